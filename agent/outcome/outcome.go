@@ -1,0 +1,102 @@
+// Package outcome turns a reply or a failure, with the queue's policy, into a decision.
+package outcome
+
+import (
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// Stage says what a reply answered, or where an attempt failed.
+type Stage uint8
+
+// The stages.
+const (
+	Route    Stage = iota // finding the destination: DNS
+	Connect               // TCP connect, greeting, EHLO
+	TLS                   // STARTTLS and its policy
+	Mail                  // MAIL
+	Rcpt                  // RCPT
+	Data                  // DATA, content, and the final dot
+	Internal              // our own limit or failure; no server spoke
+)
+
+// Attempt is what happened to one recipient, or to a connect.
+type Attempt struct {
+	Stage    Stage
+	Code     int    // SMTP reply code; 0 if no server spoke
+	Enhanced string // "4.7.28", or ""
+	Text     string
+	Fault    Fault // what went wrong when Code is 0
+	Tries    int   // tries before this one
+	Born     time.Time
+	Relay    bool // this was the hand-back relay
+	Report   bool // the message is a DSN of ours
+}
+
+// Fault is a failure that no server's reply describes.
+type Fault uint8
+
+// The faults.
+const (
+	NoFault        Fault = iota
+	NXDomain             // the domain does not exist
+	NullMX               // RFC 7505
+	DNSFailed            // SERVFAIL, timeout, no answer
+	NoAddress            // hosts without any address of our protocols
+	Loop                 // the best MX is this host
+	RefusedAddress       // all addresses are in refused ranges (invariant 8)
+	Unreachable          // connect refused, timed out, no route
+	LostConnection       // the connection broke; nothing was accepted
+	InDoubt              // the connection broke after the final dot
+	TLSFailed
+	NeedsExtension // the peer lacks SMTPUTF8 or the like that this message needs
+	Oversize       // larger than the peer's SIZE
+	Unreadable     // our spool cannot give the content
+)
+
+// Action is what to do with the recipient.
+type Action uint8
+
+// The actions.
+const (
+	Deliver  Action = iota // it is delivered (or, at the relay, handed back)
+	Retry                  // at Decision.Due
+	Bounce                 // failed for good: a DSN if one is owed
+	HandBack               // give it to the host MTA
+	Stuck                  // the host refused what we gave back: keep, show, try rarely
+	Damage                 // content unreadable
+)
+
+// Scope says whom a failure concerns.
+type Scope uint8
+
+// The scopes.
+const (
+	ScopeRecipient Scope = iota
+	ScopeStream
+	ScopeHost
+	ScopeSite
+	ScopeSource
+)
+
+// Class is a bounce class, in the vocabulary of bounce tools. Its numbers are
+// stored in journals and never change.
+type Class uint8
+
+// Decision is what follows from an attempt.
+type Decision struct {
+	Action   Action
+	Class    Class
+	Scope    Scope
+	Due      time.Time
+	Enhanced string       // status for log and DSN: the server's, or ours
+	Signal   elastic.Kind // evidence for the controller
+	Reason   string       // one line for log, queue listing and DSN
+}
+
+// Policy is what a queue says about retries.
+type Policy struct {
+	Retry  []time.Duration // the last one repeats
+	Expire time.Duration
+}
