@@ -1,0 +1,60 @@
+# Millrace. Everything below works on a fresh machine with Go, make and
+# apt-get; what runs against a real Postfix needs root.
+
+GO       ?= go
+FUZZTIME ?= 10s
+
+# What the tests run against, and what the race detector needs to be built.
+DEMO_PACKAGES = postfix
+TEST_PACKAGES = postfix opendkim opendkim-tools
+RACE_PACKAGES = gcc libc6-dev
+
+.PHONY: build test demo lint race long fuzz bench deps clean
+
+build:
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+# Installs the packages of the tests; nothing happens when they are there.
+deps:
+	contrib/deps/install $(TEST_PACKAGES)
+
+test: deps
+	$(GO) vet ./...
+	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt: $$files" >&2; exit 1; }
+	$(GO) test -timeout 10m ./...
+
+# 5,000 messages through a private Postfix, both daemons and an internet that
+# is not there, with the account of it at the end.
+demo:
+	contrib/deps/install $(DEMO_PACKAGES)
+	@$(MAKE) --no-print-directory build
+	bin/millrace demo
+
+lint:
+	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt: $$files" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+# The tests again with the race detector, in them and in the programs they run.
+race: deps
+	contrib/deps/install $(RACE_PACKAGES)
+	LAB_RACE=1 $(GO) test -race -timeout 20m ./...
+
+# Fuzzing for a while, and the tests with the build tag "long".
+long: deps
+	$(MAKE) fuzz FUZZTIME=5m
+	$(GO) test -tags long -timeout 6h ./...
+
+fuzz:
+	@set -e; for package in $$($(GO) list ./...); do \
+		targets=$$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); \
+		for target in $$targets; do \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+bench: deps
+	$(GO) run ./contrib/bench
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,207 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// RelativeSocket is the smtpd_milters entry of a host: the milter's socket
+// below Postfix's queue directory.
+const RelativeSocket = "unix:millrace/milter.sock"
+
+// MillraceOptions says how a Millrace differs from the lab's own: diverting,
+// loopback receivers allowed, resolver 127.0.0.1:53, no HTTP.
+type MillraceOptions struct {
+	// Postfix is the host MTA, started with Milter: RelativeSocket. With nil
+	// the milter's socket is in Millrace's own directory, and handback.relay
+	// has to be set.
+	Postfix *Postfix
+	// DNS is the address, without a port, of the name server. Default: Resolver.
+	DNS string
+	// Set are keys of millrace.toml with their TOML values; they win over the
+	// lab's own: {"milter.verdict": `"discard"`, "general.retry": `["1s"]`}.
+	Set map[string]string
+	// Extra is TOML at the end of millrace.toml: [[queue]], [[milter.rule]].
+	Extra string
+	// Programs is the directory of the programs. Default: Programs().
+	Programs string
+	// Logger is told about starts and stops; nil is silent.
+	Logger *slog.Logger
+}
+
+// Millrace is both daemons over one configuration in a directory of its own.
+type Millrace struct {
+	Milter *Daemon
+	Agent  *Daemon
+
+	dir    string
+	socket string
+	log    *slog.Logger
+}
+
+// NewMillrace writes the configuration and starts nothing: Milter.Start and
+// Agent.Start do. Close removes everything.
+func NewMillrace(o MillraceOptions) (*Millrace, error) {
+	if !Isolated() {
+		return nil, errors.New("new millrace: the program is not isolated: call lab.Isolate or lab.Main first")
+	}
+	if o.Programs == "" {
+		dir, err := Programs()
+		if err != nil {
+			return nil, err
+		}
+		o.Programs = dir
+	}
+	dir, err := os.MkdirTemp("", "millrace-")
+	if err != nil {
+		return nil, fmt.Errorf("new millrace: %w", err)
+	}
+	m := &Millrace{dir: dir, socket: filepath.Join(dir, "milter.sock"), log: o.Logger}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	if o.Postfix != nil {
+		m.socket = filepath.Join(o.Postfix.Queue(), strings.TrimPrefix(RelativeSocket, "unix:"))
+	}
+	m.Milter = m.daemon(o.Programs, "millrace-milter", m.milterReady)
+	m.Agent = m.daemon(o.Programs, "millrace-agent", func(ctx context.Context) bool {
+		return listens(ctx, m.control())
+	})
+	// The directory is passable, so that Postfix reaches the milter's socket.
+	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(m.Spool(), 0o700),
+		os.WriteFile(m.Config(), []byte(m.toml(o)), 0o644))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("new millrace: %w", err), os.RemoveAll(dir))
+	}
+	return m, nil
+}
+
+// StartMillrace is NewMillrace and then the start of agent and milter.
+func StartMillrace(ctx context.Context, o MillraceOptions) (*Millrace, error) {
+	m, err := NewMillrace(o)
+	if err != nil {
+		return nil, err
+	}
+	if err = m.Agent.Start(ctx); err == nil {
+		err = m.Milter.Start(ctx)
+	}
+	if err != nil {
+		m.Agent.Kill()
+		return nil, errors.Join(err, os.RemoveAll(m.dir))
+	}
+	m.log.Info("millrace started", "config", m.Config(), "socket", m.Socket())
+	return m, nil
+}
+
+// Socket is the milter's socket as an smtpd_milters entry.
+func (m *Millrace) Socket() string { return "unix:" + m.socket }
+
+// Config is the path of millrace.toml.
+func (m *Millrace) Config() string { return filepath.Join(m.dir, "millrace.toml") }
+
+// Spool is the spool directory.
+func (m *Millrace) Spool() string { return filepath.Join(m.dir, "spool") }
+
+// Control is the agent's control socket, as in [agent] control.
+func (m *Millrace) Control() string { return "unix:" + m.control() }
+
+func (m *Millrace) control() string { return filepath.Join(m.dir, "control.sock") }
+
+// Stop stops the milter and then the agent in order, and removes everything.
+func (m *Millrace) Stop() error {
+	err := errors.Join(m.Milter.Stop(), m.Agent.Stop())
+	m.log.Info("millrace stopped", "milter_cpu", m.Milter.CPU(), "agent_cpu", m.Agent.CPU())
+	return errors.Join(err, m.Close())
+}
+
+// Close kills what runs and removes everything.
+func (m *Millrace) Close() error {
+	m.Milter.Kill()
+	m.Agent.Kill()
+	return os.RemoveAll(m.dir)
+}
+
+func (m *Millrace) daemon(programs, name string, ready func(context.Context) bool) *Daemon {
+	return &Daemon{
+		name:  name,
+		path:  filepath.Join(programs, name),
+		args:  []string{"--config", m.Config()},
+		dir:   m.dir,
+		ready: ready,
+	}
+}
+
+// milterReady also lets the user postfix connect, which on a real host is what
+// the owner of the socket unit's socket is for.
+func (m *Millrace) milterReady(ctx context.Context) bool {
+	return listens(ctx, m.socket) && os.Chmod(m.socket, 0o666) == nil
+}
+
+func listens(ctx context.Context, socket string) bool {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// toml is the configuration: the lab's keys and those of o.Set by section.
+func (m *Millrace) toml(o MillraceOptions) string {
+	if o.DNS == "" {
+		o.DNS = Resolver
+	}
+	keys := map[string]string{
+		"hostname":                 strconv.Quote(Hostname),
+		"spool.directory":          strconv.Quote(m.Spool()),
+		"spool.min_free":           `"16MiB"`,
+		"milter.listen":            `["unix:` + m.socket + `"]`,
+		"milter.mode":              `"divert"`,
+		"agent.control":            strconv.Quote(m.Control()),
+		"agent.resolvers":          `["` + net.JoinHostPort(o.DNS, "53") + `"]`,
+		"agent.protocols":          `["ipv4"]`,
+		"agent.allow_destinations": `["127.0.0.0/8"]`,
+		"agent.http.listen":        `""`,
+	}
+	if o.Postfix != nil {
+		keys["handback.relay"] = strconv.Quote(o.Postfix.HandbackAddr())
+		keys["milter.host_domains"] = tomlStrings(append([]string{Hostname}, o.Postfix.domains...))
+	}
+	maps.Copy(keys, o.Set)
+
+	sections := map[string][]string{}
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		section, key := "", k
+		if i := strings.LastIndexByte(k, '.'); i >= 0 {
+			section, key = k[:i], k[i+1:]
+		}
+		sections[section] = append(sections[section], key+" = "+keys[k])
+	}
+	var b strings.Builder
+	for _, s := range slices.Sorted(maps.Keys(sections)) { // "", the top level, first
+		if s != "" {
+			fmt.Fprintf(&b, "\n[%s]\n", s)
+		}
+		b.WriteString(strings.Join(sections[s], "\n") + "\n")
+	}
+	b.WriteString("\n" + o.Extra + "\n")
+	return b.String()
+}
+
+func tomlStrings(values []string) string {
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = strconv.Quote(v)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}

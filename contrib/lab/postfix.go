@@ -1,0 +1,232 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// LocalDomain is the domain of every lab Postfix: its hostname is in it, and
+// mail for any user of it is delivered into the lab's mailbox.
+const LocalDomain = "lab.test"
+
+// Hostname is the name of a lab Postfix.
+const Hostname = "mail." + LocalDomain
+
+// postfixStart is how long Postfix may take to answer on its first port.
+const postfixStart = 30 * time.Second
+
+// PostfixOptions says how a private Postfix differs from Debian's default
+// internet site. The zero value is a Postfix that delivers everything itself.
+type PostfixOptions struct {
+	// Milter is the value of smtpd_milters, "" for none: "inet:127.0.0.1:port",
+	// "unix:/abs/path", or "{ unix:/abs/path, default_action=accept }".
+	Milter string
+	// NonSMTPDMilter is the value of non_smtpd_milters, for sendmail(1) mail.
+	NonSMTPDMilter string
+	// DNS is the address, without a port, of the name server Postfix asks.
+	// Default: Resolver. It lets Postfixes of one program see different
+	// internets.
+	DNS string
+	// SMTPPort and HandbackPort fix the two ports; 0 takes free ones.
+	SMTPPort, HandbackPort int
+	// LocalDomains are delivered locally, besides LocalDomain.
+	LocalDomains []string
+	// Extra are main.cf parameters, which win over the lab's own.
+	Extra map[string]string
+	// Master are lines appended to master.cf.
+	Master []string
+	// Logger is told about starts and stops; nil is silent.
+	Logger *slog.Logger
+}
+
+// Postfix is a running private Postfix.
+type Postfix struct {
+	dir      string
+	smtp     string
+	handback string
+	dns      string
+	domains  []string
+	log      *slog.Logger
+	group    *group
+	earlier  time.Duration // CPU time of masters before a Kill and Start
+}
+
+// StartPostfix makes a Postfix instance in a directory of its own and waits
+// until it answers. The program must be isolated. Stop removes everything.
+func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
+	if !Isolated() {
+		return nil, errors.New("start postfix: the program is not isolated: call lab.Isolate or lab.Main first")
+	}
+	dir, err := os.MkdirTemp("", "postfix-")
+	if err != nil {
+		return nil, fmt.Errorf("start postfix: %w", err)
+	}
+	p := &Postfix{dir: dir, dns: o.DNS, domains: append([]string{LocalDomain}, o.LocalDomains...), log: o.Logger}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	if p.smtp, err = addrOrFree(o.SMTPPort); err == nil {
+		p.handback, err = addrOrFree(o.HandbackPort)
+	}
+	if err == nil {
+		err = p.install(o)
+	}
+	if err == nil {
+		err = p.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start postfix: %w", err), os.RemoveAll(dir))
+	}
+	return p, nil
+}
+
+// Start starts an instance again after Kill or Halt, with its queue as it was left.
+func (p *Postfix) Start(ctx context.Context) error {
+	master, err := daemon("master")
+	if err != nil {
+		return err
+	}
+	// -d: no detaching, no new session. The shell's exec keeps the process id.
+	cmd := exec.Command(master, "-c", p.Config(), "-d")
+	if p.dns != "" && p.dns != Resolver {
+		resolv := filepath.Join(p.dir, "resolv.conf")
+		if err := os.WriteFile(resolv, []byte("nameserver "+p.dns+"\n"), 0o644); err != nil {
+			return err
+		}
+		cmd = exec.Command("unshare", "--mount", "sh", "-c",
+			`mount --bind "$1" "$(readlink -f /etc/resolv.conf)" && shift && exec "$@"`, "sh",
+			resolv, master, "-c", p.Config(), "-d")
+	}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "MAIL_CONFIG=" + p.Config(), "LANG=C"}
+	cmd.Dir = p.dir
+	stderr, err := os.Create(filepath.Join(p.dir, "log", "stderr"))
+	if err != nil {
+		return err
+	}
+	defer stderr.Close()
+	cmd.Stderr = stderr
+	if p.group != nil {
+		p.earlier += p.group.cpu()
+	}
+	if p.group, err = startGroup(cmd); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, postfixStart)
+	defer cancel()
+	// The hand-back port has no milter: it answers even while the milter of
+	// the other port is still to be started.
+	if err := p.group.until(ctx, func() bool { return greets(ctx, p.handback) }); err != nil {
+		p.group.kill()
+		said, _ := os.ReadFile(stderr.Name())
+		log, _ := os.ReadFile(p.Log())
+		return fmt.Errorf("postfix does not answer: %w\n%s%s", err, said, log)
+	}
+	p.log.Info("postfix started", "config", p.Config(), "smtp", p.smtp, "handback", p.handback)
+	return nil
+}
+
+// greets reports whether an SMTP server with a 220 banner answers.
+func greets(ctx context.Context, addr string) bool {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	if t, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(t)
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	_, _ = io.WriteString(c, "QUIT\r\n")
+	return err == nil && strings.HasPrefix(line, "220")
+}
+
+// SMTPAddr is the port where any loopback client may relay, through the milter.
+func (p *Postfix) SMTPAddr() string { return p.smtp }
+
+// HandbackAddr is the hand-back port of contrib/postfix/master.cf.
+func (p *Postfix) HandbackAddr() string { return p.handback }
+
+// Config is the configuration directory, for postconf -c and sendmail -C.
+func (p *Postfix) Config() string { return filepath.Join(p.dir, "etc") }
+
+// Queue is the queue directory; a relative unix: milter is below it.
+func (p *Postfix) Queue() string { return filepath.Join(p.dir, "spool") }
+
+// Log is the path of Postfix's log.
+func (p *Postfix) Log() string { return filepath.Join(p.dir, "log", "mail.log") }
+
+// CPU is the CPU time of all Postfix processes since StartPostfix, alive and
+// dead; programs run by Sendmail, Flush and the like are not among them.
+func (p *Postfix) CPU() time.Duration { return p.earlier + p.group.cpu() }
+
+// Reload makes Postfix read main.cf and master.cf again.
+func (p *Postfix) Reload(ctx context.Context) error {
+	return p.command(ctx, nil, "postfix", "-c", p.Config(), "reload")
+}
+
+// Set changes a main.cf parameter; Reload gives effect to them.
+func (p *Postfix) Set(ctx context.Context, param, value string) error {
+	if err := p.command(ctx, nil, "postconf", "-c", p.Config(), "-e", param+"="+value); err != nil {
+		return err
+	}
+	return p.age("main.cf")
+}
+
+// Kill is the crash: SIGKILL to every process at once. The queue stays, Start
+// starts the instance again.
+func (p *Postfix) Kill() { p.group.kill() }
+
+// Halt is the orderly stop; Start starts the instance again.
+func (p *Postfix) Halt() error { return p.group.terminate() }
+
+// Stop ends every process and removes every file of the instance. Mail still
+// in its queue is gone.
+func (p *Postfix) Stop() error {
+	p.group.kill() // nothing is worth the two seconds postlogd takes to end
+	p.log.Info("postfix stopped", "cpu", p.CPU())
+	if err := os.RemoveAll(p.dir); err != nil {
+		return fmt.Errorf("stop postfix: %w", err)
+	}
+	return nil
+}
+
+// command runs one of Postfix's programs to its end.
+func (p *Postfix) command(ctx context.Context, stdin io.Reader, name string, args ...string) error {
+	_, err := p.output(ctx, stdin, name, args...)
+	return err
+}
+
+func (p *Postfix) output(ctx context.Context, stdin io.Reader, name string, args ...string) ([]byte, error) {
+	path := filepath.Join("/usr/sbin", name)
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stdin = stdin
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return out, nil
+}
+
+// daemon is the path of one of Postfix's internal programs.
+func daemon(name string) (string, error) {
+	for _, dir := range []string{"/usr/lib/postfix/sbin", "/usr/libexec/postfix"} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no postfix %s on this machine: install the package postfix (make deps)", name)
+}

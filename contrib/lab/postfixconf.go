@@ -1,0 +1,204 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/contrib/postfix"
+)
+
+// masterServices are Debian's services without the port 25 listener and
+// without chroot: the queue directory has none of the files a chroot needs.
+const masterServices = `
+pickup     unix       n - n 60  1     pickup
+cleanup    unix       n - n -   0     cleanup
+qmgr       unix       n - n 300 1     qmgr
+tlsmgr     unix       - - n 1000? 1   tlsmgr
+rewrite    unix       - - n -   -     trivial-rewrite
+bounce     unix       - - n -   0     bounce
+defer      unix       - - n -   0     bounce
+trace      unix       - - n -   0     bounce
+verify     unix       - - n -   1     verify
+flush      unix       n - n 1000? 0   flush
+proxymap   unix       - - n -   -     proxymap
+proxywrite unix       - - n -   1     proxymap
+smtp       unix       - - n -   -     smtp
+relay      unix       - - n -   -     smtp
+showq      unix       n - n -   -     showq
+error      unix       - - n -   -     error
+retry      unix       - - n -   -     error
+discard    unix       - - n -   -     discard
+local      unix       - n n -   -     local
+virtual    unix       - n n -   -     virtual
+lmtp       unix       - - n -   -     lmtp
+anvil      unix       - - n -   1     anvil
+scache     unix       - - n -   1     scache
+postlog    unix-dgram n - n -   1     postlogd
+`
+
+// nobody owns the mailbox: virtual(8) refuses to deliver as root.
+const nobody = 65534
+
+// install writes the instance's directories and configuration.
+func (p *Postfix) install(o PostfixOptions) error {
+	uid, gid, err := postfixIDs()
+	if err != nil {
+		return err
+	}
+	// Owners and modes are those of Postfix's own postfix-files. The top must
+	// be passable for the user postfix; MkdirTemp makes it private.
+	if err := os.Chmod(p.dir, 0o755); err != nil {
+		return err
+	}
+	for _, d := range []struct {
+		name     string
+		uid, gid int
+		mode     os.FileMode
+	}{
+		{"etc", 0, 0, 0o755},
+		{"log", 0, 0, 0o755},
+		{"data", uid, 0, 0o755},
+		{"mail", nobody, nobody, 0o700},
+		{"spool", 0, 0, 0o755},
+		{"spool/pid", 0, 0, 0o755},
+		{"spool/active", uid, 0, 0o700},
+		{"spool/bounce", uid, 0, 0o700},
+		{"spool/corrupt", uid, 0, 0o700},
+		{"spool/defer", uid, 0, 0o700},
+		{"spool/deferred", uid, 0, 0o700},
+		{"spool/flush", uid, 0, 0o700},
+		{"spool/hold", uid, 0, 0o700},
+		{"spool/incoming", uid, 0, 0o700},
+		{"spool/private", uid, 0, 0o700},
+		{"spool/saved", uid, 0, 0o700},
+		{"spool/trace", uid, 0, 0o700},
+		{"spool/millrace", 0, 0, 0o755}, // for the milter's socket
+		{"spool/maildrop", uid, gid, 0o730},
+		{"spool/public", uid, gid, 0o710},
+	} {
+		path := filepath.Join(p.dir, d.name)
+		if err := os.Mkdir(path, d.mode); err != nil {
+			return err
+		}
+		if err := os.Chown(path, d.uid, d.gid); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, d.mode); err != nil { // whatever the umask is
+			return err
+		}
+	}
+	if err := p.writeConfig("main.cf", p.mainCF(o)); err != nil {
+		return err
+	}
+	return p.writeConfig("master.cf", p.masterCF(o))
+}
+
+func (p *Postfix) writeConfig(name, content string) error {
+	if err := os.WriteFile(filepath.Join(p.Config(), name), []byte(content), 0o644); err != nil {
+		return err
+	}
+	return p.age(name)
+}
+
+// age makes a configuration file look older than it is. Every Postfix process
+// that finds a file younger than two seconds waits until it is not, lest it
+// read half of one that is being written.
+func (p *Postfix) age(name string) error {
+	old := time.Now().Add(-time.Minute)
+	return os.Chtimes(filepath.Join(p.Config(), name), old, old)
+}
+
+func (p *Postfix) mainCF(o PostfixOptions) string {
+	params := map[string]string{
+		"compatibility_level":   "3.6",
+		"queue_directory":       p.Queue(),
+		"data_directory":        filepath.Join(p.dir, "data"),
+		"maillog_file":          p.Log(),
+		"maillog_file_prefixes": filepath.Join(p.dir, "log"),
+
+		"myhostname":          Hostname,
+		"mydomain":            LocalDomain,
+		"inet_interfaces":     "loopback-only",
+		"inet_protocols":      "ipv4",
+		"mynetworks":          "127.0.0.0/8 [::1]/128",
+		"append_dot_mydomain": "no",
+		"biff":                "no",
+
+		// Local mail goes to one Maildir; Mailbox tells its recipients apart.
+		"mydestination":           "",
+		"alias_maps":              "",
+		"alias_database":          "",
+		"relay_domains":           "",
+		"virtual_mailbox_domains": strings.Join(append([]string{Hostname}, p.domains...), " "),
+		"virtual_mailbox_base":    filepath.Join(p.dir, "mail"),
+		"virtual_mailbox_maps":    "static:box/",
+		"virtual_mailbox_limit":   "0",
+		"virtual_uid_maps":        "static:" + strconv.Itoa(nobody),
+		"virtual_gid_maps":        "static:" + strconv.Itoa(nobody),
+
+		"smtpd_relay_restrictions": "permit_mynetworks reject_unauth_destination",
+		"smtpd_milters":            o.Milter,
+		"non_smtpd_milters":        o.NonSMTPDMilter,
+	}
+	maps.Copy(params, o.Extra)
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(params)) {
+		fmt.Fprintf(&b, "%s = %s\n", k, params[k])
+	}
+	return b.String()
+}
+
+func (p *Postfix) masterCF(o PostfixOptions) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s inet n - n - - smtpd\n", p.smtp)
+	b.WriteString(strings.Replace(postfix.MasterCF, "\n127.0.0.1:10626 ", "\n"+p.handback+" ", 1))
+	b.WriteString(masterServices)
+	for _, line := range o.Master {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+// postfixIDs are the user and the set-gid group of Debian's package.
+func postfixIDs() (uid, gid int, err error) {
+	u, err := user.Lookup("postfix")
+	if err != nil {
+		return 0, 0, fmt.Errorf("%w: install the package postfix (make deps)", err)
+	}
+	g, err := user.LookupGroup("postdrop")
+	if err != nil {
+		return 0, 0, fmt.Errorf("%w: install the package postfix (make deps)", err)
+	}
+	if uid, err = strconv.Atoi(u.Uid); err != nil {
+		return 0, 0, err
+	}
+	gid, err = strconv.Atoi(g.Gid)
+	return uid, gid, err
+}
+
+// addrOrFree is port on loopback, or for 0 a free one. Free ports are taken
+// from below the range the kernel gives to outgoing connections, so that none
+// of those sits on the port when the server comes to listen.
+func addrOrFree(port int) (string, error) {
+	if port != 0 {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), nil
+	}
+	for range 100 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(11000+rand.IntN(20000)))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		return addr, l.Close()
+	}
+	return "", fmt.Errorf("no free port on loopback")
+}
