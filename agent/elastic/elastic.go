@@ -1,4 +1,37 @@
-// Package elastic decides how many sessions a site gets, and how fast they may send.
+// Package elastic decides how many sessions a site gets, and how fast they may
+// send, when the receiver announces neither of its limits.
+//
+// It owns one thing: the Control of a site, which turns evidence (Signal) into
+// a Target. It does no I/O, reads no clock, starts no goroutine and takes no
+// lock; the caller passes the time in and calls under the lock that guards its
+// own counters. Observe and Target allocate only when a decision changes.
+//
+// The order of calls:
+//
+//	c := New(now, limits)
+//	c.Observe(now, signal)       // once for each thing that happened
+//	t := c.Target(now, load)     // after Observe, with the counters as they now are
+//	if next := c.Next(); ...     // arm one timer; call Target again when it fires
+//
+// The caller starts a connect only while Live+Opening < t.Sessions and
+// Opening < t.Unproven, closes idle sessions above t.Sessions, and spaces
+// transactions so that no more than t.Pace begin in a second.
+//
+// # What it does
+//
+// Sessions are doubled while each doubling pays, judged by how long a
+// transaction takes: work that takes twice as long on twice the sessions was
+// not sped up (phase flat). A refusal ends the doubling at what the receiver
+// accepted (phase hold). From then on one more session is tried now and then
+// (phase probe), paid from a credit that accepted messages earn, so refusals
+// stay near one in a hundred messages at worst and far below that at a fast
+// receiver. A refused replacement of a session that just ended is first taken
+// for a slot that the receiver frees late, then for a lower limit, and if
+// refusals follow upon refusals the receiver is taken to punish them, and is
+// tried very rarely for an hour.
+//
+// How many refusals there were is never kept as a limit; what is held is what
+// is up and was accepted.
 package elastic
 
 import "time"
@@ -21,6 +54,7 @@ const (
 type Signal struct {
 	Kind  Kind
 	Host  string    // address of the server, for telling one host's trouble from the site's
+	Text  string    // the reply, to be shown as the cause; may be ""
 	Began time.Time // when the connect (Up, Refused, Failed) or the transaction began
 }
 
@@ -33,7 +67,7 @@ type Limits struct {
 // Target is what the controller wants now.
 type Target struct {
 	Sessions int     // connections to have, established or being opened
-	Unproven int     // of these, connects that may be under way at once
+	Unproven int     // of these, connects that may be under way at once; 0: start none before Next
 	Pace     float64 // messages per second; 0: unlimited
 	Cause    string  // one short line: the measurement or reply behind the last change
 }

@@ -1,0 +1,250 @@
+package queue
+
+import "time"
+
+// laneKey names a lane.
+type laneKey struct {
+	stream uint32
+	domain string
+}
+
+// lane is a first-in-first-out list of recipients of one (stream, domain).
+type lane struct {
+	linked[*lane]
+	no         uint32 // in Queue.laneByNo
+	key        laneKey
+	domain     *domain
+	flow       *flow  // where it is served; nil while the domain has no way
+	head, tail uint32 // recipients
+	n          int    // recipients waiting here
+	refs       int    // recipients anywhere that belong to this lane
+}
+
+func (l *lane) link() *linked[*lane] { return &l.linked }
+
+// flow is a stream's share of a destination: the lanes of that stream with mail
+// waiting, and its credit in the deficit round robin.
+type flow struct {
+	linked[*flow]
+	dest   *destination
+	stream uint32
+	lanes  ring[*lane]
+	refs   int // lanes attached, with mail or without
+	credit int // octets it may send before the next stream's turn
+}
+
+func (f *flow) link() *linked[*flow] { return &f.linked }
+
+const (
+	// quantum is what a stream may send in one turn, in octets of content.
+	quantum = 64 << 10
+	// recipientCost and maxCost shape a transaction's price: each recipient has a
+	// price beside the octets, and one huge message does not hold its stream back
+	// for a thousand turns.
+	recipientCost = 4 << 10
+	maxCost       = 1 << 20
+)
+
+// domain is a recipient domain (or a relay's pseudo domain) with mail.
+type domain struct {
+	name      string
+	lanes     []*lane
+	dest      *destination // nil: not routed yet
+	resolving bool
+	reason    string    // why there is no way at present
+	expires   time.Time // when the way should be asked for again
+}
+
+// lane returns the lane for a stream and a domain, and asks for the way if the
+// domain is new.
+func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
+	key := laneKey{stream, name}
+	if l := q.lanes[key]; l != nil {
+		return l
+	}
+	d := q.domains[name]
+	if d == nil {
+		d = &domain{name: name}
+		q.domains[name] = d
+		q.resolve(d)
+	}
+	no, p := q.laneByNo.take()
+	l := &lane{no: no, key: key, domain: d}
+	*p = l
+	q.lanes[key] = l
+	d.lanes = append(d.lanes, l)
+	q.streams.share(stream)
+	if d.dest != nil {
+		q.attach(l, d.dest)
+	}
+	return l
+}
+
+// unref counts a recipient out of its lane; an unused lane goes, and with its
+// last lane the domain.
+func (q *Queue) unref(l *lane) {
+	if l.refs--; l.refs > 0 {
+		return
+	}
+	q.detach(l)
+	delete(q.lanes, l.key)
+	d := l.domain
+	for i, x := range d.lanes {
+		if x == l {
+			last := len(d.lanes) - 1
+			d.lanes[i] = d.lanes[last]
+			d.lanes[last] = nil
+			d.lanes = d.lanes[:last]
+			break
+		}
+	}
+	if len(d.lanes) == 0 {
+		delete(q.domains, d.name)
+		q.abandon(d.dest)
+	}
+	q.laneByNo.free(l.no)
+	q.streams.drop(l.key.stream)
+}
+
+// resolve asks the owner for the way to a domain.
+func (q *Queue) resolve(d *domain) {
+	if !d.resolving {
+		d.resolving = true
+		q.o.Resolve(d.name)
+	}
+}
+
+// attach lets a lane be served at a destination.
+func (q *Queue) attach(l *lane, dest *destination) {
+	f := dest.flows[l.key.stream]
+	if f == nil {
+		f = &flow{dest: dest, stream: l.key.stream}
+		dest.flows[l.key.stream] = f
+	}
+	f.refs++
+	l.flow = f
+	q.moveWaiting(dest, l.n)
+	if l.n > 0 {
+		f.lanes.push(l)
+		dest.active.push(f)
+	}
+}
+
+// detach takes a lane away from where it is served.
+func (q *Queue) detach(l *lane) {
+	f := l.flow
+	if f == nil {
+		return
+	}
+	l.flow = nil
+	f.lanes.remove(l)
+	if f.lanes.n == 0 {
+		f.dest.active.remove(f)
+	}
+	q.moveWaiting(f.dest, -l.n)
+	if f.refs--; f.refs == 0 {
+		delete(f.dest.flows, f.stream)
+	}
+}
+
+// push puts a recipient at the tail of its lane.
+func (q *Queue) push(l *lane, r uint32, rec *recipient) {
+	rec.state, rec.next = inLane, 0
+	if l.n == 0 {
+		l.head = r
+	} else {
+		q.recipients.at(l.tail).next = r
+	}
+	l.tail = r
+	q.arrived(l)
+}
+
+// pushFront puts a recipient that was taken and not offered back where it was.
+func (q *Queue) pushFront(l *lane, r uint32, rec *recipient) {
+	rec.state, rec.next = inLane, l.head
+	l.head = r
+	if l.n == 0 {
+		l.tail = r
+	}
+	q.arrived(l)
+}
+
+func (q *Queue) arrived(l *lane) {
+	l.n++
+	q.waiting++
+	f := l.flow
+	if f == nil {
+		return
+	}
+	q.moveWaiting(f.dest, 1)
+	if l.n == 1 {
+		f.lanes.push(l)
+		f.dest.active.push(f)
+	}
+}
+
+// pop takes the head of a lane.
+func (q *Queue) pop(l *lane) (uint32, *recipient) {
+	r := l.head
+	rec := q.recipients.at(r)
+	l.head = rec.next
+	rec.state, rec.next = taken, 0
+	l.n--
+	q.waiting--
+	q.active++
+	if f := l.flow; f != nil {
+		q.moveWaiting(f.dest, -1)
+		if l.n == 0 {
+			f.lanes.remove(l)
+			if f.lanes.n == 0 {
+				f.dest.active.remove(f)
+			}
+		}
+	}
+	return r, rec
+}
+
+// fill takes one transaction from a lane: the recipients at its head that
+// belong to one message, up to limit. They stand together because Add brought
+// them together.
+func (q *Queue) fill(l *lane, limit int, items []Item) Job {
+	first := q.recipients.at(l.head).message
+	m := q.messages.at(first)
+	items = items[:0]
+	for l.n > 0 && len(items) < limit {
+		if q.recipients.at(l.head).message != first {
+			break
+		}
+		r, rec := q.pop(l)
+		items = append(items, Item{Handle: Handle(r), Ordinal: rec.ordinal, Tries: int(rec.tries)})
+	}
+	return Job{ID: m.id, Domain: l.key.domain, Born: moment(m.born), Items: items}
+}
+
+// next takes the destination's next transaction, by deficit round robin over
+// its streams and round robin over a stream's domains. There must be mail.
+func (q *Queue) next(d *destination, items []Item) Job {
+	f := d.active.head
+	for d.active.n > 1 && f.credit <= 0 {
+		f.credit += quantum
+		d.active.rotate()
+		f = d.active.head
+	}
+	l := f.lanes.head
+	size := int(q.messages.at(q.recipients.at(l.head).message).size)
+	f.lanes.rotate()
+	job := q.fill(l, d.way.Queue.MaxRecipientsPerMessage, items)
+	if d.active.n > 1 {
+		f.credit -= min(size+recipientCost*len(job.Items), maxCost)
+	} else {
+		f.credit = 0 // alone: no turns to count
+	}
+	return job
+}
+
+// share counts one more holder of a number.
+func (t *names) share(no uint32) {
+	if no != 0 {
+		t.texts.at(no).refs++
+	}
+}

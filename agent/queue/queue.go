@@ -1,0 +1,352 @@
+// Package queue owns the waiting: which recipients wait for which destination,
+// which sessions wait for work, and when a deferred recipient is due again. It
+// does no I/O and no DNS; everything happens under one mutex, in memory.
+//
+// # Words
+//
+// A recipient waits in a lane, first in, first out, for one (stream, domain).
+// A domain that has been routed belongs to a destination (one MX set, port, TLS
+// policy and source address), and so do its lanes; when the way of a domain
+// changes, its lanes move, not their entries. A destination belongs to a site,
+// the unit of limits, which has one elastic.Control. Streams share a destination
+// by deficit round robin.
+//
+// # The sequence of calls
+//
+// Add brings a message in. For a domain not seen before the queue calls
+// Options.Resolve, which must return at once; some time later the answer comes
+// with Routed, or the domain's mail is taken out with Claim and settled, or Unrouted asks for
+// a later try. When a site wants one more session the queue calls
+// Options.Launch, which starts a goroutine and returns. That goroutine connects
+// without holding any mail, says Opened, and then calls Step again and again:
+// each call settles the last transaction and returns the next, or stands on the
+// destination's ready list until there is one. Every session ends with Leave,
+// also one that never came up; what it had taken and not settled goes back to the
+// head of its lane. Close makes every Step return ErrClosed.
+//
+// Memory: messages and recipients are pointer-free records in slabs, about 64
+// bytes for a message with one recipient; addresses and content stay on disk.
+package queue
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// Options are what a queue needs from its owner.
+type Options struct {
+	// Resolve is called when the way to a domain is wanted, with the mutex held:
+	// it must not block and not call the queue.
+	Resolve func(domain string)
+	// Launch is called for each new session, with the mutex held, likewise.
+	Launch func(*Session)
+	// Relay is the pseudo domain (RelayDomain of the hand-back relay) where
+	// reports and handed-back recipients wait.
+	Relay string
+	// MaxSessions bounds the sessions of all sites together.
+	MaxSessions int
+	// Idle is how long a session stands on the ready list before it is closed; 0: 10 s.
+	Idle time.Duration
+}
+
+// RelayDomain names the lanes of mail that goes to a fixed relay ("host:port")
+// instead of its own domain's hosts. No real domain has a colon.
+func RelayDomain(hostport string) string { return "relay:" + hostport }
+
+// Errors of Step.
+var (
+	// ErrRetire tells a session to say QUIT and Leave: it is idle, or one too
+	// many, or has sent its share.
+	ErrRetire = errors.New("session is not needed any more")
+	// ErrClosed: the agent stops.
+	ErrClosed = errors.New("queue is closed")
+)
+
+// Queue holds everything that waits. All methods may be called concurrently.
+type Queue struct {
+	o Options
+
+	mu      sync.Mutex
+	closed  bool
+	drained chan struct{} // closed when the last session has left a closed queue
+
+	messages   slab[message]
+	recipients slab[recipient]
+	streams    names
+	reasons    names
+	domains    map[string]*domain
+	lanes      map[laneKey]*lane
+	laneByNo   slab[*lane]
+	dests      map[string]*destination
+	sites      map[string]*site
+
+	agenda  agenda
+	due     map[uint32]*bucket // unix second / bucketSeconds -> deferred recipients
+	kick    chan struct{}      // the timer goroutine looks at the agenda again
+	idle    ring[*Session]     // all ready sessions, longest waiting first
+	starved ring[*site]        // sites that wanted a session when max_sessions was reached
+
+	sessions int // opening and live, all sites
+	retiring int // told to retire, not yet gone
+	unproven int // connects under way to sites where nothing is up
+	deferred int // recipients in buckets
+	waiting  int // recipients in lanes
+	active   int // recipients taken by a session or Claim
+}
+
+// message is one message with recipients that are not done.
+type message struct {
+	id      spool.ID
+	size    uint32 // octets, saturated
+	born    uint32 // unix seconds
+	stream  uint32
+	pending uint32 // recipients not final
+}
+
+// recipient is one recipient that is not done.
+type recipient struct {
+	message uint32
+	ordinal uint32
+	next    uint32 // in its lane, its bucket or the free list
+	lane    uint32
+	due     uint32 // unix seconds, when deferred
+	reason  uint32
+	tries   uint16
+	class   uint8
+	state   place
+}
+
+// place says which list a recipient is on.
+type place uint8
+
+const (
+	inLane   place = iota
+	inBucket       // deferred
+	taken          // by a session or Claim
+)
+
+// Handle names a recipient inside the queue while it is taken.
+type Handle uint32
+
+// Item is one recipient of a job.
+type Item struct {
+	Handle  Handle
+	Ordinal uint32 // index in spool.Envelope.Recipients
+	Tries   int    // transactions before this one
+}
+
+// Job is one transaction: recipients of one message in one domain (or for one relay).
+type Job struct {
+	ID     spool.ID
+	Domain string
+	Born   time.Time
+	Items  []Item // valid until the next call of Step or Leave by the same session
+}
+
+// Settled is what became of one item of a job.
+type Settled struct {
+	Handle Handle
+	Status spool.Status // Queued: try again at Due
+
+	// For Queued.
+	Due      time.Time
+	Untried  bool // goes back to the head of its lane, uncounted; Due does not matter
+	Handback bool // moves to the hand-back relay
+	Class    uint8
+	Reason   string
+}
+
+// New returns an empty queue. Run must be running for deferred mail and paced
+// sites to move.
+func New(o Options) *Queue {
+	if o.Idle == 0 {
+		o.Idle = 10 * time.Second
+	}
+	return &Queue{
+		o:       o,
+		domains: make(map[string]*domain),
+		lanes:   make(map[laneKey]*lane),
+		dests:   make(map[string]*destination),
+		sites:   make(map[string]*site),
+		due:     make(map[uint32]*bucket),
+		kick:    make(chan struct{}, 1),
+		drained: make(chan struct{}),
+		streams: names{limit: maxStreams},
+		reasons: names{limit: maxReasons},
+	}
+}
+
+// Run serves the agenda (retries, probes, pace) until ctx ends.
+func (q *Queue) Run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		q.mu.Lock()
+		next := q.runAgenda(time.Now())
+		q.mu.Unlock()
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case <-q.kick:
+		case <-timer.C:
+		}
+	}
+}
+
+// Add takes a message in: those of its recipients whose state is not final.
+// domains[i] is the domain of recipient i, lower case, or "" for the relay;
+// states may be nil (all fresh).
+func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []spool.State) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m, msg := q.messages.take()
+	*msg = message{
+		id:     id,
+		size:   uint32(min(e.Size, 1<<32-1)),
+		born:   seconds(e.Arrived),
+		stream: q.streams.hold(e.Stream),
+	}
+	for i := range e.Recipients {
+		var st spool.State
+		if states != nil {
+			st = states[i]
+		}
+		if st.Status.Final() {
+			continue
+		}
+		name := domains[i]
+		if name == "" || st.Handback || e.Origin == spool.Report {
+			name = q.o.Relay
+		}
+		l := q.lane(msg.stream, name, now)
+		r, rec := q.recipients.take()
+		*rec = recipient{
+			message: m, ordinal: uint32(i), lane: l.no,
+			tries: st.Tries, class: st.Class, reason: q.reasons.hold(st.Reply),
+		}
+		l.refs++
+		msg.pending++
+		if st.Due.After(now) {
+			q.postpone(r, rec, st.Due, now)
+		} else {
+			q.push(l, r, rec)
+			q.serve(l, now)
+		}
+	}
+	if msg.pending == 0 {
+		q.streams.drop(msg.stream)
+		q.messages.free(m)
+	}
+}
+
+// settle applies one outcome. The recipient must be taken.
+func (q *Queue) settle(s Settled, now time.Time) {
+	rec := q.recipients.at(uint32(s.Handle))
+	if rec.state != taken {
+		return // settled twice: the first one counts
+	}
+	q.active--
+	if s.Status.Final() {
+		q.remove(uint32(s.Handle), rec)
+		return
+	}
+	if s.Untried {
+		l := *q.laneByNo.at(rec.lane)
+		q.pushFront(l, uint32(s.Handle), rec)
+		return
+	}
+	q.reasons.drop(rec.reason)
+	rec.reason = q.reasons.hold(s.Reason)
+	rec.class = s.Class
+	if rec.tries < 1<<16-1 {
+		rec.tries++
+	}
+	if s.Handback {
+		old := *q.laneByNo.at(rec.lane)
+		l := q.lane(q.messages.at(rec.message).stream, q.o.Relay, now)
+		l.refs++
+		rec.lane = l.no
+		rec.tries = 0
+		q.unref(old)
+	}
+	if s.Due.After(now) {
+		q.postpone(uint32(s.Handle), rec, s.Due, now)
+		return
+	}
+	l := *q.laneByNo.at(rec.lane)
+	q.push(l, uint32(s.Handle), rec)
+	q.serve(l, now)
+}
+
+// remove forgets a recipient that is done.
+func (q *Queue) remove(r uint32, rec *recipient) {
+	l := *q.laneByNo.at(rec.lane)
+	q.reasons.drop(rec.reason)
+	m := rec.message
+	q.recipients.free(r)
+	q.unref(l)
+	msg := q.messages.at(m)
+	msg.pending--
+	if msg.pending == 0 {
+		q.streams.drop(msg.stream)
+		q.messages.free(m)
+	}
+}
+
+// Settle applies outcomes of a job from Claim.
+func (q *Queue) Settle(done []Settled) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, s := range done {
+		q.settle(s, now)
+	}
+}
+
+// Queued returns the number of recipients that are not done.
+func (q *Queue) Queued() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int64(q.waiting + q.deferred + q.active)
+}
+
+// Close makes every Step return ErrClosed, once its transaction is settled, and
+// waits until every session has left or ctx ends.
+func (q *Queue) Close(ctx context.Context) error {
+	q.mu.Lock()
+	if !q.closed {
+		q.closed = true
+		for s, ok := q.idle.first(); ok; s, ok = q.idle.first() {
+			q.unready(s)
+			s.wake <- wakeClosed
+		}
+		if q.sessions == 0 {
+			close(q.drained)
+		}
+	}
+	q.mu.Unlock()
+	select {
+	case <-q.drained:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func seconds(t time.Time) uint32 { return uint32(max(t.Unix(), 0)) }
+
+func moment(s uint32) time.Time { return time.Unix(int64(s), 0) }
+
+// signal hands evidence to the site's controller.
+func (s *site) signal(now time.Time, sig []elastic.Signal) {
+	for _, x := range sig {
+		s.control.Observe(now, x)
+	}
+}

@@ -1,0 +1,598 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// world drives a queue: it answers Resolve with the way of the domain's name
+// and runs each session as a small model of a server.
+type world struct {
+	*Queue
+	t      *testing.T
+	policy config.Queue
+
+	mu       sync.Mutex
+	asked    []string
+	way      func(domain string) (Way, bool)
+	server   func(w *world, s *Session) // the life of a session
+	service  time.Duration              // of a transaction
+	refuse   bool                       // connects fail
+	sent     []spool.ID
+	jobs     []Job
+	launched int
+	now, top int // sessions at once
+}
+
+func newWorld(t *testing.T, change func(*world)) *world {
+	w := &world{t: t, service: 100 * time.Millisecond, policy: config.Queue{
+		Name: "general", MaxSessions: 20, MaxMessagesPerConnection: 100, MaxRecipientsPerMessage: 50,
+		Retry: []time.Duration{5 * time.Minute}, Expire: 120 * time.Hour, Route: config.Route{Kind: config.RouteMX},
+	}}
+	w.way = func(domain string) (Way, bool) { return w.to(domain), true }
+	w.server = (*world).serveSession
+	o := Options{Relay: RelayDomain("127.0.0.1:10626"), MaxSessions: 100}
+	o.Resolve = func(domain string) {
+		w.mu.Lock()
+		w.asked = append(w.asked, domain)
+		w.mu.Unlock()
+		go func() {
+			if way, ok := w.way(domain); ok {
+				w.Routed(domain, way)
+			}
+		}()
+	}
+	o.Launch = func(s *Session) { go w.server(w, s) }
+	w.Queue = New(o)
+	if change != nil {
+		change(w)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { w.Run(ctx); close(done) }()
+	t.Cleanup(func() {
+		if err := w.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		<-done
+	})
+	return w
+}
+
+// to is the way to a destination of its own for the name.
+func (w *world) to(name string) Way {
+	return Way{Queue: &w.policy, Site: name, Key: name, Plan: &route.Plan{
+		Domain: name, Hosts: []route.Host{{Name: "mx." + name, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},
+	}}
+}
+
+func (w *world) serveSession(s *Session) {
+	w.mu.Lock()
+	w.launched++
+	refuse := w.refuse
+	w.now++
+	w.top = max(w.top, w.now)
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		w.now--
+		w.mu.Unlock()
+	}()
+	began := time.Now()
+	time.Sleep(w.service)
+	if refuse {
+		w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h", Began: began}}, "connection refused")
+		return
+	}
+	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h", Began: began}})
+	var done []Settled
+	var sig []elastic.Signal
+	for {
+		job, err := w.Step(context.Background(), s, done, sig)
+		if err != nil {
+			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}, "")
+			return
+		}
+		began = time.Now()
+		time.Sleep(w.service)
+		done = done[:0]
+		for _, item := range job.Items {
+			done = append(done, Settled{Handle: item.Handle, Status: spool.Delivered})
+		}
+		w.mu.Lock()
+		w.sent = append(w.sent, job.ID)
+		job.Items = slices.Clone(job.Items)
+		w.jobs = append(w.jobs, job)
+		w.mu.Unlock()
+		sig = append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Host: "h", Began: began})
+	}
+}
+
+func (w *world) add(id spool.ID, stream string, domains ...string) {
+	e := &spool.Envelope{Stream: stream, Size: 8000, Arrived: time.Now()}
+	for i := range domains {
+		e.Recipients = append(e.Recipients, spool.Recipient{Address: fmt.Sprintf("u%d@%s", i, domains[i])})
+	}
+	w.Add(id, e, domains, nil)
+}
+
+func (w *world) delivered() []spool.ID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.sent)
+}
+
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+// pass lets time pass until everything that happens in it has happened.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func TestEverythingQueuedIsSentAndForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		for i := range 500 {
+			w.add(spool.ID(i+1), "s", fmt.Sprintf("d%d.example", i%7))
+		}
+		pass(time.Minute)
+		if n := len(w.delivered()); n != 500 {
+			t.Fatalf("%d of 500 delivered", n)
+		}
+		w.Queue.mu.Lock()
+		defer w.Queue.mu.Unlock()
+		if n := len(w.recipients.spare); n != int(w.recipients.used) {
+			t.Errorf("%d of %d recipient records are free", n, w.recipients.used)
+		}
+		if n := len(w.messages.spare); n != int(w.messages.used) {
+			t.Errorf("%d of %d message records are free", n, w.messages.used)
+		}
+		if len(w.lanes)+len(w.domains)+len(w.streams.index) != 0 {
+			t.Errorf("left behind: %d lanes, %d domains, %d streams", len(w.lanes), len(w.domains), len(w.streams.index))
+		}
+	})
+}
+
+func TestOneTransactionTakesOneDomainsRecipientsOfAMessage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxRecipientsPerMessage = 3
+			w.way = func(string) (Way, bool) { return w.to("shared"), true } // both domains have the same hosts
+		})
+		w.add(1, "s", "a.example", "b.example", "a.example", "a.example", "a.example", "b.example")
+		pass(time.Minute)
+		var got []string
+		for _, j := range w.jobs {
+			s := j.Domain + ":"
+			for _, it := range j.Items {
+				s += fmt.Sprint(it.Ordinal)
+			}
+			got = append(got, s)
+		}
+		slices.Sort(got)
+		if want := []string{"a.example:023", "a.example:4", "b.example:15"}; !slices.Equal(got, want) {
+			t.Errorf("transactions %v, want %v", got, want)
+		}
+	})
+}
+
+func TestMessageGoesToAReadySession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.add(1, "s", "a.example")
+		pass(time.Second)
+		before := w.launched
+		w.add(2, "s", "a.example")
+		synctest.Wait()
+		w.Queue.mu.Lock()
+		active := w.active
+		w.Queue.mu.Unlock()
+		if active != 1 {
+			t.Errorf("the message waits beside a ready session")
+		}
+		pass(time.Second)
+		if w.launched != before {
+			t.Errorf("%d sessions opened though one was ready", w.launched-before)
+		}
+	})
+}
+
+func TestIdleSessionIsClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.add(1, "s", "a.example")
+		pass(5 * time.Second)
+		if _, _, _, n := w.Counts(); n == 0 {
+			t.Fatal("no session stands ready")
+		}
+		pass(20 * time.Second)
+		if _, _, _, n := w.Counts(); n != 0 {
+			t.Errorf("%d sessions are still up", n)
+		}
+	})
+}
+
+func TestHangingConnectHoldsNoMail(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		w := newWorld(t, func(w *world) {
+			w.server = func(w *world, s *Session) {
+				<-release
+				w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h", Began: time.Now()}}, "timed out")
+			}
+		})
+		w.add(1, "s", "a.example")
+		synctest.Wait()
+		waiting, _, active, sessions := w.Counts()
+		if waiting != 1 || active != 0 || sessions == 0 {
+			t.Errorf("waiting %d, active %d, sessions %d", waiting, active, sessions)
+		}
+		close(release)
+	})
+}
+
+func TestDestinationThatIsDownGetsProbes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.refuse = true })
+		for i := range 1000 {
+			w.add(spool.ID(i+1), "s", "down.example")
+		}
+		pass(10 * time.Minute)
+		w.mu.Lock()
+		probes := w.launched
+		w.mu.Unlock()
+		if probes < 3 || probes > 15 {
+			t.Errorf("%d connects in ten minutes to a destination that is down", probes)
+		}
+		w.set(func() { w.refuse = false })
+		pass(11 * time.Minute)
+		if n := len(w.delivered()); n != 1000 {
+			t.Errorf("%d of 1000 delivered after it came back", n)
+		}
+	})
+}
+
+func TestDeferredMailComesDueNotBefore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		e := &spool.Envelope{Arrived: time.Now(), Recipients: []spool.Recipient{{Address: "a@b.example"}}}
+		w.Add(1, e, []string{"b.example"}, []spool.State{{Due: time.Now().Add(5 * time.Minute), Tries: 1}})
+		pass(5*time.Minute - time.Second)
+		if len(w.delivered()) != 0 {
+			t.Error("tried before it was due")
+		}
+		pass(10 * time.Second)
+		if len(w.delivered()) != 1 {
+			t.Error("not tried when it was due")
+		}
+	})
+}
+
+func TestWhatWasNotSettledGoesBackToTheHead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		first := true
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxSessions = 1
+			serve := w.server
+			w.server = func(w *world, s *Session) {
+				w.mu.Lock()
+				again := !first
+				first = false
+				w.mu.Unlock()
+				if again {
+					serve(w, s)
+					return
+				}
+				w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h"}})
+				job, err := w.Step(context.Background(), s, nil, nil)
+				if err != nil || job.ID != 1 {
+					t.Errorf("job %v, %v", job, err)
+				}
+				w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}, "")
+			}
+		})
+		for i := range 3 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(time.Minute)
+		if got := w.delivered(); !slices.Equal(got, []spool.ID{1, 2, 3}) {
+			t.Errorf("sent %v", got)
+		}
+		if n := w.jobs[0].Items[0].Tries; n != 0 {
+			t.Errorf("a transaction that was never offered counted as %d tries", n)
+		}
+	})
+}
+
+func TestStreamsShareADestination(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.policy.MaxSessions = 1 })
+		for i := range 2000 {
+			w.add(spool.ID(i+1), "million", "a.example")
+		}
+		pass(5 * time.Second)
+		before := len(w.delivered())
+		for i := range 20 {
+			w.add(spool.ID(10_001+i), "small", "a.example")
+		}
+		pass(20 * time.Second)
+		after := w.delivered()[before:]
+		last := 0
+		for i, id := range after {
+			if id > 10_000 {
+				last = i
+			}
+		}
+		if last == 0 || last > 60 {
+			t.Errorf("the small stream's 20 messages were done after %d transactions", last)
+		}
+	})
+}
+
+func TestSessionsNeverExceedTheBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.o.MaxSessions = 10 })
+		for i := range 2000 {
+			w.add(spool.ID(i+1), "s", fmt.Sprintf("d%d.example", i%50))
+		}
+		pass(30 * time.Minute)
+		if n := len(w.delivered()); n != 2000 {
+			t.Errorf("%d of 2000 delivered", n)
+		}
+		if w.top > 10 {
+			t.Errorf("%d sessions at once, limit 10", w.top)
+		}
+	})
+}
+
+func TestDestinationsOfOneSiteAllGetTheirTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxSessions = 2
+			w.way = func(domain string) (Way, bool) {
+				way := w.to(domain)
+				way.Site = "provider"
+				return way, true
+			}
+		})
+		for i := range 400 {
+			w.add(spool.ID(i+1), "s", "big.example")
+		}
+		for i := range 10 {
+			w.add(spool.ID(1001+i), "s", fmt.Sprintf("d%d.example", i))
+		}
+		pass(30 * time.Second)
+		small := 0
+		for _, id := range w.delivered() {
+			if id > 1000 {
+				small++
+			}
+		}
+		if small != 10 {
+			t.Errorf("%d of 10 small destinations served while a big one has mail", small)
+		}
+		if w.top > 2 {
+			t.Errorf("%d sessions at a site limited to 2", w.top)
+		}
+		pass(10 * time.Minute)
+		if n := len(w.delivered()); n != 410 {
+			t.Errorf("%d of 410 delivered", n)
+		}
+	})
+}
+
+func TestPaceIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxMessageRate = 10
+			w.service = time.Millisecond
+		})
+		for i := range 2000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(time.Minute)
+		if n := len(w.delivered()); n < 540 || n > 610 {
+			t.Errorf("%d transactions in a minute at 10/s", n)
+		}
+	})
+}
+
+func TestLanesMoveWithTheirDomain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.refuse = true })
+		for i := range 100 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(time.Minute)
+		w.set(func() { w.refuse = false })
+		w.Routed("a.example", w.to("elsewhere"))
+		pass(time.Minute)
+		if n := len(w.delivered()); n != 100 {
+			t.Errorf("%d of 100 delivered at the new destination", n)
+		}
+	})
+}
+
+func TestDomainWithoutAWayWaitsAndIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fail := true
+		w := newWorld(t, func(w *world) {
+			w.way = func(domain string) (Way, bool) {
+				w.mu.Lock()
+				fails := fail
+				w.mu.Unlock()
+				if fails {
+					w.Unrouted(domain, "SERVFAIL", time.Now().Add(time.Minute))
+					return Way{}, false
+				}
+				return w.to(domain), true
+			}
+		})
+		w.add(1, "s", "a.example")
+		pass(30 * time.Second)
+		w.List(func(page []Entry) bool {
+			if page[0].Reason != "SERVFAIL" || page[0].State != "waiting" {
+				t.Errorf("listed as %+v", page[0])
+			}
+			return true
+		})
+		w.set(func() { fail = false })
+		pass(time.Minute)
+		if len(w.delivered()) != 1 {
+			t.Error("not delivered once the domain had a way")
+		}
+	})
+}
+
+func TestClaimTakesMailWithoutAWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.way = func(string) (Way, bool) { return Way{}, false } })
+		w.add(1, "s", "no.example", "no.example")
+		job, ok := w.Claim("no.example", 50)
+		if !ok || len(job.Items) != 2 {
+			t.Fatalf("claimed %v, %v", job, ok)
+		}
+		if _, ok := w.Claim("no.example", 50); ok {
+			t.Error("claimed twice")
+		}
+		w.Settle([]Settled{{Handle: job.Items[0].Handle, Status: spool.Bounced}, {Handle: job.Items[1].Handle, Status: spool.Bounced}})
+		if n := w.Queued(); n != 0 {
+			t.Errorf("%d still queued", n)
+		}
+	})
+}
+
+func TestHandedBackRecipientMovesToTheRelay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.way = func(d string) (Way, bool) { return w.to(d), d == RelayDomain("127.0.0.1:10626") }
+		})
+		w.add(1, "s", "a.example")
+		job, _ := w.Claim("a.example", 1)
+		w.Settle([]Settled{{Handle: job.Items[0].Handle, Handback: true, Reason: "loops back to us"}})
+		pass(time.Minute)
+		if len(w.jobs) != 1 || w.jobs[0].Domain != "relay:127.0.0.1:10626" {
+			t.Errorf("jobs %v", w.jobs)
+		}
+	})
+}
+
+func TestOverdueMailOfADeadDestinationIsTakenOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.refuse = true })
+		w.add(1, "s", "a.example")
+		pass(24 * time.Hour)
+		w.add(2, "s", "a.example")
+		pass(97 * time.Hour)
+		var got []spool.ID
+		w.Overdue(time.Now(), func(string) time.Duration { return 120 * time.Hour }, func(j Job, reason string) {
+			got = append(got, j.ID)
+			if reason != "connection refused" {
+				t.Errorf("reason %q", reason)
+			}
+			w.Settle([]Settled{{Handle: j.Items[0].Handle, Status: spool.Bounced}})
+		})
+		if !slices.Equal(got, []spool.ID{1}) {
+			t.Errorf("overdue: %v", got)
+		}
+		if n := w.Queued(); n != 1 {
+			t.Errorf("%d queued, want the younger one", n)
+		}
+	})
+}
+
+func TestCloseLetsTransactionsFinish(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.add(1, "s", "a.example")
+		pass(150 * time.Millisecond) // in the middle of the transaction
+		if err := w.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(w.delivered()); n != 1 {
+			t.Errorf("%d delivered", n)
+		}
+		if _, _, active, sessions := w.Counts(); active+sessions != 0 {
+			t.Errorf("%d active, %d sessions after Close", active, sessions)
+		}
+	})
+}
+
+func TestContextEndsAWaitOnTheReadyList(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var got error
+		w := newWorld(t, func(w *world) {
+			w.server = func(w *world, s *Session) {
+				w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h"}})
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				job, err := w.Step(ctx, s, nil, nil)
+				for err == nil {
+					job, err = w.Step(ctx, s, []Settled{{Handle: job.Items[0].Handle, Status: spool.Delivered}}, nil)
+				}
+				got = err
+				w.Leave(s, nil, nil, "")
+			}
+		})
+		w.add(1, "s", "a.example")
+		pass(5 * time.Second)
+		if !errors.Is(got, context.DeadlineExceeded) {
+			t.Errorf("Step returned %v", got)
+		}
+	})
+}
+
+func TestNamesPastTheLimitShareNumbers(t *testing.T) {
+	t.Parallel()
+	n := names{limit: 100}
+	var held []uint32
+	for i := range 10_000 {
+		held = append(held, n.hold(fmt.Sprintf("reason %d", i)))
+	}
+	if len(n.index) > 100+overflow {
+		t.Errorf("%d names kept", len(n.index))
+	}
+	for _, no := range held {
+		n.drop(no)
+	}
+	if len(n.index) != 0 {
+		t.Errorf("%d names left after all were dropped", len(n.index))
+	}
+}

@@ -1,0 +1,381 @@
+package queue
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/route"
+)
+
+// Way is where a domain's mail goes: the answer to Options.Resolve. Domains
+// with the same Key share a destination, destinations with the same Site their
+// limits; Key and Site must differ between sources and TLS policies.
+type Way struct {
+	Queue    *config.Queue // policy
+	Site     string        // key and display name of the site
+	Key      string        // key of the destination
+	Plan     *route.Plan   // hosts, for an MX route
+	Relay    string        // "host:port", for a relay
+	Handback bool          // the relay is the host MTA: mail accepted there is handed back
+	Source   netip.Addr
+	Expires  time.Time // ask again then; zero: never
+}
+
+// site is the unit of limits.
+type site struct {
+	linked[*site] // on Queue.starved
+	key           string
+	control       *elastic.Control
+	policy        *config.Queue
+	dests         int
+	hungry        ring[*destination] // with mail waiting and wanting a session
+	waiting       int
+	live          int
+	opening       int
+	retiring      int  // told to retire, not yet gone
+	proven        bool // the last connect with none up did not fail
+
+	// Pace: a bucket of at most one second's tokens.
+	tokens  float64
+	filled  time.Time
+	planned time.Time // when the agenda will next look at the site
+}
+
+func (s *site) link() *linked[*site] { return &s.linked }
+
+// destination is the unit of connections.
+type destination struct {
+	linked[*destination]      // on site.hungry
+	way                  *Way // replaced, never changed: sessions read it unlocked
+	site                 *site
+	domains              int
+	flows                map[uint32]*flow
+	active               ring[*flow] // streams with mail waiting
+	ready                []*Session  // the ready list; the last one was used last
+	waiting              int
+	live, opening        int
+
+	failures int       // connects failed in a row, with none up
+	holdoff  time.Time // no connect before this
+	reason   string    // why the last connect failed; "" when one is up
+}
+
+func (d *destination) link() *linked[*destination] { return &d.linked }
+
+// Routed answers Options.Resolve with a way.
+func (q *Queue) Routed(name string, w Way) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.domains[name]
+	if d == nil {
+		return // its mail is gone meanwhile
+	}
+	d.resolving, d.reason, d.expires = false, "", w.Expires
+	if !w.Expires.IsZero() {
+		q.plan(w.Expires, d)
+	}
+	old, dest := d.dest, q.destination(w, now)
+	if old != dest {
+		dest.domains++
+		d.dest = dest
+		for _, l := range d.lanes {
+			q.detach(l)
+			q.attach(l, dest)
+		}
+		q.abandon(old)
+	}
+	q.serveAll(dest, now)
+}
+
+// Unrouted answers Options.Resolve when there is no way at present: the
+// domain's mail waits, and Resolve is called again at retry. An old way stays
+// in use.
+func (q *Queue) Unrouted(name, reason string, retry time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.domains[name]
+	if d == nil {
+		return
+	}
+	d.resolving, d.reason, d.expires = false, reason, retry
+	q.plan(retry, d)
+}
+
+// happen asks for the way again.
+func (d *domain) happen(q *Queue, now time.Time) {
+	if q.domains[d.name] == d && !d.expires.After(now) {
+		q.resolve(d)
+	}
+}
+
+// Claim takes up to limit recipients of one message that wait for a domain, so
+// that the owner can settle mail that will never have a way. ok is false when none waits.
+func (q *Queue) Claim(name string, limit int) (job Job, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.domains[name]
+	if d == nil {
+		return Job{}, false
+	}
+	for _, l := range d.lanes {
+		if l.n > 0 {
+			return q.fill(l, limit, nil), true
+		}
+	}
+	return Job{}, false
+}
+
+// Reload asks for the way to every domain again: queues, limits and policies may
+// have changed. The old ways stay in use until the answers come.
+func (q *Queue) Reload(maxSessions int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.o.MaxSessions = maxSessions
+	for _, d := range q.domains {
+		q.resolve(d)
+	}
+}
+
+// destination returns the destination of a way, with the way's latest hosts and
+// policy.
+func (q *Queue) destination(w Way, now time.Time) *destination {
+	d := q.dests[w.Key]
+	if d == nil {
+		s := q.sites[w.Site]
+		if s == nil {
+			s = &site{key: w.Site, policy: w.Queue, control: elastic.New(now, limits(w.Queue)), filled: now}
+			q.sites[w.Site] = s
+		}
+		s.dests++
+		d = &destination{site: s, flows: make(map[uint32]*flow)}
+		q.dests[w.Key] = d
+	}
+	d.way = &w
+	if s := d.site; s.policy != w.Queue {
+		s.policy = w.Queue
+		s.control.SetLimits(now, limits(w.Queue))
+	}
+	return d
+}
+
+func limits(c *config.Queue) elastic.Limits {
+	return elastic.Limits{MaxSessions: c.MaxSessions, MaxRate: float64(c.MaxMessageRate)}
+}
+
+// abandon takes one domain from a destination. The last one does not end it:
+// its sessions and what its controller learned serve the next mail. The
+// agenda ends it when it has been unused for a while.
+func (q *Queue) abandon(d *destination) {
+	if d == nil {
+		return
+	}
+	if d.domains--; d.domains == 0 {
+		q.plan(time.Now().Add(forget), d)
+	}
+}
+
+// forget is how long what was learned about an unused destination is kept.
+const forget = time.Hour
+
+// moveWaiting counts mail in and out of a destination.
+func (q *Queue) moveWaiting(d *destination, n int) {
+	d.waiting += n
+	d.site.waiting += n
+	if d.waiting == 0 {
+		d.site.hungry.remove(d)
+	}
+}
+
+// serve gives newly arrived mail in a lane to a ready session, or sees to it
+// that one is opened.
+func (q *Queue) serve(l *lane, now time.Time) {
+	if l.flow != nil {
+		q.serveOne(l.flow.dest, now)
+	}
+}
+
+// serveOne hands one transaction to a ready session, or wants a new one. It
+// reports whether a transaction was handed over.
+func (q *Queue) serveOne(d *destination, now time.Time) bool {
+	if d.waiting == 0 {
+		return false
+	}
+	if n := len(d.ready); n > 0 {
+		if !q.paced(d.site, now) {
+			return false
+		}
+		s := d.ready[n-1]
+		q.unready(s)
+		q.assign(s)
+		s.wake <- wakeJob
+		return true
+	}
+	if d.waiting > d.opening {
+		d.site.hungry.push(d)
+		q.grow(d.site, now)
+	}
+	return false
+}
+
+func (q *Queue) serveAll(d *destination, now time.Time) {
+	for q.serveOne(d, now) {
+	}
+}
+
+// load is what the controller needs to know.
+func (s *site) load() elastic.Load {
+	return elastic.Load{Backlog: s.waiting, Live: s.live, Opening: s.opening}
+}
+
+// grow opens sessions while the site wants more and budgets allow.
+func (q *Queue) grow(s *site, now time.Time) {
+	if q.closed || s.hungry.n == 0 {
+		return
+	}
+	t := s.control.Target(now, s.load())
+	for tries := s.hungry.n; tries > 0 && s.hungry.n > 0; tries-- {
+		if s.opening >= t.Unproven {
+			break
+		}
+		// At a limit, a session that stands idle at another destination makes
+		// room; its Leave brings us back here.
+		if s.live+s.opening >= t.Sessions {
+			if s.live+s.opening-s.retiring >= t.Sessions {
+				q.retireIdle(func(d *destination) bool { return d.site == s })
+			}
+			break
+		}
+		if q.sessions >= q.o.MaxSessions {
+			if q.sessions-q.retiring >= q.o.MaxSessions {
+				q.retireIdle(func(*destination) bool { return true })
+			}
+			q.starved.push(s)
+			break
+		}
+		if !s.proven && q.unproven >= max(1, q.o.MaxSessions/2) {
+			q.starved.push(s)
+			break
+		}
+		d := s.hungry.head
+		s.hungry.rotate()
+		if d.waiting <= d.opening+len(d.ready) {
+			s.hungry.remove(d)
+			continue
+		}
+		if d.holdoff.After(now) {
+			continue // its probe is on the agenda
+		}
+		if d.failures > 0 && d.opening > 0 {
+			continue // one probe at a time
+		}
+		q.launch(d)
+		tries = s.hungry.n + 1 // it may want another one
+	}
+	q.lookAgain(s, s.control.Next(), now)
+}
+
+// launch opens one session.
+func (q *Queue) launch(d *destination) {
+	s := &Session{dest: d, way: d.way, wake: make(chan wake, 1)}
+	d.opening++
+	d.site.opening++
+	q.sessions++
+	if !d.site.proven {
+		s.unproven = true
+		q.unproven++
+	}
+	q.o.Launch(s)
+}
+
+// retireIdle sends away the session that has been ready longest of those that
+// fit.
+func (q *Queue) retireIdle(fits func(*destination) bool) {
+	for s, ok := q.idle.first(); ok; s, ok = s.next, s.next != nil {
+		if fits(s.dest) {
+			q.unready(s)
+			s.retiring = true
+			s.dest.site.retiring++
+			q.retiring++
+			s.wake <- wakeRetire
+			return
+		}
+	}
+}
+
+// paced takes a token for one transaction, or plans a look at the site for when
+// there will be one.
+func (q *Queue) paced(s *site, now time.Time) bool {
+	t := s.control.Target(now, s.load())
+	if t.Pace <= 0 {
+		return true
+	}
+	burst := max(1, t.Pace/10)
+	s.tokens = min(burst, s.tokens+now.Sub(s.filled).Seconds()*t.Pace)
+	s.filled = now
+	if s.tokens >= 1 {
+		s.tokens--
+		return true
+	}
+	q.lookAgain(s, now.Add(time.Duration((1-s.tokens)/t.Pace*float64(time.Second))), now)
+	return false
+}
+
+// lookAgain plans a look at the site, unless an earlier one is planned.
+func (q *Queue) lookAgain(s *site, at, now time.Time) {
+	if at.IsZero() || (s.planned.After(now) && !at.Before(s.planned)) {
+		return
+	}
+	s.planned = at
+	q.plan(at, s)
+}
+
+// happen serves a site whose pace, suspension or controller's state let it go on.
+func (s *site) happen(q *Queue, now time.Time) {
+	if s.planned.After(now) {
+		return // an entry left behind
+	}
+	s.planned = time.Time{}
+	for s.waiting > 0 {
+		sess, ok := q.readyWithMail(s)
+		if !ok || !q.serveOne(sess.dest, now) {
+			break
+		}
+	}
+	q.grow(s, now)
+}
+
+// readyWithMail finds a ready session of the site whose destination has mail.
+func (q *Queue) readyWithMail(s *site) (*Session, bool) {
+	for x, ok := q.idle.first(); ok; x, ok = x.next, x.next != nil {
+		if x.dest.site == s && x.dest.waiting > 0 {
+			return x, true
+		}
+	}
+	return nil, false
+}
+
+// happen probes a destination that was down, or forgets one long unused.
+func (d *destination) happen(q *Queue, now time.Time) {
+	if d.domains == 0 && d.live == 0 && d.opening == 0 && q.dests[d.way.Key] == d {
+		delete(q.dests, d.way.Key)
+		if d.site.dests--; d.site.dests == 0 {
+			q.starved.remove(d.site)
+			delete(q.sites, d.site.key)
+		}
+		return
+	}
+	if d.waiting > 0 {
+		d.site.hungry.push(d)
+		q.grow(d.site, now)
+	}
+}
+
+// holdoffs is how long a destination is left alone after its first, second ...
+// connect failed in a row; the last one repeats. Its mail waits meanwhile: a
+// host that is down gets probes, not its backlog.
+var holdoffs = [...]time.Duration{
+	5 * time.Second, 15 * time.Second, 45 * time.Second, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute,
+}

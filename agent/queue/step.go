@@ -1,0 +1,278 @@
+package queue
+
+import (
+	"context"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// Session is one connection's place in the queue, from the decision to open it
+// to its end. Only its own goroutine calls its methods and the queue's methods
+// that take it.
+type Session struct {
+	linked[*Session] // on Queue.idle
+	dest             *destination
+	way              *Way      // of dest, when the session was launched or last given a job
+	wake             chan wake // one message for each time it leaves the ready list
+	unproven         bool      // counted in Queue.unproven
+	retiring         bool      // counted in Queue.retiring
+	up               bool
+
+	job   Job
+	items []Item
+	jobs  int // transactions taken
+}
+
+func (s *Session) link() *linked[*Session] { return &s.linked }
+
+// Way returns where the session connects to, with the policy for its present job.
+func (s *Session) Way() Way { return *s.way }
+
+// assign gives the session its next job.
+func (q *Queue) assign(s *Session) {
+	s.way = s.dest.way
+	s.job = q.next(s.dest, s.items)
+	s.items = s.job.Items
+	s.jobs++
+}
+
+type wake uint8
+
+const (
+	wakeNone wake = iota
+	wakeJob
+	wakeRetire
+	wakeClosed
+)
+
+// Opened tells the queue that the connection is up. sig is the evidence from
+// connecting: Up, and what failed before it.
+func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := s.dest
+	q.prove(s)
+	s.up = true
+	d.opening--
+	d.site.opening--
+	d.live++
+	d.site.live++
+	d.site.proven = true
+	d.failures, d.holdoff, d.reason = 0, time.Time{}, ""
+	d.site.signal(now, sig)
+	if d.waiting > d.opening+1 {
+		d.site.hungry.push(d)
+	}
+	q.grow(d.site, now)
+}
+
+// prove takes the session off the budget for unproven connects.
+func (q *Queue) prove(s *Session) {
+	if s.unproven {
+		s.unproven = false
+		q.unproven--
+	}
+}
+
+// Step settles the session's last transaction and returns the next one. With
+// no mail to send it waits on the ready list. The error is ErrRetire or
+// ErrClosed, after which the caller says QUIT and Leave, or ctx's.
+func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elastic.Signal) (Job, error) {
+	now := time.Now()
+	q.mu.Lock()
+	q.finish(s, done, sig, now)
+	if err := q.dismiss(s, now); err != nil {
+		q.mu.Unlock()
+		return Job{}, err
+	}
+	if d := s.dest; d.waiting > 0 && q.paced(d.site, now) {
+		q.assign(s)
+		q.grow(d.site, now) // the evidence may have raised the target
+		q.mu.Unlock()
+		return s.job, nil
+	}
+	q.grow(s.dest.site, now)
+	s.dest.ready = append(s.dest.ready, s)
+	q.idle.push(s)
+	q.mu.Unlock()
+	return q.stand(ctx, s)
+}
+
+// stand waits on the ready list.
+func (q *Queue) stand(ctx context.Context, s *Session) (Job, error) {
+	timer := time.NewTimer(q.o.Idle)
+	defer timer.Stop()
+	for {
+		var w wake
+		select {
+		case w = <-s.wake:
+		case <-timer.C:
+			if w = q.sitDown(s, false); w == wakeNone {
+				timer.Reset(q.o.Idle)
+				continue
+			}
+		case <-ctx.Done():
+			if w = q.sitDown(s, true); w == wakeRetire {
+				return Job{}, ctx.Err()
+			}
+		}
+		switch w {
+		case wakeJob:
+			return s.job, nil
+		case wakeClosed:
+			return Job{}, ErrClosed
+		}
+		return Job{}, ErrRetire
+	}
+}
+
+// sitDown takes the session off the ready list, unless something was handed to
+// it in the same moment: then that counts. A session whose pace alone keeps it
+// from its mail stays, unless it must go.
+func (q *Queue) sitDown(s *Session, must bool) wake {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !s.on {
+		return <-s.wake
+	}
+	site := s.dest.site
+	if !must && s.dest.waiting > 0 && site.live <= site.control.Target(time.Now(), site.load()).Sessions {
+		return wakeNone
+	}
+	q.unready(s)
+	return wakeRetire
+}
+
+// unready takes a session off the ready list.
+func (q *Queue) unready(s *Session) {
+	q.idle.remove(s)
+	r := s.dest.ready
+	for i := len(r) - 1; i >= 0; i-- {
+		if r[i] == s {
+			s.dest.ready = append(r[:i], r[i+1:]...)
+			return
+		}
+	}
+}
+
+// finish applies the outcomes of the session's transaction; what the caller did
+// not settle goes back to the head of its lane.
+func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
+	for _, x := range done {
+		q.settle(x, now)
+	}
+	for i := len(s.job.Items) - 1; i >= 0; i-- {
+		if !settled(done, s.job.Items[i].Handle) {
+			q.settle(Settled{Handle: s.job.Items[i].Handle, Untried: true}, now)
+		}
+	}
+	s.job = Job{}
+	s.dest.site.signal(now, sig)
+}
+
+func settled(done []Settled, h Handle) bool {
+	for i := range done {
+		if done[i].Handle == h {
+			return true
+		}
+	}
+	return false
+}
+
+// dismiss says whether the session must go.
+func (q *Queue) dismiss(s *Session, now time.Time) error {
+	if q.closed {
+		return ErrClosed
+	}
+	d := s.dest
+	if s.jobs >= d.way.Queue.MaxMessagesPerConnection {
+		return ErrRetire
+	}
+	t := d.site.control.Target(now, d.site.load())
+	if d.site.live > t.Sessions {
+		return ErrRetire
+	}
+	// Others wait for room: give it up when idle, or after a fair turn.
+	if (d.site.hungry.n > 0 && d.site.live+d.site.opening >= t.Sessions && q.hungryElsewhere(d)) ||
+		(q.starved.n > 0 && q.sessions >= q.o.MaxSessions && d.site.live > 1) {
+		if d.waiting == 0 || s.jobs%turn == 0 && s.jobs > 0 {
+			return ErrRetire
+		}
+	}
+	return nil
+}
+
+// turn is how many transactions a session sends before it makes room for a
+// destination that has none.
+const turn = 20
+
+// hungryElsewhere reports whether another destination of the site waits for its
+// first session.
+func (q *Queue) hungryElsewhere(d *destination) bool {
+	x, ok := d.site.hungry.first()
+	return ok && x != d && x.live+x.opening == 0
+}
+
+// Leave ends a session: it could not connect, its connection is gone, or it was
+// told to retire. done and sig are what Step would have taken; why says why a
+// session that never came up did not.
+func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why string) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := s.dest
+	q.finish(s, done, sig, now)
+	q.prove(s)
+	q.sessions--
+	if s.retiring {
+		d.site.retiring--
+		q.retiring--
+	}
+	if s.up {
+		d.live--
+		d.site.live--
+	} else {
+		d.opening--
+		d.site.opening--
+		q.hold(d, why, now)
+	}
+	if q.closed {
+		if q.sessions == 0 {
+			close(q.drained)
+		}
+		return
+	}
+	if d.domains == 0 && d.live+d.opening == 0 {
+		q.plan(now.Add(forget), d)
+	}
+	q.serveOne(d, now)
+	q.grow(d.site, now)
+	for range q.starved.n {
+		other, ok := q.starved.first()
+		if !ok || q.sessions >= q.o.MaxSessions {
+			break
+		}
+		q.starved.remove(other)
+		q.grow(other, now)
+	}
+}
+
+// hold keeps connects away from a destination after one has failed: longer each
+// time while none is up, a moment only while others are.
+func (q *Queue) hold(d *destination, why string, now time.Time) {
+	wait := time.Second
+	if d.live == 0 {
+		if !d.holdoff.After(now) { // several connects failing together count once
+			d.failures++
+		}
+		d.reason = why
+		d.site.proven = d.site.live > 0
+		wait = holdoffs[min(max(d.failures, 1), len(holdoffs))-1]
+	}
+	if until := now.Add(wait); until.After(d.holdoff) {
+		d.holdoff = until
+		q.plan(until, d)
+	}
+}

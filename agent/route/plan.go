@@ -1,0 +1,105 @@
+package route
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+)
+
+// Key names the set of mail exchangers: host names, those of equal preference
+// joined by commas, the worse after a semicolon ("a.example,b.example;c.example").
+// Domains with the same key have the same way and share a destination; the
+// figures of the preferences do not matter, only their order. An address
+// literal is its own key.
+func (p *Plan) Key() string {
+	set := p.published()
+	if len(set) == 0 {
+		return p.Domain
+	}
+	var b strings.Builder
+	for i, m := range set {
+		if i > 0 {
+			if m.Preference == set[i-1].Preference {
+				b.WriteByte(',')
+			} else {
+				b.WriteByte(';')
+			}
+		}
+		b.WriteString(m.Name)
+	}
+	return b.String()
+}
+
+// Names returns the names of all published exchangers, for MX patterns. It is
+// empty for an address literal.
+func (p *Plan) Names() []string {
+	set := p.published()
+	names := make([]string, len(set))
+	for i, m := range set {
+		names[i] = m.Name
+	}
+	return names
+}
+
+// published is the MX set; of a Plan that was made by hand, its hosts.
+func (p *Plan) published() []MX {
+	if p.MX != nil {
+		return p.MX
+	}
+	var set []MX
+	for _, h := range p.Hosts {
+		if h.Name != "" {
+			set = append(set, MX{Name: h.Name, Preference: h.Preference})
+		}
+	}
+	return set
+}
+
+// Address is one place to connect to.
+type Address struct {
+	Host       string // "" for an address literal
+	Preference uint16
+	Addr       netip.Addr
+}
+
+// Addresses returns every address in the order to try: by preference; within a
+// preference, host after host in random order (RFC 5321 section 5.1); of a host,
+// protocol after protocol, and at random within one, because the cache would
+// freeze the order of the first answer. A nil rng uses the process's own.
+func (p *Plan) Addresses(rng *rand.Rand) []Address {
+	shuffle := rand.Shuffle
+	if rng != nil {
+		shuffle = rng.Shuffle
+	}
+	var list []Address
+	for start := 0; start < len(p.Hosts); {
+		end := start + 1
+		for end < len(p.Hosts) && p.Hosts[end].Preference == p.Hosts[start].Preference {
+			end++
+		}
+		order := append([]Host(nil), p.Hosts[start:end]...)
+		shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+		for _, h := range order {
+			list = append(list, hostAddresses(h, shuffle)...)
+		}
+		start = end
+	}
+	return list
+}
+
+func hostAddresses(h Host, shuffle func(int, func(i, j int))) []Address {
+	list := make([]Address, len(h.Addrs))
+	for i, a := range h.Addrs {
+		list[i] = Address{Host: h.Name, Preference: h.Preference, Addr: a}
+	}
+	for start := 0; start < len(list); {
+		end := start + 1
+		for end < len(list) && list[end].Addr.Is4() == list[start].Addr.Is4() {
+			end++
+		}
+		run := list[start:end]
+		shuffle(len(run), func(i, j int) { run[i], run[j] = run[j], run[i] })
+		start = end
+	}
+	return list
+}
