@@ -1,5 +1,3 @@
-// Package spool is the contract between millrace-milter and millrace-agent and
-// the only copy of the diverted mail.
 package spool
 
 import (

@@ -1,0 +1,177 @@
+package spool
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+)
+
+// retryGap is the time between tries to start a journal after trouble.
+const retryGap = time.Second
+
+// run syncs the journal soon after events, and never waits for anything else.
+func (s *Store) run() {
+	tidy := make(chan struct{}, 1)
+	s.wg.Go(func() { s.tidyUp(tidy) })
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.kick:
+		}
+		select {
+		case <-s.stop:
+			return
+		case <-time.After(s.opts.syncGap):
+		}
+		s.Sync() // the error is kept in failed
+		select {
+		case tidy <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Sync makes durable all that was recorded before the call.
+func (s *Store) Sync() error {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	s.mu.Lock()
+	j := s.journal
+	s.mu.Unlock()
+	err := j.sync()
+	if err != nil {
+		s.fail(err)
+	}
+	return err
+}
+
+// tidyUp does what may take long: room for the journal, checkpoints, reclaim.
+func (s *Store) tidyUp(tidy <-chan struct{}) {
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-tidy:
+		case <-time.After(retryGap):
+			s.mu.Lock()
+			failed := s.failed
+			s.mu.Unlock()
+			if failed == nil {
+				continue
+			}
+		}
+		s.upkeep()
+	}
+}
+
+func (s *Store) upkeep() {
+	s.mu.Lock()
+	failed, loaded := s.failed, s.loaded
+	s.mu.Unlock()
+	// Before Load the states are not all in memory as they should be.
+	if !loaded {
+		return
+	}
+	// Reclaim first: it makes room for the rest.
+	if failed == nil {
+		s.reclaim()
+		if s.journal.low() {
+			if err := s.journal.grow(2 * s.opts.journalStep); err != nil {
+				s.log.Warn("spool: journal cannot grow", slog.Any("error", err))
+			}
+		}
+	}
+	if failed == nil && s.oldSize+s.journal.size() < max(s.opts.journalMax, s.checkSize) {
+		return
+	}
+	if err := s.rotate(); err != nil {
+		s.log.Error("spool: no checkpoint", slog.Any("error", err))
+		return
+	}
+	if failed != nil {
+		s.log.Info("spool: outcomes can be recorded again")
+		s.mu.Lock()
+		s.failed = nil
+		s.mu.Unlock()
+	}
+}
+
+// reclaim removes segments and blobs whose messages are all done or void. The
+// journal is synced first: as long as an outcome could be lost, the mail it is
+// about must be there, or it would look lost.
+func (s *Store) reclaim() {
+	s.mu.Lock()
+	done := s.done
+	s.done = nil
+	var empty []*segment
+	for _, n := range slices.Sorted(maps.Keys(s.segments)) {
+		if seg := s.segments[n]; seg.dead && !seg.damaged && seg.open == 0 {
+			empty = append(empty, seg)
+		}
+	}
+	s.mu.Unlock()
+	if len(done) == 0 && len(empty) == 0 {
+		return
+	}
+	if s.Sync() != nil {
+		s.mu.Lock()
+		s.done = append(done, s.done...)
+		s.mu.Unlock()
+		return
+	}
+	for _, d := range done {
+		s.removeBlob(d)
+	}
+	if len(empty) == 0 {
+		return
+	}
+	gone := empty[:0]
+	for _, seg := range empty {
+		if err := s.fs.Remove(s.segment(seg.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.log.Error("spool: segment not reclaimed", slog.Any("error", err))
+			continue
+		}
+		gone = append(gone, seg)
+	}
+	// The states go only when the segments cannot come back: a checkpoint
+	// without them, and one of them back after a power loss, would send all
+	// its mail again.
+	if err := s.fs.SyncDir(s.path(segmentsDir)); err != nil {
+		s.log.Error("spool: segments not reclaimed", slog.Any("error", err))
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seg := range gone {
+		delete(s.segments, seg.number)
+		seg.gone = true
+		if seg.users == 0 {
+			seg.file.Close()
+		}
+	}
+}
+
+// removeBlob removes the content of a message that is done. If that is because
+// its verdict says void, the verdict is synced first: without it, and without
+// the content, it would look like damaged mail.
+func (s *Store) removeBlob(d doneBlob) {
+	if d.void {
+		seg, err := s.acquire(d.id)
+		if err != nil {
+			return
+		}
+		err = seg.file.Sync()
+		s.leave(seg)
+		if err != nil {
+			s.log.Error("spool: blob not reclaimed", slog.Any("error", err))
+			return
+		}
+	}
+	if err := s.fs.Remove(s.tree.blob(d.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Error("spool: blob not reclaimed", slog.Any("error", err))
+	}
+}
