@@ -1,4 +1,25 @@
-// Package outcome turns a reply or a failure, with the queue's policy, into a decision.
+// Package outcome turns a reply or a failure, with the queue's policy, into a
+// decision: what to do with the recipient, when, how to call it, whom it concerns
+// and what it tells the controller of the site.
+//
+// It is pure: no I/O, no clock. The agent makes an Attempt of each recipient's
+// reply or of a connection's failure, calls Policy.Decide, records the decision,
+// and passes its Signal on. One Decide stands alone; none depends on another.
+//
+// It promises:
+//
+//   - Only a remote server's 5xx, a domain that does not exist or takes no mail, a
+//     message too big for the peer, or expiry bounces. Any other failure for good
+//     gives the message to the host MTA, which may know better.
+//   - A refusal to talk (5xx at the greeting) and a throttle in 5xx clothes are
+//     retried.
+//   - What goes to the host MTA itself never bounces: it waits, and is Stuck when
+//     the host refuses it.
+//   - No retry is due after expiry; the last try is at expiry itself.
+//
+// A reply is read in this order: rules (an enhanced status with a text, then
+// texts), definite enhanced statuses (RFC 3463 and its registry), then what the
+// subject digit or the code alone says.
 package outcome
 
 import (
@@ -27,11 +48,12 @@ type Attempt struct {
 	Code     int    // SMTP reply code; 0 if no server spoke
 	Enhanced string // "4.7.28", or ""
 	Text     string
-	Fault    Fault // what went wrong when Code is 0
-	Tries    int   // tries before this one
-	Born     time.Time
-	Relay    bool // this was the hand-back relay
-	Report   bool // the message is a DSN of ours
+	Fault    Fault     // what went wrong when Code is 0
+	Peer     string    // who spoke: "mx1.example[192.0.2.1]"; "" if nobody was reached
+	Tries    int       // tries before this one
+	Born     time.Time // of the message; zero: it does not expire
+	Relay    bool      // this was the hand-back relay
+	Report   bool      // the message is a DSN of ours
 }
 
 // Fault is a failure that no server's reply describes.
@@ -89,7 +111,7 @@ type Decision struct {
 	Action   Action
 	Class    Class
 	Scope    Scope
-	Due      time.Time
+	Due      time.Time    // of the next try, for Retry and Stuck
 	Enhanced string       // status for log and DSN: the server's, or ours
 	Signal   elastic.Kind // evidence for the controller
 	Reason   string       // one line for log, queue listing and DSN
@@ -97,6 +119,6 @@ type Decision struct {
 
 // Policy is what a queue says about retries.
 type Policy struct {
-	Retry  []time.Duration // the last one repeats
-	Expire time.Duration
+	Retry  []time.Duration // the last one repeats; none: every 30 minutes
+	Expire time.Duration   // age at which a failure is final; 0: never
 }

@@ -1,4 +1,51 @@
-// Package smtp is one outbound SMTP connection (RFC 5321) and the transactions on it.
+// Package smtp is one outbound SMTP connection (RFC 5321) and the transactions
+// on it.
+//
+// # What it owns
+//
+// A Conn owns one TCP connection to one address, from connect to close: the
+// greeting, EHLO (HELO where that is refused), STARTTLS, the deadlines of every
+// wait, and what the peer said it can do. It knows no queues, no DNS and no
+// policy: the caller says which address, how much TLS, and what a reply means
+// for a message.
+//
+// # The order of calls
+//
+//	c, err := smtp.Dial(ctx, addr, options)   // up and greeted, or *Error
+//	res, err := c.Send(ctx, &tx)              // any number of times, one after the other
+//	err = c.Check()                           // before a Send after a pause
+//	c.Quit(ctx)                               // or c.Close()
+//
+// A Conn is used by one goroutine at a time; only Close may come from another.
+//
+// # What it promises
+//
+//   - Send reports the fate of every recipient of the transaction, whatever
+//     happened. Its error is non-nil exactly when the connection is of no more
+//     use (it is closed then, and the error is an *Error); the Result is valid
+//     in both cases. A refusal of a message is no error.
+//   - Nothing waits without a deadline, a reply is bounded in octets, lines and
+//     time, and a cancelled context ends a call at once. That is a hard stop,
+//     also between the final dot and its reply: those recipients are InDoubt. A
+//     caller that wants to wait for that reply cancels later.
+//   - No recipient is reported Accepted without a 2xx to the final dot, and none
+//     is reported as certainly undelivered once the dot may have been seen.
+//   - Addresses and arguments cannot carry another command: those with control
+//     characters or unquoted blanks or angle brackets are never written.
+//
+// # On the wire
+//
+// With PIPELINING (RFC 2920) RSET where one is needed, MAIL, the RCPTs and DATA
+// go in one write, and Prefix, content and final dot in one more as long as they
+// fit a block of 64 KiB: two flights for a message. The next MAIL follows a good
+// final reply directly; RSET comes only after a transaction that failed.
+// Without PIPELINING each command waits for its reply.
+//
+// Only CRLF ends a line, and a dot is doubled only after CRLF and at the very
+// beginning. A bare CR or LF passes unchanged and a dot after it is not doubled:
+// the caller keeps such content away. Content that does not end in CRLF gets
+// one. Eight-bit content for a peer without 8BITMIME goes unchanged and without
+// BODY=, since a conversion would break signatures.
 package smtp
 
 import (
@@ -24,57 +71,62 @@ const (
 // Options are what a caller chooses for a connection.
 type Options struct {
 	Hello      string     // EHLO name
-	Local      netip.Addr // source address; the zero Addr leaves the choice to the kernel
+	Local      netip.Addr // source address of the default dialer; the zero Addr leaves the choice to the kernel
 	TLS        Level
 	ServerName string      // MX host name, for SNI and Verify
 	TLSConfig  *tls.Config // base configuration (roots, session cache); nil: defaults
 	Timeouts   Timeouts    // zero fields: RFC 5321 4.5.3.2, with a shorter connect
-	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Dial opens the TCP connection; nil: a net.Dialer bound to Local.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Timeouts bound each wait of the dialogue.
+// Timeouts bound each wait of the dialogue. STARTTLS and its handshake have
+// Hello each, RSET has Mail.
 type Timeouts struct {
-	Connect, Greeting, Hello, Mail, Rcpt, DataStart, DataBlock, DataEnd, Quit time.Duration
+	Connect   time.Duration // TCP connect; default 30 s
+	Greeting  time.Duration // the server's first reply; default 5 min
+	Hello     time.Duration // EHLO and HELO; default 5 min
+	Mail      time.Duration // default 5 min
+	Rcpt      time.Duration // each reply; default 5 min
+	DataStart time.Duration // the reply to DATA; default 2 min
+	DataBlock time.Duration // each write of content; default 3 min
+	DataEnd   time.Duration // the reply to the final dot; default 10 min
+	Quit      time.Duration // QUIT and its reply together; default 5 s
 }
 
-// Stage says what a reply answered, or where a connection failed.
-type Stage uint8
-
-// The stages of a dialogue.
-const (
-	StageConnect Stage = iota
-	StageGreeting
-	StageHello
-	StageStartTLS
-	StageMail
-	StageRcpt
-	StageData    // the DATA command
-	StageContent // while the content was being written
-	StageDot     // the final dot
-	StageReset
-	StageQuit
-)
+// orDefault fills the zero fields in.
+func (t Timeouts) orDefault() Timeouts {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&t.Connect, 30*time.Second)
+	set(&t.Greeting, 5*time.Minute)
+	set(&t.Hello, 5*time.Minute)
+	set(&t.Mail, 5*time.Minute)
+	set(&t.Rcpt, 5*time.Minute)
+	set(&t.DataStart, 2*time.Minute)
+	set(&t.DataBlock, 3*time.Minute)
+	set(&t.DataEnd, 10*time.Minute)
+	set(&t.Quit, 5*time.Second)
+	return t
+}
 
 // Reply is one SMTP reply.
 type Reply struct {
 	Code     int    // 0: none
 	Enhanced string // "5.1.1" (RFC 3463), or "" if the server gave none
-	Text     string // lines joined by one blank, without the codes; at most 1,024 octets
-}
-
-// Error is a failure that ended a connection, or kept it from coming up.
-type Error struct {
-	Stage Stage
-	Reply Reply // Code 0 when the server said nothing
-	Err   error // the cause when there was no reply: a net.Error, a TLS error, io.EOF
+	Text     string // lines joined by one blank, without the codes; valid UTF-8 without control characters, at most 1,024 octets
 }
 
 // Tx is one transaction.
 type Tx struct {
-	Sender     string   // without angle brackets
-	Args       []string // the client's MAIL arguments; only those the peer offers are passed on
+	Sender     string   // without angle brackets; "" is the null sender
+	Args       []string // the client's MAIL arguments; of them RET and ENVID are passed on if the peer offers DSN, the others are made anew or left out
 	Recipients []Rcpt
-	Size       int64     // octets of Prefix and Content together
+	Size       int64     // octets of Prefix and Content together; 0: unknown, SIZE is not declared
 	EightBit   bool      // content has octets above 127
 	Prefix     []byte    // our Received field, CRLF at its end
 	Content    io.Reader // CRLF lines; an error other than io.EOF cuts the connection before the final dot
@@ -91,11 +143,26 @@ type Fate uint8
 
 // The fates.
 const (
-	NotOffered Fate = iota // its RCPT was never answered; nothing can have been delivered
+	NotOffered Fate = iota // the transaction ended before the final dot for want of a connection, or RcptResult.Err kept it from being tried; nothing can have been delivered
 	Accepted               // 2xx to the final dot
 	Refused                // the server refused it; Reply says why
 	InDoubt                // the final dot may have been seen, its reply never came
 )
+
+// String gives the fate in lower case, for logs and tests.
+func (f Fate) String() string {
+	switch f {
+	case NotOffered:
+		return "not offered"
+	case Accepted:
+		return "accepted"
+	case Refused:
+		return "refused"
+	case InDoubt:
+		return "in doubt"
+	}
+	return "unknown"
+}
 
 // Result is the outcome of a transaction.
 type Result struct {
@@ -105,7 +172,12 @@ type Result struct {
 // RcptResult is the outcome for one recipient.
 type RcptResult struct {
 	Fate     Fate
-	Stage    Stage // of Reply
+	Stage    Stage // of Reply; without one, where the connection was lost
 	Reply    Reply
 	DSNTaken bool // accepted by a peer with DSN: its reports are the peer's duty
+
+	// Err says why this recipient was not offered although the connection is
+	// fine: ErrTooBig, ErrNeedsSMTPUTF8 or ErrBadAddress. When the connection
+	// failed Err is nil and the error of Send says why.
+	Err error
 }

@@ -1,0 +1,73 @@
+package elastic
+
+import (
+	"fmt"
+	"time"
+)
+
+// Clamp is a bound put on a site from outside for a time, by a provider rule
+// or the admin. While one is in force the site is not probed.
+type Clamp struct {
+	Sessions int     // at most so many; 0: the site is suspended, negative: no bound
+	Pace     float64 // messages per second; 0: no bound
+	Until    time.Time
+	Reason   string
+}
+
+// clamps holds a few at once, so that a short hard one does not make a longer
+// soft one forgotten.
+type clamps [4]Clamp
+
+// Clamp puts a bound on the site. Of several in force the tightest counts; when
+// there are too many, the one that would end first gives way.
+func (c *Control) Clamp(now time.Time, cl Clamp) {
+	if !cl.Until.After(now) {
+		return
+	}
+	oldest := 0
+	for i := range c.clamps {
+		if c.clamps[i].Until.Before(c.clamps[oldest].Until) {
+			oldest = i
+		}
+	}
+	c.clamps[oldest] = cl
+	if c.phase == probe {
+		c.endProbe(now, "clamped")
+	}
+	what := "suspended"
+	switch {
+	case cl.Sessions > 0:
+		what = fmt.Sprintf("at most %d sessions", cl.Sessions)
+	case cl.Sessions < 0:
+		what = fmt.Sprintf("at most %.3g messages/s", cl.Pace)
+	}
+	c.record(now, c.want, fmt.Sprintf("%s until %s: %s", what, cl.Until.UTC().Format(time.RFC3339), cl.Reason))
+}
+
+// tightest is what the clamps in force allow.
+func (cs *clamps) tightest(now time.Time) (cl Clamp, any bool) {
+	cl.Sessions = -1
+	for i := range cs {
+		x := &cs[i]
+		if !now.Before(x.Until) {
+			continue
+		}
+		any = true
+		if x.Sessions >= 0 && (cl.Sessions < 0 || x.Sessions < cl.Sessions) {
+			cl.Sessions, cl.Reason = x.Sessions, x.Reason
+		}
+		cl.Pace = tighter(cl.Pace, x.Pace)
+		if cl.Reason == "" {
+			cl.Reason = x.Reason
+		}
+	}
+	return cl, any
+}
+
+// tighter is the lower of two rates of which 0 means none.
+func tighter(a, b float64) float64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,267 @@
+package elastic
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// at is a time of a test.
+func at(d time.Duration) time.Time { return epoch.Add(d) }
+
+// limited runs a site into a limit of 10 and returns it a minute later.
+func limited(t *testing.T) *sim {
+	t.Helper()
+	s := newSim(receiver{rtt: testRTT, service: 4 * testRTT, limit: always(10)}, Limits{MaxSessions: 50}, 1)
+	s.run(time.Minute)
+	if s.live != 10 {
+		t.Fatalf("%d sessions up, want 10", s.live)
+	}
+	return s
+}
+
+func TestTellsTheCauseOfEachChange(t *testing.T) {
+	t.Parallel()
+	s := newSim(receiver{rtt: testRTT, service: 4 * testRTT, limit: always(10)}, Limits{MaxSessions: 50}, 1)
+	s.run(45 * time.Second)
+	var got []string
+	for _, c := range s.c.History() {
+		got = append(got, c.At.Sub(epoch).Truncate(10*time.Millisecond).String()+" "+c.Cause)
+	}
+	want := strings.Split(strings.TrimSpace(golden), "\n")
+	if !slices.Equal(got, want) {
+		t.Errorf("causes:\n%s\nwant:\n%s", strings.Join(got, "\n"), golden)
+	}
+	if target := s.c.Target(s.clock(), Load{Backlog: 1, Live: 10}); target.Cause != s.c.History()[len(got)-1].Cause {
+		t.Errorf("the target's cause is %q", target.Cause)
+	}
+}
+
+const golden = `
+0s start
+400ms 2 sessions: 250 ms a transaction, doubling
+1.05s 4 sessions: 250 ms a transaction, doubling
+1.6s 8 sessions: 250 ms a transaction, doubling
+1.7s refused with 8 up: 192.0.2.3 said 421 too many connections
+1.75s 9 up
+1.75s 10 up
+25.3s all 10 up: trying 1 more
+25.4s refused with 10 up: 192.0.2.3 said 421 too many connections
+35.4s all 10 up: trying 1 more
+35.5s refused with 10 up: 192.0.2.4 said 421 too many connections
+`
+
+func TestHistoryKeepsTheLastChanges(t *testing.T) {
+	t.Parallel()
+	c := New(epoch, Limits{MaxSessions: 1000})
+	for i := range 100 {
+		c.SetLimits(at(time.Duration(i)*time.Second), Limits{MaxSessions: 1})
+		c.Clamp(at(time.Duration(i)*time.Second), Clamp{Sessions: -1, Pace: 1, Until: at(time.Hour), Reason: "r"})
+	}
+	h := c.History()
+	if len(h) != historySize || h[len(h)-1].At != at(99*time.Second) || h[0].At != at((100-historySize)*time.Second) {
+		t.Errorf("%d changes from %v to %v", len(h), h[0].At, h[len(h)-1].At)
+	}
+}
+
+func TestRefusalBegunBeforeTheCutOnlyDebits(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	before, credit, changes := s.c.want, s.c.credit, s.c.history.n
+	s.c.Observe(s.clock(), Signal{Kind: Refused, Host: "192.0.2.1", Began: s.c.door.cut.Add(-time.Nanosecond)})
+	s.c.Target(s.clock(), Load{Backlog: 100, Live: 10})
+	if s.c.want != before || s.c.history.n != changes {
+		t.Errorf("%d sessions wanted, were %d", s.c.want, before)
+	}
+	if s.c.credit != credit-1 {
+		t.Errorf("credit %.2f, was %.2f", s.c.credit, credit)
+	}
+	// The same, begun after it, counts.
+	s.c.Observe(s.clock(), Signal{Kind: Refused, Host: "192.0.2.1", Began: s.clock()})
+	if target := s.c.Target(s.clock(), Load{Backlog: 100, Live: 9}); s.c.door.strikes != 1 || target.Unproven != 0 {
+		t.Errorf("strikes %d, unproven %d after a refused replacement", s.c.door.strikes, target.Unproven)
+	}
+}
+
+func TestCutsToWhatWasAccepted(t *testing.T) {
+	t.Parallel()
+	c := New(epoch, Limits{MaxSessions: 50})
+	c.want, c.now = 16, level{n: 16}
+	c.Target(at(0), Load{Backlog: 100, Live: 8, Opening: 8})
+	c.Observe(at(100*time.Millisecond), Signal{Kind: Refused, Host: "a", Began: at(0)})
+	c.Observe(at(100*time.Millisecond), Signal{Kind: Refused, Host: "a", Began: at(0)})
+	if target := c.Target(at(100*time.Millisecond), Load{Backlog: 100, Live: 8, Opening: 6}); target.Sessions != 8 {
+		t.Errorf("%d sessions after the refusal, 8 were up", target.Sessions)
+	}
+	// Those on their way that come up all the same were accepted, too.
+	c.Observe(at(150*time.Millisecond), Signal{Kind: Up, Host: "a", Began: at(0)})
+	if target := c.Target(at(150*time.Millisecond), Load{Backlog: 100, Live: 9, Opening: 5}); target.Sessions != 9 {
+		t.Errorf("%d sessions, 9 are up", target.Sessions)
+	}
+}
+
+func TestHostTroubleIsNoLimit(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	for range 20 {
+		s.c.Observe(s.clock(), Signal{Kind: Failed, Host: "192.0.2.4", Began: s.clock().Add(-time.Second)})
+	}
+	if target := s.c.Target(s.clock(), Load{Backlog: 100, Live: 10}); target.Sessions != 10 {
+		t.Errorf("%d sessions after one host's failures", target.Sessions)
+	}
+	for range 10 {
+		s.c.Observe(s.clock(), Signal{Kind: Lost, Host: "192.0.2.1", Began: s.clock()})
+	}
+	s.c.Observe(s.clock(), Signal{Kind: Failed, Host: "192.0.2.1", Began: s.clock()})
+	if target := s.c.Target(s.clock(), Load{Backlog: 100}); target.Sessions > startSessions {
+		t.Errorf("%d sessions for a site with nothing up", target.Sessions)
+	}
+}
+
+func TestWantsNoMoreThanThereIsWorkFor(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	for _, x := range []struct {
+		load Load
+		want int
+	}{
+		{Load{Backlog: 1}, 1},
+		{Load{Backlog: 3, Live: 2, Opening: 1}, 6},
+		{Load{Live: 7}, 7},
+		{Load{}, 0},
+	} {
+		if target := s.c.Target(s.clock(), x.load); target.Sessions != x.want {
+			t.Errorf("%+v: %d sessions, want %d", x.load, target.Sessions, x.want)
+		}
+	}
+}
+
+func TestLetsGoOfSessionsWithoutBacklog(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	live, steps := 10, 0
+	s.c.Target(s.clock(), Load{Live: live})
+	for now := s.c.Next(); !now.IsZero() && steps < 20; now = s.c.Next() {
+		live = s.c.Target(now, Load{Live: live}).Sessions
+		steps++
+	}
+	if live != startSessions {
+		t.Errorf("%d sessions after %d steps without backlog", live, steps)
+	}
+}
+
+func TestLimitsAreObeyedAtOnce(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	s.c.SetLimits(s.clock(), Limits{MaxSessions: 3, MaxRate: 5})
+	if target := s.c.Target(s.clock(), Load{Backlog: 100, Live: 10}); target.Sessions != 3 || target.Pace != 5 {
+		t.Errorf("%+v after new limits", target)
+	}
+}
+
+func TestTightestClampCounts(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	now, load := s.clock(), Load{Backlog: 100, Live: 10}
+	s.c.SetLimits(now, Limits{MaxSessions: 10})
+	s.c.Clamp(now, Clamp{Sessions: 1, Until: now.Add(time.Hour), Reason: "too many connections"})
+	s.c.Clamp(now, Clamp{Sessions: 0, Until: now.Add(time.Minute), Reason: "blocked"})
+	s.c.Clamp(now, Clamp{Sessions: -1, Pace: 2, Until: now.Add(2 * time.Hour), Reason: "slower"})
+	s.c.Clamp(now, Clamp{Sessions: 0, Until: now.Add(-time.Minute), Reason: "long over"})
+	for _, x := range []struct {
+		after    time.Duration
+		sessions int
+		pace     float64
+	}{{0, 0, 2}, {time.Minute, 1, 2}, {time.Hour, 10, 2}, {2 * time.Hour, 10, 0}} {
+		target := s.c.Target(now.Add(x.after), load)
+		if target.Sessions != x.sessions || target.Pace != x.pace {
+			t.Errorf("after %v: %+v, want %d sessions at %v/s", x.after, target, x.sessions, x.pace)
+		}
+		if x.sessions == 0 && (target.Unproven != 0 || !s.c.Next().Equal(now.Add(time.Minute))) {
+			t.Errorf("suspended, yet unproven %d, next %v", target.Unproven, s.c.Next())
+		}
+	}
+}
+
+func TestClampedSiteIsNotProbed(t *testing.T) {
+	t.Parallel()
+	s := newSim(receiver{rtt: testRTT, service: 4 * testRTT, limit: always(10)}, Limits{MaxSessions: 50}, 1)
+	s.run(10 * time.Second)
+	s.c.Clamp(s.clock(), Clamp{Sessions: 50, Until: s.clock().Add(time.Hour), Reason: "r"})
+	refused := len(s.refused)
+	s.run(time.Hour)
+	if len(s.refused) > refused {
+		t.Errorf("%d refusals of a clamped site", len(s.refused)-refused)
+	}
+	s.run(time.Hour + 5*time.Minute)
+	if len(s.refused) == refused {
+		t.Error("no probe after the clamp ended")
+	}
+}
+
+func TestHotPathDoesNotAllocate(t *testing.T) { // AllocsPerRun counts all goroutines: not parallel
+	s := limited(t)
+	s.c.Observe(s.clock(), Signal{Kind: RateRefused, Host: "192.0.2.1", Began: s.clock()})
+	now, load := s.clock(), Load{Backlog: 1000, Live: 10}
+	s.c.SetLimits(now, Limits{MaxSessions: s.c.want})
+	n := testing.AllocsPerRun(1000, func() {
+		now = now.Add(time.Millisecond)
+		s.c.Observe(now, Signal{Kind: Closed, Host: "192.0.2.1", Began: now})
+		s.c.Observe(now, Signal{Kind: Up, Host: "192.0.2.1", Began: now})
+		s.c.Observe(now, Signal{Kind: Accepted, Host: "192.0.2.1", Began: now.Add(-time.Second)})
+		s.c.Target(now, load)
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// Whatever the evidence, the target keeps its bounds.
+func TestTargetKeepsItsBounds(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		limits := Limits{MaxSessions: 1 + r.IntN(30), MaxRate: float64(r.IntN(3)) * 10}
+		now := epoch
+		c := New(now, limits)
+		suspended := time.Time{}
+		load := Load{}
+		for range 2000 {
+			now = now.Add(time.Duration(r.ExpFloat64() * float64(time.Second)))
+			if next := c.Next(); r.IntN(4) == 0 && next.After(now) {
+				now = next
+			}
+			switch r.IntN(40) {
+			case 0:
+				limits.MaxSessions = 1 + r.IntN(30)
+				c.SetLimits(now, limits)
+			case 1:
+				cl := Clamp{Sessions: r.IntN(4) - 1, Pace: r.Float64(), Until: now.Add(time.Duration(r.IntN(100)) * time.Second)}
+				c.Clamp(now, cl)
+				if cl.Sessions == 0 && cl.Until.After(suspended) {
+					suspended = cl.Until
+				}
+			default:
+				c.Observe(now, Signal{Kind: Kind(r.IntN(7)), Host: string(rune('a' + r.IntN(10))), Began: now.Add(-time.Duration(r.IntN(2000)) * time.Millisecond)})
+			}
+			load = Load{Backlog: r.IntN(3) * 1000, Live: r.IntN(limits.MaxSessions + 3), Opening: r.IntN(5)}
+			target := c.Target(now, load)
+			switch {
+			case target.Sessions < 0 || target.Unproven < 0 || target.Sessions > limits.MaxSessions:
+				t.Fatalf("seed %d: %+v with %+v", seed, target, limits)
+			case load.Backlog > 0 && target.Sessions < 1 && !now.Before(suspended):
+				t.Fatalf("seed %d: no session for a backlog", seed)
+			case target.Pace < 0 || limits.MaxRate > 0 && (target.Pace == 0 || target.Pace > limits.MaxRate):
+				t.Fatalf("seed %d: pace %v with %+v", seed, target.Pace, limits)
+			case target.Cause == "":
+				t.Fatalf("seed %d: no cause", seed)
+			case !c.Next().IsZero() && !c.Next().After(now):
+				t.Fatalf("seed %d: next is %v, now %v", seed, c.Next(), now)
+			case load.Backlog > 0 && target.Unproven == 0 && load.Live < target.Sessions && c.Next().IsZero():
+				t.Fatalf("seed %d: waits for nothing: %+v with %+v", seed, target, load)
+			}
+		}
+	}
+}

@@ -1,0 +1,295 @@
+package elastic
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// How connects that the receiver refuses are spaced and read.
+const (
+	strikeWait    = 500 * time.Millisecond // the least between two connects after a refusal
+	strikeWaitMax = 15 * time.Minute
+	forgiveEvery  = 10 * time.Minute
+	lagMax        = 5 * time.Second // longest time we take a slot to be freed late
+	lagNear       = time.Second     // a replacement so soon after a close may have met the old slot
+	lagTriesMax   = 5               // in a row, before it is taken for a limit after all
+	lagEase       = 0.98            // per replacement that came up, at most one a second
+)
+
+// waitAfter is how long no connect is begun after so many refusals in a row: short
+// at first, for a slot that is freed late, then growing faster than a receiver's
+// penalties, then doubling, so that a shut door is found open again no later than
+// it was shut.
+func waitAfter(strikes int) time.Duration {
+	switch {
+	case strikes <= 2:
+		return strikeWait
+	case strikes <= 5:
+		return strikeWait << (2 * (strikes - 2))
+	}
+	return min(time.Minute<<min(strikes-6, 8), strikeWaitMax)
+}
+
+// door is what is known of getting in: when connects may begin, and how late the
+// receiver frees the slot of a session that ended.
+type door struct {
+	cut      time.Time // connects begun before it tell nothing new
+	cutting  string    // a cut to be made at the next Target, with the cause
+	strikes  int       // refused in a row, none up since
+	opens    time.Time // no connect before
+	live     int       // sessions at the last strike
+	want     int       // sessions wanted before the first
+	regain   int       // sessions to come back to after a row of strikes; 0: none
+	struck   time.Time // the last strike
+	proved   bool      // all we had was up again, with a new connect, after a refusal of more
+	prompted bool      // not so at the first strike
+	waryGap  time.Duration
+	was      time.Time // punish before the first
+	eased    time.Time // when lag was last made shorter
+	punish   time.Time // refusals are taken to be punished until then
+	lag      time.Duration
+	freed    time.Time // when the slot ended that the first strike may have met; zero: none
+	tries    int       // strikes put down to lag
+	closes   [64]time.Time
+	nclosed  int
+	hosts    [8]host
+	nhosts   int
+}
+
+// host is a server of the site that was met.
+type host struct {
+	name     string
+	accepted bool
+	forgiven time.Time // last
+}
+
+func (d *door) wary(now time.Time) bool { return now.Before(d.punish) }
+
+func (d *door) closed(now time.Time) {
+	d.closes[d.nclosed%len(d.closes)] = now
+	d.nclosed++
+}
+
+// lastClose is the newest close before t.
+func (d *door) lastClose(t time.Time) time.Time {
+	for i := d.nclosed - 1; i >= max(0, d.nclosed-len(d.closes)); i-- {
+		if at := d.closes[i%len(d.closes)]; !at.After(t) {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// held is how many slots the receiver may not have freed yet, and when the first
+// of them will be free.
+func (d *door) held(now time.Time) (n int, free time.Time) {
+	if d.lag == 0 {
+		return 0, free
+	}
+	for i := d.nclosed - 1; i >= max(0, d.nclosed-len(d.closes)); i-- {
+		at := d.closes[i%len(d.closes)].Add(d.lag)
+		if !at.After(now) {
+			break
+		}
+		n, free = n+1, at
+	}
+	return n, free
+}
+
+func (d *door) find(name string) *host {
+	for i := range d.hosts[:min(d.nhosts, len(d.hosts))] {
+		if d.hosts[i].name == name {
+			return &d.hosts[i]
+		}
+	}
+	h := &d.hosts[d.nhosts%len(d.hosts)]
+	d.nhosts++
+	*h = host{name: name}
+	return h
+}
+
+// forgive says that a refusal is this host's own affair: it never let us in, and
+// another did. It is said rarely for a host, since it may be mistaken.
+func (d *door) forgive(now time.Time, name string) bool {
+	h := d.find(name)
+	if h.accepted || !h.forgiven.IsZero() && now.Sub(h.forgiven) < forgiveEvery {
+		return false
+	}
+	for i := range d.hosts {
+		if d.hosts[i].accepted {
+			h.forgiven = now
+			return true
+		}
+	}
+	return false
+}
+
+// cameUp takes in a connection that came up. After refusals of replacements it
+// tells which of their causes it was. A slot freed late, if it took no longer than
+// that may: then all is as it was. Otherwise we go back, step by step, to what we
+// had: if that comes up the door was only shut for a while, as a punishment; if
+// not, the limit was lowered (endProbe sees that).
+func (c *Control) cameUp(now time.Time, s Signal) {
+	d := &c.door
+	d.find(s.Host).accepted = true
+	if s.Began.Before(d.cut) {
+		return
+	}
+	if d.strikes == 0 {
+		d.proved = d.proved || c.load.Live >= c.want-c.want/8
+		if d.lag > 0 && now.Sub(d.eased) >= time.Second {
+			d.eased = now
+			d.lag = time.Duration(lagEase * float64(d.lag))
+			if d.lag < 10*time.Millisecond {
+				d.lag = 0
+			}
+		}
+		return
+	}
+	late := s.Began.Sub(d.freed)
+	switch {
+	case !d.freed.IsZero() && late <= lagMax:
+		d.lag, d.eased = max(d.lag, late), now
+		d.punish = d.was
+		if d.want > c.want {
+			c.set(now, d.want, fmt.Sprintf("%s frees a slot only %.2g s after a session ended", s.Host, late.Seconds()))
+		}
+	case d.wary(now):
+		d.regain = max(d.regain, d.want)
+		c.streak, c.probeAt, c.credit = 0, now, max(c.credit, 1)
+		c.set(now, c.load.Live, fmt.Sprintf("%s lets us in again", s.Host))
+	}
+	d.strikes, d.opens = 0, time.Time{}
+}
+
+// notRegained reads a refusal on the way back to what we had: the limit is lower
+// than it was. If that followed upon a refusal it is the answer to it, and time
+// will help; else it is the receiver's own affair, and it is probed as ever.
+func (c *Control) notRegained(now time.Time) {
+	d := &c.door
+	if !d.prompted {
+		d.punish = time.Time{}
+		return
+	}
+	c.probeAt = now.Add(d.waryGap)
+	d.waryGap = min(2*d.waryGap, waryGapMax)
+}
+
+// refused reads a refusal of a connect or of a transaction on a session.
+func (c *Control) refused(now time.Time, s Signal) {
+	c.credit = max(creditMin, c.credit-1)
+	d := &c.door
+	// One begun before the last cut met the crowd that the cut has thinned.
+	if s.Began.Before(d.cut) || d.forgive(now, s.Host) {
+		return
+	}
+	d.cut = now
+	switch c.phase {
+	case probe:
+		d.cutting = said(s)
+		d.proved = false
+	case grow, flat:
+		c.phase, c.streak = hold, 0
+		c.probeAt = now.Add(c.probeGap)
+		d.cutting = said(s)
+		d.proved = false
+	case hold:
+		c.strike(now, s)
+	}
+}
+
+// said names a signal's host and reply.
+func said(s Signal) string {
+	if s.Text == "" {
+		return s.Host
+	}
+	return s.Host + " said " + s.Text
+}
+
+// strike reads a refusal though we asked for no more than was held before: the
+// old session's slot may not be free yet, the limit may have been lowered, or the
+// receiver punishes an earlier refusal. Waiting is right in all three.
+func (c *Control) strike(now time.Time, s Signal) {
+	d := &c.door
+	d.strikes++
+	d.live, d.struck = c.load.Live, now
+	if d.strikes == 1 {
+		d.want, d.was, d.prompted = c.want, d.punish, !d.proved
+		if now.Sub(d.opens) > time.Minute {
+			d.tries = 0
+		}
+		d.freed = d.lastClose(s.Began)
+		if s.Began.Sub(d.freed) > d.lag+lagNear || d.tries >= lagTriesMax {
+			d.freed = time.Time{}
+		}
+	}
+	d.opens = now.Add(waitAfter(d.strikes))
+	if !d.freed.IsZero() {
+		d.tries++
+	}
+	if d.strikes >= 3 && !d.wary(now) {
+		d.punish, d.regain, d.waryGap = now.Add(waryFor), 0, waryGapMin
+	}
+	if d.freed.IsZero() || d.strikes >= 3 {
+		d.cutting = said(s)
+		c.streak = 0
+		if at := now.Add(c.probeGap); c.probeAt.Before(at) {
+			c.probeAt = at
+		}
+	}
+}
+
+// settle makes a cut, now that the number of accepted sessions is known, and
+// counts in those that were on their way when it was made.
+func (c *Control) settle(now time.Time) {
+	d := &c.door
+	if d.cutting != "" {
+		cause := fmt.Sprintf("refused with %d up: %s", c.load.Live, d.cutting)
+		d.cutting = ""
+		if c.phase == probe {
+			c.endProbe(now, cause)
+			return
+		}
+		if c.load.Live < c.want {
+			c.set(now, c.load.Live, cause)
+		}
+		return
+	}
+	if c.phase == hold && c.load.Live > c.want && c.want < c.limits.MaxSessions && now.Sub(d.cut) < settleFor {
+		c.set(now, c.load.Live, fmt.Sprintf("%d up", c.load.Live))
+	}
+}
+
+// unproven is how many connects may be under way: so many that a doubling takes
+// about as long as a transaction, since each one under way may turn out to be
+// one too many; never more than half of what is up, or two.
+func (c *Control) unproven(now time.Time, sessions int) int {
+	d := &c.door
+	live := c.load.Live
+	n := max(2, live/2)
+	if c.latency > 0 && c.connect > 0 {
+		n = min(n, max(2, int(math.Ceil(float64(live)*c.connect/c.latency))))
+	}
+	if d.strikes > 0 {
+		n = 1
+		// Waiting ends early when much of what was up has ended meanwhile.
+		if now.Before(d.opens) && (live == 0 || 2*live > d.live || now.Sub(d.struck) < strikeWait) {
+			return 0
+		}
+	} else if d.wary(now) {
+		n = 1
+	}
+	held, _ := d.held(now)
+	return max(0, min(n, sessions-held-live))
+}
+
+func (d *door) wake(now time.Time, l Load, sooner func(time.Time)) {
+	if d.strikes > 0 {
+		sooner(d.struck.Add(strikeWait))
+		sooner(d.opens)
+	}
+	if _, free := d.held(now); !free.IsZero() {
+		sooner(free)
+	}
+}

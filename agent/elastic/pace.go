@@ -1,0 +1,129 @@
+package elastic
+
+import (
+	"fmt"
+	"time"
+)
+
+// How the pace answers the receiver's "too fast".
+const (
+	paceCutTo    = 0.9              // of the measured goodput
+	paceCutEvery = 2 * time.Second  // messages already sent must not cut twice
+	paceStep     = 5 * time.Second  // between two small steps up
+	paceProof    = 10               // messages accepted at a pace before it is raised
+	paceGain     = 0.02             // of each of the first steps
+	paceGainMax  = 0.5              // of the steps after a long clean time
+	paceCareful  = 10               // steps before they grow: 0.9*1.02^10 is past the rate that was refused
+	paceStart    = 1.0              // messages per second, when too few were accepted to measure
+	paceFloor    = 0.1              // messages per second
+	meterWindow  = 10 * time.Second // long enough for a rate of one message a second
+)
+
+// meter measures accepted messages per second over about meterWindow.
+type meter struct {
+	from time.Time // of the current window
+	cur  int
+	prev float64 // messages per second in the window before
+}
+
+func (m *meter) add(now time.Time) {
+	m.roll(now)
+	m.cur++
+}
+
+func (m *meter) roll(now time.Time) {
+	if m.from.IsZero() {
+		m.from = now
+	}
+	switch d := now.Sub(m.from); {
+	case d < meterWindow:
+	case d < 2*meterWindow:
+		m.prev = float64(m.cur) / meterWindow.Seconds()
+		m.from, m.cur = m.from.Add(meterWindow), 0
+	default:
+		*m = meter{from: now}
+	}
+}
+
+func (m *meter) rate(now time.Time) float64 {
+	m.roll(now)
+	d := now.Sub(m.from)
+	if m.prev == 0 { // the first window: what there is of it
+		return float64(m.cur) / max(d, 100*time.Millisecond).Seconds()
+	}
+	share := float64(d) / float64(meterWindow)
+	return m.prev*(1-share) + float64(m.cur)/meterWindow.Seconds()
+}
+
+// pace is the rate limit that was found, if any.
+type pace struct {
+	value float64   // messages per second; 0: none
+	cut   time.Time // when it was last lowered
+	step  time.Time // when it may next be raised
+	clean int       // steps up since the last cut
+	good  int       // accepted since the last step or cut, of those begun after it
+	bad   int       // refused, likewise since the cut
+	seen  int       // accepted since the cut, begun after it
+}
+
+func (p *pace) accepted(began time.Time) {
+	if p.value != 0 && !began.Before(p.cut) {
+		p.good++
+		p.seen++
+	}
+}
+
+// tooFast lowers the pace. A transaction begun before the last cut tells
+// nothing about the pace that was set then.
+func (c *Control) tooFast(now time.Time, s Signal) {
+	p := &c.pace
+	if s.Began.Before(p.cut) {
+		return
+	}
+	p.bad++
+	rate := c.meter.rate(now)
+	was, next := p.value, paceCutTo*rate
+	if c.meter.cur < 4 && c.meter.prev == 0 {
+		next = max(next, paceStart)
+	}
+	if was > 0 {
+		switch {
+		case now.Sub(p.cut) >= paceCutEvery:
+			// The measured rate lags; never less than half in one go.
+			next = min(max(next, was/2), paceCutTo*was)
+		case p.bad >= 4 && p.bad > p.seen: // most are refused: still far too fast
+			next = was / 2
+		default:
+			return
+		}
+	}
+	p.value = max(next, paceFloor)
+	p.cut, p.step = now, now.Add(paceStep)
+	p.clean, p.good, p.bad, p.seen = 0, 0, 0, 0
+	c.record(now, c.want, fmt.Sprintf("too fast at %.3g messages/s accepted, pace now %.3g/s: %s", rate, p.value, said(s)))
+}
+
+// recover raises the pace in time: in small steps near the rate that was
+// refused, in growing ones after that, and drops it when it binds no more.
+func (c *Control) recover(now time.Time) {
+	p := &c.pace
+	if p.value == 0 || now.Before(p.step) {
+		return
+	}
+	p.step = now.Add(paceStep)
+	if p.good < paceProof { // hardly used, so untested
+		return
+	}
+	p.good = 0
+	p.clean++
+	gain := paceGain
+	if over := p.clean - paceCareful; over > 0 {
+		gain = min(paceGainMax, paceGain*float64(int(1)<<min(over, 8)))
+	}
+	p.value *= 1 + gain
+	if rate := c.meter.rate(now); p.clean > paceCareful && c.load.Backlog > 0 && p.value > 4*rate {
+		p.value = 0
+		c.restart()
+		c.record(now, c.want, fmt.Sprintf("no pace needed at %.3g messages/s", rate))
+	}
+}

@@ -1,0 +1,144 @@
+package outcome
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// stuckRetry is how often the host MTA is asked again to take what it refused.
+const stuckRetry = time.Hour
+
+// Decide says what follows from an attempt.
+func (p Policy) Decide(now time.Time, a Attempt) Decision {
+	r := read(&a)
+	d := Decision{Class: r.class, Scope: r.scope, Signal: r.sig, Enhanced: r.enhanced, Reason: reason(&a)}
+	switch {
+	case r.end == delivered:
+		d.Action = Deliver
+	case r.end == damaged:
+		d.Action = Damage
+	case a.Relay:
+		p.atRelay(now, &a, &r, &d)
+	case r.end == permanent:
+		d.Action = Bounce
+	case r.end == unfit:
+		d.Action = HandBack
+	case p.expired(now, &a):
+		d.Action, d.Class, d.Enhanced = Bounce, ClassExpired, "4.4.7"
+		d.Reason = fmt.Sprintf("message expired after %s in the queue: %s", days(p.Expire), d.Reason)
+	default:
+		d.Action, d.Due = Retry, p.due(now, &a)
+	}
+	return d
+}
+
+// atRelay decides on what was given to the host MTA. It is the last resort, and a
+// report of its failure would go the same way: so it never bounces, neither by a
+// refusal nor by age.
+func (p Policy) atRelay(now time.Time, a *Attempt, r *reading, d *Decision) {
+	if r.end != temporary || p.expired(now, a) {
+		d.Action, d.Due = Stuck, now.Add(stuckRetry)
+		return
+	}
+	d.Action, d.Due = Retry, now.Add(min(p.atRelayWait(a.Tries), stuckRetry))
+}
+
+// atRelayWait is short at first: the host is near, and most often just restarts.
+func (p Policy) atRelayWait(tries int) time.Duration {
+	switch tries {
+	case 0:
+		return 10 * time.Second
+	case 1:
+		return 30 * time.Second
+	case 2:
+		return time.Minute
+	case 3:
+		return 2 * time.Minute
+	}
+	return p.wait(tries - 4)
+}
+
+// wait is the time between a try and the next.
+func (p Policy) wait(tries int) time.Duration {
+	if len(p.Retry) == 0 {
+		return 30 * time.Minute
+	}
+	return p.Retry[max(0, min(tries, len(p.Retry)-1))]
+}
+
+// expired says whether a failure now is final.
+func (p Policy) expired(now time.Time, a *Attempt) bool {
+	return p.Expire > 0 && !a.Born.IsZero() && !now.Before(a.Born.Add(p.Expire))
+}
+
+// due is the next try: never after expiry, so that the last one is made then.
+func (p Policy) due(now time.Time, a *Attempt) time.Time {
+	due := now.Add(p.wait(a.Tries))
+	if p.Expire > 0 && !a.Born.IsZero() {
+		if end := a.Born.Add(p.Expire); due.After(end) {
+			return end
+		}
+	}
+	return due
+}
+
+// reason is one line in the words of Postfix's log.
+func reason(a *Attempt) string {
+	text := strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f {
+			return ' '
+		}
+		return c
+	}, a.Text)
+	if a.Code <= 0 {
+		if text == "" {
+			text = a.Fault.String()
+		}
+		if a.Peer != "" && !strings.Contains(text, a.Peer) {
+			return a.Peer + ": " + text
+		}
+		return text
+	}
+	reply := fmt.Sprint(a.Code)
+	if _, _, ok := split(a.Enhanced); ok {
+		reply += " " + a.Enhanced
+	}
+	if text != "" {
+		reply += " " + text
+	}
+	host := "host"
+	if a.Peer != "" {
+		host += " " + a.Peer
+	}
+	switch {
+	case a.Code/100 == 2:
+		return reply
+	case a.Stage == Connect:
+		return host + " refused to talk to me: " + reply
+	}
+	return fmt.Sprintf("%s said: %s (in reply to %s)", host, reply, a.Stage.command())
+}
+
+// command is what a reply at the stage answered.
+func (s Stage) command() string {
+	switch s {
+	case TLS:
+		return "STARTTLS command"
+	case Mail:
+		return "MAIL FROM command"
+	case Rcpt:
+		return "RCPT TO command"
+	case Data:
+		return "end of DATA command"
+	}
+	return "no command"
+}
+
+// days writes a time the way it stands in the configuration.
+func days(d time.Duration) string {
+	if d >= 24*time.Hour && d%(24*time.Hour) == 0 {
+		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	}
+	return d.String()
+}

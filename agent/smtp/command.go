@@ -1,0 +1,129 @@
+package smtp
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// appendMail appends the MAIL command with the arguments this peer takes.
+func (c *Conn) appendMail(b []byte, tx *Tx) []byte {
+	b = append(b, "MAIL FROM:<"...)
+	b = append(b, tx.Sender...)
+	b = append(b, '>')
+	if c.ext.Size && tx.Size > 0 {
+		b = append(b, " SIZE="...)
+		b = strconv.AppendInt(b, tx.Size, 10)
+	}
+	if c.ext.EightBitMIME && tx.EightBit {
+		b = append(b, " BODY=8BITMIME"...)
+	}
+	if c.ext.SMTPUTF8 && needsUTF8(tx) {
+		b = append(b, " SMTPUTF8"...)
+	}
+	for _, a := range tx.Args {
+		if c.passes(a, "RET") || c.passes(a, "ENVID") {
+			b = append(append(b, ' '), a...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+// appendRcpt appends the RCPT command for one recipient.
+func (c *Conn) appendRcpt(b []byte, r *Rcpt) []byte {
+	b = append(b, "RCPT TO:<"...)
+	b = append(b, r.Address...)
+	b = append(b, '>')
+	for _, a := range r.Args {
+		if c.passes(a, "NOTIFY") || c.passes(a, "ORCPT") {
+			b = append(append(b, ' '), a...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+// passes tells whether arg is the DSN argument keyword and fit for this peer.
+func (c *Conn) passes(arg, keyword string) bool {
+	if !c.ext.DSN || !hasKeyword(arg, keyword) || (!c.ext.SMTPUTF8 && !isASCII(arg)) {
+		return false
+	}
+	for i := range len(arg) {
+		if arg[i] <= ' ' || arg[i] == 0x7f {
+			return false
+		}
+	}
+	return utf8.ValidString(arg)
+}
+
+// hasKeyword tells whether arg is keyword or keyword=value.
+func hasKeyword(arg, keyword string) bool {
+	k, _, _ := strings.Cut(arg, "=")
+	return strings.EqualFold(k, keyword)
+}
+
+// needsUTF8 tells whether a transaction must be declared SMTPUTF8 where that is
+// offered: for an address or argument beyond ASCII, or because the client did.
+func needsUTF8(tx *Tx) bool {
+	if !isASCII(tx.Sender) {
+		return true
+	}
+	for _, a := range tx.Args {
+		if !isASCII(a) || hasKeyword(a, "SMTPUTF8") {
+			return true
+		}
+	}
+	for i := range tx.Recipients {
+		r := &tx.Recipients[i]
+		if !isASCII(r.Address) {
+			return true
+		}
+		for _, a := range r.Args {
+			if !isASCII(a) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// usable says why an address cannot go to this peer, nil if it can.
+func (c *Conn) usable(address string) error {
+	if !isPath(address) {
+		return ErrBadAddress
+	}
+	if !c.ext.SMTPUTF8 && !isASCII(address) {
+		return ErrNeedsSMTPUTF8
+	}
+	return nil
+}
+
+// isPath tells whether s can stand between angle brackets without ending them
+// or the line. It does not judge syntax further; that is the server's to do.
+func isPath(s string) bool {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch b := s[i]; {
+		case b < ' ' || b == 0x7f:
+			return false
+		case b == '"':
+			quoted = !quoted
+		case quoted && b == '\\':
+			i++
+			if i == len(s) || s[i] < ' ' || s[i] == 0x7f {
+				return false
+			}
+		case !quoted && (b == ' ' || b == '<' || b == '>'):
+			return false
+		}
+	}
+	return !quoted && utf8.ValidString(s)
+}

@@ -1,0 +1,167 @@
+package smtp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Conn is one connection to an SMTP server, past greeting, EHLO and STARTTLS.
+type Conn struct {
+	addr     netip.AddrPort
+	timeouts Timeouts
+	wire     wire
+	replies  replyReader
+	ext      Extensions
+	tls      *tls.Conn // nil: plain
+	closed   atomic.Bool
+
+	transactions int
+	stale        bool  // the last transaction failed: RSET before the next
+	lost         error // a write failed: only what the peer said before is still read
+
+	command []byte // scratch: commands of one write
+	steps   []step // scratch: commands of one transaction
+
+	writeBlock func([]byte) (int, error) // writes content
+
+	idle     syscall.RawConn // nil: the transport has none
+	peek     func(fd uintptr)
+	readable bool // peek's answer
+}
+
+func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts) *Conn {
+	c := &Conn{addr: addr, timeouts: t}
+	c.wire.raw, c.wire.nc = nc, nc
+	c.wire.ctx = context.Background()
+	c.replies = newReplyReader(&c.wire)
+	c.writeBlock = func(p []byte) (int, error) { return c.wire.write(p, t.DataBlock) }
+	if s, ok := nc.(syscall.Conn); ok {
+		if rc, err := s.SyscallConn(); err == nil {
+			c.idle, c.peek = rc, c.poll
+		}
+	}
+	return c
+}
+
+// RemoteAddr is the address that was dialled.
+func (c *Conn) RemoteAddr() netip.AddrPort { return c.addr }
+
+// Extensions is what the peer offers, after STARTTLS if there was one.
+func (c *Conn) Extensions() Extensions { return c.ext }
+
+// TLS gives the state of the encryption; ok is false on a plain connection.
+func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
+	if c.tls == nil {
+		return tls.ConnectionState{}, false
+	}
+	return c.tls.ConnectionState(), true
+}
+
+// Transactions counts the transactions begun on this connection, refused ones
+// included.
+func (c *Conn) Transactions() int { return c.transactions }
+
+// Check tells whether an idle connection is still usable: nil, or an *Error
+// after which it is closed. The peer may have closed it, or said something (421
+// before it closes: then the reply is in the error). It costs one system call
+// and waits only if something has arrived. The transport must have a
+// SyscallConn; otherwise only what was read already is looked at.
+func (c *Conn) Check() error {
+	if c.closed.Load() {
+		return &Error{Stage: StageIdle, Err: net.ErrClosed}
+	}
+	if !c.replies.unread() {
+		if c.idle == nil {
+			return nil
+		}
+		c.readable = false
+		if err := c.idle.Control(c.peek); err != nil {
+			return c.fail(StageIdle, err)
+		}
+		if !c.readable {
+			return nil
+		}
+	}
+	c.wire.bind(context.Background())
+	err := c.reply(checkWait, nil)
+	switch {
+	case err == nil:
+		return c.failReply(StageIdle, ErrOutOfTurn)
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.tls != nil && !c.replies.unread():
+		return nil // TLS has things of its own to say, such as session tickets
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = ErrOutOfTurn
+	}
+	return c.fail(StageIdle, err)
+}
+
+// checkWait is how long Check waits for the rest of what has begun to arrive.
+const checkWait = 50 * time.Millisecond
+
+// poll asks the kernel whether a read would return anything: octets, the
+// peer's end, or an error.
+func (c *Conn) poll(fd uintptr) {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+	for {
+		n, err := unix.Poll(fds[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		c.readable = err != nil || n > 0
+		return
+	}
+}
+
+// Quit says QUIT, waits for the reply at most Timeouts.Quit or until ctx ends,
+// and closes. It is for idle connections; on a closed one it does nothing.
+func (c *Conn) Quit(ctx context.Context) {
+	if c.closed.Load() {
+		return
+	}
+	defer c.Close()
+	c.wire.bind(ctx)
+	end := time.Now().Add(c.timeouts.Quit)
+	if _, err := c.wire.write([]byte("QUIT\r\n"), c.timeouts.Quit); err != nil {
+		return
+	}
+	if c.reply(max(0, time.Until(end)), nil) == nil && c.tls != nil {
+		_ = c.tls.Close() // says close_notify
+	}
+}
+
+// Close cuts the connection, without a word and without waiting. A Send under
+// way in another goroutine fails. It may be called again.
+func (c *Conn) Close() {
+	if c.closed.CompareAndSwap(false, true) {
+		// The TCP connection, not TLS: its goodbye could block.
+		_ = c.wire.raw.Close()
+	}
+	c.wire.release()
+}
+
+// reply reads the next reply within d; it is in c.replies then.
+func (c *Conn) reply(d time.Duration, each func(text []byte)) error {
+	c.wire.await(d)
+	return c.replies.next(each)
+}
+
+// fail closes the connection and says why.
+func (c *Conn) fail(stage Stage, err error) error {
+	c.Close()
+	return &Error{Stage: stage, Err: err}
+}
+
+// failReply closes the connection over the reply just read.
+func (c *Conn) failReply(stage Stage, err error) error {
+	c.Close()
+	return &Error{Stage: stage, Reply: c.replies.reply(), Err: err}
+}

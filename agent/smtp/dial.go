@@ -1,0 +1,168 @@
+package smtp
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Dial connects to addr and brings the connection up: greeting, EHLO or HELO,
+// STARTTLS and the second EHLO as o.TLS says. Each step has its timeout; ctx
+// interrupts them all, and has no hold on the connection afterwards.
+//
+// The error is an *Error. One with StageStartTLS means that TLS did not come
+// about: nothing is tried again here. With Opportunistic a peer that does not
+// offer STARTTLS or answers it with 4xx or 5xx is spoken to in plain text;
+// where the handshake fails the connection is gone, and the caller may dial
+// again with None.
+func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
+	if o.Hello == "" || !isPath(o.Hello) || strings.Contains(o.Hello, `"`) {
+		return nil, &Error{Stage: StageConnect, Err: ErrBadHello}
+	}
+	t := o.Timeouts.orDefault()
+	dial := o.Dial
+	if dial == nil {
+		var d net.Dialer
+		if o.Local.IsValid() {
+			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Local, 0))
+		}
+		dial = d.DialContext
+	}
+	connect, cancel := context.WithTimeout(ctx, t.Connect)
+	defer cancel()
+	nc, err := dial(connect, "tcp", addr.String())
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, &Error{Stage: StageConnect, Err: err}
+	}
+
+	c := newConn(nc, addr, t)
+	c.wire.bind(ctx)
+	if err := c.open(&o); err != nil {
+		return nil, err
+	}
+	c.wire.release()
+	return c, nil
+}
+
+// open takes the dialogue to where MAIL may follow.
+func (c *Conn) open(o *Options) error {
+	if err := c.reply(c.timeouts.Greeting, nil); err != nil {
+		return c.fail(StageGreeting, err)
+	}
+	if c.replies.code/100 != 2 {
+		return c.refused(StageGreeting)
+	}
+	if err := c.hello(o.Hello); err != nil {
+		return err
+	}
+	if o.TLS == None {
+		return nil
+	}
+	if !c.ext.StartTLS {
+		if o.TLS == Opportunistic {
+			return nil
+		}
+		c.goodbye()
+		return c.fail(StageStartTLS, ErrNoTLS)
+	}
+	return c.startTLS(o)
+}
+
+// hello says EHLO, and HELO where that is answered with 5xx (RFC 5321 3.2).
+func (c *Conn) hello(name string) error {
+	c.ext = Extensions{}
+	first := true
+	err := c.ask(StageHello, "EHLO "+name, func(text []byte) {
+		if !first { // the first line is the server's name
+			c.ext.add(text)
+		}
+		first = false
+	})
+	if err != nil {
+		return err
+	}
+	switch c.replies.code / 100 {
+	case 2:
+		return nil
+	case 5:
+		c.ext = Extensions{}
+	default:
+		return c.refused(StageHello)
+	}
+	if err := c.ask(StageHello, "HELO "+name, nil); err != nil {
+		return err
+	}
+	if c.replies.code/100 != 2 {
+		return c.refused(StageHello)
+	}
+	return nil
+}
+
+// startTLS says STARTTLS (RFC 3207), shakes hands and says EHLO again: what was
+// offered before may have been forged.
+func (c *Conn) startTLS(o *Options) error {
+	if err := c.ask(StageStartTLS, "STARTTLS", nil); err != nil {
+		return err
+	}
+	if code := c.replies.code; code/100 != 2 {
+		if o.TLS == Opportunistic && code != 421 && code/100 != 3 {
+			return nil
+		}
+		return c.refused(StageStartTLS)
+	}
+	if c.replies.unread() {
+		// Sent in the clear, it would be taken for a reply from inside TLS.
+		return c.fail(StageStartTLS, ErrOutOfTurn)
+	}
+	var conf *tls.Config
+	if o.TLSConfig != nil {
+		conf = o.TLSConfig.Clone()
+	} else {
+		conf = &tls.Config{}
+	}
+	conf.ServerName = strings.TrimSuffix(o.ServerName, ".")
+	conf.InsecureSkipVerify = o.TLS != Verify
+	conf.DynamicRecordSizingDisabled = true // a record is a write; small ones help only browsers
+
+	tc := tls.Client(c.wire.raw, conf)
+	if err := c.wire.handshake(tc, c.timeouts.Hello); err != nil {
+		return c.fail(StageStartTLS, err)
+	}
+	c.tls = tc
+	return c.hello(o.Hello)
+}
+
+// ask writes one command and reads its reply, a Timeouts.Hello each. 421 is an
+// error wherever it comes.
+func (c *Conn) ask(stage Stage, command string, each func([]byte)) error {
+	_, err := c.wire.write([]byte(command+"\r\n"), c.timeouts.Hello)
+	if err != nil {
+		return c.fail(stage, err)
+	}
+	if err := c.reply(c.timeouts.Hello, each); err != nil {
+		return c.fail(stage, err)
+	}
+	if c.replies.code == 421 {
+		return c.refused(stage)
+	}
+	return nil
+}
+
+// refused ends the connection over the reply just read.
+func (c *Conn) refused(stage Stage) error {
+	if c.replies.code != 421 {
+		c.goodbye()
+	}
+	return c.failReply(stage, nil)
+}
+
+// goodbye says QUIT without waiting for the answer; a full buffer is no reason
+// to wait either.
+func (c *Conn) goodbye() {
+	_, _ = c.wire.write([]byte("QUIT\r\n"), c.timeouts.Quit)
+}

@@ -1,0 +1,125 @@
+package smtp
+
+import (
+	"errors"
+	"strconv"
+)
+
+// Reasons for RcptResult.Err: the recipient was not offered, nothing was
+// written for it, and the connection can be used further.
+var (
+	// ErrTooBig means that Tx.Size exceeds the limit the peer declared with
+	// SIZE (RFC 1870).
+	ErrTooBig = errors.New("message is larger than the server accepts")
+	// ErrNeedsSMTPUTF8 means that the sender's or this recipient's address is
+	// not ASCII and the peer does not offer SMTPUTF8 (RFC 6531).
+	ErrNeedsSMTPUTF8 = errors.New("address needs SMTPUTF8, which the server does not offer")
+	// ErrBadAddress means that the sender's or this recipient's address cannot
+	// stand in a command: control characters, unquoted blanks or angle
+	// brackets, an open quote, octets that are not UTF-8, or nothing at all.
+	ErrBadAddress = errors.New("address cannot be written in an SMTP command")
+)
+
+// Causes in Error.Err beside those of net, crypto/tls, context and io.
+var (
+	// ErrContent wraps what reading Tx.Content failed with.
+	ErrContent = errors.New("content could not be read")
+	// ErrMalformedReply means that the peer sent something that is no SMTP
+	// reply, or one that is no answer to its command.
+	ErrMalformedReply = errors.New("malformed reply")
+	// ErrReplyTooLong means that a reply exceeded 64 KiB or 256 lines.
+	ErrReplyTooLong = errors.New("reply too long")
+	// ErrOutOfTurn means that the peer sent something nobody had asked for.
+	ErrOutOfTurn = errors.New("server spoke out of turn")
+	// ErrNoTLS means that TLS is required and the peer does not offer STARTTLS.
+	ErrNoTLS = errors.New("server does not offer STARTTLS")
+	// ErrBadHello means that Options.Hello cannot stand in a command.
+	ErrBadHello = errors.New("unusable EHLO name")
+)
+
+// Stage says what a reply answered, or where a connection failed.
+type Stage uint8
+
+// The stages of a dialogue.
+const (
+	StageConnect Stage = iota
+	StageGreeting
+	StageHello
+	StageStartTLS
+	StageMail
+	StageRcpt
+	StageData    // the DATA command
+	StageContent // while the content was being written
+	StageDot     // the final dot
+	StageReset
+	StageQuit
+	StageIdle // between transactions
+)
+
+// String names the stage as logs do.
+func (s Stage) String() string {
+	switch s {
+	case StageConnect:
+		return "connect"
+	case StageGreeting:
+		return "greeting"
+	case StageHello:
+		return "EHLO"
+	case StageStartTLS:
+		return "STARTTLS"
+	case StageMail:
+		return "MAIL"
+	case StageRcpt:
+		return "RCPT"
+	case StageData:
+		return "DATA"
+	case StageContent:
+		return "content"
+	case StageDot:
+		return "final dot"
+	case StageReset:
+		return "RSET"
+	case StageQuit:
+		return "QUIT"
+	case StageIdle:
+		return "idle"
+	}
+	return "unknown"
+}
+
+// Error is a failure that ended a connection, or kept it from coming up.
+type Error struct {
+	Stage Stage
+	Reply Reply // Code 0 when the server said nothing
+	Err   error // the cause when there was no reply: a net.Error, a TLS error, io.EOF, a context's error
+}
+
+// Error gives the stage and the reply or the cause: "RCPT: 421 4.3.2 shutting down".
+func (e *Error) Error() string {
+	if e.Reply.Code == 0 {
+		if e.Err == nil {
+			return e.Stage.String() + ": failed"
+		}
+		return e.Stage.String() + ": " + e.Err.Error()
+	}
+	s := e.Stage.String() + ": " + e.Reply.String()
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// String gives the reply on one line: code, enhanced code, text.
+func (r Reply) String() string {
+	s := strconv.Itoa(r.Code)
+	if r.Enhanced != "" {
+		s += " " + r.Enhanced
+	}
+	if r.Text != "" {
+		s += " " + r.Text
+	}
+	return s
+}

@@ -1,0 +1,49 @@
+package smtp
+
+import (
+	"bytes"
+	"strconv"
+)
+
+// Extensions are what the peer's EHLO reply offers; all zero after HELO.
+type Extensions struct {
+	Pipelining    bool  // RFC 2920
+	Size          bool  // RFC 1870
+	MaxSize       int64 // octets of a message at most; 0: the peer named no limit
+	EightBitMIME  bool  // RFC 6152
+	SMTPUTF8      bool  // RFC 6531
+	DSN           bool  // RFC 3461
+	StartTLS      bool  // RFC 3207
+	EnhancedCodes bool  // RFC 2034
+}
+
+// add takes one line of an EHLO reply in, "SIZE 1000000". Keywords are case
+// insensitive (RFC 5321 4.1.1.1), unknown ones are ignored.
+func (e *Extensions) add(line []byte) {
+	f := bytes.Fields(line)
+	if len(f) == 0 {
+		return
+	}
+	switch string(bytes.ToUpper(f[0])) {
+	case "PIPELINING":
+		e.Pipelining = true
+	case "SIZE":
+		e.Size = true
+		if len(f) > 1 {
+			// A limit that is no number is no limit: the server will say.
+			if n, err := strconv.ParseInt(string(f[1]), 10, 64); err == nil && n > 0 {
+				e.MaxSize = n
+			}
+		}
+	case "8BITMIME":
+		e.EightBitMIME = true
+	case "SMTPUTF8":
+		e.SMTPUTF8 = true
+	case "DSN":
+		e.DSN = true
+	case "STARTTLS":
+		e.StartTLS = true
+	case "ENHANCEDSTATUSCODES":
+		e.EnhancedCodes = true
+	}
+}
