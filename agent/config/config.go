@@ -1,11 +1,28 @@
 // Package config owns Millrace's configuration: plain data, read once, never
 // changed afterwards. It imports none of our other packages.
 //
-// Load reads millrace.toml and, beside it, conf.d/*.toml in name order; the
-// result has every default filled in and has been checked as a whole. A reload
-// is a second Load: when it fails, the caller keeps what it has. Match and
-// MatchMX answer the one question the other packages ask of it: which queue
-// does a domain belong to.
+// Load reads millrace.toml and, merged in name order, conf.d/*.toml beside it.
+// The result has every default filled in and has been checked as a whole: no
+// caller need ask again whether a pattern compiles or a duration is positive.
+// An error of Load is of type Errors and lists everything that is wrong, each
+// with file, line and remedy, so that an admin mends a file in one go. Beside
+// the configuration Load returns notices: what is accepted but deserves a word.
+//
+// A reload is a second Load: when it fails, the caller keeps what it has. There
+// is no other way to change a Config, so it may be shared by any number of
+// goroutines.
+//
+// Three questions are asked of a Config later: Match (which queue lists this
+// domain), MatchMX (which queue claims a domain with these mail exchangers) and
+// IsHostDomain (is this domain the host MTA's own). The patterns of rules are
+// read with MatchGlob, listening addresses with ParseListen.
+//
+// How the files are decoded. The TOML library gives keys without lines, and
+// stops at the first value of a wrong type. So each file is parsed by itself
+// into plain values; a small scanner (lines.go) finds the line of every key and
+// list element; and the walk over our structs (decode.go) sets one field at a
+// time, collecting errors. The struct tag "toml" is the key's name, the doc
+// comment its documentation.
 package config
 
 import (
@@ -13,30 +30,40 @@ import (
 	"time"
 )
 
+// DefaultFile is where the programs look for their configuration.
+const DefaultFile = "/etc/millrace/millrace.toml"
+
 // Config is one complete, checked configuration.
 type Config struct {
 	// Hostname is the EHLO name and the name in our Received fields.
 	// Default: the host's fully qualified name.
-	Hostname string
+	Hostname string `toml:"hostname"`
 
-	Spool    Spool
-	Milter   Milter
-	Agent    Agent
-	Handback Handback
+	Spool    Spool    `toml:"spool"`
+	Milter   Milter   `toml:"milter"`
+	Agent    Agent    `toml:"agent"`
+	Handback Handback `toml:"handback"`
 
 	// General is the general queue: every domain that no specific queue lists.
-	General Queue
+	General Queue `toml:"general"`
 	// Queues are the specific queues in the order of the files.
-	Queues []Queue
+	Queues []Queue `toml:"queue"`
 
-	index map[string]*Queue // listed domain, lower case A-label -> queue
+	domains domainSet[*Queue] // listed domains
+	host    domainSet[bool]   // milter.host_domains
 }
 
 // Spool says where diverted mail lies, and when the milter stops filling it.
 type Spool struct {
-	Directory     string
-	MinFree       Size  // bytes left free on the file system
-	MaxRecipients int64 // recipients queued in all
+	// Directory holds the diverted mail; an absolute path.
+	// Default: "/var/spool/millrace".
+	Directory string `toml:"directory"`
+	// MinFree is the room in bytes left free on the spool's file system; with
+	// less, the milter leaves mail with the host. Default: "1GiB".
+	MinFree Size `toml:"min_free"`
+	// MaxRecipients is how many recipients may be queued in all; above it the
+	// milter leaves mail with the host. Default: 10000000.
+	MaxRecipients int64 `toml:"max_recipients"`
 }
 
 // Mode says whether the milter acts on its decisions.
@@ -51,25 +78,54 @@ const (
 // Verdict says how the milter makes the host MTA forget a diverted message.
 type Verdict string
 
-// The verdicts; FACTS on each are in the documentation of package milter.
+// The verdicts; what each costs is in the documentation of package milter.
 const (
-	VerdictAuto    Verdict = "auto"
+	// VerdictAuto is delrcpt on Postfix over SMTP, discard on Sendmail and for
+	// mail that sendmail(1) brought.
+	VerdictAuto Verdict = "auto"
+	// VerdictDelrcpt needs no setting of the host's and keeps its bcc copies.
 	VerdictDelrcpt Verdict = "delrcpt"
+	// VerdictDiscard is faster, and on Postfix wants in_flow_delay = 0.
 	VerdictDiscard Verdict = "discard"
 )
 
 // Milter configures the diverter.
 type Milter struct {
-	Listen       []string // "unix:/path", "inet:8890@127.0.0.1", "inet6:8890@[::1]"
-	Mode         Mode
-	Verdict      Verdict
-	OnFailure    string        // "accept" or "tempfail"
-	AgentGrace   time.Duration // agent silent longer: leave mail with the host
-	Scope        []string      // "authenticated", "loopback", CIDR, "daemon:NAME"
-	Remote       []string      // mailer names, or "mailer:nexthop"
-	HostDomains  []string
-	BuiltinRules bool
-	Rules        []Rule
+	// Listen is where the host MTA finds the milter: "unix:/path",
+	// "inet:port@address", "inet6:port@[address]". A socket passed by the
+	// service manager wins. Default: ["unix:/var/spool/postfix/millrace/milter.sock"].
+	Listen []string `toml:"listen"`
+	// Mode "observe" decides, logs and counts, and diverts nothing; "divert"
+	// must be said. Default: "observe".
+	Mode Mode `toml:"mode"`
+	// Verdict is "auto", "delrcpt" or "discard". Default: "auto".
+	Verdict Verdict `toml:"verdict"`
+	// OnFailure is what happens to mail found bulk that cannot be spooled:
+	// "accept" leaves it with the host, "tempfail" makes the client try again.
+	// Default: "accept".
+	OnFailure string `toml:"on_failure"`
+	// AgentGrace is how long the agent may be silent before mail is left with
+	// the host. Default: "10m".
+	AgentGrace time.Duration `toml:"agent_grace"`
+	// Scope says whose mail may be diverted: "authenticated" (SASL), "loopback"
+	// (this host's own clients), a network such as "192.0.2.0/24", or
+	// "daemon:NAME" (the host MTA's {daemon_name}).
+	// Default: ["authenticated", "loopback"].
+	Scope []string `toml:"scope"`
+	// Remote lists the mailers that mean "to its own domain over the internet".
+	// "smtp:[relay.example]" adds a next hop for which mail may be diverted too.
+	// Default: ["smtp", "esmtp"].
+	Remote []string `toml:"remote"`
+	// HostDomains are never diverted: the domains the host MTA delivers itself.
+	// Needed for mail that sendmail(1) brings. "*.example.com" stands for all
+	// subdomains. Default: none.
+	HostDomains []string `toml:"host_domains"`
+	// BuiltinRules turns the built-in recognition of bulk mail on.
+	// Default: true.
+	BuiltinRules bool `toml:"builtin_rules"`
+	// Rules are the admin's own rules; the first that matches wins, and they
+	// come before the built-in ones.
+	Rules []Rule `toml:"rule"`
 }
 
 // Action is what a milter rule does with the mail it matches.
@@ -82,25 +138,41 @@ const (
 )
 
 // Rule is one [[milter.rule]]. Every condition that is given must hold; a
-// condition with several values holds if one of them does. A rule without any
-// condition is an error.
+// condition with several values holds if one of them does, except Header and
+// HeaderExists, of which every entry must hold. A rule without any condition is
+// an error.
 type Rule struct {
-	Name   string
-	Action Action
-	Stream string // template; "" means List-Id, Feedback-ID or the sender's domain
+	// Name names the rule in logs and reports; required, and each name once.
+	Name string `toml:"name"`
+	// Action is "divert" or "leave"; required.
+	Action Action `toml:"action"`
+	// Stream names the campaign or list. {list_id}, {feedback_id},
+	// {sender_domain} and {header:NAME} are filled in from the message.
+	// Default: List-Id, Feedback-ID or the sender's domain.
+	Stream string `toml:"stream"`
 
-	Sender          []string       // globs over the envelope sender, case folded
-	Header          []HeaderMatch  // every one must hold
-	HeaderExists    []string       // every one must be present
-	Client          []netip.Prefix // client address
-	AuthUser        []string       // globs over the SASL user
-	Daemon          []string       // {daemon_name}
-	MinRecipients   int
-	RecipientDomain []string // globs; every recipient must match one
-	MinSize         Size     // bytes of header and body
+	// Sender are globs over the envelope sender, case folded.
+	Sender []string `toml:"sender"`
+	// Header are "Name: glob" (case folded) or "Name: /regexp/" (Go syntax,
+	// "(?i)" folds case); every one must hold for some field of that name.
+	Header []HeaderMatch `toml:"header"`
+	// HeaderExists are names of header fields that must all be present.
+	HeaderExists []string `toml:"header_exists"`
+	// Client are addresses or networks of the SMTP client.
+	Client []netip.Prefix `toml:"client"`
+	// AuthUser are globs over the SASL user, case folded.
+	AuthUser []string `toml:"auth_user"`
+	// Daemon are values of the host MTA's {daemon_name}.
+	Daemon []string `toml:"daemon"`
+	// MinRecipients is the least number of recipients of the message.
+	MinRecipients int `toml:"min_recipients"`
+	// RecipientDomain are globs over domains; every recipient's must match one.
+	RecipientDomain []string `toml:"recipient_domain"`
+	// MinSize is the least size in bytes of header and body.
+	MinSize Size `toml:"min_size"`
 
-	File string // where the rule stands, for messages
-	Line int
+	File string `toml:"-"` // where the rule stands, for messages
+	Line int    `toml:"-"`
 }
 
 // HeaderMatch is one entry of a rule's header condition, written
@@ -112,35 +184,50 @@ type HeaderMatch struct {
 
 // Agent configures the transport agent.
 type Agent struct {
-	Control           string   // "unix:/path"
-	Resolvers         []string // "address:port"; none: /etc/resolv.conf
-	Port              uint16   // of the receivers' MX hosts
-	Protocols         []string // "ipv4", "ipv6" in the order they are tried
-	SourceAddresses   []netip.Addr
-	MaxSessions       int // all sites together
-	AllowDestinations []netip.Prefix
-	HTTP              HTTP
+	// Control is the socket of the admin's command, "unix:/path".
+	// Default: "unix:/run/millrace/control.sock".
+	Control string `toml:"control"`
+	// Resolvers are DNS servers as "address:port". Default: those of
+	// /etc/resolv.conf.
+	Resolvers []string `toml:"resolvers"`
+	// Port is the TCP port of the receivers' MX hosts. Default: 25.
+	Port uint16 `toml:"port"`
+	// Protocols are "ipv4" and "ipv6" in the order they are tried.
+	// Default: ["ipv4", "ipv6"].
+	Protocols []string `toml:"protocols"`
+	// SourceAddresses are the addresses connections come from; more than one
+	// makes a pool, and a retry keeps its source. Default: the system's choice.
+	SourceAddresses []netip.Addr `toml:"source_addresses"`
+	// MaxSessions bounds the connections of all sites together. Default: 2000.
+	MaxSessions int `toml:"max_sessions"`
+	// AllowDestinations are networks that may be sent to although they are
+	// loopback, link-local or private. Default: none.
+	AllowDestinations []netip.Prefix `toml:"allow_destinations"`
+	HTTP              HTTP           `toml:"http"`
 }
 
-// HTTP configures metrics, health and the status page; Listen "" turns it off.
+// HTTP configures metrics, health and the status page.
 type HTTP struct {
-	Listen string
+	// Listen is "address:port"; "" turns it off. Default: "127.0.0.1:8891".
+	Listen string `toml:"listen"`
 }
 
 // Handback says where mail goes that returns to the host MTA.
 type Handback struct {
-	Relay string // "host:port"
+	// Relay is "host:port" of a host MTA's port without our milter.
+	// Default: "127.0.0.1:10626".
+	Relay string `toml:"relay"`
 }
 
 // TLS is the least protection of a queue's connections; MTA-STS and DANE raise it.
 type TLS string
 
-// The TLS levels.
+// The TLS levels, weakest first.
 const (
-	TLSNone          TLS = "none"
-	TLSOpportunistic TLS = "opportunistic"
-	TLSRequired      TLS = "required"
-	TLSVerify        TLS = "verify"
+	TLSNone          TLS = "none"          // never STARTTLS
+	TLSOpportunistic TLS = "opportunistic" // STARTTLS if offered, any certificate
+	TLSRequired      TLS = "required"      // no mail without TLS, any certificate
+	TLSVerify        TLS = "verify"        // no mail without a valid certificate
 )
 
 // RouteKind says which way a queue's mail goes.
@@ -159,29 +246,98 @@ type Route struct {
 	Relay string // "host:port" when Kind is RouteRelay
 }
 
-// Queue is a policy and a name: the general queue or a [[queue]].
+// Queue is a policy and a name: the general queue, or a [[queue]], which starts
+// from the values of [general].
 type Queue struct {
-	Name    string   // "general" for the general queue
-	Domains []string // listed domains and those of the domain files, lower case A-labels
-	MX      []string // globs over MX host names; all hosts of a domain must match
+	// Name names the queue in logs and commands; required in a [[queue]], and
+	// each name once. "general" is the general queue.
+	Name string `toml:"name"`
+	// Domains are the listed domains, and after Load those of the domain files
+	// too, as lower case A-labels. "*.example.com" stands for all subdomains of
+	// example.com, not for itself; the longest match wins.
+	Domains []string `toml:"domains"`
+	// DomainFiles are files with one domain a line, # begins a comment. A
+	// relative path starts at the directory of the configuration file.
+	DomainFiles []string `toml:"domain_files"`
+	// MX are globs over MX host names: a domain that no queue lists joins this
+	// one if all its hosts match. The first queue that claims it has it.
+	MX []string `toml:"mx"`
 
-	DomainFiles []string
+	// Route is "mx", "handback" (give this mail back to the host MTA) or
+	// "relay:host:port". Default: "mx".
+	Route Route `toml:"route"`
+	// MaxSessions bounds the connections of a site and source address; how many
+	// are really used the agent finds out. Default: 20.
+	MaxSessions int `toml:"max_sessions"`
+	// MaxMessagesPerConnection is after how many messages a connection is
+	// closed. Default: 100.
+	MaxMessagesPerConnection int `toml:"max_messages_per_connection"`
+	// MaxRecipientsPerMessage is the most recipients of one transaction.
+	// Default: 50.
+	MaxRecipientsPerMessage int `toml:"max_recipients_per_message"`
+	// MaxMessageRate bounds the messages per time of a site and source address:
+	// "100/s", "600/m", "5000/h"; "" is no limit. Default: "".
+	MaxMessageRate Rate `toml:"max_message_rate"`
+	// Retry is how long to wait after each deferral; the last one repeats.
+	// Default: ["5m", "15m", "30m", "1h", "2h", "4h"].
+	Retry []time.Duration `toml:"retry"`
+	// Expire is after what age undelivered mail is returned. Default: "5d".
+	Expire time.Duration `toml:"expire"`
+	// TLS is "none", "opportunistic", "required" or "verify"; MTA-STS and DANE
+	// raise it. Default: "opportunistic".
+	TLS TLS `toml:"tls"`
 
-	Route                    Route
-	MaxSessions              int // per site and source
-	MaxMessagesPerConnection int
-	MaxRecipientsPerMessage  int // per transaction
-	MaxMessageRate           Rate
-	Retry                    []time.Duration // the last one repeats
-	Expire                   time.Duration
-	TLS                      TLS
-
-	File string // where the queue stands, for messages
-	Line int
+	File string `toml:"-"` // where the queue stands, for messages
+	Line int    `toml:"-"`
 }
 
-// Size is a number of bytes; written "1GiB", "64MiB", "500MB" or plain.
+// Size is a number of bytes; written "1GiB", "64MiB", "500MB", "10k" or plain.
 type Size int64
 
 // Rate is messages per second; 0 is no limit. Written "100/s", "600/m", "5000/h".
 type Rate float64
+
+const generalName = "general"
+
+// defaults is the configuration of an empty file. It returns fresh slices, since
+// the caller owns what it gets. The hostname is left for Load to find out.
+func defaults() *Config {
+	return &Config{
+		Spool: Spool{
+			Directory:     "/var/spool/millrace",
+			MinFree:       1 << 30,
+			MaxRecipients: 10_000_000,
+		},
+		Milter: Milter{
+			Listen:       []string{"unix:/var/spool/postfix/millrace/milter.sock"},
+			Mode:         Observe,
+			Verdict:      VerdictAuto,
+			OnFailure:    "accept",
+			AgentGrace:   10 * time.Minute,
+			Scope:        []string{"authenticated", "loopback"},
+			Remote:       []string{"smtp", "esmtp"},
+			BuiltinRules: true,
+		},
+		Agent: Agent{
+			Control:     "unix:/run/millrace/control.sock",
+			Port:        25,
+			Protocols:   []string{"ipv4", "ipv6"},
+			MaxSessions: 2000,
+			HTTP:        HTTP{Listen: "127.0.0.1:8891"},
+		},
+		Handback: Handback{Relay: "127.0.0.1:10626"},
+		General: Queue{
+			Name:                     generalName,
+			Route:                    Route{Kind: RouteMX},
+			MaxSessions:              20,
+			MaxMessagesPerConnection: 100,
+			MaxRecipientsPerMessage:  50,
+			Retry: []time.Duration{
+				5 * time.Minute, 15 * time.Minute, 30 * time.Minute,
+				time.Hour, 2 * time.Hour, 4 * time.Hour,
+			},
+			Expire: 5 * 24 * time.Hour,
+			TLS:    TLSOpportunistic,
+		},
+	}
+}

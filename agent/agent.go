@@ -1,0 +1,223 @@
+// Package agent is the transport agent: it joins the spool, the queue, the way
+// to a destination, the SMTP session and the outcome of a transaction.
+//
+// New opens the spool and reads what waits there; Run works until its context
+// ends, then lets transactions in flight finish. Reload puts a new
+// configuration into force.
+//
+// One goroutine serves each session (session.go): connect, then settle the last
+// transaction, take the next, send it. What a reply means is decided in package outcome; an
+// outcome is written to the journal before the session takes its next
+// transaction (settle.go), so a crash repeats at most the transaction each
+// session had in flight. A fixed number of workers finds ways (way.go). Housekeeping (house.go) tells the
+// milter that we live and looks after mail that expires while it cannot be tried.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// Agent is a running transport agent.
+type Agent struct {
+	log     *slog.Logger
+	version string
+	key     []byte // of the loop mark in our Received fields
+	store   *spool.Store
+	writer  *spool.Writer // our own segment, for reports
+	queue   *queue.Queue
+	hosts   hosts
+	asked   asked
+	tls     *tls.Config
+
+	now      atomic.Pointer[settings]
+	sessions sync.WaitGroup
+	opening  context.Context // ends when a stop is asked for: no more connects
+	shut     context.CancelFunc
+	stop     context.Context // ends when transactions in flight must be cut
+	cut      context.CancelFunc
+}
+
+// settings are what a reload replaces.
+type settings struct {
+	config   *config.Config
+	resolver *route.Resolver
+	relay    string // queue.RelayDomain of the hand-back relay
+}
+
+// New opens the spool of the configuration. The control socket and the sessions
+// start with Run.
+func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
+	set, err := newSettings(c)
+	if err != nil {
+		return nil, err
+	}
+	dir := c.Spool.Directory
+	store, err := spool.OpenStore(dir, spool.StoreOptions{Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("spool %s: %w", dir, err)
+	}
+	key, err := spool.LoopKey(dir)
+	if err != nil {
+		store.Close()
+		return nil, fmt.Errorf("spool %s: %w", dir, err)
+	}
+	writer, err := spool.OpenWriter(dir, spool.WriterOptions{Logger: log})
+	if err != nil {
+		store.Close()
+		return nil, fmt.Errorf("spool %s: %w", dir, err)
+	}
+	a := &Agent{log: log, version: version, key: key, store: store, writer: writer}
+	a.tls = &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(4096)}
+	a.now.Store(set)
+	a.asked.init()
+	a.stop, a.cut = context.WithCancel(context.Background())
+	a.opening, a.shut = context.WithCancel(a.stop)
+	a.queue = queue.New(queue.Options{
+		Resolve:     a.asked.put,
+		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
+		Relay:       set.relay,
+		MaxSessions: c.Agent.MaxSessions,
+	})
+	return a, nil
+}
+
+func newSettings(c *config.Config) (*settings, error) {
+	r, err := route.New(route.Options{
+		Resolvers: c.Agent.Resolvers,
+		Protocols: c.Agent.Protocols,
+		Allow:     c.Agent.AllowDestinations,
+		SelfNames: []string{c.Hostname},
+		SelfAddrs: ownAddresses(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("resolver: %w", err)
+	}
+	return &settings{config: c, resolver: r, relay: queue.RelayDomain(c.Handback.Relay)}, nil
+}
+
+// ownAddresses are this host's addresses. Without them a loop is still seen by
+// name, so an error is no reason not to start.
+func ownAddresses() []netip.Addr {
+	var list []netip.Addr
+	all, _ := net.InterfaceAddrs()
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() {
+			list = append(list, p.Addr().Unmap())
+		}
+	}
+	return list
+}
+
+// Reload puts a new configuration into force. The spool directory, the control
+// socket and the hand-back relay are those of the start; a change of them is reported and waits
+// for a restart.
+func (a *Agent) Reload(c *config.Config) error {
+	old := a.now.Load().config
+	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control || c.Handback != old.Handback {
+		a.log.Warn("spool.directory, agent.control and handback.relay change only with a restart")
+	}
+	next := *c
+	next.Spool.Directory, next.Agent.Control, next.Handback = old.Spool.Directory, old.Agent.Control, old.Handback
+	set, err := newSettings(&next)
+	if err != nil {
+		return err
+	}
+	a.now.Store(set)
+	a.queue.Reload(next.Agent.MaxSessions)
+	return nil
+}
+
+// finish is how long transactions in flight may take after a stop was asked for.
+const finish = 30 * time.Second
+
+// routers is how many domains are looked up at once: enough that some dozens
+// of dead name servers do not hold up the others.
+const routers = 128
+
+// Run works until ctx ends, lets transactions in flight finish, and closes the
+// spool. ready is called when mail is being taken.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	defer a.cut()
+	server, err := control.Listen(a.now.Load().config.Agent.Control, a, a.log)
+	if err != nil {
+		return errors.Join(err, a.writer.Close(), a.store.Close())
+	}
+	// Everything that only brings work in ends with ctx; the queue's clock and
+	// the control socket serve until the last session has left.
+	var in, base sync.WaitGroup
+	late, release := context.WithCancel(context.Background())
+	base.Go(func() { a.queue.Run(late) })
+	base.Go(func() {
+		if err := server.Serve(); err != nil {
+			a.log.Error("control socket failed", "err", err)
+		}
+	})
+	base.Go(func() { a.keepHouse(late) })
+	for range routers {
+		in.Go(func() { a.findWays(ctx) })
+	}
+	err = a.load()
+	if err == nil {
+		ready()
+		in.Go(func() { a.expire(ctx) })
+		err = a.store.Follow(ctx, a.follow)
+		if ctx.Err() != nil {
+			err = nil
+		}
+	}
+	a.log.Info("stopping", "grace", finish)
+	a.asked.close()
+	a.shut() // sessions that are still connecting hold no mail
+	grace, done := context.WithTimeout(context.Background(), finish)
+	if a.queue.Close(grace) != nil {
+		a.log.Warn("transactions still in flight are cut; their recipients will be tried again")
+	}
+	done()
+	a.cut()
+	a.sessions.Wait()
+	release()
+	server.Close()
+	in.Wait()
+	base.Wait()
+	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())
+}
+
+// load brings the mail of earlier runs into the queue.
+func (a *Agent) load() error {
+	began, messages := time.Now(), 0
+	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
+		a.queue.Add(id, e, domains(e), st)
+		messages++
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading the spool: %w", err)
+	}
+	a.log.Info("spool read", "messages", messages, "took", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// follow takes one message from the milter.
+func (a *Agent) follow(id spool.ID, e *spool.Envelope, orphan bool) error {
+	if orphan {
+		a.log.Warn("possible duplicate: the milter died before its verdict was known to be written",
+			"qid", e.QueueID, "id", id, "from", e.Sender, "nrcpt", len(e.Recipients))
+	}
+	a.queue.Add(id, e, domains(e), nil)
+	return nil
+}

@@ -1,0 +1,396 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/trace"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// stage is an agent between a real spool and a fake internet.
+type stage struct {
+	t        *testing.T
+	net      *sink.Internet
+	config   *config.Config
+	writer   *spool.Writer
+	stopped  chan error
+	stopNow  context.CancelFunc
+	log      *lines
+	mu       sync.Mutex
+	accepted []accepted
+}
+
+// accepted is a message that a receiver took.
+type accepted struct {
+	provider, sender, recipient string
+	content                     string
+}
+
+// relayDomain's provider stands for the host MTA's hand-back port.
+const relay = "127.99.0.1"
+
+func newStage(t *testing.T, change func(*config.Config), providers ...sink.Provider) *stage {
+	t.Helper()
+	s := &stage{t: t, log: &lines{}}
+	net, err := sink.New(sink.Options{Message: s.arrived})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(net.Close)
+	s.net = net
+	providers = append(providers, sink.Provider{
+		Name: "host", Domains: []string{"*"}, Host: []sink.Host{{Name: "host.test", Addr: netip.MustParseAddr(relay)}},
+	})
+	for _, p := range providers {
+		if err := net.Add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	s.config = &config.Config{
+		Hostname: "mail.lab.test",
+		Spool:    config.Spool{Directory: filepath.Join(dir, "spool"), MinFree: 1, MaxRecipients: 1_000_000},
+		Agent: config.Agent{
+			Control: "unix:" + filepath.Join(dir, "c.sock"), Resolvers: []string{net.DNSAddr()}, Port: net.Port(),
+			Protocols: []string{"ipv4"}, MaxSessions: 200,
+			AllowDestinations: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		},
+		Handback: config.Handback{Relay: fmt.Sprintf("%s:%d", relay, net.Port())},
+		General: config.Queue{
+			Name: "general", Route: config.Route{Kind: config.RouteMX}, MaxSessions: 20, MaxMessagesPerConnection: 100,
+			MaxRecipientsPerMessage: 50, Retry: []time.Duration{100 * time.Millisecond}, Expire: 120 * time.Hour, TLS: config.TLSOpportunistic,
+		},
+	}
+	if change != nil {
+		change(s.config)
+	}
+	if s.writer, err = spool.OpenWriter(s.config.Spool.Directory, spool.WriterOptions{Logger: s.log.logger()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.writer.Close() })
+	return s
+}
+
+func (s *stage) arrived(m *sink.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range m.Recipients {
+		s.accepted = append(s.accepted, accepted{m.Provider, m.Sender, r.Address, string(m.Content)})
+	}
+}
+
+func (s *stage) start() {
+	s.t.Helper()
+	a, err := New(s.config, s.log.logger(), "test")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan struct{})
+	stopped := make(chan error, 1)
+	go func() { stopped <- a.Run(ctx, func() { close(ready) }) }()
+	s.stopNow, s.stopped = cancel, stopped
+	select {
+	case <-ready:
+	case err := <-stopped:
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(s.stop)
+}
+
+func (s *stage) stop() {
+	if s.stopNow == nil {
+		return
+	}
+	s.stopNow()
+	s.stopNow = nil
+	if err := <-s.stopped; err != nil {
+		s.t.Error(err)
+	}
+}
+
+// send appends a message as the milter does, verdict and all.
+func (s *stage) send(e spool.Envelope, content string, to ...string) spool.ID {
+	s.t.Helper()
+	for _, r := range to {
+		e.Recipients = append(e.Recipients, spool.Recipient{Address: r})
+	}
+	e.Arrived = cmpTime(e.Arrived)
+	e.QueueID = "4QID" + fmt.Sprint(len(content))
+	r, err := s.writer.Append(s.t.Context(), &e, strings.NewReader(content))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := r.Release(); err != nil {
+		s.t.Fatal(err)
+	}
+	return r.ID()
+}
+
+func cmpTime(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Now()
+	}
+	return t
+}
+
+// until waits for a condition.
+func (s *stage) until(what string, holds func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("never: %s\nlog:\n%s", what, s.log)
+		}
+	}
+}
+
+func (s *stage) at(provider string) []accepted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []accepted
+	for _, a := range s.accepted {
+		if a.provider == provider {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+func (s *stage) status() *control.Status {
+	s.t.Helper()
+	st, err := control.NewClient(s.config.Agent.Control).Status(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return st
+}
+
+func (s *stage) empty() bool {
+	st := s.status()
+	return st.Waiting+st.Active+st.Deferred == 0
+}
+
+// lines is a log that tests can read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+const letter = "Subject: news\r\nList-Id: <n.test>\r\n\r\n.leading dot\r\nbody\r\n"
+
+func TestMessageReachesItsReceiverWithOurTraceOnTop(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	id := s.send(spool.Envelope{Sender: "n@news.test", Helo: "client.test", ClientAddr: "192.0.2.7", ByHost: "mail.lab.test", Protocol: "ESMTP"},
+		letter, "a@far.test")
+	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
+	got := s.at("far")[0]
+	head, ok := strings.CutSuffix(got.content, letter)
+	if !ok || !strings.HasPrefix(head, "Received: from client.test") || strings.Count(head, "Received:") != 1 {
+		t.Errorf("content %q", got.content)
+	}
+	key, err := spool.LoopKey(s.config.Spool.Directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !trace.Marked(strings.TrimPrefix(head, "Received:"), key) {
+		t.Errorf("no loop mark in %q", head)
+	}
+	s.until("log line", func() bool { return strings.Contains(s.log.String(), "status=sent") })
+	for _, want := range []string{"qid=4QID", "id=" + id.String(), "to=<a@far.test>", "dsn=2.0.0", "relay=mx1.far.test[127."} {
+		if !strings.Contains(s.log.String(), want) {
+			t.Errorf("log has no %q:\n%s", want, s.log)
+		}
+	}
+}
+
+func TestRefusedRecipientBouncesToItsSender(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test", "b@far.test")
+	s.until("report", func() bool { return len(s.at("host")) == 1 })
+	r := s.at("host")[0]
+	if r.sender != "" || r.recipient != "n@news.test" {
+		t.Errorf("report from %q to %q", r.sender, r.recipient)
+	}
+	for _, want := range []string{"a@far.test", "b@far.test", "Action: failed", "List-Id: <n.test>", "550"} {
+		if !strings.Contains(r.content, want) {
+			t.Errorf("report has no %q:\n%s", want, r.content)
+		}
+	}
+	s.until("queue empty", s.empty)
+}
+
+func TestNullSenderGetsNoReport(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
+	s.start()
+	s.send(spool.Envelope{}, letter, "a@far.test")
+	s.until("bounced", func() bool { return strings.Contains(s.log.String(), "status=bounced") && s.empty() })
+	if n := len(s.at("host")); n != 0 {
+		t.Errorf("%d reports for the null sender", n)
+	}
+}
+
+func TestDeferredRecipientIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1, TempTimes: 1}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
+	s.until("delivered at the second try", func() bool { return len(s.at("far")) == 1 })
+	if !strings.Contains(s.log.String(), "status=deferred") {
+		t.Error("the first try left no line in the log")
+	}
+}
+
+func TestExpiredMailBounces(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test", Arrived: time.Now().Add(-121 * time.Hour)}, letter, "a@far.test")
+	s.until("report", func() bool { return len(s.at("host")) == 1 })
+	if r := s.at("host")[0]; !strings.Contains(r.content, "4.4.7") {
+		t.Errorf("report does not say expired:\n%s", r.content)
+	}
+}
+
+func TestDomainsWithoutMailBounceAndOurOwnLimitsHandBack(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil,
+		sink.Provider{Name: "gone", Domains: []string{"gone.test"}, Behaviour: sink.Behaviour{DNS: sink.NXDomain}},
+		sink.Provider{Name: "null", Domains: []string{"null.test"}, Behaviour: sink.Behaviour{DNS: sink.NullMX}},
+		sink.Provider{Name: "self", Domains: []string{"self.test"}, Host: []sink.Host{{Name: "mail.lab.test"}}},
+	)
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@gone.test", "a@null.test", "a@self.test")
+	s.until("all settled", func() bool { return len(s.at("host")) >= 3 && s.empty() })
+	var reports, back []accepted
+	for _, a := range s.at("host") {
+		if a.recipient == "n@news.test" {
+			reports = append(reports, a)
+		} else {
+			back = append(back, a)
+		}
+	}
+	if len(reports) != 2 {
+		t.Errorf("%d reports, want one for each domain that takes no mail", len(reports))
+	}
+	if len(back) != 1 || back[0].recipient != "a@self.test" || back[0].sender != "n@news.test" {
+		t.Errorf("handed back: %+v", back)
+	}
+}
+
+func TestQueueWithHandbackRouteReturnsToTheHost(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.General.Route.Kind = config.RouteHandback })
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test", "b@other.test")
+	s.until("handed back", func() bool { return len(s.at("host")) == 2 && s.empty() })
+	if !strings.Contains(s.log.String(), `status="handed back"`) {
+		t.Errorf("log:\n%s", s.log)
+	}
+}
+
+func TestRestartLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{RTT: 2 * time.Millisecond}})
+	const n = 300
+	for i := range n {
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("u%d@far.test", i))
+	}
+	for len(s.at("far")) < n {
+		had := len(s.at("far"))
+		s.start()
+		s.until("progress", func() bool { return len(s.at("far")) > min(had+60, n-1) })
+		s.stop()
+	}
+	seen := make(map[string]int)
+	for _, a := range s.at("far") {
+		seen[a.recipient]++
+	}
+	for r, times := range seen {
+		if times != 1 {
+			t.Errorf("%s got it %d times", r, times)
+		}
+	}
+	if len(seen) != n {
+		t.Errorf("%d of %d recipients", len(seen), n)
+	}
+}
+
+func TestHangingProviderDoesNotHoldUpAnother(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil,
+		sink.Provider{Name: "dead", Domains: []string{"d*.dead.test"}, Behaviour: sink.Behaviour{HangConnect: 1}},
+		sink.Provider{Name: "far", Domains: []string{"far.test"}},
+	)
+	s.start()
+	for i := range 100 {
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("u%d@d%d.dead.test", i, i), fmt.Sprintf("u%d@far.test", i))
+	}
+	s.until("the others delivered", func() bool { return len(s.at("far")) == 100 })
+}
+
+func TestListingShowsWhatWaitsAndWhy(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.General.Retry = []time.Duration{time.Hour} },
+		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1}})
+	s.start()
+	id := s.send(spool.Envelope{Sender: "n@news.test", Stream: "n.test"}, letter, "a@far.test", "b@far.test")
+	s.until("deferred", func() bool { return s.status().Deferred == 2 })
+	var got []*control.Message
+	err := control.NewClient(s.config.Agent.Control).Messages(t.Context(), func(m *control.Message) error {
+		got = append(got, m)
+		return nil
+	})
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d entries, %v", len(got), err)
+	}
+	m := got[0]
+	if m.ID != id.String() || m.Sender != "n@news.test" || m.Stream != "n.test" || len(m.Recipients) != 2 ||
+		m.Recipients[0].State != "deferred" || !strings.Contains(m.Recipients[0].Reason, "450") || m.Recipients[0].Due.IsZero() {
+		t.Errorf("listed as %+v", m)
+	}
+}
+
+func TestSecondAgentOnASpoolIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil)
+	s.start()
+	if _, err := New(s.config, slog.New(slog.NewTextHandler(io.Discard, nil)), "test"); err == nil {
+		t.Error("a second agent opened the spool")
+	}
+}

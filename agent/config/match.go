@@ -1,0 +1,196 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Queue returns the queue of that name, "general" for the general one; nil if
+// there is none.
+func (c *Config) Queue(name string) *Queue {
+	if name == generalName {
+		return &c.General
+	}
+	for i := range c.Queues {
+		if c.Queues[i].Name == name {
+			return &c.Queues[i]
+		}
+	}
+	return nil
+}
+
+// Match returns the specific queue that lists a domain; nil means the general
+// queue, unless the domain's mail exchangers say otherwise (MatchMX). Case does
+// not matter, U-labels and A-labels mean the same, a final dot is ignored. A
+// listed "*.example.com" takes every subdomain that nothing longer takes.
+func (c *Config) Match(domain string) *Queue {
+	q, _ := c.domains.match(domain)
+	return q
+}
+
+// MatchMX returns the first queue, in the order of the files, whose mx patterns
+// match every one of a domain's mail exchangers; nil if there is none or hosts
+// is empty. Ask Match first: a listed domain stays where it is listed.
+func (c *Config) MatchMX(hosts []string) *Queue {
+	if len(hosts) == 0 {
+		return nil
+	}
+	for i := range c.Queues {
+		if c.Queues[i].claims(hosts) {
+			return &c.Queues[i]
+		}
+	}
+	return nil
+}
+
+func (q *Queue) claims(hosts []string) bool {
+	for _, host := range hosts {
+		host = strings.TrimSuffix(host, ".")
+		ok := false
+		for _, glob := range q.MX {
+			if ok = MatchGlob(glob, host); ok {
+				break
+			}
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// IsHostDomain reports whether milter.host_domains lists the domain, compared
+// as Match does.
+func (c *Config) IsHostDomain(domain string) bool {
+	listed, _ := c.host.match(domain)
+	return listed
+}
+
+// MatchGlob reports whether the whole of s matches the glob: * is any run of
+// characters, the empty one and dots too, ? is any one character, everything
+// else is itself, and case does not matter.
+func MatchGlob(glob, s string) bool {
+	g, t := []rune(strings.ToLower(glob)), []rune(strings.ToLower(s))
+	// On a mismatch, let the last star take one character more and go on from
+	// there. Earlier stars need no second look, so the time is at most the
+	// product of the two lengths, whatever a hostile header holds.
+	gi, ti, star, mark := 0, 0, -1, 0
+	for ti < len(t) {
+		switch {
+		case gi < len(g) && g[gi] == '*':
+			star, mark = gi, ti
+			gi++
+		case gi < len(g) && (g[gi] == '?' || g[gi] == t[ti]):
+			gi++
+			ti++
+		case star >= 0:
+			mark++
+			gi, ti = star+1, mark
+		default:
+			return false
+		}
+	}
+	for gi < len(g) && g[gi] == '*' {
+		gi++
+	}
+	return gi == len(g)
+}
+
+// domainSet maps listed domains to what lists them. A wildcard "*.example.com"
+// is stored as ".example.com", so that a lookup needs slices only.
+type domainSet[T any] map[string]T
+
+// key returns the map's key of a listed domain.
+func (domainSet[T]) key(listed string) string { return strings.TrimPrefix(listed, "*") }
+
+func (d domainSet[T]) match(domain string) (T, bool) {
+	domain = strings.TrimSuffix(domain, ".")
+	if isASCII(domain) {
+		domain = strings.ToLower(domain)
+	} else if a, err := toALabels(domain); err == nil {
+		domain = a
+	}
+	if v, ok := d[domain]; ok {
+		return v, true
+	}
+	for rest := domain; ; {
+		i := strings.IndexByte(rest, '.')
+		if i < 0 {
+			var none T
+			return none, false
+		}
+		if v, ok := d[rest[i:]]; ok {
+			return v, true
+		}
+		rest = rest[i+1:]
+	}
+}
+
+// listedDomain returns a domain of a list in the form that is compared: lower
+// case A-labels, no final dot, "*." kept in front.
+func listedDomain(s string) (string, error) {
+	if rest, ok := strings.CutPrefix(s, "."); ok {
+		return "", fmt.Errorf("%q is not a domain; remedy: for all subdomains write \"*.%s\"", s, rest)
+	}
+	star := ""
+	domain := strings.TrimSuffix(s, ".")
+	if rest, ok := strings.CutPrefix(domain, "*."); ok {
+		star, domain = "*.", rest
+	}
+	switch {
+	case strings.Contains(domain, "@"):
+		return "", fmt.Errorf("%q is an address; remedy: list its domain only", s)
+	case strings.ContainsAny(domain, "*?"):
+		return "", fmt.Errorf("%q has a wildcard inside; remedy: only \"*.\" in front of a domain is understood", s)
+	}
+	domain, err := asciiDomain(domain)
+	if err != nil {
+		return "", fmt.Errorf("%q is not a domain: %w; remedy: write it like \"example.com\"", s, err)
+	}
+	return star + domain, nil
+}
+
+// asciiDomain returns a domain as lower case A-labels (RFC 5891).
+func asciiDomain(s string) (string, error) {
+	if !isASCII(s) {
+		a, err := toALabels(s)
+		if err != nil {
+			return "", err
+		}
+		s = a
+	}
+	s = strings.ToLower(s)
+	if !isHostname(s) {
+		return "", errors.New("labels of letters, digits and hyphens, separated by dots, are expected")
+	}
+	return s, nil
+}
+
+// isHostname reports whether s follows the syntax of RFC 1123 2.1. A last label
+// of digits only is refused, since it would be read as an address.
+func isHostname(s string) bool {
+	if strings.Trim(s[strings.LastIndexByte(s, '.')+1:], "0123456789") == "" {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+				return false
+			}
+		}
+	}
+	return len(s) <= 253
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,214 @@
+// Package control is the agent's admin socket: HTTP with JSON over a Unix
+// socket, so that curl can speak it as well as millrace(1).
+//
+// The agent opens a Server over a Backend; the command uses a Client. Lists are
+// streams of JSON objects, one a line, so that millions of entries need no memory on either
+// side; a reader that stalls holds up its own request only.
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Recipient is one queued recipient of a Message.
+type Recipient struct {
+	Address string    `json:"address"`
+	Reason  string    `json:"delay_reason,omitempty"`
+	State   string    `json:"state"` // "active", "waiting", "deferred"
+	Domain  string    `json:"domain"`
+	Site    string    `json:"site,omitempty"`
+	Tries   int       `json:"tries"`
+	Due     time.Time `json:"due,omitzero"`
+}
+
+// Message is one queued message. The names follow postqueue -j.
+type Message struct {
+	QueueName   string      `json:"queue_name"` // of its first recipient
+	ID          string      `json:"queue_id"`
+	HostID      string      `json:"host_queue_id"` // the host MTA's queue id
+	ArrivalTime int64       `json:"arrival_time"`  // unix seconds
+	Size        int64       `json:"message_size"`  // octets
+	Stream      string      `json:"stream,omitempty"`
+	Sender      string      `json:"sender"`
+	Recipients  []Recipient `json:"recipients"`
+}
+
+// Site is the state of one site.
+type Site struct {
+	Name     string  `json:"name"`
+	Queue    string  `json:"queue"`
+	Hosts    int     `json:"hosts"`
+	Waiting  int     `json:"waiting"`
+	Sessions int     `json:"sessions"`
+	Opening  int     `json:"opening"`
+	Ready    int     `json:"ready"`
+	Target   int     `json:"target"`
+	Pace     float64 `json:"pace,omitempty"` // messages per second
+	Cause    string  `json:"cause,omitempty"`
+}
+
+// Status is the state of the agent.
+type Status struct {
+	Version  string `json:"version"`
+	Waiting  int    `json:"waiting"` // recipients
+	Deferred int    `json:"deferred"`
+	Active   int    `json:"active"`
+	Sessions int    `json:"sessions"`
+	Sites    []Site `json:"sites"`
+}
+
+// Backend is what the socket serves.
+type Backend interface {
+	Status() Status
+	// Messages calls yield for every queued message until it returns an error.
+	Messages(ctx context.Context, yield func(*Message) error) error
+}
+
+// Server serves a Backend.
+type Server struct {
+	http     *http.Server
+	listener net.Listener
+}
+
+// stall is how long a write to a client may take before the request is given up.
+const stall = 30 * time.Second
+
+// Listen opens the socket ("unix:/path", mode 0660). A socket file left by a
+// dead agent is replaced: the spool's lock has already shown that no other agent lives.
+func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
+	path, ok := strings.CutPrefix(address, "unix:")
+	if !ok {
+		return nil, fmt.Errorf("control socket %q: only unix:/path is supported", address)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(b.Status())
+	})
+	mux.HandleFunc("GET /v1/queue", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		out := http.NewResponseController(w)
+		enc := json.NewEncoder(w)
+		err := b.Messages(r.Context(), func(m *Message) error {
+			out.SetWriteDeadline(time.Now().Add(stall))
+			return enc.Encode(m)
+		})
+		if err != nil {
+			log.Debug("queue listing ended early", "err", err)
+		}
+	})
+	s := &Server{listener: l, http: &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}}
+	return s, nil
+}
+
+// Serve answers requests until Close.
+func (s *Server) Serve() error {
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+// Close stops the server and cuts requests under way.
+func (s *Server) Close() error { return s.http.Close() }
+
+// Client speaks to an agent's socket.
+type Client struct{ http http.Client }
+
+// NewClient returns a client for a socket address ("unix:/path").
+func NewClient(address string) *Client {
+	path := strings.TrimPrefix(address, "unix:")
+	return &Client{http: http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}}}
+}
+
+// ErrNotRunning: nobody answers on the control socket.
+var ErrNotRunning = errors.New("millrace-agent is not running (nobody answers on its control socket)")
+
+func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://millrace"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" && !errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("%w: %v", ErrNotRunning, op.Err)
+		}
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("control socket: %s", resp.Status)
+	}
+	return resp, nil
+}
+
+// Status asks for the agent's state.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	resp, err := c.get(ctx, "/v1/status")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var st Status
+	if err := json.NewDecoder(resp.Body).Decode(&st); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return &st, nil
+}
+
+// Messages lists the queue.
+func (c *Client) Messages(ctx context.Context, yield func(*Message) error) error {
+	resp, err := c.get(ctx, "/v1/queue")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(bufio.NewReaderSize(resp.Body, 1<<16))
+	for dec.More() {
+		var m Message
+		if err := dec.Decode(&m); err != nil {
+			return fmt.Errorf("control socket: %w", err)
+		}
+		if err := yield(&m); err != nil {
+			return err
+		}
+	}
+	return nil
+}

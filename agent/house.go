@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// keepHouse tells the milter once a second that the agent lives, and how much
+// is queued. It goes on while transactions finish after a stop was asked for.
+func (a *Agent) keepHouse(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	failing := false
+	for {
+		err := a.store.Beat(a.queue.Queued())
+		if err != nil && !failing {
+			a.log.Error("cannot write the sign of life; the milter will soon leave mail with the host", "err", err)
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// expireEvery is how often mail that cannot be tried is looked at for expiry.
+const expireEvery = time.Minute
+
+// expire fails mail that grew too old while its destination was down or
+// its domain had no way.
+func (a *Agent) expire(ctx context.Context) {
+	tick := time.NewTicker(expireEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		set := a.now.Load()
+		a.queue.Overdue(time.Now(),
+			func(domain string) time.Duration { return set.policy(domain).Expire },
+			func(job queue.Job, reason string) {
+				a.queue.Settle(a.fail(job, set.policy(job.Domain), outcome.Attempt{
+					Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason,
+				}))
+			})
+	}
+}
+
+var _ control.Backend = (*Agent)(nil)
+
+// Status implements control.Backend.
+func (a *Agent) Status() control.Status {
+	st := control.Status{Version: a.version}
+	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
+	for _, s := range a.queue.Sites() {
+		st.Sites = append(st.Sites, control.Site{
+			Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
+			Sessions: s.Sessions, Opening: s.Opening, Ready: s.Ready,
+			Target: s.Target.Sessions, Pace: s.Target.Pace, Cause: s.Target.Cause,
+		})
+	}
+	return st
+}
+
+// Messages implements control.Backend. Recipients of one message that stand
+// side by side in the queue make one entry.
+func (a *Agent) Messages(ctx context.Context, yield func(*control.Message) error) error {
+	var result error
+	a.queue.List(func(page []queue.Entry) bool {
+		for len(page) > 0 {
+			n := 1
+			for n < len(page) && page[n].ID == page[0].ID {
+				n++
+			}
+			m, err := a.message(page[:n])
+			page = page[n:]
+			if errors.Is(err, spool.ErrNotFound) {
+				continue // done since the page was read
+			}
+			if err == nil {
+				err = yield(m)
+			}
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil {
+				result = err
+				return false
+			}
+		}
+		return true
+	})
+	return result
+}
+
+func (a *Agent) message(entries []queue.Entry) (*control.Message, error) {
+	first := entries[0]
+	e, err := a.store.Envelope(first.ID)
+	if err != nil {
+		return nil, err
+	}
+	m := &control.Message{
+		QueueName: first.Queue, ID: first.ID.String(), HostID: e.QueueID,
+		ArrivalTime: e.Arrived.Unix(), Size: e.Size, Stream: e.Stream, Sender: e.Sender,
+	}
+	for _, x := range entries {
+		m.Recipients = append(m.Recipients, control.Recipient{
+			Address: e.Recipients[x.Ordinal].Address, Reason: x.Reason, State: x.State,
+			Domain: x.Domain, Site: x.Site, Tries: x.Tries, Due: x.Due,
+		})
+	}
+	return m, nil
+}

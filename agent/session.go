@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/trace"
+)
+
+// session is the life of one connection. It holds no mail until it is up.
+func (a *Agent) session(s *queue.Session) {
+	ctx := a.stop
+	way := s.Way()
+	began := time.Now()
+	conn, p, sig, err := a.connect(a.opening, way)
+	if err != nil {
+		a.queue.Leave(s, nil, sig, err.Error())
+		return
+	}
+	w := worker{agent: a, conn: conn, peer: p, connected: time.Since(began)}
+	a.queue.Opened(s, sig)
+	var done []queue.Settled
+	sig = sig[:0]
+	for {
+		job, err := a.queue.Step(ctx, s, done, sig)
+		if err != nil {
+			conn.Quit(ctx)
+			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}), "")
+			return
+		}
+		way = s.Way() // a reload may have changed the policy
+		done, sig, err = w.transact(ctx, way, job, sig[:0])
+		if err != nil {
+			conn.Close()
+			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
+				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: p.addr.Addr().String(), Began: began})
+			}
+			a.queue.Leave(s, done, sig, "")
+			return
+		}
+	}
+}
+
+// worker carries what one session reuses from transaction to transaction.
+type worker struct {
+	agent     *Agent
+	conn      *smtp.Conn
+	peer      peer
+	connected time.Duration // what the connect took; part of the first transaction's delay
+	sent      int
+	tx        smtp.Tx
+	events    []spool.Event
+	done      []queue.Settled
+}
+
+// transact sends one job. The error says that the connection is of no more use.
+func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
+	a := w.agent
+	began := time.Now()
+	if err := w.conn.Check(); err != nil {
+		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
+		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), err
+	}
+	e, content, err := a.open(job.ID)
+	if err != nil {
+		return a.unreadable(job, way.Queue, e, err), sig, nil
+	}
+	defer content.Close()
+	w.prepare(e, content, job, a.now.Load().config.Hostname)
+	result, err := w.conn.Send(ctx, &w.tx)
+	w.sent++
+	took := time.Since(began)
+	r := report{
+		agent: a, envelope: e, job: job, way: way, peer: w.peer, reuse: w.sent,
+		times: times{connect: w.connected, transmit: took},
+	}
+	w.connected = 0
+	if errors.Is(err, spool.ErrDamaged) {
+		return a.unreadable(job, way.Queue, e, err), sig, err
+	}
+	w.events, w.done = w.events[:0], w.done[:0]
+	for i, item := range job.Items {
+		r.add(item, result.Recipients[i], err)
+	}
+	w.done, w.events = r.settle(w.done, w.events)
+	sig = append(sig, r.signals(began)...)
+	return w.done, sig, err
+}
+
+// open reads a message's envelope and opens its content.
+func (a *Agent) open(id spool.ID) (*spool.Envelope, *spool.Content, error) {
+	e, err := a.store.Envelope(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := a.store.Open(id)
+	return e, c, err
+}
+
+// prepare fills the transaction. The Received field is made anew each time; it
+// depends only on the envelope, so every try sends the same bytes.
+func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, hostname string) {
+	tx := &w.tx
+	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
+	tx.Prefix = nil
+	if e.Origin == spool.Diverted {
+		tx.Prefix = trace.Received(e, job.ID, hostname, w.agent.key)
+	}
+	tx.Size = e.Size + int64(len(tx.Prefix))
+	tx.Recipients = tx.Recipients[:0]
+	for _, item := range job.Items {
+		r := e.Recipients[item.Ordinal]
+		tx.Recipients = append(tx.Recipients, smtp.Rcpt{Address: r.Address, Args: r.Args})
+	}
+}
+
+// unreadable settles mail whose content the spool cannot give. A damaged record
+// is final and loud; any other error (memory, descriptors, I/O) may pass, so the mail waits.
+func (a *Agent) unreadable(job queue.Job, q *config.Queue, e *spool.Envelope, err error) []queue.Settled {
+	if !errors.Is(err, spool.ErrDamaged) && !errors.Is(err, spool.ErrNotFound) {
+		a.log.Error("cannot read message from the spool; will try again", "id", job.ID, "err", err)
+		done := make([]queue.Settled, 0, len(job.Items))
+		for _, item := range job.Items {
+			done = append(done, queue.Settled{
+				Handle: item.Handle, Due: time.Now().Add(time.Minute), Reason: "spool: " + err.Error(),
+			})
+		}
+		return done
+	}
+	return a.failWith(job, q, e, outcome.Attempt{Stage: outcome.Internal, Fault: outcome.Unreadable, Text: err.Error()})
+}

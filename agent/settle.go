@@ -1,0 +1,335 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/dsn"
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// report collects what became of a job's recipients and settles them:
+//
+//  1. reports that are owed are appended to the spool, durable, as mail of our own;
+//  2. the outcomes are written to the journal (in the kernel on return, synced
+//     within 100 ms);
+//  3. only then do they reach the queue, whose next Step may send the next dot.
+//
+// A crash before 2 repeats the transaction (and its report); none loses one.
+type report struct {
+	agent    *Agent
+	envelope *spool.Envelope // nil when it could not be read
+	job      queue.Job
+	way      queue.Way
+	peer     peer
+	reuse    int // transactions on the connection, this one counted
+	times    times
+	fates    []fate
+}
+
+// times are parts of a delivery's delay.
+type times struct{ connect, transmit time.Duration }
+
+// fate is the decision on one recipient.
+type fate struct {
+	item     queue.Item
+	decision outcome.Decision
+	reply    smtp.Reply // the server's word, if it spoke
+	untried  bool       // never offered to a server: goes back uncounted
+	relayed  bool       // accepted, and reports on it are ours to make
+}
+
+// add decides on one recipient of a transaction. err is the connection's.
+func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
+	at := outcome.Attempt{
+		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
+		Tries: item.Tries, Born: r.job.Born, Peer: r.peer.String(),
+		Relay: r.way.Handback, Report: r.envelope.Origin == spool.Report,
+	}
+	f := fate{item: item, reply: res.Reply}
+	switch res.Fate {
+	case smtp.NotOffered:
+		switch {
+		case errors.Is(res.Err, smtp.ErrTooBig):
+			at.Fault, at.Text = outcome.Oversize, res.Err.Error()
+		case res.Err != nil:
+			at.Fault, at.Text = outcome.NeedsExtension, res.Err.Error()
+		case err != nil && r.reuse > 1:
+			// A warm connection that breaks before it took anything says nothing
+			// about this message.
+			f.untried = true
+		default:
+			x := failure(err, r.peer)
+			at.Stage, at.Fault, at.Code, at.Enhanced, at.Text = x.Stage, x.Fault, x.Code, x.Enhanced, x.Text
+		}
+	case smtp.InDoubt:
+		at.Stage, at.Fault, at.Text = outcome.Data, outcome.InDoubt, err.Error()
+	case smtp.Refused:
+		// 421 to MAIL on a warm connection is the server's way to end it: so many
+		// messages and no more, or a shutdown. It says nothing about this message.
+		f.untried = res.Stage == smtp.StageMail && res.Reply.Code == 421 && r.reuse > 1
+	case smtp.Accepted:
+		f.relayed = !res.DSNTaken
+	}
+	f.decision = policy(r.way.Queue).Decide(time.Now(), at)
+	r.fates = append(r.fates, f)
+}
+
+// signals is the transaction's evidence for the controller: one signal.
+func (r *report) signals(began time.Time) []elastic.Signal {
+	kind := elastic.Accepted
+	for _, f := range r.fates {
+		if f.untried {
+			kind = elastic.Closed
+		} else if f.decision.Action != outcome.Deliver {
+			kind = f.decision.Signal
+		}
+		if kind != elastic.Accepted {
+			break
+		}
+	}
+	return []elastic.Signal{{Kind: kind, Host: r.peer.addr.Addr().String(), Began: began}}
+}
+
+// settle makes reports, writes the journal, logs, and returns what the queue
+// must know.
+func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
+	a, now := r.agent, time.Now()
+	if err := r.notify(now); err != nil {
+		// The report could not be made durable, so the failure cannot be final.
+		a.log.Error("cannot spool a delivery report; its recipients stay queued", "id", r.job.ID, "err", err)
+		for i := range r.fates {
+			if d := &r.fates[i].decision; d.Action == outcome.Bounce {
+				d.Action, d.Due = outcome.Retry, now.Add(5*time.Minute)
+			}
+		}
+	}
+	for _, f := range r.fates {
+		s := f.settled(r.way.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
+		if !s.Untried {
+			events = append(events, spool.Event{
+				ID: r.job.ID, Recipient: f.item.Ordinal,
+				State: spool.State{
+					Status: s.Status, Handback: s.Handback || r.way.Handback && s.Status == spool.Queued, Tries: uint16(min(f.item.Tries+1, math.MaxUint16)),
+					Class: s.Class, Due: s.Due, Reply: s.Reason,
+				},
+			})
+		}
+		done = append(done, s)
+		r.log(f, now)
+	}
+	a.record(events)
+	return done, events
+}
+
+// settled translates a decision for the queue.
+func (f *fate) settled(handedBack bool) queue.Settled {
+	d := f.decision
+	s := queue.Settled{Handle: f.item.Handle, Class: uint8(d.Class), Reason: d.Reason, Untried: f.untried}
+	if f.untried {
+		return s
+	}
+	switch d.Action {
+	case outcome.Deliver:
+		s.Status = spool.Delivered
+		if handedBack {
+			s.Status = spool.HandedBack
+		}
+	case outcome.Bounce:
+		s.Status = spool.Bounced
+	case outcome.Damage:
+		s.Status = spool.Damaged
+	case outcome.HandBack:
+		s.Handback = true
+	default:
+		s.Due = d.Due
+	}
+	return s
+}
+
+// record writes outcomes to the journal. While that fails nothing new is sent
+// on this session: an outcome that is not written would be repeated.
+func (a *Agent) record(events []spool.Event) {
+	if len(events) == 0 {
+		return
+	}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		err := a.store.Record(events...)
+		if err == nil {
+			return
+		}
+		a.log.Error("cannot write outcomes to the journal; this session waits", "err", err)
+		select {
+		case <-time.After(wait):
+		case <-a.stop.Done():
+			a.log.Error("outcomes are not in the journal; these recipients may get the message twice",
+				"id", events[0].ID, "nrcpt", len(events))
+			return
+		}
+	}
+}
+
+// notify appends the reports that are owed for the failures (and, where the
+// sender asked for it, the successes) of this job.
+func (r *report) notify(now time.Time) error {
+	e := r.envelope
+	if e == nil {
+		return nil
+	}
+	var list []dsn.Recipient
+	for _, f := range r.fates {
+		action := dsn.Failed
+		switch {
+		case f.untried:
+			continue
+		case f.decision.Action == outcome.Bounce:
+		case f.decision.Action == outcome.Deliver && f.relayed && !r.way.Handback:
+			action = dsn.Relayed
+		default:
+			continue
+		}
+		rcpt := e.Recipients[f.item.Ordinal]
+		if !dsn.Owed(e, rcpt, action) {
+			continue
+		}
+		x := dsn.Recipient{
+			Recipient: rcpt, Action: action, Status: f.decision.Enhanced,
+			Diagnostic: f.decision.Reason, LastAttempt: now,
+		}
+		if f.reply.Code != 0 {
+			x.Diagnostic, x.RemoteHost = f.reply.String(), r.peer.name
+		}
+		list = append(list, x)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	full := dsn.WantsFull(e) && e.Size <= dsn.MaxContent
+	original, err := r.agent.original(e, r.job.ID, full)
+	if err != nil {
+		r.agent.log.Warn("report goes without the original's header", "id", r.job.ID, "err", err)
+	}
+	env, content, err := dsn.Compose(dsn.Report{
+		Hostname: r.agent.now.Load().config.Hostname, Original: e, ID: r.job.ID,
+		Recipients: list, Content: original, Full: full, Now: now,
+	})
+	if err != nil {
+		return err
+	}
+	// Not cut short by a stop: the outcome waits for it.
+	receipt, err := r.agent.writer.Append(r.agent.stop, env, bytes.NewReader(content))
+	if err != nil {
+		return err
+	}
+	if err := receipt.Release(); err != nil {
+		return err
+	}
+	r.agent.log.Info("sender non-delivery notification", "qid", e.QueueID, "id", r.job.ID,
+		"report", receipt.ID(), "to", e.Sender)
+	return nil
+}
+
+// original reads what a report returns of a message: its header or all of it.
+func (a *Agent) original(e *spool.Envelope, id spool.ID, full bool) ([]byte, error) {
+	c, err := a.store.Open(id)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	n := e.Size
+	if !full {
+		n = min(e.HeaderSize, dsn.MaxContent)
+	}
+	return io.ReadAll(io.LimitReader(c, n))
+}
+
+// fail settles a whole job for one reason that needed no connection, and
+// returns what the queue must know.
+func (a *Agent) fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue.Settled {
+	e, err := a.store.Envelope(job.ID)
+	if err != nil {
+		at = outcome.Attempt{Stage: outcome.Internal, Fault: outcome.Unreadable, Text: err.Error()}
+	}
+	return a.failWith(job, q, e, at)
+}
+
+func (a *Agent) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
+	r := report{agent: a, envelope: e, job: job, way: queue.Way{Queue: q}}
+	at.Born = job.Born
+	at.Report = e != nil && e.Origin == spool.Report
+	for _, item := range job.Items {
+		at.Tries = item.Tries
+		r.fates = append(r.fates, fate{item: item, decision: policy(q).Decide(time.Now(), at)})
+	}
+	done, _ := r.settle(nil, nil)
+	return done
+}
+
+// log writes one line for a delivery attempt, in the words of Postfix's.
+func (r *report) log(f fate, now time.Time) {
+	d := f.decision
+	level, status := slog.LevelInfo, "deferred"
+	switch {
+	case f.untried:
+		status = "returned to queue"
+	case d.Action == outcome.Deliver && r.way.Handback:
+		status = "handed back"
+	case d.Action == outcome.Deliver:
+		status = "sent"
+	case d.Action == outcome.Bounce:
+		status = "bounced"
+	case d.Action == outcome.HandBack:
+		status = "returning to host"
+	case d.Action == outcome.Stuck:
+		level, status = slog.LevelWarn, "stuck"
+	case d.Action == outcome.Damage:
+		level, status = slog.LevelError, "damaged"
+	}
+	attrs := make([]slog.Attr, 0, 12)
+	var to string
+	if e := r.envelope; e != nil {
+		to = e.Recipients[f.item.Ordinal].Address
+		attrs = append(attrs, slog.String("qid", e.QueueID))
+	}
+	attrs = append(attrs, slog.String("id", r.job.ID.String()), slog.String("to", "<"+to+">"))
+	relay := "none"
+	if r.peer.addr.IsValid() {
+		relay = r.peer.relay()
+	}
+	attrs = append(attrs, slog.String("relay", relay))
+	if r.reuse > 1 {
+		attrs = append(attrs, slog.Int("conn_use", r.reuse))
+	}
+	if e := r.envelope; e != nil {
+		total := max(now.Sub(e.Arrived), 0)
+		waited := max(total-r.times.connect-r.times.transmit, 0)
+		attrs = append(attrs, slog.String("delay", short(total)), slog.String("delays",
+			fmt.Sprintf("0/%s/%s/%s", short(waited), short(r.times.connect), short(r.times.transmit))))
+	}
+	attrs = append(attrs, slog.String("dsn", d.Enhanced), slog.String("status", status), slog.String("reply", d.Reason))
+	r.agent.log.LogAttrs(r.agent.stop, level, "delivery", attrs...)
+}
+
+// short writes seconds as Postfix does: two significant digits.
+func short(d time.Duration) string {
+	s := d.Seconds()
+	if s >= 10 {
+		return strconv.FormatFloat(math.Round(s), 'f', -1, 64)
+	}
+	if s < 0.01 {
+		return strconv.FormatFloat(math.Round(s*1000)/1000, 'f', -1, 64)
+	}
+	x, _ := strconv.ParseFloat(strconv.FormatFloat(s, 'g', 2, 64), 64)
+	return strconv.FormatFloat(x, 'f', -1, 64)
+}

@@ -1,0 +1,135 @@
+// Package trace writes the Received field that Millrace puts on top of each
+// message it sends, and recognises its own mark in the fields of others.
+//
+// The field is what the host MTA would have written for this hop, had it sent
+// the message itself, with our name in its place. Its id is three words joined
+// by dots: the host's queue id, the spool id, and a keyed hash of both. The
+// hash makes the field the mark by which the milter knows mail that has been
+// through this spool before, so it is never diverted a second time; nobody
+// without the key can write it, and nothing has to be stripped.
+//
+// Everything here is a pure function of its arguments: each retry of a message
+// writes the same octets.
+package trace
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// maxWord bounds every word taken from the envelope, so no line of the field
+// nears the 998 octets of RFC 5322 section 2.1.1.
+const maxWord = 255
+
+// macLen is the length of the mark's hash in octets, before hexadecimal.
+const macLen = 10
+
+// Received returns one Received field (RFC 5321 section 4.4) for a message,
+// folded, each line ended by CRLF. hostname stands in where the envelope does
+// not name the host MTA. The date is e.Arrived, in UTC.
+//
+// The recipient is named only when there is just one, as Postfix does: a field
+// with several would show each of them the others.
+func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byte {
+	var b strings.Builder
+	b.WriteString("Received: ")
+	if e.Protocol != "" || e.ClientAddr != "" {
+		b.WriteString("from " + word(e.Helo, "unknown") +
+			" (" + word(e.ClientName, "unknown") + " [" + word(e.ClientAddr, "unknown") + "])\r\n\t")
+	}
+	by := e.ByHost
+	if by == "" {
+		by = hostname
+	}
+	b.WriteString("by " + word(by, "localhost") + " (Millrace)")
+	if e.Protocol != "" {
+		b.WriteString(" with " + word(e.Protocol, "SMTP"))
+	}
+	qid := queueID(e.QueueID)
+	b.WriteString("\r\n\tid " + qid + "." + id.String() + "." + mac(key, id.String(), qid))
+	if len(e.Recipients) == 1 && plainAddress(e.Recipients[0].Address) {
+		b.WriteString("\r\n\tfor <" + e.Recipients[0].Address + ">")
+	}
+	b.WriteString(";\r\n\t" + e.Arrived.UTC().Format("Mon, 02 Jan 2006 15:04:05 -0700 (MST)") + "\r\n")
+	return []byte(b.String())
+}
+
+// Marked reports whether a Received field's value carries our mark. Folding may
+// be CRLF or LF, and other hops may have refolded the field.
+func Marked(received string, key []byte) bool {
+	words := strings.FieldsFunc(received, func(r rune) bool {
+		return r == ' ' || r == '\t' || r == '\r' || r == '\n' || r == ';'
+	})
+	for i, w := range words {
+		if i == 0 || !strings.EqualFold(words[i-1], "id") {
+			continue
+		}
+		qid, rest, ok1 := strings.Cut(w, ".")
+		id, sum, ok2 := strings.Cut(rest, ".")
+		if ok1 && ok2 && hmac.Equal([]byte(mac(key, id, qid)), []byte(sum)) {
+			return true
+		}
+	}
+	return false
+}
+
+// mac is the keyed hash over the two ids as they are written in the field.
+func mac(key []byte, id, qid string) string {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(id + "\x00" + qid))
+	return hex.EncodeToString(h.Sum(nil)[:macLen])
+}
+
+// word makes one word fit to stand inside or outside a comment: what is not a
+// letter, a digit or one of a name's or an address literal's own marks becomes
+// a question mark. Nothing that ends a line, opens a comment or starts a new
+// clause is left.
+func word(s, empty string) string {
+	if s == "" {
+		return empty
+	}
+	b := []byte(s[:min(len(s), maxWord)])
+	for i, c := range b {
+		if !alnum(c) && strings.IndexByte("-._:[]", c) < 0 {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}
+
+// queueID keeps the host's queue id to what queue ids are made of, so the mark
+// can be read back: no dots, no blanks.
+func queueID(s string) string {
+	b := []byte(s[:min(len(s), maxWord)])
+	for i, c := range b {
+		if !alnum(c) && c != '-' && c != '_' {
+			b[i] = '_'
+		}
+	}
+	if len(b) == 0 {
+		return "NOQUEUE"
+	}
+	return string(b)
+}
+
+// plainAddress reports whether an address can be shown as it is: printable
+// ASCII without blanks, quotes, comments or brackets.
+func plainAddress(a string) bool {
+	if a == "" || len(a) > maxWord {
+		return false
+	}
+	for i := range len(a) {
+		if c := a[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("()<>[]\\\",;:", c) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func alnum(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}

@@ -1,0 +1,204 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// asked is the list of domains whose way the queue wants to know. put never blocks.
+type asked struct {
+	mu     sync.Mutex
+	more   sync.Cond
+	names  []string
+	closed bool
+}
+
+func (q *asked) init() { q.more.L = &q.mu }
+
+func (q *asked) put(name string) {
+	q.mu.Lock()
+	q.names = append(q.names, name)
+	q.mu.Unlock()
+	q.more.Signal()
+}
+
+func (q *asked) get() (string, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.names) == 0 && !q.closed {
+		q.more.Wait()
+	}
+	if q.closed {
+		return "", false
+	}
+	name := q.names[0]
+	q.names = q.names[1:]
+	return name, true
+}
+
+func (q *asked) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.more.Broadcast()
+}
+
+// domains names the domain of each recipient; "" is mail that only the host can route.
+func domains(e *spool.Envelope) []string {
+	list := make([]string, len(e.Recipients))
+	for i, r := range e.Recipients {
+		if at := strings.LastIndexByte(r.Address, '@'); at >= 0 {
+			list[i] = strings.ToLower(strings.TrimSuffix(r.Address[at+1:], "."))
+		}
+	}
+	return list
+}
+
+// findWays answers the queue's questions.
+func (a *Agent) findWays(ctx context.Context) {
+	for {
+		name, ok := a.asked.get()
+		if !ok {
+			return
+		}
+		set := a.now.Load()
+		way, err := set.way(ctx, name)
+		if err == nil {
+			a.queue.Routed(name, way)
+			continue
+		}
+		a.noWay(set, name, err)
+	}
+}
+
+// retryRoute is how long a domain waits after a DNS failure.
+const retryRoute = 2 * time.Minute
+
+// noWay settles the mail of a domain that cannot be routed.
+func (a *Agent) noWay(set *settings, name string, err error) {
+	now := time.Now()
+	fault := outcome.DNSFailed
+	if e, ok := errors.AsType[*route.Error](err); ok {
+		fault = faults[e.Reason]
+	}
+	p := set.policy(name)
+	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
+	if policy(p).Decide(now, attempt).Action == outcome.Retry {
+		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
+		a.queue.Unrouted(name, err.Error(), now.Add(retryRoute))
+		return
+	}
+	for {
+		job, ok := a.queue.Claim(name, p.MaxRecipientsPerMessage)
+		if !ok {
+			break
+		}
+		a.queue.Settle(a.fail(job, p, attempt))
+	}
+	a.queue.Unrouted(name, err.Error(), now.Add(retryRoute))
+}
+
+var faults = map[route.Reason]outcome.Fault{
+	route.Temporary:      outcome.DNSFailed,
+	route.NXDomain:       outcome.NXDomain,
+	route.NullMX:         outcome.NullMX,
+	route.NoAddress:      outcome.NoAddress,
+	route.Loop:           outcome.Loop,
+	route.RefusedAddress: outcome.RefusedAddress,
+}
+
+func policy(q *config.Queue) outcome.Policy {
+	return outcome.Policy{Retry: q.Retry, Expire: q.Expire}
+}
+
+// policy returns the queue of a domain as far as its name tells.
+func (s *settings) policy(name string) *config.Queue {
+	if q := s.config.Match(name); q != nil {
+		return q
+	}
+	return &s.config.General
+}
+
+// way finds where a domain's mail goes.
+func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
+	q := s.policy(name)
+	if name == s.relay {
+		return s.handback(), nil
+	}
+	if q.Route.Kind == config.RouteMX {
+		plan, err := s.resolver.Lookup(ctx, name)
+		if err != nil {
+			return queue.Way{}, err
+		}
+		if q == &s.config.General {
+			if m := s.config.MatchMX(plan.Names()); m != nil {
+				q = m
+			}
+		}
+		if q.Route.Kind == config.RouteMX {
+			return s.direct(name, q, plan), nil
+		}
+	}
+	if q.Route.Kind == config.RouteHandback {
+		return s.handback(), nil
+	}
+	return queue.Way{
+		Queue: q, Relay: q.Route.Relay,
+		Site: queue.RelayDomain(q.Route.Relay), Key: queue.RelayDomain(q.Route.Relay) + " " + q.Name,
+	}, nil
+}
+
+// handbackSessions keeps the way home gentle: the host has its own mail to move.
+const handbackSessions = 4
+
+// handback is the way back to the host MTA. It takes the general queue's
+// values, but few sessions, and the host's own limits decide the rest.
+func (s *settings) handback() queue.Way {
+	q := s.config.General
+	q.Name = "handback"
+	q.Route = config.Route{Kind: config.RouteHandback}
+	q.MaxSessions = min(q.MaxSessions, handbackSessions)
+	q.TLS = config.TLSNone // loopback, or the admin's own network
+	return queue.Way{Queue: &q, Relay: s.config.Handback.Relay, Site: s.relay, Key: s.relay, Handback: true}
+}
+
+// direct is the way to the mail exchangers of a domain.
+func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.Way {
+	source := s.source(name)
+	suffix := ""
+	if source.IsValid() {
+		suffix = " from " + source.String()
+	}
+	site := plan.Key()
+	if len(q.MX) > 0 {
+		site = q.Name // a provider: its limits hold for all its hosts together
+	}
+	return queue.Way{
+		Queue: q, Plan: plan, Source: source, Expires: plan.Expires,
+		Site: site + suffix,
+		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + suffix,
+	}
+}
+
+// source picks a domain's source address. It depends on the name alone, so a
+// retry keeps its source (greylisting looks at it).
+func (s *settings) source(name string) netip.Addr {
+	pool := s.config.Agent.SourceAddresses
+	if len(pool) == 0 {
+		return netip.Addr{}
+	}
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return pool[h.Sum32()%uint32(len(pool))]
+}

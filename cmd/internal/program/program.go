@@ -1,0 +1,135 @@
+// Package program is what the three programs share: the flags --config,
+// --log-level and --version, the log, exit codes, and the life of a daemon under systemd.
+//
+// A daemon's main is one call of Serve. The command uses Flags and Parse.
+package program
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+
+	"github.com/millrace/millrace/agent/config"
+)
+
+// Exit codes, as in sysexits(3).
+const (
+	ExitFailure = 1
+	ExitUsage   = 64 // EX_USAGE: wrong flags
+	ExitConfig  = 78 // EX_CONFIG: the configuration cannot be used
+)
+
+// version is set by packagers: -ldflags "-X .../program.version=1.2.3".
+var version string
+
+// Version is the program's version: the packager's, or what the Go tool knows
+// of the source.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// Flags are the flags of every program; a program embeds them in its own.
+type Flags struct {
+	Config   string           `short:"c" default:"/etc/millrace/millrace.toml" placeholder:"FILE" help:"Configuration file; conf.d/*.toml beside it is read too. Default: ${default}."`
+	LogLevel slog.Level       `default:"info" placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error. Default: ${default}."`
+	Version  kong.VersionFlag `help:"Print the version and exit."`
+}
+
+// Load reads the configuration. Its error, if any, carries ExitConfig.
+func (f Flags) Load() (*config.Config, []config.Notice, error) {
+	c, notices, err := config.Load(f.Config)
+	if err != nil {
+		return nil, nil, Error{Code: ExitConfig, Err: err}
+	}
+	return c, notices, nil
+}
+
+// Logger writes for people on a terminal, and in key=value form elsewhere.
+// Under systemd the journal has the time already.
+func (f Flags) Logger(w io.Writer) *slog.Logger {
+	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: f.LogLevel, TimeFormat: time.TimeOnly}))
+	}
+	o := &slog.HandlerOptions{Level: f.LogLevel}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// Error is an error with the exit code it should end the program with.
+type Error struct {
+	Code int
+	Err  error
+}
+
+func (e Error) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e Error) Unwrap() error { return e.Err }
+
+// Exit prints an error, each of its lines with the program's name before it,
+// and ends the program with the error's code; nil ends it with 0.
+func Exit(name string, err error) {
+	if err == nil {
+		os.Exit(0)
+	}
+	report(os.Stderr, name, err)
+	var e Error
+	if errors.As(err, &e) {
+		os.Exit(e.Code)
+	}
+	os.Exit(ExitFailure)
+}
+
+func report(w io.Writer, name string, err error) {
+	start := true
+	for _, c := range []byte(err.Error() + "\n") {
+		if start {
+			fmt.Fprintf(w, "%s: ", name)
+		}
+		start = c == '\n'
+		w.Write([]byte{c})
+	}
+}
+
+// Parse reads the command line into cli, a pointer to a struct with kong tags.
+// It ends the program for --help and --version, and with ExitUsage for a
+// command line that it does not understand.
+func Parse(name, description string, cli any) *kong.Context {
+	k := kong.Must(cli,
+		kong.Name(name),
+		kong.Description(description),
+		kong.Vars{"version": name + " " + Version()},
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	ctx, err := k.Parse(os.Args[1:])
+	if err != nil {
+		var parse *kong.ParseError
+		if errors.As(err, &parse) {
+			parse.Context.PrintUsage(true)
+		}
+		Exit(name, Error{Code: ExitUsage, Err: err})
+	}
+	return ctx
+}

@@ -1,0 +1,109 @@
+package program
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+)
+
+// Daemon is a program that runs until it is told to stop.
+type Daemon interface {
+	// Run works until ctx ends and then stops in order. It calls ready once, when it serves.
+	Run(ctx context.Context, ready func()) error
+	// Reload gives effect to a new configuration; after an error the old one stays.
+	Reload(*config.Config) error
+}
+
+// Serve is the main function of a daemon: flags, configuration, log, signals.
+// It does not return. A configuration that cannot be used ends it with
+// ExitConfig before start is called, so that no half of a daemon ever runs.
+// SIGHUP reloads, SIGTERM and SIGINT stop.
+func Serve(name, description string, start func(c *config.Config, log *slog.Logger) (Daemon, error)) {
+	var flags Flags
+	Parse(name, description, &flags)
+	c, notices, err := flags.Load()
+	if err != nil {
+		Exit(name, err)
+	}
+	log := flags.Logger(os.Stderr)
+	tell(log, notices)
+	d, err := start(c, log)
+	if err != nil {
+		Exit(name, err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+
+	var aside sync.WaitGroup
+	aside.Go(func() { watchdog(ctx, log) })
+	aside.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				notify(log, "STOPPING=1")
+				return
+			case <-hangup:
+				notify(log, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic()))
+				reload(flags, d, log)
+				notify(log, "READY=1")
+			}
+		}
+	})
+	log.Info("starting", "version", Version(), "config", flags.Config)
+	err = d.Run(ctx, func() {
+		notify(log, "READY=1")
+		log.Info("ready")
+	})
+	stop()
+	aside.Wait()
+	if err == nil {
+		log.Info("stopped")
+	}
+	Exit(name, err)
+}
+
+func reload(flags Flags, d Daemon, log *slog.Logger) {
+	c, notices, err := flags.Load()
+	if err == nil {
+		tell(log, notices)
+		err = d.Reload(c)
+	}
+	if err != nil {
+		log.Error("reload failed; the old configuration stays in force", "err", err)
+		return
+	}
+	log.Info("configuration reloaded", "config", flags.Config)
+}
+
+func tell(log *slog.Logger, notices []config.Notice) {
+	for _, n := range notices {
+		log.Warn("configuration: " + n.String())
+	}
+}
+
+// watchdog tells systemd twice in each WATCHDOG_USEC that we live.
+func watchdog(ctx context.Context, log *slog.Logger) {
+	every := watchdogInterval(os.Getenv("WATCHDOG_USEC"))
+	if every == 0 {
+		return
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			notify(log, "WATCHDOG=1")
+		}
+	}
+}
