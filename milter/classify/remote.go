@@ -1,0 +1,88 @@
+package classify
+
+import "strings"
+
+// remoteOnes marks the recipients that the host would send to their own domain
+// over the internet. If there is none, or the mail cannot be split and not all
+// are, it returns nil and why.
+func (c *Classifier) remoteOnes(m *Message) ([]bool, string) {
+	if m.Command {
+		return c.commandRecipients(m)
+	}
+	divert := make([]bool, len(m.Recipients))
+	any := false
+	for i := range m.Recipients {
+		divert[i] = c.remoteOne(&m.Recipients[i])
+		any = any || divert[i]
+	}
+	if !any {
+		return nil, "no remote recipient"
+	}
+	return divert, ""
+}
+
+// remoteOne judges by the transport the host chose: it must be a plain remote
+// one, and its next hop the recipient's own domain. A next hop in brackets, with
+// a port or of another name is a transport map, a relayhost or a smarthost; the
+// admin may name such a next hop in milter.remote.
+func (c *Classifier) remoteOne(r *Recipient) bool {
+	domain := domainOf(r.Address)
+	if !plainDomain(domain) || !plainLocalPart(r.Address) || c.hostDomains.match(domain) {
+		return false
+	}
+	mailer, host := strings.ToLower(r.Mailer), strings.ToLower(r.Host)
+	if c.remote[nexthop{mailer, host}] && host != "" {
+		return true
+	}
+	return c.remote[nexthop{mailer, ""}] && host == domain
+}
+
+// commandRecipients judges mail of sendmail(1), for which no transport is
+// known: its recipients are remote if their domains are none of the host's, and
+// only when the host's domains have been listed. The MTA cannot be told to keep
+// some of them, so it is all or none.
+func (c *Classifier) commandRecipients(m *Message) ([]bool, string) {
+	if len(c.hostDomains) == 0 {
+		return nil, "sendmail(1) mail, and host_domains is empty"
+	}
+	if len(m.Recipients) == 0 {
+		return nil, "no remote recipient"
+	}
+	divert := make([]bool, len(m.Recipients))
+	for i := range m.Recipients {
+		a := m.Recipients[i].Address
+		if d := domainOf(a); !plainDomain(d) || !plainLocalPart(a) || c.hostDomains.match(d) {
+			return nil, "sendmail(1) mail with a recipient that is not remote"
+		}
+		divert[i] = true
+	}
+	return divert, ""
+}
+
+// plainDomain reports whether a domain can be looked up, and compared with
+// host_domains, as it stands: ASCII labels with a dot between them, no address
+// literal, no blanks, no final dot.
+func plainDomain(d string) bool {
+	if !strings.Contains(d, ".") || strings.HasPrefix(d, ".") || strings.HasSuffix(d, ".") || strings.Contains(d, "..") {
+		return false
+	}
+	for i := range len(d) {
+		if c := d[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("[]()<>@,;:\\\"%!", c) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// plainLocalPart reports whether a local part is a dot-atom, so the address has
+// one way to be written. Quoted ones have several, and source routes and other
+// old forms mean more than they show: the host knows what.
+func plainLocalPart(addr string) bool {
+	local := addr[:max(strings.LastIndexByte(addr, '@'), 0)]
+	for i := range len(local) {
+		if c := local[i]; c <= ' ' || c == 0x7f || strings.IndexByte("()<>[]:;@\\,\"", c) >= 0 {
+			return false
+		}
+	}
+	return local != ""
+}

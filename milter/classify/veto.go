@@ -1,0 +1,90 @@
+package classify
+
+import (
+	"strings"
+)
+
+// mailArgs and rcptArgs are the ESMTP arguments that the agent honours or may
+// leave out without harm. All others, XVERP and REQUIRETLS among them, change
+// what happens to the mail and are left to the MTA that announced them.
+var (
+	mailArgs = map[string]bool{
+		"SIZE": true, "BODY": true, "SMTPUTF8": true, // RFC 1870, 6152, 6531
+		"RET": true, "ENVID": true, // RFC 3461
+		"AUTH": true, // RFC 4954
+	}
+	rcptArgs = map[string]bool{"NOTIFY": true, "ORCPT": true} // RFC 3461
+)
+
+// veto says why a message must stay with the host whatever rules say, or "".
+func veto(m *Message) string {
+	if m.Looped {
+		return "has been here before"
+	}
+	if m.Sender == "" {
+		return "null sender"
+	}
+	if domainOf(m.Sender) == "" {
+		return "sender without a domain"
+	}
+	for _, a := range m.Args {
+		if why := unknownArg(a, mailArgs); why != "" {
+			return why
+		}
+	}
+	for i := range m.Recipients {
+		for _, a := range m.Recipients[i].Args {
+			if why := unknownArg(a, rcptArgs); why != "" {
+				return why
+			}
+		}
+	}
+	for _, f := range m.Header {
+		if why := vetoField(f); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
+func unknownArg(arg string, known map[string]bool) string {
+	name, value, _ := strings.Cut(arg, "=")
+	name = strings.ToUpper(name)
+	if !known[name] {
+		return "ESMTP argument " + printable(name)
+	}
+	if name == "BODY" && !strings.EqualFold(value, "7BIT") && !strings.EqualFold(value, "8BITMIME") {
+		return "ESMTP argument BODY=" + printable(value)
+	}
+	return ""
+}
+
+func vetoField(f Field) string {
+	switch strings.ToLower(f.Name) {
+	case "auto-submitted": // RFC 3834
+		v, _, _ := strings.Cut(unfold(f.Value), ";")
+		if v = strings.TrimSpace(v); !strings.EqualFold(v, "no") {
+			return "Auto-Submitted: " + printable(v)
+		}
+	case "content-type":
+		if v := strings.ToLower(unfold(f.Value)); strings.HasPrefix(v, "multipart/report") {
+			return "multipart/report"
+		}
+	case "x-spam-flag", "x-spam", "x-spam-status":
+		if v := strings.ToLower(unfold(f.Value)); strings.HasPrefix(v, "yes") {
+			return "marked as spam"
+		}
+	}
+	return ""
+}
+
+// printable makes a hostile word fit for a log's reason.
+func printable(s string) string {
+	b := []byte(s[:min(len(s), 40)])
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,208 @@
+package milter_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/milter"
+)
+
+func TestMain(m *testing.M) { lab.Main(noLeaks{m}) }
+
+// noLeaks runs the tests and then looks for goroutines they left behind.
+type noLeaks struct{ *testing.M }
+
+func (m noLeaks) Run() int {
+	code := m.M.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
+}
+
+var loopKey = []byte("the loop key of this test's spool")
+
+// fakeSpool keeps what is appended in memory.
+type fakeSpool struct {
+	mu      sync.Mutex
+	kept    []*kept
+	err     error // of Append
+	room    error
+	silence time.Duration
+	reached chan struct{} // closed when Append has all of the content
+	hold    chan struct{} // if set, Append waits for it then
+}
+
+// kept is one appended message.
+type kept struct {
+	id       spool.ID
+	envelope spool.Envelope
+	content  []byte
+	verdict  chan string // "released" or "void", when it is settled
+}
+
+func (f *fakeSpool) Append(_ context.Context, e *spool.Envelope, r io.Reader) (milter.Receipt, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if f.hold != nil {
+		close(f.reached)
+		<-f.hold
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return nil, f.err
+	}
+	k := &kept{spool.MakeID(1, uint32(len(f.kept)+1)), *e, b, make(chan string, 2)}
+	f.kept = append(f.kept, k)
+	return k, nil
+}
+
+func (f *fakeSpool) Room() error                          { return f.room }
+func (f *fakeSpool) AgentSilence(time.Time) time.Duration { return f.silence }
+
+func (f *fakeSpool) all() []*kept {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]*kept(nil), f.kept...)
+}
+
+// only is the one message that was kept.
+func (f *fakeSpool) only(t *testing.T) *kept {
+	t.Helper()
+	all := f.all()
+	if len(all) != 1 {
+		t.Fatalf("%d messages in the spool, want one", len(all))
+	}
+	return all[0]
+}
+
+// waitOnly waits for the first message. Append has begun: it will come.
+func (f *fakeSpool) waitOnly() *kept {
+	for {
+		if all := f.all(); len(all) > 0 {
+			return all[0]
+		}
+		runtime.Gosched()
+	}
+}
+
+func (k *kept) ID() spool.ID   { return k.id }
+func (k *kept) Release() error { k.verdict <- "released"; return nil }
+func (k *kept) Void() error    { k.verdict <- "void"; return nil }
+
+func (k *kept) addresses() string {
+	var a []string
+	for _, r := range k.envelope.Recipients {
+		a = append(a, r.Address)
+	}
+	return strings.Join(a, " ")
+}
+
+// logText is a log that tests read.
+type logText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// lines returns the log lines that have all the words.
+func (l *logText) lines(words ...string) []string {
+	var found []string
+line:
+	for s := range strings.Lines(l.String()) {
+		for _, w := range words {
+			if !strings.Contains(s, w) {
+				continue line
+			}
+		}
+		found = append(found, s)
+	}
+	return found
+}
+
+// divertAll is a configuration that diverts whatever may be.
+func divertAll() *config.Config {
+	return &config.Config{Milter: config.Milter{
+		Mode: config.Divert, Verdict: config.VerdictAuto, OnFailure: "accept", AgentGrace: 10 * time.Minute,
+		Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
+		Rules: []config.Rule{
+			{Name: "stay", Action: config.ActionLeave, Sender: []string{"stay@*"}},
+			{Name: "all", Action: config.ActionDivert, Sender: []string{"*"}},
+		},
+	}}
+}
+
+// serving is a milter under test.
+type serving struct {
+	spool  *fakeSpool
+	log    *logText
+	server *milter.Server
+	addr   string
+	stop   func()
+}
+
+// serve runs a milter on a TCP port until the test ends.
+func serve(t *testing.T, cfg *config.Config, f *fakeSpool) *serving {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOn(t, cfg, f, ln)
+}
+
+func serveOn(t *testing.T, cfg *config.Config, f *fakeSpool, ln net.Listener) *serving {
+	t.Helper()
+	s := &serving{spool: f, log: &logText{}, addr: ln.Addr().String()}
+	var err error
+	s.server, err = milter.New(cfg, milter.Options{Spool: f, Key: loopKey, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.server.Serve(ctx, ln) }()
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		s.stop()
+		if t.Failed() {
+			t.Logf("milter log:\n%s", s.log)
+		}
+	})
+	return s
+}

@@ -1,0 +1,145 @@
+package milter
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/milter/classify"
+	"github.com/millrace/millrace/milter/wire"
+)
+
+// session is the backend of one MTA connection.
+type session struct {
+	server *Server
+	conn   *wire.Conn
+	client client
+
+	bareSender bool
+	m          *message // nil between messages
+	d          classify.Decision
+	upload     *upload // nil unless the message in hand is being diverted
+}
+
+var _ wire.Handler = (*session)(nil)
+
+// Connect notes the SMTP client.
+func (s *session) Connect(c wire.Client) { s.client = newClient(c) }
+
+// Helo notes the client's name for itself.
+func (s *session) Helo(name string) { s.client.helo = name }
+
+// Mail begins a message.
+func (s *session) Mail(from string, args []string) {
+	addr, bare := address(from)
+	s.bareSender = bare
+	s.m = &message{setup: s.server.setup.Load(), arrived: time.Now()}
+	s.m.Sender, s.m.Args = addr, args
+	s.m.Client = s.client.addr
+	s.m.AuthUser = s.conn.Macro("auth_authen")
+	s.m.Daemon = s.conn.Macro("daemon_name")
+}
+
+// Rcpt adds a recipient, with the transport that the MTA chose for it.
+func (s *session) Rcpt(to string, args []string) {
+	addr, _ := address(to)
+	s.m.addRecipient(to, classify.Recipient{
+		Address: addr, Args: args,
+		Mailer: s.conn.RcptMacro("rcpt_mailer"), Host: s.conn.RcptMacro("rcpt_host"),
+	})
+}
+
+// Header adds a field; wire bounds how much of them there is.
+func (s *session) Header(name, value string) {
+	s.m.Header = append(s.m.Header, classify.Field{Name: name, Value: value})
+}
+
+// EndOfHeaders decides. Everything that can be known to keep the mail with the
+// host is looked at here, before the body is asked for.
+func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
+	m := s.m
+	cfg := m.setup.cfg
+	switch {
+	case m.tooBig:
+		return s.leave("envelope is too large to hold")
+	case s.conn.HeaderCut():
+		return s.leave("header is too large to hold")
+	}
+	m.finish(s.client, s.bareSender, s.server.key)
+	s.d = m.setup.classifier.Decide(&m.Message)
+	if s.d.Divert == nil {
+		return s.leave(s.d.Reason)
+	}
+	if !m.sameFate(s.d.Divert) {
+		return s.leave("recipient given twice, not remote both times")
+	}
+	if !s.conn.ExactHeaders() {
+		return s.leave("MTA does not give header fields as they are")
+	}
+	if s.way() == impossible {
+		return s.leave("MTA does not let recipients be deleted")
+	}
+	content, err := head(m.Header)
+	if err != nil {
+		return s.leave(err.Error())
+	}
+	if cfg.Milter.Mode != config.Divert {
+		return s.end("observe", s.d.Reason, wire.Verdict{Action: wire.Accept})
+	}
+	now := time.Now()
+	if silence := s.server.spool.AgentSilence(now); silence > cfg.Milter.AgentGrace {
+		if s.server.silent.pass(now) {
+			s.server.log.Warn("agent gives no sign of life, leaving mail with the host", "silence", silence.Round(time.Second).String())
+		}
+		return s.leave("agent is silent")
+	}
+	if err := s.server.spool.Room(); err != nil {
+		if s.server.full.pass(now) {
+			s.server.log.Warn("spool takes no mail", "err", err)
+		}
+		return s.failure(err.Error())
+	}
+	if s.sendmail() {
+		content = append([]byte(missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.arrived)), content...)
+	}
+	s.upload = start(ctx, s.server.spool, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content)
+	return wire.Verdict{Action: wire.Continue}
+}
+
+// Body passes a piece of the body on.
+func (s *session) Body(chunk []byte) {
+	if s.upload != nil {
+		s.upload.write(chunk)
+	}
+}
+
+// EndOfMessage waits for the commit and prepares the verdict.
+func (s *session) EndOfMessage(context.Context) wire.Verdict {
+	receipt, err := s.upload.finish()
+	s.upload = nil
+	var bad contentError
+	switch {
+	case errors.As(err, &bad):
+		return s.leave(err.Error())
+	case err != nil:
+		if now := time.Now(); s.server.full.pass(now) {
+			s.server.log.Warn("spool takes no mail", "err", err)
+		}
+		return s.failure(err.Error())
+	}
+	return s.diverted(receipt)
+}
+
+// Abort forgets the message in hand.
+func (s *session) Abort() {
+	if s.upload != nil {
+		if err := s.upload.abort(); err != nil {
+			s.server.log.Error("voiding an aborted message", "err", err)
+		}
+	}
+	s.upload, s.m = nil, nil
+}
+
+// Close has nothing left to do: wire aborts what is in hand.
+func (s *session) Close() {}

@@ -1,0 +1,119 @@
+package milter
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/milter/wire"
+)
+
+// way is how the MTA is made to forget what was diverted.
+type way int
+
+const (
+	impossible way = iota
+	delrcpt
+	discard
+)
+
+func (w way) String() string { return [...]string{"impossible", "delrcpt", "discard"}[w] }
+
+// way chooses by what is diverted, the setting and the MTA.
+func (s *session) way() way {
+	whole := !slices.Contains(s.d.Divert, false)
+	switch v := s.m.setup.cfg.Milter.Verdict; {
+	case s.m.Command:
+		return discard // always whole; a deletion might miss
+	case whole && (v == config.VerdictDiscard || v == config.VerdictAuto && s.sendmail()):
+		return discard
+	case s.conn.CanDelete():
+		return delrcpt
+	case whole:
+		return discard
+	}
+	return impossible
+}
+
+// sendmail reports whether the MTA is Sendmail: its macro v is a bare version,
+// "8.17.1", Postfix's begins with its name.
+func (s *session) sendmail() bool {
+	v := s.conn.Macro("v")
+	return v != "" && v[0] >= '0' && v[0] <= '9'
+}
+
+// leave gives the message back to the MTA.
+func (s *session) leave(reason string) wire.Verdict {
+	return s.end("leave", reason, wire.Verdict{Action: wire.Accept})
+}
+
+// failure is the answer to bulk that cannot be spooled now.
+func (s *session) failure(reason string) wire.Verdict {
+	if s.m.setup.cfg.Milter.OnFailure == "tempfail" {
+		return s.end("tempfail", reason, wire.Verdict{Action: wire.TempFail})
+	}
+	return s.leave(reason)
+}
+
+// end logs a verdict that leaves nothing in the spool.
+func (s *session) end(verdict, reason string, v wire.Verdict) wire.Verdict {
+	s.server.log.LogAttrs(s.conn.Context(), slog.LevelInfo, "verdict", s.attrs(verdict, reason)...)
+	s.m = nil
+	return v
+}
+
+// diverted is the verdict over a message that is durable now. The receipt is
+// settled only when it is known whether the MTA was told.
+func (s *session) diverted(r Receipt) wire.Verdict {
+	way := s.way()
+	v := wire.Verdict{Action: wire.Discard}
+	if way == delrcpt {
+		v = wire.Verdict{Action: wire.Accept, Delete: s.m.deletions(s.d.Divert)}
+	}
+	attrs := append(s.attrs(way.String(), s.d.Reason), slog.String("id", r.ID().String()))
+	log, ctx := s.server.log, s.conn.Context()
+	v.Written = func(err error) {
+		if err == nil {
+			if err := r.Release(); err != nil {
+				// The MTA has forgotten the message: it must be sent. The spool
+				// keeps what was not settled and gives it to the agent later.
+				attrs = append(attrs, slog.String("err", fmt.Sprintf("release, the agent will find it later: %v", err)))
+				log.LogAttrs(ctx, slog.LevelError, "verdict", attrs...)
+				return
+			}
+			log.LogAttrs(ctx, slog.LevelInfo, "verdict", attrs...)
+			return
+		}
+		attrs = append(attrs, slog.String("err", fmt.Sprintf("MTA was not told and keeps the message: %v", err)))
+		if err := r.Void(); err != nil {
+			attrs = append(attrs, slog.String("void", err.Error()))
+		}
+		log.LogAttrs(ctx, slog.LevelWarn, "verdict lost", attrs...)
+	}
+	s.m = nil
+	return v
+}
+
+// attrs are the words of a verdict's log line.
+func (s *session) attrs(verdict, reason string) []slog.Attr {
+	n := 0
+	if verdict != "leave" && verdict != "tempfail" {
+		for _, d := range s.d.Divert {
+			if d {
+				n++
+			}
+		}
+	}
+	a := []slog.Attr{
+		slog.String("qid", s.conn.Macro("i")),
+		slog.String("from", s.m.Sender),
+		slog.Int("nrcpt", s.m.nrcpt),
+		slog.Int("diverted", n),
+		slog.String("verdict", verdict),
+		slog.String("rule", s.d.Rule),
+		slog.String("stream", s.d.Stream),
+		slog.String("reason", reason),
+	}
+	return a
+}
