@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/milter"
+)
+
+// diverter is the daemon: the spool's writer and the milter server over it.
+type diverter struct {
+	cfg    *config.Config // as started: sockets and spool do not change with a reload
+	log    *slog.Logger
+	writer *spool.Writer
+	server *milter.Server
+}
+
+func newDiverter(c *config.Config, log *slog.Logger) (*diverter, error) {
+	w, err := spool.OpenWriter(c.Spool.Directory, spool.WriterOptions{
+		Logger: log, MinFree: int64(c.Spool.MinFree), MaxRecipients: c.Spool.MaxRecipients,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d := &diverter{cfg: c, log: log, writer: w}
+	key, err := spool.LoopKey(c.Spool.Directory)
+	if err == nil {
+		d.server, err = milter.New(c, milter.Options{Spool: milter.FromWriter(w), Key: key, Logger: log})
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return d, nil
+}
+
+// Reload gives effect to a new configuration; after an error the old one stays.
+func (d *diverter) Reload(c *config.Config) error {
+	if !slices.Equal(c.Milter.Listen, d.cfg.Milter.Listen) || c.Spool != d.cfg.Spool {
+		d.log.Warn("changes of milter.listen and [spool] take effect with a restart")
+	}
+	return d.server.Reload(c)
+}
+
+// Run serves until ctx is done. It calls ready when the sockets listen, and
+// closes the writer last: no session is left that could append.
+func (d *diverter) Run(ctx context.Context, ready func()) error {
+	err := d.serve(ctx, ready)
+	if cerr := d.writer.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("closing the spool: %w", cerr))
+	}
+	return err
+}
+
+func (d *diverter) serve(ctx context.Context, ready func()) error {
+	listeners, err := milter.Listen(d.cfg.Milter.Listen)
+	if err != nil {
+		return err
+	}
+	ready()
+	return d.server.Serve(ctx, listeners...)
+}

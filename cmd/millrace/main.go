@@ -1,0 +1,31 @@
+// Millrace is the admin's command: it checks a configuration, looks into the
+// queue, and shows the whole at work.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/millrace/millrace/cmd/internal/program"
+)
+
+// globals are the flags before the verb.
+type globals struct{ program.Flags }
+
+type cli struct {
+	globals
+	Check checkCmd `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
+	Queue queueCmd `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
+	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
+}
+
+func main() {
+	var c cli
+	k := program.Parse("millrace", "Millrace drives bulk mail beside the MTA you already run.", &c)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	k.BindTo(ctx, (*context.Context)(nil))
+	program.Exit("millrace", k.Run(&c.globals))
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+)
+
+// queueCmd lists the queue as mailq does.
+type queueCmd struct {
+	JSON bool `name:"json" help:"One JSON object a line, as postqueue -j prints them."`
+}
+
+func (c *queueCmd) Help() string {
+	return `Lists the diverted mail that is not delivered yet, in the layout of mailq(1):
+
+  * behind the id: being delivered now
+  the reason of the last failure stands in brackets above its recipients
+
+Examples:
+  millrace queue
+  millrace queue --json | jq -r 'select(.queue_name=="google").queue_id'`
+}
+
+func (c *queueCmd) Run(ctx context.Context, g *globals) error {
+	cfg, _, err := g.Load()
+	if err != nil {
+		return err
+	}
+	client := control.NewClient(cfg.Agent.Control)
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	if c.JSON {
+		enc := json.NewEncoder(out)
+		return client.Messages(ctx, func(m *control.Message) error { return enc.Encode(m) })
+	}
+	l := mailq{out: out}
+	if err := client.Messages(ctx, l.message); err != nil {
+		return err
+	}
+	return l.end()
+}
+
+// mailq writes a listing in the layout of Postfix's showq.
+type mailq struct {
+	out      io.Writer
+	messages int
+	octets   int64
+}
+
+func (l *mailq) message(m *control.Message) error {
+	if l.messages == 0 {
+		fmt.Fprintf(l.out, "%-17s %8s %-20s %s\n", "-Queue ID-", "--Size--", "----Arrival Time----", "-Sender/Recipient-------")
+	}
+	l.messages++
+	l.octets += m.Size
+	mark := ""
+	for _, r := range m.Recipients {
+		if r.State == "active" {
+			mark = "*"
+		}
+	}
+	sender := m.Sender
+	if sender == "" {
+		sender = "MAILER-DAEMON"
+	}
+	fmt.Fprintf(l.out, "%-17s %8d %-20s %s\n", m.ID+mark, m.Size,
+		time.Unix(m.ArrivalTime, 0).Format("Mon Jan _2 15:04:05"), sender)
+	reason := ""
+	for _, r := range m.Recipients {
+		if r.Reason != reason && r.Reason != "" {
+			fmt.Fprintf(l.out, "%*s\n", 80, "("+r.Reason+")")
+		}
+		reason = r.Reason
+		fmt.Fprintf(l.out, "%-48s%s\n", "", r.Address)
+	}
+	_, err := fmt.Fprintln(l.out)
+	return err
+}
+
+func (l *mailq) end() error {
+	if l.messages == 0 {
+		_, err := fmt.Fprintln(l.out, "Mail queue is empty")
+		return err
+	}
+	s := "s"
+	if l.messages == 1 {
+		s = ""
+	}
+	_, err := fmt.Fprintf(l.out, "-- %d Kbytes in %d Request%s.\n", (l.octets+1023)/1024, l.messages, s)
+	return err
+}

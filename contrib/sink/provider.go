@@ -1,0 +1,249 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"path"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// provider is a provider at work. Its mutex guards everything that is counted
+// for it and its hosts; nothing waits under it.
+type provider struct {
+	name      string
+	internet  *Internet
+	domains   map[string]struct{}
+	patterns  []string
+	hosts     []*host
+	behaviour atomic.Pointer[Behaviour] // for the DNS; the hosts have their own
+
+	mu    sync.Mutex
+	gate  gate
+	tries map[uint64]try // greylisting and temp_times
+}
+
+// try is what is remembered of a recipient that was deferred.
+type try struct {
+	first time.Time
+	count int
+}
+
+// host is one receiver.
+type host struct {
+	name       string
+	addr       netip.Addr
+	preference uint16
+	provider   *provider
+	place      int // in the ledger
+	behaviour  atomic.Pointer[Behaviour]
+
+	connects, datas, dots, drops, droppedAccepts turn
+
+	replies [6]atomic.Int64 // by first digit
+
+	// Guarded by provider.mu:
+	slots       slots
+	bucket      bucket
+	listener    net.Listener
+	sessions    map[*session]struct{}
+	admitted    int64
+	refused     map[Cause]int64
+	messages    int64
+	recipients  int64
+	octets      int64
+	acceptances []uint32 // by second since the start
+}
+
+// turn deals out a share exactly: after n calls floor(n*share) of them hit.
+type turn struct{ n atomic.Int64 }
+
+func (t *turn) hits(share float64) bool {
+	if share == 0 {
+		return false
+	}
+	const slip = 1e-9 // 100*0.29 is a little less than 29
+	n := float64(t.n.Add(1))
+	return math.Floor(n*share+slip) > math.Floor((n-1)*share+slip)
+}
+
+func (v *provider) setDomains(domains []string) error {
+	if len(domains) == 0 {
+		return errors.New("no domains")
+	}
+	v.domains = make(map[string]struct{})
+	for _, d := range domains {
+		d = strings.ToLower(strings.TrimSuffix(d, "."))
+		if !strings.ContainsAny(d, `*?[\`) {
+			v.domains[d] = struct{}{}
+			continue
+		}
+		if _, err := path.Match(d, ""); err != nil {
+			return fmt.Errorf("domain pattern %q: %w", d, err)
+		}
+		v.patterns = append(v.patterns, d)
+	}
+	return nil
+}
+
+func (v *provider) matches(domain string) bool {
+	for _, p := range v.patterns {
+		if ok, _ := path.Match(p, domain); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// takes says whether the provider has the mail domain. The conversion in the
+// map lookup does not allocate.
+func (v *provider) takes(domain []byte) bool {
+	if _, ok := v.domains[string(domain)]; ok {
+		return true
+	}
+	return len(v.patterns) > 0 && v.matches(string(domain))
+}
+
+// listen starts the receiver's listener.
+func (h *host) listen() error {
+	n := h.provider.internet
+	ln, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(h.addr, n.Port())))
+	if err != nil {
+		return fmt.Errorf("host %s: %w", h.name, err)
+	}
+	h.provider.mu.Lock()
+	h.listener = ln
+	h.provider.mu.Unlock()
+	n.work.Go(func() { h.accept(ln) })
+	return nil
+}
+
+// cut closes the listener and resets all connections.
+func (h *host) cut() {
+	h.provider.mu.Lock()
+	defer h.provider.mu.Unlock()
+	if h.listener != nil {
+		h.listener.Close()
+		h.listener = nil
+	}
+	for s := range h.sessions {
+		reset(s.tcp)
+	}
+}
+
+// reset closes a connection by a TCP reset.
+func reset(c *net.TCPConn) {
+	c.SetLinger(0)
+	c.Close()
+}
+
+func (h *host) accept(ln *net.TCPListener) {
+	n := h.provider.internet
+	for {
+		c, err := ln.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors, most likely
+			n.log.Warn("accept failed", "host", h.name, "err", err)
+			pause(n.closed, 50*time.Millisecond)
+			continue
+		}
+		s, ok := h.admit(c, ln)
+		if !ok {
+			reset(c)
+			continue
+		}
+		n.work.Go(s.run)
+	}
+}
+
+// admit decides on a new connection; false resets it.
+func (h *host) admit(c *net.TCPConn, ln *net.TCPListener) (*session, bool) {
+	v, b := h.provider, h.behaviour.Load()
+	s := newSession(h, c)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if h.listener != ln { // cut since
+		return nil, false
+	}
+	s.turnedAway = v.gate.enter(time.Now(), b, &h.slots)
+	if s.turnedAway == "" {
+		h.admitted++
+		s.holds = true
+	} else {
+		h.refused[s.turnedAway]++
+		if b.OverLimit == ByReset {
+			return nil, false
+		}
+	}
+	h.sessions[s] = struct{}{}
+	return s, true
+}
+
+// leave gives the place of a connection back, if it has one.
+func (h *host) leave(s *session) {
+	v := h.provider
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s.holds {
+		s.holds = false
+		v.gate.leave(time.Now(), h.behaviour.Load(), &h.slots)
+	}
+}
+
+// forget ends the host's knowledge of a session.
+func (h *host) forget(s *session) {
+	h.provider.mu.Lock()
+	defer h.provider.mu.Unlock()
+	delete(h.sessions, s)
+}
+
+// rated asks for one message by the rate limit.
+func (h *host) rated(b *Behaviour) Cause {
+	if b.Rate == 0 {
+		return ""
+	}
+	h.provider.mu.Lock()
+	defer h.provider.mu.Unlock()
+	return h.provider.gate.message(time.Now(), b, &h.bucket)
+}
+
+func (h *host) countRefusal(c Cause) {
+	h.provider.mu.Lock()
+	defer h.provider.mu.Unlock()
+	h.refused[c]++
+}
+
+// tried remembers a try of what key stands for and gives what is known of it,
+// this try included.
+func (v *provider) tried(key uint64, now time.Time) try {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t, ok := v.tries[key]
+	if !ok {
+		t.first = now
+	}
+	t.count++
+	v.tries[key] = t
+	return t
+}
+
+// accepted counts a message.
+func (h *host) accepted(now time.Time, recipients int, octets int64) {
+	second := int(now.Sub(h.provider.internet.start) / time.Second)
+	h.provider.mu.Lock()
+	defer h.provider.mu.Unlock()
+	h.messages++
+	h.recipients += int64(recipients)
+	h.octets += octets
+	for len(h.acceptances) <= second {
+		h.acceptances = append(h.acceptances, 0)
+	}
+	h.acceptances[second]++
+}
