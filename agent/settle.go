@@ -225,7 +225,9 @@ func (r *report) notify(now time.Time) error {
 		Recipients: list, Content: original, Full: full, Now: now,
 	})
 	if err != nil {
-		return err
+		// Nothing that a later try would mend; failing for ever would be worse.
+		r.agent.log.Error("cannot compose a delivery report; none is sent", "qid", e.QueueID, "id", r.job.ID, "err", err)
+		return nil
 	}
 	// Not cut short by a stop: the outcome waits for it.
 	receipt, err := r.agent.writer.Append(r.agent.stop, env, bytes.NewReader(content))

@@ -156,7 +156,7 @@ func NewClient(address string) *Client {
 	}}}
 }
 
-// ErrNotRunning: nobody answers on the control socket.
+// ErrNotRunning says that nobody answers on the control socket.
 var ErrNotRunning = errors.New("millrace-agent is not running (nobody answers on its control socket)")
 
 func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {

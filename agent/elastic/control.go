@@ -329,7 +329,7 @@ func (c *Control) mayBegin() time.Time {
 // faster says, in the flat phase, whether transactions have become much shorter
 // than they were at its start, batch by batch.
 func (c *Control) faster() bool {
-	if c.now.count < float64(max(64, c.want)) {
+	if c.now.count < float64(max(64, 4*c.want)) {
 		return false
 	}
 	if c.ref.n == 0 {

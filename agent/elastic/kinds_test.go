@@ -37,7 +37,7 @@ func TestFindsAConnectionLimit(t *testing.T) {
 					t.Parallel()
 					r := r
 					r.rtt, r.service, r.limit = testRTT, time.Duration(service)*testRTT, always(limit)
-					s := newSim(r, Limits{MaxSessions: 200}, 18)
+					s := newSim(r, Limits{MaxSessions: 200}, 1)
 					s.run(10 * time.Minute)
 					possible := float64(limit) / (s.transaction() + r.lag/perConnection).Seconds()
 					if g := s.steady(possible, time.Minute, 10*time.Minute); g < wantGoodput {
@@ -97,7 +97,7 @@ func TestReceiversOfManyKinds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newSim(k.r, Limits{MaxSessions: k.max}, 18)
+			s := newSim(k.r, Limits{MaxSessions: k.max}, 7)
 			s.run(30 * time.Minute)
 			if g := s.steady(k.possible, k.learning, 30*time.Minute); g < wantGoodput {
 				t.Errorf("goodput %.3f of the possible, want %v", g, wantGoodput)
@@ -136,7 +136,7 @@ func TestFindsALoweredAndALiftedLimit(t *testing.T) {
 				}
 				return limit
 			}}
-			s := newSim(r, Limits{MaxSessions: 200}, 18)
+			s := newSim(r, Limits{MaxSessions: 200}, 3)
 			s.run(15 * time.Minute)
 			possible := float64(limit) / s.transaction().Seconds()
 			if g := s.steady(possible/4, lowered+2*time.Minute, lifted); g < wantGoodput {

@@ -20,6 +20,9 @@ type level struct {
 // samples lose half their weight.
 const levelWindow = 1024
 
+// leastGain is the logarithm of the goodput that makes more sessions worth keeping.
+const leastGain = 0.05
+
 // leastSamples is how many transactions tell anything about their spread.
 const leastSamples = 8
 
@@ -74,22 +77,24 @@ const (
 
 // compare judges going from sessions a.n to b.n by the elasticity of goodput,
 // d ln(goodput) / d ln(sessions); goodput is sessions over the time of a
-// transaction. More sessions pay from 0.5 on. Below that, noise is ruled out first (three
-// standard errors), up to a bound on the time this may take.
+// transaction. More sessions pay from 0.5 on. Below that, noise is ruled out first
+// (three standard errors), and it is made out whether they bring anything at all,
+// with a bound on the time that this may take.
 func compare(a, b *level) verdict {
 	if b.n <= a.n || a.count < leastSamples || a.busy == 0 || b.busy == 0 {
 		return pays
 	}
 	dn := math.Log(float64(b.n) / float64(a.n))
 	dt := math.Log(b.mean() / a.mean())
-	e := 1 - dt/dn
-	if e >= 0.5 {
+	if dt <= 0.5*dn {
 		return pays
 	}
-	if se := math.Sqrt(a.variance()+b.variance()) / dn; e+3*se >= 0.5 && b.count < float64(8*b.n) {
+	se := math.Sqrt(a.variance() + b.variance())
+	gain := dn - dt - leastGain
+	if patient := b.count < float64(8*b.n); patient && (dt-3*se <= 0.5*dn || math.Abs(gain) < 2*se) {
 		return unsure
 	}
-	if dn-dt < math.Log(1.05) {
+	if gain < 0 {
 		return useless
 	}
 	return paysLittle

@@ -86,7 +86,7 @@ func (j *journal) grow(n int64) error {
 	if to <= from {
 		return nil
 	}
-	to = align(to, j.step)
+	to = align(to, 4096)
 	if err := j.file.Allocate(from, to-from); err != nil {
 		return err
 	}

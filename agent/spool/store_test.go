@@ -656,3 +656,46 @@ func TestErrorOfTheCallerEndsLoadAndFollow(t *testing.T) {
 		t.Errorf("Follow: %v", err)
 	}
 }
+
+func TestJournalsGoWhenTheirCheckpointIsDurable(t *testing.T) {
+	t.Parallel()
+	files, dir := traced(t)
+	w := openWriter(t, dir, smallWriter(t, nil))
+	r := post(t, w, 1, 2)
+	release(t, r)
+	o := smallStore(t, files)
+	o.syncGap = time.Hour
+	s := openStore(t, dir, o)
+	newSeen().load(t, s)
+	if err := s.rotate(); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, s, r.ID(), Delivered, 0)
+	n := len(files.since(0))
+	if err := s.rotate(); err != nil {
+		t.Fatal(err)
+	}
+	ops := files.since(n)
+	for i := range ops {
+		ops[i].name = strings.TrimPrefix(ops[i].name, journalDir+"/")
+	}
+	wantTrace(t, slices.CompactFunc(ops, func(a, b operation) bool { return a.String() == b.String() }),
+		"create 00000003.journal.tmp",
+		"write 00000003.journal.tmp",
+		"allocate 00000003.journal.tmp",
+		"write 00000003.journal.tmp",
+		"sync 00000003.journal.tmp",
+		"rename 00000003.journal",
+		"syncdir journal",
+		"sync 00000002.journal.tmp", // what was recorded so far
+		"write 00000002.journal.tmp",
+		"sync 00000002.journal.tmp",
+		"create 00000003.checkpoint.tmp",
+		"write 00000003.checkpoint.tmp",
+		"sync 00000003.checkpoint.tmp",
+		"rename 00000003.checkpoint",
+		"syncdir journal",
+		"remove 00000002.journal",
+		"remove 00000002.checkpoint",
+	)
+}

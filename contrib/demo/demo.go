@@ -33,7 +33,7 @@ type Options struct {
 	Out         io.Writer
 }
 
-// ErrFailed: the ledgers do not agree, or mail went the wrong way.
+// ErrFailed says that the ledgers do not agree, or mail went the wrong way.
 var ErrFailed = errors.New("the demo's ledgers do not agree")
 
 // providers is the demo's internet. None of them announces its limits; the
@@ -139,7 +139,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return fmt.Errorf("the injector was stopped: %w", err)
 	}
 	if sent.Messages != o.Messages {
-		return fmt.Errorf("Postfix took only %d of %d messages: %w", sent.Messages, o.Messages, sent.Err)
+		return fmt.Errorf("only %d of %d messages were taken by Postfix: %w", sent.Messages, o.Messages, sent.Err)
 	}
 	return s.account(o, in.Ledger, peak)
 }
