@@ -67,7 +67,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 		if attempt.Code == 0 {
 			a.hosts.failed(p.addr.Addr(), time.Now())
 		}
-		sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began})
+		sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began, Text: attempt.Text})
 		a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
 		err = errors.New(d.Reason)
 		if d.Signal == elastic.Refused {

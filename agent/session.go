@@ -91,7 +91,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 		r.add(item, result.Recipients[i], err)
 	}
 	w.done, w.events = r.settle(w.done, w.events)
-	sig = append(sig, r.signals(began)...)
+	sig = append(sig, r.signal(began))
 	return w.done, sig, err
 }
 

@@ -65,8 +65,8 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 			at.Fault, at.Text = outcome.Oversize, res.Err.Error()
 		case res.Err != nil:
 			at.Fault, at.Text = outcome.NeedsExtension, res.Err.Error()
-		case err != nil && r.reuse > 1:
-			// A warm connection that breaks before it took anything says nothing
+		case err != nil && r.reuse > 1 && res.Stage < smtp.StageContent:
+			// A warm connection that breaks before it saw the content says nothing
 			// about this message.
 			f.untried = true
 		default:
@@ -86,20 +86,20 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	r.fates = append(r.fates, f)
 }
 
-// signals is the transaction's evidence for the controller: one signal.
-func (r *report) signals(began time.Time) []elastic.Signal {
-	kind := elastic.Accepted
+// signal is the transaction's evidence for the controller.
+func (r *report) signal(began time.Time) elastic.Signal {
+	s := elastic.Signal{Kind: elastic.Accepted, Host: r.peer.addr.Addr().String(), Began: began}
 	for _, f := range r.fates {
 		if f.untried {
-			kind = elastic.Closed
+			s.Kind = elastic.Closed
 		} else if f.decision.Action != outcome.Deliver {
-			kind = f.decision.Signal
+			s.Kind, s.Text = f.decision.Signal, f.reply.Text
 		}
-		if kind != elastic.Accepted {
+		if s.Kind != elastic.Accepted {
 			break
 		}
 	}
-	return []elastic.Signal{{Kind: kind, Host: r.peer.addr.Addr().String(), Began: began}}
+	return s
 }
 
 // settle makes reports, writes the journal, logs, and returns what the queue

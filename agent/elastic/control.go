@@ -17,8 +17,9 @@ const (
 	waryGapMin    = time.Minute
 	waryGapMax    = 16 * time.Minute
 	waryFor       = time.Hour
-	probeFor      = time.Minute      // a probe whose connects neither came up nor were refused is given up
-	flatMin       = 20 * time.Second // the first judgement rests on few transactions
+	probeFor      = time.Minute // a probe whose connects neither came up nor were refused is given up
+	flatMin       = 20 * time.Second
+	flatSamples   = 64 // transactions that tell how long one takes
 	flatMax       = 10 * time.Minute
 	decayEvery    = time.Minute // without backlog, the sessions wanted halve
 	settleFor     = 30 * time.Second
@@ -49,6 +50,7 @@ type Control struct {
 	probeAt  time.Time // not before
 	probeGap time.Duration
 	flatFor  time.Duration
+	flats    int     // times more sessions brought nothing, one after the other
 	streak   int     // probes that came up, one after the other
 	credit   float64 // refusals that we may cause
 	busy     time.Time
@@ -209,7 +211,8 @@ func (c *Control) advance(now time.Time) {
 		}
 	case flat:
 		faster := c.faster()
-		if now.Sub(c.began) >= c.flatFor || faster {
+		// The first time rests on few transactions: it lasts until there are more.
+		if faster || now.Sub(c.began) >= c.flatFor && (c.flatFor > 0 || c.ref.n == c.want) {
 			c.retest(now, faster)
 		}
 	}
@@ -221,7 +224,6 @@ func (c *Control) retest(now time.Time, faster bool) {
 	cause := "trying again whether more sessions help"
 	if faster {
 		cause = "the receiver became faster"
-		c.flatFor = 0
 	}
 	switch {
 	case c.door.wary(now):
@@ -230,7 +232,7 @@ func (c *Control) retest(now time.Time, faster bool) {
 		c.phase = grow
 	default:
 		c.phase = grow
-		c.set(now, 2*c.want, cause)
+		c.set(now, c.twice(now), cause)
 		return
 	}
 	c.restart()
@@ -255,12 +257,18 @@ func (c *Control) room(now time.Time) bool {
 func (c *Control) rate() float64 { return tighter(c.pace.value, c.limits.MaxRate) }
 
 // judge says whether the last raise paid. Under a pace sessions wait, so their
-// time tells nothing, and room alone bounds them.
+// time tells nothing, and room alone bounds them. A first look that says no is
+// followed by a second one, at transactions begun when all were up.
 func (c *Control) judge() verdict {
 	if c.rate() > 0 {
 		return pays
 	}
-	return compare(&c.ref, &c.now)
+	v := compare(&c.ref, &c.now)
+	if v != pays && !c.now.settled {
+		c.now = level{n: c.now.n, last: c.now.last, settled: true}
+		return unsure
+	}
+	return v
 }
 
 // raise doubles the sessions, or finds that the last doubling did not pay.
@@ -269,12 +277,23 @@ func (c *Control) raise(now time.Time) {
 	switch v {
 	case unsure:
 	case pays:
+		if c.ref.count >= flatSamples {
+			c.flats = 0
+		}
 		c.ref = c.now
-		c.flatFor = 0
-		c.set(now, 2*c.want, fmt.Sprintf("%d sessions: %.3g ms a transaction, doubling", c.ref.n, 1000*c.ref.mean()))
+		c.set(now, c.twice(now), fmt.Sprintf("%d sessions: %.3g ms a transaction, doubling", c.ref.n, 1000*c.ref.mean()))
 	default:
 		c.toFlat(now, v == useless)
 	}
+}
+
+// twice is the next step of growth: where refusals are punished, not past what
+// was held before.
+func (c *Control) twice(now time.Time) int {
+	if c.door.wary(now) {
+		return min(2*c.want, c.door.regain)
+	}
+	return 2 * c.want
 }
 
 // mayProbe looks at what the sessions won by probes brought, once they are half
@@ -304,10 +323,14 @@ func (c *Control) mayProbe(now time.Time) bool {
 	}
 }
 
+// toFlat ends a growth that brings too little, at the sessions that are worth it.
 func (c *Control) toFlat(now time.Time, useless bool) {
 	was, mean := c.ref, c.now.mean()
 	c.phase, c.began, c.streak = flat, now, 0
-	c.flatFor = min(max(2*c.flatFor, flatMin), flatMax)
+	c.flatFor = 0
+	if c.flats++; c.flats > 1 {
+		c.flatFor = min(flatMin<<min(c.flats-2, 8), flatMax)
+	}
 	to := c.want
 	if useless {
 		to = was.n
@@ -329,7 +352,7 @@ func (c *Control) mayBegin() time.Time {
 // faster says, in the flat phase, whether transactions have become much shorter
 // than they were at its start, batch by batch.
 func (c *Control) faster() bool {
-	if c.now.count < float64(max(64, 4*c.want)) {
+	if c.now.count < float64(max(flatSamples, 4*c.want)) {
 		return false
 	}
 	if c.ref.n == 0 {
@@ -345,9 +368,6 @@ func (c *Control) endProbe(now time.Time, cause string) {
 	c.phase, c.streak = hold, 0
 	c.probeAt = now.Add(c.probeGap)
 	c.probeGap = min(2*c.probeGap, probeGapMax)
-	if c.door.wary(now) {
-		c.notRegained(now)
-	}
 	c.set(now, max(c.base, c.load.Live), cause)
 }
 

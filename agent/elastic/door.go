@@ -11,10 +11,11 @@ const (
 	strikeWait    = 500 * time.Millisecond // the least between two connects after a refusal
 	strikeWaitMax = 15 * time.Minute
 	forgiveEvery  = 10 * time.Minute
-	lagMax        = 5 * time.Second // longest time we take a slot to be freed late
-	lagNear       = time.Second     // a replacement so soon after a close may have met the old slot
-	lagTriesMax   = 5               // in a row, before it is taken for a limit after all
-	lagEase       = 0.98            // per replacement that came up, at most one a second
+	lagMax        = 5 * time.Second  // longest time we take a slot to be freed late
+	lagNear       = time.Second      // a replacement so soon after a close may have met the old slot
+	lagTriesMax   = 5                // rows of strikes put down to that, before it is taken for a limit after all
+	lagCalm       = 10 * time.Second // without strikes, after which these are forgotten
+	lagEase       = 0.98             // per replacement that came up, at most one a second
 )
 
 // waitAfter is how long no connect is begun after so many refusals in a row: short
@@ -50,7 +51,7 @@ type door struct {
 	punish   time.Time // refusals are taken to be punished until then
 	lag      time.Duration
 	freed    time.Time // when the slot ended that the first strike may have met; zero: none
-	tries    int       // strikes put down to lag
+	tries    int       // rows of strikes put down to lag
 	closes   [64]time.Time
 	nclosed  int
 	hosts    [8]host
@@ -129,7 +130,7 @@ func (d *door) forgive(now time.Time, name string) bool {
 // tells which of their causes it was. A slot freed late, if it took no longer than
 // that may: then all is as it was. Otherwise we go back, step by step, to what we
 // had: if that comes up the door was only shut for a while, as a punishment; if
-// not, the limit was lowered (endProbe sees that).
+// not, the limit was lowered (notRegained).
 func (c *Control) cameUp(now time.Time, s Signal) {
 	d := &c.door
 	d.find(s.Host).accepted = true
@@ -213,21 +214,20 @@ func said(s Signal) string {
 func (c *Control) strike(now time.Time, s Signal) {
 	d := &c.door
 	d.strikes++
+	if now.Sub(d.struck) > lagCalm {
+		d.tries = 0
+	}
 	d.live, d.struck = c.load.Live, now
 	if d.strikes == 1 {
 		d.want, d.was, d.prompted = c.want, d.punish, !d.proved
-		if now.Sub(d.opens) > time.Minute {
-			d.tries = 0
-		}
 		d.freed = d.lastClose(s.Began)
 		if s.Began.Sub(d.freed) > d.lag+lagNear || d.tries >= lagTriesMax {
 			d.freed = time.Time{}
+		} else {
+			d.tries++
 		}
 	}
 	d.opens = now.Add(waitAfter(d.strikes))
-	if !d.freed.IsZero() {
-		d.tries++
-	}
 	if d.strikes >= 3 && !d.wary(now) {
 		d.punish, d.regain, d.waryGap = now.Add(waryFor), 0, waryGapMin
 	}
@@ -249,6 +249,9 @@ func (c *Control) settle(now time.Time) {
 		d.cutting = ""
 		if c.phase == probe {
 			c.endProbe(now, cause)
+			if d.wary(now) {
+				c.notRegained(now)
+			}
 			return
 		}
 		if c.load.Live < c.want {

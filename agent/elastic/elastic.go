@@ -30,6 +30,11 @@
 // refusals follow upon refusals the receiver is taken to punish them, and is
 // tried very rarely for an hour.
 //
+// "Too fast" lowers the pace to what was accepted; it rises again in small steps
+// near the rate that was refused, and in growing ones beyond it. A Clamp bounds a
+// site from outside for a time; a clamped site is not probed. History tells each
+// change and the reply or measurement behind it.
+//
 // How many refusals there were is never kept as a limit; what is held is what
 // is up and was accepted.
 package elastic

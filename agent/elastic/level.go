@@ -14,6 +14,7 @@ type level struct {
 	busy    float64   // session seconds
 	count   float64   // transactions
 	sum, sq float64   // of their durations, in seconds
+	settled bool      // what began before all were up is no longer in it
 }
 
 // levelWindow keeps a level that lasts for hours young: past it, the old

@@ -89,6 +89,7 @@ func (b *bucket) happen(q *Queue, now time.Time) {
 	if q.due[b.no] == b {
 		delete(q.due, b.no)
 	}
+	defer q.serveTouched(now)
 	for range batch {
 		if b.head == 0 {
 			return
@@ -99,7 +100,7 @@ func (b *bucket) happen(q *Queue, now time.Time) {
 		q.deferred--
 		l := *q.laneByNo.at(rec.lane)
 		q.push(l, r, rec)
-		q.serve(l, now)
+		q.touch(l)
 	}
 	q.plan(now, b)
 }

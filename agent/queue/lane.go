@@ -51,6 +51,7 @@ type domain struct {
 	lanes     []*lane
 	dest      *destination // nil: not routed yet
 	resolving bool
+	stale     bool      // its way expired while it had no mail waiting
 	reason    string    // why there is no way at present
 	expires   time.Time // when the way should be asked for again
 }
@@ -108,6 +109,7 @@ func (q *Queue) unref(l *lane) {
 
 // resolve asks the owner for the way to a domain.
 func (q *Queue) resolve(d *domain) {
+	d.stale = false
 	if !d.resolving {
 		d.resolving = true
 		q.o.Resolve(d.name)
@@ -172,6 +174,9 @@ func (q *Queue) pushFront(l *lane, r uint32, rec *recipient) {
 func (q *Queue) arrived(l *lane) {
 	l.n++
 	q.waiting++
+	if l.domain.stale {
+		q.resolve(l.domain)
+	}
 	f := l.flow
 	if f == nil {
 		return

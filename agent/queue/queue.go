@@ -89,6 +89,7 @@ type Queue struct {
 	due     map[uint32]*bucket // unix second / bucketSeconds -> deferred recipients
 	kick    chan struct{}      // the timer goroutine looks at the agenda again
 	idle    ring[*Session]     // all ready sessions, longest waiting first
+	touched []*lane            // that got mail in this turn under the mutex
 	starved ring[*site]        // sites that wanted a session when max_sessions was reached
 
 	sessions int // opening and live, all sites
@@ -237,13 +238,14 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 			q.postpone(r, rec, st.Due, now)
 		} else {
 			q.push(l, r, rec)
-			q.serve(l, now)
+			q.touch(l)
 		}
 	}
 	if msg.pending == 0 {
 		q.streams.drop(msg.stream)
 		q.messages.free(m)
 	}
+	q.serveTouched(now)
 }
 
 // settle applies one outcome. The recipient must be taken.

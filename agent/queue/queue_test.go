@@ -135,6 +135,34 @@ func (w *world) delivered() []spool.ID {
 	return slices.Clone(w.sent)
 }
 
+// most is the highest number of sessions at once.
+func (w *world) most() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.top
+}
+
+// connects is how many sessions were launched.
+func (w *world) connects() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.launched
+}
+
+// transactions are the jobs done.
+func (w *world) transactions() []Job {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.jobs)
+}
+
+// questions is how often Resolve was called.
+func (w *world) questions() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.asked)
+}
+
 func (w *world) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -182,7 +210,7 @@ func TestOneTransactionTakesOneDomainsRecipientsOfAMessage(t *testing.T) {
 		w.add(1, "s", "a.example", "b.example", "a.example", "a.example", "a.example", "b.example")
 		pass(time.Minute)
 		var got []string
-		for _, j := range w.jobs {
+		for _, j := range w.transactions() {
 			s := j.Domain + ":"
 			for _, it := range j.Items {
 				s += fmt.Sprint(it.Ordinal)
@@ -202,7 +230,7 @@ func TestMessageGoesToAReadySession(t *testing.T) {
 		w := newWorld(t, nil)
 		w.add(1, "s", "a.example")
 		pass(time.Second)
-		before := w.launched
+		before := w.connects()
 		w.add(2, "s", "a.example")
 		synctest.Wait()
 		w.Queue.mu.Lock()
@@ -212,8 +240,49 @@ func TestMessageGoesToAReadySession(t *testing.T) {
 			t.Errorf("the message waits beside a ready session")
 		}
 		pass(time.Second)
-		if w.launched != before {
-			t.Errorf("%d sessions opened though one was ready", w.launched-before)
+		if w.connects() != before {
+			t.Errorf("%d sessions opened though one was ready", w.connects()-before)
+		}
+	})
+}
+
+func TestRecipientsOfAMessageStayTogetherWithSessionsReady(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.add(1, "s", "a.example")
+		pass(time.Second)
+		w.add(2, "s", "a.example", "a.example", "a.example")
+		e := &spool.Envelope{Arrived: time.Now(), Recipients: make([]spool.Recipient, 3)}
+		due := spool.State{Due: time.Now().Add(5 * time.Second)}
+		w.Add(3, e, []string{"a.example", "a.example", "a.example"}, []spool.State{due, due, due})
+		pass(9 * time.Second)
+		for _, j := range w.transactions()[1:] {
+			if len(j.Items) != 3 {
+				t.Errorf("message %d went in a transaction of %d recipients", j.ID, len(j.Items))
+			}
+		}
+		if len(w.transactions()) != 3 {
+			t.Errorf("%d transactions", len(w.transactions()))
+		}
+	})
+}
+
+func TestWayOfIdleDomainIsNotAskedForAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.way = func(domain string) (Way, bool) {
+				way := w.to(domain)
+				way.Expires = time.Now().Add(time.Minute)
+				return way, true
+			}
+		})
+		e := &spool.Envelope{Arrived: time.Now(), Recipients: make([]spool.Recipient, 1)}
+		w.Add(1, e, []string{"a.example"}, []spool.State{{Due: time.Now().Add(4 * time.Hour)}})
+		pass(5 * time.Hour)
+		if n := w.questions(); n != 2 || len(w.delivered()) != 1 {
+			t.Errorf("asked %d times, want 2: when it came and when it was due", n)
 		}
 	})
 }
@@ -262,9 +331,7 @@ func TestDestinationThatIsDownGetsProbes(t *testing.T) {
 			w.add(spool.ID(i+1), "s", "down.example")
 		}
 		pass(10 * time.Minute)
-		w.mu.Lock()
-		probes := w.launched
-		w.mu.Unlock()
+		probes := w.connects()
 		if probes < 3 || probes > 15 {
 			t.Errorf("%d connects in ten minutes to a destination that is down", probes)
 		}
@@ -324,7 +391,7 @@ func TestWhatWasNotSettledGoesBackToTheHead(t *testing.T) {
 		if got := w.delivered(); !slices.Equal(got, []spool.ID{1, 2, 3}) {
 			t.Errorf("sent %v", got)
 		}
-		if n := w.jobs[0].Items[0].Tries; n != 0 {
+		if n := w.transactions()[0].Items[0].Tries; n != 0 {
 			t.Errorf("a transaction that was never offered counted as %d tries", n)
 		}
 	})
@@ -367,8 +434,8 @@ func TestSessionsNeverExceedTheBudget(t *testing.T) {
 		if n := len(w.delivered()); n != 2000 {
 			t.Errorf("%d of 2000 delivered", n)
 		}
-		if w.top > 10 {
-			t.Errorf("%d sessions at once, limit 10", w.top)
+		if w.most() > 10 {
+			t.Errorf("%d sessions at once, limit 10", w.most())
 		}
 	})
 }
@@ -400,8 +467,8 @@ func TestDestinationsOfOneSiteAllGetTheirTurn(t *testing.T) {
 		if small != 10 {
 			t.Errorf("%d of 10 small destinations served while a big one has mail", small)
 		}
-		if w.top > 2 {
-			t.Errorf("%d sessions at a site limited to 2", w.top)
+		if w.most() > 2 {
+			t.Errorf("%d sessions at a site limited to 2", w.most())
 		}
 		pass(10 * time.Minute)
 		if n := len(w.delivered()); n != 410 {
@@ -505,8 +572,8 @@ func TestHandedBackRecipientMovesToTheRelay(t *testing.T) {
 		job, _ := w.Claim("a.example", 1)
 		w.Settle([]Settled{{Handle: job.Items[0].Handle, Handback: true, Reason: "loops back to us"}})
 		pass(time.Minute)
-		if len(w.jobs) != 1 || w.jobs[0].Domain != "relay:127.0.0.1:10626" {
-			t.Errorf("jobs %v", w.jobs)
+		if len(w.transactions()) != 1 || w.transactions()[0].Domain != "relay:127.0.0.1:10626" {
+			t.Errorf("jobs %v", w.transactions())
 		}
 	})
 }

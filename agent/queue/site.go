@@ -104,11 +104,19 @@ func (q *Queue) Unrouted(name, reason string, retry time.Time) {
 	q.plan(retry, d)
 }
 
-// happen asks for the way again.
+// happen asks for the way again; for a domain whose mail is all deferred, only
+// when some of it comes due.
 func (d *domain) happen(q *Queue, now time.Time) {
-	if q.domains[d.name] == d && !d.expires.After(now) {
-		q.resolve(d)
+	if q.domains[d.name] != d || d.expires.After(now) {
+		return
 	}
+	for _, l := range d.lanes {
+		if l.n > 0 {
+			q.resolve(d)
+			return
+		}
+	}
+	d.stale = true
 }
 
 // Claim takes up to limit recipients of one message that wait for a domain, so
@@ -195,6 +203,24 @@ func (q *Queue) serve(l *lane, now time.Time) {
 	if l.flow != nil {
 		q.serveOne(l.flow.dest, now)
 	}
+}
+
+// touch notes a lane that got mail; serveTouched serves them all when the
+// recipients of a message stand together, so that they go in one transaction.
+func (q *Queue) touch(l *lane) {
+	if n := len(q.touched); n == 0 || q.touched[n-1] != l {
+		q.touched = append(q.touched, l)
+	}
+}
+
+func (q *Queue) serveTouched(now time.Time) {
+	for _, l := range q.touched {
+		if l.flow != nil {
+			q.serveAll(l.flow.dest, now)
+		}
+	}
+	clear(q.touched)
+	q.touched = q.touched[:0]
 }
 
 // serveOne hands one transaction to a ready session, or wants a new one. It
