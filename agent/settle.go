@@ -166,7 +166,13 @@ func (a *Agent) record(events []spool.Event) {
 	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		err := a.store.Record(events...)
-		if err == nil {
+		switch {
+		case err == nil:
+			return
+		case errors.Is(err, spool.ErrFinal), errors.Is(err, spool.ErrNotFound):
+			// Somebody else settled it, as when an admin cancels mail in flight. The
+			// other outcomes of this call are written.
+			a.log.Warn("outcome comes too late", "id", events[0].ID, "err", err)
 			return
 		}
 		a.log.Error("cannot write outcomes to the journal; this session waits", "err", err)

@@ -27,7 +27,7 @@ func (disk) Open(name string, flag int, perm os.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &diskFile{f}, nil
+	return &diskFile{f: f}, nil
 }
 
 func (disk) List(dir string) ([]string, error) {
@@ -61,12 +61,24 @@ func (disk) Free(dir string) (int64, error) {
 
 // diskFile keeps the os.File in a field: its own Sync is fsync(2), and nobody
 // should reach that by accident.
-type diskFile struct{ f *os.File }
+type diskFile struct {
+	f      *os.File
+	locked bool
+}
 
 func (d *diskFile) ReadAt(p []byte, off int64) (int, error)  { return d.f.ReadAt(p, off) }
 func (d *diskFile) WriteAt(p []byte, off int64) (int, error) { return d.f.WriteAt(p, off) }
-func (d *diskFile) Close() error                             { return d.f.Close() }
 func (d *diskFile) Truncate(size int64) error                { return d.f.Truncate(size) }
+
+// Close gives the lock back by itself: to close alone would leave it with a
+// child that this process is forking just now, until that child's exec.
+func (d *diskFile) Close() error {
+	var err error
+	if d.locked {
+		err = d.control("flock", func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) })
+	}
+	return errors.Join(err, d.f.Close())
+}
 
 func (d *diskFile) Size() (int64, error) {
 	st, err := d.f.Stat()
@@ -110,7 +122,9 @@ func (d *diskFile) Allocate(off, n int64) error {
 }
 
 func (d *diskFile) Lock() error {
-	return d.control("flock", func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) })
+	err := d.control("flock", func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) })
+	d.locked = err == nil
+	return err
 }
 
 func (d *diskFile) TryLock() (bool, error) {
@@ -118,7 +132,8 @@ func (d *diskFile) TryLock() (bool, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
 	}
-	return err == nil, err
+	d.locked = err == nil
+	return d.locked, err
 }
 
 // inotify is a Watch by inotify(7). The kernel folds equal events in a row into

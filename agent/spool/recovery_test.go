@@ -69,7 +69,7 @@ func takeOver(t *testing.T, segment []byte) (got *seen, texts map[ID]string) {
 	}
 	o := smallStore(t, files)
 	o.Logger = nil
-	o.journalStep = 512
+	o.journalStep, o.byHand = 512, true
 	s, err := OpenStore(dir, o)
 	if err != nil {
 		t.Fatal(err)
@@ -206,20 +206,22 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 			t.Parallel()
 			im := deadSegment(t, 3)
 			dir := t.TempDir()
-			s := openStore(t, dir, smallStore(t, nil))
+			o := smallStore(t, nil)
+			o.byHand = true
+			s := openStore(t, dir, o)
 			s.Close()
 			path := filepath.Join(dir, segmentsDir, segmentName(1))
 			if err := os.WriteFile(path, im.bytes, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s = openStore(t, dir, smallStore(t, nil))
+			s = openStore(t, dir, o)
 			newSeen().load(t, s)
 			settle(t, s, im.ids[0], Delivered, 0) // the journal knows one of them
 			s.Close()
 			for _, off := range at(im) {
 				flip(t, path, off)
 			}
-			s = openStore(t, dir, smallStore(t, nil))
+			s = openStore(t, dir, o)
 			got := newSeen()
 			got.load(t, s)
 			for id := range got.ids {
@@ -236,7 +238,7 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 			for _, off := range at(im) {
 				flip(t, path, off) // repaired
 			}
-			_, again := reopened(t, s, dir, smallStore(t, nil))
+			_, again := reopened(t, s, dir, o)
 			for _, id := range im.ids {
 				if got.ids[id]+again.ids[id] != 1 {
 					t.Errorf("%s came %d times before the repair and %d after", id, got.ids[id], again.ids[id])
@@ -258,22 +260,20 @@ func journalImage(t *testing.T) (segment, journal []byte, id ID, ends []int64) {
 	w := openWriter(t, dir, smallWriter(t, files))
 	r := post(t, w, 1, 3)
 	release(t, r)
-	s := openStore(t, dir, smallStore(t, files))
+	o := smallStore(t, files)
+	o.byHand = true // no sync but ours
+	s := openStore(t, dir, o)
 	newSeen().load(t, s)
-	s.logMu.Lock() // no sync but ours
 	ends = append(ends, framesAt)
 	for i := range uint32(3) {
 		if i == 2 {
-			s.logMu.Unlock()
 			if err := s.Sync(); err != nil {
 				t.Fatal(err)
 			}
-			s.logMu.Lock()
 		}
 		settle(t, s, r.ID(), Delivered, i)
 		ends = append(ends, s.journal.size())
 	}
-	s.logMu.Unlock()
 	var err error
 	if segment, err = os.ReadFile(s.tree.segment(1)); err != nil {
 		t.Fatal(err)
@@ -302,7 +302,7 @@ func replayed(t *testing.T, segment, journal []byte, id ID) (queued string, err 
 		}
 	}
 	o := smallStore(t, files)
-	o.Logger, o.journalStep = nil, 512
+	o.Logger, o.journalStep, o.byHand = nil, 512, true
 	// Twice: what one start cuts off must not trouble the next.
 	for range 2 {
 		s, err := OpenStore(dir, o)
@@ -398,7 +398,9 @@ func TestCheckpointSurvivesACrashAtEveryStep(t *testing.T) {
 		w := openWriter(t, dir, smallWriter(t, nil))
 		r := post(t, w, 1, 3)
 		release(t, r)
-		s := openStore(t, dir, smallStore(t, files))
+		o := smallStore(t, files)
+		o.byHand = true
+		s := openStore(t, dir, o)
 		newSeen().load(t, s)
 		settle(t, s, r.ID(), Delivered, 0)
 		if err := s.rotate(); err != nil {

@@ -19,7 +19,7 @@ type StoreOptions struct {
 	journalStep int64         // octets of zeros ahead; 0: journalStep
 	journalMax  int64         // octets of journals that call for a checkpoint; 0: 32 MiB
 	rescan      time.Duration // between looks at the whole directory; 0: 5 s
-	syncGap     time.Duration // how long events gather before a sync; 0: 50 ms
+	byHand      bool          // nothing runs in the background; the test calls Sync and upkeep
 }
 
 // Store is the agent's side of a spool. Its calls follow each other: OpenStore,
@@ -143,9 +143,6 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	if o.rescan == 0 {
 		o.rescan = 5 * time.Second
 	}
-	if o.syncGap == 0 {
-		o.syncGap = 50 * time.Millisecond
-	}
 	t, err := openTree(o.FS, dir)
 	if err != nil {
 		return nil, err
@@ -172,7 +169,9 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 		}
 		return nil, fmt.Errorf("spool: %w", err)
 	}
-	s.wg.Go(s.run)
+	if !o.byHand {
+		s.wg.Go(s.run)
+	}
 	return s, nil
 }
 

@@ -123,7 +123,9 @@ func TestStatesSurviveRestart(t *testing.T) {
 		rs = append(rs, post(t, w, i, 3))
 	}
 	release(t, rs...)
-	s := openStore(t, dir, smallStore(t, nil))
+	o := smallStore(t, nil)
+	o.byHand = true
+	s := openStore(t, dir, o)
 	newSeen().load(t, s)
 	deferred := State{Tries: 7, Class: 3, Handback: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
 	err := s.Record(
@@ -147,7 +149,7 @@ func TestStatesSurviveRestart(t *testing.T) {
 			}
 		}
 		var got *seen
-		s, got = reopened(t, s, dir, smallStore(t, nil))
+		s, got = reopened(t, s, dir, o)
 		if len(got.ids) != 3 || got.ids[rs[1].ID()] != 0 {
 			t.Errorf("%s: loaded %v", how, got.ids)
 		}
@@ -206,6 +208,7 @@ func TestFinalRecipientStaysFinal(t *testing.T) {
 	err := s.Record(
 		Event{r.ID(), 0, State{Status: Queued}},
 		Event{other.ID(), 0, State{Status: HandedBack}},
+		Event{other.ID(), 0, State{Status: Queued}},
 		Event{other.ID(), 2, State{Status: Delivered}},
 	)
 	if !errors.Is(err, ErrFinal) || !errors.Is(err, ErrNotFound) {
@@ -236,7 +239,7 @@ func TestDoneSegmentIsUnlinkedAfterJournalSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := smallStore(t, files)
-	o.syncGap = time.Hour // no sync but that of the reclaim
+	o.byHand = true // no sync but that of the reclaim
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
 	n := len(files.since(0))
@@ -664,7 +667,7 @@ func TestJournalsGoWhenTheirCheckpointIsDurable(t *testing.T) {
 	r := post(t, w, 1, 2)
 	release(t, r)
 	o := smallStore(t, files)
-	o.syncGap = time.Hour
+	o.byHand = true
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
 	if err := s.rotate(); err != nil {

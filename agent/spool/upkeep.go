@@ -9,8 +9,12 @@ import (
 	"time"
 )
 
-// retryGap is the time between tries to start a journal after trouble.
-const retryGap = time.Second
+const (
+	// syncGap is how long events gather before a sync.
+	syncGap = 50 * time.Millisecond
+	// retryGap is the time between tries to start a journal after trouble.
+	retryGap = time.Second
+)
 
 // run syncs the journal soon after events, and never waits for anything else.
 func (s *Store) run() {
@@ -25,7 +29,7 @@ func (s *Store) run() {
 		select {
 		case <-s.stop:
 			return
-		case <-time.After(s.opts.syncGap):
+		case <-time.After(syncGap):
 		}
 		s.Sync() // the error is kept in failed
 		select {
