@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -15,9 +14,39 @@ import (
 // rotate starts a new journal file and writes a checkpoint, after which the
 // older files are not needed. The checkpoint is taken while events go on into
 // the new file; that it may hold some of them already does no harm, as each
-// event says all about its recipient.
+// event says all about its recipient. For the same reason a checkpoint that
+// could not be written is tried again for the same journal.
 func (s *Store) rotate() error {
-	next, err := s.newJournal(s.journal.number+1, s.opts.journalStep)
+	if !s.begun || s.journal.broken() {
+		if err := s.nextJournal(); err != nil {
+			return err
+		}
+		s.begun = true
+	}
+	number := s.journal.number
+	size, err := s.writeCheckpoint(number)
+	if err != nil {
+		return err
+	}
+	older := s.checkpoint
+	s.checkpoint, s.checkSize, s.begun = number, size, false
+	for _, n := range s.old {
+		s.discard(journalName(n))
+	}
+	if older != 0 {
+		s.discard(checkpointName(older))
+	}
+	s.old, s.oldSize = nil, 0
+	return nil
+}
+
+// nextJournal lets events go into a new file.
+func (s *Store) nextJournal() error {
+	start := func(number uint32) (*journal, error) { return s.newJournal(number, s.opts.journalStep) }
+	if s.journal.broken() {
+		start = s.startJournal
+	}
+	next, err := start(s.journal.number + 1)
 	if err != nil {
 		return err
 	}
@@ -26,26 +55,13 @@ func (s *Store) rotate() error {
 	prev := s.journal
 	s.journal = next
 	s.mu.Unlock()
-	err = prev.close()
+	err = prev.retire()
 	s.logMu.Unlock()
 	s.old = append(s.old, prev.number)
 	s.oldSize += prev.end
 	if err != nil {
 		s.fail(err) // until the checkpoint stands for what may be lost
 	}
-	size, err := s.writeCheckpoint(next.number)
-	if err != nil {
-		return err
-	}
-	older := s.checkpoint
-	s.checkpoint, s.checkSize = next.number, size
-	for _, n := range s.old {
-		s.discard(journalName(n))
-	}
-	if older != 0 {
-		s.discard(checkpointName(older))
-	}
-	s.old, s.oldSize = nil, 0
 	return nil
 }
 
@@ -130,32 +146,46 @@ func (s *Store) writeStates(f File, number uint32) (size int64, err error) {
 	return off, flush()
 }
 
-// appendStates encodes the states of records from the given one on, until a
+// appendStates encodes the states of messages from the given one on, until a
 // frame is full. It says where to go on and whether there is more.
 func (seg *segment) appendStates(buf *[]byte, from int) (next int, more bool) {
 	const enough = 256 << 10
 	b := *buf
 	if from == 0 {
-		for offset, states := range seg.replay {
-			for r := range states {
-				b = appendEvent(b, MakeID(seg.number, offset), uint32(r), &states[r])
-			}
+		for _, n := range seg.done {
+			b = appendSpan(b, seg.number, n)
 		}
+		seg.unread(func(offset, recipient uint32, st state) {
+			b = appendEvent(b, MakeID(seg.number, offset), recipient, &st)
+		})
 	}
-	for i := from; i < len(seg.records); i++ {
-		rec := &seg.records[i]
+	for i := from; i < len(seg.keys); i++ {
 		if len(b) > enough {
 			*buf = b
 			return i, true
 		}
-		for r := range rec.states {
-			if rec.states[r] != fresh {
-				b = appendEvent(b, MakeID(seg.number, rec.offset), uint32(r), &rec.states[r])
+		offset := seg.offset(i)
+		if seg.keys[i]&(keyDone|keyKept) == keyDone {
+			// Many that are done take no more than one. What is damaged may be
+			// repaired, so there no span reaches over what is not known.
+			for !seg.damaged && i+1 < len(seg.keys) && seg.keys[i+1]&(keyDone|keyKept) == keyDone {
+				i++
+			}
+			to := uint32(offset + recordAlign)
+			if !seg.damaged {
+				to = uint32(seg.behind(i, seg.scanned))
+			}
+			b = appendSpan(b, seg.number, span{offset, to})
+			continue
+		}
+		for r := range seg.recipients(i) {
+			if st, isFresh := seg.state(i, r); !isFresh {
+				b = appendEvent(b, MakeID(seg.number, offset), r, &st)
 			}
 		}
 	}
 	*buf = b
-	return len(seg.records), false
+	return len(seg.keys), false
 }
 
 // replayAll reads the last checkpoint and the journals that follow it.
@@ -178,7 +208,9 @@ func (s *Store) replayAll() error {
 	if len(checkpoints) > 0 {
 		s.checkpoint = slices.Max(checkpoints)
 		first = s.checkpoint
-		if s.checkSize, err = s.readCheckpoint(first); err != nil {
+		before := make(map[ID]bool) // mail that is lost was told of at earlier starts
+		s.checkSize, err = s.readLog(checkpointName(first), func(id ID, recipient uint32, st state) { s.replayed(id, recipient, st, before) })
+		if err != nil {
 			return err
 		}
 	}
@@ -217,6 +249,16 @@ func (s *Store) replayAll() error {
 // those that are not final there belong to mail that somebody removed.
 func (s *Store) replayed(id ID, recipient uint32, st state, lost map[ID]bool) {
 	seg := s.segments[id.Segment()]
+	if st.span {
+		if seg != nil {
+			seg.done = seg.done.add(span{id.Offset(), recipient})
+			return
+		}
+		maps.DeleteFunc(lost, func(other ID, _ bool) bool {
+			return other.Segment() == id.Segment() && other.Offset() >= id.Offset() && other.Offset() < recipient
+		})
+		return
+	}
 	if seg == nil {
 		if st.status.Final() {
 			delete(lost, id)
@@ -225,46 +267,8 @@ func (s *Store) replayed(id ID, recipient uint32, st state, lost map[ID]bool) {
 		}
 		return
 	}
-	if recipient > maxEnvelope {
-		return
-	}
-	if seg.replay == nil {
-		seg.replay = make(map[uint32][]state)
-	}
-	states := seg.replay[id.Offset()]
-	for len(states) <= int(recipient) {
-		states = append(states, fresh)
-	}
-	states[recipient] = st
-	seg.replay[id.Offset()] = states
-}
-
-func (s *Store) readCheckpoint(number uint32) (size int64, err error) {
-	name := s.path(journalDir, checkpointName(number))
-	f, err := s.fs.Open(name, os.O_RDONLY, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	r, err := openFrames(f, checkpointMagic, number)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", name, err)
-	}
-	lost := make(map[ID]bool)
-	for {
-		payload, err := r.next()
-		if err == io.EOF {
-			return 0, fmt.Errorf("%s: %w: no frame at %d", name, ErrDamaged, r.pos)
-		}
-		if err == nil {
-			err = decodeEvents(payload, func(id ID, recipient uint32, st state) { s.replayed(id, recipient, st, lost) })
-		}
-		if err != nil {
-			return 0, fmt.Errorf("%s: frame before %d: %w", name, r.pos, err)
-		}
-		if len(payload) == 0 {
-			return r.pos, nil
-		}
+	if recipient <= maxEnvelope {
+		seg.replayed(id.Offset(), recipient, &st)
 	}
 }
 

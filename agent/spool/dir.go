@@ -86,21 +86,35 @@ func (t tree) openNext() (File, error) {
 }
 
 func (t tree) checkFormat() error {
-	b, err := t.readSmall(formatFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return t.create()
-	}
+	version, err := t.version()
 	if err != nil {
 		return err
 	}
-	var version int
+	if version == 0 {
+		return t.create()
+	}
+	// Who wrote it may have died before it was durable. Without it all mail
+	// would be refused, or even be gone, after a power loss.
+	return t.fs.SyncDir(t.dir)
+}
+
+// version reads the format file: 0 if there is none. One that we do not know is
+// an error.
+func (t tree) version() (version int, err error) {
+	b, err := t.readSmall(formatFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
 	if n, err := fmt.Sscanf(string(b), formatPrefix+"%d\n", &version); n != 1 || err != nil || version < 1 {
-		return fmt.Errorf("%w: file %s says %q", ErrDamaged, formatFile, b)
+		return 0, fmt.Errorf("%w: file %s says %q", ErrDamaged, formatFile, b)
 	}
 	if version > formatVersion {
-		return fmt.Errorf("%w: it has version %d, we know %d", ErrNewer, version, formatVersion)
+		return 0, fmt.Errorf("%w: it has version %d, we know %d", ErrNewer, version, formatVersion)
 	}
-	return nil
+	return version, nil
 }
 
 // create writes the format file into an empty spool. It comes last: a directory

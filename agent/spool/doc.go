@@ -32,6 +32,9 @@
 //	err = s.Beat(queued)                       // every few seconds
 //	err = s.Close()                            // after Follow returned
 //
+// [Store.Damaged] says what could not be read. Who only looks, as an admin does,
+// uses a [Reader] or [Verify], which disturb nobody.
+//
 // # Files
 //
 // A spool is a directory of mode 0700. No name in it comes from mail.
@@ -52,11 +55,15 @@
 // none. CRC is CRC32C (Castagnoli). A salted CRC is the CRC of the salt (8
 // octets), the offset of what it covers (8 octets), and what it covers, which is
 // all before it in its structure unless said otherwise: mail can therefore never
-// pass for structure. Where no salt is named it is 0, and so is the offset.
+// pass for structure. Where no salt is named it is 0, and so is the offset. A
+// varint is an unsigned base 128 varint as in encoding/binary.
 //
 // next has two slots, at 0 and 512, for even and odd numbers: number (4), CRC
 // salted with 0 and the slot's index, 0 or 1, as its offset (4). The greater
 // valid one counts. agent.lock: time (8), queued recipients (8), salted CRC (4).
+// The agent writes that anew every few seconds; a writer takes each change of it
+// for a sign of life and goes by its own clock, so the time itself only tells
+// one from the next.
 //
 // # Segment
 //
@@ -68,11 +75,13 @@
 //	    0  header: "MRSEG\r\n\x1a" (8), version 1 (4), number (4),
 //	       salt (8), time (8), salted CRC (4)
 //	  512  watermark: offset below which all is synced (8), CRC with the salt (4)
-//	 1024  seal: end of the last record (8), records (4), 20 octets for an
-//	       envelope footer, now zero, CRC with the salt (4)
+//	 1024  seal: end of the last record (8), index of the last record plus 1 (4),
+//	       offset of the footer, or 0 (8), its octets (4), its CRC with the salt
+//	       and that offset (4), zero (4), CRC with the salt (4)
 //	 2048  a copy of the header
 //	 4096  verdicts: one octet for each of up to 65,536 records
-//	69632  records, each at a multiple of 8
+//	69632  records, each at a multiple of 8, below 2^30
+//	       footer, if there is one, from the end of the last record to the end
 //
 // The watermark is written after fdatasync and before the writers are answered,
 // and is itself not synced. While the segment is locked, only what is below it
@@ -93,7 +102,20 @@
 // SASL user, daemon name, host; number of recipients, and for each its address
 // and the list of its arguments. A string is its length and its octets, a list
 // its length and its strings; these lengths, and the number of recipients, are
-// base 128 varints as in encoding/binary.
+// varints.
+//
+// A footer repeats what a start needs, so that it reads a few large pieces and
+// no records. It may be missing: a disk was full, a writer died, or its checksum
+// does not match; the records say the same. It is "MRft" (4), number of entries
+// (4), and an entry for each record, in order: the octets of the rest of the entry,
+// then the index of the record less that of the one before, less 1; its
+// offset less that of the one before, by 8; flags; recipients; octets of content,
+// of its header: all seven are varints, and before the first record is one of
+// index -1 at 69632. Then 16 bits (2) that say which fields of the envelope are
+// the same as in the last entry that had one, and the fields that are not, as
+// they are in an envelope. Bit 0 is the origin, and so on: the arguments, the
+// recipients with their number, are one field each, which makes 14. Bit 15 alone
+// says that the envelope stands only in the record.
 //
 // A verdict is 0x55 for released, 0xAA for void, 0x3C for an orphan that the
 // agent took; all else means there is none yet. It is written in place, without
@@ -125,15 +147,23 @@
 //	16  CRC with the salt and the frame's offset, of the 16 octets before it and
 //	    of the events (4), zero (4)
 //	24  events: id (8), recipient (4), due (8), tries (2), status (1), class (1),
-//	    flags (1): 1 hand-back, octets of reply (2), reply
+//	    flags (1): 1 hand-back, 2 span; octets of reply (2), reply
 //
-// An event says all about its recipient; the last one counts. A checkpoint holds
-// one for each recipient that is not fresh, of all messages not yet reclaimed,
-// and an empty frame at its end. The state of a spool is the checkpoint with the
+// An event says all about its recipient; the last one counts. Status is as the
+// constants are in order, from 0. An event of a span says that all records are
+// done that start from the offset of its id on and before the offset that it has in
+// place of a recipient, and that their octets may be zero by now; what else the
+// journal says of these does not count. A checkpoint holds events for all
+// recipients that are not fresh, of all messages not yet reclaimed, with spans
+// for those that are done, and an empty frame at its end. The state of a spool is the checkpoint with the
 // highest number and then the journals from that number on, without a gap. The
 // frames of a journal end at the first one that does not match. That is no error
 // after a crash, unless a frame further on says that it was written when this
 // place had been synced: then something was lost, and OpenStore refuses.
+//
+// A journal that another follows is cut off where its frames end. A sync of it
+// that failed makes it worthless from there on: nothing is recorded until there
+// is another journal, and a checkpoint for it.
 //
 // # Reclaim
 //
@@ -141,4 +171,20 @@
 // and so is the blob of a message that is done; before that the journal is
 // synced, and only when the directory is synced too do checkpoints leave its
 // messages out. Segment numbers are never used again.
+//
+// Before that, blocks of a sealed segment that hold nothing but what is done are
+// given back by punching holes, once 1 MiB of it got done, or a quarter. First
+// an event in the journal names the span, then the journal is synced, then the
+// hole is made, so what reads as zero is known to be done. A hole may come back
+// as it was if power fails; nobody minds. On a file system without holes only
+// whole segments come back. Nothing of a segment that holds damage is reclaimed
+// at all.
+//
+// # Trouble
+//
+// A full disk shows when a segment or more room for the journal is allocated, and
+// in nothing that was acknowledged. Outcomes leave some of the journal's room to
+// the spans without which no hole can be made, so a drain makes its own room. An
+// agent that starts on a full disk gives the zeros of the last journal back, and
+// takes as many for the new one as it gets.
 package spool

@@ -24,7 +24,7 @@ type faultFS struct {
 
 // operation is one change: its kind, the name below root, the octets.
 type operation struct {
-	kind string // create, write, truncate, allocate, sync, syncdir, rename, remove, lock; or "answer" by a test
+	kind string // create, write, truncate, allocate, punch, sync, syncdir, rename, remove, lock; or "answer" by a test
 	name string
 	off  int64
 	data []byte
@@ -151,6 +151,13 @@ func (f *faultFile) Allocate(off, n int64) error {
 		return err
 	}
 	return f.File.Allocate(off, n)
+}
+
+func (f *faultFile) Punch(off, n int64) error {
+	if err := f.fs.do("punch", f.name, off, nil); err != nil {
+		return err
+	}
+	return f.File.Punch(off, n)
 }
 
 func (f *faultFile) Sync() error {

@@ -178,7 +178,7 @@ func (s *Store) refresh(seg *segment, yield func(ID, *Envelope, bool) error) err
 	}
 	if !seg.dead {
 		err := s.scan(seg, func(f *found) error {
-			if f.known && f.rec.open > 0 {
+			if f.known && f.states != nil {
 				return give(f.id, f.env, false)
 			}
 			return nil
@@ -212,23 +212,24 @@ func (s *Store) settle(seg *segment, give func(ID, *Envelope, bool) error) error
 			kept = append(kept, w)
 			continue
 		}
-		s.mu.Lock()
-		rec := &seg.records[w.record]
-		id := MakeID(seg.number, rec.offset)
+		id := MakeID(seg.number, w.offset)
 		if verdict == void {
-			rec.open = 0
-			s.finish(seg, rec)
+			s.mu.Lock()
+			if i, ok := seg.find(w.offset); ok {
+				s.finish(seg, i, true)
+			}
+			s.mu.Unlock()
 			done++
-		}
-		s.mu.Unlock()
-		if verdict == void {
 			continue
 		}
 		if w.env == nil {
 			var rerr error
 			if w.env, rerr = s.Envelope(id); rerr != nil {
-				s.log.Error("spool: envelope unreadable", slog.Any("error", rerr))
-				s.spoil(seg)
+				s.mu.Lock()
+				i, _ := seg.find(w.offset)
+				n := seg.recipients(i)
+				s.mu.Unlock()
+				s.damage(seg, Damage{Offset: int64(w.offset), ID: id, Recipients: n, Reason: rerr.Error()})
 				continue
 			}
 		}

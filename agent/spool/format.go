@@ -2,6 +2,7 @@ package spool
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -101,22 +102,28 @@ func (h segmentHeader) encode() []byte {
 }
 
 // readSegmentHeader reads the header or, if that is damaged, its copy.
-func readSegmentHeader(r io.ReaderAt) (segmentHeader, error) {
+func readSegmentHeader(r io.ReaderAt) (h segmentHeader, err error) {
 	for _, off := range []int64{0, headerCopyAt} {
-		var b [segmentHeaderSize]byte
-		if _, err := r.ReadAt(b[:], off); err != nil && err != io.EOF {
-			return segmentHeader{}, err
+		if h, err = segmentHeaderAt(r, off); err == nil || !errors.Is(err, ErrDamaged) {
+			break
 		}
-		le := binary.LittleEndian
-		if string(b[:8]) != segmentMagic || le.Uint32(b[32:]) != salted(0, 0, b[:32]) {
-			continue
-		}
-		if v := le.Uint32(b[8:]); v > formatVersion {
-			return segmentHeader{}, fmt.Errorf("%w: segment version %d", ErrNewer, v)
-		}
-		return segmentHeader{number: le.Uint32(b[12:]), salt: le.Uint64(b[16:]), born: int64(le.Uint64(b[24:]))}, nil
 	}
-	return segmentHeader{}, fmt.Errorf("%w: segment header", ErrDamaged)
+	return h, err
+}
+
+func segmentHeaderAt(r io.ReaderAt, off int64) (segmentHeader, error) {
+	var b [segmentHeaderSize]byte
+	if _, err := r.ReadAt(b[:], off); err != nil && err != io.EOF {
+		return segmentHeader{}, err
+	}
+	le := binary.LittleEndian
+	if string(b[:8]) != segmentMagic || le.Uint32(b[32:]) != salted(0, 0, b[:32]) {
+		return segmentHeader{}, fmt.Errorf("%w: segment header", ErrDamaged)
+	}
+	if v := le.Uint32(b[8:]); v > formatVersion {
+		return segmentHeader{}, fmt.Errorf("%w: segment version %d", ErrNewer, v)
+	}
+	return segmentHeader{number: le.Uint32(b[12:]), salt: le.Uint64(b[16:]), born: int64(le.Uint64(b[24:]))}, nil
 }
 
 func encodeWatermark(salt uint64, end int64) []byte {
@@ -129,7 +136,9 @@ func encodeWatermark(salt uint64, end int64) []byte {
 func readWatermark(r io.ReaderAt, salt uint64) (int64, error) {
 	var b [watermarkSize]byte
 	for range 3 {
-		if _, err := r.ReadAt(b[:], watermarkAt); err != nil {
+		if _, err := r.ReadAt(b[:], watermarkAt); err == io.EOF {
+			break
+		} else if err != nil {
 			return 0, err
 		}
 		if binary.LittleEndian.Uint32(b[8:]) == salted(salt, watermarkAt, b[:8]) {
@@ -141,15 +150,22 @@ func readWatermark(r io.ReaderAt, salt uint64) (int64, error) {
 
 // seal is written when a segment gets no more records.
 type seal struct {
-	end   int64  // of the last record
-	count uint32 // of records
+	end    int64  // of the last record
+	count  uint32 // of records
+	footer int64  // offset of the footer; 0: none
+	size   uint32 // octets of the footer
+	crc    uint32 // of the footer
 }
 
 func (s seal) encode(salt uint64) []byte {
-	b := binary.LittleEndian.AppendUint64(make([]byte, 0, sealSize), uint64(s.end))
-	b = binary.LittleEndian.AppendUint32(b, s.count)
-	b = append(b, make([]byte, 20)...) // place and length of an envelope footer
-	return binary.LittleEndian.AppendUint32(b, salted(salt, sealAt, b))
+	le := binary.LittleEndian
+	b := le.AppendUint64(make([]byte, 0, sealSize), uint64(s.end))
+	b = le.AppendUint32(b, s.count)
+	b = le.AppendUint64(b, uint64(s.footer))
+	b = le.AppendUint32(b, s.size)
+	b = le.AppendUint32(b, s.crc)
+	b = append(b, 0, 0, 0, 0)
+	return le.AppendUint32(b, salted(salt, sealAt, b))
 }
 
 func readSeal(r io.ReaderAt, salt uint64) (s seal, ok bool) {
@@ -158,7 +174,10 @@ func readSeal(r io.ReaderAt, salt uint64) (s seal, ok bool) {
 		return s, false
 	}
 	le := binary.LittleEndian
-	s = seal{end: int64(le.Uint64(b[:])), count: le.Uint32(b[8:])}
+	s = seal{
+		end: int64(le.Uint64(b[:])), count: le.Uint32(b[8:]),
+		footer: int64(le.Uint64(b[12:])), size: le.Uint32(b[20:]), crc: le.Uint32(b[24:]),
+	}
 	return s, le.Uint32(b[32:]) == salted(salt, sealAt, b[:32]) && s.end >= recordsAt
 }
 

@@ -21,6 +21,7 @@ const (
 	eventSize    = 27 // without the reply
 	maxReply     = 512
 	flagHandback = 1 << 0
+	flagSpan     = 1 << 1
 )
 
 // logHeader starts a journal file or a checkpoint.
@@ -87,7 +88,15 @@ func appendEvent(b []byte, id ID, recipient uint32, s *state) []byte {
 	return append(b, s.reply...)
 }
 
-// decodeEvents calls yield for each event of a payload.
+// appendSpan encodes that all records which start in a span are done.
+func appendSpan(b []byte, segment uint32, n span) []byte {
+	b = appendEvent(b, MakeID(segment, n.from), n.to, &state{})
+	b[len(b)-3] = flagSpan
+	return b
+}
+
+// decodeEvents calls yield for each event of a payload. One of a span has the
+// end of the span in place of the recipient.
 func decodeEvents(p []byte, yield func(id ID, recipient uint32, s state)) error {
 	le := binary.LittleEndian
 	for len(p) > 0 {
@@ -100,7 +109,8 @@ func decodeEvents(p []byte, yield func(id ID, recipient uint32, s state)) error 
 		}
 		yield(ID(le.Uint64(p)), le.Uint32(p[8:]), state{
 			due: int64(le.Uint64(p[12:])), tries: le.Uint16(p[20:]), status: Status(p[22]),
-			class: p[23], handback: p[24]&flagHandback != 0, reply: string(p[eventSize:n]),
+			class: p[23], handback: p[24]&flagHandback != 0, span: p[24]&flagSpan != 0,
+			reply: string(p[eventSize:n]),
 		})
 		p = p[n:]
 	}

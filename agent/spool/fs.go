@@ -35,6 +35,11 @@ type File interface {
 	// and grows the file to hold them. ENOSPC shows here, not at a later write.
 	// A file system that cannot do this returns nil.
 	Allocate(off, n int64) error
+	// Punch gives the blocks from off to off+n back; they then read as zeros
+	// and the file keeps its size. errors.ErrUnsupported says that the file
+	// system has no holes. It is durable after Sync, or never: nobody relies
+	// on it.
+	Punch(off, n int64) error
 	// Sync is fdatasync(2): data, and the metadata needed to read it.
 	Sync() error
 	Size() (int64, error)

@@ -121,6 +121,15 @@ func (d *diskFile) Allocate(off, n int64) error {
 	return err
 }
 
+func (d *diskFile) Punch(off, n int64) error {
+	const hole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	err := d.control("punch hole", func(fd int) error { return unix.Fallocate(fd, hole, off, n) })
+	if errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+	}
+	return err // EOPNOTSUPP is errors.ErrUnsupported
+}
+
 func (d *diskFile) Lock() error {
 	err := d.control("flock", func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) })
 	d.locked = err == nil
@@ -161,8 +170,18 @@ func (w *inotify) Wait(ctx context.Context) (names []string, all bool, err error
 	if err := w.f.SetReadDeadline(time.Time{}); err != nil {
 		return nil, false, err
 	}
-	stop := context.AfterFunc(ctx, func() { w.f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	// A function that has begun must end before this call does, or it would
+	// put its deadline on the next one.
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		w.f.SetReadDeadline(time.Unix(1, 0))
+		close(ended)
+	})
+	defer func() {
+		if !stop() {
+			<-ended
+		}
+	}()
 	var buf [16 << 10]byte
 	n, err := w.f.Read(buf[:])
 	if err != nil {

@@ -30,6 +30,7 @@ type journal struct {
 	room   int64 // end of the synced zeros
 	synced int64
 	buf    []byte
+	failed error // of a sync: what was not synced before may be lost
 }
 
 func journalName(n uint32) string    { return fmt.Sprintf("%08X.journal", n) }
@@ -96,11 +97,14 @@ func (j *journal) grow(n int64) error {
 			return err
 		}
 	}
-	if err := j.file.Sync(); err != nil {
-		return err
-	}
+	err := j.file.Sync()
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if err != nil {
+		// It may have been about events, too, and the kernel tells only once.
+		j.failed = err
+		return err
+	}
 	j.room = to
 	return nil
 }
@@ -120,14 +124,14 @@ func (j *journal) size() int64 {
 
 // append writes one frame; encode adds the events to the buffer it is given.
 // The frame is in the kernel on return, not yet on disk. A frame that failed is
-// overwritten by the next.
-func (j *journal) append(encode func(b []byte) []byte) error {
+// overwritten by the next. keep octets of the room ahead are left for others.
+func (j *journal) append(keep int64, encode func(b []byte) []byte) error {
 	for {
 		j.mu.Lock()
 		b := encode(startFrame(j.buf[:0]))
 		b = endFrame(b, 0, j.salt, j.end, j.synced)
 		j.buf = b
-		if j.end+int64(len(b)) <= j.room {
+		if j.end+int64(len(b))+keep <= j.room {
 			_, err := j.file.WriteAt(b, j.end)
 			if err == nil {
 				j.end += int64(len(b))
@@ -136,36 +140,65 @@ func (j *journal) append(encode func(b []byte) []byte) error {
 			return err
 		}
 		j.mu.Unlock()
-		if err := j.grow(int64(len(b)) + j.step); err != nil {
+		need := int64(len(b)) + keep
+		err := j.grow(need + j.step)
+		if err != nil && errors.Is(full(err), ErrFull) {
+			err = j.grow(need) // nearly full, perhaps
+		}
+		if err != nil {
 			return err
 		}
 	}
 }
 
+// reserve is how much of the room ahead outcomes leave for what frees room: a
+// hole needs an event first.
+func (j *journal) reserve() int64 { return min(64<<10, j.step/4) }
+
 // sync makes all frames up to now durable.
 func (j *journal) sync() error {
 	j.mu.Lock()
-	end, synced := j.end, j.synced
+	end, synced, failed := j.end, j.synced, j.failed
 	j.mu.Unlock()
 	if end == synced {
 		return nil
 	}
-	if err := j.file.Sync(); err != nil {
-		return err
+	if failed != nil {
+		return failed
 	}
+	err := j.file.Sync()
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if err != nil {
+		j.failed = err
+		return err
+	}
 	j.synced = max(j.synced, end)
 	return nil
+}
+
+func (j *journal) broken() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.failed != nil
 }
 
 // close syncs and closes the file. The empty frame at the end says that all
 // before it was synced. The zeros stay: the next agent gives them back just
 // before it needs as many, and so starts on a full disk too.
-func (j *journal) close() error {
+func (j *journal) close() error { return j.finish(false) }
+
+// retire closes a journal that another one follows. Its zeros go back: should
+// checkpoints fail for long, old journals take no more than they must.
+func (j *journal) retire() error { return j.finish(true) }
+
+func (j *journal) finish(truncate bool) error {
 	err := j.sync()
 	if err == nil {
-		err = j.append(func(b []byte) []byte { return b })
+		err = j.append(0, func(b []byte) []byte { return b })
+	}
+	if err == nil && truncate {
+		err = j.file.Truncate(j.size())
 	}
 	if err == nil {
 		err = j.file.Sync()
@@ -205,10 +238,10 @@ func (t tree) replay(number uint32, yield func(ID, uint32, state)) (size int64, 
 		if err := f.Truncate(r.pos); err != nil {
 			return 0, err
 		}
-		// What we go on from must be durable, also if it was not before.
-		if err := f.Sync(); err != nil {
-			return 0, err
-		}
+	}
+	// What we go on from must be durable, also if it was not before.
+	if err := f.Sync(); err != nil {
+		return 0, err
 	}
 	return r.pos, nil
 }

@@ -14,7 +14,8 @@ import (
 // its recipients: those that were released, or taken as orphans, and have a
 // recipient that is not final. It is called once, before Follow; messages that
 // turn out to be orphans only now come from Follow, which says so. An error of
-// yield ends it.
+// yield ends it. A segment that cannot be read is set aside until the next
+// start, and Damaged says so.
 func (s *Store) Load(yield func(id ID, e *Envelope, states []State) error) error {
 	s.mu.Lock()
 	if s.loaded {
@@ -29,23 +30,40 @@ func (s *Store) Load(yield func(id ID, e *Envelope, states []State) error) error
 			continue
 		}
 		err := s.scan(seg, func(f *found) error {
-			if !f.known || f.rec.open == 0 {
+			if !f.known {
 				return nil
 			}
-			states := make([]State, f.rec.recipients)
-			for i := range f.rec.states {
-				states[i] = f.rec.states[i].unpack()
+			if err := yield(f.id, f.env, f.states); err != nil {
+				return yieldError{err}
 			}
-			return yield(f.id, f.env, states)
+			return nil
 		})
+		var stop yieldError
+		if errors.As(err, &stop) {
+			return fmt.Errorf("spool: load: %w", stop.error)
+		}
 		if err != nil {
-			return fmt.Errorf("spool: load: %w", err)
+			if free, lockErr := seg.file.TryLock(); lockErr != nil || !free {
+				return fmt.Errorf("spool: load: %w", err) // more comes into it
+			}
+			// The rest of the mail must not wait for it. Follow leaves it alone,
+			// as it does not know of states.
+			seg.dead, seg.waiting = true, nil
+			s.damage(seg, Damage{Offset: seg.scanned, Reason: err.Error()})
 		}
-		for offset := range seg.replay {
-			s.log.Error("spool: journal knows a message that is not there", slog.String("id", MakeID(n, offset).String()))
-		}
+		s.mu.Lock()
+		var unread ID
+		seg.unread(func(offset, _ uint32, st state) {
+			if _, done := seg.done.find(offset); !done && !st.status.Final() {
+				unread = MakeID(n, offset)
+			}
+		})
 		if !seg.damaged { // else the states wait, in every checkpoint, for a repair
-			seg.replay = nil
+			seg.forgetUnread()
+		}
+		s.mu.Unlock()
+		if unread != 0 {
+			s.log.Error("spool: journal knows a message that is not there", slog.String("id", unread.String()))
 		}
 	}
 	if err := s.sweep(); err != nil {
@@ -53,17 +71,17 @@ func (s *Store) Load(yield func(id ID, e *Envelope, states []State) error) error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.loaded = true
+	s.loaded, s.table = true, nil
 	s.wake()
 	return nil
 }
 
 // found is a record that scan came to.
 type found struct {
-	id    ID
-	env   *Envelope
-	rec   record
-	known bool // has a verdict, or the journal knows it
+	id     ID
+	env    *Envelope
+	states []State
+	known  bool // is the agent's: has a verdict, or the journal knows it, and is not done
 }
 
 // scan takes up the records of a segment that are new, and seals the segment
@@ -79,28 +97,43 @@ func (s *Store) scan(seg *segment, yield func(*found) error) error {
 	if err != nil {
 		return err
 	}
+	sealed, ok := readSeal(seg.file, seg.salt)
 	end, err := readWatermark(seg.file, seg.salt)
-	if errors.Is(err, ErrDamaged) && free {
+	if errors.Is(err, ErrDamaged) && (free || ok) {
 		end, err = recordsAt, nil
 	}
 	if err != nil {
 		return fmt.Errorf("segment %s: %w", segmentName(seg.number), err)
 	}
-	sealed, ok := readSeal(seg.file, seg.salt)
 	if ok {
 		end = sealed.end
 	}
+	if size < recordsAt {
+		s.damage(seg, Damage{Offset: size, Reason: fmt.Sprintf("the segment has only %d octets", size)})
+		seg.dead = true
+		return nil
+	}
 	if end > size {
-		s.log.Error("spool: segment is shorter than it was",
-			slog.String("segment", segmentName(seg.number)), slog.Int64("octets", size), slog.Int64("expected", end))
-		s.spoil(seg)
+		s.damage(seg, Damage{Offset: size, Reason: fmt.Sprintf("the segment has %d octets, not %d", size, end)})
 		end = size
 	}
-	sc := &scanner{r: seg.file, number: seg.number, salt: seg.salt, pos: seg.scanned, end: end}
-	if err := s.takeUp(seg, sc, yield); err != nil {
+	sc := &scanner{r: seg.file, number: seg.number, salt: seg.salt, pos: seg.scanned, end: end, done: seg.done}
+	if whole := ok && end == sealed.end && seg.scanned == recordsAt && sealed.footer != 0; whole {
+		whole, err = s.readTable(seg, sealed, yield)
+		if whole {
+			sc.pos = end
+		}
+	}
+	if err == nil {
+		err = s.takeUp(seg, sc, yield)
+	}
+	if err != nil {
 		return err
 	}
 	if !free {
+		s.mu.Lock()
+		seg.sealed = ok
+		s.mu.Unlock()
 		return nil
 	}
 	if !ok {
@@ -111,14 +144,56 @@ func (s *Store) scan(seg *segment, yield func(*found) error) error {
 		if err := s.takeUp(seg, sc, yield); err != nil {
 			return err
 		}
-		if err := s.seal(seg); err != nil {
+		if err := s.seal(seg, end); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	seg.dead = true
+	seg.dead, seg.sealed = true, true
+	seg.keys = slices.Clip(seg.keys)
+	if !seg.damaged {
+		seg.punch = slices.Clone(seg.done) // perhaps the last agent died before it did
+	}
 	return nil
+}
+
+// readTable takes up a sealed segment by its footer. It is false if that cannot
+// be used; the records tell the same then.
+func (s *Store) readTable(seg *segment, sealed seal, yield func(*found) error) (whole bool, err error) {
+	table, err := readFooter(seg.file, seg.salt, sealed, s.table)
+	if err != nil {
+		s.log.Warn("spool: footer unreadable, scanning the records",
+			slog.String("segment", segmentName(seg.number)), slog.Any("error", err))
+		return false, nil
+	}
+	s.table = table
+	verdicts := make([]byte, min(maxRecords, int(sealed.count)+1024))
+	if _, err := seg.file.ReadAt(verdicts, verdictsAt); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	seg.expect(int(sealed.count))
+	s.mu.Unlock()
+	for entries := readEntries(seg.number, table); len(entries.rest) > 0; {
+		rec, _ := entries.next()
+		if _, done := seg.done.find(rec.head.id.Offset()); done {
+			continue
+		}
+		verdict := pending
+		if i := int(rec.head.index); i < len(verdicts) {
+			verdict = verdicts[i]
+		} else if err := readVerdict(seg.file, rec.head.index, &verdict); err != nil {
+			return false, err
+		}
+		if err := s.add(seg, &rec, verdict, int64(rec.head.id.Offset())+recordAlign, yield); err != nil {
+			return false, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seg.scanned = sealed.end
+	return true, nil
 }
 
 // takeUp runs the scanner to its end.
@@ -136,119 +211,165 @@ func (s *Store) takeUp(seg *segment, sc *scanner, yield func(*found) error) erro
 	for {
 		rec, err := sc.next()
 		if rec.skipped > 0 && !sc.verify {
-			s.log.Error("spool: damaged octets", slog.String("segment", segmentName(seg.number)),
-				slog.Int64("before", sc.pos), slog.Int64("octets", rec.skipped))
-			s.spoil(seg)
+			at := sc.pos - rec.skipped
+			if err == nil {
+				at = int64(rec.head.id.Offset()) - rec.skipped
+			}
+			s.damage(seg, Damage{Offset: at, Reason: fmt.Sprintf("%d octets are no record", rec.skipped)})
 		}
 		if err == io.EOF {
 			if !sc.verify {
+				s.mu.Lock()
 				seg.scanned = sc.pos
+				s.mu.Unlock()
 			}
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		seg.scanned = sc.pos
 		verdict := pending
 		if i := int64(rec.head.index) - int64(first); i >= 0 && i < n {
 			verdict = verdicts[i]
 		}
-		f, err := s.add(seg, &rec, verdict)
-		if err != nil {
-			s.log.Error("spool: envelope unreadable", slog.String("id", rec.head.id.String()), slog.Any("error", err))
-			continue
-		}
-		if err := yield(f); err != nil {
+		if err := s.add(seg, &rec, verdict, sc.pos, yield); err != nil {
 			return err
 		}
 	}
 }
 
-// add takes one record into memory.
-func (s *Store) add(seg *segment, rec *scanned, verdict byte) (*found, error) {
+// add takes one record into memory and yields it. scanned is where to go on.
+func (s *Store) add(seg *segment, rec *scanned, verdict byte, scanned int64, yield func(*found) error) error {
 	h := &rec.head
-	f := &found{id: h.id, rec: record{offset: h.id.Offset(), recipients: h.recipients, open: h.recipients, flags: h.flags}}
-	err := fmt.Errorf("%w: checksum", ErrDamaged)
-	if rec.envelope != nil {
+	if h.index < seg.next || h.id.Offset() >= maxOffset {
+		// Not a record that could be here.
+		s.mu.Lock()
+		seg.scanned = scanned
+		s.mu.Unlock()
+		s.damage(seg, Damage{Offset: int64(h.id.Offset()), Reason: fmt.Sprintf("index %d, expected %d", h.index, seg.next)})
+		return nil
+	}
+	f := &found{id: h.id}
+	var err error
+	if rec.envelope == nil {
+		// A footer does not repeat long ones; a scan found a wrong checksum,
+		// and this says so.
+		rec.envelope, err = seg.envelope(h.id)
+	}
+	if err == nil {
 		f.env, err = decodeEnvelope(rec.envelope)
 	}
 	if err == nil && len(f.env.Recipients) != int(h.recipients) {
 		err = fmt.Errorf("%w: %d recipients, not %d", ErrDamaged, len(f.env.Recipients), h.recipients)
 	}
-	if err == nil && h.index < seg.next {
-		err = fmt.Errorf("%w: index %d, expected %d", ErrDamaged, h.index, seg.next)
-	}
-	if err != nil {
-		s.spoil(seg)
-		return nil, err
-	}
-	seg.next = h.index + 1
-	h.fill(f.env)
-	if states, ok := seg.replay[f.rec.offset]; ok {
-		// The journal knows it, so it was released, whatever the verdict
-		// octet says after a power loss.
-		f.known = true
-		delete(seg.replay, f.rec.offset)
-		f.rec.takeStates(states)
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	seg.next, seg.scanned = h.index+1, scanned
+	// What the journal knows was released, whatever the verdict octet says
+	// after a power loss.
+	i, known := seg.add(h.id.Offset(), h.recipients, h.blob())
 	switch {
-	case f.known, verdict == released, verdict == orphaned:
-		f.known = true
+	case seg.isDone(i):
+		known = true
+		if h.blob() && seg.keys[i]&keyKept == 0 {
+			s.done = append(s.done, doneBlob{id: h.id})
+		}
+		seg.freed += scanned - int64(h.id.Offset())
+	case known, verdict == released, verdict == orphaned:
+		known, f.known = true, true
 	case verdict == void:
-		f.rec.open = 0
-	default:
-		w := waiting{record: len(seg.records), index: h.index}
+		s.finish(seg, i, true)
+		known = true
+	}
+	kept := seg.keys[i]&keyKept != 0
+	done := seg.isDone(i)
+	if !known && err == nil {
+		w := waiting{offset: h.id.Offset(), index: h.index}
 		if len(seg.waiting) < 4096 { // the rest is read again when its time comes
 			w.env = f.env
 		}
 		seg.waiting = append(seg.waiting, w)
 	}
-	seg.records = append(seg.records, f.rec)
-	seg.open++
-	if f.rec.open == 0 {
-		s.finish(seg, &f.rec)
-	}
-	return f, nil
-}
-
-// spoil keeps a segment from being reclaimed until an admin looked.
-func (s *Store) spoil(seg *segment) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	seg.damaged = true
-}
-
-// takeStates puts the states of the journal into a record.
-func (r *record) takeStates(states []state) {
-	for len(states) < int(r.recipients) {
-		states = append(states, fresh)
-	}
-	r.states = states[:r.recipients:r.recipients]
-	r.open = 0
-	for i := range r.states {
-		if !r.states[i].status.Final() {
-			r.open++
+	if f.known && err == nil {
+		f.states = make([]State, h.recipients)
+		for r := range f.states {
+			st, _ := seg.state(i, uint32(r))
+			f.states[r] = st.unpack()
 		}
 	}
+	s.mu.Unlock()
+	switch {
+	case kept:
+		s.damage(seg, Damage{Offset: int64(h.id.Offset()), ID: h.id, Recipients: h.recipients, Reason: "an outcome is damaged", Recorded: true})
+	case done:
+	case err != nil:
+		s.damage(seg, Damage{Offset: int64(h.id.Offset()), ID: h.id, Recipients: h.recipients, Reason: err.Error()})
+	default:
+		if h.fill(f.env); f.known || !known {
+			return yield(f)
+		}
+	}
+	return nil
+}
+
+func readVerdict(r io.ReaderAt, index uint32, verdict *byte) error {
+	var b [1]byte
+	if _, err := r.ReadAt(b[:], verdictsAt+int64(index)); err != nil {
+		return err
+	}
+	*verdict = b[0]
+	return nil
 }
 
 // seal ends the segment of a dead writer where its last whole record does.
-func (s *Store) seal(seg *segment) error {
+// published is where its watermark stood. The footer names the records that
+// count: there may be torn ones between them, which a later start, without the
+// footer, would have to take for damage.
+func (s *Store) seal(seg *segment, published int64) error {
 	// Not in vain: the writer may have died between write and sync.
 	if err := seg.file.Sync(); err != nil {
 		return err
 	}
-	if err := seg.file.Truncate(seg.scanned); err != nil {
+	end := seal{end: seg.scanned, count: seg.next}
+	if f := seg.footer(published); f != nil {
+		b := f.bytes()
+		// On a full disk there may be no room for it; the records are enough.
+		if _, err := seg.file.WriteAt(b, end.end); err == nil {
+			end.count = f.count
+			end.footer, end.size, end.crc = end.end, uint32(len(b)), salted(seg.salt, end.end, b)
+		}
+	}
+	if err := seg.file.Truncate(end.end + int64(end.size)); err != nil {
 		return err
 	}
-	count := uint32(len(seg.records))
-	if _, err := seg.file.WriteAt(seal{seg.scanned, count}.encode(seg.salt), sealAt); err != nil {
+	if _, err := seg.file.WriteAt(end.encode(seg.salt), sealAt); err != nil {
 		return err
 	}
 	return seg.file.Sync()
+}
+
+// footer reads a segment that was taken up once more, for its footer; nil if
+// there is damage, which a scan can tell better.
+func (seg *segment) footer(published int64) *footer {
+	f := newFooter()
+	sc := &scanner{r: seg.file, number: seg.number, salt: seg.salt, pos: recordsAt, end: published}
+	for {
+		rec, err := sc.next()
+		switch {
+		case rec.skipped > 0 && !sc.verify, err != nil && err != io.EOF:
+			return nil
+		case err == io.EOF && sc.verify:
+			return f
+		case err == io.EOF:
+			sc.end, sc.verify = seg.scanned, true
+		case rec.envelope == nil || rec.head.index < f.index:
+			return nil
+		default:
+			f.add(&rec.head, rec.envelope)
+		}
+	}
 }
 
 // sweep removes what a crash left: temporary files and blobs whose record was
@@ -259,14 +380,18 @@ func (s *Store) sweep() error {
 		return err
 	}
 	defer unlock()
+	var segments []string // also those that a writer made since we looked
 	for _, dir := range []string{segmentsDir, blobsDir, journalDir} {
 		names, err := s.fs.List(s.path(dir))
 		if err != nil {
 			return err
 		}
+		if dir == segmentsDir {
+			segments = names
+		}
 		for _, name := range names {
 			if id, ok := parseBlobName(name); dir == blobsDir && ok {
-				s.sweepBlob(id)
+				s.sweepBlob(id, segments)
 			} else if strings.HasSuffix(name, tmpSuffix) {
 				s.sweepTemporary(s.path(dir, name))
 			}
@@ -288,11 +413,19 @@ func (s *Store) sweepTemporary(name string) {
 	}
 }
 
-func (s *Store) sweepBlob(id ID) {
+// sweepBlob removes a blob that has no record and gets none. One whose message
+// is done is left to reclaim, which first syncs what says so.
+func (s *Store) sweepBlob(id ID, segments []string) {
 	s.mu.Lock()
-	seg, rec := s.find(id)
-	keep := seg != nil && (!seg.dead || seg.damaged || rec != nil && rec.open > 0)
+	_, _, err := s.find(id)
+	seg := s.segments[id.Segment()]
 	s.mu.Unlock()
+	keep := err == nil
+	if seg == nil {
+		keep = slices.Contains(segments, segmentName(id.Segment()))
+	} else if !seg.dead || seg.damaged {
+		keep = true
+	}
 	if !keep {
 		s.fs.Remove(s.tree.blob(id))
 	}

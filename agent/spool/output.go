@@ -19,6 +19,7 @@ type output struct {
 	salt   uint64
 	end    int64  // of the last synced record
 	count  uint32 // of records
+	footer *footer
 
 	mu     sync.RWMutex // held for reading during a write of a verdict
 	file   File         // nil once closed
@@ -35,7 +36,7 @@ func (w *Writer) newOutput() (_ *output, err error) {
 		return nil, err
 	}
 	defer next.Close()
-	o := &output{tree: w.tree, end: recordsAt}
+	o := &output{tree: w.tree, end: recordsAt, footer: newFooter()}
 	if o.number, err = w.nextSegment(next); err != nil {
 		return nil, err
 	}
@@ -111,13 +112,15 @@ func (o *output) commit(batch []*entry) error {
 		if en.blob != nil {
 			en.blob.file.Close()
 		}
+		o.footer.add(&en.head, en.buf[recordHeaderSize:][:en.head.envelope])
 		en.free()
 	}
 	return nil
 }
 
-// write places and syncs a batch. Blobs get their final names first: a record
-// never names a file that might not be there.
+// write places and syncs a batch. Blobs get their final names, durably, before
+// any record is written: the kernel may store a record before we sync it, and a
+// record never names a file that might not be there.
 func (o *output) write(batch []*entry) (end int64, count uint32, err error) {
 	end, count = o.end, o.count
 	blobs := false
@@ -133,14 +136,16 @@ func (o *output) write(batch []*entry) (end int64, count uint32, err error) {
 			b.name = o.blob(h.id)
 			blobs = true
 		}
-		h.put(en.buf, o.salt)
-		if _, err := o.file.WriteAt(en.buf, end); err != nil {
-			return end, count, err
-		}
 		end = h.end()
 	}
 	if blobs {
 		if err := o.fs.SyncDir(o.path(blobsDir)); err != nil {
+			return end, count, err
+		}
+	}
+	for _, en := range batch {
+		en.head.put(en.buf, o.salt)
+		if _, err := o.file.WriteAt(en.buf, int64(en.head.id.Offset())); err != nil {
 			return end, count, err
 		}
 	}
@@ -157,13 +162,31 @@ func (o *output) undo(first, last uint32) {
 		verdicts[i] = void
 	}
 	o.file.WriteAt(verdicts, verdictsAt+int64(first))
-	o.writeSeal()
+	o.writeSeal(seal{end: o.end, count: o.count})
 	o.file.Sync()
 }
 
-func (o *output) writeSeal() error {
-	_, err := o.file.WriteAt(seal{end: o.end, count: o.count}.encode(o.salt), sealAt)
+func (o *output) writeSeal(s seal) error {
+	_, err := o.file.WriteAt(s.encode(o.salt), sealAt)
 	return err
+}
+
+// seal ends a full segment. The footer needs no sync before the seal that
+// names it: its checksum stands there. Nor does the mail: it was synced.
+func (o *output) seal() error {
+	s := seal{end: o.end, count: o.count}
+	b := o.footer.bytes()
+	// On a full disk there may be no room for it; the records are enough.
+	if _, err := o.file.WriteAt(b, o.end); err == nil {
+		s.footer, s.size, s.crc = o.end, uint32(len(b)), salted(o.salt, o.end, b)
+	}
+	if err := o.file.Truncate(o.end + int64(s.size)); err != nil {
+		return err
+	}
+	if err := o.writeSeal(s); err != nil {
+		return err
+	}
+	return o.file.Sync()
 }
 
 // finish ends a full segment, or one that failed: unused blocks go back, and
@@ -176,18 +199,11 @@ func (o *output) finish(failed bool) error {
 			err = nil
 		}
 	} else if !failed {
-		// The seal says that all before it was synced, and it was.
-		err = o.file.Truncate(o.end)
-		if err == nil {
-			err = o.writeSeal()
-		}
-		if err == nil {
-			err = o.file.Sync()
-		}
+		err = o.seal()
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.sealed = true
+	o.sealed, o.footer = true, nil
 	o.release()
 	if err != nil {
 		return fmt.Errorf("spool: seal segment %s: %w", segmentName(o.number), err)

@@ -1,13 +1,10 @@
 package spool
 
 import (
-	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
 	"io"
-	"io/fs"
-	"os"
 )
 
 // Envelope reads the envelope of a message.
@@ -16,17 +13,14 @@ func (s *Store) Envelope(id ID) (*Envelope, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.leave(seg)
+	defer s.leave(seg, id)
 	h, err := seg.header(id)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", id, err)
 	}
-	b := make([]byte, h.envelope)
-	if _, err := seg.file.ReadAt(b, int64(id.Offset())+recordHeaderSize); err != nil {
-		return nil, fmt.Errorf("%s: envelope: %w", id, err)
-	}
-	if crc32.Checksum(b, castagnoli()) != h.envelopeCRC {
-		return nil, fmt.Errorf("%s: envelope: %w", id, ErrDamaged)
+	b, err := seg.envelopeOf(&h)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", id, err)
 	}
 	e, err := decodeEnvelope(b)
 	if err != nil {
@@ -34,6 +28,26 @@ func (s *Store) Envelope(id ID) (*Envelope, error) {
 	}
 	h.fill(e)
 	return e, nil
+}
+
+// envelope reads an encoded envelope from its record.
+func (seg *segment) envelope(id ID) ([]byte, error) {
+	h, err := seg.header(id)
+	if err != nil {
+		return nil, err
+	}
+	return seg.envelopeOf(&h)
+}
+
+func (seg *segment) envelopeOf(h *recordHeader) ([]byte, error) {
+	b := make([]byte, h.envelope)
+	if n, err := seg.file.ReadAt(b, int64(h.id.Offset())+recordHeaderSize); n < len(b) && err != io.EOF {
+		return nil, fmt.Errorf("envelope: %w", err)
+	}
+	if crc32.Checksum(b, castagnoli()) != h.envelopeCRC {
+		return nil, fmt.Errorf("envelope: %w", ErrDamaged)
+	}
+	return b, nil
 }
 
 // Open returns the content of a message, from its first octet. It may be opened
@@ -45,48 +59,37 @@ func (s *Store) Open(id ID) (*Content, error) {
 	}
 	h, err := seg.header(id)
 	if err != nil {
-		s.leave(seg)
+		s.leave(seg, id)
 		return nil, fmt.Errorf("%s: %w", id, err)
 	}
-	c := &Content{id: id, size: h.content, want: h.contentCRC, sum: crc32.New(castagnoli())}
-	if !h.blob() {
-		c.r = io.NewSectionReader(seg.file, h.contentAt(), h.content)
-		c.close = func() error { s.leave(seg); return nil }
-		return c, nil
-	}
-	s.leave(seg)
-	f, err := s.fs.Open(s.tree.blob(id), os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: content file: %w", ErrDamaged, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", id, err)
-	}
-	c.r = io.NewSectionReader(f, 0, h.content)
-	c.close = f.Close
-	return c, nil
+	return s.tree.content(seg, &h, func() error { s.leave(seg, id); return nil })
 }
 
-// acquire returns the segment of a message and keeps its file open until leave.
+// acquire returns the segment of a message; file and record stay until leave.
 func (s *Store) acquire(id ID) (*segment, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrClosed
 	}
-	seg, rec := s.find(id)
-	if rec == nil {
-		return nil, fmt.Errorf("%s: %w", id, ErrNotFound)
+	seg, _, err := s.find(id)
+	if err != nil {
+		return nil, err
 	}
-	seg.users++
+	if seg.reading == nil {
+		seg.reading = make(map[uint32]int)
+	}
+	seg.reading[id.Offset()]++
 	return seg, nil
 }
 
-func (s *Store) leave(seg *segment) {
+func (s *Store) leave(seg *segment, id ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	seg.users--
-	if seg.gone && seg.users == 0 {
+	if seg.reading[id.Offset()]--; seg.reading[id.Offset()] == 0 {
+		delete(seg.reading, id.Offset())
+	}
+	if seg.gone && len(seg.reading) == 0 {
 		seg.file.Close()
 	}
 }

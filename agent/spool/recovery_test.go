@@ -200,7 +200,8 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 	t.Parallel()
 	for name, at := range map[string]func(im image) []int64{
 		"both headers": func(image) []int64 { return []int64{3, headerCopyAt + 3} },
-		"an envelope":  func(im image) []int64 { return []int64{im.ends[0] + recordHeaderSize + 3} },
+		// And the footer, which has a copy of it.
+		"an envelope": func(im image) []int64 { return []int64{im.ends[0] + recordHeaderSize + 3, im.ends[2] + 1} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

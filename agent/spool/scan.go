@@ -21,6 +21,8 @@ type scanner struct {
 	// verify reads contents and checks them, for records that may be torn.
 	// Contents in blobs were synced before their records were written.
 	verify bool
+	// done are parts whose records need not be there any more.
+	done spans
 
 	window []byte
 	at     int64 // of window
@@ -41,6 +43,17 @@ func (s *scanner) next() (rec scanned, err error) {
 		head, ok, err := s.header()
 		if err != nil {
 			return rec, err
+		}
+		if gone, is := s.done.find(uint32(s.pos)); is {
+			// Whole, torn by a hole, or all zeros: it was looked after.
+			from := s.pos
+			if ok {
+				s.pos = head.end()
+			} else {
+				s.pos = max(int64(gone.to), s.pos+recordAlign)
+			}
+			start += s.pos - from
+			continue
 		}
 		if !ok {
 			if err := s.resync(); err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if otherProcess() {
+	if otherProcess() || onFullDisk() {
 		return
 	}
 	goleak.VerifyTestMain(m)

@@ -33,7 +33,11 @@ type Store struct {
 
 	mu       sync.Mutex
 	segments map[uint32]*segment
+	replies  *replies
 	done     []doneBlob
+	damages  []Damage
+	table    []byte // of Load and Follow: a footer
+	noHoles  bool   // the file system cannot punch; told once
 	loaded   bool
 	closed   bool
 	failed   error    // why nothing can be recorded now
@@ -46,6 +50,8 @@ type Store struct {
 	oldSize    int64
 	checkpoint uint32 // number of the last; 0: none
 	checkSize  int64
+	begun      bool      // the current journal waits for its checkpoint
+	retryAt    time.Time // not before, after trouble with one
 
 	kick chan struct{} // capacity 1: something to sync or to reclaim
 	stop chan struct{}
@@ -55,20 +61,20 @@ type Store struct {
 // segment is what the store knows of a segment. Guarded by Store.mu, but for
 // the scanning, which only Load and Follow do, one after the other.
 type segment struct {
-	number  uint32
-	salt    uint64
-	file    File
-	records []record // by offset
-	open    int      // records that are not done
-	dead    bool     // no writer any more, and read to its end
-	damaged bool     // holds something unreadable: never reclaimed
-	users   int      // open Contents
-	gone    bool     // reclaimed; the file closes with its last user
+	number uint32
+	salt   uint64
+	file   File
+	index
+	dead    bool           // no writer any more, and read to its end
+	sealed  bool           // gets no more records, and read to its end
+	damaged bool           // holds something unreadable: nothing of it is ever reclaimed
+	reading map[uint32]int // calls and Contents that use the file, by offset
+	gone    bool           // reclaimed; the file closes with its last user
 
 	scanned int64  // offset of the next record
 	next    uint32 // index of the next record
 	waiting []waiting
-	replay  map[uint32][]state // by offset, from the journal, until scanned
+	punch   spans // to be given back once the journal is synced
 }
 
 // doneBlob is a message that is done and has a blob.
@@ -77,23 +83,14 @@ type doneBlob struct {
 	void bool
 }
 
-// record is the memory cost of a message that is not reclaimed.
-type record struct {
-	offset     uint32
-	recipients uint32
-	open       uint32  // recipients that are not final
-	flags      uint32  // recordFlags
-	states     []state // nil while all are fresh
-}
-
 // waiting is a record without a verdict.
 type waiting struct {
-	record int // in segment.records
+	offset uint32
 	index  uint32
 	env    *Envelope
 }
 
-// state is a State in memory.
+// state is a State as the journal has it, or the end of a span.
 type state struct {
 	due      int64 // nanoseconds since 1970, or noTime
 	reply    string
@@ -101,6 +98,7 @@ type state struct {
 	status   Status
 	class    uint8
 	handback bool
+	span     bool
 }
 
 func packState(s *State) state {
@@ -111,14 +109,12 @@ func packState(s *State) state {
 	if strings.ContainsAny(reply, "\r\n") {
 		reply = strings.NewReplacer("\r", " ", "\n", " ").Replace(reply)
 	}
-	return state{timeToFile(s.Due), reply, s.Tries, s.Status, s.Class, s.Handback}
+	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback}
 }
 
 func (s *state) unpack() State {
 	return State{Status: s.status, Handback: s.handback, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
 }
-
-var fresh = state{due: noTime}
 
 // ErrFinal says that a recipient is final and does not change any more.
 var ErrFinal = errors.New("recipient is final")
@@ -159,7 +155,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
 	s := &Store{
-		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment),
+		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment), replies: newReplies(),
 		kick: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if err := s.recover(); err != nil {
@@ -177,6 +173,14 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 
 // recover finds the segments, replays the journal and starts a new one.
 func (s *Store) recover() error {
+	// The last agent may have died before its changes of the directories were
+	// durable: a segment that it removed must not come back when the journal
+	// has forgotten it, nor what it put in place of older journals go.
+	for _, dir := range []string{segmentsDir, journalDir} {
+		if err := s.fs.SyncDir(s.path(dir)); err != nil {
+			return err
+		}
+	}
 	names, err := s.fs.List(s.path(segmentsDir))
 	if err != nil {
 		return err
@@ -195,8 +199,22 @@ func (s *Store) recover() error {
 	for _, n := range s.old {
 		last = max(last, n)
 	}
-	s.journal, err = s.newJournal(last+1, s.opts.journalStep)
+	s.journal, err = s.startJournal(last + 1)
 	return err
+}
+
+// startJournal makes a journal where there must be one. On a full disk it has
+// as much room ahead as there is, and grows when things were reclaimed.
+func (s *Store) startJournal(number uint32) (*journal, error) {
+	for step := s.opts.journalStep; ; step /= 2 {
+		j, err := s.newJournal(number, step)
+		if err == nil {
+			j.step = s.opts.journalStep
+		}
+		if err == nil || !errors.Is(full(err), ErrFull) || step < 2*blockSize {
+			return j, err
+		}
+	}
 }
 
 // openSegment takes up a segment. One whose header is unreadable is set aside:
@@ -214,40 +232,25 @@ func (s *Store) openSegment(n uint32) (*segment, error) {
 		f.Close()
 		return nil, fmt.Errorf("segment %s: %w", segmentName(n), err)
 	}
-	seg := &segment{number: n, salt: h.salt, file: f, scanned: recordsAt}
-	if err != nil {
-		s.log.Error("spool: segment set aside", slog.String("segment", segmentName(n)), slog.Any("error", err))
-		seg.damaged, seg.dead = true, true
-	}
+	seg := &segment{number: n, salt: h.salt, file: f, scanned: recordsAt, index: index{replies: s.replies}}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.segments[n] = seg
+	s.mu.Unlock()
+	if err != nil {
+		seg.dead = true
+		s.damage(seg, Damage{Reason: err.Error()})
+	}
 	return seg, nil
 }
 
-// find returns the record of an id. Callers hold mu.
-func (s *Store) find(id ID) (*segment, *record) {
-	seg := s.segments[id.Segment()]
-	if seg == nil {
-		return nil, nil
-	}
-	return seg, seg.find(id.Offset())
-}
-
-func (seg *segment) find(offset uint32) *record {
-	lo, hi := 0, len(seg.records)
-	for lo < hi {
-		mid := int(uint(lo+hi) / 2)
-		if seg.records[mid].offset < offset {
-			lo = mid + 1
-		} else {
-			hi = mid
+// find returns where a message is. Callers hold mu.
+func (s *Store) find(id ID) (seg *segment, i int, err error) {
+	if seg = s.segments[id.Segment()]; seg != nil {
+		if i, ok := seg.find(id.Offset()); ok {
+			return seg, i, nil
 		}
 	}
-	if lo < len(seg.records) && seg.records[lo].offset == offset {
-		return &seg.records[lo]
-	}
-	return nil
+	return nil, 0, fmt.Errorf("%s: %w", id, ErrNotFound)
 }
 
 // Record writes changes of recipients to the journal. On return they are in the
@@ -273,13 +276,14 @@ func (s *Store) Record(events ...Event) error {
 		if len(accepted) == 0 {
 			continue
 		}
-		err := s.journal.append(func(b []byte) []byte {
+		err := s.journal.append(s.journal.reserve(), func(b []byte) []byte {
 			for _, c := range accepted {
 				b = appendEvent(b, c.id, c.recipient, &c.state)
 			}
 			return b
 		})
 		if err != nil {
+			s.wake() // perhaps something can be reclaimed
 			return full(fmt.Errorf("spool: journal: %w", err))
 		}
 		for i := range accepted {
@@ -296,24 +300,29 @@ type change struct {
 	recipient uint32
 	state     state
 	seg       *segment
-	rec       *record
+	i         int
 }
 
 // check sorts out the events that cannot be. Callers hold mu.
 func (s *Store) check(events []Event) (good []change, bad []error) {
 	good = make([]change, 0, len(events))
-	for i := range events {
-		ev := &events[i]
-		seg, rec := s.find(ev.ID)
-		if rec == nil || ev.Recipient >= rec.recipients {
-			bad = append(bad, fmt.Errorf("%s, recipient %d: %w", ev.ID, ev.Recipient, ErrNotFound))
+	for n := range events {
+		ev := &events[n]
+		seg, i, err := s.find(ev.ID)
+		switch {
+		case err != nil:
+		case seg.isDone(i):
+			err = fmt.Errorf("%s, recipient %d: %w", ev.ID, ev.Recipient, ErrFinal)
+		case ev.Recipient >= seg.recipients(i):
+			err = fmt.Errorf("%s, recipient %d: %w", ev.ID, ev.Recipient, ErrNotFound)
+		case seg.isFinal(i, ev.Recipient), final(good, ev):
+			err = fmt.Errorf("%s, recipient %d: %w", ev.ID, ev.Recipient, ErrFinal)
+		}
+		if err != nil {
+			bad = append(bad, err)
 			continue
 		}
-		if rec.final(ev.Recipient) || final(good, ev) {
-			bad = append(bad, fmt.Errorf("%s, recipient %d: %w", ev.ID, ev.Recipient, ErrFinal))
-			continue
-		}
-		good = append(good, change{ev.ID, ev.Recipient, packState(&ev.State), seg, rec})
+		good = append(good, change{ev.ID, ev.Recipient, packState(&ev.State), seg, i})
 	}
 	return good, bad
 }
@@ -327,36 +336,24 @@ func final(before []change, ev *Event) bool {
 	return false
 }
 
-func (r *record) final(recipient uint32) bool {
-	return r.open == 0 || r.states != nil && r.states[recipient].status.Final()
-}
-
 // apply brings a change into memory. Callers hold mu.
 func (s *Store) apply(c *change) {
-	if c.rec.states == nil {
-		c.rec.states = make([]state, c.rec.recipients)
-		for i := range c.rec.states {
-			c.rec.states[i] = fresh
-		}
+	if c.state.status == Damaged {
+		c.seg.damaged = true // kept for the admin
 	}
-	c.rec.states[c.recipient] = c.state
-	if c.state.status.Final() {
-		c.rec.open--
-		if c.rec.open == 0 {
-			s.finish(c.seg, c.rec)
-		}
+	if c.seg.set(c.i, c.recipient, &c.state) {
+		s.finish(c.seg, c.i, false)
 	}
 }
 
-// finish notes that a record is done. Callers hold mu.
-func (s *Store) finish(seg *segment, rec *record) {
-	seg.open--
-	if rec.flags&flagBlob != 0 {
-		s.done = append(s.done, doneBlob{MakeID(seg.number, rec.offset), rec.states == nil})
+// finish notes that a message is done. Callers hold mu.
+func (s *Store) finish(seg *segment, i int, void bool) {
+	offset := seg.offset(i)
+	if seg.blob(i) {
+		s.done = append(s.done, doneBlob{MakeID(seg.number, offset), void})
 	}
-	for i := range rec.states {
-		rec.states[i].reply = "" // nobody asks for it any more
-	}
+	seg.finish(i)
+	seg.freed += seg.behind(i, seg.scanned) - int64(offset)
 }
 
 // wake lets the syncer run.

@@ -692,6 +692,7 @@ func TestJournalsGoWhenTheirCheckpointIsDurable(t *testing.T) {
 		"syncdir journal",
 		"sync 00000002.journal.tmp", // what was recorded so far
 		"write 00000002.journal.tmp",
+		"truncate 00000002.journal.tmp", // the zeros ahead
 		"sync 00000002.journal.tmp",
 		"create 00000003.checkpoint.tmp",
 		"write 00000003.checkpoint.tmp",

@@ -14,6 +14,9 @@ const (
 	syncGap = 50 * time.Millisecond
 	// retryGap is the time between tries to start a journal after trouble.
 	retryGap = time.Second
+	// checkpointGap is the time between tries to write a checkpoint while the
+	// journal goes on, on a full disk for one: a try may write a lot in vain.
+	checkpointGap = 10 * time.Second
 )
 
 // run syncs the journal soon after events, and never waits for anything else.
@@ -83,16 +86,18 @@ func (s *Store) upkeep() {
 	// Reclaim first: it makes room for the rest.
 	if failed == nil {
 		s.reclaim()
+		s.makeHoles()
 		if s.journal.low() {
 			if err := s.journal.grow(2 * s.opts.journalStep); err != nil {
 				s.log.Warn("spool: journal cannot grow", slog.Any("error", err))
 			}
 		}
 	}
-	if failed == nil && s.oldSize+s.journal.size() < max(s.opts.journalMax, s.checkSize) {
+	if failed == nil && (s.oldSize+s.journal.size() < max(s.opts.journalMax, s.checkSize) || time.Now().Before(s.retryAt)) {
 		return
 	}
 	if err := s.rotate(); err != nil {
+		s.retryAt = time.Now().Add(checkpointGap)
 		s.log.Error("spool: no checkpoint", slog.Any("error", err))
 		return
 	}
@@ -153,7 +158,8 @@ func (s *Store) reclaim() {
 	for _, seg := range gone {
 		delete(s.segments, seg.number)
 		seg.gone = true
-		if seg.users == 0 {
+		seg.forget()
+		if len(seg.reading) == 0 {
 			seg.file.Close()
 		}
 	}
@@ -165,12 +171,12 @@ func (s *Store) reclaim() {
 func (s *Store) removeBlob(d doneBlob) {
 	if d.void {
 		seg, err := s.acquire(d.id)
-		if err != nil {
-			return
+		// A record that is gone stands in a synced span.
+		if err == nil {
+			err = seg.file.Sync()
+			s.leave(seg, d.id)
 		}
-		err = seg.file.Sync()
-		s.leave(seg)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			s.log.Error("spool: blob not reclaimed", slog.Any("error", err))
 			return
 		}

@@ -33,7 +33,6 @@ type Writer struct {
 	tree
 	log  *slog.Logger
 	opts WriterOptions
-	born time.Time
 	beat File
 
 	pool sync.Pool // of *[]byte
@@ -44,6 +43,10 @@ type Writer struct {
 	roomBeat    beat
 	sinceBeat   atomic.Int64 // recipients appended since roomBeat
 	checkedOnce bool
+
+	silenceMu sync.Mutex
+	lastBeat  beat      // as seen last
+	changedAt time.Time // when that was first seen, by our own clock
 
 	mu      sync.Mutex
 	waiting []*entry // not yet taken up by the syncer
@@ -78,9 +81,12 @@ func OpenWriter(dir string, o WriterOptions) (*Writer, error) {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
 	w := &Writer{
-		tree: t, log: o.Logger, opts: o, born: o.Now(), beat: b,
+		tree: t, log: o.Logger, opts: o, beat: b,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	// What the last agent left, perhaps long ago, is no sign of life.
+	w.lastBeat, _ = readBeat(b)
+	w.changedAt = o.Now()
 	go w.run()
 	return w, nil
 }
@@ -186,13 +192,17 @@ func (w *Writer) look() error {
 }
 
 // AgentSilence returns how long before now the agent gave its last sign of life
-// or, if there never was one, this writer was opened. It is never negative.
+// that this writer saw or, if there was none, this writer was opened. It goes by
+// the monotonic clock of now: a sign of life is a change of what the agent
+// writes, whatever time it claims, so a step of the clock is no silence. It is
+// never negative.
 func (w *Writer) AgentSilence(now time.Time) time.Duration {
-	last := w.born
-	if b, ok := readBeat(w.beat); ok {
-		last = b.at
+	w.silenceMu.Lock()
+	defer w.silenceMu.Unlock()
+	if b, ok := readBeat(w.beat); ok && b != w.lastBeat {
+		w.lastBeat, w.changedAt = b, now
 	}
-	return max(0, now.Sub(last))
+	return max(0, now.Sub(w.changedAt))
 }
 
 // Close commits what was being appended and seals the segment. A receipt that

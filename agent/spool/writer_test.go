@@ -75,8 +75,8 @@ func TestLargeContentIsSyncedBeforeTheRecordThatNamesIt(t *testing.T) {
 	wantTrace(t, got,
 		"create "+tmp, "write "+tmp, "write "+tmp, "write "+tmp, "sync "+tmp,
 		"rename blobs/"+blobName(r.ID()),
-		"write segments/00000001.tmp record",
 		"syncdir blobs",
+		"write segments/00000001.tmp record",
 		"sync segments/00000001.tmp",
 		"write segments/00000001.tmp watermark",
 		"answer",
@@ -359,28 +359,38 @@ func TestRoomFollowsLimits(t *testing.T) {
 	}
 }
 
-func TestAgentSilenceCountsFromLastBeat(t *testing.T) {
+func TestAgentSilenceGoesByTheWritersClock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	start := time.Unix(1700000000, 0)
+	start := time.Now()
+	agent := start
+	so := smallStore(t, nil)
+	so.Now = func() time.Time { return agent }
+	s := openStore(t, dir, so)
+	beat := func() {
+		t.Helper()
+		if err := s.Beat(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	beat()
 	wo := smallWriter(t, nil)
 	wo.Now = func() time.Time { return start }
 	w := openWriter(t, dir, wo)
-	if d := w.AgentSilence(start.Add(time.Minute)); d != time.Minute {
-		t.Errorf("no agent ever: %v since the writer opened, want 1m", d)
+	silence := func(at, want time.Duration) {
+		t.Helper()
+		if d := w.AgentSilence(start.Add(at)); d != want {
+			t.Errorf("%v after the writer opened: silence %v, want %v", at, d, want)
+		}
 	}
-	so := smallStore(t, nil)
-	so.Now = func() time.Time { return start.Add(time.Hour) }
-	s := openStore(t, dir, so)
-	if err := s.Beat(0); err != nil {
-		t.Fatal(err)
+	silence(time.Minute, time.Minute) // what was there before is no sign of life
+	for _, step := range []time.Duration{time.Second, 240 * time.Hour, -480 * time.Hour} {
+		agent = agent.Add(step) // its clock is set; ours goes on
+		beat()
+		silence(2*time.Minute, 0)
+		silence(2*time.Minute+5*time.Second, 5*time.Second)
 	}
-	if d := w.AgentSilence(start.Add(time.Hour + 5*time.Second)); d != 5*time.Second {
-		t.Errorf("silence %v, want 5s", d)
-	}
-	if d := w.AgentSilence(start); d != 0 {
-		t.Errorf("with a clock set back: %v, want 0", d)
-	}
+	silence(0, 0)
 }
 
 func TestLoopKeyIsTheSameForAll(t *testing.T) {

@@ -1,0 +1,46 @@
+package spool
+
+import "log/slog"
+
+// Damage is something in the spool that cannot be read. Nothing of its segment
+// is reclaimed: the file stays for the admin, beside those that are in use.
+type Damage struct {
+	Segment    uint32
+	Offset     int64  // in the segment; 0 is all of it
+	ID         ID     // of the message, if it can be named; else 0
+	Recipients uint32 // of that message
+	Recorded   bool   // a recipient of it has the outcome Damaged
+	Reason     string
+}
+
+// maxDamages bounds what Damaged returns: a disk that fails may damage all.
+const maxDamages = 1000
+
+// Damaged returns what was found unreadable so far, at most the first 1,000. A
+// message that is in it and has no outcome is not yielded, as its envelope
+// cannot be read; the caller records the outcome Damaged for its recipients.
+// Damage of contents is not in it before that outcome is recorded: who reads
+// them is told. It stays, over restarts, until somebody removes or repairs the
+// segment while no agent runs.
+func (s *Store) Damaged() []Damage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Damage(nil), s.damages...)
+}
+
+// damage notes something unreadable and keeps the segment.
+func (s *Store) damage(seg *segment, d Damage) {
+	d.Segment = seg.number
+	s.mu.Lock()
+	seg.damaged = true
+	seg.punch = nil
+	if len(s.damages) < maxDamages {
+		s.damages = append(s.damages, d)
+	}
+	s.mu.Unlock()
+	attrs := []any{slog.String("segment", segmentName(d.Segment)), slog.Int64("offset", d.Offset), slog.String("error", d.Reason)}
+	if d.ID != 0 {
+		attrs = append(attrs, slog.String("id", d.ID.String()), slog.Any("nrcpt", d.Recipients))
+	}
+	s.log.Error("spool: damaged", attrs...)
+}

@@ -1,0 +1,69 @@
+package spool
+
+// replies holds each reply text once, however many recipients share it.
+//
+// Texts with a session id in each are many, so their number is bounded: beyond
+// it only the reply code and the enhanced status code are kept (RFC 3463), which
+// are few, and beyond twice the bound nothing. The journal has the whole text
+// until its next checkpoint.
+type replies struct {
+	numbers map[string]uint32
+	texts   []replyText // 0 is ""
+	free    []uint32
+}
+
+type replyText struct {
+	text string
+	uses uint32
+}
+
+const (
+	maxReplies = 16 << 10
+	replyCodes = 9 // octets of "451 4.7.1"
+)
+
+func newReplies() *replies {
+	return &replies{numbers: make(map[string]uint32), texts: make([]replyText, 1)}
+}
+
+// hold returns the number of a text, for one use of it.
+func (t *replies) hold(text string) uint32 {
+	no, ok := t.numbers[text]
+	if !ok && len(t.numbers) >= maxReplies {
+		text = text[:min(len(text), replyCodes)]
+		if no, ok = t.numbers[text]; !ok && len(t.numbers) >= 2*maxReplies {
+			text = ""
+		}
+	}
+	switch {
+	case text == "":
+		return 0
+	case !ok && len(t.free) > 0:
+		no = t.free[len(t.free)-1]
+		t.free = t.free[:len(t.free)-1]
+	case !ok:
+		no = uint32(len(t.texts))
+		t.texts = append(t.texts, replyText{})
+	}
+	if !ok {
+		t.texts[no].text = text
+		t.numbers[text] = no
+	}
+	t.texts[no].uses++
+	return no
+}
+
+// drop ends one use.
+func (t *replies) drop(no uint32) {
+	if no == 0 {
+		return
+	}
+	r := &t.texts[no]
+	if r.uses--; r.uses == 0 {
+		delete(t.numbers, r.text)
+		r.text = ""
+		t.free = append(t.free, no)
+	}
+}
+
+func (t *replies) text(no uint32) string { return t.texts[no].text }
