@@ -105,9 +105,13 @@ func (q *Queue) Unrouted(name, reason string, retry time.Time) {
 }
 
 // happen asks for the way again; for a domain whose mail is all deferred, only
-// when some of it comes due.
+// when some of it comes due. A domain without mail is forgotten.
 func (d *domain) happen(q *Queue, now time.Time) {
 	if q.domains[d.name] != d || d.expires.After(now) {
+		return
+	}
+	if len(d.lanes) == 0 {
+		q.forgetDomain(d)
 		return
 	}
 	for _, l := range d.lanes {

@@ -27,16 +27,22 @@ func TestMain(m *testing.M) {
 			if how == "cannot start" {
 				return nil, errors.New("no socket")
 			}
-			return &daemon{log}, nil
+			return &daemon{log, how == "fails"}, nil
 		})
 	}
 	os.Exit(m.Run())
 }
 
 // daemon logs what is asked of it.
-type daemon struct{ log *slog.Logger }
+type daemon struct {
+	log   *slog.Logger
+	fails bool
+}
 
 func (d *daemon) Run(ctx context.Context, ready func()) error {
+	if d.fails {
+		return errors.Join(errors.New("the socket is gone"), errors.New("closing it failed too"))
+	}
 	ready()
 	<-ctx.Done()
 	return nil
@@ -157,6 +163,42 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("it started:\n%s", said)
 			}
 		})
+	}
+}
+
+func TestDaemonThatFailsSaysWhyOnEachLine(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "millrace.toml")
+	write(t, file, "hostname = \"mail.example.com\"\n")
+	p := begin(t, "fails", nil, "--config", file)
+	said := p.rest()
+	if code := p.end(); code != ExitFailure || !strings.HasSuffix(said, "\nmilld: the socket is gone\nmilld: closing it failed too") {
+		t.Errorf("exit code %d:\n%s", code, said)
+	}
+}
+
+func TestServiceManagerMayListenInTheAbstractNameSpace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, name := filepath.Join(dir, "millrace.toml"), "@"+dir
+	write(t, file, "hostname = \"mail.example.com\"\n")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	p := begin(t, "runs", []string{"NOTIFY_SOCKET=" + name}, "--config", file)
+	b := make([]byte, 512)
+	if n, err := socket.Read(b); err != nil || string(b[:n]) != "READY=1" {
+		t.Errorf("told %q, %v", b[:n], err)
+	}
+	p.signal(syscall.SIGTERM)
+	p.rest()
+	if code := p.end(); code != 0 {
+		t.Errorf("exit code %d", code)
 	}
 }
 
