@@ -148,9 +148,9 @@ func (m *message) envelope(c client, conn *wire.Conn, divert []bool, stream stri
 	seen := make(map[string]bool, len(divert))
 	for i, d := range divert {
 		r := spool.Recipient{Address: m.Recipients[i].Address, Args: m.Recipients[i].Args}
-		// A recipient given twice gets one copy, as from Postfix's cleanup(8);
+		// A recipient given twice, in whatever case, gets one copy, as from Postfix's cleanup(8);
 		// with other arguments it is another delivery.
-		key := r.Address + "\x00" + strings.Join(r.Args, "\x00")
+		key := strings.ToLower(r.Address) + "\x00" + strings.Join(r.Args, "\x00")
 		if d && !seen[key] {
 			seen[key] = true
 			e.Recipients = append(e.Recipients, r)

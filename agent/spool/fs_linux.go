@@ -161,8 +161,18 @@ func (w *inotify) Wait(ctx context.Context) (names []string, all bool, err error
 	if err := w.f.SetReadDeadline(time.Time{}); err != nil {
 		return nil, false, err
 	}
-	stop := context.AfterFunc(ctx, func() { w.f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	// A function that has begun must end before this call does, or it would
+	// put its deadline on the next one.
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		w.f.SetReadDeadline(time.Unix(1, 0))
+		close(ended)
+	})
+	defer func() {
+		if !stop() {
+			<-ended
+		}
+	}()
 	var buf [16 << 10]byte
 	n, err := w.f.Read(buf[:])
 	if err != nil {

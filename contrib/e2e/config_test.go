@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
 )
@@ -43,8 +43,9 @@ domains = ["b.example", "a.example"]
 		if err := os.WriteFile(file, []byte(strings.ReplaceAll(bad, "SPOOL", spool)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.CommandContext(t.Context(), filepath.Join(programs, command[0]), append(command[1:], "--config", file)...)
-		cmd.WaitDelay = time.Minute
+		ctx, cancel := context.WithTimeout(t.Context(), waiting)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, filepath.Join(programs, command[0]), append(command[1:], "--config", file)...)
 		said, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitCode() != 78 {

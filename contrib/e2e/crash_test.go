@@ -146,16 +146,13 @@ func (r *room) explain(rep *ledger.Report, sent *ledger.Ledger, repeats int) {
 	for _, line := range linesWith(read(r.t, r.millrace.Agent.Log()), "possible duplicate") {
 		orphans[field(line, "id")] = true
 	}
-	last := make(map[uint64]int) // the last message on each connection, by its record
-	records := slices.Collect(r.net.Ledger().Records())
-	for i, x := range records {
-		last[x.Conn] = i
-	}
+	last := make(map[uint64]ledger.Record) // on each connection
 	// The records of a copy and its arrivals come in the same order.
-	at := make(map[ledger.Copy][]int)
-	for i, x := range records {
+	records := make(map[ledger.Copy][]ledger.Record)
+	for x := range r.net.Ledger().Records() {
+		last[x.Conn] = x
 		c := ledger.Copy{ID: x.ID, Recipient: x.Recipient}
-		at[c] = append(at[c], i)
+		records[c] = append(records[c], x)
 	}
 	doubtful := make(map[ledger.Copy]int)
 	for x := range sent.Records() {
@@ -170,24 +167,24 @@ func (r *room) explain(rep *ledger.Report, sent *ledger.Ledger, repeats int) {
 	}
 	again, twice := make(map[uint64]bool), 0
 	for c, list := range ways {
-		spools := make(map[string]bool)
+		latest := make(map[string]int) // index of the latest copy of each spool id
 		explained := doubtful[c]
 		for i, spool := range list {
-			if spool != "" && spools[spool] {
-				// The agent sent it before, and that was the last it heard there.
-				earlier := slices.Index(list[:i], spool)
-				x := records[at[c][earlier]]
-				if y := records[last[x.Conn]]; y.ID != x.ID {
+			before, repeated := latest[spool]
+			if repeated && spool != "" {
+				// What the agent repeats is the last that a connection heard.
+				x := records[c][before]
+				if y := last[x.Conn]; y.ID != x.ID || y.Time != x.Time {
 					r.t.Errorf("%s to %s was repeated, but was not the last on its connection", c.ID, c.Recipient)
 				}
 				again[x.Conn] = true
 			}
-			if !spools[spool] && orphans[spool] {
+			if !repeated && orphans[spool] {
 				explained++
 			}
-			spools[spool] = true
+			latest[spool] = i
 		}
-		if extra := len(spools) - 1; extra > 0 {
+		if extra := len(latest) - 1; extra > 0 {
 			twice++
 			if extra > explained {
 				r.t.Errorf("%s to %s came as %q, with %d orphans", c.ID, c.Recipient, list, explained)
