@@ -22,6 +22,8 @@ func scenarios() []scenario {
 		{"throughput", throughput},
 		{"blast", blast},
 		{"milter", milterOverhead},
+		{"appends", appends},
+		{"backlog", backlog},
 	}
 }
 

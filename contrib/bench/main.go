@@ -67,6 +67,7 @@ type settings struct {
 	window    time.Duration
 	idle      time.Duration
 	tuned     bool
+	huge      bool
 
 	given []string // the command line
 }
@@ -91,6 +92,7 @@ func parse(args []string) (*settings, error) {
 	f.DurationVar(&s.window, "window", 2*time.Minute, "blast: `time` a round is watched for; transactional mail is sent until a minute before its end")
 	f.DurationVar(&s.idle, "idle", 20*time.Second, "blast: `time` that transactional mail is measured alone first")
 	f.BoolVar(&s.tuned, "tuned", false, "blast: also with 100 sessions a destination, for Postfix and for Millrace")
+	f.BoolVar(&s.huge, "huge", false, "backlog: also ten million messages, half of them deferred (a quarter of an hour, 10 GB of disk)")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
