@@ -145,9 +145,15 @@ func (m *message) envelope(c client, conn *wire.Conn, divert []bool, stream stri
 		e.ClientName, e.ClientAddr, e.Helo = c.name, c.literal(), c.helo
 		e.Protocol = protocol(conn.Macro("tls_version") != "", m.AuthUser != "")
 	}
+	seen := make(map[string]bool, len(divert))
 	for i, d := range divert {
-		if d {
-			e.Recipients = append(e.Recipients, spool.Recipient{Address: m.Recipients[i].Address, Args: m.Recipients[i].Args})
+		r := spool.Recipient{Address: m.Recipients[i].Address, Args: m.Recipients[i].Args}
+		// A recipient given twice, in whatever case, gets one copy, as from Postfix's cleanup(8);
+		// with other arguments it is another delivery.
+		key := strings.ToLower(r.Address) + "\x00" + strings.Join(r.Args, "\x00")
+		if d && !seen[key] {
+			seen[key] = true
+			e.Recipients = append(e.Recipients, r)
 		}
 	}
 	return e

@@ -183,7 +183,7 @@ func TestEveryWayToWriteARecipientGoesExactlyOneWay(t *testing.T) {
 		left     []string
 	}{
 		{[]string{"<UPPER@EXAMPLE.NET>"}, "UPPER@EXAMPLE.NET", nil},
-		{[]string{"<a@example.net>", "<A@example.net>"}, "a@example.net A@example.net", nil},
+		{[]string{"<a@example.net>", "<A@example.net>"}, "a@example.net", nil}, // one copy, as from Postfix
 		{[]string{"<twice@example.net> NOTIFY=NEVER", "<twice@example.net> NOTIFY=FAILURE"}, "twice@example.net twice@example.net", nil},
 		{[]string{`<"quoted"@example.net>`}, "", []string{"quoted@example.net"}},
 		{[]string{`<"two words"@example.net>`, "<plain@example.net>"}, "plain@example.net", []string{`"two words"@example.net`}},

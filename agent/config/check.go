@@ -54,7 +54,6 @@ func (l *loader) checkMilter(m *Milter) {
 		}
 	}
 	l.notEmpty("milter.remote", m.Remote, `write "smtp", "esmtp"; to divert nothing say mode = "observe"`)
-	l.cfg.host = domainSet[bool]{}
 	for i, s := range m.HostDomains {
 		domain, err := listedDomain(s)
 		if err != nil {
@@ -62,7 +61,6 @@ func (l *loader) checkMilter(m *Milter) {
 			continue
 		}
 		m.HostDomains[i] = domain
-		l.cfg.host[l.cfg.host.key(domain)] = true
 	}
 	names := map[string]Rule{}
 	for i := range m.Rules {
@@ -184,7 +182,11 @@ func (l *loader) checkQueues() {
 		}
 	}
 	l.checkSchedule(&l.cfg.General, "general")
-	l.cfg.domains = domainSet[*Queue]{}
+	l.cfg.domains = domainSet{}
+	host := map[string]bool{}
+	for _, domain := range l.cfg.Milter.HostDomains {
+		host[domain] = true
+	}
 	listed := map[string]Notice{}
 	names := map[string]*Queue{}
 	for i := range l.cfg.Queues {
@@ -196,7 +198,7 @@ func (l *loader) checkQueues() {
 			len(q.Domains)+len(q.DomainFiles)+len(q.MX) == 0 {
 			l.fail(path, remedy(fmt.Sprintf("queue %q has no domain", q.Name), `add domains = ["example.com"], domain_files or mx`))
 		}
-		l.listDomains(q, path, listed)
+		l.listDomains(q, path, host, listed)
 	}
 }
 
@@ -228,8 +230,9 @@ func (l *loader) checkSchedule(q *Queue, path string) {
 }
 
 // listDomains fills in the domains of q's files and enters all its domains into
-// the set that Match asks.
-func (l *loader) listDomains(q *Queue, path string, listed map[string]Notice) {
+// the set that Match asks. host are the host MTA's own domains, listed says where
+// each domain was listed first.
+func (l *loader) listDomains(q *Queue, path string, host map[string]bool, listed map[string]Notice) {
 	var all []string
 	add := func(s string, at Notice) {
 		domain, err := listedDomain(s)
@@ -238,7 +241,7 @@ func (l *loader) listDomains(q *Queue, path string, listed map[string]Notice) {
 			l.errs = append(l.errs, at)
 			return
 		}
-		if other, ok := l.cfg.domains[l.cfg.domains.key(domain)]; ok {
+		if other, ok := l.cfg.domains[domainKey(domain)]; ok {
 			if other != q {
 				first := listed[domain]
 				at.Text = remedy(fmt.Sprintf("%s is listed in queue %q already, at %s:%d", domain, other.Name, first.File, first.Line), "list it in one queue only")
@@ -246,12 +249,12 @@ func (l *loader) listDomains(q *Queue, path string, listed map[string]Notice) {
 			}
 			return
 		}
-		if l.cfg.host[l.cfg.host.key(domain)] {
+		if host[domain] {
 			at.Text = remedy(fmt.Sprintf("%s is one of milter.host_domains, which are never diverted", domain), "list it in one of the two only")
 			l.errs = append(l.errs, at)
 			return
 		}
-		l.cfg.domains[l.cfg.domains.key(domain)] = q
+		l.cfg.domains[domainKey(domain)] = q
 		listed[domain] = at
 		all = append(all, domain)
 	}

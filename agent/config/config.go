@@ -12,10 +12,9 @@
 // is no other way to change a Config, so it may be shared by any number of
 // goroutines.
 //
-// Three questions are asked of a Config later: Match (which queue lists this
-// domain), MatchMX (which queue claims a domain with these mail exchangers) and
-// IsHostDomain (is this domain the host MTA's own). The patterns of rules are
-// read with MatchGlob, listening addresses with ParseListen.
+// Two questions are asked of a Config later: Match (which queue lists this
+// domain) and MatchMX (which queue claims a domain with these mail exchangers).
+// Addresses to listen at are read with ParseListen.
 //
 // How the files are decoded. The TOML library gives keys without lines, and
 // stops at the first value of a wrong type. So each file is parsed by itself
@@ -49,8 +48,7 @@ type Config struct {
 	// Queues are the specific queues in the order of the files.
 	Queues []Queue `toml:"queue"`
 
-	domains domainSet[*Queue] // listed domains
-	host    domainSet[bool]   // milter.host_domains
+	domains domainSet // listed domain -> queue
 }
 
 // Spool says where diverted mail lies, and when the milter stops filling it.
@@ -118,7 +116,7 @@ type Milter struct {
 	Remote []string `toml:"remote"`
 	// HostDomains are never diverted: the domains the host MTA delivers itself.
 	// Needed for mail that sendmail(1) brings. "*.example.com" stands for all
-	// subdomains. Default: none.
+	// subdomains. After Load they are lower case A-labels. Default: none.
 	HostDomains []string `toml:"host_domains"`
 	// BuiltinRules turns the built-in recognition of bulk mail on.
 	// Default: true.
@@ -168,7 +166,8 @@ type Rule struct {
 	MinRecipients int `toml:"min_recipients"`
 	// RecipientDomain are globs over domains; every recipient's must match one.
 	RecipientDomain []string `toml:"recipient_domain"`
-	// MinSize is the least size in bytes of header and body.
+	// MinSize is the least size in bytes of header and body, as the client
+	// declared it.
 	MinSize Size `toml:"min_size"`
 
 	File string `toml:"-"` // where the rule stands, for messages

@@ -178,8 +178,10 @@ func (l *loader) ownName(path string) string {
 	if !strings.Contains(name, ".") {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
-		if full, err := net.DefaultResolver.LookupCNAME(ctx, name); err == nil {
-			name = strings.TrimSuffix(full, ".")
+		full, err := net.DefaultResolver.LookupCNAME(ctx, name)
+		full = strings.TrimSuffix(full, ".")
+		if err == nil && strings.HasPrefix(strings.ToLower(full), strings.ToLower(name)+".") { // not "localhost"
+			name = full
 		}
 	}
 	if !strings.Contains(name, ".") {

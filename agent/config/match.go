@@ -25,8 +25,7 @@ func (c *Config) Queue(name string) *Queue {
 // not matter, U-labels and A-labels mean the same, a final dot is ignored. A
 // listed "*.example.com" takes every subdomain that nothing longer takes.
 func (c *Config) Match(domain string) *Queue {
-	q, _ := c.domains.match(domain)
-	return q
+	return c.domains.match(domain)
 }
 
 // MatchMX returns the first queue, in the order of the files, whose mx patterns
@@ -49,7 +48,7 @@ func (q *Queue) claims(hosts []string) bool {
 		host = strings.TrimSuffix(host, ".")
 		ok := false
 		for _, glob := range q.MX {
-			if ok = MatchGlob(glob, host); ok {
+			if ok = matchGlob(glob, host); ok {
 				break
 			}
 		}
@@ -60,17 +59,10 @@ func (q *Queue) claims(hosts []string) bool {
 	return true
 }
 
-// IsHostDomain reports whether milter.host_domains lists the domain, compared
-// as Match does.
-func (c *Config) IsHostDomain(domain string) bool {
-	listed, _ := c.host.match(domain)
-	return listed
-}
-
-// MatchGlob reports whether the whole of s matches the glob: * is any run of
+// matchGlob reports whether the whole of s matches the glob: * is any run of
 // characters, the empty one and dots too, ? is any one character, everything
 // else is itself, and case does not matter.
-func MatchGlob(glob, s string) bool {
+func matchGlob(glob, s string) bool {
 	g, t := []rune(strings.ToLower(glob)), []rune(strings.ToLower(s))
 	// On a mismatch, let the last star take one character more and go on from
 	// there. Earlier stars need no second look, so the time is at most the
@@ -97,31 +89,30 @@ func MatchGlob(glob, s string) bool {
 	return gi == len(g)
 }
 
-// domainSet maps listed domains to what lists them. A wildcard "*.example.com"
-// is stored as ".example.com", so that a lookup needs slices only.
-type domainSet[T any] map[string]T
+// domainSet maps listed domains to the queue that lists them. A wildcard
+// "*.example.com" is stored as ".example.com", so that a lookup needs slices only.
+type domainSet map[string]*Queue
 
-// key returns the map's key of a listed domain.
-func (domainSet[T]) key(listed string) string { return strings.TrimPrefix(listed, "*") }
+// domainKey is the key of a listed domain.
+func domainKey(listed string) string { return strings.TrimPrefix(listed, "*") }
 
-func (d domainSet[T]) match(domain string) (T, bool) {
+func (d domainSet) match(domain string) *Queue {
 	domain = strings.TrimSuffix(domain, ".")
 	if isASCII(domain) {
 		domain = strings.ToLower(domain)
 	} else if a, err := toALabels(domain); err == nil {
 		domain = a
 	}
-	if v, ok := d[domain]; ok {
-		return v, true
+	if q := d[domain]; q != nil {
+		return q
 	}
 	for rest := domain; ; {
 		i := strings.IndexByte(rest, '.')
 		if i < 0 {
-			var none T
-			return none, false
+			return nil
 		}
-		if v, ok := d[rest[i:]]; ok {
-			return v, true
+		if q := d[rest[i:]]; q != nil {
+			return q
 		}
 		rest = rest[i+1:]
 	}

@@ -44,13 +44,18 @@ func (q *Queue) plan(at time.Time, e event) {
 	}
 }
 
-// runAgenda lets everything due happen and returns how long until the next.
+// runAgenda lets what is due happen and returns how long until the next event.
+// What plans itself again for now comes in the next turn, so that the mutex is
+// free in between.
 func (q *Queue) runAgenda(now time.Time) time.Duration {
-	for len(q.agenda) > 0 {
+	for range len(q.agenda) {
 		if wait := q.agenda[0].at.Sub(now); wait > 0 {
 			return wait
 		}
 		heap.Pop(&q.agenda).(entry).happen(q, now)
+	}
+	if len(q.agenda) > 0 {
+		return max(0, q.agenda[0].at.Sub(now))
 	}
 	return time.Hour
 }

@@ -81,8 +81,7 @@ func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	return l
 }
 
-// unref counts a recipient out of its lane; an unused lane goes, and with its
-// last lane the domain.
+// unref counts a recipient out of its lane; an unused lane goes.
 func (q *Queue) unref(l *lane) {
 	if l.refs--; l.refs > 0 {
 		return
@@ -99,12 +98,17 @@ func (q *Queue) unref(l *lane) {
 			break
 		}
 	}
-	if len(d.lanes) == 0 {
-		delete(q.domains, d.name)
-		q.abandon(d.dest)
+	if len(d.lanes) == 0 && d.expires.IsZero() {
+		q.forgetDomain(d) // nothing is known of it; else its way is kept until it expires
 	}
 	q.laneByNo.free(l.no)
 	q.streams.drop(l.key.stream)
+}
+
+// forgetDomain drops a domain without lanes.
+func (q *Queue) forgetDomain(d *domain) {
+	delete(q.domains, d.name)
+	q.abandon(d.dest)
 }
 
 // resolve asks the owner for the way to a domain.

@@ -200,6 +200,38 @@ func TestEverythingQueuedIsSentAndForgotten(t *testing.T) {
 	})
 }
 
+func TestWayIsKeptBetweenMessagesUntilItExpires(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.way = func(domain string) (Way, bool) {
+				way := w.to(domain)
+				way.Expires = time.Now().Add(time.Minute)
+				return way, true
+			}
+		})
+		for i := range 10 {
+			w.add(spool.ID(i+1), "s", "a.example")
+			pass(2 * time.Second)
+		}
+		if n := w.questions(); n != 1 {
+			t.Errorf("asked %d times within the way's life", n)
+		}
+		pass(2 * time.Minute)
+		w.Queue.mu.Lock()
+		n := len(w.domains)
+		w.Queue.mu.Unlock()
+		if n != 0 {
+			t.Error("a domain without mail outlives its way")
+		}
+		w.add(11, "s", "a.example")
+		pass(time.Second)
+		if len(w.delivered()) != 11 {
+			t.Errorf("%d of 11 delivered", len(w.delivered()))
+		}
+	})
+}
+
 func TestOneTransactionTakesOneDomainsRecipientsOfAMessage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

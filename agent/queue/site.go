@@ -105,9 +105,13 @@ func (q *Queue) Unrouted(name, reason string, retry time.Time) {
 }
 
 // happen asks for the way again; for a domain whose mail is all deferred, only
-// when some of it comes due.
+// when some of it comes due. A domain without mail is forgotten.
 func (d *domain) happen(q *Queue, now time.Time) {
 	if q.domains[d.name] != d || d.expires.After(now) {
+		return
+	}
+	if len(d.lanes) == 0 {
+		q.forgetDomain(d)
 		return
 	}
 	for _, l := range d.lanes {
@@ -351,12 +355,21 @@ func (q *Queue) paced(s *site, now time.Time) bool {
 
 // lookAgain plans a look at the site, unless an earlier one is planned.
 func (q *Queue) lookAgain(s *site, at, now time.Time) {
-	if at.IsZero() || (s.planned.After(now) && !at.Before(s.planned)) {
+	if at.IsZero() {
+		return
+	}
+	if soon := now.Add(soonest); at.Before(soon) {
+		at = soon // the controller may wait for something that is up to us
+	}
+	if s.planned.After(now) && !at.Before(s.planned) {
 		return
 	}
 	s.planned = at
 	q.plan(at, s)
 }
+
+// soonest keeps looks at one site apart.
+const soonest = 5 * time.Millisecond
 
 // happen serves a site whose pace, suspension or controller's state let it go on.
 func (s *site) happen(q *Queue, now time.Time) {

@@ -1,13 +1,125 @@
 package main
 
-import "fmt"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 
-type checkCmd struct{}
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/cmd/internal/program"
+)
 
-func (c *checkCmd) Run(g *globals) error {
-	_, notices, err := g.Load()
-	for _, n := range notices {
-		fmt.Println("millrace: warning:", n)
+// checkCmd says whether the configuration can be used, and whether the host's
+// Postfix fits it.
+type checkCmd struct {
+	PostfixConfig string `placeholder:"DIR" help:"Postfix's configuration directory, as postconf -c takes it. Default: the one that Postfix uses."`
+}
+
+func (c *checkCmd) Help() string {
+	return `Reads the configuration as the daemons do, and asks postconf(1) whether Postfix
+fits it: Millrace's place among the milters, the hand-back port, settings that
+diverted mail does not pass, and what Millrace must match when it sends.
+Changes nothing. On a host without Postfix only the configuration is checked.
+
+Exit code: 0, with warnings too; 1 if Postfix contradicts the configuration;
+78 if the configuration cannot be used.`
+}
+
+// Run writes what it finds to standard error, as "postfix check" does.
+func (c *checkCmd) Run(ctx context.Context, g *globals) error {
+	r := report{out: os.Stderr}
+	cfg, notices, err := g.Load()
+	if err != nil {
+		return r.refuse(err)
 	}
-	return err
+	for _, n := range notices {
+		r.warn(n.String())
+	}
+	host, err := readPostfix(ctx, c.PostfixConfig)
+	switch {
+	case err == nil:
+		for _, f := range host.check(cfg) {
+			r.add(f)
+		}
+	case errors.Is(err, errNoPostfix) && c.PostfixConfig == "":
+		r.say(err.Error() + ": only the configuration was checked")
+	default:
+		return err
+	}
+	return r.end()
+}
+
+// finding is one thing that does not fit.
+type finding struct {
+	contradiction bool   // else a warning
+	where         string // "main.cf", "master.cf: submission/inet"
+	wrong, remedy string
+}
+
+func (f finding) String() string {
+	return f.where + ": " + f.wrong + "; remedy: " + f.remedy
+}
+
+// report writes findings line by line, and counts them.
+type report struct {
+	out              io.Writer
+	errors, warnings int
+}
+
+func (r *report) say(text string) { fmt.Fprintf(r.out, "millrace: %s\n", text) }
+
+func (r *report) warn(text string) {
+	r.warnings++
+	r.say("warning: " + text)
+}
+
+func (r *report) fail(text string) {
+	r.errors++
+	r.say("error: " + text)
+}
+
+func (r *report) add(f finding) {
+	if f.contradiction {
+		r.fail(f.String())
+	} else {
+		r.warn(f.String())
+	}
+}
+
+// refuse reports a configuration that cannot be used. The error that it returns
+// ends the program, and is its last line.
+func (r *report) refuse(err error) error {
+	var list config.Errors
+	if !errors.As(err, &list) {
+		return err
+	}
+	for _, n := range list {
+		r.fail(n.String())
+	}
+	return program.Error{Code: program.ExitConfig, Err: errors.New(r.counts() + ": the configuration cannot be used")}
+}
+
+// end writes the last line, or returns it as the error that ends the program.
+func (r *report) end() error {
+	if r.errors > 0 {
+		return program.Error{Code: program.ExitFailure, Err: errors.New(r.counts() + ": Postfix contradicts the configuration")}
+	}
+	r.say(r.counts())
+	return nil
+}
+
+func (r *report) counts() string {
+	return count(r.errors, "error") + ", " + count(r.warnings, "warning")
+}
+
+func count(n int, what string) string {
+	switch n {
+	case 0:
+		return "no " + what + "s"
+	case 1:
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

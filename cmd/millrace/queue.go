@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
@@ -47,7 +49,10 @@ func (c *queueCmd) Run(ctx context.Context, g *globals) error {
 	return l.end()
 }
 
-// mailq writes a listing in the layout of Postfix's showq.
+// row is a line of a listing, as Postfix prints it with enable_long_queue_ids.
+const row = "%-17s %8s %-19s %s\n"
+
+// mailq writes a listing in the layout of Postfix's postqueue -p.
 type mailq struct {
 	out      io.Writer
 	messages int
@@ -56,7 +61,7 @@ type mailq struct {
 
 func (l *mailq) message(m *control.Message) error {
 	if l.messages == 0 {
-		fmt.Fprintf(l.out, "%-17s %8s %-20s %s\n", "-Queue ID-", "--Size--", "----Arrival Time----", "-Sender/Recipient-------")
+		fmt.Fprintf(l.out, row, "----Queue ID-----", "--Size--", "---Arrival Time----", "--Sender/Recipient------")
 	}
 	l.messages++
 	l.octets += m.Size
@@ -70,15 +75,15 @@ func (l *mailq) message(m *control.Message) error {
 	if sender == "" {
 		sender = "MAILER-DAEMON"
 	}
-	fmt.Fprintf(l.out, "%-17s %8d %-20s %s\n", m.ID+mark, m.Size,
+	fmt.Fprintf(l.out, row, m.ID+mark, strconv.FormatInt(m.Size, 10),
 		time.Unix(m.ArrivalTime, 0).Format("Mon Jan _2 15:04:05"), sender)
 	reason := ""
 	for _, r := range m.Recipients {
-		if r.Reason != reason && r.Reason != "" {
-			fmt.Fprintf(l.out, "%*s\n", 80, "("+r.Reason+")")
+		if r.Reason != reason {
+			fmt.Fprintf(l.out, "%78s\n", "("+cmp.Or(r.Reason, "reason unavailable")+")")
 		}
 		reason = r.Reason
-		fmt.Fprintf(l.out, "%-48s%s\n", "", r.Address)
+		fmt.Fprintf(l.out, row, "", "", "", r.Address)
 	}
 	_, err := fmt.Fprintln(l.out)
 	return err
@@ -93,6 +98,6 @@ func (l *mailq) end() error {
 	if l.messages == 1 {
 		s = ""
 	}
-	_, err := fmt.Fprintf(l.out, "-- %d Kbytes in %d Request%s.\n", (l.octets+1023)/1024, l.messages, s)
+	_, err := fmt.Fprintf(l.out, "-- %d Kbytes in %d Request%s.\n", l.octets/1024, l.messages, s)
 	return err
 }

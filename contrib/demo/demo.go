@@ -154,7 +154,12 @@ func (s *scene) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	s.postfix, err = lab.StartPostfix(ctx, lab.PostfixOptions{Milter: lab.RelativeSocket})
+	// The providers' limits hold for Postfix's own connections, too. What they turn
+	// away waits five minutes in Postfix's default configuration: too long for a demo.
+	s.postfix, err = lab.StartPostfix(ctx, lab.PostfixOptions{
+		Milter: lab.RelativeSocket,
+		Extra:  map[string]string{"minimal_backoff_time": "2s", "maximal_backoff_time": "2s", "queue_run_delay": "2s"},
+	})
 	if err != nil {
 		return err
 	}

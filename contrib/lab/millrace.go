@@ -72,7 +72,9 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	if o.Postfix != nil {
 		m.socket = filepath.Join(o.Postfix.Queue(), strings.TrimPrefix(RelativeSocket, "unix:"))
 	}
-	m.Milter = m.daemon(o.Programs, "millrace-milter", m.milterReady)
+	m.Milter = m.daemon(o.Programs, "millrace-milter", func(ctx context.Context) bool {
+		return listens(ctx, m.socket)
+	})
 	m.Agent = m.daemon(o.Programs, "millrace-agent", func(ctx context.Context) bool {
 		return listens(ctx, m.control())
 	})
@@ -138,12 +140,6 @@ func (m *Millrace) daemon(programs, name string, ready func(context.Context) boo
 		dir:   m.dir,
 		ready: ready,
 	}
-}
-
-// milterReady also lets the user postfix connect, which on a real host is what
-// the owner of the socket unit's socket is for.
-func (m *Millrace) milterReady(ctx context.Context) bool {
-	return listens(ctx, m.socket) && os.Chmod(m.socket, 0o666) == nil
 }
 
 func listens(ctx context.Context, socket string) bool {

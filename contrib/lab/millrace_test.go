@@ -117,10 +117,6 @@ func TestDaemonsStartCrashAndStop(t *testing.T) {
 			t.Errorf("%s: log of two runs %q %v", d.name, b, err)
 		}
 	}
-	fi, err := os.Stat(m.socket)
-	if err != nil || fi.Mode().Perm() != 0o666 {
-		t.Errorf("postfix cannot connect to the milter: %v %v", fi, err)
-	}
 	if err := m.Stop(); err != nil {
 		t.Fatal(err)
 	}

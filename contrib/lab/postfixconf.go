@@ -50,7 +50,7 @@ const nobody = 65534
 
 // install writes the instance's directories and configuration.
 func (p *Postfix) install(o PostfixOptions) error {
-	uid, gid, err := postfixIDs()
+	uid, own, gid, err := postfixIDs()
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,9 @@ func (p *Postfix) install(o PostfixOptions) error {
 		{"spool/private", uid, 0, 0o700},
 		{"spool/saved", uid, 0, 0o700},
 		{"spool/trace", uid, 0, 0o700},
-		{"spool/millrace", 0, 0, 0o755}, // for the milter's socket
+		// The milter's socket gets Postfix's group from its directory, so the
+		// mode that the milter gives it, 0660, lets Postfix connect.
+		{"spool/millrace", 0, own, 0o755 | os.ModeSetgid},
 		{"spool/maildrop", uid, gid, 0o730},
 		{"spool/public", uid, gid, 0o710},
 	} {
@@ -168,21 +170,25 @@ func (p *Postfix) masterCF(o PostfixOptions) string {
 	return b.String()
 }
 
-// postfixIDs are the user and the set-gid group of Debian's package.
-func postfixIDs() (uid, gid int, err error) {
+// postfixIDs are the user with its own group, and the set-gid group, of
+// Debian's package.
+func postfixIDs() (uid, own, postdrop int, err error) {
 	u, err := user.Lookup("postfix")
 	if err != nil {
-		return 0, 0, fmt.Errorf("%w: install the package postfix (make deps)", err)
+		return 0, 0, 0, fmt.Errorf("%w: install the package postfix (make deps)", err)
 	}
 	g, err := user.LookupGroup("postdrop")
 	if err != nil {
-		return 0, 0, fmt.Errorf("%w: install the package postfix (make deps)", err)
+		return 0, 0, 0, fmt.Errorf("%w: install the package postfix (make deps)", err)
 	}
 	if uid, err = strconv.Atoi(u.Uid); err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
-	gid, err = strconv.Atoi(g.Gid)
-	return uid, gid, err
+	if own, err = strconv.Atoi(u.Gid); err != nil {
+		return 0, 0, 0, err
+	}
+	postdrop, err = strconv.Atoi(g.Gid)
+	return uid, own, postdrop, err
 }
 
 // addrOrFree is port on loopback, or for 0 a free one. Free ports are taken

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -44,7 +45,7 @@ func Version() string {
 
 // Flags are the flags of every program; a program embeds them in its own.
 type Flags struct {
-	Config   string           `short:"c" default:"/etc/millrace/millrace.toml" placeholder:"FILE" help:"Configuration file; conf.d/*.toml beside it is read too. Default: ${default}."`
+	Config   string           `short:"c" default:"${config}" placeholder:"FILE" help:"Configuration file; conf.d/*.toml beside it is read too. Default: ${default}."`
 	LogLevel slog.Level       `default:"info" placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error. Default: ${default}."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 }
@@ -102,13 +103,8 @@ func Exit(name string, err error) {
 }
 
 func report(w io.Writer, name string, err error) {
-	start := true
-	for _, c := range []byte(err.Error() + "\n") {
-		if start {
-			fmt.Fprintf(w, "%s: ", name)
-		}
-		start = c == '\n'
-		w.Write([]byte{c})
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(w, "%s: %s\n", name, line)
 	}
 }
 
@@ -119,7 +115,7 @@ func Parse(name, description string, cli any) *kong.Context {
 	k := kong.Must(cli,
 		kong.Name(name),
 		kong.Description(description),
-		kong.Vars{"version": name + " " + Version()},
+		kong.Vars{"version": name + " " + Version(), "config": config.DefaultFile},
 		kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)

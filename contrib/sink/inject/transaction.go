@@ -83,9 +83,11 @@ func (c *conn) envelope(t *transaction) (data byte, err error) {
 		if err != nil || t.closing {
 			return 0, err
 		}
+		if mail != '2' {
+			continue // says nothing about the recipient, nor is it settled
+		}
 		t.asked++
 		switch {
-		case mail != '2': // says nothing about the recipient
 		case code == '2':
 			t.accepted = append(t.accepted, r)
 		case code == '5':

@@ -1,0 +1,180 @@
+package config
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/tools/txtar"
+)
+
+func TestAnEmptyFileHasEveryDefault(t *testing.T) {
+	t.Parallel()
+	got, notices := load(t, "")
+	want := &Config{
+		Hostname: "mail.example.com",
+		Spool:    Spool{Directory: "/var/spool/millrace", MinFree: 1 << 30, MaxRecipients: 10_000_000},
+		Milter: Milter{
+			Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"},
+			Mode:   "observe", Verdict: "auto", OnFailure: "accept", AgentGrace: 10 * time.Minute,
+			Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
+		},
+		Agent: Agent{
+			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},
+			MaxSessions: 2000, HTTP: HTTP{Listen: "127.0.0.1:8891"},
+		},
+		Handback: Handback{Relay: "127.0.0.1:10626"},
+		General: Queue{
+			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
+			MaxRecipientsPerMessage: 50, Expire: 120 * time.Hour, TLS: "opportunistic",
+			Retry: []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour},
+		},
+		domains: domainSet{},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if len(notices) > 0 {
+		t.Errorf("notices: %v", notices)
+	}
+}
+
+func TestDefaultsPassTheirOwnChecks(t *testing.T) {
+	t.Parallel()
+	l := loader{cfg: defaults(), at: map[string]Notice{}, bad: map[string]bool{}}
+	l.check()
+	if len(l.errs) > 0 {
+		t.Error(l.errs)
+	}
+}
+
+// TestFilesMerge has a queue in each file, and general values in the last one:
+// every queue starts from the values of [general], wherever that stands.
+func TestFilesMerge(t *testing.T) {
+	t.Parallel()
+	dir := unpack(t, txtar.Parse([]byte(`
+-- millrace.toml --
+hostname = "mail.example.com"
+[milter]
+mode = "divert"
+[[milter.rule]]
+name = "first"
+action = "leave"
+client = ["192.0.2.1", "2001:db8::/32"]
+[[queue]]
+name = "a"
+domains = ["a.example"]
+domain_files = ["lists/a.txt"]
+-- lists/a.txt --
+# the customers
+two.example # the second
+BÜCHER.example
+a.example
+-- conf.d/20.toml --
+[[queue]]
+name = "c"
+mx = ["*.c.example"]
+tls = "verify"
+retry = ["1m"]
+route = "relay:[2001:db8::1]:2525"
+[milter]
+verdict = "discard"
+[[milter.rule]]
+name = "third"
+action = "divert"
+header = ["X-Campaign: *", "Precedence: /^(bulk|list)$/"]
+stream = "{header:X-Campaign}-x"
+-- conf.d/10.toml --
+milter.rule = [{ name = "second", action = "divert", min_recipients = 5, min_size = "10k" }]
+queue = [{ name = "b", domains = ["b.example"], max_sessions = 3, max_message_rate = "600/m" }]
+-- conf.d/99-general.toml --
+[general]
+max_sessions = 7
+retry = ["5m", "1h"]
+route = "handback"
+`)))
+	c, notices, err := Load(filepath.Join(dir, "millrace.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(notices) > 0 {
+		t.Errorf("notices: %v", notices)
+	}
+	if c.Milter.Mode != Divert || c.Milter.Verdict != VerdictDiscard || c.General.MaxSessions != 7 {
+		t.Errorf("the sections of the files did not merge: %+v", c)
+	}
+	var rules, queues []string
+	for _, r := range c.Milter.Rules {
+		rules = append(rules, r.Name)
+	}
+	for _, q := range c.Queues {
+		queues = append(queues, q.Name)
+	}
+	if strings.Join(rules, " ") != "first second third" || strings.Join(queues, " ") != "a b c" {
+		t.Fatalf("order of rules %v and queues %v", rules, queues)
+	}
+	if want := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")}; !slices.Equal(c.Milter.Rules[0].Client, want) {
+		t.Errorf("client = %v", c.Milter.Rules[0].Client)
+	}
+	if r := c.Milter.Rules[1]; r.MinRecipients != 5 || r.MinSize != 10_000 || r.File != filepath.Join(dir, "conf.d/10.toml") || r.Line != 1 {
+		t.Errorf("second rule: %+v", r)
+	}
+	if want := []HeaderMatch{{"X-Campaign", "*"}, {"Precedence", "/^(bulk|list)$/"}}; !slices.Equal(c.Milter.Rules[2].Header, want) {
+		t.Errorf("header = %v", c.Milter.Rules[2].Header)
+	}
+	a, b, last := &c.Queues[0], &c.Queues[1], &c.Queues[2]
+	if got := strings.Join(a.Domains, " "); got != "a.example two.example xn--bcher-kva.example" {
+		t.Errorf("domains of a: %s", got)
+	}
+	if c.Match("bücher.example") != a || a.MaxSessions != 7 || a.Route.Kind != RouteHandback || a.Line != 8 {
+		t.Errorf("queue a: %+v", a)
+	}
+	if b.MaxSessions != 3 || b.MaxMessageRate != 10 || len(b.Retry) != 2 {
+		t.Errorf("queue b: %+v", b)
+	}
+	if last.TLS != TLSVerify || len(last.Retry) != 1 || last.Route != (Route{RouteRelay, "[2001:db8::1]:2525"}) {
+		t.Errorf("queue c: %+v", last)
+	}
+	if len(c.General.Retry) != 2 || c.General.TLS != TLSOpportunistic {
+		t.Errorf("a queue's values leaked into [general]: %+v", c.General)
+	}
+}
+
+func TestKeysOfLaterVersionsAreNoticed(t *testing.T) {
+	t.Parallel()
+	_, notices := load(t, "[agent.http]\nlisten = \"127.0.0.1:9000\"\n")
+	if len(notices) != 1 || notices[0].Line != 3 || !strings.Contains(notices[0].Text, "later version") {
+		t.Errorf("notices: %v", notices)
+	}
+	if _, notices = load(t, "[agent.http]\nlisten = \"\"\n"); len(notices) > 0 {
+		t.Errorf("notices for what is off: %v", notices)
+	}
+}
+
+func TestHostnameIsTheHostsOwnByDefault(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "millrace.toml")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, notices, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(own, ".")
+	if !strings.EqualFold(c.Hostname, own) && !strings.HasPrefix(strings.ToLower(c.Hostname), strings.ToLower(first)+".") {
+		t.Errorf("hostname %q is not that of the host, %q", c.Hostname, own)
+	}
+	if dotless := !strings.Contains(c.Hostname, "."); dotless != (len(notices) == 1) {
+		t.Errorf("hostname %q, notices %v", c.Hostname, notices)
+	}
+}

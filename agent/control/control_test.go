@@ -1,0 +1,136 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fixed is a backend with n messages.
+type fixed struct{ n int }
+
+func (f fixed) Status() Status { return Status{Version: "1", Waiting: f.n} }
+
+func (f fixed) Messages(ctx context.Context, yield func(*Message) error) error {
+	for i := range f.n {
+		if err := yield(&Message{ID: fmt.Sprint("M", i), Sender: strings.Repeat("x", 500)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func open(t *testing.T, b Backend) string {
+	t.Helper()
+	address := "unix:" + filepath.Join(t.TempDir(), "run", "control.sock")
+	s, err := Listen(address, b, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return address
+}
+
+func client(t *testing.T, address string) *Client {
+	c := NewClient(address)
+	t.Cleanup(c.http.CloseIdleConnections)
+	return c
+}
+
+func TestEveryMessageIsListed(t *testing.T) {
+	t.Parallel()
+	c := client(t, open(t, fixed{1000}))
+	n := 0
+	err := c.Messages(t.Context(), func(m *Message) error {
+		if m.ID != fmt.Sprint("M", n) {
+			t.Fatalf("message %d is %s", n, m.ID)
+		}
+		n++
+		return nil
+	})
+	if err != nil || n != 1000 {
+		t.Errorf("%d messages, %v", n, err)
+	}
+	if st, err := c.Status(t.Context()); err != nil || st.Waiting != 1000 {
+		t.Errorf("status %+v, %v", st, err)
+	}
+}
+
+func TestReaderThatStopsHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	address := open(t, fixed{100_000})
+	conn, err := net.Dial("unix", strings.TrimPrefix(address, "unix:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("GET /v1/queue HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 100)); err != nil { // the listing has begun; the rest is never read
+		t.Fatal(err)
+	}
+	if _, err := client(t, address).Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClientThatHasEnoughStops(t *testing.T) {
+	t.Parallel()
+	enough := errors.New("enough")
+	err := client(t, open(t, fixed{100_000})).Messages(t.Context(), func(*Message) error { return enough })
+	if !errors.Is(err, enough) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSocketIsForOwnerAndGroup(t *testing.T) {
+	t.Parallel()
+	fi, err := os.Stat(strings.TrimPrefix(open(t, fixed{}), "unix:"))
+	if err != nil || fi.Mode().Perm() != 0o660 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+}
+
+func TestSocketOfADeadAgentIsReplaced(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	if _, err := client(t, "unix:"+path).Status(t.Context()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("asking a dead agent: %v", err)
+	}
+	s, err := Listen("unix:"+path, fixed{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.listener.Close()
+}
+
+func TestOnlyUnixSocketsAreServed(t *testing.T) {
+	t.Parallel()
+	if _, err := Listen("inet:8000@127.0.0.1", fixed{}, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a control socket on the network")
+	}
+}

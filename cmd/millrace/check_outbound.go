@@ -1,0 +1,189 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace/agent/config"
+)
+
+// outbound compares how Postfix sends with how the agent does: diverted mail
+// must not go where, or as whom, Postfix would not send it.
+func (p *postfix) outbound(c *config.Config) []finding {
+	smtp := p.service("smtp", "unix")
+	return slices.Concat(
+		p.nexthop(c),
+		p.hello(c, smtp),
+		p.protocols(c, smtp),
+		p.source(c, smtp),
+		p.protection(c, smtp),
+	)
+}
+
+// nexthop looks at what Postfix does with remote mail on the whole.
+func (p *postfix) nexthop(c *config.Config) []finding {
+	transport, hop, _ := strings.Cut(p.main["default_transport"], ":")
+	name, value := "default_transport", p.main["default_transport"]
+	if relayhost := p.main["relayhost"]; hop == "" && relayhost != "" {
+		name, value, hop = "relayhost", relayhost, relayhost
+	}
+	if transport == "" {
+		return nil
+	}
+	if hop == "" && slices.Contains(c.Milter.Remote, transport) || hop != "" && slices.Contains(c.Milter.Remote, transport+":"+hop) {
+		return nil
+	}
+	mailer := transport
+	if hop != "" {
+		mailer += ":" + hop
+	}
+	return []finding{{where: "main.cf",
+		wrong:  fmt.Sprintf("%s is %s, and [milter] remote does not have %q: Millrace leaves all mail that goes there with Postfix", name, value, mailer),
+		remedy: fmt.Sprintf("if that mail may go to its own domain directly, add %q to remote", mailer)}}
+}
+
+func (p *postfix) hello(c *config.Config, smtp *service) []finding {
+	name := p.value(smtp, "smtp_helo_name")
+	if name == "" || strings.EqualFold(name, c.Hostname) {
+		return nil
+	}
+	return []finding{{where: p.where(smtp, "smtp_helo_name"),
+		wrong:  fmt.Sprintf("Postfix greets receivers as %s (smtp_helo_name), Millrace as %s: a name that does not fit the address harms its reputation", name, c.Hostname),
+		remedy: fmt.Sprintf("set hostname = %q", name)}}
+}
+
+func (p *postfix) protocols(c *config.Config, smtp *service) []finding {
+	value := p.value(smtp, "inet_protocols")
+	theirs := list(value)
+	if len(theirs) == 0 || slices.Contains(theirs, "all") {
+		return nil
+	}
+	var more []string
+	for _, protocol := range c.Agent.Protocols {
+		if !slices.Contains(theirs, protocol) {
+			more = append(more, protocol)
+		}
+	}
+	if len(more) == 0 {
+		return nil
+	}
+	return []finding{{where: p.where(smtp, "inet_protocols"),
+		wrong:  fmt.Sprintf("inet_protocols is %s, but diverted mail goes over %s too", value, strings.Join(more, ", ")),
+		remedy: fmt.Sprintf(`set [agent] protocols = ["%s"]`, strings.Join(theirs, `", "`))}}
+}
+
+// source compares the addresses that connections come from.
+func (p *postfix) source(c *config.Config, smtp *service) []finding {
+	var findings []finding
+	for _, family := range []struct {
+		protocol, parameter string
+		is                  func(netip.Addr) bool
+	}{
+		{"ipv4", "smtp_bind_address", netip.Addr.Is4},
+		{"ipv6", "smtp_bind_address6", netip.Addr.Is6},
+	} {
+		if !slices.Contains(c.Agent.Protocols, family.protocol) {
+			continue
+		}
+		name := family.parameter
+		addr, err := netip.ParseAddr(strings.Trim(p.value(smtp, name), "[]"))
+		if err != nil {
+			name = "inet_interfaces"
+			if addr, err = p.onlyInterface(smtp, family.is); err != nil {
+				continue
+			}
+		}
+		if addr = addr.Unmap(); slices.Contains(c.Agent.SourceAddresses, addr) {
+			continue
+		}
+		all := []string{fmt.Sprintf("%q", addr)}
+		for _, a := range c.Agent.SourceAddresses {
+			if !family.is(a) {
+				all = append(all, fmt.Sprintf("%q", a))
+			}
+		}
+		findings = append(findings, finding{where: p.where(smtp, name),
+			wrong:  fmt.Sprintf("Postfix sends from %s (%s), Millrace from another address: SPF, reverse DNS and reputation belong to the address", addr, name),
+			remedy: fmt.Sprintf("set [agent] source_addresses = [%s]", strings.Join(all, ", "))})
+	}
+	return findings
+}
+
+// onlyInterface returns the address of a family that smtp(8) binds to because
+// inet_interfaces has no other, and an error if there is none. A list with names
+// in it would need a resolver and counts as none.
+func (p *postfix) onlyInterface(smtp *service, is func(netip.Addr) bool) (netip.Addr, error) {
+	var only netip.Addr
+	err := fmt.Errorf("no sole address in inet_interfaces")
+	n := 0
+	for _, i := range list(p.value(smtp, "inet_interfaces")) {
+		a, bad := netip.ParseAddr(strings.Trim(i, "[]"))
+		if bad != nil {
+			return netip.Addr{}, bad
+		}
+		if is(a) {
+			n, only = n+1, a
+		}
+	}
+	if n != 1 || only.IsLoopback() {
+		return netip.Addr{}, err
+	}
+	return only, nil
+}
+
+// protection compares TLS levels.
+func (p *postfix) protection(c *config.Config, smtp *service) []finding {
+	level := p.value(smtp, "smtp_tls_security_level")
+	name := "smtp_tls_security_level"
+	if level == "" { // the settings of old, see TLS_README
+		switch {
+		case p.value(smtp, "smtp_enforce_tls") == "yes":
+			name, level = "smtp_enforce_tls", "encrypt"
+		case p.value(smtp, "smtp_use_tls") == "yes":
+			name, level = "smtp_use_tls", "may"
+		}
+	}
+	where := p.where(smtp, name)
+	var findings []finding
+	need := map[string]config.TLS{
+		"may": config.TLSOpportunistic, "dane": config.TLSOpportunistic, "encrypt": config.TLSRequired,
+		"dane-only": config.TLSVerify, "fingerprint": config.TLSVerify, "verify": config.TLSVerify, "secure": config.TLSVerify,
+	}[level]
+	if weaker := weakerThan(c, need); len(weaker) > 0 {
+		findings = append(findings, finding{where: where,
+			wrong:  fmt.Sprintf("%s makes TLS %q for Postfix, but not for queues %s", name, level, strings.Join(weaker, ", ")),
+			remedy: fmt.Sprintf("set tls = %q there; [[queue]] tables without tls have that of [general]", need)})
+	}
+	if level == "dane" || level == "dane-only" {
+		findings = append(findings, finding{where: where,
+			wrong:  fmt.Sprintf("smtp_tls_security_level is %s: this version of Millrace does not look for TLSA records", level),
+			remedy: "leave domains that need DANE with Postfix: a [[queue]] with route = \"handback\""})
+	}
+	for _, name := range []string{"smtp_tls_policy_maps", "smtp_tls_per_site"} {
+		if v := p.value(smtp, name); v != "" {
+			findings = append(findings, finding{where: p.where(smtp, name),
+				wrong:  fmt.Sprintf("%s is set (%s): diverted mail does not follow it", name, v),
+				remedy: "say the same by a [[queue]] with tls, or with route = \"handback\""})
+		}
+	}
+	return findings
+}
+
+// weakerThan names the queues that send by themselves, and with less protection.
+func weakerThan(c *config.Config, need config.TLS) []string {
+	order := []config.TLS{config.TLSNone, config.TLSOpportunistic, config.TLSRequired, config.TLSVerify}
+	rank := slices.Index(order, need)
+	var names []string
+	note := func(q *config.Queue) {
+		if q.Route.Kind == config.RouteMX && slices.Index(order, q.TLS) < rank {
+			names = append(names, q.Name)
+		}
+	}
+	note(&c.General)
+	for i := range c.Queues {
+		note(&c.Queues[i])
+	}
+	return names
+}

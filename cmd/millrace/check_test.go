@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/cmd/internal/program"
+	snippets "github.com/millrace/millrace/contrib/postfix"
+)
+
+var update = flag.Bool("update", false, "write what millrace check says into testdata/check")
+
+// TestCheckSaysWhatDoesNotFit runs the program over the configurations of
+// testdata/check, with the real postconf, and compares all it says.
+func TestCheckSaysWhatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	cases, err := filepath.Glob("testdata/check/*.txtar")
+	if err != nil || len(cases) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, file := range cases {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			archive, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			for _, f := range archive.Files {
+				if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			settle(t, dir)
+			r := millrace(t, "", "--config", filepath.Join(dir, "millrace.toml"), "check", "--postfix-config", dir)
+			got := fmt.Sprintf("%s%sexit code %d\n", r.stdout, strings.ReplaceAll(r.stderr, dir+"/", ""), r.code)
+			want := &archive.Files[len(archive.Files)-1]
+			if *update {
+				want.Data = []byte(got)
+				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if string(want.Data) != got {
+				t.Errorf("got:\n%s\nwant:\n%s", got, want.Data)
+			}
+			for line := range strings.Lines(r.stderr) {
+				if strings.Contains(line, ".cf: ") && !strings.Contains(line, "; remedy: ") {
+					t.Errorf("no remedy: %s", line)
+				}
+			}
+		})
+	}
+}
+
+// TestShippedSnippetsFit: who follows contrib/postfix has nothing to mend.
+func TestShippedSnippetsFit(t *testing.T) {
+	t.Parallel()
+	main := "compatibility_level = 3.6\nmyhostname = mail.example.com\nmydestination = mail.example.com\nsmtp_tls_security_level = may\n" + snippets.MainCF
+	master := "smtp inet n - y - - smtpd\nsubmission inet n - n - - smtpd\ncleanup unix n - y - 0 cleanup\nsmtp unix - - y - - smtp\n" + snippets.MasterCF
+	file := filepath.Join(t.TempDir(), "millrace.toml")
+	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[milter]\nmode = \"divert\"\nhost_domains = [\"mail.example.com\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := millrace(t, "", "--config", file, "check", "--postfix-config", instance(t, main+"in_flow_delay = 0\n", master))
+	if r.code != 0 || r.stderr != "millrace: no errors, no warnings\n" || r.stdout != "" {
+		t.Errorf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	r = millrace(t, "", "--config", file, "check", "--postfix-config", instance(t, main, master))
+	if r.code != 0 || !strings.HasPrefix(r.stderr, "millrace: warning: main.cf: in_flow_delay is 1s: ") ||
+		!strings.HasSuffix(r.stderr, "; remedy: postconf -e in_flow_delay=0\nmillrace: no errors, 1 warning\n") {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
+}
+
+func TestWithoutPostfixOnlyTheConfigurationIsChecked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "millrace.toml")
+	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[agent.http]\nlisten = \"127.0.0.1:1\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// MAIL_CONFIG is Postfix's own way to name another directory; there is no main.cf.
+	r := millrace(t, "MAIL_CONFIG="+dir, "--config", file, "check")
+	lines := strings.Split(r.stderr, "\n")
+	if r.code != 0 || len(lines) != 4 ||
+		!strings.HasPrefix(lines[0], "millrace: warning: "+file+":3: ") ||
+		!strings.HasPrefix(lines[1], "millrace: there is no Postfix on this host (") ||
+		lines[2] != "millrace: no errors, 1 warning" {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
+	// Who names a directory means it.
+	r = millrace(t, "", "--config", file, "check", "--postfix-config", filepath.Join(dir, "none"))
+	if r.code != program.ExitFailure || !strings.Contains(r.stderr, "/none/main.cf: No such file or directory") {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
+}
+
+func TestReportCountsWhatItSays(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	r := report{out: &out}
+	r.warn("one")
+	r.add(finding{where: "main.cf", wrong: "two", remedy: "mend it"})
+	if err := r.end(); err != nil {
+		t.Errorf("warnings are no error: %v", err)
+	}
+	r.add(finding{contradiction: true, where: "master.cf", wrong: "three", remedy: "mend it"})
+	err := r.end()
+	var e program.Error
+	if !errors.As(err, &e) || e.Code != program.ExitFailure || !strings.HasPrefix(e.Error(), "1 error, 2 warnings: ") {
+		t.Errorf("got %v", err)
+	}
+	const want = "millrace: warning: one\nmillrace: warning: main.cf: two; remedy: mend it\nmillrace: no errors, 2 warnings\nmillrace: error: master.cf: three; remedy: mend it\n"
+	if out.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
+
+// TestSourceIsTheAddressPostfixBindsTo: inet_interfaces needs addresses that the
+// host has, so postconf is not asked here.
+func TestSourceIsTheAddressPostfixBindsTo(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		interfaces, bind, sources, protocols string
+		want                                 []string // remedies
+	}{
+		{"all", "", "", "ipv4 ipv6", nil},
+		{"loopback-only", "", "", "ipv4", nil},
+		{"127.0.0.1", "", "", "ipv4", nil},
+		{"mail.example.com", "", "", "ipv4", nil},
+		{"192.0.2.7", "", "", "ipv4", []string{`["192.0.2.7"]`}},
+		{"192.0.2.7", "", "192.0.2.7", "ipv4", nil},
+		{"192.0.2.7", "", "192.0.2.6 192.0.2.7", "ipv4", nil},
+		{"192.0.2.7, 192.0.2.8", "", "", "ipv4", nil},
+		{"192.0.2.7, [2001:db8::7]", "", "", "ipv4 ipv6", []string{`["192.0.2.7"]`, `["2001:db8::7"]`}},
+		{"192.0.2.7, [2001:db8::7]", "", "2001:db8::1", "ipv4 ipv6", []string{`["192.0.2.7", "2001:db8::1"]`, `["2001:db8::7"]`}},
+		{"192.0.2.7, 2001:db8::7", "", "", "ipv6", []string{`["2001:db8::7"]`}},
+		{"192.0.2.7", "192.0.2.1", "", "ipv4", []string{`["192.0.2.1"]`}},
+		{"all", "192.0.2.1", "192.0.2.1", "ipv4", nil},
+	} {
+		p := &postfix{main: map[string]string{"inet_interfaces": c.interfaces, "smtp_bind_address": c.bind}}
+		cfg := &config.Config{Agent: config.Agent{Protocols: strings.Fields(c.protocols)}}
+		for _, s := range strings.Fields(c.sources) {
+			cfg.Agent.SourceAddresses = append(cfg.Agent.SourceAddresses, netip.MustParseAddr(s))
+		}
+		var got []string
+		for _, f := range p.source(cfg, nil) {
+			got = append(got, strings.TrimPrefix(f.remedy, "set [agent] source_addresses = "))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}

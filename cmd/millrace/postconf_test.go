@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	snippets "github.com/millrace/millrace/contrib/postfix"
+)
+
+// instance writes a configuration directory of Postfix.
+func instance(t *testing.T, main, master string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(t, dir)
+	return dir
+}
+
+// settle makes the files of a configuration look older than they are: Postfix's
+// programs wait until a file is two seconds old, lest they read half of one.
+func settle(t *testing.T, dir string) {
+	t.Helper()
+	old := time.Now().Add(-time.Minute)
+	for _, name := range []string{"main.cf", "master.cf"} {
+		if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPostconfIsRead(t *testing.T) {
+	t.Parallel()
+	dir := instance(t, "compatibility_level = 2\nmyhostname = mail.example.com\nrelay_domains = $mydestination, [::1],\n  a=b\n",
+		"smtp inet n - y - - smtpd\nbare inet n - - - - smtpd -v\n"+snippets.MasterCF)
+	p, err := readPostfix(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"smtp_helo_name": "mail.example.com", "content_filter": "", "in_flow_delay": "1s",
+		"relay_domains": p.main["mydestination"] + ", [::1], a=b",
+	} {
+		if got, ok := p.main[name]; !ok || got != want {
+			t.Errorf("%s is %q, %t; want %q", name, got, ok, want)
+		}
+	}
+	if n := len(p.services); n != 3 {
+		t.Fatalf("%d services", n)
+	}
+	if s := p.service("smtp", "inet"); s.command != "smtpd" || !s.chroot || len(s.set) != 0 {
+		t.Errorf("smtp is %+v", s)
+	}
+	if s := p.service("bare", "inet"); s.chroot {
+		t.Error(`"-" is no chroot since Postfix 3.0`)
+	}
+	s := p.service("127.0.0.1:10626", "inet")
+	if s == nil || s.chroot {
+		t.Fatalf("the hand-back service is %+v", s)
+	}
+	if got := p.value(s, "mynetworks"); got != "127.0.0.0/8,[::1]/128" {
+		t.Errorf("its mynetworks is %q", got)
+	}
+	if v, ok := s.set["smtpd_milters"]; v != "" || !ok {
+		t.Errorf("its smtpd_milters is %q, %t", v, ok)
+	}
+}
+
+// TestOldDefaultIsChroot: before Postfix 3.0 there was no compatibility_level.
+func TestOldDefaultIsChroot(t *testing.T) {
+	t.Parallel()
+	p := parsePostfix("mail_version = 2.11.3\n", "smtp inet n - - - - smtpd\n", "")
+	if !p.service("smtp", "inet").chroot {
+		t.Error(`"-" was a chroot`)
+	}
+}
+
+func TestPostfixWithoutMainCFIsNone(t *testing.T) {
+	t.Parallel()
+	if _, err := readPostfix(t.Context(), t.TempDir()); !errors.Is(err, errNoPostfix) {
+		t.Errorf("got %v", err)
+	}
+	dir := instance(t, "myhostname = a.example.com\n", "smtp inet\n")
+	if _, err := readPostfix(t.Context(), dir); err == nil || errors.Is(err, errNoPostfix) {
+		t.Errorf("got %v for a master.cf that postconf cannot read", err)
+	}
+}
+
+func TestListSplitsAsPostfixDoes(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string][]string{
+		"":                                  nil,
+		" , ":                               nil,
+		"a":                                 {"a"},
+		"a b,c ,\td ":                       {"a", "b", "c", "d"},
+		"inet:[::1]:1, { unix:a/b, x=y },c": {"inet:[::1]:1", "unix:a/b, x=y", "c"},
+		"{ a, { b } c }d":                   {"a, { b } c", "d"},
+		"{ open":                            {"open"},
+		"}a":                                {"}a"},
+	} {
+		if got := list(value); !slices.Equal(got, want) {
+			t.Errorf("list(%q) = %q, want %q", value, got, want)
+		}
+	}
+}
+
+func TestParseMilter(t *testing.T) {
+	t.Parallel()
+	m := parseMilter("unix:millrace/milter.sock, connect_timeout=5s, default_action = accept,protocol=6")
+	want := map[string]string{"connect_timeout": "5s", "protocol": "6"}
+	if m.address != "unix:millrace/milter.sock" || m.set["connect_timeout"] != want["connect_timeout"] || m.set["protocol"] != want["protocol"] {
+		t.Errorf("got %s, %v", m.address, slices.Sorted(maps.Keys(m.set)))
+	}
+}
+
+func TestTimesOfPostfix(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]time.Duration{"5": 5 * time.Second, "30s": 30 * time.Second, "2m": 2 * time.Minute, "1h": time.Hour, "1w": 168 * time.Hour} {
+		if got, err := seconds(value); err != nil || got != want {
+			t.Errorf("%q is %v, %v", value, got, err)
+		}
+	}
+	for _, value := range []string{"", "s", "soon"} {
+		if got, err := seconds(value); err == nil {
+			t.Errorf("%q is %v", value, got)
+		}
+	}
+}
+
+func TestServiceListensAt(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, interfaces, endpoint string
+		want                       bool
+	}{
+		{"127.0.0.1:10626", "all", "127.0.0.1:10626", true},
+		{"127.0.0.1:10626", "all", "localhost:10626", true},
+		{"localhost:10626", "all", "127.0.0.1:10626", true},
+		{"127.0.0.1:10626", "all", "127.0.0.1:10627", false},
+		{"127.0.0.1:10626", "all", "[::1]:10626", false},
+		{"[::1]:10626", "all", "[0:0::1]:10626", true},
+		{"192.0.2.1:10626", "all", "127.0.0.1:10626", false},
+		{"0.0.0.0:10626", "192.0.2.1", "127.0.0.1:10626", true},
+		{"10626", "all", "127.0.0.1:10626", true},
+		{"10626", "all", "mail.example.com:10626", true},
+		{"10626", "all", "mx.example.net:10626", false},
+		{"10626", "loopback-only", "mail.example.com:10626", false},
+		{"10626", "loopback-only", "127.0.0.1:10626", true},
+		{"10626", "loopback-only", "192.0.2.1:10626", false},
+		{"10626", "192.0.2.1, 127.0.0.1", "127.0.0.1:10626", true},
+		{"10626", "192.0.2.1, [::1]", "127.0.0.1:10626", false},
+		{"smtp", "all", "127.0.0.1:25", true},
+	} {
+		p := &postfix{main: map[string]string{"inet_interfaces": c.interfaces, "myhostname": "mail.example.com"}}
+		if got := p.listens(&service{name: c.name, kind: "inet"}, c.endpoint); got != c.want {
+			t.Errorf("%s with inet_interfaces=%s at %s: %t", c.name, c.interfaces, c.endpoint, got)
+		}
+	}
+	p := &postfix{main: map[string]string{"inet_interfaces": "all"}}
+	if p.listens(&service{name: "10626", kind: "unix"}, "127.0.0.1:10626") {
+		t.Error("a unix service listens at a port")
+	}
+}
+
+func TestMillraceIsKnownByItsSocket(t *testing.T) {
+	t.Parallel()
+	p := &postfix{main: map[string]string{"queue_directory": "/var/spool/postfix"}}
+	const inside, outside, tcp = "unix:/var/spool/postfix/millrace/milter.sock", "unix:/run/millrace/milter.sock", "inet:8890@127.0.0.1"
+	for _, c := range []struct {
+		address, listen string
+		chroot          bool
+		named, found    bool
+	}{
+		{"unix:millrace/milter.sock", inside, true, true, true},
+		{"unix:millrace/milter.sock", inside, false, true, true},
+		{"unix:/millrace/milter.sock", inside, true, true, true},
+		{"unix:/millrace/milter.sock", inside, false, true, false},
+		{"unix:/var/spool/postfix/millrace/milter.sock", inside, true, true, false},
+		{"unix:/var/spool/postfix/millrace/milter.sock", inside, false, true, true},
+		{"unix:/run/millrace/milter.sock", outside, false, true, true},
+		{"unix:/run/millrace/milter.sock", outside, true, true, false},
+		{"unix:other.sock", inside, false, false, false},
+		{"inet:127.0.0.1:8890", tcp, true, true, true},
+		{"inet:localhost:8890", tcp, true, true, true},
+		{"inet:127.0.0.1:8891", tcp, true, false, false},
+		{"inet:192.0.2.1:8890", tcp, true, false, false},
+		{"inet:192.0.2.1:8890", "inet:8890@0.0.0.0", true, true, true},
+		{"inet:[::1]:8890", "inet6:8890@[::1]", true, true, true},
+		{"inet:127.0.0.1:8890", inside, true, false, false},
+	} {
+		named, found := p.isOurs(c.address, []string{"inet:1@127.0.0.1", c.listen}, c.chroot)
+		if named != c.named || found != c.found {
+			t.Errorf("%s for %s, chroot %t: named %t, found %t", c.address, c.listen, c.chroot, named, found)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/cmd/internal/program"
+)
+
+// backend is an agent with a fixed queue.
+type backend []control.Message
+
+func (b backend) Status() control.Status { return control.Status{} }
+
+func (b backend) Messages(ctx context.Context, yield func(*control.Message) error) error {
+	for i := range b {
+		if err := yield(&b[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// messages is a queue with each state that the listing shows in its own way.
+func messages() backend {
+	const refused = "host mx.example.com[192.0.2.1] said: 450 4.2.1 try later (in reply to RCPT TO command)"
+	return backend{
+		{
+			QueueName: "google", ID: "M1-A0", HostID: "4F0C21", ArrivalTime: 1_700_000_000, Size: 1500, Sender: "news@example.com",
+			Recipients: []control.Recipient{{Address: "a@gmail.com", State: "waiting"}, {Address: "b@gmail.com", State: "active"}},
+		},
+		{
+			QueueName: "general", ID: "M1-F00", HostID: "4F0C22", ArrivalTime: 1_700_000_061, Size: 10_000_000,
+			Recipients: []control.Recipient{
+				{Address: "c@example.com", State: "deferred", Reason: refused},
+				{Address: "d@example.com", State: "deferred", Reason: refused},
+				{Address: "e@example.com", State: "deferred", Reason: "connect to mx.example.com[192.0.2.1]:25: Connection refused"},
+				{Address: "f@example.com", State: "waiting"},
+			},
+		},
+	}
+}
+
+// listing is what mailq prints for messages(), in UTC.
+const listing = `----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------
+M1-A0*                1500 Tue Nov 14 22:13:20 news@example.com
+                                               a@gmail.com
+                                               b@gmail.com
+
+M1-F00            10000000 Tue Nov 14 22:14:21 MAILER-DAEMON
+(host mx.example.com[192.0.2.1] said: 450 4.2.1 try later (in reply to RCPT TO command))
+                                               c@example.com
+                                               d@example.com
+                 (connect to mx.example.com[192.0.2.1]:25: Connection refused)
+                                               e@example.com
+                                                          (reason unavailable)
+                                               f@example.com
+
+-- 9767 Kbytes in 2 Requests.
+`
+
+// serve opens a control socket over b and returns a configuration that names it.
+func serve(t *testing.T, b backend) string {
+	t.Helper()
+	dir := t.TempDir()
+	address := "unix:" + filepath.Join(dir, "s")
+	s, err := control.Listen(address, b, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return configure(t, dir, address)
+}
+
+func configure(t *testing.T, dir, address string) string {
+	t.Helper()
+	path := filepath.Join(dir, "millrace.toml")
+	if err := os.WriteFile(path, []byte("hostname = \"mail.example.com\"\n[agent]\ncontrol = \""+address+"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestQueueIsListedAsMailqDoes(t *testing.T) {
+	t.Parallel()
+	r := millrace(t, "TZ=UTC", "--config", serve(t, messages()), "queue")
+	if r.code != 0 || r.stderr != "" {
+		t.Errorf("exit code %d: %s", r.code, r.stderr)
+	}
+	if r.stdout != listing {
+		t.Errorf("got:\n%s\nwant:\n%s", r.stdout, listing)
+	}
+}
+
+func TestOneRequestIsNotPlural(t *testing.T) {
+	t.Parallel()
+	r := millrace(t, "TZ=UTC", "--config", serve(t, messages()[:1]), "queue")
+	if !strings.HasSuffix(r.stdout, "\n-- 1 Kbytes in 1 Request.\n") {
+		t.Errorf("got:\n%s", r.stdout)
+	}
+}
+
+func TestEmptyQueueIsSaidToBe(t *testing.T) {
+	t.Parallel()
+	r := millrace(t, "TZ=UTC", "--config", serve(t, nil), "q")
+	if r.code != 0 || r.stdout != "Mail queue is empty\n" {
+		t.Errorf("exit code %d: %q", r.code, r.stdout)
+	}
+}
+
+// TestQueueAsJSONIsThatOfPostqueue reads the names that tools for postqueue -j use.
+func TestQueueAsJSONIsThatOfPostqueue(t *testing.T) {
+	t.Parallel()
+	r := millrace(t, "TZ=UTC", "--config", serve(t, messages()), "queue", "--json")
+	lines := strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
+	if r.code != 0 || len(lines) != 2 {
+		t.Fatalf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
+	}
+	var m struct {
+		QueueName   string `json:"queue_name"`
+		QueueID     string `json:"queue_id"`
+		ArrivalTime int64  `json:"arrival_time"`
+		MessageSize int64  `json:"message_size"`
+		Sender      *string
+		Recipients  []struct {
+			Address     string
+			DelayReason string `json:"delay_reason"`
+		}
+	}
+	if err := json.Unmarshal([]byte(lines[1]), &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.QueueName != "general" || m.QueueID != "M1-F00" || m.ArrivalTime != 1_700_000_061 || m.MessageSize != 10_000_000 ||
+		m.Sender == nil || *m.Sender != "" || len(m.Recipients) != 4 ||
+		m.Recipients[2].Address != "e@example.com" || !strings.HasPrefix(m.Recipients[2].DelayReason, "connect to") {
+		t.Errorf("got %+v of %s", m, lines[1])
+	}
+}
+
+func TestQueueSaysThatNoAgentRuns(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := millrace(t, "TZ=UTC", "--config", configure(t, dir, "unix:"+filepath.Join(dir, "s")), "queue")
+	if r.code != program.ExitFailure || r.stdout != "" || !strings.HasPrefix(r.stderr, "millrace: millrace-agent is not running") {
+		t.Errorf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
+	}
+}

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+const aboutBacklog = `The agent starts on a spool full of single-recipient messages in %d domains, with nothing
+of it in the page cache. *first delivery* is from the start of the process to the first message at a receiver,
+*all read* to when the agent has taken up the whole backlog, *memory* its peak resident set until then.`
+
+// backlogs are the spools the agent is started on.
+func (b *bench) backlogs() []pile {
+	list := []pile{{n: 100_000, size: 8 << 10}, {n: 1_000_000, size: 8 << 10}}
+	if b.quick {
+		list = []pile{{n: 10_000, size: 8 << 10}, {n: 10_000, size: 500, deferred: 0.5}}
+	}
+	if b.huge {
+		list = append(list, pile{n: 10_000_000, size: 500, deferred: 0.5})
+	}
+	return list
+}
+
+// pile is a backlog: messages, octets each, and the share that waits for a retry.
+type pile struct {
+	n, size  int
+	deferred float64
+}
+
+func (p pile) String() string {
+	s := fmt.Sprintf("%d messages of %d octets", p.n, p.size)
+	if p.deferred > 0 {
+		s += fmt.Sprintf(", %.0f%% deferred", 100*p.deferred)
+	}
+	return s
+}
+
+// beginning is how a start went.
+type beginning struct {
+	first, read time.Duration
+	memory      float64 // octets
+}
+
+func (s beginning) String() string {
+	return fmt.Sprintf("first delivery after %v, all read after %v, %.0f MB", s.first.Round(time.Millisecond), s.read.Round(time.Millisecond), s.memory/1e6)
+}
+
+func backlog(ctx context.Context, b *bench) ([]section, error) {
+	s := section{
+		title:  "Backlog",
+		about:  fmt.Sprintf(aboutBacklog, bulkDomains),
+		tables: []table{{title: "Start of the agent", columns: []string{"", "first delivery", "all read", "memory, MB"}}},
+	}
+	for _, p := range b.backlogs() {
+		h, err := pileUp(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		starts := []variant[beginning]{{p.String(), func(ctx context.Context) (beginning, error) { return h.begin(ctx) }}}
+		found, err := alternate(ctx, b, "Backlog", starts, beginning.String)
+		if err = joinClose(err, h.host); err != nil {
+			return nil, err
+		}
+		s.tables[0].rows = append(s.tables[0].rows, []string{p.String(),
+			over(found[0], func(x beginning) float64 { return x.first.Seconds() }).cell(seconds),
+			over(found[0], func(x beginning) float64 { return x.read.Seconds() }).cell(seconds),
+			over(found[0], func(x beginning) float64 { return x.memory / 1e6 }).cell(count),
+		})
+	}
+	return []section{s}, nil
+}
+
+// piled is a host whose agent sleeps on a backlog. Its receivers take a message
+// and then hang, so that every round finds the backlog nearly as it was.
+type piled struct {
+	*host
+	seen atomic.Int64 // messages that arrived
+}
+
+func pileUp(ctx context.Context, p pile) (h *piled, err error) {
+	h = &piled{}
+	slow := []sink.Provider{{Name: "slow", Domains: []string{"*"}, Hosts: 4, Behaviour: sink.Behaviour{AcceptTime: 200 * time.Millisecond}}}
+	h.host, err = start(ctx, world{
+		providers: slow, asleep: true, accepted: func(*sink.Message) { h.seen.Add(1) },
+		millrace: &lab.MillraceOptions{Set: map[string]string{"handback.relay": `"127.0.0.1:10626"`, "general.max_sessions": "20"}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.write(ctx, h.millrace.Spool()); err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	return h, nil
+}
+
+// write makes the backlog: the messages as the milter would, the deferrals as
+// an earlier agent would.
+func (p pile) write(ctx context.Context, dir string) error {
+	w, err := spool.OpenWriter(dir, spool.WriterOptions{})
+	if err != nil {
+		return err
+	}
+	content := []byte("Subject: backlog\r\nList-Id: <backlog.example>\r\n\r\n")
+	for len(content) < p.size {
+		content = append(content, "All work and no play makes this a rather dull newsletter.\r\n"...)
+	}
+	content = append(content[:p.size-2], "\r\n"...)
+	var next atomic.Int64
+	workers, _ := errgroup.WithContext(ctx)
+	for range 4 * spoolWriters {
+		workers.Go(func() error {
+			for i := next.Add(1); i <= int64(p.n); i = next.Add(1) {
+				e := &spool.Envelope{
+					Sender: "bounce@news.sender.test", Stream: "backlog", Arrived: time.Now(), QueueID: fmt.Sprint("B", i),
+					Recipients: []spool.Recipient{{Address: fmt.Sprintf("u%d@d%d.example", i, i%bulkDomains)}},
+				}
+				r, err := w.Append(ctx, e, bytes.NewReader(content))
+				if err != nil {
+					return err
+				}
+				if err := r.Release(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := errors.Join(workers.Wait(), w.Close()); err != nil || p.deferred == 0 {
+		return err
+	}
+	return p.postpone(dir)
+}
+
+// postpone defers a share of the recipients for some hours.
+func (p pile) postpone(dir string) error {
+	s, err := spool.OpenStore(dir, spool.StoreOptions{})
+	if err != nil {
+		return err
+	}
+	var ids []spool.ID
+	err = s.Load(func(id spool.ID, _ *spool.Envelope, _ []spool.State) error {
+		ids = append(ids, id)
+		return nil
+	})
+	var events []spool.Event
+	for i, id := range ids[:int(float64(len(ids))*p.deferred)] {
+		events = append(events, spool.Event{ID: id, State: spool.State{
+			Tries: 1, Due: time.Now().Add(4*time.Hour + time.Duration(i%3600)*time.Second),
+			Reply: "host mx.example[192.0.2.1] said: 450 4.2.1 mailbox busy (in reply to RCPT TO command)",
+		}})
+		if len(events) == 1000 && err == nil {
+			err = s.Record(events...)
+			events = events[:0]
+		}
+	}
+	if err == nil && len(events) > 0 {
+		err = s.Record(events...)
+	}
+	return errors.Join(err, s.Close())
+}
+
+// begin starts the agent on a cold cache, and kills it when it has read all.
+func (h *piled) begin(ctx context.Context) (s beginning, err error) {
+	ctx, cancel := context.WithTimeout(ctx, stall)
+	defer cancel()
+	if err := dropCaches(); err != nil {
+		return s, err
+	}
+	h.seen.Store(0)
+	began := time.Now()
+	if err := h.millrace.Agent.Start(ctx); err != nil {
+		return s, err
+	}
+	defer h.millrace.Agent.Kill()
+	err = lab.Until(ctx, func() (bool, error) {
+		if s.first == 0 && h.seen.Load() > 0 {
+			s.first = time.Since(began)
+		}
+		if s.read == 0 {
+			took, err := h.allRead()
+			if err != nil {
+				return false, err
+			}
+			if took {
+				s.read = time.Since(began)
+			}
+		}
+		return s.first > 0 && s.read > 0, nil
+	})
+	if err != nil {
+		return s, fmt.Errorf("start on a backlog: %w", err)
+	}
+	s.memory, err = peakMemory(h.millrace.Agent.PID())
+	return s, err
+}
+
+// allRead looks for the agent's word that it has read its spool, in the log of
+// this run: the latest start comes last.
+func (h *piled) allRead() (bool, error) {
+	log, err := os.ReadFile(h.millrace.Agent.Log())
+	if err != nil {
+		return false, err
+	}
+	if i := bytes.LastIndex(log, []byte("msg=starting")); i >= 0 {
+		log = log[i:]
+	}
+	return bytes.Contains(log, []byte(`msg="spool read"`)), nil
+}
+
+// dropCaches writes back and forgets the page cache.
+func dropCaches() error {
+	f, err := os.OpenFile("/proc/sys/vm/drop_caches", os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("cold cache: %w", err)
+	}
+	unix.Sync()
+	_, err = f.WriteString("3\n")
+	return errors.Join(err, f.Close())
+}
+
+// peakMemory is the highest resident set of a process so far, in octets.
+func peakMemory(pid int) (float64, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return math.NaN(), err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), "VmHWM:"); ok {
+			kb, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 64)
+			return 1024 * kb, err
+		}
+	}
+	return math.NaN(), errors.New("no VmHWM in /proc/PID/status")
+}

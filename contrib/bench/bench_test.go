@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+func TestMain(m *testing.M) {
+	if verdict, socket, ok := asNullMilter(os.Args); ok {
+		if err := serveNullMilter(verdict, socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	lab.Main(m, lab.WithPrograms)
+}
+
+// Small rounds of everything, on a real Postfix and real daemons. No figure is
+// asserted; a scenario itself fails when mail is lost or goes another way than
+// its variant says.
+func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
+	var out bytes.Buffer
+	s, err := parse([]string{"-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "4s", "-idle", "1s",
+		"-sessions", "5", "-size", "2", "-report", t.TempDir() + "/report.md"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{settings: s, out: &out, progress: io.Discard}
+	if err := b.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(s.report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Postfix alone", "with Millrace", "agent, draining", "smtp-source", "with Millrace, beside the blast",
+		"no milter", "null milter, accepted", "Millrace, accepted", "null milter, diverted", "Millrace, diverted", "Go", "kernel"} {
+		if !strings.Contains(out.String(), "  "+want+" ") {
+			t.Errorf("terminal: no row %q", want)
+		}
+		if !strings.Contains(string(written), "\n| "+want+" | ") {
+			t.Errorf("report: no row %q", want)
+		}
+	}
+	if bytes.Contains(written, []byte("not measured")) || bytes.Contains(written, []byte("NaN")) {
+		t.Errorf("a claim was not measured:\n%s", written)
+	}
+}
+
+func TestMailThatWentAnotherWayIsNoMeasurement(t *testing.T) {
+	h, err := start(t.Context(), world{postfix: discard(), null: nullAccept})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.close() })
+	c, err := lab.Dial(t.Context(), h.postfix.SMTPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Send(t.Context(), "a@sender.test", []string{"b@d.example"}, []byte("Subject: x\r\n\r\nx\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.wentItsWay(t.Context(), 1); err != nil {
+		t.Errorf("one delivery was wanted and made: %v", err)
+	}
+	if err := h.wentItsWay(t.Context(), 0); err == nil {
+		t.Error("a delivery where none was wanted goes unnoticed")
+	}
+}
+
+func TestRoundsRunVariantsBackAndForth(t *testing.T) {
+	t.Parallel()
+	var order strings.Builder
+	v := func(name string) variant[int] {
+		return variant[int]{name, func(context.Context) (int, error) { order.WriteString(name); return order.Len(), nil }}
+	}
+	b := &bench{settings: &settings{rounds: 3}, progress: io.Discard}
+	got, err := alternate(t.Context(), b, "x", []variant[int]{v("a"), v("b"), v("c")}, func(i int) string { return fmt.Sprint(i) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if order.String() != "abccbaabc" {
+		t.Errorf("ran in order %s", &order)
+	}
+	if want := [][]int{{1, 6, 7}, {2, 5, 8}, {3, 4, 9}}; !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestSeries(t *testing.T) {
+	t.Parallel()
+	inf := math.Inf(1)
+	for _, x := range []struct {
+		s    series
+		want string
+	}{
+		{series{2}, "2"},
+		{series{3, 1, 2}, "2 (1-3)"},
+		{series{4, 1, 2, 3}, "2.5 (1-4)"},
+		{series{2, 2}, "2"},
+		{series{1, inf, inf}, "unbounded (1-unbounded)"},
+		{series{inf, inf}, "unbounded"},
+		{series{1, math.NaN()}, "-"},
+		{nil, "-"},
+		{series{1, 9, 4}.to(series{2, 3, 4}), "1 (0.5-3)"},
+	} {
+		if got := x.s.cell(ratio); got != x.want {
+			t.Errorf("%v: got %q, want %q", []float64(x.s), got, x.want)
+		}
+	}
+}
+
+func TestWhatNeverArrivesCountsAsSlowest(t *testing.T) {
+	t.Parallel()
+	list := slices.Concat(slices.Repeat([]time.Duration{time.Second}, 98), []time.Duration{2 * time.Second, never})
+	for q, want := range map[float64]float64{0.5: 1, 0.98: 1, 0.99: 2, 1: math.Inf(1), 0: 1} {
+		if got := quantile(list, q); got != want {
+			t.Errorf("quantile %v is %v, want %v", q, got, want)
+		}
+	}
+	if got := quantile(nil, 0.5); !math.IsNaN(got) {
+		t.Errorf("quantile of nothing is %v", got)
+	}
+}
+
+func TestArrivalsTellProgress(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	a := &arrivals{first: make(map[string]time.Time)}
+	a.note(&sink.Message{Content: []byte("Received: x\r\nX-Lab-ID: b-1\r\nSubject: y\r\n\r\n")})
+	if _, ok := a.at("b-1"); !ok {
+		t.Fatal("the message is not noted under its id")
+	}
+	a.first["b-1"], a.first["b-2"] = began.Add(time.Second), began.Add(2*time.Second)
+	reached, share := a.progress([]string{"b-1", "b-2", "b-3", "b-4"}, began)
+	if want := [...]float64{2, math.Inf(1), math.Inf(1)}; reached != want || share != 0.5 {
+		t.Errorf("reached %v, %v of all; want %v and half", reached, share, want)
+	}
+}
+
+func TestMarkdownEscapesAndJudges(t *testing.T) {
+	t.Parallel()
+	s := section{title: "T", about: "About.",
+		tables: []table{{title: "Figures", columns: []string{"", "n"}, rows: [][]string{{"a|b", "1"}}}},
+		claims: []claim{
+			{what: "x / y", reach: "at most 1", got: series{0.5, 2, 0.7}, met: atMost(1)},
+			{what: "z / y", reach: "at least 1", got: series{0.5}, met: atLeast(1)},
+			{what: "none", reach: "at least 1", got: nil, met: atLeast(1)},
+			{what: "for the record", got: series{3}},
+		}}
+	var out strings.Builder
+	r := report{settings: &settings{rounds: 3, given: []string{"-rounds", "3"}}, sections: []section{s}}
+	r.markdown(&out)
+	_, got, _ := strings.Cut(out.String(), "\n## T\n")
+	want := `
+About.
+
+Figures:
+
+|  | n |
+|---|---:|
+| a\|b | 1 |
+
+Ratios within a round:
+
+| ratio | median (spread) | to reach | reached |
+|---|---:|---:|---:|
+| x / y | 0.7 (0.5-2) | at most 1 | yes |
+| z / y | 0.5 | at least 1 | no |
+| none | - | at least 1 | not measured |
+| for the record | 3 | - | - |
+`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestFlags(t *testing.T) {
+	t.Parallel()
+	s, err := parse([]string{"-quick", "-rounds", "2", "-size", "2,8, 50", "-scenario", "milter,blast"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.rounds != 2 || s.messages >= 4000 {
+		t.Errorf("-quick takes %d rounds of %d messages: want what was said, and otherwise little", s.rounds, s.messages)
+	}
+	if want := []int{2 << 10, 8 << 10, 50 << 10}; !slices.Equal(s.sizes, want) {
+		t.Errorf("sizes %v, want %v", s.sizes, want)
+	}
+	for _, bad := range [][]string{{"-scenario", "nosuch"}, {"-size", "x"}, {"-size", "0"}, {"-rounds", "0"}, {"-window", "0s"}, {"stray"}, {"-nosuch"}} {
+		if _, err := parse(bad); err == nil {
+			t.Errorf("%v is accepted", bad)
+		}
+	}
+}

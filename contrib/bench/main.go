@@ -1,0 +1,153 @@
+// Command bench measures Postfix alone and Postfix with Millrace beside each
+// other, on the same fake internet and in the same run:
+//
+//	go run ./contrib/bench                      # all scenarios, five rounds each
+//	go run ./contrib/bench -quick               # one small round: does it work?
+//	go run ./contrib/bench -scenario blast -report blast.md
+//
+// It runs as root, in a closed room of package lab, so no mail can leave and
+// nothing of the machine's own Postfix is touched; it needs Debian's postfix
+// package, which has smtp-source too. Receivers and injector are goroutines of
+// this program. Their CPU time is never part of a figure, since CPU time is
+// that of the processes of Postfix, the milter and the agent alone; but they
+// share the machine with what is measured, in all variants alike.
+//
+// A scenario is one file: a [scenario] with a function that runs its variants
+// in alternating rounds (see alternate), and gives a [section] of the report.
+// Each round starts its programs afresh. Absolute figures belong to the
+// machine they were measured on; what is claimed is a ratio of two variants
+// within one round, of which the report has the median and the spread.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+func main() {
+	if verdict, socket, ok := asNullMilter(os.Args); ok {
+		if err := serveNullMilter(verdict, socket); err != nil {
+			fmt.Fprintln(os.Stderr, "null milter:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	// Outside the closed room too, so that a wrong flag needs no root.
+	s, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		os.Exit(2)
+	}
+	lab.Main(program{s}, lab.WithPrograms)
+}
+
+// settings are the flags.
+type settings struct {
+	rounds    int
+	quick     bool
+	scenarios []string
+	report    string
+	sizes     []int // octets
+	messages  int
+	backlog   int
+	sessions  int
+	bulk      int
+	window    time.Duration
+	idle      time.Duration
+	tuned     bool
+	huge      bool
+
+	given []string // the command line
+}
+
+// quick replaces what the command line does not say.
+var quick = map[string]string{
+	"rounds": "1", "messages": "300", "backlog": "1000", "bulk": "400", "window": "12s", "idle": "4s",
+}
+
+func parse(args []string) (*settings, error) {
+	s := &settings{given: args}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.IntVar(&s.rounds, "rounds", 5, "`rounds` of each scenario; in each, every variant runs once")
+	f.BoolVar(&s.quick, "quick", false, "one small round of everything, to see that it works")
+	names := f.String("scenario", "", "comma-separated `names` of the scenarios to run: "+strings.Join(scenarioNames(), ", ")+" (default all)")
+	f.StringVar(&s.report, "report", "", "write a Markdown report to this `file`")
+	sizes := f.String("size", "8", "throughput: comma-separated message sizes in `KB`; the milter scenario takes the first")
+	f.IntVar(&s.messages, "messages", 4000, "throughput, milter: `messages` of a round, warm-up not counted")
+	f.IntVar(&s.backlog, "backlog", 20000, "throughput: `messages` in the spool that the agent drains, and of smtp-source; fewer of them above 8 KB")
+	f.IntVar(&s.sessions, "sessions", 20, "throughput: SMTP `sessions` of the injector, the agent and smtp-source")
+	f.IntVar(&s.bulk, "bulk", 10000, "blast: bulk `messages`")
+	f.DurationVar(&s.window, "window", 2*time.Minute, "blast: `time` a round is watched for; transactional mail is sent until a minute before its end")
+	f.DurationVar(&s.idle, "idle", 20*time.Second, "blast: `time` that transactional mail is measured alone first")
+	f.BoolVar(&s.tuned, "tuned", false, "blast: also with 100 sessions a destination, for Postfix and for Millrace")
+	f.BoolVar(&s.huge, "huge", false, "backlog: also ten million messages, half of them deferred (a quarter of an hour, 10 GB of disk)")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, usage(f, "unexpected argument %q", f.Arg(0))
+	}
+	if s.quick {
+		said := map[string]bool{}
+		f.Visit(func(x *flag.Flag) { said[x.Name] = true })
+		for name, value := range quick {
+			if !said[name] {
+				if err := f.Set(name, value); err != nil {
+					return nil, usage(f, "%v", err)
+				}
+			}
+		}
+	}
+	for field := range strings.SplitSeq(*sizes, ",") {
+		kb, err := strconv.Atoi(strings.TrimSpace(field))
+		if err != nil || kb < 1 {
+			return nil, usage(f, "-size: %q is not a size in KB", field)
+		}
+		s.sizes = append(s.sizes, kb<<10)
+	}
+	if *names != "" {
+		s.scenarios = strings.Split(*names, ",")
+	}
+	for _, name := range s.scenarios {
+		if _, ok := scenarioNamed(name); !ok {
+			return nil, usage(f, "-scenario: no %q; there are %s", name, strings.Join(scenarioNames(), ", "))
+		}
+	}
+	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || s.window <= 0 || s.idle <= 0 {
+		return nil, usage(f, "counts and times must be positive")
+	}
+	return s, nil
+}
+
+func usage(f *flag.FlagSet, format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	fmt.Fprintln(f.Output(), "bench:", err)
+	return err
+}
+
+// program is what runs inside the closed room.
+type program struct{ *settings }
+
+// Run returns the exit code. No figure makes it fail; a message lost does.
+func (p program) Run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b := &bench{settings: p.settings, out: os.Stdout, progress: os.Stderr}
+	if err := b.run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}

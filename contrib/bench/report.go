@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+const quickWarning = "A quick run: it shows that the scenarios work. Its figures are no measurement."
+
+// report is everything a run has found.
+type report struct {
+	machine  machine
+	settings *settings
+	start    time.Time
+	sections []section
+}
+
+// section is what a scenario found: what was done, the figures, and the claims
+// that rest on them.
+type section struct {
+	title  string
+	about  string // paragraphs
+	tables []table
+	claims []claim
+}
+
+// table is text in cells.
+type table struct {
+	title   string
+	columns []string // the first names the rows
+	rows    [][]string
+}
+
+// claim is a ratio within a round, and what it ought to be.
+type claim struct {
+	what  string
+	reach string // the wanted value in words; "" if there is none
+	got   series
+	met   func(median float64) bool
+}
+
+func (c claim) row() []string {
+	if c.met == nil {
+		return []string{c.what, c.got.cell(ratio), "-", "-"}
+	}
+	verdict := "no"
+	if m := c.got.median(); math.IsNaN(m) {
+		verdict = "not measured"
+	} else if c.met(m) {
+		verdict = "yes"
+	}
+	return []string{c.what, c.got.cell(ratio), c.reach, verdict}
+}
+
+func atMost(limit float64) func(float64) bool  { return func(m float64) bool { return m <= limit } }
+func atLeast(limit float64) func(float64) bool { return func(m float64) bool { return m >= limit } }
+
+// all gives the section's tables, that of its claims last.
+func (s *section) all() []table {
+	if len(s.claims) == 0 {
+		return s.tables
+	}
+	t := table{title: "Ratios within a round", columns: []string{"ratio", "median (spread)", "to reach", "reached"}}
+	for _, c := range s.claims {
+		t.rows = append(t.rows, c.row())
+	}
+	return append(s.tables[:len(s.tables):len(s.tables)], t)
+}
+
+// text writes the section for a terminal.
+func (s *section) text(w io.Writer) {
+	fmt.Fprintf(w, "\n== %s\n", s.title)
+	for _, t := range s.all() {
+		fmt.Fprintf(w, "\n%s\n", t.title)
+		t.text(w)
+	}
+}
+
+func (t *table) text(w io.Writer) {
+	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{t.columns}, t.rows...) {
+		fmt.Fprintln(tab, "  "+strings.Join(row, "\t"))
+	}
+	tab.Flush()
+}
+
+// markdown writes the whole report.
+func (r *report) markdown(w io.Writer) {
+	fmt.Fprintf(w, "# Millrace benchmark\n\n%s, rounds: %d", r.start.Format("2 January 2006 15:04 -0700"), r.settings.rounds)
+	fmt.Fprintf(w, "; `go run ./contrib/bench %s`\n\n", strings.Join(r.settings.given, " "))
+	if r.settings.quick {
+		fmt.Fprintf(w, "**%s**\n\n", quickWarning)
+	}
+	fmt.Fprint(w, "Figures are medians over the rounds, with the least and the most in brackets. ",
+		"In every round each variant ran once, on programs started for it; absolute figures belong to this machine, ",
+		"so what is claimed is the ratio of two variants within a round.\n\n")
+	r.machine.table().markdown(w)
+	for _, s := range r.sections {
+		fmt.Fprintf(w, "\n## %s\n\n%s\n", s.title, s.about)
+		for _, t := range s.all() {
+			fmt.Fprintf(w, "\n%s:\n\n", t.title)
+			t.markdown(w)
+		}
+	}
+}
+
+func (t *table) markdown(w io.Writer) {
+	escape := strings.NewReplacer("|", `\|`)
+	line := func(cells []string) {
+		fmt.Fprint(w, "|")
+		for _, c := range cells {
+			fmt.Fprintf(w, " %s |", escape.Replace(c))
+		}
+		fmt.Fprintln(w)
+	}
+	line(t.columns)
+	fmt.Fprint(w, "|---|"+strings.Repeat("---:|", len(t.columns)-1)+"\n")
+	for _, row := range t.rows {
+		line(row)
+	}
+}

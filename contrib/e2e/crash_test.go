@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/sink/ledger"
+)
+
+// patient makes Postfix treat a client that is told to come again, and does, as
+// any other.
+func patient(o lab.PostfixOptions) lab.PostfixOptions {
+	o.Extra = map[string]string{"smtpd_error_sleep_time": "0", "smtpd_hard_error_limit": "1000"}
+	return o
+}
+
+// busy is an internet where transactions take a while, so that a crash always
+// finds some of them half done.
+func busy() []sink.Provider {
+	return []sink.Provider{
+		{Name: "near", Domains: []string{"a*.example"}, Hosts: 2, Behaviour: sink.Behaviour{RTT: 5 * time.Millisecond, AcceptTime: 20 * time.Millisecond}},
+		{Name: "slow", Domains: []string{"b*.example"}, Behaviour: sink.Behaviour{RTT: 30 * time.Millisecond, AcceptTime: 50 * time.Millisecond}},
+	}
+}
+
+// stream sends mail until it is told to stop.
+type stream struct {
+	room  *room
+	sent  ledger.Ledger
+	quit  chan struct{} // closed to end it
+	ended chan struct{} // closed when it has ended
+	err   error         // then: why it ended early
+}
+
+// flow starts a stream of so many messages a second. A program on a host sends
+// again what was not taken, over a new connection now and then; so does this.
+func (r *room) flow(seed uint64, rate float64) *stream {
+	s := &stream{room: r, quit: make(chan struct{}), ended: make(chan struct{})}
+	g := &inject.Generator{
+		Seed: seed, Domains: []string{"a1.example", "a2.example", "b1.example"},
+		MinSize: 2 << 10, MaxSize: 16 << 10, MaxRecipients: 4,
+	}
+	in := &inject.Injector{
+		Addr: r.postfix.SMTPAddr(), Connections: 6, PerConnection: 8, Rate: rate,
+		Retry: 50 * time.Millisecond, Timeout: patience, Ledger: &s.sent,
+	}
+	go func() {
+		defer close(s.ended)
+		const batch = 50
+		for from := 0; ; from += batch {
+			got, err := in.Run(r.ctx, batch, func(i int) *inject.Message { return g.Message(from + i) })
+			if err == nil && got.Messages != batch {
+				err = fmt.Errorf("%d of %d messages given up: %w", batch-got.Messages, batch, got.Err)
+			}
+			if err != nil {
+				s.err = err
+				return
+			}
+			select {
+			case <-s.quit:
+				return
+			default:
+			}
+		}
+	}()
+	r.t.Cleanup(func() { <-s.ended }) // which the end of the room's context sees to
+	return s
+}
+
+// more waits until so many more copies have arrived.
+func (s *stream) more(n int) {
+	s.room.t.Helper()
+	have := s.room.net.Ledger().Len()
+	s.room.until(fmt.Sprintf("%d more copies than %d", n, have), func() bool {
+		select {
+		case <-s.ended:
+			s.room.t.Fatalf("the injector has ended: %v", s.err)
+		default:
+		}
+		return s.room.net.Ledger().Len() >= have+n
+	})
+}
+
+// end stops the stream when all that it began is with Postfix.
+func (s *stream) end() {
+	s.room.t.Helper()
+	close(s.quit)
+	<-s.ended
+	if s.err != nil {
+		s.room.t.Fatal(s.err)
+	}
+}
+
+// A crash may repeat, never lose: 20 times, milter, agent and both by turns, in
+// the middle of the flow. With tempfail, mail waits at its client while there
+// is no milter; with accept, Postfix goes on alone.
+func TestKillNine(t *testing.T) {
+	t.Parallel()
+	for seed, action := range []string{"tempfail", "accept"} {
+		t.Run(action, func(t *testing.T) {
+			t.Parallel()
+			const sessions = 12
+			r := enter(t, setup{
+				providers: busy(),
+				postfix:   patient(lab.PostfixOptions{Milter: "{ unix:millrace/milter.sock, default_action=" + action + " }"}),
+				millrace:  lab.MillraceOptions{Set: map[string]string{"agent.max_sessions": fmt.Sprint(sessions)}},
+			})
+			s := r.flow(uint64(seed), 150)
+			milter, agent := r.millrace.Milter, r.millrace.Agent
+			crashes := 0
+			for i := range 20 {
+				s.more(10 + 7*(i%5)) // crashes fall into warm-up and full flow
+				victims := [][]*lab.Daemon{{milter}, {agent}, {milter, agent}, {agent, milter}}[i%4]
+				for _, d := range victims {
+					d.Kill()
+					if d == agent {
+						crashes++
+					}
+				}
+				r.start(victims...)
+			}
+			s.more(50)
+			s.end()
+			r.explain(r.accounts(&s.sent), &s.sent, crashes*sessions)
+		})
+	}
+}
+
+// explain fails for each copy too many that invariant 3 does not allow:
+//
+//   - The agent may repeat a transaction that was the last on its connection,
+//     one for each session open at a crash.
+//   - A message committed without a verdict is sent by us, and again in
+//     whatever way its client or Postfix sends it. The agent logs each one.
+func (r *room) explain(rep *ledger.Report, sent *ledger.Ledger, repeats int) {
+	r.t.Helper()
+	if len(rep.Altered)+len(rep.Stray)+len(rep.Lost) > 0 {
+		r.t.Fatalf("ledgers: %s", rep)
+	}
+	orphans := make(map[string]bool)
+	for _, line := range linesWith(read(r.t, r.millrace.Agent.Log()), "possible duplicate") {
+		orphans[field(line, "id")] = true
+	}
+	last := make(map[uint64]ledger.Record) // on each connection
+	// The records of a copy and its arrivals come in the same order.
+	records := make(map[ledger.Copy][]ledger.Record)
+	for x := range r.net.Ledger().Records() {
+		last[x.Conn] = x
+		c := ledger.Copy{ID: x.ID, Recipient: x.Recipient}
+		records[c] = append(records[c], x)
+	}
+	doubtful := make(map[ledger.Copy]int)
+	for x := range sent.Records() {
+		if x.Unanswered {
+			doubtful[ledger.Copy{ID: x.ID, Recipient: x.Recipient}]++
+		}
+	}
+	ways := make(map[ledger.Copy][]string) // by spool id, "" for Postfix
+	for _, a := range r.all() {
+		c := ledger.Copy{ID: a.id, Recipient: a.recipient}
+		ways[c] = append(ways[c], a.spool)
+	}
+	again, twice := make(map[uint64]bool), 0
+	for c, list := range ways {
+		latest := make(map[string]int) // index of the latest copy of each spool id
+		explained := doubtful[c]
+		for i, spool := range list {
+			before, repeated := latest[spool]
+			if repeated && spool != "" {
+				// What the agent repeats is the last that a connection heard.
+				x := records[c][before]
+				if y := last[x.Conn]; y.ID != x.ID || y.Time != x.Time {
+					r.t.Errorf("%s to %s was repeated, but was not the last on its connection", c.ID, c.Recipient)
+				}
+				again[x.Conn] = true
+			}
+			if !repeated && orphans[spool] {
+				explained++
+			}
+			latest[spool] = i
+		}
+		if extra := len(latest) - 1; extra > 0 {
+			twice++
+			if extra > explained {
+				r.t.Errorf("%s to %s came as %q, with %d orphans", c.ID, c.Recipient, list, explained)
+			}
+		}
+	}
+	if len(again) > repeats {
+		r.t.Errorf("%d transactions repeated; at most %d sessions were cut", len(again), repeats)
+	}
+	if len(again) == 0 {
+		r.t.Error("no transaction was repeated: the crashes have hit nothing")
+	}
+	r.t.Logf("%s; %d transactions repeated, %d copies of orphans sent twice, %d orphans", rep, len(again), twice, len(orphans))
+}
+
+// An orderly stop of both under load, and a start again: nothing is lost and
+// nothing comes twice.
+func TestGracefulStop(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{
+		providers: busy(),
+		postfix:   lab.PostfixOptions{Milter: "{ unix:millrace/milter.sock, default_action=accept }"},
+	})
+	s := r.flow(9, 150)
+	for i := range 6 {
+		s.more(30)
+		both := []*lab.Daemon{r.millrace.Milter, r.millrace.Agent}
+		if i%2 == 1 {
+			slices.Reverse(both)
+		}
+		r.stop(both...)
+		r.start(both...)
+	}
+	s.more(30)
+	s.end()
+	r.exact(&s.sent)
+	if lines := linesWith(read(t, r.millrace.Agent.Log()), "possible duplicate"); len(lines) > 0 {
+		t.Errorf("an orderly stop left orphans:\n%s", lines[0])
+	}
+}

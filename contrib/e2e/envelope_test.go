@@ -1,0 +1,222 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// Each recipient of a message gets it once, from the one who is to deliver it.
+func TestMixedEnvelope(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{
+		providers: []sink.Provider{
+			{Name: "far", Domains: farDomains},
+			// No MX record leads here, only the transport map.
+			{Name: "private", Domains: []string{"explicit.test"}, Behaviour: sink.Behaviour{DNS: sink.NXDomain}},
+		},
+		postfix: lab.PostfixOptions{Extra: map[string]string{
+			"virtual_alias_domains": "alias.test",
+			"virtual_alias_maps":    "inline:{ remote@alias.test=aliased@far.example home@alias.test=aliased@lab.test }",
+			"transport_maps":        "inline:{ explicit.test=smtp:[mx1.private.test]:25 }",
+		}},
+	})
+	r.send("news@lab.test", []string{
+		"local@lab.test", "a@far.test", "b@far.test", "c@far.example", "d@d1.example",
+		"remote@alias.test", "home@alias.test", "x@explicit.test",
+		"UPPER.Case@FAR.test", `"quoted local"@far.test`, `"needless"@far.test`,
+		"twice@far.test", "twice@far.test", "local@lab.test",
+	}, news("mixed"))
+
+	want := []string{
+		"far a@far.test ours", "far b@far.test ours", "far c@far.example ours", "far d@d1.example ours",
+		"far aliased@far.example postfix", "private x@explicit.test postfix",
+		"far UPPER.Case@far.test ours", `far "quoted local"@far.test postfix`, "far needless@far.test postfix",
+		"far twice@far.test ours",
+	}
+	r.mailbox("local@lab.test", 1)
+	r.mailbox("aliased@lab.test", 1)
+	r.until("all remote copies", func() bool { return len(r.all()) >= len(want) })
+	r.rest()
+	var got []string
+	for _, a := range r.all() {
+		way := "postfix"
+		if a.ours() {
+			way = "ours"
+		}
+		local, domain, _ := cutLast(a.recipient, "@")
+		got = append(got, fmt.Sprintf("%s %s@%s %s", a.provider, local, strings.ToLower(domain), way))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("arrived\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
+	for _, addr := range []string{"local@lab.test", "aliased@lab.test"} {
+		if n := len(r.mailbox(addr, 1)); n != 1 {
+			t.Errorf("%d copies in the mailbox of %s", n, addr)
+		}
+	}
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// Mail of sendmail(1) is diverted whole or not at all, because the milter
+// cannot see there what Postfix would do with each recipient.
+func TestSendmailCommandAllOrNothing(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{postfix: lab.PostfixOptions{
+		NonSMTPDMilter: lab.RelativeSocket,
+		Extra:          map[string]string{"in_flow_delay": "0"},
+	}})
+	for _, x := range []struct {
+		id    string
+		to    []string
+		ours  bool
+		local int
+	}{
+		{"remote", []string{"a@far.test", "b@far.example"}, true, 0},
+		{"mixed", []string{"c@far.test", "someone@lab.test"}, false, 1},
+	} {
+		if err := r.postfix.Sendmail(r.ctx, "news@lab.test", x.to, []byte(news(x.id))); err != nil {
+			t.Fatal(err)
+		}
+		r.until("all copies of "+x.id, func() bool { return len(r.copies(x.id)) >= len(x.to)-x.local })
+		r.mailbox("someone@lab.test", x.local)
+		r.rest()
+		got := r.copies(x.id)
+		if len(got) != len(x.to)-x.local {
+			t.Errorf("%s: %d remote copies, want %d", x.id, len(got), len(x.to)-x.local)
+		}
+		for _, a := range got {
+			if a.ours() != x.ours {
+				t.Errorf("%s to %s: by Millrace %v, want %v", x.id, a.recipient, a.ours(), x.ours)
+			}
+		}
+	}
+	if n := len(r.mailbox("someone@lab.test", 1)); n != 1 {
+		t.Errorf("%d local copies", n)
+	}
+}
+
+// What Millrace could not honour stays with Postfix, which can.
+func TestUnknownESMTPArgumentStays(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{postfix: lab.PostfixOptions{Extra: map[string]string{"smtpd_authorized_verp_clients": "$mynetworks"}}})
+	qid := r.send("<news@lab.test> XVERP", []string{"reader@far.test"}, news("verp"))
+	if line := r.verdict(qid); !strings.Contains(line, "verdict=leave") || !strings.Contains(line, "XVERP") {
+		t.Errorf("verdict: %s", line)
+	}
+	r.until("the copy", func() bool { return len(r.copies("verp")) == 1 })
+	if a := r.copies("verp")[0]; a.ours() || a.sender != "news+reader=far.test@lab.test" {
+		t.Errorf("arrived from %s, by Millrace: %v", a.sender, a.ours())
+	}
+}
+
+// Addresses in UTF-8 (RFC 6531) are diverted where the domain is plain, left
+// where the host has to translate it, and go home where the receiver cannot take
+// them, for the host to say so.
+func TestInternationalAddresses(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{providers: []sink.Provider{
+		{Name: "far", Domains: []string{"far.test", "xn--bcher-kva.example", "bücher.example"}},
+		{Name: "ascii", Domains: []string{"ascii.test"}, Behaviour: sink.Behaviour{Hide: []string{"SMTPUTF8"}}},
+	}})
+	qid := r.send("<news@lab.test> SMTPUTF8", []string{"jörg@far.test", "reader@bücher.example", "jörg@ascii.test"}, news("utf8"))
+	r.until("both copies", func() bool { return len(r.copies("utf8")) >= 2 })
+	dsn := r.mailbox("news@lab.test", 1)[0]
+	if s := string(dsn.Content); !strings.Contains(s, "Status: 5.6.7") || !strings.Contains(s, "jörg@ascii.test") {
+		t.Errorf("report:\n%s", s)
+	}
+	r.logLine(r.millrace.Agent, "qid="+qid+" ", "to=<jörg@ascii.test>", `status="handed back"`)
+	r.rest()
+	for _, a := range r.copies("utf8") {
+		if a.ours() != (a.recipient == "jörg@far.test") {
+			t.Errorf("%s: by Millrace %v", a.recipient, a.ours())
+		}
+	}
+	if n, m := len(r.all()), len(r.mailbox("news@lab.test", 1)); n != 2 || m != 1 {
+		t.Errorf("%d copies and %d reports", n, m)
+	}
+}
+
+// Content that could not leave unchanged stays with Postfix, which changes it.
+func TestContentThatCannotLeaveStays(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{})
+	for id, x := range map[string]struct{ more, why string }{
+		"nul":       {"a\x00b\r\n", "a NUL"},
+		"long-line": {strings.Repeat("x", 999) + "\r\n", "a line of more than 998 octets"},
+		"long-late": {strings.Repeat("line\r\n", 40_000) + strings.Repeat("x", 2000) + "\r\n", "a line of more than 998 octets"},
+	} {
+		qid := r.send("news@lab.test", []string{"reader@far.test"}, news(id)+x.more)
+		if line := r.verdict(qid); !strings.Contains(line, "verdict=leave") || !strings.Contains(line, x.why) {
+			t.Errorf("%s: verdict: %s", id, line)
+		}
+		r.until("the copy of "+id, func() bool { return len(r.copies(id)) > 0 })
+	}
+	// A line of 998 octets is the longest that leaves.
+	r.send("news@lab.test", []string{"reader@far.test"}, news("longest")+strings.Repeat("x", 998)+"\r\n")
+	r.until("the longest line", func() bool { return len(r.copies("longest")) > 0 })
+	r.rest()
+	for _, a := range r.all() {
+		if a.ours() != (a.id == "longest") {
+			t.Errorf("%s: by Millrace: %v", a.id, a.ours())
+		}
+	}
+	if n := len(r.all()); n != 4 {
+		t.Errorf("%d copies of 4 messages", n)
+	}
+}
+
+// One grep for the host's queue id follows a message through Postfix, milter
+// and agent; the spool id then finds what the agent did with it.
+func TestOneGrepFollowsAMessage(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{
+		providers: []sink.Provider{
+			{Name: "far", Domains: farDomains},
+			{Name: "busy", Domains: []string{"busy.test"}, Behaviour: sink.Behaviour{TempShare: 1, TempTimes: 1}},
+		},
+		millrace: lab.MillraceOptions{Set: map[string]string{"general.retry": `["1s"]`}},
+	})
+	qid := r.send("news@lab.test", []string{"a@far.test", "b@busy.test"}, news("followed"))
+	r.until("both copies", func() bool { return len(r.copies("followed")) == 2 })
+
+	if lines, err := r.postfix.LogLines(qid); err != nil || len(lines) == 0 {
+		t.Errorf("Postfix's log says nothing of %s (%v)", qid, err)
+	}
+	line := r.verdict(qid)
+	for _, want := range []string{"verdict=delrcpt", "from=news@lab.test", "nrcpt=2", "diverted=2", "stream=news.lab.test"} {
+		if !strings.Contains(line, want) {
+			t.Errorf("verdict without %s: %s", want, line)
+		}
+	}
+	a := r.copies("followed")[0]
+	if a.qid != qid || !strings.Contains(line, "id="+a.spool) {
+		t.Errorf("our trace names %s and %s, the verdict is: %s", a.qid, a.spool, line)
+	}
+	for _, words := range [][]string{
+		{"to=<a@far.test>", "status=sent", "dsn=2.", "relay=mx1.far.test["},
+		{"to=<b@busy.test>", "status=deferred", "dsn=4."},
+		{"to=<b@busy.test>", "status=sent"},
+	} {
+		r.logLine(r.millrace.Agent, append(words, "qid="+qid+" ", "id="+a.spool+" ")...)
+	}
+	if got := linesWith(read(t, r.millrace.Milter.Log()), "qid="+qid+" "); len(got) != 1 {
+		t.Errorf("%d lines for one verdict:\n%s", len(got), strings.Join(got, "\n"))
+	}
+	if got := linesWith(read(t, r.millrace.Agent.Log()), "qid="+qid+" "); len(got) != 3 {
+		t.Errorf("%d lines for 3 attempts:\n%s", len(got), strings.Join(got, "\n"))
+	}
+}

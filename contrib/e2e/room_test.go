@@ -1,0 +1,371 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/sink/ledger"
+)
+
+func TestMain(m *testing.M) { lab.Main(m, lab.WithPrograms) }
+
+// How long a test may take in all, and wait for one thing. That is for slow
+// machines and programs with the race detector; nothing is timed.
+const (
+	patience = 5 * time.Minute
+	waiting  = 2 * time.Minute
+)
+
+// setup says how a room differs from the plain one: a Postfix with our milter,
+// both daemons, and one provider "far" with the domains of farDomains.
+type setup struct {
+	providers []sink.Provider // instead of the one
+	postfix   lab.PostfixOptions
+	millrace  lab.MillraceOptions
+	keep      bool                // keep the content of what arrives
+	furnish   func(*lab.Millrace) // called before the daemons start
+}
+
+// farDomains are the domains of the plain room's provider.
+var farDomains = []string{"far.test", "far.example", "d*.example"}
+
+// room is a Postfix, a Millrace and an internet of their own.
+type room struct {
+	t        *testing.T
+	ctx      context.Context
+	net      *sink.Internet
+	postfix  *lab.Postfix
+	millrace *lab.Millrace
+	keep     bool
+
+	mu       sync.Mutex
+	arrivals []arrival
+}
+
+// arrival is one recipient's copy at a receiver.
+type arrival struct {
+	provider, sender, recipient string
+	id                          string // of the message, by its ledger.IDHeader
+	qid, spool                  string // from our trace; "" if it came by Postfix alone
+	content                     string // if the room keeps it
+}
+
+// ours reports whether Millrace delivered it.
+func (a arrival) ours() bool { return a.spool != "" }
+
+// enter starts everything; it ends with the test.
+func enter(t *testing.T, s setup) *room {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	r := &room{t: t, ctx: ctx, keep: s.keep}
+	dns := r.internet(s.providers)
+
+	s.postfix.DNS = dns
+	if s.postfix.Milter == "" {
+		s.postfix.Milter = lab.RelativeSocket
+	}
+	var err error
+	if r.postfix, err = lab.StartPostfix(ctx, s.postfix); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.leave("postfix", r.postfix.Stop) })
+
+	s.millrace.DNS, s.millrace.Postfix = dns, r.postfix
+	if r.millrace, err = lab.NewMillrace(s.millrace); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.leave("millrace", r.millrace.Close) })
+	if s.furnish != nil {
+		s.furnish(r.millrace)
+	}
+	t.Cleanup(r.endDaemons)
+	r.start(r.millrace.Agent, r.millrace.Milter)
+	return r
+}
+
+func (r *room) leave(what string, f func() error) {
+	if err := f(); err != nil {
+		r.t.Errorf("%s: %v", what, err)
+	}
+}
+
+// endDaemons is an orderly stop, so that the race detector can speak, and a
+// look at what the daemons have written.
+func (r *room) endDaemons() {
+	if err := errors.Join(r.millrace.Milter.Stop(), r.millrace.Agent.Stop()); err != nil {
+		r.t.Error(err)
+	}
+	for _, d := range []*lab.Daemon{r.millrace.Milter, r.millrace.Agent} {
+		log := read(r.t, d.Log())
+		for _, bad := range []string{"DATA RACE", "panic", "fatal error"} {
+			if i := strings.Index(log, bad); i >= 0 {
+				r.t.Errorf("%s:\n%s", d.Log(), log[i:min(len(log), i+4000)])
+			}
+		}
+	}
+	if r.t.Failed() {
+		for _, path := range []string{r.postfix.Log(), r.millrace.Milter.Log(), r.millrace.Agent.Log()} {
+			r.t.Logf("end of %s:\n%s", path, tail(read(r.t, path), 60))
+		}
+	}
+}
+
+// internet starts the receivers. Rooms are open side by side, so each takes the
+// first name server address that is free, and from it those of its hosts.
+func (r *room) internet(providers []sink.Provider) (dns string) {
+	r.t.Helper()
+	n := 0
+	for {
+		n++
+		dns = fmt.Sprintf("127.53.0.%d", n)
+		net, err := sink.New(sink.Options{Port: 25, DNS: dns + ":53", Message: r.arrived})
+		if errors.Is(err, syscall.EADDRINUSE) && n < 100 {
+			continue
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.net = net
+		break
+	}
+	r.t.Cleanup(r.net.Close)
+	if providers == nil {
+		providers = []sink.Provider{{Name: "far", Domains: farDomains}}
+	}
+	for i, p := range providers {
+		for k := range max(p.Hosts, 1) {
+			p.Host = append(p.Host, sink.Host{
+				Name: fmt.Sprintf("mx%d.%s.test", k+1, p.Name),
+				Addr: netip.AddrFrom4([4]byte{127, byte(100 + n), byte(i + 1), byte(k + 1)}),
+			})
+		}
+		if err := r.net.Add(p); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return dns
+}
+
+// trace is our Received field, on top of a message; see package agent/trace.
+var trace = regexp.MustCompile(`\AReceived: (?:[^\r]|\r\n\s)*?\bby \S+ \(Millrace\)(?:[^\r]|\r\n\s)*?\bid ([^.\s]+)\.(M[0-9A-F]+-[0-9A-F]+)\.`)
+
+// arrived notes what a receiver took, before it answers.
+func (r *room) arrived(m *sink.Message) {
+	content := string(m.Content)
+	a := arrival{provider: m.Provider, sender: m.Sender}
+	if i := strings.Index(content, ledger.IDHeader+": "); i >= 0 {
+		id, _, _ := strings.Cut(content[i+len(ledger.IDHeader)+2:], "\r\n")
+		a.id = strings.Clone(id)
+	}
+	if f := trace.FindStringSubmatch(content); f != nil {
+		a.qid, a.spool = strings.Clone(f[1]), strings.Clone(f[2])
+	}
+	if r.keep {
+		a.content = content
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rcpt := range m.Recipients {
+		a.recipient = strings.Clone(rcpt.Address)
+		r.arrivals = append(r.arrivals, a)
+	}
+}
+
+// all gives the arrivals so far.
+func (r *room) all() []arrival {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.arrivals)
+}
+
+// copies gives the arrivals of one message.
+func (r *room) copies(id string) []arrival {
+	return slices.DeleteFunc(r.all(), func(a arrival) bool { return a.id != id })
+}
+
+// start starts daemons.
+func (r *room) start(daemons ...*lab.Daemon) {
+	r.t.Helper()
+	for _, d := range daemons {
+		if err := d.Start(r.ctx); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// stop stops daemons in order.
+func (r *room) stop(daemons ...*lab.Daemon) {
+	r.t.Helper()
+	for _, d := range daemons {
+		if err := d.Stop(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// send sends one message over a connection of its own, as a program on the host
+// would, and returns Postfix's queue id.
+func (r *room) send(from string, rcpts []string, content string) (qid string) {
+	r.t.Helper()
+	c, err := lab.Dial(r.ctx, r.postfix.SMTPAddr())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	reply, err := c.Send(r.ctx, from, rcpts, []byte(content))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if qid = lab.QueueID(reply); qid == "" {
+		r.t.Fatalf("reply %q has no queue id", reply)
+	}
+	return qid
+}
+
+// until waits until a condition holds.
+func (r *room) until(what string, holds func() bool) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.ctx, waiting)
+	defer cancel()
+	if err := lab.Until(ctx, func() (bool, error) { return holds(), nil }); err != nil {
+		r.t.Fatalf("never: %s (%v)", what, err)
+	}
+}
+
+// verdict waits for the milter's line about a message of Postfix's queue id.
+func (r *room) verdict(qid string) string {
+	r.t.Helper()
+	return r.logLine(r.millrace.Milter, "verdict", "qid="+qid+" ")
+}
+
+// logLine waits for a line of a daemon's log that has all the texts.
+func (r *room) logLine(d *lab.Daemon, texts ...string) (line string) {
+	r.t.Helper()
+	r.until(fmt.Sprintf("a line with %q in %s", texts, d.Log()), func() bool {
+		found := linesWith(read(r.t, d.Log()), texts...)
+		if len(found) > 0 {
+			line = found[0]
+		}
+		return len(found) > 0
+	})
+	return line
+}
+
+// rest waits until Postfix's queue and the agent's are empty. What was spooled
+// this moment may not be in the agent's queue yet: wait for arrivals first.
+func (r *room) rest() {
+	r.t.Helper()
+	r.until("nothing under way", func() bool {
+		st, err := control.NewClient(r.millrace.Control()).Status(r.ctx)
+		if err != nil || st.Waiting+st.Active+st.Deferred > 0 {
+			return false
+		}
+		n, err := r.postfix.QueueLength(r.ctx)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return n == 0
+	})
+}
+
+// accounts waits until the receivers have at least what was sent, and all is at
+// rest, and compares.
+func (r *room) accounts(sent *ledger.Ledger) *ledger.Report {
+	r.t.Helper()
+	var rep *ledger.Report
+	seen := -1
+	defer func() {
+		if r.t.Failed() {
+			r.t.Logf("ledgers: %s", rep)
+		}
+	}()
+	r.until("all that was sent has arrived", func() bool {
+		if n := r.net.Ledger().Len(); n != seen {
+			seen = n
+			rep = ledger.Compare(sent, r.net.Ledger())
+		}
+		return len(rep.Lost) == 0
+	})
+	r.rest()
+	return ledger.Compare(sent, r.net.Ledger())
+}
+
+// exact is accounts where every copy has to be there once, with its octets.
+func (r *room) exact(sent *ledger.Ledger) {
+	r.t.Helper()
+	if rep := r.accounts(sent); !rep.Clean() || rep.Excused > 0 {
+		r.t.Errorf("ledgers: %s", rep)
+	}
+}
+
+// mailbox waits for n local copies.
+func (r *room) mailbox(addr string, n int) []lab.Message {
+	r.t.Helper()
+	var got []lab.Message
+	r.until(fmt.Sprintf("%d copies in the mailbox of %s", n, addr), func() bool {
+		var err error
+		if got, err = r.postfix.Mailbox(addr); err != nil {
+			r.t.Fatal(err)
+		}
+		return len(got) >= n
+	})
+	return got
+}
+
+// news is a small newsletter: bulk by what its header says.
+func news(id string) string {
+	return ledger.IDHeader + ": " + id + "\r\n" +
+		"From: News <news@lab.test>\r\nTo: Readers <readers@lab.test>\r\nSubject: " + id + "\r\n" +
+		"Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-ID: <" + id + "@lab.test>\r\n" +
+		"List-Id: News <news.lab.test>\r\nList-Unsubscribe: <https://lab.test/u>\r\n\r\n" +
+		"What is new.\r\n"
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// linesWith gives the whole lines of a text that have all the words.
+func linesWith(text string, words ...string) []string {
+	var found []string
+	for line := range strings.Lines(text) {
+		if strings.HasSuffix(line, "\n") && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
+			found = append(found, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return found
+}
+
+func tail(text string, n int) string {
+	lines := strings.SplitAfter(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "")
+}
+
+// field is the value of a word in a log line: field(line, "id") of "… id=M1-20 …".
+func field(line, name string) string {
+	for word := range strings.FieldsSeq(line) {
+		if value, ok := strings.CutPrefix(word, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}

@@ -1,0 +1,6 @@
+//go:build !long
+
+package e2e
+
+// volume is how many octets TestEveryByteArrives injects.
+const volume = 120 << 20
