@@ -45,6 +45,8 @@ type Agent struct {
 	tls     *tls.Config
 
 	now      atomic.Pointer[settings]
+	loaded   atomic.Bool  // the spool has been read
+	stalled  atomic.Int32 // sessions that cannot write an outcome
 	sessions sync.WaitGroup
 	opening  context.Context // ends when a stop is asked for: no more connects
 	shut     context.CancelFunc
@@ -157,6 +159,13 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
+	var web net.Listener
+	if addr := a.now.Load().config.Agent.HTTP.Listen; addr != "" {
+		if web, err = net.Listen("tcp", addr); err != nil {
+			server.Close()
+			return errors.Join(fmt.Errorf("agent.http: %w", err), a.writer.Close(), a.store.Close())
+		}
+	}
 	// Everything that only brings work in ends with ctx; the queue's clock and
 	// the control socket serve until the last session has left.
 	var in, base sync.WaitGroup
@@ -168,11 +177,15 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	})
 	base.Go(func() { a.keepHouse(late) })
+	if web != nil {
+		base.Go(func() { a.health(late, web) })
+	}
 	for range routers {
 		in.Go(func() { a.findWays(ctx) })
 	}
 	err = a.load()
 	if err == nil {
+		a.loaded.Store(true)
 		ready()
 		in.Go(func() { a.expire(ctx) })
 		err = a.store.Follow(ctx, a.follow)

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -392,5 +395,66 @@ func TestSecondAgentOnASpoolIsRefused(t *testing.T) {
 	s.start()
 	if _, err := New(s.config, slog.New(slog.NewTextHandler(io.Discard, nil)), "test"); err == nil {
 		t.Error("a second agent opened the spool")
+	}
+}
+
+// freePort is a TCP address nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (s *stage) ready() (int, string) {
+	resp, err := http.Get("http://" + s.config.Agent.HTTP.Listen + "/readyz")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	s.send(spool.Envelope{Sender: "n@news.test", Stream: "spoiled"}, letter, "a@far.test")
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@far.test")
+	if err := s.writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.config.Spool.Directory, "segments", "00000001")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[bytes.Index(b, []byte("spoiled"))] ^= 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	s.until("the other one delivered", func() bool { return len(s.at("far")) == 1 && s.empty() })
+	s.until("not ready", func() bool {
+		code, text := s.ready()
+		return code == http.StatusServiceUnavailable && strings.Contains(text, "damaged")
+	})
+	if got := s.at("far")[0].recipient; got != "b@far.test" {
+		t.Errorf("delivered to %s", got)
+	}
+}
+
+func TestReadyOnceTheSpoolIsRead(t *testing.T) {
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) })
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	s.start()
+	if code, text := s.ready(); code != http.StatusOK || text != "ok\n" {
+		t.Errorf("%d %q", code, text)
 	}
 }

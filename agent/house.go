@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
@@ -16,8 +17,9 @@ import (
 func (a *Agent) keepHouse(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	failing := false
+	failing, damaged := false, 0
 	for {
+		damaged = a.noteDamage(damaged)
 		err := a.store.Beat(a.queue.Queued())
 		if err != nil && !failing {
 			a.log.Error("cannot write the sign of life; the milter will soon leave mail with the host", "err", err)
@@ -29,6 +31,25 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// noteDamage gives records that turned out unreadable their outcome: nobody else
+// can, as the queue never sees them. It returns how many it has seen.
+func (a *Agent) noteDamage(seen int) int {
+	list := a.store.Damaged()
+	for _, d := range list[min(seen, len(list)):] {
+		a.log.Error("damaged record in the spool; its segment is kept for you to look at",
+			"segment", fmt.Sprintf("%08X", d.Segment), "offset", d.Offset, "id", d.ID.String(), "nrcpt", d.Recipients, "reason", d.Reason)
+		if d.ID == 0 || d.Recorded {
+			continue
+		}
+		var events []spool.Event
+		for i := range d.Recipients {
+			events = append(events, spool.Event{ID: d.ID, Recipient: i, State: spool.State{Status: spool.Damaged, Reply: d.Reason}})
+		}
+		a.record(events)
+	}
+	return len(list)
 }
 
 // expireEvery is how often mail that cannot be tried is looked at for expiry.

@@ -164,8 +164,14 @@ func (a *Agent) record(events []spool.Event) {
 	if len(events) == 0 {
 		return
 	}
+	first := true
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		err := a.store.Record(events...)
+		if err != nil && first {
+			first = false
+			a.stalled.Add(1)
+			defer a.stalled.Add(-1)
+		}
 		switch {
 		case err == nil:
 			return

@@ -5,7 +5,7 @@ package config
 func (l *loader) later() {
 	if path := "agent.http.listen"; l.given(path) && l.cfg.Agent.HTTP.Listen != "" {
 		n := l.place(path)
-		n.Text = "listen takes effect in a later version: there are no metrics and no status page yet"
+		n.Text = "serves /healthz and /readyz only; metrics and the status page come in a later version"
 		l.notices = append(l.notices, n)
 	}
 }

@@ -44,3 +44,20 @@ func (s *Store) damage(seg *segment, d Damage) {
 	}
 	s.log.Error("spool: damaged", attrs...)
 }
+
+// recorded notes in what Damaged returns that a recipient got that outcome.
+// Callers hold mu.
+func (s *Store) recorded(c *change) {
+	for i := range s.damages {
+		if s.damages[i].ID == c.id {
+			s.damages[i].Recorded = true
+			return
+		}
+	}
+	if len(s.damages) < maxDamages {
+		s.damages = append(s.damages, Damage{
+			Segment: c.seg.number, Offset: int64(c.id.Offset()), ID: c.id,
+			Recipients: c.seg.recipients(c.i), Recorded: true, Reason: c.state.reply,
+		})
+	}
+}

@@ -340,6 +340,7 @@ func final(before []change, ev *Event) bool {
 func (s *Store) apply(c *change) {
 	if c.state.status == Damaged {
 		c.seg.damaged = true // kept for the admin
+		s.recorded(c)
 	}
 	if c.seg.set(c.i, c.recipient, &c.state) {
 		s.finish(c.seg, c.i, false)

@@ -1,0 +1,57 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// health serves /healthz and /readyz on [agent.http] listen until ctx ends.
+// Both answer 200 with "ok", or 503 with a reason on each line.
+func (a *Agent) health(ctx context.Context, l net.Listener) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.notReady()) })
+	s := &http.Server{
+		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
+		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		a.log.Error("HTTP server failed", "err", err)
+	}
+}
+
+func answer(w http.ResponseWriter, wrong []string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if len(wrong) == 0 {
+		fmt.Fprintln(w, "ok")
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	for _, reason := range wrong {
+		fmt.Fprintln(w, reason)
+	}
+}
+
+// notReady says what an admin must look at.
+func (a *Agent) notReady() []string {
+	var wrong []string
+	if !a.loaded.Load() {
+		wrong = append(wrong, "the spool is being read")
+	}
+	if a.stalled.Load() > 0 {
+		wrong = append(wrong, "outcomes cannot be written to the journal; nothing new is sent")
+	}
+	if list := a.store.Damaged(); len(list) > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d damaged records in the spool, the first in segment %08X at %d: %s (millrace spool verify)",
+			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
+	}
+	return wrong
+}
