@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
@@ -17,10 +18,15 @@ import (
 func (a *Agent) keepHouse(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	failing, damaged := false, 0
+	failing, tight, damaged := false, false, 0
 	for {
 		damaged = a.noteDamage(damaged)
-		err := a.store.Beat(a.queue.Queued())
+		queued := a.queue.Queued()
+		if huge := queued > hugeBacklog; huge != tight {
+			tight = huge
+			debug.SetGCPercent(gcPercent(huge))
+		}
+		err := a.store.Beat(queued)
 		if err != nil && !failing {
 			a.log.Error("cannot write the sign of life; the milter will soon leave mail with the host", "err", err)
 		}
@@ -31,6 +37,19 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// hugeBacklog is how many queued recipients make the collector's slack matter.
+// Their records have no pointers, so a collection costs no more for them; but at
+// Go's default the heap may grow by as much again as they take before there is one. A quarter
+// of them is still tens of megabytes of garbage between two collections.
+const hugeBacklog = 500_000
+
+func gcPercent(huge bool) int {
+	if huge {
+		return 25
+	}
+	return 100
 }
 
 // noteDamage gives records that turned out unreadable their outcome: nobody else
