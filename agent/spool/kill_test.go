@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -40,6 +41,10 @@ func otherProcess() bool {
 	os.Exit(1)
 	return true
 }
+
+// pace is the time from one message of a writer's goroutine to the next: agents
+// that are killed all the time must still be able to keep up.
+const pace = 5 * time.Millisecond
 
 // killLetter is message i of the writers, and its content.
 func killLetter(i int) (*Envelope, string) {
@@ -79,6 +84,7 @@ func playWriter(dir string) error {
 					errs <- err
 					return
 				}
+				time.Sleep(pace)
 			}
 		}()
 	}
@@ -155,9 +161,10 @@ func compare(s *Store, id ID, e *Envelope) error {
 
 // process is another process in one of the roles.
 type process struct {
-	role string
-	cmd  *exec.Cmd
-	done chan struct{}
+	role   string
+	cmd    *exec.Cmd
+	done   chan struct{}
+	killed atomic.Bool
 }
 
 func start(t *testing.T, role, dir string, line func(string)) *process {
@@ -179,6 +186,9 @@ func start(t *testing.T, role, dir string, line func(string)) *process {
 		for {
 			s, err := r.ReadString('\n')
 			if err == io.EOF { // a line cut off says nothing
+				if !p.killed.Load() {
+					line("ended " + role)
+				}
 				return
 			}
 			if err != nil {
@@ -193,6 +203,7 @@ func start(t *testing.T, role, dir string, line func(string)) *process {
 
 // kill is kill -9, and waits for all that was said before.
 func (p *process) kill() {
+	p.killed.Store(true)
 	p.cmd.Process.Kill()
 	<-p.done
 	p.cmd.Wait()
@@ -226,8 +237,11 @@ func (l *ledger) await(t *testing.T, word string, n int) {
 	l.mu.Unlock()
 	for {
 		l.mu.Lock()
-		have := l.count[word]
+		have, ended := l.count[word], l.count["ended"]
 		l.mu.Unlock()
+		if ended > 0 {
+			t.Fatalf("a process ended by itself: %v", l.all("ended"))
+		}
 		if have >= want {
 			return
 		}

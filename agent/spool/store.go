@@ -385,7 +385,10 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	close(s.stop)
 	s.wg.Wait()
-	err := s.journal.close()
+	s.mu.Lock()
+	err := s.failed
+	s.mu.Unlock()
+	err = errors.Join(err, s.journal.close())
 	for _, seg := range s.segments {
 		err = errors.Join(err, seg.file.Close())
 	}

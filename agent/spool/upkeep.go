@@ -47,13 +47,14 @@ func (s *Store) Sync() error {
 	s.logMu.Lock()
 	defer s.logMu.Unlock()
 	s.mu.Lock()
-	j := s.journal
+	j, failed := s.journal, s.failed
 	s.mu.Unlock()
 	err := j.sync()
 	if err != nil {
 		s.fail(err)
+		return err
 	}
-	return err
+	return failed // events before this journal may be lost until there is a checkpoint
 }
 
 // tidyUp does what may take long: room for the journal, checkpoints, reclaim.
