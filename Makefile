@@ -18,10 +18,12 @@ build:
 deps:
 	contrib/deps/install $(TEST_PACKAGES)
 
+# -count=1: some tests run programs that they build themselves, which the test
+# cache does not see.
 test: deps
 	$(GO) vet ./...
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt: $$files" >&2; exit 1; }
-	$(GO) test -timeout 10m ./...
+	$(GO) test -count=1 -timeout 10m ./...
 
 # 5,000 messages through a private Postfix, both daemons and an internet that
 # is not there, with the account of it at the end.
@@ -38,7 +40,7 @@ lint:
 # The tests again with the race detector, in them and in the programs they run.
 race: deps
 	contrib/deps/install $(RACE_PACKAGES)
-	LAB_RACE=1 $(GO) test -race -timeout 20m ./...
+	LAB_RACE=1 $(GO) test -count=1 -race -timeout 20m ./...
 
 # Fuzzing for a while, and the tests with the build tag "long".
 long: deps

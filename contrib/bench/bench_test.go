@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 // its variant says.
 func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 	var out bytes.Buffer
-	s, err := parse([]string{"-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "4s", "-idle", "1s",
+	s, err := parse([]string{"-quick", "-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "4s", "-idle", "1s",
 		"-sessions", "5", "-size", "2", "-report", t.TempDir() + "/report.md"})
 	if err != nil {
 		t.Fatal(err)
