@@ -3,7 +3,6 @@ package milter
 import (
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
@@ -48,8 +47,7 @@ func (c client) literal() string {
 
 // message is the message in hand.
 type message struct {
-	setup   *setup
-	arrived time.Time
+	setup *setup
 	classify.Message
 	raw    []string // text of each RCPT as it came, brackets and all: what DELRCPT must say
 	size   int      // octets of the envelope
@@ -134,7 +132,7 @@ func (m *message) envelope(c client, conn *wire.Conn, divert []bool, stream stri
 		Sender:     m.Sender,
 		Args:       m.Args,
 		Stream:     stream,
-		Arrived:    m.arrived,
+		Arrived:    m.Arrived,
 		QueueID:    conn.Macro("i"),
 		AuthUser:   m.AuthUser,
 		Daemon:     m.Daemon,

@@ -95,11 +95,12 @@ type Options struct {
 
 // Server serves the connections of host MTAs.
 type Server struct {
-	spool Spool
-	key   []byte
-	log   *slog.Logger
-	wire  *wire.Server
-	setup atomic.Pointer[setup]
+	spool  Spool
+	key    []byte
+	log    *slog.Logger
+	wire   *wire.Server
+	volume *classify.Volume // outlives every setup
+	setup  atomic.Pointer[setup]
 
 	silent throttle // warnings about a silent agent
 	full   throttle // and about a spool without room
@@ -117,7 +118,7 @@ func New(cfg *config.Config, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{spool: o.Spool, key: o.Key, log: o.Logger}
+	s := &Server{spool: o.Spool, key: o.Key, log: o.Logger, volume: classify.NewVolume()}
 	if err := s.Reload(cfg); err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func New(cfg *config.Config, o Options) (*Server, error) {
 // Reload gives effect to a new configuration, from the next message on. After
 // an error the old one stays. Sockets and the spool are not changed by it.
 func (s *Server) Reload(cfg *config.Config) error {
-	c, err := classify.New(cfg.Milter)
+	c, err := classify.New(cfg.Milter, s.volume)
 	if err != nil {
 		return err
 	}

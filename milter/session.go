@@ -34,8 +34,8 @@ func (s *session) Helo(name string) { s.client.helo = name }
 func (s *session) Mail(from string, args []string) {
 	addr, bare := address(from)
 	s.bareSender = bare
-	s.m = &message{setup: s.server.setup.Load(), arrived: time.Now()}
-	s.m.Sender, s.m.Args = addr, args
+	s.m = &message{setup: s.server.setup.Load()}
+	s.m.Sender, s.m.Args, s.m.Arrived = addr, args, time.Now()
 	s.m.Client = s.client.addr
 	s.m.AuthUser = s.conn.Macro("auth_authen")
 	s.m.Daemon = s.conn.Macro("daemon_name")
@@ -101,7 +101,7 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 		return s.failure(err.Error())
 	}
 	if s.sendmail() {
-		content = append([]byte(missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.arrived)), content...)
+		content = append([]byte(missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.Arrived)), content...)
 	}
 	s.upload = start(ctx, s.server.spool, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content)
 	return wire.Verdict{Action: wire.Continue}

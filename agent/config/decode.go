@@ -217,11 +217,13 @@ func assign(value, p any, key string) []fault {
 		}
 		*p = b
 	case *int:
-		return integer(value, p, key, 1<<31-1)
+		return integer(value, p, key, 1, 1<<31-1)
+	case *Count:
+		return integer(value, p, key, 0, 1<<31-1)
 	case *int64:
-		return integer(value, p, key, 1<<62)
+		return integer(value, p, key, 1, 1<<62)
 	case *uint16:
-		return integer(value, p, key, 1<<16-1)
+		return integer(value, p, key, 1, 1<<16-1)
 	case *Size:
 		if n, ok := value.(int64); ok && n >= 0 {
 			*p = Size(n)
@@ -271,13 +273,13 @@ func scalar[T any](value any, p *T, example string, parse func(string) (T, error
 	return nil
 }
 
-func integer[T int | int64 | uint16](value any, p *T, key string, most int64) []fault {
+func integer[T int | Count | int64 | uint16](value any, p *T, key string, least, most int64) []fault {
 	n, ok := value.(int64)
 	if !ok {
 		return wrongType(value, "a whole number, without quotes", key+" = 10")
 	}
-	if n < 1 || n > most {
-		return whole(remedy(fmt.Sprintf("%d is out of range", n), fmt.Sprintf("write a number from 1 to %d", most)))
+	if n < least || n > most {
+		return whole(remedy(fmt.Sprintf("%d is out of range", n), fmt.Sprintf("write a number from %d to %d", least, most)))
 	}
 	*p = T(n)
 	return nil

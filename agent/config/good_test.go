@@ -23,6 +23,8 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 			Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"},
 			Mode:   "observe", Verdict: "auto", OnFailure: "accept", AgentGrace: 10 * time.Minute,
 			Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
+			VetoHeaders:    []HeaderMatch{{"X-Spam-Flag", "YES*"}, {"X-Spam", "YES*"}, {"X-Spam-Status", "YES*"}},
+			BulkRecipients: 500, BulkWindow: 10 * time.Minute,
 		},
 		Agent: Agent{
 			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},

@@ -1,7 +1,6 @@
-// Package classify decides, as a pure function of what is known at the end of a
-// message's header, whether the message is bulk mail that Millrace may take
-// from the host MTA, for which of its recipients, and to which stream it
-// belongs.
+// Package classify decides, by what is known at the end of a message's header,
+// whether the message is bulk mail that Millrace may take from the host MTA, for
+// which of its recipients, and to which stream it belongs.
 //
 // New compiles a configuration once; the Classifier then serves any number of
 // goroutines. Decide goes through these steps and ends at the first that
@@ -10,13 +9,19 @@
 //  1. Scope: only mail of submitters that the configuration names.
 //  2. Vetoes: mail that must not be taken, whatever a rule says. Mail of the
 //     null sender, automatic replies, reports, mail with an ESMTP argument that
-//     we could not honour, mail that was here before, mail marked as spam.
+//     we could not honour, mail that was here before, mail with one of the
+//     veto_headers, such as a spam mark.
 //  3. Recipients: only those that the host would send over the internet to
 //     their own domain. If none is, the mail stays.
 //  4. The admin's rules, in order.
-//  5. Built-in evidence: an explicit "X-Millrace: divert" (or "leave") field,
-//     or two independent signs of bulk without a sign of something urgent.
+//  5. Built-in evidence: an explicit "X-Millrace: divert" (or "leave") field;
+//     a sign of something urgent, which keeps the mail; two independent signs of
+//     bulk; or one sign and much mail of the same sender or List-Id.
 //  6. Doubt: the host keeps it.
+//
+// All of it is a pure function of the message but for the volume in step 5,
+// which a Volume remembers. The message brings the time, and a message that is
+// judged twice is counted twice.
 //
 // A message with recipients of both kinds is diverted for the remote ones only,
 // except mail of sendmail(1), whose recipients go all or not at all.
@@ -26,6 +31,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 )
@@ -50,6 +56,7 @@ type Message struct {
 	Args       []string
 	Recipients []Recipient
 	Header     []Field
+	Arrived    time.Time // of MAIL; the clock of the volume
 
 	Client   netip.Addr // zero if not an internet client
 	AuthUser string     // SASL user
@@ -71,18 +78,26 @@ type Classifier struct {
 	scope       scope
 	remote      map[nexthop]bool
 	hostDomains globs
+	vetoHeaders []headerMatch
 	rules       []rule
 	builtin     bool
+
+	volume *Volume
+	many   int           // recipients within the window that are more than a person's; 0: none are
+	window time.Duration // that volume is counted in
 }
 
 // nexthop is an entry of milter.remote; host "" stands for the recipient's own
 // domain.
 type nexthop struct{ mailer, host string }
 
-// New compiles a configuration. An unusable pattern is an error that names its
-// rule.
-func New(cfg config.Milter) (*Classifier, error) {
-	c := &Classifier{remote: map[nexthop]bool{}, builtin: cfg.BuiltinRules}
+// New compiles a configuration over the volume that was seen so far. An unusable
+// pattern is an error that names its rule.
+func New(cfg config.Milter, v *Volume) (*Classifier, error) {
+	c := &Classifier{
+		remote: map[nexthop]bool{}, builtin: cfg.BuiltinRules,
+		volume: v, many: int(cfg.BulkRecipients), window: cfg.BulkWindow,
+	}
 	var err error
 	if c.scope, err = newScope(cfg.Scope); err != nil {
 		return nil, err
@@ -95,6 +110,9 @@ func New(cfg config.Milter) (*Classifier, error) {
 		c.remote[nexthop{strings.ToLower(mailer), strings.ToLower(host)}] = true
 	}
 	c.hostDomains = newGlobs(cfg.HostDomains)
+	if c.vetoHeaders, err = newHeaderMatches(cfg.VetoHeaders); err != nil {
+		return nil, fmt.Errorf("milter.veto_headers: %w", err)
+	}
 	for i := range cfg.Rules {
 		r, err := newRule(&cfg.Rules[i])
 		if err != nil {
@@ -110,14 +128,14 @@ func (c *Classifier) Decide(m *Message) Decision {
 	if !c.scope.holds(m) {
 		return Decision{Reason: "not in scope"}
 	}
-	if why := veto(m); why != "" {
+	h := index(m.Header)
+	if why := c.veto(m, h); why != "" {
 		return Decision{Reason: why}
 	}
 	divert, why := c.remoteOnes(m)
 	if divert == nil {
 		return Decision{Reason: why}
 	}
-	h := index(m.Header)
 	for i := range c.rules {
 		r := &c.rules[i]
 		if !r.holds(m, h) {
@@ -128,14 +146,28 @@ func (c *Classifier) Decide(m *Message) Decision {
 		}
 		return Decision{divert, r.stream.expand(m, h), r.name, "rule says divert"}
 	}
-	if c.builtin {
-		if bulk, why := evidence(m, h); bulk {
-			return Decision{divert, template(nil).expand(m, h), "builtin", why}
-		} else if why != "" {
-			return Decision{Rule: "builtin", Reason: why}
+	if !c.builtin {
+		return Decision{Reason: "no rule matches"}
+	}
+	switch what, why := c.evidence(m, h, count(divert)); what {
+	case bulk:
+		return Decision{divert, template(nil).expand(m, h), "builtin", why}
+	case notBulk:
+		return Decision{Rule: "builtin", Reason: why}
+	default:
+		return Decision{Reason: why}
+	}
+}
+
+// count is how many recipients are diverted.
+func count(divert []bool) int {
+	n := 0
+	for _, d := range divert {
+		if d {
+			n++
 		}
 	}
-	return Decision{Reason: "no evidence of bulk"}
+	return n
 }
 
 // headers finds fields by name, lower case.

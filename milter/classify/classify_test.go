@@ -5,18 +5,23 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 )
 
 // base is the configuration that Millrace ships with.
 func base() config.Milter {
-	return config.Milter{Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true}
+	return config.Milter{
+		Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
+		VetoHeaders:    []config.HeaderMatch{{Name: "X-Spam-Flag", Pattern: "YES*"}, {Name: "X-Spam-Status", Pattern: "/(?i)^yes/"}},
+		BulkRecipients: 500, BulkWindow: 10 * time.Minute,
+	}
 }
 
 func mustNew(t testing.TB, cfg config.Milter) *Classifier {
 	t.Helper()
-	c, err := New(cfg)
+	c, err := New(cfg, NewVolume())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,14 +43,14 @@ func fields(lines ...string) []Field {
 	return f
 }
 
-var bulk = fields("List-Id: Weekly <weekly.example.com>", "List-Unsubscribe: <https://example.com/u>", "Subject: news")
+var listFields = fields("List-Id: Weekly <weekly.example.com>", "List-Unsubscribe: <https://example.com/u>", "Subject: news")
 
 // newsletter is mail that is diverted as it stands.
 func newsletter() *Message {
 	return &Message{
 		Sender: "bounce@news.example.com", AuthUser: "app", Client: netip.MustParseAddr("192.0.2.1"),
 		Recipients: []Recipient{remote("ann@gmail.com"), remote("bob@example.net")},
-		Header:     bulk,
+		Header:     listFields,
 	}
 }
 
@@ -75,11 +80,11 @@ func TestVetoesAndScopeKeepMailWithTheHost(t *testing.T) {
 		"REQUIRETLS":           {func(m *Message) { m.Args = []string{"REQUIRETLS"} }, "ESMTP argument REQUIRETLS"},
 		"BINARYMIME":           {func(m *Message) { m.Args = []string{"BODY=BINARYMIME"} }, "ESMTP argument BODY=BINARYMIME"},
 		"unknown RCPT":         {func(m *Message) { m.Recipients[1].Args = []string{"X\x1b=1"} }, "ESMTP argument X?"},
-		"vacation":             {func(m *Message) { m.Header = fields("auto-submitted: auto-replied (vacation)") }, "Auto-Submitted: auto-replied (vacation)"},
-		"generated":            {func(m *Message) { m.Header = fields("Auto-Submitted:\n auto-generated; x=y") }, "Auto-Submitted: auto-generated"},
+		"vacation":             {func(m *Message) { m.Header = fields("auto-submitted: Auto-Replied (vacation)") }, "Auto-Submitted: auto-replied"},
+		"notified":             {func(m *Message) { m.Header = fields("Auto-Submitted:\n auto-notified; x=y") }, "Auto-Submitted: auto-notified"},
 		"report":               {func(m *Message) { m.Header = fields("Content-Type: Multipart/Report; report-type=x") }, "multipart/report"},
-		"spam":                 {func(m *Message) { m.Header = fields("X-Spam-Flag: YES") }, "marked as spam"},
-		"spam status":          {func(m *Message) { m.Header = fields("X-Spam-Status: Yes, score=9") }, "marked as spam"},
+		"spam":                 {func(m *Message) { m.Header = fields("X-Spam-Flag: YES") }, "veto_headers: x-spam-flag"},
+		"spam status":          {func(m *Message) { m.Header = fields("X-Spam-Status: Yes, score=9") }, "veto_headers: x-spam-status"},
 		"no recipients at all": {func(m *Message) { m.Recipients = nil }, "no remote recipient"},
 	} {
 		m := newsletter()
@@ -91,7 +96,7 @@ func TestVetoesAndScopeKeepMailWithTheHost(t *testing.T) {
 	m := newsletter()
 	m.Args = []string{"SIZE=1000", "BODY=8bitmime", "smtputf8", "RET=HDRS", "ENVID=x", "AUTH=<>"}
 	m.Recipients = []Recipient{remote("a@b.example", "NOTIFY=NEVER", "ORCPT=rfc822;a@b.example")}
-	m.Header = append(fields("Auto-Submitted: no", "X-Spam-Status: No, score=0"), bulk...)
+	m.Header = append(fields("Auto-Submitted: no", "X-Spam-Status: No, score=0"), listFields...)
 	if got := mustNew(t, all).Decide(m); got.Divert == nil {
 		t.Errorf("honoured arguments: %+v", got)
 	}
@@ -262,7 +267,7 @@ func TestFirstRuleThatMatchesDecides(t *testing.T) {
 	}
 	c := mustNew(t, cfg)
 	m := newsletter()
-	m.Header = append(fields("X-Receipt: 1"), bulk...)
+	m.Header = append(fields("X-Receipt: 1"), listFields...)
 	if got := c.Decide(m); got.Divert != nil || got.Rule != "receipts" {
 		t.Errorf("leave first: %+v", got)
 	}
@@ -304,7 +309,7 @@ func TestEvidence(t *testing.T) {
 		"precedence only":     {"", fields("Precedence: bulk"), false, ""},
 		"autoresponder":       {"", fields("Precedence: junk", "Feedback-ID: x"), false, ""},
 		"asked":               {"", fields("X-Millrace: divert"), true, "news.example.com"},
-		"asked to leave":      {"", append(fields("X-Millrace: Leave"), bulk...), false, ""},
+		"asked to leave":      {"", append(fields("X-Millrace: Leave"), listFields...), false, ""},
 		"ESP":                 {"", fields("Feedback-ID: 42:cust:camp:ESP", "List-Unsubscribe: <x>"), true, "42:cust:camp:ESP"},
 		"two Precedences":     {"", fields("Precedence: bulk", "Precedence: list"), false, ""},
 		"CSA":                 {"", fields("X-CSA-Complaints: a@b", "List-Unsubscribe: <x>"), true, "news.example.com"},
@@ -315,8 +320,9 @@ func TestEvidence(t *testing.T) {
 		"phpList":             {"", fields("X-MessageID: 7", "X-ListMember: a@b", "Precedence: bulk"), true, "news.example.com"},
 		"Mautic":              {"", fields("X-EMAIL-ID: 3", "List-Unsubscribe: <x>"), true, "news.example.com"},
 		"Sympa":               {"", fields("X-Loop: l@x", "X-Sequence: 3", "Precedence: list", "List-Id: <l.x>"), true, "l.x"},
-		"receipt":             {"", append(fields("X-PM-Message-Stream: outbound"), bulk...), false, ""},
-		"urgent":              {"", append(fields("X-Priority: 1 (Highest)"), bulk...), false, ""},
+		"receipt":             {"", append(fields("X-PM-Message-Stream: outbound"), listFields...), false, ""},
+		"urgent":              {"", append(fields("X-Priority: 1 (Highest)"), listFields...), false, ""},
+		"generated":           {"", append(fields("Auto-Submitted: auto-generated"), listFields...), false, ""},
 		"invitation":          {"", fields("Content-Type: text/calendar; method=REQUEST", "List-Unsubscribe: <x>", "Feedback-ID: x"), false, ""},
 		"reply with feedback": {"", fields("In-Reply-To: <x@y>", "List-Unsubscribe: <x>", "Feedback-ID: x"), false, ""},
 		"folded odd case":     {"", fields("LIST-ID:\r\n\tWeekly\r\n <Weekly.Example.com>", "list-unsubscribe: <x>"), true, "weekly.example.com"},
@@ -336,7 +342,7 @@ func TestEvidence(t *testing.T) {
 func TestStreamTemplates(t *testing.T) {
 	t.Parallel()
 	m := newsletter()
-	h := index(append(fields("Feedback-ID: f:1", "X-Odd:  a\n\tb\x01\"c"), bulk...))
+	h := index(append(fields("Feedback-ID: f:1", "X-Odd:  a\n\tb\x01\"c"), listFields...))
 	for in, want := range map[string]string{
 		"":                                "weekly.example.com",
 		"fixed":                           "fixed",
@@ -384,7 +390,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 	} {
 		cfg := base()
 		c.change(&cfg)
-		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, err := New(cfg, NewVolume()); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want %q", name, err, c.says)
 		}
 	}
@@ -418,7 +424,7 @@ func FuzzDecide(f *testing.F) {
 		cfg := base()
 		cfg.Rules = []config.Rule{{Name: "f", Action: config.ActionDivert, Stream: stream, Sender: []string{glob},
 			Header: []config.HeaderMatch{{Name: "X", Pattern: pattern}}}}
-		c, err := New(cfg)
+		c, err := New(cfg, NewVolume())
 		if err != nil {
 			cfg.Rules = nil
 			c = mustNew(t, cfg)

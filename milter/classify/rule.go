@@ -48,23 +48,31 @@ func newRule(r *config.Rule) (rule, error) {
 		len(r.RecipientDomain) == 0 && r.MinRecipients == 0 && r.MinSize == 0 {
 		return out, errors.New("a rule needs a condition")
 	}
-	for _, h := range r.Header {
-		m := headerMatch{name: strings.ToLower(h.Name), glob: glob(strings.ToLower(h.Pattern))}
-		if p := h.Pattern; len(p) >= 2 && p[0] == '/' && p[len(p)-1] == '/' {
-			re, err := regexp.Compile(p[1 : len(p)-1])
-			if err != nil {
-				return out, fmt.Errorf("header %s: %w", h.Name, err)
-			}
-			m.re = re
-		}
-		out.header = append(out.header, m)
+	var err error
+	if out.header, err = newHeaderMatches(r.Header); err != nil {
+		return out, fmt.Errorf("header: %w", err)
 	}
 	for _, n := range r.HeaderExists {
 		out.headerExists = append(out.headerExists, strings.ToLower(n))
 	}
-	var err error
 	if out.stream, err = parseTemplate(r.Stream); err != nil {
 		return out, fmt.Errorf("stream: %w", err)
+	}
+	return out, nil
+}
+
+func newHeaderMatches(hs []config.HeaderMatch) ([]headerMatch, error) {
+	var out []headerMatch
+	for _, h := range hs {
+		m := headerMatch{name: strings.ToLower(h.Name), glob: glob(strings.ToLower(h.Pattern))}
+		if p := h.Pattern; len(p) >= 2 && p[0] == '/' && p[len(p)-1] == '/' {
+			re, err := regexp.Compile(p[1 : len(p)-1])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", h.Name, err)
+			}
+			m.re = re
+		}
+		out = append(out, m)
 	}
 	return out, nil
 }

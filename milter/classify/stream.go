@@ -73,7 +73,7 @@ func (t template) expand(m *Message, h headers) string {
 		}
 		v := p.field(m, h)
 		filled = filled || v != ""
-		b.WriteString(v)
+		b.WriteString(v[:min(len(v), maxStream)])
 	}
 	if filled {
 		if s := clean(b.String()); s != "" {

@@ -1,8 +1,6 @@
 package classify
 
-import (
-	"strings"
-)
+import "strings"
 
 // mailArgs and rcptArgs are the ESMTP arguments that the agent honours or may
 // leave out without harm. All others, XVERP and REQUIRETLS among them, change
@@ -17,7 +15,7 @@ var (
 )
 
 // veto says why a message must stay with the host whatever rules say, or "".
-func veto(m *Message) string {
+func (c *Classifier) veto(m *Message, h headers) string {
 	if m.Looped {
 		return "has been here before"
 	}
@@ -39,12 +37,30 @@ func veto(m *Message) string {
 			}
 		}
 	}
-	for _, f := range m.Header {
-		if why := vetoField(f); why != "" {
-			return why
+	for _, v := range h["auto-submitted"] { // RFC 3834
+		// auto-generated is no reply: a rule may divert it, built-in evidence does not.
+		if v = autoSubmitted(v); v != "no" && v != "auto-generated" {
+			return "Auto-Submitted: " + printable(v)
+		}
+	}
+	for _, v := range h["content-type"] {
+		if strings.HasPrefix(strings.ToLower(v), "multipart/report") {
+			return "multipart/report"
+		}
+	}
+	for i := range c.vetoHeaders {
+		if v := &c.vetoHeaders[i]; v.holds(h) {
+			return "veto_headers: " + printable(v.name)
 		}
 	}
 	return ""
+}
+
+// autoSubmitted is the keyword of an Auto-Submitted field, lower case.
+func autoSubmitted(v string) string {
+	v, _, _ = strings.Cut(v, ";")
+	v, _, _ = strings.Cut(v, "(") // a comment
+	return strings.ToLower(strings.TrimSpace(v))
 }
 
 func unknownArg(arg string, known map[string]bool) string {
@@ -55,25 +71,6 @@ func unknownArg(arg string, known map[string]bool) string {
 	}
 	if name == "BODY" && !strings.EqualFold(value, "7BIT") && !strings.EqualFold(value, "8BITMIME") {
 		return "ESMTP argument BODY=" + printable(value)
-	}
-	return ""
-}
-
-func vetoField(f Field) string {
-	switch strings.ToLower(f.Name) {
-	case "auto-submitted": // RFC 3834
-		v, _, _ := strings.Cut(unfold(f.Value), ";")
-		if v = strings.TrimSpace(v); !strings.EqualFold(v, "no") {
-			return "Auto-Submitted: " + printable(v)
-		}
-	case "content-type":
-		if v := strings.ToLower(unfold(f.Value)); strings.HasPrefix(v, "multipart/report") {
-			return "multipart/report"
-		}
-	case "x-spam-flag", "x-spam", "x-spam-status":
-		if v := strings.ToLower(unfold(f.Value)); strings.HasPrefix(v, "yes") {
-			return "marked as spam"
-		}
 	}
 	return ""
 }

@@ -1,0 +1,138 @@
+package classify
+
+import (
+	"container/list"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxTallies is how many senders and List-Ids a Volume knows at a time: at some
+// 400 octets each, 1.6 MB. A host that sends for more campaigns than that within
+// one window forgets those it has not seen for longest, and leaves them.
+const maxTallies = 4096
+
+// slots is into how many parts a window is divided. What is older than the
+// window is never counted; up to a tenth of what is younger may not be.
+const slots = 10
+
+// Volume counts recipients by sender and by List-Id, in a window that slides:
+// the memory behind the evidence that much mail of a kind is bulk. Only mail
+// that nothing else decides, because it has exactly one sign of bulk, is counted.
+// A host's receipts cannot become bulk by its newsletters.
+//
+// It is made once and outlives the Classifiers that use it, so a reload forgets
+// nothing. Any number of goroutines may use it.
+type Volume struct {
+	mu      sync.Mutex
+	tallies map[string]*list.Element // of *tally
+	order   list.List                // seen last at the front
+}
+
+// tally is the count of one key.
+type tally struct {
+	key    string
+	width  time.Duration // of a slot; another window starts anew
+	newest int64         // number of the newest slot since the epoch
+	n      [slots]int    // recipients, the newest slot first
+}
+
+// NewVolume returns a Volume that has seen nothing.
+func NewVolume() *Volume { return &Volume{tallies: map[string]*list.Element{}} }
+
+// add counts n recipients more for a key and returns how many there were within
+// the window that ends now.
+func (v *Volume) add(key string, n int, now time.Time, window time.Duration) int {
+	width := max(window/slots, 1)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tally(key)
+	t.turn(now.UnixNano()/int64(width), width)
+	t.n[0] += n
+	sum := 0
+	for _, n := range t.n {
+		sum += n
+	}
+	return sum
+}
+
+// tally finds or makes the tally of a key, and forgets the oldest if there are
+// too many.
+func (v *Volume) tally(key string) *tally {
+	if e, ok := v.tallies[key]; ok {
+		v.order.MoveToFront(e)
+		return e.Value.(*tally)
+	}
+	if len(v.tallies) >= maxTallies {
+		oldest := v.order.Back()
+		delete(v.tallies, oldest.Value.(*tally).key)
+		v.order.Remove(oldest)
+	}
+	t := &tally{key: key}
+	v.tallies[key] = v.order.PushFront(t)
+	return t
+}
+
+// turn makes slot s the newest one. Messages of parallel sessions come a little
+// out of order and count as now; a clock that was set back starts the tally anew.
+func (t *tally) turn(s int64, width time.Duration) {
+	if t.width != width || s < t.newest-slots || s >= t.newest+slots {
+		t.width, t.newest, t.n = width, s, [slots]int{}
+	}
+	if age := s - t.newest; age > 0 {
+		copy(t.n[age:], t.n[:])
+		clear(t.n[:age])
+		t.newest = s
+	}
+}
+
+// SenderKey is an envelope sender without what differs from one message of a
+// campaign to the next, * in its place: a VERP address's recipient
+// ("news-bounces+ann=b.example@lists.example" gives "news-bounces+*@lists.example",
+// ezmlm's "news-return-7-ann=b.example@lists.example" "news-*@lists.example") and
+// numbers of four digits and more. It is printable, lower case, and at most 128
+// octets long.
+func SenderKey(sender string) string {
+	local, domain := sender, ""
+	if at := strings.LastIndexByte(sender, '@'); at >= 0 {
+		local, domain = sender[:at], sender[at:]
+	}
+	if tagged, ok := cutPrefixFold(local, "prvs="); ok { // BATV: prvs=TAG=local
+		_, local, _ = strings.Cut(tagged, "=")
+	}
+	if before, _, ok := strings.Cut(local, "+"); ok {
+		local = before + "+*"
+	} else if strings.Contains(local, "=") {
+		i := strings.IndexAny(local, "-=")
+		local = local[:i+1] + "*"
+	}
+	return strings.ToLower(clean(withoutNumbers(local) + domain))
+}
+
+func cutPrefixFold(s, prefix string) (string, bool) {
+	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
+		return s, false
+	}
+	return s[len(prefix):], true
+}
+
+// withoutNumbers writes * for every run of four digits and more.
+func withoutNumbers(s string) string {
+	var b strings.Builder
+	for s != "" {
+		rest := strings.TrimLeft(s, "0123456789")
+		switch n := len(s) - len(rest); {
+		case n >= 4:
+			b.WriteByte('*')
+		default:
+			b.WriteString(s[:n])
+		}
+		next := strings.IndexAny(rest, "0123456789")
+		if next < 0 {
+			next = len(rest)
+		}
+		b.WriteString(rest[:next])
+		s = rest[next:]
+	}
+	return b.String()
+}
