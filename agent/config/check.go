@@ -73,6 +73,8 @@ func (l *loader) checkRule(r *Rule, path string, names map[string]Rule) {
 	case l.bad[path+".name"]:
 	case r.Name == "":
 		l.fail(path, remedy("a rule without a name", `give it one: name = "newsletters"`))
+	case r.Name == "builtin":
+		l.fail(path+".name", remedy(`name: "builtin" stands for the built-in rules in the log`, "choose another name"))
 	case twice:
 		l.fail(path+".name", remedy(fmt.Sprintf("name: there is a rule %q already at %s:%d", r.Name, first.File, first.Line), "choose another name"))
 	default:

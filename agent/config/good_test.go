@@ -147,6 +147,18 @@ route = "handback"
 	}
 }
 
+func TestVolumeAndVetoesCanBeTurnedOff(t *testing.T) {
+	t.Parallel()
+	c, _ := load(t, "[milter]\nbulk_recipients = 0\nbulk_window = \"1h\"\nveto_headers = []\n")
+	if m := c.Milter; m.BulkRecipients != 0 || m.BulkWindow != time.Hour || len(m.VetoHeaders) != 0 {
+		t.Errorf("%+v", m)
+	}
+	c, _ = load(t, "[milter]\nveto_headers = [\"X-Mark: /(?i)spam/\"]\n")
+	if got := c.Milter.VetoHeaders; !slices.Equal(got, []HeaderMatch{{"X-Mark", "/(?i)spam/"}}) {
+		t.Errorf("veto_headers = %v: a list of the admin's replaces the default", got)
+	}
+}
+
 func TestKeysOfLaterVersionsAreNoticed(t *testing.T) {
 	t.Parallel()
 	_, notices := load(t, "[agent.http]\nlisten = \"127.0.0.1:9000\"\n")
