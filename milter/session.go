@@ -34,7 +34,7 @@ func (s *session) Helo(name string) { s.client.helo = name }
 func (s *session) Mail(from string, args []string) {
 	addr, bare := address(from)
 	s.bareSender = bare
-	s.m = &message{setup: s.server.setup.Load()}
+	s.m, s.d = &message{setup: s.server.setup.Load()}, classify.Decision{}
 	s.m.Sender, s.m.Args, s.m.Arrived = addr, args, time.Now()
 	s.m.Client = s.client.addr
 	s.m.AuthUser = s.conn.Macro("auth_authen")

@@ -95,15 +95,16 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 	return v
 }
 
-// attrs are the words of a verdict's log line.
+// attrs are the words of a verdict's log line. "millrace report" reads them.
 func (s *session) attrs(verdict, reason string) []slog.Attr {
-	n := 0
+	n, domains := 0, ""
 	if verdict != "leave" && verdict != "tempfail" {
 		for _, d := range s.d.Divert {
 			if d {
 				n++
 			}
 		}
+		domains = s.m.toDomains(s.d.Divert)
 	}
 	a := []slog.Attr{
 		slog.String("qid", s.conn.Macro("i")),
@@ -114,6 +115,9 @@ func (s *session) attrs(verdict, reason string) []slog.Attr {
 		slog.String("rule", s.d.Rule),
 		slog.String("stream", s.d.Stream),
 		slog.String("reason", reason),
+	}
+	if domains != "" {
+		a = append(a, slog.String("to_domains", domains))
 	}
 	return a
 }
