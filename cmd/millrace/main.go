@@ -16,10 +16,11 @@ type globals struct{ program.Flags }
 
 type cli struct {
 	globals
-	Check checkCmd `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
-	Queue queueCmd `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
-	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
-	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
+	Check  checkCmd  `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
+	Queue  queueCmd  `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
+	Report reportCmd `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
+	Spool  spoolCmd  `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
+	Demo   demoCmd   `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
 }
 
 func main() {
