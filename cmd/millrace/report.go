@@ -229,7 +229,7 @@ func (a *account) print(w io.Writer, top int, loc *time.Location) error {
 		line(out, t.tally, t.what, nil)
 	}
 	if a.undated > 0 {
-		fmt.Fprintf(out, "\n%d more verdicts have no time in the log and are not counted; without --since and --until they are.\n", a.undated)
+		fmt.Fprintf(out, "\nVerdicts that have no time in the log, and are counted only without --since and --until: %d\n", a.undated)
 	}
 	if a.judged.Messages == 0 {
 		fmt.Fprintf(out, "\nNo verdict was found. Name the log that millrace-milter writes to, or:\n  journalctl -u millrace-milter | millrace report\n")
