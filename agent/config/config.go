@@ -118,6 +118,12 @@ type Milter struct {
 	// Needed for mail that sendmail(1) brings. "*.example.com" stands for all
 	// subdomains. After Load they are lower case A-labels. Default: none.
 	HostDomains []string `toml:"host_domains"`
+	// AcceptBypass names settings of Postfix that act after the milter, or on
+	// the envelope, and that diverted mail may pass by: "virtual_alias_maps",
+	// "content_filter" and the others of Bypasses. In mode "divert" a setting in
+	// use that is not named here is an error of "millrace check" and shows on
+	// /readyz; it does not stop mail. Default: none.
+	AcceptBypass []string `toml:"accept_bypass"`
 	// BuiltinRules turns the built-in recognition of bulk mail on.
 	// Default: true.
 	BuiltinRules bool `toml:"builtin_rules"`
