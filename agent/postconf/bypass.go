@@ -216,7 +216,7 @@ func (p *Postfix) headerChecks(c *config.Config, ways []way) []Finding {
 			seen = append(seen, v.value)
 			var found checks
 			for _, name := range tokens(v.value) {
-				p.lookInto(name, false, &found, 0)
+				p.lookInto(name, false, &found)
 			}
 			findings = append(findings, found.findings(c, parameter, p.where(v.reader, parameter))...)
 		}
@@ -232,7 +232,7 @@ func (p *Postfix) access(c *config.Config, through []*service) []Finding {
 		parameter := "smtpd_" + stage + "_restrictions"
 		for _, s := range through {
 			var found checks
-			p.restrictions(tokens(p.value(s, parameter)), p.exempt(c, s), &found, 0)
+			p.restrictions(tokens(p.value(s, parameter)), p.exempt(c, s), &found)
 			for _, f := range found.findings(c, parameter, p.where(s, parameter)) {
 				if text := f.String(); !said[text] {
 					said[text] = true

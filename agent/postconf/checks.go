@@ -14,6 +14,18 @@ type checks struct {
 	actions []string // "HOLD in pcre:/etc/postfix/header_checks"
 	unknown []string // "mysql:/etc/postfix/x (mysql tables are not looked into)"
 	policy  []string // policy services, which may answer anything
+
+	seen map[string]bool // tables and restriction classes: they may form circles
+}
+
+// first reports whether a table or class has not been looked at yet.
+func (x *checks) first(name string) bool {
+	if x.seen == nil {
+		x.seen = map[string]bool{}
+	}
+	was := x.seen[name]
+	x.seen[name] = true
+	return !was
 }
 
 // add adds to a list what is not there yet.
@@ -25,7 +37,10 @@ func add(to *[]string, text string) {
 
 // lookInto gathers what one table says. An access map's result may itself be a
 // list of restrictions; those of a header check are never.
-func (p *Postfix) lookInto(name string, access bool, found *checks, depth int) {
+func (p *Postfix) lookInto(name string, access bool, found *checks) {
+	if !found.first(name) {
+		return
+	}
 	entries, err := p.table(name)
 	if err != nil {
 		add(&found.unknown, fmt.Sprintf("%s (%v)", name, err))
@@ -40,7 +55,7 @@ func (p *Postfix) lookInto(name string, access bool, found *checks, depth int) {
 		case e.pattern && strings.Contains(word, "$"):
 			add(&found.unknown, fmt.Sprintf("%s (the action %s is made of what matched)", name, word))
 		case access && !isFinal(action):
-			p.restrictions(tokens(e.result), nil, found, depth+1)
+			p.restrictions(tokens(e.result), nil, found)
 		}
 	}
 }
@@ -54,17 +69,11 @@ func isFinal(action string) bool {
 	}, action)
 }
 
-// maxDepth ends circles of restriction classes and access maps.
-const maxDepth = 10
-
 // restrictions gathers what the access maps of a list of restrictions say, and
 // those of the restriction classes in it (RESTRICTION_CLASS_README). Where the
 // words of exempt have all stood, no mail that may be diverted comes any further;
 // nil stands for none.
-func (p *Postfix) restrictions(words, exempt []string, found *checks, depth int) {
-	if depth > maxDepth {
-		return // a class that contains itself has been looked at by now
-	}
+func (p *Postfix) restrictions(words, exempt []string, found *checks) {
 	classes := tokens(p.main["smtpd_restriction_classes"])
 	permitted := map[string]bool{}
 	for i := 0; i < len(words); i++ {
@@ -89,12 +98,14 @@ func (p *Postfix) restrictions(words, exempt []string, found *checks, depth int)
 			add(&found.policy, next)
 			i++
 		case strings.HasPrefix(word, "check_") && strings.HasSuffix(word, "_access"):
-			p.lookInto(next, true, found, depth)
+			p.lookInto(next, true, found)
 			i++
 		case slices.Contains(classes, word):
-			p.restrictions(tokens(p.main[word]), nil, found, depth+1)
+			if found.first(word) {
+				p.restrictions(tokens(p.main[word]), nil, found)
+			}
 		case isTable(word): // short for check_*_access of the list's own kind
-			p.lookInto(word, true, found, depth)
+			p.lookInto(word, true, found)
 		}
 	}
 }

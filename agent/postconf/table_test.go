@@ -45,6 +45,7 @@ func tables() fstest.MapFS {
 		"t/made":     file("/^X-Action: (.*)/ $1\n", 0),
 		"t/open":     file("/^X-Action: (.*) HOLD\n", 0),
 		"t/cidr":     file("192.0.2.0/24 BCC a@b.example\n!198.51.100.0/24 OK\n", 0),
+		"t/self":     file("a check_sender_access texthash:/t/self\n", 0),
 		"t/refer":    file("a special, reject\nb check_sender_access texthash:/t/plain\nc 450 4.7.1 check_sender_access texthash:/t/cidr\n", 0),
 	}
 }
@@ -81,7 +82,7 @@ func TestTablesAreLookedInto(t *testing.T) {
 		{"mysql:/etc/postfix/x", "", "mysql tables are not looked into"},
 	} {
 		var found checks
-		host(tables()).lookInto(c.table, false, &found, 0)
+		host(tables()).lookInto(c.table, false, &found)
 		var actions []string
 		for _, a := range found.actions {
 			action, at, _ := strings.Cut(a, " in ")
@@ -121,11 +122,11 @@ func TestRestrictionsAreFollowed(t *testing.T) {
 		{"permit_mynetworks, permit_sasl_authenticated, special", ""},
 	} {
 		p := host(tables(), "smtpd_restriction_classes", "special circle",
-			"special", "check_sender_access texthash:/t/plain", "circle", "circle",
+			"special", "check_sender_access texthash:/t/plain", "circle", "circle check_sender_access texthash:/t/self circle",
 			"mynetworks", "127.0.0.0/8 [::1]/128")
 		cfg := &config.Config{Milter: config.Milter{Scope: []string{"authenticated", "loopback"}}}
 		var found checks
-		p.restrictions(tokens(c.restrictions), p.exempt(cfg, nil), &found, 0)
+		p.restrictions(tokens(c.restrictions), p.exempt(cfg, nil), &found)
 		got := slices.Concat(found.actions, found.unknown)
 		for _, s := range found.policy {
 			got = append(got, "asks "+s)
