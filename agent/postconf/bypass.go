@@ -179,6 +179,9 @@ func (p *Postfix) stays(c *config.Config, m milters, key string) bool {
 		domains[0] = strings.ToLower(key[i+1:])
 	} else { // "user" is of all these domains, see virtual(5)
 		domains = append(tokens(p.main["mydestination"]), p.origin())
+		if m.command && strings.Contains(key, ".") {
+			domains = append(domains, key) // or it makes a virtual alias domain
+		}
 	}
 	for _, d := range domains {
 		if d = strings.ToLower(d); d != "localhost" && !matchDomain(own, d) {

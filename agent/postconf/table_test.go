@@ -175,6 +175,9 @@ func TestAliasesOfOwnDomainsConcernNobody(t *testing.T) {
 		{"inline:{ann@lab.test=x}", "hash:/t/transport", []string{"lab.test"}, false, true},
 		{"inline:{ann@lab.test=x}", "", nil, true, false},
 		{"inline:{ann@a.lab.test=x, postmaster=y}", "", []string{"lab.test", "*.lab.test"}, true, true},
+		{"inline:{alias.test=x}", "", nil, false, true}, // Postfix tells that it is one
+		{"inline:{alias.test=x}", "", []string{"lab.test"}, true, false},
+		{"inline:{alias.test=x}", "", []string{"lab.test", "alias.test"}, true, true},
 		{"static:x", "", []string{"lab.test"}, false, false},
 		{"ldap:x", "", []string{"lab.test"}, false, false},
 	} {
