@@ -11,6 +11,7 @@
 // transaction (settle.go), so a crash repeats at most the transaction each
 // session had in flight. A fixed number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
+// host.go asks what the host's Postfix does that diverted mail does not meet.
 package agent
 
 import (
@@ -45,8 +46,10 @@ type Agent struct {
 	tls     *tls.Config
 
 	now      atomic.Pointer[settings]
-	loaded   atomic.Bool  // the spool has been read
-	stalled  atomic.Int32 // sessions that cannot write an outcome
+	loaded   atomic.Bool              // the spool has been read
+	stalled  atomic.Int32             // sessions that cannot write an outcome
+	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
+	reloaded chan struct{}            // wakes watchHost
 	sessions sync.WaitGroup
 	opening  context.Context // ends when a stop is asked for: no more connects
 	shut     context.CancelFunc
@@ -84,6 +87,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
 	a := &Agent{log: log, version: version, key: key, store: store, writer: writer}
+	a.reloaded = make(chan struct{}, 1)
 	a.tls = &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(4096)}
 	a.now.Store(set)
 	a.asked.init()
@@ -141,6 +145,10 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	a.now.Store(set)
 	a.queue.Reload(next.Agent.MaxSessions)
+	select {
+	case a.reloaded <- struct{}{}:
+	default: // it will look at the newest anyhow
+	}
 	return nil
 }
 
@@ -177,6 +185,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	})
 	base.Go(func() { a.keepHouse(late) })
+	base.Go(func() { a.watchHost(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}

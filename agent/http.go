@@ -40,7 +40,7 @@ func answer(w http.ResponseWriter, wrong []string) {
 	}
 }
 
-// notReady says what an admin must look at.
+// notReady says what an admin must look at. Nothing here stops mail.
 func (a *Agent) notReady() []string {
 	var wrong []string
 	if !a.loaded.Load() {
@@ -52,6 +52,9 @@ func (a *Agent) notReady() []string {
 	if list := a.store.Damaged(); len(list) > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d damaged records in the spool, the first in segment %08X at %d: %s (millrace spool verify)",
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
+	}
+	if found := a.bypassed.Load(); found != nil {
+		wrong = append(wrong, *found...)
 	}
 	return wrong
 }

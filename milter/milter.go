@@ -22,7 +22,8 @@
 //   - DELRCPT of each diverted recipient, then ACCEPT. Matched by the MTA, case
 //     and all, against the text of RCPT TO. Other recipients and bcc copies stay.
 //   - DISCARD: the whole message goes, bcc copies too. Cheaper, but Postfix waits
-//     in_flow_delay for each discarded message unless that is 0.
+//     in_flow_delay for each discarded message unless that is 0; flowDelay
+//     notices, and says so.
 //
 // "auto" takes DELRCPT, but DISCARD on Sendmail for whole messages. Mail of
 // sendmail(1) is always discarded, whatever the setting: Postfix shows the milter
@@ -104,6 +105,9 @@ type Server struct {
 
 	silent throttle // warnings about a silent agent
 	full   throttle // and about a spool without room
+
+	connections atomic.Uint64 // so far
+	flow        flowDelay
 }
 
 // setup is what a reload changes, as a whole. A message keeps the one it began
@@ -123,7 +127,7 @@ func New(cfg *config.Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	o.Wire.Logger = o.Logger
-	s.wire = wire.NewServer(func(c *wire.Conn) wire.Handler { return &session{server: s, conn: c} }, o.Wire)
+	s.wire = wire.NewServer(func(c *wire.Conn) wire.Handler { return &session{server: s, id: s.connections.Add(1), conn: c} }, o.Wire)
 	return s, nil
 }
 

@@ -13,9 +13,11 @@ import (
 // session is the backend of one MTA connection.
 type session struct {
 	server *Server
+	id     uint64 // of the connection, for flowDelay
 	conn   *wire.Conn
 	client client
 
+	discarded  time.Time // when the last message was, see flowDelay; zero: it was not
 	bareSender bool
 	m          *message // nil between messages
 	d          classify.Decision
@@ -32,6 +34,7 @@ func (s *session) Helo(name string) { s.client.helo = name }
 
 // Mail begins a message.
 func (s *session) Mail(from string, args []string) {
+	s.resumed(time.Now())
 	addr, bare := address(from)
 	s.bareSender = bare
 	s.m, s.d = &message{setup: s.server.setup.Load()}, classify.Decision{}

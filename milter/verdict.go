@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/milter/wire"
@@ -73,8 +74,12 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 	}
 	attrs := append(s.attrs(way.String(), s.d.Reason), slog.String("id", r.ID().String()))
 	log, ctx := s.server.log, s.conn.Context()
+	waits := way == discard && !s.m.Command && !s.sendmail()
 	v.Written = func(err error) {
 		if err == nil {
+			if waits {
+				s.discarded = time.Now()
+			}
 			if err := r.Release(); err != nil {
 				// The MTA has forgotten the message: it must be sent. The spool
 				// keeps what was not settled and gives it to the agent later.

@@ -62,6 +62,7 @@ func (l *loader) checkMilter(m *Milter) {
 		}
 		m.HostDomains[i] = domain
 	}
+	l.checkBypasses(m.AcceptBypass)
 	names := map[string]Rule{}
 	for i := range m.Rules {
 		l.checkRule(&m.Rules[i], fmt.Sprintf("milter.rule[%d]", i), names)

@@ -123,6 +123,12 @@ type Milter struct {
 	// list of your own replaces the default.
 	// Default: ["X-Spam-Flag: YES*", "X-Spam: YES*", "X-Spam-Status: YES*"].
 	VetoHeaders []HeaderMatch `toml:"veto_headers"`
+	// AcceptBypass names settings of Postfix that act after the milter, or on
+	// the envelope, and that diverted mail may pass by: "virtual_alias_maps",
+	// "content_filter" and the others of Bypasses. In mode "divert" a setting in
+	// use that is not named here is an error of "millrace check" and shows on
+	// /readyz; it does not stop mail. Default: none.
+	AcceptBypass []string `toml:"accept_bypass"`
 	// BuiltinRules turns the built-in recognition of bulk mail on.
 	// Default: true.
 	BuiltinRules bool `toml:"builtin_rules"`

@@ -86,6 +86,7 @@ retry = ["1m"]
 route = "relay:[2001:db8::1]:2525"
 [milter]
 verdict = "discard"
+accept_bypass = ["content_filter", "smtpd_milters"]
 [[milter.rule]]
 name = "third"
 action = "divert"
@@ -109,6 +110,9 @@ route = "handback"
 	}
 	if c.Milter.Mode != Divert || c.Milter.Verdict != VerdictDiscard || c.General.MaxSessions != 7 {
 		t.Errorf("the sections of the files did not merge: %+v", c)
+	}
+	if want := []string{"content_filter", "smtpd_milters"}; !slices.Equal(c.Milter.AcceptBypass, want) {
+		t.Errorf("accept_bypass = %q", c.Milter.AcceptBypass)
 	}
 	var rules, queues []string
 	for _, r := range c.Milter.Rules {

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
 
@@ -23,6 +24,10 @@ fits it: Millrace's place among the milters, the hand-back port, settings that
 diverted mail does not pass, and what Millrace must match when it sends.
 Changes nothing. On a host without Postfix only the configuration is checked.
 
+A setting that acts after the milter is an error in mode "divert", until
+[milter] accept_bypass names it. Lookup tables that can be read as text are
+looked into, and are no error if they cannot concern diverted mail.
+
 Exit code: 0, with warnings too; 1 if Postfix contradicts the configuration;
 78 if the configuration cannot be used.`
 }
@@ -37,29 +42,18 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	for _, n := range notices {
 		r.warn(n.String())
 	}
-	host, err := readPostfix(ctx, c.PostfixConfig)
+	host, err := postconf.Read(ctx, c.PostfixConfig)
 	switch {
 	case err == nil:
-		for _, f := range host.check(cfg) {
+		for _, f := range host.Check(cfg) {
 			r.add(f)
 		}
-	case errors.Is(err, errNoPostfix) && c.PostfixConfig == "":
+	case errors.Is(err, postconf.ErrNone) && c.PostfixConfig == "":
 		r.say(err.Error() + ": only the configuration was checked")
 	default:
 		return err
 	}
 	return r.end()
-}
-
-// finding is one thing that does not fit.
-type finding struct {
-	contradiction bool   // else a warning
-	where         string // "main.cf", "master.cf: submission/inet"
-	wrong, remedy string
-}
-
-func (f finding) String() string {
-	return f.where + ": " + f.wrong + "; remedy: " + f.remedy
 }
 
 // report writes findings line by line, and counts them.
@@ -80,11 +74,14 @@ func (r *report) fail(text string) {
 	r.say("error: " + text)
 }
 
-func (r *report) add(f finding) {
-	if f.contradiction {
+func (r *report) add(f postconf.Finding) {
+	switch f.Severity {
+	case postconf.Contradiction:
 		r.fail(f.String())
-	} else {
+	case postconf.Warning:
 		r.warn(f.String())
+	case postconf.Accepted:
+		r.say(f.String())
 	}
 }
 

@@ -78,6 +78,10 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	m.Agent = m.daemon(o.Programs, "millrace-agent", func(ctx context.Context) bool {
 		return listens(ctx, m.control())
 	})
+	if o.Postfix != nil {
+		// Postfix's own way to say which instance is meant.
+		m.Agent.env = []string{"MAIL_CONFIG=" + o.Postfix.Config()}
+	}
 	// The directory is passable, so that Postfix reaches the milter's socket.
 	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(m.Spool(), 0o700),
 		os.WriteFile(m.Config(), []byte(m.toml(o)), 0o644))

@@ -51,6 +51,7 @@ type Daemon struct {
 	name    string
 	path    string
 	args    []string
+	env     []string // beside the program's own
 	dir     string
 	ready   func(ctx context.Context) bool
 	group   *group
@@ -67,6 +68,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	cmd := exec.Command(d.path, d.args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = d.dir
+	cmd.Env = append(os.Environ(), d.env...)
 	earlier := d.CPU()
 	if d.group, err = startGroup(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", d.name, err)

@@ -1,4 +1,4 @@
-package main
+package postconf
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 )
 
 // handback looks at the port where mail goes back to Postfix.
-func (p *postfix) handback(c *config.Config) []finding {
+func (p *Postfix) handback(c *config.Config) []Finding {
 	relay := c.Handback.Relay
 	var s *service
 	for i := range p.services {
@@ -22,35 +22,33 @@ func (p *postfix) handback(c *config.Config) []finding {
 	if s == nil {
 		return p.noHandback(c)
 	}
-	var findings []finding
-	note := func(contradiction bool, wrong, remedy string) {
-		findings = append(findings, finding{contradiction, s.where(), wrong, remedy})
+	var findings []Finding
+	note := func(sev Severity, wrong, remedy string) {
+		findings = append(findings, Finding{Severity: sev, Where: s.where(), Wrong: wrong, Remedy: remedy})
 	}
 	if s.command != "smtpd" {
-		note(true, fmt.Sprintf("[handback] relay %s is a %s service, and must be smtpd", relay, s.command), "take the service of contrib/postfix/master.cf")
+		note(Contradiction, fmt.Sprintf("[handback] relay %s is a %s service, and must be smtpd", relay, s.command), "take the service of contrib/postfix/master.cf")
 		return findings
 	}
-	set := func(name, value string) string {
-		return fmt.Sprintf("postconf -P '%s/%s/%s=%s'", s.name, s.kind, name, value)
-	}
+	set := func(name, value string) string { return postconfP(s, name, value) }
 	if v := p.value(s, "smtpd_milters"); v != "" && !p.noMilters(s) {
 		us := slices.ContainsFunc(list(v), func(text string) bool {
 			named, _ := p.isOurs(parseMilter(text).address, c.Milter.Listen, s.chroot)
 			return named
 		})
 		if us {
-			note(true, "mail that Millrace hands back passes Millrace again", "give it a port of its own, the service of contrib/postfix/master.cf")
+			note(Contradiction, "mail that Millrace hands back passes Millrace again", "give it a port of its own, the service of contrib/postfix/master.cf")
 			return findings
 		}
-		note(false, fmt.Sprintf("mail that Millrace hands back passes milters (%s) a second time", v), set("smtpd_milters", ""))
+		note(Warning, fmt.Sprintf("mail that Millrace hands back passes milters (%s) a second time", v), set("smtpd_milters", ""))
 	}
 	for _, name := range []string{"content_filter", "smtpd_proxy_filter"} {
 		if v := p.value(s, name); v != "" {
-			note(false, fmt.Sprintf("mail that Millrace hands back passes %s %s", name, v), set(name, ""))
+			note(Warning, fmt.Sprintf("mail that Millrace hands back passes %s %s", name, v), set(name, ""))
 		}
 	}
 	if v := p.value(s, "local_header_rewrite_clients"); v != "" {
-		note(false, "the header of mail that Millrace hands back is rewritten, which breaks its signatures", set("local_header_rewrite_clients", ""))
+		note(Warning, "the header of mail that Millrace hands back is rewritten, which breaks its signatures", set("local_header_rewrite_clients", ""))
 	}
 	var restrictions []string
 	for _, stage := range []string{"client", "helo", "sender", "data", "end_of_data"} {
@@ -59,22 +57,22 @@ func (p *postfix) handback(c *config.Config) []finding {
 		}
 	}
 	if len(restrictions) > 0 {
-		note(false, fmt.Sprintf("%s apply to mail that Millrace hands back, and may refuse it", strings.Join(restrictions, ", ")), "make them empty for this service, as in contrib/postfix/master.cf")
+		note(Warning, fmt.Sprintf("%s apply to mail that Millrace hands back, and may refuse it", strings.Join(restrictions, ", ")), "make them empty for this service, as in contrib/postfix/master.cf")
 	}
 	for _, name := range []string{"smtpd_relay_restrictions", "smtpd_recipient_restrictions"} {
 		if l := list(p.value(s, name)); len(l) > 0 && l[0] != "permit_mynetworks" && l[0] != "permit" {
-			note(false, fmt.Sprintf("%s does not begin with permit_mynetworks, and may refuse mail that Millrace hands back", name), set(name, "permit_mynetworks,reject"))
+			note(Warning, fmt.Sprintf("%s does not begin with permit_mynetworks, and may refuse mail that Millrace hands back", name), set(name, "permit_mynetworks,reject"))
 		}
 	}
-	if !slices.Contains(list(p.value(s, "receive_override_options")), "no_header_body_checks") {
+	if !p.overrides(s, "no_header_body_checks") {
 		if v := p.value(s, "header_checks") + p.value(s, "body_checks"); v != "" {
-			note(false, "header_checks and body_checks apply to mail that Millrace hands back a second time",
+			note(Warning, "header_checks and body_checks apply to mail that Millrace hands back a second time",
 				set("receive_override_options", "no_milters,no_header_body_checks,no_unknown_recipient_checks"))
 		}
 	}
 	if _, own := s.set["cleanup_service_name"]; !own {
 		if maps := p.copies(); len(maps) > 0 {
-			note(false, fmt.Sprintf("mail that Millrace hands back is copied by %s a second time", strings.Join(maps, ", ")),
+			note(Warning, fmt.Sprintf("mail that Millrace hands back is copied by %s a second time", strings.Join(maps, ", ")),
 				"give this service a cleanup service of its own, with the bcc settings empty")
 		}
 	}
@@ -82,27 +80,27 @@ func (p *postfix) handback(c *config.Config) []finding {
 }
 
 // noHandback is what is to be said when master.cf does not have the port.
-func (p *postfix) noHandback(c *config.Config) []finding {
+func (p *Postfix) noHandback(c *config.Config) []Finding {
 	relay := c.Handback.Relay
 	if host, _, err := net.SplitHostPort(relay); err == nil && !isLocalhost(host) {
-		return []finding{{
-			where:  "master.cf",
-			wrong:  fmt.Sprintf("[handback] relay %s is not known to be of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay),
-			remedy: "see that it has no milter of Millrace",
+		return []Finding{{
+			Where:  "master.cf",
+			Wrong:  fmt.Sprintf("[handback] relay %s is not known to be of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay),
+			Remedy: "see that it has no milter of Millrace",
 		}}
 	}
-	return []finding{{
-		contradiction: c.Milter.Mode == config.Divert,
-		where:         "master.cf",
-		wrong:         fmt.Sprintf("no service listens on [handback] relay %s: bounces, and mail that Millrace hands back, cannot return to Postfix", relay),
-		remedy:        "append contrib/postfix/master.cf to master.cf, then postfix reload",
+	return []Finding{{
+		Severity: inDivert(c),
+		Where:    "master.cf",
+		Wrong:    fmt.Sprintf("no service listens on [handback] relay %s: bounces, and mail that Millrace hands back, cannot return to Postfix", relay),
+		Remedy:   "append contrib/postfix/master.cf to master.cf, then postfix reload",
 	}}
 }
 
 // listens reports whether a service of master.cf takes connections to an
 // endpoint ("host:port"). A service without an address has those of
 // inet_interfaces; which ones "all" are is known of loopback only.
-func (p *postfix) listens(s *service, endpoint string) bool {
+func (p *Postfix) listens(s *service, endpoint string) bool {
 	host, want, err := net.SplitHostPort(endpoint)
 	if s.kind != "inet" || err != nil || !samePort(port(s.name), want) {
 		return false
@@ -135,7 +133,7 @@ func same(a, b string) bool {
 func port(name string) string { return name[strings.LastIndexByte(name, ':')+1:] }
 
 // copies are the parameters that are set and make copies of mail.
-func (p *postfix) copies() []string {
+func (p *Postfix) copies() []string {
 	var set []string
 	for _, name := range []string{"always_bcc", "sender_bcc_maps", "recipient_bcc_maps"} {
 		if p.main[name] != "" {

@@ -1,20 +1,37 @@
-package main
+// Package postconf knows the Postfix of this host as postconf(1) shows it, and
+// says where it does not fit a configuration of ours. It imports agent/config
+// only: "millrace check" prints what it finds, and the agent shows on /readyz
+// what of it diverted mail passes by.
+//
+// Read asks postconf, which any user may run; it changes nothing. Check then
+// compares, and asks nobody: all it knows is what Read was told, and the lookup
+// tables that can be read as text (table.go says which). An admin reads each
+// Finding with its place, what is wrong, and a remedy.
+//
+// Some findings are hard stops: settings that act on a message after the
+// milter, or on its envelope, and so never on what is diverted (bypass.go). A
+// site may know that and want it so; [milter] accept_bypass says it. A table
+// that is looked into and cannot concern diverted mail is no finding. Where that
+// is not known, a table counts as if it did.
+package postconf
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
 	"time"
 )
 
-// postfix is the configuration of one Postfix instance, as postconf(1) shows it.
-type postfix struct {
+// Postfix is the configuration of one Postfix instance, as postconf(1) shows it.
+type Postfix struct {
 	main     map[string]string // main.cf over the defaults, $names expanded
 	services []service         // master.cf
+	files    fs.FS             // the host's, from "/", for lookup tables
 }
 
 // service is one line of master.cf.
@@ -28,15 +45,17 @@ type service struct {
 // where names the service for a message, in the form that postconf -P takes.
 func (s *service) where() string { return "master.cf: " + s.name + "/" + s.kind }
 
-// errNoPostfix: there is no Postfix on this host, or none that was set up.
-var errNoPostfix = errors.New("there is no Postfix on this host")
+// ErrNone says that there is no Postfix on this host, or none that was set up.
+var ErrNone = errors.New("there is no Postfix on this host")
 
 // postconfTime is how long postconf may take. It reads some files; but it also
 // looks up the host's own name, which hangs where DNS does.
 const postconfTime = time.Minute
 
-// readPostfix asks postconf for the instance in dir, or for the default one.
-func readPostfix(ctx context.Context, dir string) (*postfix, error) {
+// Read asks postconf for the instance in dir, or with "" for the default one,
+// which MAIL_CONFIG in the environment may change. It takes at most a minute.
+// The error is ErrNone if there is no Postfix to ask.
+func Read(ctx context.Context, dir string) (*Postfix, error) {
 	ctx, cancel := context.WithTimeout(ctx, postconfTime)
 	defer cancel()
 	path, err := findPostconf()
@@ -52,7 +71,7 @@ func readPostfix(ctx context.Context, dir string) (*postfix, error) {
 			return nil, err
 		}
 	}
-	return parsePostfix(texts[0], texts[1], texts[2]), nil
+	return parse(texts[0], texts[1], texts[2], os.DirFS("/")), nil
 }
 
 // findPostconf returns the command. An admin who is not root may not have
@@ -63,7 +82,7 @@ func findPostconf() ([]string, error) {
 			return []string{path}, nil
 		}
 	}
-	return nil, fmt.Errorf("%w (no postconf found)", errNoPostfix)
+	return nil, fmt.Errorf("%w (no postconf found)", ErrNone)
 }
 
 func postconf(ctx context.Context, args []string) (string, error) {
@@ -71,20 +90,21 @@ func postconf(ctx context.Context, args []string) (string, error) {
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
+	cmd.WaitDelay = time.Second // a child of its own may hold the pipes
 	if err := cmd.Run(); err != nil {
 		text := strings.TrimSpace(complaint.String())
 		// The package may be there, and main.cf never written.
 		if strings.HasSuffix(text, "/main.cf: No such file or directory") {
-			return "", fmt.Errorf("%w (%s)", errNoPostfix, text)
+			return "", fmt.Errorf("%w (%s)", ErrNone, text)
 		}
 		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, text)
 	}
 	return out.String(), nil
 }
 
-// parsePostfix reads the output of postconf, postconf -M and postconf -P.
-func parsePostfix(main, master, options string) *postfix {
-	p := &postfix{main: map[string]string{}}
+// parse reads the output of postconf, postconf -M and postconf -P.
+func parse(main, master, options string, files fs.FS) *Postfix {
+	p := &Postfix{main: map[string]string{}, files: files}
 	for line := range strings.Lines(main) {
 		if name, value, ok := strings.Cut(line, "="); ok {
 			p.main[strings.TrimSpace(name)] = strings.TrimSpace(value)
@@ -117,13 +137,13 @@ func parsePostfix(main, master, options string) *postfix {
 
 // chrootDefault is what "-" means in master.cf's column: yes, until Postfix 3.0
 // with a compatibility_level of 1.
-func (p *postfix) chrootDefault() bool {
+func (p *Postfix) chrootDefault() bool {
 	level := p.main["compatibility_level"]
 	return level == "" || level == "0"
 }
 
 // value is a parameter as a service sees it.
-func (p *postfix) value(s *service, name string) string {
+func (p *Postfix) value(s *service, name string) string {
 	if s != nil {
 		if v, ok := s.set[name]; ok {
 			return v
@@ -133,7 +153,7 @@ func (p *postfix) value(s *service, name string) string {
 }
 
 // where names the file, and the service if it overrides it, that sets a parameter.
-func (p *postfix) where(s *service, name string) string {
+func (p *Postfix) where(s *service, name string) string {
 	if s != nil {
 		if _, ok := s.set[name]; ok {
 			return s.where()
@@ -143,7 +163,7 @@ func (p *postfix) where(s *service, name string) string {
 }
 
 // service returns a service by name and kind; nil if there is none.
-func (p *postfix) service(name, kind string) *service {
+func (p *Postfix) service(name, kind string) *service {
 	for i := range p.services {
 		if s := &p.services[i]; s.name == name && s.kind == kind {
 			return s
@@ -152,35 +172,41 @@ func (p *postfix) service(name, kind string) *service {
 	return nil
 }
 
-// list splits a parameter at blanks and commas. What stands in braces is one
-// element, without them.
-func list(value string) []string {
+// tokens splits a parameter at blanks and commas, as Postfix does: not inside
+// braces, which stay, as in "inline:{a=b, c=d}".
+func tokens(value string) []string {
 	var out []string
 	depth, start := 0, -1
-	end := func(i int) {
-		if start >= 0 {
-			out = append(out, strings.TrimSpace(value[start:i]))
-			start = -1
-		}
-	}
-	for i, c := range []byte(value) {
+	for i, c := range []byte(value + " ") {
 		switch {
+		case depth <= 0 && strings.IndexByte(" \t\r\n,", c) >= 0:
+			if start >= 0 {
+				out = append(out, value[start:i])
+				start = -1
+			}
+			continue
 		case c == '{':
-			if depth++; depth == 1 {
-				end(i)
-				start = i + 1
-			}
-		case c == '}' && depth > 0:
-			if depth--; depth == 0 {
-				end(i)
-			}
-		case depth > 0:
-		case strings.IndexByte(" \t\r\n,", c) >= 0:
-			end(i)
-		case start < 0:
+			depth++
+		case c == '}':
+			depth--
+		}
+		if start < 0 {
 			start = i
 		}
 	}
-	end(len(value))
+	if start >= 0 { // a brace without its partner
+		out = append(out, strings.TrimSpace(value[start:]))
+	}
+	return out
+}
+
+// list is tokens with the braces of "{ one element }" taken off.
+func list(value string) []string {
+	out := tokens(value)
+	for i, t := range out {
+		if inside, ok := inBraces(t); ok {
+			out[i] = inside
+		}
+	}
 	return out
 }

@@ -1,4 +1,4 @@
-package main
+package postconf
 
 import (
 	"errors"
@@ -41,7 +41,7 @@ func TestPostconfIsRead(t *testing.T) {
 	t.Parallel()
 	dir := instance(t, "compatibility_level = 2\nmyhostname = mail.example.com\nrelay_domains = $mydestination, [::1],\n  a=b\n",
 		"smtp inet n - y - - smtpd\nbare inet n - - - - smtpd -v\n"+snippets.MasterCF)
-	p, err := readPostfix(t.Context(), dir)
+	p, err := Read(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestPostconfIsRead(t *testing.T) {
 // TestOldDefaultIsChroot: before Postfix 3.0 there was no compatibility_level.
 func TestOldDefaultIsChroot(t *testing.T) {
 	t.Parallel()
-	p := parsePostfix("mail_version = 2.11.3\n", "smtp inet n - - - - smtpd\n", "")
+	p := parse("mail_version = 2.11.3\n", "smtp inet n - - - - smtpd\n", "", nil)
 	if !p.service("smtp", "inet").chroot {
 		t.Error(`"-" was a chroot`)
 	}
@@ -85,11 +85,11 @@ func TestOldDefaultIsChroot(t *testing.T) {
 
 func TestPostfixWithoutMainCFIsNone(t *testing.T) {
 	t.Parallel()
-	if _, err := readPostfix(t.Context(), t.TempDir()); !errors.Is(err, errNoPostfix) {
+	if _, err := Read(t.Context(), t.TempDir()); !errors.Is(err, ErrNone) {
 		t.Errorf("got %v", err)
 	}
 	dir := instance(t, "myhostname = a.example.com\n", "smtp inet\n")
-	if _, err := readPostfix(t.Context(), dir); err == nil || errors.Is(err, errNoPostfix) {
+	if _, err := Read(t.Context(), dir); err == nil || errors.Is(err, ErrNone) {
 		t.Errorf("got %v for a master.cf that postconf cannot read", err)
 	}
 }
@@ -102,8 +102,9 @@ func TestListSplitsAsPostfixDoes(t *testing.T) {
 		"a":                                 {"a"},
 		"a b,c ,\td ":                       {"a", "b", "c", "d"},
 		"inet:[::1]:1, { unix:a/b, x=y },c": {"inet:[::1]:1", "unix:a/b, x=y", "c"},
-		"{ a, { b } c }d":                   {"a, { b } c", "d"},
-		"{ open":                            {"open"},
+		"{ a, { b } c }d":                   {"{ a, { b } c }d"},
+		"{ open, x":                         {"{ open, x"},
+		"inline:{a=b, { c = d }} x":         {"inline:{a=b, { c = d }}", "x"},
 		"}a":                                {"}a"},
 	} {
 		if got := list(value); !slices.Equal(got, want) {
@@ -159,12 +160,12 @@ func TestServiceListensAt(t *testing.T) {
 		{"10626", "192.0.2.1, [::1]", "127.0.0.1:10626", false},
 		{"smtp", "all", "127.0.0.1:25", true},
 	} {
-		p := &postfix{main: map[string]string{"inet_interfaces": c.interfaces, "myhostname": "mail.example.com"}}
+		p := &Postfix{main: map[string]string{"inet_interfaces": c.interfaces, "myhostname": "mail.example.com"}}
 		if got := p.listens(&service{name: c.name, kind: "inet"}, c.endpoint); got != c.want {
 			t.Errorf("%s with inet_interfaces=%s at %s: %t", c.name, c.interfaces, c.endpoint, got)
 		}
 	}
-	p := &postfix{main: map[string]string{"inet_interfaces": "all"}}
+	p := &Postfix{main: map[string]string{"inet_interfaces": "all"}}
 	if p.listens(&service{name: "10626", kind: "unix"}, "127.0.0.1:10626") {
 		t.Error("a unix service listens at a port")
 	}
@@ -172,7 +173,7 @@ func TestServiceListensAt(t *testing.T) {
 
 func TestMillraceIsKnownByItsSocket(t *testing.T) {
 	t.Parallel()
-	p := &postfix{main: map[string]string{"queue_directory": "/var/spool/postfix"}}
+	p := &Postfix{main: map[string]string{"queue_directory": "/var/spool/postfix"}}
 	const inside, outside, tcp = "unix:/var/spool/postfix/millrace/milter.sock", "unix:/run/millrace/milter.sock", "inet:8890@127.0.0.1"
 	for _, c := range []struct {
 		address, listen string

@@ -1,4 +1,4 @@
-package main
+package postconf
 
 import (
 	"fmt"
@@ -15,23 +15,31 @@ import (
 // ours is what an admin writes for Millrace; for messages.
 const ours = "{ unix:millrace/milter.sock, connect_timeout=5s, default_action=accept }"
 
-// check compares Postfix with a configuration. It asks nobody: all it knows
-// stands in p.
-func (p *postfix) check(c *config.Config) []finding {
+// Check compares Postfix with a configuration.
+func (p *Postfix) Check(c *config.Config) []Finding {
 	m := p.milters(c)
 	return slices.Concat(
 		m.findings,
 		p.handback(c),
 		p.domains(c, m.command),
-		p.discards(c, m.command),
-		p.bypassed(m.through),
+		p.discards(c, m),
+		p.bypassed(c, m),
 		p.outbound(c),
 	)
 }
 
+// Bypassed are the findings of Check that say what diverted mail passes by and
+// nobody has accepted: none unless the milter diverts, and Postfix names it.
+func (p *Postfix) Bypassed(c *config.Config) []Finding {
+	if m := p.milters(c); len(m.through) == 0 && !m.command {
+		return nil
+	}
+	return slices.DeleteFunc(p.Check(c), func(f Finding) bool { return f.Bypass == "" || f.Severity != Contradiction })
+}
+
 // milters is Millrace's place among Postfix's milters.
 type milters struct {
-	findings []finding
+	findings []Finding
 	through  []*service // smtpd services whose mail Millrace sees
 	command  bool       // mail of sendmail(1) too
 }
@@ -43,7 +51,7 @@ type entrance struct {
 }
 
 // milters looks for Millrace wherever Postfix names milters.
-func (p *postfix) milters(c *config.Config) milters {
+func (p *Postfix) milters(c *config.Config) milters {
 	var m milters
 	said := map[string]bool{} // a value of main.cf is looked at once, not for each service
 	look := func(e entrance) bool {
@@ -69,31 +77,39 @@ func (p *postfix) milters(c *config.Config) milters {
 		m.command = look(entrance{cleanup, "non_smtpd_milters"})
 	}
 	if len(m.through) == 0 && !m.command {
-		m.findings = append(m.findings, finding{
-			contradiction: c.Milter.Mode == config.Divert,
-			where:         "main.cf",
-			wrong:         fmt.Sprintf("smtpd_milters does not name Millrace (%s): it sees no mail", strings.Join(c.Milter.Listen, ", ")),
-			remedy:        postconfE("smtpd_milters", strings.TrimSpace(p.main["smtpd_milters"]+" "+ours)) + ", or correct [milter] listen",
+		m.findings = append(m.findings, Finding{
+			Severity: inDivert(c),
+			Where:    "main.cf",
+			Wrong:    fmt.Sprintf("smtpd_milters does not name Millrace (%s): it sees no mail", strings.Join(c.Milter.Listen, ", ")),
+			Remedy:   postconfE("smtpd_milters", strings.TrimSpace(p.main["smtpd_milters"]+" "+ours)) + ", or correct [milter] listen",
 		})
 	}
 	if maps := p.main["smtpd_milter_maps"]; maps != "" && len(m.through) > 0 {
-		m.findings = append(m.findings, finding{
-			where:  "main.cf",
-			wrong:  fmt.Sprintf("smtpd_milter_maps is %s: clients found there have the milters named there, and no others", maps),
-			remedy: "name Millrace there too, as the last one, for clients that send bulk",
+		m.findings = append(m.findings, Finding{
+			Where:  "main.cf",
+			Wrong:  fmt.Sprintf("smtpd_milter_maps is %s: clients found there have the milters named there, and no others", maps),
+			Remedy: "name Millrace there too, as the last one, for clients that send bulk",
 		})
 	}
 	return m
 }
 
+// inDivert is the severity of what only stands in the way of diverted mail.
+func inDivert(c *config.Config) Severity {
+	if c.Milter.Mode == config.Divert {
+		return Contradiction
+	}
+	return Warning
+}
+
 // noMilters reports whether a service hands its mail past all milters.
-func (p *postfix) noMilters(s *service) bool {
-	return slices.Contains(list(p.value(s, "receive_override_options")), "no_milters")
+func (p *Postfix) noMilters(s *service) bool {
+	return p.overrides(s, "no_milters")
 }
 
 // entrance reports whether one list of milters has Millrace, and what is wrong
 // with its place there.
-func (p *postfix) entrance(c *config.Config, e entrance) (bool, []finding) {
+func (p *Postfix) entrance(c *config.Config, e entrance) (bool, []Finding) {
 	value := p.value(e.service, e.parameter)
 	var all []milter
 	at, found := -1, false
@@ -107,10 +123,10 @@ func (p *postfix) entrance(c *config.Config, e entrance) (bool, []finding) {
 	if at < 0 {
 		return false, p.withoutUs(c, e, value)
 	}
-	var findings []finding
+	var findings []Finding
 	where := p.where(e.service, e.parameter)
-	note := func(contradiction bool, wrong, remedy string) {
-		findings = append(findings, finding{contradiction, where, wrong, remedy})
+	note := func(sev Severity, wrong, remedy string) {
+		findings = append(findings, Finding{Severity: sev, Where: where, Wrong: wrong, Remedy: remedy})
 	}
 	us := all[at]
 	if !found {
@@ -118,7 +134,7 @@ func (p *postfix) entrance(c *config.Config, e entrance) (bool, []finding) {
 		if e.service.chroot {
 			root = p.main["queue_directory"]
 		}
-		note(true, fmt.Sprintf("%s names %s, which %s looks for in %s: Millrace is not there", e.parameter, us.address, e.service.command, root),
+		note(Contradiction, fmt.Sprintf("%s names %s, which %s looks for in %s: Millrace is not there", e.parameter, us.address, e.service.command, root),
 			p.relative(c.Milter.Listen))
 	}
 	if last := len(all) - 1; at < last {
@@ -126,11 +142,12 @@ func (p *postfix) entrance(c *config.Config, e entrance) (bool, []finding) {
 		for _, m := range all[at+1:] {
 			later = append(later, m.address)
 		}
-		note(false, fmt.Sprintf("%s has %s after Millrace: it may refuse a message that Millrace has taken, and the client sends it again; what it adds or signs is missing from diverted mail", e.parameter, strings.Join(later, ", ")),
-			"put Millrace last")
+		findings = append(findings, hardStop(c, e.parameter, where,
+			fmt.Sprintf("%s has %s after Millrace: it may refuse a message that Millrace has taken, and the client sends it again; what it adds or signs is missing from diverted mail", e.parameter, strings.Join(later, ", ")),
+			"put Millrace last"))
 	}
 	if action := p.option(us, e.service, "default_action"); action != "accept" {
-		note(false, fmt.Sprintf("%s has no default_action=accept for Millrace (it is %s): Postfix takes no mail while Millrace is down", e.parameter, action),
+		note(Warning, fmt.Sprintf("%s has no default_action=accept for Millrace (it is %s): Postfix takes no mail while Millrace is down", e.parameter, action),
 			"write "+ours)
 	}
 	for _, limit := range []struct {
@@ -147,17 +164,14 @@ func (p *postfix) entrance(c *config.Config, e entrance) (bool, []finding) {
 		switch {
 		case err != nil:
 		case limit.most > 0 && d > limit.most:
-			note(false, fmt.Sprintf("%s gives Millrace a %s of %s: %s", e.parameter, limit.name, value, limit.why), "write "+ours)
+			note(Warning, fmt.Sprintf("%s gives Millrace a %s of %s: %s", e.parameter, limit.name, value, limit.why), "write "+ours)
 		case d < limit.least:
-			note(false, fmt.Sprintf("%s gives Millrace a %s of only %s: %s", e.parameter, limit.name, value, limit.why), fmt.Sprintf("give it at least %.0fs", limit.least.Seconds()))
+			note(Warning, fmt.Sprintf("%s gives Millrace a %s of only %s: %s", e.parameter, limit.name, value, limit.why), fmt.Sprintf("give it at least %.0fs", limit.least.Seconds()))
 		}
 	}
 	if v := p.option(us, e.service, "protocol"); v != "6" {
-		note(false, fmt.Sprintf("%s speaks protocol %s to Millrace: header values lose their leading blank, and signatures may break", e.parameter, v),
+		note(Warning, fmt.Sprintf("%s speaks protocol %s to Millrace: header values lose their leading blank, and signatures may break", e.parameter, v),
 			"use protocol 6, Postfix's default")
-	}
-	if e.parameter == "smtpd_milters" {
-		findings = append(findings, p.filters(e.service)...)
 	}
 	return true, findings
 }
@@ -165,39 +179,18 @@ func (p *postfix) entrance(c *config.Config, e entrance) (bool, []finding) {
 // withoutUs is what is to be said of a list that does not have Millrace. There
 // may be good reasons, so only the usual slip is named: a port for the host's
 // own users with a list of its own.
-func (p *postfix) withoutUs(c *config.Config, e entrance, value string) []finding {
+func (p *Postfix) withoutUs(c *config.Config, e entrance, value string) []Finding {
 	_, own := e.service.set[e.parameter]
 	submission := e.service.kind == "inet" &&
 		slices.Contains([]string{"submission", "submissions", "smtps", "587", "465"}, port(e.service.name))
 	if !own || value == "" || !submission || !slices.Contains(c.Milter.Scope, "authenticated") {
 		return nil
 	}
-	return []finding{{
-		where:  e.service.where(),
-		wrong:  fmt.Sprintf("%s is %s, without Millrace: mail of the users who send there is not diverted", e.parameter, value),
-		remedy: "add " + ours + " as the last one, if it should be",
+	return []Finding{{
+		Where:  e.service.where(),
+		Wrong:  fmt.Sprintf("%s is %s, without Millrace: mail of the users who send there is not diverted", e.parameter, value),
+		Remedy: "add " + ours + " as the last one, if it should be",
 	}}
-}
-
-// filters warns of content filters: one comes after the milters, the other hides
-// the content from them (MILTER_README, "Limitations").
-func (p *postfix) filters(s *service) []finding {
-	var findings []finding
-	if name := "content_filter"; p.value(s, name) != "" {
-		findings = append(findings, finding{
-			where:  p.where(s, name),
-			wrong:  fmt.Sprintf("%s is %s: diverted mail does not pass it, so it is neither scanned nor signed there", name, p.value(s, name)),
-			remedy: "scan and sign in a milter before Millrace, or leave that mail with Postfix by a [[milter.rule]]",
-		})
-	}
-	if name := "smtpd_proxy_filter"; p.value(s, name) != "" {
-		findings = append(findings, finding{
-			where:  p.where(s, name),
-			wrong:  fmt.Sprintf("%s is %s: Postfix shows milters no content of mail that passes it, and Millrace diverts none of it", name, p.value(s, name)),
-			remedy: "name Millrace where the filter gives mail back, as the last milter there",
-		})
-	}
-	return findings
 }
 
 // milter is one element of smtpd_milters.
@@ -219,7 +212,7 @@ func parseMilter(text string) milter {
 }
 
 // option is a setting of one milter, or else of all.
-func (p *postfix) option(m milter, s *service, name string) string {
+func (p *Postfix) option(m milter, s *service, name string) string {
 	if v, ok := m.set[name]; ok {
 		return v
 	}
@@ -229,7 +222,7 @@ func (p *postfix) option(m milter, s *service, name string) string {
 // isOurs reports whether a milter's address is meant for Millrace, and whether a
 // process of Postfix finds it there: for a chrooted one the queue directory is
 // the root. A relative path starts there for all.
-func (p *postfix) isOurs(address string, listen []string, chroot bool) (named, found bool) {
+func (p *Postfix) isOurs(address string, listen []string, chroot bool) (named, found bool) {
 	kind, rest, _ := strings.Cut(address, ":")
 	queue := p.main["queue_directory"]
 	for _, l := range listen {
@@ -253,7 +246,7 @@ func (p *postfix) isOurs(address string, listen []string, chroot bool) (named, f
 }
 
 // relative is how to name a socket of ours so that every process finds it.
-func (p *postfix) relative(listen []string) string {
+func (p *Postfix) relative(listen []string) string {
 	queue := filepath.Clean(p.main["queue_directory"]) + "/"
 	for _, l := range listen {
 		if network, at, err := config.ParseListen(l); err == nil && network == "unix" {
@@ -312,4 +305,9 @@ func postconfE(name, value string) string {
 		text = "'" + text + "'"
 	}
 	return "postconf -e " + text
+}
+
+// postconfP is the command that sets a parameter of one service.
+func postconfP(s *service, name, value string) string {
+	return fmt.Sprintf("postconf -P '%s/%s/%s=%s'", s.name, s.kind, name, value)
 }

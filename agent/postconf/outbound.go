@@ -1,4 +1,4 @@
-package main
+package postconf
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 
 // outbound compares how Postfix sends with how the agent does: diverted mail
 // must not go where, or as whom, Postfix would not send it.
-func (p *postfix) outbound(c *config.Config) []finding {
+func (p *Postfix) outbound(c *config.Config) []Finding {
 	smtp := p.service("smtp", "unix")
 	return slices.Concat(
 		p.nexthop(c),
@@ -23,7 +23,7 @@ func (p *postfix) outbound(c *config.Config) []finding {
 }
 
 // nexthop looks at what Postfix does with remote mail on the whole.
-func (p *postfix) nexthop(c *config.Config) []finding {
+func (p *Postfix) nexthop(c *config.Config) []Finding {
 	transport, hop, _ := strings.Cut(p.main["default_transport"], ":")
 	name, value := "default_transport", p.main["default_transport"]
 	if relayhost := p.main["relayhost"]; hop == "" && relayhost != "" {
@@ -39,22 +39,22 @@ func (p *postfix) nexthop(c *config.Config) []finding {
 	if hop != "" {
 		mailer += ":" + hop
 	}
-	return []finding{{where: "main.cf",
-		wrong:  fmt.Sprintf("%s is %s, and [milter] remote does not have %q: Millrace leaves all mail that goes there with Postfix", name, value, mailer),
-		remedy: fmt.Sprintf("if that mail may go to its own domain directly, add %q to remote", mailer)}}
+	return []Finding{{Where: "main.cf",
+		Wrong:  fmt.Sprintf("%s is %s, and [milter] remote does not have %q: Millrace leaves all mail that goes there with Postfix", name, value, mailer),
+		Remedy: fmt.Sprintf("if that mail may go to its own domain directly, add %q to remote", mailer)}}
 }
 
-func (p *postfix) hello(c *config.Config, smtp *service) []finding {
+func (p *Postfix) hello(c *config.Config, smtp *service) []Finding {
 	name := p.value(smtp, "smtp_helo_name")
 	if name == "" || strings.EqualFold(name, c.Hostname) {
 		return nil
 	}
-	return []finding{{where: p.where(smtp, "smtp_helo_name"),
-		wrong:  fmt.Sprintf("Postfix greets receivers as %s (smtp_helo_name), Millrace as %s: a name that does not fit the address harms its reputation", name, c.Hostname),
-		remedy: fmt.Sprintf("set hostname = %q", name)}}
+	return []Finding{{Where: p.where(smtp, "smtp_helo_name"),
+		Wrong:  fmt.Sprintf("Postfix greets receivers as %s (smtp_helo_name), Millrace as %s: a name that does not fit the address harms its reputation", name, c.Hostname),
+		Remedy: fmt.Sprintf("set hostname = %q", name)}}
 }
 
-func (p *postfix) protocols(c *config.Config, smtp *service) []finding {
+func (p *Postfix) protocols(c *config.Config, smtp *service) []Finding {
 	value := p.value(smtp, "inet_protocols")
 	theirs := list(value)
 	if len(theirs) == 0 || slices.Contains(theirs, "all") {
@@ -69,14 +69,14 @@ func (p *postfix) protocols(c *config.Config, smtp *service) []finding {
 	if len(more) == 0 {
 		return nil
 	}
-	return []finding{{where: p.where(smtp, "inet_protocols"),
-		wrong:  fmt.Sprintf("inet_protocols is %s, but diverted mail goes over %s too", value, strings.Join(more, ", ")),
-		remedy: fmt.Sprintf(`set [agent] protocols = ["%s"]`, strings.Join(theirs, `", "`))}}
+	return []Finding{{Where: p.where(smtp, "inet_protocols"),
+		Wrong:  fmt.Sprintf("inet_protocols is %s, but diverted mail goes over %s too", value, strings.Join(more, ", ")),
+		Remedy: fmt.Sprintf(`set [agent] protocols = ["%s"]`, strings.Join(theirs, `", "`))}}
 }
 
 // source compares the addresses that connections come from.
-func (p *postfix) source(c *config.Config, smtp *service) []finding {
-	var findings []finding
+func (p *Postfix) source(c *config.Config, smtp *service) []Finding {
+	var findings []Finding
 	for _, family := range []struct {
 		protocol, parameter string
 		is                  func(netip.Addr) bool
@@ -104,9 +104,9 @@ func (p *postfix) source(c *config.Config, smtp *service) []finding {
 				all = append(all, fmt.Sprintf("%q", a))
 			}
 		}
-		findings = append(findings, finding{where: p.where(smtp, name),
-			wrong:  fmt.Sprintf("Postfix sends from %s (%s), Millrace from another address: SPF, reverse DNS and reputation belong to the address", addr, name),
-			remedy: fmt.Sprintf("set [agent] source_addresses = [%s]", strings.Join(all, ", "))})
+		findings = append(findings, Finding{Where: p.where(smtp, name),
+			Wrong:  fmt.Sprintf("Postfix sends from %s (%s), Millrace from another address: SPF, reverse DNS and reputation belong to the address", addr, name),
+			Remedy: fmt.Sprintf("set [agent] source_addresses = [%s]", strings.Join(all, ", "))})
 	}
 	return findings
 }
@@ -114,7 +114,7 @@ func (p *postfix) source(c *config.Config, smtp *service) []finding {
 // onlyInterface returns the address of a family that smtp(8) binds to because
 // inet_interfaces has no other, and an error if there is none. A list with names
 // in it would need a resolver and counts as none.
-func (p *postfix) onlyInterface(smtp *service, is func(netip.Addr) bool) (netip.Addr, error) {
+func (p *Postfix) onlyInterface(smtp *service, is func(netip.Addr) bool) (netip.Addr, error) {
 	var only netip.Addr
 	err := fmt.Errorf("no sole address in inet_interfaces")
 	n := 0
@@ -134,7 +134,7 @@ func (p *postfix) onlyInterface(smtp *service, is func(netip.Addr) bool) (netip.
 }
 
 // protection compares TLS levels.
-func (p *postfix) protection(c *config.Config, smtp *service) []finding {
+func (p *Postfix) protection(c *config.Config, smtp *service) []Finding {
 	level := p.value(smtp, "smtp_tls_security_level")
 	name := "smtp_tls_security_level"
 	if level == "" { // the settings of old, see TLS_README
@@ -146,26 +146,26 @@ func (p *postfix) protection(c *config.Config, smtp *service) []finding {
 		}
 	}
 	where := p.where(smtp, name)
-	var findings []finding
+	var findings []Finding
 	need := map[string]config.TLS{
 		"may": config.TLSOpportunistic, "dane": config.TLSOpportunistic, "encrypt": config.TLSRequired,
 		"dane-only": config.TLSVerify, "fingerprint": config.TLSVerify, "verify": config.TLSVerify, "secure": config.TLSVerify,
 	}[level]
 	if weaker := weakerThan(c, need); len(weaker) > 0 {
-		findings = append(findings, finding{where: where,
-			wrong:  fmt.Sprintf("%s makes TLS %q for Postfix, but not for queues %s", name, level, strings.Join(weaker, ", ")),
-			remedy: fmt.Sprintf("set tls = %q there; [[queue]] tables without tls have that of [general]", need)})
+		findings = append(findings, Finding{Where: where,
+			Wrong:  fmt.Sprintf("%s makes TLS %q for Postfix, but not for queues %s", name, level, strings.Join(weaker, ", ")),
+			Remedy: fmt.Sprintf("set tls = %q there; [[queue]] tables without tls have that of [general]", need)})
 	}
 	if level == "dane" || level == "dane-only" {
-		findings = append(findings, finding{where: where,
-			wrong:  fmt.Sprintf("smtp_tls_security_level is %s: this version of Millrace does not look for TLSA records", level),
-			remedy: "leave domains that need DANE with Postfix: a [[queue]] with route = \"handback\""})
+		findings = append(findings, Finding{Where: where,
+			Wrong:  fmt.Sprintf("smtp_tls_security_level is %s: this version of Millrace does not look for TLSA records", level),
+			Remedy: "leave domains that need DANE with Postfix: a [[queue]] with route = \"handback\""})
 	}
 	for _, name := range []string{"smtp_tls_policy_maps", "smtp_tls_per_site"} {
 		if v := p.value(smtp, name); v != "" {
-			findings = append(findings, finding{where: p.where(smtp, name),
-				wrong:  fmt.Sprintf("%s is set (%s): diverted mail does not follow it", name, v),
-				remedy: "say the same by a [[queue]] with tls, or with route = \"handback\""})
+			findings = append(findings, Finding{Where: p.where(smtp, name),
+				Wrong:  fmt.Sprintf("%s is set (%s): diverted mail does not follow it", name, v),
+				Remedy: "say the same by a [[queue]] with tls, or with route = \"handback\""})
 		}
 	}
 	return findings

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/postconf"
+)
+
+// askHostEvery is how often the host's Postfix is asked for its settings anew:
+// an admin who changes main.cf tells Postfix, not us.
+const askHostEvery = 5 * time.Minute
+
+// watchHost keeps what /readyz says of the host: which settings of Postfix
+// diverted mail passes by, though nobody has accepted it. That is asked at the
+// start, after a reload, and every some minutes. Nothing waits for the answer,
+// and a host without Postfix, or a milter that only observes, has nothing to say.
+func (a *Agent) watchHost(ctx context.Context) {
+	tick := time.NewTicker(askHostEvery)
+	defer tick.Stop()
+	failing := false
+	for {
+		cfg := a.now.Load().config
+		found, err := unaccepted(ctx, cfg)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !failing:
+			// What was known stays: a setting does not go away by this.
+			a.log.Warn("Postfix's settings cannot be read, so /readyz does not show which of them diverted mail passes by", "err", err)
+		case err == nil:
+			a.noteBypasses(found)
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-a.reloaded:
+		}
+	}
+}
+
+// noteBypasses replaces what /readyz says, and logs what is new in it.
+func (a *Agent) noteBypasses(found []string) {
+	var before []string
+	if p := a.bypassed.Load(); p != nil {
+		before = *p
+	}
+	for _, text := range found {
+		if !slices.Contains(before, text) {
+			a.log.Warn("diverted mail passes by a setting of Postfix", "bypass", text)
+		}
+	}
+	a.bypassed.Store(&found)
+}
+
+// unaccepted asks Postfix; none is no error. postconf.Read has a deadline.
+func unaccepted(ctx context.Context, c *config.Config) ([]string, error) {
+	if c.Milter.Mode != config.Divert {
+		return nil, nil
+	}
+	host, err := postconf.Read(ctx, "")
+	if errors.Is(err, postconf.ErrNone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, f := range host.Bypassed(c) {
+		found = append(found, f.String())
+	}
+	return found, nil
+}

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+// journal is a log that may be read while it is written.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+func (j *journal) count(text string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Count(j.buf.String(), text)
+}
+
+// TestHostIsAskedAgain with a real postconf: no Postfix is nothing to say, an
+// answer that cannot be had is told once, and what was known stays meanwhile.
+func TestHostIsAskedAgain(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("MAIL_CONFIG", dir)
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		old := time.Now().Add(-time.Minute) // Postfix waits for a file that is being written
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log journal
+	store, err := spool.OpenStore(t.TempDir(), spool.StoreOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, reloaded: make(chan struct{}, 1)}
+	a.loaded.Store(true)
+	mode := func(m config.Mode) {
+		a.now.Store(&settings{config: &config.Config{Milter: config.Milter{
+			Mode: m, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}, Scope: []string{"authenticated"},
+		}}})
+	}
+	mode(config.Divert)
+	if found, err := unaccepted(t.Context(), a.now.Load().config); found != nil || err != nil {
+		t.Fatalf("without Postfix: %q, %v", found, err)
+	}
+
+	write("main.cf", "compatibility_level = 3.6\nqueue_directory = /var/spool/postfix\nmyhostname = mail.example.com\n"+
+		"smtpd_milters = unix:millrace/milter.sock\nmasquerade_domains = example.com\n")
+	const master = "smtp inet n - y - - smtpd\ncleanup unix n - y - 0 cleanup\n"
+	write("master.cf", master)
+	ctx, cancel := context.WithCancel(t.Context())
+	var watch sync.WaitGroup
+	watch.Go(func() { a.watchHost(ctx) })
+	defer watch.Wait()
+	defer cancel()
+	wait := func(what string, holds func() bool) {
+		t.Helper()
+		limit, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := lab.Until(limit, func() (bool, error) { return holds(), nil }); err != nil {
+			t.Fatalf("never: %s (%v)", what, err)
+		}
+	}
+	shown := func() int {
+		return strings.Count(strings.Join(a.notReady(), "\n"), "masquerade_domains is example.com")
+	}
+	wait("the setting is shown", func() bool { return shown() == 1 })
+
+	write("master.cf", "smtp inet\n")
+	const unread = "settings cannot be read"
+	for range 3 {
+		a.reloaded <- struct{}{}
+		wait("postconf fails", func() bool { return log.count(unread) == 1 && len(a.reloaded) == 0 })
+	}
+	if shown() != 1 {
+		t.Error("what was known is gone")
+	}
+	write("master.cf", master)
+	mode(config.Observe)
+	a.reloaded <- struct{}{}
+	wait("nothing is shown in observe mode", func() bool { return shown() == 0 })
+	if n := log.count(unread); n != 1 {
+		t.Errorf("told %d times", n)
+	}
+	if n := log.count("passes by a setting"); n != 1 {
+		t.Errorf("the setting was logged %d times", n)
+	}
+}

@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+// crowd sends discarded newsletters over many connections at once.
+func (r *room) crowd(messages int) {
+	r.t.Helper()
+	const clients = 30
+	var all sync.WaitGroup
+	for i := range clients {
+		all.Go(func() {
+			c, err := lab.Dial(r.ctx, r.postfix.SMTPAddr())
+			if err != nil {
+				r.t.Error(err)
+				return
+			}
+			defer c.Close()
+			for k := range messages {
+				id := fmt.Sprintf("crowd-%d-%d", i, k)
+				if _, err := c.Send(r.ctx, "news@lab.test", []string{"reader@far.test"}, []byte(news(id))); err != nil {
+					r.t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Postfix's default makes clients wait for every discarded message, once it has
+// no flow tokens left. The milter sees it, and names the remedy, once.
+func TestFlowDelayIsNoticed(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{millrace: lab.MillraceOptions{Set: map[string]string{"milter.verdict": `"discard"`}}})
+	r.crowd(8)
+	r.logLine(r.millrace.Milter, "level=WARN", "in_flow_delay", `remedy="postconf -e in_flow_delay=0"`)
+	r.crowd(2)
+	if n := len(linesWith(read(t, r.millrace.Milter.Log()), "in_flow_delay")); n != 1 {
+		t.Errorf("told %d times", n)
+	}
+}
+
+// With the remedy no client waits, and nothing is said.
+func TestNoFlowDelayIsNotNoticed(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{
+		postfix:  lab.PostfixOptions{Extra: map[string]string{"in_flow_delay": "0"}},
+		millrace: lab.MillraceOptions{Set: map[string]string{"milter.verdict": `"discard"`}},
+	})
+	r.crowd(8)
+	if said := linesWith(read(t, r.millrace.Milter.Log()), "in_flow_delay"); len(said) > 0 {
+		t.Errorf("said %q", said)
+	}
+}
