@@ -107,11 +107,14 @@ func (d *Daemon) Stop() error {
 }
 
 // Reload sends SIGHUP.
-func (d *Daemon) Reload() error {
+func (d *Daemon) Reload() error { return d.Signal(syscall.SIGHUP) }
+
+// Signal sends a signal, such as SIGSTOP and SIGCONT.
+func (d *Daemon) Signal(s syscall.Signal) error {
 	if d.group == nil {
 		return os.ErrProcessDone
 	}
-	return d.group.signal(syscall.SIGHUP)
+	return d.group.signal(s)
 }
 
 // Running reports whether the daemon runs.
