@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -313,6 +314,42 @@ func TestReceiptIsVoidedWhenTheMTAIsGone(t *testing.T) {
 				t.Error("the lost verdict is not in the log")
 			}
 		})
+	}
+}
+
+// Postfix deletes each recipient when it reads the packet, and keeps to that when
+// the rest never comes: after a part of a verdict nobody knows who has the mail,
+// so it is sent.
+func TestReceiptIsReleasedWhenAPartOfTheVerdictIsOut(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "milter.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveOn(t, divertAll(), &fakeSpool{}, ln)
+	conn, err := net.Dial("unix", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := connectOver(t, conn, postfixVersion, actions, steps)
+	var rcpts []string // more than a socket holds
+	for i := range 4000 {
+		rcpts = append(rcpts, fmt.Sprintf("%d-%s@d.example", i, strings.Repeat("x", 200)))
+	}
+	m.wants(m.headers("a@b.example", rcpts), cont)
+	if _, err := conn.Write([]byte{0, 0, 0, 1, 'E'}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if v := <-s.spool.waitOnly().verdict; v != "released" {
+		t.Errorf("receipt %s", v)
+	}
+	s.stop()
+	if len(s.log.lines("level=WARN", `msg="verdict cut"`, "qid=Q1", "id=M1-1", "possible duplicate")) != 1 {
+		t.Error("the cut verdict is not in the log")
 	}
 }
 

@@ -43,10 +43,106 @@ func TestVerdictThatComesTooLateIsVoid(t *testing.T) {
 	}
 }
 
-// many is an envelope whose deletions are more than a socket holds.
-func many() (rcpts []string) {
-	for i := range 1000 {
-		rcpts = append(rcpts, fmt.Sprintf("%s-%d@far.test", strings.Repeat("x", 55), i))
+// A milter that dies, or whose line breaks, in the middle of a long verdict has
+// committed. Postfix deletes recipient by recipient and goes on with the rest:
+// what it has deleted arrives once, the rest twice, nothing is lost.
+func TestVerdictThatIsCutLosesNobody(t *testing.T) {
+	t.Parallel()
+	const all, deleted = 1300, 30
+	for i, end := range []string{"kill", "hang up"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			r, p := tapped(t, "unix", fmt.Sprintf("127.79.%d.1", i), "accept", setup{
+				postfix: lab.PostfixOptions{Extra: map[string]string{"smtpd_recipient_limit": fmt.Sprint(all)}},
+			})
+			// Long addresses, so that the deletions are more than a socket holds
+			// and the milter is still writing.
+			domain := "d" + strings.Repeat("x", 60) + "." + strings.Repeat("y", 60) + "." + strings.Repeat("z", 60) + ".example"
+			var rcpts, want []string
+			for i := range all {
+				rcpt := fmt.Sprintf("%s-%d@%s", strings.Repeat("r", 50), i, domain)
+				rcpts = append(rcpts, rcpt)
+				want = append(want, "cut "+rcpt+" ours")
+				if i >= deleted {
+					want = append(want, "cut "+rcpt+" postfix")
+				}
+			}
+			passed := 0 // on the one goroutine that carries the milter's packets
+			p.on(func(fromMilter bool, code byte) bool {
+				if !fromMilter || code != '-' {
+					return true
+				}
+				if passed++; passed <= deleted {
+					return true
+				}
+				if end == "kill" {
+					r.millrace.Milter.Kill()
+				}
+				return false
+			})
+			r.send("news@lab.test", rcpts, news("cut"))
+			p.on(nil)
+			says, by := []string{`msg="verdict cut"`, "possible duplicate", fmt.Sprintf("diverted=%d", all)}, r.millrace.Milter
+			if end == "kill" {
+				says, by = []string{"possible duplicate: the milter died"}, r.millrace.Agent
+			}
+			r.logLine(by, says...)
+			r.exactly(want...)
+			if end == "kill" {
+				r.start(r.millrace.Milter)
+			}
+			r.send("news@lab.test", []string{"a@far.test"}, news("after"))
+			r.exactly(append(want, "after a@far.test ours")...)
+		})
 	}
-	return rcpts
+}
+
+// A milter that dies before it commits has done nothing; one that dies when it
+// has answered and Postfix does not hear it has taken the message, and so has
+// Postfix or, again, the milter: this is the one window in which mail is doubled.
+// Whether its record says so, or is an orphan, is a matter of microseconds.
+func TestDeathAroundTheVerdict(t *testing.T) {
+	t.Parallel()
+	for i, action := range []string{"accept", "tempfail"} {
+		t.Run(action, func(t *testing.T) {
+			t.Parallel()
+			r, p := tapped(t, "unix", fmt.Sprintf("127.80.%d.1", i), action, setup{})
+			var want []string
+			for _, x := range []struct {
+				id         string
+				fromMilter bool
+				code       byte // where the milter dies
+				twice      bool
+			}{{"before-end", false, 'E', false}, {"after-verdict", true, '-', true}} {
+				p.on(func(fromMilter bool, code byte) bool {
+					if fromMilter == x.fromMilter && code == x.code {
+						r.millrace.Milter.Kill()
+						return false
+					}
+					return true
+				})
+				client := r.local()
+				client.says("250", "EHLO client.test")
+				mail := []string{"MAIL FROM:<news@lab.test>", "RCPT TO:<a@far.test>", "DATA"}
+				client.says("250 250 354", mail...)
+				way := "postfix"
+				reply := client.says("xxx", news(x.id)+".")
+				if (reply[0] == '2') != (action == "accept") || reply[0] == '5' {
+					t.Errorf("%s: %s", x.id, reply)
+				}
+				client.quits()
+				p.on(nil)
+				r.start(r.millrace.Milter)
+				if action == "tempfail" {
+					way = "ours"
+					r.send("news@lab.test", []string{"a@far.test"}, news(x.id))
+				}
+				want = append(want, x.id+" a@far.test "+way)
+				if x.twice {
+					want = append(want, x.id+" a@far.test ours")
+				}
+				r.exactly(want...)
+			}
+		})
+	}
 }

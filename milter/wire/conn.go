@@ -251,7 +251,10 @@ func (c *Conn) send(b []byte) error {
 
 func (c *Conn) write(b []byte) error {
 	c.SetWriteDeadline(time.Now().Add(c.o.WriteTimeout))
-	_, err := c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if err != nil && n > 0 {
+		return fmt.Errorf("%w: %w", ErrCut, err)
+	}
 	return err
 }
 
