@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -144,5 +145,64 @@ func TestDeathAroundTheVerdict(t *testing.T) {
 				r.exactly(want...)
 			}
 		})
+	}
+}
+
+// A milter that is told to stop has its last word about the message in hand.
+func TestStopWaitsForTheMessageInHand(t *testing.T) {
+	t.Parallel()
+	r, p := tapped(t, "unix", "127.82.0.1", "accept", setup{})
+	p.on(func(fromMilter bool, code byte) bool {
+		if !fromMilter && code == 'B' {
+			if err := r.millrace.Milter.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+			// Once it takes no more connections it has heard the signal.
+			err := lab.Until(r.ctx, func() (bool, error) {
+				c, err := net.Dial("unix", p.addr)
+				if err == nil {
+					c.Close()
+				}
+				return err != nil, nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return true
+	})
+	r.send("news@lab.test", []string{"a@far.test"}, news("in-hand"))
+	r.until("the milter has ended", func() bool { return !r.millrace.Milter.Running() })
+	r.send("news@lab.test", []string{"a@far.test"}, news("without"))
+	r.exactly("in-hand a@far.test ours", "without a@far.test postfix")
+	r.quiet(1)
+}
+
+// Postfix dies with the verdict in its socket: its client, who has no answer,
+// sends again. The first one was ours already.
+func TestPostfixDiesBeforeItHearsTheVerdict(t *testing.T) {
+	t.Parallel()
+	r, p := tapped(t, "unix", "127.81.0.1", "tempfail", setup{})
+	p.on(func(fromMilter bool, code byte) bool {
+		if fromMilter && code == '-' {
+			r.postfix.Kill()
+			return false
+		}
+		return true
+	})
+	client := r.local()
+	client.says("250 250 250 354", "EHLO client.test", "MAIL FROM:<news@lab.test>", "RCPT TO:<a@far.test>", "DATA")
+	client.write(news("unheard") + ".")
+	if line, err := client.in.ReadString('\n'); err == nil {
+		t.Errorf("reply %q", line)
+	}
+	p.on(nil)
+	if err := r.postfix.Start(r.ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.send("news@lab.test", []string{"a@far.test"}, news("unheard"))
+	r.exactly("unheard a@far.test ours", "unheard a@far.test ours")
+	if all := r.all(); all[0].spool == all[1].spool {
+		t.Errorf("one record was sent twice: %s", all[0].spool)
 	}
 }
