@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/emersion/go-milter"
+
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -92,6 +94,15 @@ func TestUnknownESMTPArgumentStays(t *testing.T) {
 	r.until("the copy", func() bool { return len(r.copies("verp")) == 1 })
 	if a := r.copies("verp")[0]; a.ours() || a.sender != "news+reader=far.test@lab.test" {
 		t.Errorf("arrived from %s, by Millrace: %v", a.sender, a.ours())
+	}
+	// REQUIRETLS (RFC 8689) is new to Postfix: here go-milter's client plays one
+	// that has it.
+	p := r.playPostfix()
+	if code := p.header("REQUIRED", "requiretls", "news@lab.test", "reader@far.test", "REQUIRETLS"); code != milter.ActAccept {
+		t.Errorf("REQUIRETLS: end of header answered %c", code)
+	}
+	if line := r.verdict("REQUIRED"); !strings.Contains(line, "verdict=leave") || !strings.Contains(line, "REQUIRETLS") {
+		t.Errorf("verdict: %s", line)
 	}
 }
 

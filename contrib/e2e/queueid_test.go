@@ -94,10 +94,18 @@ func (p played) check(err error) {
 	}
 }
 
-// begin sends a newsletter up to the end of its header.
+// begin sends a newsletter up to the end of its header, and it is to go on.
 func (p played) begin(qid, id, from, to string) {
 	p.room.t.Helper()
-	_, err := p.Mail(from, nil)
+	if code := p.header(qid, id, from, to); code != milter.ActContinue {
+		p.room.t.Fatalf("end of header of %s: %c", id, code)
+	}
+}
+
+// header sends a newsletter up to the end of its header and returns the answer.
+func (p played) header(qid, id, from, to string, args ...string) milter.ActionCode {
+	p.room.t.Helper()
+	_, err := p.Mail(from, args)
 	p.check(err)
 	_, domain, _ := strings.Cut(to, "@")
 	p.check(p.Macros(milter.CodeRcpt, "i", qid, "{rcpt_mailer}", "smtp", "{rcpt_host}", domain))
@@ -112,9 +120,7 @@ func (p played) begin(qid, id, from, to string) {
 	p.check(p.Macros(milter.CodeEOH, "i", qid))
 	act, err := p.HeaderEnd()
 	p.check(err)
-	if act.Code != milter.ActContinue {
-		p.room.t.Fatalf("end of header of %s: %c", id, act.Code)
-	}
+	return act.Code
 }
 
 // end sends the body and checks that the recipient is to be deleted.
