@@ -48,7 +48,7 @@ func everyTrade(t *testing.T, addr string, extra map[string]string, o lab.Millra
 		"relay_domains":            "relay.test",
 		"virtual_alias_domains":    "alias.test",
 		"virtual_alias_maps":       "inline:{ remote@alias.test=aliased@far.test moved@lab.test=moved@far.test }",
-		"transport_maps":           "inline:{ explicit.test=smtp:[mx1.private.test]:25 detour.test=smtp:inner.test }",
+		"transport_maps":           "inline:{ explicit.test=smtp:[mx1.private.test]:25 listed.test=smtp:[mx1.private.test]:25 detour.test=smtp:inner.test }",
 		"proxy_interfaces":         mx.String(),
 		"smtpd_sasl_auth_enable":   "yes",
 		"smtpd_relay_restrictions": "permit_mynetworks permit_sasl_authenticated permit_mx_backup reject_unauth_destination",
@@ -61,7 +61,7 @@ func everyTrade(t *testing.T, addr string, extra map[string]string, o lab.Millra
 			{Name: "far", Domains: []string{"far.test", "far.example"}},
 			{Name: "inner", Domains: []string{"relay.test", "inner.test", "detour.test"}},
 			// No MX record leads to these, only the transport map.
-			{Name: "private", Domains: []string{"explicit.test"}, Behaviour: sink.Behaviour{DNS: sink.NXDomain}},
+			{Name: "private", Domains: []string{"explicit.test", "listed.test"}, Behaviour: sink.Behaviour{DNS: sink.NXDomain}},
 			{Name: "smart", Domains: []string{"nowhere.test", "f*.test", "f*.example"}, Behaviour: sink.Behaviour{DNS: sink.NXDomain}},
 			// Its second MX is this host, by name and by address.
 			{Name: "backup", Domains: []string{"backup.test"}, Host: []sink.Host{{Name: lab.Hostname, Addr: mx, Preference: 20}}},
@@ -114,7 +114,7 @@ func (h *host) logged(qid string, texts ...string) {
 func TestInboundIsNotOurs(t *testing.T) {
 	t.Parallel()
 	h := everyTrade(t, "127.77.0.1", nil, lab.MillraceOptions{
-		Set:   map[string]string{"milter.host_domains": `["lab.test", "*.lab.test", "local.test", "alias.test", "relay.test", "explicit.test", "detour.test"]`},
+		Set:   map[string]string{"milter.host_domains": `["lab.test", "*.lab.test", "local.test", "alias.test", "relay.test", "listed.test"]`},
 		Extra: "[[milter.rule]]\nname = \"of joe\"\naction = \"divert\"\nauth_user = [\"joe\"]\n",
 	})
 	const not = "reason=\"not in scope\""
@@ -152,7 +152,7 @@ func TestInboundIsNotOurs(t *testing.T) {
 		command{"cmd-remote", []string{"e@far.test", "f@far.example"}, true},
 		command{"cmd-alias", []string{"g@far.test", "remote@alias.test"}, false},
 		command{"cmd-relay", []string{"h@far.test", "u@relay.test"}, false},
-		command{"cmd-explicit", []string{"u@explicit.test"}, false},
+		command{"cmd-explicit", []string{"u@listed.test"}, false},
 		command{"cmd-moved", []string{"moved@lab.test"}, false},
 	)
 	h.mailbox("user@lab.test", 1)
@@ -170,7 +170,7 @@ func TestInboundIsNotOurs(t *testing.T) {
 		"cmd-remote e@far.test ours", "cmd-remote f@far.example ours",
 		"cmd-alias g@far.test postfix", "cmd-alias aliased@far.test postfix",
 		"cmd-relay h@far.test postfix", "cmd-relay u@relay.test postfix",
-		"cmd-explicit u@explicit.test postfix", "cmd-moved moved@far.test postfix",
+		"cmd-explicit u@listed.test postfix", "cmd-moved moved@far.test postfix",
 	)
 	for _, user := range []string{"user@lab.test", "home@lab.test"} {
 		if n := len(h.mailbox(user, 1)); n != 1 {
