@@ -19,7 +19,7 @@ func TestVerdictThatComesTooLateIsVoid(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
 			r, p := tapped(t, network, fmt.Sprintf("127.78.%d.1", i), "accept", setup{
-				postfix: lab.PostfixOptions{Extra: map[string]string{"milter_content_timeout": "1s"}},
+				postfix: lab.PostfixOptions{Extra: map[string]string{"milter_content_timeout": "3s"}},
 			})
 			p.on(func(fromMilter bool, code byte) bool {
 				if !fromMilter && code == 'E' {
@@ -37,9 +37,7 @@ func TestVerdictThatComesTooLateIsVoid(t *testing.T) {
 			if !strings.Contains(line, "MTA was not told and keeps the message") || !strings.Contains(line, "diverted=2") {
 				t.Errorf("the line: %s", line)
 			}
-			p.on(nil)
-			r.send("news@lab.test", []string{"a@far.test"}, news("after"))
-			r.exactly("late a@far.test postfix", "late b@far.example postfix", "after a@far.test ours")
+			r.exactly("late a@far.test postfix", "late b@far.example postfix")
 		})
 	}
 }
