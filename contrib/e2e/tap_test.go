@@ -26,9 +26,10 @@ type tap struct {
 	conns []net.Conn
 }
 
-// hook is asked for each packet by its code, on the goroutine that carries it:
-// 'E' of the MTA is the end of a message, '-' and 'a' of the milter delete a
-// recipient and accept. False ends the connection in place of the packet.
+// hook is asked for each packet by its code: 'E' of the MTA is the end of a
+// message, '-' and 'a' of the milter delete a recipient and accept. False ends
+// the connection in place of the packet. Hooks are called one at a time, and what
+// the test does after tap.on comes after what they have done.
 type hook func(fromMilter bool, code byte) bool
 
 // tapped opens a room with a tap at an address of its own. Over "tcp" the
@@ -67,9 +68,8 @@ func (p *tap) on(h hook) {
 
 func (p *tap) passes(fromMilter bool, code byte) bool {
 	p.mu.Lock()
-	h := p.hook
-	p.mu.Unlock()
-	return h == nil || h(fromMilter, code)
+	defer p.mu.Unlock()
+	return p.hook == nil || p.hook(fromMilter, code)
 }
 
 func (p *tap) serve() {
