@@ -81,7 +81,7 @@ func TestChrootedPostfix(t *testing.T) {
 	if got := len(r.mailbox("user@lab.test", 9)); got != 9 {
 		t.Errorf("%d local copies of 9", got)
 	}
-	if lines, err := r.postfix.LogLines("warning:"); err != nil || len(lines) != 4 {
-		t.Errorf("Postfix warns of more than that: %q (%v)", lines, err)
+	if lines, err := r.postfix.LogLines("warning:", "ilter"); err != nil || len(lines) != 4 {
+		t.Errorf("Postfix warns of more about its milter: %q (%v)", lines, err)
 	}
 }

@@ -23,7 +23,7 @@ func TestVerdictThatComesTooLateIsVoid(t *testing.T) {
 			})
 			p.on(func(fromMilter bool, code byte) bool {
 				if !fromMilter && code == 'E' {
-					if err := r.millrace.Milter.Signal(syscall.SIGSTOP); err != nil {
+					if err := r.millrace.Milter.Freeze(r.ctx); err != nil {
 						t.Error(err)
 					}
 				}
