@@ -10,7 +10,7 @@
 //	body                    streams into Append, checked on its way
 //	end of message          Append returns: the message is durable
 //	                        verdict, one write(2): DELRCPT... ACCEPT, or DISCARD
-//	after the write         Release; or Void, if it failed
+//	after the write         Release; or Void, if nothing of it could be written
 //
 // That order is what keeps mail safe. Until the verdict is in the kernel's
 // hands the host MTA owns the message and the agent does not see ours. A crash

@@ -170,8 +170,23 @@ func TestMacrosAreAskedFor(t *testing.T) {
 // must be one that Postfix finds again, or stay with it. Never both, never none.
 func TestEveryWayToWriteARecipientGoesExactlyOneWay(t *testing.T) {
 	t.Parallel()
+	// Without the original recipient in its queue file, Postfix matches what its
+	// own rewriting has left of it.
+	for _, original := range []string{"yes", "no"} {
+		t.Run("enable_original_recipient="+original, func(t *testing.T) {
+			t.Parallel()
+			everyWayToWrite(t, map[string]string{
+				"enable_original_recipient": original,
+				"virtual_alias_domains":     "alias.example", "virtual_alias_maps": "inline:{ gone@alias.example=alias@example.net }",
+				"recipient_delimiter": "+",
+			})
+		})
+	}
+}
+
+func everyWayToWrite(t *testing.T, extra map[string]string) {
 	s := serve(t, divertAll(), &fakeSpool{})
-	ctx, p := postfix(t, s, lab.PostfixOptions{})
+	ctx, p := postfix(t, s, lab.PostfixOptions{Extra: extra})
 	c, err := lab.Dial(ctx, p.SMTPAddr())
 	if err != nil {
 		t.Fatal(err)
@@ -190,6 +205,11 @@ func TestEveryWayToWriteARecipientGoesExactlyOneWay(t *testing.T) {
 		{[]string{"<@hop.example,@two.example:routed@example.net>"}, "", []string{"routed@example.net"}},
 		{[]string{"<dot@example.net.>"}, "", []string{"dot@example.net"}},
 		{[]string{"<a+b=c/d@example.net>"}, "a+b=c/d@example.net", nil},
+		{[]string{"<Mixed.Case+Tag@Example.Net>", "<other@example.org>"}, "Mixed.Case+Tag@Example.Net other@example.org", nil},
+		{[]string{"<gone@alias.example>", "<b@example.net>"}, "b@example.net", []string{"alias@example.net"}},
+		{[]string{"<user%example.net>"}, "", []string{"user@example.net"}}, // old ways to route
+		{[]string{"<example.net!bang>"}, "", []string{"bang@example.net"}},
+		{[]string{"<per%cent@example.net>"}, "per%cent@example.net", nil},
 		{[]string{"<literal@[127.0.0.1]>"}, "", nil},
 	} {
 		before := len(s.spool.all())

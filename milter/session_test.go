@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -275,38 +276,80 @@ func TestBadBodyIsAcceptedWhateverOnFailureSays(t *testing.T) {
 	}
 }
 
+// A write to a Unix socket fails at once when nobody reads any more; one to a
+// TCP socket does not.
 func TestReceiptIsVoidedWhenTheMTAIsGone(t *testing.T) {
 	t.Parallel()
-	// A Unix socket tells at once that nobody reads any more.
+	for network, addr := range map[string]string{"unix": filepath.Join(t.TempDir(), "milter.sock"), "tcp": "127.0.0.1:0"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			ln, err := net.Listen(network, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
+			s := serveOn(t, divertAll(), f, ln)
+			conn, err := net.Dial(network, s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := connectOver(t, conn, postfixVersion, actions, steps)
+			m.wants(m.headers("a@b.example", []string{"c@d.example"}), cont)
+			ended := make(chan error)
+			go func() {
+				_, _, err := m.End()
+				ended <- err
+			}()
+			<-f.reached // the body is all there, the verdict is not
+			conn.Close()
+			if err := <-ended; err == nil {
+				t.Error("a verdict came over a closed connection")
+			}
+			close(f.hold)
+			if v := <-f.waitOnly().verdict; v != "void" {
+				t.Errorf("receipt %s", v)
+			}
+			s.stop()
+			if len(s.log.lines(`msg="verdict lost"`, "qid=Q1", "id=M1-1")) != 1 {
+				t.Error("the lost verdict is not in the log")
+			}
+		})
+	}
+}
+
+// Postfix deletes each recipient when it reads the packet, and keeps to that when
+// the rest never comes: after a part of a verdict nobody knows who has the mail,
+// so it is sent.
+func TestReceiptIsReleasedWhenAPartOfTheVerdictIsOut(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "milter.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
-	s := serveOn(t, divertAll(), f, ln)
+	s := serveOn(t, divertAll(), &fakeSpool{}, ln)
 	conn, err := net.Dial("unix", s.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := connectOver(t, conn, postfixVersion, actions, steps)
-	m.wants(m.headers("a@b.example", []string{"c@d.example"}), cont)
-	ended := make(chan error)
-	go func() {
-		_, _, err := m.End()
-		ended <- err
-	}()
-	<-f.reached // the body is all there, the verdict is not
-	conn.Close()
-	if err := <-ended; err == nil {
-		t.Error("a verdict came over a closed connection")
+	var rcpts []string // more than a socket holds
+	for i := range 4000 {
+		rcpts = append(rcpts, fmt.Sprintf("%d-%s@d.example", i, strings.Repeat("x", 200)))
 	}
-	close(f.hold)
-	if v := <-f.waitOnly().verdict; v != "void" {
+	m.wants(m.headers("a@b.example", rcpts), cont)
+	if _, err := conn.Write([]byte{0, 0, 0, 1, 'E'}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if v := <-s.spool.waitOnly().verdict; v != "released" {
 		t.Errorf("receipt %s", v)
 	}
 	s.stop()
-	if len(s.log.lines(`msg="verdict lost"`, "qid=Q1", "id=M1-1")) != 1 {
-		t.Error("the lost verdict is not in the log")
+	if len(s.log.lines("level=WARN", `msg="verdict cut"`, "qid=Q1", "id=M1-1", "possible duplicate")) != 1 {
+		t.Error("the cut verdict is not in the log")
 	}
 }
 

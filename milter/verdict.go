@@ -1,6 +1,7 @@
 package milter
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -76,18 +77,24 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 	log, ctx := s.server.log, s.conn.Context()
 	waits := way == discard && !s.m.Command && !s.sendmail()
 	v.Written = func(err error) {
-		if err == nil {
+		cut := errors.Is(err, wire.ErrCut)
+		if err == nil || cut {
+			level, msg := slog.LevelInfo, "verdict"
 			if waits {
 				s.discarded = time.Now()
+			}
+			if cut {
+				// Some recipients may be with us alone: all are sent.
+				level, msg = slog.LevelWarn, "verdict cut"
+				attrs = append(attrs, slog.String("err", fmt.Sprintf("possible duplicate, the MTA may keep some recipients: %v", err)))
 			}
 			if err := r.Release(); err != nil {
 				// The MTA has forgotten the message: it must be sent. The spool
 				// keeps what was not settled and gives it to the agent later.
-				attrs = append(attrs, slog.String("err", fmt.Sprintf("release, the agent will find it later: %v", err)))
-				log.LogAttrs(ctx, slog.LevelError, "verdict", attrs...)
-				return
+				level = slog.LevelError
+				attrs = append(attrs, slog.String("release", fmt.Sprintf("the agent will find it later: %v", err)))
 			}
-			log.LogAttrs(ctx, slog.LevelInfo, "verdict", attrs...)
+			log.LogAttrs(ctx, level, msg, attrs...)
 			return
 		}
 		attrs = append(attrs, slog.String("err", fmt.Sprintf("MTA was not told and keeps the message: %v", err)))

@@ -1,7 +1,11 @@
 // Package e2e has no code of its own. Its tests run the whole of Millrace, the
 // programs as they are built, beside a real Postfix and in front of a fake
 // internet, and hold what was sent against what was received. One file is about
-// one theme: bytes, envelopes, crashes, trouble, the way home.
+// one theme: bytes, envelopes and their arguments, sessions, verdicts, restarts,
+// crashes, the moments around a verdict (window), what is not ours (inbound),
+// the chroot, reused queue ids, trouble, the way home. A room (room_test.go) is a
+// Postfix, both daemons and an internet; a peer (dialogue_test.go) talks to that
+// Postfix word by word; a tap stands between Postfix and the milter.
 //
 // They need root and Debian's postfix and opendkim packages (make deps), and
 // run in namespaces of their own, so nothing leaves the machine. With LAB_RACE=1

@@ -58,6 +58,7 @@ type room struct {
 // arrival is one recipient's copy at a receiver.
 type arrival struct {
 	provider, sender, recipient string
+	mailArgs, rcptArgs          string // ESMTP arguments, as they came
 	id                          string // of the message, by its ledger.IDHeader
 	qid, spool                  string // from our trace; "" if it came by Postfix alone
 	content                     string // if the room keeps it
@@ -166,7 +167,7 @@ var trace = regexp.MustCompile(`\AReceived: (?:[^\r]|\r\n\s)*?\bby \S+ \(Millrac
 // arrived notes what a receiver took, before it answers.
 func (r *room) arrived(m *sink.Message) {
 	content := string(m.Content)
-	a := arrival{provider: m.Provider, sender: m.Sender}
+	a := arrival{provider: m.Provider, sender: m.Sender, mailArgs: strings.Clone(m.MailArgs)}
 	if i := strings.Index(content, ledger.IDHeader+": "); i >= 0 {
 		id, _, _ := strings.Cut(content[i+len(ledger.IDHeader)+2:], "\r\n")
 		a.id = strings.Clone(id)
@@ -180,7 +181,7 @@ func (r *room) arrived(m *sink.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, rcpt := range m.Recipients {
-		a.recipient = strings.Clone(rcpt.Address)
+		a.recipient, a.rcptArgs = strings.Clone(rcpt.Address), strings.Clone(rcpt.Args)
 		r.arrivals = append(r.arrivals, a)
 	}
 }
@@ -195,6 +196,37 @@ func (r *room) all() []arrival {
 // copies gives the arrivals of one message.
 func (r *room) copies(id string) []arrival {
 	return slices.DeleteFunc(r.all(), func(a arrival) bool { return a.id != id })
+}
+
+// exactly waits until all is at rest and then holds what has arrived against a
+// list of "ID RECIPIENT WAY". The way is "ours" or "postfix"; case in a domain
+// does not matter.
+func (r *room) exactly(want ...string) {
+	r.t.Helper()
+	r.until(fmt.Sprintf("%d copies", len(want)), func() bool { return len(r.all()) >= len(want) })
+	r.rest()
+	var got []string
+	for _, a := range r.all() {
+		way := "postfix"
+		if a.ours() {
+			way = "ours"
+		}
+		local, domain, _ := cutLast(a.recipient, "@")
+		got = append(got, a.id+" "+local+"@"+strings.ToLower(domain)+" "+way)
+	}
+	slices.Sort(got)
+	want = slices.Sorted(slices.Values(want))
+	if !slices.Equal(got, want) {
+		r.t.Errorf("arrived\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
 }
 
 // start starts daemons.

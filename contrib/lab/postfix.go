@@ -39,6 +39,9 @@ type PostfixOptions struct {
 	DNS string
 	// SMTPPort and HandbackPort fix the two ports; 0 takes free ones.
 	SMTPPort, HandbackPort int
+	// Chroot has the services run in the queue directory that Debian's master.cf
+	// runs there.
+	Chroot bool
 	// LocalDomains are delivered locally, besides LocalDomain.
 	LocalDomains []string
 	// Extra are main.cf parameters, which win over the lab's own.

@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -16,32 +18,33 @@ import (
 	"github.com/millrace/millrace/contrib/postfix"
 )
 
-// masterServices are Debian's services without the port 25 listener and
-// without chroot: the queue directory has none of the files a chroot needs.
+// masterServices are Debian's services without the port 25 listener. The y of
+// the chroot column are n unless PostfixOptions.Chroot is set: only then has the
+// queue directory the files a chroot needs.
 const masterServices = `
-pickup     unix       n - n 60  1     pickup
-cleanup    unix       n - n -   0     cleanup
+pickup     unix       n - y 60  1     pickup
+cleanup    unix       n - y -   0     cleanup
 qmgr       unix       n - n 300 1     qmgr
-tlsmgr     unix       - - n 1000? 1   tlsmgr
-rewrite    unix       - - n -   -     trivial-rewrite
-bounce     unix       - - n -   0     bounce
-defer      unix       - - n -   0     bounce
-trace      unix       - - n -   0     bounce
-verify     unix       - - n -   1     verify
-flush      unix       n - n 1000? 0   flush
+tlsmgr     unix       - - y 1000? 1   tlsmgr
+rewrite    unix       - - y -   -     trivial-rewrite
+bounce     unix       - - y -   0     bounce
+defer      unix       - - y -   0     bounce
+trace      unix       - - y -   0     bounce
+verify     unix       - - y -   1     verify
+flush      unix       n - y 1000? 0   flush
 proxymap   unix       - - n -   -     proxymap
 proxywrite unix       - - n -   1     proxymap
-smtp       unix       - - n -   -     smtp
-relay      unix       - - n -   -     smtp
-showq      unix       n - n -   -     showq
-error      unix       - - n -   -     error
-retry      unix       - - n -   -     error
-discard    unix       - - n -   -     discard
+smtp       unix       - - y -   -     smtp
+relay      unix       - - y -   -     smtp
+showq      unix       n - y -   -     showq
+error      unix       - - y -   -     error
+retry      unix       - - y -   -     error
+discard    unix       - - y -   -     discard
 local      unix       - n n -   -     local
 virtual    unix       - n n -   -     virtual
-lmtp       unix       - - n -   -     lmtp
-anvil      unix       - - n -   1     anvil
-scache     unix       - - n -   1     scache
+lmtp       unix       - - y -   -     lmtp
+anvil      unix       - - y -   1     anvil
+scache     unix       - - y -   1     scache
 postlog    unix-dgram n - n -   1     postlogd
 `
 
@@ -98,10 +101,40 @@ func (p *Postfix) install(o PostfixOptions) error {
 			return err
 		}
 	}
+	if o.Chroot {
+		if err := p.furnishChroot(); err != nil {
+			return err
+		}
+	}
 	if err := p.writeConfig("main.cf", p.mainCF(o)); err != nil {
 		return err
 	}
 	return p.writeConfig("master.cf", p.masterCF(o))
+}
+
+// furnishChroot puts into the queue directory what Debian's postfix copies there
+// when it starts: what the C library needs to look names up.
+func (p *Postfix) furnishChroot() error {
+	etc := filepath.Join(p.Queue(), "etc")
+	if err := os.Mkdir(etc, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"hosts", "services", "nsswitch.conf", "localtime", "resolv.conf"} {
+		content, err := os.ReadFile(filepath.Join("/etc", name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if name == "resolv.conf" && p.dns != "" {
+			content = []byte("nameserver " + p.dns + "\n")
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(etc, name), content, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *Postfix) writeConfig(name, content string) error {
@@ -161,9 +194,12 @@ func (p *Postfix) mainCF(o PostfixOptions) string {
 
 func (p *Postfix) masterCF(o PostfixOptions) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s inet n - n - - smtpd\n", p.smtp)
+	services := fmt.Sprintf("%s inet n - y - - smtpd\n", p.smtp) + masterServices
+	if !o.Chroot {
+		services = strings.ReplaceAll(services, " y ", " n ")
+	}
+	b.WriteString(services)
 	b.WriteString(strings.Replace(postfix.MasterCF, "\n127.0.0.1:10626 ", "\n"+p.handback+" ", 1))
-	b.WriteString(masterServices)
 	for _, line := range o.Master {
 		b.WriteString(line + "\n")
 	}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -109,11 +110,33 @@ func (d *Daemon) Stop() error {
 }
 
 // Reload sends SIGHUP.
-func (d *Daemon) Reload() error {
+func (d *Daemon) Reload() error { return d.Signal(syscall.SIGHUP) }
+
+// Freeze sends SIGSTOP and waits until every thread stands still: until then the
+// daemon may go on with what comes in. Signal with SIGCONT ends it.
+func (d *Daemon) Freeze(ctx context.Context) error {
+	if err := d.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return d.group.until(ctx, func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", d.PID()))
+		for _, path := range threads {
+			b, _ := os.ReadFile(path) // "" of a thread that has ended meanwhile
+			// proc(5): the state is the first field after the name in parentheses.
+			if _, state, ok := bytes.Cut(b, []byte(") ")); ok && state[0] != 'T' {
+				return false
+			}
+		}
+		return err == nil && len(threads) > 0
+	})
+}
+
+// Signal sends a signal.
+func (d *Daemon) Signal(s syscall.Signal) error {
 	if d.group == nil {
 		return os.ErrProcessDone
 	}
-	return d.group.signal(syscall.SIGHUP)
+	return d.group.signal(s)
 }
 
 // Running reports whether the daemon runs.

@@ -243,12 +243,18 @@ func (c *Conn) send(b []byte) error {
 	if c.err != nil {
 		return c.err // PROGRESS could not be written: the MTA is gone
 	}
+	if c.written != nil && gone(c.Conn) {
+		return errGone
+	}
 	return c.write(b)
 }
 
 func (c *Conn) write(b []byte) error {
 	c.SetWriteDeadline(time.Now().Add(c.o.WriteTimeout))
-	_, err := c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if err != nil && n > 0 {
+		return fmt.Errorf("%w: %w", ErrCut, err)
+	}
 	return err
 }
 

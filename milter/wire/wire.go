@@ -31,6 +31,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -90,9 +91,15 @@ type Verdict struct {
 	// Only EndOfMessage may delete, and only when Conn.CanDelete.
 	Delete []string
 	// Written, if set, is called exactly once: with nil when the whole verdict
-	// was handed to the kernel, with an error when it was not or never can be.
+	// was handed to the kernel, with ErrCut when a part of it was, with another
+	// error when nothing was nor ever can be.
 	Written func(error)
 }
+
+// ErrCut means that a part of a verdict was written before the connection broke.
+// The MTA may have deleted some of the recipients: Postfix does so packet by
+// packet, and keeps to it when it then goes on without us.
+var ErrCut = errors.New("verdict written in part")
 
 // Options are the limits of a Server; zero fields get the defaults.
 type Options struct {
