@@ -153,7 +153,7 @@ line:
 // divertAll is a configuration that diverts whatever may be.
 func divertAll() *config.Config {
 	return &config.Config{Milter: config.Milter{
-		Mode: config.Divert, Verdict: config.VerdictAuto, OnFailure: "accept", AgentGrace: 10 * time.Minute,
+		Mode: config.Divert, Verdict: config.VerdictAuto, OnFailure: "accept", AgentGrace: 10 * time.Minute, MaxBodies: 100,
 		Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
 		Rules: []config.Rule{
 			{Name: "stay", Action: config.ActionLeave, Sender: []string{"stay@*"}},
