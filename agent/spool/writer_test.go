@@ -281,6 +281,11 @@ func TestAppendGivenUpIsNeverSeen(t *testing.T) {
 			t.Errorf("Append: %v", err)
 		}
 	}
+	w.mu.Lock()
+	if n := len(w.waiting); n > 0 {
+		t.Errorf("%d messages still wait for a disk that hangs", n)
+	}
+	w.mu.Unlock()
 	close(hold)
 	release(t, first)
 	last := post(t, w, 4, 1)
