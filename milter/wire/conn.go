@@ -45,6 +45,7 @@ type Conn struct {
 	written   func(error) // of the verdict on its way
 	terms     terms
 	macros    macros
+	preamble  int // octets since MAIL, before the body
 	headerLen int
 	headerCut bool
 	broken    bool // a handler panicked over this message
@@ -185,6 +186,11 @@ func (c *Conn) begin(p packet) error {
 
 // step does all there is to do over a packet without a verdict.
 func (c *Conn) step(p packet) error {
+	if p.code != milter.CodeBody {
+		if c.preamble += len(p.data); c.preamble > c.o.MaxPreamble {
+			return fmt.Errorf("more than %d octets before a body", c.o.MaxPreamble)
+		}
+	}
 	switch p.code {
 	case milter.CodeMacro:
 		return c.macros.define(p.data)
@@ -195,7 +201,7 @@ func (c *Conn) step(p packet) error {
 		c.macros.endMessage() // also that of a message that has its verdict
 		return nil
 	case milter.CodeMail:
-		c.broken, c.headerLen, c.headerCut = false, 0, false
+		c.broken, c.preamble, c.headerLen, c.headerCut = false, 0, 0, false
 	case milter.CodeHeader:
 		c.headerLen += len(p.data)
 		c.headerCut = c.headerCut || c.headerLen > c.o.MaxHeader
