@@ -1,16 +1,12 @@
 package milter_test
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -90,16 +86,6 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// appendPacket appends a packet of NUL-terminated strings.
-func appendPacket(p []byte, code byte, data ...string) []byte {
-	s := ""
-	for _, d := range data {
-		s += d + "\x00"
-	}
-	p = binary.BigEndian.AppendUint32(p, uint32(1+len(s)))
-	return append(append(p, code), s...)
-}
-
 // postfixMessage is a message as Postfix sends it, up to the end of the header
 // and after it.
 func postfixMessage(from string) (header, body []byte) {
@@ -114,10 +100,7 @@ func postfixMessage(from string) (header, body []byte) {
 	}
 	p = appendPacket(p, 'D', "Ni", "4XyZ3q2sPxz1")
 	p = appendPacket(p, 'N')
-	text := strings.Repeat("A line of text as one finds it in a message of some kind, wrapped.\r\n", 8192/68)
-	b := binary.BigEndian.AppendUint32(nil, uint32(1+len(text)))
-	b = append(append(b, 'B'), text...)
-	b = appendPacket(b, 'D', "Ei", "4XyZ3q2sPxz1")
+	b := appendPacket(bodyPacket(8192/64), 'D', "Ei", "4XyZ3q2sPxz1")
 	return p, appendPacket(b, 'E')
 }
 
@@ -128,44 +111,22 @@ func benchmarkClient(addr string, header, body []byte, answer string, more func(
 		return err
 	}
 	defer c.Close()
-	r := bufio.NewReader(c)
-	expect := func(codes string) error {
-		for _, code := range []byte(codes) {
-			var head [4]byte
-			if _, err := io.ReadFull(r, head[:]); err != nil {
-				return err
-			}
-			reply := make([]byte, binary.BigEndian.Uint32(head[:]))
-			if _, err := io.ReadFull(r, reply); err != nil {
-				return err
-			}
-			if reply[0] != code {
-				return fmt.Errorf("reply %q, want %q", reply, code)
-			}
-		}
-		return nil
-	}
-	offer := binary.BigEndian.AppendUint32(nil, 13)
-	offer = append(offer, 'O', 0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0x1f, 0xff, 0xff)
-	c.Write(offer)
-	if err := expect("O"); err != nil {
+	m, err := newRawMTA(c)
+	if err != nil {
 		return err
 	}
-	p := appendPacket(nil, 'D', "Cj", "mx.example", "v", "Postfix 3.7.11", "{daemon_name}", "smtpd")
-	p = appendPacket(p, 'C', "client.example\x004\x00\x19192.0.2.1")
-	c.Write(appendPacket(p, 'H', "client.example"))
 	for more() {
-		c.Write(header)
+		m.Write(header)
 		if answer[0] == '-' {
-			if err := expect("c"); err != nil {
+			if err := m.expect("c"); err != nil {
 				return err
 			}
-			c.Write(body)
+			m.Write(body)
 		}
-		if err := expect(answer); err != nil {
+		if err := m.expect(answer); err != nil {
 			return err
 		}
-		c.Write(appendPacket(nil, 'A'))
+		m.Write(appendPacket(nil, 'A'))
 	}
 	return nil
 }

@@ -42,35 +42,22 @@ var (
 // slow reports whether the spool kept a message waiting for too long.
 func slow(err error) bool { return errors.Is(err, errStalled) || errors.Is(err, errLate) }
 
-// upload is a message on its way into the spool. Append runs in a goroutine of
-// its own, which nobody waits for longer than the verdict may take: if the disk
-// hangs, that goroutine stays, with what it holds, until the disk answers, and
-// then voids the record.
+// upload is a message on its way into the spool.
 type upload struct {
 	server   *Server
-	ctx      context.Context // done when nobody wants the outcome any more
-	cancel   context.CancelCauseFunc
+	ctx      context.Context
 	envelope *spool.Envelope
 	max      int64 // octets, 0: no limit
 	size     int64
 	check    lines
-	held     []byte         // all of a message that is small so far
-	pipe     *io.PipeWriter // takes the rest of one that is not
-	err      error          // why no more is taken
-	done     chan outcome   // no buffer: an outcome is taken here, or stays with the goroutine
-}
-
-// outcome is what Append returned.
-type outcome struct {
-	receipt Receipt
-	err     error
+	held     []byte  // all of a message that is small so far
+	stream   *stream // takes the rest of one that is not
+	err      error   // why no more is taken
 }
 
 // newUpload begins with the header, in a buffer of the server's.
 func newUpload(ctx context.Context, s *Server, e *spool.Envelope, head []byte, max int64) *upload {
-	u := &upload{server: s, envelope: e, max: max, size: int64(len(head)), held: head, done: make(chan outcome)}
-	u.ctx, u.cancel = context.WithCancelCause(ctx)
-	return u
+	return &upload{server: s, ctx: ctx, envelope: e, max: max, size: int64(len(head)), held: head}
 }
 
 // write takes a piece of the body. Once the message cannot be spooled, the rest
@@ -90,64 +77,27 @@ func (u *upload) write(b []byte) {
 }
 
 func (u *upload) add(b []byte) {
-	switch {
-	case u.pipe == nil && len(u.held)+len(b) <= smallMessage:
-		u.held = append(u.held, b...)
-		return
-	case u.pipe == nil:
-		if !u.stream() {
+	if u.stream == nil {
+		if len(u.held)+len(b) <= smallMessage {
+			u.held = append(u.held, b...)
+			return
+		}
+		select {
+		case u.server.bodies <- struct{}{}:
+		default:
 			u.giveUp(errBusy)
 			return
 		}
+		u.stream, u.held = u.server.newStream(u.ctx, u.envelope, u.held), nil
 	}
-	late := time.AfterFunc(stallTime, func() { u.pipe.CloseWithError(errStalled) })
-	defer late.Stop()
-	// Any other error is Append's, and finish returns that.
-	if _, err := u.pipe.Write(b); errors.Is(err, io.ErrClosedPipe) {
+	if !u.stream.write(b) {
 		u.giveUp(errStalled)
 	}
-}
-
-// stream begins Append before the message is complete, if not too many do so.
-func (u *upload) stream() bool {
-	select {
-	case u.server.bodies <- struct{}{}:
-	default:
-		return false
-	}
-	r, w := io.Pipe()
-	held := u.held
-	u.pipe, u.held = w, nil
-	u.begin(io.MultiReader(bytes.NewReader(held), r), func() {
-		r.CloseWithError(errors.New("append has ended")) // no write waits for a reader that is gone
-		u.server.recycle(held)
-		<-u.server.bodies
-	})
-	return true
-}
-
-// begin runs Append. What the message held is given back only when it returns.
-func (u *upload) begin(content io.Reader, free func()) {
-	u.server.appends.Go(func() {
-		receipt, err := u.server.spool.Append(u.ctx, u.envelope, content)
-		free()
-		select {
-		case u.done <- outcome{receipt, err}:
-		case <-u.ctx.Done():
-			if receipt == nil {
-				return
-			}
-			if err := receipt.Void(); err != nil {
-				u.server.log.Error("voiding a message that was given up, it may go out twice", "id", receipt.ID().String(), "err", err)
-			}
-		}
-	})
 }
 
 // finish ends the body and waits until the message is durable. The error is an
 // unfit, what Append returned, or one that is slow.
 func (u *upload) finish() (Receipt, error) {
-	defer u.cancel(nil)
 	if u.err == nil {
 		missing, err := u.check.end()
 		if err != nil {
@@ -156,37 +106,98 @@ func (u *upload) finish() (Receipt, error) {
 			u.add([]byte(missing))
 		}
 	}
-	if u.err != nil {
-		return nil, u.err
-	}
 	// Only now may Append see an end of the content: all checks are behind us.
-	if u.pipe != nil {
-		u.pipe.Close()
-	} else {
-		held := u.held
-		u.held = nil
-		u.begin(bytes.NewReader(held), func() { u.server.recycle(held) })
+	switch {
+	case u.err != nil:
+		return nil, u.err
+	case u.stream != nil:
+		return u.stream.finish()
 	}
-	late := time.AfterFunc(commitTime, func() { u.cancel(errLate) })
-	defer late.Stop()
-	select {
-	case o := <-u.done:
-		return o.receipt, o.err
-	case <-u.ctx.Done():
-		return nil, context.Cause(u.ctx)
-	}
+	ctx, cancel := context.WithTimeoutCause(u.ctx, commitTime, errLate)
+	defer cancel()
+	defer u.server.recycle(u.held)
+	return u.server.spool.Append(ctx, u.envelope, bytes.NewReader(u.held))
 }
 
 // giveUp ends the upload: there will be no record, or it is voided.
 func (u *upload) giveUp(why error) {
 	u.err = why
-	u.cancel(why)
-	if u.pipe != nil {
-		u.pipe.CloseWithError(why)
-	} else {
-		u.server.recycle(u.held)
-		u.held = nil
+	if u.stream != nil {
+		u.stream.giveUp(why)
+		return
 	}
+	u.server.recycle(u.held)
+	u.held = nil
+}
+
+// stream is an Append that reads while the body arrives. It runs in a goroutine
+// of its own, which nobody waits for longer than the verdict may take: if the
+// disk hangs, that goroutine stays, with the place it has among max_bodies, until
+// the disk answers, and then voids the record.
+type stream struct {
+	pipe   *io.PipeWriter
+	ctx    context.Context // done when nobody wants the outcome any more
+	cancel context.CancelCauseFunc
+	done   chan outcome // no buffer: the outcome is taken, or stays with the goroutine
+}
+
+// outcome is what Append returned.
+type outcome struct {
+	receipt Receipt
+	err     error
+}
+
+// newStream begins an Append with what was held of a message. It owns that from
+// now on, and the place among max_bodies.
+func (s *Server) newStream(ctx context.Context, e *spool.Envelope, held []byte) *stream {
+	r, w := io.Pipe()
+	t := &stream{pipe: w, done: make(chan outcome)}
+	t.ctx, t.cancel = context.WithCancelCause(ctx)
+	s.appends.Go(func() {
+		receipt, err := s.spool.Append(t.ctx, e, io.MultiReader(bytes.NewReader(held), r))
+		r.CloseWithError(errors.New("append has ended")) // no write waits for a reader that is gone
+		s.recycle(held)
+		<-s.bodies
+		select {
+		case t.done <- outcome{receipt, err}:
+		case <-t.ctx.Done():
+			if receipt == nil {
+				return
+			}
+			if err := receipt.Void(); err != nil {
+				s.log.Error("voiding a message that was given up, it may go out twice", "id", receipt.ID().String(), "err", err)
+			}
+		}
+	})
+	return t
+}
+
+// write is false if the spool stalls. Any other error is Append's, and finish
+// returns that.
+func (t *stream) write(b []byte) bool {
+	late := time.AfterFunc(stallTime, func() { t.pipe.CloseWithError(errStalled) })
+	defer late.Stop()
+	_, err := t.pipe.Write(b)
+	return !errors.Is(err, io.ErrClosedPipe)
+}
+
+// finish ends the content and waits for the commit.
+func (t *stream) finish() (Receipt, error) {
+	defer t.cancel(nil)
+	t.pipe.Close()
+	late := time.AfterFunc(commitTime, func() { t.cancel(errLate) })
+	defer late.Stop()
+	select {
+	case o := <-t.done:
+		return o.receipt, o.err
+	case <-t.ctx.Done():
+		return nil, context.Cause(t.ctx)
+	}
+}
+
+func (t *stream) giveUp(why error) {
+	t.pipe.CloseWithError(why)
+	t.cancel(why)
 }
 
 // buffer returns an empty buffer for a small message.
