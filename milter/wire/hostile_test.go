@@ -1,7 +1,11 @@
 package wire
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -60,6 +64,7 @@ func TestBrokenProtocolClosesWithOneLogLine(t *testing.T) {
 		"header of three parts": {append(pk('M', "<a@x>\x00"), pk('L', "A\x00b\x00c\x00")...), "malformed"},
 		"header without name":   {append(pk('M', "<a@x>\x00"), pk('L', "\x00b\x00")...), "malformed"},
 		"empty macros":          {pk('D', ""), "malformed"},
+		"huge macros":           {pk('D', "M"+strings.Repeat("x", maxMacros)), "macros are too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -111,6 +116,74 @@ func TestEndlessHeadersAreCut(t *testing.T) {
 	}
 }
 
+// Neither many recipients nor a header without an end fill the memory. Not
+// parallel: it looks at the heap of the whole process.
+func TestFloodsAreClosedWithinBoundedMemory(t *testing.T) {
+	for name, flood := range map[string][]byte{
+		"recipients": appendPacket(nil, 'R', "<someone@example.net>\x00"),
+		"header":     appendPacket(nil, 'L', "X-Flood\x00 "+strings.Repeat("x", 900)+"\x00"),
+		"macros":     appendPacket(nil, 'D', "R{rcpt_mailer}\x00"+strings.Repeat("x", 900)+"\x00"),
+		"unknown":    appendPacket(nil, 'U', strings.Repeat("x", 900)+"\x00"),
+	} {
+		ctx, stop := context.WithCancel(context.Background())
+		ln := newPipes()
+		var log logBuffer
+		done := make(chan error)
+		go func() {
+			done <- NewServer(func(*Conn) Handler { return deaf{} }, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}).Serve(ctx, ln)
+		}()
+		ours, theirs := net.Pipe()
+		ln.ch <- theirs
+		p := peer{t, ours}
+		p.greet()
+		p.send('M', "<a@x>")
+		many := bytes.Repeat(flood, 1000)
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		sent := 0
+		for ; sent < 256<<20; sent += len(many) {
+			if _, err := p.Write(many); err != nil {
+				break
+			}
+			if sent > 32<<20 && after.HeapAlloc == 0 { // in the midst of it
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+			}
+		}
+		if sent >= 256<<20 {
+			t.Errorf("%s: %d octets were taken", name, sent)
+		}
+		if after.HeapAlloc > before.HeapAlloc+4<<20 {
+			t.Errorf("%s: the heap grew by %d octets", name, after.HeapAlloc-before.HeapAlloc)
+		}
+		ours.Close()
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if l := log.lines(); len(l) != 1 || !strings.Contains(l[0], "before a body") {
+			t.Errorf("%s: log %q", name, l)
+		}
+	}
+}
+
+// deaf is a Handler that keeps nothing.
+type deaf struct{}
+
+func (deaf) Connect(Client)                       {}
+func (deaf) Helo(string)                          {}
+func (deaf) Mail(string, []string)                {}
+func (deaf) Rcpt(string, []string)                {}
+func (deaf) Header(string, string)                {}
+func (deaf) EndOfHeaders(context.Context) Verdict { return Verdict{Action: Accept} }
+func (deaf) Body([]byte)                          {}
+func (deaf) EndOfMessage(context.Context) Verdict { return Verdict{Action: Accept} }
+func (deaf) Abort()                               {}
+func (deaf) Close()                               {}
+
+// Whatever bytes come, the server neither crashes nor hangs, and every message
+// that was started is ended.
 func FuzzConversation(f *testing.F) {
 	head := append(postfixOffer(), appendPacket(nil, 'C', clientData+"\x00")...)
 	f.Add(head)

@@ -80,6 +80,7 @@ func TestConnectionsBeyondTheLimitWait(t *testing.T) {
 	second.greet()
 }
 
+// flaky is a listener whose first accepts fail for a while.
 type flaky struct {
 	*pipes
 	failures atomic.Int32

@@ -10,6 +10,7 @@ import (
 	"time"
 )
 
+// writeCounter counts the writes of one side.
 type writeCounter struct {
 	net.Conn
 	n atomic.Int32

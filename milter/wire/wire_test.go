@@ -147,8 +147,6 @@ func TestEveryStepIsAnsweredWhereNoneMayBeSilent(t *testing.T) {
 	p.expect('a')
 }
 
-// writeCounter counts the writes of one side.
-// flaky is a listener whose first accepts fail for a while.
 // The client of go-milter stands for a peer that was not written here.
 func TestForeignClientIsServed(t *testing.T) {
 	t.Parallel()
@@ -204,6 +202,3 @@ func TestForeignClientIsServed(t *testing.T) {
 		t.Errorf("%d messages", n)
 	}
 }
-
-// Whatever bytes come, the server neither crashes nor hangs, and every message
-// that was started is ended.
