@@ -14,19 +14,14 @@ import (
 // section 4.5.3.1.6).
 const maxLine = 998
 
-// head puts the header together as it goes to the spool: the fields as the
+// appendHead puts the header together as it goes to the spool: the fields as the
 // client sent them, with CRLF for the LF that the milter protocol folds with,
 // and the empty line. An error says why it could not leave unchanged.
-func head(fields []classify.Field) ([]byte, error) {
-	n := 2
-	for _, f := range fields {
-		n += len(f.Name) + len(f.Value) + 8
-	}
-	b := make([]byte, 0, n)
+func appendHead(b []byte, fields []classify.Field) ([]byte, error) {
 	var check lines
 	for _, f := range fields {
 		if err := nameError(f.Name); err != nil {
-			return nil, err
+			return b, err
 		}
 		start := len(b)
 		b = append(append(b, f.Name...), ':')
@@ -37,12 +32,12 @@ func head(fields []classify.Field) ([]byte, error) {
 				break
 			}
 			if next == "" || next[0] != ' ' && next[0] != '\t' {
-				return nil, fmt.Errorf("%s has a line end that folds nothing", f.Name)
+				return b, fmt.Errorf("%s has a line end that folds nothing", f.Name)
 			}
 			rest = next
 		}
 		if err := check.write(b[start:]); err != nil {
-			return nil, fmt.Errorf("header has %w", err)
+			return b, fmt.Errorf("header has %w", err)
 		}
 	}
 	return append(b, '\r', '\n'), nil

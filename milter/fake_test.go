@@ -46,7 +46,9 @@ type fakeSpool struct {
 	room    error
 	silence time.Duration
 	reached chan struct{} // closed when Append has all of the content
-	hold    chan struct{} // if set, Append waits for it then
+	hold    chan struct{} // if set, Append waits for it then, as long as its context lives
+	stalled chan struct{} // if set, Append waits for it before it reads, whatever its context says
+	hung    chan struct{} // the same when it has read all
 }
 
 // kept is one appended message.
@@ -57,14 +59,24 @@ type kept struct {
 	verdict  chan string // "released" or "void", when it is settled
 }
 
-func (f *fakeSpool) Append(_ context.Context, e *spool.Envelope, r io.Reader) (milter.Receipt, error) {
+func (f *fakeSpool) Append(ctx context.Context, e *spool.Envelope, r io.Reader) (milter.Receipt, error) {
+	if f.stalled != nil {
+		<-f.stalled
+	}
 	b, err := io.ReadAll(r)
 	if err != nil {
 		return nil, err
 	}
+	if f.hung != nil {
+		<-f.hung
+	}
 	if f.hold != nil {
 		close(f.reached)
-		<-f.hold
+		select {
+		case <-f.hold:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -153,7 +165,7 @@ line:
 // divertAll is a configuration that diverts whatever may be.
 func divertAll() *config.Config {
 	return &config.Config{Milter: config.Milter{
-		Mode: config.Divert, Verdict: config.VerdictAuto, OnFailure: "accept", AgentGrace: 10 * time.Minute,
+		Mode: config.Divert, Verdict: config.VerdictAuto, OnFailure: "accept", AgentGrace: 10 * time.Minute, MaxBodies: 100,
 		Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
 		Rules: []config.Rule{
 			{Name: "stay", Action: config.ActionLeave, Sender: []string{"stay@*"}},
@@ -181,11 +193,18 @@ func serve(t *testing.T, cfg *config.Config, f *fakeSpool) *serving {
 	return serveOn(t, cfg, f, ln)
 }
 
-func serveOn(t *testing.T, cfg *config.Config, f *fakeSpool, ln net.Listener) *serving {
+func serveOn(t testing.TB, cfg *config.Config, f *fakeSpool, ln net.Listener) *serving {
 	t.Helper()
-	s := &serving{spool: f, log: &logText{}, addr: ln.Addr().String()}
+	s := serveSpool(t, cfg, f, ln)
+	s.spool = f
+	return s
+}
+
+func serveSpool(t testing.TB, cfg *config.Config, sp milter.Spool, ln net.Listener) *serving {
+	t.Helper()
+	s := &serving{log: &logText{}, addr: ln.Addr().String()}
 	var err error
-	s.server, err = milter.New(cfg, milter.Options{Spool: f, Key: loopKey, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+	s.server, err = milter.New(cfg, milter.Options{Spool: sp, Key: loopKey, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

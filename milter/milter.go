@@ -91,7 +91,7 @@ type Options struct {
 	// here before and is not diverted again.
 	Key    []byte
 	Logger *slog.Logger // nil: none
-	Wire   wire.Options // limits; its Logger is set from Logger
+	Wire   wire.Options // its Logger and MaxConnections are set from here
 }
 
 // Server serves the connections of host MTAs.
@@ -103,8 +103,14 @@ type Server struct {
 	volume *classify.Volume // outlives every setup
 	setup  atomic.Pointer[setup]
 
+	bodies  chan struct{}  // a place for each large message on its way into the spool
+	buffers sync.Pool      // of *[]byte
+	appends sync.WaitGroup // Append calls that have not returned
+
 	silent throttle // warnings about a silent agent
 	full   throttle // and about a spool without room
+	busy   throttle // and about too many large messages at a time
+	slow   trouble  // the spool took too long over a message
 
 	connections atomic.Uint64 // so far
 	flow        flowDelay
@@ -122,17 +128,18 @@ func New(cfg *config.Config, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{spool: o.Spool, key: o.Key, log: o.Logger, volume: classify.NewVolume()}
+	s := &Server{spool: o.Spool, key: o.Key, log: o.Logger, volume: classify.NewVolume(), bodies: make(chan struct{}, cfg.Milter.MaxBodies)}
 	if err := s.Reload(cfg); err != nil {
 		return nil, err
 	}
-	o.Wire.Logger = o.Logger
+	o.Wire.Logger, o.Wire.MaxConnections = o.Logger, cfg.Milter.MaxConnections
 	s.wire = wire.NewServer(func(c *wire.Conn) wire.Handler { return &session{server: s, id: s.connections.Add(1), conn: c} }, o.Wire)
 	return s, nil
 }
 
 // Reload gives effect to a new configuration, from the next message on. After
-// an error the old one stays. Sockets and the spool are not changed by it.
+// an error the old one stays. Sockets, the spool, max_connections and
+// max_bodies are not changed by it.
 func (s *Server) Reload(cfg *config.Config) error {
 	c, err := classify.New(cfg.Milter, s.volume)
 	if err != nil {
@@ -143,8 +150,8 @@ func (s *Server) Reload(cfg *config.Config) error {
 }
 
 // Serve serves the listeners until ctx is done or one of them fails; it returns
-// when every session has ended, after at most Options.Wire.StopGrace. Listeners
-// are closed.
+// when every session has ended, after at most Options.Wire.StopGrace, and every
+// Append has returned. Listeners are closed.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if len(listeners) == 0 {
 		return errors.New("no milter socket to listen on")
@@ -154,7 +161,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		s.log.Info("listening", "milter", ln.Addr().String())
 		g.Go(func() error { return s.wire.Serve(ctx, ln) })
 	}
-	return g.Wait()
+	err := g.Wait()
+	s.appends.Wait()
+	return err
 }
 
 // warnEvery is how often one standing trouble is warned of.
@@ -174,4 +183,18 @@ func (t *throttle) pass(now time.Time) bool {
 	}
 	t.last = now
 	return true
+}
+
+// slowFor is how long no message is spooled after one that waited for too long:
+// each that tried would keep a client waiting, to be left with the host at last.
+const slowFor = time.Minute
+
+// trouble is one that is expected to last.
+type trouble struct{ since atomic.Pointer[time.Time] }
+
+func (t *trouble) begin(now time.Time) { t.since.Store(&now) }
+
+func (t *trouble) standing(now time.Time) bool {
+	since := t.since.Load()
+	return since != nil && now.Sub(*since) < slowFor
 }

@@ -83,7 +83,23 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if s.way() == impossible {
 		return s.leave("MTA does not let recipients be deleted")
 	}
-	content, err := head(m.Header)
+	max := int64(cfg.Milter.MaxMessageSize)
+	if max > 0 && declaredSize(m.Args) > max {
+		return s.leave(errTooBig.Error())
+	}
+	content := s.server.buffer()
+	if s.sendmail() {
+		content = append(content, missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.Arrived)...)
+	}
+	content, err := appendHead(content, m.Header)
+	if err == nil && max > 0 && int64(len(content)) > max {
+		err = errTooBig
+	}
+	defer func() {
+		if s.upload == nil {
+			s.server.recycle(content)
+		}
+	}()
 	if err != nil {
 		return s.leave(err.Error())
 	}
@@ -103,10 +119,10 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 		}
 		return s.failure(err.Error())
 	}
-	if s.sendmail() {
-		content = append([]byte(missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.Arrived)), content...)
+	if s.server.slow.standing(now) {
+		return s.failure("spool was too slow a moment ago")
 	}
-	s.upload = start(ctx, s.server.spool, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content)
+	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content, max)
 	return wire.Verdict{Action: wire.Continue}
 }
 
@@ -121,25 +137,29 @@ func (s *session) Body(chunk []byte) {
 func (s *session) EndOfMessage(context.Context) wire.Verdict {
 	receipt, err := s.upload.finish()
 	s.upload = nil
-	var bad contentError
-	switch {
-	case errors.As(err, &bad):
-		return s.leave(err.Error())
-	case err != nil:
-		if now := time.Now(); s.server.full.pass(now) {
-			s.server.log.Warn("spool takes no mail", "err", err)
-		}
-		return s.failure(err.Error())
+	if err == nil {
+		return s.diverted(receipt)
 	}
-	return s.diverted(receipt)
+	now := time.Now()
+	if errors.Is(err, errBusy) && s.server.busy.pass(now) {
+		s.server.log.Warn("leaving large messages with the host, too many arrive at the same time", "max_bodies", cap(s.server.bodies))
+	}
+	if _, ok := errors.AsType[unfit](err); ok {
+		return s.leave(err.Error())
+	}
+	if slow(err) {
+		s.server.slow.begin(now)
+	}
+	if s.server.full.pass(now) {
+		s.server.log.Warn("spool takes no mail", "err", err)
+	}
+	return s.failure(err.Error())
 }
 
 // Abort forgets the message in hand.
 func (s *session) Abort() {
 	if s.upload != nil {
-		if err := s.upload.abort(); err != nil {
-			s.server.log.Error("voiding an aborted message", "err", err)
-		}
+		s.upload.giveUp(errors.New("message aborted by the MTA"))
 	}
 	s.upload, s.m = nil, nil
 }

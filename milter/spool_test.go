@@ -1,10 +1,8 @@
 package milter_test
 
 import (
-	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -26,14 +24,7 @@ func TestAgentFindsWhatWasDiverted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &serving{log: &logText{}, addr: ln.Addr().String()}
-	s.server, err = milter.New(divertAll(), milter.Options{Spool: milter.FromWriter(w), Key: loopKey, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- s.server.Serve(ctx, ln) }()
+	s := serveSpool(t, divertAll(), milter.FromWriter(w), ln)
 
 	large := strings.Repeat("a line of a large body\r\n", 200_000)
 	m := connect(t, s, postfixVersion, actions, steps)
@@ -47,10 +38,7 @@ func TestAgentFindsWhatWasDiverted(t *testing.T) {
 			t.Errorf("%s: verdict %q", x.from, v)
 		}
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	s.stop()
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}

@@ -105,6 +105,21 @@ type Milter struct {
 	// AgentGrace is how long the agent may be silent before mail is left with
 	// the host. Default: "10m".
 	AgentGrace time.Duration `toml:"agent_grace"`
+	// MaxConnections is how many connections of the host MTA are served at a
+	// time; further ones wait until one ends. Each process of the MTA that
+	// filters mail holds one. Default: 1000, for Postfix runs up to 100
+	// (default_process_limit) of each smtpd service in master.cf and 100 cleanup
+	// for mail of sendmail(1): with ports 25, 465 and 587 that makes 400. An idle
+	// one costs some 30 KB.
+	MaxConnections int `toml:"max_connections"`
+	// MaxMessageSize is the size of a message, in octets, above which it is left
+	// with the host; 0 means no limit. Default: "100MiB".
+	MaxMessageSize Size `toml:"max_message_size"`
+	// MaxBodies is how many messages of more than 64 KiB are taken in at a time;
+	// beyond that they are left with the host. Default: 100. Each costs up to
+	// 1.5 MiB of memory, for a larger message is written to the spool while it
+	// arrives: 150 MiB.
+	MaxBodies int `toml:"max_bodies"`
 	// Scope says whose mail may be diverted: "authenticated" (SASL), "loopback"
 	// (this host's own clients), a network such as "192.0.2.0/24", or
 	// "daemon:NAME" (the host MTA's {daemon_name}).
@@ -337,13 +352,16 @@ func defaults() *Config {
 			MaxRecipients: 10_000_000,
 		},
 		Milter: Milter{
-			Listen:     []string{"unix:/var/spool/postfix/millrace/milter.sock"},
-			Mode:       Observe,
-			Verdict:    VerdictAuto,
-			OnFailure:  "accept",
-			AgentGrace: 10 * time.Minute,
-			Scope:      []string{"authenticated", "loopback"},
-			Remote:     []string{"smtp", "esmtp"},
+			Listen:         []string{"unix:/var/spool/postfix/millrace/milter.sock"},
+			Mode:           Observe,
+			Verdict:        VerdictAuto,
+			OnFailure:      "accept",
+			AgentGrace:     10 * time.Minute,
+			MaxConnections: 1000,
+			MaxMessageSize: 100 << 20,
+			MaxBodies:      100,
+			Scope:          []string{"authenticated", "loopback"},
+			Remote:         []string{"smtp", "esmtp"},
 			VetoHeaders: []HeaderMatch{
 				{Name: "X-Spam-Flag", Pattern: "YES*"}, {Name: "X-Spam", Pattern: "YES*"}, {Name: "X-Spam-Status", Pattern: "YES*"},
 			},

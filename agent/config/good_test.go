@@ -22,6 +22,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		Milter: Milter{
 			Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"},
 			Mode:   "observe", Verdict: "auto", OnFailure: "accept", AgentGrace: 10 * time.Minute,
+			MaxConnections: 1000, MaxMessageSize: 100 << 20, MaxBodies: 100,
 			Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
 			VetoHeaders:    []HeaderMatch{{"X-Spam-Flag", "YES*"}, {"X-Spam", "YES*"}, {"X-Spam-Status", "YES*"}},
 			BulkRecipients: 500, BulkWindow: 10 * time.Minute,

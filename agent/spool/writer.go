@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -138,12 +139,22 @@ func (w *Writer) enqueue(en *entry) error {
 }
 
 // withdraw gives an entry up. If the syncer has taken it up already, it voids
-// the record when it is done with it; nobody waits for a disk that hangs.
+// the record when it is done with it; nobody waits for a disk that hangs. If not,
+// the entry goes at once, or memory would fill while the disk hangs.
 func (w *Writer) withdraw(ctx context.Context, en *entry) error {
-	if en.claimed.CompareAndSwap(false, true) {
-		return context.Cause(ctx)
+	if !en.claimed.CompareAndSwap(false, true) {
+		return <-en.done // it was answered just now
 	}
-	return <-en.done // it was answered just now
+	w.mu.Lock()
+	i := slices.Index(w.waiting, en)
+	if i >= 0 {
+		w.waiting = slices.Delete(w.waiting, i, i+1)
+	}
+	w.mu.Unlock()
+	if i >= 0 {
+		en.drop()
+	}
+	return context.Cause(ctx)
 }
 
 // full makes errors that say "no space" wrap ErrFull.

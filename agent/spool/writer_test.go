@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -275,11 +276,22 @@ func TestAppendGivenUpIsNeverSeen(t *testing.T) {
 			<-held
 		}
 	}
+	waiting := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.waiting)
+	}
+	for waiting() == 0 {
+		runtime.Gosched()
+	}
 	cancel()
 	for range 2 {
 		if err := <-answer; !errors.Is(err, context.Canceled) {
 			t.Errorf("Append: %v", err)
 		}
+	}
+	if n := waiting(); n > 0 {
+		t.Errorf("%d messages still wait for a disk that hangs", n)
 	}
 	close(hold)
 	release(t, first)

@@ -40,8 +40,10 @@ func newDiverter(c *config.Config, log *slog.Logger) (*diverter, error) {
 
 // Reload gives effect to a new configuration; after an error the old one stays.
 func (d *diverter) Reload(c *config.Config) error {
-	if !slices.Equal(c.Milter.Listen, d.cfg.Milter.Listen) || c.Spool != d.cfg.Spool {
-		d.log.Warn("changes of milter.listen and [spool] take effect with a restart")
+	now, then := c.Milter, d.cfg.Milter
+	if !slices.Equal(now.Listen, then.Listen) || c.Spool != d.cfg.Spool ||
+		now.MaxConnections != then.MaxConnections || now.MaxBodies != then.MaxBodies {
+		d.log.Warn("changes of listen, max_connections and max_bodies in [milter], and of [spool], take effect with a restart")
 	}
 	return d.server.Reload(c)
 }

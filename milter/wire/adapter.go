@@ -2,16 +2,18 @@ package wire
 
 import (
 	"context"
-	"net"
 	"net/textproto"
 	"runtime/debug"
 
 	"github.com/emersion/go-milter"
 )
 
-// adapter is the engine's backend: it hands each call on to the Handler, with
-// the packet as it came instead of what the engine made of it.
-type adapter struct{ c *Conn }
+// adapter is the engine's backend. It is asked for the two decisions of a
+// message; nothing else reaches the engine that has a backend's answer.
+type adapter struct {
+	milter.NoOpMilter
+	c *Conn
+}
 
 var _ milter.Milter = adapter{}
 
@@ -24,86 +26,23 @@ var _ milter.Response = reply(0)
 func (r reply) Response() *milter.Message { return &milter.Message{Code: byte(r)} }
 func (r reply) Continue() bool            { return true }
 
-// Connect hands on the SMTP client's name and address.
-func (a adapter) Connect(string, string, uint16, net.IP, *milter.Modifier) (milter.Response, error) {
-	client, err := parseClient(a.c.cur.data)
-	if err != nil {
-		return nil, err
-	}
-	return a.step(func() { a.c.handler.Connect(client) })
-}
-
-// Helo hands on the HELO name.
-func (a adapter) Helo(name string, _ *milter.Modifier) (milter.Response, error) {
-	return a.step(func() { a.c.handler.Helo(name) })
-}
-
-// MailFrom hands on the sender with its arguments.
-func (a adapter) MailFrom(string, *milter.Modifier) (milter.Response, error) {
-	a.c.broken, a.c.headerLen, a.c.headerCut = false, 0, false
-	s, _ := cstrings(a.c.cur.data)
-	return a.step(func() { a.c.handler.Mail(s[0], s[1:]) })
-}
-
-// RcptTo hands on a recipient with its arguments.
-func (a adapter) RcptTo(string, *milter.Modifier) (milter.Response, error) {
-	s, _ := cstrings(a.c.cur.data)
-	return a.step(func() { a.c.handler.Rcpt(s[0], s[1:]) })
-}
-
-// Header hands on a field.
-func (a adapter) Header(string, string, *milter.Modifier) (milter.Response, error) {
-	s, _ := cstrings(a.c.cur.data)
-	return a.step(func() { a.c.handler.Header(s[0], s[1]) })
-}
-
 // Headers asks for the decision at the end of the headers.
 func (a adapter) Headers(textproto.MIMEHeader, *milter.Modifier) (milter.Response, error) {
-	return a.verdict(a.c.handler.EndOfHeaders)
-}
-
-// BodyChunk hands on a piece of the body.
-func (a adapter) BodyChunk([]byte, *milter.Modifier) (milter.Response, error) {
-	return a.step(func() { a.c.handler.Body(a.c.cur.data) })
+	return a.verdict(a.c.handler.EndOfHeaders), nil
 }
 
 // Body asks for the decision at the end of the message. The protocol lets the
 // last piece of the body come with it.
 func (a adapter) Body(*milter.Modifier) (milter.Response, error) {
-	if len(a.c.cur.data) > 0 {
-		if _, err := a.step(func() { a.c.handler.Body(a.c.cur.data) }); err != nil {
-			return nil, err
-		}
+	if c := a.c; len(c.cur.data) > 0 && !c.broken {
+		c.broken = !guarded(c, func() { c.handler.Body(c.cur.data) })
 	}
-	return a.verdict(a.c.handler.EndOfMessage)
-}
-
-// Abort ends the message in hand, if there is one: the engine is also given an
-// ABORT to make it forget a message that has its verdict.
-func (a adapter) Abort(*milter.Modifier) error {
-	a.c.stored = false
-	a.c.macros.endMessage()
-	if a.c.aborting {
-		_, err := a.step(a.c.handler.Abort)
-		return err
-	}
-	return nil
-}
-
-// step runs a handler's call and answers only if an answer is due.
-func (a adapter) step(f func()) (milter.Response, error) {
-	if !a.c.broken {
-		a.c.broken = !guarded(a.c, f)
-	}
-	if !a.c.terms.replies(a.c.cur.code) {
-		return nil, nil
-	}
-	return reply(Continue), nil
+	return a.verdict(a.c.handler.EndOfMessage), nil
 }
 
 // verdict runs a handler's decision and prepares its write. A message over
 // which a handler panicked is the MTA's.
-func (a adapter) verdict(decide func(context.Context) Verdict) (milter.Response, error) {
+func (a adapter) verdict(decide func(context.Context) Verdict) reply {
 	v := Verdict{Action: Accept}
 	if !a.c.broken {
 		if !guarded(a.c, func() { v = decide(a.c.ctx) }) {
@@ -126,7 +65,7 @@ func (a adapter) verdict(decide func(context.Context) Verdict) (milter.Response,
 		a.c.prelude = appendPacket(a.c.prelude, byte(milter.ActDelRcpt), rcpt+"\x00")
 	}
 	a.c.written = v.Written
-	return reply(v.Action), nil
+	return reply(v.Action)
 }
 
 // guarded runs a handler's call and reports whether it came back. A panic is

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ import (
 
 // Conn is one MTA connection. To the protocol engine it is a net.Conn of
 // checked packets; to the Handler it is what the MTA has said beside them.
+//
+// The engine gets the packets that something is decided over, and those that
+// begin and end the connection. The others, dozens in a message, go past it.
 //
 // The engine's goroutine reads, runs the handler and writes, in turn; only
 // PROGRESS and the server's stop come from elsewhere, and mu is between them.
@@ -33,19 +37,18 @@ type Conn struct {
 
 	r         *bufio.Reader
 	buf       []byte      // of the packet read last
+	strs      []string    // and its strings
 	cur       packet      // what the engine is at work on
-	next      *packet     // waits behind an ABORT that was put in front of it
 	out       []byte      // octets of cur that the engine has not read yet
 	in        []byte      // octets of a reply that the engine has not finished
 	prelude   []byte      // packets that go out with the next reply
 	written   func(error) // of the verdict on its way
 	terms     terms
 	macros    macros
-	stored    bool // the engine keeps header fields of a message
+	preamble  int // octets since MAIL, before the body
 	headerLen int
 	headerCut bool
 	broken    bool // a handler panicked over this message
-	aborting  bool // cur is an ABORT that ends a message
 
 	mu       sync.Mutex
 	stage    stage
@@ -56,8 +59,12 @@ type Conn struct {
 	closed   sync.Once
 }
 
+// readAhead is the size of a connection's read buffer. The envelope and the
+// header of most messages fit, and so come with one read(2).
+const readAhead = 8 << 10
+
 func newConn(ctx context.Context, nc net.Conn, o Options, log *slog.Logger) *Conn {
-	c := &Conn{Conn: nc, o: o, log: log, r: bufio.NewReaderSize(nc, 8<<10), macros: macros{}, done: make(chan struct{})}
+	c := &Conn{Conn: nc, o: o, log: log, r: bufio.NewReaderSize(nc, readAhead), done: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c
 }
@@ -68,7 +75,7 @@ func (c *Conn) Macro(name string) string { return c.macros.find(name) }
 
 // RcptMacro returns the value of a macro that came with the RCPT in hand.
 func (c *Conn) RcptMacro(name string) string {
-	v, _ := c.macros.at(milter.CodeRcpt, name)
+	v, _ := c.macros.at(stageOf(milter.CodeRcpt), name)
 	return v
 }
 
@@ -100,41 +107,31 @@ func (c *Conn) Read(p []byte) (int, error) {
 // take reads the next packet, checks it and either deals with it or lays it out
 // for the engine.
 func (c *Conn) take() error {
-	p := packet{}
-	if c.next != nil {
-		p, c.next = *c.next, nil
-	} else {
-		if err := c.await(); err != nil {
-			return err
-		}
-		var err error
-		if p, c.buf, err = readPacket(c.r, c.buf); err != nil {
-			return err
-		}
-		if err := p.check(); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		s := c.stage
-		c.mu.Unlock()
-		if !s.allows(p.code) {
-			return outOfOrder(s, p.code)
-		}
-		switch p.code {
-		case milter.CodeMail, milter.CodeHelo, milter.CodeQuitNewConn, milter.CodeQuit:
-			// The engine forgets a message's macros and headers only on ABORT,
-			// and MTAs do not always send one after a verdict.
-			if s.inMessage() || c.stored {
-				waits := p
-				c.next, p = &waits, packet{code: milter.CodeAbort}
-			}
-		}
+	if err := c.await(); err != nil {
+		return err
+	}
+	var p packet
+	var err error
+	if p, c.buf, err = readPacket(c.r, c.buf); err != nil {
+		return err
+	}
+	if c.strs, err = p.parse(c.strs[:0]); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	s := c.stage
+	c.mu.Unlock()
+	if !s.allows(p.code) {
+		return outOfOrder(s, p.code)
+	}
+	if s.inMessage() && p.endsMessage() {
+		c.abort()
 	}
 	return c.begin(p)
 }
 
 // await waits for the first octet of a packet and sets the deadline for the
-// rest of it.
+// rest of it, if that is not there.
 func (c *Conn) await() error {
 	if c.r.Buffered() == 0 {
 		c.mu.Lock()
@@ -152,11 +149,14 @@ func (c *Conn) await() error {
 		if cap(c.buf) > 2*readStep {
 			c.buf, c.out = nil, nil // one huge packet shall not stay with an idle connection
 		}
+		clear(c.strs)
 		if _, err := c.r.Peek(1); err != nil {
 			return err
 		}
 	}
-	c.SetReadDeadline(time.Now().Add(c.o.PacketTimeout))
+	if !wholePacket(c.r) {
+		c.SetReadDeadline(time.Now().Add(c.o.PacketTimeout))
+	}
 	return nil
 }
 
@@ -164,39 +164,85 @@ func (c *Conn) await() error {
 func (c *Conn) begin(p packet) error {
 	c.cur = p
 	c.mu.Lock()
-	c.aborting = p.code == milter.CodeAbort && c.stage.inMessage()
 	c.stage = c.stage.after(p.code)
 	c.mu.Unlock()
 	c.macros.began(p.code)
 	switch p.code {
-	case milter.CodeMacro:
-		c.macros.define(p.data)
-		return nil
-	case milter.CodeData, codeUnknown:
-		return c.answer()
-	case milter.CodeQuitNewConn:
-		clear(c.macros)
-		return nil
 	case milter.CodeOptNeg:
 		var err error
 		if c.terms, err = negotiate(p.data); err != nil {
 			return err
 		}
-	case milter.CodeHeader:
-		if c.headerLen += len(p.data); c.headerLen > c.o.MaxHeader {
-			c.headerCut = true // the engine would keep it
-			return c.answer()
-		}
-		c.stored = true
 	case milter.CodeEOH, milter.CodeEOB:
 		c.startProgress()
+	case milter.CodeQuit:
+	default:
+		return c.step(p)
 	}
 	c.out = binary.BigEndian.AppendUint32(c.out[:0], uint32(1+len(p.data)))
 	c.out = append(append(c.out, byte(p.code)), p.data...)
 	return nil
 }
 
-// answer says Continue to a command that the engine does not see.
+// step does all there is to do over a packet without a verdict.
+func (c *Conn) step(p packet) error {
+	if p.code != milter.CodeBody {
+		if c.preamble += len(p.data); c.preamble > c.o.MaxPreamble {
+			return fmt.Errorf("more than %d octets before a body", c.o.MaxPreamble)
+		}
+	}
+	switch p.code {
+	case milter.CodeMacro:
+		return c.macros.define(p.data)
+	case milter.CodeQuitNewConn:
+		c.macros = macros{}
+		return nil
+	case milter.CodeAbort:
+		c.macros.endMessage() // also that of a message that has its verdict
+		return nil
+	case milter.CodeMail:
+		c.broken, c.preamble, c.headerLen, c.headerCut = false, 0, 0, false
+	case milter.CodeHeader:
+		c.headerLen += len(p.data)
+		c.headerCut = c.headerCut || c.headerLen > c.o.MaxHeader
+	}
+	if !c.broken {
+		c.broken = !guarded(c, func() { c.hand(p) })
+	}
+	return c.answer()
+}
+
+// hand gives a packet to the handler.
+func (c *Conn) hand(p packet) {
+	switch s := c.strs; p.code {
+	case milter.CodeConn:
+		client, _ := parseClient(p.data) // that it can be read was checked
+		c.handler.Connect(client)
+	case milter.CodeHelo:
+		c.handler.Helo(s[0])
+	case milter.CodeMail:
+		c.handler.Mail(s[0], slices.Clone(s[1:]))
+	case milter.CodeRcpt:
+		c.handler.Rcpt(s[0], slices.Clone(s[1:]))
+	case milter.CodeHeader:
+		if !c.headerCut {
+			c.handler.Header(s[0], s[1])
+		}
+	case milter.CodeBody:
+		c.handler.Body(p.data)
+	}
+}
+
+// abort ends the message in hand without a verdict.
+func (c *Conn) abort() {
+	c.mu.Lock()
+	c.stage = min(c.stage, idle)
+	c.mu.Unlock()
+	c.macros.endMessage()
+	guarded(c, c.handler.Abort)
+}
+
+// answer says Continue to a step, if an answer is due.
 func (c *Conn) answer() error {
 	if !c.terms.replies(c.cur.code) {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/emersion/go-milter"
 )
@@ -78,17 +79,28 @@ func appendPacket(b []byte, code byte, data string) []byte {
 	return append(b, data...)
 }
 
-// cstrings splits NUL-terminated strings. The last one must be terminated too.
-func cstrings(data []byte) ([]string, bool) {
+// wholePacket reports whether the next packet is in the buffer already.
+func wholePacket(r *bufio.Reader) bool {
+	have := r.Buffered()
+	if have < 4 {
+		return false
+	}
+	head, err := r.Peek(4)
+	return err == nil && uint64(binary.BigEndian.Uint32(head)) <= uint64(have-4)
+}
+
+// appendStrings splits NUL-terminated strings. The last one must be terminated
+// too.
+func appendStrings(strs []string, data []byte) ([]string, bool) {
 	if len(data) == 0 || data[len(data)-1] != 0 {
-		return nil, false
+		return strs, false
 	}
-	parts := bytes.Split(data[:len(data)-1], []byte{0})
-	s := make([]string, len(parts))
-	for i, p := range parts {
-		s[i] = string(p)
+	for rest := string(data); rest != ""; {
+		var s string
+		s, rest, _ = strings.Cut(rest, "\x00")
+		strs = append(strs, s)
 	}
-	return s, true
+	return strs, true
 }
 
 // parseClient reads a CONNECT packet: name NUL family [port address NUL].
@@ -108,44 +120,52 @@ func parseClient(data []byte) (Client, error) {
 			return Client{}, malformed
 		}
 		c.Port = binary.BigEndian.Uint16(rest)
-		addr, ok := cstrings(rest[2:])
-		if !ok || len(addr) != 1 {
+		addr, end, ok := bytes.Cut(rest[2:], []byte{0})
+		if !ok || len(end) != 0 {
 			return Client{}, malformed
 		}
-		c.Addr = addr[0]
+		c.Addr = string(addr)
 		return c, nil
 	default:
 		return Client{}, malformed
 	}
 }
 
-// check looks at what a command must look like before anyone acts on it. The
-// engine behind Conn has weaker checks of its own and answers for itself where
-// they fail; nothing that would fail them gets there.
-func (p packet) check() error {
+// parse checks what a command must look like before anyone acts on it, and
+// appends its strings, of those commands that are nothing but strings.
+func (p packet) parse(strs []string) (_ []string, err error) {
 	ok := true
 	switch p.code {
 	case milter.CodeConn:
 		_, err := parseClient(p.data)
-		return err
+		return strs, err
 	case milter.CodeHelo:
-		s, good := cstrings(p.data)
-		ok = good && len(s) == 1
+		strs, ok = appendStrings(strs, p.data)
+		ok = ok && len(strs) == 1
 	case milter.CodeMail: // empty text: the null sender of sendmail(1) mail
-		_, ok = cstrings(p.data)
+		strs, ok = appendStrings(strs, p.data)
 	case milter.CodeRcpt:
-		s, good := cstrings(p.data)
-		ok = good && s[0] != ""
+		strs, ok = appendStrings(strs, p.data)
+		ok = ok && strs[0] != ""
 	case milter.CodeHeader:
-		s, good := cstrings(p.data)
-		ok = good && len(s) == 2 && s[0] != ""
+		strs, ok = appendStrings(strs, p.data)
+		ok = ok && len(strs) == 2 && strs[0] != ""
 	case milter.CodeMacro:
 		ok = len(p.data) > 0
 	case milter.CodeOptNeg:
 		ok = len(p.data) >= 12
 	}
 	if !ok {
-		return fmt.Errorf("malformed %q packet", byte(p.code))
+		return strs, fmt.Errorf("malformed %q packet", byte(p.code))
 	}
-	return nil
+	return strs, nil
+}
+
+// endsMessage reports whether a command ends the message in hand, if there is one.
+func (p packet) endsMessage() bool {
+	switch p.code {
+	case milter.CodeAbort, milter.CodeMail, milter.CodeHelo, milter.CodeQuitNewConn, milter.CodeQuit:
+		return true
+	}
+	return false
 }

@@ -93,7 +93,7 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, open *connSet) err
 // start hands the connection to a protocol engine of its own. The engine's
 // goroutine ends with Conn.Close.
 func (s *Server) start(c *Conn, open *connSet) {
-	engine := milter.Server{NewMilter: func() milter.Milter { return adapter{c} }}
+	engine := milter.Server{NewMilter: func() milter.Milter { return adapter{c: c} }}
 	engine.Serve(&oneConn{conn: c}) // returns at once, when there is no second connection
 	go func() {
 		<-c.done

@@ -24,9 +24,11 @@
 // it or, when the connection breaks, from the one that closes it; never at the
 // same time. Each Mail is answered by exactly one of: a verdict other than
 // Continue, or Abort. A peer that breaks the protocol (wrong order, a packet
-// that is empty, too long or cut short) gets its connection closed and one log
-// line; the host MTA then does what its configuration says for a milter that
-// fails.
+// that is empty, too long or cut short, a header without an end) gets its
+// connection closed and one log line; the host MTA then does what its
+// configuration says for a milter that fails. Whatever comes, a connection costs
+// no more memory than one packet (1 MiB), MaxHeader, the macros of nine stages
+// (64 KiB each), and what the Handler keeps.
 package wire
 
 import (
@@ -124,6 +126,10 @@ type Options struct {
 	// handler (default 1 MiB); further fields are dropped and Conn.HeaderCut
 	// reports it.
 	MaxHeader int
+	// MaxPreamble is how many octets a message may have before its body, in
+	// envelope, macros and header (default 64 MiB). It is far above what an MTA
+	// takes: who sends more does not mean to end, and the connection is closed.
+	MaxPreamble int
 	// StopGrace is how long Serve, once its context is done, lets connections
 	// finish the message in hand (default 30 s).
 	StopGrace time.Duration
@@ -145,6 +151,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxHeader <= 0 {
 		o.MaxHeader = 1 << 20
+	}
+	if o.MaxPreamble <= 0 {
+		o.MaxPreamble = 64 << 20
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
