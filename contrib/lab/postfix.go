@@ -163,6 +163,14 @@ func (p *Postfix) Config() string { return filepath.Join(p.dir, "etc") }
 // Queue is the queue directory; a relative unix: milter is below it.
 func (p *Postfix) Queue() string { return filepath.Join(p.dir, "spool") }
 
+// MilterSocket is the path of RelativeSocket.
+func (p *Postfix) MilterSocket() string {
+	return filepath.Join(p.Queue(), strings.TrimPrefix(RelativeSocket, "unix:"))
+}
+
+// LocalDomains are those whose mail is delivered into the mailbox.
+func (p *Postfix) LocalDomains() []string { return append([]string{Hostname}, p.domains...) }
+
 // Log is the path of Postfix's log.
 func (p *Postfix) Log() string { return filepath.Join(p.dir, "log", "mail.log") }
 
@@ -208,16 +216,9 @@ func (p *Postfix) command(ctx context.Context, stdin io.Reader, name string, arg
 }
 
 func (p *Postfix) output(ctx context.Context, stdin io.Reader, name string, args ...string) ([]byte, error) {
-	path := filepath.Join("/usr/sbin", name)
-	cmd := exec.CommandContext(ctx, path, args...)
+	cmd := exec.CommandContext(ctx, filepath.Join("/usr/sbin", name), args...)
 	cmd.Stdin = stdin
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return out, nil
+	return outputOf(cmd)
 }
 
 // daemon is the path of one of Postfix's internal programs.

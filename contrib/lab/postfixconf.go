@@ -45,9 +45,6 @@ scache     unix       - - n -   1     scache
 postlog    unix-dgram n - n -   1     postlogd
 `
 
-// nobody owns the mailbox: virtual(8) refuses to deliver as root.
-const nobody = 65534
-
 // install writes the instance's directories and configuration.
 func (p *Postfix) install(o PostfixOptions) error {
 	uid, own, gid, err := postfixIDs()
