@@ -84,6 +84,13 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if err != nil {
 		return s.leave(err.Error())
 	}
+	if s.sendmail() {
+		missing, err := missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.arrived)
+		if err != nil {
+			return s.leave(err.Error())
+		}
+		content = append([]byte(missing), content...)
+	}
 	if cfg.Milter.Mode != config.Divert {
 		return s.end("observe", s.d.Reason, wire.Verdict{Action: wire.Accept})
 	}
@@ -99,9 +106,6 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 			s.server.log.Warn("spool takes no mail", "err", err)
 		}
 		return s.failure(err.Error())
-	}
-	if s.sendmail() {
-		content = append([]byte(missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.arrived)), content...)
 	}
 	s.upload = start(ctx, s.server.spool, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content)
 	return wire.Verdict{Action: wire.Continue}

@@ -198,8 +198,17 @@ func (s *Sendmail) Sendmail(_ context.Context, from string, rcpts []string, msg 
 // Mailbox returns the local copies for one address, oldest first. The domain of
 // each is LocalDomain: Sendmail tells its mailer only the user.
 func (s *Sendmail) Mailbox(addr string) ([]Message, error) {
-	return readMailbox(s.tree.path(boxDir), addr)
+	all, err := readMailbox(s.tree.path(boxDir), addr)
+	for i := range all {
+		if all[i].From == "MAILER-DAEMON" { // the null sender, as it shows it to users
+			all[i].From = ""
+		}
+	}
+	return all, err
 }
+
+// noLoad has mail taken and delivered at once, however busy the machine is.
+const noLoad = "define(`confQUEUE_LA', `1000')dnl\ndefine(`confREFUSE_LA', `1000')dnl\ndefine(`confDELAY_LA', `1000')dnl\n"
 
 // boxDir is the mailbox in a tree: a Maildir.
 const boxDir = "/var/mail/box"
@@ -248,14 +257,13 @@ func (s *Sendmail) install(o SendmailOptions) error {
 		// Anybody may have an address here, not only users of the machine.
 		"MODIFY_MAILER_FLAGS(`LOCAL', `-w')dnl\n" +
 		"FEATURE(`accept_unresolvable_domains')dnl\n" +
-		// However busy the machine is, mail is taken and delivered at once.
-		"define(`confQUEUE_LA', `1000')dnl\ndefine(`confREFUSE_LA', `1000')dnl\ndefine(`confDELAY_LA', `1000')dnl\n" +
+		noLoad +
 		"DAEMON_OPTIONS(`Name=MTA-v4, Family=inet, Addr=" + listen + ", Port=" + port + "')dnl\n" +
 		tls + o.Lines + ours +
 		"MAILER_DEFINITIONS\nMAILER(`local')dnl\nMAILER(`smtp')dnl\n"
 	submit := "define(`_USE_ETC_MAIL_')dnl\n" +
 		"include(`/usr/share/sendmail/cf/m4/cf.m4')dnl\nOSTYPE(`debian')dnl\nDOMAIN(`debian-msp')dnl\n" +
-		"define(`confDOMAIN_NAME', `" + Hostname + "')dnl\n" +
+		"define(`confDOMAIN_NAME', `" + Hostname + "')dnl\n" + noLoad +
 		"define(`RELAY_MAILER_ARGS', `TCP $h " + port + "')dnl\nFEATURE(`msp', `[" + listen + "]')dnl\n"
 	err = errors.Join(
 		t.user("smmta", smmta), t.user("smmsp", smmsp),
@@ -280,6 +288,15 @@ func (s *Sendmail) install(o SendmailOptions) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range []string{"sendmail", "submit"} {
+		cf, err := t.output("/usr/bin/m4", "/etc/mail/"+name+".mc")
+		if err != nil {
+			return err
+		}
+		if err := t.write("/etc/mail/"+name+".cf", string(cf)); err != nil {
+			return err
+		}
+	}
 	for name, content := range o.Files {
 		if err := t.write(filepath.Join("/etc/mail", name), content); err != nil {
 			return err
@@ -291,15 +308,6 @@ func (s *Sendmail) install(o SendmailOptions) error {
 			if _, err := outputOf(cmd); err != nil {
 				return err
 			}
-		}
-	}
-	for _, name := range []string{"sendmail", "submit"} {
-		cf, err := t.output("/usr/bin/m4", "/etc/mail/"+name+".mc")
-		if err != nil {
-			return err
-		}
-		if err := t.write("/etc/mail/"+name+".cf", string(cf)); err != nil {
-			return err
 		}
 	}
 	_, err = t.output(sendmailProgram, "-bi") // newaliases
