@@ -41,6 +41,9 @@ type PostfixOptions struct {
 	SMTPPort, HandbackPort int
 	// LocalDomains are delivered locally, besides LocalDomain.
 	LocalDomains []string
+	// Receiver makes it a receiver, which listens there instead of on SMTPPort
+	// and takes mail for its domains; nil is none.
+	Receiver *ReceiverOptions
 	// Extra are main.cf parameters, which win over the lab's own.
 	Extra map[string]string
 	// Master are lines appended to master.cf.
@@ -75,7 +78,13 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	if p.smtp, err = addrOrFree(o.SMTPPort); err == nil {
+	if o.Receiver != nil {
+		p.smtp, p.domains = o.Receiver.Addr, o.Receiver.domains()
+	}
+	if p.smtp == "" {
+		p.smtp, err = addrOrFree(o.SMTPPort)
+	}
+	if err == nil {
 		p.handback, err = addrOrFree(o.HandbackPort)
 	}
 	if err == nil {

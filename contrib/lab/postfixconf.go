@@ -95,6 +95,15 @@ func (p *Postfix) install(o PostfixOptions) error {
 			return err
 		}
 	}
+	if o.Receiver != nil {
+		cert, key, err := selfSigned()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(p.Config(), "chain.pem"), []byte(key+cert), 0o600); err != nil {
+			return err
+		}
+	}
 	if err := p.writeConfig("main.cf", p.mainCF(o)); err != nil {
 		return err
 	}
@@ -147,6 +156,10 @@ func (p *Postfix) mainCF(o PostfixOptions) string {
 		"smtpd_relay_restrictions": "permit_mynetworks reject_unauth_destination",
 		"smtpd_milters":            o.Milter,
 		"non_smtpd_milters":        o.NonSMTPDMilter,
+	}
+	if o.Receiver != nil {
+		params["smtpd_tls_security_level"] = "may"
+		params["smtpd_tls_chain_files"] = filepath.Join(p.Config(), "chain.pem")
 	}
 	maps.Copy(params, o.Extra)
 	var b strings.Builder

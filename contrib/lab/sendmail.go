@@ -36,15 +36,12 @@ type SendmailOptions struct {
 	Millrace bool
 	// DNS is the address, without a port, of the name server. Default: Resolver.
 	DNS string
-	// Addr is where it listens, "127.0.0.9:25". Default: a free loopback port.
-	Addr string
 	// Lines are m4 lines for sendmail.mc, before ours.
 	Lines string
 	// Files are files below /etc/mail, such as "aliases" and "mailertable";
 	// those that a map needs as a database are made into one.
 	Files map[string]string
-	// Receiver gives it a certificate for STARTTLS, and the domains whose mail
-	// it takes besides LocalDomain.
+	// Receiver makes it a receiver; nil is none.
 	Receiver *ReceiverOptions
 	// Logger is told about starts and stops; nil is silent.
 	Logger *slog.Logger
@@ -68,12 +65,12 @@ func StartSendmail(ctx context.Context, o SendmailOptions) (*Sendmail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start sendmail: %w", err)
 	}
-	s := &Sendmail{tree: t, smtp: o.Addr, domains: []string{LocalDomain, Hostname}, log: o.Logger}
+	s := &Sendmail{tree: t, domains: []string{LocalDomain, Hostname}, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if o.Receiver != nil {
-		s.domains = append(s.domains, o.Receiver.Domains...)
+		s.smtp, s.domains = o.Receiver.Addr, append(o.Receiver.domains(), Hostname)
 	}
 	if s.smtp == "" {
 		s.smtp, err = addrOrFree(0)
@@ -195,8 +192,8 @@ func (s *Sendmail) Sendmail(_ context.Context, from string, rcpts []string, msg 
 	return err
 }
 
-// Mailbox returns the local copies for one address, oldest first. The domain of
-// each is LocalDomain: Sendmail tells its mailer only the user.
+// Mailbox returns the local copies for one address, oldest first. All have the
+// first of the local domains: Sendmail tells its mailer only the user.
 func (s *Sendmail) Mailbox(addr string) ([]Message, error) {
 	all, err := readMailbox(s.tree.path(boxDir), addr)
 	for i := range all {
@@ -219,7 +216,7 @@ const deliverScript = `#!/bin/sh
 set -eu
 umask 022
 file=$(mktemp ` + boxDir + `/tmp/XXXXXXXXXX)
-{ printf 'Delivered-To: %s@` + LocalDomain + `\n' "$2"; cat; } >"$file"
+{ printf 'Delivered-To: %s@DOMAIN\n' "$2"; cat; } >"$file"
 chmod 644 "$file"
 mv "$file" "` + boxDir + `/new/$(date +%s.%N).$$"
 `
@@ -236,7 +233,8 @@ func (s *Sendmail) install(o SendmailOptions) error {
 		if err := t.certificate(0); err != nil {
 			return err
 		}
-		tls = "define(`confSERVER_CERT', `" + certFile + "')dnl\ndefine(`confSERVER_KEY', `" + keyFile + "')dnl\n"
+		// Its domains may be in no DNS.
+		tls = "FEATURE(`nocanonify')dnl\ndefine(`confCACERT_PATH', `/etc/ssl')dnl\ndefine(`confCACERT', `" + certFile + "')dnl\ndefine(`confSERVER_CERT', `" + certFile + "')dnl\ndefine(`confSERVER_KEY', `" + keyFile + "')dnl\n"
 	}
 	ours := ""
 	if o.Millrace {
@@ -275,7 +273,7 @@ func (s *Sendmail) install(o SendmailOptions) error {
 		t.directory("/run/sendmail/msp", smmsp, smmsp, 0o755),
 		t.directory("/run/millrace", 0, 0, 0o755),
 		t.mailbox(),
-		t.write("/usr/sbin/sensible-mda", deliverScript),
+		t.write("/usr/sbin/sensible-mda", strings.Replace(deliverScript, "DOMAIN", s.domains[0], 1)),
 		os.Chmod(t.path("/usr/sbin/sensible-mda"), 0o755),
 		t.write("/etc/mail/local-host-names", strings.Join(s.domains, "\n")+"\n"),
 		t.write("/etc/mail/aliases", "postmaster: root\n"),
