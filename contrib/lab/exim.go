@@ -46,6 +46,7 @@ tls_privatekey = ` + keyFile + `
 dsn_advertise_hosts = *
 acl_smtp_rcpt = acl_rcpt
 rfc1413_hosts = :
+smtp_accept_queue_per_connection = 0
 keep_environment =
 log_selector = +smtp_protocol_error +smtp_syntax_error
 log_file_path = /var/log/exim4/%slog
