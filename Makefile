@@ -14,9 +14,13 @@ RACE_PACKAGES = gcc libc6-dev
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
-# Installs the packages of the tests; nothing happens when they are there.
+# Installs the packages of the tests, and unpacks those of the MTAs that cannot
+# be installed beside Postfix; nothing happens when they are there.
 deps:
 	contrib/deps/install $(TEST_PACKAGES)
+	contrib/deps/unpack sendmail sendmail-bin sendmail-cf
+	contrib/deps/unpack exim4 exim4-daemon-light
+	contrib/deps/unpack opensmtpd opensmtpd
 
 # -count=1: some tests run programs that they build themselves, which the test
 # cache does not see.

@@ -116,12 +116,22 @@ func (l *lines) end() (missing string, err error) {
 // missingFields are the fields that Sendmail would have added when it sends
 // (RFC 6409 section 8): Message-ID and Date. They go on top, so that everything
 // from the client's first field on is as the client sent it. Postfix has added
-// its own before a milter sees the header, where it adds any.
-func missingFields(fields []classify.Field, qid, host string, arrived time.Time) string {
-	id, date := true, true
+// its own before a milter sees the header, where it adds any. An error says that
+// Sendmail would add more, which depends on its configuration: a From field,
+// rewritten as the admin has it, or the rest of a set of Resent fields (RFC 5322
+// section 3.6.6).
+func missingFields(fields []classify.Field, qid, host string, arrived time.Time) (string, error) {
+	id, date, from := true, true, true
 	for _, f := range fields {
 		id = id && !strings.EqualFold(f.Name, "Message-ID")
 		date = date && !strings.EqualFold(f.Name, "Date")
+		from = from && !strings.EqualFold(f.Name, "From")
+		if len(f.Name) > len("Resent-") && strings.EqualFold(f.Name[:len("Resent-")], "Resent-") {
+			return "", errors.New("header has Resent fields, which Sendmail completes")
+		}
+	}
+	if from {
+		return "", errors.New("header has no From field, which Sendmail adds")
 	}
 	s := ""
 	if id {
@@ -130,7 +140,7 @@ func missingFields(fields []classify.Field, qid, host string, arrived time.Time)
 	if date {
 		s += "Date: " + arrived.Format("Mon, 2 Jan 2006 15:04:05 -0700") + "\r\n"
 	}
-	return s
+	return s, nil
 }
 
 // atoms keeps letters, digits, dots and hyphens of a macro's value.

@@ -119,12 +119,18 @@ func FuzzHead(f *testing.F) {
 
 func TestMissingFieldsAreThoseThatAreMissing(t *testing.T) {
 	t.Parallel()
-	got := missingFields([]classify.Field{{Name: "message-ID"}, {Name: "DATE"}}, "q", "h", testTime)
-	if got != "" {
-		t.Errorf("added %q", got)
+	got, err := missingFields([]classify.Field{{Name: "message-ID"}, {Name: "DATE"}, {Name: "FROM"}}, "q", "h", testTime)
+	if got != "" || err != nil {
+		t.Errorf("added %q, %v", got, err)
 	}
-	got = missingFields(nil, "Q1\r\nX: y", "mail.example>\r\n", testTime)
-	if want := "Message-ID: <20260304050607.000000.Q1Xy@mail.example>\r\nDate: Wed, 4 Mar 2026 05:06:07 +0000\r\n"; got != want {
-		t.Errorf("added %q, want %q", got, want)
+	got, err = missingFields([]classify.Field{{Name: "From"}}, "Q1\r\nX: y", "mail.example>\r\n", testTime)
+	if want := "Message-ID: <20260304050607.000000.Q1Xy@mail.example>\r\nDate: Wed, 4 Mar 2026 05:06:07 +0000\r\n"; got != want || err != nil {
+		t.Errorf("added %q, %v, want %q", got, err, want)
+	}
+	// What only Sendmail can complete is not ours.
+	for _, fields := range [][]classify.Field{{{Name: "Subject"}}, {{Name: "From"}, {Name: "RESENT-From"}}} {
+		if got, err = missingFields(fields, "q", "h", testTime); err == nil {
+			t.Errorf("%v: added %q", fields, got)
+		}
 	}
 }

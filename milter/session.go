@@ -83,18 +83,11 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if s.way() == impossible {
 		return s.leave("MTA does not let recipients be deleted")
 	}
-	max := int64(cfg.Milter.MaxMessageSize)
-	if max > 0 && declaredSize(m.Args) > max {
+	most := int64(cfg.Milter.MaxMessageSize)
+	if most > 0 && declaredSize(m.Args) > most {
 		return s.leave(errTooBig.Error())
 	}
-	content := s.server.buffer()
-	if s.sendmail() {
-		content = append(content, missingFields(m.Header, s.conn.Macro("i"), s.conn.Macro("j"), m.Arrived)...)
-	}
-	content, err := appendHead(content, m.Header)
-	if err == nil && max > 0 && int64(len(content)) > max {
-		err = errTooBig
-	}
+	content, err := s.head(s.server.buffer(), most)
 	defer func() {
 		if s.upload == nil {
 			s.server.recycle(content)
@@ -122,8 +115,25 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if s.server.slow.standing(now) {
 		return s.failure("spool was too slow a moment ago")
 	}
-	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content, max)
+	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content, most)
 	return wire.Verdict{Action: wire.Continue}
+}
+
+// head puts the header together as it goes to the spool, of at most so many octets
+// (0: any number). An error says why the mail must stay.
+func (s *session) head(b []byte, most int64) ([]byte, error) {
+	if s.sendmail() {
+		missing, err := missingFields(s.m.Header, s.conn.Macro("i"), s.conn.Macro("j"), s.m.Arrived)
+		if err != nil {
+			return b, err
+		}
+		b = append(b, missing...)
+	}
+	b, err := appendHead(b, s.m.Header)
+	if err == nil && most > 0 && int64(len(b)) > most {
+		err = errTooBig
+	}
+	return b, err
 }
 
 // Body passes a piece of the body on.

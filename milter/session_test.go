@@ -138,11 +138,11 @@ func TestSendmailIsToldToDiscardWholeMessages(t *testing.T) {
 	if e := k.envelope; e.Protocol != "ESMTPSA" || e.ClientAddr != "IPv6:2001:db8::7" || e.ClientName != "app.example" || e.AuthUser != "joe" {
 		t.Errorf("envelope %+v", e)
 	}
-	m.wants(m.headers("a@b.example", []string{"c@d.example", "local@b.example local"}, "Message-ID: <x@y>", "Date: now"), cont)
+	m.wants(m.headers("a@b.example", []string{"c@d.example", "local@b.example local"}, "From: a@b.example", "Message-ID: <x@y>", "Date: now"), cont)
 	if v := m.body("text\r\n"); v != "-<c@d.example> a" {
 		t.Errorf("verdict on a mixed envelope %q", v)
 	}
-	if k := s.spool.all()[1]; string(k.content) != "Message-ID: <x@y>\r\nDate: now\r\n\r\ntext\r\n" {
+	if k := s.spool.all()[1]; string(k.content) != "From: a@b.example\r\nMessage-ID: <x@y>\r\nDate: now\r\n\r\ntext\r\n" {
 		t.Errorf("content %q", k.content)
 	}
 }

@@ -74,7 +74,9 @@ func start(ctx context.Context, w world) (h *host, err error) {
 	}
 	if w.millrace != nil {
 		o := *w.millrace
-		o.Postfix = h.postfix
+		if h.postfix != nil {
+			o.Host = h.postfix
+		}
 		if h.millrace, err = lab.NewMillrace(o); err != nil {
 			return nil, err
 		}

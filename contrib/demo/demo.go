@@ -163,7 +163,7 @@ func (s *scene) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.millrace, err = lab.StartMillrace(ctx, lab.MillraceOptions{Postfix: s.postfix, Extra: queues})
+	s.millrace, err = lab.StartMillrace(ctx, lab.MillraceOptions{Host: s.postfix, Extra: queues})
 	return err
 }
 

@@ -211,7 +211,7 @@ func TestCheckFindsHardStops(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Stop()
-			m, err := lab.NewMillrace(lab.MillraceOptions{Postfix: p, Set: c.set})
+			m, err := lab.NewMillrace(lab.MillraceOptions{Host: p, Set: c.set})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -251,7 +251,7 @@ func TestCheckNeedsNoRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Stop()
-	m, err := lab.NewMillrace(lab.MillraceOptions{Postfix: p})
+	m, err := lab.NewMillrace(lab.MillraceOptions{Host: p})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func (r *room) flow(seed uint64, rate float64) *stream {
 		MinSize: 2 << 10, MaxSize: 16 << 10, MaxRecipients: 4,
 	}
 	in := &inject.Injector{
-		Addr: r.postfix.SMTPAddr(), Connections: 6, PerConnection: 8, Rate: rate,
+		Addr: r.host.SMTPAddr(), Connections: 6, PerConnection: 8, Rate: rate,
 		Retry: 50 * time.Millisecond, Timeout: patience, Ledger: &s.sent,
 	}
 	go func() {

@@ -1,5 +1,5 @@
 // Package e2e has no code of its own. Its tests run the whole of Millrace, the
-// programs as they are built, beside a real Postfix and in front of a fake
+// programs as they are built, beside a real Postfix or Sendmail and in front of a fake
 // internet, and hold what was sent against what was received. One file is about
 // one theme: bytes, envelopes and their arguments, sessions, verdicts, restarts,
 // crashes, the moments around a verdict (window), what is not ours (inbound),
@@ -7,7 +7,7 @@
 // Postfix, both daemons and an internet; a peer (dialogue_test.go) talks to that
 // Postfix word by word; a tap stands between Postfix and the milter.
 //
-// They need root and Debian's postfix and opendkim packages (make deps), and
+// They need root and what make deps installs and unpacks, and
 // run in namespaces of their own, so nothing leaves the machine. With LAB_RACE=1
 // the programs carry the race detector, and a race that it finds fails the test
 // that caused it. The build tag "long" sends about 1 GB where otherwise 120 MB

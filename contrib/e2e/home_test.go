@@ -10,16 +10,30 @@ import (
 	"github.com/millrace/millrace/contrib/sink/inject"
 )
 
-// What fails is reported to its sender, through the hand-back port, and the
-// report is not diverted.
-func TestBounceComesHome(t *testing.T) {
-	t.Parallel()
-	r := enter(t, setup{keep: true, providers: []sink.Provider{
+// strictAndFar is a receiver that knows none of its recipients, and one that
+// takes all.
+func strictAndFar() []sink.Provider {
+	return []sink.Provider{
 		{Name: "far", Domains: farDomains},
 		{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{
 			PermShare: 1, Say: map[sink.Cause]string{sink.CausePerm: "550 5.1.1 No such user here"},
 		}},
-	}})
+	}
+}
+
+// farAndHome are two receivers, one for a queue that hands back.
+func farAndHome() []sink.Provider {
+	return []sink.Provider{
+		{Name: "far", Domains: []string{"far.test"}},
+		{Name: "home", Domains: []string{"home.test"}},
+	}
+}
+
+// What fails is reported to its sender, through the hand-back port, and the
+// report is not diverted.
+func TestBounceComesHome(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{keep: true, providers: strictAndFar()})
 	qid := r.send("<news@lab.test> RET=HDRS ENVID=envelope-7", []string{
 		"a@strict.test", "<b@strict.test> NOTIFY=NEVER", "c@far.test",
 	}, news("bounced"))
@@ -102,10 +116,7 @@ func TestHandbackQueue(t *testing.T) {
 		t.Run(port, func(t *testing.T) {
 			t.Parallel()
 			o := setup{
-				providers: []sink.Provider{
-					{Name: "far", Domains: []string{"far.test"}},
-					{Name: "home", Domains: []string{"home.test"}},
-				},
+				providers: farAndHome(),
 				millrace: lab.MillraceOptions{
 					Extra: "[[queue]]\nname = \"home\"\ndomains = [\"home.test\"]\nroute = \"handback\"\n",
 				},

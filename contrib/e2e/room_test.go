@@ -34,6 +34,7 @@ const (
 type setup struct {
 	providers []sink.Provider // instead of the one
 	postfix   lab.PostfixOptions
+	sendmail  *lab.SendmailOptions // the host is a Sendmail, and no Postfix
 	millrace  lab.MillraceOptions
 	keep      bool                // keep the content of what arrives
 	furnish   func(*lab.Millrace) // called before the daemons start
@@ -42,12 +43,13 @@ type setup struct {
 // farDomains are the domains of the plain room's provider.
 var farDomains = []string{"far.test", "far.example", "d*.example"}
 
-// room is a Postfix, a Millrace and an internet of their own.
+// room is a host MTA, a Millrace and an internet of their own.
 type room struct {
 	t        *testing.T
 	ctx      context.Context
 	net      *sink.Internet
-	postfix  *lab.Postfix
+	host     lab.Host
+	postfix  *lab.Postfix // the host, if it is one
 	millrace *lab.Millrace
 	keep     bool
 
@@ -60,7 +62,7 @@ type arrival struct {
 	provider, sender, recipient string
 	mailArgs, rcptArgs          string // ESMTP arguments, as they came
 	id                          string // of the message, by its ledger.IDHeader
-	qid, spool                  string // from our trace; "" if it came by Postfix alone
+	qid, spool                  string // from our trace; "" if it came by the host alone
 	content                     string // if the room keeps it
 }
 
@@ -75,17 +77,11 @@ func enter(t *testing.T, s setup) *room {
 	r := &room{t: t, ctx: ctx, keep: s.keep}
 	dns := r.internet(s.providers)
 
-	s.postfix.DNS = dns
-	if s.postfix.Milter == "" {
-		s.postfix.Milter = lab.RelativeSocket
-	}
-	var err error
-	if r.postfix, err = lab.StartPostfix(ctx, s.postfix); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.leave("postfix", r.postfix.Stop) })
+	r.startHost(s, dns)
+	t.Cleanup(func() { r.leave("host", r.host.Stop) })
 
-	s.millrace.DNS, s.millrace.Postfix = dns, r.postfix
+	var err error
+	s.millrace.DNS, s.millrace.Host = dns, r.host
 	if r.millrace, err = lab.NewMillrace(s.millrace); err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +92,30 @@ func enter(t *testing.T, s setup) *room {
 	t.Cleanup(r.endDaemons)
 	r.start(r.millrace.Agent, r.millrace.Milter)
 	return r
+}
+
+// startHost starts the room's MTA.
+func (r *room) startHost(s setup, dns string) {
+	r.t.Helper()
+	if s.sendmail != nil {
+		o := *s.sendmail
+		o.Millrace, o.DNS = true, dns
+		host, err := lab.StartSendmail(r.ctx, o)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.host = host
+		return
+	}
+	s.postfix.DNS = dns
+	if s.postfix.Milter == "" {
+		s.postfix.Milter = lab.RelativeSocket
+	}
+	var err error
+	if r.postfix, err = lab.StartPostfix(r.ctx, s.postfix); err != nil {
+		r.t.Fatal(err)
+	}
+	r.host = r.postfix
 }
 
 func (r *room) leave(what string, f func() error) {
@@ -119,7 +139,7 @@ func (r *room) endDaemons() {
 		}
 	}
 	if r.t.Failed() {
-		for _, path := range []string{r.postfix.Log(), r.millrace.Milter.Log(), r.millrace.Agent.Log()} {
+		for _, path := range []string{r.host.Log(), r.millrace.Milter.Log(), r.millrace.Agent.Log()} {
 			r.t.Logf("end of %s:\n%s", path, tail(read(r.t, path), 60))
 		}
 	}
@@ -250,10 +270,10 @@ func (r *room) stop(daemons ...*lab.Daemon) {
 }
 
 // send sends one message over a connection of its own, as a program on the host
-// would, and returns Postfix's queue id.
+// would, and returns the host's queue id.
 func (r *room) send(from string, rcpts []string, content string) (qid string) {
 	r.t.Helper()
-	c, err := lab.Dial(r.ctx, r.postfix.SMTPAddr())
+	c, err := lab.Dial(r.ctx, r.host.SMTPAddr())
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -278,7 +298,7 @@ func (r *room) until(what string, holds func() bool) {
 	}
 }
 
-// verdict waits for the milter's line about a message of Postfix's queue id.
+// verdict waits for the milter's line about a message of the host's queue id.
 func (r *room) verdict(qid string) string {
 	r.t.Helper()
 	return r.logLine(r.millrace.Milter, "verdict", "qid="+qid+" ")
@@ -297,7 +317,7 @@ func (r *room) logLine(d *lab.Daemon, texts ...string) (line string) {
 	return line
 }
 
-// rest waits until Postfix's queue and the agent's are empty. What was spooled
+// rest waits until the host's queue and the agent's are empty. What was spooled
 // this moment may not be in the agent's queue yet: wait for arrivals first.
 func (r *room) rest() {
 	r.t.Helper()
@@ -306,7 +326,7 @@ func (r *room) rest() {
 		if err != nil || st.Waiting+st.Active+st.Deferred > 0 {
 			return false
 		}
-		n, err := r.postfix.QueueLength(r.ctx)
+		n, err := r.host.QueueLength(r.ctx)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -350,7 +370,7 @@ func (r *room) mailbox(addr string, n int) []lab.Message {
 	var got []lab.Message
 	r.until(fmt.Sprintf("%d copies in the mailbox of %s", n, addr), func() bool {
 		var err error
-		if got, err = r.postfix.Mailbox(addr); err != nil {
+		if got, err = r.host.Mailbox(addr); err != nil {
 			r.t.Fatal(err)
 		}
 		return len(got) >= n

@@ -127,8 +127,14 @@ func path(addr string) string {
 	return "<" + addr + ">"
 }
 
-// QueueID is the queue id in Postfix's reply to the final dot, "" if none.
+// QueueID is the queue id in Postfix's or Sendmail's reply to the final dot, ""
+// if none: "250 2.0.0 Ok: queued as ID", "250 2.0.0 ID Message accepted for delivery".
 func QueueID(reply string) string {
-	_, id, _ := strings.Cut(reply, "queued as ")
-	return strings.TrimSpace(id)
+	if _, id, ok := strings.Cut(reply, "queued as "); ok {
+		return strings.TrimSpace(id)
+	}
+	if words := strings.Fields(reply); len(words) > 3 && words[3] == "Message" {
+		return words[2]
+	}
+	return ""
 }

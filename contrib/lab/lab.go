@@ -23,5 +23,8 @@
 //	copies, err := p.Mailbox("user@lab.test")
 //
 // The lab needs Linux, root and Debian's postfix package; it never reads or
-// writes /etc/postfix, /var/spool/postfix or a running instance.
+// writes /etc/postfix, /var/spool/postfix or a running instance. Sendmail, Exim
+// and OpenSMTPD cannot be installed beside Postfix: contrib/deps/unpack lays
+// their files aside, and each instance runs in a root of its own, made of these
+// files over those of the machine.
 package lab

@@ -21,10 +21,10 @@ const RelativeSocket = "unix:millrace/milter.sock"
 // MillraceOptions says how a Millrace differs from the lab's own: diverting,
 // loopback receivers allowed, resolver 127.0.0.1:53, no HTTP.
 type MillraceOptions struct {
-	// Postfix is the host MTA, started with Milter: RelativeSocket. With nil
-	// the milter's socket is in Millrace's own directory, and handback.relay
-	// has to be set.
-	Postfix *Postfix
+	// Host is the host MTA: a Postfix started with Milter: RelativeSocket, or a
+	// Sendmail with Millrace. With nil the milter's socket is in Millrace's own
+	// directory, and handback.relay has to be set.
+	Host Host
 	// DNS is the address, without a port, of the name server. Default: Resolver.
 	DNS string
 	// Set are keys of millrace.toml with their TOML values; they win over the
@@ -69,8 +69,8 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
-	if o.Postfix != nil {
-		m.socket = filepath.Join(o.Postfix.Queue(), strings.TrimPrefix(RelativeSocket, "unix:"))
+	if o.Host != nil {
+		m.socket = o.Host.MilterSocket()
 	}
 	m.Milter = m.daemon(o.Programs, "millrace-milter", func(ctx context.Context) bool {
 		return listens(ctx, m.socket)
@@ -78,11 +78,11 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	m.Agent = m.daemon(o.Programs, "millrace-agent", func(ctx context.Context) bool {
 		return listens(ctx, m.control())
 	})
-	if o.Postfix != nil {
+	if p, ok := o.Host.(*Postfix); ok {
 		// Postfix's own way to say which instance is meant.
-		m.Agent.env = []string{"MAIL_CONFIG=" + o.Postfix.Config()}
+		m.Agent.env = []string{"MAIL_CONFIG=" + p.Config()}
 	}
-	// The directory is passable, so that Postfix reaches the milter's socket.
+	// The directory is passable, so that the MTA reaches the milter's socket.
 	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(m.Spool(), 0o700),
 		os.WriteFile(m.Config(), []byte(m.toml(o)), 0o644))
 	if err != nil {
@@ -173,9 +173,9 @@ func (m *Millrace) toml(o MillraceOptions) string {
 		"agent.allow_destinations": `["127.0.0.0/8"]`,
 		"agent.http.listen":        `""`,
 	}
-	if o.Postfix != nil {
-		keys["handback.relay"] = strconv.Quote(o.Postfix.HandbackAddr())
-		keys["milter.host_domains"] = tomlStrings(append([]string{Hostname}, o.Postfix.domains...))
+	if o.Host != nil {
+		keys["handback.relay"] = strconv.Quote(o.Host.HandbackAddr())
+		keys["milter.host_domains"] = tomlStrings(o.Host.LocalDomains())
 	}
 	maps.Copy(keys, o.Set)
 

@@ -65,7 +65,7 @@ func TestMillraceConfigurationIsValid(t *testing.T) {
 	t.Parallel()
 	_, p := start(t, PostfixOptions{Milter: RelativeSocket, LocalDomains: []string{"other.test"}})
 	m, err := NewMillrace(MillraceOptions{
-		Postfix:  p,
+		Host:     p,
 		Programs: standIns(t),
 		Set:      map[string]string{"milter.mode": `"observe"`, "general.max_sessions": "7", "agent.port": "2525"},
 		Extra:    "[[queue]]\nname = \"big\"\ndomains = [\"big.example\"]\n",

@@ -44,6 +44,9 @@ type PostfixOptions struct {
 	Chroot bool
 	// LocalDomains are delivered locally, besides LocalDomain.
 	LocalDomains []string
+	// Receiver makes it a receiver, which listens there instead of on SMTPPort
+	// and takes mail for its domains; nil is none.
+	Receiver *ReceiverOptions
 	// Extra are main.cf parameters, which win over the lab's own.
 	Extra map[string]string
 	// Master are lines appended to master.cf.
@@ -78,7 +81,13 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	if p.smtp, err = addrOrFree(o.SMTPPort); err == nil {
+	if o.Receiver != nil {
+		p.smtp, p.domains = o.Receiver.Addr, o.Receiver.domains()
+	}
+	if p.smtp == "" {
+		p.smtp, err = addrOrFree(o.SMTPPort)
+	}
+	if err == nil {
 		p.handback, err = addrOrFree(o.HandbackPort)
 	}
 	if err == nil {
@@ -166,6 +175,14 @@ func (p *Postfix) Config() string { return filepath.Join(p.dir, "etc") }
 // Queue is the queue directory; a relative unix: milter is below it.
 func (p *Postfix) Queue() string { return filepath.Join(p.dir, "spool") }
 
+// MilterSocket is the path of RelativeSocket.
+func (p *Postfix) MilterSocket() string {
+	return filepath.Join(p.Queue(), strings.TrimPrefix(RelativeSocket, "unix:"))
+}
+
+// LocalDomains are those whose mail is delivered into the mailbox.
+func (p *Postfix) LocalDomains() []string { return append([]string{Hostname}, p.domains...) }
+
 // Log is the path of Postfix's log.
 func (p *Postfix) Log() string { return filepath.Join(p.dir, "log", "mail.log") }
 
@@ -211,16 +228,9 @@ func (p *Postfix) command(ctx context.Context, stdin io.Reader, name string, arg
 }
 
 func (p *Postfix) output(ctx context.Context, stdin io.Reader, name string, args ...string) ([]byte, error) {
-	path := filepath.Join("/usr/sbin", name)
-	cmd := exec.CommandContext(ctx, path, args...)
+	cmd := exec.CommandContext(ctx, filepath.Join("/usr/sbin", name), args...)
 	cmd.Stdin = stdin
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return out, nil
+	return outputOf(cmd)
 }
 
 // daemon is the path of one of Postfix's internal programs.

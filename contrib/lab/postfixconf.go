@@ -48,9 +48,6 @@ scache     unix       - - y -   1     scache
 postlog    unix-dgram n - n -   1     postlogd
 `
 
-// nobody owns the mailbox: virtual(8) refuses to deliver as root.
-const nobody = 65534
-
 // install writes the instance's directories and configuration.
 func (p *Postfix) install(o PostfixOptions) error {
 	uid, own, gid, err := postfixIDs()
@@ -103,6 +100,15 @@ func (p *Postfix) install(o PostfixOptions) error {
 	}
 	if o.Chroot {
 		if err := p.furnishChroot(); err != nil {
+			return err
+		}
+	}
+	if o.Receiver != nil {
+		cert, key, err := selfSigned()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(p.Config(), "chain.pem"), []byte(key+cert), 0o600); err != nil {
 			return err
 		}
 	}
@@ -183,6 +189,10 @@ func (p *Postfix) mainCF(o PostfixOptions) string {
 		"smtpd_relay_restrictions": "permit_mynetworks reject_unauth_destination",
 		"smtpd_milters":            o.Milter,
 		"non_smtpd_milters":        o.NonSMTPDMilter,
+	}
+	if o.Receiver != nil {
+		params["smtpd_tls_security_level"] = "may"
+		params["smtpd_tls_chain_files"] = filepath.Join(p.Config(), "chain.pem")
 	}
 	maps.Copy(params, o.Extra)
 	var b strings.Builder

@@ -23,33 +23,16 @@ func (p *Postfix) Sendmail(ctx context.Context, from string, rcpts []string, msg
 type Message struct {
 	From    string // envelope sender, "" for the null sender
 	To      string // envelope recipient
-	Content []byte // as delivered, lines ending in LF, without the fields virtual(8) puts on top
+	Content []byte // as delivered, lines ending in LF, without the fields that delivery puts on top
 }
 
 // Mailbox returns the local copies for one address, oldest first.
 func (p *Postfix) Mailbox(addr string) ([]Message, error) {
-	dir := filepath.Join(p.dir, "mail", "box", "new")
-	files, err := os.ReadDir(dir) // in name order: Maildir names begin with the time
-	if os.IsNotExist(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("mailbox: %w", err)
-	}
-	var found []Message
-	for _, f := range files {
-		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("mailbox: %w", err)
-		}
-		if m := parseLocal(b); strings.EqualFold(m.To, addr) {
-			found = append(found, m)
-		}
-	}
-	return found, nil
+	return readMailbox(filepath.Join(p.dir, "mail", "box"), addr)
 }
 
-// parseLocal takes off the three fields that virtual(8) puts on top.
+// parseLocal takes off the fields that local delivery puts on top: virtual(8)
+// three, the others two of them.
 func parseLocal(b []byte) Message {
 	var m Message
 	for {

@@ -149,7 +149,9 @@ func TestOnlyPlainRemoteRecipientsAreDiverted(t *testing.T) {
 	}{
 		{"a@b.example", "smtp", "b.example", true},
 		{"a@B.Example", "smtp", "b.example", true},
-		{"a@b.example", "esmtp", "b.example", true}, // Sendmail
+		{"a@b.example", "esmtp", "b.example", true},
+		{"a@b.example", "esmtp", "b.example.", true}, // Sendmail, of a domain found in the DNS
+		{"a@b.example", "esmtp", "relay.example.", false},
 		{"a@b.example", "smtp", "[b.example]", false},
 		{"a@b.example", "smtp", "b.example:25", false},
 		{"a@b.example", "smtp", "relay.example", false},

@@ -30,7 +30,8 @@ func (c *Classifier) remoteOne(r *Recipient) bool {
 	if !plainDomain(domain) || !plainLocalPart(r.Address) || c.hostDomains.match(domain) {
 		return false
 	}
-	mailer, host := strings.ToLower(r.Mailer), strings.ToLower(r.Host)
+	// Sendmail writes a domain that it has looked up with a final dot.
+	mailer, host := strings.ToLower(r.Mailer), strings.ToLower(strings.TrimSuffix(r.Host, "."))
 	if c.remote[nexthop{mailer, host}] && host != "" {
 		return true
 	}

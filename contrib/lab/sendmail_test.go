@@ -1,0 +1,118 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+)
+
+func startSendmail(t *testing.T, o SendmailOptions) (context.Context, *Sendmail) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	t.Cleanup(cancel)
+	s, err := StartSendmail(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(s.Log())
+			t.Logf("sendmail log:\n%s", log)
+		}
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ctx, s
+}
+
+// received waits for n local copies of any MTA.
+func received(ctx context.Context, t *testing.T, r Receiver, addr string, n int) []Message {
+	t.Helper()
+	var got []Message
+	err := Until(ctx, func() (bool, error) {
+		var err error
+		got, err = r.Mailbox(addr)
+		return len(got) >= n, err
+	})
+	if err != nil || len(got) != n {
+		t.Fatalf("%d copies for %s, want %d (%v)", len(got), addr, n, err)
+	}
+	return got
+}
+
+// The shipped lines: Sendmail looks for the filter on its port, and not on the
+// hand-back port; submission goes through the filter's port.
+func TestSendmailTakesTheShippedLines(t *testing.T) {
+	t.Parallel()
+	ctx, s := startSendmail(t, SendmailOptions{Millrace: true})
+	for _, addr := range []string{s.HandbackAddr(), s.SMTPAddr()} {
+		c, err := Dial(ctx, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := c.Send(ctx, "a@lab.test", []string{"b@lab.test"}, []byte("Subject: x\r\n\r\n.dot\r\n..\r\nlast"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if QueueID(reply) == "" {
+			t.Errorf("no queue id in %q", reply)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		log, err := os.ReadFile(s.Log())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tried := bytes.Contains(log, []byte("Milter (millrace)")); tried != (addr == s.SMTPAddr()) {
+			t.Errorf("%s: looked for the filter: %v\n%s", addr, tried, log)
+		}
+	}
+	for _, m := range received(ctx, t, s, "b@lab.test", 2) {
+		if m.From != "a@lab.test" || !bytes.HasSuffix(m.Content, []byte("\n\n.dot\n..\nlast\n")) {
+			t.Errorf("from %q\n%s", m.From, m.Content)
+		}
+	}
+	if err := s.Sendmail(ctx, "cron@lab.test", []string{"root@lab.test"}, []byte("Subject: cron\n\nhello\n")); err != nil {
+		t.Fatal(err)
+	}
+	if m := received(ctx, t, s, "root@lab.test", 1)[0]; m.From != "cron@lab.test" || !strings.HasPrefix(string(m.Content), "Received: ") {
+		t.Errorf("%+v", m)
+	}
+	if err := Until(ctx, func() (bool, error) { n, err := s.QueueLength(ctx); return n == 0, err }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSendmailQueueOutlivesACrash(t *testing.T) {
+	t.Parallel()
+	ctx, s := startSendmail(t, SendmailOptions{DNS: "127.9.9.9"}) // nothing resolves names
+	c, err := Dial(ctx, s.SMTPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Send(ctx, "a@lab.test", []string{"b@[127.9.9.9]"}, []byte("Subject: x\r\n\r\nx\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	s.Kill()
+	if left := s.tree.processes(); len(left) > 0 {
+		t.Errorf("%d processes left", len(left))
+	}
+	if err := s.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.QueueLength(ctx); n != 1 || err != nil {
+		t.Errorf("queue length %d, %v", n, err)
+	}
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.tree.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is still there: %v", s.tree.dir, err)
+	}
+}
