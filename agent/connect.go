@@ -166,6 +166,7 @@ var stages = map[smtp.Stage]outcome.Stage{
 	smtp.StageGreeting: outcome.Connect,
 	smtp.StageHello:    outcome.Connect,
 	smtp.StageStartTLS: outcome.TLS,
+	smtp.StageAuth:     outcome.Connect,
 	smtp.StageMail:     outcome.Mail,
 	smtp.StageRcpt:     outcome.Rcpt,
 	smtp.StageData:     outcome.Data,

@@ -33,6 +33,12 @@ var (
 	ErrOutOfTurn = errors.New("server spoke out of turn")
 	// ErrNoTLS means that TLS is required and the peer does not offer STARTTLS.
 	ErrNoTLS = errors.New("server does not offer STARTTLS")
+	// ErrNoAuth means that there are credentials and the peer offers neither AUTH
+	// PLAIN nor LOGIN.
+	ErrNoAuth = errors.New("server offers neither AUTH PLAIN nor AUTH LOGIN")
+	// ErrAuthInClear means that there are credentials, the connection is not
+	// encrypted and the peer is not on loopback.
+	ErrAuthInClear = errors.New("credentials are not sent over a connection without TLS")
 	// ErrBadHello means that Options.Hello cannot stand in a command.
 	ErrBadHello = errors.New("unusable EHLO name")
 )
@@ -45,7 +51,8 @@ const (
 	StageConnect Stage = iota
 	StageGreeting
 	StageHello
-	StageStartTLS
+	StageStartTLS // the command, the handshake (of implicit TLS too), and Options.VerifyPeer
+	StageAuth
 	StageMail
 	StageRcpt
 	StageData    // the DATA command
@@ -67,6 +74,8 @@ func (s Stage) String() string {
 		return "EHLO"
 	case StageStartTLS:
 		return "STARTTLS"
+	case StageAuth:
+		return "AUTH"
 	case StageMail:
 		return "MAIL"
 	case StageRcpt:

@@ -14,6 +14,8 @@ type Extensions struct {
 	SMTPUTF8      bool  // RFC 6531
 	DSN           bool  // RFC 3461
 	StartTLS      bool  // RFC 3207
+	AuthPlain     bool  // RFC 4954: AUTH PLAIN
+	AuthLogin     bool  // AUTH LOGIN, never a standard, often the only one
 	EnhancedCodes bool  // RFC 2034
 }
 
@@ -43,6 +45,15 @@ func (e *Extensions) add(line []byte) {
 		e.DSN = true
 	case "STARTTLS":
 		e.StartTLS = true
+	case "AUTH":
+		for _, m := range f[1:] {
+			switch string(bytes.ToUpper(m)) {
+			case "PLAIN":
+				e.AuthPlain = true
+			case "LOGIN":
+				e.AuthLogin = true
+			}
+		}
 	case "ENHANCEDSTATUSCODES":
 		e.EnhancedCodes = true
 	}

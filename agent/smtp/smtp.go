@@ -70,19 +70,35 @@ const (
 
 // Options are what a caller chooses for a connection.
 type Options struct {
-	Hello      string     // EHLO name
-	Local      netip.Addr // source address of the default dialer; the zero Addr leaves the choice to the kernel
-	TLS        Level
-	ServerName string      // MX host name, for SNI and Verify
-	TLSConfig  *tls.Config // base configuration (roots, session cache); nil: defaults
-	Timeouts   Timeouts    // zero fields: RFC 5321 4.5.3.2, with a shorter connect
+	Hello    string     // EHLO name
+	Local    netip.Addr // source address of the default dialer; the zero Addr leaves the choice to the kernel
+	Timeouts Timeouts   // zero fields: RFC 5321 4.5.3.2, with a shorter connect
+
+	TLS         Level
+	ImplicitTLS bool        // TLS from the first octet (RFC 8314 3.3), as port 465 speaks it; Level then only says what the certificate must be
+	ServerName  string      // MX host name, for SNI and Verify; an address is checked against the certificate's addresses
+	TLSConfig   *tls.Config // base configuration: roots, client certificates, MinVersion, session cache; nil: defaults
+
+	// VerifyPeer, if not nil, judges the peer after each handshake, a resumed one
+	// too, at every Level and before any mail. Its error ends the connection with
+	// an *Error of StageStartTLS that wraps it. It is not called on a plain
+	// connection: a policy that needs it sets Required or Verify.
+	VerifyPeer func(tls.ConnectionState) error
+
+	// Auth, if not nil, are the credentials for a relay that asks for them. They
+	// are never said in the clear, except to loopback.
+	Auth *Auth
 
 	// Dial opens the TCP connection; nil: a net.Dialer bound to Local.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Timeouts bound each wait of the dialogue. STARTTLS and its handshake have
-// Hello each, RSET has Mail.
+// Auth are SASL credentials (RFC 4954), for PLAIN (RFC 4616) or, where that is not
+// offered, LOGIN.
+type Auth struct{ User, Password string }
+
+// Timeouts bound each wait of the dialogue. STARTTLS, its handshake and each
+// reply to AUTH have Hello, RSET has Mail.
 type Timeouts struct {
 	Connect   time.Duration // TCP connect; default 30 s
 	Greeting  time.Duration // the server's first reply; default 5 min
