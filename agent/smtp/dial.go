@@ -41,7 +41,8 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 		return nil, &Error{Stage: StageConnect, Err: err}
 	}
 
-	c := newConn(nc, addr, t)
+	c := newConn(nc, addr, t, o.Trace)
+	c.note("connected to %s", addr)
 	c.wire.bind(ctx)
 	if err := c.open(&o); err != nil {
 		return nil, err
@@ -156,6 +157,9 @@ func (c *Conn) encrypt(o *Options) error {
 		return c.fail(StageStartTLS, err)
 	}
 	c.tls = tc
+	if c.trace != nil {
+		c.note("%s", describe(tc.ConnectionState()))
+	}
 	if o.VerifyPeer == nil {
 		return nil
 	}
@@ -200,8 +204,13 @@ func (c *Conn) auth(a *Auth) error {
 // ask writes one command and reads its reply, a Timeouts.Hello each. 421 is an
 // error wherever it comes.
 func (c *Conn) ask(stage Stage, command string, each func([]byte)) error {
-	_, err := c.wire.write([]byte(command+"\r\n"), c.timeouts.Hello)
-	if err != nil {
+	line := []byte(command + "\r\n")
+	if stage == StageAuth {
+		c.traceCommands([]byte(masked(command)))
+	} else {
+		c.traceCommands(line)
+	}
+	if _, err := c.wire.write(line, c.timeouts.Hello); err != nil {
 		return c.fail(stage, err)
 	}
 	if err := c.reply(c.timeouts.Hello, each); err != nil {
@@ -224,5 +233,5 @@ func (c *Conn) refused(stage Stage) error {
 // goodbye says QUIT without waiting for the answer; a full buffer is no reason
 // to wait either.
 func (c *Conn) goodbye() {
-	_, _ = c.wire.write([]byte("QUIT\r\n"), c.timeouts.Quit)
+	_ = c.say([]byte("QUIT\r\n"), c.timeouts.Quit)
 }

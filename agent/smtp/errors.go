@@ -11,9 +11,10 @@ var (
 	// ErrTooBig means that Tx.Size exceeds the limit the peer declared with
 	// SIZE (RFC 1870).
 	ErrTooBig = errors.New("message is larger than the server accepts")
-	// ErrNeedsSMTPUTF8 means that the sender's or this recipient's address is
-	// not ASCII and the peer does not offer SMTPUTF8 (RFC 6531).
-	ErrNeedsSMTPUTF8 = errors.New("address needs SMTPUTF8, which the server does not offer")
+	// ErrNeedsSMTPUTF8 means that the peer does not offer SMTPUTF8 (RFC 6531), and
+	// the local part of the sender's or this recipient's address is not ASCII, or
+	// the client declared the message SMTPUTF8 and it has octets above 127.
+	ErrNeedsSMTPUTF8 = errors.New("message needs SMTPUTF8, which the server does not offer")
 	// ErrBadAddress means that the sender's or this recipient's address cannot
 	// stand in a command: control characters, unquoted blanks or angle
 	// brackets, an open quote, octets that are not UTF-8, or nothing at all.
@@ -57,7 +58,7 @@ const (
 	StageRcpt
 	StageData    // the DATA command
 	StageContent // while the content was being written
-	StageDot     // the final dot
+	StageDot     // the final dot, or BDAT LAST
 	StageReset
 	StageQuit
 	StageIdle // between transactions
