@@ -44,9 +44,9 @@ func (c *Conn) chunk(tx *Tx, out []RcptResult, env *envelope) error {
 		if err := c.say([]byte("RSET\r\n"), c.timeouts.Mail); err != nil {
 			c.lost = err
 		}
-		stage, err := c.answers(steps[:1], out, env)
+		_, err := c.answers(steps[:1], out, env)
 		if err == nil && c.replies.unread() {
-			err = c.fail(stage, ErrOutOfTurn)
+			err = c.fail(StageReset, ErrOutOfTurn)
 		}
 		if err != nil {
 			settle(out, NotOffered, StageReset, Reply{})
