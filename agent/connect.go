@@ -167,6 +167,7 @@ var stages = map[smtp.Stage]outcome.Stage{
 	smtp.StageHello:    outcome.Connect,
 	smtp.StageStartTLS: outcome.TLS,
 	smtp.StageAuth:     outcome.Connect,
+	smtp.StageReset:    outcome.Mail,
 	smtp.StageMail:     outcome.Mail,
 	smtp.StageRcpt:     outcome.Rcpt,
 	smtp.StageData:     outcome.Data,

@@ -47,19 +47,20 @@ var (
 // Stage says what a reply answered, or where a connection failed.
 type Stage uint8
 
-// The stages of a dialogue.
+// The stages, in the order of a dialogue: before StageContent, nothing of a message
+// has been written (but for BDAT, where Fate says what may have happened).
 const (
 	StageConnect Stage = iota
 	StageGreeting
 	StageHello
 	StageStartTLS // the command, the handshake (of implicit TLS too), and Options.VerifyPeer
 	StageAuth
+	StageReset
 	StageMail
 	StageRcpt
 	StageData    // the DATA command
 	StageContent // while the content was being written
 	StageDot     // the final dot, or BDAT LAST
-	StageReset
 	StageQuit
 	StageIdle // between transactions
 )
@@ -77,6 +78,8 @@ func (s Stage) String() string {
 		return "STARTTLS"
 	case StageAuth:
 		return "AUTH"
+	case StageReset:
+		return "RSET"
 	case StageMail:
 		return "MAIL"
 	case StageRcpt:
@@ -87,8 +90,6 @@ func (s Stage) String() string {
 		return "content"
 	case StageDot:
 		return "final dot"
-	case StageReset:
-		return "RSET"
 	case StageQuit:
 		return "QUIT"
 	case StageIdle:
