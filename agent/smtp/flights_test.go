@@ -1,13 +1,10 @@
 package smtp
 
 import (
-	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,65 +50,6 @@ func (d *distant) Close() error {
 	return d.Conn.Close()
 }
 
-// pleased serves a connection and accepts everything but recipients that begin with
-// "no". Like real servers it answers a group of commands with one write.
-func pleased(nc net.Conn, conf *tls.Config, offers ...string) {
-	in, out := bufio.NewReader(nc), bufio.NewWriter(nc)
-	say := func(s string) { _, _ = out.WriteString(s + "\r\n") }
-	say("220 mx.example")
-	good, data := 0, false
-	for {
-		if in.Buffered() == 0 {
-			_ = out.Flush()
-		}
-		l, err := in.ReadString('\n')
-		if err != nil {
-			return
-		}
-		switch verb, _, _ := strings.Cut(strings.TrimSpace(l), " "); {
-		case data:
-			if verb == "." {
-				data = false
-				say("250 queued")
-			}
-		case verb == "EHLO":
-			say("250-mx.example\r\n250-" + strings.Join(offers, "\r\n250-") + "\r\n250 HELP")
-		case verb == "STARTTLS":
-			say("220 go")
-			_ = out.Flush()
-			tc := tls.Server(nc, conf)
-			if tc.Handshake() != nil {
-				return
-			}
-			nc, in, out, offers = tc, bufio.NewReader(tc), bufio.NewWriter(tc), offers[1:]
-		case verb == "MAIL":
-			good = 0
-			say("250 ok")
-		case verb == "RCPT" && strings.HasPrefix(l, "RCPT TO:<no"):
-			say("550 5.1.1 no such user")
-		case verb == "RCPT":
-			good++
-			say("250 ok")
-		case verb == "DATA" && good > 0:
-			data = true
-			say("354 go")
-		case verb == "BDAT":
-			var n int
-			_, _ = fmt.Sscanf(l, "BDAT %d LAST", &n)
-			_, _ = in.Discard(n)
-			if good > 0 {
-				say("250 queued")
-			} else {
-				say("503 no recipients")
-			}
-		case verb == "DATA":
-			say("503 no recipients")
-		default:
-			say("250 ok")
-		}
-	}
-}
-
 // How often a client waits for the server, whatever that costs: each wait is a
 // round trip.
 func TestFlights(t *testing.T) {
@@ -155,7 +93,7 @@ func TestFlights(t *testing.T) {
 				o.Dial = overPipe(func(nc net.Conn) {
 					d := newDistant(nc)
 					defer d.Close()
-					pleased(d, id.server, test.offers...)
+					pleased{tls: id.server, offers: test.offers}.serve(d)
 				})
 				last := time.Now()
 				flights := func() int {
