@@ -42,6 +42,13 @@ func main() {
 		}
 		return
 	}
+	if job, ok := asSessionClient(os.Args); ok {
+		if err := job.run(); err != nil {
+			fmt.Fprintln(os.Stderr, "session client:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	// Outside the closed room too, so that a wrong flag needs no root.
 	s, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
@@ -84,8 +91,8 @@ func parse(args []string) (*settings, error) {
 	f.BoolVar(&s.quick, "quick", false, "one small round of everything, to see that it works")
 	names := f.String("scenario", "", "comma-separated `names` of the scenarios to run: "+strings.Join(scenarioNames(), ", ")+" (default all)")
 	f.StringVar(&s.report, "report", "", "write a Markdown report to this `file`")
-	sizes := f.String("size", "8", "throughput: comma-separated message sizes in `KB`; the milter scenario takes the first")
-	f.IntVar(&s.messages, "messages", 4000, "throughput, milter: `messages` of a round, warm-up not counted")
+	sizes := f.String("size", "8", "throughput: comma-separated message sizes in `KB`; the milter and session scenarios take the first")
+	f.IntVar(&s.messages, "messages", 4000, "throughput, milter, session: `messages` of a round, warm-up not counted")
 	f.IntVar(&s.backlog, "backlog", 20000, "throughput: `messages` in the spool that the agent drains, and of smtp-source; fewer of them above 8 KB")
 	f.IntVar(&s.sessions, "sessions", 20, "throughput: SMTP `sessions` of the injector, the agent and smtp-source")
 	f.IntVar(&s.bulk, "bulk", 10000, "blast: bulk `messages`")
