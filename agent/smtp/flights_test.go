@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -79,6 +80,7 @@ func TestFlights(t *testing.T) {
 		{"BDAT", []string{"PIPELINING", "CHUNKING"}, 2, []sending{warm}, warm, 1},
 		{"BDAT, first message", []string{"PIPELINING", "CHUNKING"}, 2, nil, warm, 1},
 		{"BDAT, 50 recipients", []string{"PIPELINING", "CHUNKING"}, 2, []sending{warm}, sending{rcpts: 50, size: 50 << 10}, 1},
+		{"BDAT, 150 recipients by DATA", []string{"PIPELINING", "CHUNKING"}, 2, []sending{warm}, sending{rcpts: 150, size: 8 << 10}, 3},
 		{"BDAT, 1 MB by DATA", []string{"PIPELINING", "CHUNKING"}, 2, []sending{warm}, sending{rcpts: 1, size: 1 << 20}, 2},
 		{"BDAT, after a refusal", []string{"PIPELINING", "CHUNKING"}, 2, []sending{{1, true, 100}}, warm, 2},
 		{"BDAT, refused", []string{"PIPELINING", "CHUNKING"}, 2, []sending{warm}, sending{1, true, 100}, 1},
@@ -155,4 +157,19 @@ func (lines) Read(p []byte) (int, error) {
 		n += copy(p[n:], line)
 	}
 	return n, nil
+}
+
+// A size that leaves the prefix out is wrong, and no reason to write beyond a block.
+func TestPrefixBeyondTheSize(t *testing.T) {
+	t.Parallel()
+	c, err := Dial(t.Context(), anywhere, Options{Hello: "client.example", Dial: overPipe(pleased{offers: []string{"PIPELINING", "CHUNKING"}}.serve)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Quit(t.Context())
+	tx := message("s@a.example", "r@b.example")
+	tx.Prefix, tx.Size = bytes.Repeat([]byte("x"), 2*blockSize), 21
+	if res, err := c.Send(t.Context(), tx); err != nil || res.Recipients[0].Fate != Accepted {
+		t.Errorf("%+v, %v", res, err)
+	}
 }

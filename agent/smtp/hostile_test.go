@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -56,6 +57,72 @@ func TestEndlessReplyIsCutOff(t *testing.T) {
 					}
 					if time.Since(start) != 0 {
 						t.Errorf("it took %v", time.Since(start))
+					}
+				})
+			})
+		}
+	}
+}
+
+// Garbage where a handshake is expected ends it, however much of it there is, and
+// so does a handshake of which an octet comes a minute.
+func TestHandshakeIsBounded(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		octets string
+		every  time.Duration
+		want   time.Duration
+	}{
+		"text":               {octets: "250 ok\r\n"},
+		"cipher changes":     {octets: "\x14\x03\x03\x00\x01\x01"},
+		"empty records":      {octets: "\x16\x03\x03\x00\x00"},
+		"warnings":           {octets: "\x15\x03\x03\x00\x02\x01\x5a"},
+		"an endless message": {octets: "\x16\x03\x03\x00\x04\x02\xff\xff\xff"},
+		"the longest record": {octets: "\x16\x03\x03\x40\x00" + strings.Repeat("\x0b", 1<<14)},
+		"too long a record":  {octets: "\x16\x03\x03\xff\xff" + strings.Repeat("\x00", 1<<14)},
+		"an octet a minute":  {"\x16\x03\x03\x40\x00", time.Minute, 5 * time.Minute},
+	} {
+		for _, implicit := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, implicit %v", name, implicit), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					taken := 0
+					start := time.Now()
+					o := Options{Hello: "client.example", TLS: Opportunistic, ImplicitTLS: implicit, Dial: overPipe(func(nc net.Conn) {
+						if !implicit {
+							in := bufio.NewReader(nc)
+							for _, say := range []string{"220 mx.example\r\n", "250-mx.example\r\n250 STARTTLS\r\n", "220 go\r\n"} {
+								_, _ = io.WriteString(nc, say)
+								if say[:6] != "220 go" {
+									_, _ = in.ReadString('\n')
+								}
+							}
+						}
+						go io.Copy(io.Discard, nc)
+						for taken < 100<<20 {
+							piece := test.octets
+							if test.every > 0 {
+								piece = piece[taken%len(piece):][:1]
+							}
+							n, err := io.WriteString(nc, piece)
+							taken += n
+							if err != nil {
+								return
+							}
+							time.Sleep(test.every)
+						}
+					})}
+					_, err := Dial(t.Context(), anywhere, o)
+					var e *Error
+					if !errors.As(err, &e) || e.Stage != StageStartTLS || e.Reply.Code != 0 {
+						t.Errorf("%v", err)
+					}
+					if d := time.Since(start); d != test.want {
+						t.Errorf("it took %v, want %v", d, test.want)
+					}
+					time.Sleep(time.Hour) // until the server has noticed
+					if taken > 256<<10 {
+						t.Errorf("%d octets were taken", taken)
 					}
 				})
 			})
