@@ -9,8 +9,9 @@
 // nothing of the machine's own Postfix is touched; it needs Debian's postfix
 // package, which has smtp-source too. Receivers and injector are goroutines of
 // this program. Their CPU time is never part of a figure, since CPU time is
-// that of the processes of Postfix, the milter and the agent alone; but they
-// share the machine with what is measured, in all variants alike.
+// that of the processes of Postfix, the milter and the agent alone (of a client
+// alone, in the scenario session); but they share the machine with what is
+// measured, in all variants alike.
 //
 // A scenario is one file: a [scenario] with a function that runs its variants
 // in alternating rounds (see alternate), and gives a [section] of the report.
