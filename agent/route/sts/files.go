@@ -56,10 +56,13 @@ func (f *files) open() error {
 	return nil
 }
 
-func (f *files) path(domain string) string {
+// FileName is the name of a domain's file in the directory.
+func FileName(domain string) string {
 	sum := sha256.Sum256([]byte(domain))
-	return filepath.Join(f.dir, hex.EncodeToString(sum[:16])+suffix)
+	return hex.EncodeToString(sum[:16]) + suffix
 }
+
+func (f *files) path(domain string) string { return filepath.Join(f.dir, FileName(domain)) }
 
 // read returns the stored policy of a domain, nil if there is none that can be read.
 func (f *files) read(domain string) *Policy {
