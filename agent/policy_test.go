@@ -1,0 +1,499 @@
+package agent
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/route/sts"
+	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// speaker is a receiver of few words that takes every message and notes what it
+// saw of each connection.
+type speaker struct {
+	addr     netip.AddrPort
+	conf     *tls.Config // nil: STARTTLS is offered and always fails
+	implicit bool
+	auth     string // "user password" that AUTH must bring; "": AUTH is not offered
+
+	mu       sync.Mutex
+	starttls int
+	hellos   []string
+	mails    []bool // TLS?
+	clients  int    // certificates shown
+	authed   int
+}
+
+// listen serves until the test ends.
+func (s *speaker) listen(t *testing.T) *speaker {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.addr = netip.MustParseAddrPort(l.Addr().String())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { s.serve(nc) })
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	return s
+}
+
+func (s *speaker) note(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+func (s *speaker) serve(nc net.Conn) {
+	defer func() { nc.Close() }()
+	secret, data := false, false
+	secure := func() bool {
+		tc := tls.Server(nc, s.conf)
+		nc = tc
+		if tc.Handshake() != nil {
+			return false
+		}
+		secret = true
+		s.note(func() { s.clients += len(tc.ConnectionState().PeerCertificates) })
+		return true
+	}
+	if s.implicit && !secure() {
+		return
+	}
+	in := bufio.NewReader(nc)
+	say := func(text string) { fmt.Fprintf(nc, "%s\r\n", text) }
+	say("220 speaker.test")
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		verb, rest, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
+		switch {
+		case data && verb == ".":
+			data = false
+			s.note(func() { s.mails = append(s.mails, secret) })
+			say("250 ok")
+		case data:
+		case verb == "EHLO":
+			s.note(func() { s.hellos = append(s.hellos, rest) })
+			offer := "250-speaker.test\r\n"
+			if !secret {
+				offer += "250-STARTTLS\r\n"
+			}
+			if s.auth != "" {
+				offer += "250-AUTH PLAIN\r\n"
+			}
+			say(offer + "250 PIPELINING")
+		case verb == "STARTTLS":
+			s.note(func() { s.starttls++ })
+			say("220 go")
+			if s.conf == nil || !secure() {
+				return
+			}
+			in = bufio.NewReader(nc)
+		case verb == "AUTH":
+			_, word, _ := strings.Cut(rest, " ")
+			b, _ := base64.StdEncoding.DecodeString(word)
+			if strings.Join(strings.Split(strings.TrimPrefix(string(b), "\x00"), "\x00"), " ") != s.auth {
+				say("535 5.7.8 no")
+				continue
+			}
+			s.note(func() { s.authed++ })
+			say("235 ok")
+		case verb == "DATA":
+			data = true
+			say("354 go")
+		case verb == "QUIT":
+			say("221 bye")
+			return
+		default:
+			say("250 ok")
+		}
+	}
+}
+
+// pair makes a self-signed certificate for 127.0.0.1 and a name, and its file.
+func pair(t *testing.T, name string) (cert tls.Certificate, certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: raw},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, certFile, keyFile
+}
+
+// A peer whose STARTTLS is broken costs one handshake in a while, not one for
+// each connection, where TLS is not required.
+func TestBrokenTLSIsNotTriedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	r := new(speaker).listen(t)
+	s := newStage(t, func(c *config.Config) {
+		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: r.addr.String()}
+		c.General.MaxMessagesPerConnection, c.General.MaxSessions = 1, 1
+	})
+	s.start()
+	const n = 5
+	for i := range n {
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
+		s.until("delivered", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.mails) == i+1 })
+		s.until("settled", s.empty)
+	}
+	s.stop()
+	if r.starttls != 1 || len(r.hellos) < n {
+		t.Errorf("STARTTLS %d times in %d sessions", r.starttls, len(r.hellos))
+	}
+}
+
+// Where TLS is required, its failure keeps the mail here.
+func TestRequiredTLSIsNeverGivenUp(t *testing.T) {
+	t.Parallel()
+	r := new(speaker).listen(t)
+	s := newStage(t, func(c *config.Config) {
+		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: r.addr.String()}
+		c.General.TLS = config.TLSRequired
+	})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
+	s.until("a second try", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.starttls >= 2 })
+	s.stop()
+	if len(r.mails) > 0 || strings.Contains(s.log.String(), "bounced") {
+		t.Errorf("%d messages without the TLS that is required\n%s", len(r.mails), s.log)
+	}
+}
+
+func TestRelayTakesImplicitTLSAuthAndAClientCertificate(t *testing.T) {
+	t.Parallel()
+	cert, certFile, keyFile := pair(t, "relay.test")
+	r := (&speaker{implicit: true, auth: "user pass:word", conf: &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert,
+	}}).listen(t)
+	auth := &config.Auth{User: "user", Password: "pass:word"}
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.TLSCAFile, c.Agent.TLSCertFile, c.Agent.TLSKeyFile = certFile, certFile, keyFile
+		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: r.addr.String()}
+		c.General.TLS, c.General.RelayWrappermode, c.General.RelayAuth = config.TLSVerify, true, auth
+	})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
+	s.until("delivered", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.mails) == 1 })
+	s.until("settled", s.empty)
+	s.stop()
+	if n := len(r.hellos); !r.mails[0] || r.starttls != 0 || r.clients != n || r.authed != n {
+		t.Errorf("%d sessions: TLS %v, %d STARTTLS, %d client certificates, %d logins", n, r.mails, r.starttls, r.clients, r.authed)
+	}
+}
+
+// What a connection must have, against a real server.
+func TestTLSLevels(t *testing.T) {
+	t.Parallel()
+	cert, certFile, _ := pair(t, "mx.test")
+	own := []tls.Certificate{cert}
+	at := func(least, most uint16) *speaker {
+		return (&speaker{conf: &tls.Config{Certificates: own, MinVersion: least, MaxVersion: most}}).listen(t)
+	}
+	modern, old := at(tls.VersionTLS12, tls.VersionTLS13), at(tls.VersionTLS10, tls.VersionTLS11)
+	twelve := at(tls.VersionTLS12, tls.VersionTLS12)
+	base := func(c config.Agent) *tlsBase {
+		t.Helper()
+		b, err := newTLSBase(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	trusting, strict, alone := base(config.Agent{TLSCAFile: certFile}), base(config.Agent{TLSCAFile: certFile, TLSMinVersion: config.TLS13}), base(config.Agent{})
+	tests := []struct {
+		name   string
+		base   *tlsBase
+		at     *speaker
+		level  config.TLS
+		host   string
+		need   route.Need
+		secret bool
+		wrong  string
+	}{
+		{"none", trusting, modern, config.TLSNone, "mx.test", route.Need{}, false, ""},
+		{"none, against a policy", trusting, modern, config.TLSNone, "mx.test", route.Need{Asks: route.Valid}, false, ""},
+		{"opportunistic", alone, modern, config.TLSOpportunistic, "mx.test", route.Need{}, true, ""},
+		{"opportunistic takes old versions", alone, old, config.TLSOpportunistic, "mx.test", route.Need{}, true, ""},
+		{"required does not", alone, old, config.TLSRequired, "mx.test", route.Need{}, false, "protocol version"},
+		{"a floor", strict, twelve, config.TLSRequired, "mx.test", route.Need{}, false, "protocol version"},
+		{"required minds no certificate", alone, modern, config.TLSRequired, "other.test", route.Need{}, true, ""},
+		{"verify", trusting, modern, config.TLSVerify, "mx.test", route.Need{}, true, ""},
+		{"verify, another name", trusting, modern, config.TLSVerify, "other.test", route.Need{}, false, "not other.test"},
+		{"verify, unknown authority", alone, modern, config.TLSVerify, "mx.test", route.Need{}, false, "certificate"},
+		{"verify, an address literal", trusting, modern, config.TLSVerify, "", route.Need{}, true, ""},
+		{"mta-sts", trusting, modern, config.TLSOpportunistic, "mx.test", route.Need{Asks: route.Valid}, true, ""},
+		{"mta-sts, another name", trusting, modern, config.TLSOpportunistic, "other.test", route.Need{Asks: route.Valid}, false, "not other.test"},
+		{"mta-sts testing", alone, modern, config.TLSOpportunistic, "mx.test", route.Need{Asks: route.Report}, true, ""},
+		{"unusable tlsa", alone, modern, config.TLSOpportunistic, "mx.test", route.Need{Asks: route.Encrypt}, true, ""},
+		{"unusable tlsa keeps verify", alone, modern, config.TLSVerify, "mx.test", route.Need{Asks: route.Encrypt}, false, "certificate"},
+		{"dane, nothing matches", trusting, modern, config.TLSVerify, "mx.test", route.Need{Asks: route.Match, ServerName: "mx.test"}, false, "DANE"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			o := smtp.Options{Hello: "client.test"}
+			reports := 0
+			tt.base.secure(&o, &config.Queue{TLS: tt.level}, peer{tt.host, tt.at.addr, tt.need}, func(string) { reports++ })
+			c, err := smtp.Dial(t.Context(), tt.at.addr, o)
+			if tt.wrong != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wrong) {
+					t.Errorf("error %v, want %q", err, tt.wrong)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Quit(t.Context())
+			if _, ok := c.TLS(); ok != tt.secret {
+				t.Errorf("TLS %v", ok)
+			}
+			if want := tt.need.Asks == route.Report; (reports == 1) != want {
+				t.Errorf("%d reports", reports)
+			}
+		})
+	}
+}
+
+// A TLS session is resumed for the same host at the same level only.
+func TestTicketsBelongToALevel(t *testing.T) {
+	t.Parallel()
+	cert, certFile, _ := pair(t, "mx.test")
+	r := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12}}).listen(t)
+	b, err := newTLSBase(&config.Agent{TLSCAFile: certFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, tt := range []struct {
+		level  config.TLS
+		host   string
+		need   route.Need
+		resume bool
+	}{
+		{config.TLSOpportunistic, "mx.test", route.Need{}, false},
+		{config.TLSOpportunistic, "mx.test", route.Need{}, true},
+		{config.TLSVerify, "mx.test", route.Need{}, false},
+		{config.TLSVerify, "mx.test", route.Need{}, true},
+		{config.TLSOpportunistic, "mx.test", route.Need{Asks: route.Valid}, false},
+		{config.TLSOpportunistic, "mx2.test", route.Need{}, false},
+		{config.TLSOpportunistic, "mx.test", route.Need{}, true},
+	} {
+		o := smtp.Options{Hello: "client.test"}
+		b.secure(&o, &config.Queue{TLS: tt.level}, peer{tt.host, r.addr, tt.need}, nil)
+		c, err := smtp.Dial(t.Context(), r.addr, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, _ := c.TLS()
+		c.Quit(t.Context())
+		if st.DidResume != tt.resume {
+			t.Errorf("%d: resumed %v", i, st.DidResume)
+		}
+	}
+}
+
+// Domains with the same hosts share a destination, and so its sessions, only if
+// their policies come to the same; they share the site's limits in any case.
+func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
+	t.Parallel()
+	domains := []string{"strict1.test", "strict2.test", "other.test", "trial.test", "plain.test"}
+	s := newStage(t, func(c *config.Config) { c.Agent.StateDirectory = t.TempDir() },
+		sink.Provider{Name: "far", Domains: domains, Hosts: 2})
+	dir := filepath.Join(s.config.Agent.StateDirectory, "mta-sts")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for domain, policy := range map[string]string{
+		"strict1.test": "mode: enforce\nmx: *.far.test\n", "strict2.test": "mode: enforce\nmx: mx1.far.test\nmx: mx2.far.test\n",
+		"other.test": "mode: enforce\nmx: mx1.far.test\n", "trial.test": "mode: testing\nmx: mx1.far.test\n",
+	} {
+		text := "domain: " + domain + "\nid: 1\nfetched: " + time.Now().UTC().Format(time.RFC3339) +
+			"\n\nversion: STSv1\nmax_age: 86400\n" + policy
+		if err := os.WriteFile(filepath.Join(dir, sts.FileName(domain)), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys := make(map[string]string)
+	look := func(level config.TLS) {
+		t.Helper()
+		c := *s.config
+		c.General.TLS = level
+		set, err := newSettings(&c, s.log.logger())
+		if err != nil {
+			t.Fatal(err)
+		}
+		site := ""
+		for _, d := range domains {
+			w, err := set.way(t.Context(), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if site != "" && site != w.Site {
+				t.Errorf("%s: site %q, not %q", d, w.Site, site)
+			}
+			keys[d], site = w.Key, w.Site
+		}
+	}
+	look(config.TLSOpportunistic)
+	if keys["strict1.test"] != keys["strict2.test"] {
+		t.Errorf("the same hosts at the same level: %q and %q", keys["strict1.test"], keys["strict2.test"])
+	}
+	if keys["trial.test"] != keys["plain.test"] {
+		t.Errorf("testing asks for nothing: %q and %q", keys["trial.test"], keys["plain.test"])
+	}
+	if keys["strict1.test"] == keys["plain.test"] || keys["strict1.test"] == keys["other.test"] || keys["other.test"] == keys["plain.test"] {
+		t.Errorf("policies that differ share a destination: %v", keys)
+	}
+	verify := keys["plain.test"]
+	look(config.TLSVerify)
+	if keys["plain.test"] == verify {
+		t.Error("another level, the same destination")
+	}
+	look(config.TLSNone)
+	if keys["strict1.test"] != keys["plain.test"] {
+		t.Error("a queue without TLS minds policies")
+	}
+}
+
+func TestEachSourceAddressHasItsName(t *testing.T) {
+	t.Parallel()
+	a, b := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
+	c := &config.Config{Hostname: "mail.test", Agent: config.Agent{SourceAddresses: []netip.Addr{a, b}}}
+	s := &settings{config: c}
+	for source, want := range map[netip.Addr][2]string{a: {"mail.test", "out1.test"}, b: {"mail.test", "out2.test"}, {}: {"mail.test", "mail.test"}} {
+		c.Agent.SourceHostnames = nil
+		if got := s.hello(source); got != want[0] {
+			t.Errorf("%v: %q", source, got)
+		}
+		c.Agent.SourceHostnames = []string{"out1.test", "out2.test"}
+		if got := s.hello(source); got != want[1] {
+			t.Errorf("%v: %q", source, got)
+		}
+	}
+}
+
+// A domain's mail leaves from one address of the pool, after a restart too:
+// greylisting looks at it.
+func TestRetryKeepsItsSource(t *testing.T) {
+	t.Parallel()
+	pool := []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
+	s := newStage(t, func(c *config.Config) { c.Agent.SourceAddresses = pool },
+		sink.Provider{Name: "far", Domains: []string{"d*.test"}})
+	first := make(map[string]netip.Addr)
+	used := make(map[netip.Addr]int)
+	for run := range 2 {
+		set, err := newSettings(s.config, s.log.logger())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sites := make(map[string]netip.Addr)
+		for i := range 30 {
+			d := fmt.Sprintf("d%d.test", i)
+			w, err := set.way(t.Context(), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if run == 0 {
+				first[d] = w.Source
+				used[w.Source]++
+			} else if w.Source != first[d] {
+				t.Errorf("%s: from %v, then from %v", d, first[d], w.Source)
+			}
+			for _, key := range []string{w.Key, w.Site} {
+				if other, ok := sites[key]; ok && other != w.Source {
+					t.Errorf("%v and %v share %q", other, w.Source, key)
+				}
+				sites[key] = w.Source
+			}
+		}
+	}
+	if len(used) != 2 {
+		t.Errorf("sources %v", used)
+	}
+}
+
+// Addresses that the admin did not allow are our limit, not the receiver's
+// word: the mail goes back to the host.
+func TestRefusedAddressesHandBack(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.AllowDestinations = []netip.Prefix{netip.MustParsePrefix("127.7.7.7/32")}
+	},
+		sink.Provider{Name: "inside", Domains: []string{"inside.test"}, Host: []sink.Host{{Name: "mx1.inside.test"}, {Name: "mx2.inside.test"}}},
+		sink.Provider{Name: "both", Domains: []string{"both.test"}, Host: []sink.Host{
+			{Name: "mx1.both.test", Preference: 5}, {Name: "mx2.both.test", Addr: netip.MustParseAddr("127.7.7.7")},
+		}},
+		sink.Provider{Name: "v6", Domains: []string{"v6.test"}, Behaviour: sink.Behaviour{DNS: sink.NoAddress}},
+	)
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@inside.test", "a@both.test", "a@v6.test", "a@[127.0.0.1]")
+	s.until("all settled", func() bool { return len(s.at("host")) >= 3 && s.empty() })
+	back := make(map[string]bool)
+	for _, a := range s.at("host") {
+		back[a.recipient] = a.sender == "n@news.test"
+	}
+	if len(back) != 3 || !back["a@inside.test"] || !back["a@v6.test"] || !back["a@[127.0.0.1]"] {
+		t.Errorf("handed back: %v", back)
+	}
+	if n := len(s.at("both")); n != 1 || len(s.at("inside")) != 0 {
+		t.Errorf("%d at the allowed host, %d at the others", n, len(s.at("inside")))
+	}
+	if strings.Contains(s.log.String(), "status=bounced") {
+		t.Errorf("log:\n%s", s.log)
+	}
+}
