@@ -85,11 +85,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 
 // dial opens a connection to one host.
 func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) (*smtp.Conn, error) {
-	opt := smtp.Options{Hello: set.hello(way.Source), Local: way.Source, ImplicitTLS: way.Queue.RelayWrappermode}
-	if auth := way.Queue.RelayAuth; auth != nil {
-		opt.Auth = &smtp.Auth{User: auth.User, Password: auth.Password}
-	}
-	set.tls.secure(&opt, way.Queue, p, func(what string) { a.reportTesting(way, p, what) })
+	opt := set.options(way, p, func(what string) { a.reportTesting(way, p, what) })
 	addr := p.addr.Addr()
 	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(addr, time.Now()) {
 		opt.TLS = smtp.None
@@ -117,9 +113,21 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 	return c, nil
 }
 
+// handshakeFailed says whether TLS did not come about although the host offered it.
 func handshakeFailed(err error) bool {
 	e, ok := errors.AsType[*smtp.Error](err)
 	return ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0
+}
+
+// options are how a connection to a host is opened. report is told what
+// MTA-STS in testing mode finds.
+func (s *settings) options(way queue.Way, p peer, report func(string)) smtp.Options {
+	o := smtp.Options{Hello: s.hello(way.Source), Local: way.Source, ImplicitTLS: way.Queue.RelayWrappermode}
+	if auth := way.Queue.RelayAuth; auth != nil {
+		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password}
+	}
+	s.tls.secure(&o, way.Queue, p, report)
+	return o
 }
 
 // hello is the EHLO name that goes with a source address.

@@ -246,6 +246,10 @@ func New(o Options) (*Resolver, error) {
 	return r, nil
 }
 
+// TrustsDNSSEC reports whether DANE can be used: whether the resolvers' word that
+// an answer was validated counts.
+func (r *Resolver) TrustsDNSSEC() bool { return r.dane }
+
 // Lookup returns the way to a domain: a domain name (U-labels are turned into
 // A-labels, RFC 5891) or an address literal ("[192.0.2.1]",
 // "[IPv6:2001:db8::1]", RFC 5321 section 4.1.3). The error is always an *Error.

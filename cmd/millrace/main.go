@@ -19,6 +19,7 @@ type cli struct {
 	Check checkCmd `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
 	Queue queueCmd `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
+	Trace traceCmd `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
 	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
 }
 
