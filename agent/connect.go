@@ -44,7 +44,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 	peers, err := set.peers(ctx, way)
 	if err != nil {
 		a.log.Info("connect", "site", way.Site, "status", "failed", "reason", err)
-		return nil, peer{}, []elastic.Signal{{Kind: elastic.Failed, Began: time.Now()}}, err
+		return nil, peer{}, nil, err // the site has shown nothing
 	}
 	tries := 0
 	for _, alone := range []bool{false, true} {
@@ -80,7 +80,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 		}
 	}
 	err = fmt.Errorf("all hosts of %s lately gave no answer, and are being tried by another connection", way.Site)
-	return nil, p, []elastic.Signal{{Kind: elastic.Failed, Began: time.Now()}}, err
+	return nil, p, nil, err
 }
 
 // dial opens a connection to one host.
@@ -140,7 +140,8 @@ func (s *settings) hello(source netip.Addr) string {
 }
 
 // peers lists the addresses to try, in order, without the hosts that the
-// domain's policies keep us from. When that leaves none, the error says why.
+// domain's policies keep us from. When that leaves none, the error says why. A
+// queue that wants no TLS minds no policy.
 func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 	if way.Plan == nil {
 		return relayPeers(ctx, way.Relay)
@@ -148,8 +149,11 @@ func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 	var list []peer
 	var kept error
 	for _, x := range way.Plan.Addresses(nil) {
+		if way.Queue.TLS == config.TLSNone {
+			x.Need = route.Need{}
+		}
 		switch {
-		case x.Need.Asks == route.Avoid && way.Queue.TLS != config.TLSNone:
+		case x.Need.Asks == route.Avoid:
 			kept = cmp.Or(kept, x.Need.Err)
 		case way.Source.IsValid() && way.Source.Is4() != x.Addr.Is4():
 		default:

@@ -10,18 +10,21 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/route/sts"
 	"github.com/millrace/millrace/agent/smtp"
@@ -266,7 +269,6 @@ func TestTLSLevels(t *testing.T) {
 		wrong  string
 	}{
 		{"none", trusting, modern, config.TLSNone, "mx.test", route.Need{}, false, ""},
-		{"none, against a policy", trusting, modern, config.TLSNone, "mx.test", route.Need{Asks: route.Valid}, false, ""},
 		{"opportunistic", alone, modern, config.TLSOpportunistic, "mx.test", route.Need{}, true, ""},
 		{"opportunistic takes old versions", alone, old, config.TLSOpportunistic, "mx.test", route.Need{}, true, ""},
 		{"required does not", alone, old, config.TLSRequired, "mx.test", route.Need{}, false, "protocol version"},
@@ -407,6 +409,57 @@ func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
 	look(config.TLSNone)
 	if keys["strict1.test"] != keys["plain.test"] {
 		t.Error("a queue without TLS minds policies")
+	}
+}
+
+func TestPoliciesChooseAmongHosts(t *testing.T) {
+	t.Parallel()
+	addr := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
+	why := errors.New("the policy does not name it")
+	plan := &route.Plan{Domain: "d.test", Hosts: []route.Host{
+		{Name: "mx1.test", Preference: 1, Addrs: addr("192.0.2.1"), Need: route.Need{Asks: route.Avoid, Err: why}},
+		{Name: "mx2.test", Preference: 2, Addrs: addr("192.0.2.2"), Need: route.Need{Asks: route.Valid}},
+	}}
+	s := &settings{config: &config.Config{}}
+	peers := func(level config.TLS) (list []string, err error) {
+		t.Helper()
+		all, err := s.peers(t.Context(), queue.Way{Queue: &config.Queue{TLS: level}, Plan: plan})
+		for _, p := range all {
+			list = append(list, p.name+" "+p.need.String())
+		}
+		return list, err
+	}
+	if got, err := peers(config.TLSOpportunistic); err != nil || !slices.Equal(got, []string{"mx2.test MTA-STS"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := peers(config.TLSNone); err != nil || !slices.Equal(got, []string{"mx1.test none", "mx2.test none"}) {
+		t.Errorf("a queue without TLS: %q, %v", got, err)
+	}
+	plan.Hosts = plan.Hosts[:1]
+	if got, err := peers(config.TLSOpportunistic); !errors.Is(err, why) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// One dead host of two costs a few connects at most, not every second one.
+func TestDeadHostIsPassedBy(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.General.MaxMessagesPerConnection = 1 },
+		sink.Provider{Name: "two", Domains: []string{"two.test"}, Host: []sink.Host{
+			{Name: "dead.two.test", Preference: 5}, {Name: "live.two.test"},
+		}})
+	if err := s.net.Change("dead.two.test", func(b *sink.Behaviour) { b.Down = true }); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	const n = 30
+	for i := range n {
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("a%d@two.test", i))
+		s.until("delivered", func() bool { return len(s.at("two")) == i+1 })
+	}
+	// Those in flight when the first failed may have gone there too.
+	if dead := strings.Count(s.log.String(), "msg=connect relay=dead.two.test"); dead == 0 || dead > n/3 {
+		t.Errorf("%d connects of %d to the dead host\n%s", dead, n, s.log)
 	}
 }
 

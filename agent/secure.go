@@ -68,9 +68,6 @@ func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p peer, report func(s
 		o.ServerName = p.addr.Addr().String()
 	}
 	need := p.need
-	if q.TLS == config.TLSNone {
-		need = route.Need{}
-	}
 	switch need.Asks {
 	case route.Match:
 		// The records take the place of authorities, also for a queue that says
