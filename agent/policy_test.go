@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -26,6 +27,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/route/dane"
 	"github.com/millrace/millrace/agent/route/sts"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
@@ -321,6 +323,11 @@ func TestTicketsBelongToALevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sum := sha256.Sum256(cert.Certificate[0])
+	record := dane.Record{Usage: dane.EE, Selector: dane.Cert, Matching: dane.SHA256, Data: string(sum[:])}
+	match := func(records ...dane.Record) route.Need {
+		return route.Need{Asks: route.Match, ServerName: "mx.test", Records: records}
+	}
 	for i, tt := range []struct {
 		level  config.TLS
 		host   string
@@ -332,6 +339,10 @@ func TestTicketsBelongToALevel(t *testing.T) {
 		{config.TLSVerify, "mx.test", route.Need{}, false},
 		{config.TLSVerify, "mx.test", route.Need{}, true},
 		{config.TLSOpportunistic, "mx.test", route.Need{Asks: route.Valid}, false},
+		{config.TLSRequired, "mx.test", route.Need{}, false},
+		{config.TLSOpportunistic, "mx.test", match(record), false},
+		{config.TLSOpportunistic, "mx.test", match(record), true},
+		{config.TLSOpportunistic, "mx.test", match(record, dane.Record{Usage: dane.EE}), false}, // other records
 		{config.TLSOpportunistic, "mx2.test", route.Need{}, false},
 		{config.TLSOpportunistic, "mx.test", route.Need{}, true},
 	} {

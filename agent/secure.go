@@ -90,8 +90,9 @@ func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p peer, report func(s
 	}
 	conf := &tls.Config{
 		RootCAs: b.roots, Certificates: b.client, MinVersion: b.floor,
-		// A ticket is good for one name at one level only.
-		ClientSessionCache: ticketsOf{b.tickets, fmt.Sprintf("%d %d ", o.TLS, need.Asks)},
+		// A ticket is good for one name at one level only; and for the TLSA
+		// records it was got under, as it stands for the certificate of then.
+		ClientSessionCache: ticketsOf{b.tickets, fmt.Sprintf("%d %s ", o.TLS, need.Key())},
 	}
 	if o.TLS == smtp.Opportunistic {
 		conf.MinVersion = tls.VersionTLS10 // the alternative is the clear

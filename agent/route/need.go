@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 
@@ -60,6 +61,30 @@ func (n Need) String() string {
 	return "none"
 }
 
+// Key is "" where nothing is asked that could fail, and the same for two needs
+// exactly if a connection that satisfies one satisfies the other.
+func (n Need) Key() string {
+	switch n.Asks {
+	case Encrypt:
+		return "encrypt"
+	case Valid:
+		return "sts"
+	case Avoid:
+		return "avoid"
+	case Match:
+		sum := sha256.New()
+		for _, r := range n.Records {
+			fmt.Fprintf(sum, "%d %d %d %d %s", r.Usage, r.Selector, r.Matching, len(r.Data), r.Data)
+		}
+		key := "dane:" + n.ServerName + ":" + hex.EncodeToString(sum.Sum(nil)[:8])
+		if slices.ContainsFunc(n.Records, func(r dane.Record) bool { return r.Usage == dane.TA }) {
+			key += ":" + strings.Join(n.Names, "/") // one of which the certificate must carry
+		}
+		return key
+	}
+	return ""
+}
+
 // Needs is a word for what the policies ask of all the plan's hosts together,
 // "" when it is nothing. A session to a host that was opened for one domain
 // holds for another exactly if their Needs are the same: it then was opened to
@@ -69,23 +94,8 @@ func (n Need) String() string {
 func (p *Plan) Needs() string {
 	var list []string
 	for _, h := range p.Hosts {
-		switch h.Need.Asks {
-		case Encrypt:
-			list = append(list, h.Name+"=encrypt")
-		case Valid:
-			list = append(list, h.Name+"=sts")
-		case Avoid:
-			list = append(list, h.Name+"=avoid")
-		case Match:
-			sum := sha256.New()
-			word := h.Name + "=dane"
-			for _, r := range h.Need.Records {
-				fmt.Fprintf(sum, "%d %d %d %d %s", r.Usage, r.Selector, r.Matching, len(r.Data), r.Data)
-				if r.Usage == dane.TA {
-					word = h.Name + "=dane@" + p.Domain
-				}
-			}
-			list = append(list, word+":"+h.Need.ServerName+":"+hex.EncodeToString(sum.Sum(nil)[:8]))
+		if key := h.Need.Key(); key != "" {
+			list = append(list, h.Name+"="+key)
 		}
 	}
 	return strings.Join(list, ",")
