@@ -100,7 +100,7 @@ func describeNeed(n route.Need) string {
 		return "MTA-STS, enforced: TLS with a valid certificate"
 	case route.Report:
 		if n.Err != nil {
-			return "MTA-STS, testing: " + n.Err.Error()
+			return "MTA-STS, testing; enforced it would not be used: " + n.Err.Error()
 		}
 		return "MTA-STS, testing"
 	case route.Avoid:

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -159,6 +160,24 @@ func (p *policyRoom) nothingAt(domains ...string) {
 	}
 }
 
+// trace runs "millrace trace" and checks that its output has all the texts.
+func (p *policyRoom) trace(domain string, ok bool, texts ...string) {
+	p.t.Helper()
+	dir, err := lab.Programs()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	out, err := exec.CommandContext(p.ctx, filepath.Join(dir, "millrace"), "--config", p.millrace.Config(), "trace", domain).CombinedOutput()
+	if (err == nil) != ok {
+		p.t.Errorf("trace %s: %v", domain, err)
+	}
+	for _, text := range texts {
+		if !strings.Contains(string(out), text) {
+			p.t.Errorf("trace %s says nothing of %q:\n%s", domain, text, out)
+		}
+	}
+}
+
 // DANE against a real unbound that validates a signed zone.
 func TestDANE(t *testing.T) {
 	t.Parallel()
@@ -209,6 +228,9 @@ func TestDANE(t *testing.T) {
 	p.refused("clear.signed.test", "server does not offer STARTTLS")
 	p.refused("unusable-clear.signed.test", "server does not offer STARTTLS")
 	p.refused("bogus.signed.test", "domain bogus.signed.test could not be looked up for now")
+	p.trace("ee.signed.test", true, "MX 10 mx1.signed.test "+p.host(1)+"; policy: DANE at mx1.signed.test, TLSA 3 1 1 ", "-- TLS 1.3", "C: QUIT")
+	p.trace("wrong.signed.test", false, "policy: DANE at mx3.signed.test", "matches none of its TLSA records", "mail would wait")
+	p.trace("broken.signed.test", false, "policy: not to be used: DANE: whether host mx5.signed.test")
 	p.nothingAt("wrong.signed.test", "names.signed.test", "broken.signed.test", "clear.signed.test", "unusable-clear.signed.test", "bogus.signed.test")
 }
 
@@ -349,13 +371,17 @@ func TestMTASTS(t *testing.T) {
 	if n := web.fetched.Load(); n != 8 {
 		t.Errorf("%d fetches for 8 domains", n)
 	}
+	p.trace("good.open.test", true, "MX 10 mx1.open.test", "policy: MTA-STS, enforced", "verified for mx1.open.test")
+	p.trace("stranger.open.test", false, "policy: not to be used: MTA-STS: host mx2.open.test is not one")
+	p.trace("testing.open.test", true, "policy: MTA-STS, testing; enforced it would not be used: MTA-STS: host alias.open.test", "-- MTA-STS, testing: ")
+	fetched := web.fetched.Load()
 	// A restart, and nobody to ask: the policies are still there.
 	p.stop(p.millrace.Agent)
 	web.stop()
 	p.start(p.millrace.Agent)
 	p.refused("stranger.open.test", "host mx2.open.test is not one that the policy of stranger.open.test names")
-	if n := web.fetched.Load(); n != 8 {
-		t.Errorf("%d fetches, 8 before the restart", n)
+	if n := web.fetched.Load(); n != fetched {
+		t.Errorf("%d fetches, %d before the restart", n, fetched)
 	}
 	p.nothingAt("stranger.open.test", "invalid.open.test", "clear.open.test")
 }

@@ -48,7 +48,8 @@ func (p *Policy) Matches(host string) bool {
 }
 
 // parsePolicy reads a policy document (RFC 8461 section 3.2). Of a key that
-// stands there more than once the first counts, except mx; unknown keys are passed over.
+// stands there more than once the first counts, except mx; unknown keys, and mx
+// that can be no host, are passed over.
 func parsePolicy(text string) (*Policy, error) {
 	p := &Policy{}
 	seen := make(map[string]bool)
@@ -83,7 +84,10 @@ func parsePolicy(text string) (*Policy, error) {
 			}
 			p.MaxAge = min(time.Duration(n)*time.Second, maxMaxAge)
 		case "mx":
-			p.MX = append(p.MX, strings.ToLower(strings.TrimSuffix(value, ".")))
+			pattern := strings.ToLower(strings.TrimSuffix(value, "."))
+			if isName(strings.TrimPrefix(pattern, "*.")) {
+				p.MX = append(p.MX, pattern)
+			}
 		}
 	}
 	switch {
@@ -97,6 +101,12 @@ func parsePolicy(text string) (*Policy, error) {
 		return nil, errors.New("no mx")
 	}
 	return p, nil
+}
+
+// isName reports whether a lower case pattern's name can be a host's; no other matches one.
+func isName(s string) bool {
+	return len(s) <= 253 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "" &&
+		!strings.HasPrefix(s, ".") && !strings.HasSuffix(s, ".") && !strings.Contains(s, "..") && s != ""
 }
 
 // recordID returns the id of a domain's TXT records at _mta-sts (RFC 8461

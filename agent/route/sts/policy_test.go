@@ -32,6 +32,7 @@ func TestPolicyDocuments(t *testing.T) {
 		{"no age", "version: STSv1\nmode: enforce\nmx: a.example\n", Policy{}, "no max_age"},
 		{"strange age", "version: STSv1\nmode: enforce\nmx: a.example\nmax_age: -1\n", Policy{}, "max_age"},
 		{"no mx", "version: STSv1\nmode: enforce\nmax_age: 60\n", Policy{}, "no mx"},
+		{"mx of no host only", "version: STSv1\nmode: enforce\nmx: a..example\nmx: *\nmx: *.*.example\nmx: a b\nmx:\nmax_age: 60\n", Policy{}, "no mx"},
 		{"a web page", "<html>\n<p>Not found", Policy{}, "key: value"},
 		{"empty", "", Policy{}, "no version"},
 	}
@@ -91,4 +92,25 @@ func TestRecordIDs(t *testing.T) {
 			t.Errorf("%q: %q, want %q", tt.records, got, tt.want)
 		}
 	}
+}
+
+// Whatever a server sends, what was understood of it survives the disk.
+func FuzzPolicy(f *testing.F) {
+	f.Add("version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmx: *.example.net\r\nmax_age: 604800\r\n")
+	f.Add("version: STSv1\nmode: none\nmax_age: 0\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := parsePolicy(text)
+		if err != nil {
+			return
+		}
+		p.ID, p.Fetched = "1", time.Now()
+		d := files{dir: t.TempDir(), limit: 1}
+		if err := d.write("example.com", p); err != nil {
+			t.Fatal(err)
+		}
+		got := d.read("example.com")
+		if got == nil || got.Mode != p.Mode || got.MaxAge != p.MaxAge || !slices.Equal(got.MX, p.MX) {
+			t.Errorf("%+v became %+v", p, got)
+		}
+	})
 }

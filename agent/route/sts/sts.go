@@ -58,7 +58,7 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Roots are the authorities trusted for a fetch; nil: the system's.
 	Roots *x509.CertPool
-	// MaxPolicies bounds the files; default 20,000. The one fetched longest ago makes room.
+	// MaxPolicies bounds the files; default 10,000. The one fetched longest ago makes room.
 	MaxPolicies int
 	Log         *slog.Logger     // default: silent
 	Now         func() time.Time // default time.Now
@@ -84,7 +84,7 @@ func Open(o Options) *Store {
 		o.Now = time.Now
 	}
 	if o.MaxPolicies <= 0 {
-		o.MaxPolicies = 20_000
+		o.MaxPolicies = 10_000
 	}
 	s := &Store{o: o, files: files{dir: o.Directory, limit: o.MaxPolicies}, failed: make(map[string]time.Time)}
 	if err := s.files.open(); err != nil {
