@@ -214,7 +214,16 @@ const letter = "Subject: news\r\nList-Id: <n.test>\r\n\r\n.leading dot\r\nbody\r
 
 func TestMessageReachesItsReceiverWithOurTraceOnTop(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	for name, b := range map[string]sink.Behaviour{"DATA": {}, "BDAT": {Chunking: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testArrival(t, b)
+		})
+	}
+}
+
+func testArrival(t *testing.T, b sink.Behaviour) {
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: b})
 	s.start()
 	id := s.send(spool.Envelope{Sender: "n@news.test", Helo: "client.test", ClientAddr: "192.0.2.7", ByHost: "mail.lab.test", Protocol: "ESMTP"},
 		letter, "a@far.test")
@@ -235,6 +244,24 @@ func TestMessageReachesItsReceiverWithOurTraceOnTop(t *testing.T) {
 	for _, want := range []string{"qid=4QID", "id=" + id.String(), "to=<a@far.test>", "dsn=2.0.0", "relay=mx1.far.test[127."} {
 		if !strings.Contains(s.log.String(), want) {
 			t.Errorf("log has no %q:\n%s", want, s.log)
+		}
+	}
+}
+
+func TestClientCanBeHidden(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.Agent.HideClient = true }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test", Helo: "client.test", ClientName: "host.test", ClientAddr: "192.0.2.7", ByHost: "mail.lab.test", Protocol: "ESMTPSA"},
+		letter, "a@far.test")
+	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
+	got := s.at("far")[0].content
+	if !strings.HasPrefix(got, "Received: by mail.lab.test (Millrace) with ESMTPSA\r\n") {
+		t.Errorf("content %q", got)
+	}
+	for _, secret := range []string{"client.test", "host.test", "192.0.2.7"} {
+		if strings.Contains(got, secret) {
+			t.Errorf("%s in %q", secret, got)
 		}
 	}
 }

@@ -27,13 +27,14 @@ func (a *Agent) session(s *queue.Session) {
 	}
 	w := worker{agent: a, conn: conn, peer: p, connected: time.Since(began)}
 	a.queue.Opened(s, sig)
+	closed := elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}
 	var done []queue.Settled
 	sig = sig[:0]
 	for {
 		job, err := a.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}), "")
+			a.queue.Leave(s, nil, append(sig[:0], closed), "")
 			return
 		}
 		way = s.Way() // a reload may have changed the policy
@@ -44,6 +45,11 @@ func (a *Agent) session(s *queue.Session) {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: p.addr.Addr().String(), Began: began})
 			}
 			a.queue.Leave(s, done, sig, "")
+			return
+		}
+		if n := conn.Extensions().MailMax; n > 0 && conn.Transactions() >= n {
+			conn.Quit(ctx)
+			a.queue.Leave(s, done, append(sig, closed), "")
 			return
 		}
 	}
@@ -69,12 +75,15 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), err
 	}
+	if n := w.conn.Extensions().RcptMax; n > 0 && len(job.Items) > n {
+		job.Items = job.Items[:n] // what is not settled goes back to the head of its lane
+	}
 	e, content, err := a.open(job.ID)
 	if err != nil {
 		return a.unreadable(job, way.Queue, e, err), sig, nil
 	}
 	defer content.Close()
-	w.prepare(e, content, job, a.now.Load().config.Hostname)
+	w.prepare(e, content, job, a.now.Load().config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	took := time.Since(began)
@@ -106,13 +115,18 @@ func (a *Agent) open(id spool.ID) (*spool.Envelope, *spool.Content, error) {
 }
 
 // prepare fills the transaction. The Received field is made anew each time; it
-// depends only on the envelope, so every try sends the same bytes.
-func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, hostname string) {
+// depends only on the envelope and the configuration, so every try sends the
+// same bytes.
+func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, c *config.Config) {
 	tx := &w.tx
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
 	tx.Prefix = nil
 	if e.Origin == spool.Diverted {
-		tx.Prefix = trace.Received(e, job.ID, hostname, w.agent.key)
+		shown := *e
+		if c.Agent.HideClient {
+			shown.Helo, shown.ClientName, shown.ClientAddr = "", "", ""
+		}
+		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, w.agent.key)
 	}
 	tx.Size = e.Size + int64(len(tx.Prefix))
 	tx.Recipients = tx.Recipients[:0]

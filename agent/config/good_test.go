@@ -29,7 +29,8 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		},
 		Agent: Agent{
 			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},
-			MaxSessions: 2000, HTTP: HTTP{Listen: "127.0.0.1:8891"},
+			MaxSessions: 2000, StateDirectory: "/var/lib/millrace", DANE: "auto", TLSMinVersion: "1.2",
+			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
 		General: Queue{
@@ -195,5 +196,62 @@ func TestHostnameIsTheHostsOwnByDefault(t *testing.T) {
 	}
 	if dotless := !strings.Contains(c.Hostname, "."); dotless != (len(notices) == 1) {
 		t.Errorf("hostname %q, notices %v", c.Hostname, notices)
+	}
+}
+
+// A queue takes the general queue's credentials unless it has its own.
+func TestRelayCredentialsAreRead(t *testing.T) {
+	t.Parallel()
+	dir := unpack(t, txtar.Parse([]byte(`
+-- general --
+user:pass:word
+-- own --
+other:secret
+-- millrace.toml --
+hostname = "mail.example.com"
+[agent]
+dane = false
+[general]
+route = "relay:mail.example.com:465"
+relay_auth_file = "DIR/general"
+[[queue]]
+name = "a"
+domains = ["a.example"]
+relay_wrappermode = true
+[[queue]]
+name = "b"
+domains = ["b.example"]
+relay_auth_file = "DIR/own"
+`)))
+	file := filepath.Join(dir, "millrace.toml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "DIR", dir)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.General.RelayAuth; got == nil || *got != (Auth{"user", "pass:word"}) {
+		t.Errorf("general: %v", got)
+	}
+	a, b := c.Queue("a"), c.Queue("b")
+	if a.RelayAuth != c.General.RelayAuth || !a.RelayWrappermode || c.General.RelayWrappermode {
+		t.Errorf("a: %+v", a)
+	}
+	if b.RelayAuth == nil || b.RelayAuth.User != "other" || strings.Contains(b.RelayAuth.String(), "secret") {
+		t.Errorf("b: %v", b.RelayAuth)
+	}
+	if c.Agent.DANE != DANEFalse {
+		t.Errorf("dane = %q", c.Agent.DANE)
+	}
+	if err := os.Chmod(filepath.Join(dir, "own"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Load(file); err == nil || !strings.Contains(err.Error(), "millrace.toml:14: relay_auth_file: ") {
+		t.Errorf("a password for all to read: %v", err)
 	}
 }

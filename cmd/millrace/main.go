@@ -20,6 +20,7 @@ type cli struct {
 	Queue  queueCmd  `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
 	Report reportCmd `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
 	Spool  spoolCmd  `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
+	Trace  traceCmd  `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
 	Demo   demoCmd   `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
 }
 

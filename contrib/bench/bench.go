@@ -22,6 +22,7 @@ func scenarios() []scenario {
 		{"throughput", throughput},
 		{"blast", blast},
 		{"milter", milterOverhead},
+		{"session", sessions},
 		{"appends", appends},
 		{"backlog", backlog},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
@@ -38,6 +39,10 @@ type setup struct {
 	millrace  lab.MillraceOptions
 	keep      bool                // keep the content of what arrives
 	furnish   func(*lab.Millrace) // called before the daemons start
+
+	// beforeDaemons is called with the receivers running and nothing else yet; it
+	// may set keys of the configuration.
+	beforeDaemons func(*room)
 }
 
 // farDomains are the domains of the plain room's provider.
@@ -52,6 +57,8 @@ type room struct {
 	postfix  *lab.Postfix // the host, if it is one
 	millrace *lab.Millrace
 	keep     bool
+	dns      string            // the name server, without port
+	keys     map[string]string // of the configuration, set by beforeDaemons
 
 	mu       sync.Mutex
 	arrivals []arrival
@@ -64,6 +71,7 @@ type arrival struct {
 	id                          string // of the message, by its ledger.IDHeader
 	qid, spool                  string // from our trace; "" if it came by the host alone
 	content                     string // if the room keeps it
+	tls                         bool
 }
 
 // ours reports whether Millrace delivered it.
@@ -75,13 +83,18 @@ func enter(t *testing.T, s setup) *room {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	r := &room{t: t, ctx: ctx, keep: s.keep}
-	dns := r.internet(s.providers)
+	r.dns = r.internet(s.providers)
+	if s.beforeDaemons != nil {
+		s.beforeDaemons(r)
+		s.millrace.Set = maps.Clone(s.millrace.Set)
+		maps.Copy(s.millrace.Set, r.keys)
+	}
 
-	r.startHost(s, dns)
+	r.startHost(s)
 	t.Cleanup(func() { r.leave("host", r.host.Stop) })
 
 	var err error
-	s.millrace.DNS, s.millrace.Host = dns, r.host
+	s.millrace.DNS, s.millrace.Host = r.dns, r.host
 	if r.millrace, err = lab.NewMillrace(s.millrace); err != nil {
 		t.Fatal(err)
 	}
@@ -95,11 +108,11 @@ func enter(t *testing.T, s setup) *room {
 }
 
 // startHost starts the room's MTA.
-func (r *room) startHost(s setup, dns string) {
+func (r *room) startHost(s setup) {
 	r.t.Helper()
 	if s.sendmail != nil {
 		o := *s.sendmail
-		o.Millrace, o.DNS = true, dns
+		o.Millrace, o.DNS = true, r.dns
 		host, err := lab.StartSendmail(r.ctx, o)
 		if err != nil {
 			r.t.Fatal(err)
@@ -107,7 +120,7 @@ func (r *room) startHost(s setup, dns string) {
 		r.host = host
 		return
 	}
-	s.postfix.DNS = dns
+	s.postfix.DNS = r.dns
 	if s.postfix.Milter == "" {
 		s.postfix.Milter = lab.RelativeSocket
 	}
@@ -116,6 +129,14 @@ func (r *room) startHost(s setup, dns string) {
 		r.t.Fatal(err)
 	}
 	r.host = r.postfix
+}
+
+// set sets a key of the configuration before the daemons start.
+func (r *room) set(key, value string) {
+	if r.keys == nil {
+		r.keys = make(map[string]string)
+	}
+	r.keys[key] = value
 }
 
 func (r *room) leave(what string, f func() error) {
@@ -187,7 +208,7 @@ var trace = regexp.MustCompile(`\AReceived: (?:[^\r]|\r\n\s)*?\bby \S+ \(Millrac
 // arrived notes what a receiver took, before it answers.
 func (r *room) arrived(m *sink.Message) {
 	content := string(m.Content)
-	a := arrival{provider: m.Provider, sender: m.Sender, mailArgs: strings.Clone(m.MailArgs)}
+	a := arrival{provider: m.Provider, sender: m.Sender, mailArgs: strings.Clone(m.MailArgs), tls: m.TLS}
 	if i := strings.Index(content, ledger.IDHeader+": "); i >= 0 {
 		id, _, _ := strings.Cut(content[i+len(ledger.IDHeader)+2:], "\r\n")
 		a.id = strings.Clone(id)
