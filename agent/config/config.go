@@ -277,6 +277,10 @@ type Queue struct {
 	// MaxMessageRate bounds the messages per time of a site and source address:
 	// "100/s", "600/m", "5000/h"; "" is no limit. Default: "".
 	MaxMessageRate Rate `toml:"max_message_rate"`
+	// MaxConnectionRate bounds the new connections per time of a site and source
+	// address, written as max_message_rate; as many as one second allows may come
+	// together. "" is no limit. Default: "".
+	MaxConnectionRate Rate `toml:"max_connection_rate"`
 	// Retry is how long to wait after each deferral; the last one repeats.
 	// Default: ["5m", "15m", "30m", "1h", "2h", "4h"].
 	Retry []time.Duration `toml:"retry"`
