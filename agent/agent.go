@@ -93,7 +93,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Resolve:     a.asked.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
-		MaxSessions: c.Agent.MaxSessions,
+		MaxSessions: budget(c.Agent.MaxSessions, log),
 	})
 	return a, nil
 }
@@ -140,7 +140,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	a.now.Store(set)
-	a.queue.Reload(next.Agent.MaxSessions)
+	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
 	return nil
 }
 

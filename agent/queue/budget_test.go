@@ -160,3 +160,39 @@ func TestAnnouncedLimitsAreKept(t *testing.T) {
 		}
 	})
 }
+
+func TestSuspendedSiteSeesNoConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.o.Idle = time.Hour })
+		for i := range 20_000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		for i := range 20 {
+			w.add(spool.ID(i+100_001), "s", "b.example")
+		}
+		pass(30 * time.Second) // b's sessions stand ready, a's are at work
+		for _, name := range []string{"a.example", "b.example"} {
+			if !w.Clamp(name, elastic.Clamp{Sessions: 0, Until: time.Now().Add(time.Hour), Reason: "421 go away"}) {
+				t.Errorf("%s is not known", name)
+			}
+		}
+		pass(time.Second) // transactions in flight end
+		if _, _, _, n := w.Counts(); n != 0 {
+			t.Errorf("%d sessions at suspended sites", n)
+		}
+		before := w.connects()
+		w.add(200_001, "s", "b.example")
+		pass(58 * time.Minute)
+		if n := w.connects() - before; n != 0 {
+			t.Errorf("%d connections during the suspension", n)
+		}
+		pass(5 * time.Minute)
+		if _, _, _, n := w.Counts(); n == 0 {
+			t.Error("no session after the suspension")
+		}
+		if why := w.Why("a.example"); len(why) < 2 {
+			t.Errorf("history %v", why)
+		}
+	})
+}

@@ -200,6 +200,36 @@ func limits(c *config.Queue) elastic.Limits {
 	return elastic.Limits{MaxSessions: c.MaxSessions, MaxRate: float64(c.MaxMessageRate)}
 }
 
+// Clamp bounds a site for a time: a rule about its provider, or an admin, says
+// so. Sessions that stand ready above the bound are sent away at once, the
+// others when their transaction is settled. It is false if the site is not known.
+func (q *Queue) Clamp(name string, cl elastic.Clamp) bool {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.sites[name]
+	if s == nil {
+		return false
+	}
+	s.control.Clamp(now, cl)
+	t := s.control.Target(now, s.load())
+	for s.live-s.retiring > t.Sessions && q.retireIdle(func(d *destination) bool { return d.site == s }) {
+	}
+	q.lookAgain(s, s.control.Next(), now)
+	return true
+}
+
+// Why returns the last changes of what the site's controller wants, oldest first,
+// each with the reply or measurement behind it; nil if the site is not known.
+func (q *Queue) Why(name string) []elastic.Change {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s := q.sites[name]; s != nil {
+		return s.control.History()
+	}
+	return nil
+}
+
 // abandon takes one domain from a destination. The last one does not end it:
 // its sessions and what its controller learned serve the next mail. The
 // agenda ends it when it has been unused for a while.
@@ -263,7 +293,7 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 		return false
 	}
 	if n := len(d.ready); n > 0 {
-		if !q.paced(d.site, now) {
+		if !q.paced(d.site, d.site.control.Target(now, d.site.load()), now) {
 			return false
 		}
 		s := d.ready[n-1]
@@ -354,8 +384,8 @@ func (q *Queue) launch(d *destination) {
 }
 
 // retireIdle sends away the session that has been ready longest of those that
-// fit.
-func (q *Queue) retireIdle(fits func(*destination) bool) {
+// fit, if there is one.
+func (q *Queue) retireIdle(fits func(*destination) bool) bool {
 	for s, ok := q.idle.first(); ok; s, ok = s.next, s.next != nil {
 		if fits(s.dest) {
 			q.unready(s)
@@ -363,18 +393,15 @@ func (q *Queue) retireIdle(fits func(*destination) bool) {
 			s.dest.site.retiring++
 			q.retiring++
 			s.wake <- wakeRetire
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // paced takes a token for one transaction, or plans a look at the site for when
 // there will be one.
-func (q *Queue) paced(s *site, now time.Time) bool {
-	t := s.control.Target(now, s.load())
-	if t.Pace <= 0 {
-		return true
-	}
+func (q *Queue) paced(s *site, t elastic.Target, now time.Time) bool {
 	wait := s.pace.take(now, t.Pace, max(1, t.Pace/10))
 	if wait > 0 {
 		q.lookAgain(s, now.Add(wait), now)

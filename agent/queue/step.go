@@ -99,18 +99,20 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	now := time.Now()
 	q.mu.Lock()
 	q.finish(s, done, sig, now)
-	if err := q.dismiss(s, now); err != nil {
+	site := s.dest.site
+	target := site.control.Target(now, site.load())
+	if err := q.dismiss(s, target, now); err != nil {
 		s.retired = true
 		q.mu.Unlock()
 		return Job{}, err
 	}
-	if d := s.dest; d.waiting > 0 && q.paced(d.site, now) {
+	if s.dest.waiting > 0 && q.paced(site, target, now) {
 		q.assign(s)
-		q.grow(d.site, now) // the evidence may have raised the target
+		q.grow(site, now) // the evidence may have raised the target
 		q.mu.Unlock()
 		return s.job, nil
 	}
-	q.grow(s.dest.site, now)
+	q.grow(site, now)
 	s.dest.ready = append(s.dest.ready, s)
 	q.idle.push(s)
 	q.mu.Unlock()
@@ -208,7 +210,7 @@ func settled(done []Settled, h Handle) bool {
 }
 
 // dismiss says whether the session must go.
-func (q *Queue) dismiss(s *Session, now time.Time) error {
+func (q *Queue) dismiss(s *Session, t elastic.Target, now time.Time) error {
 	if q.closed {
 		return ErrClosed
 	}
@@ -217,7 +219,6 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	t := d.site.control.Target(now, d.site.load())
 	if d.site.live > t.Sessions {
 		return ErrRetire
 	}
