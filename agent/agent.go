@@ -44,14 +44,16 @@ type Agent struct {
 	asked   asked
 	tls     *tls.Config
 
-	now      atomic.Pointer[settings]
-	loaded   atomic.Bool  // the spool has been read
-	stalled  atomic.Int32 // sessions that cannot write an outcome
-	sessions sync.WaitGroup
-	opening  context.Context // ends when a stop is asked for: no more connects
-	shut     context.CancelFunc
-	stop     context.Context // ends when transactions in flight must be cut
-	cut      context.CancelFunc
+	now     atomic.Pointer[settings]
+	loaded  atomic.Bool  // the spool has been read
+	stalled atomic.Int32 // sessions that cannot write an outcome
+
+	settingMu sync.Mutex // one change of a stream's setting at a time
+	sessions  sync.WaitGroup
+	opening   context.Context // ends when a stop is asked for: no more connects
+	shut      context.CancelFunc
+	stop      context.Context // ends when transactions in flight must be cut
+	cut       context.CancelFunc
 }
 
 // settings are what a reload replaces.

@@ -150,6 +150,8 @@ func (f *fate) settled(handedBack bool) queue.Settled {
 		s.Status = spool.Bounced
 	case outcome.Damage:
 		s.Status = spool.Damaged
+	case outcome.Cancel:
+		s.Status = spool.Cancelled
 	case outcome.HandBack:
 		s.Handback = true
 	default:
@@ -303,6 +305,8 @@ func (r *report) log(f fate, now time.Time) {
 		status = "sent"
 	case d.Action == outcome.Bounce:
 		status = "bounced"
+	case d.Action == outcome.Cancel:
+		status = "cancelled"
 	case d.Action == outcome.HandBack:
 		status = "returning to host"
 	case d.Action == outcome.Stuck:

@@ -88,6 +88,7 @@ const (
 	HandBack               // give it to the host MTA
 	Stuck                  // the host refused what we gave back: keep, show, try rarely
 	Damage                 // content unreadable
+	Cancel                 // by an admin; Decide never says it
 )
 
 // Scope says whom a failure concerns.

@@ -57,6 +57,13 @@ func (q *Queue) SetStream(stream string, s StreamSetting) error {
 	return nil
 }
 
+// Setting returns what is asked of a stream.
+func (q *Queue) Setting(stream string) StreamSetting {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.settings[stream]
+}
+
 // paused reports whether a lane's stream is paused. The way home stays open:
 // what was handed back is not the stream's any more.
 func (q *Queue) paused(l *lane) bool {

@@ -18,6 +18,14 @@ type cli struct {
 	globals
 	Check checkCmd `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
 	Queue queueCmd `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
+	Why   whyCmd   `cmd:"" help:"Explain how many sessions a site gets, and how fast they send."`
+
+	Streams  streamsCmd  `cmd:"" help:"List the streams: campaigns and lists."`
+	Pause    pauseCmd    `cmd:"" help:"Stop a stream."`
+	Resume   resumeCmd   `cmd:"" help:"Let a paused stream go on."`
+	Priority priorityCmd `cmd:"" help:"Give a stream more than one share."`
+	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good."`
+
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
 	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
 }
