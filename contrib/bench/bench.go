@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -24,6 +25,8 @@ func scenarios() []scenario {
 		{"milter", milterOverhead},
 		{"appends", appends},
 		{"backlog", backlog},
+		{"isolation", isolation},
+		{"parallel", parallel},
 	}
 }
 
@@ -89,6 +92,13 @@ func (b *bench) write(r *report) error {
 	r.markdown(f)
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("report: %w", err)
+	}
+	for _, s := range r.sections {
+		for _, p := range s.plots {
+			if err := p.write(filepath.Dir(b.report)); err != nil {
+				return fmt.Errorf("report: %w", err)
+			}
+		}
 	}
 	return nil
 }
