@@ -26,20 +26,27 @@ func (a *Agent) Streams() []control.Stream {
 
 // Set implements control.Backend.
 func (a *Agent) Set(s control.Setting) error {
+	now, err := a.setting(s.Stream, func(now *queue.StreamSetting) {
+		if s.Paused != nil {
+			now.Paused, now.Until = *s.Paused, time.Time{}
+		}
+		if s.Priority != nil {
+			now.Priority = *s.Priority
+		}
+	})
+	if err == nil {
+		a.log.Info("stream set", "stream", s.Stream, "paused", now.Paused, "priority", max(1, now.Priority))
+	}
+	return err
+}
+
+// setting changes what is asked of a stream, one change at a time.
+func (a *Agent) setting(stream string, change func(*queue.StreamSetting)) (queue.StreamSetting, error) {
 	a.settingMu.Lock()
 	defer a.settingMu.Unlock()
-	now := a.queue.Setting(s.Stream)
-	if s.Paused != nil {
-		now.Paused = *s.Paused
-	}
-	if s.Priority != nil {
-		now.Priority = *s.Priority
-	}
-	if err := a.queue.SetStream(s.Stream, now); err != nil {
-		return err
-	}
-	a.log.Info("stream set", "stream", s.Stream, "paused", now.Paused, "priority", max(1, now.Priority))
-	return nil
+	s := a.queue.Setting(stream)
+	change(&s)
+	return s, a.queue.SetStream(stream, s)
 }
 
 // Why implements control.Backend.

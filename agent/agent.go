@@ -27,6 +27,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
@@ -49,6 +50,7 @@ type Agent struct {
 	stalled atomic.Int32 // sessions that cannot write an outcome
 
 	settingMu sync.Mutex // one change of a stream's setting at a time
+	heeded    heeded
 	sessions  sync.WaitGroup
 	opening   context.Context // ends when a stop is asked for: no more connects
 	shut      context.CancelFunc
@@ -61,6 +63,7 @@ type settings struct {
 	config   *config.Config
 	resolver *route.Resolver
 	relay    string // queue.RelayDomain of the hand-back relay
+	replies  []outcome.Rule
 }
 
 // New opens the spool of the configuration. The control socket and the sessions
@@ -111,7 +114,11 @@ func newSettings(c *config.Config) (*settings, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolver: %w", err)
 	}
-	return &settings{config: c, resolver: r, relay: queue.RelayDomain(c.Handback.Relay)}, nil
+	replies, err := replyRules(c.Replies)
+	if err != nil {
+		return nil, err
+	}
+	return &settings{config: c, resolver: r, relay: queue.RelayDomain(c.Handback.Relay), replies: replies}, nil
 }
 
 // ownAddresses are this host's addresses. Without them a loop is still seen by

@@ -63,7 +63,8 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			break
 		}
 		attempt := failure(err, p)
-		d := policy(way.Queue).Decide(time.Now(), attempt)
+		d := a.policy(way.Queue).Decide(time.Now(), attempt)
+		a.heed(way.Site, "", d)
 		if attempt.Code == 0 {
 			a.hosts.failed(p.addr.Addr(), time.Now())
 		}

@@ -21,6 +21,7 @@ func (a *Agent) keepHouse(ctx context.Context) {
 	failing, tight, damaged := false, false, 0
 	for {
 		damaged = a.noteDamage(damaged)
+		a.liftPauses()
 		queued := a.queue.Queued()
 		if huge := queued > hugeBacklog; huge != tight {
 			tight = huge
@@ -36,6 +37,15 @@ func (a *Agent) keepHouse(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// liftPauses ends the pauses whose time has come.
+func (a *Agent) liftPauses() {
+	a.settingMu.Lock()
+	defer a.settingMu.Unlock()
+	for _, stream := range a.queue.LiftPauses(time.Now()) {
+		a.log.Info("stream goes on", "stream", stream)
 	}
 }
 

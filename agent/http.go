@@ -53,5 +53,5 @@ func (a *Agent) notReady() []string {
 		wrong = append(wrong, fmt.Sprintf("%d damaged records in the spool, the first in segment %08X at %d: %s (millrace spool verify)",
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
 	}
-	return wrong
+	return append(wrong, a.heeded.shown(time.Now())...)
 }

@@ -47,6 +47,8 @@ type Config struct {
 	General Queue `toml:"general"`
 	// Queues are the specific queues in the order of the files.
 	Queues []Queue `toml:"queue"`
+	// Replies are rules about what receivers say: the admin's, then the shipped ones.
+	Replies []Reply `toml:"reply"`
 
 	domains domainSet // listed domain -> queue
 }
@@ -202,7 +204,10 @@ type Agent struct {
 	// AllowDestinations are networks that may be sent to although they are
 	// loopback, link-local or private. Default: none.
 	AllowDestinations []netip.Prefix `toml:"allow_destinations"`
-	HTTP              HTTP           `toml:"http"`
+	// Replies is a file of [[reply]] tables in place of the built-in rules about
+	// what receivers say. Default: none.
+	Replies string `toml:"replies"`
+	HTTP    HTTP   `toml:"http"`
 }
 
 // HTTP configures metrics, health and the status page.

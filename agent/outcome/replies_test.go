@@ -150,7 +150,7 @@ func TestEachRuleIsReached(t *testing.T) {
 	t.Parallel()
 	reached := make([]bool, len(rules))
 	for _, x := range replies {
-		if r := read(&Attempt{Stage: x.stage, Code: x.code, Enhanced: x.enhanced, Text: x.text}); r.rule >= 0 {
+		if r := read(&Attempt{Stage: x.stage, Code: x.code, Enhanced: x.enhanced, Text: x.text}, nil); r.rule >= 0 {
 			reached[r.rule] = true
 		}
 	}

@@ -219,6 +219,19 @@ func (q *Queue) Clamp(name string, cl elastic.Clamp) bool {
 	return true
 }
 
+// Slow makes a site go on at half its pace until then. It is false if the site is
+// not known.
+func (q *Queue) Slow(name string, until time.Time, reason string) bool {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.sites[name]
+	if s != nil {
+		s.control.Slow(now, until, reason)
+	}
+	return s != nil
+}
+
 // Why returns the last changes of what the site's controller wants, oldest first,
 // each with the reply or measurement behind it; nil if the site is not known.
 func (q *Queue) Why(name string) []elastic.Change {

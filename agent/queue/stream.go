@@ -12,6 +12,8 @@ type StreamSetting struct {
 	// Paused, if not "", says why nothing of the stream is sent. What is in
 	// flight finishes; the rest waits, does not expire, and comes due as ever.
 	Paused string
+	// Until is when the pause ends by itself; zero: when somebody ends it.
+	Until time.Time
 	// Priority is the stream's share of a destination beside the others that
 	// wait there, 1 (as 0) to MaxPriority.
 	Priority int
@@ -55,6 +57,24 @@ func (q *Queue) SetStream(stream string, s StreamSetting) error {
 		}
 	}
 	return nil
+}
+
+// LiftPauses ends the pauses that end by themselves by now, and returns their
+// streams.
+func (q *Queue) LiftPauses(now time.Time) (lifted []string) {
+	q.mu.Lock()
+	for name, s := range q.settings {
+		if s.Paused != "" && !s.Until.IsZero() && !now.Before(s.Until) {
+			lifted = append(lifted, name)
+		}
+	}
+	q.mu.Unlock()
+	for _, name := range lifted {
+		s := q.Setting(name)
+		s.Paused, s.Until = "", time.Time{}
+		_ = q.SetStream(name, s) // its priority was good before
+	}
+	return lifted
 }
 
 // Setting returns what is asked of a stream.

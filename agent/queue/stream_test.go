@@ -120,9 +120,40 @@ func TestStreamsAreCounted(t *testing.T) {
 		if err := w.SetStream("c", StreamSetting{Priority: 2}); err != nil {
 			t.Fatal(err)
 		}
-		got := fmt.Sprint(w.Streams())
-		if want := "[{a 2 0 0 { 0}} {b 0 1 0 { 0}} {c 0 0 0 { 2}}]"; got != want {
+		var list []any
+		for _, x := range w.Streams() {
+			list = append(list, x.Name, x.Waiting, x.Deferred, x.Active, x.Priority)
+		}
+		got := fmt.Sprint(list)
+		if want := "[a 2 0 0 0 b 0 1 0 0 c 0 0 0 2]"; got != want {
 			t.Errorf("streams %s, want %s", got, want)
+		}
+	})
+}
+
+func TestPauseEndsByItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		until := time.Now().Add(5 * time.Minute)
+		if err := w.SetStream("s", StreamSetting{Paused: "421 slow down", Until: until, Priority: 3}); err != nil {
+			t.Fatal(err)
+		}
+		w.add(1, "s", "a.example")
+		pass(4 * time.Minute)
+		if lifted := w.LiftPauses(time.Now()); lifted != nil || len(w.delivered()) != 0 {
+			t.Errorf("lifted %v, sent %v too early", lifted, w.delivered())
+		}
+		pass(time.Minute)
+		if lifted := w.LiftPauses(time.Now()); len(lifted) != 1 || lifted[0] != "s" {
+			t.Errorf("lifted %v", lifted)
+		}
+		pass(time.Minute)
+		if n := len(w.delivered()); n != 1 {
+			t.Errorf("%d sent after the pause", n)
+		}
+		if s := w.Setting("s"); s != (StreamSetting{Priority: 3}) {
+			t.Errorf("setting %+v", s)
 		}
 	})
 }
