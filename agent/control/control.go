@@ -80,6 +80,8 @@ type Backend interface {
 	// Cancel ends the selected recipients; it tries again for those in
 	// transactions until ctx ends or some seconds have passed.
 	Cancel(ctx context.Context, f Filter) (Selected, error)
+	// HostMail takes counts of the host MTA's own recipients, by domain.
+	HostMail(counts map[string]int)
 	// Why explains a site; ErrUnknown if there is none of the name.
 	Why(site string) ([]Change, error)
 }

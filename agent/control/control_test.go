@@ -43,6 +43,8 @@ func (f fixed) Cancel(_ context.Context, x Filter) (Selected, error) {
 	return Selected{Recipients: f.n, Active: len(x.User)}, nil
 }
 
+func (f fixed) HostMail(map[string]int) {}
+
 func (f fixed) Why(site string) ([]Change, error) {
 	if site != "google, x" {
 		return nil, fmt.Errorf("site %s: %w", site, ErrUnknown)
@@ -78,7 +80,7 @@ func TestAdminsRequests(t *testing.T) {
 func TestRequestsThatCannotBeReadAreRefused(t *testing.T) {
 	t.Parallel()
 	c := client(t, open(t, fixed{7}))
-	for _, body := range []string{"", "nonsense", `{"colour": 1}`, `{"user": "` + strings.Repeat("x", 1<<17) + `"}`} {
+	for _, body := range []string{"", "nonsense", `{"colour": 1}`, `{"user": "` + strings.Repeat("x", 1<<19) + `"}`} {
 		resp, err := c.do(t.Context(), "POST", "/v1/cancel", strings.NewReader(body))
 		if err == nil {
 			resp.Body.Close()

@@ -232,6 +232,17 @@ func (q *Queue) Slow(name string, until time.Time, reason string) bool {
 	return s != nil
 }
 
+// HostMail tells of recipients in a domain to whom the host MTA itself sends: the
+// site leaves it the connections for that.
+func (q *Queue) HostMail(domain string, recipients int) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d := q.domains[domain]; d != nil && d.dest != nil {
+		d.dest.site.control.HostMail(now, recipients)
+	}
+}
+
 // Why returns the last changes of what the site's controller wants, oldest first,
 // each with the reply or measurement behind it; nil if the site is not known.
 func (q *Queue) Why(name string) []elastic.Change {
