@@ -101,6 +101,7 @@ type Server struct {
 	wire  *wire.Server
 	setup atomic.Pointer[setup]
 
+	host   hostMail
 	silent throttle // warnings about a silent agent
 	full   throttle // and about a spool without room
 }

@@ -167,6 +167,9 @@ func NewClient(address string) *Client {
 	}}}
 }
 
+// Close gives idle connections up.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
 // ErrNotRunning says that nobody answers on the control socket.
 var ErrNotRunning = errors.New("millrace-agent is not running (nobody answers on its control socket)")
 

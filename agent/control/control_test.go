@@ -113,7 +113,7 @@ func open(t *testing.T, b Backend) string {
 
 func client(t *testing.T, address string) *Client {
 	c := NewClient(address)
-	t.Cleanup(c.http.CloseIdleConnections)
+	t.Cleanup(c.Close)
 	return c
 }
 
