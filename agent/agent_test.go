@@ -214,7 +214,16 @@ const letter = "Subject: news\r\nList-Id: <n.test>\r\n\r\n.leading dot\r\nbody\r
 
 func TestMessageReachesItsReceiverWithOurTraceOnTop(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	for name, b := range map[string]sink.Behaviour{"DATA": {}, "BDAT": {Chunking: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testArrival(t, b)
+		})
+	}
+}
+
+func testArrival(t *testing.T, b sink.Behaviour) {
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: b})
 	s.start()
 	id := s.send(spool.Envelope{Sender: "n@news.test", Helo: "client.test", ClientAddr: "192.0.2.7", ByHost: "mail.lab.test", Protocol: "ESMTP"},
 		letter, "a@far.test")

@@ -167,6 +167,8 @@ var stages = map[smtp.Stage]outcome.Stage{
 	smtp.StageGreeting: outcome.Connect,
 	smtp.StageHello:    outcome.Connect,
 	smtp.StageStartTLS: outcome.TLS,
+	smtp.StageAuth:     outcome.Connect,
+	smtp.StageReset:    outcome.Mail,
 	smtp.StageMail:     outcome.Mail,
 	smtp.StageRcpt:     outcome.Rcpt,
 	smtp.StageData:     outcome.Data,

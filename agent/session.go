@@ -27,13 +27,14 @@ func (a *Agent) session(s *queue.Session) {
 	}
 	w := worker{agent: a, conn: conn, peer: p, connected: time.Since(began)}
 	a.queue.Opened(s, sig)
+	closed := elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}
 	var done []queue.Settled
 	sig = sig[:0]
 	for {
 		job, err := a.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}), "")
+			a.queue.Leave(s, nil, append(sig[:0], closed), "")
 			return
 		}
 		way = s.Way() // a reload may have changed the policy
@@ -44,6 +45,11 @@ func (a *Agent) session(s *queue.Session) {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: p.addr.Addr().String(), Began: began})
 			}
 			a.queue.Leave(s, done, sig, "")
+			return
+		}
+		if n := conn.Extensions().MailMax; n > 0 && conn.Transactions() >= n {
+			conn.Quit(ctx)
+			a.queue.Leave(s, done, append(sig, closed), "")
 			return
 		}
 	}
@@ -68,6 +74,9 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	if err := w.conn.Check(); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), err
+	}
+	if n := w.conn.Extensions().RcptMax; n > 0 && len(job.Items) > n {
+		job.Items = job.Items[:n] // what is not settled goes back to the head of its lane
 	}
 	e, content, err := a.open(job.ID)
 	if err != nil {

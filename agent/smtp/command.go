@@ -4,12 +4,14 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/net/idna"
 )
 
 // appendMail appends the MAIL command with the arguments this peer takes.
 func (c *Conn) appendMail(b []byte, tx *Tx) []byte {
 	b = append(b, "MAIL FROM:<"...)
-	b = append(b, tx.Sender...)
+	b = append(b, aLabels(tx.Sender)...)
 	b = append(b, '>')
 	if c.ext.Size && tx.Size > 0 {
 		b = append(b, " SIZE="...)
@@ -32,7 +34,7 @@ func (c *Conn) appendMail(b []byte, tx *Tx) []byte {
 // appendRcpt appends the RCPT command for one recipient.
 func (c *Conn) appendRcpt(b []byte, r *Rcpt) []byte {
 	b = append(b, "RCPT TO:<"...)
-	b = append(b, r.Address...)
+	b = append(b, aLabels(r.Address)...)
 	b = append(b, '>')
 	for _, a := range r.Args {
 		if c.passes(a, "NOTIFY") || c.passes(a, "ORCPT") {
@@ -64,17 +66,17 @@ func hasKeyword(arg, keyword string) bool {
 // needsUTF8 tells whether a transaction must be declared SMTPUTF8 where that is
 // offered: for an address or argument beyond ASCII, or because the client did.
 func needsUTF8(tx *Tx) bool {
-	if !isASCII(tx.Sender) {
+	if declaresUTF8(tx) || !isASCII(aLabels(tx.Sender)) {
 		return true
 	}
 	for _, a := range tx.Args {
-		if !isASCII(a) || hasKeyword(a, "SMTPUTF8") {
+		if !isASCII(a) {
 			return true
 		}
 	}
 	for i := range tx.Recipients {
 		r := &tx.Recipients[i]
-		if !isASCII(r.Address) {
+		if !isASCII(aLabels(r.Address)) {
 			return true
 		}
 		for _, a := range r.Args {
@@ -95,12 +97,40 @@ func isASCII(s string) bool {
 	return true
 }
 
+// declaresUTF8 tells whether the client declared its message SMTPUTF8.
+func declaresUTF8(tx *Tx) bool {
+	for _, a := range tx.Args {
+		if hasKeyword(a, "SMTPUTF8") {
+			return true
+		}
+	}
+	return false
+}
+
+// aLabels writes the domain of an address in A-labels (RFC 5891) where that
+// makes the address ASCII: then it goes to any server. A local part beyond ASCII
+// needs SMTPUTF8 anyway, and then the domain may stay as it is.
+func aLabels(address string) string {
+	if isASCII(address) {
+		return address
+	}
+	at := strings.LastIndexByte(address, '@') + 1
+	if !isASCII(address[:at]) {
+		return address
+	}
+	domain, err := idna.Lookup.ToASCII(address[at:])
+	if err != nil {
+		return address
+	}
+	return address[:at] + domain
+}
+
 // usable says why an address cannot go to this peer, nil if it can.
 func (c *Conn) usable(address string) error {
 	if !isPath(address) {
 		return ErrBadAddress
 	}
-	if !c.ext.SMTPUTF8 && !isASCII(address) {
+	if !c.ext.SMTPUTF8 && !isASCII(aLabels(address)) {
 		return ErrNeedsSMTPUTF8
 	}
 	return nil

@@ -31,6 +31,7 @@ type Conn struct {
 	command []byte // scratch: commands of one write
 	steps   []step // scratch: commands of one transaction
 
+	trace      func(TraceEvent)          // nil: nobody looks on
 	writeBlock func([]byte) (int, error) // writes content
 
 	idle     syscall.RawConn // nil: the transport has none
@@ -38,11 +39,14 @@ type Conn struct {
 	readable bool // peek's answer
 }
 
-func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts) *Conn {
-	c := &Conn{addr: addr, timeouts: t}
+func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent)) *Conn {
+	c := &Conn{addr: addr, timeouts: t, trace: trace}
 	c.wire.raw, c.wire.nc = nc, nc
 	c.wire.ctx = context.Background()
 	c.replies = newReplyReader(&c.wire)
+	if trace != nil {
+		c.replies.seen = func(line []byte) { c.traced(Server, line) }
+	}
 	c.writeBlock = func(p []byte) (int, error) { return c.wire.write(p, t.DataBlock) }
 	if s, ok := nc.(syscall.Conn); ok {
 		if rc, err := s.SyscallConn(); err == nil {
@@ -130,7 +134,7 @@ func (c *Conn) Quit(ctx context.Context) {
 	defer c.Close()
 	c.wire.bind(ctx)
 	end := time.Now().Add(c.timeouts.Quit)
-	if _, err := c.wire.write([]byte("QUIT\r\n"), c.timeouts.Quit); err != nil {
+	if err := c.say([]byte("QUIT\r\n"), c.timeouts.Quit); err != nil {
 		return
 	}
 	if c.reply(max(0, time.Until(end)), nil) == nil && c.tls != nil {
@@ -146,6 +150,13 @@ func (c *Conn) Close() {
 		_ = c.wire.raw.Close()
 	}
 	c.wire.release()
+}
+
+// say writes command lines within d.
+func (c *Conn) say(lines []byte, d time.Duration) error {
+	c.traceCommands(lines)
+	_, err := c.wire.write(lines, d)
+	return err
 }
 
 // reply reads the next reply within d; it is in c.replies then.

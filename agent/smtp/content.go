@@ -24,6 +24,28 @@ type block struct {
 	marks   []int  // where dots are to be doubled; scratch space of commit
 	newline bool   // what was added so far ends in CRLF, or is nothing
 	cr      bool   // it ends in CR
+	src     source
+}
+
+// source reads content. Its errors, but for io.EOF, wrap ErrContent; a reader that
+// gives nothing and no error again and again is an error too.
+type source struct {
+	r    io.Reader
+	idle int
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if s.idle++; n > 0 {
+		s.idle = 0
+	}
+	if err == nil && s.idle > 100 {
+		err = io.ErrNoProgress
+	}
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", ErrContent, err)
+	}
+	return n, err
 }
 
 // blocks keeps blocks for reuse by all connections. A block is needed only
@@ -31,13 +53,17 @@ type block struct {
 // many sessions. It is a cache: nothing depends on what is in it.
 var blocks = sync.Pool{New: func() any { return &block{b: make([]byte, 0, blockSize)} }}
 
-func newBlock() *block {
+func newBlock(content io.Reader) *block {
 	k := blocks.Get().(*block)
 	k.b, k.newline, k.cr = k.b[:0], true, false
+	k.src = source{r: content}
 	return k
 }
 
-func (k *block) free() { blocks.Put(k) }
+func (k *block) free() {
+	k.src = source{}
+	blocks.Put(k)
+}
 
 // room gives how much may be added so that it fits with every dot doubled
 // that can be: a dot takes three octets, CR LF dot, and becomes a fourth.
@@ -105,7 +131,7 @@ const finalDot = ".\r\n"
 //
 // It returns the stage of the failure: StageDot if the dot may have been seen.
 func writeContent(prefix []byte, content io.Reader, write func([]byte) (int, error)) (Stage, error) {
-	k := newBlock()
+	k := newBlock(content)
 	defer k.free()
 
 	flush := func() error {
@@ -123,25 +149,19 @@ func writeContent(prefix []byte, content io.Reader, write func([]byte) (int, err
 		k.commit(n)
 		prefix = prefix[n:]
 	}
-	for idle := 0; ; {
+	for {
 		if k.room() < minRead {
 			if err := flush(); err != nil {
 				return StageContent, err
 			}
 		}
-		n, err := content.Read(k.tail())
+		n, err := k.src.Read(k.tail())
 		k.commit(n)
 		if err == io.EOF {
 			break
 		}
-		if idle++; n > 0 {
-			idle = 0
-		}
-		if err == nil && idle > 100 {
-			err = io.ErrNoProgress
-		}
 		if err != nil {
-			return StageContent, fmt.Errorf("%w: %w", ErrContent, err)
+			return StageContent, err
 		}
 	}
 	k.finish()

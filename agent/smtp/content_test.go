@@ -63,6 +63,15 @@ func checkContent(t *testing.T, prefix, content string, r io.Reader) {
 	if i := strings.Index(wire, "\r\n.\r\n"); i >= 0 && i != len(wire)-5 {
 		t.Fatalf("the dialogue ends at %d of %d octets", i, len(wire))
 	}
+	if want := stuffed(prefix + content); wire != want {
+		t.Fatalf("wrote %d octets, want %d", len(wire), len(want))
+	}
+}
+
+// stuffed is RFC 5321 4.5.2 word for word, with the whole message at hand.
+func stuffed(content string) string {
+	s := strings.ReplaceAll("\r\n"+withEnd(content), "\r\n.", "\r\n..")
+	return s[2:] + ".\r\n"
 }
 
 func TestContentArrivesAsItWas(t *testing.T) {

@@ -3,23 +3,17 @@ package smtp
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	gosmtp "github.com/emersion/go-smtp"
 )
@@ -43,24 +37,8 @@ type letter struct {
 // newMailbox starts a server with a certificate of its own for mx.example.
 func newMailbox(t *testing.T) *mailbox {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mx.example"}, DNSNames: []string{"mx.example"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &mailbox{pool: x509.NewCertPool()}
-	m.pool.AddCert(cert)
+	id := newIdentity(t)
+	m := &mailbox{pool: id.client.RootCAs}
 
 	s := gosmtp.NewServer(gosmtp.BackendFunc(func(c *gosmtp.Conn) (gosmtp.Session, error) {
 		return &visit{box: m, conn: c}, nil
@@ -69,7 +47,7 @@ func newMailbox(t *testing.T) *mailbox {
 	s.EnableSMTPUTF8, s.EnableDSN = true, true
 	s.MaxMessageBytes = 10 << 20
 	s.ReadTimeout, s.WriteTimeout = patience, patience
-	s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	s.TLSConfig = id.server
 	s.ErrorLog = log.New(io.Discard, "", 0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

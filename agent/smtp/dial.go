@@ -3,6 +3,7 @@ package smtp
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"net"
 	"net/netip"
 	"strings"
@@ -40,7 +41,8 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 		return nil, &Error{Stage: StageConnect, Err: err}
 	}
 
-	c := newConn(nc, addr, t)
+	c := newConn(nc, addr, t, o.Trace)
+	c.note("connected to %s", addr)
 	c.wire.bind(ctx)
 	if err := c.open(&o); err != nil {
 		return nil, err
@@ -51,6 +53,11 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 
 // open takes the dialogue to where MAIL may follow.
 func (c *Conn) open(o *Options) error {
+	if o.ImplicitTLS {
+		if err := c.encrypt(o); err != nil {
+			return err
+		}
+	}
 	if err := c.reply(c.timeouts.Greeting, nil); err != nil {
 		return c.fail(StageGreeting, err)
 	}
@@ -60,17 +67,15 @@ func (c *Conn) open(o *Options) error {
 	if err := c.hello(o.Hello); err != nil {
 		return err
 	}
-	if o.TLS == None {
+	if !o.ImplicitTLS {
+		if err := c.startTLS(o); err != nil {
+			return err
+		}
+	}
+	if o.Auth == nil {
 		return nil
 	}
-	if !c.ext.StartTLS {
-		if o.TLS == Opportunistic {
-			return nil
-		}
-		c.goodbye()
-		return c.fail(StageStartTLS, ErrNoTLS)
-	}
-	return c.startTLS(o)
+	return c.auth(o.Auth)
 }
 
 // hello says EHLO, and HELO where that is answered with 5xx (RFC 5321 3.2).
@@ -103,14 +108,24 @@ func (c *Conn) hello(name string) error {
 	return nil
 }
 
-// startTLS says STARTTLS (RFC 3207), shakes hands and says EHLO again: what was
-// offered before may have been forged.
+// startTLS says STARTTLS (RFC 3207) as far as the level wants it, shakes hands
+// and says EHLO again: what was offered before may have been forged.
 func (c *Conn) startTLS(o *Options) error {
+	if o.TLS == None {
+		return nil
+	}
+	if !c.ext.StartTLS {
+		if o.TLS == Opportunistic {
+			return nil
+		}
+		c.goodbye()
+		return c.fail(StageStartTLS, ErrNoTLS)
+	}
 	if err := c.ask(StageStartTLS, "STARTTLS", nil); err != nil {
 		return err
 	}
 	if code := c.replies.code; code/100 != 2 {
-		if o.TLS == Opportunistic && code != 421 && code/100 != 3 {
+		if o.TLS == Opportunistic && code/100 != 3 {
 			return nil
 		}
 		return c.refused(StageStartTLS)
@@ -119,6 +134,14 @@ func (c *Conn) startTLS(o *Options) error {
 		// Sent in the clear, it would be taken for a reply from inside TLS.
 		return c.fail(StageStartTLS, ErrOutOfTurn)
 	}
+	if err := c.encrypt(o); err != nil {
+		return err
+	}
+	return c.hello(o.Hello)
+}
+
+// encrypt shakes hands and lets the caller's policy judge the peer.
+func (c *Conn) encrypt(o *Options) error {
 	var conf *tls.Config
 	if o.TLSConfig != nil {
 		conf = o.TLSConfig.Clone()
@@ -134,14 +157,60 @@ func (c *Conn) startTLS(o *Options) error {
 		return c.fail(StageStartTLS, err)
 	}
 	c.tls = tc
-	return c.hello(o.Hello)
+	if c.trace != nil {
+		c.note("%s", describe(tc.ConnectionState()))
+	}
+	if o.VerifyPeer == nil {
+		return nil
+	}
+	// Not left to tls.Config.VerifyConnection: with TLS 1.3 the peer would learn
+	// of it as a broken handshake, and so may look like one that cannot do TLS.
+	if err := o.VerifyPeer(tc.ConnectionState()); err != nil {
+		c.goodbye()
+		return c.fail(StageStartTLS, err)
+	}
+	return nil
+}
+
+// auth logs in. PLAIN comes first: one flight less.
+func (c *Conn) auth(a *Auth) error {
+	if c.tls == nil && !c.addr.Addr().Unmap().IsLoopback() {
+		c.goodbye()
+		return c.fail(StageAuth, ErrAuthInClear)
+	}
+	base64 := base64.StdEncoding.EncodeToString
+	var err error
+	switch {
+	case c.ext.AuthPlain:
+		err = c.ask(StageAuth, "AUTH PLAIN "+base64([]byte("\x00"+a.User+"\x00"+a.Password)), nil)
+	case c.ext.AuthLogin:
+		// Both prompts are taken on trust; servers word them differently.
+		err = c.ask(StageAuth, "AUTH LOGIN", nil)
+		for _, answer := range []string{a.User, a.Password} {
+			if err == nil && c.replies.code == 334 {
+				err = c.ask(StageAuth, base64([]byte(answer)), nil)
+			}
+		}
+	default:
+		c.goodbye()
+		return c.fail(StageAuth, ErrNoAuth)
+	}
+	if err == nil && c.replies.code/100 != 2 {
+		err = c.refused(StageAuth)
+	}
+	return err
 }
 
 // ask writes one command and reads its reply, a Timeouts.Hello each. 421 is an
 // error wherever it comes.
 func (c *Conn) ask(stage Stage, command string, each func([]byte)) error {
-	_, err := c.wire.write([]byte(command+"\r\n"), c.timeouts.Hello)
-	if err != nil {
+	line := []byte(command + "\r\n")
+	if stage == StageAuth {
+		c.traceCommands([]byte(masked(command)))
+	} else {
+		c.traceCommands(line)
+	}
+	if _, err := c.wire.write(line, c.timeouts.Hello); err != nil {
 		return c.fail(stage, err)
 	}
 	if err := c.reply(c.timeouts.Hello, each); err != nil {
@@ -164,5 +233,5 @@ func (c *Conn) refused(stage Stage) error {
 // goodbye says QUIT without waiting for the answer; a full buffer is no reason
 // to wait either.
 func (c *Conn) goodbye() {
-	_, _ = c.wire.write([]byte("QUIT\r\n"), c.timeouts.Quit)
+	_ = c.say([]byte("QUIT\r\n"), c.timeouts.Quit)
 }

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -22,7 +24,9 @@ import (
 // Client:
 //
 //	timeouts 50ms          every wait; default: very long
-//	tls required           Options.TLS
+//	tls required           Options.TLS; with " implicit" Options.ImplicitTLS too
+//	auth USER PASSWORD     Options.Auth
+//	elsewhere              the peer's address is none of loopback, as far as Dial knows
 //	dial                   the connection comes up
 //	send SENDER RCPT...    one transaction; "" is the null sender; then, each on its line:
 //	  size N | 8bit | args MAIL-ARG... | rargs RCPT-ARG... | body "quoted" | repeat N | prefix "quoted" | broken
@@ -37,7 +41,9 @@ import (
 //	S: line       sent with CRLF      Q: "quoted"   sent as it is
 //	N: 12 line    sent 12 times       F: 12 octets  sent 12 times, without line ends
 //	C: line       must come           B: "quoted"   must come, before the final dot
+//	K: "quoted"   must come, as it is
 //	T: line       sent after a TLS record has come
+//	tls           handshake; the rest is said through TLS
 //	close         reset               wait          until the client has closed
 //
 // Server lines that follow one another are sent in one write.
@@ -79,8 +85,9 @@ func TestDialogues(t *testing.T) {
 			t.Parallel()
 			d := readDialogue(t, f)
 			played := make(chan error, 1)
-			addr := listen(t, func(nc net.Conn) { played <- play(nc, d.server) })
-			follow(t, addr.String(), d.client)
+			id := newIdentity(t)
+			addr := listen(t, func(nc net.Conn) { played <- play(nc, d.server, id.server) })
+			follow(t, addr.String(), d.client, id.client)
 			if err := <-played; err != nil {
 				t.Errorf("server: %v", err)
 			}
@@ -89,7 +96,8 @@ func TestDialogues(t *testing.T) {
 }
 
 // play is the server's side.
-func play(nc net.Conn, script []string) error {
+func play(nc net.Conn, script []string, conf *tls.Config) error {
+	tcp := nc.(*net.TCPConn)
 	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
@@ -132,17 +140,25 @@ func play(nc net.Conn, script []string) error {
 			return fmt.Errorf("before %q: %w", l, err)
 		}
 		switch op {
+		case "tls":
+			tc := tls.Server(nc, conf)
+			if err := tc.Handshake(); err != nil {
+				return err
+			}
+			nc, in = tc, bufio.NewReader(tc)
 		case "C:":
 			got, err := in.ReadString('\n')
 			if got != arg+"\r\n" {
 				return fmt.Errorf("got %q, %v; want %q", got, err, arg)
 			}
-		case "B:":
+		case "B:", "K:":
 			want, err := strconv.Unquote(arg)
 			if err != nil {
 				return fmt.Errorf("%s: %w", l, err)
 			}
-			want += ".\r\n"
+			if op == "B:" {
+				want += ".\r\n"
+			}
 			got := make([]byte, len(want))
 			n, err := io.ReadFull(in, got)
 			if string(got[:n]) != want {
@@ -167,10 +183,10 @@ func play(nc net.Conn, script []string) error {
 		case "close":
 			return nc.Close()
 		case "reset":
-			if err := nc.(*net.TCPConn).SetLinger(0); err != nil {
+			if err := tcp.SetLinger(0); err != nil {
 				return err
 			}
-			return nc.Close()
+			return tcp.Close()
 		default:
 			return fmt.Errorf("unknown line %q", l)
 		}
@@ -179,8 +195,9 @@ func play(nc net.Conn, script []string) error {
 }
 
 // follow is the client's side.
-func follow(t *testing.T, addr string, script []string) {
-	o := Options{Hello: "client.example", Timeouts: patient()}
+func follow(t *testing.T, addr string, script []string, conf *tls.Config) {
+	o := Options{Hello: "client.example", Timeouts: patient(), ServerName: "mx.example", TLSConfig: conf}
+	peer := anywhere
 	o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}
@@ -242,12 +259,18 @@ func follow(t *testing.T, addr string, script []string) {
 				DataStart: d, DataBlock: d, DataEnd: d, Quit: d,
 			}
 		case "tls":
+			arg, o.ImplicitTLS = strings.CutSuffix(arg, " implicit")
 			o.TLS = map[string]Level{"opportunistic": Opportunistic, "required": Required, "verify": Verify}[arg]
 			if o.TLS == None {
 				t.Fatalf("%q", l)
 			}
+		case "auth":
+			user, password, _ := strings.Cut(arg, " ")
+			o.Auth = &Auth{User: user, Password: password}
+		case "elsewhere":
+			peer = netip.MustParseAddrPort("192.0.2.1:25")
 		case "dial":
-			c, err = Dial(t.Context(), anywhere, o)
+			c, err = Dial(t.Context(), peer, o)
 			seen = false
 		case "send":
 			settled()
@@ -347,7 +370,7 @@ func checkFate(t *testing.T, tx *Tx, res Result, want string) {
 func sentinel(name string) error {
 	return map[string]error{
 		"EOF": io.EOF, "timeout": os.ErrDeadlineExceeded, "malformed": ErrMalformedReply, "toolong": ErrReplyTooLong,
-		"outofturn": ErrOutOfTurn, "notls": ErrNoTLS, "content": ErrContent, "broken": errBroken,
+		"outofturn": ErrOutOfTurn, "noauth": ErrNoAuth, "authinclear": ErrAuthInClear, "notls": ErrNoTLS, "content": ErrContent, "broken": errBroken,
 	}[name]
 }
 

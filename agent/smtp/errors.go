@@ -11,9 +11,10 @@ var (
 	// ErrTooBig means that Tx.Size exceeds the limit the peer declared with
 	// SIZE (RFC 1870).
 	ErrTooBig = errors.New("message is larger than the server accepts")
-	// ErrNeedsSMTPUTF8 means that the sender's or this recipient's address is
-	// not ASCII and the peer does not offer SMTPUTF8 (RFC 6531).
-	ErrNeedsSMTPUTF8 = errors.New("address needs SMTPUTF8, which the server does not offer")
+	// ErrNeedsSMTPUTF8 means that the peer does not offer SMTPUTF8 (RFC 6531), and
+	// the local part of the sender's or this recipient's address is not ASCII, or
+	// the client declared the message SMTPUTF8 and it has octets above 127.
+	ErrNeedsSMTPUTF8 = errors.New("message needs SMTPUTF8, which the server does not offer")
 	// ErrBadAddress means that the sender's or this recipient's address cannot
 	// stand in a command: control characters, unquoted blanks or angle
 	// brackets, an open quote, octets that are not UTF-8, or nothing at all.
@@ -33,6 +34,12 @@ var (
 	ErrOutOfTurn = errors.New("server spoke out of turn")
 	// ErrNoTLS means that TLS is required and the peer does not offer STARTTLS.
 	ErrNoTLS = errors.New("server does not offer STARTTLS")
+	// ErrNoAuth means that there are credentials and the peer offers neither AUTH
+	// PLAIN nor LOGIN.
+	ErrNoAuth = errors.New("server offers neither AUTH PLAIN nor AUTH LOGIN")
+	// ErrAuthInClear means that there are credentials, the connection is not
+	// encrypted and the peer is not on loopback.
+	ErrAuthInClear = errors.New("credentials are not sent over a connection without TLS")
 	// ErrBadHello means that Options.Hello cannot stand in a command.
 	ErrBadHello = errors.New("unusable EHLO name")
 )
@@ -40,18 +47,20 @@ var (
 // Stage says what a reply answered, or where a connection failed.
 type Stage uint8
 
-// The stages of a dialogue.
+// The stages, in the order of a dialogue: before StageContent, nothing of a message
+// has been written (but for BDAT, where Fate says what may have happened).
 const (
 	StageConnect Stage = iota
 	StageGreeting
 	StageHello
-	StageStartTLS
+	StageStartTLS // the command, the handshake (of implicit TLS too), and Options.VerifyPeer
+	StageAuth
+	StageReset
 	StageMail
 	StageRcpt
 	StageData    // the DATA command
 	StageContent // while the content was being written
-	StageDot     // the final dot
-	StageReset
+	StageDot     // the final dot, or BDAT LAST
 	StageQuit
 	StageIdle // between transactions
 )
@@ -67,6 +76,10 @@ func (s Stage) String() string {
 		return "EHLO"
 	case StageStartTLS:
 		return "STARTTLS"
+	case StageAuth:
+		return "AUTH"
+	case StageReset:
+		return "RSET"
 	case StageMail:
 		return "MAIL"
 	case StageRcpt:
@@ -77,8 +90,6 @@ func (s Stage) String() string {
 		return "content"
 	case StageDot:
 		return "final dot"
-	case StageReset:
-		return "RSET"
 	case StageQuit:
 		return "QUIT"
 	case StageIdle:

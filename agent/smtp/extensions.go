@@ -14,7 +14,12 @@ type Extensions struct {
 	SMTPUTF8      bool  // RFC 6531
 	DSN           bool  // RFC 3461
 	StartTLS      bool  // RFC 3207
+	AuthPlain     bool  // RFC 4954: AUTH PLAIN
+	AuthLogin     bool  // AUTH LOGIN, never a standard, often the only one
 	EnhancedCodes bool  // RFC 2034
+	Chunking      bool  // RFC 3030
+	MailMax       int   // RFC 9422: transactions of a connection at most; 0: the peer named no limit
+	RcptMax       int   // RFC 9422: recipients of a transaction at most; 0: the peer named no limit
 }
 
 // add takes one line of an EHLO reply in, "SIZE 1000000". Keywords are case
@@ -43,7 +48,38 @@ func (e *Extensions) add(line []byte) {
 		e.DSN = true
 	case "STARTTLS":
 		e.StartTLS = true
+	case "CHUNKING":
+		e.Chunking = true
+	case "LIMITS":
+		for _, l := range f[1:] {
+			e.limit(l)
+		}
+	case "AUTH":
+		for _, m := range f[1:] {
+			switch string(bytes.ToUpper(m)) {
+			case "PLAIN":
+				e.AuthPlain = true
+			case "LOGIN":
+				e.AuthLogin = true
+			}
+		}
 	case "ENHANCEDSTATUSCODES":
 		e.EnhancedCodes = true
+	}
+}
+
+// limit takes one limit in, "RCPTMAX=50". A limit that is no number of one to six
+// digits counts as not named (RFC 9422 4).
+func (e *Extensions) limit(l []byte) {
+	name, value, _ := bytes.Cut(l, []byte("="))
+	n, err := strconv.ParseUint(string(value), 10, 32)
+	if err != nil || n == 0 || len(value) > 6 {
+		return
+	}
+	switch string(bytes.ToUpper(name)) {
+	case "MAILMAX":
+		e.MailMax = int(n)
+	case "RCPTMAX":
+		e.RcptMax = int(n)
 	}
 }

@@ -20,6 +20,7 @@ const (
 // until the next one: only those that somebody keeps become strings.
 type replyReader struct {
 	src  io.Reader
+	seen func(line []byte) // sees every line, if not nil
 	buf  []byte
 	r, w int // buf[r:w] is read and not yet taken
 
@@ -48,6 +49,9 @@ func (p *replyReader) next(each func(text []byte)) error {
 			return err
 		}
 		used += n
+		if p.seen != nil {
+			p.seen(line)
+		}
 		if !isReplyLine(line) {
 			return ErrMalformedReply
 		}

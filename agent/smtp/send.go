@@ -42,6 +42,7 @@ type envelope struct {
 //     those it answered. On a connection that had been idle a 421 to MAIL says
 //     more about the connection than about the message.
 //   - InDoubt: the connection failed after the final dot, or the context ended.
+//     With BDAT that is from its write on, even before the reply to MAIL.
 //   - NotOffered: the connection failed earlier, or RcptResult.Err is set.
 //
 // If reading tx.Content fails, the connection is cut before the final dot; the
@@ -67,8 +68,12 @@ func (c *Conn) send(ctx context.Context, tx *Tx, out []RcptResult) error {
 	c.wire.bind(ctx)
 	c.transactions++
 	stale := c.stale
-	c.stale = true // until the final dot had its 2xx
-	if stage, err := c.envelope(tx, out, &env, stale); err != nil {
+	c.stale = true // until the message had its 2xx
+	c.plan(out, stale)
+	if c.chunks(tx) {
+		return c.chunk(tx, out, &env)
+	}
+	if stage, err := c.envelope(tx, out, &env); err != nil {
 		settle(out, NotOffered, stage, Reply{})
 		return err
 	}
@@ -93,6 +98,9 @@ func (c *Conn) fit(tx *Tx, out []RcptResult) int {
 	switch {
 	case c.ext.MaxSize > 0 && tx.Size > c.ext.MaxSize:
 		err = ErrTooBig
+	case tx.EightBit && !c.ext.SMTPUTF8 && declaresUTF8(tx):
+		// Its header may be UTF-8. Whether it is, the host MTA knows.
+		err = ErrNeedsSMTPUTF8
 	case tx.Sender != "":
 		err = c.usable(tx.Sender)
 	}
@@ -113,10 +121,8 @@ func (c *Conn) fit(tx *Tx, out []RcptResult) int {
 	return n
 }
 
-// envelope has the commands from RSET to DATA, as many in a write as the peer
-// allows. It stops early where no recipient is left. On an error it gives the
-// stage.
-func (c *Conn) envelope(tx *Tx, out []RcptResult, env *envelope, reset bool) (Stage, error) {
+// plan lists the commands of a transaction up to the last RCPT.
+func (c *Conn) plan(out []RcptResult, reset bool) {
 	steps := c.steps[:0]
 	if reset {
 		steps = append(steps, step{stage: StageReset})
@@ -127,42 +133,60 @@ func (c *Conn) envelope(tx *Tx, out []RcptResult, env *envelope, reset bool) (St
 			steps = append(steps, step{StageRcpt, i})
 		}
 	}
-	steps = append(steps, step{stage: StageData})
 	c.steps = steps
+}
 
+// envelope has the commands planned and DATA, as many in a write as the peer
+// allows. It stops early where no recipient is left. On an error it gives the
+// stage.
+func (c *Conn) envelope(tx *Tx, out []RcptResult, env *envelope) (Stage, error) {
+	c.steps = append(c.steps, step{stage: StageData})
+	steps := c.steps
 	for len(steps) > 0 && env.alive > 0 {
 		group := steps[:1]
 		if c.ext.Pipelining {
 			group = steps[:min(len(steps), maxGroup)]
 		}
 		steps = steps[len(group):]
-
-		b := c.command[:0]
-		for _, s := range group {
-			switch s.stage {
-			case StageReset:
-				b = append(b, "RSET\r\n"...)
-			case StageMail:
-				b = c.appendMail(b, tx)
-			case StageRcpt:
-				b = c.appendRcpt(b, &tx.Recipients[s.rcpt])
-			case StageData:
-				b = append(b, "DATA\r\n"...)
-			}
-		}
-		c.command = b
-		if _, err := c.wire.write(b, c.timeouts.Mail); err != nil {
+		c.command = c.appendSteps(c.command[:0], tx, group)
+		if err := c.say(c.command, c.timeouts.Mail); err != nil {
 			// A peer that said 421 and closed has said it: read that first.
 			c.lost = err
 		}
-		for _, s := range group {
-			if err := c.answer(s, out, env); err != nil {
-				return s.stage, err
-			}
+		if stage, err := c.answers(group, out, env); err != nil {
+			return stage, err
 		}
-		if c.lost != nil {
-			return group[0].stage, c.fail(group[0].stage, c.lost)
+	}
+	return 0, nil
+}
+
+// appendSteps appends the commands of steps.
+func (c *Conn) appendSteps(b []byte, tx *Tx, steps []step) []byte {
+	for _, s := range steps {
+		switch s.stage {
+		case StageReset:
+			b = append(b, "RSET\r\n"...)
+		case StageMail:
+			b = c.appendMail(b, tx)
+		case StageRcpt:
+			b = c.appendRcpt(b, &tx.Recipients[s.rcpt])
+		case StageData:
+			b = append(b, "DATA\r\n"...)
 		}
+	}
+	return b
+}
+
+// answers reads the replies to the steps of one write. On an error it gives the
+// stage.
+func (c *Conn) answers(steps []step, out []RcptResult, env *envelope) (Stage, error) {
+	for _, s := range steps {
+		if err := c.answer(s, out, env); err != nil {
+			return s.stage, err
+		}
+	}
+	if c.lost != nil {
+		return steps[0].stage, c.fail(steps[0].stage, c.lost)
 	}
 	return 0, nil
 }
@@ -232,7 +256,7 @@ func (c *Conn) pending(d time.Duration) error {
 // content sends the message after 354 and settles the recipients that are
 // left.
 func (c *Conn) content(tx *Tx, out []RcptResult) error {
-	stage, err := writeContent(tx.Prefix, tx.Content, c.writeBlock)
+	stage, err := c.writeContent(tx)
 	if err != nil && !isContentError(err) {
 		c.lost = err
 		err = c.pending(pendingWait)
@@ -255,7 +279,27 @@ func (c *Conn) content(tx *Tx, out []RcptResult) error {
 		settle(out, fate, stage, Reply{})
 		return c.fail(stage, err)
 	}
+	return c.verdict(out)
+}
 
+// writeContent writes prefix and content up to the final dot.
+func (c *Conn) writeContent(tx *Tx) (Stage, error) {
+	if c.trace == nil {
+		return writeContent(tx.Prefix, tx.Content, c.writeBlock)
+	}
+	octets := 0
+	stage, err := writeContent(tx.Prefix, tx.Content, func(p []byte) (int, error) {
+		n, err := c.writeBlock(p)
+		octets += n
+		return n, err
+	})
+	c.traceContent(octets, err)
+	return stage, err
+}
+
+// verdict settles the recipients that are left by the reply to the whole
+// message, which was just read.
+func (c *Conn) verdict(out []RcptResult) error {
 	switch reply := c.replies.reply(); {
 	case reply.Code/100 == 2:
 		settle(out, Accepted, StageDot, reply)
@@ -281,7 +325,7 @@ func (c *Conn) content(tx *Tx, out []RcptResult) error {
 // loneDot ends a DATA that was let through although every recipient was
 // refused (RFC 2920 3.1). Whatever the answer, no message went anywhere.
 func (c *Conn) loneDot() error {
-	if _, err := c.wire.write([]byte(finalDot), c.timeouts.DataBlock); err != nil {
+	if err := c.say([]byte(finalDot), c.timeouts.DataBlock); err != nil {
 		return c.fail(StageDot, err)
 	}
 	if err := c.reply(c.timeouts.DataEnd, nil); err != nil {

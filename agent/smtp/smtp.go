@@ -28,8 +28,8 @@
 //     time, and a cancelled context ends a call at once. That is a hard stop,
 //     also between the final dot and its reply: those recipients are InDoubt. A
 //     caller that wants to wait for that reply cancels later.
-//   - No recipient is reported Accepted without a 2xx to the final dot, and none
-//     is reported as certainly undelivered once the dot may have been seen.
+//   - No recipient is reported Accepted without a 2xx to the final dot (or to BDAT),
+//     and none is reported as certainly undelivered once that may have been seen.
 //   - Addresses and arguments cannot carry another command: those with control
 //     characters or unquoted blanks or angle brackets are never written.
 //
@@ -37,7 +37,9 @@
 //
 // With PIPELINING (RFC 2920) RSET where one is needed, MAIL, the RCPTs and DATA
 // go in one write, and Prefix, content and final dot in one more as long as they
-// fit a block of 64 KiB: two flights for a message. The next MAIL follows a good
+// fit a block of 64 KiB: two flights for a message. With CHUNKING (RFC 3030) too,
+// a message of known size that fits a block with its envelope is one flight:
+// MAIL, the RCPTs, BDAT and the content in one write. The next MAIL follows a good
 // final reply directly; RSET comes only after a transaction that failed.
 // Without PIPELINING each command waits for its reply.
 //
@@ -46,6 +48,18 @@
 // the caller keeps such content away. Content that does not end in CRLF gets
 // one. Eight-bit content for a peer without 8BITMIME goes unchanged and without
 // BODY=, since a conversion would break signatures.
+//
+// SMTPUTF8 (RFC 6531) is declared only for a message that needs it: one that its
+// client declared, or with a local part or argument beyond ASCII. A domain beyond
+// ASCII goes in A-labels and needs nothing. What needs SMTPUTF8 is not offered to
+// a peer without it (ErrNeedsSMTPUTF8).
+//
+// Of the limits a peer names, SIZE is heeded here, before anything is written.
+// Those of RFC 9422 are in Extensions: the caller decides what goes together.
+//
+// There is no envelope behind the final dot of the message before: it would bring
+// DATA to one flight as well, as BDAT does, but at the price of a second message
+// on its way whose fate hangs on the reply to the first.
 package smtp
 
 import (
@@ -70,19 +84,39 @@ const (
 
 // Options are what a caller chooses for a connection.
 type Options struct {
-	Hello      string     // EHLO name
-	Local      netip.Addr // source address of the default dialer; the zero Addr leaves the choice to the kernel
-	TLS        Level
-	ServerName string      // MX host name, for SNI and Verify
-	TLSConfig  *tls.Config // base configuration (roots, session cache); nil: defaults
-	Timeouts   Timeouts    // zero fields: RFC 5321 4.5.3.2, with a shorter connect
+	Hello    string     // EHLO name
+	Local    netip.Addr // source address of the default dialer; the zero Addr leaves the choice to the kernel
+	Timeouts Timeouts   // zero fields: RFC 5321 4.5.3.2, with a shorter connect
+
+	TLS         Level
+	ImplicitTLS bool        // TLS from the first octet (RFC 8314 3.3), as port 465 speaks it; Level then only says what the certificate must be
+	ServerName  string      // MX host name, for SNI and Verify; an address is checked against the certificate's addresses
+	TLSConfig   *tls.Config // base configuration: roots, client certificates, MinVersion, session cache; nil: defaults
+
+	// VerifyPeer, if not nil, judges the peer after each handshake, a resumed one
+	// too, at every Level and before any mail. Its error ends the connection with
+	// an *Error of StageStartTLS that wraps it. It is not called on a plain
+	// connection: a policy that needs it sets Required or Verify.
+	VerifyPeer func(tls.ConnectionState) error
+
+	// Auth, if not nil, are the credentials for a relay that asks for them. They
+	// are never said in the clear, except to loopback.
+	Auth *Auth
+
+	// Trace, if not nil, sees the dialogue line by line, as it happens. It is
+	// called by the goroutine that uses the connection, which waits for it.
+	Trace func(TraceEvent)
 
 	// Dial opens the TCP connection; nil: a net.Dialer bound to Local.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Timeouts bound each wait of the dialogue. STARTTLS and its handshake have
-// Hello each, RSET has Mail.
+// Auth are SASL credentials (RFC 4954), for PLAIN (RFC 4616) or, where that is not
+// offered, LOGIN.
+type Auth struct{ User, Password string }
+
+// Timeouts bound each wait of the dialogue. STARTTLS, its handshake and each
+// reply to AUTH have Hello, RSET has Mail.
 type Timeouts struct {
 	Connect   time.Duration // TCP connect; default 30 s
 	Greeting  time.Duration // the server's first reply; default 5 min
@@ -126,7 +160,7 @@ type Tx struct {
 	Sender     string   // without angle brackets; "" is the null sender
 	Args       []string // the client's MAIL arguments; of them RET and ENVID are passed on if the peer offers DSN, the others are made anew or left out
 	Recipients []Rcpt
-	Size       int64     // octets of Prefix and Content together; 0: unknown, SIZE is not declared
+	Size       int64     // octets of Prefix and Content together; 0: unknown, then SIZE is not declared and BDAT not used
 	EightBit   bool      // content has octets above 127
 	Prefix     []byte    // our Received field, CRLF at its end
 	Content    io.Reader // CRLF lines; an error other than io.EOF cuts the connection before the final dot
@@ -146,7 +180,7 @@ const (
 	NotOffered Fate = iota // the transaction ended before the final dot for want of a connection, or RcptResult.Err kept it from being tried; nothing can have been delivered
 	Accepted               // 2xx to the final dot
 	Refused                // the server refused it; Reply says why
-	InDoubt                // the final dot may have been seen, its reply never came
+	InDoubt                // the final dot, or the last octet after BDAT, may have been seen; its reply never came
 )
 
 // String gives the fate in lower case, for logs and tests.

@@ -23,6 +23,7 @@ func scenarios() []scenario {
 		{"throughput", throughput},
 		{"blast", blast},
 		{"milter", milterOverhead},
+		{"session", sessions},
 		{"appends", appends},
 		{"backlog", backlog},
 		{"isolation", isolation},

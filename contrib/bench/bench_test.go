@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if job, ok := asSessionClient(os.Args); ok {
+		if err := job.run(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	lab.Main(m, lab.WithPrograms)
 }
 
@@ -46,7 +53,7 @@ func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"Postfix alone", "with Millrace", "agent, draining", "smtp-source", "with Millrace, beside the blast",
-		"no milter", "null milter, accepted", "Millrace, accepted", "null milter, diverted", "Millrace, diverted", "Go", "kernel"} {
+		"no milter", "null milter, accepted", "Millrace, accepted", "null milter, diverted", "Millrace, diverted", "agent/smtp, BDAT, TLS", "go-smtp, TLS", "Go", "kernel"} {
 		if !strings.Contains(out.String(), "  "+want+" ") {
 			t.Errorf("terminal: no row %q", want)
 		}

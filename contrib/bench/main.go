@@ -9,8 +9,9 @@
 // nothing of the machine's own Postfix is touched; it needs Debian's postfix
 // package, which has smtp-source too. Receivers and injector are goroutines of
 // this program. Their CPU time is never part of a figure, since CPU time is
-// that of the processes of Postfix, the milter and the agent alone; but they
-// share the machine with what is measured, in all variants alike.
+// that of the processes of Postfix, the milter and the agent alone (of a client
+// alone, in the scenario session); but they share the machine with what is
+// measured, in all variants alike.
 //
 // A scenario is one file: a [scenario] with a function that runs its variants
 // in alternating rounds (see alternate), and gives a [section] of the report.
@@ -38,6 +39,13 @@ func main() {
 	if verdict, socket, ok := asNullMilter(os.Args); ok {
 		if err := serveNullMilter(verdict, socket); err != nil {
 			fmt.Fprintln(os.Stderr, "null milter:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if job, ok := asSessionClient(os.Args); ok {
+		if err := job.run(); err != nil {
+			fmt.Fprintln(os.Stderr, "session client:", err)
 			os.Exit(1)
 		}
 		return
@@ -84,8 +92,8 @@ func parse(args []string) (*settings, error) {
 	f.BoolVar(&s.quick, "quick", false, "one small round of everything, to see that it works")
 	names := f.String("scenario", "", "comma-separated `names` of the scenarios to run: "+strings.Join(scenarioNames(), ", ")+" (default all)")
 	f.StringVar(&s.report, "report", "", "write a Markdown report to this `file`")
-	sizes := f.String("size", "8", "throughput: comma-separated message sizes in `KB`; the milter scenario takes the first")
-	f.IntVar(&s.messages, "messages", 4000, "throughput, milter: `messages` of a round, warm-up not counted")
+	sizes := f.String("size", "8", "throughput: comma-separated message sizes in `KB`; the milter and session scenarios take the first")
+	f.IntVar(&s.messages, "messages", 4000, "throughput, milter, session: `messages` of a round, warm-up not counted")
 	f.IntVar(&s.backlog, "backlog", 20000, "throughput: `messages` in the spool that the agent drains, and of smtp-source; fewer of them above 8 KB")
 	f.IntVar(&s.sessions, "sessions", 20, "throughput: SMTP `sessions` of the injector, the agent and smtp-source")
 	f.IntVar(&s.bulk, "bulk", 10000, "blast: bulk `messages`")

@@ -34,10 +34,10 @@ func TestEveryByteArrives(t *testing.T) {
 	}
 	r := enter(t, setup{providers: []sink.Provider{
 		{Name: "one", Domains: domains[:4], Hosts: 2, Behaviour: sink.Behaviour{OneDomain: true}},
-		// A receiver that knows none of the extensions, and one that knows TLS.
+		// A receiver that knows none of the extensions, and some that know TLS or CHUNKING.
 		{Name: "two", Domains: domains[4:8], Behaviour: sink.Behaviour{Hide: []string{"PIPELINING", "8BITMIME", "SIZE", "DSN", "ENHANCEDSTATUSCODES"}}},
-		{Name: "three", Domains: domains[8:12], Hosts: 3, Behaviour: sink.Behaviour{StartTLS: true, MaxMessages: 10}},
-		{Name: "others", Domains: domains[12:], Hosts: 2, Behaviour: sink.Behaviour{TempShare: 0.05, TempTimes: 1}},
+		{Name: "three", Domains: domains[8:12], Hosts: 3, Behaviour: sink.Behaviour{StartTLS: true, Chunking: true, MaxMessages: 10}},
+		{Name: "others", Domains: domains[12:], Hosts: 2, Behaviour: sink.Behaviour{Chunking: true, TempShare: 0.05, TempTimes: 1}},
 	}, millrace: lab.MillraceOptions{Set: map[string]string{"general.retry": `["1s"]`}}})
 
 	g := &inject.Generator{

@@ -54,13 +54,14 @@ type Behaviour struct {
 	Greylist  time.Duration `toml:"greylist,omitempty" help:"451 for a new pair of sender and recipient until it is this old"`
 
 	HangConnect  float64 `toml:"hang_connect,omitempty" help:"share of connections that are never spoken to"`
-	HangData     float64 `toml:"hang_data,omitempty" help:"share of DATA commands never answered"`
+	HangData     float64 `toml:"hang_data,omitempty" help:"share of DATA and BDAT commands never answered"`
 	HangDot      float64 `toml:"hang_dot,omitempty" help:"share of messages whose final dot is never answered, and which are not accepted"`
 	Drop         float64 `toml:"drop,omitempty" help:"share of messages where the connection closes in place of the final reply"`
 	DropAccepted float64 `toml:"drop_accepted,omitempty" help:"share of those that are accepted all the same"`
 
 	StartTLS   bool     `toml:"starttls,omitempty" help:"offer STARTTLS, with a certificate of the sink's own CA"`
 	RequireTLS bool     `toml:"require_tls,omitempty" help:"530 at MAIL without TLS"`
+	Chunking   bool     `toml:"chunking,omitempty" help:"offer CHUNKING (BDAT)"`
 	Hide       []string `toml:"hide,omitempty" help:"EHLO keywords not announced, of PIPELINING 8BITMIME SMTPUTF8 DSN SIZE ENHANCEDSTATUSCODES"`
 
 	DNS      DNSMode       `toml:"dns,omitempty" help:"answers for the domains: servfail, nxdomain, null-mx, no-mx, no-address, silent; default: MX and A"`

@@ -21,6 +21,8 @@ func (s *session) command(line []byte) error {
 		s.rcptTo(rest)
 	case is(verb, "DATA"):
 		return s.data()
+	case is(verb, "BDAT"):
+		return s.bdat(rest)
 	case is(verb, "EHLO"):
 		s.clear()
 		s.helo = string(rest)
@@ -67,12 +69,15 @@ func (s *session) hello(b *Behaviour) {
 	if b.StartTLS && !s.tls {
 		put("STARTTLS")
 	}
+	if b.Chunking {
+		put("CHUNKING")
+	}
 	s.out = append(s.out, "250 HELP\r\n"...)
 }
 
 // clear ends the transaction.
 func (s *session) clear() {
-	s.mail = false
+	s.mail, s.chunked = false, false
 	s.arena, s.rcpts = s.arena[:0], s.rcpts[:0]
 }
 
@@ -238,6 +243,10 @@ func (s *session) hash(kind byte, parts ...[]byte) uint64 {
 // data takes the message.
 func (s *session) data() error {
 	b := s.behaviour()
+	if s.chunked {
+		s.reply("503 5.5.1 DATA after BDAT")
+		return nil
+	}
 	if len(s.rcpts) == 0 {
 		if s.mail {
 			s.reply("554 5.5.1 No valid recipients")
@@ -250,9 +259,7 @@ func (s *session) data() error {
 		return s.hang()
 	}
 	s.reply("354 End data with <CR><LF>.<CR><LF>")
-	s.digest.Reset()
-	s.keep.Reset()
-	s.content.reset(b.MaxLine)
+	s.begin(b)
 	for {
 		n, done := s.content.feed(s.buf[s.r:s.w])
 		s.r += n
@@ -265,7 +272,60 @@ func (s *session) data() error {
 	}
 }
 
-// finish decides on a message after its final dot.
+// begin makes ready for content.
+func (s *session) begin(b *Behaviour) {
+	s.digest.Reset()
+	s.keep.Reset()
+	s.content.reset(b.MaxLine)
+}
+
+// bdat takes a chunk (RFC 3030). It follows its command whatever is said to that.
+func (s *session) bdat(rest []byte) error {
+	b := s.behaviour()
+	size, end, _ := bytes.Cut(rest, []byte(" "))
+	last := is(end, "LAST")
+	left, err := strconv.ParseUint(string(size), 10, 32)
+	if err != nil || len(end) > 0 && !last {
+		s.reply("501 5.5.4 Syntax: BDAT size [LAST]") // no telling where the chunk ends
+		s.ending = true
+		return nil
+	}
+	wanted := b.Chunking && len(s.rcpts) > 0
+	if wanted && !s.chunked {
+		if s.host.datas.hits(b.HangData) {
+			return s.hang()
+		}
+		s.begin(b)
+		s.chunked = true
+	}
+	for left > 0 {
+		if s.r == s.w {
+			if err := s.fill(); err != nil {
+				return err
+			}
+		}
+		n := int(min(left, uint64(s.w-s.r)))
+		if wanted {
+			s.content.chunk(s.buf[s.r : s.r+n])
+		}
+		s.r += n
+		left -= uint64(n)
+	}
+	switch {
+	case !b.Chunking:
+		s.reply("502 5.5.1 Not offered")
+	case !wanted:
+		s.reply("503 5.5.1 Need RCPT first")
+	case last:
+		s.content.last()
+		return s.finish()
+	default:
+		s.reply("250 2.0.0 Ok")
+	}
+	return nil
+}
+
+// finish decides on a message after its final dot or last chunk.
 func (s *session) finish() error {
 	b := s.behaviour()
 	defer s.clear()

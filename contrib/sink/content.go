@@ -15,6 +15,8 @@ type content struct {
 	inLine  bool // the next octet does not begin a line
 	line    int  // octets of the unfinished line so far
 
+	cr bool // the chunks so far end in CR
+
 	size int64
 	bare bool // a CR or LF by itself
 	long bool // a line longer than maxLine
@@ -98,3 +100,23 @@ func (c *content) pass(p []byte) {
 		c.to.Write(p)
 	}
 }
+
+// chunk takes octets of a BDAT, which has no dot stuffing, and judges their lines as
+// feed does.
+func (c *content) chunk(p []byte) {
+	for _, b := range p {
+		c.line++
+		if c.cr != (b == '\n') {
+			c.bare = true
+		}
+		c.cr = b == '\r'
+		if b == '\n' {
+			c.long = c.long || c.maxLine > 0 && c.line > c.maxLine
+			c.line = 0
+		}
+	}
+	c.pass(p)
+}
+
+// last ends what came by chunk.
+func (c *content) last() { c.bare = c.bare || c.cr }

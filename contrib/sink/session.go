@@ -43,6 +43,7 @@ type session struct {
 
 	// The transaction.
 	mail     bool
+	chunked  bool   // its content comes by BDAT
 	arena    []byte // addresses and parameters, one after the other
 	sender   span
 	mailArgs span

@@ -93,6 +93,43 @@ func TestCommandsOutOfOrder(t *testing.T) {
 	c.wants("500 5.5.2 Line too long", "")
 }
 
+func TestContentByChunks(t *testing.T) {
+	t.Parallel()
+	n := start(t, Behaviour{Chunking: true, MaxLine: 20})
+	c := dialOnly(t, n, "mx1")
+	c.wants("220")
+	if got := c.says("EHLO x", "250"); !strings.Contains(got, "250-CHUNKING\n") {
+		t.Errorf("offers %q", got)
+	}
+	chunk := func(data, last, reply string) {
+		t.Helper()
+		c.send(fmt.Sprintf("BDAT %d%s\r\n%s", len(data), last, data))
+		c.wants(reply)
+	}
+	begin := func() {
+		c.says("MAIL FROM:<a@x>", "250")
+		c.says("RCPT TO:<b@x>", "250")
+	}
+	chunk("NOOP\r\n", "", "503") // the chunk is no command even so
+	begin()
+	chunk(".\r\n.\r", "", "250") // not stuffed, no end
+	c.says("DATA", "503")
+	chunk("\n", " last", "250 2.0.0 Ok: queued")
+	for data, reply := range map[string]string{
+		"a\r\n": "250", "": "250", "a": "250", "a\n": "554 5.6.0 Bare", "\ra\r\n": "554 5.6.0 Bare", "a\r": "554 5.6.0 Bare",
+		strings.Repeat("x", 18) + "\r\n": "250", strings.Repeat("x", 19) + "\r\n": "554 5.6.0 Line",
+	} {
+		begin()
+		chunk(data, " LAST", reply)
+	}
+	c.says("BDAT x", "501")
+	c.wants("")
+
+	plain := dial(t, start(t, Behaviour{}), "mx1")
+	plain.send("BDAT 2\r\n\r\n")
+	plain.wants("502")
+}
+
 func TestForeignDomainIsRefused(t *testing.T) {
 	t.Parallel()
 	n := start(t, Behaviour{})
