@@ -43,7 +43,7 @@ func parallel(ctx context.Context, b *bench) ([]section, error) {
 		line.Points = append(line.Points, plot.Point{X: float64(n), Y: goodput.median()})
 		linear.Points = append(linear.Points, plot.Point{X: float64(n), Y: float64(n) * series(found[0]).median()})
 	}
-	s.plots = []figure{{"goodput-over-sessions", plot.Chart{
+	s.plots = []chartFile{{"goodput-over-sessions", plot.Chart{
 		Title: fmt.Sprintf("Goodput to a destination of 2 hosts at %v", parallelRTT),
 		X:     "sessions", Y: "messages/s", LogX: true, Lines: []plot.Line{line, linear},
 	}}}

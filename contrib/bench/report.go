@@ -30,19 +30,19 @@ type section struct {
 	title  string
 	about  string // paragraphs
 	tables []table
-	plots  []figure
+	plots  []chartFile
 	claims []claim
 }
 
-// figure is a chart in a file of its own beside the report.
-type figure struct {
+// chartFile is a chart in a file of its own beside the report.
+type chartFile struct {
 	name  string // of the file, without its ending
 	chart plot.Chart
 }
 
-func (f *figure) file() string { return f.name + ".svg" }
+func (f *chartFile) file() string { return f.name + ".svg" }
 
-func (f *figure) write(dir string) error {
+func (f *chartFile) write(dir string) error {
 	file, err := os.Create(filepath.Join(dir, f.file()))
 	if err != nil {
 		return err
