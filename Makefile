@@ -6,7 +6,7 @@ FUZZTIME ?= 10s
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound
 RACE_PACKAGES = gcc libc6-dev
 
 .PHONY: build test demo lint race long fuzz bench deps clean

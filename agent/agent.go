@@ -15,12 +15,12 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +43,6 @@ type Agent struct {
 	queue   *queue.Queue
 	hosts   hosts
 	asked   asked
-	tls     *tls.Config
 
 	now     atomic.Pointer[settings]
 	loaded  atomic.Bool  // the spool has been read
@@ -62,6 +61,7 @@ type Agent struct {
 type settings struct {
 	config   *config.Config
 	resolver *route.Resolver
+	tls      *tlsBase
 	relay    string // queue.RelayDomain of the hand-back relay
 	replies  []outcome.Rule
 }
@@ -69,7 +69,7 @@ type settings struct {
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
-	set, err := newSettings(c)
+	set, err := newSettings(c, log)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,6 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
 	a := &Agent{log: log, version: version, key: key, store: store, writer: writer}
-	a.tls = &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(4096)}
 	a.now.Store(set)
 	a.asked.init()
 	a.stop, a.cut = context.WithCancel(context.Background())
@@ -103,14 +102,31 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	return a, nil
 }
 
-func newSettings(c *config.Config) (*settings, error) {
-	r, err := route.New(route.Options{
+func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
+	base, err := newTLSBase(&c.Agent)
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range append([]config.Queue{c.General}, c.Queues...) {
+		if q.RelayAuthFile != "" && q.RelayAuth == nil {
+			return nil, fmt.Errorf("queue %s: relay_auth_file %s may not be read by this user", q.Name, q.RelayAuthFile)
+		}
+	}
+	o := route.Options{
 		Resolvers: c.Agent.Resolvers,
 		Protocols: c.Agent.Protocols,
 		Allow:     c.Agent.AllowDestinations,
-		SelfNames: []string{c.Hostname},
+		SelfNames: append([]string{c.Hostname}, c.Agent.SourceHostnames...),
 		SelfAddrs: ownAddresses(),
-	})
+		DANE:      trusts[c.Agent.DANE],
+		Port:      c.Agent.Port,
+		Roots:     base.roots,
+		Log:       log,
+	}
+	if c.Agent.StateDirectory != "" {
+		o.STSDirectory = filepath.Join(c.Agent.StateDirectory, "mta-sts")
+	}
+	r, err := route.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("resolver: %w", err)
 	}
@@ -118,7 +134,13 @@ func newSettings(c *config.Config) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &settings{config: c, resolver: r, relay: queue.RelayDomain(c.Handback.Relay), replies: replies}, nil
+	return &settings{config: c, resolver: r, tls: base, relay: queue.RelayDomain(c.Handback.Relay), replies: replies}, nil
+}
+
+var trusts = map[config.DANE]route.Trust{
+	config.DANEAuto:  route.TrustLoopback,
+	config.DANETrue:  route.TrustAlways,
+	config.DANEFalse: route.TrustNever,
 }
 
 // ownAddresses are this host's addresses. Without them a loop is still seen by
@@ -144,7 +166,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	next := *c
 	next.Spool.Directory, next.Agent.Control, next.Handback = old.Spool.Directory, old.Agent.Control, old.Handback
-	set, err := newSettings(&next)
+	set, err := newSettings(&next, a.log)
 	if err != nil {
 		return err
 	}

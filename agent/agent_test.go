@@ -248,6 +248,24 @@ func testArrival(t *testing.T, b sink.Behaviour) {
 	}
 }
 
+func TestClientCanBeHidden(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.Agent.HideClient = true }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test", Helo: "client.test", ClientName: "host.test", ClientAddr: "192.0.2.7", ByHost: "mail.lab.test", Protocol: "ESMTPSA"},
+		letter, "a@far.test")
+	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
+	got := s.at("far")[0].content
+	if !strings.HasPrefix(got, "Received: by mail.lab.test (Millrace) with ESMTPSA\r\n") {
+		t.Errorf("content %q", got)
+	}
+	for _, secret := range []string{"client.test", "host.test", "192.0.2.7"} {
+		if strings.Contains(got, secret) {
+			t.Errorf("%s in %q", secret, got)
+		}
+	}
+}
+
 func TestRefusedRecipientBouncesToItsSender(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{PermShare: 1}})

@@ -1,24 +1,29 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/smtp"
 )
 
-// peer is the host at the other end, for log lines and reports.
+// peer is the host at the other end, for log lines and reports, and what the
+// domain's policies need there.
 type peer struct {
 	name string
 	addr netip.AddrPort
+	need route.Need
 }
 
 // String writes it as Postfix does: "mx1.example.com[192.0.2.1]".
@@ -32,90 +37,137 @@ func (p peer) relay() string { return fmt.Sprintf("%s:%d", p, p.addr.Port()) }
 const maxAddresses = 5
 
 // connect opens a connection for a session. It tries the hosts in MX order,
-// those that lately gave no answer last. sig is the evidence on the way.
+// those that lately gave no answer only if there is no other (hosts.go). sig is
+// the evidence on the way.
 func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
-	peers, err := a.peers(ctx, way)
+	set := a.now.Load()
+	peers, err := set.peers(ctx, way)
 	if err != nil {
-		return nil, peer{}, []elastic.Signal{{Kind: elastic.Failed, Began: time.Now()}}, err
+		a.log.Info("connect", "site", way.Site, "status", "failed", "reason", err)
+		return nil, peer{}, nil, err // the site has shown nothing
 	}
-	cfg := a.now.Load().config
-	opt := smtp.Options{
-		Hello:     cfg.Hostname,
-		Local:     way.Source,
-		TLSConfig: a.tls,
-	}
-	for _, p = range peers {
-		began := time.Now()
-		opt.ServerName = p.name
-		opt.TLS = levels[way.Queue.TLS]
-		c, err = smtp.Dial(ctx, p.addr, opt)
-		if opt.TLS == smtp.Opportunistic && handshakeFailed(err) {
-			// RFC 3207 section 4.1: what would do without TLS goes on without it.
-			a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
-			opt.TLS = smtp.None
-			c, err = smtp.Dial(ctx, p.addr, opt)
+	tries := 0
+	for _, alone := range []bool{false, true} {
+		for _, p = range peers {
+			began := time.Now()
+			if !a.hosts.enter(p.addr.Addr(), began, alone) {
+				continue
+			}
+			if c, err = a.dial(ctx, set, way, p); err == nil {
+				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.addr.Addr().String(), Began: began}), nil
+			}
+			if ctx.Err() != nil {
+				return nil, p, sig, err
+			}
+			attempt := failure(err, p)
+			d := set.retries(way.Queue).Decide(time.Now(), attempt)
+			a.heed(way.Site, "", d)
+			if attempt.Code == 0 && attempt.Stage != outcome.TLS {
+				a.hosts.failed(p.addr.Addr(), began, time.Now())
+			} else {
+				a.hosts.answered(p.addr.Addr())
+			}
+			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began, Text: attempt.Text})
+			a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
+			err = errors.New(d.Reason)
+			// One too many here is one too many at the next host, mostly; and
+			// of hosts that are off one is enough.
+			if tries++; tries == maxAddresses || alone || d.Signal == elastic.Refused {
+				return nil, p, sig, err
+			}
 		}
-		if err == nil {
-			a.hosts.answered(p.addr.Addr())
-			return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.addr.Addr().String(), Began: began}), nil
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		attempt := failure(err, p)
-		d := a.policy(way.Queue).Decide(time.Now(), attempt)
-		a.heed(way.Site, "", d)
-		if attempt.Code == 0 {
-			a.hosts.failed(p.addr.Addr(), time.Now())
-		}
-		sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began, Text: attempt.Text})
-		a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
-		err = errors.New(d.Reason)
-		if d.Signal == elastic.Refused {
-			break // one too many here is one too many at the next host, mostly
+		if tries > 0 {
+			return nil, p, sig, err
 		}
 	}
-	return nil, p, sig, err
+	err = fmt.Errorf("all hosts of %s lately gave no answer, and are being tried by another connection", way.Site)
+	return nil, p, nil, err
 }
 
+// dial opens a connection to one host.
+func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) (*smtp.Conn, error) {
+	opt := set.options(way, p, func(what string) { a.reportTesting(way, p, what) })
+	addr := p.addr.Addr()
+	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(addr, time.Now()) {
+		opt.TLS = smtp.None
+	}
+	c, err := smtp.Dial(ctx, p.addr, opt)
+	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && handshakeFailed(err) {
+		// RFC 3207 section 4.1: what would do without TLS goes on without it.
+		a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
+		a.hosts.tlsFailed(addr, time.Now())
+		opt.TLS = smtp.None
+		c, err = smtp.Dial(ctx, p.addr, opt)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.hosts.answered(addr)
+	if p.need.Asks == route.Report {
+		if p.need.Err != nil {
+			a.reportTesting(way, p, p.need.Err.Error())
+		}
+		if _, ok := c.TLS(); !ok {
+			a.reportTesting(way, p, "there was no TLS")
+		}
+	}
+	return c, nil
+}
+
+// handshakeFailed says whether TLS did not come about although the host offered it.
 func handshakeFailed(err error) bool {
 	e, ok := errors.AsType[*smtp.Error](err)
 	return ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0
 }
 
-var levels = map[config.TLS]smtp.Level{
-	config.TLSNone:          smtp.None,
-	config.TLSOpportunistic: smtp.Opportunistic,
-	config.TLSRequired:      smtp.Required,
-	config.TLSVerify:        smtp.Verify,
+// options are how a connection to a host is opened. report is told what
+// MTA-STS in testing mode finds.
+func (s *settings) options(way queue.Way, p peer, report func(string)) smtp.Options {
+	o := smtp.Options{Hello: s.hello(way.Source), Local: way.Source, ImplicitTLS: way.Queue.RelayWrappermode}
+	if auth := way.Queue.RelayAuth; auth != nil {
+		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password}
+	}
+	s.tls.secure(&o, way.Queue, p, report)
+	return o
 }
 
-// peers lists the addresses to try, in order.
-func (a *Agent) peers(ctx context.Context, way queue.Way) ([]peer, error) {
+// hello is the EHLO name that goes with a source address.
+func (s *settings) hello(source netip.Addr) string {
+	agent := &s.config.Agent
+	if i := slices.Index(agent.SourceAddresses, source); i >= 0 && i < len(agent.SourceHostnames) {
+		return agent.SourceHostnames[i]
+	}
+	return s.config.Hostname
+}
+
+// peers lists the addresses to try, in order, without the hosts that the
+// domain's policies keep us from. When that leaves none, the error says why. A
+// queue that wants no TLS minds no policy.
+func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 	if way.Plan == nil {
 		return relayPeers(ctx, way.Relay)
 	}
-	port, now := a.now.Load().config.Agent.Port, time.Now()
-	var good, bad []peer
+	var list []peer
+	var kept error
 	for _, x := range way.Plan.Addresses(nil) {
-		p := peer{name: x.Host, addr: netip.AddrPortFrom(x.Addr, port)}
-		if way.Source.IsValid() && way.Source.Is4() != x.Addr.Is4() {
-			continue
+		if way.Queue.TLS == config.TLSNone {
+			x.Need = route.Need{}
 		}
-		if len(good) == maxAddresses {
-			break
-		}
-		if a.hosts.avoid(x.Addr, now) {
-			bad = append(bad, p)
-		} else {
-			good = append(good, p)
+		switch {
+		case x.Need.Asks == route.Avoid:
+			kept = cmp.Or(kept, x.Need.Err)
+		case way.Source.IsValid() && way.Source.Is4() != x.Addr.Is4():
+		default:
+			list = append(list, peer{name: x.Host, addr: netip.AddrPortFrom(x.Addr, s.config.Agent.Port), need: x.Need})
 		}
 	}
-	all := append(good, bad...)
-	if len(all) == 0 {
-		return nil, fmt.Errorf("no host of %s has an address that the source address %s can reach", way.Plan.Domain, way.Source)
+	switch {
+	case len(list) > 0:
+		return list, nil
+	case kept != nil:
+		return nil, kept
 	}
-	return all[:min(len(all), maxAddresses)], nil
+	return nil, fmt.Errorf("no host of %s has an address that the source address %s can reach", way.Plan.Domain, way.Source)
 }
 
 // relayPeers resolves a configured relay, "host:port".

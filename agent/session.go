@@ -75,7 +75,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 		return a.unreadable(job, way.Queue, e, err), sig, nil
 	}
 	defer content.Close()
-	w.prepare(e, content, job, a.now.Load().config.Hostname)
+	w.prepare(e, content, job, a.now.Load().config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	took := time.Since(began)
@@ -107,13 +107,18 @@ func (a *Agent) open(id spool.ID) (*spool.Envelope, *spool.Content, error) {
 }
 
 // prepare fills the transaction. The Received field is made anew each time; it
-// depends only on the envelope, so every try sends the same bytes.
-func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, hostname string) {
+// depends only on the envelope and the configuration, so every try sends the
+// same bytes.
+func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, c *config.Config) {
 	tx := &w.tx
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
 	tx.Prefix = nil
 	if e.Origin == spool.Diverted {
-		tx.Prefix = trace.Received(e, job.ID, hostname, w.agent.key)
+		shown := *e
+		if c.Agent.HideClient {
+			shown.Helo, shown.ClientName, shown.ClientAddr = "", "", ""
+		}
+		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, w.agent.key)
 	}
 	tx.Size = e.Size + int64(len(tx.Prefix))
 	tx.Recipients = tx.Recipients[:0]

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"net/netip"
 	"strings"
@@ -159,7 +160,8 @@ func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
 	}
 	return queue.Way{
 		Queue: q, Relay: q.Route.Relay,
-		Site: queue.RelayDomain(q.Route.Relay), Key: queue.RelayDomain(q.Route.Relay) + " " + q.Name,
+		Site: queue.RelayDomain(q.Route.Relay),
+		Key:  fmt.Sprintf("%s %s %s %v %v", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth),
 	}, nil
 }
 
@@ -174,10 +176,16 @@ func (s *settings) handback() queue.Way {
 	q.Route = config.Route{Kind: config.RouteHandback}
 	q.MaxSessions = min(q.MaxSessions, handbackSessions)
 	q.TLS = config.TLSNone // loopback, or the admin's own network
+	q.RelayWrappermode, q.RelayAuth = false, nil
 	return queue.Way{Queue: &q, Relay: s.config.Handback.Relay, Site: s.relay, Key: s.relay, Handback: true}
 }
 
-// direct is the way to the mail exchangers of a domain.
+// direct is the way to the mail exchangers of a domain. The key of a
+// destination, whose sessions its domains share, holds all that a session was
+// opened under: the hosts, the queue's policy with its TLS level, what the
+// domain's own policies need (route.Plan.Needs), the source. When a policy of the
+// domain changes, so does the key: the mail moves on, and the sessions opened
+// under the old one end when nobody needs them any more.
 func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.Way {
 	source := s.source(name)
 	suffix := ""
@@ -188,10 +196,14 @@ func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.
 	if len(q.MX) > 0 {
 		site = q.Name // a provider: its limits hold for all its hosts together
 	}
+	needs := ""
+	if q.TLS != config.TLSNone {
+		needs = plan.Needs()
+	}
 	return queue.Way{
 		Queue: q, Plan: plan, Source: source, Expires: plan.Expires,
 		Site: site + suffix,
-		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + suffix,
+		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + suffix,
 	}
 }
 

@@ -171,6 +171,19 @@ func (l *loader) checkAgent(a *Agent) {
 				fmt.Sprintf("add %q to protocols, or remove the address", protocol)))
 		}
 	}
+	if n := len(a.SourceHostnames); n > 0 && n != len(a.SourceAddresses) {
+		l.fail("agent.source_hostnames", remedy(fmt.Sprintf("source_hostnames: %d names for %d source_addresses", n, len(a.SourceAddresses)),
+			"give one name for each address, in the same order"))
+	}
+	for i, s := range a.SourceHostnames {
+		if !isHostname(s) {
+			l.failElement("agent.source_hostnames", i, remedy(fmt.Sprintf("source_hostnames: %q is not a host name", s), `write it like "out1.example.com"`))
+		}
+	}
+	if !filepath.IsAbs(a.StateDirectory) {
+		l.fail("agent.state_directory", remedy(fmt.Sprintf("state_directory: %q is not an absolute path", a.StateDirectory), "begin it with /"))
+	}
+	l.checkTLSFiles(a)
 	if a.HTTP.Listen != "" && !isHostPort(a.HTTP.Listen) {
 		l.fail("agent.http.listen", remedy(fmt.Sprintf("listen: %q is not \"address:port\"", a.HTTP.Listen), `write it like "127.0.0.1:8891", or "" to turn it off`))
 	}
@@ -183,6 +196,7 @@ func (l *loader) checkQueues() {
 		}
 	}
 	l.checkSchedule(&l.cfg.General, "general")
+	l.checkRelay(&l.cfg.General, "general")
 	l.cfg.domains = domainSet{}
 	host := map[string]bool{}
 	for _, domain := range l.cfg.Milter.HostDomains {
@@ -194,6 +208,7 @@ func (l *loader) checkQueues() {
 		q, path := &l.cfg.Queues[i], fmt.Sprintf("queue[%d]", i)
 		l.checkName(q, path, names)
 		l.checkSchedule(q, path)
+		l.checkRelay(q, path)
 		l.globs(path+".mx", q.MX, hostGlob)
 		if bad := l.bad[path+".domains"] || l.bad[path+".domain_files"] || l.bad[path+".mx"]; !bad &&
 			len(q.Domains)+len(q.DomainFiles)+len(q.MX) == 0 {

@@ -199,6 +199,9 @@ type Agent struct {
 	// SourceAddresses are the addresses connections come from; more than one
 	// makes a pool, and a retry keeps its source. Default: the system's choice.
 	SourceAddresses []netip.Addr `toml:"source_addresses"`
+	// SourceHostnames are the EHLO names of the source addresses, one for each in
+	// the same order. Default: hostname for all of them.
+	SourceHostnames []string `toml:"source_hostnames"`
 	// MaxSessions bounds the connections of all sites together. Default: 2000.
 	MaxSessions int `toml:"max_sessions"`
 	// AllowDestinations are networks that may be sent to although they are
@@ -207,8 +210,51 @@ type Agent struct {
 	// Replies is a file of [[reply]] tables in place of the built-in rules about
 	// what receivers say. Default: none.
 	Replies string `toml:"replies"`
-	HTTP    HTTP   `toml:"http"`
+	// StateDirectory holds what the agent learned and wants to keep over a
+	// restart: MTA-STS policies. An absolute path, made if need be.
+	// Default: "/var/lib/millrace".
+	StateDirectory string `toml:"state_directory"`
+	// DANE is true, false or "auto". DANE (RFC 7672) is only as good as the
+	// resolver's word that it validated an answer: "auto" takes it when every
+	// resolver is on this host; true takes it from any, over a network that must
+	// then be trusted. Default: "auto".
+	DANE DANE `toml:"dane"`
+	// TLSCAFile is a PEM file with the authorities that count for "verify",
+	// MTA-STS and its policies. Default: those of the system.
+	TLSCAFile string `toml:"tls_ca_file"`
+	// TLSCertFile and TLSKeyFile are PEM files with a client certificate, its
+	// chain and its key, for receivers that ask for one. Default: none.
+	TLSCertFile string `toml:"tls_cert_file"`
+	TLSKeyFile  string `toml:"tls_key_file"`
+	// TLSMinVersion is "1.2" or "1.3", the oldest version taken where TLS is
+	// required, by a queue or by MTA-STS or DANE. Where it is not, any version is
+	// better than none. Default: "1.2".
+	TLSMinVersion TLSVersion `toml:"tls_min_version"`
+	// HideClient leaves the client's name and address out of our Received field.
+	// Default: false.
+	HideClient bool `toml:"hide_client"`
+	HTTP       HTTP `toml:"http"`
 }
+
+// DANE says whether DANE is used: "auto", "true" or "false"; in a file the last
+// two are written without quotes.
+type DANE string
+
+// The values of DANE.
+const (
+	DANEAuto  DANE = "auto"
+	DANETrue  DANE = "true"
+	DANEFalse DANE = "false"
+)
+
+// TLSVersion is a version of TLS.
+type TLSVersion string
+
+// The versions that can be demanded.
+const (
+	TLS12 TLSVersion = "1.2"
+	TLS13 TLSVersion = "1.3"
+)
 
 // HTTP configures metrics, health and the status page.
 type HTTP struct {
@@ -223,7 +269,8 @@ type Handback struct {
 	Relay string `toml:"relay"`
 }
 
-// TLS is the least protection of a queue's connections; MTA-STS and DANE raise it.
+// TLS is the least protection of a queue's connections. MTA-STS and DANE raise
+// it, except "none", which is the admin's word against any TLS.
 type TLS string
 
 // The TLS levels, weakest first.
@@ -292,12 +339,28 @@ type Queue struct {
 	// Expire is after what age undelivered mail is returned. Default: "5d".
 	Expire time.Duration `toml:"expire"`
 	// TLS is "none", "opportunistic", "required" or "verify"; MTA-STS and DANE
-	// raise it. Default: "opportunistic".
+	// raise all but "none". Default: "opportunistic".
 	TLS TLS `toml:"tls"`
+	// RelayWrappermode, for route = "relay:host:port", begins TLS at once instead
+	// of by STARTTLS, as port 465 wants it (Postfix: smtp_tls_wrappermode).
+	// Default: false.
+	RelayWrappermode bool `toml:"relay_wrappermode"`
+	// RelayAuthFile, for route = "relay:host:port", is a file with one line
+	// "user:password" for AUTH, readable by its owner and group only. The
+	// password begins after the first colon. Default: "", no AUTH.
+	RelayAuthFile string `toml:"relay_auth_file"`
+
+	RelayAuth *Auth `toml:"-"` // what RelayAuthFile holds; nil where this program may not read it
 
 	File string `toml:"-"` // where the queue stands, for messages
 	Line int    `toml:"-"`
 }
+
+// Auth is a user's name and password.
+type Auth struct{ User, Password string }
+
+// String keeps the password out of whatever prints a configuration.
+func (a *Auth) String() string { return a.User + ":***" }
 
 // Size is a number of bytes; written "1GiB", "64MiB", "500MB", "10k" or plain.
 type Size int64
@@ -331,7 +394,12 @@ func defaults() *Config {
 			Port:        25,
 			Protocols:   []string{"ipv4", "ipv6"},
 			MaxSessions: 2000,
-			HTTP:        HTTP{Listen: "127.0.0.1:8891"},
+
+			StateDirectory: "/var/lib/millrace",
+			DANE:           DANEAuto,
+			TLSMinVersion:  TLS12,
+
+			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
 		General: Queue{

@@ -248,6 +248,17 @@ func assign(value, p any, key string) []fault {
 		return oneOf(value, p, key, ActionDivert, ActionLeave)
 	case *ReplyAction:
 		return oneOf(value, p, key, ReplySlow, ReplySuspend, ReplySessions, ReplyLearn, ReplyRecipient, ReplyRetry, ReplyBounce, ReplyPause, ReplyHold)
+	case *DANE:
+		if b, ok := value.(bool); ok {
+			*p = DANE(strconv.FormatBool(b))
+			return nil
+		}
+		if value != string(DANEAuto) {
+			return whole(remedy(fmt.Sprintf("%v is unknown", quoted(value)), `write true, false or "auto"`))
+		}
+		*p = DANEAuto
+	case *TLSVersion:
+		return oneOf(value, p, key, TLS12, TLS13)
 	case *TLS:
 		return oneOf(value, p, key, TLSNone, TLSOpportunistic, TLSRequired, TLSVerify)
 	case *[]string:
@@ -264,6 +275,14 @@ func assign(value, p any, key string) []fault {
 		panic(fmt.Sprintf("config: no way to set a %T", p)) // a field of a new type: a mistake of ours
 	}
 	return nil
+}
+
+// quoted writes a value as it may stand in a message.
+func quoted(value any) string {
+	if s, ok := value.(string); ok {
+		return strconv.Quote(s)
+	}
+	return fmt.Sprint(value)
 }
 
 func scalar[T any](value any, p *T, example string, parse func(string) (T, error)) []fault {

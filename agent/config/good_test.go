@@ -26,7 +26,8 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		},
 		Agent: Agent{
 			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},
-			MaxSessions: 2000, HTTP: HTTP{Listen: "127.0.0.1:8891"},
+			MaxSessions: 2000, StateDirectory: "/var/lib/millrace", DANE: "auto", TLSMinVersion: "1.2",
+			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
 		General: Queue{
@@ -36,6 +37,10 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		},
 		domains: domainSet{},
 	}
+	if len(got.Replies) == 0 {
+		t.Error("no rules about replies are shipped")
+	}
+	got.Replies = nil // the shipped ones
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -176,5 +181,111 @@ func TestHostnameIsTheHostsOwnByDefault(t *testing.T) {
 	}
 	if dotless := !strings.Contains(c.Hostname, "."); dotless != (len(notices) == 1) {
 		t.Errorf("hostname %q, notices %v", c.Hostname, notices)
+	}
+}
+
+// A queue takes the general queue's credentials unless it has its own.
+func TestRelayCredentialsAreRead(t *testing.T) {
+	t.Parallel()
+	dir := unpack(t, txtar.Parse([]byte(`
+-- general --
+user:pass:word
+-- own --
+other:secret
+-- millrace.toml --
+hostname = "mail.example.com"
+[agent]
+dane = false
+[general]
+route = "relay:mail.example.com:465"
+relay_auth_file = "DIR/general"
+[[queue]]
+name = "a"
+domains = ["a.example"]
+relay_wrappermode = true
+[[queue]]
+name = "b"
+domains = ["b.example"]
+relay_auth_file = "DIR/own"
+`)))
+	file := filepath.Join(dir, "millrace.toml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "DIR", dir)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.General.RelayAuth; got == nil || *got != (Auth{"user", "pass:word"}) {
+		t.Errorf("general: %v", got)
+	}
+	a, b := c.Queue("a"), c.Queue("b")
+	if a.RelayAuth != c.General.RelayAuth || !a.RelayWrappermode || c.General.RelayWrappermode {
+		t.Errorf("a: %+v", a)
+	}
+	if b.RelayAuth == nil || b.RelayAuth.User != "other" || strings.Contains(b.RelayAuth.String(), "secret") {
+		t.Errorf("b: %v", b.RelayAuth)
+	}
+	if c.Agent.DANE != DANEFalse {
+		t.Errorf("dane = %q", c.Agent.DANE)
+	}
+	if err := os.Chmod(filepath.Join(dir, "own"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Load(file); err == nil || !strings.Contains(err.Error(), "millrace.toml:14: relay_auth_file: ") {
+		t.Errorf("a password for all to read: %v", err)
+	}
+}
+
+func TestAdminsReplyRulesComeBeforeTheShippedOnes(t *testing.T) {
+	t.Parallel()
+	c, _ := load(t, `
+[[reply]]
+name = "mine"
+mx = ["*.partner.example"]
+stage = ["connect", "mail"]
+code = ["4??"]
+text = 'come back in \d+ minutes'
+class = "ratelimited"
+action = "suspend"
+for = "20m"
+after = 2
+within = "1h"
+[[reply]]
+name = "google-rate"     # in place of the shipped one
+mx = ["*.google.com"]
+enhanced = ["4.7.28"]
+`)
+	if c.Replies[0].Name != "mine" || c.Replies[0].For != 20*time.Minute || c.Replies[0].After != 2 || c.Replies[0].Within != time.Hour {
+		t.Errorf("the first rule is %+v", c.Replies[0])
+	}
+	n := 0
+	for _, r := range c.Replies {
+		if r.Name == "google-rate" {
+			n++
+			if r.Action != "" || r.Line != 12 {
+				t.Errorf("the shipped rule stays: %+v", r)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d rules google-rate", n)
+	}
+}
+
+func TestReplyRulesOfAFileTakeThePlaceOfTheShippedOnes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "replies.toml")
+	if err := os.WriteFile(file, []byte("[[reply]]\nname = \"only\"\ncode = [\"421\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := load(t, "[agent]\nreplies = \""+file+"\"\n")
+	if len(c.Replies) != 1 || c.Replies[0].Name != "only" {
+		t.Errorf("%d rules", len(c.Replies))
 	}
 }

@@ -166,8 +166,9 @@ func (l *loader) checkReply(r *Reply, at string) {
 	if _, err := regexp.Compile(r.Text); err != nil {
 		l.fail(at+".text", remedy("text: "+err.Error(), "write a regular expression in the syntax of Go's package regexp"))
 	}
-	if len(r.MX)+len(r.Stage)+len(r.Code)+len(r.Enhanced) == 0 && r.Text == "" && len(l.bad) == 0 {
-		l.fail(at, remedy(fmt.Sprintf("rule %q has no condition and would match every reply", r.Name), "add one of mx, stage, code, enhanced, text"))
+	conditions := []string{"mx", "stage", "code", "enhanced", "text"}
+	if !slices.ContainsFunc(conditions, func(key string) bool { _, given := l.at[at+"."+key]; return given }) {
+		l.fail(at, remedy(fmt.Sprintf("rule %q has no condition and would match every reply", r.Name), "add one of "+strings.Join(conditions, ", ")))
 	}
 	if r.Class != "" && !slices.Contains(replyClasses(), r.Class) {
 		l.fail(at+".class", remedy(fmt.Sprintf("class: %q is unknown", r.Class), "write one of "+strings.Join(replyClasses(), ", ")))

@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/millrace/millrace/agent/route/dane"
 )
 
 // How long answers count. The least saves the resolvers from records with a
@@ -24,7 +27,7 @@ const (
 
 type question struct {
 	name string // lower case, no final dot
-	kind uint16 // dns.TypeMX, TypeA, TypeAAAA
+	kind uint16 // dns.TypeMX, TypeA, TypeAAAA, TypeTXT, TypeTLSA, TypeCNAME
 }
 
 type status uint8
@@ -41,9 +44,16 @@ type answer struct {
 	status  status
 	mx      []MX // in the order of the answer; Name "" for the root
 	addrs   []netip.Addr
-	err     error // for failed
+	txt     []string // strings of a record joined
+	tlsa    []dane.Record
+	target  string // where a chain of CNAMEs led; "" without one
+	secure  bool   // validated by a resolver whose word counts (RFC 6840 section 5.8)
+	err     error  // for failed
 	expires time.Time
 }
+
+// empty reports whether the answer has no record of the kind asked for.
+func (a *answer) empty() bool { return len(a.mx)+len(a.addrs)+len(a.txt)+len(a.tlsa) == 0 }
 
 // cache keeps answers until they expire, and never more than its limit.
 type cache struct {
@@ -124,6 +134,7 @@ func (r *Resolver) query(ctx context.Context, q question, f *flight) *answer {
 	m := new(dns.Msg)
 	m.SetQuestion(dns.Fqdn(q.name), q.kind)
 	m.SetEdns0(udpSize, false)
+	m.AuthenticatedData = r.dane // RFC 6840 section 5.7: say whether it was validated
 	reply, err := r.exchanger.Exchange(ctx, m)
 
 	var a *answer
@@ -136,6 +147,7 @@ func (r *Resolver) query(ctx context.Context, q question, f *flight) *answer {
 		f.answer = a
 	default:
 		a = read(reply, q, r.now())
+		a.secure = r.dane && reply.AuthenticatedData
 		f.answer = a
 	}
 	r.mu.Lock()
@@ -169,6 +181,9 @@ func read(m *dns.Msg, q question, now time.Time) *answer {
 	for range 16 { // a longer chain of CNAMEs is a loop
 		var next string
 		a := &answer{status: found}
+		if owner != dns.Fqdn(q.name) {
+			a.target = strings.ToLower(strings.TrimSuffix(owner, "."))
+		}
 		for _, rr := range m.Answer {
 			h := rr.Header()
 			if !strings.EqualFold(h.Name, owner) {
@@ -176,6 +191,9 @@ func read(m *dns.Msg, q question, now time.Time) *answer {
 			}
 			switch rr := rr.(type) {
 			case *dns.CNAME:
+				if q.kind == dns.TypeCNAME {
+					return &answer{status: found, expires: now.Add(clamp(h.Ttl))}
+				}
 				next, ttl = rr.Target, min(ttl, h.Ttl)
 				continue
 			case *dns.MX:
@@ -195,12 +213,23 @@ func read(m *dns.Msg, q question, now time.Time) *answer {
 					continue
 				}
 				a.addrs = append(a.addrs, ip)
+			case *dns.TXT:
+				if q.kind != dns.TypeTXT {
+					continue
+				}
+				a.txt = append(a.txt, strings.Join(rr.Txt, ""))
+			case *dns.TLSA:
+				data, err := hex.DecodeString(rr.Certificate)
+				if q.kind != dns.TypeTLSA || err != nil {
+					continue
+				}
+				a.tlsa = append(a.tlsa, dane.Record{Usage: rr.Usage, Selector: rr.Selector, Matching: rr.MatchingType, Data: string(data)})
 			default:
 				continue
 			}
 			ttl = min(ttl, h.Ttl)
 		}
-		if len(a.mx)+len(a.addrs) > 0 {
+		if !a.empty() {
 			a.expires = now.Add(clamp(ttl))
 			return a
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +53,14 @@ func newClient(resolvers []string, timeout time.Duration) (*client, error) {
 		c.resolvers = append(c.resolvers, hostPort)
 	}
 	return c, nil
+}
+
+// local reports whether every resolver is on this host.
+func (c *client) local() bool {
+	return !slices.ContainsFunc(c.resolvers, func(s string) bool {
+		ap, err := netip.ParseAddrPort(s)
+		return err != nil || !ap.Addr().Unmap().IsLoopback()
+	})
 }
 
 // systemResolvers reads resolv.conf(5). Without the file or without a

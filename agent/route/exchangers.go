@@ -21,7 +21,8 @@ const (
 	maxAddresses  = 32 // per exchanger and protocol
 )
 
-// exchangers finds the way to a domain by RFC 5321 section 5.1.
+// exchangers finds the way to a domain by RFC 5321 section 5.1, and what its
+// policies ask for.
 func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
 	a := r.ask(ctx, question{name, dns.TypeMX})
 	plan := &Plan{Domain: name, Expires: a.expires}
@@ -60,6 +61,7 @@ func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
 	}
 	switch {
 	case len(plan.Hosts) > 0:
+		r.needs(ctx, plan, a.secure, resolved)
 		return plan, nil
 	case len(others) == 0 && self != "":
 		return nil, &Error{Domain: name, Reason: Loop, Err: fmt.Errorf("mail exchanger %s is this host", self)}
@@ -112,6 +114,8 @@ type resolved struct {
 	self    bool         // one of them is this host's
 	refused netip.Addr   // one that was refused, if any
 	failed  error        // a lookup that may do better later
+	secure  bool         // every address was validated
+	target  string       // the end of a chain of CNAMEs; "" without one
 	expires time.Time
 }
 
@@ -136,8 +140,12 @@ func (r *Resolver) resolveAll(ctx context.Context, set []MX) map[string]resolved
 
 // judge joins the answers for one exchanger, one for each protocol in order.
 func (r *Resolver) judge(answers []*answer) resolved {
-	h := resolved{expires: answers[0].expires}
+	h := resolved{expires: answers[0].expires, secure: true}
 	for _, a := range answers {
+		if len(a.addrs) > 0 {
+			h.secure = h.secure && a.secure
+			h.target = cmp.Or(h.target, a.target)
+		}
 		h.expires = earlier(h.expires, a.expires)
 		if a.status == failed {
 			h.failed = cmp.Or(h.failed, a.err)

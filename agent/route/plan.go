@@ -60,6 +60,7 @@ type Address struct {
 	Host       string // "" for an address literal
 	Preference uint16
 	Addr       netip.Addr
+	Need       Need // of the host
 }
 
 // Addresses returns every address in the order to try: by preference; within a
@@ -90,7 +91,7 @@ func (p *Plan) Addresses(rng *rand.Rand) []Address {
 func hostAddresses(h Host, shuffle func(int, func(i, j int))) []Address {
 	list := make([]Address, len(h.Addrs))
 	for i, a := range h.Addrs {
-		list[i] = Address{Host: h.Name, Preference: h.Preference, Addr: a}
+		list[i] = Address{Host: h.Name, Preference: h.Preference, Addr: a, Need: h.Need}
 	}
 	for start := 0; start < len(list); {
 		end := start + 1

@@ -1,8 +1,9 @@
-// Package route finds the way to a domain: its mail exchangers and their addresses.
+// Package route finds the way to a domain: its mail exchangers, their addresses,
+// and what the domain's own policies, DANE and MTA-STS, ask of a connection there.
 //
 // It owns the DNS: which resolvers are asked, how long their answers count, and
 // how RFC 5321 section 5.1 turns them into hosts and an order of tries. It knows
-// nothing of queues, sessions or policies.
+// nothing of queues or sessions.
 //
 // A Resolver is made once by New and used by any number of goroutines. Lookup
 // answers with a Plan, or with an *Error whose Reason says what the domain
@@ -11,7 +12,13 @@
 // once, and many callers with the same question wait for one query. A caller may
 // keep a Plan until its Expires: every Lookup makes a new one, so nobody changes
 // it afterwards. Key names the set of exchangers, Names are the host names that
-// MX patterns are matched against, Addresses is the order in which to connect.
+// MX patterns are matched against, Addresses is the order in which to connect,
+// Needs names what the policies come to: sessions may be shared by domains whose
+// Key and Needs are the same.
+//
+// DANE (RFC 7672; tlsa.go here, package dane for the judgement) counts only
+// where the resolver's word on DNSSEC can be trusted. MTA-STS (RFC 8461) is
+// package sts; need.go says how the two come together for each host.
 //
 // What it promises: no Plan holds an address of a loopback, link-local, private
 // or otherwise special range that Options.Allow does not list, and none leads
@@ -24,13 +31,17 @@ package route
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/millrace/millrace/agent/route/sts"
 )
 
 // MX is one mail exchanger as its domain publishes it.
@@ -44,6 +55,7 @@ type Host struct {
 	Name       string // lower case, no final dot; "" for an address literal
 	Preference uint16
 	Addrs      []netip.Addr // in the order of the configured protocols
+	Need       Need         // what the domain's policies ask of a connection to it
 }
 
 // Plan is the way to a domain.
@@ -139,7 +151,28 @@ type Options struct {
 	Now func() time.Time
 	// Exchanger replaces the DNS client, and with it Resolvers and Timeout.
 	Exchanger Exchanger
+	// DANE says whether the resolvers' word that an answer was validated with
+	// DNSSEC counts.
+	DANE Trust
+	// Port is that of the mail exchangers, for TLSA names; default 25.
+	Port uint16
+	// STSDirectory is where MTA-STS policies are kept; "": no MTA-STS.
+	STSDirectory string
+	// Roots are the authorities trusted for MTA-STS; nil: the system's.
+	Roots *x509.CertPool
+	// Log is told of policies that cannot be had; default: silent.
+	Log *slog.Logger
 }
+
+// Trust says whether the AD bit of the resolvers' replies counts.
+type Trust uint8
+
+// The trusts. An AD bit that came over a network may be forged.
+const (
+	TrustLoopback Trust = iota // if every resolver is on this host
+	TrustNever
+	TrustAlways
+)
 
 // Resolver finds ways. All methods may be called by many goroutines.
 type Resolver struct {
@@ -149,6 +182,9 @@ type Resolver struct {
 	selfNames map[string]bool
 	selfAddrs map[netip.Addr]bool
 	now       func() time.Time
+	dane      bool // the AD bit counts
+	port      uint16
+	sts       *sts.Store // nil: no MTA-STS
 
 	mu       sync.Mutex // guards what follows; never held while waiting
 	answers  *cache
@@ -163,11 +199,21 @@ func New(o Options) (*Resolver, error) {
 		selfNames: make(map[string]bool),
 		selfAddrs: make(map[netip.Addr]bool),
 		now:       o.Now,
+		dane:      o.DANE == TrustAlways,
+		port:      o.Port,
 		answers:   newCache(maxAnswers),
 		inFlight:  make(map[question]*flight),
 	}
 	if r.now == nil {
 		r.now = time.Now
+	}
+	if r.port == 0 {
+		r.port = 25
+	}
+	if o.STSDirectory != "" {
+		r.sts = sts.Open(sts.Options{
+			Directory: o.STSDirectory, TXT: r.txt, Dial: r.dial, Roots: o.Roots, Log: o.Log, Now: o.Now,
+		})
 	}
 	for _, n := range o.SelfNames {
 		r.selfNames[strings.ToLower(strings.TrimSuffix(n, "."))] = true
@@ -195,9 +241,14 @@ func New(o Options) (*Resolver, error) {
 			return nil, err
 		}
 		r.exchanger = c
+		r.dane = r.dane || o.DANE == TrustLoopback && c.local()
 	}
 	return r, nil
 }
+
+// TrustsDNSSEC reports whether DANE can be used: whether the resolvers' word that
+// an answer was validated counts.
+func (r *Resolver) TrustsDNSSEC() bool { return r.dane }
 
 // Lookup returns the way to a domain: a domain name (U-labels are turned into
 // A-labels, RFC 5891) or an address literal ("[192.0.2.1]",

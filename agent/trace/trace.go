@@ -30,14 +30,15 @@ const macLen = 10
 
 // Received returns one Received field (RFC 5321 section 4.4) for a message,
 // folded, each line ended by CRLF. hostname stands in where the envelope does
-// not name the host MTA. The date is e.Arrived, in UTC.
+// not name the host MTA. The date is e.Arrived, in UTC. An envelope without a
+// client gets a field without one: mail of sendmail(1), or a client to be hidden.
 //
 // The recipient is named only when there is just one, as Postfix does: a field
 // with several would show each of them the others.
 func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byte {
 	var b strings.Builder
 	b.WriteString("Received: ")
-	if e.Protocol != "" || e.ClientAddr != "" {
+	if e.ClientAddr != "" || e.Helo != "" {
 		b.WriteString("from " + word(e.Helo, "unknown") +
 			" (" + word(e.ClientName, "unknown") + " [" + word(e.ClientAddr, "unknown") + "])\r\n\t")
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/route"
 )
 
 // outbound compares how Postfix sends with how the agent does: diverted mail
@@ -156,10 +157,10 @@ func (p *postfix) protection(c *config.Config, smtp *service) []finding {
 			wrong:  fmt.Sprintf("%s makes TLS %q for Postfix, but not for queues %s", name, level, strings.Join(weaker, ", ")),
 			remedy: fmt.Sprintf("set tls = %q there; [[queue]] tables without tls have that of [general]", need)})
 	}
-	if level == "dane" || level == "dane-only" {
+	if (level == "dane" || level == "dane-only") && !trustsDNSSEC(c) {
 		findings = append(findings, finding{where: where,
-			wrong:  fmt.Sprintf("smtp_tls_security_level is %s: this version of Millrace does not look for TLSA records", level),
-			remedy: "leave domains that need DANE with Postfix: a [[queue]] with route = \"handback\""})
+			wrong:  fmt.Sprintf("smtp_tls_security_level is %s, but Millrace looks for no TLSA records: dane is %s, and not every resolver is on this host", level, c.Agent.DANE),
+			remedy: "run a validating resolver here, such as unbound, and set [agent] resolvers = [\"127.0.0.1:53\"]; dane = true trusts any resolver"})
 	}
 	for _, name := range []string{"smtp_tls_policy_maps", "smtp_tls_per_site"} {
 		if v := p.value(smtp, name); v != "" {
@@ -169,6 +170,19 @@ func (p *postfix) protection(c *config.Config, smtp *service) []finding {
 		}
 	}
 	return findings
+}
+
+// trustsDNSSEC reports whether the agent will use DANE.
+func trustsDNSSEC(c *config.Config) bool {
+	o := route.Options{Resolvers: c.Agent.Resolvers}
+	switch c.Agent.DANE {
+	case config.DANETrue:
+		o.DANE = route.TrustAlways
+	case config.DANEFalse:
+		o.DANE = route.TrustNever
+	}
+	r, err := route.New(o)
+	return err == nil && r.TrustsDNSSEC()
 }
 
 // weakerThan names the queues that send by themselves, and with less protection.

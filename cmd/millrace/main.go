@@ -27,6 +27,7 @@ type cli struct {
 	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good."`
 
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
+	Trace traceCmd `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
 	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
@@ -37,6 +38,10 @@ type setup struct {
 	millrace  lab.MillraceOptions
 	keep      bool                // keep the content of what arrives
 	furnish   func(*lab.Millrace) // called before the daemons start
+
+	// beforeDaemons is called with the receivers running and nothing else yet; it
+	// may set keys of the configuration.
+	beforeDaemons func(*room)
 }
 
 // farDomains are the domains of the plain room's provider.
@@ -50,6 +55,8 @@ type room struct {
 	postfix  *lab.Postfix
 	millrace *lab.Millrace
 	keep     bool
+	dns      string            // the name server, without port
+	keys     map[string]string // of the configuration, set by beforeDaemons
 
 	mu       sync.Mutex
 	arrivals []arrival
@@ -61,6 +68,7 @@ type arrival struct {
 	id                          string // of the message, by its ledger.IDHeader
 	qid, spool                  string // from our trace; "" if it came by Postfix alone
 	content                     string // if the room keeps it
+	tls                         bool
 }
 
 // ours reports whether Millrace delivered it.
@@ -72,9 +80,14 @@ func enter(t *testing.T, s setup) *room {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	r := &room{t: t, ctx: ctx, keep: s.keep}
-	dns := r.internet(s.providers)
+	r.dns = r.internet(s.providers)
+	if s.beforeDaemons != nil {
+		s.beforeDaemons(r)
+		s.millrace.Set = maps.Clone(s.millrace.Set)
+		maps.Copy(s.millrace.Set, r.keys)
+	}
 
-	s.postfix.DNS = dns
+	s.postfix.DNS = r.dns
 	if s.postfix.Milter == "" {
 		s.postfix.Milter = lab.RelativeSocket
 	}
@@ -84,7 +97,7 @@ func enter(t *testing.T, s setup) *room {
 	}
 	t.Cleanup(func() { r.leave("postfix", r.postfix.Stop) })
 
-	s.millrace.DNS, s.millrace.Postfix = dns, r.postfix
+	s.millrace.DNS, s.millrace.Postfix = r.dns, r.postfix
 	if r.millrace, err = lab.NewMillrace(s.millrace); err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +108,14 @@ func enter(t *testing.T, s setup) *room {
 	t.Cleanup(r.endDaemons)
 	r.start(r.millrace.Agent, r.millrace.Milter)
 	return r
+}
+
+// set sets a key of the configuration before the daemons start.
+func (r *room) set(key, value string) {
+	if r.keys == nil {
+		r.keys = make(map[string]string)
+	}
+	r.keys[key] = value
 }
 
 func (r *room) leave(what string, f func() error) {
@@ -166,7 +187,7 @@ var trace = regexp.MustCompile(`\AReceived: (?:[^\r]|\r\n\s)*?\bby \S+ \(Millrac
 // arrived notes what a receiver took, before it answers.
 func (r *room) arrived(m *sink.Message) {
 	content := string(m.Content)
-	a := arrival{provider: m.Provider, sender: m.Sender}
+	a := arrival{provider: m.Provider, sender: m.Sender, tls: m.TLS}
 	if i := strings.Index(content, ledger.IDHeader+": "); i >= 0 {
 		id, _, _ := strings.Cut(content[i+len(ledger.IDHeader)+2:], "\r\n")
 		a.id = strings.Clone(id)

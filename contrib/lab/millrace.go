@@ -164,6 +164,7 @@ func (m *Millrace) toml(o MillraceOptions) string {
 		"milter.listen":            `["unix:` + m.socket + `"]`,
 		"milter.mode":              `"divert"`,
 		"agent.control":            strconv.Quote(m.Control()),
+		"agent.state_directory":    strconv.Quote(filepath.Join(m.dir, "state")),
 		"agent.resolvers":          `["` + net.JoinHostPort(o.DNS, "53") + `"]`,
 		"agent.protocols":          `["ipv4"]`,
 		"agent.allow_destinations": `["127.0.0.0/8"]`,

@@ -1,0 +1,162 @@
+package sts
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// files keeps policies on disk. A file is a header of ours, an empty line, and
+// the policy in its own format:
+//
+//	domain: example.com
+//	id: 20260101
+//	fetched: 2026-01-01T12:00:00Z
+//
+//	version: STSv1
+//	...
+//
+// Its name is a hash of the domain's, so that nothing a stranger chose becomes
+// part of a path.
+type files struct {
+	dir   string
+	limit int
+
+	mu sync.Mutex
+	n  int // files; an upper bound
+}
+
+const suffix = ".sts"
+
+// open makes the directory, counts the files and clears away what a crash left.
+func (f *files) open() error {
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		switch filepath.Ext(e.Name()) {
+		case suffix:
+			f.n++
+		case ".tmp":
+			_ = os.Remove(filepath.Join(f.dir, e.Name()))
+		}
+	}
+	return nil
+}
+
+// FileName is the name of a domain's file in the directory.
+func FileName(domain string) string {
+	sum := sha256.Sum256([]byte(domain))
+	return hex.EncodeToString(sum[:16]) + suffix
+}
+
+func (f *files) path(domain string) string { return filepath.Join(f.dir, FileName(domain)) }
+
+// read returns the stored policy of a domain, nil if there is none that can be read.
+func (f *files) read(domain string) *Policy {
+	text, err := os.ReadFile(f.path(domain))
+	if err != nil {
+		return nil
+	}
+	head, body, _ := strings.Cut(string(text), "\n\n")
+	p, err := parsePolicy(body)
+	if err != nil {
+		return nil
+	}
+	var whose string
+	for line := range strings.Lines(head) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		switch key {
+		case "domain":
+			whose = value
+		case "id":
+			p.ID = value
+		case "fetched":
+			p.Fetched, err = time.Parse(time.RFC3339, value)
+		}
+	}
+	if err != nil || whose != domain {
+		return nil
+	}
+	return p
+}
+
+// write stores a policy, durable before it has its name: a crash leaves the old
+// file or the new one.
+func (f *files) write(domain string, p *Policy) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	path := f.path(domain)
+	_, err := os.Stat(path)
+	isNew := errors.Is(err, os.ErrNotExist)
+	if isNew && f.n >= f.limit {
+		if err := f.makeRoom(); err != nil {
+			return err
+		}
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "domain: %s\nid: %s\nfetched: %s\n\n", domain, p.ID, p.Fetched.UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, "version: STSv1\nmode: %s\nmax_age: %d\n", p.Mode, int64(p.MaxAge/time.Second))
+	for _, mx := range p.MX {
+		fmt.Fprintf(&b, "mx: %s\n", mx)
+	}
+	tmp, err := os.CreateTemp(f.dir, "policy-*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(b.Bytes())
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+		return err
+	}
+	if isNew {
+		f.n++
+	}
+	return nil
+}
+
+// makeRoom removes the oldest tenth of the files, so that it is rarely needed.
+func (f *files) makeRoom() error {
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		return err
+	}
+	type aged struct {
+		name string
+		at   time.Time
+	}
+	var list []aged
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && filepath.Ext(e.Name()) == suffix {
+			list = append(list, aged{e.Name(), info.ModTime()})
+		}
+	}
+	f.n = len(list)
+	if f.n < f.limit {
+		return nil
+	}
+	slices.SortFunc(list, func(a, b aged) int { return a.at.Compare(b.at) })
+	for _, a := range list[:f.n-f.limit+max(1, f.limit/10)] {
+		if err := os.Remove(filepath.Join(f.dir, a.name)); err != nil {
+			return err
+		}
+		f.n--
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/route/dane"
+	"github.com/millrace/millrace/agent/smtp"
+)
+
+// tlsBase is what all TLS connections under one configuration have in common.
+// The tickets go with a reload: they stand for verifications by its authorities.
+type tlsBase struct {
+	roots   *x509.CertPool // nil: the system's
+	client  []tls.Certificate
+	floor   uint16
+	tickets tls.ClientSessionCache
+}
+
+// maxTickets bounds the sessions that can be resumed.
+const maxTickets = 4096
+
+func newTLSBase(c *config.Agent) (*tlsBase, error) {
+	b := &tlsBase{floor: tls.VersionTLS12, tickets: tls.NewLRUClientSessionCache(maxTickets)}
+	if c.TLSMinVersion == config.TLS13 {
+		b.floor = tls.VersionTLS13
+	}
+	if c.TLSCAFile != "" {
+		text, err := os.ReadFile(c.TLSCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("agent.tls_ca_file: %w", err)
+		}
+		b.roots = x509.NewCertPool()
+		if !b.roots.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("agent.tls_ca_file: %s has no certificate", c.TLSCAFile)
+		}
+	}
+	if c.TLSCertFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("agent.tls_cert_file: %w", err)
+		}
+		b.client = []tls.Certificate{pair}
+	}
+	return b, nil
+}
+
+// levels are the queues' TLS levels in the session's terms.
+var levels = map[config.TLS]smtp.Level{
+	config.TLSNone:          smtp.None,
+	config.TLSOpportunistic: smtp.Opportunistic,
+	config.TLSRequired:      smtp.Required,
+	config.TLSVerify:        smtp.Verify,
+}
+
+// secure says what TLS a connection to a host must have: what the queue asks,
+// raised by what the domain's policies need. Where TLS fails and is not
+// required, the caller goes on without; what is required here is never given up.
+func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p peer, report func(string)) {
+	o.TLS, o.ServerName = levels[q.TLS], p.name
+	if p.name == "" {
+		o.ServerName = p.addr.Addr().String()
+	}
+	need := p.need
+	switch need.Asks {
+	case route.Match:
+		// The records take the place of authorities, also for a queue that says
+		// "verify": they come from the domain itself.
+		o.TLS, o.ServerName = smtp.Required, need.ServerName
+		o.VerifyPeer = func(s tls.ConnectionState) error {
+			return dane.Verify(need.Records, s.PeerCertificates, need.Names, time.Now())
+		}
+	case route.Valid:
+		o.TLS = smtp.Verify
+	case route.Encrypt:
+		o.TLS = max(o.TLS, smtp.Required)
+	case route.Report:
+		o.VerifyPeer = func(s tls.ConnectionState) error {
+			if err := b.validFor(s, p.name); err != nil {
+				report(err.Error())
+			}
+			return nil
+		}
+	}
+	conf := &tls.Config{
+		RootCAs: b.roots, Certificates: b.client, MinVersion: b.floor,
+		// A ticket is good for one name at one level only; and for the TLSA
+		// records it was got under, as it stands for the certificate of then.
+		ClientSessionCache: ticketsOf{b.tickets, fmt.Sprintf("%d %s ", o.TLS, need.Key())},
+	}
+	if o.TLS == smtp.Opportunistic {
+		conf.MinVersion = tls.VersionTLS10 // the alternative is the clear
+	}
+	o.TLSConfig = conf
+}
+
+// validFor checks a chain as MTA-STS in enforce mode would.
+func (b *tlsBase) validFor(s tls.ConnectionState, name string) error {
+	if len(s.PeerCertificates) == 0 {
+		return fmt.Errorf("%s showed no certificate", name)
+	}
+	between := x509.NewCertPool()
+	for _, c := range s.PeerCertificates[1:] {
+		between.AddCert(c)
+	}
+	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: name, Roots: b.roots, Intermediates: between})
+	return err
+}
+
+// ticketsOf is the part of a session cache that belongs to one level.
+type ticketsOf struct {
+	all   tls.ClientSessionCache
+	level string
+}
+
+func (t ticketsOf) Get(key string) (*tls.ClientSessionState, bool) { return t.all.Get(t.level + key) }
+
+func (t ticketsOf) Put(key string, s *tls.ClientSessionState) { t.all.Put(t.level+key, s) }
+
+// reportTesting says what MTA-STS in testing mode found, where enforcement
+// would have kept the mail from this host.
+func (a *Agent) reportTesting(way queue.Way, p peer, what string) {
+	a.log.Warn("MTA-STS in testing mode: this host would not be used if the policy were enforced",
+		"site", way.Site, "relay", p.relay(), "reason", what)
+}

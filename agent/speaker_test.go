@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// speaker is a receiver of few words that takes every message and notes what it
+// saw of each connection.
+type speaker struct {
+	addr     netip.AddrPort
+	conf     *tls.Config // nil: STARTTLS is offered and always fails
+	implicit bool
+	auth     string // "user password" that AUTH must bring; "": AUTH is not offered
+
+	mu       sync.Mutex
+	starttls int
+	hellos   []string
+	mails    []bool // TLS?
+	clients  int    // certificates shown
+	authed   int
+}
+
+// listen serves until the test ends.
+func (s *speaker) listen(t *testing.T) *speaker {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.addr = netip.MustParseAddrPort(l.Addr().String())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { s.serve(nc) })
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	return s
+}
+
+func (s *speaker) note(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+func (s *speaker) serve(nc net.Conn) {
+	defer func() { nc.Close() }()
+	secret, data := false, false
+	secure := func() bool {
+		tc := tls.Server(nc, s.conf)
+		nc = tc
+		if tc.Handshake() != nil {
+			return false
+		}
+		secret = true
+		s.note(func() { s.clients += len(tc.ConnectionState().PeerCertificates) })
+		return true
+	}
+	if s.implicit && !secure() {
+		return
+	}
+	in := bufio.NewReader(nc)
+	say := func(text string) { fmt.Fprintf(nc, "%s\r\n", text) }
+	say("220 speaker.test")
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		verb, rest, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
+		switch {
+		case data && verb == ".":
+			data = false
+			s.note(func() { s.mails = append(s.mails, secret) })
+			say("250 ok")
+		case data:
+		case verb == "EHLO":
+			s.note(func() { s.hellos = append(s.hellos, rest) })
+			offer := "250-speaker.test\r\n"
+			if !secret {
+				offer += "250-STARTTLS\r\n"
+			}
+			if s.auth != "" {
+				offer += "250-AUTH PLAIN\r\n"
+			}
+			say(offer + "250 PIPELINING")
+		case verb == "STARTTLS":
+			s.note(func() { s.starttls++ })
+			say("220 go")
+			if s.conf == nil || !secure() {
+				return
+			}
+			in = bufio.NewReader(nc)
+		case verb == "AUTH":
+			_, word, _ := strings.Cut(rest, " ")
+			b, _ := base64.StdEncoding.DecodeString(word)
+			if strings.Join(strings.Split(strings.TrimPrefix(string(b), "\x00"), "\x00"), " ") != s.auth {
+				say("535 5.7.8 no")
+				continue
+			}
+			s.note(func() { s.authed++ })
+			say("235 ok")
+		case verb == "DATA":
+			data = true
+			say("354 go")
+		case verb == "QUIT":
+			say("221 bye")
+			return
+		default:
+			say("250 ok")
+		}
+	}
+}
+
+// pair makes a self-signed certificate for 127.0.0.1 and a name, and its file.
+func pair(t *testing.T, name string) (cert tls.Certificate, certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: raw},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, certFile, keyFile
+}

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/smtp"
+)
+
+// Transcript shows how mail for a destination, a domain or an address, would go
+// under a configuration: the way, what the domain's policies ask of each host,
+// and the dialogue with the first host that answers up to QUIT, with no mail. It
+// needs no agent and changes nothing; policies are fetched anew. show gets one
+// line after the other, as it happens; log what the way has to say about itself.
+//
+// The error says why mail would not go now; what was found is shown all the same.
+func Transcript(ctx context.Context, c *config.Config, destination string, log *slog.Logger, show func(line string)) error {
+	own := *c
+	state, err := os.MkdirTemp("", "millrace-trace-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(state)
+	own.Agent.StateDirectory = state
+	set, err := newSettings(&own, log)
+	if err != nil {
+		return err
+	}
+	domain := destination[strings.LastIndexByte(destination, '@')+1:]
+	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
+	way, err := set.way(ctx, domain)
+	if err != nil {
+		return err
+	}
+	showWay(set, way, show)
+	peers, err := set.peers(ctx, way)
+	if err != nil {
+		return err
+	}
+	var last error
+	for _, p := range peers[:min(len(peers), maxAddresses)] {
+		show("")
+		show(fmt.Sprintf("%s:", p.relay()))
+		if last = transcribe(ctx, set, way, p, show); last == nil || ctx.Err() != nil {
+			return last
+		}
+		show("-- " + last.Error())
+	}
+	return last
+}
+
+// showWay tells of the queue and the hosts.
+func showWay(set *settings, way queue.Way, show func(string)) {
+	q := way.Queue
+	show(fmt.Sprintf("queue %s, tls = %q", q.Name, q.TLS))
+	if way.Plan == nil {
+		show("relay " + way.Relay)
+		return
+	}
+	if !set.resolver.TrustsDNSSEC() {
+		show("DANE is not looked for: not every resolver is on this host (agent.dane)")
+	}
+	hosts := make(map[string]route.Host)
+	for _, h := range way.Plan.Hosts {
+		hosts[h.Name] = h
+	}
+	for _, m := range way.Plan.MX {
+		text := fmt.Sprintf("MX %d %s", m.Preference, m.Name)
+		h, ok := hosts[m.Name]
+		if !ok {
+			show(text + ": no address to use")
+			continue
+		}
+		for _, a := range h.Addrs {
+			text += " " + a.String()
+		}
+		show(text + "; policy: " + describeNeed(h.Need))
+	}
+}
+
+// describeNeed says what the domain's policies ask of a host.
+func describeNeed(n route.Need) string {
+	switch n.Asks {
+	case route.Match:
+		list := make([]string, len(n.Records))
+		for i, r := range n.Records {
+			list[i] = "TLSA " + r.String()
+		}
+		return "DANE at " + n.ServerName + ", " + strings.Join(list, ", ")
+	case route.Encrypt:
+		return "DANE, but no usable TLSA record: TLS with any certificate"
+	case route.Valid:
+		return "MTA-STS, enforced: TLS with a valid certificate"
+	case route.Report:
+		if n.Err != nil {
+			return "MTA-STS, testing; enforced it would not be used: " + n.Err.Error()
+		}
+		return "MTA-STS, testing"
+	case route.Avoid:
+		return "not to be used: " + n.Err.Error()
+	}
+	return "none"
+}
+
+// transcribe is one connection, without TLS after all where that fails and the
+// agent would go on.
+func transcribe(ctx context.Context, set *settings, way queue.Way, p peer, show func(string)) error {
+	o := set.options(way, p, func(what string) { show("-- MTA-STS, testing: " + what) })
+	o.Trace = func(e smtp.TraceEvent) { show(e.From.String() + " " + e.Line) }
+	c, err := smtp.Dial(ctx, p.addr, o)
+	if o.TLS == smtp.Opportunistic && !o.ImplicitTLS && handshakeFailed(err) {
+		show("-- " + err.Error() + "; trying without TLS")
+		o.TLS = smtp.None
+		c, err = smtp.Dial(ctx, p.addr, o)
+	}
+	if err != nil {
+		if e, ok := errors.AsType[*smtp.Error](err); ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0 {
+			return fmt.Errorf("%w: mail would wait, for TLS is required here", err)
+		}
+		return err
+	}
+	c.Quit(ctx)
+	return nil
+}
