@@ -46,7 +46,10 @@ func (a *Agent) setting(stream string, change func(*queue.StreamSetting)) (queue
 	defer a.settingMu.Unlock()
 	s := a.queue.Setting(stream)
 	change(&s)
-	return s, a.queue.SetStream(stream, s)
+	if err := a.queue.SetStream(stream, s); err != nil {
+		return s, err
+	}
+	return s, a.keepSettings()
 }
 
 // HostMail implements control.Backend.

@@ -99,6 +99,9 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Relay:       set.relay,
 		MaxSessions: budget(c.Agent.MaxSessions, log),
 	})
+	if err := a.restoreSettings(); err != nil {
+		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
 	return a, nil
 }
 

@@ -142,10 +142,13 @@ func (h *heeded) shown(now time.Time) (list []string) {
 // pause stops a stream for a reason of ours, until then or for good. One that is
 // paused already stays as it is.
 func (a *Agent) pause(stream, reason string, until time.Time) (paused bool) {
-	_, _ = a.setting(stream, func(s *queue.StreamSetting) { // the priority is not changed: no error
+	_, err := a.setting(stream, func(s *queue.StreamSetting) {
 		if paused = s.Paused == ""; paused {
 			s.Paused, s.Until = reason, until
 		}
 	})
+	if err != nil {
+		a.log.Error("stream paused", "stream", stream, "err", err)
+	}
 	return paused
 }

@@ -44,8 +44,14 @@ func (a *Agent) keepHouse(ctx context.Context) {
 func (a *Agent) liftPauses() {
 	a.settingMu.Lock()
 	defer a.settingMu.Unlock()
-	for _, stream := range a.queue.LiftPauses(time.Now()) {
+	lifted := a.queue.LiftPauses(time.Now())
+	for _, stream := range lifted {
 		a.log.Info("stream goes on", "stream", stream)
+	}
+	if lifted != nil {
+		if err := a.keepSettings(); err != nil {
+			a.log.Error("stream goes on", "err", err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package queue
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -82,6 +83,13 @@ func (q *Queue) Setting(stream string) StreamSetting {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.settings[stream]
+}
+
+// Settings returns what is asked of every stream that has a setting.
+func (q *Queue) Settings() map[string]StreamSetting {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return maps.Clone(q.settings)
 }
 
 // paused reports whether a lane's stream is paused. The way home stays open:
