@@ -28,6 +28,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
@@ -49,11 +50,14 @@ type Agent struct {
 	stalled  atomic.Int32             // sessions that cannot write an outcome
 	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
 	reloaded chan struct{}            // wakes watchHost
-	sessions sync.WaitGroup
-	opening  context.Context // ends when a stop is asked for: no more connects
-	shut     context.CancelFunc
-	stop     context.Context // ends when transactions in flight must be cut
-	cut      context.CancelFunc
+
+	settingMu sync.Mutex // one change of a stream's setting at a time
+	heeded    heeded
+	sessions  sync.WaitGroup
+	opening   context.Context // ends when a stop is asked for: no more connects
+	shut      context.CancelFunc
+	stop      context.Context // ends when transactions in flight must be cut
+	cut       context.CancelFunc
 }
 
 // settings are what a reload replaces.
@@ -62,6 +66,7 @@ type settings struct {
 	resolver *route.Resolver
 	tls      *tlsBase
 	relay    string // queue.RelayDomain of the hand-back relay
+	replies  []outcome.Rule
 }
 
 // New opens the spool of the configuration. The control socket and the sessions
@@ -96,8 +101,11 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Resolve:     a.asked.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
-		MaxSessions: c.Agent.MaxSessions,
+		MaxSessions: budget(c.Agent.MaxSessions, log),
 	})
+	if err := a.restoreSettings(); err != nil {
+		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
 	return a, nil
 }
 
@@ -129,7 +137,11 @@ func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolver: %w", err)
 	}
-	return &settings{config: c, resolver: r, tls: base, relay: queue.RelayDomain(c.Handback.Relay)}, nil
+	replies, err := replyRules(c.Replies)
+	if err != nil {
+		return nil, err
+	}
+	return &settings{config: c, resolver: r, tls: base, relay: queue.RelayDomain(c.Handback.Relay), replies: replies}, nil
 }
 
 var trusts = map[config.DANE]route.Trust{
@@ -166,7 +178,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	a.now.Store(set)
-	a.queue.Reload(next.Agent.MaxSessions)
+	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
 	select {
 	case a.reloaded <- struct{}{}:
 	default: // it will look at the newest anyhow

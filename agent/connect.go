@@ -60,7 +60,8 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 				return nil, p, sig, err
 			}
 			attempt := failure(err, p)
-			d := policy(way.Queue).Decide(time.Now(), attempt)
+			d := set.retries(way.Queue).Decide(time.Now(), attempt)
+			a.heed(way.Site, "", d)
 			if attempt.Code == 0 && attempt.Stage != outcome.TLS {
 				a.hosts.failed(p.addr.Addr(), began, time.Now())
 			} else {

@@ -21,6 +21,7 @@ func (a *Agent) keepHouse(ctx context.Context) {
 	failing, tight, damaged := false, false, 0
 	for {
 		damaged = a.noteDamage(damaged)
+		a.liftPauses()
 		queued := a.queue.Queued()
 		if huge := queued > hugeBacklog; huge != tight {
 			tight = huge
@@ -35,6 +36,21 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+	}
+}
+
+// liftPauses ends the pauses whose time has come.
+func (a *Agent) liftPauses() {
+	a.settingMu.Lock()
+	defer a.settingMu.Unlock()
+	lifted := a.queue.LiftPauses(time.Now())
+	for _, stream := range lifted {
+		a.log.Info("stream goes on", "stream", stream)
+	}
+	if lifted != nil {
+		if err := a.keepSettings(); err != nil {
+			a.log.Error("stream goes on", "err", err)
 		}
 	}
 }

@@ -56,5 +56,5 @@ func (a *Agent) notReady() []string {
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}
-	return wrong
+	return append(wrong, a.heeded.shown(time.Now())...)
 }

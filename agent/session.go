@@ -26,15 +26,15 @@ func (a *Agent) session(s *queue.Session) {
 		return
 	}
 	w := worker{agent: a, conn: conn, peer: p, connected: time.Since(began)}
+	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	a.queue.Opened(s, sig)
-	closed := elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}
 	var done []queue.Settled
 	sig = sig[:0]
 	for {
 		job, err := a.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			a.queue.Leave(s, nil, append(sig[:0], closed), "")
+			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}), "")
 			return
 		}
 		way = s.Way() // a reload may have changed the policy
@@ -45,11 +45,6 @@ func (a *Agent) session(s *queue.Session) {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: p.addr.Addr().String(), Began: began})
 			}
 			a.queue.Leave(s, done, sig, "")
-			return
-		}
-		if n := conn.Extensions().MailMax; n > 0 && conn.Transactions() >= n {
-			conn.Quit(ctx)
-			a.queue.Leave(s, done, append(sig, closed), "")
 			return
 		}
 	}
@@ -74,9 +69,6 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	if err := w.conn.Check(); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), err
-	}
-	if n := w.conn.Extensions().RcptMax; n > 0 && len(job.Items) > n {
-		job.Items = job.Items[:n] // what is not settled goes back to the head of its lane
 	}
 	e, content, err := a.open(job.ID)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -54,7 +55,7 @@ type fate struct {
 func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
-		Tries: item.Tries, Born: r.job.Born, Peer: r.peer.String(),
+		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.peer.String(),
 		Relay: r.way.Handback, Report: r.envelope.Origin == spool.Report,
 	}
 	f := fate{item: item, reply: res.Reply}
@@ -82,7 +83,8 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	case smtp.Accepted:
 		f.relayed = !res.DSNTaken
 	}
-	f.decision = policy(r.way.Queue).Decide(time.Now(), at)
+	f.decision = r.agent.policy(r.way.Queue).Decide(time.Now(), at)
+	r.agent.heed(r.way.Site, r.envelope.Stream, f.decision)
 	r.fates = append(r.fates, f)
 }
 
@@ -150,6 +152,8 @@ func (f *fate) settled(handedBack bool) queue.Settled {
 		s.Status = spool.Bounced
 	case outcome.Damage:
 		s.Status = spool.Damaged
+	case outcome.Cancel:
+		s.Status = spool.Cancelled
 	case outcome.HandBack:
 		s.Handback = true
 	default:
@@ -280,11 +284,11 @@ func (a *Agent) fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue
 
 func (a *Agent) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
 	r := report{agent: a, envelope: e, job: job, way: queue.Way{Queue: q}}
-	at.Born = job.Born
+	at.Born, at.Luck = job.Born, rand.Float64()
 	at.Report = e != nil && e.Origin == spool.Report
 	for _, item := range job.Items {
 		at.Tries = item.Tries
-		r.fates = append(r.fates, fate{item: item, decision: policy(q).Decide(time.Now(), at)})
+		r.fates = append(r.fates, fate{item: item, decision: a.policy(q).Decide(time.Now(), at)})
 	}
 	done, _ := r.settle(nil, nil)
 	return done
@@ -303,6 +307,8 @@ func (r *report) log(f fate, now time.Time) {
 		status = "sent"
 	case d.Action == outcome.Bounce:
 		status = "bounced"
+	case d.Action == outcome.Cancel:
+		status = "cancelled"
 	case d.Action == outcome.HandBack:
 		status = "returning to host"
 	case d.Action == outcome.Stuck:

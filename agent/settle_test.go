@@ -29,7 +29,9 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 		{"lost in the content", smtp.RcptResult{Stage: smtp.StageContent}, &smtp.Error{Stage: smtp.StageContent, Err: io.EOF}, 2, false},
 		{"in doubt", smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageMail}, &smtp.Error{Stage: smtp.StageMail, Err: io.EOF}, 2, false},
 	} {
-		r := report{envelope: &spool.Envelope{}, way: queue.Way{Queue: &config.Queue{}}, reuse: test.reuse}
+		a := &Agent{}
+		a.now.Store(&settings{})
+		r := report{agent: a, envelope: &spool.Envelope{}, way: queue.Way{Queue: &config.Queue{}}, reuse: test.reuse}
 		r.add(queue.Item{}, test.result, test.err)
 		if got := r.fates[0].untried; got != test.untried {
 			t.Errorf("%s: untried: %v", test.name, got)

@@ -95,7 +95,7 @@ func (a *Agent) noWay(set *settings, name string, err error) {
 	}
 	p := set.policy(name)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
-	if policy(p).Decide(now, attempt).Action == outcome.Retry {
+	if set.retries(p).Decide(now, attempt).Action == outcome.Retry {
 		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
 		a.queue.Unrouted(name, err.Error(), now.Add(retryRoute))
 		return
@@ -119,9 +119,13 @@ var faults = map[route.Reason]outcome.Fault{
 	route.RefusedAddress: outcome.RefusedAddress,
 }
 
-func policy(q *config.Queue) outcome.Policy {
-	return outcome.Policy{Retry: q.Retry, Expire: q.Expire}
+// retries is what a queue says about retries, and what receivers' replies mean.
+func (s *settings) retries(q *config.Queue) outcome.Policy {
+	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, Rules: s.replies}
 }
+
+// policy is that of the configuration in force.
+func (a *Agent) policy(q *config.Queue) outcome.Policy { return a.now.Load().retries(q) }
 
 // policy returns the queue of a domain as far as its name tells.
 func (s *settings) policy(name string) *config.Queue {

@@ -107,6 +107,7 @@ type Server struct {
 	buffers sync.Pool      // of *[]byte
 	appends sync.WaitGroup // Append calls that have not returned
 
+	host   hostMail
 	silent throttle // warnings about a silent agent
 	full   throttle // and about a spool without room
 	busy   throttle // and about too many large messages at a time

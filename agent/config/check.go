@@ -26,6 +26,7 @@ func (l *loader) check() {
 		l.fail("handback.relay", remedy(fmt.Sprintf("relay: %q is not \"host:port\"", c.Handback.Relay), `write it like "127.0.0.1:10626"`))
 	}
 	l.checkQueues()
+	l.checkReplies()
 }
 
 func (l *loader) checkMilter(m *Milter) {

@@ -47,6 +47,8 @@ type Config struct {
 	General Queue `toml:"general"`
 	// Queues are the specific queues in the order of the files.
 	Queues []Queue `toml:"queue"`
+	// Replies are rules about what receivers say: the admin's, then the shipped ones.
+	Replies []Reply `toml:"reply"`
 
 	domains domainSet // listed domain -> queue
 }
@@ -246,6 +248,9 @@ type Agent struct {
 	// AllowDestinations are networks that may be sent to although they are
 	// loopback, link-local or private. Default: none.
 	AllowDestinations []netip.Prefix `toml:"allow_destinations"`
+	// Replies is a file of [[reply]] tables in place of the built-in rules about
+	// what receivers say. Default: none.
+	Replies string `toml:"replies"`
 	// StateDirectory holds what the agent learned and wants to keep over a
 	// restart: MTA-STS policies. An absolute path, made if need be.
 	// Default: "/var/lib/millrace".
@@ -365,6 +370,10 @@ type Queue struct {
 	// MaxMessageRate bounds the messages per time of a site and source address:
 	// "100/s", "600/m", "5000/h"; "" is no limit. Default: "".
 	MaxMessageRate Rate `toml:"max_message_rate"`
+	// MaxConnectionRate bounds the new connections per time of a site and source
+	// address, written as max_message_rate; as many as one second allows may come
+	// together. "" is no limit. Default: "".
+	MaxConnectionRate Rate `toml:"max_connection_rate"`
 	// Retry is how long to wait after each deferral; the last one repeats.
 	// Default: ["5m", "15m", "30m", "1h", "2h", "4h"].
 	Retry []time.Duration `toml:"retry"`

@@ -37,6 +37,12 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &rule, hereItem, pathItem)
 				*p = append(*p, rule)
 			})
+		case *[]Reply:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				r := Reply{After: 1, Within: 10 * time.Minute, File: t.file, Line: t.line(hereItem)}
+				t.table(value, &r, hereItem, pathItem)
+				*p = append(*p, r)
+			})
 		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
@@ -242,6 +248,8 @@ func assign(value, p any, key string) []fault {
 		return oneOf(value, p, key, VerdictAuto, VerdictDelrcpt, VerdictDiscard)
 	case *Action:
 		return oneOf(value, p, key, ActionDivert, ActionLeave)
+	case *ReplyAction:
+		return oneOf(value, p, key, ReplySlow, ReplySuspend, ReplySessions, ReplyLearn, ReplyRecipient, ReplyRetry, ReplyBounce, ReplyPause, ReplyHold)
 	case *DANE:
 		if b, ok := value.(bool); ok {
 			*p = DANE(strconv.FormatBool(b))

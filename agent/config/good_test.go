@@ -40,6 +40,10 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		},
 		domains: domainSet{},
 	}
+	if len(got.Replies) == 0 {
+		t.Error("no rules about replies are shipped")
+	}
+	got.Replies = nil // the shipped ones
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -253,5 +257,54 @@ relay_auth_file = "DIR/own"
 	}
 	if _, _, err := Load(file); err == nil || !strings.Contains(err.Error(), "millrace.toml:14: relay_auth_file: ") {
 		t.Errorf("a password for all to read: %v", err)
+	}
+}
+
+func TestAdminsReplyRulesComeBeforeTheShippedOnes(t *testing.T) {
+	t.Parallel()
+	c, _ := load(t, `
+[[reply]]
+name = "mine"
+mx = ["*.partner.example"]
+stage = ["connect", "mail"]
+code = ["4??"]
+text = 'come back in \d+ minutes'
+class = "ratelimited"
+action = "suspend"
+for = "20m"
+after = 2
+within = "1h"
+[[reply]]
+name = "google-rate"     # in place of the shipped one
+mx = ["*.google.com"]
+enhanced = ["4.7.28"]
+`)
+	if c.Replies[0].Name != "mine" || c.Replies[0].For != 20*time.Minute || c.Replies[0].After != 2 || c.Replies[0].Within != time.Hour {
+		t.Errorf("the first rule is %+v", c.Replies[0])
+	}
+	n := 0
+	for _, r := range c.Replies {
+		if r.Name == "google-rate" {
+			n++
+			if r.Action != "" || r.File == shippedName {
+				t.Errorf("the shipped rule stays: %+v", r)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d rules google-rate", n)
+	}
+}
+
+func TestReplyRulesOfAFileTakeThePlaceOfTheShippedOnes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "replies.toml")
+	if err := os.WriteFile(file, []byte("[[reply]]\nname = \"only\"\ncode = [\"421\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := load(t, "[agent]\nreplies = \""+file+"\"\n")
+	if len(c.Replies) != 1 || c.Replies[0].Name != "only" {
+		t.Errorf("%d rules", len(c.Replies))
 	}
 }

@@ -142,6 +142,7 @@ func (l *loader) decode(sources []source) {
 		t := tree{l, s}
 		t.queues()
 	}
+	l.replies()
 }
 
 // fail notes an error at the place where path, or what holds it, was set.

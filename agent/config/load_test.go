@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -32,6 +33,9 @@ func unpack(t *testing.T, a *txtar.Archive) string {
 	return dir
 }
 
+// keysAre is the list of keys in the remedy for an unknown one.
+var keysAre = regexp.MustCompile(`(?m)(the keys .* are) .*$`)
+
 // TestBadConfigurationsSayWhatIsWrong loads each configuration of testdata/bad
 // and compares all messages, with file, line and remedy.
 func TestBadConfigurationsSayWhatIsWrong(t *testing.T) {
@@ -54,6 +58,7 @@ func TestBadConfigurationsSayWhatIsWrong(t *testing.T) {
 				t.Fatalf("Load gave %v, %v; want no configuration and Errors", c, err)
 			}
 			got := strings.ReplaceAll(err.Error(), dir+"/", "") + "\n"
+			got = keysAre.ReplaceAllString(got, "$1 ...") // each new key would change them all
 			want := &archive.Files[len(archive.Files)-1]
 			if *update {
 				want.Data = []byte(got)

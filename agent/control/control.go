@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -74,6 +75,15 @@ type Backend interface {
 	Status() Status
 	// Messages calls yield for every queued message until it returns an error.
 	Messages(ctx context.Context, yield func(*Message) error) error
+	Streams() []Stream
+	Set(Setting) error
+	// Cancel ends the selected recipients; it tries again for those in
+	// transactions until ctx ends or some seconds have passed.
+	Cancel(ctx context.Context, f Filter) (Selected, error)
+	// HostMail takes counts of the host MTA's own recipients, by domain.
+	HostMail(counts map[string]int)
+	// Why explains a site; ErrUnknown if there is none of the name.
+	Why(site string) ([]Change, error)
 }
 
 // Server serves a Backend.
@@ -123,6 +133,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 			log.Debug("queue listing ended early", "err", err)
 		}
 	})
+	admin(mux, b)
 	s := &Server{listener: l, http: &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -156,11 +167,18 @@ func NewClient(address string) *Client {
 	}}}
 }
 
+// Close gives idle connections up.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
 // ErrNotRunning says that nobody answers on the control socket.
 var ErrNotRunning = errors.New("millrace-agent is not running (nobody answers on its control socket)")
 
 func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://millrace"+path, nil)
+	return c.do(ctx, http.MethodGet, path, nil)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://millrace"+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -173,8 +191,8 @@ func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, fmt.Errorf("control socket: %s", resp.Status)
+		defer resp.Body.Close()
+		return nil, refusal(resp)
 	}
 	return resp, nil
 }

@@ -14,7 +14,11 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// net/http lets a client whose request is too long read the answer: it waits half
+// a second before it closes the connection.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 // fixed is a backend with n messages.
 type fixed struct{ n int }
@@ -28,6 +32,65 @@ func (f fixed) Messages(ctx context.Context, yield func(*Message) error) error {
 		}
 	}
 	return nil
+}
+
+func (f fixed) Streams() []Stream { return []Stream{{Name: "s", Waiting: f.n, Paused: "why"}} }
+
+func (f fixed) Set(s Setting) error {
+	if *s.Priority > f.n {
+		return fmt.Errorf("priority %d of %s is too high", *s.Priority, s.Stream)
+	}
+	return nil
+}
+
+func (f fixed) Cancel(_ context.Context, x Filter) (Selected, error) {
+	return Selected{Recipients: f.n, Active: len(x.User)}, nil
+}
+
+func (f fixed) HostMail(map[string]int) {}
+
+func (f fixed) Why(site string) ([]Change, error) {
+	if site != "google, x" {
+		return nil, fmt.Errorf("site %s: %w", site, ErrUnknown)
+	}
+	return []Change{{From: 1, To: 2, Cause: "because"}}, nil
+}
+
+func TestAdminsRequests(t *testing.T) {
+	t.Parallel()
+	c := client(t, open(t, fixed{7}))
+	ctx := t.Context()
+	if list, err := c.Streams(ctx); err != nil || len(list) != 1 || list[0] != (Stream{Name: "s", Waiting: 7, Paused: "why"}) {
+		t.Errorf("streams %+v, %v", list, err)
+	}
+	seven, eight := 7, 8
+	if err := c.Set(ctx, Setting{Stream: "s", Priority: &seven}); err != nil {
+		t.Error(err)
+	}
+	if err := c.Set(ctx, Setting{Stream: "s", Priority: &eight}); err == nil || !strings.Contains(err.Error(), "priority 8 of s is too high") {
+		t.Errorf("an error of the agent came as %v", err)
+	}
+	if done, err := c.Cancel(ctx, Filter{User: "joe"}); err != nil || done != (Selected{7, 3}) {
+		t.Errorf("cancelled %+v, %v", done, err)
+	}
+	if list, err := c.Why(ctx, "google, x"); err != nil || len(list) != 1 || list[0].Cause != "because" {
+		t.Errorf("why %+v, %v", list, err)
+	}
+	if _, err := c.Why(ctx, "other"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "other") {
+		t.Errorf("unknown site: %v", err)
+	}
+}
+
+func TestRequestsThatCannotBeReadAreRefused(t *testing.T) {
+	t.Parallel()
+	c := client(t, open(t, fixed{7}))
+	for _, body := range []string{"", "nonsense", `{"colour": 1}`, `{"user": "` + strings.Repeat("x", 1<<19) + `"}`} {
+		resp, err := c.do(t.Context(), "POST", "/v1/cancel", strings.NewReader(body))
+		if err == nil {
+			resp.Body.Close()
+			t.Errorf("%.20q was taken", body)
+		}
+	}
 }
 
 func open(t *testing.T, b Backend) string {
@@ -50,7 +113,7 @@ func open(t *testing.T, b Backend) string {
 
 func client(t *testing.T, address string) *Client {
 	c := NewClient(address)
-	t.Cleanup(c.http.CloseIdleConnections)
+	t.Cleanup(c.Close)
 	return c
 }
 

@@ -44,6 +44,11 @@ func (c *Control) Clamp(now time.Time, cl Clamp) {
 	c.record(now, c.want, fmt.Sprintf("%s until %s: %s", what, cl.Until.UTC().Format(time.RFC3339), cl.Reason))
 }
 
+// Slow puts a bound of half the present pace on the site.
+func (c *Control) Slow(now, until time.Time, reason string) {
+	c.Clamp(now, Clamp{Sessions: -1, Pace: max(c.meter.rate(now)/2, paceFloor), Until: until, Reason: reason})
+}
+
 // tightest is what the clamps in force allow.
 func (cs *clamps) tightest(now time.Time) (cl Clamp, any bool) {
 	cl.Sessions = -1

@@ -59,6 +59,7 @@ type Control struct {
 	door     door
 	pace     pace
 	meter    meter
+	host     hostRoom
 
 	latency float64 // of a transaction, seconds, smoothed
 	connect float64 // of a connect, likewise
@@ -139,14 +140,16 @@ func (c *Control) Target(now time.Time, l Load) Target {
 	c.recover(now)
 	c.decay(now)
 	cl, clamped := c.clamps.tightest(now)
+	kept := c.keep(now)
 	switch {
 	case l.Backlog == 0: // idle sessions would spoil what is being measured
 		c.now = level{n: c.want}
 	case !clamped:
 		c.advance(now)
+		kept = c.keep(now)
 	}
 
-	t := Target{Sessions: c.want, Pace: tighter(c.rate(), cl.Pace), Cause: c.history.last()}
+	t := Target{Sessions: c.want - kept, Pace: tighter(c.rate(), cl.Pace), Cause: c.history.last()}
 	if cl.Sessions >= 0 {
 		t.Sessions = min(t.Sessions, cl.Sessions)
 	}
@@ -179,7 +182,8 @@ func (c *Control) restart() {
 
 // advance goes on from phase to phase while there is a backlog.
 func (c *Control) advance(now time.Time) {
-	up := c.load.Live >= c.want-c.want/8 // sessions that are being replaced need not be waited for
+	goal := c.want - c.host.kept
+	up := c.load.Live >= goal-goal/8 // sessions that are being replaced need not be waited for
 	if c.now.last.IsZero() && up {
 		c.now.last = now
 	}
@@ -368,6 +372,9 @@ func (c *Control) endProbe(now time.Time, cause string) {
 	c.phase, c.streak = hold, 0
 	c.probeAt = now.Add(c.probeGap)
 	c.probeGap = min(2*c.probeGap, probeGapMax)
+	if c.host.messages >= hostLeast {
+		c.probeAt = now.Add(hostProbeGap)
+	}
 	c.set(now, max(c.base, c.load.Live), cause)
 }
 

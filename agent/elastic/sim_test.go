@@ -76,6 +76,11 @@ type sim struct {
 	shut     time.Duration
 	offences int
 
+	hostEvery   time.Duration // mean time between the host's own messages; 0: none
+	tell        bool          // the controller hears of them
+	hostSent    int
+	hostRefused []time.Duration
+
 	sent      int
 	done      []time.Duration
 	refused   []time.Duration
@@ -107,7 +112,30 @@ func (s *sim) after(d time.Duration, do func()) {
 	heap.Push(&s.q, event{s.now + d, s.seq, do})
 }
 
+// hostSends lets the host MTA send a message of its own, on a connection of its
+// own, from time to time.
+func (s *sim) hostSends() {
+	s.after(time.Duration(s.rng.ExpFloat64()*float64(s.hostEvery)), func() {
+		s.hostSends()
+		s.hostSent++
+		if s.tell {
+			s.c.HostMail(s.clock(), 1)
+		}
+		s.after(s.r.rtt*3/2, func() {
+			if s.r.limit != nil && s.slots >= s.r.limit(s.now) {
+				s.hostRefused = append(s.hostRefused, s.now)
+				return
+			}
+			s.slots++
+			s.after(s.r.rtt*5/2+s.r.service+s.r.lag, func() { s.slots-- })
+		})
+	})
+}
+
 func (s *sim) run(until time.Duration) {
+	if s.now == 0 && s.hostEvery > 0 {
+		s.hostSends()
+	}
 	s.act()
 	for len(s.q) > 0 && s.q[0].at <= until {
 		e := heap.Pop(&s.q).(event)

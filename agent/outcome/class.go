@@ -73,6 +73,16 @@ func (c Class) String() string {
 	return "undefined"
 }
 
+// ParseClass reads what String writes.
+func ParseClass(s string) (Class, bool) {
+	for c := ClassNone; c <= ClassUndefined; c++ {
+		if c.String() == s {
+			return c, true
+		}
+	}
+	return ClassNone, false
+}
+
 // Hard says whether a bounce of this class means that the address is of no use
 // any more, so that list software may suppress it.
 func (c Class) Hard() bool {

@@ -11,8 +11,8 @@ const stuckRetry = time.Hour
 
 // Decide says what follows from an attempt.
 func (p Policy) Decide(now time.Time, a Attempt) Decision {
-	r := read(&a)
-	d := Decision{Class: r.class, Scope: r.scope, Signal: r.sig, Enhanced: r.enhanced, Reason: reason(&a)}
+	r := read(&a, p.Rules)
+	d := Decision{Class: r.class, Scope: r.scope, Signal: r.sig, Enhanced: r.enhanced, Reason: reason(&a), Effect: r.effect}
 	switch {
 	case r.end == delivered:
 		d.Action = Deliver
@@ -28,7 +28,7 @@ func (p Policy) Decide(now time.Time, a Attempt) Decision {
 		d.Action, d.Class, d.Enhanced = Bounce, ClassExpired, "4.4.7"
 		d.Reason = fmt.Sprintf("message expired after %s in the queue: %s", days(p.Expire), d.Reason)
 	default:
-		d.Action, d.Due = Retry, p.due(now, &a)
+		d.Action, d.Due = Retry, p.due(now, &a, r.class)
 	}
 	return d
 }
@@ -72,9 +72,20 @@ func (p Policy) expired(now time.Time, a *Attempt) bool {
 	return p.Expire > 0 && !a.Born.IsZero() && !now.Before(a.Born.Add(p.Expire))
 }
 
+// greylistWait is the first retry of what was greylisted: receivers let a pair of
+// sender and recipient in after some minutes at the most, often after one.
+const greylistWait = 2 * time.Minute
+
+// jitter is how much of a wait luck may add.
+const jitter = 0.1
+
 // due is the next try: never after expiry, so that the last one is made then.
-func (p Policy) due(now time.Time, a *Attempt) time.Time {
-	due := now.Add(p.wait(a.Tries))
+func (p Policy) due(now time.Time, a *Attempt, c Class) time.Time {
+	wait := p.wait(a.Tries)
+	if c == ClassGreylisted && a.Tries == 0 {
+		wait = min(wait, greylistWait)
+	}
+	due := now.Add(wait + time.Duration(float64(wait)*jitter*a.Luck))
 	if p.Expire > 0 && !a.Born.IsZero() {
 		if end := a.Born.Add(p.Expire); due.After(end) {
 			return end

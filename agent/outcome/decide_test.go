@@ -233,3 +233,25 @@ func FuzzDecide(f *testing.F) {
 		}
 	})
 }
+
+func TestGreylistedMailIsTriedAgainSoon(t *testing.T) {
+	t.Parallel()
+	a := Attempt{Stage: Rcpt, Code: 450, Enhanced: "4.2.0", Text: "Greylisted", Born: born}
+	for tries, want := range []time.Duration{2 * time.Minute, 15 * time.Minute, 30 * time.Minute} {
+		a.Tries = tries
+		if d := policy().Decide(born, a); d.Due.Sub(born) != want {
+			t.Errorf("try %d: next after %v, want %v", tries, d.Due.Sub(born), want)
+		}
+	}
+}
+
+func TestLuckPutsARetryOffByATenthAtMost(t *testing.T) {
+	t.Parallel()
+	a := Attempt{Stage: Rcpt, Code: 451, Born: born, Tries: 1}
+	for luck, want := range map[float64]time.Duration{0: 15 * time.Minute, 0.5: 15*time.Minute + 45*time.Second} {
+		a.Luck = luck
+		if d := policy().Decide(born, a); d.Due.Sub(born) != want {
+			t.Errorf("luck %v: after %v, want %v", luck, d.Due.Sub(born), want)
+		}
+	}
+}

@@ -17,8 +17,9 @@
 //     the host refuses it.
 //   - No retry is due after expiry; the last try is at expiry itself.
 //
-// A reply is read in this order: rules (an enhanced status with a text, then
-// texts), definite enhanced statuses (RFC 3463 and its registry), then what the
+// A reply is read in this order: the policy's rules (Rule: what single receivers
+// say, with an Effect on the site or the stream), generic rules (an enhanced status
+// with a text, then texts), definite enhanced statuses (RFC 3463 and its registry), then what the
 // subject digit or the code alone says.
 package outcome
 
@@ -52,6 +53,7 @@ type Attempt struct {
 	Peer     string    // who spoke: "mx1.example[192.0.2.1]"; "" if nobody was reached
 	Tries    int       // tries before this one
 	Born     time.Time // of the message; zero: it does not expire
+	Luck     float64   // in [0, 1): puts a retry off by up to a tenth, so that not all come at once
 	Relay    bool      // this was the hand-back relay
 	Report   bool      // the message is a DSN of ours
 }
@@ -88,6 +90,7 @@ const (
 	HandBack               // give it to the host MTA
 	Stuck                  // the host refused what we gave back: keep, show, try rarely
 	Damage                 // content unreadable
+	Cancel                 // by an admin; Decide never says it
 )
 
 // Scope says whom a failure concerns.
@@ -115,10 +118,12 @@ type Decision struct {
 	Enhanced string       // status for log and DSN: the server's, or ours
 	Signal   elastic.Kind // evidence for the controller
 	Reason   string       // one line for log, queue listing and DSN
+	Effect   *Effect      // of the rule that matched the reply; nil if none did
 }
 
 // Policy is what a queue says about retries.
 type Policy struct {
 	Retry  []time.Duration // the last one repeats; none: every 30 minutes
 	Expire time.Duration   // age at which a failure is final; 0: never
+	Rules  []Rule          // about what receivers say; the first that matches wins
 }

@@ -13,7 +13,8 @@ type reading struct {
 	scope    Scope
 	sig      elastic.Kind
 	enhanced string
-	rule     int // index of the rule that fitted, -1: none
+	rule     int     // index of the generic rule that fitted, -1: none
+	effect   *Effect // of the policy's rule that fitted, nil: none
 }
 
 // ending is how an attempt ended.
@@ -28,7 +29,7 @@ const (
 )
 
 // read makes out what happened.
-func read(a *Attempt) reading {
+func read(a *Attempt, about []Rule) reading {
 	if a.Code <= 0 {
 		return readFault(a)
 	}
@@ -42,7 +43,12 @@ func read(a *Attempt) reading {
 		}
 		return r
 	}
-	r.class, r.rule = classify(a, r.enhanced)
+	known := match(about, a, r.enhanced)
+	if known != nil && known.Class != ClassNone {
+		r.class = known.Class
+	} else {
+		r.class, r.rule = classify(a, r.enhanced)
+	}
 	r.scope = r.class.scope(a.Stage)
 	if r.rule >= 0 && rules[r.rule].scope != nil {
 		r.scope = *rules[r.rule].scope
@@ -58,6 +64,9 @@ func read(a *Attempt) reading {
 	if a.Code/100 == 5 && a.Stage != Connect && a.Stage != TLS && !r.class.throttle() {
 		r.end = permanent
 	}
+	if known != nil {
+		r.apply(known, a)
+	}
 	switch {
 	case r.enhanced == "" && r.end == permanent:
 		r.enhanced = "5.0.0"
@@ -65,6 +74,8 @@ func read(a *Attempt) reading {
 		r.enhanced = "4.0.0"
 	case r.end == temporary && r.enhanced[0] == '5':
 		r.enhanced = "4" + r.enhanced[1:] // the status of a deferral, as Postfix does it
+	case r.end == permanent && r.enhanced[0] == '4':
+		r.enhanced = "5" + r.enhanced[1:]
 	}
 	return r
 }

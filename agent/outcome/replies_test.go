@@ -2,6 +2,7 @@ package outcome
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,8 +19,8 @@ func policy() Policy {
 	}
 }
 
-// Replies as servers give them.
-var replies = []struct {
+// sample is a reply and what is to be made of it.
+type sample struct {
 	stage    Stage
 	code     int
 	enhanced string
@@ -29,7 +30,10 @@ var replies = []struct {
 	scope  Scope
 	action Action
 	sig    elastic.Kind
-}{
+}
+
+// Replies as servers give them.
+var replies = []sample{
 	// Addresses.
 	{Rcpt, 550, "5.1.1", "<x@example.com>: Recipient address rejected: User unknown in virtual mailbox table", ClassUserUnknown, ScopeRecipient, Bounce, elastic.Accepted},
 	{Rcpt, 550, "5.1.1", "The email account that you tried to reach does not exist. Please try double-checking the recipient's email address for typos - gsmtp", ClassUserUnknown, ScopeRecipient, Bounce, elastic.Accepted},
@@ -133,7 +137,7 @@ var replies = []struct {
 
 func TestReadsReplies(t *testing.T) {
 	t.Parallel()
-	for _, x := range replies {
+	for _, x := range slices.Concat(replies, moreReplies) {
 		t.Run(fmt.Sprint(x.code, " ", x.enhanced, " ", x.text), func(t *testing.T) {
 			t.Parallel()
 			d := policy().Decide(born, Attempt{Stage: x.stage, Code: x.code, Enhanced: x.enhanced, Text: x.text, Born: born})
@@ -149,8 +153,8 @@ func TestReadsReplies(t *testing.T) {
 func TestEachRuleIsReached(t *testing.T) {
 	t.Parallel()
 	reached := make([]bool, len(rules))
-	for _, x := range replies {
-		if r := read(&Attempt{Stage: x.stage, Code: x.code, Enhanced: x.enhanced, Text: x.text}); r.rule >= 0 {
+	for _, x := range slices.Concat(replies, moreReplies) {
+		if r := read(&Attempt{Stage: x.stage, Code: x.code, Enhanced: x.enhanced, Text: x.text}, nil); r.rule >= 0 {
 			reached[r.rule] = true
 		}
 	}
@@ -163,7 +167,7 @@ func TestEachRuleIsReached(t *testing.T) {
 
 func TestThereAreEnoughReplies(t *testing.T) {
 	t.Parallel()
-	if len(replies) < 60 {
-		t.Errorf("%d replies", len(replies))
+	if n := len(replies) + len(moreReplies); n < 150 {
+		t.Errorf("%d replies", n)
 	}
 }

@@ -59,6 +59,9 @@ var rules = []rule{
 	{texts: []string{"too many connections", "too many concurrent", "too many simultaneous", "too many sessions", "too many smtp sessions", "concurrent connection", "simultaneous connection", "maximum number of connections", "number of connections", "connection limit", "trop de connexions"}, class: ClassConnections},
 	{texts: []string{"greylist", "graylist", "grey-list", "gray-list", "postgrey"}, class: ClassGreylisted},
 	{texts: []string{"unusual rate", "rate limit", "rate-limit", "ratelimit", "frequency limited", "too many messages", "too many emails", "too much mail", "too fast", "too quickly", "throttl", "unexpected volume", "slow down", "server busy", "[ts0", "[tss0"}, class: ClassRateLimited},
+	{code: 421, stages: []Stage{Connect}, texts: []string{"try again later"}, class: ClassConnections},
+	{code: 5, enhanced: ".1.0", stages: []Stage{Rcpt}, texts: []string{"address rejected"}, class: ClassUserUnknown},
+	{code: 5, enhanced: ".4.1", stages: []Stage{Rcpt}, texts: []string{"recipient address rejected: access denied"}, class: ClassUserUnknown}, // Microsoft 365 for an address it does not have
 	{code: 4, stages: []Stage{Rcpt}, enhanced: ".7.1", texts: []string{"try again later"}, class: ClassGreylisted},
 	{code: 4, stages: []Stage{Mail, Data}, texts: []string{"try again later", "try later"}, class: ClassRateLimited},
 	{code: 421, texts: []string{"our system has detected"}, class: ClassReputation, sig: of(elastic.RateRefused)},
@@ -67,11 +70,11 @@ var rules = []rule{
 	{texts: []string{"relay access denied", "relaying denied", "relay not permitted", "unable to relay", "relaying not allowed"}, class: ClassPolicy, scope: of(ScopeSite)},
 	{texts: []string{"starttls", "tls is required", "tls required", "requires tls", "encryption required"}, class: ClassTLS},
 	{texts: []string{"sender address", "sender domain", "domain of sender", "sender verify", "sender rejected"}, class: ClassPolicy, scope: of(ScopeStream)},
-	{texts: []string{"mailbox full", "mailbox is full", "over quota", "overquota", "quota exceeded", "exceeded storage", "out of storage", "exceeded its quota", "insufficient storage"}, class: ClassMailboxFull},
+	{texts: []string{"mailbox full", "mailbox is full", "over quota", "overquota", "quota exceeded", "exceeded storage", "out of storage", "exceeded its quota", "insufficient storage", "storage limit"}, class: ClassMailboxFull},
 	{texts: []string{"account is disabled", "account has been disabled", "account disabled", "mailbox disabled", "mailbox is disabled", "is inactive", "account inactive", "account is suspended", "account has been suspended", "mailbox suspended"}, class: ClassSuspended},
 	{stages: []Stage{Rcpt, Data}, texts: []string{"has moved", "no longer at this address", "address has changed", "user not local; please try"}, class: ClassHasMoved},
 	{stages: []Stage{Rcpt, Data}, texts: []string{"host unknown", "unknown host", "domain not found", "domain does not exist", "no such domain"}, class: ClassHostUnknown},
-	{stages: []Stage{Rcpt, Data}, texts: []string{"user unknown", "unknown user", "no such user", "no such recipient", "no such mailbox", "no such address", "no mailbox", "unknown recipient", "recipient unknown", "unknown local part", "does not exist", "doesn't exist", "user doesn't have", "invalid recipient", "invalid mailbox", "mailbox not found", "recipient not found", "recipientnotfound", "user not found", "not a valid mailbox", "account not found", "mailbox unavailable", "unrouteable address", "not our customer"}, class: ClassUserUnknown},
+	{stages: []Stage{Rcpt, Data}, texts: []string{"user unknown", "unknown user", "no such user", "no such recipient", "no such mailbox", "no such address", "no mailbox", "unknown recipient", "recipient unknown", "unknown local part", "does not exist", "doesn't exist", "user doesn't have", "invalid recipient", "invalid mailbox", "mailbox not found", "recipient not found", "recipientnotfound", "user not found", "not a valid mailbox", "account not found", "mailbox unavailable", "mailbox not available", "no account by that name", "#5.1.0 address rejected", "unrouteable address", "not our customer"}, class: ClassUserUnknown},
 	{code: 5, texts: []string{"message size", "size exceeds", "too large", "too big", "maximum size"}, class: ClassTooBig},
 	{texts: []string{"spam", "unsolicited", "virus", "malware", "phish", "message content", "content rejected", "content policy"}, class: ClassContent},
 }

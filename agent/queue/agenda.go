@@ -102,6 +102,10 @@ func (b *bucket) happen(q *Queue, now time.Time) {
 		r := b.head
 		rec := q.recipients.at(r)
 		b.head = rec.next
+		if rec.message == 0 { // Take was here
+			q.recipients.free(r)
+			continue
+		}
 		q.deferred--
 		l := *q.laneByNo.at(rec.lane)
 		q.push(l, r, rec)

@@ -36,7 +36,7 @@ type flow struct {
 func (f *flow) link() *linked[*flow] { return &f.linked }
 
 const (
-	// quantum is what a stream may send in one turn, in octets of content.
+	// quantum is what a stream of priority 1 may send in one turn, in octets of content.
 	quantum = 64 << 10
 	// recipientCost and maxCost shape a transaction's price: each recipient has a
 	// price beside the octets, and one huge message does not hold its stream back
@@ -120,8 +120,11 @@ func (q *Queue) resolve(d *domain) {
 	}
 }
 
-// attach lets a lane be served at a destination.
+// attach lets a lane be served at a destination, unless its stream is paused.
 func (q *Queue) attach(l *lane, dest *destination) {
+	if q.paused(l) {
+		return
+	}
 	f := dest.flows[l.key.stream]
 	if f == nil {
 		f = &flow{dest: dest, stream: l.key.stream}
@@ -156,7 +159,7 @@ func (q *Queue) detach(l *lane) {
 // push puts a recipient at the tail of its lane.
 func (q *Queue) push(l *lane, r uint32, rec *recipient) {
 	rec.state, rec.next = inLane, 0
-	if l.n == 0 {
+	if l.head == 0 {
 		l.head = r
 	} else {
 		q.recipients.at(l.tail).next = r
@@ -168,10 +171,10 @@ func (q *Queue) push(l *lane, r uint32, rec *recipient) {
 // pushFront puts a recipient that was taken and not offered back where it was.
 func (q *Queue) pushFront(l *lane, r uint32, rec *recipient) {
 	rec.state, rec.next = inLane, l.head
-	l.head = r
-	if l.n == 0 {
+	if l.head == 0 {
 		l.tail = r
 	}
+	l.head = r
 	q.arrived(l)
 }
 
@@ -198,6 +201,18 @@ func (q *Queue) pop(l *lane) (uint32, *recipient) {
 	rec := q.recipients.at(r)
 	l.head = rec.next
 	rec.state, rec.next = taken, 0
+	q.departed(l)
+	return r, rec
+}
+
+// departed counts a recipient that was taken out of its lane, and frees the
+// places left behind by Take at its head: the head of a lane is always mail.
+func (q *Queue) departed(l *lane) {
+	for l.head != 0 && q.recipients.at(l.head).message == 0 {
+		left := l.head
+		l.head = q.recipients.at(left).next
+		q.recipients.free(left)
+	}
 	l.n--
 	q.waiting--
 	q.active++
@@ -210,7 +225,6 @@ func (q *Queue) pop(l *lane) (uint32, *recipient) {
 			}
 		}
 	}
-	return r, rec
 }
 
 // fill takes one transaction from a lane: the recipients at its head that
@@ -230,19 +244,19 @@ func (q *Queue) fill(l *lane, limit int, items []Item) Job {
 	return Job{ID: m.id, Domain: l.key.domain, Born: moment(m.born), Items: items}
 }
 
-// next takes the destination's next transaction, by deficit round robin over
+// next takes the destination's next transaction, of up to limit recipients, by deficit round robin over
 // its streams and round robin over a stream's domains. There must be mail.
-func (q *Queue) next(d *destination, items []Item) Job {
+func (q *Queue) next(d *destination, limit int, items []Item) Job {
 	f := d.active.head
 	for d.active.n > 1 && f.credit <= 0 {
-		f.credit += quantum
+		f.credit += quantum * q.priority(f.stream)
 		d.active.rotate()
 		f = d.active.head
 	}
 	l := f.lanes.head
 	size := int(q.messages.at(q.recipients.at(l.head).message).size)
 	f.lanes.rotate()
-	job := q.fill(l, d.way.Queue.MaxRecipientsPerMessage, items)
+	job := q.fill(l, limit, items)
 	if d.active.n > 1 {
 		f.credit -= min(size+recipientCost*len(job.Items), maxCost)
 	} else {

@@ -9,6 +9,7 @@ import (
 
 // Entry is one waiting recipient, as listings show it.
 type Entry struct {
+	Handle  Handle // for Take
 	ID      spool.ID
 	Ordinal uint32
 	Born    time.Time
@@ -17,7 +18,7 @@ type Entry struct {
 	Domain  string // RelayDomain's form for mail to a relay
 	Queue   string // "" while the domain has no way
 	Site    string
-	State   string    // "active", "waiting", "deferred"
+	State   string    // "active", "waiting", "deferred"; "held" if its stream is paused
 	Due     time.Time // of a deferred one
 	Tries   int
 	Reason  string // why it is not delivered yet; "" if it was not tried
@@ -28,8 +29,17 @@ type Entry struct {
 // sessions. What changes meanwhile is listed in its old or its new state.
 func (q *Queue) List(yield func([]Entry) bool) {
 	var page []Entry
-	for chunk := 0; ; chunk++ {
+	q.each(func(r uint32, rec *recipient) { page = append(page, q.entry(r, rec)) }, func() bool {
+		more := len(page) == 0 || yield(page)
 		page = page[:0]
+		return more
+	})
+}
+
+// each visits every recipient that is not done, a chunk of the slab under the mutex at a
+// time; after each chunk, without the mutex, more says whether to go on.
+func (q *Queue) each(visit func(r uint32, rec *recipient), more func() bool) {
+	for chunk := 0; ; chunk++ {
 		q.mu.Lock()
 		if chunk >= len(q.recipients.chunks) {
 			q.mu.Unlock()
@@ -37,21 +47,21 @@ func (q *Queue) List(yield func([]Entry) bool) {
 		}
 		for i := range q.recipients.chunks[chunk] {
 			if rec := &q.recipients.chunks[chunk][i]; rec.message != 0 {
-				page = append(page, q.entry(rec))
+				visit(uint32(chunk<<chunkBits|i), rec)
 			}
 		}
 		q.mu.Unlock()
-		if len(page) > 0 && !yield(page) {
+		if !more() {
 			return
 		}
 	}
 }
 
-func (q *Queue) entry(rec *recipient) Entry {
+func (q *Queue) entry(r uint32, rec *recipient) Entry {
 	m := q.messages.at(rec.message)
 	l := *q.laneByNo.at(rec.lane)
 	e := Entry{
-		ID: m.id, Ordinal: rec.ordinal, Born: moment(m.born), Size: int64(m.size),
+		Handle: Handle(r), ID: m.id, Ordinal: rec.ordinal, Born: moment(m.born), Size: int64(m.size),
 		Stream: q.streams.text(m.stream), Domain: l.key.domain,
 		Tries: int(rec.tries), Reason: q.reasons.text(rec.reason),
 	}
@@ -64,9 +74,11 @@ func (q *Queue) entry(rec *recipient) Entry {
 		e.State = "active"
 	case inBucket:
 		e.State, e.Due = "deferred", moment(rec.due)
-	default:
+	case inLane:
 		e.State = "waiting"
-		if d == nil {
+		if q.paused(l) {
+			e.State, e.Reason = "held", q.settings[e.Stream].Paused
+		} else if d == nil {
 			e.Reason = l.domain.reason
 		} else if d.reason != "" {
 			e.Reason = d.reason
@@ -153,46 +165,21 @@ func (q *Queue) overdue(l *lane, before uint32) (Job, string, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := l.domain.dest
-	if q.lanes[l.key] != l || d != nil && d.live > 0 {
+	if q.lanes[l.key] != l || d != nil && d.live > 0 || q.paused(l) {
 		return Job{}, "", false
 	}
-	var last *recipient
-	for r := l.head; r != 0; r = last.next {
+	for r := l.head; r != 0; r = q.recipients.at(r).next {
 		rec := q.recipients.at(r)
-		m := q.messages.at(rec.message)
-		if m.born > before {
-			last = rec
+		if rec.message == 0 || q.messages.at(rec.message).born > before {
 			continue
 		}
-		q.unlink(l, r, last)
 		reason := l.domain.reason
 		if d != nil {
 			reason = d.reason
 		}
-		return Job{ID: m.id, Domain: l.key.domain, Born: moment(m.born), Items: []Item{
-			{Handle: Handle(r), Ordinal: rec.ordinal, Tries: int(rec.tries)},
-		}}, reason, true
+		job := q.job(l, rec)
+		job.Items = append(job.Items, q.takeOut(r))
+		return job, reason, true
 	}
 	return Job{}, "", false
-}
-
-// unlink takes a recipient out of the middle of its lane; last stands before it.
-func (q *Queue) unlink(l *lane, r uint32, last *recipient) {
-	if last == nil {
-		q.pop(l)
-		return
-	}
-	// Bring it to the head, then take it as pop does.
-	rec := q.recipients.at(r)
-	last.next = rec.next
-	if l.tail == r {
-		for x := l.head; ; x = q.recipients.at(x).next {
-			if q.recipients.at(x) == last {
-				l.tail = x
-				break
-			}
-		}
-	}
-	rec.next, l.head = l.head, r
-	q.pop(l)
 }

@@ -24,6 +24,9 @@
 // also one that never came up; what it had taken and not settled goes back to the
 // head of its lane. Close makes every Step return ErrClosed.
 //
+// An admin's hand: List shows what waits, Take takes some of it out to be settled
+// otherwise, SetStream pauses a stream or gives it a priority.
+//
 // Memory: messages and recipients are pointer-free records in slabs, about 64
 // bytes for a message with one recipient; addresses and content stay on disk.
 package queue
@@ -78,6 +81,7 @@ type Queue struct {
 	messages   slab[message]
 	recipients slab[recipient]
 	streams    names
+	settings   map[string]StreamSetting // of streams that have any
 	reasons    names
 	domains    map[string]*domain
 	lanes      map[laneKey]*lane
@@ -94,6 +98,7 @@ type Queue struct {
 
 	sessions int // opening and live, all sites
 	retiring int // told to retire, not yet gone
+	busy     int // sites with mail waiting
 	unproven int // connects under way to sites where nothing is up
 	deferred int // recipients in buckets
 	waiting  int // recipients in lanes
@@ -109,9 +114,10 @@ type message struct {
 	pending uint32 // recipients not final
 }
 
-// recipient is one recipient that is not done.
+// recipient is one recipient that is not done, or a place left behind by one
+// that was taken out of the middle of a list.
 type recipient struct {
-	message uint32
+	message uint32 // 0: a place left behind
 	ordinal uint32
 	next    uint32 // in its lane, its bucket or the free list
 	lane    uint32
@@ -172,13 +178,15 @@ func New(o Options) *Queue {
 		o:       o,
 		domains: make(map[string]*domain),
 		lanes:   make(map[laneKey]*lane),
-		dests:   make(map[string]*destination),
-		sites:   make(map[string]*site),
-		due:     make(map[uint32]*bucket),
-		kick:    make(chan struct{}, 1),
-		drained: make(chan struct{}),
-		streams: names{limit: maxStreams},
-		reasons: names{limit: maxReasons},
+
+		settings: make(map[string]StreamSetting),
+		dests:    make(map[string]*destination),
+		sites:    make(map[string]*site),
+		due:      make(map[uint32]*bucket),
+		kick:     make(chan struct{}, 1),
+		drained:  make(chan struct{}),
+		streams:  names{limit: maxStreams},
+		reasons:  names{limit: maxReasons},
 	}
 }
 

@@ -86,15 +86,15 @@ func (w *world) serveSession(s *Session) {
 	w.now++
 	w.top = max(w.top, w.now)
 	w.mu.Unlock()
-	defer func() {
-		w.mu.Lock()
-		w.now--
-		w.mu.Unlock()
-	}()
+	// As in the agent, the connection is closed before the queue hears of it.
+	leave := func(sig elastic.Signal, why string) {
+		w.set(func() { w.now-- })
+		w.Leave(s, nil, []elastic.Signal{sig}, why)
+	}
 	began := time.Now()
 	time.Sleep(w.service)
 	if refuse {
-		w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h", Began: began}}, "connection refused")
+		leave(elastic.Signal{Kind: elastic.Failed, Host: "h", Began: began}, "connection refused")
 		return
 	}
 	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h", Began: began}})
@@ -103,7 +103,7 @@ func (w *world) serveSession(s *Session) {
 	for {
 		job, err := w.Step(context.Background(), s, done, sig)
 		if err != nil {
-			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}, "")
+			leave(elastic.Signal{Kind: elastic.Closed, Host: "h"}, "")
 			return
 		}
 		began = time.Now()

@@ -170,6 +170,36 @@ func randomTraffic(t *testing.T, seed uint64) {
 		if rng.IntN(50) == 0 {
 			w.Reload(w.o.MaxSessions)
 		}
+		if rng.IntN(20) == 0 {
+			setting := StreamSetting{Priority: rng.IntN(5)}
+			if rng.IntN(2) == 0 {
+				setting.Paused = "by test"
+			}
+			if err := w.SetStream(fmt.Sprint("stream", rng.IntN(4)), setting); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if rng.IntN(20) == 0 { // an admin cancels some, hands some back, changes his mind over others
+			for _, job := range w.take(func(Entry) bool { return rng.IntN(3) == 0 }) {
+				l.take(t, job)
+				for _, it := range job.Items {
+					x := Settled{Handle: it.Handle, Status: spool.Cancelled}
+					switch rng.IntN(4) {
+					case 0:
+						x = Settled{Handle: it.Handle, Untried: true}
+					case 1:
+						x = Settled{Handle: it.Handle, Handback: job.Domain != w.o.Relay}
+					}
+					l.settle(job, it, x)
+					w.Settle([]Settled{x})
+				}
+			}
+		}
+	}
+	for i := range 4 {
+		if err := w.SetStream(fmt.Sprint("stream", i), StreamSetting{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	pass(6 * time.Hour)
 	l.mu.Lock()

@@ -37,10 +37,30 @@ type site struct {
 	retiring      int  // told to retire, not yet gone
 	proven        bool // the last connect with none up did not fail
 
-	// Pace: a bucket of at most one second's tokens.
-	tokens  float64
-	filled  time.Time
-	planned time.Time // when the agenda will next look at the site
+	pace     tokens    // for transactions
+	connects tokens    // for new connections
+	planned  time.Time // when the agenda will next look at the site
+}
+
+// tokens is a bucket that fills at a rate; what it holds may go at once.
+type tokens struct {
+	n      float64
+	filled time.Time
+}
+
+// take takes a token, or says how long it is until there is one. A rate of 0 has
+// no limit.
+func (t *tokens) take(now time.Time, rate, burst float64) (wait time.Duration) {
+	if rate <= 0 {
+		return 0
+	}
+	t.n = min(burst, t.n+now.Sub(t.filled).Seconds()*rate)
+	t.filled = now
+	if t.n < 1 {
+		return time.Duration((1 - t.n) / rate * float64(time.Second))
+	}
+	t.n--
+	return 0
 }
 
 func (s *site) link() *linked[*site] { return &s.linked }
@@ -56,6 +76,8 @@ type destination struct {
 	ready                []*Session  // the ready list; the last one was used last
 	waiting              int
 	live, opening        int
+
+	allowance allowance // messages on one connection, if the receiver has a limit
 
 	failures int       // connects failed in a row, with none up
 	holdoff  time.Time // no connect before this
@@ -133,7 +155,7 @@ func (q *Queue) Claim(name string, limit int) (job Job, ok bool) {
 		return Job{}, false
 	}
 	for _, l := range d.lanes {
-		if l.n > 0 {
+		if l.n > 0 && !q.paused(l) {
 			return q.fill(l, limit, nil), true
 		}
 	}
@@ -158,7 +180,8 @@ func (q *Queue) destination(w Way, now time.Time) *destination {
 	if d == nil {
 		s := q.sites[w.Site]
 		if s == nil {
-			s = &site{key: w.Site, policy: w.Queue, control: elastic.New(now, limits(w.Queue)), filled: now}
+			s = &site{key: w.Site, policy: w.Queue, control: elastic.New(now, limits(w.Queue))}
+			s.pace.filled, s.connects.filled = now, now
 			q.sites[w.Site] = s
 		}
 		s.dests++
@@ -175,6 +198,60 @@ func (q *Queue) destination(w Way, now time.Time) *destination {
 
 func limits(c *config.Queue) elastic.Limits {
 	return elastic.Limits{MaxSessions: c.MaxSessions, MaxRate: float64(c.MaxMessageRate)}
+}
+
+// Clamp bounds a site for a time: a rule about its provider, or an admin, says
+// so. Sessions that stand ready above the bound are sent away at once, the
+// others when their transaction is settled. It is false if the site is not known.
+func (q *Queue) Clamp(name string, cl elastic.Clamp) bool {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.sites[name]
+	if s == nil {
+		return false
+	}
+	s.control.Clamp(now, cl)
+	t := s.control.Target(now, s.load())
+	for s.live-s.retiring > t.Sessions && q.retireIdle(func(d *destination) bool { return d.site == s }) {
+	}
+	q.lookAgain(s, s.control.Next(), now)
+	return true
+}
+
+// Slow makes a site go on at half its pace until then. It is false if the site is
+// not known.
+func (q *Queue) Slow(name string, until time.Time, reason string) bool {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.sites[name]
+	if s != nil {
+		s.control.Slow(now, until, reason)
+	}
+	return s != nil
+}
+
+// HostMail tells of recipients in a domain to whom the host MTA itself sends: the
+// site leaves it the connections for that.
+func (q *Queue) HostMail(domain string, recipients int) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d := q.domains[domain]; d != nil && d.dest != nil {
+		d.dest.site.control.HostMail(now, recipients)
+	}
+}
+
+// Why returns the last changes of what the site's controller wants, oldest first,
+// each with the reply or measurement behind it; nil if the site is not known.
+func (q *Queue) Why(name string) []elastic.Change {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s := q.sites[name]; s != nil {
+		return s.control.History()
+	}
+	return nil
 }
 
 // abandon takes one domain from a destination. The last one does not end it:
@@ -194,8 +271,14 @@ const forget = time.Hour
 
 // moveWaiting counts mail in and out of a destination.
 func (q *Queue) moveWaiting(d *destination, n int) {
+	was := d.site.waiting > 0
 	d.waiting += n
 	d.site.waiting += n
+	if is := d.site.waiting > 0; is && !was {
+		q.busy++
+	} else if was && !is {
+		q.busy--
+	}
 	if d.waiting == 0 {
 		d.site.hungry.remove(d)
 	}
@@ -234,7 +317,7 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 		return false
 	}
 	if n := len(d.ready); n > 0 {
-		if !q.paced(d.site, now) {
+		if !q.paced(d.site, d.site.control.Target(now, d.site.load()), now) {
 			return false
 		}
 		s := d.ready[n-1]
@@ -301,6 +384,10 @@ func (q *Queue) grow(s *site, now time.Time) {
 		if d.failures > 0 && d.opening > 0 {
 			continue // one probe at a time
 		}
+		if wait := s.connects.take(now, float64(s.policy.MaxConnectionRate), max(1, float64(s.policy.MaxConnectionRate))); wait > 0 {
+			q.lookAgain(s, now.Add(wait), now)
+			break
+		}
 		q.launch(d)
 		tries = s.hungry.n + 1 // it may want another one
 	}
@@ -321,8 +408,8 @@ func (q *Queue) launch(d *destination) {
 }
 
 // retireIdle sends away the session that has been ready longest of those that
-// fit.
-func (q *Queue) retireIdle(fits func(*destination) bool) {
+// fit, if there is one.
+func (q *Queue) retireIdle(fits func(*destination) bool) bool {
 	for s, ok := q.idle.first(); ok; s, ok = s.next, s.next != nil {
 		if fits(s.dest) {
 			q.unready(s)
@@ -330,27 +417,20 @@ func (q *Queue) retireIdle(fits func(*destination) bool) {
 			s.dest.site.retiring++
 			q.retiring++
 			s.wake <- wakeRetire
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // paced takes a token for one transaction, or plans a look at the site for when
 // there will be one.
-func (q *Queue) paced(s *site, now time.Time) bool {
-	t := s.control.Target(now, s.load())
-	if t.Pace <= 0 {
-		return true
+func (q *Queue) paced(s *site, t elastic.Target, now time.Time) bool {
+	wait := s.pace.take(now, t.Pace, max(1, t.Pace/10))
+	if wait > 0 {
+		q.lookAgain(s, now.Add(wait), now)
 	}
-	burst := max(1, t.Pace/10)
-	s.tokens = min(burst, s.tokens+now.Sub(s.filled).Seconds()*t.Pace)
-	s.filled = now
-	if s.tokens >= 1 {
-		s.tokens--
-		return true
-	}
-	q.lookAgain(s, now.Add(time.Duration((1-s.tokens)/t.Pace*float64(time.Second))), now)
-	return false
+	return wait == 0
 }
 
 // lookAgain plans a look at the site, unless an earlier one is planned.

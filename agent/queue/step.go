@@ -21,7 +21,19 @@ type Session struct {
 
 	job   Job
 	items []Item
-	jobs  int // transactions taken
+	jobs  int       // transactions taken
+	tried int       // of these, settled with at least one recipient tried
+	last  time.Time // when the last of them was
+
+	retired    bool // told to go: what closes after that is our doing
+	messages   int  // what the peer announced to take on one connection; 0: nothing
+	recipients int  // and in one transaction
+}
+
+// Announced notes the limits that the peer announced (RFC 9422): messages on one
+// connection, recipients of one transaction; 0: none. Called before Opened.
+func (s *Session) Announced(messages, recipients int) {
+	s.messages, s.recipients = messages, recipients
 }
 
 func (s *Session) link() *linked[*Session] { return &s.linked }
@@ -32,7 +44,11 @@ func (s *Session) Way() Way { return *s.way }
 // assign gives the session its next job.
 func (q *Queue) assign(s *Session) {
 	s.way = s.dest.way
-	s.job = q.next(s.dest, s.items)
+	limit := s.way.Queue.MaxRecipientsPerMessage
+	if s.recipients > 0 {
+		limit = min(limit, s.recipients)
+	}
+	s.job = q.next(s.dest, limit, s.items)
 	s.items = s.job.Items
 	s.jobs++
 }
@@ -83,17 +99,20 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	now := time.Now()
 	q.mu.Lock()
 	q.finish(s, done, sig, now)
-	if err := q.dismiss(s, now); err != nil {
+	site := s.dest.site
+	target := site.control.Target(now, site.load())
+	if err := q.dismiss(s, target, now); err != nil {
+		s.retired = true
 		q.mu.Unlock()
 		return Job{}, err
 	}
-	if d := s.dest; d.waiting > 0 && q.paced(d.site, now) {
+	if s.dest.waiting > 0 && q.paced(site, target, now) {
 		q.assign(s)
-		q.grow(d.site, now) // the evidence may have raised the target
+		q.grow(site, now) // the evidence may have raised the target
 		q.mu.Unlock()
 		return s.job, nil
 	}
-	q.grow(s.dest.site, now)
+	q.grow(site, now)
 	s.dest.ready = append(s.dest.ready, s)
 	q.idle.push(s)
 	q.mu.Unlock()
@@ -115,13 +134,16 @@ func (q *Queue) stand(ctx context.Context, s *Session) (Job, error) {
 			}
 		case <-ctx.Done():
 			if w = q.sitDown(s, true); w == wakeRetire {
+				s.retired = true
 				return Job{}, ctx.Err()
 			}
 		}
 		switch w {
 		case wakeJob:
 			return s.job, nil
-		case wakeClosed:
+		}
+		s.retired = true
+		if w == wakeClosed {
 			return Job{}, ErrClosed
 		}
 		return Job{}, ErrRetire
@@ -160,8 +182,14 @@ func (q *Queue) unready(s *Session) {
 // finish applies the outcomes of the session's transaction; what the caller did
 // not settle goes back to the head of its lane.
 func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
+	tried := false
 	for _, x := range done {
 		q.settle(x, now)
+		tried = tried || !x.Untried
+	}
+	if tried {
+		s.tried++
+		s.last = now
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
 		if !settled(done, s.job.Items[i].Handle) {
@@ -182,24 +210,42 @@ func settled(done []Settled, h Handle) bool {
 }
 
 // dismiss says whether the session must go.
-func (q *Queue) dismiss(s *Session, now time.Time) error {
+func (q *Queue) dismiss(s *Session, t elastic.Target, now time.Time) error {
 	if q.closed {
 		return ErrClosed
 	}
 	d := s.dest
-	if s.jobs >= d.way.Queue.MaxMessagesPerConnection {
+	if most := d.allowance.most(now); s.jobs >= d.way.Queue.MaxMessagesPerConnection ||
+		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	t := d.site.control.Target(now, d.site.load())
 	if d.site.live > t.Sessions {
 		return ErrRetire
 	}
 	// Others wait for room: give it up when idle, or after a fair turn.
 	if (d.site.hungry.n > 0 && d.site.live+d.site.opening >= t.Sessions && q.hungryElsewhere(d)) ||
-		(q.starved.n > 0 && q.sessions >= q.o.MaxSessions && d.site.live > 1) {
+		(q.sessions >= q.o.MaxSessions && d.site.live > q.share() && q.poor() != nil) {
 		if d.waiting == 0 || s.jobs%turn == 0 && s.jobs > 0 {
 			return ErrRetire
 		}
+	}
+	return nil
+}
+
+// share is what each site with mail may have of all sessions, if each wants so
+// many. What some do not want the others get: nobody gives up a session unless
+// another site has less than its share and waits for one (max-min fairness).
+func (q *Queue) share() int { return max(1, q.o.MaxSessions/max(1, q.busy)) }
+
+// poor finds a starved site with less than its share. It looks at a few and turns
+// the ring, so that it finds one in some calls at the latest.
+func (q *Queue) poor() *site {
+	share := q.share()
+	for range min(q.starved.n, 16) {
+		if s := q.starved.head; s.live+s.opening < share {
+			return s
+		}
+		q.starved.rotate()
 	}
 	return nil
 }
@@ -233,6 +279,9 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if s.up {
 		d.live--
 		d.site.live--
+		if n := len(sig); n > 0 && sig[n-1].Kind == elastic.Closed && !s.retired && now.Sub(s.last) < allowanceNear {
+			d.allowance.closed(now, s.tried)
+		}
 	} else {
 		d.opening--
 		d.site.opening--
@@ -247,16 +296,53 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if d.domains == 0 && d.live+d.opening == 0 {
 		q.plan(now.Add(forget), d)
 	}
+	// Those who have less than their share first, then the site itself.
+	for x := q.poor(); x != nil && q.sessions < q.o.MaxSessions; x = q.poor() {
+		q.starved.remove(x)
+		q.grow(x, now)
+		if x.on {
+			break // not for want of sessions
+		}
+	}
 	q.serveOne(d, now)
 	q.grow(d.site, now)
 	for range q.starved.n {
-		other, ok := q.starved.first()
-		if !ok || q.sessions >= q.o.MaxSessions {
+		if q.sessions >= q.o.MaxSessions {
 			break
 		}
-		q.starved.remove(other)
-		q.grow(other, now)
+		x := q.starved.head
+		q.starved.remove(x)
+		q.grow(x, now)
 	}
+}
+
+// allowance is how many messages a receiver takes on one connection, learned from
+// where it closes them.
+type allowance struct {
+	n     int  // messages before the last close
+	again bool // the one before that was after as many
+	until time.Time
+}
+
+const (
+	// allowanceNear: a close later than that after a message is for idleness.
+	allowanceNear = 2 * time.Second
+	// allowanceFor is how long what was learned is held, then it is tried again.
+	allowanceFor = time.Hour
+)
+
+// closed notes that the peer closed a session after n messages.
+func (a *allowance) closed(now time.Time, n int) {
+	a.again = n > 0 && a.n == n
+	a.n, a.until = n, now.Add(allowanceFor)
+}
+
+// most is the limit, 0 if none is known: two closes at the same place are one.
+func (a *allowance) most(now time.Time) int {
+	if !a.again || now.After(a.until) {
+		return 0
+	}
+	return a.n
 }
 
 // hold keeps connects away from a destination after one has failed: longer each

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/milter"
 )
@@ -64,5 +67,38 @@ func (d *diverter) serve(ctx context.Context, ready func()) error {
 		return err
 	}
 	ready()
+	ctx, stop := context.WithCancel(ctx)
+	var aside sync.WaitGroup
+	aside.Go(func() { d.tellAgent(ctx) })
+	defer aside.Wait()
+	defer stop()
 	return d.server.Serve(ctx, listeners...)
+}
+
+// tellEvery is how often the agent hears of the host's own mail.
+const tellEvery = time.Second
+
+// tellAgent tells the agent what the host MTA sends itself. While the agent is
+// away nobody needs to know.
+func (d *diverter) tellAgent(ctx context.Context) {
+	agent := control.NewClient(d.cfg.Agent.Control)
+	defer agent.Close()
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		counts := d.server.HostMail()
+		if counts == nil {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, tellEvery)
+		if err := agent.HostMail(call, counts); err != nil {
+			d.log.Debug("the agent was not told of the host's own mail", "err", err)
+		}
+		cancel()
+	}
 }

@@ -19,9 +19,17 @@ type cli struct {
 	Check  checkCmd  `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
 	Queue  queueCmd  `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
 	Report reportCmd `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
-	Spool  spoolCmd  `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
-	Trace  traceCmd  `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
-	Demo   demoCmd   `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
+	Why    whyCmd    `cmd:"" help:"Explain how many sessions a site gets, and how fast they send."`
+
+	Streams  streamsCmd  `cmd:"" help:"List the streams: campaigns and lists."`
+	Pause    pauseCmd    `cmd:"" help:"Stop a stream."`
+	Resume   resumeCmd   `cmd:"" help:"Let a paused stream go on."`
+	Priority priorityCmd `cmd:"" help:"Give a stream more than one share."`
+	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good."`
+
+	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
+	Trace traceCmd `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
+	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
 }
 
 func main() {

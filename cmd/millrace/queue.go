@@ -22,7 +22,7 @@ type queueCmd struct {
 func (c *queueCmd) Help() string {
 	return `Lists the diverted mail that is not delivered yet, in the layout of mailq(1):
 
-  * behind the id: being delivered now
+  * behind the id: being delivered now; ! held, as its stream is paused
   the reason of the last failure stands in brackets above its recipients
 
 Examples:
@@ -67,8 +67,11 @@ func (l *mailq) message(m *control.Message) error {
 	l.octets += m.Size
 	mark := ""
 	for _, r := range m.Recipients {
-		if r.State == "active" {
+		switch {
+		case r.State == "active":
 			mark = "*"
+		case r.State == "held" && mark == "":
+			mark = "!"
 		}
 	}
 	sender := m.Sender

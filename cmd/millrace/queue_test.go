@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/cmd/internal/program"
@@ -27,6 +29,40 @@ func (b backend) Messages(ctx context.Context, yield func(*control.Message) erro
 	return nil
 }
 
+func (b backend) Streams() []control.Stream {
+	return []control.Stream{
+		{Name: "news.example.com", Waiting: 1200, Deferred: 30, Active: 20, Priority: 4},
+		{Name: "sale.example.com", Waiting: 7, Paused: "wrong price"},
+	}
+}
+
+func (b backend) Set(s control.Setting) error {
+	if s.Stream != "news.example.com" {
+		return fmt.Errorf("stream %q", s.Stream)
+	}
+	return nil
+}
+
+func (b backend) Cancel(_ context.Context, f control.Filter) (control.Selected, error) {
+	if f != (control.Filter{User: "joe"}) {
+		return control.Selected{}, fmt.Errorf("filter %+v", f)
+	}
+	return control.Selected{Recipients: 100_000, Active: 1}, nil
+}
+
+func (b backend) HostMail(map[string]int) {}
+
+func (b backend) Why(site string) ([]control.Change, error) {
+	if site != "google" {
+		return nil, fmt.Errorf("site %s: %w", site, control.ErrUnknown)
+	}
+	at := time.Unix(1_700_000_000, 0)
+	return []control.Change{
+		{At: at, From: 0, To: 2, Cause: "start"},
+		{At: at.Add(time.Minute), From: 20, To: 11, Pace: 12.5, Cause: "refused with 11 up: 421 too many"},
+	}, nil
+}
+
 // messages is a queue with each state that the listing shows in its own way.
 func messages() backend {
 	const refused = "host mx.example.com[192.0.2.1] said: 450 4.2.1 try later (in reply to RCPT TO command)"
@@ -43,6 +79,10 @@ func messages() backend {
 				{Address: "e@example.com", State: "deferred", Reason: "connect to mx.example.com[192.0.2.1]:25: Connection refused"},
 				{Address: "f@example.com", State: "waiting"},
 			},
+		},
+		{
+			QueueName: "general", ID: "M1-1F00", HostID: "4F0C23", ArrivalTime: 1_700_000_062, Size: 800, Sender: "sale@example.com",
+			Recipients: []control.Recipient{{Address: "g@example.com", State: "held", Reason: "wrong price"}},
 		},
 	}
 }
@@ -62,7 +102,11 @@ M1-F00            10000000 Tue Nov 14 22:14:21 MAILER-DAEMON
                                                           (reason unavailable)
                                                f@example.com
 
--- 9767 Kbytes in 2 Requests.
+M1-1F00!               800 Tue Nov 14 22:14:22 sale@example.com
+                                                                 (wrong price)
+                                               g@example.com
+
+-- 9767 Kbytes in 3 Requests.
 `
 
 // serve opens a control socket over b and returns a configuration that names it.
@@ -126,7 +170,7 @@ func TestQueueAsJSONIsThatOfPostqueue(t *testing.T) {
 	t.Parallel()
 	r := millrace(t, "TZ=UTC", "--config", serve(t, messages()), "queue", "--json")
 	lines := strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
-	if r.code != 0 || len(lines) != 2 {
+	if r.code != 0 || len(lines) != 3 {
 		t.Fatalf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
 	}
 	var m struct {

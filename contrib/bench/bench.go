@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -25,6 +26,8 @@ func scenarios() []scenario {
 		{"session", sessions},
 		{"appends", appends},
 		{"backlog", backlog},
+		{"isolation", isolation},
+		{"parallel", parallel},
 	}
 }
 
@@ -90,6 +93,13 @@ func (b *bench) write(r *report) error {
 	r.markdown(f)
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("report: %w", err)
+	}
+	for _, s := range r.sections {
+		for _, p := range s.plots {
+			if err := p.write(filepath.Dir(b.report)); err != nil {
+				return fmt.Errorf("report: %w", err)
+			}
+		}
 	}
 	return nil
 }

@@ -1,12 +1,17 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/millrace/millrace/contrib/plot"
 )
 
 const quickWarning = "A quick run: it shows that the scenarios work. Its figures are no measurement."
@@ -25,7 +30,24 @@ type section struct {
 	title  string
 	about  string // paragraphs
 	tables []table
+	plots  []chartFile
 	claims []claim
+}
+
+// chartFile is a chart in a file of its own beside the report.
+type chartFile struct {
+	name  string // of the file, without its ending
+	chart plot.Chart
+}
+
+func (f *chartFile) file() string { return f.name + ".svg" }
+
+func (f *chartFile) write(dir string) error {
+	file, err := os.Create(filepath.Join(dir, f.file()))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.chart.Write(file), file.Close())
 }
 
 // table is text in cells.
@@ -104,6 +126,9 @@ func (r *report) markdown(w io.Writer) {
 		for _, t := range s.all() {
 			fmt.Fprintf(w, "\n%s:\n\n", t.title)
 			t.markdown(w)
+		}
+		for _, p := range s.plots {
+			fmt.Fprintf(w, "\n![%s](%s)\n", p.chart.Title, p.file())
 		}
 	}
 }

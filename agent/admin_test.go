@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+func (s *stage) admin() *control.Client { return control.NewClient(s.config.Agent.Control) }
+
+func TestMailOfACompromisedAccountIsCancelled(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	why := "wait for the test"
+	for _, stream := range []string{"one", "two"} {
+		if err := s.admin().Set(t.Context(), control.Setting{Stream: stream, Paused: &why}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 200 {
+		e := spool.Envelope{Sender: "n@news.test", Stream: []string{"one", "two"}[i%2], AuthUser: []string{"good", "hacked"}[i/2%2]}
+		s.send(e, letter, fmt.Sprintf("%s%d@far.test", e.AuthUser, i), fmt.Sprintf("%s%d@elsewhere.test", e.AuthUser, i))
+	}
+	s.until("all are held", func() bool { return s.status().Waiting == 400 })
+
+	if _, err := s.admin().Cancel(t.Context(), control.Filter{}); err == nil {
+		t.Error("an empty filter was taken")
+	}
+	done, err := s.admin().Cancel(t.Context(), control.Filter{User: "hacked", Domain: "FAR.test"})
+	if err != nil || done.Recipients != 100 || done.Active != 0 {
+		t.Errorf("cancelled %+v, %v", done, err)
+	}
+	done, err = s.admin().Cancel(t.Context(), control.Filter{User: "hacked"})
+	if err != nil || done.Recipients != 100 {
+		t.Errorf("cancelled %+v, %v", done, err)
+	}
+	if done, err = s.admin().Cancel(t.Context(), control.Filter{Domain: "elsewhere.test"}); err != nil || done.Recipients != 100 {
+		t.Errorf("cancelled %+v, %v", done, err)
+	}
+	// It stays so over a restart.
+	s.stop()
+	s.start()
+	for _, stream := range []string{"one", "two"} {
+		if err := s.admin().Set(t.Context(), control.Setting{Stream: stream, Paused: new(string)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.until("the rest is delivered", func() bool { return len(s.at("far")) >= 100 && s.empty() })
+	for _, a := range s.at("far") {
+		if strings.HasPrefix(a.recipient, "hacked") {
+			t.Errorf("%s got mail that was cancelled", a.recipient)
+		}
+	}
+	if n := len(s.at("far")); n != 100 {
+		t.Errorf("%d delivered, want 100", n)
+	}
+	if n := len(s.at("host")); n != 0 {
+		t.Errorf("%d reports about cancelled mail", n)
+	}
+	if n := strings.Count(s.log.String(), "status=cancelled"); n != 300 {
+		t.Errorf("%d lines about cancelled recipients, want 300", n)
+	}
+}
+
+func TestSiteIsExplained(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
+	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
+	for _, site := range s.status().Sites {
+		changes, err := s.admin().Why(t.Context(), site.Name)
+		if err != nil || len(changes) == 0 || changes[0].Cause == "" {
+			t.Errorf("%s: %+v, %v", site.Name, changes, err)
+		}
+	}
+	if _, err := s.admin().Why(t.Context(), "nobody"); !errors.Is(err, control.ErrUnknown) {
+		t.Errorf("unknown site: %v", err)
+	}
+}
+
+func TestPauseOutlivesTheAgent(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	s := newStage(t, func(c *config.Config) { c.Agent.StateDirectory = dir }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	why, four := "wrong price", 4
+	if err := s.admin().Set(t.Context(), control.Setting{Stream: "sale", Paused: &why, Priority: &four}); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	s.send(spool.Envelope{Sender: "n@news.test", Stream: "sale"}, letter, "a@far.test")
+	s.send(spool.Envelope{Sender: "n@news.test", Stream: "other"}, letter, "b@far.test")
+	s.start()
+	s.until("the other stream's mail is delivered", func() bool { return len(s.at("far")) == 1 })
+	list, err := s.admin().Streams(t.Context())
+	if err != nil || len(list) != 1 || list[0].Paused != why || list[0].Priority != 4 || list[0].Waiting != 1 {
+		t.Errorf("after the restart: %+v, %v", list, err)
+	}
+	if err := s.admin().Set(t.Context(), control.Setting{Stream: "sale", Paused: new(string)}); err != nil {
+		t.Fatal(err)
+	}
+	s.until("delivered", func() bool { return len(s.at("far")) == 2 })
+	s.stop()
+
+	// A file that cannot be read stops the start: mail that is held must not go out.
+	if err := os.WriteFile(filepath.Join(dir, "streams.json"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(s.config, s.log.logger(), "test"); err == nil || !strings.Contains(err.Error(), "remedy") {
+		t.Errorf("an unreadable file: %v", err)
+	}
+}

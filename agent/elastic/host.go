@@ -1,0 +1,72 @@
+package elastic
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+const (
+	// hostMemory is the time over which the host's own mail is averaged. Mail of
+	// one message in some minutes still keeps a place free for the next one.
+	hostMemory = 5 * time.Minute
+	// hostLeast is the average, in messages, below which nothing is kept free.
+	hostLeast = 0.2
+	// hostShortest is the time over which a first message is spread.
+	hostShortest = 10 * time.Second
+	// hostProbeGap is the least time between probes while places are kept free: a
+	// probe has to take them for a moment.
+	hostProbeGap = 2 * time.Minute
+)
+
+// hostRoom is what the host MTA itself needs of the receiver.
+type hostRoom struct {
+	messages float64   // the host's, each worth less the older it is
+	at       time.Time // of the last change
+	since    time.Time // the first of them
+	kept     int       // sessions left to it now
+}
+
+func (r *hostRoom) age(now time.Time) {
+	if d := now.Sub(r.at); d > 0 {
+		r.messages *= math.Exp(-float64(d) / float64(hostMemory))
+		r.at = now
+	}
+}
+
+// HostMail notes messages that the host MTA itself sends to this site. The
+// connections they need are left to it, once the receiver's limit is known.
+func (c *Control) HostMail(now time.Time, messages int) {
+	h := &c.host
+	h.age(now)
+	if h.messages < hostLeast {
+		h.since = now
+	}
+	h.messages += float64(messages)
+}
+
+// rate is messages per second. What was seen for a short time only is not taken
+// for a little over a long one.
+func (r *hostRoom) rate(now time.Time) float64 {
+	seen := max(now.Sub(r.since), hostShortest).Seconds() / hostMemory.Seconds()
+	return r.messages / hostMemory.Seconds() / (1 - math.Exp(-seen))
+}
+
+// keep is how many sessions are left to the host now: of those that were accepted,
+// or that the configuration allows, so many as its mail has under way at a time.
+// That is its rate times the life of a connection with one message, and as arrivals
+// are random, three times the square root of it more.
+func (c *Control) keep(now time.Time) int {
+	r := &c.host
+	r.age(now)
+	was := r.kept
+	r.kept = 0
+	if r.messages >= hostLeast && (c.phase == hold || c.want >= c.limits.MaxSessions) {
+		busy := r.rate(now) * (c.latency + c.connect)
+		r.kept = min(max(1, int(math.Ceil(busy+3*math.Sqrt(busy)))), c.want-1)
+	}
+	if r.kept > 0 && was == 0 {
+		c.record(now, c.want, fmt.Sprintf("%d of %d left to the host, which sends %.2g messages/s of its own", r.kept, c.want, r.rate(now)))
+	}
+	return r.kept
+}

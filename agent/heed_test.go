@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// shippedReplies are the rules of a configuration that says nothing about them.
+func shippedReplies(t *testing.T) []config.Reply {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "millrace.toml")
+	if err := os.WriteFile(path, []byte("hostname = \"mail.example.com\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Replies
+}
+
+var sampleForm = regexp.MustCompile(`^(\d{3}) (?:(\d\.\d{1,3}\.\d{1,3}) )?(.+)$`)
+
+// TestEachShippedRuleIsForItsSamples shows that every rule can match, that none is
+// shadowed by one before it, and that it has been looked at.
+func TestEachShippedRuleIsForItsSamples(t *testing.T) {
+	t.Parallel()
+	list := shippedReplies(t)
+	rules, err := replyRules(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rules) < 30 {
+		t.Errorf("%d rules are shipped", len(rules))
+	}
+	for i, r := range list {
+		if _, err := time.Parse(time.DateOnly, r.Checked); err != nil {
+			t.Errorf("%s: checked %q is no day", r.Name, r.Checked)
+		}
+		if len(r.Sample) == 0 {
+			t.Errorf("%s has no sample", r.Name)
+		}
+		for _, sample := range r.Sample {
+			f := sampleForm.FindStringSubmatch(sample)
+			if f == nil {
+				t.Errorf("%s: %q is no reply", r.Name, sample)
+				continue
+			}
+			code, _ := strconv.Atoi(f[1])
+			host := "mx1.receiver.example"
+			if len(r.MX) > 0 {
+				host = "MX1" + strings.TrimPrefix(r.MX[0], "*")
+			}
+			stages := rules[i].Stages
+			if stages == nil {
+				stages = []outcome.Stage{outcome.Mail, outcome.Rcpt, outcome.Data}
+			}
+			for _, stage := range stages {
+				d := outcome.Policy{Rules: rules}.Decide(time.Now(), outcome.Attempt{
+					Stage: stage, Code: code, Enhanced: f[2], Text: f[3], Peer: host + "[192.0.2.1]",
+				})
+				if d.Effect == nil || d.Effect.Rule != r.Name {
+					t.Errorf("%s: %q is matched by %+v", r.Name, sample, d.Effect)
+				} else if r.Class != "" && d.Class.String() != r.Class {
+					t.Errorf("%s: %q has class %s", r.Name, sample, d.Class)
+				}
+				if later := d.Action == outcome.Retry; !later && (d.Effect == nil || d.Effect.Kind != outcome.HoldStream) {
+					t.Errorf("%s: %q is no reason to bounce", r.Name, sample)
+				}
+				if d.Class.Hard() {
+					t.Errorf("%s: %q is our fault, or nobody's, and counts as hard", r.Name, sample)
+				}
+			}
+		}
+	}
+}
+
+func TestConfigurationAndOutcomeSpeakOfTheSameThings(t *testing.T) {
+	t.Parallel()
+	for _, r := range shippedReplies(t) {
+		if _, ok := outcome.ParseClass(r.Class); r.Class != "" && !ok {
+			t.Errorf("%s: class %q", r.Name, r.Class)
+		}
+		if _, ok := effects[r.Action]; r.Action != "" && !ok {
+			t.Errorf("%s: action %q", r.Name, r.Action)
+		}
+	}
+}
+
+// provider is a receiver whose one host has a name that rules know.
+func provider(name, host string, addr byte, b sink.Behaviour) sink.Provider {
+	return sink.Provider{Name: name, Domains: []string{name + ".test"}, Behaviour: b,
+		Host: []sink.Host{{Name: host, Addr: netip.AddrFrom4([4]byte{127, 98, 0, addr})}}}
+}
+
+func TestSuspensionThatAReceiverAsksForIsKept(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.Replies = shippedReplies(t) },
+		provider("yahoo", "mta5.am0.yahoodns.net", 1, sink.Behaviour{TempShare: 1, Say: map[sink.Cause]string{
+			sink.CauseTemp: "421 4.7.0 [TSS05] Messages from 192.0.2.7 temporarily deferred due to user complaints"}}),
+		sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	for i := range 50 {
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("u%d@yahoo.test", i), fmt.Sprintf("u%d@far.test", i))
+	}
+	s.until("the others get theirs", func() bool { return len(s.at("far")) == 50 })
+	s.until("no session is left at the suspended site", func() bool {
+		return slices.ContainsFunc(s.status().Sites, func(x control.Site) bool {
+			return strings.Contains(x.Name, "yahoodns") && x.Sessions+x.Opening == 0 && x.Target == 0
+		})
+	})
+	before := s.net.Stats()
+	s.until("the deferred come due", func() bool { st := s.status(); return st.Deferred == 0 && st.Waiting == 50 })
+	if a, b := connections(before, "yahoo"), connections(s.net.Stats(), "yahoo"); a != b {
+		t.Errorf("%d connections while the site was suspended", b-a)
+	}
+	if !strings.Contains(s.log.String(), "is suspended until") {
+		t.Error("the log says nothing of the suspension")
+	}
+}
+
+func connections(st sink.Stats, provider string) (n int64) {
+	for _, h := range st.Hosts {
+		if h.Provider == provider {
+			n += h.Connections
+		}
+	}
+	return n
+}
+
+func TestStreamThatIsNotAuthenticatedIsHeldAndTold(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) {
+		c.Replies = shippedReplies(t)
+		c.General.MaxSessions = 1
+	}, provider("google", "aspmx.l.google.com", 2, sink.Behaviour{PermShare: 1, RTT: 20 * time.Millisecond, Say: map[sink.Cause]string{
+		sink.CausePerm: "550 5.7.26 Your email has been blocked because the sender is unauthenticated."}}))
+	s.start()
+	for i := range 100 {
+		s.send(spool.Envelope{Sender: "n@news.test", Stream: "bad"}, letter, fmt.Sprintf("u%d@google.test", i))
+	}
+	s.until("the stream is held", func() bool { return strings.Contains(s.log.String(), "stream bad is held") })
+	s.until("nothing is under way", func() bool { return s.status().Active == 0 })
+	if st := s.status(); st.Waiting < 50 {
+		t.Errorf("%d of 100 left when the stream was held", st.Waiting)
+	}
+	list, err := s.admin().Streams(t.Context())
+	if err != nil || !slices.ContainsFunc(list, func(x control.Stream) bool {
+		return x.Name == "bad" && strings.Contains(x.Paused, "google-unauthenticated")
+	}) {
+		t.Errorf("streams %+v, %v", list, err)
+	}
+	// What the receiver says of other mail is its own affair.
+	s.send(spool.Envelope{Sender: "n@news.test", Stream: "other"}, letter, "x@google.test")
+	s.until("the other stream is tried", func() bool { return strings.Contains(s.log.String(), "<x@google.test>") })
+}

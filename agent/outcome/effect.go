@@ -1,0 +1,180 @@
+package outcome
+
+import (
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// Rule reads what certain receivers say. Every condition that is given must hold.
+type Rule struct {
+	Name     string
+	Hosts    []string // globs over the name of the host that spoke, lower case
+	Stages   []Stage
+	Codes    []string       // globs over the code: "421", "4??"
+	Enhanced []string       // globs over the enhanced status code
+	Text     *regexp.Regexp // over the text
+
+	Class  Class // ClassNone: what the reply itself says
+	Effect Effect
+}
+
+// EffectKind is what a rule does beyond the reading of the reply.
+type EffectKind uint8
+
+// The kinds of effects. A recipient is never bounced for a reply that Slow,
+// Suspend, Bound or Pause answer: these say that later will do.
+const (
+	NoEffect   EffectKind = iota
+	Slow                  // the site goes on at half its pace
+	Suspend               // the site sees no connection
+	Bound                 // the site gets at most Sessions sessions
+	Learn                 // the connection has had its messages; it is no failure
+	Alone                 // only this recipient waits
+	Later                 // a 5xx that means "later"
+	Never                 // a 4xx that means "never"
+	Pause                 // the stream waits
+	HoldStream            // the stream waits for an admin
+)
+
+// Effect is what follows for a site or a stream once the rule has matched After times
+// there Within a time.
+type Effect struct {
+	Rule     string // its name
+	Kind     EffectKind
+	For      time.Duration
+	Sessions int // of Bound
+	After    int
+	Within   time.Duration
+	Tell     bool // an admin must look at its cause
+}
+
+// OnStream says whether the effect is on the stream; else it is on the site.
+func (e *Effect) OnStream() bool { return e.Kind == Pause || e.Kind == HoldStream }
+
+// Lasting says whether the effect is more than a reading of the one reply.
+func (e *Effect) Lasting() bool {
+	return e.Kind == Slow || e.Kind == Suspend || e.Kind == Bound || e.OnStream()
+}
+
+// match finds the first rule that fits a reply, nil if none does.
+func match(rules []Rule, a *Attempt, enhanced string) *Rule {
+	if len(rules) == 0 {
+		return nil
+	}
+	host, _, _ := strings.Cut(a.Peer, "[")
+	host = strings.ToLower(host)
+	code := string([]byte{byte('0' + a.Code/100%10), byte('0' + a.Code/10%10), byte('0' + a.Code%10)})
+	for i := range rules {
+		r := &rules[i]
+		if fitsAny(r.Hosts, host) && fitsAny(r.Codes, code) && fitsAny(r.Enhanced, enhanced) &&
+			(len(r.Stages) == 0 || slices.Contains(r.Stages, a.Stage)) &&
+			(r.Text == nil || r.Text.MatchString(a.Text)) {
+			return r
+		}
+	}
+	return nil
+}
+
+func fitsAny(globs []string, s string) bool {
+	for _, g := range globs {
+		if ok, _ := path.Match(g, s); ok {
+			return true
+		}
+	}
+	return len(globs) == 0
+}
+
+// apply lets a rule have its say about a reading.
+func (r *reading) apply(x *Rule, a *Attempt) {
+	r.effect = &x.Effect
+	late := r.end
+	switch x.Effect.Kind {
+	case Slow:
+		r.scope, late = ScopeSite, temporary
+		if a.Stage != Connect {
+			r.sig = elastic.RateRefused
+		}
+	case Suspend:
+		r.scope, late = ScopeSite, temporary
+	case Bound:
+		r.scope, r.sig, late = ScopeSite, elastic.Refused, temporary
+	case Learn:
+		r.scope, late = ScopeHost, temporary
+		if a.Stage != Connect {
+			r.sig = elastic.Closed
+		}
+	case Alone:
+		r.scope, r.sig = ScopeRecipient, elastic.Accepted
+		if a.Code == 421 {
+			r.sig = elastic.Lost // the server closes after it
+		}
+	case Later:
+		late = temporary
+	case Never:
+		late = permanent
+	case Pause:
+		r.scope, late = ScopeStream, temporary
+	case HoldStream:
+		r.scope = ScopeStream
+	}
+	r.end = late
+}
+
+// Tally counts the matches of rules. It is not safe for concurrent use.
+type Tally struct {
+	matches map[tallied][]time.Time
+	lasting map[tallied]time.Time // effects in force, until when
+}
+
+type tallied struct{ rule, place string }
+
+// tallyMost bounds how many rules at how many places are remembered; what is out of
+// date goes then.
+const tallyMost = 4096
+
+// Add counts a match of a rule at a site or stream. It is true if the effect is to
+// take hold now: After matches have come Within its time, and it is not in force already.
+func (t *Tally) Add(now time.Time, e *Effect, place string) bool {
+	if t.matches == nil {
+		t.matches, t.lasting = make(map[tallied][]time.Time), make(map[tallied]time.Time)
+	}
+	k := tallied{e.Rule, place}
+	if until, ok := t.lasting[k]; ok && now.Before(until) {
+		return false
+	}
+	recent := slices.DeleteFunc(t.matches[k], func(at time.Time) bool { return now.Sub(at) > e.Within })
+	if recent = append(recent, now); len(recent) < max(e.After, 1) {
+		if len(t.matches) >= tallyMost {
+			t.forget(now)
+		}
+		t.matches[k] = recent
+		return false
+	}
+	delete(t.matches, k)
+	t.lasting[k] = now.Add(e.For)
+	return true
+}
+
+// longest is how old a match may be that still counts for any rule.
+const longest = 24 * time.Hour
+
+func (t *Tally) forget(now time.Time) {
+	for k, at := range t.matches {
+		if now.Sub(at[len(at)-1]) > longest {
+			delete(t.matches, k)
+		}
+	}
+	if len(t.matches) >= tallyMost { // all of today: begin anew
+		clear(t.matches)
+	}
+	for k, until := range t.lasting {
+		if now.After(until) {
+			delete(t.lasting, k)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package outcome
+
+import (
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// about is a policy with one rule.
+func about(r Rule) Policy {
+	p := policy()
+	p.Rules = []Rule{r}
+	return p
+}
+
+func TestEffectsDecideWhatARefusalMeans(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		kind     EffectKind
+		stage    Stage
+		code     int
+		enhanced string
+
+		action Action
+		scope  Scope
+		sig    elastic.Kind
+		status string
+	}{
+		{NoEffect, Data, 550, "5.7.1", Bounce, ScopeStream, elastic.Accepted, "5.7.1"},
+		{Slow, Data, 550, "5.7.1", Retry, ScopeSite, elastic.RateRefused, "4.7.1"},
+		{Slow, Connect, 421, "4.7.1", Retry, ScopeSite, elastic.Refused, "4.7.1"},
+		{Suspend, Mail, 553, "5.7.1", Retry, ScopeSite, elastic.Accepted, "4.7.1"},
+		{Bound, Rcpt, 451, "4.7.1", Retry, ScopeSite, elastic.Refused, "4.7.1"},
+		{Learn, Mail, 421, "4.7.0", Retry, ScopeHost, elastic.Closed, "4.7.0"},
+		{Alone, Rcpt, 450, "4.2.1", Retry, ScopeRecipient, elastic.Accepted, "4.2.1"},
+		{Alone, Rcpt, 421, "4.2.1", Retry, ScopeRecipient, elastic.Lost, "4.2.1"},
+		{Later, Rcpt, 550, "5.7.1", Retry, ScopeRecipient, elastic.Accepted, "4.7.1"},
+		{Never, Rcpt, 450, "4.1.1", Bounce, ScopeRecipient, elastic.Accepted, "5.1.1"},
+		{Pause, Data, 550, "5.7.1", Retry, ScopeStream, elastic.Accepted, "4.7.1"},
+		{HoldStream, Data, 550, "5.7.26", Bounce, ScopeStream, elastic.Accepted, "5.7.26"},
+		{HoldStream, Data, 421, "4.7.27", Retry, ScopeStream, elastic.Lost, "4.7.27"},
+	} {
+		p := about(Rule{Name: "r", Text: regexp.MustCompile("thing"), Effect: Effect{Rule: "r", Kind: x.kind}})
+		d := p.Decide(born, Attempt{Stage: x.stage, Code: x.code, Enhanced: x.enhanced, Text: "something", Born: born})
+		if d.Action != x.action || d.Scope != x.scope || d.Signal != x.sig || d.Enhanced != x.status || d.Effect == nil {
+			t.Errorf("kind %d, %d: action %v, scope %v, signal %v, status %s; want %v, %v, %v, %s",
+				x.kind, x.code, d.Action, d.Scope, d.Signal, d.Enhanced, x.action, x.scope, x.sig, x.status)
+		}
+	}
+}
+
+func TestRuleNeedsEachConditionThatIsGiven(t *testing.T) {
+	t.Parallel()
+	rule := Rule{Hosts: []string{"*.google.com"}, Stages: []Stage{Data}, Codes: []string{"4??"}, Enhanced: []string{"4.7.2[78]"}, Text: regexp.MustCompile("rate")}
+	good := Attempt{Stage: Data, Code: 421, Enhanced: "4.7.28", Text: "unusual rate", Peer: "ALT1.aspmx.l.Google.com[192.0.2.1]"}
+	if about(rule).Decide(born, good).Effect == nil {
+		t.Fatal("the rule does not match what it is for")
+	}
+	for what, change := range map[string]func(*Attempt){
+		"host": func(a *Attempt) { a.Peer = "mx.google.com.example[192.0.2.1]" }, "no host": func(a *Attempt) { a.Peer = "" },
+		"stage": func(a *Attempt) { a.Stage = Mail }, "code": func(a *Attempt) { a.Code, a.Enhanced = 521, "" },
+		"status": func(a *Attempt) { a.Enhanced = "4.7.29" }, "text": func(a *Attempt) { a.Text = "else" },
+	} {
+		a := good
+		change(&a)
+		if about(rule).Decide(born, a).Effect != nil {
+			t.Errorf("matches with another %s", what)
+		}
+	}
+}
+
+func TestEffectTakesHoldAfterSoManyMatchesInItsTime(t *testing.T) {
+	t.Parallel()
+	var tally Tally
+	e := &Effect{Rule: "r", Kind: Slow, After: 3, Within: 10 * time.Minute, For: time.Hour}
+	now := born
+	add := func(after time.Duration, place string) bool {
+		now = now.Add(after)
+		return tally.Add(now, e, place)
+	}
+	if add(0, "a") || add(time.Minute, "a") || add(0, "b") {
+		t.Error("too early")
+	}
+	if add(9*time.Minute+30*time.Second, "a") {
+		t.Error("the first is out of date")
+	}
+	if !add(time.Second, "a") {
+		t.Error("three within ten minutes")
+	}
+	for range 10 {
+		if add(time.Minute, "a") {
+			t.Error("again, though it is in force")
+		}
+	}
+	if add(time.Hour, "a") || add(0, "a") || !add(0, "a") {
+		t.Error("once it is over, it takes three again")
+	}
+	if !new(Tally).Add(now, &Effect{Rule: "once", Kind: Suspend, For: time.Hour}, "a") {
+		t.Error("without a threshold the first counts")
+	}
+}
+
+func TestTallyForgetsWhatIsOutOfDate(t *testing.T) {
+	t.Parallel()
+	var tally Tally
+	e := &Effect{Rule: "r", Kind: Slow, After: 2, Within: time.Minute}
+	for i := range 3 * tallyMost {
+		tally.Add(born.Add(time.Duration(i)*time.Second), e, time.Duration(i).String())
+	}
+	if n := len(tally.matches); n > tallyMost {
+		t.Errorf("%d places are remembered", n)
+	}
+}

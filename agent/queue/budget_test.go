@@ -1,0 +1,198 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+func TestSessionsOfAllSitesAreSharedFairly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.o.MaxSessions = 40
+			w.service = time.Second
+			w.policy.MaxSessions = 30
+		})
+		for i := range 40_000 {
+			w.add(spool.ID(i+1), "s", []string{"a.example", "b.example"}[i%2])
+		}
+		pass(time.Minute) // the two have all there is
+		for i := range 40_000 {
+			w.add(spool.ID(i+100_001), "s", []string{"c.example", "d.example"}[i%2])
+		}
+		// A small site wants only what it needs, and the others get the rest.
+		w.add(200_001, "s", "small.example")
+		pass(2 * time.Minute)
+		for _, s := range w.Sites() {
+			if s.Name != "small.example" && (s.Sessions < 7 || s.Sessions > 13) {
+				t.Errorf("%s has %d of 40 sessions, want about 10", s.Name, s.Sessions)
+			}
+			if s.Name == "small.example" && s.Waiting > 0 {
+				t.Error("the small site was not served")
+			}
+		}
+	})
+}
+
+func TestSessionsThatAFewDoNotWantGoToTheOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.o.MaxSessions = 40
+			w.service = time.Second
+			w.policy.MaxSessions = 100
+			limited := w.policy
+			limited.Name, limited.MaxSessions = "limited", 5
+			w.way = func(domain string) (Way, bool) {
+				way := w.to(domain)
+				if domain == "few.example" {
+					way.Queue = &limited
+				}
+				return way, true
+			}
+		})
+		for i := range 60_000 {
+			w.add(spool.ID(i+1), "s", []string{"few.example", "many.example"}[i%2])
+		}
+		pass(3 * time.Minute)
+		for _, s := range w.Sites() {
+			if s.Name == "many.example" && s.Sessions < 30 {
+				t.Errorf("%d of 40 sessions, while the other takes 5", s.Sessions)
+			}
+		}
+	})
+}
+
+func TestConnectionsAreOpenedAtTheConfiguredRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxConnectionRate = 2
+			w.policy.MaxMessagesPerConnection = 1
+		})
+		for i := range 500 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(time.Minute)
+		if n := w.connects(); n < 110 || n > 122 {
+			t.Errorf("%d connections in a minute at 2/s", n)
+		}
+	})
+}
+
+// closing is a server that closes each connection after n messages.
+func closing(n int) func(*world, *Session) {
+	return func(w *world, s *Session) {
+		time.Sleep(w.service)
+		w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h"}})
+		w.set(func() { w.launched++ })
+		var done []Settled
+		for sent := 0; ; sent++ {
+			job, err := w.Step(context.Background(), s, done, nil)
+			closed := []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}
+			if err != nil {
+				w.set(func() { w.asked = append(w.asked, fmt.Sprint("quit after ", sent)) })
+				w.Leave(s, nil, closed, "")
+				return
+			}
+			if sent == n {
+				w.set(func() { w.asked = append(w.asked, fmt.Sprint("closed after ", sent)) })
+				w.Leave(s, nil, closed, "") // 421 to MAIL: nothing was offered
+				return
+			}
+			time.Sleep(w.service)
+			done = []Settled{{Handle: job.Items[0].Handle, Status: spool.Delivered}}
+		}
+	}
+}
+
+func TestLimitOfMessagesOnAConnectionIsLearned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.server, w.policy.MaxSessions = closing(7), 1 })
+		for i := range 700 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(10 * time.Minute)
+		closed, quit := 0, 0
+		for _, what := range w.asked {
+			switch what {
+			case "closed after 7":
+				closed++
+			case "quit after 7":
+				quit++
+			}
+		}
+		if closed != 2 || quit < 95 {
+			t.Errorf("closed by the server %d times, left in time %d times", closed, quit)
+		}
+		if n := w.Queued(); n != 0 {
+			t.Errorf("%d left", n)
+		}
+	})
+}
+
+func TestAnnouncedLimitsAreKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			serve := w.server
+			w.server = func(w *world, s *Session) { s.Announced(3, 2); serve(w, s) }
+			w.policy.MaxSessions = 1
+		})
+		for i := range 30 {
+			w.add(spool.ID(i+1), "s", "a.example", "a.example", "a.example", "a.example")
+		}
+		pass(10 * time.Minute)
+		for _, j := range w.transactions() {
+			if len(j.Items) > 2 {
+				t.Errorf("%d recipients in a transaction", len(j.Items))
+			}
+		}
+		if n := w.connects(); n != 20 {
+			t.Errorf("%d connections for 60 transactions, 3 on each", n)
+		}
+	})
+}
+
+func TestSuspendedSiteSeesNoConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.o.Idle = time.Hour })
+		for i := range 20_000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		for i := range 20 {
+			w.add(spool.ID(i+100_001), "s", "b.example")
+		}
+		pass(30 * time.Second) // b's sessions stand ready, a's are at work
+		for _, name := range []string{"a.example", "b.example"} {
+			if !w.Clamp(name, elastic.Clamp{Sessions: 0, Until: time.Now().Add(time.Hour), Reason: "421 go away"}) {
+				t.Errorf("%s is not known", name)
+			}
+		}
+		pass(time.Second) // transactions in flight end
+		if _, _, _, n := w.Counts(); n != 0 {
+			t.Errorf("%d sessions at suspended sites", n)
+		}
+		before := w.connects()
+		w.add(200_001, "s", "b.example")
+		pass(58 * time.Minute)
+		if n := w.connects() - before; n != 0 {
+			t.Errorf("%d connections during the suspension", n)
+		}
+		pass(5 * time.Minute)
+		if _, _, _, n := w.Counts(); n == 0 {
+			t.Error("no session after the suspension")
+		}
+		if why := w.Why("a.example"); len(why) < 2 {
+			t.Errorf("history %v", why)
+		}
+	})
+}
