@@ -155,11 +155,13 @@
 // place of a recipient, and that their octets may be zero by now; what else the
 // journal says of these does not count. A checkpoint holds events for all
 // recipients that are not fresh, of all messages not yet reclaimed, with spans
-// for those that are done, and an empty frame at its end. The state of a spool is the checkpoint with the
-// highest number and then the journals from that number on, without a gap. The
-// frames of a journal end at the first one that does not match. That is no error
-// after a crash, unless a frame further on says that it was written when this
-// place had been synced: then something was lost, and OpenStore refuses.
+// for those that are done, and an empty frame at its end. The state of a spool is
+// the checkpoint with the highest number and then the journals from that number
+// on, without a gap. A checkpoint may hold events of the journal with its number,
+// too; it gets its name only when they are synced there. The frames of a journal
+// end at the first one that does not match. That is no error after a crash, unless
+// a frame further on says that it was written when this place had been synced:
+// then something was lost, and OpenStore refuses.
 //
 // A journal that another follows is cut off where its frames end. A sync of it
 // that failed makes it worthless from there on: nothing is recorded until there

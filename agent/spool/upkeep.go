@@ -44,17 +44,26 @@ func (s *Store) run() {
 
 // Sync makes durable all that was recorded before the call.
 func (s *Store) Sync() error {
+	if err := s.syncJournal(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed // events before this journal may be lost until there is a checkpoint
+}
+
+// syncJournal makes durable what the journal has that takes the events now.
+func (s *Store) syncJournal() error {
 	s.logMu.Lock()
 	defer s.logMu.Unlock()
 	s.mu.Lock()
-	j, failed := s.journal, s.failed
+	j := s.journal
 	s.mu.Unlock()
 	err := j.sync()
 	if err != nil {
 		s.fail(err)
-		return err
 	}
-	return failed // events before this journal may be lost until there is a checkpoint
+	return err
 }
 
 // tidyUp does what may take long: room for the journal, checkpoints, reclaim.
@@ -100,13 +109,6 @@ func (s *Store) upkeep() {
 	if err := s.rotate(); err != nil {
 		s.retryAt = time.Now().Add(checkpointGap)
 		s.log.Error("spool: no checkpoint", slog.Any("error", err))
-		return
-	}
-	if failed != nil {
-		s.log.Info("spool: outcomes can be recorded again")
-		s.mu.Lock()
-		s.failed = nil
-		s.mu.Unlock()
 	}
 }
 
