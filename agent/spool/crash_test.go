@@ -161,7 +161,10 @@ func TestSweepLeavesContentsOfYoungSegments(t *testing.T) {
 	release(t, r)
 	got := newSeen()
 	got.load(t, s)
-	if err := s.lookAtAll(func(id ID, e *Envelope, orphan bool) error { got.add(id, e, nil, orphan); return nil }); err != nil {
+	if err := s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+		got.add(id, e, states, orphan)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if got.ids[r.ID()] != 1 || content(t, s, r.ID()) != text {

@@ -32,8 +32,9 @@
 //	err = s.Beat(queued)                       // every few seconds
 //	err = s.Close()                            // after Follow returned
 //
-// [Store.Damaged] says what could not be read. Who only looks, as an admin does,
-// uses a [Reader] or [Verify], which disturb nobody.
+// [Store.Damaged] says what is not as it was written, [Store.Unreadable] what the
+// disk refuses to read for the moment. Who only looks, as an admin does, uses a
+// [Reader] or [Verify], which disturb nobody.
 //
 // # Files
 //

@@ -104,7 +104,7 @@ func playFullDisk(dir string) error {
 	enough := errors.New("enough")
 	var ids []ID
 	came := make(map[ID]bool)
-	err = s.Follow(ctx, func(id ID, _ *Envelope, orphan bool) error {
+	err = s.Follow(ctx, func(id ID, _ *Envelope, _ []State, orphan bool) error {
 		if came[id] || orphan {
 			return fmt.Errorf("%s came again, or as an orphan", id)
 		}

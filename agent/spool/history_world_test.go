@@ -337,8 +337,8 @@ func (w *world) follow(d time.Duration) (clean bool) {
 	a := w.agent
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
-	err := a.s.Follow(ctx, func(id ID, e *Envelope, orphan bool) error {
-		w.observe(id, e, nil, orphan)
+	err := a.s.Follow(ctx, func(id ID, e *Envelope, states []State, orphan bool) error {
+		w.observe(id, e, states, orphan)
 		w.readLetter(w.byID[id])
 		w.meanwhile()
 		return nil

@@ -131,8 +131,11 @@ func playAgent(dir string) error {
 		return err
 	}
 	fmt.Println("loaded")
-	return s.Follow(context.Background(), func(id ID, e *Envelope, orphan bool) error {
-		return deliver(id, e, make([]State, len(e.Recipients)), orphan)
+	return s.Follow(context.Background(), func(id ID, e *Envelope, states []State, orphan bool) error {
+		if states == nil {
+			states = make([]State, len(e.Recipients))
+		}
+		return deliver(id, e, states, orphan)
 	})
 }
 
@@ -298,7 +301,13 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	got.load(t, s)
 	// Orphans and what no agent has seen; the writers are dead, so one look at
 	// the segments is enough.
-	if err := s.lookAtAll(func(id ID, e *Envelope, orphan bool) error { got.add(id, e, make([]State, 2), orphan); return nil }); err != nil {
+	if err := s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+		if states == nil {
+			states = make([]State, len(e.Recipients))
+		}
+		got.add(id, e, states, orphan)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, word := range []string{"twice", "spoiled"} {

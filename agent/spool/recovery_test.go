@@ -77,7 +77,10 @@ func takeOver(t *testing.T, segment []byte) (got *seen, texts map[ID]string) {
 	defer s.Close()
 	got = newSeen()
 	got.load(t, s)
-	err = s.lookAtAll(func(id ID, e *Envelope, orphan bool) error { got.add(id, e, nil, orphan); return nil })
+	err = s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+		got.add(id, e, states, orphan)
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func (s *seen) follow(t testing.TB, st *Store) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- st.Follow(ctx, func(id ID, e *Envelope, orphan bool) error { s.add(id, e, nil, orphan); return nil })
+		done <- st.Follow(ctx, func(id ID, e *Envelope, states []State, orphan bool) error { s.add(id, e, states, orphan); return nil })
 	}()
 	var once sync.Once
 	stop = func() {

@@ -533,7 +533,7 @@ func TestErrorOfTheCallerEndsLoadAndFollow(t *testing.T) {
 	}
 	s, _ = reopened(t, s, dir, smallStore(t, nil))
 	release(t, post(t, w, 2, 1))
-	if err := s.Follow(t.Context(), func(ID, *Envelope, bool) error { return stop }); err != stop {
+	if err := s.Follow(t.Context(), func(ID, *Envelope, []State, bool) error { return stop }); err != stop {
 		t.Errorf("Follow: %v", err)
 	}
 }
