@@ -82,12 +82,10 @@ func TestCheckpointIsWrittenWhenJournalsGrow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for t.Context().Err() == nil {
-		if m, _ := filepath.Glob(dir + "/journal/*.checkpoint"); len(m) > 0 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "no checkpoint", func() bool {
+		m, _ := filepath.Glob(dir + "/journal/*.checkpoint")
+		return len(m) > 0
+	})
 	_, got := reopened(t, s, dir, o)
 	if st := got.states[r.ID()]; len(st) != 1 || st[0].Tries != 499 {
 		t.Errorf("states %+v", st)
@@ -117,12 +115,7 @@ func TestJournalTroubleStopsRecordingUntilACheckpoint(t *testing.T) {
 		t.Fatalf("Record after a failed sync: %v", err)
 	}
 	files.setHook(nil)
-	for t.Context().Err() == nil {
-		if err := s.Record(Event{r.ID(), 1, State{Status: Delivered}}); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "nothing is recorded again", func() bool { return s.Record(Event{r.ID(), 1, State{Status: Delivered}}) == nil })
 	// What the failed sync was about is not read from the old file.
 	if _, err := os.Stat(dir + "/journal/00000001.journal"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the journal that failed is still there: %v", err)

@@ -38,16 +38,13 @@ func reopened(t testing.TB, s *Store, dir string, o StoreOptions) (*Store, *seen
 // idle blocks until the store has reclaimed down to n segment files.
 func idle(t testing.TB, s *Store, n int) {
 	t.Helper()
-	for t.Context().Err() == nil {
+	until(t, "segments are not reclaimed", func() bool {
 		names, err := os.ReadDir(filepath.Join(s.dir, segmentsDir))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(names) == n {
-			return
-		}
-		time.Sleep(time.Millisecond) // polls; the condition ends it
-	}
+		return len(names) == n
+	})
 }
 
 func TestPendingMessageIsNotYielded(t *testing.T) {
@@ -226,7 +223,11 @@ func TestVoidedBlobKeepsItsVerdictLongerThanItsContent(t *testing.T) {
 	})
 	s := openStore(t, dir, smallStore(t, files))
 	newSeen().load(t, s)
-	<-removed
+	select {
+	case <-removed:
+	case <-time.After(patience):
+		t.Fatal("the content stays")
+	}
 	var order []string
 	for _, op := range files.since(0) {
 		if strings.HasPrefix(op.name, segmentsDir) && op.kind == "sync" || strings.HasPrefix(op.name, blobsDir) {
