@@ -61,10 +61,10 @@
 //
 // next has two slots, at 0 and 512, for even and odd numbers: number (4), CRC
 // salted with 0 and the slot's index, 0 or 1, as its offset (4). The greater
-// valid one counts. agent.lock: time (8), queued recipients (8), salted CRC (4).
-// The agent writes that anew every few seconds; a writer takes each change of it
-// for a sign of life and goes by its own clock, so the time itself only tells
-// one from the next.
+// valid one counts, 0 in a new spool; numbers may be left out. agent.lock: time
+// (8), queued recipients (8), salted CRC (4). The agent writes that anew every few
+// seconds; a writer takes each change of it for a sign of life and goes by its own
+// clock, so the time itself only tells one from the next.
 //
 // # Segment
 //

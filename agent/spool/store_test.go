@@ -538,3 +538,32 @@ func TestErrorOfTheCallerEndsLoadAndFollow(t *testing.T) {
 		t.Errorf("Follow: %v", err)
 	}
 }
+
+// TestLostNumberIsNotUsedAgain removes the file next while the journal still
+// knows what became of the first message of segment 1.
+func TestLostNumberIsNotUsedAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := openWriter(t, dir, smallWriter(t, nil))
+	old := post(t, w, 1, 1)
+	release(t, old)
+	w.Close()
+	o := smallStore(t, nil)
+	o.byHand = true
+	s := openStore(t, dir, o)
+	newSeen().load(t, s)
+	settle(t, s, old.ID(), Delivered, 0)
+	s.upkeep()
+	s.Close()
+	if err := os.Remove(filepath.Join(dir, nextFile)); err != nil {
+		t.Fatal(err)
+	}
+	w = openWriter(t, dir, smallWriter(t, nil))
+	r := post(t, w, 2, 1)
+	release(t, r)
+	got := newSeen()
+	got.load(t, openStore(t, dir, o))
+	if len(got.ids) != 1 || got.ids[r.ID()] != 1 || r.ID() == old.ID() {
+		t.Errorf("%s, after %s, is not there: %v", r.ID(), old.ID(), got.ids)
+	}
+}
