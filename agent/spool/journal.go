@@ -207,13 +207,13 @@ func (j *journal) retire() error { return j.finish(true) }
 func (j *journal) finish(truncate bool) error {
 	err := j.sync()
 	if err == nil {
-		err = j.append(0, func(b []byte) []byte { return b })
-	}
-	if err == nil && truncate {
-		err = j.file.Truncate(j.size())
-	}
-	if err == nil {
-		err = j.flush()
+		// The events are safe, and no more is promised: a full disk may refuse
+		// the rest.
+		j.append(0, func(b []byte) []byte { return b })
+		if truncate {
+			j.file.Truncate(j.size())
+		}
+		j.flush()
 	}
 	return errors.Join(err, j.file.Close())
 }

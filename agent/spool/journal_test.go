@@ -336,6 +336,30 @@ func TestJournalThatFailedToGrowIsReplaced(t *testing.T) {
 	}
 }
 
+// TestFullDiskAtTheEndOfAJournalLosesNoEvent lets a journal be followed by another
+// that has no room for its last frame, which holds no events, nor the disk for the
+// checkpoint.
+func TestFullDiskAtTheEndOfAJournalLosesNoEvent(t *testing.T) {
+	t.Parallel()
+	m := newMachine(rand.New(rand.NewPCG(1, 0)))
+	s, r := modelSpool(t, m)
+	settle(t, s, r.ID(), Queued, 0)
+	s.journal.room = s.journal.end
+	m.fault = func(op memOp) error {
+		if op.kind == "allocate" && !strings.HasSuffix(op.name, tmpSuffix) || op.kind == "create" && strings.HasSuffix(op.name, ".checkpoint.tmp") {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
+	if err := s.rotate(); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("rotate: %v", err)
+	}
+	settle(t, s, r.ID(), Delivered, 0)
+	if err := s.Sync(); err != nil {
+		t.Errorf("Sync: %v", err)
+	}
+}
+
 // modelSpool returns a store on a machine, with a released message that has two
 // recipients.
 func modelSpool(t *testing.T, m *machine) (*Store, Receipt) {

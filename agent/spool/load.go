@@ -58,7 +58,12 @@ func (s *Store) Load(yield func(id ID, e *Envelope, states []State) error) error
 func (s *Store) noteScan(seg *segment, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if seg.trouble = err; err != nil {
+	before := seg.trouble
+	seg.trouble = err
+	if err != nil && before != nil && before.Error() == err.Error() {
+		return // told before
+	}
+	if err != nil {
 		s.log.Error("spool: segment cannot be read", slog.String("segment", segmentName(seg.number)), slog.Any("error", err))
 		return
 	}
