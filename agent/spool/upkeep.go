@@ -170,13 +170,20 @@ func (s *Store) reclaim() {
 
 // removeBlob removes the content of a message that is done. If that is because
 // its verdict says void, the verdict is synced first: without it, and without
-// the content, it would look like damaged mail.
+// the content, it would look like damaged mail. It is written anew before, as an
+// earlier sync may have failed and dropped it; then the next one tells nothing.
 func (s *Store) removeBlob(d doneBlob) {
 	if d.void {
 		seg, err := s.acquire(d.id)
 		// A record that is gone stands in a synced span.
 		if err == nil {
-			err = seg.file.Sync()
+			var h recordHeader
+			if h, err = seg.header(d.id); err == nil {
+				_, err = seg.file.WriteAt([]byte{void}, verdictsAt+int64(h.index))
+			}
+			if err == nil {
+				err = seg.file.Sync()
+			}
 			s.leave(seg, d.id)
 		}
 		if err != nil && !errors.Is(err, ErrNotFound) {
