@@ -64,6 +64,7 @@ func TestHistoriesThatOnceFailed(t *testing.T) {
 		1795446533339584272, // a journal took back what its checkpoint said
 		1795446533339595325,
 		1795447000000005285, // the verdict of a void blob got lost in a failed sync
+		1795447100000011305,
 	} {
 		if err := live(t, history(seed), nil, nil); err != nil {
 			t.Errorf("-seed %d -histories 1: %v", seed, err)
