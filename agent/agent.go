@@ -269,11 +269,11 @@ func (a *Agent) load() error {
 }
 
 // follow takes one message from the milter.
-func (a *Agent) follow(id spool.ID, e *spool.Envelope, orphan bool) error {
+func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan bool) error {
 	if orphan {
 		a.log.Warn("possible duplicate: the milter died before its verdict was known to be written",
 			"qid", e.QueueID, "id", id, "from", e.Sender, "nrcpt", len(e.Recipients))
 	}
-	a.queue.Add(id, e, domains(e), nil)
+	a.queue.Add(id, e, domains(e), st)
 	return nil
 }

@@ -53,6 +53,10 @@ func (a *Agent) notReady() []string {
 		wrong = append(wrong, fmt.Sprintf("%d damaged records in the spool, the first in segment %08X at %d: %s (millrace spool verify)",
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
 	}
+	if list := a.store.Unreadable(); len(list) > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d segments of the spool cannot be read, and are tried again, the first is %08X at %d: %s",
+			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
+	}
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}

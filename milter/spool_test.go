@@ -67,7 +67,7 @@ func TestAgentFindsWhatWasDiverted(t *testing.T) {
 	}
 	enough := errors.New("enough")
 	if len(found) < 2 {
-		err = store.Follow(t.Context(), func(id spool.ID, e *spool.Envelope, orphan bool) error {
+		err = store.Follow(t.Context(), func(id spool.ID, e *spool.Envelope, _ []spool.State, orphan bool) error {
 			if orphan {
 				t.Errorf("%s is an orphan", e.Sender)
 			}

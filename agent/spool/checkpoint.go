@@ -3,7 +3,6 @@ package spool
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -14,8 +13,9 @@ import (
 // rotate starts a new journal file and writes a checkpoint, after which the
 // older files are not needed. The checkpoint is taken while events go on into
 // the new file; that it may hold some of them already does no harm, as each
-// event says all about its recipient. For the same reason a checkpoint that
-// could not be written is tried again for the same journal.
+// event says all about its recipient and is synced there, too. For the same
+// reason a checkpoint that could not be written is tried again for the same
+// journal.
 func (s *Store) rotate() error {
 	if !s.begun || s.journal.broken() {
 		if err := s.nextJournal(); err != nil {
@@ -28,6 +28,7 @@ func (s *Store) rotate() error {
 	if err != nil {
 		return err
 	}
+	s.recovered()
 	older := s.checkpoint
 	s.checkpoint, s.checkSize, s.begun = number, size, false
 	for _, n := range s.old {
@@ -55,13 +56,14 @@ func (s *Store) nextJournal() error {
 	prev := s.journal
 	s.journal = next
 	s.mu.Unlock()
-	err = prev.retire()
+	if err := prev.retire(); err != nil {
+		// Until the checkpoint stands for what may be lost; before a Sync can
+		// take the new journal for all that there is to sync.
+		s.fail(err)
+	}
 	s.logMu.Unlock()
 	s.old = append(s.old, prev.number)
 	s.oldSize += prev.end
-	if err != nil {
-		s.fail(err) // until the checkpoint stands for what may be lost
-	}
 	return nil
 }
 
@@ -93,6 +95,12 @@ func (s *Store) writeCheckpoint(number uint32) (size int64, err error) {
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil {
+		// What it holds of events that stand in the journal behind it, that
+		// journal must hold, too: of two events of a recipient a power loss
+		// might take the second and leave the first, which would then count.
+		err = s.syncJournal()
 	}
 	if err == nil {
 		err = s.fs.Rename(tmp, name)
@@ -278,7 +286,18 @@ func (s *Store) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed == nil {
-		s.failed = full(fmt.Errorf("spool: journal: %w", errors.Join(err)))
+		s.failed = full(fmt.Errorf("spool: journal: %w", err))
 		s.log.Error("spool: outcomes cannot be recorded", slog.Any("error", err))
+	}
+}
+
+// recovered lets events be recorded again, once all that failed journals may
+// have lost stands in a checkpoint.
+func (s *Store) recovered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil && !s.journal.broken() {
+		s.failed = nil
+		s.log.Info("spool: outcomes can be recorded again")
 	}
 }

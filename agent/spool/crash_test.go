@@ -161,10 +161,67 @@ func TestSweepLeavesContentsOfYoungSegments(t *testing.T) {
 	release(t, r)
 	got := newSeen()
 	got.load(t, s)
-	if err := s.lookAtAll(func(id ID, e *Envelope, orphan bool) error { got.add(id, e, nil, orphan); return nil }); err != nil {
+	if err := s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+		got.add(id, e, states, orphan)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if got.ids[r.ID()] != 1 || content(t, s, r.ID()) != text {
 		t.Errorf("yielded %v", got.ids)
+	}
+}
+
+// TestVerdictIsDurableBeforeItsContentGoes voids a large message, and has the
+// first sync of its verdict, by an agent, fail.
+func TestVerdictIsDurableBeforeItsContentGoes(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(30) {
+		m := newMachine(rand.New(rand.NewPCG(seed, 0)))
+		fs := m.process()
+		w, err := OpenWriter("/spool", WriterOptions{FS: fs, SegmentSize: wide})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, _ := letter(1, 1)
+		r, err := w.Append(t.Context(), e, strings.NewReader(strings.Repeat("x", blobSize)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Void(); err != nil {
+			t.Fatal(err)
+		}
+		fs.kill()
+		w.Close()
+		m.fault = func(op memOp) error {
+			if op.kind == "sync" && strings.Contains(op.name, segmentsDir) {
+				return syscall.EIO
+			}
+			return nil
+		}
+		o := StoreOptions{FS: m.process(), journalStep: 4096, byHand: true}
+		s, err := OpenStore("/spool", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		newSeen().load(t, s)
+		m.fault = nil
+		s.upkeep()
+		o.FS = m.crash(m.rng).process()
+		if s, err = OpenStore("/spool", o); err != nil {
+			t.Fatal(err)
+		}
+		got := newSeen()
+		got.load(t, s)
+		if err := s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+			got.add(id, e, states, orphan)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for id := range got.ids { // it may come, but then with its content
+			content(t, s, id)
+		}
+		s.Close()
 	}
 }

@@ -1,6 +1,10 @@
 package spool
 
-import "log/slog"
+import (
+	"log/slog"
+	"maps"
+	"slices"
+)
 
 // Damage is something in the spool that cannot be read. Nothing of its segment
 // is reclaimed: the file stays for the admin, beside those that are in use.
@@ -26,6 +30,19 @@ func (s *Store) Damaged() []Damage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Damage(nil), s.damages...)
+}
+
+// Unreadable returns the segments of which a part could not be read, the last
+// time, because the disk refused it. They are tried again every few seconds.
+func (s *Store) Unreadable() (list []Damage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range slices.Sorted(maps.Keys(s.segments)) {
+		if seg := s.segments[n]; seg.trouble != nil {
+			list = append(list, Damage{Segment: n, Offset: seg.scanned, Reason: seg.trouble.Error()})
+		}
+	}
+	return list
 }
 
 // damage notes something unreadable and keeps the segment.

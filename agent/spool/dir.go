@@ -51,12 +51,12 @@ func openTree(files FS, dir string) (tree, error) {
 			return t, fmt.Errorf("spool: %w", err)
 		}
 	}
-	unlock, err := t.lock()
+	next, err := t.openNext() // and the directory's lock
 	if err != nil {
 		return t, err
 	}
-	defer unlock()
-	if err := t.checkFormat(); err != nil {
+	defer next.Close()
+	if err := t.checkFormat(next); err != nil {
 		return t, fmt.Errorf("spool %s: %w", dir, err)
 	}
 	return t, nil
@@ -85,13 +85,13 @@ func (t tree) openNext() (File, error) {
 	return f, nil
 }
 
-func (t tree) checkFormat() error {
+func (t tree) checkFormat(next File) error {
 	version, err := t.version()
 	if err != nil {
 		return err
 	}
 	if version == 0 {
-		return t.create()
+		return t.create(next)
 	}
 	// Who wrote it may have died before it was durable. Without it all mail
 	// would be refused, or even be gone, after a power loss.
@@ -119,7 +119,7 @@ func (t tree) version() (version int, err error) {
 
 // create writes the format file into an empty spool. It comes last: a directory
 // without it was never used, and one with mail but without it is refused.
-func (t tree) create() error {
+func (t tree) create(next File) error {
 	for _, d := range []string{segmentsDir, journalDir} {
 		names, err := t.fs.List(t.path(d))
 		if err != nil {
@@ -128,6 +128,10 @@ func (t tree) create() error {
 		if len(names) > 0 {
 			return fmt.Errorf("%w: file %s is missing, but %s is not empty", ErrDamaged, formatFile, d)
 		}
+	}
+	// A spool without any number has lost it.
+	if err := writeNumber(next, 0); err != nil {
+		return err
 	}
 	if err := t.fs.SyncDir(filepath.Dir(filepath.Clean(t.dir))); err != nil {
 		return err
@@ -173,19 +177,24 @@ func (t tree) readSmall(name string) ([]byte, error) {
 // makes that durable first: ids must stay unique even when every segment was
 // reclaimed. The file, locked by the caller, has two slots a sector apart, used
 // in turn, so that a torn write spoils only the number nobody got.
-func (t tree) nextSegment(f File) (uint32, error) {
-	const slotSize, slotStep = 8, 512
-	var last uint32
+//
+// Should the file be lost, the journal may still know segments that are gone, and
+// what it says of their ids must not be taken for news of others: the numbers go on
+// from the seconds since 1970, as nobody ever makes a segment every second.
+func (t tree) nextSegment(f File, now time.Time) (uint32, error) {
+	last, known := uint32(0), false
 	for slot := range int64(2) {
-		var b [slotSize]byte
-		if _, err := f.ReadAt(b[:], slot*slotStep); err != nil && err != io.EOF {
+		var b [numberSize]byte
+		if _, err := f.ReadAt(b[:], slot*numberStep); err != nil && err != io.EOF {
 			return 0, err
 		}
 		if n := binary.LittleEndian.Uint32(b[:]); binary.LittleEndian.Uint32(b[4:]) == salted(0, slot, b[:4]) {
-			last = max(last, n)
+			last, known = max(last, n), true
 		}
 	}
-	// Should the file be lost, the segments that are there still count.
+	if !known {
+		last = uint32(now.Unix())
+	}
 	names, err := t.fs.List(t.path(segmentsDir))
 	if err != nil {
 		return 0, err
@@ -198,14 +207,21 @@ func (t tree) nextSegment(f File) (uint32, error) {
 	if last == ^uint32(0) {
 		return 0, errors.New("no segment numbers left")
 	}
-	n := last + 1
+	return last + 1, writeNumber(f, last+1)
+}
+
+// The slots of the file next.
+const numberSize, numberStep = 8, 512
+
+// writeNumber makes a segment number the last one, durably.
+func writeNumber(f File, n uint32) error {
 	slot := int64(n % 2)
 	b := binary.LittleEndian.AppendUint32(nil, n)
 	b = binary.LittleEndian.AppendUint32(b, salted(0, slot, b))
-	if _, err := f.WriteAt(b, slot*slotStep); err != nil {
-		return 0, err
+	if _, err := f.WriteAt(b, slot*numberStep); err != nil {
+		return err
 	}
-	return n, f.Sync()
+	return f.Sync()
 }
 
 // LoopKey returns the secret of this spool, 32 octets, that marks our own

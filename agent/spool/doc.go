@@ -32,8 +32,9 @@
 //	err = s.Beat(queued)                       // every few seconds
 //	err = s.Close()                            // after Follow returned
 //
-// [Store.Damaged] says what could not be read. Who only looks, as an admin does,
-// uses a [Reader] or [Verify], which disturb nobody.
+// [Store.Damaged] says what is not as it was written, [Store.Unreadable] what the
+// disk refuses to read for the moment. Who only looks, as an admin does, uses a
+// [Reader] or [Verify], which disturb nobody.
 //
 // # Files
 //
@@ -60,10 +61,10 @@
 //
 // next has two slots, at 0 and 512, for even and odd numbers: number (4), CRC
 // salted with 0 and the slot's index, 0 or 1, as its offset (4). The greater
-// valid one counts. agent.lock: time (8), queued recipients (8), salted CRC (4).
-// The agent writes that anew every few seconds; a writer takes each change of it
-// for a sign of life and goes by its own clock, so the time itself only tells
-// one from the next.
+// valid one counts, 0 in a new spool; numbers may be left out. agent.lock: time
+// (8), queued recipients (8), salted CRC (4). The agent writes that anew every few
+// seconds; a writer takes each change of it for a sign of life and goes by its own
+// clock, so the time itself only tells one from the next.
 //
 // # Segment
 //
@@ -155,11 +156,13 @@
 // place of a recipient, and that their octets may be zero by now; what else the
 // journal says of these does not count. A checkpoint holds events for all
 // recipients that are not fresh, of all messages not yet reclaimed, with spans
-// for those that are done, and an empty frame at its end. The state of a spool is the checkpoint with the
-// highest number and then the journals from that number on, without a gap. The
-// frames of a journal end at the first one that does not match. That is no error
-// after a crash, unless a frame further on says that it was written when this
-// place had been synced: then something was lost, and OpenStore refuses.
+// for those that are done, and an empty frame at its end. The state of a spool is
+// the checkpoint with the highest number and then the journals from that number
+// on, without a gap. A checkpoint may hold events of the journal with its number,
+// too; it gets its name only when they are synced there. The frames of a journal
+// end at the first one that does not match. That is no error after a crash, unless
+// a frame further on says that it was written when this place had been synced:
+// then something was lost, and OpenStore refuses.
 //
 // A journal that another follows is cut off where its frames end. A sync of it
 // that failed makes it worthless from there on: nothing is recorded until there

@@ -83,9 +83,9 @@ func listStore(t *testing.T, dir string) string {
 		return describe(&b, e, states, false, s.Open, id)
 	})
 	if err == nil {
-		err = s.lookAtAll(func(id ID, e *Envelope, orphan bool) error {
+		err = s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
 			fmt.Fprintf(&b, "follow %s orphan=%v ", id, orphan)
-			return describe(&b, e, nil, false, s.Open, id)
+			return describe(&b, e, states, false, s.Open, id)
 		})
 	}
 	if err != nil {

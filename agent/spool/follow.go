@@ -21,10 +21,11 @@ const (
 )
 
 // Follow yields each message when it is released, and each that is found
-// orphaned: its writer died, or closed, before it said. It returns only with
-// the error of ctx or of yield. It learns of changes by inotify, and looks at
-// the whole directory every few seconds besides. Load comes first.
-func (s *Store) Follow(ctx context.Context, yield func(id ID, e *Envelope, orphan bool) error) error {
+// orphaned: its writer died, or closed, before it said. States is nil or as
+// from Load, for a message that Load could not read. It returns only with the
+// error of ctx or of yield. It learns of changes by inotify, and looks at the
+// whole directory every few seconds besides. Load comes first.
+func (s *Store) Follow(ctx context.Context, yield func(id ID, e *Envelope, states []State, orphan bool) error) error {
 	s.mu.Lock()
 	loaded := s.loaded
 	s.mu.Unlock()
@@ -113,7 +114,7 @@ func (noWatch) Wait(ctx context.Context) ([]string, bool, error) {
 func (noWatch) Close() error { return nil }
 
 // lookAtAll finds new segments and looks at each that can still change.
-func (s *Store) lookAtAll(yield func(ID, *Envelope, bool) error) error {
+func (s *Store) lookAtAll(yield func(ID, *Envelope, []State, bool) error) error {
 	names, err := s.fs.List(s.path(segmentsDir))
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
@@ -131,7 +132,7 @@ func (s *Store) lookAtAll(yield func(ID, *Envelope, bool) error) error {
 
 // lookAt looks at the segments with these names and takes up those it does not
 // know. One that cannot be read now is tried again at the next full look.
-func (s *Store) lookAt(names []string, recent map[uint32]bool, yield func(ID, *Envelope, bool) error) error {
+func (s *Store) lookAt(names []string, recent map[uint32]bool, yield func(ID, *Envelope, []State, bool) error) error {
 	for _, name := range names {
 		n, ok := parseSegmentName(name)
 		if !ok {
@@ -155,8 +156,8 @@ func (s *Store) lookAt(names []string, recent map[uint32]bool, yield func(ID, *E
 		if errors.As(err, &stop) {
 			return stop.error
 		}
-		if err != nil {
-			s.log.Error("spool: segment cannot be read", slog.String("segment", name), slog.Any("error", err))
+		if err != nil || seg.trouble != nil {
+			s.noteScan(seg, err)
 		}
 	}
 	return nil
@@ -166,12 +167,12 @@ func (s *Store) lookAt(names []string, recent map[uint32]bool, yield func(ID, *E
 type yieldError struct{ error }
 
 // refresh yields what is new in one segment.
-func (s *Store) refresh(seg *segment, yield func(ID, *Envelope, bool) error) error {
+func (s *Store) refresh(seg *segment, yield func(ID, *Envelope, []State, bool) error) error {
 	if seg.dead && len(seg.waiting) == 0 {
 		return nil
 	}
-	give := func(id ID, e *Envelope, orphan bool) error {
-		if err := yield(id, e, orphan); err != nil {
+	give := func(id ID, e *Envelope, states []State, orphan bool) error {
+		if err := yield(id, e, states, orphan); err != nil {
 			return yieldError{err}
 		}
 		return nil
@@ -179,7 +180,7 @@ func (s *Store) refresh(seg *segment, yield func(ID, *Envelope, bool) error) err
 	if !seg.dead {
 		err := s.scan(seg, func(f *found) error {
 			if f.known && f.states != nil {
-				return give(f.id, f.env, false)
+				return give(f.id, f.env, f.states, false)
 			}
 			return nil
 		})
@@ -193,7 +194,7 @@ func (s *Store) refresh(seg *segment, yield func(ID, *Envelope, bool) error) err
 // settle reads the verdicts of waiting records, all in one go. Without a writer
 // those that have none are orphans: their verdict may have reached the host MTA
 // or not, and a crash may repeat but never lose.
-func (s *Store) settle(seg *segment, give func(ID, *Envelope, bool) error) error {
+func (s *Store) settle(seg *segment, give func(ID, *Envelope, []State, bool) error) error {
 	if len(seg.waiting) == 0 {
 		return nil
 	}
@@ -233,7 +234,7 @@ func (s *Store) settle(seg *segment, give func(ID, *Envelope, bool) error) error
 				continue
 			}
 		}
-		if err = give(id, w.env, orphan); err != nil {
+		if err = give(id, w.env, nil, orphan); err != nil {
 			kept = append(kept, w)
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 // FS is the part of a file system that a spool uses. Names are paths. Tests put
 // their own in its place, to fail an operation or to record the order of them.
 type FS interface {
+	// MkdirAll makes dir and what is missing above it. Rights on dir itself beyond
+	// perm are taken away, also if it was there.
 	MkdirAll(dir string, perm os.FileMode) error
 	// Open is open(2) with the flags of package os, always close-on-exec.
 	Open(name string, flag int, perm os.FileMode) (File, error)

@@ -18,9 +18,19 @@ type disk struct{}
 
 var _ FS = disk{}
 
-func (disk) MkdirAll(dir string, perm os.FileMode) error { return os.MkdirAll(dir, perm) }
-func (disk) Rename(from, to string) error                { return os.Rename(from, to) }
-func (disk) Remove(name string) error                    { return os.Remove(name) }
+func (disk) Rename(from, to string) error { return os.Rename(from, to) }
+func (disk) Remove(name string) error     { return os.Remove(name) }
+
+func (disk) MkdirAll(dir string, perm os.FileMode) error {
+	if err := os.MkdirAll(dir, perm); err != nil {
+		return err
+	}
+	st, err := os.Stat(dir)
+	if err != nil || st.Mode().Perm()&^perm == 0 {
+		return err
+	}
+	return os.Chmod(dir, st.Mode().Perm()&perm)
+}
 
 func (disk) Open(name string, flag int, perm os.FileMode) (File, error) {
 	f, err := os.OpenFile(name, flag, perm)

@@ -34,7 +34,9 @@ func onFullDisk() bool {
 // TestFullDisk runs playFullDisk in a mount namespace of its own.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // for all that waits in there
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), fullDiskVar+"="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUSER,
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
@@ -104,7 +106,7 @@ func playFullDisk(dir string) error {
 	enough := errors.New("enough")
 	var ids []ID
 	came := make(map[ID]bool)
-	err = s.Follow(ctx, func(id ID, _ *Envelope, orphan bool) error {
+	err = s.Follow(ctx, func(id ID, _ *Envelope, _ []State, orphan bool) error {
 		if came[id] || orphan {
 			return fmt.Errorf("%s came again, or as an orphan", id)
 		}

@@ -72,7 +72,7 @@ func (g *trace) load(s *Store) {
 func (g *trace) follow(s *Store) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
-	s.Follow(ctx, func(id ID, _ *Envelope, orphan bool) error {
+	s.Follow(ctx, func(id ID, _ *Envelope, _ []State, orphan bool) error {
 		if orphan {
 			g.say("yield orphan " + id.String())
 		} else {

@@ -78,6 +78,7 @@ type eventModel struct {
 	State
 	session int
 	file    *inode // that it was written to
+	summed  bool   // in a checkpoint, too, whose name is there
 }
 
 func (s *stateModel) now() State {
@@ -169,16 +170,19 @@ func (w *world) seen(op memOp) {
 	name := strings.TrimPrefix(op.name, w.dir+"/")
 	dir, file := path.Split(name)
 	switch {
-	case op.kind == "write" && dir == journalDir+"/":
-		w.journal = op.file
 	case op.kind == "sync" && dir == journalDir+"/" && !op.file.dropped:
 		w.synced(func(e eventModel) bool { return e.file == op.file })
 	case op.kind == "rename" && strings.HasSuffix(file, ".checkpoint"):
-		w.checkpoint = true
 		w.events["checkpoint"]++
-	case op.kind == "syncdir" && file == journalDir && w.checkpoint:
-		w.checkpoint = false
-		w.synced(func(eventModel) bool { return true })
+		for _, m := range w.letters {
+			for i := range m.states {
+				for n := range m.states[i].recorded {
+					m.states[i].recorded[n].summed = true
+				}
+			}
+		}
+	case op.kind == "syncdir" && file == journalDir:
+		w.synced(func(e eventModel) bool { return e.summed })
 	case op.kind == "remove" && dir == segmentsDir+"/":
 		if n, ok := parseSegmentName(file); ok {
 			w.events["segment removed"]++

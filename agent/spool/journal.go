@@ -23,7 +23,9 @@ type journal struct {
 	salt   uint64
 	step   int64
 
-	growMu sync.Mutex // before mu
+	growMu sync.Mutex // before flushMu
+
+	flushMu sync.Mutex // before mu; held during a sync
 
 	mu     sync.Mutex
 	end    int64 // of the last frame
@@ -97,16 +99,31 @@ func (j *journal) grow(n int64) error {
 			return err
 		}
 	}
-	err := j.file.Sync()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if err != nil {
-		// It may have been about events, too, and the kernel tells only once.
-		j.failed = err
+	if err := j.flush(); err != nil {
 		return err
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.room = to
 	return nil
+}
+
+// flush syncs the file. The kernel tells of a failure only once, to whoever
+// syncs next, and calls clean what it has dropped. So syncs go one by one, and
+// each after one that failed fails too: it may have been about any event.
+func (j *journal) flush() error {
+	j.flushMu.Lock()
+	defer j.flushMu.Unlock()
+	j.mu.Lock()
+	err := j.failed
+	j.mu.Unlock()
+	if err == nil {
+		err = j.file.Sync()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.failed = err
+	return err
 }
 
 // low reports whether it is time to grow ahead.
@@ -160,19 +177,14 @@ func (j *journal) sync() error {
 	j.mu.Lock()
 	end, synced, failed := j.end, j.synced, j.failed
 	j.mu.Unlock()
-	if end == synced {
-		return nil
-	}
-	if failed != nil {
+	if end == synced || failed != nil {
 		return failed
 	}
-	err := j.file.Sync()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if err != nil {
-		j.failed = err
+	if err := j.flush(); err != nil {
 		return err
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.synced = max(j.synced, end)
 	return nil
 }
@@ -195,13 +207,13 @@ func (j *journal) retire() error { return j.finish(true) }
 func (j *journal) finish(truncate bool) error {
 	err := j.sync()
 	if err == nil {
-		err = j.append(0, func(b []byte) []byte { return b })
-	}
-	if err == nil && truncate {
-		err = j.file.Truncate(j.size())
-	}
-	if err == nil {
-		err = j.file.Sync()
+		// The events are safe, and no more is promised: a full disk may refuse
+		// the rest.
+		j.append(0, func(b []byte) []byte { return b })
+		if truncate {
+			j.file.Truncate(j.size())
+		}
+		j.flush()
 	}
 	return errors.Join(err, j.file.Close())
 }

@@ -3,6 +3,7 @@ package spool
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -27,9 +28,12 @@ const (
 // report on stdout, a line for each fact, after it became one; what they are
 // about to do they say before.
 func otherProcess() bool {
-	dir := os.Getenv(dirVar)
+	dir, role := os.Getenv(dirVar), os.Getenv(roleVar)
 	var err error
-	switch os.Getenv(roleVar) {
+	if role != "" {
+		go endWithTheTest(dir)
+	}
+	switch role {
 	default:
 		return false
 	case "writer":
@@ -42,9 +46,22 @@ func otherProcess() bool {
 	return true
 }
 
+// endWithTheTest ends this process when its test is no more, whatever ended that,
+// and takes the spool along: nobody else would.
+func endWithTheTest(dir string) {
+	io.Copy(io.Discard, os.Stdin) // the test holds the other end, and writes nothing
+	os.RemoveAll(dir)
+	os.Exit(1)
+}
+
 // pace is the time from one message of a writer's goroutine to the next: agents
-// that are killed all the time must still be able to keep up.
-const pace = 5 * time.Millisecond
+// that are killed all the time must still be able to keep up. A writer waits while
+// there are maxBlobs large messages, one of fifty, so that no agent can fall
+// behind by much, and no disk gets full.
+const (
+	pace     = 5 * time.Millisecond
+	maxBlobs = 40
+)
 
 // killLetter is message i of the writers, and its content.
 func killLetter(i int) (*Envelope, string) {
@@ -85,6 +102,13 @@ func playWriter(dir string) error {
 					return
 				}
 				time.Sleep(pace)
+				for {
+					names, err := w.fs.List(w.path(blobsDir))
+					if err == nil && len(names) <= maxBlobs {
+						break
+					}
+					time.Sleep(pace)
+				}
 			}
 		}()
 	}
@@ -131,8 +155,11 @@ func playAgent(dir string) error {
 		return err
 	}
 	fmt.Println("loaded")
-	return s.Follow(context.Background(), func(id ID, e *Envelope, orphan bool) error {
-		return deliver(id, e, make([]State, len(e.Recipients)), orphan)
+	return s.Follow(context.Background(), func(id ID, e *Envelope, states []State, orphan bool) error {
+		if states == nil {
+			states = make([]State, len(e.Recipients))
+		}
+		return deliver(id, e, states, orphan)
 	})
 }
 
@@ -163,6 +190,7 @@ func compare(s *Store, id ID, e *Envelope) error {
 type process struct {
 	role   string
 	cmd    *exec.Cmd
+	life   io.Closer // it ends when this is closed
 	done   chan struct{}
 	killed atomic.Bool
 }
@@ -176,10 +204,15 @@ func start(t *testing.T, role, dir string, line func(string)) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	life, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{role: role, cmd: cmd, done: make(chan struct{})}
+	p := &process{role: role, cmd: cmd, life: life, done: make(chan struct{})}
+	t.Cleanup(p.kill) // also if the test gave up
 	go func() {
 		defer close(p.done)
 		r := bufio.NewReader(out)
@@ -235,6 +268,7 @@ func (l *ledger) await(t *testing.T, word string, n int) {
 	l.mu.Lock()
 	want := l.count[word] + n
 	l.mu.Unlock()
+	late := time.After(patience)
 	for {
 		l.mu.Lock()
 		have, ended := l.count[word], l.count["ended"]
@@ -247,8 +281,8 @@ func (l *ledger) await(t *testing.T, word string, n int) {
 		}
 		select {
 		case <-l.more:
-		case <-t.Context().Done():
-			t.Fatal("the test ended first")
+		case <-late:
+			t.Fatalf("only %d of %d facts %q: %v", have, want, word, l.count)
 		}
 	}
 }
@@ -261,6 +295,29 @@ func (l *ledger) all(word string) (rest []string) {
 		}
 	}
 	return rest
+}
+
+// TestProcessesEndWithTheirTest sees to it that no test leaves a process or a
+// spool behind that grows.
+func TestProcessesEndWithTheirTest(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := &ledger{facts: make(map[string]int), count: make(map[string]int), more: make(chan struct{}, 1)}
+	procs := []*process{start(t, "writer", dir, l.add), start(t, "agent", dir, l.add)}
+	l.await(t, "recorded", 1)
+	for _, p := range procs {
+		p.life.Close()
+	}
+	for _, p := range procs {
+		select {
+		case <-p.done:
+		case <-time.After(patience):
+			t.Fatalf("the %s goes on", p.role)
+		}
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the spool is still there: %v", err)
+	}
 }
 
 // TestKilledProcessesLoseNothing kills two writers and an agent, one or several
@@ -298,7 +355,13 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	got.load(t, s)
 	// Orphans and what no agent has seen; the writers are dead, so one look at
 	// the segments is enough.
-	if err := s.lookAtAll(func(id ID, e *Envelope, orphan bool) error { got.add(id, e, make([]State, 2), orphan); return nil }); err != nil {
+	if err := s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+		if states == nil {
+			states = make([]State, len(e.Recipients))
+		}
+		got.add(id, e, states, orphan)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, word := range []string{"twice", "spoiled"} {

@@ -14,8 +14,8 @@ import (
 // its recipients: those that were released, or taken as orphans, and have a
 // recipient that is not final. It is called once, before Follow; messages that
 // turn out to be orphans only now come from Follow, which says so. An error of
-// yield ends it. A segment that cannot be read is set aside until the next
-// start, and Damaged says so.
+// yield ends it. A segment that cannot be read now is left to Follow, and
+// Unreadable says so.
 func (s *Store) Load(yield func(id ID, e *Envelope, states []State) error) error {
 	s.mu.Lock()
 	if s.loaded {
@@ -42,29 +42,7 @@ func (s *Store) Load(yield func(id ID, e *Envelope, states []State) error) error
 		if errors.As(err, &stop) {
 			return fmt.Errorf("spool: load: %w", stop.error)
 		}
-		if err != nil {
-			if free, lockErr := seg.file.TryLock(); lockErr != nil || !free {
-				return fmt.Errorf("spool: load: %w", err) // more comes into it
-			}
-			// The rest of the mail must not wait for it. Follow leaves it alone,
-			// as it does not know of states.
-			seg.dead, seg.waiting = true, nil
-			s.damage(seg, Damage{Offset: seg.scanned, Reason: err.Error()})
-		}
-		s.mu.Lock()
-		var unread ID
-		seg.unread(func(offset, _ uint32, st state) {
-			if _, done := seg.done.find(offset); !done && !st.status.Final() {
-				unread = MakeID(n, offset)
-			}
-		})
-		if !seg.damaged { // else the states wait, in every checkpoint, for a repair
-			seg.forgetUnread()
-		}
-		s.mu.Unlock()
-		if unread != 0 {
-			s.log.Error("spool: journal knows a message that is not there", slog.String("id", unread.String()))
-		}
+		s.noteScan(seg, err) // the rest of the mail must not wait for it
 	}
 	if err := s.sweep(); err != nil {
 		return fmt.Errorf("spool: load: %w", err)
@@ -74,6 +52,33 @@ func (s *Store) Load(yield func(id ID, e *Envelope, states []State) error) error
 	s.loaded, s.table = true, nil
 	s.wake()
 	return nil
+}
+
+// noteScan notes whether a segment could be read as far as there is something.
+func (s *Store) noteScan(seg *segment, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := seg.trouble
+	seg.trouble = err
+	if err != nil && before != nil && before.Error() == err.Error() {
+		return // told before
+	}
+	if err != nil {
+		s.log.Error("spool: segment cannot be read", slog.String("segment", segmentName(seg.number)), slog.Any("error", err))
+		return
+	}
+	var unread ID
+	seg.unread(func(offset, _ uint32, st state) {
+		if _, done := seg.done.find(offset); !done && !st.status.Final() {
+			unread = MakeID(seg.number, offset)
+		}
+	})
+	if !seg.damaged { // else the states wait, in every checkpoint, for a repair
+		seg.forgetUnread()
+	}
+	if unread != 0 {
+		s.log.Error("spool: journal knows a message that is not there", slog.String("id", unread.String()))
+	}
 }
 
 // found is a record that scan came to.
@@ -118,7 +123,7 @@ func (s *Store) scan(seg *segment, yield func(*found) error) error {
 		end = size
 	}
 	sc := &scanner{r: seg.file, number: seg.number, salt: seg.salt, pos: seg.scanned, end: end, done: seg.done}
-	if whole := ok && end == sealed.end && seg.scanned == recordsAt && sealed.footer != 0; whole {
+	if whole := ok && end == sealed.end && (seg.scanned == recordsAt || seg.table) && sealed.footer != 0; whole {
 		whole, err = s.readTable(seg, sealed, yield)
 		if whole {
 			sc.pos = end
@@ -175,10 +180,11 @@ func (s *Store) readTable(seg *segment, sealed seal, yield func(*found) error) (
 	s.mu.Lock()
 	seg.expect(int(sealed.count))
 	s.mu.Unlock()
+	seg.table = true
 	for entries := readEntries(seg.number, table); len(entries.rest) > 0; {
 		rec, _ := entries.next()
-		if _, done := seg.done.find(rec.head.id.Offset()); done {
-			continue
+		if _, done := seg.done.find(rec.head.id.Offset()); done || rec.head.index < seg.next {
+			continue // known, or taken up before a read failed
 		}
 		verdict := pending
 		if i := int(rec.head.index); i < len(verdicts) {

@@ -37,7 +37,7 @@ func (w *Writer) newOutput() (_ *output, err error) {
 	}
 	defer next.Close()
 	o := &output{tree: w.tree, end: recordsAt, footer: newFooter()}
-	if o.number, err = w.nextSegment(next); err != nil {
+	if o.number, err = w.nextSegment(next, w.opts.Now()); err != nil {
 		return nil, err
 	}
 	var salt [8]byte

@@ -149,6 +149,17 @@ func TestVerifyNamesEveryFault(t *testing.T) {
 		}
 	}
 	dir := unpack(t, base)
+	// One of a segment that is gone, one beside the records of a sealed one, and
+	// one that a writer may be about to use.
+	for _, id := range []ID{MakeID(99, recordsAt), MakeID(1, uint32(sealed.end)), MakeID(last.Segment(), 1<<20)} {
+		if err := os.WriteFile(filepath.Join(dir, blobsDir, blobName(id)), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list := faults(t, dir); len(list) != 2 || list[0].ID.Segment() != 1 || list[1].ID.Segment() != 99 {
+		t.Errorf("contents of no message: %v", list)
+	}
+	dir = unpack(t, base)
 	os.Remove(filepath.Join(dir, "blobs", blobName(big)))
 	if list := faults(t, dir); len(list) != 1 || list[0].ID != big || !strings.Contains(list[0].String(), "missing") {
 		t.Errorf("missing blob: %v", list)

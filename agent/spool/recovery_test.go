@@ -77,7 +77,10 @@ func takeOver(t *testing.T, segment []byte) (got *seen, texts map[ID]string) {
 	defer s.Close()
 	got = newSeen()
 	got.load(t, s)
-	err = s.lookAtAll(func(id ID, e *Envelope, orphan bool) error { got.add(id, e, nil, orphan); return nil })
+	err = s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+		got.add(id, e, states, orphan)
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,67 +372,4 @@ func TestLostJournalFrameIsToldFromATornTail(t *testing.T) {
 	if queued, err := replayed(t, segment, b, id); err != nil || queued != "012" {
 		t.Errorf("unsynced frames lost: recipients %q, %v", queued, err)
 	}
-}
-
-func TestMissingJournalIsAnError(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	w := openWriter(t, dir, smallWriter(t, nil))
-	r := post(t, w, 1, 1)
-	release(t, r)
-	s := openStore(t, dir, smallStore(t, nil))
-	newSeen().load(t, s)
-	settle(t, s, r.ID(), Queued, 0)
-	s, _ = reopened(t, s, dir, smallStore(t, nil))
-	s.Close()
-	if err := os.Remove(dir + "/journal/00000001.journal"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenStore(dir, smallStore(t, nil)); !errors.Is(err, ErrDamaged) {
-		t.Errorf("OpenStore: %v", err)
-	}
-}
-
-// TestCheckpointSurvivesACrashAtEveryStep fails every operation of a rotation
-// from the n-th on, as a crash would, and starts again.
-func TestCheckpointSurvivesACrashAtEveryStep(t *testing.T) {
-	t.Parallel()
-	for n := range 100 {
-		files, dir := traced(t)
-		w := openWriter(t, dir, smallWriter(t, nil))
-		r := post(t, w, 1, 3)
-		release(t, r)
-		o := smallStore(t, files)
-		o.byHand = true
-		s := openStore(t, dir, o)
-		newSeen().load(t, s)
-		settle(t, s, r.ID(), Delivered, 0)
-		if err := s.rotate(); err != nil {
-			t.Fatal(err)
-		}
-		settle(t, s, r.ID(), Delivered, 1)
-		left := n
-		files.setHook(func(op operation) error {
-			if left--; left < 0 {
-				return errors.New("crash")
-			}
-			return nil
-		})
-		err := s.rotate()
-		files.setHook(func(operation) error { return errors.New("crash") })
-		s.Close()
-		s = openStore(t, dir, smallStore(t, nil))
-		got := newSeen()
-		got.load(t, s)
-		st := got.states[r.ID()]
-		if len(st) != 3 || st[0].Status != Delivered || st[1].Status != Delivered || st[2].Status != Queued {
-			t.Fatalf("crash at step %d: states %+v", n, st)
-		}
-		s.Close()
-		w.Close()
-		if err == nil && left > 3 { // a few steps after the last needed one
-			return
-		}
-	}
-	t.Error("rotation has no end")
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/contrib/lab"
 )
 
 func TestMain(m *testing.M) {
@@ -132,7 +134,7 @@ func (s *seen) follow(t testing.TB, st *Store) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- st.Follow(ctx, func(id ID, e *Envelope, orphan bool) error { s.add(id, e, nil, orphan); return nil })
+		done <- st.Follow(ctx, func(id ID, e *Envelope, states []State, orphan bool) error { s.add(id, e, states, orphan); return nil })
 	}()
 	var once sync.Once
 	stop = func() {
@@ -147,9 +149,24 @@ func (s *seen) follow(t testing.TB, st *Store) (stop func()) {
 	return stop
 }
 
-// await blocks until cond holds; only the test's own deadline ends it early.
+// patience is how long a test waits for what must come, for a loaded machine and
+// the race detector: it ends a test that hangs, and measures nothing.
+const patience = 2 * time.Minute
+
+// until blocks until cond holds, and looks again and again.
+func until(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := lab.Until(ctx, func() (bool, error) { return cond(), nil }); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// await blocks until cond holds of what was seen.
 func (s *seen) await(t testing.TB, cond func() bool) {
 	t.Helper()
+	late := time.After(patience)
 	for {
 		s.mu.Lock()
 		ok := cond()
@@ -159,8 +176,8 @@ func (s *seen) await(t testing.TB, cond func() bool) {
 		}
 		select {
 		case <-s.more:
-		case <-t.Context().Done():
-			t.Fatal("the test ended first")
+		case <-late:
+			t.Fatalf("it never came; there are %v", s.ids)
 		}
 	}
 }

@@ -71,6 +71,8 @@ type segment struct {
 	reading map[uint32]int // calls and Contents that use the file, by offset
 	gone    bool           // reclaimed; the file closes with its last user
 
+	trouble error  // why it could not be read to its end, the last time
+	table   bool   // taken up by its footer, of which scanned is no measure before the end
 	scanned int64  // offset of the next record
 	next    uint32 // index of the next record
 	waiting []waiting

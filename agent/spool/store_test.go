@@ -38,16 +38,13 @@ func reopened(t testing.TB, s *Store, dir string, o StoreOptions) (*Store, *seen
 // idle blocks until the store has reclaimed down to n segment files.
 func idle(t testing.TB, s *Store, n int) {
 	t.Helper()
-	for t.Context().Err() == nil {
+	until(t, "segments are not reclaimed", func() bool {
 		names, err := os.ReadDir(filepath.Join(s.dir, segmentsDir))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(names) == n {
-			return
-		}
-		time.Sleep(time.Millisecond) // polls; the condition ends it
-	}
+		return len(names) == n
+	})
 }
 
 func TestPendingMessageIsNotYielded(t *testing.T) {
@@ -111,88 +108,6 @@ func TestPendingMessageOfClosedWriterIsAnOrphan(t *testing.T) {
 				t.Errorf("after a restart: %v", again.ids)
 			}
 		})
-	}
-}
-
-func TestStatesSurviveRestart(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	w := openWriter(t, dir, smallWriter(t, nil))
-	var rs []Receipt
-	for i := range 4 {
-		rs = append(rs, post(t, w, i, 3))
-	}
-	release(t, rs...)
-	o := smallStore(t, nil)
-	o.byHand = true
-	s := openStore(t, dir, o)
-	newSeen().load(t, s)
-	deferred := State{Tries: 7, Class: 3, Handback: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
-	err := s.Record(
-		Event{rs[0].ID(), 1, deferred},
-		Event{rs[1].ID(), 0, State{Status: Delivered}}, Event{rs[1].ID(), 1, State{Status: Bounced}}, Event{rs[1].ID(), 2, State{Status: Cancelled}},
-		Event{rs[2].ID(), 2, State{Status: Delivered, Reply: strings.Repeat("x", 600) + "\n"}},
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, how := range []string{"journal", "second journal", "checkpoint", "checkpoint and journal"} {
-		if strings.HasPrefix(how, "checkpoint") {
-			if err := s.rotate(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if how == "checkpoint and journal" {
-			deferred.Tries++
-			if err := s.Record(Event{rs[0].ID(), 1, deferred}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var got *seen
-		s, got = reopened(t, s, dir, o)
-		if len(got.ids) != 3 || got.ids[rs[1].ID()] != 0 {
-			t.Errorf("%s: loaded %v", how, got.ids)
-		}
-		if want := []State{{}, deferred, {}}; !slices.Equal(got.states[rs[0].ID()], want) {
-			t.Errorf("%s: states %+v, want %+v", how, got.states[rs[0].ID()], want)
-		}
-		if st := got.states[rs[2].ID()][2]; st.Status != Delivered || len(st.Reply) != maxReply {
-			t.Errorf("%s: state %+v", how, st)
-		}
-		if want := []State{{}, {}, {}}; !slices.Equal(got.states[rs[3].ID()], want) {
-			t.Errorf("%s: fresh states %+v", how, got.states[rs[3].ID()])
-		}
-	}
-	names, err := os.ReadDir(filepath.Join(dir, journalDir))
-	if err != nil || len(names) > 3 { // the checkpoint, the journal since, the new one
-		t.Errorf("journal directory holds %v, %v", names, err)
-	}
-}
-
-func TestCheckpointIsWrittenWhenJournalsGrow(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	w := openWriter(t, dir, smallWriter(t, nil))
-	r := post(t, w, 1, 1)
-	release(t, r)
-	o := smallStore(t, nil)
-	o.journalMax = 4 << 10
-	s := openStore(t, dir, o)
-	newSeen().load(t, s)
-	for i := range 500 {
-		if err := s.Record(Event{r.ID(), 0, State{Tries: uint16(i)}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for t.Context().Err() == nil {
-		if m, _ := filepath.Glob(dir + "/journal/*.checkpoint"); len(m) > 0 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	_, got := reopened(t, s, dir, o)
-	if st := got.states[r.ID()]; len(st) != 1 || st[0].Tries != 499 {
-		t.Errorf("states %+v", st)
 	}
 }
 
@@ -308,7 +223,11 @@ func TestVoidedBlobKeepsItsVerdictLongerThanItsContent(t *testing.T) {
 	})
 	s := openStore(t, dir, smallStore(t, files))
 	newSeen().load(t, s)
-	<-removed
+	select {
+	case <-removed:
+	case <-time.After(patience):
+		t.Fatal("the content stays")
+	}
 	var order []string
 	for _, op := range files.since(0) {
 		if strings.HasPrefix(op.name, segmentsDir) && op.kind == "sync" || strings.HasPrefix(op.name, blobsDir) {
@@ -413,46 +332,6 @@ func TestNewerFormatIsRefused(t *testing.T) {
 			t.Errorf("no format file: OpenStore: %v", err)
 		}
 	})
-}
-
-func TestJournalTroubleStopsRecordingUntilACheckpoint(t *testing.T) {
-	t.Parallel()
-	files, dir := traced(t)
-	w := openWriter(t, dir, smallWriter(t, nil))
-	r := post(t, w, 1, 3)
-	release(t, r)
-	s := openStore(t, dir, smallStore(t, files))
-	newSeen().load(t, s)
-	broken := func(op operation) error {
-		if strings.HasPrefix(op.name, journalDir) && op.kind == "sync" {
-			return syscall.EIO
-		}
-		return nil
-	}
-	files.setHook(broken)
-	settle(t, s, r.ID(), Delivered, 0)
-	if err := s.Sync(); !errors.Is(err, syscall.EIO) {
-		t.Fatalf("Sync: %v", err)
-	}
-	if err := s.Record(Event{r.ID(), 1, State{Status: Delivered}}); !errors.Is(err, syscall.EIO) {
-		t.Fatalf("Record after a failed sync: %v", err)
-	}
-	files.setHook(nil)
-	for t.Context().Err() == nil {
-		if err := s.Record(Event{r.ID(), 1, State{Status: Delivered}}); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	// What the failed sync was about is not read from the old file.
-	if _, err := os.Stat(dir + "/journal/00000001.journal"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the journal that failed is still there: %v", err)
-	}
-	_, got := reopened(t, s, dir, smallStore(t, nil))
-	st := got.states[r.ID()]
-	if len(st) != 3 || st[0].Status != Delivered || st[1].Status != Delivered || st[2].Status != Queued {
-		t.Errorf("states %+v", st)
-	}
 }
 
 func TestFullDiskDoesNotStopTheDrain(t *testing.T) {
@@ -655,51 +534,36 @@ func TestErrorOfTheCallerEndsLoadAndFollow(t *testing.T) {
 	}
 	s, _ = reopened(t, s, dir, smallStore(t, nil))
 	release(t, post(t, w, 2, 1))
-	if err := s.Follow(t.Context(), func(ID, *Envelope, bool) error { return stop }); err != stop {
+	if err := s.Follow(t.Context(), func(ID, *Envelope, []State, bool) error { return stop }); err != stop {
 		t.Errorf("Follow: %v", err)
 	}
 }
 
-func TestJournalsGoWhenTheirCheckpointIsDurable(t *testing.T) {
+// TestLostNumberIsNotUsedAgain removes the file next while the journal still
+// knows what became of the first message of segment 1.
+func TestLostNumberIsNotUsedAgain(t *testing.T) {
 	t.Parallel()
-	files, dir := traced(t)
+	dir := t.TempDir()
 	w := openWriter(t, dir, smallWriter(t, nil))
-	r := post(t, w, 1, 2)
-	release(t, r)
-	o := smallStore(t, files)
+	old := post(t, w, 1, 1)
+	release(t, old)
+	w.Close()
+	o := smallStore(t, nil)
 	o.byHand = true
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
-	if err := s.rotate(); err != nil {
+	settle(t, s, old.ID(), Delivered, 0)
+	s.upkeep()
+	s.Close()
+	if err := os.Remove(filepath.Join(dir, nextFile)); err != nil {
 		t.Fatal(err)
 	}
-	settle(t, s, r.ID(), Delivered, 0)
-	n := len(files.since(0))
-	if err := s.rotate(); err != nil {
-		t.Fatal(err)
+	w = openWriter(t, dir, smallWriter(t, nil))
+	r := post(t, w, 2, 1)
+	release(t, r)
+	got := newSeen()
+	got.load(t, openStore(t, dir, o))
+	if len(got.ids) != 1 || got.ids[r.ID()] != 1 || r.ID() == old.ID() {
+		t.Errorf("%s, after %s, is not there: %v", r.ID(), old.ID(), got.ids)
 	}
-	ops := files.since(n)
-	for i := range ops {
-		ops[i].name = strings.TrimPrefix(ops[i].name, journalDir+"/")
-	}
-	wantTrace(t, slices.CompactFunc(ops, func(a, b operation) bool { return a.String() == b.String() }),
-		"create 00000003.journal.tmp",
-		"write 00000003.journal.tmp",
-		"allocate 00000003.journal.tmp",
-		"write 00000003.journal.tmp",
-		"sync 00000003.journal.tmp",
-		"rename 00000003.journal",
-		"syncdir journal",
-		"sync 00000002.journal.tmp", // what was recorded so far
-		"write 00000002.journal.tmp",
-		"truncate 00000002.journal.tmp", // the zeros ahead
-		"sync 00000002.journal.tmp",
-		"create 00000003.checkpoint.tmp",
-		"write 00000003.checkpoint.tmp",
-		"sync 00000003.checkpoint.tmp",
-		"rename 00000003.checkpoint",
-		"syncdir journal",
-		"remove 00000002.journal",
-		"remove 00000002.checkpoint",
-	)
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -13,6 +14,7 @@ type eioFS struct {
 	disk
 	name string
 	off  int64
+	well *atomic.Bool // if it is: the disk reads everything again
 }
 
 func (f eioFS) Open(name string, flag int, perm os.FileMode) (File, error) {
@@ -20,16 +22,16 @@ func (f eioFS) Open(name string, flag int, perm os.FileMode) (File, error) {
 	if err != nil || !strings.HasSuffix(name, f.name) {
 		return file, err
 	}
-	return eioFile{file, f.off}, nil
+	return eioFile{file, f}, nil
 }
 
 type eioFile struct {
 	File
-	bad int64
+	fs eioFS
 }
 
 func (f eioFile) ReadAt(p []byte, off int64) (int, error) {
-	if off <= f.bad && f.bad < off+int64(len(p)) {
+	if off <= f.fs.off && f.fs.off < off+int64(len(p)) && !f.fs.well.Load() {
 		return 0, syscall.EIO
 	}
 	return f.File.ReadAt(p, off)
@@ -38,7 +40,9 @@ func (f eioFile) ReadAt(p []byte, off int64) (int, error) {
 func TestOneUnreadableSegmentDoesNotStopTheOthers(t *testing.T) {
 	t.Parallel()
 	for what, spoil := range map[string]func(t *testing.T, o *StoreOptions, name string){
-		"verdicts":   func(_ *testing.T, o *StoreOptions, _ string) { o.FS = eioFS{name: segmentName(1), off: verdictsAt} },
+		"verdicts": func(_ *testing.T, o *StoreOptions, _ string) {
+			o.FS = eioFS{name: segmentName(1), off: verdictsAt, well: new(atomic.Bool)}
+		},
 		"cut short":  func(t *testing.T, _ *StoreOptions, name string) { truncate(t, name, 5000) },
 		"cut to 100": func(t *testing.T, _ *StoreOptions, name string) { truncate(t, name, 100) },
 		"empty":      func(t *testing.T, _ *StoreOptions, name string) { truncate(t, name, 0) },
@@ -74,14 +78,17 @@ func TestOneUnreadableSegmentDoesNotStopTheOthers(t *testing.T) {
 			s = openStore(t, dir, bad)
 			got := newSeen()
 			got.load(t, s)
-			err = s.lookAtAll(func(id ID, e *Envelope, orphan bool) error { got.add(id, e, nil, orphan); return nil })
+			err = s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+				got.add(id, e, states, orphan)
+				return nil
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if len(got.ids) != 1 || got.ids[rs[1].ID()] != 1 {
 				t.Errorf("loaded %v", got.ids)
 			}
-			if d := s.Damaged(); len(d) == 0 || d[0].Segment != 1 {
+			if d := append(s.Damaged(), s.Unreadable()...); len(d) == 0 || d[0].Segment != 1 {
 				t.Errorf("damage %+v", d)
 			}
 			s.upkeep()
@@ -99,6 +106,57 @@ func TestOneUnreadableSegmentDoesNotStopTheOthers(t *testing.T) {
 				t.Errorf("after the repair: %v", st)
 			}
 		})
+	}
+}
+
+// TestUnreadableSegmentIsTriedAgain starts an agent while the disk refuses to
+// read one place of a segment, and then reads it.
+func TestUnreadableSegmentIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := openWriter(t, dir, smallWriter(t, nil))
+	// The envelope of the second is too long for the footer.
+	rs := []Receipt{post(t, w, 0, 2), post(t, w, 1, 300), post(t, w, 2, 2)}
+	release(t, rs...)
+	w.Close()
+	o := smallStore(t, nil)
+	o.byHand = true
+	s := openStore(t, dir, o)
+	newSeen().load(t, s)
+	for _, r := range rs {
+		settle(t, s, r.ID(), Delivered, 1)
+	}
+	s.Close()
+	for what, off := range map[string]int64{"verdicts": verdictsAt, "envelope": int64(rs[1].ID().Offset()) + 100} {
+		bad := o
+		well := new(atomic.Bool)
+		bad.FS = eioFS{name: segmentName(1), off: off, well: well}
+		s := openStore(t, dir, bad)
+		got := newSeen()
+		got.load(t, s)
+		if d := s.Unreadable(); len(d) != 1 || d[0].Segment != 1 || !strings.Contains(d[0].Reason, "input/output error") {
+			t.Errorf("%s: unreadable: %+v", what, d)
+		}
+		s.upkeep()
+		if err := s.rotate(); err != nil {
+			t.Fatal(err)
+		}
+		well.Store(true)
+		if err := s.lookAtAll(func(id ID, e *Envelope, states []State, orphan bool) error {
+			got.add(id, e, states, orphan)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rs {
+			if st := got.states[r.ID()]; got.ids[r.ID()] != 1 || len(st) < 2 || st[0].Status != Queued || st[1].Status != Delivered {
+				t.Errorf("%s: %s came %d times: %v", what, r.ID(), got.ids[r.ID()], st)
+			}
+		}
+		if d := append(s.Damaged(), s.Unreadable()...); len(d) > 0 {
+			t.Errorf("%s: damage after it could be read: %+v", what, d)
+		}
+		s.Close()
 	}
 }
 

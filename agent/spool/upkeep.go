@@ -44,17 +44,26 @@ func (s *Store) run() {
 
 // Sync makes durable all that was recorded before the call.
 func (s *Store) Sync() error {
+	if err := s.syncJournal(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed // events before this journal may be lost until there is a checkpoint
+}
+
+// syncJournal makes durable what the journal has that takes the events now.
+func (s *Store) syncJournal() error {
 	s.logMu.Lock()
 	defer s.logMu.Unlock()
 	s.mu.Lock()
-	j, failed := s.journal, s.failed
+	j := s.journal
 	s.mu.Unlock()
 	err := j.sync()
 	if err != nil {
 		s.fail(err)
-		return err
 	}
-	return failed // events before this journal may be lost until there is a checkpoint
+	return err
 }
 
 // tidyUp does what may take long: room for the journal, checkpoints, reclaim.
@@ -100,13 +109,6 @@ func (s *Store) upkeep() {
 	if err := s.rotate(); err != nil {
 		s.retryAt = time.Now().Add(checkpointGap)
 		s.log.Error("spool: no checkpoint", slog.Any("error", err))
-		return
-	}
-	if failed != nil {
-		s.log.Info("spool: outcomes can be recorded again")
-		s.mu.Lock()
-		s.failed = nil
-		s.mu.Unlock()
 	}
 }
 
@@ -168,13 +170,20 @@ func (s *Store) reclaim() {
 
 // removeBlob removes the content of a message that is done. If that is because
 // its verdict says void, the verdict is synced first: without it, and without
-// the content, it would look like damaged mail.
+// the content, it would look like damaged mail. It is written anew before, as an
+// earlier sync may have failed and dropped it; then the next one tells nothing.
 func (s *Store) removeBlob(d doneBlob) {
 	if d.void {
 		seg, err := s.acquire(d.id)
 		// A record that is gone stands in a synced span.
 		if err == nil {
-			err = seg.file.Sync()
+			var h recordHeader
+			if h, err = seg.header(d.id); err == nil {
+				_, err = seg.file.WriteAt([]byte{void}, verdictsAt+int64(h.index))
+			}
+			if err == nil {
+				err = seg.file.Sync()
+			}
 			s.leave(seg, d.id)
 		}
 		if err != nil && !errors.Is(err, ErrNotFound) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 )
 
 // Fault is a place in a spool that is not as it was written.
@@ -32,8 +33,9 @@ type Checked struct {
 
 // Verify compares every checksum in the spool of dir, also those of contents,
 // and yields what is wrong. Like a Reader it disturbs nobody, and it can be used
-// while others work. What is done and was given back is not looked at. The error
-// is for what could not be checked.
+// while others work. What is done and was given back is not looked at; content
+// that no message has, as a crash leaves it, is a fault until the next start of
+// the agent removes it. The error is for what could not be checked.
 func Verify(dir string, yield func(Fault)) (Checked, error) { return verify(nil, dir, yield) }
 
 func verify(files FS, dir string, yield func(Fault)) (c Checked, err error) {
@@ -52,6 +54,11 @@ func verify(files FS, dir string, yield func(Fault)) (c Checked, err error) {
 		return c, fmt.Errorf("spool %s: format: %w", dir, fs.ErrNotExist)
 	}
 	if err := r.verifySmall(yield); err != nil {
+		return c, fmt.Errorf("spool: %w", err)
+	}
+	// Before the segments: a segment is there before the blobs of its messages.
+	blobs, err := r.fs.List(r.path(blobsDir))
+	if err != nil {
 		return c, fmt.Errorf("spool: %w", err)
 	}
 	if err := r.reload(); errors.Is(err, ErrDamaged) {
@@ -86,7 +93,34 @@ func verify(files FS, dir string, yield func(Fault)) (c Checked, err error) {
 		c.Messages += one.Messages
 		c.Octets += one.Octets
 	}
+	for _, name := range blobs {
+		id, ok := parseBlobName(name)
+		if !ok || r.mayBeRecord(id) {
+			continue
+		}
+		// A blob goes before its record does: perhaps that was all.
+		if _, err := r.sizeOf(filepath.Join(blobsDir, name)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return c, fmt.Errorf("spool: %w", err)
+		}
+		yield(Fault{File: r.tree.blob(id), ID: id, Reason: "content of no message"})
+	}
 	return c, nil
+}
+
+// mayBeRecord reports whether there is a record with this id, or can be one soon:
+// a writer names a blob before it writes the record.
+func (r *Reader) mayBeRecord(id ID) bool {
+	seg := r.segments[id.Segment()]
+	if seg == nil || seg.damaged {
+		return seg != nil
+	}
+	if _, sealed := readSeal(seg.file, seg.salt); !sealed {
+		return true
+	}
+	_, err := seg.header(id)
+	return !errors.Is(err, ErrDamaged)
 }
 
 // verifySmall looks at the files of the directory itself.

@@ -408,6 +408,9 @@ func TestAgentSilenceGoesByTheWritersClock(t *testing.T) {
 func TestLoopKeyIsTheSameForAll(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/new/spool"
+	if err := os.MkdirAll(dir, 0o755); err != nil { // too wide
+		t.Fatal(err)
+	}
 	keys := make([]string, 16)
 	var wg sync.WaitGroup
 	for i := range keys {

@@ -27,12 +27,12 @@ of it in the page cache. *first delivery* is from the start of the process to th
 
 // backlogs are the spools the agent is started on.
 func (b *bench) backlogs() []pile {
-	list := []pile{{n: 100_000, size: 8 << 10}, {n: 1_000_000, size: 8 << 10}}
+	list := []pile{{n: 100_000, size: 8 << 10}, {n: 1_000_000, size: 8 << 10, within: limits{first: 5 * time.Second, memory: 200e6}}}
 	if b.quick {
 		list = []pile{{n: 10_000, size: 8 << 10}, {n: 10_000, size: 500, deferred: 0.5}}
 	}
 	if b.huge {
-		list = append(list, pile{n: 10_000_000, size: 500, deferred: 0.5})
+		list = append(list, pile{n: 10_000_000, size: 500, deferred: 0.5, within: limits{read: 30 * time.Second, memory: 1.2e9}})
 	}
 	return list
 }
@@ -41,7 +41,11 @@ func (b *bench) backlogs() []pile {
 type pile struct {
 	n, size  int
 	deferred float64
+	within   limits
 }
+
+// limits are what a start may take; 0: anything.
+type limits beginning
 
 func (p pile) String() string {
 	s := fmt.Sprintf("%d messages of %d octets", p.n, p.size)
@@ -82,8 +86,23 @@ func backlog(ctx context.Context, b *bench) ([]section, error) {
 			over(found[0], func(x beginning) float64 { return x.read.Seconds() }).cell(seconds),
 			over(found[0], func(x beginning) float64 { return x.memory / 1e6 }).cell(count),
 		})
+		s.claims = append(s.claims, p.claims(found[0])...)
 	}
 	return []section{s}, nil
+}
+
+// claims holds the starts against the limits of the pile.
+func (p pile) claims(found []beginning) (list []claim) {
+	add := func(what string, limit float64, got func(beginning) float64) {
+		if limit > 0 {
+			list = append(list, claim{what: p.String() + ": " + what, reach: "at most 1", met: atMost(1),
+				got: over(found, func(x beginning) float64 { return got(x) / limit })})
+		}
+	}
+	add(fmt.Sprintf("first delivery / %v", p.within.first), p.within.first.Seconds(), func(x beginning) float64 { return x.first.Seconds() })
+	add(fmt.Sprintf("all read / %v", p.within.read), p.within.read.Seconds(), func(x beginning) float64 { return x.read.Seconds() })
+	add(fmt.Sprintf("memory / %.0f MB", p.within.memory/1e6), p.within.memory, func(x beginning) float64 { return x.memory })
+	return list
 }
 
 // piled is a host whose agent sleeps on a backlog. Its receivers take a message

@@ -212,3 +212,12 @@ func TestFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestStartsAreHeldAgainstTheirLimits(t *testing.T) {
+	t.Parallel()
+	p := pile{n: 10, size: 500, within: limits{first: 2 * time.Second, memory: 100e6}}
+	got := p.claims([]beginning{{first: time.Second, read: time.Hour, memory: 150e6}})
+	if len(got) != 2 || got[0].row()[3] != "yes" || got[1].row()[3] != "no" {
+		t.Errorf("claims %+v", got)
+	}
+}
