@@ -95,8 +95,7 @@ func (a *Agent) Cancel(ctx context.Context, f control.Filter) (done control.Sele
 		}
 		select {
 		case <-time.After(glance):
-		case <-ctx.Done():
-			err = ctx.Err()
+		case <-ctx.Done(): // the next look tells
 		}
 	}
 	a.log.Info("cancelled", "filter", fmt.Sprintf("%+v", f), "nrcpt", done.Recipients, "active", done.Active)

@@ -23,11 +23,9 @@ func TestRecipientsThatTheHostSendsToAreCounted(t *testing.T) {
 	}
 	var s Server
 	m := &message{}
-	for _, r := range []classify.Recipient{
+	m.Recipients = []classify.Recipient{
 		{Address: "a@BIG.test", Mailer: "smtp"}, {Address: "b@big.test", Mailer: "smtp"}, {Address: "c@mx.big.test", Mailer: "esmtp"},
 		{Address: "d@small.test", Mailer: "smtp"}, {Address: "e@big.test", Mailer: "local"}, {Address: "f@big.test", Mailer: "relay"},
-	} {
-		m.Recipients = append(m.Recipients, r)
 	}
 	s.host.note(cfg, m, nil)
 	s.host.note(cfg, m, []bool{true, false, true, true, true, true})
