@@ -75,9 +75,9 @@ func (s *Store) tidyUp(tidy <-chan struct{}) {
 		case <-tidy:
 		case <-time.After(retryGap):
 			s.mu.Lock()
-			failed := s.failed
+			due := s.failed != nil || s.young
 			s.mu.Unlock()
-			if failed == nil {
+			if !due {
 				continue
 			}
 		}
