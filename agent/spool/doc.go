@@ -27,7 +27,7 @@
 //	s, err := spool.OpenStore(dir, options)    // ErrLocked if there is another
 //	err = s.Load(queue)                        // all that is not done
 //	go s.Follow(ctx, queue)                    // then each message as it comes
-//	c, err := s.Open(id)                       // for every try
+//	e, c, err := s.Message(id)                 // for every try
 //	err = s.Record(events...)                  // before the session's next message
 //	err = s.Beat(queued)                       // every few seconds
 //	err = s.Close()                            // after Follow returned

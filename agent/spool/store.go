@@ -38,8 +38,9 @@ type Store struct {
 	done     []doneBlob
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
-	noHoles  bool   // the file system cannot punch; told once
-	young    bool   // what makeHoles saw last was too young for holes
+	windows  sync.Pool
+	noHoles  bool // the file system cannot punch; told once
+	young    bool // what makeHoles saw last was too young for holes
 	loaded   bool
 	closed   bool
 	failed   error    // why nothing can be recorded now

@@ -178,7 +178,7 @@ func (s *Store) removeBlob(d doneBlob) {
 		// A record that is gone stands in a synced span.
 		if err == nil {
 			var h recordHeader
-			if h, err = seg.header(d.id); err == nil {
+			if h, err = seg.header(seg.file, d.id); err == nil {
 				_, err = seg.file.WriteAt([]byte{void}, verdictsAt+int64(h.index))
 			}
 			if err == nil {
