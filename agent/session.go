@@ -70,7 +70,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), err
 	}
-	e, content, err := a.open(job.ID)
+	e, content, err := a.store.Message(job.ID)
 	if err != nil {
 		return a.unreadable(job, way.Queue, e, err), sig, nil
 	}
@@ -94,16 +94,6 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	w.done, w.events = r.settle(w.done, w.events)
 	sig = append(sig, r.signal(began))
 	return w.done, sig, err
-}
-
-// open reads a message's envelope and opens its content.
-func (a *Agent) open(id spool.ID) (*spool.Envelope, *spool.Content, error) {
-	e, err := a.store.Envelope(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := a.store.Open(id)
-	return e, c, err
 }
 
 // prepare fills the transaction. The Received field is made anew each time; it

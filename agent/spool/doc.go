@@ -27,7 +27,7 @@
 //	s, err := spool.OpenStore(dir, options)    // ErrLocked if there is another
 //	err = s.Load(queue)                        // all that is not done
 //	go s.Follow(ctx, queue)                    // then each message as it comes
-//	c, err := s.Open(id)                       // for every try
+//	e, c, err := s.Message(id)                 // for every try
 //	err = s.Record(events...)                  // before the session's next message
 //	err = s.Beat(queued)                       // every few seconds
 //	err = s.Close()                            // after Follow returned
@@ -176,7 +176,8 @@
 // messages out. Segment numbers are never used again.
 //
 // Before that, blocks of a sealed segment that hold nothing but what is done are
-// given back by punching holes, once 1 MiB of it got done, or a quarter. First
+// given back by punching holes, once 1 MiB of it got done, or a quarter, and some
+// seconds have not brought the whole segment to an end. First
 // an event in the journal names the span, then the journal is synced, then the
 // hole is made, so what reads as zero is known to be done. A hole may come back
 // as it was if power fails; nobody minds. On a file system without holes only

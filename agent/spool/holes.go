@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"time"
 )
 
 const (
@@ -12,6 +13,10 @@ const (
 	// the last time before holes are made in it again; of a small segment, a
 	// quarter will do. It keeps the journal small: each hole is an event.
 	holesAt = 1 << 20
+	// holesAfter is how long mail that got done stays before a hole is made for it.
+	// While a backlog is being sent its segments are gone as a whole in a second or
+	// a few, and a hole costs as much as the sending of some tens of messages.
+	holesAfter = 10 * time.Second
 )
 
 // makeHoles gives back what is done in sealed segments, so that one recipient
@@ -22,17 +27,22 @@ const (
 func (s *Store) makeHoles() {
 	s.mu.Lock()
 	var ready []*segment
-	least := int64(holesAt)
+	least, after, now := int64(holesAt), s.opts.holesAfter, s.opts.Now()
 	if s.journal.low() {
-		least = blockSize // perhaps the disk is full: all that can be had
+		least, after = blockSize, 0 // perhaps the disk is full: all that can be had
 	}
+	s.young = false
 	for _, n := range slices.Sorted(maps.Keys(s.segments)) {
 		seg := s.segments[n]
 		if !seg.sealed || seg.damaged {
 			continue
 		}
-		if seg.freed >= min(least, max(1, (seg.scanned-recordsAt)/4)) && !s.dig(seg) {
-			break // no room in the journal; the next time
+		if seg.freed >= min(least, max(1, (seg.scanned-recordsAt)/4)) {
+			if now.Sub(seg.freedAt) < after {
+				s.young = true
+			} else if !s.dig(seg) {
+				break // no room in the journal; the next time
+			}
 		}
 		if len(seg.punch) > 0 {
 			ready = append(ready, seg)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // postBig appends letter i with some 8 KB of content.
@@ -116,6 +117,36 @@ func TestStuckRecipientPinsOnlyItsOwnMessage(t *testing.T) {
 	settle(t, s, last.ID(), Delivered, 0)
 	s.upkeep()
 	idle(t, s, 0)
+}
+
+// While a backlog is sent its segments go as a whole; holes are for what lasts.
+func TestHolesWaitForSegmentsThatGoAsAWhole(t *testing.T) {
+	t.Parallel()
+	files := &faultFS{}
+	s, o, last, text := nearlyDone(t, files)
+	now := time.Now()
+	s.opts.Now = func() time.Time { return now }
+	s.opts.holesAfter = 10 * time.Second
+	s.segments[1].freedAt = now
+	punches := func() (n int) {
+		for _, op := range files.since(0) {
+			if op.kind == "punch" {
+				n++
+			}
+		}
+		return n
+	}
+	now = now.Add(9 * time.Second)
+	s.upkeep()
+	if punches() != 0 || !s.young {
+		t.Errorf("%d holes after 9 s; to be looked at again: %v", punches(), s.young)
+	}
+	now = now.Add(time.Second)
+	s.upkeep()
+	if punches() == 0 || s.young {
+		t.Errorf("%d holes after 10 s; to be looked at again: %v", punches(), s.young)
+	}
+	onlyLast(t, s, o, last, text)
 }
 
 func TestHolesAreNoDamageToAScan(t *testing.T) {

@@ -1,6 +1,9 @@
 package spool
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // index is what the store remembers of the messages of one segment. There may be
 // ten million messages, so it is packed: a message takes four octets while all
@@ -9,14 +12,15 @@ import "slices"
 type index struct {
 	replies *replies
 
-	keys   []uint32 // one for each message, by offset
-	slots  []uint32 // beside keys: the place in states, plus 1; 0 is fresh; nil while all are
-	states []kept
-	free   []uint32          // unused places in states
-	multi  map[uint32]*multi // by offset: those with not just one recipient
-	done   spans             // their messages are not in keys
-	open   int               // messages in keys that are not done
-	freed  int64             // octets of messages that got done since holes were last made
+	keys    []uint32 // one for each message, by offset
+	slots   []uint32 // beside keys: the place in states, plus 1; 0 is fresh; nil while all are
+	states  []kept
+	free    []uint32          // unused places in states
+	multi   map[uint32]*multi // by offset: those with not just one recipient
+	done    spans             // their messages are not in keys
+	open    int               // messages in keys that are not done
+	freed   int64             // octets of messages that got done since holes were last made
+	freedAt time.Time         // when the first of them did
 
 	// From the journal, until the record is read.
 	replay      map[uint32]uint32 // state of recipient 0, by offset: place in states

@@ -282,7 +282,7 @@ func (s *Store) add(seg *segment, rec *scanned, verdict byte, scanned int64, yie
 		if h.blob() && seg.keys[i]&keyKept == 0 {
 			s.done = append(s.done, doneBlob{id: h.id})
 		}
-		seg.freed += scanned - int64(h.id.Offset())
+		s.freed(seg, scanned-int64(h.id.Offset()))
 	case known, verdict == released, verdict == orphaned:
 		known, f.known = true, true
 	case verdict == void:

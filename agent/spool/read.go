@@ -14,40 +14,8 @@ func (s *Store) Envelope(id ID) (*Envelope, error) {
 		return nil, err
 	}
 	defer s.leave(seg, id)
-	h, err := seg.header(id)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", id, err)
-	}
-	b, err := seg.envelopeOf(&h)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", id, err)
-	}
-	e, err := decodeEnvelope(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", id, err)
-	}
-	h.fill(e)
-	return e, nil
-}
-
-// envelope reads an encoded envelope from its record.
-func (seg *segment) envelope(id ID) ([]byte, error) {
-	h, err := seg.header(id)
-	if err != nil {
-		return nil, err
-	}
-	return seg.envelopeOf(&h)
-}
-
-func (seg *segment) envelopeOf(h *recordHeader) ([]byte, error) {
-	b := make([]byte, h.envelope)
-	if n, err := seg.file.ReadAt(b, int64(h.id.Offset())+recordHeaderSize); n < len(b) && err != io.EOF {
-		return nil, fmt.Errorf("envelope: %w", err)
-	}
-	if crc32.Checksum(b, castagnoli()) != h.envelopeCRC {
-		return nil, fmt.Errorf("envelope: %w", ErrDamaged)
-	}
-	return b, nil
+	_, e, err := seg.record(seg.file, id)
+	return e, err
 }
 
 // Open returns the content of a message, from its first octet. It may be opened
@@ -57,12 +25,105 @@ func (s *Store) Open(id ID) (*Content, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := seg.header(id)
+	h, err := seg.header(seg.file, id)
 	if err != nil {
 		s.leave(seg, id)
 		return nil, fmt.Errorf("%s: %w", id, err)
 	}
-	return s.tree.content(seg, &h, func() error { s.leave(seg, id); return nil })
+	return s.tree.content(seg.file, &h, func() error { s.leave(seg, id); return nil })
+}
+
+// Message is Envelope and Open in one, for who wants both: of a message that is not
+// large the disk is read once.
+func (s *Store) Message(id ID) (*Envelope, *Content, error) {
+	seg, err := s.acquire(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := s.look(seg.file, int64(id.Offset()))
+	if err != nil {
+		s.leave(seg, id)
+		return nil, nil, fmt.Errorf("%s: %w", id, err)
+	}
+	done := func() error { s.windows.Put(w); s.leave(seg, id); return nil }
+	h, e, err := seg.record(w, id)
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	c, err := s.tree.content(w, &h, done)
+	return e, c, err
+}
+
+// window is a file of which some octets have been read ahead.
+type window struct {
+	io.ReaderAt
+	at int64
+	n  int
+	b  [windowSize]byte
+}
+
+// windowSize is what is read ahead: most messages of some kilobytes as a whole. A
+// session holds so much while it waits for a receiver, so it must be little.
+const windowSize = 12 << 10
+
+// look reads ahead from an offset on.
+func (s *Store) look(f io.ReaderAt, at int64) (*window, error) {
+	w, ok := s.windows.Get().(*window)
+	if !ok {
+		w = new(window)
+	}
+	w.ReaderAt, w.at = f, at
+	var err error
+	if w.n, err = f.ReadAt(w.b[:], at); err != nil && err != io.EOF {
+		s.windows.Put(w)
+		return nil, err
+	}
+	return w, nil
+}
+
+// ReadAt implements io.ReaderAt. What was read ahead only in part is read anew.
+func (w *window) ReadAt(p []byte, off int64) (int, error) {
+	if from := off - w.at; from >= 0 && from+int64(len(p)) <= int64(w.n) {
+		return copy(p, w.b[from:w.n]), nil
+	}
+	return w.ReaderAt.ReadAt(p, off)
+}
+
+// record reads the header and the envelope of a record.
+func (seg *segment) record(r io.ReaderAt, id ID) (h recordHeader, e *Envelope, err error) {
+	var b []byte
+	if h, err = seg.header(r, id); err == nil {
+		b, err = h.readEnvelope(r)
+	}
+	if err == nil {
+		e, err = decodeEnvelope(b)
+	}
+	if err != nil {
+		return h, nil, fmt.Errorf("%s: %w", id, err)
+	}
+	h.fill(e)
+	return h, e, nil
+}
+
+// envelope reads an encoded envelope from its record.
+func (seg *segment) envelope(id ID) ([]byte, error) {
+	h, err := seg.header(seg.file, id)
+	if err != nil {
+		return nil, err
+	}
+	return h.readEnvelope(seg.file)
+}
+
+func (h *recordHeader) readEnvelope(r io.ReaderAt) ([]byte, error) {
+	b := make([]byte, h.envelope)
+	if n, err := r.ReadAt(b, int64(h.id.Offset())+recordHeaderSize); n < len(b) && err != io.EOF {
+		return nil, fmt.Errorf("envelope: %w", err)
+	}
+	if crc32.Checksum(b, castagnoli()) != h.envelopeCRC {
+		return nil, fmt.Errorf("envelope: %w", ErrDamaged)
+	}
+	return b, nil
 }
 
 // acquire returns the segment of a message; file and record stay until leave.
@@ -94,9 +155,10 @@ func (s *Store) leave(seg *segment, id ID) {
 	}
 }
 
-func (seg *segment) header(id ID) (recordHeader, error) {
+// header reads the header of a record; r is the segment's file.
+func (seg *segment) header(r io.ReaderAt, id ID) (recordHeader, error) {
 	var b [recordHeaderSize]byte
-	if _, err := seg.file.ReadAt(b[:], int64(id.Offset())); err != nil && err != io.EOF {
+	if _, err := r.ReadAt(b[:], int64(id.Offset())); err != nil && err != io.EOF {
 		return recordHeader{}, err
 	}
 	h, ok := parseRecordHeader(b[:], seg.salt, id)

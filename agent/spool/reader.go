@@ -368,7 +368,7 @@ func (r *Reader) Message(id ID) (*Message, error) {
 	if seg == nil {
 		return nil, fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
-	h, err := seg.header(id)
+	h, err := seg.header(seg.file, id)
 	if _, done := seg.done.find(id.Offset()); done && err != nil {
 		err = ErrNotFound
 	}
@@ -391,18 +391,19 @@ func (r *Reader) Open(id ID) (*Content, error) {
 	if seg == nil {
 		return nil, fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
-	h, err := seg.header(id)
+	h, err := seg.header(seg.file, id)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", id, err)
 	}
-	return r.tree.content(seg, &h, func() error { return nil })
+	return r.tree.content(seg.file, &h, func() error { return nil })
 }
 
-// content opens the content of a record; done ends the use of the segment.
-func (t tree) content(seg *segment, h *recordHeader, done func() error) (*Content, error) {
+// content opens the content of a record; done ends the use of its segment, which r
+// reads.
+func (t tree) content(r io.ReaderAt, h *recordHeader, done func() error) (*Content, error) {
 	c := &Content{id: h.id, size: h.content, want: h.contentCRC, sum: crc32.New(castagnoli()), close: done}
 	if !h.blob() {
-		c.r = io.NewSectionReader(seg.file, h.contentAt(), h.content)
+		c.r = io.NewSectionReader(r, h.contentAt(), h.content)
 		return c, nil
 	}
 	done()

@@ -108,7 +108,7 @@ func TestVerifyNamesEveryFault(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	h, err := r.segments[last.Segment()].header(last)
+	h, err := r.segments[last.Segment()].header(r.segments[last.Segment()].file, last)
 	if err != nil {
 		t.Fatal(err)
 	}

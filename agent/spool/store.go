@@ -19,6 +19,7 @@ type StoreOptions struct {
 	journalStep int64         // octets of zeros ahead; 0: journalStep
 	journalMax  int64         // octets of journals that call for a checkpoint; 0: 32 MiB
 	rescan      time.Duration // between looks at the whole directory; 0: 5 s
+	holesAfter  time.Duration // from when mail of a segment is done to a hole for it; 0: holesAfter, or at once byHand
 	byHand      bool          // nothing runs in the background; the test calls Sync and upkeep
 }
 
@@ -37,7 +38,9 @@ type Store struct {
 	done     []doneBlob
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
-	noHoles  bool   // the file system cannot punch; told once
+	windows  sync.Pool
+	noHoles  bool // the file system cannot punch; told once
+	young    bool // what makeHoles saw last was too young for holes
 	loaded   bool
 	closed   bool
 	failed   error    // why nothing can be recorded now
@@ -134,6 +137,9 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	}
 	if o.journalStep == 0 {
 		o.journalStep = journalStep
+	}
+	if o.holesAfter == 0 && !o.byHand {
+		o.holesAfter = holesAfter
 	}
 	if o.journalMax == 0 {
 		o.journalMax = 32 << 20
@@ -356,7 +362,15 @@ func (s *Store) finish(seg *segment, i int, void bool) {
 		s.done = append(s.done, doneBlob{MakeID(seg.number, offset), void})
 	}
 	seg.finish(i)
-	seg.freed += seg.behind(i, seg.scanned) - int64(offset)
+	s.freed(seg, seg.behind(i, seg.scanned)-int64(offset))
+}
+
+// freed notes octets of a segment that may be given back. Callers hold mu.
+func (s *Store) freed(seg *segment, octets int64) {
+	if seg.freed == 0 {
+		seg.freedAt = s.opts.Now()
+	}
+	seg.freed += octets
 }
 
 // wake lets the syncer run.

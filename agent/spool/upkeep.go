@@ -75,9 +75,9 @@ func (s *Store) tidyUp(tidy <-chan struct{}) {
 		case <-tidy:
 		case <-time.After(retryGap):
 			s.mu.Lock()
-			failed := s.failed
+			due := s.failed != nil || s.young
 			s.mu.Unlock()
-			if failed == nil {
+			if !due {
 				continue
 			}
 		}
@@ -178,7 +178,7 @@ func (s *Store) removeBlob(d doneBlob) {
 		// A record that is gone stands in a synced span.
 		if err == nil {
 			var h recordHeader
-			if h, err = seg.header(d.id); err == nil {
+			if h, err = seg.header(seg.file, d.id); err == nil {
 				_, err = seg.file.WriteAt([]byte{void}, verdictsAt+int64(h.index))
 			}
 			if err == nil {

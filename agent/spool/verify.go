@@ -119,7 +119,7 @@ func (r *Reader) mayBeRecord(id ID) bool {
 	if _, sealed := readSeal(seg.file, seg.salt); !sealed {
 		return true
 	}
-	_, err := seg.header(id)
+	_, err := seg.header(seg.file, id)
 	return !errors.Is(err, ErrDamaged)
 }
 
@@ -238,7 +238,7 @@ func (r *Reader) verifySegment(seg *segment) (c Checked, faults []Fault, err err
 }
 
 func (r *Reader) readContent(seg *segment, h *recordHeader) (int64, error) {
-	content, err := r.content(seg, h, func() error { return nil })
+	content, err := r.content(seg.file, h, func() error { return nil })
 	if err != nil {
 		return 0, err
 	}
