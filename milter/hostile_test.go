@@ -200,9 +200,8 @@ type writer struct {
 
 func (w writer) Write(p []byte) (int, error) { return w.to.Write(p) }
 
-// An MTA that speaks before it has the verdict does not wait for it. Postfix's
-// smtpd(8) aborts the message so, on the same connection, when the cleanup(8)
-// that waited has died: the client is told to try again.
+// An MTA that speaks before it has the verdict does not wait for it: what it read
+// next would be no answer to what it said.
 func TestVerdictThatNobodyWaitsForIsLost(t *testing.T) {
 	t.Parallel()
 	for name, together := range map[string]bool{"in one write": true, "later": false} {

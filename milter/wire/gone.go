@@ -15,9 +15,8 @@ var errGone = errors.New("the MTA did not wait for the verdict")
 // it should wait for a verdict. A write does not tell: over TCP it succeeds, and
 // is answered with a reset when it is too late. No MTA closes one half of a
 // connection and reads on from the other. One that speaks has given the message
-// up: Postfix's smtpd(8) aborts it on the same connection when the cleanup(8)
-// that waited has died, and would take the verdict for the answer to what it says
-// next.
+// up: when the cleanup(8) that waited has died, Postfix's smtpd(8) takes its leave
+// of the milter on the same connection.
 func gone(c net.Conn) bool {
 	s, ok := c.(syscall.Conn)
 	if !ok {
