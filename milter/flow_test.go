@@ -161,6 +161,52 @@ func TestVerdictDoesNotWaitForAHungSpool(t *testing.T) {
 	}
 }
 
+// After a message that the spool kept waiting for too long, none is spooled for a
+// minute: small ones, which no max_bodies holds back, would all wait as long.
+func TestSpoolIsLeftAloneForAMinuteAfterItWasSlow(t *testing.T) {
+	t.Parallel()
+	for failure, answer := range map[string]string{"accept": "a", "tempfail": "t"} {
+		t.Run(failure, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
+				cfg := limited(0, 1)
+				cfg.Milter.OnFailure = failure
+				ln := newPipes()
+				s := serveOn(t, cfg, f, ln)
+				m := ln.dial(t)
+				m.message("<a@b.example>")
+				m.wants(t, "c")
+				m.lines(1)
+				m.end()
+				m.wants(t, "ppppppp"+answer)
+				f.hold = nil // the disk is well again; the milter cannot know
+				m.message("<b@b.example>")
+				m.wants(t, answer)
+				time.Sleep(time.Minute - 1)
+				m.message("<stay@b.example>") // not bulk: the spool is no matter
+				m.wants(t, "a")
+				m.message("<c@b.example>")
+				m.wants(t, answer)
+				if n := len(s.log.lines("spool was too slow a moment ago", "qid=Q1")); n != 2 {
+					t.Errorf("%d messages were left for that reason", n)
+				}
+				time.Sleep(time.Nanosecond)
+				m.message("<d@b.example>")
+				m.wants(t, "c")
+				m.lines(1)
+				m.end()
+				m.wants(t, "-a")
+				m.Close()
+				s.stop()
+				if k := f.only(t); k.envelope.Sender != "d@b.example" {
+					t.Errorf("kept the mail of %s", k.envelope.Sender)
+				}
+			})
+		})
+	}
+}
+
 // Sendmail gives up a filter that takes nothing for 10 s, or answers nothing.
 func TestBodyIsTakenWhileTheSpoolStalls(t *testing.T) {
 	t.Parallel()

@@ -3,9 +3,12 @@ package milter_test
 import (
 	"context"
 	"fmt"
+	"net/textproto"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -232,6 +235,84 @@ func everyWayToWrite(t *testing.T, extra map[string]string) {
 		}
 		queued(ctx, t, p, x.left...)
 		clearQueue(ctx, t, p)
+	}
+}
+
+// When the cleanup(8) that waits for the verdict dies, smtpd(8) tells the client
+// to try again and ends the session. The verdict is then nobody's: released, the
+// message would go out now and once more when the client comes back.
+func TestVerdictIsLostWhenCleanupDies(t *testing.T) {
+	t.Parallel()
+	f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
+	s := serve(t, divertAll(), f)
+	ctx, p := postfix(t, s, lab.PostfixOptions{Extra: map[string]string{"notify_classes": ""}})
+	c, err := textproto.Dial("tcp", p.SMTPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	say := func(want int, line string) {
+		t.Helper()
+		if line != "" {
+			c.PrintfLine("%s", line) // a failure shows in the reply
+		}
+		if _, text, err := c.ReadResponse(want); err != nil {
+			t.Fatalf("%q: %s %v", line, text, err)
+		}
+	}
+	say(220, "")
+	say(250, "EHLO client.lab.test")
+	say(250, "MAIL FROM:<a@lab.test>")
+	say(250, "RCPT TO:<b@example.net>")
+	say(354, "DATA")
+	c.PrintfLine("%s.", simple)
+	<-f.reached
+	killCleanup(t, p)
+	say(451, "")
+	say(421, "NOOP") // smtpd(8) ends the session, and with it the connection to the milter
+	if err := lab.Until(ctx, func() (bool, error) {
+		lines, err := p.LogLines("disconnect from", "data=0/1")
+		return len(lines) == 1, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	close(f.hold)
+	if v := <-f.waitOnly().verdict; v != "void" {
+		t.Fatalf("receipt %s", v)
+	}
+	if err := lab.Until(ctx, func() (bool, error) { return len(s.log.lines(`msg="verdict lost"`)) == 1, nil }); err != nil {
+		t.Error("the lost verdict is not in the log")
+	}
+}
+
+// killCleanup ends the cleanup(8) processes of one Postfix.
+func killCleanup(t *testing.T, p *lab.Postfix) {
+	t.Helper()
+	master, err := os.ReadFile(p.Queue() + "/pid/master.pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := 0
+	for _, e := range all {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat") // pid (name) state parent
+		if f := strings.Fields(string(stat)); err != nil || len(f) < 4 || f[1] != "(cleanup)" || f[3] != strings.TrimSpace(string(master)) {
+			continue
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		killed++
+	}
+	if killed != 1 {
+		t.Fatalf("%d cleanup(8) of process %s", killed, master)
 	}
 }
 

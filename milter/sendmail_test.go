@@ -11,21 +11,14 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 )
 
-// A slow disk does not cost the verdict: Sendmail, which waits a few seconds for
-// an answer, is told in time that there will be one.
-func TestSendmailWaitsForASlowDisk(t *testing.T) {
-	t.Parallel()
-	f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
-	release := sync.OnceFunc(func() { close(f.hold) })
-	defer release()
-	s := serve(t, divertAll(), f)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+// filtered starts a private Sendmail in front of a milter. There is no name
+// server: what Sendmail keeps for a remote recipient stays in its queue.
+func filtered(ctx context.Context, t *testing.T, s *serving, times string) *lab.Sendmail {
+	t.Helper()
 	host, port, _ := strings.Cut(s.addr, ":")
-	const patience = 5 * time.Second // longer than the interval of our PROGRESS
 	m, err := lab.StartSendmail(ctx, lab.SendmailOptions{
-		DNS:   "127.9.9.9", // nobody: what Sendmail keeps stays in its queue
-		Lines: "INPUT_MAIL_FILTER(`slow', `S=inet:" + port + "@" + host + ", T=C:5s;S:5s;R:5s;E:1m')dnl\n",
+		DNS:   "127.9.9.9",
+		Lines: "INPUT_MAIL_FILTER(`slow', `S=inet:" + port + "@" + host + ", T=" + times + "')dnl\n",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -39,15 +32,38 @@ func TestSendmailWaitsForASlowDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	c, err := lab.Dial(ctx, m.SMTPAddr())
+	return m
+}
+
+// submit sends a message that is diverted, and returns where the end is told.
+func submit(ctx context.Context, t *testing.T, addr string) <-chan error {
+	t.Helper()
+	c, err := lab.Dial(ctx, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.Close() })
 	answered := make(chan error, 1)
 	go func() {
 		_, err := c.Send(ctx, "a@lab.test", []string{"b@remote.example"}, []byte("From: a@lab.test\r\nSubject: x\r\n\r\nx\r\n"))
 		answered <- err
 	}()
+	return answered
+}
+
+// A slow disk does not cost the verdict: Sendmail, which waits a few seconds for
+// an answer, is told in time that there will be one.
+func TestSendmailWaitsForASlowDisk(t *testing.T) {
+	t.Parallel()
+	f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
+	release := sync.OnceFunc(func() { close(f.hold) })
+	defer release()
+	s := serve(t, divertAll(), f)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	const patience = 5 * time.Second // longer than the interval of our PROGRESS
+	m := filtered(ctx, t, s, "C:5s;S:5s;R:5s;E:1m")
+	answered := submit(ctx, t, m.SMTPAddr())
 	select {
 	case <-f.reached:
 	case err := <-answered:
@@ -69,5 +85,33 @@ func TestSendmailWaitsForASlowDisk(t *testing.T) {
 	log, err := os.ReadFile(m.Log())
 	if err != nil || strings.Contains(string(log), "Milter (slow): timeout") || strings.Contains(string(log), "to error state") {
 		t.Errorf("Sendmail gave up on the milter (%v)", err)
+	}
+}
+
+// Without a PROGRESS in time Sendmail gives the milter up and sends the message
+// itself. The verdict comes too late then, and must not be taken for one.
+func TestSendmailKeepsWhatItGaveUpToWaitFor(t *testing.T) {
+	t.Parallel()
+	f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
+	release := sync.OnceFunc(func() { close(f.hold) })
+	defer release()
+	s := serve(t, divertAll(), f)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	m := filtered(ctx, t, s, "C:5s;S:5s;R:5s;E:1s") // shorter than the interval of our PROGRESS
+	if err := <-submit(ctx, t, m.SMTPAddr()); err != nil {
+		t.Fatal(err)
+	}
+	<-f.reached
+	release()
+	if verdict := <-f.waitOnly().verdict; verdict != "void" {
+		t.Errorf("the message is %s", verdict)
+	}
+	if n, err := m.QueueLength(ctx); err != nil || n != 1 {
+		t.Errorf("Sendmail has %d messages, %v", n, err)
+	}
+	s.stop()
+	if len(s.log.lines("level=WARN", `msg="verdict lost"`)) != 1 || len(s.log.lines("msg=verdict ")) != 0 {
+		t.Error("the lost verdict is not in the log")
 	}
 }

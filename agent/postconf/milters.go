@@ -22,6 +22,7 @@ func (p *Postfix) Check(c *config.Config) []Finding {
 		m.findings,
 		p.handback(c),
 		p.domains(c, m.command),
+		p.reinjected(c, m),
 		p.discards(c, m),
 		p.bypassed(c, m),
 		p.outbound(c),

@@ -23,26 +23,41 @@ func (p *Postfix) outbound(c *config.Config) []Finding {
 	)
 }
 
+// wayOut is where Postfix sends remote mail, unless a table says otherwise.
+type wayOut struct {
+	parameter, value string // that says so
+	transport, hop   string // hop: "" is the recipient's own domain
+}
+
+func (p *Postfix) wayOut() wayOut {
+	w := wayOut{parameter: "default_transport", value: p.main["default_transport"]}
+	w.transport, w.hop, _ = strings.Cut(w.value, ":")
+	if relayhost := p.main["relayhost"]; w.hop == "" && relayhost != "" {
+		w.parameter, w.value, w.hop = "relayhost", relayhost, relayhost
+	}
+	return w
+}
+
+// mailer is the way as [milter] remote names it.
+func (w wayOut) mailer() string {
+	if w.hop == "" {
+		return w.transport
+	}
+	return w.transport + ":" + w.hop
+}
+
+// direct reports whether mail that goes there may go to its own domain instead.
+func (w wayOut) direct(c *config.Config) bool { return slices.Contains(c.Milter.Remote, w.mailer()) }
+
 // nexthop looks at what Postfix does with remote mail on the whole.
 func (p *Postfix) nexthop(c *config.Config) []Finding {
-	transport, hop, _ := strings.Cut(p.main["default_transport"], ":")
-	name, value := "default_transport", p.main["default_transport"]
-	if relayhost := p.main["relayhost"]; hop == "" && relayhost != "" {
-		name, value, hop = "relayhost", relayhost, relayhost
-	}
-	if transport == "" {
+	w := p.wayOut()
+	if w.transport == "" || w.direct(c) {
 		return nil
-	}
-	if hop == "" && slices.Contains(c.Milter.Remote, transport) || hop != "" && slices.Contains(c.Milter.Remote, transport+":"+hop) {
-		return nil
-	}
-	mailer := transport
-	if hop != "" {
-		mailer += ":" + hop
 	}
 	return []Finding{{Where: "main.cf",
-		Wrong:  fmt.Sprintf("%s is %s, and [milter] remote does not have %q: Millrace leaves all mail that goes there with Postfix", name, value, mailer),
-		Remedy: fmt.Sprintf("if that mail may go to its own domain directly, add %q to remote", mailer)}}
+		Wrong:  fmt.Sprintf("%s is %s, and [milter] remote does not have %q: Millrace leaves all mail that goes there with Postfix", w.parameter, w.value, w.mailer()),
+		Remedy: fmt.Sprintf("if that mail may go to its own domain directly, add %q to remote", w.mailer())}}
 }
 
 func (p *Postfix) hello(c *config.Config, smtp *service) []Finding {

@@ -46,6 +46,7 @@ type Writer struct {
 	checkedOnce bool
 
 	silenceMu sync.Mutex
+	silenceAt time.Time // of the last look
 	lastBeat  beat      // as seen last
 	changedAt time.Time // when that was first seen, by our own clock
 
@@ -202,16 +203,24 @@ func (w *Writer) look() error {
 	return nil
 }
 
+// silenceGap is the least time from one look for a sign of life to the next: a
+// message then costs no read of its own, and the agent gives a sign only every
+// few seconds.
+const silenceGap = 100 * time.Millisecond
+
 // AgentSilence returns how long before now the agent gave its last sign of life
 // that this writer saw or, if there was none, this writer was opened. It goes by
 // the monotonic clock of now: a sign of life is a change of what the agent
 // writes, whatever time it claims, so a step of the clock is no silence. It is
-// never negative.
+// never negative, and up to silenceGap too long.
 func (w *Writer) AgentSilence(now time.Time) time.Duration {
 	w.silenceMu.Lock()
 	defer w.silenceMu.Unlock()
-	if b, ok := readBeat(w.beat); ok && b != w.lastBeat {
-		w.lastBeat, w.changedAt = b, now
+	if age := now.Sub(w.silenceAt); age < 0 || age >= silenceGap {
+		w.silenceAt = now
+		if b, ok := readBeat(w.beat); ok && b != w.lastBeat {
+			w.lastBeat, w.changedAt = b, now
+		}
 	}
 	return max(0, now.Sub(w.changedAt))
 }

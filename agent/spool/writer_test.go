@@ -403,6 +403,11 @@ func TestAgentSilenceGoesByTheWritersClock(t *testing.T) {
 		silence(2*time.Minute+5*time.Second, 5*time.Second)
 	}
 	silence(0, 0)
+	silence(3*time.Minute, time.Minute)
+	agent = agent.Add(time.Second)
+	beat() // it is read at the next look, which does not come at once
+	silence(3*time.Minute+silenceGap-1, time.Minute+silenceGap-1)
+	silence(3*time.Minute+silenceGap, 0)
 }
 
 func TestLoopKeyIsTheSameForAll(t *testing.T) {

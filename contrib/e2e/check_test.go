@@ -73,8 +73,9 @@ func TestCheckFindsHardStops(t *testing.T) {
 		main   map[string]string
 		master []string
 		set    map[string]string // of millrace.toml
-		// The errors, the warnings about hard stops and what is accepted, as
-		// they begin; all of them, without "millrace: ".
+		// The errors, the warnings about hard stops, in_flow_delay and mail from
+		// outside, and what is accepted, as they begin; all of them, without
+		// "millrace: ".
 		want []string
 	}{
 		"nothing": {},
@@ -193,6 +194,40 @@ func TestCheckFindsHardStops(t *testing.T) {
 			master: []string{"pickup unix n - n 60 1 pickup", "  -o content_filter=scan:[127.0.0.1]:10024"},
 			want:   []string{"error: master.cf: pickup/unix: content_filter is "},
 		},
+		"a relayhost that mail of sendmail(1) hides": {
+			main: map[string]string{"relayhost": "[relay.far.test]", "non_smtpd_milters": "$smtpd_milters", "in_flow_delay": "0"},
+			want: []string{"error: main.cf: relayhost is [relay.far.test], which Millrace does not see of mail of sendmail(1)"},
+		},
+		"a relayhost that is no matter": {
+			main: map[string]string{"relayhost": "[relay.far.test]", "non_smtpd_milters": "$smtpd_milters", "in_flow_delay": "0"},
+			set:  map[string]string{"milter.remote": `["smtp", "smtp:[relay.far.test]"]`},
+		},
+		"a relayhost, and mail of sendmail(1) stays": {
+			main: map[string]string{"relayhost": "[relay.far.test]", "non_smtpd_milters": "$smtpd_milters", "in_flow_delay": "0"},
+			set:  map[string]string{"milter.host_domains": `[]`},
+		},
+		"a relayhost for mail of others": {
+			main: map[string]string{"relayhost": "[relay.far.test]"},
+		},
+		"a filter that gives mail back to our milter": {
+			main:   map[string]string{"content_filter": "scan:[127.0.0.1]:10024"},
+			master: []string{"127.0.0.1:10025 inet n - n - 10 smtpd", "  -o content_filter=", "  -o mynetworks=127.0.0.0/8"},
+			want: []string{
+				"error: main.cf: content_filter is scan:[127.0.0.1]:10024: ",
+				"warning: master.cf: 127.0.0.1:10025/inet: if content_filter=scan:[127.0.0.1]:10024 gives mail back here, Millrace takes mail from outside",
+			},
+		},
+		"a filter that gives mail back past our milter": {
+			main:   map[string]string{"content_filter": "scan:[127.0.0.1]:10024"},
+			master: []string{"127.0.0.1:10025 inet n - n - 10 smtpd", "  -o content_filter=", "  -o receive_override_options=no_milters"},
+			want:   []string{"error: main.cf: content_filter is scan:[127.0.0.1]:10024: "},
+		},
+		"a filter that gives mail back, loopback not in scope": {
+			main:   map[string]string{"content_filter": "scan:[127.0.0.1]:10024"},
+			master: []string{"127.0.0.1:10025 inet n - n - 10 smtpd", "  -o content_filter="},
+			set:    map[string]string{"milter.scope": `["authenticated"]`},
+			want:   []string{"error: main.cf: content_filter is scan:[127.0.0.1]:10024: "},
+		},
 		"a proxy filter": {
 			main: map[string]string{"smtpd_proxy_filter": "127.0.0.1:10025"},
 			want: []string{"error: main.cf: smtpd_proxy_filter is 127.0.0.1:10025: "},
@@ -222,7 +257,7 @@ func TestCheckFindsHardStops(t *testing.T) {
 			for _, line := range said[:len(said)-1] { // the last one counts them
 				line = strings.ReplaceAll(strings.TrimPrefix(line, "millrace: "), dir, "DIR")
 				failed = failed || strings.HasPrefix(line, "error: ")
-				if !strings.HasPrefix(line, "warning: ") || strings.Contains(line, "accept_bypass") || strings.Contains(line, "in_flow_delay") {
+				if !strings.HasPrefix(line, "warning: ") || strings.Contains(line, "accept_bypass") || strings.Contains(line, "in_flow_delay") || strings.Contains(line, "from outside") {
 					got = append(got, line)
 				}
 			}

@@ -271,7 +271,7 @@ func (s *Sendmail) install(o SendmailOptions) error {
 		t.directory("/var/spool/mqueue-client", smmsp, smmsp, 0o770),
 		t.directory("/run/sendmail/mta", smmta, smmsp, 0o755),
 		t.directory("/run/sendmail/msp", smmsp, smmsp, 0o755),
-		t.directory("/run/millrace", 0, 0, 0o755),
+		t.directory("/run/millrace", nobody, nobody, 0o750), // as README has it for user millrace
 		t.mailbox(),
 		t.write("/usr/sbin/sensible-mda", strings.Replace(deliverScript, "DOMAIN", s.domains[0], 1)),
 		os.Chmod(t.path("/usr/sbin/sensible-mda"), 0o755),

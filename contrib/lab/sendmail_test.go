@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -114,5 +116,60 @@ func TestSendmailQueueOutlivesACrash(t *testing.T) {
 	}
 	if _, err := os.Stat(s.tree.dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%s is still there: %v", s.tree.dir, err)
+	}
+}
+
+// What the shipped lines say of the socket's directory: whose it is does not
+// matter, but nobody beside its owner may write to it.
+func TestSendmailRefusesASocketThatOthersCouldReplace(t *testing.T) {
+	t.Parallel()
+	ctx, s := startSendmail(t, SendmailOptions{Millrace: true})
+	dir := filepath.Dir(s.MilterSocket())
+	for _, c := range []struct {
+		owner int
+		mode  os.FileMode
+		want  bool
+	}{
+		{0, 0o755, true},
+		{nobody, 0o750, true}, // README's
+		{nobody, 0o700, true},
+		{nobody, 0o770, false},
+		{0, 0o775, false},
+		{nobody, 0o757, false},
+	} {
+		ln, err := net.Listen("unix", s.MilterSocket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		connected := make(chan bool, 1)
+		go func() {
+			filter, err := ln.Accept()
+			if err == nil {
+				filter.Close()
+			}
+			connected <- err == nil
+		}()
+		err = errors.Join(os.Chown(s.MilterSocket(), nobody, nobody), os.Chmod(s.MilterSocket(), 0o660),
+			os.Chown(dir, c.owner, nobody), os.Chmod(dir, c.mode))
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := Dial(ctx, s.SMTPAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Sendmail has met the filter, or not, when it answers.
+		if _, err := client.Send(ctx, "a@lab.test", []string{"b@lab.test"}, []byte("Subject: x\r\n\r\nx\r\n")); err != nil {
+			t.Error(err)
+		}
+		client.Close()
+		ln.Close()
+		if got := <-connected; got != c.want {
+			t.Errorf("owner %d, mode %o: connected %t", c.owner, c.mode, got)
+		}
+	}
+	log, err := os.ReadFile(s.Log())
+	if n := strings.Count(string(log), "milter.sock unsafe"); n != 3 {
+		t.Errorf("%d times unsafe in the log, %v", n, err)
 	}
 }

@@ -289,7 +289,7 @@ func (c *Conn) send(b []byte) error {
 	if c.err != nil {
 		return c.err // PROGRESS could not be written: the MTA is gone
 	}
-	if c.written != nil && gone(c.Conn) {
+	if c.written != nil && (c.r.Buffered() > 0 || gone(c.Conn)) {
 		return errGone
 	}
 	return c.write(b)

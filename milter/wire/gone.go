@@ -8,12 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errGone ends a connection whose MTA did not wait for its verdict.
-var errGone = errors.New("the MTA closed the connection before the verdict")
+// errGone ends a connection whose MTA does not wait for its verdict.
+var errGone = errors.New("the MTA did not wait for the verdict")
 
-// gone reports whether the peer has closed its end. A write does not tell: over
-// TCP it succeeds, and is answered with a reset when it is too late. No MTA
-// closes one half of a connection and reads on from the other.
+// gone reports whether the peer has closed its end, or has said something while
+// it should wait for a verdict. A write does not tell: over TCP it succeeds, and
+// is answered with a reset when it is too late. No MTA closes one half of a
+// connection and reads on from the other. One that speaks has given the message
+// up: when the cleanup(8) that waited has died, Postfix's smtpd(8) takes its leave
+// of the milter on the same connection.
 func gone(c net.Conn) bool {
 	s, ok := c.(syscall.Conn)
 	if !ok {
@@ -23,10 +26,10 @@ func gone(c net.Conn) bool {
 	if err != nil {
 		return false
 	}
-	closed := false
+	waits := false
 	err = raw.Control(func(fd uintptr) {
-		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		closed = n == 0 && err == nil || errors.Is(err, unix.ECONNRESET)
+		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		waits = errors.Is(err, unix.EAGAIN)
 	})
-	return closed || err != nil
+	return !waits || err != nil
 }
