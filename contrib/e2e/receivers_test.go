@@ -337,7 +337,7 @@ func (r *room) reported(f *far) {
 			r.t.Errorf("%d reports from %s without %q, the first:\n%s", len(got), f.name, want, got[0].Content)
 		}
 	}
-	if n := len(linesWith(read(r.t, r.millrace.Agent.Log()), "report=", "to="+f.sender())); (n == 1) != (action == "action: relayed") {
+	if n := len(linesWith(read(r.t, r.millrace.Agent.Log()), `msg="sender delivery status notification"`, "to="+f.sender())); (n == 1) != (action == "action: relayed") {
 		r.t.Errorf("%d reports of ours on mail to %s", n, f.name)
 	}
 }
