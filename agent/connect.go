@@ -92,8 +92,7 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 		opt.TLS = smtp.None
 	}
 	c, err := smtp.Dial(ctx, p.addr, opt)
-	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && handshakeFailed(err) {
-		// RFC 3207 section 4.1: what would do without TLS goes on without it.
+	if mayFallBack(&opt, err) {
 		a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
 		a.hosts.tlsFailed(addr, time.Now())
 		opt.TLS = smtp.None
@@ -114,10 +113,12 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 	return c, nil
 }
 
-// handshakeFailed says whether TLS did not come about although the host offered it.
-func handshakeFailed(err error) bool {
+// mayFallBack says whether a connect that failed is made again in the clear: TLS
+// did not come about although the host offered it, and nothing requires it (RFC
+// 3207 section 4.1). This is the only way from TLS to none.
+func mayFallBack(o *smtp.Options, err error) bool {
 	e, ok := errors.AsType[*smtp.Error](err)
-	return ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0
+	return o.TLS == smtp.Opportunistic && !o.ImplicitTLS && ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0
 }
 
 // options are how a connection to a host is opened. report is told what

@@ -18,7 +18,8 @@ import (
 // may do for the next.
 //
 // Second, addresses where STARTTLS is offered and the handshake fails: where TLS
-// is not required the next connects go without the attempt.
+// is not required the next connects go without the attempt, unless the host then
+// says that it takes no mail in the clear.
 type hosts struct {
 	mu    sync.Mutex
 	down  map[netip.Addr]*failing
@@ -108,6 +109,16 @@ func (h *hosts) tlsBroken(a netip.Addr, now time.Time) bool {
 		delete(h.noTLS, a)
 		ok = false
 	}
+	return ok
+}
+
+// tlsWanted forgets that STARTTLS failed, at a host that takes no mail without it,
+// and says whether there was something to forget.
+func (h *hosts) tlsWanted(a netip.Addr) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.noTLS[a]
+	delete(h.noTLS, a)
 	return ok
 }
 

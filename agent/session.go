@@ -93,7 +93,27 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	}
 	w.done, w.events = r.settle(w.done, w.events)
 	sig = append(sig, r.signal(began))
+	if err == nil && w.insistsOnTLS(r.fates) {
+		return w.done, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), errInsists
+	}
 	return w.done, sig, err
+}
+
+var errInsists = errors.New("the host takes no mail without TLS")
+
+// insistsOnTLS says that this connection is in the clear only because a handshake
+// failed lately, and that the host takes no mail that way. The next connect tries
+// TLS again.
+func (w *worker) insistsOnTLS(fates []fate) bool {
+	if _, ok := w.conn.TLS(); ok {
+		return false
+	}
+	for _, f := range fates {
+		if f.decision.Class == outcome.ClassTLS {
+			return w.agent.hosts.tlsWanted(w.peer.addr.Addr())
+		}
+	}
+	return false
 }
 
 // prepare fills the transaction. The Received field is made anew each time; it

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -253,7 +254,11 @@ func (r *report) notify(now time.Time) error {
 	if err := receipt.Release(); err != nil {
 		return err
 	}
-	r.agent.log.Info("sender non-delivery notification", "qid", e.QueueID, "id", r.job.ID,
+	what := "sender delivery status notification" // Postfix's words
+	if slices.ContainsFunc(list, func(x dsn.Recipient) bool { return x.Action == dsn.Failed }) {
+		what = "sender non-delivery notification"
+	}
+	r.agent.log.Info(what, "qid", e.QueueID, "id", r.job.ID,
 		"report", receipt.ID(), "to", e.Sender)
 	return nil
 }

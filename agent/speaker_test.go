@@ -29,6 +29,8 @@ type speaker struct {
 	conf     *tls.Config // nil: STARTTLS is offered and always fails
 	implicit bool
 	auth     string // "user password" that AUTH must bring; "": AUTH is not offered
+	insists  bool   // 530 to MAIL in the clear
+	stumbles int    // so many handshakes fail first
 
 	mu       sync.Mutex
 	starttls int
@@ -36,6 +38,7 @@ type speaker struct {
 	mails    []bool // TLS?
 	clients  int    // certificates shown
 	authed   int
+	greeted  int // connections
 }
 
 // listen serves until the test ends.
@@ -66,6 +69,13 @@ func (s *speaker) note(f func()) {
 	f()
 }
 
+// seen counts the connections so far.
+func (s *speaker) seen() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.greeted
+}
+
 func (s *speaker) serve(nc net.Conn) {
 	defer func() { nc.Close() }()
 	secret, data := false, false
@@ -84,6 +94,7 @@ func (s *speaker) serve(nc net.Conn) {
 	}
 	in := bufio.NewReader(nc)
 	say := func(text string) { fmt.Fprintf(nc, "%s\r\n", text) }
+	s.note(func() { s.greeted++ })
 	say("220 speaker.test")
 	for {
 		line, err := in.ReadString('\n')
@@ -108,9 +119,10 @@ func (s *speaker) serve(nc net.Conn) {
 			}
 			say(offer + "250 PIPELINING")
 		case verb == "STARTTLS":
-			s.note(func() { s.starttls++ })
+			stumble := false
+			s.note(func() { s.starttls++; stumble = s.starttls <= s.stumbles })
 			say("220 go")
-			if s.conf == nil || !secure() {
+			if stumble || s.conf == nil || !secure() {
 				return
 			}
 			in = bufio.NewReader(nc)
@@ -123,6 +135,8 @@ func (s *speaker) serve(nc net.Conn) {
 			}
 			s.note(func() { s.authed++ })
 			say("235 ok")
+		case s.insists && !secret && (verb == "MAIL" || verb == "RCPT" || verb == "DATA"):
+			say("530 5.7.0 Must issue a STARTTLS command first")
 		case verb == "DATA":
 			data = true
 			say("354 go")

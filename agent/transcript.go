@@ -115,7 +115,7 @@ func transcribe(ctx context.Context, set *settings, way queue.Way, p peer, show 
 	o := set.options(way, p, func(what string) { show("-- MTA-STS, testing: " + what) })
 	o.Trace = func(e smtp.TraceEvent) { show(e.From.String() + " " + e.Line) }
 	c, err := smtp.Dial(ctx, p.addr, o)
-	if o.TLS == smtp.Opportunistic && !o.ImplicitTLS && handshakeFailed(err) {
+	if mayFallBack(&o, err) {
 		show("-- " + err.Error() + "; trying without TLS")
 		o.TLS = smtp.None
 		c, err = smtp.Dial(ctx, p.addr, o)

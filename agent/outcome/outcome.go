@@ -11,8 +11,8 @@
 //   - Only a remote server's 5xx, a domain that does not exist or takes no mail, a
 //     message too big for the peer, or expiry bounces. Any other failure for good
 //     gives the message to the host MTA, which may know better.
-//   - A refusal to talk (5xx at the greeting) and a throttle in 5xx clothes are
-//     retried.
+//   - A refusal to talk (5xx at the greeting or for want of TLS) and a throttle in
+//     5xx clothes are retried.
 //   - What goes to the host MTA itself never bounces: it waits, and is Stuck when
 //     the host refuses it.
 //   - No retry is due after expiry; the last try is at expiry itself.

@@ -58,10 +58,10 @@ func read(a *Attempt, about []Rule) reading {
 		r.sig = *rules[r.rule].sig
 	}
 
-	// A 5xx before MAIL is about the host and us, not about the message. A reply
-	// that is neither 4xx nor 5xx is no refusal of anything.
+	// A 5xx before MAIL, or for want of TLS, is about the host and us, not about
+	// the message. A reply that is neither 4xx nor 5xx is no refusal of anything.
 	r.end = temporary
-	if a.Code/100 == 5 && a.Stage != Connect && a.Stage != TLS && !r.class.throttle() {
+	if a.Code/100 == 5 && a.Stage != Connect && r.class != ClassTLS && !r.class.throttle() {
 		r.end = permanent
 	}
 	if known != nil {

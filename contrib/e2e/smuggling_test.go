@@ -52,26 +52,7 @@ func receivers(ctx context.Context, t *testing.T, subnet string) (far map[string
 	far = make(map[string]lab.Receiver)
 	for i, name := range []string{"postfix", "sendmail", "exim", "opensmtpd"} {
 		o := lab.ReceiverOptions{Addr: fmt.Sprintf("%s%d:25", subnet, i+1), Domains: []string{name + ".test"}}
-		var r lab.Receiver
-		var err error
-		switch name {
-		case "postfix":
-			r, err = lab.StartPostfix(ctx, lab.PostfixOptions{Receiver: &o})
-		case "sendmail":
-			r, err = lab.StartSendmail(ctx, lab.SendmailOptions{Receiver: &o})
-		case "exim":
-			r, err = lab.StartExim(ctx, o)
-		case "opensmtpd":
-			r, err = lab.StartOpenSMTPD(ctx, o)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := r.Stop(); err != nil {
-				t.Error(err)
-			}
-		})
+		r := receive(ctx, t, name, o, nil)
 		far[name] = r
 		queues += fmt.Sprintf("[[queue]]\nname = %q\ndomains = [%q]\nroute = \"relay:%s\"\n", name, name+".test", o.Addr)
 	}

@@ -8,8 +8,10 @@ import (
 	"strings"
 )
 
-// StartOpenSMTPD starts Debian's OpenSMTPD as a receiver. It offers no STARTTLS:
-// in bookworm's version 6.8.0 no handshake succeeds, with no kind of key.
+// StartOpenSMTPD starts Debian's OpenSMTPD as a receiver. It offers STARTTLS, but
+// in bookworm's version 6.8.0p2 no handshake succeeds, with no kind of key: that
+// version knows no OpenSSL 3 (OpenSMTPD's issues 1171 and 1239). So it is a real
+// host whose STARTTLS is broken.
 func StartOpenSMTPD(ctx context.Context, o ReceiverOptions) (Receiver, error) {
 	return startFar(ctx, "opensmtpd", o, installOpenSMTPD)
 }
@@ -35,12 +37,15 @@ func installOpenSMTPD(f *far, o ReceiverOptions) ([]string, error) {
 		t.write("/etc/mailname", Hostname+"\n"),
 		t.write("/etc/smtpd.conf", conf),
 		os.Chmod(t.path("/etc/smtpd.conf"), 0o600),
+		t.certificate(0),
 	)
 }
 
 const openSMTPDConf = `
+pki lab cert "` + certFile + `"
+pki lab key "` + keyFile + `"
 table users { "@" = "nobody" }
-listen on LISTEN port PORT hostname HOSTNAME
+listen on LISTEN port PORT hostname HOSTNAME tls pki lab
 action "box" maildir "` + boxDir + `" virtual <users>
 match from any for domain { DOMAINS } action "box"
 `

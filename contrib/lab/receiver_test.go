@@ -51,7 +51,7 @@ func TestReceiversKeepEveryByte(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name != "opensmtpd" {
+			if name != "opensmtpd" { // see StartOpenSMTPD
 				if _, err := c.cmd(220, "STARTTLS"); err != nil {
 					t.Fatal(err)
 				}
