@@ -8,29 +8,31 @@ import (
 
 // How connects that the receiver refuses are spaced and read.
 const (
-	strikeWait    = 500 * time.Millisecond // the least between two connects after a refusal
-	strikeWaitMax = 15 * time.Minute
-	forgiveEvery  = 10 * time.Minute
-	lagMax        = 5 * time.Second  // longest time we take a slot to be freed late
-	lagNear       = time.Second      // a replacement so soon after a close may have met the old slot
-	lagTriesMax   = 5                // rows of strikes put down to that, before it is taken for a limit after all
-	lagCalm       = 10 * time.Second // without strikes, after which these are forgotten
-	lagEase       = 0.98             // per replacement that came up, at most one a second
+	strikeWait   = 500 * time.Millisecond // the least between two connects after a refusal
+	forgiveEvery = 10 * time.Minute
+	lagMax       = 5 * time.Second  // longest time we take a slot to be freed late
+	lagNear      = time.Second      // a replacement so soon after a close may have met the old slot
+	lagTriesMax  = 5                // rows of strikes put down to that, before it is taken for a limit after all
+	lagCalm      = 10 * time.Second // without strikes, after which these are forgotten
+	lagEase      = 0.98             // per replacement that came up, at most one a second
 )
 
-// waitAfter is how long no connect is begun after so many refusals in a row: short
-// at first, for a slot that is freed late, then growing faster than a receiver's
-// penalties, then doubling, so that a shut door is found open again no later than
-// it was shut.
-func waitAfter(strikes int) time.Duration {
-	switch {
-	case strikes <= 2:
-		return strikeWait
-	case strikes <= 5:
-		return strikeWait << (2 * (strikes - 2))
+// wait is how long no connect is begun after so many refusals in a row: short at
+// first, for a slot that is freed late, and then, since each try at a door that
+// is shut as a punishment shuts it for longer, growing much faster than penalties
+// do. An answer to an earlier refusal is given that time at once.
+func (d *door) wait() time.Duration {
+	list := waits[:]
+	if d.prompted {
+		list = waitsPrompted[:]
 	}
-	return min(time.Minute<<min(strikes-6, 8), strikeWaitMax)
+	return list[min(d.strikes, len(list))-1]
 }
+
+var (
+	waits         = [...]time.Duration{strikeWait, time.Second, 4 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
+	waitsPrompted = [...]time.Duration{4 * time.Second, 4 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
+)
 
 // door is what is known of getting in: when connects may begin, and how late the
 // receiver frees the slot of a session that ended.
@@ -45,6 +47,7 @@ type door struct {
 	struck   time.Time // the last strike
 	proved   bool      // all we had was up again, with a new connect, after a refusal of more
 	prompted bool      // not so at the first strike
+	tested   bool      // one more than we had was refused while wary
 	waryGap  time.Duration
 	was      time.Time // punish before the first
 	eased    time.Time // when lag was last made shorter
@@ -138,7 +141,16 @@ func (c *Control) cameUp(now time.Time, s Signal) {
 		return
 	}
 	if d.strikes == 0 {
-		d.proved = d.proved || c.load.Live >= c.want-c.want/8
+		if !d.proved && c.load.Live >= c.want-c.want/8 {
+			d.proved = true
+			if d.tested && d.wary(now) && c.want > 1 {
+				// Refused again, without a consequence: it is not punished here.
+				// (Not so with one session: a limit does not fall below that.)
+				d.punish, d.tested = time.Time{}, false
+				c.probeGap, c.probeAt = probeGapMin, now.Add(probeGapMin)
+				c.record(now, c.want, "no punishment: a new session came up after a refusal")
+			}
+		}
 		if d.lag > 0 && now.Sub(d.eased) >= time.Second {
 			d.eased = now
 			d.lag = time.Duration(lagEase * float64(d.lag))
@@ -173,6 +185,7 @@ func (c *Control) notRegained(now time.Time) {
 		d.punish = time.Time{}
 		return
 	}
+	d.tested = true
 	c.probeAt = now.Add(d.waryGap)
 	d.waryGap = min(2*d.waryGap, waryGapMax)
 }
@@ -227,9 +240,9 @@ func (c *Control) strike(now time.Time, s Signal) {
 			d.tries++
 		}
 	}
-	d.opens = now.Add(waitAfter(d.strikes))
-	if d.strikes >= 3 && !d.wary(now) {
-		d.punish, d.regain, d.waryGap = now.Add(waryFor), 0, waryGapMin
+	d.opens = now.Add(d.wait())
+	if (d.strikes >= 3 || d.prompted && d.strikes >= 2) && !d.wary(now) {
+		d.punish, d.regain, d.waryGap, d.tested = now.Add(waryFor), 0, waryGapMin, false
 	}
 	if d.freed.IsZero() || d.strikes >= 3 {
 		d.cutting = said(s)
