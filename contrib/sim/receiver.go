@@ -1,9 +1,6 @@
 package sim
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 // Receiver is what a site does to those who send to it. The zero value of a
 // field means that it does no such thing.
@@ -246,7 +243,7 @@ func (r *receiver) inTime(host int) bool {
 		if !r.RatePerHost {
 			host = 0
 		}
-		if !r.buckets[host].take(now, rate) {
+		if r.buckets[host].take(now, rate, max(1, rate)) > 0 { // a second's messages
 			return false
 		}
 	}
@@ -254,18 +251,19 @@ func (r *receiver) inTime(host int) bool {
 	return true
 }
 
-// bucket is a token bucket that holds a second's messages.
+// bucket is a token bucket.
 type bucket struct {
 	tokens float64
 	at     time.Duration
 }
 
-func (b *bucket) take(now time.Duration, rate float64) bool {
-	b.tokens = math.Min(max(1, rate), b.tokens+rate*(now-b.at).Seconds())
+// take takes a token, or says how long to wait for one; full is what it holds.
+func (b *bucket) take(now time.Duration, rate, full float64) (wait time.Duration) {
+	b.tokens = min(full, b.tokens+rate*(now-b.at).Seconds())
 	b.at = now
 	if b.tokens < 1 {
-		return false
+		return 1 + time.Duration((1-b.tokens)/rate*float64(time.Second))
 	}
 	b.tokens--
-	return true
+	return 0
 }

@@ -17,7 +17,7 @@ type sender struct {
 
 	live, opening int
 	idle          []*session
-	nextSend      time.Duration
+	pace          bucket
 	timer         time.Duration
 	timerSet      bool
 
@@ -68,6 +68,9 @@ var holdoffs = [...]time.Duration{
 	5 * time.Second, 15 * time.Second, 45 * time.Second, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute,
 }
 
+// soonest keeps looks at a site apart, as package queue does.
+const soonest = 5 * time.Millisecond
+
 // holdoffUp is the same where something is up.
 const holdoffUp = time.Second
 
@@ -106,12 +109,13 @@ func (s *sender) act() {
 			s.quit(x)
 		}
 		if b > 0 && len(s.idle) > 0 && s.live <= t.Sessions {
-			if t.Pace > 0 && s.nextSend > now {
-				s.wake(s.nextSend)
+			wait := time.Duration(0)
+			if t.Pace > 0 {
+				wait = s.pace.take(now, t.Pace, max(1, t.Pace/10))
+			}
+			if wait > 0 {
+				s.wake(now + max(wait, soonest))
 			} else {
-				if t.Pace > 0 {
-					s.nextSend = max(s.nextSend, now) + time.Duration(float64(time.Second)/t.Pace)
-				}
 				x := s.idle[len(s.idle)-1]
 				s.idle = s.idle[:len(s.idle)-1]
 				s.send(x)
