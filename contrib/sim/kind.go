@@ -14,6 +14,8 @@ type Kind struct {
 	Sessions int // the site's max_sessions; 200 if not given
 	Sources  int // source addresses, each with a controller of its own; 1 if not given
 
+	Sender Sender // what the agent might do otherwise
+
 	HostEvery  time.Duration // mean time between the host's own messages; 0: it sends none
 	HostUntold bool          // the controller does not hear of them
 	Suspended  Span          // a clamp forbids all connections
@@ -22,6 +24,14 @@ type Kind struct {
 	Length   time.Duration // of the simulation
 	Learning time.Duration // from the start, not counted as steady
 	Marks    Marks
+}
+
+// Sender is what packages agent and queue, round the controller, might do
+// otherwise than they do. The zero value is what they do.
+type Sender struct {
+	AvoidRefusing bool // a host that refuses a connection is passed by for a while, like one that does not answer
+	PassHanging   bool // a host at which a connect has been under way for 2 s is passed by
+	TakeTurns     bool // under a pace the session that has been ready longest is next, not the last
 }
 
 // Span is a time from one moment to before another.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -65,7 +66,10 @@ func rates() []Kind {
 		{Name: "1 message/s", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Rate = Always(1) })},
 		{Name: "20 messages/s", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Rate = Always(20) })},
 		{Name: "100 messages/s", Learning: 2 * time.Minute, Receiver: normal(func(r *Receiver) { r.Rate = Always(100) })},
-		{Name: "10 messages/s and host", Receiver: normal(func(r *Receiver) { r.Rate, r.RatePerHost = Always(10), true })},
+		{Name: "10 messages/s and host", Receiver: normal(func(r *Receiver) { r.Rate, r.RatePerHost = Always(10), true }),
+			Marks: Marks{Goodput: 0.3, Start: 300, Why: "under a pace the queue hands mail to the session that was ready last, so that one host gets most of it"}},
+		{Name: "10 messages/s and host, sessions in turn", Receiver: normal(func(r *Receiver) { r.Rate, r.RatePerHost = Always(10), true }), Sender: Sender{TakeTurns: true},
+			Marks: Marks{Goodput: 0.7, Why: "hosts are chosen at random, so that they do not get equal parts"}},
 		{Name: "30 messages/s, 10 connections", Receiver: normal(func(r *Receiver) { r.Rate, r.Limit = Always(30), Always(10) })},
 		{Name: "quota", Length: time.Hour, Lifted: 40 * time.Minute, Receiver: normal(func(r *Receiver) { r.Limit, r.Quota, r.Day = Always(10), 12000, 20*time.Minute })},
 		{Name: "rate lifted", Lifted: 5 * time.Minute, Sessions: 10, Receiver: normal(func(r *Receiver) { r.Rate = Always(10).Then(5*time.Minute, 1e6) })},
@@ -77,13 +81,22 @@ func hosts() []Kind {
 	limited := func(change func(*Receiver)) Receiver {
 		return normal(func(r *Receiver) { r.Limit = Always(20); change(r) })
 	}
+	const (
+		chosen = "the agent calls hosts that refuse as often as those that do not"
+		silent = "the agent calls a host until its first connect has timed out, after 30 s"
+	)
 	return []Kind{
 		{Name: "1 of 4 hosts dead", Receiver: limited(func(r *Receiver) { r.Dead = 1 })},
 		{Name: "3 of 4 hosts dead", Receiver: limited(func(r *Receiver) { r.Dead = 3 })},
-		{Name: "1 of 4 hosts refuses", Receiver: limited(func(r *Receiver) { r.Full = 1 })},
-		{Name: "2 of 4 hosts refuse", Receiver: limited(func(r *Receiver) { r.Full = 2 })},
-		{Name: "1 of 4 hosts hangs", Receiver: limited(func(r *Receiver) { r.Hanging = 1 })},
-		{Name: "3 of 4 hosts hang", Receiver: limited(func(r *Receiver) { r.Hanging = 3 })},
+		{Name: "1 of 4 hosts refuses", Receiver: limited(func(r *Receiver) { r.Full = 1 }), Marks: Marks{Goodput: 0.75, Start: 200, Why: chosen}},
+		{Name: "2 of 4 hosts refuse", Receiver: limited(func(r *Receiver) { r.Full = 2 }),
+			Marks: Marks{Goodput: 0.001, Refusals: 0.05, Start: math.Inf(1), Why: chosen}},
+		{Name: "2 of 4 hosts refuse, passed by", Receiver: limited(func(r *Receiver) { r.Full = 2 }), Sender: Sender{AvoidRefusing: true},
+			Marks: Marks{Start: 60, Why: "a first connect that is refused holds the destination off for 5 s"}},
+		{Name: "1 of 4 hosts hangs", Receiver: limited(func(r *Receiver) { r.Hanging = 1 }), Marks: Marks{Start: 60, Why: silent}},
+		{Name: "3 of 4 hosts hang", Receiver: limited(func(r *Receiver) { r.Hanging = 3 }), Marks: Marks{Start: 300, Why: silent}},
+		{Name: "3 of 4 hosts hang, passed by", Receiver: limited(func(r *Receiver) { r.Hanging = 3 }), Sender: Sender{PassHanging: true},
+			Marks: Marks{Start: 45, Why: "each host is found out after 2 s"}},
 		{Name: "outage of 3 minutes", Lifted: 8 * time.Minute, Receiver: limited(func(r *Receiver) {
 			r.Down = Always(0).Then(5*time.Minute, 1).Then(8*time.Minute, 0)
 		})},
@@ -101,10 +114,11 @@ func penalties() (list []Kind) {
 			})
 		}
 	}
+	few := Marks{Refusals: 0.005, Why: "the receiver comes down to one session for minutes: a dozen refusals are many among few messages"}
 	return append(list,
-		Kind{Name: "refusal takes 1 of 10", Length: 40 * time.Minute, Learning: 10 * time.Minute,
+		Kind{Name: "refusal takes 1 of 10", Marks: few, Length: 40 * time.Minute, Learning: 10 * time.Minute,
 			Receiver: normal(func(r *Receiver) { r.Limit, r.Shrink, r.Forget = Always(10), 1, forget })},
-		Kind{Name: "refusal takes 3 of 20", Length: 40 * time.Minute, Learning: 10 * time.Minute,
+		Kind{Name: "refusal takes 3 of 20", Marks: few, Length: 40 * time.Minute, Learning: 10 * time.Minute,
 			Receiver: normal(func(r *Receiver) { r.Limit, r.Shrink, r.Forget = Always(20), 3, forget })},
 	)
 }
@@ -138,7 +152,8 @@ func endings() []Kind {
 		{Name: "close after 20 messages", Receiver: normal(func(r *Receiver) { r.Limit, r.PerConnection, r.Close = Always(10), 20, true })},
 		{Name: "421 after 5 messages", Receiver: normal(func(r *Receiver) { r.Limit, r.PerConnection = Always(10), 5 })},
 		{Name: "close after 5 messages", Receiver: normal(func(r *Receiver) { r.Limit, r.PerConnection, r.Close = Always(10), 5, true })},
-		{Name: "greylisting", Learning: 3 * time.Minute, Receiver: normal(func(r *Receiver) { r.Limit, r.Greylist = Always(10), time.Minute })},
+		{Name: "greylisting", Learning: 3 * time.Minute,
+			Marks: Marks{Start: 260, Why: "nothing is accepted in the first minute"}, Receiver: normal(func(r *Receiver) { r.Limit, r.Greylist = Always(10), time.Minute })},
 		{Name: "suspension", Suspended: Span{2 * time.Minute, 12 * time.Minute}, Lifted: 12 * time.Minute,
 			Receiver: normal(func(r *Receiver) { r.Limit = Always(10) })},
 	}
@@ -153,11 +168,14 @@ func beside() (list []Kind) {
 	for _, x := range []struct {
 		limit float64
 		every time.Duration
-	}{{10, 300 * time.Millisecond}, {20, 200 * time.Millisecond}, {5, 2 * time.Second}, {20, 20 * time.Second}} {
+	}{{10, 300 * time.Millisecond}, {20, 200 * time.Millisecond}, {5, 2 * time.Second}} {
 		list = append(list, Kind{
 			Name: fmt.Sprintf("host sends every %v, limit of %.0f", x.every, x.limit), HostEvery: x.every, Length: 30 * time.Minute, Learning: 2 * time.Minute,
 			Receiver: normal(func(r *Receiver) { r.Limit = Always(x.limit) }),
 		})
 	}
-	return list
+	return append(list, Kind{ // slow, so that two hours are not too many messages
+		Name: "host sends every 20s, limit of 10", HostEvery: 20 * time.Second, Length: 2 * time.Hour, Learning: 2 * time.Minute,
+		Receiver: normal(func(r *Receiver) { r.Service, r.Limit = time.Second, Always(10) }),
+	})
 }

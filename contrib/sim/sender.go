@@ -22,7 +22,6 @@ type sender struct {
 	timerSet      bool
 
 	hosts    []breaker
-	turn     int
 	holdoff  time.Duration // no connect before
 	failures int
 	allowed  int // messages on a connection
@@ -46,6 +45,16 @@ type breaker struct {
 	noted   time.Duration // the last failure
 	until   time.Duration
 	probing bool // one connect is trying it
+	pending int  // connects under way
+	news    time.Duration
+}
+
+// hangs says whether connects to it have been under way for long without an answer.
+func (b *breaker) hangs(now time.Duration) bool { return b.pending > 0 && now-b.news >= hangAfter }
+
+func (b *breaker) ended(now time.Duration) {
+	b.pending--
+	b.news = now
 }
 
 func (b *breaker) failed(began, now time.Duration) {
@@ -59,6 +68,7 @@ func (b *breaker) failed(began, now time.Duration) {
 
 const (
 	connectTimeout = 30 * time.Second // as agent/smtp's
+	hangAfter      = 2 * time.Second
 	avoidFirst     = 30 * time.Second // as package agent's
 	avoidMost      = 10 * time.Minute
 )
@@ -116,9 +126,7 @@ func (s *sender) act() {
 			if wait > 0 {
 				s.wake(now + max(wait, soonest))
 			} else {
-				x := s.idle[len(s.idle)-1]
-				s.idle = s.idle[:len(s.idle)-1]
-				s.send(x)
+				s.send(s.ready(t.Pace > 0))
 				continue
 			}
 		}
@@ -137,6 +145,17 @@ func (s *sender) act() {
 		}
 		return
 	}
+}
+
+// ready takes the session that gets the next message.
+func (s *sender) ready(paced bool) *session {
+	i := len(s.idle) - 1
+	if paced && s.kind.Sender.TakeTurns {
+		i = 0
+	}
+	x := s.idle[i]
+	s.idle = append(s.idle[:i], s.idle[i+1:]...)
+	return x
 }
 
 func (s *sender) wake(at time.Duration) {
@@ -159,12 +178,7 @@ func (s *sender) open() {
 	if s.kind.Suspended.has(s.clock.now) {
 		s.quiet++
 	}
-	s.turn++
-	var order []int
-	for i := range s.hosts {
-		order = append(order, (s.turn+i)%len(s.hosts))
-	}
-	s.call(order, nil)
+	s.call(s.clock.rng.Perm(len(s.hosts)), nil)
 }
 
 // next is the next host to try: one that is not off, or, if all are and none was
@@ -173,8 +187,12 @@ func (s *sender) next(hosts []int, tried bool) (h int, rest []int, ok bool) {
 	for _, alone := range []bool{false, true} {
 		for i, h := range hosts {
 			b := &s.hosts[h]
-			if b.times > 0 && (b.probing || !alone && s.clock.now < b.until) {
+			off := b.times > 0 && s.clock.now < b.until || s.kind.Sender.PassHanging && b.hangs(s.clock.now)
+			if b.probing || off && !alone {
 				continue
+			}
+			if b.pending++; b.pending == 1 {
+				b.news = s.clock.now
 			}
 			b.probing = b.times > 0
 			if alone {
@@ -200,6 +218,7 @@ func (s *sender) call(hosts []int, failed []func()) {
 	rtt := s.receiver.RTT
 	s.clock.after(rtt*3/2, func() { // SYN, SYN+ACK, ACK
 		a := s.receiver.called(s.source, h)
+		b := &s.hosts[h]
 		switch a {
 		case noPort, silence:
 			wait := time.Duration(0)
@@ -207,14 +226,16 @@ func (s *sender) call(hosts []int, failed []func()) {
 				wait = connectTimeout
 			}
 			s.clock.after(wait, func() {
-				s.hosts[h].failed(began, s.clock.now)
+				b.ended(s.clock.now)
+				b.failed(began, s.clock.now)
 				s.call(rest, append(failed, func() { s.signal(elastic.Failed, h, began) }))
 			})
 		case refusal:
 			s.clock.after(rtt/2, func() {
 				s.refusedNow()
-				if len(s.hosts) > 1 {
-					s.hosts[h].failed(began, s.clock.now)
+				b.ended(s.clock.now)
+				if s.kind.Sender.AvoidRefusing && len(s.hosts) > 1 {
+					b.failed(began, s.clock.now)
 				}
 				s.notUp(append(failed, func() { s.signal(elastic.Refused, h, began) }))
 			})
@@ -223,7 +244,8 @@ func (s *sender) call(hosts []int, failed []func()) {
 			s.clock.after(rtt*3/2, func() { // greeting, EHLO, its reply
 				s.opening--
 				s.live++
-				s.failures, s.hosts[h] = 0, breaker{}
+				b.ended(s.clock.now)
+				s.failures, b.times, b.probing = 0, 0, false
 				for _, f := range failed {
 					f()
 				}
