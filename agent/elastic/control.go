@@ -23,6 +23,7 @@ const (
 	flatMax       = 10 * time.Minute
 	decayEvery    = time.Minute // without backlog, the sessions wanted halve
 	settleFor     = 30 * time.Second
+	hangAfter     = 2 * time.Second // connects under way so long without news are taken to hang
 )
 
 // phase is what the controller is about.
@@ -60,6 +61,8 @@ type Control struct {
 	pace     pace
 	meter    meter
 	host     hostRoom
+	hanging  int       // connects under way that are not counted, since they seem to hang
+	news     time.Time // when a connect last began or ended
 
 	latency float64 // of a transaction, seconds, smoothed
 	connect float64 // of a connect, likewise
@@ -135,6 +138,7 @@ func (c *Control) Target(now time.Time, l Load) Target {
 	if !c.now.last.IsZero() {
 		c.now.run(now, c.load.Live)
 	}
+	c.hang(now, l)
 	c.load = l
 	c.settle(now)
 	c.recover(now)
@@ -149,7 +153,7 @@ func (c *Control) Target(now time.Time, l Load) Target {
 		kept = c.keep(now)
 	}
 
-	t := Target{Sessions: c.want - kept, Pace: tighter(c.rate(), cl.Pace), Cause: c.history.last()}
+	t := Target{Sessions: min(c.want+c.hanging, c.limits.MaxSessions) - kept, Pace: tighter(c.rate(), cl.Pace), Cause: c.history.last()}
 	if cl.Sessions >= 0 {
 		t.Sessions = min(t.Sessions, cl.Sessions)
 	}
@@ -165,6 +169,22 @@ func (c *Control) Target(now time.Time, l Load) Target {
 // Next is the earliest time at which Target may change without new evidence.
 // It is zero if there is none.
 func (c *Control) Next() time.Time { return c.next }
+
+// hang finds connects that hang: others are begun in their stead, or one silent
+// host of several would keep the sessions from growing until it times out.
+func (c *Control) hang(now time.Time, l Load) {
+	c.hanging = min(c.hanging, l.Opening)
+	if l.Opening != c.load.Opening || l.Opening == 0 {
+		c.news = now
+	}
+	if now.Sub(c.news) >= hangAfter {
+		most := startSessions
+		if l.Live > 0 {
+			most = max(2*most, c.want)
+		}
+		c.hanging = min(l.Opening, most)
+	}
+}
 
 // set changes the number of sessions and begins a new measurement.
 func (c *Control) set(now time.Time, n int, cause string) {
@@ -415,6 +435,9 @@ func (c *Control) wake(now time.Time, clamped bool) time.Time {
 		return at
 	}
 	c.door.wake(now, c.load, sooner)
+	if c.load.Opening > c.hanging {
+		sooner(c.news.Add(hangAfter))
+	}
 	if clamped {
 		return at
 	}

@@ -8,34 +8,37 @@ import (
 
 // How connects that the receiver refuses are spaced and read.
 const (
-	strikeWait    = 500 * time.Millisecond // the least between two connects after a refusal
-	strikeWaitMax = 15 * time.Minute
-	forgiveEvery  = 10 * time.Minute
-	lagMax        = 5 * time.Second  // longest time we take a slot to be freed late
-	lagNear       = time.Second      // a replacement so soon after a close may have met the old slot
-	lagTriesMax   = 5                // rows of strikes put down to that, before it is taken for a limit after all
-	lagCalm       = 10 * time.Second // without strikes, after which these are forgotten
-	lagEase       = 0.98             // per replacement that came up, at most one a second
+	strikeWait  = 500 * time.Millisecond // the least between two connects after a refusal
+	ownAffair   = 4                      // refusals in a row at one host while others let us in
+	lagMax      = 5 * time.Second        // longest time we take a slot to be freed late
+	lagNear     = time.Second            // a replacement so soon after a close may have met the old slot
+	lagTriesMax = 5                      // rows of strikes put down to that, before it is taken for a limit after all
+	lagCalm     = 10 * time.Second       // without strikes, after which these are forgotten
+	lagEase     = 0.98                   // per replacement that came up, at most one a second
 )
 
-// waitAfter is how long no connect is begun after so many refusals in a row: short
-// at first, for a slot that is freed late, then growing faster than a receiver's
-// penalties, then doubling, so that a shut door is found open again no later than
-// it was shut.
-func waitAfter(strikes int) time.Duration {
-	switch {
-	case strikes <= 2:
-		return strikeWait
-	case strikes <= 5:
-		return strikeWait << (2 * (strikes - 2))
+// wait is how long no connect is begun after so many refusals in a row: short at
+// first, for a slot that is freed late, and then, since each try at a door that
+// is shut as a punishment shuts it for longer, growing much faster than penalties
+// do. An answer to an earlier refusal is given that time at once.
+func (d *door) wait() time.Duration {
+	list := waits[:]
+	if d.prompted {
+		list = waitsPrompted[:]
 	}
-	return min(time.Minute<<min(strikes-6, 8), strikeWaitMax)
+	return list[min(d.strikes, len(list))-1]
 }
+
+var (
+	waits         = [...]time.Duration{strikeWait, time.Second, 4 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
+	waitsPrompted = [...]time.Duration{4 * time.Second, 4 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
+)
 
 // door is what is known of getting in: when connects may begin, and how late the
 // receiver frees the slot of a session that ended.
 type door struct {
 	cut      time.Time // connects begun before it tell nothing new
+	first    string    // the host that refused when nothing was up; none since
 	cutting  string    // a cut to be made at the next Target, with the cause
 	strikes  int       // refused in a row, none up since
 	opens    time.Time // no connect before
@@ -45,6 +48,7 @@ type door struct {
 	struck   time.Time // the last strike
 	proved   bool      // all we had was up again, with a new connect, after a refusal of more
 	prompted bool      // not so at the first strike
+	tested   bool      // one more than we had was refused while wary
 	waryGap  time.Duration
 	was      time.Time // punish before the first
 	eased    time.Time // when lag was last made shorter
@@ -62,7 +66,10 @@ type door struct {
 type host struct {
 	name     string
 	accepted bool
-	forgiven time.Time // last
+	row      int       // refusals since it last let us in
+	refused  time.Time // the last
+	own      bool      // that was its own affair
+	up       time.Time // when it last let us in
 }
 
 func (d *door) wary(now time.Time) bool { return now.Before(d.punish) }
@@ -110,16 +117,23 @@ func (d *door) find(name string) *host {
 	return h
 }
 
-// forgive says that a refusal is this host's own affair: it never let us in, and
-// another did. It is said rarely for a host, since it may be mistaken.
-func (d *door) forgive(now time.Time, name string) bool {
+// forgive says whether a refusal is this host's own affair: it never lets us in, or
+// does no more, and another host has let us in since it last refused. The limit of
+// a site makes every host refuse.
+func (d *door) forgive(now, began time.Time, name string) bool {
 	h := d.find(name)
-	if h.accepted || !h.forgiven.IsZero() && now.Sub(h.forgiven) < forgiveEvery {
+	last := h.refused
+	if began.Before(last) {
+		return h.own // it met the same as the last one
+	}
+	h.refused, h.own = now, false
+	h.row++
+	if h.accepted && h.row < ownAffair {
 		return false
 	}
 	for i := range d.hosts {
-		if d.hosts[i].accepted {
-			h.forgiven = now
+		if x := &d.hosts[i]; x != h && x.accepted && x.up.After(last) {
+			h.own = true
 			return true
 		}
 	}
@@ -133,12 +147,28 @@ func (d *door) forgive(now time.Time, name string) bool {
 // not, the limit was lowered (notRegained).
 func (c *Control) cameUp(now time.Time, s Signal) {
 	d := &c.door
-	d.find(s.Host).accepted = true
+	h := d.find(s.Host)
+	h.accepted, h.row, h.up = true, 0, now
+	if d.first != "" && d.first != s.Host && c.phase == hold && d.forgive(now, now, d.first) {
+		c.phase, c.credit = grow, max(c.credit, 0)
+		c.set(now, startSessions, s.Host+" lets us in: only "+d.first+" refuses")
+		c.restart()
+	}
+	d.first = ""
 	if s.Began.Before(d.cut) {
 		return
 	}
 	if d.strikes == 0 {
-		d.proved = d.proved || c.load.Live >= c.want-c.want/8
+		if !d.proved && c.load.Live >= c.want-c.want/8 {
+			d.proved = true
+			if d.tested && d.wary(now) && c.want > 1 {
+				// Refused again, without a consequence: it is not punished here.
+				// (Not so with one session: a limit does not fall below that.)
+				d.punish, d.tested = time.Time{}, false
+				c.probeGap, c.probeAt = probeGapMin, now.Add(probeGapMin)
+				c.record(now, c.want, "no punishment: a new session came up after a refusal")
+			}
+		}
 		if d.lag > 0 && now.Sub(d.eased) >= time.Second {
 			d.eased = now
 			d.lag = time.Duration(lagEase * float64(d.lag))
@@ -173,6 +203,7 @@ func (c *Control) notRegained(now time.Time) {
 		d.punish = time.Time{}
 		return
 	}
+	d.tested = true
 	c.probeAt = now.Add(d.waryGap)
 	d.waryGap = min(2*d.waryGap, waryGapMax)
 }
@@ -182,7 +213,7 @@ func (c *Control) refused(now time.Time, s Signal) {
 	c.credit = max(creditMin, c.credit-1)
 	d := &c.door
 	// One begun before the last cut met the crowd that the cut has thinned.
-	if s.Began.Before(d.cut) || d.forgive(now, s.Host) {
+	if s.Began.Before(d.cut) || d.forgive(now, s.Began, s.Host) {
 		return
 	}
 	d.cut = now
@@ -195,6 +226,9 @@ func (c *Control) refused(now time.Time, s Signal) {
 		c.probeAt = now.Add(c.probeGap)
 		d.cutting = said(s)
 		d.proved = false
+		if c.load.Live == 0 {
+			d.first = s.Host
+		}
 	case hold:
 		c.strike(now, s)
 	}
@@ -227,9 +261,9 @@ func (c *Control) strike(now time.Time, s Signal) {
 			d.tries++
 		}
 	}
-	d.opens = now.Add(waitAfter(d.strikes))
-	if d.strikes >= 3 && !d.wary(now) {
-		d.punish, d.regain, d.waryGap = now.Add(waryFor), 0, waryGapMin
+	d.opens = now.Add(d.wait())
+	if (d.strikes >= 3 || d.prompted && d.strikes >= 2) && !d.wary(now) {
+		d.punish, d.regain, d.waryGap, d.tested = now.Add(waryFor), 0, waryGapMin, false
 	}
 	if d.freed.IsZero() || d.strikes >= 3 {
 		d.cutting = said(s)
@@ -284,7 +318,7 @@ func (c *Control) unproven(now time.Time, sessions int) int {
 		n = 1
 	}
 	held, _ := d.held(now)
-	return max(0, min(n, sessions-held-live))
+	return max(0, min(n+c.hanging, sessions-held-live))
 }
 
 func (d *door) wake(now time.Time, l Load, sooner func(time.Time)) {

@@ -28,10 +28,14 @@
 // receiver. A refused replacement of a session that just ended is first taken
 // for a slot that the receiver frees late, then for a lower limit, and if
 // refusals follow upon refusals the receiver is taken to punish them, and is
-// tried very rarely for an hour.
+// tried very rarely for an hour, or until a refusal is seen to have no such
+// consequence. A host that refuses while others let us in is no limit of the site,
+// and connects that seem to hang are replaced rather than waited for.
 //
 // "Too fast" lowers the pace to what was accepted; it rises again in small steps
-// near the rate that was refused, and in growing ones beyond it. A Clamp bounds a
+// near the rate that was refused, and in growing ones beyond it. Where everything
+// is refused a message is tried now and then, and once one is accepted the way back
+// to the known rate is short. A Clamp bounds a
 // site from outside for a time; a clamped site is not probed. History tells each
 // change and the reply or measurement behind it.
 //

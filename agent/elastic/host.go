@@ -12,6 +12,8 @@ const (
 	hostMemory = 5 * time.Minute
 	// hostLeast is the average, in messages, below which nothing is kept free.
 	hostLeast = 0.2
+	// hostLoss is the share of the host's connections that may find no place.
+	hostLoss = 0.01
 	// hostShortest is the time over which a first message is spread.
 	hostShortest = 10 * time.Second
 	// hostProbeGap is the least time between probes while places are kept free: a
@@ -52,21 +54,30 @@ func (r *hostRoom) rate(now time.Time) float64 {
 	return r.messages / hostMemory.Seconds() / (1 - math.Exp(-seen))
 }
 
-// keep is how many sessions are left to the host now: of those that were accepted,
-// or that the configuration allows, so many as its mail has under way at a time.
-// That is its rate times the life of a connection with one message, and as arrivals
-// are random, three times the square root of it more.
+// keep is how many sessions are left to the host now, of those that were accepted
+// or that the configuration allows: so many that hardly a connection of its finds
+// none free. Its connections come at random; each has a place for one message and,
+// as the receiver sees it, about half of the time that a connect takes.
 func (c *Control) keep(now time.Time) int {
 	r := &c.host
 	r.age(now)
 	was := r.kept
 	r.kept = 0
 	if r.messages >= hostLeast && (c.phase == hold || c.want >= c.limits.MaxSessions) {
-		busy := r.rate(now) * (c.latency + c.connect)
-		r.kept = min(max(1, int(math.Ceil(busy+3*math.Sqrt(busy)))), c.want-1)
+		r.kept = min(places(r.rate(now)*(c.latency+c.connect/2)), c.want-1)
 	}
 	if r.kept > 0 && was == 0 {
 		c.record(now, c.want, fmt.Sprintf("%d of %d left to the host, which sends %.2g messages/s of its own", r.kept, c.want, r.rate(now)))
 	}
 	return r.kept
+}
+
+// places is the least number of places at which, with so many busy on average, at
+// most hostLoss of the arrivals find none free: Erlang's loss formula, place by place.
+func places(busy float64) int {
+	n := 0
+	for lost := 1.0; lost > hostLoss; n++ {
+		lost = busy * lost / (float64(n+1) + busy*lost)
+	}
+	return n
 }

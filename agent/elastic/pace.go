@@ -15,7 +15,11 @@ const (
 	paceGainMax  = 0.5              // of the steps after a long clean time
 	paceCareful  = 10               // steps before they grow: 0.9*1.02^10 is past the rate that was refused
 	paceStart    = 1.0              // messages per second, when too few were accepted to measure
-	paceFloor    = 0.1              // messages per second
+	paceFloor    = 0.1              // messages per second, the least that Slow asks for
+	paceShut     = 1.0 / 30         // messages per second while all are refused: so many tries find it open again
+	paceRegain   = 4                // part of the known rate to go on with then
+	paceDouble   = time.Second      // between two steps back to the known rate
+	paceFew      = 4                // refused, and more than accepted, that mean far too fast
 	meterWindow  = 10 * time.Second // long enough for a rate of one message a second
 )
 
@@ -55,15 +59,21 @@ func (m *meter) rate(now time.Time) float64 {
 	return m.prev*(1-share) + float64(m.cur)/meterWindow.Seconds()
 }
 
-// pace is the rate limit that was found, if any.
+// pace is the rate limit that was found, if any. known is what the receiver
+// accepted when it last refused only some: below it the way back is short. Where
+// all is refused it is not the rate that is at fault (a quota is used up); a few
+// tries a minute find the end of that, and we go on from a part of what is known.
 type pace struct {
-	value float64   // messages per second; 0: none
-	cut   time.Time // when it was last lowered
-	step  time.Time // when it may next be raised
-	clean int       // steps up since the last cut
-	good  int       // accepted since the last step or cut, of those begun after it
-	bad   int       // refused, likewise since the cut
-	seen  int       // accepted since the cut, begun after it
+	value  float64   // messages per second; 0: none
+	known  float64   // messages per second
+	shut   bool      // everything was refused down to paceShut
+	opened bool      // it is no longer, and known is not reached yet
+	cut    time.Time // when it was last lowered
+	step   time.Time // when it may next be raised
+	clean  int       // steps up since the last cut
+	good   int       // accepted since the last step or cut, of those begun after it
+	bad    int       // refused, likewise since the cut
+	seen   int       // accepted since the cut, begun after it
 }
 
 func (p *pace) accepted(began time.Time) {
@@ -82,22 +92,31 @@ func (c *Control) tooFast(now time.Time, s Signal) {
 	}
 	p.bad++
 	rate := c.meter.rate(now)
-	was, next := p.value, paceCutTo*rate
-	if c.meter.cur < 4 && c.meter.prev == 0 {
-		next = max(next, paceStart)
-	}
-	if was > 0 {
-		switch {
-		case now.Sub(p.cut) >= paceCutEvery:
-			// The measured rate lags; never less than half in one go.
-			next = min(max(next, was/2), paceCutTo*was)
-		case p.bad >= 4 && p.bad > p.seen: // most are refused: still far too fast
-			next = was / 2
-		default:
-			return
+	was := p.value
+	far := p.bad >= paceFew && p.bad > p.seen
+	switch {
+	case was == 0 || !far && now.Sub(p.cut) >= paceCutEvery && p.seen >= p.bad:
+		p.value = paceCutTo * rate
+		if c.meter.cur < 4 && c.meter.prev == 0 {
+			p.value = max(p.value, paceStart)
 		}
+		if was > 0 {
+			// The measured rate lags; never less than half in one go.
+			p.value = min(max(p.value, was/2), paceCutTo*was)
+		}
+		p.value = max(p.value, paceFloor)
+		p.known, p.opened = p.value, false
+	case p.shut:
+		return // it still is
+	case far:
+		p.value = max(was/2, paceShut)
+		p.shut = p.value == paceShut
+		if p.opened { // the way back was too short
+			p.known, p.opened = p.value, false
+		}
+	default:
+		return
 	}
-	p.value = max(next, paceFloor)
 	p.cut, p.step = now, now.Add(paceStep)
 	p.clean, p.good, p.bad, p.seen = 0, 0, 0, 0
 	c.record(now, c.want, fmt.Sprintf("too fast at %.3g messages/s accepted, pace now %.3g/s: %s", rate, p.value, said(s)))
@@ -108,6 +127,10 @@ func (c *Control) tooFast(now time.Time, s Signal) {
 func (c *Control) recover(now time.Time) {
 	p := &c.pace
 	if p.value == 0 || now.Before(p.step) {
+		return
+	}
+	if p.shut || p.value < p.known {
+		c.regain(now)
 		return
 	}
 	p.step = now.Add(paceStep)
@@ -126,4 +149,22 @@ func (c *Control) recover(now time.Time) {
 		c.restart()
 		c.record(now, c.want, fmt.Sprintf("no pace needed at %.3g messages/s", rate))
 	}
+}
+
+// regain leads back to the known rate.
+func (c *Control) regain(now time.Time) {
+	p := &c.pace
+	p.step = now.Add(paceDouble)
+	if p.good == 0 {
+		return
+	}
+	if p.shut {
+		p.shut, p.opened = false, true
+		p.value = max(p.value, p.known/paceRegain)
+		c.record(now, c.want, fmt.Sprintf("messages are accepted again, pace now %.3g/s", p.value))
+	} else {
+		p.value = min(2*p.value, p.known)
+	}
+	p.opened = p.opened && p.value < p.known
+	p.good, p.bad, p.seen = 0, 0, 0
 }

@@ -1,0 +1,102 @@
+// Command millrace-sim drives the agent's controller against simulated
+// receivers and prints how well it does. See package contrib/sim.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/millrace/millrace/contrib/sim"
+)
+
+type options struct {
+	Kinds    []string `arg:"" optional:"" help:"Kinds of receivers: parts of their names; none: all." placeholder:"KIND"`
+	List     bool     `help:"Print the names of all kinds and exit."`
+	Seeds    int      `help:"Runs of each kind; the worst counts." default:"5"`
+	Markdown bool     `help:"Print the table as Markdown."`
+	Plots    string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
+}
+
+const description = `Drives the agent's session controller against simulated receivers and prints,
+for each kind, goodput over the possible, refusals for each message accepted (over
+the first 10 minutes, and after the learning), the time to 90% of the possible
+in transaction times, and the time to find a lifted limit of that which is allowed.
+
+    millrace-sim
+    millrace-sim --plots /tmp/plots "client 20" bans`
+
+func main() {
+	var o options
+	ctx := kong.Parse(&o, kong.Name("millrace-sim"), kong.Description(description))
+	ctx.FatalIfErrorf(o.run(os.Stdout))
+}
+
+func (o *options) run(out io.Writer) error {
+	kinds := o.chosen(sim.Kinds())
+	if len(kinds) == 0 {
+		return fmt.Errorf("no kind is named %s: --list prints all", strings.Join(o.Kinds, " or "))
+	}
+	if o.List {
+		for _, k := range kinds {
+			if _, err := fmt.Fprintln(out, k.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var rows []*sim.Row
+	for _, k := range kinds {
+		rows = append(rows, sim.NewRow(k, max(1, o.Seeds)))
+	}
+	if o.Plots != "" {
+		if err := draw(o.Plots, rows); err != nil {
+			return err
+		}
+	}
+	if o.Markdown {
+		return sim.WriteMarkdown(out, rows)
+	}
+	return sim.WriteTable(out, rows)
+}
+
+// chosen are the kinds that the arguments name.
+func (o *options) chosen(all []sim.Kind) (list []sim.Kind) {
+	for _, k := range all {
+		chosen := len(o.Kinds) == 0
+		for _, name := range o.Kinds {
+			chosen = chosen || strings.Contains(k.Name, name)
+		}
+		if chosen {
+			list = append(list, k)
+		}
+	}
+	return list
+}
+
+func draw(dir string, rows []*sim.Row) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	plain := regexp.MustCompile(`[^a-z0-9]+`)
+	for _, r := range rows {
+		name := plain.ReplaceAllString(strings.ToLower(r.Kind.Name), "-") + ".svg"
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := r.Chart().Write(f); err != nil {
+			f.Close()
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,41 @@
+package sim
+
+import "time"
+
+// host is the host MTA beside the agent: it sends mail of its own to the same
+// receiver from the same address, one message a connection.
+type host struct {
+	sent, refused []time.Duration
+}
+
+// share of its connections were refused from a time on.
+func (h *host) share(from time.Duration) float64 {
+	const end = time.Duration(1<<63 - 1)
+	return ratio(between(h.refused, from, end), between(h.sent, from, end))
+}
+
+// hostSends lets the host send a message from time to time, and the milter tell
+// the controller.
+func (w *world) hostSends() {
+	wait := time.Duration(w.clock.rng.ExpFloat64() * float64(w.kind.HostEvery))
+	w.clock.after(wait, func() {
+		w.hostSends()
+		w.host.sent = append(w.host.sent, w.clock.now)
+		if !w.kind.HostUntold {
+			w.senders[0].c.HostMail(w.clock.time(), 1)
+		}
+		r := w.receiver
+		w.clock.after(r.RTT*3/2, func() {
+			if r.refuses(0, 1) {
+				w.host.refused = append(w.host.refused, w.clock.now)
+				return
+			}
+			r.enter(0)
+			w.clock.after(hostLife(&r.Receiver), func() { r.leave(0) })
+		})
+	})
+}
+
+// hostLife is how long a connection with one message takes a slot: greeting, EHLO,
+// the message, QUIT.
+func hostLife(r *Receiver) time.Duration { return r.RTT*5/2 + r.Service }

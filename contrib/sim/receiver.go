@@ -1,0 +1,269 @@
+package sim
+
+import "time"
+
+// Receiver is what a site does to those who send to it. The zero value of a
+// field means that it does no such thing.
+type Receiver struct {
+	RTT     time.Duration
+	Service time.Duration // to accept a message
+	Noise   float64       // share of Service that is exponentially distributed
+
+	Limit   Course        // connections at a time, of each source address
+	Shared  bool          // of all source addresses together
+	LimitAt Stage         // where one too many is refused
+	Lag     time.Duration // a slot counts so much longer than its connection
+
+	Capacity int // messages worked on at once at full speed; more share it
+
+	Rate        Course // messages a second
+	RatePerHost bool   // on each host
+	Quota       int    // messages in a Day, the rest of which all are refused
+	Day         time.Duration
+
+	Ban    time.Duration // the n-th refusal shuts the door for n times as long
+	Shrink int           // each refusal takes so many off the limit, down to 1
+	Forget time.Duration // without refusals, until all of that is forgiven
+
+	Hosts    int           // 4 if not given
+	Dead     int           // so many hosts refuse the port
+	Hanging  int           // so many hosts do not answer at all
+	Full     int           // so many hosts refuse every connection for being one too many
+	Down     Course        // not 0: no host answers the port
+	Greylist time.Duration // a message that is tried for the first time is answered 4xx at RCPT
+
+	PerConnection int  // messages, then 421 at the next MAIL
+	Close         bool // or, without a word, a close after the last one
+}
+
+// Stage is where in the dialogue a receiver refuses one connection too many.
+type Stage uint8
+
+// The stages.
+const (
+	AtBanner Stage = iota
+	AtMail         // of the first message
+	AtDot          // of any message while there are too many
+)
+
+// perConnection is max_messages_per_connection's default: what a sender does
+// when the receiver does not mind.
+const perConnection = 100
+
+// Transaction is how long a message takes on an idle receiver.
+func (r *Receiver) Transaction() time.Duration { return r.RTT + r.Service }
+
+// Possible is the goodput, in messages a second, that the receiver's limits
+// allow a sender with one source address and so many sessions that knows them.
+// A connection's slot is taken from the greeting on, for 2 round trips more than
+// the messages need, and for the lag.
+func (r *Receiver) Possible(at time.Duration, sessions int) float64 {
+	if down, _ := r.Down.at(at); down != 0 {
+		return 0
+	}
+	n := float64(sessions)
+	if limit, ok := r.Limit.at(at); ok {
+		n = min(n, limit)
+	}
+	service := r.Transaction()
+	if r.Greylist > 0 {
+		service += r.RTT
+	}
+	messages := float64(perConnection)
+	life := 2*r.RTT + r.Lag
+	if r.PerConnection > 0 {
+		messages = float64(r.PerConnection)
+		if !r.Close {
+			life += r.RTT // the refused MAIL
+		}
+	}
+	rate := n / (service.Seconds() + life.Seconds()/messages)
+	if r.Capacity > 0 && r.Service > 0 {
+		rate = min(rate, float64(r.Capacity)/r.Service.Seconds())
+	}
+	if limit, ok := r.Rate.at(at); ok {
+		if r.RatePerHost {
+			limit *= float64(r.hosts() - r.Dead - r.Hanging - r.Full)
+		}
+		rate = min(rate, limit)
+	}
+	if r.Quota > 0 {
+		until := time.Duration(float64(r.Quota) / rate * float64(time.Second))
+		if at%r.Day >= until {
+			return 0
+		}
+	}
+	return rate
+}
+
+func (r *Receiver) hosts() int {
+	if r.Hosts > 0 {
+		return r.Hosts
+	}
+	return 4
+}
+
+// receiver is a Receiver at work.
+type receiver struct {
+	Receiver
+	clock    *clock
+	slots    []int // by source address
+	working  int
+	buckets  []bucket // by host
+	shut     time.Duration
+	offences int
+	offended time.Duration
+	today    int
+	day      time.Duration
+}
+
+func newReceiver(r Receiver, c *clock, sources int) *receiver {
+	x := &receiver{Receiver: r, clock: c, slots: make([]int, sources), buckets: make([]bucket, r.hosts())}
+	for i := range x.buckets {
+		x.buckets[i].tokens = 1
+	}
+	return x
+}
+
+// answer is what a host does when it is called.
+type answer uint8
+
+const (
+	yes answer = iota
+	refusal
+	noPort
+	silence
+)
+
+// called says what a host answers to a connect.
+func (r *receiver) called(source, host int) answer {
+	switch down, _ := r.Down.at(r.clock.now); {
+	case down != 0 || host < r.Dead:
+		return noPort
+	case host < r.Dead+r.Hanging:
+		return silence
+	case host >= r.hosts()-r.Full:
+		return refusal
+	case r.LimitAt == AtBanner && r.refuses(source, 1):
+		return refusal
+	}
+	return yes
+}
+
+// refuses says whether there would be too many with so many more, and punishes that.
+func (r *receiver) refuses(source, more int) bool {
+	limit, ok := r.Limit.at(r.clock.now)
+	if !ok {
+		return false
+	}
+	now := r.clock.now
+	if r.offences > 0 && now > r.shut && now-r.offended > r.Forget {
+		r.offences = 0
+	}
+	taken := r.slots[source]
+	if r.Shared {
+		taken = 0
+		for _, n := range r.slots {
+			taken += n
+		}
+	}
+	if now >= r.shut && taken+more <= max(1, int(limit)-r.offences*r.Shrink) {
+		return false
+	}
+	r.offences++
+	r.offended = now
+	r.shut = now + time.Duration(r.offences)*r.Ban
+	return true
+}
+
+func (r *receiver) enter(source int) { r.slots[source]++ }
+
+// leave frees the slot of a connection that has just ended.
+func (r *receiver) leave(source int) {
+	if r.Lag == 0 {
+		r.slots[source]--
+		return
+	}
+	r.clock.after(r.Lag, func() { r.slots[source]-- })
+}
+
+// reply is how a transaction ends.
+type reply uint8
+
+const (
+	taken    reply = iota
+	later          // 4xx for this recipient
+	tooFast        // 4xx for the rate or the quota
+	tooMany        // 421 for the connections, and a close
+	enough         // 421: no more messages on this connection
+	takenEnd       // taken, and a close
+)
+
+// offered begins a transaction, the n-th of its connection, and says how it will
+// end and how long it takes, latency included. done is to be called then.
+func (r *receiver) offered(source, host, n int, again bool) (reply, time.Duration) {
+	switch {
+	case r.PerConnection > 0 && n > r.PerConnection:
+		return enough, r.RTT
+	case r.LimitAt == AtMail && n == 1 && r.refuses(source, 0):
+		return tooMany, r.RTT
+	case r.LimitAt == AtDot && r.refuses(source, 0):
+		return tooMany, r.RTT
+	case r.Greylist > 0 && !again:
+		return later, r.RTT
+	case !r.inTime(host):
+		return tooFast, r.RTT
+	}
+	r.working++
+	d := float64(r.Service)
+	d *= 1 - r.Noise + r.Noise*r.clock.rng.ExpFloat64()
+	if r.Capacity > 0 && r.working > r.Capacity {
+		d *= float64(r.working) / float64(r.Capacity)
+	}
+	if r.Close && n == r.PerConnection {
+		return takenEnd, r.RTT + time.Duration(d)
+	}
+	return taken, r.RTT + time.Duration(d)
+}
+
+func (r *receiver) done() { r.working-- }
+
+// inTime counts a message against rate and quota, and says whether both allow it.
+func (r *receiver) inTime(host int) bool {
+	now := r.clock.now
+	if r.Quota > 0 {
+		if day := now / r.Day; day != r.day {
+			r.day, r.today = day, 0
+		}
+		if r.today >= r.Quota {
+			return false
+		}
+	}
+	if rate, ok := r.Rate.at(now); ok {
+		if !r.RatePerHost {
+			host = 0
+		}
+		if r.buckets[host].take(now, rate, max(1, rate)) > 0 { // a second's messages
+			return false
+		}
+	}
+	r.today++
+	return true
+}
+
+// bucket is a token bucket.
+type bucket struct {
+	tokens float64
+	at     time.Duration
+}
+
+// take takes a token, or says how long to wait for one; full is what it holds.
+func (b *bucket) take(now time.Duration, rate, full float64) (wait time.Duration) {
+	b.tokens = min(full, b.tokens+rate*(now-b.at).Seconds())
+	b.at = now
+	if b.tokens < 1 {
+		return 1 + time.Duration((1-b.tokens)/rate*float64(time.Second))
+	}
+	b.tokens--
+	return 0
+}

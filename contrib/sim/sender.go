@@ -1,0 +1,350 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// sender is one source address of the agent: a controller, followed to the
+// letter, and around it what package agent and package queue do: hosts that do
+// not answer are tried last, connects that fail hold the destination off, and so
+// many messages as the receiver takes on a connection are learned.
+type sender struct {
+	*world
+	source int
+	c      *elastic.Control
+
+	live, opening int
+	idle          []*session
+	pace          bucket
+	timer         time.Duration
+	timerSet      bool
+
+	hosts    []breaker
+	holdoff  time.Duration // no connect before
+	failures int
+	allowed  int // messages on a connection
+	ended    int // messages on the last one that the receiver ended
+
+	returning []time.Duration // greylisted messages, by when they may come again
+	turnBack  bool
+
+	target elastic.Target
+}
+
+// session is a connection that is up.
+type session struct {
+	host, n int
+	began   time.Duration
+}
+
+// breaker keeps a host that does not answer from being called.
+type breaker struct {
+	times   int
+	noted   time.Duration // the last failure
+	until   time.Duration
+	probing bool // one connect is trying it
+	pending int  // connects under way
+	news    time.Duration
+}
+
+// hangs says whether connects to it have been under way for long without an answer.
+func (b *breaker) hangs(now time.Duration) bool { return b.pending > 0 && now-b.news >= hangAfter }
+
+func (b *breaker) ended(now time.Duration) {
+	b.pending--
+	b.news = now
+}
+
+func (b *breaker) failed(began, now time.Duration) {
+	if b.times > 0 && began < b.noted {
+		return // it saw the same trouble
+	}
+	b.times++
+	b.noted, b.probing = now, false
+	b.until = now + min(avoidFirst<<min(b.times-1, 8), avoidMost)
+}
+
+const (
+	connectTimeout = 30 * time.Second // as agent/smtp's
+	hangAfter      = 2 * time.Second
+	avoidFirst     = 30 * time.Second // as package agent's
+	avoidMost      = 10 * time.Minute
+)
+
+// holdoffs are as package queue's, for a destination where nothing is up.
+var holdoffs = [...]time.Duration{
+	5 * time.Second, 15 * time.Second, 45 * time.Second, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute,
+}
+
+// soonest keeps looks at a site apart, as package queue does.
+const soonest = 5 * time.Millisecond
+
+// holdoffUp is the same where something is up.
+const holdoffUp = time.Second
+
+func newSender(w *world, source int, l elastic.Limits) *sender {
+	return &sender{
+		world: w, source: source, c: elastic.New(epoch, l),
+		hosts: make([]breaker, w.receiver.hosts()), allowed: perConnection,
+	}
+}
+
+func hostName(h int) string { return "192.0.2." + string(rune('1'+h)) }
+
+func (s *sender) signal(k elastic.Kind, host int, began time.Duration) {
+	x := elastic.Signal{Kind: k, Host: hostName(host), Began: epoch.Add(began)}
+	switch k {
+	case elastic.Refused:
+		x.Text = "421 too many connections"
+	case elastic.RateRefused:
+		x.Text = "451 too fast"
+	}
+	s.c.Observe(s.clock.time(), x)
+}
+
+// act does what the target says.
+func (s *sender) act() {
+	for {
+		b := s.backlog
+		now := s.clock.now
+		load := elastic.Load{Backlog: b, Live: s.live, Opening: s.opening}
+		t := s.c.Target(s.clock.time(), load)
+		s.target = t
+		s.check(t, load)
+		for s.live > t.Sessions && len(s.idle) > 0 {
+			x := s.idle[len(s.idle)-1]
+			s.idle = s.idle[:len(s.idle)-1]
+			s.quit(x)
+		}
+		if b > 0 && len(s.idle) > 0 && s.live <= t.Sessions {
+			wait := time.Duration(0)
+			if t.Pace > 0 {
+				wait = s.pace.take(now, t.Pace, max(1, t.Pace/10))
+			}
+			if wait > 0 {
+				s.wake(now + max(wait, soonest))
+			} else {
+				s.send(s.ready(t.Pace > 0))
+				continue
+			}
+		}
+		if b > 0 && s.live+s.opening < t.Sessions && s.opening < t.Unproven {
+			switch {
+			case s.holdoff > now:
+				s.wake(s.holdoff)
+			case s.failures > 0 && s.opening > 0: // one probe at a time
+			default:
+				s.open()
+				continue
+			}
+		}
+		if n := s.c.Next(); !n.IsZero() {
+			s.wake(n.Sub(epoch))
+		}
+		return
+	}
+}
+
+// ready takes the session that gets the next message.
+func (s *sender) ready(paced bool) *session {
+	i := len(s.idle) - 1
+	if paced && s.kind.Sender.TakeTurns {
+		i = 0
+	}
+	x := s.idle[i]
+	s.idle = append(s.idle[:i], s.idle[i+1:]...)
+	return x
+}
+
+func (s *sender) wake(at time.Duration) {
+	if s.timerSet && s.timer <= at && s.timer > s.clock.now {
+		return
+	}
+	s.timerSet, s.timer = true, at
+	s.clock.after(at-s.clock.now, func() {
+		if s.timer == s.clock.now {
+			s.timerSet = false
+		}
+		s.act()
+	})
+}
+
+// open begins a connect: it goes from host to host until one answers.
+func (s *sender) open() {
+	s.opening++
+	s.connects++
+	if s.kind.Suspended.has(s.clock.now) {
+		s.quiet++
+	}
+	s.call(s.clock.rng.Perm(len(s.hosts)), nil)
+}
+
+// next is the next host to try: one that is not off, or, if all are and none was
+// tried, one of these.
+func (s *sender) next(hosts []int, tried bool) (h int, rest []int, ok bool) {
+	for _, alone := range []bool{false, true} {
+		for i, h := range hosts {
+			b := &s.hosts[h]
+			off := b.times > 0 && s.clock.now < b.until || s.kind.Sender.PassHanging && b.hangs(s.clock.now)
+			if b.probing || off && !alone {
+				continue
+			}
+			if b.pending++; b.pending == 1 {
+				b.news = s.clock.now
+			}
+			b.probing = b.times > 0
+			if alone {
+				i = len(hosts) - 1 // one of those that are off is enough
+			}
+			return h, hosts[i+1:], true
+		}
+		if tried {
+			break
+		}
+	}
+	return 0, nil, false
+}
+
+// call tries the hosts in their order. failed are the signals of those before.
+func (s *sender) call(hosts []int, failed []func()) {
+	h, rest, ok := s.next(hosts, len(failed) > 0)
+	if !ok {
+		s.clock.after(0, func() { s.notUp(failed) })
+		return
+	}
+	began := s.clock.now
+	rtt := s.receiver.RTT
+	s.clock.after(rtt*3/2, func() { // SYN, SYN+ACK, ACK
+		a := s.receiver.called(s.source, h)
+		b := &s.hosts[h]
+		switch a {
+		case noPort, silence:
+			wait := time.Duration(0)
+			if a == silence {
+				wait = connectTimeout
+			}
+			s.clock.after(wait, func() {
+				b.ended(s.clock.now)
+				b.failed(began, s.clock.now)
+				s.call(rest, append(failed, func() { s.signal(elastic.Failed, h, began) }))
+			})
+		case refusal:
+			s.clock.after(rtt/2, func() {
+				s.refusedNow()
+				b.ended(s.clock.now)
+				if s.kind.Sender.AvoidRefusing && len(s.hosts) > 1 {
+					b.failed(began, s.clock.now)
+				}
+				s.notUp(append(failed, func() { s.signal(elastic.Refused, h, began) }))
+			})
+		case yes:
+			s.receiver.enter(s.source)
+			s.clock.after(rtt*3/2, func() { // greeting, EHLO, its reply
+				s.opening--
+				s.live++
+				b.ended(s.clock.now)
+				s.failures, b.times, b.probing = 0, 0, false
+				for _, f := range failed {
+					f()
+				}
+				s.signal(elastic.Up, h, began)
+				s.idle = append(s.idle, &session{host: h, began: s.clock.now})
+				s.act()
+			})
+		}
+	})
+}
+
+// notUp ends a connect that no host let in.
+func (s *sender) notUp(signals []func()) {
+	s.opening--
+	for _, f := range signals {
+		f()
+	}
+	wait := holdoffUp
+	if s.live == 0 {
+		if s.holdoff <= s.clock.now {
+			s.failures++
+		}
+		wait = holdoffs[min(max(s.failures, 1), len(holdoffs))-1]
+	}
+	s.holdoff = max(s.holdoff, s.clock.now+wait)
+	s.act()
+}
+
+// quit ends a session.
+func (s *sender) quit(x *session) {
+	s.clock.after(s.receiver.RTT/2, func() { s.receiver.leave(s.source) })
+	s.closed(x)
+}
+
+// closed is for a session that the receiver has ended already.
+func (s *sender) closed(x *session) {
+	s.live--
+	s.signal(elastic.Closed, x.host, x.began)
+}
+
+// learn notes that the receiver ended a connection after n messages: two at the
+// same place are its limit.
+func (s *sender) learn(n int) {
+	if n > 0 && n == s.ended {
+		s.allowed = n
+	}
+	s.ended = n
+}
+
+// again takes a greylisted message whose time has come; new ones and those take turns.
+func (s *sender) again() bool {
+	s.turnBack = !s.turnBack
+	if len(s.returning) == 0 || s.returning[0] > s.clock.now || !s.turnBack {
+		return false
+	}
+	s.returning = s.returning[1:]
+	return true
+}
+
+// send hands the next message to a session.
+func (s *sender) send(x *session) {
+	began, r := s.clock.now, s.receiver
+	x.n++
+	answer, d := r.offered(s.source, x.host, x.n, s.again())
+	s.clock.after(d, func() {
+		ended := false
+		switch answer {
+		case taken, takenEnd:
+			r.done()
+			s.delivered()
+			s.perSource[s.source]++
+			s.signal(elastic.Accepted, x.host, began)
+			ended = answer == takenEnd
+		case later:
+			s.returning = append(s.returning, s.clock.now+r.Greylist)
+			s.signal(elastic.Accepted, x.host, began)
+		case tooFast:
+			s.refusedNow()
+			s.signal(elastic.RateRefused, x.host, began)
+		case tooMany:
+			s.refusedNow()
+			s.signal(elastic.Refused, x.host, began)
+			ended = true
+		case enough:
+			x.n--
+			ended = true
+		}
+		switch {
+		case ended:
+			if answer != tooMany {
+				s.learn(x.n)
+			}
+			r.leave(s.source)
+			s.closed(x)
+		case x.n >= s.allowed:
+			s.quit(x)
+		default:
+			s.idle = append(s.idle, x)
+		}
+		s.act()
+	})
+}
