@@ -92,7 +92,7 @@ var moreReplies = []sample{
 	{Data, 450, "", "mailbox busy or temporarily blocked", ClassSystem, ScopeHost, Retry, elastic.Accepted},
 	{Rcpt, 451, "4.4.1", "Temporary server error. Please try again later", ClassNetwork, ScopeHost, Retry, elastic.Accepted},
 	{Data, 554, "5.4.6", "Too many hops", ClassNetwork, ScopeHost, Bounce, elastic.Accepted},
-	{Mail, 530, "5.7.1", "Encryption required for requested authentication: must issue STARTTLS", ClassTLS, ScopeHost, Bounce, elastic.Accepted},
+	{Mail, 530, "5.7.1", "Encryption required for requested authentication: must issue STARTTLS", ClassTLS, ScopeHost, Retry, elastic.Accepted},
 	{Mail, 450, "4.7.4", "TLS required", ClassTLS, ScopeHost, Retry, elastic.Accepted},
 	{Mail, 500, "5.5.2", "unrecognized command", ClassProtocol, ScopeStream, Bounce, elastic.Accepted},
 	{Rcpt, 503, "5.5.1", "Error: need MAIL command", ClassProtocol, ScopeRecipient, Bounce, elastic.Accepted},
