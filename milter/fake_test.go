@@ -20,6 +20,7 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/milter"
+	"github.com/millrace/millrace/milter/wire"
 )
 
 func TestMain(m *testing.M) { lab.Main(noLeaks{m}) }
@@ -184,27 +185,31 @@ type serving struct {
 }
 
 // serve runs a milter on a TCP port until the test ends.
-func serve(t *testing.T, cfg *config.Config, f *fakeSpool) *serving {
+func serve(t *testing.T, cfg *config.Config, f *fakeSpool, limits ...wire.Options) *serving {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, cfg, f, ln)
+	return serveOn(t, cfg, f, ln, limits...)
 }
 
-func serveOn(t testing.TB, cfg *config.Config, f *fakeSpool, ln net.Listener) *serving {
+func serveOn(t testing.TB, cfg *config.Config, f *fakeSpool, ln net.Listener, limits ...wire.Options) *serving {
 	t.Helper()
-	s := serveSpool(t, cfg, f, ln)
+	s := serveSpool(t, cfg, f, ln, limits...)
 	s.spool = f
 	return s
 }
 
-func serveSpool(t testing.TB, cfg *config.Config, sp milter.Spool, ln net.Listener) *serving {
+func serveSpool(t testing.TB, cfg *config.Config, sp milter.Spool, ln net.Listener, limits ...wire.Options) *serving {
 	t.Helper()
 	s := &serving{log: &logText{}, addr: ln.Addr().String()}
 	var err error
-	s.server, err = milter.New(cfg, milter.Options{Spool: sp, Key: loopKey, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+	o := milter.Options{Spool: sp, Key: loopKey, Logger: slog.New(slog.NewTextHandler(s.log, nil))}
+	if len(limits) > 0 {
+		o.Wire = limits[0]
+	}
+	s.server, err = milter.New(cfg, o)
 	if err != nil {
 		t.Fatal(err)
 	}

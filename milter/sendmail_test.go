@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/milter/wire"
 )
 
 // filtered starts a private Sendmail in front of a milter. There is no name
@@ -58,10 +59,10 @@ func TestSendmailWaitsForASlowDisk(t *testing.T) {
 	f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
 	release := sync.OnceFunc(func() { close(f.hold) })
 	defer release()
-	s := serve(t, divertAll(), f)
+	s := serve(t, divertAll(), f, wire.Options{ProgressEvery: time.Second})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	const patience = 5 * time.Second // longer than the interval of our PROGRESS
+	const patience = 5 * time.Second // much longer than the interval of our PROGRESS
 	m := filtered(ctx, t, s, "C:5s;S:5s;R:5s;E:1m")
 	answered := submit(ctx, t, m.SMTPAddr())
 	select {
