@@ -32,6 +32,12 @@ func (p peer) String() string { return fmt.Sprintf("%s[%s]", p.name, p.addr.Addr
 // relay writes it as Postfix does in relay=: with the port.
 func (p peer) relay() string { return fmt.Sprintf("%s:%d", p, p.addr.Port()) }
 
+// words are how a peer is written in reports, log lines and signals, put together
+// once for a connection.
+type words struct{ name, relay, host string }
+
+func (p peer) words() words { return words{p.String(), p.relay(), p.addr.Addr().String()} }
+
 // maxAddresses is how many addresses one connect tries, as Postfix's
 // smtp_mx_address_limit.
 const maxAddresses = 5

@@ -25,7 +25,7 @@ func (a *Agent) session(s *queue.Session) {
 		a.queue.Leave(s, nil, sig, err.Error())
 		return
 	}
-	w := worker{agent: a, conn: conn, peer: p, connected: time.Since(began)}
+	w := worker{agent: a, conn: conn, peer: p, words: p.words(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	a.queue.Opened(s, sig)
 	var done []queue.Settled
@@ -34,7 +34,7 @@ func (a *Agent) session(s *queue.Session) {
 		job, err := a.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: p.addr.Addr().String(), Began: began}), "")
+			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}), "")
 			return
 		}
 		way = s.Way() // a reload may have changed the policy
@@ -42,7 +42,7 @@ func (a *Agent) session(s *queue.Session) {
 		if err != nil {
 			conn.Close()
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
-				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: p.addr.Addr().String(), Began: began})
+				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.words.host, Began: began})
 			}
 			a.queue.Leave(s, done, sig, "")
 			return
@@ -55,6 +55,8 @@ type worker struct {
 	agent     *Agent
 	conn      *smtp.Conn
 	peer      peer
+	words     words
+	last      time.Time     // when the last transaction ended
 	connected time.Duration // what the connect took; part of the first transaction's delay
 	sent      int
 	tx        smtp.Tx
@@ -66,9 +68,9 @@ type worker struct {
 func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
 	a := w.agent
 	began := time.Now()
-	if err := w.conn.Check(); err != nil {
+	if err := w.check(began); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
-		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), err
+		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}), err
 	}
 	e, content, err := a.store.Message(job.ID)
 	if err != nil {
@@ -78,9 +80,10 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	w.prepare(e, content, job, a.now.Load().config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
-	took := time.Since(began)
+	w.last = time.Now()
+	took := w.last.Sub(began)
 	r := report{
-		agent: a, envelope: e, job: job, way: way, peer: w.peer, reuse: w.sent,
+		agent: a, envelope: e, job: job, way: way, peer: w.peer, words: w.words, reuse: w.sent,
 		times: times{connect: w.connected, transmit: took},
 	}
 	w.connected = 0
@@ -94,7 +97,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	w.done, w.events = r.settle(w.done, w.events)
 	sig = append(sig, r.signal(began))
 	if err == nil && w.insistsOnTLS(r.fates) {
-		return w.done, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.peer.addr.Addr().String(), Began: began}), errInsists
+		return w.done, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}), errInsists
 	}
 	return w.done, sig, err
 }
@@ -114,6 +117,19 @@ func (w *worker) insistsOnTLS(fates []fate) bool {
 		}
 	}
 	return false
+}
+
+// fresh is how long after a transaction a connection is taken to be up still.
+const fresh = time.Second
+
+// check looks whether the connection is still up. One that has just answered is
+// not looked at: should it be gone, MAIL shows it and costs nothing. With BDAT the
+// message is on its way by then, and would be in doubt.
+func (w *worker) check(now time.Time) error {
+	if now.Sub(w.last) < fresh && !w.conn.Extensions().Chunking {
+		return nil
+	}
+	return w.conn.Check()
 }
 
 // prepare fills the transaction. The Received field is made anew each time; it

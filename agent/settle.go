@@ -35,6 +35,7 @@ type report struct {
 	job      queue.Job
 	way      queue.Way
 	peer     peer
+	words    words
 	reuse    int // transactions on the connection, this one counted
 	times    times
 	fates    []fate
@@ -56,7 +57,7 @@ type fate struct {
 func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
-		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.peer.String(),
+		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.words.name,
 		Relay: r.way.Handback, Report: r.envelope.Origin == spool.Report,
 	}
 	f := fate{item: item, reply: res.Reply}
@@ -91,7 +92,7 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 
 // signal is the transaction's evidence for the controller.
 func (r *report) signal(began time.Time) elastic.Signal {
-	s := elastic.Signal{Kind: elastic.Accepted, Host: r.peer.addr.Addr().String(), Began: began}
+	s := elastic.Signal{Kind: elastic.Accepted, Host: r.words.host, Began: began}
 	for _, f := range r.fates {
 		if f.untried {
 			s.Kind = elastic.Closed
@@ -330,7 +331,7 @@ func (r *report) log(f fate, now time.Time) {
 	attrs = append(attrs, slog.String("id", r.job.ID.String()), slog.String("to", "<"+to+">"))
 	relay := "none"
 	if r.peer.addr.IsValid() {
-		relay = r.peer.relay()
+		relay = r.words.relay
 	}
 	attrs = append(attrs, slog.String("relay", relay))
 	if r.reuse > 1 {
