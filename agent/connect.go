@@ -39,9 +39,8 @@ func (p peer) relay() string { return fmt.Sprintf("%s:%d", p, p.addr.Port()) }
 const maxAddresses = 5
 
 // connect opens a connection for a session. It tries the hosts in MX order,
-// those that lately gave no answer only if there is no other, and those that refused
-// us after their equals (hosts.go). sig is
-// the evidence on the way.
+// those that lately gave no answer only if there is no other, those that refused us
+// after their equals (hosts.go). sig is the evidence on the way.
 func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
 	set := a.now.Load()
 	peers, err := set.peers(ctx, way)

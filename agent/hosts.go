@@ -106,18 +106,25 @@ func (m *met) ended(now time.Time) {
 	m.news = now
 }
 
-// order puts, among peers of the same preference, those that lately refused us last.
+// order puts, among peers of the same preference, those that lately refused us
+// last, and before that those that are being called by fewer connects first.
 func (h *hosts) order(peers []peer, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	refusals := func(p peer) int {
-		if m := h.met[p.addr.Addr()]; m != nil && now.Before(m.yields) {
-			return m.refusals
+	known := func(p peer) (refusals, calls int) {
+		m := h.met[p.addr.Addr()]
+		switch {
+		case m == nil:
+			return 0, 0
+		case now.Before(m.yields):
+			return m.refusals, m.calls
 		}
-		return 0
+		return 0, m.calls
 	}
 	slices.SortStableFunc(peers, func(x, y peer) int {
-		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(refusals(x), refusals(y)))
+		xRefusals, xCalls := known(x)
+		yRefusals, yCalls := known(y)
+		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xCalls, yCalls))
 	})
 }
 

@@ -105,7 +105,8 @@ func TestHostAtWhichAConnectHangsIsPassedBy(t *testing.T) {
 }
 
 // Refusals put an address behind its equals for a while, and then one connect at
-// a time before them, until it lets us in.
+// a time before them, until it lets us in. Else the one with fewer connects under
+// way goes first.
 func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	t.Parallel()
 	var h hosts
@@ -124,8 +125,10 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	if got := first(now); got != deadHost.String() {
 		t.Fatalf("%s goes first at the start", got)
 	}
-	for range 3 { // together: one refusal
+	for range 3 {
 		h.enter(deadHost, now, false)
+	}
+	for range 3 { // together: one refusal
 		h.refused(deadHost, now, now.Add(time.Second))
 	}
 	now = now.Add(time.Second)
@@ -149,6 +152,11 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	h.answered(deadHost, now)
 	if got := first(now); got != deadHost.String() {
 		t.Error("its refusals are not forgotten when it lets us in")
+	}
+	h.answered(other, now)
+	h.enter(deadHost, now, false)
+	if got := first(now); got != other.String() {
+		t.Error("the one that another connect is calling goes first")
 	}
 }
 

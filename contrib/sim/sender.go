@@ -10,9 +10,10 @@ import (
 
 // sender is one source address of the agent: a controller, followed to the
 // letter, and around it what package agent and package queue do: hosts that do
-// not answer, or refuse where others do not, are tried last, connects that fail
-// hold the destination off, sessions take turns under a pace, and so many messages
-// as the receiver takes on a connection are learned.
+// not answer, or refuse where others do not, are tried last, and of the others
+// those first that are called by fewer connects; connects that fail hold the
+// destination off, sessions take turns under a pace, and so many messages as the
+// receiver takes on a connection are learned.
 type sender struct {
 	*world
 	source int
@@ -210,7 +211,8 @@ func (s *sender) open() {
 	}
 	hosts := s.clock.rng.Perm(len(s.hosts))
 	slices.SortStableFunc(hosts, func(x, y int) int {
-		return cmp.Compare(s.hosts[x].rank(s.clock.now), s.hosts[y].rank(s.clock.now))
+		a, b := &s.hosts[x], &s.hosts[y]
+		return cmp.Or(cmp.Compare(a.rank(s.clock.now), b.rank(s.clock.now)), cmp.Compare(a.pending, b.pending))
 	})
 	s.call(hosts, nil)
 }
