@@ -14,8 +14,8 @@ var update = flag.Bool("update", false, "write testdata/golden.txt anew")
 // seeds is how many runs each kind gets; the worst counts. Three are what the time
 // of the tests allows, and not the whole truth: the controller was tuned with the
 // seeds 1 to 10, and millrace-sim --first=11 --seeds=10 finds some runs that miss a
-// mark, most of them where the limit is told after the dot, sources share a limit,
-// or the host's own mail happens to come just when the limit is found.
+// mark: where sources share a limit, or the host's own mail happens to come just
+// when the limit is found.
 const seeds = 3
 
 // TestEveryKindReachesItsMarks holds the controller to what it has to reach and,
