@@ -24,6 +24,8 @@ type peer struct {
 	name string
 	addr netip.AddrPort
 	need route.Need
+
+	preference uint16 // of the MX record
 }
 
 // String writes it as Postfix does: "mx1.example.com[192.0.2.1]".
@@ -43,8 +45,8 @@ func (p peer) words() words { return words{p.String(), p.relay(), p.addr.Addr().
 const maxAddresses = 5
 
 // connect opens a connection for a session. It tries the hosts in MX order,
-// those that lately gave no answer only if there is no other (hosts.go). sig is
-// the evidence on the way.
+// those that lately gave no answer only if there is no other, those that refused us
+// after their equals (hosts.go). sig is the evidence on the way.
 func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
 	set := a.now.Load()
 	peers, err := set.peers(ctx, way)
@@ -52,6 +54,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 		a.log.Info("connect", "site", way.Site, "status", "failed", "reason", err)
 		return nil, peer{}, nil, err // the site has shown nothing
 	}
+	a.hosts.order(peers, time.Now())
 	tries := 0
 	for _, alone := range []bool{false, true} {
 		for _, p = range peers {
@@ -68,10 +71,13 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			attempt := failure(err, p)
 			d := set.retries(way.Queue).Decide(time.Now(), attempt)
 			a.heed(way.Site, "", d)
-			if attempt.Code == 0 && attempt.Stage != outcome.TLS {
+			switch {
+			case attempt.Code == 0 && attempt.Stage != outcome.TLS:
 				a.hosts.failed(p.addr.Addr(), began, time.Now())
-			} else {
-				a.hosts.answered(p.addr.Addr())
+			case d.Signal == elastic.Refused:
+				a.hosts.refused(p.addr.Addr(), began, time.Now())
+			default:
+				a.hosts.answered(p.addr.Addr(), time.Now())
 			}
 			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began, Text: attempt.Text})
 			a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
@@ -107,7 +113,7 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 	if err != nil {
 		return nil, err
 	}
-	a.hosts.answered(addr)
+	a.hosts.answered(addr, time.Now())
 	if p.need.Asks == route.Report {
 		if p.need.Err != nil {
 			a.reportTesting(way, p, p.need.Err.Error())
@@ -165,7 +171,7 @@ func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 			kept = cmp.Or(kept, x.Need.Err)
 		case way.Source.IsValid() && way.Source.Is4() != x.Addr.Is4():
 		default:
-			list = append(list, peer{name: x.Host, addr: netip.AddrPortFrom(x.Addr, s.config.Agent.Port), need: x.Need})
+			list = append(list, peer{name: x.Host, addr: netip.AddrPortFrom(x.Addr, s.config.Agent.Port), need: x.Need, preference: x.Preference})
 		}
 	}
 	switch {

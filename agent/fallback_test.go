@@ -49,7 +49,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 			for _, tt := range needs {
 				way := queue.Way{Queue: &config.Queue{TLS: tt.level}}
 				before := r.seen()
-				c, err := a.dial(t.Context(), set, way, peer{"mx.test", r.addr, tt.need})
+				c, err := a.dial(t.Context(), set, way, peer{name: "mx.test", addr: r.addr, need: tt.need})
 				if err == nil {
 					_, secret := c.TLS()
 					c.Quit(t.Context())

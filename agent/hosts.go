@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,49 +17,115 @@ import (
 // while the others still pass it by; its answer switches the address on again.
 // Only silence counts (no connection, or one that breaks before EHLO is done): a
 // host that refuses us answers, and one whose TLS does not satisfy one domain
-// may do for the next.
+// may do for the next. An address at which a connect has waited for some seconds is
+// passed by even before that one times out.
 //
-// Second, addresses where STARTTLS is offered and the handshake fails: where TLS
+// Second, how often in a row an address refused us for being one too many. For a
+// while, longer each time, its equals go before it, those that refused less first:
+// they may have room. What only stands in for it does not, since most such limits
+// hold for all hosts of a site.
+//
+// Third, addresses where STARTTLS is offered and the handshake fails: where TLS
 // is not required the next connects go without the attempt, unless the host then
 // says that it takes no mail in the clear.
 type hosts struct {
 	mu    sync.Mutex
-	down  map[netip.Addr]*failing
+	met   map[netip.Addr]*met      // those in trouble or being called
 	noTLS map[netip.Addr]time.Time // until when
 }
 
-type failing struct {
-	times   int
-	noted   time.Time // when the last failure was
+// met is an address's breaker, its refusals, and the connects to it that are under way.
+type met struct {
+	times   int       // failures in a row
+	noted   time.Time // when the last failure or refusal was
 	until   time.Time
 	probing bool // one connect is trying it
+
+	refusals int       // in a row
+	yields   time.Time // its equals go first until then
+
+	calls int       // connects under way
+	news  time.Time // when the first of these began, or the last one ended
 }
 
 const (
 	offFirst = 30 * time.Second // doubles with each failure
 	offMost  = 10 * time.Minute
-	noTLSFor = 15 * time.Minute
+	// hangAfter is how long a connect may wait until others go elsewhere. A SYN
+	// that was lost is sent again after 1 s.
+	hangAfter = 2 * time.Second
+	noTLSFor  = 15 * time.Minute
 	// maxRemembered bounds each memory; past it, what is over goes, then any.
 	maxRemembered = 10_000
 )
 
+// off says whether connects pass the address by while there is another.
+func (m *met) off(now time.Time) bool {
+	return m.probing || now.Before(m.until) || m.calls > 0 && now.Sub(m.news) >= hangAfter
+}
+
 // enter says whether a connect to an address may be made now. Who was let in
 // says failed or answered later, unless the agent stops. alone says that there
 // is no other address to go to: then one that is off is tried before its time,
-// still by one connect at a time; how often is up to the caller (the queue
-// probes a destination that is down at growing intervals).
+// after failures still by one connect at a time; how often is up to the caller
+// (the queue probes a destination that is down at growing intervals).
 func (h *hosts) enter(a netip.Addr, now time.Time, alone bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.down[a]
-	switch {
-	case f == nil:
-		return true
-	case f.probing || !alone && now.Before(f.until):
+	m := h.at(a, now)
+	if m.probing || !alone && m.off(now) {
 		return false
 	}
-	f.probing = true
+	m.probing = m.times > 0
+	if m.refusals > 0 && !now.Before(m.yields) {
+		m.yields = now.Add(offFirst) // this connect shows whether it still refuses
+	}
+	if m.calls++; m.calls == 1 {
+		m.news = now
+	}
 	return true
+}
+
+// at is what is remembered of an address.
+func (h *hosts) at(a netip.Addr, now time.Time) *met {
+	m := h.met[a]
+	if m == nil {
+		if h.met == nil {
+			h.met = make(map[netip.Addr]*met)
+		}
+		makeRoom(h.met, func(m *met) bool { return m.calls == 0 && m.until.Before(now) && m.yields.Before(now) })
+		m = &met{}
+		h.met[a] = m
+	}
+	return m
+}
+
+// ended notes that a connect is no longer under way.
+func (m *met) ended(now time.Time) {
+	m.calls = max(0, m.calls-1)
+	m.news = now
+}
+
+// order puts, among peers of the same preference, those that lately refused us
+// last, and before that those that are being called by fewer connects first.
+func (h *hosts) order(peers []peer, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	known := func(p peer) (refusals, calls int) {
+		m := h.met[p.addr.Addr()]
+		switch {
+		case m == nil:
+			return 0, 0
+		case now.Before(m.yields):
+			return m.refusals, m.calls
+		}
+		return 0, m.calls
+	}
+	slices.SortStableFunc(peers, func(x, y peer) int {
+		xRefusals, xCalls := known(x)
+		yRefusals, yCalls := known(y)
+		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xCalls, yCalls))
+	})
 }
 
 // failed notes a connect, begun at a time, that got no answer. Connects begun
@@ -65,28 +133,47 @@ func (h *hosts) enter(a netip.Addr, now time.Time, alone bool) bool {
 func (h *hosts) failed(a netip.Addr, began, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.down[a]
-	switch {
-	case f == nil:
-		if h.down == nil {
-			h.down = make(map[netip.Addr]*failing)
-		}
-		makeRoom(h.down, func(f *failing) bool { return !f.probing && f.until.Before(now) })
-		f = &failing{}
-		h.down[a] = f
-	case began.Before(f.noted):
+	m := h.at(a, now)
+	m.ended(now)
+	if m.times > 0 && began.Before(m.noted) {
 		return
 	}
-	f.times++
-	f.noted, f.probing = now, false
-	f.until = now.Add(min(offFirst<<min(f.times-1, 8), offMost))
+	m.times++
+	m.noted, m.probing = now, false
+	m.until = now.Add(backoff(m.times))
 }
 
-// answered forgets an address's failures.
-func (h *hosts) answered(a netip.Addr) {
+// refused likewise notes a connect that was refused for being one too many.
+func (h *hosts) refused(a netip.Addr, began, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.down, a)
+	m := h.at(a, now)
+	m.ended(now)
+	m.times, m.until, m.probing = 0, time.Time{}, false
+	if m.refusals > 0 && began.Before(m.noted) {
+		return
+	}
+	m.refusals++
+	m.noted = now
+	m.yields = now.Add(backoff(m.refusals))
+}
+
+func backoff(times int) time.Duration { return min(offFirst<<min(times-1, 8), offMost) }
+
+// answered notes a connect that got an answer, and forgets what was wrong before.
+func (h *hosts) answered(a netip.Addr, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.met[a]
+	if m == nil {
+		return
+	}
+	m.ended(now)
+	if m.calls == 0 {
+		delete(h.met, a)
+		return
+	}
+	*m = met{calls: m.calls, news: m.news}
 }
 
 // tlsFailed notes that a handshake after STARTTLS failed.

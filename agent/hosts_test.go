@@ -51,7 +51,7 @@ func TestSilentHostIsTriedByOneConnectAtATime(t *testing.T) {
 	if n := enters(&h, off, 20); n != 1 {
 		t.Fatalf("%d let in", n)
 	}
-	h.answered(deadHost)
+	h.answered(deadHost, off)
 	if n := enters(&h, off, 20); n != 20 {
 		t.Errorf("%d of 20 let in after it answered", n)
 	}
@@ -72,6 +72,91 @@ func TestSoleHostMayBeProbedEarly(t *testing.T) {
 	}
 	if h.enter(deadHost, now.Add(time.Second), true) {
 		t.Error("a second probe beside the first")
+	}
+}
+
+// A connect that gets no answer for long sends the others elsewhere before it
+// times out, unless there is nowhere else to go; answers that come meanwhile show
+// that the host is well.
+func TestHostAtWhichAConnectHangsIsPassedBy(t *testing.T) {
+	t.Parallel()
+	var h hosts
+	now := time.Unix(1_000_000, 0)
+	if !h.enter(deadHost, now, false) || !h.enter(deadHost, now.Add(hangAfter-1), false) {
+		t.Fatal("not let in at a host nobody complained of")
+	}
+	now = now.Add(hangAfter)
+	if h.enter(deadHost, now, false) {
+		t.Error("let in although a connect hangs and others are there")
+	}
+	if !h.enter(deadHost, now, true) {
+		t.Error("not let in although it is alone")
+	}
+	h.answered(deadHost, now)
+	if !h.enter(deadHost, now.Add(hangAfter-1), false) {
+		t.Error("not let in though it has just answered")
+	}
+	for range 3 {
+		h.answered(deadHost, now)
+	}
+	if len(h.met) != 0 {
+		t.Errorf("%d remembered of which nothing is to be told", len(h.met))
+	}
+}
+
+// Refusals put an address behind its equals for a while, and then one connect at
+// a time before them, until it lets us in. Else the one with fewer connects under
+// way goes first.
+func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
+	t.Parallel()
+	var h hosts
+	at := func(addr string, preference uint16) peer {
+		return peer{name: addr, addr: netip.AddrPortFrom(netip.MustParseAddr(addr), 25), preference: preference}
+	}
+	first := func(now time.Time) string {
+		peers := []peer{at("192.0.2.1", 10), at("192.0.2.2", 10), at("192.0.2.3", 20)}
+		h.order(peers, now)
+		if peers[2].preference != 20 {
+			t.Fatalf("the backup is not the last: %v", peers)
+		}
+		return peers[0].name
+	}
+	now := time.Unix(1_000_000, 0)
+	if got := first(now); got != deadHost.String() {
+		t.Fatalf("%s goes first at the start", got)
+	}
+	for range 3 {
+		h.enter(deadHost, now, false)
+	}
+	for range 3 { // together: one refusal
+		h.refused(deadHost, now, now.Add(time.Second))
+	}
+	now = now.Add(time.Second)
+	if got := first(now.Add(offFirst - 1)); got == deadHost.String() {
+		t.Error("goes first after a refusal")
+	}
+	now = now.Add(offFirst)
+	if got := first(now); got != deadHost.String() {
+		t.Error("is not tried again")
+	}
+	h.enter(deadHost, now, false)
+	if got := first(now); got == deadHost.String() {
+		t.Error("a second connect tries it, too")
+	}
+	other := netip.MustParseAddr("192.0.2.2")
+	h.refused(deadHost, now, now)
+	h.refused(other, now, now)
+	if got := first(now); got != other.String() {
+		t.Error("of two that refuse not the one that did so less is first")
+	}
+	h.answered(deadHost, now)
+	if got := first(now); got != deadHost.String() {
+		t.Error("its refusals are not forgotten when it lets us in")
+	}
+	h.answered(other, now)
+	h.enter(deadHost, now, false)
+	if got := first(now); got != other.String() {
+		t.Error("the one that another connect is calling goes first")
 	}
 }
 
@@ -104,14 +189,14 @@ func TestHostMemoriesAreBounded(t *testing.T) {
 			t.Fatal("the latest is not remembered")
 		}
 	}
-	if len(h.down) > maxRemembered || len(h.noTLS) > maxRemembered {
-		t.Errorf("%d and %d remembered", len(h.down), len(h.noTLS))
+	if len(h.met) > maxRemembered || len(h.noTLS) > maxRemembered {
+		t.Errorf("%d and %d remembered", len(h.met), len(h.noTLS))
 	}
 	// What is over goes first: one that is off still is kept.
 	later := now.Add(time.Hour)
 	h.failed(deadHost, now, later)
 	h.failed(a.Next(), later, later)
-	if len(h.down) != 2 {
-		t.Errorf("%d remembered of which all but two are over", len(h.down))
+	if len(h.met) != 2 {
+		t.Errorf("%d remembered of which all but two are over", len(h.met))
 	}
 }

@@ -134,7 +134,7 @@ func TestTLSLevels(t *testing.T) {
 			t.Parallel()
 			o := smtp.Options{Hello: "client.test"}
 			reports := 0
-			tt.base.secure(&o, &config.Queue{TLS: tt.level}, peer{tt.host, tt.at.addr, tt.need}, func(string) { reports++ })
+			tt.base.secure(&o, &config.Queue{TLS: tt.level}, peer{name: tt.host, addr: tt.at.addr, need: tt.need}, func(string) { reports++ })
 			c, err := smtp.Dial(t.Context(), tt.at.addr, o)
 			if tt.wrong != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wrong) {
@@ -189,7 +189,7 @@ func TestTicketsBelongToALevel(t *testing.T) {
 		{config.TLSOpportunistic, "mx.test", route.Need{}, true},
 	} {
 		o := smtp.Options{Hello: "client.test"}
-		b.secure(&o, &config.Queue{TLS: tt.level}, peer{tt.host, r.addr, tt.need}, nil)
+		b.secure(&o, &config.Queue{TLS: tt.level}, peer{name: tt.host, addr: r.addr, need: tt.need}, nil)
 		c, err := smtp.Dial(t.Context(), r.addr, o)
 		if err != nil {
 			t.Fatal(err)

@@ -178,9 +178,9 @@ func (c *Control) hang(now time.Time, l Load) {
 		c.news = now
 	}
 	if now.Sub(c.news) >= hangAfter {
-		most := startSessions
+		most := 2 * startSessions
 		if l.Live > 0 {
-			most = max(2*most, c.want)
+			most = max(most, c.want)
 		}
 		c.hanging = min(l.Opening, most)
 	}

@@ -73,6 +73,56 @@ func TestHostTroubleIsNoLimit(t *testing.T) {
 	}
 }
 
+// Where much of what was up ends, what is left may be within a limit that was
+// lowered: a try then is not held against it. A shut door is left alone for the
+// whole time.
+func TestWaitEndsEarlyUnlessARefusalWasAnsweredByAnother(t *testing.T) {
+	t.Parallel()
+	for _, proved := range []bool{true, false} {
+		s := limited(t)
+		s.c.door.proved = proved
+		refuse := func(live int) {
+			s.now = s.now.Add(waits[waitPrompted])
+			s.c.Observe(s.now, Signal{Kind: Refused, Host: "a", Began: s.now})
+			s.c.Target(s.now, Load{Backlog: 100, Live: live})
+		}
+		refuse(9)
+		for s.c.door.wait() < time.Minute {
+			refuse(9)
+		}
+		s.now = s.now.Add(strikeWait)
+		early := s.c.Target(s.now, Load{Backlog: 100, Live: 4}).Unproven > 0
+		if early != proved {
+			t.Errorf("proved %v: tries early %v", proved, early)
+		}
+		if strikes := s.c.door.strikes; early {
+			s.c.Observe(s.now, Signal{Kind: Refused, Host: "a", Began: s.now})
+			if s.c.door.strikes != strikes {
+				t.Errorf("%d strikes after an early try, were %d", s.c.door.strikes, strikes)
+			}
+		}
+	}
+}
+
+// What follows upon a refusal shows whether it is punished, and only if nothing we
+// had was refused in between.
+func TestPunishmentIsNotForgottenByWhatComesUpAfterIt(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	d := &s.c.door
+	d.punish, d.tested, d.proved = s.now.Add(waryFor), true, false
+	s.c.Observe(s.now, Signal{Kind: Refused, Host: "a", Began: s.now})
+	s.c.Target(s.now, Load{Backlog: 100, Live: 9})
+	for range 2 { // one ends the row of refusals, the next brings back all we had
+		s.now = s.now.Add(time.Minute)
+		s.c.Observe(s.now, Signal{Kind: Up, Host: "a", Began: s.now})
+		s.c.Target(s.now, Load{Backlog: 100, Live: 10})
+	}
+	if !d.proved || !d.wary(s.now) {
+		t.Errorf("proved %v, wary %v", d.proved, d.wary(s.now))
+	}
+}
+
 func TestWantsNoMoreThanThereIsWorkFor(t *testing.T) {
 	t.Parallel()
 	s := limited(t)

@@ -12,27 +12,26 @@ const (
 	ownAffair   = 4                      // refusals in a row at one host while others let us in
 	lagMax      = 5 * time.Second        // longest time we take a slot to be freed late
 	lagNear     = time.Second            // a replacement so soon after a close may have met the old slot
-	lagTriesMax = 5                      // rows of strikes put down to that, before it is taken for a limit after all
+	lagTriesMax = 3                      // rows of strikes put down to that, before it is taken for a limit after all
 	lagCalm     = 10 * time.Second       // without strikes, after which these are forgotten
 	lagEase     = 0.98                   // per replacement that came up, at most one a second
 )
 
-// wait is how long no connect is begun after so many refusals in a row: short at
+// waits is how long no connect is begun after so many refusals in a row: short at
 // first, for a slot that is freed late, and then, since each try at a door that
-// is shut as a punishment shuts it for longer, growing much faster than penalties
-// do. An answer to an earlier refusal is given that time at once.
-func (d *door) wait() time.Duration {
-	list := waits[:]
-	if d.prompted {
-		list = waitsPrompted[:]
-	}
-	return list[min(d.strikes, len(list))-1]
-}
+// is shut as a punishment shuts it for longer, growing much faster than penalties do.
+var waits = [...]time.Duration{strikeWait, time.Second, 4 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
 
-var (
-	waits         = [...]time.Duration{strikeWait, time.Second, 4 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
-	waitsPrompted = [...]time.Duration{4 * time.Second, 4 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
-)
+// waitPrompted is where a refusal that may be the answer to another begins in waits.
+const waitPrompted = 2
+
+func (d *door) wait() time.Duration {
+	i := d.strikes - 1
+	if d.prompted {
+		i += waitPrompted
+	}
+	return waits[min(i, len(waits)-1)]
+}
 
 // door is what is known of getting in: when connects may begin, and how late the
 // receiver frees the slot of a session that ended.
@@ -247,12 +246,16 @@ func said(s Signal) string {
 // receiver punishes an earlier refusal. Waiting is right in all three.
 func (c *Control) strike(now time.Time, s Signal) {
 	d := &c.door
-	d.strikes++
 	if now.Sub(d.struck) > lagCalm {
 		d.tries = 0
 	}
+	first := d.strikes == 0
+	if !s.Began.Before(d.opens) { // one that came early, since much had ended, proves nothing more
+		d.strikes++
+	}
+	d.tested = false // a refusal of what was held is a consequence
 	d.live, d.struck = c.load.Live, now
-	if d.strikes == 1 {
+	if first {
 		d.want, d.was, d.prompted = c.want, d.punish, !d.proved
 		d.freed = d.lastClose(s.Began)
 		if s.Began.Sub(d.freed) > d.lag+lagNear || d.tries >= lagTriesMax {
@@ -310,8 +313,9 @@ func (c *Control) unproven(now time.Time, sessions int) int {
 	}
 	if d.strikes > 0 {
 		n = 1
-		// Waiting ends early when much of what was up has ended meanwhile.
-		if now.Before(d.opens) && (live == 0 || 2*live > d.live || now.Sub(d.struck) < strikeWait) {
+		// Waiting for a lower limit ends early when much of what was up has ended
+		// meanwhile. A punishment does not end by that: to try only makes it longer.
+		if now.Before(d.opens) && (live == 0 || d.prompted || 2*live > d.live || now.Sub(d.struck) < strikeWait) {
 			return 0
 		}
 	} else if d.wary(now) {

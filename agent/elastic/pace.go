@@ -13,7 +13,7 @@ const (
 	paceProof    = 10               // messages accepted at a pace before it is raised
 	paceGain     = 0.02             // of each of the first steps
 	paceGainMax  = 0.5              // of the steps after a long clean time
-	paceCareful  = 10               // steps before they grow: 0.9*1.02^10 is past the rate that was refused
+	paceCareful  = 7                // steps before they grow: 0.9*1.02^7 is past the rate that was refused
 	paceStart    = 1.0              // messages per second, when too few were accepted to measure
 	paceFloor    = 0.1              // messages per second, the least that Slow asks for
 	paceShut     = 1.0 / 30         // messages per second while all are refused: so many tries find it open again

@@ -526,6 +526,38 @@ func TestPaceIsKept(t *testing.T) {
 	})
 }
 
+// Hosts of a receiver with a rate for each would else be driven at one host's rate.
+func TestSessionsTakeTurnsUnderAPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var sessions []*Session
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxMessageRate = 10
+			w.service = time.Millisecond
+			w.server = func(w *world, s *Session) {
+				w.set(func() { sessions = append(sessions, s) })
+				w.serveSession(s)
+			}
+		})
+		for i := range 100 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(5 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.Queue.mu.Lock()
+		defer w.Queue.mu.Unlock()
+		if len(sessions) < 2 {
+			t.Fatalf("%d sessions", len(sessions))
+		}
+		for _, s := range sessions {
+			if even := len(w.sent) / len(sessions); s.jobs < even-2 || s.jobs > even+2 {
+				t.Errorf("%d of %d transactions on one of %d sessions", s.jobs, len(w.sent), len(sessions))
+			}
+		}
+	})
+}
+
 func TestLanesMoveWithTheirDomain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -317,10 +317,16 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 		return false
 	}
 	if n := len(d.ready); n > 0 {
-		if !q.paced(d.site, d.site.control.Target(now, d.site.load()), now) {
+		t := d.site.control.Target(now, d.site.load())
+		if !q.paced(d.site, t, now) {
 			return false
 		}
+		// The last used one, so that those not needed time out; but under a pace
+		// they take turns, or one host would get more than its part of the rate.
 		s := d.ready[n-1]
+		if t.Pace > 0 {
+			s = d.ready[0]
+		}
 		q.unready(s)
 		q.assign(s)
 		s.wake <- wakeJob

@@ -106,7 +106,8 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 		q.mu.Unlock()
 		return Job{}, err
 	}
-	if s.dest.waiting > 0 && q.paced(site, target, now) {
+	inTurn := target.Pace == 0 || len(s.dest.ready) == 0
+	if s.dest.waiting > 0 && inTurn && q.paced(site, target, now) {
 		q.assign(s)
 		q.grow(site, now) // the evidence may have raised the target
 		q.mu.Unlock()
@@ -115,6 +116,9 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	q.grow(site, now)
 	s.dest.ready = append(s.dest.ready, s)
 	q.idle.push(s)
+	if !inTurn {
+		q.serveOne(s.dest, now)
+	}
 	q.mu.Unlock()
 	return q.stand(ctx, s)
 }

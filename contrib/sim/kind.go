@@ -14,24 +14,15 @@ type Kind struct {
 	Sessions int // the site's max_sessions; 200 if not given
 	Sources  int // source addresses, each with a controller of its own; 1 if not given
 
-	Sender Sender // what the agent might do otherwise
-
 	HostEvery  time.Duration // mean time between the host's own messages; 0: it sends none
 	HostUntold bool          // the controller does not hear of them
 	Suspended  Span          // a clamp forbids all connections
+	Lowered    float64       // the limit from the first probe that is refused after loweredFrom, until Lifted; 0: not lowered
 	Lifted     time.Duration // when the receiver allows more again; 0: never
 
 	Length   time.Duration // of the simulation
 	Learning time.Duration // from the start, not counted as steady
 	Marks    Marks
-}
-
-// Sender is what packages agent and queue, round the controller, might do
-// otherwise than they do. The zero value is what they do.
-type Sender struct {
-	AvoidRefusing bool // a host that refuses a connection is passed by for a while, like one that does not answer
-	PassHanging   bool // a host at which a connect has been under way for 2 s is passed by
-	TakeTurns     bool // under a pace the session that has been ready longest is next, not the last
 }
 
 // Span is a time from one moment to before another.
@@ -58,6 +49,9 @@ const (
 	recoveryMark = 1
 	hostMark     = 0.01
 )
+
+// loweredFrom is when a controller is at its limit and only probes are refused.
+const loweredFrom = 5 * time.Minute
 
 func (k *Kind) sources() int { return max(1, k.Sources) }
 

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -8,8 +10,10 @@ import (
 
 // sender is one source address of the agent: a controller, followed to the
 // letter, and around it what package agent and package queue do: hosts that do
-// not answer are tried last, connects that fail hold the destination off, and so
-// many messages as the receiver takes on a connection are learned.
+// not answer, or refuse where others do not, are tried last, and of the others
+// those first that are called by fewer connects; connects that fail hold the
+// destination off, sessions take turns under a pace, and so many messages as the
+// receiver takes on a connection are learned.
 type sender struct {
 	*world
 	source int
@@ -39,18 +43,23 @@ type session struct {
 	began   time.Duration
 }
 
-// breaker keeps a host that does not answer from being called.
+// breaker keeps a host that does not answer from being called, and one that
+// refuses from being called first.
 type breaker struct {
-	times   int
-	noted   time.Duration // the last failure
-	until   time.Duration
-	probing bool // one connect is trying it
-	pending int  // connects under way
-	news    time.Duration
+	times    int
+	noted    time.Duration // the last failure or refusal
+	until    time.Duration
+	probing  bool // one connect is trying it
+	refusals int  // in a row
+	yields   time.Duration
+	pending  int // connects under way
+	news     time.Duration
 }
 
-// hangs says whether connects to it have been under way for long without an answer.
-func (b *breaker) hangs(now time.Duration) bool { return b.pending > 0 && now-b.news >= hangAfter }
+// off says whether connects pass the host by while there is another.
+func (b *breaker) off(now time.Duration) bool {
+	return b.probing || now < b.until || b.pending > 0 && now-b.news >= hangAfter
+}
 
 func (b *breaker) ended(now time.Duration) {
 	b.pending--
@@ -63,8 +72,30 @@ func (b *breaker) failed(began, now time.Duration) {
 	}
 	b.times++
 	b.noted, b.probing = now, false
-	b.until = now + min(avoidFirst<<min(b.times-1, 8), avoidMost)
+	b.until = now + backoff(b.times)
 }
+
+func (b *breaker) refused(began, now time.Duration) {
+	b.times, b.until, b.probing = 0, 0, false
+	if b.refusals > 0 && began < b.noted {
+		return
+	}
+	b.refusals++
+	b.noted = now
+	b.yields = now + backoff(b.refusals)
+}
+
+func (b *breaker) answered() { *b = breaker{pending: b.pending, news: b.news} }
+
+// rank is how often it refused, while its equals go before it for that.
+func (b *breaker) rank(now time.Duration) int {
+	if now < b.yields {
+		return b.refusals
+	}
+	return 0
+}
+
+func backoff(times int) time.Duration { return min(avoidFirst<<min(times-1, 8), avoidMost) }
 
 const (
 	connectTimeout = 30 * time.Second // as agent/smtp's
@@ -150,7 +181,7 @@ func (s *sender) act() {
 // ready takes the session that gets the next message.
 func (s *sender) ready(paced bool) *session {
 	i := len(s.idle) - 1
-	if paced && s.kind.Sender.TakeTurns {
+	if paced {
 		i = 0
 	}
 	x := s.idle[i]
@@ -178,7 +209,12 @@ func (s *sender) open() {
 	if s.kind.Suspended.has(s.clock.now) {
 		s.quiet++
 	}
-	s.call(s.clock.rng.Perm(len(s.hosts)), nil)
+	hosts := s.clock.rng.Perm(len(s.hosts))
+	slices.SortStableFunc(hosts, func(x, y int) int {
+		a, b := &s.hosts[x], &s.hosts[y]
+		return cmp.Or(cmp.Compare(a.rank(s.clock.now), b.rank(s.clock.now)), cmp.Compare(a.pending, b.pending))
+	})
+	s.call(hosts, nil)
 }
 
 // next is the next host to try: one that is not off, or, if all are and none was
@@ -187,14 +223,16 @@ func (s *sender) next(hosts []int, tried bool) (h int, rest []int, ok bool) {
 	for _, alone := range []bool{false, true} {
 		for i, h := range hosts {
 			b := &s.hosts[h]
-			off := b.times > 0 && s.clock.now < b.until || s.kind.Sender.PassHanging && b.hangs(s.clock.now)
-			if b.probing || off && !alone {
+			if b.probing || !alone && b.off(s.clock.now) {
 				continue
 			}
 			if b.pending++; b.pending == 1 {
 				b.news = s.clock.now
 			}
 			b.probing = b.times > 0
+			if b.refusals > 0 && s.clock.now >= b.yields {
+				b.yields = s.clock.now + avoidFirst
+			}
 			if alone {
 				i = len(hosts) - 1 // one of those that are off is enough
 			}
@@ -234,9 +272,7 @@ func (s *sender) call(hosts []int, failed []func()) {
 			s.clock.after(rtt/2, func() {
 				s.refusedNow()
 				b.ended(s.clock.now)
-				if s.kind.Sender.AvoidRefusing && len(s.hosts) > 1 {
-					b.failed(began, s.clock.now)
-				}
+				b.refused(began, s.clock.now)
 				s.notUp(append(failed, func() { s.signal(elastic.Refused, h, began) }))
 			})
 		case yes:
@@ -245,7 +281,8 @@ func (s *sender) call(hosts []int, failed []func()) {
 				s.opening--
 				s.live++
 				b.ended(s.clock.now)
-				s.failures, b.times, b.probing = 0, 0, false
+				b.answered()
+				s.failures = 0
 				for _, f := range failed {
 					f()
 				}

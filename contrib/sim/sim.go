@@ -61,6 +61,7 @@ type world struct {
 	perSource []int
 	host      host
 	samples   []Sample
+	lowered   bool
 	bad       string
 }
 
@@ -101,6 +102,9 @@ func (w *world) run() {
 		s.act()
 	}
 	w.clock.run(w.kind.Length)
+	if w.kind.Lowered > 0 && !w.lowered {
+		w.bad = "the limit was not lowered, since no probe was refused"
+	}
 }
 
 // suspend puts the clamp on that a provider rule would.
@@ -135,8 +139,17 @@ func since(at []time.Duration, from time.Duration) int {
 	return n
 }
 
-func (w *world) delivered()  { w.done = append(w.done, w.clock.now) }
-func (w *world) refusedNow() { w.refused = append(w.refused, w.clock.now) }
+func (w *world) delivered() { w.done = append(w.done, w.clock.now) }
+
+func (w *world) refusedNow() {
+	w.refused = append(w.refused, w.clock.now)
+	if k := w.kind; k.Lowered > 0 && !w.lowered && w.clock.now >= loweredFrom {
+		w.lowered = true
+		before := k.Receiver.Limit[0].Value
+		k.Receiver.Limit = Always(before).Then(w.clock.now, k.Lowered).Then(k.Lifted, before)
+		w.receiver.Limit = k.Receiver.Limit
+	}
+}
 
 // check holds a target to what package elastic promises.
 func (w *world) check(t elastic.Target, l elastic.Load) {

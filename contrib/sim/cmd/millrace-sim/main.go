@@ -19,6 +19,7 @@ type options struct {
 	Kinds    []string `arg:"" optional:"" help:"Kinds of receivers: parts of their names; none: all." placeholder:"KIND"`
 	List     bool     `help:"Print the names of all kinds and exit."`
 	Seeds    int      `help:"Runs of each kind; the worst counts." default:"5"`
+	First    int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
 	Markdown bool     `help:"Print the table as Markdown."`
 	Plots    string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
 }
@@ -52,7 +53,7 @@ func (o *options) run(out io.Writer) error {
 	}
 	var rows []*sim.Row
 	for _, k := range kinds {
-		rows = append(rows, sim.NewRow(k, max(1, o.Seeds)))
+		rows = append(rows, sim.NewRow(k, o.First, max(1, o.Seeds)))
 	}
 	if o.Plots != "" {
 		if err := draw(o.Plots, rows); err != nil {

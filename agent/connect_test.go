@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
+)
+
+// A host that refuses us for being one too many is left alone where an equal one
+// takes us, and called all the same where there is only one that stands in.
+func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
+	t.Parallel()
+	takes := new(speaker).listen(t)
+	full := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), takes.addr.Port())
+	refused := refuse(t, full)
+	s := newStage(t, func(c *config.Config) { c.Agent.Port = full.Port() })
+	set, err := newSettings(s.config, s.log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const connects = 20
+	for _, tt := range []struct {
+		name       string
+		preference uint16 // of the host that takes us
+		min, max   int64  // refusals
+	}{{"equal", 10, 0, 1}, {"backup", 20, connects, connects}} {
+		a := &Agent{log: s.log.logger()}
+		a.now.Store(set)
+		way := queue.Way{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
+			{Name: "mx1.test", Preference: 10, Addrs: []netip.Addr{full.Addr()}},
+			{Name: "mx2.test", Preference: tt.preference, Addrs: []netip.Addr{takes.addr.Addr()}},
+		}}}
+		before := refused.Load()
+		for range connects {
+			if c, _, _, err := a.connect(t.Context(), way); err == nil {
+				c.Quit(t.Context())
+			}
+		}
+		if n := refused.Load() - before; n < tt.min || n > tt.max {
+			t.Errorf("%s: refused %d times in %d connects, want %d to %d", tt.name, n, connects, tt.min, tt.max)
+		}
+	}
+}
+
+// refuse listens and refuses every connection until the test ends, counting them.
+func refuse(t *testing.T, addr netip.AddrPort) *atomic.Int64 {
+	t.Helper()
+	l, err := net.Listen("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int64
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n.Add(1)
+			io.WriteString(nc, "421 4.7.0 too many connections\r\n")
+			nc.Close()
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	return &n
+}
