@@ -196,3 +196,106 @@ func TestSuspendedSiteSeesNoConnection(t *testing.T) {
 		}
 	})
 }
+
+func TestSessionsNeverExceedTheBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.o.MaxSessions = 10 })
+		for i := range 2000 {
+			w.add(spool.ID(i+1), "s", fmt.Sprintf("d%d.example", i%50))
+		}
+		pass(30 * time.Minute)
+		if n := len(w.delivered()); n != 2000 {
+			t.Errorf("%d of 2000 delivered", n)
+		}
+		if w.most() > 10 {
+			t.Errorf("%d sessions at once, limit 10", w.most())
+		}
+	})
+}
+
+func TestPaceIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxMessageRate = 10
+			w.service = time.Millisecond
+		})
+		for i := range 2000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(time.Minute)
+		if n := len(w.delivered()); n < 540 || n > 610 {
+			t.Errorf("%d transactions in a minute at 10/s", n)
+		}
+	})
+}
+
+// Hosts of a receiver with a rate for each would else be driven at one host's rate.
+func TestSessionsTakeTurnsUnderAPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var sessions []*Session
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxMessageRate = 10
+			w.service = time.Millisecond
+			w.server = func(w *world, s *Session) {
+				w.set(func() { sessions = append(sessions, s) })
+				w.serveSession(s)
+			}
+		})
+		for i := range 100 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(5 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.Queue.mu.Lock()
+		defer w.Queue.mu.Unlock()
+		if len(sessions) < 2 {
+			t.Fatalf("%d sessions", len(sessions))
+		}
+		for _, s := range sessions {
+			if even := len(w.sent) / len(sessions); s.jobs < even-2 || s.jobs > even+2 {
+				t.Errorf("%d of %d transactions on one of %d sessions", s.jobs, len(w.sent), len(sessions))
+			}
+		}
+	})
+}
+
+func TestDestinationsOfOneSiteAllGetTheirTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.policy.MaxSessions = 2
+			w.way = func(domain string) (Way, bool) {
+				way := w.to(domain)
+				way.Site = "provider"
+				return way, true
+			}
+		})
+		for i := range 400 {
+			w.add(spool.ID(i+1), "s", "big.example")
+		}
+		for i := range 10 {
+			w.add(spool.ID(1001+i), "s", fmt.Sprintf("d%d.example", i))
+		}
+		pass(30 * time.Second)
+		small := 0
+		for _, id := range w.delivered() {
+			if id > 1000 {
+				small++
+			}
+		}
+		if small != 10 {
+			t.Errorf("%d of 10 small destinations served while a big one has mail", small)
+		}
+		if w.most() > 2 {
+			t.Errorf("%d sessions at a site limited to 2", w.most())
+		}
+		pass(10 * time.Minute)
+		if n := len(w.delivered()); n != 410 {
+			t.Errorf("%d of 410 delivered", n)
+		}
+	})
+}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -566,47 +565,5 @@ func TestLostNumberIsNotUsedAgain(t *testing.T) {
 	got.load(t, openStore(t, dir, o))
 	if len(got.ids) != 1 || got.ids[r.ID()] != 1 || r.ID() == old.ID() {
 		t.Errorf("%s, after %s, is not there: %v", r.ID(), old.ID(), got.ids)
-	}
-}
-
-func TestMessageIsEnvelopeAndContent(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	w := openWriter(t, dir, smallWriter(t, nil))
-	texts := map[ID]string{}
-	// About the size of what is read ahead, and large ones.
-	for _, n := range []int{0, 10, windowSize - 500, windowSize - 200, windowSize, 3 * windowSize, blobSize + 1} {
-		e, _ := letter(len(texts), 1)
-		text := "Subject: x\r\n\r\n" + strings.Repeat("y", n)
-		r, err := w.Append(t.Context(), e, strings.NewReader(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := r.Release(); err != nil {
-			t.Fatal(err)
-		}
-		texts[r.ID()] = text
-	}
-	w.Close()
-	s := openStore(t, dir, smallStore(t, nil))
-	newSeen().load(t, s)
-	for range 2 { // windows are used again
-		for id, want := range texts {
-			e, c, err := s.Message(id)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := io.ReadAll(c)
-			if cerr := c.Close(); err != nil || cerr != nil || string(got) != want {
-				t.Errorf("%s: %d octets, want %d: %v, %v", id, len(got), len(want), err, cerr)
-			}
-			other, err := s.Envelope(id)
-			if err != nil || !reflect.DeepEqual(e, other) {
-				t.Errorf("%s: envelope %+v, want %+v, %v", id, e, other, err)
-			}
-		}
-	}
-	if _, _, err := s.Message(MakeID(99, 99)); !errors.Is(err, ErrNotFound) {
-		t.Errorf("a message that is not there: %v", err)
 	}
 }
