@@ -575,7 +575,7 @@ func (op memOp) part() string {
 		return fmt.Sprintf("verdict %X", op.data)
 	case starts(frameMagic):
 		return "frame"
-	case dir == journalDir, strings.Trim(string(op.data), "\x00") == "":
+	case dir == journalDir:
 		return "zeros"
 	}
 	return ""

@@ -71,8 +71,6 @@
 // A segment is written by one process, which keeps it locked until it gets no
 // more records and each of them has a verdict. It is allocated in full at the
 // start, with its size: a full disk shows then, and a sync has no size to write.
-// Zeros go some way ahead of the records, so that a sync of a few of them finds
-// their blocks written already.
 // Without its lock it belongs to the agent.
 //
 //	    0  header: "MRSEG\r\n\x1a" (8), version 1 (4), number (4),

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,9 +50,6 @@ func (o operation) part() string {
 		return "seal"
 	case o.off < recordsAt:
 		return "verdict"
-	}
-	if bytes.Count(o.data, []byte{0}) == len(o.data) {
-		return "zeros"
 	}
 	return "record"
 }

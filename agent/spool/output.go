@@ -18,8 +18,6 @@ type output struct {
 	number uint32
 	salt   uint64
 	end    int64  // of the last synced record
-	filled int64  // octets before it have been written, with records or zeros
-	size   int64  // octets allocated
 	count  uint32 // of records
 	footer *footer
 
@@ -38,7 +36,7 @@ func (w *Writer) newOutput() (_ *output, err error) {
 		return nil, err
 	}
 	defer next.Close()
-	o := &output{tree: w.tree, end: recordsAt, filled: recordsAt, size: max(w.opts.SegmentSize, recordsAt), footer: newFooter()}
+	o := &output{tree: w.tree, end: recordsAt, footer: newFooter()}
 	if o.number, err = w.nextSegment(next, w.opts.Now()); err != nil {
 		return nil, err
 	}
@@ -62,7 +60,7 @@ func (w *Writer) newOutput() (_ *output, err error) {
 	}
 	// The size is given to the file at once, too: a sync then has no inode to
 	// write, only the blocks that change from reserved to written.
-	if err = o.file.Allocate(0, o.size); err != nil {
+	if err = o.file.Allocate(0, max(w.opts.SegmentSize, recordsAt)); err != nil {
 		return nil, err
 	}
 	head := make([]byte, recordsAt)
@@ -145,9 +143,6 @@ func (o *output) write(batch []*entry) (end int64, count uint32, err error) {
 			return end, count, err
 		}
 	}
-	if err := o.fill(end); err != nil {
-		return end, count, err
-	}
 	for _, en := range batch {
 		en.head.put(en.buf, o.salt)
 		if _, err := o.file.WriteAt(en.buf, int64(en.head.id.Offset())); err != nil {
@@ -155,31 +150,6 @@ func (o *output) write(batch []*entry) (end int64, count uint32, err error) {
 		}
 	}
 	return end, count, o.file.Sync()
-}
-
-// fillStep is how many zeros are written ahead of the records at a time.
-const fillStep = 1 << 20
-
-// fill writes zeros ahead of a batch that ends at end. A reserved block that is
-// written to for the first time makes a sync a transaction of the file system;
-// with zeros there, that is so once for some hundred small batches, which share
-// the disk with the host MTA's own syncs. A large batch is worth its transaction,
-// and its octets are not written twice.
-func (o *output) fill(end int64) error {
-	if end <= o.filled {
-		return nil
-	}
-	if end-o.end < fillStep/8 {
-		to := min(o.filled+fillStep, o.size)
-		if to > o.filled {
-			if _, err := o.file.WriteAt(make([]byte, to-o.filled), o.filled); err != nil {
-				return err
-			}
-			o.filled = to
-		}
-	}
-	o.filled = max(o.filled, end)
-	return nil
 }
 
 // undo takes a failed batch, the records from index first up to last, out of the

@@ -51,7 +51,6 @@ func TestFirstAcknowledgementWaitsForDataAndDirectory(t *testing.T) {
 		"sync segments/00000001.tmp",
 		"rename segments/00000001",
 		"syncdir segments",
-		"write segments/00000001.tmp zeros", // ahead
 		"write segments/00000001.tmp record",
 		"sync segments/00000001.tmp",
 		"write segments/00000001.tmp watermark",
