@@ -3,11 +3,13 @@ package spool
 import (
 	"context"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -117,17 +119,19 @@ var goldens = map[string]func(g *trace){
 		gate := make(chan struct{})
 		g.m.gate = gate
 		var wg sync.WaitGroup
+		var acknowledged atomic.Int32
 		for i := range 4 {
 			wg.Go(func() {
 				e, text := letter(i, 1)
 				if _, err := w.Append(context.Background(), e, strings.NewReader(text)); err == nil {
-					g.say("acknowledged")
+					acknowledged.Add(1)
 				}
 			})
 			synctest.Wait()
 		}
 		close(gate)
-		wg.Wait()
+		wg.Wait() // the first may hear of it before or after the next batch is written
+		g.say(fmt.Sprintf("acknowledged, %d of 4", acknowledged.Load()))
 		g.note("close; the verdicts are open")
 		w.Close()
 	},
