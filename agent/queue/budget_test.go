@@ -299,3 +299,20 @@ func TestDestinationsOfOneSiteAllGetTheirTurn(t *testing.T) {
 		}
 	})
 }
+
+func TestLoneMessageOpensOneConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			serve := w.server
+			w.server = func(w *world, s *Session) { go serve(w, s) } // Step comes some time after Opened
+		})
+		for i := range 20 {
+			w.add(spool.ID(i+1), "s", fmt.Sprintf("d%d.example", i))
+			pass(time.Minute)
+		}
+		if n := w.connects(); n != 20 {
+			t.Errorf("%d connections for 20 messages to as many destinations", n)
+		}
+	})
+}

@@ -76,6 +76,7 @@ type destination struct {
 	ready                []*Session  // the ready list; the last one was used last
 	waiting              int
 	live, opening        int
+	fresh                int // of live, those that have not asked for work yet
 
 	allowance allowance // messages on one connection, if the receiver has a limit
 
@@ -380,7 +381,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 		}
 		d := s.hungry.head
 		s.hungry.rotate()
-		if d.waiting <= d.opening+len(d.ready) {
+		if d.waiting <= d.opening+d.fresh+len(d.ready) {
 			s.hungry.remove(d)
 			continue
 		}

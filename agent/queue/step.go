@@ -18,6 +18,7 @@ type Session struct {
 	unproven         bool      // counted in Queue.unproven
 	retiring         bool      // counted in Queue.retiring
 	up               bool
+	fresh            bool // up, and has not asked for work yet
 
 	job   Job
 	items []Item
@@ -77,11 +78,21 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	d.site.live++
 	d.site.proven = true
 	d.failures, d.holdoff, d.reason = 0, time.Time{}, ""
+	s.fresh = true
+	d.fresh++
 	d.site.signal(now, sig)
-	if d.waiting > d.opening+1 {
+	if d.waiting > d.opening+d.fresh {
 		d.site.hungry.push(d)
 	}
 	q.grow(d.site, now)
+}
+
+// asked notes that a session that came up takes mail now, or will not.
+func (s *Session) asked() {
+	if s.fresh {
+		s.fresh = false
+		s.dest.fresh--
+	}
 }
 
 // prove takes the session off the budget for unproven connects.
@@ -98,6 +109,7 @@ func (q *Queue) prove(s *Session) {
 func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elastic.Signal) (Job, error) {
 	now := time.Now()
 	q.mu.Lock()
+	s.asked()
 	q.finish(s, done, sig, now)
 	site := s.dest.site
 	target := site.control.Target(now, site.load())
@@ -273,6 +285,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := s.dest
+	s.asked()
 	q.finish(s, done, sig, now)
 	q.prove(s)
 	q.sessions--
