@@ -86,7 +86,9 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 		f.relayed = !res.DSNTaken
 	}
 	f.decision = r.agent.policy(r.way.Queue).Decide(time.Now(), at)
-	r.agent.heed(r.way.Site, r.envelope.Stream, f.decision)
+	if !at.Relay { // rules are about receivers
+		r.agent.heed(r.way.Site, r.envelope.Stream, f.decision)
+	}
 	r.fates = append(r.fates, f)
 }
 
