@@ -123,7 +123,8 @@ func respond(w http.ResponseWriter, v any, err error) {
 
 // Streams lists the streams with mail or a setting.
 func (c *Client) Streams(ctx context.Context) (list []Stream, err error) {
-	return list, c.call(ctx, http.MethodGet, "/v1/streams", nil, &list)
+	err = c.call(ctx, http.MethodGet, "/v1/streams", nil, &list)
+	return list, err
 }
 
 // Set changes what is asked of a stream.
@@ -133,7 +134,8 @@ func (c *Client) Set(ctx context.Context, s Setting) error {
 
 // Cancel takes recipients out of the queue for good.
 func (c *Client) Cancel(ctx context.Context, f Filter) (done Selected, err error) {
-	return done, c.call(ctx, http.MethodPost, "/v1/cancel", f, &done)
+	err = c.call(ctx, http.MethodPost, "/v1/cancel", f, &done)
+	return done, err
 }
 
 // HostMail tells the agent how many recipients the milter has left with the host
@@ -145,7 +147,8 @@ func (c *Client) HostMail(ctx context.Context, counts map[string]int) error {
 // Why asks for the last changes of a site, oldest first; ErrUnknown if there is
 // no such site.
 func (c *Client) Why(ctx context.Context, site string) (list []Change, err error) {
-	return list, c.call(ctx, http.MethodGet, "/v1/why?site="+url.QueryEscape(site), nil, &list)
+	err = c.call(ctx, http.MethodGet, "/v1/why?site="+url.QueryEscape(site), nil, &list)
+	return list, err
 }
 
 // call sends a request and reads the answer into v.

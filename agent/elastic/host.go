@@ -60,6 +60,9 @@ func (r *hostRoom) rate(now time.Time) float64 {
 // as the receiver sees it, about half of the time that a connect takes.
 func (c *Control) keep(now time.Time) int {
 	r := &c.host
+	if r.messages == 0 {
+		return 0 // the host has never sent there: most sites, at each transaction
+	}
 	r.age(now)
 	was := r.kept
 	r.kept = 0
