@@ -3,18 +3,16 @@ package agent
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/dsn"
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/smtp"
@@ -133,7 +131,7 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 			})
 		}
 		done = append(done, s)
-		r.log(f, now)
+		r.tell(f, now)
 	}
 	a.record(events)
 	return done, events
@@ -302,62 +300,47 @@ func (a *Agent) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at o
 	return done
 }
 
-// log writes one line for a delivery attempt, in the words of Postfix's.
-func (r *report) log(f fate, now time.Time) {
-	d := f.decision
-	level, status := slog.LevelInfo, "deferred"
-	switch {
-	case f.untried:
-		status = "returned to queue"
-	case d.Action == outcome.Deliver && r.way.Handback:
-		status = "handed back"
-	case d.Action == outcome.Deliver:
-		status = "sent"
-	case d.Action == outcome.Bounce:
-		status = "bounced"
-	case d.Action == outcome.Cancel:
-		status = "cancelled"
-	case d.Action == outcome.HandBack:
-		status = "returning to host"
-	case d.Action == outcome.Stuck:
-		level, status = slog.LevelWarn, "stuck"
-	case d.Action == outcome.Damage:
-		level, status = slog.LevelError, "damaged"
+// tell makes the account of a delivery attempt and gives it to all who tell of it.
+func (r *report) tell(f fate, now time.Time) {
+	d := event.Delivery{
+		Time: now, ID: r.job.ID, Envelope: r.envelope, Ordinal: f.item.Ordinal,
+		Domain: r.job.Domain, Queue: r.way.Queue.Name, Site: r.way.Site,
+		Peer: r.peer.addr, Relay: "none", Reuse: r.reuse, Tries: f.item.Tries + 1,
+		Connect: r.times.connect, Transmit: r.times.transmit,
+		Status: f.status(r.way.Handback), Class: f.decision.Class, Code: f.reply.Code,
+		Enhanced: f.decision.Enhanced, Reason: f.decision.Reason, Due: f.decision.Due,
 	}
-	attrs := make([]slog.Attr, 0, 12)
-	var to string
-	if e := r.envelope; e != nil {
-		to = e.Recipients[f.item.Ordinal].Address
-		attrs = append(attrs, slog.String("qid", e.QueueID))
-	}
-	attrs = append(attrs, slog.String("id", r.job.ID.String()), slog.String("to", "<"+to+">"))
-	relay := "none"
 	if r.peer.addr.IsValid() {
-		relay = r.words.relay
+		d.Relay = r.words.relay
 	}
-	attrs = append(attrs, slog.String("relay", relay))
-	if r.reuse > 1 {
-		attrs = append(attrs, slog.Int("conn_use", r.reuse))
+	if f.untried {
+		d.Tries--
 	}
-	if e := r.envelope; e != nil {
-		total := max(now.Sub(e.Arrived), 0)
-		waited := max(total-r.times.connect-r.times.transmit, 0)
-		attrs = append(attrs, slog.String("delay", short(total)), slog.String("delays",
-			fmt.Sprintf("0/%s/%s/%s", short(waited), short(r.times.connect), short(r.times.transmit))))
-	}
-	attrs = append(attrs, slog.String("dsn", d.Enhanced), slog.String("status", status), slog.String("reply", d.Reason))
-	r.agent.log.LogAttrs(r.agent.stop, level, "delivery", attrs...)
+	r.agent.logDelivery(&d)
 }
 
-// short writes seconds as Postfix does: two significant digits.
-func short(d time.Duration) string {
-	s := d.Seconds()
-	if s >= 10 {
-		return strconv.FormatFloat(math.Round(s), 'f', -1, 64)
+// status names the decision for those who tell of it.
+func (f *fate) status(handback bool) event.Status {
+	if f.untried {
+		return event.Returned
 	}
-	if s < 0.01 {
-		return strconv.FormatFloat(math.Round(s*1000)/1000, 'f', -1, 64)
+	switch f.decision.Action {
+	case outcome.Deliver:
+		if handback {
+			return event.HandedBack
+		}
+		return event.Sent
+	case outcome.Bounce:
+		return event.Bounced
+	case outcome.Cancel:
+		return event.Cancelled
+	case outcome.HandBack:
+		return event.Returning
+	case outcome.Stuck:
+		return event.Stuck
+	case outcome.Damage:
+		return event.Damaged
+	default:
+		return event.Deferred
 	}
-	x, _ := strconv.ParseFloat(strconv.FormatFloat(s, 'g', 2, 64), 64)
-	return strconv.FormatFloat(x, 'f', -1, 64)
 }
