@@ -8,8 +8,9 @@ FUZZTIME ?= 10s
 DEMO_PACKAGES = postfix
 TEST_PACKAGES = postfix opendkim opendkim-tools unbound
 RACE_PACKAGES = gcc libc6-dev
+DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
-.PHONY: build test demo lint race long fuzz bench deps clean
+.PHONY: build test demo lint race long fuzz bench deps deb rpm clean
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -61,6 +62,15 @@ fuzz:
 
 bench: deps
 	$(GO) run ./contrib/bench
+
+# The packages, in dist/, of the commit that is checked out.
+deb:
+	contrib/deps/install $(DEB_PACKAGES)
+	packaging/deb dist
+
+rpm:
+	contrib/deps/install $(DEB_PACKAGES)
+	packaging/rpm dist
 
 clean:
 	rm -rf bin dist
