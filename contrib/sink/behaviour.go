@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -24,12 +25,14 @@ type Behaviour struct {
 	RTT           time.Duration `toml:"rtt,omitempty" help:"latency: delay of every flight of replies; a pipelined group of commands costs one, connecting costs one more"`
 	GreetingDelay time.Duration `toml:"greeting_delay,omitempty" help:"time until the banner, beyond the latency"`
 	AcceptTime    time.Duration `toml:"accept_time,omitempty" help:"time from the final dot to its reply"`
+	Capacity      int           `toml:"capacity,omitempty" help:"messages all hosts together work on at once in accept_time; with more at a time each takes so much longer"`
 
 	HostConnections     int           `toml:"host_connections,omitempty" help:"open connections a host allows"`
 	ProviderConnections int           `toml:"provider_connections,omitempty" help:"open connections all hosts together allow"`
-	OverLimit           OverLimit     `toml:"over_limit,omitempty" help:"a connection too many gets: banner (421 there), mail (421 at MAIL), reset (TCP reset)"`
+	OverLimit           OverLimit     `toml:"over_limit,omitempty" help:"a connection too many gets: banner (421 there), mail (421 at MAIL), dot (421 after the final dot), reset (TCP reset)"`
 	ReleaseLag          time.Duration `toml:"release_lag,omitempty" help:"time a closed connection still counts as open"`
 	Down                bool          `toml:"down,omitempty" help:"no listener: connections are refused by TCP, open ones cut"`
+	Unreachable         bool          `toml:"unreachable,omitempty" help:"as if packets were lost: connects are not answered at all, open connections cut"`
 
 	MaxMessages      int   `toml:"max_messages,omitempty" help:"messages a connection allows, then 421 at MAIL"`
 	MaxMessagesClose bool  `toml:"max_messages_close,omitempty" help:"close after the reply to the last allowed message instead"`
@@ -78,6 +81,7 @@ type OverLimit string
 const (
 	AtBanner OverLimit = "banner" // 421 in place of the banner
 	AtMail   OverLimit = "mail"   // 421 to the first MAIL
+	AtDot    OverLimit = "dot"    // 421 after the first final dot
 	ByReset  OverLimit = "reset"  // a TCP reset
 )
 
@@ -157,6 +161,15 @@ func (b *Behaviour) reply(c Cause) string {
 	return defaultReply(c)
 }
 
+// working is the time from the final dot to its reply while so many messages are
+// worked on, this one counted.
+func (b *Behaviour) working(n int64) time.Duration {
+	if most := int64(b.Capacity); most > 0 && n > most {
+		return time.Duration(float64(b.AcceptTime) * float64(n) / float64(most))
+	}
+	return b.AcceptTime
+}
+
 func (b *Behaviour) hides(keyword string) bool { return slices.Contains(b.Hide, keyword) }
 
 // clone lets a change work on maps and slices of its own.
@@ -170,9 +183,12 @@ func (b *Behaviour) clone() *Behaviour {
 // check finds values that mean nothing.
 func (b *Behaviour) check() error {
 	switch b.OverLimit {
-	case "", AtBanner, AtMail, ByReset:
+	case "", AtBanner, AtMail, AtDot, ByReset:
 	default:
-		return fmt.Errorf("over_limit = %q: want banner, mail or reset", b.OverLimit)
+		return fmt.Errorf("over_limit = %q: want banner, mail, dot or reset", b.OverLimit)
+	}
+	if b.Down && b.Unreachable {
+		return errors.New("down and unreachable: want one of them")
 	}
 	switch b.RateAt {
 	case "", RateMail, RateDot:

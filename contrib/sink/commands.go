@@ -94,7 +94,7 @@ func (s *session) mailFrom(rest []byte) {
 	b := s.behaviour()
 	address, args, ok := envelopePath(rest, "FROM:")
 	switch {
-	case s.turnedAway != "": // counted when it connected
+	case s.turnedAway != "" && b.OverLimit != AtDot: // counted when it connected
 		s.reply(b.reply(s.turnedAway))
 		s.ending = true
 		return
@@ -333,9 +333,15 @@ func (s *session) finish() error {
 		if err := s.flush(); err != nil {
 			return err
 		}
-		pause(s.internet().closed, b.AcceptTime)
+		at := &s.host.provider.working
+		pause(s.internet().closed, b.working(at.Add(1)))
+		at.Add(-1)
 	}
 	switch {
+	case s.turnedAway != "":
+		s.reply(b.reply(s.turnedAway))
+		s.ending = true
+		return nil
 	case s.content.bare:
 		s.reply("554 5.6.0 Bare CR or LF in content")
 		s.host.countRefusal(CauseContent)

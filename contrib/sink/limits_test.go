@@ -73,6 +73,18 @@ func TestConnectionBeyondLimitGets421AtMail(t *testing.T) {
 	}
 }
 
+func TestConnectionBeyondLimitGets421AfterTheDot(t *testing.T) {
+	t.Parallel()
+	n := start(t, Behaviour{HostConnections: 1, OverLimit: AtDot})
+	dial(t, n, "mx1")
+	c := dial(t, n, "mx1")
+	c.mail("1", "u@x.test", "421 4.7.0 Too many connections")
+	c.wants("")
+	if st := hostStats(t, n, "mx1"); st.Refused[CauseConnections] != 1 || st.Connections != 1 || st.Messages != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestConnectionBeyondLimitIsReset(t *testing.T) {
 	t.Parallel()
 	n := start(t, Behaviour{HostConnections: 1, OverLimit: ByReset})
@@ -106,6 +118,45 @@ func TestDownRefusesAndCutsConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	dial(t, n, "a").mail("1", "u@x.test", "250")
+}
+
+func TestUnreachableAnswersNothing(t *testing.T) {
+	t.Parallel()
+	n := start(t, Behaviour{Unreachable: true}, "a", "b")
+	for range 3 {
+		// No proof, but an answer on loopback comes at once, so slowness does not fail it.
+		c, err := net.DialTimeout("tcp", addrOf(n, "a"), 50*time.Millisecond)
+		if err == nil {
+			c.Close()
+		}
+		if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() {
+			t.Errorf("connect: %v", err)
+		}
+	}
+	if err := n.Change("a", func(b *Behaviour) { b.Unreachable = false }); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, n, "a")
+	c.mail("1", "u@x.test", "250")
+	if err := n.Change("a", func(b *Behaviour) { b.Unreachable = true }); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.read(); got != "" {
+		t.Errorf("open connection got %q", got)
+	}
+}
+
+func TestMoreMessagesThanTheCapacityShareIt(t *testing.T) {
+	t.Parallel()
+	b := &Behaviour{AcceptTime: time.Second, Capacity: 4}
+	for n, want := range map[int64]time.Duration{1: time.Second, 4: time.Second, 6: 1500 * time.Millisecond, 8: 2 * time.Second} {
+		if got := b.working(n); got != want {
+			t.Errorf("%d at once: %v each, want %v", n, got, want)
+		}
+	}
+	if got := (&Behaviour{AcceptTime: time.Second}).working(100); got != time.Second {
+		t.Errorf("without a capacity: %v", got)
+	}
 }
 
 func TestReleaseLagHoldsThePlace(t *testing.T) {

@@ -22,6 +22,7 @@ type provider struct {
 	patterns  []string
 	hosts     []*host
 	behaviour atomic.Pointer[Behaviour] // for the DNS; the hosts have their own
+	working   atomic.Int64              // messages between their final dot and its reply
 
 	mu    sync.Mutex
 	gate  gate
@@ -51,6 +52,7 @@ type host struct {
 	slots       slots
 	bucket      bucket
 	listener    net.Listener
+	filler      net.Conn // fills the queue of the listener of an unreachable host
 	sessions    map[*session]struct{}
 	admitted    int64
 	refused     map[Cause]int64
@@ -109,12 +111,46 @@ func (v *provider) takes(domain []byte) bool {
 	return len(v.patterns) > 0 && v.matches(string(domain))
 }
 
+// presence is what stands at a host's port.
+type presence uint8
+
+const (
+	listening presence = iota
+	nothing
+	unanswered
+)
+
+func (b *Behaviour) presence() presence {
+	switch {
+	case b.Down:
+		return nothing
+	case b.Unreachable:
+		return unanswered
+	}
+	return listening
+}
+
+// appear puts at the host's port what its behaviour wants there.
+func (h *host) appear(b *Behaviour) error {
+	var err error
+	switch b.presence() {
+	case listening:
+		err = h.listen()
+	case unanswered:
+		err = h.ignore()
+	}
+	if err != nil {
+		return fmt.Errorf("host %s: %w", h.name, err)
+	}
+	return nil
+}
+
 // listen starts the receiver's listener.
 func (h *host) listen() error {
 	n := h.provider.internet
 	ln, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(h.addr, n.Port())))
 	if err != nil {
-		return fmt.Errorf("host %s: %w", h.name, err)
+		return err
 	}
 	h.provider.mu.Lock()
 	h.listener = ln
@@ -130,6 +166,10 @@ func (h *host) cut() {
 	if h.listener != nil {
 		h.listener.Close()
 		h.listener = nil
+	}
+	if h.filler != nil {
+		h.filler.Close()
+		h.filler = nil
 	}
 	for s := range h.sessions {
 		reset(s.tcp)

@@ -112,7 +112,7 @@ func (s *session) serve() error {
 	if !pause(s.internet().closed, b.RTT+b.GreetingDelay) {
 		return net.ErrClosed
 	}
-	if s.turnedAway != "" && b.OverLimit != AtMail {
+	if s.turnedAway != "" && b.OverLimit != AtMail && b.OverLimit != AtDot {
 		s.reply(b.reply(s.turnedAway))
 		return nil
 	}

@@ -202,10 +202,7 @@ func (n *Internet) add(p Provider) error {
 		v.hosts = append(v.hosts, hh)
 	}
 	for i, h := range v.hosts {
-		if p.Behaviour.Down {
-			break
-		}
-		if err := h.listen(); err != nil {
+		if err := h.appear(&p.Behaviour); err != nil {
 			for _, up := range v.hosts[:i] {
 				up.cut()
 			}
@@ -303,14 +300,12 @@ func (n *Internet) change(name string, f func(*Behaviour) error) error {
 		}
 	}
 	for i, h := range hosts {
-		was := h.behaviour.Swap(changed[i])
-		switch {
-		case changed[i].Down && !was.Down:
-			h.cut()
-		case !changed[i].Down && was.Down:
-			if err := h.listen(); err != nil {
-				return fmt.Errorf("sink: change of %q: %w", name, err)
-			}
+		if was := h.behaviour.Swap(changed[i]); was.presence() == changed[i].presence() {
+			continue
+		}
+		h.cut()
+		if err := h.appear(changed[i]); err != nil {
+			return fmt.Errorf("sink: change of %q: %w", name, err)
 		}
 	}
 	if v != nil {

@@ -1,0 +1,52 @@
+package sink
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ignore makes the host's port answer nothing at all.
+//
+// Linux drops a SYN to a listener whose queue of connections not yet accepted is
+// full. A backlog of 0 has room for one; that place is taken by a connection of
+// our own, which nobody accepts.
+func (h *host) ignore() error {
+	at := netip.AddrPortFrom(h.addr, h.provider.internet.Port())
+	ln, err := shortListener(at)
+	if err != nil {
+		return err
+	}
+	filler, err := net.Dial("tcp4", at.String())
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	h.provider.mu.Lock()
+	defer h.provider.mu.Unlock()
+	h.listener, h.filler = ln, filler
+	return nil
+}
+
+// shortListener listens with a backlog of 0, which package net does not offer.
+func shortListener(at netip.AddrPort) (net.Listener, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), "listener")
+	defer f.Close() // FileListener has one of its own
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return nil, os.NewSyscallError("setsockopt", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}); err != nil {
+		return nil, fmt.Errorf("%s: %w", at, os.NewSyscallError("bind", err))
+	}
+	if err := unix.Listen(fd, 0); err != nil {
+		return nil, fmt.Errorf("%s: %w", at, os.NewSyscallError("listen", err))
+	}
+	return net.FileListener(f)
+}
