@@ -316,3 +316,31 @@ func TestLoneMessageOpensOneConnection(t *testing.T) {
 		}
 	})
 }
+
+// Nothing else happens at the site meanwhile that would make the queue look at it.
+func TestConnectsThatHangAreReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			w.server = func(w *world, s *Session) {
+				hangs := false
+				w.set(func() { hangs = w.launched < 2 })
+				if hangs {
+					w.set(func() { w.launched++ })
+					time.Sleep(5 * time.Minute) // agent/smtp's limit for a greeting
+					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "silent"}}, "no greeting")
+					return
+				}
+				w.serveSession(s)
+			}
+		})
+		for i := range 20 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(10 * time.Second)
+		if n := len(w.delivered()); n != 20 {
+			t.Errorf("%d of 20 delivered while the first connects hang", n)
+		}
+		pass(5 * time.Minute)
+	})
+}

@@ -356,6 +356,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 		return
 	}
 	t := s.control.Target(now, s.load())
+	before := s.opening
 	for tries := s.hungry.n; tries > 0 && s.hungry.n > 0; tries-- {
 		if s.opening >= t.Unproven {
 			break
@@ -397,6 +398,9 @@ func (q *Queue) grow(s *site, now time.Time) {
 		}
 		q.launch(d)
 		tries = s.hungry.n + 1 // it may want another one
+	}
+	if s.opening != before {
+		s.control.Target(now, s.load()) // Next is for the connects that are under way now: they may hang
 	}
 	q.lookAgain(s, s.control.Next(), now)
 }
