@@ -381,15 +381,18 @@ func TestRestartLosesAndRepeatsNothing(t *testing.T) {
 	}
 }
 
-func TestHangingProviderDoesNotHoldUpAnother(t *testing.T) {
+func TestProvidersThatDoNotAnswerDoNotHoldUpAnother(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil,
-		sink.Provider{Name: "dead", Domains: []string{"d*.dead.test"}, Behaviour: sink.Behaviour{HangConnect: 1}},
+		sink.Provider{Name: "hanging", Domains: []string{"d*.hanging.test"}, Behaviour: sink.Behaviour{HangConnect: 1}},
+		sink.Provider{Name: "unreachable", Domains: []string{"d*.unreachable.test"}, Behaviour: sink.Behaviour{Unreachable: true}},
+		sink.Provider{Name: "dead", Domains: []string{"d*.dead.test"}, Behaviour: sink.Behaviour{Down: true}},
 		sink.Provider{Name: "far", Domains: []string{"far.test"}},
 	)
 	s.start()
 	for i := range 100 {
-		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("u%d@d%d.dead.test", i, i), fmt.Sprintf("u%d@far.test", i))
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("u%d@d%d.hanging.test", i, i),
+			fmt.Sprintf("u%d@d%d.unreachable.test", i, i), fmt.Sprintf("u%d@d%d.dead.test", i, i), fmt.Sprintf("u%d@far.test", i))
 	}
 	s.until("the others delivered", func() bool { return len(s.at("far")) == 100 })
 }
