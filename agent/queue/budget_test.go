@@ -11,60 +11,27 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-func TestSessionsOfAllSitesAreSharedFairly(t *testing.T) {
+// A session that was told to go counts until it has: the receiver does, too. But
+// no other goes in its stead.
+func TestNoMoreSessionsGoThanAreTooMany(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
-			w.o.MaxSessions = 40
-			w.service = time.Second
-			w.policy.MaxSessions = 30
+			w.quit = 5 * w.service
+			w.policy.MaxMessagesPerConnection = 100_000
 		})
 		for i := range 40_000 {
-			w.add(spool.ID(i+1), "s", []string{"a.example", "b.example"}[i%2])
+			w.add(spool.ID(i+1), "s", "a.example")
 		}
-		pass(time.Minute) // the two have all there is
-		for i := range 40_000 {
-			w.add(spool.ID(i+100_001), "s", []string{"c.example", "d.example"}[i%2])
+		pass(time.Minute)
+		before := w.connects()
+		if _, _, _, n := w.Counts(); n != 20 {
+			t.Fatalf("%d sessions", n)
 		}
-		// A small site wants only what it needs, and the others get the rest.
-		w.add(200_001, "s", "small.example")
-		pass(2 * time.Minute)
-		for _, s := range w.Sites() {
-			if s.Name != "small.example" && (s.Sessions < 7 || s.Sessions > 13) {
-				t.Errorf("%s has %d of 40 sessions, want about 10", s.Name, s.Sessions)
-			}
-			if s.Name == "small.example" && s.Waiting > 0 {
-				t.Error("the small site was not served")
-			}
-		}
-	})
-}
-
-func TestSessionsThatAFewDoNotWantGoToTheOthers(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(w *world) {
-			w.o.MaxSessions = 40
-			w.service = time.Second
-			w.policy.MaxSessions = 100
-			limited := w.policy
-			limited.Name, limited.MaxSessions = "limited", 5
-			w.way = func(domain string) (Way, bool) {
-				way := w.to(domain)
-				if domain == "few.example" {
-					way.Queue = &limited
-				}
-				return way, true
-			}
-		})
-		for i := range 60_000 {
-			w.add(spool.ID(i+1), "s", []string{"few.example", "many.example"}[i%2])
-		}
-		pass(3 * time.Minute)
-		for _, s := range w.Sites() {
-			if s.Name == "many.example" && s.Sessions < 30 {
-				t.Errorf("%d of 40 sessions, while the other takes 5", s.Sessions)
-			}
+		w.Clamp("a.example", elastic.Clamp{Sessions: 12, Until: time.Now().Add(time.Hour), Reason: "421 too many"})
+		pass(10 * time.Second)
+		if _, _, _, n := w.Counts(); n != 12 || w.connects() != before {
+			t.Errorf("%d sessions of 12, %d of them new", n, w.connects()-before)
 		}
 	})
 }

@@ -98,7 +98,6 @@ type Queue struct {
 
 	sessions int // opening and live, all sites
 	retiring int // told to retire, not yet gone
-	busy     int // sites with mail waiting
 	unproven int // connects under way to sites where nothing is up
 	deferred int // recipients in buckets
 	waiting  int // recipients in lanes
@@ -335,6 +334,7 @@ func (q *Queue) Close(ctx context.Context) error {
 		q.closed = true
 		for s, ok := q.idle.first(); ok; s, ok = q.idle.first() {
 			q.unready(s)
+			q.retire(s)
 			s.wake <- wakeClosed
 		}
 		if q.sessions == 0 {

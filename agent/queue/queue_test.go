@@ -29,6 +29,7 @@ type world struct {
 	way      func(domain string) (Way, bool)
 	server   func(w *world, s *Session) // the life of a session
 	service  time.Duration              // of a transaction
+	quit     time.Duration              // to take leave
 	refuse   bool                       // connects fail
 	sent     []spool.ID
 	jobs     []Job
@@ -88,6 +89,7 @@ func (w *world) serveSession(s *Session) {
 	w.mu.Unlock()
 	// As in the agent, the connection is closed before the queue hears of it.
 	leave := func(sig elastic.Signal, why string) {
+		time.Sleep(w.quit)
 		w.set(func() { w.now-- })
 		w.Leave(s, nil, []elastic.Signal{sig}, why)
 	}

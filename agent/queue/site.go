@@ -34,7 +34,8 @@ type site struct {
 	waiting       int
 	live          int
 	opening       int
-	retiring      int  // told to retire, not yet gone
+	retiring      int  // of live, told to go and not yet gone
+	promised      int  // sessions of other sites that were told to go in its favour, not yet gone
 	proven        bool // the last connect with none up did not fail
 
 	pace     tokens    // for transactions
@@ -272,16 +273,13 @@ const forget = time.Hour
 
 // moveWaiting counts mail in and out of a destination.
 func (q *Queue) moveWaiting(d *destination, n int) {
-	was := d.site.waiting > 0
 	d.waiting += n
 	d.site.waiting += n
-	if is := d.site.waiting > 0; is && !was {
-		q.busy++
-	} else if was && !is {
-		q.busy--
-	}
 	if d.waiting == 0 {
 		d.site.hungry.remove(d)
+		if d.site.hungry.n == 0 {
+			q.starved.remove(d.site)
+		}
 	}
 }
 
@@ -361,6 +359,16 @@ func (q *Queue) grow(s *site, now time.Time) {
 		if s.opening >= t.Unproven {
 			break
 		}
+		d := s.hungry.head
+		if d.waiting <= d.opening+d.fresh+len(d.ready) {
+			s.hungry.remove(d)
+			continue
+		}
+		// Before any budget: for one that would not connect now nobody makes room.
+		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 {
+			s.hungry.rotate() // its probe is on the agenda, or under way
+			continue
+		}
 		// At a limit, a session that stands idle at another destination makes
 		// room; its Leave brings us back here.
 		if s.live+s.opening >= t.Sessions {
@@ -376,22 +384,11 @@ func (q *Queue) grow(s *site, now time.Time) {
 			q.starved.push(s)
 			break
 		}
-		if !s.proven && q.unproven >= max(1, q.o.MaxSessions/2) {
+		if q.barred(s) {
 			q.starved.push(s)
 			break
 		}
-		d := s.hungry.head
 		s.hungry.rotate()
-		if d.waiting <= d.opening+d.fresh+len(d.ready) {
-			s.hungry.remove(d)
-			continue
-		}
-		if d.holdoff.After(now) {
-			continue // its probe is on the agenda
-		}
-		if d.failures > 0 && d.opening > 0 {
-			continue // one probe at a time
-		}
 		if wait := s.connects.take(now, float64(s.policy.MaxConnectionRate), max(1, float64(s.policy.MaxConnectionRate))); wait > 0 {
 			q.lookAgain(s, now.Add(wait), now)
 			break
@@ -403,6 +400,12 @@ func (q *Queue) grow(s *site, now time.Time) {
 		s.control.Target(now, s.load()) // Next is for the connects that are under way now: they may hang
 	}
 	q.lookAgain(s, s.control.Next(), now)
+}
+
+// barred says that the site would have to wait for the budget of connects to sites
+// where nothing is up, whoever made room for it.
+func (q *Queue) barred(s *site) bool {
+	return !s.proven && q.unproven >= max(1, q.o.MaxSessions/2)
 }
 
 // launch opens one session.
@@ -424,9 +427,7 @@ func (q *Queue) retireIdle(fits func(*destination) bool) bool {
 	for s, ok := q.idle.first(); ok; s, ok = s.next, s.next != nil {
 		if fits(s.dest) {
 			q.unready(s)
-			s.retiring = true
-			s.dest.site.retiring++
-			q.retiring++
+			q.retire(s)
 			s.wake <- wakeRetire
 			return true
 		}

@@ -16,7 +16,8 @@ type Session struct {
 	way              *Way      // of dest, when the session was launched or last given a job
 	wake             chan wake // one message for each time it leaves the ready list
 	unproven         bool      // counted in Queue.unproven
-	retiring         bool      // counted in Queue.retiring
+	retiring         bool      // told to go: counted in Queue.retiring, and what closes after that is our doing
+	heir             *site     // gets its place when it has gone; nil: nobody in particular
 	up               bool
 	fresh            bool // up, and has not asked for work yet
 
@@ -26,9 +27,8 @@ type Session struct {
 	tried int       // of these, settled with at least one recipient tried
 	last  time.Time // when the last of them was
 
-	retired    bool // told to go: what closes after that is our doing
-	messages   int  // what the peer announced to take on one connection; 0: nothing
-	recipients int  // and in one transaction
+	messages   int // what the peer announced to take on one connection; 0: nothing
+	recipients int // and in one transaction
 }
 
 // Announced notes the limits that the peer announced (RFC 9422): messages on one
@@ -114,7 +114,7 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	site := s.dest.site
 	target := site.control.Target(now, site.load())
 	if err := q.dismiss(s, target, now); err != nil {
-		s.retired = true
+		q.retire(s)
 		q.mu.Unlock()
 		return Job{}, err
 	}
@@ -150,7 +150,6 @@ func (q *Queue) stand(ctx context.Context, s *Session) (Job, error) {
 			}
 		case <-ctx.Done():
 			if w = q.sitDown(s, true); w == wakeRetire {
-				s.retired = true
 				return Job{}, ctx.Err()
 			}
 		}
@@ -158,7 +157,6 @@ func (q *Queue) stand(ctx context.Context, s *Session) (Job, error) {
 		case wakeJob:
 			return s.job, nil
 		}
-		s.retired = true
 		if w == wakeClosed {
 			return Job{}, ErrClosed
 		}
@@ -176,11 +174,20 @@ func (q *Queue) sitDown(s *Session, must bool) wake {
 		return <-s.wake
 	}
 	site := s.dest.site
-	if !must && s.dest.waiting > 0 && site.live <= site.control.Target(time.Now(), site.load()).Sessions {
+	if !must && s.dest.waiting > 0 && site.live-site.retiring <= site.control.Target(time.Now(), site.load()).Sessions {
 		return wakeNone
 	}
 	q.unready(s)
+	q.retire(s)
 	return wakeRetire
+}
+
+// retire counts a session as going, though its QUIT may take a while: else all
+// sessions of a site that has one too many would go.
+func (q *Queue) retire(s *Session) {
+	s.retiring = true
+	s.dest.site.retiring++
+	q.retiring++
 }
 
 // unready takes a session off the ready list.
@@ -235,35 +242,49 @@ func (q *Queue) dismiss(s *Session, t elastic.Target, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if d.site.live > t.Sessions {
+	if d.site.live-d.site.retiring > t.Sessions {
 		return ErrRetire
 	}
+	if d.waiting > 0 && (s.jobs%turn != 0 || s.jobs == 0) {
+		return nil
+	}
 	// Others wait for room: give it up when idle, or after a fair turn.
-	if (d.site.hungry.n > 0 && d.site.live+d.site.opening >= t.Sessions && q.hungryElsewhere(d)) ||
-		(q.sessions >= q.o.MaxSessions && d.site.live > q.share() && q.poor() != nil) {
-		if d.waiting == 0 || s.jobs%turn == 0 && s.jobs > 0 {
+	if d.site.hungry.n > 0 && d.site.live-d.site.retiring+d.site.opening >= t.Sessions && q.hungryElsewhere(d) {
+		return ErrRetire
+	}
+	if q.sessions >= q.o.MaxSessions {
+		if s.heir = q.poorer(d.site.held()); s.heir != nil {
+			s.heir.promised++
 			return ErrRetire
 		}
 	}
 	return nil
 }
 
-// share is what each site with mail may have of all sessions, if each wants so
-// many. What some do not want the others get: nobody gives up a session unless
-// another site has less than its share and waits for one (max-min fairness).
-func (q *Queue) share() int { return max(1, q.o.MaxSessions/max(1, q.busy)) }
+// held is how many sessions the site has, and will have when those of other sites
+// have gone that were told to go for it.
+func (s *site) held() int { return s.live - s.retiring + s.opening + s.promised }
 
-// poor finds a starved site with less than its share. It looks at a few and turns
-// the ring, so that it finds one in some calls at the latest.
-func (q *Queue) poor() *site {
-	share := q.share()
+// poorer finds a starved site that has fewer sessions than one that holds so many,
+// even after a session has passed from this to that (max-min fairness: what some do
+// not want the others get in equal parts). A site that has none is poorer than one
+// that has one: where there are more sites than sessions they take turns, who has
+// waited longest first. It looks at a few, and turns the ring, so that all are seen
+// in some calls.
+func (q *Queue) poorer(than int) (least *site) {
 	for range min(q.starved.n, 16) {
-		if s := q.starved.head; s.live+s.opening < share {
-			return s
+		s := q.starved.head
+		if n := s.held(); !q.barred(s) {
+			if n == 0 {
+				return s
+			}
+			if n+1 < than && (least == nil || n < least.held()) {
+				least = s
+			}
 		}
 		q.starved.rotate()
 	}
-	return nil
+	return least
 }
 
 // turn is how many transactions a session sends before it makes room for a
@@ -289,14 +310,19 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	q.finish(s, done, sig, now)
 	q.prove(s)
 	q.sessions--
-	if s.retiring {
+	ours := s.retiring
+	if ours {
 		d.site.retiring--
 		q.retiring--
+	}
+	heir := s.heir
+	if heir != nil {
+		heir.promised--
 	}
 	if s.up {
 		d.live--
 		d.site.live--
-		if n := len(sig); n > 0 && sig[n-1].Kind == elastic.Closed && !s.retired && now.Sub(s.last) < allowanceNear {
+		if n := len(sig); n > 0 && sig[n-1].Kind == elastic.Closed && !ours && now.Sub(s.last) < allowanceNear {
 			d.allowance.closed(now, s.tried)
 		}
 	} else {
@@ -313,13 +339,13 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if d.domains == 0 && d.live+d.opening == 0 {
 		q.plan(now.Add(forget), d)
 	}
-	// Those who have less than their share first, then the site itself.
-	for x := q.poor(); x != nil && q.sessions < q.o.MaxSessions; x = q.poor() {
-		q.starved.remove(x)
-		q.grow(x, now)
-		if x.on {
-			break // not for want of sessions
-		}
+	// First the one that it went for, or one that has less; then the site itself.
+	if heir == nil {
+		heir = q.poorer(d.site.held() + 1)
+	}
+	if heir != nil {
+		q.starved.remove(heir)
+		q.grow(heir, now)
 	}
 	q.serveOne(d, now)
 	q.grow(d.site, now)
