@@ -70,7 +70,7 @@ func share(t *testing.T, budget int, phases [][]int) {
 	const (
 		service = 500 * time.Millisecond
 		settle  = 30 * time.Second
-		measure = 3 * time.Minute
+		measure = 2 * time.Minute
 	)
 	policies := make(map[string]*config.Queue)
 	w := newWorld(t, func(w *world) {
@@ -78,7 +78,7 @@ func share(t *testing.T, budget int, phases [][]int) {
 		w.service, w.quit = service, 200*time.Millisecond
 		w.way = func(domain string) (Way, bool) {
 			way := w.to(domain)
-			way.Queue = policies[domain]
+			w.set(func() { way.Queue = policies[domain] })
 			return way, true
 		}
 	})
