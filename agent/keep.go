@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/millrace/millrace/agent/durable"
 	"github.com/millrace/millrace/agent/queue"
 )
 
@@ -24,9 +25,8 @@ type keptStream struct {
 	Priority int       `json:"priority,omitempty"`
 }
 
-// keepSettings writes the settings of all streams. The new file is whole and
-// synced before it takes the old one's name, and the name is synced before the
-// caller is told. Callers hold settingMu.
+// keepSettings writes the settings of all streams; on return they will outlive a
+// crash. Callers hold settingMu.
 func (a *Agent) keepSettings() error {
 	dir := a.now.Load().config.Agent.StateDirectory
 	if dir == "" {
@@ -38,7 +38,7 @@ func (a *Agent) keepSettings() error {
 	}
 	b, err := json.MarshalIndent(list, "", "\t")
 	if err == nil {
-		err = replaceFile(filepath.Join(dir, streamsFile), append(b, '\n'))
+		err = durable.Replace(filepath.Join(dir, streamsFile), append(b, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("this is in force, but will not outlive the agent: %w", err)
@@ -71,28 +71,4 @@ func (a *Agent) restoreSettings() error {
 		return fmt.Errorf("the streams' pauses cannot be read: %w; remedy: mend %s, or remove it to let all streams go on", err, path)
 	}
 	return nil
-}
-
-// replaceFile puts a file in the place of another, durably.
-func replaceFile(path string, content []byte) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(dir, filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(content)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -68,9 +68,10 @@ type worker struct {
 func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
 	a := w.agent
 	began := time.Now()
+	closed := elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}
 	if err := w.check(began); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
-		return nil, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}), err
+		return nil, append(sig, closed), err
 	}
 	e, content, err := a.store.Message(job.ID)
 	if err != nil {
@@ -97,7 +98,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	w.done, w.events = r.settle(w.done, w.events)
 	sig = append(sig, r.signal(began))
 	if err == nil && w.insistsOnTLS(r.fates) {
-		return w.done, append(sig, elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}), errInsists
+		return w.done, append(sig, closed), errInsists
 	}
 	return w.done, sig, err
 }

@@ -3,8 +3,6 @@ package milter
 import (
 	"strings"
 	"sync"
-
-	"github.com/millrace/millrace/agent/config"
 )
 
 // hostMail counts the recipients that stay with the host MTA and that it will send
@@ -16,17 +14,17 @@ type hostMail struct {
 }
 
 // note counts the recipients of a message that were not diverted.
-func (h *hostMail) note(cfg *config.Config, m *message, diverted []bool) {
+func (h *hostMail) note(m *message, diverted []bool) {
 	for i := range m.Recipients {
 		if diverted != nil && diverted[i] {
 			continue
 		}
 		r := &m.Recipients[i]
-		if !remoteMailer(cfg, r.Mailer) {
+		if !m.setup.classifier.Remote(r.Mailer) {
 			continue
 		}
 		domain := strings.ToLower(r.Address[strings.LastIndexByte(r.Address, '@')+1:])
-		if cfg.Match(domain) == nil {
+		if m.setup.cfg.Match(domain) == nil {
 			continue
 		}
 		h.mu.Lock()
@@ -36,17 +34,6 @@ func (h *hostMail) note(cfg *config.Config, m *message, diverted []bool) {
 		h.counts[domain]++
 		h.mu.Unlock()
 	}
-}
-
-// remoteMailer reports whether the host sends such mail over the internet.
-func remoteMailer(cfg *config.Config, mailer string) bool {
-	for _, r := range cfg.Milter.Remote {
-		name, _, _ := strings.Cut(r, ":")
-		if strings.EqualFold(name, mailer) {
-			return true
-		}
-	}
-	return false
 }
 
 // HostMail gives the recipients that were left with the host MTA since the last

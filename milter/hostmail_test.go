@@ -21,14 +21,18 @@ func TestRecipientsThatTheHostSendsToAreCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, err := classify.New(cfg.Milter, classify.NewVolume())
+	if err != nil {
+		t.Fatal(err)
+	}
 	var s Server
-	m := &message{}
+	m := &message{setup: &setup{cfg, c}}
 	m.Recipients = []classify.Recipient{
 		{Address: "a@BIG.test", Mailer: "smtp"}, {Address: "b@big.test", Mailer: "smtp"}, {Address: "c@mx.big.test", Mailer: "esmtp"},
 		{Address: "d@small.test", Mailer: "smtp"}, {Address: "e@big.test", Mailer: "local"}, {Address: "f@big.test", Mailer: "relay"},
 	}
-	s.host.note(cfg, m, nil)
-	s.host.note(cfg, m, []bool{true, false, true, true, true, true})
+	s.host.note(m, nil)
+	s.host.note(m, []bool{true, false, true, true, true, true})
 	want := map[string]int{"big.test": 3, "mx.big.test": 1}
 	if got := s.HostMail(); !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)

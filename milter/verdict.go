@@ -62,7 +62,7 @@ func (s *session) failure(reason string) wire.Verdict {
 func (s *session) end(verdict, reason string, v wire.Verdict) wire.Verdict {
 	s.server.log.LogAttrs(s.conn.Context(), slog.LevelInfo, "verdict", s.attrs(verdict, reason)...)
 	if v.Action == wire.Accept {
-		s.server.host.note(s.m.setup.cfg, s.m, nil)
+		s.server.host.note(s.m, nil)
 	}
 	s.m = nil
 	return v
@@ -76,7 +76,7 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 	if way == delrcpt {
 		v = wire.Verdict{Action: wire.Accept, Delete: s.m.deletions(s.d.Divert)}
 	}
-	s.server.host.note(s.m.setup.cfg, s.m, s.d.Divert)
+	s.server.host.note(s.m, s.d.Divert)
 	attrs := append(s.attrs(way.String(), s.d.Reason), slog.String("id", r.ID().String()))
 	log, ctx := s.server.log, s.conn.Context()
 	waits := way == discard && !s.m.Command && !s.sendmail()

@@ -24,9 +24,8 @@ type Conn struct {
 	tls      *tls.Conn // nil: plain
 	closed   atomic.Bool
 
-	transactions int
-	stale        bool  // the last transaction failed: RSET before the next
-	lost         error // a write failed: only what the peer said before is still read
+	stale bool  // the last transaction failed: RSET before the next
+	lost  error // a write failed: only what the peer said before is still read
 
 	command []byte // scratch: commands of one write
 	steps   []step // scratch: commands of one transaction
@@ -69,10 +68,6 @@ func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
 	}
 	return c.tls.ConnectionState(), true
 }
-
-// Transactions counts the transactions begun on this connection, refused ones
-// included.
-func (c *Conn) Transactions() int { return c.transactions }
 
 // Check tells whether an idle connection is still usable: nil, or an *Error
 // after which it is closed. The peer may have closed it, or said something (421

@@ -277,9 +277,6 @@ func TestContextsComeAndGo(t *testing.T) {
 			cancel()
 			synctest.Wait()
 		}
-		if c.Transactions() != 3 {
-			t.Errorf("%d transactions", c.Transactions())
-		}
 		// Cancelled while idle: the next use ends at once, although it sets a
 		// deadline of its own after the cancellation set one.
 		ctx, cancel := context.WithCancel(t.Context())

@@ -179,7 +179,4 @@ func TestManyRecipients(t *testing.T) {
 		}
 	}
 	c.Quit(t.Context())
-	if c.Transactions() != 1 {
-		t.Errorf("%d transactions", c.Transactions())
-	}
 }

@@ -66,7 +66,6 @@ func (c *Conn) send(ctx context.Context, tx *Tx, out []RcptResult) error {
 		return nil
 	}
 	c.wire.bind(ctx)
-	c.transactions++
 	stale := c.stale
 	c.stale = true // until the message had its 2xx
 	c.plan(out, stale)

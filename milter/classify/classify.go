@@ -77,6 +77,7 @@ type Decision struct {
 type Classifier struct {
 	scope       scope
 	remote      map[nexthop]bool
+	mailers     map[string]bool // of remote
 	hostDomains globs
 	vetoHeaders []headerMatch
 	rules       []rule
@@ -95,7 +96,7 @@ type nexthop struct{ mailer, host string }
 // pattern is an error that names its rule.
 func New(cfg config.Milter, v *Volume) (*Classifier, error) {
 	c := &Classifier{
-		remote: map[nexthop]bool{}, builtin: cfg.BuiltinRules,
+		remote: map[nexthop]bool{}, mailers: map[string]bool{}, builtin: cfg.BuiltinRules,
 		volume: v, many: int(cfg.BulkRecipients), window: cfg.BulkWindow,
 	}
 	var err error
@@ -107,7 +108,9 @@ func New(cfg config.Milter, v *Volume) (*Classifier, error) {
 		if mailer == "" {
 			return nil, fmt.Errorf("milter.remote: %q names no mailer", r)
 		}
-		c.remote[nexthop{strings.ToLower(mailer), strings.ToLower(host)}] = true
+		mailer = strings.ToLower(mailer)
+		c.remote[nexthop{mailer, strings.ToLower(host)}] = true
+		c.mailers[mailer] = true
 	}
 	c.hostDomains = newGlobs(cfg.HostDomains)
 	if c.vetoHeaders, err = newHeaderMatches(cfg.VetoHeaders); err != nil {

@@ -38,6 +38,10 @@ func (c *Classifier) remoteOne(r *Recipient) bool {
 	return c.remote[nexthop{mailer, ""}] && host == domain
 }
 
+// Remote reports whether mail with such a mailer leaves over the internet, to
+// whichever host.
+func (c *Classifier) Remote(mailer string) bool { return c.mailers[strings.ToLower(mailer)] }
+
 // commandRecipients judges mail of sendmail(1), for which no transport is
 // known: its recipients are remote if their domains are none of the host's, and
 // only when the host's domains have been listed. The MTA cannot be told to keep

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/millrace/millrace/agent/durable"
 )
 
 // files keeps policies on disk. A file is a header of ours, an empty line, and
@@ -49,7 +51,7 @@ func (f *files) open() error {
 		switch filepath.Ext(e.Name()) {
 		case suffix:
 			f.n++
-		case ".tmp":
+		case durable.Suffix:
 			_ = os.Remove(filepath.Join(f.dir, e.Name()))
 		}
 	}
@@ -93,8 +95,7 @@ func (f *files) read(domain string) *Policy {
 	return p
 }
 
-// write stores a policy, durable before it has its name: a crash leaves the old
-// file or the new one.
+// write stores a policy.
 func (f *files) write(domain string, p *Policy) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -112,17 +113,7 @@ func (f *files) write(domain string, p *Policy) error {
 	for _, mx := range p.MX {
 		fmt.Fprintf(&b, "mx: %s\n", mx)
 	}
-	tmp, err := os.CreateTemp(f.dir, "policy-*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(b.Bytes())
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
+	if err := durable.Replace(path, b.Bytes()); err != nil {
 		return err
 	}
 	if isNew {
