@@ -3,12 +3,11 @@ package postconf
 import (
 	"errors"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/contrib/lab"
 	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
@@ -16,25 +15,10 @@ import (
 func instance(t *testing.T, main, master string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := lab.WritePostfixConfig(dir, main, master); err != nil {
+		t.Fatal(err)
 	}
-	settle(t, dir)
 	return dir
-}
-
-// settle makes the files of a configuration look older than they are: Postfix's
-// programs wait until a file is two seconds old, lest they read half of one.
-func settle(t *testing.T, dir string) {
-	t.Helper()
-	old := time.Now().Add(-time.Minute)
-	for _, name := range []string{"main.cf", "master.cf"} {
-		if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 func TestPostconfIsRead(t *testing.T) {

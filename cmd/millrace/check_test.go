@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/tools/txtar"
 
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/cmd/internal/program"
+	"github.com/millrace/millrace/contrib/lab"
 	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
@@ -36,12 +36,16 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
+			texts := map[string]string{}
 			for _, f := range archive.Files {
+				texts[f.Name] = string(f.Data)
 				if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
-			settle(t, dir)
+			if err := lab.WritePostfixConfig(dir, texts["main.cf"], texts["master.cf"]); err != nil {
+				t.Fatal(err)
+			}
 			r := millrace(t, "", "--config", filepath.Join(dir, "millrace.toml"), "check", "--postfix-config", dir)
 			got := fmt.Sprintf("%s%sexit code %d\n", r.stdout, strings.ReplaceAll(r.stderr, dir+"/", ""), r.code)
 			want := &archive.Files[len(archive.Files)-1]
@@ -132,23 +136,8 @@ func TestReportCountsWhatItSays(t *testing.T) {
 func instance(t *testing.T, main, master string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := lab.WritePostfixConfig(dir, main, master); err != nil {
+		t.Fatal(err)
 	}
-	settle(t, dir)
 	return dir
-}
-
-// settle makes the files of a configuration look older than they are: Postfix's
-// programs wait until a file is two seconds old, lest they read half of one.
-func settle(t *testing.T, dir string) {
-	t.Helper()
-	old := time.Now().Add(-time.Minute)
-	for _, name := range []string{"main.cf", "master.cf"} {
-		if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
