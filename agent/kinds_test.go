@@ -234,7 +234,7 @@ func passedBy(n int) func(*play) {
 func TestKindsOfReceiversOverSockets(t *testing.T) {
 	t.Parallel()
 	var runs sync.WaitGroup
-	room := make(chan struct{}, 8)
+	room := make(chan struct{}, 12)
 	for _, k := range kinds {
 		runs.Go(func() {
 			room <- struct{}{}

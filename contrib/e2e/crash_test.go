@@ -112,23 +112,29 @@ func TestKillNine(t *testing.T) {
 			})
 			s := r.flow(uint64(seed), 150)
 			milter, agent := r.millrace.Milter, r.millrace.Agent
-			crashes := 0
-			for i := range 20 {
-				s.more(10 + 7*(i%5)) // crashes fall into warm-up and full flow
-				victims := [][]*lab.Daemon{{milter}, {agent}, {milter, agent}, {agent, milter}}[i%4]
-				for _, d := range victims {
-					d.Kill()
-					if d == agent {
-						crashes++
-					}
-				}
-				r.start(victims...)
-			}
+			crashes := s.killing(20, [][]*lab.Daemon{{milter}, {agent}, {milter, agent}, {agent, milter}})
 			s.more(50)
 			s.end()
 			r.explain(r.accounts(&s.sent), &s.sent, crashes*sessions)
 		})
 	}
+}
+
+// killing kills these daemons in turn while mail flows, starts them again, and says
+// how often the agent was among them.
+func (s *stream) killing(times int, inTurn [][]*lab.Daemon) (agents int) {
+	for i := range times {
+		s.more(10 + 7*(i%5)) // crashes fall into warm-up and full flow
+		victims := inTurn[i%len(inTurn)]
+		for _, d := range victims {
+			d.Kill()
+			if d == s.room.millrace.Agent {
+				agents++
+			}
+		}
+		s.room.start(victims...)
+	}
+	return agents
 }
 
 // explain fails for each copy too many that invariant 3 does not allow:

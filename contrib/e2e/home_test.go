@@ -127,21 +127,8 @@ func TestHandbackQueue(t *testing.T) {
 				o.millrace.Set = map[string]string{"handback.relay": `"127.0.0.1:10025"`}
 			}
 			r := enter(t, o)
-			g := &inject.Generator{Seed: 5, Domains: []string{"far.test", "home.test"}, MaxSize: 50 << 10, MaxRecipients: 4, Shapes: inject.AllShapes}
-			in := &inject.Injector{Addr: r.postfix.SMTPAddr(), Connections: 3}
 			const n = 60
-			sent, err := in.Run(r.ctx, n, g.Message)
-			if err != nil || sent.Messages != n {
-				t.Fatalf("%+v %v", sent, err)
-			}
-			r.exact(sent.Ledger)
-			for _, a := range r.all() {
-				// Our trace is on top of what we delivered, and beneath Postfix's
-				// of what it delivered.
-				if a.ours() != (a.provider == "far") {
-					t.Errorf("%s to %s was delivered by Millrace: %v", a.id, a.recipient, a.ours())
-				}
-			}
+			r.farAndHome(r.postfix.SMTPAddr(), n)
 			verdicts := linesWith(read(t, r.millrace.Milter.Log()), "verdict=delrcpt")
 			if len(verdicts) != n {
 				t.Errorf("%d messages diverted, want each of %d once", len(verdicts), n)
@@ -151,6 +138,26 @@ func TestHandbackQueue(t *testing.T) {
 				t.Errorf("%d recipients logged as handed back, %d arrived", len(lines), home)
 			}
 		})
+	}
+}
+
+// farAndHome sends n messages to recipients of both and checks that all arrive,
+// delivered by Millrace where it delivers and by the host where it gives back.
+func (r *room) farAndHome(addr string, n int) {
+	r.t.Helper()
+	g := &inject.Generator{Seed: 5, Domains: []string{"far.test", "home.test"}, MaxSize: 50 << 10, MaxRecipients: 4, Shapes: inject.AllShapes}
+	in := &inject.Injector{Addr: addr, Connections: 3}
+	sent, err := in.Run(r.ctx, n, g.Message)
+	if err != nil || sent.Messages != n {
+		r.t.Fatalf("%+v %v", sent, err)
+	}
+	r.exact(sent.Ledger)
+	for _, a := range r.all() {
+		// Our trace is on top of what we delivered, and beneath the host's of what
+		// it delivered.
+		if a.ours() != (a.provider == "far") {
+			r.t.Errorf("%s to %s was delivered by Millrace: %v", a.id, a.recipient, a.ours())
+		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/inject"
 )
 
 // talk is an SMTP session said line by line.
@@ -278,19 +277,8 @@ func TestSendmailHandbackQueue(t *testing.T) {
 		providers: farAndHome(),
 		millrace:  lab.MillraceOptions{Extra: "[[queue]]\nname = \"home\"\ndomains = [\"home.test\"]\nroute = \"handback\"\n"},
 	})
-	g := &inject.Generator{Seed: 5, Domains: []string{"far.test", "home.test"}, MaxSize: 50 << 10, MaxRecipients: 4, Shapes: inject.AllShapes}
-	in := &inject.Injector{Addr: r.host.SMTPAddr(), Connections: 2}
 	const n = 30
-	sent, err := in.Run(r.ctx, n, g.Message)
-	if err != nil || sent.Messages != n {
-		t.Fatalf("%+v %v", sent, err)
-	}
-	r.exact(sent.Ledger)
-	for _, a := range r.all() {
-		if a.ours() != (a.provider == "far") {
-			t.Errorf("%s to %s was delivered by Millrace: %v", a.id, a.recipient, a.ours())
-		}
-	}
+	r.farAndHome(r.host.SMTPAddr(), n)
 	if got := linesWith(read(t, r.millrace.Milter.Log()), "verdict=discard"); len(got) != n {
 		t.Errorf("%d messages diverted, want each of %d once", len(got), n)
 	}
@@ -308,18 +296,7 @@ func TestSendmailKillNine(t *testing.T) {
 	})
 	s := r.flow(11, 60)
 	milter, agent := r.millrace.Milter, r.millrace.Agent
-	crashes := 0
-	for i := range 10 {
-		s.more(10 + 7*(i%5))
-		victims := [][]*lab.Daemon{{milter}, {milter, agent}}[i%2]
-		for _, d := range victims {
-			d.Kill()
-			if d == agent {
-				crashes++
-			}
-		}
-		r.start(victims...)
-	}
+	crashes := s.killing(10, [][]*lab.Daemon{{milter}, {milter, agent}})
 	s.more(50)
 	s.end()
 	r.explain(r.accounts(&s.sent), &s.sent, crashes*sessions)
