@@ -28,6 +28,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -42,6 +43,7 @@ type Agent struct {
 	store   *spool.Store
 	writer  *spool.Writer // our own segment, for reports
 	queue   *queue.Queue
+	events  *event.File
 	hosts   hosts
 	asked   asked
 
@@ -106,7 +108,12 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	if err := a.restoreSettings(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
+	a.events = event.NewFile(eventPlace(c), log)
 	return a, nil
+}
+
+func eventPlace(c *config.Config) event.Place {
+	return event.Place{Path: c.Events.File, MaxSize: int64(c.Events.MaxSize), Keep: c.Events.Keep}
 }
 
 func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
@@ -179,6 +186,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	a.now.Store(set)
 	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
+	a.events.Reopen(eventPlace(&next))
 	select {
 	case a.reloaded <- struct{}{}:
 	default: // it will look at the newest anyhow
@@ -197,6 +205,7 @@ const routers = 128
 // spool. ready is called when mail is being taken.
 func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer a.cut()
+	defer a.closeEvents()
 	server, err := control.Listen(a.now.Load().config.Agent.Control, a, a.log)
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
@@ -251,6 +260,15 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	in.Wait()
 	base.Wait()
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())
+}
+
+// closeEvents writes the last events; they are no reason to hold up a stop for long.
+func (a *Agent) closeEvents() {
+	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
+	defer done()
+	if err := a.events.Close(ctx); err != nil {
+		a.log.Error("events are lost", "err", err)
+	}
 }
 
 // load brings the mail of earlier runs into the queue.

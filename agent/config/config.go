@@ -42,6 +42,7 @@ type Config struct {
 	Milter   Milter   `toml:"milter"`
 	Agent    Agent    `toml:"agent"`
 	Handback Handback `toml:"handback"`
+	Events   Events   `toml:"events"`
 
 	// General is the general queue: every domain that no specific queue lists.
 	General Queue `toml:"general"`
@@ -310,6 +311,19 @@ type Handback struct {
 	Relay string `toml:"relay"`
 }
 
+// Events configures the event file: every outcome as one JSON line. Package
+// agent/event describes it.
+type Events struct {
+	// File is where events go, an absolute path; "" turns them off. It is opened
+	// anew on a reload. Default: "".
+	File string `toml:"file"`
+	// MaxSize is the size in bytes after which the file is renamed to File.1, that
+	// to File.2 and so on; 0 leaves rotation to others. Default: "100MiB".
+	MaxSize Size `toml:"max_size"`
+	// Keep is how many renamed files are kept. Default: 10.
+	Keep int `toml:"keep"`
+}
+
 // TLS is the least protection of a queue's connections. MTA-STS and DANE raise
 // it, except "none", which is the admin's word against any TLS.
 type TLS string
@@ -454,6 +468,7 @@ func defaults() *Config {
 			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
+		Events:   Events{MaxSize: 100 << 20, Keep: 10},
 		General: Queue{
 			Name:                     generalName,
 			Route:                    Route{Kind: RouteMX},

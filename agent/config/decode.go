@@ -43,7 +43,7 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &r, hereItem, pathItem)
 				*p = append(*p, r)
 			})
-		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Queue:
+		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(

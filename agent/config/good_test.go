@@ -33,6 +33,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
+		Events:   Events{MaxSize: 100 << 20, Keep: 10},
 		General: Queue{
 			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
 			MaxRecipientsPerMessage: 50, Expire: 120 * time.Hour, TLS: "opportunistic",
