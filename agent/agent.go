@@ -33,6 +33,7 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/suppress"
 )
 
 // Agent is a running transport agent.
@@ -44,6 +45,7 @@ type Agent struct {
 	writer  *spool.Writer // our own segment, for reports
 	queue   *queue.Queue
 	events  *event.File
+	bounced *suppress.List
 	hosts   hosts
 	asked   asked
 
@@ -108,6 +110,11 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	if err := a.restoreSettings(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
+	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
+		// To mail whom one should not is worse than not to start.
+		return nil, errors.Join(fmt.Errorf("the suppression list: %w", err), writer.Close(), store.Close())
+	}
+	a.bounced.Use(suppressPolicy(c))
 	a.events = event.NewFile(eventPlace(c), log)
 	return a, nil
 }
@@ -187,6 +194,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	a.now.Store(set)
 	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
 	a.events.Reopen(eventPlace(&next))
+	a.bounced.Use(suppressPolicy(&next))
 	select {
 	case a.reloaded <- struct{}{}:
 	default: // it will look at the newest anyhow
@@ -229,6 +237,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	base.Go(func() { a.keepHouse(late) })
 	base.Go(func() { a.watchHost(late) })
+	base.Go(func() { a.bounced.Run(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}

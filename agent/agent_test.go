@@ -72,7 +72,7 @@ func newStage(t *testing.T, change func(*config.Config), providers ...sink.Provi
 		Spool:    config.Spool{Directory: filepath.Join(dir, "spool"), MinFree: 1, MaxRecipients: 1_000_000},
 		Agent: config.Agent{
 			Control: "unix:" + filepath.Join(dir, "c.sock"), Resolvers: []string{net.DNSAddr()}, Port: net.Port(),
-			Protocols: []string{"ipv4"}, MaxSessions: 200,
+			Protocols: []string{"ipv4"}, MaxSessions: 200, StateDirectory: filepath.Join(dir, "state"),
 			AllowDestinations: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		},
 		Handback: config.Handback{Relay: fmt.Sprintf("%s:%d", relay, net.Port())},
@@ -99,7 +99,7 @@ func (s *stage) arrived(m *sink.Message) {
 	}
 }
 
-func (s *stage) start() {
+func (s *stage) start() *Agent {
 	s.t.Helper()
 	a, err := New(s.config, s.log.logger(), "test")
 	if err != nil {
@@ -116,6 +116,7 @@ func (s *stage) start() {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(s.stop)
+	return a
 }
 
 func (s *stage) stop() {

@@ -49,6 +49,10 @@ type fate struct {
 	reply    smtp.Reply // the server's word, if it spoke
 	untried  bool       // never offered to a server: goes back uncounted
 	relayed  bool       // accepted, and reports on it are ours to make
+
+	// Not tried, as the address is suppressed. The decision's action says whether
+	// the sender is told: Bounce, or Cancel.
+	suppressed bool
 }
 
 // add decides on one recipient of a transaction. err is the connection's.
@@ -163,6 +167,9 @@ func (f *fate) settled(handedBack bool) queue.Settled {
 		s.Handback = true
 	default:
 		s.Due = d.Due
+	}
+	if f.suppressed && s.Status.Final() {
+		s.Status = spool.Suppressed
 	}
 	return s
 }
@@ -318,10 +325,11 @@ func (r *report) tell(f fate, now time.Time) {
 	if r.peer.addr.IsValid() {
 		d.Relay = r.words.relay
 	}
-	if f.untried {
+	if f.untried || f.suppressed {
 		d.Tries--
 	}
 	r.agent.logDelivery(&d)
+	r.agent.count(&d)
 	r.agent.events.Delivery(&d)
 }
 
@@ -329,6 +337,9 @@ func (r *report) tell(f fate, now time.Time) {
 func (f *fate) status(handback bool) event.Status {
 	if f.untried {
 		return event.Returned
+	}
+	if a := f.decision.Action; f.suppressed && (a == outcome.Bounce || a == outcome.Cancel) {
+		return event.Suppressed
 	}
 	switch f.decision.Action {
 	case outcome.Deliver:

@@ -44,6 +44,8 @@ type Config struct {
 	Handback Handback `toml:"handback"`
 	Events   Events   `toml:"events"`
 
+	Suppression Suppression `toml:"suppression"`
+
 	// General is the general queue: every domain that no specific queue lists.
 	General Queue `toml:"general"`
 	// Queues are the specific queues in the order of the files.
@@ -253,7 +255,7 @@ type Agent struct {
 	// what receivers say. Default: none.
 	Replies string `toml:"replies"`
 	// StateDirectory holds what the agent learned and wants to keep over a
-	// restart: MTA-STS policies. An absolute path, made if need be.
+	// restart: MTA-STS policies, paused streams, the suppression list. An absolute path, made if need be.
 	// Default: "/var/lib/millrace".
 	StateDirectory string `toml:"state_directory"`
 	// DANE is true, false or "auto". DANE (RFC 7672) is only as good as the
@@ -309,19 +311,6 @@ type Handback struct {
 	// Relay is "host:port" of a host MTA's port without our milter.
 	// Default: "127.0.0.1:10626".
 	Relay string `toml:"relay"`
-}
-
-// Events configures the event file: every outcome as one JSON line. Package
-// agent/event describes it.
-type Events struct {
-	// File is where events go, an absolute path; "" turns them off. It is opened
-	// anew on a reload. Default: "".
-	File string `toml:"file"`
-	// MaxSize is the size in bytes after which the file is renamed to File.1, that
-	// to File.2 and so on; 0 leaves rotation to others. Default: "100MiB".
-	MaxSize Size `toml:"max_size"`
-	// Keep is how many renamed files are kept. Default: 10.
-	Keep int `toml:"keep"`
 }
 
 // TLS is the least protection of a queue's connections. MTA-STS and DANE raise
@@ -469,6 +458,9 @@ func defaults() *Config {
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
+		Suppression: Suppression{
+			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
+		},
 		General: Queue{
 			Name:                     generalName,
 			Route:                    Route{Kind: RouteMX},

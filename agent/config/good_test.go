@@ -34,6 +34,9 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
+		Suppression: Suppression{
+			Mode: "advise", After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: "stream", Notify: true,
+		},
 		General: Queue{
 			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
 			MaxRecipientsPerMessage: 50, Expire: 120 * time.Hour, TLS: "opportunistic",

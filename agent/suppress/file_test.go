@@ -65,7 +65,7 @@ func TestACrashLeavesAMomentOfThePast(t *testing.T) {
 	past := map[int64]map[string]Entry{} // by the size of the file
 	note := func() { m := l.entries(t); past[l.file.octets()] = m }
 	note()
-	something(l, rand.New(rand.NewPCG(1, 2)), 150, note)
+	something(l, rand.New(rand.NewPCG(1, 2)), 60, note)
 	content, err := os.ReadFile(l.file.path)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestACrashLeavesAMomentOfThePast(t *testing.T) {
 		if next, ok := past[int64(size)+1]; !reflect.DeepEqual(got, was) && !(ok && reflect.DeepEqual(got, next)) { // only its line end is missing
 			t.Fatalf("cut at %d: %d entries, want %d", size, len(got), len(was))
 		}
-		if size%7 == 0 {
+		if size%31 == 0 {
 			cut.Put(Entry{Address: "new@b.test", Last: start})
 			if err := cut.flush(); err != nil {
 				t.Fatal(err)
@@ -136,7 +136,7 @@ func TestRunCompactsWhileTheListIsInUse(t *testing.T) {
 	wg.Go(func() { l.Run(ctx) })
 	for w := range 4 {
 		wg.Go(func() {
-			for n := range 10_000 {
+			for n := range 3000 {
 				a := fmt.Sprintf("%d-%d@b.test", w, n%50)
 				if l.Bounced("s", a, outcome.ClassUserUnknown, start); n%3 == 0 {
 					l.Delivered("s", a)
