@@ -2,12 +2,14 @@ package agent
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/contrib/sink"
@@ -126,22 +128,74 @@ func TestAdviseSendsAllTheSame(t *testing.T) {
 	}
 }
 
-// TestListOutlivesTheAgent also has a delivery make an address good again, and
-// the admin's word for an address that has never bounced.
+// TestListOutlivesTheAgent also has the admin's word for an address that has never
+// bounced, and then the admin's other word.
 func TestListOutlivesTheAgent(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, dropping(1), gone, sink.Provider{Name: "far", Domains: []string{"far.test"}})
-	a := s.start()
+	s.start()
 	s.until("bounced", s.outcome(s.send(spool.Envelope{Sender: "n@news.test", Stream: "sale"}, letter, "x@gone.test")))
-	a.bounced.Put(suppress.Entry{Address: "never@far.test", Last: time.Now()})
+	client, ctx := control.NewClient(s.config.Agent.Control), t.Context()
+	defer client.Close()
+	if n, err := client.Suppress(ctx, each("Never@far.test", "undone@far.test")); n != 2 || err != nil {
+		t.Fatalf("%d added, %v", n, err)
+	}
+	if n, err := client.Unsuppress(ctx, control.Release{Addresses: []string{"UNDONE@far.test"}}); n != 1 || err != nil {
+		t.Fatalf("%d removed, %v", n, err)
+	}
 	s.stop()
 	s.start()
-	s.until("settled", s.outcome(s.send(spool.Envelope{Sender: "n@news.test", Stream: "sale"}, letter, "x@gone.test", "never@far.test", "ok@far.test")))
+	var list []string
+	if err := client.Suppressions(ctx, func(x *control.Suppression) error {
+		list = append(list, fmt.Sprint(x.Address, " ", x.Stream, " ", x.Bounces, " ", x.Class, " ", x.Suppressed))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"x@gone.test sale 1 userunknown true", "never@far.test  0 none true"}; !slices.Equal(list, want) {
+		t.Errorf("the list is %q, want %q", list, want)
+	}
+	if st, err := client.SuppressionStats(ctx); err != nil || st.Mode != "drop" || st.Suppressed != 2 || st.Admin != 1 || st.Octets == 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	s.until("settled", s.outcome(s.send(spool.Envelope{Sender: "n@news.test", Stream: "sale"}, letter, "x@gone.test", "never@far.test", "undone@far.test")))
 	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
 	s.stop()
-	for to, want := range map[string]string{"x@gone.test": "[bounced suppressed]", "never@far.test": "[suppressed]", "ok@far.test": "[sent]"} {
+	for to, want := range map[string]string{"x@gone.test": "[bounced suppressed]", "never@far.test": "[suppressed]", "undone@far.test": "[sent]"} {
 		if got := fmt.Sprint(s.statuses(to)); got != want {
 			t.Errorf("%s: %s, want %s", to, got, want)
+		}
+	}
+}
+
+// each gives addresses for all streams.
+func each(addresses ...string) func(*control.Suppression) error {
+	return func(s *control.Suppression) error {
+		if len(addresses) == 0 {
+			return io.EOF
+		}
+		*s = control.Suppression{Address: addresses[0]}
+		addresses = addresses[1:]
+		return nil
+	}
+}
+
+func TestOnlyHardClassesAreImported(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, dropping(1))
+	a := s.start()
+	for class, good := range map[string]bool{"": true, "none": true, "userunknown": true, "hostunknown": true, "hasmoved": true, "mailboxfull": false, "reputation": false, "?": false} {
+		given := false
+		n, err := a.Suppress(func(s *control.Suppression) error {
+			if given {
+				return io.EOF
+			}
+			given = true
+			*s = control.Suppression{Address: "a@b.test", Class: class, Bounces: 1}
+			return nil
+		})
+		if (err == nil) != good || n == 1 != good {
+			t.Errorf("class %q: %d added, %v", class, n, err)
 		}
 	}
 }

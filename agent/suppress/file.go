@@ -57,9 +57,11 @@ func (f *file) load(t *table) (bad int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	f.size = int64(len(header))
 	defer in.Close()
 	err = scan(in, func(line []byte) error {
 		f.lines++
+		f.size += int64(len(line)) + 1
 		switch e, m, add, err := parseLine(line); {
 		case err != nil:
 			bad++
@@ -133,8 +135,8 @@ func (f *file) octets() int64 {
 	return f.size
 }
 
-// flush writes what is pending, without a sync.
-func (l *List) flush() error {
+// Flush writes what is pending, without a sync.
+func (l *List) Flush() error {
 	l.file.io.Lock()
 	defer l.file.io.Unlock()
 	return l.flushLocked()
@@ -266,7 +268,7 @@ func (l *List) Run(ctx context.Context) {
 			l.close()
 			return
 		case <-wake:
-			if err := l.flush(); err != nil {
+			if err := l.Flush(); err != nil {
 				said(err)
 			}
 		case <-tick.C:

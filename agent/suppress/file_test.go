@@ -86,7 +86,7 @@ func TestACrashLeavesAMomentOfThePast(t *testing.T) {
 		}
 		if size%31 == 0 {
 			cut.Put(Entry{Address: "new@b.test", Last: start})
-			if err := cut.flush(); err != nil {
+			if err := cut.Flush(); err != nil {
 				t.Fatal(err)
 			}
 			cut.close()

@@ -238,7 +238,7 @@ func (l *List) Remove(stream *string, addresses ...string) (n int, err error) {
 // expired long ago come too. An entry that changes meanwhile may be left out or
 // come as it was.
 func (l *List) Each(ctx context.Context, now time.Time, yield func(*Entry) error) error {
-	if err := l.flush(); err != nil {
+	if err := l.Flush(); err != nil {
 		return err
 	}
 	p := l.policy.Load()

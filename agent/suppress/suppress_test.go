@@ -201,7 +201,7 @@ func TestAMillionEntries(t *testing.T) {
 		part = append(part, Entry{Address: fmt.Sprintf("customer.number.%d@provider-%d.example", n, n%5000), Stream: "news.example.com", Last: start, Bounces: 3, Class: outcome.ClassUserUnknown})
 		if len(part) == 1000 {
 			l.Put(part...)
-			if err := l.flush(); err != nil {
+			if err := l.Flush(); err != nil {
 				t.Fatal(err)
 			}
 			part = part[:0]
