@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -451,9 +452,12 @@ func (s *stage) ready() (int, string) {
 }
 
 func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
-	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.HTTP.Listen = freePort(t)
+		c.Events.File = filepath.Join(t.TempDir(), "events.jsonl")
+	}, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	s.send(spool.Envelope{Sender: "n@news.test", Stream: "spoiled"}, letter, "a@far.test")
+	spoiled := s.send(spool.Envelope{Sender: "n@news.test", Stream: "spoiled"}, letter, "a@far.test")
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@far.test")
 	if err := s.writer.Close(); err != nil {
 		t.Fatal(err)
@@ -475,6 +479,10 @@ func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
 	})
 	if got := s.at("far")[0].recipient; got != "b@far.test" {
 		t.Errorf("delivered to %s", got)
+	}
+	s.stop()
+	if list := s.events(); len(list) != 2 || !slices.Contains(list, anEvent{Event: "damaged", ID: spoiled.String(), Class: "system"}) {
+		t.Errorf("events %+v", list)
 	}
 }
 

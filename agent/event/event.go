@@ -52,8 +52,8 @@
 //	            times could not be written, because the disk stalled or was full
 //	            for longer than the buffer of 16 MiB lasts
 //
-// Of the two that a report concerns, the message's own event is the truth: that a
-// DSN was sent to the host tells only that.
+// A bounce is told by the bounced event of the message itself. Its report, if one is
+// owed, is a message of its own with events of its own: handed_back, most often.
 //
 // What a crash does. The event follows its outcome's entry in the journal, and the
 // file is not synced: kill -9 leaves out the events of the last moments (those

@@ -144,31 +144,31 @@ func (l *List) Flush() error {
 
 func (l *List) flushLocked() error {
 	f := &l.file
-	l.mu.Lock()
-	if len(f.rest) == 0 {
-		f.rest, f.pending = f.pending, nil
+	for {
+		l.mu.Lock()
+		if len(f.rest) == 0 {
+			f.rest, f.pending = f.pending, nil
+		}
+		lost := f.lost
+		f.lost = 0
+		l.mu.Unlock()
+		if lost > 0 {
+			l.log.Error("the suppression list could not be written for too long; entries will not outlive the agent", "file", f.path, "entries", lost)
+		}
+		if len(f.rest) == 0 {
+			return nil
+		}
+		if err := f.open(); err != nil {
+			return err
+		}
+		n, err := f.out.Write(f.rest)
+		f.size += int64(n)
+		f.dirty = f.dirty || n > 0
+		f.rest = f.rest[n:] // after a short write the line goes on where it broke off
+		if err != nil {
+			return err
+		}
 	}
-	lost := f.lost
-	f.lost = 0
-	l.mu.Unlock()
-	if lost > 0 {
-		l.log.Error("the suppression list could not be written for too long; entries will not outlive the agent", "file", f.path, "entries", lost)
-	}
-	if len(f.rest) == 0 {
-		return nil
-	}
-	if err := f.open(); err != nil {
-		return err
-	}
-	n, err := f.out.Write(f.rest)
-	f.size += int64(n)
-	f.dirty = f.dirty || n > 0
-	f.rest = f.rest[n:] // after a short write the line goes on where it broke off
-	if err != nil {
-		return err
-	}
-	f.rest = nil
-	return nil
 }
 
 // open opens the file for appending, or makes it. A last line that was cut short

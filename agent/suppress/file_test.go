@@ -179,6 +179,35 @@ func TestRunSyncsWithoutBeingAsked(t *testing.T) {
 	wg.Wait()
 }
 
+// TestADiskThatTakesNothing has a list that is in force all the same, says so, and
+// writes everything when it can.
+func TestADiskThatTakesNothing(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(dir, []byte("in the way"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, filepath.Join(t.TempDir(), "list"), policy)
+	l.file.path = filepath.Join(dir, "list")
+	l.Bounced("s", "x@b.test", outcome.ClassUserUnknown, start)
+	if err := l.Add(Entry{Address: "a@b.test", Last: start}); err == nil || !strings.Contains(err.Error(), "will not outlive the agent") {
+		t.Errorf("error %v", err)
+	}
+	if !l.suppresses("s", "a@b.test", start) {
+		t.Error("it is not in force")
+	}
+	l.Bounced("s", "y@b.test", outcome.ClassUserUnknown, start)
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, l.file.path, policy).entries(t); len(got) != 3 {
+		t.Errorf("on disk %v", got)
+	}
+}
+
 func TestAnotherFileIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "list")
