@@ -21,10 +21,18 @@ const suppressFile = "suppressed"
 
 func suppressPolicy(c *config.Config) suppress.Policy {
 	s := &c.Suppression
-	return suppress.Policy{
-		Count: s.Mode == config.SuppressAdvise || s.Mode == config.SuppressDrop, Drop: s.Mode == config.SuppressDrop,
+	p := suppress.Policy{
+		Mode: suppressModes[s.Mode], Streams: make(map[string]suppress.Mode, len(s.Streams)),
 		After: s.After, Within: s.Within, Expire: s.Expire, Global: s.Scope == config.SuppressGlobal,
 	}
+	for _, x := range s.Streams {
+		p.Streams[x.Name] = suppressModes[x.Mode]
+	}
+	return p
+}
+
+var suppressModes = map[config.SuppressionMode]suppress.Mode{
+	config.SuppressOff: suppress.Off, config.SuppressAdvise: suppress.Advise, config.SuppressDrop: suppress.Drop,
 }
 
 // count has the suppression list learn from a delivery attempt. What the host MTA
@@ -39,9 +47,9 @@ func (a *Agent) count(d *event.Delivery) {
 	case event.Sent:
 		a.bounced.Delivered(e.Stream, d.Recipient())
 	case event.Bounced:
-		if a.bounced.Bounced(e.Stream, d.Recipient(), d.Class, d.Time) {
+		if p := a.bounced.Policy(); a.bounced.Bounced(e.Stream, d.Recipient(), d.Class, d.Time) {
 			a.log.Info("address has bounced too often", "to", "<"+d.Recipient()+">", "stream", e.Stream,
-				"class", d.Class, "suppressed", a.bounced.Policy().Drop)
+				"class", d.Class, "suppressed", p.ModeOf(e.Stream) == suppress.Drop)
 		}
 	}
 }

@@ -96,9 +96,14 @@ func (s *stage) journal(id spool.ID) (list []spool.Status) {
 	return list
 }
 
+// TestWithoutNotifyNobodyIsTold is of a stream with a mode of its own.
 func TestWithoutNotifyNobodyIsTold(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, func(c *config.Config) { dropping(1)(c); c.Suppression.Notify = false }, gone)
+	s := newStage(t, func(c *config.Config) {
+		dropping(1)(c)
+		c.Suppression.Notify, c.Suppression.Mode = false, config.SuppressAdvise
+		c.Suppression.Streams = []config.SuppressionStream{{Name: "sale", Mode: config.SuppressDrop}}
+	}, gone)
 	s.start()
 	s.until("bounced", s.outcome(s.send(spool.Envelope{Sender: "n@news.test", Stream: "sale"}, letter, "x@gone.test")))
 	s.until("the report of the bounce", func() bool { return len(s.at("host")) == 1 })

@@ -28,9 +28,7 @@ func (l *loader) check() {
 	if f := c.Events.File; f != "" && !filepath.IsAbs(f) {
 		l.fail("events.file", remedy(fmt.Sprintf("file: %q is not an absolute path", f), `begin it with /, or write "" for no events`))
 	}
-	if n := c.Suppression.After; n > 100 {
-		l.fail("suppression.after", remedy(fmt.Sprintf("after: %d bounces in a row", n), `write 1 to 100, or mode = "advise" to suppress nobody`))
-	}
+	l.checkSuppression(&c.Suppression)
 	l.checkQueues()
 	l.checkReplies()
 }

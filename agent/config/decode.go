@@ -43,6 +43,12 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &r, hereItem, pathItem)
 				*p = append(*p, r)
 			})
+		case *[]SuppressionStream:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				var x SuppressionStream
+				t.table(value, &x, hereItem, pathItem)
+				*p = append(*p, x)
+			})
 		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Suppression, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {

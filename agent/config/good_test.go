@@ -56,6 +56,15 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 	}
 }
 
+func TestStreamsHaveASuppressionModeOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	got, _ := load(t, "[suppression]\nscope = \"global\"\nnotify = false\n[[suppression.stream]]\nname = \"news\"\nmode = \"drop\"\n")
+	s := got.Suppression
+	if s.Mode != SuppressAdvise || s.Scope != SuppressGlobal || s.Notify || !slices.Equal(s.Streams, []SuppressionStream{{"news", SuppressDrop}}) {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestDefaultsPassTheirOwnChecks(t *testing.T) {
 	t.Parallel()
 	l := loader{cfg: defaults(), at: map[string]Notice{}, bad: map[string]bool{}}

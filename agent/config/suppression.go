@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // SuppressionMode says what happens to addresses that bounce for good.
 type SuppressionMode string
@@ -33,6 +36,36 @@ type Suppression struct {
 	// Notify says whether the sender gets a bounce, marked so, for each message
 	// that is not sent to a suppressed address. Default: true.
 	Notify bool `toml:"notify"`
+	// Streams have a mode of their own.
+	Streams []SuppressionStream `toml:"stream"`
+}
+
+// SuppressionStream is one [[suppression.stream]].
+type SuppressionStream struct {
+	// Name is the stream, as millrace streams lists it; required, and each once.
+	Name string `toml:"name"`
+	// Mode is "off", "advise" or "drop", in place of [suppression] mode; required.
+	Mode SuppressionMode `toml:"mode"`
+}
+
+func (l *loader) checkSuppression(s *Suppression) {
+	if n := s.After; n > 100 {
+		l.fail("suppression.after", remedy(fmt.Sprintf("after: %d bounces in a row", n), `write 1 to 100, or mode = "advise" to suppress nobody`))
+	}
+	names := map[string]Notice{}
+	for i, x := range s.Streams {
+		path := fmt.Sprintf("suppression.stream[%d]", i)
+		first, twice := names[x.Name]
+		switch {
+		case l.bad[path+".name"] || l.bad[path+".mode"]:
+		case x.Name == "" || x.Mode == "":
+			l.fail(path, remedy("a stream needs a name and a mode", `write name = "news.example.com" and mode = "drop"`))
+		case twice:
+			l.fail(path+".name", remedy(fmt.Sprintf("name: stream %q has a mode already, at %s:%d", x.Name, first.File, first.Line), "keep one of the two"))
+		default:
+			names[x.Name] = l.place(path + ".name")
+		}
+	}
 }
 
 // SuppressionScope says for which mail an address is suppressed.

@@ -188,8 +188,11 @@ func (f *file) open() error {
 	if err != nil {
 		return errors.Join(err, out.Close())
 	}
+	if err := syncDir(filepath.Dir(f.path)); err != nil {
+		return errors.Join(err, out.Close())
+	}
 	f.out, f.size, f.dirty = out, size, true
-	return syncDir(filepath.Dir(f.path))
+	return nil
 }
 
 func mend(out *os.File) (int64, error) {

@@ -45,14 +45,33 @@ import (
 	"github.com/millrace/millrace/agent/outcome"
 )
 
+// Mode says what happens to addresses that bounce for good.
+type Mode uint8
+
+// The modes.
+const (
+	Off    Mode = iota // bounces are not counted, Check finds nothing
+	Advise             // they are counted, Check finds nothing
+	Drop               // they are counted, Check finds what is suppressed
+)
+
 // Policy says what to count and when it is enough.
 type Policy struct {
-	Count  bool          // bounces; without it only what is on the list already matters
-	Drop   bool          // what is suppressed; without it Check finds nothing
+	Mode
+	Streams map[string]Mode // in place of Mode, for some streams
+
 	After  int           // hard bounces that suppress an address
 	Within time.Duration // the most time between one and the next
 	Expire time.Duration // how long after the last one it stays suppressed
 	Global bool          // count for all streams together
+}
+
+// ModeOf is the mode for mail of a stream.
+func (p *Policy) ModeOf(stream string) Mode {
+	if m, ok := p.Streams[stream]; ok {
+		return m
+	}
+	return p.Mode
 }
 
 // Entry is an address on the list.
@@ -116,7 +135,7 @@ func (l *List) Policy() Policy { return *l.policy.Load() }
 // the address.
 func (l *List) Check(stream, address string, now time.Time) (Entry, bool) {
 	p := l.policy.Load()
-	if !p.Drop || l.size.Load() == 0 {
+	if l.size.Load() == 0 || p.ModeOf(stream) != Drop {
 		return Entry{}, false
 	}
 	address = fold(address)
@@ -141,7 +160,7 @@ func streams(stream string) []string {
 // Bounced counts a bounce. It reports whether the address is suppressed from now on.
 func (l *List) Bounced(stream, address string, class outcome.Class, now time.Time) bool {
 	p := l.policy.Load()
-	if !p.Count || !class.Hard() {
+	if !class.Hard() || p.ModeOf(stream) == Off {
 		return false
 	}
 	if p.Global {

@@ -14,7 +14,7 @@ import (
 
 var (
 	start  = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	policy = Policy{Count: true, Drop: true, After: 3, Within: 30 * day, Expire: 180 * day}
+	policy = Policy{Mode: Drop, After: 3, Within: 30 * day, Expire: 180 * day}
 )
 
 const day = 24 * time.Hour
@@ -118,11 +118,16 @@ func TestModes(t *testing.T) {
 	p := policy
 	p.After = 1
 	for _, x := range []struct {
-		count, drop bool
-		entries     int
-		suppressed  bool
-	}{{false, false, 0, false}, {true, false, 1, false}, {true, true, 1, true}} {
-		p.Count, p.Drop = x.count, x.drop
+		mode       Mode
+		streams    map[string]Mode
+		entries    int
+		suppressed bool
+	}{
+		{Off, nil, 0, false}, {Advise, nil, 1, false}, {Drop, nil, 1, true},
+		{Off, map[string]Mode{"s": Drop}, 1, true}, {Drop, map[string]Mode{"s": Advise}, 1, false},
+		{Drop, map[string]Mode{"s": Off}, 0, false}, {Advise, map[string]Mode{"other": Drop}, 1, false},
+	} {
+		p.Mode, p.Streams = x.mode, x.streams
 		l := fresh(t, p)
 		l.Bounced("s", "a@b.test", outcome.ClassUserUnknown, start)
 		if got := l.suppresses("s", "a@b.test", start); got != x.suppressed || len(l.table.marks) != x.entries {

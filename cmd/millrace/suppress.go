@@ -115,7 +115,7 @@ func (g *globals) suppress(ctx context.Context, next func(*control.Suppression) 
 	fmt.Println(entries(n), "added")
 	st, err := client.SuppressionStats(ctx)
 	if err == nil && st.Mode != "drop" {
-		fmt.Fprintf(os.Stderr, "millrace: [suppression] mode is %q, so mail is sent to these addresses all the same; remedy: set mode = \"drop\"\n", st.Mode)
+		fmt.Fprintf(os.Stderr, "millrace: [suppression] mode is %q, so mail is sent to these addresses all the same, but in streams with a mode of their own; remedy: set mode = \"drop\"\n", st.Mode)
 	}
 	return err
 }
