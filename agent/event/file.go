@@ -228,6 +228,7 @@ type writer struct {
 	size    int64
 	pending []byte // whole lines
 	cut     int    // octets of the first pending line that are written already
+	stays   bool   // could not be rotated
 }
 
 // work writes all that waits.
@@ -236,6 +237,7 @@ func (w *writer) work() error {
 	w.pending, w.place, renew = w.file.take(w.pending)
 	if renew {
 		w.close()
+		w.stays = false
 		w.cut = 0 // a line that was cut stands whole in the new file
 	}
 	if w.place.Path == "" {
@@ -250,24 +252,26 @@ func (w *writer) work() error {
 }
 
 func (w *writer) write() error {
-	if w.out == nil && w.place.Path != "" {
-		out, size, err := w.file.open(w.place.Path)
-		if err != nil {
-			return err
-		}
-		w.out, w.size = out, size
-	}
 	rest := w.pending
 	defer func() { w.pending = append(w.pending[:0], rest...) }()
-	for len(rest) > 0 {
+	for {
+		if w.out == nil && w.place.Path != "" {
+			out, size, err := w.file.open(w.place.Path)
+			if err != nil {
+				return err
+			}
+			w.out, w.size = out, size
+		}
+		if len(rest) == 0 {
+			return nil
+		}
 		n := len(rest)
 		if n > chunkSize {
 			n = max(bytes.LastIndexByte(rest[:chunkSize], '\n'), bytes.IndexByte(rest, '\n')) + 1
 		}
-		if w.place.MaxSize > 0 && w.cut == 0 && w.size > 0 && w.size+int64(n) > w.place.MaxSize {
-			if err := w.rotate(); err != nil {
-				return err
-			}
+		if w.place.MaxSize > 0 && w.cut == 0 && w.size > 0 && w.size+int64(n) > w.place.MaxSize && !w.stays {
+			w.rotate()
+			continue
 		}
 		done, err := w.out.Write(rest[w.cut:n])
 		w.size += int64(done)
@@ -279,28 +283,28 @@ func (w *writer) write() error {
 		}
 		w.file.wrote(len(rest), nil)
 	}
-	return nil
 }
 
-// rotate renames the file, and those before it, and opens a new one. The old one
-// is complete: only whole lines are in it.
-func (w *writer) rotate() error {
-	w.close()
+// rotate renames the file, and those before it; the next write opens a new one.
+// The old one is complete: only whole lines are in it. A file that cannot be
+// renamed is better than none: it grows then, until it is opened anew.
+func (w *writer) rotate() {
 	name := func(i int) string { return fmt.Sprintf("%s.%d", w.place.Path, i) }
+	var err error
 	for i := w.place.Keep; i > 1; i-- {
-		if err := os.Rename(name(i-1), name(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		if e := os.Rename(name(i-1), name(i)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = e
 		}
 	}
-	if err := os.Rename(w.place.Path, name(1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err == nil {
+		err = os.Rename(w.place.Path, name(1))
 	}
-	out, size, err := w.file.open(w.place.Path)
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.stays = true
+		w.file.log.Error("cannot rotate the event file; it grows", "err", err)
+		return
 	}
-	w.out, w.size = out, size
-	return nil
+	w.close()
 }
 
 func (w *writer) close() {

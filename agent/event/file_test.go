@@ -102,6 +102,21 @@ func TestFilesRotateAndTheOldestGoes(t *testing.T) {
 	}
 }
 
+func TestAFileThatCannotBeRotatedGrows(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "events.jsonl")
+	if err := os.MkdirAll(filepath.Join(path+".1", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f := NewFile(Place{Path: path, MaxSize: 1, Keep: 1}, quiet)
+	for n := 1; n <= 5; n++ {
+		f.Delivery(number(n))
+		until(t, func() bool { b, _ := os.ReadFile(path); return bytes.Count(b, []byte("\n")) == n })
+	}
+	closed(t, f)
+	same(t, "events", numbers(t, read(t, path)), ids(1, 5))
+}
+
 func TestReopenFollowsLogrotate(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "events.jsonl")
