@@ -16,12 +16,14 @@ build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
 # Installs the packages of the tests, and unpacks those of the MTAs that cannot
-# be installed beside Postfix; nothing happens when they are there.
+# be installed beside Postfix, and of Mailman, which would bring services of its
+# own; nothing happens when they are there.
 deps:
 	contrib/deps/install $(TEST_PACKAGES)
 	contrib/deps/unpack sendmail sendmail-bin sendmail-cf
 	contrib/deps/unpack exim4 exim4-daemon-light
 	contrib/deps/unpack opensmtpd opensmtpd
+	contrib/deps/unpack mailman3 mailman3
 
 # -count=1: some tests run programs that they build themselves, which the test
 # cache does not see.

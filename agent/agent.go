@@ -28,10 +28,12 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/suppress"
 )
 
 // Agent is a running transport agent.
@@ -42,6 +44,8 @@ type Agent struct {
 	store   *spool.Store
 	writer  *spool.Writer // our own segment, for reports
 	queue   *queue.Queue
+	events  *event.File
+	bounced *suppress.List
 	hosts   hosts
 	asked   asked
 
@@ -106,7 +110,17 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	if err := a.restoreSettings(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
+	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
+		// To mail whom one should not is worse than not to start.
+		return nil, errors.Join(fmt.Errorf("the suppression list: %w", err), writer.Close(), store.Close())
+	}
+	a.bounced.Use(suppressPolicy(c))
+	a.events = event.NewFile(eventPlace(c), log)
 	return a, nil
+}
+
+func eventPlace(c *config.Config) event.Place {
+	return event.Place{Path: c.Events.File, MaxSize: int64(c.Events.MaxSize), Keep: c.Events.Keep}
 }
 
 func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
@@ -179,6 +193,8 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	a.now.Store(set)
 	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
+	a.events.Reopen(eventPlace(&next))
+	a.bounced.Use(suppressPolicy(&next))
 	select {
 	case a.reloaded <- struct{}{}:
 	default: // it will look at the newest anyhow
@@ -197,6 +213,7 @@ const routers = 128
 // spool. ready is called when mail is being taken.
 func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer a.cut()
+	defer a.closeEvents()
 	server, err := control.Listen(a.now.Load().config.Agent.Control, a, a.log)
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
@@ -220,6 +237,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	base.Go(func() { a.keepHouse(late) })
 	base.Go(func() { a.watchHost(late) })
+	base.Go(func() { a.bounced.Run(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}
@@ -251,6 +269,15 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	in.Wait()
 	base.Wait()
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())
+}
+
+// closeEvents writes the last events; they are no reason to hold up a stop for long.
+func (a *Agent) closeEvents() {
+	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
+	defer done()
+	if err := a.events.Close(ctx); err != nil {
+		a.log.Error("events are lost", "err", err)
+	}
 }
 
 // load brings the mail of earlier runs into the queue.

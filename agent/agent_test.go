@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,7 +73,7 @@ func newStage(t *testing.T, change func(*config.Config), providers ...sink.Provi
 		Spool:    config.Spool{Directory: filepath.Join(dir, "spool"), MinFree: 1, MaxRecipients: 1_000_000},
 		Agent: config.Agent{
 			Control: "unix:" + filepath.Join(dir, "c.sock"), Resolvers: []string{net.DNSAddr()}, Port: net.Port(),
-			Protocols: []string{"ipv4"}, MaxSessions: 200,
+			Protocols: []string{"ipv4"}, MaxSessions: 200, StateDirectory: filepath.Join(dir, "state"),
 			AllowDestinations: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		},
 		Handback: config.Handback{Relay: fmt.Sprintf("%s:%d", relay, net.Port())},
@@ -99,7 +100,7 @@ func (s *stage) arrived(m *sink.Message) {
 	}
 }
 
-func (s *stage) start() {
+func (s *stage) start() *Agent {
 	s.t.Helper()
 	a, err := New(s.config, s.log.logger(), "test")
 	if err != nil {
@@ -116,6 +117,7 @@ func (s *stage) start() {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(s.stop)
+	return a
 }
 
 func (s *stage) stop() {
@@ -453,9 +455,12 @@ func (s *stage) ready() (int, string) {
 }
 
 func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
-	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.HTTP.Listen = freePort(t)
+		c.Events.File = filepath.Join(t.TempDir(), "events.jsonl")
+	}, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	s.send(spool.Envelope{Sender: "n@news.test", Stream: "spoiled"}, letter, "a@far.test")
+	spoiled := s.send(spool.Envelope{Sender: "n@news.test", Stream: "spoiled"}, letter, "a@far.test")
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@far.test")
 	if err := s.writer.Close(); err != nil {
 		t.Fatal(err)
@@ -477,6 +482,10 @@ func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
 	})
 	if got := s.at("far")[0].recipient; got != "b@far.test" {
 		t.Errorf("delivered to %s", got)
+	}
+	s.stop()
+	if list := s.events(); len(list) != 2 || !slices.Contains(list, anEvent{Event: "damaged", ID: spoiled.String(), Class: "system"}) {
+		t.Errorf("events %+v", list)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
 )
@@ -57,6 +58,8 @@ func TestHostIsAskedAgain(t *testing.T) {
 	}
 	defer store.Close()
 	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, reloaded: make(chan struct{}, 1)}
+	a.events = event.NewFile(event.Place{}, a.log)
+	defer a.closeEvents()
 	a.loaded.Store(true)
 	mode := func(m config.Mode) {
 		a.now.Store(&settings{config: &config.Config{Milter: config.Milter{

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
@@ -82,7 +83,14 @@ func (a *Agent) noteDamage(seen int) int {
 		for i := range d.Recipients {
 			events = append(events, spool.Event{ID: d.ID, Recipient: i, State: spool.State{Status: spool.Damaged, Reply: d.Reason}})
 		}
-		a.record(events)
+		if a.record(events) {
+			for _, e := range events {
+				a.events.Delivery(&event.Delivery{
+					Time: time.Now(), ID: e.ID, Ordinal: e.Recipient, Status: event.Damaged,
+					Class: outcome.ClassSystem, Reason: e.Reply,
+				})
+			}
+		}
 	}
 	return len(list)
 }

@@ -57,6 +57,9 @@ func (a *Agent) notReady() []string {
 		wrong = append(wrong, fmt.Sprintf("%d segments of the spool cannot be read, and are tried again, the first is %08X at %d: %s",
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
 	}
+	if why := a.events.Trouble(); why != "" {
+		wrong = append(wrong, "the event file cannot be written: "+why)
+	}
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}

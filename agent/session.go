@@ -78,6 +78,10 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 		return a.unreadable(job, way.Queue, e, err), sig, nil
 	}
 	defer content.Close()
+	w.done = w.done[:0]
+	if job.Items, w.done = a.withhold(e, job, way, w.done); len(job.Items) == 0 {
+		return w.done, sig, nil
+	}
 	w.prepare(e, content, job, a.now.Load().config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
@@ -89,9 +93,9 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	}
 	w.connected = 0
 	if errors.Is(err, spool.ErrDamaged) {
-		return a.unreadable(job, way.Queue, e, err), sig, err
+		return append(w.done, a.unreadable(job, way.Queue, e, err)...), sig, err
 	}
-	w.events, w.done = w.events[:0], w.done[:0]
+	w.events = w.events[:0]
 	for i, item := range job.Items {
 		r.add(item, result.Recipients[i], err)
 	}

@@ -49,6 +49,10 @@ type fate struct {
 	reply    smtp.Reply // the server's word, if it spoke
 	untried  bool       // never offered to a server: goes back uncounted
 	relayed  bool       // accepted, and reports on it are ours to make
+
+	// Not tried, as the address is suppressed. The decision's action says whether
+	// the sender is told: Bounce, or Cancel.
+	suppressed bool
 }
 
 // add decides on one recipient of a transaction. err is the connection's.
@@ -106,8 +110,8 @@ func (r *report) signal(began time.Time) elastic.Signal {
 	return s
 }
 
-// settle makes reports, writes the journal, logs, and returns what the queue
-// must know.
+// settle makes reports, writes the journal, tells of what it wrote, and returns
+// what the queue must know.
 func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	a, now := r.agent, time.Now()
 	if err := r.notify(now); err != nil {
@@ -131,9 +135,12 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 			})
 		}
 		done = append(done, s)
-		r.tell(f, now)
 	}
-	a.record(events)
+	if a.record(events) {
+		for _, f := range r.fates {
+			r.tell(f, now)
+		}
+	}
 	return done, events
 }
 
@@ -161,14 +168,19 @@ func (f *fate) settled(handedBack bool) queue.Settled {
 	default:
 		s.Due = d.Due
 	}
+	if f.suppressed && s.Status.Final() {
+		s.Status = spool.Suppressed
+	}
 	return s
 }
 
 // record writes outcomes to the journal. While that fails nothing new is sent
-// on this session: an outcome that is not written would be repeated.
-func (a *Agent) record(events []spool.Event) {
+// on this session: an outcome that is not written would be repeated. It returns
+// false if they are not all in the journal in the end, so that nobody tells of one
+// that has another outcome.
+func (a *Agent) record(events []spool.Event) bool {
 	if len(events) == 0 {
-		return
+		return true
 	}
 	first := true
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
@@ -180,12 +192,12 @@ func (a *Agent) record(events []spool.Event) {
 		}
 		switch {
 		case err == nil:
-			return
+			return true
 		case errors.Is(err, spool.ErrFinal), errors.Is(err, spool.ErrNotFound):
 			// Somebody else settled it, as when an admin cancels mail in flight. The
 			// other outcomes of this call are written.
 			a.log.Warn("outcome comes too late", "id", events[0].ID, "err", err)
-			return
+			return false
 		}
 		a.log.Error("cannot write outcomes to the journal; this session waits", "err", err)
 		select {
@@ -193,7 +205,7 @@ func (a *Agent) record(events []spool.Event) {
 		case <-a.stop.Done():
 			a.log.Error("outcomes are not in the journal; these recipients may get the message twice",
 				"id", events[0].ID, "nrcpt", len(events))
-			return
+			return false
 		}
 	}
 }
@@ -313,16 +325,21 @@ func (r *report) tell(f fate, now time.Time) {
 	if r.peer.addr.IsValid() {
 		d.Relay = r.words.relay
 	}
-	if f.untried {
+	if f.untried || f.suppressed {
 		d.Tries--
 	}
 	r.agent.logDelivery(&d)
+	r.agent.count(&d)
+	r.agent.events.Delivery(&d)
 }
 
 // status names the decision for those who tell of it.
 func (f *fate) status(handback bool) event.Status {
 	if f.untried {
 		return event.Returned
+	}
+	if a := f.decision.Action; f.suppressed && (a == outcome.Bounce || a == outcome.Cancel) {
+		return event.Suppressed
 	}
 	switch f.decision.Action {
 	case outcome.Deliver:

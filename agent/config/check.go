@@ -25,6 +25,10 @@ func (l *loader) check() {
 	if !isHostPort(c.Handback.Relay) {
 		l.fail("handback.relay", remedy(fmt.Sprintf("relay: %q is not \"host:port\"", c.Handback.Relay), `write it like "127.0.0.1:10626"`))
 	}
+	if f := c.Events.File; f != "" && !filepath.IsAbs(f) {
+		l.fail("events.file", remedy(fmt.Sprintf("file: %q is not an absolute path", f), `begin it with /, or write "" for no events`))
+	}
+	l.checkSuppression(&c.Suppression)
 	l.checkQueues()
 	l.checkReplies()
 }

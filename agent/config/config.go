@@ -42,6 +42,9 @@ type Config struct {
 	Milter   Milter   `toml:"milter"`
 	Agent    Agent    `toml:"agent"`
 	Handback Handback `toml:"handback"`
+	Events   Events   `toml:"events"`
+
+	Suppression Suppression `toml:"suppression"`
 
 	// General is the general queue: every domain that no specific queue lists.
 	General Queue `toml:"general"`
@@ -252,7 +255,7 @@ type Agent struct {
 	// what receivers say. Default: none.
 	Replies string `toml:"replies"`
 	// StateDirectory holds what the agent learned and wants to keep over a
-	// restart: MTA-STS policies. An absolute path, made if need be.
+	// restart: MTA-STS policies, paused streams, the suppression list. An absolute path, made if need be.
 	// Default: "/var/lib/millrace".
 	StateDirectory string `toml:"state_directory"`
 	// DANE is true, false or "auto". DANE (RFC 7672) is only as good as the
@@ -454,6 +457,10 @@ func defaults() *Config {
 			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
+		Events:   Events{MaxSize: 100 << 20, Keep: 10},
+		Suppression: Suppression{
+			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
+		},
 		General: Queue{
 			Name:                     generalName,
 			Route:                    Route{Kind: RouteMX},

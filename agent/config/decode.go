@@ -43,7 +43,13 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &r, hereItem, pathItem)
 				*p = append(*p, r)
 			})
-		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Queue:
+		case *[]SuppressionStream:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				var x SuppressionStream
+				t.table(value, &x, hereItem, pathItem)
+				*p = append(*p, x)
+			})
+		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Suppression, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(
@@ -259,6 +265,10 @@ func assign(value, p any, key string) []fault {
 			return whole(remedy(fmt.Sprintf("%v is unknown", quoted(value)), `write true, false or "auto"`))
 		}
 		*p = DANEAuto
+	case *SuppressionMode:
+		return oneOf(value, p, key, SuppressOff, SuppressAdvise, SuppressDrop)
+	case *SuppressionScope:
+		return oneOf(value, p, key, SuppressStream, SuppressGlobal)
 	case *TLSVersion:
 		return oneOf(value, p, key, TLS12, TLS13)
 	case *TLS:

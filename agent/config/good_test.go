@@ -33,6 +33,10 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626"},
+		Events:   Events{MaxSize: 100 << 20, Keep: 10},
+		Suppression: Suppression{
+			Mode: "advise", After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: "stream", Notify: true,
+		},
 		General: Queue{
 			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
 			MaxRecipientsPerMessage: 50, Expire: 120 * time.Hour, TLS: "opportunistic",
@@ -49,6 +53,15 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 	}
 	if len(notices) > 0 {
 		t.Errorf("notices: %v", notices)
+	}
+}
+
+func TestStreamsHaveASuppressionModeOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	got, _ := load(t, "[suppression]\nscope = \"global\"\nnotify = false\n[[suppression.stream]]\nname = \"news\"\nmode = \"drop\"\n")
+	s := got.Suppression
+	if s.Mode != SuppressAdvise || s.Scope != SuppressGlobal || s.Notify || !slices.Equal(s.Streams, []SuppressionStream{{"news", SuppressDrop}}) {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -84,6 +84,7 @@ type Backend interface {
 	HostMail(counts map[string]int)
 	// Why explains a site; ErrUnknown if there is none of the name.
 	Why(site string) ([]Change, error)
+	SuppressionBackend
 }
 
 // Server serves a Backend.
@@ -134,6 +135,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 		}
 	})
 	admin(mux, b)
+	suppression(mux, b)
 	s := &Server{listener: l, http: &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -4,6 +4,65 @@
 //
 // The agent fills a Delivery after its outcome is in the journal, so no account
 // runs ahead of the truth; a crash in between leaves one out, never one too many.
+//
+// # The event file
+//
+// A File writes deliveries to a file for programs to read, list software above all:
+// one JSON object a line, for every final outcome and every deferral. A line has
+// these fields; those marked ? are left out when there is nothing to say. A reader
+// ignores fields and events that it does not know; v grows if a field goes or
+// changes its meaning.
+//
+//	v              number   of the schema: 1
+//	time           time     when it was recorded
+//	event          string   see below
+//	id             string   of the message in the spool: "M1A-3F0040"
+//	ordinal        number   of the recipient in the message, from 0
+//	qid            string?  the host MTA's queue id, as in its log
+//	origin         string?  "diverted" from the host, or "report": a DSN of our own
+//	arrived        time?    when the host took the message
+//	size           number?  octets of header and body
+//	stream         string?  campaign or list
+//	sender         string   envelope sender as it came (VERP), "" for the null sender
+//	recipient      string   address as the client wrote it
+//	domain         string?  that the mail was routed by; "relay:host:port" for what
+//	                        goes to a relay, as reports do to the host
+//	queue          string?  domain queue, "general"
+//	site           string?  provider or MX set
+//	relay          string?  the server: "mx1.example[192.0.2.1]:25"
+//	conn_use       number?  which transaction of its connection this was, from 1
+//	tries          number   attempts so far
+//	delay          number   seconds since it arrived, to the millisecond
+//	delay_queue    number   of these, in the queue
+//	delay_connect  number   of these, connecting
+//	delay_transmit number   of these, from MAIL to the reply to the final dot
+//	class          string   bounce class: "none" if delivered, "userunknown", ...
+//	hard           boolean  the class says that the address is of no use any more
+//	code           number?  SMTP reply code, if a server spoke
+//	dsn            string?  enhanced status code of RFC 3463
+//	reply          string?  the reply or the reason, one line
+//	due            time?    of the next attempt
+//
+// A time is a string of RFC 3339 in UTC with microseconds. The events are
+//
+//	final:      sent, bounced, handed_back, cancelled, suppressed, damaged
+//	not final:  deferred, returning (waits for the host's hand-back port now),
+//	            stuck (the host refused what it was given back)
+//	gap:        with v, time, until and lost only: so many events between the two
+//	            times could not be written, because the disk stalled or was full
+//	            for longer than the buffer of 16 MiB lasts
+//
+// A bounce is told by the bounced event of the message itself. Its report, if one is
+// owed, is a message of its own with events of its own: handed_back, most often.
+//
+// What a crash does. The event follows its outcome's entry in the journal, and the
+// file is not synced: kill -9 leaves out the events of the last moments (those
+// between the journal and write(2), some milliseconds unless the disk stalls), and
+// power loss those of about the last half minute. No event is written twice for
+// one outcome; but a transaction that a crash repeats (the server took the
+// message, the journal did not hear of it) has one event, of the second time. id
+// with ordinal has at most one final event. A last line that was cut short stays
+// as it is, and the next one begins on a line of its own.
 package event
 
 import (
@@ -28,6 +87,7 @@ const (
 	Bounced    Status = "bounced"           // failed for good
 	HandedBack Status = "handed back"       // accepted by the host MTA
 	Cancelled  Status = "cancelled"         // by an admin
+	Suppressed Status = "suppressed"        // not tried: the address has bounced too often
 	Damaged    Status = "damaged"           // its content cannot be read
 )
 

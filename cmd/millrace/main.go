@@ -27,6 +27,8 @@ type cli struct {
 	Priority priorityCmd `cmd:"" help:"Give a stream more than one share."`
 	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good."`
 
+	Suppress suppressCmd `cmd:"" help:"The addresses that are not tried again: list, add, remove, import, export, stats."`
+
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
 	Trace traceCmd `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
 	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`

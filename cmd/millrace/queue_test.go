@@ -110,7 +110,7 @@ M1-1F00!               800 Tue Nov 14 22:14:22 sale@example.com
 `
 
 // serve opens a control socket over b and returns a configuration that names it.
-func serve(t *testing.T, b backend) string {
+func serve(t *testing.T, b control.Backend) string {
 	t.Helper()
 	dir := t.TempDir()
 	address := "unix:" + filepath.Join(dir, "s")
@@ -159,7 +159,7 @@ func TestOneRequestIsNotPlural(t *testing.T) {
 
 func TestEmptyQueueIsSaidToBe(t *testing.T) {
 	t.Parallel()
-	r := millrace(t, "TZ=UTC", "--config", serve(t, nil), "q")
+	r := millrace(t, "TZ=UTC", "--config", serve(t, backend(nil)), "q")
 	if r.code != 0 || r.stdout != "Mail queue is empty\n" {
 		t.Errorf("exit code %d: %q", r.code, r.stdout)
 	}
