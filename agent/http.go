@@ -57,6 +57,10 @@ func (a *Agent) notReady() []string {
 		wrong = append(wrong, fmt.Sprintf("%d segments of the spool cannot be read, and are tried again, the first is %08X at %d: %s",
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
 	}
+	if n := a.queue.Stuck(); n > 0 {
+		wrong = append(wrong, fmt.Sprintf("the host refused %d recipients of reports and returned mail at %s; they are kept (millrace queue, state stuck)",
+			n, a.now.Load().config.Handback.Relay))
+	}
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}

@@ -122,7 +122,7 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 				ID: r.job.ID, Recipient: f.item.Ordinal,
 				State: spool.State{
 					Status: s.Status, Handback: s.Handback || r.way.Handback && s.Status == spool.Queued, Tries: uint16(min(f.item.Tries+1, math.MaxUint16)),
-					Class: s.Class, Due: s.Due, Reply: s.Reason,
+					Class: uint8(f.decision.Class), Stuck: s.Stuck, Due: s.Due, Reply: s.Reason,
 				},
 			})
 		}
@@ -136,7 +136,7 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 // settled translates a decision for the queue.
 func (f *fate) settled(handedBack bool) queue.Settled {
 	d := f.decision
-	s := queue.Settled{Handle: f.item.Handle, Class: uint8(d.Class), Reason: d.Reason, Untried: f.untried}
+	s := queue.Settled{Handle: f.item.Handle, Reason: d.Reason, Untried: f.untried}
 	if f.untried {
 		return s
 	}
@@ -155,7 +155,7 @@ func (f *fate) settled(handedBack bool) queue.Settled {
 	case outcome.HandBack:
 		s.Handback = true
 	default:
-		s.Due = d.Due
+		s.Due, s.Stuck = d.Due, d.Action == outcome.Stuck
 	}
 	return s
 }

@@ -25,7 +25,7 @@ func TestStatesSurviveRestart(t *testing.T) {
 	o.byHand = true
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
-	deferred := State{Tries: 7, Class: 3, Handback: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
+	deferred := State{Tries: 7, Class: 3, Handback: true, Stuck: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
 	err := s.Record(
 		Event{rs[0].ID(), 1, deferred},
 		Event{rs[1].ID(), 0, State{Status: Delivered}}, Event{rs[1].ID(), 1, State{Status: Bounced}}, Event{rs[1].ID(), 2, State{Status: Cancelled}},

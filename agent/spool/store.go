@@ -103,6 +103,7 @@ type state struct {
 	status   Status
 	class    uint8
 	handback bool
+	stuck    bool
 	span     bool
 }
 
@@ -114,11 +115,11 @@ func packState(s *State) state {
 	if strings.ContainsAny(reply, "\r\n") {
 		reply = strings.NewReplacer("\r", " ", "\n", " ").Replace(reply)
 	}
-	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback}
+	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback, stuck: s.Stuck}
 }
 
 func (s *state) unpack() State {
-	return State{Status: s.status, Handback: s.handback, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
+	return State{Status: s.status, Handback: s.handback, Stuck: s.stuck, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
 }
 
 // ErrFinal says that a recipient is final and does not change any more.
