@@ -53,6 +53,7 @@ type Agent struct {
 
 	settingMu sync.Mutex // one change of a stream's setting at a time
 	heeded    heeded
+	notices   notices
 	sessions  sync.WaitGroup
 	opening   context.Context // ends when a stop is asked for: no more connects
 	shut      context.CancelFunc
@@ -220,6 +221,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	base.Go(func() { a.keepHouse(late) })
 	base.Go(func() { a.watchHost(late) })
+	base.Go(func() { a.sendNotices(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}
@@ -250,6 +252,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	server.Close()
 	in.Wait()
 	base.Wait()
+	a.bounceAll(a.notices.take(time.Time{}, true)) // what is still held
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())
 }
 

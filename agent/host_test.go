@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
 )
@@ -56,7 +57,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, reloaded: make(chan struct{}, 1)}
+	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), reloaded: make(chan struct{}, 1)}
 	a.loaded.Store(true)
 	mode := func(m config.Mode) {
 		a.now.Store(&settings{config: &config.Config{Milter: config.Milter{

@@ -22,7 +22,9 @@ import (
 //     within 100 ms);
 //  3. only then do they reach the queue, whose next Step may send the next dot.
 //
-// A crash before 2 repeats the transaction (and its report); none loses one.
+// A crash before 2 repeats the transaction (and its report); none loses one. For
+// failures that are reported these steps come a little later, apart from the rest
+// of the job (notices).
 type report struct {
 	agent    *Agent
 	envelope *spool.Envelope // nil when it could not be read
@@ -33,6 +35,7 @@ type report struct {
 	reuse    int // transactions on the connection, this one counted
 	times    times
 	fates    []fate
+	at       time.Time // when the job was settled
 }
 
 // times are parts of a delivery's delay.
@@ -102,19 +105,17 @@ func (r *report) signal(began time.Time) elastic.Signal {
 	return s
 }
 
-// settle makes reports, writes the journal, logs, and returns what the queue
+// settle makes reports, writes the journal, tells of it, and returns what the queue
 // must know.
 func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
-	a, now := r.agent, time.Now()
-	if err := r.notify(now); err != nil {
-		// The report could not be made durable, so the failure cannot be final.
-		a.log.Error("cannot spool a delivery report; its recipients stay queued", "id", r.job.ID, "err", err)
-		for i := range r.fates {
-			if d := &r.fates[i].decision; d.Action == outcome.Bounce {
-				d.Action, d.Due = outcome.Retry, now.Add(5*time.Minute)
-			}
-		}
-	}
+	r.at = time.Now()
+	rest := *r
+	done = rest.report(done)
+	return rest.conclude(done, events)
+}
+
+// conclude is settle without reports.
+func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	for _, f := range r.fates {
 		s := f.settled(r.way.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
 		if !s.Untried {
@@ -127,9 +128,9 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 			})
 		}
 		done = append(done, s)
-		r.tell(f, now)
+		r.tell(f, r.at)
 	}
-	a.record(events)
+	r.agent.record(events)
 	return done, events
 }
 

@@ -43,6 +43,7 @@ type Recipient struct {
 	Action         Action
 	Status         string    // "5.1.1" (RFC 3463); anything else becomes Action's class with .0.0
 	Diagnostic     string    // the server's reply, "550 5.1.1 No such user", or our own reason
+	Text           string    // what to tell people, one line; "": made of Diagnostic and RemoteHost
 	RemoteHost     string    // the server that gave the reply; "" if Diagnostic is our own
 	Class          string    // bounce class, "userunknown"; "": left out
 	LastAttempt    time.Time // zero: left out

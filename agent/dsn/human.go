@@ -47,6 +47,8 @@ func fate(r Recipient) string {
 		s = "not delivered"
 	}
 	switch {
+	case r.Text != "":
+		s = oneLine(r.Text, true)
 	case text != "" && r.RemoteHost != "":
 		s = "host " + host + " said: " + text
 	case text != "":
