@@ -9,7 +9,8 @@
 // transaction, take the next, send it. What a reply means is decided in package outcome; an
 // outcome is written to the journal before the session takes its next
 // transaction (settle.go), so a crash repeats at most the transaction each
-// session had in flight. A fixed number of workers finds ways (way.go). Housekeeping (house.go) tells the
+// session had in flight. Senders are told of failures by reports that are mail of our
+// own (notify.go), and where they asked for it of mail that is late (delay.go). A fixed number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
 // host.go asks what the host's Postfix does that diverted mail does not meet.
 package agent
@@ -54,6 +55,7 @@ type Agent struct {
 	settingMu sync.Mutex // one change of a stream's setting at a time
 	heeded    heeded
 	notices   notices
+	delays    delays
 	sessions  sync.WaitGroup
 	opening   context.Context // ends when a stop is asked for: no more connects
 	shut      context.CancelFunc
@@ -233,6 +235,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.loaded.Store(true)
 		ready()
 		in.Go(func() { a.expire(ctx) })
+		in.Go(func() { a.warn(ctx) })
 		err = a.store.Follow(ctx, a.follow)
 		if ctx.Err() != nil {
 			err = nil
@@ -261,6 +264,7 @@ func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
 		a.queue.Add(id, e, domains(e), st)
+		a.warnLater(id, e, a.store.LastAlive())
 		messages++
 		return nil
 	})
@@ -278,5 +282,6 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 			"qid", e.QueueID, "id", id, "from", e.Sender, "nrcpt", len(e.Recipients))
 	}
 	a.queue.Add(id, e, domains(e), st)
+	a.warnLater(id, e, a.store.LastAlive())
 	return nil
 }

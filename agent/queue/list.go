@@ -146,6 +146,21 @@ func (q *Queue) Stuck() int {
 	return q.stuck
 }
 
+// Reason says why mail for a domain waits: there is no way to it, or no session. It
+// is "" if neither is known to be so.
+func (q *Queue) Reason(domain string) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.domains[domain]
+	switch {
+	case d == nil:
+		return ""
+	case d.dest == nil:
+		return d.reason
+	}
+	return d.dest.reason
+}
+
 // Overdue takes out recipients that wait, but cannot be tried since their
 // domain has no way or no session of their destination is up, and that are older than
 // expire says for their domain. The owner settles each job.

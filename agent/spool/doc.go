@@ -64,7 +64,8 @@
 // valid one counts, 0 in a new spool; numbers may be left out. agent.lock: time
 // (8), queued recipients (8), salted CRC (4). The agent writes that anew every few
 // seconds; a writer takes each change of it for a sign of life and goes by its own
-// clock, so the time itself only tells one from the next.
+// clock, so to it the time itself only tells one from the next. To the next agent it
+// tells when the last one ended.
 //
 // # Segment
 //

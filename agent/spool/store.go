@@ -30,7 +30,8 @@ type Store struct {
 	tree
 	log   *slog.Logger
 	opts  StoreOptions
-	agent File // agent.lock, locked
+	agent File      // agent.lock, locked
+	last  time.Time // of life of the agent before this one
 
 	mu       sync.Mutex
 	segments map[uint32]*segment
@@ -166,6 +167,9 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	s := &Store{
 		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment), replies: newReplies(),
 		kick: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	if b, ok := readBeat(lock); ok {
+		s.last = b.at
 	}
 	if err := s.recover(); err != nil {
 		lock.Close()
@@ -381,6 +385,10 @@ func (s *Store) wake() {
 	default:
 	}
 }
+
+// LastAlive is when the agent before this one gave its last sign of life; zero if
+// there was none.
+func (s *Store) LastAlive() time.Time { return s.last }
 
 // Beat gives a sign of life to the writers and tells them how many recipients
 // are queued.
