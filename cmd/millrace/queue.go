@@ -23,7 +23,8 @@ func (c *queueCmd) Help() string {
 	return `Lists the diverted mail that is not delivered yet, in the layout of mailq(1):
 
   * behind the id: being delivered now; ! held, as its stream is paused
-  the reason of the last failure stands in brackets above its recipients
+  the reason of the last failure stands in brackets above its recipients; it begins with
+  "stuck:" where the host MTA itself refused a bounce or mail that was given back
 
 Examples:
   millrace queue
