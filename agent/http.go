@@ -58,8 +58,7 @@ func (a *Agent) notReady() []string {
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
 	}
 	if n := a.queue.Stuck(); n > 0 {
-		wrong = append(wrong, fmt.Sprintf("the host refused %d recipients of reports and returned mail at %s; they are kept (millrace queue, state stuck)",
-			n, a.now.Load().config.Handback.Relay))
+		wrong = append(wrong, a.refused(n))
 	}
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -107,18 +108,31 @@ func (ns *notices) take(now time.Time, all bool) (due []*notice) {
 // noticeTick is how often it is looked for what is due.
 const noticeTick = 500 * time.Millisecond
 
-// sendNotices sends what is due until ctx ends.
+// sendNotices sends what is due until ctx ends, and tells the admin when reports, or
+// mail that went back to the host, begin to be refused there.
 func (a *Agent) sendNotices(ctx context.Context) {
 	tick := time.NewTicker(noticeTick)
 	defer tick.Stop()
+	stuck := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			a.bounceAll(a.notices.take(time.Now(), false))
 		}
+		a.bounceAll(a.notices.take(time.Now(), false))
+		n := a.queue.Stuck()
+		if n > 0 && stuck == 0 {
+			a.log.Error(a.refused(n))
+		}
+		stuck = n
 	}
+}
+
+// refused says what an admin must know of recipients that are stuck.
+func (a *Agent) refused(n int) string {
+	return fmt.Sprintf("the host MTA at %s refuses bounces or returned mail for %d recipients; they are kept and tried once an hour (millrace queue: stuck)",
+		a.now.Load().config.Handback.Relay, n)
 }
 
 // appendsAtOnce is how many reports go to the spool together: they share syncs.

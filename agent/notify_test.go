@@ -214,16 +214,19 @@ func TestRefusedReportIsStuck(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
-	if got := ready(); !strings.Contains(got, "the host refused 5 recipients") || !strings.Contains(got, "millrace queue") {
+	if got := ready(); !strings.Contains(got, "refuses bounces or returned mail for 5 recipients") || !strings.Contains(got, "millrace queue: stuck") {
 		t.Errorf("/readyz: %s", got)
 	}
 	if log := s.log.String(); strings.Count(log, "sender non-delivery notification") != n || strings.Count(log, "level=WARN msg=delivery") != n {
 		t.Errorf("log:\n%s", log)
 	}
+	s.until("it is told in the log", func() bool {
+		return strings.Contains(s.log.String(), "level=ERROR msg=\"the host MTA at "+s.config.Handback.Relay+" refuses bounces")
+	})
 	s.stop()
 	change(func(b *sink.Behaviour) { b.PermShare = 0 })
 	s.start()
-	if got := stuck(); len(got) != n || !strings.Contains(ready(), "the host refused 5 recipients") {
+	if got := stuck(); len(got) != n || !strings.Contains(ready(), "refuses bounces or returned mail for 5 recipients") {
 		t.Errorf("after a restart: %+v, %s", got, ready())
 	}
 	// An admin has it tried again.
@@ -233,5 +236,32 @@ func TestRefusedReportIsStuck(t *testing.T) {
 	s.until("the host has them all", func() bool { return len(s.at("host")) == n && s.empty() })
 	if got := ready(); got != "ok\n" {
 		t.Errorf("/readyz: %s", got)
+	}
+}
+
+// However many there are, reports reach the host over few connections.
+func TestManyBouncesComeOverFewSessions(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Hosts: 3, Behaviour: sink.Behaviour{PermShare: 1}})
+	if err := s.net.Change("host", func(b *sink.Behaviour) { b.HostConnections = handbackSessions }); err != nil {
+		t.Fatal(err)
+	}
+	const n = 1000
+	for i := range n {
+		s.send(spool.Envelope{Sender: fmt.Sprintf("n+%d@news.test", i)}, letter, fmt.Sprintf("a%d@strict.test", i))
+	}
+	s.start()
+	s.until("the host has them all", func() bool { return len(s.at("host")) >= n && s.empty() })
+	told := make(map[string]int)
+	for _, a := range s.at("host") {
+		told[a.recipient]++
+	}
+	if len(told) != n || len(s.at("host")) != n {
+		t.Errorf("%d reports to %d senders, want one for each of %d", len(s.at("host")), len(told), n)
+	}
+	for _, h := range s.net.Stats().Hosts {
+		if h.Provider == "host" && h.RefusedConnections() > 0 {
+			t.Errorf("%d connections were too many for the host", h.RefusedConnections())
+		}
 	}
 }
