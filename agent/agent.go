@@ -10,7 +10,9 @@
 // outcome is written to the journal before the session takes its next
 // transaction (settle.go), so a crash repeats at most the transaction each
 // session had in flight. Senders are told of failures by reports that are mail of our
-// own (notify.go), and where they asked for it of mail that is late (delay.go). A fixed number of workers finds ways (way.go). Housekeeping (house.go) tells the
+// own, durable before the failure is final, for which a crash has it tried again
+// (notify.go); and where they asked for it of mail that is late (delay.go). A fixed
+// number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
 // host.go asks what the host's Postfix does that diverted mail does not meet.
 package agent

@@ -177,11 +177,11 @@ func (a *Agent) bounce(n *notice) {
 	}
 }
 
-// report makes the reports that are owed for this job. Failures that it has to
+// tellSender makes the reports that are owed for this job. Failures that it has to
 // report are taken out of it: they are settled when the report is durable.
 // Successes, where the sender asked for it and the next server will not tell, are
 // reported before they are journalled: a crash in between repeats the report.
-func (r *report) report(done []queue.Settled) []queue.Settled {
+func (r *report) tellSender(done []queue.Settled) []queue.Settled {
 	e := r.envelope
 	if e == nil {
 		return done

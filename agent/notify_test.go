@@ -166,7 +166,7 @@ func TestRelayedMailIsReportedWhereAsked(t *testing.T) {
 	s.send(e, letter, "silent@plain.test")
 	s.until("report", func() bool { return len(s.at("host")) == 1 && s.empty() })
 	r := s.at("host")[0]
-	for _, want := range []string{"Final-Recipient: rfc822; asked@plain.test\r\n", "Action: relayed\r\n", "Status: 2.0.0\r\n", "text/rfc822-headers"} {
+	for _, want := range []string{"Final-Recipient: rfc822; asked@plain.test\r\n", "Action: relayed\r\n", "Status: 2.0.0\r\n", "text/rfc822-headers", "<asked@plain.test>: relayed to a mail system"} {
 		if !strings.Contains(r.content, want) {
 			t.Errorf("no %q in\n%s", want, r.content)
 		}

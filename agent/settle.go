@@ -110,7 +110,7 @@ func (r *report) signal(began time.Time) elastic.Signal {
 func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	r.at = time.Now()
 	rest := *r
-	done = rest.report(done)
+	done = rest.tellSender(done)
 	return rest.conclude(done, events)
 }
 

@@ -22,7 +22,9 @@
 // each call settles the last transaction and returns the next, or stands on the
 // destination's ready list until there is one. Every session ends with Leave,
 // also one that never came up; what it had taken and not settled goes back to the
-// head of its lane. Close makes every Step return ErrClosed.
+// head of its lane. An outcome that takes longer does not hold the session up: the
+// owner keeps the recipient (Settled.Kept) and says more with Settle. Close makes
+// every Step return ErrClosed.
 //
 // An admin's hand: List shows what waits, Take takes some of it out to be settled
 // otherwise, SetStream pauses a stream or gives it a priority.
