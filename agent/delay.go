@@ -20,7 +20,8 @@ import (
 // Nothing of this is in the journal. What came due while an agent lived is told;
 // what came due after the last sign of life of the last agent is told by the next
 // one. So a crash can lose the reports of a moment or repeat them, and no more than
-// a warning is lost by it.
+// a warning is lost by it. A changed delay_warning_time counts for mail that comes
+// after it, for other mail from the next start on.
 type delays struct {
 	mu   sync.Mutex
 	list lateness

@@ -27,6 +27,10 @@ delay_warning_time = "1m"
 name = "patient"
 domains = ["patient.test"]
 delay_warning_time = "1h"
+[[queue]]
+name = "quiet"
+domains = ["quiet.test"]
+delay_warning_time = ""
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +42,7 @@ delay_warning_time = "1h"
 		loaded.Spool, loaded.Agent, loaded.Handback = c.Spool, c.Agent, c.Handback
 		*c = *loaded
 	},
-		sink.Provider{Name: "busy", Domains: []string{"busy.test", "patient.test"}, Behaviour: sink.Behaviour{TempShare: 1}},
+		sink.Provider{Name: "busy", Domains: []string{"busy.test", "patient.test", "quiet.test"}, Behaviour: sink.Behaviour{TempShare: 1}},
 		sink.Provider{Name: "down", Domains: []string{"down.test"}, Behaviour: sink.Behaviour{Down: true}},
 		sink.Provider{Name: "far", Domains: []string{"far.test"}},
 	)
@@ -57,7 +61,7 @@ func TestLateMailIsReportedOnceWhereAsked(t *testing.T) {
 	s.start()
 	arrived := time.Now().Add(-57 * time.Second)
 	e := spool.Envelope{Sender: "n@news.test", Arrived: arrived, Args: []string{"ENVID=seven"}}
-	e.Recipients = append(wants("FAILURE,DELAY", "late@busy.test", "late@patient.test", "late@down.test", "there@far.test"), wants("FAILURE", "silent@busy.test")...)
+	e.Recipients = append(wants("FAILURE,DELAY", "late@busy.test", "late@patient.test", "late@quiet.test", "late@down.test", "there@far.test"), wants("FAILURE", "silent@busy.test")...)
 	id := s.send(e, letter, "plain@busy.test")
 	// The null sender is never told.
 	s.send(spool.Envelope{Arrived: arrived, Recipients: wants("DELAY", "late@busy.test")}, letter)
@@ -75,7 +79,7 @@ func TestLateMailIsReportedOnceWhereAsked(t *testing.T) {
 	if r.recipient != "n@news.test" || strings.Count(r.content, "Action:") != 2 {
 		t.Errorf("to %s:\n%s", r.recipient, r.content)
 	}
-	if got := s.status(); got.Waiting+got.Deferred+got.Active != 6 {
+	if got := s.status(); got.Waiting+got.Deferred+got.Active != 7 {
 		t.Errorf("a warning ended something: %+v", got)
 	}
 	left := func() []late {
