@@ -237,7 +237,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.loaded.Store(true)
 		ready()
 		in.Go(func() { a.expire(ctx) })
-		in.Go(func() { a.warn(ctx) })
+		base.Go(func() { a.warn(late) })
 		err = a.store.Follow(ctx, a.follow)
 		if ctx.Err() != nil {
 			err = nil
@@ -258,6 +258,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	in.Wait()
 	base.Wait()
 	a.bounceAll(a.notices.take(time.Time{}, true)) // what is still held
+	// The next agent goes on with warnings of delay from here.
+	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())
 }
 
