@@ -9,7 +9,10 @@
 // transaction, take the next, send it. What a reply means is decided in package outcome; an
 // outcome is written to the journal before the session takes its next
 // transaction (settle.go), so a crash repeats at most the transaction each
-// session had in flight. A fixed number of workers finds ways (way.go). Housekeeping (house.go) tells the
+// session had in flight. Senders are told of failures by reports that are mail of our
+// own, durable before the failure is final, for which a crash has it tried again
+// (notify.go); and where they asked for it of mail that is late (delay.go). A fixed
+// number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
 // host.go asks what the host's Postfix does that diverted mail does not meet.
 package agent
@@ -57,6 +60,8 @@ type Agent struct {
 
 	settingMu sync.Mutex // one change of a stream's setting at a time
 	heeded    heeded
+	notices   notices
+	delays    delays
 	sessions  sync.WaitGroup
 	opening   context.Context // ends when a stop is asked for: no more connects
 	shut      context.CancelFunc
@@ -238,6 +243,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.keepHouse(late) })
 	base.Go(func() { a.watchHost(late) })
 	base.Go(func() { a.bounced.Run(late) })
+	base.Go(func() { a.sendNotices(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}
@@ -249,6 +255,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.loaded.Store(true)
 		ready()
 		in.Go(func() { a.expire(ctx) })
+		base.Go(func() { a.warn(late) })
 		err = a.store.Follow(ctx, a.follow)
 		if ctx.Err() != nil {
 			err = nil
@@ -268,6 +275,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	server.Close()
 	in.Wait()
 	base.Wait()
+	a.bounceAll(a.notices.take(time.Time{}, true)) // what is still held
+	// The next agent goes on with warnings of delay from here.
+	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())
 }
 
@@ -285,6 +295,7 @@ func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
 		a.queue.Add(id, e, domains(e), st)
+		a.warnLater(id, e, a.store.LastAlive())
 		messages++
 		return nil
 	})
@@ -302,5 +313,6 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 			"qid", e.QueueID, "id", id, "from", e.Sender, "nrcpt", len(e.Recipients))
 	}
 	a.queue.Add(id, e, domains(e), st)
+	a.warnLater(id, e, a.store.LastAlive())
 	return nil
 }

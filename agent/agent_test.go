@@ -34,6 +34,7 @@ type stage struct {
 	net      *sink.Internet
 	config   *config.Config
 	writer   *spool.Writer
+	agent    *Agent // started last
 	stopped  chan error
 	stopNow  context.CancelFunc
 	log      *lines
@@ -110,7 +111,7 @@ func (s *stage) start() *Agent {
 	ready := make(chan struct{})
 	stopped := make(chan error, 1)
 	go func() { stopped <- a.Run(ctx, func() { close(ready) }) }()
-	s.stopNow, s.stopped = cancel, stopped
+	s.agent, s.stopNow, s.stopped = a, cancel, stopped
 	select {
 	case <-ready:
 	case err := <-stopped:
@@ -328,7 +329,7 @@ func TestDomainsWithoutMailBounceAndOurOwnLimitsHandBack(t *testing.T) {
 	)
 	s.start()
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@gone.test", "a@null.test", "a@self.test")
-	s.until("all settled", func() bool { return len(s.at("host")) >= 3 && s.empty() })
+	s.until("all settled", func() bool { return len(s.at("host")) >= 2 && s.empty() })
 	var reports, back []accepted
 	for _, a := range s.at("host") {
 		if a.recipient == "n@news.test" {
@@ -337,8 +338,8 @@ func TestDomainsWithoutMailBounceAndOurOwnLimitsHandBack(t *testing.T) {
 			back = append(back, a)
 		}
 	}
-	if len(reports) != 2 {
-		t.Errorf("%d reports, want one for each domain that takes no mail", len(reports))
+	if len(reports) != 1 || !strings.Contains(reports[0].content, "a@gone.test") || !strings.Contains(reports[0].content, "a@null.test") {
+		t.Errorf("want one report of both domains that take no mail: %+v", reports)
 	}
 	if len(back) != 1 || back[0].recipient != "a@self.test" || back[0].sender != "n@news.test" {
 		t.Errorf("handed back: %+v", back)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
 )
@@ -57,7 +58,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, reloaded: make(chan struct{}, 1)}
+	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), reloaded: make(chan struct{}, 1)}
 	a.events = event.NewFile(event.Place{}, a.log)
 	defer a.closeEvents()
 	a.loaded.Store(true)

@@ -60,6 +60,9 @@ func (a *Agent) notReady() []string {
 	if why := a.events.Trouble(); why != "" {
 		wrong = append(wrong, "the event file cannot be written: "+why)
 	}
+	if n := a.queue.Stuck(); n > 0 {
+		wrong = append(wrong, a.refused(n))
+	}
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}

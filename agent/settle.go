@@ -1,16 +1,12 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/dsn"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
@@ -26,7 +22,9 @@ import (
 //     within 100 ms);
 //  3. only then do they reach the queue, whose next Step may send the next dot.
 //
-// A crash before 2 repeats the transaction (and its report); none loses one.
+// A crash before 2 repeats the transaction (and its report); none loses one. For
+// failures that are reported these steps come a little later, apart from the rest
+// of the job (notices).
 type report struct {
 	agent    *Agent
 	envelope *spool.Envelope // nil when it could not be read
@@ -37,6 +35,7 @@ type report struct {
 	reuse    int // transactions on the connection, this one counted
 	times    times
 	fates    []fate
+	at       time.Time // when the job was settled
 }
 
 // times are parts of a delivery's delay.
@@ -110,19 +109,17 @@ func (r *report) signal(began time.Time) elastic.Signal {
 	return s
 }
 
-// settle makes reports, writes the journal, tells of what it wrote, and returns
-// what the queue must know.
+// settle makes reports, writes the journal, tells of it, and returns what the queue
+// must know.
 func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
-	a, now := r.agent, time.Now()
-	if err := r.notify(now); err != nil {
-		// The report could not be made durable, so the failure cannot be final.
-		a.log.Error("cannot spool a delivery report; its recipients stay queued", "id", r.job.ID, "err", err)
-		for i := range r.fates {
-			if d := &r.fates[i].decision; d.Action == outcome.Bounce {
-				d.Action, d.Due = outcome.Retry, now.Add(5*time.Minute)
-			}
-		}
-	}
+	r.at = time.Now()
+	rest := *r
+	done = rest.tellSender(done)
+	return rest.conclude(done, events)
+}
+
+// conclude is settle without reports.
+func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	for _, f := range r.fates {
 		s := f.settled(r.way.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
 		if !s.Untried {
@@ -130,15 +127,15 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 				ID: r.job.ID, Recipient: f.item.Ordinal,
 				State: spool.State{
 					Status: s.Status, Handback: s.Handback || r.way.Handback && s.Status == spool.Queued, Tries: uint16(min(f.item.Tries+1, math.MaxUint16)),
-					Class: s.Class, Due: s.Due, Reply: s.Reason,
+					Class: uint8(f.decision.Class), Stuck: s.Stuck, Due: s.Due, Reply: s.Reason,
 				},
 			})
 		}
 		done = append(done, s)
 	}
-	if a.record(events) {
+	if r.agent.record(events) {
 		for _, f := range r.fates {
-			r.tell(f, now)
+			r.tell(f, r.at)
 		}
 	}
 	return done, events
@@ -147,7 +144,7 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 // settled translates a decision for the queue.
 func (f *fate) settled(handedBack bool) queue.Settled {
 	d := f.decision
-	s := queue.Settled{Handle: f.item.Handle, Class: uint8(d.Class), Reason: d.Reason, Untried: f.untried}
+	s := queue.Settled{Handle: f.item.Handle, Reason: d.Reason, Untried: f.untried}
 	if f.untried {
 		return s
 	}
@@ -166,7 +163,7 @@ func (f *fate) settled(handedBack bool) queue.Settled {
 	case outcome.HandBack:
 		s.Handback = true
 	default:
-		s.Due = d.Due
+		s.Due, s.Stuck = d.Due, d.Action == outcome.Stuck
 	}
 	if f.suppressed && s.Status.Final() {
 		s.Status = spool.Suppressed
@@ -208,86 +205,6 @@ func (a *Agent) record(events []spool.Event) bool {
 			return false
 		}
 	}
-}
-
-// notify appends the reports that are owed for the failures (and, where the
-// sender asked for it, the successes) of this job.
-func (r *report) notify(now time.Time) error {
-	e := r.envelope
-	if e == nil {
-		return nil
-	}
-	var list []dsn.Recipient
-	for _, f := range r.fates {
-		action := dsn.Failed
-		switch {
-		case f.untried:
-			continue
-		case f.decision.Action == outcome.Bounce:
-		case f.decision.Action == outcome.Deliver && f.relayed && !r.way.Handback:
-			action = dsn.Relayed
-		default:
-			continue
-		}
-		rcpt := e.Recipients[f.item.Ordinal]
-		if !dsn.Owed(e, rcpt, action) {
-			continue
-		}
-		x := dsn.Recipient{
-			Recipient: rcpt, Action: action, Status: f.decision.Enhanced,
-			Diagnostic: f.decision.Reason, LastAttempt: now,
-		}
-		if f.reply.Code != 0 {
-			x.Diagnostic, x.RemoteHost = f.reply.String(), r.peer.name
-		}
-		list = append(list, x)
-	}
-	if len(list) == 0 {
-		return nil
-	}
-	full := dsn.WantsFull(e) && e.Size <= dsn.MaxContent
-	original, err := r.agent.original(e, r.job.ID, full)
-	if err != nil {
-		r.agent.log.Warn("report goes without the original's header", "id", r.job.ID, "err", err)
-	}
-	env, content, err := dsn.Compose(dsn.Report{
-		Hostname: r.agent.now.Load().config.Hostname, Original: e, ID: r.job.ID,
-		Recipients: list, Content: original, Full: full, Now: now,
-	})
-	if err != nil {
-		// Nothing that a later try would mend; failing for ever would be worse.
-		r.agent.log.Error("cannot compose a delivery report; none is sent", "qid", e.QueueID, "id", r.job.ID, "err", err)
-		return nil
-	}
-	// Not cut short by a stop: the outcome waits for it.
-	receipt, err := r.agent.writer.Append(r.agent.stop, env, bytes.NewReader(content))
-	if err != nil {
-		return err
-	}
-	if err := receipt.Release(); err != nil {
-		return err
-	}
-	what := "sender delivery status notification" // Postfix's words
-	if slices.ContainsFunc(list, func(x dsn.Recipient) bool { return x.Action == dsn.Failed }) {
-		what = "sender non-delivery notification"
-	}
-	r.agent.log.Info(what, "qid", e.QueueID, "id", r.job.ID,
-		"report", receipt.ID(), "to", e.Sender)
-	return nil
-}
-
-// original reads what a report returns of a message: its header or all of it.
-func (a *Agent) original(e *spool.Envelope, id spool.ID, full bool) ([]byte, error) {
-	c, err := a.store.Open(id)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	n := e.Size
-	if !full {
-		n = min(e.HeaderSize, dsn.MaxContent)
-	}
-	return io.ReadAll(io.LimitReader(c, n))
 }
 
 // fail settles a whole job for one reason that needed no connection, and

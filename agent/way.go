@@ -59,11 +59,18 @@ func (q *asked) close() {
 func domains(e *spool.Envelope) []string {
 	list := make([]string, len(e.Recipients))
 	for i, r := range e.Recipients {
-		if at := strings.LastIndexByte(r.Address, '@'); at >= 0 {
-			list[i] = strings.ToLower(strings.TrimSuffix(r.Address[at+1:], "."))
-		}
+		list[i] = domain(r.Address)
 	}
 	return list
+}
+
+// domain is the domain of an address, "" if it has none.
+func domain(address string) string {
+	at := strings.LastIndexByte(address, '@')
+	if at < 0 {
+		return ""
+	}
+	return strings.ToLower(strings.TrimSuffix(address[at+1:], "."))
 }
 
 // findWays answers the queue's questions.

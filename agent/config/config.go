@@ -380,6 +380,9 @@ type Queue struct {
 	// Retry is how long to wait after each deferral; the last one repeats.
 	// Default: ["5m", "15m", "30m", "1h", "2h", "4h"].
 	Retry []time.Duration `toml:"retry"`
+	// DelayWarningTime is the age at which a sender that asked for it (NOTIFY=DELAY)
+	// is told that its mail is late; "" is never. Default: "4h".
+	DelayWarningTime Age `toml:"delay_warning_time"`
 	// Expire is after what age undelivered mail is returned. Default: "5d".
 	Expire time.Duration `toml:"expire"`
 	// TLS is "none", "opportunistic", "required" or "verify"; MTA-STS and DANE
@@ -408,6 +411,9 @@ func (a *Auth) String() string { return a.User + ":***" }
 
 // Size is a number of bytes; written "1GiB", "64MiB", "500MB", "10k" or plain.
 type Size int64
+
+// Age is a length of time; 0, written "", is never.
+type Age time.Duration
 
 // Count is a whole number, 0 included.
 type Count int
@@ -471,6 +477,8 @@ func defaults() *Config {
 				5 * time.Minute, 15 * time.Minute, 30 * time.Minute,
 				time.Hour, 2 * time.Hour, 4 * time.Hour,
 			},
+			DelayWarningTime: Age(4 * time.Hour),
+
 			Expire: 5 * 24 * time.Hour,
 			TLS:    TLSOpportunistic,
 		},

@@ -246,6 +246,12 @@ func assign(value, p any, key string) []fault {
 		return scalar(value, p, key+` = "100/s"`, ParseRate)
 	case *time.Duration:
 		return scalar(value, p, key+` = "1h"`, positiveDuration)
+	case *Age:
+		if value == "" {
+			*p = 0
+			return nil
+		}
+		return scalar(value, (*time.Duration)(p), key+` = "4h"`, positiveDuration)
 	case *Route:
 		return scalar(value, p, key+` = "mx"`, parseRoute)
 	case *Mode:

@@ -39,7 +39,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		},
 		General: Queue{
 			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
-			MaxRecipientsPerMessage: 50, Expire: 120 * time.Hour, TLS: "opportunistic",
+			MaxRecipientsPerMessage: 50, DelayWarningTime: Age(4 * time.Hour), Expire: 120 * time.Hour, TLS: "opportunistic",
 			Retry: []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour},
 		},
 		domains: domainSet{},

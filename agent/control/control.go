@@ -27,7 +27,7 @@ import (
 type Recipient struct {
 	Address string    `json:"address"`
 	Reason  string    `json:"delay_reason,omitempty"`
-	State   string    `json:"state"` // "active", "waiting", "deferred"
+	State   string    `json:"state"` // "active", "waiting", "deferred", "held", "stuck"
 	Domain  string    `json:"domain"`
 	Site    string    `json:"site,omitempty"`
 	Tries   int       `json:"tries"`

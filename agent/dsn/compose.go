@@ -7,6 +7,7 @@ import (
 	"net/mail"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -33,10 +34,11 @@ func Compose(r Report) (*spool.Envelope, []byte, error) {
 	}
 
 	action := worst(r.Recipients)
-	human, machine := explanation(r, action), deliveryStatus(r)
+	global := r.global()
+	human, machine := explanation(r, action), deliveryStatus(r, global)
 	// RET speaks of failures only (RFC 3461 section 4.3).
 	content, full := returned(r.Content, r.Full && action == Failed)
-	eightBit := !ascii(human) || !ascii(content)
+	eightBit := !ascii(human) || !ascii(machine) || !ascii(content)
 	boundary := boundaryFor(r, human, machine, content)
 
 	var b strings.Builder
@@ -53,11 +55,18 @@ func Compose(r Report) (*spool.Envelope, []byte, error) {
 		charset = "utf-8"
 	}
 	writePart(&b, boundary, "Notification", "text/plain; charset="+charset, human)
-	writePart(&b, boundary, "Delivery report", "message/delivery-status", machine)
+	status, whole, header := "message/delivery-status", "message/rfc822", "text/rfc822-headers"
+	if global {
+		status = "message/global-delivery-status"
+		if !ascii(content) && utf8.ValidString(content) {
+			whole, header = "message/global", "message/global-headers"
+		}
+	}
+	writePart(&b, boundary, "Delivery report", status, machine)
 	if full {
-		writePart(&b, boundary, returnedName(action), "message/rfc822", content)
+		writePart(&b, boundary, returnedName(action), whole, content)
 	} else {
-		writePart(&b, boundary, returnedName(action)+" Headers", "text/rfc822-headers", content)
+		writePart(&b, boundary, returnedName(action)+" Headers", header, content)
 	}
 	b.WriteString("--" + boundary + "--\r\n")
 
@@ -70,7 +79,7 @@ func Compose(r Report) (*spool.Envelope, []byte, error) {
 	if eightBit || !ascii(sender) {
 		e.Args = append(e.Args, "BODY=8BITMIME")
 	}
-	if !ascii(sender) {
+	if global || !ascii(sender) {
 		e.Args = append(e.Args, "SMTPUTF8")
 	}
 	return e, []byte(b.String()), nil

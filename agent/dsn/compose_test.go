@@ -120,7 +120,7 @@ func report() Report {
 		Recipients: []Recipient{
 			{
 				Recipient: spool.Recipient{Address: "joe@example.net", Args: []string{"ORCPT=rfc822;Joe+2Bnews@example.net"}},
-				Action:    Failed, Status: "5.1.1", Diagnostic: "550 5.1.1 No such user", RemoteHost: "mx1.example.net",
+				Action:    Failed, Status: "5.1.1", Diagnostic: "550 5.1.1 No such user", RemoteHost: "mx1.example.net", Class: "userunknown",
 				LastAttempt: time.Date(2026, 1, 2, 15, 5, 0, 0, berlin),
 			},
 			{
@@ -192,7 +192,9 @@ func TestFailureReport(t *testing.T) {
 		"status":             "5.1.1",
 		"remote-mta":         "dns; mx1.example.net",
 		"diagnostic-code":    "smtp; 550 5.1.1 No such user",
-		"last-attempt-date":  "Fri, 02 Jan 2026 15:05:00 +0100",
+
+		"x-millrace-bounce-class": "userunknown",
+		"last-attempt-date":       "Fri, 02 Jan 2026 15:05:00 +0100",
 	})
 	wantFields(t, p.rcpts[1], map[string]string{
 		"final-recipient": "rfc822; ann@gone.example",
@@ -405,6 +407,56 @@ func TestAddressesOutsideASCII(t *testing.T) {
 	}
 }
 
+// RFC 6533: a sender that declared SMTPUTF8 reads addresses, replies and header as
+// they are. One whose message needs nothing of that gets the old forms.
+func TestGlobalReport(t *testing.T) {
+	t.Parallel()
+	r := report()
+	r.Original.Args = []string{"smtputf8", "ENVID=x"}
+	if _, out, err := Compose(r); err != nil || bytes.Contains(out, []byte("global")) {
+		t.Errorf("all is ASCII, %v:\n%s", err, out)
+	}
+	r.Recipients[0] = Recipient{
+		Recipient: spool.Recipient{Address: "用户@例.example", Args: []string{`ORCPT=utf-8;\x{7528}\x{6237}@x.example`}},
+		Action:    Failed, Status: "5.1.1", Diagnostic: "550 kein Empfänger", RemoteHost: "mx.example", Class: "userunknown",
+	}
+	for header, third := range map[string]string{
+		"Subject: grüße\r\n\r\n": "message/global", "Subject: plain\r\n\r\n": "message/rfc822", "Subject: gr\xfc\xdfe\r\n\r\n": "message/rfc822",
+	} {
+		for _, r.Full = range []bool{true, false} {
+			r.Content = []byte(header)
+			e, out, err := Compose(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkForm(t, out)
+			if !slices.Equal(e.Args, []string{"BODY=8BITMIME", "SMTPUTF8"}) {
+				t.Errorf("arguments %q", e.Args)
+			}
+			p := parse(t, out)
+			wantFields(t, p.rcpts[0], map[string]string{
+				"original-recipient": "utf-8;用户@x.example", "final-recipient": "utf-8; 用户@例.example", "action": "failed", "status": "5.1.1",
+				"remote-mta": "dns; mx.example", "diagnostic-code": "smtp; 550 kein Empfänger", "x-millrace-bounce-class": "userunknown",
+			})
+			if got := p.rcpts[1]["final-recipient"]; got != "rfc822; ann@gone.example" {
+				t.Errorf("a plain recipient: %q", got)
+			}
+			want := third
+			if !r.Full {
+				want = map[string]string{"message/global": "message/global-headers", "message/rfc822": "text/rfc822-headers"}[third]
+			}
+			for i, want := range []string{"text/plain", "message/global-delivery-status", want} {
+				if got, _, _ := p.parts[i].header.ContentType(); got != want {
+					t.Errorf("%q: part %d is %s, want %s", header, i, got, want)
+				}
+			}
+			if got := p.parts[1].header.Get("Content-Transfer-Encoding"); got != "8bit" {
+				t.Errorf("the status has encoding %q", got)
+			}
+		}
+	}
+}
+
 func TestEachReportOfAMessageHasItsOwnMessageID(t *testing.T) {
 	t.Parallel()
 	ids := make(map[string]bool)
@@ -465,6 +517,7 @@ func FuzzCompose(f *testing.F) {
 	f.Add("a@example.com", "ENVID=x", "b@example.com", "ORCPT=rfc822;b@example.com", "5.1.1", "550 5.1.1 no", "mx.example.com", []byte("A: b\r\n\r\nc\r\n"), true)
 	f.Add("a b\"@x", "ENVID=+0D+0AX-Evil:+20y", "b@x\r\nAction: delivered", "ORCPT=x;+0D+0A+0D+0AFinal-Recipient: x", "5.1.1\r\n", "550 x\r\n\r\n--=_M1A-3F0040.1767362760.0--\r\n", "mx\r\nBcc: y", []byte("--=_M1A-3F0040.1767362760.0\r\nA: b"), false)
 	f.Add("ü@ü", "ENVID=", "", "ORCPT=utf-8;ü", "", strings.Repeat("x", 3000), strings.Repeat("é", 700), []byte("\xff\x00\n\r\r\n"+strings.Repeat("y", 2000)), true)
+	f.Add("ü@ü", "SMTPUTF8", "é@\xff", `ORCPT=utf-8;\x{FC}\x{D800}\x{A}`, "5.1.1", "550 kein Empfänger \xfc\x85", "mx", []byte("Subject: ü\r\n\r\n\xff"), true)
 	f.Add("a@b> (x", "", strings.Repeat("\u202e", 400), "ORCPT=;", "9.9.9", strings.Repeat(" \t", 900)+"x", "", []byte(nil), true)
 	f.Fuzz(func(t *testing.T, sender, mailArg, rcpt, rcptArg, status, diagnostic, host string, original []byte, full bool) {
 		r := report()
@@ -491,7 +544,8 @@ func FuzzCompose(f *testing.F) {
 		if !ascii(out) && !slices.Contains(e.Args, "BODY=8BITMIME") {
 			t.Errorf("arguments %q", e.Args)
 		}
-		if len(p.rcpts) != 2 || len(p.rcpts[0]) > 6 || p.rcpts[0]["action"] != "failed" || !ascii(p.parts[1].body) {
+		if len(p.rcpts) != 2 || len(p.rcpts[0]) > 6 || p.rcpts[0]["action"] != "failed" ||
+			!ascii(p.parts[1].body) && !strings.EqualFold(mailArg, "SMTPUTF8") {
 			t.Errorf("delivery status:\n%s", p.parts[1].body)
 		}
 		for k := range p.rcpts[0] {

@@ -1,5 +1,5 @@
 // Package dsn turns what became of recipients into delivery status notifications
-// (RFC 3461, 3464, 6522).
+// (RFC 3461, 3464, 6522, and 6533 for mail that was declared SMTPUTF8).
 //
 // It is pure: no clock, no files, no network. It owns two questions, whether a
 // notification is owed and what it looks like; when to send it and where is the
@@ -43,7 +43,9 @@ type Recipient struct {
 	Action         Action
 	Status         string    // "5.1.1" (RFC 3463); anything else becomes Action's class with .0.0
 	Diagnostic     string    // the server's reply, "550 5.1.1 No such user", or our own reason
+	Text           string    // what to tell people, one line; "": made of Diagnostic and RemoteHost
 	RemoteHost     string    // the server that gave the reply; "" if Diagnostic is our own
+	Class          string    // bounce class, "userunknown"; "": left out
 	LastAttempt    time.Time // zero: left out
 	WillRetryUntil time.Time // for Delayed; zero: left out
 }
@@ -115,6 +117,26 @@ func Owed(e *spool.Envelope, r spool.Recipient, a Action) bool {
 func WantsFull(e *spool.Envelope) bool {
 	v, _ := argument(e.Args, "RET")
 	return strings.EqualFold(v, "FULL")
+}
+
+// global reports whether the notification takes the forms of RFC 6533, which a
+// sender that declared SMTPUTF8 understands, because there is something outside
+// ASCII that the old ones cannot say.
+func (r *Report) global() bool {
+	declared := false
+	for _, a := range r.Original.Args {
+		declared = declared || strings.EqualFold(a, "SMTPUTF8")
+	}
+	if !declared || !ascii(r.Original.Sender) || !ascii(r.Content) {
+		return declared
+	}
+	for _, rcpt := range r.Recipients {
+		orcpt, _ := argument(rcpt.Args, "ORCPT")
+		if !ascii(rcpt.Address) || len(orcpt) > 6 && strings.EqualFold(orcpt[:6], "utf-8;") {
+			return true
+		}
+	}
+	return false
 }
 
 // argument returns the value of the first ESMTP argument of a name.

@@ -79,7 +79,7 @@ func TestXtext(t *testing.T) {
 
 func TestOriginalRecipient(t *testing.T) {
 	t.Parallel()
-	for in, want := range map[string]string{
+	for in, want := range map[string]string{ // in a report of ASCII
 		"rfc822;user+2Bx@example.com":  "rfc822;user+x@example.com",
 		"RFC822;a@example.com":         "RFC822;a@example.com",
 		"utf-8;\\x{FC}+40@example.com": "utf-8;\\x{FC}+40@example.com",
@@ -91,8 +91,17 @@ func TestOriginalRecipient(t *testing.T) {
 		"rfc822;":                      "",
 		"rfc822;+00+FF":                "rfc822;??",
 	} {
-		if got := originalRecipient(in); got != want {
+		if got := originalRecipient(in, false); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	for in, want := range map[string]string{ // in a global one
+		`utf-8;\x{FC}\x{2B}40@example.com`: "utf-8;ü+40@example.com",
+		`utf-8;ü\x{A}\x{D800}@example.com`: `utf-8;ü\x{A}\x{D800}@example.com`,
+		"rfc822;user+2Bx@example.com":      "rfc822;user+x@example.com",
+	} {
+		if got := originalRecipient(in, true); got != want {
+			t.Errorf("global: %q: %q, want %q", in, got, want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func explanation(r Report, action Action) string {
 		line("")
 		line("Your message could not yet be delivered to one or more recipients. It will be tried again until it is delivered or too old.")
 	default:
-		line("Your message was delivered to the destinations listed below. You get this report because it was asked for.")
+		line("Your message was delivered to the destinations listed below. You get this report because it was asked for. Other mail systems may still send you reports about it.")
 	}
 	line("")
 	b.WriteString(strings.Repeat(" ", 27) + "The mail system\r\n")
@@ -29,11 +29,16 @@ func explanation(r Report, action Action) string {
 	return b.String()
 }
 
-// fate says in one line what happened to a recipient.
+// fate says in one line what happened to a recipient, and by whose word.
 func fate(r Recipient) string {
-	text := oneLine(r.Diagnostic, true)
-	host := hostName(r.RemoteHost)
-	var s string
+	said := oneLine(r.Text, true)
+	if text := oneLine(r.Diagnostic, true); said == "" && text != "" {
+		said = text
+		if r.RemoteHost != "" {
+			said = "host " + hostName(r.RemoteHost) + " said: " + text
+		}
+	}
+	s := ""
 	switch r.Action {
 	case Delivered:
 		s = "delivered"
@@ -44,15 +49,17 @@ func fate(r Recipient) string {
 	case Delayed:
 		s = "delayed"
 	default:
-		s = "not delivered"
+		if said == "" {
+			s = "not delivered"
+		}
 	}
 	switch {
-	case text != "" && r.RemoteHost != "":
-		s = "host " + host + " said: " + text
-	case text != "":
-		s = text
+	case s == "":
+		s = said
+	case said != "":
+		s += ": " + said
 	case r.RemoteHost != "":
-		s += " (host " + host + ")"
+		s += " (host " + hostName(r.RemoteHost) + ")"
 	}
 	if r.Action == Delayed && !r.WillRetryUntil.IsZero() {
 		s += " (will be tried until " + r.WillRetryUntil.Format("Mon, 2 Jan 2006 15:04:05 -0700") + ")"

@@ -3,8 +3,10 @@ package dsn
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -12,15 +14,17 @@ import (
 var (
 	enhancedCode = regexp.MustCompile(`^[245]\.[0-9]{1,3}\.[0-9]{1,3}$`)
 	smtpReply    = regexp.MustCompile(`^[2-5][0-9][0-9]([ -]|$)`)
+	bounceClass  = regexp.MustCompile(`^[a-z]{1,32}$`)
 	addressType  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,31}$`)
 )
 
-// deliveryStatus writes the machine's part (RFC 3464 section 2). It is ASCII.
-func deliveryStatus(r Report) string {
+// deliveryStatus writes the machine's part (RFC 3464 section 2). It is ASCII
+// unless the report is global (RFC 6533 section 4).
+func deliveryStatus(r Report, global bool) string {
 	var b strings.Builder
 	field(&b, "Reporting-MTA", "dns; "+hostName(r.Hostname))
 	field(&b, "X-Millrace-Queue-ID", r.ID.String())
-	field(&b, "X-Millrace-Sender", address(r.Original.Sender))
+	field(&b, "X-Millrace-Sender", address(r.Original.Sender, global))
 	if v, ok := argument(r.Original.Args, "ENVID"); ok {
 		if id := oneLine(xtext(v), false); id != "" {
 			field(&b, "Original-Envelope-Id", id)
@@ -29,29 +33,32 @@ func deliveryStatus(r Report) string {
 	date(&b, "Arrival-Date", r.Original.Arrived)
 	for _, rcpt := range r.Recipients {
 		b.WriteString("\r\n")
-		recipientStatus(&b, rcpt)
+		recipientStatus(&b, rcpt, global)
 	}
 	return b.String()
 }
 
-func recipientStatus(b *strings.Builder, r Recipient) {
+func recipientStatus(b *strings.Builder, r Recipient, global bool) {
 	if v, ok := argument(r.Args, "ORCPT"); ok {
-		if o := originalRecipient(v); o != "" {
+		if o := originalRecipient(v, global); o != "" {
 			field(b, "Original-Recipient", o)
 		}
 	}
-	field(b, "Final-Recipient", address(r.Address))
+	field(b, "Final-Recipient", address(r.Address, global))
 	field(b, "Action", string(r.Action))
 	field(b, "Status", status(r))
 	if r.RemoteHost != "" {
 		field(b, "Remote-MTA", "dns; "+hostName(r.RemoteHost))
 	}
-	if text := oneLine(r.Diagnostic, false); text != "" {
+	if text := oneLine(r.Diagnostic, global); text != "" {
 		kind := "X-Millrace"
 		if r.RemoteHost != "" && smtpReply.MatchString(text) {
 			kind = "smtp"
 		}
 		field(b, "Diagnostic-Code", kind+"; "+text)
+	}
+	if bounceClass.MatchString(r.Class) {
+		field(b, "X-Millrace-Bounce-Class", r.Class)
 	}
 	date(b, "Last-Attempt-Date", r.LastAttempt)
 	if r.Action == Delayed {
@@ -81,14 +88,18 @@ func status(r Recipient) string {
 	}
 }
 
-// address writes a mailbox with its type. One outside ASCII takes the form that
-// fits an ASCII report (RFC 6533 section 3, utf-8-addr-xtext).
-func address(mailbox string) string {
+// address writes a mailbox with its type. One outside ASCII stands as it is in a
+// global report (RFC 6533 section 3, utf-8-addr-unitext), and in the form that
+// fits an ASCII report in others (utf-8-addr-xtext).
+func address(mailbox string, global bool) string {
 	kind := "rfc822"
 	if !ascii(mailbox) {
-		kind, mailbox = "utf-8", embed(mailbox)
+		kind = "utf-8"
+		if !global {
+			mailbox = embed(mailbox)
+		}
 	}
-	text := oneLine(mailbox, false)
+	text := oneLine(mailbox, global)
 	if text == "" {
 		text = "<>"
 	}
@@ -109,9 +120,23 @@ func embed(s string) string {
 	return b.String()
 }
 
+// embedded is a letter as embed writes it.
+var embedded = regexp.MustCompile(`\\x\{([0-9A-Fa-f]{2,6})\}`)
+
+// unembed undoes embed. What would not be a letter stays as it is.
+func unembed(s string) string {
+	return embedded.ReplaceAllStringFunc(s, func(x string) string {
+		n, err := strconv.ParseUint(x[3:len(x)-1], 16, 32)
+		if r := rune(n); err == nil && r > ' ' && r != 0x7f && utf8.ValidRune(r) {
+			return string(r)
+		}
+		return x
+	})
+}
+
 // originalRecipient turns ORCPT ("rfc822;user+2Bx@example.com") into the value
 // of the field. It has to come back as it was given, decoded.
-func originalRecipient(orcpt string) string {
+func originalRecipient(orcpt string, global bool) string {
 	kind, value, ok := strings.Cut(orcpt, ";")
 	if !ok || !addressType.MatchString(kind) {
 		return ""
@@ -119,10 +144,12 @@ func originalRecipient(orcpt string) string {
 	switch {
 	case !strings.EqualFold(kind, "utf-8"):
 		value = xtext(value)
+	case global:
+		value = unembed(value)
 	case !ascii(value):
 		value = embed(value)
 	}
-	if value = oneLine(value, false); value == "" {
+	if value = oneLine(value, global); value == "" {
 		return ""
 	}
 	return kind + ";" + value

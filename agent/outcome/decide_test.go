@@ -255,3 +255,31 @@ func TestLuckPutsARetryOffByATenthAtMost(t *testing.T) {
 		}
 	}
 }
+
+// Five days of 4xx, on a clock of its own: the default schedule, to the bounce.
+func TestFiveDaysOfDeferrals(t *testing.T) {
+	t.Parallel()
+	p := Policy{
+		Retry:  []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour},
+		Expire: 120 * time.Hour,
+	}
+	born := time.Unix(1_800_000_000, 0)
+	at := Attempt{Stage: Rcpt, Code: 451, Enhanced: "4.7.1", Text: "Greylisted", Peer: "mx.example[192.0.2.1]", Born: born, Luck: 0.5}
+	now := born
+	for ; ; at.Tries++ {
+		d := p.Decide(now, at)
+		if d.Action == Bounce {
+			if d.Class != ClassExpired || d.Class.Hard() || d.Enhanced != "4.4.7" || !strings.Contains(d.Reason, "expired after 5d") || !strings.Contains(d.Reason, "451 4.7.1 Greylisted") {
+				t.Errorf("%+v", d)
+			}
+			break
+		}
+		if d.Action != Retry || !d.Due.After(now) || d.Due.After(born.Add(p.Expire)) {
+			t.Fatalf("try %d after %s: %+v", at.Tries, now.Sub(born), d)
+		}
+		now = d.Due
+	}
+	if now != born.Add(p.Expire) || at.Tries < 30 || at.Tries > 40 {
+		t.Errorf("returned after %s and %d tries", now.Sub(born), at.Tries)
+	}
+}

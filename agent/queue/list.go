@@ -18,7 +18,7 @@ type Entry struct {
 	Domain  string // RelayDomain's form for mail to a relay
 	Queue   string // "" while the domain has no way
 	Site    string
-	State   string    // "active", "waiting", "deferred"; "held" if its stream is paused
+	State   string    // "active", "waiting", "deferred"; "held" if its stream is paused; "stuck" if the host refused it
 	Due     time.Time // of a deferred one
 	Tries   int
 	Reason  string // why it is not delivered yet; "" if it was not tried
@@ -84,6 +84,9 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 			e.Reason = d.reason
 		}
 	}
+	if rec.stuck && rec.state != taken {
+		e.State = "stuck"
+	}
 	return e
 }
 
@@ -133,6 +136,29 @@ func (q *Queue) Counts() (waiting, deferred, active, sessions int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.waiting, q.deferred, q.active, q.sessions
+}
+
+// Stuck returns how many recipients the hand-back relay refused for good, so that
+// an admin must look at them.
+func (q *Queue) Stuck() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.stuck
+}
+
+// Reason says why mail for a domain waits: there is no way to it, or no session. It
+// is "" if neither is known to be so.
+func (q *Queue) Reason(domain string) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.domains[domain]
+	switch {
+	case d == nil:
+		return ""
+	case d.dest == nil:
+		return d.reason
+	}
+	return d.dest.reason
 }
 
 // Overdue takes out recipients that wait, but cannot be tried since their

@@ -22,7 +22,9 @@
 // each call settles the last transaction and returns the next, or stands on the
 // destination's ready list until there is one. Every session ends with Leave,
 // also one that never came up; what it had taken and not settled goes back to the
-// head of its lane. Close makes every Step return ErrClosed.
+// head of its lane. An outcome that takes longer does not hold the session up: the
+// owner keeps the recipient (Settled.Kept) and says more with Settle. Close makes
+// every Step return ErrClosed.
 //
 // An admin's hand: List shows what waits, Take takes some of it out to be settled
 // otherwise, SetStream pauses a stream or gives it a priority.
@@ -102,6 +104,7 @@ type Queue struct {
 	deferred int // recipients in buckets
 	waiting  int // recipients in lanes
 	active   int // recipients taken by a session or Claim
+	stuck    int // recipients that the hand-back relay refused, wherever they are
 }
 
 // message is one message with recipients that are not done.
@@ -123,7 +126,7 @@ type recipient struct {
 	due     uint32 // unix seconds, when deferred
 	reason  uint32
 	tries   uint16
-	class   uint8
+	stuck   bool // counted in Queue.stuck
 	state   place
 }
 
@@ -157,13 +160,14 @@ type Job struct {
 // Settled is what became of one item of a job.
 type Settled struct {
 	Handle Handle
+	Kept   bool         // not decided yet: it stays taken, until the owner says more by Settle
 	Status spool.Status // Queued: try again at Due
 
 	// For Queued.
 	Due      time.Time
 	Untried  bool // goes back to the head of its lane, uncounted; Due does not matter
 	Handback bool // moves to the hand-back relay
-	Class    uint8
+	Stuck    bool // the hand-back relay refused it for good: shown so until it is done
 	Reason   string
 }
 
@@ -237,8 +241,9 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		r, rec := q.recipients.take()
 		*rec = recipient{
 			message: m, ordinal: uint32(i), lane: l.no,
-			tries: st.Tries, class: st.Class, reason: q.reasons.hold(st.Reply),
+			tries: st.Tries, reason: q.reasons.hold(st.Reply),
 		}
+		q.setStuck(rec, st.Stuck)
 		l.refs++
 		msg.pending++
 		if st.Due.After(now) {
@@ -257,6 +262,9 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 
 // settle applies one outcome. The recipient must be taken.
 func (q *Queue) settle(s Settled, now time.Time) {
+	if s.Kept {
+		return // the owner may have settled it already: its place may be another's
+	}
 	rec := q.recipients.at(uint32(s.Handle))
 	if rec.state != taken {
 		return // settled twice: the first one counts
@@ -273,7 +281,7 @@ func (q *Queue) settle(s Settled, now time.Time) {
 	}
 	q.reasons.drop(rec.reason)
 	rec.reason = q.reasons.hold(s.Reason)
-	rec.class = s.Class
+	q.setStuck(rec, s.Stuck)
 	if rec.tries < 1<<16-1 {
 		rec.tries++
 	}
@@ -294,8 +302,18 @@ func (q *Queue) settle(s Settled, now time.Time) {
 	q.serve(l, now)
 }
 
+func (q *Queue) setStuck(rec *recipient, stuck bool) {
+	if stuck && !rec.stuck {
+		q.stuck++
+	} else if rec.stuck && !stuck {
+		q.stuck--
+	}
+	rec.stuck = stuck
+}
+
 // remove forgets a recipient that is done.
 func (q *Queue) remove(r uint32, rec *recipient) {
+	q.setStuck(rec, false)
 	l := *q.laneByNo.at(rec.lane)
 	q.reasons.drop(rec.reason)
 	m := rec.message
@@ -309,7 +327,8 @@ func (q *Queue) remove(r uint32, rec *recipient) {
 	}
 }
 
-// Settle applies outcomes of a job from Claim.
+// Settle applies outcomes of a job from Claim, Take or Overdue, or of recipients
+// that were kept.
 func (q *Queue) Settle(done []Settled) {
 	now := time.Now()
 	q.mu.Lock()

@@ -64,7 +64,8 @@
 // valid one counts, 0 in a new spool; numbers may be left out. agent.lock: time
 // (8), queued recipients (8), salted CRC (4). The agent writes that anew every few
 // seconds; a writer takes each change of it for a sign of life and goes by its own
-// clock, so the time itself only tells one from the next.
+// clock, so to it the time itself only tells one from the next. To the next agent it
+// tells when the last one ended.
 //
 // # Segment
 //
@@ -148,7 +149,7 @@
 //	16  CRC with the salt and the frame's offset, of the 16 octets before it and
 //	    of the events (4), zero (4)
 //	24  events: id (8), recipient (4), due (8), tries (2), status (1), class (1),
-//	    flags (1): 1 hand-back, 2 span; octets of reply (2), reply
+//	    flags (1): 1 hand-back, 2 span, 4 stuck; octets of reply (2), reply
 //
 // An event says all about its recipient; the last one counts. Status is as the
 // constants are in order, from 0. An event of a span says that all records are

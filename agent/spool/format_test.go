@@ -305,7 +305,7 @@ func TestPackageCommentIsEnoughToReadASpool(t *testing.T) {
 					if s.due == -1<<63 {
 						due = time.Time{}
 					}
-					if want := (State{Status(s.status), s.flags&1 != 0, s.tries, s.class, due, s.reply}); st != want {
+					if want := (State{Status(s.status), s.flags&1 != 0, s.flags&4 != 0, s.tries, s.class, due, s.reply}); st != want {
 						t.Errorf("%s/%d: %+v, the package says %+v", have.ID, i, want, st)
 					}
 				}

@@ -22,6 +22,7 @@ const (
 	maxReply     = 512
 	flagHandback = 1 << 0
 	flagSpan     = 1 << 1
+	flagStuck    = 1 << 2
 )
 
 // logHeader starts a journal file or a checkpoint.
@@ -83,6 +84,9 @@ func appendEvent(b []byte, id ID, recipient uint32, s *state) []byte {
 	if s.handback {
 		flags = flagHandback
 	}
+	if s.stuck {
+		flags |= flagStuck
+	}
 	b = append(b, byte(s.status), s.class, flags)
 	b = le.AppendUint16(b, uint16(len(s.reply)))
 	return append(b, s.reply...)
@@ -109,7 +113,7 @@ func decodeEvents(p []byte, yield func(id ID, recipient uint32, s state)) error 
 		}
 		yield(ID(le.Uint64(p)), le.Uint32(p[8:]), state{
 			due: int64(le.Uint64(p[12:])), tries: le.Uint16(p[20:]), status: Status(p[22]),
-			class: p[23], handback: p[24]&flagHandback != 0, span: p[24]&flagSpan != 0,
+			class: p[23], handback: p[24]&flagHandback != 0, stuck: p[24]&flagStuck != 0, span: p[24]&flagSpan != 0,
 			reply: string(p[eventSize:n]),
 		})
 		p = p[n:]

@@ -53,20 +53,27 @@ type kept struct {
 	due   int64
 	reply uint32 // in replies
 	tries uint16
-	how   uint8 // status, and keptHandback
+	how   uint8 // status, keptHandback and keptStuck
 	class uint8
 }
 
-const keptHandback = 1 << 7
+const (
+	keptHandback = 1 << 7
+	keptStuck    = 1 << 6
+	keptStatus   = keptStuck - 1
+)
 
 var freshKept = kept{due: noTime}
 
-func (k kept) status() Status { return Status(k.how &^ keptHandback) }
+func (k kept) status() Status { return Status(k.how & keptStatus) }
 
 func (x *index) pack(s *state) kept {
-	k := kept{due: s.due, reply: x.replies.hold(s.reply), tries: s.tries, how: uint8(s.status) &^ keptHandback, class: s.class}
+	k := kept{due: s.due, reply: x.replies.hold(s.reply), tries: s.tries, how: uint8(s.status) & keptStatus, class: s.class}
 	if s.handback {
 		k.how |= keptHandback
+	}
+	if s.stuck {
+		k.how |= keptStuck
 	}
 	return k
 }
@@ -74,7 +81,7 @@ func (x *index) pack(s *state) kept {
 func (x *index) unpack(k kept) state {
 	return state{
 		due: k.due, reply: x.replies.text(k.reply), tries: k.tries,
-		status: k.status(), class: k.class, handback: k.how&keptHandback != 0,
+		status: k.status(), class: k.class, handback: k.how&keptHandback != 0, stuck: k.how&keptStuck != 0,
 	}
 }
 

@@ -25,7 +25,7 @@ func TestStatesSurviveRestart(t *testing.T) {
 	o.byHand = true
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
-	deferred := State{Tries: 7, Class: 3, Handback: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
+	deferred := State{Tries: 7, Class: 3, Handback: true, Stuck: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
 	err := s.Record(
 		Event{rs[0].ID(), 1, deferred},
 		Event{rs[1].ID(), 0, State{Status: Delivered}}, Event{rs[1].ID(), 1, State{Status: Bounced}}, Event{rs[1].ID(), 2, State{Status: Cancelled}},
@@ -394,4 +394,57 @@ func leftByPowerLoss(t *testing.T, m *machine) *seen {
 		t.Fatal(err)
 	}
 	return got
+}
+
+// The agent asks for the states of what it sends.
+func TestStatesOfAMessage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := openWriter(t, dir, smallWriter(t, nil))
+	many, one, fresh := post(t, w, 0, 3), post(t, w, 1, 1), post(t, w, 2, 2)
+	release(t, many, one, fresh)
+	o := smallStore(t, nil)
+	o.byHand = true
+	s := openStore(t, dir, o)
+	newSeen().load(t, s)
+	late := State{Tries: 2, Handback: true, Stuck: true, Due: time.Unix(1800000000, 0), Reply: "550 5.1.1 no"}
+	if err := s.Record(Event{many.ID(), 0, State{Status: Bounced}}, Event{many.ID(), 2, late}, Event{one.ID(), 0, late}); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[ID][]State{many.ID(): {{Status: Bounced}, {}, late}, one.ID(): {late}, fresh.ID(): {{}, {}}} {
+		if got, err := s.States(id); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %+v, %v, want %+v", id, got, err, want)
+		}
+	}
+	if err := s.Record(Event{one.ID(), 0, State{Status: Delivered}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []ID{one.ID(), MakeID(77, 8)} {
+		if got, err := s.States(id); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %+v, %v", id, got, err)
+		}
+	}
+}
+
+func TestNextAgentLearnsWhenTheLastOneLived(t *testing.T) {
+	t.Parallel()
+	dir, now := t.TempDir(), time.Unix(1800000000, 0)
+	o := smallStore(t, nil)
+	o.Now = func() time.Time { return now }
+	s := openStore(t, dir, o)
+	if got := s.LastAlive(); !got.IsZero() {
+		t.Errorf("the first agent: %s", got)
+	}
+	if err := s.Beat(5); err != nil {
+		t.Fatal(err)
+	}
+	lived := now
+	now = now.Add(time.Hour)
+	s, _ = reopened(t, s, dir, o)
+	if err := s.Beat(5); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.LastAlive(); !got.Equal(lived) {
+		t.Errorf("the second agent: %s, want %s", got, lived)
+	}
 }

@@ -18,6 +18,26 @@ func (s *Store) Envelope(id ID) (*Envelope, error) {
 	return e, err
 }
 
+// States returns what the journal says of a message's recipients, by ordinal;
+// ErrNotFound if all of them are final.
+func (s *Store) States(id ID) ([]State, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seg, i, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if seg.isDone(i) {
+		return nil, fmt.Errorf("%s: %w", id, ErrNotFound)
+	}
+	list := make([]State, seg.recipients(i))
+	for r := range list {
+		st, _ := seg.state(i, uint32(r))
+		list[r] = st.unpack()
+	}
+	return list, nil
+}
+
 // Open returns the content of a message, from its first octet. It may be opened
 // any number of times, also at the same time.
 func (s *Store) Open(id ID) (*Content, error) {

@@ -110,6 +110,7 @@ func (s Status) Final() bool { return s != Queued }
 type State struct {
 	Status   Status
 	Handback bool      // queued for the hand-back relay, not for its own destination
+	Stuck    bool      // queued, but the hand-back relay refused it for good
 	Tries    uint16    // transactions that were offered to a server
 	Class    uint8     // outcome.Class of the last try; opaque here
 	Due      time.Time // next try, for Queued; zero: at once

@@ -30,7 +30,8 @@ type Store struct {
 	tree
 	log   *slog.Logger
 	opts  StoreOptions
-	agent File // agent.lock, locked
+	agent File      // agent.lock, locked
+	last  time.Time // of life of the agent before this one
 
 	mu       sync.Mutex
 	segments map[uint32]*segment
@@ -103,6 +104,7 @@ type state struct {
 	status   Status
 	class    uint8
 	handback bool
+	stuck    bool
 	span     bool
 }
 
@@ -114,11 +116,11 @@ func packState(s *State) state {
 	if strings.ContainsAny(reply, "\r\n") {
 		reply = strings.NewReplacer("\r", " ", "\n", " ").Replace(reply)
 	}
-	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback}
+	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback, stuck: s.Stuck}
 }
 
 func (s *state) unpack() State {
-	return State{Status: s.status, Handback: s.handback, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
+	return State{Status: s.status, Handback: s.handback, Stuck: s.stuck, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
 }
 
 // ErrFinal says that a recipient is final and does not change any more.
@@ -165,6 +167,9 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	s := &Store{
 		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment), replies: newReplies(),
 		kick: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	if b, ok := readBeat(lock); ok {
+		s.last = b.at
 	}
 	if err := s.recover(); err != nil {
 		lock.Close()
@@ -380,6 +385,10 @@ func (s *Store) wake() {
 	default:
 	}
 }
+
+// LastAlive is when the agent before this one gave its last sign of life; zero if
+// there was none.
+func (s *Store) LastAlive() time.Time { return s.last }
 
 // Beat gives a sign of life to the writers and tells them how many recipients
 // are queued.

@@ -23,7 +23,8 @@ func (c *queueCmd) Help() string {
 	return `Lists the diverted mail that is not delivered yet, in the layout of mailq(1):
 
   * behind the id: being delivered now; ! held, as its stream is paused
-  the reason of the last failure stands in brackets above its recipients
+  the reason of the last failure stands in brackets above its recipients; it begins with
+  "stuck:" where the host MTA itself refused a bounce or mail that was given back
 
 Examples:
   millrace queue
@@ -82,10 +83,14 @@ func (l *mailq) message(m *control.Message) error {
 		time.Unix(m.ArrivalTime, 0).Format("Mon Jan _2 15:04:05"), sender)
 	reason := ""
 	for _, r := range m.Recipients {
-		if r.Reason != reason {
-			fmt.Fprintf(l.out, "%78s\n", "("+cmp.Or(r.Reason, "reason unavailable")+")")
+		why := r.Reason
+		if r.State == "stuck" { // the host MTA refused it
+			why = "stuck: " + why
 		}
-		reason = r.Reason
+		if why != reason {
+			fmt.Fprintf(l.out, "%78s\n", "("+cmp.Or(why, "reason unavailable")+")")
+		}
+		reason = why
 		fmt.Fprintf(l.out, row, "", "", "", r.Address)
 	}
 	_, err := fmt.Fprintln(l.out)

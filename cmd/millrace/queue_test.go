@@ -138,6 +138,18 @@ func configure(t *testing.T, dir, address string) string {
 	return path
 }
 
+func TestQueueListingTellsWhatIsStuck(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	l := mailq{out: &b}
+	m := control.Message{ID: "M2-A0", Recipients: []control.Recipient{
+		{Address: "a@example.com", State: "stuck", Reason: "host said: 550 no"}, {Address: "b@example.com", State: "deferred", Reason: "host said: 550 no"},
+	}}
+	if err := l.message(&m); err != nil || strings.Count(b.String(), " (stuck: host said: 550 no)\n") != 1 || strings.Count(b.String(), " (host said: 550 no)\n") != 1 {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
 func TestQueueIsListedAsMailqDoes(t *testing.T) {
 	t.Parallel()
 	r := millrace(t, "TZ=UTC", "--config", serve(t, messages()), "queue")

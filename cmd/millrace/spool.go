@@ -111,6 +111,8 @@ func stateName(st *spool.State) string {
 	switch {
 	case st.Status != spool.Queued:
 		return st.Status.String()
+	case st.Stuck:
+		return "stuck"
 	case st.Handback:
 		return "handing-back"
 	case st.Tries > 0 || !st.Due.IsZero():

@@ -1,0 +1,267 @@
+package agent
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// failures is a part of a report about so many recipients of a message.
+func failures(id spool.ID, e *spool.Envelope, n int) report {
+	return report{job: queue.Job{ID: id}, envelope: e, fates: make([]fate, n)}
+}
+
+func TestFailuresOfOneMessageWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	var ns notices
+	now := time.Unix(1_800_000_000, 0)
+	e := &spool.Envelope{Recipients: make([]spool.Recipient, 4)}
+	if n := ns.add(failures(1, &spool.Envelope{Recipients: make([]spool.Recipient, 1)}, 1), now); n == nil || n.n != 1 {
+		t.Errorf("a message with one recipient waits: %+v", n)
+	}
+	for _, id := range []spool.ID{2, 3, 2} {
+		if n := ns.add(failures(id, e, 1), now); n != nil {
+			t.Errorf("%s does not wait: %+v", id, n)
+		}
+		now = now.Add(mergeFor / 5)
+	}
+	if list := ns.take(now, false); len(list) != 0 || ns.held != 3 {
+		t.Errorf("%d due, %d held", len(list), ns.held)
+	}
+	// The last recipient that can fail brings its message's report about.
+	if n := ns.add(failures(2, e, 2), now); n == nil || n.n != 4 || len(n.parts) != 3 || ns.held != 1 {
+		t.Errorf("%+v, %d held", n, ns.held)
+	}
+	now = now.Add(mergeFor)
+	if n := ns.add(failures(2, e, 1), now); n != nil { // a new one
+		t.Errorf("%+v", n)
+	}
+	if list := ns.take(now, false); len(list) != 1 || list[0].id != 3 {
+		t.Errorf("due: %+v", list)
+	}
+	if list := ns.take(time.Time{}, true); len(list) != 1 || list[0].id != 2 || ns.held != 0 || len(ns.open)+len(ns.order) != 0 {
+		t.Errorf("all: %+v, %+v", list, &ns)
+	}
+}
+
+func TestWaitingFailuresAreBounded(t *testing.T) {
+	t.Parallel()
+	var ns notices
+	now := time.Unix(1_800_000_000, 0)
+	large := &spool.Envelope{Recipients: make([]spool.Recipient, 5*maxMerged)}
+	for i := range maxMerged/50 - 1 {
+		if n := ns.add(failures(1, large, 50), now); n != nil {
+			t.Fatalf("part %d: %+v", i, n)
+		}
+	}
+	if n := ns.add(failures(1, large, 50), now); n == nil || n.n != maxMerged || ns.held != 0 {
+		t.Errorf("a report has %+v, %d held", n, ns.held)
+	}
+	id := spool.ID(2)
+	for ; ns.held+10 <= maxHeld; id++ {
+		if n := ns.add(failures(id, large, 10), now); n != nil {
+			t.Fatalf("%d held: %+v", ns.held, n)
+		}
+	}
+	if n := ns.add(failures(id, large, 10), now); n == nil || n.n != 10 || ns.held > maxHeld {
+		t.Errorf("with no room: %+v, %d held", n, ns.held)
+	}
+	if n := ns.add(failures(2, large, 10), now); n == nil || n.n != 20 || ns.held > maxHeld {
+		t.Errorf("with no room, of one that waits: %+v, %d held", n, ns.held)
+	}
+}
+
+// A stop does not wait for the time that failures wait for each other.
+func TestStopReportsWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil,
+		sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{PermShare: 1}},
+		sink.Provider{Name: "busy", Domains: []string{"busy.test"}, Behaviour: sink.Behaviour{TempShare: 1}},
+	)
+	s.config.General.Retry = []time.Duration{time.Hour}
+	s.start()
+	id := s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@strict.test", "b@busy.test")
+	held := func() int {
+		s.agent.notices.mu.Lock()
+		defer s.agent.notices.mu.Unlock()
+		return s.agent.notices.held
+	}
+	s.until("the failure is held", func() bool { return held() == 1 && strings.Contains(s.log.String(), "status=deferred") })
+	if st := s.states(id); st[0].Status != spool.Queued {
+		t.Errorf("the journal says %s before there is a report", st[0].Status)
+	}
+	s.stop()
+	if st := s.states(id); st[0].Status != spool.Bounced || st[1].Status != spool.Queued {
+		t.Errorf("the journal says %+v", st)
+	}
+	s.start()
+	s.until("report", func() bool { return len(s.at("host")) == 1 })
+	if r := s.at("host")[0].content; !strings.Contains(r, "X-Millrace-Bounce-Class: userunknown\r\n") || strings.Contains(r, "b@busy.test") {
+		t.Errorf("report:\n%s", r)
+	}
+}
+
+// states reads the journal beside the agent, as an admin would.
+func (s *stage) states(id spool.ID) []spool.State {
+	s.t.Helper()
+	r, err := spool.OpenReader(s.config.Spool.Directory)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer r.Close()
+	var found []spool.State
+	if err := r.Messages(func(m *spool.Message) error {
+		if m.ID == id {
+			found = m.States
+		}
+		return nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return found
+}
+
+// Without a durable report nothing is bounced.
+func TestFailureIsNotFinalWithoutItsReport(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
+	s.start()
+	if err := s.agent.writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	id := s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@strict.test")
+	s.until("it is deferred", func() bool { return s.status().Deferred == 1 })
+	s.stopNow()
+	if err := <-s.stopped; err == nil {
+		t.Error("the agent stopped without an error, though its writer was closed under it")
+	}
+	s.stopNow = nil
+	if st := s.states(id); st[0].Status != spool.Queued || st[0].Due.IsZero() {
+		t.Errorf("the journal says %+v", st)
+	}
+	if !strings.Contains(s.log.String(), "cannot spool a delivery report; its recipients stay queued") {
+		t.Errorf("log:\n%s", s.log)
+	}
+}
+
+// Reports of success are made where the next server does not make them, and only
+// for who asked.
+func TestRelayedMailIsReportedWhereAsked(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil,
+		sink.Provider{Name: "plain", Domains: []string{"plain.test"}, Behaviour: sink.Behaviour{Hide: []string{"DSN"}}},
+		sink.Provider{Name: "dsn", Domains: []string{"dsn.test"}},
+	)
+	s.start()
+	e := spool.Envelope{Sender: "n@news.test", Args: []string{"RET=FULL"}}
+	for _, to := range []string{"asked@plain.test", "asked@dsn.test"} {
+		e.Recipients = append(e.Recipients, spool.Recipient{Address: to, Args: []string{"NOTIFY=SUCCESS,FAILURE"}})
+	}
+	s.send(e, letter, "silent@plain.test")
+	s.until("report", func() bool { return len(s.at("host")) == 1 && s.empty() })
+	r := s.at("host")[0]
+	for _, want := range []string{"Final-Recipient: rfc822; asked@plain.test\r\n", "Action: relayed\r\n", "Status: 2.0.0\r\n", "text/rfc822-headers", "<asked@plain.test>: relayed to a mail system"} {
+		if !strings.Contains(r.content, want) {
+			t.Errorf("no %q in\n%s", want, r.content)
+		}
+	}
+	if strings.Count(r.content, "Action:") != 1 || strings.Contains(r.content, "X-Millrace-Bounce-Class") {
+		t.Errorf("report:\n%s", r.content)
+	}
+}
+
+// What the host refuses for good is stuck: it stays, also over a restart, it is
+// shown, and nothing is reported about it.
+func TestRefusedReportIsStuck(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
+	change := func(f func(*sink.Behaviour)) {
+		if err := s.net.Change("host", f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(func(b *sink.Behaviour) { b.PermShare = 1 })
+	s.start()
+	const n = 5
+	for i := range n {
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("a%d@strict.test", i))
+	}
+	stuck := func() (list []queue.Entry) {
+		s.agent.queue.List(func(page []queue.Entry) bool {
+			for _, e := range page {
+				if e.State == "stuck" {
+					list = append(list, e)
+				}
+			}
+			return true
+		})
+		return list
+	}
+	ready := func() string {
+		w := httptest.NewRecorder()
+		answer(w, s.agent.notReady())
+		return w.Body.String()
+	}
+	s.until("all are stuck", func() bool { return len(stuck()) == n })
+	for _, e := range stuck() {
+		if wait := time.Until(e.Due); wait < 50*time.Minute || !strings.Contains(e.Reason, "550 5.1.1") {
+			t.Errorf("%+v", e)
+		}
+	}
+	if got := ready(); !strings.Contains(got, "refuses bounces or returned mail for 5 recipients") || !strings.Contains(got, "millrace queue: stuck") {
+		t.Errorf("/readyz: %s", got)
+	}
+	if log := s.log.String(); strings.Count(log, "sender non-delivery notification") != n || strings.Count(log, "level=WARN msg=delivery") != n {
+		t.Errorf("log:\n%s", log)
+	}
+	s.until("it is told in the log", func() bool {
+		return strings.Contains(s.log.String(), "level=ERROR msg=\"the host MTA at "+s.config.Handback.Relay+" refuses bounces")
+	})
+	s.stop()
+	change(func(b *sink.Behaviour) { b.PermShare = 0 })
+	s.start()
+	if got := stuck(); len(got) != n || !strings.Contains(ready(), "refuses bounces or returned mail for 5 recipients") {
+		t.Errorf("after a restart: %+v, %s", got, ready())
+	}
+	// An admin has it tried again.
+	for _, j := range s.agent.queue.Take(stuck()) {
+		s.agent.queue.Settle([]queue.Settled{{Handle: j.Items[0].Handle, Stuck: true, Due: time.Now()}})
+	}
+	s.until("the host has them all", func() bool { return len(s.at("host")) == n && s.empty() })
+	if got := ready(); got != "ok\n" {
+		t.Errorf("/readyz: %s", got)
+	}
+}
+
+// However many there are, reports reach the host over few connections.
+func TestManyBouncesComeOverFewSessions(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Hosts: 3, Behaviour: sink.Behaviour{PermShare: 1}})
+	if err := s.net.Change("host", func(b *sink.Behaviour) { b.HostConnections = handbackSessions }); err != nil {
+		t.Fatal(err)
+	}
+	const n = 1000
+	for i := range n {
+		s.send(spool.Envelope{Sender: fmt.Sprintf("n+%d@news.test", i)}, letter, fmt.Sprintf("a%d@strict.test", i))
+	}
+	s.start()
+	s.until("the host has them all", func() bool { return len(s.at("host")) >= n && s.empty() })
+	told := make(map[string]int)
+	for _, a := range s.at("host") {
+		told[a.recipient]++
+	}
+	if len(told) != n || len(s.at("host")) != n {
+		t.Errorf("%d reports to %d senders, want one for each of %d", len(s.at("host")), len(told), n)
+	}
+	for _, h := range s.net.Stats().Hosts {
+		if h.Provider == "host" && h.RefusedConnections() > 0 {
+			t.Errorf("%d connections were too many for the host", h.RefusedConnections())
+		}
+	}
+}
