@@ -15,7 +15,7 @@ import (
 // Change is a file that is to be changed.
 type Change struct {
 	Path     string
-	Old, New []byte
+	Old, New []byte // nil: there is no such file
 }
 
 // Plan is what setting up, or undoing it, would do to a Postfix instance.
@@ -25,6 +25,8 @@ type Plan struct {
 	// Backups are kept when the plan is applied: the files as they were before
 	// Millrace was set up. Restored says to remove them instead.
 	Restored bool
+	// After is the configuration as it will be.
+	After *Postfix
 	// ByHand is what is left to the admin: what it would take, and why it is not
 	// done here.
 	ByHand []string
@@ -38,7 +40,7 @@ func backup(path string) string { return path + ".before-millrace" }
 func (p *Plan) Diff(ctx context.Context) (string, error) {
 	var out strings.Builder
 	for _, c := range p.Changes {
-		text, err := diff(ctx, c)
+		text, err := c.Diff(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -47,7 +49,8 @@ func (p *Plan) Diff(ctx context.Context) (string, error) {
 	return out.String(), nil
 }
 
-func diff(ctx context.Context, c Change) (string, error) {
+// Diff shows the change as diff -u does.
+func (c *Change) Diff(ctx context.Context) (string, error) {
 	dir, err := os.MkdirTemp("", "millrace-setup-")
 	if err != nil {
 		return "", err
@@ -75,20 +78,17 @@ func diff(ctx context.Context, c Change) (string, error) {
 // hand-back port, which "millrace setup" mends when it is run again.
 func (p *Plan) Apply(ctx context.Context) error {
 	for i, c := range p.Changes {
-		if now, err := os.ReadFile(c.Path); err != nil || !bytes.Equal(now, c.Old) {
-			return errors.Join(fmt.Errorf("%s has changed meanwhile; nothing was done", c.Path), err)
-		}
 		if _, err := os.Lstat(backup(c.Path)); errors.Is(err, fs.ErrNotExist) && !p.Restored {
 			if err := replaceAs(backup(c.Path), c.Path, c.Old); err != nil {
 				return err
 			}
 		}
-		if err := replaceAs(c.Path, c.Path, c.New); err != nil {
-			return errors.Join(err, p.putBack(i))
+		if err := c.Apply(c.Path); err != nil {
+			return errors.Join(err, PutBack(p.Changes[:i]))
 		}
 	}
 	if err := postfix(ctx, p.Dir, "check"); err != nil {
-		return errors.Join(fmt.Errorf("postfix does not like it, and everything is as it was: %w", err), p.putBack(len(p.Changes)))
+		return errors.Join(fmt.Errorf("postfix does not like it, and everything is as it was: %w", err), PutBack(p.Changes))
 	}
 	if postfix(ctx, p.Dir, "status") == nil {
 		if err := postfix(ctx, p.Dir, "reload"); err != nil {
@@ -96,7 +96,7 @@ func (p *Plan) Apply(ctx context.Context) error {
 		}
 	}
 	if p.Restored {
-		for _, name := range []string{"main.cf", "master.cf"} {
+		for _, name := range files {
 			if err := os.Remove(backup(filepath.Join(p.Dir, name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -105,10 +105,30 @@ func (p *Plan) Apply(ctx context.Context) error {
 	return nil
 }
 
-// putBack undoes the first n changes.
-func (p *Plan) putBack(n int) (err error) {
-	for _, c := range p.Changes[:n] {
-		err = errors.Join(err, replaceAs(c.Path, c.Path, c.Old))
+// Apply writes or removes the file, if it is still as the change expects it. A new
+// file gets owner and mode of like.
+func (c *Change) Apply(like string) error {
+	now, err := os.ReadFile(c.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		now, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now, c.Old) {
+		return fmt.Errorf("%s has changed meanwhile", c.Path)
+	}
+	if c.New == nil {
+		return os.Remove(c.Path)
+	}
+	return replaceAs(c.Path, like, c.New)
+}
+
+// PutBack undoes changes.
+func PutBack(changes []Change) (err error) {
+	for _, c := range changes {
+		back := Change{Path: c.Path, Old: c.New, New: c.Old}
+		err = errors.Join(err, back.Apply(c.Path))
 	}
 	return err
 }

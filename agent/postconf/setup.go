@@ -141,7 +141,11 @@ func Setup(ctx context.Context, c *config.Config, o SetupOptions) (*Plan, error)
 	if err != nil {
 		return nil, err
 	}
-	return s.plan(byHand)
+	p, err := s.plan(byHand)
+	if err == nil {
+		p.After, err = Read(ctx, s.dir)
+	}
+	return p, err
 }
 
 func (s *stage) setup(ctx context.Context, c *config.Config, o SetupOptions) (byHand []string, err error) {
