@@ -116,7 +116,8 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil || !done || c.NoTest {
 		return err
 	}
-	return testMessage(ctx, os.Stdout)
+	testMessage(ctx, os.Stdout, cfg.Hostname)
+	return nil
 }
 
 // undo takes out what was set up.

@@ -18,24 +18,23 @@ const testPort = "127.0.0.1:25"
 // testMessage sends a message to the host's postmaster, and says what Millrace
 // made of it. That it stays with Postfix, as mail to the host itself must, shows
 // that Millrace was asked.
-func testMessage(ctx context.Context, out io.Writer) error {
-	qid, err := submit(ctx, testPort)
+func testMessage(ctx context.Context, out io.Writer, hostname string) {
+	qid, err := submit(ctx, testPort, hostname)
 	if err != nil {
 		fmt.Fprintf(out, "no test message: %v\n", err)
-		return nil
+		return
 	}
 	fmt.Fprintf(out, "test message to postmaster: %s\n", qid)
 	verdict := verdictOf(ctx, qid)
 	if verdict == "" {
 		fmt.Fprintf(out, "no word of it from millrace-milter; look for qid=%s in its log, and whether it runs\n", qid)
-		return nil
+		return
 	}
 	fmt.Fprintf(out, "millrace-milter: %s\n", verdict)
-	return nil
 }
 
 // submit hands a message over and returns the queue id in Postfix's answer.
-func submit(ctx context.Context, address string) (qid string, err error) {
+func submit(ctx context.Context, address, hostname string) (qid string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
@@ -54,7 +53,7 @@ func submit(ctx context.Context, address string) (qid string, err error) {
 		line string
 		code int
 	}{
-		{"EHLO localhost", 250}, {"MAIL FROM:<postmaster>", 250}, {"RCPT TO:<postmaster>", 250}, {"DATA", 354},
+		{"EHLO " + hostname, 250}, {"MAIL FROM:<postmaster@" + hostname + ">", 250}, {"RCPT TO:<postmaster>", 250}, {"DATA", 354},
 		{"From: postmaster\r\nTo: postmaster\r\nSubject: Millrace is set up\r\nX-Millrace: divert\r\n\r\n" +
 			"This message shows that Postfix asks Millrace. It is to this host, so it was left with Postfix.\r\n.", 250},
 		{"QUIT", 221},
