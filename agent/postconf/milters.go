@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
 // ours is what an admin writes for Millrace; for messages.
-const ours = "{ unix:millrace/milter.sock, connect_timeout=5s, default_action=accept }"
+const ours = "{ unix:millrace/milter.sock, " + snippets.MilterOptions + " }"
 
 // Check compares Postfix with a configuration.
 func (p *Postfix) Check(c *config.Config) []Finding {
@@ -157,7 +158,7 @@ func (p *Postfix) entrance(c *config.Config, e entrance) (bool, []Finding) {
 		why         string
 	}{
 		{"connect_timeout", 0, 10 * time.Second, "each client waits so long while Millrace hangs"},
-		{"command_timeout", 10 * time.Second, 0, "a milter given up in the middle of a message makes Postfix send what Millrace has taken too"},
+		{"command_timeout", 5 * time.Second, 0, "a milter given up in the middle of a message is not asked again in that session"},
 		{"content_timeout", time.Minute, 0, "a milter given up while the spool is slow makes Postfix send what Millrace has taken too"},
 	} {
 		value := p.option(us, e.service, limit.name)

@@ -90,16 +90,19 @@ func (p *Postfix) protocols(c *config.Config, smtp *service) []Finding {
 		Remedy: fmt.Sprintf(`set [agent] protocols = ["%s"]`, strings.Join(theirs, `", "`))}}
 }
 
+// families are the protocols, and where smtp(8) finds the address for each.
+var families = []struct {
+	protocol, parameter string
+	is                  func(netip.Addr) bool
+}{
+	{"ipv4", "smtp_bind_address", netip.Addr.Is4},
+	{"ipv6", "smtp_bind_address6", netip.Addr.Is6},
+}
+
 // source compares the addresses that connections come from.
 func (p *Postfix) source(c *config.Config, smtp *service) []Finding {
 	var findings []Finding
-	for _, family := range []struct {
-		protocol, parameter string
-		is                  func(netip.Addr) bool
-	}{
-		{"ipv4", "smtp_bind_address", netip.Addr.Is4},
-		{"ipv6", "smtp_bind_address6", netip.Addr.Is6},
-	} {
+	for _, family := range families {
 		if !slices.Contains(c.Agent.Protocols, family.protocol) {
 			continue
 		}

@@ -66,9 +66,7 @@ func (p *Postfix) domains(c *config.Config, command bool) []Finding {
 			Remedy: "list the domains that this host delivers or relays, if it should be diverted: " + strings.Join(p.ownDomains(), ", ")}}
 	}
 	if !command {
-		return []Finding{{Where: "main.cf",
-			Wrong:  "non_smtpd_milters does not have Millrace: mail of sendmail(1) is not diverted, although [milter] host_domains is set",
-			Remedy: postconfE("non_smtpd_milters", "$smtpd_milters") + ", if it should be"}}
+		return nil // mail of sendmail(1) stays with Postfix
 	}
 	var findings []Finding
 	var missing []string

@@ -18,6 +18,7 @@ type cli struct {
 	globals
 	Check  checkCmd  `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
 	Queue  queueCmd  `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
+	Setup  setupCmd  `cmd:"" help:"Make the host's MTA ask Millrace, or no longer."`
 	Report reportCmd `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
 	Why    whyCmd    `cmd:"" help:"Explain how many sessions a site gets, and how fast they send."`
 

@@ -19,7 +19,7 @@ import (
 )
 
 // front is smtpd_milters as the shipped main.cf has it.
-const front = "{ unix:millrace/milter.sock, connect_timeout=5s, default_action=accept }"
+const front = "{ unix:millrace/milter.sock, connect_timeout=5s, command_timeout=5s, content_timeout=60s, default_action=accept }"
 
 // tables are lookup tables for the Postfixes below, "DIR" in a parameter.
 func tables(t *testing.T) string {

@@ -3,7 +3,18 @@
 // text that is shipped.
 package postfix
 
-import _ "embed"
+import (
+	_ "embed"
+	"fmt"
+	"net"
+	"strings"
+)
+
+// MilterOptions are the settings of Millrace among the milters. A milter that
+// is down or hangs costs a client five seconds, and then Postfix delivers its mail
+// itself; what is long is only the answer to a whole message, for it may be 100
+// MB and has to be durable.
+const MilterOptions = "connect_timeout=5s, command_timeout=5s, content_timeout=60s, default_action=accept"
 
 // MainCF are the lines for main.cf.
 //
@@ -14,3 +25,24 @@ var MainCF string
 //
 //go:embed master.cf
 var MasterCF string
+
+// shipped is the port of MasterCF.
+const shipped = "127.0.0.1:10626"
+
+// Handback is MasterCF without its explanation, at another loopback endpoint.
+func Handback(endpoint string) (string, error) {
+	host, _, err := net.SplitHostPort(endpoint)
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return "", fmt.Errorf("%s is not a loopback address of this host; give the host that it is of the service of master.cf", endpoint)
+	}
+	var b strings.Builder
+	for line := range strings.Lines(MasterCF) {
+		if !strings.HasPrefix(line, "#") {
+			b.WriteString(strings.ReplaceAll(line, shipped, endpoint))
+		}
+	}
+	return b.String(), nil
+}

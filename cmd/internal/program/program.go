@@ -48,6 +48,7 @@ type Flags struct {
 	Config   string           `short:"c" default:"${config}" placeholder:"FILE" help:"Configuration file; conf.d/*.toml beside it is read too. Default: ${default}."`
 	LogLevel slog.Level       `default:"info" placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error. Default: ${default}."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
+	Manual   manual           `name:"man" hidden:""`
 }
 
 // Load reads the configuration. Its error, if any, carries ExitConfig.

@@ -1,0 +1,185 @@
+package postconf
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+var update = flag.Bool("update", false, "write testdata/setup anew")
+
+// TestSetupOnAwkwardHosts sets up, again, and back, on each configuration of
+// testdata/setup. Such a file has main.cf, master.cf and, if it is not empty,
+// millrace.toml, then what is expected: diff, and what is left by hand.
+func TestSetupOnAwkwardHosts(t *testing.T) {
+	t.Parallel()
+	cases, err := filepath.Glob("testdata/setup/*.txtar")
+	if err != nil || len(cases) < 8 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, path := range cases {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			archive, err := txtar.ParseFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := map[string]string{}
+			for _, f := range archive.Files {
+				file[f.Name] = string(f.Data)
+			}
+			dir := instance(t, file["main.cf"], file["master.cf"])
+			toml := filepath.Join(t.TempDir(), "millrace.toml")
+			if err := os.WriteFile(toml, []byte(file["millrace.toml"]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, _, err := config.Load(toml)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := SetupOptions{Dir: dir, Command: strings.Contains(string(archive.Comment), "sendmail(1) too")}
+			before := shown(t, dir)
+
+			plan, err := Setup(t.Context(), c, o)
+			if err != nil {
+				if got := err.Error() + "\n"; got != file["error"] {
+					t.Fatalf("error:\n%swant:\n%s", got, file["error"])
+				}
+				return
+			}
+			got, err := plan.Diff(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = strings.ReplaceAll(got, dir, "/etc/postfix")
+			hand := strings.Join(plan.ByHand, "\n")
+			if hand != "" {
+				hand += "\n"
+			}
+			if *update {
+				archive.Files = keep(archive.Files, "main.cf", "master.cf", "millrace.toml")
+				archive.Files = append(archive.Files, txtar.File{Name: "diff", Data: []byte(marked(got))}, txtar.File{Name: "by hand", Data: []byte(hand)})
+				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			} else if marked(got) != file["diff"] || hand != file["by hand"] {
+				t.Errorf("diff:\n%s\nby hand:\n%s", got, hand)
+			}
+
+			write(t, plan)
+			again, err := Setup(t.Context(), c, o)
+			if err != nil || len(again.Changes) != 0 {
+				t.Errorf("set up a second time: %+v, %v", again, err)
+			}
+			undo, err := Undo(t.Context(), c, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, undo)
+			if strings.Contains(before, "millrace") { // by hand, before: that goes too
+				if now := shown(t, dir); strings.Contains(now, "unix:millrace") {
+					t.Errorf("after undoing:\n%s", now)
+				}
+				return
+			}
+			for name, text := range map[string]string{"main.cf": file["main.cf"], "master.cf": file["master.cf"]} {
+				if now, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(now) != text {
+					t.Errorf("%s is not what it was: %v\n%s", name, err, now)
+				}
+			}
+
+			// The admin has done something meanwhile: that stays.
+			write(t, plan)
+			edit(t, dir, "main.cf", "# a line of the admin's\nmessage_size_limit = 12345678\n")
+			if undo, err = Undo(t.Context(), c, o); err != nil {
+				t.Fatal(err)
+			}
+			write(t, undo)
+			if now := shown(t, dir); strings.Replace(now, "message_size_limit = 12345678\n", "", 1) != before || now == before {
+				t.Errorf("after undoing:\n%s\nbefore setting up:\n%s", now, before)
+			}
+		})
+	}
+}
+
+// marked ends lines that end in a blank, which editors and git do not like.
+func marked(text string) string { return strings.ReplaceAll(text, " \n", "␠\n") }
+
+func keep(files []txtar.File, names ...string) (kept []txtar.File) {
+	for _, f := range files {
+		for _, n := range names {
+			if f.Name == n {
+				kept = append(kept, f)
+			}
+		}
+	}
+	return kept
+}
+
+// write does what Apply does but for asking postfix(1), which looks at queues.
+func write(t *testing.T, p *Plan) {
+	t.Helper()
+	for _, c := range p.Changes {
+		b := backup(c.Path)
+		if _, err := os.Stat(b); err != nil && !p.Restored {
+			if err := replaceAs(b, c.Path, c.Old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := replaceAs(c.Path, c.Path, c.New); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settled(t, p.Dir)
+}
+
+func edit(t *testing.T, dir, name, more string) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, append(text, more...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	settled(t, dir)
+}
+
+// shown is the configuration as postconf -n and postconf -Mf show it.
+func shown(t *testing.T, dir string) string {
+	t.Helper()
+	s := &stage{dir: dir, path: []string{"postconf"}}
+	main, err := s.postconf(t.Context(), "-n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	master, err := s.postconf(t.Context(), "-M", "-f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return main + master
+}
+
+// settled writes the files anew, as old as lab's: see WritePostfixConfig.
+func settled(t *testing.T, dir string) {
+	t.Helper()
+	main, err := os.ReadFile(filepath.Join(dir, "main.cf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	master, err := os.ReadFile(filepath.Join(dir, "master.cf"))
+	if err == nil {
+		err = lab.WritePostfixConfig(dir, string(main), string(master))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/cmd/internal/program"
+)
+
+// setupCmd makes the host's MTA ask Millrace.
+type setupCmd struct {
+	Divert        bool   `help:"Divert from now on. Refused while a setting of Postfix that diverted mail would pass by is not accepted."`
+	Command       bool   `name:"sendmail-command" help:"Filter the mail of sendmail(1) too, not only what comes by SMTP."`
+	PostfixConfig string `placeholder:"DIR" help:"Postfix's configuration directory, of one of several instances. Default: the one that Postfix uses."`
+	DryRun        bool   `short:"n" help:"Show what would be done, and do nothing."`
+	Yes           bool   `help:"Do not ask."`
+	Undo          bool   `help:"Take out again what was set up; queued mail stays in the spool. millrace retreat does both."`
+	Sendmail      bool   `help:"The host's MTA is Sendmail: show the lines for sendmail.mc, and whether the running configuration has them."`
+	NoTest        bool   `help:"Send no test message."`
+}
+
+func (c *setupCmd) Help() string {
+	return `Makes the running Postfix ask Millrace, in mode "observe": Millrace decides, logs
+and counts, and Postfix delivers as ever. Shows each change as a diff, asks, keeps a
+copy of main.cf and master.cf beside them (*.before-millrace), asks postfix check,
+and reloads. What it does not understand it leaves, and says what to write there.
+
+  main.cf     Millrace as the last milter
+  master.cf   the same where a service has milters of its own; a port where
+              bounces and returned mail come back, which no milter sees
+  conf.d/host.toml   what holds for Postfix's own sending, and so for Millrace's:
+              names, addresses, TLS, its domains, slow transports
+
+Run again it changes only what is not as it should be. When millrace report has
+convinced you, --divert lets Millrace take the bulk mail.
+
+Examples:
+  millrace setup --dry-run
+  millrace setup
+  millrace setup --divert
+  millrace setup --postfix-config /etc/postfix-bulk`
+}
+
+func (c *setupCmd) Run(ctx context.Context, g *globals) error {
+	if c.Sendmail {
+		return c.sendmail(g)
+	}
+	if c.Undo {
+		return c.undo(ctx, g)
+	}
+	files, err := stageConfig(g.Config)
+	if err != nil {
+		return err
+	}
+	defer files.close()
+	cfg, err := files.load()
+	if err != nil {
+		return err
+	}
+	// The host's habits, next to what the admin has said.
+	host, err := postconf.Read(ctx, c.PostfixConfig)
+	if err != nil {
+		return err
+	}
+	export := host.Export(cfg)
+	if err := files.writeHost(export); err != nil {
+		return err
+	}
+	if c.Divert {
+		if err := files.divert(); err != nil {
+			return err
+		}
+	}
+	if cfg, err = files.load(); err != nil {
+		return fmt.Errorf("with what setup would write: %w", err)
+	}
+	if c.Command && len(cfg.Milter.HostDomains) == 0 {
+		return fmt.Errorf("--sendmail-command: Postfix does not say of such mail which recipients are its own, and [milter] host_domains is empty; remedy: list the domains that this host delivers or relays")
+	}
+	plan, err := postconf.Setup(ctx, cfg, postconf.SetupOptions{Dir: c.PostfixConfig, Command: c.Command})
+	if err != nil {
+		return err
+	}
+	changes, err := files.changes()
+	if err != nil {
+		return err
+	}
+
+	diverting := *cfg
+	diverting.Milter.Mode = config.Divert
+	stops := plan.After.Bypassed(&diverting)
+	r := report{out: os.Stderr}
+	for _, n := range append(export.Notes, plan.ByHand...) {
+		r.say("by hand: " + n)
+	}
+	for _, f := range stops {
+		if cfg.Milter.Mode == config.Divert {
+			r.fail(f.String())
+		} else {
+			r.say("before you divert: " + f.String())
+		}
+	}
+	if cfg.Milter.Mode == config.Divert && len(stops) > 0 {
+		return program.Error{Code: program.ExitFailure, Err: errors.New(count(len(stops), "setting") + " of Postfix that diverted mail would pass by; nothing was changed")}
+	}
+	done, err := c.apply(ctx, os.Stdout, changes, plan, g.Config)
+	if err != nil || !done || c.NoTest {
+		return err
+	}
+	testMessage(ctx, os.Stdout, cfg.Hostname)
+	return nil
+}
+
+// undo takes out what was set up.
+func (c *setupCmd) undo(ctx context.Context, g *globals) error {
+	cfg, _, err := g.Load()
+	if err != nil {
+		return err
+	}
+	plan, err := postconf.Undo(ctx, cfg, postconf.SetupOptions{Dir: c.PostfixConfig})
+	if err != nil {
+		return err
+	}
+	files, err := stageConfig(g.Config)
+	if err != nil {
+		return err
+	}
+	defer files.close()
+	changes, err := files.changes() // without host.toml
+	if err != nil {
+		return err
+	}
+	r := report{out: os.Stderr}
+	for _, n := range plan.ByHand {
+		r.say("by hand: " + n)
+	}
+	_, err = c.apply(ctx, os.Stdout, changes, plan, g.Config)
+	return err
+}
+
+// apply shows the changes, asks, and makes them: ours first, so that Postfix
+// never asks a Millrace that does not know the host yet. It reports whether it came
+// to the end.
+func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Change, plan *postconf.Plan, like string) (bool, error) {
+	if len(ours)+len(plan.Changes) == 0 {
+		fmt.Fprintln(out, "nothing is to be changed")
+		return true, nil
+	}
+	for _, change := range append(ours[:len(ours):len(ours)], plan.Changes...) {
+		text, err := change.Diff(ctx)
+		if err != nil {
+			return false, err
+		}
+		fmt.Fprint(out, text)
+	}
+	if c.DryRun {
+		return false, nil
+	}
+	if os.Geteuid() != 0 {
+		return false, errors.New("only root can change this; --dry-run shows it")
+	}
+	if !c.Yes {
+		if !term.IsTerminal(int(os.Stdin.Fd())) {
+			return false, errors.New("say --yes where nobody can be asked")
+		}
+		if !confirm(os.Stdin, out, "Make these changes, and reload Postfix?") {
+			return false, errors.New("nothing was changed")
+		}
+	}
+	for i := range ours {
+		if err := ours[i].Apply(like); err != nil {
+			return false, errors.Join(err, postconf.PutBack(ours[:i]))
+		}
+	}
+	if err := plan.Apply(ctx); err != nil {
+		return false, errors.Join(err, postconf.PutBack(ours))
+	}
+	if len(ours) > 0 {
+		reloadDaemons(ctx, out)
+	}
+	fmt.Fprintln(out, "done")
+	return true, nil
+}
+
+// reloadDaemons has the daemons read their configuration.
+func reloadDaemons(ctx context.Context, out io.Writer) {
+	const units = "millrace-milter.service millrace-agent.service"
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		fmt.Fprintln(out, "send SIGHUP to millrace-milter and millrace-agent: their configuration has changed")
+		return
+	}
+	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"reload-or-restart"}, strings.Fields(units)...)...)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		fmt.Fprintf(out, "systemctl reload-or-restart %s: %v: %s\n", units, err, strings.TrimSpace(string(text)))
+	}
+}

@@ -1,0 +1,56 @@
+// Man writes the manual pages of Millrace into a directory:
+//
+//	go run ./packaging/man DIRECTORY
+//
+// It runs in the top of the source. The programs' pages are made of their --help,
+// that of the configuration of the documented types in agent/config; what the
+// programs do together is told by millrace.7 beside this file.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: man DIRECTORY")
+		os.Exit(64)
+	}
+	if err := write(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "man:", err)
+		os.Exit(1)
+	}
+}
+
+func write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for program, section := range map[string]string{"millrace": "1", "millrace-agent": "8", "millrace-milter": "8"} {
+		cmd := exec.Command("go", "run", "./cmd/"+program, "--man")
+		cmd.Env = append(os.Environ(), "GOARCH=") // of this machine, whatever is built
+		cmd.Stderr = os.Stderr
+		page, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("%s --man: %w", program, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, program+"."+section), page, 0o644); err != nil {
+			return err
+		}
+	}
+	page, err := configuration("agent/config")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "millrace.toml.5"), page, 0o644); err != nil {
+		return err
+	}
+	overview, err := os.ReadFile("packaging/man/millrace.7")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "millrace.7"), overview, 0o644)
+}
