@@ -43,8 +43,7 @@ func connections() (list []Kind) {
 		Kind{Name: "limit of 40, fast", Length: 10 * time.Minute, Receiver: normal(func(r *Receiver) { r.Service, r.Limit = 50*time.Millisecond, Always(40) })},
 		Kind{Name: "limit of 13, slow", Receiver: normal(func(r *Receiver) { r.Service, r.Limit = time.Second, Always(13) })},
 		Kind{Name: "limit told at MAIL", Receiver: normal(func(r *Receiver) { r.Limit, r.LimitAt = Always(5), AtMail })},
-		Kind{Name: "limit told after the dot", Receiver: normal(func(r *Receiver) { r.Limit, r.LimitAt = Always(10), AtDot }),
-			Marks: Marks{Start: 45, Why: "more come up than are allowed, and which are too many is told only later, session by session"}},
+		Kind{Name: "limit told after the dot", Receiver: normal(func(r *Receiver) { r.Limit, r.LimitAt = Always(10), AtDot })},
 		Kind{Name: "slots freed 1 s late", Receiver: normal(func(r *Receiver) { r.Limit, r.Lag = Always(10), time.Second })},
 		Kind{Name: "slots freed 3 s late", Receiver: normal(func(r *Receiver) { r.Limit, r.Lag = Always(9), 3*time.Second })},
 		Kind{Name: "slower with load", Receiver: normal(func(r *Receiver) { r.Capacity = 10 })},
@@ -104,11 +103,10 @@ func penalties() (list []Kind) {
 			})
 		}
 	}
-	few := Marks{Refusals: 0.004, Why: "growth alone brings the receiver down by a third or more, and it forgives no sooner than 5 minutes after the last refusal: a dozen refusals are many among so few messages"}
 	return append(list,
-		Kind{Name: "refusal takes 1 of 10", Marks: few, Length: 40 * time.Minute, Learning: 10 * time.Minute,
+		Kind{Name: "refusal takes 1 of 10", Length: 40 * time.Minute, Learning: 10 * time.Minute,
 			Receiver: normal(func(r *Receiver) { r.Limit, r.Shrink, r.Forget = Always(10), 1, forget })},
-		Kind{Name: "refusal takes 3 of 20", Marks: few, Length: 40 * time.Minute, Learning: 10 * time.Minute,
+		Kind{Name: "refusal takes 3 of 20", Length: 40 * time.Minute, Learning: 10 * time.Minute,
 			Receiver: normal(func(r *Receiver) { r.Limit, r.Shrink, r.Forget = Always(20), 3, forget })},
 	)
 }
