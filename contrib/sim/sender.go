@@ -284,7 +284,7 @@ func (s *sender) call(hosts []int, failed []func()) {
 				b.ended(s.clock.now)
 				b.answered()
 				b.up++
-				s.failures = 0
+				s.failures, s.holdoff = 0, 0
 				for _, f := range failed {
 					f()
 				}
