@@ -44,9 +44,9 @@ type door struct {
 	regain   int           // sessions to come back to after a row of strikes; 0: none
 	struck   time.Time     // the last strike
 	proved   bool          // all we had was up again, with a new connect, after a refusal of more
-	prompted bool          // not so at the first strike
+	prompted bool          // the first strike came before that was so, and not harmless
 	answer   bool          // the strikes that made us wary were the answer to a refusal
-	harmless bool          // a refusal of more than we had was seen to have no consequences
+	harmless bool          // that was so after some refusal
 	tested   bool          // one more than we had was refused while wary
 	waryGap  time.Duration // the last wait for climb
 	climb    time.Time     // while wary, no try before it to come back to what was held
