@@ -113,7 +113,7 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 	if err != nil {
 		return nil, err
 	}
-	a.hosts.answered(addr, time.Now())
+	a.hosts.connected(addr, time.Now())
 	if p.need.Asks == route.Report {
 		if p.need.Err != nil {
 			a.reportTesting(way, p, p.need.Err.Error())

@@ -9,7 +9,9 @@ import (
 )
 
 // hosts is what is remembered of single addresses, whichever domain's mail
-// brought it to light.
+// brought it to light. Of equals the one with the fewest connections is called
+// first: each then gets its share of the mail, and a limit that every host has to
+// itself is met by all at the same time.
 //
 // First, a breaker for each: an address that did not answer is off for a while,
 // longer after each failure, so that one dead host of two does not cost every
@@ -34,7 +36,7 @@ type hosts struct {
 	noTLS map[netip.Addr]time.Time // until when
 }
 
-// met is an address's breaker, its refusals, and the connects to it that are under way.
+// met is an address's breaker, its refusals, and our connections to it.
 type met struct {
 	times   int       // failures in a row
 	noted   time.Time // when the last failure or refusal was
@@ -44,6 +46,7 @@ type met struct {
 	refusals int       // in a row
 	yields   time.Time // its equals go first until then
 
+	open  int       // connections that are up
 	calls int       // connects under way
 	news  time.Time // when the first of these began, or the last one ended
 }
@@ -93,7 +96,7 @@ func (h *hosts) at(a netip.Addr, now time.Time) *met {
 		if h.met == nil {
 			h.met = make(map[netip.Addr]*met)
 		}
-		makeRoom(h.met, func(m *met) bool { return m.calls == 0 && m.until.Before(now) && m.yields.Before(now) })
+		makeRoom(h.met, func(m *met) bool { return m.calls+m.open == 0 && m.until.Before(now) && m.yields.Before(now) })
 		m = &met{}
 		h.met[a] = m
 	}
@@ -107,24 +110,24 @@ func (m *met) ended(now time.Time) {
 }
 
 // order puts, among peers of the same preference, those that lately refused us
-// last, and before that those that are being called by fewer connects first.
+// last, and before that those with fewer connections, up or under way, first.
 func (h *hosts) order(peers []peer, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	known := func(p peer) (refusals, calls int) {
+	known := func(p peer) (refusals, connections int) {
 		m := h.met[p.addr.Addr()]
 		switch {
 		case m == nil:
 			return 0, 0
 		case now.Before(m.yields):
-			return m.refusals, m.calls
+			return m.refusals, m.calls + m.open
 		}
-		return 0, m.calls
+		return 0, m.calls + m.open
 	}
 	slices.SortStableFunc(peers, func(x, y peer) int {
-		xRefusals, xCalls := known(x)
-		yRefusals, yCalls := known(y)
-		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xCalls, yCalls))
+		xRefusals, xOpen := known(x)
+		yRefusals, yOpen := known(y)
+		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xOpen, yOpen))
 	})
 }
 
@@ -169,11 +172,40 @@ func (h *hosts) answered(a netip.Addr, now time.Time) {
 		return
 	}
 	m.ended(now)
-	if m.calls == 0 {
+	h.forget(a, m)
+}
+
+// connected notes a connect that brought a connection, until left.
+func (h *hosts) connected(a netip.Addr, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.at(a, now)
+	m.ended(now)
+	m.open++
+	h.forget(a, m)
+}
+
+// left notes the end of a connection.
+func (h *hosts) left(a netip.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.met[a]
+	if m == nil {
+		return
+	}
+	m.open = max(0, m.open-1)
+	if m.open+m.calls == 0 && m.times+m.refusals == 0 {
+		delete(h.met, a)
+	}
+}
+
+// forget leaves of an address only our connections to it.
+func (h *hosts) forget(a netip.Addr, m *met) {
+	if m.open+m.calls == 0 {
 		delete(h.met, a)
 		return
 	}
-	*m = met{calls: m.calls, news: m.news}
+	*m = met{open: m.open, calls: m.calls, news: m.news}
 }
 
 // tlsFailed notes that a handshake after STARTTLS failed.

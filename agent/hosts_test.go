@@ -105,8 +105,8 @@ func TestHostAtWhichAConnectHangsIsPassedBy(t *testing.T) {
 }
 
 // Refusals put an address behind its equals for a while, and then one connect at
-// a time before them, until it lets us in. Else the one with fewer connects under
-// way goes first.
+// a time before them, until it lets us in. Else the one with fewer connections, up
+// or under way, goes first.
 func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	t.Parallel()
 	var h hosts
@@ -157,6 +157,17 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	h.enter(deadHost, now, false)
 	if got := first(now); got != other.String() {
 		t.Error("the one that another connect is calling goes first")
+	}
+	h.connected(deadHost, now)
+	if got := first(now); got != other.String() {
+		t.Error("the one with a connection goes first")
+	}
+	h.left(deadHost)
+	if got := first(now); got != deadHost.String() {
+		t.Error("a connection that ended still counts")
+	}
+	if len(h.met) != 0 {
+		t.Errorf("%d remembered with nothing to remember", len(h.met))
 	}
 }
 

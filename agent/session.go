@@ -25,6 +25,7 @@ func (a *Agent) session(s *queue.Session) {
 		a.queue.Leave(s, nil, sig, err.Error())
 		return
 	}
+	defer a.hosts.left(p.addr.Addr())
 	w := worker{agent: a, conn: conn, peer: p, words: p.words(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	a.queue.Opened(s, sig)

@@ -11,12 +11,11 @@ const (
 	creditGain    = 0.01 // earned by an accepted message; a refusal costs 1
 	creditMax     = 2.0
 	creditMin     = -2.0
-	waryGain      = 0.0005 // where refusals are punished
-	probeGapMin   = 10 * time.Second
+	probeGapMin   = 10 * time.Second // doubles with each probe that is refused
 	probeGapMax   = 30 * time.Second // so that a lifted limit is found within a minute
-	waryGapMin    = time.Minute
-	waryGapMax    = 16 * time.Minute
-	waryFor       = time.Hour
+	waryFor       = time.Hour        // refusals are taken to be punished
+	waryGapMin    = 5 * time.Minute  // between two tries to come back then: penalties are mostly forgotten
+	waryGapMax    = 20 * time.Minute
 	probeFor      = time.Minute // a probe whose connects neither came up nor were refused is given up
 	flatMin       = 20 * time.Second
 	flatSamples   = 64 // transactions that tell how long one takes
@@ -100,11 +99,7 @@ func (c *Control) Observe(now time.Time, s Signal) {
 	}
 	switch s.Kind {
 	case Accepted:
-		gain := creditGain
-		if c.door.wary(now) {
-			gain = waryGain
-		}
-		c.credit = min(creditMax, c.credit+gain)
+		c.credit = min(creditMax, c.credit+creditGain)
 		d := max(now.Sub(s.Began), 0).Seconds()
 		smooth(&c.latency, d)
 		c.now.add(d)
@@ -213,7 +208,7 @@ func (c *Control) advance(now time.Time) {
 			c.raise(now)
 		}
 	case hold:
-		if up && c.credit >= 1 && !now.Before(c.mayBegin()) && c.room(now) && c.mayProbe(now) {
+		if up && c.mayPay(now) && !now.Before(c.mayBegin(now)) && c.room(now) && c.alone(now) && c.mayProbe(now) {
 			more := min(1<<min(c.streak, 16), c.want, c.limits.MaxSessions-c.want)
 			if c.door.wary(now) {
 				more = min(more, c.door.regain-c.want)
@@ -241,6 +236,10 @@ func (c *Control) advance(now time.Time) {
 		}
 	}
 }
+
+// mayPay says whether a refusal is affordable. Where refusals are punished it is
+// time that a try is paid with, the time since the last one.
+func (c *Control) mayPay(now time.Time) bool { return c.credit >= 1 || c.door.wary(now) }
 
 // retest leaves the flat phase. The many transactions since are a better measure
 // than the few that led into it.
@@ -365,8 +364,12 @@ func (c *Control) toFlat(now time.Time, useless bool) {
 }
 
 // mayBegin is when the next probe may begin: not before the last refusal is seen to
-// have had no consequences, unless nothing shows that for long.
-func (c *Control) mayBegin() time.Time {
+// have had no consequences, unless nothing shows that for long, nor before a
+// receiver that punishes refusals will have forgotten them.
+func (c *Control) mayBegin(now time.Time) time.Time {
+	if c.door.wary(now) {
+		return c.door.climb
+	}
 	if at := c.door.cut.Add(probeGapMax); !c.door.proved && !c.door.cut.IsZero() && at.After(c.probeAt) {
 		return at
 	}
@@ -390,10 +393,14 @@ func (c *Control) faster() bool {
 // endProbe goes back to what was held before, or to what is up if that is more.
 func (c *Control) endProbe(now time.Time, cause string) {
 	c.phase, c.streak = hold, 0
-	c.probeAt = now.Add(c.probeGap)
-	c.probeGap = min(2*c.probeGap, probeGapMax)
+	least, most := probeGapMin, probeGapMax
 	if c.host.messages >= hostLeast {
-		c.probeAt = now.Add(hostProbeGap)
+		least, most = hostGapMin, hostGapMax
+	}
+	gap := min(max(c.probeGap, least), most)
+	c.probeAt = now.Add(gap)
+	if c.still(now) { // else the host's connections may have been what was too many
+		c.probeGap = min(2*gap, most)
 	}
 	c.set(now, max(c.base, c.load.Live), cause)
 }
@@ -443,8 +450,9 @@ func (c *Control) wake(now time.Time, clamped bool) time.Time {
 	}
 	switch c.phase {
 	case hold:
-		if c.credit >= 1 {
-			sooner(c.mayBegin())
+		if c.mayPay(now) {
+			sooner(c.mayBegin(now))
+			sooner(c.probeAt.Add(hostGapMax))
 		}
 	case probe:
 		sooner(c.began.Add(probeFor))

@@ -267,3 +267,74 @@ func TestTargetKeepsItsBounds(t *testing.T) {
 		}
 	}
 }
+
+// Where a refusal took something off the limit, what is up is past it: part of that
+// is let go, and nothing more is tried until the receiver will have forgotten.
+func TestReceiverThatTakesOffItsLimitIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	d := &s.c.door
+	d.lag, d.lagMost = 4*time.Second, 4*time.Second // the first refusal was put down to a late slot
+	d.proved, d.harmless = false, false
+	for range 3 { // their slots have long been free
+		s.c.Observe(s.now, Signal{Kind: Closed, Host: "a"})
+	}
+	s.now = s.now.Add(5 * time.Second)
+	load := Load{Backlog: 100, Live: 7, Opening: 1}
+	s.c.Target(s.now, load)
+	s.c.Observe(s.now, Signal{Kind: Refused, Host: "a", Began: s.now})
+	load.Opening = 0
+	if target := s.c.Target(s.now, load); target.Sessions != 5 {
+		t.Errorf("%d sessions, 7 are up and the 8th was refused", target.Sessions)
+	}
+	began := s.now
+	for load.Live = 5; s.c.want <= 5 && s.now.Sub(began) < time.Hour; s.now = s.now.Add(time.Second) {
+		for range load.Live {
+			s.c.Observe(s.now, Signal{Kind: Accepted, Host: "a", Began: s.now.Add(-time.Second)})
+		}
+		s.c.Target(s.now, load)
+	}
+	if waited := s.now.Sub(began); waited < waryGapMin || waited > waryGapMin+time.Minute {
+		t.Errorf("tries more after %v", waited)
+	}
+}
+
+// A session that is refused its message had no slot to free: what is refused next
+// did not come too early for one.
+func TestRefusedSessionFreesNoSlot(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	before := s.c.door.nclosed
+	s.c.Observe(s.now, Signal{Kind: Refused, Host: "a", Began: s.now.Add(-time.Second)})
+	s.c.Observe(s.now, Signal{Kind: Closed, Host: "a"})
+	if s.c.door.nclosed != before {
+		t.Error("a slot was freed")
+	}
+	s.c.Observe(s.now.Add(time.Second), Signal{Kind: Closed, Host: "a"})
+	if s.c.door.nclosed != before+1 {
+		t.Error("no slot was freed by a session that ended by itself")
+	}
+}
+
+// What a refusal says while the host's own connections are there, is not what the
+// receiver allows: growth goes on when they are not.
+func TestRefusalBesideTheHostsConnectionsSaysLittle(t *testing.T) {
+	t.Parallel()
+	for _, mail := range []bool{false, true} {
+		c := New(epoch, Limits{MaxSessions: 50})
+		c.want, c.now = 8, level{n: 8}
+		c.Target(at(0), Load{Backlog: 100, Live: 4, Opening: 2})
+		c.Observe(at(0), Signal{Kind: Accepted, Host: "a", Began: at(-time.Second)})
+		if mail {
+			c.HostMail(at(0), 1)
+		}
+		for range 2 {
+			c.Observe(at(time.Millisecond), Signal{Kind: Refused, Host: "a", Began: at(0)})
+		}
+		c.Target(at(time.Millisecond), Load{Backlog: 100, Live: 4})
+		c.Target(at(2*time.Second), Load{Backlog: 100, Live: 4})
+		if more := c.want > 4; more != mail {
+			t.Errorf("mail %v: %d sessions wanted two seconds after 4 were up", mail, c.want)
+		}
+	}
+}

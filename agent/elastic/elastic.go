@@ -25,12 +25,15 @@
 // accepted (phase hold). From then on one more session is tried now and then
 // (phase probe), paid from a credit that accepted messages earn, so refusals
 // stay near one in a hundred messages at worst and far below that at a fast
-// receiver. A refused replacement of a session that just ended is first taken
-// for a slot that the receiver frees late, then for a lower limit, and if
-// refusals follow upon refusals the receiver is taken to punish them, and is
-// tried very rarely for an hour, or until a refusal is seen to have no such
-// consequence. A host that refuses while others let us in is no limit of the site,
-// and connects that seem to hang are replaced rather than waited for.
+// receiver. A refused replacement of a session that just ended is first taken for a
+// slot that the receiver frees late, then for a lower limit. If it followed upon
+// another refusal, and nothing has yet shown that such have no consequences, the
+// receiver is taken to punish them (door.go): what is up may be past its limit
+// already, so part of it is let go, and what was held before is come back to only
+// when the receiver will have forgotten. A host that refuses while others let us in
+// is no limit of the site, and connects that seem to hang are replaced rather than
+// waited for. The host MTA's own mail has a share of the limit (host.go), and a
+// refusal that one of its connections may have caused says little.
 //
 // "Too fast" lowers the pace to what was accepted; it rises again in small steps
 // near the rate that was refused, and in growing ones beyond it. Where everything

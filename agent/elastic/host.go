@@ -16,9 +16,12 @@ const (
 	hostLoss = 0.01
 	// hostShortest is the time over which a first message is spread.
 	hostShortest = 10 * time.Second
-	// hostProbeGap is the least time between probes while places are kept free: a
-	// probe has to take them for a moment.
-	hostProbeGap = 2 * time.Minute
+	// hostGapMin and hostGapMax bound the time between probes while places are kept
+	// free: a probe has to take them for a moment.
+	hostGapMin = 2 * time.Minute
+	hostGapMax = 8 * time.Minute
+	// hostMoment is when what a connection of the host's prevented is tried again.
+	hostMoment = time.Second
 )
 
 // hostRoom is what the host MTA itself needs of the receiver.
@@ -26,6 +29,7 @@ type hostRoom struct {
 	messages float64   // the host's, each worth less the older it is
 	at       time.Time // of the last change
 	since    time.Time // the first of them
+	last     time.Time // the last of them
 	kept     int       // sessions left to it now
 }
 
@@ -45,6 +49,19 @@ func (c *Control) HostMail(now time.Time, messages int) {
 		h.since = now
 	}
 	h.messages += float64(messages)
+	h.last = now
+}
+
+// still says whether the host is not likely to have a connection up just now: then
+// what a probe finds is the receiver's limit, and not what is left of it.
+func (c *Control) still(now time.Time) bool {
+	return now.Sub(c.host.last).Seconds() >= c.latency+c.connect
+}
+
+// alone says whether a probe may begin as far as the host's mail goes: a host that is
+// never still is not waited for for long.
+func (c *Control) alone(now time.Time) bool {
+	return c.still(now) || now.Sub(c.probeAt) >= hostGapMax
 }
 
 // rate is messages per second. What was seen for a short time only is not taken

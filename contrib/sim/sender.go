@@ -11,7 +11,7 @@ import (
 // sender is one source address of the agent: a controller, followed to the
 // letter, and around it what package agent and package queue do: hosts that do
 // not answer, or refuse where others do not, are tried last, and of the others
-// those first that are called by fewer connects; connects that fail hold the
+// those first to which there are fewer connections; connects that fail hold the
 // destination off, sessions take turns under a pace, and so many messages as the
 // receiver takes on a connection are learned.
 type sender struct {
@@ -53,6 +53,7 @@ type breaker struct {
 	refusals int  // in a row
 	yields   time.Duration
 	pending  int // connects under way
+	up       int // connections
 	news     time.Duration
 }
 
@@ -85,7 +86,7 @@ func (b *breaker) refused(began, now time.Duration) {
 	b.yields = now + backoff(b.refusals)
 }
 
-func (b *breaker) answered() { *b = breaker{pending: b.pending, news: b.news} }
+func (b *breaker) answered() { *b = breaker{pending: b.pending, up: b.up, news: b.news} }
 
 // rank is how often it refused, while its equals go before it for that.
 func (b *breaker) rank(now time.Duration) int {
@@ -212,7 +213,7 @@ func (s *sender) open() {
 	hosts := s.clock.rng.Perm(len(s.hosts))
 	slices.SortStableFunc(hosts, func(x, y int) int {
 		a, b := &s.hosts[x], &s.hosts[y]
-		return cmp.Or(cmp.Compare(a.rank(s.clock.now), b.rank(s.clock.now)), cmp.Compare(a.pending, b.pending))
+		return cmp.Or(cmp.Compare(a.rank(s.clock.now), b.rank(s.clock.now)), cmp.Compare(a.pending+a.up, b.pending+b.up))
 	})
 	s.call(hosts, nil)
 }
@@ -282,7 +283,8 @@ func (s *sender) call(hosts []int, failed []func()) {
 				s.live++
 				b.ended(s.clock.now)
 				b.answered()
-				s.failures = 0
+				b.up++
+				s.failures, s.holdoff = 0, 0
 				for _, f := range failed {
 					f()
 				}
@@ -320,6 +322,7 @@ func (s *sender) quit(x *session) {
 // closed is for a session that the receiver has ended already.
 func (s *sender) closed(x *session) {
 	s.live--
+	s.hosts[x.host].up--
 	s.signal(elastic.Closed, x.host, x.began)
 }
 
