@@ -49,6 +49,10 @@ func (c *Control) Slow(now, until time.Time, reason string) {
 	c.Clamp(now, Clamp{Sessions: -1, Pace: max(c.meter.rate(now)/2, paceFloor), Until: until, Reason: reason})
 }
 
+// Clamped is the bound that the clamps in force make together, and the reason and the
+// end of the tightest one; false if there is none.
+func (c *Control) Clamped(now time.Time) (Clamp, bool) { return c.clamps.tightest(now) }
+
 // tightest is what the clamps in force allow.
 func (cs *clamps) tightest(now time.Time) (cl Clamp, any bool) {
 	cl.Sessions = -1
@@ -59,11 +63,12 @@ func (cs *clamps) tightest(now time.Time) (cl Clamp, any bool) {
 		}
 		any = true
 		if x.Sessions >= 0 && (cl.Sessions < 0 || x.Sessions < cl.Sessions) {
-			cl.Sessions, cl.Reason = x.Sessions, x.Reason
+			cl.Sessions, cl.Reason, cl.Until = x.Sessions, x.Reason, x.Until
 		}
-		cl.Pace = tighter(cl.Pace, x.Pace)
-		if cl.Reason == "" {
-			cl.Reason = x.Reason
+		if pace := tighter(cl.Pace, x.Pace); pace != cl.Pace {
+			if cl.Pace = pace; cl.Sessions < 0 {
+				cl.Reason, cl.Until = x.Reason, x.Until
+			}
 		}
 	}
 	return cl, any

@@ -149,6 +149,7 @@ func (c *Control) Target(now time.Time, l Load) Target {
 	}
 
 	t := Target{Sessions: min(c.want+c.hanging, c.limits.MaxSessions) - kept, Pace: tighter(c.rate(), cl.Pace), Cause: c.history.last()}
+	t.Slowed = c.pace.value > 0 && c.pace.value == t.Pace
 	if cl.Sessions >= 0 {
 		t.Sessions = min(t.Sessions, cl.Sessions)
 	}

@@ -81,6 +81,7 @@ type Target struct {
 	Sessions int     // connections to have, established or being opened
 	Unproven int     // of these, connects that may be under way at once; 0: start none before Next
 	Pace     float64 // messages per second; 0: unlimited
+	Slowed   bool    // the pace is what the receiver takes, below any limit that was set
 	Cause    string  // one short line: the measurement or reply behind the last change
 }
 

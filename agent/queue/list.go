@@ -100,6 +100,7 @@ type Site struct {
 	Opening  int
 	Ready    int // of the sessions, those without work
 	Target   elastic.Target
+	Clamp    elastic.Clamp // in force from outside; none if Until is zero
 }
 
 // Sites lists all sites that are known at the moment.
@@ -111,9 +112,10 @@ func (q *Queue) Sites() []Site {
 	at := make(map[*site]int, len(q.sites))
 	for _, s := range q.sites {
 		at[s] = len(list)
+		clamp, _ := s.control.Clamped(now)
 		list = append(list, Site{
 			Name: s.key, Queue: s.policy.Name, Waiting: s.waiting,
-			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now, s.load()),
+			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now, s.load()), Clamp: clamp,
 		})
 	}
 	for _, d := range q.dests {
