@@ -1,0 +1,429 @@
+package web
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/history"
+	"github.com/millrace/millrace/agent/outcome"
+)
+
+// The longest lists; what is left out is counted.
+const (
+	maxSiteRows   = 50
+	maxStreamRows = 50
+	maxHolds      = 10
+)
+
+// view is one look at the agent.
+type view struct {
+	Snapshot
+	query   url.Values
+	trusted bool
+	history *history.History
+	rate    float64 // deliveries a second
+	rates   map[string]float64
+	changes func(site string) ([]Change, bool)
+}
+
+func (h *Handler) view(r *http.Request) *view {
+	v := &view{Snapshot: h.now(), query: r.URL.Query(), history: h.o.History, changes: h.o.Backend.Changes}
+	v.trusted = h.keys.trusted(r, time.Now())
+	v.rate, v.rates = v.history.Rate(v.Time), v.history.SiteRates(v.Time)
+	return v
+}
+
+func (v *view) frame(name string, body any) frame {
+	f := frame{
+		Page: name, Title: "Now", Hostname: shown(v.Hostname), Version: v.Version,
+		AsOf: v.Time.Format("15:04:05 MST"), Full: v.trusted, Body: body,
+	}
+	switch x := body.(type) {
+	case sitePage:
+		f.Title = x.Name
+	case failuresPage:
+		f.Title = "Recent failures"
+	case string:
+		f.Title = "Not shown"
+	}
+	return f
+}
+
+// figure is a number that is looked for first.
+type figure struct{ Name, Value, Note string }
+
+// overviewPage is the first page.
+type overviewPage struct {
+	Headline    string
+	Figures     []figure
+	Trouble     []string
+	Holds       []hold
+	MoreHolds   int
+	Spans       []spanLink
+	Charts      []chart
+	Sites       []siteRow
+	MoreSites   int
+	Streams     []streamRow
+	MoreStreams int
+	Classes     []classRow
+	Since       string // what Classes cover
+}
+
+func (h *Handler) overview(v *view) (any, *problem) {
+	p := overviewPage{Headline: v.headline(), Figures: v.figures()}
+	for _, t := range v.Trouble {
+		p.Trouble = append(p.Trouble, v.text(t))
+	}
+	p.Holds, p.MoreHolds = first(v.holds(), maxHolds)
+	span, links := v.span("/")
+	p.Spans, p.Charts = links, v.charts(span)
+	p.Sites, p.MoreSites = first(v.siteRows(), maxSiteRows)
+	p.Streams, p.MoreStreams = first(v.streamRows(), maxStreamRows)
+	p.Classes = v.classRows()
+	return p, nil
+}
+
+// first are the first rows of a list, and how many more there are.
+func first[T any](list []T, most int) ([]T, int) {
+	if len(list) <= most {
+		return list, 0
+	}
+	return list[:most], len(list) - most
+}
+
+func (v *view) headline() string {
+	var b strings.Builder
+	switch {
+	case v.Waiting+v.Active+v.Deferred == 0:
+		return "Nothing waits. New bulk mail is sent as it comes."
+	case v.Waiting+v.Active == 0:
+		return fmt.Sprintf("Nothing is ready to go. %s for a later attempt.", wait(v.Deferred))
+	}
+	fmt.Fprintf(&b, "Sending to %s recipients a second over %s. %s ready to go", amount(v.rate), plural(v.Sessions, "session"), are(v.Waiting+v.Active))
+	if d, ok := left(v.Waiting+v.Active, v.rate); ok {
+		fmt.Fprintf(&b, "; at this rate that takes about %s", about(d))
+	}
+	b.WriteString(".")
+	if v.Deferred > 0 {
+		fmt.Fprintf(&b, " %s for a later attempt.", wait(v.Deferred))
+	}
+	return b.String()
+}
+
+func are(n int) string {
+	if n == 1 {
+		return "1 recipient is"
+	}
+	return number(n) + " recipients are"
+}
+
+func wait(n int) string {
+	if n == 1 {
+		return "1 recipient waits"
+	}
+	return number(n) + " recipients wait"
+}
+
+func (v *view) figures() []figure {
+	empty, note := "—", "nothing is being delivered"
+	ready := v.Waiting + v.Active
+	if d, ok := left(ready, v.rate); ok {
+		empty, note = about(d), "at the present rate"
+	}
+	if ready == 0 {
+		empty, note = "now", "nothing is ready to go"
+	}
+	return []figure{
+		{"Backlog", number(ready + v.Deferred), number(v.Deferred) + " of it deferred"},
+		{"Rate", amount(v.rate) + "/s", "deliveries"},
+		{"Time to empty", empty, note},
+		{"Sessions", number(v.Sessions), "to " + plural(v.connected(), "site")},
+	}
+}
+
+func (v *view) connected() (n int) {
+	for _, s := range v.Sites {
+		if s.Sessions > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// hold is a site that keeps mail waiting, and why.
+type hold struct {
+	Name, Link string
+	How        string
+	Why        string
+	Waiting    string
+}
+
+// holds are the sites that give us less than we would take, those with most mail first.
+func (v *view) holds() []hold {
+	var sites []Site
+	for _, s := range v.Sites {
+		if v.held(s) != "" {
+			sites = append(sites, s)
+		}
+	}
+	slices.SortFunc(sites, byLoad(v.rates))
+	var list []hold
+	for _, s := range sites {
+		list = append(list, hold{
+			Name: v.text(s.Name), Link: siteLink(s.Name), How: v.held(s), Why: v.text(s.why()), Waiting: wait(s.Waiting),
+		})
+	}
+	return list
+}
+
+// held says how a site is held back; "" if it is not.
+func (v *view) held(s Site) string {
+	c := s.Clamp
+	switch {
+	case c.Until.IsZero():
+		switch {
+		case s.Slowed:
+			return fmt.Sprintf("takes about %s messages a second", amount(s.Pace))
+		case s.Waiting > 0 && s.Sessions == 0:
+			return "no session is up"
+		}
+		return ""
+	case c.Sessions == 0:
+		return "suspended until " + clock(c.Until, v.Time)
+	case c.Sessions > 0:
+		return fmt.Sprintf("at most %s until %s", plural(c.Sessions, "session"), clock(c.Until, v.Time))
+	default:
+		return fmt.Sprintf("at most %s messages a second until %s", amount(c.Pace), clock(c.Until, v.Time))
+	}
+}
+
+// why is what stands behind what a site gets.
+func (s Site) why() string {
+	if !s.Clamp.Until.IsZero() {
+		return s.Clamp.Reason
+	}
+	return s.Cause
+}
+
+// doing says in a word or two what a site does.
+func (v *view) doing(s Site) string {
+	switch held := v.held(s); {
+	case held != "":
+		return held
+	case s.Sessions == 0 && s.Opening > 0:
+		return "connecting"
+	case s.Waiting == 0 && v.rates[s.Name] == 0:
+		return "idle"
+	default:
+		return "sending"
+	}
+}
+
+func siteLink(name string) string { return "/site?" + url.Values{"name": {name}}.Encode() }
+
+func byLoad(rates map[string]float64) func(a, b Site) int {
+	return func(a, b Site) int {
+		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(rates[b.Name], rates[a.Name]),
+			cmp.Compare(b.Sessions, a.Sessions), cmp.Compare(a.Name, b.Name))
+	}
+}
+
+type siteRow struct {
+	Name, Link, Queue              string
+	Waiting, Sessions, Rate, Doing string
+}
+
+func (v *view) siteRows() []siteRow {
+	sites := slices.Clone(v.Sites)
+	slices.SortFunc(sites, byLoad(v.rates))
+	var list []siteRow
+	for _, s := range sites {
+		list = append(list, siteRow{
+			Name: v.text(s.Name), Link: siteLink(s.Name), Queue: shown(s.Queue), Waiting: number(s.Waiting),
+			Sessions: fmt.Sprintf("%s of %s", number(s.Sessions), number(max(s.Target, s.Sessions))),
+			Rate:     amount(v.rates[s.Name]) + "/s", Doing: v.doing(s),
+		})
+	}
+	return list
+}
+
+type streamRow struct {
+	Name           string
+	Percent        int
+	Done, Total    string
+	Bounced        string
+	Deferred, Left string
+	Paused         string
+	remaining      int
+}
+
+func (v *view) streamRows() []streamRow {
+	past := v.history.Streams(v.Time)
+	var list []streamRow
+	add := func(now Stream, h history.Stream) {
+		remaining := now.Waiting + now.Deferred + now.Active
+		done := h.Sent + h.Bounced + h.Ended
+		row := streamRow{
+			Name: v.text(now.Name), Done: number(done), Total: number(done + remaining), Bounced: number(h.Bounced),
+			Deferred: number(now.Deferred), Left: "—", remaining: remaining, Percent: 100,
+		}
+		if now.Name == "" {
+			row.Name = "(no stream)"
+		}
+		if remaining > 0 {
+			row.Percent = int(100 * int64(done) / int64(done+remaining))
+			if d, ok := left(remaining, h.Rate); ok {
+				row.Left = about(d)
+			}
+		} else {
+			row.Left = "done"
+		}
+		if now.Paused != "" {
+			row.Paused, row.Left = v.text(now.Paused), "paused"
+		}
+		list = append(list, row)
+	}
+	for _, s := range v.Streams {
+		add(s, past[s.Name])
+		delete(past, s.Name)
+	}
+	for name, h := range past {
+		add(Stream{Name: name}, h)
+	}
+	slices.SortFunc(list, func(a, b streamRow) int {
+		return cmp.Or(cmp.Compare(b.remaining, a.remaining), cmp.Compare(a.Name, b.Name))
+	})
+	return list
+}
+
+type classRow struct {
+	Name, Meaning            string
+	Bounced, BouncedHour     string
+	Deferrals, DeferralsHour string
+	Share                    int // of the most bounces of a class, in percent
+}
+
+func (v *view) classRows() []classRow {
+	var list []classRow
+	most := 1
+	for _, c := range v.history.Classes() {
+		most = max(most, c.Bounced)
+		list = append(list, classRow{
+			Name: c.Class.String(), Meaning: meanings[c.Class], Share: 100 * c.Bounced / most,
+			Bounced: number(c.Bounced), BouncedHour: number(c.BouncedLastHour),
+			Deferrals: number(c.Deferrals), DeferralsHour: number(c.DeferralsLastHour),
+		})
+	}
+	return list
+}
+
+// meanings are the classes in plain words.
+var meanings = map[outcome.Class]string{
+	outcome.ClassUserUnknown:    "no such mailbox",
+	outcome.ClassHostUnknown:    "no such domain",
+	outcome.ClassHasMoved:       "the mailbox has moved",
+	outcome.ClassMailboxFull:    "mailbox over quota",
+	outcome.ClassRateLimited:    "too fast or too much for the receiver",
+	outcome.ClassReputation:     "our address is distrusted",
+	outcome.ClassAuthentication: "SPF, DKIM, DMARC or reverse DNS",
+	outcome.ClassPolicy:         "a rule of the receiver",
+	outcome.ClassContent:        "taken for spam or malformed",
+	outcome.ClassNetwork:        "no connection, or no DNS",
+	outcome.ClassTLS:            "no TLS, or not the TLS required",
+	outcome.ClassProtocol:       "a command or extension was not understood",
+	outcome.ClassGreylisted:     "told to come back",
+	outcome.ClassTooBig:         "too big for the server",
+	outcome.ClassExpired:        "too long in our queue",
+	outcome.ClassSizeLimit:      "too big for the mailbox",
+	outcome.ClassSystem:         "trouble of the receiver's system, or ours",
+	outcome.ClassConnections:    "one connection too many",
+	outcome.ClassSuspended:      "mailbox disabled or unused",
+	outcome.ClassUndefined:      "the reply does not tell",
+	outcome.ClassNone:           "no reason given",
+}
+
+// sitePage explains one site.
+type sitePage struct {
+	Name     string
+	Headline string
+	Why      string
+	Figures  []figure
+	Spans    []spanLink
+	Charts   []chart
+	Changes  []changeRow
+}
+
+type changeRow struct{ At, What, Cause string }
+
+func (h *Handler) site(v *view) (any, *problem) {
+	name := v.query.Get("name")
+	at := slices.IndexFunc(v.Sites, func(s Site) bool { return s.Name == name })
+	changes, ok := v.changes(name)
+	if at < 0 || !ok {
+		return nil, &problem{http.StatusNotFound, fmt.Sprintf("No site %q is known at the moment; one that has had no mail for an hour is forgotten.", v.text(name))}
+	}
+	s := v.Sites[at]
+	p := sitePage{Name: v.text(s.Name), Headline: v.doing(s), Why: v.text(s.why())}
+	pace := "no limit"
+	if s.Pace > 0 {
+		pace = amount(s.Pace) + "/s"
+	}
+	wants := "wants " + number(max(s.Target, s.Sessions))
+	if s.Opening > 0 {
+		wants += ", " + number(s.Opening) + " connecting"
+	}
+	p.Figures = []figure{
+		{"Backlog", number(s.Waiting), "ready to go"},
+		{"Rate", amount(v.rates[name]) + "/s", "deliveries"},
+		{"Sessions", number(s.Sessions), wants},
+		{"Pace", pace, "queue " + shown(s.Queue)},
+	}
+	span, links := v.span(siteLink(name))
+	p.Spans, p.Charts = links, v.siteCharts(name, span)
+	for _, c := range slices.Backward(changes) {
+		row := changeRow{At: clock(c.At, v.Time), What: plural(c.To, "session"), Cause: v.text(c.Cause)}
+		if c.From != c.To {
+			row.What = number(c.From) + " → " + row.What
+		}
+		if c.Pace > 0 {
+			row.What += ", at most " + amount(c.Pace) + " messages a second"
+		}
+		p.Changes = append(p.Changes, row)
+	}
+	return p, nil
+}
+
+// failuresPage lists recent failures, with addresses.
+type failuresPage struct{ Rows []failureRow }
+
+type failureRow struct {
+	At, Status, Class          string
+	Recipient, Sender, Stream  string
+	ID, QueueID, Relay, Reason string
+	Next                       string
+}
+
+func (h *Handler) failures(v *view) (any, *problem) {
+	if !v.trusted {
+		return nil, &problem{http.StatusForbidden, "This page shows mail addresses. Whoever may use the agent's control socket gets a link to it with: millrace web"}
+	}
+	var p failuresPage
+	for _, f := range v.history.Recent() {
+		row := failureRow{
+			At: clock(f.Time, v.Time), Status: string(f.Status), Class: f.Class.String(),
+			Recipient: v.text(f.Recipient), Sender: v.text(cmp.Or(f.Sender, "<>")), Stream: v.text(f.Stream),
+			ID: f.ID.String(), QueueID: shown(f.QueueID), Relay: shown(f.Relay), Reason: v.text(f.Reason),
+		}
+		if !f.Due.IsZero() && f.Status == event.Deferred {
+			row.Next = clock(f.Due, v.Time)
+		}
+		p.Rows = append(p.Rows, row)
+	}
+	return p, nil
+}

@@ -1,0 +1,100 @@
+package web
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/history"
+)
+
+func TestHeadlineSaysWhatHappens(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		s    Snapshot
+		rate float64
+		want string
+	}{
+		{Snapshot{}, 0, "Nothing waits. New bulk mail is sent as it comes."},
+		{Snapshot{Deferred: 1}, 0, "Nothing is ready to go. 1 recipient waits for a later attempt."},
+		{Snapshot{Waiting: 119_900, Active: 100, Sessions: 25}, 100, "Sending to 100 recipients a second over 25 sessions. 120,000 recipients are ready to go; at this rate that takes about 20 minutes."},
+		{Snapshot{Waiting: 1, Sessions: 1, Deferred: 2}, 0, "Sending to 0 recipients a second over 1 session. 1 recipient is ready to go. 2 recipients wait for a later attempt."},
+	} {
+		v := &view{Snapshot: x.s, rate: x.rate}
+		if got := v.headline(); got != x.want {
+			t.Errorf("got  %s\nwant %s", got, x.want)
+		}
+	}
+}
+
+func TestNumbersInWords(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1_234_567: "1,234,567", -1000: "-1,000", -100: "-100"} {
+		if got := number(n); got != want {
+			t.Errorf("%d is %s", n, got)
+		}
+	}
+	for x, want := range map[float64]string{0: "0", 0.004: "0", 0.125: "0.12", 3: "3", 9.99: "9.99", 9.996: "10", 12.34: "12.3", 99.94: "99.9", 99.96: "100", 12_345.6: "12,346"} {
+		if got := amount(x); got != want {
+			t.Errorf("%v is %s, want %s", x, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		0: "1 second", 89 * time.Second: "89 seconds", 90 * time.Second: "2 minutes", 90 * time.Minute: "2 hours", 100 * time.Hour: "4 days",
+	} {
+		if got := about(d); got != want {
+			t.Errorf("%v is %s, want %s", d, got, want)
+		}
+	}
+	if _, ok := left(1<<40, 0.001); ok {
+		t.Error("an estimate of thousands of years")
+	}
+}
+
+func TestWhoHoldsUsBack(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	for _, x := range []struct {
+		s    Site
+		want string
+	}{
+		{Site{Waiting: 5, Sessions: 2}, ""},
+		{Site{Waiting: 0}, ""},
+		{Site{Waiting: 5}, "no session is up"},
+		{Site{Pace: 3, Slowed: true, Sessions: 1}, "takes about 3 messages a second"},
+		{Site{Pace: 3, Sessions: 1}, ""}, // the configuration's own limit
+		{Site{Clamp: Clamp{Until: now.Add(time.Hour)}}, "suspended until 13:00:00"},
+		{Site{Clamp: Clamp{Sessions: 1, Until: now.Add(24 * time.Hour)}}, "at most 1 session until 2026-11-25 12:00:00"},
+		{Site{Clamp: Clamp{Sessions: -1, Pace: 2.5, Until: now.Add(time.Hour)}}, "at most 2.5 messages a second until 13:00:00"},
+	} {
+		v := &view{Snapshot: Snapshot{Time: now}}
+		if got := v.held(x.s); got != x.want {
+			t.Errorf("%+v: %q, want %q", x.s, got, x.want)
+		}
+	}
+}
+
+func TestChartsAreDrawnInTheirBox(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	s := history.Series{}
+	for i := range 90 { // of the last 15 minutes, with a gap of five
+		if i < 30 || i >= 60 {
+			s.Moments = append(s.Moments, history.Moment{At: now.Add(time.Duration(i-89) * history.Step), Point: history.Point{Waiting: float32(i)}})
+		}
+	}
+	c := draw("x", "Title", axis{now.Add(-15 * time.Minute), now}, count, curve{name: "waiting", series: s, value: waiting})
+	if c.Top != "100" || c.Mid != "50" || c.Lines[0].Now != "89" {
+		t.Errorf("%+v", c)
+	}
+	p := c.Lines[0].Path
+	if strings.Count(p, "M") != 2 || !strings.HasPrefix(p, "M13.9 100 L25 99 L") || !strings.HasSuffix(p, " L997.2 11") {
+		t.Errorf("path %s", p)
+	}
+	if n := len(c.Rows); n != 9 { // of twelve: the gap has none
+		t.Errorf("%d rows: %+v", n, c.Rows)
+	}
+	if want := "Title since 15 minutes ago, at most 100. Now: waiting 89."; c.Summary != want {
+		t.Errorf("%s", c.Summary)
+	}
+}
