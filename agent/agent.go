@@ -14,7 +14,8 @@
 // (notify.go); and where they asked for it of mail that is late (delay.go). A fixed
 // number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
-// host.go asks what the host's Postfix does that diverted mail does not meet.
+// page.go shows it all on the status page (package web). host.go asks what the host's
+// Postfix does that diverted mail does not meet.
 package agent
 
 import (
@@ -32,11 +33,13 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
+	"github.com/millrace/millrace/agent/web"
 )
 
 // Agent is a running transport agent.
@@ -49,6 +52,8 @@ type Agent struct {
 	queue   *queue.Queue
 	events  *event.File
 	bounced *suppress.List
+	history *history.History
+	web     *web.Handler
 	hosts   hosts
 	asked   asked
 
@@ -102,6 +107,8 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a := &Agent{log: log, version: version, key: key, store: store, writer: writer}
 	a.reloaded = make(chan struct{}, 1)
+	a.history = history.New(time.Now())
+	a.web = a.newWeb()
 	a.now.Store(set)
 	a.asked.init()
 	a.stop, a.cut = context.WithCancel(context.Background())
@@ -183,15 +190,17 @@ func ownAddresses() []netip.Addr {
 }
 
 // Reload puts a new configuration into force. The spool directory, the control
-// socket and the hand-back relay are those of the start; a change of them is reported and waits
-// for a restart.
+// socket, the address of the status page and the hand-back relay are those of the start; a
+// change of them is reported and waits for a restart.
 func (a *Agent) Reload(c *config.Config) error {
 	old := a.now.Load().config
-	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control || c.Handback != old.Handback {
-		a.log.Warn("spool.directory, agent.control and handback.relay change only with a restart")
+	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control ||
+		c.Agent.HTTP.Listen != old.Agent.HTTP.Listen || c.Handback != old.Handback {
+		a.log.Warn("spool.directory, agent.control, agent.http.listen and handback.relay change only with a restart")
 	}
 	next := *c
 	next.Spool.Directory, next.Agent.Control, next.Handback = old.Spool.Directory, old.Agent.Control, old.Handback
+	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
 	set, err := newSettings(&next, a.log)
 	if err != nil {
 		return err
@@ -244,6 +253,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.watchHost(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.sendNotices(late) })
+	base.Go(func() { a.keepHistory(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}

@@ -248,6 +248,7 @@ func (r *report) tell(f fate, now time.Time) {
 	r.agent.logDelivery(&d)
 	r.agent.count(&d)
 	r.agent.events.Delivery(&d)
+	r.agent.history.Delivery(&d)
 }
 
 // status names the decision for those who tell of it.

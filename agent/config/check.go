@@ -194,6 +194,11 @@ func (l *loader) checkAgent(a *Agent) {
 	if a.HTTP.Listen != "" && !isHostPort(a.HTTP.Listen) {
 		l.fail("agent.http.listen", remedy(fmt.Sprintf("listen: %q is not \"address:port\"", a.HTTP.Listen), `write it like "127.0.0.1:8891", or "" to turn it off`))
 	}
+	for i, s := range a.HTTP.Hostnames {
+		if !isHostname(s) {
+			l.failElement("agent.http.hostnames", i, remedy(fmt.Sprintf("hostnames: %q is not a host name", s), `write it like "status.example.com", without a port`))
+		}
+	}
 }
 
 func (l *loader) checkQueues() {

@@ -304,6 +304,9 @@ const (
 type HTTP struct {
 	// Listen is "address:port"; "" turns it off. Default: "127.0.0.1:8891".
 	Listen string `toml:"listen"`
+	// Hostnames are the names, beside addresses and localhost, under which a browser
+	// may ask for the status page: those of a proxy before it. Default: none.
+	Hostnames []string `toml:"hostnames"`
 }
 
 // Handback says where mail goes that returns to the host MTA.

@@ -182,14 +182,18 @@ func TestVolumeAndVetoesCanBeTurnedOff(t *testing.T) {
 	}
 }
 
-func TestKeysOfLaterVersionsAreNoticed(t *testing.T) {
+func TestStatusPageThatOthersReachIsNoticed(t *testing.T) {
 	t.Parallel()
-	_, notices := load(t, "[agent.http]\nlisten = \"127.0.0.1:9000\"\n")
-	if len(notices) != 1 || notices[0].Line != 3 || !strings.Contains(notices[0].Text, "later version") {
-		t.Errorf("notices: %v", notices)
+	for _, listen := range []string{"0.0.0.0:9000", "[::]:9000", "192.0.2.1:9000", "mail.example.com:9000"} {
+		_, notices := load(t, "[agent.http]\nlisten = \""+listen+"\"\n")
+		if len(notices) != 1 || notices[0].Line != 3 || !strings.Contains(notices[0].Text, "open to others") {
+			t.Errorf("%s: notices: %v", listen, notices)
+		}
 	}
-	if _, notices = load(t, "[agent.http]\nlisten = \"\"\n"); len(notices) > 0 {
-		t.Errorf("notices for what is off: %v", notices)
+	for _, listen := range []string{"", "127.0.0.1:9000", "127.0.0.7:9000", "[::1]:9000", "localhost:9000"} {
+		if _, notices := load(t, "[agent.http]\nlisten = \""+listen+"\"\n"); len(notices) > 0 {
+			t.Errorf("%s: notices: %v", listen, notices)
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func Load(path string) (*Config, []Notice, error) {
 		})
 		return nil, nil, l.errs
 	}
-	l.later()
+	l.remark()
 	return l.cfg, l.notices, nil
 }
 

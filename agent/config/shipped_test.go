@@ -98,9 +98,9 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 	c.Milter.HostDomains, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil
 	for _, p := range [][2]any{
 		{c.Spool, want.Spool}, {c.Milter, want.Milter}, {c.Handback, want.Handback}, {c.General, want.General},
-		{c.Agent.HTTP, want.Agent.HTTP}, {c.Agent.Control, want.Agent.Control}, {c.Agent.Port, want.Agent.Port},
+		{c.Agent.HTTP.Listen, want.Agent.HTTP.Listen}, {c.Agent.Control, want.Agent.Control}, {c.Agent.Port, want.Agent.Port},
 		{c.Agent.Protocols, want.Agent.Protocols}, {c.Agent.MaxSessions, want.Agent.MaxSessions},
-		{len(c.Agent.Resolvers) + len(c.Agent.SourceAddresses) + len(c.Agent.AllowDestinations), 0},
+		{len(c.Agent.Resolvers) + len(c.Agent.SourceAddresses) + len(c.Agent.AllowDestinations) + len(c.Agent.HTTP.Hostnames), 0},
 	} {
 		if !reflect.DeepEqual(p[0], p[1]) {
 			t.Errorf("shown as default: %+v\nis:               %+v", p[0], p[1])

@@ -93,6 +93,10 @@ func admin(mux *http.ServeMux, b Backend) {
 		changes, err := b.Why(r.URL.Query().Get("site"))
 		respond(w, changes, err)
 	})
+	mux.HandleFunc("POST /v1/weblink", func(w http.ResponseWriter, r *http.Request) {
+		link, err := b.WebLink()
+		respond(w, link, err)
+	})
 }
 
 // largest bounds the octets of a request.
@@ -149,6 +153,13 @@ func (c *Client) HostMail(ctx context.Context, counts map[string]int) error {
 func (c *Client) Why(ctx context.Context, site string) (list []Change, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/why?site="+url.QueryEscape(site), nil, &list)
 	return list, err
+}
+
+// WebLink asks for a URL of the status page that lets one browser see addresses; it is
+// good once, for five minutes.
+func (c *Client) WebLink(ctx context.Context) (link string, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/weblink", nil, &link)
+	return link, err
 }
 
 // call sends a request and reads the answer into v.

@@ -84,6 +84,8 @@ type Backend interface {
 	HostMail(counts map[string]int)
 	// Why explains a site; ErrUnknown if there is none of the name.
 	Why(site string) ([]Change, error)
+	// WebLink is the URL that lets one browser see addresses on the status page.
+	WebLink() (string, error)
 	SuppressionBackend
 }
 

@@ -47,6 +47,13 @@ func (f fixed) Cancel(_ context.Context, x Filter) (Selected, error) {
 	return Selected{Recipients: f.n, Active: len(x.User)}, nil
 }
 
+func (f fixed) WebLink() (string, error) {
+	if f.n == 0 {
+		return "", errors.New("the status page is off")
+	}
+	return "http://127.0.0.1:8891/enter?token=x", nil
+}
+
 func (f fixed) HostMail(map[string]int) {}
 
 func (f fixed) Why(site string) ([]Change, error) {
@@ -75,6 +82,12 @@ func TestAdminsRequests(t *testing.T) {
 	}
 	if list, err := c.Why(ctx, "google, x"); err != nil || len(list) != 1 || list[0].Cause != "because" {
 		t.Errorf("why %+v, %v", list, err)
+	}
+	if link, err := c.WebLink(ctx); err != nil || link != "http://127.0.0.1:8891/enter?token=x" {
+		t.Errorf("link %q, %v", link, err)
+	}
+	if _, err := client(t, open(t, fixed{})).WebLink(ctx); err == nil || !strings.Contains(err.Error(), "is off") {
+		t.Errorf("a link to a page that is off: %v", err)
 	}
 	if _, err := c.Why(ctx, "other"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "other") {
 		t.Errorf("unknown site: %v", err)

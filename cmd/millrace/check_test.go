@@ -91,7 +91,7 @@ func TestWithoutPostfixOnlyTheConfigurationIsChecked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "millrace.toml")
-	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[agent.http]\nlisten = \"127.0.0.1:1\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[agent.http]\nlisten = \"192.0.2.1:1\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// MAIL_CONFIG is Postfix's own way to name another directory; there is no main.cf.

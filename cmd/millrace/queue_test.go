@@ -50,6 +50,8 @@ func (b backend) Cancel(_ context.Context, f control.Filter) (control.Selected, 
 	return control.Selected{Recipients: 100_000, Active: 1}, nil
 }
 
+func (b backend) WebLink() (string, error) { return "http://127.0.0.1:8891/enter?token=x", nil }
+
 func (b backend) HostMail(map[string]int) {}
 
 func (b backend) Why(site string) ([]control.Change, error) {

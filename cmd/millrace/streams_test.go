@@ -33,6 +33,7 @@ func TestStreamVerbs(t *testing.T) {
 		{args: []string{"why", "google"}, stdout: `2023-11-14 22:13:20    0 -> 2    start
 2023-11-14 22:14:20   20 -> 11  at most 12.5/s  refused with 11 up: 421 too many
 `},
+		{args: []string{"web"}, stdout: "http://127.0.0.1:8891/enter?token=x\n"},
 		{args: []string{"why", "other"}, code: 1, stderr: "site other: not known to the agent"},
 	} {
 		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, x.args...)...)

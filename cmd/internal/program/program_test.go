@@ -206,7 +206,7 @@ func TestServiceManagerFollowsADaemonsLife(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "millrace.toml")
-	write(t, file, "hostname = \"one.example.com\"\n[agent.http]\nlisten = \"127.0.0.1:1\"\n")
+	write(t, file, "hostname = \"one.example.com\"\n[agent.http]\nlisten = \"192.0.2.1:1\"\n")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func TestServiceManagerFollowsADaemonsLife(t *testing.T) {
 		}
 	}
 	p := begin(t, "runs", []string{"NOTIFY_SOCKET=" + filepath.Join(dir, "notify"), "WATCHDOG_USEC=20000", "JOURNAL_STREAM=1:1"}, "--config", file)
-	line := p.expect("configuration: " + file + ":3: serves /healthz and /readyz only")
+	line := p.expect("configuration: " + file + ":3: listen: 192.0.2.1:1 is open to others")
 	if strings.Contains(line, "time=") {
 		t.Errorf("the journal has the time already: %s", line)
 	}
