@@ -91,6 +91,27 @@ func TestStatusPageTellsWhatHappens(t *testing.T) {
 	}
 }
 
+// TestReaderDoesNotHoldUpAStop leaves a page open that is kept up to date.
+func TestReaderDoesNotHoldUpAStop(t *testing.T) {
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) })
+	s.start()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.config.Agent.HTTP.Listen+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	browser := &http.Client{Transport: new(http.Transport)}
+	resp, err := browser.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	s.stop()
+	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Error("the stream ends as if that were its end")
+	}
+}
+
 func TestLinkToAPageThatIsOffIsRefusedWithARemedy(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil)

@@ -177,14 +177,44 @@ func TestTightestClampCounts(t *testing.T) {
 		after    time.Duration
 		sessions int
 		pace     float64
-	}{{0, 0, 2}, {time.Minute, 1, 2}, {time.Hour, 10, 2}, {2 * time.Hour, 10, 0}} {
+		reason   string
+		until    time.Duration
+	}{
+		{0, 0, 2, "blocked", time.Minute}, {time.Minute, 1, 2, "too many connections", time.Hour},
+		{time.Hour, 10, 2, "slower", 2 * time.Hour}, {2 * time.Hour, 10, 0, "", 0},
+	} {
 		target := s.c.Target(now.Add(x.after), load)
 		if target.Sessions != x.sessions || target.Pace != x.pace {
 			t.Errorf("after %v: %+v, want %d sessions at %v/s", x.after, target, x.sessions, x.pace)
 		}
+		cl, clamped := s.c.Clamped(now.Add(x.after))
+		if clamped != (x.reason != "") || cl.Reason != x.reason || clamped && !cl.Until.Equal(now.Add(x.until)) {
+			t.Errorf("after %v: clamped %v: %+v, want %q until %v", x.after, clamped, cl, x.reason, x.until)
+		}
+		if target.Slowed {
+			t.Errorf("after %v: a clamp counts as the receiver's own pace", x.after)
+		}
 		if x.sessions == 0 && (target.Unproven != 0 || !s.c.Next().Equal(now.Add(time.Minute))) {
 			t.Errorf("suspended, yet unproven %d, next %v", target.Unproven, s.c.Next())
 		}
+	}
+}
+
+func TestSlowedTellsTheReceiversPaceFromOurs(t *testing.T) {
+	t.Parallel()
+	s := limited(t)
+	target := func() Target { return s.c.Target(s.now, Load{Backlog: 100, Live: 10}) }
+	s.c.SetLimits(s.now, Limits{MaxSessions: 10, MaxRate: 1000})
+	if x := target(); x.Slowed || x.Pace != 1000 {
+		t.Errorf("only configured: %+v", x)
+	}
+	s.c.Observe(s.now, Signal{Kind: RateRefused, Host: "192.0.2.1", Began: s.now})
+	if x := target(); !x.Slowed || x.Pace >= 1000 {
+		t.Errorf("the receiver says too fast: %+v", x)
+	}
+	s.c.SetLimits(s.now, Limits{MaxSessions: 10, MaxRate: 0.01})
+	if x := target(); x.Slowed || x.Pace != 0.01 {
+		t.Errorf("configured below that: %+v", x)
 	}
 }
 

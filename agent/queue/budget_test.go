@@ -148,6 +148,11 @@ func TestSuspendedSiteSeesNoConnection(t *testing.T) {
 		if _, _, _, n := w.Counts(); n != 0 {
 			t.Errorf("%d sessions at suspended sites", n)
 		}
+		for _, s := range w.Sites() {
+			if s.Clamp.Reason != "421 go away" || s.Clamp.Until.IsZero() {
+				t.Errorf("%s is listed with %+v", s.Name, s.Clamp)
+			}
+		}
 		before := w.connects()
 		w.add(200_001, "s", "b.example")
 		pass(58 * time.Minute)

@@ -126,9 +126,11 @@ func (c *chromium) checkLayout() {
 	}
 	c.script(`(() => {
 		const wide = [];
-		if (document.documentElement.scrollWidth > innerWidth)
+		if (document.documentElement.scrollWidth > innerWidth) {
+			wide.push("all is " + document.documentElement.scrollWidth);
 			for (const e of document.body.querySelectorAll("*"))
-				if (e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll")) wide.push(e.tagName + "." + e.className);
+				if (e.getBoundingClientRect().right > innerWidth + 1) wide.push(e.tagName + "." + e.className);
+		}
 		const ids = Array.from(document.querySelectorAll("[id]"), e => e.id);
 		return {wide, ids: ids.filter((id, i) => ids.indexOf(id) !== i)};
 	})()`, &r)
@@ -180,33 +182,35 @@ func (c *chromium) checkContrast() {
 func (c *chromium) checkKeyboard() {
 	c.t.Helper()
 	var all []string
+	// By name, for an update may put another element in the place of one.
 	c.script(`(() => {
-		window.usable = Array.from(document.querySelectorAll("a[href], button, summary, input, [tabindex='0']")).filter(e => e.checkVisibility({visibilityProperty: true}));
+		window.nameOf = e => e.closest("[id]")?.id + " " + e.tagName + " " + (e.getAttribute("href") || e.getAttribute("aria-label") || e.textContent.trim());
 		document.activeElement.blur();
 		getSelection().removeAllRanges();
-		return usable.map(e => e.tagName + " " + (e.id || e.getAttribute("href") || e.textContent.trim()));
+		return Array.from(document.querySelectorAll("a[href], button, summary, input, [tabindex='0']")).filter(e => e.checkVisibility({visibilityProperty: true})).map(nameOf);
 	})()`, &all)
-	seen := make(map[int]bool)
+	seen := make(map[string]bool)
 	for range len(all) + 1 {
 		c.key("Tab", 9)
 		var at struct {
-			Index   int
+			Name    string
 			Visible bool
 		}
 		c.script(`(() => {`+ratio+`
 			const e = document.activeElement, s = getComputedStyle(e);
-			return {index: usable.indexOf(e), visible: e.matches(":focus-visible") && s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2
+			if (e === document.body) return {name: ""};
+			return {name: nameOf(e), visible: e.matches(":focus-visible") && s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2
 				&& ratio(parse(s.outlineColor), ground(e.parentElement)) >= 3};
 		})()`, &at)
-		if at.Index < 0 {
+		if at.Name == "" {
 			continue // the document itself, between the last and the first
 		}
-		if seen[at.Index] = true; !at.Visible {
-			c.t.Errorf("the focus cannot be seen on %s", all[at.Index])
+		if seen[at.Name] = true; !at.Visible {
+			c.t.Errorf("the focus cannot be seen on %s", at.Name)
 		}
 	}
-	for i, what := range all {
-		if !seen[i] {
+	for _, what := range all {
+		if !seen[what] {
 			c.t.Errorf("Tab does not reach %s", what)
 		}
 	}

@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // hostile is what a stranger might put into a name or a reply.
-const hostile = "<script>alert(1)</script>\" onmouseover='alert(2)' \u202egnp.exe\r\n\x00 {{.}} joe.secret@victim.example javascript:alert(3)"
+const hostile = "<script>alert(1)</script>\" onmouseover='alert(2)' \u202egnp.exe\r\n\x00 {{.}} joe.secret@victim.example javascript:alert(3) averylongwordxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 
 // fixed is a backend that always shows the same.
 type fixed struct {

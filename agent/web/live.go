@@ -76,15 +76,11 @@ func (h *Handler) live(w http.ResponseWriter, r *http.Request, html []byte, rend
 		return
 	}
 	out := http.NewResponseController(w)
-	// The server's own deadlines are for requests that end.
-	if err := out.SetReadDeadline(time.Time{}); err != nil {
-		h.o.Log.Debug("status page cannot be kept up to date", "err", err)
-	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		out.SetWriteDeadline(time.Now().Add(stall))
+		out.SetWriteDeadline(time.Now().Add(stall)) // the server's own is for requests that end
 		data, err := json.Marshal(string(html))
 		if err != nil {
 			return // not reached: a string can always be written
