@@ -41,7 +41,7 @@ func (p *page) Snapshot() web.Snapshot {
 	for _, x := range a.queue.Sites() {
 		s.Sites = append(s.Sites, web.Site{
 			Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Sessions: x.Sessions, Opening: x.Opening,
-			Target: x.Target.Sessions, Pace: x.Target.Pace, Slowed: x.Target.Slowed, Cause: x.Target.Cause,
+			Target: x.Target.Sessions, Pace: x.Target.Pace, Slowed: x.Target.Slowed, Cause: x.Target.Cause, Reason: x.Reason,
 			Clamp: web.Clamp{Sessions: x.Clamp.Sessions, Pace: x.Clamp.Pace, Until: x.Clamp.Until, Reason: x.Clamp.Reason},
 		})
 	}

@@ -98,7 +98,8 @@ type Site struct {
 	Waiting  int
 	Sessions int // up
 	Opening  int
-	Ready    int // of the sessions, those without work
+	Ready    int    // of the sessions, those without work
+	Reason   string // why a destination with mail has no session up; "" if all have
 	Target   elastic.Target
 	Clamp    elastic.Clamp // in force from outside; none if Until is zero
 }
@@ -121,6 +122,9 @@ func (q *Queue) Sites() []Site {
 	for _, d := range q.dests {
 		x := &list[at[d.site]]
 		x.Ready += len(d.ready)
+		if d.waiting > 0 && d.reason != "" && (x.Reason == "" || d.reason < x.Reason) {
+			x.Reason = d.reason
+		}
 		if d.way.Plan != nil {
 			for _, h := range d.way.Plan.Hosts {
 				x.Hosts += len(h.Addrs)

@@ -257,7 +257,7 @@ func TestPageNeedsNoScript(t *testing.T) {
 	c.call("DOM.getDocument", nil, &doc)
 	var html struct{ OuterHTML string }
 	c.call("DOM.getOuterHTML", map[string]any{"nodeId": doc.Root.NodeID}, &html)
-	if !inOrder(html.OuterHTML, "21,424", "suspended until", "9,100", "Weekly", "userunknown") || !strings.Contains(html.OuterHTML, `aria-pressed="false" hidden`) {
+	if !inOrder(html.OuterHTML, "22,084", "suspended until", "9,100", "Weekly", "userunknown") || !strings.Contains(html.OuterHTML, `aria-pressed="false" hidden`) {
 		t.Errorf("without a script the page is:\n%s", html.OuterHTML)
 	}
 }

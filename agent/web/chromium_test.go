@@ -25,8 +25,8 @@ type chromium struct {
 	mu      sync.Mutex
 	next    int
 	answers map[int]chan answer
-	loaded  chan struct{}
-	console []string // what it complained about
+	loaded  chan string // loaders of pages that are there
+	console []string    // what it complained about
 }
 
 type answer struct {
@@ -61,7 +61,7 @@ func startChromium(t *testing.T) *chromium {
 	}
 	toRead.Close()
 	fromWrite.Close()
-	c := &chromium{t: t, in: toWrite, answers: make(map[int]chan answer), loaded: make(chan struct{}, 1)}
+	c := &chromium{t: t, in: toWrite, answers: make(map[int]chan answer), loaded: make(chan string, 100)}
 	var reader sync.WaitGroup
 	reader.Go(func() { c.read(fromRead) })
 	t.Cleanup(func() {
@@ -84,6 +84,7 @@ func startChromium(t *testing.T) *chromium {
 	for _, domain := range []string{"Page", "Runtime", "Log", "Accessibility"} {
 		c.call(domain+".enable", nil, nil)
 	}
+	c.call("Page.setLifecycleEventsEnabled", map[string]any{"enabled": true}, nil)
 	return c
 }
 
@@ -147,10 +148,10 @@ func (c *chromium) read(from *os.File) {
 		case m.ID != 0:
 			c.answers[m.ID] <- m.answer
 			delete(c.answers, m.ID)
-		case m.Method == "Page.loadEventFired":
-			select {
-			case c.loaded <- struct{}{}:
-			default:
+		case m.Method == "Page.lifecycleEvent":
+			var e struct{ Name, LoaderID string }
+			if json.Unmarshal(m.Params, &e) == nil && e.Name == "load" {
+				c.loaded <- e.LoaderID
 			}
 		case m.Method == "Runtime.consoleAPICalled", m.Method == "Runtime.exceptionThrown", m.Method == "Log.entryAdded":
 			c.console = append(c.console, m.Method+" "+string(m.Params))
@@ -162,15 +163,20 @@ func (c *chromium) read(from *os.File) {
 // open goes to a page and waits until it has loaded.
 func (c *chromium) open(url string) {
 	c.t.Helper()
-	select {
-	case <-c.loaded: // of the page before
-	default:
+	var r struct{ LoaderID, ErrorText string }
+	c.call("Page.navigate", map[string]any{"url": url}, &r)
+	if r.ErrorText != "" {
+		c.t.Fatalf("%s: %s", url, r.ErrorText)
 	}
-	c.call("Page.navigate", map[string]any{"url": url}, nil)
-	select {
-	case <-c.loaded:
-	case <-time.After(time.Minute):
-		c.t.Fatalf("%s does not load", url)
+	for end := time.After(time.Minute); ; {
+		select {
+		case loader := <-c.loaded:
+			if loader == r.LoaderID { // not the page before
+				return
+			}
+		case <-end:
+			c.t.Fatalf("%s does not load", url)
+		}
 	}
 }
 

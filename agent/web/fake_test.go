@@ -70,13 +70,13 @@ func busy(now time.Time) *fixed {
 	return &fixed{
 		snapshot: Snapshot{
 			Hostname: "mail.example.com", Version: "1.0",
-			Waiting: 18_240, Deferred: 3120, Active: 64, Sessions: 61,
+			Waiting: 18_900, Deferred: 3120, Active: 64, Sessions: 61,
 			Trouble: []string{"stream Spring sale <sale.example.com> is held; see to the cause, then millrace resume: gmail-authentication: 550-5.7.26 this mail is unauthenticated, see joe@example.com"},
 			Sites: []Site{
 				{Name: "google", Queue: "google", Waiting: 9100, Sessions: 24, Target: 25, Cause: "25 sessions: the configured limit"},
 				{Name: "yahoo", Queue: "yahoo", Waiting: 5400, Clamp: Clamp{Until: now.Add(95 * time.Minute), Reason: "yahoo-tss04: 421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints"}},
 				{Name: "outlook", Queue: "outlook", Waiting: 2300, Sessions: 4, Target: 4, Pace: 3.2, Slowed: true, Cause: "451 4.7.652 The mail server [192.0.2.1] has exceeded the maximum number of connections"},
-				{Name: "mx.dead.example", Queue: "general", Waiting: 380, Opening: 1, Target: 1, Cause: "connect to mx.dead.example[198.51.100.7]:25: connection timed out"},
+				{Name: "mx.dead.example", Queue: "general", Waiting: 380, Opening: 1, Target: 2, Cause: "start", Reason: "connect to mx.dead.example[198.51.100.7]:25: connection timed out"},
 				{Name: "mx1.example.org, mx2.example.org", Queue: "general", Waiting: 0, Sessions: 2, Target: 2, Cause: "2 sessions: the start"},
 				{Name: hostile, Queue: "general", Waiting: 1060, Sessions: 2, Target: 2, Clamp: Clamp{Sessions: 2, Until: now.Add(time.Hour), Reason: hostile}},
 			},

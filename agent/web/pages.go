@@ -106,8 +106,10 @@ func (v *view) headline() string {
 		return fmt.Sprintf("Nothing is ready to go. %s for a later attempt.", wait(v.Deferred))
 	}
 	fmt.Fprintf(&b, "Sending to %s recipients a second over %s. %s ready to go", amount(v.rate), plural(v.Sessions, "session"), are(v.Waiting+v.Active))
-	if d, ok := left(v.Waiting+v.Active, v.rate); ok {
-		fmt.Fprintf(&b, "; at this rate that takes about %s", about(d))
+	if d, stuck, ok := v.empty(); ok && stuck == 0 {
+		fmt.Fprintf(&b, "; the last of them is gone in about %s", about(d))
+	} else if ok {
+		fmt.Fprintf(&b, "; all but %s are gone in about %s", number(stuck), about(d))
 	}
 	b.WriteString(".")
 	if v.Deferred > 0 {
@@ -133,8 +135,11 @@ func wait(n int) string {
 func (v *view) figures() []figure {
 	empty, note := "—", "nothing is being delivered"
 	ready := v.Waiting + v.Active
-	if d, ok := left(ready, v.rate); ok {
-		empty, note = about(d), "at the present rate"
+	if d, stuck, ok := v.empty(); ok {
+		empty, note = about(d), "at the present rates"
+		if stuck > 0 {
+			note = "but for " + number(stuck) + " that cannot go now"
+		}
 	}
 	if ready == 0 {
 		empty, note = "now", "nothing is ready to go"
@@ -145,6 +150,34 @@ func (v *view) figures() []figure {
 		{"Time to empty", empty, note},
 		{"Sessions", number(v.Sessions), "to " + plural(v.connected(), "site")},
 	}
+}
+
+// empty is how long the slowest site takes for what waits there, at the rates of
+// late. What is stuck is left out of it: where nothing was delivered of late, or
+// which belongs to no site. It is false if nothing moves.
+func (v *view) empty() (d time.Duration, stuck int, ok bool) {
+	stuck = v.homeless()
+	for _, s := range v.Sites {
+		if s.Waiting == 0 {
+			continue
+		}
+		suspended := !s.Clamp.Until.IsZero() && s.Clamp.Sessions == 0
+		if x, moves := left(s.Waiting, v.rates[s.Name]); moves && !suspended {
+			d, ok = max(d, x), true
+		} else {
+			stuck += s.Waiting
+		}
+	}
+	return d, stuck, ok
+}
+
+// homeless are the recipients that wait at no site.
+func (v *view) homeless() int {
+	n := v.Waiting
+	for _, s := range v.Sites {
+		n -= s.Waiting
+	}
+	return max(0, n)
 }
 
 func (v *view) connected() (n int) {
@@ -179,6 +212,12 @@ func (v *view) holds() []hold {
 			Name: v.text(s.Name), Link: siteLink(s.Name), How: v.held(s), Why: v.text(s.why()), Waiting: wait(s.Waiting),
 		})
 	}
+	if n := v.homeless(); n > 0 {
+		list = append(list, hold{
+			Name: "No site", How: "no mail server is known yet, or the mail is paused", Waiting: wait(n),
+			Why: "millrace queue shows the reason of each.",
+		})
+	}
 	return list
 }
 
@@ -190,7 +229,7 @@ func (v *view) held(s Site) string {
 		switch {
 		case s.Slowed:
 			return fmt.Sprintf("takes about %s messages a second", amount(s.Pace))
-		case s.Waiting > 0 && s.Sessions == 0:
+		case s.Waiting > 0 && s.Sessions == 0 && s.Reason != "":
 			return "no session is up"
 		}
 		return ""
@@ -205,8 +244,11 @@ func (v *view) held(s Site) string {
 
 // why is what stands behind what a site gets.
 func (s Site) why() string {
-	if !s.Clamp.Until.IsZero() {
+	switch {
+	case !s.Clamp.Until.IsZero():
 		return s.Clamp.Reason
+	case s.Sessions == 0 && s.Reason != "":
+		return s.Reason
 	}
 	return s.Cause
 }

@@ -72,6 +72,7 @@ type Site struct {
 	Pace              float64 // messages a second; 0: no limit
 	Slowed            bool    // the pace is the receiver's, not the configuration's
 	Cause             string  // behind the last change
+	Reason            string  // why no session is up somewhere; "" if that is not so
 	Clamp             Clamp
 }
 

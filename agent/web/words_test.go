@@ -11,16 +11,23 @@ import (
 func TestHeadlineSaysWhatHappens(t *testing.T) {
 	t.Parallel()
 	for _, x := range []struct {
-		s    Snapshot
-		rate float64
-		want string
+		s     Snapshot
+		rates map[string]float64
+		want  string
 	}{
-		{Snapshot{}, 0, "Nothing waits. New bulk mail is sent as it comes."},
-		{Snapshot{Deferred: 1}, 0, "Nothing is ready to go. 1 recipient waits for a later attempt."},
-		{Snapshot{Waiting: 119_900, Active: 100, Sessions: 25}, 100, "Sending to 100 recipients a second over 25 sessions. 120,000 recipients are ready to go; at this rate that takes about 20 minutes."},
-		{Snapshot{Waiting: 1, Sessions: 1, Deferred: 2}, 0, "Sending to 0 recipients a second over 1 session. 1 recipient is ready to go. 2 recipients wait for a later attempt."},
+		{Snapshot{}, nil, "Nothing waits. New bulk mail is sent as it comes."},
+		{Snapshot{Deferred: 1}, nil, "Nothing is ready to go. 1 recipient waits for a later attempt."},
+		{Snapshot{Waiting: 119_900, Active: 100, Sessions: 25, Sites: []Site{{Name: "a", Waiting: 119_400}, {Name: "b", Waiting: 500}}}, map[string]float64{"a": 99.5, "b": 0.25},
+			"Sending to 99.8 recipients a second over 25 sessions. 120,000 recipients are ready to go; the last of them is gone in about 33 minutes."},
+		{Snapshot{Waiting: 1000, Sessions: 1, Sites: []Site{
+			{Name: "a", Waiting: 100}, {Name: "b", Waiting: 200}, {Name: "c", Waiting: 300, Clamp: Clamp{Until: time.Unix(1, 0)}}}}, map[string]float64{"a": 1, "c": 1},
+			"Sending to 2 recipients a second over 1 session. 1,000 recipients are ready to go; all but 900 are gone in about 2 minutes."},
+		{Snapshot{Waiting: 1, Sessions: 1, Deferred: 2}, nil, "Sending to 0 recipients a second over 1 session. 1 recipient is ready to go. 2 recipients wait for a later attempt."},
 	} {
-		v := &view{Snapshot: x.s, rate: x.rate}
+		v := &view{Snapshot: x.s, rates: x.rates}
+		for _, r := range x.rates {
+			v.rate += r
+		}
 		if got := v.headline(); got != x.want {
 			t.Errorf("got  %s\nwant %s", got, x.want)
 		}
@@ -60,7 +67,8 @@ func TestWhoHoldsUsBack(t *testing.T) {
 	}{
 		{Site{Waiting: 5, Sessions: 2}, ""},
 		{Site{Waiting: 0}, ""},
-		{Site{Waiting: 5}, "no session is up"},
+		{Site{Waiting: 5}, ""}, // it was not tried yet
+		{Site{Waiting: 5, Reason: "connection timed out"}, "no session is up"},
 		{Site{Pace: 3, Slowed: true, Sessions: 1}, "takes about 3 messages a second"},
 		{Site{Pace: 3, Sessions: 1}, ""}, // the configuration's own limit
 		{Site{Clamp: Clamp{Until: now.Add(time.Hour)}}, "suspended until 13:00:00"},
