@@ -195,29 +195,26 @@ type hold struct {
 	How        string
 	Why        string
 	Waiting    string
+	n          int // that wait
 }
 
 // holds are the sites that give us less than we would take, those with most mail first.
 func (v *view) holds() []hold {
-	var sites []Site
-	for _, s := range v.Sites {
-		if v.held(s) != "" {
-			sites = append(sites, s)
-		}
-	}
-	slices.SortFunc(sites, byLoad(v.rates))
 	var list []hold
-	for _, s := range sites {
-		list = append(list, hold{
-			Name: v.text(s.Name), Link: siteLink(s.Name), How: v.held(s), Why: v.text(s.why()), Waiting: wait(s.Waiting),
-		})
+	for _, s := range v.Sites {
+		if how := v.held(s); how != "" {
+			list = append(list, hold{
+				Name: v.text(s.Name), Link: siteLink(s.Name), How: how, Why: v.text(s.why()), Waiting: wait(s.Waiting), n: s.Waiting,
+			})
+		}
 	}
 	if n := v.homeless(); n > 0 {
 		list = append(list, hold{
-			Name: "No site", How: "no mail server is known yet, or the mail is paused", Waiting: wait(n),
+			Name: "No site", How: "no mail server is known yet, or the mail is paused", Waiting: wait(n), n: n,
 			Why: "millrace queue shows the reason of each.",
 		})
 	}
+	slices.SortFunc(list, func(a, b hold) int { return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.Link, b.Link)) })
 	return list
 }
 
