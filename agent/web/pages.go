@@ -80,16 +80,17 @@ func (h *Handler) overview(v *view) (any, *problem) {
 	for _, t := range v.Trouble {
 		p.Trouble = append(p.Trouble, v.text(t))
 	}
-	p.Holds, p.MoreHolds = first(v.holds(), maxHolds)
+	p.Holds, p.MoreHolds = v.holds()
 	span, links := v.span("/")
 	p.Spans, p.Charts = links, v.charts(span)
-	p.Sites, p.MoreSites = first(v.siteRows(), maxSiteRows)
-	p.Streams, p.MoreStreams = first(v.streamRows(), maxStreamRows)
+	p.Sites, p.MoreSites = v.siteRows()
+	p.Streams, p.MoreStreams = v.streamRows()
 	p.Classes = v.classRows()
 	return p, nil
 }
 
-// first are the first rows of a list, and how many more there are.
+// first are the first of a sorted list, and how many more there are. Only those are
+// put into words: an agent may have ten thousand sites.
 func first[T any](list []T, most int) ([]T, int) {
 	if len(list) <= most {
 		return list, 0
@@ -189,109 +190,6 @@ func (v *view) connected() (n int) {
 	return n
 }
 
-// hold is a site that keeps mail waiting, and why.
-type hold struct {
-	Name, Link string
-	How        string
-	Why        string
-	Waiting    string
-	n          int // that wait
-}
-
-// holds are the sites that give us less than we would take, those with most mail first.
-func (v *view) holds() []hold {
-	var list []hold
-	for _, s := range v.Sites {
-		if how := v.held(s); how != "" {
-			list = append(list, hold{
-				Name: v.text(s.Name), Link: siteLink(s.Name), How: how, Why: v.text(s.why()), Waiting: wait(s.Waiting), n: s.Waiting,
-			})
-		}
-	}
-	if n := v.homeless(); n > 0 {
-		list = append(list, hold{
-			Name: "No site", How: "no mail server is known yet, or the mail is paused", Waiting: wait(n), n: n,
-			Why: "millrace queue shows the reason of each.",
-		})
-	}
-	slices.SortFunc(list, func(a, b hold) int { return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.Link, b.Link)) })
-	return list
-}
-
-// held says how a site is held back; "" if it is not.
-func (v *view) held(s Site) string {
-	c := s.Clamp
-	switch {
-	case c.Until.IsZero():
-		switch {
-		case s.Slowed:
-			return fmt.Sprintf("takes about %s messages a second", amount(s.Pace))
-		case s.Waiting > 0 && s.Sessions == 0 && s.Reason != "":
-			return "no session is up"
-		}
-		return ""
-	case c.Sessions == 0:
-		return "suspended until " + clock(c.Until, v.Time)
-	case c.Sessions > 0:
-		return fmt.Sprintf("at most %s until %s", plural(c.Sessions, "session"), clock(c.Until, v.Time))
-	default:
-		return fmt.Sprintf("at most %s messages a second until %s", amount(c.Pace), clock(c.Until, v.Time))
-	}
-}
-
-// why is what stands behind what a site gets.
-func (s Site) why() string {
-	switch {
-	case !s.Clamp.Until.IsZero():
-		return s.Clamp.Reason
-	case s.Sessions == 0 && s.Reason != "":
-		return s.Reason
-	}
-	return s.Cause
-}
-
-// doing says in a word or two what a site does.
-func (v *view) doing(s Site) string {
-	switch held := v.held(s); {
-	case held != "":
-		return held
-	case s.Sessions == 0 && s.Opening > 0:
-		return "connecting"
-	case s.Waiting == 0 && v.rates[s.Name] == 0:
-		return "idle"
-	default:
-		return "sending"
-	}
-}
-
-func siteLink(name string) string { return "/site?" + url.Values{"name": {name}}.Encode() }
-
-func byLoad(rates map[string]float64) func(a, b Site) int {
-	return func(a, b Site) int {
-		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(rates[b.Name], rates[a.Name]),
-			cmp.Compare(b.Sessions, a.Sessions), cmp.Compare(a.Name, b.Name))
-	}
-}
-
-type siteRow struct {
-	Name, Link, Queue              string
-	Waiting, Sessions, Rate, Doing string
-}
-
-func (v *view) siteRows() []siteRow {
-	sites := slices.Clone(v.Sites)
-	slices.SortFunc(sites, byLoad(v.rates))
-	var list []siteRow
-	for _, s := range sites {
-		list = append(list, siteRow{
-			Name: v.text(s.Name), Link: siteLink(s.Name), Queue: shown(s.Queue), Waiting: number(s.Waiting),
-			Sessions: fmt.Sprintf("%s of %s", number(s.Sessions), number(max(s.Target, s.Sessions))),
-			Rate:     amount(v.rates[s.Name]) + "/s", Doing: v.doing(s),
-		})
-	}
-	return list
-}
-
 type streamRow struct {
 	Name           string
 	Percent        int
@@ -299,46 +197,55 @@ type streamRow struct {
 	Bounced        string
 	Deferred, Left string
 	Paused         string
-	remaining      int
 }
 
-func (v *view) streamRows() []streamRow {
+// progress is what waits of a stream, and what became of it.
+type progress struct {
+	Stream
+	past history.Stream
+}
+
+func (p *progress) remaining() int { return p.Waiting + p.Deferred + p.Active }
+
+func (v *view) streamRows() (list []streamRow, more int) {
 	past := v.history.Streams(v.Time)
-	var list []streamRow
-	add := func(now Stream, h history.Stream) {
-		remaining := now.Waiting + now.Deferred + now.Active
-		done := h.Sent + h.Bounced + h.Ended
-		row := streamRow{
-			Name: v.text(now.Name), Done: number(done), Total: number(done + remaining), Bounced: number(h.Bounced),
-			Deferred: number(now.Deferred), Left: "—", remaining: remaining, Percent: 100,
-		}
-		if now.Name == "" {
-			row.Name = "(no stream)"
-		}
-		if remaining > 0 {
-			row.Percent = int(100 * int64(done) / int64(done+remaining))
-			if d, ok := left(remaining, h.Rate); ok {
-				row.Left = about(d)
-			}
-		} else {
-			row.Left = "done"
-		}
-		if now.Paused != "" {
-			row.Paused, row.Left = v.text(now.Paused), "paused"
-		}
-		list = append(list, row)
-	}
+	var all []progress
 	for _, s := range v.Streams {
-		add(s, past[s.Name])
+		all = append(all, progress{s, past[s.Name]})
 		delete(past, s.Name)
 	}
 	for name, h := range past {
-		add(Stream{Name: name}, h)
+		all = append(all, progress{Stream{Name: name}, h})
 	}
-	slices.SortFunc(list, func(a, b streamRow) int {
-		return cmp.Or(cmp.Compare(b.remaining, a.remaining), cmp.Compare(a.Name, b.Name))
+	slices.SortFunc(all, func(a, b progress) int {
+		return cmp.Or(cmp.Compare(b.remaining(), a.remaining()), b.past.Last.Compare(a.past.Last), cmp.Compare(a.Name, b.Name))
 	})
-	return list
+	all, more = first(all, maxStreamRows)
+	for _, p := range all {
+		list = append(list, v.streamRow(p))
+	}
+	return list, more
+}
+
+func (v *view) streamRow(p progress) streamRow {
+	remaining, done := p.remaining(), p.past.Sent+p.past.Bounced+p.past.Ended
+	row := streamRow{
+		Name: v.text(p.Name), Done: number(done), Total: number(done + remaining), Bounced: number(p.past.Bounced),
+		Deferred: number(p.Deferred), Percent: 100, Left: "done",
+	}
+	if p.Name == "" {
+		row.Name = "(no stream)"
+	}
+	if remaining > 0 {
+		row.Percent, row.Left = int(100*int64(done)/int64(done+remaining)), "—"
+		if d, ok := left(remaining, p.past.Rate); ok {
+			row.Left = about(d)
+		}
+	}
+	if p.Paused != "" {
+		row.Paused, row.Left = v.text(p.Paused), "paused"
+	}
+	return row
 }
 
 type classRow struct {
@@ -385,57 +292,6 @@ var meanings = map[outcome.Class]string{
 	outcome.ClassSuspended:      "mailbox disabled or unused",
 	outcome.ClassUndefined:      "the reply does not tell",
 	outcome.ClassNone:           "no reason given",
-}
-
-// sitePage explains one site.
-type sitePage struct {
-	Name     string
-	Headline string
-	Why      string
-	Figures  []figure
-	Spans    []spanLink
-	Charts   []chart
-	Changes  []changeRow
-}
-
-type changeRow struct{ At, What, Cause string }
-
-func (h *Handler) site(v *view) (any, *problem) {
-	name := v.query.Get("name")
-	at := slices.IndexFunc(v.Sites, func(s Site) bool { return s.Name == name })
-	changes, ok := v.changes(name)
-	if at < 0 || !ok {
-		return nil, &problem{http.StatusNotFound, fmt.Sprintf("No site %q is known at the moment; one that has had no mail for an hour is forgotten.", v.text(name))}
-	}
-	s := v.Sites[at]
-	p := sitePage{Name: v.text(s.Name), Headline: v.doing(s), Why: v.text(s.why())}
-	pace := "no limit"
-	if s.Pace > 0 {
-		pace = amount(s.Pace) + "/s"
-	}
-	wants := "wants " + number(max(s.Target, s.Sessions))
-	if s.Opening > 0 {
-		wants += ", " + number(s.Opening) + " connecting"
-	}
-	p.Figures = []figure{
-		{"Backlog", number(s.Waiting), "ready to go"},
-		{"Rate", amount(v.rates[name]) + "/s", "deliveries"},
-		{"Sessions", number(s.Sessions), wants},
-		{"Pace", pace, "queue " + shown(s.Queue)},
-	}
-	span, links := v.span(siteLink(name))
-	p.Spans, p.Charts = links, v.siteCharts(name, span)
-	for _, c := range slices.Backward(changes) {
-		row := changeRow{At: clock(c.At, v.Time), What: plural(c.To, "session"), Cause: v.text(c.Cause)}
-		if c.From != c.To {
-			row.What = number(c.From) + " → " + row.What
-		}
-		if c.Pace > 0 {
-			row.What += ", at most " + amount(c.Pace) + " messages a second"
-		}
-		p.Changes = append(p.Changes, row)
-	}
-	return p, nil
 }
 
 // failuresPage lists recent failures, with addresses.
