@@ -75,6 +75,9 @@ var providers = []sink.Provider{
 }
 
 func (l *life) live(ctx context.Context) error {
+	if err := l.host(ctx); err != nil {
+		return err
+	}
 	internet, err := sink.New(sink.Options{Port: 25, DNS: "127.0.0.1:53"})
 	if err != nil {
 		return err
@@ -85,9 +88,6 @@ func (l *life) live(ctx context.Context) error {
 		if err := internet.Add(p); err != nil {
 			return err
 		}
-	}
-	if err := l.host(ctx); err != nil {
-		return err
 	}
 	before, err := look(ctx)
 	if err != nil {

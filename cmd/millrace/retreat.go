@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/milter"
+)
+
+// retreatCmd makes Millrace safe to remove.
+type retreatCmd struct {
+	Deliver       bool   `help:"Deliver here what is queued, instead of handing it back. That may take days."`
+	Check         bool   `help:"Only say whether Millrace may be removed: exit code 0 if it may."`
+	PostfixConfig string `placeholder:"DIR" help:"Postfix's configuration directory, as for millrace setup."`
+	Yes           bool   `help:"Do not ask."`
+}
+
+func (c *retreatCmd) Help() string {
+	return `The way back to the host's MTA alone, in this order:
+
+  1. the milter diverts nothing more (as by millrace drain)
+  2. every queued message goes back to Postfix, paced, which delivers it
+     (with --deliver Millrace delivers it itself)
+  3. Postfix's configuration becomes what it was before millrace setup
+  4. it says that Millrace may be removed
+
+It may be interrupted and run again at any point. Until 3 nothing is final:
+millrace drain --end lets Millrace go on as before.
+
+Examples:
+  millrace retreat
+  millrace retreat --check && apt-get remove millrace`
+}
+
+func (c *retreatCmd) Run(ctx context.Context, g *globals) error {
+	cfg, _, err := g.Load()
+	if err != nil {
+		return err
+	}
+	if c.Check {
+		return c.check(ctx, g, cfg)
+	}
+	client := control.NewClient(cfg.Agent.Control)
+	defer client.Close()
+	if err := c.empty(ctx, cfg, client); err != nil {
+		return err
+	}
+	undo := setupCmd{PostfixConfig: c.PostfixConfig, Yes: c.Yes}
+	if err := undo.undo(ctx, g); err != nil && !errors.Is(err, postconf.ErrNone) {
+		return err
+	}
+	if err := c.check(ctx, g, cfg); err != nil {
+		return err
+	}
+	fmt.Println("Millrace may be removed now: apt-get remove millrace")
+	return nil
+}
+
+// empty has the milter divert nothing more, and waits until nothing is queued.
+func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *control.Client) error {
+	left, err := queued(ctx, cfg, client)
+	if err != nil {
+		return err
+	}
+	if left > 0 && !c.Deliver {
+		question := fmt.Sprintf("Divert nothing more, and hand %s back to Postfix?", count(left, "recipient"))
+		if err := consent(c.Yes, question, "this hands queued mail back", "nothing was changed"); err != nil {
+			return err
+		}
+	}
+	if err := beginDrain(cfg); err != nil {
+		return err
+	}
+	_, err = client.Status(ctx)
+	if errors.Is(err, control.ErrNotRunning) {
+		if left > 0 {
+			return fmt.Errorf("%s queued, and only a running millrace-agent can hand them back: %w", count(left, "recipient"), err)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c.Deliver {
+		return drained(ctx, client)
+	}
+	// A message whose commit was under way when the drain began may be late.
+	for settled := time.Now().Add(milter.DrainSettles); ; {
+		if err := handBack(ctx, client, control.Filter{All: true}, os.Stdout, true); err != nil {
+			return err
+		}
+		err := follow(ctx, os.Stdout, "the agent goes on handing back; run millrace retreat again", func() (string, bool, error) {
+			r, err := client.Return(ctx)
+			return returning(&r), r.Left() == 0, err
+		})
+		if err != nil {
+			return err
+		}
+		st, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Waiting+st.Deferred+st.Active == 0 && time.Now().After(settled) {
+			return nil
+		}
+		select {
+		case <-time.After(followEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// check says what stands in the way of a removal.
+func (c *retreatCmd) check(ctx context.Context, g *globals, cfg *config.Config) error {
+	client := control.NewClient(cfg.Agent.Control)
+	defer client.Close()
+	left, err := queued(ctx, cfg, client)
+	if err != nil {
+		return err
+	}
+	var wrong error
+	if left > 0 {
+		wrong = errors.Join(wrong, fmt.Errorf("%s queued in %s", count(left, "recipient"), cfg.Spool.Directory))
+	}
+	plan, err := postconf.Undo(ctx, cfg, postconf.SetupOptions{Dir: c.PostfixConfig})
+	switch {
+	case errors.Is(err, postconf.ErrNone):
+	case err != nil:
+		return err
+	default:
+		for _, change := range plan.Changes {
+			wrong = errors.Join(wrong, fmt.Errorf("%s still names Millrace", change.Path))
+		}
+		for _, n := range plan.ByHand {
+			wrong = errors.Join(wrong, errors.New(n))
+		}
+	}
+	own := filepath.Join(filepath.Dir(g.Config), hostFile)
+	if _, err := os.Stat(own); err == nil {
+		wrong = errors.Join(wrong, fmt.Errorf("%s is there, of millrace setup", own))
+	}
+	return wrong
+}
+
+// queued counts the recipients that are not done: the agent knows, and without one
+// the spool does.
+func queued(ctx context.Context, cfg *config.Config, client *control.Client) (int, error) {
+	st, err := client.Status(ctx)
+	if err == nil {
+		return st.Waiting + st.Deferred + st.Active, nil
+	}
+	if !errors.Is(err, control.ErrNotRunning) {
+		return 0, err
+	}
+	r, err := spool.OpenReader(cfg.Spool.Directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	stats, err := r.Stats()
+	return int(stats.Recipients[spool.Queued] + stats.Pending + stats.Damaged), err
+}
