@@ -128,7 +128,7 @@ var faults = map[route.Reason]outcome.Fault{
 
 // retries is what a queue says about retries, and what receivers' replies mean.
 func (s *settings) retries(q *config.Queue) outcome.Policy {
-	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, Rules: s.replies}
+	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, Return: time.Duration(q.HandbackAfter), Rules: s.replies}
 }
 
 // policy is that of the configuration in force.
