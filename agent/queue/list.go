@@ -161,6 +161,20 @@ func (q *Queue) Reason(domain string) string {
 	return d.dest.reason
 }
 
+// AtRelay returns how many recipients wait for the hand-back relay, and how many more
+// are in a transaction there or deferred.
+func (q *Queue) AtRelay() (waiting, others int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d := q.domains[q.o.Relay]; d != nil {
+		for _, l := range d.lanes {
+			waiting += l.n
+			others += l.refs - l.n
+		}
+	}
+	return waiting, others
+}
+
 // Overdue takes out recipients that wait, but cannot be tried since their
 // domain has no way or no session of their destination is up, and that are older than
 // expire says for their domain. The owner settles each job.
