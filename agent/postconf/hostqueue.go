@@ -66,8 +66,9 @@ func queueDirectory(ctx context.Context) (string, error) {
 // file that moves on meanwhile may be counted in both queues or in none.
 func (h *HostQueue) files() (n int, err error) {
 	for _, queue := range []string{"incoming", "active"} {
-		err := filepath.WalkDir(filepath.Join(h.dir, queue), func(_ string, d fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
+		top := filepath.Join(h.dir, queue)
+		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) && path != top {
 				return nil
 			}
 			if err == nil && !d.IsDir() {
