@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -107,7 +108,7 @@ func (a *Agent) heedHost(ctx context.Context) {
 		wait = lookEvery
 		set := a.now.Load()
 		most := int(set.config.Handback.MaxHostQueue)
-		if waiting, _ := a.queue.AtRelay(); most == 0 || waiting == 0 {
+		if most == 0 || a.queue.Waiting(set.relay) == 0 {
 			a.hostQueue.Store(nil)
 			continue
 		}
@@ -123,8 +124,11 @@ func (a *Agent) heedHost(ctx context.Context) {
 			wait = askHostEvery
 			if !unknown {
 				unknown = true
-				a.log.Warn("the length of the host's queue is not known, so max_host_queue is not kept; max_message_rate is",
-					"err", err, "remedy", "add the agent's user to the group postdrop, or let it read Postfix's incoming and active directories")
+				remedy := "add the agent's user to the group postdrop, or let it read Postfix's incoming and active directories"
+				if errors.Is(err, postconf.ErrNone) {
+					remedy = "none without Postfix; set max_host_queue = 0"
+				}
+				a.log.Warn("the length of the host's queue is not known, so max_host_queue is not kept; max_message_rate is", "err", err, "remedy", remedy)
 			}
 			continue
 		}

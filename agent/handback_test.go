@@ -153,3 +153,21 @@ func TestTheWayBackHasAPaceOfItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestHostQueueThatIsNotKnownIsToldOnce: the rate alone bounds what goes back then.
+func TestHostQueueThatIsNotKnownIsToldOnce(t *testing.T) {
+	t.Setenv("MAIL_CONFIG", t.TempDir()) // no Postfix was ever set up there
+	s := newStage(t, func(c *config.Config) {
+		c.Handback.MaxHostQueue, c.Handback.MaxMessageRate = 1, 5
+		c.General.Route = config.Route{Kind: config.RouteHandback}
+	})
+	s.start()
+	const n = 15 // which takes two or three looks
+	for i := range n {
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("r%d@far.test", i))
+	}
+	s.until("all are with the host", func() bool { return len(s.at("host")) == n && s.empty() })
+	if told := strings.Count(s.log.String(), "max_host_queue is not kept"); told != 1 {
+		t.Errorf("told %d times:\n%s", told, s.log)
+	}
+}
