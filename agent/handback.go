@@ -63,6 +63,7 @@ func (a *Agent) Return() control.Return {
 	set := a.now.Load()
 	r := control.Return{Relay: set.config.Handback.Relay, Done: a.returned.Load(), HostQueue: -1}
 	r.Waiting, r.Later = a.queue.AtRelay()
+	r.Stuck = a.queue.Stuck()
 	if h := a.hostQueue.Load(); h != nil && set.config.Handback.MaxHostQueue > 0 {
 		r.HostQueue = h.length
 		if time.Now().Before(h.held) {

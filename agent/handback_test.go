@@ -132,7 +132,7 @@ func TestWhatTheHostRefusesStaysWithUs(t *testing.T) {
 	s.stop()
 	s.start()
 	check("after a restart")
-	if back, err := s.admin().Return(t.Context()); err != nil || back.Left() != 2 || back.Done != 0 {
+	if back, err := s.admin().Return(t.Context()); err != nil || back.Left() != 2 || back.Stuck != 2 || back.Done != 0 {
 		t.Errorf("%+v, %v", back, err)
 	}
 	if n := len(s.at("host")); n != 0 {

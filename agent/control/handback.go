@@ -10,6 +10,7 @@ type Return struct {
 	Relay   string `json:"relay"`   // the host's port, "host:port"
 	Waiting int    `json:"waiting"` // recipients that go there next, of reports too
 	Later   int    `json:"later"`   // in a transaction, or not taken yet by the host: tried again
+	Stuck   int    `json:"stuck"`   // of both, what the host has refused for good
 	Done    int64  `json:"done"`    // handed back since the agent's start
 	// HostQueue is the length of the host's incoming and active queues when it was
 	// looked at last; -1 if that was not, or could not be done.

@@ -72,6 +72,9 @@ func (c *handbackCmd) Run(ctx context.Context, g *globals) error {
 	}
 	return follow(ctx, os.Stdout, "the agent goes on handing back", func() (string, bool, error) {
 		r, err := client.Return(ctx)
+		if err == nil && r.Stuck > 0 && r.Stuck == r.Left() {
+			err = fmt.Errorf("%s: the host refuses what is left, and millrace queue says why; it stays here and is tried once an hour", returning(&r))
+		}
 		return returning(&r), r.Left() == 0, err
 	})
 }
@@ -114,6 +117,9 @@ func returning(r *control.Return) string {
 	s := fmt.Sprintf("%d handed back, %d waiting", r.Done, r.Waiting)
 	if r.Later > 0 {
 		s += fmt.Sprintf(", %d under way or not taken by the host for now", r.Later)
+	}
+	if r.Stuck > 0 {
+		s += fmt.Sprintf(", of them %d stuck", r.Stuck)
 	}
 	if r.HostQueue >= 0 {
 		s += fmt.Sprintf("; host's queue %d", r.HostQueue)

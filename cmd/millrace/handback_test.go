@@ -71,6 +71,9 @@ func TestProgressIsShownUntilTheEnd(t *testing.T) {
 	if err != nil || out.String() != want {
 		t.Errorf("%q, %v", out.String(), err)
 	}
+	if s := returning(&control.Return{Later: 2, Stuck: 2, HostQueue: -1}); s != "0 handed back, 0 waiting, 2 under way or not taken by the host for now, of them 2 stuck" {
+		t.Errorf("%q", s)
+	}
 	if s := returning(&states[1]); s != "6 handed back, 4 waiting; host's queue 6000 (held: enough)" {
 		t.Errorf("%q", s)
 	}

@@ -32,7 +32,7 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 	if err != nil || sent.Messages != n {
 		t.Fatalf("%d of %d messages taken: %v %v", sent.Messages, n, sent.Err, err)
 	}
-	r.until("all wait in Millrace", func() bool { return r.queued() == n })
+	r.until("all wait in Millrace", func() bool { return r.left() == n })
 	if said := r.verb("handback", "--all", "--yes"); !strings.Contains(said, "60 recipients on the way") {
 		t.Errorf("millrace handback said: %s", said)
 	}
@@ -89,7 +89,7 @@ func TestDrain(t *testing.T) {
 	if !strings.Contains(line, "verdict=delrcpt") {
 		t.Fatalf("not diverted: %s", line)
 	}
-	r.until("it waits", func() bool { return r.queued() == 1 })
+	r.until("it waits", func() bool { return r.left() == 1 })
 	r.verb("drain")
 	during, _ := p.diverts(false, 0)
 	r.stop(r.millrace.Milter, r.millrace.Agent)
@@ -108,8 +108,8 @@ func TestDrain(t *testing.T) {
 		n, err := r.postfix.QueueLength(r.ctx)
 		return err == nil && n == 0
 	})
-	if said := r.verb("drain", "--wait"); !strings.HasSuffix(said, "no recipients left: 0 waiting, 0 deferred, 0 under way\n") || r.queued() != 0 {
-		t.Errorf("with %d left, millrace drain said:\n%s", r.queued(), said)
+	if said := r.verb("drain", "--wait"); !strings.HasSuffix(said, "no recipients left: 0 waiting, 0 deferred, 0 under way\n") || r.left() != 0 {
+		t.Errorf("with %d left, millrace drain said:\n%s", r.left(), said)
 	}
 	p.way(before, true)
 	p.way(during, false)

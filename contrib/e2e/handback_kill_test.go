@@ -39,7 +39,7 @@ func TestHandBackWhileBothSidesAreKilled(t *testing.T) {
 	if err != nil || sent.Messages != handbacks {
 		t.Fatalf("%d of %d messages taken: %v %v", sent.Messages, handbacks, sent.Err, err)
 	}
-	r.until("all wait in Millrace", func() bool { return r.queued() == handbacks })
+	r.until("all wait in Millrace", func() bool { return r.left() == handbacks })
 
 	// ask tells the agent to hand all back, again and again as an admin would whose
 	// command broke off.
@@ -80,7 +80,7 @@ func TestHandBackWhileBothSidesAreKilled(t *testing.T) {
 	if err := <-asked; err != nil {
 		t.Fatal(err)
 	}
-	r.until("nothing is left with Millrace", func() bool { return r.queued() == 0 })
+	r.until("nothing is left with Millrace", func() bool { return r.left() == 0 })
 	rep := r.accounts(sent.Ledger)
 	if len(rep.Lost)+len(rep.Altered)+len(rep.Stray) > 0 {
 		t.Errorf("ledgers: %s", rep)

@@ -33,8 +33,8 @@ func (r *room) verb(args ...string) string {
 	return string(out)
 }
 
-// queued is how many recipients Millrace has.
-func (r *room) queued() int {
+// left is how many recipients Millrace has.
+func (r *room) left() int {
 	r.t.Helper()
 	st, err := control.NewClient(r.millrace.Control()).Status(r.ctx)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestHandedBackMailSurvivesAHostileMainCF(t *testing.T) {
 	const copies = "archive@lab.test"
 	r.mailbox(copies, n+1)
 	all := sent.Ledger.Len() + 1
-	r.until("all are in Millrace's queue", func() bool { return r.queued() == all })
+	r.until("all are in Millrace's queue", func() bool { return r.left() == all })
 
 	for name, value := range hostile() {
 		if err := r.postfix.Set(r.ctx, name, value); err != nil {
