@@ -85,33 +85,11 @@ func (a *Agent) Cancel(ctx context.Context, f control.Filter) (done control.Sele
 	if f.Empty() {
 		return done, fmt.Errorf("the filter is empty; say all to cancel everything")
 	}
-	sel := selection{agent: a, filter: f}
-	for end := time.Now().Add(patience); ; {
-		n := 0
-		done.Active, err = sel.each(ctx, func(e *spool.Envelope, job queue.Job) { a.cancel(e, job); n += len(job.Items) })
-		done.Recipients += n
-		if err != nil || done.Active == 0 || time.Now().After(end) {
-			break
-		}
-		select {
-		case <-time.After(glance):
-		case <-ctx.Done(): // the next look tells
-		}
-	}
+	done, err = a.sweep(ctx, selection{agent: a, filter: f}, outcome.Decision{
+		Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin",
+	})
 	a.log.Info("cancelled", "filter", fmt.Sprintf("%+v", f), "nrcpt", done.Recipients, "active", done.Active)
 	return done, err
-}
-
-// cancel ends a job that was taken out of the queue.
-func (a *Agent) cancel(e *spool.Envelope, job queue.Job) {
-	r := report{agent: a, envelope: e, job: job, way: queue.Way{Queue: a.now.Load().policy(job.Domain)}}
-	for _, item := range job.Items {
-		r.fates = append(r.fates, fate{item: item, decision: outcome.Decision{
-			Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin",
-		}})
-	}
-	done, _ := r.settle(nil, nil)
-	a.queue.Settle(done)
 }
 
 // selection finds what a filter selects. What only the envelope tells is read
@@ -119,6 +97,7 @@ func (a *Agent) cancel(e *spool.Envelope, job queue.Job) {
 type selection struct {
 	agent  *Agent
 	filter control.Filter
+	away   bool // leaves out what waits for the host already
 	last   spool.ID
 	env    *spool.Envelope
 	fits   bool // the envelope
@@ -151,7 +130,7 @@ func (s *selection) each(ctx context.Context, yield func(*spool.Envelope, queue.
 // entry looks at what the queue knows.
 func (s *selection) entry(e *queue.Entry) bool {
 	f := &s.filter
-	return (f.ID == "" || strings.EqualFold(f.ID, e.ID.String())) &&
+	return !(s.away && e.Domain == s.agent.now.Load().relay) && (f.ID == "" || strings.EqualFold(f.ID, e.ID.String())) &&
 		(f.Stream == "" || f.Stream == e.Stream) &&
 		(f.Queue == "" || f.Queue == e.Queue) &&
 		(f.Site == "" || f.Site == e.Site) &&

@@ -15,7 +15,7 @@
 // number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
 // page.go shows it all on the status page (package web). host.go asks what the host's
-// Postfix does that diverted mail does not meet.
+// Postfix does that diverted mail does not meet, and handback.go gives mail back to it.
 package agent
 
 import (
@@ -62,6 +62,9 @@ type Agent struct {
 	stalled  atomic.Int32             // sessions that cannot write an outcome
 	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
 	reloaded chan struct{}            // wakes watchHost
+
+	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
+	returned  atomic.Int64              // recipients handed back since the start
 
 	settingMu sync.Mutex // one change of a stream's setting at a time
 	heeded    heeded
@@ -195,11 +198,11 @@ func ownAddresses() []netip.Addr {
 func (a *Agent) Reload(c *config.Config) error {
 	old := a.now.Load().config
 	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control ||
-		c.Agent.HTTP.Listen != old.Agent.HTTP.Listen || c.Handback != old.Handback {
+		c.Agent.HTTP.Listen != old.Agent.HTTP.Listen || c.Handback.Relay != old.Handback.Relay {
 		a.log.Warn("spool.directory, agent.control, agent.http.listen and handback.relay change only with a restart")
 	}
 	next := *c
-	next.Spool.Directory, next.Agent.Control, next.Handback = old.Spool.Directory, old.Agent.Control, old.Handback
+	next.Spool.Directory, next.Agent.Control, next.Handback.Relay = old.Spool.Directory, old.Agent.Control, old.Handback.Relay
 	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
 	set, err := newSettings(&next, a.log)
 	if err != nil {
@@ -254,6 +257,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.sendNotices(late) })
 	base.Go(func() { a.keepHistory(late) })
+	base.Go(func() { a.heedHost(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,8 +99,8 @@ func (a *Agent) noteDamage(seen int) int {
 // expireEvery is how often mail that cannot be tried is looked at for expiry.
 const expireEvery = time.Minute
 
-// expire fails mail that grew too old while its destination was down or
-// its domain had no way.
+// expire fails mail that grew too old while its destination was down or its domain
+// had no way, or gives it back to the host.
 func (a *Agent) expire(ctx context.Context) {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
@@ -111,7 +112,9 @@ func (a *Agent) expire(ctx context.Context) {
 		}
 		set := a.now.Load()
 		a.queue.Overdue(time.Now(),
-			func(domain string) time.Duration { return set.policy(domain).Expire },
+			func(domain string) time.Duration {
+				return cmp.Or(time.Duration(set.policy(domain).HandbackAfter), set.policy(domain).Expire)
+			},
 			func(job queue.Job, reason string) {
 				a.queue.Settle(a.fail(job, set.policy(job.Domain), outcome.Attempt{
 					Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason,

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/millrace/millrace/agent/spool"
 )
 
 // health serves /healthz, /readyz and the status page on [agent.http] listen until ctx
@@ -42,11 +44,24 @@ func answer(w http.ResponseWriter, wrong []string) {
 	}
 }
 
+// begun says since when, if that is known.
+func begun(since time.Time) string {
+	if since.IsZero() {
+		return ""
+	}
+	return " since " + since.Format(time.RFC3339)
+}
+
 // notReady says what an admin must look at. Nothing here stops mail.
 func (a *Agent) notReady() []string {
 	var wrong []string
 	if !a.loaded.Load() {
 		wrong = append(wrong, "the spool is being read")
+	}
+	if since, on, err := spool.Draining(a.now.Load().config.Spool.Directory); err != nil {
+		wrong = append(wrong, err.Error())
+	} else if on {
+		wrong = append(wrong, "the spool is being drained"+begun(since)+": the milter diverts nothing until millrace drain --end")
 	}
 	if a.stalled.Load() > 0 {
 		wrong = append(wrong, "outcomes cannot be written to the journal; nothing new is sent")

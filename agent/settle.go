@@ -123,10 +123,14 @@ func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.S
 	for _, f := range r.fates {
 		s := f.settled(r.way.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
 		if !s.Untried {
+			tries := min(f.item.Tries+1, math.MaxUint16)
+			if s.Handback {
+				tries = 0 // at the host they are counted anew
+			}
 			events = append(events, spool.Event{
 				ID: r.job.ID, Recipient: f.item.Ordinal,
 				State: spool.State{
-					Status: s.Status, Handback: s.Handback || r.way.Handback && s.Status == spool.Queued, Tries: uint16(min(f.item.Tries+1, math.MaxUint16)),
+					Status: s.Status, Handback: s.Handback || r.way.Handback && s.Status == spool.Queued, Tries: uint16(tries),
 					Class: uint8(f.decision.Class), Stuck: s.Stuck, Due: s.Due, Reply: s.Reason,
 				},
 			})
@@ -189,6 +193,11 @@ func (a *Agent) record(events []spool.Event) bool {
 		}
 		switch {
 		case err == nil:
+			for i := range events {
+				if events[i].State.Status == spool.HandedBack {
+					a.returned.Add(1)
+				}
+			}
 			return true
 		case errors.Is(err, spool.ErrFinal), errors.Is(err, spool.ErrNotFound):
 			// Somebody else settled it, as when an admin cancels mail in flight. The

@@ -128,7 +128,7 @@ var faults = map[route.Reason]outcome.Fault{
 
 // retries is what a queue says about retries, and what receivers' replies mean.
 func (s *settings) retries(q *config.Queue) outcome.Policy {
-	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, Rules: s.replies}
+	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, Return: time.Duration(q.HandbackAfter), Rules: s.replies}
 }
 
 // policy is that of the configuration in force.
@@ -176,12 +176,13 @@ func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
 const handbackSessions = 4
 
 // handback is the way back to the host MTA. It takes the general queue's
-// values, but few sessions, and the host's own limits decide the rest.
+// values, but few sessions and a pace of its own.
 func (s *settings) handback() queue.Way {
 	q := s.config.General
 	q.Name = "handback"
 	q.Route = config.Route{Kind: config.RouteHandback}
 	q.MaxSessions = min(q.MaxSessions, handbackSessions)
+	q.MaxMessageRate = s.config.Handback.MaxMessageRate
 	q.TLS = config.TLSNone // loopback, or the admin's own network
 	q.RelayWrappermode, q.RelayAuth = false, nil
 	return queue.Way{Queue: &q, Relay: s.config.Handback.Relay, Site: s.relay, Key: s.relay, Handback: true}

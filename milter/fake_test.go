@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ type fakeSpool struct {
 	err     error // of Append
 	room    error
 	silence time.Duration
+	drains  atomic.Bool
 	reached chan struct{} // closed when Append has all of the content
 	hold    chan struct{} // if set, Append waits for it then, as long as its context lives
 	stalled chan struct{} // if set, Append waits for it before it reads, whatever its context says
@@ -91,6 +93,8 @@ func (f *fakeSpool) Append(ctx context.Context, e *spool.Envelope, r io.Reader) 
 
 func (f *fakeSpool) Room() error                          { return f.room }
 func (f *fakeSpool) AgentSilence(time.Time) time.Duration { return f.silence }
+
+func (f *fakeSpool) Draining(time.Time) bool { return f.drains.Load() }
 
 func (f *fakeSpool) all() []*kept {
 	f.mu.Lock()

@@ -32,7 +32,8 @@
 //
 // Trouble stays here: content that could not leave unchanged, a spool that is
 // full or fails, an agent that is silent too long leave the mail with the host,
-// with one log line that says why.
+// with one log line that says why. So does a drain (millrace drain): the milter then
+// observes, whatever its mode, and what it has not begun to commit it leaves.
 package milter
 
 import (
@@ -62,6 +63,8 @@ type Spool interface {
 	Room() error
 	// AgentSilence is how long before now the agent gave its last sign of life.
 	AgentSilence(now time.Time) time.Duration
+	// Draining says that an admin wants nothing more to be appended.
+	Draining(now time.Time) bool
 }
 
 // Receipt stands for a durable message; either call settles it.
@@ -112,6 +115,7 @@ type Server struct {
 	full   throttle // and about a spool without room
 	busy   throttle // and about too many large messages at a time
 	slow   trouble  // the spool took too long over a message
+	drains throttle // and a word about a drain, lest it be forgotten
 
 	connections atomic.Uint64 // so far
 	flow        flowDelay

@@ -96,10 +96,10 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if err != nil {
 		return s.leave(err.Error())
 	}
-	if cfg.Milter.Mode != config.Divert {
+	now := time.Now()
+	if cfg.Milter.Mode != config.Divert || s.draining(now) {
 		return s.end("observe", s.d.Reason, wire.Verdict{Action: wire.Accept})
 	}
-	now := time.Now()
 	if silence := s.server.spool.AgentSilence(now); silence > cfg.Milter.AgentGrace {
 		if s.server.silent.pass(now) {
 			s.server.log.Warn("agent gives no sign of life, leaving mail with the host", "silence", silence.Round(time.Second).String())
@@ -117,6 +117,17 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	}
 	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content, most)
 	return wire.Verdict{Action: wire.Continue}
+}
+
+// draining says, and tells now and then, that the spool takes nothing more.
+func (s *session) draining(now time.Time) bool {
+	if !s.server.spool.Draining(now) {
+		return false
+	}
+	if s.server.drains.pass(now) {
+		s.server.log.Warn("draining: bulk mail stays with the host until millrace drain --end")
+	}
+	return true
 }
 
 // head puts the header together as it goes to the spool, of at most so many octets
@@ -143,8 +154,17 @@ func (s *session) Body(chunk []byte) {
 	}
 }
 
+// DrainSettles is how long after a drain began the last message may still come into
+// the spool: one whose commit was under way.
+const DrainSettles = commitTime + time.Second
+
 // EndOfMessage waits for the commit and prepares the verdict.
 func (s *session) EndOfMessage(context.Context) wire.Verdict {
+	if s.draining(time.Now()) {
+		s.upload.giveUp(errDraining)
+		s.upload = nil
+		return s.leave(errDraining.Error())
+	}
 	receipt, err := s.upload.finish()
 	s.upload = nil
 	if err == nil {

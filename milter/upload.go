@@ -33,8 +33,10 @@ const stallTime = 5 * time.Second
 type unfit struct{ error }
 
 var (
-	errTooBig  = unfit{errors.New("message is larger than max_message_size")}
-	errBusy    = unfit{errors.New("max_bodies large messages are arriving already")}
+	errTooBig   = unfit{errors.New("message is larger than max_message_size")}
+	errBusy     = unfit{errors.New("max_bodies large messages are arriving already")}
+	errDraining = errors.New("the spool is being drained")
+
 	errStalled = fmt.Errorf("spool took nothing for %s", stallTime)
 	errLate    = fmt.Errorf("spool did not commit the message within %s", commitTime)
 )

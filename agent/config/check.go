@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // check looks at the merged configuration as a whole, and completes what only
@@ -254,6 +255,13 @@ func (l *loader) checkName(q *Queue, path string, names map[string]*Queue) {
 func (l *loader) checkSchedule(q *Queue, path string) {
 	if l.given(path+".retry") && len(q.Retry) == 0 {
 		l.fail(path+".retry", remedy("retry: an empty list", `say how long to wait after a deferral, like "15m"`))
+	}
+	after, expire := path+".handback_after", path+".expire"
+	if q.HandbackAfter == 0 || time.Duration(q.HandbackAfter) < q.Expire || l.bad[after] || l.bad[expire] {
+		return
+	}
+	if l.given(after) || l.given(expire) {
+		l.fail(after, remedy("handback_after: the mail has expired before, see expire", `write a shorter time, or "" for never`))
 	}
 }
 

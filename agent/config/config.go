@@ -314,6 +314,15 @@ type Handback struct {
 	// Relay is "host:port" of a host MTA's port without our milter.
 	// Default: "127.0.0.1:10626".
 	Relay string `toml:"relay"`
+	// MaxMessageRate bounds the messages per time that go there, reports too;
+	// "" is no limit. Default: "50/s", about a tenth of what Postfix takes on a
+	// small machine.
+	MaxMessageRate Rate `toml:"max_message_rate"`
+	// MaxHostQueue is how many messages the host's Postfix may have in its incoming
+	// and active queues; above that nothing goes back. 0 does not look. Default:
+	// 5000, a quarter of Postfix's qmgr_message_active_limit: mail of people still
+	// finds a place there.
+	MaxHostQueue Count `toml:"max_host_queue"`
 }
 
 // TLS is the least protection of a queue's connections. MTA-STS and DANE raise
@@ -388,6 +397,9 @@ type Queue struct {
 	DelayWarningTime Age `toml:"delay_warning_time"`
 	// Expire is after what age undelivered mail is returned. Default: "5d".
 	Expire time.Duration `toml:"expire"`
+	// HandbackAfter is the age at which mail that a receiver defers goes back to the
+	// host MTA, which tries on; "" is never. Default: "".
+	HandbackAfter Age `toml:"handback_after"`
 	// TLS is "none", "opportunistic", "required" or "verify"; MTA-STS and DANE
 	// raise all but "none". Default: "opportunistic".
 	TLS TLS `toml:"tls"`
@@ -465,7 +477,7 @@ func defaults() *Config {
 
 			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
-		Handback: Handback{Relay: "127.0.0.1:10626"},
+		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,

@@ -32,7 +32,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 			MaxSessions: 2000, StateDirectory: "/var/lib/millrace", DANE: "auto", TLSMinVersion: "1.2",
 			HTTP: HTTP{Listen: "127.0.0.1:8891"},
 		},
-		Handback: Handback{Relay: "127.0.0.1:10626"},
+		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
 		Suppression: Suppression{
 			Mode: "advise", After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: "stream", Notify: true,

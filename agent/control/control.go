@@ -80,6 +80,10 @@ type Backend interface {
 	// Cancel ends the selected recipients; it tries again for those in
 	// transactions until ctx ends or some seconds have passed.
 	Cancel(ctx context.Context, f Filter) (Selected, error)
+	// HandBack sends the selected recipients to the host MTA, as Cancel ends them.
+	HandBack(ctx context.Context, f Filter) (Selected, error)
+	// Return is the state of that.
+	Return() Return
 	// HostMail takes counts of the host MTA's own recipients, by domain.
 	HostMail(counts map[string]int)
 	// Why explains a site; ErrUnknown if there is none of the name.
@@ -138,6 +142,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 	})
 	admin(mux, b)
 	suppression(mux, b)
+	handback(mux, b)
 	s := &Server{listener: l, http: &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,

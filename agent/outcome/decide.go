@@ -27,6 +27,9 @@ func (p Policy) Decide(now time.Time, a Attempt) Decision {
 	case p.expired(now, &a):
 		d.Action, d.Class, d.Enhanced = Bounce, ClassExpired, "4.4.7"
 		d.Reason = fmt.Sprintf("message expired after %s in the queue: %s", days(p.Expire), d.Reason)
+	case p.Return > 0 && old(now, &a, p.Return):
+		d.Action = HandBack
+		d.Reason = fmt.Sprintf("deferred for %s: %s", days(p.Return), d.Reason)
 	default:
 		d.Action, d.Due = Retry, p.due(now, &a, r.class)
 	}
@@ -69,7 +72,12 @@ func (p Policy) wait(tries int) time.Duration {
 
 // expired says whether a failure now is final.
 func (p Policy) expired(now time.Time, a *Attempt) bool {
-	return p.Expire > 0 && !a.Born.IsZero() && !now.Before(a.Born.Add(p.Expire))
+	return p.Expire > 0 && old(now, a, p.Expire)
+}
+
+// old says whether the message has reached an age.
+func old(now time.Time, a *Attempt, age time.Duration) bool {
+	return !a.Born.IsZero() && !now.Before(a.Born.Add(age))
 }
 
 // greylistWait is the first retry of what was greylisted: receivers let a pair of
@@ -79,16 +87,17 @@ const greylistWait = 2 * time.Minute
 // jitter is how much of a wait luck may add.
 const jitter = 0.1
 
-// due is the next try: never after expiry, so that the last one is made then.
+// due is the next try: never after expiry or the return to the host, so that the
+// last one is made then.
 func (p Policy) due(now time.Time, a *Attempt, c Class) time.Time {
 	wait := p.wait(a.Tries)
 	if c == ClassGreylisted && a.Tries == 0 {
 		wait = min(wait, greylistWait)
 	}
 	due := now.Add(wait + time.Duration(float64(wait)*jitter*a.Luck))
-	if p.Expire > 0 && !a.Born.IsZero() {
-		if end := a.Born.Add(p.Expire); due.After(end) {
-			return end
+	for _, age := range [...]time.Duration{p.Expire, p.Return} {
+		if end := a.Born.Add(age); age > 0 && !a.Born.IsZero() && due.After(end) {
+			due = end
 		}
 	}
 	return due

@@ -283,3 +283,35 @@ func TestFiveDaysOfDeferrals(t *testing.T) {
 		t.Errorf("returned after %s and %d tries", now.Sub(born), at.Tries)
 	}
 }
+
+func TestDeferredMailGoesBackToTheHost(t *testing.T) {
+	t.Parallel()
+	p := policy()
+	p.Return = time.Hour
+	a := Attempt{Stage: Rcpt, Code: 451, Text: "later", Born: born, Tries: 9}
+	if d := p.Decide(born.Add(59*time.Minute), a); d.Action != Retry || !d.Due.Equal(born.Add(time.Hour)) {
+		t.Errorf("before: %v at %v, want a last try at the time of return", d.Action, d.Due)
+	}
+	d := p.Decide(born.Add(time.Hour), a)
+	if d.Action != HandBack || !strings.HasPrefix(d.Reason, "deferred for 1h0m0s: ") || !strings.Contains(d.Reason, "451 later") {
+		t.Errorf("then: %+v", d)
+	}
+	a.Stage, a.Code, a.Fault = Connect, 0, Unreachable
+	if d := p.Decide(born.Add(2*time.Hour), a); d.Action != HandBack {
+		t.Errorf("unreachable: %+v", d)
+	}
+	// Only what may pass; and what is expired is.
+	a = Attempt{Stage: Rcpt, Code: 550, Born: born}
+	if d := p.Decide(born.Add(2*time.Hour), a); d.Action != Bounce {
+		t.Errorf("refused: %+v", d)
+	}
+	a.Code = 451
+	if d := p.Decide(born.Add(p.Expire), a); d.Action != Bounce || d.Class != ClassExpired {
+		t.Errorf("expired: %+v", d)
+	}
+	// The host is the end of the way: nothing goes back from there.
+	a.Relay = true
+	if d := p.Decide(born.Add(2*time.Hour), a); d.Action != Retry {
+		t.Errorf("at the host: %+v", d)
+	}
+}

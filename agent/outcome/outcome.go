@@ -15,7 +15,7 @@
 //     5xx clothes are retried.
 //   - What goes to the host MTA itself never bounces: it waits, and is Stuck when
 //     the host refuses it.
-//   - No retry is due after expiry; the last try is at expiry itself.
+//   - No retry is due after expiry or the time of return; the last try is then.
 //
 // A reply is read in this order: the policy's rules (Rule: what single receivers
 // say, with an Effect on the site or the stream), generic rules (an enhanced status
@@ -125,5 +125,6 @@ type Decision struct {
 type Policy struct {
 	Retry  []time.Duration // the last one repeats; none: every 30 minutes
 	Expire time.Duration   // age at which a failure is final; 0: never
+	Return time.Duration   // age at which one that may pass gives the message to the host MTA; 0: never
 	Rules  []Rule          // about what receivers say; the first that matches wins
 }

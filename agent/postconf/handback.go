@@ -1,6 +1,7 @@
 package postconf
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"slices"
@@ -70,11 +71,16 @@ func (p *Postfix) handback(c *config.Config) []Finding {
 				set("receive_override_options", "no_milters,no_header_body_checks,no_unknown_recipient_checks"))
 		}
 	}
-	if _, own := s.set["cleanup_service_name"]; !own {
-		if maps := p.copies(); len(maps) > 0 {
-			note(Warning, fmt.Sprintf("mail that Millrace hands back is copied by %s a second time", strings.Join(maps, ", ")),
-				"give this service a cleanup service of its own, with the bcc settings empty")
-		}
+	if p.value(s, "smtpd_tls_security_level") == "encrypt" {
+		note(inDivert(c), "nothing can return: Millrace does not speak TLS to this port, which demands it", set("smtpd_tls_security_level", "none"))
+	}
+	const own = "give this service a cleanup service of its own, as in contrib/postfix/master.cf"
+	cleanup := p.service(cmp.Or(p.value(s, "cleanup_service_name"), "cleanup"), "unix")
+	if maps := p.copies(cleanup); len(maps) > 0 {
+		note(Warning, fmt.Sprintf("mail that Millrace hands back is copied by %s a second time", strings.Join(maps, ", ")), own)
+	}
+	if v := p.value(cleanup, "remote_header_rewrite_domain"); v != "" {
+		note(Warning, fmt.Sprintf("remote_header_rewrite_domain is %s: the header of mail that Millrace hands back is rewritten, which breaks its signatures", v), own)
 	}
 	return findings
 }
@@ -132,11 +138,11 @@ func same(a, b string) bool {
 // port is the last part of a service's name: "10626" of "127.0.0.1:10626".
 func port(name string) string { return name[strings.LastIndexByte(name, ':')+1:] }
 
-// copies are the parameters that are set and make copies of mail.
-func (p *Postfix) copies() []string {
+// copies are the parameters that are set for a cleanup service and make copies of mail.
+func (p *Postfix) copies(cleanup *service) []string {
 	var set []string
 	for _, name := range []string{"always_bcc", "sender_bcc_maps", "recipient_bcc_maps"} {
-		if p.main[name] != "" {
+		if p.value(cleanup, name) != "" {
 			set = append(set, name)
 		}
 	}

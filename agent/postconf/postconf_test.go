@@ -37,7 +37,7 @@ func TestPostconfIsRead(t *testing.T) {
 			t.Errorf("%s is %q, %t; want %q", name, got, ok, want)
 		}
 	}
-	if n := len(p.services); n != 3 {
+	if n := len(p.services); n != 4 {
 		t.Fatalf("%d services", n)
 	}
 	if s := p.service("smtp", "inet"); s.command != "smtpd" || !s.chroot || len(s.set) != 0 {

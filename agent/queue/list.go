@@ -167,6 +167,33 @@ func (q *Queue) Reason(domain string) string {
 	return d.dest.reason
 }
 
+// AtRelay returns how many recipients wait for the hand-back relay, of domains too
+// whose way it is, and how many more are in a transaction there or deferred.
+func (q *Queue) AtRelay() (waiting, others int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, d := range q.domains {
+		if d.name != q.o.Relay && (d.dest == nil || d.dest.site.key != q.o.Relay) {
+			continue
+		}
+		for _, l := range d.lanes {
+			waiting += l.n
+			others += l.refs - l.n
+		}
+	}
+	return waiting, others
+}
+
+// Waiting returns how many recipients wait at a site.
+func (q *Queue) Waiting(site string) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s := q.sites[site]; s != nil {
+		return s.waiting
+	}
+	return 0
+}
+
 // Overdue takes out recipients that wait, but cannot be tried since their
 // domain has no way or no session of their destination is up, and that are older than
 // expire says for their domain. The owner settles each job.

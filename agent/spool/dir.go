@@ -24,6 +24,7 @@ const (
 	nextFile    = "next"
 	keyFile     = "key"
 	lockFile    = "agent.lock"
+	drainFile   = "drain"
 	segmentsDir = "segments"
 	blobsDir    = "blobs"
 	journalDir  = "journal"

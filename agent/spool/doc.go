@@ -21,8 +21,8 @@
 //	err = r.Release()                          // or r.Void(), if it could not be
 //	err = w.Close()
 //
-// Before a message is read, [Writer.Room] and [Writer.AgentSilence] say whether
-// to leave it with the host. The one agent:
+// Before a message is read, [Writer.Room], [Writer.AgentSilence] and
+// [Writer.Draining] say whether to leave it with the host. The one agent:
 //
 //	s, err := spool.OpenStore(dir, options)    // ErrLocked if there is another
 //	err = s.Load(queue)                        // all that is not done
@@ -44,6 +44,7 @@
 //	key                       the 32 octets of LoopKey
 //	next                      the last segment number, and the lock of the directory
 //	agent.lock                locked by the agent; its last sign of life
+//	drain                     only while an admin drains the spool; since when
 //	segments/0000001A         a segment: messages
 //	blobs/0000001A-003F0040   the content of a message of 1 MiB or more, by its id
 //	journal/00000007.journal     events of recipients

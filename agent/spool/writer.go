@@ -50,6 +50,10 @@ type Writer struct {
 	lastBeat  beat      // as seen last
 	changedAt time.Time // when that was first seen, by our own clock
 
+	drainMu sync.Mutex
+	drainAt time.Time // of the last look
+	drains  bool      // as seen then
+
 	mu      sync.Mutex
 	waiting []*entry // not yet taken up by the syncer
 	closed  bool

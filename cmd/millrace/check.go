@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
 
@@ -41,6 +44,13 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	}
 	for _, n := range notices {
 		r.warn(n.String())
+	}
+	since, on, err := spool.Draining(cfg.Spool.Directory)
+	if on {
+		r.warn(fmt.Sprintf("spool %s is being drained since %s: nothing is diverted; remedy: millrace drain --end, if that is over",
+			cfg.Spool.Directory, since.Local().Format(time.DateTime)))
+	} else if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
 	}
 	host, err := postconf.Read(ctx, c.PostfixConfig)
 	switch {

@@ -28,6 +28,8 @@ type cli struct {
 	Resume   resumeCmd   `cmd:"" help:"Let a paused stream go on."`
 	Priority priorityCmd `cmd:"" help:"Give a stream more than one share."`
 	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good."`
+	Handback handbackCmd `cmd:"" help:"Give queued mail back to Postfix."`
+	Drain    drainCmd    `cmd:"" help:"Divert nothing more, and send what is queued."`
 
 	Suppress suppressCmd `cmd:"" help:"The addresses that are not tried again: list, add, remove, import, export, stats."`
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type setup struct {
 	sendmail  *lab.SendmailOptions // the host is a Sendmail, and no Postfix
 	millrace  lab.MillraceOptions
 	keep      bool                // keep the content of what arrives
+	patience  time.Duration       // instead of the usual one
 	furnish   func(*lab.Millrace) // called before the daemons start
 
 	// beforeDaemons is called with the receivers running and nothing else yet; it
@@ -80,7 +82,7 @@ func (a arrival) ours() bool { return a.spool != "" }
 // enter starts everything; it ends with the test.
 func enter(t *testing.T, s setup) *room {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(s.patience, patience))
 	t.Cleanup(cancel)
 	r := &room{t: t, ctx: ctx, keep: s.keep}
 	r.dns = r.internet(s.providers)

@@ -21,7 +21,8 @@ const MilterOptions = "connect_timeout=5s, command_timeout=5s, content_timeout=6
 //go:embed main.cf
 var MainCF string
 
-// MasterCF is the hand-back service for master.cf, on 127.0.0.1:10626.
+// MasterCF is the hand-back service for master.cf, on 127.0.0.1:10626, and its cleanup
+// service.
 //
 //go:embed master.cf
 var MasterCF string
@@ -40,7 +41,7 @@ func Handback(endpoint string) (string, error) {
 	}
 	var b strings.Builder
 	for line := range strings.Lines(MasterCF) {
-		if !strings.HasPrefix(line, "#") {
+		if !strings.HasPrefix(line, "#") && line != "\n" {
 			b.WriteString(strings.ReplaceAll(line, shipped, endpoint))
 		}
 	}

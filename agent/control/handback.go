@@ -1,0 +1,45 @@
+package control
+
+import (
+	"context"
+	"net/http"
+)
+
+// Return is the state of the way back to the host MTA.
+type Return struct {
+	Relay   string `json:"relay"`   // the host's port, "host:port"
+	Waiting int    `json:"waiting"` // recipients that go there next, of reports too
+	Later   int    `json:"later"`   // in a transaction, or not taken yet by the host: tried again
+	Stuck   int    `json:"stuck"`   // of both, what the host has refused for good
+	Done    int64  `json:"done"`    // handed back since the agent's start
+	// HostQueue is the length of the host's incoming and active queues when it was
+	// looked at last; -1 if that was not, or could not be done.
+	HostQueue int    `json:"host_queue"`
+	Held      string `json:"held,omitempty"` // why nothing goes there at the moment
+}
+
+// Left is how many recipients are still ours.
+func (r *Return) Left() int { return r.Waiting + r.Later }
+
+func handback(mux *http.ServeMux, b Backend) {
+	mux.HandleFunc("GET /v1/handback", func(w http.ResponseWriter, r *http.Request) { respond(w, b.Return(), nil) })
+	mux.HandleFunc("POST /v1/handback", func(w http.ResponseWriter, r *http.Request) {
+		var f Filter
+		if demand(w, r, &f) {
+			done, err := b.HandBack(r.Context(), f)
+			respond(w, done, err)
+		}
+	})
+}
+
+// HandBack makes recipients wait for the host MTA instead of their receivers.
+func (c *Client) HandBack(ctx context.Context, f Filter) (done Selected, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/handback", f, &done)
+	return done, err
+}
+
+// Return asks how far that has come.
+func (c *Client) Return(ctx context.Context) (r Return, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/handback", nil, &r)
+	return r, err
+}
