@@ -32,6 +32,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -49,6 +50,8 @@ type Agent struct {
 	queue   *queue.Queue
 	events  *event.File
 	bounced *suppress.List
+	metrics *metrics.Metrics
+	dns     route.Tally
 	hosts   hosts
 	asked   asked
 
@@ -58,7 +61,8 @@ type Agent struct {
 	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
 	reloaded chan struct{}            // wakes watchHost
 
-	settingMu sync.Mutex // one change of a stream's setting at a time
+	milter    atomic.Pointer[milterReport] // the last one; nil: none yet
+	settingMu sync.Mutex                   // one change of a stream's setting at a time
 	heeded    heeded
 	notices   notices
 	delays    delays
@@ -81,7 +85,9 @@ type settings struct {
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
-	set, err := newSettings(c, log)
+	a := &Agent{log: log, version: version, reloaded: make(chan struct{}, 1)}
+	a.metrics = metrics.New(version, a.state)
+	set, err := newSettings(c, log, &a.dns)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +106,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		store.Close()
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
-	a := &Agent{log: log, version: version, key: key, store: store, writer: writer}
-	a.reloaded = make(chan struct{}, 1)
+	a.key, a.store, a.writer = key, store, writer
 	a.now.Store(set)
 	a.asked.init()
 	a.stop, a.cut = context.WithCancel(context.Background())
@@ -128,7 +133,9 @@ func eventPlace(c *config.Config) event.Place {
 	return event.Place{Path: c.Events.File, MaxSize: int64(c.Events.MaxSize), Keep: c.Events.Keep}
 }
 
-func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
+// newSettings makes the settings of a configuration; tally counts questions to the
+// DNS, nil if nobody looks.
+func newSettings(c *config.Config, log *slog.Logger, tally *route.Tally) (*settings, error) {
 	base, err := newTLSBase(&c.Agent)
 	if err != nil {
 		return nil, err
@@ -148,6 +155,7 @@ func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
 		Port:      c.Agent.Port,
 		Roots:     base.roots,
 		Log:       log,
+		Tally:     tally,
 	}
 	if c.Agent.StateDirectory != "" {
 		o.STSDirectory = filepath.Join(c.Agent.StateDirectory, "mta-sts")
@@ -192,7 +200,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	next := *c
 	next.Spool.Directory, next.Agent.Control, next.Handback = old.Spool.Directory, old.Agent.Control, old.Handback
-	set, err := newSettings(&next, a.log)
+	set, err := newSettings(&next, a.log, &a.dns)
 	if err != nil {
 		return err
 	}

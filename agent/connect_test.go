@@ -21,7 +21,7 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 	full := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), takes.addr.Port())
 	refused := refuse(t, full)
 	s := newStage(t, func(c *config.Config) { c.Agent.Port = full.Port() })
-	set, err := newSettings(s.config, s.log.logger())
+	set, err := newSettings(s.config, s.log.logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

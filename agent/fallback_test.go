@@ -23,7 +23,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	broken := new(speaker).listen(t)
 	stranger := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{cert}}}).listen(t)
 	s := newStage(t, nil)
-	set, err := newSettings(s.config, s.log.logger())
+	set, err := newSettings(s.config, s.log.logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,13 @@ import (
 	"time"
 )
 
-// health serves /healthz and /readyz on [agent.http] listen until ctx ends.
-// Both answer 200 with "ok", or 503 with a reason on each line.
+// health serves /healthz, /readyz and /metrics on [agent.http] listen until ctx
+// ends. The first two answer 200 with "ok", or 503 with a reason on each line.
 func (a *Agent) health(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.notReady()) })
+	mux.Handle("GET /metrics", a.metrics.Handler(a.log))
 	s := &http.Server{
 		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
 		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),

@@ -196,6 +196,7 @@ func (a *Agent) record(events []spool.Event) bool {
 			a.log.Warn("outcome comes too late", "id", events[0].ID, "err", err)
 			return false
 		}
+		a.metrics.JournalError()
 		a.log.Error("cannot write outcomes to the journal; this session waits", "err", err)
 		select {
 		case <-time.After(wait):
@@ -248,6 +249,7 @@ func (r *report) tell(f fate, now time.Time) {
 	r.agent.logDelivery(&d)
 	r.agent.count(&d)
 	r.agent.events.Delivery(&d)
+	r.agent.metrics.Delivery(&d)
 }
 
 // status names the decision for those who tell of it.

@@ -5,7 +5,7 @@ package config
 func (l *loader) later() {
 	if path := "agent.http.listen"; l.given(path) && l.cfg.Agent.HTTP.Listen != "" {
 		n := l.place(path)
-		n.Text = "serves /healthz and /readyz only; metrics and the status page come in a later version"
+		n.Text = "serves /metrics, /healthz and /readyz only; the status page comes in a later version"
 		l.notices = append(l.notices, n)
 	}
 }

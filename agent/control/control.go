@@ -80,8 +80,8 @@ type Backend interface {
 	// Cancel ends the selected recipients; it tries again for those in
 	// transactions until ctx ends or some seconds have passed.
 	Cancel(ctx context.Context, f Filter) (Selected, error)
-	// HostMail takes counts of the host MTA's own recipients, by domain.
-	HostMail(counts map[string]int)
+	// Milter takes the milter's report.
+	Milter(MilterReport)
 	// Why explains a site; ErrUnknown if there is none of the name.
 	Why(site string) ([]Change, error)
 	SuppressionBackend
@@ -136,6 +136,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 	})
 	admin(mux, b)
 	suppression(mux, b)
+	milter(mux, b)
 	s := &Server{listener: l, http: &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -567,3 +567,19 @@ func TestLostNumberIsNotUsedAgain(t *testing.T) {
 		t.Errorf("%s, after %s, is not there: %v", r.ID(), old.ID(), got.ids)
 	}
 }
+
+func TestUsageFollowsTheSpool(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := openWriter(t, dir, smallWriter(t, nil))
+	r := post(t, w, 0, 1)
+	release(t, r)
+	s := openStore(t, dir, smallStore(t, nil))
+	if u, err := s.Usage(); err != nil || u.SegmentOctets != 0 || u.Free <= 0 {
+		t.Errorf("before the spool is read: %+v, %v", u, err)
+	}
+	newSeen().load(t, s)
+	if u, err := s.Usage(); err != nil || u.Segments != 1 || u.SegmentOctets <= 0 {
+		t.Errorf("with one message: %+v, %v", u, err)
+	}
+}

@@ -50,7 +50,7 @@ func (b backend) Cancel(_ context.Context, f control.Filter) (control.Selected, 
 	return control.Selected{Recipients: 100_000, Active: 1}, nil
 }
 
-func (b backend) HostMail(map[string]int) {}
+func (b backend) Milter(control.MilterReport) {}
 
 func (b backend) Why(site string) ([]control.Change, error) {
 	if site != "google" {

@@ -232,7 +232,7 @@ func TestServiceManagerFollowsADaemonsLife(t *testing.T) {
 		}
 	}
 	p := begin(t, "runs", []string{"NOTIFY_SOCKET=" + filepath.Join(dir, "notify"), "WATCHDOG_USEC=20000", "JOURNAL_STREAM=1:1"}, "--config", file)
-	line := p.expect("configuration: " + file + ":3: serves /healthz and /readyz only")
+	line := p.expect("configuration: " + file + ":3: serves /metrics, /healthz and /readyz only")
 	if strings.Contains(line, "time=") {
 		t.Errorf("the journal has the time already: %s", line)
 	}
