@@ -6,7 +6,7 @@ FUZZTIME ?= 10s
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce groff
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce groff pflogsumm
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
@@ -24,6 +24,7 @@ deps:
 	contrib/deps/unpack exim4 exim4-daemon-light
 	contrib/deps/unpack opensmtpd opensmtpd
 	contrib/deps/unpack mailman3 mailman3
+	command -v promtool >/dev/null || contrib/deps/unpack prometheus prometheus
 
 # -count=1: some tests run programs that they build themselves, which the test
 # cache does not see.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/route/dane"
@@ -42,7 +43,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	}
 	for _, r := range []*speaker{broken, stranger} {
 		for _, remembered := range []bool{false, true} {
-			a := &Agent{log: s.log.logger()}
+			a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
 			if remembered {
 				a.hosts.tlsFailed(r.addr.Addr(), time.Now())
 			}

@@ -133,9 +133,16 @@ func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.S
 		}
 		done = append(done, s)
 	}
-	if r.agent.record(events) {
+	a := r.agent
+	if a.record(events) {
+		a.logTaken(r)
 		for _, f := range r.fates {
 			r.tell(f, r.at)
+		}
+	}
+	for i := range events {
+		if events[i].Last {
+			a.logRemoved(r.envelope, r.job.ID)
 		}
 	}
 	return done, events

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/maillog"
 	"github.com/millrace/millrace/milter/wire"
 )
 
@@ -114,6 +115,14 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 	return v
 }
 
+// sender is that of the message as it may stand in the log.
+func (s *session) sender() string {
+	if s.m.setup.cfg.Log.Recipients {
+		return s.m.Sender
+	}
+	return maillog.HiddenSender(s.m.Sender)
+}
+
 // nDiverted is how many recipients are to be diverted.
 func (s *session) nDiverted() (n int) {
 	for _, d := range s.d.Divert {
@@ -132,7 +141,7 @@ func (s *session) attrs(verdict, reason string) []slog.Attr {
 	}
 	a := []slog.Attr{
 		slog.String("qid", s.conn.Macro("i")),
-		slog.String("from", s.m.Sender),
+		slog.String("from", s.sender()),
 		slog.Int("nrcpt", s.m.nrcpt),
 		slog.Int("diverted", n),
 		slog.String("verdict", verdict),
