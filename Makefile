@@ -16,8 +16,8 @@ build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
 # Installs the packages of the tests, and unpacks those of the MTAs that cannot
-# be installed beside Postfix, and of Mailman, which would bring services of its
-# own; nothing happens when they are there.
+# be installed beside Postfix, of Mailman, which would bring services of its own,
+# and Prometheus, of which only promtool is wanted; nothing happens when they are there.
 deps:
 	contrib/deps/install $(TEST_PACKAGES)
 	contrib/deps/unpack sendmail sendmail-bin sendmail-cf

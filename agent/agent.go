@@ -15,6 +15,10 @@
 // number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
 // host.go asks what the host's Postfix does that diverted mail does not meet.
+//
+// What became of a recipient is told once its outcome is in the journal: to the log
+// (log.go; postfixlog.go for Postfix's form) and to package metrics. state.go is
+// what a scrape finds.
 package agent
 
 import (
