@@ -50,10 +50,18 @@ func severity(s event.Status) slog.Level {
 // shown is the recipient, and what was said, as they may stand in the log.
 func (a *Agent) shown(d *event.Delivery) (to, reason string) {
 	to = d.Recipient()
-	if a.mail.Recipients || to == "" {
-		return to, d.Reason
+	if to != "" && !a.mail.Recipients {
+		to = maillog.Hidden(to)
 	}
-	return maillog.Hidden(to), maillog.HiddenIn(d.Reason, to)
+	return to, a.shownReason(d.Reason, d.Envelope, d.Ordinal)
+}
+
+// shownReason is what was said about a recipient as it may stand in the log.
+func (a *Agent) shownReason(reason string, e *spool.Envelope, ordinal uint32) string {
+	if a.mail.Recipients || e == nil || int(ordinal) >= len(e.Recipients) {
+		return reason
+	}
+	return maillog.HiddenIn(reason, e.Recipients[ordinal].Address)
 }
 
 // shownSender is a sender as it may stand in the log.

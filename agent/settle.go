@@ -88,7 +88,9 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	}
 	f.decision = r.agent.policy(r.way.Queue).Decide(time.Now(), at)
 	if !at.Relay { // rules are about receivers
-		r.agent.heed(r.way.Site, r.envelope.Stream, f.decision)
+		d := f.decision
+		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
+		r.agent.heed(r.way.Site, r.envelope.Stream, d)
 	}
 	r.fates = append(r.fates, f)
 }

@@ -1,7 +1,7 @@
 // Package metrics tells Prometheus what the agent does.
 //
 // There are two kinds of numbers. What happens is counted when it happens: Delivery
-// and Connect add to counters of our own under one mutex, which costs about a hundred
+// and Connect add to counters of our own under one mutex, which costs some tens of
 // nanoseconds and no memory. What is (backlog, sessions, room) is asked for when
 // somebody scrapes: New takes a function for that. Handler serves both, with those of
 // the Go runtime and the process.

@@ -24,10 +24,12 @@ type ranked[C any] struct {
 	names  map[string]*entry[C] // bounded by tracked
 	rest   C                    // of all without a seat
 	looked time.Time            // when seats were last given
+	last   *entry[C]            // that at returned; mostly the next one's too
 }
 
 // entry is what is known of a name.
 type entry[C any] struct {
+	name   string
 	label  string
 	seat   bool
 	since  time.Time // of the seat
@@ -51,13 +53,16 @@ func newRanked[C any](seats int) ranked[C] {
 
 // at counts an event of a name and returns where its counts are.
 func (r *ranked[C]) at(name string, now time.Time) *C {
-	e := r.names[name]
+	e := r.last
+	if e == nil || e.name != name {
+		e = r.names[name]
+	}
 	if e == nil {
 		if name == other || len(r.names) >= tracked*r.seats {
 			return &r.rest
 		}
 		name = strings.Clone(name) // it may be part of something larger
-		e = &entry[C]{label: name}
+		e = &entry[C]{name: name, label: name}
 		if !utf8.ValidString(name) {
 			e.label = strconv.QuoteToASCII(name)
 		}
@@ -66,6 +71,7 @@ func (r *ranked[C]) at(name string, now time.Time) *C {
 			r.sit(e, now)
 		}
 	}
+	r.last = e
 	e.recent++
 	if e.seat {
 		return e.own
@@ -96,7 +102,7 @@ func (r *ranked[C]) look(now time.Time) {
 	if now.Sub(r.looked) < lookGap {
 		return
 	}
-	r.looked = now
+	r.looked, r.last = now, nil
 	var sitting, standing []*entry[C]
 	for name, e := range r.names {
 		e.weight = e.weight*fade + float64(e.recent)

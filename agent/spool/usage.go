@@ -1,5 +1,10 @@
 package spool
 
+import (
+	"maps"
+	"slices"
+)
+
 // Usage is the room that a spool takes and has.
 type Usage struct {
 	Segments      int
@@ -7,14 +12,18 @@ type Usage struct {
 	Free          int64 // octets that can still be written on the file system
 }
 
-// Usage looks at the spool. Files of large messages are not in SegmentOctets.
+// Usage looks at the spool, a segment under the mutex at a time: one may hold
+// thousands of holes. Files of large messages are not in SegmentOctets.
 func (s *Store) Usage() (Usage, error) {
 	s.mu.Lock()
-	u := Usage{Segments: len(s.segments)}
-	for _, seg := range s.segments {
-		u.SegmentOctets += max(0, seg.scanned-recordsAt-seg.done.blocks())
-	}
+	all := slices.Collect(maps.Values(s.segments))
 	s.mu.Unlock()
+	u := Usage{Segments: len(all)}
+	for _, seg := range all {
+		s.mu.Lock()
+		u.SegmentOctets += max(0, seg.scanned-recordsAt-seg.done.blocks())
+		s.mu.Unlock()
+	}
 	var err error
 	u.Free, err = s.fs.Free(s.dir)
 	return u, err
