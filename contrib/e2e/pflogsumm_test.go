@@ -3,7 +3,9 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -58,12 +60,34 @@ func pflogsumm(t *testing.T, logs ...string) summed {
 	return s
 }
 
+// metrics waits until the agent, to which the milter reports every second, exposes
+// such values.
+func (r *room) metrics(listen string, want map[string]int) {
+	r.t.Helper()
+	for series, n := range want {
+		line := fmt.Sprintf("\n%s %d\n", series, n)
+		var text []byte
+		holds := func() bool {
+			resp, err := http.Get("http://" + listen + "/metrics")
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if text, err = io.ReadAll(resp.Body); err != nil {
+				r.t.Fatal(err)
+			}
+			return bytes.Contains(text, []byte(line))
+		}
+		r.until(strings.TrimSpace(line), holds)
+	}
+}
+
 // TestPflogsummCountsAsTheReceiversDo sends mail of every fate and has pflogsumm
 // read Postfix's log and ours as one. Nothing may be counted twice, nothing be lost:
 // neither what both of us handle, nor what one of us hands to the other.
 func TestPflogsummCountsAsTheReceiversDo(t *testing.T) {
 	t.Parallel()
-	for _, verdict := range []string{"delrcpt", "discard"} {
+	for verdict, listen := range map[string]string{"delrcpt": "127.0.0.1:8892", "discard": "127.0.0.1:8893"} {
 		t.Run(verdict, func(t *testing.T) {
 			t.Parallel()
 			r := enter(t, setup{
@@ -74,7 +98,7 @@ func TestPflogsummCountsAsTheReceiversDo(t *testing.T) {
 				},
 				postfix: lab.PostfixOptions{Extra: map[string]string{"in_flow_delay": "0"}},
 				millrace: lab.MillraceOptions{
-					Set:   map[string]string{"log.format": `"postfix"`, "general.retry": `["1s"]`, "milter.verdict": strconv.Quote(verdict)},
+					Set:   map[string]string{"agent.http.listen": strconv.Quote(listen), "log.format": `"postfix"`, "general.retry": `["1s"]`, "milter.verdict": strconv.Quote(verdict)},
 					Extra: "[[queue]]\nname = \"home\"\ndomains = [\"d1.example\"]\nroute = \"handback\"\n",
 				},
 			})
@@ -101,6 +125,16 @@ func TestPflogsummCountsAsTheReceiversDo(t *testing.T) {
 			r.until("all is delivered", func() bool { return len(r.all()) == 20+4+1+1+1+1 })
 			r.mailbox("news@lab.test", 1) // the report of what was refused
 			r.rest()
+			r.metrics(listen, map[string]int{
+				// 27 recipients and one of them refused, one returned.
+				`millrace_deliveries_total{queue="general",status="sent"}`:         26,
+				`millrace_deliveries_total{queue="general",status="deferred"}`:     3 * 2,
+				`millrace_deliveries_total{queue="general",status="bounced"}`:      1,
+				`millrace_deliveries_total{queue="handback",status="handed_back"}`: 2,
+				`millrace_milter_messages_total{verdict="` + verdict + `"}`:        24,
+				`millrace_milter_messages_total{verdict="leave"}`:                  1,
+				`millrace_milter_diverted_recipients_total`:                        28,
+			})
 			r.stop(r.millrace.Milter, r.millrace.Agent)
 			delivered := len(r.all()) + 1
 
