@@ -124,8 +124,8 @@ func (c *classCounts) add(class outcome.Class) { c[min(class, outcome.ClassUndef
 // connectResults are how a connect ends.
 var connectResults = [...]string{"up", "refused", "failed"}
 
-// New returns metrics over the state that a scrape finds. The function is called by
-// one scrape at a time or more, and must not block for long.
+// New returns metrics. state is called once for each scrape, by several at the same
+// time if there are; what it takes, the scrape takes.
 func New(version string, state func() State) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(), state: state,
