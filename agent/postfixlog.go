@@ -73,6 +73,8 @@ func (a *Agent) logPostfix(d *event.Delivery) {
 		status, reason = "deferred", "stuck: "+reason
 	case expired:
 		status = "deferred"
+	case d.Status == event.Suppressed:
+		status = "bounced" // in Postfix's eyes
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "to=<%s>, relay=%s, ", to, d.Relay)

@@ -133,3 +133,26 @@ func TestDelaysAreWrittenAsPostfixDoes(t *testing.T) {
 		}
 	}
 }
+
+func TestPostfixFormOfASuppressedAddress(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { dropping(1)(c); c.Log.Recipients = false }, gone)
+	lines := postfixLines(s)
+	s.start()
+	for range 2 {
+		n := strings.Count(s.log.String(), ": removed\n")
+		s.send(spool.Envelope{Stream: "sale"}, letter, "someone@gone.test")
+		s.until("removed", func() bool { return strings.Count(s.log.String(), ": removed\n") == n+1 })
+	}
+	inOrder(t, lines(),
+		`qmgr 4QID\d+: from=<>, size=\d+, nrcpt=1 \(queue active\)`,
+		`smtp 4QID\d+: to=<…@gone\.test>, .*, dsn=5\.1\.1, status=bounced \(host .* said: 550 .*\)`,
+		`qmgr 4QID\d+: removed`,
+		`qmgr 4QID\d+: from=<>, size=\d+, nrcpt=1 \(queue active\)`,
+		`smtp 4QID\d+: to=<…@gone\.test>, relay=none, .*, dsn=5\.1\.1, status=bounced \(suppressed: has bounced .*\)`,
+		`qmgr 4QID\d+: removed`,
+	)
+	if log := s.log.String(); strings.Contains(log, "someone") || !strings.Contains(log, "address has bounced too often") {
+		t.Errorf("log:\n%s", log)
+	}
+}
