@@ -408,7 +408,7 @@ func TestStatesOfAMessage(t *testing.T) {
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
 	late := State{Tries: 2, Handback: true, Stuck: true, Due: time.Unix(1800000000, 0), Reply: "550 5.1.1 no"}
-	if err := s.Record(Event{many.ID(), 0, State{Status: Bounced}}, Event{many.ID(), 2, late}, Event{one.ID(), 0, late}); err != nil {
+	if err := s.Record(Event{ID: many.ID(), Recipient: 0, State: State{Status: Bounced}}, Event{ID: many.ID(), Recipient: 2, State: late}, Event{ID: one.ID(), Recipient: 0, State: late}); err != nil {
 		t.Fatal(err)
 	}
 	for id, want := range map[ID][]State{many.ID(): {{Status: Bounced}, {}, late}, one.ID(): {late}, fresh.ID(): {{}, {}}} {
@@ -416,7 +416,7 @@ func TestStatesOfAMessage(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want %+v", id, got, err, want)
 		}
 	}
-	if err := s.Record(Event{one.ID(), 0, State{Status: Delivered}}); err != nil {
+	if err := s.Record(Event{ID: one.ID(), Recipient: 0, State: State{Status: Delivered}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []ID{one.ID(), MakeID(77, 8)} {
