@@ -170,7 +170,6 @@ func TestStreamThatIsNotAuthenticatedIsHeldAndTold(t *testing.T) {
 }
 
 func TestRulesTellNoAddressThatTheLogMayNotHave(t *testing.T) {
-	t.Parallel()
 	s := newStage(t, func(c *config.Config) {
 		c.Replies = shippedReplies(t)
 		c.Log.Recipients = false

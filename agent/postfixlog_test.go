@@ -14,6 +14,9 @@ import (
 	"github.com/millrace/millrace/contrib/sink"
 )
 
+// The stages here are not side by side with those of others, some of which (kinds)
+// need the processor to themselves.
+
 // postfixLines makes a stage log in Postfix's form, and returns what was said about
 // messages, without the headers of lines.
 func postfixLines(s *stage) func() []string {
@@ -46,7 +49,6 @@ func inOrder(t *testing.T, lines []string, patterns ...string) {
 const figures = `delay=[\d.]+, delays=0/[\d.]+/[\d.]+/[\d.]+, `
 
 func TestPostfixFormOfAMessageDeferredAndSent(t *testing.T) {
-	t.Parallel()
 	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1, TempTimes: 1}})
 	lines := postfixLines(s)
 	s.start()
@@ -63,7 +65,6 @@ func TestPostfixFormOfAMessageDeferredAndSent(t *testing.T) {
 }
 
 func TestPostfixFormOfABounceWithoutAddresses(t *testing.T) {
-	t.Parallel()
 	s := newStage(t, func(c *config.Config) { c.Log.Recipients = false },
 		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
 	lines := postfixLines(s)
@@ -94,7 +95,6 @@ func TestPostfixFormOfABounceWithoutAddresses(t *testing.T) {
 }
 
 func TestPostfixFormOfExpiredMailAndOfARestart(t *testing.T) {
-	t.Parallel()
 	s := newStage(t, func(c *config.Config) { c.General.Expire = time.Second },
 		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1}})
 	lines := postfixLines(s)
@@ -135,7 +135,6 @@ func TestDelaysAreWrittenAsPostfixDoes(t *testing.T) {
 }
 
 func TestPostfixFormOfASuppressedAddress(t *testing.T) {
-	t.Parallel()
 	s := newStage(t, func(c *config.Config) { dropping(1)(c); c.Log.Recipients = false }, gone)
 	lines := postfixLines(s)
 	s.start()
