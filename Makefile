@@ -6,7 +6,7 @@ FUZZTIME ?= 10s
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce groff chromium
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce groff chromium pflogsumm
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
@@ -16,14 +16,15 @@ build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
 # Installs the packages of the tests, and unpacks those of the MTAs that cannot
-# be installed beside Postfix, and of Mailman, which would bring services of its
-# own; nothing happens when they are there.
+# be installed beside Postfix, of Mailman, which would bring services of its own,
+# and Prometheus, of which only promtool is wanted; nothing happens when they are there.
 deps:
 	contrib/deps/install $(TEST_PACKAGES)
 	contrib/deps/unpack sendmail sendmail-bin sendmail-cf
 	contrib/deps/unpack exim4 exim4-daemon-light
 	contrib/deps/unpack opensmtpd opensmtpd
 	contrib/deps/unpack mailman3 mailman3
+	command -v promtool >/dev/null || contrib/deps/unpack prometheus prometheus
 
 # -count=1: some tests run programs that they build themselves, which the test
 # cache does not see.

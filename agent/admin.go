@@ -52,13 +52,6 @@ func (a *Agent) setting(stream string, change func(*queue.StreamSetting)) (queue
 	return s, a.keepSettings()
 }
 
-// HostMail implements control.Backend.
-func (a *Agent) HostMail(counts map[string]int) {
-	for domain, n := range counts {
-		a.queue.HostMail(domain, n)
-	}
-}
-
 // Why implements control.Backend.
 func (a *Agent) Why(site string) ([]control.Change, error) {
 	changes := a.queue.Why(site)

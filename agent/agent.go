@@ -16,6 +16,10 @@
 // milter that we live and looks after mail that expires while it cannot be tried.
 // page.go shows it all on the status page (package web). host.go asks what the host's
 // Postfix does that diverted mail does not meet, and handback.go gives mail back to it.
+//
+// What became of a recipient is told once its outcome is in the journal: to the log
+// (log.go; postfixlog.go for Postfix's form) and to package metrics. state.go is
+// what a scrape finds.
 package agent
 
 import (
@@ -34,6 +38,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/history"
+	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -45,6 +50,8 @@ import (
 // Agent is a running transport agent.
 type Agent struct {
 	log     *slog.Logger
+	mail    config.Log // how lines about messages are written
+	began   time.Time
 	version string
 	key     []byte // of the loop mark in our Received fields
 	store   *spool.Store
@@ -54,6 +61,8 @@ type Agent struct {
 	bounced *suppress.List
 	history *history.History
 	web     *web.Handler
+	metrics *metrics.Metrics
+	dns     route.Tally
 	hosts   hosts
 	asked   asked
 
@@ -66,7 +75,8 @@ type Agent struct {
 	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
 	returned  atomic.Int64              // recipients handed back since the start
 
-	settingMu sync.Mutex // one change of a stream's setting at a time
+	milter    atomic.Pointer[milterReport] // the last one; nil: none yet
+	settingMu sync.Mutex                   // one change of a stream's setting at a time
 	heeded    heeded
 	notices   notices
 	delays    delays
@@ -89,7 +99,9 @@ type settings struct {
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
-	set, err := newSettings(c, log)
+	a := &Agent{log: log, mail: c.Log, began: time.Now(), version: version, reloaded: make(chan struct{}, 1)}
+	a.metrics = metrics.New(version, a.state)
+	set, err := newSettings(c, log, &a.dns)
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +120,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		store.Close()
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
-	a := &Agent{log: log, version: version, key: key, store: store, writer: writer}
-	a.reloaded = make(chan struct{}, 1)
+	a.key, a.store, a.writer = key, store, writer
 	a.history = history.New(time.Now())
 	a.web = a.newWeb()
 	a.now.Store(set)
@@ -138,7 +149,9 @@ func eventPlace(c *config.Config) event.Place {
 	return event.Place{Path: c.Events.File, MaxSize: int64(c.Events.MaxSize), Keep: c.Events.Keep}
 }
 
-func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
+// newSettings makes the settings of a configuration; tally counts questions to the
+// DNS, nil if nobody looks.
+func newSettings(c *config.Config, log *slog.Logger, tally *route.Tally) (*settings, error) {
 	base, err := newTLSBase(&c.Agent)
 	if err != nil {
 		return nil, err
@@ -158,6 +171,7 @@ func newSettings(c *config.Config, log *slog.Logger) (*settings, error) {
 		Port:      c.Agent.Port,
 		Roots:     base.roots,
 		Log:       log,
+		Tally:     tally,
 	}
 	if c.Agent.StateDirectory != "" {
 		o.STSDirectory = filepath.Join(c.Agent.StateDirectory, "mta-sts")
@@ -204,7 +218,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	next := *c
 	next.Spool.Directory, next.Agent.Control, next.Handback.Relay = old.Spool.Directory, old.Agent.Control, old.Handback.Relay
 	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
-	set, err := newSettings(&next, a.log)
+	set, err := newSettings(&next, a.log, &a.dns)
 	if err != nil {
 		return err
 	}
@@ -324,8 +338,9 @@ func (a *Agent) load() error {
 func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan bool) error {
 	if orphan {
 		a.log.Warn("possible duplicate: the milter died before its verdict was known to be written",
-			"qid", e.QueueID, "id", id, "from", e.Sender, "nrcpt", len(e.Recipients))
+			"qid", e.QueueID, "id", id, "from", a.shownSender(e.Sender), "nrcpt", len(e.Recipients))
 	}
+	a.logActive(e, id, len(e.Recipients))
 	a.queue.Add(id, e, domains(e), st)
 	a.warnLater(id, e, a.store.LastAlive())
 	return nil

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -38,6 +39,7 @@ type stage struct {
 	stopped  chan error
 	stopNow  context.CancelFunc
 	log      *lines
+	logger   *slog.Logger // of the agent; nil: to log, as text
 	mu       sync.Mutex
 	accepted []accepted
 }
@@ -78,6 +80,7 @@ func newStage(t *testing.T, change func(*config.Config), providers ...sink.Provi
 			AllowDestinations: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		},
 		Handback: config.Handback{Relay: fmt.Sprintf("%s:%d", relay, net.Port())},
+		Log:      config.Log{Recipients: true},
 		General: config.Queue{
 			Name: "general", Route: config.Route{Kind: config.RouteMX}, MaxSessions: 20, MaxMessagesPerConnection: 100,
 			MaxRecipientsPerMessage: 50, Retry: []time.Duration{100 * time.Millisecond}, Expire: 120 * time.Hour, TLS: config.TLSOpportunistic,
@@ -103,7 +106,7 @@ func (s *stage) arrived(m *sink.Message) {
 
 func (s *stage) start() *Agent {
 	s.t.Helper()
-	a, err := New(s.config, s.log.logger(), "test")
+	a, err := New(s.config, cmp.Or(s.logger, s.log.logger()), "test")
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -63,6 +63,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 				continue
 			}
 			if c, err = a.dial(ctx, set, way, p); err == nil {
+				a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), elastic.Up)
 				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.addr.Addr().String(), Began: began}), nil
 			}
 			if ctx.Err() != nil {
@@ -71,6 +72,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			attempt := failure(err, p)
 			d := set.retries(way.Queue).Decide(time.Now(), attempt)
 			a.heed(way.Site, "", d)
+			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:
 				a.hosts.failed(p.addr.Addr(), began, time.Now())

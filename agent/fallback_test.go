@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/route/dane"
@@ -23,7 +24,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	broken := new(speaker).listen(t)
 	stranger := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{cert}}}).listen(t)
 	s := newStage(t, nil)
-	set, err := newSettings(s.config, s.log.logger())
+	set, err := newSettings(s.config, s.log.logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +43,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	}
 	for _, r := range []*speaker{broken, stranger} {
 		for _, remembered := range []bool{false, true} {
-			a := &Agent{log: s.log.logger()}
+			a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
 			if remembered {
 				a.hosts.tlsFailed(r.addr.Addr(), time.Now())
 			}

@@ -168,3 +168,19 @@ func TestStreamThatIsNotAuthenticatedIsHeldAndTold(t *testing.T) {
 	s.send(spool.Envelope{Sender: "n@news.test", Stream: "other"}, letter, "x@google.test")
 	s.until("the other stream is tried", func() bool { return strings.Contains(s.log.String(), "<x@google.test>") })
 }
+
+func TestRulesTellNoAddressThatTheLogMayNotHave(t *testing.T) {
+	s := newStage(t, func(c *config.Config) {
+		c.Replies = shippedReplies(t)
+		c.Log.Recipients = false
+	}, provider("google", "aspmx.l.google.com", 2, sink.Behaviour{PermShare: 1, Say: map[sink.Cause]string{
+		sink.CausePerm: "550 5.7.26 <someone@google.test> not taken, the sender is unauthenticated."}}))
+	s.start()
+	for range 20 {
+		s.send(spool.Envelope{Stream: "bad"}, letter, "someone@google.test")
+	}
+	s.until("the stream is held", func() bool { return strings.Contains(s.log.String(), "stream bad is held") })
+	if log := s.log.String(); strings.Contains(log, "someone") || !strings.Contains(log, "<…@google.test> not taken") {
+		t.Errorf("log:\n%s", log)
+	}
+}

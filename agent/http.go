@@ -12,13 +12,14 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// health serves /healthz, /readyz and the status page on [agent.http] listen until ctx
+// health serves /healthz, /readyz, /metrics and the status page on [agent.http] listen until ctx
 // ends. The first two answer 200 with "ok", or 503 with a reason on each line.
 func (a *Agent) health(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.notReady()) })
 	mux.Handle("/", a.web)
+	mux.Handle("GET /metrics", a.metrics.Handler(a.log))
 	s := &http.Server{
 		BaseContext: func(net.Listener) context.Context { return ctx }, // of readers that stay
 		Handler:     mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,

@@ -263,7 +263,7 @@ func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.R
 	if err := receipt.Release(); err != nil {
 		return err
 	}
-	a.log.Info(what, "qid", e.QueueID, "id", id, "report", receipt.ID(), "to", e.Sender, "nrcpt", len(list))
+	a.logReport(what, e, id, receipt.ID(), len(list))
 	return nil
 }
 

@@ -228,7 +228,7 @@ func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
 		t.Helper()
 		c := *s.config
 		c.General.TLS = level
-		set, err := newSettings(&c, s.log.logger())
+		set, err := newSettings(&c, s.log.logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,7 +88,9 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	}
 	f.decision = r.agent.policy(r.way.Queue).Decide(time.Now(), at)
 	if !at.Relay { // rules are about receivers
-		r.agent.heed(r.way.Site, r.envelope.Stream, f.decision)
+		d := f.decision
+		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
+		r.agent.heed(r.way.Site, r.envelope.Stream, d)
 	}
 	r.fates = append(r.fates, f)
 }
@@ -137,9 +139,16 @@ func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.S
 		}
 		done = append(done, s)
 	}
-	if r.agent.record(events) {
+	a := r.agent
+	if a.record(events) {
+		a.logTaken(r)
 		for _, f := range r.fates {
 			r.tell(f, r.at)
+		}
+	}
+	for i := range events {
+		if events[i].Last {
+			a.logRemoved(r.envelope, r.job.ID)
 		}
 	}
 	return done, events
@@ -205,6 +214,7 @@ func (a *Agent) record(events []spool.Event) bool {
 			a.log.Warn("outcome comes too late", "id", events[0].ID, "err", err)
 			return false
 		}
+		a.metrics.JournalError()
 		a.log.Error("cannot write outcomes to the journal; this session waits", "err", err)
 		select {
 		case <-time.After(wait):
@@ -258,6 +268,7 @@ func (r *report) tell(f fate, now time.Time) {
 	r.agent.count(&d)
 	r.agent.events.Delivery(&d)
 	r.agent.history.Delivery(&d)
+	r.agent.metrics.Delivery(&d)
 }
 
 // status names the decision for those who tell of it.

@@ -48,7 +48,8 @@ func (a *Agent) count(d *event.Delivery) {
 		a.bounced.Delivered(e.Stream, d.Recipient())
 	case event.Bounced:
 		if p := a.bounced.Policy(); a.bounced.Bounced(e.Stream, d.Recipient(), d.Class, d.Time) {
-			a.log.Info("address has bounced too often", "to", "<"+d.Recipient()+">", "stream", e.Stream,
+			to, _ := a.shown(d)
+			a.log.Info("address has bounced too often", "to", "<"+to+">", "stream", e.Stream,
 				"class", d.Class, "suppressed", p.ModeOf(e.Stream) == suppress.Drop)
 		}
 	}

@@ -29,7 +29,7 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	}
 	defer os.RemoveAll(state)
 	own.Agent.StateDirectory = state
-	set, err := newSettings(&own, log)
+	set, err := newSettings(&own, log, nil)
 	if err != nil {
 		return err
 	}

@@ -41,3 +41,19 @@ func TestRecipientsThatTheHostSendsToAreCounted(t *testing.T) {
 		t.Errorf("counted twice: %v", got)
 	}
 }
+
+func TestVerdictsAreCountedFromTheStart(t *testing.T) {
+	t.Parallel()
+	var s Server
+	if c := s.Counts(); len(c.Messages) != 0 {
+		t.Errorf("counted %v", c)
+	}
+	s.tally.add("leave", 0)
+	s.tally.add("delrcpt", 2)
+	s.tally.add("delrcpt", 3)
+	for range 2 { // counts stay
+		if c := s.Counts(); !maps.Equal(c.Messages, map[string]uint64{"leave": 1, "delrcpt": 2}) || c.Recipients != 5 {
+			t.Errorf("counted %v", c)
+		}
+	}
+}

@@ -111,6 +111,7 @@ type Server struct {
 	appends sync.WaitGroup // Append calls that have not returned
 
 	host   hostMail
+	tally  tally
 	silent throttle // warnings about a silent agent
 	full   throttle // and about a spool without room
 	busy   throttle // and about too many large messages at a time

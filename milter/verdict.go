@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/maillog"
 	"github.com/millrace/millrace/milter/wire"
 )
 
@@ -61,6 +62,7 @@ func (s *session) failure(reason string) wire.Verdict {
 // end logs a verdict that leaves nothing in the spool.
 func (s *session) end(verdict, reason string, v wire.Verdict) wire.Verdict {
 	s.server.log.LogAttrs(s.conn.Context(), slog.LevelInfo, "verdict", s.attrs(verdict, reason)...)
+	s.server.tally.add(verdict, 0)
 	if v.Action == wire.Accept {
 		s.server.host.note(s.m, nil)
 	}
@@ -78,7 +80,7 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 	}
 	s.server.host.note(s.m, s.d.Divert)
 	attrs := append(s.attrs(way.String(), s.d.Reason), slog.String("id", r.ID().String()))
-	log, ctx := s.server.log, s.conn.Context()
+	log, ctx, tally, n := s.server.log, s.conn.Context(), &s.server.tally, s.nDiverted()
 	waits := way == discard && !s.m.Command && !s.sendmail()
 	v.Written = func(err error) {
 		cut := errors.Is(err, wire.ErrCut)
@@ -99,8 +101,10 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 				attrs = append(attrs, slog.String("release", fmt.Sprintf("the agent will find it later: %v", err)))
 			}
 			log.LogAttrs(ctx, level, msg, attrs...)
+			tally.add(way.String(), n)
 			return
 		}
+		tally.add("lost", 0)
 		attrs = append(attrs, slog.String("err", fmt.Sprintf("MTA was not told and keeps the message: %v", err)))
 		if err := r.Void(); err != nil {
 			attrs = append(attrs, slog.String("void", err.Error()))
@@ -111,20 +115,33 @@ func (s *session) diverted(r Receipt) wire.Verdict {
 	return v
 }
 
+// sender is that of the message as it may stand in the log.
+func (s *session) sender() string {
+	if s.m.setup.cfg.Log.Recipients {
+		return s.m.Sender
+	}
+	return maillog.HiddenSender(s.m.Sender)
+}
+
+// nDiverted is how many recipients are to be diverted.
+func (s *session) nDiverted() (n int) {
+	for _, d := range s.d.Divert {
+		if d {
+			n++
+		}
+	}
+	return n
+}
+
 // attrs are the words of a verdict's log line. "millrace report" reads them.
 func (s *session) attrs(verdict, reason string) []slog.Attr {
 	n, domains := 0, ""
 	if verdict != "leave" && verdict != "tempfail" {
-		for _, d := range s.d.Divert {
-			if d {
-				n++
-			}
-		}
-		domains = s.m.toDomains(s.d.Divert)
+		n, domains = s.nDiverted(), s.m.toDomains(s.d.Divert)
 	}
 	a := []slog.Attr{
 		slog.String("qid", s.conn.Macro("i")),
-		slog.String("from", s.m.Sender),
+		slog.String("from", s.sender()),
 		slog.Int("nrcpt", s.m.nrcpt),
 		slog.Int("diverted", n),
 		slog.String("verdict", verdict),

@@ -42,6 +42,7 @@ type Config struct {
 	Milter   Milter   `toml:"milter"`
 	Agent    Agent    `toml:"agent"`
 	Handback Handback `toml:"handback"`
+	Log      Log      `toml:"log"`
 	Events   Events   `toml:"events"`
 
 	Suppression Suppression `toml:"suppression"`
@@ -325,6 +326,48 @@ type Handback struct {
 	MaxHostQueue Count `toml:"max_host_queue"`
 }
 
+// LogFormat is the form of log lines.
+type LogFormat string
+
+// The forms.
+const (
+	LogLogfmt LogFormat = "logfmt" // key=value
+	LogJSON   LogFormat = "json"
+	// LogPostfix is that of Postfix for everything about a message, so that
+	// pflogsumm and its kin understand it; other lines are key=value.
+	LogPostfix LogFormat = "postfix"
+)
+
+// LogLevel is the least severe kind of lines that are logged.
+type LogLevel string
+
+// The levels.
+const (
+	LevelDebug LogLevel = "debug"
+	LevelInfo  LogLevel = "info"
+	LevelWarn  LogLevel = "warn"
+	LevelError LogLevel = "error"
+)
+
+// Log says how both daemons log.
+type Log struct {
+	// Format is "logfmt", "json" or "postfix". On a terminal logfmt is written for
+	// people. Default: "logfmt".
+	Format LogFormat `toml:"format"`
+	// Level is "debug", "info", "warn" or "error"; --log-level wins. Lines about
+	// messages are of level info. Default: "info".
+	Level LogLevel `toml:"level"`
+	// Syslog sends lines to the host's syslog socket, facility mail, as Postfix
+	// does, instead of standard error. Default: false.
+	Syslog bool `toml:"syslog"`
+	// Recipients is false to leave the local part of recipients' addresses out of
+	// the log, also where a sender's address or a reply repeats it. Default: true.
+	Recipients bool `toml:"recipients"`
+	// Repeats is how many identical warnings or errors are logged within a minute;
+	// the next one says how many were left out. 0 is no limit. Default: 5.
+	Repeats Count `toml:"repeats"`
+}
+
 // TLS is the least protection of a queue's connections. MTA-STS and DANE raise
 // it, except "none", which is the admin's word against any TLS.
 type TLS string
@@ -482,6 +525,7 @@ func defaults() *Config {
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
 		},
+		Log: Log{Format: LogLogfmt, Level: LevelInfo, Recipients: true, Repeats: 5},
 		General: Queue{
 			Name:                     generalName,
 			Route:                    Route{Kind: RouteMX},

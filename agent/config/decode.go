@@ -49,7 +49,7 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
-		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Suppression, *Queue:
+		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Suppression, *Log, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(
@@ -258,6 +258,10 @@ func assign(value, p any, key string) []fault {
 		return oneOf(value, p, key, Observe, Divert)
 	case *Verdict:
 		return oneOf(value, p, key, VerdictAuto, VerdictDelrcpt, VerdictDiscard)
+	case *LogFormat:
+		return oneOf(value, p, key, LogLogfmt, LogJSON, LogPostfix)
+	case *LogLevel:
+		return oneOf(value, p, key, LevelDebug, LevelInfo, LevelWarn, LevelError)
 	case *Action:
 		return oneOf(value, p, key, ActionDivert, ActionLeave)
 	case *ReplyAction:

@@ -97,7 +97,7 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 	}
 	c.Milter.HostDomains, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil
 	for _, p := range [][2]any{
-		{c.Spool, want.Spool}, {c.Milter, want.Milter}, {c.Handback, want.Handback}, {c.General, want.General},
+		{c.Spool, want.Spool}, {c.Milter, want.Milter}, {c.Handback, want.Handback}, {c.Log, want.Log}, {c.General, want.General},
 		{c.Agent.HTTP.Listen, want.Agent.HTTP.Listen}, {c.Agent.Control, want.Agent.Control}, {c.Agent.Port, want.Agent.Port},
 		{c.Agent.Protocols, want.Agent.Protocols}, {c.Agent.MaxSessions, want.Agent.MaxSessions},
 		{len(c.Agent.Resolvers) + len(c.Agent.SourceAddresses) + len(c.Agent.AllowDestinations) + len(c.Agent.HTTP.Hostnames), 0},

@@ -82,13 +82,6 @@ func admin(mux *http.ServeMux, b Backend) {
 			respond(w, done, err)
 		}
 	})
-	mux.HandleFunc("POST /v1/hostmail", func(w http.ResponseWriter, r *http.Request) {
-		var counts map[string]int
-		if demand(w, r, &counts) {
-			b.HostMail(counts)
-			respond(w, struct{}{}, nil)
-		}
-	})
 	mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
 		changes, err := b.Why(r.URL.Query().Get("site"))
 		respond(w, changes, err)
@@ -140,12 +133,6 @@ func (c *Client) Set(ctx context.Context, s Setting) error {
 func (c *Client) Cancel(ctx context.Context, f Filter) (done Selected, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/cancel", f, &done)
 	return done, err
-}
-
-// HostMail tells the agent how many recipients the milter has left with the host
-// MTA since the last call, by domain: the agent leaves room for them.
-func (c *Client) HostMail(ctx context.Context, counts map[string]int) error {
-	return c.call(ctx, http.MethodPost, "/v1/hostmail", counts, &struct{}{})
 }
 
 // Why asks for the last changes of a site, oldest first; ErrUnknown if there is

@@ -84,8 +84,8 @@ type Backend interface {
 	HandBack(ctx context.Context, f Filter) (Selected, error)
 	// Return is the state of that.
 	Return() Return
-	// HostMail takes counts of the host MTA's own recipients, by domain.
-	HostMail(counts map[string]int)
+	// Milter takes the milter's report.
+	Milter(MilterReport)
 	// Why explains a site; ErrUnknown if there is none of the name.
 	Why(site string) ([]Change, error)
 	// WebLink is the URL that lets one browser see addresses on the status page.
@@ -143,6 +143,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 	admin(mux, b)
 	suppression(mux, b)
 	handback(mux, b)
+	milter(mux, b)
 	s := &Server{listener: l, http: &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,

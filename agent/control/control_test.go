@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -21,7 +22,10 @@ func TestMain(m *testing.M) {
 }
 
 // fixed is a backend with n messages.
-type fixed struct{ n int }
+type fixed struct {
+	n    int
+	told chan MilterReport
+}
 
 func (f fixed) Status() Status { return Status{Version: "1", Waiting: f.n} }
 
@@ -54,7 +58,11 @@ func (f fixed) WebLink() (string, error) {
 	return "http://127.0.0.1:8891/enter?token=x", nil
 }
 
-func (f fixed) HostMail(map[string]int) {}
+func (f fixed) Milter(r MilterReport) {
+	if f.told != nil {
+		f.told <- r
+	}
+}
 
 func (f fixed) Why(site string) ([]Change, error) {
 	if site != "google, x" {
@@ -65,7 +73,7 @@ func (f fixed) Why(site string) ([]Change, error) {
 
 func TestAdminsRequests(t *testing.T) {
 	t.Parallel()
-	c := client(t, open(t, fixed{7}))
+	c := client(t, open(t, fixed{n: 7}))
 	ctx := t.Context()
 	if list, err := c.Streams(ctx); err != nil || len(list) != 1 || list[0] != (Stream{Name: "s", Waiting: 7, Paused: "why"}) {
 		t.Errorf("streams %+v, %v", list, err)
@@ -94,9 +102,24 @@ func TestAdminsRequests(t *testing.T) {
 	}
 }
 
+func TestMiltersReportArrives(t *testing.T) {
+	t.Parallel()
+	f := fixed{told: make(chan MilterReport, 1)}
+	want := MilterReport{
+		HostMail:     map[string]int{"big.test": 2},
+		MilterCounts: MilterCounts{Messages: map[string]uint64{"leave": 3}, Recipients: 4, Connections: 5},
+	}
+	if err := client(t, open(t, f)).Milter(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-f.told; !reflect.DeepEqual(got, want) {
+		t.Errorf("the agent was told %+v, not %+v", got, want)
+	}
+}
+
 func TestRequestsThatCannotBeReadAreRefused(t *testing.T) {
 	t.Parallel()
-	c := client(t, open(t, fixed{7}))
+	c := client(t, open(t, fixed{n: 7}))
 	for _, body := range []string{"", "nonsense", `{"colour": 1}`, `{"user": "` + strings.Repeat("x", 1<<19) + `"}`} {
 		resp, err := c.do(t.Context(), "POST", "/v1/cancel", strings.NewReader(body))
 		if err == nil {
@@ -132,7 +155,7 @@ func client(t *testing.T, address string) *Client {
 
 func TestEveryMessageIsListed(t *testing.T) {
 	t.Parallel()
-	c := client(t, open(t, fixed{1000}))
+	c := client(t, open(t, fixed{n: 1000}))
 	n := 0
 	err := c.Messages(t.Context(), func(m *Message) error {
 		if m.ID != fmt.Sprint("M", n) {
@@ -151,7 +174,7 @@ func TestEveryMessageIsListed(t *testing.T) {
 
 func TestReaderThatStopsHoldsUpNobody(t *testing.T) {
 	t.Parallel()
-	address := open(t, fixed{100_000})
+	address := open(t, fixed{n: 100_000})
 	conn, err := net.Dial("unix", strings.TrimPrefix(address, "unix:"))
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +194,7 @@ func TestReaderThatStopsHoldsUpNobody(t *testing.T) {
 func TestClientThatHasEnoughStops(t *testing.T) {
 	t.Parallel()
 	enough := errors.New("enough")
-	err := client(t, open(t, fixed{100_000})).Messages(t.Context(), func(*Message) error { return enough })
+	err := client(t, open(t, fixed{n: 100_000})).Messages(t.Context(), func(*Message) error { return enough })
 	if !errors.Is(err, enough) {
 		t.Errorf("got %v", err)
 	}

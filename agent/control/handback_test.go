@@ -20,7 +20,7 @@ func (f fixed) Return() Return {
 
 func TestHandBack(t *testing.T) {
 	t.Parallel()
-	c := client(t, open(t, fixed{7}))
+	c := client(t, open(t, fixed{n: 7}))
 	if done, err := c.HandBack(t.Context(), Filter{Queue: "google"}); err != nil || done.Recipients != 7 || done.Active != 6 {
 		t.Errorf("%+v, %v", done, err)
 	}
@@ -28,7 +28,7 @@ func TestHandBack(t *testing.T) {
 		t.Errorf("an error of the agent came as %v", err)
 	}
 	r, err := c.Return(t.Context())
-	if err != nil || r != (fixed{7}).Return() || r.Left() != 9 {
+	if err != nil || r != (fixed{n: 7}).Return() || r.Left() != 9 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -60,7 +60,7 @@ func some(n int, stream string, err error) func(*Suppression) error {
 
 func TestSuppressionRequests(t *testing.T) {
 	t.Parallel()
-	c, ctx := client(t, open(t, fixed{50_000})), t.Context()
+	c, ctx := client(t, open(t, fixed{n: 50_000})), t.Context()
 	n := 0
 	if err := c.Suppressions(ctx, func(s *Suppression) error { n++; return nil }); err != nil || n != 50_000 {
 		t.Errorf("%d entries, %v", n, err)
@@ -89,7 +89,7 @@ func TestSuppressionRequests(t *testing.T) {
 
 func TestAListThatBreaksOffIsAnError(t *testing.T) {
 	t.Parallel()
-	c := client(t, open(t, fixed{13}))
+	c := client(t, open(t, fixed{n: 13}))
 	if err := c.Suppressions(t.Context(), func(*Suppression) error { return nil }); err == nil {
 		t.Error("half a list was taken for a whole one")
 	}

@@ -194,6 +194,13 @@ func (q *Queue) Waiting(site string) int {
 	return 0
 }
 
+// MaxSessions returns the bound of the sessions of all sites together.
+func (q *Queue) MaxSessions() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.o.MaxSessions
+}
+
 // Overdue takes out recipients that wait, but cannot be tried since their
 // domain has no way or no session of their destination is up, and that are older than
 // expire says for their domain. The owner settles each job.

@@ -108,6 +108,7 @@ func (r *Resolver) ask(ctx context.Context, q question) *answer {
 		r.mu.Lock()
 		if a := r.answers.get(q, r.now()); a != nil {
 			r.mu.Unlock()
+			r.tally.cached.Add(1)
 			return a
 		}
 		f := r.inFlight[q]
@@ -150,6 +151,7 @@ func (r *Resolver) query(ctx context.Context, q question, f *flight) *answer {
 		a.secure = r.dane && reply.AuthenticatedData
 		f.answer = a
 	}
+	r.tally.asked[a.status].Add(1)
 	r.mu.Lock()
 	delete(r.inFlight, q)
 	if f.answer != nil {

@@ -162,6 +162,8 @@ type Options struct {
 	Roots *x509.CertPool
 	// Log is told of policies that cannot be had; default: silent.
 	Log *slog.Logger
+	// Tally counts what is asked, also over several Resolvers; default: nobody looks.
+	Tally *Tally
 }
 
 // Trust says whether the AD bit of the resolvers' replies counts.
@@ -185,6 +187,7 @@ type Resolver struct {
 	dane      bool // the AD bit counts
 	port      uint16
 	sts       *sts.Store // nil: no MTA-STS
+	tally     *Tally
 
 	mu       sync.Mutex // guards what follows; never held while waiting
 	answers  *cache
@@ -201,6 +204,7 @@ func New(o Options) (*Resolver, error) {
 		now:       o.Now,
 		dane:      o.DANE == TrustAlways,
 		port:      o.Port,
+		tally:     o.Tally,
 		answers:   newCache(maxAnswers),
 		inFlight:  make(map[question]*flight),
 	}
@@ -209,6 +213,9 @@ func New(o Options) (*Resolver, error) {
 	}
 	if r.port == 0 {
 		r.port = 25
+	}
+	if r.tally == nil {
+		r.tally = new(Tally)
 	}
 	if o.STSDirectory != "" {
 		r.sts = sts.Open(sts.Options{

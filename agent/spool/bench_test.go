@@ -115,7 +115,7 @@ func BenchmarkHandOver(b *testing.B) {
 	seen := 0
 	enough := errors.New("enough")
 	err = s.Follow(b.Context(), func(id ID, _ *Envelope, _ []State, _ bool) error {
-		if err := s.Record(Event{id, 0, State{Status: Delivered, Reply: "250 2.0.0 Ok: queued as 4XyZ"}}); err != nil {
+		if err := s.Record(Event{ID: id, State: State{Status: Delivered, Reply: "250 2.0.0 Ok: queued as 4XyZ"}}); err != nil {
 			return err
 		}
 		if seen++; seen == b.N {

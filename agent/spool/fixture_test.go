@@ -169,12 +169,12 @@ func makeFixture(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	record(Event{rs[5].ID(), 1, State{Tries: 3, Class: 2, Due: time.Unix(1800000000, 0), Reply: "451 4.7.1 Greylisted"}})
+	record(Event{ID: rs[5].ID(), Recipient: 1, State: State{Tries: 3, Class: 2, Due: time.Unix(1800000000, 0), Reply: "451 4.7.1 Greylisted"}})
 	s.upkeep()
 	if err := s.rotate(); err != nil {
 		t.Fatal(err)
 	}
-	record(Event{rs[21].ID(), 0, State{Tries: 1, Handback: true, Due: time.Unix(1800000001, 7), Reply: "550 5.7.1 no"}})
+	record(Event{ID: rs[21].ID(), Recipient: 0, State: State{Tries: 1, Handback: true, Due: time.Unix(1800000001, 7), Reply: "550 5.7.1 no"}})
 	settle(t, s, rs[20].ID(), Bounced, 2)
 	if err := s.Beat(17); err != nil {
 		t.Fatal(err)

@@ -133,7 +133,7 @@ func playFullDisk(dir string) error {
 	}
 	// Each is deferred once. Meanwhile the host's mail stays with the host.
 	for i, id := range ids {
-		if err := s.Record(Event{id, 0, State{Tries: 1, Due: time.Unix(1800000000, 0), Reply: "451 4.3.0 later"}}); err != nil {
+		if err := s.Record(Event{ID: id, Recipient: 0, State: State{Tries: 1, Due: time.Unix(1800000000, 0), Reply: "451 4.3.0 later"}}); err != nil {
 			return fmt.Errorf("deferral %d: %w", i, err)
 		}
 	}
@@ -165,8 +165,8 @@ func playFullDisk(dir string) error {
 	for i, id := range ids {
 		if i > 0 && ids[i-1].Segment() == id.Segment() {
 			// It may have to wait for room, which comes with what was done before.
-			err := s.Record(Event{id, 0, State{Status: Delivered}})
-			for ; errors.Is(err, ErrFull); err = s.Record(Event{id, 0, State{Status: Delivered}}) {
+			err := s.Record(Event{ID: id, Recipient: 0, State: State{Status: Delivered}})
+			for ; errors.Is(err, ErrFull); err = s.Record(Event{ID: id, Recipient: 0, State: State{Status: Delivered}}) {
 				time.Sleep(time.Millisecond) // polls; the condition ends it
 			}
 			if err != nil {
@@ -187,7 +187,7 @@ func playFullDisk(dir string) error {
 		if err := read(id); err != nil {
 			return err
 		}
-		if err := s.Record(Event{id, 0, State{Status: Delivered}}); err != nil {
+		if err := s.Record(Event{ID: id, Recipient: 0, State: State{Status: Delivered}}); err != nil {
 			return err
 		}
 	}

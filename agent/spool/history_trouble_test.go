@@ -189,7 +189,7 @@ func (w *world) finale() {
 			if m.states[i].now().Status.Final() {
 				continue
 			}
-			e := Event{m.id, uint32(i), State{Status: Delivered}}
+			e := Event{ID: m.id, Recipient: uint32(i), State: State{Status: Delivered}}
 			if w.check(w.agent.fs, "Record", w.agent.s.Record(e)) {
 				m.states[i].recorded = append(m.states[i].recorded, eventModel{State: e.State, session: w.session, file: w.journal()})
 			}

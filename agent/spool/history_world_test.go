@@ -430,7 +430,7 @@ func (w *world) record() {
 			if w.rng.IntN(200) == 0 {
 				st.Status, w.fragile = Damaged, true
 			}
-			events = append(events, Event{m.id, uint32(i), st})
+			events = append(events, Event{ID: m.id, Recipient: uint32(i), State: st})
 			if w.rng.IntN(3) == 0 {
 				break
 			}

@@ -313,7 +313,7 @@ func TestUnreadableEnvelopeGetsAnOutcome(t *testing.T) {
 		t.Fatalf("loaded %v, damage %+v", got.ids, d)
 	}
 	settle(t, s, b.ID(), Damaged, 0, 1, 2)
-	if err := s.Record(Event{b.ID(), 1, State{}}); !errors.Is(err, ErrFinal) {
+	if err := s.Record(Event{ID: b.ID(), Recipient: 1, State: State{}}); !errors.Is(err, ErrFinal) {
 		t.Errorf("Record: %v", err)
 	}
 	settle(t, s, a.ID(), Delivered, 0)

@@ -27,9 +27,9 @@ func TestStatesSurviveRestart(t *testing.T) {
 	newSeen().load(t, s)
 	deferred := State{Tries: 7, Class: 3, Handback: true, Stuck: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
 	err := s.Record(
-		Event{rs[0].ID(), 1, deferred},
-		Event{rs[1].ID(), 0, State{Status: Delivered}}, Event{rs[1].ID(), 1, State{Status: Bounced}}, Event{rs[1].ID(), 2, State{Status: Cancelled}},
-		Event{rs[2].ID(), 2, State{Status: Delivered, Reply: strings.Repeat("x", 600) + "\n"}},
+		Event{ID: rs[0].ID(), Recipient: 1, State: deferred},
+		Event{ID: rs[1].ID(), Recipient: 0, State: State{Status: Delivered}}, Event{ID: rs[1].ID(), Recipient: 1, State: State{Status: Bounced}}, Event{ID: rs[1].ID(), Recipient: 2, State: State{Status: Cancelled}},
+		Event{ID: rs[2].ID(), Recipient: 2, State: State{Status: Delivered, Reply: strings.Repeat("x", 600) + "\n"}},
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func TestStatesSurviveRestart(t *testing.T) {
 		}
 		if how == "checkpoint and journal" {
 			deferred.Tries++
-			if err := s.Record(Event{rs[0].ID(), 1, deferred}); err != nil {
+			if err := s.Record(Event{ID: rs[0].ID(), Recipient: 1, State: deferred}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -78,7 +78,7 @@ func TestCheckpointIsWrittenWhenJournalsGrow(t *testing.T) {
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
 	for i := range 500 {
-		if err := s.Record(Event{r.ID(), 0, State{Tries: uint16(i)}}); err != nil {
+		if err := s.Record(Event{ID: r.ID(), Recipient: 0, State: State{Tries: uint16(i)}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -111,11 +111,11 @@ func TestJournalTroubleStopsRecordingUntilACheckpoint(t *testing.T) {
 	if err := s.Sync(); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Sync: %v", err)
 	}
-	if err := s.Record(Event{r.ID(), 1, State{Status: Delivered}}); !errors.Is(err, syscall.EIO) {
+	if err := s.Record(Event{ID: r.ID(), Recipient: 1, State: State{Status: Delivered}}); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Record after a failed sync: %v", err)
 	}
 	files.setHook(nil)
-	until(t, "nothing is recorded again", func() bool { return s.Record(Event{r.ID(), 1, State{Status: Delivered}}) == nil })
+	until(t, "nothing is recorded again", func() bool { return s.Record(Event{ID: r.ID(), Recipient: 1, State: State{Status: Delivered}}) == nil })
 	// What the failed sync was about is not read from the old file.
 	if _, err := os.Stat(dir + "/journal/00000001.journal"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the journal that failed is still there: %v", err)
@@ -255,7 +255,7 @@ func TestJournalTakesNothingBackFromItsCheckpoint(t *testing.T) {
 		m.fault = nil
 		// In sectors of their own.
 		for i := range uint16(4) {
-			if err := s.Record(Event{r.ID(), 0, State{Tries: i, Reply: strings.Repeat("r", maxReply)}}); err != nil {
+			if err := s.Record(Event{ID: r.ID(), Recipient: 0, State: State{Tries: i, Reply: strings.Repeat("r", maxReply)}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -291,7 +291,7 @@ func TestOldJournalThatFailsIsReplacedByItsCheckpoint(t *testing.T) {
 	if err := s.Sync(); !errors.Is(err, syscall.EIO) {
 		t.Errorf("Sync though an event is lost: %v", err)
 	}
-	if err := s.Record(Event{r.ID(), 0, State{}}); !errors.Is(err, syscall.EIO) {
+	if err := s.Record(Event{ID: r.ID(), Recipient: 0, State: State{}}); !errors.Is(err, syscall.EIO) {
 		t.Errorf("Record though an event is lost: %v", err)
 	}
 	m.fault = nil
@@ -408,7 +408,7 @@ func TestStatesOfAMessage(t *testing.T) {
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
 	late := State{Tries: 2, Handback: true, Stuck: true, Due: time.Unix(1800000000, 0), Reply: "550 5.1.1 no"}
-	if err := s.Record(Event{many.ID(), 0, State{Status: Bounced}}, Event{many.ID(), 2, late}, Event{one.ID(), 0, late}); err != nil {
+	if err := s.Record(Event{ID: many.ID(), Recipient: 0, State: State{Status: Bounced}}, Event{ID: many.ID(), Recipient: 2, State: late}, Event{ID: one.ID(), Recipient: 0, State: late}); err != nil {
 		t.Fatal(err)
 	}
 	for id, want := range map[ID][]State{many.ID(): {{Status: Bounced}, {}, late}, one.ID(): {late}, fresh.ID(): {{}, {}}} {
@@ -416,7 +416,7 @@ func TestStatesOfAMessage(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want %+v", id, got, err, want)
 		}
 	}
-	if err := s.Record(Event{one.ID(), 0, State{Status: Delivered}}); err != nil {
+	if err := s.Record(Event{ID: one.ID(), Recipient: 0, State: State{Status: Delivered}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []ID{one.ID(), MakeID(77, 8)} {

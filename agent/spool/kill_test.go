@@ -143,7 +143,7 @@ func playAgent(dir string) error {
 				continue
 			}
 			fmt.Printf("trying %s/%d\n", id, i)
-			if err := s.Record(Event{id, uint32(i), next}); err != nil {
+			if err := s.Record(Event{ID: id, Recipient: uint32(i), State: next}); err != nil {
 				return err
 			}
 			fmt.Printf("%s %s/%d\n", what, id, i)

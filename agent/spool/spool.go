@@ -122,6 +122,7 @@ type Event struct {
 	ID        ID
 	Recipient uint32 // ordinal
 	State
+	Last bool // set by Record: this was the last recipient of the message to become final
 }
 
 // Errors that callers tell apart.

@@ -64,7 +64,7 @@ func BenchmarkStart(b *testing.B) {
 	var events []Event
 	err = s.Load(func(id ID, _ *Envelope, _ []State) error {
 		if n++; n%2 == 0 {
-			events = append(events, Event{id, 0, State{Tries: 1, Class: 2, Due: time.Unix(1800000000, int64(n)), Reply: "451 4.7.1 Greylisted, try again later"}})
+			events = append(events, Event{ID: id, Recipient: 0, State: State{Tries: 1, Class: 2, Due: time.Unix(1800000000, int64(n)), Reply: "451 4.7.1 Greylisted, try again later"}})
 		}
 		if len(events) == 1000 {
 			err := s.Record(events...)

@@ -270,7 +270,7 @@ func (s *Store) find(id ID) (seg *segment, i int, err error) {
 // kernel and survive the end of this process; within 100 ms they are synced.
 // What cannot be recorded, because the recipient is final (ErrFinal) or unknown
 // (ErrNotFound), is left out and told in the error; the rest is recorded. Any
-// other error means that nothing was; ErrFull among them.
+// other error means that nothing was; ErrFull among them. Record sets Last in events.
 func (s *Store) Record(events ...Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -314,6 +314,7 @@ type change struct {
 	state     state
 	seg       *segment
 	i         int
+	event     *Event
 }
 
 // check sorts out the events that cannot be. Callers hold mu.
@@ -335,7 +336,7 @@ func (s *Store) check(events []Event) (good []change, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		good = append(good, change{ev.ID, ev.Recipient, packState(&ev.State), seg, i})
+		good = append(good, change{ev.ID, ev.Recipient, packState(&ev.State), seg, i, ev})
 	}
 	return good, bad
 }
@@ -356,6 +357,7 @@ func (s *Store) apply(c *change) {
 		s.recorded(c)
 	}
 	if c.seg.set(c.i, c.recipient, &c.state) {
+		c.event.Last = true
 		s.finish(c.seg, c.i, false)
 	}
 }

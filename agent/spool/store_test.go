@@ -121,10 +121,10 @@ func TestFinalRecipientStaysFinal(t *testing.T) {
 	newSeen().load(t, s)
 	settle(t, s, r.ID(), Delivered, 0)
 	err := s.Record(
-		Event{r.ID(), 0, State{Status: Queued}},
-		Event{other.ID(), 0, State{Status: HandedBack}},
-		Event{other.ID(), 0, State{Status: Queued}},
-		Event{other.ID(), 2, State{Status: Delivered}},
+		Event{ID: r.ID(), Recipient: 0, State: State{Status: Queued}},
+		Event{ID: other.ID(), Recipient: 0, State: State{Status: HandedBack}},
+		Event{ID: other.ID(), Recipient: 0, State: State{Status: Queued}},
+		Event{ID: other.ID(), Recipient: 2, State: State{Status: Delivered}},
 	)
 	if !errors.Is(err, ErrFinal) || !errors.Is(err, ErrNotFound) {
 		t.Errorf("Record: %v", err)
@@ -159,7 +159,7 @@ func TestDoneSegmentIsUnlinkedAfterJournalSync(t *testing.T) {
 	newSeen().load(t, s)
 	n := len(files.since(0))
 	done := State{Status: Delivered}
-	if err := s.Record(Event{r.ID(), 0, done}, Event{r.ID(), 1, done}, Event{big.ID(), 0, done}); err != nil {
+	if err := s.Record(Event{ID: r.ID(), Recipient: 0, State: done}, Event{ID: r.ID(), Recipient: 1, State: done}, Event{ID: big.ID(), Recipient: 0, State: done}); err != nil {
 		t.Fatal(err)
 	}
 	s.reclaim()
@@ -370,7 +370,7 @@ func TestFullDiskDoesNotStopTheDrain(t *testing.T) {
 	var err error
 	var last uint16
 	for i := range uint16(2000) {
-		if err = s.Record(Event{r.ID(), 0, State{Tries: i, Reply: "451 4.3.0 try again later"}}); err != nil {
+		if err = s.Record(Event{ID: r.ID(), Recipient: 0, State: State{Tries: i, Reply: "451 4.3.0 try again later"}}); err != nil {
 			break
 		}
 		last = i
@@ -379,7 +379,7 @@ func TestFullDiskDoesNotStopTheDrain(t *testing.T) {
 		t.Fatalf("Record: %v", err)
 	}
 	files.setHook(nil)
-	if err := s.Record(Event{r.ID(), 0, State{Tries: last + 1}}); err != nil {
+	if err := s.Record(Event{ID: r.ID(), Recipient: 0, State: State{Tries: last + 1}}); err != nil {
 		t.Errorf("when room is back: %v", err)
 	}
 }
@@ -565,5 +565,45 @@ func TestLostNumberIsNotUsedAgain(t *testing.T) {
 	got.load(t, openStore(t, dir, o))
 	if len(got.ids) != 1 || got.ids[r.ID()] != 1 || r.ID() == old.ID() {
 		t.Errorf("%s, after %s, is not there: %v", r.ID(), old.ID(), got.ids)
+	}
+}
+
+func TestUsageFollowsTheSpool(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := openWriter(t, dir, smallWriter(t, nil))
+	r := post(t, w, 0, 1)
+	release(t, r)
+	s := openStore(t, dir, smallStore(t, nil))
+	if u, err := s.Usage(); err != nil || u.SegmentOctets != 0 || u.Free <= 0 {
+		t.Errorf("before the spool is read: %+v, %v", u, err)
+	}
+	newSeen().load(t, s)
+	if u, err := s.Usage(); err != nil || u.Segments != 1 || u.SegmentOctets <= 0 {
+		t.Errorf("with one message: %+v, %v", u, err)
+	}
+}
+
+func TestLastRecipientIsTold(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := openWriter(t, dir, smallWriter(t, nil))
+	two, one := post(t, w, 0, 2), post(t, w, 1, 1)
+	release(t, two, one)
+	s := openStore(t, dir, smallStore(t, nil))
+	newSeen().load(t, s)
+	events := []Event{
+		{ID: two.ID(), State: State{Status: Delivered}},
+		{ID: one.ID(), State: State{Status: Queued, Tries: 1}},
+		{ID: two.ID(), Recipient: 1, State: State{Status: Bounced}},
+		{ID: two.ID(), Recipient: 1, State: State{Status: Delivered}}, // too late
+	}
+	if err := s.Record(events...); !errors.Is(err, ErrFinal) {
+		t.Errorf("recorded with %v", err)
+	}
+	for i, want := range []bool{false, false, true, false} {
+		if events[i].Last != want {
+			t.Errorf("event %d: last is %v", i, events[i].Last)
+		}
 	}
 }

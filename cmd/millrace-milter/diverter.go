@@ -75,11 +75,11 @@ func (d *diverter) serve(ctx context.Context, ready func()) error {
 	return d.server.Serve(ctx, listeners...)
 }
 
-// tellEvery is how often the agent hears of the host's own mail.
+// tellEvery is how often the agent hears of us.
 const tellEvery = time.Second
 
-// tellAgent tells the agent what the host MTA sends itself. While the agent is
-// away nobody needs to know.
+// tellAgent tells the agent what the host MTA sends itself, and what we have
+// counted. While the agent is away nobody needs to know.
 func (d *diverter) tellAgent(ctx context.Context) {
 	agent := control.NewClient(d.cfg.Agent.Control)
 	defer agent.Close()
@@ -91,12 +91,13 @@ func (d *diverter) tellAgent(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		counts := d.server.HostMail()
-		if counts == nil {
-			continue
+		c := d.server.Counts()
+		report := control.MilterReport{
+			HostMail:     d.server.HostMail(),
+			MilterCounts: control.MilterCounts{Messages: c.Messages, Recipients: c.Recipients, Connections: c.Connections},
 		}
 		call, cancel := context.WithTimeout(ctx, tellEvery)
-		if err := agent.HostMail(call, counts); err != nil {
+		if err := agent.Milter(call, report); err != nil {
 			d.log.Debug("the agent was not told of the host's own mail", "err", err)
 		}
 		cancel()

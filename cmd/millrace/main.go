@@ -16,12 +16,13 @@ type globals struct{ program.Flags }
 
 type cli struct {
 	globals
-	Check  checkCmd  `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
-	Queue  queueCmd  `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
-	Setup  setupCmd  `cmd:"" help:"Make the host's MTA ask Millrace, or no longer."`
-	Report reportCmd `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
-	Why    whyCmd    `cmd:"" help:"Explain how many sessions a site gets, and how fast they send."`
-	Web    webCmd    `cmd:"" help:"Print a link to the status page that lets a browser see mail addresses."`
+	Check   checkCmd   `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
+	Queue   queueCmd   `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
+	Retreat retreatCmd `cmd:"" help:"Give everything back to the host's MTA, and make Millrace safe to remove."`
+	Setup   setupCmd   `cmd:"" help:"Make the host's MTA ask Millrace, or no longer."`
+	Report  reportCmd  `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
+	Why     whyCmd     `cmd:"" help:"Explain how many sessions a site gets, and how fast they send."`
+	Web     webCmd     `cmd:"" help:"Print a link to the status page that lets a browser see mail addresses."`
 
 	Streams  streamsCmd  `cmd:"" help:"List the streams: campaigns and lists."`
 	Pause    pauseCmd    `cmd:"" help:"Stop a stream."`

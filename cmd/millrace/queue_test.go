@@ -52,7 +52,7 @@ func (b backend) Cancel(_ context.Context, f control.Filter) (control.Selected, 
 
 func (b backend) WebLink() (string, error) { return "http://127.0.0.1:8891/enter?token=x", nil }
 
-func (b backend) HostMail(map[string]int) {}
+func (b backend) Milter(control.MilterReport) {}
 
 func (b backend) Why(site string) ([]control.Change, error) {
 	if site != "google" {

@@ -126,7 +126,9 @@ func cutPrefix(line string) (stamp, rest string, ok bool) {
 		}
 		if tag, isTag := strings.CutSuffix(word, ":"); isTag {
 			tag, _, _ = strings.Cut(tag, "[")
-			return stamp, rest, tag == "millrace-milter"
+			// The second is its name in Postfix's form ([log] format).
+			rest = strings.TrimPrefix(strings.TrimPrefix(rest, "warning: "), "error: ")
+			return stamp, rest, tag == "millrace-milter" || tag == "millrace/milter"
 		}
 	}
 	return "", "", false

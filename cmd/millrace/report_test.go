@@ -164,7 +164,7 @@ func TestReportReadsBackWhatSlogWrote(t *testing.T) {
 			if err := handler(&b).Handle(t.Context(), r); err != nil {
 				t.Fatal(err)
 			}
-			for _, prefix := range []string{"", "Mar  3 11:00:00 mx millrace-milter[7]: ", "2026-03-03T11:00:00Z millrace-milter: "} {
+			for _, prefix := range []string{"", "Mar  3 11:00:00 mx millrace-milter[7]: ", "2026-03-03T11:00:00Z millrace-milter: ", "Mar  3 11:00:00 mx millrace/milter[7]: warning: "} {
 				got, ok := noon.parse(prefix + strings.TrimSuffix(b.String(), "\n"))
 				if !ok || !reflect.DeepEqual(*got, want) {
 					t.Errorf("%s, prefix %q, value %q: %+v", form, prefix, value, got)

@@ -23,7 +23,7 @@ func (c *setupCmd) sendmail(g *globals) error {
 	}
 	text, err := os.ReadFile(sendmailCF)
 	if err != nil {
-		return fmt.Errorf("Sendmail's configuration cannot be read: %w", err)
+		return fmt.Errorf("the configuration of Sendmail cannot be read: %w", err)
 	}
 	missing := sendmailLacks(string(text), cfg)
 	if len(missing) == 0 {
@@ -34,7 +34,7 @@ func (c *setupCmd) sendmail(g *globals) error {
 		fmt.Fprintln(os.Stderr, "millrace: sendmail.cf: "+m)
 	}
 	fmt.Print("Write this into /etc/mail/sendmail.mc, then: make -C /etc/mail, and restart Sendmail.\n\n" + snippets.MC)
-	return errors.New("Sendmail does not ask Millrace yet")
+	return errors.New("the running Sendmail does not ask Millrace yet")
 }
 
 var (

@@ -3,7 +3,7 @@
 // internet, and hold what was sent against what was received. One file is about
 // one theme: bytes, envelopes and their arguments, sessions, verdicts, restarts,
 // crashes, the moments around a verdict (window), what is not ours (inbound),
-// the chroot, reused queue ids, trouble, the way home and what is handed back, drains,
+// the chroot, reused queue ids, what pflogsumm makes of the logs, trouble, the way home and what is handed back, drains,
 // bounces and their senders, list software that reads its bounces (mailman),
 // TLS policies, real MTAs as receivers and their refusals. A room (room_test.go) is a
 // Postfix, both daemons and an internet; a peer (dialogue_test.go) talks to that

@@ -196,7 +196,7 @@ func (l *life) send(ctx context.Context, n int, middle func() error) error {
 		return err
 	}
 	if res.Messages != n {
-		return fmt.Errorf("Postfix took %d of %d messages: %w", res.Messages, n, res.Err)
+		return fmt.Errorf("only %d of %d messages were taken by Postfix: %w", res.Messages, n, res.Err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -20,23 +21,25 @@ type structs map[string]*ast.StructType
 // configuration writes millrace.toml(5) from the source of agent/config: the
 // struct tag of a field is the key, its comment the explanation.
 func configuration(dir string) ([]byte, error) {
-	packages, err := parser.ParseDir(token.NewFileSet(), dir, nil, parser.ParseComments)
+	types, docs := structs{}, map[string]string{}
+	files, err := filepath.Glob(dir + "/*.go")
 	if err != nil {
 		return nil, err
 	}
-	types, docs := structs{}, map[string]string{}
-	for _, p := range packages {
-		for _, f := range p.Files {
-			for _, d := range f.Decls {
-				g, ok := d.(*ast.GenDecl)
-				if !ok {
-					continue
-				}
-				for _, s := range g.Specs {
-					if t, ok := s.(*ast.TypeSpec); ok {
-						if st, ok := t.Type.(*ast.StructType); ok {
-							types[t.Name.Name], docs[t.Name.Name] = st, g.Doc.Text()
-						}
+	for _, file := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range f.Decls {
+			g, ok := d.(*ast.GenDecl)
+			if !ok {
+				continue
+			}
+			for _, s := range g.Specs {
+				if t, ok := s.(*ast.TypeSpec); ok {
+					if st, ok := t.Type.(*ast.StructType); ok {
+						types[t.Name.Name], docs[t.Name.Name] = st, g.Doc.Text()
 					}
 				}
 			}

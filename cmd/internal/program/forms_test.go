@@ -2,7 +2,6 @@ package program
 
 import (
 	"bufio"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +33,7 @@ func TestTerminalLogIsForPeople(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer terminal.Close()
-	Flags{LogLevel: slog.LevelInfo}.Logger(terminal).Warn("careful", "key", "value")
+	Flags{}.Logger(terminal).Warn("careful", "key", "value")
 	line, err := bufio.NewReader(master).ReadString('\n')
 	plain := regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(line, "")
 	if err != nil || line == plain || !regexp.MustCompile(`^\d\d:\d\d:\d\d WRN careful key=value\r\n$`).MatchString(plain) {

@@ -1,7 +1,8 @@
 // Package program is what the three programs share: the flags --config,
 // --log-level and --version, the log, exit codes, and the life of a daemon under systemd.
 //
-// A daemon's main is one call of Serve. The command uses Flags and Parse.
+// A daemon's main is one call of Serve; its log is as [log] says (log.go). The
+// command uses Flags and Parse.
 package program
 
 import (
@@ -12,11 +13,8 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/lmittmann/tint"
-	"golang.org/x/term"
 
 	"github.com/millrace/millrace/agent/config"
 )
@@ -46,7 +44,7 @@ func Version() string {
 // Flags are the flags of every program; a program embeds them in its own.
 type Flags struct {
 	Config   string           `short:"c" default:"${config}" placeholder:"FILE" help:"Configuration file; conf.d/*.toml beside it is read too. Default: ${default}."`
-	LogLevel slog.Level       `default:"info" placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error. Default: ${default}."`
+	LogLevel *slog.Level      `placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error. Default: level of [log], info."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 	Manual   manual           `name:"man" hidden:""`
 }
@@ -58,24 +56,6 @@ func (f Flags) Load() (*config.Config, []config.Notice, error) {
 		return nil, nil, Error{Code: ExitConfig, Err: err}
 	}
 	return c, notices, nil
-}
-
-// Logger writes for people on a terminal, and in key=value form elsewhere.
-// Under systemd the journal has the time already.
-func (f Flags) Logger(w io.Writer) *slog.Logger {
-	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: f.LogLevel, TimeFormat: time.TimeOnly}))
-	}
-	o := &slog.HandlerOptions{Level: f.LogLevel}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }
 
 // Error is an error with the exit code it should end the program with.

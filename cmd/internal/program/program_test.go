@@ -263,7 +263,8 @@ func TestLoggerHeedsItsLevel(t *testing.T) {
 	t.Parallel()
 	r, w := io.Pipe()
 	go func() {
-		log := Flags{LogLevel: slog.LevelWarn}.Logger(w)
+		level := slog.LevelWarn
+		log := Flags{LogLevel: &level}.Logger(w)
 		log.Info("not this")
 		log.Warn("this", "key", "a b")
 		w.Close()

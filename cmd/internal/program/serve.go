@@ -32,9 +32,12 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	if err != nil {
 		Exit(name, err)
 	}
-	log := flags.Logger(os.Stderr)
-	tell(log, notices)
-	d, err := start(c, log)
+	log, err := flags.open(name, c.Log, os.Stderr)
+	if err != nil {
+		Exit(name, Error{Code: ExitConfig, Err: err})
+	}
+	tell(log.Logger, notices)
+	d, err := start(c, log.Logger)
 	if err != nil {
 		Exit(name, err)
 	}
@@ -44,23 +47,23 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	signal.Notify(hangup, syscall.SIGHUP)
 
 	var aside sync.WaitGroup
-	aside.Go(func() { watchdog(ctx, log) })
+	aside.Go(func() { watchdog(ctx, log.Logger) })
 	aside.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
-				notify(log, "STOPPING=1")
+				notify(log.Logger, "STOPPING=1")
 				return
 			case <-hangup:
-				notify(log, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic()))
+				notify(log.Logger, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic()))
 				reload(flags, d, log)
-				notify(log, "READY=1")
+				notify(log.Logger, "READY=1")
 			}
 		}
 	})
 	log.Info("starting", "version", Version(), "config", flags.Config)
 	err = d.Run(ctx, func() {
-		notify(log, "READY=1")
+		notify(log.Logger, "READY=1")
 		log.Info("ready")
 	})
 	stop()
@@ -71,11 +74,14 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	Exit(name, err)
 }
 
-func reload(flags Flags, d Daemon, log *slog.Logger) {
+func reload(flags Flags, d Daemon, log *daemonLog) {
 	c, notices, err := flags.Load()
 	if err == nil {
-		tell(log, notices)
+		tell(log.Logger, notices)
 		err = d.Reload(c)
+	}
+	if err == nil {
+		log.reload(c.Log)
 	}
 	if err != nil {
 		log.Error("reload failed; the old configuration stays in force", "err", err)

@@ -1,0 +1,38 @@
+package control
+
+import (
+	"context"
+	"net/http"
+)
+
+// MilterReport is what the milter tells the agent every second, so that the agent
+// leaves room for the host's own mail and one scrape of it shows both daemons.
+type MilterReport struct {
+	// HostMail are recipients left with the host MTA since the last report, by
+	// domain.
+	HostMail map[string]int `json:"host_mail,omitempty"`
+	// The others count from the milter's start, so that a lost report loses nothing.
+	MilterCounts
+}
+
+// MilterCounts are the milter's counts since its start.
+type MilterCounts struct {
+	Messages    map[string]uint64 `json:"messages"`    // by verdict
+	Recipients  uint64            `json:"recipients"`  // diverted
+	Connections uint64            `json:"connections"` // of the host MTA
+}
+
+func milter(mux *http.ServeMux, b Backend) {
+	mux.HandleFunc("POST /v1/milter", func(w http.ResponseWriter, r *http.Request) {
+		var report MilterReport
+		if demand(w, r, &report) {
+			b.Milter(report)
+			respond(w, struct{}{}, nil)
+		}
+	})
+}
+
+// Milter gives the agent the milter's report.
+func (c *Client) Milter(ctx context.Context, r MilterReport) error {
+	return c.call(ctx, http.MethodPost, "/v1/milter", r, &struct{}{})
+}

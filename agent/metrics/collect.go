@@ -1,0 +1,228 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// State is what a scrape finds.
+type State struct {
+	Ready                                  bool
+	Waiting, Deferred, Active              int // recipients
+	Sessions, MaxSessions, StalledSessions int
+	PausedStreams                          int
+	Sites                                  []queue.Site
+	Spool                                  spool.Usage
+	Damaged                                int // records
+	DNS                                    route.Counts
+	Milter                                 control.MilterCounts
+	MilterAt                               time.Time // of the milter's last report; zero: none yet
+}
+
+var _ prometheus.Collector = (*Metrics)(nil)
+
+// Describe says nothing in advance: the collector is unchecked, and what it gives
+// is consistent by construction.
+func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
+
+// scrape is one collection. The metrics are put aside under the mutex and handed
+// over without it: nobody who counts waits for a reader.
+type scrape struct {
+	*Metrics
+	out []prometheus.Metric
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("millrace_"+name, help, labels, nil)
+}
+
+func (s *scrape) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	s.out = append(s.out, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...))
+}
+
+func (s *scrape) count(d *prometheus.Desc, v uint64, labels ...string) {
+	s.out = append(s.out, prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...))
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(out chan<- prometheus.Metric) {
+	st := m.state() // takes other locks than ours
+	s := &scrape{Metrics: m}
+	s.whole(&st)
+	m.mu.Lock()
+	now := time.Now()
+	m.queues.look(now)
+	m.sites.look(now)
+	m.streams.look(now)
+	s.byQueue()
+	s.bySite()
+	s.byStream()
+	s.now(st.Sites)
+	m.mu.Unlock()
+	for _, x := range s.out {
+		out <- x
+	}
+}
+
+// whole are the metrics of the agent as a whole, and of the milter.
+func (s *scrape) whole(st *State) {
+	s.gauge(desc("ready", "1 if /readyz says ok, 0 if an admin is needed."), number(st.Ready))
+	recipients := desc("recipients", "Recipients queued, by state; a recipient is deferred until it is due again, and active in a transaction.", "state")
+	s.gauge(recipients, float64(st.Waiting), "waiting")
+	s.gauge(recipients, float64(st.Deferred), "deferred")
+	s.gauge(recipients, float64(st.Active), "active")
+	s.gauge(desc("sessions", "Connections, up or being opened."), float64(st.Sessions))
+	s.gauge(desc("sessions_limit", "Most connections of all sites together, max_sessions of [agent]."), float64(st.MaxSessions))
+	s.gauge(desc("sessions_stalled", "Sessions that send nothing because an outcome cannot be written to the journal."), float64(st.StalledSessions))
+	s.gauge(desc("streams_paused", "Streams that are paused or held."), float64(st.PausedStreams))
+
+	s.gauge(desc("spool_segments", "Segment files of the spool."), float64(st.Spool.Segments))
+	s.gauge(desc("spool_segment_bytes", "Bytes of the records in segment files, without holes; large messages have files of their own."), float64(st.Spool.SegmentOctets))
+	s.gauge(desc("spool_free_bytes", "Bytes that can still be written on the spool's file system."), float64(st.Spool.Free))
+	s.gauge(desc("spool_damaged_records", "Records of the spool found damaged since the start, at most 1,000."), float64(st.Damaged))
+	s.count(desc("journal_errors_total", "Outcomes that could not be written to the journal, each try counted."), s.journal.Load())
+
+	queries := desc("dns_queries_total", "Queries to the resolvers, by what came of them.", "result")
+	s.count(queries, st.DNS.Found, "found")
+	s.count(queries, st.DNS.NoData, "nodata")
+	s.count(queries, st.DNS.NXDomain, "nxdomain")
+	s.count(queries, st.DNS.Failed, "failed")
+	s.count(desc("dns_cache_hits_total", "Questions answered from the agent's own cache."), st.DNS.Cached)
+
+	if st.MilterAt.IsZero() {
+		return
+	}
+	s.gauge(desc("milter_report_timestamp_seconds", "When the milter last reported to the agent, as Unix time."), float64(st.MilterAt.UnixMilli())/1000)
+	verdicts := desc("milter_messages_total", "Messages that the milter decided on since its start, by verdict.", "verdict")
+	for _, v := range [...]string{"leave", "observe", "delrcpt", "discard", "tempfail", "lost"} {
+		s.count(verdicts, st.Milter.Messages[v], v)
+	}
+	s.count(desc("milter_diverted_recipients_total", "Recipients that the milter diverted since its start."), st.Milter.Recipients)
+	s.count(desc("milter_connections_total", "Connections of the host MTA to the milter since its start."), st.Milter.Connections)
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (s *scrape) statuses(d *prometheus.Desc, label string, c *statusCounts) {
+	for i, n := range c {
+		s.count(d, n, label, statusLabel(i))
+	}
+}
+
+func (s *scrape) classes(d *prometheus.Desc, label string, c *classCounts) {
+	for i, n := range c {
+		if class := outcome.Class(i); class != outcome.ClassNone {
+			s.count(d, n, label, class.String())
+		}
+	}
+}
+
+func (s *scrape) byQueue() {
+	attempts := desc("deliveries_total", "Delivery attempts by what became of the recipient.", "queue", "status")
+	bounces := desc("bounces_total", "Recipients that failed for good, by class.", "queue", "class")
+	deferrals := desc("deferrals_total", "Attempts that failed for now, by class.", "queue", "class")
+	connects := desc("connects_total", "Connects to receivers' hosts by result.", "queue", "result")
+	octets := desc("sent_bytes_total", "Bytes of content sent, each recipient counted.", "queue")
+	delay := desc("delivery_delay_seconds", "Time from a message's arrival to its acceptance by the receiver.", "queue")
+	s.queues.each(func(label string, c *queueCounts) {
+		s.statuses(attempts, label, &c.status)
+		s.classes(bounces, label, &c.bounced)
+		s.classes(deferrals, label, &c.deferred)
+		for i, n := range c.connects {
+			s.count(connects, n, label, connectResults[i])
+		}
+		s.count(octets, c.octets, label)
+		s.out = append(s.out, c.delay.metric(delay, label))
+	})
+	part := desc("delivery_stage_seconds", "Parts of the delay of what was sent: waiting in the queue, opening a connection where one was opened, transmitting.", "stage")
+	for i := range s.stages {
+		s.out = append(s.out, s.stages[i].metric(part, stageNames[i]))
+	}
+}
+
+func (s *scrape) bySite() {
+	attempts := desc("site_deliveries_total", "Delivery attempts of the busiest sites by what became of the recipient.", "site", "status")
+	refusals := desc("site_refusals_total", "Connects and transactions that a site refused as one too many or too fast.", "site")
+	s.sites.each(func(label string, c *siteCounts) {
+		s.statuses(attempts, label, &c.status)
+		s.count(refusals, c.refusals, label)
+	})
+}
+
+func (s *scrape) byStream() {
+	attempts := desc("stream_deliveries_total", "Delivery attempts of the busiest streams by what became of the recipient.", "stream", "status")
+	bounces := desc("stream_bounces_total", "Recipients of the busiest streams that failed for good, by class.", "stream", "class")
+	s.streams.each(func(label string, c *streamCounts) {
+		s.statuses(attempts, label, &c.status)
+		s.classes(bounces, label, &c.bounced)
+	})
+}
+
+// sum is the present of the sites that share a label.
+type sum struct {
+	sites, waiting, ready, opening, busy, target int
+	pace                                         float64
+}
+
+func (x *sum) add(s *queue.Site) {
+	x.sites++
+	x.waiting += s.Waiting
+	x.ready += s.Ready
+	x.opening += s.Opening
+	x.busy += s.Sessions - s.Ready
+	x.target += s.Target.Sessions
+	x.pace += s.Target.Pace
+}
+
+// now shows the sites as they are, by queue, and the busiest by themselves.
+func (s *scrape) now(sites []queue.Site) {
+	queues, own := make(map[string]*sum), make(map[string]*sum)
+	into := func(m map[string]*sum, label string, x *queue.Site) {
+		if m[label] == nil {
+			m[label] = &sum{}
+		}
+		m[label].add(x)
+	}
+	for i := range sites {
+		x := &sites[i]
+		into(queues, s.queues.label(x.Queue), x)
+		into(own, s.sites.label(x.Name), x)
+	}
+	count := desc("queue_sites", "Sites of a queue that are known at present.", "queue")
+	for label, x := range queues {
+		s.gauge(count, float64(x.sites), label)
+	}
+	s.sums("queue", queues)
+	s.sums("site", own)
+	pace := desc("site_pace_messages_per_second", "Messages that may begin in a second at a site; 0 is no limit.", "site")
+	for label, x := range own {
+		if label != other {
+			s.gauge(pace, x.pace, label)
+		}
+	}
+}
+
+func (s *scrape) sums(what string, all map[string]*sum) {
+	waiting := desc(what+"_waiting_recipients", "Recipients that could be sent now, by "+what+".", what)
+	sessions := desc(what+"_sessions", "Connections by "+what+" and state; a ready one waits for work.", what, "state")
+	target := desc(what+"_sessions_target", "Connections that the controller wants, by "+what+".", what)
+	for label, x := range all {
+		s.gauge(waiting, float64(x.waiting), label)
+		s.gauge(sessions, float64(x.busy), label, "busy")
+		s.gauge(sessions, float64(x.ready), label, "ready")
+		s.gauge(sessions, float64(x.opening), label, "opening")
+		s.gauge(target, float64(x.target), label)
+	}
+}

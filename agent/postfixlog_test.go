@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"bytes"
+	"log/slog"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/maillog"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// The stages here are not side by side with those of others, some of which (kinds)
+// need the processor to themselves.
+
+// postfixLines makes a stage log in Postfix's form, and returns what was said about
+// messages, without the headers of lines.
+func postfixLines(s *stage) func() []string {
+	s.config.Log.Format = config.LogPostfix
+	h := maillog.New(&maillog.Plain{To: s.log, Daemon: "millrace-agent"}, true,
+		func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) })
+	s.logger = slog.New(h)
+	line := regexp.MustCompile(`millrace/(\w+)\[\d+\]: (.*)`)
+	return func() (said []string) {
+		for _, m := range line.FindAllStringSubmatch(s.log.String(), -1) {
+			said = append(said, m[1]+" "+m[2])
+		}
+		return said
+	}
+}
+
+// inOrder fails unless the lines fit the patterns, all of them in this order.
+func inOrder(t *testing.T, lines []string, patterns ...string) {
+	t.Helper()
+	if len(lines) != len(patterns) {
+		t.Fatalf("%d lines, not %d:\n%s", len(lines), len(patterns), strings.Join(lines, "\n"))
+	}
+	for i, p := range patterns {
+		if !regexp.MustCompile("^" + p + "$").MatchString(lines[i]) {
+			t.Errorf("line %d is\n%s\nand does not fit\n%s", i+1, lines[i], p)
+		}
+	}
+}
+
+const figures = `delay=[\d.]+, delays=0/[\d.]+/[\d.]+/[\d.]+, `
+
+func TestPostfixFormOfAMessageDeferredAndSent(t *testing.T) {
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1, TempTimes: 1}})
+	lines := postfixLines(s)
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
+	s.until("removed", func() bool { return strings.Contains(s.log.String(), ": removed\n") })
+	const to = `smtp 4QID\d+: to=<a@far\.test>, relay=[\w.]+\[127\.[\d.]+\]:\d+, (conn_use=2, )?` + figures
+	inOrder(t, lines(),
+		`qmgr 4QID\d+: from=<n@news\.test>, size=\d+, nrcpt=1 \(queue active\)`,
+		to+`dsn=4\.\d\.\d, status=deferred \(host .* said: 450 .* \(in reply to RCPT TO command\)\)`,
+		`qmgr 4QID\d+: from=<n@news\.test>, size=\d+, nrcpt=1 \(queue active\)`,
+		to+`dsn=2\.\d\.\d, status=sent \(250 .*\)`,
+		`qmgr 4QID\d+: removed`,
+	)
+}
+
+func TestPostfixFormOfABounceWithoutAddresses(t *testing.T) {
+	s := newStage(t, func(c *config.Config) { c.Log.Recipients = false },
+		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
+	lines := postfixLines(s)
+	s.start()
+	s.send(spool.Envelope{Sender: "bounce-recipient=far.test@news.test"}, letter, "Recipient@far.test")
+	s.until("the report is removed too", func() bool { return strings.Count(s.log.String(), ": removed\n") == 2 })
+	all := lines()
+	inOrder(t, all,
+		`qmgr 4QID\d+: from=<bounce-…=far\.test@news\.test>, size=\d+, nrcpt=1 \(queue active\)`,
+		`bounce 4QID\d+: sender non-delivery notification: M[0-9A-F-]+`,
+		`(smtp|qmgr) .*`, `(smtp|qmgr) .*`, `(smtp|qmgr) .*`, `(smtp|qmgr) .*`, `qmgr M[0-9A-F-]+: removed`,
+	)
+	report := regexp.MustCompile(`notification: (\S+)`).FindStringSubmatch(all[1])[1]
+	said := strings.Join(all, "\n") + "\n"
+	for _, want := range []string{
+		`smtp 4QID\d+: to=<…@far\.test>, .*, dsn=5\.\d\.\d, status=bounced \(host .* said: 550 .*\)\n`,
+		`qmgr 4QID\d+: removed\n`,
+		`qmgr ` + report + `: from=<>, size=\d+, nrcpt=1 \(queue active\)\n`,
+		`smtp ` + report + `: to=<…@news\.test>, relay=127\.99\.0\.1\[127\.99\.0\.1\]:\d+, .*, status=sent \(forwarded as .*\)\n`,
+	} {
+		if !regexp.MustCompile(want).MatchString(said) {
+			t.Errorf("no line fits %s in\n%s", want, said)
+		}
+	}
+	if strings.Contains(strings.ToLower(said), "recipient@") || strings.Contains(said, "recipient=") {
+		t.Errorf("the recipient is shown:\n%s", said)
+	}
+}
+
+func TestPostfixFormOfExpiredMailAndOfARestart(t *testing.T) {
+	s := newStage(t, func(c *config.Config) { c.General.Expire = time.Second },
+		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1}})
+	lines := postfixLines(s)
+	// Before the agent starts: it is not followed, but loaded.
+	s.send(spool.Envelope{Arrived: time.Now().Add(-time.Minute)}, letter, "a@far.test")
+	s.start()
+	s.until("removed", func() bool { return strings.Contains(s.log.String(), ": removed\n") })
+	inOrder(t, lines(),
+		`qmgr 4QID\d+: from=<>, size=\d+, nrcpt=1 \(queue active\)`,
+		`smtp 4QID\d+: to=<a@far\.test>, relay=\S+, `+figures+`dsn=4\.4\.7, status=deferred \(message expired .*\)`,
+		`qmgr 4QID\d+: from=<>, status=expired, returned to sender`,
+		`qmgr 4QID\d+: removed`,
+	)
+}
+
+func TestHostsQueueIDIsTaken(t *testing.T) {
+	t.Parallel()
+	for reply, want := range map[string]string{
+		"250 2.0.0 Ok: queued as 4fKz1T0Qx9z": "4fKz1T0Qx9z", "250 2.0.0 Ok: queued as 4fKz as well": "4fKz", "250 ok": "",
+	} {
+		if got := forwardedAs(reply); got != want {
+			t.Errorf("forwardedAs(%s) = %s", reply, got)
+		}
+	}
+}
+
+func TestDelaysAreWrittenAsPostfixDoes(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "0", 4 * time.Millisecond: "0", 18 * time.Millisecond: "0.02", 100 * time.Millisecond: "0.1", 994 * time.Millisecond: "0.99",
+		996 * time.Millisecond: "1", 1440 * time.Millisecond: "1.4", 9940 * time.Millisecond: "9.9", 9960 * time.Millisecond: "10",
+		100*time.Second + 600*time.Millisecond: "101", 200 * time.Hour: "720000",
+	} {
+		if got := short(d); got != want {
+			t.Errorf("short(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestPostfixFormOfASuppressedAddress(t *testing.T) {
+	s := newStage(t, func(c *config.Config) { dropping(1)(c); c.Log.Recipients = false }, gone)
+	lines := postfixLines(s)
+	s.start()
+	for range 2 {
+		n := strings.Count(s.log.String(), ": removed\n")
+		s.send(spool.Envelope{Stream: "sale"}, letter, "someone@gone.test")
+		s.until("removed", func() bool { return strings.Count(s.log.String(), ": removed\n") == n+1 })
+	}
+	inOrder(t, lines(),
+		`qmgr 4QID\d+: from=<>, size=\d+, nrcpt=1 \(queue active\)`,
+		`smtp 4QID\d+: to=<…@gone\.test>, .*, dsn=5\.1\.1, status=bounced \(host .* said: 550 .*\)`,
+		`qmgr 4QID\d+: removed`,
+		`qmgr 4QID\d+: from=<>, size=\d+, nrcpt=1 \(queue active\)`,
+		`smtp 4QID\d+: to=<…@gone\.test>, relay=none, .*, dsn=5\.1\.1, status=bounced \(suppressed: has bounced .*\)`,
+		`qmgr 4QID\d+: removed`,
+	)
+	if log := s.log.String(); strings.Contains(log, "someone") || !strings.Contains(log, "address has bounced too often") {
+		t.Errorf("log:\n%s", log)
+	}
+}

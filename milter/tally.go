@@ -1,0 +1,39 @@
+package milter
+
+import (
+	"maps"
+	"sync"
+)
+
+// Counts are counted from the start of the Server.
+type Counts struct {
+	// Messages are verdicts, by the word that the log has for them: leave, observe,
+	// delrcpt, discard, tempfail; lost are those that the MTA did not hear.
+	Messages    map[string]uint64
+	Recipients  uint64 // diverted
+	Connections uint64 // of the MTA
+}
+
+// tally counts verdicts.
+type tally struct {
+	mu         sync.Mutex
+	messages   map[string]uint64
+	recipients uint64
+}
+
+func (t *tally) add(verdict string, recipients int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.messages == nil {
+		t.messages = make(map[string]uint64)
+	}
+	t.messages[verdict]++
+	t.recipients += uint64(recipients)
+}
+
+// Counts returns what has been counted so far.
+func (s *Server) Counts() Counts {
+	s.tally.mu.Lock()
+	defer s.tally.mu.Unlock()
+	return Counts{Messages: maps.Clone(s.tally.messages), Recipients: s.tally.recipients, Connections: s.connections.Load()}
+}
