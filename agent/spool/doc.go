@@ -150,7 +150,7 @@
 //	16  CRC with the salt and the frame's offset, of the 16 octets before it and
 //	    of the events (4), zero (4)
 //	24  events: id (8), recipient (4), due (8), tries (2), status (1), class (1),
-//	    flags (1): 1 hand-back, 2 span, 4 stuck; octets of reply (2), reply
+//	    flags (1): 1 hand-back, 2 span, 4 stuck, 8 held; octets of reply (2), reply
 //
 // An event says all about its recipient; the last one counts. Status is as the
 // constants are in order, from 0. An event of a span says that all records are

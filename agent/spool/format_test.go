@@ -219,6 +219,34 @@ func docFrames(t *testing.T, b []byte, magic string, yield func(id uint64, recip
 	}
 }
 
+// TestFlagsOfAnEventAreAsDocumented reads each of them back, as the archives of
+// the other tests are older than some.
+func TestFlagsOfAnEventAreAsDocumented(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := openWriter(t, dir, smallWriter(t, nil))
+	r := post(t, w, 1, 4)
+	release(t, r)
+	o := smallStore(t, nil)
+	o.byHand = true
+	s := openStore(t, dir, o)
+	newSeen().load(t, s)
+	for i, st := range []State{{}, {Handback: true}, {Held: true}, {Handback: true, Stuck: true, Held: true}} {
+		if err := s.Record(Event{r.ID(), uint32(i), st}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(s.journal.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	docFrames(t, b, "MRJNL\r\n\x1a", func(_ uint64, _ uint32, st docState) { got = append(got, st.flags) })
+	if !bytes.Equal(got, []byte{0, 1, 8, 13}) {
+		t.Errorf("flags %v", got)
+	}
+}
+
 // TestPackageCommentIsEnoughToReadASpool compares what that reader finds in
 // real spools with what the package says.
 func TestPackageCommentIsEnoughToReadASpool(t *testing.T) {
@@ -305,7 +333,7 @@ func TestPackageCommentIsEnoughToReadASpool(t *testing.T) {
 					if s.due == -1<<63 {
 						due = time.Time{}
 					}
-					if want := (State{Status(s.status), s.flags&1 != 0, s.flags&4 != 0, s.tries, s.class, due, s.reply}); st != want {
+					if want := (State{Status(s.status), s.flags&1 != 0, s.flags&4 != 0, s.flags&8 != 0, s.tries, s.class, due, s.reply}); st != want {
 						t.Errorf("%s/%d: %+v, the package says %+v", have.ID, i, want, st)
 					}
 				}

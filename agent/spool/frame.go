@@ -23,6 +23,7 @@ const (
 	flagHandback = 1 << 0
 	flagSpan     = 1 << 1
 	flagStuck    = 1 << 2
+	flagHeld     = 1 << 3
 )
 
 // logHeader starts a journal file or a checkpoint.
@@ -82,7 +83,10 @@ func appendEvent(b []byte, id ID, recipient uint32, s *state) []byte {
 	b = le.AppendUint16(b, s.tries)
 	flags := byte(0)
 	if s.handback {
-		flags = flagHandback
+		flags |= flagHandback
+	}
+	if s.held {
+		flags |= flagHeld
 	}
 	if s.stuck {
 		flags |= flagStuck
@@ -113,7 +117,8 @@ func decodeEvents(p []byte, yield func(id ID, recipient uint32, s state)) error 
 		}
 		yield(ID(le.Uint64(p)), le.Uint32(p[8:]), state{
 			due: int64(le.Uint64(p[12:])), tries: le.Uint16(p[20:]), status: Status(p[22]),
-			class: p[23], handback: p[24]&flagHandback != 0, stuck: p[24]&flagStuck != 0, span: p[24]&flagSpan != 0,
+			class: p[23], handback: p[24]&flagHandback != 0, stuck: p[24]&flagStuck != 0, held: p[24]&flagHeld != 0,
+			span:  p[24]&flagSpan != 0,
 			reply: string(p[eventSize:n]),
 		})
 		p = p[n:]

@@ -99,7 +99,7 @@ func FuzzJournal(f *testing.F) {
 			start := len(b)
 			b = startFrame(b)
 			for r := range i {
-				b = appendEvent(b, MakeID(1, 2), uint32(r), &state{due: 3, tries: 4, reply: "421 later", handback: true})
+				b = appendEvent(b, MakeID(1, 2), uint32(r), &state{due: 3, tries: 4, reply: "421 later", handback: true, held: true})
 			}
 			b = endFrame(b, start, salt, int64(start), int64(start))
 		}

@@ -425,6 +425,7 @@ func (w *world) record() {
 				st.Status = Queued
 				st.Due, st.Handback = time.Unix(1800000000, int64(w.rng.IntN(1e9))), w.rng.IntN(4) == 0
 				st.Stuck = st.Handback && w.rng.IntN(2) == 0
+				st.Held = w.rng.IntN(4) == 0
 				st.Reply = strings.Repeat("r", w.rng.IntN(60))
 			}
 			if w.rng.IntN(200) == 0 {

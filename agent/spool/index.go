@@ -53,14 +53,15 @@ type kept struct {
 	due   int64
 	reply uint32 // in replies
 	tries uint16
-	how   uint8 // status, keptHandback and keptStuck
+	how   uint8 // status, and the flags below
 	class uint8
 }
 
 const (
 	keptHandback = 1 << 7
 	keptStuck    = 1 << 6
-	keptStatus   = keptStuck - 1
+	keptHeld     = 1 << 5
+	keptStatus   = keptHeld - 1
 )
 
 var freshKept = kept{due: noTime}
@@ -75,13 +76,16 @@ func (x *index) pack(s *state) kept {
 	if s.stuck {
 		k.how |= keptStuck
 	}
+	if s.held {
+		k.how |= keptHeld
+	}
 	return k
 }
 
 func (x *index) unpack(k kept) state {
 	return state{
 		due: k.due, reply: x.replies.text(k.reply), tries: k.tries,
-		status: k.status(), class: k.class, handback: k.how&keptHandback != 0, stuck: k.how&keptStuck != 0,
+		status: k.status(), class: k.class, handback: k.how&keptHandback != 0, stuck: k.how&keptStuck != 0, held: k.how&keptHeld != 0,
 	}
 }
 

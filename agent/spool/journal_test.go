@@ -25,7 +25,7 @@ func TestStatesSurviveRestart(t *testing.T) {
 	o.byHand = true
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
-	deferred := State{Tries: 7, Class: 3, Handback: true, Stuck: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
+	deferred := State{Tries: 7, Class: 3, Handback: true, Stuck: true, Held: true, Due: time.Unix(1800000000, 5), Reply: "421 4.7.0 later"}
 	err := s.Record(
 		Event{ID: rs[0].ID(), Recipient: 1, State: deferred},
 		Event{ID: rs[1].ID(), Recipient: 0, State: State{Status: Delivered}}, Event{ID: rs[1].ID(), Recipient: 1, State: State{Status: Bounced}}, Event{ID: rs[1].ID(), Recipient: 2, State: State{Status: Cancelled}},

@@ -111,6 +111,7 @@ type State struct {
 	Status   Status
 	Handback bool      // queued for the hand-back relay, not for its own destination
 	Stuck    bool      // queued, but the hand-back relay refused it for good
+	Held     bool      // kept aside by an admin until it is released
 	Tries    uint16    // transactions that were offered to a server
 	Class    uint8     // outcome.Class of the last try; opaque here
 	Due      time.Time // next try, for Queued; zero: at once

@@ -105,6 +105,7 @@ type state struct {
 	class    uint8
 	handback bool
 	stuck    bool
+	held     bool
 	span     bool
 }
 
@@ -116,11 +117,11 @@ func packState(s *State) state {
 	if strings.ContainsAny(reply, "\r\n") {
 		reply = strings.NewReplacer("\r", " ", "\n", " ").Replace(reply)
 	}
-	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback, stuck: s.Stuck}
+	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback, stuck: s.Stuck, held: s.Held}
 }
 
 func (s *state) unpack() State {
-	return State{Status: s.status, Handback: s.handback, Stuck: s.stuck, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
+	return State{Status: s.status, Handback: s.handback, Stuck: s.stuck, Held: s.held, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
 }
 
 // ErrFinal says that a recipient is final and does not change any more.

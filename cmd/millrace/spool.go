@@ -111,6 +111,8 @@ func stateName(st *spool.State) string {
 	switch {
 	case st.Status != spool.Queued:
 		return st.Status.String()
+	case st.Held:
+		return "held"
 	case st.Stuck:
 		return "stuck"
 	case st.Handback:
