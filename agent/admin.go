@@ -2,14 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
-	"github.com/millrace/millrace/agent/spool"
 )
 
 // Streams implements control.Backend.
@@ -17,39 +17,151 @@ func (a *Agent) Streams() []control.Stream {
 	var list []control.Stream
 	for _, s := range a.queue.Streams() {
 		list = append(list, control.Stream{
-			Name: s.Name, Waiting: s.Waiting, Deferred: s.Deferred, Active: s.Active,
+			Name: s.Name, Waiting: s.Waiting, Deferred: s.Deferred, Active: s.Active, Held: s.Held,
 			Paused: s.Paused, Priority: s.Priority,
 		})
 	}
 	return list
 }
 
-// Set implements control.Backend.
-func (a *Agent) Set(s control.Setting) error {
-	now, err := a.setting(s.Stream, func(now *queue.StreamSetting) {
-		if s.Paused != nil {
-			now.Paused, now.Until = *s.Paused, time.Time{}
-		}
-		if s.Priority != nil {
-			now.Priority = *s.Priority
-		}
+// Pause implements control.Backend. One of the same filter is replaced.
+func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
+	f, err := a.brakeFilter(b.Filter)
+	if err != nil {
+		return err
+	}
+	b.Filter, b.Since, b.Who = f, time.Now(), control.PeerOf(ctx).String()
+	if b.Reason == "" {
+		b.Reason = "by the admin"
+	}
+	if !b.Until.IsZero() && !b.Until.After(b.Since) {
+		return fmt.Errorf("%s is over already", b.Until.Format(time.RFC3339))
+	}
+	err = a.order(func(s *control.Standing) error {
+		s.Brakes = append(slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f }), b)
+		return nil
 	})
-	if err == nil {
-		a.log.Info("stream set", "stream", s.Stream, "paused", now.Paused, "priority", max(1, now.Priority))
+	if ofEnvelope(f) {
+		a.sweep() // it is in force even if it could not be kept
 	}
 	return err
 }
 
-// setting changes what is asked of a stream, one change at a time.
-func (a *Agent) setting(stream string, change func(*queue.StreamSetting)) (queue.StreamSetting, error) {
-	a.settingMu.Lock()
-	defer a.settingMu.Unlock()
-	s := a.queue.Setting(stream)
-	change(&s)
-	if err := a.queue.SetStream(stream, s); err != nil {
-		return s, err
+// Resume implements control.Backend.
+func (a *Agent) Resume(_ context.Context, f control.Filter) (left []control.Brake, err error) {
+	f = plainFilter(f)
+	err = a.order(func(s *control.Standing) error {
+		n := len(s.Brakes)
+		s.Brakes = slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f })
+		if len(s.Brakes) == n {
+			return fmt.Errorf("no brake is on for %s: %w", f, control.ErrUnknown)
+		}
+		return nil
+	})
+	if errors.Is(err, control.ErrUnknown) {
+		return nil, err
 	}
-	return s, a.keepSettings()
+	if ofEnvelope(f) {
+		a.sweep()
+	}
+	return a.Standing().Brakes, err
+}
+
+// plainFilter is a filter in the form that names a brake.
+func plainFilter(f control.Filter) control.Filter {
+	f.Domain, f.Sender = strings.ToLower(f.Domain), strings.ToLower(f.Sender)
+	f.All = f.All && f == control.Filter{All: true} // all, and ..., is not all
+	return f
+}
+
+// brakeFilter checks what a brake is to be on for.
+func (a *Agent) brakeFilter(f control.Filter) (control.Filter, error) {
+	f = plainFilter(f)
+	lanes := f.Queue != "" || f.Site != "" || f.Stream != "" || f.Domain != ""
+	switch {
+	case f.Empty():
+		return f, errors.New("the filter is empty; say all to pause everything")
+	case f.ID != "" || f.Recipient != "" || f.State != "" || f.OlderThan != 0:
+		return f, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
+	case lanes && ofEnvelope(f):
+		return f, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
+	case f.Queue != "" && !a.isQueue(f.Queue):
+		return f, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
+	case f.Site != "" && !a.isSite(f.Site):
+		return f, fmt.Errorf("site %s: %w", f.Site, control.ErrUnknown)
+	}
+	return f, nil
+}
+
+func (a *Agent) isQueue(name string) bool {
+	c := a.now.Load().config
+	if name == c.General.Name || name == handbackQueue {
+		return true
+	}
+	for i := range c.Queues {
+		if c.Queues[i].Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) isSite(name string) bool {
+	return slices.ContainsFunc(a.queue.Sites(), func(s queue.Site) bool { return s.Name == name })
+}
+
+// Limit implements control.Backend. One of the same name is replaced.
+func (a *Agent) Limit(ctx context.Context, l control.Limit) error {
+	ends := l.Sessions == 0 && l.Rate == 0
+	switch {
+	case l.Sessions < 0 || l.Rate < 0:
+		return errors.New("a limit is not negative; remedy: pause is for nothing at all")
+	case !ends && !l.Until.After(time.Now()):
+		return errors.New("a temporary limit needs a time in the future at which it ends")
+	case !ends && !a.isQueue(l.Name) && !a.isSite(l.Name):
+		return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
+	}
+	l.Who = control.PeerOf(ctx).String()
+	return a.order(func(s *control.Standing) error {
+		n := len(s.Limits)
+		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name })
+		switch {
+		case !ends:
+			s.Limits = append(s.Limits, l)
+		case len(s.Limits) == n:
+			return fmt.Errorf("temporary limit of %s: %w", l.Name, control.ErrUnknown)
+		}
+		return nil
+	})
+}
+
+// Prioritize implements control.Backend.
+func (a *Agent) Prioritize(_ context.Context, p control.Priority) error {
+	if p.Priority < 1 || p.Priority > queue.MaxPriority {
+		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, queue.MaxPriority)
+	}
+	return a.order(func(s *control.Standing) error {
+		if s.Priorities == nil {
+			s.Priorities = make(map[string]int)
+		}
+		s.Priorities[p.Stream] = p.Priority
+		if p.Priority == 1 {
+			delete(s.Priorities, p.Stream)
+		}
+		return nil
+	})
+}
+
+// ReloadBy says what reads the configuration anew and calls Reload with it. It is
+// called before Run.
+func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
+
+// ReloadConfig implements control.Backend.
+func (a *Agent) ReloadConfig(context.Context) error {
+	if a.reload == nil {
+		return errors.New("this agent has no configuration file")
+	}
+	return a.reload()
 }
 
 // Why implements control.Backend.
@@ -63,94 +175,4 @@ func (a *Agent) Why(site string) ([]control.Change, error) {
 		list[i] = control.Change{At: c.At, From: c.From, To: c.To, Pace: c.Pace, Cause: c.Cause}
 	}
 	return list, nil
-}
-
-const (
-	// patience is how long an admin's verb goes after recipients that are in a
-	// transaction, which may come back to the queue.
-	patience = 5 * time.Second
-	// glance is the time between two looks.
-	glance = 200 * time.Millisecond
-)
-
-// Cancel implements control.Backend.
-func (a *Agent) Cancel(ctx context.Context, f control.Filter) (done control.Selected, err error) {
-	if f.Empty() {
-		return done, fmt.Errorf("the filter is empty; say all to cancel everything")
-	}
-	done, err = a.sweep(ctx, selection{agent: a, filter: f}, outcome.Decision{
-		Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin",
-	})
-	a.log.Info("cancelled", "filter", fmt.Sprintf("%+v", f), "nrcpt", done.Recipients, "active", done.Active)
-	return done, err
-}
-
-// selection finds what a filter selects. What only the envelope tells is read
-// from the spool, once for a message.
-type selection struct {
-	agent  *Agent
-	filter control.Filter
-	away   bool // leaves out what waits for the host already
-	last   spool.ID
-	env    *spool.Envelope
-	fits   bool // the envelope
-}
-
-// each takes what is selected out of the queue and hands it over, job by job. It
-// returns how many more are in transactions.
-func (s *selection) each(ctx context.Context, yield func(*spool.Envelope, queue.Job)) (active int, err error) {
-	s.agent.queue.List(func(page []queue.Entry) bool {
-		chosen := page[:0]
-		for i := range page {
-			switch e := &page[i]; {
-			case !s.entry(e) || s.deep() && !s.envelope(e.ID):
-			case e.State == "active":
-				active++
-			default:
-				chosen = append(chosen, *e)
-			}
-		}
-		for _, job := range s.agent.queue.Take(chosen) {
-			s.envelope(job.ID)
-			yield(s.env, job)
-		}
-		err = ctx.Err()
-		return err == nil
-	})
-	return active, err
-}
-
-// entry looks at what the queue knows.
-func (s *selection) entry(e *queue.Entry) bool {
-	f := &s.filter
-	return !(s.away && e.Domain == s.agent.now.Load().relay) && (f.ID == "" || strings.EqualFold(f.ID, e.ID.String())) &&
-		(f.Stream == "" || f.Stream == e.Stream) &&
-		(f.Queue == "" || f.Queue == e.Queue) &&
-		(f.Site == "" || f.Site == e.Site) &&
-		(f.Domain == "" || strings.EqualFold(f.Domain, e.Domain))
-}
-
-// deep says whether the filter asks for what only the envelope tells.
-func (s *selection) deep() bool {
-	return s.filter.Sender != "" || s.filter.User != "" || s.filter.Client != ""
-}
-
-// envelope looks at what only the spool knows. An envelope that cannot be read
-// fits if nothing in it is asked for.
-func (s *selection) envelope(id spool.ID) bool {
-	if id == s.last && id != 0 {
-		return s.fits
-	}
-	f := &s.filter
-	s.last = id
-	env, err := s.agent.store.Envelope(id)
-	if s.env = env; err != nil {
-		s.env = nil
-		s.fits = !s.deep()
-		return s.fits
-	}
-	s.fits = (f.Sender == "" || strings.EqualFold(f.Sender, env.Sender)) &&
-		(f.User == "" || f.User == env.AuthUser) &&
-		(f.Client == "" || f.Client == env.ClientAddr)
-	return s.fits
 }

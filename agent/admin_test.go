@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
@@ -16,15 +15,36 @@ import (
 
 func (s *stage) admin() *control.Client { return control.NewClient(s.config.Agent.Control) }
 
+func (s *stage) pause(f control.Filter, why string) {
+	s.t.Helper()
+	if err := s.admin().Pause(s.t.Context(), control.Brake{Filter: f, Reason: why}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *stage) resume(f control.Filter) {
+	s.t.Helper()
+	if _, err := s.admin().Resume(s.t.Context(), f); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// act gives an order and returns how many recipients it was about.
+func (s *stage) act(v control.Verb, f control.Filter) int {
+	s.t.Helper()
+	done, err := s.admin().Act(s.t.Context(), control.Order{Verb: v, Filter: f}, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return done.Recipients
+}
+
 func TestMailOfACompromisedAccountIsCancelled(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	s.start()
-	why := "wait for the test"
 	for _, stream := range []string{"one", "two"} {
-		if err := s.admin().Set(t.Context(), control.Setting{Stream: stream, Paused: &why}); err != nil {
-			t.Fatal(err)
-		}
+		s.pause(control.Filter{Stream: stream}, "wait for the test")
 	}
 	for i := range 200 {
 		e := spool.Envelope{Sender: "n@news.test", Stream: []string{"one", "two"}[i%2], AuthUser: []string{"good", "hacked"}[i/2%2]}
@@ -32,27 +52,25 @@ func TestMailOfACompromisedAccountIsCancelled(t *testing.T) {
 	}
 	s.until("all are held", func() bool { return s.status().Waiting == 400 })
 
-	if _, err := s.admin().Cancel(t.Context(), control.Filter{}); err == nil {
+	if _, err := s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel}, nil); err == nil {
 		t.Error("an empty filter was taken")
 	}
-	done, err := s.admin().Cancel(t.Context(), control.Filter{User: "hacked", Domain: "FAR.test"})
+	done, err := s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel, Filter: control.Filter{User: "hacked", Domain: "FAR.test"}}, nil)
 	if err != nil || done.Recipients != 100 || done.Active != 0 {
 		t.Errorf("cancelled %+v, %v", done, err)
 	}
-	done, err = s.admin().Cancel(t.Context(), control.Filter{User: "hacked"})
+	done, err = s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel, Filter: control.Filter{User: "hacked"}}, nil)
 	if err != nil || done.Recipients != 100 {
 		t.Errorf("cancelled %+v, %v", done, err)
 	}
-	if done, err = s.admin().Cancel(t.Context(), control.Filter{Domain: "elsewhere.test"}); err != nil || done.Recipients != 100 {
+	if done, err = s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel, Filter: control.Filter{Domain: "elsewhere.test"}}, nil); err != nil || done.Recipients != 100 {
 		t.Errorf("cancelled %+v, %v", done, err)
 	}
 	// It stays so over a restart.
 	s.stop()
 	s.start()
 	for _, stream := range []string{"one", "two"} {
-		if err := s.admin().Set(t.Context(), control.Setting{Stream: stream, Paused: new(string)}); err != nil {
-			t.Fatal(err)
-		}
+		s.resume(control.Filter{Stream: stream})
 	}
 	s.until("the rest is delivered", func() bool { return len(s.at("far")) >= 100 && s.empty() })
 	for _, a := range s.at("far") {
@@ -90,11 +108,11 @@ func TestSiteIsExplained(t *testing.T) {
 
 func TestPauseOutlivesTheAgent(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "state")
-	s := newStage(t, func(c *config.Config) { c.Agent.StateDirectory = dir }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	s.start()
-	why, four := "wrong price", 4
-	if err := s.admin().Set(t.Context(), control.Setting{Stream: "sale", Paused: &why, Priority: &four}); err != nil {
+	why := "wrong price"
+	s.pause(control.Filter{Stream: "sale"}, why)
+	if err := s.admin().Prioritize(t.Context(), control.Priority{Stream: "sale", Priority: 4}); err != nil {
 		t.Fatal(err)
 	}
 	s.stop()
@@ -106,14 +124,12 @@ func TestPauseOutlivesTheAgent(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Paused != why || list[0].Priority != 4 || list[0].Waiting != 1 {
 		t.Errorf("after the restart: %+v, %v", list, err)
 	}
-	if err := s.admin().Set(t.Context(), control.Setting{Stream: "sale", Paused: new(string)}); err != nil {
-		t.Fatal(err)
-	}
+	s.resume(control.Filter{Stream: "sale"})
 	s.until("delivered", func() bool { return len(s.at("far")) == 2 })
 	s.stop()
 
 	// A file that cannot be read stops the start: mail that is held must not go out.
-	if err := os.WriteFile(filepath.Join(dir, "streams.json"), []byte("nonsense"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.config.Agent.StateDirectory, standingFile), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := New(s.config, s.log.logger(), "test"); err == nil || !strings.Contains(err.Error(), "remedy") {

@@ -14,8 +14,10 @@
 // (notify.go); and where they asked for it of mail that is late (delay.go). A fixed
 // number of workers finds ways (way.go). Housekeeping (house.go) tells the
 // milter that we live and looks after mail that expires while it cannot be tried.
-// page.go shows it all on the status page (package web). host.go asks what the host's
-// Postfix does that diverted mail does not meet, and handback.go gives mail back to it.
+// page.go shows it all on the status page (package web). What admins ask for comes by the
+// control socket: standing.go has what lasts, act.go what is done once. host.go asks what
+// the host's Postfix does that diverted mail does not meet, stop.go stops with it where
+// that is asked for, and handback.go gives mail back to it.
 //
 // What became of a recipient is told once its outcome is in the journal: to the log
 // (log.go; postfixlog.go for Postfix's form) and to package metrics. state.go is
@@ -75,16 +77,17 @@ type Agent struct {
 	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
 	returned  atomic.Int64              // recipients handed back since the start
 
-	milter    atomic.Pointer[milterReport] // the last one; nil: none yet
-	settingMu sync.Mutex                   // one change of a stream's setting at a time
-	heeded    heeded
-	notices   notices
-	delays    delays
-	sessions  sync.WaitGroup
-	opening   context.Context // ends when a stop is asked for: no more connects
-	shut      context.CancelFunc
-	stop      context.Context // ends when transactions in flight must be cut
-	cut       context.CancelFunc
+	milter   atomic.Pointer[milterReport] // the last one; nil: none yet
+	standing standing
+	heeded   heeded
+	notices  notices
+	delays   delays
+	reload   func() error // reads the configuration; nil: there is none to read
+	sessions sync.WaitGroup
+	opening  context.Context // ends when a stop is asked for: no more connects
+	shut     context.CancelFunc
+	stop     context.Context // ends when transactions in flight must be cut
+	cut      context.CancelFunc
 }
 
 // settings are what a reload replaces.
@@ -131,9 +134,10 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Resolve:     a.asked.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
+		Halted:      a.halted,
 		MaxSessions: budget(c.Agent.MaxSessions, log),
 	})
-	if err := a.restoreSettings(); err != nil {
+	if err := a.restore(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
 	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
@@ -272,6 +276,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.sendNotices(late) })
 	base.Go(func() { a.keepHistory(late) })
 	base.Go(func() { a.heedHost(late) })
+	a.askHost() // before mail is read
+	base.Go(func() { a.stopWithHost(late) })
 	if web != nil {
 		base.Go(func() { a.health(late, web) })
 	}
@@ -322,7 +328,7 @@ func (a *Agent) closeEvents() {
 func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
-		a.queue.Add(id, e, domains(e), st)
+		a.add(id, e, st)
 		a.warnLater(id, e, a.store.LastAlive())
 		messages++
 		return nil
@@ -341,7 +347,7 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 			"qid", e.QueueID, "id", id, "from", a.shownSender(e.Sender), "nrcpt", len(e.Recipients))
 	}
 	a.logActive(e, id, len(e.Recipients))
-	a.queue.Add(id, e, domains(e), st)
+	a.add(id, e, st)
 	a.warnLater(id, e, a.store.LastAlive())
 	return nil
 }

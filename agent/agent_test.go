@@ -411,7 +411,7 @@ func TestListingShowsWhatWaitsAndWhy(t *testing.T) {
 	id := s.send(spool.Envelope{Sender: "n@news.test", Stream: "n.test"}, letter, "a@far.test", "b@far.test")
 	s.until("deferred", func() bool { return s.status().Deferred == 2 })
 	var got []*control.Message
-	err := control.NewClient(s.config.Agent.Control).Messages(t.Context(), func(m *control.Message) error {
+	err := control.NewClient(s.config.Agent.Control).Messages(t.Context(), control.Filter{}, func(m *control.Message) error {
 		got = append(got, m)
 		return nil
 	})

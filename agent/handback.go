@@ -11,7 +11,6 @@ import (
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/agent/queue"
-	"github.com/millrace/millrace/agent/spool"
 )
 
 // This file is about the way back to the host MTA. A recipient that takes it moves
@@ -21,41 +20,15 @@ import (
 
 // HandBack implements control.Backend.
 func (a *Agent) HandBack(ctx context.Context, f control.Filter) (control.Selected, error) {
-	if f.Empty() {
-		return control.Selected{}, fmt.Errorf("the filter is empty; say all to hand everything back")
-	}
-	done, err := a.sweep(ctx, selection{agent: a, filter: f, away: true}, outcome.Decision{
-		Action: outcome.HandBack, Enhanced: "4.3.0", Reason: "handed back by the admin",
-	})
-	a.log.Info("handed back by the admin", "filter", fmt.Sprintf("%+v", f), "nrcpt", done.Recipients, "active", done.Active)
-	return done, err
+	return a.do(ctx, &deed{[]step{{away, (*Agent).giveBack}}, true}, control.Order{Filter: f}, func(control.Selected) {})
 }
 
-// sweep decides on all that is selected. It goes for a while after recipients that
-// are in a transaction, as these may come back to the queue.
-func (a *Agent) sweep(ctx context.Context, sel selection, d outcome.Decision) (done control.Selected, err error) {
-	for end := time.Now().Add(patience); ; {
-		n := 0
-		done.Active, err = sel.each(ctx, func(e *spool.Envelope, job queue.Job) { a.rule(e, job, d); n += len(job.Items) })
-		done.Recipients += n
-		if err != nil || done.Active == 0 || time.Now().After(end) {
-			return done, err
-		}
-		select {
-		case <-time.After(glance):
-		case <-ctx.Done(): // the next look tells
-		}
-	}
-}
+// away leaves out what waits for the host already.
+func away(s *selection, e *queue.Entry) bool { return e.Domain != s.agent.now.Load().relay }
 
-// rule decides on a job that was taken out of the queue.
-func (a *Agent) rule(e *spool.Envelope, job queue.Job, d outcome.Decision) {
-	r := report{agent: a, envelope: e, job: job, way: queue.Way{Queue: a.now.Load().policy(job.Domain)}}
-	for _, item := range job.Items {
-		r.fates = append(r.fates, fate{item: item, decision: d})
-	}
-	done, _ := r.settle(nil, nil)
-	a.queue.Settle(done)
+// giveBack has mail wait for the host.
+func (a *Agent) giveBack(s *selection, chosen []queue.Entry) int {
+	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.HandBack, Enhanced: "4.3.0", Reason: "handed back by the admin"})
 }
 
 // Return implements control.Backend.

@@ -12,14 +12,6 @@ import (
 	"github.com/millrace/millrace/contrib/sink"
 )
 
-// hold pauses a stream, so that its mail waits.
-func (s *stage) hold(stream, why string) {
-	s.t.Helper()
-	if err := s.admin().Set(s.t.Context(), control.Setting{Stream: stream, Paused: &why}); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 func TestWhatIsHandedBackGoesToTheHostAndNowhereElse(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
@@ -30,7 +22,7 @@ func TestWhatIsHandedBackGoesToTheHostAndNowhereElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.start()
-	s.hold("one", "wait")
+	s.pause(control.Filter{Stream: "one"}, "wait")
 	for i := range 40 {
 		e := spool.Envelope{Sender: "n@news.test", Stream: "one", AuthUser: []string{"joe", "ann"}[i%2], Args: []string{"ENVID=e7", "RET=HDRS"}}
 		s.send(e, letter, fmt.Sprintf("%s%d@far.test", e.AuthUser, i), fmt.Sprintf("%s%d@home.test", e.AuthUser, i))
@@ -77,7 +69,7 @@ func TestWhatIsHandedBackGoesToTheHostAndNowhereElse(t *testing.T) {
 	if st := s.status(); st.Waiting != 40 {
 		t.Errorf("%d still wait, want ann's 40", st.Waiting)
 	}
-	s.hold("one", "")
+	s.resume(control.Filter{Stream: "one"})
 	s.until("the others are delivered", func() bool { return len(s.at("far")) == 20 && len(s.at("home")) == 20 && s.empty() })
 }
 
@@ -115,7 +107,7 @@ func TestWhatTheHostRefusesStaysWithUs(t *testing.T) {
 	check := func(when string) {
 		t.Helper()
 		n := 0
-		err := s.admin().Messages(t.Context(), func(m *control.Message) error {
+		err := s.admin().Messages(t.Context(), control.Filter{}, func(m *control.Message) error {
 			for _, r := range m.Recipients {
 				n++
 				if !strings.Contains(r.Reason, "550") || r.State == "active" || m.Sender != "n@news.test" {

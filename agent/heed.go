@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -8,9 +9,9 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
-	"github.com/millrace/millrace/agent/queue"
 )
 
 // replyRules are the rules of the configuration in the terms of package outcome.
@@ -97,16 +98,20 @@ func (a *Agent) heed(site, stream string, d outcome.Decision) {
 		a.queue.Clamp(site, elastic.Clamp{Sessions: e.Sessions, Until: until, Reason: reason})
 	case outcome.Pause:
 		what = "waits"
-		if !a.pause(stream, reason, until) {
+		if !a.pause(e.Rule, stream, reason, until) {
 			return
 		}
 	case outcome.HoldStream:
 		what = "is held; see to the cause, then millrace resume"
-		if !a.pause(stream, reason, time.Time{}) {
+		if !a.pause(e.Rule, stream, reason, time.Time{}) {
 			return
 		}
 		t.until = time.Time{}
-		t.still = func() bool { return a.queue.Setting(stream).Paused == reason }
+		t.still = func() bool {
+			st := a.Standing()
+			b := brakeOn(&st, control.Filter{Stream: stream})
+			return b != nil && b.Reason == reason
+		}
 	}
 	line := fmt.Sprintf("%s %s", place, what)
 	if t.until != (time.Time{}) {
@@ -139,16 +144,34 @@ func (h *heeded) shown(now time.Time) (list []string) {
 	return list
 }
 
-// pause stops a stream for a reason of ours, until then or for good. One that is
+// pause puts a brake on a stream for a rule, until then or for good. One that is
 // paused already stays as it is.
-func (a *Agent) pause(stream, reason string, until time.Time) (paused bool) {
-	_, err := a.setting(stream, func(s *queue.StreamSetting) {
-		if paused = s.Paused == ""; paused {
-			s.Paused, s.Until = reason, until
+func (a *Agent) pause(rule, stream, reason string, until time.Time) bool {
+	b := control.Brake{Filter: control.Filter{Stream: stream}, Reason: reason, Since: time.Now(), Until: until, Who: "reply rule " + rule}
+	err := a.order(func(s *control.Standing) error {
+		if brakeOn(s, b.Filter) != nil {
+			return errPaused
 		}
+		s.Brakes = append(s.Brakes, b)
+		return nil
 	})
+	if errors.Is(err, errPaused) {
+		return false
+	}
 	if err != nil {
 		a.log.Error("stream paused", "stream", stream, "err", err)
 	}
-	return paused
+	return true
+}
+
+var errPaused = errors.New("it is paused already")
+
+// brakeOn is the brake of a filter, or nil.
+func brakeOn(s *control.Standing, f control.Filter) *control.Brake {
+	for i := range s.Brakes {
+		if s.Brakes[i].Filter == f {
+			return &s.Brakes[i]
+		}
+	}
+	return nil
 }

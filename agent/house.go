@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
@@ -23,7 +24,7 @@ func (a *Agent) keepHouse(ctx context.Context) {
 	failing, tight, damaged := false, false, 0
 	for {
 		damaged = a.noteDamage(damaged)
-		a.liftPauses()
+		a.lift(time.Now())
 		queued := a.queue.Queued()
 		if huge := queued > hugeBacklog; huge != tight {
 			tight = huge
@@ -38,21 +39,6 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-	}
-}
-
-// liftPauses ends the pauses whose time has come.
-func (a *Agent) liftPauses() {
-	a.settingMu.Lock()
-	defer a.settingMu.Unlock()
-	lifted := a.queue.LiftPauses(time.Now())
-	for _, stream := range lifted {
-		a.log.Info("stream goes on", "stream", stream)
-	}
-	if lifted != nil {
-		if err := a.keepSettings(); err != nil {
-			a.log.Error("stream goes on", "err", err)
 		}
 	}
 }
@@ -129,6 +115,7 @@ var _ control.Backend = (*Agent)(nil)
 func (a *Agent) Status() control.Status {
 	st := control.Status{Version: a.version}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
+	st.Held = a.queue.Held()
 	for _, s := range a.queue.Sites() {
 		st.Sites = append(st.Sites, control.Site{
 			Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
@@ -141,9 +128,11 @@ func (a *Agent) Status() control.Status {
 
 // Messages implements control.Backend. Recipients of one message that stand
 // side by side in the queue make one entry.
-func (a *Agent) Messages(ctx context.Context, yield func(*control.Message) error) error {
+func (a *Agent) Messages(ctx context.Context, f control.Filter, yield func(*control.Message) error) error {
 	var result error
+	sel := a.selection(f)
 	a.queue.List(func(page []queue.Entry) bool {
+		page = slices.DeleteFunc(page, func(e queue.Entry) bool { return !sel.selects(&e) })
 		for len(page) > 0 {
 			n := 1
 			for n < len(page) && page[n].ID == page[0].ID {
@@ -165,7 +154,8 @@ func (a *Agent) Messages(ctx context.Context, yield func(*control.Message) error
 				return false
 			}
 		}
-		return true
+		result = ctx.Err()
+		return result == nil
 	})
 	return result
 }
@@ -181,8 +171,14 @@ func (a *Agent) message(entries []queue.Entry) (*control.Message, error) {
 		ArrivalTime: e.Arrived.Unix(), Size: e.Size, Stream: e.Stream, Sender: e.Sender,
 	}
 	for _, x := range entries {
+		reason := x.Reason
+		if b := a.halting(e); b != nil && x.Halted && x.State == "held" {
+			reason = b.Reason
+		} else if x.OnHold {
+			reason = cmp.Or(reason, "on hold")
+		}
 		m.Recipients = append(m.Recipients, control.Recipient{
-			Address: e.Recipients[x.Ordinal].Address, Reason: x.Reason, State: x.State,
+			Address: e.Recipients[x.Ordinal].Address, Reason: reason, State: x.State,
 			Domain: x.Domain, Site: x.Site, Tries: x.Tries, Due: x.Due,
 		})
 	}

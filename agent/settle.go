@@ -122,6 +122,29 @@ func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Set
 
 // conclude is settle without reports.
 func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
+	done, events = r.outcomes(done, events)
+	r.tellAll(events, r.agent.record(events))
+	return done, events
+}
+
+// tellAll tells of outcomes that are written to the journal, if they are.
+func (r *report) tellAll(events []spool.Event, written bool) {
+	if written {
+		r.agent.logTaken(r)
+		for _, f := range r.fates {
+			r.tell(f, r.at)
+		}
+	}
+	for i := range events {
+		if events[i].Last {
+			r.agent.logRemoved(r.envelope, r.job.ID)
+		}
+	}
+}
+
+// outcomes are what conclude writes and returns, for who writes many at once and tells
+// of them then.
+func (r *report) outcomes(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	for _, f := range r.fates {
 		s := f.settled(r.way.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
 		if !s.Untried {
@@ -138,18 +161,6 @@ func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.S
 			})
 		}
 		done = append(done, s)
-	}
-	a := r.agent
-	if a.record(events) {
-		a.logTaken(r)
-		for _, f := range r.fates {
-			r.tell(f, r.at)
-		}
-	}
-	for i := range events {
-		if events[i].Last {
-			a.logRemoved(r.envelope, r.job.ID)
-		}
 	}
 	return done, events
 }

@@ -29,8 +29,8 @@ func (a *Agent) state() metrics.State {
 	}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
 	st.MaxSessions = a.queue.MaxSessions()
-	for _, s := range a.queue.Settings() {
-		if s.Paused != "" {
+	for _, b := range a.Standing().Brakes {
+		if b.Filter.Stream != "" {
 			st.PausedStreams++
 		}
 	}

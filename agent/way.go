@@ -172,6 +172,9 @@ func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
 	}, nil
 }
 
+// handbackQueue is the name of the queue of what goes to the host MTA.
+const handbackQueue = "handback"
+
 // handbackSessions keeps the way home gentle: the host has its own mail to move.
 const handbackSessions = 4
 
@@ -179,7 +182,7 @@ const handbackSessions = 4
 // values, but few sessions and a pace of its own.
 func (s *settings) handback() queue.Way {
 	q := s.config.General
-	q.Name = "handback"
+	q.Name = handbackQueue
 	q.Route = config.Route{Kind: config.RouteHandback}
 	q.MaxSessions = min(q.MaxSessions, handbackSessions)
 	q.MaxMessageRate = s.config.Handback.MaxMessageRate

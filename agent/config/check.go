@@ -191,6 +191,10 @@ func (l *loader) checkAgent(a *Agent) {
 	if !filepath.IsAbs(a.StateDirectory) {
 		l.fail("agent.state_directory", remedy(fmt.Sprintf("state_directory: %q is not an absolute path", a.StateDirectory), "begin it with /"))
 	}
+	if relay, err := netip.ParseAddrPort(l.cfg.Handback.Relay); a.StopWithHost && (err != nil || !relay.Addr().IsLoopback()) {
+		l.fail("agent.stop_with_host", remedy(fmt.Sprintf("stop_with_host: handback.relay is %q, where it does not show whether the host's MTA is stopped", l.cfg.Handback.Relay),
+			`give relay a loopback address, such as "127.0.0.1:10626", or remove stop_with_host`))
+	}
 	l.checkTLSFiles(a)
 	if a.HTTP.Listen != "" && !isHostPort(a.HTTP.Listen) {
 		l.fail("agent.http.listen", remedy(fmt.Sprintf("listen: %q is not \"address:port\"", a.HTTP.Listen), `write it like "127.0.0.1:8891", or "" to turn it off`))

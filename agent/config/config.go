@@ -256,7 +256,8 @@ type Agent struct {
 	// what receivers say. Default: none.
 	Replies string `toml:"replies"`
 	// StateDirectory holds what the agent learned and wants to keep over a
-	// restart: MTA-STS policies, paused streams, the suppression list. An absolute path, made if need be.
+	// restart: MTA-STS policies, brakes, temporary limits, the suppression list. An
+	// absolute path, made if need be.
 	// Default: "/var/lib/millrace".
 	StateDirectory string `toml:"state_directory"`
 	// DANE is true, false or "auto". DANE (RFC 7672) is only as good as the
@@ -278,7 +279,10 @@ type Agent struct {
 	// HideClient leaves the client's name and address out of our Received field.
 	// Default: false.
 	HideClient bool `toml:"hide_client"`
-	HTTP       HTTP `toml:"http"`
+	// StopWithHost stops sending while nobody listens on handback.relay, which must
+	// be a loopback address: "postfix stop" stops diverted mail too. Default: false.
+	StopWithHost bool `toml:"stop_with_host"`
+	HTTP         HTTP `toml:"http"`
 }
 
 // DANE says whether DANE is used: "auto", "true" or "false"; in a file the last

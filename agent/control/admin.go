@@ -19,38 +19,9 @@ type Stream struct {
 	Waiting  int    `json:"waiting"` // recipients
 	Deferred int    `json:"deferred"`
 	Active   int    `json:"active"`
-	Paused   string `json:"paused,omitempty"`   // why; "" if it is not
+	Held     int    `json:"held,omitempty"`
+	Paused   string `json:"paused,omitempty"`   // why a brake of the stream is on; "" if none is
 	Priority int    `json:"priority,omitempty"` // its share beside others; 0 is 1
-}
-
-// Setting changes what is asked of a stream; nil fields stay as they are.
-type Setting struct {
-	Stream   string  `json:"stream"`
-	Paused   *string `json:"paused,omitempty"`
-	Priority *int    `json:"priority,omitempty"`
-}
-
-// Filter selects queued recipients: those for which each field that is given
-// holds. A filter without any selects nothing unless All is set.
-type Filter struct {
-	All    bool   `json:"all,omitempty"`
-	ID     string `json:"id,omitempty"`
-	Stream string `json:"stream,omitempty"`
-	Queue  string `json:"queue,omitempty"`
-	Site   string `json:"site,omitempty"`
-	Domain string `json:"domain,omitempty"` // of the recipient, in any case
-	Sender string `json:"sender,omitempty"` // envelope sender, in any case
-	User   string `json:"user,omitempty"`   // SASL user that submitted the mail
-	Client string `json:"client,omitempty"` // address of the SMTP client that did
-}
-
-// Empty reports whether the filter selects nothing.
-func (f Filter) Empty() bool { return f == Filter{} }
-
-// Selected is what became of the recipients that a filter selected.
-type Selected struct {
-	Recipients int `json:"recipients"` // done as asked
-	Active     int `json:"active"`     // in a transaction: that takes its course
 }
 
 // Change is one change of what a site's controller wants, and the reply or
@@ -66,30 +37,56 @@ type Change struct {
 // ErrUnknown says that the agent does not know what the request names.
 var ErrUnknown = errors.New("not known to the agent")
 
+// change serves requests that change something: each is logged with who made it.
+func change[Q, A any](s *Server, path string, do func(context.Context, Q) (A, error)) {
+	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		var q Q
+		if demand(w, r, &q) {
+			a, err := do(r.Context(), q)
+			s.note(r, q, a, err)
+			respond(w, a, err)
+		}
+	})
+}
+
+// note logs what a peer asked for and what came of it.
+func (s *Server) note(r *http.Request, request, result any, err error) {
+	p := PeerOf(r.Context())
+	asked, _ := json.Marshal(request) // it came as JSON
+	attrs := []any{"do", strings.TrimPrefix(r.URL.Path, "/v1/"), "who", p.String(), "pid", p.PID, "request", string(asked)}
+	if err != nil {
+		s.log.Warn("admin", append(attrs, "err", err)...)
+		return
+	}
+	came, _ := json.Marshal(result)
+	s.log.Info("admin", append(attrs, "result", string(came))...)
+}
+
 // admin are the requests that change something or explain it.
-func admin(mux *http.ServeMux, b Backend) {
-	mux.HandleFunc("GET /v1/streams", func(w http.ResponseWriter, r *http.Request) { respond(w, b.Streams(), nil) })
-	mux.HandleFunc("POST /v1/stream", func(w http.ResponseWriter, r *http.Request) {
-		var s Setting
-		if demand(w, r, &s) {
-			respond(w, struct{}{}, b.Set(s))
-		}
-	})
-	mux.HandleFunc("POST /v1/cancel", func(w http.ResponseWriter, r *http.Request) {
-		var f Filter
-		if demand(w, r, &f) {
-			done, err := b.Cancel(r.Context(), f)
-			respond(w, done, err)
-		}
-	})
-	mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
+func (s *Server) admin() {
+	b := s.backend
+	s.mux.HandleFunc("GET /v1/streams", func(w http.ResponseWriter, r *http.Request) { respond(w, b.Streams(), nil) })
+	s.mux.HandleFunc("GET /v1/standing", func(w http.ResponseWriter, r *http.Request) { respond(w, b.Standing(), nil) })
+	s.mux.HandleFunc("POST /v1/act", s.act)
+	change(s, "/v1/pause", without(b.Pause))
+	change(s, "/v1/resume", b.Resume)
+	change(s, "/v1/limit", without(b.Limit))
+	change(s, "/v1/priority", without(b.Prioritize))
+	change(s, "/v1/reload", without(func(ctx context.Context, _ struct{}) error { return b.ReloadConfig(ctx) }))
+	s.mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
 		changes, err := b.Why(r.URL.Query().Get("site"))
 		respond(w, changes, err)
 	})
-	mux.HandleFunc("POST /v1/weblink", func(w http.ResponseWriter, r *http.Request) {
+	s.mux.HandleFunc("POST /v1/weblink", func(w http.ResponseWriter, r *http.Request) {
 		link, err := b.WebLink()
+		s.note(r, nil, nil, err) // the link is nobody else's business
 		respond(w, link, err)
 	})
+}
+
+// without makes a change that has no result.
+func without[Q any](do func(context.Context, Q) error) func(context.Context, Q) (struct{}, error) {
+	return func(ctx context.Context, q Q) (struct{}, error) { return struct{}{}, do(ctx, q) }
 }
 
 // largest bounds the octets of a request.
@@ -97,6 +94,9 @@ const largest = 1 << 18
 
 // demand reads a request, or answers that it cannot be read.
 func demand(w http.ResponseWriter, r *http.Request, v any) bool {
+	in := http.NewResponseController(w)
+	in.SetReadDeadline(time.Now().Add(stall))
+	defer in.SetReadDeadline(time.Time{})
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, largest))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
@@ -122,17 +122,6 @@ func respond(w http.ResponseWriter, v any, err error) {
 func (c *Client) Streams(ctx context.Context) (list []Stream, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/streams", nil, &list)
 	return list, err
-}
-
-// Set changes what is asked of a stream.
-func (c *Client) Set(ctx context.Context, s Setting) error {
-	return c.call(ctx, http.MethodPost, "/v1/stream", s, &struct{}{})
-}
-
-// Cancel takes recipients out of the queue for good.
-func (c *Client) Cancel(ctx context.Context, f Filter) (done Selected, err error) {
-	err = c.call(ctx, http.MethodPost, "/v1/cancel", f, &done)
-	return done, err
 }
 
 // Why asks for the last changes of a site, oldest first; ErrUnknown if there is

@@ -4,6 +4,11 @@
 // The agent opens a Server over a Backend; the command uses a Client. Lists are
 // streams of JSON objects, one a line, so that millions of entries need no memory on either
 // side; a reader that stalls holds up its own request only.
+//
+// Who may use it is asked of the kernel, not only of the file's mode (peer.go):
+// root, the agent's user, the group of the socket. Each request that changes
+// something is logged with who made it. Standing wishes (brake.go) last until they
+// end; an Order (act.go) is done once, with what its Filter (filter.go) selects.
 package control
 
 import (
@@ -27,7 +32,7 @@ import (
 type Recipient struct {
 	Address string    `json:"address"`
 	Reason  string    `json:"delay_reason,omitempty"`
-	State   string    `json:"state"` // "active", "waiting", "deferred", "held", "stuck"
+	State   string    `json:"state"` // one of States
 	Domain  string    `json:"domain"`
 	Site    string    `json:"site,omitempty"`
 	Tries   int       `json:"tries"`
@@ -66,6 +71,7 @@ type Status struct {
 	Waiting  int    `json:"waiting"` // recipients
 	Deferred int    `json:"deferred"`
 	Active   int    `json:"active"`
+	Held     int    `json:"held"` // on hold, or of a paused sender, user or client
 	Sessions int    `json:"sessions"`
 	Sites    []Site `json:"sites"`
 }
@@ -73,14 +79,23 @@ type Status struct {
 // Backend is what the socket serves.
 type Backend interface {
 	Status() Status
-	// Messages calls yield for every queued message until it returns an error.
-	Messages(ctx context.Context, yield func(*Message) error) error
+	// Messages calls yield for every queued message with selected recipients, all
+	// for the empty filter, until it returns an error.
+	Messages(ctx context.Context, f Filter, yield func(*Message) error) error
 	Streams() []Stream
-	Set(Setting) error
-	// Cancel ends the selected recipients; it tries again for those in
-	// transactions until ctx ends or some seconds have passed.
-	Cancel(ctx context.Context, f Filter) (Selected, error)
-	// HandBack sends the selected recipients to the host MTA, as Cancel ends them.
+	// Standing is what is in force of what these have asked for.
+	Standing() Standing
+	Pause(context.Context, Brake) error
+	Resume(context.Context, Filter) (left []Brake, err error)
+	Limit(context.Context, Limit) error
+	Prioritize(context.Context, Priority) error
+	// Act does what a verb says with the selected recipients, and calls tell now and
+	// then; for those in transactions some verbs try again, until ctx ends or some
+	// seconds have passed.
+	Act(ctx context.Context, o Order, tell func(Selected)) (Selected, error)
+	// ReloadConfig reads the configuration anew and puts it into force.
+	ReloadConfig(context.Context) error
+	// HandBack sends the selected recipients to the host MTA.
 	HandBack(ctx context.Context, f Filter) (Selected, error)
 	// Return is the state of that.
 	Return() Return
@@ -95,6 +110,9 @@ type Backend interface {
 
 // Server serves a Backend.
 type Server struct {
+	backend  Backend
+	log      *slog.Logger
+	mux      *http.ServeMux
 	http     *http.Server
 	listener net.Listener
 }
@@ -102,8 +120,9 @@ type Server struct {
 // stall is how long a write to a client may take before the request is given up.
 const stall = 30 * time.Second
 
-// Listen opens the socket ("unix:/path", mode 0660). A socket file left by a
-// dead agent is replaced: the spool's lock has already shown that no other agent lives.
+// Listen opens the socket ("unix:/path", mode 0660), for root, the user of this
+// process and the group that the file gets: that of the process, or of its directory
+// if that has the set-group-ID bit. A socket file left by a dead agent is replaced: the spool's lock has already shown that no other agent lives.
 func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 	path, ok := strings.CutPrefix(address, "unix:")
 	if !ok {
@@ -123,33 +142,49 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+	d, err := doorOf(path)
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l}
+	s.routes()
+	s.http = &http.Server{
+		Handler:           d.guard(s.mux),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+func (s *Server) routes() {
+	s.mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(b.Status())
+		json.NewEncoder(w).Encode(s.backend.Status())
 	})
-	mux.HandleFunc("GET /v1/queue", func(w http.ResponseWriter, r *http.Request) {
+	s.mux.HandleFunc("GET /v1/queue", func(w http.ResponseWriter, r *http.Request) {
+		f, err := readFilter(r.URL.Query())
+		if err != nil {
+			http.Error(w, "filter: "+err.Error(), http.StatusBadRequest)
+			return
+		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		out := http.NewResponseController(w)
 		enc := json.NewEncoder(w)
-		err := b.Messages(r.Context(), func(m *Message) error {
+		err = s.backend.Messages(r.Context(), f, func(m *Message) error {
 			out.SetWriteDeadline(time.Now().Add(stall))
 			return enc.Encode(m)
 		})
 		if err != nil {
-			log.Debug("queue listing ended early", "err", err)
+			s.log.Debug("queue listing ended early", "err", err)
 		}
 	})
-	admin(mux, b)
-	suppression(mux, b)
-	handback(mux, b)
-	milter(mux, b)
-	s := &Server{listener: l, http: &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}}
-	return s, nil
+	s.admin()
+	s.suppression()
+	s.handback()
+	s.milter()
 }
 
 // Serve answers requests until Close.
@@ -195,7 +230,10 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" && !errors.Is(err, fs.ErrPermission) {
+		if errors.As(err, &op) && op.Op == "dial" {
+			if errors.Is(err, fs.ErrPermission) {
+				return nil, fmt.Errorf("control socket: %w; remedy: become root, or a member of the socket's group", op.Err)
+			}
 			return nil, fmt.Errorf("%w: %v", ErrNotRunning, op.Err)
 		}
 		return nil, err
@@ -221,9 +259,9 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return &st, nil
 }
 
-// Messages lists the queue.
-func (c *Client) Messages(ctx context.Context, yield func(*Message) error) error {
-	resp, err := c.get(ctx, "/v1/queue")
+// Messages lists the queue: what the filter selects, all for the empty one.
+func (c *Client) Messages(ctx context.Context, f Filter, yield func(*Message) error) error {
+	resp, err := c.get(ctx, "/v1/queue"+f.query())
 	if err != nil {
 		return err
 	}

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -29,7 +32,10 @@ type fixed struct {
 
 func (f fixed) Status() Status { return Status{Version: "1", Waiting: f.n} }
 
-func (f fixed) Messages(ctx context.Context, yield func(*Message) error) error {
+func (f fixed) Messages(ctx context.Context, x Filter, yield func(*Message) error) error {
+	if !x.Empty() {
+		return yield(&Message{Sender: fmt.Sprintf("%+v", x)})
+	}
 	for i := range f.n {
 		if err := yield(&Message{ID: fmt.Sprint("M", i), Sender: strings.Repeat("x", 500)}); err != nil {
 			return err
@@ -40,15 +46,31 @@ func (f fixed) Messages(ctx context.Context, yield func(*Message) error) error {
 
 func (f fixed) Streams() []Stream { return []Stream{{Name: "s", Waiting: f.n, Paused: "why"}} }
 
-func (f fixed) Set(s Setting) error {
-	if *s.Priority > f.n {
-		return fmt.Errorf("priority %d of %s is too high", *s.Priority, s.Stream)
+func (f fixed) Standing() Standing {
+	return Standing{Brakes: []Brake{{Filter: Filter{All: true}, Reason: "why"}}, Limits: []Limit{{Name: "google", Sessions: f.n}}}
+}
+
+// Pause tells who asked.
+func (f fixed) Pause(ctx context.Context, b Brake) error {
+	return fmt.Errorf("%s because of %s: not for %s", b.Filter, b.Reason, PeerOf(ctx))
+}
+
+func (f fixed) Resume(_ context.Context, x Filter) ([]Brake, error) {
+	return []Brake{{Filter: x, Until: time.Unix(5, 0).UTC()}}, nil
+}
+
+func (f fixed) Limit(_ context.Context, l Limit) error {
+	if l.Sessions > f.n {
+		return fmt.Errorf("%s: %w", l.Name, ErrUnknown)
 	}
 	return nil
 }
 
-func (f fixed) Cancel(_ context.Context, x Filter) (Selected, error) {
-	return Selected{Recipients: f.n, Active: len(x.User)}, nil
+func (f fixed) Prioritize(_ context.Context, p Priority) error {
+	if p.Priority > f.n {
+		return fmt.Errorf("priority %d of %s is too high", p.Priority, p.Stream)
+	}
+	return nil
 }
 
 func (f fixed) WebLink() (string, error) {
@@ -64,6 +86,21 @@ func (f fixed) Milter(r MilterReport) {
 	}
 }
 
+// Act says 1, 2 ... of n, and fails for state "stuck".
+func (f fixed) Act(_ context.Context, o Order, tell func(Selected)) (done Selected, err error) {
+	for done.Recipients < f.n {
+		done.Recipients++
+		tell(done)
+	}
+	if o.Filter.State == "stuck" {
+		err = errors.New("stuck")
+	}
+	done.Messages, done.Active = len(o.Verb), len(o.Filter.User)
+	return done, err
+}
+
+func (f fixed) ReloadConfig(context.Context) error { return errors.New("millrace.toml:7: no") }
+
 func (f fixed) Why(site string) ([]Change, error) {
 	if site != "google, x" {
 		return nil, fmt.Errorf("site %s: %w", site, ErrUnknown)
@@ -78,15 +115,23 @@ func TestAdminsRequests(t *testing.T) {
 	if list, err := c.Streams(ctx); err != nil || len(list) != 1 || list[0] != (Stream{Name: "s", Waiting: 7, Paused: "why"}) {
 		t.Errorf("streams %+v, %v", list, err)
 	}
-	seven, eight := 7, 8
-	if err := c.Set(ctx, Setting{Stream: "s", Priority: &seven}); err != nil {
+	if err := c.Prioritize(ctx, Priority{Stream: "s", Priority: 7}); err != nil {
 		t.Error(err)
 	}
-	if err := c.Set(ctx, Setting{Stream: "s", Priority: &eight}); err == nil || !strings.Contains(err.Error(), "priority 8 of s is too high") {
+	if err := c.Prioritize(ctx, Priority{Stream: "s", Priority: 8}); err == nil || !strings.Contains(err.Error(), "priority 8 of s is too high") {
 		t.Errorf("an error of the agent came as %v", err)
 	}
-	if done, err := c.Cancel(ctx, Filter{User: "joe"}); err != nil || done != (Selected{7, 3}) {
-		t.Errorf("cancelled %+v, %v", done, err)
+	if st, err := c.Standing(ctx); err != nil || st.Brakes[0].Filter != (Filter{All: true}) || st.Limits[0].Sessions != 7 {
+		t.Errorf("standing %+v, %v", st, err)
+	}
+	if left, err := c.Resume(ctx, Filter{User: "joe"}); err != nil || len(left) != 1 || left[0].Filter.User != "joe" || left[0].Until != time.Unix(5, 0).UTC() {
+		t.Errorf("resumed, %+v left, %v", left, err)
+	}
+	if err := c.Limit(ctx, Limit{Name: "google", Sessions: 8}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("limit: %v", err)
+	}
+	if err := c.Reload(ctx); err == nil || !strings.Contains(err.Error(), "millrace.toml:7: no") {
+		t.Errorf("reload: %v", err)
 	}
 	if list, err := c.Why(ctx, "google, x"); err != nil || len(list) != 1 || list[0].Cause != "because" {
 		t.Errorf("why %+v, %v", list, err)
@@ -117,11 +162,55 @@ func TestMiltersReportArrives(t *testing.T) {
 	}
 }
 
+func TestOrderTellsItsProgress(t *testing.T) {
+	t.Parallel()
+	c := client(t, open(t, fixed{n: 7}))
+	var seen []int
+	progress := func(n Selected) { seen = append(seen, n.Recipients) }
+	done, err := c.Act(t.Context(), Order{Verb: VerbCancel, Filter: Filter{User: "joe"}}, progress)
+	if err != nil || done != (Selected{7, len("cancel"), 3}) || fmt.Sprint(seen) != "[1 2 3 4 5 6 7]" {
+		t.Errorf("%+v, %v after %v", done, err, seen)
+	}
+	if done, err := c.Act(t.Context(), Order{Verb: VerbHold, Filter: Filter{State: "stuck"}}, nil); err == nil || err.Error() != "stuck" || done.Recipients != 7 {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// TestChangesAreLoggedWithWhoMadeThem takes the kernel's word for it.
+func TestChangesAreLoggedWithWhoMadeThem(t *testing.T) {
+	t.Parallel()
+	var log lines
+	c := client(t, openLogged(t, fixed{n: 7}, slog.New(slog.NewTextHandler(&log, nil))))
+	who := fmt.Sprintf("(uid %d)", os.Getuid())
+	if err := c.Pause(t.Context(), Brake{Filter: Filter{Stream: "sale"}, Reason: "price"}); err == nil || !strings.Contains(err.Error(), who) {
+		t.Errorf("the agent was told %v", err)
+	}
+	if err := c.Prioritize(t.Context(), Priority{Stream: "s", Priority: 7}); err != nil {
+		t.Error(err)
+	}
+	for _, dry := range []bool{true, false} {
+		if _, err := c.Act(t.Context(), Order{Verb: VerbExpire, Filter: Filter{Domain: "a.example"}, Dry: dry}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, want := range []string{
+		`level=WARN msg=admin do=pause who="`, `request="{\"filter\":{\"stream\":\"sale\"},\"reason\":\"price\"}" err=`,
+		`level=INFO msg=admin do=priority`, `\"domain\":\"a.example\"`, fmt.Sprintf("pid=%d", os.Getpid()),
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("no %s in\n%s", want, log.String())
+		}
+	}
+	if n := strings.Count(log.String(), "msg=admin"); n != 3 {
+		t.Errorf("%d lines, want 3: a count changes nothing\n%s", n, log.String())
+	}
+}
+
 func TestRequestsThatCannotBeReadAreRefused(t *testing.T) {
 	t.Parallel()
 	c := client(t, open(t, fixed{n: 7}))
-	for _, body := range []string{"", "nonsense", `{"colour": 1}`, `{"user": "` + strings.Repeat("x", 1<<19) + `"}`} {
-		resp, err := c.do(t.Context(), "POST", "/v1/cancel", strings.NewReader(body))
+	for _, body := range []string{"", "nonsense", `{"colour": 1}`, `{"reason": "` + strings.Repeat("x", 1<<19) + `"}`} {
+		resp, err := c.do(t.Context(), "POST", "/v1/pause", strings.NewReader(body))
 		if err == nil {
 			resp.Body.Close()
 			t.Errorf("%.20q was taken", body)
@@ -129,10 +218,12 @@ func TestRequestsThatCannotBeReadAreRefused(t *testing.T) {
 	}
 }
 
-func open(t *testing.T, b Backend) string {
+func open(t *testing.T, b Backend) string { return openLogged(t, b, slog.New(slog.DiscardHandler)) }
+
+func openLogged(t *testing.T, b Backend, log *slog.Logger) string {
 	t.Helper()
 	address := "unix:" + filepath.Join(t.TempDir(), "run", "control.sock")
-	s, err := Listen(address, b, slog.New(slog.DiscardHandler))
+	s, err := Listen(address, b, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +248,7 @@ func TestEveryMessageIsListed(t *testing.T) {
 	t.Parallel()
 	c := client(t, open(t, fixed{n: 1000}))
 	n := 0
-	err := c.Messages(t.Context(), func(m *Message) error {
+	err := c.Messages(t.Context(), Filter{}, func(m *Message) error {
 		if m.ID != fmt.Sprint("M", n) {
 			t.Fatalf("message %d is %s", n, m.ID)
 		}
@@ -169,6 +260,30 @@ func TestEveryMessageIsListed(t *testing.T) {
 	}
 	if st, err := c.Status(t.Context()); err != nil || st.Waiting != 1000 {
 		t.Errorf("status %+v, %v", st, err)
+	}
+}
+
+func TestFilterArrivesAsItWasMeant(t *testing.T) {
+	t.Parallel()
+	c := client(t, open(t, fixed{n: 7}))
+	want := Filter{
+		All: true, ID: "M1-A0", Stream: "a & b = ü", Queue: "q", Site: "s", Domain: "d", Sender: "<>", Recipient: "r@x",
+		User: "u", Client: "2001:db8::1", State: "held", OlderThan: Age(36 * time.Hour),
+	}
+	err := c.Messages(t.Context(), want, func(m *Message) error {
+		if m.Sender != fmt.Sprintf("%+v", want) {
+			t.Errorf("%+v arrived as %s", want, m.Sender)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"nonsense", `{"colour":1}`, `{"older_than":5}`} {
+		if resp, err := c.get(t.Context(), "/v1/queue?filter="+url.QueryEscape(bad)); err == nil {
+			resp.Body.Close()
+			t.Errorf("%s was taken", bad)
+		}
 	}
 }
 
@@ -194,7 +309,7 @@ func TestReaderThatStopsHoldsUpNobody(t *testing.T) {
 func TestClientThatHasEnoughStops(t *testing.T) {
 	t.Parallel()
 	enough := errors.New("enough")
-	err := client(t, open(t, fixed{n: 100_000})).Messages(t.Context(), func(*Message) error { return enough })
+	err := client(t, open(t, fixed{n: 100_000})).Messages(t.Context(), Filter{}, func(*Message) error { return enough })
 	if !errors.Is(err, enough) {
 		t.Errorf("got %v", err)
 	}
@@ -232,4 +347,22 @@ func TestOnlyUnixSocketsAreServed(t *testing.T) {
 	if _, err := Listen("inet:8000@127.0.0.1", fixed{}, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a control socket on the network")
 	}
+}
+
+// lines is a log that tests can read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

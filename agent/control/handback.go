@@ -21,15 +21,9 @@ type Return struct {
 // Left is how many recipients are still ours.
 func (r *Return) Left() int { return r.Waiting + r.Later }
 
-func handback(mux *http.ServeMux, b Backend) {
-	mux.HandleFunc("GET /v1/handback", func(w http.ResponseWriter, r *http.Request) { respond(w, b.Return(), nil) })
-	mux.HandleFunc("POST /v1/handback", func(w http.ResponseWriter, r *http.Request) {
-		var f Filter
-		if demand(w, r, &f) {
-			done, err := b.HandBack(r.Context(), f)
-			respond(w, done, err)
-		}
-	})
+func (s *Server) handback() {
+	s.mux.HandleFunc("GET /v1/handback", func(w http.ResponseWriter, r *http.Request) { respond(w, s.backend.Return(), nil) })
+	change(s, "/v1/handback", s.backend.HandBack)
 }
 
 // HandBack makes recipients wait for the host MTA instead of their receivers.

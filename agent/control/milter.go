@@ -22,8 +22,9 @@ type MilterCounts struct {
 	Connections uint64            `json:"connections"` // of the host MTA
 }
 
-func milter(mux *http.ServeMux, b Backend) {
-	mux.HandleFunc("POST /v1/milter", func(w http.ResponseWriter, r *http.Request) {
+func (s *Server) milter() {
+	b := s.backend
+	s.mux.HandleFunc("POST /v1/milter", func(w http.ResponseWriter, r *http.Request) {
 		var report MilterReport
 		if demand(w, r, &report) {
 			b.Milter(report)

@@ -49,17 +49,18 @@ type SuppressionBackend interface {
 }
 
 // suppression are the requests about the suppression list.
-func suppression(mux *http.ServeMux, b SuppressionBackend) {
-	mux.HandleFunc("GET /v1/suppress", func(w http.ResponseWriter, r *http.Request) {
+func (s *Server) suppression() {
+	b := s.backend
+	s.mux.HandleFunc("GET /v1/suppress", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		out, buf := http.NewResponseController(w), bufio.NewWriterSize(w, 1<<16)
 		enc := json.NewEncoder(buf)
 		n := 0
-		err := b.Suppressions(r.Context(), func(s *Suppression) error {
+		err := b.Suppressions(r.Context(), func(x *Suppression) error {
 			if n++; n%100 == 1 {
 				out.SetWriteDeadline(time.Now().Add(stall))
 			}
-			return enc.Encode(s)
+			return enc.Encode(x)
 		})
 		if err != nil {
 			// The status is sent; a client that misses the end must not take this for all.
@@ -67,26 +68,21 @@ func suppression(mux *http.ServeMux, b SuppressionBackend) {
 		}
 		buf.Flush()
 	})
-	mux.HandleFunc("POST /v1/suppress", func(w http.ResponseWriter, r *http.Request) {
+	s.mux.HandleFunc("POST /v1/suppress", func(w http.ResponseWriter, r *http.Request) {
 		dec := json.NewDecoder(bufio.NewReaderSize(r.Body, 1<<16))
 		dec.DisallowUnknownFields()
-		n, err := b.Suppress(func(s *Suppression) error {
-			*s = Suppression{}
-			return dec.Decode(s)
+		n, err := b.Suppress(func(x *Suppression) error {
+			*x = Suppression{}
+			return dec.Decode(x)
 		})
 		if err != nil {
 			err = fmt.Errorf("%d entries added, then: %w", n, err)
 		}
+		s.note(r, "a list of addresses", n, err)
 		respond(w, n, err)
 	})
-	mux.HandleFunc("POST /v1/unsuppress", func(w http.ResponseWriter, r *http.Request) {
-		var x Release
-		if demand(w, r, &x) {
-			n, err := b.Unsuppress(x)
-			respond(w, n, err)
-		}
-	})
-	mux.HandleFunc("GET /v1/suppress/stats", func(w http.ResponseWriter, r *http.Request) { respond(w, b.SuppressionStats(), nil) })
+	change(s, "/v1/unsuppress", func(_ context.Context, x Release) (int, error) { return b.Unsuppress(x) })
+	s.mux.HandleFunc("GET /v1/suppress/stats", func(w http.ResponseWriter, r *http.Request) { respond(w, b.SuppressionStats(), nil) })
 }
 
 // Suppressions lists the suppression list, and what has bounced and is not on it yet.

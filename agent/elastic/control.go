@@ -85,10 +85,19 @@ func (c *Control) SetLimits(now time.Time, l Limits) {
 		return
 	}
 	c.limits = l
-	if c.want > l.MaxSessions {
-		c.set(now, l.MaxSessions, fmt.Sprintf("max_sessions is %d", l.MaxSessions))
-		c.base = min(c.base, c.want)
+	why := fmt.Sprintf("max_sessions is %d", l.MaxSessions)
+	if l.MaxRate > 0 {
+		why += fmt.Sprintf(", max_message_rate %.3g/s", l.MaxRate)
 	}
+	if l.Why != "" {
+		why += ": " + l.Why
+	}
+	if c.want > l.MaxSessions {
+		c.set(now, l.MaxSessions, why)
+		c.base = min(c.base, c.want)
+		return
+	}
+	c.record(now, c.want, why)
 }
 
 // Observe takes in one piece of evidence. A signal that does not say when it

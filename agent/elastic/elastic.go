@@ -74,6 +74,7 @@ type Signal struct {
 type Limits struct {
 	MaxSessions int     // at least 1
 	MaxRate     float64 // messages per second, 0: none
+	Why         string  // who says so, for the history; ""
 }
 
 // Target is what the controller wants now.

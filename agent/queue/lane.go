@@ -120,7 +120,7 @@ func (q *Queue) resolve(d *domain) {
 	}
 }
 
-// attach lets a lane be served at a destination, unless its stream is paused.
+// attach lets a lane be served at a destination, unless a brake is on.
 func (q *Queue) attach(l *lane, dest *destination) {
 	if q.paused(l) {
 		return

@@ -18,10 +18,15 @@ type Entry struct {
 	Domain  string // RelayDomain's form for mail to a relay
 	Queue   string // "" while the domain has no way
 	Site    string
-	State   string    // "active", "waiting", "deferred"; "held" if its stream is paused; "stuck" if the host refused it
-	Due     time.Time // of a deferred one
+	// State is "active"; else "held", on hold, halted or by a brake; else "stuck", if the
+	// host refused it; else "waiting" or "deferred".
+	State   string
+	Due     time.Time // of a deferred one, whatever its state
 	Tries   int
 	Reason  string // why it is not delivered yet; "" if it was not tried
+	Pending int    // recipients of the message that are not done
+	OnHold  bool   // until it is settled with Release
+	Halted  bool   // its message is, see Halt
 }
 
 // List calls yield with every recipient that is not done, some thousand under
@@ -62,8 +67,8 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 	l := *q.laneByNo.at(rec.lane)
 	e := Entry{
 		Handle: Handle(r), ID: m.id, Ordinal: rec.ordinal, Born: moment(m.born), Size: int64(m.size),
-		Stream: q.streams.text(m.stream), Domain: l.key.domain,
-		Tries: int(rec.tries), Reason: q.reasons.text(rec.reason),
+		Stream: q.streams.text(uint32(m.stream)), Domain: l.key.domain,
+		Tries: int(rec.tries), Reason: q.reasons.text(rec.reason), Pending: int(m.pending), Halted: m.halted,
 	}
 	d := l.domain.dest
 	if d != nil {
@@ -76,16 +81,21 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 		e.State, e.Due = "deferred", moment(rec.due)
 	case inLane:
 		e.State = "waiting"
-		if q.paused(l) {
-			e.State, e.Reason = "held", q.settings[e.Stream].Paused
-		} else if d == nil {
+		if d == nil {
 			e.Reason = l.domain.reason
 		} else if d.reason != "" {
 			e.Reason = d.reason
 		}
+	case onHold:
+		e.State, e.OnHold = "held", true
+	case aside:
+		e.State = "held"
 	}
-	if rec.stuck && rec.state != taken {
+	if rec.stuck && (rec.state == inLane || rec.state == inBucket) {
 		e.State = "stuck"
+	}
+	if b := q.brake(l); b != nil && rec.state != taken {
+		e.State, e.Reason = "held", b.Reason
 	}
 	return e
 }
@@ -199,6 +209,13 @@ func (q *Queue) MaxSessions() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.o.MaxSessions
+}
+
+// Held returns how many recipients are on hold or halted.
+func (q *Queue) Held() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.held
 }
 
 // Overdue takes out recipients that wait, but cannot be tried since their

@@ -27,7 +27,9 @@
 // every Step return ErrClosed.
 //
 // An admin's hand: List shows what waits, Take takes some of it out to be settled
-// otherwise, SetStream pauses a stream or gives it a priority.
+// otherwise, Hasten makes it due. SetBrakes stops what goes somewhere or belongs to a
+// stream, lane by lane; Halt stops single messages. SetPriority and SetLimits
+// change how fast the rest goes.
 //
 // Memory: messages and recipients are pointer-free records in slabs, about 64
 // bytes for a message with one recipient; addresses and content stay on disk.
@@ -55,6 +57,9 @@ type Options struct {
 	Relay string
 	// MaxSessions bounds the sessions of all sites together.
 	MaxSessions int
+	// Halted says of a message that comes in whether it is halted (Halt); nil: none
+	// is. Called without the mutex.
+	Halted func(*spool.Envelope) bool
 	// Idle is how long a session stands on the ready list before it is closed; 0: 10 s.
 	Idle time.Duration
 }
@@ -83,7 +88,9 @@ type Queue struct {
 	messages   slab[message]
 	recipients slab[recipient]
 	streams    names
-	settings   map[string]StreamSetting // of streams that have any
+	priorities map[string]int // of streams that have any
+	brakes     []Brake
+	limits     []Limit
 	reasons    names
 	domains    map[string]*domain
 	lanes      map[laneKey]*lane
@@ -105,6 +112,7 @@ type Queue struct {
 	waiting  int // recipients in lanes
 	active   int // recipients taken by a session or Claim
 	stuck    int // recipients that the hand-back relay refused, wherever they are
+	held     int // recipients on hold or halted
 }
 
 // message is one message with recipients that are not done.
@@ -112,8 +120,9 @@ type message struct {
 	id      spool.ID
 	size    uint32 // octets, saturated
 	born    uint32 // unix seconds
-	stream  uint32
 	pending uint32 // recipients not final
+	stream  uint16 // in Queue.streams, which has fewer
+	halted  bool   // what is not on its way home stays aside
 }
 
 // recipient is one recipient that is not done, or a place left behind by one
@@ -123,7 +132,7 @@ type recipient struct {
 	ordinal uint32
 	next    uint32 // in its lane, its bucket or the free list
 	lane    uint32
-	due     uint32 // unix seconds, when deferred
+	due     uint32 // unix seconds; past when it is not deferred
 	reason  uint32
 	tries   uint16
 	stuck   bool // counted in Queue.stuck
@@ -137,6 +146,8 @@ const (
 	inLane   place = iota
 	inBucket       // deferred
 	taken          // by a session or Claim
+	onHold         // on no list, until an admin releases it
+	aside          // on no list, as its message is halted
 )
 
 // Handle names a recipient inside the queue while it is taken.
@@ -166,6 +177,8 @@ type Settled struct {
 	// For Queued.
 	Due      time.Time
 	Untried  bool // goes back to the head of its lane, uncounted; Due does not matter
+	Hold     bool // stays on hold until it is settled with Release; uncounted
+	Release  bool // goes back where it was, or would be if it had not been held; uncounted
 	Handback bool // moves to the hand-back relay
 	Stuck    bool // the hand-back relay refused it for good: shown so until it is done
 	Reason   string
@@ -182,14 +195,14 @@ func New(o Options) *Queue {
 		domains: make(map[string]*domain),
 		lanes:   make(map[laneKey]*lane),
 
-		settings: make(map[string]StreamSetting),
-		dests:    make(map[string]*destination),
-		sites:    make(map[string]*site),
-		due:      make(map[uint32]*bucket),
-		kick:     make(chan struct{}, 1),
-		drained:  make(chan struct{}),
-		streams:  names{limit: maxStreams},
-		reasons:  names{limit: maxReasons},
+		priorities: make(map[string]int),
+		dests:      make(map[string]*destination),
+		sites:      make(map[string]*site),
+		due:        make(map[uint32]*bucket),
+		kick:       make(chan struct{}, 1),
+		drained:    make(chan struct{}),
+		streams:    names{limit: maxStreams},
+		reasons:    names{limit: maxReasons},
 	}
 }
 
@@ -216,6 +229,7 @@ func (q *Queue) Run(ctx context.Context) {
 // states may be nil (all fresh).
 func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []spool.State) {
 	now := time.Now()
+	halted := q.o.Halted != nil && q.o.Halted(e)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	m, msg := q.messages.take()
@@ -223,7 +237,8 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		id:     id,
 		size:   uint32(min(e.Size, 1<<32-1)),
 		born:   seconds(e.Arrived),
-		stream: q.streams.hold(e.Stream),
+		stream: uint16(q.streams.hold(e.Stream)),
+		halted: halted,
 	}
 	for i := range e.Recipients {
 		var st spool.State
@@ -237,24 +252,23 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		if name == "" || st.Handback || e.Origin == spool.Report {
 			name = q.o.Relay
 		}
-		l := q.lane(msg.stream, name, now)
+		l := q.lane(uint32(msg.stream), name, now)
 		r, rec := q.recipients.take()
 		*rec = recipient{
 			message: m, ordinal: uint32(i), lane: l.no,
-			tries: st.Tries, reason: q.reasons.hold(st.Reply),
+			tries: st.Tries, due: seconds(st.Due), reason: q.reasons.hold(st.Reply),
 		}
 		q.setStuck(rec, st.Stuck)
 		l.refs++
 		msg.pending++
-		if st.Due.After(now) {
-			q.postpone(r, rec, st.Due, now)
+		if st.Held {
+			q.lay(rec, onHold)
 		} else {
-			q.push(l, r, rec)
-			q.touch(l)
+			q.put(r, rec, st.Due, now)
 		}
 	}
 	if msg.pending == 0 {
-		q.streams.drop(msg.stream)
+		q.streams.drop(uint32(msg.stream))
 		q.messages.free(m)
 	}
 	q.serveTouched(now)
@@ -274,9 +288,18 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		q.remove(uint32(s.Handle), rec)
 		return
 	}
-	if s.Untried {
-		l := *q.laneByNo.at(rec.lane)
+	switch l := *q.laneByNo.at(rec.lane); {
+	case s.Hold:
+		q.lay(rec, onHold)
+		return
+	case s.Release:
+		q.put(uint32(s.Handle), rec, moment(rec.due), now)
+		return
+	case s.Untried && !q.halts(rec):
 		q.pushFront(l, uint32(s.Handle), rec)
+		return
+	case s.Untried:
+		q.lay(rec, aside)
 		return
 	}
 	q.reasons.drop(rec.reason)
@@ -287,19 +310,35 @@ func (q *Queue) settle(s Settled, now time.Time) {
 	}
 	if s.Handback {
 		old := *q.laneByNo.at(rec.lane)
-		l := q.lane(q.messages.at(rec.message).stream, q.o.Relay, now)
+		l := q.lane(uint32(q.messages.at(rec.message).stream), q.o.Relay, now)
 		l.refs++
 		rec.lane = l.no
 		rec.tries = 0
 		q.unref(old)
 	}
-	if s.Due.After(now) {
-		q.postpone(uint32(s.Handle), rec, s.Due, now)
-		return
+	rec.due = seconds(s.Due)
+	q.put(uint32(s.Handle), rec, s.Due, now)
+}
+
+// put gives a recipient that is on no list its place. A lane it comes to is
+// served with the touched ones.
+func (q *Queue) put(r uint32, rec *recipient, due, now time.Time) {
+	switch {
+	case q.halts(rec):
+		q.lay(rec, aside)
+	case due.After(now):
+		q.postpone(r, rec, due, now)
+	default:
+		l := *q.laneByNo.at(rec.lane)
+		q.push(l, r, rec)
+		q.touch(l)
 	}
-	l := *q.laneByNo.at(rec.lane)
-	q.push(l, uint32(s.Handle), rec)
-	q.serve(l, now)
+}
+
+// lay puts a recipient that is on no list aside.
+func (q *Queue) lay(rec *recipient, p place) {
+	rec.state, rec.next = p, 0
+	q.held++
 }
 
 func (q *Queue) setStuck(rec *recipient, stuck bool) {
@@ -322,7 +361,7 @@ func (q *Queue) remove(r uint32, rec *recipient) {
 	msg := q.messages.at(m)
 	msg.pending--
 	if msg.pending == 0 {
-		q.streams.drop(msg.stream)
+		q.streams.drop(uint32(msg.stream))
 		q.messages.free(m)
 	}
 }
@@ -336,13 +375,14 @@ func (q *Queue) Settle(done []Settled) {
 	for _, s := range done {
 		q.settle(s, now)
 	}
+	q.serveTouched(now)
 }
 
 // Queued returns the number of recipients that are not done.
 func (q *Queue) Queued() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return int64(q.waiting + q.deferred + q.active)
+	return int64(q.waiting + q.deferred + q.active + q.held)
 }
 
 // Close makes every Step return ErrClosed, once its transaction is settled, and

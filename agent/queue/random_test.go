@@ -171,20 +171,30 @@ func randomTraffic(t *testing.T, seed uint64) {
 			w.Reload(w.o.MaxSessions)
 		}
 		if rng.IntN(20) == 0 {
-			setting := StreamSetting{Priority: rng.IntN(5)}
-			if rng.IntN(2) == 0 {
-				setting.Paused = "by test"
-			}
-			if err := w.SetStream(fmt.Sprint("stream", rng.IntN(4)), setting); err != nil {
+			stream := fmt.Sprint("stream", rng.IntN(4))
+			if err := w.SetPriority(stream, rng.IntN(5)); err != nil {
 				t.Fatal(err)
 			}
+			if rng.IntN(2) == 0 {
+				w.SetBrakes([]Brake{{Stream: stream}, {Site: "site1", Domain: "d3.example"}})
+			} else {
+				w.SetBrakes(nil)
+			}
+			w.SetLimits([]Limit{{Name: "general", Sessions: 1 + rng.IntN(30)}})
+			w.Halt(w.entries(func(*Entry) bool { return rng.IntN(5) == 0 }))
+			w.Unhalt(w.entries(func(*Entry) bool { return rng.IntN(3) == 0 }))
+			w.Hasten(w.entries(func(*Entry) bool { return rng.IntN(10) == 0 }))
 		}
 		if rng.IntN(20) == 0 { // an admin cancels some, hands some back, changes his mind over others
 			for _, job := range w.take(func(Entry) bool { return rng.IntN(3) == 0 }) {
 				l.take(t, job)
 				for _, it := range job.Items {
 					x := Settled{Handle: it.Handle, Status: spool.Cancelled}
-					switch rng.IntN(4) {
+					switch rng.IntN(6) {
+					case 4:
+						x = Settled{Handle: it.Handle, Hold: true}
+					case 5:
+						x = Settled{Handle: it.Handle, Release: true}
 					case 0:
 						x = Settled{Handle: it.Handle, Untried: true}
 					case 1:
@@ -196,9 +206,11 @@ func randomTraffic(t *testing.T, seed uint64) {
 			}
 		}
 	}
-	for i := range 4 {
-		if err := w.SetStream(fmt.Sprint("stream", i), StreamSetting{}); err != nil {
-			t.Fatal(err)
+	w.SetBrakes(nil)
+	w.Unhalt(w.entries(anyEntry))
+	for _, job := range w.take(func(e Entry) bool { return e.OnHold }) {
+		for _, it := range job.Items {
+			w.Settle([]Settled{{Handle: it.Handle, Release: true}})
 		}
 	}
 	pass(6 * time.Hour)
@@ -212,7 +224,7 @@ func randomTraffic(t *testing.T, seed uint64) {
 			t.Errorf("%s ended %d times", k, n)
 		}
 	}
-	if n := w.Queued(); n != 0 {
+	if n := w.Queued(); n != 0 || w.Held() != 0 {
 		t.Errorf("%d still counted", n)
 	}
 	w.Queue.mu.Lock()

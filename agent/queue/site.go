@@ -182,7 +182,7 @@ func (q *Queue) destination(w Way, now time.Time) *destination {
 	if d == nil {
 		s := q.sites[w.Site]
 		if s == nil {
-			s = &site{key: w.Site, policy: w.Queue, control: elastic.New(now, limits(w.Queue))}
+			s = &site{key: w.Site, policy: w.Queue, control: elastic.New(now, q.limitsOf(w.Site, w.Queue))}
 			s.pace.filled, s.connects.filled = now, now
 			q.sites[w.Site] = s
 		}
@@ -193,13 +193,9 @@ func (q *Queue) destination(w Way, now time.Time) *destination {
 	d.way = &w
 	if s := d.site; s.policy != w.Queue {
 		s.policy = w.Queue
-		s.control.SetLimits(now, limits(w.Queue))
+		s.control.SetLimits(now, q.limitsOf(s.key, w.Queue))
 	}
 	return d
-}
-
-func limits(c *config.Queue) elastic.Limits {
-	return elastic.Limits{MaxSessions: c.MaxSessions, MaxRate: float64(c.MaxMessageRate)}
 }
 
 // Clamp bounds a site for a time: a rule about its provider, or an admin, says
@@ -214,10 +210,7 @@ func (q *Queue) Clamp(name string, cl elastic.Clamp) bool {
 		return false
 	}
 	s.control.Clamp(now, cl)
-	t := s.control.Target(now, s.load())
-	for s.live-s.retiring > t.Sessions && q.retireIdle(func(d *destination) bool { return d.site == s }) {
-	}
-	q.lookAgain(s, s.control.Next(), now)
+	q.bound(s, now)
 	return true
 }
 
@@ -280,14 +273,6 @@ func (q *Queue) moveWaiting(d *destination, n int) {
 		if d.site.hungry.n == 0 {
 			q.starved.remove(d.site)
 		}
-	}
-}
-
-// serve gives newly arrived mail in a lane to a ready session, or sees to it
-// that one is opened.
-func (q *Queue) serve(l *lane, now time.Time) {
-	if l.flow != nil {
-		q.serveOne(l.flow.dest, now)
 	}
 }
 

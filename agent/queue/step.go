@@ -221,6 +221,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	}
 	s.job = Job{}
 	s.dest.site.signal(now, sig)
+	q.serveTouched(now)
 }
 
 func settled(done []Settled, h Handle) bool {

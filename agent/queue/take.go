@@ -1,5 +1,7 @@
 package queue
 
+import "time"
+
 // Take takes recipients that List showed out of the queue, so that the owner can
 // settle them: an admin cancels them, hands them back, lets them expire. Those
 // that are in a transaction now, or gone, are left out. Recipients of one message
@@ -10,8 +12,8 @@ func (q *Queue) Take(entries []Entry) []Job {
 	var jobs []Job
 	for i := range entries {
 		e := &entries[i]
-		rec := q.recipients.at(uint32(e.Handle))
-		if rec.message == 0 || rec.state == taken || rec.ordinal != e.Ordinal || q.messages.at(rec.message).id != e.ID {
+		rec := q.listed(e)
+		if rec == nil || rec.state == taken {
 			continue
 		}
 		job := q.job(*q.laneByNo.at(rec.lane), rec)
@@ -26,6 +28,57 @@ func (q *Queue) Take(entries []Entry) []Job {
 	return jobs
 }
 
+// listed is the recipient of an entry, nil if it is not there any more.
+func (q *Queue) listed(e *Entry) *recipient {
+	rec := q.recipients.at(uint32(e.Handle))
+	if rec.message == 0 || rec.ordinal != e.Ordinal || q.messages.at(rec.message).id != e.ID {
+		return nil
+	}
+	return rec
+}
+
+// Hasten makes recipients that List showed due now, if nothing else keeps them, and
+// has what keeps them from a connect looked at again: a domain without a way, a
+// destination that was down. What a receiver has asked for stays, and so do brakes.
+// It returns how many will be tried.
+func (q *Queue) Hasten(entries []Entry) (n int) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range entries {
+		rec := q.listed(&entries[i])
+		if rec == nil || rec.state != inLane && rec.state != inBucket {
+			continue
+		}
+		n++
+		l := *q.laneByNo.at(rec.lane)
+		if rec.state == inBucket {
+			h := uint32(q.takeOut(uint32(entries[i].Handle)).Handle)
+			rec = q.recipients.at(h)
+			rec.due = seconds(now)
+			q.active--
+			q.put(h, rec, now, now)
+		}
+		if d := l.domain; d.dest == nil {
+			q.resolve(d)
+		} else if d.dest.holdoff.After(now) {
+			d.dest.holdoff = now
+		}
+		q.touch(l)
+	}
+	q.serveTouched(now)
+	return n
+}
+
+// AskWay asks for the way to a domain again, if it has mail.
+func (q *Queue) AskWay(domain string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d := q.domains[domain]; d != nil {
+		q.resolve(d)
+	}
+}
+
 // job is a job, without items, for a recipient of a lane.
 func (q *Queue) job(l *lane, rec *recipient) Job {
 	m := q.messages.at(rec.message)
@@ -36,6 +89,12 @@ func (q *Queue) job(l *lane, rec *recipient) Job {
 // are linked one way, so its place stays behind, empty, until the list comes by
 // it, and the recipient gets a new one.
 func (q *Queue) takeOut(r uint32) Item {
+	if rec := q.recipients.at(r); rec.state == onHold || rec.state == aside { // on no list
+		rec.state = taken
+		q.held--
+		q.active++
+		return Item{Handle: Handle(r), Ordinal: rec.ordinal, Tries: int(rec.tries)}
+	}
 	h, moved := q.recipients.take()
 	rec := q.recipients.at(r)
 	*moved = *rec

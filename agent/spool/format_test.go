@@ -232,7 +232,7 @@ func TestFlagsOfAnEventAreAsDocumented(t *testing.T) {
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
 	for i, st := range []State{{}, {Handback: true}, {Held: true}, {Handback: true, Stuck: true, Held: true}} {
-		if err := s.Record(Event{r.ID(), uint32(i), st}); err != nil {
+		if err := s.Record(Event{ID: r.ID(), Recipient: uint32(i), State: st}); err != nil {
 			t.Fatal(err)
 		}
 	}

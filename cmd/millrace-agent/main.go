@@ -14,7 +14,12 @@ func main() {
 	program.Serve("millrace-agent", `Delivers the mail that millrace-milter diverted into the spool.
 
 SIGHUP reloads the configuration; SIGTERM lets transactions in flight finish and stops.`,
-		func(c *config.Config, log *slog.Logger) (program.Daemon, error) {
-			return agent.New(c, log, program.Version())
+		func(c *config.Config, log *slog.Logger, reload func() error) (program.Daemon, error) {
+			a, err := agent.New(c, log, program.Version())
+			if err != nil {
+				return nil, err
+			}
+			a.ReloadBy(reload)
+			return a, nil
 		})
 }

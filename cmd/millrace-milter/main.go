@@ -16,5 +16,7 @@ import (
 
 func main() {
 	program.Serve("millrace-milter", "Takes bulk mail out of the host MTA, as its milter.",
-		func(c *config.Config, log *slog.Logger) (program.Daemon, error) { return newDiverter(c, log) })
+		func(c *config.Config, log *slog.Logger, _ func() error) (program.Daemon, error) {
+			return newDiverter(c, log)
+		})
 }

@@ -15,23 +15,14 @@ import (
 
 // handbackCmd gives queued mail back to the host MTA.
 type handbackCmd struct {
-	All    bool   `help:"Everything in the queue."`
-	ID     string `name:"id" placeholder:"ID" help:"The message of this id."`
-	Stream string `placeholder:"NAME" help:"Mail of this stream."`
-	Queue  string `placeholder:"NAME" help:"Mail of this queue."`
-	Site   string `placeholder:"NAME" help:"Mail to this site."`
-	Domain string `placeholder:"NAME" help:"Mail to recipients in this domain."`
-	Sender string `placeholder:"ADDRESS" help:"Mail of this envelope sender."`
-	User   string `placeholder:"NAME" help:"Mail that this SASL user submitted."`
-	Client string `placeholder:"ADDRESS" help:"Mail that this SMTP client submitted."`
-	Yes    bool   `help:"Do not ask."`
-	Wait   bool   `help:"Show how far it is, and end when the host has it all. Alone: of what was asked for before."`
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+	Yes         bool `help:"Do not ask."`
+	Wait        bool `help:"Show how far it is, and end when the host has it all. Alone: of what was asked for before."`
 }
 
 func (c *handbackCmd) Help() string {
 	return `Gives queued mail back to the host's Postfix, which delivers it as it would have
-done without Millrace; it is not diverted again. Several conditions must all hold.
-The agent does this by itself, no faster than [handback] max_message_rate, and
+done without Millrace; it is not diverted again. The agent does this by itself, no faster than [handback] max_message_rate, and
 only while Postfix has no more than max_host_queue messages to deal with; it goes on
 without this command and over restarts. What Postfix refuses stays in Millrace's
 queue and is tried again.
@@ -49,8 +40,7 @@ Examples:
 }
 
 func (c *handbackCmd) Run(ctx context.Context, g *globals) error {
-	f := control.Filter{All: c.All, ID: c.ID, Stream: c.Stream, Queue: c.Queue, Site: c.Site,
-		Domain: c.Domain, Sender: c.Sender, User: c.User, Client: c.Client}
+	f := c.filter()
 	if f.Empty() && !c.Wait {
 		return errors.New("say what to hand back: --stream, --user, --domain ... or --all")
 	}

@@ -41,7 +41,7 @@ func TestHandbackVerb(t *testing.T) {
 		{args: []string{"handback", "--queue", "other", "--yes"}, code: 1, stderr: "other"},
 		{args: []string{"handback", "--all", "--yes"}, stdout: "7 recipients on the way back to the host\n" +
 			"1 recipient in transactions under way; run it again for what comes back\n"},
-		{args: []string{"handback", "--queue", "google", "--yes", "--wait"}, stdout: "5000 recipients on the way back to the host\n" +
+		{args: []string{"handback", "--queue", "google", "--yes", "--wait"}, stdout: "5,000 recipients on the way back to the host\n" +
 			"5000 handed back, 0 waiting; host's queue 12\n"},
 		{args: []string{"handback", "--wait"}, stdout: "5000 handed back, 0 waiting; host's queue 12\n"},
 	} {

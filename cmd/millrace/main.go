@@ -25,10 +25,19 @@ type cli struct {
 	Web     webCmd     `cmd:"" help:"Print a link to the status page that lets a browser see mail addresses."`
 
 	Streams  streamsCmd  `cmd:"" help:"List the streams: campaigns and lists."`
-	Pause    pauseCmd    `cmd:"" help:"Stop a stream."`
-	Resume   resumeCmd   `cmd:"" help:"Let a paused stream go on."`
 	Priority priorityCmd `cmd:"" help:"Give a stream more than one share."`
-	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good."`
+	Pause    pauseCmd    `cmd:"" help:"Stop a stream, a queue, a site, a user ... or everything."`
+	Resume   resumeCmd   `cmd:"" help:"Let go on what is paused."`
+	Brakes   brakesCmd   `cmd:"" help:"List what is paused or limited, and by whom."`
+	Set      setCmd      `cmd:"" help:"Limit a site or a queue for a time."`
+
+	Flush    flushCmd    `cmd:"" help:"Try queued mail now, as postqueue -f does."`
+	Hold     holdCmd     `cmd:"" help:"Keep queued mail, as postsuper -h does."`
+	Release  releaseCmd  `cmd:"" help:"Let go on what is on hold, as postsuper -H does."`
+	Requeue  requeueCmd  `cmd:"" help:"Take queued mail in anew, as postsuper -r does."`
+	Expire   expireCmd   `cmd:"" help:"End queued mail as expired, with a report, as postsuper -e does."`
+	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good, as postsuper -d does."`
+	Reload   reloadCmd   `cmd:"" help:"Have the agent read its configuration anew."`
 	Handback handbackCmd `cmd:"" help:"Give queued mail back to Postfix."`
 	Drain    drainCmd    `cmd:"" help:"Divert nothing more, and send what is queued."`
 
@@ -41,7 +50,10 @@ type cli struct {
 
 func main() {
 	var c cli
-	k := program.Parse("millrace", "Millrace drives bulk mail beside the MTA you already run.", &c)
+	k := program.Parse("millrace", `Millrace drives bulk mail beside the MTA you already run.
+
+Exit codes: 0 done; 1 it failed, or nothing was selected other than by --all; 64 wrong
+arguments; 78 the configuration cannot be used.`, &c)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	k.BindTo(ctx, (*context.Context)(nil))

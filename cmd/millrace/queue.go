@@ -16,35 +16,36 @@ import (
 
 // queueCmd lists the queue as mailq does.
 type queueCmd struct {
-	JSON bool `name:"json" help:"One JSON object a line, as postqueue -j prints them."`
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+	JSON        bool `name:"json" help:"One JSON object a line, as postqueue -j prints them."`
 }
 
 func (c *queueCmd) Help() string {
 	return `Lists the diverted mail that is not delivered yet, in the layout of mailq(1):
 
-  * behind the id: being delivered now; ! held, as its stream is paused
+  * behind the id: being delivered now; ! held, or paused
   the reason of the last failure stands in brackets above its recipients; it begins with
   "stuck:" where the host MTA itself refused a bounce or mail that was given back
 
 Examples:
   millrace queue
+  millrace queue --state deferred --older-than 1d
   millrace queue --json | jq -r 'select(.queue_name=="google").queue_id'`
 }
 
 func (c *queueCmd) Run(ctx context.Context, g *globals) error {
-	cfg, _, err := g.Load()
+	client, err := g.client()
 	if err != nil {
 		return err
 	}
-	client := control.NewClient(cfg.Agent.Control)
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	if c.JSON {
 		enc := json.NewEncoder(out)
-		return client.Messages(ctx, func(m *control.Message) error { return enc.Encode(m) })
+		return client.Messages(ctx, c.filter(), func(m *control.Message) error { return enc.Encode(m) })
 	}
 	l := mailq{out: out}
-	if err := client.Messages(ctx, l.message); err != nil {
+	if err := client.Messages(ctx, c.filter(), l.message); err != nil {
 		return err
 	}
 	return l.end()

@@ -18,9 +18,11 @@ import (
 // backend is an agent with a fixed queue.
 type backend []control.Message
 
-func (b backend) Status() control.Status { return control.Status{} }
+func (b backend) Status() control.Status {
+	return control.Status{Sites: []control.Site{{Name: "google", Queue: "general"}}}
+}
 
-func (b backend) Messages(ctx context.Context, yield func(*control.Message) error) error {
+func (b backend) Messages(ctx context.Context, _ control.Filter, yield func(*control.Message) error) error {
 	for i := range b {
 		if err := yield(&b[i]); err != nil {
 			return err
@@ -31,23 +33,61 @@ func (b backend) Messages(ctx context.Context, yield func(*control.Message) erro
 
 func (b backend) Streams() []control.Stream {
 	return []control.Stream{
-		{Name: "news.example.com", Waiting: 1200, Deferred: 30, Active: 20, Priority: 4},
+		{Name: "news.example.com", Waiting: 1200, Deferred: 30, Active: 20, Held: 3, Priority: 4},
 		{Name: "sale.example.com", Waiting: 7, Paused: "wrong price"},
 	}
 }
 
-func (b backend) Set(s control.Setting) error {
-	if s.Stream != "news.example.com" {
-		return fmt.Errorf("stream %q", s.Stream)
+func (b backend) Standing() control.Standing {
+	at := time.Unix(1_700_000_000, 0)
+	return control.Standing{
+		Brakes: []control.Brake{{Filter: control.Filter{Site: "google"}, Reason: "too fast", Who: "ann (uid 1000)", Since: at, Until: at.Add(time.Hour)}},
+		Limits: []control.Limit{{Name: "general", Sessions: 5, Rate: 0.5, Until: at.Add(time.Hour), Who: "root (uid 0)"}},
+	}
+}
+
+// Pause wants one brake, with its end in two hours.
+func (b backend) Pause(_ context.Context, x control.Brake) error {
+	if x.Filter != (control.Filter{Queue: "general", Stream: "news"}) || x.Reason != "why" || time.Until(x.Until).Round(time.Minute) != 2*time.Hour {
+		return fmt.Errorf("brake %+v", x)
 	}
 	return nil
 }
 
-func (b backend) Cancel(_ context.Context, f control.Filter) (control.Selected, error) {
+func (b backend) Resume(_ context.Context, f control.Filter) ([]control.Brake, error) {
 	if f != (control.Filter{User: "joe"}) {
-		return control.Selected{}, fmt.Errorf("filter %+v", f)
+		return nil, fmt.Errorf("no brake is on for %s: %w", f, control.ErrUnknown)
 	}
-	return control.Selected{Recipients: 100_000, Active: 1}, nil
+	return b.Standing().Brakes, nil
+}
+
+func (b backend) Limit(_ context.Context, l control.Limit) error {
+	if l.Name != "google" || l.Sessions != 5 || l.Rate != 10 || time.Until(l.Until).Round(time.Minute) != time.Hour {
+		return fmt.Errorf("limit %s %d %v", l.Name, l.Sessions, l.Rate)
+	}
+	return nil
+}
+
+func (b backend) Prioritize(_ context.Context, p control.Priority) error {
+	if p.Stream != "news.example.com" || p.Priority != 4 {
+		return fmt.Errorf("priority %+v", p)
+	}
+	return nil
+}
+
+func (b backend) Act(_ context.Context, o control.Order, tell func(control.Selected)) (control.Selected, error) {
+	tell(control.Selected{Recipients: 1})
+	switch o.Filter {
+	case control.Filter{User: "joe"}:
+		return control.Selected{Recipients: 100_000, Messages: 90_000, Active: 1}, nil
+	case control.Filter{User: "nobody"}, control.Filter{All: true}:
+		return control.Selected{}, nil
+	}
+	return control.Selected{Recipients: 7}, fmt.Errorf("order %+v", o)
+}
+
+func (b backend) ReloadConfig(context.Context) error {
+	return fmt.Errorf("millrace.toml:7: no such key")
 }
 
 func (b backend) WebLink() (string, error) { return "http://127.0.0.1:8891/enter?token=x", nil }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
 )
 
@@ -102,10 +103,19 @@ func TestReload(t *testing.T) {
 	ours("far.test", true)
 	ours("far.example", true)
 	reload(observe+"\n[agent.colours]\nred = 1\n", "reload failed", 1)
+	admin := control.NewClient(r.millrace.Control())
+	defer admin.Close()
+	// What is wrong is told to who asks by the control socket.
+	if err := admin.Reload(r.ctx); err == nil || !strings.Contains(err.Error(), r.millrace.Config()+":") || !strings.Contains(err.Error(), "colours") {
+		t.Errorf("millrace reload: %v", err)
+	}
 	ours("far.test", true)
 	// And what the agent does: a queue that gives its mail back to the host.
 	reload(divert+"\n[[queue]]\nname = \"home\"\ndomains = [\"far.example\"]\nroute = \"handback\"\n", "configuration reloaded", 2)
 	ours("far.example", false)
+	if err := admin.Reload(r.ctx); err != nil {
+		t.Errorf("millrace reload: %v", err)
+	}
 	ours("far.test", true)
 	r.rest()
 	if got := len(r.all()); got != n {

@@ -22,7 +22,7 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 	})
 	admin := control.NewClient(r.millrace.Control())
 	why := "until it is handed back"
-	if err := admin.Set(r.ctx, control.Setting{Stream: "weekly.news.sender.test", Paused: &why}); err != nil {
+	if err := admin.Pause(r.ctx, control.Brake{Filter: control.Filter{Stream: "weekly.news.sender.test"}, Reason: why}); err != nil {
 		t.Fatal(err)
 	}
 	const n = 60

@@ -133,7 +133,7 @@ func (p *policyRoom) refused(domain, reason string) {
 	p.send("news@lab.test", []string{"a@" + domain}, news(domain))
 	p.until(domain+" waits for the reason "+reason, func() bool {
 		found := false
-		err := control.NewClient(p.millrace.Control()).Messages(p.ctx, func(m *control.Message) error {
+		err := control.NewClient(p.millrace.Control()).Messages(p.ctx, control.Filter{}, func(m *control.Message) error {
 			for _, r := range m.Recipients {
 				found = found || r.Address == "a@"+domain && strings.Contains(r.Reason, reason)
 			}

@@ -23,7 +23,7 @@ const asProgram = "MILLRACE_PROGRAM_TEST"
 
 func TestMain(m *testing.M) {
 	if how := os.Getenv(asProgram); how != "" {
-		Serve("milld", "A daemon for tests.", func(c *config.Config, log *slog.Logger) (Daemon, error) {
+		Serve("milld", "A daemon for tests.", func(c *config.Config, log *slog.Logger, _ func() error) (Daemon, error) {
 			if how == "cannot start" {
 				return nil, errors.New("no socket")
 			}

@@ -24,8 +24,9 @@ type Daemon interface {
 // Serve is the main function of a daemon: flags, configuration, log, signals.
 // It does not return. A configuration that cannot be used ends it with
 // ExitConfig before start is called, so that no half of a daemon ever runs.
-// SIGHUP reloads, SIGTERM and SIGINT stop.
-func Serve(name, description string, start func(c *config.Config, log *slog.Logger) (Daemon, error)) {
+// SIGHUP reloads, SIGTERM and SIGINT stop. reload does what SIGHUP does, for a daemon
+// that can be asked in another way too; its error says what is wrong.
+func Serve(name, description string, start func(c *config.Config, log *slog.Logger, reload func() error) (Daemon, error)) {
 	var flags Flags
 	Parse(name, description, &flags)
 	c, notices, err := flags.Load()
@@ -37,8 +38,16 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 		Exit(name, Error{Code: ExitConfig, Err: err})
 	}
 	tell(log.Logger, notices)
-	d, err := start(c, log.Logger)
-	if err != nil {
+	var d Daemon
+	var reloading sync.Mutex
+	reload := func() error {
+		reloading.Lock()
+		defer reloading.Unlock()
+		notify(log.Logger, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic()))
+		defer notify(log.Logger, "READY=1")
+		return load(flags, d, log)
+	}
+	if d, err = start(c, log.Logger, reload); err != nil {
 		Exit(name, err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -55,9 +64,7 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 				notify(log.Logger, "STOPPING=1")
 				return
 			case <-hangup:
-				notify(log.Logger, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic()))
-				reload(flags, d, log)
-				notify(log.Logger, "READY=1")
+				_ = reload() // it is in the log
 			}
 		}
 	})
@@ -74,7 +81,8 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	Exit(name, err)
 }
 
-func reload(flags Flags, d Daemon, log *daemonLog) {
+// load reads the configuration and puts it into force.
+func load(flags Flags, d Daemon, log *daemonLog) error {
 	c, notices, err := flags.Load()
 	if err == nil {
 		tell(log.Logger, notices)
@@ -85,9 +93,10 @@ func reload(flags Flags, d Daemon, log *daemonLog) {
 	}
 	if err != nil {
 		log.Error("reload failed; the old configuration stays in force", "err", err)
-		return
+		return err
 	}
 	log.Info("configuration reloaded", "config", flags.Config)
+	return nil
 }
 
 func tell(log *slog.Logger, notices []config.Notice) {

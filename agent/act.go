@@ -1,0 +1,298 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// deed is what a verb does, in steps that each go through the queue: a recipient that
+// a step has changed must not be picked by it again, as it may come by a second time.
+type deed struct {
+	steps []step
+	again bool // goes after recipients that were in a transaction and come back
+}
+
+type step struct {
+	picks func(s *selection, e *queue.Entry) bool
+	// do does it to those of one page that were picked and are in no transaction, and
+	// returns to how many.
+	do func(a *Agent, s *selection, chosen []queue.Entry) int
+}
+
+// deedOf is nil for a verb that is none.
+func deedOf(v control.Verb) *deed {
+	switch v {
+	case control.VerbCancel:
+		return &deed{[]step{{all, (*Agent).cancel}}, true}
+	case control.VerbExpire:
+		return &deed{[]step{{mayExpire, (*Agent).expireNow}}, true}
+	case control.VerbHold:
+		return &deed{[]step{{func(_ *selection, e *queue.Entry) bool { return !e.OnHold }, (*Agent).hold}}, true}
+	case control.VerbRelease:
+		return &deed{[]step{{func(_ *selection, e *queue.Entry) bool { return e.OnHold }, (*Agent).release}}, false}
+	case control.VerbFlush: // what waits for a connect or a way first: it would be counted twice after the others
+		return &deed{[]step{{waits, (*Agent).flush}, {deferred, (*Agent).flush}}, false}
+	case control.VerbRequeue:
+		// Once: what was requeued looks untouched.
+		return &deed{[]step{{untouched, (*Agent).askWays}, {tried, (*Agent).requeue}}, false}
+	}
+	return nil
+}
+
+func all(*selection, *queue.Entry) bool { return true }
+
+// mayExpire leaves alone what is held, as Postfix does, unless that is asked for; and
+// what is on its way home, which never expires.
+func mayExpire(s *selection, e *queue.Entry) bool {
+	return (e.State != "held" || s.filter.State == "held") && e.Domain != s.agent.now.Load().relay &&
+		s.envelope(e.ID) != nil // else nobody could be told; a try settles it as damaged
+}
+
+func waits(_ *selection, e *queue.Entry) bool {
+	return e.Due.IsZero() && (e.State == "waiting" || e.State == "stuck")
+}
+
+func deferred(_ *selection, e *queue.Entry) bool { return !e.Due.IsZero() && e.State != "held" }
+
+// untouched says that requeue would change nothing but the way.
+func untouched(s *selection, e *queue.Entry) bool { return !tried(s, e) }
+
+func tried(s *selection, e *queue.Entry) bool {
+	if e.Tries > 0 || !e.Due.IsZero() || e.OnHold {
+		return true
+	}
+	if e.Domain != s.agent.now.Load().relay {
+		return false
+	}
+	env := s.envelope(e.ID)
+	return env != nil && env.Origin == spool.Diverted // it was to be handed back
+}
+
+const (
+	// patience is how long an admin's verb goes after recipients that are in a
+	// transaction, which may come back to the queue.
+	patience = 5 * time.Second
+	// glance is the time between two looks.
+	glance = 200 * time.Millisecond
+)
+
+// Act implements control.Backend.
+func (a *Agent) Act(ctx context.Context, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
+	d := deedOf(o.Verb)
+	if d == nil {
+		return done, fmt.Errorf("%q is no verb for queued mail", o.Verb)
+	}
+	return a.do(ctx, d, o, tell)
+}
+
+func (a *Agent) do(ctx context.Context, d *deed, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
+	if o.Filter.Empty() {
+		return done, fmt.Errorf("the filter is empty; say all for everything")
+	}
+	sel := a.selection(o.Filter)
+	several := make(map[spool.ID]bool) // messages of several recipients that were counted
+	for end := time.Now().Add(patience); ; {
+		done.Active = 0
+		for _, step := range d.steps {
+			a.queue.List(func(page []queue.Entry) bool {
+				chosen := page[:0]
+				for i := range page {
+					e := &page[i]
+					if !sel.selects(e) || !step.picks(sel, e) {
+						continue
+					}
+					if e.State == "active" && !o.Dry {
+						done.Active++
+						continue
+					}
+					if e.Pending == 1 || !several[e.ID] {
+						done.Messages++
+					}
+					if e.Pending > 1 {
+						several[e.ID] = true
+					}
+					chosen = append(chosen, *e)
+				}
+				if o.Dry {
+					done.Recipients += len(chosen)
+				} else {
+					done.Recipients += step.do(a, sel, chosen)
+				}
+				tell(done)
+				err = ctx.Err()
+				return err == nil
+			})
+		}
+		if err != nil || o.Dry || !d.again || done.Active == 0 || time.Now().After(end) {
+			return done, err
+		}
+		select {
+		case <-time.After(glance):
+		case <-ctx.Done(): // the next look tells
+		}
+	}
+}
+
+// cancel ends mail for good.
+func (a *Agent) cancel(s *selection, chosen []queue.Entry) int {
+	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin"})
+}
+
+// together is how many outcomes of an admin's decision are written at once.
+const together = 256
+
+// decideAll settles recipients with a decision of which no sender is told.
+func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision) (n int) {
+	var done []queue.Settled
+	var events []spool.Event
+	var reports []report
+	write := func() {
+		written := a.record(events)
+		rest := events
+		for i := range reports { // each with its own part of the events
+			n := len(reports[i].fates)
+			reports[i].tellAll(rest[:n], written)
+			rest = rest[n:]
+		}
+		a.queue.Settle(done)
+		done, events, reports = done[:0], events[:0], reports[:0]
+	}
+	for _, job := range a.queue.Take(chosen) {
+		r := a.ending(s, job, func(string) outcome.Decision { return d })
+		done, events = r.outcomes(done, events)
+		reports = append(reports, r)
+		if len(events) >= together {
+			write()
+		}
+		n += len(job.Items)
+	}
+	write()
+	return n
+}
+
+// expireNow ends mail as if its time were over.
+func (a *Agent) expireNow(s *selection, chosen []queue.Entry) (n int) {
+	for _, job := range a.queue.Take(chosen) {
+		r := a.ending(s, job, func(last string) outcome.Decision {
+			reason := "message expired by the admin"
+			if last != "" {
+				reason += ": " + last
+			}
+			return outcome.Decision{Action: outcome.Bounce, Class: outcome.ClassExpired, Enhanced: "4.4.7", Reason: reason}
+		})
+		done, _ := r.settle(nil, nil)
+		a.queue.Settle(done)
+		n += len(job.Items)
+	}
+	a.bounceAll(a.notices.take(time.Now(), true)) // who waits for this should not wait for more failures
+	return n
+}
+
+// ending is a report of recipients on whom an admin decides, each by its last reply.
+func (a *Agent) ending(s *selection, job queue.Job, decide func(last string) outcome.Decision) report {
+	r := report{agent: a, envelope: s.envelope(job.ID), job: job, way: queue.Way{Queue: a.now.Load().policy(job.Domain)}, at: time.Now()}
+	states, _ := a.store.States(job.ID) // none: there is nothing to say of them
+	for _, item := range job.Items {
+		last := ""
+		if int(item.Ordinal) < len(states) {
+			last = states[item.Ordinal].Reply
+		}
+		r.fates = append(r.fates, fate{item: item, decision: decide(last)})
+	}
+	return r
+}
+
+// hold keeps mail until it is released, over restarts.
+func (a *Agent) hold(_ *selection, chosen []queue.Entry) int {
+	return a.restate(chosen, func(st *spool.State) queue.Settled { st.Held = true; return queue.Settled{Hold: true} })
+}
+
+// release ends hold.
+func (a *Agent) release(_ *selection, chosen []queue.Entry) int {
+	return a.restate(chosen, func(st *spool.State) queue.Settled { st.Held = false; return queue.Settled{Release: true} })
+}
+
+// restate changes what the journal knows of recipients, and then where they are in
+// the queue.
+func (a *Agent) restate(chosen []queue.Entry, change func(*spool.State) queue.Settled) int {
+	var events []spool.Event
+	var done []queue.Settled
+	for _, job := range a.queue.Take(chosen) {
+		states, _ := a.store.States(job.ID)
+		for _, item := range job.Items {
+			if int(item.Ordinal) >= len(states) {
+				done = append(done, queue.Settled{Handle: item.Handle, Untried: true})
+				continue
+			}
+			st := states[item.Ordinal]
+			x := change(&st)
+			x.Handle = item.Handle
+			done = append(done, x)
+			events = append(events, spool.Event{ID: job.ID, Recipient: item.Ordinal, State: st})
+		}
+	}
+	a.record(events)
+	a.queue.Settle(done)
+	return len(events)
+}
+
+// flush makes mail due now.
+func (a *Agent) flush(_ *selection, chosen []queue.Entry) int { return a.queue.Hasten(chosen) }
+
+// askWays has the ways to the recipients' domains found anew.
+func (a *Agent) askWays(_ *selection, chosen []queue.Entry) int {
+	asked := ""
+	for _, e := range chosen {
+		if e.Domain != asked {
+			asked = e.Domain
+			a.queue.AskWay(asked)
+		}
+	}
+	return len(chosen)
+}
+
+// requeue takes mail in anew, as if it had just come: to its own domain, without
+// tries, not on hold.
+func (a *Agent) requeue(s *selection, chosen []queue.Entry) (n int) {
+	for _, job := range a.queue.Take(chosen) {
+		e := s.envelope(job.ID)
+		events := make([]spool.Event, 0, len(job.Items))
+		done := make([]queue.Settled, 0, len(job.Items))
+		for _, item := range job.Items {
+			x := queue.Settled{Handle: item.Handle, Untried: true}
+			if e != nil {
+				x = queue.Settled{Handle: item.Handle, Status: spool.Cancelled} // out of the queue alone
+				events = append(events, spool.Event{ID: job.ID, Recipient: item.Ordinal})
+			}
+			done = append(done, x)
+		}
+		a.record(events)
+		a.queue.Settle(done)
+		if e == nil {
+			continue
+		}
+		others := make([]spool.State, len(e.Recipients))
+		for i := range others {
+			others[i].Status = spool.Delivered // or queued by another record
+		}
+		for _, item := range job.Items {
+			others[item.Ordinal] = spool.State{}
+		}
+		a.add(job.ID, e, others)
+		n += len(job.Items)
+		asked := ""
+		for i, domain := range domains(e) {
+			if !others[i].Status.Final() && domain != asked {
+				asked = domain
+				a.queue.AskWay(domain)
+			}
+		}
+	}
+	return n
+}

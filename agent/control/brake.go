@@ -1,0 +1,73 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// Brake keeps mail from being sent until it is taken off. New mail meets it too.
+type Brake struct {
+	// Filter says which mail: by queue, site, stream and domain, or by sender, SASL
+	// user and client, or all. It is also the brake's name.
+	Filter Filter    `json:"filter"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since,omitzero"` // set by the agent, as Who
+	Until  time.Time `json:"until,omitzero"` // when it comes off by itself; zero: when somebody takes it off
+	Who    string    `json:"who,omitempty"`
+}
+
+// Limit bounds a site, or all sites of a queue, for a time, in place of what the
+// configuration says.
+type Limit struct {
+	Name     string    `json:"name"`               // of a site or a queue
+	Sessions int       `json:"sessions,omitempty"` // 0: as configured
+	Rate     float64   `json:"rate,omitempty"`     // messages per second; 0: as configured
+	Until    time.Time `json:"until"`
+	Who      string    `json:"who,omitempty"` // set by the agent
+}
+
+// Standing is what admins, and rules about replies, have asked for, and what lasts.
+type Standing struct {
+	Brakes     []Brake        `json:"brakes,omitempty"`
+	Limits     []Limit        `json:"limits,omitempty"`
+	Priorities map[string]int `json:"priorities,omitempty"` // of streams
+}
+
+// Priority is a stream's share beside the others, from 1.
+type Priority struct {
+	Stream   string `json:"stream"`
+	Priority int    `json:"priority"`
+}
+
+// Standing asks for what is in force.
+func (c *Client) Standing(ctx context.Context) (s Standing, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/standing", nil, &s)
+	return s, err
+}
+
+// Pause puts a brake on, in place of one of the same filter.
+func (c *Client) Pause(ctx context.Context, b Brake) error {
+	return c.call(ctx, http.MethodPost, "/v1/pause", b, &struct{}{})
+}
+
+// Resume takes the brake of the filter off, and returns those that are left.
+func (c *Client) Resume(ctx context.Context, f Filter) (left []Brake, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/resume", f, &left)
+	return left, err
+}
+
+// Limit bounds a site or a queue for a time; without sessions and rate it ends that.
+func (c *Client) Limit(ctx context.Context, l Limit) error {
+	return c.call(ctx, http.MethodPost, "/v1/limit", l, &struct{}{})
+}
+
+// Prioritize sets a stream's share.
+func (c *Client) Prioritize(ctx context.Context, p Priority) error {
+	return c.call(ctx, http.MethodPost, "/v1/priority", p, &struct{}{})
+}
+
+// Reload has the agent read its configuration; the error says what is wrong with it.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/reload", struct{}{}, &struct{}{})
+}

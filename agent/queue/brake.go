@@ -1,0 +1,103 @@
+package queue
+
+import (
+	"slices"
+	"time"
+)
+
+// Brake keeps mail from being sent: all, or where each of the names that are given
+// fits. What is in flight finishes; the rest waits, does not expire, and comes due as
+// ever. The way home stays open, unless the brake names its queue or its site: what
+// was handed back has the host MTA's brakes.
+type Brake struct {
+	Queue, Site, Stream, Domain string
+	Reason                      string
+}
+
+// on says whether the brake is on for a lane, which may have no way yet.
+func (b *Brake) on(l *lane, stream, relay string) bool {
+	if l.key.domain == relay && b.Queue == "" && b.Site == "" {
+		return false
+	}
+	queue, site := "", ""
+	if d := l.domain.dest; d != nil {
+		queue, site = d.way.Queue.Name, d.site.key
+	}
+	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
+		(b.Stream == "" || b.Stream == stream) && (b.Domain == "" || b.Domain == l.key.domain)
+}
+
+// SetBrakes replaces the brakes that are on. It moves lanes, not messages. Streams
+// past the limit of distinct ones are hashed together and cannot be told apart.
+func (q *Queue) SetBrakes(list []Brake) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.brakes = slices.Clone(list)
+	for _, l := range q.lanes {
+		q.reconsider(l, now)
+	}
+}
+
+// reconsider lets a lane be served where its domain has its way, or not, as the
+// brakes now say.
+func (q *Queue) reconsider(l *lane, now time.Time) {
+	dest := l.domain.dest
+	if dest == nil || q.paused(l) == (l.flow == nil) {
+		return
+	}
+	q.detach(l)
+	q.attach(l, dest)
+	if l.flow != nil {
+		q.serveAll(dest, now)
+	}
+}
+
+// paused reports whether a brake is on for a lane.
+func (q *Queue) paused(l *lane) bool { return q.brake(l) != nil }
+
+// brake is the first that is on for a lane, or nil.
+func (q *Queue) brake(l *lane) *Brake {
+	for i := range q.brakes {
+		if b := &q.brakes[i]; b.on(l, q.streams.text(l.key.stream), q.o.Relay) {
+			return b
+		}
+	}
+	return nil
+}
+
+// Halt stops the messages of recipients that List showed: what waits is put aside,
+// what is in a transaction once it comes back. It does not expire. What is on its
+// way home goes on. Messages that have changed hands since are left out.
+func (q *Queue) Halt(entries []Entry) { q.halt(entries, true) }
+
+// Unhalt ends Halt.
+func (q *Queue) Unhalt(entries []Entry) { q.halt(entries, false) }
+
+func (q *Queue) halt(entries []Entry, halted bool) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range entries {
+		rec := q.listed(&entries[i])
+		if rec == nil {
+			continue
+		}
+		r := uint32(entries[i].Handle)
+		q.messages.at(rec.message).halted = halted
+		if rec.state == taken || rec.state == onHold || halted == (rec.state == aside) || halted && !q.halts(rec) {
+			continue // settle sees to it, or Release, or it is where it belongs
+		}
+		due := moment(rec.due)
+		h := uint32(q.takeOut(r).Handle)
+		rec = q.recipients.at(h)
+		q.active--
+		q.put(h, rec, due, now)
+	}
+	q.serveTouched(now)
+}
+
+// halts says whether a recipient stays aside while its message is halted.
+func (q *Queue) halts(rec *recipient) bool {
+	return q.messages.at(rec.message).halted && (*q.laneByNo.at(rec.lane)).key.domain != q.o.Relay
+}

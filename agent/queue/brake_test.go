@@ -1,0 +1,324 @@
+package queue
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/spool"
+)
+
+func TestPausedStreamWaitsAndTheOthersGoOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.policy.MaxSessions = 1 })
+		w.SetBrakes([]Brake{{Stream: "held", Reason: "by test"}})
+		for i := range 50 {
+			w.add(spool.ID(i+1), "held", fmt.Sprintf("d%d.example", i%3))
+			w.add(spool.ID(i+1001), "other", fmt.Sprintf("d%d.example", i%3))
+		}
+		pass(time.Hour)
+		for _, id := range w.delivered() {
+			if id < 1000 {
+				t.Fatalf("message %d of the paused stream was sent", id)
+			}
+		}
+		if n := len(w.delivered()); n != 50 {
+			t.Fatalf("%d of the other stream's 50 were sent", n)
+		}
+		w.List(func(page []Entry) bool {
+			for _, e := range page {
+				if e.State != "held" || e.Reason != "by test" {
+					t.Errorf("listed as %s: %q", e.State, e.Reason)
+				}
+			}
+			return true
+		})
+		// Neither age nor a domain without a way ends what an admin holds.
+		pass(10 * 24 * time.Hour)
+		w.Overdue(time.Now(), func(string) time.Duration { return 120 * time.Hour }, func(j Job, _ string) {
+			t.Errorf("%v is overdue while it is held", j.ID)
+		})
+		if job, ok := w.Claim("d0.example", 10); ok {
+			t.Errorf("claimed %v while it is held", job.ID)
+		}
+		w.SetBrakes(nil)
+		pass(time.Hour)
+		if n := len(w.delivered()); n != 100 {
+			t.Errorf("%d of 100 sent after the pause", n)
+		}
+	})
+}
+
+func TestPauseLetsOpenSessionsIdle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		for i := range 500 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(2 * time.Second)
+		w.SetBrakes([]Brake{{Stream: "s", Reason: "by test"}})
+		pass(time.Second) // what is in flight finishes
+		n := len(w.delivered())
+		pass(time.Minute)
+		if m := len(w.delivered()); m != n {
+			t.Errorf("%d more were sent after the pause", m-n)
+		}
+		if _, _, _, sessions := w.Counts(); sessions != 0 {
+			t.Errorf("%d sessions stay for mail that is held", sessions)
+		}
+	})
+}
+
+// TestBrakesStopWhatTheyName puts mail before each kind of brake; the way home
+// stays open to all but those that name it.
+func TestBrakesStopWhatTheyName(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		brake Brake
+		sent  []spool.ID
+	}{
+		"all":             {Brake{}, []spool.ID{9}},
+		"queue":           {Brake{Queue: "general"}, []spool.ID{9}},
+		"other queue":     {Brake{Queue: "google"}, []spool.ID{1, 2, 3, 9}},
+		"site":            {Brake{Site: "a.example"}, []spool.ID{2, 9}},
+		"stream":          {Brake{Stream: "s"}, []spool.ID{3, 9}},
+		"domain":          {Brake{Domain: "b.example"}, []spool.ID{1, 3, 9}},
+		"stream and site": {Brake{Stream: "s", Site: "a.example"}, []spool.ID{2, 3, 9}},
+		"way home":        {Brake{Queue: "handback"}, []spool.ID{1, 2, 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				home := w.policy
+				home.Name = "handback"
+				w.way = func(domain string) (Way, bool) {
+					way := w.to(domain)
+					if domain == w.o.Relay {
+						way.Queue = &home
+					}
+					return way, true
+				}
+				add := func() {
+					w.add(1, "s", "a.example")
+					w.add(2, "s", "b.example")
+					w.add(3, "t", "a.example")
+					w.add(9, "s", "")
+				}
+				x.brake.Reason = "by test"
+				w.SetBrakes([]Brake{x.brake})
+				add() // it meets the brake on its way in
+				pass(time.Minute)
+				got := w.delivered()
+				slices.Sort(got)
+				if !slices.Equal(got, x.sent) {
+					t.Errorf("sent %v, want %v", got, x.sent)
+				}
+				w.SetBrakes(nil)
+				pass(time.Minute)
+				if n := len(w.delivered()); n != 4 {
+					t.Errorf("%d of 4 sent without the brake", n)
+				}
+			})
+		})
+	}
+}
+
+// entries are all that is listed and fits.
+func (w *world) entries(fits func(*Entry) bool) (list []Entry) {
+	w.List(func(page []Entry) bool {
+		for i := range page {
+			if fits(&page[i]) {
+				list = append(list, page[i])
+			}
+		}
+		return true
+	})
+	return list
+}
+
+func anyEntry(*Entry) bool { return true }
+
+func (w *world) states() string {
+	var list []string
+	for _, e := range w.entries(anyEntry) {
+		list = append(list, fmt.Sprint(e.ID, " ", e.State))
+	}
+	slices.Sort(list)
+	return fmt.Sprint(list)
+}
+
+// TestHaltReachesMailInEveryState halts messages that wait, are deferred, are in a
+// transaction, and come later; a deferred one keeps its due time.
+func TestHaltReachesMailInEveryState(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		halting := true
+		w := newWorld(t, func(w *world) {
+			w.service, w.policy.MaxSessions = time.Minute, 1
+			w.o.Halted = func(*spool.Envelope) bool { return halting }
+		})
+		w.add(4, "s", "a.example") // halted when it comes
+		halting = false
+		w.add(1, "s", "a.example")
+		w.add(5, "s", "")      // on its way home
+		pass(90 * time.Second) // a connect takes a minute, too
+		w.add(2, "s", "a.example")
+		w.Add(3, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
+			[]string{"a.example"}, []spool.State{{Due: time.Now().Add(time.Hour)}})
+		if got, want := w.states(), "[M0-1 active M0-2 waiting M0-3 deferred M0-4 held M0-5 active]"; got != want {
+			t.Fatalf("before: %s, want %s", got, want)
+		}
+		w.Halt(w.entries(anyEntry))
+		if got, want := w.states(), "[M0-1 active M0-2 held M0-3 held M0-4 held M0-5 active]"; got != want {
+			t.Errorf("halted: %s, want %s", got, want)
+		}
+		if w.Held() != 3 || w.Queued() != 5 {
+			t.Errorf("%d held of %d", w.Held(), w.Queued())
+		}
+		pass(100 * 24 * time.Hour)
+		w.Overdue(time.Now(), func(string) time.Duration { return time.Hour }, func(j Job, _ string) {
+			t.Errorf("%v is overdue while it is halted", j.ID)
+		})
+		if got := w.delivered(); len(got) != 2 {
+			t.Errorf("sent %v", got)
+		}
+		w.Unhalt(w.entries(anyEntry))
+		pass(time.Hour)
+		if n := len(w.delivered()); n != 5 || w.Held() != 0 {
+			t.Errorf("%d of 5 sent at last, %d held", n, w.Held())
+		}
+	})
+}
+
+// TestRefusedMailOfAHaltedMessageStaysAside defers a transaction during which its
+// message is halted.
+func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.way = func(string) (Way, bool) { return Way{}, false } })
+		w.add(1, "s", "a.example", "b.example", "c.example")
+		jobs := w.take(func(Entry) bool { return true })
+		w.Halt(w.entries(anyEntry))
+		w.Settle([]Settled{
+			{Handle: jobs[0].Items[0].Handle, Due: time.Now().Add(time.Hour), Reason: "450 later"},
+			{Handle: jobs[1].Items[0].Handle, Untried: true},
+			{Handle: jobs[2].Items[0].Handle, Handback: true},
+		})
+		if got, want := w.states(), "[M0-1 held M0-1 held M0-1 waiting]"; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		w.Unhalt(w.entries(anyEntry))
+		if got, want := w.states(), "[M0-1 deferred M0-1 waiting M0-1 waiting]"; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	})
+}
+
+// TestHoldIsApartFromHalt holds a recipient of a halted message: each of the two has
+// to end.
+func TestHoldIsApartFromHalt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.Add(1, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 2), Arrived: time.Now()},
+			[]string{"a.example", "a.example"}, []spool.State{{Held: true}, {Due: time.Now().Add(time.Hour)}})
+		w.Halt(w.entries(anyEntry))
+		w.Unhalt(w.entries(anyEntry))
+		if got, want := w.states(), "[M0-1 deferred M0-1 held]"; got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+		w.Halt(w.entries(anyEntry))
+		settle := func(s Settled, fits func(*Entry) bool) {
+			for _, job := range w.Take(w.entries(fits)) {
+				for _, it := range job.Items {
+					s.Handle = it.Handle
+					w.Settle([]Settled{s})
+				}
+			}
+		}
+		settle(Settled{Release: true}, func(e *Entry) bool { return e.OnHold })
+		if got, want := w.states(), "[M0-1 held M0-1 held]"; got != want {
+			t.Errorf("released while halted: %s, want %s", got, want)
+		}
+		w.Unhalt(w.entries(anyEntry))
+		pass(2 * time.Hour)
+		if n := len(w.delivered()); n != 2 {
+			t.Errorf("%d of 2 sent", n)
+		}
+	})
+}
+
+func TestHastenTriesAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.refuse = true })
+		noWay := true
+		w.way = func(domain string) (Way, bool) {
+			if domain == "lost.example" && noWay {
+				w.Unrouted(domain, "SERVFAIL", time.Now().Add(24*time.Hour))
+				return Way{}, false
+			}
+			return w.to(domain), true
+		}
+		w.add(1, "s", "down.example")
+		w.add(2, "s", "lost.example")
+		w.Add(3, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
+			[]string{"far.example"}, []spool.State{{Due: time.Now().Add(24 * time.Hour)}})
+		w.Add(4, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
+			[]string{"far.example"}, []spool.State{{Held: true}})
+		pass(time.Hour)
+		w.set(func() { w.refuse = false })
+		noWay = false
+		if n := w.Hasten(w.entries(anyEntry)); n != 3 {
+			t.Errorf("%d hastened, want 3: what is held is not", n)
+		}
+		pass(time.Second)
+		got := w.delivered()
+		slices.Sort(got)
+		if !slices.Equal(got, []spool.ID{1, 2, 3}) {
+			t.Errorf("sent %v within a second", got)
+		}
+	})
+}
+
+func TestLimitsOfAnAdminCountForAWhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.policy.MaxSessions = 4 })
+		for i := range 10_000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		sent := func(d time.Duration) int {
+			n := len(w.delivered())
+			pass(d)
+			return len(w.delivered()) - n
+		}
+		sent(time.Minute)
+		if n := sent(10 * time.Second); n < 350 {
+			t.Errorf("%d sent in 10 s over 4 sessions", n)
+		}
+		w.SetLimits([]Limit{{Name: "general", Sessions: 1, Reason: "set by test"}, {Name: "b.example", Sessions: 9}})
+		sent(time.Second)
+		if n := sent(10 * time.Second); n < 90 || n > 110 {
+			t.Errorf("%d sent in 10 s over one session", n)
+		}
+		if h := w.Why("a.example"); h[len(h)-1].To != 1 || h[len(h)-1].Cause != "max_sessions is 1: set by test" {
+			t.Errorf("the history ends with %+v", h[len(h)-1])
+		}
+		w.SetLimits([]Limit{{Name: "general", Sessions: 1}, {Name: "a.example", Rate: 2}}) // its rate from one, its sessions from the other
+		sent(5 * time.Second)
+		if n := sent(10 * time.Second); n < 15 || n > 25 {
+			t.Errorf("%d sent in 10 s at 2/s", n)
+		}
+		w.SetLimits(nil)
+		sent(time.Minute)
+		if n := sent(10 * time.Second); n < 350 {
+			t.Errorf("%d sent in 10 s without the limit", n)
+		}
+	})
+}

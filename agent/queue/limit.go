@@ -1,0 +1,59 @@
+package queue
+
+import (
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// Limit bounds the sites of a name, or those of a queue of that name, in place of
+// their queue's policy. A site's own counts before its queue's.
+type Limit struct {
+	Name     string
+	Sessions int     // 0: the policy's
+	Rate     float64 // messages per second; 0: the policy's
+	Reason   string  // for Why
+}
+
+// SetLimits replaces the limits that are in force.
+func (q *Queue) SetLimits(list []Limit) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.limits = slices.Clone(list)
+	for _, s := range q.sites {
+		s.control.SetLimits(now, q.limitsOf(s.key, s.policy))
+		q.bound(s, now)
+		q.grow(s, now)
+	}
+}
+
+// limitsOf are the policy's limits, or those that an admin has set for a time.
+func (q *Queue) limitsOf(site string, policy *config.Queue) elastic.Limits {
+	l := elastic.Limits{MaxSessions: policy.MaxSessions, MaxRate: float64(policy.MaxMessageRate), Why: "the configuration"}
+	for _, name := range [...]string{policy.Name, site} {
+		for _, x := range q.limits {
+			if x.Name != name {
+				continue
+			}
+			l.Why = x.Reason
+			if x.Sessions > 0 {
+				l.MaxSessions = x.Sessions
+			}
+			if x.Rate > 0 {
+				l.MaxRate = x.Rate
+			}
+		}
+	}
+	return l
+}
+
+// bound sends away sessions that stand ready above what a new bound allows.
+func (q *Queue) bound(s *site, now time.Time) {
+	t := s.control.Target(now, s.load())
+	for s.live-s.retiring > t.Sessions && q.retireIdle(func(d *destination) bool { return d.site == s }) {
+	}
+	q.lookAgain(s, s.control.Next(), now)
+}

@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// listed are the local parts of the recipients that a filter selects.
+func (s *stage) listed(f control.Filter) string {
+	s.t.Helper()
+	var list []string
+	err := s.admin().Messages(s.t.Context(), f, func(m *control.Message) error {
+		for _, r := range m.Recipients {
+			name, _, _ := strings.Cut(r.Address, "@")
+			list = append(list, name)
+		}
+		return nil
+	})
+	if err != nil {
+		s.t.Errorf("%+v: %v", f, err)
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+func TestFilterSelectsByEachCondition(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.General.Retry = []time.Duration{time.Hour} },
+		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{TempShare: 1}})
+	s.start()
+	s.pause(control.Filter{Stream: "two"}, "wait for the test")
+	id := s.send(spool.Envelope{Sender: "News@one.test", Stream: "one", AuthUser: "joe", ClientAddr: "192.0.2.7"}, letter, "a@far.test", "B@far.test")
+	s.send(spool.Envelope{Stream: "two", AuthUser: "eve", ClientAddr: "IPv6:2001:db8::1", Arrived: time.Now().Add(-48 * time.Hour)},
+		letter, "c@far.test", "d@else.test")
+	s.until("deferred and held", func() bool { return s.listed(control.Filter{State: "deferred"}) == "B a" && s.status().Waiting == 2 })
+	var site string
+	if err := s.admin().Messages(t.Context(), control.Filter{ID: id.String()}, func(m *control.Message) error {
+		site = m.Recipients[0].Site
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		filter control.Filter
+		want   string
+	}{
+		{control.Filter{}, "B a c d"},
+		{control.Filter{All: true}, "B a c d"},
+		{control.Filter{ID: strings.ToLower(id.String())}, "B a"},
+		{control.Filter{Stream: "one"}, "B a"},
+		{control.Filter{Queue: "general"}, "B a c d"},
+		{control.Filter{Queue: "google"}, ""},
+		{control.Filter{Site: site}, "B a c"},
+		{control.Filter{Domain: "Else.test"}, "d"},
+		{control.Filter{Sender: "news@ONE.test"}, "B a"},
+		{control.Filter{Sender: "<>"}, "c d"},
+		{control.Filter{Recipient: "b@FAR.test"}, "B"},
+		{control.Filter{User: "eve"}, "c d"},
+		{control.Filter{User: "EVE"}, ""},
+		{control.Filter{Client: "192.0.2.7"}, "B a"},
+		{control.Filter{Client: "2001:db8::1"}, "c d"},
+		{control.Filter{State: "held"}, "c d"},
+		{control.Filter{State: "active"}, ""},
+		{control.Filter{OlderThan: control.Age(24 * time.Hour)}, "c d"},
+		{control.Filter{OlderThan: control.Age(72 * time.Hour)}, ""},
+		{control.Filter{User: "eve", Domain: "far.test"}, "c"},
+	} {
+		if got := s.listed(x.filter); got != x.want {
+			t.Errorf("%+v selects %q, want %q", x.filter, got, x.want)
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+)
+
+// askStopEvery is how soon a stopped host MTA stops us, and a started one lets us go on.
+const askStopEvery = 5 * time.Second
+
+// stopWithHost keeps a brake on while the host MTA is stopped, where [agent]
+// stop_with_host asks for that.
+func (a *Agent) stopWithHost(ctx context.Context) {
+	tick := time.NewTicker(askStopEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			a.askHost()
+		}
+	}
+}
+
+// askHost looks whether the host MTA runs. When that cannot be told, it does.
+func (a *Agent) askHost() {
+	c := a.now.Load().config
+	stopped := false
+	if c.Agent.StopWithHost {
+		up, err := listening(c.Handback.Relay)
+		stopped = err == nil && !up
+	}
+	if a.standing.hostStopped.Swap(stopped) == stopped {
+		return
+	}
+	if stopped {
+		a.log.Warn("the host MTA is stopped, and so is sending (stop_with_host)", "relay", c.Handback.Relay)
+	} else {
+		a.log.Info("the host MTA runs, and sending goes on", "relay", c.Handback.Relay)
+	}
+	if err := a.order(func(*control.Standing) error { return nil }); err != nil {
+		a.log.Error("brake of stop_with_host", "err", err)
+	}
+}
+
+// hostBrake is the brake that is on while the host MTA is stopped.
+func hostBrake() control.Brake {
+	return control.Brake{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
+}
+
+// listening reports whether somebody listens on an address of this host. It does not
+// connect, which the host MTA would log: an address where somebody listens cannot be
+// bound, also with SO_REUSEADDR, and one that is bound so, without listening, keeps
+// nobody from it (socket(7)).
+func listening(address string) (bool, error) {
+	to, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return false, err
+	}
+	family, sa := syscall.AF_INET6, syscall.Sockaddr(&syscall.SockaddrInet6{Port: to.Port, Addr: [16]byte(to.IP.To16())})
+	if ip := to.IP.To4(); ip != nil {
+		family, sa = syscall.AF_INET, &syscall.SockaddrInet4{Port: to.Port, Addr: [4]byte(ip)}
+	}
+	fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("socket: %w", err)
+	}
+	defer syscall.Close(fd)
+	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		return false, fmt.Errorf("setsockopt: %w", err)
+	}
+	switch err := syscall.Bind(fd, sa); {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("bind %s: %w", address, err)
+	}
+	return false, nil
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+
+	"github.com/millrace/millrace/agent/control"
+)
+
+// The verbs below act once on what is queued now; those of brakes.go last.
+
+// flushCmd tries mail now.
+type flushCmd struct {
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+}
+
+func (c *flushCmd) Help() string {
+	return `Tries deferred mail now, as postqueue -f does, and looks again at receivers that were
+down and at domains that had no way. What is held or paused stays so, and so does
+what a receiver has asked for: millrace why tells.
+
+Examples:
+  millrace flush --all
+  millrace flush --domain example.com`
+}
+
+func (c *flushCmd) Run(ctx context.Context, g *globals) error {
+	return g.act(ctx, control.VerbFlush, &c.filterFlags, "will be tried now")
+}
+
+// holdCmd keeps mail.
+type holdCmd struct {
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+}
+
+func (c *holdCmd) Help() string {
+	return `Keeps queued mail until millrace release, over restarts too, as postsuper -h does: it
+is not tried and does not expire. New mail is not held: see millrace pause.
+
+Examples:
+  millrace hold --id M1A-3F0040
+  millrace hold --sender news@example.com --domain example.org`
+}
+
+func (c *holdCmd) Run(ctx context.Context, g *globals) error {
+	return g.act(ctx, control.VerbHold, &c.filterFlags, "on hold")
+}
+
+// releaseCmd ends hold.
+type releaseCmd struct {
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+}
+
+func (c *releaseCmd) Help() string {
+	return `Lets go on what millrace hold keeps, as postsuper -H does; each recipient is tried when
+it would have been. What a pause keeps is let go by millrace resume.
+
+Example:
+  millrace release --all`
+}
+
+func (c *releaseCmd) Run(ctx context.Context, g *globals) error {
+	return g.act(ctx, control.VerbRelease, &c.filterFlags, "released")
+}
+
+// requeueCmd takes mail in anew.
+type requeueCmd struct {
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+}
+
+func (c *requeueCmd) Help() string {
+	return `Takes queued mail in anew, as postsuper -r does: the way to its domain is found again, its
+tries are forgotten, it is tried at once, and it is not on hold or to be handed back any
+more. Its age stays.
+
+Example, after a change of the queues:
+  millrace requeue --domain example.com`
+}
+
+func (c *requeueCmd) Run(ctx context.Context, g *globals) error {
+	return g.act(ctx, control.VerbRequeue, &c.filterFlags, "requeued")
+}
+
+// cancelCmd ends mail.
+type cancelCmd struct {
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+	Yes         bool `help:"Do not ask."`
+}
+
+func (c *cancelCmd) Help() string {
+	return `Ends queued mail for good, as postsuper -d does: it is not sent, and its sender is not
+told. What is in a transaction at that moment takes its course. Says how much it is and
+asks first.
+
+Examples:
+  millrace cancel --stream "Spring sale <sale.example.com>"
+  millrace cancel --user hacked@example.com --yes`
+}
+
+func (c *cancelCmd) Run(ctx context.Context, g *globals) error {
+	return g.end(ctx, control.VerbCancel, &c.filterFlags, c.Yes, "for good, without telling their senders", "cancelled")
+}
+
+// expireCmd ends mail with a report.
+type expireCmd struct {
+	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+	Yes         bool `help:"Do not ask."`
+}
+
+func (c *expireCmd) Help() string {
+	return `Ends queued mail as if its time were over, as postsuper -e does: its senders get the
+reports that they are owed. What is held or paused is left alone unless --state held
+is said, and so is what is on its way home. Says how much it is and asks first.
+
+Example:
+  millrace expire --domain example.com --older-than 2d`
+}
+
+func (c *expireCmd) Run(ctx context.Context, g *globals) error {
+	return g.end(ctx, control.VerbExpire, &c.filterFlags, c.Yes, "as expired, and reports that to their senders", "expired")
+}
+
+// end gives an order that cannot be taken back: it says of how much, and asks.
+func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags, yes bool, how, done string) error {
+	if !yes {
+		f, err := flags.some()
+		if err != nil {
+			return err
+		}
+		client, err := g.client()
+		if err != nil {
+			return err
+		}
+		n, err := client.Act(ctx, control.Order{Verb: verb, Filter: f, Dry: true}, nil)
+		if err != nil {
+			return err
+		}
+		if n.Recipients == 0 {
+			return nothing(verb, f)
+		}
+		what := fmt.Sprintf("This ends %s of %s (%s) %s.", count(n.Recipients, "recipient"), count(n.Messages, "message"), f, how)
+		if !term.IsTerminal(int(os.Stdin.Fd())) {
+			return errors.New(what + " Say --yes where nobody can be asked")
+		}
+		if !confirm(os.Stdin, os.Stderr, what+" Go on?") {
+			return fmt.Errorf("nothing was %s", done)
+		}
+	}
+	return g.act(ctx, verb, flags, done)
+}
+
+// nothing says that nothing was selected. Who names some mail wants to know, by exit
+// code 1; with --all the queue is as it should be.
+func nothing(verb control.Verb, f control.Filter) error {
+	if f == (control.Filter{All: true}) {
+		fmt.Printf("Nothing to %s\n", verb)
+		return nil
+	}
+	return fmt.Errorf("nothing to %s: %s", verb, f)
+}
+
+// act gives an order and says what came of it.
+func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags, done string) error {
+	f, err := flags.some()
+	if err != nil {
+		return err
+	}
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	var progress func(control.Selected)
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		progress = func(n control.Selected) {
+			fmt.Fprintf(os.Stderr, "\r%s %s ...", count(n.Recipients, "recipient"), done)
+		}
+		defer fmt.Fprint(os.Stderr, "\r\x1b[K") // erases the line
+	}
+	n, err := client.Act(ctx, control.Order{Verb: verb, Filter: f}, progress)
+	if err != nil {
+		return fmt.Errorf("%w; %s %s until then", err, count(n.Recipients, "recipient"), done)
+	}
+	if n == (control.Selected{}) {
+		return nothing(verb, f)
+	}
+	fmt.Printf("%s of %s %s\n", count(n.Recipients, "recipient"), count(n.Messages, "message"), done)
+	if n.Active > 0 {
+		fmt.Printf("%s in transactions under way; run it again for what comes back\n", count(n.Active, "recipient"))
+	}
+	return nil
+}
+
+// confirm asks a question; only "y" or "yes" is yes.
+func confirm(in io.Reader, out io.Writer, question string) bool {
+	fmt.Fprintf(out, "%s [y/N] ", question)
+	var answer string
+	fmt.Fscanln(in, &answer)
+	return answer == "y" || answer == "yes" || answer == "Y"
+}

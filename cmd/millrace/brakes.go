@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+)
+
+// brakeFlags say what a brake is on for.
+type brakeFlags struct {
+	Stream string `arg:"" optional:"" help:"The stream, as millrace streams lists it."`
+	All    bool   `group:"Or, in place of a stream:" help:"All mail."`
+	Queue  string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail of this queue."`
+	Site   string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail to this site."`
+	Domain string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail to recipients in this domain."`
+	Sender string `group:"Or, in place of a stream:" placeholder:"ADDRESS" help:"Mail of this envelope sender."`
+	User   string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail that this SASL user submitted."`
+	Client string `group:"Or, in place of a stream:" placeholder:"ADDRESS" help:"Mail that this SMTP client submitted."`
+}
+
+func (f *brakeFlags) filter() (control.Filter, error) {
+	x := control.Filter{All: f.All, Stream: f.Stream, Queue: f.Queue, Site: f.Site, Domain: f.Domain, Sender: f.Sender, User: f.User, Client: f.Client}
+	if x.Empty() {
+		return x, errors.New("say which mail: a stream, --queue, --site, --user ... or --all")
+	}
+	return x, nil
+}
+
+// pauseCmd puts a brake on.
+type pauseCmd struct {
+	brakeFlags
+	Reason string `help:"Why, for listings and logs."`
+	For    age    `placeholder:"TIME" help:"Let it go on by itself after this time: 30m, 2h, 1d."`
+}
+
+func (c *pauseCmd) Help() string {
+	return `Nothing more of it is sent until millrace resume, over restarts too. Transactions under
+way finish; new mail is taken into the spool and waits; nothing expires. What is on its
+way home to the host goes on, unless --queue handback is said.
+
+A queue, a site, a stream and a domain may be combined, and a sender, a SASL user and
+a client. millrace brakes lists what is paused.
+
+Examples:
+  millrace pause "Spring sale <sale.example.com>" --reason "wrong price in it"
+  millrace pause --all
+  millrace pause --user hacked@example.com
+  millrace pause --site google --for 2h`
+}
+
+func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
+	f, err := c.filter()
+	if err != nil {
+		return err
+	}
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	b := control.Brake{Filter: f, Reason: c.Reason}
+	if c.For > 0 {
+		b.Until = time.Now().Add(time.Duration(c.For))
+	}
+	return client.Pause(ctx, b)
+}
+
+// resumeCmd takes a brake off.
+type resumeCmd struct{ brakeFlags }
+
+func (c *resumeCmd) Help() string {
+	return `Takes off the brake that millrace pause has put on with the same conditions, and says
+which are left. millrace resume --all ends pause --all, not every pause.`
+}
+
+func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
+	f, err := c.filter()
+	if err != nil {
+		return err
+	}
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	left, err := client.Resume(ctx, f)
+	if err != nil {
+		return err
+	}
+	for _, b := range left {
+		fmt.Println("still paused: " + inWords(&b))
+	}
+	return nil
+}
+
+// inWords is a brake as listings show it.
+func inWords(b *control.Brake) string {
+	s := b.Filter.String()
+	if !b.Until.IsZero() {
+		s += " until " + b.Until.Local().Format(time.DateTime)
+	}
+	return fmt.Sprintf("%s: %s (%s, %s)", s, b.Reason, b.Who, b.Since.Local().Format(time.DateTime))
+}
+
+// limitInWords is a temporary limit as listings show it.
+func limitInWords(l *control.Limit) string {
+	var at []string
+	if l.Sessions > 0 {
+		at = append(at, count(l.Sessions, "session"))
+	}
+	if l.Rate > 0 {
+		at = append(at, fmt.Sprintf("%.3g/s", l.Rate))
+	}
+	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who)
+}
+
+// brakesCmd lists what is in force.
+type brakesCmd struct {
+	JSON bool `name:"json" help:"As one JSON object."`
+}
+
+func (c *brakesCmd) Help() string {
+	return `Lists what is paused, why, since when and by whom, and the temporary limits.`
+}
+
+func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	s, err := client.Standing(ctx)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return json.NewEncoder(os.Stdout).Encode(s)
+	}
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	if len(s.Brakes)+len(s.Limits) == 0 {
+		fmt.Fprintln(out, "Nothing is paused or limited")
+	}
+	printStanding(out, &s, func(*control.Brake) bool { return true }, func(*control.Limit) bool { return true })
+	return nil
+}
+
+func printStanding(out io.Writer, s *control.Standing, brake func(*control.Brake) bool, limit func(*control.Limit) bool) {
+	for i := range s.Brakes {
+		if brake(&s.Brakes[i]) {
+			fmt.Fprintln(out, "paused: "+inWords(&s.Brakes[i]))
+		}
+	}
+	for i := range s.Limits {
+		if limit(&s.Limits[i]) {
+			fmt.Fprintln(out, "limited: "+limitInWords(&s.Limits[i]))
+		}
+	}
+}
+
+// setCmd limits a site or a queue for a time.
+type setCmd struct {
+	Name     string    `arg:"" help:"A site, or a queue: then each of its sites."`
+	Sessions int       `placeholder:"N" help:"At most so many sessions at a time, in place of max_sessions."`
+	Rate     perSecond `placeholder:"RATE" help:"At most so many messages, in place of max_message_rate: 10/s, 600/m, 5000/h."`
+	For      age       `default:"1h" placeholder:"TIME" help:"How long: 30m, 2h, 1d. Default: ${default}."`
+	Reset    bool      `help:"End the limits that were set."`
+}
+
+// perSecond is a rate in the notation of the configuration.
+type perSecond float64
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *perSecond) UnmarshalText(b []byte) error {
+	x, err := config.ParseRate(string(b))
+	*r = perSecond(x)
+	return err
+}
+
+func (c *setCmd) Help() string {
+	return `Sets limits in place of the configured ones for a time, lower or higher. They are kept
+over a restart and shown by millrace brakes and why.
+
+Examples:
+  millrace set google --sessions 5 --rate 10/s --for 2h
+  millrace set google --reset`
+}
+
+func (c *setCmd) Run(ctx context.Context, g *globals) error {
+	if c.Reset == (c.Sessions > 0 || c.Rate > 0) {
+		return errors.New("say --sessions, --rate or both, or else --reset")
+	}
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	return client.Limit(ctx, control.Limit{
+		Name: c.Name, Sessions: c.Sessions, Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(c.For)),
+	})
+}
+
+// reloadCmd has the agent read its configuration.
+type reloadCmd struct{}
+
+func (c *reloadCmd) Help() string {
+	return `Has millrace-agent read its configuration anew, and says what is wrong with it; then the
+old one stays in force. millrace-milter has no socket for this: send it SIGHUP.`
+}
+
+func (c *reloadCmd) Run(ctx context.Context, g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	return client.Reload(ctx)
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestVerbs(t *testing.T) {
+	t.Parallel()
+	config := serve(t, messages())
+	for _, x := range []struct {
+		args   []string
+		code   int
+		stdout string // all of it
+		stderr string // a part
+	}{
+		{args: []string{"streams"}, stdout: `   WAITING   DEFERRED   ACTIVE     HELD PRIORITY  STREAM
+      1200         30       20        3        4  news.example.com
+         7          0        0        0        1  sale.example.com  (paused: wrong price)
+`},
+		{args: []string{"streams", "--json"}, stdout: `{"name":"news.example.com","waiting":1200,"deferred":30,"active":20,"held":3,"priority":4}
+{"name":"sale.example.com","waiting":7,"deferred":0,"active":0,"paused":"wrong price"}
+`},
+		{args: []string{"priority", "news.example.com", "4"}},
+		{args: []string{"pause", "news", "--queue", "general", "--reason", "why", "--for", "2h"}},
+		{args: []string{"pause", "other"}, code: 1, stderr: "brake"},
+		{args: []string{"pause"}, code: 1, stderr: "say which mail"},
+		{args: []string{"pause", "--all", "--for", "soon"}, code: 64, stderr: "not a length of time"},
+		{args: []string{"resume", "--user", "joe"}, stdout: "still paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)\n"},
+		{args: []string{"resume", "news"}, code: 1, stderr: "no brake is on for stream news: not known"},
+		{args: []string{"brakes"}, stdout: `paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
+limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
+`},
+		{args: []string{"set", "google", "--sessions", "5", "--rate", "600/m"}},
+		{args: []string{"set", "google", "--sessions", "5", "--rate", "fast"}, code: 64, stderr: "not a rate"},
+		{args: []string{"set", "google"}, code: 1, stderr: "or else --reset"},
+		{args: []string{"set", "google", "--reset", "--sessions", "5"}, code: 1, stderr: "or else --reset"},
+		{args: []string{"reload"}, code: 1, stderr: "millrace.toml:7: no such key"},
+		{args: []string{"cancel"}, code: 1, stderr: "say which mail"},
+		{args: []string{"cancel", "--user", "joe"}, code: 1,
+			stderr: "This ends 100,000 recipients of 90,000 messages (user joe) for good, without telling their senders. Say --yes"},
+		{args: []string{"cancel", "--user", "nobody"}, code: 1, stderr: "nothing to cancel: user nobody"},
+		{args: []string{"cancel", "--user", "joe", "--yes"},
+			stdout: "100,000 recipients of 90,000 messages cancelled\n1 recipient in transactions under way; run it again for what comes back\n"},
+		{args: []string{"expire", "--user", "joe"}, code: 1, stderr: "as expired, and reports that to their senders"},
+		{args: []string{"hold", "--user", "joe"},
+			stdout: "100,000 recipients of 90,000 messages on hold\n1 recipient in transactions under way; run it again for what comes back\n"},
+		{args: []string{"release", "--user", "nobody"}, code: 1, stderr: "nothing to release: user nobody"},
+		{args: []string{"expire", "--all"}, stdout: "Nothing to expire\n"},
+		{args: []string{"flush", "--site", "google"}, code: 1, stderr: "{Verb:flush Filter:site google Dry:false}; 7 recipients will be tried now until then"},
+		{args: []string{"requeue", "--older-than", "1d", "--state", "deferred"}, code: 1, stderr: "{Verb:requeue Filter:state deferred, older than 24h0m0s Dry:false}"},
+		{args: []string{"requeue", "--state", "lost"}, code: 64, stderr: "must be one of"},
+		{args: []string{"why", "google"}, stdout: `2023-11-14 22:13:20    0 -> 2    start
+2023-11-14 22:14:20   20 -> 11  at most 12.5/s  refused with 11 up: 421 too many
+paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
+limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
+`},
+		{args: []string{"web"}, stdout: "http://127.0.0.1:8891/enter?token=x\n"},
+		{args: []string{"why", "other"}, code: 1, stderr: "site other: not known to the agent"},
+	} {
+		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, x.args...)...)
+		if r.code != x.code || r.stdout != x.stdout && x.code != 64 || !strings.Contains(r.stderr, x.stderr) || x.stderr == "" && r.stderr != "" {
+			t.Errorf("millrace %q: exit code %d\n%s\n%s", x.args, r.code, r.stdout, r.stderr)
+		}
+	}
+}
+
+func TestOnlyYesIsYes(t *testing.T) {
+	t.Parallel()
+	for answer, want := range map[string]bool{"y\n": true, "yes\n": true, "Y\n": true, "n\n": false, "\n": false, "": false, "yolo\n": false} {
+		var asked strings.Builder
+		if got := confirm(strings.NewReader(answer), &asked, "Sure?"); got != want || asked.String() != "Sure? [y/N] " {
+			t.Errorf("%q is %v, after %q", answer, got, asked.String())
+		}
+	}
+}
