@@ -260,7 +260,7 @@ func look(ctx context.Context) (h host, err error) {
 				return nil
 			case err != nil:
 				return err
-			case slices.Contains([]string{"/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd", "/etc/millrace"}, path):
+			case slices.Contains([]string{"/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd", "/var/lib/postfix", "/etc/millrace"}, path):
 				return filepath.SkipDir
 			case strings.HasPrefix(path, "/var/spool/postfix/") && strings.Count(path, "/") > 4: // queue files
 				return nil
