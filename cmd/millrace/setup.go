@@ -185,21 +185,24 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 		return false, errors.Join(err, postconf.PutBack(ours))
 	}
 	if len(ours) > 0 {
-		reloadDaemons(ctx, out)
+		if err := reloadDaemons(ctx, out); err != nil {
+			return true, err
+		}
 	}
 	fmt.Fprintln(out, "done")
 	return true, nil
 }
 
 // reloadDaemons has the daemons read their configuration.
-func reloadDaemons(ctx context.Context, out io.Writer) {
+func reloadDaemons(ctx context.Context, out io.Writer) error {
 	const units = "millrace-milter.service millrace-agent.service"
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		fmt.Fprintln(out, "send SIGHUP to millrace-milter and millrace-agent: their configuration has changed")
-		return
+		return nil
 	}
 	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"reload-or-restart"}, strings.Fields(units)...)...)
 	if text, err := cmd.CombinedOutput(); err != nil {
-		fmt.Fprintf(out, "systemctl reload-or-restart %s: %v: %s\n", units, err, strings.TrimSpace(string(text)))
+		return fmt.Errorf("all is set up, but the daemons go on with their old configuration: systemctl reload-or-restart %s: %w: %s", units, err, strings.TrimSpace(string(text)))
 	}
+	return nil
 }

@@ -161,6 +161,10 @@ func (l *life) live(ctx context.Context) error {
 
 // host makes a Postfix that sends to our internet.
 func (l *life) host(ctx context.Context) error {
+	// Before Postfix starts, which copies it into its chroot.
+	if err := os.WriteFile("/etc/resolv.conf", []byte("nameserver 127.0.0.1\n"), 0o644); err != nil {
+		return err
+	}
 	// Receivers have the other addresses of loopback.
 	for _, args := range [][]string{
 		{"postconf", "-e", "inet_interfaces=127.0.0.1", "myhostname=mail.host.test", "maximal_backoff_time=5s",
@@ -171,7 +175,7 @@ func (l *life) host(ctx context.Context) error {
 			return err
 		}
 	}
-	return os.WriteFile("/etc/resolv.conf", []byte("nameserver 127.0.0.1\n"), 0o644)
+	return nil
 }
 
 // send has Postfix take n messages, newsletters and a tenth of other mail, and does
@@ -260,7 +264,7 @@ func look(ctx context.Context) (h host, err error) {
 				return nil
 			case err != nil:
 				return err
-			case slices.Contains([]string{"/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd", "/etc/millrace"}, path):
+			case slices.Contains([]string{"/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd", "/var/lib/postfix", "/etc/millrace"}, path):
 				return filepath.SkipDir
 			case strings.HasPrefix(path, "/var/spool/postfix/") && strings.Count(path, "/") > 4: // queue files
 				return nil
