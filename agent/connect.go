@@ -46,7 +46,8 @@ const maxAddresses = 5
 
 // connect opens a connection for a session. It tries the hosts in MX order,
 // those that lately gave no answer only if there is no other, those that refused us
-// after their equals (hosts.go). sig is the evidence on the way.
+// after their equals (hosts.go). sig is the evidence on the way. When ctx ends for
+// errAbandoned, the host had its time to answer.
 func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
 	set := a.now.Load()
 	peers, err := set.peers(ctx, way)
@@ -65,10 +66,14 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			if c, err = a.dial(ctx, set, way, p); err == nil {
 				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.addr.Addr().String(), Began: began}), nil
 			}
-			if ctx.Err() != nil {
+			abandoned := errors.Is(context.Cause(ctx), errAbandoned)
+			if ctx.Err() != nil && !abandoned {
 				return nil, p, sig, err
 			}
 			attempt := failure(err, p)
+			if abandoned {
+				attempt = unanswered(p, time.Since(began))
+			}
 			d := set.retries(way.Queue).Decide(time.Now(), attempt)
 			a.heed(way.Site, "", d)
 			switch {
@@ -84,7 +89,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			err = errors.New(d.Reason)
 			// One too many here is one too many at the next host, mostly; and
 			// of hosts that are off one is enough.
-			if tries++; tries == maxAddresses || alone || d.Signal == elastic.Refused {
+			if tries++; tries == maxAddresses || alone || abandoned || d.Signal == elastic.Refused {
 				return nil, p, sig, err
 			}
 		}
@@ -104,7 +109,7 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 		opt.TLS = smtp.None
 	}
 	c, err := smtp.Dial(ctx, p.addr, opt)
-	if mayFallBack(&opt, err) {
+	if ctx.Err() == nil && mayFallBack(&opt, err) {
 		a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
 		a.hosts.tlsFailed(addr, time.Now())
 		opt.TLS = smtp.None
@@ -225,6 +230,14 @@ func failure(err error, p peer) outcome.Attempt {
 		at.Fault = outcome.LostConnection
 	}
 	return at
+}
+
+// unanswered describes a connect that was abandoned.
+func unanswered(p peer, took time.Duration) outcome.Attempt {
+	return outcome.Attempt{
+		Stage: outcome.Connect, Fault: outcome.Unreachable, Peer: p.String(),
+		Text: fmt.Sprintf("no answer in %v, and %v", took.Round(time.Second), errAbandoned),
+	}
 }
 
 var stages = map[smtp.Stage]outcome.Stage{

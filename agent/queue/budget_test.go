@@ -299,7 +299,7 @@ func TestConnectsThatHangAreReplaced(t *testing.T) {
 				w.set(func() { hangs = w.launched < 2 })
 				if hangs {
 					w.set(func() { w.launched++ })
-					time.Sleep(5 * time.Minute) // agent/smtp's limit for a greeting
+					w.lasts(s, 5*time.Minute) // agent/smtp's limit for a greeting
 					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "silent"}}, "no greeting")
 					return
 				}
