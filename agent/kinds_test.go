@@ -121,7 +121,7 @@ var kinds = []kind{
 				p.t.Errorf("%d sessions at once", st.Peak)
 			}
 		}},
-	{name: "300 messages/s", like: `\d+ messages?/s`, b: sink.Behaviour{Rate: 300, Burst: 50}, refused: 120},
+	{name: "300 messages/s", like: `\d+ messages?/s(, fast)?`, b: sink.Behaviour{Rate: 300, Burst: 50}, refused: 60},
 	{name: "100 messages/s and host", like: `\d+ messages/s and host`, b: sink.Behaviour{Rate: 100, Burst: 50, RatePerHost: true}, hosts: 4, refused: 120},
 	{name: "300 messages/s, 10 connections", like: `\d+ messages/s, \d+ connections`, b: sink.Behaviour{Rate: 300, Burst: 50, ProviderConnections: 10}, refused: 120},
 	{name: "quota", b: sink.Behaviour{Rate: 1e-6, Burst: messages / 2,

@@ -102,7 +102,7 @@ func (c *Control) Observe(now time.Time, s Signal) {
 		smooth(&c.latency, d)
 		c.now.add(d)
 		c.meter.add(now)
-		c.pace.accepted(s.Began)
+		c.pace.accepted(&s)
 	case Up:
 		smooth(&c.connect, max(now.Sub(s.Began), 0).Seconds())
 		c.load.Live++

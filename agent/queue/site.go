@@ -56,12 +56,13 @@ type tokens struct {
 // no limit.
 func (t *tokens) take(now time.Time, rate, burst float64) (wait time.Duration) {
 	if rate <= 0 {
+		t.n, t.filled = 0, now // a limit that is found begins with nothing saved
 		return 0
 	}
 	t.n = min(burst, t.n+now.Sub(t.filled).Seconds()*rate)
 	t.filled = now
 	if t.n < 1 {
-		return time.Duration((1 - t.n) / rate * float64(time.Second))
+		return 1 + time.Duration((1-t.n)/rate*float64(time.Second)) // not a fraction too early, again and again
 	}
 	t.n--
 	return 0

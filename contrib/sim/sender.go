@@ -153,7 +153,9 @@ func (s *sender) act() {
 		}
 		if b > 0 && len(s.idle) > 0 && s.live <= t.Sessions {
 			wait := time.Duration(0)
-			if t.Pace > 0 {
+			if t.Pace == 0 {
+				s.pace = bucket{at: now}
+			} else {
 				wait = s.pace.take(now, t.Pace, max(1, t.Pace/10))
 			}
 			if wait > 0 {
