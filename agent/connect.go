@@ -46,7 +46,8 @@ const maxAddresses = 5
 
 // connect opens a connection for a session. It tries the hosts in MX order,
 // those that lately gave no answer only if there is no other, those that refused us
-// after their equals (hosts.go). sig is the evidence on the way.
+// after their equals (hosts.go). sig is the evidence on the way. When ctx ends for
+// errAbandoned, the host had its time to answer.
 func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
 	set := a.now.Load()
 	peers, err := set.peers(ctx, way)
@@ -66,10 +67,14 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 				a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), elastic.Up)
 				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.addr.Addr().String(), Began: began}), nil
 			}
-			if ctx.Err() != nil {
+			abandoned := errors.Is(context.Cause(ctx), errAbandoned)
+			if ctx.Err() != nil && !abandoned {
 				return nil, p, sig, err
 			}
 			attempt := failure(err, p)
+			if abandoned {
+				attempt = unanswered(p, time.Since(began))
+			}
 			d := set.retries(way.Queue).Decide(time.Now(), attempt)
 			a.heed(way.Site, "", d)
 			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
@@ -86,7 +91,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			err = errors.New(d.Reason)
 			// One too many here is one too many at the next host, mostly; and
 			// of hosts that are off one is enough.
-			if tries++; tries == maxAddresses || alone || d.Signal == elastic.Refused {
+			if tries++; tries == maxAddresses || alone || abandoned || d.Signal == elastic.Refused {
 				return nil, p, sig, err
 			}
 		}
@@ -106,7 +111,7 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 		opt.TLS = smtp.None
 	}
 	c, err := smtp.Dial(ctx, p.addr, opt)
-	if mayFallBack(&opt, err) {
+	if ctx.Err() == nil && mayFallBack(&opt, err) {
 		a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
 		a.hosts.tlsFailed(addr, time.Now())
 		opt.TLS = smtp.None
@@ -227,6 +232,14 @@ func failure(err error, p peer) outcome.Attempt {
 		at.Fault = outcome.LostConnection
 	}
 	return at
+}
+
+// unanswered describes a connect that was abandoned.
+func unanswered(p peer, took time.Duration) outcome.Attempt {
+	return outcome.Attempt{
+		Stage: outcome.Connect, Fault: outcome.Unreachable, Peer: p.String(),
+		Text: fmt.Sprintf("no answer in %v, and %v", took.Round(time.Second), errAbandoned),
+	}
 }
 
 var stages = map[smtp.Stage]outcome.Stage{

@@ -20,7 +20,7 @@ func (a *Agent) session(s *queue.Session) {
 	ctx := a.stop
 	way := s.Way()
 	began := time.Now()
-	conn, p, sig, err := a.connect(a.opening, way)
+	conn, p, sig, err := a.connectPatiently(s, way)
 	if err != nil {
 		a.queue.Leave(s, nil, sig, err.Error())
 		return
@@ -50,6 +50,34 @@ func (a *Agent) session(s *queue.Session) {
 		}
 	}
 }
+
+// connectPatiently connects, for as long as the queue lets a connect that hangs go on.
+func (a *Agent) connectPatiently(s *queue.Session, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
+	ctx, cancel := context.WithCancelCause(a.opening)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c, p, sig, err = a.connect(ctx, way)
+	}()
+	timer := time.NewTimer(queue.HangAfter)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ended:
+			return c, p, sig, err
+		case <-timer.C:
+			if wait := a.queue.Lingers(s); wait > 0 {
+				timer.Reset(wait)
+			} else {
+				cancel(errAbandoned)
+			}
+		}
+	}
+}
+
+// errAbandoned is why a connect ends for which the queue has no more patience.
+var errAbandoned = errors.New("others wait to be called")
 
 // worker carries what one session reuses from transaction to transaction.
 type worker struct {

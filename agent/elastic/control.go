@@ -22,7 +22,6 @@ const (
 	flatMax       = 10 * time.Minute
 	decayEvery    = time.Minute // without backlog, the sessions wanted halve
 	settleFor     = 30 * time.Second
-	hangAfter     = 2 * time.Second // connects under way so long without news are taken to hang
 )
 
 // phase is what the controller is about.
@@ -60,8 +59,7 @@ type Control struct {
 	pace     pace
 	meter    meter
 	host     hostRoom
-	hanging  int       // connects under way that are not counted, since they seem to hang
-	news     time.Time // when a connect last began or ended
+	hanging  int // connects under way that are not counted, since they seem to hang
 
 	latency float64 // of a transaction, seconds, smoothed
 	connect float64 // of a connect, likewise
@@ -113,7 +111,7 @@ func (c *Control) Observe(now time.Time, s Signal) {
 		smooth(&c.latency, d)
 		c.now.add(d)
 		c.meter.add(now)
-		c.pace.accepted(s.Began)
+		c.pace.accepted(&s)
 	case Up:
 		smooth(&c.connect, max(now.Sub(s.Began), 0).Seconds())
 		c.load.Live++
@@ -142,7 +140,7 @@ func (c *Control) Target(now time.Time, l Load) Target {
 	if !c.now.last.IsZero() {
 		c.now.run(now, c.load.Live)
 	}
-	c.hang(now, l)
+	c.hang(l)
 	c.load = l
 	c.settle(now)
 	c.recover(now)
@@ -175,20 +173,15 @@ func (c *Control) Target(now time.Time, l Load) Target {
 // It is zero if there is none.
 func (c *Control) Next() time.Time { return c.next }
 
-// hang finds connects that hang: others are begun in their stead, or one silent
-// host of several would keep the sessions from growing until it times out.
-func (c *Control) hang(now time.Time, l Load) {
-	c.hanging = min(c.hanging, l.Opening)
-	if l.Opening != c.load.Opening || l.Opening == 0 {
-		c.news = now
+// hang leaves connects that hang out of account: others are begun in their stead, or
+// one silent host of several would keep the sessions from growing until it times
+// out.
+func (c *Control) hang(l Load) {
+	most := 2 * startSessions
+	if l.Live > 0 {
+		most = max(most, c.want)
 	}
-	if now.Sub(c.news) >= hangAfter {
-		most := 2 * startSessions
-		if l.Live > 0 {
-			most = max(most, c.want)
-		}
-		c.hanging = min(l.Opening, most)
-	}
+	c.hanging = min(l.Hanging, most)
 }
 
 // set changes the number of sessions and begins a new measurement.
@@ -452,9 +445,6 @@ func (c *Control) wake(now time.Time, clamped bool) time.Time {
 		return at
 	}
 	c.door.wake(now, c.load, sooner)
-	if c.load.Opening > c.hanging {
-		sooner(c.news.Add(hangAfter))
-	}
 	if clamped {
 		return at
 	}

@@ -8,7 +8,7 @@ import (
 // How the pace answers the receiver's "too fast".
 const (
 	paceCutTo    = 0.9              // of the measured goodput
-	paceCutEvery = 2 * time.Second  // messages already sent must not cut twice
+	paceCutEvery = 2 * time.Second  // a few refusals lower it no sooner again
 	paceStep     = 5 * time.Second  // between two small steps up
 	paceProof    = 10               // messages accepted at a pace before it is raised
 	paceGain     = 0.02             // of each of the first steps
@@ -19,7 +19,11 @@ const (
 	paceShut     = 1.0 / 30         // messages per second while all are refused: so many tries find it open again
 	paceRegain   = 4                // part of the known rate to go on with then
 	paceDouble   = time.Second      // between two steps back to the known rate
-	paceFew      = 4                // refused, and more than accepted, that mean far too fast
+	paceFew      = 4                // of those accepted and of those refused, to measure by
+	paceSample   = 12               // of both together
+	paceFar      = 0.8              // share accepted, below which the pace is far too fast
+	paceLeast    = 0.25             // share taken to be accepted where one host refuses, at least
+	paceAll      = 6                // refused, with fewer than paceFew accepted, that mean all are
 	meterWindow  = 10 * time.Second // long enough for a rate of one message a second
 )
 
@@ -74,13 +78,45 @@ type pace struct {
 	good   int       // accepted since the last step or cut, of those begun after it
 	bad    int       // refused, likewise since the cut
 	seen   int       // accepted since the cut, begun after it
+
+	// Since the first refusal after the cut:
+	host   string // that refused
+	mixed  bool   // others did, too
+	there  int    // accepted there
+	beside int    // accepted by others
 }
 
-func (p *pace) accepted(began time.Time) {
-	if p.value != 0 && !began.Before(p.cut) {
-		p.good++
-		p.seen++
+func (p *pace) accepted(s *Signal) {
+	if p.value == 0 || s.Began.Before(p.cut) {
+		return
 	}
+	p.good++
+	p.seen++
+	switch {
+	case p.bad == 0:
+	case s.Host == p.host:
+		p.there++
+	default:
+		p.beside++
+	}
+}
+
+func (p *pace) refused(s *Signal) {
+	p.bad++
+	if p.bad == 1 {
+		p.host, p.mixed, p.there, p.beside = s.Host, false, 0, 0
+	}
+	p.mixed = p.mixed || s.Host != p.host
+}
+
+// share is how much of what was begun since the cut was accepted. Where one host of
+// several is the narrow one it is its share that counts: all get equal parts.
+func (p *pace) share() float64 {
+	share := float64(p.seen) / float64(p.seen+p.bad)
+	if !p.mixed && p.beside >= paceFew {
+		share = min(share, max(paceLeast, float64(p.there)/float64(p.there+p.bad)))
+	}
+	return share
 }
 
 // tooFast lowers the pace. A transaction begun before the last cut tells
@@ -90,25 +126,25 @@ func (c *Control) tooFast(now time.Time, s Signal) {
 	if s.Began.Before(p.cut) {
 		return
 	}
-	p.bad++
+	p.refused(&s)
 	rate := c.meter.rate(now)
 	was := p.value
-	far := p.bad >= paceFew && p.bad > p.seen
 	switch {
-	case was == 0 || !far && now.Sub(p.cut) >= paceCutEvery && p.seen >= p.bad:
-		p.value = paceCutTo * rate
+	case was == 0:
+		p.find(paceCutTo * rate)
 		if c.meter.cur < 4 && c.meter.prev == 0 {
-			p.value = max(p.value, paceStart)
+			p.find(max(p.value, paceStart))
 		}
-		if was > 0 {
-			// The measured rate lags; never less than half in one go.
-			p.value = min(max(p.value, was/2), paceCutTo*was)
-		}
-		p.value = max(p.value, paceFloor)
-		p.known, p.opened = p.value, false
 	case p.shut:
 		return // it still is
-	case far:
+	case p.seen >= paceFew && p.bad >= paceFew && p.seen+p.bad >= paceSample && p.share() < paceFar:
+		// Far too fast, as when the first rate held what the receiver had let run up.
+		// What it accepted of those begun since is a measure that does not lag.
+		p.find(paceCutTo * was * p.share())
+	case p.seen >= p.bad && now.Sub(p.cut) >= paceCutEvery:
+		// The measured rate lags; never less than half in one go.
+		p.find(min(max(paceCutTo*rate, was/2), paceCutTo*was))
+	case p.seen < paceFew && p.bad >= paceAll:
 		p.value = max(was/2, paceShut)
 		p.shut = p.value == paceShut
 		if p.opened { // the way back was too short
@@ -120,6 +156,12 @@ func (c *Control) tooFast(now time.Time, s Signal) {
 	p.cut, p.step = now, now.Add(paceStep)
 	p.clean, p.good, p.bad, p.seen = 0, 0, 0, 0
 	c.record(now, c.want, fmt.Sprintf("too fast at %.3g messages/s accepted, pace now %.3g/s: %s", rate, p.value, said(s)))
+}
+
+// find sets the pace to a rate that was measured.
+func (p *pace) find(rate float64) {
+	p.value = max(rate, paceFloor)
+	p.known, p.opened = p.value, false
 }
 
 // recover raises the pace in time: in small steps near the rate that was

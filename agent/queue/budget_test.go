@@ -299,7 +299,7 @@ func TestConnectsThatHangAreReplaced(t *testing.T) {
 				w.set(func() { hangs = w.launched < 2 })
 				if hangs {
 					w.set(func() { w.launched++ })
-					time.Sleep(5 * time.Minute) // agent/smtp's limit for a greeting
+					w.lasts(s, 5*time.Minute) // agent/smtp's limit for a greeting
 					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "silent"}}, "no greeting")
 					return
 				}
@@ -314,5 +314,27 @@ func TestConnectsThatHangAreReplaced(t *testing.T) {
 			t.Errorf("%d of 20 delivered while the first connects hang", n)
 		}
 		pass(5 * time.Minute)
+	})
+}
+
+// A site that had no pace has saved nothing up when it gets one: the receiver that
+// said "too fast" is full at that moment.
+func TestPaceHoldsFromItsFirstMoment(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) { w.service, w.policy.MaxSessions = time.Millisecond, 2 })
+		for i := range 4000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(time.Second)
+		w.Clamp("a.example", elastic.Clamp{Sessions: -1, Pace: 100, Until: time.Now().Add(time.Hour)})
+		before := len(w.delivered())
+		if before == 4000 {
+			t.Fatal("nothing left to be paced")
+		}
+		pass(100 * time.Millisecond)
+		if n := len(w.delivered()) - before; n < 9 || n > 12 { // two were in flight
+			t.Errorf("%d sent in 100 ms at 100 a second", n)
+		}
 	})
 }

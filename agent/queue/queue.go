@@ -22,7 +22,7 @@
 // each call settles the last transaction and returns the next, or stands on the
 // destination's ready list until there is one. Every session ends with Leave,
 // also one that never came up; what it had taken and not settled goes back to the
-// head of its lane. An outcome that takes longer does not hold the session up: the
+// head of its lane. A session whose connect takes long asks Lingers whether it may go on. An outcome that takes longer does not hold the session up: the
 // owner keeps the recipient (Settled.Kept) and says more with Settle. Close makes
 // every Step return ErrClosed.
 //
@@ -103,11 +103,12 @@ type Queue struct {
 	kick    chan struct{}      // the timer goroutine looks at the agenda again
 	idle    ring[*Session]     // all ready sessions, longest waiting first
 	touched []*lane            // that got mail in this turn under the mutex
-	starved ring[*site]        // sites that wanted a session when max_sessions was reached
+	starved ring[*site]        // sites where something was up, and which wanted a session when max_sessions was reached
+	first   attempts           // to sites where nothing is known to be up
+	slow    attempts           // to those of them whose last connect hung
 
 	sessions int // opening and live, all sites
 	retiring int // told to retire, not yet gone
-	unproven int // connects under way to sites where nothing is up
 	deferred int // recipients in buckets
 	waiting  int // recipients in lanes
 	active   int // recipients taken by a session or Claim

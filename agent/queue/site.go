@@ -25,7 +25,8 @@ type Way struct {
 
 // site is the unit of limits.
 type site struct {
-	linked[*site] // on Queue.starved
+	linked[*site]              // on line
+	line          *ring[*site] // where the site waits to open a session; nil: nowhere
 	key           string
 	control       *elastic.Control
 	policy        *config.Queue
@@ -34,9 +35,11 @@ type site struct {
 	waiting       int
 	live          int
 	opening       int
+	hanging       int  // of opening, those under way for HangAfter
 	retiring      int  // of live, told to go and not yet gone
 	promised      int  // sessions of other sites that were told to go in its favour, not yet gone
 	proven        bool // the last connect with none up did not fail
+	slow          bool // the last one hung
 
 	pace     tokens    // for transactions
 	connects tokens    // for new connections
@@ -53,12 +56,13 @@ type tokens struct {
 // no limit.
 func (t *tokens) take(now time.Time, rate, burst float64) (wait time.Duration) {
 	if rate <= 0 {
+		t.n, t.filled = 0, now // a limit that is found begins with nothing saved
 		return 0
 	}
 	t.n = min(burst, t.n+now.Sub(t.filled).Seconds()*rate)
 	t.filled = now
 	if t.n < 1 {
-		return time.Duration((1 - t.n) / rate * float64(time.Second))
+		return 1 + time.Duration((1-t.n)/rate*float64(time.Second)) // not a fraction too early, again and again
 	}
 	t.n--
 	return 0
@@ -271,7 +275,7 @@ func (q *Queue) moveWaiting(d *destination, n int) {
 	if d.waiting == 0 {
 		d.site.hungry.remove(d)
 		if d.site.hungry.n == 0 {
-			q.starved.remove(d.site)
+			d.site.leaveLine()
 		}
 	}
 }
@@ -330,7 +334,7 @@ func (q *Queue) serveAll(d *destination, now time.Time) {
 
 // load is what the controller needs to know.
 func (s *site) load() elastic.Load {
-	return elastic.Load{Backlog: s.waiting, Live: s.live, Opening: s.opening}
+	return elastic.Load{Backlog: s.waiting, Live: s.live, Opening: s.opening, Hanging: s.hanging}
 }
 
 // grow opens sessions while the site wants more and budgets allow.
@@ -339,7 +343,6 @@ func (q *Queue) grow(s *site, now time.Time) {
 		return
 	}
 	t := s.control.Target(now, s.load())
-	before := s.opening
 	for tries := s.hungry.n; tries > 0 && s.hungry.n > 0; tries-- {
 		if s.opening >= t.Unproven {
 			break
@@ -362,15 +365,15 @@ func (q *Queue) grow(s *site, now time.Time) {
 			}
 			break
 		}
+		if q.barred(s) {
+			q.queueUp(s)
+			break
+		}
 		if q.sessions >= q.o.MaxSessions {
 			if q.sessions-q.retiring >= q.o.MaxSessions {
 				q.retireIdle(func(*destination) bool { return true })
 			}
-			q.starved.push(s)
-			break
-		}
-		if q.barred(s) {
-			q.starved.push(s)
+			q.queueUp(s)
 			break
 		}
 		s.hungry.rotate()
@@ -381,16 +384,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 		q.launch(d)
 		tries = s.hungry.n + 1 // it may want another one
 	}
-	if s.opening != before {
-		s.control.Target(now, s.load()) // Next is for the connects that are under way now: they may hang
-	}
 	q.lookAgain(s, s.control.Next(), now)
-}
-
-// barred says that the site would have to wait for the budget of connects to sites
-// where nothing is up, whoever made room for it.
-func (q *Queue) barred(s *site) bool {
-	return !s.proven && q.unproven >= max(1, q.o.MaxSessions/2)
 }
 
 // launch opens one session.
@@ -400,8 +394,7 @@ func (q *Queue) launch(d *destination) {
 	d.site.opening++
 	q.sessions++
 	if !d.site.proven {
-		s.unproven = true
-		q.unproven++
+		q.attempt(s, q.attempts(d.site))
 	}
 	q.o.Launch(s)
 }
@@ -478,7 +471,7 @@ func (d *destination) happen(q *Queue, now time.Time) {
 	if d.domains == 0 && d.live == 0 && d.opening == 0 && q.dests[d.way.Key] == d {
 		delete(q.dests, d.way.Key)
 		if d.site.dests--; d.site.dests == 0 {
-			q.starved.remove(d.site)
+			d.site.leaveLine()
 			delete(q.sites, d.site.key)
 		}
 		return

@@ -15,7 +15,9 @@ type Session struct {
 	dest             *destination
 	way              *Way      // of dest, when the session was launched or last given a job
 	wake             chan wake // one message for each time it leaves the ready list
-	unproven         bool      // counted in Queue.unproven
+	among            *attempts // where it is counted until it is up; nil: nowhere
+	hangs            bool      // counted in site.hanging
+	patient          bool      // its connect was given patience
 	retiring         bool      // told to go: counted in Queue.retiring, and what closes after that is our doing
 	heir             *site     // gets its place when it has gone; nil: nobody in particular
 	up               bool
@@ -70,10 +72,9 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := s.dest
-	q.prove(s)
+	d.site.slow = s.hangs
+	q.tried(s)
 	s.up = true
-	d.opening--
-	d.site.opening--
 	d.live++
 	d.site.live++
 	d.site.proven = true
@@ -85,6 +86,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 		d.site.hungry.push(d)
 	}
 	q.grow(d.site, now)
+	q.admit(now)
 }
 
 // asked notes that a session that came up takes mail now, or will not.
@@ -95,11 +97,14 @@ func (s *Session) asked() {
 	}
 }
 
-// prove takes the session off the budget for unproven connects.
-func (q *Queue) prove(s *Session) {
-	if s.unproven {
-		s.unproven = false
-		q.unproven--
+// tried notes that the session's connect is no longer under way.
+func (q *Queue) tried(s *Session) {
+	q.attempt(s, nil)
+	s.dest.opening--
+	s.dest.site.opening--
+	if s.hangs {
+		s.hangs = false
+		s.dest.site.hanging--
 	}
 }
 
@@ -273,15 +278,17 @@ func (s *site) held() int { return s.live - s.retiring + s.opening + s.promised 
 // waited longest first. It looks at a few, and turns the ring, so that all are seen
 // in some calls.
 func (q *Queue) poorer(than int) (least *site) {
+	if s := q.newcomer(); s != nil {
+		return s
+	}
 	for range min(q.starved.n, 16) {
 		s := q.starved.head
-		if n := s.held(); !q.barred(s) {
-			if n == 0 {
-				return s
-			}
-			if n+1 < than && (least == nil || n < least.held()) {
-				least = s
-			}
+		n := s.held()
+		if n == 0 {
+			return s
+		}
+		if n+1 < than && (least == nil || n < least.held()) {
+			least = s
 		}
 		q.starved.rotate()
 	}
@@ -309,7 +316,6 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	d := s.dest
 	s.asked()
 	q.finish(s, done, sig, now)
-	q.prove(s)
 	q.sessions--
 	ours := s.retiring
 	if ours {
@@ -327,8 +333,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 			d.allowance.closed(now, s.tried)
 		}
 	} else {
-		d.opening--
-		d.site.opening--
+		q.tried(s)
 		q.hold(d, why, now)
 	}
 	if q.closed {
@@ -345,19 +350,12 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		heir = q.poorer(d.site.held() + 1)
 	}
 	if heir != nil {
-		q.starved.remove(heir)
+		heir.leaveLine()
 		q.grow(heir, now)
 	}
 	q.serveOne(d, now)
 	q.grow(d.site, now)
-	for range q.starved.n {
-		if q.sessions >= q.o.MaxSessions {
-			break
-		}
-		x := q.starved.head
-		q.starved.remove(x)
-		q.grow(x, now)
-	}
+	q.admit(now)
 }
 
 // allowance is how many messages a receiver takes on one connection, learned from

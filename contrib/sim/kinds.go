@@ -65,6 +65,8 @@ func rates() []Kind {
 		{Name: "1 message/s", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Rate = Always(1) })},
 		{Name: "20 messages/s", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Rate = Always(20) })},
 		{Name: "100 messages/s", Learning: 2 * time.Minute, Receiver: normal(func(r *Receiver) { r.Rate = Always(100) })},
+		// The pace must be right at once, not after a minute.
+		{Name: "300 messages/s, fast", Learning: 2 * time.Second, Length: 20 * time.Second, Receiver: Receiver{RTT: 5 * time.Millisecond, Service: 10 * time.Millisecond, Noise: 0.5, Rate: Always(300)}},
 		{Name: "10 messages/s and host", Receiver: normal(func(r *Receiver) { r.Rate, r.RatePerHost = Always(10), true })},
 		{Name: "30 messages/s, 10 connections", Receiver: normal(func(r *Receiver) { r.Rate, r.Limit = Always(30), Always(10) })},
 		{Name: "quota", Length: time.Hour, Lifted: 40 * time.Minute, Receiver: normal(func(r *Receiver) { r.Limit, r.Quota, r.Day = Always(10), 12000, 20*time.Minute })},

@@ -20,6 +20,7 @@ type sender struct {
 	c      *elastic.Control
 
 	live, opening int
+	hanging       int // of opening
 	idle          []*session
 	pace          bucket
 	timer         time.Duration
@@ -141,7 +142,7 @@ func (s *sender) act() {
 	for {
 		b := s.backlog
 		now := s.clock.now
-		load := elastic.Load{Backlog: b, Live: s.live, Opening: s.opening}
+		load := elastic.Load{Backlog: b, Live: s.live, Opening: s.opening, Hanging: s.hanging}
 		t := s.c.Target(s.clock.time(), load)
 		s.target = t
 		s.check(t, load)
@@ -152,7 +153,9 @@ func (s *sender) act() {
 		}
 		if b > 0 && len(s.idle) > 0 && s.live <= t.Sessions {
 			wait := time.Duration(0)
-			if t.Pace > 0 {
+			if t.Pace == 0 {
+				s.pace = bucket{at: now}
+			} else {
 				wait = s.pace.take(now, t.Pace, max(1, t.Pace/10))
 			}
 			if wait > 0 {
@@ -203,9 +206,29 @@ func (s *sender) wake(at time.Duration) {
 	})
 }
 
+// connect is one that is under way.
+type connect struct{ hangs, ended bool }
+
+// over notes that it is not any more.
+func (s *sender) over(x *connect) {
+	s.opening--
+	x.ended = true
+	if x.hangs {
+		s.hanging--
+	}
+}
+
 // open begins a connect: it goes from host to host until one answers.
 func (s *sender) open() {
 	s.opening++
+	x := &connect{}
+	s.clock.after(hangAfter, func() {
+		if !x.ended {
+			x.hangs = true
+			s.hanging++
+			s.act()
+		}
+	})
 	s.connects++
 	if s.kind.Suspended.has(s.clock.now) {
 		s.quiet++
@@ -215,7 +238,7 @@ func (s *sender) open() {
 		a, b := &s.hosts[x], &s.hosts[y]
 		return cmp.Or(cmp.Compare(a.rank(s.clock.now), b.rank(s.clock.now)), cmp.Compare(a.pending+a.up, b.pending+b.up))
 	})
-	s.call(hosts, nil)
+	s.call(x, hosts, nil)
 }
 
 // next is the next host to try: one that is not off, or, if all are and none was
@@ -247,10 +270,10 @@ func (s *sender) next(hosts []int, tried bool) (h int, rest []int, ok bool) {
 }
 
 // call tries the hosts in their order. failed are the signals of those before.
-func (s *sender) call(hosts []int, failed []func()) {
+func (s *sender) call(x *connect, hosts []int, failed []func()) {
 	h, rest, ok := s.next(hosts, len(failed) > 0)
 	if !ok {
-		s.clock.after(0, func() { s.notUp(failed) })
+		s.clock.after(0, func() { s.notUp(x, failed) })
 		return
 	}
 	began := s.clock.now
@@ -267,19 +290,19 @@ func (s *sender) call(hosts []int, failed []func()) {
 			s.clock.after(wait, func() {
 				b.ended(s.clock.now)
 				b.failed(began, s.clock.now)
-				s.call(rest, append(failed, func() { s.signal(elastic.Failed, h, began) }))
+				s.call(x, rest, append(failed, func() { s.signal(elastic.Failed, h, began) }))
 			})
 		case refusal:
 			s.clock.after(rtt/2, func() {
 				s.refusedNow()
 				b.ended(s.clock.now)
 				b.refused(began, s.clock.now)
-				s.notUp(append(failed, func() { s.signal(elastic.Refused, h, began) }))
+				s.notUp(x, append(failed, func() { s.signal(elastic.Refused, h, began) }))
 			})
 		case yes:
 			s.receiver.enter(s.source)
 			s.clock.after(rtt*3/2, func() { // greeting, EHLO, its reply
-				s.opening--
+				s.over(x)
 				s.live++
 				b.ended(s.clock.now)
 				b.answered()
@@ -297,8 +320,8 @@ func (s *sender) call(hosts []int, failed []func()) {
 }
 
 // notUp ends a connect that no host let in.
-func (s *sender) notUp(signals []func()) {
-	s.opening--
+func (s *sender) notUp(x *connect, signals []func()) {
+	s.over(x)
 	for _, f := range signals {
 		f()
 	}

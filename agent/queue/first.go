@@ -1,0 +1,173 @@
+package queue
+
+import "time"
+
+// A connect to a site where nothing is known to be up may hang, and it is not known
+// before it does. These connects have half of max_sessions, so that they never
+// hinder the sites that are well; among them it is time that is scarce, since a
+// dead site would hold its place until it times out (30 s without an answer to
+// the SYN, 5 min without a greeting). So a first connect has HangAfter. If it hangs
+// then, it is taken over into the smaller part of that half, kept for those that take
+// long; when that is full, it is abandoned for the sites that wait for their
+// first connect, and the site stands in line for the smaller part. There a connect
+// has patience, and more while no other site waits.
+//
+// With max_sessions = 2000 a new site has its first connect at most HangAfter later
+// for each 750 sites before it, even if these are dead: after 100,000 of them in less
+// than five minutes. One that greets after half a minute needs a place in the
+// smaller part, 250 in half a minute where all the others wait for a SYN's answer.
+
+// HangAfter is how long a connect may take until it counts as one that hangs. A SYN
+// that was lost is sent again after 1 s.
+const HangAfter = 2 * time.Second
+
+// patience is how long a connect that hangs may go on though others wait for its
+// place: longer than a connect's timeout, and than receivers make clients wait for
+// a greeting to tell those who do not.
+const patience = time.Minute
+
+// attempts are connects under way to sites where nothing is up, and the sites that
+// wait until they may make one.
+type attempts struct {
+	n    int
+	line ring[*site]
+}
+
+// attempts are those among which a site's next connect counts.
+func (q *Queue) attempts(s *site) *attempts {
+	if s.slow {
+		return &q.slow
+	}
+	return &q.first
+}
+
+// most is how many attempts there may be.
+func (q *Queue) most(a *attempts) int {
+	if a == &q.slow {
+		return max(1, q.o.MaxSessions/8)
+	}
+	return max(1, q.o.MaxSessions/2-q.slow.n)
+}
+
+// barred says that the site would have to wait for a place among the attempts,
+// whoever made room for it. A second one at the same site must leave half to others.
+func (q *Queue) barred(s *site) bool {
+	if s.proven {
+		return false
+	}
+	a := q.attempts(s)
+	most := q.most(a)
+	if s.opening > 0 {
+		most /= 2
+	}
+	return a.n >= most
+}
+
+// attempt counts a connect among some attempts; nil: among none.
+func (q *Queue) attempt(s *Session, a *attempts) {
+	if s.among != nil {
+		s.among.n--
+	}
+	if s.among = a; a != nil {
+		a.n++
+	}
+}
+
+// queueUp makes a site wait for what it lacks. One that has a connect under way
+// needs no place in line: it is looked at again when that ends or hangs.
+func (q *Queue) queueUp(s *site) {
+	line := &q.starved
+	if !s.proven {
+		if s.opening > 0 {
+			return
+		}
+		line = &q.attempts(s).line
+	}
+	if s.line != line {
+		s.leaveLine()
+		s.line = line
+		line.push(s)
+	}
+}
+
+// leaveLine ends the site's waiting.
+func (s *site) leaveLine() {
+	if s.line != nil {
+		s.line.remove(s)
+		s.line = nil
+	}
+}
+
+// newcomer finds a site that has nothing, and may make an attempt.
+func (q *Queue) newcomer() *site {
+	for _, a := range [...]*attempts{&q.first, &q.slow} {
+		if a.n >= q.most(a) {
+			continue
+		}
+		for range min(a.line.n, 16) {
+			if s := a.line.head; s.held() == 0 {
+				return s
+			}
+			a.line.rotate()
+		}
+	}
+	return nil
+}
+
+// admit gives the places that have become free to those who wait longest.
+func (q *Queue) admit(now time.Time) {
+	for _, a := range [...]*attempts{&q.first, &q.slow} {
+		for n := a.line.n; n > 0 && a.n < q.most(a) && q.sessions < q.o.MaxSessions; n-- {
+			q.serveLine(a.line.head, now)
+		}
+	}
+	for n := q.starved.n; n > 0 && q.sessions < q.o.MaxSessions; n-- {
+		q.serveLine(q.starved.head, now)
+	}
+}
+
+// serveLine lets a site go on for which there is room.
+func (q *Queue) serveLine(s *site, now time.Time) {
+	s.leaveLine()
+	q.grow(s, now)
+}
+
+// Lingers is called by a session whose connect has been under way for HangAfter, and
+// again after each time that it returns: for so long the connect may go on. 0 means
+// that it is to be abandoned, since others need its place: the session leaves, as
+// after any connect that failed.
+func (q *Queue) Lingers(s *Session) time.Duration {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	site := s.dest.site
+	if !s.hangs {
+		s.hangs = true
+		site.hanging++
+	}
+	wait := q.linger(s)
+	q.grow(site, now) // another connect in its stead
+	q.admit(now)
+	return wait
+}
+
+func (q *Queue) linger(s *Session) time.Duration {
+	site := s.dest.site
+	if site.live > 0 {
+		q.attempt(s, nil) // it is one host that hangs: what to do about that is up to the controller
+		return patience
+	}
+	site.proven, site.slow = false, true
+	needed := q.sessions >= q.o.MaxSessions && q.first.line.n+q.starved.n > 0
+	switch {
+	case s.patient && (needed || q.slow.line.n > 0):
+		return 0
+	case s.among == &q.slow || q.slow.n < q.most(&q.slow) && !needed:
+		q.attempt(s, &q.slow)
+		s.patient = true
+		return patience
+	case needed || q.first.line.n > 0:
+		return 0
+	}
+	return HangAfter
+}
