@@ -368,3 +368,61 @@ func TestRefusalBesideTheHostsConnectionsSaysLittle(t *testing.T) {
 		}
 	}
 }
+
+// The first pace may hold what the receiver had let run up, and is then cut to what
+// was accepted since, once; refusals begun before that only debit.
+func TestPaceIsCutToWhatWasAccepted(t *testing.T) {
+	t.Parallel()
+	c := New(epoch, Limits{MaxSessions: 50})
+	now := epoch
+	send := func(n int, answer func(i int) Signal) {
+		for i := range n {
+			now = now.Add(2 * time.Millisecond)
+			s := answer(i)
+			s.Began = now
+			c.Observe(now, s)
+		}
+	}
+	from := func(host string) Signal { return Signal{Kind: Accepted, Host: host} }
+	too := func(host string) Signal { return Signal{Kind: RateRefused, Host: host} }
+	hosts := [...]string{"a", "b", "c", "d"}
+	send(200, func(i int) Signal { return from(hosts[i%4]) })
+	send(1, func(int) Signal { return too("a") })
+	first := c.pace.value // 0.9 of 500/s
+	if first < 440 || first > 460 {
+		t.Fatalf("the first pace is %.0f, 500/s were accepted", first)
+	}
+	for range 20 {
+		c.Observe(now, Signal{Kind: RateRefused, Host: "a", Began: now.Add(-time.Second)})
+	}
+	if c.pace.value != first {
+		t.Errorf("%.0f/s after refusals begun before the cut", c.pace.value)
+	}
+	send(20, func(i int) Signal { // at first a row, of which too much should not be made
+		if i < 4 || i == 12 {
+			return too(hosts[i%4])
+		}
+		return from(hosts[i%4])
+	})
+	if got := c.pace.value / first; got < 0.53 || got > 0.58 {
+		t.Errorf("%.2f of the first pace, 8 of 13 were accepted", got)
+	}
+
+	// One host of four that takes every other message sets the pace for all; one
+	// that takes none does not.
+	for _, takes := range []bool{true, false} {
+		c = New(epoch, Limits{MaxSessions: 50})
+		send(200, func(i int) Signal { return from(hosts[i%4]) })
+		send(1, func(int) Signal { return too("a") })
+		first = c.pace.value
+		send(30, func(i int) Signal {
+			if i%4 == 0 && (!takes || i%8 == 0) {
+				return too("a")
+			}
+			return from(hosts[i%4])
+		})
+		if cut := c.pace.value < 0.6*first; cut != takes {
+			t.Errorf("it takes some: %v; %.2f of the first pace", takes, c.pace.value/first)
+		}
+	}
+}

@@ -22,6 +22,7 @@ const (
 	paceFew      = 4                // of those accepted and of those refused, to measure by
 	paceSample   = 12               // of both together
 	paceFar      = 0.8              // share accepted, below which the pace is far too fast
+	paceMany     = 12               // refused since a cut that was not enough
 	paceLeast    = 0.25             // share taken to be accepted where one host refuses, at least
 	paceAll      = 6                // refused, with fewer than paceFew accepted, that mean all are
 	meterWindow  = 10 * time.Second // long enough for a rate of one message a second
@@ -86,6 +87,7 @@ type pace struct {
 	beside int    // accepted by others
 }
 
+// accepted counts a transaction, unless it was begun before the last cut.
 func (p *pace) accepted(s *Signal) {
 	if p.value == 0 || s.Began.Before(p.cut) {
 		return
@@ -101,6 +103,7 @@ func (p *pace) accepted(s *Signal) {
 	}
 }
 
+// refused counts one that was too fast, begun after the last cut.
 func (p *pace) refused(s *Signal) {
 	p.bad++
 	if p.bad == 1 {
@@ -110,13 +113,24 @@ func (p *pace) refused(s *Signal) {
 }
 
 // share is how much of what was begun since the cut was accepted. Where one host of
-// several is the narrow one it is its share that counts: all get equal parts.
+// several is the narrow one it is its share that counts, since all get equal parts;
+// but none if it accepts nothing, which no pace of ours will help.
 func (p *pace) share() float64 {
 	share := float64(p.seen) / float64(p.seen+p.bad)
-	if !p.mixed && p.beside >= paceFew {
-		share = min(share, max(paceLeast, float64(p.there)/float64(p.there+p.bad)))
+	switch {
+	case p.mixed || p.beside < paceFew:
+		return share
+	case p.there == 0:
+		return 1
 	}
-	return share
+	return min(share, max(paceLeast, float64(p.there)/float64(p.there+p.bad)))
+}
+
+// tooMuch says whether the last cut is seen not to have been enough, without waiting
+// for paceCutEvery.
+func (p *pace) tooMuch() bool {
+	share := p.share()
+	return share < paceFar || share < 1 && p.bad >= paceMany
 }
 
 // tooFast lowers the pace. A transaction begun before the last cut tells
@@ -137,9 +151,9 @@ func (c *Control) tooFast(now time.Time, s Signal) {
 		}
 	case p.shut:
 		return // it still is
-	case p.seen >= paceFew && p.bad >= paceFew && p.seen+p.bad >= paceSample && p.share() < paceFar:
-		// Far too fast, as when the first rate held what the receiver had let run up.
-		// What it accepted of those begun since is a measure that does not lag.
+	case p.seen >= paceFew && p.bad >= paceFew && p.seen+p.bad >= paceSample && p.tooMuch():
+		// As when the first rate held what the receiver had let run up. What it
+		// accepted of those begun since is a measure that does not lag.
 		p.find(paceCutTo * was * p.share())
 	case p.seen >= p.bad && now.Sub(p.cut) >= paceCutEvery:
 		// The measured rate lags; never less than half in one go.
