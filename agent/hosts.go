@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/millrace/millrace/agent/queue"
 )
 
 // hosts is what is remembered of single addresses, whichever domain's mail
@@ -54,9 +56,8 @@ type met struct {
 const (
 	offFirst = 30 * time.Second // doubles with each failure
 	offMost  = 10 * time.Minute
-	// hangAfter is how long a connect may wait until others go elsewhere. A SYN
-	// that was lost is sent again after 1 s.
-	hangAfter = 2 * time.Second
+	// hangAfter is how long a connect may wait until others go elsewhere.
+	hangAfter = queue.HangAfter
 	noTLSFor  = 15 * time.Minute
 	// maxRemembered bounds each memory; past it, what is over goes, then any.
 	maxRemembered = 10_000

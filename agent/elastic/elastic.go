@@ -91,5 +91,5 @@ type Load struct {
 	Backlog int // recipients waiting for this site, ready to go
 	Live    int // sessions that are up
 	Opening int // connects under way
-	Hanging int // of these, those that have been for so long that they seem to hang
+	Hanging int // of these, those that have been for so long that they seem to hang: others are begun in their stead
 }
