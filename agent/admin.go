@@ -81,7 +81,7 @@ func (a *Agent) brakeFilter(f control.Filter) (control.Filter, error) {
 	switch {
 	case f.Empty():
 		return f, errors.New("the filter is empty; say all to pause everything")
-	case f.ID != "" || f.Recipient != "" || f.State != "" || f.OlderThan != 0:
+	case f.ID != "" || f.Recipient != "" || f.State != "" || f.OlderThan != 0 || f.Text != "":
 		return f, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
 	case lanes && ofEnvelope(f):
 		return f, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")

@@ -121,6 +121,7 @@ func (a *Agent) Status() control.Status {
 			Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
 			Sessions: s.Sessions, Opening: s.Opening, Ready: s.Ready,
 			Target: s.Target.Sessions, Pace: s.Target.Pace, Cause: s.Target.Cause,
+			Rate: s.Rate, Latency: s.Latency.Seconds(), Refused: s.Refused,
 		})
 	}
 	return st

@@ -34,13 +34,26 @@ func (s *selection) selects(e *queue.Entry) bool {
 		(f.Domain == "" || strings.EqualFold(f.Domain, e.Domain)) &&
 		(f.State == "" || f.State == e.State) &&
 		(f.OlderThan == 0 || s.now.Sub(e.Born) >= time.Duration(f.OlderThan)) &&
-		(!ofEnvelope(*f) && f.Recipient == "" || s.inEnvelope(e))
+		(!ofEnvelope(*f) && f.Recipient == "" || s.inEnvelope(e)) &&
+		(f.Text == "" || s.mentions(e))
 }
 
 func (s *selection) inEnvelope(e *queue.Entry) bool {
 	env := s.envelope(e.ID)
 	return env != nil && fits(&s.filter, env) &&
 		(s.filter.Recipient == "" || strings.EqualFold(s.filter.Recipient, env.Recipients[e.Ordinal].Address))
+}
+
+// mentions looks for the filter's text where an admin may have it from: a complaint,
+// a log.
+func (s *selection) mentions(e *queue.Entry) bool {
+	text := strings.ToLower(s.filter.Text)
+	if strings.HasPrefix(strings.ToLower(e.ID.String()), text) {
+		return true
+	}
+	env := s.envelope(e.ID)
+	return env != nil && (strings.Contains(strings.ToLower(env.Recipients[e.Ordinal].Address), text) ||
+		strings.Contains(strings.ToLower(env.Sender), text) || strings.Contains(strings.ToLower(env.QueueID), text))
 }
 
 // fits looks at what concerns a message as a whole and only its envelope tells.

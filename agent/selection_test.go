@@ -71,6 +71,12 @@ func TestFilterSelectsByEachCondition(t *testing.T) {
 		{control.Filter{OlderThan: control.Age(24 * time.Hour)}, "c d"},
 		{control.Filter{OlderThan: control.Age(72 * time.Hour)}, ""},
 		{control.Filter{User: "eve", Domain: "far.test"}, "c"},
+		{control.Filter{Text: "B@far"}, "B"},
+		{control.Filter{Text: "NEWS@"}, "B a"},
+		{control.Filter{Text: "qid"}, "B a c d"},
+		{control.Filter{Text: strings.ToLower(id.String())}, "B a"},
+		{control.Filter{Text: id.String()[1:]}, ""},
+		{control.Filter{Text: "else", User: "eve"}, "d"},
 	} {
 		if got := s.listed(x.filter); got != x.want {
 			t.Errorf("%+v selects %q, want %q", x.filter, got, x.want)

@@ -61,8 +61,11 @@ type Site struct {
 	Opening  int     `json:"opening"`
 	Ready    int     `json:"ready"`
 	Target   int     `json:"target"`
-	Pace     float64 `json:"pace,omitempty"` // messages per second
-	Cause    string  `json:"cause,omitempty"`
+	Pace     float64 `json:"pace,omitempty"`    // messages per second that are allowed; 0: any
+	Rate     float64 `json:"rate"`              // messages per second accepted, over the last ten seconds
+	Latency  float64 `json:"latency,omitempty"` // seconds that a transaction takes, smoothed; 0: none yet
+	Refused  int     `json:"refused"`           // connects and transactions that were one too many, or too fast
+	Cause    string  `json:"cause,omitempty"`   // of the last change of target or pace
 }
 
 // Status is the state of the agent.
@@ -83,6 +86,8 @@ type Backend interface {
 	// for the empty filter, until it returns an error.
 	Messages(ctx context.Context, f Filter, yield func(*Message) error) error
 	Streams() []Stream
+	// Shape counts the selected recipients by age; by is one of ShapeBy.
+	Shape(ctx context.Context, by string, f Filter) ([]Shape, error)
 	// Standing is what is in force of what these have asked for.
 	Standing() Standing
 	Pause(context.Context, Brake) error
@@ -164,6 +169,7 @@ func (s *Server) routes() {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(s.backend.Status())
 	})
+	s.mux.HandleFunc("GET /v1/shape", s.shape)
 	s.mux.HandleFunc("GET /v1/queue", func(w http.ResponseWriter, r *http.Request) {
 		f, err := readFilter(r.URL.Query())
 		if err != nil {
@@ -261,7 +267,7 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 
 // Messages lists the queue: what the filter selects, all for the empty one.
 func (c *Client) Messages(ctx context.Context, f Filter, yield func(*Message) error) error {
-	resp, err := c.get(ctx, "/v1/queue"+f.query())
+	resp, err := c.get(ctx, "/v1/queue?"+f.values().Encode())
 	if err != nil {
 		return err
 	}

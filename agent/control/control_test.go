@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -45,6 +47,14 @@ func (f fixed) Messages(ctx context.Context, x Filter, yield func(*Message) erro
 }
 
 func (f fixed) Streams() []Stream { return []Stream{{Name: "s", Waiting: f.n, Paused: "why"}} }
+
+func (f fixed) Shape(_ context.Context, by string, x Filter) ([]Shape, error) {
+	s := Shape{Name: by + " of " + x.String()}
+	for range f.n {
+		s.Add(7 * time.Minute)
+	}
+	return []Shape{s}, nil
+}
 
 func (f fixed) Standing() Standing {
 	return Standing{Brakes: []Brake{{Filter: Filter{All: true}, Reason: "why"}}, Limits: []Limit{{Name: "google", Sessions: f.n}}}
@@ -141,6 +151,13 @@ func TestAdminsRequests(t *testing.T) {
 	}
 	if _, err := client(t, open(t, fixed{})).WebLink(ctx); err == nil || !strings.Contains(err.Error(), "is off") {
 		t.Errorf("a link to a page that is off: %v", err)
+	}
+	list, err := c.Shape(ctx, "sender", Filter{State: "deferred"})
+	if want := (Shape{Name: "sender of state deferred", Total: 7, ByAge: [10]int{1: 7}}); err != nil || len(list) != 1 || list[0] != want {
+		t.Errorf("shape %+v, %v", list, err)
+	}
+	if _, err := c.Shape(ctx, "colour", Filter{}); err == nil {
+		t.Error("a shape by colour")
 	}
 	if _, err := c.Why(ctx, "other"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "other") {
 		t.Errorf("unknown site: %v", err)
@@ -268,7 +285,7 @@ func TestFilterArrivesAsItWasMeant(t *testing.T) {
 	c := client(t, open(t, fixed{n: 7}))
 	want := Filter{
 		All: true, ID: "M1-A0", Stream: "a & b = ü", Queue: "q", Site: "s", Domain: "d", Sender: "<>", Recipient: "r@x",
-		User: "u", Client: "2001:db8::1", State: "held", OlderThan: Age(36 * time.Hour),
+		User: "u", Client: "2001:db8::1", State: "held", OlderThan: Age(36 * time.Hour), Text: "t",
 	}
 	err := c.Messages(t.Context(), want, func(m *Message) error {
 		if m.Sender != fmt.Sprintf("%+v", want) {
@@ -304,6 +321,58 @@ func TestReaderThatStopsHoldsUpNobody(t *testing.T) {
 	if _, err := client(t, address).Status(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestListingIsNotAheadOfItsReader has a reader that takes nothing: the backend waits
+// in the message that is being written, and no other is kept.
+func TestListingIsNotAheadOfItsReader(t *testing.T) {
+	t.Parallel()
+	given := make(chan int)
+	s := &Server{backend: counted{given: given}, log: slog.New(slog.DiscardHandler), mux: http.NewServeMux()}
+	s.routes()
+	w := &slow{ResponseRecorder: httptest.NewRecorder(), take: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.mux.ServeHTTP(w, httptest.NewRequest("GET", "/v1/queue", nil))
+	}()
+	for n := range 100 {
+		if got := <-given; got != n {
+			t.Fatalf("message %d was given after %d were read", got, n)
+		}
+		w.take <- struct{}{} // it was written when the next one is given
+	}
+	<-done
+	if lines := strings.Count(w.Body.String(), "\n"); lines != 100 {
+		t.Errorf("%d lines", lines)
+	}
+}
+
+// counted is a backend that tells of each of its 100 messages.
+type counted struct {
+	fixed
+	given chan<- int
+}
+
+func (c counted) Messages(_ context.Context, _ Filter, yield func(*Message) error) error {
+	for n := range 100 {
+		c.given <- n
+		if err := yield(&Message{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slow is a connection to a client that takes a line at a time.
+type slow struct {
+	*httptest.ResponseRecorder
+	take chan struct{}
+}
+
+func (s *slow) Write(b []byte) (int, error) {
+	<-s.take
+	return s.ResponseRecorder.Write(b)
 }
 
 func TestClientThatHasEnoughStops(t *testing.T) {

@@ -23,6 +23,9 @@ type Filter struct {
 	Client    string `json:"client,omitempty"`     // address of the SMTP client that did
 	State     string `json:"state,omitempty"`      // one of States
 	OlderThan Age    `json:"older_than,omitempty"` // since the host MTA took it
+	// Text is a part of the recipient's address, the sender or the host's queue id, or the
+	// beginning of the message id, in any case.
+	Text string `json:"text,omitempty"`
 }
 
 // States are what a recipient's state can be.
@@ -44,16 +47,17 @@ func (a *Age) UnmarshalText(b []byte) error {
 	return err
 }
 
-// query is the filter as the parameter of a GET, which has no body.
-func (f Filter) query() string {
-	if f.Empty() {
-		return ""
+// values is the filter as the parameter of a GET, which has no body.
+func (f Filter) values() url.Values {
+	v := url.Values{}
+	if !f.Empty() {
+		b, _ := json.Marshal(f) // strings, a bool and a text: nothing that can fail
+		v.Set("filter", string(b))
 	}
-	b, _ := json.Marshal(f) // strings, a bool and a text: nothing that can fail
-	return "?filter=" + url.QueryEscape(string(b))
+	return v
 }
 
-// readFilter reads what query wrote.
+// readFilter reads what values wrote.
 func readFilter(v url.Values) (f Filter, err error) {
 	text := v.Get("filter")
 	if text == "" {
@@ -82,6 +86,7 @@ func (f Filter) String() string {
 	add("user", f.User)
 	add("client", f.Client)
 	add("state", f.State)
+	add("text", f.Text)
 	if f.OlderThan != 0 {
 		add("older than", time.Duration(f.OlderThan).String())
 	}

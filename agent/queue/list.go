@@ -112,6 +112,9 @@ type Site struct {
 	Reason   string // why a destination with mail has no session up; "" if all have
 	Target   elastic.Target
 	Clamp    elastic.Clamp // in force from outside; none if Until is zero
+	Rate     float64       // transactions accepted per second, of late
+	Latency  time.Duration // of a transaction, smoothed
+	Refused  int           // connects and transactions that were one too many or too fast, since the site is known
 }
 
 // Sites lists all sites that are known at the moment.
@@ -123,11 +126,13 @@ func (q *Queue) Sites() []Site {
 	at := make(map[*site]int, len(q.sites))
 	for _, s := range q.sites {
 		at[s] = len(list)
-		clamp, _ := s.control.Clamped(now)
-		list = append(list, Site{
+		x := Site{
 			Name: s.key, Queue: s.policy.Name, Waiting: s.waiting,
-			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now, s.load()), Clamp: clamp,
-		})
+			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now, s.load()), Refused: s.refused,
+		}
+		x.Clamp, _ = s.control.Clamped(now)
+		x.Rate, x.Latency = s.control.Measured(now)
+		list = append(list, x)
 	}
 	for _, d := range q.dests {
 		x := &list[at[d.site]]

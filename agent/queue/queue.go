@@ -417,6 +417,9 @@ func moment(s uint32) time.Time { return time.Unix(int64(s), 0) }
 // signal hands evidence to the site's controller.
 func (s *site) signal(now time.Time, sig []elastic.Signal) {
 	for _, x := range sig {
+		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
+			s.refused++
+		}
 		s.control.Observe(now, x)
 	}
 }

@@ -40,6 +40,7 @@ type site struct {
 	promised      int  // sessions of other sites that were told to go in its favour, not yet gone
 	proven        bool // the last connect with none up did not fail
 	slow          bool // the last one hung
+	refused       int  // signals that it was one session too many, or too fast; for listings alone
 
 	pace     tokens    // for transactions
 	connects tokens    // for new connections

@@ -12,6 +12,22 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
+// catCmd prints a message of the spool that the configuration names.
+type catCmd struct{ spoolCat }
+
+func (c *catCmd) Help() string {
+	return `Prints a message that is queued, or done and not yet reclaimed: its envelope with the
+state of each recipient and the last reply, then its content, in the layout of
+postcat(1). It reads the spool itself, with the rights of its user, or root. Lines end
+in LF alone. Of content that is damaged it prints what there is, and ends with exit code 1.
+
+Example:
+  millrace cat M1A-3F0040`
+}
+
+// Run is spool cat.
+func (c *catCmd) Run(g *globals) error { return c.spoolCat.Run(&spoolCmd{}, g) }
+
 type spoolCat struct {
 	ID string `arg:"" help:"Message id, like M1A-3F0040."`
 }

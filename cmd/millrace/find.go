@@ -1,0 +1,53 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/millrace/millrace/agent/control"
+)
+
+// findCmd looks for queued mail by what an admin has at hand.
+type findCmd struct {
+	Text string `arg:"" help:"A part of a recipient's address, of the sender, or of the host's queue id; or the beginning of a message id. In any case."`
+	JSON bool   `name:"json" help:"One JSON object a line, as postqueue -j prints them."`
+}
+
+func (c *findCmd) Help() string {
+	return `Lists the queued mail that has something to do with TEXT, as millrace queue does: what
+waits for someone who complains, what the log names. Mail that is done is in the log.
+
+Exit code: 1 if nothing queued has to do with it.
+
+Examples:
+  millrace find someone@example.com
+  millrace find 4fKz1T0Qx9z          Postfix's queue id
+  millrace find M1A-                 what came with this segment of the spool`
+}
+
+func (c *findCmd) Run(ctx context.Context, g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	l, enc := mailq{out: out}, json.NewEncoder(out)
+	each := l.message
+	if c.JSON {
+		each = func(m *control.Message) error { l.messages++; return enc.Encode(m) }
+	}
+	if err := client.Messages(ctx, control.Filter{Text: c.Text}, each); err != nil {
+		return err
+	}
+	if l.messages == 0 {
+		return fmt.Errorf("nothing queued has to do with %q; what is done is in the log", c.Text)
+	}
+	if c.JSON {
+		return nil
+	}
+	return l.end()
+}
