@@ -116,16 +116,20 @@ func (a *Agent) Status() control.Status {
 	st := control.Status{Version: a.version}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
 	st.Held = a.queue.Held()
+	rates := a.history.SiteRates(time.Now())
 	for _, s := range a.queue.Sites() {
 		st.Sites = append(st.Sites, control.Site{
 			Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
 			Sessions: s.Sessions, Opening: s.Opening, Ready: s.Ready,
 			Target: s.Target.Sessions, Pace: s.Target.Pace, Cause: s.Target.Cause,
-			Rate: s.Rate, Latency: s.Latency.Seconds(), Refused: s.Refused,
+			Rate: rates[s.Name], Latency: s.Latency.Seconds(), Refused: s.Refused,
 		})
 	}
 	return st
 }
+
+// Totals implements control.Backend.
+func (a *Agent) Totals() control.Totals { return a.metrics.Totals() }
 
 // Messages implements control.Backend. Recipients of one message that stand
 // side by side in the queue make one entry.

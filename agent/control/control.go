@@ -62,7 +62,7 @@ type Site struct {
 	Ready    int     `json:"ready"`
 	Target   int     `json:"target"`
 	Pace     float64 `json:"pace,omitempty"`    // messages per second that are allowed; 0: any
-	Rate     float64 `json:"rate"`              // messages per second accepted, over the last ten seconds
+	Rate     float64 `json:"rate"`              // recipients per second that it accepts, over half a minute
 	Latency  float64 `json:"latency,omitempty"` // seconds that a transaction takes, smoothed; 0: none yet
 	Refused  int     `json:"refused"`           // connects and transactions that were one too many, or too fast
 	Cause    string  `json:"cause,omitempty"`   // of the last change of target or pace
@@ -82,6 +82,7 @@ type Status struct {
 // Backend is what the socket serves.
 type Backend interface {
 	Status() Status
+	Totals() Totals
 	// Messages calls yield for every queued message with selected recipients, all
 	// for the empty filter, until it returns an error.
 	Messages(ctx context.Context, f Filter, yield func(*Message) error) error
@@ -169,6 +170,7 @@ func (s *Server) routes() {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(s.backend.Status())
 	})
+	s.mux.HandleFunc("GET /v1/totals", func(w http.ResponseWriter, r *http.Request) { respond(w, s.backend.Totals(), nil) })
 	s.mux.HandleFunc("GET /v1/shape", s.shape)
 	s.mux.HandleFunc("GET /v1/queue", func(w http.ResponseWriter, r *http.Request) {
 		f, err := readFilter(r.URL.Query())

@@ -34,6 +34,8 @@ type fixed struct {
 
 func (f fixed) Status() Status { return Status{Version: "1", Waiting: f.n} }
 
+func (f fixed) Totals() Totals { return Totals{Queues: []QueueTotals{{Name: "google", Sent: f.n}}} }
+
 func (f fixed) Messages(ctx context.Context, x Filter, yield func(*Message) error) error {
 	if !x.Empty() {
 		return yield(&Message{Sender: fmt.Sprintf("%+v", x)})
@@ -151,6 +153,9 @@ func TestAdminsRequests(t *testing.T) {
 	}
 	if _, err := client(t, open(t, fixed{})).WebLink(ctx); err == nil || !strings.Contains(err.Error(), "is off") {
 		t.Errorf("a link to a page that is off: %v", err)
+	}
+	if x, err := c.Totals(ctx); err != nil || len(x.Queues) != 1 || x.Queues[0] != (QueueTotals{Name: "google", Sent: 7}) {
+		t.Errorf("totals %+v, %v", x, err)
 	}
 	list, err := c.Shape(ctx, "sender", Filter{State: "deferred"})
 	if want := (Shape{Name: "sender of state deferred", Total: 7, ByAge: [10]int{1: 7}}); err != nil || len(list) != 1 || list[0] != want {

@@ -169,11 +169,8 @@ func (c *Control) Target(now time.Time, l Load) Target {
 	return t
 }
 
-// Measured is how fast the site goes: transactions accepted per second over the last
-// ten seconds or so, and how long one takes, smoothed; 0 if there was none.
-func (c *Control) Measured(now time.Time) (rate float64, latency time.Duration) {
-	return c.meter.rate(now), time.Duration(c.latency * float64(time.Second))
-}
+// Latency is how long a transaction takes, smoothed; 0 if there was none.
+func (c *Control) Latency() time.Duration { return time.Duration(c.latency * float64(time.Second)) }
 
 // Next is the earliest time at which Target may change without new evidence.
 // It is zero if there is none.

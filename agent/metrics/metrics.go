@@ -48,6 +48,7 @@ const (
 type Metrics struct {
 	registry *prometheus.Registry
 	state    func() State
+	began    time.Time
 	journal  atomic.Uint64 // errors
 
 	mu      sync.Mutex
@@ -128,7 +129,7 @@ var connectResults = [...]string{"up", "refused", "failed"}
 // time if there are; what it takes, the scrape takes.
 func New(version string, state func() State) *Metrics {
 	m := &Metrics{
-		registry: prometheus.NewRegistry(), state: state,
+		registry: prometheus.NewRegistry(), state: state, began: time.Now(),
 		queues: newRanked[queueCounts](maxQueues), sites: newRanked[siteCounts](maxSites), streams: newRanked[streamCounts](maxStreams),
 	}
 	info := prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -112,7 +112,6 @@ type Site struct {
 	Reason   string // why a destination with mail has no session up; "" if all have
 	Target   elastic.Target
 	Clamp    elastic.Clamp // in force from outside; none if Until is zero
-	Rate     float64       // transactions accepted per second, of late
 	Latency  time.Duration // of a transaction, smoothed
 	Refused  int           // connects and transactions that were one too many or too fast, since the site is known
 }
@@ -131,7 +130,7 @@ func (q *Queue) Sites() []Site {
 			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now, s.load()), Refused: s.refused,
 		}
 		x.Clamp, _ = s.control.Clamped(now)
-		x.Rate, x.Latency = s.control.Measured(now)
+		x.Latency = s.control.Latency()
 		list = append(list, x)
 	}
 	for _, d := range q.dests {

@@ -18,6 +18,10 @@ type cli struct {
 	globals
 	Check   checkCmd   `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
 	Queue   queueCmd   `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
+	Find    findCmd    `cmd:"" help:"Look for queued mail: by recipient, sender, queue id, message id."`
+	Cat     catCmd     `cmd:"" help:"Print a message with its envelope, as postcat does."`
+	Shape   shapeCmd   `cmd:"" help:"Show how old the queue is, as qshape does."`
+	Stats   statsCmd   `cmd:"" help:"Sum up what the agent did since it started."`
 	Retreat retreatCmd `cmd:"" help:"Give everything back to the host's MTA, and make Millrace safe to remove."`
 	Setup   setupCmd   `cmd:"" help:"Make the host's MTA ask Millrace, or no longer."`
 	Report  reportCmd  `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`

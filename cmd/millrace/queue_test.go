@@ -19,11 +19,36 @@ import (
 type backend []control.Message
 
 func (b backend) Status() control.Status {
-	return control.Status{Sites: []control.Site{{Name: "google", Queue: "general"}}}
+	return control.Status{Version: "1.2", Waiting: 1200, Deferred: 30, Active: 20, Sessions: 8, Sites: []control.Site{
+		{Name: "google", Queue: "general", Waiting: 1100, Sessions: 7, Target: 8, Pace: 50, Rate: 45.25, Latency: 0.123, Refused: 3, Cause: "refused with 11 up: 421 too many"},
+		{Name: "mx.far.example", Queue: "general", Waiting: 100, Sessions: 1, Opening: 1, Target: 2, Cause: "start"},
+	}}
 }
 
-func (b backend) Messages(ctx context.Context, _ control.Filter, yield func(*control.Message) error) error {
+func (b backend) Totals() control.Totals {
+	return control.Totals{
+		Since:   time.Unix(1_700_000_000, 0),
+		Queues:  []control.QueueTotals{{Name: "general", Sent: 123_456, Deferred: 30, Bounced: 5}, {Name: "handback", HandedBack: 2}},
+		Bounces: map[string]int{"userunknown": 1, "mailboxfull": 4}, Deferrals: map[string]int{"greylisted": 30},
+	}
+}
+
+func (b backend) Shape(_ context.Context, by string, f control.Filter) ([]control.Shape, error) {
+	old := control.Shape{Name: "old." + by}
+	for n := range 12 {
+		old.Add(time.Duration(n*n*n) * time.Minute)
+	}
+	young := control.Shape{Name: f.State + "a.destination.whose.name.is.far.too.long.to.be.shown.example"}
+	young.Add(0)
+	return []control.Shape{old, young, {Total: 1, ByAge: [10]int{1}}}, nil
+}
+
+// Messages finds text in senders, and knows no other condition.
+func (b backend) Messages(ctx context.Context, f control.Filter, yield func(*control.Message) error) error {
 	for i := range b {
+		if !strings.Contains(b[i].Sender, f.Text) {
+			continue
+		}
 		if err := yield(&b[i]); err != nil {
 			return err
 		}

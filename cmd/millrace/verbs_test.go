@@ -5,6 +5,15 @@ import (
 	"testing"
 )
 
+// found is what millrace find prints of messages().
+const found = `----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------
+M1-1F00!               800 Tue Nov 14 22:14:22 sale@example.com
+                                                                 (wrong price)
+                                               g@example.com
+
+-- 0 Kbytes in 1 Request.
+`
+
 func TestVerbs(t *testing.T) {
 	t.Parallel()
 	config := serve(t, messages())
@@ -56,6 +65,19 @@ paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11
 limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
 `},
 		{args: []string{"web"}, stdout: "http://127.0.0.1:8891/enter?token=x\n"},
+		{args: []string{"shape", "--by", "site", "--top", "2", "--state", "held"}, stdout: `                                         T  5 10 20 40 80 160 320 640 1280 1280+
+                                  TOTAL 14  4  1  0  1  1   1   1   2    2     1
+                               old.site 12  2  1  0  1  1   1   1   2    2     1
++me.is.far.too.long.to.be.shown.example  1  1  0  0  0  0   0   0   0    0     0
+`},
+		{args: []string{"shape", "--json", "--top", "1"}, stdout: `{"name":"old.destination","total":12,"by_age":[2,1,0,1,1,1,1,2,2,1]}
+`},
+		{args: []string{"shape", "--by", "colour"}, code: 64, stderr: "must be one of"},
+		{args: []string{"find", "sale"}, stdout: found},
+		{args: []string{"find", "sale", "--json"}, stdout: `{"queue_name":"general","queue_id":"M1-1F00","host_queue_id":"4F0C23","arrival_time":1700000062,"message_size":800,"sender":"sale@example.com","recipients":[{"address":"g@example.com","delay_reason":"wrong price","state":"held","domain":"","tries":0}]}
+`},
+		{args: []string{"find", "nobody"}, code: 1, stderr: "nothing queued has to do with \"nobody\"; what is done is in the log"},
+		{args: []string{"qeue"}, code: 64, stderr: "did you mean \"queue\"?"},
 		{args: []string{"why", "other"}, code: 1, stderr: "site other: not known to the agent"},
 	} {
 		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, x.args...)...)
