@@ -20,6 +20,7 @@ type cli struct {
 	Queue   queueCmd   `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
 	Find    findCmd    `cmd:"" help:"Look for queued mail: by recipient, sender, queue id, message id."`
 	Cat     catCmd     `cmd:"" help:"Print a message with its envelope, as postcat does."`
+	Top     topCmd     `cmd:"" help:"Watch the sites and streams at work; with keys to pause, flush, explain."`
 	Shape   shapeCmd   `cmd:"" help:"Show how old the queue is, as qshape does."`
 	Stats   statsCmd   `cmd:"" help:"Sum up what the agent did since it started."`
 	Retreat retreatCmd `cmd:"" help:"Give everything back to the host's MTA, and make Millrace safe to remove."`
@@ -49,7 +50,11 @@ type cli struct {
 
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
 	Trace traceCmd `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
-	Demo  demoCmd  `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
+
+	Completion completionCmd `cmd:"" help:"Print the completion of verbs, flags and names for a shell."`
+	Complete   completeCmd   `cmd:"" name:"__complete" hidden:""`
+
+	Demo demoCmd `cmd:"" help:"Show the whole at work: a private Postfix, both daemons, a fake internet."`
 }
 
 func main() {

@@ -128,11 +128,7 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 			}
 			continue
 		}
-		pace := ""
-		if x.Pace > 0 {
-			pace = fmt.Sprintf(" at most %.3g/s", x.Pace)
-		}
-		fmt.Fprintf(out, "%s  %3d -> %-3d%s  %s\n", x.At.Local().Format(time.DateTime), x.From, x.To, pace, x.Cause)
+		fmt.Fprintln(out, inLine(&x))
 	}
 	if !c.JSON {
 		printStanding(out, &standing,
@@ -143,4 +139,13 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 			func(l *control.Limit) bool { return l.Name == c.Site || l.Name == queue })
 	}
 	return nil
+}
+
+// inLine is a change of a site's controller as listings show it.
+func inLine(c *control.Change) string {
+	pace := ""
+	if c.Pace > 0 {
+		pace = fmt.Sprintf(" at most %.3g/s", c.Pace)
+	}
+	return fmt.Sprintf("%s  %3d -> %-3d%s  %s", c.At.Local().Format(time.DateTime), c.From, c.To, pace, plain(c.Cause))
 }

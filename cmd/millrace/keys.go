@@ -1,0 +1,87 @@
+package main
+
+// wish is what a key asks of the agent or of the program, about a row.
+type wish struct {
+	what wishKind
+	name string
+}
+
+type wishKind uint8
+
+// The wishes; a key that only changes the board has none.
+const (
+	wishNothing wishKind = iota
+	wishQuit
+	wishNow // ask the agent at once
+	wishPause
+	wishResume
+	wishFlush
+	wishWhy
+)
+
+// press changes the board as a key says.
+func (b *board) press(key string) wish {
+	if b.why != "" { // the explanation of a site
+		switch key {
+		case "q", "ctrl+c":
+			return wish{what: wishQuit}
+		case "esc", "enter", "left":
+			b.why, b.changes, b.back = "", nil, 0
+		case "up", "k":
+			b.back = min(b.back+1, max(0, len(b.changes)-1))
+		case "down", "j":
+			b.back = max(b.back-1, 0)
+		}
+		return wish{}
+	}
+	b.said = ""
+	switch key {
+	case "q", "ctrl+c", "esc":
+		return wish{what: wishQuit}
+	case "up", "k":
+		b.move(-1)
+	case "down", "j":
+		b.move(1)
+	case "pgup":
+		b.move(-b.lines())
+	case "pgdown", "space":
+		b.move(b.lines())
+	case "s":
+		b.sort[b.page] = (b.sort[b.page] + 1) % len(boardColumns[b.page])
+		b.arrange()
+	case "tab":
+		b.page = 1 - b.page
+		b.chosen = ""
+		b.arrange()
+		return wish{what: wishNow}
+	case "p":
+		if b.braked(b.chosen) {
+			return b.about(wishResume)
+		}
+		return b.about(wishPause)
+	case "f":
+		return b.about(wishFlush)
+	case "enter", "e", "w":
+		if b.page == sitesPage {
+			return b.about(wishWhy)
+		}
+		b.said = "millrace why explains sites; tab shows them"
+	}
+	return wish{}
+}
+
+// about is a wish about the chosen row, if there is one.
+func (b *board) about(what wishKind) wish {
+	if b.chosen == "" {
+		return wish{}
+	}
+	return wish{what, b.chosen}
+}
+
+// move chooses the row that is n below the chosen one.
+func (b *board) move(n int) {
+	if len(b.rows) == 0 {
+		return
+	}
+	b.chosen = b.rows[min(max(b.place()+n, 0), len(b.rows)-1)].name
+}
