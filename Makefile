@@ -6,7 +6,7 @@ FUZZTIME ?= 10s
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce groff chromium pflogsumm
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce groff chromium pflogsumm tmux zsh fish
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+// terminal is a program in a tmux of its own, 80 columns by 24 lines.
+type terminal struct {
+	t    *testing.T
+	tmux string
+	sock string
+}
+
+// open runs a program there. The program millrace on its PATH is the test binary.
+func open(t *testing.T, env []string, command ...string) *terminal {
+	t.Helper()
+	dir := t.TempDir()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(exe, filepath.Join(dir, "millrace")); err != nil {
+		t.Fatal(err)
+	}
+	x := &terminal{t: t, sock: filepath.Join(dir, "tmux")}
+	args := []string{"-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24"}
+	args = append(args, "--", "env", asProgram+"=1", "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "TZ=UTC")
+	x.run(slices.Concat(args, env, command)...)
+	t.Cleanup(func() { x.run("kill-server") })
+	return x
+}
+
+func (x *terminal) run(args ...string) string {
+	x.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "tmux", append([]string{"-S", x.sock}, args...)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	out, err := cmd.CombinedOutput()
+	if err != nil && args[0] != "kill-server" { // it is gone when its program is
+		x.t.Fatalf("tmux %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// keys types; names like Tab and Enter are keys.
+func (x *terminal) keys(list ...string) {
+	x.t.Helper()
+	x.run(append([]string{"send-keys", "--"}, list...)...)
+}
+
+func (x *terminal) screen() string {
+	x.t.Helper()
+	return x.run("capture-pane", "-p", "-J") // wrapped lines in one
+}
+
+// until waits for a text on the screen.
+func (x *terminal) until(text string) {
+	x.t.Helper()
+	ctx, cancel := context.WithTimeout(x.t.Context(), time.Minute)
+	defer cancel()
+	if err := lab.Until(ctx, func() (bool, error) { return strings.Contains(x.screen(), text), nil }); err != nil {
+		x.t.Fatalf("no %q on the screen:\n%s", text, x.screen())
+	}
+}
+
+// watched is a control socket that takes a pause of a site, and remembers it.
+type watched struct {
+	backend
+	mu     sync.Mutex
+	brakes []control.Brake
+}
+
+func (w *watched) Pause(_ context.Context, b control.Brake) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.brakes = append(w.brakes, b)
+	return nil
+}
+
+func (w *watched) Standing() control.Standing {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return control.Standing{Brakes: w.brakes}
+}
+
+func TestTopInATerminal(t *testing.T) {
+	t.Parallel()
+	for name, env := range map[string][]string{"as it is": nil, "NO_COLOR": {"NO_COLOR=1"}, "vt100": {"TERM=vt100"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := &watched{}
+			x := open(t, env, "sh", "-c", "millrace --config "+serve(t, w)+" top --every 50ms; echo left with $?; read wait")
+			x.until(">   1100     0    7/8  45.2 123ms     3 google                refused with 11 u+")
+			x.until("google: refused with 11 up: 421 too many")
+			x.keys("Down")
+			x.until(">    100     0    1/2     0     -     0 mx.far.example        start")
+			x.keys("k")
+			x.until(">   1100")
+			x.keys("p")
+			x.until("google is paused; p lets it go on")
+			x.until("PAUSED")
+			x.keys("Enter")
+			x.until("google: how many sessions, how fast, and why")
+			x.keys("q")
+			x.until("left with 0")
+			if s := x.screen(); strings.Contains(s, "esc back") {
+				t.Errorf("top left its screen behind:\n%s", s)
+			}
+			if got := w.Standing().Brakes; len(got) != 1 || got[0].Filter != (control.Filter{Site: "google"}) {
+				t.Errorf("brakes %+v", got)
+			}
+		})
+	}
+}
