@@ -78,7 +78,11 @@ type resumeCmd struct{ brakeFlags }
 
 func (c *resumeCmd) Help() string {
 	return `Takes off the brake that millrace pause has put on with the same conditions, and says
-which are left. millrace resume --all ends pause --all, not every pause.`
+which are left. millrace resume --all ends pause --all, not every pause.
+
+Examples:
+  millrace resume "Spring sale <sale.example.com>"
+  millrace resume --site google`
 }
 
 func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
@@ -127,7 +131,10 @@ type brakesCmd struct {
 }
 
 func (c *brakesCmd) Help() string {
-	return `Lists what is paused, why, since when and by whom, and the temporary limits.`
+	return `Lists what is paused, why, since when and by whom, and the temporary limits.
+
+Example:
+  millrace brakes`
 }
 
 func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
@@ -210,7 +217,10 @@ type reloadCmd struct{}
 
 func (c *reloadCmd) Help() string {
 	return `Has millrace-agent read its configuration anew, and says what is wrong with it; then the
-old one stays in force. millrace-milter has no socket for this: send it SIGHUP.`
+old one stays in force. millrace-milter has no socket for this: send it SIGHUP.
+
+Example:
+  millrace check && millrace reload && systemctl reload millrace-milter`
 }
 
 func (c *reloadCmd) Run(ctx context.Context, g *globals) error {

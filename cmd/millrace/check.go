@@ -33,7 +33,11 @@ A setting that acts after the milter is an error in mode "divert", until
 looked into, and are no error if they cannot concern diverted mail.
 
 Exit code: 0, with warnings too; 1 if Postfix contradicts the configuration;
-78 if the configuration cannot be used.`
+78 if the configuration cannot be used.
+
+Examples:
+  millrace check
+  millrace --config /root/new/millrace.toml check    before it is put in place`
 }
 
 // Run writes what it finds to standard error, as "postfix check" does.

@@ -20,7 +20,10 @@ func (c *demoCmd) Help() string {
 	return `Needs root and Debian's postfix package; no configuration. It runs in network
 and mount namespaces of its own: nothing can leave the machine, and neither
 /etc/postfix nor a running Postfix is touched. Everything it makes is removed
-at the end. The exit code is 0 only if nothing was lost, doubled or altered.`
+at the end. The exit code is 0 only if nothing was lost, doubled or altered.
+
+Example:
+  millrace demo --messages 20000`
 }
 
 func (c *demoCmd) Run(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,4 +46,23 @@ func millrace(t *testing.T, env string, args ...string) result {
 		t.Fatal(err)
 	}
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// TestEachVerbHasExamples wants what --help, and so the manual page, shows of a verb.
+func TestEachVerbHasExamples(t *testing.T) {
+	t.Parallel()
+	for _, verb := range model(t).Leaves(true) {
+		path, text := verb.Name, verb.Detail
+		for n := verb.Parent; n != nil && n.Parent != nil; n = n.Parent {
+			path, text = n.Name+" "+path, n.Detail+"\n"+text // millrace suppress --help tells of all of it
+		}
+		if !strings.Contains(text, "Example") || !strings.Contains(text, "millrace "+path) {
+			t.Errorf("millrace %s --help has no example:\n%s", path, text)
+		}
+		for line := range strings.Lines(verb.Detail) {
+			if len(line) > 91 {
+				t.Errorf("millrace %s --help is too wide: %s", path, line)
+			}
+		}
+	}
 }

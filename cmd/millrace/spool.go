@@ -28,6 +28,7 @@ spool in use is a moment old. It takes the rights of the spool's user, or root.
 
 Examples:
   millrace spool ls
+  millrace spool stats
   millrace spool cat M1A-3F0040
   millrace spool verify -d /mnt/backup/millrace`
 }

@@ -19,7 +19,9 @@ func (c *catCmd) Help() string {
 	return `Prints a message that is queued, or done and not yet reclaimed: its envelope with the
 state of each recipient and the last reply, then its content, in the layout of
 postcat(1). It reads the spool itself, with the rights of its user, or root. Lines end
-in LF alone. Of content that is damaged it prints what there is, and ends with exit code 1.
+in LF alone. Of content that is damaged it prints what there is.
+
+Exit code: 1 if there is no such message, or some of it is damaged.
 
 Example:
   millrace cat M1A-3F0040`

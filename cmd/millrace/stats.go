@@ -22,9 +22,9 @@ type statsCmd struct {
 
 func (c *statsCmd) Help() string {
 	return `Prints what is queued now, and what became of recipients since the agent started: by
-queue, then bounces and deferrals by class. RATE is what receivers accept of each queue, in
-messages per second over the last ten seconds; a recipient that is deferred twice counts
-twice. What happened before the start is in the log.
+queue, then bounces and deferrals by class. RATE is what receivers accept of each queue,
+in messages per second over the last ten seconds; a recipient that is deferred twice
+counts twice. What happened before the start is in the log.
 
 Examples:
   millrace stats

@@ -27,7 +27,11 @@ type streamsCmd struct {
 
 func (c *streamsCmd) Help() string {
 	return `Lists the streams (campaigns and lists) that have mail in the queue, or that are
-paused or have a priority. Counts are recipients.`
+paused or have a priority. Counts are recipients.
+
+Examples:
+  millrace streams
+  millrace streams --json | jq -r 'select(.held > 0).name'`
 }
 
 func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
@@ -70,7 +74,10 @@ type priorityCmd struct {
 
 func (c *priorityCmd) Help() string {
 	return `Streams that wait for the same receiver take turns. A stream of priority 4 sends
-four times as much in its turn as one of priority 1.`
+four times as much in its turn as one of priority 1.
+
+Example:
+  millrace priority news.example.com 4`
 }
 
 func (c *priorityCmd) Run(ctx context.Context, g *globals) error {

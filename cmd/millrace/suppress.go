@@ -36,6 +36,8 @@ what you add here stays until you remove it.
 Examples:
   millrace suppress list --stream news.example.com
   millrace suppress add complains@example.net
+  millrace suppress remove is-back@example.net
+  millrace suppress stats
   millrace suppress import old-provider.txt
   millrace suppress export >suppressed.csv`
 }
