@@ -126,6 +126,18 @@ type Server struct {
 // stall is how long a write to a client may take before the request is given up.
 const stall = 30 * time.Second
 
+// listingBuffer is how many octets of a listing wait for its reader. With less a
+// million messages take so many more writes.
+const listingBuffer = 64 << 10
+
+// patient gives each write to a client the time of stall, and no more.
+type patient struct{ http.ResponseWriter }
+
+func (p patient) Write(b []byte) (int, error) {
+	http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(stall))
+	return p.ResponseWriter.Write(b)
+}
+
 // Listen opens the socket ("unix:/path", mode 0660), for root, the user of this
 // process and the group that the file gets: that of the process, or of its directory
 // if that has the set-group-ID bit. A socket file left by a dead agent is replaced: the spool's lock has already shown that no other agent lives.
@@ -179,12 +191,12 @@ func (s *Server) routes() {
 			return
 		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		out := http.NewResponseController(w)
-		enc := json.NewEncoder(w)
-		err = s.backend.Messages(r.Context(), f, func(m *Message) error {
-			out.SetWriteDeadline(time.Now().Add(stall))
-			return enc.Encode(m)
-		})
+		out := bufio.NewWriterSize(patient{w}, listingBuffer)
+		enc := json.NewEncoder(out)
+		err = s.backend.Messages(r.Context(), f, func(m *Message) error { return enc.Encode(m) })
+		if err == nil {
+			err = out.Flush()
+		}
 		if err != nil {
 			s.log.Debug("queue listing ended early", "err", err)
 		}
@@ -265,6 +277,20 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	return &st, nil
+}
+
+// Lines writes what the filter selects of the queue, all for the empty one, as it comes
+// from the agent: a Message in JSON on each line.
+func (c *Client) Lines(ctx context.Context, f Filter, out io.Writer) error {
+	resp, err := c.get(ctx, "/v1/queue?"+f.values().Encode())
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.CopyBuffer(struct{ io.Writer }{out}, resp.Body, make([]byte, listingBuffer)); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
 }
 
 // Messages lists the queue: what the filter selects, all for the empty one.

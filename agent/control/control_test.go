@@ -280,6 +280,10 @@ func TestEveryMessageIsListed(t *testing.T) {
 	if err != nil || n != 1000 {
 		t.Errorf("%d messages, %v", n, err)
 	}
+	var lines strings.Builder
+	if err := c.Lines(t.Context(), Filter{}, &lines); err != nil || strings.Count(lines.String(), "\n") != 1000 || !strings.Contains(lines.String(), `"queue_id":"M999"`) {
+		t.Errorf("%d octets of lines, %v", lines.Len(), err)
+	}
 	if st, err := c.Status(t.Context()); err != nil || st.Waiting != 1000 {
 		t.Errorf("status %+v, %v", st, err)
 	}
@@ -328,54 +332,61 @@ func TestReaderThatStopsHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// TestListingIsNotAheadOfItsReader has a reader that takes nothing: the backend waits
-// in the message that is being written, and no other is kept.
+// TestListingIsNotAheadOfItsReader has a reader that takes a write and then waits: the
+// backend is asked for no more than a buffer holds.
 func TestListingIsNotAheadOfItsReader(t *testing.T) {
 	t.Parallel()
-	given := make(chan int)
-	s := &Server{backend: counted{given: given}, log: slog.New(slog.DiscardHandler), mux: http.NewServeMux()}
+	const most = listingBuffer/1000 + 1 // of messages of 1,000 octets and more
+	c := &counted{}
+	s := &Server{backend: c, log: slog.New(slog.DiscardHandler), mux: http.NewServeMux()}
 	s.routes()
-	w := &slow{ResponseRecorder: httptest.NewRecorder(), take: make(chan struct{})}
+	w := &slow{ResponseRecorder: httptest.NewRecorder(), writing: make(chan struct{}), take: make(chan struct{})}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		s.mux.ServeHTTP(w, httptest.NewRequest("GET", "/v1/queue", nil))
 	}()
-	for n := range 100 {
-		if got := <-given; got != n {
-			t.Fatalf("message %d was given after %d were read", got, n)
+	for read := 0; ; {
+		select {
+		case <-w.writing: // the handler stands in Write
+		case <-done:
+			if lines := strings.Count(w.Body.String(), "\n"); lines != 10_000 {
+				t.Errorf("%d lines", lines)
+			}
+			return
 		}
-		w.take <- struct{}{} // it was written when the next one is given
-	}
-	<-done
-	if lines := strings.Count(w.Body.String(), "\n"); lines != 100 {
-		t.Errorf("%d lines", lines)
+		if c.given > read+most {
+			t.Fatalf("%d messages were given when %d had been read", c.given, read)
+		}
+		read = c.given
+		w.take <- struct{}{}
 	}
 }
 
-// counted is a backend that tells of each of its 100 messages.
+// counted is a backend that counts the messages it has given away, of 10,000.
 type counted struct {
 	fixed
-	given chan<- int
+	given int
 }
 
-func (c counted) Messages(_ context.Context, _ Filter, yield func(*Message) error) error {
-	for n := range 100 {
-		c.given <- n
-		if err := yield(&Message{}); err != nil {
+func (c *counted) Messages(_ context.Context, _ Filter, yield func(*Message) error) error {
+	for range 10_000 {
+		c.given++
+		if err := yield(&Message{Sender: strings.Repeat("x", 1000)}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// slow is a connection to a client that takes a line at a time.
+// slow is a connection to a client that tells of each write, and takes it when it likes.
 type slow struct {
 	*httptest.ResponseRecorder
-	take chan struct{}
+	writing, take chan struct{}
 }
 
 func (s *slow) Write(b []byte) (int, error) {
+	s.writing <- struct{}{}
 	<-s.take
 	return s.ResponseRecorder.Write(b)
 }

@@ -35,9 +35,10 @@ func (c *findCmd) Run(ctx context.Context, g *globals) error {
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
-	l, enc := mailq{out: out}, json.NewEncoder(out)
+	l := mailq{out: out}
 	each := l.message
 	if c.JSON {
+		enc := json.NewEncoder(out)
 		each = func(m *control.Message) error { l.messages++; return enc.Encode(m) }
 	}
 	if err := client.Messages(ctx, control.Filter{Text: c.Text}, each); err != nil {

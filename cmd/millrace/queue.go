@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -38,12 +37,11 @@ func (c *queueCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	if c.JSON {
+		return client.Lines(ctx, c.filter(), os.Stdout)
+	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
-	if c.JSON {
-		enc := json.NewEncoder(out)
-		return client.Messages(ctx, c.filter(), func(m *control.Message) error { return enc.Encode(m) })
-	}
 	l := mailq{out: out}
 	if err := client.Messages(ctx, c.filter(), l.message); err != nil {
 		return err

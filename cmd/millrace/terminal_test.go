@@ -18,7 +18,6 @@ import (
 // terminal is a program in a tmux of its own, 80 columns by 24 lines.
 type terminal struct {
 	t    *testing.T
-	tmux string
 	sock string
 }
 
