@@ -12,7 +12,7 @@ import (
 // to do with some of the queue embeds them, with a group for its help.
 type filterFlags struct {
 	All       bool   `group:"Which mail (several conditions must all hold):" help:"Everything."`
-	ID        string `name:"id" placeholder:"ID" help:"The message of this id."`
+	ID        string `group:"Which mail (several conditions must all hold):" name:"id" placeholder:"ID" help:"The message of this id."`
 	Stream    string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"Of this stream."`
 	Queue     string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"Of this queue."`
 	Site      string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"To this site."`

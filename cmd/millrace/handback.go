@@ -22,10 +22,10 @@ type handbackCmd struct {
 
 func (c *handbackCmd) Help() string {
 	return `Gives queued mail back to the host's Postfix, which delivers it as it would have
-done without Millrace; it is not diverted again. The agent does this by itself, no faster than [handback] max_message_rate, and
-only while Postfix has no more than max_host_queue messages to deal with; it goes on
-without this command and over restarts. What Postfix refuses stays in Millrace's
-queue and is tried again.
+done without Millrace; it is not diverted again. The agent does this by itself, no
+faster than [handback] max_message_rate, and only while Postfix has no more than
+max_host_queue messages to deal with; it goes on without this command and over
+restarts. What Postfix refuses stays in Millrace's queue and is tried again.
 
 Kept are the message as it is, with a Received field of ours, the envelope sender,
 the recipients, and what was asked about delivery reports (NOTIFY, RET, ENVID,

@@ -15,7 +15,7 @@ see them for eight hours. It is good once, for five minutes.
 
 Examples:
   millrace web
-  ssh -L 8891:127.0.0.1:8891 mail.example.com      from elsewhere; then, there, millrace web`
+  ssh -L 8891:127.0.0.1:8891 mail.example.com    from elsewhere; there: millrace web`
 }
 
 func (c *webCmd) Run(ctx context.Context, g *globals) error {

@@ -30,6 +30,7 @@ import (
 //	blast N TO LIST               N newsletters to N recipients, u0@TO ..., into the spool
 //	receiver NAME takes           from now on the receiver takes everything
 //	arrived N NAME                waits for N copies at the receiver
+//	sendUntil WAY FROM TO         newsletters, until one goes by "postfix" alone or is "ours"
 //	mailbox ADDRESS PATTERN       waits for local mail with PATTERN
 //	logged PATTERN                waits for a line in the agent's log
 //	capture NAME PATTERN          sets NAME to the group in what millrace printed last
@@ -71,7 +72,7 @@ func TestAdminsDay(t *testing.T) {
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"millrace": d.millrace, "eventually": d.eventually, "send": d.sendNews, "blast": d.blast, "receiver": d.receiver,
-					"arrived": d.arrivedAt, "mailbox": d.mailboxOf, "logged": d.logged, "capture": d.capture, "accounted": d.accounted,
+					"arrived": d.arrivedAt, "sendUntil": d.sendUntil, "mailbox": d.mailboxOf, "logged": d.logged, "capture": d.capture, "accounted": d.accounted,
 				},
 			})
 		})
@@ -173,6 +174,19 @@ func (d *day) arrivedAt(ts *testscript.TestScript, neg bool, args []string) {
 	if got := d.at(args[1]); got != n {
 		ts.Fatalf("%d copies at %s, want %d", got, args[1], n)
 	}
+}
+
+// sendUntil is for what the milter notices within a second.
+func (d *day) sendUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: sendUntil WAY FROM TO")
+	}
+	d.until("a newsletter by way of "+args[0], func() bool {
+		before := len(d.all())
+		d.send(args[1], []string{args[2]}, news(args[2]))
+		d.until("arrival", func() bool { return len(d.all()) > before })
+		return d.all()[before].ours() == (args[0] == "ours")
+	})
 }
 
 func (d *day) mailboxOf(ts *testscript.TestScript, neg bool, args []string) {
