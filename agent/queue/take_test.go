@@ -115,3 +115,28 @@ func TestTakeKeepsAMessagesRecipientsTogether(t *testing.T) {
 		}
 	})
 }
+
+// TestListingLeavesTheQueueToOthers lists more than one page's worth: pages are bounded,
+// and while one is looked at the queue does its work.
+func TestListingLeavesTheQueueToOthers(t *testing.T) {
+	t.Parallel()
+	q := New(Options{Resolve: func(string) {}, Launch: func(*Session) {}, Relay: "relay:host"})
+	e := &spool.Envelope{Stream: "s", Recipients: []spool.Recipient{{Address: "a@a.example"}}}
+	const n = 10_000
+	for i := range n {
+		q.Add(spool.ID(i+1), e, []string{"a.example"}, nil)
+	}
+	listed, pages := 0, 0
+	q.List(func(page []Entry) bool {
+		if len(page) > 1<<chunkBits {
+			t.Errorf("a page of %d", len(page))
+		}
+		listed += len(page)
+		pages++
+		q.Add(spool.ID(n+pages), e, []string{"b.example"}, nil) // waits forever if the mutex is held
+		return true
+	})
+	if listed < n || pages < n>>chunkBits {
+		t.Errorf("%d listed on %d pages", listed, pages)
+	}
+}
