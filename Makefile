@@ -10,7 +10,7 @@ TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bo
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
-.PHONY: build test demo lint race long fuzz bench deps deb rpm clean
+.PHONY: build test demo lint race long fuzz bench deps deb rpm package-test clean
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -74,6 +74,12 @@ deb:
 rpm:
 	contrib/deps/install $(DEB_PACKAGES)
 	packaging/rpm dist
+
+# The life of the package on Debians of its own, in containers without a network.
+package-test:
+	contrib/deps/install $(DEB_PACKAGES) debootstrap systemd-container lintian
+	packaging/try bookworm
+	packaging/try trixie
 
 clean:
 	rm -rf bin dist

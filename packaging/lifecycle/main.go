@@ -95,7 +95,7 @@ func (l *life) live(ctx context.Context) error {
 	}
 
 	step("install")
-	if err := run(ctx, "dpkg", "-i", l.first); err != nil {
+	if err := run(ctx, "apt-get", "install", "--yes", l.first); err != nil {
 		return err
 	}
 	if err := os.WriteFile(ownFile, []byte(own), 0o644); err != nil {
@@ -111,6 +111,9 @@ func (l *life) live(ctx context.Context) error {
 	if err := l.send(ctx, 100, nil); err != nil {
 		return err
 	}
+	if err := run(ctx, "millrace", "check"); err != nil {
+		return err
+	}
 	if n, err := spooled(); err != nil || n > 0 {
 		return errors.Join(fmt.Errorf("%d messages were diverted in mode observe", n), err)
 	}
@@ -119,7 +122,7 @@ func (l *life) live(ctx context.Context) error {
 		return err
 	}
 	step("blast, with an upgrade in its middle")
-	upgrade := func() error { return run(ctx, "dpkg", "-i", l.next) }
+	upgrade := func() error { return run(ctx, "apt-get", "install", "--yes", l.next) }
 	if err := l.send(ctx, 4000, upgrade); err != nil {
 		return err
 	}
