@@ -23,7 +23,7 @@ type statsCmd struct {
 func (c *statsCmd) Help() string {
 	return `Prints what is queued now, and what became of recipients since the agent started: by
 queue, then bounces and deferrals by class. RATE is what receivers accept of each queue,
-in messages per second over the last ten seconds; a recipient that is deferred twice
+in recipients per second over the last half minute; a recipient that is deferred twice
 counts twice. What happened before the start is in the log.
 
 Examples:
@@ -66,7 +66,7 @@ func (s *stats) print(out io.Writer, now time.Time) {
 		all += site.Rate
 	}
 	fmt.Fprintf(out, "millrace-agent %s, for %s (since %s)\n", st.Version, span(now.Sub(s.Totals.Since)), s.Totals.Since.Local().Format(time.DateTime))
-	fmt.Fprintf(out, "%d recipients waiting, %d deferred, %d active, %d held; %s to %s; %.3g messages/s\n\n",
+	fmt.Fprintf(out, "%d recipients waiting, %d deferred, %d active, %d held; %s to %s; %.3g/s accepted\n\n",
 		st.Waiting, st.Deferred, st.Active, st.Held, count(st.Sessions, "session"), count(len(st.Sites), "site"), all)
 	const row = "%9v %9v %8v %8v %9v %8v %8v  %s\n"
 	fmt.Fprintf(out, row, "SENT", "DEFERRED", "BOUNCED", "HANDBACK", "CANCELLED", "SUPPRESS", "RATE", "QUEUE")

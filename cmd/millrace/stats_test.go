@@ -15,7 +15,7 @@ func TestStatsSumUp(t *testing.T) {
 	var out strings.Builder
 	s.print(&out, s.Totals.Since.Add(75*time.Minute))
 	_, got, _ := strings.Cut(out.String(), "\n") // the first line has local time
-	if want := `1200 recipients waiting, 30 deferred, 20 active, 0 held; 8 sessions to 2 sites; 45.2 messages/s
+	if want := `1200 recipients waiting, 30 deferred, 20 active, 0 held; 8 sessions to 2 sites; 45.2/s accepted
 
      SENT  DEFERRED  BOUNCED HANDBACK CANCELLED SUPPRESS     RATE  QUEUE
    123456        30        5        0         0        0   45.2/s  general

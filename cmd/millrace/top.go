@@ -25,7 +25,7 @@ func (c *topCmd) Help() string {
 
   WAIT DEFER  recipients ready to go, and those that wait for a retry
   SESS        sessions that are up / that are wanted
-  RATE LAT    messages a second that the receiver accepts; what one takes
+  RATE LAT    recipients a second that the receiver accepts; how long a transaction takes
   REFUS       connects and messages that were one too many, or too fast
   LAST CAUSE  the reply or measurement behind the last change of sessions or pace;
               of the row that is marked with > it stands below in full
