@@ -20,6 +20,7 @@ import (
 // Postfix fits it.
 type checkCmd struct {
 	PostfixConfig string `placeholder:"DIR" help:"Postfix's configuration directory, as postconf -c takes it. Default: the one that Postfix uses."`
+	DNS           bool   `name:"dns" default:"true" negatable:"" help:"Ask whether the addresses that mail leaves from have names that resolve back to them."`
 }
 
 func (c *checkCmd) Help() string {
@@ -67,6 +68,11 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 		r.say(err.Error() + ": only the configuration was checked")
 	default:
 		return err
+	}
+	if c.DNS {
+		for _, w := range identity(ctx, cfg, resolver(cfg)) {
+			r.warn(w)
+		}
 	}
 	return r.end()
 }

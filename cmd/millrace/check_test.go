@@ -46,7 +46,7 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 			if err := lab.WritePostfixConfig(dir, texts["main.cf"], texts["master.cf"]); err != nil {
 				t.Fatal(err)
 			}
-			r := millrace(t, "", "--config", filepath.Join(dir, "millrace.toml"), "check", "--postfix-config", dir)
+			r := millrace(t, "", "--config", filepath.Join(dir, "millrace.toml"), "check", "--no-dns", "--postfix-config", dir)
 			got := fmt.Sprintf("%s%sexit code %d\n", r.stdout, strings.ReplaceAll(r.stderr, dir+"/", ""), r.code)
 			want := &archive.Files[len(archive.Files)-1]
 			if *update {
@@ -76,11 +76,11 @@ func TestShippedSnippetsFit(t *testing.T) {
 	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[milter]\nmode = \"divert\"\nhost_domains = [\"mail.example.com\"]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := millrace(t, "", "--config", file, "check", "--postfix-config", instance(t, main+"in_flow_delay = 0\n", master))
+	r := millrace(t, "", "--config", file, "check", "--no-dns", "--postfix-config", instance(t, main+"in_flow_delay = 0\n", master))
 	if r.code != 0 || r.stderr != "millrace: no errors, no warnings\n" || r.stdout != "" {
 		t.Errorf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
-	r = millrace(t, "", "--config", file, "check", "--postfix-config", instance(t, main, master))
+	r = millrace(t, "", "--config", file, "check", "--no-dns", "--postfix-config", instance(t, main, master))
 	if r.code != 0 || !strings.HasPrefix(r.stderr, "millrace: warning: main.cf: in_flow_delay is 1s: ") ||
 		!strings.HasSuffix(r.stderr, "; remedy: postconf -e in_flow_delay=0\nmillrace: no errors, 1 warning\n") {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
@@ -95,7 +95,7 @@ func TestWithoutPostfixOnlyTheConfigurationIsChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	// MAIL_CONFIG is Postfix's own way to name another directory; there is no main.cf.
-	r := millrace(t, "MAIL_CONFIG="+dir, "--config", file, "check")
+	r := millrace(t, "MAIL_CONFIG="+dir, "--config", file, "check", "--no-dns")
 	lines := strings.Split(r.stderr, "\n")
 	if r.code != 0 || len(lines) != 4 ||
 		!strings.HasPrefix(lines[0], "millrace: warning: "+file+":3: ") ||
@@ -104,7 +104,7 @@ func TestWithoutPostfixOnlyTheConfigurationIsChecked(t *testing.T) {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
 	}
 	// Who names a directory means it.
-	r = millrace(t, "", "--config", file, "check", "--postfix-config", filepath.Join(dir, "none"))
+	r = millrace(t, "", "--config", file, "check", "--no-dns", "--postfix-config", filepath.Join(dir, "none"))
 	if r.code != program.ExitFailure || !strings.Contains(r.stderr, "/none/main.cf: No such file or directory") {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
 	}

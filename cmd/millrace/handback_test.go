@@ -114,12 +114,12 @@ func TestDrainVerb(t *testing.T) {
 	defer w.Close()
 	// What check says of the machine's own Postfix is not of interest.
 	const warning = "is being drained since"
-	if r := millrace(t, "TZ=UTC", "--config", config, "check"); strings.Contains(r.stderr, warning) {
+	if r := millrace(t, "TZ=UTC", "--config", config, "check", "--no-dns"); strings.Contains(r.stderr, warning) {
 		t.Errorf("check before: %s", r.stderr)
 	}
 	run(0, "diverts nothing more", "drain")
 	draining(true)
-	if r := millrace(t, "TZ=UTC", "--config", config, "check"); !strings.Contains(r.stderr, warning) {
+	if r := millrace(t, "TZ=UTC", "--config", config, "check", "--no-dns"); !strings.Contains(r.stderr, warning) {
 		t.Errorf("check: %s", r.stderr)
 	}
 	run(1, "contradict", "drain", "--end", "--wait")
