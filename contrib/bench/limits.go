@@ -16,7 +16,8 @@ with a 421 banner; neither announces it, and all variants may open more (20 a de
 a message, MAIL to DATA and content to the final reply, %.0f messages a second are *possible* at each. The second provider
 punishes: every refusal is followed by a ban, the n-th of n times %v. For %v mail for both is injected at
 a rate a third above the possible, so there is always a backlog. Goodput of the first seconds is how the limit is found;
-the figures are of the second half. Refusals count from the start, the search included.`
+the figures are of the second half. Refusals count from the start, the search included, which weighs the more the shorter
+a round is: the marks are meant for 10 minutes (-limits 10m).`
 
 const (
 	limitedHosts       = 2

@@ -137,7 +137,8 @@ func (r *report) write(dir string) error {
 
 // markdown writes the whole report.
 func (r *report) markdown(w io.Writer) {
-	fmt.Fprintf(w, "# Millrace benchmark\n\n%s, rounds: %d; `%s`\n\n", r.start.Format("2 January 2006 15:04 -0700"), r.settings.rounds, r.settings.command())
+	fmt.Fprintf(w, "# Millrace benchmark\n\n%s, rounds: %d, in %v; `%s`\n\n", r.start.Format("2 January 2006 15:04 -0700"), r.settings.rounds,
+		time.Since(r.start).Round(time.Second), r.settings.command())
 	if r.settings.quick {
 		fmt.Fprintf(w, "**%s**\n\n", quickWarning)
 	}
