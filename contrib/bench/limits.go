@@ -24,6 +24,7 @@ const (
 	limitedConnections = 6
 	limitedRTT         = 100 * time.Millisecond
 	limitedBan         = 5 * time.Second
+	patientInjectors   = 50 // connections: enough while Postfix makes some of them wait
 
 	// possibleRate is of each provider, in messages a second.
 	possibleRate = limitedHosts * limitedConnections / (2 * float64(limitedRTT) / float64(time.Second))
@@ -46,6 +47,7 @@ func limited() []sink.Provider {
 type fared struct {
 	goodput []float64 // messages of each second
 	refused float64   // connections, for each message accepted
+	offered float64   // what was injected, as a share of the possible
 }
 
 // steady is the goodput of the second half, as a share of the possible.
@@ -77,10 +79,10 @@ func limits(ctx context.Context, b *bench) ([]section, error) {
 	}
 	steady := func(i int) func(limitsRound) float64 { return func(r limitsRound) float64 { return r[i].steady() } }
 	refused := func(i int) func(limitsRound) float64 { return func(r limitsRound) float64 { return r[i].refused } }
-	t := table{title: "Against limits that are not announced", columns: []string{"",
+	t := table{title: "Against limits that are not announced", columns: []string{"", "injected / possible",
 		"goodput / possible", "refused connections / message", "goodput / possible, punishing", "refused connections / message, punishing"}}
 	for i, v := range variants {
-		row := []string{v.name}
+		row := []string{v.name, over(all[i], func(r limitsRound) float64 { return r[0].offered }).cell(percent)}
 		for k := range limitedNames {
 			row = append(row, over(all[i], steady(k)).cell(percent), over(all[i], refused(k)).cell(percent2))
 		}
@@ -144,9 +146,9 @@ func limitsOnce(ctx context.Context, b *bench, w world) (r limitsRound, err erro
 	defer cancel()
 	rate := float64(len(limitedNames)) * possibleRate * 4 / 3
 	g := &inject.Generator{Seed: 5, Domains: domainsOf(w.providers), MinSize: 4 << 10}
-	in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: b.sessions, Rate: rate}
+	in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: patientInjectors, Rate: rate}
 	// It is the window that ends it: there is more mail than time.
-	_, _ = in.Run(window, math.MaxInt32, g.Message)
+	run, _ := in.Run(window, math.MaxInt32, g.Message)
 	<-window.Done()
 	if ctx.Err() != nil {
 		return r, ctx.Err()
@@ -154,6 +156,7 @@ func limitsOnce(ctx context.Context, b *bench, w world) (r limitsRound, err erro
 	stats := h.internet.Stats()
 	for i, name := range limitedNames {
 		p := stats.Provider(name)
+		r[i].offered = float64(run.Messages) / float64(len(limitedNames)) / (possibleRate * b.limits.Seconds())
 		r[i].refused = float64(p.RefusedConnections()) / float64(max(p.Messages, 1))
 		first := int(began.Sub(stats.Start).Seconds())
 		r[i].goodput = make([]float64, int(b.limits.Seconds()))

@@ -19,9 +19,10 @@ and agent. *agent, draining* finds %d messages in its spool when it starts and h
 *smtp-source*, the load generator of Postfix, sends the same number of messages of the same size over as many
 sessions to the same receivers; for these two the clock runs from the first message that arrives to the last.
 
-Exim, OpenSMTPD and Sendmail are not among them. Their deliveries are processes in sessions of their own, whose CPU
-time cannot be counted the way it is for the others; and a figure of a queue runner that no expert of theirs has set up
-for bulk mail would be none.`
+Exim, OpenSMTPD and Sendmail are not among them: Sendmail delivers in processes that leave its process group, so their CPU
+time cannot be counted as that of the others is; and Exim and OpenSMTPD, which start a delivery for each message or keep
+a scheduler with limits of its own, would need to be set up for bulk mail by somebody who knows them as well as *Postfix tuned*
+is known. A figure of a default that nobody would use is not fair.`
 
 // flow is what was measured of one way of getting messages to the receivers.
 type flow struct {
