@@ -90,7 +90,7 @@ func blastCompared(found [][]blastRound) []comparison {
 	}
 	return []comparison{
 		compare("transactional mail beside a bulk blast: median", found, cell(besideAt(0.5), seconds)),
-		compare("99% within", found, cell(besideAt(0.99), seconds)),
+		compare("99% of it within", found, cell(besideAt(0.99), seconds)),
 		compare("90% of the bulk delivered after", found, cell(bulkAt(0.9), seconds)),
 		compare("connections that receivers refused", found, cell(func(r blastRound) float64 { return float64(r.refused) }, count)),
 		compare("memory of all processes, MB", found, cell(func(r blastRound) float64 { return r.most.memory / 1e6 }, count)),
