@@ -3,6 +3,7 @@
 
 GO       ?= go
 FUZZTIME ?= 10s
+ROUNDS   ?= 5
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
@@ -63,8 +64,11 @@ fuzz:
 		done; \
 	done
 
-bench: deps
-	$(GO) run ./contrib/bench
+# Postfix alone and with Millrace, measured in one run; the report with its plots
+# is in dist/bench. BENCH is for flags of contrib/bench, such as -scenario blast.
+bench:
+	contrib/deps/install $(DEMO_PACKAGES)
+	$(GO) run ./contrib/bench -rounds $(ROUNDS) -out dist/bench $(BENCH)
 
 # The packages, in dist/, of the commit that is checked out.
 deb:

@@ -44,9 +44,7 @@ func appends(ctx context.Context, b *bench) ([]section, error) {
 			ours, files := series(found[0]), series(found[1])
 			s.tables[0].rows = append(s.tables[0].rows, []string{title, ours.cell(count), files.cell(count), ours.to(files).cell(ratio)})
 			if crowd == 32 && size == 8<<10 {
-				s.claims = append(s.claims,
-					claim{what: "spool / a file each, 32 writers, 8 KB", reach: "at least 3", got: ours.to(files), met: atLeast(3)},
-					claim{what: "spool / 10,000 a second, 32 writers, 8 KB", reach: "at least 1", got: ours.to(constant(10_000, len(ours))), met: atLeast(1)})
+				s.claims = append(s.claims, appendsToFiles.claim(ours.to(files)), appendRate.claim(ours.to(constant(10_000, len(ours)))))
 			}
 		}
 	}

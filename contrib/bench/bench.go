@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -21,7 +19,10 @@ type scenario struct {
 func scenarios() []scenario {
 	return []scenario{
 		{"throughput", throughput},
+		{"tls", encrypted},
 		{"blast", blast},
+		{"limits", limits},
+		{"outage", outage},
 		{"milter", milterOverhead},
 		{"session", sessions},
 		{"appends", appends},
@@ -82,24 +83,13 @@ func (b *bench) run(ctx context.Context) error {
 	return nil
 }
 
+// write writes the report's files, if they are wanted.
 func (b *bench) write(r *report) error {
-	if b.report == "" {
+	if b.directory == "" {
 		return nil
 	}
-	f, err := os.Create(b.report)
-	if err != nil {
+	if err := r.write(b.directory); err != nil {
 		return fmt.Errorf("report: %w", err)
-	}
-	r.markdown(f)
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	for _, s := range r.sections {
-		for _, p := range s.plots {
-			if err := p.write(filepath.Dir(b.report)); err != nil {
-				return fmt.Errorf("report: %w", err)
-			}
-		}
 	}
 	return nil
 }

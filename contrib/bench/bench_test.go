@@ -7,12 +7,14 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/plot"
 	"github.com/millrace/millrace/contrib/sink"
 )
 
@@ -40,7 +42,7 @@ func TestMain(m *testing.M) {
 func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 	var out bytes.Buffer
 	s, err := parse([]string{"-quick", "-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "4s", "-idle", "1s",
-		"-sessions", "5", "-size", "2", "-report", t.TempDir() + "/report.md"})
+		"-limits", "3s", "-outage", "1s", "-recovery", "4s", "-sessions", "5", "-size", "8", "-out", t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,11 +50,11 @@ func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 	if err := b.run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	written, err := os.ReadFile(s.report)
+	written, err := os.ReadFile(filepath.Join(s.directory, reportFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Postfix alone", "with Millrace", "agent, draining", "smtp-source", "with Millrace, beside the blast",
+	for _, want := range []string{asShipped, asTuned, beside, bulkApart, "agent, draining", "smtp-source", "with Millrace, beside the blast",
 		"no milter", "null milter, accepted", "Millrace, accepted", "null milter, diverted", "Millrace, diverted", "agent/smtp, BDAT, TLS", "go-smtp, TLS", "Go", "kernel"} {
 		if !strings.Contains(out.String(), "  "+want+" ") {
 			t.Errorf("terminal: no row %q", want)
@@ -61,7 +63,8 @@ func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 			t.Errorf("report: no row %q", want)
 		}
 	}
-	if bytes.Contains(written, []byte("not measured")) || bytes.Contains(written, []byte("NaN")) {
+	// A small run has no backlog of a million, and none kills programs.
+	if bytes.Count(written, []byte("not measured")) != 4 || bytes.Contains(written, []byte("NaN")) {
 		t.Errorf("a claim was not measured:\n%s", written)
 	}
 }
@@ -151,9 +154,13 @@ func TestArrivalsTellProgress(t *testing.T) {
 		t.Fatal("the message is not noted under its id")
 	}
 	a.first["b-1"], a.first["b-2"] = began.Add(time.Second), began.Add(2*time.Second)
-	reached, share := a.progress([]string{"b-1", "b-2", "b-3", "b-4"}, began)
-	if want := [...]float64{2, math.Inf(1), math.Inf(1)}; reached != want || share != 0.5 {
-		t.Errorf("reached %v, %v of all; want %v and half", reached, share, want)
+	got := a.since(began, []string{"b-3", "b-2", "b-1", "b-4"})
+	if want := []time.Duration{time.Second, 2 * time.Second, never, never}; !slices.Equal(got, want) || arrivedOf(got) != 0.5 {
+		t.Errorf("took %v, %v of all; want %v and half", got, arrivedOf(got), want)
+	}
+	l := distribution("x", got, 1.5)
+	if n := len(l.Points); n != 50 || l.Points[0] != (plot.Point{X: 1.5, Y: 1}) || l.Points[49] != (plot.Point{X: 2, Y: 50}) {
+		t.Errorf("drawn as %v", l.Points)
 	}
 }
 
@@ -215,9 +222,98 @@ func TestFlags(t *testing.T) {
 
 func TestStartsAreHeldAgainstTheirLimits(t *testing.T) {
 	t.Parallel()
-	p := pile{n: 10, size: 500, within: limits{first: 2 * time.Second, memory: 100e6}}
-	got := p.claims([]beginning{{first: time.Second, read: time.Hour, memory: 150e6}})
+	p := pile{n: million, size: 500}
+	got := p.claims([]beginning{{first: time.Second, read: time.Hour, memory: 250e6}})
 	if len(got) != 2 || got[0].row()[3] != "yes" || got[1].row()[3] != "no" {
 		t.Errorf("claims %+v", got)
+	}
+}
+
+func TestReportHeadsWithEveryNumber(t *testing.T) {
+	t.Parallel()
+	got := numbersTable([]section{
+		{claims: []claim{{what: "something else", got: series{1}}, drainRate.claim(series{0.9})}},
+		{claims: []claim{drainCPU.claim(series{0.06})}},
+	})
+	verdicts := map[string]string{}
+	for _, row := range got.rows {
+		verdicts[row[0]] = row[3]
+	}
+	all := numbers()
+	if len(verdicts) != int(killsLose)+1 || len(all) != len(verdicts) {
+		t.Errorf("%d numbers in %d rows", len(all), len(verdicts))
+	}
+	for id, want := range map[numberID]string{drainRate: "yes", drainCPU: "no", milterRate: "not measured (milter)", killsLose: "not measured (make soak, not here)"} {
+		if v := verdicts[all[id].what]; v != want {
+			t.Errorf("%s: %q, want %q", all[id].what, v, want)
+		}
+	}
+}
+
+func TestGoodputIsJudgedOnceItIsSteady(t *testing.T) {
+	t.Parallel()
+	if got := (fared{goodput: []float64{0, 0, possibleRate, possibleRate / 2}}).steady(); got != 0.75 {
+		t.Errorf("steady goodput is %v of the possible, want 0.75", got)
+	}
+	rounds := [][]limitsRound{{{{goodput: []float64{2, 4}}}, {{goodput: []float64{6, 8}}}}}
+	c := goodputPlot("x", 0, []variant[limitsRound]{{name: "a"}}, rounds)
+	if want := []plot.Point{{X: 1, Y: 4}, {X: 2, Y: 6}}; !slices.Equal(c.Lines[0].Points, want) {
+		t.Errorf("drawn as %v, want %v", c.Lines[0].Points, want)
+	}
+}
+
+func TestReadmeGetsTheComparison(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	readme := filepath.Join(dir, "README.md")
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := report{settings: &settings{rounds: 3}, machine: machine{{"cores", "2"}},
+		sections: []section{{compared: []comparison{{"median", "19 s", "1 s", "10 ms"}}}}}
+	if err := r.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	write(latencyPlot+".svg", "<svg/>")
+	write(readmePlot, "old")
+	write("README.md", "before\n"+readmeBegin+"old\n"+readmeEnd+"after\n")
+	for range 2 { // what is written can be replaced again
+		if err := writeReadme(dir, readme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"before\n" + readmeBegin, "\n| median | 19 s | 1 s | 10 ms |\n", "3 rounds", "2 cores", "(" + readmePlot + ")", readmeEnd + "after\n"} {
+		if strings.Count(string(got), want) != 1 {
+			t.Errorf("README has no %q once:\n%s", want, got)
+		}
+	}
+	if picture, err := os.ReadFile(filepath.Join(dir, readmePlot)); err != nil || string(picture) != "<svg/>" {
+		t.Errorf("the plot is %q, %v", picture, err)
+	}
+
+	r.settings.quick = true
+	if err := r.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeReadme(dir, readme); err == nil {
+		t.Error("README takes the figures of a quick run")
+	}
+	write("README.md", "no place\n")
+	r.settings.quick = false
+	if err := r.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeReadme(dir, readme); err == nil {
+		t.Error("a README without a place for it is taken")
 	}
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,8 +14,9 @@ import (
 )
 
 const (
-	transactionalRate = 5 // messages a second
+	transactionalRate = 10 // messages a second
 	hangingDomains    = 20
+	bulkSender        = "bounce@news.sender.test"
 )
 
 // blastProviders is an internet of big receivers with limits, and of small ones
@@ -72,7 +71,7 @@ func blastOnce(ctx context.Context, b *bench, w world) (r blastRound, err error)
 	defer func() { err = joinClose(err, h) }()
 	bulkMix, answering := blastMix()
 	few := &inject.Generator{Seed: 3, Domains: answering, MinSize: 4 << 10, Transactional: 1}
-	many := &inject.Generator{Seed: 4, Domains: bulkMix, MinSize: 8 << 10}
+	many := &inject.Generator{Seed: 4, Domains: bulkMix, MinSize: common, Sender: bulkSender}
 
 	idle := flight{few, 0, b.idle, time.Now().Add(b.idle + b.tail())}
 	if r.idle, err = idle.fly(ctx, h, came); err != nil {
@@ -83,9 +82,8 @@ func blastOnce(ctx context.Context, b *bench, w world) (r blastRound, err error)
 	end := began.Add(b.window)
 	window, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
-	processes := 0
 	var beside sync.WaitGroup
-	beside.Go(func() { processes = mostProcesses(window, "smtp") })
+	beside.Go(func() { r.most = watchLoad(window) })
 	beside.Go(func() {
 		// What Postfix has not taken by the end has not arrived either.
 		in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: 20, Timeout: b.window}
@@ -106,8 +104,7 @@ func blastOnce(ctx context.Context, b *bench, w world) (r blastRound, err error)
 	if err != nil {
 		return r, err
 	}
-	r.processes = processes
-	r.reached, r.delivered = came.progress(deliverable, began)
+	r.bulk = came.since(began, deliverable)
 	for _, s := range h.internet.Stats().Hosts {
 		r.refused += s.RefusedConnections()
 		r.connections += s.Peak
@@ -200,44 +197,15 @@ func (a *arrivals) await(ctx context.Context, end time.Time, ids []string) error
 	return nil
 }
 
-// progress gives the seconds from began until each of blastShares had arrived,
-// and the share that has now.
-func (a *arrivals) progress(ids []string, began time.Time) (reached [len(blastShares)]float64, delivered float64) {
+// since gives the time from began until each of the messages arrived, sorted.
+func (a *arrivals) since(began time.Time, ids []string) []time.Duration {
 	took := make([]time.Duration, len(ids))
-	arrived := 0
 	for i, id := range ids {
 		took[i] = never
 		if at, ok := a.at(id); ok {
 			took[i] = at.Sub(began)
-			arrived++
 		}
 	}
 	slices.Sort(took)
-	for k, share := range blastShares {
-		reached[k] = quantile(took, share)
-	}
-	return reached, float64(arrived) / float64(max(len(ids), 1))
-}
-
-// mostProcesses counts the processes of a name, now and then, until ctx ends,
-// and gives the highest count. Only processes of the closed room are seen.
-func mostProcesses(ctx context.Context, name string) int {
-	most := 0
-	look := time.NewTicker(500 * time.Millisecond)
-	defer look.Stop()
-	for {
-		files, _ := filepath.Glob("/proc/[0-9]*/comm")
-		n := 0
-		for _, f := range files {
-			if comm, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(comm)) == name {
-				n++
-			}
-		}
-		most = max(most, n)
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return most
-		}
-	}
+	return took
 }

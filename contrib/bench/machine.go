@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +28,7 @@ func describeMachine(ctx context.Context) machine {
 		{"file system of queues and spool", fileSystem(os.TempDir())},
 		{"Postfix", strings.TrimPrefix(said(ctx, "postconf", "-d", "mail_version"), "mail_version = ")},
 		{"Go", runtime.Version() + " " + runtime.GOARCH},
+		{"load average at the start", loadAverage()},
 		{"Millrace", said(ctx, "git", "describe", "--always", "--dirty")},
 	}
 }
@@ -53,6 +56,25 @@ func fieldOf(file, name string) string {
 		if ok && strings.TrimSpace(key) == name {
 			return strings.TrimSpace(value)
 		}
+	}
+	return unknown
+}
+
+// kilobytesOf is the number in a line "name : 12345 kB" of a file of /proc.
+func kilobytesOf(file, name string) (float64, error) {
+	v := fieldOf(file, name)
+	kb, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(v, "kB")), 64)
+	if err != nil {
+		return math.NaN(), fmt.Errorf("no %s in %s: %q", name, file, v)
+	}
+	return kb, nil
+}
+
+// loadAverage tells a reader whether the machine had other work.
+func loadAverage() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if fields := strings.Fields(string(b)); err == nil && len(fields) > 3 {
+		return strings.Join(fields[:3], " ")
 	}
 	return unknown
 }

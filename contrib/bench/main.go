@@ -1,9 +1,10 @@
 // Command bench measures Postfix alone and Postfix with Millrace beside each
 // other, on the same fake internet and in the same run:
 //
-//	go run ./contrib/bench                      # all scenarios, five rounds each
+//	make bench                                  # all scenarios, five rounds each; the report is dist/bench/report.md
+//	make bench ROUNDS=1 BENCH='-scenario blast,throughput'
 //	go run ./contrib/bench -quick               # one small round: does it work?
-//	go run ./contrib/bench -scenario blast -report blast.md
+//	go run ./contrib/bench -readme dist/bench   # README's table and plot from that report
 //
 // It runs as root, in a closed room of package lab, so no mail can leave and
 // nothing of the machine's own Postfix is touched; it needs Debian's postfix
@@ -14,7 +15,9 @@
 // measured, in all variants alike.
 //
 // A scenario is one file: a [scenario] with a function that runs its variants
-// in alternating rounds (see alternate), and gives a [section] of the report.
+// in alternating rounds (see alternate), and gives a [section] of the report:
+// tables, plots, claims, of which those of numbers.go head the report, and
+// comparisons for README.
 // Each round starts its programs afresh. Absolute figures belong to the
 // machine they were measured on; what is claimed is a ratio of two variants
 // within one round, of which the report has the median and the spread.
@@ -58,6 +61,13 @@ func main() {
 	if err != nil {
 		os.Exit(2)
 	}
+	if s.readme != "" {
+		if err := writeReadme(s.readme, "README.md"); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	lab.Main(program{s}, lab.WithPrograms)
 }
 
@@ -66,7 +76,8 @@ type settings struct {
 	rounds    int
 	quick     bool
 	scenarios []string
-	report    string
+	directory string // of the report
+	readme    string
 	sizes     []int // octets
 	messages  int
 	backlog   int
@@ -74,7 +85,9 @@ type settings struct {
 	bulk      int
 	window    time.Duration
 	idle      time.Duration
-	tuned     bool
+	limits    time.Duration
+	outage    time.Duration
+	recovery  time.Duration
 	huge      bool
 
 	given []string // the command line
@@ -83,6 +96,7 @@ type settings struct {
 // quick replaces what the command line does not say.
 var quick = map[string]string{
 	"rounds": "1", "messages": "300", "backlog": "1000", "bulk": "400", "window": "12s", "idle": "4s",
+	"limits": "6s", "outage": "2s", "recovery": "10s",
 }
 
 func parse(args []string) (*settings, error) {
@@ -91,15 +105,18 @@ func parse(args []string) (*settings, error) {
 	f.IntVar(&s.rounds, "rounds", 5, "`rounds` of each scenario; in each, every variant runs once")
 	f.BoolVar(&s.quick, "quick", false, "one small round of everything, to see that it works")
 	names := f.String("scenario", "", "comma-separated `names` of the scenarios to run: "+strings.Join(scenarioNames(), ", ")+" (default all)")
-	f.StringVar(&s.report, "report", "", "write a Markdown report to this `file`")
-	sizes := f.String("size", "8", "throughput: comma-separated message sizes in `KB`; the milter and session scenarios take the first")
-	f.IntVar(&s.messages, "messages", 4000, "throughput, milter, session: `messages` of a round, warm-up not counted")
+	f.StringVar(&s.directory, "out", "", "write the report, "+reportFile+", its plots and "+resultFile+" into this `directory`")
+	f.StringVar(&s.readme, "readme", "", "measure nothing: put the comparison of the report in this `directory` into README.md")
+	sizes := f.String("size", "2,8,50,100", "throughput: comma-separated message sizes in `KB`")
+	f.IntVar(&s.messages, "messages", 4000, "throughput, tls, milter, session: `messages` of a round, warm-up not counted")
 	f.IntVar(&s.backlog, "backlog", 20000, "throughput: `messages` in the spool that the agent drains, and of smtp-source; fewer of them above 8 KB")
-	f.IntVar(&s.sessions, "sessions", 20, "throughput: SMTP `sessions` of the injector, the agent and smtp-source")
+	f.IntVar(&s.sessions, "sessions", 20, "throughput, tls: SMTP `sessions` of the injector, the agent and smtp-source")
 	f.IntVar(&s.bulk, "bulk", 10000, "blast: bulk `messages`")
 	f.DurationVar(&s.window, "window", 2*time.Minute, "blast: `time` a round is watched for; transactional mail is sent until a minute before its end")
 	f.DurationVar(&s.idle, "idle", 20*time.Second, "blast: `time` that transactional mail is measured alone first")
-	f.BoolVar(&s.tuned, "tuned", false, "blast: also with 100 sessions a destination, for Postfix and for Millrace")
+	f.DurationVar(&s.limits, "limits", 3*time.Minute, "limits: `time` of a round")
+	f.DurationVar(&s.outage, "outage", time.Minute, "outage: `time` that the receiver is down")
+	f.DurationVar(&s.recovery, "recovery", 10*time.Minute, "outage: `time` that its mail is watched for afterwards, at most")
 	f.BoolVar(&s.huge, "huge", false, "backlog: also ten million messages, half of them deferred (a quarter of an hour, 10 GB of disk)")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -133,10 +150,15 @@ func parse(args []string) (*settings, error) {
 			return nil, usage(f, "-scenario: no %q; there are %s", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
-	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || s.window <= 0 || s.idle <= 0 {
-		return nil, usage(f, "counts and times must be positive")
+	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || min(s.window, s.idle, s.limits, s.outage, s.recovery) < time.Second {
+		return nil, usage(f, "counts must be positive, and times at least a second")
 	}
 	return s, nil
+}
+
+// command repeats the run.
+func (s *settings) command() string {
+	return strings.TrimSpace("go run ./contrib/bench " + strings.Join(s.given, " "))
 }
 
 func usage(f *flag.FlagSet, format string, args ...any) error {

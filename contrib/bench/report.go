@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,12 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/plot"
+)
+
+// The files of a report.
+const (
+	reportFile = "report.md"
+	resultFile = "result.json"
 )
 
 const quickWarning = "A quick run: it shows that the scenarios work. Its figures are no measurement."
@@ -32,6 +39,8 @@ type section struct {
 	tables []table
 	plots  []chartFile
 	claims []claim
+
+	compared []comparison
 }
 
 // chartFile is a chart in a file of its own beside the report.
@@ -110,17 +119,35 @@ func (t *table) text(w io.Writer) {
 	tab.Flush()
 }
 
+// write writes report, plots and result into a directory.
+func (r *report) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	r.markdown(&text)
+	err := os.WriteFile(filepath.Join(dir, reportFile), text.Bytes(), 0o644)
+	for _, s := range r.sections {
+		for _, p := range s.plots {
+			err = errors.Join(err, p.write(dir))
+		}
+	}
+	return errors.Join(err, r.result().write(dir))
+}
+
 // markdown writes the whole report.
 func (r *report) markdown(w io.Writer) {
-	fmt.Fprintf(w, "# Millrace benchmark\n\n%s, rounds: %d", r.start.Format("2 January 2006 15:04 -0700"), r.settings.rounds)
-	fmt.Fprintf(w, "; `go run ./contrib/bench %s`\n\n", strings.Join(r.settings.given, " "))
+	fmt.Fprintf(w, "# Millrace benchmark\n\n%s, rounds: %d, in %v; `%s`\n\n", r.start.Format("2 January 2006 15:04 -0700"), r.settings.rounds,
+		time.Since(r.start).Round(time.Second), r.settings.command())
 	if r.settings.quick {
 		fmt.Fprintf(w, "**%s**\n\n", quickWarning)
 	}
 	fmt.Fprint(w, "Figures are medians over the rounds, with the least and the most in brackets. ",
 		"In every round each variant ran once, on programs started for it; absolute figures belong to this machine, ",
-		"so what is claimed is the ratio of two variants within a round.\n\n")
+		"so what is claimed is the ratio of two variants within a round.\n\n", aboutVariants, "\n\n")
 	r.machine.table().markdown(w)
+	fmt.Fprint(w, "\n## Numbers to reach\n\n")
+	numbersTable(r.sections).markdown(w)
 	for _, s := range r.sections {
 		fmt.Fprintf(w, "\n## %s\n\n%s\n", s.title, s.about)
 		for _, t := range s.all() {

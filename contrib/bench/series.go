@@ -60,6 +60,9 @@ func (s series) cell(format func(float64) string) string {
 func count(v float64) string   { return fmt.Sprintf("%.0f", v) }
 func percent(v float64) string { return fmt.Sprintf("%.1f%%", 100*v) }
 
+// percent2 is for small shares.
+func percent2(v float64) string { return fmt.Sprintf("%.2f%%", 100*v) }
+
 func ratio(v float64) string {
 	if math.IsInf(v, 1) {
 		return "unbounded"
@@ -79,6 +82,7 @@ func seconds(v float64) string {
 	return fmt.Sprintf("%.3g s", v)
 }
 
+func millis(v float64) string { return fmt.Sprintf("%.2g", v*1e3) }
 func micros(v float64) string { return count(v * 1e6) }
 
 // never stands for the latency of what did not arrive.

@@ -66,7 +66,7 @@ const farAway = 50 * time.Millisecond
 
 // sessions measures a warm session beside go-smtp's client.
 func sessions(ctx context.Context, b *bench) ([]section, error) {
-	size := b.sizes[0]
+	size := common
 	s := section{
 		title: "A warm session",
 		about: fmt.Sprintf(aboutSession, size>>10, b.messages, farAway),
@@ -107,7 +107,7 @@ func (b *bench) warm(ctx context.Context, title string, list []sessionClient, rt
 	var variants []variant[spent]
 	for _, c := range list {
 		variants = append(variants, variant[spent]{c.name, func(ctx context.Context) (spent, error) {
-			return c.measure(ctx, rtt, messages, b.sizes[0])
+			return c.measure(ctx, rtt, messages, common)
 		}})
 	}
 	return alternate(ctx, b, title, variants, spent.String)

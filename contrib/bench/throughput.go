@@ -13,11 +13,16 @@ import (
 )
 
 const aboutThroughput = `Bulk messages to one recipient each, in %d domains, to receivers that take
-everything at once. *Postfix alone* and *with Millrace* are the whole way: from the first message injected
+everything at once. The first three are the whole way: from the first message injected
 over %d connections to the 250 of the last one at a receiver, CPU time that of all processes of Postfix, milter
 and agent. *agent, draining* finds %d messages in its spool when it starts and has at most %d sessions;
 *smtp-source*, the load generator of Postfix, sends the same number of messages of the same size over as many
-sessions to the same receivers; for these two the clock runs from the first message that arrives to the last.`
+sessions to the same receivers; for these two the clock runs from the first message that arrives to the last.
+
+Exim, OpenSMTPD and Sendmail are not among them: Sendmail delivers in processes that leave its process group, so their CPU
+time cannot be counted as that of the others is; and Exim and OpenSMTPD, which start a delivery for each message or keep
+a scheduler with limits of its own, would need to be set up for bulk mail by somebody who knows them as well as *Postfix tuned*
+is known. A figure of a default that nobody would use is not fair.`
 
 // flow is what was measured of one way of getting messages to the receivers.
 type flow struct {
@@ -41,43 +46,74 @@ func throughput(ctx context.Context, b *bench) ([]section, error) {
 	return all, nil
 }
 
+// common is the size that most claims are about.
+const common = 8 << 10
+
 func throughputAt(ctx context.Context, b *bench, size int) (section, error) {
-	variants := []variant[flow]{
-		{"Postfix alone", func(ctx context.Context) (flow, error) { return endToEnd(ctx, b, size, nil) }},
-		{"with Millrace", func(ctx context.Context) (flow, error) { return endToEnd(ctx, b, size, b.draining()) }},
-		{"agent, draining", func(ctx context.Context) (flow, error) { return drain(ctx, b, size) }},
-		{"smtp-source", func(ctx context.Context) (flow, error) { return smtpSource(ctx, b, size) }},
+	var variants []variant[flow]
+	for _, c := range b.senders() {
+		variants = append(variants, variant[flow]{c.name, func(ctx context.Context) (flow, error) { return endToEnd(ctx, b, size, c.world) }})
 	}
+	variants = append(variants,
+		variant[flow]{"agent, draining", func(ctx context.Context) (flow, error) { return drain(ctx, b, size) }},
+		variant[flow]{"smtp-source", func(ctx context.Context) (flow, error) { return smtpSource(ctx, b, size) }})
 	title := fmt.Sprintf("Throughput, %d KB", size>>10)
 	found, err := alternate(ctx, b, title, variants, flow.String)
 	if err != nil {
 		return section{}, err
 	}
 	s := section{
-		title: title,
-		about: fmt.Sprintf(aboutThroughput, bulkDomains, b.sessions, b.backlogOf(size), b.sessions),
-		tables: []table{{title: "Rate, and CPU time a message", columns: []string{
-			"", "messages/s", "CPU us, all", "Postfix", "milter", "agent or smtp-source"}}},
+		title:  title,
+		about:  fmt.Sprintf(aboutThroughput, bulkDomains, b.sessions, b.backlogOf(size), b.sessions),
+		tables: []table{flowTable("agent or smtp-source", variants, found)},
 	}
-	for i, v := range variants {
-		s.tables[0].rows = append(s.tables[0].rows, []string{v.name,
-			over(found[i], func(f flow) float64 { return f.rate }).cell(count),
-			over(found[i], func(f flow) float64 { return f.each.total().Seconds() }).cell(micros),
-			over(found[i], func(f flow) float64 { return secondsOrNone(f.each.postfix) }).cell(micros),
-			over(found[i], func(f flow) float64 { return secondsOrNone(f.each.milter) }).cell(micros),
-			over(found[i], func(f flow) float64 { return secondsOrNone(f.each.sender) }).cell(micros),
-		})
+	shipped, with, agent, source := found[0], found[2], found[3], found[4]
+	ratios := []series{
+		over(with, flow.cpu).to(over(shipped, flow.cpu)),
+		over(agent, flow.cpu).to(over(shipped, flow.cpu)),
+		over(agent, flow.perSecond).to(over(source, flow.perSecond)),
 	}
-	rate := func(f flow) float64 { return f.rate }
-	cpu := func(f flow) float64 { return f.each.total().Seconds() }
-	alone, with, agent, source := found[0], found[1], found[2], found[3]
-	s.claims = []claim{
-		{what: "CPU a message, injection to remote 250: with Millrace / Postfix alone", reach: "at most 1", got: over(with, cpu).to(over(alone, cpu)), met: atMost(1)},
-		{what: "CPU a message: agent, draining / Postfix alone", reach: "at most 1/20 = 0.05", got: over(agent, cpu).to(over(alone, cpu)), met: atMost(0.05)},
-		{what: "drain rate: agent / smtp-source", reach: "at least 0.8", got: over(agent, rate).to(over(source, rate)), met: atLeast(0.8)},
-		{what: "messages/s, injection to remote 250: with Millrace / Postfix alone", got: over(with, rate).to(over(alone, rate))},
+	if size == common {
+		s.claims = []claim{wholeHostCPU.claim(ratios[0]), drainCPU.claim(ratios[1]), drainRate.claim(ratios[2])}
+		s.compared = []comparison{
+			compare("messages/s, injection to remote 250, 8 KB", found, func(f []flow) string { return over(f, flow.perSecond).cell(count) }),
+			compare("CPU of the whole host for such a message, ms", found, func(f []flow) string { return over(f, flow.cpu).cell(millis) }),
+		}
+	} else {
+		s.claims = []claim{
+			{what: "CPU a message, injection to remote 250: with Millrace / Postfix default", got: ratios[0]},
+			{what: "CPU a message: agent, draining / Postfix default", got: ratios[1]},
+			{what: "drain rate: agent / smtp-source", got: ratios[2]},
+		}
 	}
+	s.claims = append(s.claims, claim{what: "messages/s, injection to remote 250: with Millrace / Postfix default",
+		got: over(with, flow.perSecond).to(over(shipped, flow.perSecond))})
 	return s, nil
+}
+
+func (f flow) perSecond() float64 { return f.rate }
+func (f flow) cpu() float64       { return f.each.total().Seconds() }
+
+func flowTable(sender string, variants []variant[flow], found [][]flow) table {
+	t := table{title: "Rate, and CPU time a message", columns: []string{"", "messages/s", "CPU us, all", "Postfix", "milter", sender}}
+	for i, v := range variants {
+		part := func(of func(flow) time.Duration) string {
+			return over(found[i], func(f flow) float64 { return secondsOrNone(of(f)) }).cell(micros)
+		}
+		t.rows = append(t.rows, []string{v.name, over(found[i], flow.perSecond).cell(count), over(found[i], flow.cpu).cell(micros),
+			part(func(f flow) time.Duration { return f.each.postfix }),
+			part(func(f flow) time.Duration { return f.each.milter }),
+			part(func(f flow) time.Duration { return f.each.sender })})
+	}
+	return t
+}
+
+// senders are the contenders; Millrace has as many sessions as Postfix and
+// smtp-source, for the four hosts of ideal are one site to it.
+func (b *bench) senders() []contender {
+	all := contenders(world{providers: ideal()})
+	all[2].millrace = b.draining()
+	return all
 }
 
 func secondsOrNone(d time.Duration) float64 {
@@ -119,10 +155,10 @@ func (b *bench) backlogOf(size int) int {
 func (b *bench) warmUp() int { return min(200, b.messages) }
 
 // endToEnd injects into Postfix and waits for the last message at its receiver.
-func endToEnd(ctx context.Context, b *bench, size int, m *lab.MillraceOptions) (f flow, err error) {
+func endToEnd(ctx context.Context, b *bench, size int, w world) (f flow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
-	h, err := start(ctx, world{providers: ideal(), postfix: &lab.PostfixOptions{}, millrace: m})
+	h, err := start(ctx, w)
 	if err != nil {
 		return f, err
 	}

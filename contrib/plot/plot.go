@@ -35,8 +35,8 @@ type Point struct{ X, Y float64 }
 
 // The picture in SVG's units.
 const (
-	width, height             = 760, 420
-	left, right, top, bottom  = 70, 150, 40, 50
+	width, height             = 780, 420
+	left, right, top, bottom  = 70, 170, 40, 50
 	plotWidth, plotHeight     = width - left - right, height - top - bottom
 	labelHeight, linesPerAxis = 13, 6
 )
@@ -111,6 +111,9 @@ func (c *Chart) axes() (x, y axis) {
 	}
 	if x.most <= x.least {
 		x.least, x.most = finite(x.least, 0), finite(x.least, 0)+1
+	}
+	if c.LogX { // its ticks are powers of 2
+		x.least = math.Exp2(math.Floor(math.Log2(x.least)))
 	}
 	if y.most == 0 {
 		y.most = 1

@@ -48,6 +48,16 @@ func TestPointsStandWhereTheyShould(t *testing.T) {
 	}
 }
 
+func TestLogarithmicAxisBeginsAtAPowerOfTwo(t *testing.T) {
+	t.Parallel()
+	svg, _ := draw(t, Chart{LogX: true, Lines: []Line{{Name: "a", Points: []Point{{0.3, 1}, {4, 2}}}}})
+	for _, want := range []string{">0.25<", ">0.5<", ">4<", `d="M105.`} {
+		if !strings.Contains(svg, want) {
+			t.Errorf("no %s in\n%s", want, svg)
+		}
+	}
+}
+
 func TestGapsAndEmptyChartsAreDrawn(t *testing.T) {
 	t.Parallel()
 	svg, _ := draw(t, Chart{Lines: []Line{{Name: "a", Points: []Point{{0, 1}, {1, math.NaN()}, {2, 1}, {3, math.Inf(1)}}}}})

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// result is what README says of a report, in a file beside it.
+type result struct {
+	Rounds   int          `json:"rounds"`
+	Quick    bool         `json:"quick"`
+	Machine  machine      `json:"machine"`
+	Compared []comparison `json:"compared"`
+}
+
+func (r *report) result() *result {
+	x := &result{Rounds: r.settings.rounds, Quick: r.settings.quick, Machine: r.machine}
+	for _, s := range r.sections {
+		x.Compared = append(x.Compared, s.compared...)
+	}
+	return x
+}
+
+func (x *result) write(dir string) error {
+	text, err := json.MarshalIndent(x, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, resultFile), append(text, '\n'), 0o644)
+}
+
+// What stands between these lines of README is written by [writeReadme].
+const (
+	readmeBegin = "<!-- written by go run ./contrib/bench -readme -->\n"
+	readmeEnd   = "<!-- end -->\n"
+)
+
+// readmePlot is where README finds its plot, as seen from README's directory.
+const readmePlot = "contrib/bench/" + latencyPlot + ".svg"
+
+// writeReadme puts the comparison of the report in dir into a README, and the
+// plot beside this program.
+func writeReadme(dir, readme string) error {
+	text, err := os.ReadFile(filepath.Join(dir, resultFile))
+	if err != nil {
+		return err
+	}
+	var x result
+	if err := json.Unmarshal(text, &x); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(dir, resultFile), err)
+	}
+	if x.Quick {
+		return errors.New("the report is of a quick run, whose figures are no measurement")
+	}
+	plot, err := os.ReadFile(filepath.Join(dir, latencyPlot+".svg"))
+	if err != nil {
+		return fmt.Errorf("run the scenario blast: %w", err)
+	}
+	old, err := os.ReadFile(readme)
+	if err != nil {
+		return err
+	}
+	before, rest, begins := strings.Cut(string(old), readmeBegin)
+	_, after, ends := strings.Cut(rest, readmeEnd)
+	if !begins || !ends {
+		return fmt.Errorf("%s has no lines %q and %q", readme, strings.TrimSpace(readmeBegin), strings.TrimSpace(readmeEnd))
+	}
+	return errors.Join(
+		os.WriteFile(readme, []byte(before+readmeBegin+x.section()+readmeEnd+after), 0o644),
+		os.WriteFile(filepath.Join(filepath.Dir(readme), readmePlot), plot, 0o644))
+}
+
+// section is what README has.
+func (x *result) section() string {
+	var b strings.Builder
+	t := table{columns: []string{"", asShipped, asTuned, beside}}
+	for _, c := range x.Compared {
+		t.rows = append(t.rows, []string{c.What, c.Default, c.Tuned, c.With})
+	}
+	b.WriteString("\n")
+	t.markdown(&b)
+	spread := "One round"
+	if x.Rounds > 1 {
+		spread = fmt.Sprintf("Medians of %d rounds, the least and the most in brackets", x.Rounds)
+	}
+	fmt.Fprintf(&b, "\n%s (*never*: not while it was watched); %s cores (%s), Linux %s, Postfix %s, spool and queues on %s.\n", spread,
+		x.Machine.value("cores"), x.Machine.value("CPU"), strings.TrimPrefix(x.Machine.value("kernel"), "Linux "),
+		x.Machine.value("Postfix"), x.Machine.value("file system of queues and spool"))
+	fmt.Fprintf(&b, "\n![Share of transactional mail delivered within so many seconds, beside a bulk blast](%s)\n\n", readmePlot)
+	return b.String()
+}
+
+// value is the machine's entry of a name.
+func (m machine) value(name string) string {
+	for _, f := range m {
+		if f[0] == name {
+			return f[1]
+		}
+	}
+	return unknown
+}
