@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// lanes are all that may fail.
+func lanes() []lane {
+	list := []lane{
+		{"agent", 8 * time.Second, daemonKinds(func(s *scene) *daemon { return s.agent })},
+		{"milter", 8 * time.Second, daemonKinds(func(s *scene) *daemon { return s.milter })},
+		{"postfix", 30 * time.Second, []kind{
+			{name: "kill -9", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
+				s.postfix.Kill()
+				s.postfixStops.Add(1)
+				wait(ctx, lasts)
+				return s.postfix.Start(s.ctx)
+			}},
+			{name: "stop", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
+				s.postfixStops.Add(1)
+				if err := s.postfix.Halt(); err != nil {
+					return err
+				}
+				wait(ctx, lasts)
+				return s.postfix.Start(s.ctx)
+			}},
+			{name: "reload", do: func(_ context.Context, s *scene, _ time.Duration, _ uint64) error { return s.postfix.Reload(s.ctx) }},
+		}},
+		{"dns", 20 * time.Second, []kind{
+			{name: "the resolver is away", least: 500 * time.Millisecond, most: 5 * time.Second,
+				do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
+					if err := s.resolver.Stop(); err != nil {
+						return err
+					}
+					wait(ctx, lasts)
+					return s.startResolver()
+				}},
+		}},
+		{"disk", 12 * time.Second, diskKinds},
+		{"hand-back", 20 * time.Second, []kind{
+			{name: "nobody is there", least: time.Second, most: 8 * time.Second, do: handback(absent)},
+			{name: "too many connections", least: time.Second, most: 8 * time.Second, do: handback(full)},
+		}},
+		{"stream", 10 * time.Second, []kind{
+			{name: "paused", least: time.Second, most: 8 * time.Second, weight: 2, do: paused},
+			{name: "priority", do: func(_ context.Context, s *scene, _ time.Duration, pick uint64) error {
+				n := int(1 + pick%4)
+				return s.set(control.Setting{Stream: s.stream(pick >> 8), Priority: &n})
+			}},
+		}},
+	}
+	for _, p := range providers {
+		list = append(list, lane{p.Name, 10 * time.Second, moods(p)})
+	}
+	return list
+}
+
+// daemonKinds are what befalls a daemon of ours.
+func daemonKinds(of func(*scene) *daemon) []kind {
+	down := func(stop func(*scene, *daemon) error) func(context.Context, *scene, time.Duration, uint64) error {
+		return func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
+			d := of(s)
+			if !d.Running() {
+				s.violation("%s had ended by itself", d.name)
+			} else if err := stop(s, d); err != nil {
+				return err
+			}
+			wait(ctx, lasts)
+			return s.start(d)
+		}
+	}
+	kill := func(s *scene, d *daemon) error { return s.kill(d) }
+	reload := func(good bool) func(context.Context, *scene, time.Duration, uint64) error {
+		return func(_ context.Context, s *scene, _ time.Duration, pick uint64) error {
+			return s.reload(of(s), good, pick)
+		}
+	}
+	return []kind{
+		{name: "kill -9", most: 2 * time.Second, weight: 4, do: down(kill)},
+		{name: "kill -9, long down", least: 2 * grace, most: 3 * grace, do: down(kill)},
+		{name: "SIGTERM", most: 2 * time.Second, weight: 2, do: down(func(_ *scene, d *daemon) error { return d.Stop() })},
+		{name: "SIGHUP, good file", do: reload(true)},
+		{name: "SIGHUP, bad file", do: reload(false)},
+		{name: "SIGSTOP", least: time.Second, most: 4 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
+			d := of(s)
+			if err := d.Freeze(s.ctx); err != nil {
+				return err
+			}
+			wait(ctx, lasts)
+			return d.resume()
+		}},
+	}
+}
+
+// paused pauses a stream and lets it go on.
+func paused(ctx context.Context, s *scene, lasts time.Duration, pick uint64) error {
+	why, name := "soak", s.stream(pick)
+	if err := s.set(control.Setting{Stream: name, Paused: &why}); err != nil {
+		return err
+	}
+	wait(ctx, lasts)
+	why = ""
+	return s.set(control.Setting{Stream: name, Paused: &why})
+}
+
+// set asks the agent until it answers.
+func (s *scene) set(x control.Setting) error {
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	defer cancel()
+	var last error
+	err := lab.Until(ctx, func() (bool, error) {
+		one, cancel := context.WithTimeout(ctx, 5*time.Second) // the agent may stand still
+		defer cancel()
+		last = s.client.Set(one, x)
+		return last == nil, nil
+	})
+	if err != nil {
+		return errors.Join(err, last)
+	}
+	return nil
+}
+
+// moods are the ways in which a receiver changes its mind.
+func moods(p sink.Provider) []kind {
+	var list []kind
+	for _, m := range []struct {
+		name string
+		cuts bool // open connections
+		f    func(b *sink.Behaviour)
+	}{
+		{"down", true, func(b *sink.Behaviour) { b.Down = true }},
+		{"unreachable", true, func(b *sink.Behaviour) { b.Unreachable = true }},
+		{"one connection a host", false, func(b *sink.Behaviour) { b.HostConnections = 1 }},
+		{"421 at the dot", false, func(b *sink.Behaviour) { b.HostConnections, b.OverLimit = 2, sink.AtDot }},
+		{"resets what is too much", false, func(b *sink.Behaviour) { b.HostConnections, b.OverLimit = 2, sink.ByReset }},
+		{"10 messages a second", false, func(b *sink.Behaviour) { b.Rate, b.Burst = 10, 5 }},
+		{"bans", false, func(b *sink.Behaviour) {
+			b.HostConnections, b.PenaltyEvery, b.PenaltyBan, b.PenaltyForget = 2, 3, 300*time.Millisecond, 2*time.Second
+		}},
+		{"greylists", false, func(b *sink.Behaviour) { b.Greylist = 2 * time.Second }},
+		{"refuses all for now", false, func(b *sink.Behaviour) { b.TempShare, b.TempTimes = 1, 0 }},
+		{"hangs at connects", false, func(b *sink.Behaviour) { b.HangConnect = 0.5 }},
+		{"hangs at DATA", false, func(b *sink.Behaviour) { b.HangData = 0.2 }},
+		{"hangs at the dot", false, func(b *sink.Behaviour) { b.HangDot = 0.2 }},
+		{"drops connections at the dot", false, func(b *sink.Behaviour) { b.Drop = 0.3 }},
+		{"drops half of them after accepting", false, func(b *sink.Behaviour) { b.Drop, b.DropAccepted = 0.3, 0.5 }},
+		{"three messages a connection", false, func(b *sink.Behaviour) { b.MaxMessages = 3 }},
+		{"DNS fails", false, func(b *sink.Behaviour) { b.DNS = sink.ServFail }},
+		{"DNS is silent", false, func(b *sink.Behaviour) { b.DNS = sink.Silent }},
+	} {
+		list = append(list, kind{name: m.name, least: time.Second, most: 10 * time.Second,
+			do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
+				if m.cuts {
+					st := s.internet.Stats()
+					s.cut.Add(int64(st.Provider(p.Name).Open))
+				}
+				if err := s.internet.Change(p.Name, m.f); err != nil {
+					return err
+				}
+				wait(ctx, lasts)
+				if err := s.internet.Change(p.Name, func(b *sink.Behaviour) { *b = p.Behaviour }); err != nil {
+					return fmt.Errorf("%s heals: %w", p.Name, err)
+				}
+				return nil
+			}})
+	}
+	return list
+}
