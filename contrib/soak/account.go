@@ -129,10 +129,14 @@ func (s *scene) duplicates(report *ledger.Report, logs string) {
 	x := explain(evidence{&s.sent, s.internet.Ledger(), arrivals, orphans})
 	allowed := int(s.open.Load() + s.cut.Load())
 	fmt.Fprintf(s.out, "copies too many: %d; transactions repeated by the agent %d (allowed: %d), copies of orphans %d (%d orphans), "+
-		"offered again by the injector %d, after a receiver's silence %d, by Postfix itself %d, unexplained %d\n",
-		report.Received-report.Sent+len(report.Refused), x.repeats, allowed, x.orphans, len(orphans), x.offered, x.dropped, x.host, len(x.unlawful))
+		""+
+		"messages handed back twice %d (allowed: %d), offered again by the injector %d, after a receiver's silence %d, by Postfix itself %d, unexplained %d\n",
+		report.Received-report.Sent+len(report.Refused), x.repeats, allowed, x.orphans, len(orphans), x.back, s.openBack.Load(), x.offered, x.dropped, x.host, len(x.unlawful))
 	if x.repeats > allowed {
 		s.violation("%d transactions repeated, %d sessions were cut", x.repeats, allowed)
+	}
+	if x.back > int(s.openBack.Load()) {
+		s.violation("%d messages handed back twice, %d sessions with the host were cut", x.back, s.openBack.Load())
 	}
 	if x.host > 0 && s.postfixStops.Load()+s.cut.Load() == 0 {
 		s.violation("Postfix repeated %d copies, though nothing was cut", x.host)
@@ -159,19 +163,23 @@ func field(line, name string) string {
 // ways checks that mail which is not bulk never came by us.
 func (s *scene) ways() {
 	s.mu.Lock()
-	ours, wrong := 0, 0
+	ours, back, wrong := 0, 0, 0
 	for _, a := range s.arrivals {
-		if a.spool == "" {
+		switch {
+		case a.back:
+			back++
+		case a.spool != "":
+			ours++
+		default:
 			continue
 		}
-		ours++
 		if strings.HasPrefix(a.copy.ID, inject.TransactionalPrefix) {
 			wrong++
 		}
 	}
 	all := len(s.arrivals)
 	s.mu.Unlock()
-	fmt.Fprintf(s.out, "by Millrace %d copies, by Postfix %d\n", ours, all-ours)
+	fmt.Fprintf(s.out, "by Millrace %d copies, handed back %d, by Postfix alone %d\n", ours, back, all-ours-back)
 	if wrong > 0 {
 		s.violation("%d copies of transactional mail were diverted", wrong)
 	}

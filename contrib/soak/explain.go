@@ -13,19 +13,19 @@ import (
 type arrival struct {
 	copy  ledger.Copy
 	spool string // id, from our trace; "" if it came by Postfix alone
+	back  bool   // we handed it back, and Postfix brought it
 }
 
-// trace is our Received field, on top of a message; see package agent/trace.
-var trace = regexp.MustCompile(`\AReceived: (?:[^\r]|\r\n\s)*?\bby \S+ \(Millrace\)(?:[^\r]|\r\n\s)*?\bid [^.\s]+\.(M[0-9A-F]+-[0-9A-F]+)\.`)
+// trace is our Received field; see package agent/trace.
+var trace = regexp.MustCompile(`(?m)^Received: (?:[^\r]|\r\n\s)*?\bby \S+ \(Millrace\)(?:[^\r]|\r\n\s)*?\bid [^.\s]+\.(M[0-9A-F]+-[0-9A-F]+)\.`)
 
 // arrived notes what a receiver took.
 func (s *scene) arrived(m *sink.Message) {
-	head := string(m.Content[:min(len(m.Content), 4<<10)])
-	_, id, _ := strings.Cut(head, ledger.IDHeader+": ")
+	above, id, _ := strings.Cut(string(m.Content[:min(len(m.Content), 4<<10)]), ledger.IDHeader+": ")
 	id, _, _ = strings.Cut(id, "\r\n")
 	a := arrival{copy: ledger.Copy{ID: strings.Clone(id)}}
-	if f := trace.FindStringSubmatch(head); f != nil {
-		a.spool = strings.Clone(f[1])
+	if f := trace.FindStringSubmatchIndex(above); f != nil {
+		a.spool, a.back = strings.Clone(above[f[2]:f[3]]), f[0] > 0
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,6 +47,7 @@ type explained struct {
 	repeats  int      // transactions that the agent repeated, by a crash or a cut connection
 	dropped  int      // copies again after a receiver accepted and did not say so
 	host     int      // copies that Postfix repeated by itself
+	back     int      // messages handed back twice, as the first time went unanswered
 	orphans  int      // copies committed without a verdict, sent by both ways
 	offered  int      // copies of what the injector had to offer again
 	unlawful []string // what nothing explains
@@ -57,6 +58,7 @@ type explained struct {
 //   - Who sends may repeat a transaction whose reply he has not seen: one that the
 //     receiver left unanswered, or the last one on its connection. How many of the
 //     latter there may be is for the caller to bound, by the sessions that were cut.
+//     So are transactions with the host, whose connections are not seen here.
 //   - A message committed without a verdict is sent by us, and again in whatever
 //     way its client or Postfix sends it. The daemons log each one.
 //   - A client that got no answer to its final dot offers the message again.
@@ -75,11 +77,12 @@ func explain(e evidence) explained {
 			doubtful[ledger.Copy{ID: x.ID, Recipient: x.Recipient}]++
 		}
 	}
-	ways := make(map[ledger.Copy][]string) // spool ids, in order of arrival
+	ways := make(map[ledger.Copy][]arrival)
 	for _, a := range e.arrivals {
-		ways[a.copy] = append(ways[a.copy], a.spool)
+		ways[a.copy] = append(ways[a.copy], a)
 	}
 	var out explained
+	back := make(map[string]bool)  // spool ids
 	again := make(map[uint64]bool) // connections whose last transaction the agent repeated
 	for c, list := range ways {
 		if len(list) != len(records[c]) {
@@ -88,7 +91,8 @@ func explain(e evidence) explained {
 		}
 		latest := make(map[string]int) // index of the latest copy of each spool id
 		orphans := 0
-		for i, spool := range list {
+		for i, a := range list {
+			spool := a.spool
 			before, repeated := latest[spool]
 			latest[spool] = i
 			if !repeated {
@@ -102,10 +106,12 @@ func explain(e evidence) explained {
 			switch cut := y.ID == x.ID && y.Time.Equal(x.Time); {
 			case x.Unanswered:
 				out.dropped++
-			case cut && spool == "":
+			case cut && (spool == "" || list[before].back):
 				out.host++
 			case cut:
 				again[x.Conn] = true
+			case list[before].back:
+				back[spool] = true
 			default:
 				out.unlawful = append(out.unlawful, fmt.Sprintf("%s to %s was repeated (%q), but was not the last on its connection", c.ID, c.Recipient, spool))
 			}
@@ -114,10 +120,10 @@ func explain(e evidence) explained {
 		out.orphans += min(extra, orphans)
 		out.offered += max(0, min(extra-orphans, doubtful[c]))
 		if extra > orphans+doubtful[c] {
-			out.unlawful = append(out.unlawful, fmt.Sprintf("%s to %s came as %q, with %d orphans, offered %d times without an answer",
+			out.unlawful = append(out.unlawful, fmt.Sprintf("%s to %s came as %+v, with %d orphans, offered %d times without an answer",
 				c.ID, c.Recipient, list, orphans, doubtful[c]))
 		}
 	}
-	out.repeats = len(again)
+	out.repeats, out.back = len(again), len(back)
 	return out
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +24,7 @@ const (
 type relay struct {
 	addr, to string
 	work     sync.WaitGroup
+	passing  atomic.Int64 // connections
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -66,6 +69,8 @@ func (r *relay) pass(c net.Conn) {
 		return
 	}
 	defer d.Close()
+	r.passing.Add(1)
+	defer r.passing.Add(-1)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -76,6 +81,8 @@ func (r *relay) pass(c net.Conn) {
 	c.Close()
 	<-done
 }
+
+func (r *relay) port() uint16 { return netip.MustParseAddrPort(r.addr).Port() }
 
 // become changes what the port does; connections under way go on.
 func (r *relay) become(s state) error {

@@ -18,13 +18,15 @@ func lanes() []lane {
 		{"milter", 8 * time.Second, daemonKinds(func(s *scene) *daemon { return s.milter })},
 		{"postfix", 30 * time.Second, []kind{
 			{name: "kill -9", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
-				s.postfix.Kill()
 				s.postfixStops.Add(1)
+				s.openBack.Add(s.relay.passing.Load())
+				s.postfix.Kill()
 				wait(ctx, lasts)
 				return s.postfix.Start(s.ctx)
 			}},
 			{name: "stop", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
 				s.postfixStops.Add(1)
+				s.openBack.Add(s.relay.passing.Load())
 				if err := s.postfix.Halt(); err != nil {
 					return err
 				}
@@ -50,6 +52,12 @@ func lanes() []lane {
 		}},
 		{"stream", 10 * time.Second, []kind{
 			{name: "paused", least: time.Second, most: 8 * time.Second, weight: 2, do: paused},
+			{name: "handed back", do: func(_ context.Context, s *scene, _ time.Duration, pick uint64) error {
+				return s.insist(func(ctx context.Context) error {
+					_, err := s.client.HandBack(ctx, control.Filter{Stream: s.stream(pick)})
+					return err
+				})
+			}},
 			{name: "priority", do: func(_ context.Context, s *scene, _ time.Duration, pick uint64) error {
 				n := int(1 + pick%4)
 				return s.set(control.Setting{Stream: s.stream(pick >> 8), Priority: &n})
@@ -110,15 +118,19 @@ func paused(ctx context.Context, s *scene, lasts time.Duration, pick uint64) err
 	return s.set(control.Setting{Stream: name, Paused: &why})
 }
 
-// set asks the agent until it answers.
 func (s *scene) set(x control.Setting) error {
+	return s.insist(func(ctx context.Context) error { return s.client.Set(ctx, x) })
+}
+
+// insist asks the agent until it answers.
+func (s *scene) insist(ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	var last error
 	err := lab.Until(ctx, func() (bool, error) {
-		one, cancel := context.WithTimeout(ctx, 5*time.Second) // the agent may stand still
+		one, cancel := context.WithTimeout(ctx, 15*time.Second) // the agent may stand still
 		defer cancel()
-		last = s.client.Set(one, x)
+		last = ask(one)
 		return last == nil, nil
 	})
 	if err != nil {

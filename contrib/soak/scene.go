@@ -78,6 +78,7 @@ type scene struct {
 
 	// What the account needs to know of the faults.
 	open         atomic.Int64 // the agent's sessions at its crashes
+	openBack     atomic.Int64 // its sessions with the hand-back port at its crashes and those of Postfix
 	cut          atomic.Int64 // connections that a receiver has cut
 	crashes      atomic.Int64 // of the agent
 	postfixStops atomic.Int64
@@ -221,11 +222,16 @@ func (s *scene) kill(d *daemon) error {
 		if err := d.Freeze(s.ctx); err != nil {
 			return err
 		}
-		n, err := sessions(d.PID())
+		n, err := sessions(d.PID(), s.internet.Port())
+		if err != nil {
+			return err
+		}
+		back, err := sessions(d.PID(), s.relay.port())
 		if err != nil {
 			return err
 		}
 		s.open.Add(int64(n))
+		s.openBack.Add(int64(back))
 		s.crashes.Add(1)
 	}
 	d.Kill()

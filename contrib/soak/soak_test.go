@@ -33,7 +33,7 @@ func TestMain(m *testing.M) { lab.Main(tidy{m}, lab.WithPrograms) }
 // A short run with a seed that brings crashes of everything.
 func TestShortSoak(t *testing.T) {
 	err := soak(t.Context(), settings{
-		duration: 45 * time.Second, seed: 1083, rate: 30, drain: 5 * time.Minute,
+		duration: 45 * time.Second, seed: 6871, rate: 30, drain: 5 * time.Minute,
 		evidence: filepath.Join(t.TempDir(), "evidence"),
 	}, t.Output())
 	if err != nil {
@@ -90,6 +90,7 @@ func TestExplain(t *testing.T) {
 		id, spool  string
 		conn       uint64
 		unanswered bool
+		back       bool
 	}
 	for name, c := range map[string]struct {
 		taken    []taken
@@ -98,17 +99,19 @@ func TestExplain(t *testing.T) {
 		want     explained
 		unlawful int
 	}{
-		"once":                        {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-2", "", 1, false}}},
-		"agent repeats the last":      {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-1", "M1-1", 2, false}}, want: explained{repeats: 1}},
-		"agent repeats an earlier":    {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-2", "M1-2", 1, false}, {"b-1", "M1-1", 2, false}}, unlawful: 1},
-		"receiver was silent":         {taken: []taken{{"b-1", "M1-1", 1, true}, {"b-1", "M1-1", 2, false}}, want: explained{dropped: 1}},
-		"Postfix repeats the last":    {taken: []taken{{"b-1", "", 1, false}, {"b-1", "", 2, false}}, want: explained{host: 1}},
-		"Postfix repeats an earlier":  {taken: []taken{{"b-1", "", 1, false}, {"b-2", "", 1, false}, {"b-1", "", 2, false}}, unlawful: 1},
-		"both ways, an orphan":        {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-1", "", 2, false}}, orphans: []string{"M1-1"}, want: explained{orphans: 1}},
-		"both ways, no orphan":        {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-1", "", 2, false}}, unlawful: 1},
-		"both ways, another's orphan": {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-1", "", 2, false}}, orphans: []string{"M1-2"}, unlawful: 1},
-		"offered twice":               {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-1", "M1-2", 1, false}}, doubtful: []string{"b-1"}, want: explained{offered: 1}},
-		"offered once, spooled twice": {taken: []taken{{"b-1", "M1-1", 1, false}, {"b-1", "M1-2", 1, false}}, unlawful: 1},
+		"once":                        {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-2", "", 1, false, false}}},
+		"agent repeats the last":      {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-1", 2, false, false}}, want: explained{repeats: 1}},
+		"agent repeats an earlier":    {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-2", "M1-2", 1, false, false}, {"b-1", "M1-1", 2, false, false}}, unlawful: 1},
+		"receiver was silent":         {taken: []taken{{"b-1", "M1-1", 1, true, false}, {"b-1", "M1-1", 2, false, false}}, want: explained{dropped: 1}},
+		"Postfix repeats the last":    {taken: []taken{{"b-1", "", 1, false, false}, {"b-1", "", 2, false, false}}, want: explained{host: 1}},
+		"Postfix repeats an earlier":  {taken: []taken{{"b-1", "", 1, false, false}, {"b-2", "", 1, false, false}, {"b-1", "", 2, false, false}}, unlawful: 1},
+		"both ways, an orphan":        {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "", 2, false, false}}, orphans: []string{"M1-1"}, want: explained{orphans: 1}},
+		"both ways, no orphan":        {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "", 2, false, false}}, unlawful: 1},
+		"both ways, another's orphan": {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "", 2, false, false}}, orphans: []string{"M1-2"}, unlawful: 1},
+		"handed back after a crash":   {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-1", 2, false, true}}, want: explained{repeats: 1}},
+		"handed back twice":           {taken: []taken{{"b-1", "M1-1", 1, false, true}, {"b-2", "", 1, false, false}, {"b-1", "M1-1", 2, false, true}}, want: explained{back: 1}},
+		"offered twice":               {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-2", 1, false, false}}, doubtful: []string{"b-1"}, want: explained{offered: 1}},
+		"offered once, spooled twice": {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-2", 1, false, false}}, unlawful: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -124,7 +127,7 @@ func TestExplain(t *testing.T) {
 				e.received.Add(&ledger.Message{
 					ID: []byte(x.id), Recipients: to, Conn: x.conn, Unanswered: x.unanswered, Time: time.Unix(int64(i), 0),
 				})
-				e.arrivals = append(e.arrivals, arrival{ledger.Copy{ID: x.id, Recipient: string(to[0])}, x.spool})
+				e.arrivals = append(e.arrivals, arrival{ledger.Copy{ID: x.id, Recipient: string(to[0])}, x.spool, x.back})
 			}
 			got := explain(e)
 			if len(got.unlawful) != c.unlawful {
@@ -135,7 +138,7 @@ func TestExplain(t *testing.T) {
 			}
 			got.unlawful = nil
 			if got.repeats != c.want.repeats || got.dropped != c.want.dropped || got.host != c.want.host ||
-				got.orphans != c.want.orphans || got.offered != c.want.offered {
+				got.orphans != c.want.orphans || got.back != c.want.back || got.offered != c.want.offered {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})

@@ -87,10 +87,10 @@ func use(pid int) (u usage, err error) {
 	return usage{pages * int64(os.Getpagesize()), len(list)}, err
 }
 
-// sessions counts the connections of a process to port 25 that are up.
-func sessions(pid int) (int, error) {
-	const smtp = ":0019" // 25, as /proc/net/tcp has it
-	const connecting = "02"
+// sessions counts the connections of a process to a port that are up.
+func sessions(pid int, port uint16) (int, error) {
+	remote := fmt.Sprintf(":%04X", port)
+	const connecting = "02" // as /proc/net/tcp has it
 	f, err := os.Open(fmt.Sprintf("/proc/%d/net/tcp", pid))
 	if err != nil {
 		return 0, err
@@ -100,7 +100,7 @@ func sessions(pid int) (int, error) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		// sl local remote state queues timer retransmits uid timeout inode
-		if w := strings.Fields(lines.Text()); len(w) > 9 && strings.HasSuffix(w[2], smtp) && w[3] != connecting {
+		if w := strings.Fields(lines.Text()); len(w) > 9 && strings.HasSuffix(w[2], remote) && w[3] != connecting {
 			inodes["socket:["+w[9]+"]"] = true
 		}
 	}
