@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/repeats"
 	"github.com/millrace/millrace/contrib/sink/inject"
 	"github.com/millrace/millrace/contrib/sink/ledger"
 )
@@ -117,47 +118,32 @@ func (s *scene) logs() (string, error) {
 
 // duplicates explains the copies too many and bounds their number.
 func (s *scene) duplicates(report *ledger.Report, logs string) {
-	orphans := make(map[string]bool)
-	for line := range strings.Lines(logs) {
-		if strings.Contains(line, "possible duplicate") {
-			orphans[field(line, "id")] = true
-		}
-	}
+	orphans := repeats.Orphans(logs)
 	s.mu.Lock()
 	arrivals := slices.Clone(s.arrivals)
 	s.mu.Unlock()
-	x := explain(evidence{&s.sent, s.internet.Ledger(), arrivals, orphans})
+	x := repeats.Explain(repeats.Evidence{Sent: &s.sent, Received: s.internet.Ledger(), Arrivals: arrivals, Orphans: orphans})
 	allowed := int(s.open.Load() + s.cut.Load())
 	fmt.Fprintf(s.out, "copies too many: %d; transactions repeated by the agent %d (allowed: %d), copies of orphans %d (%d orphans), "+
 		""+
 		"messages handed back twice %d (allowed: %d), offered again by the injector %d, after a receiver's silence %d, by Postfix itself %d, unexplained %d\n",
-		report.Received-report.Sent+len(report.Refused), x.repeats, allowed, x.orphans, len(orphans), x.back, s.openBack.Load(), x.offered, x.dropped, x.host, len(x.unlawful))
-	if x.repeats > allowed {
-		s.violation("%d transactions repeated, %d sessions were cut", x.repeats, allowed)
+		report.Received-report.Sent+len(report.Refused), x.Repeats, allowed, x.Orphans, len(orphans), x.Back, s.openBack.Load(), x.Offered, x.Dropped, x.Host, len(x.Unlawful))
+	if x.Repeats > allowed {
+		s.violation("%d transactions repeated, %d sessions were cut", x.Repeats, allowed)
 	}
-	if x.back > int(s.openBack.Load()) {
-		s.violation("%d messages handed back twice, %d sessions with the host were cut", x.back, s.openBack.Load())
+	if x.Back > int(s.openBack.Load()) {
+		s.violation("%d messages handed back twice, %d sessions with the host were cut", x.Back, s.openBack.Load())
 	}
-	if x.host > 0 && s.postfixStops.Load()+s.cut.Load() == 0 {
-		s.violation("Postfix repeated %d copies, though nothing was cut", x.host)
+	if x.Host > 0 && s.postfixStops.Load()+s.cut.Load() == 0 {
+		s.violation("Postfix repeated %d copies, though nothing was cut", x.Host)
 	}
-	for i, text := range x.unlawful {
+	for i, text := range x.Unlawful {
 		if i == 10 {
-			s.violation("and %d more copies that nothing explains", len(x.unlawful)-i)
+			s.violation("and %d more copies that nothing explains", len(x.Unlawful)-i)
 			break
 		}
 		s.violation("%s", text)
 	}
-}
-
-// field is the value of a word in a log line: field(line, "id") of "… id=M1-20 …".
-func field(line, name string) string {
-	for word := range strings.FieldsSeq(line) {
-		if value, ok := strings.CutPrefix(word, name+"="); ok {
-			return value
-		}
-	}
-	return ""
 }
 
 // ways checks that mail which is not bulk never came by us.
@@ -166,14 +152,14 @@ func (s *scene) ways() {
 	ours, back, wrong := 0, 0, 0
 	for _, a := range s.arrivals {
 		switch {
-		case a.back:
+		case a.Back:
 			back++
-		case a.spool != "":
+		case a.Spool != "":
 			ours++
 		default:
 			continue
 		}
-		if strings.HasPrefix(a.copy.ID, inject.TransactionalPrefix) {
+		if strings.HasPrefix(a.Copy.ID, inject.TransactionalPrefix) {
 			wrong++
 		}
 	}

@@ -25,7 +25,7 @@
 // A fault heals at its end, all of them at the end of the time. Then all mail has
 // to leave both queues, and [scene.settle] draws up the account: nothing lost,
 // altered, stray or on the wrong way; each copy too many explained one by one by
-// what invariant 3 allows (see [explain]); each refused recipient reported to its
+// what invariant 3 allows (see package repeats); each refused recipient reported to its
 // sender; /readyz content; memory, descriptors and goroutines of both daemons
 // back where they were. It exits with 1 if any of that does not hold, and leaves
 // logs, ledgers and spool in the evidence directory.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/repeats"
 	"github.com/millrace/millrace/contrib/sink"
 	"github.com/millrace/millrace/contrib/sink/inject"
 	"github.com/millrace/millrace/contrib/sink/ledger"
@@ -86,7 +87,7 @@ type scene struct {
 	events       atomic.Int64
 
 	mu         sync.Mutex
-	arrivals   []arrival
+	arrivals   []repeats.Arrival
 	violations []string
 }
 
@@ -97,6 +98,18 @@ func (s *scene) violation(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	s.violations = append(s.violations, text)
 	fmt.Fprintln(s.out, "VIOLATION:", text)
+}
+
+// arrived notes what a receiver took.
+func (s *scene) arrived(m *sink.Message) {
+	a := repeats.Arrival{}
+	a.Copy.ID, a.Spool, a.Back = repeats.Read(m)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range m.Recipients {
+		a.Copy.Recipient = r.Address
+		s.arrivals = append(s.arrivals, a)
+	}
 }
 
 // setUp starts everything.

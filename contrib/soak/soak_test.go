@@ -13,7 +13,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/ledger"
 )
 
 // tidy runs the tests and then looks for goroutines that they left.
@@ -79,68 +78,5 @@ func TestScheduleKeepsToItsTime(t *testing.T) {
 			t.Errorf("%s: %s at %v for %v, the one before ends at %v", all[f.lane].name, f.kind.name, f.at, f.lasts, free[f.lane])
 		}
 		free[f.lane] = f.at + f.lasts
-	}
-}
-
-// Each kind of copy too many is told from the others, and from those that
-// nothing explains.
-func TestExplain(t *testing.T) {
-	t.Parallel()
-	type taken struct {
-		id, spool  string
-		conn       uint64
-		unanswered bool
-		back       bool
-	}
-	for name, c := range map[string]struct {
-		taken    []taken
-		doubtful []string // offered without an answer
-		orphans  []string
-		want     explained
-		unlawful int
-	}{
-		"once":                        {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-2", "", 1, false, false}}},
-		"agent repeats the last":      {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-1", 2, false, false}}, want: explained{repeats: 1}},
-		"agent repeats an earlier":    {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-2", "M1-2", 1, false, false}, {"b-1", "M1-1", 2, false, false}}, unlawful: 1},
-		"receiver was silent":         {taken: []taken{{"b-1", "M1-1", 1, true, false}, {"b-1", "M1-1", 2, false, false}}, want: explained{dropped: 1}},
-		"Postfix repeats the last":    {taken: []taken{{"b-1", "", 1, false, false}, {"b-1", "", 2, false, false}}, want: explained{host: 1}},
-		"Postfix repeats an earlier":  {taken: []taken{{"b-1", "", 1, false, false}, {"b-2", "", 1, false, false}, {"b-1", "", 2, false, false}}, unlawful: 1},
-		"both ways, an orphan":        {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "", 2, false, false}}, orphans: []string{"M1-1"}, want: explained{orphans: 1}},
-		"both ways, no orphan":        {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "", 2, false, false}}, unlawful: 1},
-		"both ways, another's orphan": {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "", 2, false, false}}, orphans: []string{"M1-2"}, unlawful: 1},
-		"handed back after a crash":   {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-1", 2, false, true}}, want: explained{repeats: 1}},
-		"handed back twice":           {taken: []taken{{"b-1", "M1-1", 1, false, true}, {"b-2", "", 1, false, false}, {"b-1", "M1-1", 2, false, true}}, want: explained{back: 1}},
-		"offered twice":               {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-2", 1, false, false}}, doubtful: []string{"b-1"}, want: explained{offered: 1}},
-		"offered once, spooled twice": {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-2", 1, false, false}}, unlawful: 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			e := evidence{sent: new(ledger.Ledger), received: new(ledger.Ledger), orphans: map[string]bool{}}
-			to := [][]byte{[]byte("a@far.test")}
-			for _, id := range c.doubtful {
-				e.sent.Add(&ledger.Message{ID: []byte(id), Recipients: to, Unanswered: true})
-			}
-			for _, id := range c.orphans {
-				e.orphans[id] = true
-			}
-			for i, x := range c.taken {
-				e.received.Add(&ledger.Message{
-					ID: []byte(x.id), Recipients: to, Conn: x.conn, Unanswered: x.unanswered, Time: time.Unix(int64(i), 0),
-				})
-				e.arrivals = append(e.arrivals, arrival{ledger.Copy{ID: x.id, Recipient: string(to[0])}, x.spool, x.back})
-			}
-			got := explain(e)
-			if len(got.unlawful) != c.unlawful {
-				t.Errorf("nothing explains %q, want %d", got.unlawful, c.unlawful)
-			}
-			if c.unlawful > 0 {
-				return
-			}
-			got.unlawful = nil
-			if got.repeats != c.want.repeats || got.dropped != c.want.dropped || got.host != c.want.host ||
-				got.orphans != c.want.orphans || got.back != c.want.back || got.offered != c.want.offered {
-				t.Errorf("got %+v, want %+v", got, c.want)
-			}
-		})
 	}
 }
