@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/repeats"
 	"github.com/millrace/millrace/contrib/sink/inject"
@@ -39,15 +40,12 @@ func (s *scene) settle() error {
 	report := s.emptied()
 	fmt.Fprintf(s.out, "\nevents %d (agent killed %d times with %d sessions open; Postfix stopped %d times; %d starts of a daemon tried again; receivers cut %d connections)\n",
 		s.events.Load(), s.crashes.Load(), s.open.Load(), s.postfixStops.Load(), s.refusals.Load(), s.cut.Load())
-	fmt.Fprintf(s.out, "ledgers: %s\n", report)
-	if n := len(report.Lost); n > 0 {
-		s.violation("%d copies lost", n)
-	}
-	if n := len(report.Altered); n > 0 {
-		s.violation("%d copies altered", n)
-	}
-	if n := len(report.Stray); n > 0 {
-		s.violation("%d copies stray", n)
+	fmt.Fprintf(s.out, "ledgers: %d messages sent, %d copies of them; %d received, %d refused for good: lost %d, altered %d, stray %d\n", s.sent.Messages(),
+		report.Sent, report.Received, len(report.Refused), len(report.Lost), len(report.Altered), len(report.Stray))
+	for what, list := range map[string][]ledger.Copy{"lost": report.Lost, "altered": report.Altered, "stray": report.Stray} {
+		if len(list) > 0 {
+			s.violation("%d copies %s, the first %s to %s", len(list), what, list[0].ID, list[0].Recipient)
+		}
 	}
 	logs, err := s.logs()
 	if err != nil {
@@ -70,7 +68,9 @@ func (s *scene) settle() error {
 	return nil
 }
 
-// emptied waits until both queues are empty and gives the comparison then.
+// emptied waits until both queues are empty and gives the comparison then. As an
+// admin would after such a day, it has both try their deferred mail at once: a report
+// that found no room in the spool, for one, would wait for five minutes.
 func (s *scene) emptied() *ledger.Report {
 	ctx, cancel := context.WithTimeout(s.ctx, s.settings.drain)
 	defer cancel()
@@ -86,8 +86,11 @@ func (s *scene) emptied() *ledger.Report {
 		if err != nil {
 			return false, err
 		}
-		if n > 0 && time.Since(flushed) > 3*time.Second {
+		if time.Since(flushed) > 3*time.Second {
 			flushed = time.Now()
+			if err := s.insist(act(control.VerbFlush), control.Filter{All: true}); err != nil {
+				return false, err
+			}
 			if err := s.postfix.Flush(ctx); err != nil {
 				return false, err
 			}

@@ -101,6 +101,14 @@ func (r *relay) become(s state) error {
 	return nil
 }
 
+// close ends the port; what passes by it has to have ended.
+func (r *relay) close() {
+	r.mu.Lock()
+	r.listener.Close()
+	r.mu.Unlock()
+	r.work.Wait()
+}
+
 // handback is a fault of the hand-back port.
 func handback(trouble state) func(context.Context, *scene, time.Duration, uint64) error {
 	return func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {

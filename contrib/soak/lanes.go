@@ -50,18 +50,25 @@ func lanes() []lane {
 			{name: "nobody is there", least: time.Second, most: 8 * time.Second, do: handback(absent)},
 			{name: "too many connections", least: time.Second, most: 8 * time.Second, do: handback(full)},
 		}},
-		{"stream", 10 * time.Second, []kind{
-			{name: "paused", least: time.Second, most: 8 * time.Second, weight: 2, do: paused},
-			{name: "handed back", do: func(_ context.Context, s *scene, _ time.Duration, pick uint64) error {
-				return s.insist(func(ctx context.Context) error {
-					_, err := s.client.HandBack(ctx, control.Filter{Stream: s.stream(pick)})
+		{"admin", 8 * time.Second, []kind{
+			{name: "pauses a stream", least: time.Second, most: 8 * time.Second, weight: 2, do: between(
+				func(ctx context.Context, c *control.Client, f control.Filter) error {
+					return c.Pause(ctx, control.Brake{Filter: f, Reason: "soak"})
+				},
+				func(ctx context.Context, c *control.Client, f control.Filter) error {
+					_, err := c.Resume(ctx, f)
 					return err
-				})
-			}},
-			{name: "priority", do: func(_ context.Context, s *scene, _ time.Duration, pick uint64) error {
-				n := int(1 + pick%4)
-				return s.set(control.Setting{Stream: s.stream(pick >> 8), Priority: &n})
-			}},
+				})},
+			{name: "holds what waits of a stream", least: time.Second, most: 8 * time.Second, do: between(act(control.VerbHold), act(control.VerbRelease))},
+			{name: "flushes a stream", do: between(act(control.VerbFlush), nil)},
+			{name: "requeues a stream", do: between(act(control.VerbRequeue), nil)},
+			{name: "hands a stream back", do: between(func(ctx context.Context, c *control.Client, f control.Filter) error {
+				_, err := c.HandBack(ctx, f)
+				return err
+			}, nil)},
+			{name: "gives a stream priority", do: between(func(ctx context.Context, c *control.Client, f control.Filter) error {
+				return c.Prioritize(ctx, control.Priority{Stream: f.Stream, Priority: 4})
+			}, nil)},
 		}},
 	}
 	for _, p := range providers {
@@ -107,31 +114,39 @@ func daemonKinds(of func(*scene) *daemon) []kind {
 	}
 }
 
-// paused pauses a stream and lets it go on.
-func paused(ctx context.Context, s *scene, lasts time.Duration, pick uint64) error {
-	why, name := "soak", s.stream(pick)
-	if err := s.set(control.Setting{Stream: name, Paused: &why}); err != nil {
+// order is something an admin asks for.
+type order func(ctx context.Context, c *control.Client, f control.Filter) error
+
+func act(v control.Verb) order {
+	return func(ctx context.Context, c *control.Client, f control.Filter) error {
+		_, err := c.Act(ctx, control.Order{Verb: v, Filter: f}, nil)
 		return err
 	}
-	wait(ctx, lasts)
-	why = ""
-	return s.set(control.Setting{Stream: name, Paused: &why})
 }
 
-func (s *scene) set(x control.Setting) error {
-	return s.insist(func(ctx context.Context) error { return s.client.Set(ctx, x) })
+// between gives an order about a stream, and after a while the one that undoes it.
+func between(begin, end order) func(context.Context, *scene, time.Duration, uint64) error {
+	return func(ctx context.Context, s *scene, lasts time.Duration, pick uint64) error {
+		f := control.Filter{Stream: "weekly." + senders[pick%uint64(len(senders))]}
+		if err := s.insist(begin, f); err != nil || end == nil {
+			return err
+		}
+		wait(ctx, lasts)
+		return s.insist(end, f)
+	}
 }
 
-// insist asks the agent until it answers.
-func (s *scene) insist(ask func(context.Context) error) error {
+// insist gives an order until the agent answers. It may have done it already, and
+// died before it could say so.
+func (s *scene) insist(o order, f control.Filter) error {
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	var last error
 	err := lab.Until(ctx, func() (bool, error) {
 		one, cancel := context.WithTimeout(ctx, 15*time.Second) // the agent may stand still
 		defer cancel()
-		last = ask(one)
-		return last == nil, nil
+		last = o(one, s.client, f)
+		return last == nil || errors.Is(last, control.ErrUnknown), nil
 	})
 	if err != nil {
 		return errors.Join(err, last)

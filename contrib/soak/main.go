@@ -17,7 +17,7 @@
 //	dns             the resolver is away
 //	disk            under min_free, no octet left, stands still, is slow
 //	hand-back       nobody there, too many connections
-//	stream          paused, handed back to Postfix, another priority
+//	admin           pauses, holds, flushes, requeues and hands back streams
 //	receivers       down, unreachable, fewer connections, rates, bans, greylists,
 //	                hanging at DATA or at the dot, dropped connections (the mail
 //	                accepted or not), no answer from their DNS

@@ -196,6 +196,9 @@ func (s *scene) tearDown() error {
 	if s.postfix != nil {
 		err = errors.Join(err, s.postfix.Stop())
 	}
+	if s.relay != nil {
+		s.relay.close()
+	}
 	if s.resolver != nil {
 		err = errors.Join(err, s.resolver.Stop())
 	}
@@ -294,11 +297,6 @@ func (s *scene) reload(d *daemon, good bool, pick uint64) error {
 		return os.WriteFile(s.millrace.Config(), []byte(s.config), 0o644)
 	}
 	return nil
-}
-
-// stream is the name of one of the streams.
-func (s *scene) stream(pick uint64) string {
-	return "weekly." + senders[pick%uint64(len(senders))]
 }
 
 // mail is the i-th message: newsletters of three senders to several recipients,
