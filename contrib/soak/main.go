@@ -67,7 +67,7 @@ func main() {
 	f.DurationVar(&s.duration, "duration", 10*time.Minute, "`time` in which mail flows and things go wrong")
 	f.Uint64Var(&s.seed, "seed", 1, "`number` that decides on faults and mail")
 	f.Float64Var(&s.rate, "rate", 60, "`messages` a second")
-	f.DurationVar(&s.drain, "drain", 5*time.Minute, "`time` for all mail to leave the queues afterwards")
+	f.DurationVar(&s.drain, "drain", 20*time.Minute, "`time` for all mail to leave the queues afterwards; the agent waits up to 15 minutes before it asks again where it was turned away")
 	f.StringVar(&s.evidence, "evidence", "", "`directory` for what is kept of a run that failed (default soak-evidence/seed-N)")
 	if err := f.Parse(os.Args[1:]); errors.Is(err, flag.ErrHelp) {
 		return
