@@ -109,6 +109,7 @@ func Explain(e Evidence) Counts {
 		}
 		latest := make(map[string]int) // index of the latest copy of each spool id
 		orphans := 0
+		more := 0 // copies by the host alone that it did not repeat: it has taken the message more than once
 		for i, a := range list {
 			spool := a.Spool
 			before, repeated := latest[spool]
@@ -130,11 +131,13 @@ func Explain(e Evidence) Counts {
 				again[x.Conn] = true
 			case list[before].Back:
 				back[spool] = true
+			case spool == "":
+				more++
 			default:
 				out.Unlawful = append(out.Unlawful, fmt.Sprintf("%s to %s was repeated (%q), but was not the last on its connection", c.ID, c.Recipient, spool))
 			}
 		}
-		extra := len(latest) - 1
+		extra := len(latest) - 1 + more
 		out.Orphans += min(extra, orphans)
 		out.Offered += max(0, min(extra-orphans, doubtful[c]))
 		if extra > orphans+doubtful[c] {

@@ -36,6 +36,7 @@ func TestExplain(t *testing.T) {
 		"both ways, another's orphan": {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "", 2, false, false}}, orphans: []string{"M1-2"}, unlawful: 1},
 		"handed back after a crash":   {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-1", 2, false, true}}, want: Counts{Repeats: 1}},
 		"handed back twice":           {taken: []taken{{"b-1", "M1-1", 1, false, true}, {"b-2", "", 1, false, false}, {"b-1", "M1-1", 2, false, true}}, want: Counts{Back: 1}},
+		"offered twice to Postfix":    {taken: []taken{{"b-1", "", 1, false, false}, {"b-2", "", 1, false, false}, {"b-1", "", 2, false, false}}, doubtful: []string{"b-1"}, want: Counts{Offered: 1}},
 		"offered twice":               {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-2", 1, false, false}}, doubtful: []string{"b-1"}, want: Counts{Offered: 1}},
 		"offered once, spooled twice": {taken: []taken{{"b-1", "M1-1", 1, false, false}, {"b-1", "M1-2", 1, false, false}}, unlawful: 1},
 	} {
