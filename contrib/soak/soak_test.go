@@ -32,7 +32,7 @@ func TestMain(m *testing.M) { lab.Main(tidy{m}, lab.WithPrograms) }
 // A short run with a seed that brings crashes of everything.
 func TestShortSoak(t *testing.T) {
 	err := soak(t.Context(), settings{
-		duration: 45 * time.Second, seed: 4567, rate: 30, drain: 5 * time.Minute,
+		duration: 45 * time.Second, seed: 4567, rate: 30, drain: 7 * time.Minute,
 		evidence: filepath.Join(t.TempDir(), "evidence"),
 	}, t.Output())
 	if err != nil {
