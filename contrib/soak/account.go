@@ -37,12 +37,16 @@ var errViolated = errors.New("what must always hold does not hold")
 
 // settle waits until all mail is out, draws up the account and prints it.
 func (s *scene) settle() error {
-	report := s.emptied()
+	report, empty := s.emptied()
 	fmt.Fprintf(s.out, "\nevents %d (agent killed %d times with %d sessions open; Postfix stopped %d times; %d starts of a daemon tried again; receivers cut %d connections)\n",
 		s.events.Load(), s.crashes.Load(), s.open.Load(), s.postfixStops.Load(), s.refusals.Load(), s.cut.Load())
 	fmt.Fprintf(s.out, "ledgers: %d messages sent, %d copies of them; %d received, %d refused for good: lost %d, altered %d, stray %d\n", s.sent.Messages(),
 		report.Sent, report.Received, len(report.Refused), len(report.Lost), len(report.Altered), len(report.Stray))
-	for what, list := range map[string][]ledger.Copy{"lost": report.Lost, "altered": report.Altered, "stray": report.Stray} {
+	lost := "lost"
+	if !empty {
+		lost = "lost, or still queued"
+	}
+	for what, list := range map[string][]ledger.Copy{lost: report.Lost, "altered": report.Altered, "stray": report.Stray} {
 		if len(list) > 0 {
 			s.violation("%d copies %s, the first %s to %s", len(list), what, list[0].ID, list[0].Recipient)
 		}
@@ -68,10 +72,10 @@ func (s *scene) settle() error {
 	return nil
 }
 
-// emptied waits until both queues are empty and gives the comparison then. As an
+// emptied waits until both queues are empty, gives the comparison then, and says if they are. As an
 // admin would after such a day, it has both try their deferred mail at once: a report
 // that found no room in the spool, for one, would wait for five minutes.
-func (s *scene) emptied() *ledger.Report {
+func (s *scene) emptied() (report *ledger.Report, empty bool) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.settings.drain)
 	defer cancel()
 	began, flushed := time.Now(), time.Now()
@@ -103,7 +107,7 @@ func (s *scene) emptied() *ledger.Report {
 		s.violation("the queues are not empty after %v: %s: %v", s.settings.drain, waiting, err)
 	}
 	fmt.Fprintf(s.out, "drained in %v\n", time.Since(began).Round(100*time.Millisecond))
-	return ledger.Compare(&s.sent, s.internet.Ledger())
+	return ledger.Compare(&s.sent, s.internet.Ledger()), err == nil
 }
 
 // logs is what both daemons have said.
