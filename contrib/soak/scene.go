@@ -372,8 +372,9 @@ func (s *scene) run(all []lane, faults []fault) error {
 		defer cancel()
 		got, failed = in.Run(ctx, n, mail(s.seed))
 	}()
+	began := time.Now()
 	err := s.happen(all, faults)
-	fmt.Fprintf(s.out, "%v: all is healed\n", s.duration)
+	fmt.Fprintf(s.out, "%v: all is healed\n", time.Since(began).Round(time.Second))
 	<-injecting
 	if failed != nil || got.Messages != n {
 		s.violation("Postfix has taken %d of %d messages: %v, %v", got.Messages, n, failed, got.Err)
