@@ -4,6 +4,9 @@
 GO       ?= go
 FUZZTIME ?= 10s
 ROUNDS   ?= 5
+SOAK     ?= 10m
+SEED     ?= 1
+VULNDB   ?= https://vuln.go.dev
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
@@ -11,7 +14,7 @@ TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bo
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
-.PHONY: build test demo lint race long fuzz bench deps deb rpm package-test clean
+.PHONY: build test demo lint race long fuzz soak vulncheck bench deps deb rpm package-test clean
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -69,6 +72,20 @@ fuzz:
 bench:
 	contrib/deps/install $(DEMO_PACKAGES)
 	$(GO) run ./contrib/bench -rounds $(ROUNDS) -out dist/bench $(BENCH)
+
+# Mail flows while everything goes wrong, and the ledgers must agree: see
+# contrib/soak. A seed repeats a run: make soak SOAK=1h SEED=7
+soak: deps
+	contrib/deps/install e2fsprogs
+	$(GO) run ./contrib/soak -duration $(SOAK) -seed $(SEED)
+
+# Known vulnerabilities in what the programs call. Without the database nothing
+# is known, and that is a failure; VULNDB=file:///DIR names a copy of it.
+vulncheck:
+	@said=$$($(GO) tool govulncheck -db $(VULNDB) ./... 2>&1); code=$$?; echo "$$said"; \
+	case "$$said" in *"fetching vulnerabilities"*) \
+		echo "vulncheck: NOT CHECKED: the database at $(VULNDB) cannot be reached" >&2; exit 2;; \
+	esac; exit $$code
 
 # The packages, in dist/, of the commit that is checked out.
 deb:

@@ -44,12 +44,16 @@ func (q *Queue) plan(at time.Time, e event) {
 	}
 }
 
+// farthest is longer than anything is planned ahead. What is further away was
+// planned by a clock that has been set back since: mail would wait for years.
+const farthest = 30 * 24 * time.Hour
+
 // runAgenda lets what is due happen and returns how long until the next event.
 // What plans itself again for now comes in the next turn, so that the mutex is
 // free in between.
 func (q *Queue) runAgenda(now time.Time) time.Duration {
 	for range len(q.agenda) {
-		if wait := q.agenda[0].at.Sub(now); wait > 0 {
+		if wait := q.agenda[0].at.Sub(now); wait > 0 && wait < farthest {
 			return wait
 		}
 		heap.Pop(&q.agenda).(entry).happen(q, now)

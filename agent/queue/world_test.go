@@ -10,11 +10,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world drives a queue: it answers Resolve with the way of the domain's name
 // and runs each session as a small model of a server.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/emersion/go-milter"
+	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/cmd/internal/program"
 )
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // running is a running millrace-milter.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/repeats"
 	"github.com/millrace/millrace/contrib/sink"
 	"github.com/millrace/millrace/contrib/sink/inject"
 	"github.com/millrace/millrace/contrib/sink/ledger"
@@ -137,73 +138,32 @@ func (s *stream) killing(times int, inTurn [][]*lab.Daemon) (agents int) {
 	return agents
 }
 
-// explain fails for each copy too many that invariant 3 does not allow:
-//
-//   - The agent may repeat a transaction that was the last on its connection,
-//     one for each session open at a crash.
-//   - A message committed without a verdict is sent by us, and again in
-//     whatever way its client or Postfix sends it. The agent logs each one.
-func (r *room) explain(rep *ledger.Report, sent *ledger.Ledger, repeats int) {
+// explain fails for each copy too many that invariant 3 does not allow: see
+// package repeats. The agent may repeat one transaction for each session open at
+// a crash.
+func (r *room) explain(rep *ledger.Report, sent *ledger.Ledger, most int) {
 	r.t.Helper()
 	if len(rep.Altered)+len(rep.Stray)+len(rep.Lost) > 0 {
 		r.t.Fatalf("ledgers: %s", rep)
 	}
-	orphans := make(map[string]bool)
-	for _, line := range linesWith(read(r.t, r.millrace.Agent.Log()), "possible duplicate") {
-		orphans[field(line, "id")] = true
-	}
-	last := make(map[uint64]ledger.Record) // on each connection
-	// The records of a copy and its arrivals come in the same order.
-	records := make(map[ledger.Copy][]ledger.Record)
-	for x := range r.net.Ledger().Records() {
-		last[x.Conn] = x
-		c := ledger.Copy{ID: x.ID, Recipient: x.Recipient}
-		records[c] = append(records[c], x)
-	}
-	doubtful := make(map[ledger.Copy]int)
-	for x := range sent.Records() {
-		if x.Unanswered {
-			doubtful[ledger.Copy{ID: x.ID, Recipient: x.Recipient}]++
-		}
-	}
-	ways := make(map[ledger.Copy][]string) // by spool id, "" for Postfix
+	e := repeats.Evidence{Sent: sent, Received: r.net.Ledger(), Orphans: repeats.Orphans(read(r.t, r.millrace.Agent.Log()))}
 	for _, a := range r.all() {
-		c := ledger.Copy{ID: a.id, Recipient: a.recipient}
-		ways[c] = append(ways[c], a.spool)
+		e.Arrivals = append(e.Arrivals, repeats.Arrival{Copy: ledger.Copy{ID: a.id, Recipient: a.recipient}, Spool: a.spool})
 	}
-	again, twice := make(map[uint64]bool), 0
-	for c, list := range ways {
-		latest := make(map[string]int) // index of the latest copy of each spool id
-		explained := doubtful[c]
-		for i, spool := range list {
-			before, repeated := latest[spool]
-			if repeated && spool != "" {
-				// What the agent repeats is the last that a connection heard.
-				x := records[c][before]
-				if y := last[x.Conn]; y.ID != x.ID || y.Time != x.Time {
-					r.t.Errorf("%s to %s was repeated, but was not the last on its connection", c.ID, c.Recipient)
-				}
-				again[x.Conn] = true
-			}
-			if !repeated && orphans[spool] {
-				explained++
-			}
-			latest[spool] = i
-		}
-		if extra := len(latest) - 1; extra > 0 {
-			twice++
-			if extra > explained {
-				r.t.Errorf("%s to %s came as %q, with %d orphans", c.ID, c.Recipient, list, explained)
-			}
-		}
+	got := repeats.Explain(e)
+	for _, text := range got.Unlawful {
+		r.t.Error(text)
 	}
-	if len(again) > repeats {
-		r.t.Errorf("%d transactions repeated; at most %d sessions were cut", len(again), repeats)
+	if got.Host > 0 {
+		r.t.Errorf("the host repeated %d copies", got.Host)
 	}
-	if len(again) == 0 {
+	if got.Repeats > most {
+		r.t.Errorf("%d transactions repeated; at most %d sessions were cut", got.Repeats, most)
+	}
+	if got.Repeats == 0 {
 		r.t.Error("no transaction was repeated: the crashes have hit nothing")
 	}
-	r.t.Logf("%s; %d transactions repeated, %d copies of orphans sent twice, %d orphans", rep, len(again), twice, len(orphans))
+	r.t.Logf("%s; %+v, %d orphans", rep, got, len(e.Orphans))
 }
 
 // An orderly stop of both under load, and a start again: nothing is lost and

@@ -123,7 +123,10 @@ func (d *Daemon) Freeze(ctx context.Context) error {
 		for _, path := range threads {
 			b, _ := os.ReadFile(path) // "" of a thread that has ended meanwhile
 			// proc(5): the state is the first field after the name in parentheses.
-			if _, state, ok := bytes.Cut(b, []byte(") ")); ok && state[0] != 'T' {
+			// What waits in the kernel stands as well: it stops before it comes back. A
+			// thread that forks waits there until the child has begun its program,
+			// which the signal has stopped too.
+			if _, state, ok := bytes.Cut(b, []byte(") ")); ok && state[0] != 'T' && state[0] != 'D' {
 				return false
 			}
 		}

@@ -1,10 +1,12 @@
 package sink
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +22,7 @@ func (h *host) ignore() error {
 	if err != nil {
 		return err
 	}
-	filler, err := net.Dial("tcp4", at.String())
+	filler, err := fill(at)
 	if err != nil {
 		ln.Close()
 		return err
@@ -29,6 +31,17 @@ func (h *host) ignore() error {
 	defer h.provider.mu.Unlock()
 	h.listener, h.filler = ln, filler
 	return nil
+}
+
+// fill takes the place in the queue of a listener. It gives no connection if a
+// client was faster, who gets no answer and leaves the place taken when it goes.
+func fill(at netip.AddrPort) (net.Conn, error) {
+	const patience = time.Second // on loopback; and nothing of the Internet can change meanwhile
+	c, err := net.DialTimeout("tcp4", at.String(), patience)
+	if err, ok := errors.AsType[net.Error](err); ok && err.Timeout() {
+		return nil, nil
+	}
+	return c, err
 }
 
 // shortListener listens with a backlog of 0, which package net does not offer.

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/millrace/millrace/agent/config"
 )
 
@@ -30,7 +32,7 @@ func TestMain(m *testing.M) {
 			return &daemon{log, how == "fails"}, nil
 		})
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // daemon logs what is asked of it.

@@ -9,7 +9,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func msg(id, content string, rcpts ...string) *Message {
 	m := &Message{ID: []byte(id), Sender: []byte("s@x"), Hash: hashOf(content), Time: time.Unix(1, 2), Size: 3, Above: 4, Conn: 5}
