@@ -106,7 +106,7 @@ func (p *Plan) Apply(ctx context.Context) error {
 }
 
 // Apply writes or removes the file, if it is still as the change expects it. A new
-// file gets owner and mode of like.
+// file gets owner and mode of like, and its directory if there is none.
 func (c *Change) Apply(like string) error {
 	now, err := os.ReadFile(c.Path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -120,6 +120,9 @@ func (c *Change) Apply(like string) error {
 	}
 	if c.New == nil {
 		return os.Remove(c.Path)
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Path), 0o755); err != nil {
+		return err
 	}
 	return replaceAs(c.Path, like, c.New)
 }

@@ -154,13 +154,17 @@ func (f *configFiles) writeHost(x *postconf.Export) error {
 		return err
 	}
 	text := hostTOML(x, defined)
+	if text == "" {
+		return nil
+	}
 	if err := os.MkdirAll(f.staged("conf.d"), 0o700); err != nil {
 		return err
 	}
 	return os.WriteFile(f.staged(hostFile), []byte(text), 0o600)
 }
 
-// hostTOML is the text of hostFile, without the keys that are set elsewhere.
+// hostTOML is the text of hostFile, without the keys that are set elsewhere; "" if
+// nothing is left to say.
 func hostTOML(x *postconf.Export, defined func(key ...string) bool) string {
 	t := tables{defined: defined}
 	if x.Hostname != "" {
@@ -187,6 +191,9 @@ func hostTOML(x *postconf.Export, defined func(key ...string) bool) string {
 			t.line("route", "handback")
 		}
 		queueLimits(&t, q.Limits, q.TLS)
+	}
+	if t.text.Len() == 0 {
+		return ""
 	}
 	return "# Written by \"millrace setup\" from what Postfix says, and written anew each time:\n" +
 		"# set a key in millrace.toml, and it is left out here.\n" + t.text.String()

@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+// TestSetupOnARunningPostfix has the command make a running Postfix ask Millrace, and
+// take it back; and shows that what "postfix check" refuses is put back as it was.
+func TestSetupOnARunningPostfix(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{postfix: lab.PostfixOptions{Extra: map[string]string{"smtpd_milters": ""}}})
+	programs, err := lab.Programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := func(args ...string) (string, error) {
+		all := append([]string{"--config", r.millrace.Config(), "setup", "--postfix-config", r.postfix.Config(), "--yes", "--no-test"}, args...)
+		out, err := exec.CommandContext(r.ctx, filepath.Join(programs, "millrace"), all...).CombinedOutput()
+		return string(out), err
+	}
+	files := func() string {
+		text := ""
+		entries, err := os.ReadDir(r.postfix.Config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.Type().IsRegular() {
+				text += "== " + e.Name() + "\n" + read(t, filepath.Join(r.postfix.Config(), e.Name()))
+			}
+		}
+		return text
+	}
+	// A reload takes effect with the next smtpd, a moment later.
+	n := 0
+	goes := func(ours bool) {
+		t.Helper()
+		r.until(fmt.Sprintf("mail by Millrace: %t", ours), func() bool {
+			n++
+			id := fmt.Sprintf("setup-%d", n)
+			r.send("news@lab.test", []string{"ann@far.test"}, news(id))
+			var got []arrival
+			r.until(id+" arrives", func() bool { got = r.copies(id); return len(got) > 0 })
+			return got[0].ours() == ours
+		})
+	}
+	before := files()
+	goes(false)
+
+	if out, err := command(); err != nil || !strings.Contains(out, "+smtpd_milters = { unix:millrace/milter.sock") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	goes(true)
+	if out, err := command(); err != nil || !strings.Contains(out, "nothing is to be changed") {
+		t.Errorf("a second time: %v\n%s", err, out)
+	}
+	if out, err := command("--undo"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if after := files(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	goes(false)
+
+	// A mistake of the admin's that postconf does not mind and Postfix does.
+	main := filepath.Join(r.postfix.Config(), "main.cf")
+	if err := os.WriteFile(main, []byte(read(t, main)+"inet_protocols = ipv9\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wrong := read(t, main)
+	out, err := command()
+	if err == nil || !strings.Contains(out, "everything is as it was") {
+		t.Errorf("postfix check was not asked: %v\n%s", err, out)
+	}
+	if now := read(t, main); now != wrong {
+		t.Errorf("main.cf after a set-up that failed:\n%s", now)
+	}
+}
