@@ -28,6 +28,8 @@ type suppressing struct {
 }
 
 func (b *suppressing) Suppressions(_ context.Context, yield func(*control.Suppression) error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for i := range b.list {
 		if err := yield(&b.list[i]); err != nil {
 			return err
@@ -69,6 +71,8 @@ func (b *suppressing) Unsuppress(x control.Release) (int, error) {
 }
 
 func (b *suppressing) SuppressionStats() control.SuppressionStats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	return control.SuppressionStats{Mode: b.mode, Suppressed: len(b.list), Admin: 2, Counted: 1, Octets: 4096}
 }
 
