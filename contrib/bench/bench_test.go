@@ -162,6 +162,9 @@ func TestArrivalsTellProgress(t *testing.T) {
 	if n := len(l.Points); n != 50 || l.Points[0] != (plot.Point{X: 1.5, Y: 1}) || l.Points[49] != (plot.Point{X: 2, Y: 50}) {
 		t.Errorf("drawn as %v", l.Points)
 	}
+	if l := distribution("x", got, 0); len(l.Points) != 51 || l.Points[0] != (plot.Point{}) {
+		t.Errorf("on an axis from 0 drawn as %v", l.Points)
+	}
 }
 
 func TestMarkdownEscapesAndJudges(t *testing.T) {

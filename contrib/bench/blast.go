@@ -25,7 +25,7 @@ a transport for the bulk alone, chosen by the sender, so that neither processes 
 Processes and memory are those of Postfix and Millrace, at their most; memory shared by processes counts once.`
 
 // bulkApart is the fourth variant.
-const bulkApart = "Postfix tuned, bulk apart"
+const bulkApart = "Postfix, bulk apart"
 
 // apart is a tuned Postfix with a transport for the bulk.
 func apart() *lab.PostfixOptions {
@@ -124,6 +124,9 @@ func blastPlots(variants []variant[blastRound], found [][]blastRound) []chartFil
 func distribution(name string, samples []time.Duration, least float64) plot.Line {
 	slices.Sort(samples)
 	l := plot.Line{Name: name}
+	if least == 0 {
+		l.Points = []plot.Point{{}}
+	}
 	for p := 1; p <= 100 && len(samples) > 0; p++ {
 		if at := quantile(samples, float64(p)/100); !math.IsInf(at, 1) {
 			l.Points = append(l.Points, plot.Point{X: max(at, least), Y: float64(p)})

@@ -87,7 +87,7 @@ func (x *result) section() string {
 	if x.Rounds > 1 {
 		spread = fmt.Sprintf("Medians of %d rounds, the least and the most in brackets", x.Rounds)
 	}
-	fmt.Fprintf(&b, "\n%s (*never*: not while it was watched); %s cores (%s), Linux %s, Postfix %s, spool and queues on %s.\n", spread,
+	fmt.Fprintf(&b, "\n%s (*never*: not while it was watched; in the plot, *bulk apart* is tuned with a transport for the bulk alone); %s cores (%s), Linux %s, Postfix %s, spool and queues on %s.\n", spread,
 		x.Machine.value("cores"), x.Machine.value("CPU"), strings.TrimPrefix(x.Machine.value("kernel"), "Linux "),
 		x.Machine.value("Postfix"), x.Machine.value("file system of queues and spool"))
 	fmt.Fprintf(&b, "\n![Share of transactional mail delivered within so many seconds, beside a bulk blast](%s)\n\n", readmePlot)
