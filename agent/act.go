@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -94,6 +95,10 @@ func (a *Agent) Act(ctx context.Context, o control.Order, tell func(control.Sele
 func (a *Agent) do(ctx context.Context, d *deed, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
 	if o.Filter.Empty() {
 		return done, fmt.Errorf("the filter is empty; say all for everything")
+	}
+	if !a.loaded.Load() {
+		// Half of what is meant would be left out, in silence.
+		return done, errors.New("the spool is still being read; try again in a moment")
 	}
 	sel := a.selection(o.Filter)
 	several := make(map[spool.ID]bool) // messages of several recipients that were counted

@@ -77,7 +77,13 @@ type Status struct {
 	Held     int    `json:"held"` // on hold, or of a paused sender, user or client
 	Sessions int    `json:"sessions"`
 	Sites    []Site `json:"sites"`
+	// Loading says that the spool is still being read: there may be more than is
+	// counted.
+	Loading bool `json:"loading,omitempty"`
 }
+
+// Queued is how many recipients are not done, those that are held among them.
+func (s *Status) Queued() int { return s.Waiting + s.Deferred + s.Active + s.Held }
 
 // Backend is what the socket serves.
 type Backend interface {

@@ -84,8 +84,14 @@ func drained(ctx context.Context, client *control.Client) error {
 		if err != nil {
 			return "", false, err
 		}
-		left := st.Waiting + st.Deferred + st.Active
+		left := st.Queued()
 		line := fmt.Sprintf("%s left: %d waiting, %d deferred, %d under way", count(left, "recipient"), st.Waiting, st.Deferred, st.Active)
+		if st.Held > 0 {
+			line += fmt.Sprintf(", %d held (millrace queue --state held)", st.Held)
+		}
+		if st.Loading {
+			return "the agent is still reading the spool", false, nil
+		}
 		rest := time.Until(settled)
 		if left == 0 && rest > 0 {
 			line = fmt.Sprintf("nothing left; a last message may still come within %s", rest.Round(time.Second))

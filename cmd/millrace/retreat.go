@@ -71,6 +71,9 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 	if err != nil {
 		return err
 	}
+	if err := nothingStopped(ctx, client); err != nil {
+		return err
+	}
 	if left > 0 && !c.Deliver {
 		question := fmt.Sprintf("Divert nothing more, and hand %s back to Postfix?", count(left, "recipient"))
 		if err := consent(c.Yes, question, "this hands queued mail back", "nothing was changed"); err != nil {
@@ -109,7 +112,7 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 		if err != nil {
 			return err
 		}
-		if st.Waiting+st.Deferred+st.Active == 0 && time.Now().After(settled) {
+		if st.Queued() == 0 && !st.Loading && time.Now().After(settled) {
 			return nil
 		}
 		select {
@@ -118,6 +121,29 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 			return ctx.Err()
 		}
 	}
+}
+
+// nothingStopped says what an admin has stopped: handed back, Postfix would deliver it.
+func nothingStopped(ctx context.Context, client *control.Client) error {
+	st, err := client.Status(ctx)
+	if errors.Is(err, control.ErrNotRunning) {
+		return nil // then nothing is handed back either
+	}
+	if err != nil {
+		return err
+	}
+	if st.Held > 0 {
+		return fmt.Errorf("%s on hold, and Postfix would deliver them; remedy: millrace queue --state held shows them; release, cancel, or handback --state held",
+			count(st.Held, "recipient"))
+	}
+	standing, err := client.Standing(ctx)
+	if err != nil {
+		return err
+	}
+	if n := len(standing.Brakes); n > 0 {
+		return fmt.Errorf("%s on, and Postfix would deliver what is paused; remedy: millrace brakes lists them; resume, or cancel that mail", count(n, "brake"))
+	}
+	return nil
 }
 
 // check says what stands in the way of a removal.
@@ -156,8 +182,11 @@ func (c *retreatCmd) check(ctx context.Context, g *globals, cfg *config.Config) 
 // the spool does.
 func queued(ctx context.Context, cfg *config.Config, client *control.Client) (int, error) {
 	st, err := client.Status(ctx)
+	if err == nil && st.Loading {
+		return 0, errors.New("the agent is still reading the spool; try again in a moment")
+	}
 	if err == nil {
-		return st.Waiting + st.Deferred + st.Active, nil
+		return st.Queued(), nil
 	}
 	if !errors.Is(err, control.ErrNotRunning) {
 		return 0, err

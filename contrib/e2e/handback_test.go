@@ -40,7 +40,7 @@ func (r *room) left() int {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return st.Waiting + st.Deferred + st.Active
+	return st.Queued()
 }
 
 // hostile is a main.cf that does to mail all that a main.cf may do. It is set when

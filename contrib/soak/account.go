@@ -92,14 +92,20 @@ func (s *scene) emptied() (report *ledger.Report, empty bool) {
 		}
 		if time.Since(flushed) > 3*time.Second {
 			flushed = time.Now()
-			if err := s.insist(act(control.VerbFlush), control.Filter{All: true}); err != nil {
-				return false, err
+			// A hold that a killed agent could not release, too.
+			for _, v := range []control.Verb{control.VerbRelease, control.VerbFlush} {
+				if err := s.insist(act(v), control.Filter{All: true}); err != nil {
+					return false, err
+				}
 			}
 			if err := s.postfix.Flush(ctx); err != nil {
 				return false, err
 			}
 		}
-		left := st.Waiting + st.Deferred + st.Active
+		left := st.Queued()
+		if st.Loading {
+			left = max(left, 1)
+		}
 		waiting = fmt.Sprintf("%d recipients in the agent's queue, %d messages in Postfix's", left, n)
 		return left == 0 && n == 0, nil
 	})
