@@ -12,10 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 func main() {
-	if len(os.Args) != 2 {
+	if len(os.Args) != 2 || strings.HasPrefix(os.Args[1], "-") { // -h is no directory
 		fmt.Fprintln(os.Stderr, "usage: man DIRECTORY")
 		os.Exit(64)
 	}
