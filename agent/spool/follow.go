@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	// roundGap is the least time from one look at the segments to the next:
-	// under load a look finds some tens of messages, alone it comes at once.
-	roundGap = time.Millisecond
+	// roundGap is the least time from one look at the segments to the next: a
+	// lone message is found at once, a flow in batches. Looks and the wake-ups
+	// behind them are most of what a slow flow costs the agent: at 500 messages
+	// a second 420 us of CPU time each with 1 ms, 180 with 10, 145 with 20.
+	roundGap = 20 * time.Millisecond
 	// settleGap is when a segment is looked at once more after its last event.
 	// The kernel tells of a dead writer's close just before it frees the lock.
 	settleGap = 50 * time.Millisecond
