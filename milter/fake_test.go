@@ -3,11 +3,9 @@ package milter_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -15,28 +13,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/tidy"
 	"github.com/millrace/millrace/milter"
 	"github.com/millrace/millrace/milter/wire"
 )
 
-func TestMain(m *testing.M) { lab.Main(noLeaks{m}) }
-
-// noLeaks runs the tests and then looks for goroutines they left behind.
-type noLeaks struct{ *testing.M }
-
-func (m noLeaks) Run() int {
-	code := m.M.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	return code
-}
+func TestMain(m *testing.M) { tidy.Main(m) }
 
 var loopKey = []byte("the loop key of this test's spool")
 

@@ -3,7 +3,7 @@ package postconf
 import (
 	"testing"
 
-	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/tidy"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { tidy.Main(m) }

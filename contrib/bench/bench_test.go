@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/tidy"
 	"github.com/millrace/millrace/contrib/plot"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	lab.Main(m, lab.WithPrograms)
+	tidy.Main(m, lab.WithPrograms)
 }
 
 // Small rounds of everything, on a real Postfix and real daemons. No figure is

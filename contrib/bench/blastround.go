@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	transactionalRate = 10 // messages a second
+	transactionalRate = 20 // messages a second
 	hangingDomains    = 20
 	bulkSender        = "bounce@news.sender.test"
 )

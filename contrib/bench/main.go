@@ -112,7 +112,7 @@ func parse(args []string) (*settings, error) {
 	f.IntVar(&s.backlog, "backlog", 20000, "throughput: `messages` in the spool that the agent drains, and of smtp-source; fewer of them above 8 KB")
 	f.IntVar(&s.sessions, "sessions", 20, "throughput, tls: SMTP `sessions` of the injector, the agent and smtp-source")
 	f.IntVar(&s.bulk, "bulk", 10000, "blast: bulk `messages`")
-	f.DurationVar(&s.window, "window", 2*time.Minute, "blast: `time` a round is watched for; transactional mail is sent until a minute before its end")
+	f.DurationVar(&s.window, "window", time.Minute, "blast: `time` a round is watched for; transactional mail is sent in its first half, and all of it watched for another half")
 	f.DurationVar(&s.idle, "idle", 20*time.Second, "blast: `time` that transactional mail is measured alone first")
 	f.DurationVar(&s.limits, "limits", 3*time.Minute, "limits: `time` of a round")
 	f.DurationVar(&s.outage, "outage", time.Minute, "outage: `time` that the receiver is down")

@@ -19,25 +19,31 @@ type nullVerdict string
 
 // The verdicts. They come at the same place as Millrace's: ACCEPT at the end of
 // the header; or at the end of the message DELRCPT of every recipient, ACCEPT.
+// The third reads header and body before that, and forgets them.
 const (
-	nullAccept nullVerdict = "accept"
-	nullDivert nullVerdict = "divert"
+	nullAccept     nullVerdict = "accept"
+	nullDivert     nullVerdict = "divert"
+	nullReadDivert nullVerdict = "read and divert"
 )
 
 // steps is what a null milter does not want to see: all that its verdict does
-// not need, header and body too. No milter with that verdict can do less.
+// not need, header and body too. No milter with that verdict can do less; none
+// that diverts a message can do as little.
 func (v nullVerdict) steps() milter.OptProtocol {
-	skip := milter.OptNoConnect | milter.OptNoHelo | milter.OptNoMailFrom | milter.OptNoHeaders |
-		milter.OptNoBody | milter.OptNoUnknown | milter.OptNoData
-	if v == nullDivert {
-		return skip | milter.OptNoEOH | milter.OptNoRcptReply
+	skip := milter.OptNoConnect | milter.OptNoHelo | milter.OptNoMailFrom | milter.OptNoUnknown | milter.OptNoData
+	switch v {
+	case nullDivert:
+		return skip | milter.OptNoHeaders | milter.OptNoEOH | milter.OptNoBody | milter.OptNoRcptReply
+	case nullReadDivert:
+		return skip | milter.OptNoHeaderReply | milter.OptNoBodyReply | milter.OptNoRcptReply
 	}
-	return skip | milter.OptNoRcptTo
+	return skip | milter.OptNoHeaders | milter.OptNoBody | milter.OptNoRcptTo
 }
 
 // nullSession is one message.
 type nullSession struct {
 	milter.NoOpMilter
+	verdict    nullVerdict
 	recipients []string
 }
 
@@ -47,8 +53,19 @@ func (s *nullSession) RcptTo(to string, _ *milter.Modifier) (milter.Response, er
 	return nil, nil
 }
 
+// Header answers nothing, as negotiated.
+func (s *nullSession) Header(string, string, *milter.Modifier) (milter.Response, error) {
+	return nil, nil
+}
+
+// BodyChunk answers nothing, as negotiated.
+func (s *nullSession) BodyChunk([]byte, *milter.Modifier) (milter.Response, error) { return nil, nil }
+
 func (s *nullSession) Headers(textproto.MIMEHeader, *milter.Modifier) (milter.Response, error) {
-	return milter.RespAccept, nil
+	if s.verdict == nullAccept {
+		return milter.RespAccept, nil
+	}
+	return milter.RespContinue, nil
 }
 
 func (s *nullSession) Body(m *milter.Modifier) (milter.Response, error) {
@@ -86,7 +103,7 @@ func serveNullMilter(v nullVerdict, socket string) error {
 		return err
 	}
 	s := &milter.Server{
-		NewMilter: func() milter.Milter { return &nullSession{} },
+		NewMilter: func() milter.Milter { return &nullSession{verdict: v} },
 		Actions:   milter.OptRemoveRcpt,
 		Protocol:  v.steps(),
 	}

@@ -72,19 +72,26 @@ type claim struct {
 	reach string // the wanted value in words; "" if there is none
 	got   series
 	met   func(median float64) bool
+	why   string // what limits it, should it be missed
 }
 
 func (c claim) row() []string {
 	if c.met == nil {
 		return []string{c.what, c.got.cell(ratio), "-", "-"}
 	}
-	verdict := "no"
-	if m := c.got.median(); math.IsNaN(m) {
+	verdict := "yes"
+	if math.IsNaN(c.got.median()) {
 		verdict = "not measured"
-	} else if c.met(m) {
-		verdict = "yes"
+	} else if c.missed() {
+		verdict = "no"
 	}
 	return []string{c.what, c.got.cell(ratio), c.reach, verdict}
+}
+
+// missed reports whether it was measured and is not what it ought to be.
+func (c claim) missed() bool {
+	m := c.got.median()
+	return c.met != nil && !math.IsNaN(m) && !c.met(m)
 }
 
 func atMost(limit float64) func(float64) bool  { return func(m float64) bool { return m <= limit } }
@@ -148,6 +155,13 @@ func (r *report) markdown(w io.Writer) {
 	r.machine.table().markdown(w)
 	fmt.Fprint(w, "\n## Numbers to reach\n\n")
 	numbersTable(r.sections).markdown(w)
+	for _, s := range r.sections {
+		for _, c := range s.claims {
+			if c.missed() && c.why != "" {
+				fmt.Fprintf(w, "\nNot reached: %s. %s\n", c.what, c.why)
+			}
+		}
+	}
 	for _, s := range r.sections {
 		fmt.Fprintf(w, "\n## %s\n\n%s\n", s.title, s.about)
 		for _, t := range s.all() {

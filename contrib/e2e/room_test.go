@@ -18,11 +18,12 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/tidy"
 	"github.com/millrace/millrace/contrib/sink"
 	"github.com/millrace/millrace/contrib/sink/ledger"
 )
 
-func TestMain(m *testing.M) { lab.Main(m, lab.WithPrograms) }
+func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }
 
 // How long a test may take in all, and wait for one thing. That is for slow
 // machines and programs with the race detector; nothing is timed.

@@ -3,7 +3,7 @@
 // see together. Nothing in the room can reach the outside, and nothing of it
 // is left when it closes.
 //
-// The room is made of Linux namespaces. [Isolate] (for tests: [Main]) runs the
+// The room is made of Linux namespaces. [Isolate] (for tests: [Main], by package tidy) runs the
 // current program again with a network that has a loopback interface and
 // nothing else, with a resolv.conf that names 127.0.0.1, and as process 1 of
 // all it starts. Every port is free there, so receivers listen on port 25 of as many 127.x.y.z addresses as
@@ -14,7 +14,7 @@
 //
 // Inside, calls follow each other like this:
 //
-//	func TestMain(m *testing.M) { lab.Main(m, lab.WithPrograms) }
+//	func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }
 //
 //	p, err := lab.StartPostfix(ctx, lab.PostfixOptions{Milter: "unix:" + sock})
 //	defer p.Stop()                       // kills what runs, removes the directory

@@ -2,32 +2,17 @@ package main
 
 import (
 	"bytes"
-	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/tidy"
 )
 
-// tidy runs the tests and then looks for goroutines that they left.
-type tidy struct{ *testing.M }
-
-func (m tidy) Run() int {
-	code := m.M.Run()
-	if leak := goleak.Find(); leak != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, leak)
-		code = 1
-	}
-	return code
-}
-
-func TestMain(m *testing.M) { lab.Main(tidy{m}, lab.WithPrograms) }
+func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }
 
 // A short run with a seed that brings crashes of everything.
 func TestShortSoak(t *testing.T) {

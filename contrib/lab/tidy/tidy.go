@@ -1,0 +1,30 @@
+// Package tidy runs the tests of a package in a closed room of package lab, and
+// fails when they leave goroutines behind:
+//
+//	func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }
+//
+// It is not part of lab, which programs use too.
+package tidy
+
+import (
+	"fmt"
+	"os"
+
+	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+// Main is lab.Main, with the check. It never returns.
+func Main(m lab.Runner, options ...lab.Option) { lab.Main(runner{m}, options...) }
+
+type runner struct{ tests lab.Runner }
+
+func (r runner) Run() int {
+	code := r.tests.Run()
+	if leak := goleak.Find(); leak != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, leak)
+		code = 1
+	}
+	return code
+}
