@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/postfix"
+	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 // masterServices are Debian's services without the port 25 listener. The y of
@@ -104,11 +105,11 @@ func (p *Postfix) install(o PostfixOptions) error {
 		}
 	}
 	if o.Receiver != nil {
-		cert, key, err := selfSigned()
+		pair, err := selfsigned.New(Hostname)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(p.Config(), "chain.pem"), []byte(key+cert), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(p.Config(), "chain.pem"), slices.Concat(pair.Key, pair.Cert), 0o600); err != nil {
 			return err
 		}
 	}

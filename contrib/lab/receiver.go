@@ -2,19 +2,14 @@ package lab
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 // ReceiverOptions says where a real MTA receives mail, and for whom.
@@ -55,39 +50,14 @@ const (
 // certificate makes a certificate that nobody else signed. Its key is readable
 // to one user.
 func (t *tree) certificate(uid int) error {
-	cert, key, err := selfSigned()
+	pair, err := selfsigned.New(Hostname)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
-		t.write(certFile, cert), t.write(keyFile, key),
+		t.write(certFile, string(pair.Cert)), t.write(keyFile, string(pair.Key)),
 		os.Chown(t.path(keyFile), uid, 0), os.Chmod(t.path(keyFile), 0o600),
 	)
-}
-
-// selfSigned is a certificate for Hostname and its key, in PEM.
-func selfSigned() (cert, key string, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", "", err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: Hostname},
-		DNSNames:     []string{Hostname},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		return "", "", err
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return "", "", err
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})), nil
 }
 
 // far is a receiver that runs in a tree.
