@@ -1,0 +1,102 @@
+package config
+
+import "time"
+
+// TLS is the least protection of a queue's connections. MTA-STS and DANE raise
+// it, except "none", which is the admin's word against any TLS.
+type TLS string
+
+// The TLS levels, weakest first.
+const (
+	TLSNone          TLS = "none"          // never STARTTLS
+	TLSOpportunistic TLS = "opportunistic" // STARTTLS if offered, any certificate
+	TLSRequired      TLS = "required"      // no mail without TLS, any certificate
+	TLSVerify        TLS = "verify"        // no mail without a valid certificate
+)
+
+// RouteKind says which way a queue's mail goes.
+type RouteKind string
+
+// The ways of a queue.
+const (
+	RouteMX       RouteKind = "mx"
+	RouteHandback RouteKind = "handback"
+	RouteRelay    RouteKind = "relay"
+)
+
+// Route is a queue's way: "mx", "handback" or "relay:host:port".
+type Route struct {
+	Kind  RouteKind
+	Relay string // "host:port" when Kind is RouteRelay
+}
+
+// Queue is a policy and a name: the general queue, or a [[queue]], which starts
+// from the values of [general].
+type Queue struct {
+	// Name names the queue in logs and commands; required in a [[queue]], and
+	// each name once. "general" is the general queue.
+	Name string `toml:"name"`
+	// Domains are the listed domains, and after Load those of the domain files
+	// too, as lower case A-labels. "*.example.com" stands for all subdomains of
+	// example.com, not for itself; the longest match wins.
+	Domains []string `toml:"domains"`
+	// DomainFiles are files with one domain a line, # begins a comment. A
+	// relative path starts at the directory of the configuration file.
+	DomainFiles []string `toml:"domain_files"`
+	// MX are globs over MX host names: a domain that no queue lists joins this
+	// one if all its hosts match. The first queue that claims it has it.
+	MX []string `toml:"mx"`
+
+	// Route is "mx", "handback" (give this mail back to the host MTA) or
+	// "relay:host:port". Default: "mx".
+	Route Route `toml:"route"`
+	// MaxSessions bounds the connections of a site and source address; how many
+	// are really used the agent finds out. Default: 20.
+	MaxSessions int `toml:"max_sessions"`
+	// MaxMessagesPerConnection is after how many messages a connection is
+	// closed. Default: 100.
+	MaxMessagesPerConnection int `toml:"max_messages_per_connection"`
+	// MaxRecipientsPerMessage is the most recipients of one transaction.
+	// Default: 50.
+	MaxRecipientsPerMessage int `toml:"max_recipients_per_message"`
+	// MaxMessageRate bounds the messages per time of a site and source address:
+	// "100/s", "600/m", "5000/h"; "" is no limit. Default: "".
+	MaxMessageRate Rate `toml:"max_message_rate"`
+	// MaxConnectionRate bounds the new connections per time of a site and source
+	// address, written as max_message_rate; as many as one second allows may come
+	// together. "" is no limit. Default: "".
+	MaxConnectionRate Rate `toml:"max_connection_rate"`
+	// Retry is how long to wait after each deferral; the last one repeats.
+	// Default: ["5m", "15m", "30m", "1h", "2h", "4h"].
+	Retry []time.Duration `toml:"retry"`
+	// DelayWarningTime is the age at which a sender that asked for it (NOTIFY=DELAY)
+	// is told that its mail is late; "" is never. Default: "4h".
+	DelayWarningTime Age `toml:"delay_warning_time"`
+	// Expire is after what age undelivered mail is returned. Default: "5d".
+	Expire time.Duration `toml:"expire"`
+	// HandbackAfter is the age at which mail that a receiver defers goes back to the
+	// host MTA, which tries on; "" is never. Default: "".
+	HandbackAfter Age `toml:"handback_after"`
+	// TLS is "none", "opportunistic", "required" or "verify"; MTA-STS and DANE
+	// raise all but "none". Default: "opportunistic".
+	TLS TLS `toml:"tls"`
+	// RelayWrappermode, for route = "relay:host:port", begins TLS at once instead
+	// of by STARTTLS, as port 465 wants it (Postfix: smtp_tls_wrappermode).
+	// Default: false.
+	RelayWrappermode bool `toml:"relay_wrappermode"`
+	// RelayAuthFile, for route = "relay:host:port", is a file with one line
+	// "user:password" for AUTH, readable by its owner and group only. The
+	// password begins after the first colon. Default: "", no AUTH.
+	RelayAuthFile string `toml:"relay_auth_file"`
+
+	RelayAuth *Auth `toml:"-"` // what RelayAuthFile holds; nil where this program may not read it
+
+	File string `toml:"-"` // where the queue stands, for messages
+	Line int    `toml:"-"`
+}
+
+// Auth is a user's name and password.
+type Auth struct{ User, Password string }
+
+// String keeps the password out of whatever prints a configuration.
+func (a *Auth) String() string { return a.User + ":***" }
