@@ -10,7 +10,7 @@ VULNDB   ?= https://vuln.go.dev
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce groff chromium pflogsumm tmux zsh fish
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs groff chromium pflogsumm tmux zsh fish
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
@@ -70,13 +70,12 @@ fuzz:
 # Postfix alone and with Millrace, measured in one run; the report with its plots
 # is in dist/bench. BENCH is for flags of contrib/bench, such as -scenario blast.
 bench:
-	contrib/deps/install $(DEMO_PACKAGES)
+	contrib/deps/install $(DEMO_PACKAGES) e2fsprogs
 	$(GO) run ./contrib/bench -rounds $(ROUNDS) -out dist/bench $(BENCH)
 
 # Mail flows while everything goes wrong, and the ledgers must agree: see
 # contrib/soak. A seed repeats a run: make soak SOAK=1h SEED=7
 soak: deps
-	contrib/deps/install e2fsprogs
 	$(GO) run ./contrib/soak -duration $(SOAK) -seed $(SEED)
 
 # Known vulnerabilities in what the programs call. Without the database nothing

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -58,8 +59,13 @@ type bench struct {
 
 // run runs the chosen scenarios. The report is written anew after each one, so
 // that an interrupted run leaves what it has.
-func (b *bench) run(ctx context.Context) error {
-	r := report{machine: describeMachine(ctx), settings: b.settings, start: time.Now()}
+func (b *bench) run(ctx context.Context) (err error) {
+	g, err := newGround(ctx)
+	if err != nil {
+		return fmt.Errorf("file system to measure on: %w", err)
+	}
+	defer func() { err = errors.Join(err, g.remove()) }()
+	r := report{machine: describeMachine(ctx, g.kind), settings: b.settings, start: time.Now()}
 	if b.quick {
 		fmt.Fprintln(b.out, quickWarning)
 	}

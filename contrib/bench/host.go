@@ -40,8 +40,8 @@ type host struct {
 	sent     ledger.Ledger
 }
 
-func start(ctx context.Context, w world) (h *host, err error) {
-	h = &host{}
+func start(ctx context.Context, w world) (_ *host, err error) {
+	h := &host{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())

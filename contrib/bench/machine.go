@@ -18,14 +18,14 @@ import (
 // machine is what the figures depend on, as names and values.
 type machine [][2]string
 
-// describeMachine finds what it can; what it cannot find is "unknown".
-func describeMachine(ctx context.Context) machine {
+// describeMachine finds what it can; ground is the file system. What it cannot find is "unknown".
+func describeMachine(ctx context.Context, ground string) machine {
 	return machine{
 		{"CPU", fieldOf("/proc/cpuinfo", "model name")},
 		{"cores", fmt.Sprint(runtime.NumCPU())},
 		{"memory", fieldOf("/proc/meminfo", "MemTotal")},
 		{"kernel", kernel()},
-		{"file system of queues and spool", fileSystem(os.TempDir())},
+		{"file system of queues and spool", ground},
 		{"Postfix", strings.TrimPrefix(said(ctx, "postconf", "-d", "mail_version"), "mail_version = ")},
 		{"Go", runtime.Version() + " " + runtime.GOARCH},
 		{"load average at the start", loadAverage()},

@@ -8,7 +8,8 @@
 //
 // It runs as root, in a closed room of package lab, so no mail can leave and
 // nothing of the machine's own Postfix is touched; it needs Debian's postfix
-// package, which has smtp-source too. Receivers and injector are goroutines of
+// package, which has smtp-source too, and e2fsprogs for the ext4 that queues and
+// spool lie on, made for the run. Receivers and injector are goroutines of
 // this program. Their CPU time is never part of a figure, since CPU time is
 // that of the processes of Postfix, the milter and the agent alone (of a client
 // alone, in the scenario session); but they share the machine with what is
