@@ -15,7 +15,11 @@ import (
 
 const (
 	transactionalRate = 20 // messages a second
-	hangingDomains    = 20
+	// More than it needs: one that waits must not hold up the rest. With the
+	// bulk's, fewer than the 100 smtpd(8) that Postfix runs by default.
+	transactionalConnections = 40
+
+	hangingDomains = 20
 	bulkSender        = "bounce@news.sender.test"
 )
 
@@ -135,8 +139,7 @@ func (f flight) fly(ctx context.Context, h *host, came *arrivals) ([]time.Durati
 	}
 	untilEnd, cancel := context.WithDeadline(ctx, f.end)
 	defer cancel()
-	// More connections than it needs: one that waits must not hold up the rest.
-	in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: 4 * transactionalRate, Rate: transactionalRate, Timeout: time.Until(f.end)}
+	in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: transactionalConnections, Rate: transactionalRate, Timeout: time.Until(f.end)}
 	began := time.Now()
 	_, _ = in.Run(untilEnd, n, func(i int) *inject.Message { return f.generator.Message(f.first + i) })
 	if err := came.await(ctx, f.end, ids); err != nil {
