@@ -44,7 +44,9 @@ func appends(ctx context.Context, b *bench) ([]section, error) {
 			ours, files := series(found[0]), series(found[1])
 			s.tables[0].rows = append(s.tables[0].rows, []string{title, ours.cell(count), files.cell(count), ours.to(files).cell(ratio)})
 			if crowd == 32 && size == 8<<10 {
-				s.claims = append(s.claims, appendsToFiles.claim(ours.to(files)), appendRate.claim(ours.to(constant(10_000, len(ours)))))
+				toFiles := appendsToFiles.claim(ours.to(files))
+				toFiles.why = whyAppends
+				s.claims = append(s.claims, toFiles, appendRate.claim(ours.to(constant(10_000, len(ours)))))
 			}
 		}
 	}
@@ -58,6 +60,11 @@ func constant(v float64, n int) series {
 	}
 	return s
 }
+
+// whyAppends is what two file systems of one machine showed.
+const whyAppends = `On an ext4 with a journal the syncs of many files share its commits, so a file each is fast there: 5,000 a second
+in a loop device, against 11,300 for the spool. On the same machine's own ext4, without a journal, it was 1,150 against 25,500,
+22 times as fast (-here).`
 
 // opener opens a way to make messages durable in a new directory.
 type opener func(dir string) (store func(ctx context.Context, i int64, content []byte) error, done func() error, err error)

@@ -20,7 +20,7 @@ const (
 	transactionalConnections = 40
 
 	hangingDomains = 20
-	bulkSender        = "bounce@news.sender.test"
+	bulkSender     = "bounce@news.sender.test"
 )
 
 // blastProviders is an internet of big receivers with limits, and of small ones

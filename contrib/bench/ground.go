@@ -21,15 +21,20 @@ const groundSize = 16 << 30
 // nobody would put mail on, such as an ext4 without a journal, where it costs
 // more for each file deleted in the last seconds.
 type ground struct {
-	dir  string
+	dir  string // "" if there is none
 	kind string // for the report
 }
 
 // newGround makes it below the temporary directory and makes it the temporary
 // directory, until remove. Where there is no loop device, as in some containers,
-// the temporary directory is used as it is, and the report says so.
-func newGround(ctx context.Context) (g *ground, err error) {
+// the temporary directory is used as it is, and the report says so; so it is
+// with here.
+func newGround(ctx context.Context, here bool) (g *ground, err error) {
 	g = &ground{}
+	if here {
+		g.kind = fileSystem(os.TempDir()) + ", as it is"
+		return g, nil
+	}
 	if g.dir, err = os.MkdirTemp("", "bench-"); err != nil {
 		return nil, err
 	}
@@ -70,6 +75,9 @@ func newGround(ctx context.Context) (g *ground, err error) {
 
 // remove takes it away; the mount ends with the last file that is open on it.
 func (g *ground) remove() error {
+	if g.dir == "" {
+		return nil
+	}
 	mounted := filepath.Join(g.dir, "mounted")
 	if os.TempDir() == mounted {
 		if err := errors.Join(os.Setenv("TMPDIR", filepath.Dir(g.dir)), unix.Unmount(mounted, unix.MNT_DETACH)); err != nil {

@@ -90,6 +90,7 @@ type settings struct {
 	outage    time.Duration
 	recovery  time.Duration
 	huge      bool
+	here      bool
 
 	given []string // the command line
 }
@@ -119,6 +120,7 @@ func parse(args []string) (*settings, error) {
 	f.DurationVar(&s.outage, "outage", time.Minute, "outage: `time` that the receiver is down")
 	f.DurationVar(&s.recovery, "recovery", 10*time.Minute, "outage: `time` that its mail is watched for afterwards, at most")
 	f.BoolVar(&s.huge, "huge", false, "backlog: also ten million messages, half of them deferred (a quarter of an hour, 10 GB of disk)")
+	f.BoolVar(&s.here, "here", false, "measure on the file system of the temporary directory, not on an ext4 made for the run")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
