@@ -19,13 +19,11 @@ does not need for that: no header, no body; *reading* it has Postfix send both, 
 *diverted* is bulk: DELRCPT of every recipient and ACCEPT at the end of the message, before which Millrace has written it
 to its spool and synced it. The agent is not running.`
 
-// whyMilter is what was found with perf(1) at some 600 messages a second, on two
-// cores that were busy.
-const whyMilter = `The null milter of this number is not told header and body, and keeps nothing. Millrace has Postfix send
-both (see *reading*), writes them to disk and waits for the disk before it answers: some 350 us of CPU time a message of its own,
-a third of it fdatasync(2), and as much again in Postfix. Where the CPU is what limits the host, as here, the rate follows from that.
-What did not help: waiting for company before a sync (fewer syncs, as much CPU), one processor for the Go runtime, less
-garbage collection.`
+// whyMilter is what perf(1) and the table of this scenario showed.
+const whyMilter = `The null milter of this number is not told header and body, and keeps nothing. Of the CPU time that a diverted
+message costs Millrace's milter beyond that one's, half is to read header and body (see *reading*), and half to write them to
+the spool and sync it; then the client waits for the disk before it has its answer. What did not help: waiting for company before
+a sync (fewer syncs, as much CPU time), one processor for the Go runtime, less garbage collection.`
 
 // discard is a Postfix that throws away what is left to it. The transport's
 // name is one of those that mean "to its own domain" to the milter. Without
