@@ -127,6 +127,26 @@ func (s *stage) states(id spool.ID) []spool.State {
 	return found
 }
 
+// Whoever asks whether all mail has left is not told yes between a bounce and
+// its report.
+func TestQueueIsNotEmptyBeforeTheReportIsThere(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil,
+		sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@strict.test")
+	seen := false
+	for s.t.Context().Err() == nil && len(s.at("host")) == 0 {
+		st := s.agent.Status()
+		left := st.Queued()
+		if left == 0 && seen && len(s.at("host")) == 0 {
+			t.Fatal("nothing is queued, and no report has come")
+		}
+		seen = seen || left > 0
+	}
+	s.until("all has left", s.empty)
+}
+
 // Without a durable report nothing is bounced.
 func TestFailureIsNotFinalWithoutItsReport(t *testing.T) {
 	t.Parallel()
