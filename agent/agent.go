@@ -76,7 +76,6 @@ type Agent struct {
 
 	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
 	returned  atomic.Int64              // recipients handed back since the start
-	onWay     onWay                     // reports that the queue does not have yet
 
 	milter   atomic.Pointer[milterReport] // the last one; nil: none yet
 	standing standing
@@ -349,7 +348,6 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 	}
 	a.logActive(e, id, len(e.Recipients))
 	a.add(id, e, st)
-	a.onWay.taken(id)
 	a.warnLater(id, e, a.store.LastAlive())
 	return nil
 }

@@ -114,10 +114,7 @@ var _ control.Backend = (*Agent)(nil)
 // Status implements control.Backend.
 func (a *Agent) Status() control.Status {
 	st := control.Status{Version: a.version, Loading: !a.loaded.Load()}
-	before := a.onWay.len()
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
-	// Looked at twice: a report may come, or go over to the queue, in between.
-	st.Waiting += max(before, a.onWay.len())
 	st.Held = a.queue.Held()
 	rates := a.history.SiteRates(time.Now())
 	for _, s := range a.queue.Sites() {

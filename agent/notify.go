@@ -260,41 +260,12 @@ func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.R
 	if err != nil {
 		return err
 	}
-	a.onWay.add(receipt.ID())
+	a.queue.Expect(receipt.ID())
 	if err := receipt.Release(); err != nil {
 		return err
 	}
 	a.logReport(what, e, id, receipt.ID(), len(list))
 	return nil
-}
-
-// onWay are the reports that are in the spool and that Follow has not given to
-// the queue yet. They count as waiting: whoever asks whether all mail has left
-// must not be told yes in between.
-type onWay struct {
-	mu  sync.Mutex
-	ids map[spool.ID]struct{}
-}
-
-func (w *onWay) add(id spool.ID) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ids == nil {
-		w.ids = make(map[spool.ID]struct{})
-	}
-	w.ids[id] = struct{}{}
-}
-
-func (w *onWay) taken(id spool.ID) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.ids, id)
-}
-
-func (w *onWay) len() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.ids)
 }
 
 // original reads what a report returns of a message: its header or all of it.

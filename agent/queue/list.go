@@ -150,12 +150,12 @@ func (q *Queue) Sites() []Site {
 	return list
 }
 
-// Counts returns how many recipients wait in lanes, are deferred, and are
+// Counts returns how many recipients wait in lanes or are expected, are deferred, and are
 // taken by sessions, and how many sessions there are.
 func (q *Queue) Counts() (waiting, deferred, active, sessions int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.waiting, q.deferred, q.active, q.sessions
+	return q.waiting + len(q.expected), q.deferred, q.active, q.sessions
 }
 
 // Stuck returns how many recipients the hand-back relay refused for good, so that

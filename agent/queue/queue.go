@@ -94,6 +94,7 @@ type Queue struct {
 	reasons    names
 	domains    map[string]*domain
 	lanes      map[laneKey]*lane
+	expected   map[spool.ID]struct{}
 	laneByNo   slab[*lane]
 	dests      map[string]*destination
 	sites      map[string]*site
@@ -192,9 +193,10 @@ func New(o Options) *Queue {
 		o.Idle = 10 * time.Second
 	}
 	return &Queue{
-		o:       o,
-		domains: make(map[string]*domain),
-		lanes:   make(map[laneKey]*lane),
+		o:        o,
+		domains:  make(map[string]*domain),
+		lanes:    make(map[laneKey]*lane),
+		expected: make(map[spool.ID]struct{}),
 
 		priorities: make(map[string]int),
 		dests:      make(map[string]*destination),
@@ -225,6 +227,15 @@ func (q *Queue) Run(ctx context.Context) {
 	}
 }
 
+// Expect tells of a message that is in the spool and that Add will bring. It
+// counts as waiting until then, as one recipient: whoever asks whether all mail
+// has left must not be told yes in between.
+func (q *Queue) Expect(id spool.ID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.expected[id] = struct{}{}
+}
+
 // Add takes a message in: those of its recipients whose state is not final.
 // domains[i] is the domain of recipient i, lower case, or "" for the relay;
 // states may be nil (all fresh).
@@ -233,6 +244,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 	halted := q.o.Halted != nil && q.o.Halted(e)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	delete(q.expected, id)
 	m, msg := q.messages.take()
 	*msg = message{
 		id:     id,
