@@ -44,9 +44,7 @@ func appends(ctx context.Context, b *bench) ([]section, error) {
 			ours, files := series(found[0]), series(found[1])
 			s.tables[0].rows = append(s.tables[0].rows, []string{title, ours.cell(count), files.cell(count), ours.to(files).cell(ratio)})
 			if crowd == 32 && size == 8<<10 {
-				toFiles := appendsToFiles.claim(ours.to(files))
-				toFiles.why = whyAppends
-				s.claims = append(s.claims, toFiles, appendRate.claim(ours.to(constant(10_000, len(ours)))))
+				s.claims = append(s.claims, appendsToFiles.claim(ours.to(files)).because(whyAppends), appendRate.claim(ours.to(constant(10_000, len(ours)))))
 			}
 		}
 	}

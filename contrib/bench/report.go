@@ -88,6 +88,12 @@ func (c claim) row() []string {
 	return []string{c.what, c.got.cell(ratio), c.reach, verdict}
 }
 
+// because says what limits a claim, should it be missed.
+func (c claim) because(why string) claim {
+	c.why = why
+	return c
+}
+
 // missed reports whether it was measured and is not what it ought to be.
 func (c claim) missed() bool {
 	m := c.got.median()

@@ -80,9 +80,7 @@ func throughputAt(ctx context.Context, b *bench, size int) (section, error) {
 		over(agent, flow.perSecond).to(over(source, flow.perSecond)),
 	}
 	if size == common {
-		rate := drainRate.claim(ratios[2])
-		rate.why = whyDrain
-		s.claims = []claim{wholeHostCPU.claim(ratios[0]), drainCPU.claim(ratios[1]), rate}
+		s.claims = []claim{wholeHostCPU.claim(ratios[0]), drainCPU.claim(ratios[1]), drainRate.claim(ratios[2]).because(whyDrain)}
 		s.compared = []comparison{
 			compare("messages/s, injection to remote 250, 8 KB", found, func(f []flow) string { return over(f, flow.perSecond).cell(count) }),
 			compare("CPU of the whole host for such a message, ms", found, func(f []flow) string { return over(f, flow.cpu).cell(millis) }),
