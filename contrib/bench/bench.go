@@ -60,7 +60,7 @@ type bench struct {
 // run runs the chosen scenarios. The report is written anew after each one, so
 // that an interrupted run leaves what it has.
 func (b *bench) run(ctx context.Context) (err error) {
-	g, err := newGround(ctx, b.here)
+	g, err := newGround(b.here)
 	if err != nil {
 		return fmt.Errorf("file system to measure on: %w", err)
 	}

@@ -1,14 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/millrace/millrace/contrib/lab"
 )
 
 // groundSize is that of the file system that is measured on, in octets. The
@@ -29,7 +29,7 @@ type ground struct {
 // directory, until remove. Where there is no loop device, as in some containers,
 // the temporary directory is used as it is, and the report says so; so it is
 // with here.
-func newGround(ctx context.Context, here bool) (g *ground, err error) {
+func newGround(here bool) (g *ground, err error) {
 	g = &ground{}
 	if here {
 		g.kind = fileSystem(os.TempDir()) + ", as it is"
@@ -44,23 +44,14 @@ func newGround(ctx context.Context, here bool) (g *ground, err error) {
 		}
 	}()
 	image := filepath.Join(g.dir, "image")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, groundSize)); err != nil {
-		return nil, err
-	}
 	mounted := filepath.Join(g.dir, "mounted")
 	// Postfix passes both with users of its own.
 	if err := errors.Join(os.Chmod(g.dir, 0o755), os.Mkdir(mounted, 0o755)); err != nil {
 		return nil, err
 	}
-	for _, args := range [][]string{
-		// Not lazily: the kernel would go on with it while it is measured.
-		{"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image},
-		{"mount", "-o", "loop", image, mounted},
-	} {
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			g.kind = fmt.Sprintf("%s, as it is (%s: %v: %.80s)", fileSystem(os.TempDir()), args[0], err, out)
-			return g, os.Remove(image)
-		}
+	if err := lab.MountExt4(image, mounted, groundSize); err != nil {
+		g.kind = fmt.Sprintf("%s, as it is (%v)", fileSystem(os.TempDir()), err)
+		return g, os.Remove(image)
 	}
 	if err := os.Chmod(mounted, 0o1777); err != nil {
 		return nil, err

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/millrace/millrace/contrib/lab"
 )
 
 // Octets of the spool's file system, and [spool] min_free. The disk is small, so
@@ -47,23 +48,8 @@ func mountDisk(dir string) (*disk, error) {
 	if err := unix.Mount("soak", memory, "tmpfs", 0, fmt.Sprintf("size=%d", diskSize+64<<20)); err != nil {
 		return nil, fmt.Errorf("mount memory: %w", err)
 	}
-	image := filepath.Join(memory, "image")
-	err := os.WriteFile(image, nil, 0o600)
-	if err == nil {
-		err = os.Truncate(image, diskSize)
-	}
-	if err != nil {
-		return nil, err
-	}
 	// No reserve for root, for the daemons of the lab are root.
-	for _, args := range [][]string{
-		{"mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", image},
-		{"mount", "-o", "loop", image, d.dir},
-	} {
-		if _, err = exec.Command(args[0], args[1:]...).Output(); err != nil {
-			break
-		}
-	}
+	err := lab.MountExt4(filepath.Join(memory, "image"), d.dir, diskSize, "-m", "0")
 	d.stops = err == nil
 	if err != nil {
 		if err := unix.Mount("soak", d.dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0755", diskSize)); err != nil {
