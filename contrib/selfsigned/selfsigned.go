@@ -1,5 +1,5 @@
 // Package selfsigned makes the certificates of servers that tests and the lab
-// stand up: each signs itself, and so is its own authority.
+// stand up: each signs itself, and so is its own authority, or that of others.
 package selfsigned
 
 import (
@@ -22,7 +22,7 @@ type Pair struct {
 	Cert, Key []byte          // the same in PEM, the key as PKCS #8
 }
 
-// New makes a certificate for names, of hosts or IP addresses, that is good for a day.
+// New makes a certificate for names, of hosts or IP addresses, that is good for a year.
 func New(names ...string) (*Pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -32,7 +32,7 @@ func New(names ...string) (*Pair, error) {
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: names[0]},
 		// Good since ever: the clock of testing/synctest begins in the year 2000.
-		NotBefore: time.Unix(0, 0), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: time.Unix(0, 0), NotAfter: time.Now().AddDate(1, 0, 0),
 		IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}

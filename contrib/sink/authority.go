@@ -1,24 +1,21 @@
 package sink
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 	"sync"
-	"time"
+
+	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 // authority is a certificate authority made for one Internet. All hosts share
 // one key; each gets a certificate for its name when it is first needed.
 type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
+	pair *selfsigned.Pair
 
 	mu     sync.Mutex
 	serial int64
@@ -26,28 +23,11 @@ type authority struct {
 }
 
 func newAuthority() (*authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	pair, err := selfsigned.New("authority.test")
 	if err != nil {
 		return nil, fmt.Errorf("sink: authority: %w", err)
 	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "sink test authority"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().AddDate(1, 0, 0),
-		KeyUsage:              x509.KeyUsageCertSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return nil, fmt.Errorf("sink: authority: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("sink: authority: %w", err)
-	}
-	return &authority{certificate: cert, key: key, serial: 1, hosts: make(map[string]*tls.Config)}, nil
+	return &authority{pair: pair, serial: 1, hosts: make(map[string]*tls.Config)}, nil
 }
 
 // config gives the TLS configuration of a host; one without a certificate,
@@ -59,19 +39,20 @@ func (a *authority) config(host string) *tls.Config {
 		return c
 	}
 	a.serial++
+	issuer := a.pair.TLS.Leaf
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(a.serial),
 		Subject:      pkix.Name{CommonName: host},
 		DNSNames:     []string{host},
-		NotBefore:    a.certificate.NotBefore,
-		NotAfter:     a.certificate.NotAfter,
+		NotBefore:    issuer.NotBefore,
+		NotAfter:     issuer.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, &a.key.PublicKey, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, issuer.PublicKey, a.pair.TLS.PrivateKey)
 	if err == nil {
-		c.Certificates = []tls.Certificate{{Certificate: [][]byte{der, a.certificate.Raw}, PrivateKey: a.key}}
+		c.Certificates = []tls.Certificate{{Certificate: [][]byte{der, issuer.Raw}, PrivateKey: a.pair.TLS.PrivateKey}}
 	}
 	a.hosts[host] = c
 	return c
@@ -83,9 +64,7 @@ func (n *Internet) CAs() (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(a.certificate)
-	return pool, nil
+	return a.pair.Roots(), nil
 }
 
 // CAPEM gives the authority's certificate in PEM, for programs that read it
@@ -95,5 +74,5 @@ func (n *Internet) CAPEM() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), nil
+	return a.pair.Cert, nil
 }
