@@ -222,10 +222,8 @@ func TestKilledAgentLosesNoBounce(t *testing.T) {
 // holds reports whether the agent has recipients in hand though no session of its
 // has any work.
 func (r *room) holds() bool {
-	st, err := control.NewClient(r.millrace.Control()).Status(r.ctx)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	r.t.Helper()
+	st := r.status()
 	return st.Active > 0 && st.Waiting == 0 && !slices.ContainsFunc(st.Sites, func(s control.Site) bool { return s.Ready < s.Sessions || s.Opening > 0 })
 }
 

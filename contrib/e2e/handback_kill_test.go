@@ -74,6 +74,7 @@ func TestHandBackWhileBothSidesAreKilled(t *testing.T) {
 		if agent {
 			<-asked // it has ended, by itself or with the agent
 			r.start(r.millrace.Agent)
+			r.loaded()
 			ask()
 		}
 	}

@@ -34,13 +34,22 @@ func (r *room) verb(args ...string) string {
 }
 
 // left is how many recipients Millrace has.
-func (r *room) left() int {
+func (r *room) left() int { return r.status().Queued() }
+
+// loaded waits until the agent has read its spool: before that it takes no orders.
+func (r *room) loaded() {
+	r.t.Helper()
+	r.until("the spool is read", func() bool { return !r.status().Loading })
+}
+
+// status asks the agent.
+func (r *room) status() *control.Status {
 	r.t.Helper()
 	st, err := control.NewClient(r.millrace.Control()).Status(r.ctx)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return st.Queued()
+	return st
 }
 
 // hostile is a main.cf that does to mail all that a main.cf may do. It is set when

@@ -347,7 +347,7 @@ func (r *room) rest() {
 	r.t.Helper()
 	r.until("nothing under way", func() bool {
 		st, err := control.NewClient(r.millrace.Control()).Status(r.ctx)
-		if err != nil || st.Waiting+st.Active+st.Deferred > 0 {
+		if err != nil || st.Loading || st.Waiting+st.Active+st.Deferred > 0 {
 			return false
 		}
 		n, err := r.host.QueueLength(r.ctx)
