@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -88,7 +89,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			}
 			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began, Text: attempt.Text})
 			a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
-			err = errors.New(d.Reason)
+			err = &connectError{d.Reason, err}
 			// One too many here is one too many at the next host, mostly; and
 			// of hosts that are off one is enough.
 			if tries++; tries == maxAddresses || alone || abandoned || d.Signal == elastic.Refused {
@@ -101,6 +102,26 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 	}
 	err = fmt.Errorf("all hosts of %s lately gave no answer, and are being tried by another connection", way.Site)
 	return nil, p, nil, err
+}
+
+// connectError is why a connect failed, in the words of logs.
+type connectError struct {
+	reason string
+	cause  error
+}
+
+func (e *connectError) Error() string { return e.reason }
+func (e *connectError) Unwrap() error { return e.cause }
+
+// ours says whether an error comes of a want of this host, of descriptors or memory. It
+// tells nothing of the other side.
+func ours(err error) bool {
+	for _, want := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, want) {
+			return true
+		}
+	}
+	return false
 }
 
 // dial opens a connection to one host.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
@@ -85,8 +86,7 @@ func (a *Agent) noteDamage(seen int) int {
 // expireEvery is how often mail that cannot be tried is looked at for expiry.
 const expireEvery = time.Minute
 
-// expire fails mail that grew too old while its destination was down or its domain
-// had no way, or gives it back to the host.
+// expire looks every minute for mail that grew too old.
 func (a *Agent) expire(ctx context.Context) {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
@@ -96,17 +96,19 @@ func (a *Agent) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		set := a.now.Load()
-		a.queue.Overdue(time.Now(),
-			func(domain string) time.Duration {
-				return cmp.Or(time.Duration(set.policy(domain).HandbackAfter), set.policy(domain).Expire)
-			},
-			func(job queue.Job, reason string) {
-				a.queue.Settle(a.fail(job, set.policy(job.Domain), outcome.Attempt{
-					Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason,
-				}))
-			})
+		if ctx.Err() == nil { // else connects and look-ups are ended that tell nothing
+			a.expireOverdue()
+		}
 	}
+}
+
+// expireOverdue fails mail that was too old already when its destination was last seen
+// to be down, or its domain without a way; or gives it back to the host.
+func (a *Agent) expireOverdue() {
+	set := a.now.Load()
+	a.queue.Overdue(set.policy, func(job queue.Job, by *config.Queue, reason string) {
+		a.queue.Settle(a.fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
+	})
 }
 
 var _ control.Backend = (*Agent)(nil)

@@ -22,6 +22,9 @@ func (a *Agent) session(s *queue.Session) {
 	began := time.Now()
 	conn, p, sig, err := a.connectPatiently(s, way)
 	if err != nil {
+		if a.opening.Err() != nil || ours(err) {
+			s.Untried()
+		}
 		a.queue.Leave(s, nil, sig, err.Error())
 		return
 	}

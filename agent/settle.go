@@ -61,6 +61,9 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.words.name,
 		Relay: r.way.Handback, Report: r.envelope.Origin == spool.Report,
 	}
+	if err != nil && (r.agent.stop.Err() != nil || errors.Is(err, smtp.ErrContent)) {
+		at.Born = time.Time{} // cut by us: no failure after which it is too old
+	}
 	f := fate{item: item, reply: res.Reply}
 	switch res.Fate {
 	case smtp.NotOffered:

@@ -81,12 +81,14 @@ func (a *Agent) findWays(ctx context.Context) {
 			return
 		}
 		set := a.now.Load()
-		way, err := set.way(ctx, name)
-		if err == nil {
+		switch way, err := set.way(ctx, name); {
+		case err == nil:
 			a.queue.Routed(name, way)
-			continue
+		case ctx.Err() != nil || ours(err):
+			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
+		default:
+			a.noWay(set, name, err)
 		}
-		a.noWay(set, name, err)
 	}
 }
 

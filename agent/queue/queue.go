@@ -134,7 +134,7 @@ type recipient struct {
 	ordinal uint32
 	next    uint32 // in its lane, its bucket or the free list
 	lane    uint32
-	due     uint32 // unix seconds; past when it is not deferred
+	due     uint32 // unix seconds; past when it is not deferred: in a lane, since when it waits there
 	reason  uint32
 	tries   uint16
 	stuck   bool // counted in Queue.stuck
@@ -343,7 +343,7 @@ func (q *Queue) put(r uint32, rec *recipient, due, now time.Time) {
 		q.postpone(r, rec, due, now)
 	default:
 		l := *q.laneByNo.at(rec.lane)
-		q.push(l, r, rec)
+		q.push(l, r, rec, now)
 		q.touch(l)
 	}
 }

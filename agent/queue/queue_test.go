@@ -377,31 +377,6 @@ func TestHandedBackRecipientMovesToTheRelay(t *testing.T) {
 	})
 }
 
-func TestOverdueMailOfADeadDestinationIsTakenOut(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(w *world) { w.refuse = true })
-		w.add(1, "s", "a.example")
-		pass(24 * time.Hour)
-		w.add(2, "s", "a.example")
-		pass(97 * time.Hour)
-		var got []spool.ID
-		w.Overdue(time.Now(), func(string) time.Duration { return 120 * time.Hour }, func(j Job, reason string) {
-			got = append(got, j.ID)
-			if reason != "connection refused" {
-				t.Errorf("reason %q", reason)
-			}
-			w.Settle([]Settled{{Handle: j.Items[0].Handle, Status: spool.Bounced}})
-		})
-		if !slices.Equal(got, []spool.ID{1}) {
-			t.Errorf("overdue: %v", got)
-		}
-		if n := w.Queued(); n != 1 {
-			t.Errorf("%d queued, want the younger one", n)
-		}
-	})
-}
-
 func TestCloseLetsTransactionsFinish(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
