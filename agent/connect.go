@@ -77,7 +77,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 				attempt = unanswered(p, time.Since(began))
 			}
 			d := set.retries(way.Queue).Decide(time.Now(), attempt)
-			a.heed(way.Site, "", d)
+			a.heed(word{decision: d, way: way, peer: p, code: attempt.Code})
 			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:

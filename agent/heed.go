@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
 )
 
 // replyRules are the rules of the configuration in the terms of package outcome.
@@ -20,7 +23,11 @@ func replyRules(list []config.Reply) ([]outcome.Rule, error) {
 	for _, r := range list {
 		x := outcome.Rule{Name: r.Name, Codes: r.Code, Enhanced: r.Enhanced, Effect: outcome.Effect{
 			Rule: r.Name, Kind: effects[r.Action], For: r.For, Sessions: r.Sessions, After: r.After, Within: r.Within, Tell: r.Tell,
+			Names: len(r.MX) > 0 && !slices.Contains(r.MX, "*"),
 		}}
+		if r.Action == config.ReplyHold {
+			x.Effect.For = cmp.Or(r.For, siteHold)
+		}
 		for _, glob := range r.MX {
 			x.Hosts = append(x.Hosts, strings.ToLower(glob))
 		}
@@ -60,30 +67,91 @@ type heeded struct {
 // told is something an admin must look at.
 type told struct {
 	text  string
-	until time.Time // zero: for good
-	still func() bool
+	until time.Time   // zero: for good
+	still func() bool // nil: until then in any case
 }
 
-// heed lets what a receiver has said take effect on its site, or on the stream of
+const (
+	// siteHold is how long the action "hold" keeps a stream from the site that said so,
+	// unless the rule says how long. Then it is tried again.
+	siteHold = time.Hour
+	// severalNetworks, or as many as the rule's "after" says if that is more, must have
+	// refused a stream within its time before it is held everywhere. Sites do not count,
+	// as the owner of one host has as many as he wants, by domains and IPv6 addresses.
+	// Five networks are more than one operator has by the way, and few for a stream that
+	// lacks its signature: each of its receivers who looks refuses it.
+	severalNetworks = 5
+)
+
+// word is what a host has said.
+type word struct {
+	decision outcome.Decision
+	way      queue.Way
+	peer     peer
+	code     int    // of its reply
+	stream   string // of the message that it spoke of; "" when it was of none
+}
+
+// listed says whether a provider spoke whom the rule, or the queue, names. The host has
+// to have the name, as its domain's owner may be anybody, and its queue listed for another.
+func (w *word) listed() bool {
+	return w.decision.Effect.Names || config.MatchesAny(w.way.Queue.MX, w.peer.name)
+}
+
+// network is the part of the internet where the host stands: a /16, or an IPv6 /32, which
+// is what a provider has of the registry.
+func (w *word) network() string {
+	addr, bits := w.peer.addr.Addr(), 32
+	if addr.Is4() {
+		bits = 16
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return "none"
+	}
+	return p.String()
+}
+
+// everywhere says whether a stream is to be held towards all, until an admin comes. For that
+// it takes a 5xx: of a listed provider, as often as the rule wants, or from several networks.
+// What anybody else says holds at most at his own site, for a time.
+func (h *heeded) everywhere(now time.Time, w *word) bool {
+	e := *w.decision.Effect
+	if e.Kind != outcome.HoldStream || w.code/100 != 5 {
+		return false
+	}
+	e.For = 0 // not held twice: the brake sees to that
+	if w.listed() {
+		return h.tally.Add(now, &e, w.stream+"\x00listed")
+	}
+	e.After = max(e.After, severalNetworks)
+	return h.tally.AddBy(now, &e, w.stream+"\x00", w.network())
+}
+
+// heed lets what a host has said take effect on its site, or on the stream of
 // the message that it spoke of.
-func (a *Agent) heed(site, stream string, d outcome.Decision) {
-	e := d.Effect
-	if e == nil || !e.Lasting() || e.OnStream() && stream == "" {
+func (a *Agent) heed(w word) {
+	e, site := w.decision.Effect, w.way.Site
+	if e == nil || !e.Lasting() || e.OnStream() && w.stream == "" {
 		return
 	}
-	place := "site " + site
+	filter := control.Filter{Site: site}
 	if e.OnStream() {
-		place = "stream " + stream
+		filter.Stream = w.stream
 	}
 	now := time.Now()
 	a.heeded.mu.Lock()
-	due := a.heeded.tally.Add(now, e, place)
+	everywhere := a.heeded.everywhere(now, &w)
+	due := everywhere || a.heeded.tally.Add(now, e, filter.Stream+"\x00at "+site)
 	a.heeded.mu.Unlock()
 	if !due {
 		return
 	}
 	until := now.Add(e.For)
-	reason := e.Rule + ": " + d.Reason
+	if everywhere {
+		filter.Site, until = "", time.Time{}
+	}
+	reason := e.Rule + ": " + w.decision.Reason
 	what := ""
 	t := told{until: until}
 	switch e.Kind {
@@ -96,26 +164,21 @@ func (a *Agent) heed(site, stream string, d outcome.Decision) {
 	case outcome.Bound:
 		what = fmt.Sprintf("gets at most %d sessions", e.Sessions)
 		a.queue.Clamp(site, elastic.Clamp{Sessions: e.Sessions, Until: until, Reason: reason})
-	case outcome.Pause:
+	case outcome.Pause, outcome.HoldStream:
 		what = "waits"
-		if !a.pause(e.Rule, stream, reason, until) {
+		if e.Kind == outcome.HoldStream {
+			what = "is held"
+		}
+		if !a.pause(e.Rule, filter, reason, until) {
 			return
 		}
-	case outcome.HoldStream:
-		what = "is held; see to the cause, then millrace resume"
-		if !a.pause(e.Rule, stream, reason, time.Time{}) {
-			return
-		}
-		t.until = time.Time{}
-		t.still = func() bool {
-			st := a.Standing()
-			b := brakeOn(&st, control.Filter{Stream: stream})
-			return b != nil && b.Reason == reason
-		}
+		t.still = a.pausedFor(filter, reason)
 	}
-	line := fmt.Sprintf("%s %s", place, what)
-	if t.until != (time.Time{}) {
-		line += " until " + until.Format(time.RFC3339)
+	line := filter.String() + " " + what
+	if everywhere {
+		line += "; see to the cause, then millrace resume"
+	} else {
+		line += " until " + t.until.Format(time.RFC3339)
 	}
 	log := a.log.Warn
 	if e.Tell || e.Kind == outcome.HoldStream {
@@ -125,7 +188,31 @@ func (a *Agent) heed(site, stream string, d outcome.Decision) {
 		a.heeded.told = append(a.heeded.told, t)
 		a.heeded.mu.Unlock()
 	}
-	log(line, "rule", e.Rule, "reply", d.Reason)
+	log(line, "rule", e.Rule, "reply", w.decision.Reason)
+}
+
+// byRule begins the name of who paused, where a rule did.
+const byRule = "reply rule "
+
+// recall has an admin told again, after a restart, of what rules hold for good.
+func (a *Agent) recall(brakes []control.Brake) {
+	for _, b := range brakes {
+		if strings.HasPrefix(b.Who, byRule) && b.Until.IsZero() {
+			a.heeded.told = append(a.heeded.told, told{
+				text:  b.Filter.String() + " is held; see to the cause, then millrace resume: " + b.Reason,
+				still: a.pausedFor(b.Filter, b.Reason),
+			})
+		}
+	}
+}
+
+// pausedFor says, whenever it is asked, whether a pause for a reason is on.
+func (a *Agent) pausedFor(f control.Filter, reason string) func() bool {
+	return func() bool {
+		st := a.Standing()
+		b := brakeOn(&st, f)
+		return b != nil && b.Reason == reason
+	}
 }
 
 // shown are the texts for the admin, as long as they are true.
@@ -134,7 +221,7 @@ func (h *heeded) shown(now time.Time) (list []string) {
 	defer h.mu.Unlock()
 	kept := h.told[:0]
 	for _, t := range h.told {
-		if t.until.IsZero() && t.still() || now.Before(t.until) {
+		if (t.until.IsZero() || now.Before(t.until)) && (t.still == nil || t.still()) {
 			kept = append(kept, t)
 			list = append(list, t.text)
 		}
@@ -145,11 +232,11 @@ func (h *heeded) shown(now time.Time) (list []string) {
 }
 
 // pause puts a brake on a stream for a rule, until then or for good. One that is
-// paused already stays as it is.
-func (a *Agent) pause(rule, stream, reason string, until time.Time) bool {
-	b := control.Brake{Filter: control.Filter{Stream: stream}, Reason: reason, Since: time.Now(), Until: until, Who: "reply rule " + rule}
+// paused there already, or everywhere, stays as it is.
+func (a *Agent) pause(rule string, f control.Filter, reason string, until time.Time) bool {
+	b := control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule}
 	err := a.order(func(s *control.Standing) error {
-		if brakeOn(s, b.Filter) != nil {
+		if brakeOn(s, f) != nil || brakeOn(s, control.Filter{Stream: f.Stream}) != nil {
 			return errPaused
 		}
 		s.Brakes = append(s.Brakes, b)
@@ -159,7 +246,7 @@ func (a *Agent) pause(rule, stream, reason string, until time.Time) bool {
 		return false
 	}
 	if err != nil {
-		a.log.Error("stream paused", "stream", stream, "err", err)
+		a.log.Error("stream paused", "stream", f.Stream, "err", err)
 	}
 	return true
 }

@@ -93,7 +93,7 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	if !at.Relay { // rules are about receivers
 		d := f.decision
 		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
-		r.agent.heed(r.way.Site, r.envelope.Stream, d)
+		r.agent.heed(word{decision: d, way: r.way, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
 	}
 	r.fates = append(r.fates, f)
 }

@@ -231,6 +231,7 @@ func (a *Agent) restore() error {
 		// To send what somebody has paused is worse than not to start.
 		return fmt.Errorf("the brakes that are on cannot be read: %w; remedy: mend %s, or remove it to let all mail go on", err, path)
 	}
+	a.recall(s.Brakes)
 	return nil
 }
 
