@@ -108,7 +108,6 @@ func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 	if got := decide(lost, unread); got != outcome.Retry {
 		t.Errorf("content that could not be read: action %v", got)
 	}
-	s.stop()
 	cut := &smtp.Error{Stage: smtp.StageContent, Err: context.Canceled}
 	for _, res := range []smtp.RcptResult{doubt, lost} {
 		if got := decide(res, cut); got != outcome.Retry {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -61,8 +62,8 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.words.name,
 		Relay: r.way.Handback, Report: r.envelope.Origin == spool.Report,
 	}
-	if err != nil && (r.agent.stop.Err() != nil || errors.Is(err, smtp.ErrContent)) {
-		at.Born = time.Time{} // cut by us: no failure after which it is too old
+	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
+		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
 	}
 	f := fate{item: item, reply: res.Reply}
 	switch res.Fate {
