@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +22,7 @@ func replyRules(list []config.Reply) ([]outcome.Rule, error) {
 	for _, r := range list {
 		x := outcome.Rule{Name: r.Name, Codes: r.Code, Enhanced: r.Enhanced, Effect: outcome.Effect{
 			Rule: r.Name, Kind: effects[r.Action], For: r.For, Sessions: r.Sessions, After: r.After, Within: r.Within, Tell: r.Tell,
-			Names: len(r.MX) > 0 && !slices.Contains(r.MX, "*"),
+			Names: len(naming(r.MX)) > 0,
 		}}
 		if r.Action == config.ReplyHold {
 			x.Effect.For = cmp.Or(r.For, siteHold)
@@ -95,7 +94,17 @@ type word struct {
 // listed says whether a provider spoke whom the rule, or the queue, names. The host has
 // to have the name, as its domain's owner may be anybody, and its queue listed for another.
 func (w *word) listed() bool {
-	return w.decision.Effect.Names || config.MatchesAny(w.way.Queue.MX, w.peer.name)
+	return w.decision.Effect.Names || config.MatchesAny(naming(w.way.Queue.MX), w.peer.name)
+}
+
+// naming are the patterns that name somebody, as "*" does not.
+func naming(patterns []string) (list []string) {
+	for _, p := range patterns {
+		if strings.Trim(p, "*?.") != "" {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // network is the part of the internet where the host stands: a /16, or an IPv6 /32, which

@@ -41,6 +41,32 @@ func TestMailIsTriedAfterAWeekDown(t *testing.T) {
 	}
 }
 
+// TestMailWaitsForOurResolver starts before the resolver does.
+func TestMailWaitsForOurResolver(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	late := *s.config
+	late.Agent.Resolvers = []string{freePort(t)}
+	runs := s.config
+	s.config = &late
+	s.send(spool.Envelope{Sender: "n@news.test", Arrived: time.Now().Add(-200 * time.Hour)}, letter, "a@far.test")
+	s.start()
+	s.until("it is asked", func() bool { return s.agent.queue.Reason("far.test") != "" })
+	began := time.Now().Unix()
+	s.until("a failure would count, as they do from the next second on", func() bool {
+		s.agent.queue.AskWay("far.test")
+		s.agent.expireOverdue()
+		return time.Now().Unix() >= began+2
+	})
+	if err := s.agent.Reload(runs); err != nil {
+		t.Fatal(err)
+	}
+	s.until("it is settled", s.empty)
+	if far, host := len(s.at("far")), len(s.at("host")); far != 1 || host != 0 {
+		t.Errorf("%d delivered, %d reports", far, host)
+	}
+}
+
 // TestMailToADeadHostExpires has no session that ever comes up.
 func TestMailToADeadHostExpires(t *testing.T) {
 	t.Parallel()

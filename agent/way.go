@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -84,12 +85,26 @@ func (a *Agent) findWays(ctx context.Context) {
 		switch way, err := set.way(ctx, name); {
 		case err == nil:
 			a.queue.Routed(name, way)
-		case ctx.Err() != nil || ours(err):
+		case ctx.Err() != nil:
+			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
+		case ours(err) || unasked(err):
+			a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
 			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		default:
 			a.noWay(set, name, err)
 		}
 	}
+}
+
+// unasked says whether a look-up failed since our own resolver does not run, or the
+// network is not up, as when both start with us. That tells nothing of the domain.
+func unasked(err error) bool {
+	for _, down := range [...]error{syscall.ECONNREFUSED, syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN} {
+		if errors.Is(err, down) {
+			return true
+		}
+	}
+	return false
 }
 
 // retryRoute is how long a domain waits after a DNS failure.

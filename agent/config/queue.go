@@ -72,7 +72,8 @@ type Queue struct {
 	// DelayWarningTime is the age at which a sender that asked for it (NOTIFY=DELAY)
 	// is told that its mail is late; "" is never. Default: "4h".
 	DelayWarningTime Age `toml:"delay_warning_time"`
-	// Expire is after what age undelivered mail is returned. Default: "5d".
+	// Expire is the age from which on a try that fails has undelivered mail returned.
+	// Mail that was not tried since, as in a pause, is tried first. Default: "5d".
 	Expire time.Duration `toml:"expire"`
 	// HandbackAfter is the age at which mail that a receiver defers goes back to the
 	// host MTA, which tries on; "" is never. Default: "".

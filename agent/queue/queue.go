@@ -26,6 +26,10 @@
 // owner keeps the recipient (Settled.Kept) and says more with Settle. Close makes
 // every Step return ErrClosed.
 //
+// Where no session comes up, Overdue takes out what a failed look-up or connect found
+// past its age. One that failed for reasons of our own does not count: Unasked says so in
+// place of Unrouted, and Session.Untried before Leave.
+//
 // An admin's hand: List shows what waits, Take takes some of it out to be settled
 // otherwise, Hasten makes it due. SetBrakes stops what goes somewhere or belongs to a
 // stream, lane by lane; Halt stops single messages. SetPriority and SetLimits
