@@ -114,7 +114,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	if job.Items, w.done = a.withhold(e, job, way, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
-	w.prepare(e, content, job, a.now.Load().config)
+	w.prepare(e, content, job, way, a.now.Load().config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	w.last = time.Now()
@@ -172,8 +172,9 @@ func (w *worker) check(now time.Time) error {
 // prepare fills the transaction. The Received field is made anew each time; it
 // depends only on the envelope and the configuration, so every try sends the
 // same bytes.
-func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, c *config.Config) {
+func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, way queue.Way, c *config.Config) {
 	tx := &w.tx
+	tx.AsTaken = way.Handback
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
 	tx.Prefix = nil
 	if e.Origin == spool.Diverted {

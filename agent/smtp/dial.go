@@ -19,7 +19,7 @@ import (
 // where the handshake fails the connection is gone, and the caller may dial
 // again with None.
 func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
-	if o.Hello == "" || !isPath(o.Hello) || strings.Contains(o.Hello, `"`) {
+	if !isHello(o.Hello) {
 		return nil, &Error{Stage: StageConnect, Err: ErrBadHello}
 	}
 	t := o.Timeouts.orDefault()

@@ -15,10 +15,9 @@ var (
 	// the local part of the sender's or this recipient's address is not ASCII, or
 	// the client declared the message SMTPUTF8 and it has octets above 127.
 	ErrNeedsSMTPUTF8 = errors.New("message needs SMTPUTF8, which the server does not offer")
-	// ErrBadAddress means that the sender's or this recipient's address cannot
-	// stand in a command: control characters, unquoted blanks or angle
-	// brackets, an open quote, octets that are not UTF-8, or nothing at all.
-	ErrBadAddress = errors.New("address cannot be written in an SMTP command")
+	// ErrBadAddress means that the sender's or this recipient's address is none
+	// that address.International takes, and Tx.AsTaken is not set.
+	ErrBadAddress = errors.New("address is not plain: only the host that took it knows what it means")
 )
 
 // Causes in Error.Err beside those of net, crypto/tls, context and io.

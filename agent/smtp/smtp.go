@@ -160,10 +160,17 @@ type Tx struct {
 	Sender     string   // without angle brackets; "" is the null sender
 	Args       []string // the client's MAIL arguments; of them RET and ENVID are passed on if the peer offers DSN, the others are made anew or left out
 	Recipients []Rcpt
-	Size       int64     // octets of Prefix and Content together; 0: unknown, then SIZE is not declared and BDAT not used
-	EightBit   bool      // content has octets above 127
-	Prefix     []byte    // our Received field, CRLF at its end
-	Content    io.Reader // CRLF lines; an error other than io.EOF cuts the connection before the final dot
+
+	// AsTaken is for the host MTA, which took these addresses from its client as
+	// they stand, whatever they look like: it is told them in the same octets, and
+	// mends them as it would have done. Nobody else is said an address that is not
+	// plain (package address).
+	AsTaken bool
+
+	Size     int64     // octets of Prefix and Content together; 0: unknown, then SIZE is not declared and BDAT not used
+	EightBit bool      // content has octets above 127
+	Prefix   []byte    // our Received field, CRLF at its end
+	Content  io.Reader // CRLF lines; an error other than io.EOF cuts the connection before the final dot
 }
 
 // Rcpt is one recipient of a transaction.
