@@ -198,7 +198,9 @@ const (
 // Log says how both daemons log.
 type Log struct {
 	// Format is "logfmt", "json" or "postfix". On a terminal logfmt is written for
-	// people. Default: "logfmt".
+	// people. In each of them a question mark stands for what is not printable, and no
+	// value, nor a line in Postfix's form, is longer than 2048 octets: what is cut ends
+	// in "...". Default: "logfmt".
 	Format LogFormat `toml:"format"`
 	// Level is "debug", "info", "warn" or "error"; --log-level wins. Lines about
 	// messages are of level info. Default: "info".

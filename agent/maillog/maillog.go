@@ -30,10 +30,17 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // Program names the program of Postfix that would write a line.
 type Program string
+
+var _ printable.Marker = SMTP
+
+// LogMarker implements printable.Marker.
+func (Program) LogMarker() {}
 
 // The programs.
 const (
@@ -95,7 +102,7 @@ func (h *Handler) Enabled(ctx context.Context, l slog.Level) bool { return h.inn
 func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	if h.postfix {
 		if p, ok := program(&r); ok {
-			return h.to.WriteLine(p, r.Level, strings.Map(printable, r.Message))
+			return h.to.WriteLine(p, r.Level, printable.String(r.Message))
 		}
 	}
 	h.mu.Lock()
@@ -113,14 +120,6 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 		return err
 	}
 	return h.to.WriteLine("", r.Level, strings.TrimSuffix(h.text.String(), "\n"))
-}
-
-// printable keeps what strangers wrote on the line that it belongs to.
-func printable(c rune) rune {
-	if c < ' ' || c == 0x7f {
-		return '?' // as Postfix does
-	}
-	return c
 }
 
 // WithAttrs implements slog.Handler.

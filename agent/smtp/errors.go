@@ -3,6 +3,8 @@ package smtp
 import (
 	"errors"
 	"strconv"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // Reasons for RcptResult.Err: the recipient was not offered, nothing was
@@ -104,17 +106,19 @@ type Error struct {
 	Err   error // the cause when there was no reply: a net.Error, a TLS error, io.EOF, a context's error
 }
 
-// Error gives the stage and the reply or the cause: "RCPT: 421 4.3.2 shutting down".
+// Error gives the stage and the reply or the cause: "RCPT: 421 4.3.2 shutting down". It
+// is one line of printable characters and bounded, whatever a certificate holds that is
+// the cause.
 func (e *Error) Error() string {
 	if e.Reply.Code == 0 {
 		if e.Err == nil {
 			return e.Stage.String() + ": failed"
 		}
-		return e.Stage.String() + ": " + e.Err.Error()
+		return e.Stage.String() + ": " + printable.Cut(e.Err.Error(), maxReplyText)
 	}
-	s := e.Stage.String() + ": " + e.Reply.String()
+	s := e.Stage.String() + ": " + printable.String(e.Reply.String())
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += ": " + printable.Cut(e.Err.Error(), maxReplyText)
 	}
 	return s
 }

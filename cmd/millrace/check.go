@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
@@ -83,7 +84,7 @@ type report struct {
 	errors, warnings int
 }
 
-func (r *report) say(text string) { fmt.Fprintf(r.out, "millrace: %s\n", text) }
+func (r *report) say(text string) { printable.Fprintf(r.out, "millrace: %s\n", text) }
 
 func (r *report) warn(text string) {
 	r.warnings++

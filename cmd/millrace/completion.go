@@ -5,13 +5,14 @@ import (
 	"cmp"
 	"context"
 	"embed"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 //go:embed completion
@@ -59,8 +60,8 @@ func (c *completeCmd) Run(ctx context.Context, k *kong.Context, g *globals) erro
 		g.Config = cmp.Or(config, g.Config)
 		return g.names(ctx, kind)
 	}) {
-		if plain(x.text) == x.text { // no shell could make it a word
-			fmt.Fprintf(out, "%s\t%s\n", x.text, x.help)
+		if printable.String(x.text) == x.text { // no shell could make it a word
+			printable.Fprintf(out, "%s\t%s\n", x.text, x.help)
 		}
 	}
 	return nil

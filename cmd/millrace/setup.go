@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
 
@@ -152,7 +153,7 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 // to the end.
 func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Change, plan *postconf.Plan, like string) (bool, error) {
 	if len(ours)+len(plan.Changes) == 0 {
-		fmt.Fprintln(out, "nothing is to be changed")
+		printable.Fprintln(out, "nothing is to be changed")
 		return true, nil
 	}
 	for _, change := range append(ours[:len(ours):len(ours)], plan.Changes...) {
@@ -160,7 +161,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 		if err != nil {
 			return false, err
 		}
-		fmt.Fprint(out, text)
+		printable.Fprintf(out, "%s", printable.Block(text))
 	}
 	if c.DryRun {
 		return false, nil
@@ -189,7 +190,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 			return true, err
 		}
 	}
-	fmt.Fprintln(out, "done")
+	printable.Fprintln(out, "done")
 	return true, nil
 }
 
@@ -197,7 +198,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 func reloadDaemons(ctx context.Context, out io.Writer) error {
 	const units = "millrace-milter.service millrace-agent.service"
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
-		fmt.Fprintln(out, "send SIGHUP to millrace-milter and millrace-agent: their configuration has changed")
+		printable.Fprintln(out, "send SIGHUP to millrace-milter and millrace-agent: their configuration has changed")
 		return nil
 	}
 	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"reload-or-restart"}, strings.Fields(units)...)...)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // hostFile is what setup writes and nobody else, beside the configuration.
@@ -269,7 +270,7 @@ func (t *tables) set(table, key string, value any) {
 	t.line(key, value)
 }
 
-func (t *tables) begin(head string) { fmt.Fprintf(&t.text, "\n%s\n", head) }
+func (t *tables) begin(head string) { printable.Fprintf(&t.text, "\n%s\n", head) }
 
 func (t *tables) line(key string, value any) {
 	switch v := value.(type) {
@@ -278,10 +279,10 @@ func (t *tables) line(key string, value any) {
 		for i, s := range v {
 			quoted[i] = fmt.Sprintf("%q", s)
 		}
-		fmt.Fprintf(&t.text, "%s = [%s]\n", key, strings.Join(quoted, ", "))
+		printable.Fprintf(&t.text, "%s = [%s]\n", key, strings.Join(quoted, ", "))
 	case string:
-		fmt.Fprintf(&t.text, "%s = %q\n", key, v)
+		printable.Fprintf(&t.text, "%s = %q\n", key, v)
 	default:
-		fmt.Fprintf(&t.text, "%s = %v\n", key, v)
+		printable.Fprintf(&t.text, "%s = %v\n", key, v)
 	}
 }
