@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -41,7 +42,7 @@ func answer(w http.ResponseWriter, wrong []string) {
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
 	for _, reason := range wrong {
-		fmt.Fprintln(w, reason)
+		printable.Fprintln(w, reason)
 	}
 }
 
