@@ -25,7 +25,7 @@ func (a *Agent) session(s *queue.Session) {
 		if a.opening.Err() != nil || ours(err) {
 			s.Untried()
 		}
-		a.queue.Leave(s, nil, sig, err.Error())
+		a.queue.Leave(s, nil, sig, inWords(err))
 		return
 	}
 	defer a.hosts.left(p.addr.Addr())

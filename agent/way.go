@@ -121,7 +121,7 @@ func (a *Agent) noWay(set *settings, name string, err error) {
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
 	if set.retries(p).Decide(now, attempt).Action == outcome.Retry {
 		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
-		a.queue.Unrouted(name, err.Error(), now.Add(retryRoute))
+		a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
 		return
 	}
 	for {
@@ -131,7 +131,7 @@ func (a *Agent) noWay(set *settings, name string, err error) {
 		}
 		a.queue.Settle(a.fail(job, p, attempt))
 	}
-	a.queue.Unrouted(name, err.Error(), now.Add(retryRoute))
+	a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
 }
 
 var faults = map[route.Reason]outcome.Fault{

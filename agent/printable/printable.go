@@ -73,11 +73,16 @@ func printable(r rune) bool { return r != utf8.RuneError && unicode.IsPrint(r) }
 type Block string
 
 // Sprintf is fmt.Sprintf, with each argument made printable. The format is ours.
-func Sprintf(format string, args ...any) string { return fmt.Sprintf(format, wrap(args)...) }
+func Sprintf(format string, args ...any) string {
+	if false {
+		_ = fmt.Sprintf(format, args...) // so that go vet checks the callers' formats
+	}
+	return fmt.Sprintf(format, wrap(args)...)
+}
 
 // Fprintf is fmt.Fprintf, with each argument made printable. The format is ours.
 func Fprintf(w io.Writer, format string, args ...any) (int, error) {
-	return fmt.Fprintf(w, format, wrap(args)...)
+	return io.WriteString(w, Sprintf(format, args...))
 }
 
 // Fprintln is fmt.Fprintln, with each argument made printable.
