@@ -25,7 +25,8 @@ type completionCmd struct {
 
 func (c *completionCmd) Help() string {
 	return `Prints what lets a shell complete the verbs and flags of millrace, and, while the
-agent runs, the names of streams, sites and queues. The Debian package has it installed.
+agent runs, the names of streams, sites and queues; of these only those that no shell
+takes for more than a name. The Debian package has it installed.
 
 Examples:
   . <(millrace completion bash)

@@ -14,10 +14,12 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/selfsigned"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -157,6 +159,34 @@ func TestTopShowsStrangersTextAsText(t *testing.T) {
 	x.until("2023-11-14 22:13:20    0 -> 2    start?[2J")
 	x.keys("q")
 	x.until("left with 0")
+}
+
+// What a message holds is shown on a terminal, and is kept where it goes elsewhere.
+func TestCatShowsContentAsText(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w, err := spool.OpenWriter(dir, spool.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	const said = "Subject: hi\x1b[2J\u009b2J\u202e\n\n\tgrüße\x9b\n"
+	e := &spool.Envelope{Sender: "a@b.example", Arrived: time.Now(), Recipients: []spool.Recipient{{Address: "c@d.example"}}}
+	receipt, err := w.Append(t.Context(), e, strings.NewReader(strings.ReplaceAll(said, "\n", "\r\n")))
+	if err == nil {
+		err = receipt.Release()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"spool", "-d", dir, "cat", receipt.ID().String()}
+	if r := millrace(t, "", args...); !strings.Contains(r.stdout, "***\n"+said+"***") {
+		t.Errorf("%q\n%s", r.stdout, r.stderr)
+	}
+	x := open(t, nil, "sh", "-c", "millrace "+strings.Join(args, " ")+"; echo left with $?; read wait")
+	x.until("left with 0")
+	x.until("\nSubject: hi?[2J?2J?\n\n        grüße?\n***")
+	x.until("*** ENVELOPE RECORDS")
 }
 
 // What a server shows in its certificate comes by errors: with TLS required it is the
