@@ -35,6 +35,9 @@ func (p peer) String() string { return fmt.Sprintf("%s[%s]", p.name, p.addr.Addr
 // relay writes it as Postfix does in relay=: with the port.
 func (p peer) relay() string { return fmt.Sprintf("%s:%d", p, p.addr.Port()) }
 
+// endpoint is what is remembered of the peer's TLS by.
+func (p peer) endpoint() endpoint { return endpoint{p.name, p.addr} }
+
 // words are how a peer is written in reports, log lines and signals, put together
 // once for a connection.
 type words struct{ name, relay, host string }
@@ -128,13 +131,13 @@ func ours(err error) bool {
 func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) (*smtp.Conn, error) {
 	opt := set.options(way, p, func(what string) { a.reportTesting(way, p, what) })
 	addr := p.addr.Addr()
-	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(addr, time.Now()) {
+	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(p.endpoint(), time.Now()) {
 		opt.TLS = smtp.None
 	}
 	c, err := smtp.Dial(ctx, p.addr, opt)
 	if ctx.Err() == nil && mayFallBack(&opt, err) {
 		a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
-		a.hosts.tlsFailed(addr, time.Now())
+		a.hosts.tlsFailed(p.endpoint(), time.Now())
 		opt.TLS = smtp.None
 		c, err = smtp.Dial(ctx, p.addr, opt)
 	}

@@ -150,7 +150,7 @@ func (w *worker) insistsOnTLS(fates []fate) bool {
 	}
 	for _, f := range fates {
 		if f.decision.Class == outcome.ClassTLS {
-			return w.agent.hosts.tlsWanted(w.peer.addr.Addr())
+			return w.agent.hosts.tlsWanted(w.peer.endpoint())
 		}
 	}
 	return false
