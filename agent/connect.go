@@ -27,6 +27,7 @@ type peer struct {
 	need route.Need
 
 	preference uint16 // of the MX record
+	otherwise  bool   // it is of another family than the way's favoured source
 }
 
 // String writes it as Postfix does: "mx1.example.com[192.0.2.1]".
@@ -167,7 +168,8 @@ func mayFallBack(o *smtp.Options, err error) bool {
 // options are how a connection to a host is opened. report is told what
 // MTA-STS in testing mode finds.
 func (s *settings) options(way queue.Way, p peer, report func(string)) smtp.Options {
-	o := smtp.Options{Hello: s.hello(way.Source), Local: way.Source, ImplicitTLS: way.Queue.RelayWrappermode}
+	from := source(&way, p.addr.Addr())
+	o := smtp.Options{Hello: s.hello(from), Local: from, ImplicitTLS: way.Queue.RelayWrappermode}
 	if auth := way.Queue.RelayAuth; auth != nil {
 		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password}
 	}
@@ -197,21 +199,19 @@ func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 		if way.Queue.TLS == config.TLSNone {
 			x.Need = route.Need{}
 		}
-		switch {
-		case x.Need.Asks == route.Avoid:
+		if x.Need.Asks == route.Avoid {
 			kept = cmp.Or(kept, x.Need.Err)
-		case way.Source.IsValid() && way.Source.Is4() != x.Addr.Is4():
-		default:
-			list = append(list, peer{name: x.Host, addr: netip.AddrPortFrom(x.Addr, s.config.Agent.Port), need: x.Need, preference: x.Preference})
+			continue
 		}
+		list = append(list, peer{
+			name: x.Host, addr: netip.AddrPortFrom(x.Addr, s.config.Agent.Port), need: x.Need, preference: x.Preference,
+			otherwise: len(way.Sources) > 0 && way.Sources[0].Is4() != x.Addr.Is4(),
+		})
 	}
-	switch {
-	case len(list) > 0:
-		return list, nil
-	case kept != nil:
+	if len(list) == 0 {
 		return nil, kept
 	}
-	return nil, fmt.Errorf("no host of %s has an address that the source address %s can reach", way.Plan.Domain, way.Source)
+	return list, nil
 }
 
 // relayPeers resolves a configured relay, "host:port".

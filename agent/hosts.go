@@ -119,8 +119,9 @@ func (m *met) ended(now time.Time) {
 	m.news = now
 }
 
-// order puts, among peers of the same preference, those that lately refused us
-// last, and before that those with fewer connections, up or under way, first.
+// order puts, among peers of the same preference, those of the favoured source's
+// family first, then those that lately refused us last, and before that those with
+// fewer connections, up or under way, first.
 func (h *hosts) order(peers []peer, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -134,10 +135,16 @@ func (h *hosts) order(peers []peer, now time.Time) {
 		}
 		return 0, m.calls + m.open
 	}
+	rank := func(p peer) int {
+		if p.otherwise {
+			return 1
+		}
+		return 0
+	}
 	slices.SortStableFunc(peers, func(x, y peer) int {
 		xRefusals, xOpen := known(x)
 		yRefusals, yOpen := known(y)
-		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xOpen, yOpen))
+		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(rank(x), rank(y)), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xOpen, yOpen))
 	})
 }
 

@@ -1,11 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -211,14 +210,16 @@ func (s *settings) handback() queue.Way {
 // direct is the way to the mail exchangers of a domain. The key of a
 // destination, whose sessions its domains share, holds all that a session was
 // opened under: the hosts, the queue's policy with its TLS level, what the
-// domain's own policies need (route.Plan.Needs), the source. When a policy of the
+// domain's own policies need (route.Plan.Needs), the sources. When a policy of the
 // domain changes, so does the key: the mail moves on, and the sessions opened
-// under the old one end when nobody needs them any more.
+// under the old one end when nobody needs them any more. The site has the favoured
+// source alone in its name, as most of its connections come from there.
 func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.Way {
-	source := s.source(name)
-	suffix := ""
-	if source.IsValid() {
-		suffix = " from " + source.String()
+	sources := sources(s.config.Agent.SourceAddresses, name, plan)
+	from, first := "", ""
+	for _, a := range sources {
+		from += " from " + a.String()
+		first = cmp.Or(first, from)
 	}
 	site := plan.Key()
 	if len(q.MX) > 0 {
@@ -229,20 +230,8 @@ func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.
 		needs = plan.Needs()
 	}
 	return queue.Way{
-		Queue: q, Plan: plan, Source: source, Expires: plan.Expires,
-		Site: site + suffix,
-		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + suffix,
+		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
+		Site: site + first,
+		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
 	}
-}
-
-// source picks a domain's source address. It depends on the name alone, so a
-// retry keeps its source (greylisting looks at it).
-func (s *settings) source(name string) netip.Addr {
-	pool := s.config.Agent.SourceAddresses
-	if len(pool) == 0 {
-		return netip.Addr{}
-	}
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	return pool[h.Sum32()%uint32(len(pool))]
 }

@@ -83,8 +83,10 @@ type Agent struct {
 	// Protocols are "ipv4" and "ipv6" in the order they are tried.
 	// Default: ["ipv4", "ipv6"].
 	Protocols []string `toml:"protocols"`
-	// SourceAddresses are the addresses connections come from; more than one
-	// makes a pool, and a retry keeps its source. Default: the system's choice.
+	// SourceAddresses are the addresses connections come from; more than one of a
+	// family, IPv4 or IPv6, makes a pool, and a retry keeps its source. Connections
+	// to a family that has none come from the system's choice, as Postfix's do.
+	// Default: the system's choice.
 	SourceAddresses []netip.Addr `toml:"source_addresses"`
 	// SourceHostnames are the EHLO names of the source addresses, one for each in
 	// the same order. Default: hostname for all of them.

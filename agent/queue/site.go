@@ -19,8 +19,8 @@ type Way struct {
 	Plan     *route.Plan   // hosts, for an MX route
 	Relay    string        // "host:port", for a relay
 	Handback bool          // the relay is the host MTA: mail accepted there is handed back
-	Source   netip.Addr
-	Expires  time.Time // ask again then; zero: never
+	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
+	Expires  time.Time     // ask again then; zero: never
 }
 
 // site is the unit of limits.
