@@ -26,6 +26,7 @@ func (a *Agent) keepHouse(ctx context.Context) {
 	for {
 		damaged = a.noteDamage(damaged)
 		a.lift(time.Now())
+		a.now.Load().resolver.Forget()
 		queued := a.queue.Queued()
 		if huge := queued > hugeBacklog; huge != tight {
 			tight = huge

@@ -19,6 +19,10 @@ import (
 const (
 	maxExchangers = 32
 	maxAddresses  = 32 // per exchanger and protocol
+
+	// maxPlanAddresses are shared evenly by the hosts of a plan, which is
+	// kept as long as there is mail for its domain.
+	maxPlanAddresses = 256
 )
 
 // exchangers finds the way to a domain by RFC 5321 section 5.1, and what its
@@ -34,10 +38,10 @@ func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
 	case noData:
 		plan.MX = []MX{{Name: name}}
 	case found:
-		if !slices.ContainsFunc(a.mx, func(m MX) bool { return m.Name != "" }) {
+		if a.nullMX {
 			return nil, &Error{Domain: name, Reason: NullMX}
 		}
-		plan.MX = publish(a.mx)
+		plan.MX = a.mx
 	}
 
 	others, self := r.beforeSelf(plan.MX, func(m MX) bool { return r.selfNames[m.Name] })
@@ -58,6 +62,10 @@ func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
 		if h.refused.IsValid() {
 			refused = cmp.Or(refused, fmt.Errorf("%s is %s", m.Name, h.refused))
 		}
+	}
+	for i := range plan.Hosts {
+		h := &plan.Hosts[i]
+		h.Addrs = slices.Clone(h.Addrs[:min(len(h.Addrs), maxPlanAddresses/len(plan.Hosts))])
 	}
 	switch {
 	case len(plan.Hosts) > 0:
@@ -150,7 +158,7 @@ func (r *Resolver) judge(answers []*answer) resolved {
 		if a.status == failed {
 			h.failed = cmp.Or(h.failed, a.err)
 		}
-		for _, addr := range a.addrs[:min(len(a.addrs), maxAddresses)] {
+		for _, addr := range a.addrs {
 			// A v4-mapped address is IPv4 on the wire, whatever record held it.
 			addr = addr.Unmap()
 			switch {

@@ -205,7 +205,7 @@ func New(o Options) (*Resolver, error) {
 		dane:      o.DANE == TrustAlways,
 		port:      o.Port,
 		tally:     o.Tally,
-		answers:   newCache(maxAnswers),
+		answers:   newCache(maxOctets),
 		inFlight:  make(map[question]*flight),
 	}
 	if r.now == nil {
@@ -256,6 +256,14 @@ func New(o Options) (*Resolver, error) {
 // TrustsDNSSEC reports whether DANE can be used: whether the resolvers' word that
 // an answer was validated counts.
 func (r *Resolver) TrustsDNSSEC() bool { return r.dane }
+
+// Forget drops the answers whose time is over. Every question does so too; this is
+// for times when none is asked.
+func (r *Resolver) Forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers.expire(r.now())
+}
 
 // Lookup returns the way to a domain: a domain name (U-labels are turned into
 // A-labels, RFC 5891) or an address literal ("[192.0.2.1]",
