@@ -227,6 +227,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	a.now.Store(set)
+	limitMemory(next.Spool.MaxRecipients, a.log)
 	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
 	a.events.Reopen(eventPlace(&next))
 	a.bounced.Use(suppressPolicy(&next))
@@ -260,6 +261,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			return errors.Join(fmt.Errorf("agent.http: %w", err), a.writer.Close(), a.store.Close())
 		}
 	}
+	limitMemory(a.now.Load().config.Spool.MaxRecipients, a.log)
 	// Everything that only brings work in ends with ctx; the queue's clock and
 	// the control socket serve until the last session has left.
 	var in, base sync.WaitGroup
