@@ -67,6 +67,7 @@ type Agent struct {
 	dns     route.Tally
 	hosts   hosts
 	asked   asked
+	relays  relays
 
 	now      atomic.Pointer[settings]
 	loaded   atomic.Bool              // the spool has been read
@@ -161,7 +162,7 @@ func newSettings(c *config.Config, log *slog.Logger, tally *route.Tally) (*setti
 		return nil, err
 	}
 	for _, q := range append([]config.Queue{c.General}, c.Queues...) {
-		if q.RelayAuthFile != "" && q.RelayAuth == nil {
+		if q.RelayAuthFile != "" && q.RelayAuth == nil && q.RelayAuthRefused == "" {
 			return nil, fmt.Errorf("queue %s: relay_auth_file %s may not be read by this user", q.Name, q.RelayAuthFile)
 		}
 	}
@@ -227,6 +228,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	a.now.Store(set)
+	a.relays.keep(&next)
 	limitMemory(next.Spool.MaxRecipients, a.log)
 	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
 	a.events.Reopen(eventPlace(&next))

@@ -117,9 +117,12 @@ type connectError struct {
 func (e *connectError) Error() string { return e.reason }
 func (e *connectError) Unwrap() error { return e.cause }
 
-// ours says whether an error comes of a want of this host, of descriptors or memory. It
-// tells nothing of the other side.
+// ours says whether an error comes of a want of this host, of descriptors or memory, or
+// of a demand of our own. It tells nothing of the other side.
 func ours(err error) bool {
+	if _, ok := errors.AsType[withheld](err); ok {
+		return true
+	}
 	for _, want := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, want) {
 			return true
@@ -142,7 +145,7 @@ func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) 
 		opt.TLS = smtp.None
 		c, err = smtp.Dial(ctx, p.addr, opt)
 	}
-	if err != nil {
+	if err = a.relays.note(way.Queue, &opt, p, err, a.log); err != nil {
 		return nil, err
 	}
 	a.hosts.connected(addr, time.Now())
@@ -171,7 +174,7 @@ func (s *settings) options(way queue.Way, p peer, report func(string)) smtp.Opti
 	from := source(&way, p.addr.Addr())
 	o := smtp.Options{Hello: s.hello(from), Local: from, ImplicitTLS: way.Queue.RelayWrappermode}
 	if auth := way.Queue.RelayAuth; auth != nil {
-		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password}
+		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: way.Queue.RelayAuthTLS == config.TLSRequired}
 	}
 	s.tls.secure(&o, way.Queue, p, report)
 	return o
@@ -191,6 +194,9 @@ func (s *settings) hello(source netip.Addr) string {
 // queue that wants no TLS minds no policy.
 func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 	if way.Plan == nil {
+		if refused := way.Queue.RelayAuthRefused; refused != "" {
+			return nil, withheld{errors.New(refused)}
+		}
 		return relayPeers(ctx, way.Relay)
 	}
 	var list []peer

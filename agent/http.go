@@ -65,6 +65,10 @@ func (a *Agent) notReady() []string {
 	} else if on {
 		wrong = append(wrong, "the spool is being drained"+begun(since)+": the milter diverts nothing until millrace drain --end")
 	}
+	for _, n := range a.now.Load().config.Refused {
+		wrong = append(wrong, n.String())
+	}
+	wrong = append(wrong, a.relays.shown()...)
 	if a.stalled.Load() > 0 {
 		wrong = append(wrong, "outcomes cannot be written to the journal; nothing new is sent")
 	}

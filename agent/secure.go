@@ -67,6 +67,9 @@ func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p peer, report func(s
 	if p.name == "" {
 		o.ServerName = p.addr.Addr().String()
 	}
+	if raises(o, q, p) {
+		o.TLS = smtp.Verify
+	}
 	need := p.need
 	switch need.Asks {
 	case route.Match:

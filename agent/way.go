@@ -184,7 +184,7 @@ func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
 	return queue.Way{
 		Queue: q, Relay: q.Route.Relay,
 		Site: queue.RelayDomain(q.Route.Relay),
-		Key:  fmt.Sprintf("%s %s %s %v %v", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth),
+		Key:  fmt.Sprintf("%s %s %s %v %v %s", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth, q.RelayAuthTLS),
 	}, nil
 }
 

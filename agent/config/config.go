@@ -54,6 +54,12 @@ type Config struct {
 	// Replies are rules about what receivers say: the admin's, then the shipped ones.
 	Replies []Reply `toml:"reply"`
 
+	// Refused is what the files ask for and is not done, with what is done in its
+	// place. A daemon starts all the same, so that an upgrade that refuses more than
+	// before stops no mail: it logs each as an error, "millrace check" fails, and
+	// /readyz shows them.
+	Refused []Notice
+
 	domains domainSet // listed domain -> queue
 }
 
@@ -291,6 +297,8 @@ func defaults() *Config {
 
 			Expire: 5 * 24 * time.Hour,
 			TLS:    TLSOpportunistic,
+
+			RelayAuthTLS: TLSVerify,
 		},
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/tools/txtar"
+
+	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 func TestAnEmptyFileHasEveryDefault(t *testing.T) {
@@ -40,7 +42,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		Log: Log{Format: LogLogfmt, Level: LevelInfo, Recipients: true, Repeats: 5},
 		General: Queue{
 			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
-			MaxRecipientsPerMessage: 50, DelayWarningTime: Age(4 * time.Hour), Expire: 120 * time.Hour, TLS: "opportunistic",
+			MaxRecipientsPerMessage: 50, DelayWarningTime: Age(4 * time.Hour), Expire: 120 * time.Hour, TLS: "opportunistic", RelayAuthTLS: "verify",
 			Retry: []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour},
 		},
 		domains: domainSet{},
@@ -275,6 +277,98 @@ relay_auth_file = "DIR/own"
 	}
 	if _, _, err := Load(file); err == nil || !strings.Contains(err.Error(), "millrace.toml:14: relay_auth_file: ") {
 		t.Errorf("a password for all to read: %v", err)
+	}
+}
+
+// A queue whose relay gets a password says with what TLS, or is told about it.
+func TestTLSOfRelayPasswords(t *testing.T) {
+	t.Parallel()
+	auth := filepath.Join(t.TempDir(), "auth")
+	if err := os.WriteFile(auth, []byte("user:secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, told := range map[string]bool{
+		`route = "relay:mail.example.com:587"`:                                     true,
+		`route = "relay:mail.example.com:587"` + "\n" + `tls = "required"`:         true,
+		`route = "relay:mail.example.com:587"` + "\n" + `tls = "verify"`:           false,
+		`route = "relay:mail.example.com:587"` + "\nrelay_auth_tls = \"required\"": false,
+		`route = "relay:127.0.0.1:587"`:                                            false,
+		`route = "mx"`:                                                             false,
+	} {
+		_, notices := load(t, "[general]\n"+text+"\nrelay_auth_file = \""+auth+"\"\n[[queue]]\nname = \"a\"\ndomains = [\"a.example\"]\nroute = \"handback\"\n")
+		if (len(notices) == 1) != told || told && (notices[0].Line < 3 || !strings.Contains(notices[0].Text, `relay_auth_tls = "required"`)) {
+			t.Errorf("%s: %v", text, notices)
+		}
+	}
+}
+
+// Secrets that others could read were taken by earlier versions: they are refused, and
+// no error.
+func TestSecretsThatOthersCanReadAreRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := selfsigned.New("mail.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, octets := range map[string][]byte{cert: p.Cert, key: p.Key} {
+		if err := os.WriteFile(file, octets, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for mode, refused := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: false, 0o644: true, 0o604: true} {
+		if err := os.Chmod(key, mode); err != nil {
+			t.Fatal(err)
+		}
+		c, notices := load(t, "[agent]\ntls_cert_file = \""+cert+"\"\ntls_key_file = \""+key+"\"\n[spool]\ndirectory = \""+dir+"\"\n")
+		if len(notices) > 0 || (len(c.Refused) == 1) != refused {
+			t.Errorf("%04o: refused %v, noticed %v", mode, c.Refused, notices)
+		}
+		for _, n := range c.Refused {
+			if n.Line != 4 || !strings.Contains(n.Text, "everybody can read") || !strings.Contains(n.Text, "; remedy: ") {
+				t.Errorf("%04o: %v", mode, n)
+			}
+		}
+	}
+	const agent, group = 990, 991
+	for _, tt := range []struct {
+		mode     os.FileMode
+		uid, gid uint32
+		want     string
+	}{
+		{0o600, 0, 0, ""}, {0o640, 0, group, ""}, {0o640, 0, 0, ""}, {0o600, agent, 4321, ""}, {0o440, agent, group, ""},
+		{0o640, 0, 4321, "group 4321"}, {0o600, 4321, group, "user 4321"}, {0o644, 0, 0, "everybody"}, {0o604, agent, group, "everybody"},
+		{0o060, agent, 4321, "group 4321"},
+	} {
+		if got := readers(tt.mode, tt.uid, tt.gid, agent, group); got != tt.want {
+			t.Errorf("%04o of %d:%d: %q, want %q", tt.mode, tt.uid, tt.gid, got, tt.want)
+		}
+	}
+}
+
+// Credentials that a group of others can read are left alone, and what the queue
+// inherits of them too.
+func TestCredentialsThatOthersCanReadAreNotUsed(t *testing.T) {
+	t.Parallel()
+	auth := filepath.Join(t.TempDir(), "auth")
+	if err := os.WriteFile(auth, []byte("user:secret\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	// The agent is who owns the spool: here root, and the file another's.
+	if os.Geteuid() == 0 {
+		if err := os.Chown(auth, -1, 4321); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, _ := load(t, "[spool]\ndirectory = \"/\"\n[general]\nrelay_auth_file = \""+auth+"\"\n[[queue]]\nname = \"a\"\ndomains = [\"a.example\"]\nroute = \"relay:mail.example.com:587\"\n")
+	for _, q := range []*Queue{&c.General, c.Queue("a")} {
+		if q.RelayAuth != nil || !strings.Contains(q.RelayAuthRefused, "can read") {
+			t.Errorf("%s: %v, %q", q.Name, q.RelayAuth, q.RelayAuthRefused)
+		}
+	}
+	if len(c.Refused) != 1 || c.Refused[0].Line != 5 || !strings.Contains(c.Refused[0].Text, "the mail waits; remedy: chown root:GROUP") {
+		t.Errorf("%v", c.Refused)
 	}
 }
 

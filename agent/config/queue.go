@@ -90,7 +90,14 @@ type Queue struct {
 	// password begins after the first colon. Default: "", no AUTH.
 	RelayAuthFile string `toml:"relay_auth_file"`
 
+	// RelayAuthTLS is the least TLS under which the password of relay_auth_file is
+	// sent, unless the relay is on loopback: "verify", for which tls is raised to
+	// "verify" where it is less, or "required", any certificate. Default: "verify".
+	RelayAuthTLS TLS `toml:"relay_auth_tls"`
+
 	RelayAuth *Auth `toml:"-"` // what RelayAuthFile holds; nil where this program may not read it
+	// RelayAuthRefused says why the credentials are not used; the queue's mail waits.
+	RelayAuthRefused string `toml:"-"`
 
 	File string `toml:"-"` // where the queue stands, for messages
 	Line int    `toml:"-"`

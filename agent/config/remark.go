@@ -8,6 +8,7 @@ import (
 
 // remark adds notices about a good configuration.
 func (l *loader) remark() {
+	l.remarkRelays()
 	path, listen := "agent.http.listen", l.cfg.Agent.HTTP.Listen
 	if !l.given(path) || listen == "" || onLoopback(listen) {
 		return
@@ -23,4 +24,26 @@ func onLoopback(listen string) bool {
 	host, _, _ := net.SplitHostPort(listen) // it was checked
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// remarkRelays names the queues whose TLS is raised for the sake of a password.
+func (l *loader) remarkRelays() {
+	remark := func(q *Queue, path string) {
+		host, _, _ := net.SplitHostPort(q.Route.Relay)
+		if q.Route.Kind != RouteRelay || q.RelayAuthFile == "" || q.TLS == TLSVerify || q.RelayAuthTLS != TLSVerify || onLoopback(q.Route.Relay) {
+			return
+		}
+		at := path + ".relay_auth_file"
+		if !l.given(at) {
+			at = path + ".route"
+		}
+		n := l.place(at)
+		n.Text = remedy(fmt.Sprintf("relay_auth_file: the password goes to %s only if its certificate is valid for that name, although tls = %q; else the mail waits", host, q.TLS),
+			`write tls = "verify", or relay_auth_tls = "required" to trust any certificate`)
+		l.notices = append(l.notices, n)
+	}
+	remark(&l.cfg.General, generalName)
+	for i := range l.cfg.Queues {
+		remark(&l.cfg.Queues[i], fmt.Sprintf("queue[%d]", i))
+	}
 }

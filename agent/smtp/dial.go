@@ -75,7 +75,7 @@ func (c *Conn) open(o *Options) error {
 	if o.Auth == nil {
 		return nil
 	}
-	return c.auth(o.Auth)
+	return c.auth(o.Auth, o.TLS == Verify)
 }
 
 // hello says EHLO, and HELO where that is answered with 5xx (RFC 5321 3.2).
@@ -172,11 +172,21 @@ func (c *Conn) encrypt(o *Options) error {
 	return nil
 }
 
-// auth logs in. PLAIN comes first: one flight less.
-func (c *Conn) auth(a *Auth) error {
-	if c.tls == nil && !c.addr.Addr().Unmap().IsLoopback() {
-		c.goodbye()
-		return c.fail(StageAuth, ErrAuthInClear)
+// auth logs in. PLAIN comes first: one flight less. verified says that TLS, if there
+// is any, came about only with a valid certificate.
+func (c *Conn) auth(a *Auth, verified bool) error {
+	if !c.addr.Addr().Unmap().IsLoopback() {
+		var err error
+		switch {
+		case c.tls == nil:
+			err = ErrAuthInClear
+		case !verified && !a.AnyCertificate:
+			err = ErrAuthUnverified
+		}
+		if err != nil {
+			c.goodbye()
+			return c.fail(StageAuth, err)
+		}
 	}
 	base64 := base64.StdEncoding.EncodeToString
 	var err error

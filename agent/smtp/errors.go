@@ -41,6 +41,9 @@ var (
 	// ErrAuthInClear means that there are credentials, the connection is not
 	// encrypted and the peer is not on loopback.
 	ErrAuthInClear = errors.New("credentials are not sent over a connection without TLS")
+	// ErrAuthUnverified means that there are credentials, the peer's certificate
+	// was not verified and the peer is not on loopback.
+	ErrAuthUnverified = errors.New("credentials are not sent to a server whose certificate was not verified")
 	// ErrBadHello means that Options.Hello cannot stand in a command.
 	ErrBadHello = errors.New("unusable EHLO name")
 )

@@ -112,8 +112,11 @@ type Options struct {
 }
 
 // Auth are SASL credentials (RFC 4954), for PLAIN (RFC 4616) or, where that is not
-// offered, LOGIN.
-type Auth struct{ User, Password string }
+// offered, LOGIN. They are sent to a peer on loopback, or under TLS at level Verify.
+type Auth struct {
+	User, Password string
+	AnyCertificate bool // TLS will do whatever certificate the peer shows
+}
 
 // Timeouts bound each wait of the dialogue. STARTTLS, its handshake and each
 // reply to AUTH have Hello, RSET has Mail.

@@ -34,8 +34,9 @@ A setting that acts after the milter is an error in mode "divert", until
 [milter] accept_bypass names it. Lookup tables that can be read as text are
 looked into, and are no error if they cannot concern diverted mail.
 
-Exit code: 0, with warnings too; 1 if Postfix contradicts the configuration;
-78 if the configuration cannot be used.
+Exit code: 0, with warnings too; 1 if Postfix contradicts the configuration, or that
+asks for what is refused (the daemons run, with something safe in its place); 78 if
+the configuration cannot be used.
 
 Examples:
   millrace check
@@ -49,6 +50,10 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return r.refuse(err)
 	}
+	for _, n := range cfg.Refused {
+		r.fail(n.String())
+	}
+	r.refused = len(cfg.Refused)
 	for _, n := range notices {
 		r.warn(n.String())
 	}
@@ -82,6 +87,7 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 type report struct {
 	out              io.Writer
 	errors, warnings int
+	refused          int // of the errors: what the configuration asks for and does not get
 }
 
 func (r *report) say(text string) { printable.Fprintf(r.out, "millrace: %s\n", text) }
@@ -123,7 +129,11 @@ func (r *report) refuse(err error) error {
 // end writes the last line, or returns it as the error that ends the program.
 func (r *report) end() error {
 	if r.errors > 0 {
-		return program.Error{Code: program.ExitFailure, Err: errors.New(r.counts() + ": Postfix contradicts the configuration")}
+		what := "Postfix contradicts the configuration"
+		if r.refused == r.errors {
+			what = "the configuration asks for what is refused"
+		}
+		return program.Error{Code: program.ExitFailure, Err: errors.New(r.counts() + ": " + what)}
 	}
 	r.say(r.counts())
 	return nil

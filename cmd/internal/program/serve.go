@@ -37,7 +37,7 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	if err != nil {
 		Exit(name, Error{Code: ExitConfig, Err: err})
 	}
-	tell(log.Logger, notices)
+	tell(log.Logger, c, notices)
 	var d Daemon
 	var reloading sync.Mutex
 	reload := func() error {
@@ -85,7 +85,7 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 func load(flags Flags, d Daemon, log *daemonLog) error {
 	c, notices, err := flags.Load()
 	if err == nil {
-		tell(log.Logger, notices)
+		tell(log.Logger, c, notices)
 		err = d.Reload(c)
 	}
 	if err == nil {
@@ -99,7 +99,11 @@ func load(flags Flags, d Daemon, log *daemonLog) error {
 	return nil
 }
 
-func tell(log *slog.Logger, notices []config.Notice) {
+// tell logs what is to be said of a configuration that can be used.
+func tell(log *slog.Logger, c *config.Config, notices []config.Notice) {
+	for _, n := range c.Refused {
+		log.Error("configuration: " + n.String())
+	}
 	for _, n := range notices {
 		log.Warn("configuration: " + n.String())
 	}
