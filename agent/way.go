@@ -203,7 +203,7 @@ func (s *settings) handback() queue.Way {
 	q.MaxSessions = min(q.MaxSessions, handbackSessions)
 	q.MaxMessageRate = s.config.Handback.MaxMessageRate
 	q.TLS = config.TLSNone // loopback, or the admin's own network
-	q.RelayWrappermode, q.RelayAuth = false, nil
+	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
 	return queue.Way{Queue: &q, Relay: s.config.Handback.Relay, Site: s.relay, Key: s.relay, Handback: true}
 }
 

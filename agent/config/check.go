@@ -233,6 +233,10 @@ func (l *loader) checkQueues() {
 		}
 		l.listDomains(q, path, host, listed)
 	}
+	l.cfg.General.withoutRelay()
+	for i := range l.cfg.Queues {
+		l.cfg.Queues[i].withoutRelay()
+	}
 }
 
 // notGeneral lists the keys of a queue that the general queue has no use for.

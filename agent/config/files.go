@@ -107,6 +107,14 @@ func (l *loader) checkTLSFiles(a *Agent) {
 	}
 }
 
+// withoutRelay takes from a queue that has no relay what is for one alone: it stands
+// there for the queues that inherit it, and a receiver must not be offered the password.
+func (q *Queue) withoutRelay() {
+	if q.Route.Kind != RouteRelay {
+		q.RelayWrappermode, q.RelayAuthFile, q.RelayAuth, q.RelayAuthRefused = false, "", nil, ""
+	}
+}
+
 // checkRelay looks at the keys that are for a relay only, and reads the
 // credentials.
 func (l *loader) checkRelay(q *Queue, path string) {

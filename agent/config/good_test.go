@@ -280,6 +280,26 @@ relay_auth_file = "DIR/own"
 	}
 }
 
+// What [general] has for the relays of the queues that inherit it is for no receiver:
+// a queue without a relay has no password to send and no wrapped TLS.
+func TestRelayKeysAreForRelaysAlone(t *testing.T) {
+	t.Parallel()
+	auth := filepath.Join(t.TempDir(), "auth")
+	if err := os.WriteFile(auth, []byte("user:secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := load(t, "[general]\nrelay_wrappermode = true\nrelay_auth_file = \""+auth+"\"\n"+
+		"[[queue]]\nname = \"relayed\"\ndomains = [\"a.example\"]\nroute = \"relay:mail.example.com:465\"\n[[queue]]\nname = \"direct\"\ndomains = [\"b.example\"]\n")
+	for _, q := range []*Queue{&c.General, c.Queue("direct")} {
+		if q.RelayAuth != nil || q.RelayWrappermode || q.RelayAuthFile != "" {
+			t.Errorf("%s, to mail exchangers: %v, wrapped %v", q.Name, q.RelayAuth, q.RelayWrappermode)
+		}
+	}
+	if q := c.Queue("relayed"); q.RelayAuth == nil || !q.RelayWrappermode {
+		t.Errorf("%+v", q)
+	}
+}
+
 // A queue whose relay gets a password says with what TLS, or is told about it.
 func TestTLSOfRelayPasswords(t *testing.T) {
 	t.Parallel()
@@ -362,10 +382,8 @@ func TestCredentialsThatOthersCanReadAreNotUsed(t *testing.T) {
 		}
 	}
 	c, _ := load(t, "[spool]\ndirectory = \"/\"\n[general]\nrelay_auth_file = \""+auth+"\"\n[[queue]]\nname = \"a\"\ndomains = [\"a.example\"]\nroute = \"relay:mail.example.com:587\"\n")
-	for _, q := range []*Queue{&c.General, c.Queue("a")} {
-		if q.RelayAuth != nil || !strings.Contains(q.RelayAuthRefused, "can read") {
-			t.Errorf("%s: %v, %q", q.Name, q.RelayAuth, q.RelayAuthRefused)
-		}
+	if q := c.Queue("a"); q.RelayAuth != nil || !strings.Contains(q.RelayAuthRefused, "can read") || c.General.RelayAuthRefused != "" {
+		t.Errorf("%v, %q, general %q", q.RelayAuth, q.RelayAuthRefused, c.General.RelayAuthRefused)
 	}
 	if len(c.Refused) != 1 || c.Refused[0].Line != 5 || !strings.Contains(c.Refused[0].Text, "the mail waits; remedy: chown root:GROUP") {
 		t.Errorf("%v", c.Refused)
