@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/cmd/internal/program"
 	"github.com/millrace/millrace/contrib/lab"
 	snippets "github.com/millrace/millrace/contrib/postfix"
+	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 var update = flag.Bool("update", false, "write what millrace check says into testdata/check")
@@ -140,4 +141,34 @@ func instance(t *testing.T, main, master string) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// A key that everybody can read is no reason not to run, and an error with file, line
+// and remedy.
+func TestCheckFailsOverAKeyThatOthersCanRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := selfsigned.New("mail.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("hostname = \"mail.example.com\"\n[spool]\ndirectory = %q\n[agent]\ntls_cert_file = \"%[1]s/cert.pem\"\ntls_key_file = \"%[1]s/key.pem\"\n", dir)
+	for name, octets := range map[string][]byte{"cert.pem": p.Cert, "key.pem": p.Key, "millrace.toml": []byte(text)} {
+		if err := os.WriteFile(filepath.Join(dir, name), octets, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lab.WritePostfixConfig(dir, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	const said = "error: millrace.toml:6: tls_key_file: everybody can read "
+	for mode, fails := range map[os.FileMode]bool{0o600: false, 0o644: true} {
+		if err := os.Chmod(filepath.Join(dir, "key.pem"), mode); err != nil {
+			t.Fatal(err)
+		}
+		r := millrace(t, "", "--config", filepath.Join(dir, "millrace.toml"), "check", "--no-dns", "--postfix-config", dir)
+		if got := strings.Contains(strings.ReplaceAll(r.stderr, dir+"/", ""), said); got != fails || fails && r.code != program.ExitFailure {
+			t.Errorf("%04o: exit code %d\n%s", mode, r.code, r.stderr)
+		}
+	}
 }
