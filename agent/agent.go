@@ -229,7 +229,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	a.now.Store(set)
 	a.relays.keep(&next)
-	limitMemory(next.Spool.MaxRecipients, a.log)
+	limitMemory(&next, a.log)
 	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
 	a.events.Reopen(eventPlace(&next))
 	a.bounced.Use(suppressPolicy(&next))
@@ -263,7 +263,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			return errors.Join(fmt.Errorf("agent.http: %w", err), a.writer.Close(), a.store.Close())
 		}
 	}
-	limitMemory(a.now.Load().config.Spool.MaxRecipients, a.log)
+	limitMemory(a.now.Load().config, a.log)
 	// Everything that only brings work in ends with ctx; the queue's clock and
 	// the control socket serve until the last session has left.
 	var in, base sync.WaitGroup

@@ -8,32 +8,38 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"github.com/millrace/millrace/agent/config"
 )
 
 // What the agent may need of memory that Go manages. A recipient that waits takes
 // about 100 octets, measured on ten millions with a message each; twice that leaves
-// the collector room to work, a start included. The rest does not grow with
-// the backlog: sessions, caches, metrics.
+// the collector room to work, a start included. A session has buffers for the content,
+// for what comes back and for TLS, some 150 KiB. The rest is bounded: caches, metrics.
 const (
-	memoryBase         = 512 << 20
+	memoryBase         = 256 << 20
+	memoryPerSession   = 256 << 10
 	memoryPerRecipient = 200
 )
 
-// memoryNeed is what a backlog of max_recipients may take, in octets.
-func memoryNeed(maxRecipients int64) int64 { return memoryBase + maxRecipients*memoryPerRecipient }
+// memoryNeed is what the agent may take with max_sessions and a backlog of
+// max_recipients, in octets.
+func memoryNeed(c *config.Config) int64 {
+	return memoryBase + int64(c.Agent.MaxSessions)*memoryPerSession + c.Spool.MaxRecipients*memoryPerRecipient
+}
 
 // limitMemory tells Go's collector what the agent may need, so that garbage does
 // not go far beyond it (GOMEMLIMIT, which an admin's own value overrides). The limit
 // is a soft one and derives from max_recipients: one that a full spool exceeds would
 // have the collector run without end, and a hard one below it (MemoryMax in the unit)
 // has the kernel kill each start anew. Of the latter an admin is told.
-func limitMemory(maxRecipients int64, log *slog.Logger) {
-	need := memoryNeed(maxRecipients)
+func limitMemory(c *config.Config, log *slog.Logger) {
+	need := memoryNeed(c)
 	limit := need
 	if allowed, from := memoryMax("/proc/self/cgroup", "/sys/fs/cgroup"); allowed > 0 && allowed < need {
 		limit = allowed / 10 * 9 // the rest is for what Go does not manage
 		log.Warn(fmt.Sprintf("the agent may use %d MiB of memory, and a spool of spool.max_recipients = %d may need %d MiB: it would be killed at each start; "+
-			"remedy: raise MemoryMax of the service, or lower max_recipients", allowed>>20, maxRecipients, need>>20), "limit", from)
+			"remedy: raise MemoryMax of the service, or lower max_recipients", allowed>>20, c.Spool.MaxRecipients, need>>20), "limit", from)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)

@@ -16,7 +16,7 @@ import (
 func TestMemoryLimitFollowsFromMaxRecipients(t *testing.T) {
 	t.Setenv("GOMEMLIMIT", "")
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
-	s := newStage(t, func(c *config.Config) { c.Spool.MaxRecipients = 1_000_000 })
+	s := newStage(t, func(c *config.Config) { c.Spool.MaxRecipients, c.Agent.MaxSessions = 1_000_000, 1024 })
 	a := s.start()
 	if got := debug.SetMemoryLimit(-1); got != 512<<20+200_000_000 {
 		t.Errorf("limit %d", got)

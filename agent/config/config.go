@@ -72,10 +72,10 @@ type Spool struct {
 	// less, the milter leaves mail with the host. Default: "1GiB".
 	MinFree Size `toml:"min_free"`
 	// MaxRecipients is how many recipients may be queued in all; above it the
-	// milter leaves mail with the host. The agent may need 512 MiB of memory and 200
-	// octets for each: no MemoryMax of its service should be less, or a full spool
-	// keeps it from starting. Its GOMEMLIMIT, unless you set one, is that. Default:
-	// 10000000.
+	// milter leaves mail with the host. The agent may need 200 octets of memory for
+	// each, 256 KiB for each of max_sessions, and 256 MiB: no MemoryMax of its service
+	// should be less, or a full spool keeps it from starting. Its GOMEMLIMIT, unless
+	// you set one, is that. Default: 10000000.
 	MaxRecipients int64 `toml:"max_recipients"`
 }
 
