@@ -15,6 +15,10 @@ type StoreOptions struct {
 	FS     FS               // nil: the real one
 	Logger *slog.Logger     // nil: none
 	Now    func() time.Time // nil: time.Now
+	// MaxSegments is how many segments are open at a time, each with a descriptor. The
+	// mail of more waits in the spool. Those that are there at the start are opened,
+	// however many. 0: any number.
+	MaxSegments int
 
 	journalStep int64         // octets of zeros ahead; 0: journalStep
 	journalMax  int64         // octets of journals that call for a checkpoint; 0: 32 MiB
@@ -40,8 +44,9 @@ type Store struct {
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
 	windows  sync.Pool
-	noHoles  bool // the file system cannot punch; told once
-	young    bool // what makeHoles saw last was too young for holes
+	noHoles  bool            // the file system cannot punch; told once
+	young    bool            // what makeHoles saw last was too young for holes
+	unopened map[uint32]bool // of Follow alone: segments that could not be opened, which was told
 	loaded   bool
 	closed   bool
 	failed   error    // why nothing can be recorded now
@@ -56,6 +61,8 @@ type Store struct {
 	checkSize  int64
 	begun      bool      // the current journal waits for its checkpoint
 	retryAt    time.Time // not before, after trouble with one
+
+	rounds rounds
 
 	kick chan struct{} // capacity 1: something to sync or to reclaim
 	stop chan struct{}
@@ -167,6 +174,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	}
 	s := &Store{
 		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment), replies: newReplies(),
+		unopened: make(map[uint32]bool), rounds: rounds{began: time.Now()},
 		kick: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if b, ok := readBeat(lock); ok {
