@@ -248,8 +248,11 @@ const finish = 30 * time.Second
 const routers = 128
 
 // Run works until ctx ends, lets transactions in flight finish, and closes the
-// spool. ready is called when mail is being taken.
+// spool. ready is called when mail is being taken. It ends as a whole: an error that no
+// part of it can outlive stops all others in the same way as ctx does, and is returned.
 func (a *Agent) Run(ctx context.Context, ready func()) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	defer a.cut()
 	defer a.closeEvents()
 	server, err := control.Listen(a.now.Load().config.Agent.Control, a, a.log)
@@ -299,7 +302,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			err = nil
 		}
 	}
+	if err != nil {
+		a.log.Error("the agent cannot go on", "err", err)
+	}
 	a.log.Info("stopping", "grace", finish)
+	end()
 	a.asked.close()
 	a.shut() // sessions that are still connecting hold no mail
 	grace, done := context.WithTimeout(context.Background(), finish)

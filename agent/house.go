@@ -27,12 +27,11 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		damaged = a.noteDamage(damaged)
 		a.lift(time.Now())
 		a.now.Load().resolver.Forget()
-		queued := a.queue.Queued()
-		if huge := queued > hugeBacklog; huge != tight {
+		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
 			tight = huge
 			debug.SetGCPercent(gcPercent(huge))
 		}
-		err := a.store.Beat(queued)
+		err := a.beat()
 		if err != nil && !failing {
 			a.log.Error("cannot write the sign of life; the milter will soon leave mail with the host", "err", err)
 		}

@@ -88,6 +88,7 @@ type Queue struct {
 	mu      sync.Mutex
 	closed  bool
 	drained chan struct{} // closed when the last session has left a closed queue
+	pulses  chan chan struct{}
 
 	messages   slab[message]
 	recipients slab[recipient]
@@ -208,6 +209,7 @@ func New(o Options) *Queue {
 		due:        make(map[uint32]*bucket),
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),
+		pulses:     make(chan chan struct{}),
 		streams:    names{limit: maxStreams},
 		reasons:    names{limit: maxReasons},
 	}
@@ -217,17 +219,41 @@ func New(o Options) *Queue {
 func (q *Queue) Run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var asked chan struct{}
 	for {
 		q.mu.Lock()
 		next := q.runAgenda(time.Now())
 		q.mu.Unlock()
+		if asked != nil {
+			close(asked)
+		}
 		timer.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
 		case <-q.kick:
+			asked = nil
 		case <-timer.C:
+			asked = nil
+		case asked = <-q.pulses:
 		}
+	}
+}
+
+// Pulse waits until the agenda has been gone through once more: the mutex is free
+// then, and the timer goroutine lives. The error is that of ctx.
+func (q *Queue) Pulse(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case q.pulses <- done:
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-done:
+		return nil
 	}
 }
 

@@ -237,6 +237,7 @@ func (s *Store) lookAt(names []string, recent map[uint32]bool, yield func(ID, *E
 		if !ok {
 			continue
 		}
+		s.rounds.turn() // there may be thousands, on a slow disk
 		s.mu.Lock()
 		seg := s.segments[n]
 		s.mu.Unlock()
