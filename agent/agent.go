@@ -32,6 +32,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,7 @@ type Agent struct {
 	hosts   hosts
 	asked   asked
 	relays  relays
+	lookups int // how many domains are looked up at once
 
 	now      atomic.Pointer[settings]
 	loaded   atomic.Bool              // the spool has been read
@@ -129,6 +131,13 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.web = a.newWeb()
 	a.now.Store(set)
 	a.asked.init()
+	open, err := a.store.Usage()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), writer.Close(), store.Close())
+	}
+	files := descriptors(&c.Agent, open.Segments, log)
+	a.lookups = files.lookups
+	store.LimitSegments(files.segments)
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)
 	a.queue = queue.New(queue.Options{
@@ -136,7 +145,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
 		Halted:      a.halted,
-		MaxSessions: budget(c.Agent.MaxSessions, log),
+		MaxSessions: files.sessions,
 	})
 	if err := a.restore(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
@@ -177,6 +186,7 @@ func newSettings(c *config.Config, log *slog.Logger, tally *route.Tally) (*setti
 		Roots:     base.roots,
 		Log:       log,
 		Tally:     tally,
+		Sockets:   share(mayOpen(), &c.Agent, 0).sockets,
 	}
 	if c.Agent.StateDirectory != "" {
 		o.STSDirectory = filepath.Join(c.Agent.StateDirectory, "mta-sts")
@@ -217,7 +227,7 @@ func ownAddresses() []netip.Addr {
 func (a *Agent) Reload(c *config.Config) error {
 	old := a.now.Load().config
 	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control ||
-		c.Agent.HTTP.Listen != old.Agent.HTTP.Listen || c.Handback.Relay != old.Handback.Relay {
+		!slices.Equal(c.Agent.HTTP.Listen, old.Agent.HTTP.Listen) || c.Handback.Relay != old.Handback.Relay {
 		a.log.Warn("spool.directory, agent.control, agent.http.listen and handback.relay change only with a restart")
 	}
 	next := *c
@@ -230,7 +240,11 @@ func (a *Agent) Reload(c *config.Config) error {
 	a.now.Store(set)
 	a.relays.keep(&next)
 	limitMemory(&next, a.log)
-	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
+	open, err := a.store.Usage()
+	if err != nil {
+		a.log.Warn("spool", "err", err) // of its free room; the segments are counted
+	}
+	a.queue.Reload(descriptors(&next.Agent, open.Segments, a.log).sessions)
 	a.events.Reopen(eventPlace(&next))
 	a.bounced.Use(suppressPolicy(&next))
 	select {
@@ -242,10 +256,6 @@ func (a *Agent) Reload(c *config.Config) error {
 
 // finish is how long transactions in flight may take after a stop was asked for.
 const finish = 30 * time.Second
-
-// routers is how many domains are looked up at once: enough that some dozens
-// of dead name servers do not hold up the others.
-const routers = 128
 
 // Run works until ctx ends, lets transactions in flight finish, and closes the
 // spool. ready is called when mail is being taken. It ends as a whole: an error that no
@@ -259,12 +269,10 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
-	var web net.Listener
-	if addr := a.now.Load().config.Agent.HTTP.Listen; addr != "" {
-		if web, err = net.Listen("tcp", addr); err != nil {
-			server.Close()
-			return errors.Join(fmt.Errorf("agent.http: %w", err), a.writer.Close(), a.store.Close())
-		}
+	web, err := a.listenHTTP()
+	if err != nil {
+		server.Close()
+		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
 	limitMemory(a.now.Load().config, a.log)
 	// Everything that only brings work in ends with ctx; the queue's clock and
@@ -285,10 +293,10 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.heedHost(late) })
 	a.askHost() // before mail is read
 	base.Go(func() { a.stopWithHost(late) })
-	if web != nil {
-		base.Go(func() { a.health(late, web) })
+	for _, l := range web {
+		base.Go(func() { a.health(late, l) })
 	}
-	for range routers {
+	for range a.lookups {
 		in.Go(func() { a.findWays(ctx) })
 	}
 	err = a.load()

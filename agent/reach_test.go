@@ -115,7 +115,7 @@ func TestStreamThatManyRefuseIsHeldEverywhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, func(c *config.Config) {
 				c.Replies = shippedReplies(t)
-				c.Agent.HTTP.Listen = freePort(t)
+				c.Agent.HTTP.Listen = config.Listeners{freePort(t)}
 				if x.queue {
 					q := c.General
 					q.Name, q.MX = "partner", []string{"mx?.partner.test"}
@@ -162,7 +162,7 @@ func networks(n int) (list []sink.Provider) {
 
 // TestPausesOfAnEarlierAgentStayInForce has what the agent before this rule kept.
 func TestPausesOfAnEarlierAgentStayInForce(t *testing.T) {
-	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	const kept = `{
 	"brakes": [

@@ -81,7 +81,10 @@ func (a *Agent) findWays(ctx context.Context) {
 			return
 		}
 		set := a.now.Load()
-		switch way, err := set.way(ctx, name); {
+		limit, cancel := context.WithTimeout(ctx, longestLookup)
+		way, err := set.way(limit, name)
+		cancel()
+		switch {
 		case err == nil:
 			a.queue.Routed(name, way)
 		case ctx.Err() != nil:
@@ -105,6 +108,11 @@ func unasked(err error) bool {
 	}
 	return false
 }
+
+// longestLookup is how long one domain keeps others waiting to be looked up. Where
+// descriptors are few, a domain of many exchangers that do not answer would take longer;
+// what was found by then is used.
+const longestLookup = 2 * time.Minute
 
 // retryRoute is how long a domain waits after a DNS failure.
 const retryRoute = 2 * time.Minute

@@ -196,8 +196,14 @@ func (l *loader) checkAgent(a *Agent) {
 			`give relay a loopback address, such as "127.0.0.1:10626", or remove stop_with_host`))
 	}
 	l.checkTLSFiles(a)
-	if a.HTTP.Listen != "" && !isHostPort(a.HTTP.Listen) {
-		l.fail("agent.http.listen", remedy(fmt.Sprintf("listen: %q is not \"address:port\"", a.HTTP.Listen), `write it like "127.0.0.1:8891", or "" to turn it off`))
+	for i, s := range a.HTTP.Listen {
+		if strings.HasPrefix(s, "unix:") {
+			if _, _, err := ParseListen(s); err != nil {
+				l.failElement("agent.http.listen", i, "listen: "+err.Error())
+			}
+		} else if !isHostPort(s) {
+			l.failElement("agent.http.listen", i, remedy(fmt.Sprintf("listen: %q is not \"address:port\"", s), `write it like "127.0.0.1:8891" or "unix:/path", or "" to turn it off`))
+		}
 	}
 	for i, s := range a.HTTP.Hostnames {
 		if !isHostname(s) {

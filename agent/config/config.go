@@ -26,6 +26,8 @@ package config
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -160,11 +162,27 @@ const (
 
 // HTTP configures metrics, health and the status page.
 type HTTP struct {
-	// Listen is "address:port"; "" turns it off. Default: "127.0.0.1:8891".
-	Listen string `toml:"listen"`
-	// Hostnames are the names, beside addresses and localhost, under which a browser
-	// may ask for the status page: those of a proxy before it. Default: none.
+	// Listen is "address:port", or "unix:/path", or a list of several; "" turns it off. A
+	// port on loopback is for every local user, and they can crowd out each other; the
+	// socket is for the agent's user and the socket's group: that of the agent, or of its
+	// directory if that has the set-group-ID bit. Default: "127.0.0.1:8891".
+	Listen Listeners `toml:"listen"`
+	// Hostnames are the names, beside addresses, localhost and hostname, under which the
+	// status page, /readyz and /metrics may be asked for: those of a proxy before it, or
+	// of this host in the monitoring. Default: none.
 	Hostnames []string `toml:"hostnames"`
+}
+
+// Listeners are where HTTP is served. One alone is written without brackets.
+type Listeners []string
+
+// First is the first address and port, "" if there is none.
+func (l Listeners) First() string {
+	i := slices.IndexFunc(l, func(s string) bool { return !strings.HasPrefix(s, "unix:") })
+	if i < 0 {
+		return ""
+	}
+	return l[i]
 }
 
 // Handback says where mail goes that returns to the host MTA.
@@ -278,7 +296,7 @@ func defaults() *Config {
 			DANE:           DANEAuto,
 			TLSMinVersion:  TLS12,
 
-			HTTP: HTTP{Listen: "127.0.0.1:8891"},
+			HTTP: HTTP{Listen: Listeners{"127.0.0.1:8891"}},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},

@@ -32,7 +32,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		Agent: Agent{
 			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},
 			MaxSessions: 2000, StateDirectory: "/var/lib/millrace", DANE: "auto", TLSMinVersion: "1.2",
-			HTTP: HTTP{Listen: "127.0.0.1:8891"},
+			HTTP: HTTP{Listen: Listeners{"127.0.0.1:8891"}},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},

@@ -4,15 +4,25 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // remark adds notices about a good configuration.
 func (l *loader) remark() {
 	l.remarkRelays()
-	path, listen := "agent.http.listen", l.cfg.Agent.HTTP.Listen
-	if !l.given(path) || listen == "" || onLoopback(listen) {
+	path := "agent.http.listen"
+	if !l.given(path) {
 		return
 	}
+	for i, listen := range l.cfg.Agent.HTTP.Listen {
+		if !strings.HasPrefix(listen, "unix:") && !onLoopback(listen) {
+			l.remarkOpen(fmt.Sprintf("%s[%d]", path, i), listen)
+		}
+	}
+}
+
+// remarkOpen is about an address that others reach.
+func (l *loader) remarkOpen(path, listen string) {
 	n := l.place(path)
 	n.Text = remedy(fmt.Sprintf("listen: %s is open to others than this host: whoever reaches it sees the status page (no mail addresses) and the metrics", listen),
 		`write "127.0.0.1:8891" and go there through ssh or a proxy that asks for a password, if this is not meant`)

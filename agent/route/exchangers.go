@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -24,6 +25,10 @@ const (
 	// kept as long as there is mail for its domain.
 	maxPlanAddresses = 256
 )
+
+// MostSockets is how many sockets one lookup has at most, whatever the owner of the
+// domain does: one for each exchanger and protocol, or for the server of its policy.
+const MostSockets = maxExchangers * 2
 
 // exchangers finds the way to a domain by RFC 5321 section 5.1, and what its
 // policies ask for.
@@ -131,19 +136,29 @@ type resolved struct {
 // dead zone costs one timeout and not their sum.
 func (r *Resolver) resolveAll(ctx context.Context, set []MX) map[string]resolved {
 	answers := make([]*answer, len(set)*len(r.types))
-	var wg sync.WaitGroup
-	for i := range answers {
-		wg.Go(func() {
-			q := question{set[i/len(r.types)].Name, r.types[i%len(r.types)]}
-			answers[i] = r.ask(ctx, q)
-		})
-	}
-	wg.Wait()
+	r.sideBySide(len(answers), func(i int) {
+		q := question{set[i/len(r.types)].Name, r.types[i%len(r.types)]}
+		answers[i] = r.ask(ctx, q)
+	})
 	hosts := make(map[string]resolved, len(set))
 	for i, m := range set {
 		hosts[m.Name] = r.judge(answers[i*len(r.types) : (i+1)*len(r.types)])
 	}
 	return hosts
+}
+
+// sideBySide calls ask for 0 to n-1, some at a time: each may take a socket.
+func (r *Resolver) sideBySide(n int, ask func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(n, r.parallel) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				ask(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // judge joins the answers for one exchanger, one for each protocol in order.

@@ -162,6 +162,9 @@ type Options struct {
 	Roots *x509.CertPool
 	// Log is told of policies that cannot be had; default: silent.
 	Log *slog.Logger
+	// Sockets is how many one lookup opens at a time at most, to resolvers and to the
+	// server of a policy. Default, and most: MostSockets.
+	Sockets int
 	// Tally counts what is asked, also over several Resolvers; default: nobody looks.
 	Tally *Tally
 }
@@ -186,6 +189,7 @@ type Resolver struct {
 	now       func() time.Time
 	dane      bool // the AD bit counts
 	port      uint16
+	parallel  int        // questions of one lookup that are asked at a time
 	sts       *sts.Store // nil: no MTA-STS
 	tally     *Tally
 
@@ -207,6 +211,10 @@ func New(o Options) (*Resolver, error) {
 		tally:     o.Tally,
 		answers:   newCache(maxOctets),
 		inFlight:  make(map[question]*flight),
+	}
+	r.parallel = MostSockets
+	if o.Sockets > 0 {
+		r.parallel = min(o.Sockets, MostSockets)
 	}
 	if r.now == nil {
 		r.now = time.Now

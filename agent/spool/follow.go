@@ -265,7 +265,7 @@ func (s *Store) lookAt(names []string, recent map[uint32]bool, yield func(ID, *E
 // openNew opens a segment that is new, unless there are too many.
 func (s *Store) openNew(n uint32) (*segment, error) {
 	s.mu.Lock()
-	full := s.opts.MaxSegments > 0 && len(s.segments) >= s.opts.MaxSegments
+	full := s.most > 0 && len(s.segments) >= s.most
 	s.mu.Unlock()
 	if full {
 		return nil, errTooMany

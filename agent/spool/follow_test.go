@@ -127,8 +127,9 @@ func TestSegmentsBeyondTheLimitWait(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	o := smallStore(t, nil)
-	o.MaxSegments, o.rescan = 2, 10*time.Millisecond
+	o.rescan = 10 * time.Millisecond
 	s := openStore(t, dir, o)
+	s.LimitSegments(2)
 	got := newSeen()
 	got.load(t, s)
 	got.follow(t, s)

@@ -12,19 +12,14 @@ import (
 
 // StoreOptions are the settings of a Store.
 type StoreOptions struct {
-	FS     FS               // nil: the real one
-	Logger *slog.Logger     // nil: none
-	Now    func() time.Time // nil: time.Now
-	// MaxSegments is how many segments are open at a time, each with a descriptor. The
-	// mail of more waits in the spool. Those that are there at the start are opened,
-	// however many. 0: any number.
-	MaxSegments int
-
-	journalStep int64         // octets of zeros ahead; 0: journalStep
-	journalMax  int64         // octets of journals that call for a checkpoint; 0: 32 MiB
-	rescan      time.Duration // between looks at the whole directory; 0: 5 s
-	holesAfter  time.Duration // from when mail of a segment is done to a hole for it; 0: holesAfter, or at once byHand
-	byHand      bool          // nothing runs in the background; the test calls Sync and upkeep
+	FS          FS               // nil: the real one
+	Logger      *slog.Logger     // nil: none
+	Now         func() time.Time // nil: time.Now
+	journalStep int64            // octets of zeros ahead; 0: journalStep
+	journalMax  int64            // octets of journals that call for a checkpoint; 0: 32 MiB
+	rescan      time.Duration    // between looks at the whole directory; 0: 5 s
+	holesAfter  time.Duration    // from when mail of a segment is done to a hole for it; 0: holesAfter, or at once byHand
+	byHand      bool             // nothing runs in the background; the test calls Sync and upkeep
 }
 
 // Store is the agent's side of a spool. Its calls follow each other: OpenStore,
@@ -49,6 +44,7 @@ type Store struct {
 	unopened map[uint32]bool // of Follow alone: segments that could not be opened, which was told
 	loaded   bool
 	closed   bool
+	most     int      // segments that are open; 0: any number
 	failed   error    // why nothing can be recorded now
 	journal  *journal // takes events
 
@@ -395,6 +391,15 @@ func (s *Store) wake() {
 	case s.kick <- struct{}{}:
 	default:
 	}
+}
+
+// LimitSegments says how many segments may be open, each with a descriptor. Those that
+// are open stay so; the mail of new ones beyond that waits in the spool for others to be
+// done. 0, and at the start: any number.
+func (s *Store) LimitSegments(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.most = n
 }
 
 // LastAlive is when the agent before this one gave its last sign of life; zero if
