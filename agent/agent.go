@@ -329,6 +329,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	in.Wait()
 	base.Wait()
 	a.bounceAll(a.notices.take(time.Time{}, true)) // what is still held
+	a.keepPauses(time.Now(), true)
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())

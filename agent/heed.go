@@ -2,9 +2,9 @@ package agent
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,8 +66,19 @@ type heeded struct {
 // told is something an admin must look at.
 type told struct {
 	text  string
-	until time.Time   // zero: for good
-	still func() bool // nil: until then in any case
+	until time.Time
+}
+
+// maxTold bounds what an admin is told of sites at a time.
+const maxTold = 1000
+
+func (h *heeded) tell(t told) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.told) >= maxTold {
+		h.told = slices.Delete(h.told, 0, 1)
+	}
+	h.told = append(h.told, t)
 }
 
 const (
@@ -162,7 +173,6 @@ func (a *Agent) heed(w word) {
 	}
 	reason := e.Rule + ": " + w.decision.Reason
 	what := ""
-	t := told{until: until}
 	switch e.Kind {
 	case outcome.Slow:
 		what = "goes on at half its pace"
@@ -181,47 +191,21 @@ func (a *Agent) heed(w word) {
 		if !a.pause(e.Rule, filter, reason, until) {
 			return
 		}
-		t.still = a.pausedFor(filter, reason)
 	}
 	line := filter.String() + " " + what
 	if everywhere {
 		line += "; see to the cause, then millrace resume"
 	} else {
-		line += " until " + t.until.Format(time.RFC3339)
+		line += " until " + until.Format(time.RFC3339)
 	}
 	log := a.log.Warn
 	if e.Tell || e.Kind == outcome.HoldStream {
 		log = a.log.Error
-		t.text = line + ": " + reason
-		a.heeded.mu.Lock()
-		a.heeded.told = append(a.heeded.told, t)
-		a.heeded.mu.Unlock()
-	}
-	log(line, "rule", e.Rule, "reply", w.decision.Reason)
-}
-
-// byRule begins the name of who paused, where a rule did.
-const byRule = "reply rule "
-
-// recall has an admin told again, after a restart, of what rules hold for good.
-func (a *Agent) recall(brakes []control.Brake) {
-	for _, b := range brakes {
-		if strings.HasPrefix(b.Who, byRule) && b.Until.IsZero() {
-			a.heeded.told = append(a.heeded.told, told{
-				text:  b.Filter.String() + " is held; see to the cause, then millrace resume: " + b.Reason,
-				still: a.pausedFor(b.Filter, b.Reason),
-			})
+		if !e.OnStream() { // what is on streams stands in standing
+			a.heeded.tell(told{line + ": " + e.Rule, until})
 		}
 	}
-}
-
-// pausedFor says, whenever it is asked, whether a pause for a reason is on.
-func (a *Agent) pausedFor(f control.Filter, reason string) func() bool {
-	return func() bool {
-		st := a.Standing()
-		b := brakeOn(&st, f)
-		return b != nil && b.Reason == reason
-	}
+	log(line, "rule", e.Rule, "reply", w.decision.Reason)
 }
 
 // shown are the texts for the admin, as long as they are true.
@@ -230,7 +214,7 @@ func (h *heeded) shown(now time.Time) (list []string) {
 	defer h.mu.Unlock()
 	kept := h.told[:0]
 	for _, t := range h.told {
-		if (t.until.IsZero() || now.Before(t.until)) && (t.still == nil || t.still()) {
+		if now.Before(t.until) {
 			kept = append(kept, t)
 			list = append(list, t.text)
 		}
@@ -241,26 +225,10 @@ func (h *heeded) shown(now time.Time) (list []string) {
 }
 
 // pause puts a brake on a stream for a rule, until then or for good. One that is
-// paused there already, or everywhere, stays as it is.
+// paused there already, or everywhere, stays as it is, and one too many is not paused.
 func (a *Agent) pause(rule string, f control.Filter, reason string, until time.Time) bool {
-	b := control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule}
-	err := a.order(func(s *control.Standing) error {
-		if brakeOn(s, f) != nil || brakeOn(s, control.Filter{Stream: f.Stream}) != nil {
-			return errPaused
-		}
-		s.Brakes = append(s.Brakes, b)
-		return nil
-	})
-	if errors.Is(err, errPaused) {
-		return false
-	}
-	if err != nil {
-		a.log.Error("stream paused", "stream", f.Stream, "err", err)
-	}
-	return true
+	return a.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
 }
-
-var errPaused = errors.New("it is paused already")
 
 // brakeOn is the brake of a filter, or nil.
 func brakeOn(s *control.Standing, f control.Filter) *control.Brake {

@@ -27,6 +27,7 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		damaged = a.noteDamage(damaged)
 		a.lift(time.Now())
 		a.now.Load().resolver.Forget()
+		a.keepPauses(time.Now(), false)
 		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
 			tight = huge
 			debug.SetGCPercent(gcPercent(huge))

@@ -181,5 +181,6 @@ func (a *Agent) notReady() []string {
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}
-	return append(wrong, a.heeded.shown(time.Now())...)
+	wrong = append(wrong, a.paused()...)
+	return public(append(wrong, a.heeded.shown(time.Now())...))
 }

@@ -135,7 +135,7 @@ func TestStreamThatManyRefuseIsHeldEverywhere(t *testing.T) {
 			s.send(spool.Envelope{Stream: "news"}, letter, "a@far.test")
 			s.start()
 			s.until("it waits", func() bool { return strings.Contains(s.listed(control.Filter{State: "held"}), "a") })
-			if code, body := s.ready(); code != http.StatusServiceUnavailable || !strings.Contains(body, "stream news is held; see to the cause") {
+			if code, body := s.ready(); code != http.StatusServiceUnavailable || !strings.Contains(body, "1 stream is held for reply rule") {
 				t.Errorf("/readyz %d: %s", code, body)
 			}
 			if b := s.brakes(); !b[slices.IndexFunc(b, everywhere)].Until.IsZero() {
@@ -191,7 +191,7 @@ func TestPausesOfAnEarlierAgentStayInForce(t *testing.T) {
 	if got := s.listed(control.Filter{State: "held"}); got != "a b" {
 		t.Errorf("held: %s", got)
 	}
-	if _, body := s.ready(); !strings.Contains(body, "stream news is held") || strings.Contains(body, "joe") {
+	if _, body := s.ready(); !strings.Contains(body, "1 stream is held for reply rule") || strings.Contains(body, "joe") {
 		t.Errorf("/readyz: %s", body)
 	}
 	s.resume(control.Filter{Stream: "news"})

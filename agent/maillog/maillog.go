@@ -28,6 +28,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -130,6 +131,18 @@ func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup implements slog.Handler.
 func (h *Handler) WithGroup(name string) slog.Handler {
 	return &Handler{h.output, h.inner.WithGroup(name)}
+}
+
+// localPart is what stands before the @ of something like an address.
+var localPart = regexp.MustCompile(`(?:"[^"]*"|[^\s<>()",:;\[\]\\]+)@`)
+
+// WithoutLocalParts leaves out the local parts of whatever in a text looks like an
+// address: "…@example.com".
+func WithoutLocalParts(text string) string {
+	if strings.IndexByte(text, '@') < 0 {
+		return text
+	}
+	return localPart.ReplaceAllString(text, "…@")
 }
 
 // Hidden is a recipient's address without its local part: "…@example.com".
