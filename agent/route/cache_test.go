@@ -442,3 +442,34 @@ func (h *huge) Exchange(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
 	}
 	return reply, nil
 }
+
+// The owner of a domain decides how many exchangers there are, not how many sockets they take.
+func TestOneLookupHasItsSocketsAndNoMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		records := zone{}
+		for i := range 32 {
+			records["d.example MX"] = append(records["d.example MX"], fmt.Sprintf("300 MX %d m%d.example.", i, i))
+			records[fmt.Sprintf("m%d.example A", i)] = []string{fmt.Sprintf("300 A 192.0.2.%d", i+1)}
+		}
+		f := newFake(records)
+		var now, top atomic.Int64
+		f.hold = func(context.Context, string) error {
+			top.Store(max(top.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return nil
+		}
+		r, err := New(Options{Exchanger: f, Sockets: 5, Protocols: []string{"ipv4"}, Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := r.Lookup(t.Context(), "d.example")
+		if err != nil || len(plan.Hosts) != 32 {
+			t.Fatalf("%+v, %v", plan, err)
+		}
+		if top.Load() != 5 {
+			t.Errorf("%d questions at a time", top.Load())
+		}
+	})
+}
