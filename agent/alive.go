@@ -29,12 +29,20 @@ func (a *Agent) Probe(ctx context.Context) error {
 	return nil
 }
 
+// unseen is the trouble that new mail is not seen, or nil. While a stop lets transactions
+// finish nothing is looked for, and the next agent will.
+func (a *Agent) unseen() error {
+	if _, looked := a.store.Progress(); looked > unseenAfter && a.opening.Err() == nil {
+		return fmt.Errorf("new mail in the spool has not been seen for %s", looked.Round(time.Second))
+	}
+	return nil
+}
+
 // beat tells the milter that we live. Who does not see new mail does not, as far as the
-// milter is concerned. While a stop lets transactions finish nothing is looked for, and
-// the next agent will.
+// milter is concerned.
 func (a *Agent) beat() error {
-	if _, unseen := a.store.Progress(); unseen > unseenAfter && a.opening.Err() == nil {
-		return fmt.Errorf("new mail has not been seen for %s", unseen.Round(time.Second))
+	if err := a.unseen(); err != nil {
+		return err
 	}
 	return a.store.Beat(a.queue.Queued())
 }

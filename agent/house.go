@@ -34,7 +34,7 @@ func (a *Agent) keepHouse(ctx context.Context) {
 		}
 		err := a.beat()
 		if err != nil && !failing {
-			a.log.Error("cannot write the sign of life; the milter will soon leave mail with the host", "err", err)
+			a.log.Error("no sign of life is given; the milter will soon leave mail with the host", "err", err)
 		}
 		failing = err != nil
 		select {

@@ -152,6 +152,9 @@ func (a *Agent) notReady() []string {
 	if !a.loaded.Load() {
 		wrong = append(wrong, "the spool is being read")
 	}
+	if err := a.unseen(); err != nil {
+		wrong = append(wrong, err.Error()+"; the log says why")
+	}
 	if since, on, err := spool.Draining(a.now.Load().config.Spool.Directory); err != nil {
 		wrong = append(wrong, err.Error())
 	} else if on {
