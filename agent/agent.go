@@ -74,6 +74,7 @@ type Agent struct {
 	now      atomic.Pointer[settings]
 	loaded   atomic.Bool              // the spool has been read
 	stalled  atomic.Int32             // sessions that cannot write an outcome
+	shutOut  atomic.Pointer[string]   // why mail cannot go back to the host; "" if it can, as far as is known
 	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
 	reloaded chan struct{}            // wakes watchHost
 
@@ -98,7 +99,7 @@ type settings struct {
 	config   *config.Config
 	resolver *route.Resolver
 	tls      *tlsBase
-	relay    string // queue.RelayDomain of the hand-back relay
+	relay    string // queue.RelayDomain of the hand-back relay as it was at the start
 	replies  []outcome.Rule
 }
 
@@ -222,21 +223,23 @@ func ownAddresses() []netip.Addr {
 }
 
 // Reload puts a new configuration into force. The spool directory, the control
-// socket, the address of the status page and the hand-back relay are those of the start; a
-// change of them is reported and waits for a restart.
+// socket and the address of the status page are those of the start; a change of them
+// is reported and waits for a restart. The hand-back relay changes, and keeps until then
+// the name that it has in the queue, where mail waits for it.
 func (a *Agent) Reload(c *config.Config) error {
 	old := a.now.Load().config
 	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control ||
-		!slices.Equal(c.Agent.HTTP.Listen, old.Agent.HTTP.Listen) || c.Handback.Relay != old.Handback.Relay {
-		a.log.Warn("spool.directory, agent.control, agent.http.listen and handback.relay change only with a restart")
+		!slices.Equal(c.Agent.HTTP.Listen, old.Agent.HTTP.Listen) {
+		a.log.Warn("spool.directory, agent.control and agent.http.listen change only with a restart")
 	}
 	next := *c
-	next.Spool.Directory, next.Agent.Control, next.Handback.Relay = old.Spool.Directory, old.Agent.Control, old.Handback.Relay
+	next.Spool.Directory, next.Agent.Control = old.Spool.Directory, old.Agent.Control
 	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
 	set, err := newSettings(&next, a.log, &a.dns)
 	if err != nil {
 		return err
 	}
+	set.relay = a.now.Load().relay
 	a.now.Store(set)
 	a.relays.keep(&next)
 	limitMemory(&next, a.log)

@@ -22,19 +22,36 @@ import (
 // peer is the host at the other end, for log lines and reports, and what the
 // domain's policies need there.
 type peer struct {
-	name string
-	addr netip.AddrPort
-	need route.Need
+	name   string
+	addr   netip.AddrPort
+	socket string // path of a Unix socket, which has no addr
+	need   route.Need
 
 	preference uint16 // of the MX record
 	otherwise  bool   // it is of another family than the way's favoured source
 }
 
-// String writes it as Postfix does: "mx1.example.com[192.0.2.1]".
-func (p peer) String() string { return fmt.Sprintf("%s[%s]", p.name, p.addr.Addr()) }
+// place is the address without its port, or the socket's path.
+func (p peer) place() string {
+	if p.socket != "" {
+		return p.socket
+	}
+	return p.addr.Addr().String()
+}
 
-// relay writes it as Postfix does in relay=: with the port.
-func (p peer) relay() string { return fmt.Sprintf("%s:%d", p, p.addr.Port()) }
+// known says whether there is a host: the zero peer is none.
+func (p peer) known() bool { return p.addr.IsValid() || p.socket != "" }
+
+// String writes it as Postfix does: "mx1.example.com[192.0.2.1]".
+func (p peer) String() string { return fmt.Sprintf("%s[%s]", p.name, p.place()) }
+
+// relay writes it as Postfix does in relay=: with the port, if it has one.
+func (p peer) relay() string {
+	if p.socket != "" {
+		return p.String()
+	}
+	return fmt.Sprintf("%s:%d", p, p.addr.Port())
+}
 
 // endpoint is what is remembered of the peer's TLS by.
 func (p peer) endpoint() endpoint { return endpoint{p.name, p.addr} }
@@ -43,7 +60,7 @@ func (p peer) endpoint() endpoint { return endpoint{p.name, p.addr} }
 // once for a connection.
 type words struct{ name, relay, host string }
 
-func (p peer) words() words { return words{p.String(), p.relay(), p.addr.Addr().String()} }
+func (p peer) words() words { return words{p.String(), p.relay(), p.place()} }
 
 // maxAddresses is how many addresses one connect tries, as Postfix's
 // smtp_mx_address_limit.
@@ -70,7 +87,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			}
 			if c, err = a.dial(ctx, set, way, p); err == nil {
 				a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), elastic.Up)
-				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.addr.Addr().String(), Began: began}), nil
+				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.place(), Began: began}), nil
 			}
 			abandoned := errors.Is(context.Cause(ctx), errAbandoned)
 			if ctx.Err() != nil && !abandoned {
@@ -91,7 +108,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			default:
 				a.hosts.answered(p.addr.Addr(), time.Now())
 			}
-			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began, Text: attempt.Text})
+			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.place(), Began: began, Text: attempt.Text})
 			a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
 			err = &connectError{d.Reason, err}
 			// One too many here is one too many at the next host, mostly; and
@@ -172,7 +189,7 @@ func mayFallBack(o *smtp.Options, err error) bool {
 // MTA-STS in testing mode finds.
 func (s *settings) options(way queue.Way, p peer, report func(string)) smtp.Options {
 	from := source(&way, p.addr.Addr())
-	o := smtp.Options{Hello: s.hello(from), Local: from, ImplicitTLS: way.Queue.RelayWrappermode}
+	o := smtp.Options{Hello: s.hello(from), Local: from, Socket: p.socket, ImplicitTLS: way.Queue.RelayWrappermode}
 	if auth := way.Queue.RelayAuth; auth != nil {
 		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: way.Queue.RelayAuthTLS == config.TLSRequired}
 	}
@@ -220,8 +237,11 @@ func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 	return list, nil
 }
 
-// relayPeers resolves a configured relay, "host:port".
+// relayPeers resolves a configured relay, "host:port" or "unix:/path".
 func relayPeers(ctx context.Context, relay string) ([]peer, error) {
+	if path := config.RelaySocket(relay); path != "" {
+		return []peer{{name: "localhost", socket: path}}, nil
+	}
 	host, port, err := net.SplitHostPort(relay)
 	if err != nil {
 		return nil, fmt.Errorf("relay %q: %w", relay, err)

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/user"
+	"strconv"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
@@ -44,6 +48,28 @@ func (a *Agent) Return() control.Return {
 		}
 	}
 	return r
+}
+
+// knock looks whether this user may connect to the hand-back socket, with no connection
+// made. A host that is down is no reason to complain: its mail waits for it.
+func (a *Agent) knock() {
+	why := ""
+	if path := config.RelaySocket(a.now.Load().config.Handback.Relay); path != "" {
+		if _, err := alive(path); err != nil {
+			why = postconf.Shut(path, ownName(), err).String()
+		}
+	}
+	if old := a.shutOut.Swap(&why); why != "" && (old == nil || *old != why) {
+		a.log.Error("mail cannot go back to the host", "reason", why)
+	}
+}
+
+// ownName is the name of the user that we are.
+func ownName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(os.Geteuid())
 }
 
 // hostQueue is what is known of the host's queue.

@@ -181,6 +181,9 @@ func (a *Agent) notReady() []string {
 	if n := a.queue.Stuck(); n > 0 {
 		wrong = append(wrong, a.refused(n))
 	}
+	if why := a.shutOut.Load(); why != nil && *why != "" {
+		wrong = append(wrong, *why)
+	}
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}

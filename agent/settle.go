@@ -273,7 +273,7 @@ func (r *report) tell(f fate, now time.Time) {
 		Status: f.status(r.way.Handback), Class: f.decision.Class, Code: f.reply.Code,
 		Enhanced: f.decision.Enhanced, Reason: f.decision.Reason, Due: f.decision.Due,
 	}
-	if r.peer.addr.IsValid() {
+	if r.peer.known() {
 		d.Relay = r.words.relay
 	}
 	if f.untried || f.suppressed {

@@ -212,7 +212,8 @@ func (s *settings) handback() queue.Way {
 	q.MaxMessageRate = s.config.Handback.MaxMessageRate
 	q.TLS = config.TLSNone // loopback, or the admin's own network
 	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
-	return queue.Way{Queue: &q, Relay: s.config.Handback.Relay, Site: s.relay, Key: s.relay, Handback: true}
+	relay := s.config.Handback.Relay
+	return queue.Way{Queue: &q, Relay: relay, Site: s.relay, Key: queue.RelayDomain(relay), Handback: true}
 }
 
 // direct is the way to the mail exchangers of a domain. The key of a

@@ -23,15 +23,24 @@ func (l *loader) check() {
 	}
 	l.checkMilter(&c.Milter)
 	l.checkAgent(&c.Agent)
-	if !isHostPort(c.Handback.Relay) {
-		l.fail("handback.relay", remedy(fmt.Sprintf("relay: %q is not \"host:port\"", c.Handback.Relay), `write it like "127.0.0.1:10626"`))
-	}
+	l.checkHandback(&c.Handback)
 	if f := c.Events.File; f != "" && !filepath.IsAbs(f) {
 		l.fail("events.file", remedy(fmt.Sprintf("file: %q is not an absolute path", f), `begin it with /, or write "" for no events`))
 	}
 	l.checkSuppression(&c.Suppression)
 	l.checkQueues()
 	l.checkReplies()
+}
+
+func (l *loader) checkHandback(h *Handback) {
+	if strings.HasPrefix(h.Relay, "unix:") {
+		if _, _, err := ParseListen(h.Relay); err != nil {
+			l.fail("handback.relay", "relay: "+err.Error())
+		}
+	} else if !isHostPort(h.Relay) {
+		l.fail("handback.relay", remedy(fmt.Sprintf("relay: %q is neither \"unix:/path\" nor \"host:port\"", h.Relay),
+			`write it like "unix:/var/spool/postfix/public/millrace" or "127.0.0.1:10626"`))
+	}
 }
 
 func (l *loader) checkMilter(m *Milter) {
@@ -191,9 +200,10 @@ func (l *loader) checkAgent(a *Agent) {
 	if !filepath.IsAbs(a.StateDirectory) {
 		l.fail("agent.state_directory", remedy(fmt.Sprintf("state_directory: %q is not an absolute path", a.StateDirectory), "begin it with /"))
 	}
-	if relay, err := netip.ParseAddrPort(l.cfg.Handback.Relay); a.StopWithHost && (err != nil || !relay.Addr().IsLoopback()) {
+	relay, err := netip.ParseAddrPort(l.cfg.Handback.Relay)
+	if here := RelaySocket(l.cfg.Handback.Relay) != "" || err == nil && relay.Addr().IsLoopback(); a.StopWithHost && !here {
 		l.fail("agent.stop_with_host", remedy(fmt.Sprintf("stop_with_host: handback.relay is %q, where it does not show whether the host's MTA is stopped", l.cfg.Handback.Relay),
-			`give relay a loopback address, such as "127.0.0.1:10626", or remove stop_with_host`))
+			`give relay a socket or a loopback address, such as "127.0.0.1:10626", or remove stop_with_host`))
 	}
 	l.checkTLSFiles(a)
 	for i, s := range a.HTTP.Listen {

@@ -187,7 +187,8 @@ func (l Listeners) First() string {
 
 // Handback says where mail goes that returns to the host MTA.
 type Handback struct {
-	// Relay is "host:port" of a host MTA's port without our milter.
+	// Relay is where the host MTA takes mail without our milter: "unix:/path" of a
+	// socket, as "millrace setup" writes it for Postfix, or "host:port".
 	// Default: "127.0.0.1:10626".
 	Relay string `toml:"relay"`
 	// MaxMessageRate bounds the messages per time that go there, reports too;

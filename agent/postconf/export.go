@@ -3,18 +3,21 @@ package postconf
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
 // Export is what of Postfix's settings has to hold for diverted mail too, in the
 // terms of Millrace's configuration.
 type Export struct {
 	Hostname    string   // "" : nothing to be said
+	Relay       string   // of [handback]
 	HostDomains []string // nil: not wholly known
 	Remote      []string // further transports to a recipient's own domain
 	Sources     []netip.Addr
@@ -47,7 +50,7 @@ type ExportedQueue struct {
 // specific queue of c lists are left out, with a note.
 func (p *Postfix) Export(c *config.Config) *Export {
 	smtp := p.service("smtp", "unix")
-	x := &Export{Hostname: p.value(smtp, "smtp_helo_name")}
+	x := &Export{Hostname: p.value(smtp, "smtp_helo_name"), Relay: "unix:" + filepath.Join(p.public(), snippets.Socket)}
 	note := func(format string, args ...any) { x.Notes = append(x.Notes, fmt.Sprintf(format, args...)) }
 
 	if domains, err := p.everyOwnDomain(); err != nil {

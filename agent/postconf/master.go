@@ -28,6 +28,12 @@ func (m master) entry(name, kind string) (i, end int) {
 	return 0, 0
 }
 
+// remove is the text without a service.
+func (m master) remove(name, kind string) string {
+	i, end := m.entry(name, kind)
+	return strings.Join(m[:i], "") + strings.Join(m[end:], "")
+}
+
 func startsEntry(line string) bool {
 	return strings.TrimSpace(line) != "" && !strings.ContainsRune(" \t#", rune(line[0]))
 }

@@ -39,6 +39,7 @@ type Postfix struct {
 type service struct {
 	name, kind string // "127.0.0.1:10626", "inet"
 	command    string // "smtpd"
+	private    bool   // of kind unix: only Postfix's own user connects
 	chroot     bool
 	set        map[string]string // its -o options
 }
@@ -129,8 +130,9 @@ func parse(main, master, options string, files fs.FS) *Postfix {
 		}
 		p.services = append(p.services, service{
 			name: f[0], kind: f[1], command: f[7],
-			chroot: f[4] == "y" || f[4] == "-" && p.chrootDefault(),
-			set:    set[f[0]+"/"+f[1]],
+			private: f[2] != "n",
+			chroot:  f[4] == "y" || f[4] == "-" && p.chrootDefault(),
+			set:     set[f[0]+"/"+f[1]],
 		})
 	}
 	return p

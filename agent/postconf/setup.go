@@ -184,17 +184,36 @@ func (s *stage) setup(ctx context.Context, c *config.Config, o SetupOptions) (by
 		note("main.cf: smtpd_milter_maps is %s: clients that it lists have milters of their own; add %s there for those that send bulk", v, spaced)
 	}
 
-	// master.cf: services with lists of their own.
+	// master.cf: the hand-back service, in the place of one at another relay.
 	text, err := os.ReadFile(filepath.Join(s.dir, "master.cf"))
 	if err != nil {
 		return nil, err
 	}
 	m := readMaster(text)
+	if host.at(c.Handback.Relay) == nil {
+		bare := m.without()
+		if host, err = s.reread(ctx, bare); err != nil {
+			return nil, err
+		}
+		more, left := host.handbackService(c.Handback.Relay)
+		byHand = append(byHand, left...)
+		if more != "" {
+			m = bare.with(more)
+		}
+		if host, err = s.reread(ctx, m); err != nil {
+			return nil, err
+		}
+	}
+
+	// And services with milters of their own.
 	for i := range host.services {
 		v := &host.services[i]
 		value, own := v.set["smtpd_milters"]
 		switch {
 		case v.command != "smtpd" || !own || host.listens(v, c.Handback.Relay):
+			continue
+		case value == "" && v.set["syslog_name"] == snippets.SyslogName:
+			note("%s: mail comes back at %s now: take this service out, and leave its cleanup, %s/unix", v.where(), c.Handback.Relay, snippets.Cleanup)
 			continue
 		case value == "":
 			note("%s has no milters at all (-o smtpd_milters=), and gets none; if users send bulk there, take that option out", v.where())
@@ -216,21 +235,9 @@ func (s *stage) setup(ctx context.Context, c *config.Config, o SetupOptions) (by
 			note("%s: smtpd_milters has milters after Millrace; move Millrace to the end", v.where())
 		}
 	}
-	if !slices.ContainsFunc(host.services, func(v service) bool { return host.listens(&v, c.Handback.Relay) }) {
-		service, err := snippets.Handback(c.Handback.Relay)
-		if err != nil {
-			note("[handback] relay: %v", err)
-		} else {
-			m = m.with(service)
-		}
-	}
-	if err := s.write("master.cf", m.bytes()); err != nil {
-		return nil, err
-	}
 
 	// What discards needs.
-	host, err = Read(ctx, s.dir)
-	if err != nil {
+	if host, err = s.reread(ctx, m); err != nil {
 		return nil, err
 	}
 	for _, f := range host.discards(c, host.milters(c)) {
@@ -244,6 +251,14 @@ func (s *stage) setup(ctx context.Context, c *config.Config, o SetupOptions) (by
 		}
 	}
 	return byHand, nil
+}
+
+// reread puts a master.cf into the copy, and reads it.
+func (s *stage) reread(ctx context.Context, m master) (*Postfix, error) {
+	if err := s.write("master.cf", m.bytes()); err != nil {
+		return nil, err
+	}
+	return Read(ctx, s.dir)
 }
 
 // Undo plans to take out what Setup put in. If nobody has changed the files since,

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Dial connects to addr and brings the connection up: greeting, EHLO or HELO,
+// Dial connects to addr, or to o.Socket, and brings the connection up: greeting, EHLO or HELO,
 // STARTTLS and the second EHLO as o.TLS says. Each step has its timeout; ctx
 // interrupts them all, and has no hold on the connection afterwards.
 //
@@ -23,17 +23,21 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 		return nil, &Error{Stage: StageConnect, Err: ErrBadHello}
 	}
 	t := o.Timeouts.orDefault()
+	network, to := "tcp", addr.String()
+	if o.Socket != "" {
+		network, to = "unix", o.Socket
+	}
 	dial := o.Dial
 	if dial == nil {
 		var d net.Dialer
-		if o.Local.IsValid() {
+		if o.Local.IsValid() && network == "tcp" {
 			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Local, 0))
 		}
 		dial = d.DialContext
 	}
 	connect, cancel := context.WithTimeout(ctx, t.Connect)
 	defer cancel()
-	nc, err := dial(connect, "tcp", addr.String())
+	nc, err := dial(connect, network, to)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -42,7 +46,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 	}
 
 	c := newConn(nc, addr, t, o.Trace)
-	c.note("connected to %s", addr)
+	c.note("connected to %s", to)
 	c.wire.bind(ctx)
 	if err := c.open(&o); err != nil {
 		return nil, err

@@ -3,7 +3,7 @@
 //
 // # What it owns
 //
-// A Conn owns one TCP connection to one address, from connect to close: the
+// A Conn owns one TCP connection to one address, or one to a Unix socket, from connect to close: the
 // greeting, EHLO (HELO where that is refused), STARTTLS, the deadlines of every
 // wait, and what the peer said it can do. It knows no queues, no DNS and no
 // policy: the caller says which address, how much TLS, and what a reply means
@@ -107,7 +107,11 @@ type Options struct {
 	// called by the goroutine that uses the connection, which waits for it.
 	Trace func(TraceEvent)
 
-	// Dial opens the TCP connection; nil: a net.Dialer bound to Local.
+	// Socket, if not "", is the path of a Unix socket that is dialled in place of the
+	// address, which may be zero then.
+	Socket string
+
+	// Dial opens the connection; nil: a net.Dialer bound to Local.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 

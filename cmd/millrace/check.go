@@ -72,8 +72,20 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 		}
 	case errors.Is(err, postconf.ErrNone) && c.PostfixConfig == "":
 		r.say(err.Error() + ": only the configuration was checked")
+		for _, f := range postconf.Elsewhere(cfg) {
+			r.add(f)
+		}
 	default:
 		return err
+	}
+	found, err := postconf.Reach(ctx, cfg)
+	if errors.Is(err, postconf.ErrNotAsked) {
+		r.say(err.Error())
+	} else if err != nil {
+		return err
+	}
+	for _, f := range found {
+		r.add(f)
 	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {

@@ -95,6 +95,9 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	if err := c.reached(ctx, cfg); err != nil {
+		return err
+	}
 
 	diverting := *cfg
 	diverting.Milter.Mode = config.Divert
@@ -118,6 +121,27 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	testMessage(ctx, os.Stdout, cfg.Hostname)
+	return nil
+}
+
+// reached refuses a set-up after which nothing could come back: an agent that is not let
+// in at the hand-back socket keeps its bounces.
+func (c *setupCmd) reached(ctx context.Context, cfg *config.Config) error {
+	closed := *cfg
+	closed.Milter.Mode = config.Divert // what is a contradiction then is one in time
+	found, err := postconf.Reach(ctx, &closed)
+	if err != nil && !errors.Is(err, postconf.ErrNotAsked) {
+		return err
+	}
+	for _, f := range found {
+		if f.Severity == postconf.Contradiction {
+			if c.DryRun {
+				(&report{out: os.Stderr}).say("by hand, before: " + f.String())
+				continue
+			}
+			return fmt.Errorf("%s; nothing was changed", f)
+		}
+	}
 	return nil
 }
 

@@ -183,6 +183,9 @@ func hostTOML(x *postconf.Export, defined func(key ...string) bool) string {
 	if len(x.Sources) > 0 {
 		t.set("agent", "source_addresses", addresses(x.Sources))
 	}
+	if x.Relay != "" {
+		t.set("handback", "relay", x.Relay)
+	}
 	limits(&t, "general", x.General, x.TLS)
 	for _, q := range x.Queues {
 		t.begin("[[queue]]")
