@@ -41,9 +41,9 @@ type PostfixOptions struct {
 	DNS string
 	// SMTPPort fixes the port; 0 takes a free one.
 	SMTPPort int
-	// HandbackPort says that mail comes back at a free port of loopback, as set-ups
-	// before the socket have it.
-	HandbackPort bool
+	// HandbackPort is the port of loopback where mail comes back, as set-ups before
+	// the socket have it, AnyPort a free one; 0 is the socket.
+	HandbackPort int
 	// Chroot has the services run in the queue directory that Debian's master.cf
 	// runs there.
 	Chroot bool
@@ -59,6 +59,9 @@ type PostfixOptions struct {
 	// Logger is told about starts and stops; nil is silent.
 	Logger *slog.Logger
 }
+
+// AnyPort is a free port.
+const AnyPort = -1
 
 // Postfix is a running private Postfix.
 type Postfix struct {
@@ -97,8 +100,8 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 		p.smtp, err = addrOn(loopback, o.SMTPPort)
 	}
 	p.handback = "unix:" + filepath.Join(p.Queue(), "public", postfix.Socket)
-	if err == nil && o.HandbackPort {
-		p.handback, err = addrOn(loopback, 0)
+	if err == nil && o.HandbackPort != 0 {
+		p.handback, err = addrOn(loopback, max(0, o.HandbackPort))
 	}
 	if err == nil {
 		err = p.install(o)
