@@ -87,14 +87,24 @@ func (p *Postfix) handback(c *config.Config) []Finding {
 // noHandback is what is to be said when master.cf does not have the port.
 func (p *Postfix) noHandback(c *config.Config) []Finding {
 	relay := c.Handback.Relay
-	if path := config.RelaySocket(relay); path != "" && p.publicName(relay) == "" {
-		return []Finding{{
-			Where:  "master.cf",
-			Wrong:  fmt.Sprintf("[handback] relay %s is not in %s/public of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay, p.main["queue_directory"]),
-			Remedy: "run millrace setup, if it should be there; otherwise see that it has no milter of Millrace",
-		}}
-	}
-	if host, _, err := net.SplitHostPort(relay); err == nil && !isLocalhost(host) {
+	if config.RelaySocket(relay) != "" {
+		name := p.publicName(relay)
+		if name == "" {
+			return []Finding{{
+				Where:  "master.cf",
+				Wrong:  fmt.Sprintf("[handback] relay %s is not in %s of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay, p.public()),
+				Remedy: "run millrace setup, if it should be there; otherwise see that it has no milter of Millrace",
+			}}
+		}
+		if s := p.service(name, "unix"); s != nil { // and does not listen there
+			return []Finding{{
+				Severity: inDivert(c),
+				Where:    s.where(),
+				Wrong:    fmt.Sprintf("this service is private, so nobody but Postfix reaches [handback] relay %s", relay),
+				Remedy:   fmt.Sprintf("postconf -F '%s/%s/private=n'", s.name, s.kind),
+			}}
+		}
+	} else if host, _, err := net.SplitHostPort(relay); err == nil && !isLocalhost(host) {
 		return []Finding{{
 			Where:  "master.cf",
 			Wrong:  fmt.Sprintf("[handback] relay %s is not known to be of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay),

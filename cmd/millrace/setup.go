@@ -36,7 +36,7 @@ copy of main.cf and master.cf beside them (*.before-millrace), asks postfix chec
 and reloads. What it does not understand it leaves, and says what to write there.
 
   main.cf     Millrace as the last milter
-  master.cf   the same where a service has milters of its own; a port where
+  master.cf   the same where a service has milters of its own; a socket where
               bounces and returned mail come back, which no milter sees
   conf.d/host.toml   what holds for Postfix's own sending, and so for Millrace's:
               names, addresses, TLS, its domains, slow transports
@@ -167,6 +167,11 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 	r := report{out: os.Stderr}
 	for _, n := range plan.ByHand {
 		r.say("by hand: " + n)
+	}
+	if after, err := files.load(); err == nil && config.RelaySocket(cfg.Handback.Relay) != "" {
+		if wrong := postconf.Exposed(after.Handback.Relay, os.DirFS("/")); wrong != "" {
+			r.say("afterwards Postfix has no place where mail comes back: " + wrong + "; stop millrace-agent, or use millrace retreat, if mail is queued")
+		}
 	}
 	_, err = c.apply(ctx, os.Stdout, changes, plan, g.Config)
 	return err

@@ -179,7 +179,12 @@ func TestMailComesHomeWhateverProtocolsPostfixSpeaks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := enter(t, setup{postfix: o, providers: strictAndFar()})
+			r := enter(t, setup{postfix: o, providers: strictAndFar(), millrace: lab.MillraceOptions{
+				Extra: "[[queue]]\nname = \"home\"\ndomains = [\"home.test\"]\nroute = \"handback\"\n",
+			}})
+			if said := r.verb("trace", "home.test"); !strings.Contains(said, "relay "+r.host.HandbackAddr()) || !strings.Contains(said, "250") {
+				t.Errorf("millrace trace:\n%s", said)
+			}
 			r.send("news@lab.test", []string{"a@strict.test"}, news("home-"+name))
 			r.mailbox("news@lab.test", 1)
 			r.rest()
