@@ -294,6 +294,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.sendNotices(late) })
 	base.Go(func() { a.keepHistory(late) })
 	base.Go(func() { a.heedHost(late) })
+	base.Go(func() { a.watchWayBack(late) })
 	a.askHost() // before mail is read
 	base.Go(func() { a.stopWithHost(late) })
 	for _, l := range web {

@@ -50,18 +50,45 @@ func (a *Agent) Return() control.Return {
 	return r
 }
 
-// knock looks whether this user may connect to the hand-back socket, with no connection
-// made. A host that is down is no reason to complain: its mail waits for it.
-func (a *Agent) knock() {
-	why := ""
-	if path := config.RelaySocket(a.now.Load().config.Handback.Relay); path != "" {
-		if _, err := alive(path); err != nil {
-			why = postconf.Shut(path, ownName(), err).String()
+// knockEvery is how soon it shows that the host lets us in, or does no more.
+const knockEvery = 5 * time.Second
+
+// watchWayBack looks whether this user may connect to the hand-back socket, with no
+// connection made. A host that is down is no reason to complain: its mail waits for it.
+// One that is just making its socket, as after a reload, is none to write to the log.
+func (a *Agent) watchWayBack(ctx context.Context) {
+	tick := time.NewTicker(knockEvery)
+	defer tick.Stop()
+	told := ""
+	for {
+		why := a.knock()
+		old := a.shutOut.Swap(&why)
+		switch {
+		case why == "" && told != "":
+			a.log.Info("mail can go back to the host again")
+			told = ""
+		case why != "" && why != told && old != nil && *old == why:
+			a.log.Error("mail cannot go back to the host", "reason", why)
+			told = why
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
-	if old := a.shutOut.Swap(&why); why != "" && (old == nil || *old != why) {
-		a.log.Error("mail cannot go back to the host", "reason", why)
+}
+
+// knock says why the hand-back socket cannot be reached; "" if it can, or is none.
+func (a *Agent) knock() string {
+	path := config.RelaySocket(a.now.Load().config.Handback.Relay)
+	if path == "" {
+		return ""
 	}
+	if _, err := alive(path); err != nil {
+		return postconf.Shut(path, ownName(), err).String()
+	}
+	return ""
 }
 
 // ownName is the name of the user that we are.

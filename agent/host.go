@@ -14,8 +14,7 @@ import (
 // an admin who changes main.cf tells Postfix, not us.
 const askHostEvery = 5 * time.Minute
 
-// watchHost keeps what /readyz says of the host: whether its hand-back socket lets this
-// user in, and which settings of Postfix
+// watchHost keeps what /readyz says of the host: which settings of Postfix
 // diverted mail passes by, though nobody has accepted it. That is asked at the
 // start, after a reload, and every some minutes. Nothing waits for the answer,
 // and a host without Postfix, or a milter that only observes, has nothing to say.
@@ -24,7 +23,6 @@ func (a *Agent) watchHost(ctx context.Context) {
 	defer tick.Stop()
 	failing := false
 	for {
-		a.knock()
 		cfg := a.now.Load().config
 		found, err := unaccepted(ctx, cfg)
 		switch {

@@ -69,7 +69,8 @@ func (m master) option(name, kind, parameter string) (line int, before, value, a
 	return line, before, value, after, spaces
 }
 
-// The lines around what we add.
+// The lines around what we add. They are those of set-ups that added a port, so that
+// undoing finds either.
 const (
 	beginMark = "# Millrace's hand-back port; \"millrace setup --undo\" takes it out again.\n"
 	endMark   = "# End of what is Millrace's.\n"

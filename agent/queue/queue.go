@@ -68,9 +68,9 @@ type Options struct {
 	Idle time.Duration
 }
 
-// RelayDomain names the lanes of mail that goes to a fixed relay ("host:port")
-// instead of its own domain's hosts. No real domain has a colon.
-func RelayDomain(hostport string) string { return "relay:" + hostport }
+// RelayDomain names the lanes of mail that goes to a fixed relay ("host:port", or
+// "unix:/path" of a socket) instead of its own domain's hosts. No real domain has a colon.
+func RelayDomain(relay string) string { return "relay:" + relay }
 
 // Errors of Step.
 var (

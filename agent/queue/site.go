@@ -17,7 +17,7 @@ type Way struct {
 	Site     string        // key and display name of the site
 	Key      string        // key of the destination
 	Plan     *route.Plan   // hosts, for an MX route
-	Relay    string        // "host:port", for a relay
+	Relay    string        // "host:port" or "unix:/path", for a relay
 	Handback bool          // the relay is the host MTA: mail accepted there is handed back
 	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
 	Expires  time.Time     // ask again then; zero: never

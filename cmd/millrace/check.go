@@ -26,7 +26,7 @@ type checkCmd struct {
 
 func (c *checkCmd) Help() string {
 	return `Reads the configuration as the daemons do, and asks postconf(1) whether Postfix
-fits it: Millrace's place among the milters, the hand-back port, settings that
+fits it: Millrace's place among the milters, where mail comes back, settings that
 diverted mail does not pass, and what Millrace must match when it sends.
 Changes nothing. On a host without Postfix only the configuration is checked.
 
