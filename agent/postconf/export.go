@@ -17,7 +17,7 @@ import (
 // terms of Millrace's configuration.
 type Export struct {
 	Hostname    string   // "" : nothing to be said
-	Relay       string   // of [handback]
+	Relay       string   // of [handback]; "": the default serves
 	HostDomains []string // nil: not wholly known
 	Remote      []string // further transports to a recipient's own domain
 	Sources     []netip.Addr
@@ -51,6 +51,9 @@ type ExportedQueue struct {
 func (p *Postfix) Export(c *config.Config) *Export {
 	smtp := p.service("smtp", "unix")
 	x := &Export{Hostname: p.value(smtp, "smtp_helo_name"), Relay: "unix:" + filepath.Join(p.public(), snippets.Socket)}
+	if config.RelaySocket(x.Relay) == "" {
+		x.Relay = "" // so deep a queue directory that no socket can be named there
+	}
 	note := func(format string, args ...any) { x.Notes = append(x.Notes, fmt.Sprintf(format, args...)) }
 
 	if domains, err := p.everyOwnDomain(); err != nil {

@@ -59,22 +59,23 @@ func groupOf(dir string) string {
 var ErrNotAsked = errors.New("whether the agent's user reaches the socket of [handback] relay was not looked at: only root can")
 
 // Reach looks whether the agent's user, to whom the spool belongs, reaches the socket of
-// [handback] relay; before that is made, its directory. A relay that is a port, and a
-// host where no agent has been, have no findings.
+// [handback] relay; before that is made, its directory. It also looks whether others can
+// put one there. A relay that is a port has no findings; where no agent has been only
+// the directories are looked at.
 func Reach(ctx context.Context, c *config.Config) ([]Finding, error) {
 	path := config.RelaySocket(c.Handback.Relay)
 	if path == "" {
 		return nil, nil
 	}
+	found := takeable(path)
 	u, err := agentUser(c)
 	if u == nil || err != nil {
-		return nil, err
+		return found, err
 	}
 	own := strconv.Itoa(os.Geteuid()) == u.Uid
 	if !own && os.Geteuid() != 0 {
-		return nil, ErrNotAsked
+		return found, ErrNotAsked
 	}
-	var found []Finding
 	flag := "-w"
 	_, err = os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -89,7 +90,7 @@ func Reach(ctx context.Context, c *config.Config) ([]Finding, error) {
 	cmd := exec.CommandContext(ctx, "test", flag, path)
 	if !own {
 		if cmd.SysProcAttr, err = as(u); err != nil {
-			return nil, err
+			return found, err
 		}
 	}
 	var no *exec.ExitError
@@ -99,9 +100,29 @@ func Reach(ctx context.Context, c *config.Config) ([]Finding, error) {
 		f.Severity = inDivert(c)
 		found = append(found, f)
 	case err != nil:
-		return nil, fmt.Errorf("test %s %s as user %s: %w", flag, path, u.Username, err)
+		return found, fmt.Errorf("test %s %s as user %s: %w", flag, path, u.Username, err)
 	}
 	return found, nil
+}
+
+// takeable says which directories of a socket others than their owner may write. A
+// sticky one above the last keeps them from what is not theirs (inode(7)); in the last
+// they could make a socket while there is none.
+func takeable(path string) (found []Finding) {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		kept := err == nil && dir != filepath.Dir(path) && info.Mode()&fs.ModeSticky != 0
+		if err == nil && info.Mode().Perm()&0o022 != 0 && !kept {
+			found = append(found, Finding{
+				Where:  "[handback] relay unix:" + path,
+				Wrong:  fmt.Sprintf("others than its owner may write %s, and take bounces and mail that Millrace hands back while the host's MTA is down", dir),
+				Remedy: "chmod go-w " + dir,
+			})
+		}
+		if dir == filepath.Dir(dir) {
+			return found
+		}
+	}
 }
 
 // agentUser is the owner of the spool; nil if there is no spool yet.

@@ -79,13 +79,13 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	found, err := postconf.Reach(ctx, cfg)
+	for _, f := range found {
+		r.add(f)
+	}
 	if errors.Is(err, postconf.ErrNotAsked) {
 		r.say(err.Error())
 	} else if err != nil {
 		return err
-	}
-	for _, f := range found {
-		r.add(f)
 	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {

@@ -75,6 +75,9 @@ func sendmailLacks(cf string, c *config.Config) (missing []string) {
 			missing = append(missing, "millrace is not the last of InputMailFilters")
 		}
 	}
+	if config.RelaySocket(c.Handback.Relay) != "" {
+		return append(missing, fmt.Sprintf("[handback] relay is %s, and Sendmail takes mail at ports only: write relay = \"127.0.0.1:10626\"", c.Handback.Relay))
+	}
 	_, port, _ := strings.Cut(c.Handback.Relay, ":")
 	back := false
 	for _, d := range daemonLine.FindAllStringSubmatch(cf, -1) {

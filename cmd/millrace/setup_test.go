@@ -122,6 +122,10 @@ func TestSendmailIsCompared(t *testing.T) {
 			t.Errorf("%s: %s", tt.name, got)
 		}
 	}
+	c.Handback.Relay = "unix:/var/spool/postfix/public/millrace"
+	if got := sendmailLacks("", c); len(got) != 2 || !strings.Contains(got[1], "Sendmail takes mail at ports only") {
+		t.Errorf("a socket: %q", got)
+	}
 	if !strings.Contains(snippets.MC, "Port=10626") {
 		t.Error("the lines to paste have another port")
 	}
