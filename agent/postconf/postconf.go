@@ -6,7 +6,8 @@
 // Read asks postconf, which any user may run; it changes nothing. Check then
 // compares, and asks nobody: all it knows is what Read was told, and the lookup
 // tables that can be read as text (table.go says which). HostQueue counts what the
-// running Postfix has to do. An admin reads each
+// running Postfix has to do. Reach looks whether the agent gets to the socket where mail
+// goes back, and who else could be there. An admin reads each
 // Finding with its place, what is wrong, and a remedy.
 //
 // Some findings are hard stops: settings that act on a message after the
