@@ -168,7 +168,8 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 	for _, n := range plan.ByHand {
 		r.say("by hand: " + n)
 	}
-	if after, err := files.load(); err == nil && config.RelaySocket(cfg.Handback.Relay) != "" {
+	// After retreat nothing is queued that could go there.
+	if after, err := files.load(); err == nil && c.Undo && config.RelaySocket(cfg.Handback.Relay) != "" {
 		if wrong := postconf.Exposed(after.Handback.Relay, os.DirFS("/")); wrong != "" {
 			r.say("afterwards Postfix has no place where mail comes back: " + wrong + "; stop millrace-agent, or use millrace retreat, if mail is queued")
 		}
