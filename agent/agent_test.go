@@ -463,6 +463,19 @@ func (s *stage) ready() (int, string) {
 	return resp.StatusCode, string(b)
 }
 
+func TestWhatTheConfigurationDoesNotGetIsShown(t *testing.T) {
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.HTTP.Listen = config.Listeners{freePort(t)}
+		c.Refused = []config.Notice{{File: "millrace.toml", Line: 3, Text: "listen: open"}}
+	})
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	s.start()
+	s.until("the spool is read", s.agent.loaded.Load)
+	if code, text := s.ready(); code != http.StatusServiceUnavailable || text != "millrace.toml:3: listen: open\n" {
+		t.Errorf("/readyz: %d %s", code, text)
+	}
+}
+
 func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
 	s := newStage(t, func(c *config.Config) {
 		c.Agent.HTTP.Listen = config.Listeners{freePort(t)}

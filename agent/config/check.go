@@ -50,6 +50,11 @@ func (l *loader) checkMilter(m *Milter) {
 		}
 	}
 	l.notEmpty("milter.listen", m.Listen, `name a socket, like "unix:/var/spool/postfix/millrace/milter.sock"`)
+	for i, p := range m.Peers {
+		if p.Bits() == 0 {
+			l.failElement("milter.peers", i, remedy(fmt.Sprintf("peers: %s is everybody, who could then send mail in anybody's name", p), "name the hosts or the network of the MTA"))
+		}
+	}
 	if m.OnFailure != "accept" && m.OnFailure != "tempfail" {
 		l.fail("milter.on_failure", remedy(fmt.Sprintf("on_failure: %q is unknown", m.OnFailure), `write "accept" or "tempfail"`))
 	}

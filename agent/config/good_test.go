@@ -438,3 +438,25 @@ func TestReplyRulesOfAFileTakeThePlaceOfTheShippedOnes(t *testing.T) {
 		t.Errorf("%d rules", len(c.Replies))
 	}
 }
+
+// An open milter was taken by earlier versions: it is refused, and no error.
+func TestMilterOpenToOtherHostsIsRefusedWithoutPeers(t *testing.T) {
+	t.Parallel()
+	for listen, open := range map[string]bool{
+		"unix:/run/s": false, "inet:8890@127.0.0.1": false, "inet6:8890@[::1]": false, "inet:8890@localhost": false,
+		"inet:8890@0.0.0.0": true, "inet6:8890@[::]": true, "inet:8890@192.0.2.1": true, "inet:8890@mail.example.com": true,
+	} {
+		c, notices := load(t, "[milter]\nlisten = [\"unix:/run/first\",\n  \""+listen+"\"]\n")
+		if got := len(c.Refused); got > 1 || open != (got == 1) || len(notices) > 0 {
+			t.Errorf("%s: refused %v, noticed %v", listen, c.Refused, notices)
+		} else if open {
+			if n := c.Refused[0]; n.Line != 4 || !strings.Contains(n.Text, "anybody") || !strings.Contains(n.Text, "; remedy: ") {
+				t.Errorf("%s: %v", listen, n)
+			}
+		}
+		c, _ = load(t, "[milter]\npeers = [\"192.0.2.7\"]\nlisten = [\""+listen+"\"]\n")
+		if len(c.Refused) > 0 || len(c.Milter.Peers) != 1 || c.Milter.Peers[0].String() != "192.0.2.7/32" {
+			t.Errorf("%s with peers: refused %v", listen, c.Refused)
+		}
+	}
+}

@@ -34,6 +34,13 @@ type Milter struct {
 	// "inet:port@address", "inet6:port@[address]". A socket passed by the
 	// service manager wins. Default: ["unix:/var/spool/postfix/millrace/milter.sock"].
 	Listen []string `toml:"listen"`
+	// Peers are the addresses or networks of other hosts whose MTA may use the
+	// milter, over "inet:" and "inet6:": whoever speaks the milter protocol has mail
+	// sent in anybody's name. This host needs no entry: its connections are those from
+	// loopback, or from the very address that they go to. All others are closed.
+	// The packaged unit lets in this host alone; a drop-in of
+	// millrace-milter.service with IPAddressAllow= admits others. Default: none.
+	Peers []netip.Prefix `toml:"peers"`
 	// Mode "observe" decides, logs and counts, and diverts nothing; "divert"
 	// must be said. Default: "observe".
 	Mode Mode `toml:"mode"`

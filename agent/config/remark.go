@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// remark adds notices about a good configuration.
+// remark adds notices about a good configuration, and what of it is refused.
 func (l *loader) remark() {
+	l.refuseStrangers(&l.cfg.Milter)
 	l.remarkRelays()
 	path := "agent.http.listen"
 	if !l.given(path) {
@@ -55,5 +56,22 @@ func (l *loader) remarkRelays() {
 	remark(&l.cfg.General, generalName)
 	for i := range l.cfg.Queues {
 		remark(&l.cfg.Queues[i], fmt.Sprintf("queue[%d]", i))
+	}
+}
+
+// refuseStrangers notes sockets that other hosts could reach without being named.
+func (l *loader) refuseStrangers(m *Milter) {
+	if len(m.Peers) > 0 {
+		return
+	}
+	for i, s := range m.Listen {
+		network, addr, _ := ParseListen(s) // it was checked
+		if network == "unix" || onLoopback(addr) {
+			continue
+		}
+		n := l.place(fmt.Sprintf("milter.listen[%d]", i))
+		n.Text = remedy(fmt.Sprintf("listen: %q is open to other hosts, and whoever reaches it sends mail as anybody; connections of this host alone are taken", s),
+			`list the hosts of the MTA in [milter] peers, or write "unix:/path" or an address of loopback`)
+		l.cfg.Refused = append(l.cfg.Refused, n)
 	}
 }
