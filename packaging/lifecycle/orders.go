@@ -25,11 +25,24 @@ import (
 
 // stopped is mail that a pause keeps.
 type stopped struct {
-	pause []string // of millrace pause, and so of queue and resume
-	more  []string // of millrace pause alone
+	pause []string // what it is on for, in the words of millrace pause
+	which []string // the same in the words of millrace queue, where others are needed
+	last  string   // how long, or ""
 	to    string   // the recipients' domain
 	list  string   // List-Id, where it is not that of all other mail
 	user  string   // SASL user
+}
+
+// reason is that of the pause, by which it is known again: a later version may have
+// other words for a site.
+func (s *stopped) reason() string { return "order " + strings.Join(s.pause, " ") }
+
+// queued is the mail of s that is queued.
+func (s *stopped) queued(ctx context.Context) ([]entry, error) {
+	if s.which != nil {
+		return queued(ctx, s.which)
+	}
+	return queued(ctx, s.pause)
 }
 
 const (
@@ -46,9 +59,9 @@ var atSites = []string{"provider.test", "hosts.test"}
 // pauses are those of this host.
 func (l *life) pauses(ctx context.Context) ([]stopped, error) {
 	list := []stopped{
-		{pause: []string{"--domain", "domain.test"}, more: []string{"--reason", "wrong price"}, to: "domain.test"},
-		{pause: []string{"--domain", "timed.test"}, more: []string{"--for", "1h"}, to: "timed.test"},
-		{pause: []string{"--stream", stoppedList}, to: "quick.test", list: stoppedList},
+		{pause: []string{"--domain", "domain.test"}, to: "domain.test"},
+		{pause: []string{"--domain", "timed.test"}, last: "1h", to: "timed.test"},
+		{pause: []string{stoppedList}, which: []string{"--stream", stoppedList}, to: "quick.test", list: stoppedList},
 		{pause: []string{"--user", stoppedUser}, to: "quick.test", user: stoppedUser},
 	}
 	for _, domain := range atSites {
@@ -61,7 +74,7 @@ func (l *life) pauses(ctx context.Context) ([]stopped, error) {
 		}
 		name := ""
 		err := until(ctx, "the agent has a site for "+domain, func() (bool, error) {
-			list, err := queued(ctx, p.pause)
+			list, err := p.queued(ctx)
 			if err == nil && len(list) == 1 {
 				name = list[0].Recipients[0].Site
 			}
@@ -70,17 +83,9 @@ func (l *life) pauses(ctx context.Context) ([]stopped, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, stopped{pause: []string{"--site", name}, to: domain}, p)
+		list = append(list, stopped{pause: []string{"--site", name}, which: p.pause, to: domain}, p)
 	}
 	return list, nil
-}
-
-// pausing are the arguments of pause and resume: a stream stands there without flag.
-func (s *stopped) pausing() []string {
-	if s.pause[0] == "--stream" {
-		return s.pause[1:]
-	}
-	return s.pause
 }
 
 // orders is what was ordered, and what the host had of it before the upgrade.
@@ -108,7 +113,11 @@ func (l *life) order(ctx context.Context) (*orders, error) {
 	}
 	for i := range o.pauses {
 		p := &o.pauses[i]
-		if err := run(ctx, "millrace", slices.Concat([]string{"pause"}, p.pausing(), p.more)...); err != nil {
+		args := append([]string{"pause", "--reason", p.reason()}, p.pause...)
+		if p.last != "" {
+			args = append(args, "--for", p.last)
+		}
+		if err := run(ctx, "millrace", args...); err != nil {
 			return nil, err
 		}
 	}
@@ -175,6 +184,8 @@ func (o *orders) stand(ctx context.Context, l *life) error {
 		return err
 	}
 	for _, b := range o.standing.Brakes {
+		b = maps.Clone(b)
+		delete(b, "filter") // whether it keeps the same mail is looked at below
 		if !slices.ContainsFunc(now.Brakes, func(x map[string]any) bool { return within(b, x) }) {
 			return fmt.Errorf("the pause %v is lost; there are %v", b, now.Brakes)
 		}
@@ -226,7 +237,7 @@ func (o *orders) lift(ctx context.Context, l *life) error {
 	for i := range o.pauses {
 		p := &o.pauses[i]
 		// It was paused until now: nothing has gone meanwhile.
-		list, err := queued(ctx, p.pause)
+		list, err := p.queued(ctx)
 		want := o.counts[i] + 1
 		switch {
 		case p.to == "domain.test":
@@ -237,7 +248,7 @@ func (o *orders) lift(ctx context.Context, l *life) error {
 		if err != nil || len(list) != want {
 			return errors.Join(err, fmt.Errorf("%v: %d messages are queued, %d should be", p.pause, len(list), want))
 		}
-		if err := run(ctx, "millrace", append([]string{"resume"}, p.pausing()...)...); err != nil {
+		if err := resume(ctx, p.reason()); err != nil {
 			return err
 		}
 	}
@@ -247,12 +258,8 @@ func (o *orders) lift(ctx context.Context, l *life) error {
 		}
 	}
 	return until(ctx, "what was paused has gone", func() (bool, error) {
-		ended := [][]string{{"--domain", "short.test"}} // by itself
-		for i := range o.pauses {
-			ended = append(ended, o.pauses[i].pause)
-		}
-		for _, which := range ended {
-			if list, err := queued(ctx, which); err != nil || len(list) > 0 {
+		for _, p := range append(o.pauses, stopped{pause: []string{"--domain", "short.test"}}) { // that by itself
+			if list, err := p.queued(ctx); err != nil || len(list) > 0 {
 				return false, err
 			}
 		}
@@ -260,12 +267,35 @@ func (o *orders) lift(ctx context.Context, l *life) error {
 	})
 }
 
+// resume takes off the pause of a reason.
+func resume(ctx context.Context, reason string) error {
+	now, err := ask(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range now.Brakes {
+		if b["reason"] != reason {
+			continue
+		}
+		args := []string{"resume"}
+		filter, _ := b["filter"].(map[string]any)
+		for key, value := range filter {
+			if key != "stream" {
+				args = append(args, "--"+key)
+			}
+			args = append(args, fmt.Sprint(value))
+		}
+		return run(ctx, "millrace", args...)
+	}
+	return fmt.Errorf("no pause %q is on", reason)
+}
+
 // kept waits until so many messages are queued behind each pause.
 func (l *life) kept(ctx context.Context, o *orders, want func(i int) int) ([]int, error) {
 	counts := make([]int, len(o.pauses))
 	err := until(ctx, "all paused mail is queued", func() (bool, error) {
 		for i := range o.pauses {
-			list, err := queued(ctx, o.pauses[i].pause)
+			list, err := o.pauses[i].queued(ctx)
 			if err != nil {
 				return false, err
 			}
