@@ -54,8 +54,8 @@ type Milter struct {
 	// the host. Default: "10m".
 	AgentGrace time.Duration `toml:"agent_grace"`
 	// MaxConnections is how many connections of the host MTA are served at a
-	// time; further ones wait until one ends. Each process of the MTA that
-	// filters mail holds one. Default: 1000, for Postfix runs up to 100
+	// time; further ones wait until one ends, or take the place of one that has not
+	// negotiated. Each process of the MTA that filters mail holds one. Default: 1000, for Postfix runs up to 100
 	// (default_process_limit) of each smtpd service in master.cf and 100 cleanup
 	// for mail of sendmail(1): with ports 25, 465 and 587 that makes 400. An idle
 	// one costs some 30 KB.
