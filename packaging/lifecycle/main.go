@@ -205,9 +205,9 @@ func (l *life) live(ctx context.Context) error {
 	return l.settle(ctx)
 }
 
-// upgrade installs the next package, after a pause whose time is over later. The admin
-// keeps the configuration as it is, which "millrace setup" has changed: dpkg asks about
-// that. NEXT may be FIRST again, as in the package's autopkgtest.
+// upgrade installs the next package, after a pause whose time is over later. The
+// configuration was changed by "millrace setup", and dpkg must not ask about it: there
+// is nobody to answer. NEXT may be FIRST again, as in the package's autopkgtest.
 func (l *life) upgrade(ctx context.Context) error {
 	short := stopped{pause: []string{"--domain", "short.test"}, to: "short.test"}
 	if err := run(ctx, "millrace", append([]string{"pause", "--for", "1m"}, short.pause...)...); err != nil {
@@ -216,7 +216,7 @@ func (l *life) upgrade(ctx context.Context) error {
 	if err := l.post(ctx, &short, 1); err != nil {
 		return err
 	}
-	return run(ctx, "apt-get", "install", "--yes", "--reinstall", "-o", "Dpkg::Options::=--force-confold", l.next)
+	return run(ctx, "apt-get", "install", "--yes", "--reinstall", l.next)
 }
 
 // host makes a Postfix that sends to our internet.
