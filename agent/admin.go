@@ -26,7 +26,7 @@ func (a *Agent) Streams() []control.Stream {
 
 // Pause implements control.Backend. One of the same filter is replaced.
 func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
-	f, err := a.brakeFilter(b.Filter)
+	f, err := a.pauseFilter(b.Filter)
 	if err != nil {
 		return err
 	}
@@ -74,8 +74,8 @@ func plainFilter(f control.Filter) control.Filter {
 	return f
 }
 
-// brakeFilter checks what a brake is to be on for.
-func (a *Agent) brakeFilter(f control.Filter) (control.Filter, error) {
+// pauseFilter checks what a brake is to be on for.
+func (a *Agent) pauseFilter(f control.Filter) (control.Filter, error) {
 	f = plainFilter(f)
 	lanes := f.Queue != "" || f.Site != "" || f.Stream != "" || f.Domain != ""
 	switch {

@@ -145,7 +145,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Resolve:     a.asked.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
-		Halted:      a.halted,
+		Halted:      a.isPaused,
 		MaxSessions: files.sessions,
 	})
 	if err := a.restore(); err != nil {

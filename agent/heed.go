@@ -230,8 +230,8 @@ func (a *Agent) pause(rule string, f control.Filter, reason string, until time.T
 	return a.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
 }
 
-// brakeOn is the brake of a filter, or nil.
-func brakeOn(s *control.Standing, f control.Filter) *control.Brake {
+// pauseWith is the brake of a filter, or nil.
+func pauseWith(s *control.Standing, f control.Filter) *control.Brake {
 	for i := range s.Brakes {
 		if s.Brakes[i].Filter == f {
 			return &s.Brakes[i]

@@ -180,7 +180,7 @@ func (a *Agent) message(entries []queue.Entry) (*control.Message, error) {
 	}
 	for _, x := range entries {
 		reason := x.Reason
-		if b := a.halting(e); b != nil && x.Halted && x.State == "held" {
+		if b := a.pauseOf(e); b != nil && x.Paused && x.State == "held" {
 			reason = b.Reason
 		} else if x.OnHold {
 			reason = cmp.Or(reason, "on hold")

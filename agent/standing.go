@@ -49,7 +49,7 @@ const standingFile = "standing.json"
 func (a *Agent) Standing() control.Standing {
 	s := *a.standing.now.Load()
 	if a.standing.hostStopped.Load() {
-		s.Brakes = append(slices.Clone(s.Brakes), hostBrake())
+		s.Brakes = append(slices.Clone(s.Brakes), hostPause())
 	}
 	return s
 }
@@ -92,7 +92,7 @@ func (a *Agent) pauseFor(b control.Brake) bool {
 	a.standing.mu.Lock()
 	defer a.standing.mu.Unlock()
 	old := *a.standing.now.Load()
-	if brakeOn(&old, b.Filter) != nil || brakeOn(&old, control.Filter{Stream: b.Filter.Stream}) != nil {
+	if pauseWith(&old, b.Filter) != nil || pauseWith(&old, control.Filter{Stream: b.Filter.Stream}) != nil {
 		return false
 	}
 	paused := 0
@@ -153,16 +153,16 @@ func (a *Agent) enforce(old, next control.Standing) error {
 	a.standing.arrivals.Lock()
 	a.standing.now.Store(&next)
 	a.standing.arrivals.Unlock()
-	var brakes []queue.Brake
+	var brakes []queue.Pause
 	for _, b := range next.Brakes {
 		if f := b.Filter; !ofEnvelope(f) {
-			brakes = append(brakes, queue.Brake{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
+			brakes = append(brakes, queue.Pause{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
 		}
 	}
 	if a.standing.hostStopped.Load() {
-		brakes = append(brakes, queue.Brake{Reason: hostBrake().Reason})
+		brakes = append(brakes, queue.Pause{Reason: hostPause().Reason})
 	}
-	a.queue.SetBrakes(brakes)
+	a.queue.SetPauses(brakes)
 	if slices.Equal(old.Limits, next.Limits) {
 		return nil
 	}
@@ -178,11 +178,11 @@ func (a *Agent) enforce(old, next control.Standing) error {
 // ofEnvelope says whether a brake is about what only the envelope tells.
 func ofEnvelope(f control.Filter) bool { return f.Sender != "" || f.User != "" || f.Client != "" }
 
-// halted says whether a brake is on for a message by what its envelope tells.
-func (a *Agent) halted(e *spool.Envelope) bool { return a.halting(e) != nil }
+// isPaused says whether a brake is on for a message by what its envelope tells.
+func (a *Agent) isPaused(e *spool.Envelope) bool { return a.pauseOf(e) != nil }
 
-// halting is the brake that is on for a message by what its envelope tells, or nil.
-func (a *Agent) halting(e *spool.Envelope) *control.Brake {
+// pauseOf is the brake that is on for a message by what its envelope tells, or nil.
+func (a *Agent) pauseOf(e *spool.Envelope) *control.Brake {
 	list := a.standing.now.Load().Brakes
 	for i := range list {
 		if f := &list[i].Filter; ofEnvelope(*f) && fits(f, e) {
@@ -210,19 +210,19 @@ func (a *Agent) sweep() {
 		halt, free = halt[:0], free[:0]
 		any := slices.ContainsFunc(a.Standing().Brakes, func(b control.Brake) bool { return ofEnvelope(b.Filter) })
 		for _, e := range page {
-			if !any && !e.Halted {
+			if !any && !e.Paused {
 				continue
 			}
 			env := s.envelope(e.ID)
-			switch on := env != nil && a.halted(env); {
-			case on && !e.Halted:
+			switch on := env != nil && a.isPaused(env); {
+			case on && !e.Paused:
 				halt = append(halt, e)
-			case !on && e.Halted:
+			case !on && e.Paused:
 				free = append(free, e)
 			}
 		}
-		a.queue.Halt(halt)
-		a.queue.Unhalt(free)
+		a.queue.Pause(halt)
+		a.queue.Resume(free)
 		return a.stop.Err() == nil
 	})
 }

@@ -52,8 +52,8 @@ func (a *Agent) askHost() {
 	}
 }
 
-// hostBrake is the brake that is on while the host MTA is stopped.
-func hostBrake() control.Brake {
+// hostPause is the brake that is on while the host MTA is stopped.
+func hostPause() control.Brake {
 	return control.Brake{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
 }
 

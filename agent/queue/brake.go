@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Brake keeps mail from being sent: all, or where each of the names that are given
+// Pause keeps mail from being sent: all, or where each of the names that are given
 // fits. What is in flight finishes; the rest waits, does not expire, and comes due as
 // ever. The way home stays open, unless the brake names its queue or its site: what
 // was handed back has the host MTA's brakes.
-type Brake struct {
+type Pause struct {
 	Queue, Site, Stream, Domain string
 	Reason                      string
 }
 
-// on says whether the brake is on for a lane, which may have no way yet.
-func (b *Brake) on(l *lane, stream, relay string) bool {
+// covers says whether the brake is covers for a lane, which may have no way yet.
+func (b *Pause) covers(l *lane, stream, relay string) bool {
 	if l.key.domain == relay && b.Queue == "" && b.Site == "" {
 		return false
 	}
@@ -27,13 +27,13 @@ func (b *Brake) on(l *lane, stream, relay string) bool {
 		(b.Stream == "" || b.Stream == stream) && (b.Domain == "" || b.Domain == l.key.domain)
 }
 
-// SetBrakes replaces the brakes that are on. It moves lanes, not messages. Streams
+// SetPauses replaces the brakes that are on. It moves lanes, not messages. Streams
 // past the limit of distinct ones are hashed together and cannot be told apart.
-func (q *Queue) SetBrakes(list []Brake) {
+func (q *Queue) SetPauses(list []Pause) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.brakes = slices.Clone(list)
+	q.pauses = slices.Clone(list)
 	for _, l := range q.lanes {
 		q.reconsider(l, now)
 	}
@@ -42,7 +42,7 @@ func (q *Queue) SetBrakes(list []Brake) {
 // reconsider lets a lane be served where its domain has its way, or not, as the
 // brakes now say.
 func (q *Queue) reconsider(l *lane, now time.Time) {
-	dest, paused := l.domain.dest, q.paused(l)
+	dest, paused := l.domain.dest, q.lanePaused(l)
 	if paused == l.paused {
 		return
 	}
@@ -57,28 +57,28 @@ func (q *Queue) reconsider(l *lane, now time.Time) {
 	}
 }
 
-// paused reports whether a brake is on for a lane.
-func (q *Queue) paused(l *lane) bool { return q.brake(l) != nil }
+// lanePaused reports whether a brake is on for a lane.
+func (q *Queue) lanePaused(l *lane) bool { return q.pauseOf(l) != nil }
 
-// brake is the first that is on for a lane, or nil.
-func (q *Queue) brake(l *lane) *Brake {
-	for i := range q.brakes {
-		if b := &q.brakes[i]; b.on(l, q.streams.text(l.key.stream), q.o.Relay) {
+// pauseOf is the first that is on for a lane, or nil.
+func (q *Queue) pauseOf(l *lane) *Pause {
+	for i := range q.pauses {
+		if b := &q.pauses[i]; b.covers(l, q.streams.text(l.key.stream), q.o.Relay) {
 			return b
 		}
 	}
 	return nil
 }
 
-// Halt stops the messages of recipients that List showed: what waits is put aside,
+// Pause stops the messages of recipients that List showed: what waits is put aside,
 // what is in a transaction once it comes back. It does not expire. What is on its
 // way home goes on. Messages that have changed hands since are left out.
-func (q *Queue) Halt(entries []Entry) { q.halt(entries, true) }
+func (q *Queue) Pause(entries []Entry) { q.setPaused(entries, true) }
 
-// Unhalt ends Halt.
-func (q *Queue) Unhalt(entries []Entry) { q.halt(entries, false) }
+// Resume ends Halt.
+func (q *Queue) Resume(entries []Entry) { q.setPaused(entries, false) }
 
-func (q *Queue) halt(entries []Entry, halted bool) {
+func (q *Queue) setPaused(entries []Entry, halted bool) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -88,8 +88,8 @@ func (q *Queue) halt(entries []Entry, halted bool) {
 			continue
 		}
 		r := uint32(entries[i].Handle)
-		q.messages.at(rec.message).halted = halted
-		if rec.state == taken || rec.state == onHold || halted == (rec.state == aside) || halted && !q.halts(rec) {
+		q.messages.at(rec.message).paused = halted
+		if rec.state == taken || rec.state == onHold || halted == (rec.state == parked) || halted && !q.isPaused(rec) {
 			continue // settle sees to it, or Release, or it is where it belongs
 		}
 		due := moment(rec.due)
@@ -101,7 +101,7 @@ func (q *Queue) halt(entries []Entry, halted bool) {
 	q.serveTouched(now)
 }
 
-// halts says whether a recipient stays aside while its message is halted.
-func (q *Queue) halts(rec *recipient) bool {
-	return q.messages.at(rec.message).halted && (*q.laneByNo.at(rec.lane)).key.domain != q.o.Relay
+// isPaused says whether a recipient stays aside while its message is halted.
+func (q *Queue) isPaused(rec *recipient) bool {
+	return q.messages.at(rec.message).paused && (*q.laneByNo.at(rec.lane)).key.domain != q.o.Relay
 }

@@ -15,7 +15,7 @@ func TestPausedStreamWaitsAndTheOthersGoOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) { w.policy.MaxSessions = 1 })
-		w.SetBrakes([]Brake{{Stream: "held", Reason: "by test"}})
+		w.SetPauses([]Pause{{Stream: "held", Reason: "by test"}})
 		for i := range 50 {
 			w.add(spool.ID(i+1), "held", fmt.Sprintf("d%d.example", i%3))
 			w.add(spool.ID(i+1001), "other", fmt.Sprintf("d%d.example", i%3))
@@ -45,7 +45,7 @@ func TestPausedStreamWaitsAndTheOthersGoOn(t *testing.T) {
 		if job, ok := w.Claim("d0.example", 10); ok {
 			t.Errorf("claimed %v while it is held", job.ID)
 		}
-		w.SetBrakes(nil)
+		w.SetPauses(nil)
 		pass(time.Hour)
 		if n := len(w.delivered()); n != 100 {
 			t.Errorf("%d of 100 sent after the pause", n)
@@ -61,7 +61,7 @@ func TestPauseLetsOpenSessionsIdle(t *testing.T) {
 			w.add(spool.ID(i+1), "s", "a.example")
 		}
 		pass(2 * time.Second)
-		w.SetBrakes([]Brake{{Stream: "s", Reason: "by test"}})
+		w.SetPauses([]Pause{{Stream: "s", Reason: "by test"}})
 		pass(time.Second) // what is in flight finishes
 		n := len(w.delivered())
 		pass(time.Minute)
@@ -79,17 +79,17 @@ func TestPauseLetsOpenSessionsIdle(t *testing.T) {
 func TestBrakesStopWhatTheyName(t *testing.T) {
 	t.Parallel()
 	for name, x := range map[string]struct {
-		brake Brake
+		brake Pause
 		sent  []spool.ID
 	}{
-		"all":             {Brake{}, []spool.ID{9}},
-		"queue":           {Brake{Queue: "general"}, []spool.ID{9}},
-		"other queue":     {Brake{Queue: "google"}, []spool.ID{1, 2, 3, 9}},
-		"site":            {Brake{Site: "a.example"}, []spool.ID{2, 9}},
-		"stream":          {Brake{Stream: "s"}, []spool.ID{3, 9}},
-		"domain":          {Brake{Domain: "b.example"}, []spool.ID{1, 3, 9}},
-		"stream and site": {Brake{Stream: "s", Site: "a.example"}, []spool.ID{2, 3, 9}},
-		"way home":        {Brake{Queue: "handback"}, []spool.ID{1, 2, 3}},
+		"all":             {Pause{}, []spool.ID{9}},
+		"queue":           {Pause{Queue: "general"}, []spool.ID{9}},
+		"other queue":     {Pause{Queue: "google"}, []spool.ID{1, 2, 3, 9}},
+		"site":            {Pause{Site: "a.example"}, []spool.ID{2, 9}},
+		"stream":          {Pause{Stream: "s"}, []spool.ID{3, 9}},
+		"domain":          {Pause{Domain: "b.example"}, []spool.ID{1, 3, 9}},
+		"stream and site": {Pause{Stream: "s", Site: "a.example"}, []spool.ID{2, 3, 9}},
+		"way home":        {Pause{Queue: "handback"}, []spool.ID{1, 2, 3}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -111,7 +111,7 @@ func TestBrakesStopWhatTheyName(t *testing.T) {
 					w.add(9, "s", "")
 				}
 				x.brake.Reason = "by test"
-				w.SetBrakes([]Brake{x.brake})
+				w.SetPauses([]Pause{x.brake})
 				add() // it meets the brake on its way in
 				pass(time.Minute)
 				got := w.delivered()
@@ -119,7 +119,7 @@ func TestBrakesStopWhatTheyName(t *testing.T) {
 				if !slices.Equal(got, x.sent) {
 					t.Errorf("sent %v, want %v", got, x.sent)
 				}
-				w.SetBrakes(nil)
+				w.SetPauses(nil)
 				pass(time.Minute)
 				if n := len(w.delivered()); n != 4 {
 					t.Errorf("%d of 4 sent without the brake", n)
@@ -174,7 +174,7 @@ func TestHaltReachesMailInEveryState(t *testing.T) {
 		if got, want := w.states(), "[M0-1 active M0-2 waiting M0-3 deferred M0-4 held M0-5 active]"; got != want {
 			t.Fatalf("before: %s, want %s", got, want)
 		}
-		w.Halt(w.entries(anyEntry))
+		w.Pause(w.entries(anyEntry))
 		if got, want := w.states(), "[M0-1 active M0-2 held M0-3 held M0-4 held M0-5 active]"; got != want {
 			t.Errorf("halted: %s, want %s", got, want)
 		}
@@ -188,7 +188,7 @@ func TestHaltReachesMailInEveryState(t *testing.T) {
 		if got := w.delivered(); len(got) != 2 {
 			t.Errorf("sent %v", got)
 		}
-		w.Unhalt(w.entries(anyEntry))
+		w.Resume(w.entries(anyEntry))
 		pass(time.Hour)
 		if n := len(w.delivered()); n != 5 || w.Held() != 0 {
 			t.Errorf("%d of 5 sent at last, %d held", n, w.Held())
@@ -204,7 +204,7 @@ func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
 		w := newWorld(t, func(w *world) { w.way = func(string) (Way, bool) { return Way{}, false } })
 		w.add(1, "s", "a.example", "b.example", "c.example")
 		jobs := w.take(func(Entry) bool { return true })
-		w.Halt(w.entries(anyEntry))
+		w.Pause(w.entries(anyEntry))
 		w.Settle([]Settled{
 			{Handle: jobs[0].Items[0].Handle, Due: time.Now().Add(time.Hour), Reason: "450 later"},
 			{Handle: jobs[1].Items[0].Handle, Untried: true},
@@ -213,7 +213,7 @@ func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
 		if got, want := w.states(), "[M0-1 held M0-1 held M0-1 waiting]"; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
-		w.Unhalt(w.entries(anyEntry))
+		w.Resume(w.entries(anyEntry))
 		if got, want := w.states(), "[M0-1 deferred M0-1 waiting M0-1 waiting]"; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
@@ -228,12 +228,12 @@ func TestHoldIsApartFromHalt(t *testing.T) {
 		w := newWorld(t, nil)
 		w.Add(1, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 2), Arrived: time.Now()},
 			[]string{"a.example", "a.example"}, []spool.State{{Held: true}, {Due: time.Now().Add(time.Hour)}})
-		w.Halt(w.entries(anyEntry))
-		w.Unhalt(w.entries(anyEntry))
+		w.Pause(w.entries(anyEntry))
+		w.Resume(w.entries(anyEntry))
 		if got, want := w.states(), "[M0-1 deferred M0-1 held]"; got != want {
 			t.Fatalf("%s, want %s", got, want)
 		}
-		w.Halt(w.entries(anyEntry))
+		w.Pause(w.entries(anyEntry))
 		settle := func(s Settled, fits func(*Entry) bool) {
 			for _, job := range w.Take(w.entries(fits)) {
 				for _, it := range job.Items {
@@ -246,7 +246,7 @@ func TestHoldIsApartFromHalt(t *testing.T) {
 		if got, want := w.states(), "[M0-1 held M0-1 held]"; got != want {
 			t.Errorf("released while halted: %s, want %s", got, want)
 		}
-		w.Unhalt(w.entries(anyEntry))
+		w.Resume(w.entries(anyEntry))
 		pass(2 * time.Hour)
 		if n := len(w.delivered()); n != 2 {
 			t.Errorf("%d of 2 sent", n)

@@ -81,7 +81,7 @@ func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	if d.dest != nil {
 		q.attach(l, d.dest, now)
 	} else {
-		l.paused, l.since = q.paused(l), seconds(now)
+		l.paused, l.since = q.lanePaused(l), seconds(now)
 	}
 	return l
 }
@@ -128,7 +128,7 @@ func (q *Queue) resolve(d *domain) {
 // attach lets a lane be served at a destination, unless a brake is on.
 func (q *Queue) attach(l *lane, dest *destination, now time.Time) {
 	l.since = seconds(now)
-	if l.paused = q.paused(l); l.paused {
+	if l.paused = q.lanePaused(l); l.paused {
 		return
 	}
 	f := dest.flows[l.key.stream]

@@ -26,7 +26,7 @@ type Entry struct {
 	Reason  string // why it is not delivered yet; "" if it was not tried
 	Pending int    // recipients of the message that are not done
 	OnHold  bool   // until it is settled with Release
-	Halted  bool   // its message is, see Halt
+	Paused  bool   // its message is, see Halt
 }
 
 // List calls yield with every recipient that is not done, some thousand under
@@ -68,7 +68,7 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 	e := Entry{
 		Handle: Handle(r), ID: m.id, Ordinal: rec.ordinal, Born: moment(m.born), Size: int64(m.size),
 		Stream: q.streams.text(uint32(m.stream)), Domain: l.key.domain,
-		Tries: int(rec.tries), Reason: q.reasons.text(rec.reason), Pending: int(m.pending), Halted: m.halted,
+		Tries: int(rec.tries), Reason: q.reasons.text(rec.reason), Pending: int(m.pending), Paused: m.paused,
 	}
 	d := l.domain.dest
 	if d != nil {
@@ -88,13 +88,13 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 		}
 	case onHold:
 		e.State, e.OnHold = "held", true
-	case aside:
+	case parked:
 		e.State = "held"
 	}
 	if rec.stuck && (rec.state == inLane || rec.state == inBucket) {
 		e.State = "stuck"
 	}
-	if b := q.brake(l); b != nil && rec.state != taken {
+	if b := q.pauseOf(l); b != nil && rec.state != taken {
 		e.State, e.Reason = "held", b.Reason
 	}
 	return e

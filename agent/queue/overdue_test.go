@@ -108,11 +108,11 @@ func TestOwnAffairsEndNoMail(t *testing.T) {
 		"its stream was paused while its host was down": func(w *world) {
 			w.refuse = true
 			w.old(2, "t", "a.example")
-			w.SetBrakes([]Brake{{Stream: "s"}})
+			w.SetPauses([]Pause{{Stream: "s"}})
 			w.old(1, "s", "a.example")
 			w.minutes(30)
 			w.set(func() { w.refuse = false })
-			w.SetBrakes(nil)
+			w.SetPauses(nil)
 			w.none(w.minutes(30))
 		},
 		"its stream was paused while its domain had no way": func(w *world) {
@@ -126,11 +126,11 @@ func TestOwnAffairsEndNoMail(t *testing.T) {
 				}
 				return w.to(d), true
 			}
-			w.SetBrakes([]Brake{{Stream: "s"}})
+			w.SetPauses([]Pause{{Stream: "s"}})
 			w.old(1, "s", "a.example")
 			w.none(w.minutes(30))
 			w.set(func() { gone = false })
-			w.SetBrakes(nil)
+			w.SetPauses(nil)
 			w.none(w.minutes(30))
 		},
 		"it was on hold while its host was down": func(w *world) {
@@ -286,9 +286,9 @@ func TestNoMailEndsBeforeAFailureThatCameAfterItsAge(t *testing.T) {
 						mu.Unlock()
 					}
 					if rng.IntN(20) == 0 {
-						w.SetBrakes([]Brake{{Stream: "1"}})
+						w.SetPauses([]Pause{{Stream: "1"}})
 					} else if rng.IntN(20) == 0 {
-						w.SetBrakes(nil)
+						w.SetPauses(nil)
 						free["1"] = time.Now()
 					}
 					pass(time.Minute)
@@ -306,7 +306,7 @@ func TestNoMailEndsBeforeAFailureThatCameAfterItsAge(t *testing.T) {
 				if ended == 0 {
 					t.Error("nothing ended")
 				}
-				w.SetBrakes(nil)
+				w.SetPauses(nil)
 				mu.Lock()
 				for d := range down {
 					down[d] = true

@@ -94,7 +94,7 @@ type Queue struct {
 	recipients slab[recipient]
 	streams    names
 	priorities map[string]int // of streams that have any
-	brakes     []Brake
+	pauses     []Pause
 	limits     []Limit
 	reasons    names
 	domains    map[string]*domain
@@ -129,7 +129,7 @@ type message struct {
 	born    uint32 // unix seconds
 	pending uint32 // recipients not final
 	stream  uint16 // in Queue.streams, which has fewer
-	halted  bool   // what is not on its way home stays aside
+	paused  bool   // what is not on its way home stays aside
 }
 
 // recipient is one recipient that is not done, or a place left behind by one
@@ -154,7 +154,7 @@ const (
 	inBucket       // deferred
 	taken          // by a session or Claim
 	onHold         // on no list, until an admin releases it
-	aside          // on no list, as its message is halted
+	parked         // on no list, as its message is halted
 )
 
 // Handle names a recipient inside the queue while it is taken.
@@ -281,7 +281,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		size:   uint32(min(e.Size, 1<<32-1)),
 		born:   seconds(e.Arrived),
 		stream: uint16(q.streams.hold(e.Stream)),
-		halted: halted,
+		paused: halted,
 	}
 	for i := range e.Recipients {
 		var st spool.State
@@ -305,7 +305,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		l.refs++
 		msg.pending++
 		if st.Held {
-			q.lay(rec, onHold)
+			q.park(rec, onHold)
 		} else {
 			q.put(r, rec, st.Due, now)
 		}
@@ -333,16 +333,16 @@ func (q *Queue) settle(s Settled, now time.Time) {
 	}
 	switch l := *q.laneByNo.at(rec.lane); {
 	case s.Hold:
-		q.lay(rec, onHold)
+		q.park(rec, onHold)
 		return
 	case s.Release:
 		q.put(uint32(s.Handle), rec, moment(rec.due), now)
 		return
-	case s.Untried && !q.halts(rec):
+	case s.Untried && !q.isPaused(rec):
 		q.pushFront(l, uint32(s.Handle), rec)
 		return
 	case s.Untried:
-		q.lay(rec, aside)
+		q.park(rec, parked)
 		return
 	}
 	q.reasons.drop(rec.reason)
@@ -367,8 +367,8 @@ func (q *Queue) settle(s Settled, now time.Time) {
 // served with the touched ones.
 func (q *Queue) put(r uint32, rec *recipient, due, now time.Time) {
 	switch {
-	case q.halts(rec):
-		q.lay(rec, aside)
+	case q.isPaused(rec):
+		q.park(rec, parked)
 	case due.After(now):
 		q.postpone(r, rec, due, now)
 	default:
@@ -378,8 +378,8 @@ func (q *Queue) put(r uint32, rec *recipient, due, now time.Time) {
 	}
 }
 
-// lay puts a recipient that is on no list aside.
-func (q *Queue) lay(rec *recipient, p place) {
+// park puts a recipient that is on no list aside.
+func (q *Queue) park(rec *recipient, p place) {
 	rec.state, rec.next = p, 0
 	q.held++
 }

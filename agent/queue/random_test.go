@@ -176,13 +176,13 @@ func randomTraffic(t *testing.T, seed uint64) {
 				t.Fatal(err)
 			}
 			if rng.IntN(2) == 0 {
-				w.SetBrakes([]Brake{{Stream: stream}, {Site: "site1", Domain: "d3.example"}})
+				w.SetPauses([]Pause{{Stream: stream}, {Site: "site1", Domain: "d3.example"}})
 			} else {
-				w.SetBrakes(nil)
+				w.SetPauses(nil)
 			}
 			w.SetLimits([]Limit{{Name: "general", Sessions: 1 + rng.IntN(30)}})
-			w.Halt(w.entries(func(*Entry) bool { return rng.IntN(5) == 0 }))
-			w.Unhalt(w.entries(func(*Entry) bool { return rng.IntN(3) == 0 }))
+			w.Pause(w.entries(func(*Entry) bool { return rng.IntN(5) == 0 }))
+			w.Resume(w.entries(func(*Entry) bool { return rng.IntN(3) == 0 }))
 			w.Hasten(w.entries(func(*Entry) bool { return rng.IntN(10) == 0 }))
 		}
 		if rng.IntN(20) == 0 { // an admin cancels some, hands some back, changes his mind over others
@@ -206,8 +206,8 @@ func randomTraffic(t *testing.T, seed uint64) {
 			}
 		}
 	}
-	w.SetBrakes(nil)
-	w.Unhalt(w.entries(anyEntry))
+	w.SetPauses(nil)
+	w.Resume(w.entries(anyEntry))
 	for _, job := range w.take(func(e Entry) bool { return e.OnHold }) {
 		for _, it := range job.Items {
 			w.Settle([]Settled{{Handle: it.Handle, Release: true}})

@@ -180,7 +180,7 @@ func (q *Queue) Claim(name string, limit int) (job Job, ok bool) {
 		return Job{}, false
 	}
 	for _, l := range d.lanes {
-		if l.n > 0 && !q.paused(l) {
+		if l.n > 0 && !q.lanePaused(l) {
 			return q.fill(l, limit, nil), true
 		}
 	}

@@ -62,8 +62,8 @@ func (q *Queue) Streams() []Stream {
 	for name := range q.priorities {
 		stream(name)
 	}
-	for _, b := range q.brakes {
-		if b.Stream != "" && b == (Brake{Stream: b.Stream, Reason: b.Reason}) {
+	for _, b := range q.pauses {
+		if b.Stream != "" && b == (Pause{Stream: b.Stream, Reason: b.Reason}) {
 			stream(b.Stream).Paused = b.Reason
 		}
 	}
@@ -77,7 +77,7 @@ func (q *Queue) Streams() []Stream {
 			s.Deferred++
 		case taken:
 			s.Active++
-		case onHold, aside:
+		case onHold, parked:
 			s.Held++
 		}
 	}, func() bool { return true })

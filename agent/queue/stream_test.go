@@ -53,7 +53,7 @@ func TestStreamsAreCounted(t *testing.T) {
 		if err := w.SetPriority("c", 2); err != nil {
 			t.Fatal(err)
 		}
-		w.SetBrakes([]Brake{{Stream: "d", Reason: "why"}, {Stream: "a", Site: "x", Reason: "only there"}})
+		w.SetPauses([]Pause{{Stream: "d", Reason: "why"}, {Stream: "a", Site: "x", Reason: "only there"}})
 		var list []any
 		for _, x := range w.Streams() {
 			list = append(list, x.Name, x.Waiting, x.Deferred, x.Active, x.Held, x.Priority, x.Paused)

@@ -89,7 +89,7 @@ func (q *Queue) job(l *lane, rec *recipient) Job {
 // are linked one way, so its place stays behind, empty, until the list comes by
 // it, and the recipient gets a new one.
 func (q *Queue) takeOut(r uint32) Item {
-	if rec := q.recipients.at(r); rec.state == onHold || rec.state == aside { // on no list
+	if rec := q.recipients.at(r); rec.state == onHold || rec.state == parked { // on no list
 		rec.state = taken
 		q.held--
 		q.active++
