@@ -37,12 +37,12 @@ func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
 	if !b.Until.IsZero() && !b.Until.After(b.Since) {
 		return fmt.Errorf("%s is over already", b.Until.Format(time.RFC3339))
 	}
-	err = a.order(func(s *control.Standing) error {
+	err = a.change(func(s *control.Standing) error {
 		s.Brakes = append(slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f }), b)
 		return nil
 	})
 	if ofEnvelope(f) {
-		a.sweep() // it is in force even if it could not be kept
+		a.applyToQueued() // it is in force even if it could not be kept
 	}
 	return err
 }
@@ -50,7 +50,7 @@ func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
 // Resume implements control.Backend.
 func (a *Agent) Resume(_ context.Context, f control.Filter) (left []control.Brake, err error) {
 	f = plainFilter(f)
-	err = a.order(func(s *control.Standing) error {
+	err = a.change(func(s *control.Standing) error {
 		n := len(s.Brakes)
 		s.Brakes = slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f })
 		if len(s.Brakes) == n {
@@ -62,7 +62,7 @@ func (a *Agent) Resume(_ context.Context, f control.Filter) (left []control.Brak
 		return nil, err
 	}
 	if ofEnvelope(f) {
-		a.sweep()
+		a.applyToQueued()
 	}
 	return a.Standing().Brakes, err
 }
@@ -122,7 +122,7 @@ func (a *Agent) Limit(ctx context.Context, l control.Limit) error {
 		return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
 	}
 	l.Who = control.PeerOf(ctx).String()
-	return a.order(func(s *control.Standing) error {
+	return a.change(func(s *control.Standing) error {
 		n := len(s.Limits)
 		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name })
 		switch {
@@ -140,7 +140,7 @@ func (a *Agent) Prioritize(_ context.Context, p control.Priority) error {
 	if p.Priority < 1 || p.Priority > queue.MaxPriority {
 		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, queue.MaxPriority)
 	}
-	return a.order(func(s *control.Standing) error {
+	return a.change(func(s *control.Standing) error {
 		if s.Priorities == nil {
 			s.Priorities = make(map[string]int)
 		}

@@ -82,7 +82,7 @@ type Agent struct {
 	returned  atomic.Int64              // recipients handed back since the start
 
 	milter   atomic.Pointer[milterReport] // the last one; nil: none yet
-	standing standing
+	orders   orders
 	heeded   heeded
 	notices  notices
 	delays   delays
@@ -148,7 +148,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Halted:      a.isPaused,
 		MaxSessions: files.sessions,
 	})
-	if err := a.restore(); err != nil {
+	if err := a.loadOrders(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
 	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
@@ -333,7 +333,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	in.Wait()
 	base.Wait()
 	a.bounceAll(a.notices.take(time.Time{}, true)) // what is still held
-	a.keepPauses(time.Now(), true)
+	a.saveRulePauses(time.Now(), true)
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())

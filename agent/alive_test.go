@@ -27,14 +27,14 @@ func TestProbeHearsOfTheQueueAndTheFollower(t *testing.T) {
 	if got := probe(); got != "" {
 		t.Error(got)
 	}
-	a.standing.arrivals.Lock() // the follower waits for it with the mail that comes
+	a.orders.arrivals.Lock() // the follower waits for it with the mail that comes
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
 	s.until("the follower is missed", func() bool { return strings.Contains(probe(), "the spool has not been looked at for") })
 	s.until("the milter is not told that we live", func() bool { err := a.beat(); return err != nil })
 	if text := strings.Join(a.notReady(), "\n"); !strings.Contains(text, "new mail in the spool has not been seen for") {
 		t.Errorf("/readyz: %s", text)
 	}
-	a.standing.arrivals.Unlock()
+	a.orders.arrivals.Unlock()
 	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
 	s.until("it goes on", func() bool { return probe() == "" && a.beat() == nil })
 	s.stop()

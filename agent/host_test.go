@@ -60,7 +60,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 	}
 	defer store.Close()
 	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), reloaded: make(chan struct{}, 1)}
-	a.standing.now.Store(&control.Standing{})
+	a.orders.now.Store(&control.Standing{})
 	a.events = event.NewFile(event.Place{}, a.log)
 	defer a.closeEvents()
 	a.loaded.Store(true)

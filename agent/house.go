@@ -25,9 +25,9 @@ func (a *Agent) keepHouse(ctx context.Context) {
 	failing, tight, damaged := false, false, 0
 	for {
 		damaged = a.noteDamage(damaged)
-		a.lift(time.Now())
+		a.expireOrders(time.Now())
 		a.now.Load().resolver.Forget()
-		a.keepPauses(time.Now(), false)
+		a.saveRulePauses(time.Now(), false)
 		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
 			tight = huge
 			debug.SetGCPercent(gcPercent(huge))

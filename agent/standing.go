@@ -20,13 +20,13 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// standing is what admins, and rules about replies, have asked for, and what lasts
+// orders is what admins, and rules about replies, have asked for, and what lasts
 // over a restart: brakes, limits, priorities.
 //
 // The queue knows lanes: it stops by queue, site, stream and domain itself. Sender,
 // SASL user and client stand only in the envelope. Of a message that comes in they
 // are compared then (halted); those that are queued already a sweep goes through.
-type standing struct {
+type orders struct {
 	mu    sync.Mutex // one change at a time, of the file too
 	now   atomic.Pointer[control.Standing]
 	dirty bool      // the file lacks what rules about replies have changed
@@ -47,27 +47,27 @@ const standingFile = "standing.json"
 
 // Standing implements control.Backend.
 func (a *Agent) Standing() control.Standing {
-	s := *a.standing.now.Load()
-	if a.standing.hostStopped.Load() {
+	s := *a.orders.now.Load()
+	if a.orders.hostStopped.Load() {
 		s.Brakes = append(slices.Clone(s.Brakes), hostPause())
 	}
 	return s
 }
 
-// order makes one change of what is in force, durable before it returns, and has the
+// change makes one change of what is in force, durable before it returns, and has the
 // queue follow. An error of change leaves all as it was.
-func (a *Agent) order(change func(*control.Standing) error) error {
-	a.standing.mu.Lock()
-	defer a.standing.mu.Unlock()
-	old := *a.standing.now.Load()
+func (a *Agent) change(change func(*control.Standing) error) error {
+	a.orders.mu.Lock()
+	defer a.orders.mu.Unlock()
+	old := *a.orders.now.Load()
 	next := control.Standing{Brakes: slices.Clone(old.Brakes), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities)}
 	if err := change(&next); err != nil {
 		return err
 	}
-	if err := a.enforce(old, next); err != nil {
+	if err := a.apply(old, next); err != nil {
 		return err
 	}
-	return a.keep(&next)
+	return a.save(&next)
 }
 
 const (
@@ -89,9 +89,9 @@ const byRule = "reply rule "
 // false if the same, or the stream everywhere, is paused already, or as much is as rules
 // may pause.
 func (a *Agent) pauseFor(b control.Brake) bool {
-	a.standing.mu.Lock()
-	defer a.standing.mu.Unlock()
-	old := *a.standing.now.Load()
+	a.orders.mu.Lock()
+	defer a.orders.mu.Unlock()
+	old := *a.orders.now.Load()
 	if pauseWith(&old, b.Filter) != nil || pauseWith(&old, control.Filter{Stream: b.Filter.Stream}) != nil {
 		return false
 	}
@@ -101,9 +101,9 @@ func (a *Agent) pauseFor(b control.Brake) bool {
 			paused++
 		}
 	}
-	full, told := paused >= maxRulePauses, &a.standing.full.time
+	full, told := paused >= maxRulePauses, &a.orders.full.time
 	if b.Until.IsZero() {
-		told = &a.standing.full.good
+		told = &a.orders.full.good
 	}
 	if full && !*told {
 		a.log.Error("no more is paused for reply rules, as so much is already; see to the cause, then millrace resume",
@@ -114,30 +114,30 @@ func (a *Agent) pauseFor(b control.Brake) bool {
 	}
 	b.Reason = cut(b.Reason, maxPauseReason)
 	next := control.Standing{Brakes: append(slices.Clone(old.Brakes), b), Limits: old.Limits, Priorities: old.Priorities}
-	if err := a.enforce(old, next); err != nil {
+	if err := a.apply(old, next); err != nil {
 		a.log.Error("paused by a reply rule", "on", b.Filter.String(), "err", err)
 		return false
 	}
-	a.standing.dirty = true
+	a.orders.dirty = true
 	return true
 }
 
-// keepPauses writes what rules about replies have changed, if some time has passed or
+// saveRulePauses writes what rules about replies have changed, if some time has passed or
 // it must be now.
-func (a *Agent) keepPauses(now time.Time, must bool) {
-	a.standing.mu.Lock()
-	defer a.standing.mu.Unlock()
-	if !a.standing.dirty || !must && now.Sub(a.standing.kept) < keepGap {
+func (a *Agent) saveRulePauses(now time.Time, must bool) {
+	a.orders.mu.Lock()
+	defer a.orders.mu.Unlock()
+	if !a.orders.dirty || !must && now.Sub(a.orders.kept) < keepGap {
 		return
 	}
-	if err := a.keep(a.standing.now.Load()); err != nil {
+	if err := a.save(a.orders.now.Load()); err != nil {
 		a.log.Error("paused by reply rules", "err", err)
 	}
 }
 
-// enforce puts into force what is new. The sweep for what only envelopes tell is the
+// apply puts into force what is new. The sweep for what only envelopes tell is the
 // caller's: it takes long.
-func (a *Agent) enforce(old, next control.Standing) error {
+func (a *Agent) apply(old, next control.Standing) error {
 	for stream := range old.Priorities {
 		if next.Priorities[stream] == 0 {
 			if err := a.queue.SetPriority(stream, 0); err != nil {
@@ -150,16 +150,16 @@ func (a *Agent) enforce(old, next control.Standing) error {
 			return err
 		}
 	}
-	a.standing.arrivals.Lock()
-	a.standing.now.Store(&next)
-	a.standing.arrivals.Unlock()
+	a.orders.arrivals.Lock()
+	a.orders.now.Store(&next)
+	a.orders.arrivals.Unlock()
 	var brakes []queue.Pause
 	for _, b := range next.Brakes {
 		if f := b.Filter; !ofEnvelope(f) {
 			brakes = append(brakes, queue.Pause{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
 		}
 	}
-	if a.standing.hostStopped.Load() {
+	if a.orders.hostStopped.Load() {
 		brakes = append(brakes, queue.Pause{Reason: hostPause().Reason})
 	}
 	a.queue.SetPauses(brakes)
@@ -183,7 +183,7 @@ func (a *Agent) isPaused(e *spool.Envelope) bool { return a.pauseOf(e) != nil }
 
 // pauseOf is the brake that is on for a message by what its envelope tells, or nil.
 func (a *Agent) pauseOf(e *spool.Envelope) *control.Brake {
-	list := a.standing.now.Load().Brakes
+	list := a.orders.now.Load().Brakes
 	for i := range list {
 		if f := &list[i].Filter; ofEnvelope(*f) && fits(f, e) {
 			return &list[i]
@@ -194,16 +194,16 @@ func (a *Agent) pauseOf(e *spool.Envelope) *control.Brake {
 
 // add brings a message into the queue, halted or not.
 func (a *Agent) add(id spool.ID, e *spool.Envelope, st []spool.State) {
-	a.standing.arrivals.RLock()
-	defer a.standing.arrivals.RUnlock()
+	a.orders.arrivals.RLock()
+	defer a.orders.arrivals.RUnlock()
 	a.queue.Add(id, e, domains(e), st)
 }
 
-// sweep halts the queued messages that a brake is on for by what their envelopes
+// applyToQueued halts the queued messages that a brake is on for by what their envelopes
 // tell, and lets the others go. One that comes after a change sees it.
-func (a *Agent) sweep() {
-	a.standing.sweeping.Lock()
-	defer a.standing.sweeping.Unlock()
+func (a *Agent) applyToQueued() {
+	a.orders.sweeping.Lock()
+	defer a.orders.sweeping.Unlock()
 	s := selection{agent: a}
 	var halt, free []queue.Entry
 	a.queue.List(func(page []queue.Entry) bool {
@@ -227,8 +227,8 @@ func (a *Agent) sweep() {
 	})
 }
 
-// lift ends what ends by itself by now.
-func (a *Agent) lift(now time.Time) {
+// expireOrders ends what ends by itself by now.
+func (a *Agent) expireOrders(now time.Time) {
 	over := func(until time.Time) bool { return !until.IsZero() && !now.Before(until) }
 	st := a.Standing()
 	if !slices.ContainsFunc(st.Brakes, func(b control.Brake) bool { return over(b.Until) }) &&
@@ -236,7 +236,7 @@ func (a *Agent) lift(now time.Time) {
 		return
 	}
 	sweep := false
-	err := a.order(func(s *control.Standing) error {
+	err := a.change(func(s *control.Standing) error {
 		s.Brakes = slices.DeleteFunc(s.Brakes, func(b control.Brake) bool {
 			if !over(b.Until) {
 				return false
@@ -257,14 +257,14 @@ func (a *Agent) lift(now time.Time) {
 		a.log.Error("brake comes off", "err", err)
 	}
 	if sweep {
-		a.sweep()
+		a.applyToQueued()
 	}
 }
 
-// keep writes what is in force; on return it will outlive a crash. The caller holds
+// save writes what is in force; on return it will outlive a crash. The caller holds
 // standing.mu.
-func (a *Agent) keep(s *control.Standing) error {
-	a.standing.dirty, a.standing.kept = false, time.Now()
+func (a *Agent) save(s *control.Standing) error {
+	a.orders.dirty, a.orders.kept = false, time.Now()
 	dir := a.now.Load().config.Agent.StateDirectory
 	if dir == "" {
 		return nil
@@ -279,9 +279,9 @@ func (a *Agent) keep(s *control.Standing) error {
 	return nil
 }
 
-// restore puts into force what an earlier agent kept.
-func (a *Agent) restore() error {
-	a.standing.now.Store(&control.Standing{})
+// loadOrders puts into force what an earlier agent kept.
+func (a *Agent) loadOrders() error {
+	a.orders.now.Store(&control.Standing{})
 	dir := a.now.Load().config.Agent.StateDirectory
 	if dir == "" {
 		return nil
@@ -296,7 +296,7 @@ func (a *Agent) restore() error {
 		err = json.Unmarshal(b, &s)
 	}
 	if err == nil {
-		err = a.enforce(control.Standing{}, s)
+		err = a.apply(control.Standing{}, s)
 	}
 	if err != nil {
 		// To send what somebody has paused is worse than not to start.

@@ -39,7 +39,7 @@ func (a *Agent) askHost() {
 		up, err := listening(c.Handback.Relay)
 		stopped = err == nil && !up
 	}
-	if a.standing.hostStopped.Swap(stopped) == stopped {
+	if a.orders.hostStopped.Swap(stopped) == stopped {
 		return
 	}
 	if stopped {
@@ -47,7 +47,7 @@ func (a *Agent) askHost() {
 	} else {
 		a.log.Info("the host MTA runs, and sending goes on", "relay", c.Handback.Relay)
 	}
-	if err := a.order(func(*control.Standing) error { return nil }); err != nil {
+	if err := a.change(func(*control.Standing) error { return nil }); err != nil {
 		a.log.Error("brake of stop_with_host", "err", err)
 	}
 }

@@ -51,7 +51,7 @@ func (a *Agent) paused() []string {
 	type held struct{ good, time names }
 	byName := make(map[string]*held)
 	good, timed := 0, 0 // pauses
-	for _, b := range a.standing.now.Load().Brakes {
+	for _, b := range a.orders.now.Load().Brakes {
 		rule, ok := strings.CutPrefix(b.Who, byRule)
 		if !ok || !a.tells(rule) {
 			continue

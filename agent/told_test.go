@@ -171,7 +171,7 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 		t.Errorf("%d octets were written at once", size())
 	}
 	now := time.Now()
-	a.keepPauses(now, false)
+	a.saveRulePauses(now, false)
 	if n := size(); n == 0 || n > 200*(maxPauseReason+500) {
 		t.Errorf("the file has %d octets", n)
 	}
@@ -194,11 +194,11 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 	if !a.pause("google-unauthenticated", control.Filter{Stream: "next"}, "x", time.Time{}) {
 		t.Error("there is room, and it is not paused")
 	}
-	a.keepPauses(time.Now().Add(keepGap/2), false)
+	a.saveRulePauses(time.Now().Add(keepGap/2), false)
 	if size() != before {
 		t.Error("the file was written too soon")
 	}
-	a.keepPauses(time.Now().Add(keepGap), false)
+	a.saveRulePauses(time.Now().Add(keepGap), false)
 	if size() == before {
 		t.Error("the file was not written")
 	}
