@@ -107,7 +107,7 @@ func (q *Queue) unref(l *lane) {
 		q.forgetDomain(d) // nothing is known of it; else its way is kept until it expires
 	}
 	q.laneByNo.free(l.no)
-	q.streams.drop(l.key.stream)
+	q.streams.unref(l.key.stream)
 }
 
 // forgetDomain drops a domain without lanes.

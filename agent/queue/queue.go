@@ -280,7 +280,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		id:     id,
 		size:   uint32(min(e.Size, 1<<32-1)),
 		born:   seconds(e.Arrived),
-		stream: uint16(q.streams.hold(e.Stream)),
+		stream: uint16(q.streams.ref(e.Stream)),
 		paused: halted,
 	}
 	for i := range e.Recipients {
@@ -299,7 +299,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		r, rec := q.recipients.take()
 		*rec = recipient{
 			message: m, ordinal: uint32(i), lane: l.no,
-			tries: st.Tries, due: seconds(st.Due), reason: q.reasons.hold(st.Reply),
+			tries: st.Tries, due: seconds(st.Due), reason: q.reasons.ref(st.Reply),
 		}
 		q.setStuck(rec, st.Stuck)
 		l.refs++
@@ -311,7 +311,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		}
 	}
 	if msg.pending == 0 {
-		q.streams.drop(uint32(msg.stream))
+		q.streams.unref(uint32(msg.stream))
 		q.messages.free(m)
 	}
 	q.serveTouched(now)
@@ -345,8 +345,8 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		q.park(rec, parked)
 		return
 	}
-	q.reasons.drop(rec.reason)
-	rec.reason = q.reasons.hold(s.Reason)
+	q.reasons.unref(rec.reason)
+	rec.reason = q.reasons.ref(s.Reason)
 	q.setStuck(rec, s.Stuck)
 	if rec.tries < 1<<16-1 {
 		rec.tries++
@@ -397,14 +397,14 @@ func (q *Queue) setStuck(rec *recipient, stuck bool) {
 func (q *Queue) remove(r uint32, rec *recipient) {
 	q.setStuck(rec, false)
 	l := *q.laneByNo.at(rec.lane)
-	q.reasons.drop(rec.reason)
+	q.reasons.unref(rec.reason)
 	m := rec.message
 	q.recipients.free(r)
 	q.unref(l)
 	msg := q.messages.at(m)
 	msg.pending--
 	if msg.pending == 0 {
-		q.streams.drop(uint32(msg.stream))
+		q.streams.unref(uint32(msg.stream))
 		q.messages.free(m)
 	}
 }

@@ -425,13 +425,13 @@ func TestNamesPastTheLimitShareNumbers(t *testing.T) {
 	n := names{limit: 100}
 	var held []uint32
 	for i := range 10_000 {
-		held = append(held, n.hold(fmt.Sprintf("reason %d", i)))
+		held = append(held, n.ref(fmt.Sprintf("reason %d", i)))
 	}
 	if len(n.index) > 100+overflow {
 		t.Errorf("%d names kept", len(n.index))
 	}
 	for _, no := range held {
-		n.drop(no)
+		n.unref(no)
 	}
 	if len(n.index) != 0 {
 		t.Errorf("%d names left after all were dropped", len(n.index))

@@ -55,7 +55,7 @@ const (
 	overflow   = 64 // shared numbers past the limit
 )
 
-func (t *names) hold(text string) uint32 {
+func (t *names) ref(text string) uint32 {
 	if text == "" {
 		return 0
 	}
@@ -79,7 +79,7 @@ func (t *names) hold(text string) uint32 {
 	return no
 }
 
-func (t *names) drop(no uint32) {
+func (t *names) unref(no uint32) {
 	if no == 0 {
 		return
 	}

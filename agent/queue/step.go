@@ -344,7 +344,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		}
 	} else {
 		q.tried(s)
-		q.hold(d, why, now)
+		q.backOff(d, why, now)
 		// One too many beside others of ours: that is our doing.
 		full := d.site.live > 0 && len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
 		if d.live == 0 && !s.untried && !full {
@@ -402,9 +402,9 @@ func (a *allowance) most(now time.Time) int {
 	return a.n
 }
 
-// hold keeps connects away from a destination after one has failed: longer each
+// backOff keeps connects away from a destination after one has failed: longer each
 // time while none is up, a moment only while others are.
-func (q *Queue) hold(d *destination, why string, now time.Time) {
+func (q *Queue) backOff(d *destination, why string, now time.Time) {
 	wait := time.Second
 	if d.live == 0 {
 		if !d.holdoff.After(now) { // several connects failing together count once
