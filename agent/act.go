@@ -41,7 +41,7 @@ func deedOf(v control.Verb) *deed {
 		return &deed{[]step{{waits, (*Agent).flush}, {deferred, (*Agent).flush}}, false}
 	case control.VerbRequeue:
 		// Once: what was requeued looks untouched.
-		return &deed{[]step{{untouched, (*Agent).askWays}, {tried, (*Agent).requeue}}, false}
+		return &deed{[]step{{untouched, (*Agent).rerouteDomains}, {tried, (*Agent).requeue}}, false}
 	}
 	return nil
 }
@@ -201,7 +201,7 @@ func (a *Agent) expireNow(s *selection, chosen []queue.Entry) (n int) {
 
 // ending is a report of recipients on whom an admin decides, each by its last reply.
 func (a *Agent) ending(s *selection, job queue.Job, decide func(last string) outcome.Decision) report {
-	r := report{agent: a, envelope: s.envelope(job.ID), job: job, way: queue.Way{Queue: a.now.Load().policy(job.Domain)}, at: time.Now()}
+	r := report{agent: a, envelope: s.envelope(job.ID), job: job, route: queue.Route{Queue: a.now.Load().queueOf(job.Domain)}, at: time.Now()}
 	states, _ := a.store.States(job.ID) // none: there is nothing to say of them
 	for _, item := range job.Items {
 		last := ""
@@ -250,13 +250,13 @@ func (a *Agent) restate(chosen []queue.Entry, change func(*spool.State) queue.Se
 // flush makes mail due now.
 func (a *Agent) flush(_ *selection, chosen []queue.Entry) int { return a.queue.Hasten(chosen) }
 
-// askWays has the ways to the recipients' domains found anew.
-func (a *Agent) askWays(_ *selection, chosen []queue.Entry) int {
+// rerouteDomains has the ways to the recipients' domains found anew.
+func (a *Agent) rerouteDomains(_ *selection, chosen []queue.Entry) int {
 	asked := ""
 	for _, e := range chosen {
 		if e.Domain != asked {
 			asked = e.Domain
-			a.queue.AskWay(asked)
+			a.queue.Reroute(asked)
 		}
 	}
 	return len(chosen)
@@ -295,7 +295,7 @@ func (a *Agent) requeue(s *selection, chosen []queue.Entry) (n int) {
 		for i, domain := range domains(e) {
 			if !others[i].Status.Final() && domain != asked {
 				asked = domain
-				a.queue.AskWay(domain)
+				a.queue.Reroute(domain)
 			}
 		}
 	}

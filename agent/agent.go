@@ -52,24 +52,24 @@ import (
 
 // Agent is a running transport agent.
 type Agent struct {
-	log     *slog.Logger
-	mail    config.Log // how lines about messages are written
-	began   time.Time
-	version string
-	key     []byte // of the loop mark in our Received fields
-	store   *spool.Store
-	writer  *spool.Writer // our own segment, for reports
-	queue   *queue.Queue
-	events  *event.File
-	bounced *suppress.List
-	history *history.History
-	web     *web.Handler
-	metrics *metrics.Metrics
-	dns     route.Tally
-	hosts   hosts
-	asked   asked
-	relays  relays
-	lookups int // how many domains are looked up at once
+	log         *slog.Logger
+	mail        config.Log // how lines about messages are written
+	began       time.Time
+	version     string
+	key         []byte // of the loop mark in our Received fields
+	store       *spool.Store
+	writer      *spool.Writer // our own segment, for reports
+	queue       *queue.Queue
+	events      *event.File
+	bounced     *suppress.List
+	history     *history.History
+	web         *web.Handler
+	metrics     *metrics.Metrics
+	dns         route.Tally
+	hosts       hosts
+	lookupQueue lookupQueue
+	relays      relays
+	lookups     int // how many domains are looked up at once
 
 	now      atomic.Pointer[settings]
 	loaded   atomic.Bool              // the spool has been read
@@ -131,7 +131,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.history = history.New(time.Now())
 	a.web = a.newWeb()
 	a.now.Store(set)
-	a.asked.init()
+	a.lookupQueue.init()
 	open, err := a.store.Usage()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), writer.Close(), store.Close())
@@ -142,7 +142,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)
 	a.queue = queue.New(queue.Options{
-		Resolve:     a.asked.put,
+		Resolve:     a.lookupQueue.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
 		Halted:      a.isPaused,
@@ -301,7 +301,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		base.Go(func() { a.health(late, l) })
 	}
 	for range a.lookups {
-		in.Go(func() { a.findWays(ctx) })
+		in.Go(func() { a.resolveLoop(ctx) })
 	}
 	err = a.load()
 	if err == nil {
@@ -319,7 +319,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.log.Info("stopping", "grace", finish)
 	end()
-	a.asked.close()
+	a.lookupQueue.close()
 	a.shut() // sessions that are still connecting hold no mail
 	grace, done := context.WithTimeout(context.Background(), finish)
 	if a.queue.Close(grace) != nil {

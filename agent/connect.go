@@ -70,7 +70,7 @@ const maxAddresses = 5
 // those that lately gave no answer only if there is no other, those that refused us
 // after their equals (hosts.go). sig is the evidence on the way. When ctx ends for
 // errAbandoned, the host had its time to answer.
-func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
+func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
 	set := a.now.Load()
 	peers, err := set.peers(ctx, way)
 	if err != nil {
@@ -97,7 +97,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			if abandoned {
 				attempt = unanswered(p, time.Since(began))
 			}
-			d := set.retries(way.Queue).Decide(time.Now(), attempt)
+			d := set.retryPolicy(way.Queue).Decide(time.Now(), attempt)
 			a.heed(word{decision: d, way: way, peer: p, code: attempt.Code})
 			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
 			switch {
@@ -149,7 +149,7 @@ func ours(err error) bool {
 }
 
 // dial opens a connection to one host.
-func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) (*smtp.Conn, error) {
+func (a *Agent) dial(ctx context.Context, set *settings, way queue.Route, p peer) (*smtp.Conn, error) {
 	opt := set.options(way, p, func(what string) { a.reportTesting(way, p, what) })
 	addr := p.addr.Addr()
 	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(p.endpoint(), time.Now()) {
@@ -187,7 +187,7 @@ func mayFallBack(o *smtp.Options, err error) bool {
 
 // options are how a connection to a host is opened. report is told what
 // MTA-STS in testing mode finds.
-func (s *settings) options(way queue.Way, p peer, report func(string)) smtp.Options {
+func (s *settings) options(way queue.Route, p peer, report func(string)) smtp.Options {
 	from := source(&way, p.addr.Addr())
 	o := smtp.Options{Hello: s.hello(from), Local: from, Socket: p.socket, ImplicitTLS: way.Queue.RelayWrappermode}
 	if auth := way.Queue.RelayAuth; auth != nil {
@@ -209,7 +209,7 @@ func (s *settings) hello(source netip.Addr) string {
 // peers lists the addresses to try, in order, without the hosts that the
 // domain's policies keep us from. When that leaves none, the error says why. A
 // queue that wants no TLS minds no policy.
-func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
+func (s *settings) peers(ctx context.Context, way queue.Route) ([]peer, error) {
 	if way.Plan == nil {
 		if refused := way.Queue.RelayAuthRefused; refused != "" {
 			return nil, withheld{errors.New(refused)}

@@ -34,7 +34,7 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 	}{{"equal", 10, 0, 1}, {"backup", 20, connects, connects}} {
 		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
 		a.now.Store(set)
-		way := queue.Way{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
+		way := queue.Route{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
 			{Name: "mx1.test", Preference: 10, Addrs: []netip.Addr{full.Addr()}},
 			{Name: "mx2.test", Preference: tt.preference, Addrs: []netip.Addr{takes.addr.Addr()}},
 		}}}

@@ -58,7 +58,7 @@ func (s *settings) lateAt(e *spool.Envelope) []time.Time {
 		if list == nil {
 			list = make([]time.Time, len(e.Recipients))
 		}
-		if after := s.policy(domain(r.Address)).DelayWarningTime; after > 0 {
+		if after := s.queueOf(domain(r.Address)).DelayWarningTime; after > 0 {
 			list[i] = e.Arrived.Add(time.Duration(after))
 		}
 	}
@@ -143,7 +143,7 @@ func (a *Agent) warnOf(l late, now time.Time) error {
 		if c := outcome.Class(st.Class); c != outcome.ClassNone {
 			x.Class = c.String()
 		}
-		if p := set.policy(domain(r.Address)); p.Expire > 0 {
+		if p := set.queueOf(domain(r.Address)); p.Expire > 0 {
 			x.WillRetryUntil = e.Arrived.Add(p.Expire)
 		}
 		list = append(list, x)

@@ -49,7 +49,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 				a.hosts.tlsFailed(endpoint{"mx.test", r.addr}, time.Now())
 			}
 			for _, tt := range needs {
-				way := queue.Way{Queue: &config.Queue{TLS: tt.level}}
+				way := queue.Route{Queue: &config.Queue{TLS: tt.level}}
 				before := r.seen()
 				c, err := a.dial(t.Context(), set, way, peer{name: "mx.test", addr: r.addr, need: tt.need})
 				if err == nil {
@@ -94,7 +94,7 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 	a.now.Store(set)
 	secret := func(host string) bool {
 		t.Helper()
-		way := queue.Way{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
+		way := queue.Route{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
 			Domain: host, Hosts: []route.Host{{Name: host, Addrs: []netip.Addr{r.addr.Addr()}}},
 		}}
 		c, _, _, err := a.connect(t.Context(), way)

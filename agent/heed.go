@@ -96,7 +96,7 @@ const (
 // word is what a host has said.
 type word struct {
 	decision outcome.Decision
-	way      queue.Way
+	way      queue.Route
 	peer     peer
 	code     int    // of its reply
 	stream   string // of the message that it spoke of; "" when it was of none

@@ -107,7 +107,7 @@ func (a *Agent) expire(ctx context.Context) {
 // to be down, or its domain without a way; or gives it back to the host.
 func (a *Agent) expireOverdue() {
 	set := a.now.Load()
-	a.queue.Overdue(set.policy, func(job queue.Job, by *config.Queue, reason string) {
+	a.queue.Overdue(set.queueOf, func(job queue.Job, by *config.Queue, reason string) {
 		a.queue.Settle(a.fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
 	})
 }

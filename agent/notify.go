@@ -193,7 +193,7 @@ func (r *report) tellSender(done []queue.Settled) []queue.Settled {
 		case r.owes(&f, outcome.Bounce, dsn.Failed):
 			failed = append(failed, f)
 			done = append(done, queue.Settled{Handle: f.item.Handle, Kept: true})
-		case f.relayed && !r.way.Handback && r.owes(&f, outcome.Deliver, dsn.Relayed):
+		case f.relayed && !r.route.Handback && r.owes(&f, outcome.Deliver, dsn.Relayed):
 			relayed = append(relayed, r.reported(&f, dsn.Relayed))
 		}
 	}

@@ -54,7 +54,7 @@ func TestMailWaitsForOurResolver(t *testing.T) {
 	s.until("it is asked", func() bool { return s.agent.queue.Reason("far.test") != "" })
 	began := time.Now().Unix()
 	s.until("a failure would count, as they do from the next second on", func() bool {
-		s.agent.queue.AskWay("far.test")
+		s.agent.queue.Reroute("far.test")
 		s.agent.expireOverdue()
 		return time.Now().Unix() >= began+2
 	})
@@ -117,7 +117,7 @@ func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 	decide := func(res smtp.RcptResult, err error) outcome.Action {
 		r := report{
 			agent: s.agent, envelope: &spool.Envelope{Sender: "n@news.test", Recipients: []spool.Recipient{{Address: "a@far.test"}}},
-			job: queue.Job{Born: time.Now().Add(-200 * time.Hour)}, way: queue.Way{Queue: &s.config.General}, reuse: 1,
+			job: queue.Job{Born: time.Now().Add(-200 * time.Hour)}, route: queue.Route{Queue: &s.config.General}, reuse: 1,
 		}
 		r.add(queue.Item{}, res, err)
 		return r.fates[0].decision.Action

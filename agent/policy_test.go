@@ -234,7 +234,7 @@ func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
 		}
 		site := ""
 		for _, d := range domains {
-			w, err := set.way(t.Context(), d)
+			w, err := set.route(t.Context(), d)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func TestPoliciesChooseAmongHosts(t *testing.T) {
 	s := &settings{config: &config.Config{}}
 	peers := func(level config.TLS) (list []string, err error) {
 		t.Helper()
-		all, err := s.peers(t.Context(), queue.Way{Queue: &config.Queue{TLS: level}, Plan: plan})
+		all, err := s.peers(t.Context(), queue.Route{Queue: &config.Queue{TLS: level}, Plan: plan})
 		for _, p := range all {
 			list = append(list, p.name+" "+p.need.String())
 		}

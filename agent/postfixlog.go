@@ -31,7 +31,7 @@ func (a *Agent) logActive(e *spool.Envelope, id spool.ID, nrcpt int) {
 // this start of the agent: as Postfix does, so that the log of a day has the size
 // of what was delivered on it.
 func (a *Agent) logTaken(r *report) {
-	if !a.postfix() || r.envelope == nil || r.way.Site == "" { // settled without a try
+	if !a.postfix() || r.envelope == nil || r.route.Site == "" { // settled without a try
 		return
 	}
 	again := r.envelope.Arrived.Before(a.began)

@@ -69,7 +69,7 @@ func TestPasswordGoesToVerifiedRelaysOnly(t *testing.T) {
 			if !tt.loopback {
 				p.addr = netip.MustParseAddrPort("192.0.2.1:587")
 			}
-			o := set.options(queue.Way{Queue: q}, p, nil)
+			o := set.options(queue.Route{Queue: q}, p, nil)
 			o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, network, r.addr.String())
 			}
@@ -98,7 +98,7 @@ func TestUnverifiedRelayIsToldAndItsMailIsKept(t *testing.T) {
 	q := &config.Queue{Name: "relayed", TLS: config.TLSOpportunistic, RelayAuthTLS: config.TLSVerify, RelayAuth: &config.Auth{User: "u"}, Expire: time.Hour}
 	p := peer{name: "relay.test", addr: netip.MustParseAddrPort("192.0.2.1:587")}
 	set := a.now.Load()
-	o := set.options(queue.Way{Queue: q}, p, nil)
+	o := set.options(queue.Route{Queue: q}, p, nil)
 	failed := &smtp.Error{Stage: smtp.StageStartTLS, Err: errors.New("certificate signed by unknown authority")}
 	waits := func() bool {
 		return slices.ContainsFunc(a.notReady(), func(s string) bool { return strings.HasPrefix(s, "queue relayed waits: ") })
@@ -131,7 +131,7 @@ func TestUnverifiedRelayIsToldAndItsMailIsKept(t *testing.T) {
 		t.Errorf("%v: kept after it was verified", err)
 	}
 	own := &config.Queue{Name: "own", TLS: config.TLSVerify, RelayAuth: q.RelayAuth, Expire: time.Hour}
-	o = set.options(queue.Way{Queue: own}, p, nil)
+	o = set.options(queue.Route{Queue: own}, p, nil)
 	if err := a.relays.note(own, &o, p, failed, a.log); ours(err) {
 		t.Error("an admin's own demand lets mail wait for ever")
 	}

@@ -151,7 +151,7 @@ func ticketSize(s *tls.ClientSessionState) int {
 
 // reportTesting says what MTA-STS in testing mode found, where enforcement
 // would have kept the mail from this host.
-func (a *Agent) reportTesting(way queue.Way, p peer, what string) {
+func (a *Agent) reportTesting(way queue.Route, p peer, what string) {
 	a.log.Warn("MTA-STS in testing mode: this host would not be used if the policy were enforced",
 		"site", way.Site, "relay", p.relay(), "reason", what)
 }

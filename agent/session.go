@@ -18,7 +18,7 @@ import (
 // session is the life of one connection. It holds no mail until it is up.
 func (a *Agent) session(s *queue.Session) {
 	ctx := a.stop
-	way := s.Way()
+	way := s.Route()
 	began := time.Now()
 	conn, p, sig, err := a.connectPatiently(s, way)
 	if err != nil {
@@ -41,7 +41,7 @@ func (a *Agent) session(s *queue.Session) {
 			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}), "")
 			return
 		}
-		way = s.Way() // a reload may have changed the policy
+		way = s.Route() // a reload may have changed the policy
 		done, sig, err = w.transact(ctx, way, job, sig[:0])
 		if err != nil {
 			conn.Close()
@@ -55,7 +55,7 @@ func (a *Agent) session(s *queue.Session) {
 }
 
 // connectPatiently connects, for as long as the queue lets a connect that hangs go on.
-func (a *Agent) connectPatiently(s *queue.Session, way queue.Way) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
+func (a *Agent) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
 	ctx, cancel := context.WithCancelCause(a.opening)
 	defer cancel(nil)
 	ended := make(chan struct{})
@@ -97,7 +97,7 @@ type worker struct {
 }
 
 // transact sends one job. The error says that the connection is of no more use.
-func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
+func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
 	a := w.agent
 	began := time.Now()
 	closed := elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}
@@ -120,7 +120,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	w.last = time.Now()
 	took := w.last.Sub(began)
 	r := report{
-		agent: a, envelope: e, job: job, way: way, peer: w.peer, words: w.words, reuse: w.sent,
+		agent: a, envelope: e, job: job, route: way, peer: w.peer, words: w.words, reuse: w.sent,
 		times: times{connect: w.connected, transmit: took},
 	}
 	w.connected = 0
@@ -172,7 +172,7 @@ func (w *worker) check(now time.Time) error {
 // prepare fills the transaction. The Received field is made anew each time; it
 // depends only on the envelope and the configuration, so every try sends the
 // same bytes.
-func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, way queue.Way, c *config.Config) {
+func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, way queue.Route, c *config.Config) {
 	tx := &w.tx
 	tx.AsTaken = way.Handback
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content

@@ -30,7 +30,7 @@ type report struct {
 	agent    *Agent
 	envelope *spool.Envelope // nil when it could not be read
 	job      queue.Job
-	way      queue.Way
+	route    queue.Route
 	peer     peer
 	words    words
 	reuse    int // transactions on the connection, this one counted
@@ -60,7 +60,7 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
 		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.words.name,
-		Relay: r.way.Handback, Report: r.envelope.Origin == spool.Report,
+		Relay: r.route.Handback, Report: r.envelope.Origin == spool.Report,
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
 		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
@@ -90,11 +90,11 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	case smtp.Accepted:
 		f.relayed = !res.DSNTaken
 	}
-	f.decision = r.agent.policy(r.way.Queue).Decide(time.Now(), at)
+	f.decision = r.agent.retryPolicy(r.route.Queue).Decide(time.Now(), at)
 	if !at.Relay { // rules are about receivers
 		d := f.decision
 		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
-		r.agent.heed(word{decision: d, way: r.way, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
+		r.agent.heed(word{decision: d, way: r.route, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
 	}
 	r.fates = append(r.fates, f)
 }
@@ -150,7 +150,7 @@ func (r *report) tellAll(events []spool.Event, written bool) {
 // of them then.
 func (r *report) outcomes(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	for _, f := range r.fates {
-		s := f.settled(r.way.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
+		s := f.settled(r.route.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
 		if !s.Untried {
 			tries := min(f.item.Tries+1, math.MaxUint16)
 			if s.Handback {
@@ -159,7 +159,7 @@ func (r *report) outcomes(done []queue.Settled, events []spool.Event) ([]queue.S
 			events = append(events, spool.Event{
 				ID: r.job.ID, Recipient: f.item.Ordinal,
 				State: spool.State{
-					Status: s.Status, Handback: s.Handback || r.way.Handback && s.Status == spool.Queued, Tries: uint16(tries),
+					Status: s.Status, Handback: s.Handback || r.route.Handback && s.Status == spool.Queued, Tries: uint16(tries),
 					Class: uint8(f.decision.Class), Stuck: s.Stuck, Due: s.Due, Reply: s.Reason,
 				},
 			})
@@ -252,12 +252,12 @@ func (a *Agent) fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue
 }
 
 func (a *Agent) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
-	r := report{agent: a, envelope: e, job: job, way: queue.Way{Queue: q}}
+	r := report{agent: a, envelope: e, job: job, route: queue.Route{Queue: q}}
 	at.Born, at.Luck = job.Born, rand.Float64()
 	at.Report = e != nil && e.Origin == spool.Report
 	for _, item := range job.Items {
 		at.Tries = item.Tries
-		r.fates = append(r.fates, fate{item: item, decision: a.policy(q).Decide(time.Now(), at)})
+		r.fates = append(r.fates, fate{item: item, decision: a.retryPolicy(q).Decide(time.Now(), at)})
 	}
 	done, _ := r.settle(nil, nil)
 	return done
@@ -267,10 +267,10 @@ func (a *Agent) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at o
 func (r *report) tell(f fate, now time.Time) {
 	d := event.Delivery{
 		Time: now, ID: r.job.ID, Envelope: r.envelope, Ordinal: f.item.Ordinal,
-		Domain: r.job.Domain, Queue: r.way.Queue.Name, Site: r.way.Site,
+		Domain: r.job.Domain, Queue: r.route.Queue.Name, Site: r.route.Site,
 		Peer: r.peer.addr, Relay: "none", Reuse: r.reuse, Tries: f.item.Tries + 1,
 		Connect: r.times.connect, Transmit: r.times.transmit,
-		Status: f.status(r.way.Handback), Class: f.decision.Class, Code: f.reply.Code,
+		Status: f.status(r.route.Handback), Class: f.decision.Class, Code: f.reply.Code,
 		Enhanced: f.decision.Enhanced, Reason: f.decision.Reason, Due: f.decision.Due,
 	}
 	if r.peer.known() {

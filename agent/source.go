@@ -45,7 +45,7 @@ func sources(pool []netip.Addr, name string, plan *route.Plan) []netip.Addr {
 
 // source is where a connection to an address comes from; the zero address: the
 // kernel chooses.
-func source(way *queue.Way, to netip.Addr) netip.Addr {
+func source(way *queue.Route, to netip.Addr) netip.Addr {
 	for _, a := range way.Sources {
 		if a.Is4() == to.Is4() {
 			return a

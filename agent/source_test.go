@@ -50,7 +50,7 @@ func TestDomainsKeepTheAddressTheyHad(t *testing.T) {
 			had := before(pool, name)
 			for _, hosts := range [][]netip.Addr{four, six, both} {
 				plan := &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.example", Addrs: hosts}}}
-				way := s.direct(name, &config.Queue{Name: "general"}, plan)
+				way := s.mxRoute(name, &config.Queue{Name: "general"}, plan)
 				for _, h := range hosts {
 					from := source(&way, h)
 					if from.IsValid() && from.Is4() != h.Is4() {
@@ -132,7 +132,7 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 		seen := make(map[string]bool)
 		for i := range 16 {
 			name := fmt.Sprintf("d%d.test", i)
-			way := set.direct(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
+			way := set.mxRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
 			var first string
 			for try := range 3 { // more connections are up each time
 				c, _, _, err := a.connect(t.Context(), way)
@@ -172,7 +172,7 @@ func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	}
 	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
 	a.now.Store(set)
-	way := set.direct("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
+	way := set.mxRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
 	c, p, _, err := a.connect(t.Context(), way)
 	if err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func (a *Agent) count(d *event.Delivery) {
 // withhold settles those of a job's recipients that are suppressed, adds to done
 // what the queue must know of them, and returns the others. Mail on its way back
 // to the host is the host's.
-func (a *Agent) withhold(e *spool.Envelope, job queue.Job, way queue.Way, done []queue.Settled) ([]queue.Item, []queue.Settled) {
+func (a *Agent) withhold(e *spool.Envelope, job queue.Job, way queue.Route, done []queue.Settled) ([]queue.Item, []queue.Settled) {
 	if way.Handback || e.Origin != spool.Diverted {
 		return job.Items, done
 	}
@@ -73,7 +73,7 @@ func (a *Agent) withhold(e *spool.Envelope, job queue.Job, way queue.Way, done [
 			others = append(others, item)
 		default:
 			if r == nil {
-				r = &report{agent: a, envelope: e, job: job, way: way}
+				r = &report{agent: a, envelope: e, job: job, route: way}
 				others = append(others, job.Items[:i]...)
 			}
 			r.fates = append(r.fates, fate{item: item, decision: a.withheld(&entry), suppressed: true})

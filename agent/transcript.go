@@ -35,7 +35,7 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	}
 	domain := destination[strings.LastIndexByte(destination, '@')+1:]
 	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
-	way, err := set.way(ctx, domain)
+	way, err := set.route(ctx, domain)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 }
 
 // showWay tells of the queue and the hosts.
-func showWay(set *settings, way queue.Way, show func(string)) {
+func showWay(set *settings, way queue.Route, show func(string)) {
 	q := way.Queue
 	show(fmt.Sprintf("queue %s, tls = %q", q.Name, q.TLS))
 	if way.Plan == nil {
@@ -111,7 +111,7 @@ func describeNeed(n route.Need) string {
 
 // transcribe is one connection, without TLS after all where that fails and the
 // agent would go on.
-func transcribe(ctx context.Context, set *settings, way queue.Way, p peer, show func(string)) error {
+func transcribe(ctx context.Context, set *settings, way queue.Route, p peer, show func(string)) error {
 	o := set.options(way, p, func(what string) { show("-- MTA-STS, testing: " + what) })
 	o.Trace = func(e smtp.TraceEvent) { show(e.From.String() + " " + e.Line) }
 	c, err := smtp.Dial(ctx, p.addr, o)

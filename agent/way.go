@@ -17,24 +17,24 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// asked is the list of domains whose way the queue wants to know. put never blocks.
-type asked struct {
+// lookupQueue is the list of domains whose way the queue wants to know. put never blocks.
+type lookupQueue struct {
 	mu     sync.Mutex
 	more   sync.Cond
 	names  []string
 	closed bool
 }
 
-func (q *asked) init() { q.more.L = &q.mu }
+func (q *lookupQueue) init() { q.more.L = &q.mu }
 
-func (q *asked) put(name string) {
+func (q *lookupQueue) put(name string) {
 	q.mu.Lock()
 	q.names = append(q.names, name)
 	q.mu.Unlock()
 	q.more.Signal()
 }
 
-func (q *asked) get() (string, bool) {
+func (q *lookupQueue) get() (string, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.names) == 0 && !q.closed {
@@ -48,7 +48,7 @@ func (q *asked) get() (string, bool) {
 	return name, true
 }
 
-func (q *asked) close() {
+func (q *lookupQueue) close() {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
@@ -73,16 +73,16 @@ func domain(address string) string {
 	return strings.ToLower(strings.TrimSuffix(address[at+1:], "."))
 }
 
-// findWays answers the queue's questions.
-func (a *Agent) findWays(ctx context.Context) {
+// resolveLoop answers the queue's questions.
+func (a *Agent) resolveLoop(ctx context.Context) {
 	for {
-		name, ok := a.asked.get()
+		name, ok := a.lookupQueue.get()
 		if !ok {
 			return
 		}
 		set := a.now.Load()
 		limit, cancel := context.WithTimeout(ctx, longestLookup)
-		way, err := set.way(limit, name)
+		way, err := set.route(limit, name)
 		cancel()
 		switch {
 		case err == nil:
@@ -93,7 +93,7 @@ func (a *Agent) findWays(ctx context.Context) {
 			a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
 			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		default:
-			a.noWay(set, name, err)
+			a.unroutable(set, name, err)
 		}
 	}
 }
@@ -117,16 +117,16 @@ const longestLookup = 2 * time.Minute
 // retryRoute is how long a domain waits after a DNS failure.
 const retryRoute = 2 * time.Minute
 
-// noWay settles the mail of a domain that cannot be routed.
-func (a *Agent) noWay(set *settings, name string, err error) {
+// unroutable settles the mail of a domain that cannot be routed.
+func (a *Agent) unroutable(set *settings, name string, err error) {
 	now := time.Now()
 	fault := outcome.DNSFailed
 	if e, ok := errors.AsType[*route.Error](err); ok {
 		fault = faults[e.Reason]
 	}
-	p := set.policy(name)
+	p := set.queueOf(name)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
-	if set.retries(p).Decide(now, attempt).Action == outcome.Retry {
+	if set.retryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
 		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
 		a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
 		return
@@ -150,32 +150,32 @@ var faults = map[route.Reason]outcome.Fault{
 	route.RefusedAddress: outcome.RefusedAddress,
 }
 
-// retries is what a queue says about retries, and what receivers' replies mean.
-func (s *settings) retries(q *config.Queue) outcome.Policy {
+// retryPolicy is what a queue says about retryPolicy, and what receivers' replies mean.
+func (s *settings) retryPolicy(q *config.Queue) outcome.Policy {
 	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, Return: time.Duration(q.HandbackAfter), Rules: s.replies}
 }
 
-// policy is that of the configuration in force.
-func (a *Agent) policy(q *config.Queue) outcome.Policy { return a.now.Load().retries(q) }
+// retryPolicy is that of the configuration in force.
+func (a *Agent) retryPolicy(q *config.Queue) outcome.Policy { return a.now.Load().retryPolicy(q) }
 
-// policy returns the queue of a domain as far as its name tells.
-func (s *settings) policy(name string) *config.Queue {
+// queueOf returns the queue of a domain as far as its name tells.
+func (s *settings) queueOf(name string) *config.Queue {
 	if q := s.config.Match(name); q != nil {
 		return q
 	}
 	return &s.config.General
 }
 
-// way finds where a domain's mail goes.
-func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
-	q := s.policy(name)
+// route finds where a domain's mail goes.
+func (s *settings) route(ctx context.Context, name string) (queue.Route, error) {
+	q := s.queueOf(name)
 	if name == s.relay {
-		return s.handback(), nil
+		return s.handbackRoute(), nil
 	}
 	if q.Route.Kind == config.RouteMX {
 		plan, err := s.resolver.Lookup(ctx, name)
 		if err != nil {
-			return queue.Way{}, err
+			return queue.Route{}, err
 		}
 		if q == &s.config.General {
 			if m := s.config.MatchMX(plan.Names()); m != nil {
@@ -183,13 +183,13 @@ func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
 			}
 		}
 		if q.Route.Kind == config.RouteMX {
-			return s.direct(name, q, plan), nil
+			return s.mxRoute(name, q, plan), nil
 		}
 	}
 	if q.Route.Kind == config.RouteHandback {
-		return s.handback(), nil
+		return s.handbackRoute(), nil
 	}
-	return queue.Way{
+	return queue.Route{
 		Queue: q, Relay: q.Route.Relay,
 		Site: queue.RelayDomain(q.Route.Relay),
 		Key:  fmt.Sprintf("%s %s %s %v %v %s", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth, q.RelayAuthTLS),
@@ -202,9 +202,9 @@ const handbackQueue = "handback"
 // handbackSessions keeps the way home gentle: the host has its own mail to move.
 const handbackSessions = 4
 
-// handback is the way back to the host MTA. It takes the general queue's
+// handbackRoute is the way back to the host MTA. It takes the general queue's
 // values, but few sessions and a pace of its own.
-func (s *settings) handback() queue.Way {
+func (s *settings) handbackRoute() queue.Route {
 	q := s.config.General
 	q.Name = handbackQueue
 	q.Route = config.Route{Kind: config.RouteHandback}
@@ -213,17 +213,17 @@ func (s *settings) handback() queue.Way {
 	q.TLS = config.TLSNone // loopback, or the admin's own network
 	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
 	relay := s.config.Handback.Relay
-	return queue.Way{Queue: &q, Relay: relay, Site: s.relay, Key: queue.RelayDomain(relay), Handback: true}
+	return queue.Route{Queue: &q, Relay: relay, Site: s.relay, Key: queue.RelayDomain(relay), Handback: true}
 }
 
-// direct is the way to the mail exchangers of a domain. The key of a
+// mxRoute is the way to the mail exchangers of a domain. The key of a
 // destination, whose sessions its domains share, holds all that a session was
 // opened under: the hosts, the queue's policy with its TLS level, what the
 // domain's own policies need (route.Plan.Needs), the sources. When a policy of the
 // domain changes, so does the key: the mail moves on, and the sessions opened
 // under the old one end when nobody needs them any more. The site has the favoured
 // source alone in its name, as most of its connections come from there.
-func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.Way {
+func (s *settings) mxRoute(name string, q *config.Queue, plan *route.Plan) queue.Route {
 	sources := sources(s.config.Agent.SourceAddresses, name, plan)
 	from, first := "", ""
 	for _, a := range sources {
@@ -238,7 +238,7 @@ func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.
 	if q.TLS != config.TLSNone {
 		needs = plan.Needs()
 	}
-	return queue.Way{
+	return queue.Route{
 		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
 		Site: site + first,
 		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + from,

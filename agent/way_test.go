@@ -67,7 +67,7 @@ func TestRetryKeepsItsSource(t *testing.T) {
 		sites := make(map[string]netip.Addr)
 		for i := range 30 {
 			d := fmt.Sprintf("d%d.test", i)
-			w, err := set.way(t.Context(), d)
+			w, err := set.route(t.Context(), d)
 			if err != nil {
 				t.Fatal(err)
 			}

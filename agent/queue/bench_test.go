@@ -49,7 +49,7 @@ func drain(b *testing.B, backlog, destinations int) {
 	b.StartTimer()
 	for i := range destinations {
 		name := fmt.Sprintf("d%d.example", i)
-		q.Routed(name, Way{Queue: &policy, Site: name, Key: name})
+		q.Routed(name, Route{Queue: &policy, Site: name, Key: name})
 	}
 	for q.Queued() > 0 {
 		time.Sleep(time.Millisecond)

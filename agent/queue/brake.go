@@ -21,7 +21,7 @@ func (b *Pause) covers(l *lane, stream, relay string) bool {
 	}
 	queue, site := "", ""
 	if d := l.domain.dest; d != nil {
-		queue, site = d.way.Queue.Name, d.site.key
+		queue, site = d.route.Queue.Name, d.site.key
 	}
 	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
 		(b.Stream == "" || b.Stream == stream) && (b.Domain == "" || b.Domain == l.key.domain)

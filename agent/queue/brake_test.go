@@ -97,7 +97,7 @@ func TestBrakesStopWhatTheyName(t *testing.T) {
 				w := newWorld(t, nil)
 				home := w.policy
 				home.Name = "handback"
-				w.way = func(domain string) (Way, bool) {
+				w.way = func(domain string) (Route, bool) {
 					way := w.to(domain)
 					if domain == w.o.Relay {
 						way.Queue = &home
@@ -201,7 +201,7 @@ func TestHaltReachesMailInEveryState(t *testing.T) {
 func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(w *world) { w.way = func(string) (Way, bool) { return Way{}, false } })
+		w := newWorld(t, func(w *world) { w.way = func(string) (Route, bool) { return Route{}, false } })
 		w.add(1, "s", "a.example", "b.example", "c.example")
 		jobs := w.take(func(Entry) bool { return true })
 		w.Pause(w.entries(anyEntry))
@@ -259,10 +259,10 @@ func TestHastenTriesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) { w.refuse = true })
 		noWay := true
-		w.way = func(domain string) (Way, bool) {
+		w.way = func(domain string) (Route, bool) {
 			if domain == "lost.example" && noWay {
 				w.Unrouted(domain, "SERVFAIL", time.Now().Add(24*time.Hour))
-				return Way{}, false
+				return Route{}, false
 			}
 			return w.to(domain), true
 		}

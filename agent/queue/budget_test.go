@@ -240,7 +240,7 @@ func TestDestinationsOfOneSiteAllGetTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
 			w.policy.MaxSessions = 2
-			w.way = func(domain string) (Way, bool) {
+			w.way = func(domain string) (Route, bool) {
 				way := w.to(domain)
 				way.Site = "provider"
 				return way, true

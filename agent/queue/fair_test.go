@@ -76,7 +76,7 @@ func share(t *testing.T, budget int, phases [][]int) {
 	w := newWorld(t, func(w *world) {
 		w.o.MaxSessions = budget
 		w.service, w.quit = service, 200*time.Millisecond
-		w.way = func(domain string) (Way, bool) {
+		w.way = func(domain string) (Route, bool) {
 			way := w.to(domain)
 			w.set(func() { way.Queue = policies[domain] })
 			return way, true
@@ -137,7 +137,7 @@ func TestNobodyMakesRoomForASiteThatIsDown(t *testing.T) {
 			w.o.MaxSessions = 10
 			w.policy.MaxMessagesPerConnection = 100_000
 			w.server = func(w *world, s *Session) {
-				if s.Way().Key == "down.example" {
+				if s.Route().Key == "down.example" {
 					w.set(func() { w.launched++ })
 					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h"}}, "connection refused")
 					return

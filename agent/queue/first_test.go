@@ -16,7 +16,7 @@ import (
 func (w *world) silent(dead, tarpit time.Duration) {
 	w.server = func(w *world, s *Session) {
 		wait := time.Duration(0)
-		switch name := s.Way().Key; {
+		switch name := s.Route().Key; {
 		case strings.HasPrefix(name, "dead"):
 			wait = dead
 		case strings.HasPrefix(name, "tarpit"):

@@ -72,7 +72,7 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 	}
 	d := l.domain.dest
 	if d != nil {
-		e.Queue, e.Site = d.way.Queue.Name, d.site.key
+		e.Queue, e.Site = d.route.Queue.Name, d.site.key
 	}
 	switch rec.state {
 	case taken:
@@ -139,8 +139,8 @@ func (q *Queue) Sites() []Site {
 		if d.waiting > 0 && d.reason != "" && (x.Reason == "" || d.reason < x.Reason) {
 			x.Reason = d.reason
 		}
-		if d.way.Plan != nil {
-			for _, h := range d.way.Plan.Hosts {
+		if d.route.Plan != nil {
+			for _, h := range d.route.Plan.Hosts {
 				x.Hosts += len(h.Addrs)
 			}
 		} else {

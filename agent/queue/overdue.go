@@ -50,7 +50,7 @@ func (q *Queue) failed(l *lane) time.Time {
 	case l.key.domain == q.o.Relay || l.paused || l.n == 0:
 	case d == nil:
 		return l.domain.failed
-	case d.way.Handback || d.live > 0:
+	case d.route.Handback || d.live > 0:
 	case d.site.shut.After(d.failed):
 		return d.site.shut
 	default:
@@ -72,7 +72,7 @@ func (q *Queue) overdue(l *lane, policy *config.Queue) (jobs []Job, by *config.Q
 	failed := q.failed(l)
 	by, reason = policy, l.domain.reason
 	if d := l.domain.dest; d != nil {
-		by, reason = d.way.Queue, d.reason
+		by, reason = d.route.Queue, d.reason
 		if reason == "" {
 			c, _ := d.site.control.Clamped(failed)
 			reason = c.Reason

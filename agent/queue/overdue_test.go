@@ -45,7 +45,7 @@ func TestOwnAffairsEndNoMail(t *testing.T) {
 	t.Parallel()
 	for name, run := range map[string]func(w *world){
 		"its domain is being looked up": func(w *world) {
-			w.way = func(d string) (Way, bool) { time.Sleep(5 * time.Minute); return w.to(d), true }
+			w.way = func(d string) (Route, bool) { time.Sleep(5 * time.Minute); return w.to(d), true }
 			w.old(1, "s", "a.example")
 			w.none(w.minutes(10))
 		},
@@ -117,12 +117,12 @@ func TestOwnAffairsEndNoMail(t *testing.T) {
 		},
 		"its stream was paused while its domain had no way": func(w *world) {
 			gone := true
-			w.way = func(d string) (Way, bool) {
+			w.way = func(d string) (Route, bool) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
 				if gone {
 					w.Unrouted(d, "SERVFAIL", time.Now().Add(2*time.Minute))
-					return Way{}, false
+					return Route{}, false
 				}
 				return w.to(d), true
 			}
@@ -146,7 +146,7 @@ func TestOwnAffairsEndNoMail(t *testing.T) {
 			w.none(w.minutes(30))
 		},
 		"the host MTA is away": func(w *world) {
-			w.way = func(d string) (Way, bool) { way := w.to(d); way.Handback = true; return way, true }
+			w.way = func(d string) (Route, bool) { way := w.to(d); way.Handback = true; return way, true }
 			w.refuse = true
 			w.old(1, "s", "a.example")
 			w.none(w.minutes(14 * 24 * 60))
@@ -193,9 +193,9 @@ func TestMailEndsByAFailureAfterItsAge(t *testing.T) {
 			}
 		},
 		"no way": func(w *world) {
-			w.way = func(d string) (Way, bool) {
+			w.way = func(d string) (Route, bool) {
 				w.Unrouted(d, "SERVFAIL", time.Now().Add(2*time.Minute))
-				return Way{}, false
+				return Route{}, false
 			}
 		},
 		"the site wants no connection, whenever it is asked": func(w *world) {
@@ -253,7 +253,7 @@ func TestNoMailEndsBeforeAFailureThatCameAfterItsAge(t *testing.T) {
 					w.o.MaxSessions = 1 + rng.IntN(4)
 					w.service = time.Duration(1+rng.IntN(40)) * time.Second
 					w.server = func(w *world, s *Session) {
-						domain := s.Way().Key
+						domain := s.Route().Key
 						time.Sleep(w.service)
 						mu.Lock()
 						d := down[domain]

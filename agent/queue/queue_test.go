@@ -42,7 +42,7 @@ func TestWayIsKeptBetweenMessagesUntilItExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
-			w.way = func(domain string) (Way, bool) {
+			w.way = func(domain string) (Route, bool) {
 				way := w.to(domain)
 				way.Expires = time.Now().Add(time.Minute)
 				return way, true
@@ -75,7 +75,7 @@ func TestOneTransactionTakesOneDomainsRecipientsOfAMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
 			w.policy.MaxRecipientsPerMessage = 3
-			w.way = func(string) (Way, bool) { return w.to("shared"), true } // both domains have the same hosts
+			w.way = func(string) (Route, bool) { return w.to("shared"), true } // both domains have the same hosts
 		})
 		w.add(1, "s", "a.example", "b.example", "a.example", "a.example", "a.example", "b.example")
 		pass(time.Minute)
@@ -142,7 +142,7 @@ func TestWayOfIdleDomainIsNotAskedForAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
-			w.way = func(domain string) (Way, bool) {
+			w.way = func(domain string) (Route, bool) {
 				way := w.to(domain)
 				way.Expires = time.Now().Add(time.Minute)
 				return way, true
@@ -315,13 +315,13 @@ func TestDomainWithoutAWayWaitsAndIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fail := true
 		w := newWorld(t, func(w *world) {
-			w.way = func(domain string) (Way, bool) {
+			w.way = func(domain string) (Route, bool) {
 				w.mu.Lock()
 				fails := fail
 				w.mu.Unlock()
 				if fails {
 					w.Unrouted(domain, "SERVFAIL", time.Now().Add(time.Minute))
-					return Way{}, false
+					return Route{}, false
 				}
 				return w.to(domain), true
 			}
@@ -345,7 +345,7 @@ func TestDomainWithoutAWayWaitsAndIsAskedAgain(t *testing.T) {
 func TestClaimTakesMailWithoutAWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(w *world) { w.way = func(string) (Way, bool) { return Way{}, false } })
+		w := newWorld(t, func(w *world) { w.way = func(string) (Route, bool) { return Route{}, false } })
 		w.add(1, "s", "no.example", "no.example")
 		job, ok := w.Claim("no.example", 50)
 		if !ok || len(job.Items) != 2 {
@@ -365,7 +365,7 @@ func TestHandedBackRecipientMovesToTheRelay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
-			w.way = func(d string) (Way, bool) { return w.to(d), d == RelayDomain("127.0.0.1:10626") }
+			w.way = func(d string) (Route, bool) { return w.to(d), d == RelayDomain("127.0.0.1:10626") }
 		})
 		w.add(1, "s", "a.example")
 		job, _ := w.Claim("a.example", 1)

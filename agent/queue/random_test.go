@@ -142,13 +142,13 @@ func randomTraffic(t *testing.T, seed uint64) {
 			w.policy.MaxMessageRate = 20
 		}
 		w.server = l.moody(seed)
-		w.way = func(domain string) (Way, bool) {
+		w.way = func(domain string) (Route, bool) {
 			mu.Lock()
 			defer mu.Unlock()
 			moves++
 			if moves%7 == 0 {
 				w.Unrouted(domain, "SERVFAIL", time.Now().Add(time.Minute))
-				return Way{}, false
+				return Route{}, false
 			}
 			way := w.to(fmt.Sprint("hosts", (int(hash(domain))+moves/10)%5))
 			way.Site = fmt.Sprint("site", hash(way.Key)%2)

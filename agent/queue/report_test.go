@@ -14,7 +14,7 @@ import (
 func TestStuckMailShows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(w *world) { w.way = func(string) (Way, bool) { return Way{}, false } })
+		w := newWorld(t, func(w *world) { w.way = func(string) (Route, bool) { return Route{}, false } })
 		e := &spool.Envelope{Origin: spool.Report, Arrived: time.Now(), Recipients: make([]spool.Recipient, 3)}
 		w.Add(1, e, make([]string, 3), []spool.State{{Stuck: true, Due: time.Now().Add(time.Hour)}, {Stuck: true}, {}})
 		states := func() (list []string) {

@@ -9,10 +9,10 @@ import (
 	"github.com/millrace/millrace/agent/route"
 )
 
-// Way is where a domain's mail goes: the answer to Options.Resolve. Domains
+// Route is where a domain's mail goes: the answer to Options.Resolve. Domains
 // with the same Key share a destination, destinations with the same Site their
 // limits; Key and Site must differ between sources and TLS policies.
-type Way struct {
+type Route struct {
 	Queue    *config.Queue // policy
 	Site     string        // key and display name of the site
 	Key      string        // key of the destination
@@ -77,8 +77,8 @@ func (s *site) link() *linked[*site] { return &s.linked }
 
 // destination is the unit of connections.
 type destination struct {
-	linked[*destination]      // on site.hungry
-	way                  *Way // replaced, never changed: sessions read it unlocked
+	linked[*destination]        // on site.hungry
+	route                *Route // replaced, never changed: sessions read it unlocked
 	site                 *site
 	domains              int
 	flows                map[uint32]*flow
@@ -99,7 +99,7 @@ type destination struct {
 func (d *destination) link() *linked[*destination] { return &d.linked }
 
 // Routed answers Options.Resolve with a way.
-func (q *Queue) Routed(name string, w Way) {
+func (q *Queue) Routed(name string, w Route) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -200,7 +200,7 @@ func (q *Queue) Reload(maxSessions int) {
 
 // destination returns the destination of a way, with the way's latest hosts and
 // policy.
-func (q *Queue) destination(w Way, now time.Time) *destination {
+func (q *Queue) destination(w Route, now time.Time) *destination {
 	d := q.dests[w.Key]
 	if d == nil {
 		s := q.sites[w.Site]
@@ -213,7 +213,7 @@ func (q *Queue) destination(w Way, now time.Time) *destination {
 		d = &destination{site: s, flows: make(map[uint32]*flow)}
 		q.dests[w.Key] = d
 	}
-	d.way = &w
+	d.route = &w
 	if s := d.site; s.policy != w.Queue {
 		s.policy = w.Queue
 		s.control.SetLimits(now, q.limitsOf(s.key, w.Queue))
@@ -420,7 +420,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 
 // launch opens one session.
 func (q *Queue) launch(d *destination) {
-	s := &Session{dest: d, way: d.way, wake: make(chan wake, 1)}
+	s := &Session{dest: d, route: d.route, wake: make(chan wake, 1)}
 	d.opening++
 	d.site.opening++
 	q.sessions++
@@ -499,8 +499,8 @@ func (q *Queue) readyWithMail(s *site) (*Session, bool) {
 
 // happen probes a destination that was down, or forgets one long unused.
 func (d *destination) happen(q *Queue, now time.Time) {
-	if d.domains == 0 && d.live == 0 && d.opening == 0 && q.dests[d.way.Key] == d {
-		delete(q.dests, d.way.Key)
+	if d.domains == 0 && d.live == 0 && d.opening == 0 && q.dests[d.route.Key] == d {
+		delete(q.dests, d.route.Key)
 		if d.site.dests--; d.site.dests == 0 {
 			d.site.leaveLine()
 			delete(q.sites, d.site.key)

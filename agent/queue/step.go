@@ -14,7 +14,7 @@ import (
 type Session struct {
 	linked[*Session] // on Queue.idle
 	dest             *destination
-	way              *Way      // of dest, when the session was launched or last given a job
+	route            *Route    // of dest, when the session was launched or last given a job
 	wake             chan wake // one message for each time it leaves the ready list
 	among            *attempts // where it is counted until it is up; nil: nowhere
 	hangs            bool      // counted in site.hanging
@@ -48,13 +48,13 @@ func (s *Session) Untried() { s.untried = true }
 
 func (s *Session) link() *linked[*Session] { return &s.linked }
 
-// Way returns where the session connects to, with the policy for its present job.
-func (s *Session) Way() Way { return *s.way }
+// Route returns where the session connects to, with the policy for its present job.
+func (s *Session) Route() Route { return *s.route }
 
 // assign gives the session its next job.
 func (q *Queue) assign(s *Session) {
-	s.way = s.dest.way
-	limit := s.way.Queue.MaxRecipientsPerMessage
+	s.route = s.dest.route
+	limit := s.route.Queue.MaxRecipientsPerMessage
 	if s.recipients > 0 {
 		limit = min(limit, s.recipients)
 	}
@@ -96,8 +96,8 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	q.admit(now)
 }
 
-// asked notes that a session that came up takes mail now, or will not.
-func (s *Session) asked() {
+// started notes that a session that came up takes mail now, or will not.
+func (s *Session) started() {
 	if s.fresh {
 		s.fresh = false
 		s.dest.fresh--
@@ -121,7 +121,7 @@ func (q *Queue) tried(s *Session) {
 func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elastic.Signal) (Job, error) {
 	now := time.Now()
 	q.mu.Lock()
-	s.asked()
+	s.started()
 	q.finish(s, done, sig, now)
 	site := s.dest.site
 	target := site.control.Target(now, site.load())
@@ -254,7 +254,7 @@ func (q *Queue) dismiss(s *Session, t elastic.Target, now time.Time) error {
 		return ErrClosed
 	}
 	d := s.dest
-	if most := d.allowance.most(now); s.jobs >= d.way.Queue.MaxMessagesPerConnection ||
+	if most := d.allowance.most(now); s.jobs >= d.route.Queue.MaxMessagesPerConnection ||
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
@@ -324,7 +324,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := s.dest
-	s.asked()
+	s.started()
 	q.finish(s, done, sig, now)
 	q.sessions--
 	ours := s.retiring

@@ -44,7 +44,7 @@ func TestStreamsAreCounted(t *testing.T) {
 		w := newWorld(t, func(w *world) {
 			w.server = func(w *world, s *Session) { w.Opened(s, nil); <-t.Context().Done() }
 		})
-		w.way = func(string) (Way, bool) { return Way{}, false }
+		w.way = func(string) (Route, bool) { return Route{}, false }
 		w.add(1, "a", "x.example", "y.example")
 		w.Add(2, &spool.Envelope{Stream: "b", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
 			[]string{"x.example"}, []spool.State{{Due: time.Now().Add(time.Hour)}})

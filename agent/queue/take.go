@@ -70,8 +70,8 @@ func (q *Queue) Hasten(entries []Entry) (n int) {
 	return n
 }
 
-// AskWay asks for the way to a domain again, if it has mail.
-func (q *Queue) AskWay(domain string) {
+// Reroute asks for the way to a domain again, if it has mail.
+func (q *Queue) Reroute(domain string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if d := q.domains[domain]; d != nil {

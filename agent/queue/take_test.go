@@ -91,9 +91,9 @@ func TestTakeKeepsAMessagesRecipientsTogether(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
-			w.way = func(domain string) (Way, bool) {
+			w.way = func(domain string) (Route, bool) {
 				w.Unrouted(domain, "SERVFAIL", time.Now().Add(time.Minute))
-				return Way{}, false
+				return Route{}, false
 			}
 		})
 		w.add(1, "s", "a.example", "a.example", "b.example", "a.example")
@@ -103,7 +103,7 @@ func TestTakeKeepsAMessagesRecipientsTogether(t *testing.T) {
 		}
 		// What goes back is sent as ever.
 		pass(time.Second)
-		w.way = func(domain string) (Way, bool) { return w.to(domain), true }
+		w.way = func(domain string) (Route, bool) { return w.to(domain), true }
 		for _, j := range jobs {
 			for _, it := range j.Items {
 				w.Settle([]Settled{{Handle: it.Handle, Untried: true}})

@@ -29,7 +29,7 @@ type world struct {
 
 	mu       sync.Mutex
 	asked    []string
-	way      func(domain string) (Way, bool)
+	way      func(domain string) (Route, bool)
 	server   func(w *world, s *Session) // the life of a session
 	service  time.Duration              // of a transaction
 	quit     time.Duration              // to take leave
@@ -45,7 +45,7 @@ func newWorld(t *testing.T, change func(*world)) *world {
 		Name: "general", MaxSessions: 20, MaxMessagesPerConnection: 100, MaxRecipientsPerMessage: 50,
 		Retry: []time.Duration{5 * time.Minute}, Expire: 120 * time.Hour, Route: config.Route{Kind: config.RouteMX},
 	}}
-	w.way = func(domain string) (Way, bool) { return w.to(domain), true }
+	w.way = func(domain string) (Route, bool) { return w.to(domain), true }
 	w.server = (*world).serveSession
 	o := Options{Relay: RelayDomain("127.0.0.1:10626"), MaxSessions: 100}
 	o.Resolve = func(domain string) {
@@ -77,8 +77,8 @@ func newWorld(t *testing.T, change func(*world)) *world {
 }
 
 // to is the way to a destination of its own for the name.
-func (w *world) to(name string) Way {
-	return Way{Queue: &w.policy, Site: name, Key: name, Plan: &route.Plan{
+func (w *world) to(name string) Route {
+	return Route{Queue: &w.policy, Site: name, Key: name, Plan: &route.Plan{
 		Domain: name, Hosts: []route.Host{{Name: "mx." + name, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},
 	}}
 }
