@@ -24,14 +24,14 @@ import (
 
 // HandBack implements control.Backend.
 func (a *Agent) HandBack(ctx context.Context, f control.Filter) (control.Selected, error) {
-	return a.do(ctx, &deed{[]step{{away, (*Agent).giveBack}}, true}, control.Order{Filter: f}, func(control.Selected) {})
+	return a.do(ctx, &deed{[]step{{notYetReturning, (*Agent).handBack}}, true}, control.Order{Filter: f}, func(control.Selected) {})
 }
 
-// away leaves out what waits for the host already.
-func away(s *selection, e *queue.Entry) bool { return e.Domain != s.agent.now.Load().relay }
+// notYetReturning leaves out what waits for the host already.
+func notYetReturning(s *selection, e *queue.Entry) bool { return e.Domain != s.agent.now.Load().relay }
 
-// giveBack has mail wait for the host.
-func (a *Agent) giveBack(s *selection, chosen []queue.Entry) int {
+// handBack has mail wait for the host.
+func (a *Agent) handBack(s *selection, chosen []queue.Entry) int {
 	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.HandBack, Enhanced: "4.3.0", Reason: "handed back by the admin"})
 }
 
@@ -39,7 +39,7 @@ func (a *Agent) giveBack(s *selection, chosen []queue.Entry) int {
 func (a *Agent) Return() control.Return {
 	set := a.now.Load()
 	r := control.Return{Relay: set.config.Handback.Relay, Done: a.returned.Load(), HostQueue: -1}
-	r.Waiting, r.Later = a.queue.AtRelay()
+	r.Waiting, r.Later = a.queue.AtHost()
 	r.Stuck = a.queue.Stuck()
 	if h := a.hostQueue.Load(); h != nil && set.config.Handback.MaxHostQueue > 0 {
 		r.HostQueue = h.length

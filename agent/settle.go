@@ -59,8 +59,8 @@ type fate struct {
 func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
-		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.words.name,
-		Relay: r.route.Handback, Report: r.envelope.Origin == spool.Report,
+		Tries: item.Tries, Born: r.job.Born, Jitter: rand.Float64(), Peer: r.words.name,
+		ToHost: r.route.Handback, Report: r.envelope.Origin == spool.Report,
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
 		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
@@ -91,7 +91,7 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 		f.relayed = !res.DSNTaken
 	}
 	f.decision = r.agent.retryPolicy(r.route.Queue).Decide(time.Now(), at)
-	if !at.Relay { // rules are about receivers
+	if !at.ToHost { // rules are about receivers
 		d := f.decision
 		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
 		r.agent.heed(word{decision: d, way: r.route, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
@@ -253,7 +253,7 @@ func (a *Agent) fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue
 
 func (a *Agent) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
 	r := report{agent: a, envelope: e, job: job, route: queue.Route{Queue: q}}
-	at.Born, at.Luck = job.Born, rand.Float64()
+	at.Born, at.Jitter = job.Born, rand.Float64()
 	at.Report = e != nil && e.Origin == spool.Report
 	for _, item := range job.Items {
 		at.Tries = item.Tries

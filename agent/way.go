@@ -152,7 +152,7 @@ var faults = map[route.Reason]outcome.Fault{
 
 // retryPolicy is what a queue says about retryPolicy, and what receivers' replies mean.
 func (s *settings) retryPolicy(q *config.Queue) outcome.Policy {
-	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, Return: time.Duration(q.HandbackAfter), Rules: s.replies}
+	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, HandbackAfter: time.Duration(q.HandbackAfter), Rules: s.replies}
 }
 
 // retryPolicy is that of the configuration in force.

@@ -20,8 +20,8 @@ func (p Policy) Decide(now time.Time, a Attempt) Decision {
 		d.Action = Deliver
 	case r.end == damaged:
 		d.Action = Damage
-	case a.Relay:
-		p.atRelay(now, &a, &r, &d)
+	case a.ToHost:
+		p.atHost(now, &a, &r, &d)
 	case r.end == permanent:
 		d.Action = Bounce
 	case r.end == unfit:
@@ -29,19 +29,19 @@ func (p Policy) Decide(now time.Time, a Attempt) Decision {
 	case p.expired(now, &a):
 		d.Action, d.Class, d.Enhanced = Bounce, ClassExpired, "4.4.7"
 		d.Reason = fmt.Sprintf("message expired after %s in the queue: %s", days(p.Expire), d.Reason)
-	case p.Return > 0 && old(now, &a, p.Return):
+	case p.HandbackAfter > 0 && old(now, &a, p.HandbackAfter):
 		d.Action = HandBack
-		d.Reason = fmt.Sprintf("deferred for %s: %s", days(p.Return), d.Reason)
+		d.Reason = fmt.Sprintf("deferred for %s: %s", days(p.HandbackAfter), d.Reason)
 	default:
 		d.Action, d.Due = Retry, p.due(now, &a, r.class)
 	}
 	return d
 }
 
-// atRelay decides on what was given to the host MTA. It is the last resort, and a
+// atHost decides on what was given to the host MTA. It is the last resort, and a
 // report of its failure would go the same way: so it never bounces, neither by a
 // refusal nor by age.
-func (p Policy) atRelay(now time.Time, a *Attempt, r *reading, d *Decision) {
+func (p Policy) atHost(now time.Time, a *Attempt, r *reading, d *Decision) {
 	if r.end != temporary || p.expired(now, a) {
 		d.Action, d.Due = Stuck, now.Add(stuckRetry)
 		return
@@ -96,8 +96,8 @@ func (p Policy) due(now time.Time, a *Attempt, c Class) time.Time {
 	if c == ClassGreylisted && a.Tries == 0 {
 		wait = min(wait, greylistWait)
 	}
-	due := now.Add(wait + time.Duration(float64(wait)*jitter*a.Luck))
-	for _, age := range [...]time.Duration{p.Expire, p.Return} {
+	due := now.Add(wait + time.Duration(float64(wait)*jitter*a.Jitter))
+	for _, age := range [...]time.Duration{p.Expire, p.HandbackAfter} {
 		if end := a.Born.Add(age); age > 0 && !a.Born.IsZero() && due.After(end) {
 			due = end
 		}

@@ -115,7 +115,7 @@ func TestHostMTANeverMakesABounce(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 20_000 {
-		a := Attempt{Stage: Stage(r.IntN(7)), Fault: Fault(r.IntN(14)), Tries: r.IntN(40), Born: born, Relay: true, Report: r.IntN(2) == 0}
+		a := Attempt{Stage: Stage(r.IntN(7)), Fault: Fault(r.IntN(14)), Tries: r.IntN(40), Born: born, ToHost: true, Report: r.IntN(2) == 0}
 		if r.IntN(2) == 0 {
 			x := replies[r.IntN(len(replies))]
 			a.Code, a.Enhanced, a.Text = x.code, x.enhanced, x.text
@@ -152,7 +152,7 @@ func TestHostMTARefusalIsStuck(t *testing.T) {
 		{Attempt{Stage: Mail, Fault: Oversize}, 0, Stuck, time.Hour},
 		{Attempt{Stage: Connect, Fault: Unreachable, Report: true}, 6 * 24 * time.Hour, Stuck, time.Hour},
 	} {
-		x.a.Relay, x.a.Born = true, born
+		x.a.ToHost, x.a.Born = true, born
 		now := born.Add(x.age)
 		d := p.Decide(now, x.a)
 		if d.Action != x.want || x.due != 0 && d.Due.Sub(now) != x.due {
@@ -265,7 +265,7 @@ func TestLuckPutsARetryOffByATenthAtMost(t *testing.T) {
 	t.Parallel()
 	a := Attempt{Stage: Rcpt, Code: 451, Born: born, Tries: 1}
 	for luck, want := range map[float64]time.Duration{0: 15 * time.Minute, 0.5: 15*time.Minute + 45*time.Second} {
-		a.Luck = luck
+		a.Jitter = luck
 		if d := policy().Decide(born, a); d.Due.Sub(born) != want {
 			t.Errorf("luck %v: after %v, want %v", luck, d.Due.Sub(born), want)
 		}
@@ -280,7 +280,7 @@ func TestFiveDaysOfDeferrals(t *testing.T) {
 		Expire: 120 * time.Hour,
 	}
 	born := time.Unix(1_800_000_000, 0)
-	at := Attempt{Stage: Rcpt, Code: 451, Enhanced: "4.7.1", Text: "Greylisted", Peer: "mx.example[192.0.2.1]", Born: born, Luck: 0.5}
+	at := Attempt{Stage: Rcpt, Code: 451, Enhanced: "4.7.1", Text: "Greylisted", Peer: "mx.example[192.0.2.1]", Born: born, Jitter: 0.5}
 	now := born
 	for ; ; at.Tries++ {
 		d := p.Decide(now, at)
@@ -303,7 +303,7 @@ func TestFiveDaysOfDeferrals(t *testing.T) {
 func TestDeferredMailGoesBackToTheHost(t *testing.T) {
 	t.Parallel()
 	p := policy()
-	p.Return = time.Hour
+	p.HandbackAfter = time.Hour
 	a := Attempt{Stage: Rcpt, Code: 451, Text: "later", Born: born, Tries: 9}
 	if d := p.Decide(born.Add(59*time.Minute), a); d.Action != Retry || !d.Due.Equal(born.Add(time.Hour)) {
 		t.Errorf("before: %v at %v, want a last try at the time of return", d.Action, d.Due)
@@ -326,7 +326,7 @@ func TestDeferredMailGoesBackToTheHost(t *testing.T) {
 		t.Errorf("expired: %+v", d)
 	}
 	// The host is the end of the way: nothing goes back from there.
-	a.Relay = true
+	a.ToHost = true
 	if d := p.Decide(born.Add(2*time.Hour), a); d.Action != Retry {
 		t.Errorf("at the host: %+v", d)
 	}

@@ -53,8 +53,8 @@ type Attempt struct {
 	Peer     string    // who spoke: "mx1.example[192.0.2.1]"; "" if nobody was reached
 	Tries    int       // tries before this one
 	Born     time.Time // of the message; zero: it does not expire
-	Luck     float64   // in [0, 1): puts a retry off by up to a tenth, so that not all come at once
-	Relay    bool      // this was the hand-back relay
+	Jitter   float64   // in [0, 1): puts a retry off by up to a tenth, so that not all come at once
+	ToHost   bool      // this was the hand-back relay
 	Report   bool      // the message is a DSN of ours
 }
 
@@ -123,8 +123,8 @@ type Decision struct {
 
 // Policy is what a queue says about retries.
 type Policy struct {
-	Retry  []time.Duration // the last one repeats; none: every 30 minutes
-	Expire time.Duration   // age at which a failure is final; 0: never
-	Return time.Duration   // age at which one that may pass gives the message to the host MTA; 0: never
-	Rules  []Rule          // about what receivers say; the first that matches wins
+	Retry         []time.Duration // the last one repeats; none: every 30 minutes
+	Expire        time.Duration   // age at which a failure is final; 0: never
+	HandbackAfter time.Duration   // age at which one that may pass gives the message to the host MTA; 0: never
+	Rules         []Rule          // about what receivers say; the first that matches wins
 }

@@ -181,9 +181,9 @@ func (q *Queue) Reason(domain string) string {
 	return d.dest.reason
 }
 
-// AtRelay returns how many recipients wait for the hand-back relay, of domains too
+// AtHost returns how many recipients wait for the hand-back relay, of domains too
 // whose way it is, and how many more are in a transaction there or deferred.
-func (q *Queue) AtRelay() (waiting, others int) {
+func (q *Queue) AtHost() (waiting, others int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, d := range q.domains {
