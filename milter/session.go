@@ -80,7 +80,7 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if !s.conn.ExactHeaders() {
 		return s.leave("MTA does not give header fields as they are")
 	}
-	if s.way() == impossible {
+	if s.removal() == impossible {
 		return s.leave("MTA does not let recipients be deleted")
 	}
 	most := int64(cfg.Milter.MaxMessageSize)

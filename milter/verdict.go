@@ -12,19 +12,19 @@ import (
 	"github.com/millrace/millrace/milter/wire"
 )
 
-// way is how the MTA is made to forget what was diverted.
-type way int
+// removal is how the MTA is made to forget what was diverted.
+type removal int
 
 const (
-	impossible way = iota
+	impossible removal = iota
 	delrcpt
 	discard
 )
 
-func (w way) String() string { return [...]string{"impossible", "delrcpt", "discard"}[w] }
+func (w removal) String() string { return [...]string{"impossible", "delrcpt", "discard"}[w] }
 
-// way chooses by what is diverted, the setting and the MTA.
-func (s *session) way() way {
+// removal chooses by what is diverted, the setting and the MTA.
+func (s *session) removal() removal {
 	whole := !slices.Contains(s.d.Divert, false)
 	switch v := s.m.setup.cfg.Milter.Verdict; {
 	case s.m.Command:
@@ -73,7 +73,7 @@ func (s *session) end(verdict, reason string, v wire.Verdict) wire.Verdict {
 // diverted is the verdict over a message that is durable now. The receipt is
 // settled only when it is known whether the MTA was told.
 func (s *session) diverted(r Receipt) wire.Verdict {
-	way := s.way()
+	way := s.removal()
 	v := wire.Verdict{Action: wire.Discard}
 	if way == delrcpt {
 		v = wire.Verdict{Action: wire.Accept, Delete: s.m.deletions(s.d.Divert)}
