@@ -156,13 +156,13 @@ const together = 256
 func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision) (n int) {
 	var done []queue.Settled
 	var events []spool.Event
-	var reports []report
+	var reports []settlement
 	write := func() {
 		written := a.record(events)
 		rest := events
 		for i := range reports { // each with its own part of the events
-			n := len(reports[i].fates)
-			reports[i].tellAll(rest[:n], written)
+			n := len(reports[i].results)
+			reports[i].publish(rest[:n], written)
 			rest = rest[n:]
 		}
 		a.queue.Settle(done)
@@ -170,7 +170,7 @@ func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision
 	}
 	for _, job := range a.queue.Take(chosen) {
 		r := a.ending(s, job, func(string) outcome.Decision { return d })
-		done, events = r.outcomes(done, events)
+		done, events = r.events(done, events)
 		reports = append(reports, r)
 		if len(events) >= together {
 			write()
@@ -200,15 +200,15 @@ func (a *Agent) expireNow(s *selection, chosen []queue.Entry) (n int) {
 }
 
 // ending is a report of recipients on whom an admin decides, each by its last reply.
-func (a *Agent) ending(s *selection, job queue.Job, decide func(last string) outcome.Decision) report {
-	r := report{agent: a, envelope: s.envelope(job.ID), job: job, route: queue.Route{Queue: a.now.Load().queueOf(job.Domain)}, at: time.Now()}
+func (a *Agent) ending(s *selection, job queue.Job, decide func(last string) outcome.Decision) settlement {
+	r := settlement{agent: a, envelope: s.envelope(job.ID), job: job, route: queue.Route{Queue: a.now.Load().queueOf(job.Domain)}, at: time.Now()}
 	states, _ := a.store.States(job.ID) // none: there is nothing to say of them
 	for _, item := range job.Items {
 		last := ""
 		if int(item.Ordinal) < len(states) {
 			last = states[item.Ordinal].Reply
 		}
-		r.fates = append(r.fates, fate{item: item, decision: decide(last)})
+		r.results = append(r.results, result{item: item, decision: decide(last)})
 	}
 	return r
 }

@@ -56,11 +56,11 @@ func (p peer) relay() string {
 // endpoint is what is remembered of the peer's TLS by.
 func (p peer) endpoint() endpoint { return endpoint{p.name, p.addr} }
 
-// words are how a peer is written in reports, log lines and signals, put together
+// hostNames are how a peer is written in reports, log lines and signals, put together
 // once for a connection.
-type words struct{ name, relay, host string }
+type hostNames struct{ name, relay, host string }
 
-func (p peer) words() words { return words{p.String(), p.relay(), p.place()} }
+func (p peer) hostNames() hostNames { return hostNames{p.String(), p.relay(), p.place()} }
 
 // maxAddresses is how many addresses one connect tries, as Postfix's
 // smtp_mx_address_limit.

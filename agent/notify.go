@@ -31,9 +31,9 @@ type notices struct {
 type notice struct {
 	id    spool.ID
 	due   time.Time
-	parts []report // their fates are failures
-	n     int      // recipients
-	sent  bool     // or being sent
+	parts []settlement // their fates are failures
+	n     int          // recipients
+	sent  bool         // or being sent
 }
 
 const (
@@ -49,7 +49,7 @@ const (
 
 // add takes failures in. If it returns a notice, that is to be sent now: it has
 // all there is to wait for, or there is no room to wait.
-func (ns *notices) add(r report, now time.Time) *notice {
+func (ns *notices) add(r settlement, now time.Time) *notice {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	n := ns.open[r.job.ID]
@@ -60,16 +60,16 @@ func (ns *notices) add(r report, now time.Time) *notice {
 	}
 	fresh := n.n == 0
 	n.parts = append(n.parts, r)
-	n.n += len(r.fates)
-	ready := n.n >= min(len(r.envelope.Recipients), maxMerged) || ns.held+len(r.fates) > maxHeld
+	n.n += len(r.results)
+	ready := n.n >= min(len(r.envelope.Recipients), maxMerged) || ns.held+len(r.results) > maxHeld
 	switch {
 	case ready && fresh:
 		n.sent = true
 	case ready:
-		ns.held += len(r.fates)
+		ns.held += len(r.results)
 		ns.close(n)
 	default:
-		ns.held += len(r.fates)
+		ns.held += len(r.results)
 		if fresh {
 			if ns.open == nil {
 				ns.open = make(map[spool.ID]*notice)
@@ -155,8 +155,8 @@ func (a *Agent) bounceAll(list []*notice) {
 func (a *Agent) bounce(n *notice) {
 	var list []dsn.Recipient
 	for i := range n.parts {
-		for j := range n.parts[i].fates {
-			list = append(list, n.parts[i].reported(&n.parts[i].fates[j], dsn.Failed))
+		for j := range n.parts[i].results {
+			list = append(list, n.parts[i].reported(&n.parts[i].results[j], dsn.Failed))
 		}
 	}
 	e := n.parts[0].envelope
@@ -165,42 +165,42 @@ func (a *Agent) bounce(n *notice) {
 		a.log.Error("cannot spool a delivery report; its recipients stay queued", "qid", e.QueueID, "id", n.id, "err", err)
 		due := time.Now().Add(5 * time.Minute)
 		for i := range n.parts {
-			for j := range n.parts[i].fates {
-				d := &n.parts[i].fates[j].decision
+			for j := range n.parts[i].results {
+				d := &n.parts[i].results[j].decision
 				d.Action, d.Due = outcome.Retry, due
 			}
 		}
 	}
 	for i := range n.parts {
-		done, _ := n.parts[i].conclude(nil, nil)
+		done, _ := n.parts[i].commit(nil, nil)
 		a.queue.Settle(done)
 	}
 }
 
-// tellSender makes the reports that are owed for this job. Failures that it has to
+// report makes the reports that are owed for this job. Failures that it has to
 // report are taken out of it: they are settled when the report is durable.
 // Successes, where the sender asked for it and the next server will not tell, are
 // reported before they are journalled: a crash in between repeats the report.
-func (r *report) tellSender(done []queue.Settled) []queue.Settled {
+func (r *settlement) report(done []queue.Settled) []queue.Settled {
 	e := r.envelope
 	if e == nil {
 		return done
 	}
-	var failed []fate
+	var failed []result
 	var relayed []dsn.Recipient
-	for _, f := range r.fates {
+	for _, f := range r.results {
 		switch {
-		case r.owes(&f, outcome.Bounce, dsn.Failed):
+		case r.owesDSN(&f, outcome.Bounce, dsn.Failed):
 			failed = append(failed, f)
 			done = append(done, queue.Settled{Handle: f.item.Handle, Kept: true})
-		case f.relayed && !r.route.Handback && r.owes(&f, outcome.Deliver, dsn.Relayed):
+		case f.relayed && !r.route.Handback && r.owesDSN(&f, outcome.Deliver, dsn.Relayed):
 			relayed = append(relayed, r.reported(&f, dsn.Relayed))
 		}
 	}
 	if len(failed) > 0 {
 		part := *r
-		part.fates = failed
-		r.fates = slices.DeleteFunc(slices.Clone(r.fates), func(f fate) bool { return r.owes(&f, outcome.Bounce, dsn.Failed) })
+		part.results = failed
+		r.results = slices.DeleteFunc(slices.Clone(r.results), func(f result) bool { return r.owesDSN(&f, outcome.Bounce, dsn.Failed) })
 		if n := r.agent.notices.add(part, r.at); n != nil {
 			r.agent.bounce(n)
 		}
@@ -213,13 +213,13 @@ func (r *report) tellSender(done []queue.Settled) []queue.Settled {
 	return done
 }
 
-// owes says whether a recipient came to this end and the sender wants to hear of it.
-func (r *report) owes(f *fate, end outcome.Action, a dsn.Action) bool {
+// owesDSN says whether a recipient came to this end and the sender wants to hear of it.
+func (r *settlement) owesDSN(f *result, end outcome.Action, a dsn.Action) bool {
 	return f.decision.Action == end && !f.untried && dsn.Owed(r.envelope, r.envelope.Recipients[f.item.Ordinal], a)
 }
 
 // reported is what a report says of one recipient.
-func (r *report) reported(f *fate, action dsn.Action) dsn.Recipient {
+func (r *settlement) reported(f *result, action dsn.Action) dsn.Recipient {
 	x := dsn.Recipient{
 		Recipient: r.envelope.Recipients[f.item.Ordinal], Action: action, Status: f.decision.Enhanced,
 		Text: f.decision.Reason, Diagnostic: f.decision.Reason, LastAttempt: r.at,

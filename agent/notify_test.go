@@ -15,8 +15,8 @@ import (
 )
 
 // failures is a part of a report about so many recipients of a message.
-func failures(id spool.ID, e *spool.Envelope, n int) report {
-	return report{job: queue.Job{ID: id}, envelope: e, fates: make([]fate, n)}
+func failures(id spool.ID, e *spool.Envelope, n int) settlement {
+	return settlement{job: queue.Job{ID: id}, envelope: e, results: make([]result, n)}
 }
 
 func TestFailuresOfOneMessageWaitForEachOther(t *testing.T) {

@@ -115,12 +115,12 @@ func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 	s := newStage(t, nil)
 	s.start()
 	decide := func(res smtp.RcptResult, err error) outcome.Action {
-		r := report{
+		r := settlement{
 			agent: s.agent, envelope: &spool.Envelope{Sender: "n@news.test", Recipients: []spool.Recipient{{Address: "a@far.test"}}},
 			job: queue.Job{Born: time.Now().Add(-200 * time.Hour)}, route: queue.Route{Queue: &s.config.General}, reuse: 1,
 		}
 		r.add(queue.Item{}, res, err)
-		return r.fates[0].decision.Action
+		return r.results[0].decision.Action
 	}
 	doubt := smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageDot}
 	lost := smtp.RcptResult{Fate: smtp.NotOffered, Stage: smtp.StageContent}

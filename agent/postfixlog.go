@@ -30,16 +30,16 @@ func (a *Agent) logActive(e *spool.Envelope, id spool.ID, nrcpt int) {
 // logTaken says again that a message is taken up if it was deferred, or came before
 // this start of the agent: as Postfix does, so that the log of a day has the size
 // of what was delivered on it.
-func (a *Agent) logTaken(r *report) {
+func (a *Agent) logTaken(r *settlement) {
 	if !a.postfix() || r.envelope == nil || r.route.Site == "" { // settled without a try
 		return
 	}
 	again := r.envelope.Arrived.Before(a.began)
-	for _, f := range r.fates {
+	for _, f := range r.results {
 		again = again || f.item.Tries > 0
 	}
 	if again {
-		a.logActive(r.envelope, r.job.ID, len(r.fates))
+		a.logActive(r.envelope, r.job.ID, len(r.results))
 	}
 }
 

@@ -29,7 +29,7 @@ func (a *Agent) session(s *queue.Session) {
 		return
 	}
 	defer a.hosts.left(p.addr.Addr())
-	w := worker{agent: a, conn: conn, peer: p, words: p.words(), connected: time.Since(began)}
+	w := worker{agent: a, conn: conn, peer: p, names: p.hostNames(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	a.queue.Opened(s, sig)
 	var done []queue.Settled
@@ -38,7 +38,7 @@ func (a *Agent) session(s *queue.Session) {
 		job, err := a.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}), "")
+			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.names.host, Began: began}), "")
 			return
 		}
 		way = s.Route() // a reload may have changed the policy
@@ -46,7 +46,7 @@ func (a *Agent) session(s *queue.Session) {
 		if err != nil {
 			conn.Close()
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
-				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.words.host, Began: began})
+				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.host, Began: began})
 			}
 			a.queue.Leave(s, done, sig, "")
 			return
@@ -87,7 +87,7 @@ type worker struct {
 	agent     *Agent
 	conn      *smtp.Conn
 	peer      peer
-	words     words
+	names     hostNames
 	last      time.Time     // when the last transaction ended
 	connected time.Duration // what the connect took; part of the first transaction's delay
 	sent      int
@@ -100,7 +100,7 @@ type worker struct {
 func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
 	a := w.agent
 	began := time.Now()
-	closed := elastic.Signal{Kind: elastic.Closed, Host: w.words.host, Began: began}
+	closed := elastic.Signal{Kind: elastic.Closed, Host: w.names.host, Began: began}
 	if err := w.check(began); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, closed), err
@@ -119,8 +119,8 @@ func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, s
 	w.sent++
 	w.last = time.Now()
 	took := w.last.Sub(began)
-	r := report{
-		agent: a, envelope: e, job: job, route: way, peer: w.peer, words: w.words, reuse: w.sent,
+	r := settlement{
+		agent: a, envelope: e, job: job, route: way, peer: w.peer, names: w.names, reuse: w.sent,
 		times: times{connect: w.connected, transmit: took},
 	}
 	w.connected = 0
@@ -133,7 +133,7 @@ func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, s
 	}
 	w.done, w.events = r.settle(w.done, w.events)
 	sig = append(sig, r.signal(began))
-	if err == nil && w.insistsOnTLS(r.fates) {
+	if err == nil && w.insistsOnTLS(r.results) {
 		return w.done, append(sig, closed), errInsists
 	}
 	return w.done, sig, err
@@ -144,7 +144,7 @@ var errInsists = errors.New("the host takes no mail without TLS")
 // insistsOnTLS says that this connection is in the clear only because a handshake
 // failed lately, and that the host takes no mail that way. The next connect tries
 // TLS again.
-func (w *worker) insistsOnTLS(fates []fate) bool {
+func (w *worker) insistsOnTLS(fates []result) bool {
 	if _, ok := w.conn.TLS(); ok {
 		return false
 	}

@@ -16,34 +16,34 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// report collects what became of a job's recipients and settles them:
+// settlement collects what became of a job's recipients and settles them:
 //
 //  1. reports that are owed are appended to the spool, durable, as mail of our own;
 //  2. the outcomes are written to the journal (in the kernel on return, synced
 //     within 100 ms);
 //  3. only then do they reach the queue, whose next Step may send the next dot.
 //
-// A crash before 2 repeats the transaction (and its report); none loses one. For
+// A crash before 2 repeats the transaction (and its settlement); none loses one. For
 // failures that are reported these steps come a little later, apart from the rest
 // of the job (notices).
-type report struct {
+type settlement struct {
 	agent    *Agent
 	envelope *spool.Envelope // nil when it could not be read
 	job      queue.Job
 	route    queue.Route
 	peer     peer
-	words    words
+	names    hostNames
 	reuse    int // transactions on the connection, this one counted
 	times    times
-	fates    []fate
+	results  []result
 	at       time.Time // when the job was settled
 }
 
 // times are parts of a delivery's delay.
 type times struct{ connect, transmit time.Duration }
 
-// fate is the decision on one recipient.
-type fate struct {
+// result is the decision on one recipient.
+type result struct {
 	item     queue.Item
 	decision outcome.Decision
 	reply    smtp.Reply // the server's word, if it spoke
@@ -56,16 +56,16 @@ type fate struct {
 }
 
 // add decides on one recipient of a transaction. err is the connection's.
-func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
+func (r *settlement) add(item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
-		Tries: item.Tries, Born: r.job.Born, Jitter: rand.Float64(), Peer: r.words.name,
+		Tries: item.Tries, Born: r.job.Born, Jitter: rand.Float64(), Peer: r.names.name,
 		ToHost: r.route.Handback, Report: r.envelope.Origin == spool.Report,
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
 		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
 	}
-	f := fate{item: item, reply: res.Reply}
+	f := result{item: item, reply: res.Reply}
 	switch res.Fate {
 	case smtp.NotOffered:
 		switch {
@@ -96,13 +96,13 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
 		r.agent.heed(word{decision: d, way: r.route, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
 	}
-	r.fates = append(r.fates, f)
+	r.results = append(r.results, f)
 }
 
 // signal is the transaction's evidence for the controller.
-func (r *report) signal(began time.Time) elastic.Signal {
-	s := elastic.Signal{Kind: elastic.Accepted, Host: r.words.host, Began: began}
-	for _, f := range r.fates {
+func (r *settlement) signal(began time.Time) elastic.Signal {
+	s := elastic.Signal{Kind: elastic.Accepted, Host: r.names.host, Began: began}
+	for _, f := range r.results {
 		if f.untried {
 			s.Kind = elastic.Closed
 		} else if f.decision.Action != outcome.Deliver {
@@ -117,26 +117,26 @@ func (r *report) signal(began time.Time) elastic.Signal {
 
 // settle makes reports, writes the journal, tells of it, and returns what the queue
 // must know.
-func (r *report) settle(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
+func (r *settlement) settle(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	r.at = time.Now()
 	rest := *r
-	done = rest.tellSender(done)
-	return rest.conclude(done, events)
+	done = rest.report(done)
+	return rest.commit(done, events)
 }
 
-// conclude is settle without reports.
-func (r *report) conclude(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
-	done, events = r.outcomes(done, events)
-	r.tellAll(events, r.agent.record(events))
+// commit is settle without reports.
+func (r *settlement) commit(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
+	done, events = r.events(done, events)
+	r.publish(events, r.agent.record(events))
 	return done, events
 }
 
-// tellAll tells of outcomes that are written to the journal, if they are.
-func (r *report) tellAll(events []spool.Event, written bool) {
+// publish tells of outcomes that are written to the journal, if they are.
+func (r *settlement) publish(events []spool.Event, written bool) {
 	if written {
 		r.agent.logTaken(r)
-		for _, f := range r.fates {
-			r.tell(f, r.at)
+		for _, f := range r.results {
+			r.publishOne(f, r.at)
 		}
 	}
 	for i := range events {
@@ -146,10 +146,10 @@ func (r *report) tellAll(events []spool.Event, written bool) {
 	}
 }
 
-// outcomes are what conclude writes and returns, for who writes many at once and tells
+// events are what conclude writes and returns, for who writes many at once and tells
 // of them then.
-func (r *report) outcomes(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
-	for _, f := range r.fates {
+func (r *settlement) events(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
+	for _, f := range r.results {
 		s := f.settled(r.route.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
 		if !s.Untried {
 			tries := min(f.item.Tries+1, math.MaxUint16)
@@ -170,7 +170,7 @@ func (r *report) outcomes(done []queue.Settled, events []spool.Event) ([]queue.S
 }
 
 // settled translates a decision for the queue.
-func (f *fate) settled(handedBack bool) queue.Settled {
+func (f *result) settled(handedBack bool) queue.Settled {
 	d := f.decision
 	s := queue.Settled{Handle: f.item.Handle, Reason: d.Reason, Untried: f.untried}
 	if f.untried {
@@ -252,19 +252,19 @@ func (a *Agent) fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue
 }
 
 func (a *Agent) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
-	r := report{agent: a, envelope: e, job: job, route: queue.Route{Queue: q}}
+	r := settlement{agent: a, envelope: e, job: job, route: queue.Route{Queue: q}}
 	at.Born, at.Jitter = job.Born, rand.Float64()
 	at.Report = e != nil && e.Origin == spool.Report
 	for _, item := range job.Items {
 		at.Tries = item.Tries
-		r.fates = append(r.fates, fate{item: item, decision: a.retryPolicy(q).Decide(time.Now(), at)})
+		r.results = append(r.results, result{item: item, decision: a.retryPolicy(q).Decide(time.Now(), at)})
 	}
 	done, _ := r.settle(nil, nil)
 	return done
 }
 
-// tell makes the account of a delivery attempt and gives it to all who tell of it.
-func (r *report) tell(f fate, now time.Time) {
+// publishOne makes the account of a delivery attempt and gives it to all who publishOne of it.
+func (r *settlement) publishOne(f result, now time.Time) {
 	d := event.Delivery{
 		Time: now, ID: r.job.ID, Envelope: r.envelope, Ordinal: f.item.Ordinal,
 		Domain: r.job.Domain, Queue: r.route.Queue.Name, Site: r.route.Site,
@@ -274,7 +274,7 @@ func (r *report) tell(f fate, now time.Time) {
 		Enhanced: f.decision.Enhanced, Reason: f.decision.Reason, Due: f.decision.Due,
 	}
 	if r.peer.known() {
-		d.Relay = r.words.relay
+		d.Relay = r.names.relay
 	}
 	if f.untried || f.suppressed {
 		d.Tries--
@@ -287,7 +287,7 @@ func (r *report) tell(f fate, now time.Time) {
 }
 
 // status names the decision for those who tell of it.
-func (f *fate) status(handback bool) event.Status {
+func (f *result) status(handback bool) event.Status {
 	if f.untried {
 		return event.Returned
 	}

@@ -31,9 +31,9 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 	} {
 		a := &Agent{}
 		a.now.Store(&settings{})
-		r := report{agent: a, envelope: &spool.Envelope{}, route: queue.Route{Queue: &config.Queue{}}, reuse: test.reuse}
+		r := settlement{agent: a, envelope: &spool.Envelope{}, route: queue.Route{Queue: &config.Queue{}}, reuse: test.reuse}
 		r.add(queue.Item{}, test.result, test.err)
-		if got := r.fates[0].untried; got != test.untried {
+		if got := r.results[0].untried; got != test.untried {
 			t.Errorf("%s: untried: %v", test.name, got)
 		}
 	}

@@ -62,7 +62,7 @@ func (a *Agent) withhold(e *spool.Envelope, job queue.Job, way queue.Route, done
 	if way.Handback || e.Origin != spool.Diverted {
 		return job.Items, done
 	}
-	var r *report
+	var r *settlement
 	var others []queue.Item
 	now := time.Now()
 	for i, item := range job.Items {
@@ -73,10 +73,10 @@ func (a *Agent) withhold(e *spool.Envelope, job queue.Job, way queue.Route, done
 			others = append(others, item)
 		default:
 			if r == nil {
-				r = &report{agent: a, envelope: e, job: job, route: way}
+				r = &settlement{agent: a, envelope: e, job: job, route: way}
 				others = append(others, job.Items[:i]...)
 			}
-			r.fates = append(r.fates, fate{item: item, decision: a.withheld(&entry), suppressed: true})
+			r.results = append(r.results, result{item: item, decision: a.withheld(&entry), suppressed: true})
 		}
 	}
 	if r == nil {
