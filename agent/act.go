@@ -195,7 +195,7 @@ func (a *Agent) expireNow(s *selection, chosen []queue.Entry) (n int) {
 		a.queue.Settle(done)
 		n += len(job.Items)
 	}
-	a.bounceAll(a.notices.take(time.Now(), true)) // who waits for this should not wait for more failures
+	a.bounceAll(a.pendingBounces.take(time.Now(), true)) // who waits for this should not wait for more failures
 	return n
 }
 

@@ -81,17 +81,17 @@ type Agent struct {
 	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
 	returned  atomic.Int64              // recipients handed back since the start
 
-	milter   atomic.Pointer[milterReport] // the last one; nil: none yet
-	orders   orders
-	heeded   heeded
-	notices  notices
-	delays   delays
-	reload   func() error // reads the configuration; nil: there is none to read
-	sessions sync.WaitGroup
-	opening  context.Context // ends when a stop is asked for: no more connects
-	shut     context.CancelFunc
-	stop     context.Context // ends when transactions in flight must be cut
-	cut      context.CancelFunc
+	milter         atomic.Pointer[milterReport] // the last one; nil: none yet
+	orders         orders
+	heeded         heeded
+	pendingBounces pendingBounces
+	delayWarnings  delayWarnings
+	reload         func() error // reads the configuration; nil: there is none to read
+	sessions       sync.WaitGroup
+	opening        context.Context // ends when a stop is asked for: no more connects
+	shut           context.CancelFunc
+	stop           context.Context // ends when transactions in flight must be cut
+	cut            context.CancelFunc
 }
 
 // settings are what a reload replaces.
@@ -291,7 +291,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.keepHouse(late) })
 	base.Go(func() { a.watchHost(late) })
 	base.Go(func() { a.bounced.Run(late) })
-	base.Go(func() { a.sendNotices(late) })
+	base.Go(func() { a.bounceLoop(late) })
 	base.Go(func() { a.keepHistory(late) })
 	base.Go(func() { a.heedHost(late) })
 	base.Go(func() { a.watchWayBack(late) })
@@ -308,7 +308,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.loaded.Store(true)
 		ready()
 		in.Go(func() { a.expire(ctx) })
-		base.Go(func() { a.warn(late) })
+		base.Go(func() { a.warnLoop(late) })
 		err = a.store.Follow(ctx, a.follow)
 		if ctx.Err() != nil {
 			err = nil
@@ -332,7 +332,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	server.Close()
 	in.Wait()
 	base.Wait()
-	a.bounceAll(a.notices.take(time.Time{}, true)) // what is still held
+	a.bounceAll(a.pendingBounces.take(time.Time{}, true)) // what is still held
 	a.saveRulePauses(time.Now(), true)
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
@@ -353,7 +353,7 @@ func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
 		a.add(id, e, st)
-		a.warnLater(id, e, a.store.LastAlive())
+		a.scheduleWarning(id, e, a.store.LastAlive())
 		messages++
 		return nil
 	})
@@ -372,6 +372,6 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 	}
 	a.logActive(e, id, len(e.Recipients))
 	a.add(id, e, st)
-	a.warnLater(id, e, a.store.LastAlive())
+	a.scheduleWarning(id, e, a.store.LastAlive())
 	return nil
 }

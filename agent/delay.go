@@ -13,7 +13,7 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// delays remember when senders are to be told that their mail is late: those that
+// delayWarnings remember when senders are to be told that their mail is late: those that
 // asked for it (NOTIFY=DELAY), once for each recipient, at delay_warning_time, tried
 // or not. A message takes 16 octets here, until then.
 //
@@ -22,34 +22,34 @@ import (
 // one. So a crash can lose the reports of a moment or repeat them, and no more than
 // a warning is lost by it. A changed delay_warning_time counts for mail that comes
 // after it, for other mail from the next start on.
-type delays struct {
+type delayWarnings struct {
 	mu   sync.Mutex
-	list lateness
+	list warningHeap
 }
 
-// late is a message and when the next of its recipients are late.
-type late struct {
+// warning is a message and when the next of its recipients are warning.
+type warning struct {
 	at int64 // nanoseconds since 1970
 	id spool.ID
 }
 
-// lateness is a heap by time.
-type lateness []late
+// warningHeap is a heap by time.
+type warningHeap []warning
 
-func (l lateness) Len() int           { return len(l) }
-func (l lateness) Less(i, j int) bool { return l[i].at < l[j].at }
-func (l lateness) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
-func (l *lateness) Push(x any)        { *l = append(*l, x.(late)) }
-func (l *lateness) Pop() any {
+func (l warningHeap) Len() int           { return len(l) }
+func (l warningHeap) Less(i, j int) bool { return l[i].at < l[j].at }
+func (l warningHeap) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
+func (l *warningHeap) Push(x any)        { *l = append(*l, x.(warning)) }
+func (l *warningHeap) Pop() any {
 	old := *l
 	x := old[len(old)-1]
 	*l = old[:len(old)-1]
 	return x
 }
 
-// lateAt is when each recipient is late, by ordinal; zero for those whose sender
+// warnAt is when each recipient is late, by ordinal; zero for those whose sender
 // does not want to know.
-func (s *settings) lateAt(e *spool.Envelope) []time.Time {
+func (s *settings) warnAt(e *spool.Envelope) []time.Time {
 	var list []time.Time
 	for i, r := range e.Recipients {
 		if !dsn.Owed(e, r, dsn.Delayed) {
@@ -65,11 +65,11 @@ func (s *settings) lateAt(e *spool.Envelope) []time.Time {
 	return list
 }
 
-// warnLater remembers a message for the first time after the given one at which a
+// scheduleWarning remembers a message for the first time after the given one at which a
 // recipient of it is late.
-func (a *Agent) warnLater(id spool.ID, e *spool.Envelope, after time.Time) {
+func (a *Agent) scheduleWarning(id spool.ID, e *spool.Envelope, after time.Time) {
 	var first time.Time
-	for _, at := range a.now.Load().lateAt(e) {
+	for _, at := range a.now.Load().warnAt(e) {
 		if at.After(after) && (first.IsZero() || at.Before(first)) {
 			first = at
 		}
@@ -77,23 +77,23 @@ func (a *Agent) warnLater(id spool.ID, e *spool.Envelope, after time.Time) {
 	if first.IsZero() {
 		return
 	}
-	a.delays.mu.Lock()
-	defer a.delays.mu.Unlock()
-	heap.Push(&a.delays.list, late{first.UnixNano(), id})
+	a.delayWarnings.mu.Lock()
+	defer a.delayWarnings.mu.Unlock()
+	heap.Push(&a.delayWarnings.list, warning{first.UnixNano(), id})
 }
 
 // next takes out a message that is late now.
-func (d *delays) next(now time.Time) (late, bool) {
+func (d *delayWarnings) next(now time.Time) (warning, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.list) == 0 || d.list[0].at > now.UnixNano() {
-		return late{}, false
+		return warning{}, false
 	}
-	return heap.Pop(&d.list).(late), true
+	return heap.Pop(&d.list).(warning), true
 }
 
-// warn reports late mail until ctx ends.
-func (a *Agent) warn(ctx context.Context) {
+// warnLoop reports late mail until ctx ends.
+func (a *Agent) warnLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -104,7 +104,7 @@ func (a *Agent) warn(ctx context.Context) {
 		}
 		for ctx.Err() == nil {
 			now := time.Now()
-			l, ok := a.delays.next(now)
+			l, ok := a.delayWarnings.next(now)
 			if !ok {
 				break
 			}
@@ -117,7 +117,7 @@ func (a *Agent) warn(ctx context.Context) {
 
 // warnOf reports the recipients of a message that are late by now and are told
 // for the first time.
-func (a *Agent) warnOf(l late, now time.Time) error {
+func (a *Agent) warnOf(l warning, now time.Time) error {
 	states, err := a.store.States(l.id)
 	if err != nil {
 		return err
@@ -126,10 +126,10 @@ func (a *Agent) warnOf(l late, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	a.warnLater(l.id, e, now)
+	a.scheduleWarning(l.id, e, now)
 	set := a.now.Load()
 	var list []dsn.Recipient
-	for i, at := range set.lateAt(e) {
+	for i, at := range set.warnAt(e) {
 		st := states[i]
 		// What goes back to the host is late there, if it is.
 		if at.IsZero() || at.UnixNano() < l.at || at.After(now) || st.Status.Final() || st.Handback {

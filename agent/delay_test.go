@@ -82,19 +82,19 @@ func TestLateMailIsReportedOnceWhereAsked(t *testing.T) {
 	if got := s.status(); got.Waiting+got.Deferred+got.Active != 7 {
 		t.Errorf("a warning ended something: %+v", got)
 	}
-	left := func() []late {
-		s.agent.delays.mu.Lock()
-		defer s.agent.delays.mu.Unlock()
-		return slices.Clone(s.agent.delays.list)
+	left := func() []warning {
+		s.agent.delayWarnings.mu.Lock()
+		defer s.agent.delayWarnings.mu.Unlock()
+		return slices.Clone(s.agent.delayWarnings.list)
 	}
-	patient := late{arrived.Add(time.Hour).UnixNano(), id}
-	if got := left(); !slices.Equal(got, []late{patient}) {
+	patient := warning{arrived.Add(time.Hour).UnixNano(), id}
+	if got := left(); !slices.Equal(got, []warning{patient}) {
 		t.Errorf("left: %+v, want the patient queue's, %+v", got, patient)
 	}
 	// A restart repeats nothing and forgets nothing.
 	s.stop()
 	s.start()
-	if got := left(); !slices.Equal(got, []late{patient}) {
+	if got := left(); !slices.Equal(got, []warning{patient}) {
 		t.Errorf("left after a restart: %+v, want the patient queue's, %+v", got, patient)
 	}
 }

@@ -15,20 +15,20 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// notices hold failures that are to be reported for a moment, so that those of
+// pendingBounces hold failures that are to be reported for a moment, so that those of
 // one message make one report. No session waits for that: its recipients stay
 // taken in the queue, and in the journal as they were, until the report is
 // durable. Only then are they bounced. A crash in between has them tried, and
 // refused, once more; nothing is lost by it.
-type notices struct {
+type pendingBounces struct {
 	mu    sync.Mutex
-	open  map[spool.ID]*notice
-	order []*notice // as they came, so by due; some may be closed
-	held  int       // recipients
+	open  map[spool.ID]*pendingBounce
+	order []*pendingBounce // as they came, so by due; some may be closed
+	held  int              // recipients
 }
 
-// notice is one report in the making.
-type notice struct {
+// pendingBounce is one report in the making.
+type pendingBounce struct {
 	id    spool.ID
 	due   time.Time
 	parts []settlement // their fates are failures
@@ -49,12 +49,12 @@ const (
 
 // add takes failures in. If it returns a notice, that is to be sent now: it has
 // all there is to wait for, or there is no room to wait.
-func (ns *notices) add(r settlement, now time.Time) *notice {
+func (ns *pendingBounces) add(r settlement, now time.Time) *pendingBounce {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	n := ns.open[r.job.ID]
 	if n == nil {
-		n = &notice{id: r.job.ID, due: now.Add(mergeFor)}
+		n = &pendingBounce{id: r.job.ID, due: now.Add(mergeFor)}
 	} else {
 		r.envelope = n.parts[0].envelope // one is enough: it may be large
 	}
@@ -72,7 +72,7 @@ func (ns *notices) add(r settlement, now time.Time) *notice {
 		ns.held += len(r.results)
 		if fresh {
 			if ns.open == nil {
-				ns.open = make(map[spool.ID]*notice)
+				ns.open = make(map[spool.ID]*pendingBounce)
 			}
 			ns.open[n.id] = n
 			ns.order = append(ns.order, n)
@@ -83,14 +83,14 @@ func (ns *notices) add(r settlement, now time.Time) *notice {
 }
 
 // close takes a notice that is held out. Callers hold mu.
-func (ns *notices) close(n *notice) {
+func (ns *pendingBounces) close(n *pendingBounce) {
 	n.sent = true
 	delete(ns.open, n.id)
 	ns.held -= n.n
 }
 
 // take takes out those that are due; with all, every one.
-func (ns *notices) take(now time.Time, all bool) (due []*notice) {
+func (ns *pendingBounces) take(now time.Time, all bool) (due []*pendingBounce) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	for len(ns.order) > 0 && (ns.order[0].sent || all || !ns.order[0].due.After(now)) {
@@ -108,9 +108,9 @@ func (ns *notices) take(now time.Time, all bool) (due []*notice) {
 // noticeTick is how often it is looked for what is due.
 const noticeTick = 500 * time.Millisecond
 
-// sendNotices sends what is due until ctx ends, and tells the admin when reports, or
+// bounceLoop sends what is due until ctx ends, and tells the admin when reports, or
 // mail that went back to the host, begin to be refused there.
-func (a *Agent) sendNotices(ctx context.Context) {
+func (a *Agent) bounceLoop(ctx context.Context) {
 	tick := time.NewTicker(noticeTick)
 	defer tick.Stop()
 	stuck := 0
@@ -120,7 +120,7 @@ func (a *Agent) sendNotices(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		a.bounceAll(a.notices.take(time.Now(), false))
+		a.bounceAll(a.pendingBounces.take(time.Now(), false))
 		n := a.queue.Stuck()
 		if n > 0 && stuck == 0 {
 			a.log.Error(a.refused(n))
@@ -138,7 +138,7 @@ func (a *Agent) refused(n int) string {
 // appendsAtOnce is how many reports go to the spool together: they share syncs.
 const appendsAtOnce = 16
 
-func (a *Agent) bounceAll(list []*notice) {
+func (a *Agent) bounceAll(list []*pendingBounce) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	places := make(chan struct{}, appendsAtOnce)
@@ -152,7 +152,7 @@ func (a *Agent) bounceAll(list []*notice) {
 }
 
 // bounce makes a report durable and then its failures final.
-func (a *Agent) bounce(n *notice) {
+func (a *Agent) bounce(n *pendingBounce) {
 	var list []dsn.Recipient
 	for i := range n.parts {
 		for j := range n.parts[i].results {
@@ -201,7 +201,7 @@ func (r *settlement) report(done []queue.Settled) []queue.Settled {
 		part := *r
 		part.results = failed
 		r.results = slices.DeleteFunc(slices.Clone(r.results), func(f result) bool { return r.owesDSN(&f, outcome.Bounce, dsn.Failed) })
-		if n := r.agent.notices.add(part, r.at); n != nil {
+		if n := r.agent.pendingBounces.add(part, r.at); n != nil {
 			r.agent.bounce(n)
 		}
 	}

@@ -21,7 +21,7 @@ func failures(id spool.ID, e *spool.Envelope, n int) settlement {
 
 func TestFailuresOfOneMessageWaitForEachOther(t *testing.T) {
 	t.Parallel()
-	var ns notices
+	var ns pendingBounces
 	now := time.Unix(1_800_000_000, 0)
 	e := &spool.Envelope{Recipients: make([]spool.Recipient, 4)}
 	if n := ns.add(failures(1, &spool.Envelope{Recipients: make([]spool.Recipient, 1)}, 1), now); n == nil || n.n != 1 {
@@ -54,7 +54,7 @@ func TestFailuresOfOneMessageWaitForEachOther(t *testing.T) {
 
 func TestWaitingFailuresAreBounded(t *testing.T) {
 	t.Parallel()
-	var ns notices
+	var ns pendingBounces
 	now := time.Unix(1_800_000_000, 0)
 	large := &spool.Envelope{Recipients: make([]spool.Recipient, 5*maxMerged)}
 	for i := range maxMerged/50 - 1 {
@@ -90,9 +90,9 @@ func TestStopReportsWhatIsHeld(t *testing.T) {
 	s.start()
 	id := s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@strict.test", "b@busy.test")
 	held := func() int {
-		s.agent.notices.mu.Lock()
-		defer s.agent.notices.mu.Unlock()
-		return s.agent.notices.held
+		s.agent.pendingBounces.mu.Lock()
+		defer s.agent.pendingBounces.mu.Unlock()
+		return s.agent.pendingBounces.held
 	}
 	s.until("the failure is held", func() bool { return held() == 1 && strings.Contains(s.log.String(), "status=deferred") })
 	if st := s.states(id); st[0].Status != spool.Queued {
@@ -188,7 +188,7 @@ func TestOneReportReturnsAllOfAMessage(t *testing.T) {
 	s.send(spool.Envelope{Sender: "n@news.test", Args: []string{"RET=FULL"}}, letter, to...)
 	s.start()
 	s.until("all are told of", func() bool {
-		s.agent.bounceAll(s.agent.notices.take(time.Now(), true)) // as when the refusals are seconds apart
+		s.agent.bounceAll(s.agent.pendingBounces.take(time.Now(), true)) // as when the refusals are seconds apart
 		return s.empty()
 	})
 	full, told := 0, 0
