@@ -83,7 +83,7 @@ type Agent struct {
 
 	milter         atomic.Pointer[milterReport] // the last one; nil: none yet
 	orders         orders
-	heeded         heeded
+	ruleEffects    ruleEffects
 	pendingBounces pendingBounces
 	delayWarnings  delayWarnings
 	reload         func() error // reads the configuration; nil: there is none to read

@@ -98,7 +98,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p p
 				attempt = unanswered(p, time.Since(began))
 			}
 			d := set.retryPolicy(way.Queue).Decide(time.Now(), attempt)
-			a.heed(word{decision: d, way: way, peer: p, code: attempt.Code})
+			a.applyRule(word{decision: d, way: way, peer: p, code: attempt.Code})
 			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:

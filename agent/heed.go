@@ -56,29 +56,29 @@ var replyStages = map[string]outcome.Stage{
 	"connect": outcome.Connect, "tls": outcome.TLS, "mail": outcome.Mail, "rcpt": outcome.Rcpt, "data": outcome.Data,
 }
 
-// heeded is what replies have brought about.
-type heeded struct {
-	mu    sync.Mutex
-	tally outcome.Tally
-	told  []told
+// ruleEffects is what replies have brought about.
+type ruleEffects struct {
+	mu     sync.Mutex
+	tally  outcome.Tally
+	alerts []alert
 }
 
-// told is something an admin must look at.
-type told struct {
+// alert is something an admin must look at.
+type alert struct {
 	text  string
 	until time.Time
 }
 
-// maxTold bounds what an admin is told of sites at a time.
-const maxTold = 1000
+// maxAlerts bounds what an admin is told of sites at a time.
+const maxAlerts = 1000
 
-func (h *heeded) tell(t told) {
+func (h *ruleEffects) alert(t alert) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.told) >= maxTold {
-		h.told = slices.Delete(h.told, 0, 1)
+	if len(h.alerts) >= maxAlerts {
+		h.alerts = slices.Delete(h.alerts, 0, 1)
 	}
-	h.told = append(h.told, t)
+	h.alerts = append(h.alerts, t)
 }
 
 const (
@@ -135,7 +135,7 @@ func (w *word) network() string {
 // everywhere says whether a stream is to be held towards all, until an admin comes. For that
 // it takes a 5xx: of a listed provider, as often as the rule wants, or from several networks.
 // What anybody else says holds at most at his own site, for a time.
-func (h *heeded) everywhere(now time.Time, w *word) bool {
+func (h *ruleEffects) everywhere(now time.Time, w *word) bool {
 	e := *w.decision.Effect
 	if e.Kind != outcome.HoldStream || w.code/100 != 5 {
 		return false
@@ -148,9 +148,9 @@ func (h *heeded) everywhere(now time.Time, w *word) bool {
 	return h.tally.AddBy(now, &e, w.stream+"\x00", w.network())
 }
 
-// heed lets what a host has said take effect on its site, or on the stream of
+// applyRule lets what a host has said take effect on its site, or on the stream of
 // the message that it spoke of.
-func (a *Agent) heed(w word) {
+func (a *Agent) applyRule(w word) {
 	e, site := w.decision.Effect, w.way.Site
 	if e == nil || !e.Lasting() || e.OnStream() && w.stream == "" {
 		return
@@ -160,10 +160,10 @@ func (a *Agent) heed(w word) {
 		filter.Stream = w.stream
 	}
 	now := time.Now()
-	a.heeded.mu.Lock()
-	everywhere := a.heeded.everywhere(now, &w)
-	due := everywhere || a.heeded.tally.Add(now, e, filter.Stream+"\x00at "+site)
-	a.heeded.mu.Unlock()
+	a.ruleEffects.mu.Lock()
+	everywhere := a.ruleEffects.everywhere(now, &w)
+	due := everywhere || a.ruleEffects.tally.Add(now, e, filter.Stream+"\x00at "+site)
+	a.ruleEffects.mu.Unlock()
 	if !due {
 		return
 	}
@@ -202,25 +202,25 @@ func (a *Agent) heed(w word) {
 	if e.Tell || e.Kind == outcome.HoldStream {
 		log = a.log.Error
 		if !e.OnStream() { // what is on streams stands in standing
-			a.heeded.tell(told{line + ": " + e.Rule, until})
+			a.ruleEffects.alert(alert{line + ": " + e.Rule, until})
 		}
 	}
 	log(line, "rule", e.Rule, "reply", w.decision.Reason)
 }
 
-// shown are the texts for the admin, as long as they are true.
-func (h *heeded) shown(now time.Time) (list []string) {
+// alertTexts are the texts for the admin, as long as they are true.
+func (h *ruleEffects) alertTexts(now time.Time) (list []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	kept := h.told[:0]
-	for _, t := range h.told {
+	kept := h.alerts[:0]
+	for _, t := range h.alerts {
 		if now.Before(t.until) {
 			kept = append(kept, t)
 			list = append(list, t.text)
 		}
 	}
-	clear(h.told[len(kept):])
-	h.told = kept
+	clear(h.alerts[len(kept):])
+	h.alerts = kept
 	return list
 }
 

@@ -188,5 +188,5 @@ func (a *Agent) notReady() []string {
 		wrong = append(wrong, *found...)
 	}
 	wrong = append(wrong, a.paused()...)
-	return public(append(wrong, a.heeded.shown(time.Now())...))
+	return public(append(wrong, a.ruleEffects.alertTexts(time.Now())...))
 }

@@ -111,7 +111,7 @@ func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, s
 	}
 	defer content.Close()
 	w.done = w.done[:0]
-	if job.Items, w.done = a.withhold(e, job, way, w.done); len(job.Items) == 0 {
+	if job.Items, w.done = a.skipSuppressed(e, job, way, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
 	w.prepare(e, content, job, way, a.now.Load().config)

@@ -94,7 +94,7 @@ func (r *settlement) add(item queue.Item, res smtp.RcptResult, err error) {
 	if !at.ToHost { // rules are about receivers
 		d := f.decision
 		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
-		r.agent.heed(word{decision: d, way: r.route, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
+		r.agent.applyRule(word{decision: d, way: r.route, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
 	}
 	r.results = append(r.results, f)
 }
@@ -280,7 +280,7 @@ func (r *settlement) publishOne(f result, now time.Time) {
 		d.Tries--
 	}
 	r.agent.logDelivery(&d)
-	r.agent.count(&d)
+	r.agent.learn(&d)
 	r.agent.events.Delivery(&d)
 	r.agent.history.Delivery(&d)
 	r.agent.metrics.Delivery(&d)

@@ -35,10 +35,10 @@ var suppressModes = map[config.SuppressionMode]suppress.Mode{
 	config.SuppressOff: suppress.Off, config.SuppressAdvise: suppress.Advise, config.SuppressDrop: suppress.Drop,
 }
 
-// count has the suppression list learn from a delivery attempt. What the host MTA
+// learn has the suppression list learn from a delivery attempt. What the host MTA
 // says of mail that goes back to it, and what becomes of our own reports, says
 // nothing about an address.
-func (a *Agent) count(d *event.Delivery) {
+func (a *Agent) learn(d *event.Delivery) {
 	e := d.Envelope
 	if e == nil || e.Origin != spool.Diverted {
 		return
@@ -55,10 +55,10 @@ func (a *Agent) count(d *event.Delivery) {
 	}
 }
 
-// withhold settles those of a job's recipients that are suppressed, adds to done
+// skipSuppressed settles those of a job's recipients that are suppressed, adds to done
 // what the queue must know of them, and returns the others. Mail on its way back
 // to the host is the host's.
-func (a *Agent) withhold(e *spool.Envelope, job queue.Job, way queue.Route, done []queue.Settled) ([]queue.Item, []queue.Settled) {
+func (a *Agent) skipSuppressed(e *spool.Envelope, job queue.Job, way queue.Route, done []queue.Settled) ([]queue.Item, []queue.Settled) {
 	if way.Handback || e.Origin != spool.Diverted {
 		return job.Items, done
 	}
