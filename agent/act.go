@@ -12,14 +12,14 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// deed is what a verb does, in steps that each go through the queue: a recipient that
+// action is what a verb does, in steps that each go through the queue: a recipient that
 // a step has changed must not be picked by it again, as it may come by a second time.
-type deed struct {
-	steps []step
+type action struct {
+	steps []pass
 	again bool // goes after recipients that were in a transaction and come back
 }
 
-type step struct {
+type pass struct {
 	picks func(s *selection, e *queue.Entry) bool
 	// do does it to those of one page that were picked and are in no transaction, and
 	// returns to how many.
@@ -27,21 +27,21 @@ type step struct {
 }
 
 // deedOf is nil for a verb that is none.
-func deedOf(v control.Verb) *deed {
+func deedOf(v control.Verb) *action {
 	switch v {
 	case control.VerbCancel:
-		return &deed{[]step{{all, (*Agent).cancel}}, true}
+		return &action{[]pass{{all, (*Agent).cancel}}, true}
 	case control.VerbExpire:
-		return &deed{[]step{{mayExpire, (*Agent).expireNow}}, true}
+		return &action{[]pass{{mayExpire, (*Agent).expireNow}}, true}
 	case control.VerbHold:
-		return &deed{[]step{{func(_ *selection, e *queue.Entry) bool { return !e.OnHold }, (*Agent).hold}}, true}
+		return &action{[]pass{{func(_ *selection, e *queue.Entry) bool { return !e.OnHold }, (*Agent).hold}}, true}
 	case control.VerbRelease:
-		return &deed{[]step{{func(_ *selection, e *queue.Entry) bool { return e.OnHold }, (*Agent).release}}, false}
+		return &action{[]pass{{func(_ *selection, e *queue.Entry) bool { return e.OnHold }, (*Agent).release}}, false}
 	case control.VerbFlush: // what waits for a connect or a way first: it would be counted twice after the others
-		return &deed{[]step{{waits, (*Agent).flush}, {deferred, (*Agent).flush}}, false}
+		return &action{[]pass{{waits, (*Agent).flush}, {deferred, (*Agent).flush}}, false}
 	case control.VerbRequeue:
 		// Once: what was requeued looks untouched.
-		return &deed{[]step{{untouched, (*Agent).rerouteDomains}, {tried, (*Agent).requeue}}, false}
+		return &action{[]pass{{untouched, (*Agent).rerouteDomains}, {tried, (*Agent).requeue}}, false}
 	}
 	return nil
 }
@@ -76,11 +76,11 @@ func tried(s *selection, e *queue.Entry) bool {
 }
 
 const (
-	// patience is how long an admin's verb goes after recipients that are in a
+	// retryFor is how long an admin's verb goes after recipients that are in a
 	// transaction, which may come back to the queue.
-	patience = 5 * time.Second
-	// glance is the time between two looks.
-	glance = 200 * time.Millisecond
+	retryFor = 5 * time.Second
+	// recheckEvery is the time between two looks.
+	recheckEvery = 200 * time.Millisecond
 )
 
 // Act implements control.Backend.
@@ -92,7 +92,7 @@ func (a *Agent) Act(ctx context.Context, o control.Order, tell func(control.Sele
 	return a.do(ctx, d, o, tell)
 }
 
-func (a *Agent) do(ctx context.Context, d *deed, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
+func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
 	if o.Filter.Empty() {
 		return done, fmt.Errorf("the filter is empty; say all for everything")
 	}
@@ -102,7 +102,7 @@ func (a *Agent) do(ctx context.Context, d *deed, o control.Order, tell func(cont
 	}
 	sel := a.selection(o.Filter)
 	several := make(map[spool.ID]bool) // messages of several recipients that were counted
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(retryFor); ; {
 		done.Active = 0
 		for _, step := range d.steps {
 			a.queue.List(func(page []queue.Entry) bool {
@@ -138,7 +138,7 @@ func (a *Agent) do(ctx context.Context, d *deed, o control.Order, tell func(cont
 			return done, err
 		}
 		select {
-		case <-time.After(glance):
+		case <-time.After(recheckEvery):
 		case <-ctx.Done(): // the next look tells
 		}
 	}
@@ -149,8 +149,8 @@ func (a *Agent) cancel(s *selection, chosen []queue.Entry) int {
 	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin"})
 }
 
-// together is how many outcomes of an admin's decision are written at once.
-const together = 256
+// journalBatch is how many outcomes of an admin's decision are written at once.
+const journalBatch = 256
 
 // decideAll settles recipients with a decision of which no sender is told.
 func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision) (n int) {
@@ -172,7 +172,7 @@ func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision
 		r := a.ending(s, job, func(string) outcome.Decision { return d })
 		done, events = r.events(done, events)
 		reports = append(reports, r)
-		if len(events) >= together {
+		if len(events) >= journalBatch {
 			write()
 		}
 		n += len(job.Items)

@@ -24,7 +24,7 @@ import (
 
 // HandBack implements control.Backend.
 func (a *Agent) HandBack(ctx context.Context, f control.Filter) (control.Selected, error) {
-	return a.do(ctx, &deed{[]step{{notYetReturning, (*Agent).handBack}}, true}, control.Order{Filter: f}, func(control.Selected) {})
+	return a.do(ctx, &action{[]pass{{notYetReturning, (*Agent).handBack}}, true}, control.Order{Filter: f}, func(control.Selected) {})
 }
 
 // notYetReturning leaves out what waits for the host already.
