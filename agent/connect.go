@@ -82,7 +82,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p p
 	for _, alone := range []bool{false, true} {
 		for _, p = range peers {
 			began := time.Now()
-			if !a.hosts.enter(p.addr.Addr(), began, alone) {
+			if !a.hosts.acquire(p.addr.Addr(), began, alone) {
 				continue
 			}
 			if c, err = a.dial(ctx, set, way, p); err == nil {

@@ -35,9 +35,9 @@ import (
 // and address: a handshake may fail for the name alone (SNI), and whoever has a
 // name of his own lead to another's address must not take that one's TLS away.
 type hosts struct {
-	mu    sync.Mutex
-	met   map[netip.Addr]*met    // those in trouble or being called
-	noTLS map[endpoint]time.Time // until when
+	mu     sync.Mutex
+	states map[netip.Addr]*hostState // those in trouble or being called
+	noTLS  map[endpoint]time.Time    // until when
 }
 
 // endpoint is a host as a domain's mail finds it: the name that its MX record or
@@ -47,19 +47,19 @@ type endpoint struct {
 	addr netip.AddrPort
 }
 
-// met is an address's breaker, its refusals, and our connections to it.
-type met struct {
-	times   int       // failures in a row
-	noted   time.Time // when the last failure or refusal was
-	until   time.Time
-	probing bool // one connect is trying it
+// hostState is an address's breaker, its refusals, and our connections to it.
+type hostState struct {
+	failures    int       // failures in a row
+	lastTrouble time.Time // when the last failure or refusal was
+	until       time.Time
+	probing     bool // one connect is trying it
 
-	refusals int       // in a row
-	yields   time.Time // its equals go first until then
+	refusals   int       // in a row
+	yieldUntil time.Time // its equals go first until then
 
 	open  int       // connections that are up
 	calls int       // connects under way
-	news  time.Time // when the first of these began, or the last one ended
+	since time.Time // when the first of these began, or the last one ended
 }
 
 const (
@@ -73,50 +73,50 @@ const (
 )
 
 // off says whether connects pass the address by while there is another.
-func (m *met) off(now time.Time) bool {
-	return m.probing || now.Before(m.until) || m.calls > 0 && now.Sub(m.news) >= hangAfter
+func (m *hostState) off(now time.Time) bool {
+	return m.probing || now.Before(m.until) || m.calls > 0 && now.Sub(m.since) >= hangAfter
 }
 
-// enter says whether a connect to an address may be made now. Who was let in
+// acquire says whether a connect to an address may be made now. Who was let in
 // says failed or answered later, unless the agent stops. alone says that there
 // is no other address to go to: then one that is off is tried before its time,
 // after failures still by one connect at a time; how often is up to the caller
 // (the queue probes a destination that is down at growing intervals).
-func (h *hosts) enter(a netip.Addr, now time.Time, alone bool) bool {
+func (h *hosts) acquire(a netip.Addr, now time.Time, alone bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.at(a, now)
 	if m.probing || !alone && m.off(now) {
 		return false
 	}
-	m.probing = m.times > 0
-	if m.refusals > 0 && !now.Before(m.yields) {
-		m.yields = now.Add(offFirst) // this connect shows whether it still refuses
+	m.probing = m.failures > 0
+	if m.refusals > 0 && !now.Before(m.yieldUntil) {
+		m.yieldUntil = now.Add(offFirst) // this connect shows whether it still refuses
 	}
 	if m.calls++; m.calls == 1 {
-		m.news = now
+		m.since = now
 	}
 	return true
 }
 
 // at is what is remembered of an address.
-func (h *hosts) at(a netip.Addr, now time.Time) *met {
-	m := h.met[a]
+func (h *hosts) at(a netip.Addr, now time.Time) *hostState {
+	m := h.states[a]
 	if m == nil {
-		if h.met == nil {
-			h.met = make(map[netip.Addr]*met)
+		if h.states == nil {
+			h.states = make(map[netip.Addr]*hostState)
 		}
-		makeRoom(h.met, func(m *met) bool { return m.calls+m.open == 0 && m.until.Before(now) && m.yields.Before(now) })
-		m = &met{}
-		h.met[a] = m
+		makeRoom(h.states, func(m *hostState) bool { return m.calls+m.open == 0 && m.until.Before(now) && m.yieldUntil.Before(now) })
+		m = &hostState{}
+		h.states[a] = m
 	}
 	return m
 }
 
 // ended notes that a connect is no longer under way.
-func (m *met) ended(now time.Time) {
+func (m *hostState) ended(now time.Time) {
 	m.calls = max(0, m.calls-1)
-	m.news = now
+	m.since = now
 }
 
 // order puts, among peers of the same preference, those of the favoured source's
@@ -126,11 +126,11 @@ func (h *hosts) order(peers []peer, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	known := func(p peer) (refusals, connections int) {
-		m := h.met[p.addr.Addr()]
+		m := h.states[p.addr.Addr()]
 		switch {
 		case m == nil:
 			return 0, 0
-		case now.Before(m.yields):
+		case now.Before(m.yieldUntil):
 			return m.refusals, m.calls + m.open
 		}
 		return 0, m.calls + m.open
@@ -155,12 +155,12 @@ func (h *hosts) failed(a netip.Addr, began, now time.Time) {
 	defer h.mu.Unlock()
 	m := h.at(a, now)
 	m.ended(now)
-	if m.times > 0 && began.Before(m.noted) {
+	if m.failures > 0 && began.Before(m.lastTrouble) {
 		return
 	}
-	m.times++
-	m.noted, m.probing = now, false
-	m.until = now.Add(backoff(m.times))
+	m.failures++
+	m.lastTrouble, m.probing = now, false
+	m.until = now.Add(backoff(m.failures))
 }
 
 // refused likewise notes a connect that was refused for being one too many.
@@ -169,13 +169,13 @@ func (h *hosts) refused(a netip.Addr, began, now time.Time) {
 	defer h.mu.Unlock()
 	m := h.at(a, now)
 	m.ended(now)
-	m.times, m.until, m.probing = 0, time.Time{}, false
-	if m.refusals > 0 && began.Before(m.noted) {
+	m.failures, m.until, m.probing = 0, time.Time{}, false
+	if m.refusals > 0 && began.Before(m.lastTrouble) {
 		return
 	}
 	m.refusals++
-	m.noted = now
-	m.yields = now.Add(backoff(m.refusals))
+	m.lastTrouble = now
+	m.yieldUntil = now.Add(backoff(m.refusals))
 }
 
 func backoff(times int) time.Duration { return min(offFirst<<min(times-1, 8), offMost) }
@@ -184,7 +184,7 @@ func backoff(times int) time.Duration { return min(offFirst<<min(times-1, 8), of
 func (h *hosts) answered(a netip.Addr, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := h.met[a]
+	m := h.states[a]
 	if m == nil {
 		return
 	}
@@ -202,27 +202,27 @@ func (h *hosts) connected(a netip.Addr, now time.Time) {
 	h.forget(a, m)
 }
 
-// left notes the end of a connection.
-func (h *hosts) left(a netip.Addr) {
+// disconnected notes the end of a connection.
+func (h *hosts) disconnected(a netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := h.met[a]
+	m := h.states[a]
 	if m == nil {
 		return
 	}
 	m.open = max(0, m.open-1)
-	if m.open+m.calls == 0 && m.times+m.refusals == 0 {
-		delete(h.met, a)
+	if m.open+m.calls == 0 && m.failures+m.refusals == 0 {
+		delete(h.states, a)
 	}
 }
 
 // forget leaves of an address only our connections to it.
-func (h *hosts) forget(a netip.Addr, m *met) {
+func (h *hosts) forget(a netip.Addr, m *hostState) {
 	if m.open+m.calls == 0 {
-		delete(h.met, a)
+		delete(h.states, a)
 		return
 	}
-	*m = met{open: m.open, calls: m.calls, news: m.news}
+	*m = hostState{open: m.open, calls: m.calls, since: m.since}
 }
 
 // tlsFailed notes that a handshake after STARTTLS failed.

@@ -11,7 +11,7 @@ var deadHost = netip.MustParseAddr("192.0.2.1")
 // enters says how many of n connects at a moment are let in.
 func enters(h *hosts, now time.Time, n int) (in int) {
 	for range n {
-		if h.enter(deadHost, now, false) {
+		if h.acquire(deadHost, now, false) {
 			in++
 		}
 	}
@@ -64,13 +64,13 @@ func TestSoleHostMayBeProbedEarly(t *testing.T) {
 	var h hosts
 	now := time.Unix(1_000_000, 0)
 	h.failed(deadHost, now, now)
-	if h.enter(deadHost, now.Add(time.Second), false) {
+	if h.acquire(deadHost, now.Add(time.Second), false) {
 		t.Error("let in although others are there")
 	}
-	if !h.enter(deadHost, now.Add(time.Second), true) {
+	if !h.acquire(deadHost, now.Add(time.Second), true) {
 		t.Error("not let in although it is alone")
 	}
-	if h.enter(deadHost, now.Add(time.Second), true) {
+	if h.acquire(deadHost, now.Add(time.Second), true) {
 		t.Error("a second probe beside the first")
 	}
 }
@@ -82,25 +82,25 @@ func TestHostAtWhichAConnectHangsIsPassedBy(t *testing.T) {
 	t.Parallel()
 	var h hosts
 	now := time.Unix(1_000_000, 0)
-	if !h.enter(deadHost, now, false) || !h.enter(deadHost, now.Add(hangAfter-1), false) {
+	if !h.acquire(deadHost, now, false) || !h.acquire(deadHost, now.Add(hangAfter-1), false) {
 		t.Fatal("not let in at a host nobody complained of")
 	}
 	now = now.Add(hangAfter)
-	if h.enter(deadHost, now, false) {
+	if h.acquire(deadHost, now, false) {
 		t.Error("let in although a connect hangs and others are there")
 	}
-	if !h.enter(deadHost, now, true) {
+	if !h.acquire(deadHost, now, true) {
 		t.Error("not let in although it is alone")
 	}
 	h.answered(deadHost, now)
-	if !h.enter(deadHost, now.Add(hangAfter-1), false) {
+	if !h.acquire(deadHost, now.Add(hangAfter-1), false) {
 		t.Error("not let in though it has just answered")
 	}
 	for range 3 {
 		h.answered(deadHost, now)
 	}
-	if len(h.met) != 0 {
-		t.Errorf("%d remembered of which nothing is to be told", len(h.met))
+	if len(h.states) != 0 {
+		t.Errorf("%d remembered of which nothing is to be told", len(h.states))
 	}
 }
 
@@ -126,7 +126,7 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 		t.Fatalf("%s goes first at the start", got)
 	}
 	for range 3 {
-		h.enter(deadHost, now, false)
+		h.acquire(deadHost, now, false)
 	}
 	for range 3 { // together: one refusal
 		h.refused(deadHost, now, now.Add(time.Second))
@@ -139,7 +139,7 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	if got := first(now); got != deadHost.String() {
 		t.Error("is not tried again")
 	}
-	h.enter(deadHost, now, false)
+	h.acquire(deadHost, now, false)
 	if got := first(now); got == deadHost.String() {
 		t.Error("a second connect tries it, too")
 	}
@@ -154,7 +154,7 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 		t.Error("its refusals are not forgotten when it lets us in")
 	}
 	h.answered(other, now)
-	h.enter(deadHost, now, false)
+	h.acquire(deadHost, now, false)
 	if got := first(now); got != other.String() {
 		t.Error("the one that another connect is calling goes first")
 	}
@@ -162,12 +162,12 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	if got := first(now); got != other.String() {
 		t.Error("the one with a connection goes first")
 	}
-	h.left(deadHost)
+	h.disconnected(deadHost)
 	if got := first(now); got != deadHost.String() {
 		t.Error("a connection that ended still counts")
 	}
-	if len(h.met) != 0 {
-		t.Errorf("%d remembered with nothing to remember", len(h.met))
+	if len(h.states) != 0 {
+		t.Errorf("%d remembered with nothing to remember", len(h.states))
 	}
 }
 
@@ -203,18 +203,18 @@ func TestHostMemoriesAreBounded(t *testing.T) {
 		at := endpoint{"mx.test", netip.AddrPortFrom(a, 25)}
 		h.failed(a, now, now)
 		h.tlsFailed(at, now)
-		if h.enter(a, now, false) || !h.tlsBroken(at, now) {
+		if h.acquire(a, now, false) || !h.tlsBroken(at, now) {
 			t.Fatal("the latest is not remembered")
 		}
 	}
-	if len(h.met) > maxRemembered || len(h.noTLS) > maxRemembered {
-		t.Errorf("%d and %d remembered", len(h.met), len(h.noTLS))
+	if len(h.states) > maxRemembered || len(h.noTLS) > maxRemembered {
+		t.Errorf("%d and %d remembered", len(h.states), len(h.noTLS))
 	}
 	// What is over goes first: one that is off still is kept.
 	later := now.Add(time.Hour)
 	h.failed(deadHost, now, later)
 	h.failed(a.Next(), later, later)
-	if len(h.met) != 2 {
-		t.Errorf("%d remembered of which all but two are over", len(h.met))
+	if len(h.states) != 2 {
+		t.Errorf("%d remembered of which all but two are over", len(h.states))
 	}
 }

@@ -28,7 +28,7 @@ func (a *Agent) session(s *queue.Session) {
 		a.queue.Leave(s, nil, sig, inWords(err))
 		return
 	}
-	defer a.hosts.left(p.addr.Addr())
+	defer a.hosts.disconnected(p.addr.Addr())
 	w := worker{agent: a, conn: conn, peer: p, names: p.hostNames(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	a.queue.Opened(s, sig)
