@@ -288,15 +288,15 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			a.log.Error("control socket failed", "err", err)
 		}
 	})
-	base.Go(func() { a.keepHouse(late) })
-	base.Go(func() { a.watchHost(late) })
+	base.Go(func() { a.heartbeat(late) })
+	base.Go(func() { a.pollSettings(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.bounceLoop(late) })
 	base.Go(func() { a.keepHistory(late) })
-	base.Go(func() { a.heedHost(late) })
+	base.Go(func() { a.pollQueue(late) })
 	base.Go(func() { a.watchWayBack(late) })
-	a.askHost() // before mail is read
-	base.Go(func() { a.stopWithHost(late) })
+	a.pollRunning() // before mail is read
+	base.Go(func() { a.pollRunningLoop(late) })
 	for _, l := range web {
 		base.Go(func() { a.health(late, l) })
 	}

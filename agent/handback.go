@@ -110,9 +110,9 @@ func (h *hostQueue) reason(most int) string {
 }
 
 const (
-	// lookEvery is how often the host's queue is counted while mail goes back, as
+	// queueEvery is how often the host's queue is counted while mail goes back, as
 	// long as that is cheap: what goes there meanwhile is bounded by the rate.
-	lookEvery = time.Second
+	queueEvery = time.Second
 	// lookShare keeps the counting from being a load itself: so many times as long
 	// as it took it is left alone.
 	lookShare = 20
@@ -120,19 +120,19 @@ const (
 	holdFor = 5 * time.Second
 )
 
-// heedHost holds up what goes back while the host has enough to do. Reading its
+// pollQueue holds up what goes back while the host has enough to do. Reading its
 // queue takes rights: where they are missing, that is logged once, and only the
 // rate bounds what goes there.
-func (a *Agent) heedHost(ctx context.Context) {
+func (a *Agent) pollQueue(ctx context.Context) {
 	var host postconf.HostQueue
-	wait, unknown := lookEvery, false
+	wait, unknown := queueEvery, false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		wait = lookEvery
+		wait = queueEvery
 		set := a.now.Load()
 		most := int(set.config.Handback.MaxHostQueue)
 		if most == 0 || a.queue.Waiting(set.relay) == 0 {
@@ -148,7 +148,7 @@ func (a *Agent) heedHost(ctx context.Context) {
 		wait = max(wait, lookShare*now.Sub(began))
 		if err != nil {
 			a.hostQueue.Store(&hostQueue{length: -1})
-			wait = askHostEvery
+			wait = settingsEvery
 			if !unknown {
 				unknown = true
 				remedy := "add the agent's user to the group postdrop, or let it read Postfix's incoming and active directories"
@@ -163,7 +163,7 @@ func (a *Agent) heedHost(ctx context.Context) {
 		h := &hostQueue{length: n}
 		if n > most {
 			wait = max(wait, holdFor)
-			h.held = now.Add(wait + lookEvery) // until after the next look
+			h.held = now.Add(wait + queueEvery) // until after the next look
 			a.queue.Clamp(set.relay, elastic.Clamp{Until: h.held, Reason: h.reason(most)})
 		}
 		a.hostQueue.Store(h)

@@ -10,16 +10,16 @@ import (
 	"github.com/millrace/millrace/agent/postconf"
 )
 
-// askHostEvery is how often the host's Postfix is asked for its settings anew:
+// settingsEvery is how often the host's Postfix is asked for its settings anew:
 // an admin who changes main.cf tells Postfix, not us.
-const askHostEvery = 5 * time.Minute
+const settingsEvery = 5 * time.Minute
 
-// watchHost keeps what /readyz says of the host: which settings of Postfix
+// pollSettings keeps what /readyz says of the host: which settings of Postfix
 // diverted mail passes by, though nobody has accepted it. That is asked at the
 // start, after a reload, and every some minutes. Nothing waits for the answer,
 // and a host without Postfix, or a milter that only observes, has nothing to say.
-func (a *Agent) watchHost(ctx context.Context) {
-	tick := time.NewTicker(askHostEvery)
+func (a *Agent) pollSettings(ctx context.Context) {
+	tick := time.NewTicker(settingsEvery)
 	defer tick.Stop()
 	failing := false
 	for {

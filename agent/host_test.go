@@ -80,7 +80,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 	write("master.cf", master)
 	ctx, cancel := context.WithCancel(t.Context())
 	var watch sync.WaitGroup
-	watch.Go(func() { a.watchHost(ctx) })
+	watch.Go(func() { a.pollSettings(ctx) })
 	defer watch.Wait()
 	defer cancel()
 	wait := func(what string, holds func() bool) {

@@ -17,14 +17,14 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// keepHouse tells the milter once a second that the agent lives, and how much
+// heartbeat tells the milter once a second that the agent lives, and how much
 // is queued. It goes on while transactions finish after a stop was asked for.
-func (a *Agent) keepHouse(ctx context.Context) {
+func (a *Agent) heartbeat(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	failing, tight, damaged := false, false, 0
 	for {
-		damaged = a.noteDamage(damaged)
+		damaged = a.settleDamaged(damaged)
 		a.expireOrders(time.Now())
 		a.now.Load().resolver.Forget()
 		a.saveRulePauses(time.Now(), false)
@@ -58,9 +58,9 @@ func gcPercent(huge bool) int {
 	return 100
 }
 
-// noteDamage gives records that turned out unreadable their outcome: nobody else
+// settleDamaged gives records that turned out unreadable their outcome: nobody else
 // can, as the queue never sees them. It returns how many it has seen.
-func (a *Agent) noteDamage(seen int) int {
+func (a *Agent) settleDamaged(seen int) int {
 	list := a.store.Damaged()
 	for _, d := range list[min(seen, len(list)):] {
 		a.log.Error("damaged record in the spool; its segment is kept for you to look at",

@@ -13,26 +13,26 @@ import (
 	"github.com/millrace/millrace/agent/control"
 )
 
-// askStopEvery is how soon a stopped host MTA stops us, and a started one lets us go on.
-const askStopEvery = 5 * time.Second
+// runningEvery is how soon a stopped host MTA stops us, and a started one lets us go on.
+const runningEvery = 5 * time.Second
 
-// stopWithHost keeps a brake on while the host MTA is stopped, where [agent]
+// pollRunningLoop keeps a brake on while the host MTA is stopped, where [agent]
 // stop_with_host asks for that.
-func (a *Agent) stopWithHost(ctx context.Context) {
-	tick := time.NewTicker(askStopEvery)
+func (a *Agent) pollRunningLoop(ctx context.Context) {
+	tick := time.NewTicker(runningEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			a.askHost()
+			a.pollRunning()
 		}
 	}
 }
 
-// askHost looks whether the host MTA runs. When that cannot be told, it does.
-func (a *Agent) askHost() {
+// pollRunning looks whether the host MTA runs. When that cannot be told, it does.
+func (a *Agent) pollRunning() {
 	c := a.now.Load().config
 	stopped := false
 	if c.Agent.StopWithHost {
