@@ -5,38 +5,38 @@ import (
 	"time"
 )
 
-// event is something that happens at a time: a bucket of retries comes due, a
+// timer is something that happens at a time: a bucket of retries comes due, a
 // destination may be probed, a paced site has a token, a route expires.
-type event interface {
-	// happen is called under the mutex at or after its time.
-	happen(q *Queue, now time.Time)
+type timer interface {
+	// fire is called under the mutex at or after its time.
+	fire(q *Queue, now time.Time)
 }
 
-// entry is one event on the agenda. An event that was moved to an earlier time
-// leaves its old entry behind; happen must tolerate coming too early or twice.
-type entry struct {
+// timerEntry is one event on the agenda. An event that was moved to an earlier time
+// leaves its old timerEntry behind; happen must tolerate coming too early or twice.
+type timerEntry struct {
 	at time.Time
-	event
+	timer
 }
 
-type agenda []entry
+type timers []timerEntry
 
-func (a agenda) Len() int           { return len(a) }
-func (a agenda) Less(i, j int) bool { return a[i].at.Before(a[j].at) }
-func (a agenda) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
-func (a *agenda) Push(x any)        { *a = append(*a, x.(entry)) }
-func (a *agenda) Pop() any {
+func (a timers) Len() int           { return len(a) }
+func (a timers) Less(i, j int) bool { return a[i].at.Before(a[j].at) }
+func (a timers) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
+func (a *timers) Push(x any)        { *a = append(*a, x.(timerEntry)) }
+func (a *timers) Pop() any {
 	old := *a
 	x := old[len(old)-1]
-	old[len(old)-1] = entry{}
+	old[len(old)-1] = timerEntry{}
 	*a = old[:len(old)-1]
 	return x
 }
 
-// plan puts an event on the agenda and wakes Run if it is now the first.
-func (q *Queue) plan(at time.Time, e event) {
-	heap.Push(&q.agenda, entry{at, e})
-	if q.agenda[0].event == e {
+// schedule puts an event on the agenda and wakes Run if it is now the first.
+func (q *Queue) schedule(at time.Time, e timer) {
+	heap.Push(&q.timers, timerEntry{at, e})
+	if q.timers[0].timer == e {
 		select {
 		case q.kick <- struct{}{}:
 		default:
@@ -48,18 +48,18 @@ func (q *Queue) plan(at time.Time, e event) {
 // planned by a clock that has been set back since: mail would wait for years.
 const farthest = 30 * 24 * time.Hour
 
-// runAgenda lets what is due happen and returns how long until the next event.
+// runTimers lets what is due happen and returns how long until the next event.
 // What plans itself again for now comes in the next turn, so that the mutex is
 // free in between.
-func (q *Queue) runAgenda(now time.Time) time.Duration {
-	for range len(q.agenda) {
-		if wait := q.agenda[0].at.Sub(now); wait > 0 && wait < farthest {
+func (q *Queue) runTimers(now time.Time) time.Duration {
+	for range len(q.timers) {
+		if wait := q.timers[0].at.Sub(now); wait > 0 && wait < farthest {
 			return wait
 		}
-		heap.Pop(&q.agenda).(entry).happen(q, now)
+		heap.Pop(&q.timers).(timerEntry).fire(q, now)
 	}
-	if len(q.agenda) > 0 {
-		return max(0, q.agenda[0].at.Sub(now))
+	if len(q.timers) > 0 {
+		return max(0, q.timers[0].at.Sub(now))
 	}
 	return time.Hour
 }
@@ -81,7 +81,7 @@ func (q *Queue) postpone(r uint32, rec *recipient, due, now time.Time) {
 	if b == nil {
 		b = &bucket{no: no}
 		q.due[no] = b
-		q.plan(moment(no*bucketSeconds), b)
+		q.schedule(moment(no*bucketSeconds), b)
 	}
 	rec.state, rec.due = inBucket, seconds(due)
 	rec.next, b.head = b.head, r
@@ -92,9 +92,9 @@ func (q *Queue) postpone(r uint32, rec *recipient, due, now time.Time) {
 // large bucket or domain never stalls the sessions for long.
 const batch = 4096
 
-// happen brings the bucket's recipients back to the tails of their lanes, where
+// fire brings the bucket's recipients back to the tails of their lanes, where
 // they mix with new mail.
-func (b *bucket) happen(q *Queue, now time.Time) {
+func (b *bucket) fire(q *Queue, now time.Time) {
 	if q.due[b.no] == b {
 		delete(q.due, b.no)
 	}
@@ -115,5 +115,5 @@ func (b *bucket) happen(q *Queue, now time.Time) {
 		q.push(l, r, rec, now)
 		q.touch(l)
 	}
-	q.plan(now, b)
+	q.schedule(now, b)
 }

@@ -104,7 +104,7 @@ type Queue struct {
 	dests      map[string]*destination
 	sites      map[string]*site
 
-	agenda  agenda
+	timers  timers
 	due     map[uint32]*bucket // unix second / bucketSeconds -> deferred recipients
 	kick    chan struct{}      // the timer goroutine looks at the agenda again
 	idle    ring[*Session]     // all ready sessions, longest waiting first
@@ -222,7 +222,7 @@ func (q *Queue) Run(ctx context.Context) {
 	var asked chan struct{}
 	for {
 		q.mu.Lock()
-		next := q.runAgenda(time.Now())
+		next := q.runTimers(time.Now())
 		q.mu.Unlock()
 		if asked != nil {
 			close(asked)

@@ -459,7 +459,7 @@ func TestPulseIsAnsweredByAQueueThatLives(t *testing.T) {
 		// As a call that hangs with the mutex would: the agenda cannot go on.
 		stuck := make(hang)
 		q.mu.Lock()
-		q.plan(time.Now(), stuck)
+		q.schedule(time.Now(), stuck)
 		q.mu.Unlock()
 		if err := pulse(); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("of a queue whose mutex is held: %v", err)
@@ -476,4 +476,4 @@ func TestPulseIsAnsweredByAQueueThatLives(t *testing.T) {
 // hang is something on the agenda that does not end.
 type hang chan struct{}
 
-func (h hang) happen(*Queue, time.Time) { <-h }
+func (h hang) fire(*Queue, time.Time) { <-h }

@@ -109,7 +109,7 @@ func (q *Queue) Routed(name string, w Route) {
 	}
 	d.resolving, d.reason, d.expires = false, "", w.Expires
 	if !w.Expires.IsZero() {
-		q.plan(w.Expires, d)
+		q.schedule(w.Expires, d)
 	}
 	old, dest := d.dest, q.destination(w, now)
 	if old != dest {
@@ -148,12 +148,12 @@ func (q *Queue) noWay(name, reason string, retry, failed time.Time) {
 	if !failed.IsZero() {
 		d.failed = failed
 	}
-	q.plan(retry, d)
+	q.schedule(retry, d)
 }
 
-// happen asks for the way again; for a domain whose mail is all deferred, only
+// fire asks for the way again; for a domain whose mail is all deferred, only
 // when some of it comes due. A domain without mail is forgotten.
-func (d *domain) happen(q *Queue, now time.Time) {
+func (d *domain) fire(q *Queue, now time.Time) {
 	if q.domains[d.name] != d || d.expires.After(now) {
 		return
 	}
@@ -292,7 +292,7 @@ func (q *Queue) abandon(d *destination) {
 		return
 	}
 	if d.domains--; d.domains == 0 {
-		q.plan(time.Now().Add(forget), d)
+		q.schedule(time.Now().Add(forget), d)
 	}
 }
 
@@ -466,14 +466,14 @@ func (q *Queue) lookAgain(s *site, at, now time.Time) {
 		return
 	}
 	s.planned = at
-	q.plan(at, s)
+	q.schedule(at, s)
 }
 
 // soonest keeps looks at one site apart.
 const soonest = 5 * time.Millisecond
 
-// happen serves a site whose pace, suspension or controller's state let it go on.
-func (s *site) happen(q *Queue, now time.Time) {
+// fire serves a site whose pace, suspension or controller's state let it go on.
+func (s *site) fire(q *Queue, now time.Time) {
 	if s.planned.After(now) {
 		return // an entry left behind
 	}
@@ -497,8 +497,8 @@ func (q *Queue) readyWithMail(s *site) (*Session, bool) {
 	return nil, false
 }
 
-// happen probes a destination that was down, or forgets one long unused.
-func (d *destination) happen(q *Queue, now time.Time) {
+// fire probes a destination that was down, or forgets one long unused.
+func (d *destination) fire(q *Queue, now time.Time) {
 	if d.domains == 0 && d.live == 0 && d.opening == 0 && q.dests[d.route.Key] == d {
 		delete(q.dests, d.route.Key)
 		if d.site.dests--; d.site.dests == 0 {

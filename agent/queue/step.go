@@ -358,7 +358,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		return
 	}
 	if d.domains == 0 && d.live+d.opening == 0 {
-		q.plan(now.Add(forget), d)
+		q.schedule(now.Add(forget), d)
 	}
 	// First the one that it went for, or one that has less; then the site itself.
 	if heir == nil {
@@ -416,6 +416,6 @@ func (q *Queue) backOff(d *destination, why string, now time.Time) {
 	}
 	if until := now.Add(wait); until.After(d.holdoff) {
 		d.holdoff = until
-		q.plan(until, d)
+		q.schedule(until, d)
 	}
 }
