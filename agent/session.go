@@ -70,7 +70,7 @@ func (a *Agent) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Con
 		case <-ended:
 			return c, p, sig, err
 		case <-timer.C:
-			if wait := a.queue.Lingers(s); wait > 0 {
+			if wait := a.queue.MayKeepConnecting(s); wait > 0 {
 				timer.Reset(wait)
 			} else {
 				cancel(errAbandoned)

@@ -98,7 +98,7 @@ func (b *bucket) fire(q *Queue, now time.Time) {
 	if q.due[b.no] == b {
 		delete(q.due, b.no)
 	}
-	defer q.serveTouched(now)
+	defer q.serveChanged(now)
 	for range batch {
 		if b.head == 0 {
 			return
@@ -113,7 +113,7 @@ func (b *bucket) fire(q *Queue, now time.Time) {
 		q.deferred--
 		l := *q.laneByNo.at(rec.lane)
 		q.push(l, r, rec, now)
-		q.touch(l)
+		q.markChanged(l)
 	}
 	q.schedule(now, b)
 }

@@ -98,7 +98,7 @@ func (q *Queue) setPaused(entries []Entry, halted bool) {
 		q.active--
 		q.put(h, rec, due, now)
 	}
-	q.serveTouched(now)
+	q.serveChanged(now)
 }
 
 // isPaused says whether a recipient stays aside while its message is halted.

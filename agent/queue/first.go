@@ -21,41 +21,41 @@ import "time"
 // that was lost is sent again after 1 s.
 const HangAfter = 2 * time.Second
 
-// patience is how long a connect that hangs may go on though others wait for its
+// longConnect is how long a connect that hangs may go on though others wait for its
 // place: longer than a connect's timeout, and than receivers make clients wait for
 // a greeting to tell those who do not.
-const patience = time.Minute
+const longConnect = time.Minute
 
-// attempts are connects under way to sites where nothing is up, and the sites that
+// connectBudget are connects under way to sites where nothing is up, and the sites that
 // wait until they may make one.
-type attempts struct {
+type connectBudget struct {
 	n    int
 	line ring[*site]
 }
 
-// attempts are those among which a site's next connect counts.
-func (q *Queue) attempts(s *site) *attempts {
+// budgetOf are those among which a site's next connect counts.
+func (q *Queue) budgetOf(s *site) *connectBudget {
 	if s.slow {
 		return &q.slow
 	}
-	return &q.first
+	return &q.quick
 }
 
 // most is how many attempts there may be.
-func (q *Queue) most(a *attempts) int {
+func (q *Queue) most(a *connectBudget) int {
 	if a == &q.slow {
 		return max(1, q.o.MaxSessions/8)
 	}
 	return max(1, q.o.MaxSessions/2-q.slow.n)
 }
 
-// barred says that the site would have to wait for a place among the attempts,
+// overBudget says that the site would have to wait for a place among the attempts,
 // whoever made room for it. A second one at the same site must leave half to others.
-func (q *Queue) barred(s *site) bool {
-	if s.proven {
+func (q *Queue) overBudget(s *site) bool {
+	if s.reachable {
 		return false
 	}
-	a := q.attempts(s)
+	a := q.budgetOf(s)
 	most := q.most(a)
 	if s.opening > 0 {
 		most /= 2
@@ -64,7 +64,7 @@ func (q *Queue) barred(s *site) bool {
 }
 
 // attempt counts a connect among some attempts; nil: among none.
-func (q *Queue) attempt(s *Session, a *attempts) {
+func (q *Queue) attempt(s *Session, a *connectBudget) {
 	if s.among != nil {
 		s.among.n--
 	}
@@ -73,15 +73,15 @@ func (q *Queue) attempt(s *Session, a *attempts) {
 	}
 }
 
-// queueUp makes a site wait for what it lacks. One that has a connect under way
+// waitForSlot makes a site wait for what it lacks. One that has a connect under way
 // needs no place in line: it is looked at again when that ends or hangs.
-func (q *Queue) queueUp(s *site) {
-	line := &q.starved
-	if !s.proven {
+func (q *Queue) waitForSlot(s *site) {
+	line := &q.waitingForSlot
+	if !s.reachable {
 		if s.opening > 0 {
 			return
 		}
-		line = &q.attempts(s).line
+		line = &q.budgetOf(s).line
 	}
 	if s.line != line {
 		s.leaveLine()
@@ -98,9 +98,9 @@ func (s *site) leaveLine() {
 	}
 }
 
-// newcomer finds a site that has nothing, and may make an attempt.
-func (q *Queue) newcomer() *site {
-	for _, a := range [...]*attempts{&q.first, &q.slow} {
+// nextUnproven finds a site that has nothing, and may make an attempt.
+func (q *Queue) nextUnproven() *site {
+	for _, a := range [...]*connectBudget{&q.quick, &q.slow} {
 		if a.n >= q.most(a) {
 			continue
 		}
@@ -114,15 +114,15 @@ func (q *Queue) newcomer() *site {
 	return nil
 }
 
-// admit gives the places that have become free to those who wait longest.
-func (q *Queue) admit(now time.Time) {
-	for _, a := range [...]*attempts{&q.first, &q.slow} {
+// grantSlots gives the places that have become free to those who wait longest.
+func (q *Queue) grantSlots(now time.Time) {
+	for _, a := range [...]*connectBudget{&q.quick, &q.slow} {
 		for n := a.line.n; n > 0 && a.n < q.most(a) && q.sessions < q.o.MaxSessions; n-- {
 			q.serveLine(a.line.head, now)
 		}
 	}
-	for n := q.starved.n; n > 0 && q.sessions < q.o.MaxSessions; n-- {
-		q.serveLine(q.starved.head, now)
+	for n := q.waitingForSlot.n; n > 0 && q.sessions < q.o.MaxSessions; n-- {
+		q.serveLine(q.waitingForSlot.head, now)
 	}
 }
 
@@ -132,11 +132,11 @@ func (q *Queue) serveLine(s *site, now time.Time) {
 	q.grow(s, now)
 }
 
-// Lingers is called by a session whose connect has been under way for HangAfter, and
+// MayKeepConnecting is called by a session whose connect has been under way for HangAfter, and
 // again after each time that it returns: for so long the connect may go on. 0 means
 // that it is to be abandoned, since others need its place: the session leaves, as
 // after any connect that failed.
-func (q *Queue) Lingers(s *Session) time.Duration {
+func (q *Queue) MayKeepConnecting(s *Session) time.Duration {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -145,28 +145,28 @@ func (q *Queue) Lingers(s *Session) time.Duration {
 		s.hangs = true
 		site.hanging++
 	}
-	wait := q.linger(s)
+	wait := q.keepConnecting(s)
 	q.grow(site, now) // another connect in its stead
-	q.admit(now)
+	q.grantSlots(now)
 	return wait
 }
 
-func (q *Queue) linger(s *Session) time.Duration {
+func (q *Queue) keepConnecting(s *Session) time.Duration {
 	site := s.dest.site
 	if site.live > 0 {
 		q.attempt(s, nil) // it is one host that hangs: what to do about that is up to the controller
-		return patience
+		return longConnect
 	}
-	site.proven, site.slow = false, true
-	needed := q.sessions >= q.o.MaxSessions && q.first.line.n+q.starved.n > 0
+	site.reachable, site.slow = false, true
+	needed := q.sessions >= q.o.MaxSessions && q.quick.line.n+q.waitingForSlot.n > 0
 	switch {
-	case s.patient && (needed || q.slow.line.n > 0):
+	case s.mayTakeLong && (needed || q.slow.line.n > 0):
 		return 0
 	case s.among == &q.slow || q.slow.n < q.most(&q.slow) && !needed:
 		q.attempt(s, &q.slow)
-		s.patient = true
-		return patience
-	case needed || q.first.line.n > 0:
+		s.mayTakeLong = true
+		return longConnect
+	case needed || q.quick.line.n > 0:
 		s.untried = true // it had no patience: it may have been about to answer
 		return 0
 	}

@@ -40,7 +40,7 @@ func (w *world) lasts(s *Session, d time.Duration) bool {
 	for d > wait {
 		time.Sleep(wait)
 		d -= wait
-		if wait = w.Lingers(s); wait == 0 {
+		if wait = w.MayKeepConnecting(s); wait == 0 {
 			return false
 		}
 	}

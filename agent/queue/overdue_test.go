@@ -183,7 +183,7 @@ func TestMailEndsByAFailureAfterItsAge(t *testing.T) {
 		"connects hang": func(w *world) {
 			w.server = func(w *world, s *Session) {
 				time.Sleep(HangAfter)
-				for wait := w.Lingers(s); wait > 0; wait = w.Lingers(s) {
+				for wait := w.MayKeepConnecting(s); wait > 0; wait = w.MayKeepConnecting(s) {
 					time.Sleep(min(wait, 30*time.Second))
 					if wait > 30*time.Second {
 						break

@@ -104,14 +104,14 @@ type Queue struct {
 	dests      map[string]*destination
 	sites      map[string]*site
 
-	timers  timers
-	due     map[uint32]*bucket // unix second / bucketSeconds -> deferred recipients
-	kick    chan struct{}      // the timer goroutine looks at the agenda again
-	idle    ring[*Session]     // all ready sessions, longest waiting first
-	touched []*lane            // that got mail in this turn under the mutex
-	starved ring[*site]        // sites where something was up, and which wanted a session when max_sessions was reached
-	first   attempts           // to sites where nothing is known to be up
-	slow    attempts           // to those of them whose last connect hung
+	timers         timers
+	due            map[uint32]*bucket // unix second / bucketSeconds -> deferred recipients
+	kick           chan struct{}      // the timer goroutine looks at the agenda again
+	idle           ring[*Session]     // all ready sessions, longest waiting first
+	changed        []*lane            // that got mail in this turn under the mutex
+	waitingForSlot ring[*site]        // sites where something was up, and which wanted a session when max_sessions was reached
+	quick          connectBudget      // to sites where nothing is known to be up
+	slow           connectBudget      // to those of them whose last connect hung
 
 	sessions int // opening and live, all sites
 	retiring int // told to retire, not yet gone
@@ -314,7 +314,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		q.streams.unref(uint32(msg.stream))
 		q.messages.free(m)
 	}
-	q.serveTouched(now)
+	q.serveChanged(now)
 }
 
 // settle applies one outcome. The recipient must be taken.
@@ -374,7 +374,7 @@ func (q *Queue) put(r uint32, rec *recipient, due, now time.Time) {
 	default:
 		l := *q.laneByNo.at(rec.lane)
 		q.push(l, r, rec, now)
-		q.touch(l)
+		q.markChanged(l)
 	}
 }
 
@@ -418,7 +418,7 @@ func (q *Queue) Settle(done []Settled) {
 	for _, s := range done {
 		q.settle(s, now)
 	}
-	q.serveTouched(now)
+	q.serveChanged(now)
 }
 
 // Queued returns the number of recipients that are not done.

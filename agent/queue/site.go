@@ -31,14 +31,14 @@ type site struct {
 	control       *elastic.Control
 	policy        *config.Queue
 	dests         int
-	hungry        ring[*destination] // with mail waiting and wanting a session
+	wanting       ring[*destination] // with mail waiting and wanting a session
 	waiting       int
 	live          int
 	opening       int
 	hanging       int  // of opening, those under way for HangAfter
 	retiring      int  // of live, told to go and not yet gone
-	promised      int  // sessions of other sites that were told to go in its favour, not yet gone
-	proven        bool // the last connect with none up did not fail
+	incoming      int  // sessions of other sites that were told to go in its favour, not yet gone
+	reachable     bool // the last connect with none up did not fail
 	slow          bool // the last one hung
 	refused       int  // signals that it was one session too many, or too fast; for listings alone
 
@@ -86,7 +86,7 @@ type destination struct {
 	ready                []*Session  // the ready list; the last one was used last
 	waiting              int
 	live, opening        int
-	fresh                int // of live, those that have not asked for work yet
+	idleSinceUp          int // of live, those that have not asked for work yet
 
 	allowance allowance // messages on one connection, if the receiver has a limit
 
@@ -304,29 +304,29 @@ func (q *Queue) moveWaiting(d *destination, n int) {
 	d.waiting += n
 	d.site.waiting += n
 	if d.waiting == 0 {
-		d.site.hungry.remove(d)
-		if d.site.hungry.n == 0 {
+		d.site.wanting.remove(d)
+		if d.site.wanting.n == 0 {
 			d.site.leaveLine()
 		}
 	}
 }
 
-// touch notes a lane that got mail; serveTouched serves them all when the
+// markChanged notes a lane that got mail; serveTouched serves them all when the
 // recipients of a message stand together, so that they go in one transaction.
-func (q *Queue) touch(l *lane) {
-	if n := len(q.touched); n == 0 || q.touched[n-1] != l {
-		q.touched = append(q.touched, l)
+func (q *Queue) markChanged(l *lane) {
+	if n := len(q.changed); n == 0 || q.changed[n-1] != l {
+		q.changed = append(q.changed, l)
 	}
 }
 
-func (q *Queue) serveTouched(now time.Time) {
-	for _, l := range q.touched {
+func (q *Queue) serveChanged(now time.Time) {
+	for _, l := range q.changed {
 		if l.flow != nil {
 			q.serveAll(l.flow.dest, now)
 		}
 	}
-	clear(q.touched)
-	q.touched = q.touched[:0]
+	clear(q.changed)
+	q.changed = q.changed[:0]
 }
 
 // serveOne hands one transaction to a ready session, or wants a new one. It
@@ -352,7 +352,7 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 		return true
 	}
 	if d.waiting > d.opening {
-		d.site.hungry.push(d)
+		d.site.wanting.push(d)
 		q.grow(d.site, now)
 	}
 	return false
@@ -370,22 +370,22 @@ func (s *site) load() elastic.Load {
 
 // grow opens sessions while the site wants more and budgets allow.
 func (q *Queue) grow(s *site, now time.Time) {
-	if q.closed || s.hungry.n == 0 {
+	if q.closed || s.wanting.n == 0 {
 		return
 	}
 	t := s.control.Target(now, s.load())
-	for tries := s.hungry.n; tries > 0 && s.hungry.n > 0; tries-- {
+	for tries := s.wanting.n; tries > 0 && s.wanting.n > 0; tries-- {
 		if s.opening >= t.Unproven {
 			break
 		}
-		d := s.hungry.head
-		if d.waiting <= d.opening+d.fresh+len(d.ready) {
-			s.hungry.remove(d)
+		d := s.wanting.head
+		if d.waiting <= d.opening+d.idleSinceUp+len(d.ready) {
+			s.wanting.remove(d)
 			continue
 		}
 		// Before any budget: for one that would not connect now nobody makes room.
 		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 {
-			s.hungry.rotate() // its probe is on the agenda, or under way
+			s.wanting.rotate() // its probe is on the agenda, or under way
 			continue
 		}
 		// At a limit, a session that stands idle at another destination makes
@@ -396,24 +396,24 @@ func (q *Queue) grow(s *site, now time.Time) {
 			}
 			break
 		}
-		if q.barred(s) {
-			q.queueUp(s)
+		if q.overBudget(s) {
+			q.waitForSlot(s)
 			break
 		}
 		if q.sessions >= q.o.MaxSessions {
 			if q.sessions-q.retiring >= q.o.MaxSessions {
 				q.retireIdle(func(*destination) bool { return true })
 			}
-			q.queueUp(s)
+			q.waitForSlot(s)
 			break
 		}
-		s.hungry.rotate()
+		s.wanting.rotate()
 		if wait := s.connects.take(now, float64(s.policy.MaxConnectionRate), max(1, float64(s.policy.MaxConnectionRate))); wait > 0 {
 			q.lookAgain(s, now.Add(wait), now)
 			break
 		}
 		q.launch(d)
-		tries = s.hungry.n + 1 // it may want another one
+		tries = s.wanting.n + 1 // it may want another one
 	}
 	q.lookAgain(s, s.control.Next(), now)
 }
@@ -424,8 +424,8 @@ func (q *Queue) launch(d *destination) {
 	d.opening++
 	d.site.opening++
 	q.sessions++
-	if !d.site.proven {
-		q.attempt(s, q.attempts(d.site))
+	if !d.site.reachable {
+		q.attempt(s, q.budgetOf(d.site))
 	}
 	q.o.Launch(s)
 }
@@ -508,7 +508,7 @@ func (d *destination) fire(q *Queue, now time.Time) {
 		return
 	}
 	if d.waiting > 0 {
-		d.site.hungry.push(d)
+		d.site.wanting.push(d)
 		q.grow(d.site, now)
 	}
 }

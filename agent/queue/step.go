@@ -14,16 +14,16 @@ import (
 type Session struct {
 	linked[*Session] // on Queue.idle
 	dest             *destination
-	route            *Route    // of dest, when the session was launched or last given a job
-	wake             chan wake // one message for each time it leaves the ready list
-	among            *attempts // where it is counted until it is up; nil: nowhere
-	hangs            bool      // counted in site.hanging
-	patient          bool      // its connect was given patience
-	retiring         bool      // told to go: counted in Queue.retiring, and what closes after that is our doing
-	untried          bool      // its connect tells nothing of the destination
-	heir             *site     // gets its place when it has gone; nil: nobody in particular
+	route            *Route         // of dest, when the session was launched or last given a job
+	wake             chan wake      // one message for each time it leaves the ready list
+	among            *connectBudget // where it is counted until it is up; nil: nowhere
+	hangs            bool           // counted in site.hanging
+	mayTakeLong      bool           // its connect was given patience
+	retiring         bool           // told to go: counted in Queue.retiring, and what closes after that is our doing
+	untried          bool           // its connect tells nothing of the destination
+	successor        *site          // gets its place when it has gone; nil: nobody in particular
 	up               bool
-	fresh            bool // up, and has not asked for work yet
+	idleSinceUp      bool // up, and has not asked for work yet
 
 	job   Job
 	items []Item
@@ -84,23 +84,23 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	s.up = true
 	d.live++
 	d.site.live++
-	d.site.proven = true
+	d.site.reachable = true
 	d.failures, d.holdoff, d.reason, d.failed = 0, time.Time{}, "", time.Time{}
-	s.fresh = true
-	d.fresh++
+	s.idleSinceUp = true
+	d.idleSinceUp++
 	d.site.signal(now, sig)
-	if d.waiting > d.opening+d.fresh {
-		d.site.hungry.push(d)
+	if d.waiting > d.opening+d.idleSinceUp {
+		d.site.wanting.push(d)
 	}
 	q.grow(d.site, now)
-	q.admit(now)
+	q.grantSlots(now)
 }
 
 // started notes that a session that came up takes mail now, or will not.
 func (s *Session) started() {
-	if s.fresh {
-		s.fresh = false
-		s.dest.fresh--
+	if s.idleSinceUp {
+		s.idleSinceUp = false
+		s.dest.idleSinceUp--
 	}
 }
 
@@ -236,7 +236,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	}
 	s.job = Job{}
 	s.dest.site.signal(now, sig)
-	q.serveTouched(now)
+	q.serveChanged(now)
 }
 
 func settled(done []Settled, h Handle) bool {
@@ -265,12 +265,12 @@ func (q *Queue) dismiss(s *Session, t elastic.Target, now time.Time) error {
 		return nil
 	}
 	// Others wait for room: give it up when idle, or after a fair turn.
-	if d.site.hungry.n > 0 && d.site.live-d.site.retiring+d.site.opening >= t.Sessions && q.hungryElsewhere(d) {
+	if d.site.wanting.n > 0 && d.site.live-d.site.retiring+d.site.opening >= t.Sessions && q.hungryElsewhere(d) {
 		return ErrRetire
 	}
 	if q.sessions >= q.o.MaxSessions {
-		if s.heir = q.poorer(d.site.held()); s.heir != nil {
-			s.heir.promised++
+		if s.successor = q.neediest(d.site.held()); s.successor != nil {
+			s.successor.incoming++
 			return ErrRetire
 		}
 	}
@@ -279,20 +279,20 @@ func (q *Queue) dismiss(s *Session, t elastic.Target, now time.Time) error {
 
 // held is how many sessions the site has, and will have when those of other sites
 // have gone that were told to go for it.
-func (s *site) held() int { return s.live - s.retiring + s.opening + s.promised }
+func (s *site) held() int { return s.live - s.retiring + s.opening + s.incoming }
 
-// poorer finds a starved site that has fewer sessions than one that holds so many,
+// neediest finds a starved site that has fewer sessions than one that holds so many,
 // even after a session has passed from this to that (max-min fairness: what some do
-// not want the others get in equal parts). A site that has none is poorer than one
+// not want the others get in equal parts). A site that has none is neediest than one
 // that has one: where there are more sites than sessions they take turns, who has
 // waited longest first. It looks at a few, and turns the ring, so that all are seen
 // in some calls.
-func (q *Queue) poorer(than int) (least *site) {
-	if s := q.newcomer(); s != nil {
+func (q *Queue) neediest(than int) (least *site) {
+	if s := q.nextUnproven(); s != nil {
 		return s
 	}
-	for range min(q.starved.n, 16) {
-		s := q.starved.head
+	for range min(q.waitingForSlot.n, 16) {
+		s := q.waitingForSlot.head
 		n := s.held()
 		if n == 0 {
 			return s
@@ -300,7 +300,7 @@ func (q *Queue) poorer(than int) (least *site) {
 		if n+1 < than && (least == nil || n < least.held()) {
 			least = s
 		}
-		q.starved.rotate()
+		q.waitingForSlot.rotate()
 	}
 	return least
 }
@@ -312,7 +312,7 @@ const turn = 20
 // hungryElsewhere reports whether another destination of the site waits for its
 // first session.
 func (q *Queue) hungryElsewhere(d *destination) bool {
-	x, ok := d.site.hungry.first()
+	x, ok := d.site.wanting.first()
 	return ok && x != d && x.live+x.opening == 0
 }
 
@@ -332,9 +332,9 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		d.site.retiring--
 		q.retiring--
 	}
-	heir := s.heir
+	heir := s.successor
 	if heir != nil {
-		heir.promised--
+		heir.incoming--
 	}
 	if s.up {
 		d.live--
@@ -362,7 +362,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	}
 	// First the one that it went for, or one that has less; then the site itself.
 	if heir == nil {
-		heir = q.poorer(d.site.held() + 1)
+		heir = q.neediest(d.site.held() + 1)
 	}
 	if heir != nil {
 		heir.leaveLine()
@@ -370,7 +370,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	}
 	q.serveOne(d, now)
 	q.grow(d.site, now)
-	q.admit(now)
+	q.grantSlots(now)
 }
 
 // allowance is how many messages a receiver takes on one connection, learned from
@@ -411,7 +411,7 @@ func (q *Queue) backOff(d *destination, why string, now time.Time) {
 			d.failures++
 		}
 		d.reason = why
-		d.site.proven = d.site.live > 0
+		d.site.reachable = d.site.live > 0
 		wait = holdoffs[min(max(d.failures, 1), len(holdoffs))-1]
 	}
 	if until := now.Add(wait); until.After(d.holdoff) {

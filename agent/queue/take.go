@@ -64,9 +64,9 @@ func (q *Queue) Hasten(entries []Entry) (n int) {
 		} else if d.dest.holdoff.After(now) {
 			d.dest.holdoff = now
 		}
-		q.touch(l)
+		q.markChanged(l)
 	}
-	q.serveTouched(now)
+	q.serveChanged(now)
 	return n
 }
 
