@@ -38,8 +38,8 @@ type Selected struct {
 	Active     int `json:"active"`     // in a transaction: that takes its course
 }
 
-// news is one line of the answer to an order: how far it is, at last with End.
-type news struct {
+// progressLine is one line of the answer to an order: how far it is, at last with End.
+type progressLine struct {
 	Selected
 	End   bool   `json:"end,omitempty"`
 	Error string `json:"error,omitempty"`
@@ -48,23 +48,23 @@ type news struct {
 // act serves an order and tells of its progress, one object a line.
 func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 	var o Order
-	if !demand(w, r, &o) {
+	if !decode(w, r, &o) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
-	send := func(n news) {
-		out.SetWriteDeadline(time.Now().Add(stall))
+	send := func(n progressLine) {
+		out.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if enc.Encode(n) == nil {
 			out.Flush()
 		}
 	}
-	done, err := s.backend.Act(r.Context(), o, func(done Selected) { send(news{Selected: done}) })
+	done, err := s.backend.Act(r.Context(), o, func(done Selected) { send(progressLine{Selected: done}) })
 	if !o.Dry {
-		s.note(r, o, done, err)
+		s.audit(r, o, done, err)
 	}
-	last := news{Selected: done, End: true}
+	last := progressLine{Selected: done, End: true}
 	if err != nil {
 		last.Error = err.Error()
 	}
@@ -84,7 +84,7 @@ func (c *Client) Act(ctx context.Context, o Order, progress func(Selected)) (don
 	}
 	defer resp.Body.Close()
 	for dec := json.NewDecoder(resp.Body); ; {
-		var n news
+		var n progressLine
 		if err := dec.Decode(&n); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF

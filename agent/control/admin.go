@@ -41,16 +41,16 @@ var ErrUnknown = errors.New("not known to the agent")
 func change[Q, A any](s *Server, path string, do func(context.Context, Q) (A, error)) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		var q Q
-		if demand(w, r, &q) {
+		if decode(w, r, &q) {
 			a, err := do(r.Context(), q)
-			s.note(r, q, a, err)
+			s.audit(r, q, a, err)
 			respond(w, a, err)
 		}
 	})
 }
 
-// note logs what a peer asked for and what came of it.
-func (s *Server) note(r *http.Request, request, result any, err error) {
+// audit logs what a peer asked for and what came of it.
+func (s *Server) audit(r *http.Request, request, result any, err error) {
 	p := PeerOf(r.Context())
 	asked, _ := json.Marshal(request) // it came as JSON
 	attrs := []any{"do", strings.TrimPrefix(r.URL.Path, "/v1/"), "who", p.String(), "pid", p.PID, "request", string(asked)}
@@ -68,36 +68,36 @@ func (s *Server) admin() {
 	s.mux.HandleFunc("GET /v1/streams", func(w http.ResponseWriter, r *http.Request) { respond(w, b.Streams(), nil) })
 	s.mux.HandleFunc("GET /v1/standing", func(w http.ResponseWriter, r *http.Request) { respond(w, b.Standing(), nil) })
 	s.mux.HandleFunc("POST /v1/act", s.act)
-	change(s, "/v1/pause", without(b.Pause))
+	change(s, "/v1/pause", noResult(b.Pause))
 	change(s, "/v1/resume", b.Resume)
-	change(s, "/v1/limit", without(b.Limit))
-	change(s, "/v1/priority", without(b.Prioritize))
-	change(s, "/v1/reload", without(func(ctx context.Context, _ struct{}) error { return b.ReloadConfig(ctx) }))
+	change(s, "/v1/limit", noResult(b.Limit))
+	change(s, "/v1/priority", noResult(b.Prioritize))
+	change(s, "/v1/reload", noResult(func(ctx context.Context, _ struct{}) error { return b.ReloadConfig(ctx) }))
 	s.mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
 		changes, err := b.Why(r.URL.Query().Get("site"))
 		respond(w, changes, err)
 	})
 	s.mux.HandleFunc("POST /v1/weblink", func(w http.ResponseWriter, r *http.Request) {
 		link, err := b.WebLink()
-		s.note(r, nil, nil, err) // the link is nobody else's business
+		s.audit(r, nil, nil, err) // the link is nobody else's business
 		respond(w, link, err)
 	})
 }
 
-// without makes a change that has no result.
-func without[Q any](do func(context.Context, Q) error) func(context.Context, Q) (struct{}, error) {
+// noResult makes a change that has no result.
+func noResult[Q any](do func(context.Context, Q) error) func(context.Context, Q) (struct{}, error) {
 	return func(ctx context.Context, q Q) (struct{}, error) { return struct{}{}, do(ctx, q) }
 }
 
-// largest bounds the octets of a request.
-const largest = 1 << 18
+// maxRequest bounds the octets of a request.
+const maxRequest = 1 << 18
 
-// demand reads a request, or answers that it cannot be read.
-func demand(w http.ResponseWriter, r *http.Request, v any) bool {
+// decode reads a request, or answers that it cannot be read.
+func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	in := http.NewResponseController(w)
-	in.SetReadDeadline(time.Now().Add(stall))
+	in.SetReadDeadline(time.Now().Add(writeTimeout))
 	defer in.SetReadDeadline(time.Time{})
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, largest))
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

@@ -129,18 +129,18 @@ type Server struct {
 	listener net.Listener
 }
 
-// stall is how long a write to a client may take before the request is given up.
-const stall = 30 * time.Second
+// writeTimeout is how long a write to a client may take before the request is given up.
+const writeTimeout = 30 * time.Second
 
 // listingBuffer is how many octets of a listing wait for its reader. With less a
 // million messages take so many more writes.
 const listingBuffer = 64 << 10
 
-// patient gives each write to a client the time of stall, and no more.
-type patient struct{ http.ResponseWriter }
+// deadlineWriter gives each write to a client the time of stall, and no more.
+type deadlineWriter struct{ http.ResponseWriter }
 
-func (p patient) Write(b []byte) (int, error) {
-	http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(stall))
+func (p deadlineWriter) Write(b []byte) (int, error) {
+	http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
 	return p.ResponseWriter.Write(b)
 }
 
@@ -160,7 +160,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	l := listen.Bound(socket, MaxConnections, log)
-	d, err := doorOf(path)
+	d, err := accessOf(path)
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
@@ -192,7 +192,7 @@ func (s *Server) routes() {
 			return
 		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		out := bufio.NewWriterSize(patient{w}, listingBuffer)
+		out := bufio.NewWriterSize(deadlineWriter{w}, listingBuffer)
 		enc := json.NewEncoder(out)
 		err = s.backend.Messages(r.Context(), f, func(m *Message) error { return enc.Encode(m) })
 		if err == nil {

@@ -26,7 +26,7 @@ func (s *Server) milter() {
 	b := s.backend
 	s.mux.HandleFunc("POST /v1/milter", func(w http.ResponseWriter, r *http.Request) {
 		var report MilterReport
-		if demand(w, r, &report) {
+		if decode(w, r, &report) {
 			b.Milter(report)
 			respond(w, struct{}{}, nil)
 		}

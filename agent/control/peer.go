@@ -91,27 +91,27 @@ func peerGroups(fd uintptr) ([]uint32, error) {
 	}
 }
 
-// door lets in whom the socket is for.
-type door struct{ uid, gid uint32 }
+// access lets in whom the socket is for.
+type access struct{ uid, gid uint32 }
 
-// doorOf is the door of a socket file: for its owner, who is the agent's user, and its group.
-func doorOf(path string) (door, error) {
+// accessOf is the door of a socket file: for its owner, who is the agent's user, and its group.
+func accessOf(path string) (access, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
-		return door{}, err
+		return access{}, err
 	}
 	st := fi.Sys().(*syscall.Stat_t)
-	return door{uid: st.Uid, gid: st.Gid}, nil
+	return access{uid: st.Uid, gid: st.Gid}, nil
 }
 
 // admits reports whether a peer is root, the socket's owner or of its group. The
 // file's mode says so too; but modes get changed, and directories opened.
-func (d door) admits(p Peer) bool {
+func (d access) admits(p Peer) bool {
 	return p.UID == 0 || p.UID == d.uid || p.GID == d.gid || slices.Contains(p.Groups, d.gid)
 }
 
 // guard refuses strangers before anything they sent is looked at.
-func (d door) guard(h http.Handler) http.Handler {
+func (d access) guard(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := PeerOf(r.Context())
 		if !d.admits(p) {

@@ -18,7 +18,7 @@ import (
 
 func TestDoorIsForRootOwnerAndGroup(t *testing.T) {
 	t.Parallel()
-	d := door{uid: 105, gid: 110}
+	d := access{uid: 105, gid: 110}
 	for _, x := range []struct {
 		peer Peer
 		want bool

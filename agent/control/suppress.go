@@ -58,7 +58,7 @@ func (s *Server) suppression() {
 		n := 0
 		err := b.Suppressions(r.Context(), func(x *Suppression) error {
 			if n++; n%100 == 1 {
-				out.SetWriteDeadline(time.Now().Add(stall))
+				out.SetWriteDeadline(time.Now().Add(writeTimeout))
 			}
 			return enc.Encode(x)
 		})
@@ -78,7 +78,7 @@ func (s *Server) suppression() {
 		if err != nil {
 			err = fmt.Errorf("%d entries added, then: %w", n, err)
 		}
-		s.note(r, "a list of addresses", n, err)
+		s.audit(r, "a list of addresses", n, err)
 		respond(w, n, err)
 	})
 	change(s, "/v1/unsuppress", func(_ context.Context, x Release) (int, error) { return b.Unsuppress(x) })
