@@ -215,30 +215,28 @@ func (a *Agent) ending(s *selection, job queue.Job, decide func(last string) out
 
 // hold keeps mail until it is released, over restarts.
 func (a *Agent) hold(_ *selection, chosen []queue.Entry) int {
-	return a.restate(chosen, func(st *spool.State) queue.Settled { st.Held = true; return queue.Settled{Hold: true} })
+	return a.restate(chosen, func(st *spool.State) queue.How { st.Held = true; return queue.Held })
 }
 
 // release ends hold.
 func (a *Agent) release(_ *selection, chosen []queue.Entry) int {
-	return a.restate(chosen, func(st *spool.State) queue.Settled { st.Held = false; return queue.Settled{Release: true} })
+	return a.restate(chosen, func(st *spool.State) queue.How { st.Held = false; return queue.Released })
 }
 
 // restate changes what the journal knows of recipients, and then where they are in
 // the queue.
-func (a *Agent) restate(chosen []queue.Entry, change func(*spool.State) queue.Settled) int {
+func (a *Agent) restate(chosen []queue.Entry, change func(*spool.State) queue.How) int {
 	var events []spool.Event
 	var done []queue.Settled
 	for _, job := range a.queue.Take(chosen) {
 		states, _ := a.store.States(job.ID)
 		for _, item := range job.Items {
 			if int(item.Ordinal) >= len(states) {
-				done = append(done, queue.Settled{Handle: item.Handle, Untried: true})
+				done = append(done, queue.Settled{Handle: item.Handle, How: queue.Untried})
 				continue
 			}
 			st := states[item.Ordinal]
-			x := change(&st)
-			x.Handle = item.Handle
-			done = append(done, x)
+			done = append(done, queue.Settled{Handle: item.Handle, How: change(&st)})
 			events = append(events, spool.Event{ID: job.ID, Recipient: item.Ordinal, State: st})
 		}
 	}
@@ -270,9 +268,9 @@ func (a *Agent) requeue(s *selection, chosen []queue.Entry) (n int) {
 		events := make([]spool.Event, 0, len(job.Items))
 		done := make([]queue.Settled, 0, len(job.Items))
 		for _, item := range job.Items {
-			x := queue.Settled{Handle: item.Handle, Untried: true}
+			x := queue.Settled{Handle: item.Handle, How: queue.Untried}
 			if e != nil {
-				x = queue.Settled{Handle: item.Handle, Status: spool.Cancelled} // out of the queue alone
+				x = queue.Settled{Handle: item.Handle, State: spool.State{Status: spool.Cancelled}} // out of the queue alone
 				events = append(events, spool.Event{ID: job.ID, Recipient: item.Ordinal})
 			}
 			done = append(done, x)

@@ -145,7 +145,6 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Resolve:     a.lookupQueue.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
-		Halted:      a.isPaused,
 		MaxSessions: files.sessions,
 	})
 	if err := a.loadOrders(); err != nil {

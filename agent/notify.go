@@ -192,7 +192,7 @@ func (r *settlement) report(done []queue.Settled) []queue.Settled {
 		switch {
 		case r.owesDSN(&f, outcome.Bounce, dsn.Failed):
 			failed = append(failed, f)
-			done = append(done, queue.Settled{Handle: f.item.Handle, Kept: true})
+			done = append(done, queue.Settled{Handle: f.item.Handle, How: queue.Pending})
 		case f.relayed && !r.route.Handback && r.owesDSN(&f, outcome.Deliver, dsn.Relayed):
 			relayed = append(relayed, r.reported(&f, dsn.Relayed))
 		}

@@ -309,7 +309,7 @@ func TestRefusedReportIsStuck(t *testing.T) {
 	}
 	// An admin has it tried again.
 	for _, j := range s.agent.queue.Take(stuck()) {
-		s.agent.queue.Settle([]queue.Settled{{Handle: j.Items[0].Handle, Stuck: true, Due: time.Now()}})
+		s.agent.queue.Settle([]queue.Settled{{Handle: j.Items[0].Handle, State: spool.State{Stuck: true, Due: time.Now()}}})
 	}
 	s.until("the host has them all", func() bool { return len(s.at("host")) == n && s.empty() })
 	if got := ready(); got != "ok\n" {

@@ -200,7 +200,7 @@ func (a *Agent) unreadable(job queue.Job, q *config.Queue, e *spool.Envelope, er
 		done := make([]queue.Settled, 0, len(job.Items))
 		for _, item := range job.Items {
 			done = append(done, queue.Settled{
-				Handle: item.Handle, Due: time.Now().Add(time.Minute), Reason: "spool: " + err.Error(),
+				Handle: item.Handle, State: spool.State{Due: time.Now().Add(time.Minute), Reply: "spool: " + err.Error()},
 			})
 		}
 		return done

@@ -150,51 +150,44 @@ func (r *settlement) publish(events []spool.Event, written bool) {
 // of them then.
 func (r *settlement) events(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
 	for _, f := range r.results {
-		s := f.settled(r.route.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted)
-		if !s.Untried {
-			tries := min(f.item.Tries+1, math.MaxUint16)
-			if s.Handback {
-				tries = 0 // at the host they are counted anew
-			}
-			events = append(events, spool.Event{
-				ID: r.job.ID, Recipient: f.item.Ordinal,
-				State: spool.State{
-					Status: s.Status, Handback: s.Handback || r.route.Handback && s.Status == spool.Queued, Tries: uint16(tries),
-					Class: uint8(f.decision.Class), Stuck: s.Stuck, Due: s.Due, Reply: s.Reason,
-				},
-			})
+		s := r.settled(&f)
+		if s.How != queue.Untried {
+			events = append(events, spool.Event{ID: r.job.ID, Recipient: f.item.Ordinal, State: s.State})
 		}
 		done = append(done, s)
 	}
 	return done, events
 }
 
-// settled translates a decision for the queue.
-func (f *result) settled(handedBack bool) queue.Settled {
-	d := f.decision
-	s := queue.Settled{Handle: f.item.Handle, Reason: d.Reason, Untried: f.untried}
+// settled is what the journal and the queue get to know of a result.
+func (r *settlement) settled(f *result) queue.Settled {
+	s := queue.Settled{Handle: f.item.Handle}
 	if f.untried {
+		s.How = queue.Untried
 		return s
 	}
+	d, st := f.decision, &s.State
+	st.Tries, st.Class, st.Reply = uint16(min(f.item.Tries+1, math.MaxUint16)), uint8(d.Class), d.Reason
 	switch d.Action {
 	case outcome.Deliver:
-		s.Status = spool.Delivered
-		if handedBack {
-			s.Status = spool.HandedBack
+		st.Status = spool.Delivered
+		if r.route.Handback && r.envelope != nil && r.envelope.Origin == spool.Diverted {
+			st.Status = spool.HandedBack
 		}
 	case outcome.Bounce:
-		s.Status = spool.Bounced
+		st.Status = spool.Bounced
 	case outcome.Damage:
-		s.Status = spool.Damaged
+		st.Status = spool.Damaged
 	case outcome.Cancel:
-		s.Status = spool.Cancelled
+		st.Status = spool.Cancelled
 	case outcome.HandBack:
-		s.Handback = true
+		s.How = queue.ToHost
+		st.Handback, st.Tries = true, 0 // at the host they are counted anew
 	default:
-		s.Due, s.Stuck = d.Due, d.Action == outcome.Stuck
+		st.Handback, st.Due, st.Stuck = r.route.Handback, d.Due, d.Action == outcome.Stuck
 	}
-	if f.suppressed && s.Status.Final() {
-		s.Status = spool.Suppressed
+	if f.suppressed && st.Status.Final() {
+		st.Status = spool.Suppressed
 	}
 	return s
 }

@@ -192,11 +192,11 @@ func (a *Agent) pauseOf(e *spool.Envelope) *control.Brake {
 	return nil
 }
 
-// add brings a message into the queue, halted or not.
+// add brings a message into the queue, paused or not.
 func (a *Agent) add(id spool.ID, e *spool.Envelope, st []spool.State) {
 	a.orders.arrivals.RLock()
 	defer a.orders.arrivals.RUnlock()
-	a.queue.Add(id, e, domains(e), st)
+	a.queue.Add(id, e, domains(e), st, a.isPaused(e))
 }
 
 // applyToQueued halts the queued messages that a brake is on for by what their envelopes

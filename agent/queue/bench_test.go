@@ -44,7 +44,7 @@ func drain(b *testing.B, backlog, destinations int) {
 	e := &spool.Envelope{Size: 8000, Arrived: time.Now(), Recipients: make([]spool.Recipient, 1)}
 	for i := range backlog {
 		e.Stream = fmt.Sprint("stream", i%7)
-		q.Add(spool.ID(i+1), e, []string{fmt.Sprintf("d%d.example", i%destinations)}, nil)
+		q.Add(spool.ID(i+1), e, []string{fmt.Sprintf("d%d.example", i%destinations)}, nil, false)
 	}
 	b.StartTimer()
 	for i := range destinations {
@@ -76,7 +76,7 @@ func sendAll(q *Queue, s *Session) {
 		}
 		done = done[:0]
 		for _, it := range job.Items {
-			done = append(done, Settled{Handle: it.Handle, Status: spool.Delivered})
+			done = append(done, Settled{Handle: it.Handle, State: spool.State{Status: spool.Delivered}})
 		}
 		sig = append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Host: "h", Began: time.Now()})
 	}

@@ -74,7 +74,7 @@ func closing(n int) func(*world, *Session) {
 				return
 			}
 			time.Sleep(w.service)
-			done = []Settled{{Handle: job.Items[0].Handle, Status: spool.Delivered}}
+			done = []Settled{{Handle: job.Items[0].Handle, State: spool.State{Status: spool.Delivered}}}
 		}
 	}
 }

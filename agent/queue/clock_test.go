@@ -18,7 +18,7 @@ func TestClockSetBackKeepsNoMailForYears(t *testing.T) {
 		for i := range 3 {
 			e := &spool.Envelope{Stream: "news", Size: 8000, Arrived: ahead, Recipients: []spool.Recipient{{Address: "u@a.example"}}}
 			due := ahead.Add(time.Duration(i) * time.Hour) // a bucket of its own
-			w.Add(spool.ID(i+1), e, []string{"a.example"}, []spool.State{{Due: due, Tries: 1}})
+			w.Add(spool.ID(i+1), e, []string{"a.example"}, []spool.State{{Due: due, Tries: 1}}, false)
 		}
 		pass(time.Minute)
 		if got := w.delivered(); len(got) != 3 {
@@ -32,7 +32,7 @@ func TestRetryOfTomorrowWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		e := &spool.Envelope{Stream: "news", Size: 8000, Arrived: time.Now(), Recipients: []spool.Recipient{{Address: "u@a.example"}}}
-		w.Add(1, e, []string{"a.example"}, []spool.State{{Due: time.Now().Add(24 * time.Hour), Tries: 1}})
+		w.Add(1, e, []string{"a.example"}, []spool.State{{Due: time.Now().Add(24 * time.Hour), Tries: 1}}, false)
 		pass(23 * time.Hour)
 		if got := w.delivered(); len(got) != 0 {
 			t.Error("tried too early")

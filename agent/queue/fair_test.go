@@ -170,7 +170,7 @@ func (w *world) empty() {
 	})
 	for _, job := range w.Take(all) {
 		for _, item := range job.Items {
-			w.Settle([]Settled{{Handle: item.Handle, Status: spool.Cancelled}})
+			w.Settle([]Settled{{Handle: item.Handle, State: spool.State{Status: spool.Cancelled}}})
 		}
 	}
 }

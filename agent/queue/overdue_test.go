@@ -18,7 +18,7 @@ import (
 func (w *world) overdue() (list []spool.ID) {
 	w.Overdue(func(string) *config.Queue { return &w.policy }, func(j Job, _ *config.Queue, _ string) {
 		list = append(list, j.ID)
-		w.Settle([]Settled{{Handle: j.Items[0].Handle, Status: spool.Bounced}})
+		w.Settle([]Settled{{Handle: j.Items[0].Handle, State: spool.State{Status: spool.Bounced}}})
 	})
 	slices.Sort(list)
 	return list
@@ -27,7 +27,7 @@ func (w *world) overdue() (list []spool.ID) {
 // old adds a message that came ten days ago, past the age of five.
 func (w *world) old(id spool.ID, stream, domain string) {
 	e := &spool.Envelope{Stream: stream, Size: 8000, Arrived: time.Now().Add(-240 * time.Hour), Recipients: make([]spool.Recipient, 1)}
-	w.Add(id, e, []string{domain}, nil)
+	w.Add(id, e, []string{domain}, nil, false)
 }
 
 // minutes lets time pass with the agent's look at what is overdue, and returns what was.
@@ -137,11 +137,11 @@ func TestOwnAffairsEndNoMail(t *testing.T) {
 			w.refuse = true
 			w.old(2, "t", "a.example")
 			e := &spool.Envelope{Stream: "t", Arrived: time.Now().Add(-240 * time.Hour), Recipients: make([]spool.Recipient, 1)}
-			w.Add(1, e, []string{"a.example"}, []spool.State{{Held: true}})
+			w.Add(1, e, []string{"a.example"}, []spool.State{{Held: true}}, false)
 			w.minutes(30)
 			w.set(func() { w.refuse = false })
 			for _, job := range w.take(func(e Entry) bool { return e.OnHold }) {
-				w.Settle([]Settled{{Handle: job.Items[0].Handle, Release: true}})
+				w.Settle([]Settled{{Handle: job.Items[0].Handle, How: Released}})
 			}
 			w.none(w.minutes(30))
 		},
@@ -207,9 +207,9 @@ func TestMailEndsByAFailureAfterItsAge(t *testing.T) {
 					return
 				}
 				w.Clamp("a.example", elastic.Clamp{Until: time.Now().Add(4 * time.Hour), Reason: "550 go away"})
-				done := Settled{Handle: job.Items[0].Handle, Due: time.Now().Add(time.Hour)}
+				done := Settled{Handle: job.Items[0].Handle, State: spool.State{Due: time.Now().Add(time.Hour)}}
 				if time.Since(job.Born) >= w.policy.Expire {
-					done.Status = spool.Bounced // by its transaction
+					done.State.Status = spool.Bounced // by its transaction
 				}
 				w.Leave(s, []Settled{done}, []elastic.Signal{{Kind: elastic.Lost, Host: "h"}}, "")
 			}
@@ -277,7 +277,7 @@ func TestNoMailEndsBeforeAFailureThatCameAfterItsAge(t *testing.T) {
 						born[id] = time.Now().Add(-time.Duration(rng.IntN(120)) * time.Minute)
 						no := rng.IntN(6)
 						e := &spool.Envelope{Stream: fmt.Sprint(no % 2), Size: 8000, Arrived: born[id], Recipients: make([]spool.Recipient, 1)}
-						w.Add(id, e, []string{fmt.Sprint("d", no, ".example")}, nil)
+						w.Add(id, e, []string{fmt.Sprint("d", no, ".example")}, nil, false)
 					}
 					if rng.IntN(10) == 0 {
 						mu.Lock()
@@ -300,7 +300,7 @@ func TestNoMailEndsBeforeAFailureThatCameAfterItsAge(t *testing.T) {
 						if f.Before(born[j.ID].Add(time.Hour).Truncate(time.Second)) || f.Before(free[j.Domain[1:2]]) && j.Domain[1]%2 == 1 {
 							t.Errorf("%v of %s, born %v, ended by a failure at %v", j.ID, j.Domain, born[j.ID], f)
 						}
-						w.Settle([]Settled{{Handle: j.Items[0].Handle, Status: spool.Bounced}})
+						w.Settle([]Settled{{Handle: j.Items[0].Handle, State: spool.State{Status: spool.Bounced}}})
 					})
 				}
 				if ended == 0 {

@@ -61,9 +61,6 @@ type Options struct {
 	Relay string
 	// MaxSessions bounds the sessions of all sites together.
 	MaxSessions int
-	// Halted says of a message that comes in whether it is halted (Halt); nil: none
-	// is. Called without the mutex.
-	Halted func(*spool.Envelope) bool
 	// Idle is how long a session stands on the ready list before it is closed; 0: 10 s.
 	Idle time.Duration
 }
@@ -178,18 +175,24 @@ type Job struct {
 // Settled is what became of one item of a job.
 type Settled struct {
 	Handle Handle
-	Kept   bool         // not decided yet: it stays taken, until the owner says more by Settle
-	Status spool.Status // Queued: try again at Due
-
-	// For Queued.
-	Due      time.Time
-	Untried  bool // goes back to the head of its lane, uncounted; Due does not matter
-	Hold     bool // stays on hold until it is settled with Release; uncounted
-	Release  bool // goes back where it was, or would be if it had not been held; uncounted
-	Handback bool // moves to the hand-back relay
-	Stuck    bool // the hand-back relay refused it for good: shown so until it is done
-	Reason   string
+	How    How
+	// State is the outcome, as the journal has it, if it is Decided or ToHost: final, or
+	// queued again for Due.
+	State spool.State
 }
+
+// How says what a recipient is to do in the queue.
+type How uint8
+
+// What a settled recipient does.
+const (
+	Decided  How = iota // it leaves, or waits for its next try, as State says
+	ToHost              // it waits in the lane of the hand-back relay
+	Pending             // it stays taken: the owner says more by Settle
+	Untried             // it goes back to the head of its lane, uncounted
+	Held                // it stays on hold until it is settled with Released, uncounted
+	Released            // it goes back where it was, or would be if it had not been held, uncounted
+)
 
 // New returns an empty queue. Run must be running for deferred mail and paced
 // sites to move.
@@ -268,10 +271,9 @@ func (q *Queue) Expect(id spool.ID) {
 
 // Add takes a message in: those of its recipients whose state is not final.
 // domains[i] is the domain of recipient i, lower case, or "" for the relay;
-// states may be nil (all fresh).
-func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []spool.State) {
+// states may be nil (all fresh). A paused message is one that Pause would be called for.
+func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []spool.State, paused bool) {
 	now := time.Now()
-	halted := q.o.Halted != nil && q.o.Halted(e)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.expected, id)
@@ -281,7 +283,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		size:   uint32(min(e.Size, 1<<32-1)),
 		born:   seconds(e.Arrived),
 		stream: uint16(q.streams.ref(e.Stream)),
-		paused: halted,
+		paused: paused,
 	}
 	for i := range e.Recipients {
 		var st spool.State
@@ -319,7 +321,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 
 // settle applies one outcome. The recipient must be taken.
 func (q *Queue) settle(s Settled, now time.Time) {
-	if s.Kept {
+	if s.How == Pending {
 		return // the owner may have settled it already: its place may be another's
 	}
 	rec := q.recipients.at(uint32(s.Handle))
@@ -327,31 +329,33 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		return // settled twice: the first one counts
 	}
 	q.active--
-	if s.Status.Final() {
+	switch s.How {
+	case Held:
+		q.park(rec, onHold)
+		return
+	case Released:
+		q.put(uint32(s.Handle), rec, moment(rec.due), now)
+		return
+	case Untried:
+		if q.isPaused(rec) {
+			q.park(rec, parked)
+		} else {
+			q.pushFront(*q.laneByNo.at(rec.lane), uint32(s.Handle), rec)
+		}
+		return
+	}
+	st := &s.State
+	if st.Status.Final() {
 		q.remove(uint32(s.Handle), rec)
 		return
 	}
-	switch l := *q.laneByNo.at(rec.lane); {
-	case s.Hold:
-		q.park(rec, onHold)
-		return
-	case s.Release:
-		q.put(uint32(s.Handle), rec, moment(rec.due), now)
-		return
-	case s.Untried && !q.isPaused(rec):
-		q.pushFront(l, uint32(s.Handle), rec)
-		return
-	case s.Untried:
-		q.park(rec, parked)
-		return
-	}
 	q.reasons.unref(rec.reason)
-	rec.reason = q.reasons.ref(s.Reason)
-	q.setStuck(rec, s.Stuck)
+	rec.reason = q.reasons.ref(st.Reply)
+	q.setStuck(rec, st.Stuck)
 	if rec.tries < 1<<16-1 {
 		rec.tries++
 	}
-	if s.Handback {
+	if s.How == ToHost {
 		old := *q.laneByNo.at(rec.lane)
 		l := q.lane(uint32(q.messages.at(rec.message).stream), q.o.Relay, now)
 		l.refs++
@@ -359,8 +363,8 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		rec.tries = 0
 		q.unref(old)
 	}
-	rec.due = seconds(s.Due)
-	q.put(uint32(s.Handle), rec, s.Due, now)
+	rec.due = seconds(st.Due)
+	q.put(uint32(s.Handle), rec, st.Due, now)
 }
 
 // put gives a recipient that is on no list its place. A lane it comes to is

@@ -125,7 +125,7 @@ func TestRecipientsOfAMessageStayTogetherWithSessionsReady(t *testing.T) {
 		w.add(2, "s", "a.example", "a.example", "a.example")
 		e := &spool.Envelope{Arrived: time.Now(), Recipients: make([]spool.Recipient, 3)}
 		due := spool.State{Due: time.Now().Add(5 * time.Second)}
-		w.Add(3, e, []string{"a.example", "a.example", "a.example"}, []spool.State{due, due, due})
+		w.Add(3, e, []string{"a.example", "a.example", "a.example"}, []spool.State{due, due, due}, false)
 		pass(9 * time.Second)
 		for _, j := range w.transactions()[1:] {
 			if len(j.Items) != 3 {
@@ -149,7 +149,7 @@ func TestWayOfIdleDomainIsNotAskedForAgainAndAgain(t *testing.T) {
 			}
 		})
 		e := &spool.Envelope{Arrived: time.Now(), Recipients: make([]spool.Recipient, 1)}
-		w.Add(1, e, []string{"a.example"}, []spool.State{{Due: time.Now().Add(4 * time.Hour)}})
+		w.Add(1, e, []string{"a.example"}, []spool.State{{Due: time.Now().Add(4 * time.Hour)}}, false)
 		pass(5 * time.Hour)
 		if n := w.questions(); n != 2 || len(w.delivered()) != 1 {
 			t.Errorf("asked %d times, want 2: when it came and when it was due", n)
@@ -218,7 +218,7 @@ func TestDeferredMailComesDueNotBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		e := &spool.Envelope{Arrived: time.Now(), Recipients: []spool.Recipient{{Address: "a@b.example"}}}
-		w.Add(1, e, []string{"b.example"}, []spool.State{{Due: time.Now().Add(5 * time.Minute), Tries: 1}})
+		w.Add(1, e, []string{"b.example"}, []spool.State{{Due: time.Now().Add(5 * time.Minute), Tries: 1}}, false)
 		pass(5*time.Minute - time.Second)
 		if len(w.delivered()) != 0 {
 			t.Error("tried before it was due")
@@ -354,7 +354,7 @@ func TestClaimTakesMailWithoutAWay(t *testing.T) {
 		if _, ok := w.Claim("no.example", 50); ok {
 			t.Error("claimed twice")
 		}
-		w.Settle([]Settled{{Handle: job.Items[0].Handle, Status: spool.Bounced}, {Handle: job.Items[1].Handle, Status: spool.Bounced}})
+		w.Settle([]Settled{{Handle: job.Items[0].Handle, State: spool.State{Status: spool.Bounced}}, {Handle: job.Items[1].Handle, State: spool.State{Status: spool.Bounced}}})
 		if n := w.Queued(); n != 0 {
 			t.Errorf("%d still queued", n)
 		}
@@ -369,7 +369,7 @@ func TestHandedBackRecipientMovesToTheRelay(t *testing.T) {
 		})
 		w.add(1, "s", "a.example")
 		job, _ := w.Claim("a.example", 1)
-		w.Settle([]Settled{{Handle: job.Items[0].Handle, Handback: true, Reason: "loops back to us"}})
+		w.Settle([]Settled{{Handle: job.Items[0].Handle, How: ToHost, State: spool.State{Reply: "loops back to us"}}})
 		pass(time.Minute)
 		if len(w.transactions()) != 1 || w.transactions()[0].Domain != "relay:127.0.0.1:10626" {
 			t.Errorf("jobs %v", w.transactions())
@@ -406,7 +406,7 @@ func TestContextEndsAWaitOnTheReadyList(t *testing.T) {
 				defer cancel()
 				job, err := w.Step(ctx, s, nil, nil)
 				for err == nil {
-					job, err = w.Step(ctx, s, []Settled{{Handle: job.Items[0].Handle, Status: spool.Delivered}}, nil)
+					job, err = w.Step(ctx, s, []Settled{{Handle: job.Items[0].Handle, State: spool.State{Status: spool.Delivered}}}, nil)
 				}
 				got = err
 				w.Leave(s, nil, nil, "")

@@ -55,14 +55,16 @@ func (l *ledger) moody(seed uint64) func(w *world, s *Session) {
 			dies := rng.IntN(20) == 0
 			done = done[:0]
 			for _, it := range job.Items {
-				x := Settled{Handle: it.Handle, Reason: fmt.Sprint("reason ", rng.IntN(5))}
+				x := Settled{Handle: it.Handle, State: spool.State{Reply: fmt.Sprint("reason ", rng.IntN(5))}}
 				switch rng.IntN(8) {
 				case 0:
-					x.Due = time.Now().Add(time.Duration(rng.IntN(600)) * time.Second)
+					x.State.Due = time.Now().Add(time.Duration(rng.IntN(600)) * time.Second)
 				case 1:
-					x.Untried = true
+					x.How = Untried
 				case 2:
-					x.Handback = job.Domain != w.o.Relay
+					if job.Domain != w.o.Relay {
+						x.How = ToHost
+					}
 				case 3:
 					if dies {
 						l.give(job, it)
@@ -70,7 +72,7 @@ func (l *ledger) moody(seed uint64) func(w *world, s *Session) {
 					}
 					fallthrough
 				default:
-					x.Status = spool.Delivered
+					x.State.Status = spool.Delivered
 				}
 				l.settle(job, it, x)
 				done = append(done, x)
@@ -111,7 +113,7 @@ func (l *ledger) settle(j Job, it Item, s Settled) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.taken, key(j, it))
-	if s.Status.Final() {
+	if s.State.Status.Final() {
 		l.final[key(j, it)]++
 	}
 }
@@ -189,16 +191,19 @@ func randomTraffic(t *testing.T, seed uint64) {
 			for _, job := range w.take(func(Entry) bool { return rng.IntN(3) == 0 }) {
 				l.take(t, job)
 				for _, it := range job.Items {
-					x := Settled{Handle: it.Handle, Status: spool.Cancelled}
+					x := Settled{Handle: it.Handle, State: spool.State{Status: spool.Cancelled}}
 					switch rng.IntN(6) {
 					case 4:
-						x = Settled{Handle: it.Handle, Hold: true}
+						x = Settled{Handle: it.Handle, How: Held}
 					case 5:
-						x = Settled{Handle: it.Handle, Release: true}
+						x = Settled{Handle: it.Handle, How: Released}
 					case 0:
-						x = Settled{Handle: it.Handle, Untried: true}
+						x = Settled{Handle: it.Handle, How: Untried}
 					case 1:
-						x = Settled{Handle: it.Handle, Handback: job.Domain != w.o.Relay}
+						x = Settled{Handle: it.Handle}
+						if job.Domain != w.o.Relay {
+							x.How = ToHost
+						}
 					}
 					l.settle(job, it, x)
 					w.Settle([]Settled{x})
@@ -210,7 +215,7 @@ func randomTraffic(t *testing.T, seed uint64) {
 	w.Resume(w.entries(anyEntry))
 	for _, job := range w.take(func(e Entry) bool { return e.OnHold }) {
 		for _, it := range job.Items {
-			w.Settle([]Settled{{Handle: it.Handle, Release: true}})
+			w.Settle([]Settled{{Handle: it.Handle, How: Released}})
 		}
 	}
 	pass(6 * time.Hour)

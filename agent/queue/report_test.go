@@ -16,7 +16,7 @@ func TestStuckMailShows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) { w.way = func(string) (Route, bool) { return Route{}, false } })
 		e := &spool.Envelope{Origin: spool.Report, Arrived: time.Now(), Recipients: make([]spool.Recipient, 3)}
-		w.Add(1, e, make([]string, 3), []spool.State{{Stuck: true, Due: time.Now().Add(time.Hour)}, {Stuck: true}, {}})
+		w.Add(1, e, make([]string, 3), []spool.State{{Stuck: true, Due: time.Now().Add(time.Hour)}, {Stuck: true}, {}}, false)
 		states := func() (list []string) {
 			w.List(func(page []Entry) bool {
 				for _, e := range page {
@@ -31,7 +31,7 @@ func TestStuckMailShows(t *testing.T) {
 			t.Errorf("%q, %d stuck", got, w.Stuck())
 		}
 		for _, j := range w.take(func(e Entry) bool { return e.State == "waiting" }) {
-			w.Settle([]Settled{{Handle: j.Items[0].Handle, Stuck: true, Due: time.Now().Add(time.Hour)}})
+			w.Settle([]Settled{{Handle: j.Items[0].Handle, State: spool.State{Stuck: true, Due: time.Now().Add(time.Hour)}}})
 		}
 		if got := states(); !slices.Equal(got, []string{"stuck", "stuck", "stuck"}) || w.Stuck() != 3 {
 			t.Errorf("%q, %d stuck", got, w.Stuck())
@@ -62,7 +62,7 @@ func TestKeptRecipientsWaitForTheirOwner(t *testing.T) {
 						return
 					}
 					w.set(func() { w.sent = append(w.sent, job.ID) })
-					done = []Settled{{Handle: job.Items[0].Handle, Kept: true}}
+					done = []Settled{{Handle: job.Items[0].Handle, How: Pending}}
 					kept <- job.Items[0].Handle
 				}
 			}
@@ -73,21 +73,21 @@ func TestKeptRecipientsWaitForTheirOwner(t *testing.T) {
 		if n := w.Queued(); n != 1 || len(w.delivered()) != 1 {
 			t.Fatalf("%d queued, sent %v", n, w.delivered())
 		}
-		w.Settle([]Settled{{Handle: h, Status: spool.Bounced}})
+		w.Settle([]Settled{{Handle: h, State: spool.State{Status: spool.Bounced}}})
 		w.add(2, "", "a.example") // in the place of the first, and a session has it
 		if again := <-kept; again != h {
 			t.Fatalf("handle %d, then %d: the test is to see it used again", h, again)
 		}
-		w.Settle([]Settled{{Handle: h, Kept: true}}) // late
+		w.Settle([]Settled{{Handle: h, How: Pending}}) // late
 		if n := w.Queued(); n != 1 {
 			t.Errorf("%d queued", n)
 		}
-		w.Settle([]Settled{{Handle: h, Due: time.Now()}})
+		w.Settle([]Settled{{Handle: h, State: spool.State{Due: time.Now()}}})
 		pass(time.Second)
 		if got := w.delivered(); !slices.Equal(got, []spool.ID{1, 2, 2}) {
 			t.Errorf("sent %v", got)
 		}
-		w.Settle([]Settled{{Handle: <-kept, Status: spool.Delivered}})
+		w.Settle([]Settled{{Handle: <-kept, State: spool.State{Status: spool.Delivered}}})
 	})
 }
 
@@ -99,7 +99,7 @@ func TestReportsWaitForTheHostForWeeks(t *testing.T) {
 		w := newWorld(t, func(w *world) { w.refuse = true })
 		const n = 1000
 		for i := range n {
-			w.Add(spool.ID(i+1), &spool.Envelope{Origin: spool.Report, Size: 3000, Arrived: time.Now(), Recipients: make([]spool.Recipient, 1)}, []string{"away.example"}, nil)
+			w.Add(spool.ID(i+1), &spool.Envelope{Origin: spool.Report, Size: 3000, Arrived: time.Now(), Recipients: make([]spool.Recipient, 1)}, []string{"away.example"}, nil, false)
 		}
 		const weeks = 3 * 7 * 24 * time.Hour
 		for end := time.Now().Add(weeks); time.Now().Before(end); {

@@ -220,8 +220,8 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	tried := false
 	for _, x := range done {
 		q.settle(x, now)
-		tried = tried || !x.Untried
-		if x.Status == spool.Delivered {
+		tried = tried || x.How != Untried
+		if x.State.Status == spool.Delivered {
 			s.dest.site.took, s.dest.site.shut = true, time.Time{}
 		}
 	}
@@ -231,7 +231,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
 		if !settled(done, s.job.Items[i].Handle) {
-			q.settle(Settled{Handle: s.job.Items[i].Handle, Untried: true}, now)
+			q.settle(Settled{Handle: s.job.Items[i].Handle, How: Untried}, now)
 		}
 	}
 	s.job = Job{}

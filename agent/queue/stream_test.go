@@ -47,9 +47,9 @@ func TestStreamsAreCounted(t *testing.T) {
 		w.way = func(string) (Route, bool) { return Route{}, false }
 		w.add(1, "a", "x.example", "y.example")
 		w.Add(2, &spool.Envelope{Stream: "b", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
-			[]string{"x.example"}, []spool.State{{Due: time.Now().Add(time.Hour)}})
+			[]string{"x.example"}, []spool.State{{Due: time.Now().Add(time.Hour)}}, false)
 		w.Add(3, &spool.Envelope{Stream: "b", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
-			[]string{"x.example"}, []spool.State{{Held: true}})
+			[]string{"x.example"}, []spool.State{{Held: true}}, false)
 		if err := w.SetPriority("c", 2); err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ func (w *world) take(fits func(Entry) bool) (jobs []Job) {
 func (w *world) cancel(jobs []Job) (n int) {
 	for _, j := range jobs {
 		for _, it := range j.Items {
-			w.Settle([]Settled{{Handle: it.Handle, Status: spool.Cancelled}})
+			w.Settle([]Settled{{Handle: it.Handle, State: spool.State{Status: spool.Cancelled}}})
 			n++
 		}
 	}
@@ -40,7 +40,7 @@ func TestTakeFindsMailWhereverItWaits(t *testing.T) {
 			if i%3 == 0 {
 				st = deferred
 			}
-			w.Add(spool.ID(i+1), e, []string{[]string{"a.example", "b.example"}[i/2%2]}, st)
+			w.Add(spool.ID(i+1), e, []string{[]string{"a.example", "b.example"}[i/2%2]}, st, false)
 		}
 		pass(time.Second)
 		jobs := w.take(func(e Entry) bool { return e.Stream == "mistake" })
@@ -106,7 +106,7 @@ func TestTakeKeepsAMessagesRecipientsTogether(t *testing.T) {
 		w.way = func(domain string) (Route, bool) { return w.to(domain), true }
 		for _, j := range jobs {
 			for _, it := range j.Items {
-				w.Settle([]Settled{{Handle: it.Handle, Untried: true}})
+				w.Settle([]Settled{{Handle: it.Handle, How: Untried}})
 			}
 		}
 		pass(5 * time.Minute)
@@ -124,7 +124,7 @@ func TestListingLeavesTheQueueToOthers(t *testing.T) {
 	e := &spool.Envelope{Stream: "s", Recipients: []spool.Recipient{{Address: "a@a.example"}}}
 	const n = 10_000
 	for i := range n {
-		q.Add(spool.ID(i+1), e, []string{"a.example"}, nil)
+		q.Add(spool.ID(i+1), e, []string{"a.example"}, nil, false)
 	}
 	listed, pages := 0, 0
 	q.List(func(page []Entry) bool {
@@ -133,7 +133,7 @@ func TestListingLeavesTheQueueToOthers(t *testing.T) {
 		}
 		listed += len(page)
 		pages++
-		q.Add(spool.ID(n+pages), e, []string{"b.example"}, nil) // waits forever if the mutex is held
+		q.Add(spool.ID(n+pages), e, []string{"b.example"}, nil, false) // waits forever if the mutex is held
 		return true
 	})
 	if listed < n || pages < n>>chunkBits {

@@ -115,7 +115,7 @@ func (w *world) serveSession(s *Session) {
 		time.Sleep(w.service)
 		done = done[:0]
 		for _, item := range job.Items {
-			done = append(done, Settled{Handle: item.Handle, Status: spool.Delivered})
+			done = append(done, Settled{Handle: item.Handle, State: spool.State{Status: spool.Delivered}})
 		}
 		w.mu.Lock()
 		w.sent = append(w.sent, job.ID)
@@ -127,11 +127,20 @@ func (w *world) serveSession(s *Session) {
 }
 
 func (w *world) add(id spool.ID, stream string, domains ...string) {
+	w.bring(id, stream, false, domains...)
+}
+
+// addPaused adds a message that is paused when it comes.
+func (w *world) addPaused(id spool.ID, stream string, domains ...string) {
+	w.bring(id, stream, true, domains...)
+}
+
+func (w *world) bring(id spool.ID, stream string, paused bool, domains ...string) {
 	e := &spool.Envelope{Stream: stream, Size: 8000, Arrived: time.Now()}
 	for i := range domains {
 		e.Recipients = append(e.Recipients, spool.Recipient{Address: fmt.Sprintf("u%d@%s", i, domains[i])})
 	}
-	w.Add(id, e, domains, nil)
+	w.Add(id, e, domains, nil, paused)
 }
 
 func (w *world) delivered() []spool.ID {

@@ -158,19 +158,16 @@ func (w *world) states() string {
 func TestHaltReachesMailInEveryState(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		halting := true
 		w := newWorld(t, func(w *world) {
 			w.service, w.policy.MaxSessions = time.Minute, 1
-			w.o.Halted = func(*spool.Envelope) bool { return halting }
 		})
-		w.add(4, "s", "a.example") // halted when it comes
-		halting = false
+		w.addPaused(4, "s", "a.example")
 		w.add(1, "s", "a.example")
 		w.add(5, "s", "")      // on its way home
 		pass(90 * time.Second) // a connect takes a minute, too
 		w.add(2, "s", "a.example")
 		w.Add(3, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
-			[]string{"a.example"}, []spool.State{{Due: time.Now().Add(time.Hour)}})
+			[]string{"a.example"}, []spool.State{{Due: time.Now().Add(time.Hour)}}, false)
 		if got, want := w.states(), "[M0-1 active M0-2 waiting M0-3 deferred M0-4 held M0-5 active]"; got != want {
 			t.Fatalf("before: %s, want %s", got, want)
 		}
@@ -206,9 +203,9 @@ func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
 		jobs := w.take(func(Entry) bool { return true })
 		w.Pause(w.entries(anyEntry))
 		w.Settle([]Settled{
-			{Handle: jobs[0].Items[0].Handle, Due: time.Now().Add(time.Hour), Reason: "450 later"},
-			{Handle: jobs[1].Items[0].Handle, Untried: true},
-			{Handle: jobs[2].Items[0].Handle, Handback: true},
+			{Handle: jobs[0].Items[0].Handle, State: spool.State{Due: time.Now().Add(time.Hour), Reply: "450 later"}},
+			{Handle: jobs[1].Items[0].Handle, How: Untried},
+			{Handle: jobs[2].Items[0].Handle, How: ToHost},
 		})
 		if got, want := w.states(), "[M0-1 held M0-1 held M0-1 waiting]"; got != want {
 			t.Errorf("%s, want %s", got, want)
@@ -227,7 +224,7 @@ func TestHoldIsApartFromHalt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.Add(1, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 2), Arrived: time.Now()},
-			[]string{"a.example", "a.example"}, []spool.State{{Held: true}, {Due: time.Now().Add(time.Hour)}})
+			[]string{"a.example", "a.example"}, []spool.State{{Held: true}, {Due: time.Now().Add(time.Hour)}}, false)
 		w.Pause(w.entries(anyEntry))
 		w.Resume(w.entries(anyEntry))
 		if got, want := w.states(), "[M0-1 deferred M0-1 held]"; got != want {
@@ -242,7 +239,7 @@ func TestHoldIsApartFromHalt(t *testing.T) {
 				}
 			}
 		}
-		settle(Settled{Release: true}, func(e *Entry) bool { return e.OnHold })
+		settle(Settled{How: Released}, func(e *Entry) bool { return e.OnHold })
 		if got, want := w.states(), "[M0-1 held M0-1 held]"; got != want {
 			t.Errorf("released while halted: %s, want %s", got, want)
 		}
@@ -269,9 +266,9 @@ func TestHastenTriesAtOnce(t *testing.T) {
 		w.add(1, "s", "down.example")
 		w.add(2, "s", "lost.example")
 		w.Add(3, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
-			[]string{"far.example"}, []spool.State{{Due: time.Now().Add(24 * time.Hour)}})
+			[]string{"far.example"}, []spool.State{{Due: time.Now().Add(24 * time.Hour)}}, false)
 		w.Add(4, &spool.Envelope{Stream: "s", Recipients: make([]spool.Recipient, 1), Arrived: time.Now()},
-			[]string{"far.example"}, []spool.State{{Held: true}})
+			[]string{"far.example"}, []spool.State{{Held: true}}, false)
 		pass(time.Hour)
 		w.set(func() { w.refuse = false })
 		noWay = false

@@ -78,7 +78,7 @@ func (q *Queue) Pause(entries []Entry) { q.setPaused(entries, true) }
 // Resume ends Halt.
 func (q *Queue) Resume(entries []Entry) { q.setPaused(entries, false) }
 
-func (q *Queue) setPaused(entries []Entry, halted bool) {
+func (q *Queue) setPaused(entries []Entry, paused bool) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -88,8 +88,8 @@ func (q *Queue) setPaused(entries []Entry, halted bool) {
 			continue
 		}
 		r := uint32(entries[i].Handle)
-		q.messages.at(rec.message).paused = halted
-		if rec.state == taken || rec.state == onHold || halted == (rec.state == parked) || halted && !q.isPaused(rec) {
+		q.messages.at(rec.message).paused = paused
+		if rec.state == taken || rec.state == onHold || paused == (rec.state == parked) || paused && !q.isPaused(rec) {
 			continue // settle sees to it, or Release, or it is where it belongs
 		}
 		due := moment(rec.due)
