@@ -53,8 +53,7 @@ import (
 // Agent is a running transport agent.
 type Agent struct {
 	log         *slog.Logger
-	mail        config.Log // how lines about messages are written
-	began       time.Time
+	mail        *event.Log
 	version     string
 	key         []byte // of the loop mark in our Received fields
 	store       *spool.Store
@@ -106,7 +105,8 @@ type settings struct {
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
-	a := &Agent{log: log, mail: c.Log, began: time.Now(), version: version, reloaded: make(chan struct{}, 1)}
+	a := &Agent{log: log, version: version, reloaded: make(chan struct{}, 1)}
+	a.mail = event.NewLog(log, c.Log, time.Now())
 	a.metrics = metrics.New(version, a.state)
 	set, err := newSettings(c, log, &a.dns)
 	if err != nil {
@@ -367,9 +367,9 @@ func (a *Agent) load() error {
 func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan bool) error {
 	if orphan {
 		a.log.Warn("possible duplicate: the milter died before its verdict was known to be written",
-			"qid", e.QueueID, "id", id, "from", a.shownSender(e.Sender), "nrcpt", len(e.Recipients))
+			"qid", e.QueueID, "id", id, "from", a.mail.ShownSender(e.Sender), "nrcpt", len(e.Recipients))
 	}
-	a.logActive(e, id, len(e.Recipients))
+	a.mail.Active(e, id, len(e.Recipients))
 	a.add(id, e, st)
 	a.scheduleWarning(id, e, a.store.LastAlive())
 	return nil

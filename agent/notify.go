@@ -264,7 +264,7 @@ func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.R
 	if err := receipt.Release(); err != nil {
 		return err
 	}
-	a.logReport(what, e, id, receipt.ID(), len(list))
+	a.mail.Report(what, e, id, receipt.ID(), len(list))
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -93,7 +94,7 @@ func (r *settlement) add(item queue.Item, res smtp.RcptResult, err error) {
 	f.decision = r.agent.retryPolicy(r.route.Queue).Decide(time.Now(), at)
 	if !at.ToHost { // rules are about receivers
 		d := f.decision
-		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
+		d.Reason = r.agent.mail.ShownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
 		r.agent.applyRule(word{decision: d, way: r.route, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
 	}
 	r.results = append(r.results, f)
@@ -134,14 +135,17 @@ func (r *settlement) commit(done []queue.Settled, events []spool.Event) ([]queue
 // publish tells of outcomes that are written to the journal, if they are.
 func (r *settlement) publish(events []spool.Event, written bool) {
 	if written {
-		r.agent.logTaken(r)
+		if r.route.Site != "" { // else it was settled without a try
+			tried := slices.ContainsFunc(r.results, func(f result) bool { return f.item.Tries > 0 })
+			r.agent.mail.Taken(r.envelope, r.job.ID, len(r.results), tried)
+		}
 		for _, f := range r.results {
 			r.publishOne(f, r.at)
 		}
 	}
 	for i := range events {
 		if events[i].Last {
-			r.agent.logRemoved(r.envelope, r.job.ID)
+			r.agent.mail.Removed(r.envelope, r.job.ID)
 		}
 	}
 }
@@ -272,7 +276,7 @@ func (r *settlement) publishOne(f result, now time.Time) {
 	if f.untried || f.suppressed {
 		d.Tries--
 	}
-	r.agent.logDelivery(&d)
+	r.agent.mail.Delivery(&d)
 	r.agent.learn(&d)
 	r.agent.events.Delivery(&d)
 	r.agent.history.Delivery(&d)

@@ -48,7 +48,7 @@ func (a *Agent) learn(d *event.Delivery) {
 		a.bounced.Delivered(e.Stream, d.Recipient())
 	case event.Bounced:
 		if p := a.bounced.Policy(); a.bounced.Bounced(e.Stream, d.Recipient(), d.Class, d.Time) {
-			to, _ := a.shown(d)
+			to, _ := a.mail.Shown(d)
 			a.log.Info("address has bounced too often", "to", "<"+to+">", "stream", e.Stream,
 				"class", d.Class, "suppressed", p.ModeOf(e.Stream) == suppress.Drop)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
@@ -72,6 +73,13 @@ func domain(address string) string {
 	}
 	return strings.ToLower(strings.TrimSuffix(address[at+1:], "."))
 }
+
+// maxWords bounds what an error may say in a listing, in octets; a policy of a domain that
+// is quoted in it may have 64 KiB.
+const maxWords = 1024
+
+// inWords is an error as the queue keeps it for listings: one printable line.
+func inWords(err error) string { return printable.Cut(err.Error(), maxWords) }
 
 // resolveLoop answers the queue's questions.
 func (a *Agent) resolveLoop(ctx context.Context) {

@@ -129,6 +129,9 @@ type Delivery struct {
 	Due      time.Time // of the next attempt; zero for a final status
 }
 
+// Listener hears of deliveries. It may be called by many goroutines.
+type Listener interface{ Delivery(*Delivery) }
+
 // Recipient is the recipient's address, "" if the envelope could not be read.
 func (d *Delivery) Recipient() string {
 	if d.Envelope == nil {
