@@ -41,6 +41,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/history"
+	"github.com/millrace/millrace/agent/hosts"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
@@ -65,7 +66,7 @@ type Agent struct {
 	web         *web.Handler
 	metrics     *metrics.Metrics
 	dns         route.Tally
-	hosts       hosts
+	hosts       *hosts.Hosts
 	lookupQueue lookupQueue
 	relays      relays
 	lookups     int // how many domains are looked up at once
@@ -128,6 +129,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
 	a.key, a.store, a.writer = key, store, writer
+	a.hosts = hosts.New(queue.HangAfter)
 	a.history = history.New(time.Now())
 	a.web = a.newWeb()
 	a.now.Store(set)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/hosts"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -54,7 +55,12 @@ func (p peer) relay() string {
 }
 
 // endpoint is what is remembered of the peer's TLS by.
-func (p peer) endpoint() endpoint { return endpoint{p.name, p.addr} }
+func (p peer) endpoint() hosts.Endpoint { return hosts.Endpoint{Name: p.name, Addr: p.addr} }
+
+// key is what hosts are ordered by.
+func (p peer) key() hosts.Key {
+	return hosts.Key{Addr: p.addr.Addr(), Preference: p.preference, Otherwise: p.otherwise}
+}
 
 // hostNames are how a peer is written in reports, log lines and signals, put together
 // once for a connection.
@@ -77,12 +83,12 @@ func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p p
 		a.log.Info("connect", "site", way.Site, "status", "failed", "reason", err)
 		return nil, peer{}, nil, err // the site has shown nothing
 	}
-	a.hosts.order(peers, time.Now())
+	hosts.Order(a.hosts, peers, peer.key, time.Now())
 	tries := 0
 	for _, alone := range []bool{false, true} {
 		for _, p = range peers {
 			began := time.Now()
-			if !a.hosts.acquire(p.addr.Addr(), began, alone) {
+			if !a.hosts.Acquire(p.addr.Addr(), began, alone) {
 				continue
 			}
 			if c, err = a.dial(ctx, set, way, p); err == nil {
@@ -102,11 +108,11 @@ func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p p
 			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:
-				a.hosts.failed(p.addr.Addr(), began, time.Now())
+				a.hosts.Failed(p.addr.Addr(), began, time.Now())
 			case d.Signal == elastic.Refused:
-				a.hosts.refused(p.addr.Addr(), began, time.Now())
+				a.hosts.Refused(p.addr.Addr(), began, time.Now())
 			default:
-				a.hosts.answered(p.addr.Addr(), time.Now())
+				a.hosts.Answered(p.addr.Addr(), time.Now())
 			}
 			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.place(), Began: began, Text: attempt.Text})
 			a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
@@ -152,20 +158,20 @@ func ours(err error) bool {
 func (a *Agent) dial(ctx context.Context, set *settings, way queue.Route, p peer) (*smtp.Conn, error) {
 	opt := set.options(way, p, func(what string) { a.reportTesting(way, p, what) })
 	addr := p.addr.Addr()
-	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(p.endpoint(), time.Now()) {
+	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.TLSBroken(p.endpoint(), time.Now()) {
 		opt.TLS = smtp.None
 	}
 	c, err := smtp.Dial(ctx, p.addr, opt)
 	if ctx.Err() == nil && mayFallBack(&opt, err) {
 		a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
-		a.hosts.tlsFailed(p.endpoint(), time.Now())
+		a.hosts.TLSFailed(p.endpoint(), time.Now())
 		opt.TLS = smtp.None
 		c, err = smtp.Dial(ctx, p.addr, opt)
 	}
 	if err = a.relays.note(way.Queue, &opt, p, err, a.log); err != nil {
 		return nil, err
 	}
-	a.hosts.connected(addr, time.Now())
+	a.hosts.Connected(addr, time.Now())
 	if p.need.Asks == route.Report {
 		if p.need.Err != nil {
 			a.reportTesting(way, p, p.need.Err.Error())

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/hosts"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -44,9 +45,9 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	}
 	for _, r := range []*speaker{broken, stranger} {
 		for _, remembered := range []bool{false, true} {
-			a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+			a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
 			if remembered {
-				a.hosts.tlsFailed(endpoint{"mx.test", r.addr}, time.Now())
+				a.hosts.TLSFailed(hosts.Endpoint{Name: "mx.test", Addr: r.addr}, time.Now())
 			}
 			for _, tt := range needs {
 				way := queue.Route{Queue: &config.Queue{TLS: tt.level}}
@@ -90,7 +91,7 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
 	a.now.Store(set)
 	secret := func(host string) bool {
 		t.Helper()

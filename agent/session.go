@@ -28,7 +28,7 @@ func (a *Agent) session(s *queue.Session) {
 		a.queue.Leave(s, nil, sig, inWords(err))
 		return
 	}
-	defer a.hosts.disconnected(p.addr.Addr())
+	defer a.hosts.Disconnected(p.addr.Addr())
 	w := worker{agent: a, conn: conn, peer: p, names: p.hostNames(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	a.queue.Opened(s, sig)
@@ -150,7 +150,7 @@ func (w *worker) insistsOnTLS(fates []result) bool {
 	}
 	for _, f := range fates {
 		if f.decision.Class == outcome.ClassTLS {
-			return w.agent.hosts.tlsWanted(w.peer.endpoint())
+			return w.agent.hosts.TLSWanted(w.peer.endpoint())
 		}
 	}
 	return false

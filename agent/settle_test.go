@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
@@ -29,7 +30,7 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 		{"lost in the content", smtp.RcptResult{Stage: smtp.StageContent}, &smtp.Error{Stage: smtp.StageContent, Err: io.EOF}, 2, false},
 		{"in doubt", smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageMail}, &smtp.Error{Stage: smtp.StageMail, Err: io.EOF}, 2, false},
 	} {
-		a := &Agent{}
+		a := &Agent{mail: &event.Log{}}
 		a.now.Store(&settings{})
 		r := settlement{agent: a, envelope: &spool.Envelope{}, route: queue.Route{Queue: &config.Queue{}}, reuse: test.reuse}
 		r.add(queue.Item{}, test.result, test.err)

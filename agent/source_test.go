@@ -11,7 +11,9 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/hosts"
 	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
@@ -108,26 +110,26 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 	t.Parallel()
 	four := (&listener{}).listen(t, "127.0.0.1:0")
 	six := (&listener{}).listen(t, fmt.Sprintf("[::1]:%d", four.addr.Port()))
-	hosts := addresses("127.0.0.1", "::1")
+	addrs := addresses("127.0.0.1", "::1")
 	for _, tt := range []struct {
 		pool  []netip.Addr
 		hosts []netip.Addr
 		from  string // any of them
 	}{
-		{addresses("127.0.0.2", "::1"), hosts[:1], "127.0.0.2"},
-		{addresses("127.0.0.2", "::1"), hosts[1:], "::1"},
-		{addresses("127.0.0.2", "::1"), hosts, "127.0.0.2 ::1"},
-		{addresses("127.0.0.2"), hosts, "127.0.0.2"},
-		{addresses("127.0.0.2"), hosts[1:], "::1"},
-		{addresses("::1"), hosts, "::1"},
-		{addresses("::1"), hosts[:1], "127.0.0.1"},
+		{addresses("127.0.0.2", "::1"), addrs[:1], "127.0.0.2"},
+		{addresses("127.0.0.2", "::1"), addrs[1:], "::1"},
+		{addresses("127.0.0.2", "::1"), addrs, "127.0.0.2 ::1"},
+		{addresses("127.0.0.2"), addrs, "127.0.0.2"},
+		{addresses("127.0.0.2"), addrs[1:], "::1"},
+		{addresses("::1"), addrs, "::1"},
+		{addresses("::1"), addrs[:1], "127.0.0.1"},
 	} {
 		s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), tt.pool })
 		set, err := newSettings(s.config, s.log.logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
 		a.now.Store(set)
 		seen := make(map[string]bool)
 		for i := range 16 {
@@ -170,7 +172,7 @@ func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
 	a.now.Store(set)
 	way := set.mxRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
 	c, p, _, err := a.connect(t.Context(), way)

@@ -1,19 +1,10 @@
-package agent
-
-import (
-	"cmp"
-	"net/netip"
-	"slices"
-	"sync"
-	"time"
-
-	"github.com/millrace/millrace/agent/queue"
-)
-
-// hosts is what is remembered of single addresses, whichever domain's mail
-// brought it to light. Of equals the one with the fewest connections is called
-// first: each then gets its share of the mail, and a limit that every host has to
-// itself is met by all at the same time.
+// Package hosts remembers how single addresses have answered, and orders those of a
+// destination by it.
+//
+// Hosts owns what is remembered of addresses, whichever domain's mail brought it to
+// light. Of equals the one with the fewest connections is called first: each then gets
+// its share of the mail, and a limit that every host has to itself is met by all at the
+// same time.
 //
 // First, a breaker for each: an address that did not answer is off for a while,
 // longer after each failure, so that one dead host of two does not cost every
@@ -34,17 +25,43 @@ import (
 // says that it takes no mail in the clear. Unlike the rest this is kept by name
 // and address: a handshake may fail for the name alone (SNI), and whoever has a
 // name of his own lead to another's address must not take that one's TLS away.
-type hosts struct {
+//
+// A caller orders its hosts (Order) and asks for each in turn with Acquire, which says
+// whether a connect may be made now. The caller must report the end of every connect
+// that was let in, with Failed, Refused, Answered or Connected, and of every connection
+// with Disconnected; when the agent stops it need not. What is remembered is bounded, and
+// no method waits or calls out.
+//
+// The package imports nothing of Millrace, so that simulations use it as the agent does.
+// The terms are explained in agent/doc.go.
+package hosts
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Hosts remembers single addresses. Its methods may be called by many goroutines.
+type Hosts struct {
+	hangAfter time.Duration
+
 	mu     sync.Mutex
 	states map[netip.Addr]*hostState // those in trouble or being called
-	noTLS  map[endpoint]time.Time    // until when
+	noTLS  map[Endpoint]time.Time    // until when
 }
 
-// endpoint is a host as a domain's mail finds it: the name that its MX record or
+// New returns Hosts that remember nothing. A connect that takes hangAfter counts as one
+// that hangs: others then go elsewhere.
+func New(hangAfter time.Duration) *Hosts { return &Hosts{hangAfter: hangAfter} }
+
+// Endpoint is a host as a domain's mail finds it: the name that its MX record or
 // the relay gives, "" for an address literal, at one of its addresses.
-type endpoint struct {
-	name string
-	addr netip.AddrPort
+type Endpoint struct {
+	Name string
+	Addr netip.AddrPort
 }
 
 // hostState is an address's breaker, its refusals, and our connections to it.
@@ -65,28 +82,27 @@ type hostState struct {
 const (
 	offFirst = 30 * time.Second // doubles with each failure
 	offMost  = 10 * time.Minute
-	// hangAfter is how long a connect may wait until others go elsewhere.
-	hangAfter = queue.HangAfter
-	noTLSFor  = 15 * time.Minute
+	noTLSFor = 15 * time.Minute
 	// maxRemembered bounds each memory; past it, what is over goes, then any.
 	maxRemembered = 10_000
 )
 
 // off says whether connects pass the address by while there is another.
-func (m *hostState) off(now time.Time) bool {
+func (m *hostState) off(now time.Time, hangAfter time.Duration) bool {
 	return m.probing || now.Before(m.until) || m.calls > 0 && now.Sub(m.since) >= hangAfter
 }
 
-// acquire says whether a connect to an address may be made now. Who was let in
-// says failed or answered later, unless the agent stops. alone says that there
-// is no other address to go to: then one that is off is tried before its time,
-// after failures still by one connect at a time; how often is up to the caller
-// (the queue probes a destination that is down at growing intervals).
-func (h *hosts) acquire(a netip.Addr, now time.Time, alone bool) bool {
+// Acquire says whether a connect to an address may be made now. The
+// caller must report the end of a connect that may, with Failed, Refused, Answered or
+// Connected, unless the agent stops. alone says that there is no other address to go
+// to: then one that is off is tried before its time, after failures still by one connect
+// at a time; how often is up to the caller (the queue probes a destination that is down
+// at growing intervals).
+func (h *Hosts) Acquire(a netip.Addr, now time.Time, alone bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.at(a, now)
-	if m.probing || !alone && m.off(now) {
+	if m.probing || !alone && m.off(now, h.hangAfter) {
 		return false
 	}
 	m.probing = m.failures > 0
@@ -100,7 +116,7 @@ func (h *hosts) acquire(a netip.Addr, now time.Time, alone bool) bool {
 }
 
 // at is what is remembered of an address.
-func (h *hosts) at(a netip.Addr, now time.Time) *hostState {
+func (h *Hosts) at(a netip.Addr, now time.Time) *hostState {
 	m := h.states[a]
 	if m == nil {
 		if h.states == nil {
@@ -119,14 +135,21 @@ func (m *hostState) ended(now time.Time) {
 	m.since = now
 }
 
-// order puts, among peers of the same preference, those of the favoured source's
+// Key is what an address is ordered by.
+type Key struct {
+	Addr       netip.Addr
+	Preference uint16 // of the MX record, the lowest first
+	Otherwise  bool   // it is of another family than the favoured source
+}
+
+// Order puts, among entries of the same preference, those of the favoured source's
 // family first, then those that lately refused us last, and before that those with
 // fewer connections, up or under way, first.
-func (h *hosts) order(peers []peer, now time.Time) {
+func Order[T any](h *Hosts, list []T, key func(T) Key, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	known := func(p peer) (refusals, connections int) {
-		m := h.states[p.addr.Addr()]
+	known := func(k Key) (refusals, connections int) {
+		m := h.states[k.Addr]
 		switch {
 		case m == nil:
 			return 0, 0
@@ -135,22 +158,23 @@ func (h *hosts) order(peers []peer, now time.Time) {
 		}
 		return 0, m.calls + m.open
 	}
-	rank := func(p peer) int {
-		if p.otherwise {
+	rank := func(k Key) int {
+		if k.Otherwise {
 			return 1
 		}
 		return 0
 	}
-	slices.SortStableFunc(peers, func(x, y peer) int {
+	slices.SortStableFunc(list, func(a, b T) int {
+		x, y := key(a), key(b)
 		xRefusals, xOpen := known(x)
 		yRefusals, yOpen := known(y)
-		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(rank(x), rank(y)), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xOpen, yOpen))
+		return cmp.Or(cmp.Compare(x.Preference, y.Preference), cmp.Compare(rank(x), rank(y)), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xOpen, yOpen))
 	})
 }
 
-// failed notes a connect, begun at a time, that got no answer. Connects begun
+// Failed notes a connect, begun at a time, that got no answer. Connects begun
 // before the last failure was noted saw the same trouble: they do not add to it.
-func (h *hosts) failed(a netip.Addr, began, now time.Time) {
+func (h *Hosts) Failed(a netip.Addr, began, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.at(a, now)
@@ -163,8 +187,8 @@ func (h *hosts) failed(a netip.Addr, began, now time.Time) {
 	m.until = now.Add(backoff(m.failures))
 }
 
-// refused likewise notes a connect that was refused for being one too many.
-func (h *hosts) refused(a netip.Addr, began, now time.Time) {
+// Refused likewise notes a connect that was refused for being one too many.
+func (h *Hosts) Refused(a netip.Addr, began, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.at(a, now)
@@ -180,8 +204,8 @@ func (h *hosts) refused(a netip.Addr, began, now time.Time) {
 
 func backoff(times int) time.Duration { return min(offFirst<<min(times-1, 8), offMost) }
 
-// answered notes a connect that got an answer, and forgets what was wrong before.
-func (h *hosts) answered(a netip.Addr, now time.Time) {
+// Answered notes a connect that got an answer, and forgets what was wrong before.
+func (h *Hosts) Answered(a netip.Addr, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.states[a]
@@ -192,8 +216,8 @@ func (h *hosts) answered(a netip.Addr, now time.Time) {
 	h.forget(a, m)
 }
 
-// connected notes a connect that brought a connection, until left.
-func (h *hosts) connected(a netip.Addr, now time.Time) {
+// Connected notes a connect that brought a connection, until left.
+func (h *Hosts) Connected(a netip.Addr, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.at(a, now)
@@ -202,8 +226,8 @@ func (h *hosts) connected(a netip.Addr, now time.Time) {
 	h.forget(a, m)
 }
 
-// disconnected notes the end of a connection.
-func (h *hosts) disconnected(a netip.Addr) {
+// Disconnected notes the end of a connection.
+func (h *Hosts) Disconnected(a netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.states[a]
@@ -217,7 +241,7 @@ func (h *hosts) disconnected(a netip.Addr) {
 }
 
 // forget leaves of an address only our connections to it.
-func (h *hosts) forget(a netip.Addr, m *hostState) {
+func (h *Hosts) forget(a netip.Addr, m *hostState) {
 	if m.open+m.calls == 0 {
 		delete(h.states, a)
 		return
@@ -225,19 +249,19 @@ func (h *hosts) forget(a netip.Addr, m *hostState) {
 	*m = hostState{open: m.open, calls: m.calls, since: m.since}
 }
 
-// tlsFailed notes that a handshake after STARTTLS failed.
-func (h *hosts) tlsFailed(at endpoint, now time.Time) {
+// TLSFailed notes that a handshake after STARTTLS failed.
+func (h *Hosts) TLSFailed(at Endpoint, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.noTLS == nil {
-		h.noTLS = make(map[endpoint]time.Time)
+		h.noTLS = make(map[Endpoint]time.Time)
 	}
 	makeRoom(h.noTLS, func(until time.Time) bool { return until.Before(now) })
 	h.noTLS[at] = now.Add(noTLSFor)
 }
 
-// tlsBroken says whether STARTTLS lately failed there.
-func (h *hosts) tlsBroken(at endpoint, now time.Time) bool {
+// TLSBroken says whether STARTTLS lately failed there.
+func (h *Hosts) TLSBroken(at Endpoint, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	until, ok := h.noTLS[at]
@@ -248,9 +272,9 @@ func (h *hosts) tlsBroken(at endpoint, now time.Time) bool {
 	return ok
 }
 
-// tlsWanted forgets that STARTTLS failed, at a host that takes no mail without it,
+// TLSWanted forgets that STARTTLS failed, at a host that takes no mail without it,
 // and says whether there was something to forget.
-func (h *hosts) tlsWanted(at endpoint) bool {
+func (h *Hosts) TLSWanted(at Endpoint) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	_, ok := h.noTLS[at]

@@ -1,4 +1,4 @@
-package agent
+package hosts
 
 import (
 	"net/netip"
@@ -6,12 +6,14 @@ import (
 	"time"
 )
 
+const hangAfter = 2 * time.Second
+
 var deadHost = netip.MustParseAddr("192.0.2.1")
 
 // enters says how many of n connects at a moment are let in.
-func enters(h *hosts, now time.Time, n int) (in int) {
+func enters(h *Hosts, now time.Time, n int) (in int) {
 	for range n {
-		if h.acquire(deadHost, now, false) {
+		if h.Acquire(deadHost, now, false) {
 			in++
 		}
 	}
@@ -20,39 +22,39 @@ func enters(h *hosts, now time.Time, n int) (in int) {
 
 func TestSilentHostIsTriedByOneConnectAtATime(t *testing.T) {
 	t.Parallel()
-	var h hosts
+	h := New(hangAfter)
 	now := time.Unix(1_000_000, 0)
-	if n := enters(&h, now, 20); n != 20 {
+	if n := enters(h, now, 20); n != 20 {
 		t.Fatalf("%d of 20 let in at a host nobody complained of", n)
 	}
 	// Twenty connects fail together: that is one failure, not twenty.
 	for range 20 {
-		h.failed(deadHost, now, now.Add(time.Second))
+		h.Failed(deadHost, now, now.Add(time.Second))
 	}
 	off := now.Add(time.Second + offFirst)
-	if n := enters(&h, off.Add(-1), 20); n != 0 {
+	if n := enters(h, off.Add(-1), 20); n != 0 {
 		t.Errorf("%d let in while it is off", n)
 	}
 	for i, d := 1, offFirst; i < 10; i++ {
-		if n := enters(&h, off, 20); n != 1 {
+		if n := enters(h, off, 20); n != 1 {
 			t.Fatalf("round %d: %d let in when its time is over, want one", i, n)
 		}
-		h.failed(deadHost, now, off) // a connect from before the failure: no word on the probe
-		if n := enters(&h, off.Add(time.Hour), 20); n != 0 {
+		h.Failed(deadHost, now, off) // a connect from before the failure: no word on the probe
+		if n := enters(h, off.Add(time.Hour), 20); n != 0 {
 			t.Fatalf("round %d: %d let in beside the probe", i, n)
 		}
-		h.failed(deadHost, off, off.Add(time.Second))
+		h.Failed(deadHost, off, off.Add(time.Second))
 		d = min(2*d, offMost)
 		off = off.Add(time.Second + d)
-		if n := enters(&h, off.Add(-1), 20); n != 0 {
+		if n := enters(h, off.Add(-1), 20); n != 0 {
 			t.Fatalf("round %d: %d let in before %v are over", i, n, d)
 		}
 	}
-	if n := enters(&h, off, 20); n != 1 {
+	if n := enters(h, off, 20); n != 1 {
 		t.Fatalf("%d let in", n)
 	}
-	h.answered(deadHost, off)
-	if n := enters(&h, off, 20); n != 20 {
+	h.Answered(deadHost, off)
+	if n := enters(h, off, 20); n != 20 {
 		t.Errorf("%d of 20 let in after it answered", n)
 	}
 }
@@ -61,16 +63,16 @@ func TestSilentHostIsTriedByOneConnectAtATime(t *testing.T) {
 // still by one connect only.
 func TestSoleHostMayBeProbedEarly(t *testing.T) {
 	t.Parallel()
-	var h hosts
+	h := New(hangAfter)
 	now := time.Unix(1_000_000, 0)
-	h.failed(deadHost, now, now)
-	if h.acquire(deadHost, now.Add(time.Second), false) {
+	h.Failed(deadHost, now, now)
+	if h.Acquire(deadHost, now.Add(time.Second), false) {
 		t.Error("let in although others are there")
 	}
-	if !h.acquire(deadHost, now.Add(time.Second), true) {
+	if !h.Acquire(deadHost, now.Add(time.Second), true) {
 		t.Error("not let in although it is alone")
 	}
-	if h.acquire(deadHost, now.Add(time.Second), true) {
+	if h.Acquire(deadHost, now.Add(time.Second), true) {
 		t.Error("a second probe beside the first")
 	}
 }
@@ -80,24 +82,24 @@ func TestSoleHostMayBeProbedEarly(t *testing.T) {
 // that the host is well.
 func TestHostAtWhichAConnectHangsIsPassedBy(t *testing.T) {
 	t.Parallel()
-	var h hosts
+	h := New(hangAfter)
 	now := time.Unix(1_000_000, 0)
-	if !h.acquire(deadHost, now, false) || !h.acquire(deadHost, now.Add(hangAfter-1), false) {
+	if !h.Acquire(deadHost, now, false) || !h.Acquire(deadHost, now.Add(hangAfter-1), false) {
 		t.Fatal("not let in at a host nobody complained of")
 	}
 	now = now.Add(hangAfter)
-	if h.acquire(deadHost, now, false) {
+	if h.Acquire(deadHost, now, false) {
 		t.Error("let in although a connect hangs and others are there")
 	}
-	if !h.acquire(deadHost, now, true) {
+	if !h.Acquire(deadHost, now, true) {
 		t.Error("not let in although it is alone")
 	}
-	h.answered(deadHost, now)
-	if !h.acquire(deadHost, now.Add(hangAfter-1), false) {
+	h.Answered(deadHost, now)
+	if !h.Acquire(deadHost, now.Add(hangAfter-1), false) {
 		t.Error("not let in though it has just answered")
 	}
 	for range 3 {
-		h.answered(deadHost, now)
+		h.Answered(deadHost, now)
 	}
 	if len(h.states) != 0 {
 		t.Errorf("%d remembered of which nothing is to be told", len(h.states))
@@ -109,27 +111,27 @@ func TestHostAtWhichAConnectHangsIsPassedBy(t *testing.T) {
 // or under way, goes first.
 func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	t.Parallel()
-	var h hosts
-	at := func(addr string, preference uint16) peer {
-		return peer{name: addr, addr: netip.AddrPortFrom(netip.MustParseAddr(addr), 25), preference: preference}
+	h := New(hangAfter)
+	at := func(addr string, preference uint16) Key {
+		return Key{Addr: netip.MustParseAddr(addr), Preference: preference}
 	}
 	first := func(now time.Time) string {
-		peers := []peer{at("192.0.2.1", 10), at("192.0.2.2", 10), at("192.0.2.3", 20)}
-		h.order(peers, now)
-		if peers[2].preference != 20 {
-			t.Fatalf("the backup is not the last: %v", peers)
+		list := []Key{at("192.0.2.1", 10), at("192.0.2.2", 10), at("192.0.2.3", 20)}
+		Order(h, list, func(k Key) Key { return k }, now)
+		if list[2].Preference != 20 {
+			t.Fatalf("the backup is not the last: %v", list)
 		}
-		return peers[0].name
+		return list[0].Addr.String()
 	}
 	now := time.Unix(1_000_000, 0)
 	if got := first(now); got != deadHost.String() {
 		t.Fatalf("%s goes first at the start", got)
 	}
 	for range 3 {
-		h.acquire(deadHost, now, false)
+		h.Acquire(deadHost, now, false)
 	}
 	for range 3 { // together: one refusal
-		h.refused(deadHost, now, now.Add(time.Second))
+		h.Refused(deadHost, now, now.Add(time.Second))
 	}
 	now = now.Add(time.Second)
 	if got := first(now.Add(offFirst - 1)); got == deadHost.String() {
@@ -139,30 +141,30 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	if got := first(now); got != deadHost.String() {
 		t.Error("is not tried again")
 	}
-	h.acquire(deadHost, now, false)
+	h.Acquire(deadHost, now, false)
 	if got := first(now); got == deadHost.String() {
 		t.Error("a second connect tries it, too")
 	}
 	other := netip.MustParseAddr("192.0.2.2")
-	h.refused(deadHost, now, now)
-	h.refused(other, now, now)
+	h.Refused(deadHost, now, now)
+	h.Refused(other, now, now)
 	if got := first(now); got != other.String() {
 		t.Error("of two that refuse not the one that did so less is first")
 	}
-	h.answered(deadHost, now)
+	h.Answered(deadHost, now)
 	if got := first(now); got != deadHost.String() {
 		t.Error("its refusals are not forgotten when it lets us in")
 	}
-	h.answered(other, now)
-	h.acquire(deadHost, now, false)
+	h.Answered(other, now)
+	h.Acquire(deadHost, now, false)
 	if got := first(now); got != other.String() {
 		t.Error("the one that another connect is calling goes first")
 	}
-	h.connected(deadHost, now)
+	h.Connected(deadHost, now)
 	if got := first(now); got != other.String() {
 		t.Error("the one with a connection goes first")
 	}
-	h.disconnected(deadHost)
+	h.Disconnected(deadHost)
 	if got := first(now); got != deadHost.String() {
 		t.Error("a connection that ended still counts")
 	}
@@ -173,37 +175,37 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 
 func TestBrokenTLSIsRememberedForAWhile(t *testing.T) {
 	t.Parallel()
-	var h hosts
+	h := New(hangAfter)
 	now := time.Unix(1_000_000, 0)
-	dead := endpoint{"mx.test", netip.AddrPortFrom(deadHost, 25)}
-	if h.tlsBroken(dead, now) {
+	dead := Endpoint{"mx.test", netip.AddrPortFrom(deadHost, 25)}
+	if h.TLSBroken(dead, now) {
 		t.Error("broken before anything happened")
 	}
-	h.tlsFailed(dead, now)
-	if !h.tlsBroken(dead, now.Add(noTLSFor)) {
+	h.TLSFailed(dead, now)
+	if !h.TLSBroken(dead, now.Add(noTLSFor)) {
 		t.Error("forgotten early")
 	}
-	for _, other := range []endpoint{{"mx2.test", dead.addr}, {"", dead.addr}, {"mx.test", netip.AddrPortFrom(deadHost, 26)}} {
-		if h.tlsBroken(other, now) || h.tlsWanted(other) {
+	for _, other := range []Endpoint{{"mx2.test", dead.Addr}, {"", dead.Addr}, {"mx.test", netip.AddrPortFrom(deadHost, 26)}} {
+		if h.TLSBroken(other, now) || h.TLSWanted(other) {
 			t.Errorf("said of %v, too", other)
 		}
 	}
-	if h.tlsBroken(dead, now.Add(noTLSFor+1)) || len(h.noTLS) != 0 {
+	if h.TLSBroken(dead, now.Add(noTLSFor+1)) || len(h.noTLS) != 0 {
 		t.Error("not forgotten")
 	}
 }
 
 func TestHostMemoriesAreBounded(t *testing.T) {
 	t.Parallel()
-	var h hosts
+	h := New(hangAfter)
 	now := time.Unix(1_000_000, 0)
 	a := netip.MustParseAddr("2001:db8::")
 	for range maxRemembered + 100 {
 		a = a.Next()
-		at := endpoint{"mx.test", netip.AddrPortFrom(a, 25)}
-		h.failed(a, now, now)
-		h.tlsFailed(at, now)
-		if h.acquire(a, now, false) || !h.tlsBroken(at, now) {
+		at := Endpoint{"mx.test", netip.AddrPortFrom(a, 25)}
+		h.Failed(a, now, now)
+		h.TLSFailed(at, now)
+		if h.Acquire(a, now, false) || !h.TLSBroken(at, now) {
 			t.Fatal("the latest is not remembered")
 		}
 	}
@@ -212,8 +214,8 @@ func TestHostMemoriesAreBounded(t *testing.T) {
 	}
 	// What is over goes first: one that is off still is kept.
 	later := now.Add(time.Hour)
-	h.failed(deadHost, now, later)
-	h.failed(a.Next(), later, later)
+	h.Failed(deadHost, now, later)
+	h.Failed(a.Next(), later, later)
 	if len(h.states) != 2 {
 		t.Errorf("%d remembered of which all but two are over", len(h.states))
 	}
