@@ -9,6 +9,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -51,7 +52,7 @@ func all(*selection, *queue.Entry) bool { return true }
 // mayExpire leaves alone what is held, as Postfix does, unless that is asked for; and
 // what is on its way home, which never expires.
 func mayExpire(s *selection, e *queue.Entry) bool {
-	return (e.State != "held" || s.filter.State == "held") && e.Domain != s.agent.now.Load().relay &&
+	return (e.State != "held" || s.filter.State == "held") && e.Domain != s.agent.settings.Now().Relay &&
 		s.envelope(e.ID) != nil // else nobody could be told; a try settles it as damaged
 }
 
@@ -68,7 +69,7 @@ func tried(s *selection, e *queue.Entry) bool {
 	if e.Tries > 0 || !e.Due.IsZero() || e.OnHold {
 		return true
 	}
-	if e.Domain != s.agent.now.Load().relay {
+	if e.Domain != s.agent.settings.Now().Relay {
 		return false
 	}
 	env := s.envelope(e.ID)
@@ -201,7 +202,7 @@ func (a *Agent) expireNow(s *selection, chosen []queue.Entry) (n int) {
 
 // ending is a report of recipients on whom an admin decides, each by its last reply.
 func (a *Agent) ending(s *selection, job queue.Job, decide func(last string) outcome.Decision) settlement {
-	r := settlement{agent: a, envelope: s.envelope(job.ID), job: job, route: queue.Route{Queue: a.now.Load().queueOf(job.Domain)}, at: time.Now()}
+	r := settlement{agent: a, envelope: s.envelope(job.ID), job: job, route: queue.Route{Queue: a.settings.Now().QueueOf(job.Domain)}, at: time.Now()}
 	states, _ := a.store.States(job.ID) // none: there is nothing to say of them
 	for _, item := range job.Items {
 		last := ""
@@ -290,7 +291,7 @@ func (a *Agent) requeue(s *selection, chosen []queue.Entry) (n int) {
 		a.add(job.ID, e, others)
 		n += len(job.Items)
 		asked := ""
-		for i, domain := range domains(e) {
+		for i, domain := range settings.Domains(e) {
 			if !others[i].Status.Final() && domain != asked {
 				asked = domain
 				a.queue.Reroute(domain)

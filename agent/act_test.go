@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -144,7 +145,7 @@ func TestRequeueForgetsTriesAndTheWayHome(t *testing.T) {
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test", "b@far.test")
 	s.until("it is on its way home", func() bool {
 		tries := 0
-		if err := s.admin().Messages(t.Context(), control.Filter{Queue: handbackQueue}, func(m *control.Message) error {
+		if err := s.admin().Messages(t.Context(), control.Filter{Queue: settings.HandbackQueue}, func(m *control.Message) error {
 			for _, r := range m.Recipients {
 				tries += r.Tries
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 )
 
 // Streams implements control.Backend.
@@ -94,8 +95,8 @@ func (a *Agent) pauseFilter(f control.Filter) (control.Filter, error) {
 }
 
 func (a *Agent) isQueue(name string) bool {
-	c := a.now.Load().config
-	if name == c.General.Name || name == handbackQueue {
+	c := a.settings.Now().Config
+	if name == c.General.Name || name == settings.HandbackQueue {
 		return true
 	}
 	for i := range c.Queues {

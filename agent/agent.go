@@ -29,8 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -43,9 +41,9 @@ import (
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/hosts"
 	"github.com/millrace/millrace/agent/metrics"
-	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/agent/web"
@@ -57,6 +55,7 @@ type Agent struct {
 	mail        *event.Log
 	version     string
 	key         []byte // of the loop mark in our Received fields
+	settings    *settings.Source
 	store       *spool.Store
 	writer      *spool.Writer // our own segment, for reports
 	queue       *queue.Queue
@@ -71,7 +70,6 @@ type Agent struct {
 	relays      relays
 	lookups     int // how many domains are looked up at once
 
-	now      atomic.Pointer[settings]
 	loaded   atomic.Bool              // the spool has been read
 	stalled  atomic.Int32             // sessions that cannot write an outcome
 	shutOut  atomic.Pointer[string]   // why mail cannot go back to the host; "" if it can, as far as is known
@@ -94,22 +92,13 @@ type Agent struct {
 	cut            context.CancelFunc
 }
 
-// settings are what a reload replaces.
-type settings struct {
-	config   *config.Config
-	resolver *route.Resolver
-	tls      *tlsBase
-	relay    string // queue.RelayDomain of the hand-back relay as it was at the start
-	replies  []outcome.Rule
-}
-
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a := &Agent{log: log, version: version, reloaded: make(chan struct{}, 1)}
 	a.mail = event.NewLog(log, c.Log, time.Now())
 	a.metrics = metrics.New(version, a.state)
-	set, err := newSettings(c, log, &a.dns)
+	set, err := settings.New(c, log, &a.dns)
 	if err != nil {
 		return nil, err
 	}
@@ -132,22 +121,22 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.hosts = hosts.New(queue.HangAfter)
 	a.history = history.New(time.Now())
 	a.web = a.newWeb()
-	a.now.Store(set)
+	a.settings = settings.NewSource(set)
 	a.lookupQueue.init()
 	open, err := a.store.Usage()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), writer.Close(), store.Close())
 	}
-	files := descriptors(&c.Agent, open.Segments, log)
-	a.lookups = files.lookups
-	store.LimitSegments(files.segments)
+	files := settings.Descriptors(&c.Agent, open.Segments, log)
+	a.lookups = files.Lookups
+	store.LimitSegments(files.Segments)
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)
 	a.queue = queue.New(queue.Options{
 		Resolve:     a.lookupQueue.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
-		Relay:       set.relay,
-		MaxSessions: files.sessions,
+		Relay:       set.Relay,
+		MaxSessions: files.Sessions,
 	})
 	if err := a.loadOrders(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
@@ -156,71 +145,9 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		// To mail whom one should not is worse than not to start.
 		return nil, errors.Join(fmt.Errorf("the suppression list: %w", err), writer.Close(), store.Close())
 	}
-	a.bounced.Use(suppressPolicy(c))
-	a.events = event.NewFile(eventPlace(c), log)
+	a.bounced.Use(settings.SuppressPolicy(c))
+	a.events = event.NewFile(settings.EventPlace(c), log)
 	return a, nil
-}
-
-func eventPlace(c *config.Config) event.Place {
-	return event.Place{Path: c.Events.File, MaxSize: int64(c.Events.MaxSize), Keep: c.Events.Keep}
-}
-
-// newSettings makes the settings of a configuration; tally counts questions to the
-// DNS, nil if nobody looks.
-func newSettings(c *config.Config, log *slog.Logger, tally *route.Tally) (*settings, error) {
-	base, err := newTLSBase(&c.Agent)
-	if err != nil {
-		return nil, err
-	}
-	for _, q := range append([]config.Queue{c.General}, c.Queues...) {
-		if q.RelayAuthFile != "" && q.RelayAuth == nil && q.RelayAuthRefused == "" {
-			return nil, fmt.Errorf("queue %s: relay_auth_file %s may not be read by this user", q.Name, q.RelayAuthFile)
-		}
-	}
-	o := route.Options{
-		Resolvers: c.Agent.Resolvers,
-		Protocols: c.Agent.Protocols,
-		Allow:     c.Agent.AllowDestinations,
-		SelfNames: append([]string{c.Hostname}, c.Agent.SourceHostnames...),
-		SelfAddrs: ownAddresses(),
-		DANE:      trusts[c.Agent.DANE],
-		Port:      c.Agent.Port,
-		Roots:     base.roots,
-		Log:       log,
-		Tally:     tally,
-		Sockets:   share(mayOpen(), &c.Agent, 0).sockets,
-	}
-	if c.Agent.StateDirectory != "" {
-		o.STSDirectory = filepath.Join(c.Agent.StateDirectory, "mta-sts")
-	}
-	r, err := route.New(o)
-	if err != nil {
-		return nil, fmt.Errorf("resolver: %w", err)
-	}
-	replies, err := replyRules(c.Replies)
-	if err != nil {
-		return nil, err
-	}
-	return &settings{config: c, resolver: r, tls: base, relay: queue.RelayDomain(c.Handback.Relay), replies: replies}, nil
-}
-
-var trusts = map[config.DANE]route.Trust{
-	config.DANEAuto:  route.TrustLoopback,
-	config.DANETrue:  route.TrustAlways,
-	config.DANEFalse: route.TrustNever,
-}
-
-// ownAddresses are this host's addresses. Without them a loop is still seen by
-// name, so an error is no reason not to start.
-func ownAddresses() []netip.Addr {
-	var list []netip.Addr
-	all, _ := net.InterfaceAddrs()
-	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() {
-			list = append(list, p.Addr().Unmap())
-		}
-	}
-	return list
 }
 
 // Reload puts a new configuration into force. The spool directory, the control
@@ -228,7 +155,7 @@ func ownAddresses() []netip.Addr {
 // is reported and waits for a restart. The hand-back relay changes, and keeps until then
 // the name that it has in the queue, where mail waits for it.
 func (a *Agent) Reload(c *config.Config) error {
-	old := a.now.Load().config
+	old := a.settings.Now().Config
 	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control ||
 		!slices.Equal(c.Agent.HTTP.Listen, old.Agent.HTTP.Listen) {
 		a.log.Warn("spool.directory, agent.control and agent.http.listen change only with a restart")
@@ -236,21 +163,21 @@ func (a *Agent) Reload(c *config.Config) error {
 	next := *c
 	next.Spool.Directory, next.Agent.Control = old.Spool.Directory, old.Agent.Control
 	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
-	set, err := newSettings(&next, a.log, &a.dns)
+	set, err := settings.New(&next, a.log, &a.dns)
 	if err != nil {
 		return err
 	}
-	set.relay = a.now.Load().relay
-	a.now.Store(set)
+	set.Relay = a.settings.Now().Relay
+	a.settings.Use(set)
 	a.relays.keep(&next)
-	limitMemory(&next, a.log)
+	settings.LimitMemory(&next, a.log)
 	open, err := a.store.Usage()
 	if err != nil {
 		a.log.Warn("spool", "err", err) // of its free room; the segments are counted
 	}
-	a.queue.Reload(descriptors(&next.Agent, open.Segments, a.log).sessions)
-	a.events.Reopen(eventPlace(&next))
-	a.bounced.Use(suppressPolicy(&next))
+	a.queue.Reload(settings.Descriptors(&next.Agent, open.Segments, a.log).Sessions)
+	a.events.Reopen(settings.EventPlace(&next))
+	a.bounced.Use(settings.SuppressPolicy(&next))
 	select {
 	case a.reloaded <- struct{}{}:
 	default: // it will look at the newest anyhow
@@ -269,7 +196,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer end()
 	defer a.cut()
 	defer a.closeEvents()
-	server, err := control.Listen(a.now.Load().config.Agent.Control, a, a.log)
+	server, err := control.Listen(a.settings.Now().Config.Agent.Control, a, a.log)
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
@@ -278,7 +205,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		server.Close()
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
-	limitMemory(a.now.Load().config, a.log)
+	settings.LimitMemory(a.settings.Now().Config, a.log)
 	// Everything that only brings work in ends with ctx; the queue's clock and
 	// the control socket serve until the last session has left.
 	var in, base sync.WaitGroup

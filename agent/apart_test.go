@@ -26,6 +26,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/listen"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -180,7 +181,7 @@ func TestSilentConnectionsStopNothing(t *testing.T) {
 		}
 	}
 	silently(t, "unix", strings.TrimPrefix(s.config.Agent.Control, "unix:"), 100)
-	s.until("the attack is under way", func() bool { return p.open() >= 2*maxHTTP })
+	s.until("the attack is under way", func() bool { return p.open() >= 2*settings.MaxHTTP })
 	for i := range 20 {
 		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("u%d@far.test", i))
 		s.until("delivered", func() bool { return len(s.at("far")) == i+1 })
@@ -214,7 +215,7 @@ func TestConnectionsThatDoNotAskAreEnded(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			pipes := &pipes{more: make(chan net.Conn, 1), ended: make(chan struct{})}
-			l := listen.Bound(pipes, maxHTTP, slog.New(slog.DiscardHandler))
+			l := listen.Bound(pipes, settings.MaxHTTP, slog.New(slog.DiscardHandler))
 			ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
 			s := newServer(t.Context(), withoutBody(ok), l, slog.New(slog.DiscardHandler))
 			served := make(chan error, 1)

@@ -13,17 +13,19 @@ import (
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/smtp/smtptest"
 )
 
 // A host that refuses us for being one too many is left alone where an equal one
 // takes us, and called all the same where there is only one that stands in.
 func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 	t.Parallel()
-	takes := new(speaker).listen(t)
-	full := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), takes.addr.Port())
+	takes := new(smtptest.Server).Listen(t)
+	full := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), takes.Addr.Port())
 	refused := refuse(t, full)
 	s := newStage(t, func(c *config.Config) { c.Agent.Port = full.Port() })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := settings.New(s.config, s.log.logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,10 +36,10 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 		min, max   int64  // refusals
 	}{{"equal", 10, 0, 1}, {"backup", 20, connects, connects}} {
 		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
-		a.now.Store(set)
+		a.settings = settings.NewSource(set)
 		way := queue.Route{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
 			{Name: "mx1.test", Preference: 10, Addrs: []netip.Addr{full.Addr()}},
-			{Name: "mx2.test", Preference: tt.preference, Addrs: []netip.Addr{takes.addr.Addr()}},
+			{Name: "mx2.test", Preference: tt.preference, Addrs: []netip.Addr{takes.Addr.Addr()}},
 		}}}
 		before := refused.Load()
 		for range connects {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/agent/dsn"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -47,29 +48,11 @@ func (l *warningHeap) Pop() any {
 	return x
 }
 
-// warnAt is when each recipient is late, by ordinal; zero for those whose sender
-// does not want to know.
-func (s *settings) warnAt(e *spool.Envelope) []time.Time {
-	var list []time.Time
-	for i, r := range e.Recipients {
-		if !dsn.Owed(e, r, dsn.Delayed) {
-			continue
-		}
-		if list == nil {
-			list = make([]time.Time, len(e.Recipients))
-		}
-		if after := s.queueOf(domain(r.Address)).DelayWarningTime; after > 0 {
-			list[i] = e.Arrived.Add(time.Duration(after))
-		}
-	}
-	return list
-}
-
 // scheduleWarning remembers a message for the first time after the given one at which a
 // recipient of it is late.
 func (a *Agent) scheduleWarning(id spool.ID, e *spool.Envelope, after time.Time) {
 	var first time.Time
-	for _, at := range a.now.Load().warnAt(e) {
+	for _, at := range a.settings.Now().WarnAt(e) {
 		if at.After(after) && (first.IsZero() || at.Before(first)) {
 			first = at
 		}
@@ -127,9 +110,9 @@ func (a *Agent) warnOf(l warning, now time.Time) error {
 		return err
 	}
 	a.scheduleWarning(l.id, e, now)
-	set := a.now.Load()
+	set := a.settings.Now()
 	var list []dsn.Recipient
-	for i, at := range set.warnAt(e) {
+	for i, at := range set.WarnAt(e) {
 		st := states[i]
 		// What goes back to the host is late there, if it is.
 		if at.IsZero() || at.UnixNano() < l.at || at.After(now) || st.Status.Final() || st.Handback {
@@ -138,12 +121,12 @@ func (a *Agent) warnOf(l warning, now time.Time) error {
 		r := e.Recipients[i]
 		x := dsn.Recipient{Recipient: r, Action: dsn.Delayed, Diagnostic: st.Reply}
 		if x.Diagnostic == "" {
-			x.Diagnostic = cmp.Or(a.queue.Reason(domain(r.Address)), "it waits for its turn")
+			x.Diagnostic = cmp.Or(a.queue.Reason(settings.Domain(r.Address)), "it waits for its turn")
 		}
 		if c := outcome.Class(st.Class); c != outcome.ClassNone {
 			x.Class = c.String()
 		}
-		if p := set.queueOf(domain(r.Address)); p.Expire > 0 {
+		if p := set.QueueOf(settings.Domain(r.Address)); p.Expire > 0 {
 			x.WillRetryUntil = e.Arrived.Add(p.Expire)
 		}
 		list = append(list, x)

@@ -13,7 +13,9 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/route/dane"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/smtp/smtptest"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -22,11 +24,11 @@ import (
 // remember, from other mail, that its STARTTLS is broken.
 func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	t.Parallel()
-	cert, _, _ := pair(t, "another.test")
-	broken := new(speaker).listen(t)
-	stranger := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{cert}}}).listen(t)
+	cert, _, _ := smtptest.Pair(t, "another.test")
+	broken := new(smtptest.Server).Listen(t)
+	stranger := (&smtptest.Server{Conf: &tls.Config{Certificates: []tls.Certificate{cert}}}).Listen(t)
 	s := newStage(t, nil)
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := settings.New(s.config, s.log.logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,16 +45,16 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 		{"DANE", config.TLSOpportunistic, route.Need{Asks: route.Match, ServerName: "mx.test", Records: records}, false},
 		{"DANE without a usable record", config.TLSOpportunistic, route.Need{Asks: route.Encrypt}, true},
 	}
-	for _, r := range []*speaker{broken, stranger} {
+	for _, r := range []*smtptest.Server{broken, stranger} {
 		for _, remembered := range []bool{false, true} {
 			a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
 			if remembered {
-				a.hosts.TLSFailed(hosts.Endpoint{Name: "mx.test", Addr: r.addr}, time.Now())
+				a.hosts.TLSFailed(hosts.Endpoint{Name: "mx.test", Addr: r.Addr}, time.Now())
 			}
 			for _, tt := range needs {
 				way := queue.Route{Queue: &config.Queue{TLS: tt.level}}
-				before := r.seen()
-				c, err := a.dial(t.Context(), set, way, peer{name: "mx.test", addr: r.addr, need: tt.need})
+				before := r.Seen()
+				c, err := a.dial(t.Context(), set, way, settings.Host{Name: "mx.test", Addr: r.Addr, Need: tt.need})
 				if err == nil {
 					_, secret := c.TLS()
 					c.Quit(t.Context())
@@ -64,7 +66,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 				if e, ok := errors.AsType[*smtp.Error](err); !ok || e.Stage != smtp.StageStartTLS || r == stranger && tt.any {
 					t.Errorf("%s, remembered %v: %v", tt.name, remembered, err)
 				}
-				if n := r.seen() - before; n != 1 {
+				if n := r.Seen() - before; n != 1 {
 					t.Errorf("%s, remembered %v: %d connections, want one and no second try", tt.name, remembered, n)
 				}
 			}
@@ -76,8 +78,8 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 // handshake under that name comes about, breaks the TLS of his own mail only.
 func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 	t.Parallel()
-	cert, _, _ := pair(t, "mx.victim.test")
-	r := (&speaker{conf: &tls.Config{
+	cert, _, _ := smtptest.Pair(t, "mx.victim.test")
+	r := (&smtptest.Server{Conf: &tls.Config{
 		Certificates: []tls.Certificate{cert},
 		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 			if h.ServerName != "mx.victim.test" {
@@ -85,18 +87,18 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 			}
 			return nil, nil
 		},
-	}}).listen(t)
-	s := newStage(t, func(c *config.Config) { c.Agent.Port = r.addr.Port() })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	}}).Listen(t)
+	s := newStage(t, func(c *config.Config) { c.Agent.Port = r.Addr.Port() })
+	set, err := settings.New(s.config, s.log.logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
-	a.now.Store(set)
+	a.settings = settings.NewSource(set)
 	secret := func(host string) bool {
 		t.Helper()
 		way := queue.Route{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
-			Domain: host, Hosts: []route.Host{{Name: host, Addrs: []netip.Addr{r.addr.Addr()}}},
+			Domain: host, Hosts: []route.Host{{Name: host, Addrs: []netip.Addr{r.Addr.Addr()}}},
 		}}
 		c, _, _, err := a.connect(t.Context(), way)
 		if err != nil {
@@ -114,8 +116,8 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 			t.Error("mail to the victim goes in the clear")
 		}
 	}
-	if r.starttls != 3 { // the neighbour's once, the victim's twice
-		t.Errorf("%d handshakes", r.starttls)
+	if r.StartTLS != 3 { // the neighbour's once, the victim's twice
+		t.Errorf("%d handshakes", r.StartTLS)
 	}
 }
 
@@ -123,18 +125,18 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 // that insists on TLS: at its word TLS is tried again at once.
 func TestAHostThatInsistsOnTLSGetsIt(t *testing.T) {
 	t.Parallel()
-	cert, _, _ := pair(t, "mx.test")
-	r := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{cert}}, insists: true, stumbles: 1}).listen(t)
+	cert, _, _ := smtptest.Pair(t, "mx.test")
+	r := (&smtptest.Server{Conf: &tls.Config{Certificates: []tls.Certificate{cert}}, Insists: true, Stumbles: 1}).Listen(t)
 	s := newStage(t, func(c *config.Config) {
-		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: r.addr.String()}
+		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: r.Addr.String()}
 		c.General.MaxSessions = 1
 	})
 	s.start()
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
-	s.until("delivered", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.mails) == 1 })
+	s.until("delivered", func() bool { r.Mu.Lock(); defer r.Mu.Unlock(); return len(r.Mails) == 1 })
 	s.until("settled", s.empty)
 	s.stop()
-	if !r.mails[0] || r.starttls != 2 {
-		t.Errorf("TLS %v after %d STARTTLS", r.mails, r.starttls)
+	if !r.Mails[0] || r.StartTLS != 2 {
+		t.Errorf("TLS %v after %d STARTTLS", r.Mails, r.StartTLS)
 	}
 }

@@ -28,7 +28,9 @@ func (a *Agent) HandBack(ctx context.Context, f control.Filter) (control.Selecte
 }
 
 // notYetReturning leaves out what waits for the host already.
-func notYetReturning(s *selection, e *queue.Entry) bool { return e.Domain != s.agent.now.Load().relay }
+func notYetReturning(s *selection, e *queue.Entry) bool {
+	return e.Domain != s.agent.settings.Now().Relay
+}
 
 // handBack has mail wait for the host.
 func (a *Agent) handBack(s *selection, chosen []queue.Entry) int {
@@ -37,14 +39,14 @@ func (a *Agent) handBack(s *selection, chosen []queue.Entry) int {
 
 // Return implements control.Backend.
 func (a *Agent) Return() control.Return {
-	set := a.now.Load()
-	r := control.Return{Relay: set.config.Handback.Relay, Done: a.returned.Load(), HostQueue: -1}
+	set := a.settings.Now()
+	r := control.Return{Relay: set.Config.Handback.Relay, Done: a.returned.Load(), HostQueue: -1}
 	r.Waiting, r.Later = a.queue.AtHost()
 	r.Stuck = a.queue.Stuck()
-	if h := a.hostQueue.Load(); h != nil && set.config.Handback.MaxHostQueue > 0 {
+	if h := a.hostQueue.Load(); h != nil && set.Config.Handback.MaxHostQueue > 0 {
 		r.HostQueue = h.length
 		if time.Now().Before(h.held) {
-			r.Held = h.reason(int(set.config.Handback.MaxHostQueue))
+			r.Held = h.reason(int(set.Config.Handback.MaxHostQueue))
 		}
 	}
 	return r
@@ -81,7 +83,7 @@ func (a *Agent) watchWayBack(ctx context.Context) {
 
 // knock says why the hand-back socket cannot be reached; "" if it can, or is none.
 func (a *Agent) knock() string {
-	path := config.RelaySocket(a.now.Load().config.Handback.Relay)
+	path := config.RelaySocket(a.settings.Now().Config.Handback.Relay)
 	if path == "" {
 		return ""
 	}
@@ -133,9 +135,9 @@ func (a *Agent) pollQueue(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		wait = queueEvery
-		set := a.now.Load()
-		most := int(set.config.Handback.MaxHostQueue)
-		if most == 0 || a.queue.Waiting(set.relay) == 0 {
+		set := a.settings.Now()
+		most := int(set.Config.Handback.MaxHostQueue)
+		if most == 0 || a.queue.Waiting(set.Relay) == 0 {
 			a.hostQueue.Store(nil)
 			continue
 		}
@@ -164,7 +166,7 @@ func (a *Agent) pollQueue(ctx context.Context) {
 		if n > most {
 			wait = max(wait, holdFor)
 			h.held = now.Add(wait + queueEvery) // until after the next look
-			a.queue.Clamp(set.relay, elastic.Clamp{Until: h.held, Reason: h.reason(most)})
+			a.queue.Clamp(set.Relay, elastic.Clamp{Until: h.held, Reason: h.reason(most)})
 		}
 		a.hostQueue.Store(h)
 	}

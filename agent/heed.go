@@ -1,11 +1,8 @@
 package agent
 
 import (
-	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,47 +11,8 @@ import (
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 )
-
-// replyRules are the rules of the configuration in the terms of package outcome.
-func replyRules(list []config.Reply) ([]outcome.Rule, error) {
-	rules := make([]outcome.Rule, 0, len(list))
-	for _, r := range list {
-		x := outcome.Rule{Name: r.Name, Codes: r.Code, Enhanced: r.Enhanced, Effect: outcome.Effect{
-			Rule: r.Name, Kind: effects[r.Action], For: r.For, Sessions: r.Sessions, After: r.After, Within: r.Within, Tell: r.Tell,
-			Names: len(naming(r.MX)) > 0,
-		}}
-		if r.Action == config.ReplyHold {
-			x.Effect.For = cmp.Or(r.For, siteHold)
-		}
-		for _, glob := range r.MX {
-			x.Hosts = append(x.Hosts, strings.ToLower(glob))
-		}
-		for _, s := range r.Stage {
-			x.Stages = append(x.Stages, replyStages[s])
-		}
-		x.Class, _ = outcome.ParseClass(r.Class)
-		if r.Text != "" {
-			re, err := regexp.Compile("(?i)" + r.Text)
-			if err != nil {
-				return nil, fmt.Errorf("reply rule %q: %w", r.Name, err)
-			}
-			x.Text = re
-		}
-		rules = append(rules, x)
-	}
-	return rules, nil
-}
-
-var effects = map[config.ReplyAction]outcome.EffectKind{
-	config.ReplySlow: outcome.Slow, config.ReplySuspend: outcome.Suspend, config.ReplySessions: outcome.Bound,
-	config.ReplyLearn: outcome.Learn, config.ReplyRecipient: outcome.Alone, config.ReplyRetry: outcome.Later,
-	config.ReplyBounce: outcome.Never, config.ReplyPause: outcome.Pause, config.ReplyHold: outcome.HoldStream,
-}
-
-var replyStages = map[string]outcome.Stage{
-	"connect": outcome.Connect, "tls": outcome.TLS, "mail": outcome.Mail, "rcpt": outcome.Rcpt, "data": outcome.Data,
-}
 
 // ruleEffects is what replies have brought about.
 type ruleEffects struct {
@@ -82,9 +40,6 @@ func (h *ruleEffects) alert(t alert) {
 }
 
 const (
-	// siteHold is how long the action "hold" keeps a stream from the site that said so,
-	// unless the rule says how long. Then it is tried again.
-	siteHold = time.Hour
 	// severalNetworks, or as many as the rule's "after" says if that is more, must have
 	// refused a stream within its time before it is held everywhere. Sites do not count,
 	// as the owner of one host has as many as he wants, by domains and IPv6 addresses.
@@ -97,7 +52,7 @@ const (
 type word struct {
 	decision outcome.Decision
 	way      queue.Route
-	peer     peer
+	peer     settings.Host
 	code     int    // of its reply
 	stream   string // of the message that it spoke of; "" when it was of none
 }
@@ -105,23 +60,13 @@ type word struct {
 // listed says whether a provider spoke whom the rule, or the queue, names. The host has
 // to have the name, as its domain's owner may be anybody, and its queue listed for another.
 func (w *word) listed() bool {
-	return w.decision.Effect.Names || config.MatchesAny(naming(w.way.Queue.MX), w.peer.name)
-}
-
-// naming are the patterns that name somebody, as "*" does not.
-func naming(patterns []string) (list []string) {
-	for _, p := range patterns {
-		if strings.Trim(p, "*?.") != "" {
-			list = append(list, p)
-		}
-	}
-	return list
+	return w.decision.Effect.Names || config.MatchesAny(settings.Naming(w.way.Queue.MX), w.peer.Name)
 }
 
 // network is the part of the internet where the host stands: a /16, or an IPv6 /32, which
 // is what a provider has of the registry.
 func (w *word) network() string {
-	addr, bits := w.peer.addr.Addr(), 32
+	addr, bits := w.peer.Addr.Addr(), 32
 	if addr.Is4() {
 		bits = 16
 	}

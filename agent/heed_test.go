@@ -5,16 +5,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -31,74 +28,6 @@ func shippedReplies(t *testing.T) []config.Reply {
 		t.Fatal(err)
 	}
 	return c.Replies
-}
-
-var sampleForm = regexp.MustCompile(`^(\d{3}) (?:(\d\.\d{1,3}\.\d{1,3}) )?(.+)$`)
-
-// TestEachShippedRuleIsForItsSamples shows that every rule can match, that none is
-// shadowed by one before it, and that it has been looked at.
-func TestEachShippedRuleIsForItsSamples(t *testing.T) {
-	t.Parallel()
-	list := shippedReplies(t)
-	rules, err := replyRules(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(rules) < 30 {
-		t.Errorf("%d rules are shipped", len(rules))
-	}
-	for i, r := range list {
-		if _, err := time.Parse(time.DateOnly, r.Checked); err != nil {
-			t.Errorf("%s: checked %q is no day", r.Name, r.Checked)
-		}
-		if len(r.Sample) == 0 {
-			t.Errorf("%s has no sample", r.Name)
-		}
-		for _, sample := range r.Sample {
-			f := sampleForm.FindStringSubmatch(sample)
-			if f == nil {
-				t.Errorf("%s: %q is no reply", r.Name, sample)
-				continue
-			}
-			code, _ := strconv.Atoi(f[1])
-			host := "mx1.receiver.example"
-			if len(r.MX) > 0 {
-				host = "MX1" + strings.TrimPrefix(r.MX[0], "*")
-			}
-			stages := rules[i].Stages
-			if stages == nil {
-				stages = []outcome.Stage{outcome.Mail, outcome.Rcpt, outcome.Data}
-			}
-			for _, stage := range stages {
-				d := outcome.Policy{Rules: rules}.Decide(time.Now(), outcome.Attempt{
-					Stage: stage, Code: code, Enhanced: f[2], Text: f[3], Peer: host + "[192.0.2.1]",
-				})
-				if d.Effect == nil || d.Effect.Rule != r.Name {
-					t.Errorf("%s: %q is matched by %+v", r.Name, sample, d.Effect)
-				} else if r.Class != "" && d.Class.String() != r.Class {
-					t.Errorf("%s: %q has class %s", r.Name, sample, d.Class)
-				}
-				if later := d.Action == outcome.Retry; !later && (d.Effect == nil || d.Effect.Kind != outcome.HoldStream) {
-					t.Errorf("%s: %q is no reason to bounce", r.Name, sample)
-				}
-				if d.Class.Hard() {
-					t.Errorf("%s: %q is our fault, or nobody's, and counts as hard", r.Name, sample)
-				}
-			}
-		}
-	}
-}
-
-func TestConfigurationAndOutcomeSpeakOfTheSameThings(t *testing.T) {
-	t.Parallel()
-	for _, r := range shippedReplies(t) {
-		if _, ok := outcome.ParseClass(r.Class); r.Class != "" && !ok {
-			t.Errorf("%s: class %q", r.Name, r.Class)
-		}
-		if _, ok := effects[r.Action]; r.Action != "" && !ok {
-			t.Errorf("%s: action %q", r.Name, r.Action)
-		}
-	}
 }
 
 // provider is a receiver whose one host has a name that rules know.

@@ -23,7 +23,7 @@ func (a *Agent) pollSettings(ctx context.Context) {
 	defer tick.Stop()
 	failing := false
 	for {
-		cfg := a.now.Load().config
+		cfg := a.settings.Now().Config
 		found, err := unaccepted(ctx, cfg)
 		switch {
 		case ctx.Err() != nil:

@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
 )
@@ -59,18 +60,18 @@ func TestHostIsAskedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), reloaded: make(chan struct{}, 1)}
+	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), settings: settings.NewSource(nil), reloaded: make(chan struct{}, 1)}
 	a.orders.now.Store(&control.Standing{})
 	a.events = event.NewFile(event.Place{}, a.log)
 	defer a.closeEvents()
 	a.loaded.Store(true)
 	mode := func(m config.Mode) {
-		a.now.Store(&settings{config: &config.Config{Milter: config.Milter{
+		a.settings.Use(&settings.Settings{Config: &config.Config{Milter: config.Milter{
 			Mode: m, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}, Scope: []string{"authenticated"},
 		}}})
 	}
 	mode(config.Divert)
-	if found, err := unaccepted(t.Context(), a.now.Load().config); found != nil || err != nil {
+	if found, err := unaccepted(t.Context(), a.settings.Now().Config); found != nil || err != nil {
 		t.Fatalf("without Postfix: %q, %v", found, err)
 	}
 

@@ -26,7 +26,7 @@ func (a *Agent) heartbeat(ctx context.Context) {
 	for {
 		damaged = a.settleDamaged(damaged)
 		a.expireOrders(time.Now())
-		a.now.Load().resolver.Forget()
+		a.settings.Now().Resolver.Forget()
 		a.saveRulePauses(time.Now(), false)
 		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
 			tight = huge
@@ -106,8 +106,8 @@ func (a *Agent) expire(ctx context.Context) {
 // expireOverdue fails mail that was too old already when its destination was last seen
 // to be down, or its domain without a way; or gives it back to the host.
 func (a *Agent) expireOverdue() {
-	set := a.now.Load()
-	a.queue.Overdue(set.queueOf, func(job queue.Job, by *config.Queue, reason string) {
+	set := a.settings.Now()
+	a.queue.Overdue(set.QueueOf, func(job queue.Job, by *config.Queue, reason string) {
 		a.queue.Settle(a.fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
 	})
 }

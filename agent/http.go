@@ -13,19 +13,18 @@ import (
 
 	"github.com/millrace/millrace/agent/listen"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 )
 
 const (
-	// maxHTTP is how many connections one listener of [agent.http] has at most.
-	maxHTTP = 64
 	// silence is how long a connection may stay without a request.
 	silence = 5 * time.Second
 )
 
 // listenHTTP opens the listeners of [agent.http].
 func (a *Agent) listenHTTP() (list []*listen.Listener, err error) {
-	for _, at := range a.now.Load().config.Agent.HTTP.Listen {
+	for _, at := range a.settings.Now().Config.Agent.HTTP.Listen {
 		l, err := listen.Open(at)
 		if err != nil {
 			for _, l := range list {
@@ -33,7 +32,7 @@ func (a *Agent) listenHTTP() (list []*listen.Listener, err error) {
 			}
 			return nil, fmt.Errorf("agent.http: listen %s: %w", at, err)
 		}
-		list = append(list, listen.Bound(l, maxHTTP, a.log))
+		list = append(list, listen.Bound(l, settings.MaxHTTP, a.log))
 	}
 	return list, nil
 }
@@ -155,12 +154,12 @@ func (a *Agent) notReady() []string {
 	if err := a.unseen(); err != nil {
 		wrong = append(wrong, err.Error()+"; the log says why")
 	}
-	if since, on, err := spool.Draining(a.now.Load().config.Spool.Directory); err != nil {
+	if since, on, err := spool.Draining(a.settings.Now().Config.Spool.Directory); err != nil {
 		wrong = append(wrong, err.Error())
 	} else if on {
 		wrong = append(wrong, "the spool is being drained"+begun(since)+": the milter diverts nothing until millrace drain --end")
 	}
-	for _, n := range a.now.Load().config.Refused {
+	for _, n := range a.settings.Now().Config.Refused {
 		wrong = append(wrong, n.String())
 	}
 	wrong = append(wrong, a.relays.shown()...)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -49,7 +50,7 @@ func TestStartOnAFullSpool(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	need := memoryNeed(&config.Config{Agent: config.Agent{MaxSessions: 2000}, Spool: config.Spool{MaxRecipients: int64(n)}})
+	need := settings.MemoryNeed(&config.Config{Agent: config.Agent{MaxSessions: 2000}, Spool: config.Spool{MaxRecipients: int64(n)}})
 	for _, limit := range []string{"", "off", fmt.Sprint(n * 60)} {
 		cold := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0) == nil
 		c := exec.Command(program, "--config", file)

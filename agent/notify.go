@@ -132,7 +132,7 @@ func (a *Agent) bounceLoop(ctx context.Context) {
 // refused says what an admin must know of recipients that are stuck.
 func (a *Agent) refused(n int) string {
 	return fmt.Sprintf("the host MTA at %s refuses bounces or returned mail for %d recipients; they are kept and tried once an hour (millrace queue: stuck)",
-		a.now.Load().config.Handback.Relay, n)
+		a.settings.Now().Config.Handback.Relay, n)
 }
 
 // appendsAtOnce is how many reports go to the spool together: they share syncs.
@@ -228,7 +228,7 @@ func (r *settlement) reported(f *result, action dsn.Action) dsn.Recipient {
 		x.Class = c.String()
 	}
 	if f.reply.Code != 0 {
-		x.Diagnostic, x.RemoteHost = f.reply.String(), r.peer.name
+		x.Diagnostic, x.RemoteHost = f.reply.String(), r.peer.Name
 	}
 	return x
 }
@@ -245,7 +245,7 @@ func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.R
 		a.log.Warn("report goes without the original's header", "id", id, "err", err)
 	}
 	env, content, err := dsn.Compose(dsn.Report{
-		Hostname: a.now.Load().config.Hostname, Original: e, ID: id,
+		Hostname: a.settings.Now().Config.Hostname, Original: e, ID: id,
 		Recipients: list, Content: original, Full: full, Now: time.Now(),
 	})
 	if err != nil {
@@ -275,7 +275,7 @@ func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.R
 func (a *Agent) toldBefore(e *spool.Envelope, id spool.ID) bool {
 	states, _ := a.store.States(id) // none: there is nothing to say of them
 	for i, st := range states {
-		ended := st.Status == spool.Bounced || st.Status == spool.Suppressed && a.now.Load().config.Suppression.Notify
+		ended := st.Status == spool.Bounced || st.Status == spool.Suppressed && a.settings.Now().Config.Suppression.Notify
 		if ended && dsn.Owed(e, e.Recipients[i], dsn.Failed) {
 			return true
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -321,7 +322,7 @@ func TestRefusedReportIsStuck(t *testing.T) {
 func TestManyBouncesComeOverFewSessions(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil, sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Hosts: 3, Behaviour: sink.Behaviour{PermShare: 1}})
-	if err := s.net.Change("host", func(b *sink.Behaviour) { b.HostConnections = handbackSessions }); err != nil {
+	if err := s.net.Change("host", func(b *sink.Behaviour) { b.HostConnections = settings.HandbackSessions }); err != nil {
 		t.Fatal(err)
 	}
 	const n = 1000

@@ -13,6 +13,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
@@ -149,7 +150,7 @@ func TestWantOfDescriptorsTellsNothingOfAHost(t *testing.T) {
 		&connectError{"connect", &smtp.Error{Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}}: false,
 		errors.New("no route"): false,
 	} {
-		if got := ours(err); got != want {
+		if got := settings.Ours(err); got != want {
 			t.Errorf("%v: %v", err, got)
 		}
 	}

@@ -28,7 +28,7 @@ func (a *Agent) newWeb() *web.Handler {
 	return web.New(web.Options{
 		Backend: &page{agent: a}, History: a.history, Log: a.log,
 		Hostnames: func() []string {
-			c := a.now.Load().config
+			c := a.settings.Now().Config
 			return append([]string{c.Hostname}, c.Agent.HTTP.Hostnames...)
 		},
 	})
@@ -38,7 +38,7 @@ func (a *Agent) newWeb() *web.Handler {
 func (p *page) Snapshot() web.Snapshot {
 	a := p.agent
 	s := web.Snapshot{
-		Time: time.Now(), Hostname: a.now.Load().config.Hostname, Version: a.version, Trouble: a.notReady(),
+		Time: time.Now(), Hostname: a.settings.Now().Config.Hostname, Version: a.version, Trouble: a.notReady(),
 	}
 	s.Waiting, s.Deferred, s.Active, s.Sessions = a.queue.Counts()
 	for _, x := range a.queue.Sites() {
@@ -102,7 +102,7 @@ func (a *Agent) keepHistory(ctx context.Context) {
 
 // WebLink implements control.Backend.
 func (a *Agent) WebLink() (string, error) {
-	listen := a.now.Load().config.Agent.HTTP.Listen.First()
+	listen := a.settings.Now().Config.Agent.HTTP.Listen.First()
 	if listen == "" {
 		return "", errors.New(`the status page has no port that a browser could open; remedy: set listen = "127.0.0.1:8891" under [agent.http], and restart millrace-agent`)
 	}

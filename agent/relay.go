@@ -9,16 +9,9 @@ import (
 	"sync"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
 )
-
-// raises says that a connection has its TLS raised to Verify for the sake of the
-// relay's password: the queue asks for less, and does not say that any certificate
-// will do. With tls = "none" there is no TLS to raise, and no password is sent.
-func raises(o *smtp.Options, q *config.Queue, p peer) bool {
-	return o.Auth != nil && !o.Auth.AnyCertificate && o.TLS < smtp.Verify &&
-		(o.TLS > smtp.None || o.ImplicitTLS) && !p.addr.Addr().IsLoopback()
-}
 
 // relays are the queues whose relay did not get its password, as it could not be
 // verified although only the password asks for that. Earlier versions sent it all the
@@ -28,15 +21,9 @@ type relays struct {
 	kept map[string]string // queue -> why
 }
 
-// withheld is why mail was kept from its relay by a demand of ours that no receiver
-// knows of.
-type withheld struct{ error }
-
-func (w withheld) Unwrap() error { return w.error }
-
 // note takes in how a connect to a relay ended: kept from it by our demand, or up. It
 // returns the error, as withheld in the first case.
-func (r *relays) note(q *config.Queue, o *smtp.Options, p peer, err error, log *slog.Logger) error {
+func (r *relays) note(q *config.Queue, o *smtp.Options, p settings.Host, err error, log *slog.Logger) error {
 	if o.Auth == nil || o.TLS != smtp.Verify || q.TLS == config.TLSVerify {
 		return err
 	}
@@ -51,7 +38,7 @@ func (r *relays) note(q *config.Queue, o *smtp.Options, p peer, err error, log *
 	}
 	why := fmt.Sprintf("queue %s waits: the relay %s cannot be verified, and so gets no password (%v); "+
 		"remedy: give it a certificate that is valid for the name in route, name its authority in tls_ca_file, or write relay_auth_tls = \"required\" to trust any certificate",
-		q.Name, p.relay(), err)
+		q.Name, p.Relay(), err)
 	if r.kept == nil {
 		r.kept = make(map[string]string)
 	}
@@ -59,7 +46,7 @@ func (r *relays) note(q *config.Queue, o *smtp.Options, p peer, err error, log *
 		log.Error(why)
 	}
 	r.kept[q.Name] = why
-	return withheld{err}
+	return settings.Withheld{Err: err}
 }
 
 // shown is what /readyz has of it.

@@ -13,7 +13,9 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/smtp/smtptest"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -22,7 +24,7 @@ import (
 // neither mail nor a second try without TLS.
 func TestPasswordGoesToVerifiedRelaysOnly(t *testing.T) {
 	t.Parallel()
-	cert, certFile, _ := pair(t, "relay.test")
+	cert, certFile, _ := smtptest.Pair(t, "relay.test")
 	for _, tt := range []struct {
 		name     string
 		tls      config.TLS
@@ -51,13 +53,13 @@ func TestPasswordGoesToVerifiedRelaysOnly(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := (&speaker{implicit: tt.implicit, auth: "user secret", conf: &tls.Config{Certificates: []tls.Certificate{cert}}}).listen(t)
+			r := (&smtptest.Server{Implicit: tt.implicit, Auth: "user secret", Conf: &tls.Config{Certificates: []tls.Certificate{cert}}}).Listen(t)
 			s := newStage(t, func(c *config.Config) {
 				if tt.trusted {
 					c.Agent.TLSCAFile = certFile
 				}
 			})
-			set, err := newSettings(s.config, s.log.logger(), nil)
+			set, err := settings.New(s.config, s.log.logger(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,25 +67,25 @@ func TestPasswordGoesToVerifiedRelaysOnly(t *testing.T) {
 				Name: "relayed", TLS: tt.tls, RelayAuthTLS: tt.auth, RelayWrappermode: tt.implicit,
 				RelayAuth: &config.Auth{User: "user", Password: "secret"},
 			}
-			p := peer{name: "relay.test", addr: r.addr}
+			p := settings.Host{Name: "relay.test", Addr: r.Addr}
 			if !tt.loopback {
-				p.addr = netip.MustParseAddrPort("192.0.2.1:587")
+				p.Addr = netip.MustParseAddrPort("192.0.2.1:587")
 			}
-			o := set.options(queue.Route{Queue: q}, p, nil)
+			o := set.Options(queue.Route{Queue: q}, p, nil)
 			o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, r.addr.String())
+				return new(net.Dialer).DialContext(ctx, network, r.Addr.String())
 			}
-			c, err := smtp.Dial(t.Context(), p.addr, o)
+			c, err := smtp.Dial(t.Context(), p.Addr, o)
 			if err == nil {
 				c.Quit(t.Context())
 			}
 			if again := mayFallBack(&o, err); again {
 				t.Errorf("would be tried in the clear after %v", err)
 			}
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if (err == nil) != tt.authed || (r.authed == 1) != tt.authed {
-				t.Errorf("%v, %d logins", err, r.authed)
+			r.Mu.Lock()
+			defer r.Mu.Unlock()
+			if (err == nil) != tt.authed || (r.Authed == 1) != tt.authed {
+				t.Errorf("%v, %d logins", err, r.Authed)
 			}
 		})
 	}
@@ -96,21 +98,21 @@ func TestUnverifiedRelayIsToldAndItsMailIsKept(t *testing.T) {
 	s := newStage(t, nil)
 	a := s.start()
 	q := &config.Queue{Name: "relayed", TLS: config.TLSOpportunistic, RelayAuthTLS: config.TLSVerify, RelayAuth: &config.Auth{User: "u"}, Expire: time.Hour}
-	p := peer{name: "relay.test", addr: netip.MustParseAddrPort("192.0.2.1:587")}
-	set := a.now.Load()
-	o := set.options(queue.Route{Queue: q}, p, nil)
+	p := settings.Host{Name: "relay.test", Addr: netip.MustParseAddrPort("192.0.2.1:587")}
+	set := a.settings.Now()
+	o := set.Options(queue.Route{Queue: q}, p, nil)
 	failed := &smtp.Error{Stage: smtp.StageStartTLS, Err: errors.New("certificate signed by unknown authority")}
 	waits := func() bool {
 		return slices.ContainsFunc(a.notReady(), func(s string) bool { return strings.HasPrefix(s, "queue relayed waits: ") })
 	}
 	err := a.relays.note(q, &o, p, &smtp.Error{Stage: smtp.StageConnect, Err: errors.New("connection refused")}, a.log)
-	if waits() || ours(err) {
+	if waits() || settings.Ours(err) {
 		t.Error("kept though it was not reached")
 	}
 	for range 3 {
 		err = a.relays.note(q, &o, p, failed, a.log)
 	}
-	if !waits() || !ours(err) || !errors.Is(err, failed) {
+	if !waits() || !settings.Ours(err) || !errors.Is(err, failed) {
 		t.Errorf("not kept, or not told: %v", a.notReady())
 	}
 	if n := strings.Count(s.log.String(), "queue relayed waits"); n != 1 {
@@ -131,8 +133,8 @@ func TestUnverifiedRelayIsToldAndItsMailIsKept(t *testing.T) {
 		t.Errorf("%v: kept after it was verified", err)
 	}
 	own := &config.Queue{Name: "own", TLS: config.TLSVerify, RelayAuth: q.RelayAuth, Expire: time.Hour}
-	o = set.options(queue.Route{Queue: own}, p, nil)
-	if err := a.relays.note(own, &o, p, failed, a.log); ours(err) {
+	o = set.Options(queue.Route{Queue: own}, p, nil)
+	if err := a.relays.note(own, &o, p, failed, a.log); settings.Ours(err) {
 		t.Error("an admin's own demand lets mail wait for ever")
 	}
 }
@@ -141,18 +143,18 @@ func TestUnverifiedRelayIsToldAndItsMailIsKept(t *testing.T) {
 // mail waits, the agent runs and says why.
 func TestMailWaitsForCredentialsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	r := (&speaker{auth: "user secret"}).listen(t)
+	r := (&smtptest.Server{Auth: "user secret"}).Listen(t)
 	const why = "relay_auth_file: group users can read \"/etc/auth\""
 	s := newStage(t, func(c *config.Config) {
-		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: r.addr.String()}
+		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: r.Addr.String()}
 		c.General.RelayAuthFile, c.General.RelayAuthRefused = "/etc/auth", why
 		c.Refused = []config.Notice{{File: "millrace.toml", Line: 7, Text: why}}
 	})
 	a := s.start()
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
 	s.until("a try", func() bool { return strings.Contains(s.log.String(), "msg=connect") && s.status().Waiting == 1 })
-	if r.seen() != 0 || !strings.Contains(s.log.String(), "group users can read") {
-		t.Errorf("%d connections\n%s", r.seen(), s.log)
+	if r.Seen() != 0 || !strings.Contains(s.log.String(), "group users can read") {
+		t.Errorf("%d connections\n%s", r.Seen(), s.log)
 	}
 	if !slices.Contains(a.notReady(), "millrace.toml:7: "+why) {
 		t.Errorf("/readyz: %v", a.notReady())

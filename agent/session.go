@@ -10,6 +10,7 @@ import (
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
@@ -22,14 +23,14 @@ func (a *Agent) session(s *queue.Session) {
 	began := time.Now()
 	conn, p, sig, err := a.connectPatiently(s, way)
 	if err != nil {
-		if a.opening.Err() != nil || ours(err) {
+		if a.opening.Err() != nil || settings.Ours(err) {
 			s.Untried()
 		}
 		a.queue.Leave(s, nil, sig, inWords(err))
 		return
 	}
-	defer a.hosts.Disconnected(p.addr.Addr())
-	w := worker{agent: a, conn: conn, peer: p, names: p.hostNames(), connected: time.Since(began)}
+	defer a.hosts.Disconnected(p.Addr.Addr())
+	w := worker{agent: a, conn: conn, peer: p, names: p.Names(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	a.queue.Opened(s, sig)
 	var done []queue.Settled
@@ -38,7 +39,7 @@ func (a *Agent) session(s *queue.Session) {
 		job, err := a.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.names.host, Began: began}), "")
+			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}), "")
 			return
 		}
 		way = s.Route() // a reload may have changed the policy
@@ -46,7 +47,7 @@ func (a *Agent) session(s *queue.Session) {
 		if err != nil {
 			conn.Close()
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
-				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.host, Began: began})
+				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began})
 			}
 			a.queue.Leave(s, done, sig, "")
 			return
@@ -55,7 +56,7 @@ func (a *Agent) session(s *queue.Session) {
 }
 
 // connectPatiently connects, for as long as the queue lets a connect that hangs go on.
-func (a *Agent) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Conn, p peer, sig []elastic.Signal, err error) {
+func (a *Agent) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
 	ctx, cancel := context.WithCancelCause(a.opening)
 	defer cancel(nil)
 	ended := make(chan struct{})
@@ -86,8 +87,8 @@ var errAbandoned = errors.New("others wait to be called")
 type worker struct {
 	agent     *Agent
 	conn      *smtp.Conn
-	peer      peer
-	names     hostNames
+	peer      settings.Host
+	names     settings.HostNames
 	last      time.Time     // when the last transaction ended
 	connected time.Duration // what the connect took; part of the first transaction's delay
 	sent      int
@@ -100,7 +101,7 @@ type worker struct {
 func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
 	a := w.agent
 	began := time.Now()
-	closed := elastic.Signal{Kind: elastic.Closed, Host: w.names.host, Began: began}
+	closed := elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}
 	if err := w.check(began); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, closed), err
@@ -114,7 +115,7 @@ func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, s
 	if job.Items, w.done = a.skipSuppressed(e, job, way, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
-	w.prepare(e, content, job, way, a.now.Load().config)
+	w.prepare(e, content, job, way, a.settings.Now().Config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	w.last = time.Now()
@@ -150,7 +151,7 @@ func (w *worker) insistsOnTLS(fates []result) bool {
 	}
 	for _, f := range fates {
 		if f.decision.Class == outcome.ClassTLS {
-			return w.agent.hosts.TLSWanted(w.peer.endpoint())
+			return w.agent.hosts.TLSWanted(endpoint(w.peer))
 		}
 	}
 	return false

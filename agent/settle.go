@@ -13,6 +13,7 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -32,8 +33,8 @@ type settlement struct {
 	envelope *spool.Envelope // nil when it could not be read
 	job      queue.Job
 	route    queue.Route
-	peer     peer
-	names    hostNames
+	peer     settings.Host
+	names    settings.HostNames
 	reuse    int // transactions on the connection, this one counted
 	times    times
 	results  []result
@@ -60,7 +61,7 @@ type result struct {
 func (r *settlement) add(item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
-		Tries: item.Tries, Born: r.job.Born, Jitter: rand.Float64(), Peer: r.names.name,
+		Tries: item.Tries, Born: r.job.Born, Jitter: rand.Float64(), Peer: r.names.Name,
 		ToHost: r.route.Handback, Report: r.envelope.Origin == spool.Report,
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
@@ -102,7 +103,7 @@ func (r *settlement) add(item queue.Item, res smtp.RcptResult, err error) {
 
 // signal is the transaction's evidence for the controller.
 func (r *settlement) signal(began time.Time) elastic.Signal {
-	s := elastic.Signal{Kind: elastic.Accepted, Host: r.names.host, Began: began}
+	s := elastic.Signal{Kind: elastic.Accepted, Host: r.names.Place, Began: began}
 	for _, f := range r.results {
 		if f.untried {
 			s.Kind = elastic.Closed
@@ -265,13 +266,13 @@ func (r *settlement) publishOne(f result, now time.Time) {
 	d := event.Delivery{
 		Time: now, ID: r.job.ID, Envelope: r.envelope, Ordinal: f.item.Ordinal,
 		Domain: r.job.Domain, Queue: r.route.Queue.Name, Site: r.route.Site,
-		Peer: r.peer.addr, Relay: "none", Reuse: r.reuse, Tries: f.item.Tries + 1,
+		Peer: r.peer.Addr, Relay: "none", Reuse: r.reuse, Tries: f.item.Tries + 1,
 		Connect: r.times.connect, Transmit: r.times.transmit,
 		Status: f.status(r.route.Handback), Class: f.decision.Class, Code: f.reply.Code,
 		Enhanced: f.decision.Enhanced, Reason: f.decision.Reason, Due: f.decision.Due,
 	}
-	if r.peer.known() {
-		d.Relay = r.names.relay
+	if r.peer.Known() {
+		d.Relay = r.names.Relay
 	}
 	if f.untried || f.suppressed {
 		d.Tries--

@@ -7,6 +7,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -31,7 +32,7 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 		{"in doubt", smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageMail}, &smtp.Error{Stage: smtp.StageMail, Err: io.EOF}, 2, false},
 	} {
 		a := &Agent{mail: &event.Log{}}
-		a.now.Store(&settings{})
+		a.settings = settings.NewSource(&settings.Settings{})
 		r := settlement{agent: a, envelope: &spool.Envelope{}, route: queue.Route{Queue: &config.Queue{}}, reuse: test.reuse}
 		r.add(queue.Item{}, test.result, test.err)
 		if got := r.results[0].untried; got != test.untried {

@@ -2,10 +2,8 @@ package agent
 
 import (
 	"fmt"
-	"hash/fnv"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +13,8 @@ import (
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/smtp/smtptest"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -24,64 +24,6 @@ func addresses(list ...string) (all []netip.Addr) {
 		all = append(all, netip.MustParseAddr(a))
 	}
 	return all
-}
-
-// What receivers have learned of a domain's mail from an address stays true over
-// an upgrade: a domain has the address that the first release gave it wherever that
-// could reach its hosts, and with it the same name of its site.
-func TestDomainsKeepTheAddressTheyHad(t *testing.T) {
-	t.Parallel()
-	four, six, both := addresses("192.0.2.1"), addresses("2001:db8::1"), addresses("192.0.2.1", "2001:db8::1")
-	before := func(pool []netip.Addr, name string) netip.Addr {
-		h := fnv.New32a()
-		h.Write([]byte(name))
-		return pool[h.Sum32()%uint32(len(pool))]
-	}
-	for _, pool := range [][]netip.Addr{
-		addresses("198.51.100.1"),
-		addresses("198.51.100.1", "198.51.100.2"),
-		addresses("198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5", "198.51.100.6", "198.51.100.7"),
-		addresses("2001:db8:1::1", "2001:db8:1::2", "2001:db8:1::3"),
-		addresses("198.51.100.1", "2001:db8:1::1"),
-		addresses("198.51.100.1", "2001:db8:1::1", "198.51.100.2", "2001:db8:1::2"),
-	} {
-		s := &settings{config: &config.Config{Agent: config.Agent{SourceAddresses: pool}}}
-		used := make(map[netip.Addr]int) // by domains with IPv4 hosts, or IPv6 hosts, alone
-		for i := range 10_000 {
-			name := fmt.Sprintf("d%d.example", i)
-			had := before(pool, name)
-			for _, hosts := range [][]netip.Addr{four, six, both} {
-				plan := &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.example", Addrs: hosts}}}
-				way := s.mxRoute(name, &config.Queue{Name: "general"}, plan)
-				for _, h := range hosts {
-					from := source(&way, h)
-					if from.IsValid() && from.Is4() != h.Is4() {
-						t.Fatalf("pool %v, %s: from %v to %v", pool, name, from, h)
-					}
-					if has := slices.ContainsFunc(pool, func(a netip.Addr) bool { return a.Is4() == h.Is4() }); has != from.IsValid() {
-						t.Fatalf("pool %v, %s: from %v to %v", pool, name, from, h)
-					}
-					if h.Is4() == had.Is4() && (from != had || way.Site != "mx.example from "+had.String()) {
-						t.Fatalf("pool %v, %s: from %v, site %q; it was from %v", pool, name, from, way.Site, had)
-					}
-					if len(hosts) == 1 && from.IsValid() {
-						used[from]++
-					}
-				}
-			}
-		}
-		for _, a := range pool {
-			family := 0
-			for _, b := range pool {
-				if a.Is4() == b.Is4() {
-					family++
-				}
-			}
-			if n := used[a]; n < 9_000/family || n > 11_000/family {
-				t.Errorf("pool %v: %v has %d of 10000 domains of its family", pool, a, n)
-			}
-		}
-	}
 }
 
 // A pool that lacks a family, for some domains or altogether, keeps no mail from
@@ -125,16 +67,16 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 		{addresses("::1"), addrs[:1], "127.0.0.1"},
 	} {
 		s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), tt.pool })
-		set, err := newSettings(s.config, s.log.logger(), nil)
+		set, err := settings.New(s.config, s.log.logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
-		a.now.Store(set)
+		a.settings = settings.NewSource(set)
 		seen := make(map[string]bool)
 		for i := range 16 {
 			name := fmt.Sprintf("d%d.test", i)
-			way := set.mxRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
+			way := set.MXRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
 			var first string
 			for try := range 3 { // more connections are up each time
 				c, _, _, err := a.connect(t.Context(), way)
@@ -168,20 +110,20 @@ func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	t.Parallel()
 	four := (&listener{}).listen(t, "127.0.0.1:0")
 	s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), addresses("::1") })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := settings.New(s.config, s.log.logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
-	a.now.Store(set)
-	way := set.mxRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
+	a.settings = settings.NewSource(set)
+	way := set.MXRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
 	c, p, _, err := a.connect(t.Context(), way)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
-	if from := four.last(); p.addr.Addr() != four.addr.Addr() || from != "127.0.0.1" {
-		t.Errorf("at %v from %s", p.addr, from)
+	if from := four.last(); p.Addr.Addr() != four.addr.Addr() || from != "127.0.0.1" {
+		t.Errorf("at %v from %s", p.Addr, from)
 	}
 }
 
@@ -210,7 +152,7 @@ func (l *listener) listen(t *testing.T, at string) *listener {
 			l.mu.Lock()
 			l.from = netip.MustParseAddrPort(nc.RemoteAddr().String()).Addr().String()
 			l.mu.Unlock()
-			wg.Go(func() { new(speaker).serve(nc) })
+			wg.Go(func() { new(smtptest.Server).Serve(nc) })
 		}
 	})
 	t.Cleanup(func() { nl.Close(); wg.Wait() })

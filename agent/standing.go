@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/durable"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -196,7 +197,7 @@ func (a *Agent) pauseOf(e *spool.Envelope) *control.Brake {
 func (a *Agent) add(id spool.ID, e *spool.Envelope, st []spool.State) {
 	a.orders.arrivals.RLock()
 	defer a.orders.arrivals.RUnlock()
-	a.queue.Add(id, e, domains(e), st, a.isPaused(e))
+	a.queue.Add(id, e, settings.Domains(e), st, a.isPaused(e))
 }
 
 // applyToQueued halts the queued messages that a brake is on for by what their envelopes
@@ -265,7 +266,7 @@ func (a *Agent) expireOrders(now time.Time) {
 // standing.mu.
 func (a *Agent) save(s *control.Standing) error {
 	a.orders.dirty, a.orders.kept = false, time.Now()
-	dir := a.now.Load().config.Agent.StateDirectory
+	dir := a.settings.Now().Config.Agent.StateDirectory
 	if dir == "" {
 		return nil
 	}
@@ -282,7 +283,7 @@ func (a *Agent) save(s *control.Standing) error {
 // loadOrders puts into force what an earlier agent kept.
 func (a *Agent) loadOrders() error {
 	a.orders.now.Store(&control.Standing{})
-	dir := a.now.Load().config.Agent.StateDirectory
+	dir := a.settings.Now().Config.Agent.StateDirectory
 	if dir == "" {
 		return nil
 	}

@@ -33,7 +33,7 @@ func (a *Agent) pollRunningLoop(ctx context.Context) {
 
 // pollRunning looks whether the host MTA runs. When that cannot be told, it does.
 func (a *Agent) pollRunning() {
-	c := a.now.Load().config
+	c := a.settings.Now().Config
 	stopped := false
 	if c.Agent.StopWithHost {
 		up, err := listening(c.Handback.Relay)

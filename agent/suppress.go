@@ -7,7 +7,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
@@ -18,22 +17,6 @@ import (
 
 // suppressFile, in the state directory, holds the suppression list.
 const suppressFile = "suppressed"
-
-func suppressPolicy(c *config.Config) suppress.Policy {
-	s := &c.Suppression
-	p := suppress.Policy{
-		Mode: suppressModes[s.Mode], Streams: make(map[string]suppress.Mode, len(s.Streams)),
-		After: s.After, Within: s.Within, Expire: s.Expire, Global: s.Scope == config.SuppressGlobal,
-	}
-	for _, x := range s.Streams {
-		p.Streams[x.Name] = suppressModes[x.Mode]
-	}
-	return p
-}
-
-var suppressModes = map[config.SuppressionMode]suppress.Mode{
-	config.SuppressOff: suppress.Off, config.SuppressAdvise: suppress.Advise, config.SuppressDrop: suppress.Drop,
-}
 
 // learn has the suppression list learn from a delivery attempt. What the host MTA
 // says of mail that goes back to it, and what becomes of our own reports, says
@@ -89,7 +72,7 @@ func (a *Agent) skipSuppressed(e *spool.Envelope, job queue.Job, way queue.Route
 // withheld is the decision on a suppressed recipient.
 func (a *Agent) withheld(entry *suppress.Entry) outcome.Decision {
 	d := outcome.Decision{Action: outcome.Bounce, Class: entry.Class, Enhanced: "5.7.1", Reason: "suppressed: on the list of the admin"}
-	if !a.now.Load().config.Suppression.Notify {
+	if !a.settings.Now().Config.Suppression.Notify {
 		d.Action = outcome.Cancel
 	}
 	switch entry.Class { // as RFC 3463 section 3.2 and the receiver would say it
@@ -166,6 +149,6 @@ func (a *Agent) Unsuppress(x control.Release) (int, error) {
 func (a *Agent) SuppressionStats() control.SuppressionStats {
 	st := a.bounced.Stats(time.Now())
 	return control.SuppressionStats{
-		Mode: string(a.now.Load().config.Suppression.Mode), Suppressed: st.Suppressed, Admin: st.Admin, Counted: st.Counted, Octets: st.Octets,
+		Mode: string(a.settings.Now().Config.Suppression.Mode), Suppressed: st.Suppressed, Admin: st.Admin, Counted: st.Counted, Octets: st.Octets,
 	}
 }

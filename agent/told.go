@@ -86,7 +86,7 @@ func (a *Agent) paused() []string {
 // tells reports whether an admin has to know what a rule has paused. Of a rule that is no
 // longer in the configuration he has.
 func (a *Agent) tells(rule string) bool {
-	for _, r := range a.now.Load().replies {
+	for _, r := range a.settings.Now().Rules {
 		if r.Name == rule {
 			return r.Effect.Tell || r.Effect.Kind == outcome.HoldStream
 		}

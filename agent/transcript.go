@@ -11,6 +11,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
 )
 
@@ -29,25 +30,25 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	}
 	defer os.RemoveAll(state)
 	own.Agent.StateDirectory = state
-	set, err := newSettings(&own, log, nil)
+	set, err := settings.New(&own, log, nil)
 	if err != nil {
 		return err
 	}
 	domain := destination[strings.LastIndexByte(destination, '@')+1:]
 	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
-	way, err := set.route(ctx, domain)
+	way, err := set.Route(ctx, domain)
 	if err != nil {
 		return err
 	}
 	showWay(set, way, show)
-	peers, err := set.peers(ctx, way)
+	peers, err := set.Hosts(ctx, way)
 	if err != nil {
 		return err
 	}
 	var last error
 	for _, p := range peers[:min(len(peers), maxAddresses)] {
 		show("")
-		show(fmt.Sprintf("%s:", p.relay()))
+		show(fmt.Sprintf("%s:", p.Relay()))
 		if last = transcribe(ctx, set, way, p, show); last == nil || ctx.Err() != nil {
 			return last
 		}
@@ -57,14 +58,14 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 }
 
 // showWay tells of the queue and the hosts.
-func showWay(set *settings, way queue.Route, show func(string)) {
+func showWay(set *settings.Settings, way queue.Route, show func(string)) {
 	q := way.Queue
 	show(fmt.Sprintf("queue %s, tls = %q", q.Name, q.TLS))
 	if way.Plan == nil {
 		show("relay " + way.Relay)
 		return
 	}
-	if !set.resolver.TrustsDNSSEC() {
+	if !set.Resolver.TrustsDNSSEC() {
 		show("DANE is not looked for: not every resolver is on this host (agent.dane)")
 	}
 	hosts := make(map[string]route.Host)
@@ -111,14 +112,14 @@ func describeNeed(n route.Need) string {
 
 // transcribe is one connection, without TLS after all where that fails and the
 // agent would go on.
-func transcribe(ctx context.Context, set *settings, way queue.Route, p peer, show func(string)) error {
-	o := set.options(way, p, func(what string) { show("-- MTA-STS, testing: " + what) })
+func transcribe(ctx context.Context, set *settings.Settings, way queue.Route, p settings.Host, show func(string)) error {
+	o := set.Options(way, p, func(what string) { show("-- MTA-STS, testing: " + what) })
 	o.Trace = func(e smtp.TraceEvent) { show(e.From.String() + " " + e.Line) }
-	c, err := smtp.Dial(ctx, p.addr, o)
+	c, err := smtp.Dial(ctx, p.Addr, o)
 	if mayFallBack(&o, err) {
 		show("-- " + err.Error() + "; trying without TLS")
 		o.TLS = smtp.None
-		c, err = smtp.Dial(ctx, p.addr, o)
+		c, err = smtp.Dial(ctx, p.Addr, o)
 	}
 	if err != nil {
 		if e, ok := errors.AsType[*smtp.Error](err); ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0 {

@@ -1,11 +1,8 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -13,9 +10,8 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/printable"
-	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
-	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/settings"
 )
 
 // lookupQueue is the list of domains whose way the queue wants to know. put never blocks.
@@ -56,24 +52,6 @@ func (q *lookupQueue) close() {
 	q.more.Broadcast()
 }
 
-// domains names the domain of each recipient; "" is mail that only the host can route.
-func domains(e *spool.Envelope) []string {
-	list := make([]string, len(e.Recipients))
-	for i, r := range e.Recipients {
-		list[i] = domain(r.Address)
-	}
-	return list
-}
-
-// domain is the domain of an address, "" if it has none.
-func domain(address string) string {
-	at := strings.LastIndexByte(address, '@')
-	if at < 0 {
-		return ""
-	}
-	return strings.ToLower(strings.TrimSuffix(address[at+1:], "."))
-}
-
 // maxWords bounds what an error may say in a listing, in octets; a policy of a domain that
 // is quoted in it may have 64 KiB.
 const maxWords = 1024
@@ -88,16 +66,16 @@ func (a *Agent) resolveLoop(ctx context.Context) {
 		if !ok {
 			return
 		}
-		set := a.now.Load()
+		set := a.settings.Now()
 		limit, cancel := context.WithTimeout(ctx, longestLookup)
-		way, err := set.route(limit, name)
+		way, err := set.Route(limit, name)
 		cancel()
 		switch {
 		case err == nil:
 			a.queue.Routed(name, way)
 		case ctx.Err() != nil:
 			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
-		case ours(err) || unasked(err):
+		case settings.Ours(err) || unasked(err):
 			a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
 			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		default:
@@ -126,15 +104,15 @@ const longestLookup = 2 * time.Minute
 const retryRoute = 2 * time.Minute
 
 // unroutable settles the mail of a domain that cannot be routed.
-func (a *Agent) unroutable(set *settings, name string, err error) {
+func (a *Agent) unroutable(set *settings.Settings, name string, err error) {
 	now := time.Now()
 	fault := outcome.DNSFailed
 	if e, ok := errors.AsType[*route.Error](err); ok {
 		fault = faults[e.Reason]
 	}
-	p := set.queueOf(name)
+	p := set.QueueOf(name)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
-	if set.retryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
+	if set.RetryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
 		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
 		a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
 		return
@@ -158,97 +136,5 @@ var faults = map[route.Reason]outcome.Fault{
 	route.RefusedAddress: outcome.RefusedAddress,
 }
 
-// retryPolicy is what a queue says about retryPolicy, and what receivers' replies mean.
-func (s *settings) retryPolicy(q *config.Queue) outcome.Policy {
-	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, HandbackAfter: time.Duration(q.HandbackAfter), Rules: s.replies}
-}
-
 // retryPolicy is that of the configuration in force.
-func (a *Agent) retryPolicy(q *config.Queue) outcome.Policy { return a.now.Load().retryPolicy(q) }
-
-// queueOf returns the queue of a domain as far as its name tells.
-func (s *settings) queueOf(name string) *config.Queue {
-	if q := s.config.Match(name); q != nil {
-		return q
-	}
-	return &s.config.General
-}
-
-// route finds where a domain's mail goes.
-func (s *settings) route(ctx context.Context, name string) (queue.Route, error) {
-	q := s.queueOf(name)
-	if name == s.relay {
-		return s.handbackRoute(), nil
-	}
-	if q.Route.Kind == config.RouteMX {
-		plan, err := s.resolver.Lookup(ctx, name)
-		if err != nil {
-			return queue.Route{}, err
-		}
-		if q == &s.config.General {
-			if m := s.config.MatchMX(plan.Names()); m != nil {
-				q = m
-			}
-		}
-		if q.Route.Kind == config.RouteMX {
-			return s.mxRoute(name, q, plan), nil
-		}
-	}
-	if q.Route.Kind == config.RouteHandback {
-		return s.handbackRoute(), nil
-	}
-	return queue.Route{
-		Queue: q, Relay: q.Route.Relay,
-		Site: queue.RelayDomain(q.Route.Relay),
-		Key:  fmt.Sprintf("%s %s %s %v %v %s", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth, q.RelayAuthTLS),
-	}, nil
-}
-
-// handbackQueue is the name of the queue of what goes to the host MTA.
-const handbackQueue = "handback"
-
-// handbackSessions keeps the way home gentle: the host has its own mail to move.
-const handbackSessions = 4
-
-// handbackRoute is the way back to the host MTA. It takes the general queue's
-// values, but few sessions and a pace of its own.
-func (s *settings) handbackRoute() queue.Route {
-	q := s.config.General
-	q.Name = handbackQueue
-	q.Route = config.Route{Kind: config.RouteHandback}
-	q.MaxSessions = min(q.MaxSessions, handbackSessions)
-	q.MaxMessageRate = s.config.Handback.MaxMessageRate
-	q.TLS = config.TLSNone // loopback, or the admin's own network
-	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
-	relay := s.config.Handback.Relay
-	return queue.Route{Queue: &q, Relay: relay, Site: s.relay, Key: queue.RelayDomain(relay), Handback: true}
-}
-
-// mxRoute is the way to the mail exchangers of a domain. The key of a
-// destination, whose sessions its domains share, holds all that a session was
-// opened under: the hosts, the queue's policy with its TLS level, what the
-// domain's own policies need (route.Plan.Needs), the sources. When a policy of the
-// domain changes, so does the key: the mail moves on, and the sessions opened
-// under the old one end when nobody needs them any more. The site has the favoured
-// source alone in its name, as most of its connections come from there.
-func (s *settings) mxRoute(name string, q *config.Queue, plan *route.Plan) queue.Route {
-	sources := sources(s.config.Agent.SourceAddresses, name, plan)
-	from, first := "", ""
-	for _, a := range sources {
-		from += " from " + a.String()
-		first = cmp.Or(first, from)
-	}
-	site := plan.Key()
-	if len(q.MX) > 0 {
-		site = q.Name // a provider: its limits hold for all its hosts together
-	}
-	needs := ""
-	if q.TLS != config.TLSNone {
-		needs = plan.Needs()
-	}
-	return queue.Route{
-		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
-		Site: site + first,
-		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
-	}
-}
+func (a *Agent) retryPolicy(q *config.Queue) outcome.Policy { return a.settings.Now().RetryPolicy(q) }

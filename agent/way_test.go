@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -33,23 +34,6 @@ func TestDeadHostIsPassedBy(t *testing.T) {
 	}
 }
 
-func TestEachSourceAddressHasItsName(t *testing.T) {
-	t.Parallel()
-	a, b := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
-	c := &config.Config{Hostname: "mail.test", Agent: config.Agent{SourceAddresses: []netip.Addr{a, b}}}
-	s := &settings{config: c}
-	for source, want := range map[netip.Addr][2]string{a: {"mail.test", "out1.test"}, b: {"mail.test", "out2.test"}, {}: {"mail.test", "mail.test"}} {
-		c.Agent.SourceHostnames = nil
-		if got := s.hello(source); got != want[0] {
-			t.Errorf("%v: %q", source, got)
-		}
-		c.Agent.SourceHostnames = []string{"out1.test", "out2.test"}
-		if got := s.hello(source); got != want[1] {
-			t.Errorf("%v: %q", source, got)
-		}
-	}
-}
-
 // A domain's mail leaves from one address of the pool, after a restart too:
 // greylisting looks at it.
 func TestRetryKeepsItsSource(t *testing.T) {
@@ -60,14 +44,14 @@ func TestRetryKeepsItsSource(t *testing.T) {
 	first := make(map[string]netip.Addr)
 	used := make(map[netip.Addr]int)
 	for run := range 2 {
-		set, err := newSettings(s.config, s.log.logger(), nil)
+		set, err := settings.New(s.config, s.log.logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sites := make(map[string]netip.Addr)
 		for i := range 30 {
 			d := fmt.Sprintf("d%d.test", i)
-			w, err := set.route(t.Context(), d)
+			w, err := set.Route(t.Context(), d)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package agent
+package settings
 
 import (
 	"fmt"
@@ -22,19 +22,19 @@ const (
 	memoryPerRecipient = 200
 )
 
-// memoryNeed is what the agent may take with max_sessions and a backlog of
+// MemoryNeed is what the agent may take with max_sessions and a backlog of
 // max_recipients, in octets.
-func memoryNeed(c *config.Config) int64 {
+func MemoryNeed(c *config.Config) int64 {
 	return memoryBase + int64(c.Agent.MaxSessions)*memoryPerSession + c.Spool.MaxRecipients*memoryPerRecipient
 }
 
-// limitMemory tells Go's collector what the agent may need, so that garbage does
+// LimitMemory tells Go's collector what the agent may need, so that garbage does
 // not go far beyond it (GOMEMLIMIT, which an admin's own value overrides). The limit
 // is a soft one and derives from max_recipients: one that a full spool exceeds would
 // have the collector run without end, and a hard one below it (MemoryMax in the unit)
 // has the kernel kill each start anew. Of the latter an admin is told.
-func limitMemory(c *config.Config, log *slog.Logger) {
-	need := memoryNeed(c)
+func LimitMemory(c *config.Config, log *slog.Logger) {
+	need := MemoryNeed(c)
 	limit := need
 	if allowed, from := memoryMax("/proc/self/cgroup", "/sys/fs/cgroup"); allowed > 0 && allowed < need {
 		limit = allowed / 10 * 9 // the rest is for what Go does not manage

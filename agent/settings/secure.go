@@ -1,4 +1,4 @@
-package agent
+package settings
 
 import (
 	"crypto/tls"
@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/route/dane"
 	"github.com/millrace/millrace/agent/smtp"
@@ -67,15 +66,15 @@ var levels = map[config.TLS]smtp.Level{
 // secure says what TLS a connection to a host must have: what the queue asks,
 // raised by what the domain's policies need. Where TLS fails and is not
 // required, the caller goes on without; what is required here is never given up.
-func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p peer, report func(string)) {
-	o.TLS, o.ServerName = levels[q.TLS], p.name
-	if p.name == "" {
-		o.ServerName = p.addr.Addr().String()
+func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p Host, report func(string)) {
+	o.TLS, o.ServerName = levels[q.TLS], p.Name
+	if p.Name == "" {
+		o.ServerName = p.Addr.Addr().String()
 	}
 	if raises(o, q, p) {
 		o.TLS = smtp.Verify
 	}
-	need := p.need
+	need := p.Need
 	switch need.Asks {
 	case route.Match:
 		// The records take the place of authorities, also for a queue that says
@@ -90,7 +89,7 @@ func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p peer, report func(s
 		o.TLS = max(o.TLS, smtp.Required)
 	case route.Report:
 		o.VerifyPeer = func(s tls.ConnectionState) error {
-			if err := b.validFor(s, p.name); err != nil {
+			if err := b.validFor(s, p.Name); err != nil {
 				report(err.Error())
 			}
 			return nil
@@ -149,9 +148,10 @@ func ticketSize(s *tls.ClientSessionState) int {
 	return len(ticket) + len(octets)
 }
 
-// reportTesting says what MTA-STS in testing mode found, where enforcement
-// would have kept the mail from this host.
-func (a *Agent) reportTesting(way queue.Route, p peer, what string) {
-	a.log.Warn("MTA-STS in testing mode: this host would not be used if the policy were enforced",
-		"site", way.Site, "relay", p.relay(), "reason", what)
+// raises says that a connection has its TLS raised to Verify for the sake of the
+// relay's password: the queue asks for less, and does not say that any certificate
+// will do. With tls = "none" there is no TLS to raise, and no password is sent.
+func raises(o *smtp.Options, q *config.Queue, p Host) bool {
+	return o.Auth != nil && !o.Auth.AnyCertificate && o.TLS < smtp.Verify &&
+		(o.TLS > smtp.None || o.ImplicitTLS) && !p.Addr.Addr().IsLoopback()
 }

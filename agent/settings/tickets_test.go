@@ -1,4 +1,4 @@
-package agent
+package settings
 
 import (
 	"crypto/tls"
@@ -7,28 +7,29 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/smtp/smtptest"
 )
 
 // A session that can be resumed is kept with the chain of its peer: one with a huge
 // chain is not, or some thousand names of a stranger's would take the memory.
 func TestSessionsWithHugeChainsAreNotKept(t *testing.T) {
 	t.Parallel()
-	cert, _, _ := pair(t, "mx.test")
+	cert, _, _ := smtptest.Pair(t, "mx.test")
 	huge := cert
 	huge.Certificate = slices.Clone(cert.Certificate)
 	for size := 0; size < 200_000; size += len(cert.Certificate[0]) {
 		huge.Certificate = append(huge.Certificate, cert.Certificate[0])
 	}
 	for name, c := range map[string]tls.Certificate{"ordinary": cert, "huge": huge} {
-		r := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{c}, MaxVersion: tls.VersionTLS12}}).listen(t)
+		r := (&smtptest.Server{Conf: &tls.Config{Certificates: []tls.Certificate{c}, MaxVersion: tls.VersionTLS12}}).Listen(t)
 		b, err := newTLSBase(&config.Agent{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for again := range 2 {
 			o := smtp.Options{Hello: "client.test"}
-			b.secure(&o, &config.Queue{TLS: config.TLSOpportunistic}, peer{name: "mx.test", addr: r.addr}, nil)
-			conn, err := smtp.Dial(t.Context(), r.addr, o)
+			b.secure(&o, &config.Queue{TLS: config.TLSOpportunistic}, Host{Name: "mx.test", Addr: r.Addr}, nil)
+			conn, err := smtp.Dial(t.Context(), r.Addr, o)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}

@@ -1,4 +1,4 @@
-package agent
+package settings
 
 import (
 	"testing"
@@ -17,24 +17,24 @@ func TestAllUsersOfDescriptorsFitTheLimit(t *testing.T) {
 			for _, open := range []int{0, 3, 100} {
 				c := &config.Agent{MaxSessions: configured, HTTP: config.HTTP{Listen: config.Listeners{"127.0.0.1:8891"}}}
 				s := share(limit, c, open)
-				if s.sessions < 1 || s.sessions > configured || s.lookups < 1 || s.sockets < 1 || s.segments < spareSegments {
+				if s.Sessions < 1 || s.Sessions > configured || s.Lookups < 1 || s.sockets < 1 || s.Segments < spareSegments {
 					t.Errorf("%d, %d sessions, %d segments: %+v", limit, configured, open, s)
 				}
-				sum := ownDescriptors + control.MaxConnections + maxHTTP + s.sessions*sessionDescriptors + s.lookups*s.sockets + s.segments
+				sum := ownDescriptors + control.MaxConnections + MaxHTTP + s.Sessions*sessionDescriptors + s.Lookups*s.sockets + s.Segments
 				if uint64(sum) > limit && limit >= 512 {
 					t.Errorf("%d, %d sessions, %d segments: %d in all, %+v", limit, configured, open, sum, s)
 				}
-				if fits := s.sessions == configured; limit >= 512 && fits != (uint64(needed(c, open)) <= limit) {
+				if fits := s.Sessions == configured; limit >= 512 && fits != (uint64(needed(c, open)) <= limit) {
 					t.Errorf("%d, %d sessions, %d segments: %d are told as needed, %+v", limit, configured, open, needed(c, open), s)
 				}
 			}
 		}
 	}
 	c := &config.Agent{MaxSessions: 2000, HTTP: config.HTTP{Listen: config.Listeners{"127.0.0.1:8891"}}}
-	if s := share(65536, c, 1000); s.sessions != 2000 || s.lookups != lookups || s.sockets != route.MostSockets || s.segments < 10_000 {
+	if s := share(65536, c, 1000); s.Sessions != 2000 || s.Lookups != lookups || s.sockets != route.MostSockets || s.Segments < 10_000 {
 		t.Errorf("with the packaged limit: %+v", s)
 	}
-	if s := share(4512, c, 3); s.sessions < 1000 {
+	if s := share(4512, c, 3); s.Sessions < 1000 {
 		t.Errorf("with little: %+v", s)
 	}
 }

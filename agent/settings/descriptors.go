@@ -1,4 +1,4 @@
-package agent
+package settings
 
 import (
 	"log/slog"
@@ -22,6 +22,9 @@ const (
 	sessionDescriptors = 2
 	ownDescriptors     = 96
 
+	// MaxHTTP is how many connections one listener of [agent.http] has at most.
+	MaxHTTP = 64
+
 	// lookups is how many domains are looked up at once: enough that some dozens
 	// of dead name servers do not hold up the others.
 	lookups = 128
@@ -31,27 +34,27 @@ const (
 	spareSegments = 16
 )
 
-// shares are how the descriptors are used.
-type shares struct {
-	sessions int // of agent.max_sessions
-	lookups  int // at once
+// Shares are how the descriptors are used.
+type Shares struct {
+	Sessions int // of agent.max_sessions
+	Lookups  int // at once
 	sockets  int // of one lookup
-	segments int // of the spool that are open
+	Segments int // of the spool that are open
 }
 
 // share divides a limit on open files. open are the segments that are open already.
-func share(limit uint64, c *config.Agent, open int) shares {
-	fixed := ownDescriptors + control.MaxConnections + maxHTTP*len(c.HTTP.Listen)
+func share(limit uint64, c *config.Agent, open int) Shares {
+	fixed := ownDescriptors + control.MaxConnections + MaxHTTP*len(c.HTTP.Listen)
 	rest := max(16, int(min(limit, math.MaxInt32))-fixed)
-	var s shares
+	var s Shares
 	// Lookups get a quarter at most, segments an eighth at least.
 	sockets := min(lookups*route.MostSockets, rest/4)
-	s.lookups = min(max(sockets/fewSockets, 1), lookups)
-	s.sockets = max(sockets/s.lookups, 1)
-	rest -= s.lookups * s.sockets
+	s.Lookups = min(max(sockets/fewSockets, 1), lookups)
+	s.sockets = max(sockets/s.Lookups, 1)
+	rest -= s.Lookups * s.sockets
 	segments := max(rest/6, open+spareSegments)
-	s.sessions = min(c.MaxSessions, max((rest-segments)/sessionDescriptors, 1))
-	s.segments = max(rest-s.sessions*sessionDescriptors, spareSegments)
+	s.Sessions = min(c.MaxSessions, max((rest-segments)/sessionDescriptors, 1))
+	s.Segments = max(rest-s.Sessions*sessionDescriptors, spareSegments)
 	return s
 }
 
@@ -59,7 +62,7 @@ func share(limit uint64, c *config.Agent, open int) shares {
 func needed(c *config.Agent, open int) int {
 	low, high := uint64(1), uint64(math.MaxInt32)
 	for low < high {
-		if middle := (low + high) / 2; share(middle, c, open).sessions < c.MaxSessions {
+		if middle := (low + high) / 2; share(middle, c, open).Sessions < c.MaxSessions {
 			low = middle + 1
 		} else {
 			high = middle
@@ -78,13 +81,13 @@ func mayOpen() uint64 {
 	return limit.Cur
 }
 
-// descriptors divides what this process may open, and tells when that is too little.
-func descriptors(c *config.Agent, open int, log *slog.Logger) shares {
+// Descriptors divides what this process may open, and tells when that is too little.
+func Descriptors(c *config.Agent, open int, log *slog.Logger) Shares {
 	limit := mayOpen()
 	s := share(limit, c, open)
-	if s.sessions < c.MaxSessions {
+	if s.Sessions < c.MaxSessions {
 		log.Warn("too few file descriptors for agent.max_sessions; raise the limit (LimitNOFILE= in the unit, ulimit -n)",
-			"limit", limit, "needed", needed(c, open), "max_sessions", c.MaxSessions, "used", s.sessions)
+			"limit", limit, "needed", needed(c, open), "max_sessions", c.MaxSessions, "used", s.Sessions)
 	}
 	return s
 }

@@ -1,4 +1,6 @@
-package agent
+// Package smtptest is a receiver for tests of what the agent does about STARTTLS, AUTH and
+// certificates: on a real socket, with broken handshakes where they are asked for.
+package smtptest
 
 import (
 	"bufio"
@@ -16,33 +18,33 @@ import (
 	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
-// speaker is a receiver of few words that takes every message and notes what it
+// Server is a receiver of few words that takes every message and notes what it
 // saw of each connection.
-type speaker struct {
-	addr     netip.AddrPort
-	conf     *tls.Config // nil: STARTTLS is offered and always fails
-	implicit bool
-	auth     string // "user password" that AUTH must bring; "": AUTH is not offered
-	insists  bool   // 530 to MAIL in the clear
-	stumbles int    // so many handshakes fail first
+type Server struct {
+	Addr     netip.AddrPort
+	Conf     *tls.Config // nil: STARTTLS is offered and always fails
+	Implicit bool
+	Auth     string // "user password" that AUTH must bring; "": AUTH is not offered
+	Insists  bool   // 530 to MAIL in the clear
+	Stumbles int    // so many handshakes fail first
 
-	mu       sync.Mutex
-	starttls int
-	hellos   []string
-	mails    []bool // TLS?
-	clients  int    // certificates shown
-	authed   int
-	greeted  int // connections
+	Mu       sync.Mutex // of those below, while it listens
+	StartTLS int
+	Hellos   []string
+	Mails    []bool // TLS?
+	Clients  int    // certificates shown
+	Authed   int
+	Greeted  int // connections
 }
 
-// listen serves until the test ends.
-func (s *speaker) listen(t *testing.T) *speaker {
+// Listen serves on loopback until the test ends.
+func (s *Server) Listen(t *testing.T) *Server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.addr = netip.MustParseAddrPort(l.Addr().String())
+	s.Addr = netip.MustParseAddrPort(l.Addr().String())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -50,45 +52,46 @@ func (s *speaker) listen(t *testing.T) *speaker {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { s.serve(nc) })
+			wg.Go(func() { s.Serve(nc) })
 		}
 	})
 	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return s
 }
 
-func (s *speaker) note(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Server) note(f func()) {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	f()
 }
 
-// seen counts the connections so far.
-func (s *speaker) seen() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.greeted
+// Seen counts the connections so far.
+func (s *Server) Seen() int {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	return s.Greeted
 }
 
-func (s *speaker) serve(nc net.Conn) {
+// Serve serves one connection until it ends.
+func (s *Server) Serve(nc net.Conn) {
 	defer func() { nc.Close() }()
 	secret, data := false, false
 	secure := func() bool {
-		tc := tls.Server(nc, s.conf)
+		tc := tls.Server(nc, s.Conf)
 		nc = tc
 		if tc.Handshake() != nil {
 			return false
 		}
 		secret = true
-		s.note(func() { s.clients += len(tc.ConnectionState().PeerCertificates) })
+		s.note(func() { s.Clients += len(tc.ConnectionState().PeerCertificates) })
 		return true
 	}
-	if s.implicit && !secure() {
+	if s.Implicit && !secure() {
 		return
 	}
 	in := bufio.NewReader(nc)
 	say := func(text string) { fmt.Fprintf(nc, "%s\r\n", text) }
-	s.note(func() { s.greeted++ })
+	s.note(func() { s.Greeted++ })
 	say("220 speaker.test")
 	for {
 		line, err := in.ReadString('\n')
@@ -99,37 +102,37 @@ func (s *speaker) serve(nc net.Conn) {
 		switch {
 		case data && verb == ".":
 			data = false
-			s.note(func() { s.mails = append(s.mails, secret) })
+			s.note(func() { s.Mails = append(s.Mails, secret) })
 			say("250 ok")
 		case data:
 		case verb == "EHLO":
-			s.note(func() { s.hellos = append(s.hellos, rest) })
+			s.note(func() { s.Hellos = append(s.Hellos, rest) })
 			offer := "250-speaker.test\r\n"
 			if !secret {
 				offer += "250-STARTTLS\r\n"
 			}
-			if s.auth != "" {
+			if s.Auth != "" {
 				offer += "250-AUTH PLAIN\r\n"
 			}
 			say(offer + "250 PIPELINING")
 		case verb == "STARTTLS":
 			stumble := false
-			s.note(func() { s.starttls++; stumble = s.starttls <= s.stumbles })
+			s.note(func() { s.StartTLS++; stumble = s.StartTLS <= s.Stumbles })
 			say("220 go")
-			if stumble || s.conf == nil || !secure() {
+			if stumble || s.Conf == nil || !secure() {
 				return
 			}
 			in = bufio.NewReader(nc)
 		case verb == "AUTH":
 			_, word, _ := strings.Cut(rest, " ")
 			b, _ := base64.StdEncoding.DecodeString(word)
-			if strings.Join(strings.Split(strings.TrimPrefix(string(b), "\x00"), "\x00"), " ") != s.auth {
+			if strings.Join(strings.Split(strings.TrimPrefix(string(b), "\x00"), "\x00"), " ") != s.Auth {
 				say("535 5.7.8 no")
 				continue
 			}
-			s.note(func() { s.authed++ })
+			s.note(func() { s.Authed++ })
 			say("235 ok")
-		case s.insists && !secret && (verb == "MAIL" || verb == "RCPT" || verb == "DATA"):
+		case s.Insists && !secret && (verb == "MAIL" || verb == "RCPT" || verb == "DATA"):
 			say("530 5.7.0 Must issue a STARTTLS command first")
 		case verb == "DATA":
 			data = true
@@ -143,8 +146,8 @@ func (s *speaker) serve(nc net.Conn) {
 	}
 }
 
-// pair makes a self-signed certificate for 127.0.0.1 and a name, and its file.
-func pair(t *testing.T, name string) (cert tls.Certificate, certFile, keyFile string) {
+// Pair makes a self-signed certificate for 127.0.0.1 and a name, and its file.
+func Pair(t *testing.T, name string) (cert tls.Certificate, certFile, keyFile string) {
 	t.Helper()
 	p, err := selfsigned.New(name, "127.0.0.1")
 	if err != nil {

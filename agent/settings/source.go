@@ -1,4 +1,4 @@
-package agent
+package settings
 
 import (
 	"hash/fnv"

@@ -1,0 +1,29 @@
+package settings
+
+import (
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/suppress"
+)
+
+// EventPlace is where events are written.
+func EventPlace(c *config.Config) event.Place {
+	return event.Place{Path: c.Events.File, MaxSize: int64(c.Events.MaxSize), Keep: c.Events.Keep}
+}
+
+// SuppressPolicy is what the suppression list is to do.
+func SuppressPolicy(c *config.Config) suppress.Policy {
+	s := &c.Suppression
+	p := suppress.Policy{
+		Mode: suppressModes[s.Mode], Streams: make(map[string]suppress.Mode, len(s.Streams)),
+		After: s.After, Within: s.Within, Expire: s.Expire, Global: s.Scope == config.SuppressGlobal,
+	}
+	for _, x := range s.Streams {
+		p.Streams[x.Name] = suppressModes[x.Mode]
+	}
+	return p
+}
+
+var suppressModes = map[config.SuppressionMode]suppress.Mode{
+	config.SuppressOff: suppress.Off, config.SuppressAdvise: suppress.Advise, config.SuppressDrop: suppress.Drop,
+}
