@@ -150,100 +150,30 @@ func (a *Agent) cancel(s *selection, chosen []queue.Entry) int {
 	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin"})
 }
 
-// journalBatch is how many outcomes of an admin's decision are written at once.
-const journalBatch = 256
-
-// decideAll settles recipients with a decision of which no sender is told.
-func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision) (n int) {
-	var done []queue.Settled
-	var events []spool.Event
-	var reports []settlement
-	write := func() {
-		written := a.record(events)
-		rest := events
-		for i := range reports { // each with its own part of the events
-			n := len(reports[i].results)
-			reports[i].publish(rest[:n], written)
-			rest = rest[n:]
-		}
-		a.queue.Settle(done)
-		done, events, reports = done[:0], events[:0], reports[:0]
-	}
-	for _, job := range a.queue.Take(chosen) {
-		r := a.ending(s, job, func(string) outcome.Decision { return d })
-		done, events = r.events(done, events)
-		reports = append(reports, r)
-		if len(events) >= journalBatch {
-			write()
-		}
-		n += len(job.Items)
-	}
-	write()
-	return n
+// decideAll settles recipients with one decision, of which no sender is told.
+func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision) int {
+	return a.settler.Decide(a.queue.Take(chosen), s.envelope, func(string) outcome.Decision { return d })
 }
 
 // expireNow ends mail as if its time were over.
-func (a *Agent) expireNow(s *selection, chosen []queue.Entry) (n int) {
-	for _, job := range a.queue.Take(chosen) {
-		r := a.ending(s, job, func(last string) outcome.Decision {
-			reason := "message expired by the admin"
-			if last != "" {
-				reason += ": " + last
-			}
-			return outcome.Decision{Action: outcome.Bounce, Class: outcome.ClassExpired, Enhanced: "4.4.7", Reason: reason}
-		})
-		done, _ := r.settle(nil, nil)
-		a.queue.Settle(done)
-		n += len(job.Items)
-	}
-	a.bounceAll(a.pendingBounces.take(time.Now(), true)) // who waits for this should not wait for more failures
-	return n
-}
-
-// ending is a report of recipients on whom an admin decides, each by its last reply.
-func (a *Agent) ending(s *selection, job queue.Job, decide func(last string) outcome.Decision) settlement {
-	r := settlement{agent: a, envelope: s.envelope(job.ID), job: job, route: queue.Route{Queue: a.settings.Now().QueueOf(job.Domain)}, at: time.Now()}
-	states, _ := a.store.States(job.ID) // none: there is nothing to say of them
-	for _, item := range job.Items {
-		last := ""
-		if int(item.Ordinal) < len(states) {
-			last = states[item.Ordinal].Reply
+func (a *Agent) expireNow(s *selection, chosen []queue.Entry) int {
+	return a.settler.DecideAndReport(a.queue.Take(chosen), s.envelope, func(last string) outcome.Decision {
+		reason := "message expired by the admin"
+		if last != "" {
+			reason += ": " + last
 		}
-		r.results = append(r.results, result{item: item, decision: decide(last)})
-	}
-	return r
+		return outcome.Decision{Action: outcome.Bounce, Class: outcome.ClassExpired, Enhanced: "4.4.7", Reason: reason}
+	})
 }
 
 // hold keeps mail until it is released, over restarts.
 func (a *Agent) hold(_ *selection, chosen []queue.Entry) int {
-	return a.restate(chosen, func(st *spool.State) queue.How { st.Held = true; return queue.Held })
+	return a.settler.Restate(a.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = true; return queue.Held })
 }
 
 // release ends hold.
 func (a *Agent) release(_ *selection, chosen []queue.Entry) int {
-	return a.restate(chosen, func(st *spool.State) queue.How { st.Held = false; return queue.Released })
-}
-
-// restate changes what the journal knows of recipients, and then where they are in
-// the queue.
-func (a *Agent) restate(chosen []queue.Entry, change func(*spool.State) queue.How) int {
-	var events []spool.Event
-	var done []queue.Settled
-	for _, job := range a.queue.Take(chosen) {
-		states, _ := a.store.States(job.ID)
-		for _, item := range job.Items {
-			if int(item.Ordinal) >= len(states) {
-				done = append(done, queue.Settled{Handle: item.Handle, How: queue.Untried})
-				continue
-			}
-			st := states[item.Ordinal]
-			done = append(done, queue.Settled{Handle: item.Handle, How: change(&st)})
-			events = append(events, spool.Event{ID: job.ID, Recipient: item.Ordinal, State: st})
-		}
-	}
-	a.record(events)
-	a.queue.Settle(done)
-	return len(events)
+	return a.settler.Restate(a.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = false; return queue.Released })
 }
 
 // flush makes mail due now.
@@ -266,21 +196,15 @@ func (a *Agent) rerouteDomains(_ *selection, chosen []queue.Entry) int {
 func (a *Agent) requeue(s *selection, chosen []queue.Entry) (n int) {
 	for _, job := range a.queue.Take(chosen) {
 		e := s.envelope(job.ID)
-		events := make([]spool.Event, 0, len(job.Items))
-		done := make([]queue.Settled, 0, len(job.Items))
-		for _, item := range job.Items {
-			x := queue.Settled{Handle: item.Handle, How: queue.Untried}
-			if e != nil {
-				x = queue.Settled{Handle: item.Handle, State: spool.State{Status: spool.Cancelled}} // out of the queue alone
-				events = append(events, spool.Event{ID: job.ID, Recipient: item.Ordinal})
-			}
-			done = append(done, x)
-		}
-		a.record(events)
-		a.queue.Settle(done)
 		if e == nil {
+			done := make([]queue.Settled, 0, len(job.Items))
+			for _, item := range job.Items {
+				done = append(done, queue.Settled{Handle: item.Handle, How: queue.Untried})
+			}
+			a.queue.Settle(done)
 			continue
 		}
+		a.settler.Forget(job)
 		others := make([]spool.State, len(e.Recipients))
 		for i := range others {
 			others[i].Status = spool.Delivered // or queued by another record

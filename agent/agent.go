@@ -44,6 +44,7 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/agent/web"
@@ -71,25 +72,22 @@ type Agent struct {
 	lookups     int // how many domains are looked up at once
 
 	loaded   atomic.Bool              // the spool has been read
-	stalled  atomic.Int32             // sessions that cannot write an outcome
 	shutOut  atomic.Pointer[string]   // why mail cannot go back to the host; "" if it can, as far as is known
 	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
 	reloaded chan struct{}            // wakes watchHost
 
 	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
-	returned  atomic.Int64              // recipients handed back since the start
 
-	milter         atomic.Pointer[milterReport] // the last one; nil: none yet
-	orders         orders
-	ruleEffects    ruleEffects
-	pendingBounces pendingBounces
-	delayWarnings  delayWarnings
-	reload         func() error // reads the configuration; nil: there is none to read
-	sessions       sync.WaitGroup
-	opening        context.Context // ends when a stop is asked for: no more connects
-	shut           context.CancelFunc
-	stop           context.Context // ends when transactions in flight must be cut
-	cut            context.CancelFunc
+	milter      atomic.Pointer[milterReport] // the last one; nil: none yet
+	orders      orders
+	settler     *settle.Settler
+	ruleEffects ruleEffects
+	reload      func() error // reads the configuration; nil: there is none to read
+	sessions    sync.WaitGroup
+	opening     context.Context // ends when a stop is asked for: no more connects
+	shut        context.CancelFunc
+	stop        context.Context // ends when transactions in flight must be cut
+	cut         context.CancelFunc
 }
 
 // New opens the spool of the configuration. The control socket and the sessions
@@ -147,6 +145,11 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a.bounced.Use(settings.SuppressPolicy(c))
 	a.events = event.NewFile(settings.EventPlace(c), log)
+	a.settler = settle.New(settle.Options{
+		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
+		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.history, a.metrics},
+		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
+	})
 	return a, nil
 }
 
@@ -219,7 +222,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.heartbeat(late) })
 	base.Go(func() { a.pollSettings(late) })
 	base.Go(func() { a.bounced.Run(late) })
-	base.Go(func() { a.bounceLoop(late) })
+	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.keepHistory(late) })
 	base.Go(func() { a.pollQueue(late) })
 	base.Go(func() { a.watchWayBack(late) })
@@ -236,7 +239,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.loaded.Store(true)
 		ready()
 		in.Go(func() { a.expire(ctx) })
-		base.Go(func() { a.warnLoop(late) })
+		base.Go(func() { a.settler.WarnLoop(late) })
 		err = a.store.Follow(ctx, a.follow)
 		if ctx.Err() != nil {
 			err = nil
@@ -260,7 +263,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	server.Close()
 	in.Wait()
 	base.Wait()
-	a.bounceAll(a.pendingBounces.take(time.Time{}, true)) // what is still held
+	a.settler.Bounce() // what is still held
 	a.saveRulePauses(time.Now(), true)
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
@@ -281,7 +284,7 @@ func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
 		a.add(id, e, st)
-		a.scheduleWarning(id, e, a.store.LastAlive())
+		a.settler.ScheduleWarning(id, e, a.store.LastAlive())
 		messages++
 		return nil
 	})
@@ -300,6 +303,6 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 	}
 	a.mail.Active(e, id, len(e.Recipients))
 	a.add(id, e, st)
-	a.scheduleWarning(id, e, a.store.LastAlive())
+	a.settler.ScheduleWarning(id, e, a.store.LastAlive())
 	return nil
 }

@@ -1,9 +1,9 @@
 package agent
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,19 +82,22 @@ func TestLateMailIsReportedOnceWhereAsked(t *testing.T) {
 	if got := s.status(); got.Waiting+got.Deferred+got.Active != 7 {
 		t.Errorf("a warning ended something: %+v", got)
 	}
-	left := func() []warning {
-		s.agent.delayWarnings.mu.Lock()
-		defer s.agent.delayWarnings.mu.Unlock()
-		return slices.Clone(s.agent.delayWarnings.list)
+	left := func() map[spool.ID]int64 {
+		_, list := s.agent.settler.Pending()
+		at := make(map[spool.ID]int64)
+		for id, t := range list {
+			at[id] = t.UnixNano()
+		}
+		return at
 	}
-	patient := warning{arrived.Add(time.Hour).UnixNano(), id}
-	if got := left(); !slices.Equal(got, []warning{patient}) {
+	patient := map[spool.ID]int64{id: arrived.Add(time.Hour).UnixNano()}
+	if got := left(); !maps.Equal(got, patient) {
 		t.Errorf("left: %+v, want the patient queue's, %+v", got, patient)
 	}
 	// A restart repeats nothing and forgets nothing.
 	s.stop()
 	s.start()
-	if got := left(); !slices.Equal(got, []warning{patient}) {
+	if got := left(); !maps.Equal(got, patient) {
 		t.Errorf("left after a restart: %+v, want the patient queue's, %+v", got, patient)
 	}
 }

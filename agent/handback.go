@@ -40,7 +40,7 @@ func (a *Agent) handBack(s *selection, chosen []queue.Entry) int {
 // Return implements control.Backend.
 func (a *Agent) Return() control.Return {
 	set := a.settings.Now()
-	r := control.Return{Relay: set.Config.Handback.Relay, Done: a.returned.Load(), HostQueue: -1}
+	r := control.Return{Relay: set.Config.Handback.Relay, Done: a.settler.Returned(), HostQueue: -1}
 	r.Waiting, r.Later = a.queue.AtHost()
 	r.Stuck = a.queue.Stuck()
 	if h := a.hostQueue.Load(); h != nil && set.Config.Handback.MaxHostQueue > 0 {

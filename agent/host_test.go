@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
 )
@@ -64,6 +65,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 	a.orders.now.Store(&control.Standing{})
 	a.events = event.NewFile(event.Place{}, a.log)
 	defer a.closeEvents()
+	a.settler = settle.New(settle.Options{Queue: a.queue})
 	a.loaded.Store(true)
 	mode := func(m config.Mode) {
 		a.settings.Use(&settings.Settings{Config: &config.Config{Milter: config.Milter{

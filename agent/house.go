@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"runtime/debug"
 	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
@@ -24,7 +22,7 @@ func (a *Agent) heartbeat(ctx context.Context) {
 	defer tick.Stop()
 	failing, tight, damaged := false, false, 0
 	for {
-		damaged = a.settleDamaged(damaged)
+		damaged = a.settler.SettleDamaged(damaged)
 		a.expireOrders(time.Now())
 		a.settings.Now().Resolver.Forget()
 		a.saveRulePauses(time.Now(), false)
@@ -58,32 +56,6 @@ func gcPercent(huge bool) int {
 	return 100
 }
 
-// settleDamaged gives records that turned out unreadable their outcome: nobody else
-// can, as the queue never sees them. It returns how many it has seen.
-func (a *Agent) settleDamaged(seen int) int {
-	list := a.store.Damaged()
-	for _, d := range list[min(seen, len(list)):] {
-		a.log.Error("damaged record in the spool; its segment is kept for you to look at",
-			"segment", fmt.Sprintf("%08X", d.Segment), "offset", d.Offset, "id", d.ID.String(), "nrcpt", d.Recipients, "reason", d.Reason)
-		if d.ID == 0 || d.Recorded {
-			continue
-		}
-		var events []spool.Event
-		for i := range d.Recipients {
-			events = append(events, spool.Event{ID: d.ID, Recipient: i, State: spool.State{Status: spool.Damaged, Reply: d.Reason}})
-		}
-		if a.record(events) {
-			for _, e := range events {
-				a.events.Delivery(&event.Delivery{
-					Time: time.Now(), ID: e.ID, Ordinal: e.Recipient, Status: event.Damaged,
-					Class: outcome.ClassSystem, Reason: e.Reply,
-				})
-			}
-		}
-	}
-	return len(list)
-}
-
 // expireEvery is how often mail that cannot be tried is looked at for expiry.
 const expireEvery = time.Minute
 
@@ -108,7 +80,7 @@ func (a *Agent) expire(ctx context.Context) {
 func (a *Agent) expireOverdue() {
 	set := a.settings.Now()
 	a.queue.Overdue(set.QueueOf, func(job queue.Job, by *config.Queue, reason string) {
-		a.queue.Settle(a.fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
+		a.queue.Settle(a.settler.Fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
 	})
 }
 

@@ -163,7 +163,7 @@ func (a *Agent) notReady() []string {
 		wrong = append(wrong, n.String())
 	}
 	wrong = append(wrong, a.relays.shown()...)
-	if a.stalled.Load() > 0 {
+	if a.settler.Stalled() > 0 {
 		wrong = append(wrong, "outcomes cannot be written to the journal; nothing new is sent")
 	}
 	if list := a.store.Damaged(); len(list) > 0 {
@@ -177,8 +177,8 @@ func (a *Agent) notReady() []string {
 	if why := a.events.Trouble(); why != "" {
 		wrong = append(wrong, "the event file cannot be written: "+why)
 	}
-	if n := a.queue.Stuck(); n > 0 {
-		wrong = append(wrong, a.refused(n))
+	if stuck := a.settler.Stuck(); stuck != "" {
+		wrong = append(wrong, stuck)
 	}
 	if why := a.shutOut.Load(); why != nil && *why != "" {
 		wrong = append(wrong, *why)

@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
@@ -116,12 +117,12 @@ func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 	s := newStage(t, nil)
 	s.start()
 	decide := func(res smtp.RcptResult, err error) outcome.Action {
-		r := settlement{
-			agent: s.agent, envelope: &spool.Envelope{Sender: "n@news.test", Recipients: []spool.Recipient{{Address: "a@far.test"}}},
-			job: queue.Job{Born: time.Now().Add(-200 * time.Hour)}, route: queue.Route{Queue: &s.config.General}, reuse: 1,
+		r := settle.Settlement{
+			Envelope: &spool.Envelope{Sender: "n@news.test", Recipients: []spool.Recipient{{Address: "a@far.test"}}},
+			Job:      queue.Job{Born: time.Now().Add(-200 * time.Hour)}, Route: queue.Route{Queue: &s.config.General}, Reuse: 1,
 		}
-		r.add(queue.Item{}, res, err)
-		return r.results[0].decision.Action
+		s.agent.read(&r, queue.Item{}, res, err)
+		return r.Results[0].Decision.Action
 	}
 	doubt := smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageDot}
 	lost := smtp.RcptResult{Fate: smtp.NotOffered, Stage: smtp.StageContent}

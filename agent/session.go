@@ -11,6 +11,7 @@ import (
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
@@ -108,11 +109,11 @@ func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, s
 	}
 	e, content, err := a.store.Message(job.ID)
 	if err != nil {
-		return a.unreadable(job, way.Queue, e, err), sig, nil
+		return a.settler.Unreadable(job, way.Queue, e, err), sig, nil
 	}
 	defer content.Close()
 	w.done = w.done[:0]
-	if job.Items, w.done = a.skipSuppressed(e, job, way, w.done); len(job.Items) == 0 {
+	if job.Items, w.done = a.settler.SkipSuppressed(e, job, way, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
 	w.prepare(e, content, job, way, a.settings.Now().Config)
@@ -120,21 +121,19 @@ func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, s
 	w.sent++
 	w.last = time.Now()
 	took := w.last.Sub(began)
-	r := settlement{
-		agent: a, envelope: e, job: job, route: way, peer: w.peer, names: w.names, reuse: w.sent,
-		times: times{connect: w.connected, transmit: took},
-	}
+	r := a.settler.Begin(e, job, way)
+	r.Host, r.Names, r.Reuse, r.Connect, r.Transmit = w.peer, w.names, w.sent, w.connected, took
 	w.connected = 0
 	if errors.Is(err, spool.ErrDamaged) {
-		return append(w.done, a.unreadable(job, way.Queue, e, err)...), sig, err
+		return append(w.done, a.settler.Unreadable(job, way.Queue, e, err)...), sig, err
 	}
 	w.events = w.events[:0]
 	for i, item := range job.Items {
-		r.add(item, result.Recipients[i], err)
+		a.read(&r, item, result.Recipients[i], err)
 	}
-	w.done, w.events = r.settle(w.done, w.events)
-	sig = append(sig, r.signal(began))
-	if err == nil && w.insistsOnTLS(r.results) {
+	w.done, w.events = r.Settle(w.done, w.events)
+	sig = append(sig, evidence(&r, began))
+	if err == nil && w.insistsOnTLS(r.Results) {
 		return w.done, append(sig, closed), errInsists
 	}
 	return w.done, sig, err
@@ -145,12 +144,12 @@ var errInsists = errors.New("the host takes no mail without TLS")
 // insistsOnTLS says that this connection is in the clear only because a handshake
 // failed lately, and that the host takes no mail that way. The next connect tries
 // TLS again.
-func (w *worker) insistsOnTLS(fates []result) bool {
+func (w *worker) insistsOnTLS(results []settle.Result) bool {
 	if _, ok := w.conn.TLS(); ok {
 		return false
 	}
-	for _, f := range fates {
-		if f.decision.Class == outcome.ClassTLS {
+	for _, f := range results {
+		if f.Decision.Class == outcome.ClassTLS {
 			return w.agent.hosts.TLSWanted(endpoint(w.peer))
 		}
 	}
@@ -191,20 +190,4 @@ func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, wa
 		r := e.Recipients[item.Ordinal]
 		tx.Recipients = append(tx.Recipients, smtp.Rcpt{Address: r.Address, Args: r.Args})
 	}
-}
-
-// unreadable settles mail whose content the spool cannot give. A damaged record
-// is final and loud; any other error (memory, descriptors, I/O) may pass, so the mail waits.
-func (a *Agent) unreadable(job queue.Job, q *config.Queue, e *spool.Envelope, err error) []queue.Settled {
-	if !errors.Is(err, spool.ErrDamaged) && !errors.Is(err, spool.ErrNotFound) {
-		a.log.Error("cannot read message from the spool; will try again", "id", job.ID, "err", err)
-		done := make([]queue.Settled, 0, len(job.Items))
-		for _, item := range job.Items {
-			done = append(done, queue.Settled{
-				Handle: item.Handle, State: spool.State{Due: time.Now().Add(time.Minute), Reply: "spool: " + err.Error()},
-			})
-		}
-		return done
-	}
-	return a.failWith(job, q, e, outcome.Attempt{Stage: outcome.Internal, Fault: outcome.Unreadable, Text: err.Error()})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -33,9 +34,9 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 	} {
 		a := &Agent{mail: &event.Log{}}
 		a.settings = settings.NewSource(&settings.Settings{})
-		r := settlement{agent: a, envelope: &spool.Envelope{}, route: queue.Route{Queue: &config.Queue{}}, reuse: test.reuse}
-		r.add(queue.Item{}, test.result, test.err)
-		if got := r.results[0].untried; got != test.untried {
+		r := settle.Settlement{Envelope: &spool.Envelope{}, Route: queue.Route{Queue: &config.Queue{}}, Reuse: test.reuse}
+		a.read(&r, queue.Item{}, test.result, test.err)
+		if got := r.Results[0].Untried; got != test.untried {
 			t.Errorf("%s: untried: %v", test.name, got)
 		}
 	}

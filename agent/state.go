@@ -24,7 +24,7 @@ func (a *Agent) Milter(r control.MilterReport) {
 // state is what a scrape of the metrics finds.
 func (a *Agent) state() metrics.State {
 	st := metrics.State{
-		Ready: len(a.notReady()) == 0, StalledSessions: int(a.stalled.Load()),
+		Ready: len(a.notReady()) == 0, StalledSessions: a.settler.Stalled(),
 		Sites: a.queue.Sites(), Damaged: len(a.store.Damaged()), DNS: a.dns.Counts(),
 	}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()

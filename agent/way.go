@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/route"
@@ -122,7 +121,7 @@ func (a *Agent) unroutable(set *settings.Settings, name string, err error) {
 		if !ok {
 			break
 		}
-		a.queue.Settle(a.fail(job, p, attempt))
+		a.queue.Settle(a.settler.Fail(job, p, attempt))
 	}
 	a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
 }
@@ -135,6 +134,3 @@ var faults = map[route.Reason]outcome.Fault{
 	route.Loop:           outcome.Loop,
 	route.RefusedAddress: outcome.RefusedAddress,
 }
-
-// retryPolicy is that of the configuration in force.
-func (a *Agent) retryPolicy(q *config.Queue) outcome.Policy { return a.settings.Now().RetryPolicy(q) }

@@ -1,4 +1,4 @@
-package agent
+package settle
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/dsn"
+	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
@@ -31,7 +32,7 @@ type pendingBounces struct {
 type pendingBounce struct {
 	id    spool.ID
 	due   time.Time
-	parts []settlement // their fates are failures
+	parts []Settlement // their fates are failures
 	n     int          // recipients
 	sent  bool         // or being sent
 }
@@ -49,27 +50,27 @@ const (
 
 // add takes failures in. If it returns a notice, that is to be sent now: it has
 // all there is to wait for, or there is no room to wait.
-func (ns *pendingBounces) add(r settlement, now time.Time) *pendingBounce {
+func (ns *pendingBounces) add(r Settlement, now time.Time) *pendingBounce {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	n := ns.open[r.job.ID]
+	n := ns.open[r.Job.ID]
 	if n == nil {
-		n = &pendingBounce{id: r.job.ID, due: now.Add(mergeFor)}
+		n = &pendingBounce{id: r.Job.ID, due: now.Add(mergeFor)}
 	} else {
-		r.envelope = n.parts[0].envelope // one is enough: it may be large
+		r.Envelope = n.parts[0].Envelope // one is enough: it may be large
 	}
 	fresh := n.n == 0
 	n.parts = append(n.parts, r)
-	n.n += len(r.results)
-	ready := n.n >= min(len(r.envelope.Recipients), maxMerged) || ns.held+len(r.results) > maxHeld
+	n.n += len(r.Results)
+	ready := n.n >= min(len(r.Envelope.Recipients), maxMerged) || ns.held+len(r.Results) > maxHeld
 	switch {
 	case ready && fresh:
 		n.sent = true
 	case ready:
-		ns.held += len(r.results)
+		ns.held += len(r.Results)
 		ns.close(n)
 	default:
-		ns.held += len(r.results)
+		ns.held += len(r.Results)
 		if fresh {
 			if ns.open == nil {
 				ns.open = make(map[spool.ID]*pendingBounce)
@@ -105,75 +106,80 @@ func (ns *pendingBounces) take(now time.Time, all bool) (due []*pendingBounce) {
 	return due
 }
 
-// noticeTick is how often it is looked for what is due.
-const noticeTick = 500 * time.Millisecond
+// bounceEvery is how often it is looked for bounces that are due.
+const bounceEvery = 500 * time.Millisecond
 
-// bounceLoop sends what is due until ctx ends, and tells the admin when reports, or
+// BounceLoop sends what is due until ctx ends, and tells the admin when reports, or
 // mail that went back to the host, begin to be refused there.
-func (a *Agent) bounceLoop(ctx context.Context) {
-	tick := time.NewTicker(noticeTick)
-	defer tick.Stop()
+func (s *Settler) BounceLoop(ctx context.Context) {
 	stuck := 0
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		a.bounceAll(a.pendingBounces.take(time.Now(), false))
-		n := a.queue.Stuck()
+	loop.Every(ctx, bounceEvery, func(time.Time) {
+		s.bounceAll(s.pendingBounces.take(time.Now(), false))
+		n := s.queue.Stuck()
 		if n > 0 && stuck == 0 {
-			a.log.Error(a.refused(n))
+			s.log.Error(s.stuckText(n))
 		}
 		stuck = n
-	}
+	})
 }
 
-// refused says what an admin must know of recipients that are stuck.
-func (a *Agent) refused(n int) string {
+// Bounce sends all reports that are pending, due or not.
+func (s *Settler) Bounce() { s.bounceAll(s.pendingBounces.take(time.Time{}, true)) }
+
+// stuckText says what an admin must know of recipients that are stuck.
+func (s *Settler) stuckText(n int) string {
 	return fmt.Sprintf("the host MTA at %s refuses bounces or returned mail for %d recipients; they are kept and tried once an hour (millrace queue: stuck)",
-		a.settings.Now().Config.Handback.Relay, n)
+		s.settings.Now().Config.Handback.Relay, n)
+}
+
+// Stuck is what an admin must know of recipients that the host MTA refuses; "" if there
+// are none.
+func (s *Settler) Stuck() string {
+	if n := s.queue.Stuck(); n > 0 {
+		return s.stuckText(n)
+	}
+	return ""
 }
 
 // appendsAtOnce is how many reports go to the spool together: they share syncs.
 const appendsAtOnce = 16
 
-func (a *Agent) bounceAll(list []*pendingBounce) {
+func (s *Settler) bounceAll(list []*pendingBounce) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	places := make(chan struct{}, appendsAtOnce)
 	for _, n := range list {
 		places <- struct{}{}
 		wg.Go(func() {
-			a.bounce(n)
+			s.bounce(n)
 			<-places
 		})
 	}
 }
 
 // bounce makes a report durable and then its failures final.
-func (a *Agent) bounce(n *pendingBounce) {
+func (s *Settler) bounce(n *pendingBounce) {
 	var list []dsn.Recipient
 	for i := range n.parts {
-		for j := range n.parts[i].results {
-			list = append(list, n.parts[i].reported(&n.parts[i].results[j], dsn.Failed))
+		for j := range n.parts[i].Results {
+			list = append(list, n.parts[i].reported(&n.parts[i].Results[j], dsn.Failed))
 		}
 	}
-	e := n.parts[0].envelope
-	if err := a.notify(e, n.id, "sender non-delivery notification", list); err != nil {
+	e := n.parts[0].Envelope
+	if err := s.notify(e, n.id, "sender non-delivery notification", list); err != nil {
 		// The report could not be made durable, so the failure cannot be final.
-		a.log.Error("cannot spool a delivery report; its recipients stay queued", "qid", e.QueueID, "id", n.id, "err", err)
+		s.log.Error("cannot spool a delivery report; its recipients stay queued", "qid", e.QueueID, "id", n.id, "err", err)
 		due := time.Now().Add(5 * time.Minute)
 		for i := range n.parts {
-			for j := range n.parts[i].results {
-				d := &n.parts[i].results[j].decision
+			for j := range n.parts[i].Results {
+				d := &n.parts[i].Results[j].Decision
 				d.Action, d.Due = outcome.Retry, due
 			}
 		}
 	}
 	for i := range n.parts {
 		done, _ := n.parts[i].commit(nil, nil)
-		a.queue.Settle(done)
+		s.queue.Settle(done)
 	}
 }
 
@@ -181,54 +187,54 @@ func (a *Agent) bounce(n *pendingBounce) {
 // report are taken out of it: they are settled when the report is durable.
 // Successes, where the sender asked for it and the next server will not tell, are
 // reported before they are journalled: a crash in between repeats the report.
-func (r *settlement) report(done []queue.Settled) []queue.Settled {
-	e := r.envelope
+func (r *Settlement) report(done []queue.Settled) []queue.Settled {
+	e := r.Envelope
 	if e == nil {
 		return done
 	}
-	var failed []result
+	var failed []Result
 	var relayed []dsn.Recipient
-	for _, f := range r.results {
+	for _, f := range r.Results {
 		switch {
 		case r.owesDSN(&f, outcome.Bounce, dsn.Failed):
 			failed = append(failed, f)
-			done = append(done, queue.Settled{Handle: f.item.Handle, How: queue.Pending})
-		case f.relayed && !r.route.Handback && r.owesDSN(&f, outcome.Deliver, dsn.Relayed):
+			done = append(done, queue.Settled{Handle: f.Item.Handle, How: queue.Pending})
+		case f.Relayed && !r.Route.Handback && r.owesDSN(&f, outcome.Deliver, dsn.Relayed):
 			relayed = append(relayed, r.reported(&f, dsn.Relayed))
 		}
 	}
 	if len(failed) > 0 {
 		part := *r
-		part.results = failed
-		r.results = slices.DeleteFunc(slices.Clone(r.results), func(f result) bool { return r.owesDSN(&f, outcome.Bounce, dsn.Failed) })
-		if n := r.agent.pendingBounces.add(part, r.at); n != nil {
-			r.agent.bounce(n)
+		part.Results = failed
+		r.Results = slices.DeleteFunc(slices.Clone(r.Results), func(f Result) bool { return r.owesDSN(&f, outcome.Bounce, dsn.Failed) })
+		if n := r.settler.pendingBounces.add(part, r.at); n != nil {
+			r.settler.bounce(n)
 		}
 	}
 	if len(relayed) > 0 {
-		if err := r.agent.notify(e, r.job.ID, "sender delivery status notification", relayed); err != nil {
-			r.agent.log.Error("cannot spool a report of success; none is sent", "qid", e.QueueID, "id", r.job.ID, "err", err)
+		if err := r.settler.notify(e, r.Job.ID, "sender delivery status notification", relayed); err != nil {
+			r.settler.log.Error("cannot spool a report of success; none is sent", "qid", e.QueueID, "id", r.Job.ID, "err", err)
 		}
 	}
 	return done
 }
 
 // owesDSN says whether a recipient came to this end and the sender wants to hear of it.
-func (r *settlement) owesDSN(f *result, end outcome.Action, a dsn.Action) bool {
-	return f.decision.Action == end && !f.untried && dsn.Owed(r.envelope, r.envelope.Recipients[f.item.Ordinal], a)
+func (r *Settlement) owesDSN(f *Result, end outcome.Action, a dsn.Action) bool {
+	return f.Decision.Action == end && !f.Untried && dsn.Owed(r.Envelope, r.Envelope.Recipients[f.Item.Ordinal], a)
 }
 
 // reported is what a report says of one recipient.
-func (r *settlement) reported(f *result, action dsn.Action) dsn.Recipient {
+func (r *Settlement) reported(f *Result, action dsn.Action) dsn.Recipient {
 	x := dsn.Recipient{
-		Recipient: r.envelope.Recipients[f.item.Ordinal], Action: action, Status: f.decision.Enhanced,
-		Text: f.decision.Reason, Diagnostic: f.decision.Reason, LastAttempt: r.at,
+		Recipient: r.Envelope.Recipients[f.Item.Ordinal], Action: action, Status: f.Decision.Enhanced,
+		Text: f.Decision.Reason, Diagnostic: f.Decision.Reason, LastAttempt: r.at,
 	}
-	if c := f.decision.Class; c != outcome.ClassNone {
+	if c := f.Decision.Class; c != outcome.ClassNone {
 		x.Class = c.String()
 	}
-	if f.reply.Code != 0 {
-		x.Diagnostic, x.RemoteHost = f.reply.String(), r.peer.Name
+	if f.Reply.Code != 0 {
+		x.Diagnostic, x.RemoteHost = f.Reply.String(), r.Host.Name
 	}
 	return x
 }
@@ -238,33 +244,33 @@ const appendTimeout = 30 * time.Second
 
 // notify appends a report to the spool as mail of our own, durable. what names it
 // in the log, in Postfix's words.
-func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.Recipient) error {
-	full := dsn.WantsFull(e) && e.Size <= dsn.MaxContent && !a.toldBefore(e, id)
-	original, err := a.original(e, id, full)
+func (s *Settler) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.Recipient) error {
+	full := dsn.WantsFull(e) && e.Size <= dsn.MaxContent && !s.toldBefore(e, id)
+	original, err := s.original(e, id, full)
 	if err != nil {
-		a.log.Warn("report goes without the original's header", "id", id, "err", err)
+		s.log.Warn("report goes without the original's header", "id", id, "err", err)
 	}
 	env, content, err := dsn.Compose(dsn.Report{
-		Hostname: a.settings.Now().Config.Hostname, Original: e, ID: id,
+		Hostname: s.settings.Now().Config.Hostname, Original: e, ID: id,
 		Recipients: list, Content: original, Full: full, Now: time.Now(),
 	})
 	if err != nil {
 		// Nothing that a later try would mend; failing for ever would be worse.
-		a.log.Error("cannot compose a delivery report; none is sent", "qid", e.QueueID, "id", id, "err", err)
+		s.log.Error("cannot compose a delivery report; none is sent", "qid", e.QueueID, "id", id, "err", err)
 		return nil
 	}
 	// Not cut short by a stop: the outcome waits for it.
 	ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
 	defer cancel()
-	receipt, err := a.writer.Append(ctx, env, bytes.NewReader(content))
+	receipt, err := s.writer.Append(ctx, env, bytes.NewReader(content))
 	if err != nil {
 		return err
 	}
-	a.queue.Expect(receipt.ID())
+	s.queue.Expect(receipt.ID())
 	if err := receipt.Release(); err != nil {
 		return err
 	}
-	a.mail.Report(what, e, id, receipt.ID(), len(list))
+	s.mail.Report(what, e, id, receipt.ID(), len(list))
 	return nil
 }
 
@@ -272,10 +278,10 @@ func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.R
 // first returns all of it: a receiver that refuses one recipient after the other would have
 // us write it for each. The journal knows, also after a restart; reports of one message
 // that are made at the same moment may each be the first.
-func (a *Agent) toldBefore(e *spool.Envelope, id spool.ID) bool {
-	states, _ := a.store.States(id) // none: there is nothing to say of them
+func (s *Settler) toldBefore(e *spool.Envelope, id spool.ID) bool {
+	states, _ := s.store.States(id) // none: there is nothing to say of them
 	for i, st := range states {
-		ended := st.Status == spool.Bounced || st.Status == spool.Suppressed && a.settings.Now().Config.Suppression.Notify
+		ended := st.Status == spool.Bounced || st.Status == spool.Suppressed && s.settings.Now().Config.Suppression.Notify
 		if ended && dsn.Owed(e, e.Recipients[i], dsn.Failed) {
 			return true
 		}
@@ -284,8 +290,8 @@ func (a *Agent) toldBefore(e *spool.Envelope, id spool.ID) bool {
 }
 
 // original reads what a report returns of a message: its header or all of it.
-func (a *Agent) original(e *spool.Envelope, id spool.ID, full bool) ([]byte, error) {
-	c, err := a.store.Open(id)
+func (s *Settler) original(e *spool.Envelope, id spool.ID, full bool) ([]byte, error) {
+	c, err := s.store.Open(id)
 	if err != nil {
 		return nil, err
 	}

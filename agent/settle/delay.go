@@ -1,4 +1,4 @@
-package agent
+package settle
 
 import (
 	"cmp"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/dsn"
+	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
@@ -48,11 +49,11 @@ func (l *warningHeap) Pop() any {
 	return x
 }
 
-// scheduleWarning remembers a message for the first time after the given one at which a
+// ScheduleWarning remembers a message for the first time after the given one at which a
 // recipient of it is late.
-func (a *Agent) scheduleWarning(id spool.ID, e *spool.Envelope, after time.Time) {
+func (s *Settler) ScheduleWarning(id spool.ID, e *spool.Envelope, after time.Time) {
 	var first time.Time
-	for _, at := range a.settings.Now().WarnAt(e) {
+	for _, at := range s.settings.Now().WarnAt(e) {
 		if at.After(after) && (first.IsZero() || at.Before(first)) {
 			first = at
 		}
@@ -60,9 +61,9 @@ func (a *Agent) scheduleWarning(id spool.ID, e *spool.Envelope, after time.Time)
 	if first.IsZero() {
 		return
 	}
-	a.delayWarnings.mu.Lock()
-	defer a.delayWarnings.mu.Unlock()
-	heap.Push(&a.delayWarnings.list, warning{first.UnixNano(), id})
+	s.delayWarnings.mu.Lock()
+	defer s.delayWarnings.mu.Unlock()
+	heap.Push(&s.delayWarnings.list, warning{first.UnixNano(), id})
 }
 
 // next takes out a message that is late now.
@@ -75,42 +76,50 @@ func (d *delayWarnings) next(now time.Time) (warning, bool) {
 	return heap.Pop(&d.list).(warning), true
 }
 
-// warnLoop reports late mail until ctx ends.
-func (a *Agent) warnLoop(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+// WarnLoop reports late mail until ctx ends.
+func (s *Settler) WarnLoop(ctx context.Context) {
+	loop.Every(ctx, time.Second, func(time.Time) {
 		for ctx.Err() == nil {
 			now := time.Now()
-			l, ok := a.delayWarnings.next(now)
+			l, ok := s.delayWarnings.next(now)
 			if !ok {
 				break
 			}
-			if err := a.warnOf(l, now); err != nil && !errors.Is(err, spool.ErrNotFound) {
-				a.log.Warn("late mail is not reported to its sender", "id", l.id, "err", err)
+			if err := s.warnOf(l, now); err != nil && !errors.Is(err, spool.ErrNotFound) {
+				s.log.Warn("late mail is not reported to its sender", "id", l.id, "err", err)
 			}
 		}
+	})
+}
+
+// Pending is what has yet to be reported: recipients whose failure waits for others of
+// its message, and when the next delay warning of each message is due.
+func (s *Settler) Pending() (failures int, warnings map[spool.ID]time.Time) {
+	s.pendingBounces.mu.Lock()
+	failures = s.pendingBounces.held
+	s.pendingBounces.mu.Unlock()
+	s.delayWarnings.mu.Lock()
+	defer s.delayWarnings.mu.Unlock()
+	warnings = make(map[spool.ID]time.Time, len(s.delayWarnings.list))
+	for _, w := range s.delayWarnings.list {
+		warnings[w.id] = time.Unix(0, w.at)
 	}
+	return failures, warnings
 }
 
 // warnOf reports the recipients of a message that are late by now and are told
 // for the first time.
-func (a *Agent) warnOf(l warning, now time.Time) error {
-	states, err := a.store.States(l.id)
+func (s *Settler) warnOf(l warning, now time.Time) error {
+	states, err := s.store.States(l.id)
 	if err != nil {
 		return err
 	}
-	e, err := a.store.Envelope(l.id)
+	e, err := s.store.Envelope(l.id)
 	if err != nil {
 		return err
 	}
-	a.scheduleWarning(l.id, e, now)
-	set := a.settings.Now()
+	s.ScheduleWarning(l.id, e, now)
+	set := s.settings.Now()
 	var list []dsn.Recipient
 	for i, at := range set.WarnAt(e) {
 		st := states[i]
@@ -121,7 +130,7 @@ func (a *Agent) warnOf(l warning, now time.Time) error {
 		r := e.Recipients[i]
 		x := dsn.Recipient{Recipient: r, Action: dsn.Delayed, Diagnostic: st.Reply}
 		if x.Diagnostic == "" {
-			x.Diagnostic = cmp.Or(a.queue.Reason(settings.Domain(r.Address)), "it waits for its turn")
+			x.Diagnostic = cmp.Or(s.queue.Reason(settings.Domain(r.Address)), "it waits for its turn")
 		}
 		if c := outcome.Class(st.Class); c != outcome.ClassNone {
 			x.Class = c.String()
@@ -134,5 +143,5 @@ func (a *Agent) warnOf(l warning, now time.Time) error {
 	if len(list) == 0 {
 		return nil
 	}
-	return a.notify(e, l.id, "sender delay notification", list)
+	return s.notify(e, l.id, "sender delay notification", list)
 }

@@ -1,0 +1,75 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settle"
+	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// read decides on one recipient of a transaction. err is the connection's.
+func (a *Agent) read(r *settle.Settlement, item queue.Item, res smtp.RcptResult, err error) {
+	at := outcome.Attempt{
+		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
+		Tries: item.Tries, Born: r.Job.Born, Jitter: rand.Float64(), Peer: r.Names.Name,
+		ToHost: r.Route.Handback, Report: r.Envelope.Origin == spool.Report,
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
+		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
+	}
+	f := settle.Result{Item: item, Reply: res.Reply}
+	switch res.Fate {
+	case smtp.NotOffered:
+		switch {
+		case errors.Is(res.Err, smtp.ErrTooBig):
+			at.Fault, at.Text = outcome.Oversize, res.Err.Error()
+		case res.Err != nil:
+			at.Fault, at.Text = outcome.NeedsExtension, res.Err.Error()
+		case err != nil && r.Reuse > 1 && res.Stage < smtp.StageContent:
+			// A warm connection that breaks before it saw the content says nothing
+			// about this message.
+			f.Untried = true
+		default:
+			x := failure(err, r.Host)
+			at.Stage, at.Fault, at.Code, at.Enhanced, at.Text = x.Stage, x.Fault, x.Code, x.Enhanced, x.Text
+		}
+	case smtp.InDoubt:
+		at.Stage, at.Fault, at.Text = outcome.Data, outcome.InDoubt, err.Error()
+	case smtp.Refused:
+		// 421 to MAIL on a warm connection is the server's way to end it: so many
+		// messages and no more, or a shutdown. It says nothing about this message.
+		f.Untried = res.Stage == smtp.StageMail && res.Reply.Code == 421 && r.Reuse > 1
+	case smtp.Accepted:
+		f.Relayed = !res.DSNTaken
+	}
+	f.Decision = a.settings.Now().RetryPolicy(r.Route.Queue).Decide(time.Now(), at)
+	if !at.ToHost { // rules are about receivers
+		d := f.Decision
+		d.Reason = a.mail.ShownReason(d.Reason, r.Envelope, item.Ordinal) // it is logged
+		a.applyRule(word{decision: d, way: r.Route, peer: r.Host, code: at.Code, stream: r.Envelope.Stream})
+	}
+	r.Results = append(r.Results, f)
+}
+
+// evidence is the transaction's evidence for the controller.
+func evidence(r *settle.Settlement, began time.Time) elastic.Signal {
+	s := elastic.Signal{Kind: elastic.Accepted, Host: r.Names.Place, Began: began}
+	for _, f := range r.Results {
+		if f.Untried {
+			s.Kind = elastic.Closed
+		} else if f.Decision.Action != outcome.Deliver {
+			s.Kind, s.Text = f.Decision.Signal, f.Reply.Text
+		}
+		if s.Kind != elastic.Accepted {
+			break
+		}
+	}
+	return s
+}
