@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
@@ -21,10 +22,10 @@ type action struct {
 }
 
 type pass struct {
-	picks func(s *selection, e *queue.Entry) bool
+	picks func(a *Agent, s *orders.Selection, e *queue.Entry) bool
 	// do does it to those of one page that were picked and are in no transaction, and
 	// returns to how many.
-	do func(a *Agent, s *selection, chosen []queue.Entry) int
+	do func(a *Agent, s *orders.Selection, chosen []queue.Entry) int
 }
 
 // deedOf is nil for a verb that is none.
@@ -35,9 +36,9 @@ func deedOf(v control.Verb) *action {
 	case control.VerbExpire:
 		return &action{[]pass{{mayExpire, (*Agent).expireNow}}, true}
 	case control.VerbHold:
-		return &action{[]pass{{func(_ *selection, e *queue.Entry) bool { return !e.OnHold }, (*Agent).hold}}, true}
+		return &action{[]pass{{func(_ *Agent, _ *orders.Selection, e *queue.Entry) bool { return !e.OnHold }, (*Agent).hold}}, true}
 	case control.VerbRelease:
-		return &action{[]pass{{func(_ *selection, e *queue.Entry) bool { return e.OnHold }, (*Agent).release}}, false}
+		return &action{[]pass{{func(_ *Agent, _ *orders.Selection, e *queue.Entry) bool { return e.OnHold }, (*Agent).release}}, false}
 	case control.VerbFlush: // what waits for a connect or a way first: it would be counted twice after the others
 		return &action{[]pass{{waits, (*Agent).flush}, {deferred, (*Agent).flush}}, false}
 	case control.VerbRequeue:
@@ -47,32 +48,34 @@ func deedOf(v control.Verb) *action {
 	return nil
 }
 
-func all(*selection, *queue.Entry) bool { return true }
+func all(*Agent, *orders.Selection, *queue.Entry) bool { return true }
 
 // mayExpire leaves alone what is held, as Postfix does, unless that is asked for; and
 // what is on its way home, which never expires.
-func mayExpire(s *selection, e *queue.Entry) bool {
-	return (e.State != "held" || s.filter.State == "held") && e.Domain != s.agent.settings.Now().Relay &&
-		s.envelope(e.ID) != nil // else nobody could be told; a try settles it as damaged
+func mayExpire(a *Agent, s *orders.Selection, e *queue.Entry) bool {
+	return (e.State != "held" || s.Filter.State == "held") && e.Domain != a.settings.Now().Relay &&
+		s.Envelope(e.ID) != nil // else nobody could be told; a try settles it as damaged
 }
 
-func waits(_ *selection, e *queue.Entry) bool {
+func waits(_ *Agent, _ *orders.Selection, e *queue.Entry) bool {
 	return e.Due.IsZero() && (e.State == "waiting" || e.State == "stuck")
 }
 
-func deferred(_ *selection, e *queue.Entry) bool { return !e.Due.IsZero() && e.State != "held" }
+func deferred(_ *Agent, _ *orders.Selection, e *queue.Entry) bool {
+	return !e.Due.IsZero() && e.State != "held"
+}
 
 // untouched says that requeue would change nothing but the way.
-func untouched(s *selection, e *queue.Entry) bool { return !tried(s, e) }
+func untouched(a *Agent, s *orders.Selection, e *queue.Entry) bool { return !tried(a, s, e) }
 
-func tried(s *selection, e *queue.Entry) bool {
+func tried(a *Agent, s *orders.Selection, e *queue.Entry) bool {
 	if e.Tries > 0 || !e.Due.IsZero() || e.OnHold {
 		return true
 	}
-	if e.Domain != s.agent.settings.Now().Relay {
+	if e.Domain != a.settings.Now().Relay {
 		return false
 	}
-	env := s.envelope(e.ID)
+	env := s.Envelope(e.ID)
 	return env != nil && env.Origin == spool.Diverted // it was to be handed back
 }
 
@@ -101,7 +104,7 @@ func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(co
 		// Half of what is meant would be left out, in silence.
 		return done, errors.New("the spool is still being read; try again in a moment")
 	}
-	sel := a.selection(o.Filter)
+	sel := orders.NewSelection(a.store, o.Filter)
 	several := make(map[spool.ID]bool) // messages of several recipients that were counted
 	for end := time.Now().Add(retryFor); ; {
 		done.Active = 0
@@ -110,7 +113,7 @@ func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(co
 				chosen := page[:0]
 				for i := range page {
 					e := &page[i]
-					if !sel.selects(e) || !step.picks(sel, e) {
+					if !sel.Selects(e) || !step.picks(a, sel, e) {
 						continue
 					}
 					if e.State == "active" && !o.Dry {
@@ -146,18 +149,18 @@ func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(co
 }
 
 // cancel ends mail for good.
-func (a *Agent) cancel(s *selection, chosen []queue.Entry) int {
+func (a *Agent) cancel(s *orders.Selection, chosen []queue.Entry) int {
 	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin"})
 }
 
 // decideAll settles recipients with one decision, of which no sender is told.
-func (a *Agent) decideAll(s *selection, chosen []queue.Entry, d outcome.Decision) int {
-	return a.settler.Decide(a.queue.Take(chosen), s.envelope, func(string) outcome.Decision { return d })
+func (a *Agent) decideAll(s *orders.Selection, chosen []queue.Entry, d outcome.Decision) int {
+	return a.settler.Decide(a.queue.Take(chosen), s.Envelope, func(string) outcome.Decision { return d })
 }
 
 // expireNow ends mail as if its time were over.
-func (a *Agent) expireNow(s *selection, chosen []queue.Entry) int {
-	return a.settler.DecideAndReport(a.queue.Take(chosen), s.envelope, func(last string) outcome.Decision {
+func (a *Agent) expireNow(s *orders.Selection, chosen []queue.Entry) int {
+	return a.settler.DecideAndReport(a.queue.Take(chosen), s.Envelope, func(last string) outcome.Decision {
 		reason := "message expired by the admin"
 		if last != "" {
 			reason += ": " + last
@@ -167,20 +170,20 @@ func (a *Agent) expireNow(s *selection, chosen []queue.Entry) int {
 }
 
 // hold keeps mail until it is released, over restarts.
-func (a *Agent) hold(_ *selection, chosen []queue.Entry) int {
+func (a *Agent) hold(_ *orders.Selection, chosen []queue.Entry) int {
 	return a.settler.Restate(a.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = true; return queue.Held })
 }
 
 // release ends hold.
-func (a *Agent) release(_ *selection, chosen []queue.Entry) int {
+func (a *Agent) release(_ *orders.Selection, chosen []queue.Entry) int {
 	return a.settler.Restate(a.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = false; return queue.Released })
 }
 
 // flush makes mail due now.
-func (a *Agent) flush(_ *selection, chosen []queue.Entry) int { return a.queue.Hasten(chosen) }
+func (a *Agent) flush(_ *orders.Selection, chosen []queue.Entry) int { return a.queue.Hasten(chosen) }
 
 // rerouteDomains has the ways to the recipients' domains found anew.
-func (a *Agent) rerouteDomains(_ *selection, chosen []queue.Entry) int {
+func (a *Agent) rerouteDomains(_ *orders.Selection, chosen []queue.Entry) int {
 	asked := ""
 	for _, e := range chosen {
 		if e.Domain != asked {
@@ -193,9 +196,9 @@ func (a *Agent) rerouteDomains(_ *selection, chosen []queue.Entry) int {
 
 // requeue takes mail in anew, as if it had just come: to its own domain, without
 // tries, not on hold.
-func (a *Agent) requeue(s *selection, chosen []queue.Entry) (n int) {
+func (a *Agent) requeue(s *orders.Selection, chosen []queue.Entry) (n int) {
 	for _, job := range a.queue.Take(chosen) {
-		e := s.envelope(job.ID)
+		e := s.Envelope(job.ID)
 		if e == nil {
 			done := make([]queue.Settled, 0, len(job.Items))
 			for _, item := range job.Items {
@@ -212,7 +215,7 @@ func (a *Agent) requeue(s *selection, chosen []queue.Entry) (n int) {
 		for _, item := range job.Items {
 			others[item.Ordinal] = spool.State{}
 		}
-		a.add(job.ID, e, others)
+		a.orders.Add(job.ID, e, others)
 		n += len(job.Items)
 		asked := ""
 		for i, domain := range settings.Domains(e) {

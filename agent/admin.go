@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 )
@@ -25,6 +26,9 @@ func (a *Agent) Streams() []control.Stream {
 	return list
 }
 
+// Standing implements control.Backend.
+func (a *Agent) Standing() control.Standing { return a.orders.Standing() }
+
 // Pause implements control.Backend. One of the same filter is replaced.
 func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
 	f, err := a.pauseFilter(b.Filter)
@@ -38,12 +42,12 @@ func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
 	if !b.Until.IsZero() && !b.Until.After(b.Since) {
 		return fmt.Errorf("%s is over already", b.Until.Format(time.RFC3339))
 	}
-	err = a.change(func(s *control.Standing) error {
+	err = a.orders.Change(func(s *control.Standing) error {
 		s.Brakes = append(slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f }), b)
 		return nil
 	})
-	if ofEnvelope(f) {
-		a.applyToQueued() // it is in force even if it could not be kept
+	if orders.OfEnvelope(f) {
+		a.orders.ApplyToQueued() // it is in force even if it could not be kept
 	}
 	return err
 }
@@ -51,7 +55,7 @@ func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
 // Resume implements control.Backend.
 func (a *Agent) Resume(_ context.Context, f control.Filter) (left []control.Brake, err error) {
 	f = plainFilter(f)
-	err = a.change(func(s *control.Standing) error {
+	err = a.orders.Change(func(s *control.Standing) error {
 		n := len(s.Brakes)
 		s.Brakes = slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f })
 		if len(s.Brakes) == n {
@@ -62,10 +66,10 @@ func (a *Agent) Resume(_ context.Context, f control.Filter) (left []control.Brak
 	if errors.Is(err, control.ErrUnknown) {
 		return nil, err
 	}
-	if ofEnvelope(f) {
-		a.applyToQueued()
+	if orders.OfEnvelope(f) {
+		a.orders.ApplyToQueued()
 	}
-	return a.Standing().Brakes, err
+	return a.orders.Standing().Brakes, err
 }
 
 // plainFilter is a filter in the form that names a brake.
@@ -84,7 +88,7 @@ func (a *Agent) pauseFilter(f control.Filter) (control.Filter, error) {
 		return f, errors.New("the filter is empty; say all to pause everything")
 	case f.ID != "" || f.Recipient != "" || f.State != "" || f.OlderThan != 0 || f.Text != "":
 		return f, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
-	case lanes && ofEnvelope(f):
+	case lanes && orders.OfEnvelope(f):
 		return f, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
 	case f.Queue != "" && !a.isQueue(f.Queue):
 		return f, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
@@ -123,7 +127,7 @@ func (a *Agent) Limit(ctx context.Context, l control.Limit) error {
 		return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
 	}
 	l.Who = control.PeerOf(ctx).String()
-	return a.change(func(s *control.Standing) error {
+	return a.orders.Change(func(s *control.Standing) error {
 		n := len(s.Limits)
 		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name })
 		switch {
@@ -141,7 +145,7 @@ func (a *Agent) Prioritize(_ context.Context, p control.Priority) error {
 	if p.Priority < 1 || p.Priority > queue.MaxPriority {
 		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, queue.MaxPriority)
 	}
-	return a.change(func(s *control.Standing) error {
+	return a.orders.Change(func(s *control.Standing) error {
 		if s.Priorities == nil {
 			s.Priorities = make(map[string]int)
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -129,7 +130,7 @@ func TestPauseOutlivesTheAgent(t *testing.T) {
 	s.stop()
 
 	// A file that cannot be read stops the start: mail that is held must not go out.
-	if err := os.WriteFile(filepath.Join(s.config.Agent.StateDirectory, standingFile), []byte("nonsense"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.config.Agent.StateDirectory, orders.StandingFile), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := New(s.config, s.log.logger(), "test"); err == nil || !strings.Contains(err.Error(), "remedy") {

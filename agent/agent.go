@@ -41,6 +41,7 @@ import (
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/hosts"
 	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
@@ -78,16 +79,15 @@ type Agent struct {
 
 	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
 
-	milter      atomic.Pointer[milterReport] // the last one; nil: none yet
-	orders      orders
-	settler     *settle.Settler
-	ruleEffects ruleEffects
-	reload      func() error // reads the configuration; nil: there is none to read
-	sessions    sync.WaitGroup
-	opening     context.Context // ends when a stop is asked for: no more connects
-	shut        context.CancelFunc
-	stop        context.Context // ends when transactions in flight must be cut
-	cut         context.CancelFunc
+	milter   atomic.Pointer[milterReport] // the last one; nil: none yet
+	orders   *orders.Orders
+	settler  *settle.Settler
+	reload   func() error // reads the configuration; nil: there is none to read
+	sessions sync.WaitGroup
+	opening  context.Context // ends when a stop is asked for: no more connects
+	shut     context.CancelFunc
+	stop     context.Context // ends when transactions in flight must be cut
+	cut      context.CancelFunc
 }
 
 // New opens the spool of the configuration. The control socket and the sessions
@@ -136,7 +136,8 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Relay:       set.Relay,
 		MaxSessions: files.Sessions,
 	})
-	if err := a.loadOrders(); err != nil {
+	a.orders, err = orders.New(orders.Options{Log: log, Settings: a.settings, Store: store, Queue: a.queue, Stop: a.stop})
+	if err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
 	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
@@ -264,7 +265,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	in.Wait()
 	base.Wait()
 	a.settler.Bounce() // what is still held
-	a.saveRulePauses(time.Now(), true)
+	a.orders.SaveRulePauses(time.Now(), true)
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())
@@ -283,7 +284,7 @@ func (a *Agent) closeEvents() {
 func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
-		a.add(id, e, st)
+		a.orders.Add(id, e, st)
 		a.settler.ScheduleWarning(id, e, a.store.LastAlive())
 		messages++
 		return nil
@@ -302,7 +303,7 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 			"qid", e.QueueID, "id", id, "from", a.mail.ShownSender(e.Sender), "nrcpt", len(e.Recipients))
 	}
 	a.mail.Active(e, id, len(e.Recipients))
-	a.add(id, e, st)
+	a.orders.Add(id, e, st)
 	a.settler.ScheduleWarning(id, e, a.store.LastAlive())
 	return nil
 }

@@ -27,14 +27,16 @@ func TestProbeHearsOfTheQueueAndTheFollower(t *testing.T) {
 	if got := probe(); got != "" {
 		t.Error(got)
 	}
-	a.orders.arrivals.Lock() // the follower waits for it with the mail that comes
+	held, release := make(chan struct{}), make(chan struct{})
+	go a.orders.Exclusively(func() { close(held); <-release }) // the follower waits for it with the mail that comes
+	<-held
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
 	s.until("the follower is missed", func() bool { return strings.Contains(probe(), "the spool has not been looked at for") })
 	s.until("the milter is not told that we live", func() bool { err := a.beat(); return err != nil })
 	if text := strings.Join(a.notReady(), "\n"); !strings.Contains(text, "new mail in the spool has not been seen for") {
 		t.Errorf("/readyz: %s", text)
 	}
-	a.orders.arrivals.Unlock()
+	close(release)
 	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
 	s.until("it goes on", func() bool { return probe() == "" && a.beat() == nil })
 	s.stop()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/hosts"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -59,7 +60,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p s
 				attempt = unanswered(p, time.Since(began))
 			}
 			d := set.RetryPolicy(way.Queue).Decide(time.Now(), attempt)
-			a.applyRule(word{decision: d, way: way, peer: p, code: attempt.Code})
+			a.orders.ApplyRule(orders.Reply{Decision: d, Route: way, Host: p, Code: attempt.Code})
 			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:

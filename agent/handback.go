@@ -12,6 +12,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/agent/queue"
@@ -28,12 +29,12 @@ func (a *Agent) HandBack(ctx context.Context, f control.Filter) (control.Selecte
 }
 
 // notYetReturning leaves out what waits for the host already.
-func notYetReturning(s *selection, e *queue.Entry) bool {
-	return e.Domain != s.agent.settings.Now().Relay
+func notYetReturning(a *Agent, _ *orders.Selection, e *queue.Entry) bool {
+	return e.Domain != a.settings.Now().Relay
 }
 
 // handBack has mail wait for the host.
-func (a *Agent) handBack(s *selection, chosen []queue.Entry) int {
+func (a *Agent) handBack(s *orders.Selection, chosen []queue.Entry) int {
 	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.HandBack, Enhanced: "4.3.0", Reason: "handed back by the admin"})
 }
 

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
@@ -61,8 +61,10 @@ func TestHostIsAskedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), settings: settings.NewSource(nil), reloaded: make(chan struct{}, 1)}
-	a.orders.now.Store(&control.Standing{})
+	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), settings: settings.NewSource(&settings.Settings{Config: &config.Config{}}), reloaded: make(chan struct{}, 1)}
+	if a.orders, err = orders.New(orders.Options{Log: a.log, Settings: a.settings, Store: store, Queue: a.queue, Stop: t.Context()}); err != nil {
+		t.Fatal(err)
+	}
 	a.events = event.NewFile(event.Place{}, a.log)
 	defer a.closeEvents()
 	a.settler = settle.New(settle.Options{Queue: a.queue})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
@@ -23,9 +24,9 @@ func (a *Agent) heartbeat(ctx context.Context) {
 	failing, tight, damaged := false, false, 0
 	for {
 		damaged = a.settler.SettleDamaged(damaged)
-		a.expireOrders(time.Now())
+		a.orders.Expire(time.Now())
 		a.settings.Now().Resolver.Forget()
-		a.saveRulePauses(time.Now(), false)
+		a.orders.SaveRulePauses(time.Now(), false)
 		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
 			tight = huge
 			debug.SetGCPercent(gcPercent(huge))
@@ -110,9 +111,9 @@ func (a *Agent) Totals() control.Totals { return a.metrics.Totals() }
 // side by side in the queue make one entry.
 func (a *Agent) Messages(ctx context.Context, f control.Filter, yield func(*control.Message) error) error {
 	var result error
-	sel := a.selection(f)
+	sel := orders.NewSelection(a.store, f)
 	a.queue.List(func(page []queue.Entry) bool {
-		page = slices.DeleteFunc(page, func(e queue.Entry) bool { return !sel.selects(&e) })
+		page = slices.DeleteFunc(page, func(e queue.Entry) bool { return !sel.Selects(&e) })
 		for len(page) > 0 {
 			n := 1
 			for n < len(page) && page[n].ID == page[0].ID {
@@ -152,7 +153,7 @@ func (a *Agent) message(entries []queue.Entry) (*control.Message, error) {
 	}
 	for _, x := range entries {
 		reason := x.Reason
-		if b := a.pauseOf(e); b != nil && x.Paused && x.State == "held" {
+		if b := a.orders.PauseOf(e); b != nil && x.Paused && x.State == "held" {
 			reason = b.Reason
 		} else if x.OnHold {
 			reason = cmp.Or(reason, "on hold")

@@ -186,6 +186,5 @@ func (a *Agent) notReady() []string {
 	if found := a.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}
-	wrong = append(wrong, a.paused()...)
-	return public(append(wrong, a.ruleEffects.alertTexts(time.Now())...))
+	return public(append(wrong, a.orders.Trouble(time.Now())...))
 }

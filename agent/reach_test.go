@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -180,7 +181,7 @@ func TestPausesOfAnEarlierAgentStayInForce(t *testing.T) {
 	if err := os.MkdirAll(s.config.Agent.StateDirectory, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.config.Agent.StateDirectory, standingFile), []byte(kept), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.config.Agent.StateDirectory, orders.StandingFile), []byte(kept), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.start()

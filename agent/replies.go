@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settle"
@@ -53,7 +54,7 @@ func (a *Agent) read(r *settle.Settlement, item queue.Item, res smtp.RcptResult,
 	if !at.ToHost { // rules are about receivers
 		d := f.Decision
 		d.Reason = a.mail.ShownReason(d.Reason, r.Envelope, item.Ordinal) // it is logged
-		a.applyRule(word{decision: d, way: r.Route, peer: r.Host, code: at.Code, stream: r.Envelope.Stream})
+		a.orders.ApplyRule(orders.Reply{Decision: d, Route: r.Route, Host: r.Host, Code: at.Code, Stream: r.Envelope.Stream})
 	}
 	r.Results = append(r.Results, f)
 }

@@ -4,34 +4,34 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 )
 
 // Shape implements control.Backend. Senders count by their domain, as with qshape -s.
 func (a *Agent) Shape(ctx context.Context, by string, f control.Filter) ([]control.Shape, error) {
-	sel := a.selection(f)
+	sel := orders.NewSelection(a.store, f)
 	row := map[string]func(*queue.Entry) string{
 		"destination": func(e *queue.Entry) string { return e.Domain },
 		"stream":      func(e *queue.Entry) string { return e.Stream },
 		"site":        func(e *queue.Entry) string { return e.Site },
 		"queue":       func(e *queue.Entry) string { return e.Queue },
-		"sender":      sel.senderDomain,
+		"sender":      sel.SenderDomain,
 	}[by]
 	all := make(map[string]*control.Shape)
 	a.queue.List(func(page []queue.Entry) bool {
 		for i := range page {
 			e := &page[i]
-			if !sel.selects(e) {
+			if !sel.Selects(e) {
 				continue
 			}
 			name := row(e)
 			if all[name] == nil {
 				all[name] = &control.Shape{Name: name}
 			}
-			all[name].Add(sel.now.Sub(e.Born))
+			all[name].Add(sel.Now.Sub(e.Born))
 		}
 		return ctx.Err() == nil
 	})
@@ -46,16 +46,4 @@ func (a *Agent) Shape(ctx context.Context, by string, f control.Filter) ([]contr
 		return cmp.Or(cmp.Compare(b.Total, a.Total), cmp.Compare(a.Name, b.Name))
 	})
 	return list, nil
-}
-
-// senderDomain is the domain of an entry's sender, in lower case.
-func (s *selection) senderDomain(e *queue.Entry) string {
-	env := s.envelope(e.ID)
-	if env == nil {
-		return "" // done since the page was read
-	}
-	if env.Sender == "" {
-		return "MAILER-DAEMON"
-	}
-	return strings.ToLower(env.Sender[strings.LastIndexByte(env.Sender, '@')+1:])
 }

@@ -30,7 +30,7 @@ func (a *Agent) state() metrics.State {
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
 	st.MaxSessions = a.queue.MaxSessions()
 	paused := make(map[string]bool)
-	for _, b := range a.Standing().Brakes {
+	for _, b := range a.orders.Standing().Brakes {
 		if b.Filter.Stream != "" {
 			paused[b.Filter.Stream] = true
 		}

@@ -39,7 +39,7 @@ func (a *Agent) pollRunning() {
 		up, err := listening(c.Handback.Relay)
 		stopped = err == nil && !up
 	}
-	if a.orders.hostStopped.Swap(stopped) == stopped {
+	if !a.orders.SetHostStopped(stopped) {
 		return
 	}
 	if stopped {
@@ -47,14 +47,9 @@ func (a *Agent) pollRunning() {
 	} else {
 		a.log.Info("the host MTA runs, and sending goes on", "relay", c.Handback.Relay)
 	}
-	if err := a.change(func(*control.Standing) error { return nil }); err != nil {
+	if err := a.orders.Change(func(*control.Standing) error { return nil }); err != nil {
 		a.log.Error("brake of stop_with_host", "err", err)
 	}
-}
-
-// hostPause is the brake that is on while the host MTA is stopped.
-func hostPause() control.Brake {
-	return control.Brake{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
 }
 
 // listening reports whether somebody listens at a relay on this host. It does not

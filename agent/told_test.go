@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -145,7 +146,7 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(s.config.Agent.StateDirectory, standingFile)
+	path := filepath.Join(s.config.Agent.StateDirectory, orders.StandingFile)
 	size := func() int64 {
 		st, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -159,20 +160,20 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 	on := 0
 	for i := range 600 {
 		for _, until := range []time.Time{{}, time.Now().Add(time.Hour)} {
-			if a.pause("google-unauthenticated", control.Filter{Stream: fmt.Sprintf("stream%d@x until %v", i, until.IsZero())}, strings.Repeat("word ", 1000), until) {
+			if a.orders.PauseForRule("google-unauthenticated", control.Filter{Stream: fmt.Sprintf("stream%d@x until %v", i, until.IsZero())}, strings.Repeat("word ", 1000), until) {
 				on++
 			}
 		}
 	}
-	if n := len(a.Standing().Brakes); n != 200 || on != n {
+	if n := len(a.orders.Standing().Brakes); n != 200 || on != n {
 		t.Errorf("%d are paused, %d were told to be", n, on)
 	}
 	if size() != 0 {
 		t.Errorf("%d octets were written at once", size())
 	}
 	now := time.Now()
-	a.saveRulePauses(now, false)
-	if n := size(); n == 0 || n > 200*(maxPauseReason+500) {
+	a.orders.SaveRulePauses(now, false)
+	if n := size(); n == 0 || n > 200*(orders.MaxPauseReason+500) {
 		t.Errorf("the file has %d octets", n)
 	}
 	if list := a.notReady(); len(strings.Join(list, "\n")) > 2000 || !strings.Contains(strings.Join(list, "\n"), "100 streams are held for reply rule google-unauthenticated") {
@@ -191,29 +192,29 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 		t.Error(err)
 	}
 	before := size()
-	if !a.pause("google-unauthenticated", control.Filter{Stream: "next"}, "x", time.Time{}) {
+	if !a.orders.PauseForRule("google-unauthenticated", control.Filter{Stream: "next"}, "x", time.Time{}) {
 		t.Error("there is room, and it is not paused")
 	}
-	a.saveRulePauses(time.Now().Add(keepGap/2), false)
+	a.orders.SaveRulePauses(time.Now().Add(orders.SaveGap/2), false)
 	if size() != before {
 		t.Error("the file was written too soon")
 	}
-	a.saveRulePauses(time.Now().Add(keepGap), false)
+	a.orders.SaveRulePauses(time.Now().Add(orders.SaveGap), false)
 	if size() == before {
 		t.Error("the file was not written")
 	}
-	want := len(a.Standing().Brakes)
+	want := len(a.orders.Standing().Brakes)
 	a.closeEvents()
 	if err := errors.Join(a.writer.Close(), a.store.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if a = s.start(); len(a.Standing().Brakes) != want {
-		t.Errorf("%d pauses after a restart, want %d", len(a.Standing().Brakes), want)
+	if a = s.start(); len(a.orders.Standing().Brakes) != want {
+		t.Errorf("%d pauses after a restart, want %d", len(a.orders.Standing().Brakes), want)
 	}
 	if _, err := a.Resume(t.Context(), control.Filter{Stream: "next"}); err != nil {
 		t.Error(err)
 	}
-	a.pause("google-unauthenticated", control.Filter{Stream: "last"}, "x", time.Time{})
+	a.orders.PauseForRule("google-unauthenticated", control.Filter{Stream: "last"}, "x", time.Time{})
 	s.stop()
 	if b, err := os.ReadFile(path); err != nil || !strings.Contains(string(b), `"last"`) {
 		t.Errorf("after the stop: %s, %v", b, err)

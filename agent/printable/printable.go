@@ -116,3 +116,17 @@ func (a argument) Format(f fmt.State, verb rune) {
 	}
 	_, _ = io.WriteString(f, String(s))
 }
+
+// Shorten cuts a text to so many octets, the last of which are an ellipsis then. It
+// changes nothing else.
+func Shorten(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	const dots = "…"
+	n := most - len(dots)
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + dots
+}

@@ -1,4 +1,4 @@
-package agent
+package orders
 
 import (
 	"fmt"
@@ -48,25 +48,25 @@ const (
 	severalNetworks = 5
 )
 
-// word is what a host has said.
-type word struct {
-	decision outcome.Decision
-	way      queue.Route
-	peer     settings.Host
-	code     int    // of its reply
-	stream   string // of the message that it spoke of; "" when it was of none
+// Reply is what a host has said, with the decision on it.
+type Reply struct {
+	Decision outcome.Decision
+	Route    queue.Route
+	Host     settings.Host
+	Code     int    // SMTP reply code; 0 if it was none
+	Stream   string // of the message that it spoke of; "" when it was of none
 }
 
 // listed says whether a provider spoke whom the rule, or the queue, names. The host has
 // to have the name, as its domain's owner may be anybody, and its queue listed for another.
-func (w *word) listed() bool {
-	return w.decision.Effect.Names || config.MatchesAny(settings.Naming(w.way.Queue.MX), w.peer.Name)
+func (w *Reply) listed() bool {
+	return w.Decision.Effect.Names || config.MatchesAny(settings.Naming(w.Route.Queue.MX), w.Host.Name)
 }
 
 // network is the part of the internet where the host stands: a /16, or an IPv6 /32, which
 // is what a provider has of the registry.
-func (w *word) network() string {
-	addr, bits := w.peer.Addr.Addr(), 32
+func (w *Reply) network() string {
+	addr, bits := w.Host.Addr.Addr(), 32
 	if addr.Is4() {
 		bits = 16
 	}
@@ -80,35 +80,35 @@ func (w *word) network() string {
 // everywhere says whether a stream is to be held towards all, until an admin comes. For that
 // it takes a 5xx: of a listed provider, as often as the rule wants, or from several networks.
 // What anybody else says holds at most at his own site, for a time.
-func (h *ruleEffects) everywhere(now time.Time, w *word) bool {
-	e := *w.decision.Effect
-	if e.Kind != outcome.HoldStream || w.code/100 != 5 {
+func (h *ruleEffects) everywhere(now time.Time, w *Reply) bool {
+	e := *w.Decision.Effect
+	if e.Kind != outcome.HoldStream || w.Code/100 != 5 {
 		return false
 	}
 	e.For = 0 // not held twice: the brake sees to that
 	if w.listed() {
-		return h.tally.Add(now, &e, w.stream+"\x00listed")
+		return h.tally.Add(now, &e, w.Stream+"\x00listed")
 	}
 	e.After = max(e.After, severalNetworks)
-	return h.tally.AddBy(now, &e, w.stream+"\x00", w.network())
+	return h.tally.AddBy(now, &e, w.Stream+"\x00", w.network())
 }
 
-// applyRule lets what a host has said take effect on its site, or on the stream of
+// ApplyRule lets what a host has said take effect on its site, or on the stream of
 // the message that it spoke of.
-func (a *Agent) applyRule(w word) {
-	e, site := w.decision.Effect, w.way.Site
-	if e == nil || !e.Lasting() || e.OnStream() && w.stream == "" {
+func (o *Orders) ApplyRule(w Reply) {
+	e, site := w.Decision.Effect, w.Route.Site
+	if e == nil || !e.Lasting() || e.OnStream() && w.Stream == "" {
 		return
 	}
 	filter := control.Filter{Site: site}
 	if e.OnStream() {
-		filter.Stream = w.stream
+		filter.Stream = w.Stream
 	}
 	now := time.Now()
-	a.ruleEffects.mu.Lock()
-	everywhere := a.ruleEffects.everywhere(now, &w)
-	due := everywhere || a.ruleEffects.tally.Add(now, e, filter.Stream+"\x00at "+site)
-	a.ruleEffects.mu.Unlock()
+	o.effects.mu.Lock()
+	everywhere := o.effects.everywhere(now, &w)
+	due := everywhere || o.effects.tally.Add(now, e, filter.Stream+"\x00at "+site)
+	o.effects.mu.Unlock()
 	if !due {
 		return
 	}
@@ -116,24 +116,24 @@ func (a *Agent) applyRule(w word) {
 	if everywhere {
 		filter.Site, until = "", time.Time{}
 	}
-	reason := e.Rule + ": " + w.decision.Reason
+	reason := e.Rule + ": " + w.Decision.Reason
 	what := ""
 	switch e.Kind {
 	case outcome.Slow:
 		what = "goes on at half its pace"
-		a.queue.Slow(site, until, reason)
+		o.queue.Slow(site, until, reason)
 	case outcome.Suspend:
 		what = "is suspended"
-		a.queue.Clamp(site, elastic.Clamp{Until: until, Reason: reason})
+		o.queue.Clamp(site, elastic.Clamp{Until: until, Reason: reason})
 	case outcome.Bound:
 		what = fmt.Sprintf("gets at most %d sessions", e.Sessions)
-		a.queue.Clamp(site, elastic.Clamp{Sessions: e.Sessions, Until: until, Reason: reason})
+		o.queue.Clamp(site, elastic.Clamp{Sessions: e.Sessions, Until: until, Reason: reason})
 	case outcome.Pause, outcome.HoldStream:
 		what = "waits"
 		if e.Kind == outcome.HoldStream {
 			what = "is held"
 		}
-		if !a.pause(e.Rule, filter, reason, until) {
+		if !o.PauseForRule(e.Rule, filter, reason, until) {
 			return
 		}
 	}
@@ -143,14 +143,14 @@ func (a *Agent) applyRule(w word) {
 	} else {
 		line += " until " + until.Format(time.RFC3339)
 	}
-	log := a.log.Warn
+	log := o.log.Warn
 	if e.Tell || e.Kind == outcome.HoldStream {
-		log = a.log.Error
+		log = o.log.Error
 		if !e.OnStream() { // what is on streams stands in standing
-			a.ruleEffects.alert(alert{line + ": " + e.Rule, until})
+			o.effects.alert(alert{line + ": " + e.Rule, until})
 		}
 	}
-	log(line, "rule", e.Rule, "reply", w.decision.Reason)
+	log(line, "rule", e.Rule, "reply", w.Decision.Reason)
 }
 
 // alertTexts are the texts for the admin, as long as they are true.
@@ -169,10 +169,10 @@ func (h *ruleEffects) alertTexts(now time.Time) (list []string) {
 	return list
 }
 
-// pause puts a brake on a stream for a rule, until then or for good. One that is
+// PauseForRule puts a brake on a stream for a rule, until then or for good. One that is
 // paused there already, or everywhere, stays as it is, and one too many is not paused.
-func (a *Agent) pause(rule string, f control.Filter, reason string, until time.Time) bool {
-	return a.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
+func (o *Orders) PauseForRule(rule string, f control.Filter, reason string, until time.Time) bool {
+	return o.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
 }
 
 // pauseWith is the brake of a filter, or nil.

@@ -1,0 +1,373 @@
+// Package orders is what admins, and rules about replies, have ordered of the mail that
+// waits: pauses, limits, priorities; and what a filter of theirs selects.
+//
+// Orders owns what is in force (control.Standing), the file that keeps it over restarts,
+// and the count of what replies have said (rules.go). It promises that a change by an
+// admin is durable before it returns, that the queue follows each change, and that no
+// message slips by a pause while it is brought in.
+//
+// New puts into force what an earlier agent kept, before any mail is read. Mail comes into
+// the queue by Add only. A session reports to ApplyRule what a host has said; once a
+// second the heartbeat calls Expire and SaveRulePauses; after the last session has ended
+// SaveRulePauses is called once more. Change, Expire and ApplyToQueued may take as long as
+// the disk, or a pass over the queue, does.
+//
+// The queue itself stops by queue, site, stream and domain. Sender, SASL user and client
+// stand only in the envelope: of a message that comes in they are compared then (Add),
+// and ApplyToQueued goes through those that are queued already. The terms are explained in
+// agent/doc.go.
+package orders
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/durable"
+	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// Orders is what admins, and rules about replies, have asked for, and what lasts
+// over a restart: pauses, limits, priorities. Its methods may be called by many
+// goroutines.
+type Orders struct {
+	log      *slog.Logger
+	settings *settings.Source
+	store    *spool.Store
+	queue    *queue.Queue
+	stop     context.Context
+
+	mu    sync.Mutex // one change at a time, of the file too
+	now   atomic.Pointer[control.Standing]
+	dirty bool      // the file lacks what rules about replies have changed
+	kept  time.Time // when the file was written last
+	// full: no more is paused for rules, for good or for a time, which was told.
+	full struct{ good, time bool }
+	// arrivals is held to read while a message that was compared is brought into the
+	// queue: ApplyToQueued misses none that came before a change.
+	arrivals sync.RWMutex
+	sweeping sync.Mutex
+	// hostStopped: the host MTA is stopped, and the configuration wants that to stop us.
+	hostStopped atomic.Bool
+	effects     ruleEffects
+}
+
+// Options are what Orders work with. None may be missing.
+type Options struct {
+	Log      *slog.Logger
+	Settings *settings.Source
+	Store    *spool.Store
+	Queue    *queue.Queue
+	// Stop ends when work on the queue that is under way is to be given up.
+	Stop context.Context
+}
+
+// New returns the Orders that an earlier agent kept, in force.
+func New(o Options) (*Orders, error) {
+	x := &Orders{log: o.Log, settings: o.Settings, store: o.Store, queue: o.Queue, stop: o.Stop}
+	if err := x.load(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// StandingFile, in the state directory, keeps it: an admin's pause must not end
+// because the agent did.
+const StandingFile = "standing.json"
+
+// Standing is what is in force.
+func (o *Orders) Standing() control.Standing {
+	s := *o.now.Load()
+	if o.hostStopped.Load() {
+		s.Brakes = append(slices.Clone(s.Brakes), hostPause())
+	}
+	return s
+}
+
+// Change makes one change of what is in force, durable before it returns, and has the
+// queue follow. An error of change leaves all as it was.
+func (o *Orders) Change(change func(*control.Standing) error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	old := *o.now.Load()
+	next := control.Standing{Brakes: slices.Clone(old.Brakes), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities)}
+	if err := change(&next); err != nil {
+		return err
+	}
+	if err := o.apply(old, next); err != nil {
+		return err
+	}
+	return o.save(&next)
+}
+
+const (
+	// maxRulePauses is how many streams rules about replies pause at a time, for good and
+	// again for a time: receivers decide how many replies there are, and whoever sends how
+	// many streams. More would be no help to an admin, who has to see to the cause.
+	maxRulePauses = 100
+	// MaxPauseReason bounds what is kept of a reply, in octets.
+	MaxPauseReason = 300
+	// SaveGap is the least time from one writing of the file for rules to the next. After a
+	// crash what they had paused since goes on until its receivers have said it again.
+	SaveGap = 10 * time.Second
+)
+
+// byRule begins the name of who paused, where a rule about replies did.
+const byRule = "reply rule "
+
+// pauseFor puts a brake on for a rule about replies, at once; the file follows. It returns
+// false if the same, or the stream everywhere, is paused already, or as much is as rules
+// may pause.
+func (o *Orders) pauseFor(b control.Brake) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	old := *o.now.Load()
+	if pauseWith(&old, b.Filter) != nil || pauseWith(&old, control.Filter{Stream: b.Filter.Stream}) != nil {
+		return false
+	}
+	paused := 0
+	for _, x := range old.Brakes {
+		if strings.HasPrefix(x.Who, byRule) && x.Until.IsZero() == b.Until.IsZero() {
+			paused++
+		}
+	}
+	full, told := paused >= maxRulePauses, &o.full.time
+	if b.Until.IsZero() {
+		told = &o.full.good
+	}
+	if full && !*told {
+		o.log.Error("no more is paused for reply rules, as so much is already; see to the cause, then millrace resume",
+			"paused", paused, "next", b.Filter.String(), "who", b.Who)
+	}
+	if *told = full; full {
+		return false
+	}
+	b.Reason = printable.Shorten(b.Reason, MaxPauseReason)
+	next := control.Standing{Brakes: append(slices.Clone(old.Brakes), b), Limits: old.Limits, Priorities: old.Priorities}
+	if err := o.apply(old, next); err != nil {
+		o.log.Error("paused by a reply rule", "on", b.Filter.String(), "err", err)
+		return false
+	}
+	o.dirty = true
+	return true
+}
+
+// SaveRulePauses writes what rules about replies have changed, if some time has passed or
+// it must be now.
+func (o *Orders) SaveRulePauses(now time.Time, must bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.dirty || !must && now.Sub(o.kept) < SaveGap {
+		return
+	}
+	if err := o.save(o.now.Load()); err != nil {
+		o.log.Error("paused by reply rules", "err", err)
+	}
+}
+
+// apply puts into force what is new. The sweep for what only envelopes tell is the
+// caller's: it takes long.
+func (o *Orders) apply(old, next control.Standing) error {
+	for stream := range old.Priorities {
+		if next.Priorities[stream] == 0 {
+			if err := o.queue.SetPriority(stream, 0); err != nil {
+				return err
+			}
+		}
+	}
+	for stream, n := range next.Priorities {
+		if err := o.queue.SetPriority(stream, n); err != nil {
+			return err
+		}
+	}
+	o.Exclusively(func() { o.now.Store(&next) })
+	var brakes []queue.Pause
+	for _, b := range next.Brakes {
+		if f := b.Filter; !OfEnvelope(f) {
+			brakes = append(brakes, queue.Pause{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
+		}
+	}
+	if o.hostStopped.Load() {
+		brakes = append(brakes, queue.Pause{Reason: hostPause().Reason})
+	}
+	o.queue.SetPauses(brakes)
+	if slices.Equal(old.Limits, next.Limits) {
+		return nil
+	}
+	var limits []queue.Limit
+	for _, l := range next.Limits {
+		limits = append(limits, queue.Limit{Name: l.Name, Sessions: l.Sessions, Rate: l.Rate,
+			Reason: fmt.Sprintf("set by %s until %s", l.Who, l.Until.UTC().Format(time.RFC3339))})
+	}
+	o.queue.SetLimits(limits)
+	return nil
+}
+
+// Exclusively calls f while no message that was compared is on its way into the queue.
+func (o *Orders) Exclusively(f func()) {
+	o.arrivals.Lock()
+	defer o.arrivals.Unlock()
+	f()
+}
+
+// OfEnvelope says whether a brake is about what only the envelope tells.
+func OfEnvelope(f control.Filter) bool { return f.Sender != "" || f.User != "" || f.Client != "" }
+
+// isPaused says whether a brake is on for a message by what its envelope tells.
+func (o *Orders) isPaused(e *spool.Envelope) bool { return o.PauseOf(e) != nil }
+
+// PauseOf is the brake that is on for a message by what its envelope tells, or nil.
+func (o *Orders) PauseOf(e *spool.Envelope) *control.Brake {
+	list := o.now.Load().Brakes
+	for i := range list {
+		if f := &list[i].Filter; OfEnvelope(*f) && fits(f, e) {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// Add brings a message into the queue, paused or not.
+func (o *Orders) Add(id spool.ID, e *spool.Envelope, st []spool.State) {
+	o.arrivals.RLock()
+	defer o.arrivals.RUnlock()
+	o.queue.Add(id, e, settings.Domains(e), st, o.isPaused(e))
+}
+
+// ApplyToQueued halts the queued messages that a brake is on for by what their envelopes
+// tell, and lets the others go. One that comes after a change sees it.
+func (o *Orders) ApplyToQueued() {
+	o.sweeping.Lock()
+	defer o.sweeping.Unlock()
+	s := NewSelection(o.store, control.Filter{})
+	var halt, free []queue.Entry
+	o.queue.List(func(page []queue.Entry) bool {
+		halt, free = halt[:0], free[:0]
+		any := slices.ContainsFunc(o.Standing().Brakes, func(b control.Brake) bool { return OfEnvelope(b.Filter) })
+		for _, e := range page {
+			if !any && !e.Paused {
+				continue
+			}
+			env := s.Envelope(e.ID)
+			switch on := env != nil && o.isPaused(env); {
+			case on && !e.Paused:
+				halt = append(halt, e)
+			case !on && e.Paused:
+				free = append(free, e)
+			}
+		}
+		o.queue.Pause(halt)
+		o.queue.Resume(free)
+		return o.stop.Err() == nil
+	})
+}
+
+// Expire ends what ends by itself by now.
+func (o *Orders) Expire(now time.Time) {
+	over := func(until time.Time) bool { return !until.IsZero() && !now.Before(until) }
+	st := o.Standing()
+	if !slices.ContainsFunc(st.Brakes, func(b control.Brake) bool { return over(b.Until) }) &&
+		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) {
+		return
+	}
+	sweep := false
+	err := o.Change(func(s *control.Standing) error {
+		s.Brakes = slices.DeleteFunc(s.Brakes, func(b control.Brake) bool {
+			if !over(b.Until) {
+				return false
+			}
+			o.log.Info("brake comes off, its time is over", "on", b.Filter.String(), "reason", b.Reason)
+			sweep = sweep || OfEnvelope(b.Filter)
+			return true
+		})
+		s.Limits = slices.DeleteFunc(s.Limits, func(l control.Limit) bool {
+			if over(l.Until) {
+				o.log.Info("temporary limit ends", "of", l.Name)
+			}
+			return over(l.Until)
+		})
+		return nil
+	})
+	if err != nil {
+		o.log.Error("brake comes off", "err", err)
+	}
+	if sweep {
+		o.ApplyToQueued()
+	}
+}
+
+// save writes what is in force; on return it will outlive a crash. The caller holds
+// standing.mu.
+func (o *Orders) save(s *control.Standing) error {
+	o.dirty, o.kept = false, time.Now()
+	dir := o.settings.Now().Config.Agent.StateDirectory
+	if dir == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(s, "", "\t")
+	if err == nil {
+		err = durable.Replace(filepath.Join(dir, StandingFile), append(b, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("this is in force, but will not outlive the agent: %w", err)
+	}
+	return nil
+}
+
+// load puts into force what an earlier agent kept.
+func (o *Orders) load() error {
+	o.now.Store(&control.Standing{})
+	dir := o.settings.Now().Config.Agent.StateDirectory
+	if dir == "" {
+		return nil
+	}
+	path := filepath.Join(dir, StandingFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var s control.Standing
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err == nil {
+		err = o.apply(control.Standing{}, s)
+	}
+	if err != nil {
+		// To send what somebody has paused is worse than not to start.
+		return fmt.Errorf("the brakes that are on cannot be read: %w; remedy: mend %s, or remove it to let all mail go on", err, path)
+	}
+	return nil
+}
+
+// sameAddress compares envelope addresses as a filter names them.
+func sameAddress(filter, address string) bool {
+	return strings.EqualFold(filter, address) || filter == nullSender && address == ""
+}
+
+// nullSender is how a filter names the sender of reports.
+const nullSender = "<>"
+
+// SetHostStopped says whether the host MTA is stopped, and that is to stop us, and
+// returns whether that is new. It is in force with the next Change.
+func (o *Orders) SetHostStopped(stopped bool) bool { return o.hostStopped.Swap(stopped) != stopped }
+
+// hostPause is the brake that is on while the host MTA is stopped.
+func hostPause() control.Brake {
+	return control.Brake{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
+}
