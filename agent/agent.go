@@ -37,9 +37,9 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/deliver"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/history"
-	"github.com/millrace/millrace/agent/hosts"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
@@ -56,7 +56,6 @@ type Agent struct {
 	log         *slog.Logger
 	mail        *event.Log
 	version     string
-	key         []byte // of the loop mark in our Received fields
 	settings    *settings.Source
 	store       *spool.Store
 	writer      *spool.Writer // our own segment, for reports
@@ -67,9 +66,7 @@ type Agent struct {
 	web         *web.Handler
 	metrics     *metrics.Metrics
 	dns         route.Tally
-	hosts       *hosts.Hosts
 	lookupQueue lookupQueue
-	relays      relays
 	lookups     int // how many domains are looked up at once
 
 	loaded   atomic.Bool              // the spool has been read
@@ -79,15 +76,16 @@ type Agent struct {
 
 	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
 
-	milter   atomic.Pointer[milterReport] // the last one; nil: none yet
-	orders   *orders.Orders
-	settler  *settle.Settler
-	reload   func() error // reads the configuration; nil: there is none to read
-	sessions sync.WaitGroup
-	opening  context.Context // ends when a stop is asked for: no more connects
-	shut     context.CancelFunc
-	stop     context.Context // ends when transactions in flight must be cut
-	cut      context.CancelFunc
+	milter    atomic.Pointer[milterReport] // the last one; nil: none yet
+	orders    *orders.Orders
+	settler   *settle.Settler
+	deliverer *deliver.Deliverer
+	reload    func() error // reads the configuration; nil: there is none to read
+	sessions  sync.WaitGroup
+	opening   context.Context // ends when a stop is asked for: no more connects
+	shut      context.CancelFunc
+	stop      context.Context // ends when transactions in flight must be cut
+	cut       context.CancelFunc
 }
 
 // New opens the spool of the configuration. The control socket and the sessions
@@ -115,8 +113,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		store.Close()
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
-	a.key, a.store, a.writer = key, store, writer
-	a.hosts = hosts.New(queue.HangAfter)
+	a.store, a.writer = store, writer
 	a.history = history.New(time.Now())
 	a.web = a.newWeb()
 	a.settings = settings.NewSource(set)
@@ -132,7 +129,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.opening, a.shut = context.WithCancel(a.stop)
 	a.queue = queue.New(queue.Options{
 		Resolve:     a.lookupQueue.put,
-		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
+		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.deliverer.Session(s) }) },
 		Relay:       set.Relay,
 		MaxSessions: files.Sessions,
 	})
@@ -150,6 +147,10 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
 		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.history, a.metrics},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
+	})
+	a.deliverer = deliver.New(deliver.Options{
+		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
+		Metrics: a.metrics, Key: key, Opening: a.opening, Stop: a.stop,
 	})
 	return a, nil
 }
@@ -173,7 +174,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	set.Relay = a.settings.Now().Relay
 	a.settings.Use(set)
-	a.relays.keep(&next)
+	a.deliverer.Reload(&next)
 	settings.LimitMemory(&next, a.log)
 	open, err := a.store.Usage()
 	if err != nil {

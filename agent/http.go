@@ -162,7 +162,7 @@ func (a *Agent) notReady() []string {
 	for _, n := range a.settings.Now().Config.Refused {
 		wrong = append(wrong, n.String())
 	}
-	wrong = append(wrong, a.relays.shown()...)
+	wrong = append(wrong, a.deliverer.Trouble()...)
 	if a.settler.Stalled() > 0 {
 		wrong = append(wrong, "outcomes cannot be written to the journal; nothing new is sent")
 	}

@@ -1,21 +1,13 @@
 package agent
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"os"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
-	"github.com/millrace/millrace/agent/settings"
-	"github.com/millrace/millrace/agent/settle"
-	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -107,52 +99,5 @@ func TestMailForTheHostWaitsForIt(t *testing.T) {
 	})
 	if got := s.at("host")[0]; got.recipient != "a@far.test" {
 		t.Errorf("the host got mail to %s:\n%s", got.recipient, got.content)
-	}
-}
-
-// TestWhatWeCutShortEndsNoMail decides on transactions that ended for reasons of ours,
-// of a message that is too old.
-func TestWhatWeCutShortEndsNoMail(t *testing.T) {
-	t.Parallel()
-	s := newStage(t, nil)
-	s.start()
-	decide := func(res smtp.RcptResult, err error) outcome.Action {
-		r := settle.Settlement{
-			Envelope: &spool.Envelope{Sender: "n@news.test", Recipients: []spool.Recipient{{Address: "a@far.test"}}},
-			Job:      queue.Job{Born: time.Now().Add(-200 * time.Hour)}, Route: queue.Route{Queue: &s.config.General}, Reuse: 1,
-		}
-		s.agent.read(&r, queue.Item{}, res, err)
-		return r.Results[0].Decision.Action
-	}
-	doubt := smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageDot}
-	lost := smtp.RcptResult{Fate: smtp.NotOffered, Stage: smtp.StageContent}
-	broken := &smtp.Error{Stage: smtp.StageContent, Err: os.ErrDeadlineExceeded}
-	for _, res := range []smtp.RcptResult{doubt, lost} {
-		if got := decide(res, broken); got != outcome.Bounce {
-			t.Errorf("a connection that broke: action %v", got)
-		}
-	}
-	unread := &smtp.Error{Stage: smtp.StageContent, Err: fmt.Errorf("%w: %w", smtp.ErrContent, syscall.EIO)}
-	if got := decide(lost, unread); got != outcome.Retry {
-		t.Errorf("content that could not be read: action %v", got)
-	}
-	cut := &smtp.Error{Stage: smtp.StageContent, Err: context.Canceled}
-	for _, res := range []smtp.RcptResult{doubt, lost} {
-		if got := decide(res, cut); got != outcome.Retry {
-			t.Errorf("a transaction cut by a stop: action %v", got)
-		}
-	}
-}
-
-func TestWantOfDescriptorsTellsNothingOfAHost(t *testing.T) {
-	t.Parallel()
-	for err, want := range map[error]bool{
-		&connectError{"connect", &smtp.Error{Err: os.NewSyscallError("socket", syscall.EMFILE)}}:        true,
-		&connectError{"connect", &smtp.Error{Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}}: false,
-		errors.New("no route"): false,
-	} {
-		if got := settings.Ours(err); got != want {
-			t.Errorf("%v: %v", err, got)
-		}
 	}
 }

@@ -2,19 +2,10 @@ package agent
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/hosts"
-	"github.com/millrace/millrace/agent/metrics"
-	"github.com/millrace/millrace/agent/queue"
-	"github.com/millrace/millrace/agent/route"
-	"github.com/millrace/millrace/agent/settings"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
 )
@@ -43,127 +34,4 @@ func TestPoolReachesHostsOfEveryFamily(t *testing.T) {
 			s.until("all delivered", func() bool { return len(s.at("far")) == n })
 		})
 	}
-}
-
-// Seen from the receivers: every connection comes from the pool's address of its
-// family, or from where the kernel says; and the host that the favoured source
-// reaches is called first.
-func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
-	t.Parallel()
-	four := (&listener{}).listen(t, "127.0.0.1:0")
-	six := (&listener{}).listen(t, fmt.Sprintf("[::1]:%d", four.addr.Port()))
-	addrs := addresses("127.0.0.1", "::1")
-	for _, tt := range []struct {
-		pool  []netip.Addr
-		hosts []netip.Addr
-		from  string // any of them
-	}{
-		{addresses("127.0.0.2", "::1"), addrs[:1], "127.0.0.2"},
-		{addresses("127.0.0.2", "::1"), addrs[1:], "::1"},
-		{addresses("127.0.0.2", "::1"), addrs, "127.0.0.2 ::1"},
-		{addresses("127.0.0.2"), addrs, "127.0.0.2"},
-		{addresses("127.0.0.2"), addrs[1:], "::1"},
-		{addresses("::1"), addrs, "::1"},
-		{addresses("::1"), addrs[:1], "127.0.0.1"},
-	} {
-		s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), tt.pool })
-		set, err := settings.New(s.config, s.log.logger(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
-		a.settings = settings.NewSource(set)
-		seen := make(map[string]bool)
-		for i := range 16 {
-			name := fmt.Sprintf("d%d.test", i)
-			way := set.MXRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
-			var first string
-			for try := range 3 { // more connections are up each time
-				c, _, _, err := a.connect(t.Context(), way)
-				if err != nil {
-					t.Fatalf("pool %v, hosts %v: %v", tt.pool, tt.hosts, err)
-				}
-				defer c.Close()
-				from := four.last() + six.last()
-				if try == 0 {
-					first = from
-				} else if from != first {
-					t.Errorf("pool %v, hosts %v, %s: from %s, then from %s", tt.pool, tt.hosts, name, first, from)
-				}
-				seen[from] = true
-			}
-		}
-		want := strings.Fields(tt.from)
-		for _, from := range want {
-			if !seen[from] {
-				t.Errorf("pool %v, hosts %v: never from %s", tt.pool, tt.hosts, from)
-			}
-		}
-		if len(seen) != len(want) {
-			t.Errorf("pool %v, hosts %v: from %v, want %s", tt.pool, tt.hosts, seen, tt.from)
-		}
-	}
-}
-
-// With the favoured source's family unreachable, the other one serves.
-func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
-	t.Parallel()
-	four := (&listener{}).listen(t, "127.0.0.1:0")
-	s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), addresses("::1") })
-	set, err := settings.New(s.config, s.log.logger(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
-	a.settings = settings.NewSource(set)
-	way := set.MXRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
-	c, p, _, err := a.connect(t.Context(), way)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Close()
-	if from := four.last(); p.Addr.Addr() != four.addr.Addr() || from != "127.0.0.1" {
-		t.Errorf("at %v from %s", p.Addr, from)
-	}
-}
-
-// listener greets and says yes to everything, and knows where the last connection
-// that nobody has asked for came from.
-type listener struct {
-	addr netip.AddrPort
-	mu   sync.Mutex
-	from string
-}
-
-func (l *listener) listen(t *testing.T, at string) *listener {
-	t.Helper()
-	nl, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.addr = netip.MustParseAddrPort(nl.Addr().String())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := nl.Accept()
-			if err != nil {
-				return
-			}
-			l.mu.Lock()
-			l.from = netip.MustParseAddrPort(nc.RemoteAddr().String()).Addr().String()
-			l.mu.Unlock()
-			wg.Go(func() { new(smtptest.Server).Serve(nc) })
-		}
-	})
-	t.Cleanup(func() { nl.Close(); wg.Wait() })
-	return l
-}
-
-// last is where the last connection came from, once.
-func (l *listener) last() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	from := l.from
-	l.from = ""
-	return from
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/outcome"
-	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
 )
@@ -50,13 +50,6 @@ func (q *lookupQueue) close() {
 	q.mu.Unlock()
 	q.more.Broadcast()
 }
-
-// maxWords bounds what an error may say in a listing, in octets; a policy of a domain that
-// is quoted in it may have 64 KiB.
-const maxWords = 1024
-
-// inWords is an error as the queue keeps it for listings: one printable line.
-func inWords(err error) string { return printable.Cut(err.Error(), maxWords) }
 
 // resolveLoop answers the queue's questions.
 func (a *Agent) resolveLoop(ctx context.Context) {
@@ -113,7 +106,7 @@ func (a *Agent) unroutable(set *settings.Settings, name string, err error) {
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
 	if set.RetryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
 		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
-		a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
+		a.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
 		return
 	}
 	for {
@@ -123,7 +116,7 @@ func (a *Agent) unroutable(set *settings.Settings, name string, err error) {
 		}
 		a.queue.Settle(a.settler.Fail(job, p, attempt))
 	}
-	a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
+	a.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
 }
 
 var faults = map[route.Reason]outcome.Fault{

@@ -4,7 +4,7 @@ import (
 	"context"
 	"os"
 
-	"github.com/millrace/millrace/agent"
+	"github.com/millrace/millrace/agent/deliver"
 	"github.com/millrace/millrace/agent/printable"
 )
 
@@ -38,6 +38,6 @@ func (c *traceCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	err = agent.Transcript(ctx, cfg, c.Destination, g.Logger(os.Stderr), func(line string) { printable.Fprintln(os.Stdout, line) })
+	err = deliver.Transcript(ctx, cfg, c.Destination, g.Logger(os.Stderr), func(line string) { printable.Fprintln(os.Stdout, line) })
 	return printable.Error(err)
 }

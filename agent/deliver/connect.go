@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"context"
@@ -32,23 +32,23 @@ const maxAddresses = 5
 // those that lately gave no answer only if there is no other, those that refused us
 // after their equals (hosts.go). sig is the evidence on the way. When ctx ends for
 // errAbandoned, the host had its time to answer.
-func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
-	set := a.settings.Now()
+func (d *Deliverer) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
+	set := d.settings.Now()
 	peers, err := set.Hosts(ctx, way)
 	if err != nil {
-		a.log.Info("connect", "site", way.Site, "status", "failed", "reason", err)
+		d.log.Info("connect", "site", way.Site, "status", "failed", "reason", err)
 		return nil, settings.Host{}, nil, err // the site has shown nothing
 	}
-	hosts.Order(a.hosts, peers, key, time.Now())
+	hosts.Order(d.hosts, peers, key, time.Now())
 	tries := 0
 	for _, alone := range []bool{false, true} {
 		for _, p = range peers {
 			began := time.Now()
-			if !a.hosts.Acquire(p.Addr.Addr(), began, alone) {
+			if !d.hosts.Acquire(p.Addr.Addr(), began, alone) {
 				continue
 			}
-			if c, err = a.dial(ctx, set, way, p); err == nil {
-				a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), elastic.Up)
+			if c, err = d.dial(ctx, set, way, p); err == nil {
+				d.metrics.Connect(way.Queue.Name, way.Site, time.Now(), elastic.Up)
 				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.Place(), Began: began}), nil
 			}
 			abandoned := errors.Is(context.Cause(ctx), errAbandoned)
@@ -59,23 +59,23 @@ func (a *Agent) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p s
 			if abandoned {
 				attempt = unanswered(p, time.Since(began))
 			}
-			d := set.RetryPolicy(way.Queue).Decide(time.Now(), attempt)
-			a.orders.ApplyRule(orders.Reply{Decision: d, Route: way, Host: p, Code: attempt.Code})
-			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
+			decision := set.RetryPolicy(way.Queue).Decide(time.Now(), attempt)
+			d.orders.ApplyRule(orders.Reply{Decision: decision, Route: way, Host: p, Code: attempt.Code})
+			d.metrics.Connect(way.Queue.Name, way.Site, time.Now(), decision.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:
-				a.hosts.Failed(p.Addr.Addr(), began, time.Now())
-			case d.Signal == elastic.Refused:
-				a.hosts.Refused(p.Addr.Addr(), began, time.Now())
+				d.hosts.Failed(p.Addr.Addr(), began, time.Now())
+			case decision.Signal == elastic.Refused:
+				d.hosts.Refused(p.Addr.Addr(), began, time.Now())
 			default:
-				a.hosts.Answered(p.Addr.Addr(), time.Now())
+				d.hosts.Answered(p.Addr.Addr(), time.Now())
 			}
-			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.Place(), Began: began, Text: attempt.Text})
-			a.log.Info("connect", "relay", p.Relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
-			err = &connectError{d.Reason, err}
+			sig = append(sig, elastic.Signal{Kind: decision.Signal, Host: p.Place(), Began: began, Text: attempt.Text})
+			d.log.Info("connect", "relay", p.Relay(), "site", way.Site, "dsn", decision.Enhanced, "status", "failed", "reason", decision.Reason)
+			err = &connectError{decision.Reason, err}
 			// One too many here is one too many at the next host, mostly; and
 			// of hosts that are off one is enough.
-			if tries++; tries == maxAddresses || alone || abandoned || d.Signal == elastic.Refused {
+			if tries++; tries == maxAddresses || alone || abandoned || decision.Signal == elastic.Refused {
 				return nil, p, sig, err
 			}
 		}
@@ -97,29 +97,29 @@ func (e *connectError) Error() string { return e.reason }
 func (e *connectError) Unwrap() error { return e.cause }
 
 // dial opens a connection to one host.
-func (a *Agent) dial(ctx context.Context, set *settings.Settings, way queue.Route, p settings.Host) (*smtp.Conn, error) {
-	opt := set.Options(way, p, func(what string) { a.reportTesting(way, p, what) })
+func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, way queue.Route, p settings.Host) (*smtp.Conn, error) {
+	opt := set.Options(way, p, func(what string) { d.reportTesting(way, p, what) })
 	addr := p.Addr.Addr()
-	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.TLSBroken(endpoint(p), time.Now()) {
+	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && d.hosts.TLSBroken(endpoint(p), time.Now()) {
 		opt.TLS = smtp.None
 	}
 	c, err := smtp.Dial(ctx, p.Addr, opt)
 	if ctx.Err() == nil && mayFallBack(&opt, err) {
-		a.log.Info("TLS failed, trying without", "relay", p.Relay(), "err", err)
-		a.hosts.TLSFailed(endpoint(p), time.Now())
+		d.log.Info("TLS failed, trying without", "relay", p.Relay(), "err", err)
+		d.hosts.TLSFailed(endpoint(p), time.Now())
 		opt.TLS = smtp.None
 		c, err = smtp.Dial(ctx, p.Addr, opt)
 	}
-	if err = a.relays.note(way.Queue, &opt, p, err, a.log); err != nil {
+	if err = d.relays.note(way.Queue, &opt, p, err, d.log); err != nil {
 		return nil, err
 	}
-	a.hosts.Connected(addr, time.Now())
+	d.hosts.Connected(addr, time.Now())
 	if p.Need.Asks == route.Report {
 		if p.Need.Err != nil {
-			a.reportTesting(way, p, p.Need.Err.Error())
+			d.reportTesting(way, p, p.Need.Err.Error())
 		}
 		if _, ok := c.TLS(); !ok {
-			a.reportTesting(way, p, "there was no TLS")
+			d.reportTesting(way, p, "there was no TLS")
 		}
 	}
 	return c, nil
@@ -135,8 +135,8 @@ func mayFallBack(o *smtp.Options, err error) bool {
 
 // reportTesting says what MTA-STS in testing mode found, where enforcement
 // would have kept the mail from this host.
-func (a *Agent) reportTesting(way queue.Route, p settings.Host, what string) {
-	a.log.Warn("MTA-STS in testing mode: this host would not be used if the policy were enforced",
+func (d *Deliverer) reportTesting(way queue.Route, p settings.Host, what string) {
+	d.log.Warn("MTA-STS in testing mode: this host would not be used if the policy were enforced",
 		"site", way.Site, "relay", p.Relay(), "reason", what)
 }
 

@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 // read decides on one recipient of a transaction. err is the connection's.
-func (a *Agent) read(r *settle.Settlement, item queue.Item, res smtp.RcptResult, err error) {
+func (d *Deliverer) read(r *settle.Settlement, item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
 		Tries: item.Tries, Born: r.Job.Born, Jitter: rand.Float64(), Peer: r.Names.Name,
@@ -50,11 +50,11 @@ func (a *Agent) read(r *settle.Settlement, item queue.Item, res smtp.RcptResult,
 	case smtp.Accepted:
 		f.Relayed = !res.DSNTaken
 	}
-	f.Decision = a.settings.Now().RetryPolicy(r.Route.Queue).Decide(time.Now(), at)
+	f.Decision = d.settings.Now().RetryPolicy(r.Route.Queue).Decide(time.Now(), at)
 	if !at.ToHost { // rules are about receivers
-		d := f.Decision
-		d.Reason = a.mail.ShownReason(d.Reason, r.Envelope, item.Ordinal) // it is logged
-		a.orders.ApplyRule(orders.Reply{Decision: d, Route: r.Route, Host: r.Host, Code: at.Code, Stream: r.Envelope.Stream})
+		shown := f.Decision
+		shown.Reason = d.mail.ShownReason(shown.Reason, r.Envelope, item.Ordinal) // it is logged
+		d.orders.ApplyRule(orders.Reply{Decision: shown, Route: r.Route, Host: r.Host, Code: at.Code, Stream: r.Envelope.Stream})
 	}
 	r.Results = append(r.Results, f)
 }

@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"io"
@@ -9,11 +9,8 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/hosts"
-	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
-	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp/smtptest"
 )
 
@@ -24,26 +21,21 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 	takes := new(smtptest.Server).Listen(t)
 	full := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), takes.Addr.Port())
 	refused := refuse(t, full)
-	s := newStage(t, func(c *config.Config) { c.Agent.Port = full.Port() })
-	set, err := settings.New(s.config, s.log.logger(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := testSettings(t, func(c *config.Config) { c.Agent.Port = full.Port() })
 	const connects = 20
 	for _, tt := range []struct {
 		name       string
 		preference uint16 // of the host that takes us
 		min, max   int64  // refusals
 	}{{"equal", 10, 0, 1}, {"backup", 20, connects, connects}} {
-		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil), hosts: hosts.New(queue.HangAfter)}
-		a.settings = settings.NewSource(set)
+		d := testDeliverer(t, set, nil)
 		way := queue.Route{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
 			{Name: "mx1.test", Preference: 10, Addrs: []netip.Addr{full.Addr()}},
 			{Name: "mx2.test", Preference: tt.preference, Addrs: []netip.Addr{takes.Addr.Addr()}},
 		}}}
 		before := refused.Load()
 		for range connects {
-			if c, _, _, err := a.connect(t.Context(), way); err == nil {
+			if c, _, _, err := d.connect(t.Context(), way); err == nil {
 				c.Quit(t.Context())
 			}
 		}

@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"context"
@@ -17,30 +17,30 @@ import (
 	"github.com/millrace/millrace/agent/trace"
 )
 
-// session is the life of one connection. It holds no mail until it is up.
-func (a *Agent) session(s *queue.Session) {
-	ctx := a.stop
+// Session is the life of one connection. It holds no mail until it is up.
+func (d *Deliverer) Session(s *queue.Session) {
+	ctx := d.stop
 	way := s.Route()
 	began := time.Now()
-	conn, p, sig, err := a.connectPatiently(s, way)
+	conn, p, sig, err := d.connectPatiently(s, way)
 	if err != nil {
-		if a.opening.Err() != nil || settings.Ours(err) {
+		if d.opening.Err() != nil || settings.Ours(err) {
 			s.Untried()
 		}
-		a.queue.Leave(s, nil, sig, inWords(err))
+		d.queue.Leave(s, nil, sig, queue.ReasonOf(err))
 		return
 	}
-	defer a.hosts.Disconnected(p.Addr.Addr())
-	w := worker{agent: a, conn: conn, peer: p, names: p.Names(), connected: time.Since(began)}
+	defer d.hosts.Disconnected(p.Addr.Addr())
+	w := worker{deliverer: d, conn: conn, peer: p, names: p.Names(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
-	a.queue.Opened(s, sig)
+	d.queue.Opened(s, sig)
 	var done []queue.Settled
 	sig = sig[:0]
 	for {
-		job, err := a.queue.Step(ctx, s, done, sig)
+		job, err := d.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			a.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}), "")
+			d.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}), "")
 			return
 		}
 		way = s.Route() // a reload may have changed the policy
@@ -50,20 +50,20 @@ func (a *Agent) session(s *queue.Session) {
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began})
 			}
-			a.queue.Leave(s, done, sig, "")
+			d.queue.Leave(s, done, sig, "")
 			return
 		}
 	}
 }
 
 // connectPatiently connects, for as long as the queue lets a connect that hangs go on.
-func (a *Agent) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
-	ctx, cancel := context.WithCancelCause(a.opening)
+func (d *Deliverer) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
+	ctx, cancel := context.WithCancelCause(d.opening)
 	defer cancel(nil)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		c, p, sig, err = a.connect(ctx, way)
+		c, p, sig, err = d.connect(ctx, way)
 	}()
 	timer := time.NewTimer(queue.HangAfter)
 	defer timer.Stop()
@@ -72,7 +72,7 @@ func (a *Agent) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Con
 		case <-ended:
 			return c, p, sig, err
 		case <-timer.C:
-			if wait := a.queue.MayKeepConnecting(s); wait > 0 {
+			if wait := d.queue.MayKeepConnecting(s); wait > 0 {
 				timer.Reset(wait)
 			} else {
 				cancel(errAbandoned)
@@ -86,7 +86,7 @@ var errAbandoned = errors.New("others wait to be called")
 
 // worker carries what one session reuses from transaction to transaction.
 type worker struct {
-	agent     *Agent
+	deliverer *Deliverer
 	conn      *smtp.Conn
 	peer      settings.Host
 	names     settings.HostNames
@@ -100,36 +100,36 @@ type worker struct {
 
 // transact sends one job. The error says that the connection is of no more use.
 func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
-	a := w.agent
+	d := w.deliverer
 	began := time.Now()
 	closed := elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}
 	if err := w.check(began); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, closed), err
 	}
-	e, content, err := a.store.Message(job.ID)
+	e, content, err := d.store.Message(job.ID)
 	if err != nil {
-		return a.settler.Unreadable(job, way.Queue, e, err), sig, nil
+		return d.settler.Unreadable(job, way.Queue, e, err), sig, nil
 	}
 	defer content.Close()
 	w.done = w.done[:0]
-	if job.Items, w.done = a.settler.SkipSuppressed(e, job, way, w.done); len(job.Items) == 0 {
+	if job.Items, w.done = d.settler.SkipSuppressed(e, job, way, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
-	w.prepare(e, content, job, way, a.settings.Now().Config)
+	w.prepare(e, content, job, way, d.settings.Now().Config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	w.last = time.Now()
 	took := w.last.Sub(began)
-	r := a.settler.Begin(e, job, way)
+	r := d.settler.Begin(e, job, way)
 	r.Host, r.Names, r.Reuse, r.Connect, r.Transmit = w.peer, w.names, w.sent, w.connected, took
 	w.connected = 0
 	if errors.Is(err, spool.ErrDamaged) {
-		return append(w.done, a.settler.Unreadable(job, way.Queue, e, err)...), sig, err
+		return append(w.done, d.settler.Unreadable(job, way.Queue, e, err)...), sig, err
 	}
 	w.events = w.events[:0]
 	for i, item := range job.Items {
-		a.read(&r, item, result.Recipients[i], err)
+		d.read(&r, item, result.Recipients[i], err)
 	}
 	w.done, w.events = r.Settle(w.done, w.events)
 	sig = append(sig, evidence(&r, began))
@@ -150,7 +150,7 @@ func (w *worker) insistsOnTLS(results []settle.Result) bool {
 	}
 	for _, f := range results {
 		if f.Decision.Class == outcome.ClassTLS {
-			return w.agent.hosts.TLSWanted(endpoint(w.peer))
+			return w.deliverer.hosts.TLSWanted(endpoint(w.peer))
 		}
 	}
 	return false
@@ -182,7 +182,7 @@ func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, wa
 		if c.Agent.HideClient {
 			shown.Helo, shown.ClientName, shown.ClientAddr = "", "", ""
 		}
-		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, w.agent.key)
+		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, w.deliverer.key)
 	}
 	tx.Size = e.Size + int64(len(tx.Prefix))
 	tx.Recipients = tx.Recipients[:0]

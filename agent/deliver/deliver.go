@@ -1,0 +1,80 @@
+// Package deliver is the life of a session: connect, then settle the last transaction,
+// take the next, send it.
+//
+// A Deliverer owns the way to the other side: which of a destination's hosts is called
+// (package hosts remembers how they answered), the fall back from TLS to none, and the
+// queues whose relay cannot be verified. It promises that TLS that is required is never
+// given up, that the same bytes are sent at every try, and that the next transaction
+// begins after the outcome of the last one is in the journal.
+//
+// The queue starts one goroutine for each session, which calls Session. Until the
+// connection is up (connect.go) a session holds no mail; then Step and transact alternate
+// (session.go). What each reply decides is read in replies.go with package outcome, and
+// package settle makes it final. A session ends when the queue has no more for it, or
+// with its connection. Opening ends connects, Stop cuts transactions.
+//
+// Transcript shows the same way with no mail, for an admin. The terms are explained in
+// agent/doc.go.
+package deliver
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/hosts"
+	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// Options are what a Deliverer works with. None may be missing.
+type Options struct {
+	Log      *slog.Logger
+	Mail     *event.Log
+	Settings *settings.Source
+	Store    *spool.Store
+	Queue    *queue.Queue
+	Settler  *settle.Settler
+	Orders   *orders.Orders
+	Metrics  *metrics.Metrics
+	Key      []byte          // of the loop mark in our Received fields
+	Opening  context.Context // ends when connects under way are to be given up
+	Stop     context.Context // ends when transactions in flight must be cut
+}
+
+// Deliverer serves sessions. Its methods may be called by many goroutines.
+type Deliverer struct {
+	log      *slog.Logger
+	mail     *event.Log
+	settings *settings.Source
+	store    *spool.Store
+	queue    *queue.Queue
+	settler  *settle.Settler
+	orders   *orders.Orders
+	metrics  *metrics.Metrics
+	key      []byte
+	opening  context.Context
+	stop     context.Context
+
+	hosts  *hosts.Hosts
+	relays relays
+}
+
+// New returns a Deliverer that knows nothing of any host.
+func New(o Options) *Deliverer {
+	return &Deliverer{
+		log: o.Log, mail: o.Mail, settings: o.Settings, store: o.Store, queue: o.Queue, settler: o.Settler, orders: o.Orders,
+		metrics: o.Metrics, key: o.Key, opening: o.Opening, stop: o.Stop, hosts: hosts.New(queue.HangAfter),
+	}
+}
+
+// Trouble is what an admin must know of queues whose relay cannot be verified.
+func (d *Deliverer) Trouble() []string { return d.relays.shown() }
+
+// Reload forgets what a new configuration makes untrue.
+func (d *Deliverer) Reload(c *config.Config) { d.relays.keep(c) }
