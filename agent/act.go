@@ -100,7 +100,7 @@ func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(co
 	if o.Filter.Empty() {
 		return done, fmt.Errorf("the filter is empty; say all for everything")
 	}
-	if !a.loaded.Load() {
+	if !a.watch.Loaded() {
 		// Half of what is meant would be left out, in silence.
 		return done, errors.New("the spool is still being read; try again in a moment")
 	}

@@ -181,3 +181,9 @@ func (a *Agent) Why(site string) ([]control.Change, error) {
 	}
 	return list, nil
 }
+
+// Milter implements control.Backend.
+func (a *Agent) Milter(r control.MilterReport) { a.watch.Milter(r) }
+
+// WebLink implements control.Backend.
+func (a *Agent) WebLink() (string, error) { return a.watch.WebLink() }

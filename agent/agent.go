@@ -32,7 +32,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -48,7 +47,7 @@ import (
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
-	"github.com/millrace/millrace/agent/web"
+	"github.com/millrace/millrace/agent/watch"
 )
 
 // Agent is a running transport agent.
@@ -63,23 +62,15 @@ type Agent struct {
 	events      *event.File
 	bounced     *suppress.List
 	history     *history.History
-	web         *web.Handler
 	metrics     *metrics.Metrics
 	dns         route.Tally
 	lookupQueue lookupQueue
 	lookups     int // how many domains are looked up at once
 
-	loaded   atomic.Bool              // the spool has been read
-	shutOut  atomic.Pointer[string]   // why mail cannot go back to the host; "" if it can, as far as is known
-	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
-	reloaded chan struct{}            // wakes watchHost
-
-	hostQueue atomic.Pointer[hostQueue] // nil: nothing goes back that would make it matter
-
-	milter    atomic.Pointer[milterReport] // the last one; nil: none yet
 	orders    *orders.Orders
 	settler   *settle.Settler
 	deliverer *deliver.Deliverer
+	watch     *watch.Watch
 	reload    func() error // reads the configuration; nil: there is none to read
 	sessions  sync.WaitGroup
 	opening   context.Context // ends when a stop is asked for: no more connects
@@ -91,9 +82,9 @@ type Agent struct {
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
-	a := &Agent{log: log, version: version, reloaded: make(chan struct{}, 1)}
+	a := &Agent{log: log, version: version}
 	a.mail = event.NewLog(log, c.Log, time.Now())
-	a.metrics = metrics.New(version, a.state)
+	a.metrics = metrics.New(version, func() metrics.State { return a.watch.State() }) // asked by scrapes, which Run serves
 	set, err := settings.New(c, log, &a.dns)
 	if err != nil {
 		return nil, err
@@ -115,7 +106,6 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a.store, a.writer = store, writer
 	a.history = history.New(time.Now())
-	a.web = a.newWeb()
 	a.settings = settings.NewSource(set)
 	a.lookupQueue.init()
 	open, err := a.store.Usage()
@@ -152,6 +142,10 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
 		Metrics: a.metrics, Key: key, Opening: a.opening, Stop: a.stop,
 	})
+	a.watch = watch.New(watch.Options{
+		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
+		Events: a.events, History: a.history, Metrics: a.metrics, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+	})
 	return a, nil
 }
 
@@ -183,10 +177,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	a.queue.Reload(settings.Descriptors(&next.Agent, open.Segments, a.log).Sessions)
 	a.events.Reopen(settings.EventPlace(&next))
 	a.bounced.Use(settings.SuppressPolicy(&next))
-	select {
-	case a.reloaded <- struct{}{}:
-	default: // it will look at the newest anyhow
-	}
+	a.watch.Reloaded()
 	return nil
 }
 
@@ -205,7 +196,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
-	web, err := a.listenHTTP()
+	web, err := a.watch.ListenHTTP()
 	if err != nil {
 		server.Close()
 		return errors.Join(err, a.writer.Close(), a.store.Close())
@@ -222,23 +213,23 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	})
 	base.Go(func() { a.heartbeat(late) })
-	base.Go(func() { a.pollSettings(late) })
+	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.settler.BounceLoop(late) })
-	base.Go(func() { a.keepHistory(late) })
-	base.Go(func() { a.pollQueue(late) })
-	base.Go(func() { a.watchWayBack(late) })
-	a.pollRunning() // before mail is read
-	base.Go(func() { a.pollRunningLoop(late) })
+	base.Go(func() { a.watch.HistoryLoop(late) })
+	base.Go(func() { a.watch.QueueLoop(late) })
+	base.Go(func() { a.watch.KnockLoop(late) })
+	a.watch.PollRunning() // before mail is read
+	base.Go(func() { a.watch.RunningLoop(late) })
 	for _, l := range web {
-		base.Go(func() { a.health(late, l) })
+		base.Go(func() { a.watch.ServeListener(late, l) })
 	}
 	for range a.lookups {
 		in.Go(func() { a.resolveLoop(ctx) })
 	}
 	err = a.load()
 	if err == nil {
-		a.loaded.Store(true)
+		a.watch.SetLoaded()
 		ready()
 		in.Go(func() { a.expire(ctx) })
 		base.Go(func() { a.settler.WarnLoop(late) })

@@ -470,7 +470,7 @@ func TestWhatTheConfigurationDoesNotGetIsShown(t *testing.T) {
 	})
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	s.start()
-	s.until("the spool is read", s.agent.loaded.Load)
+	s.until("the spool is read", s.agent.watch.Loaded)
 	if code, text := s.ready(); code != http.StatusServiceUnavailable || text != "millrace.toml:3: listen: open\n" {
 		t.Errorf("/readyz: %d %s", code, text)
 	}

@@ -33,7 +33,7 @@ func TestProbeHearsOfTheQueueAndTheFollower(t *testing.T) {
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
 	s.until("the follower is missed", func() bool { return strings.Contains(probe(), "the spool has not been looked at for") })
 	s.until("the milter is not told that we live", func() bool { err := a.beat(); return err != nil })
-	if text := strings.Join(a.notReady(), "\n"); !strings.Contains(text, "new mail in the spool has not been seen for") {
+	if text := strings.Join(a.watch.NotReady(), "\n"); !strings.Contains(text, "new mail in the spool has not been seen for") {
 		t.Errorf("/readyz: %s", text)
 	}
 	close(release)

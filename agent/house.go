@@ -89,7 +89,7 @@ var _ control.Backend = (*Agent)(nil)
 
 // Status implements control.Backend.
 func (a *Agent) Status() control.Status {
-	st := control.Status{Version: a.version, Loading: !a.loaded.Load()}
+	st := control.Status{Version: a.version, Loading: !a.watch.Loaded()}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
 	st.Held = a.queue.Held()
 	rates := a.history.SiteRates(time.Now())

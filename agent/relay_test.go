@@ -27,7 +27,7 @@ func TestMailWaitsForCredentialsThatAreRefused(t *testing.T) {
 	if r.Seen() != 0 || !strings.Contains(s.log.String(), "group users can read") {
 		t.Errorf("%d connections\n%s", r.Seen(), s.log)
 	}
-	if !slices.Contains(a.notReady(), "millrace.toml:7: "+why) {
-		t.Errorf("/readyz: %v", a.notReady())
+	if !slices.Contains(a.watch.NotReady(), "millrace.toml:7: "+why) {
+		t.Errorf("/readyz: %v", a.watch.NotReady())
 	}
 }

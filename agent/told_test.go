@@ -176,7 +176,7 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 	if n := size(); n == 0 || n > 200*(orders.MaxPauseReason+500) {
 		t.Errorf("the file has %d octets", n)
 	}
-	if list := a.notReady(); len(strings.Join(list, "\n")) > 2000 || !strings.Contains(strings.Join(list, "\n"), "100 streams are held for reply rule google-unauthenticated") {
+	if list := a.watch.NotReady(); len(strings.Join(list, "\n")) > 2000 || !strings.Contains(strings.Join(list, "\n"), "100 streams are held for reply rule google-unauthenticated") {
 		t.Errorf("/readyz:\n%s", strings.Join(list, "\n"))
 	}
 	if n := strings.Count(s.log.String(), "no more is paused"); n != 2 { // for good, and for a time
@@ -218,22 +218,5 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 	s.stop()
 	if b, err := os.ReadFile(path); err != nil || !strings.Contains(string(b), `"last"`) {
 		t.Errorf("after the stop: %s, %v", b, err)
-	}
-}
-
-func TestReasonsAreBounded(t *testing.T) {
-	t.Parallel()
-	var list []string
-	for i := range 30 {
-		list = append(list, fmt.Sprintf("%d: %s", i, strings.Repeat("ü@x ", 1000)))
-	}
-	got := public(list)
-	if len(got) != maxReasons+1 || got[maxReasons] != "and 10 more" {
-		t.Errorf("%d lines, the last is %q", len(got), got[len(got)-1])
-	}
-	for _, line := range got {
-		if len(line) > maxReason || strings.Contains(line, "ü") || strings.ContainsRune(line, '\uFFFD') {
-			t.Errorf("%d octets: %s", len(line), line)
-		}
 	}
 }

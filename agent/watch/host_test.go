@@ -1,4 +1,4 @@
-package agent
+package watch
 
 import (
 	"bytes"
@@ -61,21 +61,25 @@ func TestHostIsAskedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), settings: settings.NewSource(&settings.Settings{Config: &config.Config{}}), reloaded: make(chan struct{}, 1)}
-	if a.orders, err = orders.New(orders.Options{Log: a.log, Settings: a.settings, Store: store, Queue: a.queue, Stop: t.Context()}); err != nil {
+	logger, queue, source := slog.New(slog.NewTextHandler(&log, nil)), queue.New(queue.Options{}), settings.NewSource(&settings.Settings{Config: &config.Config{}})
+	standing, err := orders.New(orders.Options{Log: logger, Settings: source, Store: store, Queue: queue, Stop: t.Context()})
+	if err != nil {
 		t.Fatal(err)
 	}
-	a.events = event.NewFile(event.Place{}, a.log)
-	defer a.closeEvents()
-	a.settler = settle.New(settle.Options{Queue: a.queue})
-	a.loaded.Store(true)
+	events := event.NewFile(event.Place{}, logger)
+	defer events.Close(context.Background())
+	w := New(Options{
+		Log: logger, Settings: source, Store: store, Queue: queue, Orders: standing, Settler: settle.New(settle.Options{Queue: queue}),
+		Events: events, Relays: func() []string { return nil }, Opening: t.Context(),
+	})
+	w.SetLoaded()
 	mode := func(m config.Mode) {
-		a.settings.Use(&settings.Settings{Config: &config.Config{Milter: config.Milter{
+		source.Use(&settings.Settings{Config: &config.Config{Milter: config.Milter{
 			Mode: m, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}, Scope: []string{"authenticated"},
 		}}})
 	}
 	mode(config.Divert)
-	if found, err := unaccepted(t.Context(), a.settings.Now().Config); found != nil || err != nil {
+	if found, err := unaccepted(t.Context(), source.Now().Config); found != nil || err != nil {
 		t.Fatalf("without Postfix: %q, %v", found, err)
 	}
 
@@ -84,9 +88,9 @@ func TestHostIsAskedAgain(t *testing.T) {
 	const master = "smtp inet n - y - - smtpd\ncleanup unix n - y - 0 cleanup\n"
 	write("master.cf", master)
 	ctx, cancel := context.WithCancel(t.Context())
-	var watch sync.WaitGroup
-	watch.Go(func() { a.pollSettings(ctx) })
-	defer watch.Wait()
+	var loop sync.WaitGroup
+	loop.Go(func() { w.SettingsLoop(ctx) })
+	defer loop.Wait()
 	defer cancel()
 	wait := func(what string, holds func() bool) {
 		t.Helper()
@@ -97,22 +101,22 @@ func TestHostIsAskedAgain(t *testing.T) {
 		}
 	}
 	shown := func() int {
-		return strings.Count(strings.Join(a.notReady(), "\n"), "masquerade_domains is example.com")
+		return strings.Count(strings.Join(w.NotReady(), "\n"), "masquerade_domains is example.com")
 	}
 	wait("the setting is shown", func() bool { return shown() == 1 })
 
 	write("master.cf", "smtp inet\n")
 	const unread = "settings cannot be read"
 	for range 3 {
-		a.reloaded <- struct{}{}
-		wait("postconf fails", func() bool { return log.count(unread) == 1 && len(a.reloaded) == 0 })
+		w.reloaded <- struct{}{}
+		wait("postconf fails", func() bool { return log.count(unread) == 1 && len(w.reloaded) == 0 })
 	}
 	if shown() != 1 {
 		t.Error("what was known is gone")
 	}
 	write("master.cf", master)
 	mode(config.Observe)
-	a.reloaded <- struct{}{}
+	w.reloaded <- struct{}{}
 	wait("nothing is shown in observe mode", func() bool { return shown() == 0 })
 	if n := log.count(unread); n != 1 {
 		t.Errorf("told %d times", n)

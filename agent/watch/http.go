@@ -1,4 +1,4 @@
-package agent
+package watch
 
 import (
 	"bytes"
@@ -22,9 +22,9 @@ const (
 	silence = 5 * time.Second
 )
 
-// listenHTTP opens the listeners of [agent.http].
-func (a *Agent) listenHTTP() (list []*listen.Listener, err error) {
-	for _, at := range a.settings.Now().Config.Agent.HTTP.Listen {
+// ListenHTTP opens the listeners of [agent.http].
+func (w *Watch) ListenHTTP() (list []*listen.Listener, err error) {
+	for _, at := range w.settings.Now().Config.Agent.HTTP.Listen {
 		l, err := listen.Open(at)
 		if err != nil {
 			for _, l := range list {
@@ -32,20 +32,20 @@ func (a *Agent) listenHTTP() (list []*listen.Listener, err error) {
 			}
 			return nil, fmt.Errorf("agent.http: listen %s: %w", at, err)
 		}
-		list = append(list, listen.Bound(l, settings.MaxHTTP, a.log))
+		list = append(list, listen.Bound(l, settings.MaxHTTP, w.log))
 	}
 	return list, nil
 }
 
-// health serves /healthz, /readyz, /metrics and the status page on one listener until ctx
+// ServeListener serves /healthz, /readyz, /metrics and the status page on one listener until ctx
 // ends. The first two answer 200 with "ok", or 503 with a reason on each line. None of
 // them tells a mail address.
-func (a *Agent) health(ctx context.Context, l *listen.Listener) {
-	s := newServer(ctx, a.handler(), l, a.log)
+func (w *Watch) ServeListener(ctx context.Context, l *listen.Listener) {
+	s := newServer(ctx, w.handler(), l, w.log)
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		a.log.Error("HTTP server failed", "err", err)
+		w.log.Error("HTTP server failed", "err", err)
 	}
 }
 
@@ -59,35 +59,35 @@ func newServer(ctx context.Context, h http.Handler, l *listen.Listener, log *slo
 	}
 }
 
-func (a *Agent) handler() http.Handler {
+func (w *Watch) handler() http.Handler {
 	own := http.NewServeMux()
-	own.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
-	own.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.notReady()) })
-	own.Handle("GET /metrics", whole(a.metrics.Handler(a.log)))
-	guarded := a.ownNamesOnly(own)
+	own.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { answer(rw, nil) })
+	own.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) { answer(rw, w.NotReady()) })
+	own.Handle("GET /metrics", whole(w.metrics.Handler(w.log)))
+	guarded := w.ownNamesOnly(own)
 	mux := http.NewServeMux()
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle(path, guarded)
 	}
-	mux.Handle("/", a.web)
+	mux.Handle("/", w.web)
 	return withoutBody(mux)
 }
 
 // ownNamesOnly refuses what is asked for under a name that is not ours, as the status
 // page does: a page elsewhere whose name was made to point here (DNS rebinding) would
 // read it. A browser always sends Host; who sends none is a balancer or a script.
-func (a *Agent) ownNamesOnly(next http.Handler) http.Handler {
+func (w *Watch) ownNamesOnly(next http.Handler) http.Handler {
 	var told sync.Once
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host == "" || a.web.Known(r.Host) {
-			next.ServeHTTP(w, r)
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Host == "" || w.web.Known(r.Host) {
+			next.ServeHTTP(rw, r)
 			return
 		}
 		told.Do(func() {
-			a.log.Warn("refused over HTTP, under a name that is not ours; remedy: use an address, or list the name in [agent.http] hostnames",
+			w.log.Warn("refused over HTTP, under a name that is not ours; remedy: use an address, or list the name in [agent.http] hostnames",
 				"host", fmt.Sprintf("%.100q", r.Host), "path", r.URL.Path)
 		})
-		http.Error(w, "this is not served under that name; remedy: use the address, or list the name in [agent.http] hostnames",
+		http.Error(rw, "this is not served under that name; remedy: use the address, or list the name in [agent.http] hostnames",
 			http.StatusMisdirectedRequest)
 	})
 }
@@ -145,46 +145,46 @@ func begun(since time.Time) string {
 	return " since " + since.Format(time.RFC3339)
 }
 
-// notReady says what an admin must look at. Nothing here stops mail.
-func (a *Agent) notReady() []string {
+// NotReady says what an admin must look at. Nothing here stops mail.
+func (w *Watch) NotReady() []string {
 	var wrong []string
-	if !a.loaded.Load() {
+	if !w.loaded.Load() {
 		wrong = append(wrong, "the spool is being read")
 	}
-	if err := a.unseen(); err != nil {
+	if err := w.Unseen(); err != nil {
 		wrong = append(wrong, err.Error()+"; the log says why")
 	}
-	if since, on, err := spool.Draining(a.settings.Now().Config.Spool.Directory); err != nil {
+	if since, on, err := spool.Draining(w.settings.Now().Config.Spool.Directory); err != nil {
 		wrong = append(wrong, err.Error())
 	} else if on {
 		wrong = append(wrong, "the spool is being drained"+begun(since)+": the milter diverts nothing until millrace drain --end")
 	}
-	for _, n := range a.settings.Now().Config.Refused {
+	for _, n := range w.settings.Now().Config.Refused {
 		wrong = append(wrong, n.String())
 	}
-	wrong = append(wrong, a.deliverer.Trouble()...)
-	if a.settler.Stalled() > 0 {
+	wrong = append(wrong, w.relays()...)
+	if w.settler.Stalled() > 0 {
 		wrong = append(wrong, "outcomes cannot be written to the journal; nothing new is sent")
 	}
-	if list := a.store.Damaged(); len(list) > 0 {
+	if list := w.store.Damaged(); len(list) > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d damaged records in the spool, the first in segment %08X at %d: %s (millrace spool verify)",
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
 	}
-	if list := a.store.Unreadable(); len(list) > 0 {
+	if list := w.store.Unreadable(); len(list) > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d segments of the spool cannot be read, and are tried again, the first is %08X at %d: %s",
 			len(list), list[0].Segment, list[0].Offset, list[0].Reason))
 	}
-	if why := a.events.Trouble(); why != "" {
+	if why := w.events.Trouble(); why != "" {
 		wrong = append(wrong, "the event file cannot be written: "+why)
 	}
-	if stuck := a.settler.Stuck(); stuck != "" {
+	if stuck := w.settler.Stuck(); stuck != "" {
 		wrong = append(wrong, stuck)
 	}
-	if why := a.shutOut.Load(); why != nil && *why != "" {
+	if why := w.shutOut.Load(); why != nil && *why != "" {
 		wrong = append(wrong, *why)
 	}
-	if found := a.bypassed.Load(); found != nil {
+	if found := w.bypassed.Load(); found != nil {
 		wrong = append(wrong, *found...)
 	}
-	return public(append(wrong, a.orders.Trouble(time.Now())...))
+	return public(append(wrong, w.orders.Trouble(time.Now())...))
 }

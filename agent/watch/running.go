@@ -1,4 +1,4 @@
-package agent
+package watch
 
 import (
 	"context"
@@ -11,44 +11,36 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/loop"
 )
 
 // runningEvery is how soon a stopped host MTA stops us, and a started one lets us go on.
 const runningEvery = 5 * time.Second
 
-// pollRunningLoop keeps a brake on while the host MTA is stopped, where [agent]
+// RunningLoop keeps a pause on while the host MTA is stopped, where [agent]
 // stop_with_host asks for that.
-func (a *Agent) pollRunningLoop(ctx context.Context) {
-	tick := time.NewTicker(runningEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			a.pollRunning()
-		}
-	}
+func (w *Watch) RunningLoop(ctx context.Context) {
+	loop.Every(ctx, runningEvery, func(time.Time) { w.PollRunning() })
 }
 
-// pollRunning looks whether the host MTA runs. When that cannot be told, it does.
-func (a *Agent) pollRunning() {
-	c := a.settings.Now().Config
+// PollRunning looks whether the host MTA runs. An unknown state counts as running.
+func (w *Watch) PollRunning() {
+	c := w.settings.Now().Config
 	stopped := false
 	if c.Agent.StopWithHost {
 		up, err := listening(c.Handback.Relay)
 		stopped = err == nil && !up
 	}
-	if !a.orders.SetHostStopped(stopped) {
+	if !w.orders.SetHostStopped(stopped) {
 		return
 	}
 	if stopped {
-		a.log.Warn("the host MTA is stopped, and so is sending (stop_with_host)", "relay", c.Handback.Relay)
+		w.log.Warn("the host MTA is stopped, and so is sending (stop_with_host)", "relay", c.Handback.Relay)
 	} else {
-		a.log.Info("the host MTA runs, and sending goes on", "relay", c.Handback.Relay)
+		w.log.Info("the host MTA runs, and sending goes on", "relay", c.Handback.Relay)
 	}
-	if err := a.orders.Change(func(*control.Standing) error { return nil }); err != nil {
-		a.log.Error("brake of stop_with_host", "err", err)
+	if err := w.orders.Change(func(*control.Standing) error { return nil }); err != nil {
+		w.log.Error("brake of stop_with_host", "err", err)
 	}
 }
 

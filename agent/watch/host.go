@@ -1,4 +1,4 @@
-package agent
+package watch
 
 import (
 	"context"
@@ -14,48 +14,48 @@ import (
 // an admin who changes main.cf tells Postfix, not us.
 const settingsEvery = 5 * time.Minute
 
-// pollSettings keeps what /readyz says of the host: which settings of Postfix
+// SettingsLoop keeps what /readyz says of the host: which settings of Postfix
 // diverted mail passes by, though nobody has accepted it. That is asked at the
 // start, after a reload, and every some minutes. Nothing waits for the answer,
 // and a host without Postfix, or a milter that only observes, has nothing to say.
-func (a *Agent) pollSettings(ctx context.Context) {
+func (w *Watch) SettingsLoop(ctx context.Context) {
 	tick := time.NewTicker(settingsEvery)
 	defer tick.Stop()
 	failing := false
 	for {
-		cfg := a.settings.Now().Config
+		cfg := w.settings.Now().Config
 		found, err := unaccepted(ctx, cfg)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !failing:
 			// What was known stays: a setting does not go away by this.
-			a.log.Warn("Postfix's settings cannot be read, so /readyz does not show which of them diverted mail passes by", "err", err)
+			w.log.Warn("Postfix's settings cannot be read, so /readyz does not show which of them diverted mail passes by", "err", err)
 		case err == nil:
-			a.noteBypasses(found)
+			w.noteBypasses(found)
 		}
 		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-a.reloaded:
+		case <-w.reloaded:
 		}
 	}
 }
 
 // noteBypasses replaces what /readyz says, and logs what is new in it.
-func (a *Agent) noteBypasses(found []string) {
+func (w *Watch) noteBypasses(found []string) {
 	var before []string
-	if p := a.bypassed.Load(); p != nil {
+	if p := w.bypassed.Load(); p != nil {
 		before = *p
 	}
 	for _, text := range found {
 		if !slices.Contains(before, text) {
-			a.log.Warn("diverted mail passes by a setting of Postfix", "bypass", text)
+			w.log.Warn("diverted mail passes by a setting of Postfix", "bypass", text)
 		}
 	}
-	a.bypassed.Store(&found)
+	w.bypassed.Store(&found)
 }
 
 // unaccepted asks Postfix; none is no error. postconf.Read has a deadline.

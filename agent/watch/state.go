@@ -1,0 +1,60 @@
+package watch
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/metrics"
+)
+
+// milterReport is what the milter told last.
+type milterReport struct {
+	counts control.MilterCounts
+	at     time.Time
+}
+
+// Milter takes the milter's report.
+func (w *Watch) Milter(r control.MilterReport) {
+	for domain, n := range r.HostMail {
+		w.queue.HostMail(domain, n)
+	}
+	w.milter.Store(&milterReport{r.MilterCounts, time.Now()})
+}
+
+// State is what a scrape of the metrics finds.
+func (w *Watch) State() metrics.State {
+	st := metrics.State{
+		Ready: len(w.NotReady()) == 0, StalledSessions: w.settler.Stalled(),
+		Sites: w.queue.Sites(), Damaged: len(w.store.Damaged()), DNS: w.dns.Counts(),
+	}
+	st.Waiting, st.Deferred, st.Active, st.Sessions = w.queue.Counts()
+	st.MaxSessions = w.queue.MaxSessions()
+	paused := make(map[string]bool)
+	for _, b := range w.orders.Standing().Brakes {
+		if b.Filter.Stream != "" {
+			paused[b.Filter.Stream] = true
+		}
+	}
+	st.PausedStreams = len(paused)
+	// Without an answer of the file system the rest is still worth telling; what
+	// fails here fails for the journal too, which is loud.
+	st.Spool, _ = w.store.Usage()
+	if r := w.milter.Load(); r != nil {
+		st.Milter, st.MilterAt = r.counts, r.at
+	}
+	return st
+}
+
+// unseenAfter is how long new mail may go unseen until the milter is to leave it
+// with the host.
+const unseenAfter = 30 * time.Second
+
+// Unseen is the trouble that new mail is not seen, or nil. While a stop lets transactions
+// finish nothing is looked for, and the next agent will.
+func (w *Watch) Unseen() error {
+	if _, looked := w.store.Progress(); looked > unseenAfter && w.opening.Err() == nil {
+		return fmt.Errorf("new mail in the spool has not been seen for %s", looked.Round(time.Second))
+	}
+	return nil
+}
