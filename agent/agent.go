@@ -34,6 +34,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace/millrace/agent/admin"
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/deliver"
@@ -78,6 +79,9 @@ type Agent struct {
 	stop      context.Context // ends when transactions in flight must be cut
 	cut       context.CancelFunc
 }
+
+// suppressFile, in the state directory, holds the suppression list.
+const suppressFile = "suppressed"
 
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
@@ -181,6 +185,18 @@ func (a *Agent) Reload(c *config.Config) error {
 	return nil
 }
 
+// ReloadBy says what reads the configuration anew and calls Reload with it. It is
+// called before Run.
+func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
+
+// backend is what the control socket serves.
+func (a *Agent) backend() *admin.Backend {
+	return admin.New(admin.Options{
+		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Reload: a.reload,
+	})
+}
+
 // finish is how long transactions in flight may take after a stop was asked for.
 const finish = 30 * time.Second
 
@@ -192,7 +208,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer end()
 	defer a.cut()
 	defer a.closeEvents()
-	server, err := control.Listen(a.settings.Now().Config.Agent.Control, a, a.log)
+	server, err := control.Listen(a.settings.Now().Config.Agent.Control, a.backend(), a.log)
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}

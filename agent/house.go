@@ -1,19 +1,13 @@
 package agent
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
-	"github.com/millrace/millrace/agent/spool"
 )
 
 // heartbeat tells the milter once a second that the agent lives, and how much
@@ -83,85 +77,4 @@ func (a *Agent) expireOverdue() {
 	a.queue.Overdue(set.QueueOf, func(job queue.Job, by *config.Queue, reason string) {
 		a.queue.Settle(a.settler.Fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
 	})
-}
-
-var _ control.Backend = (*Agent)(nil)
-
-// Status implements control.Backend.
-func (a *Agent) Status() control.Status {
-	st := control.Status{Version: a.version, Loading: !a.watch.Loaded()}
-	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
-	st.Held = a.queue.Held()
-	rates := a.history.SiteRates(time.Now())
-	for _, s := range a.queue.Sites() {
-		st.Sites = append(st.Sites, control.Site{
-			Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
-			Sessions: s.Sessions, Opening: s.Opening, Ready: s.Ready,
-			Target: s.Target.Sessions, Pace: s.Target.Pace, Cause: s.Target.Cause,
-			Rate: rates[s.Name], Latency: s.Latency.Seconds(), Refused: s.Refused,
-		})
-	}
-	return st
-}
-
-// Totals implements control.Backend.
-func (a *Agent) Totals() control.Totals { return a.metrics.Totals() }
-
-// Messages implements control.Backend. Recipients of one message that stand
-// side by side in the queue make one entry.
-func (a *Agent) Messages(ctx context.Context, f control.Filter, yield func(*control.Message) error) error {
-	var result error
-	sel := orders.NewSelection(a.store, f)
-	a.queue.List(func(page []queue.Entry) bool {
-		page = slices.DeleteFunc(page, func(e queue.Entry) bool { return !sel.Selects(&e) })
-		for len(page) > 0 {
-			n := 1
-			for n < len(page) && page[n].ID == page[0].ID {
-				n++
-			}
-			m, err := a.message(page[:n])
-			page = page[n:]
-			if errors.Is(err, spool.ErrNotFound) {
-				continue // done since the page was read
-			}
-			if err == nil {
-				err = yield(m)
-			}
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err != nil {
-				result = err
-				return false
-			}
-		}
-		result = ctx.Err()
-		return result == nil
-	})
-	return result
-}
-
-func (a *Agent) message(entries []queue.Entry) (*control.Message, error) {
-	first := entries[0]
-	e, err := a.store.Envelope(first.ID)
-	if err != nil {
-		return nil, err
-	}
-	m := &control.Message{
-		QueueName: first.Queue, ID: first.ID.String(), HostID: e.QueueID,
-		ArrivalTime: e.Arrived.Unix(), Size: e.Size, Stream: e.Stream, Sender: e.Sender,
-	}
-	for _, x := range entries {
-		reason := x.Reason
-		if b := a.orders.PauseOf(e); b != nil && x.Paused && x.State == "held" {
-			reason = b.Reason
-		} else if x.OnHold {
-			reason = cmp.Or(reason, "on hold")
-		}
-		m.Recipients = append(m.Recipients, control.Recipient{
-			Address: e.Recipients[x.Ordinal].Address, Reason: reason, State: x.State,
-			Domain: x.Domain, Site: x.Site, Tries: x.Tries, Due: x.Due,
-		})
-	}
-	return m, nil
 }

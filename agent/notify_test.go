@@ -74,7 +74,7 @@ func TestQueueIsNotEmptyBeforeTheReportIsThere(t *testing.T) {
 	seen := false
 	s.until("the report", func() bool {
 		for range 1000 { // looks, since what is looked for is short
-			st := s.agent.Status()
+			st := s.agent.backend().Status()
 			left := st.Queued()
 			if left == 0 && seen && len(s.at("host")) == 0 {
 				t.Fatal("nothing is queued, and no report has come")

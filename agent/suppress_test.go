@@ -191,7 +191,7 @@ func TestOnlyHardClassesAreImported(t *testing.T) {
 	a := s.start()
 	for class, good := range map[string]bool{"": true, "none": true, "userunknown": true, "hostunknown": true, "hasmoved": true, "mailboxfull": false, "reputation": false, "?": false} {
 		given := false
-		n, err := a.Suppress(func(s *control.Suppression) error {
+		n, err := a.backend().Suppress(func(s *control.Suppression) error {
 			if given {
 				return io.EOF
 			}

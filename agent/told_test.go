@@ -185,10 +185,10 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 
 	// An admin's own pauses are no matter of the bound; where he has resumed one there is
 	// room again; the file follows within some seconds, and at the end.
-	if err := a.Pause(t.Context(), control.Brake{Filter: control.Filter{Stream: "his own"}}); err != nil {
+	if err := a.backend().Pause(t.Context(), control.Brake{Filter: control.Filter{Stream: "his own"}}); err != nil {
 		t.Error(err)
 	}
-	if _, err := a.Resume(t.Context(), control.Filter{Stream: "stream0@x until true"}); err != nil {
+	if _, err := a.backend().Resume(t.Context(), control.Filter{Stream: "stream0@x until true"}); err != nil {
 		t.Error(err)
 	}
 	before := size()
@@ -211,7 +211,7 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 	if a = s.start(); len(a.orders.Standing().Brakes) != want {
 		t.Errorf("%d pauses after a restart, want %d", len(a.orders.Standing().Brakes), want)
 	}
-	if _, err := a.Resume(t.Context(), control.Filter{Stream: "next"}); err != nil {
+	if _, err := a.backend().Resume(t.Context(), control.Filter{Stream: "next"}); err != nil {
 		t.Error(err)
 	}
 	a.orders.PauseForRule("google-unauthenticated", control.Filter{Stream: "last"}, "x", time.Time{})

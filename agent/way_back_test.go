@@ -35,7 +35,7 @@ func TestWaitingMailFollowsTheRelay(t *testing.T) {
 				s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
 			}
 			s.until("the port was called", func() bool { return strings.Contains(s.log.String(), "msg=connect relay=127.0.0.1[127.0.0.1]") })
-			s.until("bounces wait", func() bool { return s.agent.Return().Waiting == n })
+			s.until("bounces wait", func() bool { return s.agent.backend().Return().Waiting == n })
 
 			next := *s.config
 			next.Handback.Relay = "unix:" + front(t, host)
@@ -49,7 +49,7 @@ func TestWaitingMailFollowsTheRelay(t *testing.T) {
 				s.start()
 			}
 			s.until("all have come home", func() bool { return len(s.at("host")) == n && s.empty() })
-			if got := s.agent.Return().Relay; got != next.Handback.Relay {
+			if got := s.agent.backend().Return().Relay; got != next.Handback.Relay {
 				t.Errorf("they are said to go to %s", got)
 			}
 			if got := strings.Count(s.log.String(), "relay=localhost["+config.RelaySocket(next.Handback.Relay)+"] "); got < n {

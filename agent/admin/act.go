@@ -1,4 +1,4 @@
-package agent
+package admin
 
 import (
 	"context"
@@ -22,57 +22,57 @@ type action struct {
 }
 
 type pass struct {
-	picks func(a *Agent, s *orders.Selection, e *queue.Entry) bool
+	picks func(b *Backend, s *orders.Selection, e *queue.Entry) bool
 	// do does it to those of one page that were picked and are in no transaction, and
 	// returns to how many.
-	do func(a *Agent, s *orders.Selection, chosen []queue.Entry) int
+	do func(b *Backend, s *orders.Selection, chosen []queue.Entry) int
 }
 
 // deedOf is nil for a verb that is none.
 func deedOf(v control.Verb) *action {
 	switch v {
 	case control.VerbCancel:
-		return &action{[]pass{{all, (*Agent).cancel}}, true}
+		return &action{[]pass{{all, (*Backend).cancel}}, true}
 	case control.VerbExpire:
-		return &action{[]pass{{mayExpire, (*Agent).expireNow}}, true}
+		return &action{[]pass{{mayExpire, (*Backend).expireNow}}, true}
 	case control.VerbHold:
-		return &action{[]pass{{func(_ *Agent, _ *orders.Selection, e *queue.Entry) bool { return !e.OnHold }, (*Agent).hold}}, true}
+		return &action{[]pass{{func(_ *Backend, _ *orders.Selection, e *queue.Entry) bool { return !e.OnHold }, (*Backend).hold}}, true}
 	case control.VerbRelease:
-		return &action{[]pass{{func(_ *Agent, _ *orders.Selection, e *queue.Entry) bool { return e.OnHold }, (*Agent).release}}, false}
+		return &action{[]pass{{func(_ *Backend, _ *orders.Selection, e *queue.Entry) bool { return e.OnHold }, (*Backend).release}}, false}
 	case control.VerbFlush: // what waits for a connect or a way first: it would be counted twice after the others
-		return &action{[]pass{{waits, (*Agent).flush}, {deferred, (*Agent).flush}}, false}
+		return &action{[]pass{{waits, (*Backend).flush}, {deferred, (*Backend).flush}}, false}
 	case control.VerbRequeue:
 		// Once: what was requeued looks untouched.
-		return &action{[]pass{{untouched, (*Agent).rerouteDomains}, {tried, (*Agent).requeue}}, false}
+		return &action{[]pass{{untouched, (*Backend).rerouteDomains}, {tried, (*Backend).requeue}}, false}
 	}
 	return nil
 }
 
-func all(*Agent, *orders.Selection, *queue.Entry) bool { return true }
+func all(*Backend, *orders.Selection, *queue.Entry) bool { return true }
 
 // mayExpire leaves alone what is held, as Postfix does, unless that is asked for; and
 // what is on its way home, which never expires.
-func mayExpire(a *Agent, s *orders.Selection, e *queue.Entry) bool {
-	return (e.State != "held" || s.Filter.State == "held") && e.Domain != a.settings.Now().Relay &&
+func mayExpire(b *Backend, s *orders.Selection, e *queue.Entry) bool {
+	return (e.State != "held" || s.Filter.State == "held") && e.Domain != b.settings.Now().Relay &&
 		s.Envelope(e.ID) != nil // else nobody could be told; a try settles it as damaged
 }
 
-func waits(_ *Agent, _ *orders.Selection, e *queue.Entry) bool {
+func waits(_ *Backend, _ *orders.Selection, e *queue.Entry) bool {
 	return e.Due.IsZero() && (e.State == "waiting" || e.State == "stuck")
 }
 
-func deferred(_ *Agent, _ *orders.Selection, e *queue.Entry) bool {
+func deferred(_ *Backend, _ *orders.Selection, e *queue.Entry) bool {
 	return !e.Due.IsZero() && e.State != "held"
 }
 
 // untouched says that requeue would change nothing but the way.
-func untouched(a *Agent, s *orders.Selection, e *queue.Entry) bool { return !tried(a, s, e) }
+func untouched(b *Backend, s *orders.Selection, e *queue.Entry) bool { return !tried(b, s, e) }
 
-func tried(a *Agent, s *orders.Selection, e *queue.Entry) bool {
+func tried(b *Backend, s *orders.Selection, e *queue.Entry) bool {
 	if e.Tries > 0 || !e.Due.IsZero() || e.OnHold {
 		return true
 	}
-	if e.Domain != a.settings.Now().Relay {
+	if e.Domain != b.settings.Now().Relay {
 		return false
 	}
 	env := s.Envelope(e.ID)
@@ -88,32 +88,32 @@ const (
 )
 
 // Act implements control.Backend.
-func (a *Agent) Act(ctx context.Context, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
+func (b *Backend) Act(ctx context.Context, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
 	d := deedOf(o.Verb)
 	if d == nil {
 		return done, fmt.Errorf("%q is no verb for queued mail", o.Verb)
 	}
-	return a.do(ctx, d, o, tell)
+	return b.do(ctx, d, o, tell)
 }
 
-func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
+func (b *Backend) do(ctx context.Context, d *action, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
 	if o.Filter.Empty() {
 		return done, fmt.Errorf("the filter is empty; say all for everything")
 	}
-	if !a.watch.Loaded() {
+	if !b.watch.Loaded() {
 		// Half of what is meant would be left out, in silence.
 		return done, errors.New("the spool is still being read; try again in a moment")
 	}
-	sel := orders.NewSelection(a.store, o.Filter)
+	sel := orders.NewSelection(b.store, o.Filter)
 	several := make(map[spool.ID]bool) // messages of several recipients that were counted
 	for end := time.Now().Add(retryFor); ; {
 		done.Active = 0
 		for _, step := range d.steps {
-			a.queue.List(func(page []queue.Entry) bool {
+			b.queue.List(func(page []queue.Entry) bool {
 				chosen := page[:0]
 				for i := range page {
 					e := &page[i]
-					if !sel.Selects(e) || !step.picks(a, sel, e) {
+					if !sel.Selects(e) || !step.picks(b, sel, e) {
 						continue
 					}
 					if e.State == "active" && !o.Dry {
@@ -131,7 +131,7 @@ func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(co
 				if o.Dry {
 					done.Recipients += len(chosen)
 				} else {
-					done.Recipients += step.do(a, sel, chosen)
+					done.Recipients += step.do(b, sel, chosen)
 				}
 				tell(done)
 				err = ctx.Err()
@@ -149,18 +149,18 @@ func (a *Agent) do(ctx context.Context, d *action, o control.Order, tell func(co
 }
 
 // cancel ends mail for good.
-func (a *Agent) cancel(s *orders.Selection, chosen []queue.Entry) int {
-	return a.decideAll(s, chosen, outcome.Decision{Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin"})
+func (b *Backend) cancel(s *orders.Selection, chosen []queue.Entry) int {
+	return b.decideAll(s, chosen, outcome.Decision{Action: outcome.Cancel, Enhanced: "5.7.1", Reason: "cancelled by the admin"})
 }
 
 // decideAll settles recipients with one decision, of which no sender is told.
-func (a *Agent) decideAll(s *orders.Selection, chosen []queue.Entry, d outcome.Decision) int {
-	return a.settler.Decide(a.queue.Take(chosen), s.Envelope, func(string) outcome.Decision { return d })
+func (b *Backend) decideAll(s *orders.Selection, chosen []queue.Entry, d outcome.Decision) int {
+	return b.settler.Decide(b.queue.Take(chosen), s.Envelope, func(string) outcome.Decision { return d })
 }
 
 // expireNow ends mail as if its time were over.
-func (a *Agent) expireNow(s *orders.Selection, chosen []queue.Entry) int {
-	return a.settler.DecideAndReport(a.queue.Take(chosen), s.Envelope, func(last string) outcome.Decision {
+func (b *Backend) expireNow(s *orders.Selection, chosen []queue.Entry) int {
+	return b.settler.DecideAndReport(b.queue.Take(chosen), s.Envelope, func(last string) outcome.Decision {
 		reason := "message expired by the admin"
 		if last != "" {
 			reason += ": " + last
@@ -170,25 +170,25 @@ func (a *Agent) expireNow(s *orders.Selection, chosen []queue.Entry) int {
 }
 
 // hold keeps mail until it is released, over restarts.
-func (a *Agent) hold(_ *orders.Selection, chosen []queue.Entry) int {
-	return a.settler.Restate(a.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = true; return queue.Held })
+func (b *Backend) hold(_ *orders.Selection, chosen []queue.Entry) int {
+	return b.settler.Restate(b.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = true; return queue.Held })
 }
 
 // release ends hold.
-func (a *Agent) release(_ *orders.Selection, chosen []queue.Entry) int {
-	return a.settler.Restate(a.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = false; return queue.Released })
+func (b *Backend) release(_ *orders.Selection, chosen []queue.Entry) int {
+	return b.settler.Restate(b.queue.Take(chosen), func(st *spool.State) queue.How { st.Held = false; return queue.Released })
 }
 
 // flush makes mail due now.
-func (a *Agent) flush(_ *orders.Selection, chosen []queue.Entry) int { return a.queue.Hasten(chosen) }
+func (b *Backend) flush(_ *orders.Selection, chosen []queue.Entry) int { return b.queue.Hasten(chosen) }
 
 // rerouteDomains has the ways to the recipients' domains found anew.
-func (a *Agent) rerouteDomains(_ *orders.Selection, chosen []queue.Entry) int {
+func (b *Backend) rerouteDomains(_ *orders.Selection, chosen []queue.Entry) int {
 	asked := ""
 	for _, e := range chosen {
 		if e.Domain != asked {
 			asked = e.Domain
-			a.queue.Reroute(asked)
+			b.queue.Reroute(asked)
 		}
 	}
 	return len(chosen)
@@ -196,18 +196,18 @@ func (a *Agent) rerouteDomains(_ *orders.Selection, chosen []queue.Entry) int {
 
 // requeue takes mail in anew, as if it had just come: to its own domain, without
 // tries, not on hold.
-func (a *Agent) requeue(s *orders.Selection, chosen []queue.Entry) (n int) {
-	for _, job := range a.queue.Take(chosen) {
+func (b *Backend) requeue(s *orders.Selection, chosen []queue.Entry) (n int) {
+	for _, job := range b.queue.Take(chosen) {
 		e := s.Envelope(job.ID)
 		if e == nil {
 			done := make([]queue.Settled, 0, len(job.Items))
 			for _, item := range job.Items {
 				done = append(done, queue.Settled{Handle: item.Handle, How: queue.Untried})
 			}
-			a.queue.Settle(done)
+			b.queue.Settle(done)
 			continue
 		}
-		a.settler.Forget(job)
+		b.settler.Forget(job)
 		others := make([]spool.State, len(e.Recipients))
 		for i := range others {
 			others[i].Status = spool.Delivered // or queued by another record
@@ -215,13 +215,13 @@ func (a *Agent) requeue(s *orders.Selection, chosen []queue.Entry) (n int) {
 		for _, item := range job.Items {
 			others[item.Ordinal] = spool.State{}
 		}
-		a.orders.Add(job.ID, e, others)
+		b.orders.Add(job.ID, e, others)
 		n += len(job.Items)
 		asked := ""
 		for i, domain := range settings.Domains(e) {
 			if !others[i].Status.Final() && domain != asked {
 				asked = domain
-				a.queue.Reroute(domain)
+				b.queue.Reroute(domain)
 			}
 		}
 	}

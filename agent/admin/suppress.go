@@ -1,4 +1,4 @@
-package agent
+package admin
 
 import (
 	"context"
@@ -12,13 +12,10 @@ import (
 	"github.com/millrace/millrace/agent/suppress"
 )
 
-// suppressFile, in the state directory, holds the suppression list.
-const suppressFile = "suppressed"
-
 // Suppressions implements control.Backend.
-func (a *Agent) Suppressions(ctx context.Context, yield func(*control.Suppression) error) error {
-	now, p := time.Now(), a.bounced.Policy()
-	return a.bounced.Each(ctx, now, func(e *suppress.Entry) error {
+func (b *Backend) Suppressions(ctx context.Context, yield func(*control.Suppression) error) error {
+	now, p := time.Now(), b.bounced.Policy()
+	return b.bounced.Each(ctx, now, func(e *suppress.Entry) error {
 		return yield(&control.Suppression{
 			Address: e.Address, Stream: e.Stream, Last: e.Last, Bounces: e.Bounces,
 			Class: e.Class.String(), Suppressed: e.Suppressed(&p, now),
@@ -27,7 +24,7 @@ func (a *Agent) Suppressions(ctx context.Context, yield func(*control.Suppressio
 }
 
 // Suppress implements control.Backend.
-func (a *Agent) Suppress(next func(*control.Suppression) error) (n int, err error) {
+func (b *Backend) Suppress(next func(*control.Suppression) error) (n int, err error) {
 	now := time.Now()
 	var x control.Suppression
 	for {
@@ -45,10 +42,10 @@ func (a *Agent) Suppress(next func(*control.Suppression) error) (n int, err erro
 				break
 			}
 		}
-		a.bounced.Put(e)
+		b.bounced.Put(e)
 		if n++; n%1000 == 0 {
 			// A long list waits for the disk here, and not in memory.
-			if err = a.bounced.Flush(); err != nil {
+			if err = b.bounced.Flush(); err != nil {
 				break
 			}
 		}
@@ -56,21 +53,21 @@ func (a *Agent) Suppress(next func(*control.Suppression) error) (n int, err erro
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	a.log.Info("suppression list: added", "entries", n)
-	return n, errors.Join(err, a.bounced.Sync())
+	b.log.Info("suppression list: added", "entries", n)
+	return n, errors.Join(err, b.bounced.Sync())
 }
 
 // Unsuppress implements control.Backend.
-func (a *Agent) Unsuppress(x control.Release) (int, error) {
-	n, err := a.bounced.Remove(x.Stream, x.Addresses...)
-	a.log.Info("suppression list: removed", "entries", n)
+func (b *Backend) Unsuppress(x control.Release) (int, error) {
+	n, err := b.bounced.Remove(x.Stream, x.Addresses...)
+	b.log.Info("suppression list: removed", "entries", n)
 	return n, err
 }
 
 // SuppressionStats implements control.Backend.
-func (a *Agent) SuppressionStats() control.SuppressionStats {
-	st := a.bounced.Stats(time.Now())
+func (b *Backend) SuppressionStats() control.SuppressionStats {
+	st := b.bounced.Stats(time.Now())
 	return control.SuppressionStats{
-		Mode: string(a.settings.Now().Config.Suppression.Mode), Suppressed: st.Suppressed, Admin: st.Admin, Counted: st.Counted, Octets: st.Octets,
+		Mode: string(b.settings.Now().Config.Suppression.Mode), Suppressed: st.Suppressed, Admin: st.Admin, Counted: st.Counted, Octets: st.Octets,
 	}
 }

@@ -1,4 +1,4 @@
-package agent
+package admin
 
 import (
 	"context"
@@ -15,9 +15,9 @@ import (
 )
 
 // Streams implements control.Backend.
-func (a *Agent) Streams() []control.Stream {
+func (b *Backend) Streams() []control.Stream {
 	var list []control.Stream
-	for _, s := range a.queue.Streams() {
+	for _, s := range b.queue.Streams() {
 		list = append(list, control.Stream{
 			Name: s.Name, Waiting: s.Waiting, Deferred: s.Deferred, Active: s.Active, Held: s.Held,
 			Paused: s.Paused, Priority: s.Priority,
@@ -27,35 +27,35 @@ func (a *Agent) Streams() []control.Stream {
 }
 
 // Standing implements control.Backend.
-func (a *Agent) Standing() control.Standing { return a.orders.Standing() }
+func (b *Backend) Standing() control.Standing { return b.orders.Standing() }
 
 // Pause implements control.Backend. One of the same filter is replaced.
-func (a *Agent) Pause(ctx context.Context, b control.Brake) error {
-	f, err := a.pauseFilter(b.Filter)
+func (b *Backend) Pause(ctx context.Context, p control.Brake) error {
+	f, err := b.pauseFilter(p.Filter)
 	if err != nil {
 		return err
 	}
-	b.Filter, b.Since, b.Who = f, time.Now(), control.PeerOf(ctx).String()
-	if b.Reason == "" {
-		b.Reason = "by the admin"
+	p.Filter, p.Since, p.Who = f, time.Now(), control.PeerOf(ctx).String()
+	if p.Reason == "" {
+		p.Reason = "by the admin"
 	}
-	if !b.Until.IsZero() && !b.Until.After(b.Since) {
-		return fmt.Errorf("%s is over already", b.Until.Format(time.RFC3339))
+	if !p.Until.IsZero() && !p.Until.After(p.Since) {
+		return fmt.Errorf("%s is over already", p.Until.Format(time.RFC3339))
 	}
-	err = a.orders.Change(func(s *control.Standing) error {
-		s.Brakes = append(slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f }), b)
+	err = b.orders.Change(func(s *control.Standing) error {
+		s.Brakes = append(slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f }), p)
 		return nil
 	})
 	if orders.OfEnvelope(f) {
-		a.orders.ApplyToQueued() // it is in force even if it could not be kept
+		b.orders.ApplyToQueued() // it is in force even if it could not be kept
 	}
 	return err
 }
 
 // Resume implements control.Backend.
-func (a *Agent) Resume(_ context.Context, f control.Filter) (left []control.Brake, err error) {
+func (b *Backend) Resume(_ context.Context, f control.Filter) (left []control.Brake, err error) {
 	f = plainFilter(f)
-	err = a.orders.Change(func(s *control.Standing) error {
+	err = b.orders.Change(func(s *control.Standing) error {
 		n := len(s.Brakes)
 		s.Brakes = slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f })
 		if len(s.Brakes) == n {
@@ -67,9 +67,9 @@ func (a *Agent) Resume(_ context.Context, f control.Filter) (left []control.Brak
 		return nil, err
 	}
 	if orders.OfEnvelope(f) {
-		a.orders.ApplyToQueued()
+		b.orders.ApplyToQueued()
 	}
-	return a.orders.Standing().Brakes, err
+	return b.orders.Standing().Brakes, err
 }
 
 // plainFilter is a filter in the form that names a brake.
@@ -80,7 +80,7 @@ func plainFilter(f control.Filter) control.Filter {
 }
 
 // pauseFilter checks what a brake is to be on for.
-func (a *Agent) pauseFilter(f control.Filter) (control.Filter, error) {
+func (b *Backend) pauseFilter(f control.Filter) (control.Filter, error) {
 	f = plainFilter(f)
 	lanes := f.Queue != "" || f.Site != "" || f.Stream != "" || f.Domain != ""
 	switch {
@@ -90,16 +90,16 @@ func (a *Agent) pauseFilter(f control.Filter) (control.Filter, error) {
 		return f, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
 	case lanes && orders.OfEnvelope(f):
 		return f, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
-	case f.Queue != "" && !a.isQueue(f.Queue):
+	case f.Queue != "" && !b.isQueue(f.Queue):
 		return f, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
-	case f.Site != "" && !a.isSite(f.Site):
+	case f.Site != "" && !b.isSite(f.Site):
 		return f, fmt.Errorf("site %s: %w", f.Site, control.ErrUnknown)
 	}
 	return f, nil
 }
 
-func (a *Agent) isQueue(name string) bool {
-	c := a.settings.Now().Config
+func (b *Backend) isQueue(name string) bool {
+	c := b.settings.Now().Config
 	if name == c.General.Name || name == settings.HandbackQueue {
 		return true
 	}
@@ -111,23 +111,23 @@ func (a *Agent) isQueue(name string) bool {
 	return false
 }
 
-func (a *Agent) isSite(name string) bool {
-	return slices.ContainsFunc(a.queue.Sites(), func(s queue.Site) bool { return s.Name == name })
+func (b *Backend) isSite(name string) bool {
+	return slices.ContainsFunc(b.queue.Sites(), func(s queue.Site) bool { return s.Name == name })
 }
 
 // Limit implements control.Backend. One of the same name is replaced.
-func (a *Agent) Limit(ctx context.Context, l control.Limit) error {
+func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 	ends := l.Sessions == 0 && l.Rate == 0
 	switch {
 	case l.Sessions < 0 || l.Rate < 0:
 		return errors.New("a limit is not negative; remedy: pause is for nothing at all")
 	case !ends && !l.Until.After(time.Now()):
 		return errors.New("a temporary limit needs a time in the future at which it ends")
-	case !ends && !a.isQueue(l.Name) && !a.isSite(l.Name):
+	case !ends && !b.isQueue(l.Name) && !b.isSite(l.Name):
 		return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
 	}
 	l.Who = control.PeerOf(ctx).String()
-	return a.orders.Change(func(s *control.Standing) error {
+	return b.orders.Change(func(s *control.Standing) error {
 		n := len(s.Limits)
 		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name })
 		switch {
@@ -141,11 +141,11 @@ func (a *Agent) Limit(ctx context.Context, l control.Limit) error {
 }
 
 // Prioritize implements control.Backend.
-func (a *Agent) Prioritize(_ context.Context, p control.Priority) error {
+func (b *Backend) Prioritize(_ context.Context, p control.Priority) error {
 	if p.Priority < 1 || p.Priority > queue.MaxPriority {
 		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, queue.MaxPriority)
 	}
-	return a.orders.Change(func(s *control.Standing) error {
+	return b.orders.Change(func(s *control.Standing) error {
 		if s.Priorities == nil {
 			s.Priorities = make(map[string]int)
 		}
@@ -157,21 +157,17 @@ func (a *Agent) Prioritize(_ context.Context, p control.Priority) error {
 	})
 }
 
-// ReloadBy says what reads the configuration anew and calls Reload with it. It is
-// called before Run.
-func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
-
 // ReloadConfig implements control.Backend.
-func (a *Agent) ReloadConfig(context.Context) error {
-	if a.reload == nil {
+func (b *Backend) ReloadConfig(context.Context) error {
+	if b.reload == nil {
 		return errors.New("this agent has no configuration file")
 	}
-	return a.reload()
+	return b.reload()
 }
 
 // Why implements control.Backend.
-func (a *Agent) Why(site string) ([]control.Change, error) {
-	changes := a.queue.Why(site)
+func (b *Backend) Why(site string) ([]control.Change, error) {
+	changes := b.queue.Why(site)
 	if changes == nil {
 		return nil, fmt.Errorf("site %s: %w", site, control.ErrUnknown)
 	}
@@ -183,7 +179,7 @@ func (a *Agent) Why(site string) ([]control.Change, error) {
 }
 
 // Milter implements control.Backend.
-func (a *Agent) Milter(r control.MilterReport) { a.watch.Milter(r) }
+func (b *Backend) Milter(r control.MilterReport) { b.watch.Milter(r) }
 
 // WebLink implements control.Backend.
-func (a *Agent) WebLink() (string, error) { return a.watch.WebLink() }
+func (b *Backend) WebLink() (string, error) { return b.watch.WebLink() }

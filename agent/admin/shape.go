@@ -1,4 +1,4 @@
-package agent
+package admin
 
 import (
 	"cmp"
@@ -11,8 +11,8 @@ import (
 )
 
 // Shape implements control.Backend. Senders count by their domain, as with qshape -s.
-func (a *Agent) Shape(ctx context.Context, by string, f control.Filter) ([]control.Shape, error) {
-	sel := orders.NewSelection(a.store, f)
+func (b *Backend) Shape(ctx context.Context, by string, f control.Filter) ([]control.Shape, error) {
+	sel := orders.NewSelection(b.store, f)
 	row := map[string]func(*queue.Entry) string{
 		"destination": func(e *queue.Entry) string { return e.Domain },
 		"stream":      func(e *queue.Entry) string { return e.Stream },
@@ -21,7 +21,7 @@ func (a *Agent) Shape(ctx context.Context, by string, f control.Filter) ([]contr
 		"sender":      sel.SenderDomain,
 	}[by]
 	all := make(map[string]*control.Shape)
-	a.queue.List(func(page []queue.Entry) bool {
+	b.queue.List(func(page []queue.Entry) bool {
 		for i := range page {
 			e := &page[i]
 			if !sel.Selects(e) {

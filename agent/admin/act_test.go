@@ -1,4 +1,4 @@
-package agent
+package admin
 
 import (
 	"strings"
@@ -12,8 +12,8 @@ import (
 // what has been read, and nobody would know.
 func TestNoVerbActsOnHalfASpool(t *testing.T) {
 	t.Parallel()
-	a := &Agent{watch: &watch.Watch{}}
-	_, err := a.Act(t.Context(), control.Order{Verb: control.VerbRelease, Filter: control.Filter{All: true}}, func(control.Selected) {})
+	b := New(Options{Watch: &watch.Watch{}})
+	_, err := b.Act(t.Context(), control.Order{Verb: control.VerbRelease, Filter: control.Filter{All: true}}, func(control.Selected) {})
 	if err == nil || !strings.Contains(err.Error(), "still being read") {
 		t.Error(err)
 	}

@@ -1,0 +1,72 @@
+// Package admin is what admins may do and see: the control socket's Backend.
+//
+// A Backend owns nothing that outlives a request. What lasts it gives to package orders,
+// what is final to package settle, and what it shows it asks of the queue, the spool, the
+// history and package watch.
+//
+// Pause, Resume, Limit and Prioritize (verbs.go) change what is in force, durable when
+// they return. Act and HandBack (act.go, handback.go) are done once: an action goes over
+// the queue in passes, page by page, takes out the recipients that are picked and has
+// them settled; those that are in a transaction it goes after for some seconds. While the
+// spool is being read they are refused, as half of what is meant would be left out.
+//
+// The rest lists (listing.go, shape.go) or is about the suppression list (suppress.go). The
+// terms are explained in agent/doc.go.
+package admin
+
+import (
+	"log/slog"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/history"
+	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/suppress"
+	"github.com/millrace/millrace/agent/watch"
+)
+
+// Options are what a Backend works with. None but Reload may be missing.
+type Options struct {
+	Log      *slog.Logger
+	Version  string
+	Settings *settings.Source
+	Store    *spool.Store
+	Queue    *queue.Queue
+	Orders   *orders.Orders
+	Settler  *settle.Settler
+	Watch    *watch.Watch
+	History  *history.History
+	Metrics  *metrics.Metrics
+	Bounced  *suppress.List
+	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
+}
+
+// Backend serves the control socket. Its methods may be called by many goroutines.
+type Backend struct {
+	log      *slog.Logger
+	version  string
+	settings *settings.Source
+	store    *spool.Store
+	queue    *queue.Queue
+	orders   *orders.Orders
+	settler  *settle.Settler
+	watch    *watch.Watch
+	history  *history.History
+	metrics  *metrics.Metrics
+	bounced  *suppress.List
+	reload   func() error
+}
+
+var _ control.Backend = (*Backend)(nil)
+
+// New returns a Backend.
+func New(o Options) *Backend {
+	return &Backend{
+		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, reload: o.Reload,
+	}
+}
