@@ -53,20 +53,21 @@ import (
 
 // Agent is a running transport agent.
 type Agent struct {
-	log         *slog.Logger
-	mail        *event.Log
-	version     string
-	settings    *settings.Source
-	store       *spool.Store
-	writer      *spool.Writer // our own segment, for reports
-	queue       *queue.Queue
-	events      *event.File
-	bounced     *suppress.List
-	history     *history.History
-	metrics     *metrics.Metrics
-	dns         route.Tally
-	lookupQueue lookupQueue
-	lookups     int // how many domains are looked up at once
+	log       *slog.Logger
+	mail      *event.Log
+	version   string
+	settings  *settings.Source
+	store     *spool.Store
+	writer    *spool.Writer // our own segment, for reports
+	queue     *queue.Queue
+	events    *event.File
+	bounced   *suppress.List
+	history   *history.History
+	metrics   *metrics.Metrics
+	dns       route.Tally
+	lookups   *lookups
+	resolver  *resolver
+	resolvers int // how many domains are looked up at once
 
 	orders    *orders.Orders
 	settler   *settle.Settler
@@ -111,18 +112,18 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.store, a.writer = store, writer
 	a.history = history.New(time.Now())
 	a.settings = settings.NewSource(set)
-	a.lookupQueue.init()
 	open, err := a.store.Usage()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), writer.Close(), store.Close())
 	}
 	files := settings.Descriptors(&c.Agent, open.Segments, log)
-	a.lookups = files.Lookups
+	a.lookups, a.resolvers = newLookups(), files.Lookups
 	store.LimitSegments(files.Segments)
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)
+	// A session needs the queue and the queue sessions: it launches none before Run.
 	a.queue = queue.New(queue.Options{
-		Resolve:     a.lookupQueue.put,
+		Resolve:     a.lookups.put,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.deliverer.Session(s) }) },
 		Relay:       set.Relay,
 		MaxSessions: files.Sessions,
@@ -142,6 +143,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.history, a.metrics},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
+	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, settler: a.settler, lookups: a.lookups}
 	a.deliverer = deliver.New(deliver.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
 		Metrics: a.metrics, Key: key, Opening: a.opening, Stop: a.stop,
@@ -240,8 +242,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	for _, l := range web {
 		base.Go(func() { a.watch.ServeListener(late, l) })
 	}
-	for range a.lookups {
-		in.Go(func() { a.resolveLoop(ctx) })
+	for range a.resolvers {
+		in.Go(func() { a.resolver.loop(ctx) })
 	}
 	err = a.load()
 	if err == nil {
@@ -259,7 +261,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.log.Info("stopping", "grace", finish)
 	end()
-	a.lookupQueue.close()
+	a.lookups.close()
 	a.shut() // sessions that are still connecting hold no mail
 	grace, done := context.WithTimeout(context.Background(), finish)
 	if a.queue.Close(grace) != nil {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"syscall"
 	"time"
@@ -11,26 +12,31 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/settle"
 )
 
-// lookupQueue is the list of domains whose way the queue wants to know. put never blocks.
-type lookupQueue struct {
+// lookups are the domains whose routes the queue has asked for. put never blocks.
+type lookups struct {
 	mu     sync.Mutex
 	more   sync.Cond
 	names  []string
 	closed bool
 }
 
-func (q *lookupQueue) init() { q.more.L = &q.mu }
+func newLookups() *lookups {
+	q := &lookups{}
+	q.more.L = &q.mu
+	return q
+}
 
-func (q *lookupQueue) put(name string) {
+func (q *lookups) put(name string) {
 	q.mu.Lock()
 	q.names = append(q.names, name)
 	q.mu.Unlock()
 	q.more.Signal()
 }
 
-func (q *lookupQueue) get() (string, bool) {
+func (q *lookups) get() (string, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.names) == 0 && !q.closed {
@@ -44,34 +50,43 @@ func (q *lookupQueue) get() (string, bool) {
 	return name, true
 }
 
-func (q *lookupQueue) close() {
+func (q *lookups) close() {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
 	q.more.Broadcast()
 }
 
-// resolveLoop answers the queue's questions.
-func (a *Agent) resolveLoop(ctx context.Context) {
+// resolver finds routes for the queue, and settles mail that has none.
+type resolver struct {
+	log      *slog.Logger
+	settings *settings.Source
+	queue    *queue.Queue
+	settler  *settle.Settler
+	lookups  *lookups
+}
+
+// loop looks domains up, one after the other, until there are no more to come.
+func (r *resolver) loop(ctx context.Context) {
 	for {
-		name, ok := a.lookupQueue.get()
+		name, ok := r.lookups.get()
 		if !ok {
 			return
 		}
-		set := a.settings.Now()
+		set := r.settings.Now()
 		limit, cancel := context.WithTimeout(ctx, longestLookup)
 		way, err := set.Route(limit, name)
 		cancel()
 		switch {
 		case err == nil:
-			a.queue.Routed(name, way)
+			r.queue.Routed(name, way)
 		case ctx.Err() != nil:
-			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
+			r.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		case settings.Ours(err) || unasked(err):
-			a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
-			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
+			r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
+			r.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		default:
-			a.unroutable(set, name, err)
+			r.unroutable(set, name, err)
 		}
 	}
 }
@@ -96,7 +111,7 @@ const longestLookup = 2 * time.Minute
 const retryRoute = 2 * time.Minute
 
 // unroutable settles the mail of a domain that cannot be routed.
-func (a *Agent) unroutable(set *settings.Settings, name string, err error) {
+func (r *resolver) unroutable(set *settings.Settings, name string, err error) {
 	now := time.Now()
 	fault := outcome.DNSFailed
 	if e, ok := errors.AsType[*route.Error](err); ok {
@@ -105,18 +120,18 @@ func (a *Agent) unroutable(set *settings.Settings, name string, err error) {
 	p := set.QueueOf(name)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
 	if set.RetryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
-		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
-		a.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
+		r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
+		r.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
 		return
 	}
 	for {
-		job, ok := a.queue.Claim(name, p.MaxRecipientsPerMessage)
+		job, ok := r.queue.Claim(name, p.MaxRecipientsPerMessage)
 		if !ok {
 			break
 		}
-		a.queue.Settle(a.settler.Fail(job, p, attempt))
+		r.queue.Settle(r.settler.Fail(job, p, attempt))
 	}
-	a.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
+	r.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
 }
 
 var faults = map[route.Reason]outcome.Fault{

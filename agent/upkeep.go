@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"runtime/debug"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 )
@@ -13,10 +15,8 @@ import (
 // heartbeat tells the milter once a second that the agent lives, and how much
 // is queued. It goes on while transactions finish after a stop was asked for.
 func (a *Agent) heartbeat(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	failing, tight, damaged := false, false, 0
-	for {
+	beat := func(time.Time) {
 		damaged = a.settler.SettleDamaged(damaged)
 		a.orders.Expire(time.Now())
 		a.settings.Now().Resolver.Forget()
@@ -30,12 +30,9 @@ func (a *Agent) heartbeat(ctx context.Context) {
 			a.log.Error("no sign of life is given; the milter will soon leave mail with the host", "err", err)
 		}
 		failing = err != nil
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 	}
+	beat(time.Now())
+	loop.Every(ctx, time.Second, beat)
 }
 
 // hugeBacklog is how many queued recipients make the collector's slack matter.
@@ -56,25 +53,44 @@ const expireEvery = time.Minute
 
 // expire looks every minute for mail that grew too old.
 func (a *Agent) expire(ctx context.Context) {
-	tick := time.NewTicker(expireEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	loop.Every(ctx, expireEvery, func(time.Time) {
 		if ctx.Err() == nil { // else connects and look-ups are ended that tell nothing
 			a.expireOverdue()
 		}
-	}
+	})
 }
 
 // expireOverdue fails mail that was too old already when its destination was last seen
-// to be down, or its domain without a way; or gives it back to the host.
+// to be down, or its domain without a route; or gives it back to the host.
 func (a *Agent) expireOverdue() {
 	set := a.settings.Now()
 	a.queue.Overdue(set.QueueOf, func(job queue.Job, by *config.Queue, reason string) {
 		a.queue.Settle(a.settler.Fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
 	})
+}
+
+// stillAfter is how long the follower of the spool may do nothing. It looks at the
+// directory every five seconds.
+const stillAfter = 20 * time.Second
+
+// Probe implements program.Prober. The timers of the queue and the follower of the spool
+// must come round for mail to move: a process whose own ticker runs while one of them
+// stands still is not alive.
+func (a *Agent) Probe(ctx context.Context) error {
+	if err := a.queue.Pulse(ctx); err != nil {
+		return fmt.Errorf("the queue stands still: %w", err)
+	}
+	if turned, _ := a.store.Progress(); turned > stillAfter {
+		return fmt.Errorf("the spool has not been looked at for %s", turned.Round(time.Second))
+	}
+	return nil
+}
+
+// beat tells the milter that we live. An agent that does not see new mail does not live,
+// as far as the milter is concerned.
+func (a *Agent) beat() error {
+	if err := a.watch.Unseen(); err != nil {
+		return err
+	}
+	return a.store.Beat(a.queue.Queued())
 }
