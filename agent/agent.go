@@ -1,27 +1,3 @@
-// Package agent is the transport agent: it joins the spool, the queue, the way
-// to a destination, the SMTP session and the outcome of a transaction.
-//
-// New opens the spool and reads what waits there; Run works until its context
-// ends, then lets transactions in flight finish. Reload puts a new
-// configuration into force.
-//
-// One goroutine serves each session (session.go): connect, then settle the last
-// transaction, take the next, send it. What a reply means is decided in package outcome; an
-// outcome is written to the journal before the session takes its next
-// transaction (settle.go), so a crash repeats at most the transaction each
-// session had in flight. Senders are told of failures by reports that are mail of our
-// own, durable before the failure is final, for which a crash has it tried again
-// (notify.go); and where they asked for it of mail that is late (delay.go). A fixed
-// number of workers finds ways (way.go). Housekeeping (house.go) tells the
-// milter that we live and looks after mail that expires while it cannot be tried.
-// page.go shows it all on the status page (package web). What admins ask for comes by the
-// control socket: standing.go has what lasts, act.go what is done once. host.go asks what
-// the host's Postfix does that diverted mail does not meet, stop.go stops with it where
-// that is asked for, and handback.go gives mail back to it.
-//
-// What became of a recipient is told once its outcome is in the journal: to the log
-// (log.go; postfixlog.go for Postfix's form) and to package metrics. state.go is
-// what a scrape finds.
 package agent
 
 import (

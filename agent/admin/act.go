@@ -28,8 +28,8 @@ type pass struct {
 	do func(b *Backend, s *orders.Selection, chosen []queue.Entry) int
 }
 
-// deedOf is nil for a verb that is none.
-func deedOf(v control.Verb) *action {
+// actionOf is nil for a verb that is none.
+func actionOf(v control.Verb) *action {
 	switch v {
 	case control.VerbCancel:
 		return &action{[]pass{{all, (*Backend).cancel}}, true}
@@ -89,7 +89,7 @@ const (
 
 // Act implements control.Backend.
 func (b *Backend) Act(ctx context.Context, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
-	d := deedOf(o.Verb)
+	d := actionOf(o.Verb)
 	if d == nil {
 		return done, fmt.Errorf("%q is no verb for queued mail", o.Verb)
 	}

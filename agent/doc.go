@@ -1,0 +1,137 @@
+// Package agent is the transport agent: it takes mail out of the spool, where the milter
+// put it, and drains it through the queues of its destinations. New builds an Agent, Run
+// works until its context ends and lets transactions in flight finish, Reload puts a new
+// configuration into force. The package owns the order in which things start and stop
+// (agent.go), the look-ups of routes (resolve.go), and what is done now and then
+// (upkeep.go); everything else belongs to the packages below it. This page is the map of
+// them.
+//
+// # The packages
+//
+//	agent                     start, stop, reload; routes, upkeep
+//	  admin                   what admins may do and see: verbs, listings
+//	    watch                 what is seen: /readyz, /metrics, the page, the host MTA
+//	      deliver             a session's life: connect, send, read the replies
+//	        orders            what admins and rules have ordered, and what lasts
+//	          settle          where outcomes become final: report, journal, publish
+//	            settings      the configuration in the terms of those below
+//
+// Imports go downwards only; imports_test.go has all layers and says so. deliver and
+// watch do not know each other, nor do orders and settle. Below them is what each does
+// for itself:
+//
+//	queue     which recipients wait, which sessions exist, who is next
+//	elastic   how many sessions a site gets, and how fast they send
+//	hosts     which of a destination's addresses is called first
+//	route     DNS: exchangers, addresses, DANE, MTA-STS
+//	smtp      one connection and its transactions
+//	outcome   what a reply or a failure means for a recipient
+//	dsn       the text of reports
+//	spool     files shared with the milter, the journal of outcomes
+//	event     the account of a delivery: the log's two forms, the event file
+//	suppress  addresses that are not mailed any more
+//	history   the last hours, for the page; web, the page itself
+//	metrics   counters for Prometheus
+//	control   the admin socket: requests, answers, the client
+//	config    millrace.toml as data
+//	postconf  what this host's Postfix is set to
+//
+// # The way of a message
+//
+//  1. The milter appends it to the spool; Store.Follow reads it (spool/follow.go), or
+//     Store.Load at the next start (spool/load.go).
+//  2. Agent.follow or load gives it to Orders.Add (orders/orders.go): is its sender
+//     paused? Then Queue.Add (queue/queue.go): one entry for each recipient, in a lane.
+//  3. A domain that is new is asked for (resolve.go); Settings.Route (settings/route.go)
+//     finds its queue, and with package route its hosts. Queue.Routed makes a site of it.
+//  4. The site's controller wants sessions (elastic/control.go); the gates in
+//     queue.grow (queue/site.go) let a connect through, or not.
+//  5. Deliverer.Session (deliver/session.go) runs as a goroutine: connect
+//     (deliver/connect.go) orders the hosts and calls them, with TLS as
+//     settings/secure.go says.
+//  6. Queue.Step (queue/step.go) gives the session a job: recipients of one message. What
+//     is suppressed is taken out (settle/suppress.go).
+//  7. smtp.Conn.Send sends it (smtp/send.go); deliver/replies.go has package outcome
+//     decide on each recipient (outcome/decide.go), and gives Results to a Settlement.
+//  8. Settlement.Settle (settle/settle.go): a report that is owed is made durable, the
+//     outcome is journalled, the listeners hear of it: log, suppression list, event file,
+//     history, metrics.
+//  9. The session's next Step hands the settled recipients to the queue: done, or due
+//     again in its timers (queue/timers.go).
+//  10. Mail that cannot be tried expires (upkeep.go, queue/overdue.go).
+//
+// # The way of a refusal
+//
+//  1. At the banner, EHLO, STARTTLS or AUTH: connect (deliver/connect.go) makes an
+//     outcome.Attempt of the error (failure). In a transaction: read (deliver/replies.go)
+//     makes one of each recipient's reply.
+//  2. Policy.Decide (outcome/decide.go): rules of the configuration first (settings/rules.go,
+//     outcome/rules.go), then texts and status codes (outcome/reading.go). A Decision is an
+//     action, a class, a signal and perhaps an effect.
+//  3. The signal goes to the site's controller with the session's next call of the queue
+//     (Opened, Step or Leave): fewer sessions, a slower pace (elastic/control.go).
+//  4. The effect goes to Orders.ApplyRule (orders/rules.go): a site is slowed or suspended,
+//     a stream paused or held, there or everywhere.
+//  5. The host is remembered: one that is silent or full is called after its equals (hosts).
+//  6. Action Retry: due again by the queue's retry list. Action Bounce: the report waits
+//     for others of its message (settle/bounce.go), is appended to the spool as mail of our
+//     own, and goes the way of all mail, to the host MTA. Action HandBack: the recipient
+//     itself moves to the host's lane.
+//
+// # The way of an admin's verb
+//
+//  1. The command parses it (cmd/millrace) and calls control.Client; the agent's Server
+//     checks who asks (control/peer.go), decodes and audits (control/admin.go, act.go).
+//  2. control.Backend is implemented by admin.Backend. What is once goes over the queue in
+//     passes (admin/act.go: actionOf says which for each verb): Queue.List shows pages, an
+//     orders.Selection picks, Queue.Take takes out, and package settle settles.
+//  3. What lasts changes orders (admin/verbs.go, Orders.Change): standing.json is replaced,
+//     the queue's pauses, limits and priorities are set, and messages that a pause of their
+//     envelope is for are parked (ApplyToQueued).
+//
+// # Words
+//
+// A term means one thing, in code, comments and messages of commits. Verbs, JSON fields,
+// metrics, log lines and keys have their own names, which do not change; where they differ
+// they are in brackets.
+//
+//	recipient    one address of one message; what waits, is tried and settled
+//	message      an envelope and its content in the spool
+//	stream       a campaign or list, as the client or the milter named it
+//	origin       diverted from the host, or a report of our own
+//	lane         recipients of one stream and one domain, first in, first out
+//	domain       of the recipients; a pseudo domain for what goes to a relay
+//	route        where a domain's mail goes, and under which queue's rules
+//	queue        a section [[queue]] of the configuration; also package queue, which has all mail
+//	destination  an MX set with its port, TLS and source; domains that share it share sessions
+//	site         the unit of limits: a provider, or one destination; has one controller
+//	host         one server by name and address
+//	source       an address that connections come from
+//	session      one connection, from the wish for it to its end
+//	job          recipients of one message that a session has taken
+//	transaction  one job on the wire, from MAIL to the replies
+//	attempt      what outcome decides on: a reply or a failure, with the recipient's past
+//	decision     action, class, signal, effect of an attempt
+//	signal       evidence for a site's controller
+//	effect       what a reply rule does to a site or a stream
+//	rule         a section [[reply]]: which replies it is about, and its effect
+//	result       the decision on one recipient of a job
+//	settlement   all results of a job, on their way to be final
+//	outcome      a final or deferring result as the journal has it
+//	report       a delivery status notification (DSN), a message of our own
+//	bounce       an outcome that failed for good, and is reported
+//	warning      a report that mail is late (NOTIFY=DELAY)
+//	suppressed   not tried, as the address has bounced too often
+//	deferred     tried, and due again later
+//	pause        keeps mail from being sent until it is resumed ("brake")
+//	parked       kept in the queue by a pause of its envelope
+//	held         of one message or recipient, by hold, until it is released
+//	limit        bounds a site's or queue's sessions or rate for a time
+//	clamp        the same by the agent itself, by a rule or for the host
+//	orders       pauses, limits and priorities in force ("standing")
+//	hand back    to give mail to the host MTA, which sends it itself
+//	stuck        refused by the host MTA; kept, and tried again
+//	host MTA     the Postfix or Sendmail that mail was diverted from
+//	relay        a server that the configuration names in place of exchangers
+//	expire       to be too old for a further try
+package agent
