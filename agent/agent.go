@@ -131,13 +131,13 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.history = history.New(time.Now())
 	a.web = a.newWeb()
 	a.now.Store(set)
-	a.lookupQueue.init()
 	open, err := a.store.Usage()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), writer.Close(), store.Close())
 	}
 	files := descriptors(&c.Agent, open.Segments, log)
 	a.lookups = files.lookups
+	a.lookupQueue.init(a.lookups)
 	store.LimitSegments(files.segments)
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)

@@ -22,8 +22,8 @@ const (
 	sessionDescriptors = 2
 	ownDescriptors     = 96
 
-	// lookups is how many domains are looked up at once: enough that some dozens
-	// of dead name servers do not hold up the others.
+	// lookups is how many domains are looked up at once; a quarter of them may be slow
+	// ones (asked).
 	lookups = 128
 	// fewSockets do for one lookup, though a domain with many exchangers then takes longer.
 	fewSockets = 4

@@ -17,15 +17,22 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// lookupQueue is the list of domains whose way the queue wants to know. put never blocks.
+// lookupQueue are the domains whose way the queue wants to know. A look-up may hang, and it
+// is not known before it does: whoever sends to thousands of domains whose name servers
+// are silent must not keep the others waiting. So each has a short time first. One that
+// takes longer begins anew among the slow ones, which have all the time they need and a
+// part of the workers. put never blocks.
 type lookupQueue struct {
 	mu     sync.Mutex
 	more   sync.Cond
 	names  []string
+	slow   []string // their first look-up took too long
+	busy   int      // slow ones under way
+	most   int      // of these at a time
 	closed bool
 }
 
-func (q *lookupQueue) init() { q.more.L = &q.mu }
+func (q *lookupQueue) init(workers int) { q.more.L, q.most = &q.mu, max(1, workers/4) }
 
 func (q *lookupQueue) put(name string) {
 	q.mu.Lock()
@@ -34,18 +41,39 @@ func (q *lookupQueue) put(name string) {
 	q.more.Signal()
 }
 
-func (q *lookupQueue) get() (string, bool) {
+// get waits for a domain to look up. Of a slow one done is to be called in the end.
+func (q *lookupQueue) get() (name string, slow, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.names) == 0 && !q.closed {
+	for !q.closed {
+		switch {
+		case len(q.slow) > 0 && q.busy < q.most:
+			name, q.slow = q.slow[0], q.slow[1:]
+			q.busy++
+			return name, true, true
+		case len(q.names) > 0:
+			name, q.names = q.names[0], q.names[1:]
+			return name, false, true
+		}
 		q.more.Wait()
 	}
-	if q.closed {
-		return "", false
-	}
-	name := q.names[0]
-	q.names = q.names[1:]
-	return name, true
+	return "", false, false
+}
+
+// tooSlow puts a domain among the slow ones.
+func (q *lookupQueue) tooSlow(name string) {
+	q.mu.Lock()
+	q.slow = append(q.slow, name)
+	q.mu.Unlock()
+	q.more.Signal()
+}
+
+// done ends the look-up of a slow one.
+func (q *lookupQueue) done() {
+	q.mu.Lock()
+	q.busy--
+	q.mu.Unlock()
+	q.more.Signal()
 }
 
 func (q *lookupQueue) close() {
@@ -76,15 +104,30 @@ func domain(address string) string {
 // resolveLoop answers the queue's questions.
 func (a *Agent) resolveLoop(ctx context.Context) {
 	for {
-		name, ok := a.lookupQueue.get()
+		name, slow, ok := a.lookupQueue.get()
 		if !ok {
 			return
 		}
+		patience := firstLookup
+		if slow {
+			patience = longestLookup
+		}
 		set := a.now.Load()
-		limit, cancel := context.WithTimeout(ctx, longestLookup)
+		// No deadline, which a socket would notice before the context does: what failed
+		// for want of our patience would be kept as the domain's failure.
+		limit, cancel := context.WithCancel(ctx)
+		timer := time.AfterFunc(patience, cancel)
 		way, err := set.route(limit, name)
+		timer.Stop()
+		late := limit.Err() != nil
 		cancel()
+		if slow {
+			a.lookupQueue.done()
+		}
 		switch {
+		case late && !slow && ctx.Err() == nil:
+			// What was found by now may lack hosts or a policy: it is not used.
+			a.lookupQueue.tooSlow(name)
 		case err == nil:
 			a.queue.Routed(name, way)
 		case ctx.Err() != nil:
@@ -109,10 +152,15 @@ func unasked(err error) bool {
 	return false
 }
 
-// longestLookup is how long one domain keeps others waiting to be looked up. Where
-// descriptors are few, a domain of many exchangers that do not answer would take longer;
-// what was found by then is used.
-const longestLookup = 2 * time.Minute
+const (
+	// firstLookup is how long one domain keeps others waiting to be looked up: a
+	// datagram that was lost is not sent again before that, but the answers so far are
+	// in the cache when the domain's turn comes among the slow ones.
+	firstLookup = 2 * time.Second
+	// longestLookup is how long a slow one may take. Where descriptors are few, a domain
+	// of many exchangers that do not answer would take longer; what was found by then is used.
+	longestLookup = 2 * time.Minute
+)
 
 // retryRoute is how long a domain waits after a DNS failure.
 const retryRoute = 2 * time.Minute
