@@ -36,7 +36,7 @@ func TestSilentNameServersHoldUpNoOtherDomain(t *testing.T) {
 func TestSlowLookupsLeaveRoom(t *testing.T) {
 	t.Parallel()
 	for _, x := range []struct{ workers, slow int }{{8, 2}, {3, 1}, {1, 1}} {
-		var q asked
+		var q lookupQueue
 		q.init(x.workers)
 		for i := range 10 {
 			q.tooSlow(fmt.Sprint("slow", i))

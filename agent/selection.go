@@ -28,7 +28,7 @@ func (a *Agent) selection(f control.Filter) *selection {
 func (s *selection) selects(e *queue.Entry) bool {
 	f := &s.filter
 	return (f.ID == "" || strings.EqualFold(f.ID, e.ID.String())) &&
-		(f.Stream == "" || f.Stream == e.Stream) &&
+		(f.Stream == "" || f.Stream == e.Stream || e.Shared() && s.ofStream(e)) &&
 		(f.Queue == "" || f.Queue == e.Queue) &&
 		(f.Site == "" || f.Site == e.Site) &&
 		(f.Domain == "" || strings.EqualFold(f.Domain, e.Domain)) &&
@@ -36,6 +36,12 @@ func (s *selection) selects(e *queue.Entry) bool {
 		(f.OlderThan == 0 || s.now.Sub(e.Born) >= time.Duration(f.OlderThan)) &&
 		(!ofEnvelope(*f) && f.Recipient == "" || s.inEnvelope(e)) &&
 		(f.Text == "" || s.mentions(e))
+}
+
+// ofStream says whether a message whose stream shares its name is of the filter's.
+func (s *selection) ofStream(e *queue.Entry) bool {
+	env := s.envelope(e.ID)
+	return env != nil && env.Stream == s.filter.Stream
 }
 
 func (s *selection) inEnvelope(e *queue.Entry) bool {
