@@ -337,7 +337,7 @@ func TestPauseHoldsStreamsPastTheLimit(t *testing.T) {
 		if slices.Contains(w.delivered(), 1000) {
 			t.Error("a message of the paused stream was sent")
 		}
-		w.SetBrakes(nil)
+		w.SetPauses(nil)
 		pass(time.Hour)
 		if !slices.Contains(w.delivered(), 1000) {
 			t.Error("it was not sent after the pause")
