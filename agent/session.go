@@ -48,7 +48,7 @@ func (a *Agent) session(s *queue.Session) {
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.host, Began: began})
 			}
-			a.queue.Leave(s, done, sig, "")
+			a.queue.Leave(s, done, sig, inWords(err))
 			return
 		}
 	}

@@ -90,7 +90,7 @@ type destination struct {
 
 	allowance allowance // messages on one connection, if the receiver has a limit
 
-	failures int       // connects failed in a row, with none up
+	failures int       // connects failed in a row, with none up; those count too of whose session no mail was tried
 	holdoff  time.Time // no connect before this
 	reason   string    // why the last connect failed; "" when one is up
 	failed   time.Time // when it did; zero when one is up

@@ -85,7 +85,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	d.live++
 	d.site.live++
 	d.site.reachable = true
-	d.failures, d.holdoff, d.reason, d.failed = 0, time.Time{}, "", time.Time{}
+	d.reason, d.failed = "", time.Time{}
 	s.idleSinceUp = true
 	d.idleSinceUp++
 	d.site.signal(now, sig)
@@ -228,6 +228,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	if tried {
 		s.tried++
 		s.last = now
+		s.dest.failures, s.dest.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
 		if !settled(done, s.job.Items[i].Handle) {
@@ -318,7 +319,11 @@ func (q *Queue) hungryElsewhere(d *destination) bool {
 
 // Leave ends a session: it could not connect, its connection is gone, or it was
 // told to retire. done and sig are what Step would have taken; why says why a
-// session that never came up did not.
+// session that never came up did not, or why its connection is gone.
+//
+// One that came up, was given mail and is gone before any of it was tried is as good as a
+// connect that failed: else who closes behind his EHLO is called again at once, for ever,
+// and no mail to him expires.
 func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why string) {
 	now := time.Now()
 	q.mu.Lock()
@@ -344,6 +349,8 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		}
 	} else {
 		q.tried(s)
+	}
+	if !s.up || s.jobs > 0 && s.tried == 0 && !ours {
 		q.backOff(d, why, now)
 		// One too many beside others of ours: that is our doing.
 		full := d.site.live > 0 && len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
