@@ -60,6 +60,7 @@ func (r *settlement) add(item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
 		Tries: item.Tries, Born: r.job.Born, Jitter: rand.Float64(), Peer: r.names.name,
+		To:     r.envelope.Recipients[item.Ordinal].Address,
 		ToHost: r.route.Handback, Report: r.envelope.Origin == spool.Report,
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {

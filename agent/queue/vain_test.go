@@ -26,7 +26,7 @@ func TestReceiverThatClosesBeforeMailIsCalledAsOneThatIsDown(t *testing.T) {
 		w.Overdue(func(string) *config.Queue { return &w.policy }, func(job Job, _ *config.Queue, _ string) {
 			overdue += len(job.Items)
 			for _, item := range job.Items {
-				w.Settle([]Settled{{Handle: item.Handle, Status: spool.Bounced}})
+				w.Settle([]Settled{{Handle: item.Handle, State: spool.State{Status: spool.Bounced}}})
 			}
 		})
 		if overdue != 20 {
