@@ -16,7 +16,7 @@ func TestSessionsWithHugeChainsAreNotKept(t *testing.T) {
 	cert, _, _ := pair(t, "mx.test")
 	huge := cert
 	huge.Certificate = slices.Clone(cert.Certificate)
-	for size := 0; size < 200_000; size += len(cert.Certificate[0]) {
+	for size := 0; size < maxTicket; size += len(cert.Certificate[0]) {
 		huge.Certificate = append(huge.Certificate, cert.Certificate[0])
 	}
 	for name, c := range map[string]tls.Certificate{"ordinary": cert, "huge": huge} {
@@ -36,6 +36,34 @@ func TestSessionsWithHugeChainsAreNotKept(t *testing.T) {
 			conn.Quit(t.Context())
 			if want := again == 1 && name == "ordinary"; st.DidResume != want {
 				t.Errorf("%s: resumed %v, want %v", name, st.DidResume, want)
+			}
+		}
+	}
+}
+
+// The chain of a peer is in memory while the connection is up, taken apart: many of them,
+// each of 256 KiB, would take all of it.
+func TestHugeChainsAreNotSpokenTo(t *testing.T) {
+	t.Parallel()
+	cert, _, _ := pair(t, "mx.test")
+	for size := 0; size < maxChain; size += len(cert.Certificate[0]) {
+		cert.Certificate = append(cert.Certificate, cert.Certificate[0])
+	}
+	b, err := newTLSBase(&config.Agent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, level := range []config.TLS{config.TLSOpportunistic, config.TLSRequired} {
+			r := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: version}}).listen(t)
+			o := smtp.Options{Hello: "client.test"}
+			b.secure(&o, &config.Queue{TLS: level}, peer{name: "mx.test", addr: r.addr}, nil)
+			conn, err := smtp.Dial(t.Context(), r.addr, o)
+			if err == nil {
+				conn.Close()
+				t.Errorf("%s, %s: spoken to", tls.VersionName(version), level)
+			} else if mayFallBack(&o, err) != (level == config.TLSOpportunistic) {
+				t.Errorf("%s, %s: %v", tls.VersionName(version), level, err)
 			}
 		}
 	}
