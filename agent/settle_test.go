@@ -31,7 +31,7 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 	} {
 		a := &Agent{}
 		a.now.Store(&settings{})
-		r := settlement{agent: a, envelope: &spool.Envelope{}, route: queue.Route{Queue: &config.Queue{}}, reuse: test.reuse}
+		r := settlement{agent: a, envelope: &spool.Envelope{Recipients: []spool.Recipient{{Address: "a@far.test"}}}, route: queue.Route{Queue: &config.Queue{}}, reuse: test.reuse}
 		r.add(queue.Item{}, test.result, test.err)
 		if got := r.results[0].untried; got != test.untried {
 			t.Errorf("%s: untried: %v", test.name, got)
