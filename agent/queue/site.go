@@ -38,7 +38,7 @@ type site struct {
 	hanging       int  // of opening, those under way for HangAfter
 	retiring      int  // of live, told to go and not yet gone
 	incoming      int  // sessions of other sites that were told to go in its favour, not yet gone
-	reachable     bool // the last connect with none up did not fail
+	reachable     bool // it has worked since the last connect that failed with none up
 	slow          bool // the last one hung
 	refused       int  // signals that it was one session too many, or too fast; for listings alone
 

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -81,10 +82,12 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	d := s.dest
 	d.site.slow = s.hangs
 	q.tried(s)
+	if d.site.reachable {
+		q.attempt(s, nil)
+	} // else it keeps its place until the receiver has worked: to answer EHLO costs nothing
 	s.up = true
 	d.live++
 	d.site.live++
-	d.site.reachable = true
 	d.reason, d.failed = "", time.Time{}
 	s.idleSinceUp = true
 	d.idleSinceUp++
@@ -106,7 +109,6 @@ func (s *Session) started() {
 
 // tried notes that the session's connect is no longer under way.
 func (q *Queue) tried(s *Session) {
-	q.attempt(s, nil)
 	s.dest.opening--
 	s.dest.site.opening--
 	if s.hangs {
@@ -236,8 +238,22 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		}
 	}
 	s.job = Job{}
-	s.dest.site.signal(now, sig)
+	site := s.dest.site
+	site.signal(now, sig)
 	q.serveChanged(now)
+	if slices.ContainsFunc(sig, worked) {
+		q.attempt(s, nil)
+		if !site.reachable {
+			site.reachable = true
+			q.grow(site, now)
+			q.grantSlots(now)
+		}
+	}
+}
+
+// worked says whether a receiver dealt with a transaction, whatever its answer was.
+func worked(x elastic.Signal) bool {
+	return x.Kind == elastic.Accepted || x.Kind == elastic.Refused || x.Kind == elastic.RateRefused
 }
 
 func settled(done []Settled, h Handle) bool {
@@ -341,6 +357,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if heir != nil {
 		heir.incoming--
 	}
+	q.attempt(s, nil)
 	if s.up {
 		d.live--
 		d.site.live--
@@ -418,7 +435,7 @@ func (q *Queue) backOff(d *destination, why string, now time.Time) {
 			d.failures++
 		}
 		d.reason = why
-		d.site.reachable = d.site.live > 0
+		d.site.reachable = d.site.reachable && d.site.live > 0
 		wait = holdoffs[min(max(d.failures, 1), len(holdoffs))-1]
 	}
 	if until := now.Add(wait); until.After(d.holdoff) {
