@@ -10,7 +10,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 func (s *stage) admin() *control.Client { return control.NewClient(s.config.Agent.Control) }

@@ -13,7 +13,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/millrace/millrace/contrib/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 // speaker is a receiver of few words that takes every message and notes what it

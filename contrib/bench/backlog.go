@@ -14,7 +14,7 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutBacklog = `The agent starts on a spool full of single-recipient messages in %d domains, with nothing

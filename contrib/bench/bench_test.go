@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/plot"
+	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/lab/tidy"
-	"github.com/millrace/millrace/contrib/plot"
-	"github.com/millrace/millrace/contrib/sink"
 )
 
 func TestMain(m *testing.M) {

@@ -6,9 +6,9 @@ import (
 	"math"
 	"time"
 
-	"github.com/millrace/millrace/contrib/plot"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/plot"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutLimits = `Two providers of %d hosts each, %v away, where every host takes %d connections and answers one more

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
 )
 
 const aboutMilter = `%d messages of %d KB, injected over %d connections, until Postfix has taken

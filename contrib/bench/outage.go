@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/contrib/plot"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/plot"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutOutage = `Mail flows at %d messages a second to a big receiver of %d hosts with %d connections each, %v away, and

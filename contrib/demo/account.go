@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
 // account prints the table at the end.

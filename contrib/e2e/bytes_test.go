@@ -20,8 +20,8 @@ import (
 	"github.com/emersion/go-msgauth/dkim"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // What leaves is what the client sent, for every size, shape and number of

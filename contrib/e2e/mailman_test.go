@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // TestMailmanProcessesTheBounceThatComesHome has the real list software at both

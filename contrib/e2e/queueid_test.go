@@ -7,7 +7,7 @@ import (
 
 	"github.com/emersion/go-milter"
 
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // Postfix gives a queue id again when the microsecond and the inode are the

@@ -18,9 +18,9 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/lab/tidy"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/ledger"
 )
 
 func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }

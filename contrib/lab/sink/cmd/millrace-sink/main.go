@@ -1,6 +1,6 @@
 // Command millrace-sink runs a fake internet: a DNS server and SMTP receivers
 // on loopback addresses, with the limits, delays and faults of a scenario.
-// See package contrib/sink.
+// See package contrib/lab/sink.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/lmittmann/tint"
 
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 type options struct {

@@ -9,7 +9,7 @@ import (
 	"math/big"
 	"sync"
 
-	"github.com/millrace/millrace/contrib/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 // authority is a certificate authority made for one Internet. All hosts share

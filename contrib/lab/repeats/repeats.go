@@ -11,8 +11,8 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // Arrival is one recipient's copy at a receiver.

@@ -8,7 +8,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
 const (
