@@ -18,6 +18,7 @@ DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
+	$(GO) build -trimpath -o bin/millrace-demo ./contrib/demo
 
 # Installs the packages of the tests, and unpacks those of the MTAs that cannot
 # be installed beside Postfix, of Mailman, which would bring services of its own,

@@ -20,8 +20,8 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/selfsigned"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // hostile is what a stranger might have somebody's terminal show: escape sequences in

@@ -76,7 +76,7 @@ func TestMailThatWentAnotherWayIsNoMeasurement(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.close() })
-	c, err := lab.Dial(t.Context(), h.postfix.SMTPAddr())
+	c, err := lab.Dial(t.Context(), h.Postfix.SMTPAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

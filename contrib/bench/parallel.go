@@ -65,15 +65,15 @@ func withSessions(ctx context.Context, b *bench, sessions int) (rate float64, er
 	}
 	defer func() { err = joinClose(err, h) }()
 	n := max(b.backlog/400, 10) * sessions
-	if err := fill(ctx, h.millrace.Spool(), &inject.Generator{Seed: 1, Domains: []string{"two.test"}, MinSize: 8 << 10}, n, &h.sent); err != nil {
+	if err := fill(ctx, h.Millrace.Spool(), &inject.Generator{Seed: 1, Domains: []string{"two.test"}, MinSize: 8 << 10}, n, &h.sent); err != nil {
 		return 0, err
 	}
-	if err := h.millrace.Agent.Start(ctx); err != nil {
+	if err := h.Millrace.Agent.Start(ctx); err != nil {
 		return 0, err
 	}
 	if err := h.arrived(ctx, n); err != nil {
 		return 0, err
 	}
 	h.kill()
-	return rateOf(h.internet.Ledger()), h.agree()
+	return rateOf(h.Internet.Ledger()), h.agree()
 }

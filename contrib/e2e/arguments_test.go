@@ -83,7 +83,7 @@ func TestArgumentsReachTheReceiver(t *testing.T) {
 			t.Errorf("%s: arrived\n  %s\nwant\n  %s", x.id, strings.Join(got, "\n  "), strings.Join(x.arrive, "\n  "))
 		}
 	}
-	if n, err := r.postfix.Mailbox("news@lab.test"); err != nil || len(n) != 0 {
+	if n, err := r.Postfix.Mailbox("news@lab.test"); err != nil || len(n) != 0 {
 		t.Errorf("%d reports of mail that was delivered (%v)", len(n), err)
 	}
 

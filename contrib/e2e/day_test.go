@@ -83,7 +83,7 @@ func TestAdminsDay(t *testing.T) {
 type day struct{ *room }
 
 func (d *day) millrace(ts *testscript.TestScript, neg bool, args []string) {
-	err := ts.Exec("millrace", append([]string{"--config", d.room.millrace.Config()}, args...)...)
+	err := ts.Exec("millrace", append([]string{"--config", d.room.Millrace.Config()}, args...)...)
 	if (err != nil) != neg {
 		ts.Fatalf("millrace %s: %v", strings.Join(args, " "), err)
 	}
@@ -92,7 +92,7 @@ func (d *day) millrace(ts *testscript.TestScript, neg bool, args []string) {
 func (d *day) eventually(ts *testscript.TestScript, neg bool, args []string) {
 	pattern := d.pattern(ts, neg, args, 2, "eventually PATTERN VERB ...")
 	d.until(args[0]+" of millrace "+strings.Join(args[1:], " "), func() bool {
-		err := ts.Exec("millrace", append([]string{"--config", d.room.millrace.Config()}, args[1:]...)...)
+		err := ts.Exec("millrace", append([]string{"--config", d.room.Millrace.Config()}, args[1:]...)...)
 		return err == nil && pattern.MatchString(ts.ReadFile("stdout"))
 	})
 }
@@ -123,7 +123,7 @@ func (d *day) blast(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: blast N TO LIST")
 	}
 	n := number(ts, args[0])
-	w, err := spool.OpenWriter(d.room.millrace.Spool(), spool.WriterOptions{})
+	w, err := spool.OpenWriter(d.room.Millrace.Spool(), spool.WriterOptions{})
 	ts.Check(err)
 	content := news("blast")
 	const sessions = 64
@@ -153,7 +153,7 @@ func (d *day) receiver(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 || args[1] != "takes" {
 		ts.Fatalf("usage: receiver NAME takes")
 	}
-	ts.Check(d.net.Change(args[0], func(b *sink.Behaviour) { *b = sink.Behaviour{} }))
+	ts.Check(d.Internet.Change(args[0], func(b *sink.Behaviour) { *b = sink.Behaviour{} }))
 }
 
 func (d *day) at(provider string) (n int) {
@@ -201,7 +201,7 @@ func (d *day) mailboxOf(ts *testscript.TestScript, neg bool, args []string) {
 
 func (d *day) logged(ts *testscript.TestScript, neg bool, args []string) {
 	re := d.pattern(ts, neg, args, 1, "logged PATTERN")
-	d.until(args[0]+" in the log", func() bool { return re.MatchString(read(d.t, d.room.millrace.Agent.Log())) })
+	d.until(args[0]+" in the log", func() bool { return re.MatchString(read(d.t, d.room.Millrace.Agent.Log())) })
 }
 
 func (d *day) capture(ts *testscript.TestScript, neg bool, args []string) {
@@ -222,7 +222,7 @@ func (d *day) accounted(ts *testscript.TestScript, neg bool, args []string) {
 	n := number(ts, args[0])
 	var sum control.QueueTotals
 	d.until("all is accounted for", func() bool {
-		ts.Check(ts.Exec("millrace", "--config", d.room.millrace.Config(), "stats", "--json"))
+		ts.Check(ts.Exec("millrace", "--config", d.room.Millrace.Config(), "stats", "--json"))
 		var stats struct{ Totals control.Totals }
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &stats))
 		sum = control.QueueTotals{}

@@ -149,17 +149,17 @@ func TestBouncesWaitForTheHostAndOutliveItsRefusal(t *testing.T) {
 	for i := range n {
 		r.send(sender(i), []string{fmt.Sprintf("a%d@strict.test", i)}, news(fmt.Sprint("lost-", i)))
 	}
-	agentLog := func(words ...string) int { return len(linesWith(read(t, r.millrace.Agent.Log()), words...)) }
+	agentLog := func(words ...string) int { return len(linesWith(read(t, r.Millrace.Agent.Log()), words...)) }
 	r.until("all have bounced", func() bool { return agentLog("status=bounced") == n })
 	r.until("all reports wait", func() bool { return r.queued("waiting") == n })
-	r.millrace.Agent.Kill()
-	r.start(r.millrace.Agent)
+	r.Millrace.Agent.Kill()
+	r.start(r.Millrace.Agent)
 	r.until("all reports wait after a crash", func() bool { return r.queued("waiting") == n })
 
 	d.open(t, "")
 	r.until("all are stuck", func() bool { return r.queued("stuck") == n })
-	r.stop(r.millrace.Agent)
-	r.start(r.millrace.Agent)
+	r.stop(r.Millrace.Agent)
+	r.start(r.Millrace.Agent)
 	r.until("all are stuck after a restart", func() bool { return r.queued("stuck") == n })
 	if got := agentLog("status=stuck", "550 5.7.1 Nothing for you here"); got != n {
 		t.Errorf("%d refusals, want each report tried once", got)
@@ -170,10 +170,10 @@ func TestBouncesWaitForTheHostAndOutliveItsRefusal(t *testing.T) {
 
 	// The admin has mended the host, and has the agent try at once.
 	d.shut()
-	r.stop(r.millrace.Agent)
+	r.stop(r.Millrace.Agent)
 	r.tryNow()
-	d.open(t, r.host.HandbackAddr())
-	r.start(r.millrace.Agent)
+	d.open(t, r.Host.HandbackAddr())
+	r.start(r.Millrace.Agent)
 	for i := range n {
 		got := r.readReports(r.mailbox(sender(i), 1))
 		if len(got) != 1 || len(got[0].Recipients) != 1 || got[0].Recipients[0]["final-recipient"] != fmt.Sprintf("rfc822; a%d@strict.test", i) {
@@ -199,11 +199,11 @@ func TestKilledAgentLosesNoBounce(t *testing.T) {
 		r.send(sender(i), []string{fmt.Sprintf("a%d@strict.test", i), fmt.Sprintf("b%d@far.test", i)}, news(fmt.Sprint("held-", i)))
 		if i%(n/kills) == 0 {
 			r.until("a failure is held", r.holds)
-			r.millrace.Agent.Kill()
-			if got := linesWith(read(t, r.millrace.Agent.Log()), "status=bounced", fmt.Sprintf("<a%d@", i)); len(got) > 0 {
+			r.Millrace.Agent.Kill()
+			if got := linesWith(read(t, r.Millrace.Agent.Log()), "status=bounced", fmt.Sprintf("<a%d@", i)); len(got) > 0 {
 				t.Errorf("bounced before its report: %s", got)
 			}
-			r.start(r.millrace.Agent)
+			r.start(r.Millrace.Agent)
 		}
 	}
 	for i := range n {
@@ -231,7 +231,7 @@ func (r *room) holds() bool {
 // tryNow has everything tried when the agent starts again.
 func (r *room) tryNow() {
 	r.t.Helper()
-	s, err := spool.OpenStore(r.millrace.Spool(), spool.StoreOptions{})
+	s, err := spool.OpenStore(r.Millrace.Spool(), spool.StoreOptions{})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func (r *room) queued(state string) (n int) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	out, err := exec.CommandContext(r.ctx, filepath.Join(dir, "millrace"), "--config", r.millrace.Config(), "queue", "--json").CombinedOutput()
+	out, err := exec.CommandContext(r.ctx, filepath.Join(dir, "millrace"), "--config", r.Millrace.Config(), "queue", "--json").CombinedOutput()
 	if err != nil {
 		r.t.Fatalf("millrace queue: %v\n%s", err, out)
 	}

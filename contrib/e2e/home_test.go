@@ -53,7 +53,7 @@ func TestBounceComesHome(t *testing.T) {
 	if bytes.Contains(dsn.Content, []byte("b@strict.test")) {
 		t.Errorf("reported though NOTIFY=NEVER:\n%s", dsn.Content)
 	}
-	r.logLine(r.millrace.Agent, "qid="+qid+" ", "to=<a@strict.test>", "status=bounced", "dsn=5.1.1")
+	r.logLine(r.Millrace.Agent, "qid="+qid+" ", "to=<a@strict.test>", "status=bounced", "dsn=5.1.1")
 
 	// A sender elsewhere gets the report by Postfix, which routes it.
 	r.send("news@d1.example", []string{"x@strict.test"}, news("abroad"))
@@ -74,10 +74,10 @@ func TestBounceComesHome(t *testing.T) {
 	if n := len(r.mailbox("news@lab.test", 1)); n != 1 {
 		t.Errorf("%d reports in the mailbox", n)
 	}
-	if got := linesWith(read(t, r.millrace.Milter.Log()), "verdict="); len(got) != 2 {
+	if got := linesWith(read(t, r.Millrace.Milter.Log()), "verdict="); len(got) != 2 {
 		t.Errorf("%d verdicts; the milter is to see two newsletters and no report:\n%s", len(got), strings.Join(got, "\n"))
 	}
-	if got, err := r.postfix.LogLines("postfix/handback/smtpd", "client="); err != nil || len(got) < 2 {
+	if got, err := r.Postfix.LogLines("postfix/handback/smtpd", "client="); err != nil || len(got) < 2 {
 		t.Errorf("%d messages through the hand-back port, %v", len(got), err)
 	}
 }
@@ -128,12 +128,12 @@ func TestHandbackQueue(t *testing.T) {
 			}
 			r := enter(t, o)
 			const n = 60
-			r.farAndHome(r.postfix.SMTPAddr(), n)
-			verdicts := linesWith(read(t, r.millrace.Milter.Log()), "verdict=delrcpt")
+			r.farAndHome(r.Postfix.SMTPAddr(), n)
+			verdicts := linesWith(read(t, r.Millrace.Milter.Log()), "verdict=delrcpt")
 			if len(verdicts) != n {
 				t.Errorf("%d messages diverted, want each of %d once", len(verdicts), n)
 			}
-			lines := linesWith(read(t, r.millrace.Agent.Log()), "status=\"handed back\"")
+			lines := linesWith(read(t, r.Millrace.Agent.Log()), "status=\"handed back\"")
 			if home := r.count("home"); len(lines) != home || home == 0 {
 				t.Errorf("%d recipients logged as handed back, %d arrived", len(lines), home)
 			}

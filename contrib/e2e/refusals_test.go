@@ -53,7 +53,7 @@ func TestRefusalsOfRealReceivers(t *testing.T) {
 			mail(0, "clear@secret.test"), mail(0, "again@secret.test"),
 			mail(0, "a@opensmtpd.test"))
 	})
-	agent := r.millrace.Agent
+	agent := r.Millrace.Agent
 	r.logLine(agent, "to=<known@choosy.test>", "dsn=2.0.0 status=sent")
 	r.logLine(agent, "to=<unknown@choosy.test>", "dsn=5.1.1 status=bounced", "said: 550 5.1.1", "(in reply to RCPT TO command)")
 	r.logLine(agent, "to=<known@choosy.test>", "dsn=5.3.4 status=bounced", "message is larger than the server accepts")

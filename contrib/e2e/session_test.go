@@ -23,7 +23,7 @@ func tolerant() lab.PostfixOptions {
 // quiet checks that the milter logged so many verdicts and no trouble.
 func (r *room) quiet(verdicts int) {
 	r.t.Helper()
-	log := read(r.t, r.millrace.Milter.Log())
+	log := read(r.t, r.Millrace.Milter.Log())
 	if got := linesWith(log, "verdict="); len(got) != verdicts {
 		r.t.Errorf("%d verdicts logged, want %d:\n%s", len(got), verdicts, strings.Join(got, "\n"))
 	}
@@ -32,7 +32,7 @@ func (r *room) quiet(verdicts int) {
 			r.t.Errorf("the milter has trouble:\n%s", strings.Join(got, "\n"))
 		}
 	}
-	if got := linesWith(read(r.t, r.millrace.Agent.Log()), "possible duplicate"); len(got) > 0 {
+	if got := linesWith(read(r.t, r.Millrace.Agent.Log()), "possible duplicate"); len(got) > 0 {
 		r.t.Errorf("orphans were left:\n%s", strings.Join(got, "\n"))
 	}
 }
@@ -121,7 +121,7 @@ func TestMessageThatEndsEarlyIsNobodys(t *testing.T) {
 	want = append(want, "dot early@far.test ours")
 
 	r.until("Postfix has seen every client go", func() bool {
-		lines, err := r.postfix.LogLines("/smtpd[", "disconnect from localhost[127.0.0.1]")
+		lines, err := r.Postfix.LogLines("/smtpd[", "disconnect from localhost[127.0.0.1]")
 		if err != nil {
 			t.Fatal(err)
 		}

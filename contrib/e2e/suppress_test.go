@@ -32,7 +32,7 @@ func TestSuppressedAddressComesHomeAtOnce(t *testing.T) {
 	if err := os.Rename(file, file+".old"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.millrace.Agent.Reload(); err != nil {
+	if err := r.Millrace.Agent.Reload(); err != nil {
 		t.Fatal(err)
 	}
 	r.until("a new event file", func() bool { _, err := os.Stat(file); return err == nil })
@@ -51,8 +51,8 @@ func TestSuppressedAddressComesHomeAtOnce(t *testing.T) {
 	}
 	r.until("the other recipient's copy", func() bool { return len(r.copies("second")) == 1 })
 	r.rest()
-	r.stop(r.millrace.Agent)
-	defer r.start(r.millrace.Agent)
+	r.stop(r.Millrace.Agent)
+	defer r.start(r.Millrace.Agent)
 	for path, want := range map[string]map[string]string{
 		file + ".old": {"a@strict.test": "bounced", "news@lab.test": "handed_back"},
 		file:          {"a@strict.test": "suppressed", "b@far.test": "sent", "news@lab.test": "handed_back"},

@@ -23,17 +23,17 @@ func TestVerdictThatComesTooLateIsVoid(t *testing.T) {
 			})
 			p.on(func(fromMilter bool, code byte) bool {
 				if !fromMilter && code == 'E' {
-					if err := r.millrace.Milter.Freeze(r.ctx); err != nil {
+					if err := r.Millrace.Milter.Freeze(r.ctx); err != nil {
 						t.Error(err)
 					}
 				}
 				return true
 			})
 			r.send("news@lab.test", []string{"a@far.test", "b@far.example"}, news("late")) // Postfix has given up by then
-			if err := r.millrace.Milter.Signal(syscall.SIGCONT); err != nil {
+			if err := r.Millrace.Milter.Signal(syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
-			line := r.logLine(r.millrace.Milter, `msg="verdict lost"`)
+			line := r.logLine(r.Millrace.Milter, `msg="verdict lost"`)
 			if !strings.Contains(line, "MTA was not told and keeps the message") || !strings.Contains(line, "diverted=2") {
 				t.Errorf("the line: %s", line)
 			}
@@ -75,20 +75,20 @@ func TestVerdictThatIsCutLosesNobody(t *testing.T) {
 					return true
 				}
 				if end == "kill" {
-					r.millrace.Milter.Kill()
+					r.Millrace.Milter.Kill()
 				}
 				return false
 			})
 			r.send("news@lab.test", rcpts, news("cut"))
 			p.on(nil)
-			says, by := []string{`msg="verdict cut"`, "possible duplicate", fmt.Sprintf("diverted=%d", all)}, r.millrace.Milter
+			says, by := []string{`msg="verdict cut"`, "possible duplicate", fmt.Sprintf("diverted=%d", all)}, r.Millrace.Milter
 			if end == "kill" {
-				says, by = []string{"possible duplicate: the milter died"}, r.millrace.Agent
+				says, by = []string{"possible duplicate: the milter died"}, r.Millrace.Agent
 			}
 			r.logLine(by, says...)
 			r.exactly(want...)
 			if end == "kill" {
-				r.start(r.millrace.Milter)
+				r.start(r.Millrace.Milter)
 			}
 			r.send("news@lab.test", []string{"a@far.test"}, news("after"))
 			r.exactly(append(want, "after a@far.test ours")...)
@@ -115,7 +115,7 @@ func TestDeathAroundTheVerdict(t *testing.T) {
 			}{{"before-end", false, 'E', false}, {"after-verdict", true, '-', true}} {
 				p.on(func(fromMilter bool, code byte) bool {
 					if fromMilter == x.fromMilter && code == x.code {
-						r.millrace.Milter.Kill()
+						r.Millrace.Milter.Kill()
 						return false
 					}
 					return true
@@ -131,7 +131,7 @@ func TestDeathAroundTheVerdict(t *testing.T) {
 				}
 				client.quits()
 				p.on(nil)
-				r.start(r.millrace.Milter)
+				r.start(r.Millrace.Milter)
 				if action == "tempfail" {
 					way = "ours"
 					r.send("news@lab.test", []string{"a@far.test"}, news(x.id))
@@ -152,7 +152,7 @@ func TestStopWaitsForTheMessageInHand(t *testing.T) {
 	r, p := tapped(t, "unix", "127.82.0.1", "accept", setup{})
 	p.on(func(fromMilter bool, code byte) bool {
 		if !fromMilter && code == 'B' {
-			if err := r.millrace.Milter.Signal(syscall.SIGTERM); err != nil {
+			if err := r.Millrace.Milter.Signal(syscall.SIGTERM); err != nil {
 				t.Error(err)
 			}
 			// Once it takes no more connections it has heard the signal.
@@ -170,7 +170,7 @@ func TestStopWaitsForTheMessageInHand(t *testing.T) {
 		return true
 	})
 	r.send("news@lab.test", []string{"a@far.test"}, news("in-hand"))
-	r.until("the milter has ended", func() bool { return !r.millrace.Milter.Running() })
+	r.until("the milter has ended", func() bool { return !r.Millrace.Milter.Running() })
 	r.send("news@lab.test", []string{"a@far.test"}, news("without"))
 	r.exactly("in-hand a@far.test ours", "without a@far.test postfix")
 	r.quiet(1)
@@ -183,7 +183,7 @@ func TestPostfixDiesBeforeItHearsTheVerdict(t *testing.T) {
 	r, p := tapped(t, "unix", "127.81.0.1", "tempfail", setup{})
 	p.on(func(fromMilter bool, code byte) bool {
 		if fromMilter && code == '-' {
-			r.postfix.Kill()
+			r.Postfix.Kill()
 			return false
 		}
 		return true
@@ -195,7 +195,7 @@ func TestPostfixDiesBeforeItHearsTheVerdict(t *testing.T) {
 		t.Errorf("reply %q", line)
 	}
 	p.on(nil)
-	if err := r.postfix.Start(r.ctx); err != nil {
+	if err := r.Postfix.Start(r.ctx); err != nil {
 		t.Fatal(err)
 	}
 	r.send("news@lab.test", []string{"a@far.test"}, news("unheard"))
