@@ -22,7 +22,7 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 	full := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), takes.addr.Port())
 	refused := refuse(t, full)
 	s := newStage(t, func(c *config.Config) { c.Agent.Port = full.Port() })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := newSettings(s.config, s.log.Logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 		preference uint16 // of the host that takes us
 		min, max   int64  // refusals
 	}{{"equal", 10, 0, 1}, {"backup", 20, connects, connects}} {
-		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+		a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 		a.now.Store(set)
 		way := queue.Way{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
 			{Name: "mx1.test", Preference: 10, Addrs: []netip.Addr{full.Addr()}},

@@ -228,7 +228,7 @@ func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
 		t.Helper()
 		c := *s.config
 		c.General.TLS = level
-		set, err := newSettings(&c, s.log.logger(), nil)
+		set, err := newSettings(&c, s.log.Logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -123,11 +123,11 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 		{addresses("::1"), hosts[:1], "127.0.0.1"},
 	} {
 		s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), tt.pool })
-		set, err := newSettings(s.config, s.log.logger(), nil)
+		set, err := newSettings(s.config, s.log.Logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+		a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 		a.now.Store(set)
 		seen := make(map[string]bool)
 		for i := range 16 {
@@ -166,11 +166,11 @@ func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	t.Parallel()
 	four := (&listener{}).listen(t, "127.0.0.1:0")
 	s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), addresses("::1") })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := newSettings(s.config, s.log.Logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+	a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 	a.now.Store(set)
 	way := set.direct("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
 	c, p, _, err := a.connect(t.Context(), way)

@@ -141,7 +141,7 @@ func TestReadersOfTheMetricsHoldUpNobody(t *testing.T) {
 func TestPausesByRulesAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, func(c *config.Config) { c.Replies = shippedReplies(t) })
-	a, err := New(s.config, s.log.logger(), "test")
+	a, err := New(s.config, s.log.Logger(), "test")
 	if err != nil {
 		t.Fatal(err)
 	}

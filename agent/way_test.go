@@ -60,7 +60,7 @@ func TestRetryKeepsItsSource(t *testing.T) {
 	first := make(map[string]netip.Addr)
 	used := make(map[netip.Addr]int)
 	for run := range 2 {
-		set, err := newSettings(s.config, s.log.logger(), nil)
+		set, err := newSettings(s.config, s.log.Logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // A configuration that cannot be used starts nothing, and the admin is told
@@ -83,7 +84,7 @@ func TestReload(t *testing.T) {
 			if err := d.Reload(); err != nil {
 				t.Fatal(err)
 			}
-			r.until(says, func() bool { return len(linesWith(read(t, d.Log()), says, r.Millrace.Config())) == n })
+			r.until(says, func() bool { return len(logbuf.Lines(read(t, d.Log()), says, r.Millrace.Config())) == n })
 		}
 	}
 	n := 0

@@ -9,6 +9,7 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
 	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/repeats"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -187,7 +188,7 @@ func TestGracefulStop(t *testing.T) {
 	s.more(30)
 	s.end()
 	r.exact(&s.sent)
-	if lines := linesWith(read(t, r.Millrace.Agent.Log()), "possible duplicate"); len(lines) > 0 {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "possible duplicate"); len(lines) > 0 {
 		t.Errorf("an orderly stop left orphans:\n%s", lines[0])
 	}
 }

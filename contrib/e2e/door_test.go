@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // door stands before the host's hand-back port. It is shut, refuses each recipient
@@ -149,7 +150,7 @@ func TestBouncesWaitForTheHostAndOutliveItsRefusal(t *testing.T) {
 	for i := range n {
 		r.send(sender(i), []string{fmt.Sprintf("a%d@strict.test", i)}, news(fmt.Sprint("lost-", i)))
 	}
-	agentLog := func(words ...string) int { return len(linesWith(read(t, r.Millrace.Agent.Log()), words...)) }
+	agentLog := func(words ...string) int { return len(logbuf.Lines(read(t, r.Millrace.Agent.Log()), words...)) }
 	r.until("all have bounced", func() bool { return agentLog("status=bounced") == n })
 	r.until("all reports wait", func() bool { return r.queued("waiting") == n })
 	r.Millrace.Agent.Kill()
@@ -200,7 +201,7 @@ func TestKilledAgentLosesNoBounce(t *testing.T) {
 		if i%(n/kills) == 0 {
 			r.until("a failure is held", r.holds)
 			r.Millrace.Agent.Kill()
-			if got := linesWith(read(t, r.Millrace.Agent.Log()), "status=bounced", fmt.Sprintf("<a%d@", i)); len(got) > 0 {
+			if got := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "status=bounced", fmt.Sprintf("<a%d@", i)); len(got) > 0 {
 				t.Errorf("bounced before its report: %s", got)
 			}
 			r.start(r.Millrace.Agent)

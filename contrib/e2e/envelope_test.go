@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -185,7 +186,7 @@ func TestSpooledAddressesThatAreNotPlainGoBack(t *testing.T) {
 	if n := len(r.all()); n != len(odd)+1 {
 		t.Errorf("%d copies, want %d", n, len(odd)+1)
 	}
-	if lines := linesWith(read(t, r.Millrace.Agent.Log()), "status=stuck"); len(lines) > 0 {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "status=stuck"); len(lines) > 0 {
 		t.Errorf("stuck:\n%s", strings.Join(lines, "\n"))
 	}
 }
@@ -253,10 +254,10 @@ func TestOneGrepFollowsAMessage(t *testing.T) {
 	} {
 		r.logLine(r.Millrace.Agent, append(words, "qid="+qid+" ", "id="+a.spool+" ")...)
 	}
-	if got := linesWith(read(t, r.Millrace.Milter.Log()), "qid="+qid+" "); len(got) != 1 {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "qid="+qid+" "); len(got) != 1 {
 		t.Errorf("%d lines for one verdict:\n%s", len(got), strings.Join(got, "\n"))
 	}
-	if got := linesWith(read(t, r.Millrace.Agent.Log()), "qid="+qid+" "); len(got) != 3 {
+	if got := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "qid="+qid+" "); len(got) != 3 {
 		t.Errorf("%d lines for 3 attempts:\n%s", len(got), strings.Join(got, "\n"))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // crowd sends discarded newsletters over many connections at once.
@@ -40,7 +41,7 @@ func TestFlowDelayIsNoticed(t *testing.T) {
 	r.crowd(8)
 	r.logLine(r.Millrace.Milter, "level=WARN", "in_flow_delay", `remedy="postconf -e in_flow_delay=0"`)
 	r.crowd(2)
-	if n := len(linesWith(read(t, r.Millrace.Milter.Log()), "in_flow_delay")); n != 1 {
+	if n := len(logbuf.Lines(read(t, r.Millrace.Milter.Log()), "in_flow_delay")); n != 1 {
 		t.Errorf("told %d times", n)
 	}
 }
@@ -53,7 +54,7 @@ func TestNoFlowDelayIsNotNoticed(t *testing.T) {
 		millrace: lab.MillraceOptions{Set: map[string]string{"milter.verdict": `"discard"`}},
 	})
 	r.crowd(8)
-	if said := linesWith(read(t, r.Millrace.Milter.Log()), "in_flow_delay"); len(said) > 0 {
+	if said := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "in_flow_delay"); len(said) > 0 {
 		t.Errorf("said %q", said)
 	}
 }

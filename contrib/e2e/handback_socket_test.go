@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -143,7 +144,7 @@ func TestReturnedMailIsNotTakenWhileTheHostIsDown(t *testing.T) {
 	if err := r.Internet.Change("strict", func(b *sink.Behaviour) { b.TempShare, b.PermShare = 0, 1 }); err != nil {
 		t.Fatal(err)
 	}
-	agentLog := func(words ...string) int { return len(linesWith(read(t, r.Millrace.Agent.Log()), words...)) }
+	agentLog := func(words ...string) int { return len(logbuf.Lines(read(t, r.Millrace.Agent.Log()), words...)) }
 	r.until("all have bounced", func() bool { return agentLog("status=bounced") == n })
 	r.until("the host was called", func() bool {
 		return agentLog("msg=connect", "relay=localhost[") > 0 || th != nil && len(th.took) > 0
@@ -233,7 +234,7 @@ func TestSendingStopsWithPostfixAtItsSocket(t *testing.T) {
 	}
 	r.until("it goes on", func() bool { return !stopped() })
 	// The room itself calls once at each start.
-	if calls := linesWith(read(t, r.Host.Log()), "handback/smtpd", "]: connect from"); len(calls) != 2 {
+	if calls := logbuf.Lines(read(t, r.Host.Log()), "handback/smtpd", "]: connect from"); len(calls) != 2 {
 		t.Errorf("Postfix was called for that: %q", calls)
 	}
 }
@@ -280,7 +281,7 @@ func TestSetupMovesTheHandbackPortToASocket(t *testing.T) {
 	socket := filepath.Join(r.Postfix.Queue(), "public", "millrace")
 	exposed := func() bool {
 		lines, _ := check(r.ctx, t, r.Millrace, r.Postfix)
-		return len(linesWith(strings.Join(lines, "\n"), "any local user can listen", "remedy: run millrace setup")) == 1
+		return len(logbuf.Lines(strings.Join(lines, "\n"), "any local user can listen", "remedy: run millrace setup")) == 1
 	}
 	master := filepath.Join(r.Postfix.Config(), "master.cf")
 	before := read(t, master)
@@ -295,7 +296,7 @@ func TestSetupMovesTheHandbackPortToASocket(t *testing.T) {
 	if err := r.Millrace.Agent.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	r.until("reloaded", func() bool { return len(linesWith(read(t, r.Millrace.Agent.Log()), "configuration reloaded")) > 0 })
+	r.until("reloaded", func() bool { return len(logbuf.Lines(read(t, r.Millrace.Agent.Log()), "configuration reloaded")) > 0 })
 	home("socket", "localhost["+socket+"]")
 	if exposed() {
 		t.Error("millrace check warns of a port that is no more")
@@ -338,7 +339,7 @@ func TestAgentThatIsNotLetInIsTold(t *testing.T) {
 	}
 	r.until("/readyz", func() bool { return strings.Contains(ready(), told) && strings.Contains(ready(), remedy) })
 	lines, code := check(r.ctx, t, r.Millrace, r.Postfix)
-	if len(linesWith(strings.Join(lines, "\n"), "error: [handback] relay unix:", told, remedy)) != 1 || code != 1 {
+	if len(logbuf.Lines(strings.Join(lines, "\n"), "error: [handback] relay unix:", told, remedy)) != 1 || code != 1 {
 		t.Errorf("millrace check: code %d\n%s", code, strings.Join(lines, "\n"))
 	}
 	before := read(t, filepath.Join(r.Postfix.Config(), "main.cf"))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -74,7 +75,7 @@ func TestBounceComesHome(t *testing.T) {
 	if n := len(r.mailbox("news@lab.test", 1)); n != 1 {
 		t.Errorf("%d reports in the mailbox", n)
 	}
-	if got := linesWith(read(t, r.Millrace.Milter.Log()), "verdict="); len(got) != 2 {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict="); len(got) != 2 {
 		t.Errorf("%d verdicts; the milter is to see two newsletters and no report:\n%s", len(got), strings.Join(got, "\n"))
 	}
 	if got, err := r.Postfix.LogLines("postfix/handback/smtpd", "client="); err != nil || len(got) < 2 {
@@ -129,11 +130,11 @@ func TestHandbackQueue(t *testing.T) {
 			r := enter(t, o)
 			const n = 60
 			r.farAndHome(r.Postfix.SMTPAddr(), n)
-			verdicts := linesWith(read(t, r.Millrace.Milter.Log()), "verdict=delrcpt")
+			verdicts := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict=delrcpt")
 			if len(verdicts) != n {
 				t.Errorf("%d messages diverted, want each of %d once", len(verdicts), n)
 			}
-			lines := linesWith(read(t, r.Millrace.Agent.Log()), "status=\"handed back\"")
+			lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "status=\"handed back\"")
 			if home := r.count("home"); len(lines) != home || home == 0 {
 				t.Errorf("%d recipients logged as handed back, %d arrived", len(lines), home)
 			}

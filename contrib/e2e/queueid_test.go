@@ -7,6 +7,7 @@ import (
 
 	"github.com/emersion/go-milter"
 
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -45,12 +46,12 @@ func TestReusedQueueIDsKeepApart(t *testing.T) {
 		}
 	}
 	// One verdict and one outcome for each spool id.
-	verdicts := linesWith(read(t, r.Millrace.Milter.Log()), "qid="+qid+" ")
+	verdicts := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "qid="+qid+" ")
 	ids := make(map[string]bool)
 	for _, line := range verdicts {
 		id := field(line, "id")
 		ids[id] = true
-		if got := linesWith(read(t, r.Millrace.Agent.Log()), "msg=delivery", "qid="+qid+" ", "id="+id+" "); len(got) != 1 {
+		if got := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "msg=delivery", "qid="+qid+" ", "id="+id+" "); len(got) != 1 {
 			t.Errorf("outcomes of %s:\n%s", line, strings.Join(got, "\n"))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // receive starts a real MTA as a receiver, until the test ends. postfix are
@@ -255,7 +256,7 @@ func TestRealReceiversTakeEveryByte(t *testing.T) {
 		r.reported(f)
 	}
 	r.rest()
-	if lines := linesWith(read(t, r.Millrace.Agent.Log()), "TLS failed, trying without"); len(lines) != 1 || !strings.Contains(lines[0], "relay=mx.opensmtpd.test") {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "TLS failed, trying without"); len(lines) != 1 || !strings.Contains(lines[0], "relay=mx.opensmtpd.test") {
 		t.Errorf("went on without TLS:\n%s", strings.Join(lines, "\n"))
 	}
 
@@ -272,7 +273,7 @@ func TestRealReceiversTakeEveryByte(t *testing.T) {
 	exim := read(t, list[1].Log())
 	for _, l := range append(letters(list[1]), international(list[1])) {
 		// K: "chunking used".
-		if lines := linesWith(exim, " <= ", " id="+l.id+"@"); len(lines) != 1 || strings.Contains(lines[0], " K ") == (l.id == "big") {
+		if lines := logbuf.Lines(exim, " <= ", " id="+l.id+"@"); len(lines) != 1 || strings.Contains(lines[0], " K ") == (l.id == "big") {
 			t.Errorf("exim took %s:\n%s", l.id, strings.Join(lines, "\n"))
 		}
 	}
@@ -333,7 +334,7 @@ func (r *room) reported(f *far) {
 			r.t.Errorf("%d reports from %s without %q, the first:\n%s", len(got), f.name, want, got[0].Content)
 		}
 	}
-	if n := len(linesWith(read(r.t, r.Millrace.Agent.Log()), `msg="sender delivery status notification"`, "to="+f.sender())); (n == 1) != (action == "action: relayed") {
+	if n := len(logbuf.Lines(read(r.t, r.Millrace.Agent.Log()), `msg="sender delivery status notification"`, "to="+f.sender())); (n == 1) != (action == "action: relayed") {
 		r.t.Errorf("%d reports of ours on mail to %s", n, f.name)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // What real MTAs say when they do not take mail ends as it should: bounced where
@@ -79,10 +80,10 @@ func TestRefusalsOfRealReceivers(t *testing.T) {
 		r.logLine(agent, "to=<"+to+">", "dsn=2.0.0 status=sent")
 	}
 	log := read(t, agent.Log())
-	if n := len(linesWith(log, "status=bounced")); n != 4 {
+	if n := len(logbuf.Lines(log, "status=bounced")); n != 4 {
 		t.Errorf("%d bounces", n)
 	}
-	if lines := linesWith(log, "to=", "relay=mx.crowded.test", "status=deferred"); len(lines) > 0 {
+	if lines := logbuf.Lines(log, "to=", "relay=mx.crowded.test", "status=deferred"); len(lines) > 0 {
 		t.Errorf("a connection too many counted against the mail:\n%s", strings.Join(lines, "\n"))
 	}
 	if got, err := broken.Mailbox("a@opensmtpd.test"); err != nil || len(got) > 0 {

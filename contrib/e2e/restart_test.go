@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // The milter goes away and comes back while a client's session is open. Postfix
@@ -132,11 +134,11 @@ func TestPostfixRestartInMidSession(t *testing.T) {
 	whole("killed")
 
 	r.exactly(want...)
-	lost := linesWith(read(t, r.Millrace.Milter.Log()), "closing MTA connection", "stage=envelope", "in the middle of a message")
+	lost := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "closing MTA connection", "stage=envelope", "in the middle of a message")
 	if len(lost) != 2 {
 		t.Errorf("%d lines tell of a connection that Postfix left in the middle of a message:\n%s", len(lost), strings.Join(lost, "\n"))
 	}
-	if got := linesWith(read(t, r.Millrace.Milter.Log()), "msg=verdict"); len(got) != len(want) {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "msg=verdict"); len(got) != len(want) {
 		t.Errorf("%d verdicts, want %d", len(got), len(want))
 	}
 }

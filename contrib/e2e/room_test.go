@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/rig"
 	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/lab/tidy"
@@ -326,7 +327,7 @@ func (r *room) verdict(qid string) string {
 func (r *room) logLine(d *lab.Daemon, texts ...string) (line string) {
 	r.t.Helper()
 	r.until(fmt.Sprintf("a line with %q in %s", texts, d.Log()), func() bool {
-		found := linesWith(read(r.t, d.Log()), texts...)
+		found := logbuf.Lines(read(r.t, d.Log()), texts...)
 		if len(found) > 0 {
 			line = found[0]
 		}
@@ -412,17 +413,6 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-// linesWith gives the whole lines of a text that have all the words.
-func linesWith(text string, words ...string) []string {
-	var found []string
-	for line := range strings.Lines(text) {
-		if strings.HasSuffix(line, "\n") && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
-			found = append(found, strings.TrimSuffix(line, "\n"))
-		}
-	}
-	return found
 }
 
 func tail(text string, n int) string {

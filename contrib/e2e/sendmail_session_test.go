@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // talk is an SMTP session said line by line.
@@ -261,10 +262,10 @@ func TestSendmailBounceComesHome(t *testing.T) {
 	if n, m := r.count("far"), len(r.mailbox("news@lab.test", 1)); n != 2 || m != 1 {
 		t.Errorf("%d copies at far, %d reports in the mailbox", n, m)
 	}
-	if got := linesWith(read(t, r.Millrace.Milter.Log()), "verdict="); len(got) != 2 {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict="); len(got) != 2 {
 		t.Errorf("the milter saw more than two newsletters:\n%s", strings.Join(got, "\n"))
 	}
-	if got := linesWith(read(t, r.Host.Log()), "daemon=HANDBACK", "from=<>"); len(got) != 2 {
+	if got := logbuf.Lines(read(t, r.Host.Log()), "daemon=HANDBACK", "from=<>"); len(got) != 2 {
 		t.Errorf("%d reports through the hand-back port, want 2", len(got))
 	}
 }
@@ -279,7 +280,7 @@ func TestSendmailHandbackQueue(t *testing.T) {
 	})
 	const n = 30
 	r.farAndHome(r.Host.SMTPAddr(), n)
-	if got := linesWith(read(t, r.Millrace.Milter.Log()), "verdict=discard"); len(got) != n {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict=discard"); len(got) != n {
 		t.Errorf("%d messages diverted, want each of %d once", len(got), n)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -36,14 +37,14 @@ func TestSendmailEveryByteArrives(t *testing.T) {
 					t.Errorf("%s to %s went by Sendmail", a.id, a.recipient)
 				}
 			}
-			got := linesWith(read(t, r.Millrace.Milter.Log()), "verdict="+verdict+" ")
+			got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict="+verdict+" ")
 			if len(got) != n {
 				t.Errorf("%d verdicts %s", len(got), verdict)
 			}
 			// One grep for the queue id finds what Sendmail says of it.
 			said := map[string]string{"discard": "discarded", "delrcpt": "Milter (millrace) delete: rcpt <"}[verdict]
 			for _, line := range got {
-				if len(linesWith(read(t, r.Host.Log()), field(line, "qid")+": ", said)) == 0 {
+				if len(logbuf.Lines(read(t, r.Host.Log()), field(line, "qid")+": ", said)) == 0 {
 					t.Errorf("Sendmail's log has no %q of %s", said, field(line, "qid"))
 				}
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // tolerant is a Postfix that lets a client try again and again, and refuses one
@@ -24,15 +25,15 @@ func tolerant() lab.PostfixOptions {
 func (r *room) quiet(verdicts int) {
 	r.t.Helper()
 	log := read(r.t, r.Millrace.Milter.Log())
-	if got := linesWith(log, "verdict="); len(got) != verdicts {
+	if got := logbuf.Lines(log, "verdict="); len(got) != verdicts {
 		r.t.Errorf("%d verdicts logged, want %d:\n%s", len(got), verdicts, strings.Join(got, "\n"))
 	}
 	for _, trouble := range []string{"level=WARN", "level=ERROR"} {
-		if got := linesWith(log, trouble); len(got) > 0 {
+		if got := logbuf.Lines(log, trouble); len(got) > 0 {
 			r.t.Errorf("the milter has trouble:\n%s", strings.Join(got, "\n"))
 		}
 	}
-	if got := linesWith(read(r.t, r.Millrace.Agent.Log()), "possible duplicate"); len(got) > 0 {
+	if got := logbuf.Lines(read(r.t, r.Millrace.Agent.Log()), "possible duplicate"); len(got) > 0 {
 		r.t.Errorf("orphans were left:\n%s", strings.Join(got, "\n"))
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -155,7 +156,7 @@ func (p *policyRoom) nothingAt(domains ...string) {
 			p.t.Errorf("%s has %d copies in spite of its policy", d, n)
 		}
 	}
-	if lines := linesWith(read(p.t, p.Millrace.Agent.Log()), "status=bounced"); len(lines) > 0 {
+	if lines := logbuf.Lines(read(p.t, p.Millrace.Agent.Log()), "status=bounced"); len(lines) > 0 {
 		p.t.Errorf("a policy bounces no mail:\n%s", strings.Join(lines, "\n"))
 	}
 }

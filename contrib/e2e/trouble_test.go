@@ -12,6 +12,7 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
 	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -83,7 +84,7 @@ func TestObserveModeDivertsNothing(t *testing.T) {
 		}
 	}
 	// What would have been diverted is told.
-	if got := linesWith(read(t, r.Millrace.Milter.Log()), "verdict=observe"); len(got) != bulk {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict=observe"); len(got) != bulk {
 		t.Errorf("%d of %d newsletters recognised", len(got), bulk)
 	}
 }
