@@ -19,14 +19,14 @@ func lanes() []lane {
 		{"postfix", 30 * time.Second, []kind{
 			{name: "kill -9", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
 				s.postfixStops.Add(1)
-				s.openBack.Add(s.relay.passing.Load())
+				s.openBack.Add(int64(s.relay.Passing()))
 				s.Postfix.Kill()
 				wait(ctx, lasts)
 				return s.Postfix.Start(s.ctx)
 			}},
 			{name: "stop", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
 				s.postfixStops.Add(1)
-				s.openBack.Add(s.relay.passing.Load())
+				s.openBack.Add(int64(s.relay.Passing()))
 				if err := s.Postfix.Halt(); err != nil {
 					return err
 				}
@@ -47,8 +47,8 @@ func lanes() []lane {
 		}},
 		{"disk", 12 * time.Second, diskKinds},
 		{"hand-back", 20 * time.Second, []kind{
-			{name: "nobody is there", least: time.Second, most: 8 * time.Second, do: handback(absent)},
-			{name: "too many connections", least: time.Second, most: 8 * time.Second, do: handback(full)},
+			{name: "nobody is there", least: time.Second, most: 8 * time.Second, do: handback((*scene).absent)},
+			{name: "too many connections", least: time.Second, most: 8 * time.Second, do: handback((*scene).full)},
 		}},
 		{"admin", 8 * time.Second, []kind{
 			{name: "pauses a stream", least: time.Second, most: 8 * time.Second, weight: 2, do: between(

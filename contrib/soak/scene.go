@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
 	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/proxy"
 	"github.com/millrace/millrace/contrib/lab/repeats"
 	"github.com/millrace/millrace/contrib/lab/rig"
 	"github.com/millrace/millrace/contrib/lab/sink"
@@ -63,7 +64,7 @@ type scene struct {
 	dir string
 	rig.Rig
 	resolver *lab.Unbound // nil while it is stopped
-	relay    *relay
+	relay    *proxy.Proxy // before Postfix's hand-back port, so that this port can fail alone
 	disk     *disk
 	agent    *daemon
 	milter   *daemon
@@ -150,17 +151,20 @@ func (s *scene) setUp() (err error) {
 	if err != nil {
 		return err
 	}
-	if s.relay, err = startRelay(s.Postfix.HandbackAddr()); err != nil {
+	if s.relay, err = proxy.New(proxy.Options{Listen: "127.0.0.1:0"}); err != nil {
 		return err
 	}
-	s.Defer(func() error { s.relay.close(); return nil })
+	s.Defer(func() error { s.relay.Close(); return nil })
+	if err := s.present(); err != nil {
+		return err
+	}
 	err = s.NewMillrace(lab.MillraceOptions{Set: map[string]string{
 		"spool.directory":      fmt.Sprintf("%q", s.disk.spool()),
 		"spool.min_free":       fmt.Sprint(minFree),
 		"milter.agent_grace":   fmt.Sprintf("%q", grace.String()),
 		"agent.http.listen":    fmt.Sprintf("%q", httpAddr),
 		"agent.max_sessions":   "60",
-		"handback.relay":       fmt.Sprintf("%q", s.relay.addr),
+		"handback.relay":       fmt.Sprintf("%q", s.relay.Addr()),
 		"general.max_sessions": "15",
 		"general.retry":        `["1s", "2s", "4s"]`,
 		"general.expire":       `"2d"`,
@@ -215,7 +219,7 @@ func (s *scene) kill(d *daemon) error {
 		if err != nil {
 			return err
 		}
-		back, err := sessions(d.PID(), s.relay.port())
+		back, err := sessions(d.PID(), s.relay.Port())
 		if err != nil {
 			return err
 		}

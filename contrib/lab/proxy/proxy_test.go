@@ -53,7 +53,8 @@ type client struct {
 
 func dial(t *testing.T, p *Proxy) *client {
 	t.Helper()
-	c, err := net.Dial(lab.Network(p.Addr()))
+	network, address := lab.Network(p.Addr())
+	c, err := net.Dial(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,8 @@ func TestStates(t *testing.T) {
 			p := start(t, Options{Listen: listen})
 			refused := func() {
 				t.Helper()
-				if c, err := net.Dial(lab.Network(p.Addr())); err == nil {
+				network, address := lab.Network(p.Addr())
+				if c, err := net.Dial(network, address); err == nil {
 					c.Close()
 					t.Error("a connection when nobody answers")
 				}

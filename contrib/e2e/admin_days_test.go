@@ -21,7 +21,7 @@ import (
 )
 
 // TestAdminsDay has an admin do what there is to do, with the command as it is built:
-// each script in testdata/day is a task, in a room of its own. Beside testscript's
+// each script in testdata/admin_days is a task, in a room of its own. Beside testscript's
 // commands there are
 //
 //	millrace VERB ...             the command, with the room's configuration
@@ -38,7 +38,7 @@ import (
 //	                              what was sent against what arrived
 func TestAdminsDay(t *testing.T) {
 	t.Parallel()
-	scripts, err := filepath.Glob("testdata/day/*.txtar")
+	scripts, err := filepath.Glob("testdata/admin_days/*.txtar")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("%d scripts, %v", len(scripts), err)
 	}

@@ -157,7 +157,8 @@ func TestStopWaitsForTheMessageInHand(t *testing.T) {
 			}
 			// Once it takes no more connections it has heard the signal.
 			err := lab.Until(r.ctx, func() (bool, error) {
-				c, err := net.Dial("unix", p.addr)
+				network, socket := lab.Network(r.Millrace.Socket())
+				c, err := net.Dial(network, socket)
 				if err == nil {
 					c.Close()
 				}

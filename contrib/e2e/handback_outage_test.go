@@ -3,122 +3,23 @@ package e2e
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"net"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/proxy"
 )
 
-// door stands before the host's hand-back port. It is shut, refuses each recipient
-// of what comes, or lets through.
-type door struct {
-	addr string
-	work sync.WaitGroup
-
-	mu       sync.Mutex
-	to       string // the host's port; "": refuse
-	listener net.Listener
-	conns    []net.Conn
-}
-
-// newDoor takes a free port and shuts it.
-func newDoor(t *testing.T) *door {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &door{addr: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { d.shut(); d.work.Wait() })
-	return d
-}
-
-// open opens the door to an address; "" refuses.
-func (d *door) open(t *testing.T, to string) {
-	t.Helper()
-	l, err := net.Listen("tcp", d.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.listener, d.to = l, to
-	d.work.Go(func() { d.serve(l, to) })
-}
-
-// shut closes the port and cuts what passes.
-func (d *door) shut() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.listener != nil {
-		d.listener.Close()
-	}
-	for _, c := range d.conns {
-		c.Close()
-	}
-	d.listener, d.conns = nil, nil
-}
-
-func (d *door) serve(l net.Listener, to string) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		if !d.holds(l, c) {
-			return
-		}
-		if to == "" {
-			d.work.Go(func() { refuse(c) })
-			continue
-		}
-		network, address := lab.Network(to)
-		host, err := net.Dial(network, address)
-		if err != nil {
-			c.Close()
-			continue
-		}
-		if !d.holds(l, host) {
-			return
-		}
-		carry := func(from, to net.Conn) {
-			io.Copy(to, from)
-			from.Close()
-			to.Close()
-		}
-		d.work.Go(func() { carry(c, host) })
-		d.work.Go(func() { carry(host, c) })
-	}
-}
-
-// holds notes a connection, unless the door was shut.
-func (d *door) holds(l net.Listener, c net.Conn) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.listener != l {
-		c.Close()
-		return false
-	}
-	d.conns = append(d.conns, c)
-	return true
-}
-
-// refuse is a server that takes no recipient.
+// refuse is a host that takes no recipient.
 func refuse(c net.Conn) {
-	defer c.Close()
-	fmt.Fprint(c, "220 door ESMTP\r\n")
+	fmt.Fprint(c, "220 mail.lab.test ESMTP\r\n")
 	for lines := bufio.NewScanner(c); lines.Scan(); {
 		reply := "250 2.0.0 Ok"
 		switch verb, _, _ := strings.Cut(strings.ToUpper(lines.Text()), " "); verb {
@@ -140,10 +41,14 @@ func refuse(c net.Conn) {
 // goes round.
 func TestBouncesWaitForTheHostAndOutliveItsRefusal(t *testing.T) {
 	t.Parallel()
-	d := newDoor(t)
+	port, err := proxy.New(proxy.Options{Listen: "127.0.0.1:0"}) // the host's, which is absent
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(port.Close)
 	r := enter(t, setup{
 		providers: strictAndFar(),
-		millrace:  lab.MillraceOptions{Set: map[string]string{"handback.relay": `"` + d.addr + `"`}},
+		millrace:  lab.MillraceOptions{Set: map[string]string{"handback.relay": `"` + port.Addr() + `"`}},
 	})
 	const n = 25
 	sender := func(i int) string { return fmt.Sprintf("news+%d@lab.test", i) }
@@ -157,7 +62,9 @@ func TestBouncesWaitForTheHostAndOutliveItsRefusal(t *testing.T) {
 	r.start(r.Millrace.Agent)
 	r.until("all reports wait after a crash", func() bool { return r.queued("waiting") == n })
 
-	d.open(t, "")
+	if err := port.Answer(refuse); err != nil {
+		t.Fatal(err)
+	}
 	r.until("all are stuck", func() bool { return r.queued("stuck") == n })
 	r.stop(r.Millrace.Agent)
 	r.start(r.Millrace.Agent)
@@ -170,10 +77,13 @@ func TestBouncesWaitForTheHostAndOutliveItsRefusal(t *testing.T) {
 	}
 
 	// The admin has mended the host, and has the agent try at once.
-	d.shut()
+	port.Leave()
+	port.Cut()
 	r.stop(r.Millrace.Agent)
 	r.tryNow()
-	d.open(t, r.Host.HandbackAddr())
+	if err := port.Pass(r.Host.HandbackAddr()); err != nil {
+		t.Fatal(err)
+	}
 	r.start(r.Millrace.Agent)
 	for i := range n {
 		got := r.readReports(r.mailbox(sender(i), 1))
