@@ -1,12 +1,16 @@
-// Command demo is the whole of Millrace on one machine in half a minute: a real
-// Postfix of its own, both daemons, and a fake internet of mail providers with
-// limits they do not announce. It sends a newsletter and, in between, password
-// resets; shows what happens while it happens; and at the end holds the
+// Command demo shows the whole of Millrace on one machine in half a minute:
+//
+//	make demo
+//	millrace demo
+//
+// It starts a real Postfix of its own, both daemons, and a fake internet of mail
+// providers with limits they do not announce. It sends a newsletter and, in between,
+// password resets; shows what happens while it happens; and at the end holds the
 // injector's ledger against the receivers'.
 //
-// It is what millrace demo starts: a program of its own, so that the admin's command
-// carries nothing of the lab. It runs in namespaces of its own (lab.Isolate), so
-// nothing can leave the machine, and it removes everything it made.
+// The verb "millrace demo" starts this program, so that the admin's command itself
+// carries nothing of the lab. The demo runs in namespaces of its own (lab.Isolate):
+// nothing can leave the machine. At its end it removes everything it made.
 package main
 
 import (

@@ -106,9 +106,6 @@ func (m *Mailman) start(ctx context.Context) error {
 	})
 }
 
-// LMTPAddr is where it takes mail for its lists.
-func (m *Mailman) LMTPAddr() string { return m.lmtp }
-
 // said is all that Mailman has to say.
 func (m *Mailman) said() []byte {
 	files, _ := filepath.Glob(m.tree.path("/var/log/mailman3/*"))

@@ -1,11 +1,11 @@
 // Package inject sends test mail into an MTA and keeps a ledger of what the
 // MTA took.
 //
-// A [Generator] makes messages, the same for the same seed; a function of the
-// caller's will do as well. An [Injector] sends them over parallel pipelined
+// A [Generator] makes messages, the same for the same seed; any other function from a
+// number to a [Message] serves as well. An [Injector] sends them over parallel pipelined
 // connections and writes each recipient whose message was answered with 250 at
-// its final dot into a ledger. After the mail has gone through whatever is
-// tested, [ledger.Compare] holds that ledger against the receivers'.
+// its final dot into a ledger. After the mail has arrived, [ledger.Compare] holds that
+// ledger against the receivers'.
 package inject
 
 import (

@@ -1,5 +1,5 @@
-// Package ledger keeps the books of a mail test: what an injector was told is
-// accepted, and what a receiver did accept.
+// Package ledger keeps the books of a mail test: the mail that an injector was told is
+// accepted, and the mail that a receiver did accept.
 //
 // A [Ledger] is an append-only log of messages. Each side of a test fills one:
 // the injector with [Ledger.Add] when the final dot of a message is answered

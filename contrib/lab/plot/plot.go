@@ -1,9 +1,8 @@
 // Package plot draws line charts as SVG, for the reports of contrib's commands.
 //
-// A Chart is plain data; Write draws it. There is nothing to configure but what
-// a reader needs: titles, units and, where it helps, a logarithmic axis. The
-// picture has a white ground and reads in print and without colours, since each
-// line ends in its name.
+// A [Chart] is plain data, and its Write draws it. Its fields are what a reader needs:
+// titles, units and, where it helps, a logarithmic axis. The picture has a white ground
+// and can be read in print and without colours, since each line ends in its name.
 package plot
 
 import (

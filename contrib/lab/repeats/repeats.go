@@ -1,9 +1,12 @@
-// Package repeats explains copies that came more than once. Invariant 3 allows
-// some after a crash, and only those: [Explain] goes through each copy too many and
-// says what made it, or that nothing did.
+// Package repeats explains copies that came more than once. Millrace loses nothing, and
+// pays for that with repeats, but only with those that a crash or a cut connection leaves
+// no choice about: [Explain] lists the lawful kinds. It goes through each copy too many
+// and says which kind it is, or that it is none.
 //
-// A receiver's callback feeds it: [Read] tells by which way a message came. What
-// the daemons themselves say of it is in their logs: [Orphans].
+// A test collects the [Evidence] while mail flows: the ledgers of injector and receivers;
+// an [Arrival] for each copy, of which [Read] finds the way it came; and, from the logs of
+// the daemons, the [Orphans], messages that they themselves have called possible
+// duplicates. Explain is called once, at the end.
 package repeats
 
 import (

@@ -2,11 +2,11 @@
 // own, a host MTA before them, and Millrace beside it. Tests, soak, demo and
 // benchmarks start and end their worlds with it.
 //
-// A Rig owns what it has started. Its calls follow the way of a message backwards:
-// StartInternet, then StartPostfix or StartSendmail, then NewMillrace or
-// StartMillrace; each may be left out. What else a world needs (a resolver, a relay,
-// a disk) is started between them and given to Defer. Close ends everything, the
-// last first, and may be called after any of them has failed.
+// A Rig owns what it has started. Its calls follow the way of a message backwards, so
+// that each part finds running what it talks to: StartInternet, then StartPostfix or
+// StartSendmail, then NewMillrace or StartMillrace; each may be left out. What else a
+// world needs (a resolver, a proxy, a disk) is started between them and given to Defer.
+// Close ends everything, the last first, and may be called after any of them has failed.
 //
 // The program must be isolated (lab.Isolate): nothing of a rig leaves the machine.
 package rig

@@ -1,5 +1,6 @@
-// Package selfsigned makes the certificates of servers that tests and the lab
-// stand up: each signs itself, and so is its own authority, or that of others.
+// Package selfsigned makes certificates for the servers of tests and of the lab. [New]
+// makes a pair of certificate and key for some names. The certificate is signed with its
+// own key, so a client that trusts [Pair.Roots] accepts the server.
 package selfsigned
 
 import (

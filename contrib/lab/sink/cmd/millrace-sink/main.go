@@ -1,6 +1,10 @@
 // Command millrace-sink runs a fake internet: a DNS server and SMTP receivers
 // on loopback addresses, with the limits, delays and faults of a scenario.
-// See package contrib/lab/sink.
+//
+//	go run ./contrib/lab/sink/cmd/millrace-sink --preset mixed
+//
+// Its --help shows how to point a sender at it, and how to change a receiver while mail
+// flows. The receivers are those of package contrib/lab/sink, which tests use directly.
 package main
 
 import (
