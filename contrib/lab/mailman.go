@@ -146,8 +146,7 @@ func (m *Mailman) AddList(ctx context.Context, address string, members ...string
 
 // ListMember is what Mailman knows of a member.
 type ListMember struct {
-	BounceScore int    `json:"bounce_score"`
-	LastBounce  string `json:"last_bounce_received"` // "" if there was none
+	BounceScore int `json:"bounce_score"`
 }
 
 // Member asks for a member of a list.
