@@ -4,7 +4,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -53,23 +52,10 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 // refuse listens and refuses every connection until the test ends, counting them.
 func refuse(t *testing.T, addr netip.AddrPort) *atomic.Int64 {
 	t.Helper()
-	l, err := net.Listen("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	var n atomic.Int64
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			n.Add(1)
-			io.WriteString(nc, "421 4.7.0 too many connections\r\n")
-			nc.Close()
-		}
+	serveAt(t, addr.String(), func(nc net.Conn) {
+		n.Add(1)
+		io.WriteString(nc, "421 4.7.0 too many connections\r\n")
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return &n
 }

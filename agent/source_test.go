@@ -193,25 +193,12 @@ type listener struct {
 
 func (l *listener) listen(t *testing.T, at string) *listener {
 	t.Helper()
-	nl, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.addr = netip.MustParseAddrPort(nl.Addr().String())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := nl.Accept()
-			if err != nil {
-				return
-			}
-			l.mu.Lock()
-			l.from = netip.MustParseAddrPort(nc.RemoteAddr().String()).Addr().String()
-			l.mu.Unlock()
-			wg.Go(func() { new(speaker).serve(nc) })
-		}
+	l.addr = serveAt(t, at, func(nc net.Conn) {
+		l.mu.Lock()
+		l.from = netip.MustParseAddrPort(nc.RemoteAddr().String()).Addr().String()
+		l.mu.Unlock()
+		new(speaker).serve(nc)
 	})
-	t.Cleanup(func() { nl.Close(); wg.Wait() })
 	return l
 }
 

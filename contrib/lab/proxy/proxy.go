@@ -22,6 +22,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,7 @@ type Proxy struct {
 	o        Options
 	network  string
 	address  string
+	reserved *os.File        // keeps the port while nobody listens; nil: a Unix socket
 	ctx      context.Context // ends with Close
 	end      context.CancelFunc
 	work     sync.WaitGroup
@@ -63,13 +65,14 @@ type Proxy struct {
 func New(o Options) (*Proxy, error) {
 	p := &Proxy{o: o, conns: make(map[net.Conn]struct{})}
 	p.network, p.address = lab.Network(o.Listen)
-	l, err := net.Listen(p.network, p.address)
-	if err != nil {
-		return nil, err
+	if p.network == "tcp" {
+		var err error
+		if p.reserved, p.address, err = reserve(p.address); err != nil {
+			return nil, err
+		}
 	}
-	p.address = l.Addr().String()
 	p.ctx, p.end = context.WithCancel(context.Background())
-	return p, l.Close()
+	return p, nil
 }
 
 // Addr is where the client finds the proxy, as lab.Network takes it.
@@ -122,6 +125,7 @@ func (p *Proxy) Close() {
 	p.Leave()
 	p.Cut()
 	p.work.Wait()
+	p.reserved.Close() // of nil an error
 }
 
 func (p *Proxy) become(serve func(net.Conn)) error {
