@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -90,13 +91,9 @@ func TestArgumentsReachTheReceiver(t *testing.T) {
 	// A report of success is the receiver's to send, if it can (RFC 3461 section
 	// 5.2.2), or else it is ours to say that the mail was relayed.
 	p.sends("<asks@lab.test> ENVID=q1", []string{"<a@far.test> NOTIFY=SUCCESS", "<o@old.test> NOTIFY=SUCCESS ORCPT=rfc822;old@lab.test"}, news("success"))
-	dsn := string(r.mailbox("asks@lab.test", 1)[0].Content)
-	for _, want := range []string{"Original-Envelope-Id: q1\n", "Final-Recipient: rfc822; o@old.test\n", "Original-Recipient: rfc822;old@lab.test\n", "Action: relayed\n"} {
-		if !strings.Contains(dsn, want) {
-			t.Errorf("the report has no %q:\n%s", want, dsn)
-		}
-	}
-	if strings.Contains(dsn, "a@far.test") {
+	dsn := r.mailbox("asks@lab.test", 1)[0].Content
+	r.reportSays(dsn, "Original-Envelope-Id: q1\n", "Final-Recipient: rfc822; o@old.test\n", "Original-Recipient: rfc822;old@lab.test\n", "Action: relayed\n")
+	if bytes.Contains(dsn, []byte("a@far.test")) {
 		t.Errorf("reported what the receiver was asked to report:\n%s", dsn)
 	}
 	r.rest()

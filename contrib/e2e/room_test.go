@@ -397,6 +397,16 @@ func (r *room) mailbox(addr string, n int) []lab.Message {
 	return got
 }
 
+// reportSays fails for each text that a delivery report does not have.
+func (r *room) reportSays(report []byte, want ...string) {
+	r.t.Helper()
+	for _, text := range want {
+		if !strings.Contains(string(report), text) {
+			r.t.Errorf("the report has no %q:\n%s", text, report)
+		}
+	}
+}
+
 // news is a small newsletter: bulk by what its header says.
 func news(id string) string {
 	return ledger.IDHeader + ": " + id + "\r\n" +
