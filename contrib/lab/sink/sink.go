@@ -6,8 +6,8 @@
 // its hosts and its [Behaviour], which says how fast, how limited and how
 // broken it is. A sending program is given [Internet.DNSAddr] as its resolver
 // and [Internet.Port] in place of port 25. [Internet.Change] alters a provider
-// or one host while mail flows. What was accepted is in [Internet.Ledger],
-// how the hosts fared in [Internet.Stats]. [Internet.Close] ends everything it
+// or one host while mail flows. The accepted mail is in [Internet.Ledger], the
+// counts of each host in [Internet.Stats]. [Internet.Close] ends everything it
 // started and waits for it.
 //
 // Promises: a message is in the ledger before its 250 is sent; limits are kept
