@@ -27,7 +27,8 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/listen"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/pipes"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // asAgent makes the test binary be an agent with the configuration on its standard
@@ -213,14 +214,13 @@ func TestConnectionsThatDoNotAskAreEnded(t *testing.T) {
 		"GET /readyz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n": 0,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			pipes := &pipes{more: make(chan net.Conn, 1), ended: make(chan struct{})}
-			l := listen.Bound(pipes, maxHTTP, slog.New(slog.DiscardHandler))
+			ln := pipes.New()
+			l := listen.Bound(ln, maxHTTP, slog.New(slog.DiscardHandler))
 			ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
 			s := newServer(t.Context(), withoutBody(ok), l, slog.New(slog.DiscardHandler))
 			served := make(chan error, 1)
 			go func() { served <- s.Serve(l) }()
-			ours, theirs := net.Pipe()
-			pipes.more <- theirs
+			ours := ln.Dial()
 			began := time.Now()
 			go func() {
 				for _, octet := range []byte(said) {
@@ -240,29 +240,6 @@ func TestConnectionsThatDoNotAskAreEnded(t *testing.T) {
 		})
 	}
 }
-
-// pipes is a listener whose connections the test puts there.
-type pipes struct {
-	more  chan net.Conn
-	once  sync.Once
-	ended chan struct{}
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.more:
-		return c, nil
-	case <-p.ended:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.ended) })
-	return nil
-}
-
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
 
 // A directory that cannot be read any more ends the agent, with an error and as a whole,
 // so that it is started anew.

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -22,7 +21,7 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 	full := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), takes.addr.Port())
 	refused := refuse(t, full)
 	s := newStage(t, func(c *config.Config) { c.Agent.Port = full.Port() })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := newSettings(s.config, s.log.Logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +31,7 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 		preference uint16 // of the host that takes us
 		min, max   int64  // refusals
 	}{{"equal", 10, 0, 1}, {"backup", 20, connects, connects}} {
-		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+		a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 		a.now.Store(set)
 		way := queue.Route{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
 			{Name: "mx1.test", Preference: 10, Addrs: []netip.Addr{full.Addr()}},
@@ -53,23 +52,10 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 // refuse listens and refuses every connection until the test ends, counting them.
 func refuse(t *testing.T, addr netip.AddrPort) *atomic.Int64 {
 	t.Helper()
-	l, err := net.Listen("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	var n atomic.Int64
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			n.Add(1)
-			io.WriteString(nc, "421 4.7.0 too many connections\r\n")
-			nc.Close()
-		}
+	serveAt(t, addr.String(), func(nc net.Conn) {
+		n.Add(1)
+		io.WriteString(nc, "421 4.7.0 too many connections\r\n")
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return &n
 }

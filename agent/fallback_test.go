@@ -25,7 +25,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	broken := new(speaker).listen(t)
 	stranger := (&speaker{conf: &tls.Config{Certificates: []tls.Certificate{cert}}}).listen(t)
 	s := newStage(t, nil)
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := newSettings(s.config, s.log.Logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 	}
 	for _, r := range []*speaker{broken, stranger} {
 		for _, remembered := range []bool{false, true} {
-			a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+			a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 			if remembered {
 				a.hosts.tlsFailed(endpoint{"mx.test", r.addr}, time.Now())
 			}
@@ -86,11 +86,11 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 		},
 	}}).listen(t)
 	s := newStage(t, func(c *config.Config) { c.Agent.Port = r.addr.Port() })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := newSettings(s.config, s.log.Logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+	a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 	a.now.Store(set)
 	secret := func(host string) bool {
 		t.Helper()

@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,25 +15,8 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
-
-// journal is a log that may be read while it is written.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) count(text string) int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return strings.Count(j.buf.String(), text)
-}
 
 // TestHostIsAskedAgain with a real postconf: no Postfix is nothing to say, an
 // answer that cannot be had is told once, and what was known stays meanwhile.
@@ -53,13 +34,13 @@ func TestHostIsAskedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var log journal
+	var log logbuf.Buffer
 	store, err := spool.OpenStore(t.TempDir(), spool.StoreOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), reloaded: make(chan struct{}, 1)}
+	a := &Agent{log: log.Logger(), store: store, queue: queue.New(queue.Options{}), reloaded: make(chan struct{}, 1)}
 	a.orders.now.Store(&control.Standing{})
 	a.events = event.NewFile(event.Place{}, a.log)
 	defer a.closeEvents()
@@ -100,7 +81,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 	const unread = "settings cannot be read"
 	for range 3 {
 		a.reloaded <- struct{}{}
-		wait("postconf fails", func() bool { return log.count(unread) == 1 && len(a.reloaded) == 0 })
+		wait("postconf fails", func() bool { return len(log.Lines(unread)) == 1 && len(a.reloaded) == 0 })
 	}
 	if shown() != 1 {
 		t.Error("what was known is gone")
@@ -109,10 +90,10 @@ func TestHostIsAskedAgain(t *testing.T) {
 	mode(config.Observe)
 	a.reloaded <- struct{}{}
 	wait("nothing is shown in observe mode", func() bool { return shown() == 0 })
-	if n := log.count(unread); n != 1 {
+	if n := len(log.Lines(unread)); n != 1 {
 		t.Errorf("told %d times", n)
 	}
-	if n := log.count("passes by a setting"); n != 1 {
+	if n := len(log.Lines("passes by a setting")); n != 1 {
 		t.Errorf("the setting was logged %d times", n)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // failures is a part of a report about so many recipients of a message.

@@ -19,7 +19,7 @@ import (
 	"github.com/millrace/millrace/agent/route/sts"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // A peer whose STARTTLS is broken costs one handshake in a while, not one for
@@ -228,7 +228,7 @@ func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
 		t.Helper()
 		c := *s.config
 		c.General.TLS = level
-		set, err := newSettings(&c, s.log.logger(), nil)
+		set, err := newSettings(&c, s.log.Logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,7 +57,7 @@ func TestPasswordGoesToVerifiedRelaysOnly(t *testing.T) {
 					c.Agent.TLSCAFile = certFile
 				}
 			})
-			set, err := newSettings(s.config, s.log.logger(), nil)
+			set, err := newSettings(s.config, s.log.Logger(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // listed are the local parts of the recipients that a filter selects.

@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 func addresses(list ...string) (all []netip.Addr) {
@@ -123,11 +123,11 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 		{addresses("::1"), hosts[:1], "127.0.0.1"},
 	} {
 		s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), tt.pool })
-		set, err := newSettings(s.config, s.log.logger(), nil)
+		set, err := newSettings(s.config, s.log.Logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+		a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 		a.now.Store(set)
 		seen := make(map[string]bool)
 		for i := range 16 {
@@ -166,11 +166,11 @@ func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	t.Parallel()
 	four := (&listener{}).listen(t, "127.0.0.1:0")
 	s := newStage(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), addresses("::1") })
-	set, err := newSettings(s.config, s.log.logger(), nil)
+	set, err := newSettings(s.config, s.log.Logger(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+	a := &Agent{log: s.log.Logger(), metrics: metrics.New("test", nil)}
 	a.now.Store(set)
 	way := set.mxRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
 	c, p, _, err := a.connect(t.Context(), way)
@@ -193,25 +193,12 @@ type listener struct {
 
 func (l *listener) listen(t *testing.T, at string) *listener {
 	t.Helper()
-	nl, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.addr = netip.MustParseAddrPort(nl.Addr().String())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := nl.Accept()
-			if err != nil {
-				return
-			}
-			l.mu.Lock()
-			l.from = netip.MustParseAddrPort(nc.RemoteAddr().String()).Addr().String()
-			l.mu.Unlock()
-			wg.Go(func() { new(speaker).serve(nc) })
-		}
+	l.addr = serveAt(t, at, func(nc net.Conn) {
+		l.mu.Lock()
+		l.from = netip.MustParseAddrPort(nc.RemoteAddr().String()).Addr().String()
+		l.mu.Unlock()
+		new(speaker).serve(nc)
 	})
-	t.Cleanup(func() { nl.Close(); wg.Wait() })
 	return l
 }
 

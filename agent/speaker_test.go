@@ -13,7 +13,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/millrace/millrace/contrib/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/proxy"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 // speaker is a receiver of few words that takes every message and notes what it
@@ -38,23 +39,22 @@ type speaker struct {
 // listen serves until the test ends.
 func (s *speaker) listen(t *testing.T) *speaker {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	s.addr = serveAt(t, "127.0.0.1:0", s.serve)
+	return s
+}
+
+// serveAt has serve talk on each connection to an address until the test ends.
+func serveAt(t *testing.T, at string, serve func(net.Conn)) netip.AddrPort {
+	t.Helper()
+	p, err := proxy.New(proxy.Options{Listen: at})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.addr = netip.MustParseAddrPort(l.Addr().String())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { s.serve(nc) })
-		}
-	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
-	return s
+	t.Cleanup(p.Close)
+	if err := p.Answer(serve); err != nil {
+		t.Fatal(err)
+	}
+	return netip.MustParseAddrPort(p.Addr())
 }
 
 func (s *speaker) note(f func()) {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // A receiver that says 421 behind its answer to EHLO, before any mail is tried, is

@@ -15,8 +15,8 @@ import (
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/cmd/internal/program"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 	snippets "github.com/millrace/millrace/contrib/postfix"
-	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 var update = flag.Bool("update", false, "write what millrace check says into testdata/check")

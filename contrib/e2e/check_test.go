@@ -338,10 +338,10 @@ func TestReadyzShowsWhatIsBypassed(t *testing.T) {
 		})
 	}
 	ready(http.StatusServiceUnavailable, "main.cf: header_checks has HOLD in regexp:")
-	r.logLine(r.millrace.Agent, "level=WARN", "header_checks has HOLD")
+	r.logLine(r.Millrace.Agent, "level=WARN", "header_checks has HOLD")
 
 	qid := r.send("news@lab.test", []string{"reader@far.test"}, strings.Replace(news("held"), "\r\nSubject: ", "\r\nSubject: urgent ", 1))
-	if held, err := r.postfix.LogLines(qid, "hold: header Subject:"); err != nil || len(held) != 1 {
+	if held, err := r.Postfix.LogLines(qid, "hold: header Subject:"); err != nil || len(held) != 1 {
 		t.Fatalf("Postfix was to hold it: %q, %v", held, err)
 	}
 	if line := r.verdict(qid); !strings.Contains(line, "verdict=delrcpt") {
@@ -349,13 +349,13 @@ func TestReadyzShowsWhatIsBypassed(t *testing.T) {
 	}
 	r.until("the copy", func() bool { return len(r.copies("held")) == 1 })
 
-	config := read(t, r.millrace.Config())
+	config := read(t, r.Millrace.Config())
 	change := func(old, new string) {
 		t.Helper()
-		if err := os.WriteFile(r.millrace.Config(), []byte(strings.Replace(config, old, new, 1)), 0o644); err != nil {
+		if err := os.WriteFile(r.Millrace.Config(), []byte(strings.Replace(config, old, new, 1)), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.millrace.Agent.Reload(); err != nil {
+		if err := r.Millrace.Agent.Reload(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // What Postfix took only just, by its size or its hops, it takes back, though it has grown
@@ -34,7 +35,7 @@ func TestMailAtTheLimitsOfTheHostComesBack(t *testing.T) {
 	whole := news("large") + strings.Repeat(strings.Repeat("x", 70)+"\r\n", limit/72)
 	taken := false
 	for size := limit; size > limit-5000 && !taken; size -= 20 {
-		c, err := lab.Dial(r.ctx, r.host.SMTPAddr())
+		c, err := lab.Dial(r.ctx, r.Host.SMTPAddr())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +50,7 @@ func TestMailAtTheLimitsOfTheHostComesBack(t *testing.T) {
 		return len(r.copies("spooled")) == 1 && len(r.copies("hops")) == 1 && len(r.copies("large")) == 1
 	})
 	r.rest()
-	if lines := linesWith(read(t, r.millrace.Agent.Log()), "status=stuck"); len(lines) > 0 {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "status=stuck"); len(lines) > 0 {
 		t.Errorf("stuck:\n%s", strings.Join(lines, "\n"))
 	}
 }

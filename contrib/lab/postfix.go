@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -56,8 +55,6 @@ type PostfixOptions struct {
 	Extra map[string]string
 	// Master are lines appended to master.cf.
 	Master []string
-	// Logger is told about starts and stops; nil is silent.
-	Logger *slog.Logger
 }
 
 // AnyPort is a free port.
@@ -70,7 +67,6 @@ type Postfix struct {
 	handback string
 	dns      string
 	domains  []string
-	log      *slog.Logger
 	group    *group
 	earlier  time.Duration // CPU time of masters before a Kill and Start
 }
@@ -85,10 +81,7 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start postfix: %w", err)
 	}
-	p := &Postfix{dir: dir, dns: o.DNS, domains: append([]string{LocalDomain}, o.LocalDomains...), log: o.Logger}
-	if p.log == nil {
-		p.log = slog.New(slog.DiscardHandler)
-	}
+	p := &Postfix{dir: dir, dns: o.DNS, domains: append([]string{LocalDomain}, o.LocalDomains...)}
 	if o.Receiver != nil {
 		p.smtp, p.domains = o.Receiver.Addr, o.Receiver.domains()
 	}
@@ -156,7 +149,6 @@ func (p *Postfix) Start(ctx context.Context) error {
 		log, _ := os.ReadFile(p.Log())
 		return fmt.Errorf("postfix does not answer: %w\n%s%s", err, said, log)
 	}
-	p.log.Info("postfix started", "config", p.Config(), "smtp", p.smtp, "handback", p.handback)
 	return nil
 }
 
@@ -237,7 +229,6 @@ func (p *Postfix) Halt() error { return p.group.terminate() }
 // in its queue is gone.
 func (p *Postfix) Stop() error {
 	p.group.kill() // nothing is worth the two seconds postlogd takes to end
-	p.log.Info("postfix stopped", "cpu", p.CPU())
 	if err := os.RemoveAll(p.dir); err != nil {
 		return fmt.Errorf("stop postfix: %w", err)
 	}

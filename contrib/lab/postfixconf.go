@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 	"github.com/millrace/millrace/contrib/postfix"
-	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 // masterServices are Debian's services without the port 25 listener. The y of

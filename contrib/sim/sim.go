@@ -1,25 +1,25 @@
 // Package sim simulates, in virtual time, the agent's controller (package
 // agent/elastic) against receivers that keep their limits to themselves.
 //
-// A Kind is a receiver, the sender's settings and the figures that must be
-// reached; Kinds is the catalogue of those that are known from practice. Run
+// A [Kind] is a receiver, the sender's settings and the figures that must be
+// reached; [Kinds] is the catalogue of the receivers known from practice. [Run]
 // lets a sender drain an endless backlog to a kind for a while and returns a
-// Result: how much of the possible was sent, how often the receiver had to
+// [Result]: how much of the possible was sent, how often the receiver had to
 // refuse, how soon full speed was reached and how soon it was found again after
-// a change. Kind.Misses says which of the figures are not good enough.
+// a change. [Kind.Misses] names the figures that are not good enough.
 //
 //	for _, k := range sim.Kinds() {
 //		r := sim.Run(k, seed)
 //		misses := k.Misses(&r.Figures)
 //	}
 //
-// The sender follows the controller to the letter, with the agent's rules for
-// hosts and destinations that do not answer. Everything is discrete events and
-// a seeded generator: the same kind and seed give the same result, on any
-// machine, an hour in some tenths of a second.
+// The sender opens and closes sessions exactly as the controller says, with the
+// agent's rules for hosts and destinations that do not answer. The simulation is a
+// sequence of events drawn from a seeded generator: the same kind and seed give the
+// same result on any machine, and an hour passes in some tenths of a second.
 //
 // Command millrace-sim prints the figures and draws the runs. The tests hold
-// them to the marks and to testdata/golden.txt.
+// these figures to those of each Kind, and to testdata/golden.txt.
 package sim
 
 import (

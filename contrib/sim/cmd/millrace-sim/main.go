@@ -1,5 +1,10 @@
 // Command millrace-sim drives the agent's controller against simulated
-// receivers and prints how well it does. See package contrib/sim.
+// receivers and prints how well it does:
+//
+//	go run ./contrib/sim/cmd/millrace-sim                           # all kinds, five seeds each
+//	go run ./contrib/sim/cmd/millrace-sim --plots /tmp/plots bans   # some of them, with pictures
+//
+// See package contrib/sim.
 package main
 
 import (
