@@ -46,7 +46,7 @@ type ExportedQueue struct {
 // Export looks at what Postfix does with mail that it sends itself. Domains that a
 // specific queue of c lists are left out, with a note.
 func (p *Postfix) Export(c *config.Config) *Export {
-	smtp := p.service("smtp", "unix")
+	smtp := p.sender()
 	x := &Export{Hostname: p.value(smtp, "smtp_helo_name")}
 	note := func(format string, args ...any) { x.Notes = append(x.Notes, fmt.Sprintf(format, args...)) }
 
@@ -67,10 +67,9 @@ func (p *Postfix) Export(c *config.Config) *Export {
 
 	if w := p.wayOut(); w.hop != "" {
 		note("%s is %s: Millrace leaves all mail that goes there with Postfix", w.parameter, w.value)
-	} else if s := p.transport(w.transport); s != nil && s.command == "smtp" && w.transport != "smtp" {
+	} else if smtp != nil && smtp.name == w.transport && w.transport != "smtp" {
 		x.Remote = append(x.Remote, w.transport)
 		x.General = p.limits(w.transport)
-		x.TLS = p.level(s)
 	}
 	for _, name := range tokens(p.main["transport_maps"]) {
 		entries, err := p.table(name)
@@ -114,7 +113,14 @@ func (p *Postfix) exportTransport(c *config.Config, x *Export, e entry, note fun
 		return
 	}
 	s := p.transport(transport)
+	// Millrace sends as one: what another transport sends otherwise stays with Postfix.
 	direct := s != nil && s.command == "smtp" && hop == ""
+	if main := p.sender(); direct && main != nil {
+		if odd := p.unlike(s, main); odd != "" {
+			note("transport_maps sends %s to %s, which has another %s than %s: such mail stays with Postfix", e.key, e.result, odd, main.name)
+			direct = false
+		}
+	}
 	name := transport
 	if !direct {
 		name = "elsewhere"
@@ -172,8 +178,9 @@ func (p *Postfix) sources(smtp *service, protocols []string) (all []netip.Addr) 
 		if !slices.Contains(protocols, f.protocol) {
 			continue
 		}
-		addr, err := netip.ParseAddr(strings.Trim(p.value(smtp, f.parameter), "[]"))
-		if err != nil {
+		addr, ok := p.bound(smtp, f.parameter)
+		if !ok {
+			var err error
 			if addr, err = p.onlyInterface(smtp, f.is); err != nil {
 				continue
 			}
@@ -204,8 +211,8 @@ func (p *Postfix) everyOwnDomain() ([]string, error) {
 					return nil, fmt.Errorf("%s %s has patterns", name, t)
 				}
 				// virtual_alias_domains is virtual_alias_maps by default: addresses.
-				if d := strings.ToLower(e.key); strings.Contains(d, ".") && !strings.Contains(d, "@") && !slices.Contains(own, d) {
-					own = append(own, d)
+				if !strings.ContainsAny(e.key, "@[") {
+					addDomain(&own, e.key)
 				}
 			}
 		}

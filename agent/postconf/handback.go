@@ -31,7 +31,7 @@ func (p *Postfix) handback(c *config.Config) []Finding {
 		note(Contradiction, fmt.Sprintf("[handback] relay %s is a %s service, and must be smtpd", relay, s.command), "take the service of contrib/postfix/master.cf")
 		return findings
 	}
-	set := func(name, value string) string { return postconfP(s, name, value) }
+	set := func(name, value string) string { return p.postconfP(s, name, value) }
 	if v := p.value(s, "smtpd_milters"); v != "" && !p.noMilters(s) {
 		us := slices.ContainsFunc(list(v), func(text string) bool {
 			named, _ := p.isOurs(parseMilter(text).address, c.Milter.Listen, s.chroot)
@@ -95,11 +95,19 @@ func (p *Postfix) noHandback(c *config.Config) []Finding {
 			Remedy: "see that it has no milter of Millrace",
 		}}
 	}
+	if why := p.cannotListen(relay); why != "" {
+		return []Finding{{
+			Severity: inDivert(c),
+			Where:    "main.cf",
+			Wrong:    fmt.Sprintf("nothing can come back to Postfix at [handback] relay %s: %s", relay, why),
+			Remedy:   "set another relay, and run millrace setup",
+		}}
+	}
 	return []Finding{{
 		Severity: inDivert(c),
 		Where:    "master.cf",
 		Wrong:    fmt.Sprintf("no service listens on [handback] relay %s: bounces, and mail that Millrace hands back, cannot return to Postfix", relay),
-		Remedy:   "append contrib/postfix/master.cf to master.cf, then postfix reload",
+		Remedy:   "append contrib/postfix/master.cf to master.cf, then " + p.cli("postfix") + " reload",
 	}}
 }
 
@@ -108,7 +116,7 @@ func (p *Postfix) noHandback(c *config.Config) []Finding {
 // inet_interfaces; which ones "all" are is known of loopback only.
 func (p *Postfix) listens(s *service, endpoint string) bool {
 	host, want, err := net.SplitHostPort(endpoint)
-	if s.kind != "inet" || err != nil || !samePort(port(s.name), want) {
+	if s.kind != "inet" || s.disabled || err != nil || !samePort(port(s.name), want) {
 		return false
 	}
 	own := strings.TrimSuffix(strings.TrimSuffix(s.name, port(s.name)), ":")

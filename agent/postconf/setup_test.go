@@ -126,16 +126,8 @@ func keep(files []txtar.File, names ...string) (kept []txtar.File) {
 // write does what Apply does but for asking postfix(1), which looks at queues.
 func write(t *testing.T, p *Plan) {
 	t.Helper()
-	for _, c := range p.Changes {
-		b := backup(c.Path)
-		if _, err := os.Stat(b); err != nil && !p.Restored {
-			if err := replaceAs(b, c.Path, c.Old); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := replaceAs(c.Path, c.Path, c.New); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := p.write(); err != nil {
+		t.Fatal(err)
 	}
 	settled(t, p.Dir)
 }

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
 
@@ -71,8 +74,11 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	export := host.Export(cfg)
-	if err := files.writeHost(export); err != nil {
+	facts, err := c.facts(ctx, files, cfg, host)
+	if err != nil {
+		return err
+	}
+	if err := files.writeHost(facts); err != nil {
 		return err
 	}
 	if c.Divert {
@@ -81,7 +87,7 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 		}
 	}
 	if cfg, err = files.load(); err != nil {
-		return fmt.Errorf("with what setup would write: %w", err)
+		return fmt.Errorf("setup would write what the configuration refuses; nothing was changed; remedy: set that key in %s yourself, and it is left out:\n%s", g.Config, facts.text)
 	}
 	if c.Command && len(cfg.Milter.HostDomains) == 0 {
 		return fmt.Errorf("--sendmail-command: Postfix does not say of such mail which recipients are its own, and [milter] host_domains is empty; remedy: list the domains that this host delivers or relays")
@@ -94,29 +100,104 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-
-	diverting := *cfg
-	diverting.Milter.Mode = config.Divert
-	stops := plan.After.Bypassed(&diverting)
 	r := report{out: os.Stderr}
-	for _, n := range append(export.Notes, plan.ByHand...) {
+	for _, n := range plan.Reasons {
+		r.say(n)
+	}
+	for _, n := range append(facts.Notes, plan.ByHand...) {
 		r.say("by hand: " + n)
 	}
-	for _, f := range stops {
-		if cfg.Milter.Mode == config.Divert {
+	if err := c.mayGo(r, cfg, plan); err != nil {
+		return err
+	}
+	if note := postconf.Generated(plan.Dir); note != "" {
+		r.say("note: " + note)
+	}
+	done, err := c.apply(ctx, os.Stdout, changes, plan, g.Config, cfg)
+	if err != nil || !done {
+		return err
+	}
+	if !c.NoTest {
+		testMessage(ctx, os.Stdout, cfg.Hostname)
+	}
+	return afterSetup(os.Stdout, cfg)
+}
+
+// hostFacts are what setup writes about the host.
+type hostFacts struct {
+	*postconf.Export
+	dir   string // of the instance
+	relay string // [handback] relay; "" is the default
+	text  string // of hostFile
+}
+
+// facts gathers them. One Millrace serves one instance: two have names, addresses and
+// domains of their own, and mail that is handed back must return to where it came from.
+func (c *setupCmd) facts(ctx context.Context, files *configFiles, cfg *config.Config, host *postconf.Postfix) (*hostFacts, error) {
+	dir := c.PostfixConfig
+	if dir == "" {
+		var err error
+		if dir, err = postconf.DefaultDir(ctx); err != nil {
+			return nil, err
+		}
+	}
+	others, err := otherInstances(ctx, dir, files.main)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		if o.NamesListen(cfg) {
+			return nil, fmt.Errorf("this Millrace serves the Postfix of %s already; nothing was changed; remedy: millrace setup --undo --postfix-config %s first, or give a second Millrace a configuration of its own (millrace --config FILE)", o.Dir(), o.Dir())
+		}
+	}
+	defined, err := files.defined()
+	if err != nil {
+		return nil, err
+	}
+	relay, err := host.Relay(cfg, postconf.RelayOptions{Fixed: defined("handback", "relay"), Others: others})
+	if err != nil {
+		return nil, err
+	}
+	if relay == cfg.Handback.Relay {
+		relay = ""
+	}
+	return &hostFacts{Export: host.Export(cfg), dir: dir, relay: relay}, nil
+}
+
+// mayGo says what speaks against the result, and refuses it where millrace check would
+// not be content with it.
+func (c *setupCmd) mayGo(r report, cfg *config.Config, plan *postconf.Plan) error {
+	diverting := *cfg
+	diverting.Milter.Mode = config.Divert
+	wrong := 0
+	for _, f := range plan.After.Check(&diverting) {
+		switch {
+		case f.Severity != postconf.Contradiction:
+		case cfg.Milter.Mode == config.Divert:
 			r.fail(f.String())
-		} else {
+			wrong++
+		default:
 			r.say("before you divert: " + f.String())
 		}
 	}
-	if cfg.Milter.Mode == config.Divert && len(stops) > 0 {
-		return program.Error{Code: program.ExitFailure, Err: errors.New(count(len(stops), "setting") + " of Postfix that diverted mail would pass by; nothing was changed")}
+	if wrong == 0 {
+		return nil
 	}
-	done, err := c.apply(ctx, os.Stdout, changes, plan, g.Config)
-	if err != nil || !done || c.NoTest {
+	return program.Error{Code: program.ExitFailure, Err: errors.New(count(wrong, "error") + " in what millrace check would find then; nothing was changed")}
+}
+
+// afterSetup says what of an earlier time keeps Millrace from diverting, or has it divert.
+func afterSetup(out io.Writer, cfg *config.Config) error {
+	since, draining, err := spool.Draining(cfg.Spool.Directory)
+	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	testMessage(ctx, os.Stdout, cfg.Hostname)
+	switch {
+	case draining:
+		fmt.Fprintf(out, "a drain is on since %s, so nothing is diverted: millrace drain --end\n", since.Local().Format(time.DateTime))
+	case cfg.Milter.Mode == config.Divert:
+		fmt.Fprintln(out, `[milter] mode is "divert": bulk mail is diverted from now on`)
+	}
 	return nil
 }
 
@@ -143,14 +224,14 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 	for _, n := range plan.ByHand {
 		r.say("by hand: " + n)
 	}
-	_, err = c.apply(ctx, os.Stdout, changes, plan, g.Config)
+	_, err = c.apply(ctx, os.Stdout, changes, plan, g.Config, cfg)
 	return err
 }
 
 // apply shows the changes, asks, and makes them: ours first, so that Postfix
 // never asks a Millrace that does not know the host yet. It reports whether it came
 // to the end.
-func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Change, plan *postconf.Plan, like string) (bool, error) {
+func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Change, plan *postconf.Plan, like string, cfg *config.Config) (bool, error) {
 	if len(ours)+len(plan.Changes) == 0 {
 		fmt.Fprintln(out, "nothing is to be changed")
 		return true, nil
@@ -181,7 +262,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 			return false, errors.Join(err, postconf.PutBack(ours[:i]))
 		}
 	}
-	if err := plan.Apply(ctx); err != nil {
+	if err := plan.Apply(ctx, cfg); err != nil {
 		return false, errors.Join(err, postconf.PutBack(ours))
 	}
 	if len(ours) > 0 {
