@@ -16,7 +16,7 @@ import (
 type Export struct {
 	Hostname    string   // "" : nothing to be said
 	HostDomains []string // nil: not wholly known
-	Remote      []string // further transports to a recipient's own domain
+	Remote      []string // all transports to a recipient's own domain; nil: the default serves
 	Sources     []netip.Addr
 	Protocols   []string
 	TLS         config.TLS // of the general queue; "" : the default serves
@@ -49,6 +49,10 @@ func (p *Postfix) Export(c *config.Config) *Export {
 	smtp := p.sender()
 	x := &Export{Hostname: p.value(smtp, "smtp_helo_name")}
 	note := func(format string, args ...any) { x.Notes = append(x.Notes, fmt.Sprintf(format, args...)) }
+	if x.Hostname != "" && !config.IsHostname(x.Hostname) {
+		note("smtp_helo_name is %s, which is no host name: set hostname to one whose address receivers see", x.Hostname)
+		x.Hostname = ""
+	}
 
 	if domains, err := p.everyOwnDomain(); err != nil {
 		note("host_domains is left out, and mail of sendmail(1) stays with Postfix: %v", err)
@@ -81,9 +85,24 @@ func (p *Postfix) Export(c *config.Config) *Export {
 			p.exportTransport(c, x, e, note)
 		}
 	}
-	slices.Sort(x.Remote)
-	x.Remote = slices.Compact(x.Remote)
+	x.Remote = p.remote(smtp, x.Remote)
 	return x
+}
+
+// remote is a [milter] remote with further transports beside the usual names; it has
+// not the usual one where that sends otherwise than the one by which Millrace goes.
+func (p *Postfix) remote(main *service, more []string) []string {
+	usual := p.service("smtp", "unix")
+	alike := usual == nil || main == nil || p.unlike(usual, main) == ""
+	if len(more) == 0 && alike {
+		return nil
+	}
+	slices.Sort(more)
+	more = slices.Compact(more)
+	if alike {
+		more = append([]string{"smtp", "esmtp"}, more...)
+	}
+	return more
 }
 
 // transport is the service of master.cf that a transport names.
@@ -107,6 +126,9 @@ func (p *Postfix) exportTransport(c *config.Config, x *Export, e entry, note fun
 		domain = "*" + domain
 	case slices.Contains(x.HostDomains, domain):
 		return
+	}
+	if _, err := config.ListedDomain(domain); err != nil {
+		return // a name without a dot, an address in brackets: never diverted
 	}
 	if q := c.Match(strings.TrimPrefix(domain, "*.")); q != nil {
 		note("transport_maps sends %s to %s, and queue %s lists it already: see that its limits fit", e.key, e.result, q.Name)

@@ -36,7 +36,7 @@ func (p *Plan) look(ctx context.Context, c *config.Config) error {
 		if err := postfix(ctx, p.Dir, "status"); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("postfix stopped when it was told to read its new configuration%s", hint(c))
 		}
-		if p.Restored || p.After.noService(c.Handback.Relay) || greets(ctx, c.Handback.Relay) == nil {
+		if p.Restored || !p.After.takesBack(c.Handback.Relay) || greets(ctx, c.Handback.Relay) == nil {
 			good++
 		}
 		select {
@@ -59,12 +59,6 @@ func (p *Plan) look(ctx context.Context, c *config.Config) error {
 		}
 	}
 	return nil
-}
-
-// noService reports whether the hand-back is no business of this master.cf: then
-// nothing new is expected to greet.
-func (p *Postfix) noService(relay string) bool {
-	return !slices.ContainsFunc(p.services, func(s service) bool { return p.listens(&s, relay) })
 }
 
 func contradictions(p *Postfix, c *config.Config) (all []string) {

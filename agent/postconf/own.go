@@ -202,7 +202,8 @@ func addDomain(to *[]string, d string) {
 	if strings.HasPrefix(d, ".") {
 		d = "*" + d
 	}
-	if strings.Contains(strings.TrimPrefix(d, "*."), ".") {
+	// What is no domain there is none of a recipient's either.
+	if _, err := config.ListedDomain(d); err == nil && strings.Contains(strings.TrimPrefix(d, "*."), ".") {
 		add(to, d)
 	}
 }

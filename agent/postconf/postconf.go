@@ -219,7 +219,7 @@ func (p *Postfix) expand(s *service, value string, depth int) (out string, ok bo
 // where names the file, and the service if it overrides it, that sets a parameter.
 func (p *Postfix) where(s *service, name string) string {
 	if s != nil {
-		if _, ok := s.set[name]; ok {
+		if _, ok := s.set[name]; ok || p.value(s, name) != p.main[name] {
 			return s.where()
 		}
 	}

@@ -30,7 +30,7 @@ func (p *Postfix) Relay(c *config.Config, o RelayOptions) (string, error) {
 	if at := p.handbackAt(); at != "" && !o.Fixed {
 		relay = at
 	}
-	if slices.ContainsFunc(p.services, func(s service) bool { return p.listens(&s, relay) }) {
+	if p.takesBack(relay) {
 		return relay, nil
 	}
 	host, port, err := net.SplitHostPort(relay)
@@ -45,14 +45,22 @@ func (p *Postfix) Relay(c *config.Config, o RelayOptions) (string, error) {
 	if o.Fixed || err != nil {
 		return "", fmt.Errorf("[handback] relay %s: %s; remedy: set another loopback port", relay, why)
 	}
-	for n := first; n < first+ports; n++ {
-		for _, host := range []string{"127.0.0.1", "::1"} {
+	if p.disables(relay, "inet") {
+		return "", fmt.Errorf("nothing can come back to Postfix: %s; remedy: leave inet out of master_service_disable", why)
+	}
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		for n := first; n < first+ports; n++ {
 			if at := net.JoinHostPort(host, strconv.Itoa(n)); p.taken(at, o) == "" {
 				return at, nil
 			}
 		}
 	}
 	return "", fmt.Errorf("no loopback port for the hand-back service: %s: %s; remedy: free one, and set [handback] relay to it", relay, why)
+}
+
+// takesBack reports whether a service of master.cf takes mail at an endpoint.
+func (p *Postfix) takesBack(endpoint string) bool {
+	return slices.ContainsFunc(p.services, func(s service) bool { return s.command == "smtpd" && p.listens(&s, endpoint) })
 }
 
 // handbackAt is the endpoint of the hand-back service in master.cf, as set-up writes it.
@@ -71,6 +79,11 @@ func (p *Postfix) handbackAt() string {
 func (p *Postfix) taken(endpoint string, o RelayOptions) string {
 	if why := p.cannotListen(endpoint); why != "" {
 		return why
+	}
+	for i := range p.services {
+		if s := &p.services[i]; p.listens(s, endpoint) {
+			return fmt.Sprintf("master.cf has it for %s", s.command)
+		}
 	}
 	for _, other := range o.Others {
 		for i := range other.services {

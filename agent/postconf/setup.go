@@ -214,7 +214,7 @@ func (x *setup) masterCF(m master, address, others string) (master, error) {
 		}
 		m[line] = before + now + after
 	}
-	if slices.ContainsFunc(x.host.services, func(v service) bool { return x.host.listens(&v, x.c.Handback.Relay) }) {
+	if x.host.takesBack(x.c.Handback.Relay) {
 		return m, nil
 	}
 	if why := x.host.cannotListen(x.c.Handback.Relay); why != "" {

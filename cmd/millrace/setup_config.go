@@ -177,7 +177,7 @@ func hostTOML(x *hostFacts, defined func(key ...string) bool) string {
 		t.set("milter", "host_domains", x.HostDomains)
 	}
 	if len(x.Remote) > 0 {
-		t.set("milter", "remote", append([]string{"smtp", "esmtp"}, x.Remote...))
+		t.set("milter", "remote", x.Remote)
 	}
 	if len(x.Protocols) > 0 {
 		t.set("agent", "protocols", x.Protocols)

@@ -49,7 +49,7 @@ func TestWhatSetupWritesCanBeRead(t *testing.T) {
 		"conf.d/mine.toml":    "hostname = \"mine.example.com\"\n[general]\nmax_sessions = 4\n",
 	})
 	x := &hostFacts{relay: "127.0.0.1:10627", dir: "/etc/postfix", Export: &postconf.Export{
-		Hostname: "out.example.com", HostDomains: []string{"a.example", "b.example"}, Remote: []string{"slow"},
+		Hostname: "out.example.com", HostDomains: []string{"a.example", "b.example"}, Remote: []string{"smtp", "esmtp", "slow"},
 		Protocols: []string{"ipv4"}, TLS: config.TLSRequired, General: postconf.Limits{Sessions: 7, Recipients: 9},
 		Queues: []postconf.ExportedQueue{
 			{Name: "slow", Domains: []string{"slow.example"}, Limits: postconf.Limits{Sessions: 3, Delay: 2 * time.Second}},
