@@ -119,6 +119,13 @@ func (x *setup) mainCF(ctx context.Context, address string) (others string, err 
 		return "", err
 	}
 	follows := refersTo(command, "smtpd_milters")
+	if rest, twice := x.host.without(x.c, command); follows && twice {
+		x.reason("main.cf: non_smtpd_milters names Millrace beside $smtpd_milters, which does too")
+		if err := x.set(ctx, "non_smtpd_milters", rest); err != nil {
+			return "", err
+		}
+		command = rest
+	}
 	switch {
 	case follows && !x.o.Command && !had:
 		// What "$smtpd_milters" stands for is written out, so that mail of sendmail(1)
@@ -384,23 +391,29 @@ func (p *Postfix) placed(c *config.Config, value, us, separator string) (string,
 	if where == absent {
 		return joined(value, us, separator), absent
 	}
-	var words []string
-	at, changed := -1, false
+	// The last place counts where it stands more than once, as it must be the last.
+	n := 0
 	for _, text := range tokens(value) {
-		word := text
 		if p.names(c, text) {
-			if at >= 0 { // the later place counts, as it must be the last
-				words = slices.Delete(words, at, at+1)
-				changed = true
-			}
-			at, word = len(words), p.inWords(text, us, separator)
+			n++
 		}
-		words, changed = append(words, word), changed || word != text
 	}
-	if !changed {
-		return value, where // with the admin's spaces
+	out, rest := "", value
+	for _, text := range tokens(value) {
+		i := strings.Index(rest, text)
+		before, word := rest[:i], text
+		rest = rest[i+len(text):]
+		if p.names(c, text) {
+			if n--; n > 0 {
+				rest = strings.TrimLeft(rest, ", \t\r\n")
+				out += before
+				continue
+			}
+			word = p.inWords(text, us, separator)
+		}
+		out += before + word
 	}
-	return strings.Join(words, separator), where
+	return out + rest, where
 }
 
 // inWords is an element of ours as set-up writes it, or as the admin does who wrote it,
