@@ -17,7 +17,7 @@ import (
 func TestHostsThatWereSetUpEarlier(t *testing.T) {
 	t.Parallel()
 	cases, err := filepath.Glob("testdata/setup/earlier/*.txtar")
-	if err != nil || len(cases) < 12 {
+	if err != nil || len(cases) < 11 {
 		t.Fatalf("%d cases, %v", len(cases), err)
 	}
 	for _, path := range cases {

@@ -27,9 +27,9 @@ func (p *Postfix) reinjected(c *config.Config, m milters) []Finding {
 			continue
 		}
 		findings = append(findings, Finding{Severity: inDivert(c), Where: s.where(),
-			Wrong: fmt.Sprintf("mail comes back here from %s, and Millrace takes mail from outside among it for this host's own, which has \"loopback\" in [milter] scope", filter),
-			Remedy: p.postconfP(s, "smtpd_milters", strings.Join(p.othersOf(c, s), ",")) +
-				`, or write "daemon:NAME" for "loopback", with milter_macro_daemon_name=NAME where your own mail enters`})
+			Wrong:  fmt.Sprintf("mail comes back here from %s, and Millrace takes mail from outside among it for this host's own, which has \"loopback\" in [milter] scope", filter),
+			Remedy: `run millrace setup, which keeps Millrace from that port, or write "daemon:NAME" for "loopback", with milter_macro_daemon_name=NAME where your own mail enters`,
+		})
 	}
 	if filter := p.pipedFilter(); filter != "" && m.command {
 		findings = append(findings, Finding{Severity: inDivert(c), Where: "main.cf",
@@ -37,11 +37,6 @@ func (p *Postfix) reinjected(c *config.Config, m milters) []Finding {
 			Remedy: "take Millrace out of non_smtpd_milters, or set [milter] host_domains = []"})
 	}
 	return findings
-}
-
-// othersOf are the milters of a service that are not Millrace, as they are written.
-func (p *Postfix) othersOf(c *config.Config, s *service) []string {
-	return slices.DeleteFunc(tokens(p.value(s, "smtpd_milters")), func(text string) bool { return p.names(c, text) })
 }
 
 // reinjection reports whether a service is where a content filter gives mail back,

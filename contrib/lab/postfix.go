@@ -47,6 +47,8 @@ type PostfixOptions struct {
 	// Receiver makes it a receiver, which listens there instead of on SMTPPort
 	// and takes mail for its domains; nil is none.
 	Receiver *ReceiverOptions
+	// Own are a main.cf and a master.cf that it has instead of the lab's; nil is the lab's.
+	Own *PostfixOwn
 	// Extra are main.cf parameters, which win over the lab's own.
 	Extra map[string]string
 	// Master are lines appended to master.cf.
@@ -55,12 +57,23 @@ type PostfixOptions struct {
 	Logger *slog.Logger
 }
 
+// PostfixOwn is a configuration that somebody else wrote. The lab puts what it needs to
+// run it before the first line of main.cf: the parameters that say where an instance
+// has its files.
+type PostfixOwn struct {
+	// Main and Master make the two files; dir is the instance's directory.
+	Main, Master func(dir string) string
+	// Addr is where it takes mail: "127.5.0.1:25".
+	Addr string
+}
+
 // Postfix is a running private Postfix.
 type Postfix struct {
 	dir      string
 	smtp     string
 	handback string
 	dns      string
+	own      bool
 	domains  []string
 	log      *slog.Logger
 	group    *group
@@ -77,12 +90,15 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start postfix: %w", err)
 	}
-	p := &Postfix{dir: dir, dns: o.DNS, domains: append([]string{LocalDomain}, o.LocalDomains...), log: o.Logger}
+	p := &Postfix{dir: dir, dns: o.DNS, own: o.Own != nil, domains: append([]string{LocalDomain}, o.LocalDomains...), log: o.Logger}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	if o.Receiver != nil {
 		p.smtp, p.domains = o.Receiver.Addr, o.Receiver.domains()
+	}
+	if o.Own != nil {
+		p.smtp = o.Own.Addr
 	}
 	if p.smtp == "" {
 		p.smtp, err = addrOrFree(o.SMTPPort)
@@ -136,8 +152,12 @@ func (p *Postfix) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, postfixStart)
 	defer cancel()
 	// The hand-back port has no milter: it answers even while the milter of
-	// the other port is still to be started.
-	if err := p.group.until(ctx, func() bool { return greets(ctx, p.handback) }); err != nil {
+	// the other port is still to be started. A configuration of its own has none yet.
+	first := p.handback
+	if p.own {
+		first = p.smtp
+	}
+	if err := p.group.until(ctx, func() bool { return greets(ctx, first) }); err != nil {
 		p.group.kill()
 		said, _ := os.ReadFile(stderr.Name())
 		log, _ := os.ReadFile(p.Log())
