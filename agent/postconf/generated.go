@@ -22,7 +22,7 @@ var panels = []struct{ path, name string }{
 	{"/usr/local/CyberCP", "CyberPanel"},
 	{"/opt/zimbra", "Zimbra"},
 	{"/etc/univention", "Univention"},
-	{"/.dockerenv", "a container image"},
+	{"/.dockerenv", "what starts this container"},
 }
 
 // Generated says what writes an instance's files beside the admin, if anything shows:
@@ -48,7 +48,7 @@ func Generated(dir string) string {
 	}
 	for _, p := range panels {
 		if _, err := os.Stat(p.path); err == nil {
-			return fmt.Sprintf("%s is here, which writes Postfix's files: %s", p.name, advice)
+			return fmt.Sprintf("%s may write Postfix's files: %s", p.name, advice)
 		}
 	}
 	return ""

@@ -3,6 +3,7 @@ package postconf
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -13,16 +14,23 @@ func Others(ctx context.Context, dir string) []*Postfix {
 	if err != nil {
 		return nil
 	}
-	// Not MAIL_CONFIG: the default instance is the one that knows the others.
-	def, err := postconf(ctx, append(path, "-h", "-d", "config_directory"))
-	if err != nil {
-		return nil
+	var dirs []string
+	// MAIL_CONFIG may say another default; the one of old knows the instances too.
+	for _, flags := range [][]string{{"-h"}, {"-d", "-h"}} {
+		out, err := postconf(ctx, slices.Concat(path, flags, []string{"config_directory"}))
+		if err != nil {
+			continue
+		}
+		def := strings.TrimSpace(out)
+		dirs = append(dirs, def)
+		if more, err := postconf(ctx, slices.Concat(path, []string{"-c", def, "-h", "multi_instance_directories"})); err == nil {
+			dirs = append(dirs, tokens(more)...)
+		}
 	}
-	def = strings.TrimSpace(def)
-	more, _ := postconf(ctx, append(path[:1:1], "-c", def, "-h", "multi_instance_directories")) // none is none
 	var all []*Postfix
-	for _, d := range append([]string{def}, tokens(more)...) {
-		if SameDir(d, dir) {
+	for _, d := range dirs {
+		known := func(p *Postfix) bool { return SameDir(p.dir, d) }
+		if SameDir(d, dir) || slices.ContainsFunc(all, known) {
 			continue
 		}
 		if p, err := Read(ctx, d); err == nil {

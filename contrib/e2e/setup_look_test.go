@@ -1,0 +1,280 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/contrib/lab"
+)
+
+// setupRoom is a Postfix without Millrace's service or milter, and a Millrace whose
+// relay no service has yet.
+type setupRoom struct {
+	*room
+	relay string
+}
+
+func enterSetup(t *testing.T, extra map[string]string, set map[string]string, master ...string) *setupRoom {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	main := map[string]string{"smtpd_milters": ""}
+	for k, v := range extra {
+		main[k] = v
+	}
+	p, err := lab.StartPostfix(ctx, lab.PostfixOptions{Extra: main, Master: master})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &setupRoom{room: &room{t: t, ctx: ctx, host: p, postfix: p}, relay: freePort(t)}
+	t.Cleanup(func() { r.leave("host", p.Stop) })
+	// The lab's own hand-back service is none of set-up's.
+	path := filepath.Join(p.Config(), "master.cf")
+	text, rest, _ := strings.Cut(read(t, path), "# Millrace's lines for Postfix's master.cf.\n")
+	if i := strings.Index(rest, "remote_header_rewrite_domain=\n"); i >= 0 {
+		text += rest[i+len("remote_header_rewrite_domain=\n"):]
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]string{"handback.relay": fmt.Sprintf("%q", r.relay)}
+	for k, v := range set {
+		keys[k] = v
+	}
+	if r.millrace, err = lab.NewMillrace(lab.MillraceOptions{Host: p, Set: keys}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.leave("millrace", r.millrace.Close) })
+	return r
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// command runs millrace; it may fail.
+func (r *setupRoom) command(args ...string) (string, error) {
+	r.t.Helper()
+	programs, err := lab.Programs()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	out, err := exec.CommandContext(r.ctx, filepath.Join(programs, "millrace"), append([]string{"--config", r.millrace.Config()}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
+func (r *setupRoom) setup(args ...string) (string, error) {
+	r.t.Helper()
+	return r.command(append([]string{"setup", "--postfix-config", r.postfix.Config(), "--yes", "--no-test"}, args...)...)
+}
+
+// all is everything in Postfix's configuration directory.
+func (r *setupRoom) all() (text string) {
+	r.t.Helper()
+	entries, err := os.ReadDir(r.postfix.Config())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, e := range entries {
+		text += "== " + e.Name() + "\n" + read(r.t, filepath.Join(r.postfix.Config(), e.Name()))
+	}
+	return text
+}
+
+// alive sends a message.
+func (r *setupRoom) alive() {
+	r.t.Helper()
+	r.until("Postfix takes mail", func() bool {
+		c, err := lab.Dial(r.ctx, r.postfix.SMTPAddr())
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_, err = c.Send(r.ctx, "a@lab.test", []string{"b@lab.test"}, []byte("Subject: x\r\n\r\nx\r\n"))
+		return err == nil
+	})
+}
+
+// TestSetupTakesItselfBack: the port that was free is taken while set-up writes, so that
+// the reload ends master(8). Set-up notices, gives the files back and starts Postfix.
+func TestSetupTakesItselfBack(t *testing.T) {
+	t.Parallel()
+	r := enterSetup(t, nil, nil)
+	before := r.all()
+	taken := make(chan net.Listener, 1)
+	ctx, stop := context.WithCancel(r.ctx)
+	go func() {
+		path := filepath.Join(r.postfix.Config(), "master.cf")
+		for ctx.Err() == nil {
+			if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), r.relay) {
+				l, err := net.Listen("tcp", r.relay)
+				if err != nil {
+					l = nil
+				}
+				taken <- l
+				return
+			}
+			runtime.Gosched()
+		}
+		taken <- nil
+	}()
+	out, err := r.setup()
+	stop()
+	if l := <-taken; l == nil {
+		t.Fatalf("the port was not taken\n%s", out)
+	} else {
+		defer l.Close()
+	}
+	if err == nil || !strings.Contains(out, "postfix stopped") && !strings.Contains(out, "no answer from Postfix") || !strings.Contains(out, "everything is as it was") || strings.Contains(out, "done\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if after := r.all(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	r.alive()
+}
+
+// TestSetupThatCannotBeTakenBackSaysHow: Postfix cannot be started again, because of
+// what an admin wrote there before. The copies stay, and the commands are named.
+func TestSetupThatCannotBeTakenBackSaysHow(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r := enterSetup(t, nil, nil)
+	path := filepath.Join(r.postfix.Config(), "master.cf")
+	// Not yet read by the running Postfix.
+	if err := os.WriteFile(path, []byte(read(t, path)+l.Addr().String()+" inet n - n - - smtpd\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wrong := read(t, path)
+	out, err := r.setup()
+	for _, want := range []string{"could not be taken back", "cp " + path + ".before-millrace " + path, "postfix -c " + r.postfix.Config() + " start"} {
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("%v: without %q:\n%s", err, want, out)
+		}
+	}
+	if now := read(t, path); now != wrong || read(t, path+".before-millrace") != wrong {
+		t.Errorf("master.cf:\n%s", now)
+	}
+}
+
+// TestSetupLeavesAStoppedPostfixStopped: there is nothing to look at, and nothing is started.
+func TestSetupLeavesAStoppedPostfixStopped(t *testing.T) {
+	t.Parallel()
+	r := enterSetup(t, nil, nil)
+	if err := r.postfix.Halt(); err != nil {
+		t.Fatal(err)
+	}
+	before := r.all()
+	if out, err := r.setup(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if c, err := net.Dial("tcp", r.relay); err == nil {
+		c.Close()
+		t.Error("Postfix was started")
+	}
+	if out, err := r.setup("--undo"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if after := r.all(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// TestSetupLooksFirst: what cannot listen is not written.
+func TestSetupLooksFirst(t *testing.T) {
+	t.Parallel()
+	r := enterSetup(t, nil, nil)
+	l, err := net.Listen("tcp", r.relay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	before := r.all()
+	out, err := r.setup()
+	if err == nil || !strings.Contains(out, "[handback] relay "+r.relay+": listen tcp "+r.relay+": bind: address already in use") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if after := r.all(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	r.alive()
+}
+
+// TestOldMilterProtocolDoesNotReachMillrace: milter_protocol = 2 of a guide of old, with
+// which nothing was ever diverted.
+func TestOldMilterProtocolDoesNotReachMillrace(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{"2", "3", "4"} {
+		r := enterSetup(t, map[string]string{"milter_protocol": protocol}, nil)
+		r.start(r.millrace.Agent, r.millrace.Milter)
+		if out, err := r.setup(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		n := 0
+		r.until("bulk is diverted with milter_protocol = "+protocol, func() bool {
+			n++
+			qid := r.send("news@lab.test", []string{"ann@far.test"}, news(fmt.Sprintf("p%s-%d", protocol, n)))
+			return len(linesWith(read(t, r.millrace.Milter.Log()), "qid="+qid+" ", "diverted=1")) > 0
+		})
+		r.endDaemons()
+	}
+}
+
+// TestTablesBesideMainCF: "$config_directory" in a table's name is the instance's
+// directory, where the copy is looked at too.
+func TestTablesBesideMainCF(t *testing.T) {
+	t.Parallel()
+	r := enterSetup(t, map[string]string{"virtual_alias_maps": "texthash:$config_directory/virtual"}, map[string]string{"milter.mode": `"observe"`})
+	if err := os.WriteFile(filepath.Join(r.postfix.Config(), "virtual"), []byte("postmaster@lab.test root@lab.test\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.setup("--divert"); err != nil || strings.Contains(out, "virtual_alias_maps is") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestRetreatAfterListenMoved: set-up knows its own words, wherever [milter] listen is now.
+func TestRetreatAfterListenMoved(t *testing.T) {
+	t.Parallel()
+	r := enterSetup(t, nil, nil)
+	before := r.all()
+	if out, err := r.setup(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	config := r.millrace.Config()
+	moved := strings.Replace(read(t, config), "/millrace/milter.sock", "/millrace/moved.sock", 1)
+	if err := os.WriteFile(config, []byte(moved), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.setup("--dry-run")
+	if err != nil || !strings.Contains(out, "+smtpd_milters = { unix:millrace/moved.sock") || strings.Contains(out, "+smtpd_milters = { unix:millrace/milter.sock") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := r.command("retreat", "--yes", "--postfix-config", r.postfix.Config()); err != nil || !strings.Contains(out, "may be removed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if after := r.all(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	// What the retreat left of Millrace's is told to who comes back.
+	if out, err := r.setup(); err != nil || !strings.Contains(out, "a drain is on since") || !strings.Contains(out, "millrace drain --end") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
