@@ -88,11 +88,12 @@ func (p *Postfix) milters(c *config.Config) milters {
 		m.command = look(entrance{cleanup, "non_smtpd_milters"})
 	}
 	if len(m.through) == 0 && !m.command {
+		with, _ := p.placed(c, p.written["smtpd_milters"], p.ours(c), ", ")
 		m.findings = append(m.findings, Finding{
 			Severity: inDivert(c),
 			Where:    "main.cf",
 			Wrong:    fmt.Sprintf("smtpd_milters does not name Millrace (%s): it sees no mail", strings.Join(c.Milter.Listen, ", ")),
-			Remedy:   p.postconfE("smtpd_milters", joined(p.written["smtpd_milters"], p.ours(c), ", ")) + ", or correct [milter] listen",
+			Remedy:   p.postconfE("smtpd_milters", with) + ", or correct [milter] listen",
 		})
 	}
 	if maps := p.main["smtpd_milter_maps"]; maps != "" && len(m.through) > 0 {

@@ -2,6 +2,7 @@ package postconf
 
 import (
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,7 +58,7 @@ func pair(t *testing.T, path string) (main, master string) {
 func publicPairs(t *testing.T) []string {
 	t.Helper()
 	pairs, err := filepath.Glob("testdata/setup/public/*.txtar")
-	if err != nil || len(pairs) < 36 {
+	if err != nil || len(pairs) < 56 {
 		t.Fatalf("%d pairs, %v", len(pairs), err)
 	}
 	return pairs
@@ -93,7 +94,11 @@ func TestSetupOnPublicConfigurations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// postconf(1) warns of what it does not understand, and goes on; so do we.
+			if c.Handback.Relay, err = before.Relay(c, RelayOptions{Listen: func(string, string) (net.Listener, error) {
+				return net.Listen("tcp", "127.0.0.1:0")
+			}}); err != nil {
+				t.Fatal(err)
+			}
 			plan, err := Setup(t.Context(), c, o)
 			if err != nil {
 				t.Fatal(err)

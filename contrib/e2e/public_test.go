@@ -28,7 +28,7 @@ const publicPairs = "../../agent/postconf/testdata/setup/public/*.txtar"
 func TestSetupOnRunningPublicConfigurations(t *testing.T) {
 	t.Parallel()
 	pairs, err := filepath.Glob(publicPairs)
-	if err != nil || len(pairs) < 36 {
+	if err != nil || len(pairs) < 56 {
 		t.Fatalf("%d pairs, %v", len(pairs), err)
 	}
 	for i, path := range pairs {
@@ -188,11 +188,14 @@ func (s *stranger) read(t *testing.T, path string) {
 			s.masters = text
 		}
 	}
-	ports := regexp.MustCompile(`(?m)^(?:\S*:)?(\w+)\s+inet\s.*\b(?:smtpd|postscreen)$`).FindStringSubmatch(s.masters)
-	if ports == nil {
+	for _, service := range regexp.MustCompile(`(?m)^(?:\S*:)?(\w+)\s+inet\s.*\b(?:smtpd|postscreen)$`).FindAllStringSubmatch(s.masters, -1) {
+		if s.port == "" && service[1] != "submissions" && service[1] != "smtps" { // those speak TLS from the first octet
+			s.port = service[1]
+		}
+	}
+	if s.port == "" {
 		t.Fatalf("%s: nothing takes mail", path)
 	}
-	s.port = ports[1]
 }
 
 // ownPlace are the parameters that say where a Postfix is, and with which neighbours.
