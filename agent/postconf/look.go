@@ -32,11 +32,12 @@ const (
 func (p *Plan) look(ctx context.Context, c *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, settles)
 	defer cancel()
+	answered := p.Restored || !p.After.takesBack(c.Handback.Relay)
 	for good := 0; good < 5; {
 		if err := postfix(ctx, p.Dir, "status"); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("postfix stopped when it was told to read its new configuration%s", hint(c))
 		}
-		if p.Restored || !p.After.takesBack(c.Handback.Relay) || greets(ctx, c.Handback.Relay) == nil {
+		if answered = answered || greets(ctx, c.Handback.Relay) == nil; answered {
 			good++
 		}
 		select {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/millrace/millrace/agent/config"
 )
@@ -35,7 +36,7 @@ func (p *Postfix) Relay(c *config.Config, o RelayOptions) (string, error) {
 	}
 	host, port, err := net.SplitHostPort(relay)
 	if err != nil || !isLocalhost(host) {
-		return relay, nil // of another host, and not ours to set up
+		return relay, nil // no port of this host, and so none to be chosen
 	}
 	why := p.taken(relay, o)
 	if why == "" {
@@ -108,7 +109,7 @@ func (p *Postfix) taken(endpoint string, o RelayOptions) string {
 // service there; "" if it would.
 func (p *Postfix) cannotListen(endpoint string) string {
 	host, _, err := net.SplitHostPort(endpoint)
-	if err != nil {
+	if err != nil || strings.HasPrefix(endpoint, "unix:") {
 		return ""
 	}
 	if p.disables(endpoint, "inet") {

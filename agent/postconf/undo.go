@@ -42,6 +42,14 @@ func (s *stage) undo(ctx context.Context, c *config.Config, old map[string][]byt
 	if err != nil {
 		return nil, err
 	}
+	text, err := s.text("master.cf")
+	if err != nil {
+		return nil, err
+	}
+	m, byHand := host.undoMaster(c, readMaster(text))
+	if len(host.naming(c)) == 0 && string(m.bytes()) == string(text) {
+		return nil, nil // nothing of Millrace is here, and copies that lie here are of an earlier time
+	}
 	var before *stage // nil: not known
 	if old["main.cf"] != nil {
 		if before, err = s.beside(old); err != nil {
@@ -58,11 +66,6 @@ func (s *stage) undo(ctx context.Context, c *config.Config, old map[string][]byt
 			return nil, err
 		}
 	}
-	text, err := s.text("master.cf")
-	if err != nil {
-		return nil, err
-	}
-	m, byHand := host.undoMaster(c, readMaster(text))
 	if string(m.bytes()) == string(text) {
 		return byHand, nil
 	}

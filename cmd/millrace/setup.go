@@ -35,11 +35,13 @@ func (c *setupCmd) Help() string {
 	return `Makes the running Postfix ask Millrace, in mode "observe": Millrace decides, logs
 and counts, and Postfix delivers as ever. Shows each change as a diff, asks, keeps a
 copy of main.cf and master.cf beside them (*.before-millrace), asks postfix check,
-and reloads. What it does not understand it leaves, and says what to write there.
+and reloads. If Postfix then has stopped, or the hand-back port does not greet, all
+is taken back. What it does not understand it leaves, and says what to write there.
 
   main.cf     Millrace as the last milter
-  master.cf   the same where a service has milters of its own; a port where
-              bounces and returned mail come back, which no milter sees
+  master.cf   the same where a service has milters of its own, but for ports where
+              a content filter gives mail back; a port where bounces and returned
+              mail come back, which no milter sees
   conf.d/host.toml   what holds for Postfix's own sending, and so for Millrace's:
               names, addresses, TLS, its domains, slow transports
 

@@ -278,3 +278,21 @@ func TestRetreatAfterListenMoved(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// TestSetupTellsWhatPostfixSays: postfix(1) tells its reason to a terminal only.
+func TestSetupTellsWhatPostfixSays(t *testing.T) {
+	t.Parallel()
+	r := enterSetup(t, nil, nil)
+	path := filepath.Join(r.postfix.Config(), "main.cf")
+	if err := os.WriteFile(path, []byte(read(t, path)+"setgid_group = nosuch\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := r.all()
+	out, err := r.setup()
+	if err == nil || !strings.Contains(out, "unknown group name: nosuch") || !strings.Contains(out, "everything is as it was") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if after := r.all(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
