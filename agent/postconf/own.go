@@ -62,15 +62,19 @@ func (p *Postfix) reinjection(c *config.Config, s *service) (filter string, foun
 		return "", false // the customary mark of a port for one's own mail
 	}
 	options := list(s.set["receive_override_options"])
-	spares := slices.Contains(options, "no_unknown_recipient_checks") || slices.Contains(options, "no_address_mappings") || slices.Contains(options, "no_header_body_checks")
-	if !spares && !s.sets("content_filter", "smtpd_proxy_filter", "smtpd_authorized_xforward_hosts") {
+	believes := s.sets("smtpd_authorized_xforward_hosts") || slices.Contains(options, "no_unknown_recipient_checks") ||
+		slices.Contains(options, "no_address_mappings") || slices.Contains(options, "no_header_body_checks")
+	next := p.value(s, "content_filter") + p.value(s, "smtpd_proxy_filter")
+	if !believes && !s.sets("content_filter", "smtpd_proxy_filter") {
 		return "", false
 	}
-	if len(filters) > 0 {
-		return filters[0].String(), true
+	for _, f := range filters {
+		if f.value != next {
+			return f.String(), true
+		}
 	}
 	// FILTER in a table may name one, and amavis' port may stand there without any.
-	return "a content filter", p.ofLoopback(s)
+	return "a content filter", p.ofLoopback(s) && (believes || next == "")
 }
 
 // ofLoopback reports whether only this host can reach a service.
