@@ -3,4 +3,4 @@
 package e2e
 
 // everyPair says which of the public configurations are started: one of so many.
-const everyPair = 5
+const everyPair = 8

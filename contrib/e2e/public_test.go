@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,8 +49,8 @@ func runPublic(t *testing.T, path, host string) {
 	s := stranger{host: host}
 	s.read(t, path)
 	// Postfix wants to find each address of inet_interfaces on an interface.
-	if out, err := exec.CommandContext(ctx, "ip", "address", "add", host+"/8", "dev", "lo").CombinedOutput(); err != nil {
-		t.Fatalf("ip: %v: %s", err, out)
+	if err := lab.Alias(strings.ReplaceAll(strings.TrimPrefix(host, "127."), ".", "-"), netip.MustParseAddr(host)); err != nil {
+		t.Fatal(err)
 	}
 	p, err := lab.StartPostfix(ctx, lab.PostfixOptions{Own: &lab.PostfixOwn{Main: s.main, Master: s.master, Addr: host + ":" + s.port}})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/contrib/lab"
 )
 
@@ -294,5 +295,49 @@ func TestSetupTellsWhatPostfixSays(t *testing.T) {
 	}
 	if after := r.all(); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// TestMailThatAFilterGivesBackIsNotTheHosts: bulk from outside passes an alias to
+// somewhere else, and the filter of this host, and comes back from loopback.
+func TestMailThatAFilterGivesBackIsNotTheHosts(t *testing.T) {
+	t.Parallel()
+	outside, err := lab.Outside()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := freePort(t)
+	host, port, err := net.SplitHostPort(back)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := enterSetup(t, map[string]string{
+		"content_filter":     "smtp:[" + host + "]:" + port,
+		"virtual_alias_maps": "inline:{ home@lab.test=ann@far.test }",
+	}, map[string]string{"milter.accept_bypass": "[" + quoted(config.Bypasses()) + "]"},
+		back+" inet n - n - - smtpd", "  -o content_filter=", "  -o receive_override_options=no_address_mappings")
+	r.start(r.millrace.Agent, r.millrace.Milter)
+	t.Cleanup(r.endDaemons)
+	if out, err := r.setup(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	n := 0
+	r.until("Millrace sees mail from outside", func() bool {
+		n++
+		p := r.call(outside, r.postfix.SMTPAddr())
+		p.says("250", "EHLO client.test")
+		p.sends("<news@elsewhere.test>", []string{"<home@lab.test>"}, news(fmt.Sprintf("forwarded-%d", n)))
+		p.quits()
+		return strings.Contains(read(t, r.millrace.Milter.Log()), "msg=verdict")
+	})
+	r.until("it came back from the filter and is on its way out", func() bool {
+		lines, err := r.postfix.LogLines("to=<ann@far.test>", "relay="+host+"["+host+"]:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(lines) == n
+	})
+	if taken := linesWith(read(t, r.millrace.Milter.Log()), "diverted=1"); len(taken) > 0 {
+		t.Errorf("mail from outside was diverted:\n%s", strings.Join(taken, "\n"))
 	}
 }
