@@ -222,7 +222,7 @@ func TestSetupLooksFirst(t *testing.T) {
 // which nothing was ever diverted.
 func TestOldMilterProtocolDoesNotReachMillrace(t *testing.T) {
 	t.Parallel()
-	for _, protocol := range []string{"2", "3", "4"} {
+	for _, protocol := range oldProtocols() {
 		r := enterSetup(t, map[string]string{"milter_protocol": protocol}, nil)
 		r.start(r.millrace.Agent, r.millrace.Milter)
 		if out, err := r.setup(); err != nil {
