@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/agent/config"
 )
 
 const plainMaster = "smtp inet n - n - - smtpd\ncleanup unix n - n - 0 cleanup\nsmtp unix - - n - - smtp\n"
@@ -110,5 +114,60 @@ func TestCheckOffersWhatHolds(t *testing.T) {
 	}
 	if strings.Contains(r.stderr, "unix:millrace/milter.sock") {
 		t.Errorf("a socket where nobody listens:\n%s", r.stderr)
+	}
+}
+
+// TestTablesBesideMainCF: "$config_directory" in a table's name is the instance's
+// directory, where the copy is looked at too.
+func TestTablesBesideMainCF(t *testing.T) {
+	t.Parallel()
+	dir := instance(t, "compatibility_level = 3.6\nmyhostname = mail.example.com\nmydestination = mail.example.com\nvirtual_alias_maps = texthash:$config_directory/virtual\n", plainMaster)
+	if err := os.WriteFile(filepath.Join(dir, "virtual"), []byte("postmaster@mail.example.com root@mail.example.com\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := millrace(t, "", "--config", configured(t, "[milter]\nmode = \"observe\"\n"), "setup", "--divert", "--dry-run", "--postfix-config", dir)
+	if r.code != 0 || strings.Contains(r.stderr, "virtual_alias_maps") {
+		t.Errorf("exit code %d\n%s\n%s", r.code, r.stderr, r.stdout)
+	}
+}
+
+// TestSetupLooksFirst: what cannot listen is not written.
+func TestSetupLooksFirst(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	relay := l.Addr().String()
+	dir := instance(t, "compatibility_level = 3.6\nmyhostname = mail.example.com\n", plainMaster)
+	r := millrace(t, "", "--config", configured(t, fmt.Sprintf("[handback]\nrelay = %q\n", relay)), "setup", "--yes", "--no-test", "--postfix-config", dir)
+	if want := "[handback] relay " + relay + ": listen tcp " + relay + ": bind: address already in use"; r.code == 0 || !strings.Contains(r.stderr, want) {
+		t.Errorf("exit code %d, without %q\n%s\n%s", r.code, want, r.stderr, r.stdout)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "master.cf")); err != nil || string(text) != plainMaster {
+		t.Errorf("master.cf: %v\n%s", err, text)
+	}
+}
+
+// TestSetupSaysWhatARetreatLeft: a drain goes on after a retreat, and so does the mode.
+func TestSetupSaysWhatARetreatLeft(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{Milter: config.Milter{Mode: config.Divert}, Spool: config.Spool{Directory: t.TempDir()}}
+	says := func() string {
+		var out bytes.Buffer
+		if err := afterSetup(&out, c); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if got := says(); !strings.Contains(got, `mode is "divert"`) {
+		t.Errorf("of the mode: %q", got)
+	}
+	if err := beginDrain(c); err != nil {
+		t.Fatal(err)
+	}
+	if got := says(); !strings.Contains(got, "a drain is on since") || !strings.Contains(got, "millrace drain --end") {
+		t.Errorf("of the drain: %q", got)
 	}
 }

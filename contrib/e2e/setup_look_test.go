@@ -198,26 +198,6 @@ func TestSetupLeavesAStoppedPostfixStopped(t *testing.T) {
 	}
 }
 
-// TestSetupLooksFirst: what cannot listen is not written.
-func TestSetupLooksFirst(t *testing.T) {
-	t.Parallel()
-	r := enterSetup(t, nil, nil)
-	l, err := net.Listen("tcp", r.relay)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	before := r.all()
-	out, err := r.setup()
-	if err == nil || !strings.Contains(out, "[handback] relay "+r.relay+": listen tcp "+r.relay+": bind: address already in use") {
-		t.Errorf("%v\n%s", err, out)
-	}
-	if after := r.all(); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
-	r.alive()
-}
-
 // TestOldMilterProtocolDoesNotReachMillrace: milter_protocol = 2 of a guide of old, with
 // which nothing was ever diverted.
 func TestOldMilterProtocolDoesNotReachMillrace(t *testing.T) {
@@ -235,19 +215,6 @@ func TestOldMilterProtocolDoesNotReachMillrace(t *testing.T) {
 			return len(linesWith(read(t, r.millrace.Milter.Log()), "qid="+qid+" ", "diverted=1")) > 0
 		})
 		r.endDaemons()
-	}
-}
-
-// TestTablesBesideMainCF: "$config_directory" in a table's name is the instance's
-// directory, where the copy is looked at too.
-func TestTablesBesideMainCF(t *testing.T) {
-	t.Parallel()
-	r := enterSetup(t, map[string]string{"virtual_alias_maps": "texthash:$config_directory/virtual"}, map[string]string{"milter.mode": `"observe"`})
-	if err := os.WriteFile(filepath.Join(r.postfix.Config(), "virtual"), []byte("postmaster@lab.test root@lab.test\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := r.setup("--divert"); err != nil || strings.Contains(out, "virtual_alias_maps is") {
-		t.Errorf("%v\n%s", err, out)
 	}
 }
 
@@ -273,10 +240,6 @@ func TestRetreatAfterListenMoved(t *testing.T) {
 	}
 	if after := r.all(); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
-	// What the retreat left of Millrace's is told to who comes back.
-	if out, err := r.setup(); err != nil || !strings.Contains(out, "a drain is on since") || !strings.Contains(out, "millrace drain --end") {
-		t.Errorf("%v\n%s", err, out)
 	}
 }
 
