@@ -2,6 +2,7 @@ package postconf
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,14 +17,16 @@ func Others(ctx context.Context, dir string) []*Postfix {
 	}
 	var dirs []string
 	// MAIL_CONFIG may say another default; the one of old knows the instances too.
-	for _, flags := range [][]string{{"-h"}, {"-d", "-h"}} {
-		out, err := postconf(ctx, slices.Concat(path, flags, []string{"config_directory"}))
-		if err != nil {
-			continue
+	old, err := postconf(ctx, append(path[:1:1], "-d", "-h", "config_directory"))
+	if err != nil {
+		return nil
+	}
+	for _, def := range []string{os.Getenv("MAIL_CONFIG"), strings.TrimSpace(old)} {
+		if _, err := os.Stat(filepath.Join(def, "main.cf")); def == "" || err != nil {
+			continue // postconf waits a second before it says so
 		}
-		def := strings.TrimSpace(out)
 		dirs = append(dirs, def)
-		if more, err := postconf(ctx, slices.Concat(path, []string{"-c", def, "-h", "multi_instance_directories"})); err == nil {
+		if more, err := postconf(ctx, append(path[:1:1], "-c", def, "-h", "multi_instance_directories")); err == nil {
 			dirs = append(dirs, tokens(more)...)
 		}
 	}

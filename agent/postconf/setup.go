@@ -255,7 +255,7 @@ func (x *setup) spare(m master, v *service, filter, others string) (master, erro
 
 // flowDelay does what a discard needs.
 func (x *setup) flowDelay(ctx context.Context) error {
-	if x.c.Milter.Verdict != config.VerdictDiscard && len(x.c.Milter.HostDomains) == 0 {
+	if x.c.Milter.Verdict != config.VerdictDiscard && !x.o.Command && !x.host.milters(x.c).command {
 		return nil // nothing is discarded, see discards
 	}
 	host, err := readAs(ctx, x.dir, x.real)
