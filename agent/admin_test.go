@@ -119,7 +119,7 @@ func TestPauseOutlivesTheAgent(t *testing.T) {
 	s.send(spool.Envelope{Sender: "n@news.test", Stream: "sale"}, letter, "a@far.test")
 	s.send(spool.Envelope{Sender: "n@news.test", Stream: "other"}, letter, "b@far.test")
 	s.start()
-	s.until("the other stream's mail is delivered", func() bool { return len(s.at("far")) == 1 })
+	s.until("the other stream's mail is delivered", func() bool { return len(s.at("far")) == 1 && s.status().Active == 0 })
 	list, err := s.admin().Streams(t.Context())
 	if err != nil || len(list) != 1 || list[0].Paused != why || list[0].Priority != 4 || list[0].Waiting != 1 {
 		t.Errorf("after the restart: %+v, %v", list, err)

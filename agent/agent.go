@@ -32,6 +32,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,10 +68,13 @@ type Agent struct {
 	dns     route.Tally
 	hosts   hosts
 	asked   asked
+	relays  relays
+	lookups int // how many domains are looked up at once
 
 	now      atomic.Pointer[settings]
 	loaded   atomic.Bool              // the spool has been read
 	stalled  atomic.Int32             // sessions that cannot write an outcome
+	shutOut  atomic.Pointer[string]   // why mail cannot go back to the host; "" if it can, as far as is known
 	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
 	reloaded chan struct{}            // wakes watchHost
 
@@ -95,7 +99,7 @@ type settings struct {
 	config   *config.Config
 	resolver *route.Resolver
 	tls      *tlsBase
-	relay    string // queue.RelayDomain of the hand-back relay
+	relay    string // queue.RelayDomain of the hand-back relay as it was at the start
 	replies  []outcome.Rule
 }
 
@@ -128,6 +132,13 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.web = a.newWeb()
 	a.now.Store(set)
 	a.asked.init()
+	open, err := a.store.Usage()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), writer.Close(), store.Close())
+	}
+	files := descriptors(&c.Agent, open.Segments, log)
+	a.lookups = files.lookups
+	store.LimitSegments(files.segments)
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)
 	a.queue = queue.New(queue.Options{
@@ -135,7 +146,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.session(s) }) },
 		Relay:       set.relay,
 		Halted:      a.halted,
-		MaxSessions: budget(c.Agent.MaxSessions, log),
+		MaxSessions: files.sessions,
 	})
 	if err := a.restore(); err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
@@ -161,7 +172,7 @@ func newSettings(c *config.Config, log *slog.Logger, tally *route.Tally) (*setti
 		return nil, err
 	}
 	for _, q := range append([]config.Queue{c.General}, c.Queues...) {
-		if q.RelayAuthFile != "" && q.RelayAuth == nil {
+		if q.RelayAuthFile != "" && q.RelayAuth == nil && q.RelayAuthRefused == "" {
 			return nil, fmt.Errorf("queue %s: relay_auth_file %s may not be read by this user", q.Name, q.RelayAuthFile)
 		}
 	}
@@ -176,6 +187,7 @@ func newSettings(c *config.Config, log *slog.Logger, tally *route.Tally) (*setti
 		Roots:     base.roots,
 		Log:       log,
 		Tally:     tally,
+		Sockets:   share(mayOpen(), &c.Agent, 0).sockets,
 	}
 	if c.Agent.StateDirectory != "" {
 		o.STSDirectory = filepath.Join(c.Agent.StateDirectory, "mta-sts")
@@ -211,23 +223,31 @@ func ownAddresses() []netip.Addr {
 }
 
 // Reload puts a new configuration into force. The spool directory, the control
-// socket, the address of the status page and the hand-back relay are those of the start; a
-// change of them is reported and waits for a restart.
+// socket and the address of the status page are those of the start; a change of them
+// is reported and waits for a restart. The hand-back relay changes, and keeps until then
+// the name that it has in the queue, where mail waits for it.
 func (a *Agent) Reload(c *config.Config) error {
 	old := a.now.Load().config
 	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control ||
-		c.Agent.HTTP.Listen != old.Agent.HTTP.Listen || c.Handback.Relay != old.Handback.Relay {
-		a.log.Warn("spool.directory, agent.control, agent.http.listen and handback.relay change only with a restart")
+		!slices.Equal(c.Agent.HTTP.Listen, old.Agent.HTTP.Listen) {
+		a.log.Warn("spool.directory, agent.control and agent.http.listen change only with a restart")
 	}
 	next := *c
-	next.Spool.Directory, next.Agent.Control, next.Handback.Relay = old.Spool.Directory, old.Agent.Control, old.Handback.Relay
+	next.Spool.Directory, next.Agent.Control = old.Spool.Directory, old.Agent.Control
 	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
 	set, err := newSettings(&next, a.log, &a.dns)
 	if err != nil {
 		return err
 	}
+	set.relay = a.now.Load().relay
 	a.now.Store(set)
-	a.queue.Reload(budget(next.Agent.MaxSessions, a.log))
+	a.relays.keep(&next)
+	limitMemory(&next, a.log)
+	open, err := a.store.Usage()
+	if err != nil {
+		a.log.Warn("spool", "err", err) // of its free room; the segments are counted
+	}
+	a.queue.Reload(descriptors(&next.Agent, open.Segments, a.log).sessions)
 	a.events.Reopen(eventPlace(&next))
 	a.bounced.Use(suppressPolicy(&next))
 	select {
@@ -240,26 +260,24 @@ func (a *Agent) Reload(c *config.Config) error {
 // finish is how long transactions in flight may take after a stop was asked for.
 const finish = 30 * time.Second
 
-// routers is how many domains are looked up at once: enough that some dozens
-// of dead name servers do not hold up the others.
-const routers = 128
-
 // Run works until ctx ends, lets transactions in flight finish, and closes the
-// spool. ready is called when mail is being taken.
+// spool. ready is called when mail is being taken. It ends as a whole: an error that no
+// part of it can outlive stops all others in the same way as ctx does, and is returned.
 func (a *Agent) Run(ctx context.Context, ready func()) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	defer a.cut()
 	defer a.closeEvents()
 	server, err := control.Listen(a.now.Load().config.Agent.Control, a, a.log)
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
-	var web net.Listener
-	if addr := a.now.Load().config.Agent.HTTP.Listen; addr != "" {
-		if web, err = net.Listen("tcp", addr); err != nil {
-			server.Close()
-			return errors.Join(fmt.Errorf("agent.http: %w", err), a.writer.Close(), a.store.Close())
-		}
+	web, err := a.listenHTTP()
+	if err != nil {
+		server.Close()
+		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
+	limitMemory(a.now.Load().config, a.log)
 	// Everything that only brings work in ends with ctx; the queue's clock and
 	// the control socket serve until the last session has left.
 	var in, base sync.WaitGroup
@@ -276,12 +294,13 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.sendNotices(late) })
 	base.Go(func() { a.keepHistory(late) })
 	base.Go(func() { a.heedHost(late) })
+	base.Go(func() { a.watchWayBack(late) })
 	a.askHost() // before mail is read
 	base.Go(func() { a.stopWithHost(late) })
-	if web != nil {
-		base.Go(func() { a.health(late, web) })
+	for _, l := range web {
+		base.Go(func() { a.health(late, l) })
 	}
-	for range routers {
+	for range a.lookups {
 		in.Go(func() { a.findWays(ctx) })
 	}
 	err = a.load()
@@ -295,7 +314,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 			err = nil
 		}
 	}
+	if err != nil {
+		a.log.Error("the agent cannot go on", "err", err)
+	}
 	a.log.Info("stopping", "grace", finish)
+	end()
 	a.asked.close()
 	a.shut() // sessions that are still connecting hold no mail
 	grace, done := context.WithTimeout(context.Background(), finish)
@@ -310,6 +333,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	in.Wait()
 	base.Wait()
 	a.bounceAll(a.notices.take(time.Time{}, true)) // what is still held
+	a.keepPauses(time.Now(), true)
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())

@@ -27,7 +27,12 @@ import (
 	"github.com/millrace/millrace/contrib/sink"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asAgent) != "" {
+		runApart()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // stage is an agent between a real spool and a fake internet.
 type stage struct {
@@ -446,7 +451,7 @@ func freePort(t *testing.T) string {
 }
 
 func (s *stage) ready() (int, string) {
-	resp, err := http.Get("http://" + s.config.Agent.HTTP.Listen + "/readyz")
+	resp, err := http.Get("http://" + s.config.Agent.HTTP.Listen.First() + "/readyz")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -458,9 +463,22 @@ func (s *stage) ready() (int, string) {
 	return resp.StatusCode, string(b)
 }
 
+func TestWhatTheConfigurationDoesNotGetIsShown(t *testing.T) {
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.HTTP.Listen = config.Listeners{freePort(t)}
+		c.Refused = []config.Notice{{File: "millrace.toml", Line: 3, Text: "listen: open"}}
+	})
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	s.start()
+	s.until("the spool is read", s.agent.loaded.Load)
+	if code, text := s.ready(); code != http.StatusServiceUnavailable || text != "millrace.toml:3: listen: open\n" {
+		t.Errorf("/readyz: %d %s", code, text)
+	}
+}
+
 func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
 	s := newStage(t, func(c *config.Config) {
-		c.Agent.HTTP.Listen = freePort(t)
+		c.Agent.HTTP.Listen = config.Listeners{freePort(t)}
 		c.Events.File = filepath.Join(t.TempDir(), "events.jsonl")
 	}, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
@@ -494,7 +512,7 @@ func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
 }
 
 func TestReadyOnceTheSpoolIsRead(t *testing.T) {
-	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) })
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} })
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	s.start()
 	if code, text := s.ready(); code != http.StatusOK || text != "ok\n" {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -21,24 +22,45 @@ import (
 // peer is the host at the other end, for log lines and reports, and what the
 // domain's policies need there.
 type peer struct {
-	name string
-	addr netip.AddrPort
-	need route.Need
+	name   string
+	addr   netip.AddrPort
+	socket string // path of a Unix socket, which has no addr
+	need   route.Need
 
 	preference uint16 // of the MX record
+	otherwise  bool   // it is of another family than the way's favoured source
 }
 
-// String writes it as Postfix does: "mx1.example.com[192.0.2.1]".
-func (p peer) String() string { return fmt.Sprintf("%s[%s]", p.name, p.addr.Addr()) }
+// place is the address without its port, or the socket's path.
+func (p peer) place() string {
+	if p.socket != "" {
+		return p.socket
+	}
+	return p.addr.Addr().String()
+}
 
-// relay writes it as Postfix does in relay=: with the port.
-func (p peer) relay() string { return fmt.Sprintf("%s:%d", p, p.addr.Port()) }
+// known says whether there is a host: the zero peer is none.
+func (p peer) known() bool { return p.addr.IsValid() || p.socket != "" }
+
+// String writes it as Postfix does: "mx1.example.com[192.0.2.1]".
+func (p peer) String() string { return fmt.Sprintf("%s[%s]", p.name, p.place()) }
+
+// relay writes it as Postfix does in relay=: with the port, if it has one.
+func (p peer) relay() string {
+	if p.socket != "" {
+		return p.String()
+	}
+	return fmt.Sprintf("%s:%d", p, p.addr.Port())
+}
+
+// endpoint is what is remembered of the peer's TLS by.
+func (p peer) endpoint() endpoint { return endpoint{p.name, p.addr} }
 
 // words are how a peer is written in reports, log lines and signals, put together
 // once for a connection.
 type words struct{ name, relay, host string }
 
-func (p peer) words() words { return words{p.String(), p.relay(), p.addr.Addr().String()} }
+func (p peer) words() words { return words{p.String(), p.relay(), p.place()} }
 
 // maxAddresses is how many addresses one connect tries, as Postfix's
 // smtp_mx_address_limit.
@@ -65,7 +87,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			}
 			if c, err = a.dial(ctx, set, way, p); err == nil {
 				a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), elastic.Up)
-				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.addr.Addr().String(), Began: began}), nil
+				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.place(), Began: began}), nil
 			}
 			abandoned := errors.Is(context.Cause(ctx), errAbandoned)
 			if ctx.Err() != nil && !abandoned {
@@ -76,7 +98,7 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 				attempt = unanswered(p, time.Since(began))
 			}
 			d := set.retries(way.Queue).Decide(time.Now(), attempt)
-			a.heed(way.Site, "", d)
+			a.heed(word{decision: d, way: way, peer: p, code: attempt.Code})
 			a.metrics.Connect(way.Queue.Name, way.Site, time.Now(), d.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:
@@ -86,9 +108,9 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 			default:
 				a.hosts.answered(p.addr.Addr(), time.Now())
 			}
-			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.addr.Addr().String(), Began: began, Text: attempt.Text})
+			sig = append(sig, elastic.Signal{Kind: d.Signal, Host: p.place(), Began: began, Text: attempt.Text})
 			a.log.Info("connect", "relay", p.relay(), "site", way.Site, "dsn", d.Enhanced, "status", "failed", "reason", d.Reason)
-			err = errors.New(d.Reason)
+			err = &connectError{d.Reason, err}
 			// One too many here is one too many at the next host, mostly; and
 			// of hosts that are off one is enough.
 			if tries++; tries == maxAddresses || alone || abandoned || d.Signal == elastic.Refused {
@@ -103,21 +125,44 @@ func (a *Agent) connect(ctx context.Context, way queue.Way) (c *smtp.Conn, p pee
 	return nil, p, nil, err
 }
 
+// connectError is why a connect failed, in the words of logs.
+type connectError struct {
+	reason string
+	cause  error
+}
+
+func (e *connectError) Error() string { return e.reason }
+func (e *connectError) Unwrap() error { return e.cause }
+
+// ours says whether an error comes of a want of this host, of descriptors or memory, or
+// of a demand of our own. It tells nothing of the other side.
+func ours(err error) bool {
+	if _, ok := errors.AsType[withheld](err); ok {
+		return true
+	}
+	for _, want := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, want) {
+			return true
+		}
+	}
+	return false
+}
+
 // dial opens a connection to one host.
 func (a *Agent) dial(ctx context.Context, set *settings, way queue.Way, p peer) (*smtp.Conn, error) {
 	opt := set.options(way, p, func(what string) { a.reportTesting(way, p, what) })
 	addr := p.addr.Addr()
-	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(addr, time.Now()) {
+	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && a.hosts.tlsBroken(p.endpoint(), time.Now()) {
 		opt.TLS = smtp.None
 	}
 	c, err := smtp.Dial(ctx, p.addr, opt)
 	if ctx.Err() == nil && mayFallBack(&opt, err) {
 		a.log.Info("TLS failed, trying without", "relay", p.relay(), "err", err)
-		a.hosts.tlsFailed(addr, time.Now())
+		a.hosts.tlsFailed(p.endpoint(), time.Now())
 		opt.TLS = smtp.None
 		c, err = smtp.Dial(ctx, p.addr, opt)
 	}
-	if err != nil {
+	if err = a.relays.note(way.Queue, &opt, p, err, a.log); err != nil {
 		return nil, err
 	}
 	a.hosts.connected(addr, time.Now())
@@ -143,9 +188,10 @@ func mayFallBack(o *smtp.Options, err error) bool {
 // options are how a connection to a host is opened. report is told what
 // MTA-STS in testing mode finds.
 func (s *settings) options(way queue.Way, p peer, report func(string)) smtp.Options {
-	o := smtp.Options{Hello: s.hello(way.Source), Local: way.Source, ImplicitTLS: way.Queue.RelayWrappermode}
+	from := source(&way, p.addr.Addr())
+	o := smtp.Options{Hello: s.hello(from), Local: from, Socket: p.socket, ImplicitTLS: way.Queue.RelayWrappermode}
 	if auth := way.Queue.RelayAuth; auth != nil {
-		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password}
+		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: way.Queue.RelayAuthTLS == config.TLSRequired}
 	}
 	s.tls.secure(&o, way.Queue, p, report)
 	return o
@@ -165,6 +211,9 @@ func (s *settings) hello(source netip.Addr) string {
 // queue that wants no TLS minds no policy.
 func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 	if way.Plan == nil {
+		if refused := way.Queue.RelayAuthRefused; refused != "" {
+			return nil, withheld{errors.New(refused)}
+		}
 		return relayPeers(ctx, way.Relay)
 	}
 	var list []peer
@@ -173,25 +222,26 @@ func (s *settings) peers(ctx context.Context, way queue.Way) ([]peer, error) {
 		if way.Queue.TLS == config.TLSNone {
 			x.Need = route.Need{}
 		}
-		switch {
-		case x.Need.Asks == route.Avoid:
+		if x.Need.Asks == route.Avoid {
 			kept = cmp.Or(kept, x.Need.Err)
-		case way.Source.IsValid() && way.Source.Is4() != x.Addr.Is4():
-		default:
-			list = append(list, peer{name: x.Host, addr: netip.AddrPortFrom(x.Addr, s.config.Agent.Port), need: x.Need, preference: x.Preference})
+			continue
 		}
+		list = append(list, peer{
+			name: x.Host, addr: netip.AddrPortFrom(x.Addr, s.config.Agent.Port), need: x.Need, preference: x.Preference,
+			otherwise: len(way.Sources) > 0 && way.Sources[0].Is4() != x.Addr.Is4(),
+		})
 	}
-	switch {
-	case len(list) > 0:
-		return list, nil
-	case kept != nil:
+	if len(list) == 0 {
 		return nil, kept
 	}
-	return nil, fmt.Errorf("no host of %s has an address that the source address %s can reach", way.Plan.Domain, way.Source)
+	return list, nil
 }
 
-// relayPeers resolves a configured relay, "host:port".
+// relayPeers resolves a configured relay, "host:port" or "unix:/path".
 func relayPeers(ctx context.Context, relay string) ([]peer, error) {
+	if path := config.RelaySocket(relay); path != "" {
+		return []peer{{name: "localhost", socket: path}}, nil
+	}
 	host, port, err := net.SplitHostPort(relay)
 	if err != nil {
 		return nil, fmt.Errorf("relay %q: %w", relay, err)

@@ -2,37 +2,89 @@ package agent
 
 import (
 	"log/slog"
+	"math"
 	"syscall"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/route"
 )
 
-// What descriptors are for: a session has its connection, and a large message
-// that it sends a file of its own; segments, the journal, sockets of ours and
-// DNS queries under way share the rest.
+// Each thing that opens files or sockets has a share of the descriptors and keeps to it:
+// what a stranger can make us open then never takes away what mail needs to move.
+//
+// A session has its connection, and a large message that it sends a file of its own. A
+// lookup has its sockets; the owner of a domain decides how many exchangers there are. A
+// connection to the control socket or over HTTP costs one, and their number is bounded.
+// Segments of the spool stay open. The journal, reports that are being written, the
+// files of events and suppressions, postconf's pipes and what the runtime has are few.
 const (
-	descriptorsEach  = 2
-	descriptorsOther = 512
+	sessionDescriptors = 2
+	ownDescriptors     = 96
+
+	// lookups is how many domains are looked up at once: enough that some dozens
+	// of dead name servers do not hold up the others.
+	lookups = 128
+	// fewSockets do for one lookup, though a domain with many exchangers then takes longer.
+	fewSockets = 4
+	// spareSegments may come while those that are open are not done.
+	spareSegments = 16
 )
 
-// sessionsFor is how many of the configured sessions the limit on open files
-// allows. The runtime has raised the soft limit to the hard one by now.
-func sessionsFor(limit uint64, configured int) int {
-	fit := 1
-	if limit > descriptorsOther {
-		fit = max(1, int(min((limit-descriptorsOther)/descriptorsEach, 1<<30)))
-	}
-	return min(configured, fit)
+// shares are how the descriptors are used.
+type shares struct {
+	sessions int // of agent.max_sessions
+	lookups  int // at once
+	sockets  int // of one lookup
+	segments int // of the spool that are open
 }
 
-// budget is max_sessions, or what there are file descriptors for.
-func budget(configured int, log *slog.Logger) int {
+// share divides a limit on open files. open are the segments that are open already.
+func share(limit uint64, c *config.Agent, open int) shares {
+	fixed := ownDescriptors + control.MaxConnections + maxHTTP*len(c.HTTP.Listen)
+	rest := max(16, int(min(limit, math.MaxInt32))-fixed)
+	var s shares
+	// Lookups get a quarter at most, segments an eighth at least.
+	sockets := min(lookups*route.MostSockets, rest/4)
+	s.lookups = min(max(sockets/fewSockets, 1), lookups)
+	s.sockets = max(sockets/s.lookups, 1)
+	rest -= s.lookups * s.sockets
+	segments := max(rest/6, open+spareSegments)
+	s.sessions = min(c.MaxSessions, max((rest-segments)/sessionDescriptors, 1))
+	s.segments = max(rest-s.sessions*sessionDescriptors, spareSegments)
+	return s
+}
+
+// needed is the least limit on open files that takes nothing from the sessions.
+func needed(c *config.Agent, open int) int {
+	low, high := uint64(1), uint64(math.MaxInt32)
+	for low < high {
+		if middle := (low + high) / 2; share(middle, c, open).sessions < c.MaxSessions {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
+	return int(low)
+}
+
+// mayOpen is the limit on open files. The runtime has raised the soft limit to the
+// hard one by now.
+func mayOpen() uint64 {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return configured
+		return 1024 // the least that is usual
 	}
-	n := sessionsFor(limit.Cur, configured)
-	if n < configured {
+	return limit.Cur
+}
+
+// descriptors divides what this process may open, and tells when that is too little.
+func descriptors(c *config.Agent, open int, log *slog.Logger) shares {
+	limit := mayOpen()
+	s := share(limit, c, open)
+	if s.sessions < c.MaxSessions {
 		log.Warn("too few file descriptors for agent.max_sessions; raise the limit (LimitNOFILE= in the unit, ulimit -n)",
-			"limit", limit.Cur, "needed", configured*descriptorsEach+descriptorsOther, "max_sessions", configured, "used", n)
+			"limit", limit, "needed", needed(c, open), "max_sessions", c.MaxSessions, "used", s.sessions)
 	}
-	return n
+	return s
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"crypto/tls"
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 		for _, remembered := range []bool{false, true} {
 			a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
 			if remembered {
-				a.hosts.tlsFailed(r.addr.Addr(), time.Now())
+				a.hosts.tlsFailed(endpoint{"mx.test", r.addr}, time.Now())
 			}
 			for _, tt := range needs {
 				way := queue.Way{Queue: &config.Queue{TLS: tt.level}}
@@ -67,6 +68,53 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Whoever has a mail exchanger of his own lead to another's address, where no
+// handshake under that name comes about, breaks the TLS of his own mail only.
+func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
+	t.Parallel()
+	cert, _, _ := pair(t, "mx.victim.test")
+	r := (&speaker{conf: &tls.Config{
+		Certificates: []tls.Certificate{cert},
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			if h.ServerName != "mx.victim.test" {
+				return nil, errors.New("unrecognized name")
+			}
+			return nil, nil
+		},
+	}}).listen(t)
+	s := newStage(t, func(c *config.Config) { c.Agent.Port = r.addr.Port() })
+	set, err := newSettings(s.config, s.log.logger(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{log: s.log.logger(), metrics: metrics.New("test", nil)}
+	a.now.Store(set)
+	secret := func(host string) bool {
+		t.Helper()
+		way := queue.Way{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
+			Domain: host, Hosts: []route.Host{{Name: host, Addrs: []netip.Addr{r.addr.Addr()}}},
+		}}
+		c, _, _, err := a.connect(t.Context(), way)
+		if err != nil {
+			t.Fatalf("%s: %v", host, err)
+		}
+		defer c.Quit(t.Context())
+		_, ok := c.TLS()
+		return ok
+	}
+	for range 2 {
+		if secret("mx.neighbour.test") {
+			t.Error("the neighbour's handshake came about")
+		}
+		if !secret("mx.victim.test") {
+			t.Error("mail to the victim goes in the clear")
+		}
+	}
+	if r.starttls != 3 { // the neighbour's once, the victim's twice
+		t.Errorf("%d handshakes", r.starttls)
 	}
 }
 

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/user"
+	"strconv"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
@@ -44,6 +48,55 @@ func (a *Agent) Return() control.Return {
 		}
 	}
 	return r
+}
+
+// knockEvery is how soon it shows that the host lets us in, or does no more.
+const knockEvery = 5 * time.Second
+
+// watchWayBack looks whether this user may connect to the hand-back socket, with no
+// connection made. A host that is down is no reason to complain: its mail waits for it.
+// One that is just making its socket, as after a reload, is none to write to the log.
+func (a *Agent) watchWayBack(ctx context.Context) {
+	tick := time.NewTicker(knockEvery)
+	defer tick.Stop()
+	told := ""
+	for {
+		why := a.knock()
+		old := a.shutOut.Swap(&why)
+		switch {
+		case why == "" && told != "":
+			a.log.Info("mail can go back to the host again")
+			told = ""
+		case why != "" && why != told && old != nil && *old == why:
+			a.log.Error("mail cannot go back to the host", "reason", why)
+			told = why
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// knock says why the hand-back socket cannot be reached; "" if it can, or is none.
+func (a *Agent) knock() string {
+	path := config.RelaySocket(a.now.Load().config.Handback.Relay)
+	if path == "" {
+		return ""
+	}
+	if _, err := alive(path); err != nil {
+		return postconf.Shut(path, ownName(), err).String()
+	}
+	return ""
+}
+
+// ownName is the name of the user that we are.
+func ownName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(os.Geteuid())
 }
 
 // hostQueue is what is known of the host's queue.

@@ -1,9 +1,10 @@
 package agent
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
 )
 
 // replyRules are the rules of the configuration in the terms of package outcome.
@@ -20,7 +22,11 @@ func replyRules(list []config.Reply) ([]outcome.Rule, error) {
 	for _, r := range list {
 		x := outcome.Rule{Name: r.Name, Codes: r.Code, Enhanced: r.Enhanced, Effect: outcome.Effect{
 			Rule: r.Name, Kind: effects[r.Action], For: r.For, Sessions: r.Sessions, After: r.After, Within: r.Within, Tell: r.Tell,
+			Names: len(naming(r.MX)) > 0,
 		}}
+		if r.Action == config.ReplyHold {
+			x.Effect.For = cmp.Or(r.For, siteHold)
+		}
 		for _, glob := range r.MX {
 			x.Hosts = append(x.Hosts, strings.ToLower(glob))
 		}
@@ -60,32 +66,113 @@ type heeded struct {
 // told is something an admin must look at.
 type told struct {
 	text  string
-	until time.Time // zero: for good
-	still func() bool
+	until time.Time
 }
 
-// heed lets what a receiver has said take effect on its site, or on the stream of
+// maxTold bounds what an admin is told of sites at a time.
+const maxTold = 1000
+
+func (h *heeded) tell(t told) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.told) >= maxTold {
+		h.told = slices.Delete(h.told, 0, 1)
+	}
+	h.told = append(h.told, t)
+}
+
+const (
+	// siteHold is how long the action "hold" keeps a stream from the site that said so,
+	// unless the rule says how long. Then it is tried again.
+	siteHold = time.Hour
+	// severalNetworks, or as many as the rule's "after" says if that is more, must have
+	// refused a stream within its time before it is held everywhere. Sites do not count,
+	// as the owner of one host has as many as he wants, by domains and IPv6 addresses.
+	// Five networks are more than one operator has by the way, and few for a stream that
+	// lacks its signature: each of its receivers who looks refuses it.
+	severalNetworks = 5
+)
+
+// word is what a host has said.
+type word struct {
+	decision outcome.Decision
+	way      queue.Way
+	peer     peer
+	code     int    // of its reply
+	stream   string // of the message that it spoke of; "" when it was of none
+}
+
+// listed says whether a provider spoke whom the rule, or the queue, names. The host has
+// to have the name, as its domain's owner may be anybody, and its queue listed for another.
+func (w *word) listed() bool {
+	return w.decision.Effect.Names || config.MatchesAny(naming(w.way.Queue.MX), w.peer.name)
+}
+
+// naming are the patterns that name somebody, as "*" does not.
+func naming(patterns []string) (list []string) {
+	for _, p := range patterns {
+		if strings.Trim(p, "*?.") != "" {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// network is the part of the internet where the host stands: a /16, or an IPv6 /32, which
+// is what a provider has of the registry.
+func (w *word) network() string {
+	addr, bits := w.peer.addr.Addr(), 32
+	if addr.Is4() {
+		bits = 16
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return "none"
+	}
+	return p.String()
+}
+
+// everywhere says whether a stream is to be held towards all, until an admin comes. For that
+// it takes a 5xx: of a listed provider, as often as the rule wants, or from several networks.
+// What anybody else says holds at most at his own site, for a time.
+func (h *heeded) everywhere(now time.Time, w *word) bool {
+	e := *w.decision.Effect
+	if e.Kind != outcome.HoldStream || w.code/100 != 5 {
+		return false
+	}
+	e.For = 0 // not held twice: the brake sees to that
+	if w.listed() {
+		return h.tally.Add(now, &e, w.stream+"\x00listed")
+	}
+	e.After = max(e.After, severalNetworks)
+	return h.tally.AddBy(now, &e, w.stream+"\x00", w.network())
+}
+
+// heed lets what a host has said take effect on its site, or on the stream of
 // the message that it spoke of.
-func (a *Agent) heed(site, stream string, d outcome.Decision) {
-	e := d.Effect
-	if e == nil || !e.Lasting() || e.OnStream() && stream == "" {
+func (a *Agent) heed(w word) {
+	e, site := w.decision.Effect, w.way.Site
+	if e == nil || !e.Lasting() || e.OnStream() && w.stream == "" {
 		return
 	}
-	place := "site " + site
+	filter := control.Filter{Site: site}
 	if e.OnStream() {
-		place = "stream " + stream
+		filter.Stream = w.stream
 	}
 	now := time.Now()
 	a.heeded.mu.Lock()
-	due := a.heeded.tally.Add(now, e, place)
+	everywhere := a.heeded.everywhere(now, &w)
+	due := everywhere || a.heeded.tally.Add(now, e, filter.Stream+"\x00at "+site)
 	a.heeded.mu.Unlock()
 	if !due {
 		return
 	}
 	until := now.Add(e.For)
-	reason := e.Rule + ": " + d.Reason
+	if everywhere {
+		filter.Site, until = "", time.Time{}
+	}
+	reason := e.Rule + ": " + w.decision.Reason
 	what := ""
-	t := told{until: until}
 	switch e.Kind {
 	case outcome.Slow:
 		what = "goes on at half its pace"
@@ -96,36 +183,29 @@ func (a *Agent) heed(site, stream string, d outcome.Decision) {
 	case outcome.Bound:
 		what = fmt.Sprintf("gets at most %d sessions", e.Sessions)
 		a.queue.Clamp(site, elastic.Clamp{Sessions: e.Sessions, Until: until, Reason: reason})
-	case outcome.Pause:
+	case outcome.Pause, outcome.HoldStream:
 		what = "waits"
-		if !a.pause(e.Rule, stream, reason, until) {
-			return
+		if e.Kind == outcome.HoldStream {
+			what = "is held"
 		}
-	case outcome.HoldStream:
-		what = "is held; see to the cause, then millrace resume"
-		if !a.pause(e.Rule, stream, reason, time.Time{}) {
+		if !a.pause(e.Rule, filter, reason, until) {
 			return
-		}
-		t.until = time.Time{}
-		t.still = func() bool {
-			st := a.Standing()
-			b := brakeOn(&st, control.Filter{Stream: stream})
-			return b != nil && b.Reason == reason
 		}
 	}
-	line := fmt.Sprintf("%s %s", place, what)
-	if t.until != (time.Time{}) {
+	line := filter.String() + " " + what
+	if everywhere {
+		line += "; see to the cause, then millrace resume"
+	} else {
 		line += " until " + until.Format(time.RFC3339)
 	}
 	log := a.log.Warn
 	if e.Tell || e.Kind == outcome.HoldStream {
 		log = a.log.Error
-		t.text = line + ": " + reason
-		a.heeded.mu.Lock()
-		a.heeded.told = append(a.heeded.told, t)
-		a.heeded.mu.Unlock()
+		if !e.OnStream() { // what is on streams stands in standing
+			a.heeded.tell(told{line + ": " + e.Rule, until})
+		}
 	}
-	log(line, "rule", e.Rule, "reply", d.Reason)
+	log(line, "rule", e.Rule, "reply", w.decision.Reason)
 }
 
 // shown are the texts for the admin, as long as they are true.
@@ -134,7 +214,7 @@ func (h *heeded) shown(now time.Time) (list []string) {
 	defer h.mu.Unlock()
 	kept := h.told[:0]
 	for _, t := range h.told {
-		if t.until.IsZero() && t.still() || now.Before(t.until) {
+		if now.Before(t.until) {
 			kept = append(kept, t)
 			list = append(list, t.text)
 		}
@@ -145,26 +225,10 @@ func (h *heeded) shown(now time.Time) (list []string) {
 }
 
 // pause puts a brake on a stream for a rule, until then or for good. One that is
-// paused already stays as it is.
-func (a *Agent) pause(rule, stream, reason string, until time.Time) bool {
-	b := control.Brake{Filter: control.Filter{Stream: stream}, Reason: reason, Since: time.Now(), Until: until, Who: "reply rule " + rule}
-	err := a.order(func(s *control.Standing) error {
-		if brakeOn(s, b.Filter) != nil {
-			return errPaused
-		}
-		s.Brakes = append(s.Brakes, b)
-		return nil
-	})
-	if errors.Is(err, errPaused) {
-		return false
-	}
-	if err != nil {
-		a.log.Error("stream paused", "stream", stream, "err", err)
-	}
-	return true
+// paused there already, or everywhere, stays as it is, and one too many is not paused.
+func (a *Agent) pause(rule string, f control.Filter, reason string, until time.Time) bool {
+	return a.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
 }
-
-var errPaused = errors.New("it is paused already")
 
 // brakeOn is the brake of a filter, or nil.
 func brakeOn(s *control.Standing, f control.Filter) *control.Brake {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
@@ -59,6 +60,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 	}
 	defer store.Close()
 	a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), store: store, queue: queue.New(queue.Options{}), reloaded: make(chan struct{}, 1)}
+	a.standing.now.Store(&control.Standing{})
 	a.events = event.NewFile(event.Place{}, a.log)
 	defer a.closeEvents()
 	a.loaded.Store(true)

@@ -29,13 +29,22 @@ import (
 // they may have room. What only stands in for it does not, since most such limits
 // hold for all hosts of a site.
 //
-// Third, addresses where STARTTLS is offered and the handshake fails: where TLS
+// Third, hosts where STARTTLS is offered and the handshake fails: where TLS
 // is not required the next connects go without the attempt, unless the host then
-// says that it takes no mail in the clear.
+// says that it takes no mail in the clear. Unlike the rest this is kept by name
+// and address: a handshake may fail for the name alone (SNI), and whoever has a
+// name of his own lead to another's address must not take that one's TLS away.
 type hosts struct {
 	mu    sync.Mutex
-	met   map[netip.Addr]*met      // those in trouble or being called
-	noTLS map[netip.Addr]time.Time // until when
+	met   map[netip.Addr]*met    // those in trouble or being called
+	noTLS map[endpoint]time.Time // until when
+}
+
+// endpoint is a host as a domain's mail finds it: the name that its MX record or
+// the relay gives, "" for an address literal, at one of its addresses.
+type endpoint struct {
+	name string
+	addr netip.AddrPort
 }
 
 // met is an address's breaker, its refusals, and our connections to it.
@@ -110,8 +119,9 @@ func (m *met) ended(now time.Time) {
 	m.news = now
 }
 
-// order puts, among peers of the same preference, those that lately refused us
-// last, and before that those with fewer connections, up or under way, first.
+// order puts, among peers of the same preference, those of the favoured source's
+// family first, then those that lately refused us last, and before that those with
+// fewer connections, up or under way, first.
 func (h *hosts) order(peers []peer, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -125,10 +135,16 @@ func (h *hosts) order(peers []peer, now time.Time) {
 		}
 		return 0, m.calls + m.open
 	}
+	rank := func(p peer) int {
+		if p.otherwise {
+			return 1
+		}
+		return 0
+	}
 	slices.SortStableFunc(peers, func(x, y peer) int {
 		xRefusals, xOpen := known(x)
 		yRefusals, yOpen := known(y)
-		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xOpen, yOpen))
+		return cmp.Or(cmp.Compare(x.preference, y.preference), cmp.Compare(rank(x), rank(y)), cmp.Compare(xRefusals, yRefusals), cmp.Compare(xOpen, yOpen))
 	})
 }
 
@@ -210,23 +226,23 @@ func (h *hosts) forget(a netip.Addr, m *met) {
 }
 
 // tlsFailed notes that a handshake after STARTTLS failed.
-func (h *hosts) tlsFailed(a netip.Addr, now time.Time) {
+func (h *hosts) tlsFailed(at endpoint, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.noTLS == nil {
-		h.noTLS = make(map[netip.Addr]time.Time)
+		h.noTLS = make(map[endpoint]time.Time)
 	}
 	makeRoom(h.noTLS, func(until time.Time) bool { return until.Before(now) })
-	h.noTLS[a] = now.Add(noTLSFor)
+	h.noTLS[at] = now.Add(noTLSFor)
 }
 
 // tlsBroken says whether STARTTLS lately failed there.
-func (h *hosts) tlsBroken(a netip.Addr, now time.Time) bool {
+func (h *hosts) tlsBroken(at endpoint, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	until, ok := h.noTLS[a]
+	until, ok := h.noTLS[at]
 	if ok && until.Before(now) {
-		delete(h.noTLS, a)
+		delete(h.noTLS, at)
 		ok = false
 	}
 	return ok
@@ -234,16 +250,16 @@ func (h *hosts) tlsBroken(a netip.Addr, now time.Time) bool {
 
 // tlsWanted forgets that STARTTLS failed, at a host that takes no mail without it,
 // and says whether there was something to forget.
-func (h *hosts) tlsWanted(a netip.Addr) bool {
+func (h *hosts) tlsWanted(at endpoint) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, ok := h.noTLS[a]
-	delete(h.noTLS, a)
+	_, ok := h.noTLS[at]
+	delete(h.noTLS, at)
 	return ok
 }
 
 // makeRoom keeps a memory below its bound.
-func makeRoom[V any](m map[netip.Addr]V, over func(V) bool) {
+func makeRoom[K comparable, V any](m map[K]V, over func(V) bool) {
 	if len(m) < maxRemembered {
 		return
 	}

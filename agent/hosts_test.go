@@ -175,14 +175,20 @@ func TestBrokenTLSIsRememberedForAWhile(t *testing.T) {
 	t.Parallel()
 	var h hosts
 	now := time.Unix(1_000_000, 0)
-	if h.tlsBroken(deadHost, now) {
+	dead := endpoint{"mx.test", netip.AddrPortFrom(deadHost, 25)}
+	if h.tlsBroken(dead, now) {
 		t.Error("broken before anything happened")
 	}
-	h.tlsFailed(deadHost, now)
-	if !h.tlsBroken(deadHost, now.Add(noTLSFor)) {
+	h.tlsFailed(dead, now)
+	if !h.tlsBroken(dead, now.Add(noTLSFor)) {
 		t.Error("forgotten early")
 	}
-	if h.tlsBroken(deadHost, now.Add(noTLSFor+1)) || len(h.noTLS) != 0 {
+	for _, other := range []endpoint{{"mx2.test", dead.addr}, {"", dead.addr}, {"mx.test", netip.AddrPortFrom(deadHost, 26)}} {
+		if h.tlsBroken(other, now) || h.tlsWanted(other) {
+			t.Errorf("said of %v, too", other)
+		}
+	}
+	if h.tlsBroken(dead, now.Add(noTLSFor+1)) || len(h.noTLS) != 0 {
 		t.Error("not forgotten")
 	}
 }
@@ -194,9 +200,10 @@ func TestHostMemoriesAreBounded(t *testing.T) {
 	a := netip.MustParseAddr("2001:db8::")
 	for range maxRemembered + 100 {
 		a = a.Next()
+		at := endpoint{"mx.test", netip.AddrPortFrom(a, 25)}
 		h.failed(a, now, now)
-		h.tlsFailed(a, now)
-		if h.enter(a, now, false) || !h.tlsBroken(a, now) {
+		h.tlsFailed(at, now)
+		if h.enter(a, now, false) || !h.tlsBroken(at, now) {
 			t.Fatal("the latest is not remembered")
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
@@ -25,14 +26,15 @@ func (a *Agent) keepHouse(ctx context.Context) {
 	for {
 		damaged = a.noteDamage(damaged)
 		a.lift(time.Now())
-		queued := a.queue.Queued()
-		if huge := queued > hugeBacklog; huge != tight {
+		a.now.Load().resolver.Forget()
+		a.keepPauses(time.Now(), false)
+		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
 			tight = huge
 			debug.SetGCPercent(gcPercent(huge))
 		}
-		err := a.store.Beat(queued)
+		err := a.beat()
 		if err != nil && !failing {
-			a.log.Error("cannot write the sign of life; the milter will soon leave mail with the host", "err", err)
+			a.log.Error("no sign of life is given; the milter will soon leave mail with the host", "err", err)
 		}
 		failing = err != nil
 		select {
@@ -85,8 +87,7 @@ func (a *Agent) noteDamage(seen int) int {
 // expireEvery is how often mail that cannot be tried is looked at for expiry.
 const expireEvery = time.Minute
 
-// expire fails mail that grew too old while its destination was down or its domain
-// had no way, or gives it back to the host.
+// expire looks every minute for mail that grew too old.
 func (a *Agent) expire(ctx context.Context) {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
@@ -96,17 +97,19 @@ func (a *Agent) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		set := a.now.Load()
-		a.queue.Overdue(time.Now(),
-			func(domain string) time.Duration {
-				return cmp.Or(time.Duration(set.policy(domain).HandbackAfter), set.policy(domain).Expire)
-			},
-			func(job queue.Job, reason string) {
-				a.queue.Settle(a.fail(job, set.policy(job.Domain), outcome.Attempt{
-					Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason,
-				}))
-			})
+		if ctx.Err() == nil { // else connects and look-ups are ended that tell nothing
+			a.expireOverdue()
+		}
 	}
+}
+
+// expireOverdue fails mail that was too old already when its destination was last seen
+// to be down, or its domain without a way; or gives it back to the host.
+func (a *Agent) expireOverdue() {
+	set := a.now.Load()
+	a.queue.Overdue(set.policy, func(job queue.Job, by *config.Queue, reason string) {
+		a.queue.Settle(a.fail(job, by, outcome.Attempt{Stage: outcome.Connect, Fault: outcome.Unreachable, Text: reason}))
+	})
 }
 
 var _ control.Backend = (*Agent)(nil)

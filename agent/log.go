@@ -10,6 +10,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/maillog"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -71,6 +72,13 @@ func (a *Agent) shownSender(sender string) string {
 	}
 	return maillog.HiddenSender(sender)
 }
+
+// maxWords bounds what an error may say in a listing, in octets; a policy of a domain that
+// is quoted in it may have 64 KiB.
+const maxWords = 1024
+
+// inWords is an error as the queue keeps it for listings: one printable line.
+func inWords(err error) string { return printable.Cut(err.Error(), maxWords) }
 
 // logReport tells of a delivery report on so many recipients; what is Postfix's word
 // for it.

@@ -239,7 +239,7 @@ const appendTimeout = 30 * time.Second
 // notify appends a report to the spool as mail of our own, durable. what names it
 // in the log, in Postfix's words.
 func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.Recipient) error {
-	full := dsn.WantsFull(e) && e.Size <= dsn.MaxContent
+	full := dsn.WantsFull(e) && e.Size <= dsn.MaxContent && !a.toldBefore(e, id)
 	original, err := a.original(e, id, full)
 	if err != nil {
 		a.log.Warn("report goes without the original's header", "id", id, "err", err)
@@ -266,6 +266,21 @@ func (a *Agent) notify(e *spool.Envelope, id spool.ID, what string, list []dsn.R
 	}
 	a.logReport(what, e, id, receipt.ID(), len(list))
 	return nil
+}
+
+// toldBefore says whether the sender has had a report of a failure of the message. Only the
+// first returns all of it: a receiver that refuses one recipient after the other would have
+// us write it for each. The journal knows, also after a restart; reports of one message
+// that are made at the same moment may each be the first.
+func (a *Agent) toldBefore(e *spool.Envelope, id spool.ID) bool {
+	states, _ := a.store.States(id) // none: there is nothing to say of them
+	for i, st := range states {
+		ended := st.Status == spool.Bounced || st.Status == spool.Suppressed && a.now.Load().config.Suppression.Notify
+		if ended && dsn.Owed(e, e.Recipients[i], dsn.Failed) {
+			return true
+		}
+	}
+	return false
 }
 
 // original reads what a report returns of a message: its header or all of it.

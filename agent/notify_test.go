@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/sink"
@@ -170,6 +172,59 @@ func TestFailureIsNotFinalWithoutItsReport(t *testing.T) {
 	}
 	if !strings.Contains(s.log.String(), "cannot spool a delivery report; its recipients stay queued") {
 		t.Errorf("log:\n%s", s.log)
+	}
+}
+
+// TestOneReportReturnsAllOfAMessage has a receiver refuse one recipient after the other.
+func TestOneReportReturnsAllOfAMessage(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.General.MaxSessions, c.General.MaxRecipientsPerMessage = 1, 1 },
+		sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{PermShare: 1, RTT: 20 * time.Millisecond}})
+	const n = 20
+	var to []string
+	for i := range n {
+		to = append(to, fmt.Sprintf("a%d@strict.test", i))
+	}
+	s.send(spool.Envelope{Sender: "n@news.test", Args: []string{"RET=FULL"}}, letter, to...)
+	s.start()
+	s.until("all are told of", func() bool {
+		s.agent.bounceAll(s.agent.notices.take(time.Now(), true)) // as when the refusals are seconds apart
+		return s.empty()
+	})
+	full, told := 0, 0
+	for _, r := range s.at("host") {
+		told += strings.Count(r.content, "Action: failed\r\n")
+		if strings.Contains(r.content, "Content-Type: message/rfc822\r\n") && strings.Contains(r.content, ".leading dot") {
+			full++
+		} else if !strings.Contains(r.content, "List-Id: <n.test>") {
+			t.Errorf("report without a header:\n%s", r.content)
+		}
+	}
+	if full != 1 || told != n || len(s.at("host")) < 2 {
+		t.Errorf("%d of %d reports return all of the message; of %d recipients %d are told", full, len(s.at("host")), n, told)
+	}
+}
+
+// TestFirstReportReturnsAll counts no failure that nobody is told of, and those before a
+// restart.
+func TestFirstReportReturnsAll(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil)
+	s.start()
+	s.pause(control.Filter{All: true}, "for the test")
+	s.send(spool.Envelope{Sender: "n@news.test", Args: []string{"RET=FULL"}, Recipients: []spool.Recipient{
+		{Address: "silent@far.test", Args: []string{"NOTIFY=NEVER"}},
+	}}, letter, "a@far.test", "b@far.test")
+	for i, x := range []struct{ to, form string }{
+		{"silent@far.test", ""}, {"a@far.test", "message/rfc822"}, {"b@far.test", "text/rfc822-headers"},
+	} {
+		s.until("queued", func() bool { return s.act(control.VerbExpire, control.Filter{State: "held", Recipient: x.to}) == 1 })
+		s.until("told", func() bool { return len(s.at("host")) == i })
+		if i > 0 && !strings.Contains(s.at("host")[i-1].content, "Content-Type: "+x.form+"\r\n") {
+			t.Errorf("of %s:\n%s", x.to, s.at("host")[i-1].content)
+		}
+		s.stop()
+		s.start()
 	}
 }
 

@@ -27,7 +27,10 @@ var _ web.Backend = (*page)(nil)
 func (a *Agent) newWeb() *web.Handler {
 	return web.New(web.Options{
 		Backend: &page{agent: a}, History: a.history, Log: a.log,
-		Hostnames: func() []string { return a.now.Load().config.Agent.HTTP.Hostnames },
+		Hostnames: func() []string {
+			c := a.now.Load().config
+			return append([]string{c.Hostname}, c.Agent.HTTP.Hostnames...)
+		},
 	})
 }
 
@@ -99,9 +102,9 @@ func (a *Agent) keepHistory(ctx context.Context) {
 
 // WebLink implements control.Backend.
 func (a *Agent) WebLink() (string, error) {
-	listen := a.now.Load().config.Agent.HTTP.Listen
+	listen := a.now.Load().config.Agent.HTTP.Listen.First()
 	if listen == "" {
-		return "", errors.New(`the status page is off; remedy: set listen = "127.0.0.1:8891" under [agent.http], and restart millrace-agent`)
+		return "", errors.New(`the status page has no port that a browser could open; remedy: set listen = "127.0.0.1:8891" under [agent.http], and restart millrace-agent`)
 	}
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {

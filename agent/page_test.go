@@ -19,7 +19,7 @@ import (
 // throttled onto the page of a real agent.
 func TestStatusPageTellsWhatHappens(t *testing.T) {
 	s := newStage(t, func(c *config.Config) {
-		c.Agent.HTTP.Listen = freePort(t)
+		c.Agent.HTTP.Listen = config.Listeners{freePort(t)}
 		c.Replies = []config.Reply{{Name: "busy-rule", Text: "come back later", Action: config.ReplySuspend, For: time.Hour}}
 	},
 		sink.Provider{Name: "far", Domains: []string{"far.test"}},
@@ -49,7 +49,7 @@ func TestStatusPageTellsWhatHappens(t *testing.T) {
 	for _, to := range []string{"a@far.test", "secret.name@gone.test", "secret.name@busy.test", "b@dead.test", "c@nodns.test"} {
 		s.send(spool.Envelope{Sender: "secret.name@news.test", Stream: `Sale "<b>" <sale.test>`}, letter, to)
 	}
-	front := "http://" + s.config.Agent.HTTP.Listen
+	front := "http://" + s.config.Agent.HTTP.Listen.First()
 	var overview string
 	s.until("all is told", func() bool {
 		_, overview = get(front + "/")
@@ -96,9 +96,9 @@ func TestStatusPageTellsWhatHappens(t *testing.T) {
 
 // TestReaderDoesNotHoldUpAStop leaves a page open that is kept up to date.
 func TestReaderDoesNotHoldUpAStop(t *testing.T) {
-	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) })
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} })
 	s.start()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.config.Agent.HTTP.Listen+"/", nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.config.Agent.HTTP.Listen.First()+"/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

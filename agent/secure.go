@@ -23,8 +23,13 @@ type tlsBase struct {
 	tickets tls.ClientSessionCache
 }
 
-// maxTickets bounds the sessions that can be resumed.
-const maxTickets = 4096
+// maxTickets bounds the sessions that can be resumed, and maxTicket the octets of each:
+// it holds the ticket and the peer's chain, which is some 5 KiB and at a stranger's may be
+// 256 KiB. Without it the next handshake is a whole one.
+const (
+	maxTickets = 4096
+	maxTicket  = 16 << 10
+)
 
 func newTLSBase(c *config.Agent) (*tlsBase, error) {
 	b := &tlsBase{floor: tls.VersionTLS12, tickets: tls.NewLRUClientSessionCache(maxTickets)}
@@ -66,6 +71,9 @@ func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p peer, report func(s
 	o.TLS, o.ServerName = levels[q.TLS], p.name
 	if p.name == "" {
 		o.ServerName = p.addr.Addr().String()
+	}
+	if raises(o, q, p) {
+		o.TLS = smtp.Verify
 	}
 	need := p.need
 	switch need.Asks {
@@ -121,7 +129,25 @@ type ticketsOf struct {
 
 func (t ticketsOf) Get(key string) (*tls.ClientSessionState, bool) { return t.all.Get(t.level + key) }
 
-func (t ticketsOf) Put(key string, s *tls.ClientSessionState) { t.all.Put(t.level+key, s) }
+func (t ticketsOf) Put(key string, s *tls.ClientSessionState) {
+	if s != nil && ticketSize(s) > maxTicket {
+		s = nil // the one of before goes, too
+	}
+	t.all.Put(t.level+key, s)
+}
+
+// ticketSize is how many octets a session takes; of one that cannot be told, too many.
+func ticketSize(s *tls.ClientSessionState) int {
+	ticket, state, err := s.ResumptionState()
+	if err != nil || state == nil {
+		return maxTicket + 1
+	}
+	octets, err := state.Bytes()
+	if err != nil {
+		return maxTicket + 1
+	}
+	return len(ticket) + len(octets)
+}
 
 // reportTesting says what MTA-STS in testing mode found, where enforcement
 // would have kept the mail from this host.

@@ -40,6 +40,7 @@ func TestFilterSelectsByEachCondition(t *testing.T) {
 	s.send(spool.Envelope{Stream: "two", AuthUser: "eve", ClientAddr: "IPv6:2001:db8::1", Arrived: time.Now().Add(-48 * time.Hour)},
 		letter, "c@far.test", "d@else.test")
 	s.until("deferred and held", func() bool { return s.listed(control.Filter{State: "deferred"}) == "B a" && s.status().Waiting == 2 })
+	s.until("all have a way", func() bool { return s.listed(control.Filter{Queue: "general"}) == "B a c d" })
 	var site string
 	if err := s.admin().Messages(t.Context(), control.Filter{ID: id.String()}, func(m *control.Message) error {
 		site = m.Recipients[0].Site

@@ -22,7 +22,10 @@ func (a *Agent) session(s *queue.Session) {
 	began := time.Now()
 	conn, p, sig, err := a.connectPatiently(s, way)
 	if err != nil {
-		a.queue.Leave(s, nil, sig, err.Error())
+		if a.opening.Err() != nil || ours(err) {
+			s.Untried()
+		}
+		a.queue.Leave(s, nil, sig, inWords(err))
 		return
 	}
 	defer a.hosts.left(p.addr.Addr())
@@ -111,7 +114,7 @@ func (w *worker) transact(ctx context.Context, way queue.Way, job queue.Job, sig
 	if job.Items, w.done = a.withhold(e, job, way, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
-	w.prepare(e, content, job, a.now.Load().config)
+	w.prepare(e, content, job, way, a.now.Load().config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	w.last = time.Now()
@@ -147,7 +150,7 @@ func (w *worker) insistsOnTLS(fates []fate) bool {
 	}
 	for _, f := range fates {
 		if f.decision.Class == outcome.ClassTLS {
-			return w.agent.hosts.tlsWanted(w.peer.addr.Addr())
+			return w.agent.hosts.tlsWanted(w.peer.endpoint())
 		}
 	}
 	return false
@@ -169,8 +172,9 @@ func (w *worker) check(now time.Time) error {
 // prepare fills the transaction. The Received field is made anew each time; it
 // depends only on the envelope and the configuration, so every try sends the
 // same bytes.
-func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, c *config.Config) {
+func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, way queue.Way, c *config.Config) {
 	tx := &w.tx
+	tx.AsTaken = way.Handback
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
 	tx.Prefix = nil
 	if e.Origin == spool.Diverted {

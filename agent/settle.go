@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -61,6 +62,9 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 		Tries: item.Tries, Born: r.job.Born, Luck: rand.Float64(), Peer: r.words.name,
 		Relay: r.way.Handback, Report: r.envelope.Origin == spool.Report,
 	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
+		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
+	}
 	f := fate{item: item, reply: res.Reply}
 	switch res.Fate {
 	case smtp.NotOffered:
@@ -90,7 +94,7 @@ func (r *report) add(item queue.Item, res smtp.RcptResult, err error) {
 	if !at.Relay { // rules are about receivers
 		d := f.decision
 		d.Reason = r.agent.shownReason(d.Reason, r.envelope, item.Ordinal) // it is logged
-		r.agent.heed(r.way.Site, r.envelope.Stream, d)
+		r.agent.heed(word{decision: d, way: r.way, peer: r.peer, code: at.Code, stream: r.envelope.Stream})
 	}
 	r.fates = append(r.fates, f)
 }
@@ -269,7 +273,7 @@ func (r *report) tell(f fate, now time.Time) {
 		Status: f.status(r.way.Handback), Class: f.decision.Class, Code: f.reply.Code,
 		Enhanced: f.decision.Enhanced, Reason: f.decision.Reason, Due: f.decision.Due,
 	}
-	if r.peer.addr.IsValid() {
+	if r.peer.known() {
 		d.Relay = r.words.relay
 	}
 	if f.untried || f.suppressed {

@@ -27,8 +27,12 @@ import (
 // SASL user and client stand only in the envelope. Of a message that comes in they
 // are compared then (halted); those that are queued already a sweep goes through.
 type standing struct {
-	mu  sync.Mutex // one change at a time, of the file too
-	now atomic.Pointer[control.Standing]
+	mu    sync.Mutex // one change at a time, of the file too
+	now   atomic.Pointer[control.Standing]
+	dirty bool      // the file lacks what rules about replies have changed
+	kept  time.Time // when the file was written last
+	// full: no more is paused for rules, for good or for a time, which was told.
+	full struct{ good, time bool }
 	// arrivals is held to read while a message that was compared is brought into the
 	// queue: a sweep that starts after a change misses none.
 	arrivals sync.RWMutex
@@ -64,6 +68,71 @@ func (a *Agent) order(change func(*control.Standing) error) error {
 		return err
 	}
 	return a.keep(&next)
+}
+
+const (
+	// maxRulePauses is how many streams rules about replies pause at a time, for good and
+	// again for a time: receivers decide how many replies there are, and whoever sends how
+	// many streams. More would be no help to an admin, who has to see to the cause.
+	maxRulePauses = 100
+	// maxPauseReason bounds what is kept of a reply, in octets.
+	maxPauseReason = 300
+	// keepGap is the least time from one writing of the file for rules to the next. After a
+	// crash what they had paused since goes on until its receivers have said it again.
+	keepGap = 10 * time.Second
+)
+
+// byRule begins the name of who paused, where a rule about replies did.
+const byRule = "reply rule "
+
+// pauseFor puts a brake on for a rule about replies, at once; the file follows. It returns
+// false if the same, or the stream everywhere, is paused already, or as much is as rules
+// may pause.
+func (a *Agent) pauseFor(b control.Brake) bool {
+	a.standing.mu.Lock()
+	defer a.standing.mu.Unlock()
+	old := *a.standing.now.Load()
+	if brakeOn(&old, b.Filter) != nil || brakeOn(&old, control.Filter{Stream: b.Filter.Stream}) != nil {
+		return false
+	}
+	paused := 0
+	for _, x := range old.Brakes {
+		if strings.HasPrefix(x.Who, byRule) && x.Until.IsZero() == b.Until.IsZero() {
+			paused++
+		}
+	}
+	full, told := paused >= maxRulePauses, &a.standing.full.time
+	if b.Until.IsZero() {
+		told = &a.standing.full.good
+	}
+	if full && !*told {
+		a.log.Error("no more is paused for reply rules, as so much is already; see to the cause, then millrace resume",
+			"paused", paused, "next", b.Filter.String(), "who", b.Who)
+	}
+	if *told = full; full {
+		return false
+	}
+	b.Reason = cut(b.Reason, maxPauseReason)
+	next := control.Standing{Brakes: append(slices.Clone(old.Brakes), b), Limits: old.Limits, Priorities: old.Priorities}
+	if err := a.enforce(old, next); err != nil {
+		a.log.Error("paused by a reply rule", "on", b.Filter.String(), "err", err)
+		return false
+	}
+	a.standing.dirty = true
+	return true
+}
+
+// keepPauses writes what rules about replies have changed, if some time has passed or
+// it must be now.
+func (a *Agent) keepPauses(now time.Time, must bool) {
+	a.standing.mu.Lock()
+	defer a.standing.mu.Unlock()
+	if !a.standing.dirty || !must && now.Sub(a.standing.kept) < keepGap {
+		return
+	}
+	if err := a.keep(a.standing.now.Load()); err != nil {
+		a.log.Error("paused by reply rules", "err", err)
+	}
 }
 
 // enforce puts into force what is new. The sweep for what only envelopes tell is the
@@ -192,8 +261,10 @@ func (a *Agent) lift(now time.Time) {
 	}
 }
 
-// keep writes what is in force; on return it will outlive a crash.
+// keep writes what is in force; on return it will outlive a crash. The caller holds
+// standing.mu.
 func (a *Agent) keep(s *control.Standing) error {
+	a.standing.dirty, a.standing.kept = false, time.Now()
 	dir := a.now.Load().config.Agent.StateDirectory
 	if dir == "" {
 		return nil

@@ -29,11 +29,13 @@ func (a *Agent) state() metrics.State {
 	}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = a.queue.Counts()
 	st.MaxSessions = a.queue.MaxSessions()
+	paused := make(map[string]bool)
 	for _, b := range a.Standing().Brakes {
 		if b.Filter.Stream != "" {
-			st.PausedStreams++
+			paused[b.Filter.Stream] = true
 		}
 	}
+	st.PausedStreams = len(paused)
 	// Without an answer of the file system the rest is still worth telling; what
 	// fails here fails for the journal too, which is loud.
 	st.Spool, _ = a.store.Usage()

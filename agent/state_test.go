@@ -15,7 +15,7 @@ import (
 // exposition reads /metrics.
 func (s *stage) exposition() string {
 	s.t.Helper()
-	resp, err := http.Get("http://" + s.config.Agent.HTTP.Listen + "/metrics")
+	resp, err := http.Get("http://" + s.config.Agent.HTTP.Listen.First() + "/metrics")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func (s *stage) exposition() string {
 // TestMetricsTellWhatHappened sends mail to three kinds of receivers and compares
 // the counters with what the receivers saw.
 func TestMetricsTellWhatHappened(t *testing.T) {
-	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = freePort(t) },
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} },
 		sink.Provider{Name: "far", Domains: []string{"far.test"}},
 		sink.Provider{Name: "bad", Domains: []string{"bad.test"}, Behaviour: sink.Behaviour{PermShare: 1}},
 	)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"syscall"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 )
 
@@ -55,11 +57,43 @@ func hostBrake() control.Brake {
 	return control.Brake{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
 }
 
-// listening reports whether somebody listens on an address of this host. It does not
+// listening reports whether somebody listens at a relay on this host. It does not
 // connect, which the host MTA would log: an address where somebody listens cannot be
 // bound, also with SO_REUSEADDR, and one that is bound so, without listening, keeps
 // nobody from it (socket(7)).
-func listening(address string) (bool, error) {
+func listening(relay string) (bool, error) {
+	if path := config.RelaySocket(relay); path != "" {
+		up, err := alive(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // the MTA has not made it yet
+		}
+		return up, err
+	}
+	return bound(relay)
+}
+
+// alive reports whether the process that made a Unix socket has it still: the file
+// outlives it. A datagram socket that connects there is told just that, and nobody
+// else hears of it: EPROTOTYPE, as it is of another type, or ECONNREFUSED (unix(7)).
+// Other errors tell that the path cannot be reached.
+func alive(path string) (bool, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("socket: %w", err)
+	}
+	defer syscall.Close(fd)
+	switch err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); {
+	case err == nil || errors.Is(err, syscall.EPROTOTYPE):
+		return true, nil
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return false, nil
+	default:
+		return false, &fs.PathError{Op: "connect", Path: path, Err: err}
+	}
+}
+
+// bound is listening for a TCP address.
+func bound(address string) (bool, error) {
 	to, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return false, err

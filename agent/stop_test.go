@@ -2,7 +2,9 @@ package agent
 
 import (
 	"net"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
@@ -63,5 +65,31 @@ func TestListenerIsSeenWithoutAConnection(t *testing.T) {
 		if up, err := listening(ask); err != nil || up {
 			t.Errorf("%s without a listener: %v, %v", ask, up, err)
 		}
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	if up, err := listening("unix:" + path); err != nil || up {
+		t.Errorf("a socket that is not there: %v, %v", up, err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if up, err := listening("unix:" + path); err != nil || !up {
+		t.Errorf("a socket while somebody listens: %v, %v", up, err)
+	}
+	if err := l.(*net.UnixListener).SetDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := l.Accept(); err == nil {
+		c.Close()
+		t.Error("a connection was made")
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // as Postfix leaves its own
+	l.Close()
+	if up, err := listening("unix:" + path); err != nil || up {
+		t.Errorf("a socket that somebody left: %v, %v", up, err)
+	}
+	if _, err := listening("unix:" + path + "/s"); err == nil {
+		t.Error("a path that cannot be followed tells nothing")
 	}
 }

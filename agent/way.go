@@ -1,13 +1,13 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -81,14 +81,38 @@ func (a *Agent) findWays(ctx context.Context) {
 			return
 		}
 		set := a.now.Load()
-		way, err := set.way(ctx, name)
-		if err == nil {
+		limit, cancel := context.WithTimeout(ctx, longestLookup)
+		way, err := set.way(limit, name)
+		cancel()
+		switch {
+		case err == nil:
 			a.queue.Routed(name, way)
-			continue
+		case ctx.Err() != nil:
+			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
+		case ours(err) || unasked(err):
+			a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
+			a.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
+		default:
+			a.noWay(set, name, err)
 		}
-		a.noWay(set, name, err)
 	}
 }
+
+// unasked says whether a look-up failed since our own resolver does not run, or the
+// network is not up, as when both start with us. That tells nothing of the domain.
+func unasked(err error) bool {
+	for _, down := range [...]error{syscall.ECONNREFUSED, syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN} {
+		if errors.Is(err, down) {
+			return true
+		}
+	}
+	return false
+}
+
+// longestLookup is how long one domain keeps others waiting to be looked up. Where
+// descriptors are few, a domain of many exchangers that do not answer would take longer;
+// what was found by then is used.
+const longestLookup = 2 * time.Minute
 
 // retryRoute is how long a domain waits after a DNS failure.
 const retryRoute = 2 * time.Minute
@@ -104,7 +128,7 @@ func (a *Agent) noWay(set *settings, name string, err error) {
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
 	if set.retries(p).Decide(now, attempt).Action == outcome.Retry {
 		a.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
-		a.queue.Unrouted(name, err.Error(), now.Add(retryRoute))
+		a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
 		return
 	}
 	for {
@@ -114,7 +138,7 @@ func (a *Agent) noWay(set *settings, name string, err error) {
 		}
 		a.queue.Settle(a.fail(job, p, attempt))
 	}
-	a.queue.Unrouted(name, err.Error(), now.Add(retryRoute))
+	a.queue.Unrouted(name, inWords(err), now.Add(retryRoute))
 }
 
 var faults = map[route.Reason]outcome.Fault{
@@ -168,7 +192,7 @@ func (s *settings) way(ctx context.Context, name string) (queue.Way, error) {
 	return queue.Way{
 		Queue: q, Relay: q.Route.Relay,
 		Site: queue.RelayDomain(q.Route.Relay),
-		Key:  fmt.Sprintf("%s %s %s %v %v", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth),
+		Key:  fmt.Sprintf("%s %s %s %v %v %s", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth, q.RelayAuthTLS),
 	}, nil
 }
 
@@ -187,21 +211,24 @@ func (s *settings) handback() queue.Way {
 	q.MaxSessions = min(q.MaxSessions, handbackSessions)
 	q.MaxMessageRate = s.config.Handback.MaxMessageRate
 	q.TLS = config.TLSNone // loopback, or the admin's own network
-	q.RelayWrappermode, q.RelayAuth = false, nil
-	return queue.Way{Queue: &q, Relay: s.config.Handback.Relay, Site: s.relay, Key: s.relay, Handback: true}
+	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
+	relay := s.config.Handback.Relay
+	return queue.Way{Queue: &q, Relay: relay, Site: s.relay, Key: queue.RelayDomain(relay), Handback: true}
 }
 
 // direct is the way to the mail exchangers of a domain. The key of a
 // destination, whose sessions its domains share, holds all that a session was
 // opened under: the hosts, the queue's policy with its TLS level, what the
-// domain's own policies need (route.Plan.Needs), the source. When a policy of the
+// domain's own policies need (route.Plan.Needs), the sources. When a policy of the
 // domain changes, so does the key: the mail moves on, and the sessions opened
-// under the old one end when nobody needs them any more.
+// under the old one end when nobody needs them any more. The site has the favoured
+// source alone in its name, as most of its connections come from there.
 func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.Way {
-	source := s.source(name)
-	suffix := ""
-	if source.IsValid() {
-		suffix = " from " + source.String()
+	sources := sources(s.config.Agent.SourceAddresses, name, plan)
+	from, first := "", ""
+	for _, a := range sources {
+		from += " from " + a.String()
+		first = cmp.Or(first, from)
 	}
 	site := plan.Key()
 	if len(q.MX) > 0 {
@@ -212,20 +239,8 @@ func (s *settings) direct(name string, q *config.Queue, plan *route.Plan) queue.
 		needs = plan.Needs()
 	}
 	return queue.Way{
-		Queue: q, Plan: plan, Source: source, Expires: plan.Expires,
-		Site: site + suffix,
-		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + suffix,
+		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
+		Site: site + first,
+		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
 	}
-}
-
-// source picks a domain's source address. It depends on the name alone, so a
-// retry keeps its source (greylisting looks at it).
-func (s *settings) source(name string) netip.Addr {
-	pool := s.config.Agent.SourceAddresses
-	if len(pool) == 0 {
-		return netip.Addr{}
-	}
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	return pool[h.Sum32()%uint32(len(pool))]
 }

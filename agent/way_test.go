@@ -72,16 +72,16 @@ func TestRetryKeepsItsSource(t *testing.T) {
 				t.Fatal(err)
 			}
 			if run == 0 {
-				first[d] = w.Source
-				used[w.Source]++
-			} else if w.Source != first[d] {
-				t.Errorf("%s: from %v, then from %v", d, first[d], w.Source)
+				first[d] = w.Sources[0]
+				used[w.Sources[0]]++
+			} else if w.Sources[0] != first[d] {
+				t.Errorf("%s: from %v, then from %v", d, first[d], w.Sources[0])
 			}
 			for _, key := range []string{w.Key, w.Site} {
-				if other, ok := sites[key]; ok && other != w.Source {
-					t.Errorf("%v and %v share %q", other, w.Source, key)
+				if other, ok := sites[key]; ok && other != w.Sources[0] {
+					t.Errorf("%v and %v share %q", other, w.Sources[0], key)
 				}
-				sites[key] = w.Source
+				sites[key] = w.Sources[0]
 			}
 		}
 	}

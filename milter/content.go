@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -141,6 +142,33 @@ func missingFields(fields []classify.Field, qid, host string, arrived time.Time)
 		s += "Date: " + arrived.Format("Mon, 2 Jan 2006 15:04:05 -0700") + "\r\n"
 	}
 	return s, nil
+}
+
+// withoutBcc are the fields as Sendmail sends them: of Bcc only the names, if there is no
+// other field that names recipients, and nothing at all if there is one (RFC 5322
+// section 3.6.3). Sendmail does so when it sends (conf.c: H_BCC; collect.c:
+// EF_DELETE_BCC), and Postfix before a milter sees the header.
+func withoutBcc(fields []classify.Field) []classify.Field {
+	named := func(names ...string) bool {
+		return slices.ContainsFunc(fields, func(f classify.Field) bool {
+			return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(f.Name, n) })
+		})
+	}
+	if !named("Bcc") {
+		return fields
+	}
+	whole := named("To", "Cc", "Apparently-To")
+	list := make([]classify.Field, 0, len(fields))
+	for _, f := range fields {
+		if strings.EqualFold(f.Name, "Bcc") {
+			if whole {
+				continue
+			}
+			f.Value = ""
+		}
+		list = append(list, f)
+	}
+	return list
 }
 
 // atoms keeps letters, digits, dots and hyphens of a macro's value.

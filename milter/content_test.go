@@ -134,3 +134,22 @@ func TestMissingFieldsAreThoseThatAreMissing(t *testing.T) {
 		}
 	}
 }
+
+func TestSendmailSendsNoBcc(t *testing.T) {
+	t.Parallel()
+	for want, fields := range map[string][]classify.Field{
+		"To: a|Bcc-Log: c":       {{Name: "bcc", Value: " b"}, {Name: "To", Value: " a"}, {Name: "BCC", Value: " b,\n\tc"}, {Name: "Bcc-Log", Value: " c"}},
+		"Bcc:|From: a|BCC:":      {{Name: "Bcc", Value: " b"}, {Name: "From", Value: " a"}, {Name: "BCC", Value: " b,\n\tc"}},
+		"cc: a|Subject: Bcc: b":  {{Name: "cc", Value: " a"}, {Name: "Subject", Value: " Bcc: b"}},
+		"Apparently-To:":         {{Name: "Bcc", Value: " b"}, {Name: "Apparently-To", Value: ""}},
+		"Resent-Bcc: b|From: a2": {{Name: "Resent-Bcc", Value: " b"}, {Name: "From", Value: " a2"}}, // stays, by missingFields
+	} {
+		var got []string
+		for _, f := range withoutBcc(fields) {
+			got = append(got, f.Name+":"+f.Value)
+		}
+		if strings.Join(got, "|") != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -110,13 +110,14 @@ type Server struct {
 	buffers sync.Pool      // of *[]byte
 	appends sync.WaitGroup // Append calls that have not returned
 
-	host   hostMail
-	tally  tally
-	silent throttle // warnings about a silent agent
-	full   throttle // and about a spool without room
-	busy   throttle // and about too many large messages at a time
-	slow   trouble  // the spool took too long over a message
-	drains throttle // and a word about a drain, lest it be forgotten
+	host      hostMail
+	tally     tally
+	silent    throttle // warnings about a silent agent
+	full      throttle // and about a spool without room
+	busy      throttle // and about too many large messages at a time
+	slow      trouble  // the spool took too long over a message
+	drains    throttle // and a word about a drain, lest it be forgotten
+	strangers throttle // and about connections of other hosts that are no peers
 
 	connections atomic.Uint64 // so far
 	flow        flowDelay
@@ -165,7 +166,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, ln := range listeners {
 		s.log.Info("listening", "milter", ln.Addr().String())
-		g.Go(func() error { return s.wire.Serve(ctx, ln) })
+		g.Go(func() error { return s.wire.Serve(ctx, s.gated(ln)) })
 	}
 	err := g.Wait()
 	s.appends.Wait()

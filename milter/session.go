@@ -133,14 +133,16 @@ func (s *session) draining(now time.Time) bool {
 // head puts the header together as it goes to the spool, of at most so many octets
 // (0: any number). An error says why the mail must stay.
 func (s *session) head(b []byte, most int64) ([]byte, error) {
+	fields := s.m.Header
 	if s.sendmail() {
 		missing, err := missingFields(s.m.Header, s.conn.Macro("i"), s.conn.Macro("j"), s.m.Arrived)
 		if err != nil {
 			return b, err
 		}
 		b = append(b, missing...)
+		fields = withoutBcc(fields)
 	}
-	b, err := appendHead(b, s.m.Header)
+	b, err := appendHead(b, fields)
 	if err == nil && most > 0 && int64(len(b)) > most {
 		err = errTooBig
 	}

@@ -23,15 +23,24 @@ func (l *loader) check() {
 	}
 	l.checkMilter(&c.Milter)
 	l.checkAgent(&c.Agent)
-	if !isHostPort(c.Handback.Relay) {
-		l.fail("handback.relay", remedy(fmt.Sprintf("relay: %q is not \"host:port\"", c.Handback.Relay), `write it like "127.0.0.1:10626"`))
-	}
+	l.checkHandback(&c.Handback)
 	if f := c.Events.File; f != "" && !filepath.IsAbs(f) {
 		l.fail("events.file", remedy(fmt.Sprintf("file: %q is not an absolute path", f), `begin it with /, or write "" for no events`))
 	}
 	l.checkSuppression(&c.Suppression)
 	l.checkQueues()
 	l.checkReplies()
+}
+
+func (l *loader) checkHandback(h *Handback) {
+	if strings.HasPrefix(h.Relay, "unix:") {
+		if _, _, err := ParseListen(h.Relay); err != nil {
+			l.fail("handback.relay", "relay: "+err.Error())
+		}
+	} else if !isHostPort(h.Relay) {
+		l.fail("handback.relay", remedy(fmt.Sprintf("relay: %q is neither \"unix:/path\" nor \"host:port\"", h.Relay),
+			`write it like "unix:/var/spool/postfix/public/millrace" or "127.0.0.1:10626"`))
+	}
 }
 
 func (l *loader) checkMilter(m *Milter) {
@@ -41,6 +50,11 @@ func (l *loader) checkMilter(m *Milter) {
 		}
 	}
 	l.notEmpty("milter.listen", m.Listen, `name a socket, like "unix:/var/spool/postfix/millrace/milter.sock"`)
+	for i, p := range m.Peers {
+		if p.Bits() == 0 {
+			l.failElement("milter.peers", i, remedy(fmt.Sprintf("peers: %s is everybody, who could then send mail in anybody's name", p), "name the hosts or the network of the MTA"))
+		}
+	}
 	if m.OnFailure != "accept" && m.OnFailure != "tempfail" {
 		l.fail("milter.on_failure", remedy(fmt.Sprintf("on_failure: %q is unknown", m.OnFailure), `write "accept" or "tempfail"`))
 	}
@@ -191,13 +205,20 @@ func (l *loader) checkAgent(a *Agent) {
 	if !filepath.IsAbs(a.StateDirectory) {
 		l.fail("agent.state_directory", remedy(fmt.Sprintf("state_directory: %q is not an absolute path", a.StateDirectory), "begin it with /"))
 	}
-	if relay, err := netip.ParseAddrPort(l.cfg.Handback.Relay); a.StopWithHost && (err != nil || !relay.Addr().IsLoopback()) {
+	relay, err := netip.ParseAddrPort(l.cfg.Handback.Relay)
+	if here := RelaySocket(l.cfg.Handback.Relay) != "" || err == nil && relay.Addr().IsLoopback(); a.StopWithHost && !here {
 		l.fail("agent.stop_with_host", remedy(fmt.Sprintf("stop_with_host: handback.relay is %q, where it does not show whether the host's MTA is stopped", l.cfg.Handback.Relay),
-			`give relay a loopback address, such as "127.0.0.1:10626", or remove stop_with_host`))
+			`give relay a socket or a loopback address, such as "127.0.0.1:10626", or remove stop_with_host`))
 	}
 	l.checkTLSFiles(a)
-	if a.HTTP.Listen != "" && !isHostPort(a.HTTP.Listen) {
-		l.fail("agent.http.listen", remedy(fmt.Sprintf("listen: %q is not \"address:port\"", a.HTTP.Listen), `write it like "127.0.0.1:8891", or "" to turn it off`))
+	for i, s := range a.HTTP.Listen {
+		if strings.HasPrefix(s, "unix:") {
+			if _, _, err := ParseListen(s); err != nil {
+				l.failElement("agent.http.listen", i, "listen: "+err.Error())
+			}
+		} else if !isHostPort(s) {
+			l.failElement("agent.http.listen", i, remedy(fmt.Sprintf("listen: %q is not \"address:port\"", s), `write it like "127.0.0.1:8891" or "unix:/path", or "" to turn it off`))
+		}
 	}
 	for i, s := range a.HTTP.Hostnames {
 		if !isHostname(s) {
@@ -232,6 +253,10 @@ func (l *loader) checkQueues() {
 			l.fail(path, remedy(fmt.Sprintf("queue %q has no domain", q.Name), `add domains = ["example.com"], domain_files or mx`))
 		}
 		l.listDomains(q, path, host, listed)
+	}
+	l.cfg.General.withoutRelay()
+	for i := range l.cfg.Queues {
+		l.cfg.Queues[i].withoutRelay()
 	}
 }
 

@@ -26,11 +26,16 @@ package config
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
 // DefaultFile is where the programs look for their configuration.
 const DefaultFile = "/etc/millrace/millrace.toml"
+
+// DefaultRelay is [handback] relay where none is set: the port of hosts without a socket.
+const DefaultRelay = "127.0.0.1:10626"
 
 // Config is one complete, checked configuration.
 type Config struct {
@@ -54,6 +59,12 @@ type Config struct {
 	// Replies are rules about what receivers say: the admin's, then the shipped ones.
 	Replies []Reply `toml:"reply"`
 
+	// Refused is what the files ask for and is not done, with what is done in its
+	// place. A daemon starts all the same, so that an upgrade that refuses more than
+	// before stops no mail: it logs each as an error, "millrace check" fails, and
+	// /readyz shows them.
+	Refused []Notice
+
 	domains domainSet // listed domain -> queue
 }
 
@@ -66,7 +77,10 @@ type Spool struct {
 	// less, the milter leaves mail with the host. Default: "1GiB".
 	MinFree Size `toml:"min_free"`
 	// MaxRecipients is how many recipients may be queued in all; above it the
-	// milter leaves mail with the host. Default: 10000000.
+	// milter leaves mail with the host. The agent may need 200 octets of memory for
+	// each, 256 KiB for each of max_sessions, and 256 MiB: no MemoryMax of its service
+	// should be less, or a full spool keeps it from starting. Its GOMEMLIMIT, unless
+	// you set one, is that. Default: 10000000.
 	MaxRecipients int64 `toml:"max_recipients"`
 }
 
@@ -83,8 +97,10 @@ type Agent struct {
 	// Protocols are "ipv4" and "ipv6" in the order they are tried.
 	// Default: ["ipv4", "ipv6"].
 	Protocols []string `toml:"protocols"`
-	// SourceAddresses are the addresses connections come from; more than one
-	// makes a pool, and a retry keeps its source. Default: the system's choice.
+	// SourceAddresses are the addresses connections come from; more than one of a
+	// family, IPv4 or IPv6, makes a pool, and a retry keeps its source. Connections
+	// to a family that has none come from the system's choice, as Postfix's do.
+	// Default: the system's choice.
 	SourceAddresses []netip.Addr `toml:"source_addresses"`
 	// SourceHostnames are the EHLO names of the source addresses, one for each in
 	// the same order. Default: hostname for all of them.
@@ -149,16 +165,33 @@ const (
 
 // HTTP configures metrics, health and the status page.
 type HTTP struct {
-	// Listen is "address:port"; "" turns it off. Default: "127.0.0.1:8891".
-	Listen string `toml:"listen"`
-	// Hostnames are the names, beside addresses and localhost, under which a browser
-	// may ask for the status page: those of a proxy before it. Default: none.
+	// Listen is "address:port", or "unix:/path", or a list of several; "" turns it off. A
+	// port on loopback is for every local user, and they can crowd out each other; the
+	// socket is for the agent's user and the socket's group: that of the agent, or of its
+	// directory if that has the set-group-ID bit. Default: "127.0.0.1:8891".
+	Listen Listeners `toml:"listen"`
+	// Hostnames are the names, beside addresses, localhost and hostname, under which the
+	// status page, /readyz and /metrics may be asked for: those of a proxy before it, or
+	// of this host in the monitoring. Default: none.
 	Hostnames []string `toml:"hostnames"`
+}
+
+// Listeners are where HTTP is served. One alone is written without brackets.
+type Listeners []string
+
+// First is the first address and port, "" if there is none.
+func (l Listeners) First() string {
+	i := slices.IndexFunc(l, func(s string) bool { return !strings.HasPrefix(s, "unix:") })
+	if i < 0 {
+		return ""
+	}
+	return l[i]
 }
 
 // Handback says where mail goes that returns to the host MTA.
 type Handback struct {
-	// Relay is "host:port" of a host MTA's port without our milter.
+	// Relay is where the host MTA takes mail without our milter: "unix:/path" of a
+	// socket, as "millrace setup" writes it for Postfix, or "host:port".
 	// Default: "127.0.0.1:10626".
 	Relay string `toml:"relay"`
 	// MaxMessageRate bounds the messages per time that go there, reports too;
@@ -198,7 +231,9 @@ const (
 // Log says how both daemons log.
 type Log struct {
 	// Format is "logfmt", "json" or "postfix". On a terminal logfmt is written for
-	// people. Default: "logfmt".
+	// people. In each of them a question mark stands for what is not printable, and no
+	// value, nor a line in Postfix's form, is longer than 2048 octets: what is cut ends
+	// in "...". Default: "logfmt".
 	Format LogFormat `toml:"format"`
 	// Level is "debug", "info", "warn" or "error"; --log-level wins. Lines about
 	// messages are of level info. Default: "info".
@@ -265,9 +300,9 @@ func defaults() *Config {
 			DANE:           DANEAuto,
 			TLSMinVersion:  TLS12,
 
-			HTTP: HTTP{Listen: "127.0.0.1:8891"},
+			HTTP: HTTP{Listen: Listeners{"127.0.0.1:8891"}},
 		},
-		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
+		Handback: Handback{Relay: DefaultRelay, MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
@@ -287,6 +322,8 @@ func defaults() *Config {
 
 			Expire: 5 * 24 * time.Hour,
 			TLS:    TLSOpportunistic,
+
+			RelayAuthTLS: TLSVerify,
 		},
 	}
 }

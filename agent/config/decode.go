@@ -283,6 +283,16 @@ func assign(value, p any, key string) []fault {
 		return oneOf(value, p, key, TLS12, TLS13)
 	case *TLS:
 		return oneOf(value, p, key, TLSNone, TLSOpportunistic, TLSRequired, TLSVerify)
+	case *Listeners:
+		if value == "" {
+			*p = nil
+			return nil
+		}
+		if s, ok := value.(string); ok {
+			*p = Listeners{s}
+			return nil
+		}
+		return list(value, (*[]string)(p), key, func(s string) (string, error) { return s, nil })
 	case *[]string:
 		return list(value, p, key, func(s string) (string, error) { return s, nil })
 	case *[]time.Duration:

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/tools/txtar"
+
+	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 func TestAnEmptyFileHasEveryDefault(t *testing.T) {
@@ -30,7 +32,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		Agent: Agent{
 			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},
 			MaxSessions: 2000, StateDirectory: "/var/lib/millrace", DANE: "auto", TLSMinVersion: "1.2",
-			HTTP: HTTP{Listen: "127.0.0.1:8891"},
+			HTTP: HTTP{Listen: Listeners{"127.0.0.1:8891"}},
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
@@ -40,7 +42,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		Log: Log{Format: LogLogfmt, Level: LevelInfo, Recipients: true, Repeats: 5},
 		General: Queue{
 			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
-			MaxRecipientsPerMessage: 50, DelayWarningTime: Age(4 * time.Hour), Expire: 120 * time.Hour, TLS: "opportunistic",
+			MaxRecipientsPerMessage: 50, DelayWarningTime: Age(4 * time.Hour), Expire: 120 * time.Hour, TLS: "opportunistic", RelayAuthTLS: "verify",
 			Retry: []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour},
 		},
 		domains: domainSet{},
@@ -278,6 +280,116 @@ relay_auth_file = "DIR/own"
 	}
 }
 
+// What [general] has for the relays of the queues that inherit it is for no receiver:
+// a queue without a relay has no password to send and no wrapped TLS.
+func TestRelayKeysAreForRelaysAlone(t *testing.T) {
+	t.Parallel()
+	auth := filepath.Join(t.TempDir(), "auth")
+	if err := os.WriteFile(auth, []byte("user:secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := load(t, "[general]\nrelay_wrappermode = true\nrelay_auth_file = \""+auth+"\"\n"+
+		"[[queue]]\nname = \"relayed\"\ndomains = [\"a.example\"]\nroute = \"relay:mail.example.com:465\"\n[[queue]]\nname = \"direct\"\ndomains = [\"b.example\"]\n")
+	for _, q := range []*Queue{&c.General, c.Queue("direct")} {
+		if q.RelayAuth != nil || q.RelayWrappermode || q.RelayAuthFile != "" {
+			t.Errorf("%s, to mail exchangers: %v, wrapped %v", q.Name, q.RelayAuth, q.RelayWrappermode)
+		}
+	}
+	if q := c.Queue("relayed"); q.RelayAuth == nil || !q.RelayWrappermode {
+		t.Errorf("%+v", q)
+	}
+}
+
+// A queue whose relay gets a password says with what TLS, or is told about it.
+func TestTLSOfRelayPasswords(t *testing.T) {
+	t.Parallel()
+	auth := filepath.Join(t.TempDir(), "auth")
+	if err := os.WriteFile(auth, []byte("user:secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, told := range map[string]bool{
+		`route = "relay:mail.example.com:587"`:                                     true,
+		`route = "relay:mail.example.com:587"` + "\n" + `tls = "required"`:         true,
+		`route = "relay:mail.example.com:587"` + "\n" + `tls = "verify"`:           false,
+		`route = "relay:mail.example.com:587"` + "\nrelay_auth_tls = \"required\"": false,
+		`route = "relay:127.0.0.1:587"`:                                            false,
+		`route = "mx"`:                                                             false,
+	} {
+		_, notices := load(t, "[general]\n"+text+"\nrelay_auth_file = \""+auth+"\"\n[[queue]]\nname = \"a\"\ndomains = [\"a.example\"]\nroute = \"handback\"\n")
+		if (len(notices) == 1) != told || told && (notices[0].Line < 3 || !strings.Contains(notices[0].Text, `relay_auth_tls = "required"`)) {
+			t.Errorf("%s: %v", text, notices)
+		}
+	}
+}
+
+// Secrets that others could read were taken by earlier versions: they are refused, and
+// no error.
+func TestSecretsThatOthersCanReadAreRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := selfsigned.New("mail.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, octets := range map[string][]byte{cert: p.Cert, key: p.Key} {
+		if err := os.WriteFile(file, octets, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for mode, refused := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: false, 0o644: true, 0o604: true} {
+		if err := os.Chmod(key, mode); err != nil {
+			t.Fatal(err)
+		}
+		c, notices := load(t, "[agent]\ntls_cert_file = \""+cert+"\"\ntls_key_file = \""+key+"\"\n[spool]\ndirectory = \""+dir+"\"\n")
+		if len(notices) > 0 || (len(c.Refused) == 1) != refused {
+			t.Errorf("%04o: refused %v, noticed %v", mode, c.Refused, notices)
+		}
+		for _, n := range c.Refused {
+			if n.Line != 4 || !strings.Contains(n.Text, "everybody can read") || !strings.Contains(n.Text, "; remedy: ") {
+				t.Errorf("%04o: %v", mode, n)
+			}
+		}
+	}
+	const agent, group = 990, 991
+	for _, tt := range []struct {
+		mode     os.FileMode
+		uid, gid uint32
+		want     string
+	}{
+		{0o600, 0, 0, ""}, {0o640, 0, group, ""}, {0o640, 0, 0, ""}, {0o600, agent, 4321, ""}, {0o440, agent, group, ""},
+		{0o640, 0, 4321, "group 4321"}, {0o600, 4321, group, "user 4321"}, {0o644, 0, 0, "everybody"}, {0o604, agent, group, "everybody"},
+		{0o060, agent, 4321, "group 4321"},
+	} {
+		if got := readers(tt.mode, tt.uid, tt.gid, agent, group); got != tt.want {
+			t.Errorf("%04o of %d:%d: %q, want %q", tt.mode, tt.uid, tt.gid, got, tt.want)
+		}
+	}
+}
+
+// Credentials that a group of others can read are left alone, and what the queue
+// inherits of them too.
+func TestCredentialsThatOthersCanReadAreNotUsed(t *testing.T) {
+	t.Parallel()
+	auth := filepath.Join(t.TempDir(), "auth")
+	if err := os.WriteFile(auth, []byte("user:secret\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	// The agent is who owns the spool: here root, and the file another's.
+	if os.Geteuid() == 0 {
+		if err := os.Chown(auth, -1, 4321); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, _ := load(t, "[spool]\ndirectory = \"/\"\n[general]\nrelay_auth_file = \""+auth+"\"\n[[queue]]\nname = \"a\"\ndomains = [\"a.example\"]\nroute = \"relay:mail.example.com:587\"\n")
+	if q := c.Queue("a"); q.RelayAuth != nil || !strings.Contains(q.RelayAuthRefused, "can read") || c.General.RelayAuthRefused != "" {
+		t.Errorf("%v, %q, general %q", q.RelayAuth, q.RelayAuthRefused, c.General.RelayAuthRefused)
+	}
+	if len(c.Refused) != 1 || c.Refused[0].Line != 5 || !strings.Contains(c.Refused[0].Text, "the mail waits; remedy: chown root:GROUP") {
+		t.Errorf("%v", c.Refused)
+	}
+}
+
 func TestAdminsReplyRulesComeBeforeTheShippedOnes(t *testing.T) {
 	t.Parallel()
 	c, _ := load(t, `
@@ -324,5 +436,27 @@ func TestReplyRulesOfAFileTakeThePlaceOfTheShippedOnes(t *testing.T) {
 	c, _ := load(t, "[agent]\nreplies = \""+file+"\"\n")
 	if len(c.Replies) != 1 || c.Replies[0].Name != "only" {
 		t.Errorf("%d rules", len(c.Replies))
+	}
+}
+
+// An open milter was taken by earlier versions: it is refused, and no error.
+func TestMilterOpenToOtherHostsIsRefusedWithoutPeers(t *testing.T) {
+	t.Parallel()
+	for listen, open := range map[string]bool{
+		"unix:/run/s": false, "inet:8890@127.0.0.1": false, "inet6:8890@[::1]": false, "inet:8890@localhost": false,
+		"inet:8890@0.0.0.0": true, "inet6:8890@[::]": true, "inet:8890@192.0.2.1": true, "inet:8890@mail.example.com": true,
+	} {
+		c, notices := load(t, "[milter]\nlisten = [\"unix:/run/first\",\n  \""+listen+"\"]\n")
+		if got := len(c.Refused); got > 1 || open != (got == 1) || len(notices) > 0 {
+			t.Errorf("%s: refused %v, noticed %v", listen, c.Refused, notices)
+		} else if open {
+			if n := c.Refused[0]; n.Line != 4 || !strings.Contains(n.Text, "anybody") || !strings.Contains(n.Text, "; remedy: ") {
+				t.Errorf("%s: %v", listen, n)
+			}
+		}
+		c, _ = load(t, "[milter]\npeers = [\"192.0.2.7\"]\nlisten = [\""+listen+"\"]\n")
+		if len(c.Refused) > 0 || len(c.Milter.Peers) != 1 || c.Milter.Peers[0].String() != "192.0.2.7/32" {
+			t.Errorf("%s with peers: refused %v", listen, c.Refused)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -44,19 +45,13 @@ func (c *Config) MatchMX(hosts []string) *Queue {
 }
 
 func (q *Queue) claims(hosts []string) bool {
-	for _, host := range hosts {
-		host = strings.TrimSuffix(host, ".")
-		ok := false
-		for _, glob := range q.MX {
-			if ok = matchGlob(glob, host); ok {
-				break
-			}
-		}
-		if !ok {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(hosts, func(host string) bool { return !MatchesAny(q.MX, host) })
+}
+
+// MatchesAny reports whether one of a queue's mx patterns matches the name of a host.
+func MatchesAny(patterns []string, host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	return slices.ContainsFunc(patterns, func(glob string) bool { return matchGlob(glob, host) })
 }
 
 // matchGlob reports whether the whole of s matches the glob: * is any run of

@@ -34,6 +34,13 @@ type Milter struct {
 	// "inet:port@address", "inet6:port@[address]". A socket passed by the
 	// service manager wins. Default: ["unix:/var/spool/postfix/millrace/milter.sock"].
 	Listen []string `toml:"listen"`
+	// Peers are the addresses or networks of other hosts whose MTA may use the
+	// milter, over "inet:" and "inet6:": whoever speaks the milter protocol has mail
+	// sent in anybody's name. This host needs no entry: its connections are those from
+	// loopback, or from the very address that they go to. All others are closed.
+	// The packaged unit lets in this host alone; a drop-in of
+	// millrace-milter.service with IPAddressAllow= admits others. Default: none.
+	Peers []netip.Prefix `toml:"peers"`
 	// Mode "observe" decides, logs and counts, and diverts nothing; "divert"
 	// must be said. Default: "observe".
 	Mode Mode `toml:"mode"`
@@ -47,8 +54,8 @@ type Milter struct {
 	// the host. Default: "10m".
 	AgentGrace time.Duration `toml:"agent_grace"`
 	// MaxConnections is how many connections of the host MTA are served at a
-	// time; further ones wait until one ends. Each process of the MTA that
-	// filters mail holds one. Default: 1000, for Postfix runs up to 100
+	// time; further ones wait until one ends, or take the place of one that has not
+	// negotiated. Each process of the MTA that filters mail holds one. Default: 1000, for Postfix runs up to 100
 	// (default_process_limit) of each smtpd service in master.cf and 100 cleanup
 	// for mail of sendmail(1): with ports 25, 465 and 587 that makes 400. An idle
 	// one costs some 30 KB.

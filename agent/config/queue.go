@@ -72,7 +72,8 @@ type Queue struct {
 	// DelayWarningTime is the age at which a sender that asked for it (NOTIFY=DELAY)
 	// is told that its mail is late; "" is never. Default: "4h".
 	DelayWarningTime Age `toml:"delay_warning_time"`
-	// Expire is after what age undelivered mail is returned. Default: "5d".
+	// Expire is the age from which on a try that fails has undelivered mail returned.
+	// Mail that was not tried since, as in a pause, is tried first. Default: "5d".
 	Expire time.Duration `toml:"expire"`
 	// HandbackAfter is the age at which mail that a receiver defers goes back to the
 	// host MTA, which tries on; "" is never. Default: "".
@@ -89,7 +90,14 @@ type Queue struct {
 	// password begins after the first colon. Default: "", no AUTH.
 	RelayAuthFile string `toml:"relay_auth_file"`
 
+	// RelayAuthTLS is the least TLS under which the password of relay_auth_file is
+	// sent, unless the relay is on loopback: "verify", for which tls is raised to
+	// "verify" where it is less, or "required", any certificate. Default: "verify".
+	RelayAuthTLS TLS `toml:"relay_auth_tls"`
+
 	RelayAuth *Auth `toml:"-"` // what RelayAuthFile holds; nil where this program may not read it
+	// RelayAuthRefused says why the credentials are not used; the queue's mail waits.
+	RelayAuthRefused string `toml:"-"`
 
 	File string `toml:"-"` // where the queue stands, for messages
 	Line int    `toml:"-"`

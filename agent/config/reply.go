@@ -26,8 +26,8 @@ const (
 	ReplyRecipient ReplyAction = "recipient" // only this recipient waits
 	ReplyRetry     ReplyAction = "retry"     // a 5xx that means "later"
 	ReplyBounce    ReplyAction = "bounce"    // a 4xx that means "never"
-	ReplyPause     ReplyAction = "pause"     // the stream waits
-	ReplyHold      ReplyAction = "hold"      // the stream waits until an admin resumes it
+	ReplyPause     ReplyAction = "pause"     // the stream waits, at the site
+	ReplyHold      ReplyAction = "hold"      // likewise, or everywhere until an admin resumes it
 )
 
 // Reply is one [[reply]]: how to read what a receiver says, and what to do about
@@ -56,8 +56,12 @@ type Reply struct {
 	Class string `toml:"class"`
 	// Action is "slow", "suspend", "sessions", "pause" or "hold", each from the
 	// After-th match on; or "learn", "recipient", "retry", "bounce". Default: none.
+	// Pause and hold stop the stream at the site. Hold stops it everywhere, until an admin
+	// resumes it, when a 5xx came After times from hosts that the mx of the rule or of
+	// their queue names, or from so many different networks, at least 5.
 	Action ReplyAction `toml:"action"`
-	// For is how long slow, suspend, sessions and pause last; required with them.
+	// For is how long slow, suspend, sessions and pause last; required with them. Of hold
+	// it is for the site. Default: "1h", of hold alone.
 	For time.Duration `toml:"for"`
 	// Sessions is the bound of "sessions"; required with it.
 	Sessions int `toml:"sessions"`

@@ -92,10 +92,10 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^#([a-z_]+ = |\[\[)`).ReplaceAllString(string(b), "$1")
 	text = regexp.MustCompile(`"domains/partners.txt"`).ReplaceAllString(text, `"partners.txt"`)
 	c, want := shipped(t, text), defaults()
-	if n := len(c.Milter.HostDomains); n != 2 || len(c.Milter.AcceptBypass) != 1 || len(c.Milter.Rules) != 1 || c.Queue("partners") == nil {
+	if n := len(c.Milter.HostDomains); n != 2 || len(c.Milter.Peers) != 2 || len(c.Milter.AcceptBypass) != 1 || len(c.Milter.Rules) != 1 || c.Queue("partners") == nil {
 		t.Error("the examples were not switched on")
 	}
-	c.Milter.HostDomains, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil
+	c.Milter.HostDomains, c.Milter.Peers, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil, nil
 	for _, p := range [][2]any{
 		{c.Spool, want.Spool}, {c.Milter, want.Milter}, {c.Handback, want.Handback}, {c.Log, want.Log}, {c.General, want.General},
 		{c.Agent.HTTP.Listen, want.Agent.HTTP.Listen}, {c.Agent.Control, want.Agent.Control}, {c.Agent.Port, want.Agent.Port},

@@ -137,6 +137,15 @@ func ParseListen(s string) (network, address string, err error) {
 	return "", "", fmt.Errorf("%q is not a listening address; remedy: write it like \"unix:/path\", \"inet:8890@127.0.0.1\" or \"inet6:8890@[::1]\"", s)
 }
 
+// RelaySocket is the path of a relay that is a Unix socket, "unix:/path"; of one that is
+// "host:port" it is "".
+func RelaySocket(relay string) string {
+	if network, path, err := ParseListen(relay); err == nil && network == "unix" {
+		return path
+	}
+	return ""
+}
+
 // parseRoute reads "mx", "handback" or "relay:host:port".
 func parseRoute(s string) (Route, error) {
 	if s == string(RouteMX) || s == string(RouteHandback) {

@@ -1,6 +1,10 @@
 package config
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -77,5 +81,34 @@ func TestParseListen(t *testing.T) {
 		if network, address, err := ParseListen(s); err == nil {
 			t.Errorf("ParseListen(%q) = %s %s, want an error", s, network, address)
 		}
+	}
+}
+
+func TestHTTPListensAtOneOrSeveral(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Listeners{
+		``:                          {"127.0.0.1:8891"},
+		`listen = "127.0.0.1:8892"`: {"127.0.0.1:8892"},
+		`listen = "unix:/run/millrace/http.sock"`:                     {"unix:/run/millrace/http.sock"},
+		`listen = ["unix:/run/millrace/http.sock", "127.0.0.1:8891"]`: {"unix:/run/millrace/http.sock", "127.0.0.1:8891"},
+		`listen = ""`: nil,
+		`listen = []`: {},
+	} {
+		c := shipped(t, "hostname = \"mail.example.com\"\n[agent.http]\n"+text+"\n")
+		if !slices.Equal(c.Agent.HTTP.Listen, want) {
+			t.Errorf("%s: %q", text, c.Agent.HTTP.Listen)
+		}
+	}
+	if first := (Listeners{"unix:/x", "127.0.0.1:8891", "127.0.0.1:8892"}).First(); first != "127.0.0.1:8891" {
+		t.Errorf("the first port is %q", first)
+	}
+	path := filepath.Join(t.TempDir(), "millrace.toml")
+	bad := "hostname = \"mail.example.com\"\n[agent.http]\nlisten = [\n\"127.0.0.1:8891\",\n\"unix:http.sock\",\n\"8891\"]\n"
+	if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := Load(path)
+	if err == nil || !strings.Contains(err.Error(), path+`:5: listen: "unix:http.sock" has no absolute path; remedy: `) || !strings.Contains(err.Error(), path+`:6: listen: "8891" is not "address:port"; remedy: `) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -22,10 +22,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/agent/listen"
 )
 
 // Recipient is one queued recipient of a Message.
@@ -144,28 +144,22 @@ func (p patient) Write(b []byte) (int, error) {
 	return p.ResponseWriter.Write(b)
 }
 
+// MaxConnections is how many connections there are at most; silent ones give way.
+const MaxConnections = 64
+
 // Listen opens the socket ("unix:/path", mode 0660), for root, the user of this
 // process and the group that the file gets: that of the process, or of its directory
-// if that has the set-group-ID bit. A socket file left by a dead agent is replaced: the spool's lock has already shown that no other agent lives.
+// if that has the set-group-ID bit. A socket file left by a dead agent is replaced.
 func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 	path, ok := strings.CutPrefix(address, "unix:")
 	if !ok {
 		return nil, fmt.Errorf("control socket %q: only unix:/path is supported", address)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
+	socket, err := listen.Open(address)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
+	l := listen.Bound(socket, MaxConnections, log)
 	d, err := doorOf(path)
 	if err != nil {
 		l.Close()
@@ -176,6 +170,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 	s.http = &http.Server{
 		Handler:           d.guard(s.mux),
 		ConnContext:       withPeer,
+		ConnState:         l.State,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),

@@ -26,10 +26,12 @@
 //	sender         string   envelope sender as it came (VERP), "" for the null sender
 //	recipient      string   address as the client wrote it
 //	domain         string?  that the mail was routed by; "relay:host:port" for what
-//	                        goes to a relay, as reports do to the host
+//	                        goes to a relay, as reports do to the host, or
+//	                        "relay:unix:/path"
 //	queue          string?  domain queue, "general"
 //	site           string?  provider or MX set
-//	relay          string?  the server: "mx1.example[192.0.2.1]:25"
+//	relay          string?  the server: "mx1.example[192.0.2.1]:25", "localhost[/path]"
+//	                        for a socket
 //	conn_use       number?  which transaction of its connection this was, from 1
 //	tries          number   attempts so far
 //	delay          number   seconds since it arrived, to the millisecond

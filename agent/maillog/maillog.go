@@ -28,12 +28,20 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // Program names the program of Postfix that would write a line.
 type Program string
+
+var _ printable.Marker = SMTP
+
+// LogMarker implements printable.Marker.
+func (Program) LogMarker() {}
 
 // The programs.
 const (
@@ -95,7 +103,7 @@ func (h *Handler) Enabled(ctx context.Context, l slog.Level) bool { return h.inn
 func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	if h.postfix {
 		if p, ok := program(&r); ok {
-			return h.to.WriteLine(p, r.Level, strings.Map(printable, r.Message))
+			return h.to.WriteLine(p, r.Level, printable.String(r.Message))
 		}
 	}
 	h.mu.Lock()
@@ -115,14 +123,6 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	return h.to.WriteLine("", r.Level, strings.TrimSuffix(h.text.String(), "\n"))
 }
 
-// printable keeps what strangers wrote on the line that it belongs to.
-func printable(c rune) rune {
-	if c < ' ' || c == 0x7f {
-		return '?' // as Postfix does
-	}
-	return c
-}
-
 // WithAttrs implements slog.Handler.
 func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &Handler{h.output, h.inner.WithAttrs(attrs)}
@@ -131,6 +131,18 @@ func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup implements slog.Handler.
 func (h *Handler) WithGroup(name string) slog.Handler {
 	return &Handler{h.output, h.inner.WithGroup(name)}
+}
+
+// localPart is what stands before the @ of something like an address.
+var localPart = regexp.MustCompile(`(?:"[^"]*"|[^\s<>()",:;\[\]\\]+)@`)
+
+// WithoutLocalParts leaves out the local parts of whatever in a text looks like an
+// address: "…@example.com".
+func WithoutLocalParts(text string) string {
+	if strings.IndexByte(text, '@') < 0 {
+		return text
+	}
+	return localPart.ReplaceAllString(text, "…@")
 }
 
 // Hidden is a recipient's address without its local part: "…@example.com".

@@ -33,6 +33,7 @@ import (
 
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/maillog"
 	"github.com/millrace/millrace/agent/outcome"
 )
 
@@ -155,6 +156,7 @@ func (m *Metrics) Delivery(d *event.Delivery) {
 	if d.Envelope != nil {
 		stream = d.Envelope.Stream
 	}
+	stream = maillog.WithoutLocalParts(stream) // who scrapes may be anybody
 	total, queued, connect, transmit := d.Delay()
 	m.mu.Lock()
 	defer m.mu.Unlock()

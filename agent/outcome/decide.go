@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // stuckRetry is how often the host MTA is asked again to take what it refused.
@@ -103,14 +105,18 @@ func (p Policy) due(now time.Time, a *Attempt, c Class) time.Time {
 	return due
 }
 
+// maxText bounds what somebody else has a part in, in octets: as much as is kept of a
+// reply (smtp.Reply). The names in a certificate are many more, if its owner wants.
+const maxText = 1024
+
 // reason is one line in the words of Postfix's log.
 func reason(a *Attempt) string {
-	text := strings.Map(func(c rune) rune {
+	text := printable.Cut(strings.Map(func(c rune) rune {
 		if c < ' ' || c == 0x7f {
-			return ' '
+			return ' ' // line ends and what folds them
 		}
 		return c
-	}, a.Text)
+	}, a.Text), maxText)
 	if a.Code <= 0 {
 		if text == "" {
 			text = a.Fault.String()

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/millrace/millrace/agent/elastic"
 )
@@ -56,6 +58,20 @@ func TestRefusalToTalkIsNoBounceUntilExpiry(t *testing.T) {
 	want := "message expired after 5d in the queue: host mx1.example[192.0.2.1] refused to talk to me: 554 5.7.1 go away"
 	if d.Action != Bounce || d.Class != ClassExpired || d.Enhanced != "4.4.7" || d.Reason != want {
 		t.Errorf("action %v, class %v, status %s, reason %q", d.Action, d.Class, d.Enhanced, d.Reason)
+	}
+}
+
+// A certificate may have thousands of names, and any character in them.
+func TestReasonIsPrintableAndBounded(t *testing.T) {
+	t.Parallel()
+	for _, a := range []Attempt{
+		{Stage: TLS, Fault: TLSFailed, Text: "certificate is valid for a\x1b[2J\u009b\u202e\n, " + strings.Repeat("name.example, ", 5000), Peer: "mx1.example[192.0.2.1]"},
+		{Stage: Rcpt, Code: 550, Text: "\x9b2J\u2028" + strings.Repeat("x", 60_000)},
+	} {
+		got := policy().Decide(born, a).Reason
+		if len(got) > 1200 || !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%d octets: %.200q", len(got), got)
+		}
 	}
 }
 

@@ -37,14 +37,15 @@ const (
 	Alone                 // only this recipient waits
 	Later                 // a 5xx that means "later"
 	Never                 // a 4xx that means "never"
-	Pause                 // the stream waits
-	HoldStream            // the stream waits for an admin
+	Pause                 // the stream waits, for a time and at the site
+	HoldStream            // likewise; everywhere and for an admin, if the word weighs enough
 )
 
 // Effect is what follows for a site or a stream once the rule has matched After times
 // there Within a time.
 type Effect struct {
 	Rule     string // its name
+	Names    bool   // the rule is for hosts that it names
 	Kind     EffectKind
 	For      time.Duration
 	Sessions int // of Bound
@@ -53,7 +54,8 @@ type Effect struct {
 	Tell     bool // an admin must look at its cause
 }
 
-// OnStream says whether the effect is on the stream; else it is on the site.
+// OnStream says whether the effect is on the stream, at the site; else it is on all of
+// the site.
 func (e *Effect) OnStream() bool { return e.Kind == Pause || e.Kind == HoldStream }
 
 // Lasting says whether the effect is more than a reading of the one reply.
@@ -127,11 +129,17 @@ func (r *reading) apply(x *Rule, a *Attempt) {
 
 // Tally counts the matches of rules. It is not safe for concurrent use.
 type Tally struct {
-	matches map[tallied][]time.Time
+	matches map[tallied][]matched
 	lasting map[tallied]time.Time // effects in force, until when
 }
 
 type tallied struct{ rule, place string }
+
+// matched is a match, and who said what matched; "": that does not matter.
+type matched struct {
+	at time.Time
+	by string
+}
 
 // tallyMost bounds how many rules at how many places are remembered; what is out of
 // date goes then.
@@ -139,16 +147,21 @@ const tallyMost = 4096
 
 // Add counts a match of a rule at a site or stream. It is true if the effect is to
 // take hold now: After matches have come Within its time, and it is not in force already.
-func (t *Tally) Add(now time.Time, e *Effect, place string) bool {
+func (t *Tally) Add(now time.Time, e *Effect, place string) bool { return t.AddBy(now, e, place, "") }
+
+// AddBy is Add of matches of which only the last one of each speaker counts.
+func (t *Tally) AddBy(now time.Time, e *Effect, place, by string) bool {
 	if t.matches == nil {
-		t.matches, t.lasting = make(map[tallied][]time.Time), make(map[tallied]time.Time)
+		t.matches, t.lasting = make(map[tallied][]matched), make(map[tallied]time.Time)
 	}
 	k := tallied{e.Rule, place}
 	if until, ok := t.lasting[k]; ok && now.Before(until) {
 		return false
 	}
-	recent := slices.DeleteFunc(t.matches[k], func(at time.Time) bool { return now.Sub(at) > e.Within })
-	if recent = append(recent, now); len(recent) < max(e.After, 1) {
+	recent := slices.DeleteFunc(t.matches[k], func(m matched) bool {
+		return now.Sub(m.at) > e.Within || by != "" && m.by == by
+	})
+	if recent = append(recent, matched{now, by}); len(recent) < max(e.After, 1) {
 		if len(t.matches) >= tallyMost {
 			t.forget(now)
 		}
@@ -156,6 +169,9 @@ func (t *Tally) Add(now time.Time, e *Effect, place string) bool {
 		return false
 	}
 	delete(t.matches, k)
+	if len(t.lasting) >= tallyMost {
+		t.forget(now)
+	}
 	t.lasting[k] = now.Add(e.For)
 	return true
 }
@@ -165,7 +181,7 @@ const longest = 24 * time.Hour
 
 func (t *Tally) forget(now time.Time) {
 	for k, at := range t.matches {
-		if now.Sub(at[len(at)-1]) > longest {
+		if now.Sub(at[len(at)-1].at) > longest {
 			delete(t.matches, k)
 		}
 	}

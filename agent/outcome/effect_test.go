@@ -102,6 +102,24 @@ func TestEffectTakesHoldAfterSoManyMatchesInItsTime(t *testing.T) {
 	}
 }
 
+// Whoever says it again and again counts once, and needs no more memory for it.
+func TestSpeakerCountsOnce(t *testing.T) {
+	t.Parallel()
+	var tally Tally
+	e := &Effect{Rule: "r", Kind: HoldStream, After: 3, Within: 10 * time.Minute}
+	for range 1000 {
+		if tally.AddBy(born, e, "a", "one") || tally.AddBy(born, e, "a", "two") {
+			t.Fatal("two are three")
+		}
+	}
+	if n := len(tally.matches[tallied{"r", "a"}]); n != 2 {
+		t.Errorf("%d matches are remembered", n)
+	}
+	if now := born.Add(11 * time.Minute); tally.AddBy(now, e, "a", "three") || tally.AddBy(now, e, "a", "four") || !tally.AddBy(now, e, "a", "five") {
+		t.Error("it takes three within ten minutes")
+	}
+}
+
 func TestTallyForgetsWhatIsOutOfDate(t *testing.T) {
 	t.Parallel()
 	var tally Tally

@@ -4,28 +4,27 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/millrace/millrace/agent/config"
+	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
 // handback looks at the port where mail goes back to Postfix.
 func (p *Postfix) handback(c *config.Config) []Finding {
 	relay := c.Handback.Relay
-	var s *service
-	for i := range p.services {
-		if p.listens(&p.services[i], relay) {
-			s = &p.services[i]
-			break
-		}
-	}
+	s := p.at(relay)
 	if s == nil {
 		return p.noHandback(c)
 	}
 	var findings []Finding
 	note := func(sev Severity, wrong, remedy string) {
 		findings = append(findings, Finding{Severity: sev, Where: s.where(), Wrong: wrong, Remedy: remedy})
+	}
+	if wrong := Exposed(relay, p.files); wrong != "" {
+		note(Warning, wrong, "run "+p.millraceSetup()+": it shows the change to a socket that only Postfix can make (take a relay of your own out of millrace.toml first)")
 	}
 	if s.command != "smtpd" {
 		note(Contradiction, fmt.Sprintf("[handback] relay %s is a %s service, and must be smtpd", relay, s.command), "take the service of contrib/postfix/master.cf")
@@ -88,7 +87,24 @@ func (p *Postfix) handback(c *config.Config) []Finding {
 // noHandback is what is to be said when master.cf does not have the port.
 func (p *Postfix) noHandback(c *config.Config) []Finding {
 	relay := c.Handback.Relay
-	if host, _, err := net.SplitHostPort(relay); err == nil && !isLocalhost(host) {
+	if config.RelaySocket(relay) != "" {
+		name := p.publicName(relay)
+		if name == "" {
+			return []Finding{{
+				Where:  "master.cf",
+				Wrong:  fmt.Sprintf("[handback] relay %s is not in %s of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay, p.public()),
+				Remedy: "run " + p.millraceSetup() + ", if it should be there; otherwise see that it has no milter of Millrace",
+			}}
+		}
+		if s := p.service(name, "unix"); s != nil && s.private {
+			return []Finding{{
+				Severity: inDivert(c),
+				Where:    s.where(),
+				Wrong:    fmt.Sprintf("this service is private, so nobody but Postfix reaches [handback] relay %s", relay),
+				Remedy:   p.reachable(s),
+			}}
+		}
+	} else if host, _, err := net.SplitHostPort(relay); err == nil && !isLocalhost(host) {
 		return []Finding{{
 			Where:  "master.cf",
 			Wrong:  fmt.Sprintf("[handback] relay %s is not known to be of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay),
@@ -107,16 +123,66 @@ func (p *Postfix) noHandback(c *config.Config) []Finding {
 		Severity: inDivert(c),
 		Where:    "master.cf",
 		Wrong:    fmt.Sprintf("no service listens on [handback] relay %s: bounces, and mail that Millrace hands back, cannot return to Postfix", relay),
-		Remedy:   "append contrib/postfix/master.cf to master.cf, then " + p.cli("postfix") + " reload",
+		Remedy:   "run " + p.millraceSetup() + ", which adds one",
 	}}
 }
 
+// at is the service that listens at a relay; nil if there is none.
+func (p *Postfix) at(relay string) *service {
+	for i := range p.services {
+		if p.listens(&p.services[i], relay) {
+			return &p.services[i]
+		}
+	}
+	return nil
+}
+
+// handbackService is what a master.cf needs to take mail back at a relay, or why that is
+// left to the admin; m is the text that it is added to.
+func (p *Postfix) handbackService(relay string, m master) (text, byHand string, err error) {
+	if config.RelaySocket(relay) != "" && p.publicName(relay) == "" {
+		return "", fmt.Sprintf("[handback] relay %s is not in %s: nothing was set up for it", relay, p.public()), nil
+	}
+	if text, err = snippets.Handback(relay); err != nil {
+		return "", fmt.Sprintf("[handback] relay: %v", err), nil
+	}
+	if why := p.occupied(relay); why != "" {
+		return "", "", fmt.Errorf("[handback] relay %s: %s; remedy: set another one in millrace.toml, or leave relay out and set-up finds one", relay, why)
+	}
+	if m.has(snippets.Cleanup, "unix") {
+		if s := p.service(snippets.Cleanup, "unix"); s == nil || s.command != "cleanup" {
+			return "", "", fmt.Errorf("master.cf: %s/unix is another service, and Millrace's cleanup needs that name; remedy: see contrib/postfix/master.cf", snippets.Cleanup)
+		}
+		text = readMaster([]byte(text)).remove(snippets.Cleanup, "unix") // pasted before
+	}
+	return text, "", nil
+}
+
+// publicName is the name that a service of master.cf must have to listen on a relay
+// that is a Unix socket; "" if none can: Postfix makes the sockets of services that others
+// than itself may use in its queue directory's public/ (master(5)).
+func (p *Postfix) publicName(relay string) string {
+	name, ok := strings.CutPrefix(filepath.Clean(config.RelaySocket(relay)), p.public()+"/")
+	if !ok || strings.ContainsAny(name, "/ \t") {
+		return ""
+	}
+	return name
+}
+
+func (p *Postfix) public() string { return filepath.Join(p.main["queue_directory"], "public") }
+
 // listens reports whether a service of master.cf takes connections to an
-// endpoint ("host:port"). A service without an address has those of
+// endpoint ("host:port" or "unix:/path"). A service without an address has those of
 // inet_interfaces; which ones "all" are is known of loopback only.
 func (p *Postfix) listens(s *service, endpoint string) bool {
+	if s.disabled {
+		return false
+	}
+	if s.kind == "unix" && !s.private {
+		return s.name == p.publicName(endpoint)
+	}
 	host, want, err := net.SplitHostPort(endpoint)
-	if s.kind != "inet" || s.disabled || err != nil || !samePort(port(s.name), want) {
+	if s.kind != "inet" || err != nil || !samePort(port(s.name), want) {
 		return false
 	}
 	own := strings.TrimSuffix(strings.TrimSuffix(s.name, port(s.name)), ":")

@@ -8,13 +8,42 @@ import (
 	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
+// TestUndoTakesOutTheHandbackServiceOfEitherForm: what set-ups before the socket wrote,
+// and what they write now, whatever the relay is by the time.
+func TestUndoTakesOutTheHandbackServiceOfEitherForm(t *testing.T) {
+	t.Parallel()
+	const main = "compatibility_level = 3.6\nqueue_directory = /var/spool/postfix\n"
+	const before, after = "# the admin's\nsmtp inet n - y - - smtpd\ncleanup unix n - y - 0 cleanup\n", "# more of the admin's\nsmtp unix - - y - - smtp\n"
+	relays := []string{"127.0.0.1:10626", "unix:/var/spool/postfix/public/millrace"}
+	for _, written := range relays {
+		for _, now := range relays {
+			service, err := snippets.Handback(written)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := instance(t, main, before+beginMark+service+endMark+after)
+			c := &config.Config{
+				Milter:   config.Milter{Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}},
+				Handback: config.Handback{Relay: now},
+			}
+			plan, err := Undo(t.Context(), c, SetupOptions{Dir: dir})
+			if err != nil || len(plan.Changes) != 1 || len(plan.ByHand) != 0 {
+				t.Fatalf("%s while relay is %s: %+v, %v", written, now, plan, err)
+			}
+			if got := string(plan.Changes[0].New); got != before+after {
+				t.Errorf("%s while relay is %s leaves\n%s", written, now, got)
+			}
+		}
+	}
+}
+
 // TestShippedHandbackServiceUndoesMainCF: each of these would harm mail that goes
 // back, and the shipped service has an answer to it; take that away, and it is told.
 func TestShippedHandbackServiceUndoesMainCF(t *testing.T) {
 	t.Parallel()
 	c := &config.Config{
 		Milter:   config.Milter{Mode: config.Divert, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}},
-		Handback: config.Handback{Relay: "127.0.0.1:10626"},
+		Handback: config.Handback{Relay: "unix:/var/spool/postfix/public/millrace"},
 	}
 	const base = "compatibility_level = 3.6\nmyhostname = mail.example.com\nqueue_directory = /var/spool/postfix\n"
 	findings := func(main, master string) (all string) {

@@ -35,6 +35,12 @@ func (m master) has(name, kind string) bool {
 	return end > 0
 }
 
+// remove is the text without a service.
+func (m master) remove(name, kind string) string {
+	i, end := m.entry(name, kind)
+	return strings.Join(m[:i], "") + strings.Join(m[end:], "")
+}
+
 func startsEntry(line string) bool {
 	return strings.TrimSpace(line) != "" && !strings.ContainsRune(" \t#", rune(line[0]))
 }
@@ -71,7 +77,8 @@ func (m master) option(name, kind, parameter string) (line int, before, value, a
 }
 
 // The lines around what we add at the end, and the one before an option of ours
-// within a service.
+// within a service. The first is that of set-ups that added a port, so that undoing
+// finds either.
 const (
 	beginMark  = "# Millrace's hand-back port; \"millrace setup --undo\" takes it out again.\n"
 	endMark    = "# End of what is Millrace's.\n"
@@ -105,15 +112,20 @@ func (m master) spared(name, kind, milters string) (master, bool) {
 	return slices.Insert(slices.Clone(m), i+1, optionMark, option), true
 }
 
-// without takes out what with and spared added.
-func (m master) without() master {
+// withoutServices takes out what with added.
+func (m master) withoutServices() master {
 	all := strings.Join(m, "")
 	if i := strings.Index(all, beginMark); i >= 0 {
 		if n := strings.Index(all[i:], endMark); n >= 0 {
 			all = all[:i] + all[i+n+len(endMark):]
 		}
 	}
-	m = readMaster([]byte(all))
+	return readMaster([]byte(all))
+}
+
+// without takes out what with and spared added.
+func (m master) without() master {
+	m = m.withoutServices()
 	for {
 		i := slices.Index(m, optionMark)
 		if i < 0 || i+1 >= len(m) {

@@ -318,6 +318,19 @@ func (p *Postfix) cli(command string) string {
 	return command + " -c " + p.dir
 }
 
+// millraceSetup is the command that sets this instance up.
+func (p *Postfix) millraceSetup() string {
+	if p.dir == "" {
+		return "millrace setup"
+	}
+	return "millrace setup --postfix-config " + p.dir
+}
+
+// reachable is the command that lets others than Postfix connect to a service.
+func (p *Postfix) reachable(s *service) string {
+	return fmt.Sprintf("%s -F '%s/%s/private=n'", p.cli("postconf"), s.name, s.kind)
+}
+
 // postconfE is the command that sets a parameter of main.cf, for a shell.
 func (p *Postfix) postconfE(name, value string) string {
 	text := name + "=" + value

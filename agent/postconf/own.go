@@ -28,7 +28,7 @@ func (p *Postfix) reinjected(c *config.Config, m milters) []Finding {
 		}
 		findings = append(findings, Finding{Severity: inDivert(c), Where: s.where(),
 			Wrong:  fmt.Sprintf("mail comes back here from %s, and Millrace takes mail from outside among it for this host's own, which has \"loopback\" in [milter] scope", filter),
-			Remedy: `run millrace setup, which keeps Millrace from that port, or write "daemon:NAME" for "loopback", with milter_macro_daemon_name=NAME where your own mail enters`,
+			Remedy: "run " + p.millraceSetup() + `, which keeps Millrace from that port, or write "daemon:NAME" for "loopback", with milter_macro_daemon_name=NAME where your own mail enters`,
 		})
 	}
 	if filter := p.pipedFilter(); filter != "" && m.command {

@@ -83,7 +83,7 @@ func (c *Change) Diff(ctx context.Context) (string, error) {
 //
 // Each file is replaced as a whole by a rename, master.cf after main.cf, so
 // Postfix never reads half of one; a crash in between leaves Millrace without a
-// hand-back port, which "millrace setup" mends when it is run again.
+// hand-back service, which "millrace setup" mends when it is run again.
 func (p *Plan) Apply(ctx context.Context, c *config.Config) error {
 	kept, err := p.write()
 	if err != nil {

@@ -6,7 +6,8 @@
 // Read asks postconf, which any user may run; it changes nothing. Check then
 // compares, and asks nobody: all it knows is what Read was told, and the lookup
 // tables that can be read as text (table.go says which). HostQueue counts what the
-// running Postfix has to do. An admin reads each
+// running Postfix has to do. Reach looks whether the agent gets to the socket where mail
+// goes back, and who else could be there. An admin reads each
 // Finding with its place, what is wrong, and a remedy.
 //
 // Some findings are hard stops: settings that act on a message after the
@@ -42,6 +43,7 @@ type Postfix struct {
 type service struct {
 	name, kind string // "127.0.0.1:10626", "inet"
 	command    string // "smtpd"
+	private    bool   // of kind unix: only Postfix's own user connects
 	chroot     bool
 	disabled   bool              // by master_service_disable: master(8) does not run it
 	set        map[string]string // its -o options
@@ -137,6 +139,7 @@ func parse(main, master, options string, files fs.FS) *Postfix {
 		}
 		p.services = append(p.services, service{
 			name: f[0], kind: f[1], command: f[7],
+			private:  f[2] != "n",
 			chroot:   f[4] == "y" || f[4] == "-" && p.chrootDefault(),
 			disabled: p.disables(f[0], f[1]),
 			set:      set[f[0]+"/"+f[1]],

@@ -46,8 +46,8 @@ func TestPostconfIsRead(t *testing.T) {
 	if s := p.service("bare", "inet"); s.chroot {
 		t.Error(`"-" is no chroot since Postfix 3.0`)
 	}
-	s := p.service("127.0.0.1:10626", "inet")
-	if s == nil || s.chroot {
+	s := p.service("millrace", "unix")
+	if s == nil || s.chroot || s.private {
 		t.Fatalf("the hand-back service is %+v", s)
 	}
 	if got := p.value(s, "mynetworks"); got != "127.0.0.0/8,[::1]/128" {
@@ -152,6 +152,24 @@ func TestServiceListensAt(t *testing.T) {
 	p := &Postfix{main: map[string]string{"inet_interfaces": "all"}}
 	if p.listens(&service{name: "10626", kind: "unix"}, "127.0.0.1:10626") {
 		t.Error("a unix service listens at a port")
+	}
+	p = &Postfix{main: map[string]string{"queue_directory": "/var/spool/postfix-bulk/"}}
+	for _, c := range []struct {
+		s     service
+		relay string
+		want  bool
+	}{
+		{service{name: "millrace", kind: "unix"}, "unix:/var/spool/postfix-bulk/public/millrace", true},
+		{service{name: "millrace", kind: "unix"}, "unix:/var/spool//postfix-bulk/public/../public/millrace", true},
+		{service{name: "millrace", kind: "unix"}, "unix:/var/spool/postfix/public/millrace", false},
+		{service{name: "millrace", kind: "unix"}, "unix:/var/spool/postfix-bulk/private/millrace", false},
+		{service{name: "millrace", kind: "unix", private: true}, "unix:/var/spool/postfix-bulk/public/millrace", false},
+		{service{name: "handback", kind: "unix"}, "unix:/var/spool/postfix-bulk/public/millrace", false},
+		{service{name: "millrace", kind: "inet"}, "unix:/var/spool/postfix-bulk/public/millrace", false},
+	} {
+		if got := p.listens(&c.s, c.relay); got != c.want {
+			t.Errorf("%+v at %s: %t", c.s, c.relay, got)
+		}
 	}
 }
 

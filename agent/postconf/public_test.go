@@ -94,7 +94,7 @@ func TestSetupOnPublicConfigurations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if c.Handback.Relay, err = before.Relay(c, RelayOptions{Listen: func(string, string) (net.Listener, error) {
+			if c.Handback.Relay, _, err = before.Relay(c, RelayOptions{Listen: func(string, string) (net.Listener, error) {
 				return net.Listen("tcp", "127.0.0.1:0")
 			}}); err != nil {
 				t.Fatal(err)

@@ -178,17 +178,29 @@ func differs(p *Postfix, c *config.Config, value, address string) string {
 // masterCF puts Millrace where services have lists of their own, keeps it from ports
 // where mail from outside comes back, and adds the hand-back service.
 func (x *setup) masterCF(m master, address, others string) (master, error) {
+	was := m
+	m, back, err := x.handBack(m)
+	if err != nil {
+		return nil, err
+	}
 	dense := "{" + address + "," + strings.ReplaceAll(snippets.MilterOptions, " ", "") + "}"
 	loopback := slices.Contains(x.c.Milter.Scope, "loopback")
 	for i := range x.host.services {
 		v := &x.host.services[i]
-		if v.command != "smtpd" || x.host.listens(v, x.c.Handback.Relay) {
-			continue
+		if v.command != "smtpd" || x.host.listens(v, x.c.Handback.Relay) || was.has(v.name, v.kind) && !m.has(v.name, v.kind) {
+			continue // or gives way
 		}
 		value, own := v.set["smtpd_milters"]
+		if own && value == "" && (v.set["syslog_name"] == snippets.SyslogName || x.host.listens(v, config.DefaultRelay)) {
+			cleanup := ""
+			if v.set["cleanup_service_name"] == snippets.Cleanup {
+				cleanup = fmt.Sprintf(", and leave its cleanup, %s/unix", snippets.Cleanup)
+			}
+			x.note("%s: mail comes back at %s now: take this service out%s", v.where(), x.c.Handback.Relay, cleanup)
+			continue
+		}
 		filter, comesBack := x.host.reinjection(x.c, v)
 		if comesBack && loopback && !x.host.noMilters(v) {
-			var err error
 			if m, err = x.spare(m, v, filter, others); err != nil {
 				return nil, err
 			}
@@ -221,18 +233,40 @@ func (x *setup) masterCF(m master, address, others string) (master, error) {
 		}
 		m[line] = before + now + after
 	}
-	if x.host.takesBack(x.c.Handback.Relay) {
+	if back == "" {
 		return m, nil
 	}
-	if why := x.host.cannotListen(x.c.Handback.Relay); why != "" {
-		return nil, fmt.Errorf("[handback] relay %s: %s; remedy: name another loopback port in millrace.toml, or leave relay out and set-up finds one", x.c.Handback.Relay, why)
+	return m.with(back), nil
+}
+
+// handBack makes room for the hand-back service, and returns what is to be added of it:
+// "" where it is there. One that set-up added at another relay gives way.
+func (x *setup) handBack(m master) (bare master, text string, err error) {
+	relay := x.c.Handback.Relay
+	if x.host.takesBack(relay) {
+		return m, "", nil
 	}
-	service, err := snippets.Handback(x.c.Handback.Relay)
+	bare = m.withoutServices()
+	text, left, err := x.host.handbackService(relay, bare)
 	if err != nil {
-		x.note("[handback] relay: %v", err)
-		return m, nil
+		return nil, "", err
 	}
-	return m.with(service), nil
+	if left != "" {
+		x.note("%s", left)
+		return m, "", nil
+	}
+	for i := range x.host.services {
+		v := &x.host.services[i]
+		if v.command != "smtpd" || !m.has(v.name, v.kind) || bare.has(v.name, v.kind) {
+			continue
+		}
+		why := "[handback] relay says so"
+		if wrong := Exposed(v.name, x.host.files); wrong != "" && config.RelaySocket(relay) != "" {
+			why = wrong
+		}
+		x.reason("%s gives way to %s: %s", v.where(), relay, why)
+	}
+	return bare, text, nil
 }
 
 // spare keeps Millrace from a port where a content filter gives mail back.

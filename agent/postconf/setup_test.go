@@ -67,13 +67,14 @@ func TestSetupOnAwkwardHosts(t *testing.T) {
 				}
 			}
 
-			// The port as set-up chooses it.
+			// The relay as set-up chooses it.
 			host, err := Read(t.Context(), dir)
 			if err != nil {
 				t.Fatal(err)
 			}
-			was := c.Handback.Relay
-			c.Handback.Relay, err = host.Relay(c, RelayOptions{
+			const socket = "unix:/var/spool/postfix/public/millrace"
+			var port string
+			c.Handback.Relay, port, err = host.Relay(c, RelayOptions{
 				Fixed: strings.Contains(file["millrace.toml"], "relay ="),
 				Listen: func(network, address string) (net.Listener, error) {
 					if strings.Contains(comment, address+" is in use") {
@@ -99,8 +100,11 @@ func TestSetupOnAwkwardHosts(t *testing.T) {
 			hand := lines(plan.ByHand)
 			// What else is said, where it is not the usual.
 			said := map[string]string{"reasons": lines(plan.Reasons)}
-			if c.Handback.Relay != was {
+			if c.Handback.Relay != socket {
 				said["relay"] = c.Handback.Relay + "\n"
+			}
+			if port != "" {
+				said["port"] = port + "\n"
 			}
 			if strings.Contains(comment, "check is of interest") {
 				diverting := *c

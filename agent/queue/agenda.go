@@ -112,7 +112,7 @@ func (b *bucket) happen(q *Queue, now time.Time) {
 		}
 		q.deferred--
 		l := *q.laneByNo.at(rec.lane)
-		q.push(l, r, rec)
+		q.push(l, r, rec, now)
 		q.touch(l)
 	}
 	q.plan(now, b)

@@ -42,12 +42,16 @@ func (q *Queue) SetBrakes(list []Brake) {
 // reconsider lets a lane be served where its domain has its way, or not, as the
 // brakes now say.
 func (q *Queue) reconsider(l *lane, now time.Time) {
-	dest := l.domain.dest
-	if dest == nil || q.paused(l) == (l.flow == nil) {
+	dest, paused := l.domain.dest, q.paused(l)
+	if paused == l.paused {
+		return
+	}
+	if dest == nil {
+		l.paused, l.since = paused, seconds(now)
 		return
 	}
 	q.detach(l)
-	q.attach(l, dest)
+	q.attach(l, dest, now)
 	if l.flow != nil {
 		q.serveAll(dest, now)
 	}

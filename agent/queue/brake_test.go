@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -38,7 +39,7 @@ func TestPausedStreamWaitsAndTheOthersGoOn(t *testing.T) {
 		})
 		// Neither age nor a domain without a way ends what an admin holds.
 		pass(10 * 24 * time.Hour)
-		w.Overdue(time.Now(), func(string) time.Duration { return 120 * time.Hour }, func(j Job, _ string) {
+		w.Overdue(func(string) *config.Queue { return &w.policy }, func(j Job, _ *config.Queue, _ string) {
 			t.Errorf("%v is overdue while it is held", j.ID)
 		})
 		if job, ok := w.Claim("d0.example", 10); ok {
@@ -181,7 +182,7 @@ func TestHaltReachesMailInEveryState(t *testing.T) {
 			t.Errorf("%d held of %d", w.Held(), w.Queued())
 		}
 		pass(100 * 24 * time.Hour)
-		w.Overdue(time.Now(), func(string) time.Duration { return time.Hour }, func(j Job, _ string) {
+		w.Overdue(func(string) *config.Queue { return &w.policy }, func(j Job, _ *config.Queue, _ string) {
 			t.Errorf("%v is overdue while it is halted", j.ID)
 		})
 		if got := w.delivered(); len(got) != 2 {

@@ -167,6 +167,7 @@ func (q *Queue) linger(s *Session) time.Duration {
 		s.patient = true
 		return patience
 	case needed || q.first.line.n > 0:
+		s.untried = true // it had no patience: it may have been about to answer
 		return 0
 	}
 	return HangAfter

@@ -14,7 +14,9 @@ type lane struct {
 	no         uint32 // in Queue.laneByNo
 	key        laneKey
 	domain     *domain
-	flow       *flow  // where it is served; nil while the domain has no way
+	flow       *flow  // where it is served; nil while the domain has no way, or a brake is on
+	paused     bool   // a brake is on, as was last looked at
+	since      uint32 // unix seconds: since when no brake is on, and its way is this one
 	head, tail uint32 // recipients
 	n          int    // recipients waiting here
 	refs       int    // recipients anywhere that belong to this lane
@@ -54,6 +56,7 @@ type domain struct {
 	stale     bool      // its way expired while it had no mail waiting
 	reason    string    // why there is no way at present
 	expires   time.Time // when the way should be asked for again
+	failed    time.Time // when there was last no way; zero: never yet
 }
 
 // lane returns the lane for a stream and a domain, and asks for the way if the
@@ -76,7 +79,9 @@ func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	d.lanes = append(d.lanes, l)
 	q.streams.share(stream)
 	if d.dest != nil {
-		q.attach(l, d.dest)
+		q.attach(l, d.dest, now)
+	} else {
+		l.paused, l.since = q.paused(l), seconds(now)
 	}
 	return l
 }
@@ -121,8 +126,9 @@ func (q *Queue) resolve(d *domain) {
 }
 
 // attach lets a lane be served at a destination, unless a brake is on.
-func (q *Queue) attach(l *lane, dest *destination) {
-	if q.paused(l) {
+func (q *Queue) attach(l *lane, dest *destination, now time.Time) {
+	l.since = seconds(now)
+	if l.paused = q.paused(l); l.paused {
 		return
 	}
 	f := dest.flows[l.key.stream]
@@ -157,8 +163,8 @@ func (q *Queue) detach(l *lane) {
 }
 
 // push puts a recipient at the tail of its lane.
-func (q *Queue) push(l *lane, r uint32, rec *recipient) {
-	rec.state, rec.next = inLane, 0
+func (q *Queue) push(l *lane, r uint32, rec *recipient, now time.Time) {
+	rec.state, rec.next, rec.due = inLane, 0, seconds(now)
 	if l.head == 0 {
 		l.head = r
 	} else {

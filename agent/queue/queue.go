@@ -26,6 +26,10 @@
 // owner keeps the recipient (Settled.Kept) and says more with Settle. Close makes
 // every Step return ErrClosed.
 //
+// Where no session comes up, Overdue takes out what a failed look-up or connect found
+// past its age. One that failed for reasons of our own does not count: Unasked says so in
+// place of Unrouted, and Session.Untried before Leave.
+//
 // An admin's hand: List shows what waits, Take takes some of it out to be settled
 // otherwise, Hasten makes it due. SetBrakes stops what goes somewhere or belongs to a
 // stream, lane by lane; Halt stops single messages. SetPriority and SetLimits
@@ -64,9 +68,9 @@ type Options struct {
 	Idle time.Duration
 }
 
-// RelayDomain names the lanes of mail that goes to a fixed relay ("host:port")
-// instead of its own domain's hosts. No real domain has a colon.
-func RelayDomain(hostport string) string { return "relay:" + hostport }
+// RelayDomain names the lanes of mail that goes to a fixed relay ("host:port", or
+// "unix:/path" of a socket) instead of its own domain's hosts. No real domain has a colon.
+func RelayDomain(relay string) string { return "relay:" + relay }
 
 // Errors of Step.
 var (
@@ -84,6 +88,7 @@ type Queue struct {
 	mu      sync.Mutex
 	closed  bool
 	drained chan struct{} // closed when the last session has left a closed queue
+	pulses  chan chan struct{}
 
 	messages   slab[message]
 	recipients slab[recipient]
@@ -134,7 +139,7 @@ type recipient struct {
 	ordinal uint32
 	next    uint32 // in its lane, its bucket or the free list
 	lane    uint32
-	due     uint32 // unix seconds; past when it is not deferred
+	due     uint32 // unix seconds; past when it is not deferred: in a lane, since when it waits there
 	reason  uint32
 	tries   uint16
 	stuck   bool // counted in Queue.stuck
@@ -204,6 +209,7 @@ func New(o Options) *Queue {
 		due:        make(map[uint32]*bucket),
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),
+		pulses:     make(chan chan struct{}),
 		streams:    names{limit: maxStreams},
 		reasons:    names{limit: maxReasons},
 	}
@@ -213,17 +219,41 @@ func New(o Options) *Queue {
 func (q *Queue) Run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var asked chan struct{}
 	for {
 		q.mu.Lock()
 		next := q.runAgenda(time.Now())
 		q.mu.Unlock()
+		if asked != nil {
+			close(asked)
+		}
 		timer.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
 		case <-q.kick:
+			asked = nil
 		case <-timer.C:
+			asked = nil
+		case asked = <-q.pulses:
 		}
+	}
+}
+
+// Pulse waits until the agenda has been gone through once more: the mutex is free
+// then, and the timer goroutine lives. The error is that of ctx.
+func (q *Queue) Pulse(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case q.pulses <- done:
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-done:
+		return nil
 	}
 }
 
@@ -343,7 +373,7 @@ func (q *Queue) put(r uint32, rec *recipient, due, now time.Time) {
 		q.postpone(r, rec, due, now)
 	default:
 		l := *q.laneByNo.at(rec.lane)
-		q.push(l, r, rec)
+		q.push(l, r, rec, now)
 		q.touch(l)
 	}
 }

@@ -377,31 +377,6 @@ func TestHandedBackRecipientMovesToTheRelay(t *testing.T) {
 	})
 }
 
-func TestOverdueMailOfADeadDestinationIsTakenOut(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(w *world) { w.refuse = true })
-		w.add(1, "s", "a.example")
-		pass(24 * time.Hour)
-		w.add(2, "s", "a.example")
-		pass(97 * time.Hour)
-		var got []spool.ID
-		w.Overdue(time.Now(), func(string) time.Duration { return 120 * time.Hour }, func(j Job, reason string) {
-			got = append(got, j.ID)
-			if reason != "connection refused" {
-				t.Errorf("reason %q", reason)
-			}
-			w.Settle([]Settled{{Handle: j.Items[0].Handle, Status: spool.Bounced}})
-		})
-		if !slices.Equal(got, []spool.ID{1}) {
-			t.Errorf("overdue: %v", got)
-		}
-		if n := w.Queued(); n != 1 {
-			t.Errorf("%d queued, want the younger one", n)
-		}
-	})
-}
-
 func TestCloseLetsTransactionsFinish(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -462,3 +437,43 @@ func TestNamesPastTheLimitShareNumbers(t *testing.T) {
 		t.Errorf("%d names left after all were dropped", len(n.index))
 	}
 }
+
+// A pulse is answered while the queue lives, and not while somebody keeps its mutex.
+func TestPulseIsAnsweredByAQueueThatLives(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := New(Options{Resolve: func(string) {}, Launch: func(*Session) {}, Relay: "relay:x", MaxSessions: 1})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { q.Run(ctx); close(ended) }()
+		pulse := func() error {
+			limit, done := context.WithTimeout(ctx, time.Second)
+			defer done()
+			return q.Pulse(limit)
+		}
+		for range 3 {
+			if err := pulse(); err != nil {
+				t.Error(err)
+			}
+		}
+		// As a call that hangs with the mutex would: the agenda cannot go on.
+		stuck := make(hang)
+		q.mu.Lock()
+		q.plan(time.Now(), stuck)
+		q.mu.Unlock()
+		if err := pulse(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("of a queue whose mutex is held: %v", err)
+		}
+		close(stuck)
+		if err := pulse(); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// hang is something on the agenda that does not end.
+type hang chan struct{}
+
+func (h hang) happen(*Queue, time.Time) { <-h }

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -103,7 +104,7 @@ func TestReportsWaitForTheHostForWeeks(t *testing.T) {
 		const weeks = 3 * 7 * 24 * time.Hour
 		for end := time.Now().Add(weeks); time.Now().Before(end); {
 			pass(6 * time.Hour)
-			w.Overdue(time.Now(), func(string) time.Duration { return 120 * time.Hour }, func(job Job, _ string) {
+			w.Overdue(func(string) *config.Queue { return &w.policy }, func(job Job, _ *config.Queue, _ string) {
 				t.Errorf("a report expires: %+v", job)
 			})
 		}

@@ -17,10 +17,10 @@ type Way struct {
 	Site     string        // key and display name of the site
 	Key      string        // key of the destination
 	Plan     *route.Plan   // hosts, for an MX route
-	Relay    string        // "host:port", for a relay
+	Relay    string        // "host:port" or "unix:/path", for a relay
 	Handback bool          // the relay is the host MTA: mail accepted there is handed back
-	Source   netip.Addr
-	Expires  time.Time // ask again then; zero: never
+	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
+	Expires  time.Time     // ask again then; zero: never
 }
 
 // site is the unit of limits.
@@ -41,6 +41,10 @@ type site struct {
 	proven        bool // the last connect with none up did not fail
 	slow          bool // the last one hung
 	refused       int  // signals that it was one session too many, or too fast; for listings alone
+
+	suspended bool      // has been clamped to no session
+	took      bool      // has taken a message since
+	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
 
 	pace     tokens    // for transactions
 	connects tokens    // for new connections
@@ -89,6 +93,7 @@ type destination struct {
 	failures int       // connects failed in a row, with none up
 	holdoff  time.Time // no connect before this
 	reason   string    // why the last connect failed; "" when one is up
+	failed   time.Time // when it did; zero when one is up
 }
 
 func (d *destination) link() *linked[*destination] { return &d.linked }
@@ -112,7 +117,7 @@ func (q *Queue) Routed(name string, w Way) {
 		d.dest = dest
 		for _, l := range d.lanes {
 			q.detach(l)
-			q.attach(l, dest)
+			q.attach(l, dest, now)
 		}
 		q.abandon(old)
 	}
@@ -123,6 +128,16 @@ func (q *Queue) Routed(name string, w Way) {
 // domain's mail waits, and Resolve is called again at retry. An old way stays
 // in use.
 func (q *Queue) Unrouted(name, reason string, retry time.Time) {
+	q.noWay(name, reason, retry, time.Now())
+}
+
+// Unasked is Unrouted for reasons of our own: nothing is known of the domain, and its
+// mail does not expire by it.
+func (q *Queue) Unasked(name, reason string, retry time.Time) {
+	q.noWay(name, reason, retry, time.Time{})
+}
+
+func (q *Queue) noWay(name, reason string, retry, failed time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := q.domains[name]
@@ -130,6 +145,9 @@ func (q *Queue) Unrouted(name, reason string, retry time.Time) {
 		return
 	}
 	d.resolving, d.reason, d.expires = false, reason, retry
+	if !failed.IsZero() {
+		d.failed = failed
+	}
 	q.plan(retry, d)
 }
 
@@ -215,8 +233,20 @@ func (q *Queue) Clamp(name string, cl elastic.Clamp) bool {
 		return false
 	}
 	s.control.Clamp(now, cl)
+	if cl.Sessions == 0 {
+		s.suspend(now)
+	}
 	q.bound(s, now)
 	return true
+}
+
+// suspend notes that the site is clamped to no session. When it has taken nothing
+// since it was so before, that is as good as a connect that failed (Overdue).
+func (s *site) suspend(now time.Time) {
+	if s.suspended && !s.took {
+		s.shut = now
+	}
+	s.suspended, s.took = true, false
 }
 
 // Slow makes a site go on at half its pace until then. It is false if the site is

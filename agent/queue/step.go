@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/spool"
 )
 
 // Session is one connection's place in the queue, from the decision to open it
@@ -19,6 +20,7 @@ type Session struct {
 	hangs            bool      // counted in site.hanging
 	patient          bool      // its connect was given patience
 	retiring         bool      // told to go: counted in Queue.retiring, and what closes after that is our doing
+	untried          bool      // its connect tells nothing of the destination
 	heir             *site     // gets its place when it has gone; nil: nobody in particular
 	up               bool
 	fresh            bool // up, and has not asked for work yet
@@ -38,6 +40,11 @@ type Session struct {
 func (s *Session) Announced(messages, recipients int) {
 	s.messages, s.recipients = messages, recipients
 }
+
+// Untried notes that the connect was given up, or could not be made, for reasons of
+// our own. It tells nothing of the destination, and no mail expires by it. Called
+// before Leave.
+func (s *Session) Untried() { s.untried = true }
 
 func (s *Session) link() *linked[*Session] { return &s.linked }
 
@@ -78,7 +85,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	d.live++
 	d.site.live++
 	d.site.proven = true
-	d.failures, d.holdoff, d.reason = 0, time.Time{}, ""
+	d.failures, d.holdoff, d.reason, d.failed = 0, time.Time{}, "", time.Time{}
 	s.fresh = true
 	d.fresh++
 	d.site.signal(now, sig)
@@ -214,6 +221,9 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	for _, x := range done {
 		q.settle(x, now)
 		tried = tried || !x.Untried
+		if x.Status == spool.Delivered {
+			s.dest.site.took, s.dest.site.shut = true, time.Time{}
+		}
 	}
 	if tried {
 		s.tried++
@@ -335,6 +345,11 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	} else {
 		q.tried(s)
 		q.hold(d, why, now)
+		// One too many beside others of ours: that is our doing.
+		full := d.site.live > 0 && len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
+		if d.live == 0 && !s.untried && !full {
+			d.failed = now
+		}
 	}
 	if q.closed {
 		if q.sessions == 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,9 +21,17 @@ const (
 	leastTTL   = 30 * time.Second
 	mostTTL    = time.Hour
 	failureTTL = 30 * time.Second // SERVFAIL, timeout
+)
 
-	// maxAnswers bounds the cache: at some 300 octets an answer, about 15 MB.
-	maxAnswers = 50_000
+// What is kept of an answer's records, however many its owner publishes.
+const (
+	// maxTXT is the longest text: MTA-STS, the only one that is asked for, has
+	// announcements of some 30 octets (RFC 8461 section 3.1).
+	maxTXT = 512
+	// maxTLSA records are kept, and maxTLSAOctets of each answer's data: whole
+	// certificates are rare there, and take one to two KiB.
+	maxTLSA       = 16
+	maxTLSAOctets = 8 << 10
 )
 
 type question struct {
@@ -39,57 +48,19 @@ const (
 	failed
 )
 
-// answer is what the DNS said to a question. It is shared and never changed.
+// answer is what the DNS said to a question, as far as anybody needs it: no more
+// records than are used. It is shared and never changed.
 type answer struct {
 	status  status
-	mx      []MX // in the order of the answer; Name "" for the root
-	addrs   []netip.Addr
-	txt     []string // strings of a record joined
+	nullMX  bool         // there are MX records, and all name the root (RFC 7505)
+	mx      []MX         // as publish has them
+	addrs   []netip.Addr // at most maxAddresses
+	txt     []string     // announcements of MTA-STS, the strings of a record joined
 	tlsa    []dane.Record
 	target  string // where a chain of CNAMEs led; "" without one
 	secure  bool   // validated by a resolver whose word counts (RFC 6840 section 5.8)
 	err     error  // for failed
 	expires time.Time
-}
-
-// empty reports whether the answer has no record of the kind asked for.
-func (a *answer) empty() bool { return len(a.mx)+len(a.addrs)+len(a.txt)+len(a.tlsa) == 0 }
-
-// cache keeps answers until they expire, and never more than its limit.
-type cache struct {
-	limit   int
-	answers map[question]*answer
-}
-
-func newCache(limit int) *cache {
-	return &cache{limit: limit, answers: make(map[question]*answer)}
-}
-
-func (c *cache) get(q question, now time.Time) *answer {
-	if a := c.answers[q]; a != nil && now.Before(a.expires) {
-		return a
-	}
-	return nil
-}
-
-// put stores an answer. When the cache is full, the one of a few (a map is
-// walked from a random place) that expires first makes room.
-func (c *cache) put(q question, a *answer) {
-	if _, has := c.answers[q]; !has && len(c.answers) >= c.limit {
-		var victim question
-		var first time.Time
-		n := 0
-		for k, v := range c.answers {
-			if n == 0 || v.expires.Before(first) {
-				victim, first = k, v.expires
-			}
-			if n++; n == 8 {
-				break
-			}
-		}
-		delete(c.answers, victim)
-	}
-	c.answers[q] = a
 }
 
 // flight is a query under way. Its answer is set before done is closed; nil
@@ -155,7 +126,7 @@ func (r *Resolver) query(ctx context.Context, q question, f *flight) *answer {
 	r.mu.Lock()
 	delete(r.inFlight, q)
 	if f.answer != nil {
-		r.answers.put(q, a)
+		r.answers.put(q, a, r.now())
 	}
 	r.mu.Unlock()
 	close(f.done)
@@ -182,58 +153,29 @@ func read(m *dns.Msg, q question, now time.Time) *answer {
 	owner := dns.Fqdn(q.name)
 	for range 16 { // a longer chain of CNAMEs is a loop
 		var next string
-		a := &answer{status: found}
+		k := keeper{answer: &answer{status: found}}
 		if owner != dns.Fqdn(q.name) {
-			a.target = strings.ToLower(strings.TrimSuffix(owner, "."))
+			k.target = strings.ToLower(strings.TrimSuffix(owner, "."))
 		}
 		for _, rr := range m.Answer {
 			h := rr.Header()
 			if !strings.EqualFold(h.Name, owner) {
 				continue
 			}
-			switch rr := rr.(type) {
-			case *dns.CNAME:
+			if alias, ok := rr.(*dns.CNAME); ok {
 				if q.kind == dns.TypeCNAME {
 					return &answer{status: found, expires: now.Add(clamp(h.Ttl))}
 				}
-				next, ttl = rr.Target, min(ttl, h.Ttl)
-				continue
-			case *dns.MX:
-				if q.kind != dns.TypeMX {
-					continue
-				}
-				a.mx = append(a.mx, MX{Name: strings.ToLower(strings.TrimSuffix(rr.Mx, ".")), Preference: rr.Preference})
-			case *dns.A:
-				ip, ok := netip.AddrFromSlice(rr.A)
-				if q.kind != dns.TypeA || !ok {
-					continue
-				}
-				a.addrs = append(a.addrs, ip.Unmap())
-			case *dns.AAAA:
-				ip, ok := netip.AddrFromSlice(rr.AAAA)
-				if q.kind != dns.TypeAAAA || !ok {
-					continue
-				}
-				a.addrs = append(a.addrs, ip)
-			case *dns.TXT:
-				if q.kind != dns.TypeTXT {
-					continue
-				}
-				a.txt = append(a.txt, strings.Join(rr.Txt, ""))
-			case *dns.TLSA:
-				data, err := hex.DecodeString(rr.Certificate)
-				if q.kind != dns.TypeTLSA || err != nil {
-					continue
-				}
-				a.tlsa = append(a.tlsa, dane.Record{Usage: rr.Usage, Selector: rr.Selector, Matching: rr.MatchingType, Data: string(data)})
-			default:
+				next, ttl = alias.Target, min(ttl, h.Ttl)
 				continue
 			}
-			ttl = min(ttl, h.Ttl)
+			if h.Rrtype == q.kind && k.take(rr) {
+				ttl = min(ttl, h.Ttl)
+			}
 		}
-		if !a.empty() {
-			a.expires = now.Add(clamp(ttl))
-			return a
+		if k.records > 0 {
+			k.finish(now.Add(clamp(ttl)))
+			return k.answer
 		}
 		if next == "" {
 			break
@@ -241,6 +183,70 @@ func read(m *dns.Msg, q question, now time.Time) *answer {
 		owner = next
 	}
 	return &answer{status: noData, expires: now.Add(negativeTTL(m))}
+}
+
+// keeper makes an answer of the records of one owner.
+type keeper struct {
+	*answer
+	records int // taken, also those of which nothing is kept
+	all     []MX
+	octets  int // of TLSA data
+}
+
+// take takes a record of the kind that was asked for, and says whether it is one
+// that can be read.
+func (k *keeper) take(rr dns.RR) bool {
+	switch rr := rr.(type) {
+	case *dns.MX:
+		k.all = append(k.all, MX{Name: strings.ToLower(strings.TrimSuffix(rr.Mx, ".")), Preference: rr.Preference})
+	case *dns.A:
+		ip, ok := netip.AddrFromSlice(rr.A)
+		if !ok {
+			return false
+		}
+		k.keep(ip.Unmap())
+	case *dns.AAAA:
+		ip, ok := netip.AddrFromSlice(rr.AAAA)
+		if !ok {
+			return false
+		}
+		k.keep(ip)
+	case *dns.TXT:
+		text := strings.Join(rr.Txt, "")
+		// Two are as good as none (RFC 8461 section 3.1).
+		if strings.HasPrefix(text, "v=STSv1") && len(text) <= maxTXT && len(k.txt) < 2 {
+			k.txt = append(k.txt, text)
+		}
+	case *dns.TLSA:
+		data, err := hex.DecodeString(rr.Certificate)
+		if err != nil {
+			return false
+		}
+		// Never none of those that are there: that would turn DANE off. What is
+		// cut short is not usable.
+		if len(k.tlsa) < maxTLSA {
+			data = data[:min(len(data), maxTLSAOctets-k.octets)]
+			k.octets += len(data)
+			k.tlsa = append(k.tlsa, dane.Record{Usage: rr.Usage, Selector: rr.Selector, Matching: rr.MatchingType, Data: string(data)})
+		}
+	default:
+		return false
+	}
+	k.records++
+	return true
+}
+
+func (k *keeper) keep(a netip.Addr) {
+	if len(k.addrs) < maxAddresses {
+		k.addrs = append(k.addrs, a)
+	}
+}
+
+func (k *keeper) finish(expires time.Time) {
+	k.expires = expires
+	k.nullMX = len(k.all) > 0 && !slices.ContainsFunc(k.all, func(m MX) bool { return m.Name != "" })
+	k.mx = slices.Clone(publish(k.all)) // not the array that held all of them
+	k.addrs, k.tlsa = slices.Clip(slices.Clone(k.addrs)), slices.Clip(slices.Clone(k.tlsa))
 }
 
 // negativeTTL is the lesser of the SOA's TTL and its minimum (RFC 2308 section 5).

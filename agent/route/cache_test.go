@@ -3,10 +3,20 @@ package route
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/millrace/millrace/agent/route/dane"
 )
 
 // queriesAfter looks a domain up, lets time pass, looks again, and says whether
@@ -222,31 +232,244 @@ func TestDeadExchangersCostOneTimeout(t *testing.T) {
 	})
 }
 
-func TestCacheIsBounded(t *testing.T) {
-	t.Parallel()
-	now := time.Unix(1e9, 0)
-	c := newCache(100)
-	for i := range 10_000 {
-		q := question{fmt.Sprintf("d%d.example", i), 1}
-		c.put(q, &answer{expires: now.Add(time.Minute)})
-		if c.get(q, now) == nil {
-			t.Fatalf("answer %d was not kept", i)
+// heldBy is how many octets of memory what make returns keeps alive.
+func heldBy(t *testing.T, make func() any) (any, uint64) {
+	t.Helper()
+	var before, after runtime.MemStats
+	for range 2 { // what the first leaves to finalizers goes with the second
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&before)
+	x := make()
+	for range 2 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&after)
+	return x, after.HeapAlloc - min(before.HeapAlloc, after.HeapAlloc)
+}
+
+// Domains of a stranger whose answers are as large as the DNS lets them be: what the
+// cache and the ways to these domains keep is bounded in octets. Not parallel: other
+// tests' memory would count.
+func TestHugeAnswersNeedLittleMemory(t *testing.T) {
+	const domains = 10
+	h := newHuge(t)
+	r := newResolver(t, h)
+	plans, held := heldBy(t, func() any {
+		var plans []*Plan
+		for i := range domains {
+			p, err := r.Lookup(t.Context(), fmt.Sprintf("d%d.example", i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			plans = append(plans, p)
 		}
+		return plans
+	})
+	t.Logf("%d domains: %d queries, %d octets in the cache, %d KiB held", domains, h.asked.Load(), r.answers.octets, held>>10)
+	if n := len(plans.([]*Plan)); held > uint64(n)*128<<10 {
+		t.Errorf("%d KiB held by %d domains", held>>10, n)
 	}
-	if n := len(c.answers); n != 100 {
-		t.Errorf("%d answers, want 100", n)
+	if r.answers.octets > maxOctets {
+		t.Errorf("%d octets", r.answers.octets)
 	}
+	runtime.KeepAlive(plans)
+	runtime.KeepAlive(r)
+}
+
+// The octets that the cache counts are those that it takes, whatever it is full of.
+func TestCacheIsBoundedInOctets(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	text := strings.Repeat("x", 200)
+	for name, fill := range map[string]func(i int) *answer{
+		"an address": func(int) *answer { return &answer{addrs: documentationAddrs[:1:1]} },
+		"addresses":  func(int) *answer { return &answer{addrs: slices.Repeat(documentationAddrs, maxAddresses)} },
+		"nothing":    func(int) *answer { return &answer{status: nxDomain} },
+		"hosts": func(i int) *answer {
+			a := &answer{mx: make([]MX, maxExchangers)}
+			for j := range a.mx {
+				a.mx[j].Name = fmt.Sprint(text, i, j)
+			}
+			return a
+		},
+		"failures": func(i int) *answer {
+			return &answer{status: failed, err: fmt.Errorf("query for %d: %w", i, fmt.Errorf("resolver %d: %w", i, context.Canceled))}
+		},
+		"announcements": func(i int) *answer { return &answer{txt: []string{fmt.Sprint(text, i)}} },
+		"TLSA": func(i int) *answer {
+			return &answer{tlsa: []dane.Record{{Data: fmt.Sprint(text, i)}, {Data: fmt.Sprint(text, -i)}}}
+		},
+	} {
+		const limit = 8 << 20
+		c, held := heldBy(t, func() any {
+			c := newCache(limit)
+			for i := range 100_000 {
+				a := fill(i)
+				a.expires = now.Add(time.Duration(100_000-i) * time.Second)
+				q := question{fmt.Sprintf("d%d.example", i), 1}
+				c.put(q, a, now)
+				if c.get(q, now) != a {
+					t.Fatalf("%s: answer %d was not kept", name, i)
+				}
+				if c.octets > limit {
+					t.Fatalf("%s: %d octets", name, c.octets)
+				}
+				if i > 30_000 && c.octets < limit/2 {
+					t.Fatalf("%s: %d octets, so few", name, c.octets)
+				}
+			}
+			return c
+		})
+		n := len(c.(*cache).entries)
+		t.Logf("%s: %d answers, %d KiB counted, %d KiB held", name, n, c.(*cache).octets>>10, held>>10)
+		if held > limit*5/4 {
+			t.Errorf("%s: %d octets held by %d answers", name, held, n)
+		}
+		runtime.KeepAlive(c)
+	}
+}
+
+// What is over goes, whether it is asked for or not.
+func TestExpiredAnswersGo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		z := zone{"mx.example A": {"300 A 192.0.2.1"}, "keeps.example MX": {"3000 MX 10 mx.example."}}
+		for i := range 100 {
+			z[fmt.Sprintf("d%d.example MX", i)] = []string{"200 MX 10 mx.example."}
+		}
+		r := newResolver(t, newFake(z), func(o *Options) { o.Protocols = []string{"ipv4"} })
+		for i := range 100 {
+			if _, err := r.Lookup(t.Context(), fmt.Sprintf("d%d.example", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left := func() int { return len(r.answers.entries) }
+		if n := left(); n != 101 {
+			t.Fatalf("%d answers", n)
+		}
+		time.Sleep(200 * time.Second)
+		if _, err := r.Lookup(t.Context(), "keeps.example"); err != nil {
+			t.Fatal(err)
+		}
+		if n := left(); n != 2 {
+			t.Errorf("%d answers after a question", n)
+		}
+		time.Sleep(100 * time.Second)
+		r.Forget()
+		if n := left(); n != 1 || r.answers.octets == 0 {
+			t.Errorf("%d answers after a while, %d octets", n, r.answers.octets)
+		}
+		time.Sleep(time.Hour)
+		r.Forget()
+		if n := left(); n != 0 || r.answers.octets != 0 || len(r.answers.order) != 0 {
+			t.Errorf("%d answers at the end, %d octets", n, r.answers.octets)
+		}
+	})
 }
 
 func TestFullCacheDropsWhatExpiresFirst(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1e9, 0)
-	c := newCache(8) // all are looked at
+	c := newCache(8 * (entryOctets + 1))
 	for i := range 8 {
-		c.put(question{fmt.Sprint(i), 1}, &answer{expires: now.Add(time.Duration(60-i) * time.Second)})
+		c.put(question{fmt.Sprint(i), 1}, &answer{expires: now.Add(time.Duration(60-i) * time.Second)}, now)
 	}
-	c.put(question{"new", 1}, &answer{expires: now.Add(time.Second)})
-	if c.get(question{"7", 1}, now) != nil || c.get(question{"new", 1}, now) == nil || c.get(question{"6", 1}, now) == nil {
+	c.put(question{"n", 1}, &answer{expires: now.Add(time.Second)}, now)
+	c.put(question{"6", 1}, &answer{expires: now.Add(time.Hour)}, now) // in place of the old one
+	if c.get(question{"7", 1}, now) != nil || c.get(question{"n", 1}, now) == nil || c.get(question{"6", 1}, now) == nil || len(c.entries) != 8 {
 		t.Error("another answer made room")
 	}
+}
+
+var documentationAddrs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+
+// huge is a DNS in which every answer is as large as a reply over TCP can be.
+type huge struct {
+	asked atomic.Int64
+	mx    []byte // replies, in which only the question differs
+	a     []byte
+	aaaa  []byte
+}
+
+func newHuge(t *testing.T) *huge {
+	t.Helper()
+	pack := func(kind uint16, n int, rr func(i int) dns.RR) []byte {
+		m := new(dns.Msg)
+		m.SetQuestion("q.", kind)
+		m.Response, m.Compress = true, true
+		for i := range n {
+			m.Answer = append(m.Answer, rr(i))
+		}
+		wire, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(wire) < 50_000 {
+			t.Fatalf("%d octets only", len(wire))
+		}
+		return wire
+	}
+	head := func(kind uint16) dns.RR_Header {
+		return dns.RR_Header{Name: "q.", Rrtype: kind, Class: dns.ClassINET, Ttl: 3600}
+	}
+	long := strings.Repeat(strings.Repeat("x", 60)+".", 3)
+	return &huge{
+		mx: pack(dns.TypeMX, 3000, func(i int) dns.RR {
+			return &dns.MX{Hdr: head(dns.TypeMX), Preference: 10, Mx: fmt.Sprintf("%04d.%s", i, long)}
+		}),
+		a: pack(dns.TypeA, 4000, func(i int) dns.RR {
+			return &dns.A{Hdr: head(dns.TypeA), A: net.IPv4(192, 0, 2, byte(i))}
+		}),
+		aaaa: pack(dns.TypeAAAA, 2300, func(i int) dns.RR {
+			return &dns.AAAA{Hdr: head(dns.TypeAAAA), AAAA: net.ParseIP(fmt.Sprintf("2001:db8::%x", i))}
+		}),
+	}
+}
+
+func (h *huge) Exchange(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+	h.asked.Add(1)
+	wire := map[uint16][]byte{dns.TypeMX: h.mx, dns.TypeA: h.a, dns.TypeAAAA: h.aaaa}[m.Question[0].Qtype]
+	reply := new(dns.Msg)
+	if err := reply.Unpack(wire); err != nil {
+		return nil, err
+	}
+	reply.Question = m.Question
+	for _, rr := range reply.Answer {
+		rr.Header().Name = m.Question[0].Name
+		if mx, ok := rr.(*dns.MX); ok {
+			mx.Mx += m.Question[0].Name // hosts of its own
+		}
+	}
+	return reply, nil
+}
+
+// The owner of a domain decides how many exchangers there are, not how many sockets they take.
+func TestOneLookupHasItsSocketsAndNoMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		records := zone{}
+		for i := range 32 {
+			records["d.example MX"] = append(records["d.example MX"], fmt.Sprintf("300 MX %d m%d.example.", i, i))
+			records[fmt.Sprintf("m%d.example A", i)] = []string{fmt.Sprintf("300 A 192.0.2.%d", i+1)}
+		}
+		f := newFake(records)
+		var now, top atomic.Int64
+		f.hold = func(context.Context, string) error {
+			top.Store(max(top.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return nil
+		}
+		r, err := New(Options{Exchanger: f, Sockets: 5, Protocols: []string{"ipv4"}, Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := r.Lookup(t.Context(), "d.example")
+		if err != nil || len(plan.Hosts) != 32 {
+			t.Fatalf("%+v, %v", plan, err)
+		}
+		if top.Load() != 5 {
+			t.Errorf("%d questions at a time", top.Load())
+		}
+	})
 }

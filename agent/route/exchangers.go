@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -19,7 +20,15 @@ import (
 const (
 	maxExchangers = 32
 	maxAddresses  = 32 // per exchanger and protocol
+
+	// maxPlanAddresses are shared evenly by the hosts of a plan, which is
+	// kept as long as there is mail for its domain.
+	maxPlanAddresses = 256
 )
+
+// MostSockets is how many sockets one lookup has at most, whatever the owner of the
+// domain does: one for each exchanger and protocol, or for the server of its policy.
+const MostSockets = maxExchangers * 2
 
 // exchangers finds the way to a domain by RFC 5321 section 5.1, and what its
 // policies ask for.
@@ -34,10 +43,10 @@ func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
 	case noData:
 		plan.MX = []MX{{Name: name}}
 	case found:
-		if !slices.ContainsFunc(a.mx, func(m MX) bool { return m.Name != "" }) {
+		if a.nullMX {
 			return nil, &Error{Domain: name, Reason: NullMX}
 		}
-		plan.MX = publish(a.mx)
+		plan.MX = a.mx
 	}
 
 	others, self := r.beforeSelf(plan.MX, func(m MX) bool { return r.selfNames[m.Name] })
@@ -58,6 +67,10 @@ func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
 		if h.refused.IsValid() {
 			refused = cmp.Or(refused, fmt.Errorf("%s is %s", m.Name, h.refused))
 		}
+	}
+	for i := range plan.Hosts {
+		h := &plan.Hosts[i]
+		h.Addrs = slices.Clone(h.Addrs[:min(len(h.Addrs), maxPlanAddresses/len(plan.Hosts))])
 	}
 	switch {
 	case len(plan.Hosts) > 0:
@@ -123,19 +136,29 @@ type resolved struct {
 // dead zone costs one timeout and not their sum.
 func (r *Resolver) resolveAll(ctx context.Context, set []MX) map[string]resolved {
 	answers := make([]*answer, len(set)*len(r.types))
-	var wg sync.WaitGroup
-	for i := range answers {
-		wg.Go(func() {
-			q := question{set[i/len(r.types)].Name, r.types[i%len(r.types)]}
-			answers[i] = r.ask(ctx, q)
-		})
-	}
-	wg.Wait()
+	r.sideBySide(len(answers), func(i int) {
+		q := question{set[i/len(r.types)].Name, r.types[i%len(r.types)]}
+		answers[i] = r.ask(ctx, q)
+	})
 	hosts := make(map[string]resolved, len(set))
 	for i, m := range set {
 		hosts[m.Name] = r.judge(answers[i*len(r.types) : (i+1)*len(r.types)])
 	}
 	return hosts
+}
+
+// sideBySide calls ask for 0 to n-1, some at a time: each may take a socket.
+func (r *Resolver) sideBySide(n int, ask func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(n, r.parallel) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				ask(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // judge joins the answers for one exchanger, one for each protocol in order.
@@ -150,7 +173,7 @@ func (r *Resolver) judge(answers []*answer) resolved {
 		if a.status == failed {
 			h.failed = cmp.Or(h.failed, a.err)
 		}
-		for _, addr := range a.addrs[:min(len(a.addrs), maxAddresses)] {
+		for _, addr := range a.addrs {
 			// A v4-mapped address is IPv4 on the wire, whatever record held it.
 			addr = addr.Unmap()
 			switch {

@@ -197,6 +197,64 @@ func TestRefusedRanges(t *testing.T) {
 	}
 }
 
+// What clouds keep at well-known addresses, and every IPv6 form that carries an
+// IPv4 address there; their neighbours are ordinary hosts.
+func TestWhatCloudsKeepIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newResolver(t, newFake(nil))
+	for _, a := range []string{
+		"168.63.129.16",                                                                                         // Azure
+		"169.254.169.254", "169.254.169.253", "169.254.170.2", "fd00:ec2::254", "fd00:ec2::23", "fd00:ec2::253", // AWS
+		"fd20:ce::254", "199.36.153.4", "199.36.153.7", "199.36.153.8", "199.36.153.11", // Google
+		"192.0.0.192", "fd00:c1::a9fe:a9fe", // Oracle
+		"100.100.100.200", "100.100.2.136", "fd00:100::100:200", // Alibaba
+		"169.254.0.23", "169.254.10.10", // Tencent
+		"161.26.0.10", "161.26.255.255", "166.8.0.1", "166.11.255.255", // IBM
+		"169.254.42.42", "fd00:42::42", "fd00:a9fe:a9fe::1", "fe80::a9fe:a9fe", // Scaleway, Akamai, OpenStack
+	} {
+		addr := netip.MustParseAddr(a)
+		forms := []netip.Addr{addr}
+		if addr.Is4() {
+			b := addr.As4()
+			for _, form := range []struct {
+				head string // the prefix
+				at   int    // where the address stands in it
+			}{
+				{"::ffff:0:0", 12},   // IPv4-mapped
+				{"::", 12},           // IPv4-compatible
+				{"::ffff:0:0:0", 12}, // IPv4-translated, RFC 2765
+				{"64:ff9b::", 12},    // NAT64, RFC 6052
+				{"64:ff9b:1::", 12},  // NAT64 of the network's own, RFC 8215
+				{"2002::", 2},        // 6to4, RFC 3056
+				{"2001::", 4},        // Teredo's server, RFC 4380
+			} {
+				x := netip.MustParseAddr(form.head).As16()
+				copy(x[form.at:], b[:])
+				forms = append(forms, netip.AddrFrom16(x))
+			}
+			x := netip.MustParseAddr("2001::").As16() // Teredo's client, its bits inverted
+			for i := range b {
+				x[12+i] = ^b[i]
+			}
+			forms = append(forms, netip.AddrFrom16(x))
+		}
+		for _, f := range forms {
+			if !r.refuses(f) {
+				t.Errorf("%s, a form of %s, is not refused", f, a)
+			}
+		}
+	}
+	for _, a := range []string{"168.63.129.15", "168.63.129.17", "161.25.255.255", "161.27.0.0", "166.7.255.255", "166.12.0.0", "199.36.153.3", "199.36.153.12"} {
+		if r.refuses(netip.MustParseAddr(a)) {
+			t.Errorf("%s is refused", a)
+		}
+	}
+	listed := newResolver(t, newFake(nil), func(o *Options) { o.Allow = []netip.Prefix{netip.MustParsePrefix("161.26.0.0/16")} })
+	if listed.refuses(netip.MustParseAddr("161.26.0.10")) {
+		t.Error("refused although the admin lists it")
+	}
+}
+
 func TestUnusedProtocolIsNotAsked(t *testing.T) {
 	t.Parallel()
 	f := newFake(zone{

@@ -9,7 +9,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/miekg/dns"
 
@@ -105,13 +104,12 @@ func (p *Plan) Needs() string {
 // of exchangers was validated; without that their names, and so their TLSA
 // records, prove nothing (RFC 7672 section 2.2.1).
 func (r *Resolver) needs(ctx context.Context, plan *Plan, secure bool, hosts map[string]resolved) {
-	var wg sync.WaitGroup
 	if r.dane && secure {
 		found := make([]tlsa, len(plan.Hosts))
-		for i, h := range plan.Hosts {
-			wg.Go(func() { found[i] = r.tlsa(ctx, h.Name, hosts[h.Name]) })
-		}
-		wg.Wait()
+		r.sideBySide(len(found), func(i int) {
+			h := plan.Hosts[i]
+			found[i] = r.tlsa(ctx, h.Name, hosts[h.Name])
+		})
 		for i, t := range found {
 			plan.Hosts[i].Need = t.need(plan.Hosts[i].Name, plan.Domain)
 			if !t.expires.IsZero() {

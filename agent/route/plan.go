@@ -3,6 +3,7 @@ package route
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -53,6 +54,13 @@ func (p *Plan) published() []MX {
 		}
 	}
 	return set
+}
+
+// Has reports whether a host has an IPv4 address, or else an IPv6 one.
+func (p *Plan) Has(ipv4 bool) bool {
+	return slices.ContainsFunc(p.Hosts, func(h Host) bool {
+		return slices.ContainsFunc(h.Addrs, func(a netip.Addr) bool { return a.Is4() == ipv4 })
+	})
 }
 
 // Address is one place to connect to.

@@ -162,6 +162,9 @@ type Options struct {
 	Roots *x509.CertPool
 	// Log is told of policies that cannot be had; default: silent.
 	Log *slog.Logger
+	// Sockets is how many one lookup opens at a time at most, to resolvers and to the
+	// server of a policy. Default, and most: MostSockets.
+	Sockets int
 	// Tally counts what is asked, also over several Resolvers; default: nobody looks.
 	Tally *Tally
 }
@@ -186,6 +189,7 @@ type Resolver struct {
 	now       func() time.Time
 	dane      bool // the AD bit counts
 	port      uint16
+	parallel  int        // questions of one lookup that are asked at a time
 	sts       *sts.Store // nil: no MTA-STS
 	tally     *Tally
 
@@ -205,8 +209,12 @@ func New(o Options) (*Resolver, error) {
 		dane:      o.DANE == TrustAlways,
 		port:      o.Port,
 		tally:     o.Tally,
-		answers:   newCache(maxAnswers),
+		answers:   newCache(maxOctets),
 		inFlight:  make(map[question]*flight),
+	}
+	r.parallel = MostSockets
+	if o.Sockets > 0 {
+		r.parallel = min(o.Sockets, MostSockets)
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -256,6 +264,14 @@ func New(o Options) (*Resolver, error) {
 // TrustsDNSSEC reports whether DANE can be used: whether the resolvers' word that
 // an answer was validated counts.
 func (r *Resolver) TrustsDNSSEC() bool { return r.dane }
+
+// Forget drops the answers whose time is over. Every question does so too; this is
+// for times when none is asked.
+func (r *Resolver) Forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers.expire(r.now())
+}
 
 // Lookup returns the way to a domain: a domain name (U-labels are turned into
 // A-labels, RFC 5891) or an address literal ("[192.0.2.1]",

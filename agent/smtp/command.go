@@ -6,12 +6,14 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/idna"
+
+	"github.com/millrace/millrace/agent/address"
 )
 
 // appendMail appends the MAIL command with the arguments this peer takes.
 func (c *Conn) appendMail(b []byte, tx *Tx) []byte {
 	b = append(b, "MAIL FROM:<"...)
-	b = append(b, aLabels(tx.Sender)...)
+	b = append(b, written(tx, tx.Sender)...)
 	b = append(b, '>')
 	if c.ext.Size && tx.Size > 0 {
 		b = append(b, " SIZE="...)
@@ -32,9 +34,9 @@ func (c *Conn) appendMail(b []byte, tx *Tx) []byte {
 }
 
 // appendRcpt appends the RCPT command for one recipient.
-func (c *Conn) appendRcpt(b []byte, r *Rcpt) []byte {
+func (c *Conn) appendRcpt(b []byte, tx *Tx, r *Rcpt) []byte {
 	b = append(b, "RCPT TO:<"...)
-	b = append(b, aLabels(r.Address)...)
+	b = append(b, written(tx, r.Address)...)
 	b = append(b, '>')
 	for _, a := range r.Args {
 		if c.passes(a, "NOTIFY") || c.passes(a, "ORCPT") {
@@ -64,9 +66,13 @@ func hasKeyword(arg, keyword string) bool {
 }
 
 // needsUTF8 tells whether a transaction must be declared SMTPUTF8 where that is
-// offered: for an address or argument beyond ASCII, or because the client did.
+// offered: for an address or argument beyond ASCII, or because the client did. What is
+// said as the client said it is declared as the client declared it.
 func needsUTF8(tx *Tx) bool {
-	if declaresUTF8(tx) || !isASCII(aLabels(tx.Sender)) {
+	if tx.AsTaken || declaresUTF8(tx) {
+		return declaresUTF8(tx)
+	}
+	if !isASCII(aLabels(tx.Sender)) {
 		return true
 	}
 	for _, a := range tx.Args {
@@ -110,50 +116,50 @@ func declaresUTF8(tx *Tx) bool {
 // aLabels writes the domain of an address in A-labels (RFC 5891) where that
 // makes the address ASCII: then it goes to any server. A local part beyond ASCII
 // needs SMTPUTF8 anyway, and then the domain may stay as it is.
-func aLabels(address string) string {
-	if isASCII(address) {
-		return address
+func aLabels(a string) string {
+	if isASCII(a) {
+		return a
 	}
-	at := strings.LastIndexByte(address, '@') + 1
-	if !isASCII(address[:at]) {
-		return address
+	at := strings.LastIndexByte(a, '@') + 1
+	if !isASCII(a[:at]) {
+		return a
 	}
-	domain, err := idna.Lookup.ToASCII(address[at:])
+	domain, err := idna.Lookup.ToASCII(a[at:])
 	if err != nil {
-		return address
+		return a
 	}
-	return address[:at] + domain
+	return a[:at] + domain
 }
 
 // usable says why an address cannot go to this peer, nil if it can.
-func (c *Conn) usable(address string) error {
-	if !isPath(address) {
+func (c *Conn) usable(tx *Tx, a string) error {
+	switch {
+	case tx.AsTaken:
+		if a == "" || strings.ContainsAny(a, "\n\x00") { // no client could have said that
+			return ErrBadAddress
+		}
+	case !address.International(a):
 		return ErrBadAddress
-	}
-	if !c.ext.SMTPUTF8 && !isASCII(aLabels(address)) {
+	case !c.ext.SMTPUTF8 && !isASCII(aLabels(a)):
 		return ErrNeedsSMTPUTF8
 	}
 	return nil
 }
 
-// isPath tells whether s can stand between angle brackets without ending them
-// or the line. It does not judge syntax further; that is the server's to do.
-func isPath(s string) bool {
-	quoted := false
-	for i := 0; i < len(s); i++ {
-		switch b := s[i]; {
-		case b < ' ' || b == 0x7f:
-			return false
-		case b == '"':
-			quoted = !quoted
-		case quoted && b == '\\':
-			i++
-			if i == len(s) || s[i] < ' ' || s[i] == 0x7f {
-				return false
-			}
-		case !quoted && (b == ' ' || b == '<' || b == '>'):
+// written is an address as it stands in a command.
+func written(tx *Tx, a string) string {
+	if tx.AsTaken {
+		return a
+	}
+	return aLabels(a)
+}
+
+// isHello tells whether s can be the argument of EHLO: one word in printable ASCII.
+func isHello(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f || strings.IndexByte(`"<>`, s[i]) >= 0 {
 			return false
 		}
 	}
-	return !quoted && utf8.ValidString(s)
+	return s != ""
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Dial connects to addr and brings the connection up: greeting, EHLO or HELO,
+// Dial connects to addr, or to o.Socket, and brings the connection up: greeting, EHLO or HELO,
 // STARTTLS and the second EHLO as o.TLS says. Each step has its timeout; ctx
 // interrupts them all, and has no hold on the connection afterwards.
 //
@@ -19,21 +19,25 @@ import (
 // where the handshake fails the connection is gone, and the caller may dial
 // again with None.
 func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
-	if o.Hello == "" || !isPath(o.Hello) || strings.Contains(o.Hello, `"`) {
+	if !isHello(o.Hello) {
 		return nil, &Error{Stage: StageConnect, Err: ErrBadHello}
 	}
 	t := o.Timeouts.orDefault()
+	network, to := "tcp", addr.String()
+	if o.Socket != "" {
+		network, to = "unix", o.Socket
+	}
 	dial := o.Dial
 	if dial == nil {
 		var d net.Dialer
-		if o.Local.IsValid() {
+		if o.Local.IsValid() && network == "tcp" {
 			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Local, 0))
 		}
 		dial = d.DialContext
 	}
 	connect, cancel := context.WithTimeout(ctx, t.Connect)
 	defer cancel()
-	nc, err := dial(connect, "tcp", addr.String())
+	nc, err := dial(connect, network, to)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -42,7 +46,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 	}
 
 	c := newConn(nc, addr, t, o.Trace)
-	c.note("connected to %s", addr)
+	c.note("connected to %s", to)
 	c.wire.bind(ctx)
 	if err := c.open(&o); err != nil {
 		return nil, err
@@ -75,7 +79,7 @@ func (c *Conn) open(o *Options) error {
 	if o.Auth == nil {
 		return nil
 	}
-	return c.auth(o.Auth)
+	return c.auth(o.Auth, o.TLS == Verify)
 }
 
 // hello says EHLO, and HELO where that is answered with 5xx (RFC 5321 3.2).
@@ -172,11 +176,21 @@ func (c *Conn) encrypt(o *Options) error {
 	return nil
 }
 
-// auth logs in. PLAIN comes first: one flight less.
-func (c *Conn) auth(a *Auth) error {
-	if c.tls == nil && !c.addr.Addr().Unmap().IsLoopback() {
-		c.goodbye()
-		return c.fail(StageAuth, ErrAuthInClear)
+// auth logs in. PLAIN comes first: one flight less. verified says that TLS, if there
+// is any, came about only with a valid certificate.
+func (c *Conn) auth(a *Auth, verified bool) error {
+	if !c.addr.Addr().Unmap().IsLoopback() {
+		var err error
+		switch {
+		case c.tls == nil:
+			err = ErrAuthInClear
+		case !verified && !a.AnyCertificate:
+			err = ErrAuthUnverified
+		}
+		if err != nil {
+			c.goodbye()
+			return c.fail(StageAuth, err)
+		}
 	}
 	base64 := base64.StdEncoding.EncodeToString
 	var err error

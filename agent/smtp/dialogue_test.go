@@ -29,7 +29,7 @@ import (
 //	elsewhere              the peer's address is none of loopback, as far as Dial knows
 //	dial                   the connection comes up
 //	send SENDER RCPT...    one transaction; "" is the null sender; then, each on its line:
-//	  size N | 8bit | args MAIL-ARG... | rargs RCPT-ARG... | body "quoted" | repeat N | prefix "quoted" | broken
+//	  size N | 8bit | taken | args MAIL-ARG... | rargs RCPT-ARG... | body "quoted" | repeat N | prefix "quoted" | broken
 //	want RCPT = FATE STAGE: REPLY    as the result prints; " +dsn" after it if the peer took DSN
 //	fails STAGE: TEXT      the error of the dial or send before; without it there is none
 //	as NAME                and errors.Is that sentinel
@@ -288,6 +288,8 @@ func follow(t *testing.T, addr string, script []string, conf *tls.Config) {
 			tx = message(f[0], f[1:]...)
 		case "size":
 			tx.Size = int64(number())
+		case "taken":
+			tx.AsTaken = true
 		case "8bit":
 			tx.EightBit = true
 		case "args":

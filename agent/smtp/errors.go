@@ -3,6 +3,8 @@ package smtp
 import (
 	"errors"
 	"strconv"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // Reasons for RcptResult.Err: the recipient was not offered, nothing was
@@ -15,10 +17,9 @@ var (
 	// the local part of the sender's or this recipient's address is not ASCII, or
 	// the client declared the message SMTPUTF8 and it has octets above 127.
 	ErrNeedsSMTPUTF8 = errors.New("message needs SMTPUTF8, which the server does not offer")
-	// ErrBadAddress means that the sender's or this recipient's address cannot
-	// stand in a command: control characters, unquoted blanks or angle
-	// brackets, an open quote, octets that are not UTF-8, or nothing at all.
-	ErrBadAddress = errors.New("address cannot be written in an SMTP command")
+	// ErrBadAddress means that the sender's or this recipient's address is none
+	// that address.International takes, and Tx.AsTaken is not set.
+	ErrBadAddress = errors.New("address is not plain: only the host that took it knows what it means")
 )
 
 // Causes in Error.Err beside those of net, crypto/tls, context and io.
@@ -40,6 +41,9 @@ var (
 	// ErrAuthInClear means that there are credentials, the connection is not
 	// encrypted and the peer is not on loopback.
 	ErrAuthInClear = errors.New("credentials are not sent over a connection without TLS")
+	// ErrAuthUnverified means that there are credentials, the peer's certificate
+	// was not verified and the peer is not on loopback.
+	ErrAuthUnverified = errors.New("credentials are not sent to a server whose certificate was not verified")
 	// ErrBadHello means that Options.Hello cannot stand in a command.
 	ErrBadHello = errors.New("unusable EHLO name")
 )
@@ -105,17 +109,19 @@ type Error struct {
 	Err   error // the cause when there was no reply: a net.Error, a TLS error, io.EOF, a context's error
 }
 
-// Error gives the stage and the reply or the cause: "RCPT: 421 4.3.2 shutting down".
+// Error gives the stage and the reply or the cause: "RCPT: 421 4.3.2 shutting down". It
+// is one line of printable characters and bounded, whatever a certificate holds that is
+// the cause.
 func (e *Error) Error() string {
 	if e.Reply.Code == 0 {
 		if e.Err == nil {
 			return e.Stage.String() + ": failed"
 		}
-		return e.Stage.String() + ": " + e.Err.Error()
+		return e.Stage.String() + ": " + printable.Cut(e.Err.Error(), maxReplyText)
 	}
-	s := e.Stage.String() + ": " + e.Reply.String()
+	s := e.Stage.String() + ": " + printable.String(e.Reply.String())
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += ": " + printable.Cut(e.Err.Error(), maxReplyText)
 	}
 	return s
 }

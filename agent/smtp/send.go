@@ -101,17 +101,12 @@ func (c *Conn) fit(tx *Tx, out []RcptResult) int {
 		// Its header may be UTF-8. Whether it is, the host MTA knows.
 		err = ErrNeedsSMTPUTF8
 	case tx.Sender != "":
-		err = c.usable(tx.Sender)
+		err = c.usable(tx, tx.Sender)
 	}
 	n := 0
 	for i := range out {
-		switch {
-		case err != nil:
-			out[i].Err = err
-		case tx.Recipients[i].Address == "":
-			out[i].Err = ErrBadAddress
-		default:
-			out[i].Err = c.usable(tx.Recipients[i].Address)
+		if out[i].Err = err; err == nil {
+			out[i].Err = c.usable(tx, tx.Recipients[i].Address)
 		}
 		if out[i].Err == nil {
 			n++
@@ -168,7 +163,7 @@ func (c *Conn) appendSteps(b []byte, tx *Tx, steps []step) []byte {
 		case StageMail:
 			b = c.appendMail(b, tx)
 		case StageRcpt:
-			b = c.appendRcpt(b, &tx.Recipients[s.rcpt])
+			b = c.appendRcpt(b, tx, &tx.Recipients[s.rcpt])
 		case StageData:
 			b = append(b, "DATA\r\n"...)
 		}

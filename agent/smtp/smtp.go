@@ -3,7 +3,7 @@
 //
 // # What it owns
 //
-// A Conn owns one TCP connection to one address, from connect to close: the
+// A Conn owns one TCP connection to one address, or one to a Unix socket, from connect to close: the
 // greeting, EHLO (HELO where that is refused), STARTTLS, the deadlines of every
 // wait, and what the peer said it can do. It knows no queues, no DNS and no
 // policy: the caller says which address, how much TLS, and what a reply means
@@ -107,13 +107,20 @@ type Options struct {
 	// called by the goroutine that uses the connection, which waits for it.
 	Trace func(TraceEvent)
 
-	// Dial opens the TCP connection; nil: a net.Dialer bound to Local.
+	// Socket, if not "", is the path of a Unix socket that is dialled in place of the
+	// address, which may be zero then.
+	Socket string
+
+	// Dial opens the connection; nil: a net.Dialer bound to Local.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Auth are SASL credentials (RFC 4954), for PLAIN (RFC 4616) or, where that is not
-// offered, LOGIN.
-type Auth struct{ User, Password string }
+// offered, LOGIN. They are sent to a peer on loopback, or under TLS at level Verify.
+type Auth struct {
+	User, Password string
+	AnyCertificate bool // TLS will do whatever certificate the peer shows
+}
 
 // Timeouts bound each wait of the dialogue. STARTTLS, its handshake and each
 // reply to AUTH have Hello, RSET has Mail.
@@ -160,10 +167,17 @@ type Tx struct {
 	Sender     string   // without angle brackets; "" is the null sender
 	Args       []string // the client's MAIL arguments; of them RET and ENVID are passed on if the peer offers DSN, the others are made anew or left out
 	Recipients []Rcpt
-	Size       int64     // octets of Prefix and Content together; 0: unknown, then SIZE is not declared and BDAT not used
-	EightBit   bool      // content has octets above 127
-	Prefix     []byte    // our Received field, CRLF at its end
-	Content    io.Reader // CRLF lines; an error other than io.EOF cuts the connection before the final dot
+
+	// AsTaken is for the host MTA, which took these addresses from its client as
+	// they stand, whatever they look like: it is told them in the same octets, and
+	// mends them as it would have done. Nobody else is said an address that is not
+	// plain (package address).
+	AsTaken bool
+
+	Size     int64     // octets of Prefix and Content together; 0: unknown, then SIZE is not declared and BDAT not used
+	EightBit bool      // content has octets above 127
+	Prefix   []byte    // our Received field, CRLF at its end
+	Content  io.Reader // CRLF lines; an error other than io.EOF cuts the connection before the final dot
 }
 
 // Rcpt is one recipient of a transaction.

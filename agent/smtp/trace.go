@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // TraceEvent is one line of a live transcript, as Options.Trace sees it.
 type TraceEvent struct {
 	Time time.Time
 	From Party
-	// Line has no line end. It is valid UTF-8 without control characters and cut
-	// after 1,280 octets. Content is told as its count of octets, and what is
+	// Line has no line end. It is printable (package printable) and cut after 1,280
+	// octets. Content is told as its count of octets, and what is
 	// secret in AUTH is an asterisk.
 	Line string
 }
@@ -41,13 +43,7 @@ func (p Party) String() string {
 
 // traced tells one line.
 func (c *Conn) traced(from Party, line []byte) {
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(string(line[:min(len(line), maxReplyLine)]), "?"))
-	c.trace(TraceEvent{Time: time.Now(), From: from, Line: text})
+	c.trace(TraceEvent{Time: time.Now(), From: from, Line: printable.Cut(string(line), maxReplyLine)})
 }
 
 // note tells of the connection.

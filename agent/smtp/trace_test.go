@@ -80,7 +80,7 @@ C: MAIL FROM:<s@a\.example>
 C: RCPT TO:<r@b\.example>
 C: DATA
 S: 250 ok
-S: 250  \[31mred\? {2}
+S: 250 \?\[31mred\?\?\?
 S: 354 go
 C: \[24 octets of content\]
 S: 250 done

@@ -17,7 +17,7 @@ import (
 // Drain begins it, durably. It is no error if it began earlier: since is then as it
 // was. The spool must be there.
 func Drain(dir string, now time.Time) error {
-	t := tree{disk{}, dir}
+	t := tree{confined{dir: dir}, dir}
 	f, err := t.fs.Open(t.path(drainFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
@@ -34,7 +34,7 @@ func Drain(dir string, now time.Time) error {
 
 // EndDrain ends it, durably; it is no error if there is none.
 func EndDrain(dir string) error {
-	t := tree{disk{}, dir}
+	t := tree{confined{dir: dir}, dir}
 	if err := t.fs.Remove(t.path(drainFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("spool: %w", err)
 	}
@@ -44,7 +44,7 @@ func EndDrain(dir string) error {
 // Draining reports whether the spool in dir drains, and since when, if the file says
 // it. The error is that of reading it.
 func Draining(dir string) (since time.Time, on bool, err error) {
-	b, err := tree{disk{}, dir}.readSmall(drainFile)
+	b, err := tree{confined{dir: dir}, dir}.readSmall(drainFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return since, false, nil

@@ -28,7 +28,7 @@ func OpenReader(dir string) (*Reader, error) { return openReader(nil, dir) }
 
 func openReader(files FS, dir string) (*Reader, error) {
 	if files == nil {
-		files = disk{}
+		files = confined{dir: dir}
 	}
 	r := &Reader{tree: tree{files, dir}}
 	version, err := r.version()

@@ -12,15 +12,14 @@ import (
 
 // StoreOptions are the settings of a Store.
 type StoreOptions struct {
-	FS     FS               // nil: the real one
-	Logger *slog.Logger     // nil: none
-	Now    func() time.Time // nil: time.Now
-
-	journalStep int64         // octets of zeros ahead; 0: journalStep
-	journalMax  int64         // octets of journals that call for a checkpoint; 0: 32 MiB
-	rescan      time.Duration // between looks at the whole directory; 0: 5 s
-	holesAfter  time.Duration // from when mail of a segment is done to a hole for it; 0: holesAfter, or at once byHand
-	byHand      bool          // nothing runs in the background; the test calls Sync and upkeep
+	FS          FS               // nil: the real one
+	Logger      *slog.Logger     // nil: none
+	Now         func() time.Time // nil: time.Now
+	journalStep int64            // octets of zeros ahead; 0: journalStep
+	journalMax  int64            // octets of journals that call for a checkpoint; 0: 32 MiB
+	rescan      time.Duration    // between looks at the whole directory; 0: 5 s
+	holesAfter  time.Duration    // from when mail of a segment is done to a hole for it; 0: holesAfter, or at once byHand
+	byHand      bool             // nothing runs in the background; the test calls Sync and upkeep
 }
 
 // Store is the agent's side of a spool. Its calls follow each other: OpenStore,
@@ -40,10 +39,12 @@ type Store struct {
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
 	windows  sync.Pool
-	noHoles  bool // the file system cannot punch; told once
-	young    bool // what makeHoles saw last was too young for holes
+	noHoles  bool            // the file system cannot punch; told once
+	young    bool            // what makeHoles saw last was too young for holes
+	unopened map[uint32]bool // of Follow alone: segments that could not be opened, which was told
 	loaded   bool
 	closed   bool
+	most     int      // segments that are open; 0: any number
 	failed   error    // why nothing can be recorded now
 	journal  *journal // takes events
 
@@ -56,6 +57,8 @@ type Store struct {
 	checkSize  int64
 	begun      bool      // the current journal waits for its checkpoint
 	retryAt    time.Time // not before, after trouble with one
+
+	rounds rounds
 
 	kick chan struct{} // capacity 1: something to sync or to reclaim
 	stop chan struct{}
@@ -167,6 +170,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	}
 	s := &Store{
 		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment), replies: newReplies(),
+		unopened: make(map[uint32]bool), rounds: rounds{began: time.Now()},
 		kick: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if b, ok := readBeat(lock); ok {
@@ -387,6 +391,15 @@ func (s *Store) wake() {
 	case s.kick <- struct{}{}:
 	default:
 	}
+}
+
+// LimitSegments says how many segments may be open, each with a descriptor. Those that
+// are open stay so; the mail of new ones beyond that waits in the spool for others to be
+// done. 0, and at the start: any number.
+func (s *Store) LimitSegments(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.most = n
 }
 
 // LastAlive is when the agent before this one gave its last sign of life; zero if

@@ -40,7 +40,7 @@ func Verify(dir string, yield func(Fault)) (Checked, error) { return verify(nil,
 
 func verify(files FS, dir string, yield func(Fault)) (c Checked, err error) {
 	if files == nil {
-		files = disk{}
+		files = confined{dir: dir}
 	}
 	r := &Reader{tree: tree{files, dir}}
 	defer r.Close()

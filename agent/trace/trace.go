@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"strings"
 
+	"github.com/millrace/millrace/agent/address"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -52,7 +53,7 @@ func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byt
 	}
 	qid := queueID(e.QueueID)
 	b.WriteString("\r\n\tid " + qid + "." + id.String() + "." + mac(key, id.String(), qid))
-	if len(e.Recipients) == 1 && plainAddress(e.Recipients[0].Address) {
+	if len(e.Recipients) == 1 && address.Plain(e.Recipients[0].Address) {
 		b.WriteString("\r\n\tfor <" + e.Recipients[0].Address + ">")
 	}
 	b.WriteString(";\r\n\t" + e.Arrived.UTC().Format("Mon, 02 Jan 2006 15:04:05 -0700 (MST)") + "\r\n")
@@ -115,20 +116,6 @@ func queueID(s string) string {
 		return "NOQUEUE"
 	}
 	return string(b)
-}
-
-// plainAddress reports whether an address can be shown as it is: printable
-// ASCII without blanks, quotes, comments or brackets.
-func plainAddress(a string) bool {
-	if a == "" || len(a) > maxWord {
-		return false
-	}
-	for i := range len(a) {
-		if c := a[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("()<>[]\\\",;:", c) >= 0 {
-			return false
-		}
-	}
-	return true
 }
 
 func alnum(c byte) bool {

@@ -164,7 +164,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(name, value)
 	}
 	switch {
-	case !h.known(r.Host):
+	case !h.Known(r.Host):
 		http.Error(w, "this page is not served under that name; remedy: use the address, or list the name in [agent.http] hostnames",
 			http.StatusMisdirectedRequest)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
@@ -175,9 +175,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// known reports whether the Host field of a request names us. An address does
+// Known reports whether the Host field of a request names us. An address does
 // so always: nobody can make one point elsewhere.
-func (h *Handler) known(host string) bool {
+func (h *Handler) Known(host string) bool {
 	name := host
 	if n, _, err := net.SplitHostPort(host); err == nil {
 		name = n

@@ -3,11 +3,12 @@ package web
 import (
 	"fmt"
 	"math"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/millrace/millrace/agent/maillog"
 )
 
 // maxShown bounds, in characters, what strangers can put on a page in one go.
@@ -36,14 +37,11 @@ func shown(s string) string {
 	return b.String()
 }
 
-// localPart is what stands before the @ of something like an address.
-var localPart = regexp.MustCompile(`(?:"[^"]*"|[^\s<>()",:;\[\]\\]+)@`)
-
 // text is what is shown of a stranger's text: without local parts, unless the
 // reader may see addresses.
 func (v *view) text(s string) string {
 	if !v.trusted {
-		s = localPart.ReplaceAllString(s, "…@")
+		s = maillog.WithoutLocalParts(s)
 	}
 	return shown(s)
 }

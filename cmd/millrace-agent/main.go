@@ -23,3 +23,5 @@ SIGHUP reloads the configuration; SIGTERM lets transactions in flight finish and
 			return a, nil
 		})
 }
+
+var _ program.Prober = (*agent.Agent)(nil)

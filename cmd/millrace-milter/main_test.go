@@ -176,3 +176,35 @@ func TestSystemdsSocketWins(t *testing.T) {
 		t.Errorf("exit status %d", code)
 	}
 }
+
+// A configuration of an earlier version, open to other hosts, is served to this one.
+func TestOpenSocketStartsInItsSafeForm(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	free, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(free.Addr().String())
+	free.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := configure(t, dir, "observe")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := strings.Replace(string(text), "unix:"+filepath.Join(dir, "s"), "inet:"+port+"@0.0.0.0", 1)
+	if err := os.WriteFile(config, []byte(open), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := begin(t, dir, config, "")
+	p.says(`level=ERROR msg="configuration: ` + config + `:6: listen: \"inet:` + port + `@0.0.0.0\" is open to other hosts`)
+	p.says("ready")
+	negotiates(t, "tcp", "127.0.0.1:"+port)
+	p.signal(syscall.SIGTERM)
+	if code := p.ends(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // The verbs below act once on what is queued now; those of brakes.go last.
@@ -158,7 +159,7 @@ func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags
 // code 1; with --all the queue is as it should be.
 func nothing(verb control.Verb, f control.Filter) error {
 	if f == (control.Filter{All: true}) {
-		fmt.Printf("Nothing to %s\n", verb)
+		printable.Fprintf(os.Stdout, "Nothing to %s\n", verb)
 		return nil
 	}
 	return fmt.Errorf("nothing to %s: %s", verb, f)
@@ -177,9 +178,9 @@ func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags
 	var progress func(control.Selected)
 	if term.IsTerminal(int(os.Stderr.Fd())) {
 		progress = func(n control.Selected) {
-			fmt.Fprintf(os.Stderr, "\r%s %s ...", count(n.Recipients, "recipient"), done)
+			printable.Fprintf(os.Stderr, "\r%s %s ...", count(n.Recipients, "recipient"), done)
 		}
-		defer fmt.Fprint(os.Stderr, "\r\x1b[K") // erases the line
+		defer printable.Fprintf(os.Stderr, "\r\x1b[K") // erases the line
 	}
 	n, err := client.Act(ctx, control.Order{Verb: verb, Filter: f}, progress)
 	if err != nil {
@@ -188,16 +189,16 @@ func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags
 	if n == (control.Selected{}) {
 		return nothing(verb, f)
 	}
-	fmt.Printf("%s of %s %s\n", count(n.Recipients, "recipient"), count(n.Messages, "message"), done)
+	printable.Fprintf(os.Stdout, "%s of %s %s\n", count(n.Recipients, "recipient"), count(n.Messages, "message"), done)
 	if n.Active > 0 {
-		fmt.Printf("%s in transactions under way; run it again for what comes back\n", count(n.Active, "recipient"))
+		printable.Fprintf(os.Stdout, "%s in transactions under way; run it again for what comes back\n", count(n.Active, "recipient"))
 	}
 	return nil
 }
 
 // confirm asks a question; only "y" or "yes" is yes.
 func confirm(in io.Reader, out io.Writer, question string) bool {
-	fmt.Fprintf(out, "%s [y/N] ", question)
+	printable.Fprintf(out, "%s [y/N] ", question)
 	var answer string
 	fmt.Fscanln(in, &answer)
 	return answer == "y" || answer == "yes" || answer == "Y"

@@ -10,6 +10,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // The pages of the board.
@@ -159,7 +160,7 @@ func (b *board) lines() int {
 func (b *board) text() string {
 	var out strings.Builder
 	line := func(format string, args ...any) {
-		out.WriteString(ansi.Truncate(strings.TrimRight(fmt.Sprintf(format, args...), " "), b.width, "+") + "\n")
+		out.WriteString(ansi.Truncate(strings.TrimRight(printable.Sprintf(format, args...), " "), b.width, "+") + "\n")
 	}
 	if b.why != "" {
 		b.explanation(line)
@@ -195,7 +196,7 @@ func (b *board) text() string {
 		if b.braked(r.name) && b.page == sitesPage {
 			cause = "PAUSED  " + cause
 		}
-		line("%s %s  %s", mark, cells(b.page, r.cells), plain(cause))
+		line("%s %s  %s", mark, cells(b.page, r.cells), cause)
 	}
 	if b.height == 0 {
 		return out.String()
@@ -212,7 +213,7 @@ func (b *board) foot(line func(string, ...any)) {
 	about := ""
 	if len(b.rows) > 0 {
 		if r := &b.rows[b.place()]; r.cause != "" {
-			about = plain(r.name + ": " + r.cause)
+			about = printable.String(r.name + ": " + r.cause)
 		}
 	}
 	about = ansi.Truncate(about, 2*b.width, "+")
@@ -248,7 +249,7 @@ func (b *board) notice() string {
 
 // explanation shows the changes of a site, the newest ones if not all have room.
 func (b *board) explanation(line func(string, ...any)) {
-	line("%s: how many sessions, how fast, and why", plain(b.why))
+	line("%s: how many sessions, how fast, and why", b.why)
 	line("%s", b.notice())
 	end := len(b.changes) - b.back
 	n := max(1, b.height-4)
@@ -268,7 +269,7 @@ func (b *board) explanation(line func(string, ...any)) {
 func cells(page int, list []string) string {
 	var out strings.Builder
 	for i, c := range boardColumns[page] {
-		text := ansi.Truncate(plain(list[i]), c.width, "+")
+		text := ansi.Truncate(printable.String(list[i]), c.width, "+")
 		room := strings.Repeat(" ", c.width-ansi.StringWidth(text))
 		if i == len(list)-1 {
 			out.WriteString(" " + text + room)

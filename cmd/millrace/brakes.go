@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // brakeFlags say what a brake is on for.
@@ -99,7 +100,7 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	for _, b := range left {
-		fmt.Println("still paused: " + inWords(&b))
+		printable.Fprintln(os.Stdout, "still paused: "+inWords(&b))
 	}
 	return nil
 }
@@ -147,12 +148,12 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	if c.JSON {
-		return json.NewEncoder(os.Stdout).Encode(s)
+		return json.NewEncoder(printable.NewJSON(os.Stdout)).Encode(s)
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	if len(s.Brakes)+len(s.Limits) == 0 {
-		fmt.Fprintln(out, "Nothing is paused or limited")
+		printable.Fprintln(out, "Nothing is paused or limited")
 	}
 	printStanding(out, &s, func(*control.Brake) bool { return true }, func(*control.Limit) bool { return true })
 	return nil
@@ -161,12 +162,12 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 func printStanding(out io.Writer, s *control.Standing, brake func(*control.Brake) bool, limit func(*control.Limit) bool) {
 	for i := range s.Brakes {
 		if brake(&s.Brakes[i]) {
-			fmt.Fprintln(out, "paused: "+inWords(&s.Brakes[i]))
+			printable.Fprintln(out, "paused: "+inWords(&s.Brakes[i]))
 		}
 	}
 	for i := range s.Limits {
 		if limit(&s.Limits[i]) {
-			fmt.Fprintln(out, "limited: "+limitInWords(&s.Limits[i]))
+			printable.Fprintln(out, "limited: "+limitInWords(&s.Limits[i]))
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
@@ -25,7 +26,7 @@ type checkCmd struct {
 
 func (c *checkCmd) Help() string {
 	return `Reads the configuration as the daemons do, and asks postconf(1) whether Postfix
-fits it: Millrace's place among the milters, the hand-back port, settings that
+fits it: Millrace's place among the milters, where mail comes back, settings that
 diverted mail does not pass, and what Millrace must match when it sends.
 Changes nothing. On a host without Postfix only the configuration is checked.
 
@@ -33,8 +34,9 @@ A setting that acts after the milter is an error in mode "divert", until
 [milter] accept_bypass names it. Lookup tables that can be read as text are
 looked into, and are no error if they cannot concern diverted mail.
 
-Exit code: 0, with warnings too; 1 if Postfix contradicts the configuration;
-78 if the configuration cannot be used.
+Exit code: 0, with warnings too; 1 if Postfix contradicts the configuration, or that
+asks for what is refused (the daemons run, with something safe in its place); 78 if
+the configuration cannot be used.
 
 Examples:
   millrace check
@@ -48,6 +50,10 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return r.refuse(err)
 	}
+	for _, n := range cfg.Refused {
+		r.fail(n.String())
+	}
+	r.refused = len(cfg.Refused)
 	for _, n := range notices {
 		r.warn(n.String())
 	}
@@ -66,7 +72,19 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 		}
 	case errors.Is(err, postconf.ErrNone) && c.PostfixConfig == "":
 		r.say(err.Error() + ": only the configuration was checked")
+		for _, f := range postconf.Elsewhere(cfg) {
+			r.add(f)
+		}
 	default:
+		return err
+	}
+	found, err := postconf.Reach(ctx, cfg)
+	for _, f := range found {
+		r.add(f)
+	}
+	if errors.Is(err, postconf.ErrNotAsked) {
+		r.say(err.Error())
+	} else if err != nil {
 		return err
 	}
 	if c.DNS {
@@ -81,9 +99,10 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 type report struct {
 	out              io.Writer
 	errors, warnings int
+	refused          int // of the errors: what the configuration asks for and does not get
 }
 
-func (r *report) say(text string) { fmt.Fprintf(r.out, "millrace: %s\n", text) }
+func (r *report) say(text string) { printable.Fprintf(r.out, "millrace: %s\n", text) }
 
 func (r *report) warn(text string) {
 	r.warnings++
@@ -122,7 +141,11 @@ func (r *report) refuse(err error) error {
 // end writes the last line, or returns it as the error that ends the program.
 func (r *report) end() error {
 	if r.errors > 0 {
-		return program.Error{Code: program.ExitFailure, Err: errors.New(r.counts() + ": Postfix contradicts the configuration")}
+		what := "Postfix contradicts the configuration"
+		if r.refused == r.errors {
+			what = "the configuration asks for what is refused"
+		}
+		return program.Error{Code: program.ExitFailure, Err: errors.New(r.counts() + ": " + what)}
 	}
 	r.say(r.counts())
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/cmd/internal/program"
 	"github.com/millrace/millrace/contrib/lab"
 	snippets "github.com/millrace/millrace/contrib/postfix"
+	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 var update = flag.Bool("update", false, "write what millrace check says into testdata/check")
@@ -73,7 +74,7 @@ func TestShippedSnippetsFit(t *testing.T) {
 	main := "compatibility_level = 3.6\nmyhostname = mail.example.com\nmydestination = mail.example.com\nsmtp_tls_security_level = may\n" + snippets.MainCF
 	master := "smtp inet n - y - - smtpd\nsubmission inet n - n - - smtpd\ncleanup unix n - y - 0 cleanup\nsmtp unix - - y - - smtp\n" + snippets.MasterCF
 	file := filepath.Join(t.TempDir(), "millrace.toml")
-	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[milter]\nmode = \"divert\"\nhost_domains = [\"mail.example.com\"]\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[milter]\nmode = \"divert\"\nhost_domains = [\"mail.example.com\"]\n[handback]\nrelay = \"unix:/var/spool/postfix/public/millrace\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := millrace(t, "", "--config", file, "check", "--no-dns", "--postfix-config", instance(t, main+"in_flow_delay = 0\n", master))
@@ -98,10 +99,12 @@ func TestWithoutPostfixOnlyTheConfigurationIsChecked(t *testing.T) {
 	// MAIL_CONFIG is Postfix's own way to name another directory; there is no main.cf.
 	r := millrace(t, "MAIL_CONFIG="+dir, "--config", file, "check", "--no-dns")
 	lines := strings.Split(r.stderr, "\n")
-	if r.code != 0 || len(lines) != 4 ||
+	if r.code != 0 || len(lines) != 5 ||
 		!strings.HasPrefix(lines[0], "millrace: warning: "+file+":3: ") ||
 		!strings.HasPrefix(lines[1], "millrace: there is no Postfix on this host (") ||
-		lines[2] != "millrace: no errors, 1 warning" {
+		lines[2] != "millrace: warning: millrace.toml: while the host's MTA is down any local user can listen at [handback] relay 127.0.0.1:10626, "+
+			"and take bounces and mail that Millrace hands back; remedy: give the MTA and relay a port below 1024, which only root can take" ||
+		lines[3] != "millrace: no errors, 2 warnings" {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
 	}
 	// Who names a directory means it.
@@ -141,4 +144,34 @@ func instance(t *testing.T, main, master string) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// A key that everybody can read is no reason not to run, and an error with file, line
+// and remedy.
+func TestCheckFailsOverAKeyThatOthersCanRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := selfsigned.New("mail.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("hostname = \"mail.example.com\"\n[spool]\ndirectory = %q\n[agent]\ntls_cert_file = \"%[1]s/cert.pem\"\ntls_key_file = \"%[1]s/key.pem\"\n", dir)
+	for name, octets := range map[string][]byte{"cert.pem": p.Cert, "key.pem": p.Key, "millrace.toml": []byte(text)} {
+		if err := os.WriteFile(filepath.Join(dir, name), octets, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lab.WritePostfixConfig(dir, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	const said = "error: millrace.toml:6: tls_key_file: everybody can read "
+	for mode, fails := range map[os.FileMode]bool{0o600: false, 0o644: true} {
+		if err := os.Chmod(filepath.Join(dir, "key.pem"), mode); err != nil {
+			t.Fatal(err)
+		}
+		r := millrace(t, "", "--config", filepath.Join(dir, "millrace.toml"), "check", "--no-dns", "--postfix-config", dir)
+		if got := strings.Contains(strings.ReplaceAll(r.stderr, dir+"/", ""), said); got != fails || fails && r.code != program.ExitFailure {
+			t.Errorf("%04o: exit code %d\n%s", mode, r.code, r.stderr)
+		}
+	}
 }

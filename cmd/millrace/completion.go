@@ -5,13 +5,14 @@ import (
 	"cmp"
 	"context"
 	"embed"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 //go:embed completion
@@ -24,7 +25,8 @@ type completionCmd struct {
 
 func (c *completionCmd) Help() string {
 	return `Prints what lets a shell complete the verbs and flags of millrace, and, while the
-agent runs, the names of streams, sites and queues. The Debian package has it installed.
+agent runs, the names of streams, sites and queues; of these only those that no shell
+takes for more than a name. The Debian package has it installed.
 
 Examples:
   . <(millrace completion bash)
@@ -59,9 +61,7 @@ func (c *completeCmd) Run(ctx context.Context, k *kong.Context, g *globals) erro
 		g.Config = cmp.Or(config, g.Config)
 		return g.names(ctx, kind)
 	}) {
-		if plain(x.text) == x.text { // no shell could make it a word
-			fmt.Fprintf(out, "%s\t%s\n", x.text, x.help)
-		}
+		printable.Fprintf(out, "%s\t%s\n", x.text, x.help)
 	}
 	return nil
 }
@@ -115,7 +115,9 @@ func complete(node *kong.Node, words []string, names func(kind, config string) [
 			return
 		}
 		for _, x := range names(v.Name, config) {
-			add(before+x, "")
+			if isWord(x) {
+				add(before+x, "")
+			}
 		}
 	}
 	if open != nil {
@@ -147,6 +149,22 @@ func complete(node *kong.Node, words []string, names func(kind, config string) [
 		values(node.Positional[placed], "")
 	}
 	return list
+}
+
+// isWord reports whether a name may become a word of a command line. Streams are named
+// by the headers of mail, "$(reboot)" too, and each shell has its own rules for what is
+// code, in quotes and out of them: a name is completed only if it means itself to every
+// shell wherever it stands, and to the command, which takes a leading hyphen for a flag.
+func isWord(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case i > 0 && strings.IndexByte("._-+@:/,", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return name != ""
 }
 
 // flagOf finds a flag, "--name" or "-n", of a verb or of what it is part of.

@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
 
@@ -25,7 +27,7 @@ func TestCompletionKnowsWhatFits(t *testing.T) {
 	node := model(t)
 	names := func(kind, config string) []string {
 		if kind == "stream" || kind == "name" {
-			return []string{"Spring sale", "spare " + config}
+			return append([]string{"Spring-sale", "spare-" + config}, hostileNames...)
 		}
 		return nil
 	}
@@ -43,12 +45,12 @@ func TestCompletionKnowsWhatFits(t *testing.T) {
 		{"queue/--state/=/d", "deferred"},
 		{"queue/--state/held/--js", "--json"},
 		{"queue/--json/", ""},
-		{"queue/--stream/S", "Spring sale"},
-		{"--config/x/queue/--stream/s", "spare x"},
-		{"--config=y/queue/--stream/s", "spare y"},
-		{"-c/z/pause/s", "spare z"},
+		{"queue/--stream/S", "Spring-sale"},
+		{"--config/x/queue/--stream/s", "spare-x"},
+		{"--config=y/queue/--stream/s", "spare-y"},
+		{"-c/z/pause/s", "spare-z"},
 		{"pause/one/s", ""},
-		{"set/Sp", "Spring sale"},
+		{"set/Sp", "Spring-sale"},
 		{"completion/", "bash zsh fish"},
 		{"__", ""},
 		{"nonsense/q", "queue"},
@@ -67,18 +69,126 @@ func TestCompletionKnowsWhatFits(t *testing.T) {
 	}
 }
 
+// shells are those that are completed for. pwn defines what must not be run; prompt makes
+// the prompt "P> ", and fish show nothing that nobody has typed.
+var shells = []struct {
+	command            []string
+	setUp, pwn, prompt string
+}{
+	{[]string{"bash", "--norc", "-i"}, ". <(millrace completion bash)", "pwn() { touch FILE; }", "PS1='P> '"},
+	{[]string{"zsh", "-f", "-i"}, "autoload -U compinit && compinit -u -D && . <(millrace completion zsh)", "pwn() { touch FILE; }", "PS1='P> '; unsetopt prompt_sp"},
+	{
+		[]string{"fish", "--no-config"}, "millrace completion fish | source", "function pwn; touch FILE; end",
+		"set -g fish_autosuggestion_enabled 0; function fish_prompt; echo -n 'P> '; end",
+	},
+}
+
+// hostileNames are streams whose names a shell, or millrace, would take for more than a
+// name. Each shell function that they call writes a file.
+var hostileNames = []string{
+	"$(pwn)", "`pwn`", "\"$(pwn)", "'$(pwn)", "sale$(pwn)", "sale`pwn`", "sale;pwn", "sale\npwn", "sale&pwn", "sale|pwn", "sale>pwned", "sale'pwn", "sale\"$(pwn)",
+	"sale\\", "sale\\;pwn", "--all", "-pwn", "(pwn)", "sale(pwn)", "sale{a,b}", "~root", "=pwn", "!pwn", "sale!pwn", "sale*", "sale?", "sale[a]", "#pwn", "%1", "$HOME",
+	"sale pwn", "sale\tpwn", "sale<pwn", "sale\u00a0", "sale\x1b[2J", "säle", "",
+}
+
+func TestOnlyPlainWordsAreCompleted(t *testing.T) {
+	t.Parallel()
+	for _, name := range hostileNames {
+		if isWord(name) {
+			t.Errorf("%q is a word", name)
+		}
+	}
+	for _, name := range []string{"news.example.com", "a", "list_1-b+c", "camp:cust:bulk:esp", "a@b.example", "2026/11,x"} {
+		if !isWord(name) {
+			t.Errorf("%q is no word", name)
+		}
+	}
+}
+
+// streams is an agent with one stream that mail has named.
+type streams struct {
+	backend
+	name string
+}
+
+func (s streams) Streams() []control.Stream { return []control.Stream{{Name: s.name, Waiting: 1}} }
+
+// typedNames are those of hostileNames that are also tried in real shells.
+var typedNames = []string{
+	"$(pwn)", "`pwn`", "sale$(pwn)", "sale`pwn`", "sale;pwn", "sale\npwn", "sale'pwn", "sale\";pwn;\"", "sale';pwn;'", "sale\\;pwn", "--all", "(pwn)", "sale(pwn)", "sale pwn",
+}
+
+// Of a stream that mail has named nothing is typed by a shell on Tab, and nothing is run
+// on Enter, however the word began that is completed.
+func TestShellsCompleteNothingHostile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for i, name := range typedNames {
+		text, err := os.ReadFile(serve(t, streams{name: name}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, x := range shells {
+		t.Run(x.command[0], func(t *testing.T) {
+			t.Parallel()
+			here := filepath.Join(dir, x.command[0]) // no file's name fits either
+			if err := os.Mkdir(here, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			pwned := filepath.Join(t.TempDir(), "pwned")
+			s := open(t, nil, x.command...)
+			s.keys(x.setUp+" && echo is set up", "Enter")
+			s.until("\nis set up")
+			s.keys(strings.ReplaceAll(x.pwn, "FILE", pwned), "Enter")
+			s.keys("pwn && test -e "+pwned+" && rm "+pwned+" && cd "+here+" && echo armed", "Enter")
+			s.until("\narmed")
+			s.keys(x.prompt, "Enter")
+			for i, name := range typedNames {
+				first := name[:1]
+				if first == "-" {
+					first = "" // flags begin so
+				}
+				for _, begin := range []string{"", first, `"` + first, "'" + first} {
+					s.keys("clear", "Enter")
+					s.alone("P>")
+					typed := fmt.Sprintf("millrace -c ../%d pause %s", i, begin)
+					s.keys(typed, "Tab", "XQ") // what follows is shown when Tab has done its work
+					s.until("XQ")
+					line := s.last("P> ")
+					if line != typed+"XQ" {
+						t.Errorf("of %q is typed: %s", name, line)
+					}
+					s.keys(closing(line), "Enter")
+					s.until("P> " + line + closing(line) + "\n")
+					s.again("P>")
+					if _, err := os.Stat(pwned); err == nil {
+						t.Fatalf("completing %s ran %q:\n%s", typed, name, s.screen())
+					}
+				}
+			}
+		})
+	}
+}
+
+// closing is what ends the quotes and parentheses that are open in a line.
+func closing(line string) (end string) {
+	for _, q := range []string{`"`, "'", "`"} {
+		if strings.Count(line, q)%2 == 1 {
+			end = q + end
+		}
+	}
+	return strings.Repeat(")", strings.Count(line, "(")-strings.Count(line, ")")) + end
+}
+
 // TestShellsComplete types into the shells themselves.
 func TestShellsComplete(t *testing.T) {
 	t.Parallel()
 	config := serve(t, backend(nil))
-	for _, x := range []struct {
-		command []string
-		setUp   string
-	}{
-		{[]string{"bash", "--norc", "-i"}, ". <(millrace completion bash)"},
-		{[]string{"zsh", "-f", "-i"}, "autoload -U compinit && compinit -u -D && . <(millrace completion zsh)"},
-		{[]string{"fish", "--no-config"}, "millrace completion fish | source"},
-	} {
+	for _, x := range shells {
 		t.Run(x.command[0], func(t *testing.T) {
 			t.Parallel()
 			s := open(t, nil, x.command...)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/milter"
 )
@@ -47,13 +48,13 @@ func (c *drainCmd) Run(ctx context.Context, g *globals) error {
 		if err := spool.EndDrain(cfg.Spool.Directory); err != nil {
 			return rights(err)
 		}
-		fmt.Printf("the drain has ended; the milter's mode is %s\n", cfg.Milter.Mode)
+		printable.Fprintf(os.Stdout, "the drain has ended; the milter's mode is %s\n", cfg.Milter.Mode)
 		return nil
 	}
 	if err := beginDrain(cfg); err != nil {
 		return err
 	}
-	fmt.Println("the milter diverts nothing more; millrace drain --end ends that")
+	printable.Fprintln(os.Stdout, "the milter diverts nothing more; millrace drain --end ends that")
 	if !c.Wait {
 		return nil
 	}

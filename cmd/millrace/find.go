@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // findCmd looks for queued mail by what an admin has at hand.
@@ -38,7 +39,7 @@ func (c *findCmd) Run(ctx context.Context, g *globals) error {
 	l := mailq{out: out}
 	each := l.message
 	if c.JSON {
-		enc := json.NewEncoder(out)
+		enc := json.NewEncoder(printable.NewJSON(out))
 		each = func(m *control.Message) error { l.messages++; return enc.Encode(m) }
 	}
 	if err := client.Messages(ctx, control.Filter{Text: c.Text}, each); err != nil {

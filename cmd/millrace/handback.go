@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // handbackCmd gives queued mail back to the host MTA.
@@ -91,12 +92,12 @@ func handBack(ctx context.Context, client *control.Client, f control.Filter, out
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s on the way back to the host\n", count(done.Recipients, "recipient"))
+		printable.Fprintf(out, "%s on the way back to the host\n", count(done.Recipients, "recipient"))
 		if done.Active == 0 {
 			return nil
 		}
 		if !all {
-			fmt.Fprintf(out, "%s in transactions under way; run it again for what comes back\n", count(done.Active, "recipient"))
+			printable.Fprintf(out, "%s in transactions under way; run it again for what comes back\n", count(done.Active, "recipient"))
 			return nil
 		}
 	}
@@ -141,12 +142,12 @@ func follow(ctx context.Context, out io.Writer, goesOn string, look func() (line
 		case err != nil:
 			return err
 		case live:
-			fmt.Fprintf(out, "\r\x1b[K%s", line)
+			printable.Fprintf(out, "\r\x1b[K%s", line)
 			if done {
-				fmt.Fprintln(out)
+				printable.Fprintln(out)
 			}
 		case done || time.Since(told) >= tellEvery:
-			fmt.Fprintln(out, line)
+			printable.Fprintln(out, line)
 			told = time.Now()
 		}
 		if done {

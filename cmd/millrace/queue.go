@@ -4,13 +4,13 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // queueCmd lists the queue as mailq does.
@@ -38,7 +38,7 @@ func (c *queueCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	if c.JSON {
-		return client.Lines(ctx, c.filter(), os.Stdout)
+		return client.Lines(ctx, c.filter(), printable.NewJSON(os.Stdout))
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
@@ -61,7 +61,7 @@ type mailq struct {
 
 func (l *mailq) message(m *control.Message) error {
 	if l.messages == 0 {
-		fmt.Fprintf(l.out, row, "----Queue ID-----", "--Size--", "---Arrival Time----", "--Sender/Recipient------")
+		printable.Fprintf(l.out, row, "----Queue ID-----", "--Size--", "---Arrival Time----", "--Sender/Recipient------")
 	}
 	l.messages++
 	l.octets += m.Size
@@ -78,7 +78,7 @@ func (l *mailq) message(m *control.Message) error {
 	if sender == "" {
 		sender = "MAILER-DAEMON"
 	}
-	fmt.Fprintf(l.out, row, m.ID+mark, strconv.FormatInt(m.Size, 10),
+	printable.Fprintf(l.out, row, m.ID+mark, strconv.FormatInt(m.Size, 10),
 		time.Unix(m.ArrivalTime, 0).Format("Mon Jan _2 15:04:05"), sender)
 	reason := ""
 	for _, r := range m.Recipients {
@@ -87,24 +87,24 @@ func (l *mailq) message(m *control.Message) error {
 			why = "stuck: " + why
 		}
 		if why != reason {
-			fmt.Fprintf(l.out, "%78s\n", "("+cmp.Or(why, "reason unavailable")+")")
+			printable.Fprintf(l.out, "%78s\n", "("+cmp.Or(why, "reason unavailable")+")")
 		}
 		reason = why
-		fmt.Fprintf(l.out, row, "", "", "", r.Address)
+		printable.Fprintf(l.out, row, "", "", "", r.Address)
 	}
-	_, err := fmt.Fprintln(l.out)
+	_, err := printable.Fprintln(l.out)
 	return err
 }
 
 func (l *mailq) end() error {
 	if l.messages == 0 {
-		_, err := fmt.Fprintln(l.out, "Mail queue is empty")
+		_, err := printable.Fprintln(l.out, "Mail queue is empty")
 		return err
 	}
 	s := "s"
 	if l.messages == 1 {
 		s = ""
 	}
-	_, err := fmt.Fprintf(l.out, "-- %d Kbytes in %d Request%s.\n", l.octets/1024, l.messages, s)
+	_, err := printable.Fprintf(l.out, "-- %d Kbytes in %d Request%s.\n", l.octets/1024, l.messages, s)
 	return err
 }

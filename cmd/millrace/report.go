@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/cmd/internal/program"
 	"github.com/millrace/millrace/milter/classify"
 )
@@ -211,11 +212,11 @@ func (a *account) addDomains(v *verdict) {
 // print writes the report for people, in the manner of pflogsumm.
 func (a *account) print(w io.Writer, top int, loc *time.Location) error {
 	out := bufio.NewWriter(w)
-	fmt.Fprint(out, "Millrace verdicts")
+	printable.Fprintf(out, "Millrace verdicts")
 	if !a.first.IsZero() {
-		fmt.Fprintf(out, ", %s to %s", a.first.In(loc).Format(time.DateTime), a.last.In(loc).Format(time.DateTime))
+		printable.Fprintf(out, ", %s to %s", a.first.In(loc).Format(time.DateTime), a.last.In(loc).Format(time.DateTime))
 	}
-	fmt.Fprintf(out, "\n\nGrand Totals\n------------\n%s\n", columns)
+	printable.Fprintf(out, "\n\nGrand Totals\n------------\n%s\n", columns)
 	for _, t := range []struct {
 		tally
 		what string
@@ -229,17 +230,17 @@ func (a *account) print(w io.Writer, top int, loc *time.Location) error {
 		line(out, t.tally, t.what, nil)
 	}
 	if a.undated > 0 {
-		fmt.Fprintf(out, "\nVerdicts that have no time in the log, and are counted only without --since and --until: %d\n", a.undated)
+		printable.Fprintf(out, "\nVerdicts that have no time in the log, and are counted only without --since and --until: %d\n", a.undated)
 	}
 	if a.judged.Messages == 0 {
-		fmt.Fprintf(out, "\nNo verdict was found. Name the log that millrace-milter writes to, or:\n  journalctl -u millrace-milter | millrace report\n")
+		printable.Fprintf(out, "\nNo verdict was found. Name the log that millrace-milter writes to, or:\n  journalctl -u millrace-milter | millrace report\n")
 	}
 	for _, t := range a.tables() {
 		rows, others := t.top(top)
 		if len(rows) == 0 {
 			continue
 		}
-		fmt.Fprintf(out, "\n%s\n%s\n%s\n", t.title, strings.Repeat("-", len(t.title)), columns)
+		printable.Fprintf(out, "\n%s\n%s\n%s\n", t.title, strings.Repeat("-", len(t.title)), columns)
 		for _, e := range rows {
 			name := e.Name
 			if name == "" {
@@ -251,7 +252,7 @@ func (a *account) print(w io.Writer, top int, loc *time.Location) error {
 			line(out, others, "(all others)", nil)
 		}
 		if t.pruned {
-			fmt.Fprintf(out, "more than %d names: the sums are exact, a row may be low\n", maxRows)
+			printable.Fprintf(out, "more than %d names: the sums are exact, a row may be low\n", maxRows)
 		}
 	}
 	return out.Flush()
@@ -265,7 +266,7 @@ func line(w io.Writer, t tally, name string, ids []string) {
 	for _, id := range ids {
 		s += " " + id
 	}
-	fmt.Fprintln(w, strings.TrimRight(s, " "))
+	printable.Fprintln(w, strings.TrimRight(s, " "))
 }
 
 // titled is a table with its names: for people, and in JSON.
@@ -312,7 +313,7 @@ func (a *account) json(w io.Writer, top int) error {
 		out[t.key], rest[t.key] = rows, others{sum, !t.pruned}
 	}
 	out["others"] = rest
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(printable.NewJSON(w))
 	enc.SetIndent("", "  ")
 	return enc.Encode(out)
 }

@@ -5,7 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 const (
@@ -93,11 +94,4 @@ func (t *table) top(n int) ([]*entry, tally) {
 }
 
 // shown is a name from a log as a table keeps it: fit for a terminal and bounded.
-func shown(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s[:min(len(s), maxName)])
-}
+func shown(s string) string { return printable.String(s[:min(len(s), maxName)]) }

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/milter"
 )
@@ -61,7 +62,7 @@ func (c *retreatCmd) Run(ctx context.Context, g *globals) error {
 	if err := c.check(ctx, g, cfg); err != nil {
 		return err
 	}
-	fmt.Println("Millrace may be removed now: apt-get remove millrace")
+	printable.Fprintln(os.Stdout, "Millrace may be removed now: apt-get remove millrace")
 	return nil
 }
 

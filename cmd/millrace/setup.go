@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
@@ -35,12 +36,12 @@ func (c *setupCmd) Help() string {
 	return `Makes the running Postfix ask Millrace, in mode "observe": Millrace decides, logs
 and counts, and Postfix delivers as ever. Shows each change as a diff, asks, keeps a
 copy of main.cf and master.cf beside them (*.before-millrace), asks postfix check,
-and reloads. If Postfix then has stopped, or the hand-back port does not greet, all
+and reloads. If Postfix then has stopped, or the hand-back service does not greet, all
 is taken back. What it does not understand it leaves, and says what to write there.
 
   main.cf     Millrace as the last milter
   master.cf   the same where a service has milters of its own, but for ports where
-              a content filter gives mail back; a port where bounces and returned
+              a content filter gives mail back; a socket where bounces and returned
               mail come back, which no milter sees
   conf.d/host.toml   what holds for Postfix's own sending, and so for Millrace's:
               names, addresses, TLS, its domains, slow transports
@@ -102,7 +103,13 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	if err := c.reached(ctx, cfg); err != nil {
+		return err
+	}
 	r := report{out: os.Stderr}
+	if facts.port != "" {
+		r.say("note: " + facts.port)
+	}
 	for _, n := range plan.Reasons {
 		r.say(n)
 	}
@@ -130,6 +137,7 @@ type hostFacts struct {
 	*postconf.Export
 	dir   string // of the instance
 	relay string // [handback] relay; "" is the default
+	port  string // why mail comes back at a port; "" is at a socket, or as the admin has set it
 	text  string // of hostFile
 }
 
@@ -156,14 +164,14 @@ func (c *setupCmd) facts(ctx context.Context, files *configFiles, cfg *config.Co
 	if err != nil {
 		return nil, err
 	}
-	relay, err := host.Relay(cfg, postconf.RelayOptions{Fixed: defined("handback", "relay"), Others: others})
+	relay, port, err := host.Relay(cfg, postconf.RelayOptions{Fixed: defined("handback", "relay"), Others: others})
 	if err != nil {
 		return nil, err
 	}
 	if relay == cfg.Handback.Relay {
 		relay = ""
 	}
-	return &hostFacts{Export: host.Export(cfg), dir: dir, relay: relay}, nil
+	return &hostFacts{Export: host.Export(cfg), dir: dir, relay: relay, port: port}, nil
 }
 
 // mayGo says what speaks against the result, and refuses it where millrace check would
@@ -196,9 +204,30 @@ func afterSetup(out io.Writer, cfg *config.Config) error {
 	}
 	switch {
 	case draining:
-		fmt.Fprintf(out, "a drain is on since %s, so nothing is diverted: millrace drain --end\n", since.Local().Format(time.DateTime))
+		printable.Fprintf(out, "a drain is on since %s, so nothing is diverted: millrace drain --end\n", since.Local().Format(time.DateTime))
 	case cfg.Milter.Mode == config.Divert:
-		fmt.Fprintln(out, `[milter] mode is "divert": bulk mail is diverted from now on`)
+		printable.Fprintln(out, `[milter] mode is "divert": bulk mail is diverted from now on`)
+	}
+	return nil
+}
+
+// reached refuses a set-up after which nothing could come back: an agent that is not let
+// in at the hand-back socket keeps its bounces.
+func (c *setupCmd) reached(ctx context.Context, cfg *config.Config) error {
+	closed := *cfg
+	closed.Milter.Mode = config.Divert // what is a contradiction then is one in time
+	found, err := postconf.Reach(ctx, &closed)
+	if err != nil && !errors.Is(err, postconf.ErrNotAsked) {
+		return err
+	}
+	for _, f := range found {
+		if f.Severity == postconf.Contradiction {
+			if c.DryRun {
+				(&report{out: os.Stderr}).say("by hand, before: " + f.String())
+				continue
+			}
+			return fmt.Errorf("%s; nothing was changed", f)
+		}
 	}
 	return nil
 }
@@ -226,6 +255,12 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 	for _, n := range plan.ByHand {
 		r.say("by hand: " + n)
 	}
+	// After retreat nothing is queued that could go there.
+	if after, err := files.load(); err == nil && c.Undo && config.RelaySocket(cfg.Handback.Relay) != "" {
+		if wrong := postconf.Exposed(after.Handback.Relay, os.DirFS("/")); wrong != "" {
+			r.say("afterwards Postfix has no place where mail comes back: " + wrong + "; stop millrace-agent, or use millrace retreat, if mail is queued")
+		}
+	}
 	_, err = c.apply(ctx, os.Stdout, changes, plan, g.Config, cfg)
 	return err
 }
@@ -235,7 +270,7 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 // to the end.
 func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Change, plan *postconf.Plan, like string, cfg *config.Config) (bool, error) {
 	if len(ours)+len(plan.Changes) == 0 {
-		fmt.Fprintln(out, "nothing is to be changed")
+		printable.Fprintln(out, "nothing is to be changed")
 		return true, nil
 	}
 	for _, change := range append(ours[:len(ours):len(ours)], plan.Changes...) {
@@ -243,7 +278,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 		if err != nil {
 			return false, err
 		}
-		fmt.Fprint(out, text)
+		printable.Fprintf(out, "%s", printable.Block(text))
 	}
 	if c.DryRun {
 		return false, nil
@@ -272,7 +307,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 			return true, err
 		}
 	}
-	fmt.Fprintln(out, "done")
+	printable.Fprintln(out, "done")
 	return true, nil
 }
 
@@ -280,7 +315,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 func reloadDaemons(ctx context.Context, out io.Writer) error {
 	const units = "millrace-milter.service millrace-agent.service"
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
-		fmt.Fprintln(out, "send SIGHUP to millrace-milter and millrace-agent: their configuration has changed")
+		printable.Fprintln(out, "send SIGHUP to millrace-milter and millrace-agent: their configuration has changed")
 		return nil
 	}
 	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"reload-or-restart"}, strings.Fields(units)...)...)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // hostFile is what setup writes and nobody else, beside the configuration.
@@ -30,38 +31,58 @@ type configFiles struct {
 	dir  string // of the copy
 }
 
+// stageConfig copies the files that setup may change or merge: the main file and
+// conf.d/*.toml. Whatever else stands beside them, lists of domains or files that have
+// nothing to do with Millrace, is in the copy by name alone, as a link.
 func stageConfig(main string) (*configFiles, error) {
+	real, err := filepath.Abs(filepath.Dir(main))
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "millrace-setup-")
 	if err != nil {
 		return nil, err
 	}
 	f := &configFiles{main: main, dir: dir}
-	real := filepath.Dir(main)
-	// Domain lists may lie anywhere below it.
-	err = filepath.WalkDir(real, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(real, path)
-		if err != nil || name == hostFile {
-			return err
-		}
-		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(dir, name), 0o700)
-		}
-		if !d.Type().IsRegular() {
-			return nil
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(dir, name), text, 0o600)
-	})
+	err = f.stage(real, ".", func(name string) bool { return name == filepath.Base(main) })
+	if err == nil {
+		err = f.stage(real, filepath.Dir(hostFile), func(name string) bool { return strings.HasSuffix(name, ".toml") })
+	}
 	if err != nil {
 		return nil, errors.Join(err, f.close())
 	}
 	return f, nil
+}
+
+// stage brings one directory of the real configuration into the copy, if it is there.
+func (f *configFiles) stage(real, dir string, copied func(name string) bool) error {
+	entries, err := os.ReadDir(filepath.Join(real, dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(f.staged(dir), 0o700); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		switch {
+		case name == hostFile, name == filepath.Dir(hostFile):
+		case !copied(e.Name()):
+			err = os.Symlink(filepath.Join(real, name), f.staged(name))
+		default:
+			var text []byte
+			if text, err = os.ReadFile(filepath.Join(real, name)); err == nil {
+				err = os.WriteFile(f.staged(name), text, 0o600)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *configFiles) close() error { return os.RemoveAll(f.dir) }
@@ -300,7 +321,7 @@ func (t *tables) set(table, key string, value any) {
 	t.line(key, value)
 }
 
-func (t *tables) begin(head string) { fmt.Fprintf(&t.text, "\n%s\n", head) }
+func (t *tables) begin(head string) { printable.Fprintf(&t.text, "\n%s\n", head) }
 
 func (t *tables) line(key string, value any) {
 	switch v := value.(type) {
@@ -309,10 +330,10 @@ func (t *tables) line(key string, value any) {
 		for i, s := range v {
 			quoted[i] = fmt.Sprintf("%q", s)
 		}
-		fmt.Fprintf(&t.text, "%s = [%s]\n", key, strings.Join(quoted, ", "))
+		printable.Fprintf(&t.text, "%s = [%s]\n", key, strings.Join(quoted, ", "))
 	case string:
-		fmt.Fprintf(&t.text, "%s = %q\n", key, v)
+		printable.Fprintf(&t.text, "%s = %q\n", key, v)
 	default:
-		fmt.Fprintf(&t.text, "%s = %v\n", key, v)
+		printable.Fprintf(&t.text, "%s = %v\n", key, v)
 	}
 }

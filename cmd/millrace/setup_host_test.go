@@ -45,14 +45,14 @@ func TestSetupTakesWhatPostfixTakes(t *testing.T) {
 	}
 }
 
-// TestOneMillraceServesOneInstance: a second instance gets neither the first one's port
-// nor its facts, and a retreat from one is not the end while the other names Millrace.
+// TestOneMillraceServesOneInstance: a second instance gets neither the place where mail
+// comes back to the first one nor its facts, and a retreat from one is not the end while the other names Millrace.
 func TestOneMillraceServesOneInstance(t *testing.T) {
 	t.Parallel()
 	const us = "smtpd_milters = { unix:/run/millrace/milter.sock, default_action=accept }\n"
 	const listen = "[milter]\nlisten = [\"unix:/run/millrace/milter.sock\"]\n"
 	base := func(more string) string { return "compatibility_level = 3.6\nmyhostname = mail.example.com\n" + more }
-	second := instance(t, base(us), plainMaster+"127.0.0.1:10626 inet n - n - - smtpd\n  -o smtpd_milters=\n")
+	second := instance(t, base(us+"queue_directory = /var/spool/postfix-bulk\n"), plainMaster+"127.0.0.1:10626 inet n - n - - smtpd\n  -o smtpd_milters=\n")
 	for name, x := range map[string]struct{ main, file string }{
 		"known to the default instance": {main: "multi_instance_directories = " + second + "\n"},
 		"recorded by set-up":            {file: "# Postfix: " + second + "\n"},
@@ -76,11 +76,17 @@ func TestOneMillraceServesOneInstance(t *testing.T) {
 		if want := fmt.Sprintf("the Postfix of %s still names Millrace: millrace setup --undo --postfix-config %s", second, second); r.code == 0 || !strings.Contains(r.stderr, want) {
 			t.Errorf("%s, retreat: exit code %d\n%s\n%s", name, r.code, r.stderr, r.stdout)
 		}
-		// A Millrace of its own gets a port of its own, though the other's Postfix is stopped.
+		// A Millrace of its own has a socket of its own, and does not get the other's port,
+		// though the other's Postfix is stopped.
 		if x.main != "" {
-			r = millrace(t, env, "--config", configured(t, strings.ReplaceAll(listen, "milter.sock", "own.sock")), "setup", "--dry-run", "--postfix-config", first)
-			if r.code != 0 || strings.Contains(r.stdout, "+127.0.0.1:10626 ") || !strings.Contains(r.stdout, "+relay = \"127.0.0.1:") {
+			own := strings.ReplaceAll(listen, "milter.sock", "own.sock")
+			r = millrace(t, env, "--config", configured(t, own), "setup", "--dry-run", "--postfix-config", first)
+			if r.code != 0 || !strings.Contains(r.stdout, `+relay = "unix:/var/spool/postfix/public/millrace"`) {
 				t.Errorf("%s, of its own: exit code %d\n%s\n%s", name, r.code, r.stderr, r.stdout)
+			}
+			r = millrace(t, env, "--config", configured(t, own+"[handback]\nrelay = \"127.0.0.1:10626\"\n"), "setup", "--dry-run", "--postfix-config", first)
+			if want := fmt.Sprintf("[handback] relay 127.0.0.1:10626: the Postfix of %s has it", second); r.code == 0 || !strings.Contains(r.stderr, want) {
+				t.Errorf("%s, the other's port: exit code %d\n%s\n%s", name, r.code, r.stderr, r.stdout)
 			}
 		}
 	}
@@ -106,7 +112,7 @@ func TestCheckOffersWhatHolds(t *testing.T) {
 	for _, want := range []string{
 		"postconf -c " + dir + " -e 'smtpd_milters={ inet:127.0.0.1:8899, ",
 		"postconf -c " + dir + " -e in_flow_delay=0",
-		"postfix -c " + dir + " reload",
+		"millrace setup --postfix-config " + dir,
 	} {
 		if !strings.Contains(r.stderr, want) {
 			t.Errorf("without %q:\n%s", want, r.stderr)

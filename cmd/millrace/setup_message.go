@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // testPort is where a host's own clients bring their mail.
@@ -21,16 +23,16 @@ const testPort = "127.0.0.1:25"
 func testMessage(ctx context.Context, out io.Writer, hostname string) {
 	qid, err := submit(ctx, testPort, hostname)
 	if err != nil {
-		fmt.Fprintf(out, "no test message: %v\n", err)
+		printable.Fprintf(out, "no test message: %v\n", err)
 		return
 	}
-	fmt.Fprintf(out, "test message to postmaster: %s\n", qid)
+	printable.Fprintf(out, "test message to postmaster: %s\n", qid)
 	verdict := verdictOf(ctx, qid)
 	if verdict == "" {
-		fmt.Fprintf(out, "no word of it from millrace-milter; look for qid=%s in its log, and whether it runs\n", qid)
+		printable.Fprintf(out, "no word of it from millrace-milter; look for qid=%s in its log, and whether it runs\n", qid)
 		return
 	}
-	fmt.Fprintf(out, "millrace-milter: %s\n", verdict)
+	printable.Fprintf(out, "millrace-milter: %s\n", verdict)
 }
 
 // submit hands a message over and returns the queue id in Postfix's answer.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/printable"
 	snippets "github.com/millrace/millrace/contrib/sendmail"
 )
 
@@ -27,13 +28,13 @@ func (c *setupCmd) sendmail(g *globals) error {
 	}
 	missing := sendmailLacks(string(text), cfg)
 	if len(missing) == 0 {
-		fmt.Println("sendmail.cf has what Millrace needs; see millrace check for the rest")
+		printable.Fprintln(os.Stdout, "sendmail.cf has what Millrace needs; see millrace check for the rest")
 		return nil
 	}
 	for _, m := range missing {
-		fmt.Fprintln(os.Stderr, "millrace: sendmail.cf: "+m)
+		printable.Fprintln(os.Stderr, "millrace: sendmail.cf: "+m)
 	}
-	fmt.Print("Write this into /etc/mail/sendmail.mc, then: make -C /etc/mail, and restart Sendmail.\n\n" + snippets.MC)
+	printable.Fprintf(os.Stdout, "%s", printable.Block("Write this into /etc/mail/sendmail.mc, then: make -C /etc/mail, and restart Sendmail.\n\n"+snippets.MC))
 	return errors.New("the running Sendmail does not ask Millrace yet")
 }
 
@@ -73,6 +74,9 @@ func sendmailLacks(cf string, c *config.Config) (missing []string) {
 		if len(names) == 0 || names[len(names)-1] != "millrace" {
 			missing = append(missing, "millrace is not the last of InputMailFilters")
 		}
+	}
+	if config.RelaySocket(c.Handback.Relay) != "" {
+		return append(missing, fmt.Sprintf("[handback] relay is %s, and Sendmail takes mail at ports only: write relay = \"127.0.0.1:10626\"", c.Handback.Relay))
 	}
 	_, port, _ := strings.Cut(c.Handback.Relay, ":")
 	back := false

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -90,6 +91,37 @@ func TestWhatSetupWritesCanBeRead(t *testing.T) {
 	}
 }
 
+// TestConfigurationBesideOtherFiles runs setup on a configuration that stands in the
+// directory of temporary files: neither those nor the copy itself are copied.
+func TestConfigurationBesideOtherFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"x.toml":         "hostname = \"mail.example.com\"\n[[queue]]\nname = \"a\"\ndomain_files = [\"lists/a\", \"b.txt\"]\n",
+		"conf.d/c.toml":  "[[queue]]\nname = \"c\"\ndomain_files = [\"lists/c\"]\n",
+		"lists/a":        "a.example\n",
+		"b.txt":          "b.example\n",
+		"conf.d/lists/c": "c.example\n",
+		"deep/" + strings.Repeat("d/", 50) + "file": "of somebody else",
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	etc := instance(t, "compatibility_level = 3.6\nmyhostname = mail.example.com\n", "smtp inet n - y - - smtpd\n")
+	r := millrace(t, "TMPDIR="+dir, "--config", filepath.Join(dir, "x.toml"), "setup", "--dry-run", "--postfix-config", etc)
+	if r.code != 0 || !strings.Contains(r.stdout, "+smtpd_milters") {
+		t.Errorf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "millrace-setup-*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
 func TestModeIsChangedOnlyWhereItIsPlain(t *testing.T) {
 	t.Parallel()
 	f, _ := staged(t, map[string]string{})
@@ -121,6 +153,10 @@ func TestSendmailIsCompared(t *testing.T) {
 		if got := strings.Join(sendmailLacks(tt.cf, c), "|"); got != tt.want {
 			t.Errorf("%s: %s", tt.name, got)
 		}
+	}
+	c.Handback.Relay = "unix:/var/spool/postfix/public/millrace"
+	if got := sendmailLacks("", c); len(got) != 2 || !strings.Contains(got[1], "Sendmail takes mail at ports only") {
+		t.Errorf("a socket: %q", got)
 	}
 	if !strings.Contains(snippets.MC, "Port=10626") {
 		t.Error("the lines to paste have another port")

@@ -4,12 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // shapeCmd shows how old the queue is, as qshape does.
@@ -47,7 +47,7 @@ func (c *shapeCmd) Run(ctx context.Context, g *globals) error {
 		shown = rows[:min(c.Top, len(rows))]
 	}
 	if c.JSON {
-		enc := json.NewEncoder(out)
+		enc := json.NewEncoder(printable.NewJSON(out))
 		for _, row := range shown {
 			if err := enc.Encode(row); err != nil {
 				return err
@@ -89,14 +89,14 @@ func qshape(out io.Writer, all, shown []control.Shape) {
 	}
 	left = max(left, 18)
 	line := func(name string, cells []string) {
-		if runes := []rune(plain(name)); len(runes) > left {
+		if runes := []rune(printable.String(name)); len(runes) > left {
 			name = "+" + string(runes[len(runes)-left+1:])
 		}
-		fmt.Fprintf(out, "%*s", left, plain(name))
+		printable.Fprintf(out, "%*s", left, name)
 		for i, cell := range cells {
-			fmt.Fprintf(out, "%*s", widths[i], cell)
+			printable.Fprintf(out, "%*s", widths[i], cell)
 		}
-		fmt.Fprintln(out)
+		printable.Fprintln(out)
 	}
 	line("", heads)
 	line(total.Name, numbers(&total))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -78,12 +79,12 @@ func (c *spoolLs) list(out io.Writer, r *spool.Reader) error {
 		}
 		e := m.Envelope
 		if e == nil {
-			_, err := fmt.Fprintf(out, "%-17s %9s %-19s %5s %s\n", m.ID, "-", "-", "-", "damaged")
+			_, err := printable.Fprintf(out, "%-17s %9s %-19s %5s %s\n", m.ID, "-", "-", "-", "damaged")
 			return err
 		}
-		_, err := fmt.Fprintf(out, "%-17s %9d %s %5d %-20s %s %s %s\n", m.ID, e.Size,
+		_, err := printable.Fprintf(out, "%-17s %9d %s %5d %-20s %s %s %s\n", m.ID, e.Size,
 			e.Arrived.Format("2006-01-02 15:04:05"), len(e.Recipients), summary(m),
-			or(plain(e.Sender), "<>"), or(plain(e.Stream), "-"), or(plain(e.QueueID), "-"))
+			or(e.Sender, "<>"), or(e.Stream, "-"), or(e.QueueID, "-"))
 		return err
 	})
 }
@@ -124,16 +125,6 @@ func stateName(st *spool.State) string {
 	return st.Status.String()
 }
 
-// plain keeps control characters of mail away from the terminal.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
-}
-
 func or(s, empty string) string {
 	if s == "" {
 		return empty
@@ -160,12 +151,12 @@ func (c *spoolVerify) verify(out io.Writer, dir string) error {
 	faults := 0
 	done, err := spool.Verify(dir, func(f spool.Fault) {
 		faults++
-		fmt.Fprintln(out, f)
+		printable.Fprintln(out, f)
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%d segments, %d messages, %d octets of content read, %d faults\n",
+	printable.Fprintf(out, "%d segments, %d messages, %d octets of content read, %d faults\n",
 		done.Segments, done.Messages, done.Octets, faults)
 	if faults > 0 {
 		return fmt.Errorf("%s: %d faults", dir, faults)
@@ -190,7 +181,7 @@ func (c *spoolStats) print(out io.Writer, r *spool.Reader) error {
 		return err
 	}
 	w := bufio.NewWriter(out)
-	line := func(name string, n int64) { fmt.Fprintf(w, "%-26s %14d\n", name, n) }
+	line := func(name string, n int64) { printable.Fprintf(w, "%-26s %14d\n", name, n) }
 	line("messages", st.Messages)
 	line("  without a verdict", st.Pending)
 	line("  done, not yet reclaimed", st.Done)

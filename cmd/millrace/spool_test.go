@@ -88,7 +88,7 @@ func TestSpoolCatPrintsAsPostcatDoes(t *testing.T) {
 	dir, ids := liveSpool(t)
 	var out strings.Builder
 	b := bufio.NewWriter(&out)
-	if err := (&spoolCat{ID: strings.ToLower(ids[0].String())}).cat(b, reader(t, dir)); err != nil {
+	if err := (&spoolCat{ID: strings.ToLower(ids[0].String())}).cat(b, b, reader(t, dir)); err != nil {
 		t.Fatal(err)
 	}
 	b.Flush()
@@ -121,7 +121,7 @@ last without an end
 		t.Errorf("cat prints\n%s\nwant\n%s", out.String(), want)
 	}
 	for _, bad := range []string{"nonsense", "M77-40"} {
-		if err := (&spoolCat{ID: bad}).cat(b, reader(t, dir)); err == nil {
+		if err := (&spoolCat{ID: bad}).cat(b, b, reader(t, dir)); err == nil {
 			t.Errorf("cat %s: no error", bad)
 		}
 	}

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/term"
+
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -19,7 +22,8 @@ func (c *catCmd) Help() string {
 	return `Prints a message that is queued, or done and not yet reclaimed: its envelope with the
 state of each recipient and the last reply, then its content, in the layout of
 postcat(1). It reads the spool itself, with the rights of its user, or root. Lines end
-in LF alone. Of content that is damaged it prints what there is.
+in LF alone; on a terminal a question mark stands for what is not printable. Of content
+that is damaged it prints what there is.
 
 Exit code: 1 if there is no such message, or some of it is damaged.
 
@@ -46,10 +50,15 @@ func (c *spoolCat) Run(s *spoolCmd, g *globals) error {
 	}
 	defer r.Close()
 	out := bufio.NewWriter(os.Stdout)
-	return errors.Join(c.cat(out, r), out.Flush())
+	content := io.Writer(out)
+	if term.IsTerminal(int(os.Stdout.Fd())) {
+		content = printable.NewWriter(out)
+	}
+	return errors.Join(c.cat(out, content, r), out.Flush())
 }
 
-func (c *spoolCat) cat(out *bufio.Writer, r *spool.Reader) error {
+// cat writes what is ours to out, and the message to content, which writes there too.
+func (c *spoolCat) cat(out, content io.Writer, r *spool.Reader) error {
 	id, err := spool.ParseID(c.ID)
 	if err != nil {
 		return err
@@ -59,12 +68,12 @@ func (c *spoolCat) cat(out *bufio.Writer, r *spool.Reader) error {
 		return err
 	}
 	e := m.Envelope
-	fmt.Fprintf(out, "*** ENVELOPE RECORDS %s ***\n", id)
-	fmt.Fprintf(out, "message_size: %d\n", e.Size)
-	fmt.Fprintf(out, "message_arrival_time: %s\n", e.Arrived.Format(time.ANSIC))
+	printable.Fprintf(out, "*** ENVELOPE RECORDS %s ***\n", id)
+	printable.Fprintf(out, "message_size: %d\n", e.Size)
+	printable.Fprintf(out, "message_arrival_time: %s\n", e.Arrived.Format(time.ANSIC))
 	attr := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(out, "named_attribute: %s=%s\n", name, plain(value))
+			printable.Fprintf(out, "named_attribute: %s=%s\n", name, value)
 		}
 	}
 	attr("log_client_name", e.ClientName)
@@ -81,7 +90,7 @@ func (c *spoolCat) cat(out *bufio.Writer, r *spool.Reader) error {
 		attr("origin", "report")
 	}
 	attr("mail_arguments", strings.Join(e.Args, " "))
-	fmt.Fprintf(out, "sender: %s\n", plain(e.Sender))
+	printable.Fprintf(out, "sender: %s\n", e.Sender)
 	for i, rcpt := range e.Recipients {
 		attr("rcpt_arguments", strings.Join(rcpt.Args, " "))
 		attr("state", stateText(&m.States[i]))
@@ -89,13 +98,13 @@ func (c *spoolCat) cat(out *bufio.Writer, r *spool.Reader) error {
 		if m.States[i].Status.Final() {
 			name = "done_recipient"
 		}
-		fmt.Fprintf(out, "%s: %s\n", name, plain(rcpt.Address))
+		printable.Fprintf(out, "%s: %s\n", name, rcpt.Address)
 	}
-	fmt.Fprintf(out, "*** MESSAGE CONTENTS %s ***\n", id)
-	if err := copyLines(out, r, id); err != nil {
+	printable.Fprintf(out, "*** MESSAGE CONTENTS %s ***\n", id)
+	if err := copyLines(content, r, id); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "*** HEADER EXTRACTED %s ***\n*** MESSAGE FILE END %s ***\n", id, id)
+	printable.Fprintf(out, "*** HEADER EXTRACTED %s ***\n*** MESSAGE FILE END %s ***\n", id, id)
 	return nil
 }
 
@@ -115,7 +124,7 @@ func stateText(st *spool.State) string {
 }
 
 // copyLines writes the content with LF for CR LF, and an LF at its end.
-func copyLines(out *bufio.Writer, r *spool.Reader, id spool.ID) error {
+func copyLines(out io.Writer, r *spool.Reader, id spool.ID) error {
 	content, err := r.Open(id)
 	if err != nil {
 		return err
@@ -134,13 +143,17 @@ func copyLines(out *bufio.Writer, r *spool.Reader, id spool.ID) error {
 				line[n-2], line = '\n', line[:n-1]
 			}
 			last = line[len(line)-1]
-			out.Write(line)
+			if _, err := out.Write(line); err != nil {
+				return err
+			}
 		}
 		if err == bufio.ErrBufferFull {
 			continue
 		}
 		if err != nil && last != '\n' {
-			out.WriteByte('\n')
+			if _, err := io.WriteString(out, "\n"); err != nil {
+				return err
+			}
 		}
 		if err == io.EOF {
 			return nil

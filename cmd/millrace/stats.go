@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // statsCmd tells what the agent did.
@@ -52,7 +53,7 @@ func (c *statsCmd) Run(ctx context.Context, g *globals) error {
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	if c.JSON {
-		return json.NewEncoder(out).Encode(s)
+		return json.NewEncoder(printable.NewJSON(out)).Encode(s)
 	}
 	s.print(out, time.Now())
 	return nil
@@ -65,14 +66,14 @@ func (s *stats) print(out io.Writer, now time.Time) {
 		rates[site.Queue] += site.Rate
 		all += site.Rate
 	}
-	fmt.Fprintf(out, "millrace-agent %s, for %s (since %s)\n", st.Version, span(now.Sub(s.Totals.Since)), s.Totals.Since.Local().Format(time.DateTime))
-	fmt.Fprintf(out, "%d recipients waiting, %d deferred, %d active, %d held; %s to %s; %.3g/s accepted\n\n",
+	printable.Fprintf(out, "millrace-agent %s, for %s (since %s)\n", st.Version, span(now.Sub(s.Totals.Since)), s.Totals.Since.Local().Format(time.DateTime))
+	printable.Fprintf(out, "%d recipients waiting, %d deferred, %d active, %d held; %s to %s; %.3g/s accepted\n\n",
 		st.Waiting, st.Deferred, st.Active, st.Held, count(st.Sessions, "session"), count(len(st.Sites), "site"), all)
 	const row = "%9v %9v %8v %8v %9v %8v %8v  %s\n"
-	fmt.Fprintf(out, row, "SENT", "DEFERRED", "BOUNCED", "HANDBACK", "CANCELLED", "SUPPRESS", "RATE", "QUEUE")
+	printable.Fprintf(out, row, "SENT", "DEFERRED", "BOUNCED", "HANDBACK", "CANCELLED", "SUPPRESS", "RATE", "QUEUE")
 	total := control.QueueTotals{Name: "TOTAL"}
 	line := func(q *control.QueueTotals, rate float64) {
-		fmt.Fprintf(out, row, q.Sent, q.Deferred, q.Bounced, q.HandedBack, q.Cancelled, q.Suppressed, fmt.Sprintf("%.3g/s", rate), q.Name)
+		printable.Fprintf(out, row, q.Sent, q.Deferred, q.Bounced, q.HandedBack, q.Cancelled, q.Suppressed, fmt.Sprintf("%.3g/s", rate), q.Name)
 	}
 	for _, q := range s.Totals.Queues {
 		total.Sent += q.Sent
@@ -86,7 +87,7 @@ func (s *stats) print(out io.Writer, now time.Time) {
 	}
 	line(&total, all)
 	if total.Damaged > 0 {
-		fmt.Fprintf(out, "\n%s damaged: its content cannot be read; millrace spool verify\n", count(total.Damaged, "recipient"))
+		printable.Fprintf(out, "\n%s damaged: its content cannot be read; millrace spool verify\n", count(total.Damaged, "recipient"))
 	}
 	classes(out, "Bounces", s.Totals.Bounces)
 	classes(out, "Deferrals", s.Totals.Deferrals)
@@ -97,11 +98,11 @@ func classes(out io.Writer, title string, counts map[string]int) {
 	if len(counts) == 0 {
 		return
 	}
-	fmt.Fprintf(out, "\n%s by class\n", title)
+	printable.Fprintf(out, "\n%s by class\n", title)
 	for _, name := range slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
 	}) {
-		fmt.Fprintf(out, "%9d  %s\n", counts[name], name)
+		printable.Fprintf(out, "%9d  %s\n", counts[name], name)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // client connects to the agent of the configuration.
@@ -46,7 +47,7 @@ func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	if c.JSON {
-		enc := json.NewEncoder(out)
+		enc := json.NewEncoder(printable.NewJSON(out))
 		for _, s := range list {
 			if err := enc.Encode(s); err != nil {
 				return err
@@ -55,13 +56,13 @@ func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
 		return nil
 	}
 	const row = "%10v %10v %8v %8v %8v  %s\n"
-	fmt.Fprintf(out, row, "WAITING", "DEFERRED", "ACTIVE", "HELD", "PRIORITY", "STREAM")
+	printable.Fprintf(out, row, "WAITING", "DEFERRED", "ACTIVE", "HELD", "PRIORITY", "STREAM")
 	for _, s := range list {
 		name := s.Name
 		if s.Paused != "" {
 			name += "  (paused: " + s.Paused + ")"
 		}
-		fmt.Fprintf(out, row, s.Waiting, s.Deferred, s.Active, s.Held, max(1, s.Priority), name)
+		printable.Fprintf(out, row, s.Waiting, s.Deferred, s.Active, s.Held, max(1, s.Priority), name)
 	}
 	return nil
 }
@@ -130,12 +131,12 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	defer out.Flush()
 	for _, x := range list {
 		if c.JSON {
-			if err := json.NewEncoder(out).Encode(x); err != nil {
+			if err := json.NewEncoder(printable.NewJSON(out)).Encode(x); err != nil {
 				return err
 			}
 			continue
 		}
-		fmt.Fprintln(out, inLine(&x))
+		printable.Fprintln(out, inLine(&x))
 	}
 	if !c.JSON {
 		printStanding(out, &standing,
@@ -154,5 +155,5 @@ func inLine(c *control.Change) string {
 	if c.Pace > 0 {
 		pace = fmt.Sprintf(" at most %.3g/s", c.Pace)
 	}
-	return fmt.Sprintf("%s  %3d -> %-3d%s  %s", c.At.Local().Format(time.DateTime), c.From, c.To, pace, plain(c.Cause))
+	return fmt.Sprintf("%s  %3d -> %-3d%s  %s", c.At.Local().Format(time.DateTime), c.From, c.To, pace, c.Cause)
 }

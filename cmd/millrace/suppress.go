@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // suppressCmd looks after the suppression list, of a running agent.
@@ -55,10 +56,10 @@ func (c *suppressList) Run(ctx context.Context, g *globals) error {
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
-	enc := json.NewEncoder(out)
+	enc := json.NewEncoder(printable.NewJSON(out))
 	const row = "%-19s %7s  %-11s %-30s %s\n"
 	if !c.JSON {
-		fmt.Fprintf(out, row, "LAST", "BOUNCES", "CLASS", "STREAM", "ADDRESS")
+		printable.Fprintf(out, row, "LAST", "BOUNCES", "CLASS", "STREAM", "ADDRESS")
 	}
 	return client.Suppressions(ctx, func(s *control.Suppression) error {
 		if !c.All && !s.Suppressed || c.Stream != nil && *c.Stream != s.Stream {
@@ -77,7 +78,7 @@ func (c *suppressList) Run(ctx context.Context, g *globals) error {
 		if !s.Suppressed {
 			class += " (counted)"
 		}
-		_, err := fmt.Fprintf(out, row, s.Last.Local().Format(time.DateTime), bounces, class, stream, s.Address)
+		_, err := printable.Fprintf(out, row, s.Last.Local().Format(time.DateTime), bounces, class, stream, s.Address)
 		return err
 	})
 }
@@ -114,10 +115,10 @@ func (g *globals) suppress(ctx context.Context, next func(*control.Suppression) 
 	if err != nil {
 		return err
 	}
-	fmt.Println(entries(n), "added")
+	printable.Fprintln(os.Stdout, entries(n), "added")
 	st, err := client.SuppressionStats(ctx)
 	if err == nil && st.Mode != "drop" {
-		fmt.Fprintf(os.Stderr, "millrace: [suppression] mode is %q, so mail is sent to these addresses all the same, but in streams with a mode of their own; remedy: set mode = \"drop\"\n", st.Mode)
+		printable.Fprintf(os.Stderr, "millrace: [suppression] mode is %q, so mail is sent to these addresses all the same, but in streams with a mode of their own; remedy: set mode = \"drop\"\n", st.Mode)
 	}
 	return err
 }
@@ -150,7 +151,7 @@ func (c *suppressRemove) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(entries(n), "removed")
+	printable.Fprintln(os.Stdout, entries(n), "removed")
 	if n == 0 {
 		return errors.New("none of these addresses is on the list")
 	}
@@ -280,7 +281,7 @@ func (c *suppressExport) Run(ctx context.Context, g *globals) error {
 		if c.Stream != nil && *c.Stream != s.Stream {
 			return nil
 		}
-		return out.Write([]string{s.Address, s.Stream, s.Last.UTC().Format(time.RFC3339), strconv.Itoa(s.Bounces), s.Class})
+		return out.Write([]string{printable.String(s.Address), printable.String(s.Stream), s.Last.UTC().Format(time.RFC3339), strconv.Itoa(s.Bounces), printable.String(s.Class)})
 	})
 	out.Flush()
 	return errors.Join(err, out.Error())
@@ -300,9 +301,9 @@ func (c *suppressStats) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	if c.JSON {
-		return json.NewEncoder(os.Stdout).Encode(st)
+		return json.NewEncoder(printable.NewJSON(os.Stdout)).Encode(st)
 	}
-	fmt.Printf("mode        %s\nsuppressed  %d, %d of them by an admin\ncounted     %d more have bounced\non disk     %d octets\n",
+	printable.Fprintf(os.Stdout, "mode        %s\nsuppressed  %d, %d of them by an admin\ncounted     %d more have bounced\non disk     %d octets\n",
 		st.Mode, st.Suppressed, st.Admin, st.Counted, st.Octets)
 	return nil
 }

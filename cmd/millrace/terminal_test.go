@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,11 +68,42 @@ func (x *terminal) screen() string {
 // until waits for a text on the screen.
 func (x *terminal) until(text string) {
 	x.t.Helper()
+	x.wait(fmt.Sprintf("%q", text), func(screen string) bool { return strings.Contains(screen, text) })
+}
+
+func (x *terminal) wait(what string, holds func(screen string) bool) {
+	x.t.Helper()
 	ctx, cancel := context.WithTimeout(x.t.Context(), time.Minute)
 	defer cancel()
-	if err := lab.Until(ctx, func() (bool, error) { return strings.Contains(x.screen(), text), nil }); err != nil {
-		x.t.Fatalf("no %q on the screen:\n%s", text, x.screen())
+	if err := lab.Until(ctx, func() (bool, error) { return holds(x.screen()), nil }); err != nil {
+		x.t.Fatalf("no %s on the screen:\n%s", what, x.screen())
 	}
+}
+
+// alone waits until nothing but a prompt is on the screen.
+func (x *terminal) alone(prompt string) {
+	x.t.Helper()
+	x.wait("nothing but "+prompt, func(screen string) bool { return strings.TrimSpace(screen) == prompt })
+}
+
+// again waits until the prompt is there again, below the line that was entered.
+func (x *terminal) again(prompt string) {
+	x.t.Helper()
+	x.wait("a second "+prompt, func(screen string) bool {
+		lines := strings.Split(strings.TrimSpace(screen), "\n")
+		return len(lines) > 1 && strings.TrimSpace(lines[len(lines)-1]) == prompt
+	})
+}
+
+// last is the last line that begins with the prompt, without it.
+func (x *terminal) last(prompt string) (line string) {
+	x.t.Helper()
+	for l := range strings.SplitSeq(x.screen(), "\n") {
+		if rest, ok := strings.CutPrefix(l, prompt); ok {
+			line = strings.TrimRight(rest, " ")
+		}
+	}
+	return line
 }
 
 // watched is a control socket that takes a pause of a site, and remembers it.

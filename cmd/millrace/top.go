@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // topCmd watches the agent at work. What it shows is made in board.go, what keys do
@@ -61,7 +62,7 @@ func (c *topCmd) Run(ctx context.Context, g *globals) error {
 	m.take(now)
 	if !term.IsTerminal(int(os.Stdout.Fd())) || !term.IsTerminal(int(os.Stdin.Fd())) || os.Getenv("TERM") == "dumb" {
 		m.height = 0 // all rows
-		_, err := fmt.Print(m.text())
+		_, err := printable.Fprintf(os.Stdout, "%s", printable.Block(m.text()))
 		return err
 	}
 	_, err = tea.NewProgram(&m, tea.WithContext(ctx)).Run()

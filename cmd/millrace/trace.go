@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/millrace/millrace/agent"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // traceCmd shows how mail for a destination would go.
@@ -38,5 +38,6 @@ func (c *traceCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	return agent.Transcript(ctx, cfg, c.Destination, g.Logger(os.Stderr), func(line string) { fmt.Println(line) })
+	err = agent.Transcript(ctx, cfg, c.Destination, g.Logger(os.Stderr), func(line string) { printable.Fprintln(os.Stdout, line) })
+	return printable.Error(err)
 }

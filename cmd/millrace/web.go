@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"os"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // webCmd prints a link to the status page.
@@ -25,7 +27,7 @@ func (c *webCmd) Run(ctx context.Context, g *globals) error {
 	}
 	link, err := client.WebLink(ctx)
 	if err == nil {
-		fmt.Println(link)
+		printable.Fprintln(os.Stdout, link)
 	}
 	return err
 }

@@ -24,7 +24,8 @@ func (r *room) call(from netip.Addr, addr string) *peer {
 	if from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
-	c, err := d.DialContext(r.ctx, "tcp", addr)
+	network, address := lab.Network(addr)
+	c, err := d.DialContext(r.ctx, network, address)
 	if err != nil {
 		r.t.Fatal(err)
 	}

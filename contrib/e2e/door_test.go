@@ -83,7 +83,8 @@ func (d *door) serve(l net.Listener, to string) {
 			d.work.Go(func() { refuse(c) })
 			continue
 		}
-		host, err := net.Dial("tcp", to)
+		network, address := lab.Network(to)
+		host, err := net.Dial(network, address)
 		if err != nil {
 			c.Close()
 			continue

@@ -46,7 +46,7 @@ func TestSetupOnRunningPublicConfigurations(t *testing.T) {
 func runPublic(t *testing.T, path, host string) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	s := stranger{host: host}
+	s := publicHost{host: host}
 	s.read(t, path)
 	// Postfix wants to find each address of inet_interfaces on an interface.
 	if err := lab.Alias(strings.ReplaceAll(strings.TrimPrefix(host, "127."), ".", "-"), netip.MustParseAddr(host)); err != nil {
@@ -66,7 +66,7 @@ func runPublic(t *testing.T, path, host string) {
 	}()
 	m, err := lab.NewMillrace(lab.MillraceOptions{Host: p, Set: map[string]string{
 		"milter.accept_bypass": fmt.Sprintf("[%s]", quoted(config.Bypasses())),
-		"handback.relay":       fmt.Sprintf("%q", host+":10626"),
+		"handback.relay":       "", // set-up chooses
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +94,9 @@ func runPublic(t *testing.T, path, host string) {
 		return string(out)
 	}
 	said := command()
+	if toml := read(t, filepath.Join(filepath.Dir(m.Config()), "conf.d", "host.toml")); !strings.Contains(toml, fmt.Sprintf("relay = %q", p.HandbackAddr())) {
+		t.Errorf("mail comes back elsewhere:\n%s", toml)
+	}
 	if err := m.Milter.Reload(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +124,7 @@ func runPublic(t *testing.T, path, host string) {
 }
 
 // judges sends bulk, which is diverted where it may be, and a letter, which is not.
-func (r *room) judges(s *stranger, said string) {
+func (r *room) judges(s *publicHost, said string) {
 	r.t.Helper()
 	// A reload of Postfix takes effect with the next smtpd, a moment later.
 	n := 0
@@ -158,9 +161,9 @@ func quoted(list []string) string {
 	return strings.Join(all, ", ")
 }
 
-// stranger is a stranger's configuration on an address of its own. What cannot be here is
+// publicHost is a stranger's configuration on an address of its own. What cannot be here is
 // left out: databases and other machines. Tables are empty files.
-type stranger struct {
+type publicHost struct {
 	host    string // its address
 	port    string // of the first service that takes mail
 	mainCF  string
@@ -168,7 +171,7 @@ type stranger struct {
 	closed  bool // its Postfix takes no mail of a client like this test
 }
 
-func (s *stranger) read(t *testing.T, path string) {
+func (s *publicHost) read(t *testing.T, path string) {
 	t.Helper()
 	archive, err := txtar.ParseFile(path)
 	if err != nil {
@@ -233,7 +236,7 @@ var (
 )
 
 // here moves a text to this machine.
-func (s *stranger) here(text, dir string) string {
+func (s *publicHost) here(text, dir string) string {
 	text = table.ReplaceAllString(text, "texthash:"+filepath.Join(dir, "empty"))
 	text = policy.ReplaceAllString(text, "")
 	text = strings.ReplaceAll(text, "reject_plaintext_session", "permit")
@@ -244,7 +247,7 @@ func (s *stranger) here(text, dir string) string {
 }
 
 // main is the stranger's main.cf with what it needs to run here in place of its own.
-func (s *stranger) main(dir string) string {
+func (s *publicHost) main(dir string) string {
 	if err := os.WriteFile(filepath.Join(dir, "empty"), nil, 0o644); err != nil {
 		return "" // and Postfix says what is wrong
 	}
@@ -277,7 +280,7 @@ func (s *stranger) main(dir string) string {
 }
 
 // master is the stranger's master.cf without chroots, with the services it needs.
-func (s *stranger) master(dir string) string {
+func (s *publicHost) master(dir string) string {
 	text := s.here(s.masters, dir)
 	text = regexp.MustCompile(`(?m)^(\S+ (?:inet|unix|pass) \S+ \S+) [y-] `).ReplaceAllString(text, "$1 n ")
 	usual := ""
@@ -295,6 +298,6 @@ func (s *stranger) master(dir string) string {
 }
 
 // direct reports whether remote mail goes to its own domain: only that is diverted.
-func (s *stranger) direct() bool {
+func (s *publicHost) direct() bool {
 	return !regexp.MustCompile(`(?m)^relayhost[ \t]*=[ \t]*\S`).MatchString(s.mainCF)
 }

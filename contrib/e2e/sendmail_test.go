@@ -202,3 +202,52 @@ func TestSendmailMissingFieldsAreAdded(t *testing.T) {
 		}
 	}
 }
+
+// Sendmail takes the value of Bcc off when it sends, so that no filter sees that. What
+// Millrace sends is the same, octet for octet but for what each hop writes itself, and a
+// signature that does not cover Bcc holds.
+func TestSendmailStripsBcc(t *testing.T) {
+	t.Parallel()
+	r := enter(t, setup{keep: true, sendmail: &lab.SendmailOptions{}})
+	for id, fields := range map[string]string{
+		"none":   "",
+		"plain":  "Bcc: secret@lab.test\r\n",
+		"folded": "BCC: Secret\r\n\t<secret@lab.test>,\r\n other@lab.test\r\n",
+		"twice":  "bcc: secret@lab.test\r\nX-Between: kept  \r\nBcc:secret@lab.test\r\n",
+		"empty":  "Bcc:\r\n",
+		"alone":  "X-Before: x\r\nBcc: secret@lab.test\r\nX-Empty:\r\nbCC: secret@lab.test,\r\n\tother@lab.test\r\n",
+		"copied": "Bcc: secret@lab.test\r\ncC: copy@lab.test\r\n",
+		"old":    "Bcc: secret@lab.test\r\nApparently-To: <news@lab.test>\r\n",
+		"void":   "Bcc: secret@lab.test\r\nTo:\r\n",
+		"kin":    "X-Bcc: kept@lab.test\r\nBcc-Log: kept@lab.test\r\nCc: kept@lab.test\r\n",
+		"resent": "Resent-From: a@lab.test\r\nResent-Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nResent-Message-ID: <r@lab.test>\r\nResent-Bcc: secret@lab.test\r\n",
+	} {
+		content := fields + news(id)
+		if id == "alone" || id == "copied" || id == "old" || id == "void" { // no other field that names a recipient, or just one
+			content = strings.ReplaceAll(content, "To: Readers <readers@lab.test>\r\n", "")
+		}
+		r.send("news@lab.test", []string{"bulk@far.test"}, content)
+		r.send("news@lab.test", []string{"person@far.test"}, strings.ReplaceAll(content, "List-", "Mist-"))
+		r.until("both copies of "+id, func() bool { return len(r.copies(id)) == 2 })
+		got := map[string]string{}
+		for _, a := range r.copies(id) {
+			if ours := id != "resent" && a.recipient == "bulk@far.test"; a.ours() != ours {
+				t.Errorf("%s to %s: by Millrace %v", id, a.recipient, a.ours())
+			}
+			if strings.Contains(strings.ToLower(a.content), "secret") || strings.Contains(a.content, "other@") {
+				t.Errorf("%s shows who else got it:\n%s", id, a.content)
+			}
+			for strings.HasPrefix(a.content, "Received:") { // each hop's own
+				end := strings.Index(a.content, "\r\n")
+				for a.content[end+2] == '\t' || a.content[end+2] == ' ' {
+					end += 2 + strings.Index(a.content[end+2:], "\r\n")
+				}
+				a.content = a.content[end+2:]
+			}
+			got[a.recipient] = strings.ReplaceAll(a.content, "Mist-", "List-")
+		}
+		if got["bulk@far.test"] != got["person@far.test"] {
+			t.Errorf("%s: Millrace sent\n%q\nand Sendmail\n%q", id, got["bulk@far.test"], got["person@far.test"])
+		}
+	}
+}

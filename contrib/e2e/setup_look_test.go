@@ -13,13 +13,13 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/postfix"
 )
 
-// setupRoom is a Postfix without Millrace's service or milter, and a Millrace whose
-// relay no service has yet.
+// setupRoom is a Postfix without Millrace's service or milter, and a Millrace that does
+// not know where mail comes back.
 type setupRoom struct {
 	*room
-	relay string
 }
 
 func enterSetup(t *testing.T, extra map[string]string, set map[string]string, master ...string) *setupRoom {
@@ -34,18 +34,22 @@ func enterSetup(t *testing.T, extra map[string]string, set map[string]string, ma
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &setupRoom{room: &room{t: t, ctx: ctx, host: p, postfix: p}, relay: freePort(t)}
+	r := &setupRoom{room: &room{t: t, ctx: ctx, host: p, postfix: p}}
 	t.Cleanup(func() { r.leave("host", p.Stop) })
 	// The lab's own hand-back service is none of set-up's.
 	path := filepath.Join(p.Config(), "master.cf")
-	text, rest, _ := strings.Cut(read(t, path), "# Millrace's lines for Postfix's master.cf.\n")
-	if i := strings.Index(rest, "remote_header_rewrite_domain=\n"); i >= 0 {
-		text += rest[i+len("remote_header_rewrite_domain=\n"):]
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	service, err := postfix.Handback(p.HandbackAddr())
+	if err != nil {
 		t.Fatal(err)
 	}
-	keys := map[string]string{"handback.relay": fmt.Sprintf("%q", r.relay)}
+	text, rest, ok := strings.Cut(read(t, path), service)
+	if !ok {
+		t.Fatal("the lab's master.cf has no hand-back service")
+	}
+	if err := os.WriteFile(path, []byte(text+rest), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]string{"handback.relay": ""}
 	for k, v := range set {
 		keys[k] = v
 	}
@@ -113,15 +117,16 @@ func (r *setupRoom) alive() {
 // the reload ends master(8). Set-up notices, gives the files back and starts Postfix.
 func TestSetupTakesItselfBack(t *testing.T) {
 	t.Parallel()
-	r := enterSetup(t, nil, nil)
+	relay := freePort(t)
+	r := enterSetup(t, nil, map[string]string{"handback.relay": fmt.Sprintf("%q", relay)})
 	before := r.all()
 	taken := make(chan net.Listener, 1)
 	ctx, stop := context.WithCancel(r.ctx)
 	go func() {
 		path := filepath.Join(r.postfix.Config(), "master.cf")
 		for ctx.Err() == nil {
-			if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), r.relay) {
-				l, err := net.Listen("tcp", r.relay)
+			if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), relay) {
+				l, err := net.Listen("tcp", relay)
 				if err != nil {
 					l = nil
 				}
@@ -186,7 +191,7 @@ func TestSetupLeavesAStoppedPostfixStopped(t *testing.T) {
 	if out, err := r.setup(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if c, err := net.Dial("tcp", r.relay); err == nil {
+	if c, err := net.Dial("unix", strings.TrimPrefix(r.postfix.HandbackAddr(), "unix:")); err == nil {
 		c.Close()
 		t.Error("Postfix was started")
 	}

@@ -22,10 +22,11 @@ type Client struct {
 	text *textproto.Conn
 }
 
-// Dial connects and says EHLO.
+// Dial connects to "host:port" or "unix:/path" and says EHLO.
 func Dial(ctx context.Context, addr string) (*Client, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	network, to := Network(addr)
+	conn, err := d.DialContext(ctx, network, to)
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,7 @@ type Host interface {
 	// SMTPAddr is the port where any loopback client may relay, through the
 	// milter.
 	SMTPAddr() string
-	// HandbackAddr is the hand-back port.
+	// HandbackAddr is where mail comes back, as [handback] relay has it.
 	HandbackAddr() string
 	// MilterSocket is the path where the MTA looks for the milter's socket.
 	MilterSocket() string

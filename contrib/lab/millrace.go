@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // RelativeSocket is the smtpd_milters entry of a host: the milter's socket
@@ -28,10 +29,14 @@ type MillraceOptions struct {
 	// DNS is the address, without a port, of the name server. Default: Resolver.
 	DNS string
 	// Set are keys of millrace.toml with their TOML values; they win over the
-	// lab's own: {"milter.verdict": `"discard"`, "general.retry": `["1s"]`}.
+	// lab's own: {"milter.verdict": `"discard"`, "general.retry": `["1s"]`}. "" leaves
+	// a key of the lab's out.
 	Set map[string]string
 	// Extra is TOML at the end of millrace.toml: [[queue]], [[milter.rule]].
 	Extra string
+	// AgentUser is the number of the user that the agent runs as, and to whom spool and
+	// state belong; the milter cannot share them then. 0 is root.
+	AgentUser int
 	// Programs is the directory of the programs. Default: Programs().
 	Programs string
 	// Logger is told about starts and stops; nil is silent.
@@ -85,6 +90,10 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	// The directory is passable, so that the MTA reaches the milter's socket.
 	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(m.Spool(), 0o700),
 		os.WriteFile(m.Config(), []byte(m.toml(o)), 0o644))
+	if id := o.AgentUser; err == nil && id != 0 {
+		m.Agent.user = &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}
+		err = errors.Join(os.Chown(dir, id, id), os.Chown(m.Spool(), id, id))
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("new millrace: %w", err), os.RemoveAll(dir))
 	}
@@ -179,6 +188,7 @@ func (m *Millrace) toml(o MillraceOptions) string {
 		keys["milter.host_domains"] = tomlStrings(o.Host.LocalDomains())
 	}
 	maps.Copy(keys, o.Set)
+	maps.DeleteFunc(keys, func(_, value string) bool { return value == "" })
 
 	sections := map[string][]string{}
 	for _, k := range slices.Sorted(maps.Keys(keys)) {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/contrib/postfix"
 )
 
 // LocalDomain is the domain of every lab Postfix: its hostname is in it, and
@@ -37,8 +39,11 @@ type PostfixOptions struct {
 	// Default: Resolver. It lets Postfixes of one program see different
 	// internets.
 	DNS string
-	// SMTPPort and HandbackPort fix the two ports; 0 takes free ones.
-	SMTPPort, HandbackPort int
+	// SMTPPort fixes the port; 0 takes a free one.
+	SMTPPort int
+	// HandbackPort is the port of loopback where mail comes back, as set-ups before
+	// the socket have it, AnyPort a free one; 0 is the socket.
+	HandbackPort int
 	// Chroot has the services run in the queue directory that Debian's master.cf
 	// runs there.
 	Chroot bool
@@ -66,6 +71,9 @@ type PostfixOwn struct {
 	// Addr is where it takes mail: "127.5.0.1:25".
 	Addr string
 }
+
+// AnyPort is a free port.
+const AnyPort = -1
 
 // Postfix is a running private Postfix.
 type Postfix struct {
@@ -100,11 +108,16 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 	if o.Own != nil {
 		p.smtp = o.Own.Addr
 	}
-	if p.smtp == "" {
-		p.smtp, err = addrOrFree(o.SMTPPort)
+	loopback := "127.0.0.1"
+	if o.Extra["inet_protocols"] == "ipv6" {
+		loopback = "[::1]"
 	}
-	if err == nil {
-		p.handback, err = addrOrFree(o.HandbackPort)
+	if p.smtp == "" {
+		p.smtp, err = addrOn(loopback, o.SMTPPort)
+	}
+	p.handback = "unix:" + filepath.Join(p.Queue(), "public", postfix.Socket)
+	if err == nil && o.HandbackPort != 0 {
+		p.handback, err = addrOn(loopback, max(0, o.HandbackPort))
 	}
 	if err == nil {
 		err = p.install(o)
@@ -170,7 +183,8 @@ func (p *Postfix) Start(ctx context.Context) error {
 // greets reports whether an SMTP server with a 220 banner answers.
 func greets(ctx context.Context, addr string) bool {
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", addr)
+	network, addr := Network(addr)
+	c, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return false
 	}
@@ -183,10 +197,19 @@ func greets(ctx context.Context, addr string) bool {
 	return err == nil && strings.HasPrefix(line, "220")
 }
 
+// Network is what net.Dial takes for an address, "host:port" or "unix:/path".
+func Network(addr string) (network, address string) {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return "unix", path
+	}
+	return "tcp", addr
+}
+
 // SMTPAddr is the port where any loopback client may relay, through the milter.
 func (p *Postfix) SMTPAddr() string { return p.smtp }
 
-// HandbackAddr is the hand-back port of contrib/postfix/master.cf.
+// HandbackAddr is where mail comes back: the socket of contrib/postfix/master.cf, or the
+// port of old.
 func (p *Postfix) HandbackAddr() string { return p.handback }
 
 // Config is the configuration directory, for postconf -c and sendmail -C.

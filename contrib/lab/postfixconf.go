@@ -122,7 +122,11 @@ func (p *Postfix) install(o PostfixOptions) error {
 	if err := p.writeConfig("main.cf", p.mainCF(o)); err != nil {
 		return err
 	}
-	return p.writeConfig("master.cf", p.masterCF(o))
+	master, err := p.masterCF(o)
+	if err != nil {
+		return err
+	}
+	return p.writeConfig("master.cf", master)
 }
 
 // furnishChroot puts into the queue directory what Debian's postfix copies there
@@ -219,18 +223,22 @@ func (p *Postfix) mainCF(o PostfixOptions) string {
 	return b.String()
 }
 
-func (p *Postfix) masterCF(o PostfixOptions) string {
+func (p *Postfix) masterCF(o PostfixOptions) (string, error) {
 	var b strings.Builder
 	services := fmt.Sprintf("%s inet n - y - - smtpd\n", p.smtp) + masterServices
 	if !o.Chroot {
 		services = strings.ReplaceAll(services, " y ", " n ")
 	}
 	b.WriteString(services)
-	b.WriteString(strings.Replace(postfix.MasterCF, "\n127.0.0.1:10626 ", "\n"+p.handback+" ", 1))
+	handback, err := postfix.Handback(p.handback)
+	if err != nil {
+		return "", err
+	}
+	b.WriteString(handback)
 	for _, line := range o.Master {
 		b.WriteString(line + "\n")
 	}
-	return b.String()
+	return b.String(), nil
 }
 
 // postfixIDs are the user with its own group, and the set-gid group, of
@@ -254,15 +262,18 @@ func postfixIDs() (uid, own, postdrop int, err error) {
 	return uid, own, postdrop, err
 }
 
-// addrOrFree is port on loopback, or for 0 a free one. Free ports are taken
+// addrOrFree is addrOn 127.0.0.1.
+func addrOrFree(port int) (string, error) { return addrOn("127.0.0.1", port) }
+
+// addrOn is a port on a loopback address, or for 0 a free one. Free ports are taken
 // from below the range the kernel gives to outgoing connections, so that none
 // of those sits on the port when the server comes to listen.
-func addrOrFree(port int) (string, error) {
+func addrOn(loopback string, port int) (string, error) {
 	if port != 0 {
-		return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), nil
+		return loopback + ":" + strconv.Itoa(port), nil
 	}
 	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(11000+rand.IntN(20000)))
+		addr := loopback + ":" + strconv.Itoa(11000+rand.IntN(20000))
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue

@@ -52,7 +52,8 @@ type Daemon struct {
 	name    string
 	path    string
 	args    []string
-	env     []string // beside the program's own
+	env     []string            // beside the program's own
+	user    *syscall.Credential // nil: ours
 	dir     string
 	ready   func(ctx context.Context) bool
 	group   *group
@@ -70,6 +71,9 @@ func (d *Daemon) Start(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = d.dir
 	cmd.Env = append(os.Environ(), d.env...)
+	if d.user != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.user}
+	}
 	earlier := d.CPU()
 	if d.group, err = startGroup(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", d.name, err)

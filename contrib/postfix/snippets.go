@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 )
 
@@ -25,28 +26,40 @@ const EarlierMilterOptions = "connect_timeout=5s, command_timeout=5s, content_ti
 //go:embed main.cf
 var MainCF string
 
-// MasterCF is the hand-back service for master.cf, on 127.0.0.1:10626, and its cleanup
+// MasterCF is the hand-back service for master.cf, on the socket Socket, and its cleanup
 // service.
 //
 //go:embed master.cf
 var MasterCF string
 
-// shipped is the port of MasterCF.
-const shipped = "127.0.0.1:10626"
+// Names in MasterCF.
+const (
+	Socket     = "millrace"         // of the hand-back service: public/millrace in the queue directory
+	Cleanup    = "handback"         // of its cleanup
+	SyslogName = "postfix/handback" // of both
+)
 
-// Handback is MasterCF without its explanation, at another loopback endpoint.
-func Handback(endpoint string) (string, error) {
-	host, _, err := net.SplitHostPort(endpoint)
-	if err != nil {
-		return "", err
-	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return "", fmt.Errorf("%s is not a loopback address of this host; give the host that it is of the service of master.cf", endpoint)
+// shipped is how MasterCF's hand-back service begins.
+const shipped = Socket + " unix n "
+
+// Handback is MasterCF without its explanation, for a relay as [handback] has it: a socket
+// of public/, by whatever name, or a loopback endpoint.
+func Handback(relay string) (string, error) {
+	own := filepath.Base(relay) + " unix n "
+	if !strings.HasPrefix(relay, "unix:") {
+		host, _, err := net.SplitHostPort(relay)
+		if err != nil {
+			return "", err
+		}
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			return "", fmt.Errorf("%s is not a loopback address of this host; give the host that it is of the service of master.cf", relay)
+		}
+		own = relay + " inet n "
 	}
 	var b strings.Builder
 	for line := range strings.Lines(MasterCF) {
 		if !strings.HasPrefix(line, "#") && line != "\n" {
-			b.WriteString(strings.ReplaceAll(line, shipped, endpoint))
+			b.WriteString(strings.Replace(line, shipped, own, 1))
 		}
 	}
 	return b.String(), nil

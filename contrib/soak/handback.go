@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab"
 )
 
 // state is what the hand-back port does.
@@ -64,7 +66,8 @@ func (r *relay) pass(c net.Conn) {
 		_, _ = io.WriteString(c, "421 4.3.2 mail.lab.test Error: too many connections\r\n")
 		return
 	}
-	d, err := net.DialTimeout("tcp", r.to, 5*time.Second)
+	network, to := lab.Network(r.to)
+	d, err := net.DialTimeout(network, to, 5*time.Second)
 	if err != nil {
 		return
 	}
@@ -75,7 +78,7 @@ func (r *relay) pass(c net.Conn) {
 	go func() {
 		defer close(done)
 		_, _ = io.Copy(d, c)
-		_ = d.(*net.TCPConn).CloseWrite()
+		_ = d.(interface{ CloseWrite() error }).CloseWrite()
 	}()
 	_, _ = io.Copy(c, d)
 	c.Close()

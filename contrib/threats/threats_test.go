@@ -12,7 +12,7 @@ import (
 )
 
 // named finds `package TestName`.
-var named = regexp.MustCompile("`([a-z0-9/]+) ((?:Test|Fuzz)[A-Za-z0-9]+)`")
+var named = regexp.MustCompile("`([a-z0-9/-]+) ((?:Test|Fuzz)[A-Za-z0-9]+)`")
 
 func TestEveryNamedTestExists(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/agent/address"
 	"github.com/millrace/millrace/agent/config"
 )
 
@@ -23,6 +24,11 @@ func checkDecision(t *testing.T, m *Message, d Decision) {
 	}
 	if d.Divert == nil && d.Stream != "" || d.Reason == "" {
 		t.Fatalf("%+v", d)
+	}
+	for i, diverted := range d.Divert { // agent/smtp FuzzPlainAddressesAreSaid has the rest of the way
+		if r := m.Recipients[i].Address; diverted && (!address.Plain(m.Sender) || !address.Plain(r)) {
+			t.Fatalf("diverted from %q to %q", m.Sender, r)
+		}
 	}
 	if !printableASCII(d.Stream) || strings.ContainsAny(d.Stream, " \"\\") || len(d.Stream) > maxStream {
 		t.Fatalf("stream %q", d.Stream)
@@ -51,6 +57,8 @@ func FuzzDecide(f *testing.F) {
 		_, header, _ := strings.Cut(string(text), "\n\n")
 		f.Add(s.message.Sender, "ann@gmail.com", "", header)
 	}
+	f.Add("<a@b.example>", "a..b@c.example", "", "X-Millrace: divert")
+	f.Add("Ann <a@b.example>", "\"\x1b[2J\"@c.example", "", "X-Millrace: divert")
 	f.Add("a", "\"b\"@c", "XVERP=\xff", "Received: \x00\r\nX-Millrace: divert")
 	shipped := mustNew(f, base())
 	cfg := base()

@@ -1,6 +1,10 @@
 package classify
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/millrace/millrace/agent/address"
+)
 
 // remoteOnes marks the recipients that the host would send to their own domain
 // over the internet. If there is none, or the mail cannot be split and not all
@@ -27,7 +31,7 @@ func (c *Classifier) remoteOnes(m *Message) ([]bool, string) {
 // admin may name such a next hop in milter.remote.
 func (c *Classifier) remoteOne(r *Recipient) bool {
 	domain := domainOf(r.Address)
-	if !plainDomain(domain) || !plainLocalPart(r.Address) || c.hostDomains.match(domain) {
+	if !address.Plain(r.Address) || c.hostDomains.match(domain) {
 		return false
 	}
 	// Sendmail writes a domain that it has looked up with a final dot.
@@ -56,38 +60,10 @@ func (c *Classifier) commandRecipients(m *Message) ([]bool, string) {
 	divert := make([]bool, len(m.Recipients))
 	for i := range m.Recipients {
 		a := m.Recipients[i].Address
-		if d := domainOf(a); !plainDomain(d) || !plainLocalPart(a) || c.hostDomains.match(d) {
+		if !address.Plain(a) || c.hostDomains.match(domainOf(a)) {
 			return nil, "sendmail(1) mail with a recipient that is not remote"
 		}
 		divert[i] = true
 	}
 	return divert, ""
-}
-
-// plainDomain reports whether a domain can be looked up, and compared with
-// host_domains, as it stands: ASCII labels with a dot between them, no address
-// literal, no blanks, no final dot.
-func plainDomain(d string) bool {
-	if !strings.Contains(d, ".") || strings.HasPrefix(d, ".") || strings.HasSuffix(d, ".") || strings.Contains(d, "..") {
-		return false
-	}
-	for i := range len(d) {
-		if c := d[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("[]()<>@,;:\\\"%!", c) >= 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// plainLocalPart reports whether a local part is a dot-atom, so the address has
-// one way to be written. Quoted ones have several, and source routes and other
-// old forms mean more than they show: the host knows what.
-func plainLocalPart(addr string) bool {
-	local := addr[:max(strings.LastIndexByte(addr, '@'), 0)]
-	for i := range len(local) {
-		if c := local[i]; c <= ' ' || c == 0x7f || strings.IndexByte("()<>[]:;@\\,\"", c) >= 0 {
-			return false
-		}
-	}
-	return local != ""
 }

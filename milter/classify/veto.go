@@ -1,6 +1,10 @@
 package classify
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/millrace/millrace/agent/address"
+)
 
 // mailArgs and rcptArgs are the ESMTP arguments that the agent honours or may
 // leave out without harm. All others, XVERP and REQUIRETLS among them, change
@@ -24,6 +28,9 @@ func (c *Classifier) veto(m *Message, h headers) string {
 	}
 	if domainOf(m.Sender) == "" {
 		return "sender without a domain"
+	}
+	if !address.Plain(m.Sender) { // the host mends it, or lets the receivers judge
+		return "sender is not a plain address"
 	}
 	for _, a := range m.Args {
 		if why := unknownArg(a, mailArgs); why != "" {

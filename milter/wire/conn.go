@@ -35,6 +35,10 @@ type Conn struct {
 	cancel  context.CancelFunc
 	done    chan struct{} // closed by Close
 
+	accepted   time.Time
+	negotiated func() // called when that is done
+	silent     bool   // closed for want of a negotiation; to be read once done is closed
+
 	r         *bufio.Reader
 	buf       []byte      // of the packet read last
 	strs      []string    // and its strings
@@ -64,7 +68,8 @@ type Conn struct {
 const readAhead = 8 << 10
 
 func newConn(ctx context.Context, nc net.Conn, o Options, log *slog.Logger) *Conn {
-	c := &Conn{Conn: nc, o: o, log: log, r: bufio.NewReaderSize(nc, readAhead), done: make(chan struct{})}
+	c := &Conn{Conn: nc, o: o, log: log, r: bufio.NewReaderSize(nc, readAhead), done: make(chan struct{}),
+		accepted: time.Now(), negotiated: func() {}}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c
 }
@@ -140,7 +145,7 @@ func (c *Conn) await() error {
 			err = errStopped
 		}
 		if err == nil {
-			c.SetReadDeadline(time.Now().Add(c.o.IdleTimeout)) // fails only where the Read will
+			c.SetReadDeadline(c.patience(c.o.IdleTimeout)) // fails only where the Read will
 		}
 		c.mu.Unlock()
 		if err != nil {
@@ -155,9 +160,18 @@ func (c *Conn) await() error {
 		}
 	}
 	if !wholePacket(c.r) {
-		c.SetReadDeadline(time.Now().Add(c.o.PacketTimeout))
+		c.SetReadDeadline(c.patience(c.o.PacketTimeout))
 	}
 	return nil
+}
+
+// patience is when a read that may take d ends. The whole of the negotiation has one
+// time of its own, which no octet prolongs.
+func (c *Conn) patience(d time.Duration) time.Time {
+	if c.stage == fresh { // changed by this goroutine alone
+		return c.accepted.Add(c.o.NegotiationTimeout)
+	}
+	return time.Now().Add(d)
 }
 
 // begin takes a packet: what the engine has no use for is done here.
@@ -173,6 +187,7 @@ func (c *Conn) begin(p packet) error {
 		if c.terms, err = negotiate(p.data); err != nil {
 			return err
 		}
+		c.negotiated()
 	case milter.CodeEOH, milter.CodeEOB:
 		c.startProgress()
 	case milter.CodeQuit:
@@ -353,9 +368,14 @@ func (c *Conn) stop() {
 	}
 }
 
+// errSilent ends a connection that has not negotiated.
+var errSilent = errors.New("nothing was negotiated")
+
 // kill ends the connection wherever it is.
-func (c *Conn) kill() {
-	c.fail(errStopped)
+func (c *Conn) kill() { c.end(errStopped) }
+
+func (c *Conn) end(why error) {
+	c.fail(why)
 	c.cancel()
 	c.Conn.Close()
 }
@@ -384,6 +404,10 @@ func (c *Conn) Close() error {
 		if c.stopping && (errors.Is(why, os.ErrDeadlineExceeded) || errors.Is(why, net.ErrClosed)) {
 			why = errStopped
 		}
+		if s == fresh && errors.Is(why, os.ErrDeadlineExceeded) {
+			why = errSilent
+		}
+		c.silent = why == errSilent
 		c.mu.Unlock()
 
 		c.cancel()
@@ -404,7 +428,7 @@ func (c *Conn) Close() error {
 // logEnd writes the one line of a connection that did not end with QUIT.
 func (c *Conn) logEnd(why error, s stage) {
 	switch {
-	case why == nil, errors.Is(why, errStopped) && !s.inMessage(), why == io.EOF && !s.inMessage():
+	case why == nil, errors.Is(why, errStopped) && !s.inMessage(), why == errSilent, why == io.EOF && !s.inMessage():
 		c.log.Debug("MTA connection ends", "stage", s.String())
 	default:
 		if why == io.EOF {

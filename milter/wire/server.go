@@ -20,12 +20,17 @@ type Server struct {
 	o       Options
 	log     *slog.Logger
 	slots   chan struct{}
+	fresh   newcomers
+	silent  silentLog
 }
 
 // NewServer returns a server that asks newHandler for a backend per connection.
 func NewServer(newHandler func(*Conn) Handler, o Options) *Server {
 	o = o.withDefaults()
-	return &Server{newHandler, o, o.Logger, make(chan struct{}, o.MaxConnections)}
+	return &Server{
+		handler: newHandler, o: o, log: o.Logger, slots: make(chan struct{}, o.MaxConnections),
+		silent: silentLog{log: o.Logger},
+	}
 }
 
 // Serve accepts connections until ctx is done, and closes the listener. Then it
@@ -49,22 +54,23 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, open *connSet) err
 	var pause time.Duration
 	var warned time.Time
 	for {
-		select {
-		case s.slots <- struct{}{}:
-		default:
+		// With all places taken nothing is accepted, for what waits in the backlog
+		// costs nothing; but if one of them is held by a newcomer, that one gives way.
+		placed := s.place()
+		if !placed && s.fresh.none() {
 			if time.Since(warned) > time.Minute {
 				warned = time.Now()
 				s.log.Warn("connection limit reached, further MTA connections wait", "limit", cap(s.slots))
 			}
-			select {
-			case s.slots <- struct{}{}:
-			case <-ctx.Done():
+			if placed = s.awaitPlace(ctx); !placed {
 				return nil
 			}
 		}
 		nc, err := ln.Accept()
 		if err != nil {
-			<-s.slots
+			if placed {
+				<-s.slots
+			}
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -83,10 +89,39 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, open *connSet) err
 			continue
 		}
 		pause = 0
+		if !placed && !s.place() {
+			s.fresh.yield()
+			if !s.awaitPlace(ctx) {
+				nc.Close()
+				return nil
+			}
+		}
 		c := newConn(base, nc, s.o, s.log)
 		c.handler = s.handler(c)
+		c.negotiated = func() { s.fresh.remove(c) }
+		s.fresh.add(c)
 		open.add(c)
 		s.start(c, open)
+	}
+}
+
+// place takes a place for a connection, if one is free.
+func (s *Server) place() bool {
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitPlace waits for a place; false means that ctx is done.
+func (s *Server) awaitPlace(ctx context.Context) bool {
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -97,6 +132,10 @@ func (s *Server) start(c *Conn, open *connSet) {
 	engine.Serve(&oneConn{conn: c}) // returns at once, when there is no second connection
 	go func() {
 		<-c.done
+		s.fresh.remove(c)
+		if c.silent {
+			s.silent.note(c)
+		}
 		open.remove(c)
 		<-s.slots
 	}()

@@ -3,8 +3,10 @@ package wire
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -65,19 +67,104 @@ func TestConnectionsBeyondTheLimitWait(t *testing.T) {
 	first.greet()
 	ours, theirs := net.Pipe()
 	defer ours.Close()
-	offered := make(chan struct{})
-	go func() { s.ln.ch <- theirs; close(offered) }()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		s.ln.ch <- theirs
+		(peer{t, ours}).greet()
+	}()
 	first.mail("<a@x>", "<b@y>")
 	first.expect('c')
 	select {
-	case <-offered:
-		t.Fatal("accepted beyond the limit")
+	case <-served:
+		t.Fatal("served beyond the limit")
 	default:
 	}
 	first.Close()
-	<-offered
-	second := peer{t, ours}
-	second.greet()
+	<-served
+}
+
+// Connections that say nothing take no place from those that do: over real
+// sockets, with all places held by silent ones and more of them coming.
+func TestSilentConnectionsGiveWayToNewOnes(t *testing.T) {
+	t.Parallel()
+	const places, silent = 10, 1000
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log logBuffer
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	server := NewServer(func(*Conn) Handler { return deaf{} },
+		Options{MaxConnections: places, NegotiationTimeout: time.Hour, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	go func() { done <- server.Serve(ctx, ln) }()
+	defer func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if l := log.lines(); len(l) > 2 || !strings.Contains(l[0], "say nothing") {
+			t.Errorf("log of %d silent connections:\n%s", silent, strings.Join(l, "\n"))
+		}
+	}()
+	dial := func() peer {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return peer{t, c}
+	}
+	var mtas []peer
+	for range silent {
+		dial()
+		if len(mtas) < places/2 {
+			p := dial()
+			p.greet()
+			p.mail("<a@x>", "<b@y>")
+			p.expect('a')
+			mtas = append(mtas, p)
+		}
+	}
+	p := dial()
+	p.greet()
+	for _, p := range append(mtas, p) { // those that came first are served still
+		p.mail("<a@x>", "<b@y>")
+		p.expect('a')
+	}
+}
+
+// Whoever has not finished the negotiation within its time, by silence or octet by
+// octet, is closed.
+func TestNegotiationHasItsDeadline(t *testing.T) {
+	t.Parallel()
+	for name, octets := range map[string][]byte{"silent": nil, "slow": postfixOffer()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := serve(t, Options{}, nil)
+				start := time.Now()
+				p := s.dial()
+				var writer sync.WaitGroup
+				writer.Go(func() {
+					for i := range octets {
+						time.Sleep(time.Second)
+						if _, err := p.Write(octets[i : i+1]); err != nil {
+							return
+						}
+					}
+				})
+				p.expectEnd()
+				if d := time.Since(start); d != 5*time.Second {
+					t.Errorf("closed after %v", d)
+				}
+				writer.Wait()
+				s.stop()
+				<-s.done
+			})
+		})
+	}
 }
 
 // flaky is a listener whose first accepts fail for a while.

@@ -108,12 +108,16 @@ type Options struct {
 	Logger *slog.Logger
 
 	// MaxConnections is how many MTA connections are served at a time (default
-	// 1000); further ones wait in the listen backlog.
+	// 1000); further ones wait in the listen backlog. While one of those served has
+	// not negotiated, none waits: the oldest such gives way.
 	MaxConnections int
 	// IdleTimeout is how long an MTA may be silent between packets. The default,
 	// 70 minutes, is above Sendmail's Timeout.command of an hour: the MTA keeps
 	// the connection while its own client is silent.
 	IdleTimeout time.Duration
+	// NegotiationTimeout is how long a connection may take, from when it is accepted,
+	// to negotiate (default 5 s): an MTA does so at once.
+	NegotiationTimeout time.Duration
 	// PacketTimeout is how long one packet may take from its first octet to its
 	// last (default 1 minute).
 	PacketTimeout time.Duration
@@ -142,6 +146,7 @@ func (o Options) withDefaults() Options {
 		}
 	}
 	def(&o.IdleTimeout, 70*time.Minute)
+	def(&o.NegotiationTimeout, 5*time.Second)
 	def(&o.PacketTimeout, time.Minute)
 	def(&o.WriteTimeout, 30*time.Second)
 	def(&o.ProgressEvery, 4*time.Second)

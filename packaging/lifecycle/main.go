@@ -5,9 +5,10 @@
 //
 // It runs as root on a Debian of its own with systemd and Postfix, where nothing
 // leaves the loopback interface; packaging/try makes one. In this order: install; set up, to
-// observe; divert; a blast to slow and limited receivers, in the middle of which
-// the package is upgraded; an attempt to remove it with mail in the queue, which
-// must fail; retreat; purge. In the end every message has arrived once, the
+// observe; divert; orders of an admin, with mail that they keep; a blast to slow and
+// limited receivers, in the middle of which the package is upgraded; what was ordered is
+// in force still, and the hand-back works; an attempt to remove it with mail in the
+// queue, which must fail; retreat; purge. In the end every message has arrived once, the
 // configuration of Postfix is what it was, and of Millrace nothing is left but
 // what the admin made.
 package main
@@ -23,6 +24,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/contrib/sink"
@@ -49,7 +51,9 @@ type life struct {
 	first, next string
 	internet    *sink.Internet
 	sent        *ledger.Ledger
-	numbered    int // messages made so far
+
+	mu       sync.Mutex
+	numbered int // messages made so far
 }
 
 // own is what the admin of this host wrote: the fake internet is on loopback.
@@ -62,6 +66,20 @@ resolvers = ["127.0.0.1:53"]
 min_free = "1MiB"
 [general]
 retry = ["2s"]
+[suppression]
+mode = "drop"
+notify = false
+[[queue]]
+name = "mine"
+domains = ["slow.test"]
+max_sessions = 15
+[[queue]]
+name = "provider"
+mx = ["*.provider.test"]
+[[milter.rule]]
+name = "receipts"
+action = "leave"
+sender = ["receipts@*"]
 `
 )
 
@@ -71,6 +89,9 @@ var providers = []sink.Provider{
 	{Name: "slow", Domains: []string{"slow.test"}, Hosts: 2, HostName: "mx%d.slow.test",
 		Behaviour: sink.Behaviour{RTT: 30 * time.Millisecond, HostConnections: 10}},
 	{Name: "quick", Domains: []string{"quick.test"}, Hosts: 1, HostName: "mx%d.quick.test"},
+	{Name: "paused", Domains: []string{"domain.test", "timed.test", "short.test"}, Hosts: 1, HostName: "mx%d.paused.test"},
+	{Name: "hosts", Domains: []string{"hosts.test"}, Hosts: 2, HostName: "mx%d.hosts.test"},
+	{Name: "provider", Domains: []string{"provider.test"}, Hosts: 1, HostName: "mx%d.provider.test"},
 	{Name: "gone", Domains: []string{"gone.test"}, Hosts: 1, HostName: "mx%d.gone.test", Behaviour: sink.Behaviour{Down: true}},
 }
 
@@ -121,9 +142,31 @@ func (l *life) live(ctx context.Context) error {
 	if err := run(ctx, "millrace", "setup", "--divert", "--yes"); err != nil {
 		return err
 	}
+	step("orders, and mail that they keep")
+	orders, err := l.order(ctx)
+	if err != nil {
+		return err
+	}
+	pids, err := daemons(ctx)
+	if err != nil {
+		return err
+	}
 	step("blast, with an upgrade in its middle")
-	upgrade := func() error { return run(ctx, "apt-get", "install", "--yes", l.next) }
-	if err := l.send(ctx, 4000, upgrade); err != nil {
+	if err := l.send(ctx, 4000, func() error { return l.upgrade(ctx) }); err != nil {
+		return err
+	}
+	step("both daemons are the new ones, and all orders stand")
+	if err := renewed(ctx, pids); err != nil {
+		return err
+	}
+	if err := run(ctx, "millrace", "check"); err != nil {
+		return err
+	}
+	if err := orders.stand(ctx, l); err != nil {
+		return err
+	}
+	step("hand back, and lift the orders")
+	if err := orders.lift(ctx, l); err != nil {
 		return err
 	}
 	if n, err := spooled(); err != nil || n == 0 {
@@ -162,6 +205,20 @@ func (l *life) live(ctx context.Context) error {
 	return l.settle(ctx)
 }
 
+// upgrade installs the next package, after a pause whose time is over later. The
+// configuration was changed by "millrace setup", and dpkg must not ask about it: there
+// is nobody to answer. NEXT may be FIRST again, as in the package's autopkgtest.
+func (l *life) upgrade(ctx context.Context) error {
+	short := stopped{pause: []string{"--domain", "short.test"}, to: "short.test"}
+	if err := run(ctx, "millrace", append([]string{"pause", "--for", "1m"}, short.pause...)...); err != nil {
+		return err
+	}
+	if err := l.post(ctx, &short, 1); err != nil {
+		return err
+	}
+	return run(ctx, "apt-get", "install", "--yes", "--reinstall", l.next)
+}
+
 // host makes a Postfix that sends to our internet.
 func (l *life) host(ctx context.Context) error {
 	// Before Postfix starts, which copies it into its chroot.
@@ -171,7 +228,8 @@ func (l *life) host(ctx context.Context) error {
 	// Receivers have the other addresses of loopback.
 	for _, args := range [][]string{
 		{"postconf", "-e", "inet_interfaces=127.0.0.1", "myhostname=mail.host.test", "maximal_backoff_time=5s",
-			"minimal_backoff_time=5s", "queue_run_delay=5s", "smtp_host_lookup=dns"},
+			"minimal_backoff_time=5s", "queue_run_delay=5s", "smtp_host_lookup=dns",
+			"smtpd_authorized_xclient_hosts=127.0.0.1"},
 		{"systemctl", "restart", "postfix"},
 	} {
 		if err := run(ctx, args[0], args[1:]...); err != nil {
@@ -184,8 +242,10 @@ func (l *life) host(ctx context.Context) error {
 // send has Postfix take n messages, newsletters and a tenth of other mail, and does
 // something in the middle of it.
 func (l *life) send(ctx context.Context, n int, middle func() error) error {
+	l.mu.Lock()
 	first := l.numbered
 	l.numbered += n
+	l.mu.Unlock()
 	in := &inject.Injector{Addr: "127.0.0.1:25", Connections: 10, PerConnection: 50, Rate: 400, Ledger: l.sent}
 	reached := make(chan error, 1)
 	go func() {
@@ -208,12 +268,27 @@ func (l *life) send(ctx context.Context, n int, middle func() error) error {
 	return nil
 }
 
+// number is that of the next message.
+func (l *life) number() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.numbered++
+	return l.numbered - 1
+}
+
 func message(i int) *inject.Message {
 	domain := [...]string{"slow.test", "slow.test", "quick.test", "gone.test"}[i%4]
-	to := fmt.Sprintf("user%d@%s", i, domain)
-	list := "List-Id: <news.shop.test>\r\nList-Unsubscribe: <https://shop.test/u>\r\n"
+	list := "news.shop.test"
 	if i%10 == 7 {
 		list = ""
+	}
+	return letter(i, fmt.Sprintf("user%d@%s", i, domain), list)
+}
+
+// letter is a message of a list; of none, it is not bulk.
+func letter(i int, to, list string) *inject.Message {
+	if list != "" {
+		list = "List-Id: <" + list + ">\r\nList-Unsubscribe: <https://shop.test/u>\r\n"
 	}
 	return &inject.Message{Sender: "news@shop.test", Recipients: []string{to}, Content: fmt.Appendf(nil,
 		"%s: life-%d\r\nFrom: <news@shop.test>\r\nTo: <%s>\r\nSubject: Offers\r\nDate: %s\r\nMessage-ID: <%d@shop.test>\r\n%s\r\n%s\r\n",
@@ -222,7 +297,7 @@ func message(i int) *inject.Message {
 
 // settle waits until all has arrived, and compares the books.
 func (l *life) settle(ctx context.Context) error {
-	for l.internet.Ledger().Messages() < l.numbered && ctx.Err() == nil {
+	for l.internet.Ledger().Messages() < l.sent.Messages() && ctx.Err() == nil {
 		if err := run(ctx, "postqueue", "-f"); err != nil {
 			return err
 		}

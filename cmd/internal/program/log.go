@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/maillog"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // Logger is the log of a command: for people on a terminal, key=value elsewhere.
@@ -23,9 +24,10 @@ func (f Flags) Logger(w io.Writer) *slog.Logger {
 		level = *f.LogLevel
 	}
 	if isTerminal(w) {
-		return slog.New(forPeople(w, level))
+		return slog.New(printable.Handler{Handler: forPeople(w, level)})
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: without(inJournal(), false)}))
+	text := slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: without(inJournal(), false)})
+	return slog.New(printable.Handler{Handler: text})
 }
 
 func isTerminal(w io.Writer) bool {
@@ -73,7 +75,7 @@ func (f Flags) open(name string, c config.Log, w io.Writer) (*daemonLog, error) 
 	if c.Repeats > 0 {
 		h = maillog.NewRepeats(h, int(c.Repeats), aboutMessage)
 	}
-	l.Logger = slog.New(h)
+	l.Logger = slog.New(printable.Handler{Handler: h})
 	return l, nil
 }
 

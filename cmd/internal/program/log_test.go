@@ -3,15 +3,21 @@ package program
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/lmittmann/tint"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/maillog"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 func opened(t *testing.T, f Flags, c config.Log) (*daemonLog, *bytes.Buffer) {
@@ -52,6 +58,47 @@ func TestLogHasTheConfiguredForm(t *testing.T) {
 	log.Warn("not this")
 	if b.Len() > 0 {
 		t.Errorf("the flag is for errors: %q", b)
+	}
+}
+
+// Whatever strangers wrote, a line of the log is one line, printable and bounded, in
+// each form.
+func TestLogLinesArePrintableAndBounded(t *testing.T) {
+	t.Parallel()
+	hostile := "\x1b[2J\u009b2J\x9b\u202e\u2028\x7f\r\nFORGED " + strings.Repeat("san.example ", 5000)
+	forms := map[string]func(*bytes.Buffer) *slog.Logger{
+		"terminal": func(b *bytes.Buffer) *slog.Logger {
+			return slog.New(printable.Handler{Handler: tint.NewTextHandler(b, &tint.Options{NoColor: true})})
+		},
+	}
+	for _, form := range []config.LogFormat{config.LogLogfmt, config.LogJSON, config.LogPostfix} {
+		forms[string(form)] = func(b *bytes.Buffer) *slog.Logger {
+			l, err := Flags{}.open("millrace-milld", config.Log{Format: form, Level: config.LevelInfo}, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l.Logger
+		}
+	}
+	for form, open := range forms {
+		var b bytes.Buffer
+		log := open(&b)
+		log.Info("delivery", "to", hostile, "err", errors.New(hostile), "any", struct{ Name string }{hostile}, "n", []uint32{1, 2})
+		log.Warn(hostile)
+		log.With("from", hostile).WithGroup("g").Info("news", slog.Group("h", "reply", hostile))
+		maillog.Line(t.Context(), log, slog.LevelInfo, maillog.SMTP, "Q", "status=bounced ("+hostile+")")
+		lines := strings.SplitAfter(b.String(), "\n")
+		if len(lines) != 5 || lines[4] != "" {
+			t.Errorf("%s: %d lines of 4 records", form, len(lines)-1)
+		}
+		for _, l := range lines {
+			if !utf8.ValidString(l) || strings.ContainsFunc(strings.TrimSuffix(l, "\n"), func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("%s: %.200q", form, l)
+			}
+			if len(l) > 3*printable.MaxLogged+300 {
+				t.Errorf("%s: a line of %d octets: %.200q", form, len(l), l)
+			}
+		}
 	}
 }
 

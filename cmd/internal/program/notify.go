@@ -3,32 +3,67 @@ package program
 import (
 	"log/slog"
 	"net"
-	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// notify tells the service manager about our state (sd_notify(3)); without one
-// it does nothing.
-func notify(log *slog.Logger, state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
+// manager is the service manager, told of our state by datagrams (sd_notify(3)). Its
+// socket stays open: who has no descriptor left must still be able to say that he lives.
+type manager struct {
+	log  *slog.Logger
+	path string // "": there is none
+	mu   sync.Mutex
+	conn *net.UnixConn
+}
+
+func newManager(log *slog.Logger, path string) *manager {
 	if rest, ok := strings.CutPrefix(path, "@"); ok {
 		path = "\x00" + rest // the abstract name space
 	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		log.Warn("cannot notify the service manager", "err", err)
+	m := &manager{log: log, path: path}
+	if path != "" {
+		if err := m.dial(); err != nil {
+			log.Warn("cannot notify the service manager", "err", err)
+		}
+	}
+	return m
+}
+
+func (m *manager) dial() error {
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.path, Net: "unixgram"})
+	if err == nil {
+		m.conn = c
+	}
+	return err
+}
+
+// tell sends a state. A manager that was executed anew has another socket at the old
+// place, so a second try goes there.
+func (m *manager) tell(state string) {
+	if m.path == "" {
 		return
 	}
-	defer c.Close()
-	if _, err := c.Write([]byte(state)); err != nil {
-		log.Warn("cannot notify the service manager", "err", err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := net.ErrClosed
+	if m.conn != nil {
+		_, err = m.conn.Write([]byte(state))
+	}
+	if err != nil {
+		old := m.conn
+		if err = m.dial(); err == nil {
+			if old != nil {
+				old.Close()
+			}
+			_, err = m.conn.Write([]byte(state))
+		}
+	}
+	if err != nil {
+		m.log.Warn("cannot notify the service manager", "err", err)
 	}
 }
 

@@ -7,7 +7,6 @@ package program
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // Exit codes, as in sysexits(3).
@@ -85,7 +85,7 @@ func Exit(name string, err error) {
 
 func report(w io.Writer, name string, err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "%s: %s\n", name, line)
+		printable.Fprintf(w, "%s: %s\n", name, line)
 	}
 }
 

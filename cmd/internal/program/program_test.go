@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,7 +30,11 @@ func TestMain(m *testing.M) {
 			if how == "cannot start" {
 				return nil, errors.New("no socket")
 			}
-			return &daemon{log, how == "fails"}, nil
+			d := &daemon{log, how == "fails"}
+			if how == "stands still" {
+				return &stuck{daemon: d}, nil
+			}
+			return d, nil
 		})
 	}
 	goleak.VerifyTestMain(m)
@@ -53,6 +58,26 @@ func (d *daemon) Run(ctx context.Context, ready func()) error {
 func (d *daemon) Reload(c *config.Config) error {
 	d.log.Info("reloading", "hostname", c.Hostname)
 	return nil
+}
+
+// stuck is a daemon whose work stands still after it was looked at twice, until it is
+// told to reload.
+type stuck struct {
+	*daemon
+	looks, reloads atomic.Int32
+}
+
+func (d *stuck) Probe(ctx context.Context) error {
+	if d.reloads.Load() > 0 || d.looks.Add(1) <= 2 {
+		return nil
+	}
+	<-ctx.Done() // as one does that waits for a mutex
+	return errors.New("the queue stands still")
+}
+
+func (d *stuck) Reload(c *config.Config) error {
+	d.reloads.Add(1)
+	return d.daemon.Reload(c)
 }
 
 // running is the program in a process of its own.
@@ -256,6 +281,53 @@ func TestServiceManagerFollowsADaemonsLife(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	told("STOPPING=1")
 	p.expect("msg=stopped")
+	if code := p.end(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// The watchdog hears of the work, not of a process that is there: of one that stands
+// still nothing until it goes on.
+func TestWatchdogStarvesWhileTheWorkStandsStill(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "millrace.toml")
+	write(t, file, "hostname = \"mail.example.com\"\n")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	hear := func() string {
+		t.Helper()
+		b := make([]byte, 512)
+		n, err := socket.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, _, _ := strings.Cut(string(b[:n]), "\n")
+		return state
+	}
+	p := begin(t, "stands still", []string{"NOTIFY_SOCKET=" + filepath.Join(dir, "notify"), "WATCHDOG_USEC=80000"}, "--config", file)
+	p.expect("the work stands still; systemd will restart this service if that lasts\" err=\"the queue stands still\"")
+	fed := 0
+	p.signal(syscall.SIGHUP)
+	for s := hear(); s != "RELOADING=1"; s = hear() {
+		if s == "WATCHDOG=1" {
+			fed++
+		}
+	}
+	if fed != 2 {
+		t.Errorf("fed %d times by work that stood still at the third look", fed)
+	}
+	p.expect("the work goes on")
+	for hear() != "WATCHDOG=1" {
+	}
+	p.signal(syscall.SIGTERM)
+	p.rest()
 	if code := p.end(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}

@@ -21,6 +21,12 @@ type Daemon interface {
 	Reload(*config.Config) error
 }
 
+// Prober is a Daemon that can tell whether its work goes on.
+type Prober interface {
+	// Probe returns nil if it does, or what stands still; it returns when ctx ends at the latest.
+	Probe(ctx context.Context) error
+}
+
 // Serve is the main function of a daemon: flags, configuration, log, signals.
 // It does not return. A configuration that cannot be used ends it with
 // ExitConfig before start is called, so that no half of a daemon ever runs.
@@ -37,14 +43,15 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	if err != nil {
 		Exit(name, Error{Code: ExitConfig, Err: err})
 	}
-	tell(log.Logger, notices)
+	tell(log.Logger, c, notices)
+	systemd := newManager(log.Logger, os.Getenv("NOTIFY_SOCKET"))
 	var d Daemon
 	var reloading sync.Mutex
 	reload := func() error {
 		reloading.Lock()
 		defer reloading.Unlock()
-		notify(log.Logger, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic()))
-		defer notify(log.Logger, "READY=1")
+		systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic()))
+		defer systemd.tell("READY=1")
 		return load(flags, d, log)
 	}
 	if d, err = start(c, log.Logger, reload); err != nil {
@@ -56,12 +63,16 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	signal.Notify(hangup, syscall.SIGHUP)
 
 	var aside sync.WaitGroup
-	aside.Go(func() { watchdog(ctx, log.Logger) })
+	probe := func(context.Context) error { return nil }
+	if p, ok := d.(Prober); ok {
+		probe = p.Probe
+	}
+	aside.Go(func() { watchdog(ctx, systemd, watchdogInterval(os.Getenv("WATCHDOG_USEC")), probe) })
 	aside.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
-				notify(log.Logger, "STOPPING=1")
+				systemd.tell("STOPPING=1")
 				return
 			case <-hangup:
 				_ = reload() // it is in the log
@@ -70,7 +81,7 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 	})
 	log.Info("starting", "version", Version(), "config", flags.Config)
 	err = d.Run(ctx, func() {
-		notify(log.Logger, "READY=1")
+		systemd.tell("READY=1")
 		log.Info("ready")
 	})
 	stop()
@@ -85,7 +96,7 @@ func Serve(name, description string, start func(c *config.Config, log *slog.Logg
 func load(flags Flags, d Daemon, log *daemonLog) error {
 	c, notices, err := flags.Load()
 	if err == nil {
-		tell(log.Logger, notices)
+		tell(log.Logger, c, notices)
 		err = d.Reload(c)
 	}
 	if err == nil {
@@ -99,26 +110,50 @@ func load(flags Flags, d Daemon, log *daemonLog) error {
 	return nil
 }
 
-func tell(log *slog.Logger, notices []config.Notice) {
+// tell logs what is to be said of a configuration that can be used.
+func tell(log *slog.Logger, c *config.Config, notices []config.Notice) {
+	for _, n := range c.Refused {
+		log.Error("configuration: " + n.String())
+	}
 	for _, n := range notices {
 		log.Warn("configuration: " + n.String())
 	}
 }
 
-// watchdog tells systemd twice in each WATCHDOG_USEC that we live.
-func watchdog(ctx context.Context, log *slog.Logger) {
-	every := watchdogInterval(os.Getenv("WATCHDOG_USEC"))
+// watchdog tells systemd that we live, as long as the work goes on: twice in each
+// WATCHDOG_USEC, or, when something stands still, as soon as it does not. It says nothing
+// if every is 0.
+func watchdog(ctx context.Context, systemd *manager, every time.Duration, probe func(context.Context) error) {
 	if every == 0 {
 		return
 	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	next := time.NewTimer(every)
+	defer next.Stop()
+	var wrong error
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-			notify(log, "WATCHDOG=1")
+		case <-next.C:
 		}
+		limit, cancel := context.WithTimeout(ctx, every/4)
+		err := probe(limit)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			if wrong == nil {
+				systemd.log.Error("the work stands still; systemd will restart this service if that lasts", "err", err)
+			}
+			next.Reset(every / 8)
+		} else {
+			if wrong != nil {
+				systemd.log.Info("the work goes on")
+			}
+			systemd.tell("WATCHDOG=1")
+			next.Reset(every)
+		}
+		wrong = err
 	}
 }

@@ -1,0 +1,46 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/sink"
+)
+
+// An agent whose follower stands still is not alive: systemd hears so, and the milter soon
+// leaves mail with the host. Nor is one whose queue does.
+func TestProbeHearsOfTheQueueAndTheFollower(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	a := s.start()
+	probe := func() string {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := a.Probe(ctx); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	if got := probe(); got != "" {
+		t.Error(got)
+	}
+	a.standing.arrivals.Lock() // the follower waits for it with the mail that comes
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
+	s.until("the follower is missed", func() bool { return strings.Contains(probe(), "the spool has not been looked at for") })
+	s.until("the milter is not told that we live", func() bool { err := a.beat(); return err != nil })
+	if text := strings.Join(a.notReady(), "\n"); !strings.Contains(text, "new mail in the spool has not been seen for") {
+		t.Errorf("/readyz: %s", text)
+	}
+	a.standing.arrivals.Unlock()
+	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
+	s.until("it goes on", func() bool { return probe() == "" && a.beat() == nil })
+	s.stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := a.Probe(ctx); err == nil || !strings.Contains(err.Error(), "the queue stands still") {
+		t.Errorf("when it has stopped: %v", err)
+	}
+}

@@ -1,0 +1,103 @@
+package queue
+
+import (
+	"cmp"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+)
+
+// Mail that has reached its age ends by a failed try. Mostly that is a transaction, and
+// its outcome says so. Where no session comes up there is none: then what ends it
+// is the failure of its domain's look-up, of its destination's connect, or the
+// receiver's word that it wants no connection at all, for the second time without a
+// message taken in between. The mail must have been there for it: old enough, due, and with
+// no brake on. All else that keeps mail waiting is our own doing, ends nothing, and is
+// followed by a try: a look-up or connect that is under way or has no place yet
+// (max_sessions, a pace, a suspension), a brake, a start after a week.
+
+// Overdue takes out recipients that ended so: a failure came when they were older than
+// handback_after or expire of their queue; policy is that of a domain without a way.
+// What goes to the host MTA never ends so, however long it is away. The owner settles
+// each job, by the queue and the reason that come with it.
+func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job Job, by *config.Queue, reason string)) {
+	q.mu.Lock()
+	var lanes []*lane
+	for _, l := range q.lanes {
+		if !q.failed(l).IsZero() {
+			lanes = append(lanes, l)
+		}
+	}
+	q.mu.Unlock()
+	for _, l := range lanes {
+		without := policy(l.key.domain)
+		for more := true; more; {
+			var jobs []Job
+			var by *config.Queue
+			var reason string
+			jobs, by, reason, more = q.overdue(l, without)
+			for _, job := range jobs {
+				yield(job, by, reason)
+			}
+		}
+	}
+}
+
+// failed is when a lane's mail was last shown that it cannot be tried; zero: it was not.
+func (q *Queue) failed(l *lane) time.Time {
+	d := l.domain.dest
+	switch {
+	case l.key.domain == q.o.Relay || l.paused || l.n == 0:
+	case d == nil:
+		return l.domain.failed
+	case d.way.Handback || d.live > 0:
+	case d.site.shut.After(d.failed):
+		return d.site.shut
+	default:
+		return d.failed
+	}
+	return time.Time{}
+}
+
+// overdueAtOnce is how many recipients are taken out in one turn under the mutex.
+const overdueAtOnce = 256
+
+// overdue takes some of a lane's overdue recipients, and says whether there may be more.
+func (q *Queue) overdue(l *lane, policy *config.Queue) (jobs []Job, by *config.Queue, reason string, more bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.lanes[l.key] != l {
+		return nil, nil, "", false
+	}
+	failed := q.failed(l)
+	by, reason = policy, l.domain.reason
+	if d := l.domain.dest; d != nil {
+		by, reason = d.way.Queue, d.reason
+		if reason == "" {
+			c, _ := d.site.control.Clamped(failed)
+			reason = c.Reason
+		}
+	}
+	age := cmp.Or(time.Duration(by.HandbackAfter), by.Expire)
+	if failed.IsZero() || age <= 0 || seconds(failed) <= l.since {
+		return nil, nil, "", false
+	}
+	at, born := seconds(failed), seconds(failed.Add(-age))
+	for r := l.head; r != 0; {
+		rec := q.recipients.at(r)
+		next, first := rec.next, r == l.head
+		if rec.message != 0 && rec.due < at && q.messages.at(rec.message).born <= born {
+			if len(jobs) == overdueAtOnce {
+				return jobs, by, reason, true
+			}
+			job := q.job(l, rec)
+			job.Items = append(job.Items, q.takeOut(r))
+			jobs = append(jobs, job)
+			if first {
+				next = l.head // the places up to there are free, and may be used again
+			}
+		}
+		r = next
+	}
+	return jobs, by, reason, false
+}
