@@ -214,7 +214,7 @@ func TestCheckFindsHardStops(t *testing.T) {
 			master: []string{"127.0.0.1:10025 inet n - n - 10 smtpd", "  -o content_filter=", "  -o mynetworks=127.0.0.0/8"},
 			want: []string{
 				"error: main.cf: content_filter is scan:[127.0.0.1]:10024: ",
-				"warning: master.cf: 127.0.0.1:10025/inet: if content_filter=scan:[127.0.0.1]:10024 gives mail back here, Millrace takes mail from outside",
+				"error: master.cf: 127.0.0.1:10025/inet: mail comes back here from content_filter=scan:[127.0.0.1]:10024, and Millrace takes mail from outside",
 			},
 		},
 		"a filter that gives mail back past our milter": {

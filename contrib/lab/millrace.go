@@ -28,7 +28,8 @@ type MillraceOptions struct {
 	// DNS is the address, without a port, of the name server. Default: Resolver.
 	DNS string
 	// Set are keys of millrace.toml with their TOML values; they win over the
-	// lab's own: {"milter.verdict": `"discard"`, "general.retry": `["1s"]`}.
+	// lab's own: {"milter.verdict": `"discard"`, "general.retry": `["1s"]`}. "" leaves
+	// a key of the lab's out.
 	Set map[string]string
 	// Extra is TOML at the end of millrace.toml: [[queue]], [[milter.rule]].
 	Extra string
@@ -156,6 +157,7 @@ func (m *Millrace) toml(o MillraceOptions) string {
 		keys["milter.host_domains"] = tomlStrings(o.Host.LocalDomains())
 	}
 	maps.Copy(keys, o.Set)
+	maps.DeleteFunc(keys, func(_, value string) bool { return value == "" })
 
 	sections := map[string][]string{}
 	for _, k := range slices.Sorted(maps.Keys(keys)) {
