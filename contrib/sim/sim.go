@@ -52,12 +52,13 @@ type world struct {
 	clock     *clock
 	kind      *Kind
 	receiver  *receiver
-	senders   []*sender
+	senders   []agent
 	backlog   int
 	connects  int
 	quiet     int // connects begun during the suspension
 	done      []time.Duration
-	refused   []time.Duration
+	refused   []time.Duration // connections and messages
+	tooFast   []time.Duration // of these, messages
 	perSource []int
 	host      host
 	samples   []Sample
@@ -65,11 +66,21 @@ type world struct {
 	bad       string
 }
 
+// agent is a sender with its controller, for one source address.
+type agent interface {
+	act()
+	up() int
+	wanted() int
+	hostMail()
+	clamp(elastic.Clamp)
+	history() []elastic.Change
+}
+
 func newWorld(k *Kind, seed uint64) *world {
 	w := &world{clock: newClock(seed), kind: k, backlog: 1 << 20, perSource: make([]int, k.sources())}
 	w.receiver = newReceiver(k.Receiver, w.clock, k.sources())
 	for i := range k.sources() {
-		w.senders = append(w.senders, newSender(w, i, elastic.Limits{MaxSessions: k.sessions()}))
+		w.senders = append(w.senders, k.agent(w, i))
 	}
 	return w
 }
@@ -79,7 +90,7 @@ func Run(k Kind, seed uint64) *Result {
 	w := newWorld(&k, seed)
 	w.run()
 	r := &Result{Samples: w.samples, Broken: w.bad}
-	r.Changes = w.senders[0].c.History()
+	r.Changes = w.senders[0].history()
 	r.Figures = w.figures()
 	if k.HostEvery > 0 {
 		alone := newWorld(&k, seed)
@@ -110,7 +121,7 @@ func (w *world) run() {
 // suspend puts the clamp on that a provider rule would.
 func (w *world) suspend(s Span) {
 	for _, x := range w.senders {
-		x.c.Clamp(w.clock.time(), elastic.Clamp{Sessions: 0, Until: epoch.Add(s.To), Reason: "421 4.7.0 blocked"})
+		x.clamp(elastic.Clamp{Sessions: 0, Until: epoch.Add(s.To), Reason: "421 4.7.0 blocked"})
 		x.act()
 	}
 }
@@ -120,8 +131,8 @@ func (w *world) sample() {
 	w.clock.after(time.Second, func() {
 		x := Sample{Possible: w.kind.Possible(w.clock.now - time.Second)}
 		for _, s := range w.senders {
-			x.Live += s.live
-			x.Wanted += s.target.Sessions
+			x.Live += s.up()
+			x.Wanted += s.wanted()
 		}
 		x.Done = since(w.done, w.clock.now-time.Second)
 		x.Refused = since(w.refused, w.clock.now-time.Second)
@@ -141,8 +152,11 @@ func since(at []time.Duration, from time.Duration) int {
 
 func (w *world) delivered() { w.done = append(w.done, w.clock.now) }
 
-func (w *world) refusedNow() {
+func (w *world) refusedNow(rate bool) {
 	w.refused = append(w.refused, w.clock.now)
+	if rate {
+		w.tooFast = append(w.tooFast, w.clock.now)
+	}
 	if k := w.kind; k.Lowered > 0 && !w.lowered && w.clock.now >= loweredFrom {
 		w.lowered = true
 		before := k.Receiver.Limit[0].Value

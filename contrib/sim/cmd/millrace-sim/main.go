@@ -21,12 +21,15 @@ import (
 )
 
 type options struct {
-	Kinds    []string `arg:"" optional:"" help:"Kinds of receivers: parts of their names; none: all." placeholder:"KIND"`
-	List     bool     `help:"Print the names of all kinds and exit."`
-	Seeds    int      `help:"Runs of each kind; the worst counts." default:"5"`
-	First    int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
-	Markdown bool     `help:"Print the table as Markdown."`
-	Plots    string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
+	Kinds      []string `arg:"" optional:"" help:"Kinds of receivers: parts of their names; none: all." placeholder:"KIND"`
+	List       bool     `help:"Print the names of all kinds and exit."`
+	Seeds      int      `help:"Runs of each kind; the worst counts." default:"5"`
+	First      int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
+	Population string   `help:"Meet receivers drawn from a population, one for each seed: ordinary, hard; or the ten of the table." enum:",ordinary,hard,table" default:""`
+	Worst      int      `help:"Of a population, tell of so many of the worst." default:"8"`
+	Before     bool     `help:"By the controller that was." `
+	Markdown   bool     `help:"Print the table as Markdown."`
+	Plots      string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
 }
 
 const description = `Drives the agent's session controller against simulated receivers and prints,
@@ -44,6 +47,9 @@ func main() {
 }
 
 func (o *options) run(out io.Writer) error {
+	if o.Population != "" {
+		return o.meet(out)
+	}
 	kinds := o.chosen(sim.Kinds())
 	if len(kinds) == 0 {
 		return fmt.Errorf("no kind is named %s: --list prints all", strings.Join(o.Kinds, " or "))
@@ -69,6 +75,34 @@ func (o *options) run(out io.Writer) error {
 		return sim.WriteMarkdown(out, rows)
 	}
 	return sim.WriteTable(out, rows)
+}
+
+// meet sends to a population.
+func (o *options) meet(out io.Writer) error {
+	by := sim.Slots
+	if o.Before {
+		by = sim.Agent
+	}
+	var all sim.Census
+	if o.Population == "table" {
+		for _, k := range sim.Table() {
+			m := sim.MeetKind(k, uint64(o.First), by)
+			if _, err := fmt.Fprintf(out, "%s: %v\n", k.Name, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	p := sim.Ordinary
+	if o.Population == "hard" {
+		p = sim.Hard
+	}
+	for i := range o.Seeds {
+		m := p.Meet(uint64(o.First+i), by)
+		m.Result = nil
+		all = append(all, m)
+	}
+	return all.Write(out, o.Worst)
 }
 
 // chosen are the kinds that the arguments name.
