@@ -70,6 +70,8 @@ const loweredFrom = 5 * time.Minute
 // agent makes the kind's sender for a source address.
 func (k *Kind) agent(w *world, source int) agent {
 	switch k.Sender {
+	case Slots:
+		return newSlotSender(w, source)
 	case Omniscient:
 		return newOracle(w, source)
 	}

@@ -17,7 +17,6 @@ type oracle struct {
 	opened int
 	idle   [][]*session // by host
 	timer  []time.Duration
-	kept   time.Duration // a look is planned for then
 	live   int
 }
 
@@ -28,6 +27,7 @@ func newOracle(w *world, source int) *oracle {
 	return o
 }
 
+func (o *oracle) state() string             { return "" }
 func (o *oracle) up() int                   { return o.live }
 func (o *oracle) wanted() int               { return o.live }
 func (o *oracle) hostMail()                 {}

@@ -305,3 +305,26 @@ func Table() []Kind {
 		of("2 hosts, no limit", func(r *Receiver) { each(r, 2, 0, 0, 100*ms, 100*ms) }),
 	}
 }
+
+// WriteCourse runs a kind and tells it second by second, and what the controller did and why.
+func WriteCourse(w io.Writer, k Kind, seed uint64) (err error) {
+	x := newWorld(&k, seed)
+	x.explain = true
+	x.run()
+	changes := x.senders[0].history()
+	say := func(format string, args ...any) {
+		if err == nil {
+			_, err = fmt.Fprintf(w, format, args...)
+		}
+	}
+	for i, x := range x.samples {
+		for len(changes) > 0 && changes[0].At.Sub(epoch) <= time.Duration(i+1)*time.Second {
+			say("  %8.3f %d -> %d %s\n", changes[0].At.Sub(epoch).Seconds(), changes[0].From, changes[0].To, changes[0].Cause)
+			changes = changes[1:]
+		}
+		if i < 30 || i%10 == 0 {
+			say("%4d s: %d up, %d wanted, %d sent, %d refused; %s\n", i, x.Live, x.Wanted, x.Done, x.Refused, x.State)
+		}
+	}
+	return err
+}

@@ -46,6 +46,7 @@ type session struct {
 	began time.Duration
 }
 
+func (s *sender) state() string             { return s.c.History()[0].Cause }
 func (s *sender) up() int                   { return s.live }
 func (s *sender) wanted() int               { return s.target.Sessions }
 func (s *sender) hostMail()                 { s.c.HostMail(s.clock.time(), 1) }

@@ -13,6 +13,14 @@
 //		misses := k.Misses(&r.Figures)
 //	}
 //
+// A [Population] is a law by which receivers are drawn from a seed that nobody chose;
+// [Population.Meet] sends to one, and compares that to what an oracle sends that knows the
+// receiver and meets the same chance. [Table] is the ten receivers that were met over sockets.
+//
+// There are two senders until one replaces the other: [Agent] by elastic.Control, which
+// the agent uses today, with a copy of its choice of hosts; and [Slots] by elastic.Site and
+// package slots as they are.
+//
 // The sender opens and closes sessions exactly as the controller says, with the
 // agent's rules for hosts and destinations that do not answer. The simulation is a
 // sequence of events drawn from a seeded generator: the same kind and seed give the
@@ -44,6 +52,7 @@ type Sample struct {
 	Wanted   int     // what the controllers want then
 	Done     int     // messages accepted in it
 	Refused  int     // connections and messages refused in it
+	State    string  // of the first controller, in words
 	Possible float64 // messages a second that the receiver's limits allow
 }
 
@@ -63,6 +72,7 @@ type world struct {
 	host      host
 	samples   []Sample
 	lowered   bool
+	explain   bool // samples tell the controller's state
 	bad       string
 }
 
@@ -73,6 +83,7 @@ type agent interface {
 	wanted() int
 	hostMail()
 	clamp(elastic.Clamp)
+	state() string
 	history() []elastic.Change
 }
 
@@ -133,6 +144,9 @@ func (w *world) sample() {
 		for _, s := range w.senders {
 			x.Live += s.up()
 			x.Wanted += s.wanted()
+		}
+		if w.explain {
+			x.State = w.senders[0].state()
 		}
 		x.Done = since(w.done, w.clock.now-time.Second)
 		x.Refused = since(w.refused, w.clock.now-time.Second)

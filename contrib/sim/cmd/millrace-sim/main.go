@@ -27,7 +27,8 @@ type options struct {
 	First      int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
 	Population string   `help:"Meet receivers drawn from a population, one for each seed: ordinary, hard; or the ten of the table." enum:",ordinary,hard,table" default:""`
 	Worst      int      `help:"Of a population, tell of so many of the worst." default:"8"`
-	Before     bool     `help:"By the controller that was." `
+	By         string   `help:"The controller: the agent's, or the one by slots at addresses." enum:"agent,slots" default:"agent"`
+	Course     bool     `help:"Tell the run of the first seed second by second."`
 	Markdown   bool     `help:"Print the table as Markdown."`
 	Plots      string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
 }
@@ -64,6 +65,12 @@ func (o *options) run(out io.Writer) error {
 	}
 	var rows []*sim.Row
 	for _, k := range kinds {
+		k.Sender = o.sender()
+		if o.Course {
+			if err := sim.WriteCourse(out, k, uint64(o.First)); err != nil {
+				return err
+			}
+		}
 		rows = append(rows, sim.NewRow(k, o.First, max(1, o.Seeds)))
 	}
 	if o.Plots != "" {
@@ -77,17 +84,19 @@ func (o *options) run(out io.Writer) error {
 	return sim.WriteTable(out, rows)
 }
 
+// sender is who sends.
+func (o *options) sender() sim.Sender {
+	if o.By == "slots" {
+		return sim.Slots
+	}
+	return sim.Agent
+}
+
 // meet sends to a population.
 func (o *options) meet(out io.Writer) error {
-	by := sim.Slots
-	if o.Before {
-		by = sim.Agent
-	}
-	var all sim.Census
 	if o.Population == "table" {
-		for _, k := range sim.Table() {
-			m := sim.MeetKind(k, uint64(o.First), by)
-			if _, err := fmt.Fprintf(out, "%s: %v\n", k.Name, m); err != nil {
+		for _, k := range o.chosen(sim.Table()) {
+			if _, err := fmt.Fprintf(out, "%s: %v\n", k.Name, sim.MeetKind(k, uint64(o.First), o.sender())); err != nil {
 				return err
 			}
 		}
@@ -97,8 +106,14 @@ func (o *options) meet(out io.Writer) error {
 	if o.Population == "hard" {
 		p = sim.Hard
 	}
+	if o.Course {
+		k := p.Draw(uint64(o.First))
+		k.Sender = o.sender()
+		return sim.WriteCourse(out, k, uint64(o.First))
+	}
+	var all sim.Census
 	for i := range o.Seeds {
-		m := p.Meet(uint64(o.First+i), by)
+		m := p.Meet(uint64(o.First+i), o.sender())
 		m.Result = nil
 		all = append(all, m)
 	}
