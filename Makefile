@@ -18,17 +18,18 @@ DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
+	$(GO) build -trimpath -o bin/millrace-demo ./contrib/demo
 
 # Installs the packages of the tests, and unpacks those of the MTAs that cannot
 # be installed beside Postfix, of Mailman, which would bring services of its own,
 # and Prometheus, of which only promtool is wanted; nothing happens when they are there.
 deps:
-	contrib/deps/install $(TEST_PACKAGES)
-	contrib/deps/unpack sendmail sendmail-bin sendmail-cf
-	contrib/deps/unpack exim4 exim4-daemon-light
-	contrib/deps/unpack opensmtpd opensmtpd
-	contrib/deps/unpack mailman3 mailman3
-	command -v promtool >/dev/null || contrib/deps/unpack prometheus prometheus
+	contrib/lab/deps/install $(TEST_PACKAGES)
+	contrib/lab/deps/unpack sendmail sendmail-bin sendmail-cf
+	contrib/lab/deps/unpack exim4 exim4-daemon-light
+	contrib/lab/deps/unpack opensmtpd opensmtpd
+	contrib/lab/deps/unpack mailman3 mailman3
+	command -v promtool >/dev/null || contrib/lab/deps/unpack prometheus prometheus
 
 # -count=1: some tests run programs that they build themselves, which the test
 # cache does not see.
@@ -40,7 +41,7 @@ test: deps
 # 5,000 messages through a private Postfix, both daemons and an internet that
 # is not there, with the account of it at the end.
 demo:
-	contrib/deps/install $(DEMO_PACKAGES)
+	contrib/lab/deps/install $(DEMO_PACKAGES)
 	@$(MAKE) --no-print-directory build
 	bin/millrace demo
 
@@ -51,7 +52,7 @@ lint:
 
 # The tests again with the race detector, in them and in the programs they run.
 race: deps
-	contrib/deps/install $(RACE_PACKAGES)
+	contrib/lab/deps/install $(RACE_PACKAGES)
 	LAB_RACE=1 $(GO) test -count=1 -race -timeout 20m ./...
 
 # Fuzzing for a while, and the tests with the build tag "long".
@@ -70,7 +71,7 @@ fuzz:
 # Postfix alone and with Millrace, measured in one run; the report with its plots
 # is in dist/bench. BENCH is for flags of contrib/bench, such as -scenario blast.
 bench:
-	contrib/deps/install $(DEMO_PACKAGES) e2fsprogs
+	contrib/lab/deps/install $(DEMO_PACKAGES) e2fsprogs
 	$(GO) run ./contrib/bench -rounds $(ROUNDS) -out dist/bench $(BENCH)
 
 # Mail flows while everything goes wrong, and the ledgers must agree: see
@@ -88,16 +89,16 @@ vulncheck:
 
 # The packages, in dist/, of the commit that is checked out.
 deb:
-	contrib/deps/install $(DEB_PACKAGES)
+	contrib/lab/deps/install $(DEB_PACKAGES)
 	packaging/deb dist
 
 rpm:
-	contrib/deps/install $(DEB_PACKAGES)
+	contrib/lab/deps/install $(DEB_PACKAGES)
 	packaging/rpm dist
 
 # The life of the package on Debians of its own, in containers without a network.
 package-test:
-	contrib/deps/install $(DEB_PACKAGES) debootstrap systemd-container lintian
+	contrib/lab/deps/install $(DEB_PACKAGES) debootstrap systemd-container lintian
 	packaging/try bookworm
 	packaging/try trixie
 

@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 func (s *stage) admin() *control.Client { return control.NewClient(s.config.Agent.Control) }
@@ -133,7 +133,7 @@ func TestPauseOutlivesTheAgent(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.config.Agent.StateDirectory, orders.StandingFile), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(s.config, s.log.logger(), "test"); err == nil || !strings.Contains(err.Error(), "remedy") {
+	if _, err := New(s.config, s.log.Logger(), "test"); err == nil || !strings.Contains(err.Error(), "remedy") {
 		t.Errorf("an unreadable file: %v", err)
 	}
 }

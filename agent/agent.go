@@ -93,7 +93,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), writer.Close(), store.Close())
 	}
 	files := settings.Descriptors(&c.Agent, open.Segments, log)
-	a.lookups, a.resolvers = newLookups(), files.Lookups
+	a.lookups, a.resolvers = newLookups(files.Lookups), files.Lookups
 	store.LimitSegments(files.Segments)
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)

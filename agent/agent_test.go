@@ -24,7 +24,8 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +44,7 @@ type stage struct {
 	agent    *Agent // started last
 	stopped  chan error
 	stopNow  context.CancelFunc
-	log      *lines
+	log      *logbuf.Buffer
 	logger   *slog.Logger // of the agent; nil: to log, as text
 	mu       sync.Mutex
 	accepted []accepted
@@ -60,7 +61,7 @@ const relay = "127.99.0.1"
 
 func newStage(t *testing.T, change func(*config.Config), providers ...sink.Provider) *stage {
 	t.Helper()
-	s := &stage{t: t, log: &lines{}}
+	s := &stage{t: t, log: &logbuf.Buffer{}}
 	net, err := sink.New(sink.Options{Message: s.arrived})
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +95,7 @@ func newStage(t *testing.T, change func(*config.Config), providers ...sink.Provi
 	if change != nil {
 		change(s.config)
 	}
-	if s.writer, err = spool.OpenWriter(s.config.Spool.Directory, spool.WriterOptions{Logger: s.log.logger()}); err != nil {
+	if s.writer, err = spool.OpenWriter(s.config.Spool.Directory, spool.WriterOptions{Logger: s.log.Logger()}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.writer.Close() })
@@ -111,7 +112,7 @@ func (s *stage) arrived(m *sink.Message) {
 
 func (s *stage) start() *Agent {
 	s.t.Helper()
-	a, err := New(s.config, cmp.Or(s.logger, s.log.logger()), "test")
+	a, err := New(s.config, cmp.Or(s.logger, s.log.Logger()), "test")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -200,26 +201,6 @@ func (s *stage) empty() bool {
 	st := s.status()
 	return st.Waiting+st.Active+st.Deferred == 0
 }
-
-// lines is a log that tests can read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 const letter = "Subject: news\r\nList-Id: <n.test>\r\n\r\n.leading dot\r\nbody\r\n"
 

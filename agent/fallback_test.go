@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // A handshake that fails once is no reason to keep mail in the clear from a host

@@ -4,7 +4,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,7 +29,7 @@ var layers = [][]string{
 	{"agent/event", "agent/queue", "agent/suppress"},
 	{"agent/hosts", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
 	{"agent/config", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/route/sts", "agent/route/dane"},
-	{"agent/durable", "agent/address", "agent/loop", "agent/printable", "agent/transient"},
+	{"agent/durable", "agent/address", "agent/loop", "agent/printable", "agent/slots", "agent/transient"},
 }
 
 // nothing names packages that import none of ours, and why.
@@ -39,12 +38,6 @@ var nothing = map[string]string{
 	"agent/elastic": "a controller is pure, so that it can be simulated",
 	"agent/spool":   "mail must be readable whatever else changes",
 	"agent/durable": "it is a function of files",
-}
-
-// early are imports that are to go, and why they are there still.
-var early = map[string]string{
-	"cmd/millrace contrib/demo": "millrace demo is no program of its own yet",
-	"cmd/millrace contrib/lab":  "millrace demo is no program of its own yet",
 }
 
 // product are the folders of what is installed.
@@ -61,11 +54,11 @@ func TestImportsGoOneWay(t *testing.T) {
 			layer[p] = i
 		}
 	}
-	seen, early := 0, maps.Clone(early)
+	seen := 0
 	for from, list := range imports(t) {
 		top, _, _ := strings.Cut(from, "/")
-		if !slices.Contains(product, top) || strings.HasSuffix(from, "test") {
-			continue // the latter serve tests, and nothing above may import them
+		if !slices.Contains(product, top) {
+			continue
 		}
 		at, known := layer[from]
 		if top == "agent" && !known {
@@ -74,8 +67,6 @@ func TestImportsGoOneWay(t *testing.T) {
 		seen++
 		for _, to := range list {
 			switch below, ok := layer[to]; {
-			case early[from+" "+to] != "":
-				delete(early, from+" "+to)
 			case strings.HasPrefix(to, "contrib/"):
 				if !slices.Contains(shown, to) {
 					t.Errorf("%s imports %s: the product carries nothing of the lab", from, to)
@@ -88,9 +79,6 @@ func TestImportsGoOneWay(t *testing.T) {
 				t.Errorf("%s imports %s: imports go downwards in layers; move what both need below, or hand it over in a constructor", from, to)
 			}
 		}
-	}
-	for x := range early {
-		t.Errorf("%s is no import any more: take it out of early", x)
 	}
 	if seen < len(layer) {
 		t.Errorf("%d packages were looked at; layers has %d", seen, len(layer))

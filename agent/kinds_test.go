@@ -13,8 +13,8 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/sim"
-	"github.com/millrace/millrace/contrib/sink"
 )
 
 // kind is a kind of receiver of package sim, or several, over sockets.

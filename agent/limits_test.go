@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // strict is a receiver that names limits (RFC 9422) and notes who exceeds them.
@@ -85,23 +86,15 @@ func (s *strict) serve(nc net.Conn) {
 
 func TestLimitsThatAPeerNamesAreKept(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := &strict{mailMax: 2, rcptMax: 3, recipients: map[string]int{}}
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { r.serve(nc) })
-		}
+	addr := smtptest.ServeAt(t, "127.0.0.1:0", func(nc net.Conn) {
+		wg.Add(1)
+		defer wg.Done()
+		r.serve(nc)
 	})
 	s := newStage(t, func(c *config.Config) {
-		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: l.Addr().String()}
+		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: addr.String()}
 		c.General.MaxSessions = 2
 	})
 	var to []string
@@ -115,8 +108,7 @@ func TestLimitsThatAPeerNamesAreKept(t *testing.T) {
 	s.start()
 	s.until("all is sent", s.empty)
 	s.stop()
-	l.Close()
-	wg.Wait()
+	wg.Wait() // for what each connection has to say of its end
 	for _, w := range r.wrong {
 		t.Error(w)
 	}

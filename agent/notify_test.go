@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // A stop does not wait for the time that failures wait for each other.

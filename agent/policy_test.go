@@ -11,9 +11,9 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/route/sts"
 	"github.com/millrace/millrace/agent/settings"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // A peer whose STARTTLS is broken costs one handshake in a while, not one for
@@ -103,7 +103,7 @@ func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
 		t.Helper()
 		c := *s.config
 		c.General.TLS = level
-		set, err := settings.New(&c, s.log.logger(), nil)
+		set, err := settings.New(&c, s.log.Logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // Credentials that others can read are not used: the relay is not even called, the

@@ -15,16 +15,23 @@ import (
 	"github.com/millrace/millrace/agent/settle"
 )
 
-// lookups are the domains whose routes the queue has asked for. put never blocks.
+// lookups are the domains whose routes the queue has asked for. A look-up may hang, and it
+// is not known before it does: whoever sends to thousands of domains whose name servers
+// are silent must not keep the others waiting. So each has a short time first. One that
+// takes longer begins anew among the slow ones, which have all the time they need and a
+// part of the workers. put never blocks.
 type lookups struct {
 	mu     sync.Mutex
 	more   sync.Cond
 	names  []string
+	slow   []string // their first look-up took too long
+	busy   int      // slow ones under way
+	most   int      // of these at a time
 	closed bool
 }
 
-func newLookups() *lookups {
-	q := &lookups{}
+func newLookups(workers int) *lookups {
+	q := &lookups{most: max(1, workers/4)}
 	q.more.L = &q.mu
 	return q
 }
@@ -36,18 +43,39 @@ func (q *lookups) put(name string) {
 	q.more.Signal()
 }
 
-func (q *lookups) get() (string, bool) {
+// get waits for a domain to look up. Of a slow one done is to be called in the end.
+func (q *lookups) get() (name string, slow, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.names) == 0 && !q.closed {
+	for !q.closed {
+		switch {
+		case len(q.slow) > 0 && q.busy < q.most:
+			name, q.slow = q.slow[0], q.slow[1:]
+			q.busy++
+			return name, true, true
+		case len(q.names) > 0:
+			name, q.names = q.names[0], q.names[1:]
+			return name, false, true
+		}
 		q.more.Wait()
 	}
-	if q.closed {
-		return "", false
-	}
-	name := q.names[0]
-	q.names = q.names[1:]
-	return name, true
+	return "", false, false
+}
+
+// tooSlow puts a domain among the slow ones.
+func (q *lookups) tooSlow(name string) {
+	q.mu.Lock()
+	q.slow = append(q.slow, name)
+	q.mu.Unlock()
+	q.more.Signal()
+}
+
+// done ends the look-up of a slow one.
+func (q *lookups) done() {
+	q.mu.Lock()
+	q.busy--
+	q.mu.Unlock()
+	q.more.Signal()
 }
 
 func (q *lookups) close() {
@@ -69,15 +97,30 @@ type resolver struct {
 // loop looks domains up, one after the other, until there are no more to come.
 func (r *resolver) loop(ctx context.Context) {
 	for {
-		name, ok := r.lookups.get()
+		name, slow, ok := r.lookups.get()
 		if !ok {
 			return
 		}
+		patience := firstLookup
+		if slow {
+			patience = longestLookup
+		}
 		set := r.settings.Now()
-		limit, cancel := context.WithTimeout(ctx, longestLookup)
+		// No deadline, which a socket would notice before the context does: what failed
+		// for want of our patience would be kept as the domain's failure.
+		limit, cancel := context.WithCancel(ctx)
+		timer := time.AfterFunc(patience, cancel)
 		way, err := set.Route(limit, name)
+		timer.Stop()
+		late := limit.Err() != nil
 		cancel()
+		if slow {
+			r.lookups.done()
+		}
 		switch {
+		case late && !slow && ctx.Err() == nil:
+			// What was found by now may lack hosts or a policy: it is not used.
+			r.lookups.tooSlow(name)
 		case err == nil:
 			r.queue.Routed(name, way)
 		case ctx.Err() != nil:
@@ -102,10 +145,15 @@ func unasked(err error) bool {
 	return false
 }
 
-// longestLookup is how long one domain keeps others waiting to be looked up. Where
-// descriptors are few, a domain of many exchangers that do not answer would take longer;
-// what was found by then is used.
-const longestLookup = 2 * time.Minute
+const (
+	// firstLookup is how long one domain keeps others waiting to be looked up: a
+	// datagram that was lost is not sent again before that, but the answers so far are
+	// in the cache when the domain's turn comes among the slow ones.
+	firstLookup = 2 * time.Second
+	// longestLookup is how long a slow one may take. Where descriptors are few, a domain
+	// of many exchangers that do not answer would take longer; what was found by then is used.
+	longestLookup = 2 * time.Minute
+)
 
 // retryRoute is how long a domain waits after a DNS failure.
 const retryRoute = 2 * time.Minute

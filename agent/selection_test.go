@@ -8,8 +8,10 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // listed are the local parts of the recipients that a filter selects.
@@ -81,6 +83,23 @@ func TestFilterSelectsByEachCondition(t *testing.T) {
 	} {
 		if got := s.listed(x.filter); got != x.want {
 			t.Errorf("%+v selects %q, want %q", x.filter, got, x.want)
+		}
+	}
+}
+
+// A stream past the limit of distinct ones, which listings show by a name that several
+// share, is still selected by its own.
+func TestFilterSelectsStreamsThatShareAName(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil)
+	s.start()
+	s.pause(control.Filter{All: true}, "wait for the test")
+	id := s.send(spool.Envelope{Sender: "n@one.test", Stream: "newsletter"}, letter, "a@far.test")
+	s.until("queued", func() bool { return s.listed(control.Filter{}) == "a" })
+	e := queue.Entry{ID: id, Stream: "(other A)"}
+	for stream, want := range map[string]bool{"newsletter": true, "other": false, "(other A)": true, "(other B)": false} {
+		if got := orders.NewSelection(s.agent.store, control.Filter{Stream: stream}).Selects(&e); got != want {
+			t.Errorf("%q: selected %v", stream, got)
 		}
 	}
 }

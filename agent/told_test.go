@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // What every local user may read names no address: not of a sender or a recipient, not as
@@ -142,7 +142,7 @@ func TestReadersOfTheMetricsHoldUpNobody(t *testing.T) {
 func TestPausesByRulesAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, func(c *config.Config) { c.Replies = shippedReplies(t) })
-	a, err := New(s.config, s.log.logger(), "test")
+	a, err := New(s.config, s.log.Logger(), "test")
 	if err != nil {
 		t.Fatal(err)
 	}

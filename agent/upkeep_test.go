@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // An agent whose follower stands still is not alive: systemd hears so, and the milter soon

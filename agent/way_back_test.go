@@ -1,16 +1,15 @@
 package agent
 
 import (
-	"io"
 	"net"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/proxy"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // TestWaitingMailFollowsTheRelay: mail that waits for the host, while nobody answers at
@@ -37,8 +36,16 @@ func TestWaitingMailFollowsTheRelay(t *testing.T) {
 			s.until("the port was called", func() bool { return strings.Contains(s.log.String(), "msg=connect relay=127.0.0.1[127.0.0.1]") })
 			s.until("bounces wait", func() bool { return s.agent.backend().Return().Waiting == n })
 
+			socket, err := proxy.New(proxy.Options{Listen: "unix:" + filepath.Join(t.TempDir(), "s")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(socket.Close)
+			if err := socket.Pass(host); err != nil {
+				t.Fatal(err)
+			}
 			next := *s.config
-			next.Handback.Relay = "unix:" + front(t, host)
+			next.Handback.Relay = socket.Addr()
 			if how == "reload" {
 				if err := s.agent.Reload(&next); err != nil {
 					t.Fatal(err)
@@ -55,40 +62,6 @@ func TestWaitingMailFollowsTheRelay(t *testing.T) {
 			if got := strings.Count(s.log.String(), "relay=localhost["+config.RelaySocket(next.Handback.Relay)+"] "); got < n {
 				t.Errorf("%d log lines name the socket:\n%s", got, s.log)
 			}
-			s.stop() // before the socket, which waits for its connections
 		})
 	}
-}
-
-// front is a socket before a port.
-func front(t *testing.T, to string) (path string) {
-	t.Helper()
-	path = filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var work sync.WaitGroup
-	t.Cleanup(func() { l.Close(); work.Wait() })
-	work.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			d, err := net.Dial("tcp", to)
-			if err != nil {
-				c.Close()
-				continue
-			}
-			carry := func(from, to net.Conn) {
-				_, _ = io.Copy(to, from)
-				from.Close()
-				to.Close()
-			}
-			work.Go(func() { carry(c, d) })
-			work.Go(func() { carry(d, c) })
-		}
-	})
-	return path
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // One dead host of two costs a few connects at most, not every second one.
@@ -44,7 +44,7 @@ func TestRetryKeepsItsSource(t *testing.T) {
 	first := make(map[string]netip.Addr)
 	used := make(map[netip.Addr]int)
 	for run := range 2 {
-		set, err := settings.New(s.config, s.log.logger(), nil)
+		set, err := settings.New(s.config, s.log.Logger(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,13 +33,13 @@ func TestDrainedSpoolTakesNothingMore(t *testing.T) {
 	if v := send("text\r\n"); v != "-<c@d.example> a" {
 		t.Errorf("verdict %q after the end", v)
 	}
-	if n := len(s.log.lines("verdict=observe")); n != 2 {
+	if n := len(s.log.Lines("verdict=observe")); n != 2 {
 		t.Errorf("%d messages observed", n)
 	}
-	if n := len(s.log.lines("verdict=leave", `reason="the spool is being drained"`)); n != 2 {
+	if n := len(s.log.Lines("verdict=leave", `reason="the spool is being drained"`)); n != 2 {
 		t.Errorf("%d messages left", n)
 	}
-	if n := len(s.log.lines("level=WARN", "millrace drain --end")); n != 1 {
+	if n := len(s.log.Lines("level=WARN", "millrace drain --end")); n != 1 {
 		t.Errorf("warned %d times", n)
 	}
 	released := 0

@@ -1,10 +1,8 @@
 package milter_test
 
 import (
-	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"runtime"
 	"strings"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/tidy"
 	"github.com/millrace/millrace/milter"
 	"github.com/millrace/millrace/milter/wire"
@@ -118,39 +117,6 @@ func (k *kept) addresses() string {
 	return strings.Join(a, " ")
 }
 
-// logText is a log that tests read.
-type logText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// lines returns the log lines that have all the words.
-func (l *logText) lines(words ...string) []string {
-	var found []string
-line:
-	for s := range strings.Lines(l.String()) {
-		for _, w := range words {
-			if !strings.Contains(s, w) {
-				continue line
-			}
-		}
-		found = append(found, s)
-	}
-	return found
-}
-
 // divertAll is a configuration that diverts whatever may be.
 func divertAll() *config.Config {
 	return &config.Config{Milter: config.Milter{
@@ -166,7 +132,7 @@ func divertAll() *config.Config {
 // serving is a milter under test.
 type serving struct {
 	spool  *fakeSpool
-	log    *logText
+	log    *logbuf.Buffer
 	server *milter.Server
 	addr   string
 	stop   func()
@@ -191,9 +157,9 @@ func serveOn(t testing.TB, cfg *config.Config, f *fakeSpool, ln net.Listener, li
 
 func serveSpool(t testing.TB, cfg *config.Config, sp milter.Spool, ln net.Listener, limits ...wire.Options) *serving {
 	t.Helper()
-	s := &serving{log: &logText{}, addr: ln.Addr().String()}
+	s := &serving{log: &logbuf.Buffer{}, addr: ln.Addr().String()}
 	var err error
-	o := milter.Options{Spool: sp, Key: loopKey, Logger: slog.New(slog.NewTextHandler(s.log, nil))}
+	o := milter.Options{Spool: sp, Key: loopKey, Logger: s.log.Logger()}
 	if len(limits) > 0 {
 		o.Wire = limits[0]
 	}

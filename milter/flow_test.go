@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/pipes"
 	"github.com/millrace/millrace/milter"
 )
 
@@ -37,9 +38,9 @@ func TestMessageOverTheLimitStays(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ln := newPipes()
+			ln := pipes.New()
 			s := serveOn(t, limited(100_000, 1), &fakeSpool{}, ln)
-			m := ln.dial(t)
+			m := dial(t, ln)
 			defer m.Close()
 			m.message("<a@b.example>", c.args...)
 			m.wants(t, c.answers[:1])
@@ -51,7 +52,7 @@ func TestMessageOverTheLimitStays(t *testing.T) {
 				m.wants(t, c.answers[1:])
 			}
 			stayed := !strings.Contains(c.answers, "-")
-			if n := len(s.log.lines("verdict=leave", "larger than max_message_size")); (n == 1) != stayed {
+			if n := len(s.log.Lines("verdict=leave", "larger than max_message_size")); (n == 1) != stayed {
 				t.Errorf("%d log lines", n)
 			}
 			if n := len(s.spool.all()); (n == 0) != stayed {
@@ -63,10 +64,10 @@ func TestMessageOverTheLimitStays(t *testing.T) {
 
 func TestLargeMessagesBeyondMaxBodiesStay(t *testing.T) {
 	t.Parallel()
-	ln := newPipes()
+	ln := pipes.New()
 	s := serveOn(t, limited(0, 2), &fakeSpool{}, ln)
 	begin := func() *rawMTA {
-		m := ln.dial(t)
+		m := dial(t, ln)
 		t.Cleanup(func() { m.Close() })
 		m.message("<a@b.example>")
 		m.wants(t, "c")
@@ -78,7 +79,7 @@ func TestLargeMessagesBeyondMaxBodiesStay(t *testing.T) {
 	third := begin()
 	third.end()
 	third.wants(t, "a")
-	if len(s.log.lines("verdict=leave", "max_bodies large messages")) != 1 || len(s.log.lines("level=WARN", "max_bodies=2")) != 1 {
+	if len(s.log.Lines("verdict=leave", "max_bodies large messages")) != 1 || len(s.log.Lines("level=WARN", "max_bodies=2")) != 1 {
 		t.Error("the log does not say why it stayed")
 	}
 	third.message("<a@b.example>") // a small one has room
@@ -126,9 +127,9 @@ func TestVerdictDoesNotWaitForAHungSpool(t *testing.T) {
 				}
 				cfg := limited(0, 1)
 				cfg.Milter.OnFailure = c.failure
-				ln := newPipes()
+				ln := pipes.New()
 				s := serveOn(t, cfg, c.spool, ln)
-				m := ln.dial(t)
+				m := dial(t, ln)
 				m.message("<a@b.example>")
 				m.wants(t, "c")
 				for range c.chunks {
@@ -140,7 +141,7 @@ func TestVerdictDoesNotWaitForAHungSpool(t *testing.T) {
 				if d := time.Since(began); d != 30*time.Second {
 					t.Errorf("verdict after %v", d)
 				}
-				if len(s.log.lines("did not commit the message within 30s", "msg=verdict ")) != 1 {
+				if len(s.log.Lines("did not commit the message within 30s", "msg=verdict ")) != 1 {
 					t.Error("the log does not say why")
 				}
 				m.message("<b@b.example>") // does not wait for the same disk
@@ -172,9 +173,9 @@ func TestSpoolIsLeftAloneForAMinuteAfterItWasSlow(t *testing.T) {
 				f := &fakeSpool{reached: make(chan struct{}), hold: make(chan struct{})}
 				cfg := limited(0, 1)
 				cfg.Milter.OnFailure = failure
-				ln := newPipes()
+				ln := pipes.New()
 				s := serveOn(t, cfg, f, ln)
-				m := ln.dial(t)
+				m := dial(t, ln)
 				m.message("<a@b.example>")
 				m.wants(t, "c")
 				m.lines(1)
@@ -188,7 +189,7 @@ func TestSpoolIsLeftAloneForAMinuteAfterItWasSlow(t *testing.T) {
 				m.wants(t, "a")
 				m.message("<c@b.example>")
 				m.wants(t, answer)
-				if n := len(s.log.lines("spool was too slow a moment ago", "qid=Q1")); n != 2 {
+				if n := len(s.log.Lines("spool was too slow a moment ago", "qid=Q1")); n != 2 {
 					t.Errorf("%d messages were left for that reason", n)
 				}
 				time.Sleep(time.Nanosecond)
@@ -212,9 +213,9 @@ func TestBodyIsTakenWhileTheSpoolStalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeSpool{stalled: make(chan struct{})}
-		ln := newPipes()
+		ln := pipes.New()
 		s := serveOn(t, limited(0, 1), f, ln)
-		m := ln.dial(t)
+		m := dial(t, ln)
 		m.message("<a@b.example>")
 		m.wants(t, "c")
 		began := time.Now()
@@ -226,7 +227,7 @@ func TestBodyIsTakenWhileTheSpoolStalls(t *testing.T) {
 		}
 		m.end()
 		m.wants(t, "a")
-		if len(s.log.lines("spool took nothing for 5s", "verdict=leave")) != 1 {
+		if len(s.log.Lines("spool took nothing for 5s", "verdict=leave")) != 1 {
 			t.Error("the log does not say why it stayed")
 		}
 		m.message("<b@b.example>")
@@ -256,9 +257,9 @@ func TestLargeMessageNeedsLittleMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	ln := newPipes()
+	ln := pipes.New()
 	s := serveSpool(t, limited(0, 1), milter.FromWriter(w), ln)
-	m := ln.dial(t)
+	m := dial(t, ln)
 	defer m.Close()
 	piece := bodyPacket(chunk)
 	m.message("<a@b.example>")

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
 // script makes a conversation of octets: each but a few stands for a packet that
@@ -87,9 +88,9 @@ func FuzzSession(f *testing.F) {
 		if setting&8 != 0 {
 			cfg.Milter.Verdict = config.VerdictDiscard
 		}
-		ln := newPipes()
+		ln := pipes.New()
 		s := serveOn(t, cfg, sp, ln)
-		m := ln.dial(t)
+		m := dial(t, ln)
 		told := make(chan int)
 		go func() {
 			n, deletes := 0, false

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
 // recipients are n RCPTs, each with its macros if the MTA sends them.
@@ -45,9 +47,9 @@ func TestManyRecipientsCostBoundedMemory(t *testing.T) {
 		"a million":                  {100, false, 0, 6 << 20, []string{"verdict=leave", "nrcpt=1000000", "envelope is too large to hold"}},
 		"a million and their macros": {100, true, 0, 6 << 20, []string{"level=WARN", "closing MTA connection", "octets before a body"}},
 	} {
-		ln := newPipes()
+		ln := pipes.New()
 		s := serveOn(t, divertAll(), &fakeSpool{}, ln)
-		m := ln.dial(t)
+		m := dial(t, ln)
 		m.Write(appendPacket(appendPacket(nil, 'D', "M{auth_authen}", "joe"), 'M', "<a@b.example>"))
 		many := recipients(10_000, c.macros)
 		before, most := heap(), int64(0)
@@ -78,7 +80,7 @@ func TestManyRecipientsCostBoundedMemory(t *testing.T) {
 		if most > c.most {
 			t.Errorf("%s: the heap grew by %d octets", name, most)
 		}
-		if n := len(s.log.lines(c.line...)); n != 1 || s.trouble() != 1 {
+		if n := len(s.log.Lines(c.line...)); n != 1 || s.trouble() != 1 {
 			t.Errorf("%s: %d lines with %q, %d in all", name, n, c.line, s.trouble())
 		}
 	}
@@ -86,7 +88,7 @@ func TestManyRecipientsCostBoundedMemory(t *testing.T) {
 
 // trouble counts the log lines about messages and connections.
 func (s *serving) trouble() int {
-	return len(s.log.lines("level=WARN")) + len(s.log.lines("level=ERROR")) + len(s.log.lines("level=INFO", "msg=verdict"))
+	return len(s.log.Lines("level=WARN")) + len(s.log.Lines("level=ERROR")) + len(s.log.Lines("level=INFO", "msg=verdict"))
 }
 
 // A peer that breaks the protocol, or trickles, in the midst of a message that is
@@ -118,9 +120,9 @@ func TestBrokenSessionLeavesNothing(t *testing.T) {
 			t.Run(fmt.Sprint(name, size), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					ln := newPipes()
+					ln := pipes.New()
 					s := serveOn(t, limited(0, 1), &fakeSpool{}, ln)
-					m := ln.dial(t)
+					m := dial(t, ln)
 					m.message("<a@b.example>")
 					m.wants(t, "c")
 					for range size {
@@ -138,7 +140,7 @@ func TestBrokenSessionLeavesNothing(t *testing.T) {
 					m.Close()
 					<-sent
 					s.stop()
-					if n := len(s.log.lines("level=WARN", "closing MTA connection", "stage=body", c.says)); n != 1 || s.trouble() != 1 {
+					if n := len(s.log.Lines("level=WARN", "closing MTA connection", "stage=body", c.says)); n != 1 || s.trouble() != 1 {
 						t.Errorf("%d lines with %q, %d in all", n, c.says, s.trouble())
 					}
 					if n := len(s.spool.all()); n != 0 {
@@ -241,7 +243,7 @@ func TestVerdictThatNobodyWaitsForIsLost(t *testing.T) {
 				t.Errorf("reply %q, want the end", code)
 			}
 			s.stop()
-			if len(s.log.lines(`msg="verdict lost"`, "did not wait")) != 1 {
+			if len(s.log.Lines(`msg="verdict lost"`, "did not wait")) != 1 {
 				t.Error("the log does not say what became of it")
 			}
 		})

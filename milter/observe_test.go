@@ -27,14 +27,14 @@ func TestObserveModeCountsVolumeAcrossReloads(t *testing.T) {
 		m.wants(m.headers("news@b.example", []string{"c@d.example", "e@F.example"}, "List-Unsubscribe: <x>"), acc)
 	}
 	send()
-	if n := len(s.log.lines("verdict=leave", "diverted=0", `reason="no evidence of bulk but List-Unsubscribe"`)); n != 1 {
+	if n := len(s.log.Lines("verdict=leave", "diverted=0", `reason="no evidence of bulk but List-Unsubscribe"`)); n != 1 {
 		t.Errorf("%d verdicts for two recipients", n)
 	}
 	if err := s.server.Reload(builtin()); err != nil {
 		t.Fatal(err)
 	}
 	send()
-	if n := len(s.log.lines("verdict=observe", "diverted=2", "rule=builtin", "stream=b.example",
+	if n := len(s.log.Lines("verdict=observe", "diverted=2", "rule=builtin", "stream=b.example",
 		`reason="List-Unsubscribe, volume of the sender"`, "to_domains=d.example:1,f.example:1")); n != 1 {
 		t.Errorf("%d verdicts for four recipients", n)
 	}
@@ -51,7 +51,7 @@ func TestVerdictsSayNothingOfTheMessageBefore(t *testing.T) {
 	m := connect(t, s, postfixVersion, actions, steps)
 	m.wants(m.headers("a@b.example", []string{"c@d.example"}, "X-Millrace: divert"), acc)
 	m.wants(m.headers("a@b.example", slicesRepeat(strings.Repeat("x", 50000)+"@d.example", 100)), acc)
-	if n := len(s.log.lines("too large", `rule="" stream=""`)); n != 1 {
+	if n := len(s.log.Lines("too large", `rule="" stream=""`)); n != 1 {
 		t.Errorf("the log says otherwise:\n%.2000s", s.log)
 	}
 }

@@ -57,7 +57,7 @@ func TestOtherHostsAreServedOnlyAsPeers(t *testing.T) {
 			t.Fatal("another host is served")
 		}
 	}
-	if l := s.log.lines("level=WARN", "another host", "from="+there); len(l) != 1 {
+	if l := s.log.Lines("level=WARN", "another host", "from="+there); len(l) != 1 {
 		t.Errorf("log has %d lines about it", len(l))
 	}
 	cfg := divertAll()
@@ -125,7 +125,7 @@ func TestMailPassesWhileSilentConnectionsAreHeld(t *testing.T) {
 	if n := len(s.spool.all()); n != 20 {
 		t.Errorf("%d of 20 messages met the milter", n)
 	}
-	if l := s.log.lines("level=WARN", "say nothing"); len(l) == 0 || len(l) > 2 {
+	if l := s.log.Lines("level=WARN", "say nothing"); len(l) == 0 || len(l) > 2 {
 		t.Errorf("log has %d lines about it:\n%s", len(l), strings.Join(l, "\n"))
 	}
 }

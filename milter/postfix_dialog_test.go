@@ -99,7 +99,7 @@ func TestConversationOfManyMessages(t *testing.T) {
 		t.Errorf("diverted %s", g)
 	}
 	queued(ctx, t, p, "stay@lab.test>b@example.net", "MAILER-DAEMON>d@example.net")
-	if n := len(s.log.lines("msg=verdict ")); n != 5 {
+	if n := len(s.log.Lines("msg=verdict ")); n != 5 {
 		t.Errorf("%d verdicts logged, want 5", n)
 	}
 	if strings.Contains(s.log.String(), "level=WARN") {
@@ -117,7 +117,7 @@ func TestArgumentsThatCannotBeHonouredStay(t *testing.T) {
 		t.Errorf("%d diverted", n)
 	}
 	queued(ctx, t, p, "a@lab.test>b@example.net")
-	if len(s.log.lines("verdict=leave", `reason="ESMTP argument XVERP"`)) != 1 {
+	if len(s.log.Lines("verdict=leave", `reason="ESMTP argument XVERP"`)) != 1 {
 		t.Error("the reason is not in the log")
 	}
 }
@@ -159,7 +159,7 @@ func TestContentThatCannotLeaveUnchangedStays(t *testing.T) {
 	}
 	queued(ctx, t, p, "long@lab.test>b@example.net", "nul@lab.test>b@example.net", "header@lab.test>b@example.net", "large@lab.test>b@example.net")
 	for _, reason := range []string{`"body has a line of more than 998 octets"`, `"body has a NUL"`, `"header has a line of more than 998 octets"`} {
-		if len(s.log.lines("verdict=leave", "reason="+reason)) == 0 {
+		if len(s.log.Lines("verdict=leave", "reason="+reason)) == 0 {
 			t.Errorf("no log line says %s", reason)
 		}
 	}
@@ -187,7 +187,7 @@ func TestSendmailCommandGoesWholeOrNotAtAll(t *testing.T) {
 		if len(all) > 0 {
 			k = all[0]
 		}
-		return k != nil && len(s.log.lines("msg=verdict ")) == 3, nil
+		return k != nil && len(s.log.Lines("msg=verdict ")) == 3, nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestSendmailCommandGoesWholeOrNotAtAll(t *testing.T) {
 		t.Errorf("content %q\nwant %q", k.content, want)
 	}
 	queued(ctx, t, p, "mixed@lab.test>ann@example.net", "MAILER-DAEMON>ann@example.net")
-	if len(s.log.lines("verdict=discard", "from=whole@lab.test")) != 1 {
+	if len(s.log.Lines("verdict=discard", "from=whole@lab.test")) != 1 {
 		t.Error("the whole message was not discarded")
 	}
 	if m, err := p.Mailbox("local@lab.test"); err != nil || len(m) != 1 {

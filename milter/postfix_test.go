@@ -114,7 +114,7 @@ func TestWholeEnvelopeLeavesPostfix(t *testing.T) {
 			if verdict == config.VerdictDiscard {
 				want = "verdict=discard"
 			}
-			if l := s.log.lines("msg=verdict ", "qid="+e.QueueID, want, "nrcpt=2", "diverted=2", "rule=all", "id=M1-1"); len(l) != 1 {
+			if l := s.log.Lines("msg=verdict ", "qid="+e.QueueID, want, "nrcpt=2", "diverted=2", "rule=all", "id=M1-1"); len(l) != 1 {
 				t.Errorf("log has %d such lines", len(l))
 			}
 		})
@@ -280,7 +280,7 @@ func TestVerdictIsLostWhenCleanupDies(t *testing.T) {
 	if v := <-f.waitOnly().verdict; v != "void" {
 		t.Fatalf("receipt %s", v)
 	}
-	if err := lab.Until(ctx, func() (bool, error) { return len(s.log.lines(`msg="verdict lost"`)) == 1, nil }); err != nil {
+	if err := lab.Until(ctx, func() (bool, error) { return len(s.log.Lines(`msg="verdict lost"`)) == 1, nil }); err != nil {
 		t.Error("the lost verdict is not in the log")
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"testing"
+
+	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
 // appendPacket appends a packet of NUL-terminated strings.
@@ -97,37 +98,10 @@ func bodyPacket(lines int) []byte {
 	return p
 }
 
-// pipes is a listener whose connections are made by dial.
-type pipes struct {
-	ch   chan net.Conn
-	once sync.Once
-	end  chan struct{}
-}
-
-func newPipes() *pipes { return &pipes{ch: make(chan net.Conn), end: make(chan struct{})} }
-
-// Accept waits for a dial.
-func (l *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.ch:
-		return c, nil
-	case <-l.end:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close ends Accept.
-func (l *pipes) Close() error { l.once.Do(func() { close(l.end) }); return nil }
-
-// Addr names nothing that could be dialled.
-func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-
 // dial is a new MTA connection.
-func (l *pipes) dial(t testing.TB) *rawMTA {
+func dial(t testing.TB, l *pipes.Listener) *rawMTA {
 	t.Helper()
-	ours, theirs := net.Pipe()
-	l.ch <- theirs
-	m, err := newRawMTA(ours)
+	m, err := newRawMTA(l.Dial())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func TestSendmailKeepsWhatItGaveUpToWaitFor(t *testing.T) {
 		t.Errorf("Sendmail has %d messages, %v", n, err)
 	}
 	s.stop()
-	if len(s.log.lines("level=WARN", `msg="verdict lost"`)) != 1 || len(s.log.lines("msg=verdict ")) != 0 {
+	if len(s.log.Lines("level=WARN", `msg="verdict lost"`)) != 1 || len(s.log.Lines("msg=verdict ")) != 0 {
 		t.Error("the lost verdict is not in the log")
 	}
 }

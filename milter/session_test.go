@@ -203,7 +203,7 @@ func TestMailIsLeftBeforeTheBody(t *testing.T) {
 			if len(s.spool.all()) > 0 {
 				t.Error("the spool got a message")
 			}
-			if l := s.log.lines("msg=verdict ", "qid=Q1", fmt.Sprintf("nrcpt=%d", len(c.rcpts)), c.says); len(l) != 1 {
+			if l := s.log.Lines("msg=verdict ", "qid=Q1", fmt.Sprintf("nrcpt=%d", len(c.rcpts)), c.says); len(l) != 1 {
 				t.Errorf("%d log lines with %s", len(l), c.says)
 			}
 		})
@@ -225,7 +225,7 @@ func TestStandingTroubleIsWarnedOfOnce(t *testing.T) {
 	for range 5 {
 		m.wants(m.headers("a@b.example", []string{"c@d.example"}), acc)
 	}
-	if w, v := len(s.log.lines("level=WARN")), len(s.log.lines("msg=verdict ")); w != 1 || v != 5 {
+	if w, v := len(s.log.Lines("level=WARN")), len(s.log.Lines("msg=verdict ")); w != 1 || v != 5 {
 		t.Errorf("%d warnings, %d verdicts", w, v)
 	}
 }
@@ -243,7 +243,7 @@ func TestFailedAppendLeavesTheMailOrDefersIt(t *testing.T) {
 				t.Errorf("%s: verdict %q", failure, v)
 			}
 		}
-		if len(s.log.lines("msg=verdict ", "disk on fire")) != 2 {
+		if len(s.log.Lines("msg=verdict ", "disk on fire")) != 2 {
 			t.Errorf("%s: the reason is not in the log", failure)
 		}
 	}
@@ -267,7 +267,7 @@ func TestBadBodyIsAcceptedWhateverOnFailureSays(t *testing.T) {
 		if v := m.body(body); v != "a" {
 			t.Errorf("%s: verdict %q", says, v)
 		}
-		if len(s.log.lines("verdict=leave", says)) == 0 {
+		if len(s.log.Lines("verdict=leave", says)) == 0 {
 			t.Errorf("no log line says %s", says)
 		}
 	}
@@ -310,7 +310,7 @@ func TestReceiptIsVoidedWhenTheMTAIsGone(t *testing.T) {
 				t.Errorf("receipt %s", v)
 			}
 			s.stop()
-			if len(s.log.lines(`msg="verdict lost"`, "qid=Q1", "id=M1-1")) != 1 {
+			if len(s.log.Lines(`msg="verdict lost"`, "qid=Q1", "id=M1-1")) != 1 {
 				t.Error("the lost verdict is not in the log")
 			}
 		})
@@ -348,7 +348,7 @@ func TestReceiptIsReleasedWhenAPartOfTheVerdictIsOut(t *testing.T) {
 		t.Errorf("receipt %s", v)
 	}
 	s.stop()
-	if len(s.log.lines("level=WARN", `msg="verdict cut"`, "qid=Q1", "id=M1-1", "possible duplicate")) != 1 {
+	if len(s.log.Lines("level=WARN", `msg="verdict cut"`, "qid=Q1", "id=M1-1", "possible duplicate")) != 1 {
 		t.Error("the cut verdict is not in the log")
 	}
 }

@@ -75,7 +75,7 @@ func (l *loader) checkMilter(m *Milter) {
 	}
 	l.notEmpty("milter.remote", m.Remote, `write "smtp", "esmtp"; to divert nothing say mode = "observe"`)
 	for i, s := range m.HostDomains {
-		domain, err := listedDomain(s)
+		domain, err := ListedDomain(s)
 		if err != nil {
 			l.failElement("milter.host_domains", i, "host_domains: "+err.Error())
 			continue
@@ -300,7 +300,7 @@ func (l *loader) checkSchedule(q *Queue, path string) {
 func (l *loader) listDomains(q *Queue, path string, host map[string]bool, listed map[string]Notice) {
 	var all []string
 	add := func(s string, at Notice) {
-		domain, err := listedDomain(s)
+		domain, err := ListedDomain(s)
 		if err != nil {
 			at.Text = "domains: " + err.Error()
 			l.errs = append(l.errs, at)

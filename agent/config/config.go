@@ -34,6 +34,9 @@ import (
 // DefaultFile is where the programs look for their configuration.
 const DefaultFile = "/etc/millrace/millrace.toml"
 
+// DefaultRelay is [handback] relay where none is set: the port of hosts without a socket.
+const DefaultRelay = "127.0.0.1:10626"
+
 // Config is one complete, checked configuration.
 type Config struct {
 	// Hostname is the EHLO name and the name in our Received fields.
@@ -299,7 +302,7 @@ func defaults() *Config {
 
 			HTTP: HTTP{Listen: Listeners{"127.0.0.1:8891"}},
 		},
-		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
+		Handback: Handback{Relay: DefaultRelay, MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,

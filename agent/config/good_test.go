@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/tools/txtar"
 
-	"github.com/millrace/millrace/contrib/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 func TestAnEmptyFileHasEveryDefault(t *testing.T) {

@@ -113,9 +113,9 @@ func (d domainSet) match(domain string) *Queue {
 	}
 }
 
-// listedDomain returns a domain of a list in the form that is compared: lower
+// ListedDomain returns a domain of a list in the form that is compared: lower
 // case A-labels, no final dot, "*." kept in front.
-func listedDomain(s string) (string, error) {
+func ListedDomain(s string) (string, error) {
 	if rest, ok := strings.CutPrefix(s, "."); ok {
 		return "", fmt.Errorf("%q is not a domain; remedy: for all subdomains write \"*.%s\"", s, rest)
 	}
@@ -129,6 +129,9 @@ func listedDomain(s string) (string, error) {
 		return "", fmt.Errorf("%q is an address; remedy: list its domain only", s)
 	case strings.ContainsAny(domain, "*?"):
 		return "", fmt.Errorf("%q has a wildcard inside; remedy: only \"*.\" in front of a domain is understood", s)
+	}
+	if lower := strings.ToLower(domain); isASCII(lower) && isHostname(strings.ReplaceAll(lower, "_", "x")) {
+		return star + lower, nil // Postfix delivers to names with an underscore, though RFC 5321 has none
 	}
 	domain, err := asciiDomain(domain)
 	if err != nil {
@@ -152,6 +155,9 @@ func asciiDomain(s string) (string, error) {
 	}
 	return s, nil
 }
+
+// IsHostname reports whether s can stand in hostname.
+func IsHostname(s string) bool { return isHostname(s) }
 
 // isHostname reports whether s follows the syntax of RFC 1123 2.1. A last label
 // of digits only is refused, since it would be read as an address.

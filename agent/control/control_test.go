@@ -13,11 +13,12 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // net/http lets a client whose request is too long read the answer: it waits half
@@ -201,8 +202,8 @@ func TestOrderTellsItsProgress(t *testing.T) {
 // TestChangesAreLoggedWithWhoMadeThem takes the kernel's word for it.
 func TestChangesAreLoggedWithWhoMadeThem(t *testing.T) {
 	t.Parallel()
-	var log lines
-	c := client(t, openLogged(t, fixed{n: 7}, slog.New(slog.NewTextHandler(&log, nil))))
+	var log logbuf.Buffer
+	c := client(t, openLogged(t, fixed{n: 7}, log.Logger()))
 	who := fmt.Sprintf("(uid %d)", os.Getuid())
 	if err := c.Pause(t.Context(), Brake{Filter: Filter{Stream: "sale"}, Reason: "price"}); err == nil || !strings.Contains(err.Error(), who) {
 		t.Errorf("the agent was told %v", err)
@@ -432,22 +433,4 @@ func TestOnlyUnixSocketsAreServed(t *testing.T) {
 	if _, err := Listen("inet:8000@127.0.0.1", fixed{}, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a control socket on the network")
 	}
-}
-
-// lines is a log that tests can read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

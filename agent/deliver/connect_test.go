@@ -4,14 +4,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // A host that refuses us for being one too many is left alone where an equal one
@@ -48,23 +47,10 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 // refuse listens and refuses every connection until the test ends, counting them.
 func refuse(t *testing.T, addr netip.AddrPort) *atomic.Int64 {
 	t.Helper()
-	l, err := net.Listen("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	var n atomic.Int64
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			n.Add(1)
-			io.WriteString(nc, "421 4.7.0 too many connections\r\n")
-			nc.Close()
-		}
+	smtptest.ServeAt(t, addr.String(), func(nc net.Conn) {
+		n.Add(1)
+		io.WriteString(nc, "421 4.7.0 too many connections\r\n")
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return &n
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/route/dane"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // What must have TLS never goes without: not when the handshake fails, not when

@@ -16,7 +16,7 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // A relay gets the password when its certificate was verified, when the configuration

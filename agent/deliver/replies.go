@@ -20,6 +20,7 @@ func (d *Deliverer) read(r *settle.Settlement, item queue.Item, res smtp.RcptRes
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
 		Tries: item.Tries, Born: r.Job.Born, Jitter: rand.Float64(), Peer: r.Names.Name,
+		To:     r.Envelope.Recipients[item.Ordinal].Address,
 		ToHost: r.Route.Handback, Report: r.Envelope.Origin == spool.Report,
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {

@@ -50,7 +50,7 @@ func (d *Deliverer) Session(s *queue.Session) {
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began})
 			}
-			d.queue.Leave(s, done, sig, "")
+			d.queue.Leave(s, done, sig, queue.ReasonOf(err))
 			return
 		}
 	}

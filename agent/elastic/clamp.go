@@ -24,13 +24,7 @@ func (c *Control) Clamp(now time.Time, cl Clamp) {
 	if !cl.Until.After(now) {
 		return
 	}
-	oldest := 0
-	for i := range c.clamps {
-		if c.clamps[i].Until.Before(c.clamps[oldest].Until) {
-			oldest = i
-		}
-	}
-	c.clamps[oldest] = cl
+	c.clamps.put(now, cl)
 	if c.phase == probe {
 		c.endProbe(now, "clamped")
 	}
@@ -52,6 +46,20 @@ func (c *Control) Slow(now, until time.Time, reason string) {
 // Clamped is the bound that the clamps in force make together, and the reason and the
 // end of the tightest one; false if there is none.
 func (c *Control) Clamped(now time.Time) (Clamp, bool) { return c.clamps.tightest(now) }
+
+// put adds one; when there are too many, the one that would end first gives way.
+func (cs *clamps) put(now time.Time, cl Clamp) {
+	if !cl.Until.After(now) {
+		return
+	}
+	oldest := 0
+	for i := range cs {
+		if cs[i].Until.Before(cs[oldest].Until) {
+			oldest = i
+		}
+	}
+	cs[oldest] = cl
+}
 
 // tightest is what the clamps in force allow.
 func (cs *clamps) tightest(now time.Time) (cl Clamp, any bool) {

@@ -28,11 +28,13 @@ func (h *history) add(c Change) {
 func (h *history) last() string { return h.ring[(h.n-1)%historySize].Cause }
 
 // History returns the last changes, oldest first.
-func (c *Control) History() []Change {
-	first := max(0, c.history.n-historySize)
-	out := make([]Change, 0, c.history.n-first)
-	for i := first; i < c.history.n; i++ {
-		out = append(out, c.history.ring[i%historySize])
+func (c *Control) History() []Change { return c.history.list() }
+
+func (h *history) list() []Change {
+	first := max(0, h.n-historySize)
+	out := make([]Change, 0, h.n-first)
+	for i := first; i < h.n; i++ {
+		out = append(out, h.ring[i%historySize])
 	}
 	return out
 }

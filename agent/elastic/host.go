@@ -42,14 +42,15 @@ func (r *hostRoom) age(now time.Time) {
 
 // HostMail notes messages that the host MTA itself sends to this site. The
 // connections they need are left to it, once the receiver's limit is known.
-func (c *Control) HostMail(now time.Time, messages int) {
-	h := &c.host
-	h.age(now)
-	if h.messages < hostLeast {
-		h.since = now
+func (c *Control) HostMail(now time.Time, messages int) { c.host.note(now, messages) }
+
+func (r *hostRoom) note(now time.Time, messages int) {
+	r.age(now)
+	if r.messages < hostLeast {
+		r.since = now
 	}
-	h.messages += float64(messages)
-	h.last = now
+	r.messages += float64(messages)
+	r.last = now
 }
 
 // still says whether the host is not likely to have a connection up just now: then
@@ -90,6 +91,15 @@ func (c *Control) keep(now time.Time) int {
 		c.record(now, c.want, fmt.Sprintf("%d of %d left to the host, which sends %.2g messages/s of its own", r.kept, c.want, r.rate(now)))
 	}
 	return r.kept
+}
+
+// keep takes so many places as the host needs where a connection of its has one for so
+// many seconds, at most as many as that.
+func (r *hostRoom) keep(now time.Time, each float64, most int) {
+	r.age(now)
+	if r.messages >= hostLeast {
+		r.kept = max(0, min(places(r.rate(now)*each), most))
+	}
 }
 
 // places is the least number of places at which, with so many busy on average, at

@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -168,10 +170,10 @@ func TestAcceptWaitsOutAShortage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log strings.Builder
+	var log logbuf.Buffer
 	s := &scarce{Listener: l}
 	s.fails.Store(4)
-	b := Bound(s, 2, slog.New(slog.NewTextHandler(&log, nil)))
+	b := Bound(s, 2, log.Logger())
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ func NewSelection(store *spool.Store, f control.Filter) *Selection {
 func (s *Selection) Selects(e *queue.Entry) bool {
 	f := &s.Filter
 	return (f.ID == "" || strings.EqualFold(f.ID, e.ID.String())) &&
-		(f.Stream == "" || f.Stream == e.Stream) &&
+		(f.Stream == "" || f.Stream == e.Stream || e.Shared() && s.ofStream(e)) &&
 		(f.Queue == "" || f.Queue == e.Queue) &&
 		(f.Site == "" || f.Site == e.Site) &&
 		(f.Domain == "" || strings.EqualFold(f.Domain, e.Domain)) &&
@@ -37,6 +37,12 @@ func (s *Selection) Selects(e *queue.Entry) bool {
 		(f.OlderThan == 0 || s.Now.Sub(e.Born) >= time.Duration(f.OlderThan)) &&
 		(!OfEnvelope(*f) && f.Recipient == "" || s.inEnvelope(e)) &&
 		(f.Text == "" || s.mentions(e))
+}
+
+// ofStream says whether a message whose stream shares its name is of the filter's.
+func (s *Selection) ofStream(e *queue.Entry) bool {
+	env := s.Envelope(e.ID)
+	return env != nil && env.Stream == s.Filter.Stream
 }
 
 func (s *Selection) inEnvelope(e *queue.Entry) bool {

@@ -17,7 +17,7 @@ type Rule struct {
 	Stages   []Stage
 	Codes    []string       // globs over the code: "421", "4??"
 	Enhanced []string       // globs over the enhanced status code
-	Text     *regexp.Regexp // over the text
+	Text     *regexp.Regexp // over the text, without what it repeats of the recipient's address
 
 	Class  Class // ClassNone: what the reply itself says
 	Effect Effect
@@ -71,11 +71,15 @@ func match(rules []Rule, a *Attempt, enhanced string) *Rule {
 	host, _, _ := strings.Cut(a.Peer, "[")
 	host = strings.ToLower(host)
 	code := string([]byte{byte('0' + a.Code/100%10), byte('0' + a.Code/10%10), byte('0' + a.Code%10)})
+	// Who puts RL000001@comcast.net on a list must not choose what a rule finds in the
+	// reply that repeats it.
+	local, _, _ := strings.Cut(a.To, "@")
+	text := without(without(a.Text, a.To), local)
 	for i := range rules {
 		r := &rules[i]
 		if fitsAny(r.Hosts, host) && fitsAny(r.Codes, code) && fitsAny(r.Enhanced, enhanced) &&
 			(len(r.Stages) == 0 || slices.Contains(r.Stages, a.Stage)) &&
-			(r.Text == nil || r.Text.MatchString(a.Text)) {
+			(r.Text == nil || r.Text.MatchString(text)) {
 			return r
 		}
 	}

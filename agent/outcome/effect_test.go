@@ -131,3 +131,32 @@ func TestTallyForgetsWhatIsOutOfDate(t *testing.T) {
 		t.Errorf("%d places are remembered", n)
 	}
 }
+
+// Whoever puts an address on a list chooses what a reply repeats of it, and slows no site
+// down by that, nor keeps his bounce from being one.
+func TestAddressThatAReplyRepeatsMatchesNoRule(t *testing.T) {
+	t.Parallel()
+	rule := Rule{Text: regexp.MustCompile("(?i)VS98-IP0|RL00000[1-9]"), Class: ClassRateLimited, Effect: Effect{Rule: "r", Kind: Suspend}}
+	for _, x := range []struct {
+		to, text string
+		matches  bool
+	}{
+		{"VS98-IP0@far.test", "<VS98-IP0@far.test>: User unknown", false},
+		{"rl000001@far.test", "No such user (RL000001@FAR.TEST).", false},
+		{"rl000001@far.test", "Mailbox 'RL000001' does not exist", false},
+		{"rl000001@far.test", "VS98-IP0 deferred <rl000001@far.test>", true},
+		{"ip0@far.test", "VS98-IP0 deferred", true},
+		{"a@far.test", "VS98-IP0 deferred", true},
+		{"", "VS98-IP0 deferred", true},
+	} {
+		d := about(rule).Decide(born, Attempt{Stage: Rcpt, Code: 550, Text: x.text, To: x.to, Born: born})
+		if matches := d.Effect != nil; matches != x.matches || matches == (d.Action == Bounce) {
+			t.Errorf("%q to %q: matches %v, action %v", x.text, x.to, matches, d.Action)
+		}
+	}
+	// Nor is it a throttle in our own reading.
+	d := policy().Decide(born, Attempt{Stage: Rcpt, Code: 550, Text: "throttle@far.test: user unknown", To: "throttle@far.test", Born: born})
+	if d.Class != ClassUserUnknown || d.Action != Bounce {
+		t.Errorf("class %v, action %v", d.Class, d.Action)
+	}
+}

@@ -50,6 +50,7 @@ type Attempt struct {
 	Enhanced string // "4.7.28", or ""
 	Text     string
 	Fault    Fault     // what went wrong when Code is 0
+	To       string    // the recipient, whose address a reply may repeat; "" if it is about none
 	Peer     string    // who spoke: "mx1.example[192.0.2.1]"; "" if nobody was reached
 	Tries    int       // tries before this one
 	Born     time.Time // of the message; zero: it does not expire

@@ -91,7 +91,7 @@ func classify(a *Attempt, enhanced string) (Class, int) {
 	}
 	b := *a
 	b.Enhanced = enhanced
-	text := strings.ToLower(withoutAddresses(a.Text))
+	text := strings.ToLower(withoutAddresses(without(a.Text, a.To)))
 	for i := range rules {
 		if rules[i].fits(&b, text) {
 			return rules[i].class, i
@@ -120,6 +120,27 @@ func withoutAddresses(s string) string {
 			from = open + n + 1
 		}
 	}
+}
+
+// without leaves out a word or address, whatever its case, where it stands by itself.
+func without(s, word string) string {
+	if word == "" {
+		return s
+	}
+	for i := 0; i+len(word) <= len(s); i++ {
+		end := i + len(word)
+		if strings.EqualFold(s[i:end], word) && (i == 0 || !inAddress(s[i-1])) && (end == len(s) || !inAddress(s[end])) {
+			s = s[:i] + s[end:]
+			i--
+		}
+	}
+	return s
+}
+
+// inAddress says whether an octet would make another address of the one beside it.
+// A dot or quote ends a sentence, too.
+func inAddress(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("+-=@_", c) >= 0
 }
 
 // signal is what a refusal tells the controller.

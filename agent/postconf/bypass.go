@@ -51,7 +51,7 @@ const (
 	mapping                 // cleanup(8), unless no_address_mappings is set
 	checking                // cleanup(8), unless no_header_body_checks is set
 	entering                // smtpd(8) and pickup(8)
-	sending                 // the smtp transport
+	sending                 // the transport that sends
 )
 
 // setting is a parameter's value as one service sees it.
@@ -75,7 +75,7 @@ func (p *Postfix) settings(ways []way, at place, parameter string) []setting {
 		case entering:
 			s = w.entry
 		case sending:
-			s = p.service("smtp", "unix")
+			s = p.sender()
 		}
 		v := p.value(s, parameter)
 		if v != "" && !slices.ContainsFunc(all, func(x setting) bool { return x.value == v }) {
@@ -105,7 +105,7 @@ func stops() []stop {
 			remedy:  "scan and sign in a milter before Millrace, or " + byRule},
 		{parameter: "smtpd_proxy_filter", at: entering,
 			meaning: "Postfix shows milters no content of mail that passes it, and Millrace diverts none of it",
-			remedy:  "name Millrace where the filter gives mail back, as the last milter there"},
+			remedy:  "give programs that send bulk a port without it (-o smtpd_proxy_filter= -o milter_macro_daemon_name=ORIGINATING)"},
 		{parameter: "virtual_alias_maps", at: mapping, tables: true, keys: true, remedy: byDomain,
 			meaning: "a diverted recipient gets mail at the address that the client named, not where the map sends it"},
 		{parameter: "canonical_maps", at: mapping, classes: "canonical_classes", tables: true, remedy: byRule,
@@ -271,7 +271,7 @@ func (x *checks) findings(c *config.Config, parameter, where string) []Finding {
 // changes warns of what Postfix does when it sends, and Millrace does not.
 func (p *Postfix) changes() []Finding {
 	var findings []Finding
-	smtp := p.service("smtp", "unix")
+	smtp := p.sender()
 	for _, x := range []struct {
 		parameters      []string
 		meaning, remedy string
@@ -323,9 +323,9 @@ func (p *Postfix) discards(c *config.Config, m milters) []Finding {
 	ways := p.ways(m)
 	for _, w := range ways {
 		v, where := p.value(w.cleanup, "in_flow_delay"), p.where(w.cleanup, "in_flow_delay")
-		remedy := "postconf -e in_flow_delay=0"
+		remedy := p.postconfE("in_flow_delay", "0")
 		if where != "main.cf" {
-			remedy = postconfP(w.cleanup, "in_flow_delay", "0")
+			remedy = p.postconfP(w.cleanup, "in_flow_delay", "0")
 		}
 		f := Finding{Where: where, Remedy: remedy,
 			Wrong: fmt.Sprintf("in_flow_delay is %s: Postfix counts a discarded message as one that never leaves the incoming queue, and soon delays each client by so long a message", v)}

@@ -3,23 +3,20 @@ package postconf
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
-	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
 // Export is what of Postfix's settings has to hold for diverted mail too, in the
 // terms of Millrace's configuration.
 type Export struct {
 	Hostname    string   // "" : nothing to be said
-	Relay       string   // of [handback]; "": the default serves
 	HostDomains []string // nil: not wholly known
-	Remote      []string // further transports to a recipient's own domain
+	Remote      []string // all transports to a recipient's own domain; nil: the default serves
 	Sources     []netip.Addr
 	Protocols   []string
 	TLS         config.TLS // of the general queue; "" : the default serves
@@ -49,12 +46,13 @@ type ExportedQueue struct {
 // Export looks at what Postfix does with mail that it sends itself. Domains that a
 // specific queue of c lists are left out, with a note.
 func (p *Postfix) Export(c *config.Config) *Export {
-	smtp := p.service("smtp", "unix")
-	x := &Export{Hostname: p.value(smtp, "smtp_helo_name"), Relay: "unix:" + filepath.Join(p.public(), snippets.Socket)}
-	if config.RelaySocket(x.Relay) == "" {
-		x.Relay = "" // so deep a queue directory that no socket can be named there
-	}
+	smtp := p.sender()
+	x := &Export{Hostname: p.value(smtp, "smtp_helo_name")}
 	note := func(format string, args ...any) { x.Notes = append(x.Notes, fmt.Sprintf(format, args...)) }
+	if x.Hostname != "" && !config.IsHostname(x.Hostname) {
+		note("smtp_helo_name is %s, which is no host name: set hostname to one whose address receivers see", x.Hostname)
+		x.Hostname = ""
+	}
 
 	if domains, err := p.everyOwnDomain(); err != nil {
 		note("host_domains is left out, and mail of sendmail(1) stays with Postfix: %v", err)
@@ -73,10 +71,9 @@ func (p *Postfix) Export(c *config.Config) *Export {
 
 	if w := p.wayOut(); w.hop != "" {
 		note("%s is %s: Millrace leaves all mail that goes there with Postfix", w.parameter, w.value)
-	} else if s := p.transport(w.transport); s != nil && s.command == "smtp" && w.transport != "smtp" {
+	} else if smtp != nil && smtp.name == w.transport && w.transport != "smtp" {
 		x.Remote = append(x.Remote, w.transport)
 		x.General = p.limits(w.transport)
-		x.TLS = p.level(s)
 	}
 	for _, name := range tokens(p.main["transport_maps"]) {
 		entries, err := p.table(name)
@@ -88,9 +85,24 @@ func (p *Postfix) Export(c *config.Config) *Export {
 			p.exportTransport(c, x, e, note)
 		}
 	}
-	slices.Sort(x.Remote)
-	x.Remote = slices.Compact(x.Remote)
+	x.Remote = p.remote(smtp, x.Remote)
 	return x
+}
+
+// remote is a [milter] remote with further transports beside the usual names; it has
+// not the usual one where that sends otherwise than the one by which Millrace goes.
+func (p *Postfix) remote(main *service, more []string) []string {
+	usual := p.service("smtp", "unix")
+	alike := usual == nil || main == nil || p.unlike(usual, main) == ""
+	if len(more) == 0 && alike {
+		return nil
+	}
+	slices.Sort(more)
+	more = slices.Compact(more)
+	if alike {
+		more = append([]string{"smtp", "esmtp"}, more...)
+	}
+	return more
 }
 
 // transport is the service of master.cf that a transport names.
@@ -115,12 +127,22 @@ func (p *Postfix) exportTransport(c *config.Config, x *Export, e entry, note fun
 	case slices.Contains(x.HostDomains, domain):
 		return
 	}
+	if _, err := config.ListedDomain(domain); err != nil {
+		return // a name without a dot, an address in brackets: never diverted
+	}
 	if q := c.Match(strings.TrimPrefix(domain, "*.")); q != nil {
 		note("transport_maps sends %s to %s, and queue %s lists it already: see that its limits fit", e.key, e.result, q.Name)
 		return
 	}
 	s := p.transport(transport)
+	// Millrace sends as one: what another transport sends otherwise stays with Postfix.
 	direct := s != nil && s.command == "smtp" && hop == ""
+	if main := p.sender(); direct && main != nil {
+		if odd := p.unlike(s, main); odd != "" {
+			note("transport_maps sends %s to %s, which has another %s than %s: such mail stays with Postfix", e.key, e.result, odd, main.name)
+			direct = false
+		}
+	}
 	name := transport
 	if !direct {
 		name = "elsewhere"
@@ -178,8 +200,9 @@ func (p *Postfix) sources(smtp *service, protocols []string) (all []netip.Addr) 
 		if !slices.Contains(protocols, f.protocol) {
 			continue
 		}
-		addr, err := netip.ParseAddr(strings.Trim(p.value(smtp, f.parameter), "[]"))
-		if err != nil {
+		addr, ok := p.bound(smtp, f.parameter)
+		if !ok {
+			var err error
 			if addr, err = p.onlyInterface(smtp, f.is); err != nil {
 				continue
 			}
@@ -210,8 +233,8 @@ func (p *Postfix) everyOwnDomain() ([]string, error) {
 					return nil, fmt.Errorf("%s %s has patterns", name, t)
 				}
 				// virtual_alias_domains is virtual_alias_maps by default: addresses.
-				if d := strings.ToLower(e.key); strings.Contains(d, ".") && !strings.Contains(d, "@") && !slices.Contains(own, d) {
-					own = append(own, d)
+				if !strings.ContainsAny(e.key, "@[") {
+					addDomain(&own, e.key)
 				}
 			}
 		}

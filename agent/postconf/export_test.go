@@ -68,7 +68,7 @@ tls unix - - y - - smtp
 	if len(x.Sources) != 1 || x.Sources[0].String() != "192.0.2.7" || !reflect.DeepEqual(x.Protocols, []string{"ipv4"}) {
 		t.Errorf("sources %v, protocols %v", x.Sources, x.Protocols)
 	}
-	if x.TLS != "" || x.General != (Limits{Sessions: 7}) || !reflect.DeepEqual(x.Remote, []string{"slow", "tls"}) {
+	if x.TLS != "" || x.General != (Limits{Sessions: 7}) || !reflect.DeepEqual(x.Remote, []string{"smtp", "esmtp", "slow", "tls"}) {
 		t.Errorf("tls %q, limits %+v, remote %v", x.TLS, x.General, x.Remote)
 	}
 	want := []ExportedQueue{

@@ -24,13 +24,13 @@ func (p *Postfix) handback(c *config.Config) []Finding {
 		findings = append(findings, Finding{Severity: sev, Where: s.where(), Wrong: wrong, Remedy: remedy})
 	}
 	if wrong := Exposed(relay, p.files); wrong != "" {
-		note(Warning, wrong, "run millrace setup: it shows the change to a socket that only Postfix can make (take a relay of your own out of millrace.toml first)")
+		note(Warning, wrong, "run "+p.millraceSetup()+": it shows the change to a socket that only Postfix can make (take a relay of your own out of millrace.toml first)")
 	}
 	if s.command != "smtpd" {
 		note(Contradiction, fmt.Sprintf("[handback] relay %s is a %s service, and must be smtpd", relay, s.command), "take the service of contrib/postfix/master.cf")
 		return findings
 	}
-	set := func(name, value string) string { return postconfP(s, name, value) }
+	set := func(name, value string) string { return p.postconfP(s, name, value) }
 	if v := p.value(s, "smtpd_milters"); v != "" && !p.noMilters(s) {
 		us := slices.ContainsFunc(list(v), func(text string) bool {
 			named, _ := p.isOurs(parseMilter(text).address, c.Milter.Listen, s.chroot)
@@ -93,15 +93,15 @@ func (p *Postfix) noHandback(c *config.Config) []Finding {
 			return []Finding{{
 				Where:  "master.cf",
 				Wrong:  fmt.Sprintf("[handback] relay %s is not in %s of this Postfix: what becomes of bounces and of mail that Millrace hands back was not checked", relay, p.public()),
-				Remedy: "run millrace setup, if it should be there; otherwise see that it has no milter of Millrace",
+				Remedy: "run " + p.millraceSetup() + ", if it should be there; otherwise see that it has no milter of Millrace",
 			}}
 		}
-		if s := p.service(name, "unix"); s != nil { // and does not listen there
+		if s := p.service(name, "unix"); s != nil && s.private {
 			return []Finding{{
 				Severity: inDivert(c),
 				Where:    s.where(),
 				Wrong:    fmt.Sprintf("this service is private, so nobody but Postfix reaches [handback] relay %s", relay),
-				Remedy:   fmt.Sprintf("postconf -F '%s/%s/private=n'", s.name, s.kind),
+				Remedy:   p.reachable(s),
 			}}
 		}
 	} else if host, _, err := net.SplitHostPort(relay); err == nil && !isLocalhost(host) {
@@ -111,11 +111,19 @@ func (p *Postfix) noHandback(c *config.Config) []Finding {
 			Remedy: "see that it has no milter of Millrace",
 		}}
 	}
+	if why := p.cannotListen(relay); why != "" {
+		return []Finding{{
+			Severity: inDivert(c),
+			Where:    "main.cf",
+			Wrong:    fmt.Sprintf("nothing can come back to Postfix at [handback] relay %s: %s", relay, why),
+			Remedy:   "set another relay, and run millrace setup",
+		}}
+	}
 	return []Finding{{
 		Severity: inDivert(c),
 		Where:    "master.cf",
 		Wrong:    fmt.Sprintf("no service listens on [handback] relay %s: bounces, and mail that Millrace hands back, cannot return to Postfix", relay),
-		Remedy:   "run millrace setup, which adds one",
+		Remedy:   "run " + p.millraceSetup() + ", which adds one",
 	}}
 }
 
@@ -129,29 +137,25 @@ func (p *Postfix) at(relay string) *service {
 	return nil
 }
 
-// handbackService is what master.cf needs to take mail back at a relay, or why that is
-// left to the admin.
-func (p *Postfix) handbackService(relay string) (text string, byHand []string) {
-	if config.RelaySocket(relay) != "" {
-		name := p.publicName(relay)
-		if name == "" {
-			return "", []string{fmt.Sprintf("[handback] relay %s is not in %s: nothing was set up for it", relay, p.public())}
-		}
-		if s := p.service(name, "unix"); s != nil {
-			return "", []string{fmt.Sprintf("%s is another service, where [handback] relay %s should be: give relay another name", s.where(), relay)}
-		}
+// handbackService is what a master.cf needs to take mail back at a relay, or why that is
+// left to the admin; m is the text that it is added to.
+func (p *Postfix) handbackService(relay string, m master) (text, byHand string, err error) {
+	if config.RelaySocket(relay) != "" && p.publicName(relay) == "" {
+		return "", fmt.Sprintf("[handback] relay %s is not in %s: nothing was set up for it", relay, p.public()), nil
 	}
-	text, err := snippets.Handback(relay)
-	if err != nil {
-		return "", []string{fmt.Sprintf("[handback] relay: %v", err)}
+	if text, err = snippets.Handback(relay); err != nil {
+		return "", fmt.Sprintf("[handback] relay: %v", err), nil
 	}
-	if s := p.service(snippets.Cleanup, "unix"); s != nil {
-		if s.command != "cleanup" {
-			return "", []string{fmt.Sprintf("%s is another service, and Millrace's needs that name: see contrib/postfix/master.cf", s.where())}
+	if why := p.occupied(relay); why != "" {
+		return "", "", fmt.Errorf("[handback] relay %s: %s; remedy: set another one in millrace.toml, or leave relay out and set-up finds one", relay, why)
+	}
+	if m.has(snippets.Cleanup, "unix") {
+		if s := p.service(snippets.Cleanup, "unix"); s == nil || s.command != "cleanup" {
+			return "", "", fmt.Errorf("master.cf: %s/unix is another service, and Millrace's cleanup needs that name; remedy: see contrib/postfix/master.cf", snippets.Cleanup)
 		}
 		text = readMaster([]byte(text)).remove(snippets.Cleanup, "unix") // pasted before
 	}
-	return text, nil
+	return text, "", nil
 }
 
 // publicName is the name that a service of master.cf must have to listen on a relay
@@ -171,6 +175,9 @@ func (p *Postfix) public() string { return filepath.Join(p.main["queue_directory
 // endpoint ("host:port" or "unix:/path"). A service without an address has those of
 // inet_interfaces; which ones "all" are is known of loopback only.
 func (p *Postfix) listens(s *service, endpoint string) bool {
+	if s.disabled {
+		return false
+	}
 	if s.kind == "unix" && !s.private {
 		return s.name == p.publicName(endpoint)
 	}

@@ -2,6 +2,7 @@ package postconf
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +27,12 @@ func (m master) entry(name, kind string) (i, end int) {
 		}
 	}
 	return 0, 0
+}
+
+// has reports whether a service is there.
+func (m master) has(name, kind string) bool {
+	_, end := m.entry(name, kind)
+	return end > 0
 }
 
 // remove is the text without a service.
@@ -69,11 +76,13 @@ func (m master) option(name, kind, parameter string) (line int, before, value, a
 	return line, before, value, after, spaces
 }
 
-// The lines around what we add. They are those of set-ups that added a port, so that
-// undoing finds either.
+// The lines around what we add at the end, and the one before an option of ours
+// within a service. The first is that of set-ups that added a port, so that undoing
+// finds either.
 const (
-	beginMark = "# Millrace's hand-back port; \"millrace setup --undo\" takes it out again.\n"
-	endMark   = "# End of what is Millrace's.\n"
+	beginMark  = "# Millrace's hand-back port; \"millrace setup --undo\" takes it out again.\n"
+	endMark    = "# End of what is Millrace's.\n"
+	optionMark = "# Millrace sees no mail that comes back here; \"millrace setup --undo\" takes out the next line.\n"
 )
 
 // with adds services at the end.
@@ -85,16 +94,43 @@ func (m master) with(text string) master {
 	return readMaster([]byte(all + beginMark + text + endMark))
 }
 
-// without takes out what with added.
-func (m master) without() master {
+// spared gives a service the milters of a list, in the place of those of main.cf. It
+// reports whether the service is written in a form that is known.
+func (m master) spared(name, kind, milters string) (master, bool) {
+	i, end := m.entry(name, kind)
+	if end == 0 {
+		return m, false
+	}
+	// Behind the first line of the service: the options of a service stand in any order.
+	option := "  -o smtpd_milters=" + milters + "\n"
+	if strings.ContainsAny(milters, " \t") {
+		option = "  -o { smtpd_milters = " + milters + " }\n"
+	}
+	if !strings.HasSuffix(m[i], "\n") {
+		m[i] += "\n"
+	}
+	return slices.Insert(slices.Clone(m), i+1, optionMark, option), true
+}
+
+// withoutServices takes out what with added.
+func (m master) withoutServices() master {
 	all := strings.Join(m, "")
-	i := strings.Index(all, beginMark)
-	if i < 0 {
-		return m
+	if i := strings.Index(all, beginMark); i >= 0 {
+		if n := strings.Index(all[i:], endMark); n >= 0 {
+			all = all[:i] + all[i+n+len(endMark):]
+		}
 	}
-	n := strings.Index(all[i:], endMark)
-	if n < 0 {
-		return m
+	return readMaster([]byte(all))
+}
+
+// without takes out what with and spared added.
+func (m master) without() master {
+	m = m.withoutServices()
+	for {
+		i := slices.Index(m, optionMark)
+		if i < 0 || i+1 >= len(m) {
+			return m
+		}
+		m = slices.Delete(m, i, i+2)
 	}
-	return readMaster([]byte(all[:i] + all[i+n+len(endMark):]))
 }

@@ -14,7 +14,16 @@ import (
 )
 
 // ours is what an admin writes for Millrace; for messages.
-const ours = "{ unix:millrace/milter.sock, " + snippets.MilterOptions + " }"
+func (p *Postfix) ours(c *config.Config) string {
+	address, err := p.socket(c)
+	if err != nil {
+		address = "unix:millrace/milter.sock" // where relative says to listen
+	}
+	return element(address)
+}
+
+// element is Millrace among milters, as set-up writes it.
+func element(address string) string { return "{ " + address + ", " + snippets.MilterOptions + " }" }
 
 // Check compares Postfix with a configuration.
 func (p *Postfix) Check(c *config.Config) []Finding {
@@ -79,11 +88,12 @@ func (p *Postfix) milters(c *config.Config) milters {
 		m.command = look(entrance{cleanup, "non_smtpd_milters"})
 	}
 	if len(m.through) == 0 && !m.command {
+		with, _ := p.placed(c, p.written["smtpd_milters"], p.ours(c), ", ")
 		m.findings = append(m.findings, Finding{
 			Severity: inDivert(c),
 			Where:    "main.cf",
 			Wrong:    fmt.Sprintf("smtpd_milters does not name Millrace (%s): it sees no mail", strings.Join(c.Milter.Listen, ", ")),
-			Remedy:   postconfE("smtpd_milters", strings.TrimSpace(p.main["smtpd_milters"]+" "+ours)) + ", or correct [milter] listen",
+			Remedy:   p.postconfE("smtpd_milters", with) + ", or correct [milter] listen",
 		})
 	}
 	if maps := p.main["smtpd_milter_maps"]; maps != "" && len(m.through) > 0 {
@@ -150,7 +160,7 @@ func (p *Postfix) entrance(c *config.Config, e entrance) (bool, []Finding) {
 	}
 	if action := p.option(us, e.service, "default_action"); action != "accept" {
 		note(Warning, fmt.Sprintf("%s has no default_action=accept for Millrace (it is %s): Postfix takes no mail while Millrace is down", e.parameter, action),
-			"write "+ours)
+			"write "+p.ours(c))
 	}
 	for _, limit := range []struct {
 		name        string
@@ -166,14 +176,14 @@ func (p *Postfix) entrance(c *config.Config, e entrance) (bool, []Finding) {
 		switch {
 		case err != nil:
 		case limit.most > 0 && d > limit.most:
-			note(Warning, fmt.Sprintf("%s gives Millrace a %s of %s: %s", e.parameter, limit.name, value, limit.why), "write "+ours)
+			note(Warning, fmt.Sprintf("%s gives Millrace a %s of %s: %s", e.parameter, limit.name, value, limit.why), "write "+p.ours(c))
 		case d < limit.least:
 			note(Warning, fmt.Sprintf("%s gives Millrace a %s of only %s: %s", e.parameter, limit.name, value, limit.why), fmt.Sprintf("give it at least %.0fs", limit.least.Seconds()))
 		}
 	}
 	if v := p.option(us, e.service, "protocol"); v != "6" {
-		note(Warning, fmt.Sprintf("%s speaks protocol %s to Millrace: header values lose their leading blank, and signatures may break", e.parameter, v),
-			"use protocol 6, Postfix's default")
+		note(inDivert(c), fmt.Sprintf("%s speaks protocol %s to Millrace, which needs 6: nothing is diverted", e.parameter, v),
+			"write "+p.ours(c)+", where protocol=6 is for Millrace alone")
 	}
 	return true, findings
 }
@@ -191,7 +201,7 @@ func (p *Postfix) withoutUs(c *config.Config, e entrance, value string) []Findin
 	return []Finding{{
 		Where:  e.service.where(),
 		Wrong:  fmt.Sprintf("%s is %s, without Millrace: mail of the users who send there is not diverted", e.parameter, value),
-		Remedy: "add " + ours + " as the last one, if it should be",
+		Remedy: "add " + p.ours(c) + " as the last one, if it should be",
 	}}
 }
 
@@ -300,16 +310,37 @@ func seconds(value string) (time.Duration, error) {
 	return time.Duration(n) * unit, err
 }
 
+// cli is a command of Postfix's for this instance, for a shell.
+func (p *Postfix) cli(command string) string {
+	if p.dir == "" {
+		return command
+	}
+	return command + " -c " + p.dir
+}
+
+// millraceSetup is the command that sets this instance up.
+func (p *Postfix) millraceSetup() string {
+	if p.dir == "" {
+		return "millrace setup"
+	}
+	return "millrace setup --postfix-config " + p.dir
+}
+
+// reachable is the command that lets others than Postfix connect to a service.
+func (p *Postfix) reachable(s *service) string {
+	return fmt.Sprintf("%s -F '%s/%s/private=n'", p.cli("postconf"), s.name, s.kind)
+}
+
 // postconfE is the command that sets a parameter of main.cf, for a shell.
-func postconfE(name, value string) string {
+func (p *Postfix) postconfE(name, value string) string {
 	text := name + "=" + value
 	if strings.ContainsAny(value, " {}$") {
 		text = "'" + text + "'"
 	}
-	return "postconf -e " + text
+	return p.cli("postconf") + " -e " + text
 }
 
 // postconfP is the command that sets a parameter of one service.
-func postconfP(s *service, name, value string) string {
-	return fmt.Sprintf("postconf -P '%s/%s/%s=%s'", s.name, s.kind, name, value)
+func (p *Postfix) postconfP(s *service, name, value string) string {
+	return fmt.Sprintf("%s -P '%s/%s/%s=%s'", p.cli("postconf"), s.name, s.kind, name, value)
 }

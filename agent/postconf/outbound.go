@@ -13,14 +13,53 @@ import (
 // outbound compares how Postfix sends with how the agent does: diverted mail
 // must not go where, or as whom, Postfix would not send it.
 func (p *Postfix) outbound(c *config.Config) []Finding {
-	smtp := p.service("smtp", "unix")
+	smtp := p.sender()
 	return slices.Concat(
 		p.nexthop(c),
 		p.hello(c, smtp),
 		p.protocols(c, smtp),
 		p.source(c, smtp),
 		p.protection(c, smtp),
+		p.otherSenders(c, smtp),
 	)
+}
+
+// sender is the service that sends remote mail, unless a table says otherwise: what
+// its -o options say counts, and not what another smtp(8) would do. It is the one named
+// smtp where the mail goes to something else, such as error(8).
+func (p *Postfix) sender() *service {
+	if s := p.transport(p.wayOut().transport); s != nil && s.command == "smtp" {
+		return s
+	}
+	return p.service("smtp", "unix")
+}
+
+// otherSenders looks at further transports whose mail is diverted: Millrace sends as
+// the one that sends most, so another one must send alike.
+func (p *Postfix) otherSenders(c *config.Config, main *service) []Finding {
+	var findings []Finding
+	for i := range p.services {
+		s := &p.services[i]
+		if s == main || s.kind != "unix" || s.command != "smtp" || !slices.Contains(c.Milter.Remote, s.name) || s.name == "smtp" && p.main["transport_maps"] == "" {
+			continue
+		}
+		if odd := p.unlike(s, main); odd != "" {
+			findings = append(findings, Finding{Severity: inDivert(c), Where: p.where(s, odd),
+				Wrong:  fmt.Sprintf("the transport %s has another %s than %s, by which Millrace goes, and [milter] remote has both", s.name, odd, main.name),
+				Remedy: fmt.Sprintf("take %q out of remote, and its mail stays with Postfix", s.name)})
+		}
+	}
+	return findings
+}
+
+// unlike names a parameter by which two transports send differently; "" if there is none.
+func (p *Postfix) unlike(a, b *service) string {
+	for _, name := range []string{"smtp_bind_address", "smtp_bind_address6", "smtp_helo_name", "inet_protocols", "inet_interfaces", "smtp_generic_maps", "smtp_header_checks", "smtp_fallback_relay"} {
+		if p.value(a, name) != p.value(b, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // wayOut is where Postfix sends remote mail, unless a table says otherwise.
@@ -107,9 +146,10 @@ func (p *Postfix) source(c *config.Config, smtp *service) []Finding {
 			continue
 		}
 		name := family.parameter
-		addr, err := netip.ParseAddr(strings.Trim(p.value(smtp, name), "[]"))
-		if err != nil {
+		addr, ok := p.bound(smtp, name)
+		if !ok {
 			name = "inet_interfaces"
+			var err error
 			if addr, err = p.onlyInterface(smtp, family.is); err != nil {
 				continue
 			}
@@ -130,6 +170,12 @@ func (p *Postfix) source(c *config.Config, smtp *service) []Finding {
 	return findings
 }
 
+// bound is the address that smtp(8) is told to bind to. 0.0.0.0 and :: are none.
+func (p *Postfix) bound(smtp *service, parameter string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(strings.Trim(p.value(smtp, parameter), "[]"))
+	return addr, err == nil && !addr.IsUnspecified()
+}
+
 // onlyInterface returns the address of a family that smtp(8) binds to because
 // inet_interfaces has no other, and an error if there is none. A list with names
 // in it would need a resolver and counts as none.
@@ -146,7 +192,7 @@ func (p *Postfix) onlyInterface(smtp *service, is func(netip.Addr) bool) (netip.
 			n, only = n+1, a
 		}
 	}
-	if n != 1 || only.IsLoopback() {
+	if n != 1 || only.IsLoopback() || only.IsUnspecified() {
 		return netip.Addr{}, err
 	}
 	return only, nil

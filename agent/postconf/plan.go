@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/millrace/millrace/agent/config"
 )
 
 // Change is a file that is to be changed.
@@ -25,8 +27,13 @@ type Plan struct {
 	// Backups are kept when the plan is applied: the files as they were before
 	// Millrace was set up. Restored says to remove them instead.
 	Restored bool
+	// Fresh says that nothing of Millrace was there: what lies in the backups' places is
+	// of an earlier time, and gives way.
+	Fresh bool
 	// After is the configuration as it will be.
 	After *Postfix
+	// Reasons say why something is changed beside putting Millrace where it was not.
+	Reasons []string
 	// ByHand is what is left to the admin: what it would take, and why it is not
 	// done here.
 	ByHand []string
@@ -70,39 +77,95 @@ func (c *Change) Diff(ctx context.Context) (string, error) {
 	return string(out), nil
 }
 
-// Apply changes the files, asks "postfix check" about them, and has a running
-// Postfix read them. When the check fails all is put back as it was.
+// Apply changes the files, asks "postfix check" about them, has a running Postfix read
+// them, and looks whether it does what was meant. Where not, all is put back as it was,
+// and Postfix runs as it did. A Postfix that was stopped is neither started nor looked at.
 //
 // Each file is replaced as a whole by a rename, master.cf after main.cf, so
 // Postfix never reads half of one; a crash in between leaves Millrace without a
-// hand-back port, which "millrace setup" mends when it is run again.
-func (p *Plan) Apply(ctx context.Context) error {
-	for i, c := range p.Changes {
-		if _, err := os.Lstat(backup(c.Path)); errors.Is(err, fs.ErrNotExist) && !p.Restored {
-			if err := replaceAs(backup(c.Path), c.Path, c.Old); err != nil {
-				return err
-			}
-		}
-		if err := c.Apply(c.Path); err != nil {
-			return errors.Join(err, PutBack(p.Changes[:i]))
-		}
+// hand-back service, which "millrace setup" mends when it is run again.
+func (p *Plan) Apply(ctx context.Context, c *config.Config) error {
+	kept, err := p.write()
+	if err != nil {
+		return err
 	}
+	running := postfix(ctx, p.Dir, "status") == nil
 	if err := postfix(ctx, p.Dir, "check"); err != nil {
-		return errors.Join(fmt.Errorf("postfix does not like it, and everything is as it was: %w", err), PutBack(p.Changes))
+		return p.takeBack(ctx, fmt.Errorf("postfix does not like it: %w", err), kept, false)
 	}
-	if postfix(ctx, p.Dir, "status") == nil {
-		if err := postfix(ctx, p.Dir, "reload"); err != nil {
-			return err
+	if running {
+		err := postfix(ctx, p.Dir, "reload")
+		if err == nil {
+			err = p.look(ctx, c)
+		}
+		if err != nil {
+			return p.takeBack(ctx, err, kept, true)
 		}
 	}
 	if p.Restored {
-		for _, name := range files {
-			if err := os.Remove(backup(filepath.Join(p.Dir, name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
+		return p.forget(files)
 	}
 	return nil
+}
+
+// write keeps the files as they are, and writes them as they are to be. It returns the
+// names of those that it kept. After an error all is as it was.
+func (p *Plan) write() (kept []string, err error) {
+	for i, c := range p.Changes {
+		if !p.Restored {
+			_, err = os.Lstat(backup(c.Path))
+			if missing := errors.Is(err, fs.ErrNotExist); missing || err == nil && p.Fresh {
+				err = replaceAs(backup(c.Path), c.Path, c.Old)
+				kept = append(kept, filepath.Base(c.Path))
+			}
+		}
+		if err == nil {
+			err = c.Apply(c.Path)
+		}
+		if err != nil {
+			return nil, errors.Join(err, PutBack(p.Changes[:i]), p.forget(kept))
+		}
+	}
+	return kept, nil
+}
+
+// forget removes copies.
+func (p *Plan) forget(names []string) (all error) {
+	for _, name := range names {
+		if err := os.Remove(backup(filepath.Join(p.Dir, name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			all = errors.Join(all, err)
+		}
+	}
+	return all
+}
+
+// takeBack makes everything as it was because of an error, which it returns with what
+// became of it. The copies stay until Postfix runs again.
+func (p *Plan) takeBack(ctx context.Context, because error, kept []string, running bool) error {
+	ctx = context.WithoutCancel(ctx) // an interrupt must not leave Postfix half way
+	err := PutBack(p.Changes)
+	if err == nil && running {
+		err = p.runAgain(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%w\nand it could not be taken back: %w\n%s", because, err, p.commands())
+	}
+	return errors.Join(fmt.Errorf("%w\neverything is as it was", because), p.forget(kept))
+}
+
+// commands are what an admin does who takes it back by hand.
+func (p *Plan) commands() string {
+	var copies []string
+	for _, c := range p.Changes {
+		if !p.Restored {
+			copies = append(copies, fmt.Sprintf("cp %s %s", backup(c.Path), c.Path))
+		}
+	}
+	first := ""
+	if len(copies) > 0 {
+		first = "the files as they were are kept beside them: " + strings.Join(copies, " && ") + "; then "
+	}
+	return fmt.Sprintf("%spostfix -c %s start, or reload if it runs", first, p.Dir)
 }
 
 // Apply writes or removes the file, if it is still as the change expects it. A new
@@ -136,11 +199,15 @@ func PutBack(changes []Change) (err error) {
 	return err
 }
 
-// replaceAs replaces a file by a rename; the new one has mode and owner of like.
+// replaceAs replaces a file by a rename; the new one has mode and owner of like. A
+// symbolic link stays, and what it points to is replaced.
 func replaceAs(path, like string, content []byte) error {
 	info, err := os.Stat(like)
 	if err != nil {
 		return err
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
 	if err != nil {
@@ -152,14 +219,4 @@ func replaceAs(path, like string, content []byte) error {
 		return err
 	}
 	return os.Rename(f.Name(), path)
-}
-
-// postfix runs postfix(1); its words are the error's.
-func postfix(ctx context.Context, dir, verb string) error {
-	cmd := exec.CommandContext(ctx, "postfix", "-c", dir, verb)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("postfix -c %s %s: %w\n%s", dir, verb, err, bytes.TrimSpace(out))
-	}
-	return nil
 }

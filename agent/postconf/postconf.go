@@ -25,13 +25,16 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 )
 
 // Postfix is the configuration of one Postfix instance, as postconf(1) shows it.
 type Postfix struct {
+	dir      string            // its directory as an admin names it; "" is the default instance's
 	main     map[string]string // main.cf over the defaults, $names expanded
+	written  map[string]string // the same, as it is written
 	services []service         // master.cf
 	files    fs.FS             // the host's, from "/", for lookup tables
 }
@@ -42,6 +45,7 @@ type service struct {
 	command    string // "smtpd"
 	private    bool   // of kind unix: only Postfix's own user connects
 	chroot     bool
+	disabled   bool              // by master_service_disable: master(8) does not run it
 	set        map[string]string // its -o options
 }
 
@@ -58,23 +62,32 @@ const postconfTime = time.Minute
 // Read asks postconf for the instance in dir, or with "" for the default one,
 // which MAIL_CONFIG in the environment may change. It takes at most a minute.
 // The error is ErrNone if there is no Postfix to ask.
-func Read(ctx context.Context, dir string) (*Postfix, error) {
+func Read(ctx context.Context, dir string) (*Postfix, error) { return readAs(ctx, dir, dir) }
+
+// readAs reads the directory at, which is a copy of dir: what postconf says of the
+// copy's place is meant for dir's, "$config_directory" in a table's name above all.
+func readAs(ctx context.Context, at, dir string) (*Postfix, error) {
 	ctx, cancel := context.WithTimeout(ctx, postconfTime)
 	defer cancel()
 	path, err := findPostconf()
 	if err != nil {
 		return nil, err
 	}
-	if dir != "" {
-		path = append(path, "-c", dir)
+	if at != "" {
+		path = append(path, "-c", at)
 	}
-	var texts [3]string
-	for i, flags := range [...][]string{{"-x"}, {"-M"}, {"-P", "-x"}} {
+	var texts [4]string
+	for i, flags := range [...][]string{{"-x"}, {"-M"}, {"-P", "-x"}, {}} {
 		if texts[i], err = postconf(ctx, append(path[:len(path):len(path)], flags...)); err != nil {
 			return nil, err
 		}
+		if at != dir {
+			texts[i] = strings.ReplaceAll(texts[i], at, dir)
+		}
 	}
-	return parse(texts[0], texts[1], texts[2], os.DirFS("/")), nil
+	p := parse(texts[0], texts[1], texts[2], os.DirFS("/"))
+	p.dir, p.written = dir, parameters(texts[3])
+	return p, nil
 }
 
 // findPostconf returns the command. An admin who is not root may not have
@@ -107,12 +120,7 @@ func postconf(ctx context.Context, args []string) (string, error) {
 
 // parse reads the output of postconf, postconf -M and postconf -P.
 func parse(main, master, options string, files fs.FS) *Postfix {
-	p := &Postfix{main: map[string]string{}, files: files}
-	for line := range strings.Lines(main) {
-		if name, value, ok := strings.Cut(line, "="); ok {
-			p.main[strings.TrimSpace(name)] = strings.TrimSpace(value)
-		}
-	}
+	p := &Postfix{main: parameters(main), files: files}
 	set := map[string]map[string]string{} // by "name/kind"
 	for line := range strings.Lines(options) {
 		path, value, _ := strings.Cut(line, "=")
@@ -131,12 +139,37 @@ func parse(main, master, options string, files fs.FS) *Postfix {
 		}
 		p.services = append(p.services, service{
 			name: f[0], kind: f[1], command: f[7],
-			private: f[2] != "n",
-			chroot:  f[4] == "y" || f[4] == "-" && p.chrootDefault(),
-			set:     set[f[0]+"/"+f[1]],
+			private:  f[2] != "n",
+			chroot:   f[4] == "y" || f[4] == "-" && p.chrootDefault(),
+			disabled: p.disables(f[0], f[1]),
+			set:      set[f[0]+"/"+f[1]],
 		})
 	}
 	return p
+}
+
+// parameters reads what postconf says of main.cf.
+func parameters(text string) map[string]string {
+	all := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(line, "="); ok {
+			all[strings.TrimSpace(name)] = strings.TrimSpace(value)
+		}
+	}
+	delete(all, "process_id") // is postconf's own
+	return all
+}
+
+// disables reports whether master_service_disable has a service: by its type, or by
+// "name/type", of old "name.type". The first word that fits decides, "!" before it negates.
+func (p *Postfix) disables(name, kind string) bool {
+	for _, word := range list(p.main["master_service_disable"]) {
+		bare, negated := strings.CutPrefix(word, "!")
+		if bare == kind || bare == name+"/"+kind || bare == name+"."+kind {
+			return !negated
+		}
+	}
+	return false
 }
 
 // chrootDefault is what "-" means in master.cf's column: yes, until Postfix 3.0
@@ -146,20 +179,50 @@ func (p *Postfix) chrootDefault() bool {
 	return level == "" || level == "0"
 }
 
-// value is a parameter as a service sees it.
+// value is a parameter as a service sees it: what its -o options say counts where
+// another parameter refers to it too, as smtp_helo_name does to myhostname.
 func (p *Postfix) value(s *service, name string) string {
-	if s != nil {
-		if v, ok := s.set[name]; ok {
-			return v
-		}
+	if s == nil || len(s.set) == 0 {
+		return p.main[name]
+	}
+	if v, ok := s.set[name]; ok {
+		return v
+	}
+	if v, ok := p.expand(s, p.written[name], 0); ok {
+		return v
 	}
 	return p.main[name]
+}
+
+// reference is a plain "$name", "${name}" or "$(name)" in a value.
+var reference = regexp.MustCompile(`\$(?:([A-Za-z0-9_]+)|\{([A-Za-z0-9_]+)\}|\(([A-Za-z0-9_]+)\))`)
+
+// expand replaces the references of a value by what a service sees. It is not ok
+// where the value has a conditional, or refers to nothing that the service sets:
+// then postconf's own expansion holds.
+func (p *Postfix) expand(s *service, value string, depth int) (out string, ok bool) {
+	if depth > 10 || !strings.Contains(value, "$") { // references may form circles
+		return value, false
+	}
+	out = reference.ReplaceAllStringFunc(value, func(text string) string {
+		name := strings.Trim(text, "$(){}")
+		if v, set := s.set[name]; set {
+			ok = true
+			return v
+		}
+		if v, changed := p.expand(s, p.written[name], depth+1); changed {
+			ok = true
+			return v
+		}
+		return p.main[name]
+	})
+	return out, ok && !strings.Contains(out, "$")
 }
 
 // where names the file, and the service if it overrides it, that sets a parameter.
 func (p *Postfix) where(s *service, name string) string {
 	if s != nil {
-		if _, ok := s.set[name]; ok {
+		if _, ok := s.set[name]; ok || p.value(s, name) != p.main[name] {
 			return s.where()
 		}
 	}

@@ -1,17 +1,12 @@
 package postconf
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	snippets "github.com/millrace/millrace/contrib/postfix"
@@ -25,389 +20,350 @@ type SetupOptions struct {
 	Command bool
 }
 
-// stage is a copy of an instance's configuration on which postconf(1) can work
-// before anything of the instance is touched.
-type stage struct {
-	dir  string // of the copy
-	real string
-	path []string // the command postconf
-}
-
-// files are what a stage has, in the order in which changes are applied.
-var files = []string{"main.cf", "master.cf"}
-
-func newStage(ctx context.Context, dir string) (*stage, error) {
-	path, err := findPostconf()
-	if err != nil {
-		return nil, err
-	}
-	s := &stage{real: dir, path: path}
-	if s.real == "" {
-		out, err := postconf(ctx, append(path[:1:1], "-h", "config_directory"))
-		if err != nil {
-			return nil, err
-		}
-		s.real = strings.TrimSpace(out)
-	}
-	if s.dir, err = os.MkdirTemp("", "millrace-setup-"); err != nil {
-		return nil, err
-	}
-	for _, name := range files {
-		text, err := os.ReadFile(filepath.Join(s.real, name))
-		if err == nil {
-			err = s.write(name, text)
-		}
-		if err != nil {
-			return nil, errors.Join(err, s.close())
-		}
-	}
-	return s, nil
-}
-
-func (s *stage) close() error { return os.RemoveAll(s.dir) }
-
-// write writes a file that looks a minute old: Postfix's programs wait until a
-// file is two seconds old, lest they read half of one.
-func (s *stage) write(name string, text []byte) error {
-	path := filepath.Join(s.dir, name)
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		return err
-	}
-	return s.settle(name)
-}
-
-func (s *stage) settle(name string) error {
-	old := time.Now().Add(-time.Minute)
-	return os.Chtimes(filepath.Join(s.dir, name), old, old)
-}
-
-func (s *stage) postconf(ctx context.Context, args ...string) (string, error) {
-	return postconf(ctx, append(append(s.path[:1:1], "-c", s.dir), args...))
-}
-
-// raw is a parameter of main.cf as it is written there; ok says that it is.
-func (s *stage) raw(ctx context.Context, name string) (value string, ok bool, err error) {
-	out, err := s.postconf(ctx, "-n", name)
-	if err != nil || strings.TrimSpace(out) == "" {
-		return "", false, err
-	}
-	_, value, _ = strings.Cut(out, "=")
-	return strings.TrimSpace(value), true, nil
-}
-
-// set writes a parameter of main.cf; "" and remove takes it out.
-func (s *stage) set(ctx context.Context, name, value string) error {
-	if _, err := s.postconf(ctx, "-e", name+"="+value); err != nil {
-		return err
-	}
-	return s.settle("main.cf")
-}
-
-func (s *stage) unset(ctx context.Context, name string) error {
-	if _, err := s.postconf(ctx, "-X", name); err != nil {
-		return err
-	}
-	return s.settle("main.cf")
-}
-
-// plan is how the copy differs from the instance.
-func (s *stage) plan(byHand []string) (*Plan, error) {
-	p := &Plan{Dir: s.real, ByHand: byHand}
-	for _, name := range files {
-		c := Change{Path: filepath.Join(s.real, name)}
-		var err error
-		if c.Old, err = os.ReadFile(c.Path); err != nil {
-			return nil, err
-		}
-		if c.New, err = os.ReadFile(filepath.Join(s.dir, name)); err != nil {
-			return nil, err
-		}
-		if !bytes.Equal(c.Old, c.New) {
-			p.Changes = append(p.Changes, c)
-		}
-	}
-	return p, nil
-}
-
 // Setup plans what makes Postfix ask Millrace and take its mail back. What is set up
-// already stays as it is, and what is not understood is left to the admin.
+// already stays as it is, and what is not understood is left to the admin. The error
+// says why nothing can be set up; nothing was changed then.
 func Setup(ctx context.Context, c *config.Config, o SetupOptions) (*Plan, error) {
 	s, err := newStage(ctx, o.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	byHand, err := s.setup(ctx, c, o)
+	before, err := readAs(ctx, s.dir, s.real)
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.plan(byHand)
-	if err == nil {
-		p.After, err = Read(ctx, s.dir)
+	x := &setup{stage: s, c: c, o: o, host: before}
+	if err := x.plan(ctx); err != nil {
+		return nil, err
 	}
-	return p, err
+	p, err := s.plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.Fresh, p.Reasons, p.ByHand = !x.was, x.reasons, x.byHand
+	return p, x.verify(p.After)
 }
 
-func (s *stage) setup(ctx context.Context, c *config.Config, o SetupOptions) (byHand []string, err error) {
-	host, err := Read(ctx, s.dir)
-	if err != nil {
-		return nil, err
-	}
-	address, err := host.socket(c)
-	if err != nil {
-		return nil, err
-	}
-	note := func(format string, args ...any) { byHand = append(byHand, fmt.Sprintf(format, args...)) }
-	spaced := "{ " + address + ", " + snippets.MilterOptions + " }"
-	dense := "{" + address + "," + strings.ReplaceAll(snippets.MilterOptions, " ", "") + "}"
+// setup is a plan in the making.
+type setup struct {
+	*stage
+	c       *config.Config
+	o       SetupOptions
+	host    *Postfix // as it is now
+	was     bool     // something of Millrace was there
+	reasons []string
+	byHand  []string
+}
 
-	// main.cf.
-	parameters := []string{"smtpd_milters"}
-	if o.Command {
-		parameters = append(parameters, "non_smtpd_milters")
-	}
-	for _, name := range parameters {
-		value, _, err := s.raw(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		switch host.position(c, value) {
-		case absent:
-			if err := s.set(ctx, name, joined(value, spaced)); err != nil {
-				return nil, err
-			}
-		case notLast:
-			note("main.cf: %s has milters after Millrace; move Millrace to the end", name)
-		}
-	}
-	if v := host.main["smtpd_milter_maps"]; v != "" {
-		note("main.cf: smtpd_milter_maps is %s: clients that it lists have milters of their own; add %s there for those that send bulk", v, spaced)
-	}
+func (x *setup) reason(format string, args ...any) {
+	x.reasons = append(x.reasons, fmt.Sprintf(format, args...))
+}
 
-	// master.cf: the hand-back service, in the place of one at another relay.
-	text, err := os.ReadFile(filepath.Join(s.dir, "master.cf"))
+func (x *setup) note(format string, args ...any) {
+	x.byHand = append(x.byHand, fmt.Sprintf(format, args...))
+}
+
+func (x *setup) plan(ctx context.Context) error {
+	old, err := x.copies()
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if mended, err := x.mend(old["main.cf"]); err != nil {
+		return err
+	} else if mended {
+		x.reason("main.cf: what an earlier set-up added stands on the line before, which had no end")
+		if x.host, err = readAs(ctx, x.dir, x.real); err != nil {
+			return err
+		}
+	}
+	if filter := x.host.pipedFilter(); x.o.Command && filter != "" && slices.Contains(x.c.Milter.Scope, "loopback") {
+		return fmt.Errorf("--sendmail-command: %s runs a program, which gives mail back by sendmail(1), so mail from outside would be taken for this host's own; remedy: leave the option out", filter)
+	}
+	address, err := x.host.socket(x.c)
+	if err != nil {
+		return err
+	}
+	text, err := x.text("master.cf")
+	if err != nil {
+		return err
 	}
 	m := readMaster(text)
-	if host.at(c.Handback.Relay) == nil {
-		bare := m.without()
-		if host, err = s.reread(ctx, bare); err != nil {
-			return nil, err
+	x.was = len(x.host.naming(x.c)) > 0 || string(m.without().bytes()) != string(m.bytes())
+	others, err := x.mainCF(ctx, address)
+	if err != nil {
+		return err
+	}
+	if m, err = x.masterCF(m, address, others); err != nil {
+		return err
+	}
+	if err := x.write("master.cf", m.bytes()); err != nil {
+		return err
+	}
+	return x.flowDelay(ctx)
+}
+
+// mainCF puts Millrace into main.cf's lists, and returns the milters that stood in
+// smtpd_milters without it, as they are written.
+func (x *setup) mainCF(ctx context.Context, address string) (others string, err error) {
+	value, _, err := x.raw(ctx, "smtpd_milters")
+	if err != nil {
+		return "", err
+	}
+	command, _, err := x.raw(ctx, "non_smtpd_milters")
+	if err != nil {
+		return "", err
+	}
+	others, had := x.host.without(x.c, value)
+	if err := x.place(ctx, "smtpd_milters", value, address); err != nil {
+		return "", err
+	}
+	follows := refersTo(command, "smtpd_milters")
+	if rest, twice := x.host.without(x.c, command); follows && twice {
+		x.reason("main.cf: non_smtpd_milters names Millrace beside $smtpd_milters, which does too")
+		if err := x.set(ctx, "non_smtpd_milters", rest); err != nil {
+			return "", err
 		}
-		more, left := host.handbackService(c.Handback.Relay)
-		byHand = append(byHand, left...)
-		if more != "" {
-			m = bare.with(more)
-		}
-		if host, err = s.reread(ctx, m); err != nil {
-			return nil, err
+		command = rest
+	}
+	switch {
+	case follows && !x.o.Command && !had:
+		// What "$smtpd_milters" stands for is written out, so that mail of sendmail(1)
+		// goes the way it went.
+		x.reason("main.cf: non_smtpd_milters stays what it is without Millrace; --sendmail-command filters the mail of sendmail(1) too")
+		err = x.set(ctx, "non_smtpd_milters", insteadOf(command, "smtpd_milters", others))
+	case follows && !x.o.Command:
+		x.note("main.cf: non_smtpd_milters is %s, so mail of sendmail(1) passes Millrace too; if that is not wanted: %s",
+			command, x.host.postconfE("non_smtpd_milters", insteadOf(command, "smtpd_milters", others)))
+	case x.o.Command && !follows:
+		err = x.place(ctx, "non_smtpd_milters", command, address)
+	}
+	if v := x.host.main["smtpd_milter_maps"]; v != "" {
+		x.note("main.cf: smtpd_milter_maps is %s: clients that it lists have milters of their own; add %s there for those that send bulk", v, element(address))
+	}
+	return others, err
+}
+
+// place puts Millrace into a list of main.cf.
+func (x *setup) place(ctx context.Context, name, value, address string) error {
+	now, where := x.host.placed(x.c, value, element(address), ", ")
+	if where == notLast {
+		x.note("main.cf: %s has milters after Millrace; move Millrace to the end", name)
+	}
+	if now == value {
+		return nil
+	}
+	if where != absent {
+		x.reason("main.cf: %s names Millrace otherwise than set-up does: %s", name, differs(x.host, x.c, value, address))
+	}
+	return x.set(ctx, name, now)
+}
+
+// differs says what is not as set-up writes it.
+func differs(p *Postfix, c *config.Config, value, address string) string {
+	n := 0
+	for _, text := range list(value) {
+		if m := parseMilter(text); p.names(c, text) {
+			if n++; m.address != address {
+				return fmt.Sprintf("at %s, and [milter] listen says %s", m.address, address)
+			}
 		}
 	}
-
-	// And services with milters of their own.
-	for i := range host.services {
-		v := &host.services[i]
-		value, own := v.set["smtpd_milters"]
-		switch {
-		case v.command != "smtpd" || !own || host.listens(v, c.Handback.Relay):
-			continue
-		case value == "" && v.set["syslog_name"] == snippets.SyslogName:
-			note("%s: mail comes back at %s now: take this service out, and leave its cleanup, %s/unix", v.where(), c.Handback.Relay, snippets.Cleanup)
-			continue
-		case value == "":
-			note("%s has no milters at all (-o smtpd_milters=), and gets none; if users send bulk there, take that option out", v.where())
-			continue
-		}
-		switch host.position(c, value) {
-		case absent:
-			line, before, written, after, spaces := m.option(v.name, v.kind, "smtpd_milters")
-			if line < 0 {
-				note("%s: its smtpd_milters are not written in a form that is known here; add %s at the end", v.where(), dense)
-				continue
-			}
-			more := "," + dense
-			if spaces {
-				more = ", " + spaced
-			}
-			m[line] = before + written + more + after
-		case notLast:
-			note("%s: smtpd_milters has milters after Millrace; move Millrace to the end", v.where())
-		}
+	if n > 1 {
+		return "twice"
 	}
+	return "it does not say protocol=6, which holds whatever milter_protocol is for other milters"
+}
 
-	// What discards needs.
-	if host, err = s.reread(ctx, m); err != nil {
+// masterCF puts Millrace where services have lists of their own, keeps it from ports
+// where mail from outside comes back, and adds the hand-back service.
+func (x *setup) masterCF(m master, address, others string) (master, error) {
+	was := m
+	m, back, err := x.handBack(m)
+	if err != nil {
 		return nil, err
 	}
-	for _, f := range host.discards(c, host.milters(c)) {
-		switch {
-		case f.Remedy == "postconf -e in_flow_delay=0":
-			if err := s.set(ctx, "in_flow_delay", "0"); err != nil {
+	dense := "{" + address + "," + strings.ReplaceAll(snippets.MilterOptions, " ", "") + "}"
+	loopback := slices.Contains(x.c.Milter.Scope, "loopback")
+	for i := range x.host.services {
+		v := &x.host.services[i]
+		if v.command != "smtpd" || x.host.listens(v, x.c.Handback.Relay) || was.has(v.name, v.kind) && !m.has(v.name, v.kind) {
+			continue // or gives way
+		}
+		value, own := v.set["smtpd_milters"]
+		if own && value == "" && (v.set["syslog_name"] == snippets.SyslogName || x.host.listens(v, config.DefaultRelay)) {
+			cleanup := ""
+			if v.set["cleanup_service_name"] == snippets.Cleanup {
+				cleanup = fmt.Sprintf(", and leave its cleanup, %s/unix", snippets.Cleanup)
+			}
+			x.note("%s: mail comes back at %s now: take this service out%s", v.where(), x.c.Handback.Relay, cleanup)
+			continue
+		}
+		filter, comesBack := x.host.reinjection(x.c, v)
+		if comesBack && loopback && !x.host.noMilters(v) {
+			if m, err = x.spare(m, v, filter, others); err != nil {
 				return nil, err
 			}
-		case f.Bypass == "":
-			byHand = append(byHand, f.String())
+			continue
 		}
-	}
-	return byHand, nil
-}
-
-// reread puts a master.cf into the copy, and reads it.
-func (s *stage) reread(ctx context.Context, m master) (*Postfix, error) {
-	if err := s.write("master.cf", m.bytes()); err != nil {
-		return nil, err
-	}
-	return Read(ctx, s.dir)
-}
-
-// Undo plans to take out what Setup put in. If nobody has changed the files since,
-// they become again what they were, octet by octet.
-func Undo(ctx context.Context, c *config.Config, o SetupOptions) (*Plan, error) {
-	s, err := newStage(ctx, o.Dir)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	old := map[string][]byte{}
-	for _, name := range files {
-		text, err := os.ReadFile(backup(filepath.Join(s.real, name)))
 		switch {
-		case err == nil:
-			old[name] = text
-		case !errors.Is(err, fs.ErrNotExist):
-			return nil, err
-		}
-	}
-	byHand, err := s.undo(ctx, c, old)
-	if err != nil {
-		return nil, err
-	}
-	p, err := s.plan(byHand)
-	if err != nil {
-		return nil, err
-	}
-	p.Restored = true
-	return p, nil
-}
-
-func (s *stage) undo(ctx context.Context, c *config.Config, old map[string][]byte) (byHand []string, err error) {
-	host, err := Read(ctx, s.dir)
-	if err != nil {
-		return nil, err
-	}
-	// What was there before, if it is known.
-	before := &stage{real: s.real, path: s.path}
-	if text, ok := old["main.cf"]; ok {
-		if before.dir, err = os.MkdirTemp("", "millrace-setup-"); err != nil {
-			return nil, err
-		}
-		defer before.close()
-		if err := errors.Join(before.write("main.cf", text), before.write("master.cf", old["master.cf"])); err != nil {
-			return nil, err
-		}
-	}
-	for _, name := range []string{"smtpd_milters", "non_smtpd_milters"} {
-		value, _, err := s.raw(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		rest, had := host.without(c, value)
-		if !had {
+		case !own || comesBack || refersTo(value, "smtpd_milters"):
+			continue
+		case value == "":
+			x.note("%s has no milters at all (-o smtpd_milters=), and gets none; if users send bulk there, give it %s", v.where(), element(address))
 			continue
 		}
-		if err := s.setOrUnset(ctx, before, name, rest); err != nil {
-			return nil, err
-		}
-	}
-	if v, set, err := s.raw(ctx, "in_flow_delay"); err != nil {
-		return nil, err
-	} else if set && v == "0" && before.dir != "" {
-		was, _, err := before.raw(ctx, "in_flow_delay")
-		if err != nil {
-			return nil, err
-		}
-		if err := s.setOrUnset(ctx, before, "in_flow_delay", was); err != nil {
-			return nil, err
-		}
-	}
-	text, err := os.ReadFile(filepath.Join(s.dir, "master.cf"))
-	if err != nil {
-		return nil, err
-	}
-	m := readMaster(text).without()
-	for i := range host.services {
-		v := &host.services[i]
-		value, own := v.set["smtpd_milters"]
-		if _, had := host.without(c, value); v.command != "smtpd" || !own || !had {
-			continue
-		}
-		line, lead, written, after, _ := m.option(v.name, v.kind, "smtpd_milters")
+		line, before, written, after, spaces := m.option(v.name, v.kind, "smtpd_milters")
 		if line < 0 {
-			byHand = append(byHand, fmt.Sprintf("%s: take Millrace out of its smtpd_milters", v.where()))
+			if x.host.position(x.c, value) == absent {
+				x.note("%s: its smtpd_milters are not written in a form that is known here; add %s at the end", v.where(), dense)
+			}
 			continue
 		}
-		if rest, ok := host.without(c, written); ok {
-			m[line] = lead + rest + after
+		us, separator := dense, ","
+		if spaces {
+			us, separator = element(address), ", "
 		}
+		now, where := x.host.placed(x.c, written, us, separator)
+		if where == notLast {
+			x.note("%s: smtpd_milters has milters after Millrace; move Millrace to the end", v.where())
+		}
+		if now != written && where != absent {
+			x.reason("%s: smtpd_milters names Millrace otherwise than set-up does: %s", v.where(), differs(x.host, x.c, written, address))
+		}
+		m[line] = before + now + after
 	}
-	if err := s.write("master.cf", m.bytes()); err != nil {
-		return nil, err
+	if back == "" {
+		return m, nil
 	}
-	return byHand, s.restore(ctx, old)
+	return m.with(back), nil
 }
 
-// setOrUnset gives a parameter a value, or takes it out if it has none and was not
-// there before.
-func (s *stage) setOrUnset(ctx context.Context, before *stage, name, value string) error {
-	if value == "" {
-		had := false
-		if before.dir != "" {
-			var err error
-			if _, had, err = before.raw(ctx, name); err != nil {
-				return err
-			}
-		}
-		if !had {
-			return s.unset(ctx, name)
-		}
+// handBack makes room for the hand-back service, and returns what is to be added of it:
+// "" where it is there. One that set-up added at another relay gives way.
+func (x *setup) handBack(m master) (bare master, text string, err error) {
+	relay := x.c.Handback.Relay
+	if x.host.takesBack(relay) {
+		return m, "", nil
 	}
-	return s.set(ctx, name, value)
-}
-
-// restore puts the old text in the place of one that says the same.
-func (s *stage) restore(ctx context.Context, old map[string][]byte) error {
-	for _, name := range files {
-		text, ok := old[name]
-		if !ok {
+	bare = m.withoutServices()
+	text, left, err := x.host.handbackService(relay, bare)
+	if err != nil {
+		return nil, "", err
+	}
+	if left != "" {
+		x.note("%s", left)
+		return m, "", nil
+	}
+	for i := range x.host.services {
+		v := &x.host.services[i]
+		if v.command != "smtpd" || !m.has(v.name, v.kind) || bare.has(v.name, v.kind) {
 			continue
 		}
-		flags := []string{"-n"}
-		if name == "master.cf" {
-			flags = []string{"-M", "-f"}
+		why := "[handback] relay says so"
+		if wrong := Exposed(v.name, x.host.files); wrong != "" && config.RelaySocket(relay) != "" {
+			why = wrong
 		}
-		now, err := s.postconf(ctx, flags...)
-		if err != nil {
-			return err
-		}
-		mine, err := os.ReadFile(filepath.Join(s.dir, name))
-		if err != nil {
-			return err
-		}
-		if err := s.write(name, text); err != nil {
-			return err
-		}
-		then, err := s.postconf(ctx, flags...)
-		if err != nil {
-			return err
-		}
-		if now != then {
-			if err := s.write(name, mine); err != nil {
+		x.reason("%s gives way to %s: %s", v.where(), relay, why)
+	}
+	return bare, text, nil
+}
+
+// spare keeps Millrace from a port where a content filter gives mail back.
+func (x *setup) spare(m master, v *service, filter, others string) (master, error) {
+	value, own := v.set["smtpd_milters"]
+	switch {
+	case own && x.host.position(x.c, value) == absent && !refersTo(value, "smtpd_milters"):
+		return m, nil
+	case own:
+		return m, fmt.Errorf("%s: mail comes back here from %s, mail from outside among it, and its smtpd_milters name Millrace; remedy: take Millrace out there", v.where(), filter)
+	}
+	m, ok := m.spared(v.name, v.kind, others)
+	if !ok {
+		return m, fmt.Errorf("%s: mail comes back here from %s, mail from outside among it, and the service is not written in a form that is known here; remedy: %s",
+			v.where(), filter, x.host.postconfP(v, "smtpd_milters", others))
+	}
+	x.reason("%s: mail comes back here from %s, mail from outside among it: Millrace does not see it", v.where(), filter)
+	return m, nil
+}
+
+// flowDelay does what a discard needs.
+func (x *setup) flowDelay(ctx context.Context) error {
+	if x.c.Milter.Verdict != config.VerdictDiscard && !x.o.Command && !x.host.milters(x.c).command {
+		return nil // nothing is discarded, see discards
+	}
+	host, err := readAs(ctx, x.dir, x.real)
+	if err != nil {
+		return err
+	}
+	for _, f := range host.discards(x.c, host.milters(x.c)) {
+		switch {
+		case f.Remedy == host.postconfE("in_flow_delay", "0"):
+			if err := x.set(ctx, "in_flow_delay", "0"); err != nil {
 				return err
 			}
+		case f.Bypass == "":
+			x.byHand = append(x.byHand, f.String())
 		}
 	}
 	return nil
+}
+
+// verify holds the result against what was meant: no parameter but ours is another,
+// and mail of sendmail(1) joins only where that was asked for.
+func (x *setup) verify(after *Postfix) error {
+	for name, value := range after.written {
+		if value != x.host.written[name] && !slices.Contains([]string{"smtpd_milters", "non_smtpd_milters", "in_flow_delay"}, name) {
+			return fmt.Errorf("main.cf: %s would become %q; nothing was changed; remedy: see that main.cf is as postconf(1) writes it, each parameter on a line that ends", name, value)
+		}
+	}
+	if !x.o.Command && after.milters(x.c).command && !x.host.milters(x.c).command {
+		return fmt.Errorf("non_smtpd_milters of cleanup in master.cf follows smtpd_milters, so mail of sendmail(1) would join; nothing was changed; remedy: give it a list of its own, or say --sendmail-command")
+	}
+	return nil
+}
+
+// refersTo reports whether a value has "$name" in one of its forms.
+func refersTo(value, name string) bool { return insteadOf(value, name, "") != value }
+
+// insteadOf writes out "$name".
+func insteadOf(value, name, text string) string {
+	return reference.ReplaceAllStringFunc(value, func(ref string) string {
+		if strings.Trim(ref, "$(){}") == name {
+			return text
+		}
+		return ref
+	})
+}
+
+// naming are the parameters and services that name Millrace.
+func (p *Postfix) naming(c *config.Config) (places []string) {
+	for _, name := range []string{"smtpd_milters", "non_smtpd_milters"} {
+		if p.position(c, p.main[name]) != absent {
+			places = append(places, "main.cf: "+name)
+		}
+		for i := range p.services {
+			if s := &p.services[i]; p.position(c, s.set[name]) != absent {
+				places = append(places, s.where()+": "+name)
+			}
+		}
+	}
+	return places
+}
+
+// Names reports whether an instance names Millrace among its milters, this one or, by
+// set-up's own words, one of another configuration.
+func (p *Postfix) Names(c *config.Config) bool { return len(p.naming(c)) > 0 }
+
+// NamesListen reports whether an instance asks the Millrace of this configuration.
+func (p *Postfix) NamesListen(c *config.Config) bool {
+	ask := func(value string) bool {
+		return slices.ContainsFunc(list(value), func(text string) bool {
+			named, _ := p.isOurs(parseMilter(text).address, c.Milter.Listen, false)
+			return named
+		})
+	}
+	return slices.ContainsFunc(p.services, func(s service) bool { return ask(p.value(&s, "smtpd_milters")) }) || ask(p.main["non_smtpd_milters"])
 }
 
 // socket is the milter's address as Postfix has to write it.
@@ -454,8 +410,6 @@ func (p *Postfix) position(c *config.Config, value string) position {
 	for _, text := range list(value) {
 		if p.names(c, text) {
 			found = last
-		} else if text == "$smtpd_milters" && p.position(c, p.main["smtpd_milters"]) == last {
-			found = last
 		} else if found == last {
 			found = notLast
 		}
@@ -463,10 +417,90 @@ func (p *Postfix) position(c *config.Config, value string) position {
 	return found
 }
 
-// names reports whether an element of a list of milters is Millrace.
+// placed is a list of milters with Millrace, and where it stood: put at the end if it
+// was absent; where it is in set-up's own words, in those of now; once. An element of
+// an admin's own words stays, but for the protocol that Millrace needs.
+func (p *Postfix) placed(c *config.Config, value, us, separator string) (string, position) {
+	where := p.position(c, value)
+	if where == absent {
+		return joined(value, us, separator), absent
+	}
+	// The last place counts where it stands more than once, as it must be the last.
+	n := 0
+	for _, text := range tokens(value) {
+		if p.names(c, text) {
+			n++
+		}
+	}
+	out, rest := "", value
+	for _, text := range tokens(value) {
+		i := strings.Index(rest, text)
+		before, word := rest[:i], text
+		rest = rest[i+len(text):]
+		if p.names(c, text) {
+			if n--; n > 0 {
+				rest = strings.TrimLeft(rest, ", \t\r\n")
+				out += before
+				continue
+			}
+			word = p.inWords(text, us, separator)
+		}
+		out += before + word
+	}
+	return out + rest, where
+}
+
+// inWords is an element of ours as set-up writes it, or as the admin does who wrote it,
+// and with the protocol.
+func (p *Postfix) inWords(text, us, separator string) string {
+	inside, braced := inBraces(text)
+	if !braced {
+		inside = text
+	}
+	m := parseMilter(inside)
+	if m.bySetup() {
+		if ours, _ := inBraces(us); sameSettings(m, snippets.MilterOptions) && parseMilter(ours).address == m.address {
+			return text
+		}
+		return us
+	}
+	if _, said := m.set["protocol"]; said || p.main["milter_protocol"] == "6" {
+		return text
+	}
+	if strings.Contains(separator, " ") {
+		return "{ " + inside + ", protocol=6 }"
+	}
+	return "{" + inside + ",protocol=6}"
+}
+
+// bySetup reports whether a milter has exactly the settings that set-up writes, or
+// wrote: it is Millrace, wherever that listens by now.
+func (m milter) bySetup() bool {
+	return sameSettings(m, snippets.MilterOptions) || sameSettings(m, snippets.EarlierMilterOptions)
+}
+
+func sameSettings(m milter, options string) bool {
+	want := parseMilter("x, " + options).set
+	if len(want) != len(m.set) {
+		return false
+	}
+	for name, value := range want {
+		if m.set[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// names reports whether an element of a list of milters is Millrace: [milter] listen
+// says so, or set-up wrote it.
 func (p *Postfix) names(c *config.Config, text string) bool {
-	named, _ := p.isOurs(parseMilter(text).address, c.Milter.Listen, false)
-	return named
+	m := parseMilter(text)
+	if inside, ok := inBraces(text); ok {
+		m = parseMilter(inside)
+	}
+	named, _ := p.isOurs(m.address, c.Milter.Listen, false)
+	return named || m.bySetup()
 }
 
 // without is a list of milters without Millrace, and otherwise as it is written.
@@ -474,9 +508,8 @@ func (p *Postfix) without(c *config.Config, value string) (rest string, had bool
 	const separators = ", \t\r\n"
 	for _, text := range tokens(value) {
 		i := strings.Index(value, text)
-		inside, braced := inBraces(text)
 		switch {
-		case !p.names(c, text) && !(braced && p.names(c, inside)):
+		case !p.names(c, text):
 			rest += value[:i+len(text)]
 		case rest == "":
 			had = true
@@ -491,9 +524,9 @@ func (p *Postfix) without(c *config.Config, value string) (rest string, had bool
 }
 
 // joined adds an element to a list.
-func joined(value, element string) string {
+func joined(value, element, separator string) string {
 	if value == "" {
 		return element
 	}
-	return strings.TrimRight(value, ", ") + ", " + element
+	return strings.TrimRight(value, ", ") + separator + element
 }

@@ -2,9 +2,14 @@ package postconf
 
 import (
 	"flag"
+	"fmt"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/tools/txtar"
@@ -35,6 +40,10 @@ func TestSetupOnAwkwardHosts(t *testing.T) {
 			for _, f := range archive.Files {
 				file[f.Name] = string(f.Data)
 			}
+			comment := string(archive.Comment)
+			if strings.Contains(comment, "main.cf has no final newline") {
+				file["main.cf"] = strings.TrimSuffix(file["main.cf"], "\n")
+			}
 			dir := instance(t, file["main.cf"], file["master.cf"])
 			toml := filepath.Join(t.TempDir(), "millrace.toml")
 			if err := os.WriteFile(toml, []byte(file["millrace.toml"]), 0o600); err != nil {
@@ -44,14 +53,43 @@ func TestSetupOnAwkwardHosts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o := SetupOptions{Dir: dir, Command: strings.Contains(string(archive.Comment), "sendmail(1) too")}
+			o := SetupOptions{Dir: dir, Command: strings.Contains(comment, "sendmail(1) too")}
 			before := shown(t, dir)
-
-			plan, err := Setup(t.Context(), c, o)
-			if err != nil {
-				if got := err.Error() + "\n"; got != file["error"] {
+			refuse := func(err error) {
+				got := strings.ReplaceAll(err.Error()+"\n", dir, "/etc/postfix")
+				if *update {
+					archive.Files = append(keep(archive.Files, "main.cf", "master.cf", "millrace.toml"), txtar.File{Name: "error", Data: []byte(got)})
+					if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				} else if got != file["error"] {
 					t.Fatalf("error:\n%swant:\n%s", got, file["error"])
 				}
+			}
+
+			// The relay as set-up chooses it.
+			host, err := Read(t.Context(), dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const socket = "unix:/var/spool/postfix/public/millrace"
+			var port string
+			c.Handback.Relay, port, err = host.Relay(c, RelayOptions{
+				Fixed: strings.Contains(file["millrace.toml"], "relay ="),
+				Listen: func(network, address string) (net.Listener, error) {
+					if strings.Contains(comment, address+" is in use") {
+						return nil, &net.OpError{Op: "listen", Net: network, Err: syscall.EADDRINUSE}
+					}
+					return net.Listen("tcp", "127.0.0.1:0")
+				},
+			})
+			if err != nil {
+				refuse(err)
+				return
+			}
+			plan, err := Setup(t.Context(), c, o)
+			if err != nil {
+				refuse(err)
 				return
 			}
 			got, err := plan.Diff(t.Context())
@@ -59,18 +97,48 @@ func TestSetupOnAwkwardHosts(t *testing.T) {
 				t.Fatal(err)
 			}
 			got = strings.ReplaceAll(got, dir, "/etc/postfix")
-			hand := strings.Join(plan.ByHand, "\n")
-			if hand != "" {
-				hand += "\n"
+			hand := lines(plan.ByHand)
+			// What else is said, where it is not the usual.
+			said := map[string]string{"reasons": lines(plan.Reasons)}
+			if c.Handback.Relay != socket {
+				said["relay"] = c.Handback.Relay + "\n"
+			}
+			if port != "" {
+				said["port"] = port + "\n"
+			}
+			if strings.Contains(comment, "check is of interest") {
+				diverting := *c
+				diverting.Milter.Mode = config.Divert
+				for _, f := range plan.After.Check(&diverting) {
+					said["check"] += f.String() + "\n"
+				}
+			}
+			if strings.Contains(comment, "host.toml is of interest") {
+				x := host.Export(c)
+				said["export"] = fmt.Sprintf("%+v\n%s", *x, lines(x.Notes))
+			}
+			for name, text := range said {
+				said[name] = strings.ReplaceAll(text, dir, "/etc/postfix")
 			}
 			if *update {
 				archive.Files = keep(archive.Files, "main.cf", "master.cf", "millrace.toml")
 				archive.Files = append(archive.Files, txtar.File{Name: "diff", Data: []byte(marked(got))}, txtar.File{Name: "by hand", Data: []byte(hand)})
+				for _, name := range slices.Sorted(maps.Keys(said)) {
+					if said[name] != "" {
+						archive.Files = append(archive.Files, txtar.File{Name: name, Data: []byte(said[name])})
+					}
+				}
 				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			} else if marked(got) != file["diff"] || hand != file["by hand"] {
 				t.Errorf("diff:\n%s\nby hand:\n%s", got, hand)
+			} else {
+				for name, text := range said {
+					if text != file[name] {
+						t.Errorf("%s:\n%s\nwant:\n%s", name, text, file[name])
+					}
+				}
 			}
 
 			write(t, plan)
@@ -109,6 +177,13 @@ func TestSetupOnAwkwardHosts(t *testing.T) {
 	}
 }
 
+func lines(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return strings.Join(list, "\n") + "\n"
+}
+
 // marked ends lines that end in a blank, which editors and git do not like.
 func marked(text string) string { return strings.ReplaceAll(text, " \n", "␠\n") }
 
@@ -126,16 +201,8 @@ func keep(files []txtar.File, names ...string) (kept []txtar.File) {
 // write does what Apply does but for asking postfix(1), which looks at queues.
 func write(t *testing.T, p *Plan) {
 	t.Helper()
-	for _, c := range p.Changes {
-		b := backup(c.Path)
-		if _, err := os.Stat(b); err != nil && !p.Restored {
-			if err := replaceAs(b, c.Path, c.Old); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := replaceAs(c.Path, c.Path, c.New); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := p.write(); err != nil {
+		t.Fatal(err)
 	}
 	settled(t, p.Dir)
 }

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -99,6 +100,10 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 	}
 	return e
 }
+
+// Shared reports whether the entry's stream is one past the limit of distinct ones:
+// then Stream is the name that several share, and the envelope has its own.
+func (e *Entry) Shared() bool { return strings.HasPrefix(e.Stream, sharedPrefix) }
 
 // Site is the state of one site, as listings show it.
 type Site struct {

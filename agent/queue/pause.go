@@ -24,11 +24,13 @@ func (b *Pause) covers(l *lane, stream, relay string) bool {
 		queue, site = d.route.Queue.Name, d.site.key
 	}
 	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
-		(b.Stream == "" || b.Stream == stream) && (b.Domain == "" || b.Domain == l.key.domain)
+		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream) && (b.Domain == "" || b.Domain == l.key.domain)
 }
 
-// SetPauses replaces the brakes that are on. It moves lanes, not messages. Streams
-// past the limit of distinct ones are hashed together and cannot be told apart.
+// SetPauses replaces the pauses that are on. It moves lanes, not messages. Streams
+// past the limit of distinct ones are hashed together and cannot be told apart: a pause
+// of one of them stops those that share its name too, as to send what somebody has
+// paused is worse.
 func (q *Queue) SetPauses(list []Pause) {
 	now := time.Now()
 	q.mu.Lock()

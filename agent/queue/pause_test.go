@@ -320,3 +320,27 @@ func TestLimitsOfAnAdminCountForAWhile(t *testing.T) {
 		}
 	})
 }
+
+// Whoever sends mail of thousands of streams does not get an admin's pause of another
+// one ignored.
+func TestPauseHoldsStreamsPastTheLimit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.streams.limit = 10
+		for i := range 20 {
+			w.add(spool.ID(i+1), fmt.Sprintf("flood%d", i), "flood.example")
+		}
+		w.SetPauses([]Pause{{Stream: "flood0"}, {Stream: "newsletter", Reason: "by test"}})
+		w.add(1000, "newsletter", "d.example")
+		pass(time.Hour)
+		if slices.Contains(w.delivered(), 1000) {
+			t.Error("a message of the paused stream was sent")
+		}
+		w.SetPauses(nil)
+		pass(time.Hour)
+		if !slices.Contains(w.delivered(), 1000) {
+			t.Error("it was not sent after the pause")
+		}
+	})
+}

@@ -3,8 +3,10 @@ package queue
 import "time"
 
 // A connect to a site where nothing is known to be up may hang, and it is not known
-// before it does. These connects have half of max_sessions, so that they never
-// hinder the sites that are well; among them it is time that is scarce, since a
+// before it does; nor is it known of a receiver that answers EHLO whether it takes mail.
+// These connects, and the sessions that come of them until the receiver has dealt with a
+// transaction, have half of max_sessions, so that they never hinder the sites that are
+// well; among them it is time that is scarce, since a
 // dead site would hold its place until it times out (30 s without an answer to
 // the SYN, 5 min without a greeting). So a first connect has HangAfter. If it hangs
 // then, it is taken over into the smaller part of that half, kept for those that take
@@ -153,7 +155,7 @@ func (q *Queue) MayKeepConnecting(s *Session) time.Duration {
 
 func (q *Queue) keepConnecting(s *Session) time.Duration {
 	site := s.dest.site
-	if site.live > 0 {
+	if site.live > 0 && site.reachable {
 		q.attempt(s, nil) // it is one host that hangs: what to do about that is up to the controller
 		return longConnect
 	}

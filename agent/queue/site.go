@@ -38,7 +38,7 @@ type site struct {
 	hanging       int  // of opening, those under way for HangAfter
 	retiring      int  // of live, told to go and not yet gone
 	incoming      int  // sessions of other sites that were told to go in its favour, not yet gone
-	reachable     bool // the last connect with none up did not fail
+	reachable     bool // it has worked since the last connect that failed with none up
 	slow          bool // the last one hung
 	refused       int  // signals that it was one session too many, or too fast; for listings alone
 
@@ -90,7 +90,7 @@ type destination struct {
 
 	allowance allowance // messages on one connection, if the receiver has a limit
 
-	failures int       // connects failed in a row, with none up
+	failures int       // connects failed in a row, with none up; those count too of whose session no mail was tried
 	holdoff  time.Time // no connect before this
 	reason   string    // why the last connect failed; "" when one is up
 	failed   time.Time // when it did; zero when one is up

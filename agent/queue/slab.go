@@ -64,7 +64,7 @@ func (t *names) ref(text string) uint32 {
 		return no
 	}
 	if len(t.index) >= t.limit {
-		text = "(other " + string(rune('A'+hash(text)%overflow)) + ")"
+		text = shared(text)
 		if no, ok := t.index[text]; ok {
 			t.texts.at(no).refs++
 			return no
@@ -78,6 +78,14 @@ func (t *names) ref(text string) uint32 {
 	t.index[text] = no
 	return no
 }
+
+// shared is the name that a string shares with others past the limit. No stream
+// has it by itself, as theirs have no blanks.
+func shared(text string) string {
+	return sharedPrefix + string(rune('A'+hash(text)%overflow)) + ")"
+}
+
+const sharedPrefix = "(other "
 
 func (t *names) unref(no uint32) {
 	if no == 0 {

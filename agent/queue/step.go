@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -81,11 +82,13 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	d := s.dest
 	d.site.slow = s.hangs
 	q.tried(s)
+	if d.site.reachable {
+		q.attempt(s, nil)
+	} // else it keeps its place until the receiver has worked: to answer EHLO costs nothing
 	s.up = true
 	d.live++
 	d.site.live++
-	d.site.reachable = true
-	d.failures, d.holdoff, d.reason, d.failed = 0, time.Time{}, "", time.Time{}
+	d.reason, d.failed = "", time.Time{}
 	s.idleSinceUp = true
 	d.idleSinceUp++
 	d.site.signal(now, sig)
@@ -106,7 +109,6 @@ func (s *Session) started() {
 
 // tried notes that the session's connect is no longer under way.
 func (q *Queue) tried(s *Session) {
-	q.attempt(s, nil)
 	s.dest.opening--
 	s.dest.site.opening--
 	if s.hangs {
@@ -228,6 +230,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	if tried {
 		s.tried++
 		s.last = now
+		s.dest.failures, s.dest.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
 		if !settled(done, s.job.Items[i].Handle) {
@@ -235,8 +238,22 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		}
 	}
 	s.job = Job{}
-	s.dest.site.signal(now, sig)
+	site := s.dest.site
+	site.signal(now, sig)
 	q.serveChanged(now)
+	if slices.ContainsFunc(sig, worked) {
+		q.attempt(s, nil)
+		if !site.reachable {
+			site.reachable = true
+			q.grow(site, now)
+			q.grantSlots(now)
+		}
+	}
+}
+
+// worked says whether a receiver dealt with a transaction, whatever its answer was.
+func worked(x elastic.Signal) bool {
+	return x.Kind == elastic.Accepted || x.Kind == elastic.Refused || x.Kind == elastic.RateRefused
 }
 
 func settled(done []Settled, h Handle) bool {
@@ -318,7 +335,11 @@ func (q *Queue) hungryElsewhere(d *destination) bool {
 
 // Leave ends a session: it could not connect, its connection is gone, or it was
 // told to retire. done and sig are what Step would have taken; why says why a
-// session that never came up did not.
+// session that never came up did not, or why its connection is gone.
+//
+// One that came up, was given mail and is gone before any of it was tried is as good as a
+// connect that failed: else who closes behind his EHLO is called again at once, for ever,
+// and no mail to him expires.
 func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why string) {
 	now := time.Now()
 	q.mu.Lock()
@@ -336,6 +357,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if heir != nil {
 		heir.incoming--
 	}
+	q.attempt(s, nil)
 	if s.up {
 		d.live--
 		d.site.live--
@@ -344,6 +366,8 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		}
 	} else {
 		q.tried(s)
+	}
+	if !s.up || s.jobs > 0 && s.tried == 0 && !ours {
 		q.backOff(d, why, now)
 		// One too many beside others of ours: that is our doing.
 		full := d.site.live > 0 && len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
@@ -411,7 +435,7 @@ func (q *Queue) backOff(d *destination, why string, now time.Time) {
 			d.failures++
 		}
 		d.reason = why
-		d.site.reachable = d.site.live > 0
+		d.site.reachable = d.site.reachable && d.site.live > 0
 		wait = holdoffs[min(max(d.failures, 1), len(holdoffs))-1]
 	}
 	if until := now.Add(wait); until.After(d.holdoff) {

@@ -23,7 +23,7 @@ const (
 
 	// maxPlanAddresses are shared evenly by the hosts of a plan, which is
 	// kept as long as there is mail for its domain.
-	maxPlanAddresses = 256
+	maxPlanAddresses = 64
 )
 
 // MostSockets is how many sockets one lookup has at most, whatever the owner of the

@@ -1,6 +1,8 @@
 package route
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -11,7 +13,8 @@ import (
 // joined by commas, the worse after a semicolon ("a.example,b.example;c.example").
 // Domains with the same key have the same way and share a destination; the
 // figures of the preferences do not matter, only their order. An address
-// literal is its own key.
+// literal is its own key. One of more than maxKey octets is cut, and ends in a hash of
+// the whole.
 func (p *Plan) Key() string {
 	set := p.published()
 	if len(set) == 0 {
@@ -28,8 +31,20 @@ func (p *Plan) Key() string {
 		}
 		b.WriteString(m.Name)
 	}
-	return b.String()
+	key := b.String()
+	if len(key) > maxKey {
+		sum := sha256.Sum256([]byte(key))
+		key = strings.Clone(key[:maxKey-keySum]) + "..." + hex.EncodeToString(sum[:16])
+	}
+	return key
 }
+
+// maxKey bounds a key in octets, as several copies are kept as long as there is mail for
+// the domain, whose owner chooses the names. Sets of ten ordinary names take 300 octets.
+const (
+	maxKey = 1024
+	keySum = 3 + 2*16 // of these for the hash
+)
 
 // Names returns the names of all published exchangers, for MX patterns. It is
 // empty for an address literal.

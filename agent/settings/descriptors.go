@@ -25,8 +25,8 @@ const (
 	// MaxHTTP is how many connections one listener of [agent.http] has at most.
 	MaxHTTP = 64
 
-	// lookups is how many domains are looked up at once: enough that some dozens
-	// of dead name servers do not hold up the others.
+	// lookups is how many domains are looked up at once; a quarter of them may be slow
+	// ones.
 	lookups = 128
 	// fewSockets do for one lookup, though a domain with many exchangers then takes longer.
 	fewSockets = 4

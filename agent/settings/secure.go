@@ -30,6 +30,24 @@ const (
 	maxTicket  = 16 << 10
 )
 
+// maxChain bounds the certificates of a peer, in octets. They stay in memory, taken apart,
+// for as long as the connection is up: at a stranger's 256 KiB may be, of tens of thousands
+// of names, and take megabytes in each session. Ordinary ones are some 5 KiB.
+const maxChain = 32 << 10
+
+// bounded refuses a peer with more than maxChain. Where TLS is not required it is spoken to in the
+// clear, as one whose handshake fails.
+func bounded(s tls.ConnectionState) error {
+	size := 0
+	for _, c := range s.PeerCertificates {
+		size += len(c.Raw)
+	}
+	if size > maxChain {
+		return fmt.Errorf("the certificates take %d octets, more than %d", size, maxChain)
+	}
+	return nil
+}
+
 func newTLSBase(c *config.Agent) (*tlsBase, error) {
 	b := &tlsBase{floor: tls.VersionTLS12, tickets: tls.NewLRUClientSessionCache(maxTickets)}
 	if c.TLSMinVersion == config.TLS13 {
@@ -96,7 +114,7 @@ func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p Host, report func(s
 		}
 	}
 	conf := &tls.Config{
-		RootCAs: b.roots, Certificates: b.client, MinVersion: b.floor,
+		RootCAs: b.roots, Certificates: b.client, MinVersion: b.floor, VerifyConnection: bounded,
 		// A ticket is good for one name at one level only; and for the TLSA
 		// records it was got under, as it stands for the certificate of then.
 		ClientSessionCache: ticketsOf{b.tickets, fmt.Sprintf("%d %s ", o.TLS, need.Key())},

@@ -10,7 +10,7 @@ import (
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/route/dane"
 	"github.com/millrace/millrace/agent/smtp"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // What a connection must have, against a real server.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/smtp"
-	"github.com/millrace/millrace/agent/smtp/smtptest"
+	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
 
 // A session that can be resumed is kept with the chain of its peer: one with a huge
@@ -17,7 +17,7 @@ func TestSessionsWithHugeChainsAreNotKept(t *testing.T) {
 	cert, _, _ := smtptest.Pair(t, "mx.test")
 	huge := cert
 	huge.Certificate = slices.Clone(cert.Certificate)
-	for size := 0; size < 200_000; size += len(cert.Certificate[0]) {
+	for size := 0; size < maxTicket; size += len(cert.Certificate[0]) {
 		huge.Certificate = append(huge.Certificate, cert.Certificate[0])
 	}
 	for name, c := range map[string]tls.Certificate{"ordinary": cert, "huge": huge} {

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	gosmtp "github.com/emersion/go-smtp"
+
+	"github.com/millrace/millrace/contrib/lab/proxy"
 )
 
 // mailbox is a go-smtp server that keeps what it receives.
@@ -278,23 +280,36 @@ func (c *counted) Write(p []byte) (int, error) {
 func TestCheckThroughTLS(t *testing.T) {
 	t.Parallel()
 	m := newMailbox(t)
-	raw := make(chan *split, 1)
-	addr := listen(t, func(client net.Conn) {
-		// A relay to the mailbox whose way back can be held in mid record.
-		server, err := net.Dial("tcp", m.addr.String())
-		if err != nil {
-			t.Error(err)
-			return
+	// The way back from the mailbox can be held in mid record.
+	var hold atomic.Bool
+	held := make(chan struct{})
+	relay, err := proxy.New(proxy.Options{Listen: "127.0.0.1:0", ToClient: func(client io.Writer, server io.Reader) error {
+		for b := make([]byte, 32<<10); ; {
+			n, err := server.Read(b)
+			if err != nil {
+				return err
+			}
+			rest := b[:n]
+			if hold.Load() {
+				if _, err := client.Write(rest[:1]); err != nil {
+					return err
+				}
+				<-held
+				rest = rest[1:]
+			}
+			if _, err := client.Write(rest); err != nil {
+				return err
+			}
 		}
-		defer server.Close()
-		s := &split{Conn: client, held: make(chan struct{})}
-		raw <- s
-		go func() {
-			_, _ = io.Copy(server, client)
-			server.Close()
-		}()
-		_, _ = io.Copy(s, server)
-	})
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(relay.Close)
+	if err := relay.Pass(m.addr.String()); err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(relay.Addr())
 	c, err := Dial(t.Context(), addr, Options{Hello: "client.example", TLS: Required, Timeouts: patient()})
 	if err != nil {
 		t.Fatal(err)
@@ -303,9 +318,8 @@ func TestCheckThroughTLS(t *testing.T) {
 	if err := c.Check(); err != nil {
 		t.Fatal(err)
 	}
-	relay := <-raw
-	relay.hold.Store(true)
-	release := sync.OnceFunc(func() { close(relay.held) })
+	hold.Store(true)
+	release := sync.OnceFunc(func() { close(held) })
 	t.Cleanup(release)
 	// As far as c knows, nobody has asked for the answer to this.
 	if _, err := io.WriteString(c.tls, "NOOP\r\n"); err != nil {
@@ -321,24 +335,4 @@ func TestCheckThroughTLS(t *testing.T) {
 	if err := c.Check(); !errors.As(err, &e) || e.Reply.Code != 250 || !errors.Is(err, ErrOutOfTurn) {
 		t.Errorf("with a reply: %v", err)
 	}
-}
-
-// split holds a write back after its first octet when told to.
-type split struct {
-	net.Conn
-	hold atomic.Bool
-	held chan struct{}
-}
-
-func (s *split) Write(p []byte) (int, error) {
-	if !s.hold.Load() {
-		return s.Conn.Write(p)
-	}
-	n, err := s.Conn.Write(p[:1])
-	if err != nil {
-		return n, err
-	}
-	<-s.held
-	rest, err := s.Conn.Write(p[1:])
-	return n + rest, err
 }

@@ -4,7 +4,7 @@ import (
 	"crypto/tls"
 	"testing"
 
-	"github.com/millrace/millrace/contrib/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 // identity is a certificate for mx.example that signs itself, as the server shows

@@ -199,7 +199,7 @@ func start(t *testing.T, role, dir string, line func(string)) *process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), roleVar+"="+role, dirVar+"="+dir)
-	cmd.Stderr = testLog{t}
+	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -25,18 +25,11 @@ func TestMain(m *testing.M) {
 
 // smallStore keeps the files of tests small.
 func smallStore(t testing.TB, files FS) StoreOptions {
-	return StoreOptions{FS: files, Logger: slog.New(slog.NewTextHandler(testLog{t}, nil)), journalStep: 16 << 10}
+	return StoreOptions{FS: files, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), journalStep: 16 << 10}
 }
 
 func smallWriter(t testing.TB, files FS) WriterOptions {
-	return WriterOptions{FS: files, Logger: slog.New(slog.NewTextHandler(testLog{t}, nil)), SegmentSize: 256 << 10}
-}
-
-type testLog struct{ t testing.TB }
-
-func (l testLog) Write(p []byte) (int, error) {
-	l.t.Log(strings.TrimSuffix(string(p), "\n"))
-	return len(p), nil
+	return WriterOptions{FS: files, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), SegmentSize: 256 << 10}
 }
 
 func openWriter(t testing.TB, dir string, o WriterOptions) *Writer {

@@ -1,9 +1,7 @@
 package watch
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,25 +17,8 @@ import (
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
-
-// journal is a log that may be read while it is written.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) count(text string) int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return strings.Count(j.buf.String(), text)
-}
 
 // TestHostIsAskedAgain with a real postconf: no Postfix is nothing to say, an
 // answer that cannot be had is told once, and what was known stays meanwhile.
@@ -55,13 +36,13 @@ func TestHostIsAskedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var log journal
+	var log logbuf.Buffer
 	store, err := spool.OpenStore(t.TempDir(), spool.StoreOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	logger, queue, source := slog.New(slog.NewTextHandler(&log, nil)), queue.New(queue.Options{}), settings.NewSource(&settings.Settings{Config: &config.Config{}})
+	logger, queue, source := log.Logger(), queue.New(queue.Options{}), settings.NewSource(&settings.Settings{Config: &config.Config{}})
 	standing, err := orders.New(orders.Options{Log: logger, Settings: source, Store: store, Queue: queue, Stop: t.Context()})
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +90,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 	const unread = "settings cannot be read"
 	for range 3 {
 		w.reloaded <- struct{}{}
-		wait("postconf fails", func() bool { return log.count(unread) == 1 && len(w.reloaded) == 0 })
+		wait("postconf fails", func() bool { return len(log.Lines(unread)) == 1 && len(w.reloaded) == 0 })
 	}
 	if shown() != 1 {
 		t.Error("what was known is gone")
@@ -118,10 +99,10 @@ func TestHostIsAskedAgain(t *testing.T) {
 	mode(config.Observe)
 	w.reloaded <- struct{}{}
 	wait("nothing is shown in observe mode", func() bool { return shown() == 0 })
-	if n := log.count(unread); n != 1 {
+	if n := len(log.Lines(unread)); n != 1 {
 		t.Errorf("told %d times", n)
 	}
-	if n := log.count("passes by a setting"); n != 1 {
+	if n := len(log.Lines("passes by a setting")); n != 1 {
 		t.Errorf("the setting was logged %d times", n)
 	}
 }

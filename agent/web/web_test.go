@@ -3,7 +3,6 @@ package web
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/history"
+	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
 // handler is one over a backend, with a past.
@@ -267,12 +267,11 @@ func TestReaderThatStopsIsDropped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h := handler(busy(time.Now()))
-		l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		l := pipes.New()
 		server := &http.Server{Handler: h}
 		served := make(chan error, 1)
 		go func() { served <- server.Serve(l) }()
-		here, there := net.Pipe()
-		l.conns <- there
+		here := l.Dial()
 		if _, err := here.Write([]byte("GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -293,24 +292,6 @@ func TestReaderThatStopsIsDropped(t *testing.T) {
 		here.Close()
 	})
 }
-
-// pipes is a listener for connections within the process.
-type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error   { close(p.done); return nil }
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestLongListsAreCut(t *testing.T) {
 	t.Parallel()

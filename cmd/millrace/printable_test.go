@@ -20,8 +20,9 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
-	"github.com/millrace/millrace/contrib/selfsigned"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/proxy"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // hostile is what a stranger might have somebody's terminal show: escape sequences in
@@ -201,31 +202,24 @@ func TestTraceShowsCertificatesAsText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	server, err := proxy.New(proxy.Options{Listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			fmt.Fprint(c, "220 mx\x1b]0;x\a\u202e\r\n")
-			buf := make([]byte, 512)
-			c.Read(buf)
-			fmt.Fprint(c, "250-mx\u009b2J\r\n250 STARTTLS\r\n")
-			c.Read(buf)
-			fmt.Fprint(c, "220 go\r\n")
-			s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair.TLS}})
-			s.Handshake()
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() { l.Close(); <-done })
-	config := receivers(t, fmt.Sprintf("[general]\ntls = \"verify\"\nroute = \"relay:%s\"\n", l.Addr()), sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	t.Cleanup(server.Close)
+	err = server.Answer(func(c net.Conn) {
+		fmt.Fprint(c, "220 mx\x1b]0;x\a\u202e\r\n")
+		buf := make([]byte, 512)
+		c.Read(buf)
+		fmt.Fprint(c, "250-mx\u009b2J\r\n250 STARTTLS\r\n")
+		c.Read(buf)
+		fmt.Fprint(c, "220 go\r\n")
+		tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair.TLS}}).Handshake()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := receivers(t, fmt.Sprintf("[general]\ntls = \"verify\"\nroute = \"relay:%s\"\n", server.Addr()), sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	if err := os.WriteFile(filepath.Join(filepath.Dir(config), "ca.pem"), pair.Cert, 0o600); err != nil {
 		t.Fatal(err)
 	}

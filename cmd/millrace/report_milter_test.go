@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
 	"net"
 	"reflect"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,20 +12,9 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 	diverter "github.com/millrace/millrace/milter" // milter is one that check found
 )
-
-// lockedBuffer is a log that goroutines write.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
 
 // TestReportReadsTheMiltersLog lets a milter in observe mode judge a message of
 // go-milter's client: what it logs is what the report reads.
@@ -44,8 +30,8 @@ func TestReportReadsTheMiltersLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := &config.Config{Milter: config.Milter{Mode: config.Observe, Scope: []string{"authenticated"}, Remote: []string{"smtp"}, BuiltinRules: true}}
-	log := &lockedBuffer{}
-	server, err := diverter.New(cfg, diverter.Options{Spool: diverter.FromWriter(w), Logger: slog.New(slog.NewTextHandler(log, nil))})
+	var log logbuf.Buffer
+	server, err := diverter.New(cfg, diverter.Options{Spool: diverter.FromWriter(w), Logger: log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +77,7 @@ func TestReportReadsTheMiltersLog(t *testing.T) {
 	check(<-done)
 
 	var got []verdict
-	text := log.b.String()
+	text := log.String()
 	check(readVerdicts(strings.NewReader(text), logClock{time.Now(), time.UTC}, func(v *verdict) { got = append(got, *v) }))
 	want := verdict{
 		Msg: "verdict", QueueID: "4fKz1T0Qx9z", From: "news@example.com", NRcpt: 4, Diverted: 3, Verdict: "observe",

@@ -172,6 +172,21 @@ func (c *retreatCmd) check(ctx context.Context, g *globals, cfg *config.Config) 
 			wrong = errors.Join(wrong, errors.New(n))
 		}
 	}
+	dir := c.PostfixConfig
+	if dir == "" {
+		if dir, err = postconf.DefaultDir(ctx); err != nil {
+			dir = "" // no Postfix: no other instance either
+		}
+	}
+	others, err := otherInstances(ctx, dir, g.Config)
+	if err != nil {
+		return err
+	}
+	for _, o := range others {
+		if o.Names(cfg) {
+			wrong = errors.Join(wrong, fmt.Errorf("the Postfix of %s still names Millrace: millrace setup --undo --postfix-config %s", o.Dir(), o.Dir()))
+		}
+	}
 	own := filepath.Join(filepath.Dir(g.Config), hostFile)
 	if _, err := os.Stat(own); err == nil {
 		wrong = errors.Join(wrong, fmt.Errorf("%s is there, of millrace setup", own))

@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
 
@@ -33,11 +36,13 @@ func (c *setupCmd) Help() string {
 	return `Makes the running Postfix ask Millrace, in mode "observe": Millrace decides, logs
 and counts, and Postfix delivers as ever. Shows each change as a diff, asks, keeps a
 copy of main.cf and master.cf beside them (*.before-millrace), asks postfix check,
-and reloads. What it does not understand it leaves, and says what to write there.
+and reloads. If Postfix then has stopped, or the hand-back service does not greet, all
+is taken back. What it does not understand it leaves, and says what to write there.
 
   main.cf     Millrace as the last milter
-  master.cf   the same where a service has milters of its own; a socket where
-              bounces and returned mail come back, which no milter sees
+  master.cf   the same where a service has milters of its own, but for ports where
+              a content filter gives mail back; a socket where bounces and returned
+              mail come back, which no milter sees
   conf.d/host.toml   what holds for Postfix's own sending, and so for Millrace's:
               names, addresses, TLS, its domains, slow transports
 
@@ -72,8 +77,11 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	export := host.Export(cfg)
-	if err := files.writeHost(export); err != nil {
+	facts, err := c.facts(ctx, files, cfg, host)
+	if err != nil {
+		return err
+	}
+	if err := files.writeHost(facts); err != nil {
 		return err
 	}
 	if c.Divert {
@@ -82,7 +90,7 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 		}
 	}
 	if cfg, err = files.load(); err != nil {
-		return fmt.Errorf("with what setup would write: %w", err)
+		return fmt.Errorf("setup would write what the configuration refuses; nothing was changed; remedy: set that key in %s yourself, and it is left out:\n%s", g.Config, facts.text)
 	}
 	if c.Command && len(cfg.Milter.HostDomains) == 0 {
 		return fmt.Errorf("--sendmail-command: Postfix does not say of such mail which recipients are its own, and [milter] host_domains is empty; remedy: list the domains that this host delivers or relays")
@@ -98,29 +106,108 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err := c.reached(ctx, cfg); err != nil {
 		return err
 	}
-
-	diverting := *cfg
-	diverting.Milter.Mode = config.Divert
-	stops := plan.After.Bypassed(&diverting)
 	r := report{out: os.Stderr}
-	for _, n := range append(export.Notes, plan.ByHand...) {
+	if facts.port != "" {
+		r.say("note: " + facts.port)
+	}
+	for _, n := range plan.Reasons {
+		r.say(n)
+	}
+	for _, n := range append(facts.Notes, plan.ByHand...) {
 		r.say("by hand: " + n)
 	}
-	for _, f := range stops {
-		if cfg.Milter.Mode == config.Divert {
+	if err := c.mayGo(r, cfg, plan); err != nil {
+		return err
+	}
+	if note := postconf.Generated(plan.Dir); note != "" {
+		r.say("note: " + note)
+	}
+	done, err := c.apply(ctx, os.Stdout, changes, plan, g.Config, cfg)
+	if err != nil || !done {
+		return err
+	}
+	if !c.NoTest {
+		testMessage(ctx, os.Stdout, cfg.Hostname)
+	}
+	return afterSetup(os.Stdout, cfg)
+}
+
+// hostFacts are what setup writes about the host.
+type hostFacts struct {
+	*postconf.Export
+	dir   string // of the instance
+	relay string // [handback] relay; "" is the default
+	port  string // why mail comes back at a port; "" is at a socket, or as the admin has set it
+	text  string // of hostFile
+}
+
+// facts gathers them. One Millrace serves one instance: two have names, addresses and
+// domains of their own, and mail that is handed back must return to where it came from.
+func (c *setupCmd) facts(ctx context.Context, files *configFiles, cfg *config.Config, host *postconf.Postfix) (*hostFacts, error) {
+	dir := c.PostfixConfig
+	if dir == "" {
+		var err error
+		if dir, err = postconf.DefaultDir(ctx); err != nil {
+			return nil, err
+		}
+	}
+	others, err := otherInstances(ctx, dir, files.main)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		if o.NamesListen(cfg) {
+			return nil, fmt.Errorf("this Millrace serves the Postfix of %s already; nothing was changed; remedy: millrace setup --undo --postfix-config %s first, or give a second Millrace a configuration of its own (millrace --config FILE)", o.Dir(), o.Dir())
+		}
+	}
+	defined, err := files.defined()
+	if err != nil {
+		return nil, err
+	}
+	relay, port, err := host.Relay(cfg, postconf.RelayOptions{Fixed: defined("handback", "relay"), Others: others})
+	if err != nil {
+		return nil, err
+	}
+	if relay == cfg.Handback.Relay {
+		relay = ""
+	}
+	return &hostFacts{Export: host.Export(cfg), dir: dir, relay: relay, port: port}, nil
+}
+
+// mayGo says what speaks against the result, and refuses it where millrace check would
+// not be content with it.
+func (c *setupCmd) mayGo(r report, cfg *config.Config, plan *postconf.Plan) error {
+	diverting := *cfg
+	diverting.Milter.Mode = config.Divert
+	wrong := 0
+	for _, f := range plan.After.Check(&diverting) {
+		switch {
+		case f.Severity != postconf.Contradiction:
+		case cfg.Milter.Mode == config.Divert:
 			r.fail(f.String())
-		} else {
+			wrong++
+		default:
 			r.say("before you divert: " + f.String())
 		}
 	}
-	if cfg.Milter.Mode == config.Divert && len(stops) > 0 {
-		return program.Error{Code: program.ExitFailure, Err: errors.New(count(len(stops), "setting") + " of Postfix that diverted mail would pass by; nothing was changed")}
+	if wrong == 0 {
+		return nil
 	}
-	done, err := c.apply(ctx, os.Stdout, changes, plan, g.Config)
-	if err != nil || !done || c.NoTest {
+	return program.Error{Code: program.ExitFailure, Err: errors.New(count(wrong, "error") + " in what millrace check would find then; nothing was changed")}
+}
+
+// afterSetup says what of an earlier time keeps Millrace from diverting, or has it divert.
+func afterSetup(out io.Writer, cfg *config.Config) error {
+	since, draining, err := spool.Draining(cfg.Spool.Directory)
+	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	testMessage(ctx, os.Stdout, cfg.Hostname)
+	switch {
+	case draining:
+		printable.Fprintf(out, "a drain is on since %s, so nothing is diverted: millrace drain --end\n", since.Local().Format(time.DateTime))
+	case cfg.Milter.Mode == config.Divert:
+		printable.Fprintln(out, `[milter] mode is "divert": bulk mail is diverted from now on`)
+	}
 	return nil
 }
 
@@ -174,14 +261,14 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 			r.say("afterwards Postfix has no place where mail comes back: " + wrong + "; stop millrace-agent, or use millrace retreat, if mail is queued")
 		}
 	}
-	_, err = c.apply(ctx, os.Stdout, changes, plan, g.Config)
+	_, err = c.apply(ctx, os.Stdout, changes, plan, g.Config, cfg)
 	return err
 }
 
 // apply shows the changes, asks, and makes them: ours first, so that Postfix
 // never asks a Millrace that does not know the host yet. It reports whether it came
 // to the end.
-func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Change, plan *postconf.Plan, like string) (bool, error) {
+func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Change, plan *postconf.Plan, like string, cfg *config.Config) (bool, error) {
 	if len(ours)+len(plan.Changes) == 0 {
 		printable.Fprintln(out, "nothing is to be changed")
 		return true, nil
@@ -212,7 +299,7 @@ func (c *setupCmd) apply(ctx context.Context, out io.Writer, ours []postconf.Cha
 			return false, errors.Join(err, postconf.PutBack(ours[:i]))
 		}
 	}
-	if err := plan.Apply(ctx); err != nil {
+	if err := plan.Apply(ctx, cfg); err != nil {
 		return false, errors.Join(err, postconf.PutBack(ours))
 	}
 	if len(ours) > 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -169,7 +171,7 @@ func (f *configFiles) defined() (func(key ...string) bool, error) {
 }
 
 // writeHost writes what Postfix's settings come to into the copy.
-func (f *configFiles) writeHost(x *postconf.Export) error {
+func (f *configFiles) writeHost(x *hostFacts) error {
 	defined, err := f.defined()
 	if err != nil {
 		return err
@@ -178,6 +180,7 @@ func (f *configFiles) writeHost(x *postconf.Export) error {
 	if text == "" {
 		return nil
 	}
+	x.text = text
 	if err := os.MkdirAll(f.staged("conf.d"), 0o700); err != nil {
 		return err
 	}
@@ -186,7 +189,7 @@ func (f *configFiles) writeHost(x *postconf.Export) error {
 
 // hostTOML is the text of hostFile, without the keys that are set elsewhere; "" if
 // nothing is left to say.
-func hostTOML(x *postconf.Export, defined func(key ...string) bool) string {
+func hostTOML(x *hostFacts, defined func(key ...string) bool) string {
 	t := tables{defined: defined}
 	if x.Hostname != "" {
 		t.set("", "hostname", x.Hostname)
@@ -195,7 +198,7 @@ func hostTOML(x *postconf.Export, defined func(key ...string) bool) string {
 		t.set("milter", "host_domains", x.HostDomains)
 	}
 	if len(x.Remote) > 0 {
-		t.set("milter", "remote", append([]string{"smtp", "esmtp"}, x.Remote...))
+		t.set("milter", "remote", x.Remote)
 	}
 	if len(x.Protocols) > 0 {
 		t.set("agent", "protocols", x.Protocols)
@@ -203,8 +206,8 @@ func hostTOML(x *postconf.Export, defined func(key ...string) bool) string {
 	if len(x.Sources) > 0 {
 		t.set("agent", "source_addresses", addresses(x.Sources))
 	}
-	if x.Relay != "" {
-		t.set("handback", "relay", x.Relay)
+	if x.relay != "" {
+		t.set("handback", "relay", x.relay)
 	}
 	limits(&t, "general", x.General, x.TLS)
 	for _, q := range x.Queues {
@@ -220,7 +223,32 @@ func hostTOML(x *postconf.Export, defined func(key ...string) bool) string {
 		return ""
 	}
 	return "# Written by \"millrace setup\" from what Postfix says, and written anew each time:\n" +
-		"# set a key in millrace.toml, and it is left out here.\n" + t.text.String()
+		"# set a key in millrace.toml, and it is left out here.\n" +
+		ofPostfix + x.dir + "\n" + t.text.String()
+}
+
+// ofPostfix begins the line of hostFile that names the instance whose facts it has.
+const ofPostfix = "# Postfix: "
+
+// otherInstances are the host's further instances of Postfix: those that the default one
+// knows, and the one whose facts hostFile has.
+func otherInstances(ctx context.Context, dir, main string) ([]*postconf.Postfix, error) {
+	others := postconf.Others(ctx, dir)
+	text, err := read(filepath.Join(filepath.Dir(main), hostFile))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(text)) {
+		recorded, ok := strings.CutPrefix(strings.TrimSpace(line), ofPostfix)
+		known := func(p *postconf.Postfix) bool { return postconf.SameDir(p.Dir(), recorded) }
+		if !ok || postconf.SameDir(recorded, dir) || slices.ContainsFunc(others, known) {
+			continue
+		}
+		if p, err := postconf.Read(ctx, recorded); err == nil { // one that is gone names nobody
+			others = append(others, p)
+		}
+	}
+	return others, nil
 }
 
 // limits writes what Postfix's limits come to for the general queue.

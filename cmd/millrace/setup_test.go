@@ -49,14 +49,14 @@ func TestWhatSetupWritesCanBeRead(t *testing.T) {
 		"conf.d/lists/google": "gmail.com\n",
 		"conf.d/mine.toml":    "hostname = \"mine.example.com\"\n[general]\nmax_sessions = 4\n",
 	})
-	x := &postconf.Export{
-		Hostname: "out.example.com", HostDomains: []string{"a.example", "b.example"}, Remote: []string{"slow"},
+	x := &hostFacts{relay: "127.0.0.1:10627", dir: "/etc/postfix", Export: &postconf.Export{
+		Hostname: "out.example.com", HostDomains: []string{"a.example", "b.example"}, Remote: []string{"smtp", "esmtp", "slow"},
 		Protocols: []string{"ipv4"}, TLS: config.TLSRequired, General: postconf.Limits{Sessions: 7, Recipients: 9},
 		Queues: []postconf.ExportedQueue{
 			{Name: "slow", Domains: []string{"slow.example"}, Limits: postconf.Limits{Sessions: 3, Delay: 2 * time.Second}},
 			{Name: "elsewhere", Domains: []string{"inside.example"}, Handback: true},
 		},
-	}
+	}}
 	if err := f.writeHost(x); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestWhatSetupWritesCanBeRead(t *testing.T) {
 	slow := c.Match("slow.example")
 	if c.Milter.Mode != config.Divert || len(c.Milter.HostDomains) != 2 || c.General.TLS != config.TLSRequired ||
 		c.General.MaxRecipientsPerMessage != 9 || slow == nil || slow.MaxSessions != 1 || slow.MaxMessageRate != 0.5 ||
-		c.Match("inside.example").Route.Kind != config.RouteHandback || c.Match("gmail.com").Name != "google" {
+		c.Match("inside.example").Route.Kind != config.RouteHandback || c.Match("gmail.com").Name != "google" || c.Handback.Relay != "127.0.0.1:10627" {
 		t.Errorf("it came to %+v, slow %+v", c.Milter, slow)
 	}
 	changes, err := f.changes()

@@ -14,7 +14,7 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutBacklog = `The agent starts on a spool full of single-recipient messages in %d domains, with nothing
@@ -130,7 +130,7 @@ func pileUp(ctx context.Context, p pile, cold bool) (h *piled, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.write(ctx, h.millrace.Spool()); err != nil {
+	if err := p.write(ctx, h.Millrace.Spool()); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
@@ -209,11 +209,11 @@ func (h *piled) begin(ctx context.Context) (s beginning, err error) {
 			return s, err
 		}
 	}
-	defer h.millrace.Agent.Kill()
+	defer h.Millrace.Agent.Kill()
 	if s, err = h.startUp(ctx); err != nil {
 		return s, err
 	}
-	s.memory, err = peakMemory(h.millrace.Agent.PID())
+	s.memory, err = peakMemory(h.Millrace.Agent.PID())
 	return s, err
 }
 
@@ -224,7 +224,7 @@ func (h *piled) startUp(ctx context.Context) (s beginning, err error) {
 	defer cancel()
 	h.seen.Store(0)
 	began := time.Now()
-	if err := h.millrace.Agent.Start(ctx); err != nil {
+	if err := h.Millrace.Agent.Start(ctx); err != nil {
 		return s, err
 	}
 	err = lab.Until(ctx, func() (bool, error) {
@@ -251,11 +251,11 @@ func (h *piled) startUp(ctx context.Context) (s beginning, err error) {
 // drained starts the agent, lets the receivers take all they are offered, and
 // gives the messages a second that arrive, so many times.
 func (h *piled) drained(ctx context.Context, times int) (rates series, err error) {
-	defer h.millrace.Agent.Kill()
+	defer h.Millrace.Agent.Kill()
 	if _, err := h.startUp(ctx); err != nil {
 		return nil, err
 	}
-	if err := h.internet.Change("slow", func(b *sink.Behaviour) { b.AcceptTime = 0 }); err != nil {
+	if err := h.Internet.Change("slow", func(b *sink.Behaviour) { b.AcceptTime = 0 }); err != nil {
 		return nil, err
 	}
 	look := time.NewTicker(drainFor)
@@ -275,7 +275,7 @@ func (h *piled) drained(ctx context.Context, times int) (rates series, err error
 // allRead looks for the agent's word that it has read its spool, in the log of
 // this run: the latest start comes last.
 func (h *piled) allRead() (bool, error) {
-	log, err := os.ReadFile(h.millrace.Agent.Log())
+	log, err := os.ReadFile(h.Millrace.Agent.Log())
 	if err != nil {
 		return false, err
 	}

@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/plot"
+	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/lab/tidy"
-	"github.com/millrace/millrace/contrib/plot"
-	"github.com/millrace/millrace/contrib/sink"
 )
 
 func TestMain(m *testing.M) {
@@ -76,7 +76,7 @@ func TestMailThatWentAnotherWayIsNoMeasurement(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.close() })
-	c, err := lab.Dial(t.Context(), h.postfix.SMTPAddr())
+	c, err := lab.Dial(t.Context(), h.Postfix.SMTPAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

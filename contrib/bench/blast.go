@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/plot"
+	"github.com/millrace/millrace/contrib/lab/plot"
 )
 
 const aboutBlast = `%d bulk messages are injected at once: 60%% to a provider like Google (5 hosts, 20 connections

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const (
@@ -90,7 +90,7 @@ func blastOnce(ctx context.Context, b *bench, w world) (r blastRound, err error)
 	beside.Go(func() { r.most = watchLoad(window) })
 	beside.Go(func() {
 		// What Postfix has not taken by the end has not arrived either.
-		in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: 20, Timeout: b.window}
+		in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: 20, Timeout: b.window}
 		_, _ = in.Run(window, b.bulk, many.Message)
 	})
 	r.beside, err = flight{few, firstBeside, b.window - b.tail(), end}.fly(ctx, h, came)
@@ -109,7 +109,7 @@ func blastOnce(ctx context.Context, b *bench, w world) (r blastRound, err error)
 		return r, err
 	}
 	r.bulk = came.since(began, deliverable)
-	for _, s := range h.internet.Stats().Hosts {
+	for _, s := range h.Internet.Stats().Hosts {
 		r.refused += s.RefusedConnections()
 		r.connections += s.Peak
 	}
@@ -139,7 +139,7 @@ func (f flight) fly(ctx context.Context, h *host, came *arrivals) ([]time.Durati
 	}
 	untilEnd, cancel := context.WithDeadline(ctx, f.end)
 	defer cancel()
-	in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: transactionalConnections, Rate: transactionalRate, Timeout: time.Until(f.end)}
+	in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: transactionalConnections, Rate: transactionalRate, Timeout: time.Until(f.end)}
 	began := time.Now()
 	_, _ = in.Run(untilEnd, n, func(i int) *inject.Message { return f.generator.Message(f.first + i) })
 	if err := came.await(ctx, f.end, ids); err != nil {

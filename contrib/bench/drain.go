@@ -15,8 +15,8 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
 // drain fills a spool, starts the agent and waits until all is delivered.
@@ -32,17 +32,17 @@ func drain(ctx context.Context, b *bench, size int) (f flow, err error) {
 	defer func() { err = joinClose(err, h) }()
 	g := &inject.Generator{Seed: 1, Domains: domains(bulkDomains), MinSize: size}
 	n := b.backlogOf(size)
-	if err := fill(ctx, h.millrace.Spool(), g, n, &h.sent); err != nil {
+	if err := fill(ctx, h.Millrace.Spool(), g, n, &h.sent); err != nil {
 		return f, err
 	}
-	if err := h.millrace.Agent.Start(ctx); err != nil {
+	if err := h.Millrace.Agent.Start(ctx); err != nil {
 		return f, err
 	}
 	if err := h.arrived(ctx, n); err != nil {
 		return f, err
 	}
 	f.each = h.kill().per(n)
-	f.rate = rateOf(h.internet.Ledger())
+	f.rate = rateOf(h.Internet.Ledger())
 	return f, h.agree()
 }
 
@@ -110,7 +110,7 @@ func smtpSource(ctx context.Context, b *bench, size int) (f flow, err error) {
 	cmd := exec.CommandContext(ctx, "/usr/sbin/smtp-source", "-d",
 		"-s", strconv.Itoa(b.sessions), "-m", strconv.Itoa(n), "-l", strconv.Itoa(size),
 		"-f", "bounce@news.sender.test", "-t", "user@d0.example",
-		net.JoinHostPort(h.internet.Stats().Hosts[0].Addr, "25"))
+		net.JoinHostPort(h.Internet.Stats().Hosts[0].Addr, "25"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return f, fmt.Errorf("smtp-source: %w: %s", err, bytes.TrimSpace(out))
 	}
@@ -118,7 +118,7 @@ func smtpSource(ctx context.Context, b *bench, size int) (f flow, err error) {
 		return f, err
 	}
 	f.each = cost{sender: cpuOf(cmd)}.per(n)
-	f.rate = rateOf(h.internet.Ledger())
+	f.rate = rateOf(h.Internet.Ledger())
 	return f, nil
 }
 

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutTLS = "As *Throughput, %d KB*, but the receivers offer STARTTLS and all mail goes over TLS: " +

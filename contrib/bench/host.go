@@ -11,9 +11,10 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/rig"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // stall is how long a measurement that ought to end by itself may take.
@@ -32,12 +33,10 @@ type world struct {
 
 // host is a running world, new for each measurement.
 type host struct {
-	internet *sink.Internet
-	postfix  *lab.Postfix
-	millrace *lab.Millrace
-	null     *nullMilter
-	idle     cost // CPU time of getting ready
-	sent     ledger.Ledger
+	rig.Rig
+	null *nullMilter
+	idle cost // CPU time of getting ready
+	sent ledger.Ledger
 }
 
 func start(ctx context.Context, w world) (_ *host, err error) {
@@ -48,13 +47,8 @@ func start(ctx context.Context, w world) (_ *host, err error) {
 		}
 	}()
 	if w.providers != nil {
-		if h.internet, err = sink.New(sink.Options{Port: 25, DNS: lab.Resolver + ":53", Message: w.accepted}); err != nil {
+		if err := h.StartInternet(sink.Options{DNS: lab.Resolver + ":53", Message: w.accepted}, w.providers...); err != nil {
 			return nil, err
-		}
-		for _, p := range w.providers {
-			if err := h.internet.Add(p); err != nil {
-				return nil, err
-			}
 		}
 	}
 	if w.postfix != nil {
@@ -62,31 +56,27 @@ func start(ctx context.Context, w world) (_ *host, err error) {
 		if w.millrace != nil || w.null != "" {
 			o.Milter = lab.RelativeSocket
 		}
-		if h.postfix, err = lab.StartPostfix(ctx, o); err != nil {
+		if err := h.StartPostfix(ctx, o); err != nil {
 			return nil, err
 		}
 	}
 	if w.null != "" {
-		socket := filepath.Join(h.postfix.Queue(), strings.TrimPrefix(lab.RelativeSocket, "unix:"))
+		socket := filepath.Join(h.Postfix.Queue(), strings.TrimPrefix(lab.RelativeSocket, "unix:"))
 		if h.null, err = startNullMilter(ctx, w.null, socket); err != nil {
 			return nil, err
 		}
 	}
 	if w.millrace != nil {
-		o := *w.millrace
-		if h.postfix != nil {
-			o.Host = h.postfix
-		}
-		if h.millrace, err = lab.NewMillrace(o); err != nil {
+		if err := h.NewMillrace(*w.millrace); err != nil {
 			return nil, err
 		}
 		if !w.asleep {
-			if err := h.millrace.Agent.Start(ctx); err != nil {
+			if err := h.Millrace.Agent.Start(ctx); err != nil {
 				return nil, err
 			}
 		}
-		if h.postfix != nil {
-			if err := h.millrace.Milter.Start(ctx); err != nil {
+		if h.Postfix != nil {
+			if err := h.Millrace.Milter.Start(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -112,15 +102,15 @@ func (c cost) per(n int) cost {
 
 func (h *host) used() cost {
 	var c cost
-	if h.postfix != nil {
-		c.postfix = h.postfix.CPU()
+	if h.Postfix != nil {
+		c.postfix = h.Postfix.CPU()
 	}
 	if h.null != nil {
 		c.milter = h.null.cpu()
 	}
-	if h.millrace != nil {
-		c.milter = h.millrace.Milter.CPU()
-		c.sender = h.millrace.Agent.CPU()
+	if h.Millrace != nil {
+		c.milter = h.Millrace.Milter.CPU()
+		c.sender = h.Millrace.Agent.CPU()
 	}
 	return c
 }
@@ -129,32 +119,22 @@ func (h *host) used() cost {
 // ready. Only dead processes tell theirs exactly: live ones do so in steps of
 // 10 ms each, and Postfix has a hundred.
 func (h *host) kill() cost {
-	if h.postfix != nil {
-		h.postfix.Kill()
+	if h.Postfix != nil {
+		h.Postfix.Kill()
 	}
 	if h.null != nil {
 		h.null.kill()
 	}
-	if h.millrace != nil {
-		h.millrace.Milter.Kill()
-		h.millrace.Agent.Kill()
+	if h.Millrace != nil {
+		h.Millrace.Milter.Kill()
+		h.Millrace.Agent.Kill()
 	}
 	return h.used().minus(h.idle)
 }
 
 func (h *host) close() error {
 	h.kill()
-	var err error
-	if h.millrace != nil {
-		err = h.millrace.Close()
-	}
-	if h.postfix != nil {
-		err = errors.Join(err, h.postfix.Stop())
-	}
-	if h.internet != nil {
-		h.internet.Close()
-	}
-	return err
+	return h.Close()
 }
 
 // labID is the id that the injector gave to a message.
@@ -170,7 +150,7 @@ func joinClose(err error, h *host) error { return errors.Join(err, h.close()) }
 // inject sends the messages from to from+n-1 of g into Postfix and returns when
 // it has taken all of them.
 func (h *host) inject(ctx context.Context, g *inject.Generator, from, n, connections int) error {
-	in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: connections, Ledger: &h.sent}
+	in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: connections, Ledger: &h.sent}
 	r, err := in.Run(ctx, n, func(i int) *inject.Message { return g.Message(from + i) })
 	if err != nil {
 		return fmt.Errorf("inject: %w", err)
@@ -183,7 +163,7 @@ func (h *host) inject(ctx context.Context, g *inject.Generator, from, n, connect
 
 // arrived waits until n messages have arrived in all.
 func (h *host) arrived(ctx context.Context, n int) error {
-	if err := h.internet.Ledger().Wait(ctx, n); err != nil {
+	if err := h.Internet.Ledger().Wait(ctx, n); err != nil {
 		return fmt.Errorf("not all mail has arrived: %w", err)
 	}
 	return nil
@@ -192,7 +172,7 @@ func (h *host) arrived(ctx context.Context, n int) error {
 // agree holds the two ledgers against each other: figures of a service that
 // loses mail are worth nothing.
 func (h *host) agree() error {
-	if r := ledger.Compare(&h.sent, h.internet.Ledger()); !r.Clean() {
+	if r := ledger.Compare(&h.sent, h.Internet.Ledger()); !r.Clean() {
 		return fmt.Errorf("the ledgers do not agree: %s", r)
 	}
 	return nil
@@ -202,7 +182,7 @@ func (h *host) agree() error {
 // that mail passes through. Reading two directories costs less than postqueue.
 func (h *host) queueEmpty() (bool, error) {
 	for _, q := range []string{"incoming", "active"} {
-		files, err := os.ReadDir(filepath.Join(h.postfix.Queue(), q))
+		files, err := os.ReadDir(filepath.Join(h.Postfix.Queue(), q))
 		if err != nil {
 			return false, fmt.Errorf("postfix queue: %w", err)
 		}

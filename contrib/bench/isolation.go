@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutIsolation = `The agent starts on %d messages for each destination. *Alone* there are the %d healthy
@@ -85,16 +85,16 @@ func healthyRate(ctx context.Context, b *bench, others []sink.Provider) (rate fl
 	defer func() { err = joinClose(err, h) }()
 	w.want = b.perDestination() * healthyDestinations
 	w.all = make(chan struct{})
-	if err := fill(ctx, h.millrace.Spool(), &inject.Generator{Seed: 1, Domains: domainsOf(healthy()), MinSize: 8 << 10}, w.want, &h.sent); err != nil {
+	if err := fill(ctx, h.Millrace.Spool(), &inject.Generator{Seed: 1, Domains: domainsOf(healthy()), MinSize: 8 << 10}, w.want, &h.sent); err != nil {
 		return 0, err
 	}
 	if len(others) > 0 {
 		g := &inject.Generator{Seed: 2, Domains: domainsOf(others), MinSize: 8 << 10}
-		if err := fill(ctx, h.millrace.Spool(), g, b.perDestination()*len(others), &h.sent); err != nil {
+		if err := fill(ctx, h.Millrace.Spool(), g, b.perDestination()*len(others), &h.sent); err != nil {
 			return 0, err
 		}
 	}
-	if err := h.millrace.Agent.Start(ctx); err != nil {
+	if err := h.Millrace.Agent.Start(ctx); err != nil {
 		return 0, err
 	}
 	select {

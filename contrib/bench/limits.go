@@ -6,9 +6,9 @@ import (
 	"math"
 	"time"
 
-	"github.com/millrace/millrace/contrib/plot"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/plot"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutLimits = `Two providers of %d hosts each, %v away, where every host takes %d connections and answers one more
@@ -146,14 +146,14 @@ func limitsOnce(ctx context.Context, b *bench, w world) (r limitsRound, err erro
 	defer cancel()
 	rate := float64(len(limitedNames)) * possibleRate * 4 / 3
 	g := &inject.Generator{Seed: 5, Domains: domainsOf(w.providers), MinSize: 4 << 10}
-	in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: patientInjectors, Rate: rate}
+	in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: patientInjectors, Rate: rate}
 	// It is the window that ends it: there is more mail than time.
 	run, _ := in.Run(window, math.MaxInt32, g.Message)
 	<-window.Done()
 	if ctx.Err() != nil {
 		return r, ctx.Err()
 	}
-	stats := h.internet.Stats()
+	stats := h.Internet.Stats()
 	for i, name := range limitedNames {
 		p := stats.Provider(name)
 		r[i].offered = float64(run.Messages) / float64(len(limitedNames)) / (possibleRate * b.limits.Seconds())

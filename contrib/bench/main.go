@@ -6,22 +6,23 @@
 //	go run ./contrib/bench -quick               # one small round: does it work?
 //	go run ./contrib/bench -readme dist/bench   # README's table and plot from that report
 //
-// It runs as root, in a closed room of package lab, so no mail can leave and
-// nothing of the machine's own Postfix is touched; it needs Debian's postfix
-// package, which has smtp-source too, and e2fsprogs for the ext4 that queues and
-// spool lie on, made for the run. Receivers and injector are goroutines of
-// this program. Their CPU time is never part of a figure, since CPU time is
-// that of the processes of Postfix, the milter and the agent alone (of a client
-// alone, in the scenario session); but they share the machine with what is
-// measured, in all variants alike.
+// A scenario is one file: a [scenario] with a function that runs its variants (Postfix
+// alone, with Millrace, ...) in alternating rounds (see alternate), and gives a
+// [section] of the report with tables, plots and comparisons for README. Each round
+// starts its programs afresh. Absolute figures belong to the machine they were measured
+// on. A claim is therefore a ratio of two variants within one round; the report gives
+// its median over the rounds and its spread. The claims that the design wants reached
+// are listed in numbers.go and head the report.
 //
-// A scenario is one file: a [scenario] with a function that runs its variants
-// in alternating rounds (see alternate), and gives a [section] of the report:
-// tables, plots, claims, of which those of numbers.go head the report, and
-// comparisons for README.
-// Each round starts its programs afresh. Absolute figures belong to the
-// machine they were measured on; what is claimed is a ratio of two variants
-// within one round, of which the report has the median and the spread.
+// The receivers and the injector are goroutines of this program, and share the machine
+// with what is measured, in all variants alike. A figure of CPU time is that of the
+// processes of Postfix, the milter and the agent alone (in the scenario session: of a
+// client alone), so the bench's own work is never part of it.
+//
+// The program runs as root, in a closed room of package lab: no mail can leave, and
+// nothing of the machine's own Postfix is touched. It needs Debian's postfix package,
+// which has smtp-source too, and e2fsprogs for the ext4, made for the run, that queues
+// and spool lie on.
 package main
 
 import (

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
 )
 
 const aboutMilter = `%d messages of %d KB, injected over %d connections, until Postfix has taken
@@ -121,7 +121,7 @@ func (h *host) wentItsWay(ctx context.Context, deliveries int) error {
 	defer cancel()
 	logged := 0
 	err := lab.Until(ctx, func() (bool, error) {
-		lines, err := h.postfix.LogLines("status=sent")
+		lines, err := h.Postfix.LogLines("status=sent")
 		logged = len(lines)
 		return logged >= deliveries, err
 	})

@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/contrib/plot"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/plot"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutOutage = `Mail flows at %d messages a second to a big receiver of %d hosts with %d connections each, %v away, and
@@ -91,7 +91,7 @@ func outageOnce(ctx context.Context, b *bench, w world) (r recovered, err error)
 	next := 0
 	flow := func(during time.Duration) error {
 		n := max(int(during.Seconds()*outageRate), 1)
-		in := &inject.Injector{Addr: h.postfix.SMTPAddr(), Connections: patientInjectors, Rate: outageRate, Ledger: &h.sent}
+		in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: patientInjectors, Rate: outageRate, Ledger: &h.sent}
 		from := next
 		next += n
 		run, err := in.Run(ctx, n, func(i int) *inject.Message { return g.Message(from + i) })
@@ -101,7 +101,7 @@ func outageOnce(ctx context.Context, b *bench, w world) (r recovered, err error)
 		return err
 	}
 	down := func(yes bool) error {
-		return h.internet.Change(outageBig, func(b *sink.Behaviour) { b.Down = yes })
+		return h.Internet.Change(outageBig, func(b *sink.Behaviour) { b.Down = yes })
 	}
 	if err := flow(b.calm()); err != nil {
 		return nil, err

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/plot"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/plot"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutParallel = `One destination with two hosts at %v and no limits, and a backlog; the agent may have so many
@@ -65,15 +65,15 @@ func withSessions(ctx context.Context, b *bench, sessions int) (rate float64, er
 	}
 	defer func() { err = joinClose(err, h) }()
 	n := max(b.backlog/400, 10) * sessions
-	if err := fill(ctx, h.millrace.Spool(), &inject.Generator{Seed: 1, Domains: []string{"two.test"}, MinSize: 8 << 10}, n, &h.sent); err != nil {
+	if err := fill(ctx, h.Millrace.Spool(), &inject.Generator{Seed: 1, Domains: []string{"two.test"}, MinSize: 8 << 10}, n, &h.sent); err != nil {
 		return 0, err
 	}
-	if err := h.millrace.Agent.Start(ctx); err != nil {
+	if err := h.Millrace.Agent.Start(ctx); err != nil {
 		return 0, err
 	}
 	if err := h.arrived(ctx, n); err != nil {
 		return 0, err
 	}
 	h.kill()
-	return rateOf(h.internet.Ledger()), h.agree()
+	return rateOf(h.Internet.Ledger()), h.agree()
 }

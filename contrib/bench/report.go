@@ -12,7 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/millrace/millrace/contrib/plot"
+	"github.com/millrace/millrace/contrib/lab/plot"
 )
 
 // The files of a report.

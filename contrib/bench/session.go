@@ -19,8 +19,8 @@ import (
 	gosmtp "github.com/emersion/go-smtp"
 
 	"github.com/millrace/millrace/agent/smtp"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const aboutSession = `One warm session, one message of %d KB after the other, %d of them. Each client is a process of its own

@@ -1,4 +1,4 @@
-package demo
+package main
 
 import (
 	"fmt"
@@ -8,23 +8,23 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
 // account prints the table at the end.
-func (s *scene) account(o Options, sent *ledger.Ledger, peak map[string]control.Site) error {
-	received := s.internet.Ledger()
+func (s *scene) account(o options, sent *ledger.Ledger, peak map[string]control.Site) error {
+	received := s.Internet.Ledger()
 	report := ledger.Compare(sent, received)
 	plain := 0
-	for i := range o.Messages {
+	for i := range o.messages {
 		if transactional(i) {
 			plain++
 		}
 	}
 	diverted := int(s.diverted.Load())
 	left := received.Messages() - diverted
-	w := tabwriter.NewWriter(o.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "\nnewsletter: diverted and delivered\t%d of %d\n", diverted, o.Messages-plain)
+	w := tabwriter.NewWriter(o.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "\nnewsletter: diverted and delivered\t%d of %d\n", diverted, o.messages-plain)
 	fmt.Fprintf(w, "password resets: left with Postfix and delivered\t%d of %d\n", left, plain)
 	reset := ledger.Latencies(sent, received, func(id string) bool { return transactional(number(id)) })
 	bulk := ledger.Latencies(sent, received, func(id string) bool { return !transactional(number(id)) })
@@ -32,7 +32,7 @@ func (s *scene) account(o Options, sent *ledger.Ledger, peak map[string]control.
 	fmt.Fprintf(w, "latency of the newsletter\tmedian %s, 99%% within %s\n", quantile(bulk, 0.5), quantile(bulk, 0.99))
 	w.Flush()
 
-	stats := s.internet.Stats()
+	stats := s.Internet.Stats()
 	fmt.Fprintf(w, "\nprovider\thosts\tits limit\tMillrace's sessions, most at once\tdelivered\trefused connections\n")
 	for _, p := range providers {
 		h := stats.Provider(p.Name)
@@ -50,15 +50,15 @@ func (s *scene) account(o Options, sent *ledger.Ledger, peak map[string]control.
 	}
 	w.Flush()
 
-	fmt.Fprintf(o.Out, "\nledgers: %s\n", report)
+	fmt.Fprintf(o.out, "\nledgers: %s\n", report)
 	if n := s.crossed.Load(); n > 0 {
-		fmt.Fprintf(o.Out, "%d messages went the wrong way\n", n)
-		return ErrFailed
+		fmt.Fprintf(o.out, "%d messages went the wrong way\n", n)
+		return errFailed
 	}
-	if !report.Clean() || report.Excused > 0 || diverted != o.Messages-plain || left != plain {
-		return ErrFailed
+	if !report.Clean() || report.Excused > 0 || diverted != o.messages-plain || left != plain {
+		return errFailed
 	}
-	fmt.Fprintln(o.Out, "nothing lost, nothing twice, every byte as sent.")
+	fmt.Fprintln(o.out, "nothing lost, nothing twice, every byte as sent.")
 	return nil
 }
 

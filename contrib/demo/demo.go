@@ -1,40 +1,68 @@
-// Package demo is the whole of Millrace on one machine in half a minute: a real
-// Postfix of its own, both daemons, and a fake internet of mail providers with
-// limits they do not announce. It sends a newsletter and, in between, password
-// resets; shows what happens while it happens; and at the end holds the
+// Command demo shows the whole of Millrace on one machine in half a minute:
+//
+//	make demo
+//	millrace demo
+//
+// It starts a real Postfix of its own, both daemons, and a fake internet of mail
+// providers with limits they do not announce. It sends a newsletter and, in between,
+// password resets; shows what happens while it happens; and at the end holds the
 // injector's ledger against the receivers'.
 //
-// Run is all there is to call. It must run inside lab.Isolate, so nothing can
-// leave the machine, and it removes everything it made.
-package demo
+// The verb "millrace demo" starts this program, so that the admin's command itself
+// carries nothing of the lab. The demo runs in namespaces of its own (lab.Isolate):
+// nothing can leave the machine. At its end it removes everything it made.
+package main
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/rig"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
-// Options say how much the demo sends. The zero value takes the defaults.
-type Options struct {
-	Messages    int // default 5,000, a tenth of them transactional
-	Connections int // of the injector; default 20
-	Timeout     time.Duration
-	Out         io.Writer
+// options say how much the demo sends.
+type options struct {
+	messages    int // a tenth of them transactional
+	connections int // of the injector
+	timeout     time.Duration
+	out         io.Writer
 }
 
-// ErrFailed says that the ledgers do not agree, or mail went the wrong way.
-var ErrFailed = errors.New("the demo's ledgers do not agree")
+// errFailed says that the ledgers do not agree, or mail went the wrong way.
+var errFailed = errors.New("the demo's ledgers do not agree")
+
+func main() {
+	o := options{out: os.Stdout}
+	flag.IntVar(&o.messages, "messages", 5000, "how many messages, a tenth of them transactional")
+	flag.IntVar(&o.connections, "connections", 20, "over how many connections they are injected")
+	flag.DurationVar(&o.timeout, "timeout", 5*time.Minute, "give up after this long")
+	flag.Parse()
+	err := lab.Isolate()
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err = run(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "millrace demo:", err)
+		os.Exit(1)
+	}
+}
 
 // providers is the demo's internet. None of them announces its limits; the
 // agent's ceilings (in queues, below) are higher on purpose.
@@ -101,84 +129,52 @@ func message(i int) *inject.Message {
 
 // scene is what runs during a demo.
 type scene struct {
-	internet *sink.Internet
-	postfix  *lab.Postfix
-	millrace *lab.Millrace
+	rig.Rig
 	diverted atomic.Int64 // messages that came by Millrace
 	crossed  atomic.Int64 // messages that went the wrong way
 }
 
-// Run runs the demo. The error is ErrFailed if a message was lost, doubled,
+// run runs the demo. The error is errFailed if a message was lost, doubled,
 // altered or went the wrong way.
-func Run(ctx context.Context, o Options) (err error) {
-	if o.Messages == 0 {
-		o.Messages = 5000
-	}
-	if o.Connections == 0 {
-		o.Connections = 20
-	}
-	if o.Timeout == 0 {
-		o.Timeout = 5 * time.Minute
-	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+func run(ctx context.Context, o options) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	s := &scene{}
-	defer func() { err = errors.Join(err, s.close()) }()
-	fmt.Fprintln(o.Out, "Starting a private Postfix, millrace-milter, millrace-agent, and an internet of", len(providers), "providers ...")
+	defer func() { err = errors.Join(err, s.Close()) }()
+	fmt.Fprintln(o.out, "Starting a private Postfix, millrace-milter, millrace-agent, and an internet of", len(providers), "providers ...")
 	if err := s.start(ctx); err != nil {
 		return err
 	}
-	in := &inject.Injector{Addr: s.postfix.SMTPAddr(), Connections: o.Connections, PerConnection: 100, Ledger: &ledger.Ledger{}}
-	fmt.Fprintf(o.Out, "Sending %d messages over %d connections; one in ten is a password reset.\n\n", o.Messages, o.Connections)
+	in := &inject.Injector{Addr: s.Postfix.SMTPAddr(), Connections: o.connections, PerConnection: 100, Ledger: &ledger.Ledger{}}
+	fmt.Fprintf(o.out, "Sending %d messages over %d connections; one in ten is a password reset.\n\n", o.messages, o.connections)
 	var injecting sync.WaitGroup
 	var sent *inject.Result
-	injecting.Go(func() { sent, err = in.Run(ctx, o.Messages, message) })
+	injecting.Go(func() { sent, err = in.Run(ctx, o.messages, message) })
 	peak := s.watch(ctx, o, in.Ledger)
 	injecting.Wait()
 	if err != nil {
 		return fmt.Errorf("the injector was stopped: %w", err)
 	}
-	if sent.Messages != o.Messages {
-		return fmt.Errorf("only %d of %d messages were taken by Postfix: %w", sent.Messages, o.Messages, sent.Err)
+	if sent.Messages != o.messages {
+		return fmt.Errorf("only %d of %d messages were taken by Postfix: %w", sent.Messages, o.messages, sent.Err)
 	}
 	return s.account(o, in.Ledger, peak)
 }
 
-func (s *scene) start(ctx context.Context) (err error) {
-	s.internet, err = sink.New(sink.Options{Port: 25, DNS: lab.Resolver + ":53", Message: s.arrived})
-	if err != nil {
+func (s *scene) start(ctx context.Context) error {
+	if err := s.StartInternet(sink.Options{DNS: lab.Resolver + ":53", Message: s.arrived}, providers...); err != nil {
 		return err
-	}
-	for _, p := range providers {
-		if err := s.internet.Add(p); err != nil {
-			return err
-		}
 	}
 	// The providers' limits hold for Postfix's own connections, too. What they turn
 	// away waits five minutes in Postfix's default configuration: too long for a demo.
-	s.postfix, err = lab.StartPostfix(ctx, lab.PostfixOptions{
+	err := s.StartPostfix(ctx, lab.PostfixOptions{
 		Milter: lab.RelativeSocket,
 		Extra:  map[string]string{"minimal_backoff_time": "2s", "maximal_backoff_time": "2s", "queue_run_delay": "2s"},
 	})
 	if err != nil {
 		return err
 	}
-	s.millrace, err = lab.StartMillrace(ctx, lab.MillraceOptions{Host: s.postfix, Extra: queues})
-	return err
-}
-
-func (s *scene) close() error {
-	var err error
-	if s.millrace != nil {
-		err = errors.Join(err, s.millrace.Stop())
-	}
-	if s.postfix != nil {
-		err = errors.Join(err, s.postfix.Stop())
-	}
-	if s.internet != nil {
-		s.internet.Close()
-	}
-	return err
+	return s.StartMillrace(ctx, lab.MillraceOptions{Extra: queues})
 }
 
 // arrived notes by which way a message came: newsletters have our trace on top.
@@ -195,8 +191,8 @@ func (s *scene) arrived(m *sink.Message) {
 
 // watch prints a line twice a second until all mail has arrived or ctx ends,
 // and returns the most sessions seen at each site.
-func (s *scene) watch(ctx context.Context, o Options, sent *ledger.Ledger) map[string]control.Site {
-	client := control.NewClient(s.millrace.Control())
+func (s *scene) watch(ctx context.Context, o options, sent *ledger.Ledger) map[string]control.Site {
+	client := control.NewClient(s.Millrace.Control())
 	peak := make(map[string]control.Site)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -211,11 +207,11 @@ func (s *scene) watch(ctx context.Context, o Options, sent *ledger.Ledger) map[s
 				peak[x.Name] = x
 			}
 		}
-		arrived := s.internet.Ledger().Messages()
-		if done := arrived >= o.Messages && st.Waiting+st.Active+st.Deferred == 0; n%5 == 0 || done {
+		arrived := s.Internet.Ledger().Messages()
+		if done := arrived >= o.messages && st.Waiting+st.Active+st.Deferred == 0; n%5 == 0 || done {
 			line := fmt.Sprintf("  taken by Postfix %5d   arrived %5d (%d by Millrace)   queued %4d   sessions %3d",
 				sent.Messages(), arrived, s.diverted.Load(), st.Waiting+st.Active+st.Deferred, st.Sessions)
-			fmt.Fprintln(o.Out, line)
+			fmt.Fprintln(o.out, line)
 			if done {
 				return peak
 			}
@@ -224,7 +220,7 @@ func (s *scene) watch(ctx context.Context, o Options, sent *ledger.Ledger) map[s
 		if arrived != last {
 			last, settled = arrived, n
 		} else if n-settled > 600 {
-			fmt.Fprintln(o.Out, "  nothing has arrived for a minute; giving up")
+			fmt.Fprintln(o.out, "  nothing has arrived for a minute; giving up")
 			return peak
 		}
 		select {

@@ -12,7 +12,8 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // reading is a report as testdata/report.py reads it.
@@ -154,12 +155,12 @@ func TestFiftyRecipientsOfMixedFates(t *testing.T) {
 	}
 	qid := r.send("<"+sender+"> RET=HDRS ENVID=campaign+2B7", rcpts, news("fifty"))
 	r.until("all are settled", func() bool {
-		log := read(t, r.millrace.Agent.Log())
-		return len(linesWith(log, "qid="+qid, "status=sent"))+len(linesWith(log, "qid="+qid, "status=bounced")) == 50
+		log := read(t, r.Millrace.Agent.Log())
+		return len(logbuf.Lines(log, "qid="+qid, "status=sent"))+len(logbuf.Lines(log, "qid="+qid, "status=bounced")) == 50
 	})
 	r.rest()
 
-	box, err := r.host.Mailbox(sender)
+	box, err := r.Host.Mailbox(sender)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +231,7 @@ func TestFiftyRecipientsOfMixedFates(t *testing.T) {
 func TestFiveDaysOfDeferralsEnd(t *testing.T) {
 	t.Parallel()
 	r := enter(t, setup{providers: receiversOfAllKinds(), millrace: lab.MillraceOptions{Set: map[string]string{"general.retry": `["2s"]`}}})
-	w, err := spool.OpenWriter(r.millrace.Spool(), spool.WriterOptions{})
+	w, err := spool.OpenWriter(r.Millrace.Spool(), spool.WriterOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,9 +249,9 @@ func TestFiveDaysOfDeferralsEnd(t *testing.T) {
 		}
 	}
 	for _, qid := range []string{"4LATE", "4NULL"} {
-		r.logLine(r.millrace.Agent, "qid="+qid, "to=<a@never.test>", "status=bounced", "expired after 5d")
-		r.logLine(r.millrace.Agent, "qid="+qid, "to=<b@strict.test>", "status=bounced", "dsn=5.1.1")
-		if lines := linesWith(read(t, r.millrace.Agent.Log()), "qid="+qid, "to=<a@never.test>", "status=deferred"); len(lines) < 2 {
+		r.logLine(r.Millrace.Agent, "qid="+qid, "to=<a@never.test>", "status=bounced", "expired after 5d")
+		r.logLine(r.Millrace.Agent, "qid="+qid, "to=<b@strict.test>", "status=bounced", "dsn=5.1.1")
+		if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "qid="+qid, "to=<a@never.test>", "status=deferred"); len(lines) < 2 {
 			t.Errorf("%s was not tried before it expired: %q", qid, lines)
 		}
 	}
@@ -260,7 +261,7 @@ func TestFiveDaysOfDeferralsEnd(t *testing.T) {
 	if !maps.EqualFunc(told(got), want, slices.Equal) || got[0].Message["arrival-date"] == "" {
 		t.Errorf("%+v", got)
 	}
-	if lines := linesWith(read(t, r.millrace.Agent.Log()), "sender non-delivery notification"); len(lines) != 2 {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "sender non-delivery notification"); len(lines) != 2 {
 		t.Errorf("%d reports, want the two to news@lab.test:\n%s", len(lines), strings.Join(lines, "\n"))
 	}
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/emersion/go-msgauth/dkim"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // What leaves is what the client sent, for every size, shape and number of
@@ -49,7 +49,7 @@ func TestEveryByteArrives(t *testing.T) {
 		octets += len(g.Message(n).Content)
 		n++
 	}
-	in := &inject.Injector{Addr: r.postfix.SMTPAddr(), Connections: 4, Timeout: patience}
+	in := &inject.Injector{Addr: r.Postfix.SMTPAddr(), Connections: 4, Timeout: patience}
 	sent, err := in.Run(r.ctx, n, g.Message)
 	if err != nil || sent.Messages != n {
 		t.Fatalf("Postfix took %d of %d messages: %v %v", sent.Messages, n, sent.Err, err)
@@ -60,7 +60,7 @@ func TestEveryByteArrives(t *testing.T) {
 			t.Errorf("%s to %s went by Postfix", a.id, a.recipient)
 		}
 	}
-	if st := r.net.Stats(); st.Provider("others").Refused[sink.CauseTemp] == 0 {
+	if st := r.Internet.Stats(); st.Provider("others").Refused[sink.CauseTemp] == 0 {
 		t.Error("no recipient was deferred: the test does not show that a second try sends the same")
 	}
 }
@@ -74,7 +74,7 @@ func TestDKIMSignatureSurvives(t *testing.T) {
 
 	const n = 40
 	g := &inject.Generator{Seed: 7, Domains: farDomains[:2], MaxSize: 100 << 10, MaxRecipients: 3, Shapes: inject.AllShapes, Sender: "bounce@sender.test"}
-	in := &inject.Injector{Addr: r.postfix.SMTPAddr(), Connections: 2}
+	in := &inject.Injector{Addr: r.Postfix.SMTPAddr(), Connections: 2}
 	sent, err := in.Run(r.ctx, n, g.Message)
 	if err != nil || sent.Messages != n {
 		t.Fatalf("Postfix took %d of %d messages: %v %v", sent.Messages, n, sent.Err, err)

@@ -214,7 +214,7 @@ func TestCheckFindsHardStops(t *testing.T) {
 			master: []string{"127.0.0.1:10025 inet n - n - 10 smtpd", "  -o content_filter=", "  -o mynetworks=127.0.0.0/8"},
 			want: []string{
 				"error: main.cf: content_filter is scan:[127.0.0.1]:10024: ",
-				"warning: master.cf: 127.0.0.1:10025/inet: if content_filter=scan:[127.0.0.1]:10024 gives mail back here, Millrace takes mail from outside",
+				"error: master.cf: 127.0.0.1:10025/inet: mail comes back here from content_filter=scan:[127.0.0.1]:10024, and Millrace takes mail from outside",
 			},
 		},
 		"a filter that gives mail back past our milter": {
@@ -338,10 +338,10 @@ func TestReadyzShowsWhatIsBypassed(t *testing.T) {
 		})
 	}
 	ready(http.StatusServiceUnavailable, "main.cf: header_checks has HOLD in regexp:")
-	r.logLine(r.millrace.Agent, "level=WARN", "header_checks has HOLD")
+	r.logLine(r.Millrace.Agent, "level=WARN", "header_checks has HOLD")
 
 	qid := r.send("news@lab.test", []string{"reader@far.test"}, strings.Replace(news("held"), "\r\nSubject: ", "\r\nSubject: urgent ", 1))
-	if held, err := r.postfix.LogLines(qid, "hold: header Subject:"); err != nil || len(held) != 1 {
+	if held, err := r.Postfix.LogLines(qid, "hold: header Subject:"); err != nil || len(held) != 1 {
 		t.Fatalf("Postfix was to hold it: %q, %v", held, err)
 	}
 	if line := r.verdict(qid); !strings.Contains(line, "verdict=delrcpt") {
@@ -349,13 +349,13 @@ func TestReadyzShowsWhatIsBypassed(t *testing.T) {
 	}
 	r.until("the copy", func() bool { return len(r.copies("held")) == 1 })
 
-	config := read(t, r.millrace.Config())
+	config := read(t, r.Millrace.Config())
 	change := func(old, new string) {
 		t.Helper()
-		if err := os.WriteFile(r.millrace.Config(), []byte(strings.Replace(config, old, new, 1)), 0o644); err != nil {
+		if err := os.WriteFile(r.Millrace.Config(), []byte(strings.Replace(config, old, new, 1)), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.millrace.Agent.Reload(); err != nil {
+		if err := r.Millrace.Agent.Reload(); err != nil {
 			t.Fatal(err)
 		}
 	}

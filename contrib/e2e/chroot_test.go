@@ -28,7 +28,7 @@ func TestChrootedPostfix(t *testing.T) {
 			outside + " inet n - n - - smtpd",
 		},
 	}})
-	socket := strings.TrimPrefix(r.millrace.Socket(), "unix:")
+	socket := strings.TrimPrefix(r.Millrace.Socket(), "unix:")
 	var want []string
 	each := func(phase string, way string) {
 		t.Helper()
@@ -41,7 +41,7 @@ func TestChrootedPostfix(t *testing.T) {
 			want = append(want, id+" a@far.test "+way)
 		}
 		id := "command-" + phase
-		if err := r.postfix.Sendmail(r.ctx, "news@lab.test", []string{"a@far.test"}, []byte(news(id))); err != nil {
+		if err := r.Postfix.Sendmail(r.ctx, "news@lab.test", []string{"a@far.test"}, []byte(news(id))); err != nil {
 			t.Fatal(err)
 		}
 		want = append(want, id+" a@far.test "+way)
@@ -69,19 +69,19 @@ func TestChrootedPostfix(t *testing.T) {
 		t.Fatal(err)
 	}
 	each("shut", "postfix")
-	if lines, err := r.postfix.LogLines("connect to Milter service", "milter.sock: Permission denied"); err != nil || len(lines) != 4 {
+	if lines, err := r.Postfix.LogLines("connect to Milter service", "milter.sock: Permission denied"); err != nil || len(lines) != 4 {
 		t.Errorf("Postfix tells %d times of 4 that it may not connect: %q (%v)", len(lines), lines, err)
 	}
 
 	// A new socket has its rights again.
-	r.stop(r.millrace.Milter)
-	r.start(r.millrace.Milter)
+	r.stop(r.Millrace.Milter)
+	r.start(r.Millrace.Milter)
 	rights()
 	each("again", "ours")
 	if got := len(r.mailbox("user@lab.test", 9)); got != 9 {
 		t.Errorf("%d local copies of 9", got)
 	}
-	if lines, err := r.postfix.LogLines("warning:", "ilter"); err != nil || len(lines) != 4 {
+	if lines, err := r.Postfix.LogLines("warning:", "ilter"); err != nil || len(lines) != 4 {
 		t.Errorf("Postfix warns of more about its milter: %q (%v)", lines, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // A configuration that cannot be used starts nothing, and the admin is told
@@ -72,18 +73,18 @@ func TestReload(t *testing.T) {
 	r := enter(t, setup{millrace: lab.MillraceOptions{
 		Set: map[string]string{"milter.mode": `"observe"`},
 	}})
-	observe := read(t, r.millrace.Config())
+	observe := read(t, r.Millrace.Config())
 	// reload waits until both daemons have said so for the n-th time.
 	reload := func(content, says string, n int) {
 		t.Helper()
-		if err := os.WriteFile(r.millrace.Config(), []byte(content), 0o644); err != nil {
+		if err := os.WriteFile(r.Millrace.Config(), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		for _, d := range []*lab.Daemon{r.millrace.Milter, r.millrace.Agent} {
+		for _, d := range []*lab.Daemon{r.Millrace.Milter, r.Millrace.Agent} {
 			if err := d.Reload(); err != nil {
 				t.Fatal(err)
 			}
-			r.until(says, func() bool { return len(linesWith(read(t, d.Log()), says, r.millrace.Config())) == n })
+			r.until(says, func() bool { return len(logbuf.Lines(read(t, d.Log()), says, r.Millrace.Config())) == n })
 		}
 	}
 	n := 0
@@ -103,10 +104,10 @@ func TestReload(t *testing.T) {
 	ours("far.test", true)
 	ours("far.example", true)
 	reload(observe+"\n[agent.colours]\nred = 1\n", "reload failed", 1)
-	admin := control.NewClient(r.millrace.Control())
+	admin := control.NewClient(r.Millrace.Control())
 	defer admin.Close()
 	// What is wrong is told to who asks by the control socket.
-	if err := admin.Reload(r.ctx); err == nil || !strings.Contains(err.Error(), r.millrace.Config()+":") || !strings.Contains(err.Error(), "colours") {
+	if err := admin.Reload(r.ctx); err == nil || !strings.Contains(err.Error(), r.Millrace.Config()+":") || !strings.Contains(err.Error(), "colours") {
 		t.Errorf("millrace reload: %v", err)
 	}
 	ours("far.test", true)

@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/repeats"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/repeats"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // patient makes Postfix treat a client that is told to come again, and does, as
@@ -47,7 +48,7 @@ func (r *room) flow(seed uint64, rate float64) *stream {
 		MinSize: 2 << 10, MaxSize: 16 << 10, MaxRecipients: 4,
 	}
 	in := &inject.Injector{
-		Addr: r.host.SMTPAddr(), Connections: 6, PerConnection: 8, Rate: rate,
+		Addr: r.Host.SMTPAddr(), Connections: 6, PerConnection: 8, Rate: rate,
 		Retry: 50 * time.Millisecond, Timeout: patience, Ledger: &s.sent,
 	}
 	go func() {
@@ -76,14 +77,14 @@ func (r *room) flow(seed uint64, rate float64) *stream {
 // more waits until so many more copies have arrived.
 func (s *stream) more(n int) {
 	s.room.t.Helper()
-	have := s.room.net.Ledger().Len()
+	have := s.room.Internet.Ledger().Len()
 	s.room.until(fmt.Sprintf("%d more copies than %d", n, have), func() bool {
 		select {
 		case <-s.ended:
 			s.room.t.Fatalf("the injector has ended: %v", s.err)
 		default:
 		}
-		return s.room.net.Ledger().Len() >= have+n
+		return s.room.Internet.Ledger().Len() >= have+n
 	})
 }
 
@@ -112,7 +113,7 @@ func TestKillNine(t *testing.T) {
 				millrace:  lab.MillraceOptions{Set: map[string]string{"agent.max_sessions": fmt.Sprint(sessions)}},
 			})
 			s := r.flow(uint64(seed), 150)
-			milter, agent := r.millrace.Milter, r.millrace.Agent
+			milter, agent := r.Millrace.Milter, r.Millrace.Agent
 			crashes := s.killing(20, [][]*lab.Daemon{{milter}, {agent}, {milter, agent}, {agent, milter}})
 			s.more(50)
 			s.end()
@@ -129,7 +130,7 @@ func (s *stream) killing(times int, inTurn [][]*lab.Daemon) (agents int) {
 		victims := inTurn[i%len(inTurn)]
 		for _, d := range victims {
 			d.Kill()
-			if d == s.room.millrace.Agent {
+			if d == s.room.Millrace.Agent {
 				agents++
 			}
 		}
@@ -146,7 +147,7 @@ func (r *room) explain(rep *ledger.Report, sent *ledger.Ledger, most int) {
 	if len(rep.Altered)+len(rep.Stray)+len(rep.Lost) > 0 {
 		r.t.Fatalf("ledgers: %s", rep)
 	}
-	e := repeats.Evidence{Sent: sent, Received: r.net.Ledger(), Orphans: repeats.Orphans(read(r.t, r.millrace.Agent.Log()))}
+	e := repeats.Evidence{Sent: sent, Received: r.Internet.Ledger(), Orphans: repeats.Orphans(read(r.t, r.Millrace.Agent.Log()))}
 	for _, a := range r.all() {
 		e.Arrivals = append(e.Arrivals, repeats.Arrival{Copy: ledger.Copy{ID: a.id, Recipient: a.recipient}, Spool: a.spool})
 	}
@@ -177,7 +178,7 @@ func TestGracefulStop(t *testing.T) {
 	s := r.flow(9, 150)
 	for i := range 6 {
 		s.more(30)
-		both := []*lab.Daemon{r.millrace.Milter, r.millrace.Agent}
+		both := []*lab.Daemon{r.Millrace.Milter, r.Millrace.Agent}
 		if i%2 == 1 {
 			slices.Reverse(both)
 		}
@@ -187,7 +188,7 @@ func TestGracefulStop(t *testing.T) {
 	s.more(30)
 	s.end()
 	r.exact(&s.sent)
-	if lines := linesWith(read(t, r.millrace.Agent.Log()), "possible duplicate"); len(lines) > 0 {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "possible duplicate"); len(lines) > 0 {
 		t.Errorf("an orderly stop left orphans:\n%s", lines[0])
 	}
 }

@@ -39,7 +39,7 @@ func (r *room) call(from netip.Addr, addr string) *peer {
 // local connects as a program on the host would.
 func (r *room) local() *peer {
 	r.t.Helper()
-	return r.call(netip.Addr{}, r.postfix.SMTPAddr())
+	return r.call(netip.Addr{}, r.Postfix.SMTPAddr())
 }
 
 // write writes lines in one write; each gets its CRLF.

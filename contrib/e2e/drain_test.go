@@ -6,8 +6,8 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // While the host has enough to do nothing goes back to it; when it has room again,
@@ -20,14 +20,14 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 			"handback.max_message_rate": `"10/s"`, "handback.max_host_queue": "5",
 		}},
 	})
-	admin := control.NewClient(r.millrace.Control())
+	admin := control.NewClient(r.Millrace.Control())
 	why := "until it is handed back"
 	if err := admin.Pause(r.ctx, control.Brake{Filter: control.Filter{Stream: "weekly.news.sender.test"}, Reason: why}); err != nil {
 		t.Fatal(err)
 	}
 	const n = 60
 	g := &inject.Generator{Seed: 23, Domains: []string{"far.test"}, MinSize: 1 << 10}
-	in := &inject.Injector{Addr: r.postfix.SMTPAddr(), Connections: 2}
+	in := &inject.Injector{Addr: r.Postfix.SMTPAddr(), Connections: 2}
 	sent, err := in.Run(r.ctx, n, g.Message)
 	if err != nil || sent.Messages != n {
 		t.Fatalf("%d of %d messages taken: %v %v", sent.Messages, n, sent.Err, err)
@@ -45,7 +45,7 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 	}
 	// held counts the times that the agent found too much.
 	held := func() (times int) {
-		changes, err := admin.Why(r.ctx, "relay:"+r.host.HandbackAddr())
+		changes, err := admin.Why(r.ctx, "relay:"+r.Host.HandbackAddr())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 	if now := state(); now.Done != first.Done || now.Waiting != first.Waiting {
 		t.Errorf("it went on: %+v, then %+v", first, now)
 	}
-	if err := r.postfix.Set(r.ctx, "default_destination_rate_delay", "0"); err != nil {
+	if err := r.Postfix.Set(r.ctx, "default_destination_rate_delay", "0"); err != nil {
 		t.Fatal(err)
 	}
 	r.reloadPostfix()
@@ -92,20 +92,20 @@ func TestDrain(t *testing.T) {
 	r.until("it waits", func() bool { return r.left() == 1 })
 	r.verb("drain")
 	during, _ := p.diverts(false, 0)
-	r.stop(r.millrace.Milter, r.millrace.Agent)
-	r.start(r.millrace.Agent, r.millrace.Milter)
+	r.stop(r.Millrace.Milter, r.Millrace.Agent)
+	r.start(r.Millrace.Agent, r.Millrace.Milter)
 	after, line := p.send(0)
 	if !strings.Contains(line, "verdict=observe") {
 		t.Errorf("after a restart: %s", line)
 	}
-	if err := r.net.Change("far", func(b *sink.Behaviour) { b.TempShare = 0 }); err != nil {
+	if err := r.Internet.Change("far", func(b *sink.Behaviour) { b.TempShare = 0 }); err != nil {
 		t.Fatal(err)
 	}
 	r.until("Postfix has delivered what stayed", func() bool {
-		if err := r.postfix.Flush(r.ctx); err != nil {
+		if err := r.Postfix.Flush(r.ctx); err != nil {
 			t.Fatal(err)
 		}
-		n, err := r.postfix.QueueLength(r.ctx)
+		n, err := r.Postfix.QueueLength(r.ctx)
 		return err == nil && n == 0
 	})
 	if said := r.verb("drain", "--wait"); !strings.HasSuffix(said, "no recipients left: 0 waiting, 0 deferred, 0 under way\n") || r.left() != 0 {

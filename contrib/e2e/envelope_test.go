@@ -8,7 +8,8 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // Each recipient of a message gets it once, from the one who is to deliver it.
@@ -63,7 +64,7 @@ func TestSendmailCommandAllOrNothing(t *testing.T) {
 		{"remote", []string{"a@far.test", "b@far.example"}, true, 0},
 		{"mixed", []string{"c@far.test", "someone@lab.test"}, false, 1},
 	} {
-		if err := r.postfix.Sendmail(r.ctx, "news@lab.test", x.to, []byte(news(x.id))); err != nil {
+		if err := r.Postfix.Sendmail(r.ctx, "news@lab.test", x.to, []byte(news(x.id))); err != nil {
 			t.Fatal(err)
 		}
 		r.until("all copies of "+x.id, func() bool { return len(r.copies(x.id)) >= len(x.to)-x.local })
@@ -185,7 +186,7 @@ func TestSpooledAddressesThatAreNotPlainGoBack(t *testing.T) {
 	if n := len(r.all()); n != len(odd)+1 {
 		t.Errorf("%d copies, want %d", n, len(odd)+1)
 	}
-	if lines := linesWith(read(t, r.millrace.Agent.Log()), "status=stuck"); len(lines) > 0 {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "status=stuck"); len(lines) > 0 {
 		t.Errorf("stuck:\n%s", strings.Join(lines, "\n"))
 	}
 }
@@ -233,7 +234,7 @@ func TestOneGrepFollowsAMessage(t *testing.T) {
 	qid := r.send("news@lab.test", []string{"a@far.test", "b@busy.test"}, news("followed"))
 	r.until("both copies", func() bool { return len(r.copies("followed")) == 2 })
 
-	if lines, err := r.postfix.LogLines(qid); err != nil || len(lines) == 0 {
+	if lines, err := r.Postfix.LogLines(qid); err != nil || len(lines) == 0 {
 		t.Errorf("Postfix's log says nothing of %s (%v)", qid, err)
 	}
 	line := r.verdict(qid)
@@ -251,12 +252,12 @@ func TestOneGrepFollowsAMessage(t *testing.T) {
 		{"to=<b@busy.test>", "status=deferred", "dsn=4."},
 		{"to=<b@busy.test>", "status=sent"},
 	} {
-		r.logLine(r.millrace.Agent, append(words, "qid="+qid+" ", "id="+a.spool+" ")...)
+		r.logLine(r.Millrace.Agent, append(words, "qid="+qid+" ", "id="+a.spool+" ")...)
 	}
-	if got := linesWith(read(t, r.millrace.Milter.Log()), "qid="+qid+" "); len(got) != 1 {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "qid="+qid+" "); len(got) != 1 {
 		t.Errorf("%d lines for one verdict:\n%s", len(got), strings.Join(got, "\n"))
 	}
-	if got := linesWith(read(t, r.millrace.Agent.Log()), "qid="+qid+" "); len(got) != 3 {
+	if got := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "qid="+qid+" "); len(got) != 3 {
 		t.Errorf("%d lines for 3 attempts:\n%s", len(got), strings.Join(got, "\n"))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // crowd sends discarded newsletters over many connections at once.
@@ -15,7 +16,7 @@ func (r *room) crowd(messages int) {
 	var all sync.WaitGroup
 	for i := range clients {
 		all.Go(func() {
-			c, err := lab.Dial(r.ctx, r.postfix.SMTPAddr())
+			c, err := lab.Dial(r.ctx, r.Postfix.SMTPAddr())
 			if err != nil {
 				r.t.Error(err)
 				return
@@ -38,9 +39,9 @@ func TestFlowDelayIsNoticed(t *testing.T) {
 	t.Parallel()
 	r := enter(t, setup{millrace: lab.MillraceOptions{Set: map[string]string{"milter.verdict": `"discard"`}}})
 	r.crowd(8)
-	r.logLine(r.millrace.Milter, "level=WARN", "in_flow_delay", `remedy="postconf -e in_flow_delay=0"`)
+	r.logLine(r.Millrace.Milter, "level=WARN", "in_flow_delay", `remedy="postconf -e in_flow_delay=0"`)
 	r.crowd(2)
-	if n := len(linesWith(read(t, r.millrace.Milter.Log()), "in_flow_delay")); n != 1 {
+	if n := len(logbuf.Lines(read(t, r.Millrace.Milter.Log()), "in_flow_delay")); n != 1 {
 		t.Errorf("told %d times", n)
 	}
 }
@@ -53,7 +54,7 @@ func TestNoFlowDelayIsNotNoticed(t *testing.T) {
 		millrace: lab.MillraceOptions{Set: map[string]string{"milter.verdict": `"discard"`}},
 	})
 	r.crowd(8)
-	if said := linesWith(read(t, r.millrace.Milter.Log()), "in_flow_delay"); len(said) > 0 {
+	if said := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "in_flow_delay"); len(said) > 0 {
 		t.Errorf("said %q", said)
 	}
 }

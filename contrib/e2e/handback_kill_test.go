@@ -9,8 +9,8 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
 // hop is Postfix's Received field on top of what it delivers.
@@ -29,12 +29,12 @@ func TestHandBackWhileBothSidesAreKilled(t *testing.T) {
 	})
 	why := "until it is handed back"
 	const stream = "weekly.news.sender.test" // of the generator
-	admin := control.NewClient(r.millrace.Control())
+	admin := control.NewClient(r.Millrace.Control())
 	if err := admin.Pause(r.ctx, control.Brake{Filter: control.Filter{Stream: stream}, Reason: why}); err != nil {
 		t.Fatal(err)
 	}
 	g := &inject.Generator{Seed: 17, Domains: farDomains[:2], MinSize: 1 << 10}
-	in := &inject.Injector{Addr: r.postfix.SMTPAddr(), Connections: 8}
+	in := &inject.Injector{Addr: r.Postfix.SMTPAddr(), Connections: 8}
 	sent, err := in.Run(r.ctx, handbacks, g.Message)
 	if err != nil || sent.Messages != handbacks {
 		t.Fatalf("%d of %d messages taken: %v %v", sent.Messages, handbacks, sent.Err, err)
@@ -46,7 +46,7 @@ func TestHandBackWhileBothSidesAreKilled(t *testing.T) {
 	asked := make(chan error, 1)
 	ask := func() {
 		go func() {
-			client := control.NewClient(r.millrace.Control())
+			client := control.NewClient(r.Millrace.Control())
 			defer client.Close()
 			_, err := client.HandBack(r.ctx, control.Filter{All: true})
 			asked <- err
@@ -58,22 +58,22 @@ func TestHandBackWhileBothSidesAreKilled(t *testing.T) {
 	for i := range handbackKills {
 		// The first one strikes as soon as something has arrived.
 		more := 1 + i*handbacks/(handbackKills+1) + rnd.IntN(handbacks/(handbackKills+1))
-		r.until(fmt.Sprintf("%d copies", more), func() bool { return r.net.Ledger().Len() >= more })
+		r.until(fmt.Sprintf("%d copies", more), func() bool { return r.Internet.Ledger().Len() >= more })
 		agent, host := i%3 != 1, i%3 != 0
 		if agent {
 			agents++
-			r.millrace.Agent.Kill()
+			r.Millrace.Agent.Kill()
 		}
 		if host {
 			hosts++
-			r.postfix.Kill()
-			if err := r.postfix.Start(r.ctx); err != nil {
+			r.Postfix.Kill()
+			if err := r.Postfix.Start(r.ctx); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if agent {
 			<-asked // it has ended, by itself or with the agent
-			r.start(r.millrace.Agent)
+			r.start(r.Millrace.Agent)
 			r.loaded()
 			ask()
 		}

@@ -18,7 +18,8 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // stranger is nobody's number: a user in no group of Postfix's.
@@ -132,18 +133,18 @@ func TestReturnedMailIsNotTakenWhileTheHostIsDown(t *testing.T) {
 		r.send(sender(i), []string{fmt.Sprintf("a%d@strict.test", i)}, news(fmt.Sprint("taken-", i)))
 	}
 	r.until("all are diverted", func() bool { return r.left() == n })
-	if err := r.host.Halt(); err != nil {
+	if err := r.Host.Halt(); err != nil {
 		t.Fatal(err)
 	}
-	th := steal(t, r.host.HandbackAddr())
+	th := steal(t, r.Host.HandbackAddr())
 	if th != nil {
 		defer th.listener.Close()
-		t.Errorf("a stranger listens at %s", r.host.HandbackAddr())
+		t.Errorf("a stranger listens at %s", r.Host.HandbackAddr())
 	}
-	if err := r.net.Change("strict", func(b *sink.Behaviour) { b.TempShare, b.PermShare = 0, 1 }); err != nil {
+	if err := r.Internet.Change("strict", func(b *sink.Behaviour) { b.TempShare, b.PermShare = 0, 1 }); err != nil {
 		t.Fatal(err)
 	}
-	agentLog := func(words ...string) int { return len(linesWith(read(t, r.millrace.Agent.Log()), words...)) }
+	agentLog := func(words ...string) int { return len(logbuf.Lines(read(t, r.Millrace.Agent.Log()), words...)) }
 	r.until("all have bounced", func() bool { return agentLog("status=bounced") == n })
 	r.until("the host was called", func() bool {
 		return agentLog("msg=connect", "relay=localhost[") > 0 || th != nil && len(th.took) > 0
@@ -154,7 +155,7 @@ func TestReturnedMailIsNotTakenWhileTheHostIsDown(t *testing.T) {
 		}
 		th.listener.Close()
 	}
-	if err := r.host.Start(r.ctx); err != nil {
+	if err := r.Host.Start(r.ctx); err != nil {
 		t.Fatal(err)
 	}
 	r.verb("flush", "--all")
@@ -182,26 +183,26 @@ func TestMailComesHomeWhateverProtocolsPostfixSpeaks(t *testing.T) {
 			r := enter(t, setup{postfix: o, providers: strictAndFar(), millrace: lab.MillraceOptions{
 				Extra: "[[queue]]\nname = \"home\"\ndomains = [\"home.test\"]\nroute = \"handback\"\n",
 			}})
-			if said := r.verb("trace", "home.test"); !strings.Contains(said, "relay "+r.host.HandbackAddr()) || !strings.Contains(said, "250") {
+			if said := r.verb("trace", "home.test"); !strings.Contains(said, "relay "+r.Host.HandbackAddr()) || !strings.Contains(said, "250") {
 				t.Errorf("millrace trace:\n%s", said)
 			}
 			r.send("news@lab.test", []string{"a@strict.test"}, news("home-"+name))
 			r.mailbox("news@lab.test", 1)
 			r.rest()
-			if th := r.host.HandbackAddr(); strings.HasPrefix(th, "unix:") {
-				r.logLine(r.millrace.Agent, "relay=localhost["+strings.TrimPrefix(th, "unix:")+"]", "status=\"handed back\"")
+			if th := r.Host.HandbackAddr(); strings.HasPrefix(th, "unix:") {
+				r.logLine(r.Millrace.Agent, "relay=localhost["+strings.TrimPrefix(th, "unix:")+"]", "status=\"handed back\"")
 			}
 
 			// What a client may say there: relay for strangers, and XFORWARD.
 			for name, value := range map[string]string{
 				"mynetworks": "192.0.2.1/32", "smtpd_relay_restrictions": "reject", "smtpd_recipient_restrictions": "reject", "smtpd_authorized_xforward_hosts": "",
 			} {
-				if err := r.postfix.Set(r.ctx, name, value); err != nil {
+				if err := r.Postfix.Set(r.ctx, name, value); err != nil {
 					t.Fatal(err)
 				}
 			}
 			r.reloadPostfix()
-			p := r.call(netip.Addr{}, r.host.HandbackAddr())
+			p := r.call(netip.Addr{}, r.Host.HandbackAddr())
 			p.says("250", "EHLO client.test")
 			p.says("250", "XFORWARD NAME=spike.example HELO=spike.example PROTO=ESMTP")
 			p.says("250", "MAIL FROM:<>")
@@ -221,19 +222,19 @@ func TestSendingStopsWithPostfixAtItsSocket(t *testing.T) {
 	if stopped() {
 		t.Error("stopped while Postfix runs")
 	}
-	if err := r.host.Halt(); err != nil {
+	if err := r.Host.Halt(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(strings.TrimPrefix(r.host.HandbackAddr(), "unix:")); err != nil {
+	if _, err := os.Stat(strings.TrimPrefix(r.Host.HandbackAddr(), "unix:")); err != nil {
 		t.Error(err) // it is the socket without a listener that is to be seen through
 	}
 	r.until("stopped", stopped)
-	if err := r.host.Start(r.ctx); err != nil {
+	if err := r.Host.Start(r.ctx); err != nil {
 		t.Fatal(err)
 	}
 	r.until("it goes on", func() bool { return !stopped() })
 	// The room itself calls once at each start.
-	if calls := linesWith(read(t, r.host.Log()), "handback/smtpd", "]: connect from"); len(calls) != 2 {
+	if calls := logbuf.Lines(read(t, r.Host.Log()), "handback/smtpd", "]: connect from"); len(calls) != 2 {
 		t.Errorf("Postfix was called for that: %q", calls)
 	}
 }
@@ -245,7 +246,7 @@ func (r *room) setupCommand(args ...string) (string, error) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	all := append([]string{"--config", r.millrace.Config(), "setup", "--postfix-config", r.postfix.Config(), "--yes", "--no-test"}, args...)
+	all := append([]string{"--config", r.Millrace.Config(), "setup", "--postfix-config", r.Postfix.Config(), "--yes", "--no-test"}, args...)
 	out, err := exec.CommandContext(r.ctx, filepath.Join(programs, "millrace"), all...).CombinedOutput()
 	return string(out), err
 }
@@ -275,14 +276,14 @@ func TestSetupMovesTheHandbackPortToASocket(t *testing.T) {
 		t.Helper()
 		r.send("news+"+id+"@lab.test", []string{id + "@strict.test"}, news(id))
 		r.mailbox("news+"+id+"@lab.test", 1)
-		r.logLine(r.millrace.Agent, "to=<news+"+id+"@lab.test>", "relay=", place, "status=\"handed back\"")
+		r.logLine(r.Millrace.Agent, "to=<news+"+id+"@lab.test>", "relay=", place, "status=\"handed back\"")
 	}
-	socket := filepath.Join(r.postfix.Queue(), "public", "millrace")
+	socket := filepath.Join(r.Postfix.Queue(), "public", "millrace")
 	exposed := func() bool {
-		lines, _ := check(r.ctx, t, r.millrace, r.postfix)
-		return len(linesWith(strings.Join(lines, "\n"), "any local user can listen", "remedy: run millrace setup")) == 1
+		lines, _ := check(r.ctx, t, r.Millrace, r.Postfix)
+		return len(logbuf.Lines(strings.Join(lines, "\n"), "any local user can listen", "remedy: run millrace setup")) == 1
 	}
-	master := filepath.Join(r.postfix.Config(), "master.cf")
+	master := filepath.Join(r.Postfix.Config(), "master.cf")
 	before := read(t, master)
 	home("port", "127.0.0.1]:"+strconv.Itoa(port))
 	if !exposed() {
@@ -292,10 +293,10 @@ func TestSetupMovesTheHandbackPortToASocket(t *testing.T) {
 	if err != nil || !strings.Contains(out, `+relay = "unix:`+socket+`"`) || !strings.Contains(out, "+millrace unix n ") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if err := r.millrace.Agent.Reload(); err != nil {
+	if err := r.Millrace.Agent.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	r.until("reloaded", func() bool { return len(linesWith(read(t, r.millrace.Agent.Log()), "configuration reloaded")) > 0 })
+	r.until("reloaded", func() bool { return len(logbuf.Lines(read(t, r.Millrace.Agent.Log()), "configuration reloaded")) > 0 })
 	home("socket", "localhost["+socket+"]")
 	if exposed() {
 		t.Error("millrace check warns of a port that is no more")
@@ -313,21 +314,16 @@ func TestSetupMovesTheHandbackPortToASocket(t *testing.T) {
 func TestAgentThatIsNotLetInIsTold(t *testing.T) {
 	t.Parallel()
 	const page = "127.84.0.1:8891"
-	r := &room{t: t, ctx: t.Context()}
+	r := newRoom(t, t.Context())
 	r.startHost(setup{})
-	t.Cleanup(func() { r.leave("host", r.host.Stop) })
-	var err error
-	r.millrace, err = lab.NewMillrace(lab.MillraceOptions{
-		Host: r.host, AgentUser: stranger, Set: map[string]string{"agent.http.listen": strconv.Quote(page)},
-	})
+	err := r.NewMillrace(lab.MillraceOptions{AgentUser: stranger, Set: map[string]string{"agent.http.listen": strconv.Quote(page)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.leave("millrace", r.millrace.Close) })
-	r.start(r.millrace.Agent)
+	r.start(r.Millrace.Agent)
 	const told = "user nobody may not connect to it"
 	const remedy = "remedy: usermod -aG postdrop nobody, then restart millrace-agent"
-	r.logLine(r.millrace.Agent, "level=ERROR", "mail cannot go back to the host", told, remedy)
+	r.logLine(r.Millrace.Agent, "level=ERROR", "mail cannot go back to the host", told, remedy)
 	ready := func() string {
 		resp, err := http.Get("http://" + page + "/readyz")
 		if err != nil {
@@ -342,13 +338,13 @@ func TestAgentThatIsNotLetInIsTold(t *testing.T) {
 		return text
 	}
 	r.until("/readyz", func() bool { return strings.Contains(ready(), told) && strings.Contains(ready(), remedy) })
-	lines, code := check(r.ctx, t, r.millrace, r.postfix)
-	if len(linesWith(strings.Join(lines, "\n"), "error: [handback] relay unix:", told, remedy)) != 1 || code != 1 {
+	lines, code := check(r.ctx, t, r.Millrace, r.Postfix)
+	if len(logbuf.Lines(strings.Join(lines, "\n"), "error: [handback] relay unix:", told, remedy)) != 1 || code != 1 {
 		t.Errorf("millrace check: code %d\n%s", code, strings.Join(lines, "\n"))
 	}
-	before := read(t, filepath.Join(r.postfix.Config(), "main.cf"))
+	before := read(t, filepath.Join(r.Postfix.Config(), "main.cf"))
 	out, err := r.setupCommand()
-	if err == nil || !strings.Contains(out, told) || !strings.Contains(out, "nothing was changed") || read(t, filepath.Join(r.postfix.Config(), "main.cf")) != before {
+	if err == nil || !strings.Contains(out, told) || !strings.Contains(out, "nothing was changed") || read(t, filepath.Join(r.Postfix.Config(), "main.cf")) != before {
 		t.Errorf("millrace setup: %v\n%s", err, out)
 	}
 }

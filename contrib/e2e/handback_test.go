@@ -12,8 +12,8 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // verb runs a verb of millrace(1) to its end, and returns what it said.
@@ -25,7 +25,7 @@ func (r *room) verb(args ...string) string {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, waiting)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(programs, "millrace"), append([]string{"--config", r.millrace.Config()}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(programs, "millrace"), append([]string{"--config", r.Millrace.Config()}, args...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		r.t.Fatalf("millrace %q: %v\n%s", args, err, out)
@@ -45,7 +45,7 @@ func (r *room) loaded() {
 // status asks the agent.
 func (r *room) status() *control.Status {
 	r.t.Helper()
-	st, err := control.NewClient(r.millrace.Control()).Status(r.ctx)
+	st, err := control.NewClient(r.Millrace.Control()).Status(r.ctx)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestHandedBackMailSurvivesAHostileMainCF(t *testing.T) {
 	})
 	const n = 30
 	g := &inject.Generator{Seed: 11, Domains: farDomains[:2], MaxSize: 60 << 10, MaxRecipients: 3, Shapes: inject.AllShapes, Sender: "bounce@sender.test"}
-	in := &inject.Injector{Addr: r.postfix.SMTPAddr(), Connections: 2}
+	in := &inject.Injector{Addr: r.Postfix.SMTPAddr(), Connections: 2}
 	sent, err := in.Run(r.ctx, n, g.Message)
 	if err != nil || sent.Messages != n {
 		t.Fatalf("Postfix took %d of %d messages: %v %v", sent.Messages, n, sent.Err, err)
@@ -121,12 +121,12 @@ func TestHandedBackMailSurvivesAHostileMainCF(t *testing.T) {
 	r.until("all are in Millrace's queue", func() bool { return r.left() == all })
 
 	for name, value := range hostile() {
-		if err := r.postfix.Set(r.ctx, name, value); err != nil {
+		if err := r.Postfix.Set(r.ctx, name, value); err != nil {
 			t.Fatal(err)
 		}
 	}
 	r.reloadPostfix()
-	if err := r.net.Change("far", func(b *sink.Behaviour) { b.TempShare = 0 }); err != nil {
+	if err := r.Internet.Change("far", func(b *sink.Behaviour) { b.TempShare = 0 }); err != nil {
 		t.Fatal(err)
 	}
 	said := r.verb("handback", "--all", "--yes", "--wait")

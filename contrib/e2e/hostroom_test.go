@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // TestHostKeepsItsRoom drains a blast to a receiver that allows few connections,
@@ -28,7 +28,7 @@ func TestHostKeepsItsRoom(t *testing.T) {
 	var sent ledger.Ledger
 	var work sync.WaitGroup
 	run := func(g *inject.Generator, in inject.Injector, n int) {
-		in.Addr, in.Ledger = r.host.SMTPAddr(), &sent
+		in.Addr, in.Ledger = r.Host.SMTPAddr(), &sent
 		res, err := in.Run(r.ctx, n, g.Message)
 		if err != nil || res.Messages != n {
 			t.Errorf("%d of %d sent: %v, %v", res.Messages, n, res.Err, err)
@@ -38,7 +38,7 @@ func TestHostKeepsItsRoom(t *testing.T) {
 		g := &inject.Generator{Seed: 1, Domains: []string{"limited.test"}, Transactional: 1}
 		run(g, inject.Injector{Rate: each}, own)
 	})
-	r.until("the host sends", func() bool { return r.net.Ledger().Len() > 5 })
+	r.until("the host sends", func() bool { return r.Internet.Ledger().Len() > 5 })
 	work.Go(func() {
 		g := &inject.Generator{Seed: 2, Domains: []string{"limited.test"}}
 		run(g, inject.Injector{Connections: 5}, 500)
@@ -49,7 +49,7 @@ func TestHostKeepsItsRoom(t *testing.T) {
 	}
 	r.exact(&sent)
 	refused := 0
-	for line := range strings.Lines(read(t, r.host.Log())) {
+	for line := range strings.Lines(read(t, r.Host.Log())) {
 		if strings.Contains(line, "to=<") && strings.Contains(line, "status=deferred") {
 			refused++
 		}

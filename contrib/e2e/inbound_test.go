@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // bulk is a newsletter with every sign of bulk there is.
@@ -84,7 +84,7 @@ func everyTrade(t *testing.T, addr string, extra map[string]string, o lab.Millra
 // port25 connects from outside to the port of an MX.
 func (h *host) port25() *peer {
 	h.t.Helper()
-	p := h.call(h.outside, h.postfix.SMTPAddr())
+	p := h.call(h.outside, h.Postfix.SMTPAddr())
 	p.says("250", "EHLO elsewhere.test")
 	return p
 }
@@ -193,14 +193,14 @@ func (h *host) commands(messages ...command) {
 	h.t.Helper()
 	for _, x := range messages {
 		from := x.id + "@lab.test"
-		if err := h.postfix.Sendmail(h.ctx, from, x.to, []byte(bulk(x.id))); err != nil {
+		if err := h.Postfix.Sendmail(h.ctx, from, x.to, []byte(bulk(x.id))); err != nil {
 			h.t.Fatal(err)
 		}
 		want := "verdict=leave"
 		if x.ours {
 			want = "verdict=discard"
 		}
-		if line := h.logLine(h.millrace.Milter, "verdict", "from="+from); !strings.Contains(line, want) {
+		if line := h.logLine(h.Millrace.Milter, "verdict", "from="+from); !strings.Contains(line, want) {
 			h.t.Errorf("%s: %s, want %s", x.id, line, want)
 		}
 	}
@@ -221,7 +221,7 @@ func TestSmarthostClientKeepsItsMail(t *testing.T) {
 	h.logged(app.sends("<news@lab.test>", []string{"<c@far.test>"}, bulk("smart-local")), "verdict=leave", `reason="no remote recipient"`)
 	h.commands(command{"smart-cmd", []string{"d@far.test"}, false})
 	// relayhost in another form, which still is not the recipient's domain.
-	if err := h.postfix.Set(h.ctx, "relayhost", "far.example"); err != nil {
+	if err := h.Postfix.Set(h.ctx, "relayhost", "far.example"); err != nil {
 		t.Fatal(err)
 	}
 	joe.quits()
@@ -273,14 +273,14 @@ func TestScopeOfOneService(t *testing.T) {
 func (r *room) reloadPostfix() {
 	r.t.Helper()
 	count := func() int {
-		b, err := os.ReadFile(r.postfix.Log())
+		b, err := os.ReadFile(r.Postfix.Log())
 		if err != nil {
 			r.t.Fatal(err)
 		}
 		return strings.Count(string(b), "reload -- version")
 	}
 	before := count()
-	if err := r.postfix.Reload(r.ctx); err != nil {
+	if err := r.Postfix.Reload(r.ctx); err != nil {
 		r.t.Fatal(err)
 	}
 	r.until("Postfix has reloaded", func() bool { return count() > before })

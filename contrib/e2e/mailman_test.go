@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // TestMailmanProcessesTheBounceThatComesHome has the real list software at both
@@ -32,15 +32,15 @@ func TestMailmanProcessesTheBounceThatComesHome(t *testing.T) {
 			"relay_domains": domain, "relay_transport": "lmtp:inet:" + lmtp,
 		}},
 	})
-	mailman, err := lab.StartMailman(r.ctx, lab.MailmanOptions{Relay: r.postfix.SMTPAddr(), LMTP: lmtp})
+	mailman, err := lab.StartMailman(r.ctx, lab.MailmanOptions{Relay: r.Postfix.SMTPAddr(), LMTP: lmtp})
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Defer(mailman.Stop)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("Mailman:\n%s", mailman.Log())
 		}
-		r.leave("mailman", mailman.Stop)
 	})
 	if err := mailman.AddList(r.ctx, list, "reader@far.test", "gone@strict.test"); err != nil {
 		t.Fatal(err)
@@ -59,13 +59,13 @@ func TestMailmanProcessesTheBounceThatComesHome(t *testing.T) {
 	if a := r.all()[0]; !a.ours() || a.recipient != "reader@far.test" || a.sender != "news-bounces+reader=far.test@"+domain {
 		t.Errorf("what arrived was diverted: %v, to %s, with the return path %s", a.ours(), a.recipient, a.sender)
 	}
-	r.logLine(r.millrace.Agent, "to=<gone@strict.test>", "status=bounced", "dsn=5.1.1")
+	r.logLine(r.Millrace.Agent, "to=<gone@strict.test>", "status=bounced", "dsn=5.1.1")
 	r.until("Mailman counts the bounce", func() bool { return score("gone@strict.test") == 1 })
 	if n := score("reader@far.test"); n != 0 {
 		t.Errorf("the reader, who has the mail, has a bounce score of %d", n)
 	}
 	r.rest()
-	home, err := r.postfix.LogLines("postfix/lmtp", "to=<news-bounces+gone=strict.test@"+domain+">", "status=sent")
+	home, err := r.Postfix.LogLines("postfix/lmtp", "to=<news-bounces+gone=strict.test@"+domain+">", "status=sent")
 	if err != nil || len(home) != 1 {
 		t.Errorf("%d reports came home to the return path, %v: %s", len(home), err, strings.Join(home, "\n"))
 	}

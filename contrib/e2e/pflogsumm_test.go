@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // summed is what pflogsumm makes of a log.
@@ -135,11 +135,11 @@ func TestPflogsummCountsAsTheReceiversDo(t *testing.T) {
 				`millrace_milter_messages_total{verdict="leave"}`:                  1,
 				`millrace_milter_diverted_recipients_total`:                        28,
 			})
-			r.stop(r.millrace.Milter, r.millrace.Agent)
+			r.stop(r.Millrace.Milter, r.Millrace.Agent)
 			delivered := len(r.all()) + 1
 
-			host, agent := read(t, r.postfix.Log()), read(t, r.millrace.Agent.Log())
-			got := pflogsumm(t, host, read(t, r.millrace.Milter.Log()), agent)
+			host, agent := read(t, r.Postfix.Log()), read(t, r.Millrace.Agent.Log())
+			got := pflogsumm(t, host, read(t, r.Millrace.Milter.Log()), agent)
 			size := 0 // as who had it in his queue says, first of all Postfix
 			for _, qid := range qids {
 				m := regexp.MustCompile(qid + `: from=<[^>]+>, size=(\d+)`).FindStringSubmatch(host + agent)

@@ -7,7 +7,8 @@ import (
 
 	"github.com/emersion/go-milter"
 
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // Postfix gives a queue id again when the microsecond and the inode are the
@@ -45,12 +46,12 @@ func TestReusedQueueIDsKeepApart(t *testing.T) {
 		}
 	}
 	// One verdict and one outcome for each spool id.
-	verdicts := linesWith(read(t, r.millrace.Milter.Log()), "qid="+qid+" ")
+	verdicts := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "qid="+qid+" ")
 	ids := make(map[string]bool)
 	for _, line := range verdicts {
 		id := field(line, "id")
 		ids[id] = true
-		if got := linesWith(read(t, r.millrace.Agent.Log()), "msg=delivery", "qid="+qid+" ", "id="+id+" "); len(got) != 1 {
+		if got := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "msg=delivery", "qid="+qid+" ", "id="+id+" "); len(got) != 1 {
 			t.Errorf("outcomes of %s:\n%s", line, strings.Join(got, "\n"))
 		}
 	}
@@ -67,7 +68,7 @@ type played struct {
 
 func (r *room) playPostfix() played {
 	r.t.Helper()
-	c := milter.NewClientWithOptions("unix", strings.TrimPrefix(r.millrace.Socket(), "unix:"), milter.ClientOptions{
+	c := milter.NewClientWithOptions("unix", strings.TrimPrefix(r.Millrace.Socket(), "unix:"), milter.ClientOptions{
 		ActionMask: milter.OptRemoveRcpt,
 		ProtocolMask: milter.OptNoConnReply | milter.OptNoHeloReply | milter.OptNoMailReply | milter.OptNoRcptReply |
 			milter.OptNoDataReply | milter.OptNoHeaderReply | milter.OptNoBodyReply | milter.OptHeaderLeadingSpace,

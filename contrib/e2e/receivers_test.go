@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // receive starts a real MTA as a receiver, until the test ends. postfix are
@@ -255,13 +256,13 @@ func TestRealReceiversTakeEveryByte(t *testing.T) {
 		r.reported(f)
 	}
 	r.rest()
-	if lines := linesWith(read(t, r.millrace.Agent.Log()), "TLS failed, trying without"); len(lines) != 1 || !strings.Contains(lines[0], "relay=mx.opensmtpd.test") {
+	if lines := logbuf.Lines(read(t, r.Millrace.Agent.Log()), "TLS failed, trying without"); len(lines) != 1 || !strings.Contains(lines[0], "relay=mx.opensmtpd.test") {
 		t.Errorf("went on without TLS:\n%s", strings.Join(lines, "\n"))
 	}
 
 	// By which command the content came is the receiver's to say, at the end of
 	// the session. All but the big letter fit a chunk.
-	r.stop(r.millrace.Agent)
+	r.stop(r.Millrace.Agent)
 	for name, session := range map[string]string{
 		"postfix": " ehlo=2 starttls=1 mail=9 rcpt=11 data=1 bdat=8 quit=1 ",
 		"bare":    " ehlo=1 mail=8 rcpt=10 data=8 quit=1 ",
@@ -272,7 +273,7 @@ func TestRealReceiversTakeEveryByte(t *testing.T) {
 	exim := read(t, list[1].Log())
 	for _, l := range append(letters(list[1]), international(list[1])) {
 		// K: "chunking used".
-		if lines := linesWith(exim, " <= ", " id="+l.id+"@"); len(lines) != 1 || strings.Contains(lines[0], " K ") == (l.id == "big") {
+		if lines := logbuf.Lines(exim, " <= ", " id="+l.id+"@"); len(lines) != 1 || strings.Contains(lines[0], " K ") == (l.id == "big") {
 			t.Errorf("exim took %s:\n%s", l.id, strings.Join(lines, "\n"))
 		}
 	}
@@ -285,7 +286,7 @@ func (r *room) took(f *far) {
 	if f.offers(r).SMTPUTF8 {
 		list = append(list, international(f))
 	} else {
-		r.logLine(r.millrace.Agent, "to=<grüße@"+f.domain()+">", `status="handed back"`)
+		r.logLine(r.Millrace.Agent, "to=<grüße@"+f.domain()+">", `status="handed back"`)
 	}
 	for i, l := range list {
 		protocol := "ESMTP"
@@ -303,7 +304,7 @@ func (r *room) took(f *far) {
 		if i == 0 {
 			use = nil
 		}
-		r.logLine(r.millrace.Agent, append(use, "to=<"+l.to[0].Address+">", "status=sent")...)
+		r.logLine(r.Millrace.Agent, append(use, "to=<"+l.to[0].Address+">", "status=sent")...)
 	}
 }
 
@@ -313,7 +314,7 @@ func (r *room) reported(f *far) {
 	r.t.Helper()
 	box, action := f.Mailbox, "action: delivered"
 	if !f.offers(r).DSN {
-		box, action = r.host.Mailbox, "action: relayed"
+		box, action = r.Host.Mailbox, "action: relayed"
 	}
 	var got []lab.Message
 	r.until("a report from "+f.name, func() bool {
@@ -333,7 +334,7 @@ func (r *room) reported(f *far) {
 			r.t.Errorf("%d reports from %s without %q, the first:\n%s", len(got), f.name, want, got[0].Content)
 		}
 	}
-	if n := len(linesWith(read(r.t, r.millrace.Agent.Log()), `msg="sender delivery status notification"`, "to="+f.sender())); (n == 1) != (action == "action: relayed") {
+	if n := len(logbuf.Lines(read(r.t, r.Millrace.Agent.Log()), `msg="sender delivery status notification"`, "to="+f.sender())); (n == 1) != (action == "action: relayed") {
 		r.t.Errorf("%d reports of ours on mail to %s", n, f.name)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // What real MTAs say when they do not take mail ends as it should: bounced where
@@ -53,7 +54,7 @@ func TestRefusalsOfRealReceivers(t *testing.T) {
 			mail(0, "clear@secret.test"), mail(0, "again@secret.test"),
 			mail(0, "a@opensmtpd.test"))
 	})
-	agent := r.millrace.Agent
+	agent := r.Millrace.Agent
 	r.logLine(agent, "to=<known@choosy.test>", "dsn=2.0.0 status=sent")
 	r.logLine(agent, "to=<unknown@choosy.test>", "dsn=5.1.1 status=bounced", "said: 550 5.1.1", "(in reply to RCPT TO command)")
 	r.logLine(agent, "to=<known@choosy.test>", "dsn=5.3.4 status=bounced", "message is larger than the server accepts")
@@ -79,10 +80,10 @@ func TestRefusalsOfRealReceivers(t *testing.T) {
 		r.logLine(agent, "to=<"+to+">", "dsn=2.0.0 status=sent")
 	}
 	log := read(t, agent.Log())
-	if n := len(linesWith(log, "status=bounced")); n != 4 {
+	if n := len(logbuf.Lines(log, "status=bounced")); n != 4 {
 		t.Errorf("%d bounces", n)
 	}
-	if lines := linesWith(log, "to=", "relay=mx.crowded.test", "status=deferred"); len(lines) > 0 {
+	if lines := logbuf.Lines(log, "to=", "relay=mx.crowded.test", "status=deferred"); len(lines) > 0 {
 		t.Errorf("a connection too many counted against the mail:\n%s", strings.Join(lines, "\n"))
 	}
 	if got, err := broken.Mailbox("a@opensmtpd.test"); err != nil || len(got) > 0 {

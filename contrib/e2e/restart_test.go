@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // The milter goes away and comes back while a client's session is open. Postfix
@@ -51,23 +53,23 @@ func TestMilterRestartInMidSession(t *testing.T) {
 			// An orderly stop between two messages.
 			p := open()
 			diverted(p, "before-stop")
-			r.stop(r.millrace.Milter)
+			r.stop(r.Millrace.Milter)
 			alone(p, "while-stopped", begin...)
-			r.start(r.millrace.Milter)
+			r.start(r.Millrace.Milter)
 			alone(p, "after-stop", begin...)
 			p.quits()
 
 			// Stop and death with an envelope under way: Postfix keeps to itself
 			// what needs no reply, so this is between two messages for the milter.
 			for id, end := range map[string]func(){
-				"stopped": func() { r.stop(r.millrace.Milter) },
-				"killed":  r.millrace.Milter.Kill,
+				"stopped": func() { r.stop(r.Millrace.Milter) },
+				"killed":  r.Millrace.Milter.Kill,
 			} {
 				p = open()
 				p.says("250 250", begin[:2]...)
 				end()
 				alone(p, id, "DATA")
-				r.start(r.millrace.Milter)
+				r.start(r.Millrace.Milter)
 				alone(p, id+"-next", begin...)
 				p.quits()
 			}
@@ -104,7 +106,7 @@ func TestPostfixRestartInMidSession(t *testing.T) {
 	}
 	start := func() {
 		t.Helper()
-		if err := r.postfix.Start(r.ctx); err != nil {
+		if err := r.Postfix.Start(r.ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -118,7 +120,7 @@ func TestPostfixRestartInMidSession(t *testing.T) {
 	p.quits()
 
 	p = begin()
-	if err := r.postfix.Halt(); err != nil {
+	if err := r.Postfix.Halt(); err != nil {
 		t.Fatal(err)
 	}
 	p.hangsUp()
@@ -126,17 +128,17 @@ func TestPostfixRestartInMidSession(t *testing.T) {
 	whole("halted")
 
 	p = begin()
-	r.postfix.Kill()
+	r.Postfix.Kill()
 	p.hangsUp()
 	start()
 	whole("killed")
 
 	r.exactly(want...)
-	lost := linesWith(read(t, r.millrace.Milter.Log()), "closing MTA connection", "stage=envelope", "in the middle of a message")
+	lost := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "closing MTA connection", "stage=envelope", "in the middle of a message")
 	if len(lost) != 2 {
 		t.Errorf("%d lines tell of a connection that Postfix left in the middle of a message:\n%s", len(lost), strings.Join(lost, "\n"))
 	}
-	if got := linesWith(read(t, r.millrace.Milter.Log()), "msg=verdict"); len(got) != len(want) {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "msg=verdict"); len(got) != len(want) {
 		t.Errorf("%d verdicts, want %d", len(got), len(want))
 	}
 }

@@ -18,9 +18,11 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/rig"
+	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/lab/tidy"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/ledger"
 )
 
 func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }
@@ -53,15 +55,12 @@ var farDomains = []string{"far.test", "far.example", "d*.example"}
 
 // room is a host MTA, a Millrace and an internet of their own.
 type room struct {
-	t        *testing.T
-	ctx      context.Context
-	net      *sink.Internet
-	host     lab.Host
-	postfix  *lab.Postfix // the host, if it is one
-	millrace *lab.Millrace
-	keep     bool
-	dns      string            // the name server, without port
-	keys     map[string]string // of the configuration, set by beforeDaemons
+	t   *testing.T
+	ctx context.Context
+	rig.Rig
+	keep bool
+	dns  string            // the name server, without port
+	keys map[string]string // of the configuration, set by beforeDaemons
 
 	mu       sync.Mutex
 	arrivals []arrival
@@ -85,7 +84,8 @@ func enter(t *testing.T, s setup) *room {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(s.patience, patience))
 	t.Cleanup(cancel)
-	r := &room{t: t, ctx: ctx, keep: s.keep}
+	r := newRoom(t, ctx)
+	r.keep = s.keep
 	r.dns = r.internet(s.providers)
 	if s.beforeDaemons != nil {
 		s.beforeDaemons(r)
@@ -94,19 +94,26 @@ func enter(t *testing.T, s setup) *room {
 	}
 
 	r.startHost(s)
-	t.Cleanup(func() { r.leave("host", r.host.Stop) })
-
-	var err error
-	s.millrace.DNS, s.millrace.Host = r.dns, r.host
-	if r.millrace, err = lab.NewMillrace(s.millrace); err != nil {
+	s.millrace.DNS = r.dns
+	if err := r.NewMillrace(s.millrace); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.leave("millrace", r.millrace.Close) })
 	if s.furnish != nil {
-		s.furnish(r.millrace)
+		s.furnish(r.Millrace)
 	}
 	t.Cleanup(r.endDaemons)
-	r.start(r.millrace.Agent, r.millrace.Milter)
+	r.start(r.Millrace.Agent, r.Millrace.Milter)
+	return r
+}
+
+// newRoom is an empty room. What is started in it ends with the test.
+func newRoom(t *testing.T, ctx context.Context) *room {
+	r := &room{t: t, ctx: ctx}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return r
 }
 
@@ -116,22 +123,18 @@ func (r *room) startHost(s setup) {
 	if s.sendmail != nil {
 		o := *s.sendmail
 		o.Millrace, o.DNS = true, r.dns
-		host, err := lab.StartSendmail(r.ctx, o)
-		if err != nil {
+		if err := r.StartSendmail(r.ctx, o); err != nil {
 			r.t.Fatal(err)
 		}
-		r.host = host
 		return
 	}
 	s.postfix.DNS = r.dns
 	if s.postfix.Milter == "" {
 		s.postfix.Milter = lab.RelativeSocket
 	}
-	var err error
-	if r.postfix, err = lab.StartPostfix(r.ctx, s.postfix); err != nil {
+	if err := r.StartPostfix(r.ctx, s.postfix); err != nil {
 		r.t.Fatal(err)
 	}
-	r.host = r.postfix
 }
 
 // set sets a key of the configuration before the daemons start.
@@ -142,19 +145,13 @@ func (r *room) set(key, value string) {
 	r.keys[key] = value
 }
 
-func (r *room) leave(what string, f func() error) {
-	if err := f(); err != nil {
-		r.t.Errorf("%s: %v", what, err)
-	}
-}
-
 // endDaemons is an orderly stop, so that the race detector can speak, and a
 // look at what the daemons have written.
 func (r *room) endDaemons() {
-	if err := errors.Join(r.millrace.Milter.Stop(), r.millrace.Agent.Stop()); err != nil {
+	if err := errors.Join(r.Millrace.Milter.Stop(), r.Millrace.Agent.Stop()); err != nil {
 		r.t.Error(err)
 	}
-	for _, d := range []*lab.Daemon{r.millrace.Milter, r.millrace.Agent} {
+	for _, d := range []*lab.Daemon{r.Millrace.Milter, r.Millrace.Agent} {
 		log := read(r.t, d.Log())
 		for _, bad := range []string{"DATA RACE", "panic", "fatal error"} {
 			if i := strings.Index(log, bad); i >= 0 {
@@ -163,7 +160,7 @@ func (r *room) endDaemons() {
 		}
 	}
 	if r.t.Failed() {
-		for _, path := range []string{r.host.Log(), r.millrace.Milter.Log(), r.millrace.Agent.Log()} {
+		for _, path := range []string{r.Host.Log(), r.Millrace.Milter.Log(), r.Millrace.Agent.Log()} {
 			r.t.Logf("end of %s:\n%s", path, tail(read(r.t, path), 60))
 		}
 	}
@@ -177,17 +174,15 @@ func (r *room) internet(providers []sink.Provider) (dns string) {
 	for {
 		n++
 		dns = fmt.Sprintf("127.53.0.%d", n)
-		net, err := sink.New(sink.Options{Port: 25, DNS: dns + ":53", Message: r.arrived})
+		err := r.StartInternet(sink.Options{DNS: dns + ":53", Message: r.arrived})
 		if errors.Is(err, syscall.EADDRINUSE) && n < 100 {
 			continue
 		}
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		r.net = net
 		break
 	}
-	r.t.Cleanup(r.net.Close)
 	if providers == nil {
 		providers = []sink.Provider{{Name: "far", Domains: farDomains}}
 	}
@@ -198,7 +193,7 @@ func (r *room) internet(providers []sink.Provider) (dns string) {
 				Addr: netip.AddrFrom4([4]byte{127, byte(100 + n), byte(i + 1), byte(k + 1)}),
 			})
 		}
-		if err := r.net.Add(p); err != nil {
+		if err := r.Internet.Add(p); err != nil {
 			r.t.Fatal(err)
 		}
 	}
@@ -297,7 +292,7 @@ func (r *room) stop(daemons ...*lab.Daemon) {
 // would, and returns the host's queue id.
 func (r *room) send(from string, rcpts []string, content string) (qid string) {
 	r.t.Helper()
-	c, err := lab.Dial(r.ctx, r.host.SMTPAddr())
+	c, err := lab.Dial(r.ctx, r.Host.SMTPAddr())
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -325,14 +320,14 @@ func (r *room) until(what string, holds func() bool) {
 // verdict waits for the milter's line about a message of the host's queue id.
 func (r *room) verdict(qid string) string {
 	r.t.Helper()
-	return r.logLine(r.millrace.Milter, "verdict", "qid="+qid+" ")
+	return r.logLine(r.Millrace.Milter, "verdict", "qid="+qid+" ")
 }
 
 // logLine waits for a line of a daemon's log that has all the texts.
 func (r *room) logLine(d *lab.Daemon, texts ...string) (line string) {
 	r.t.Helper()
 	r.until(fmt.Sprintf("a line with %q in %s", texts, d.Log()), func() bool {
-		found := linesWith(read(r.t, d.Log()), texts...)
+		found := logbuf.Lines(read(r.t, d.Log()), texts...)
 		if len(found) > 0 {
 			line = found[0]
 		}
@@ -346,11 +341,11 @@ func (r *room) logLine(d *lab.Daemon, texts ...string) (line string) {
 func (r *room) rest() {
 	r.t.Helper()
 	r.until("nothing under way", func() bool {
-		st, err := control.NewClient(r.millrace.Control()).Status(r.ctx)
+		st, err := control.NewClient(r.Millrace.Control()).Status(r.ctx)
 		if err != nil || st.Loading || st.Waiting+st.Active+st.Deferred > 0 {
 			return false
 		}
-		n, err := r.host.QueueLength(r.ctx)
+		n, err := r.Host.QueueLength(r.ctx)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -370,14 +365,14 @@ func (r *room) accounts(sent *ledger.Ledger) *ledger.Report {
 		}
 	}()
 	r.until("all that was sent has arrived", func() bool {
-		if n := r.net.Ledger().Len(); n != seen {
+		if n := r.Internet.Ledger().Len(); n != seen {
 			seen = n
-			rep = ledger.Compare(sent, r.net.Ledger())
+			rep = ledger.Compare(sent, r.Internet.Ledger())
 		}
 		return len(rep.Lost) == 0
 	})
 	r.rest()
-	return ledger.Compare(sent, r.net.Ledger())
+	return ledger.Compare(sent, r.Internet.Ledger())
 }
 
 // exact is accounts where every copy has to be there once, with its octets.
@@ -394,12 +389,22 @@ func (r *room) mailbox(addr string, n int) []lab.Message {
 	var got []lab.Message
 	r.until(fmt.Sprintf("%d copies in the mailbox of %s", n, addr), func() bool {
 		var err error
-		if got, err = r.host.Mailbox(addr); err != nil {
+		if got, err = r.Host.Mailbox(addr); err != nil {
 			r.t.Fatal(err)
 		}
 		return len(got) >= n
 	})
 	return got
+}
+
+// reportSays fails for each text that a delivery report does not have.
+func (r *room) reportSays(report []byte, want ...string) {
+	r.t.Helper()
+	for _, text := range want {
+		if !strings.Contains(string(report), text) {
+			r.t.Errorf("the report has no %q:\n%s", text, report)
+		}
+	}
 }
 
 // news is a small newsletter: bulk by what its header says.
@@ -418,17 +423,6 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-// linesWith gives the whole lines of a text that have all the words.
-func linesWith(text string, words ...string) []string {
-	var found []string
-	for line := range strings.Lines(text) {
-		if strings.HasSuffix(line, "\n") && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
-			found = append(found, strings.TrimSuffix(line, "\n"))
-		}
-	}
-	return found
 }
 
 func tail(text string, n int) string {

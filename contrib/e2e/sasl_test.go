@@ -9,8 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/millrace/millrace/contrib/lab/proxy"
 )
 
 // password of every user of the room.
@@ -32,8 +33,12 @@ func saslServer(t *testing.T) map[string]string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "auth")
-	l, err := net.Listen("unix", socket)
+	p, err := proxy.New(proxy.Options{Listen: "unix:" + socket})
 	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	if err := p.Answer(authenticate); err != nil {
 		t.Fatal(err)
 	}
 	for name, mode := range map[string]os.FileMode{dir: 0o755, socket: 0o666} {
@@ -41,19 +46,6 @@ func saslServer(t *testing.T) map[string]string {
 			t.Fatal(err)
 		}
 	}
-	var work sync.WaitGroup
-	t.Cleanup(work.Wait)
-	t.Cleanup(func() { l.Close() })
-	work.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			work.Go(func() { authenticate(c) })
-			t.Cleanup(func() { c.Close() })
-		}
-	})
 	return map[string]string{
 		"smtpd_sasl_type": "dovecot", "smtpd_sasl_path": socket, "smtpd_sasl_security_options": "noanonymous",
 	}

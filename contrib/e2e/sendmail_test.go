@@ -7,8 +7,9 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // What leaves is what the client sent, when the host is a Sendmail, by either
@@ -25,7 +26,7 @@ func TestSendmailEveryByteArrives(t *testing.T) {
 			r := enter(t, setup{sendmail: &lab.SendmailOptions{}, millrace: lab.MillraceOptions{Set: set}})
 			const n = 60
 			g := &inject.Generator{Seed: 3, Domains: farDomains[:2], MinSize: 1 << 10, MaxSize: 1 << 20, MaxRecipients: 20, Shapes: inject.AllShapes}
-			in := &inject.Injector{Addr: r.host.SMTPAddr(), Connections: 2, PerConnection: 7}
+			in := &inject.Injector{Addr: r.Host.SMTPAddr(), Connections: 2, PerConnection: 7}
 			sent, err := in.Run(r.ctx, n, g.Message)
 			if err != nil || sent.Messages != n {
 				t.Fatalf("Sendmail took %d of %d messages: %v %v", sent.Messages, n, sent.Err, err)
@@ -36,14 +37,14 @@ func TestSendmailEveryByteArrives(t *testing.T) {
 					t.Errorf("%s to %s went by Sendmail", a.id, a.recipient)
 				}
 			}
-			got := linesWith(read(t, r.millrace.Milter.Log()), "verdict="+verdict+" ")
+			got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict="+verdict+" ")
 			if len(got) != n {
 				t.Errorf("%d verdicts %s", len(got), verdict)
 			}
 			// One grep for the queue id finds what Sendmail says of it.
 			said := map[string]string{"discard": "discarded", "delrcpt": "Milter (millrace) delete: rcpt <"}[verdict]
 			for _, line := range got {
-				if len(linesWith(read(t, r.host.Log()), field(line, "qid")+": ", said)) == 0 {
+				if len(logbuf.Lines(read(t, r.Host.Log()), field(line, "qid")+": ", said)) == 0 {
 					t.Errorf("Sendmail's log has no %q of %s", said, field(line, "qid"))
 				}
 			}
@@ -136,7 +137,7 @@ func TestSendmailSubmission(t *testing.T) {
 	r := enter(t, setup{keep: true, sendmail: &lab.SendmailOptions{}})
 	to := []string{"a@far.test", "b@far.example", "home@lab.test"}
 	content := strings.ReplaceAll(news("submitted"), "\r\n", "\n")
-	if err := r.host.Sendmail(r.ctx, "news@lab.test", to, []byte(content)); err != nil {
+	if err := r.Host.Sendmail(r.ctx, "news@lab.test", to, []byte(content)); err != nil {
 		t.Fatal(err)
 	}
 	r.until("the remote copies", func() bool { return len(r.copies("submitted")) >= 2 })

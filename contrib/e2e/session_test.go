@@ -8,7 +8,8 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // tolerant is a Postfix that lets a client try again and again, and refuses one
@@ -23,16 +24,16 @@ func tolerant() lab.PostfixOptions {
 // quiet checks that the milter logged so many verdicts and no trouble.
 func (r *room) quiet(verdicts int) {
 	r.t.Helper()
-	log := read(r.t, r.millrace.Milter.Log())
-	if got := linesWith(log, "verdict="); len(got) != verdicts {
+	log := read(r.t, r.Millrace.Milter.Log())
+	if got := logbuf.Lines(log, "verdict="); len(got) != verdicts {
 		r.t.Errorf("%d verdicts logged, want %d:\n%s", len(got), verdicts, strings.Join(got, "\n"))
 	}
 	for _, trouble := range []string{"level=WARN", "level=ERROR"} {
-		if got := linesWith(log, trouble); len(got) > 0 {
+		if got := logbuf.Lines(log, trouble); len(got) > 0 {
 			r.t.Errorf("the milter has trouble:\n%s", strings.Join(got, "\n"))
 		}
 	}
-	if got := linesWith(read(r.t, r.millrace.Agent.Log()), "possible duplicate"); len(got) > 0 {
+	if got := logbuf.Lines(read(r.t, r.Millrace.Agent.Log()), "possible duplicate"); len(got) > 0 {
 		r.t.Errorf("orphans were left:\n%s", strings.Join(got, "\n"))
 	}
 }
@@ -121,7 +122,7 @@ func TestMessageThatEndsEarlyIsNobodys(t *testing.T) {
 	want = append(want, "dot early@far.test ours")
 
 	r.until("Postfix has seen every client go", func() bool {
-		lines, err := r.postfix.LogLines("/smtpd[", "disconnect from localhost[127.0.0.1]")
+		lines, err := r.Postfix.LogLines("/smtpd[", "disconnect from localhost[127.0.0.1]")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,19 +21,19 @@ func TestSetupOnARunningPostfix(t *testing.T) {
 		t.Fatal(err)
 	}
 	command := func(args ...string) (string, error) {
-		all := append([]string{"--config", r.millrace.Config(), "setup", "--postfix-config", r.postfix.Config(), "--yes", "--no-test"}, args...)
+		all := append([]string{"--config", r.Millrace.Config(), "setup", "--postfix-config", r.Postfix.Config(), "--yes", "--no-test"}, args...)
 		out, err := exec.CommandContext(r.ctx, filepath.Join(programs, "millrace"), all...).CombinedOutput()
 		return string(out), err
 	}
 	files := func() string {
 		text := ""
-		entries, err := os.ReadDir(r.postfix.Config())
+		entries, err := os.ReadDir(r.Postfix.Config())
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range entries {
 			if e.Type().IsRegular() {
-				text += "== " + e.Name() + "\n" + read(t, filepath.Join(r.postfix.Config(), e.Name()))
+				text += "== " + e.Name() + "\n" + read(t, filepath.Join(r.Postfix.Config(), e.Name()))
 			}
 		}
 		return text
@@ -70,7 +70,7 @@ func TestSetupOnARunningPostfix(t *testing.T) {
 	goes(false)
 
 	// A mistake of the admin's that postconf does not mind and Postfix does.
-	main := filepath.Join(r.postfix.Config(), "main.cf")
+	main := filepath.Join(r.Postfix.Config(), "main.cf")
 	if err := os.WriteFile(main, []byte(read(t, main)+"inet_protocols = ipv9\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}

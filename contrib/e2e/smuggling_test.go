@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
 // endings are the ends of data that some server was found to accept though they

@@ -27,7 +27,8 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // policyRoom is a room whose receivers speak TLS and whose agent asks a real
@@ -61,13 +62,13 @@ func enterPolicy(t *testing.T, provider string, hosts int, serve func(p *policyR
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.Defer(u.Stop)
 		t.Cleanup(func() {
 			if t.Failed() {
 				t.Logf("unbound:\n%s", tail(read(t, u.Log()), 60))
 			}
-			r.leave("unbound", u.Stop)
 		})
-		ca, err := r.net.CAPEM()
+		ca, err := r.Internet.CAPEM()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +112,7 @@ func (p *policyRoom) chain(k int) (chain []*x509.Certificate) {
 // plain makes the k-th host offer no STARTTLS.
 func (p *policyRoom) plain(provider string, k int) {
 	p.t.Helper()
-	if err := p.net.Change(fmt.Sprintf("mx%d.%s.test", k, provider), func(b *sink.Behaviour) { b.StartTLS = false }); err != nil {
+	if err := p.Internet.Change(fmt.Sprintf("mx%d.%s.test", k, provider), func(b *sink.Behaviour) { b.StartTLS = false }); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -133,7 +134,7 @@ func (p *policyRoom) refused(domain, reason string) {
 	p.send("news@lab.test", []string{"a@" + domain}, news(domain))
 	p.until(domain+" waits for the reason "+reason, func() bool {
 		found := false
-		err := control.NewClient(p.millrace.Control()).Messages(p.ctx, control.Filter{}, func(m *control.Message) error {
+		err := control.NewClient(p.Millrace.Control()).Messages(p.ctx, control.Filter{}, func(m *control.Message) error {
 			for _, r := range m.Recipients {
 				found = found || r.Address == "a@"+domain && strings.Contains(r.Reason, reason)
 			}
@@ -144,7 +145,7 @@ func (p *policyRoom) refused(domain, reason string) {
 		}
 		return found
 	})
-	p.logLine(p.millrace.Agent, reason)
+	p.logLine(p.Millrace.Agent, reason)
 }
 
 // nothingAt checks that no message left for the refused domains.
@@ -155,7 +156,7 @@ func (p *policyRoom) nothingAt(domains ...string) {
 			p.t.Errorf("%s has %d copies in spite of its policy", d, n)
 		}
 	}
-	if lines := linesWith(read(p.t, p.millrace.Agent.Log()), "status=bounced"); len(lines) > 0 {
+	if lines := logbuf.Lines(read(p.t, p.Millrace.Agent.Log()), "status=bounced"); len(lines) > 0 {
 		p.t.Errorf("a policy bounces no mail:\n%s", strings.Join(lines, "\n"))
 	}
 }
@@ -167,7 +168,7 @@ func (p *policyRoom) trace(domain string, ok bool, texts ...string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	out, err := exec.CommandContext(p.ctx, filepath.Join(dir, "millrace"), "--config", p.millrace.Config(), "trace", domain).CombinedOutput()
+	out, err := exec.CommandContext(p.ctx, filepath.Join(dir, "millrace"), "--config", p.Millrace.Config(), "trace", domain).CombinedOutput()
 	if (err == nil) != ok {
 		p.t.Errorf("trace %s: %v", domain, err)
 	}
@@ -362,9 +363,9 @@ func TestMTASTS(t *testing.T) {
 	p.refused("stranger.open.test", "host mx2.open.test is not one that the policy of stranger.open.test names")
 	p.refused("invalid.open.test", "certificate is valid for mx2.open.test, not alias.open.test")
 	p.refused("clear.open.test", "server does not offer STARTTLS")
-	p.logLine(p.millrace.Agent, "MTA-STS in testing mode", "alias.open.test is not one that the policy of testing.open.test names")
-	p.logLine(p.millrace.Agent, "MTA-STS in testing mode", "certificate is valid for mx2.open.test, not alias.open.test")
-	p.logLine(p.millrace.Agent, "MTA-STS policy cannot be fetched", "domain=unfetched.open.test", "unknown authority")
+	p.logLine(p.Millrace.Agent, "MTA-STS in testing mode", "alias.open.test is not one that the policy of testing.open.test names")
+	p.logLine(p.Millrace.Agent, "MTA-STS in testing mode", "certificate is valid for mx2.open.test, not alias.open.test")
+	p.logLine(p.Millrace.Agent, "MTA-STS policy cannot be fetched", "domain=unfetched.open.test", "unknown authority")
 	if n := strange.fetched.Load(); n != 0 {
 		t.Errorf("%d policies taken from a server nobody vouches for", n)
 	}
@@ -376,9 +377,9 @@ func TestMTASTS(t *testing.T) {
 	p.trace("testing.open.test", true, "policy: MTA-STS, testing; enforced it would not be used: MTA-STS: host alias.open.test", "-- MTA-STS, testing: ")
 	fetched := web.fetched.Load()
 	// A restart, and nobody to ask: the policies are still there.
-	p.stop(p.millrace.Agent)
+	p.stop(p.Millrace.Agent)
 	web.stop()
-	p.start(p.millrace.Agent)
+	p.start(p.Millrace.Agent)
 	p.refused("stranger.open.test", "host mx2.open.test is not one that the policy of stranger.open.test names")
 	if n := web.fetched.Load(); n != fetched {
 		t.Errorf("%d fetches, %d before the restart", n, fetched)

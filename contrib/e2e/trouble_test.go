@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // post sends newsletters one by one and keeps the ledger of them.
@@ -65,7 +66,7 @@ func TestObserveModeDivertsNothing(t *testing.T) {
 	t.Parallel()
 	r := enter(t, setup{millrace: lab.MillraceOptions{Set: map[string]string{"milter.mode": `"observe"`}}})
 	g := &inject.Generator{Seed: 3, Domains: farDomains[:2], MaxRecipients: 5, Transactional: 0.3}
-	in := &inject.Injector{Addr: r.postfix.SMTPAddr(), Connections: 2}
+	in := &inject.Injector{Addr: r.Postfix.SMTPAddr(), Connections: 2}
 	sent, err := in.Run(r.ctx, 50, g.Message)
 	if err != nil || sent.Messages != 50 {
 		t.Fatalf("%+v %v", sent, err)
@@ -83,7 +84,7 @@ func TestObserveModeDivertsNothing(t *testing.T) {
 		}
 	}
 	// What would have been diverted is told.
-	if got := linesWith(read(t, r.millrace.Milter.Log()), "verdict=observe"); len(got) != bulk {
+	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict=observe"); len(got) != bulk {
 		t.Errorf("%d of %d newsletters recognised", len(got), bulk)
 	}
 }
@@ -95,7 +96,7 @@ func TestAgentDownSpoolsThenLeaves(t *testing.T) {
 	t.Parallel()
 	r := enter(t, setup{millrace: lab.MillraceOptions{Set: map[string]string{"milter.agent_grace": `"5s"`}}})
 	p := &post{room: r}
-	r.millrace.Agent.Kill()
+	r.Millrace.Agent.Kill()
 	spooled, line := p.send(0)
 	if !strings.Contains(line, "verdict=delrcpt") {
 		t.Fatalf("not spooled: %s", line)
@@ -108,7 +109,7 @@ func TestAgentDownSpoolsThenLeaves(t *testing.T) {
 	if n := len(r.copies(spooled)); n != 0 {
 		t.Errorf("%d copies of a spooled message without an agent", n)
 	}
-	r.start(r.millrace.Agent)
+	r.start(r.Millrace.Agent)
 	p.way(spooled, true)
 	again, _ := p.diverts(true, 0)
 	p.way(again, true)
@@ -136,10 +137,10 @@ func small(t *testing.T, octets int) func(*lab.Millrace) {
 func (r *room) ballast(leave uint64) (remove func()) {
 	r.t.Helper()
 	var st unix.Statfs_t
-	if err := unix.Statfs(r.millrace.Spool(), &st); err != nil {
+	if err := unix.Statfs(r.Millrace.Spool(), &st); err != nil {
 		r.t.Fatal(err)
 	}
-	path := filepath.Join(r.millrace.Spool(), "ballast")
+	path := filepath.Join(r.Millrace.Spool(), "ballast")
 	f, err := os.Create(path)
 	if err != nil {
 		r.t.Fatal(err)
@@ -188,7 +189,7 @@ func TestSpoolUnwritableLeavesMailWithHost(t *testing.T) {
 	})
 	p := &post{room: r}
 	down := func(b bool) {
-		if err := r.net.Change("far", func(f *sink.Behaviour) { f.TempShare = map[bool]float64{true: 1}[b] }); err != nil {
+		if err := r.Internet.Change("far", func(f *sink.Behaviour) { f.TempShare = map[bool]float64{true: 1}[b] }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -213,7 +214,7 @@ func TestSpoolUnwritableLeavesMailWithHost(t *testing.T) {
 		p.way(id, true) // with the disk still full
 	}
 	r.until("Postfix has delivered what stayed", func() bool {
-		if err := r.postfix.Flush(r.ctx); err != nil {
+		if err := r.Postfix.Flush(r.ctx); err != nil {
 			t.Fatal(err)
 		}
 		return len(r.copies(left)) > 0

@@ -32,7 +32,7 @@ func TestVerdictsAndBccCopies(t *testing.T) {
 				"always_bcc":         "archive@far.example",
 				"recipient_bcc_maps": "inline:{ a@far.test=watcher@lab.test }",
 			} {
-				if err := r.postfix.Set(r.ctx, param, value); err != nil {
+				if err := r.Postfix.Set(r.ctx, param, value); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -77,7 +77,7 @@ func (r *room) eachShape(phase, whole string) {
 		texts := map[string][]string{"discard": {"milter-discard: END-OF-MESSAGE", "milter triggers DISCARD action"}, "delrcpt": {"removed"}}[verdict]
 		qid := field(line, "qid")
 		r.until(fmt.Sprintf("Postfix's line of %s with %q", qid, texts), func() bool {
-			lines, err := r.postfix.LogLines(append(texts, " "+qid+": ")...)
+			lines, err := r.Postfix.LogLines(append(texts, " "+qid+": ")...)
 			if err != nil {
 				r.t.Fatal(err)
 			}
@@ -85,7 +85,7 @@ func (r *room) eachShape(phase, whole string) {
 		})
 		not := map[string]string{"discard": "(queue active)", "delrcpt": "milter-discard"}[verdict]
 		for _, not := range []string{not, "to=<a@far.test>, ", "to=<b@far.example>, "} {
-			if lines, err := r.postfix.LogLines(" "+qid+": ", not); err != nil || len(lines) > 0 {
+			if lines, err := r.Postfix.LogLines(" "+qid+": ", not); err != nil || len(lines) > 0 {
 				r.t.Errorf("Postfix says %q (%v)", lines, err)
 			}
 		}
@@ -97,8 +97,8 @@ func (r *room) eachShape(phase, whole string) {
 	p.quits()
 
 	id := "command-" + phase
-	if err := r.postfix.Sendmail(r.ctx, id+"@lab.test", []string{"a@far.test"}, []byte(news(id))); err != nil {
+	if err := r.Postfix.Sendmail(r.ctx, id+"@lab.test", []string{"a@far.test"}, []byte(news(id))); err != nil {
 		r.t.Fatal(err)
 	}
-	says(r.logLine(r.millrace.Milter, "verdict", "from="+id+"@lab.test"), "discard", 1, 1)
+	says(r.logLine(r.Millrace.Milter, "verdict", "from="+id+"@lab.test"), "discard", 1, 1)
 }

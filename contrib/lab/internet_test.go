@@ -7,9 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // internet starts receivers on port 25 of addresses that only this test uses,

@@ -3,14 +3,13 @@
 // see together. Nothing in the room can reach the outside, and nothing of it
 // is left when it closes.
 //
-// The room is made of Linux namespaces. [Isolate] (for tests: [Main], by package tidy) runs the
-// current program again with a network that has a loopback interface and
-// nothing else, with a resolv.conf that names 127.0.0.1, and as process 1 of
-// all it starts. Every port is free there, so receivers listen on port 25 of as many 127.x.y.z addresses as
-// they like, a DNS server on 127.0.0.1:53 makes the internet, and Postfix and
-// Millrace both look it up the way they do on a real host: MX records and port
-// 25, no transport map. Mail cannot leave by construction, not by
-// configuration.
+// The room is made of Linux namespaces. [Isolate] runs the current program again with a
+// network that has a loopback interface and nothing else, with a resolv.conf that names
+// 127.0.0.1, and as process 1 of all it starts. Every port is free there, so receivers
+// listen on port 25 of as many 127.x.y.z addresses as they like, and a DNS server on
+// 127.0.0.1:53 makes the internet. Postfix and Millrace both look it up the way they do
+// on a real host: MX records and port 25, no transport map. Mail cannot leave by
+// construction, not by configuration. Programs call [Main], tests tidy.Main.
 //
 // Inside, calls follow each other like this:
 //
@@ -22,9 +21,13 @@
 //	reply, err := c.Send(ctx, from, rcpts, msg)
 //	copies, err := p.Mailbox("user@lab.test")
 //
+// Package rig puts these parts together where a test needs more than a Postfix. The
+// packages beside it are the other parts: the internet (sink), the mail (inject), the
+// account of it (ledger, repeats), and what stands between two programs (proxy).
+//
 // The lab needs Linux, root and Debian's postfix package; it never reads or
 // writes /etc/postfix, /var/spool/postfix or a running instance. Sendmail, Exim
 // and OpenSMTPD cannot be installed beside Postfix, and Mailman would bring services
-// of its own: contrib/deps/unpack lays their files aside, and each instance runs in a root of its own, made of these
-// files over those of the machine.
+// of its own: contrib/lab/deps/unpack lays their files aside, and each instance runs in
+// a root of its own, made of these files over those of the machine.
 package lab

@@ -106,9 +106,6 @@ func (m *Mailman) start(ctx context.Context) error {
 	})
 }
 
-// LMTPAddr is where it takes mail for its lists.
-func (m *Mailman) LMTPAddr() string { return m.lmtp }
-
 // said is all that Mailman has to say.
 func (m *Mailman) said() []byte {
 	files, _ := filepath.Glob(m.tree.path("/var/log/mailman3/*"))
@@ -149,8 +146,7 @@ func (m *Mailman) AddList(ctx context.Context, address string, members ...string
 
 // ListMember is what Mailman knows of a member.
 type ListMember struct {
-	BounceScore int    `json:"bounce_score"`
-	LastBounce  string `json:"last_bounce_received"` // "" if there was none
+	BounceScore int `json:"bounce_score"`
 }
 
 // Member asks for a member of a list.

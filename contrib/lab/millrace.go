@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -29,7 +28,8 @@ type MillraceOptions struct {
 	// DNS is the address, without a port, of the name server. Default: Resolver.
 	DNS string
 	// Set are keys of millrace.toml with their TOML values; they win over the
-	// lab's own: {"milter.verdict": `"discard"`, "general.retry": `["1s"]`}.
+	// lab's own: {"milter.verdict": `"discard"`, "general.retry": `["1s"]`}. "" leaves
+	// a key of the lab's out.
 	Set map[string]string
 	// Extra is TOML at the end of millrace.toml: [[queue]], [[milter.rule]].
 	Extra string
@@ -38,8 +38,6 @@ type MillraceOptions struct {
 	AgentUser int
 	// Programs is the directory of the programs. Default: Programs().
 	Programs string
-	// Logger is told about starts and stops; nil is silent.
-	Logger *slog.Logger
 }
 
 // Millrace is both daemons over one configuration in a directory of its own.
@@ -49,7 +47,6 @@ type Millrace struct {
 
 	dir    string
 	socket string
-	log    *slog.Logger
 }
 
 // NewMillrace writes the configuration and starts nothing: Milter.Start and
@@ -69,10 +66,7 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new millrace: %w", err)
 	}
-	m := &Millrace{dir: dir, socket: filepath.Join(dir, "milter.sock"), log: o.Logger}
-	if m.log == nil {
-		m.log = slog.New(slog.DiscardHandler)
-	}
+	m := &Millrace{dir: dir, socket: filepath.Join(dir, "milter.sock")}
 	if o.Host != nil {
 		m.socket = o.Host.MilterSocket()
 	}
@@ -99,23 +93,6 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	return m, nil
 }
 
-// StartMillrace is NewMillrace and then the start of agent and milter.
-func StartMillrace(ctx context.Context, o MillraceOptions) (*Millrace, error) {
-	m, err := NewMillrace(o)
-	if err != nil {
-		return nil, err
-	}
-	if err = m.Agent.Start(ctx); err == nil {
-		err = m.Milter.Start(ctx)
-	}
-	if err != nil {
-		m.Agent.Kill()
-		return nil, errors.Join(err, os.RemoveAll(m.dir))
-	}
-	m.log.Info("millrace started", "config", m.Config(), "socket", m.Socket())
-	return m, nil
-}
-
 // Socket is the milter's socket as an smtpd_milters entry.
 func (m *Millrace) Socket() string { return "unix:" + m.socket }
 
@@ -129,13 +106,6 @@ func (m *Millrace) Spool() string { return filepath.Join(m.dir, "spool") }
 func (m *Millrace) Control() string { return "unix:" + m.control() }
 
 func (m *Millrace) control() string { return filepath.Join(m.dir, "control.sock") }
-
-// Stop stops the milter and then the agent in order, and removes everything.
-func (m *Millrace) Stop() error {
-	err := errors.Join(m.Milter.Stop(), m.Agent.Stop())
-	m.log.Info("millrace stopped", "milter_cpu", m.Milter.CPU(), "agent_cpu", m.Agent.CPU())
-	return errors.Join(err, m.Close())
-}
 
 // Close kills what runs and removes everything.
 func (m *Millrace) Close() error {
@@ -187,6 +157,7 @@ func (m *Millrace) toml(o MillraceOptions) string {
 		keys["milter.host_domains"] = tomlStrings(o.Host.LocalDomains())
 	}
 	maps.Copy(keys, o.Set)
+	maps.DeleteFunc(keys, func(_, value string) bool { return value == "" })
 
 	sections := map[string][]string{}
 	for _, k := range slices.Sorted(maps.Keys(keys)) {

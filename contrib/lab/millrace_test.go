@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -61,6 +62,19 @@ func standIns(t *testing.T) string {
 	return dir
 }
 
+// stoodIn is a Millrace of stand-ins, which do not run yet.
+func stoodIn(t *testing.T, set map[string]string) *Millrace {
+	t.Helper()
+	o := MillraceOptions{Programs: standIns(t), Set: map[string]string{"handback.relay": `"127.0.0.1:10626"`}}
+	maps.Copy(o.Set, set)
+	m, err := NewMillrace(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
 func TestMillraceConfigurationIsValid(t *testing.T) {
 	t.Parallel()
 	_, p := start(t, PostfixOptions{Milter: RelativeSocket, LocalDomains: []string{"other.test"}})
@@ -90,12 +104,11 @@ func TestDaemonsStartCrashAndStop(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	t.Cleanup(cancel)
-	m, err := StartMillrace(ctx, MillraceOptions{
-		Programs: standIns(t),
-		Set:      map[string]string{"handback.relay": `"127.0.0.1:10626"`},
-	})
-	if err != nil {
-		t.Fatal(err)
+	m := stoodIn(t, nil)
+	for _, d := range []*Daemon{m.Agent, m.Milter} {
+		if err := d.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, d := range []*Daemon{m.Milter, m.Agent} {
 		first := d.PID()
@@ -117,7 +130,7 @@ func TestDaemonsStartCrashAndStop(t *testing.T) {
 			t.Errorf("%s: log of two runs %q %v", d.name, b, err)
 		}
 	}
-	if err := m.Stop(); err != nil {
+	if err := errors.Join(m.Milter.Stop(), m.Agent.Stop(), m.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if m.Milter.Running() || m.Agent.Running() {
@@ -132,10 +145,7 @@ func TestDaemonThatEndsEarlySaysWhy(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	t.Cleanup(cancel)
-	_, err := StartMillrace(ctx, MillraceOptions{
-		Programs: standIns(t),
-		Set:      map[string]string{"handback.relay": `"127.0.0.1:10626"`, "milter.colour": `"blue"`},
-	})
+	err := stoodIn(t, map[string]string{"milter.colour": `"blue"`}).Agent.Start(ctx)
 	if err == nil || !strings.Contains(err.Error(), "exit status 78") || !strings.Contains(err.Error(), "colour") {
 		t.Errorf("start with a bad configuration: %v", err)
 	}

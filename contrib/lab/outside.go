@@ -17,20 +17,29 @@ func Outside() (netip.Addr, error) {
 	if !Isolated() {
 		return stranger, errors.New("outside: the program is not isolated: call lab.Isolate or lab.Main first")
 	}
+	return stranger, Alias("outside", stranger)
+}
+
+// Alias gives the loopback interface an IPv4 address beside 127.0.0.1, where a program
+// looks for it on an interface. The label is at most 12 octets, one for each address.
+func Alias(label string, addr netip.Addr) error {
+	if !Isolated() {
+		return errors.New("alias: the program is not isolated: call lab.Isolate or lab.Main first")
+	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return stranger, fmt.Errorf("outside: %w", err)
+		return fmt.Errorf("alias %s: %w", label, err)
 	}
 	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo:outside") // a second address beside 127.0.0.1
+	ifr, err := unix.NewIfreq("lo:" + label)
 	if err == nil {
-		err = ifr.SetInet4Addr(stranger.AsSlice())
+		err = ifr.SetInet4Addr(addr.AsSlice())
 	}
 	if err == nil {
 		err = unix.IoctlIfreq(fd, unix.SIOCSIFADDR, ifr)
 	}
 	if err != nil {
-		return stranger, fmt.Errorf("outside: %w", err)
+		return fmt.Errorf("alias %s: %w", label, err)
 	}
-	return stranger, nil
+	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -52,12 +51,22 @@ type PostfixOptions struct {
 	// Receiver makes it a receiver, which listens there instead of on SMTPPort
 	// and takes mail for its domains; nil is none.
 	Receiver *ReceiverOptions
+	// Own are a main.cf and a master.cf that it has instead of the lab's; nil is the lab's.
+	Own *PostfixOwn
 	// Extra are main.cf parameters, which win over the lab's own.
 	Extra map[string]string
 	// Master are lines appended to master.cf.
 	Master []string
-	// Logger is told about starts and stops; nil is silent.
-	Logger *slog.Logger
+}
+
+// PostfixOwn is a configuration that somebody else wrote. The lab puts what it needs to
+// run it before the first line of main.cf: the parameters that say where an instance
+// has its files.
+type PostfixOwn struct {
+	// Main and Master make the two files; dir is the instance's directory.
+	Main, Master func(dir string) string
+	// Addr is where it takes mail: "127.5.0.1:25".
+	Addr string
 }
 
 // AnyPort is a free port.
@@ -69,8 +78,8 @@ type Postfix struct {
 	smtp     string
 	handback string
 	dns      string
+	own      bool
 	domains  []string
-	log      *slog.Logger
 	group    *group
 	earlier  time.Duration // CPU time of masters before a Kill and Start
 }
@@ -85,12 +94,12 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start postfix: %w", err)
 	}
-	p := &Postfix{dir: dir, dns: o.DNS, domains: append([]string{LocalDomain}, o.LocalDomains...), log: o.Logger}
-	if p.log == nil {
-		p.log = slog.New(slog.DiscardHandler)
-	}
+	p := &Postfix{dir: dir, dns: o.DNS, own: o.Own != nil, domains: append([]string{LocalDomain}, o.LocalDomains...)}
 	if o.Receiver != nil {
 		p.smtp, p.domains = o.Receiver.Addr, o.Receiver.domains()
+	}
+	if o.Own != nil {
+		p.smtp = o.Own.Addr
 	}
 	loopback := "127.0.0.1"
 	if o.Extra["inet_protocols"] == "ipv6" {
@@ -149,14 +158,17 @@ func (p *Postfix) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, postfixStart)
 	defer cancel()
 	// The hand-back port has no milter: it answers even while the milter of
-	// the other port is still to be started.
-	if err := p.group.until(ctx, func() bool { return greets(ctx, p.handback) }); err != nil {
+	// the other port is still to be started. A configuration of its own has none yet.
+	first := p.handback
+	if p.own {
+		first = p.smtp
+	}
+	if err := p.group.until(ctx, func() bool { return greets(ctx, first) }); err != nil {
 		p.group.kill()
 		said, _ := os.ReadFile(stderr.Name())
 		log, _ := os.ReadFile(p.Log())
 		return fmt.Errorf("postfix does not answer: %w\n%s%s", err, said, log)
 	}
-	p.log.Info("postfix started", "config", p.Config(), "smtp", p.smtp, "handback", p.handback)
 	return nil
 }
 
@@ -237,7 +249,6 @@ func (p *Postfix) Halt() error { return p.group.terminate() }
 // in its queue is gone.
 func (p *Postfix) Stop() error {
 	p.group.kill() // nothing is worth the two seconds postlogd takes to end
-	p.log.Info("postfix stopped", "cpu", p.CPU())
 	if err := os.RemoveAll(p.dir); err != nil {
 		return fmt.Errorf("stop postfix: %w", err)
 	}

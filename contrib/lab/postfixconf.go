@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 	"github.com/millrace/millrace/contrib/postfix"
-	"github.com/millrace/millrace/contrib/selfsigned"
 )
 
 // masterServices are Debian's services without the port 25 listener. The y of
@@ -113,6 +113,12 @@ func (p *Postfix) install(o PostfixOptions) error {
 			return err
 		}
 	}
+	if o.Own != nil {
+		if err := p.writeConfig("main.cf", p.places()+o.Own.Main(p.dir)); err != nil {
+			return err
+		}
+		return p.writeConfig("master.cf", o.Own.Master(p.dir))
+	}
 	if err := p.writeConfig("main.cf", p.mainCF(o)); err != nil {
 		return err
 	}
@@ -162,6 +168,16 @@ func (p *Postfix) age(name string) error {
 	old := time.Now().Add(-time.Minute)
 	return os.Chtimes(filepath.Join(p.Config(), name), old, old)
 }
+
+// places are the lines of main.cf that say where the instance has its files.
+func (p *Postfix) places() string {
+	return fmt.Sprintf("queue_directory = %s\ndata_directory = %s\nmaillog_file = %s\nmaillog_file_prefixes = %s\n",
+		p.Queue(), filepath.Join(p.dir, "data"), p.Log(), filepath.Join(p.dir, "log"))
+}
+
+// PostfixServices are the services that a master.cf needs beside those that take mail,
+// without a chroot.
+func PostfixServices() string { return strings.ReplaceAll(masterServices, " y ", " n ") }
 
 func (p *Postfix) mainCF(o PostfixOptions) string {
 	params := map[string]string{

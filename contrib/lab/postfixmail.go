@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // Sendmail hands a message to Postfix's sendmail(1), as a program on the host
@@ -105,17 +107,7 @@ func (p *Postfix) LogLines(texts ...string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("postfix log: %w", err)
 	}
-	var found []string
-line:
-	for line := range strings.Lines(string(b)) {
-		for _, t := range texts {
-			if !strings.Contains(line, t) {
-				continue line
-			}
-		}
-		found = append(found, strings.TrimSuffix(line, "\n"))
-	}
-	return found, nil
+	return logbuf.Lines(string(b), texts...), nil
 }
 
 // Until waits until holds says so; it looks every 20 ms. An error of holds or

@@ -29,8 +29,8 @@ func BuildPrograms(dir string) error {
 	return nil
 }
 
-// Programs is the directory of the three programs: those that WithPrograms
-// built, or else those beside the running one.
+// Programs is the directory of the daemons: those that WithPrograms built, or else
+// those beside the running program, or else those in PATH, as of the package.
 func Programs() (string, error) {
 	if dir := os.Getenv(programsEnv); dir != "" {
 		return dir, nil
@@ -40,10 +40,14 @@ func Programs() (string, error) {
 		return "", fmt.Errorf("find the programs: %w", err)
 	}
 	dir := filepath.Dir(self)
-	if _, err := os.Stat(filepath.Join(dir, "millrace-agent")); err != nil {
-		return "", fmt.Errorf("find the programs beside this one: %w", err)
+	if _, err := os.Stat(filepath.Join(dir, "millrace-agent")); err == nil {
+		return dir, nil
 	}
-	return dir, nil
+	path, err := exec.LookPath("millrace-agent")
+	if err != nil {
+		return "", fmt.Errorf("find the programs beside this one or in PATH: %w", err)
+	}
+	return filepath.Dir(path), nil
 }
 
 // Daemon is one of our daemons. It is run as an admin would run it, and may be

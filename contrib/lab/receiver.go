@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/millrace/millrace/contrib/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 // ReceiverOptions says where a real MTA receives mail, and for whom.

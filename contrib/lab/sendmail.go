@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -43,8 +42,6 @@ type SendmailOptions struct {
 	Files map[string]string
 	// Receiver makes it a receiver; nil is none.
 	Receiver *ReceiverOptions
-	// Logger is told about starts and stops; nil is silent.
-	Logger *slog.Logger
 }
 
 // Sendmail is a running private Sendmail. It has its own mail(1) mailbox: all
@@ -54,7 +51,6 @@ type Sendmail struct {
 	smtp     string
 	handback string // "" without Millrace
 	domains  []string
-	log      *slog.Logger
 	group    *group
 }
 
@@ -65,10 +61,7 @@ func StartSendmail(ctx context.Context, o SendmailOptions) (*Sendmail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start sendmail: %w", err)
 	}
-	s := &Sendmail{tree: t, domains: []string{LocalDomain, Hostname}, log: o.Logger}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
+	s := &Sendmail{tree: t, domains: []string{LocalDomain, Hostname}}
 	if o.Receiver != nil {
 		s.smtp, s.domains = o.Receiver.Addr, append(o.Receiver.domains(), Hostname)
 	}
@@ -115,7 +108,6 @@ func (s *Sendmail) Start(ctx context.Context) error {
 		log, _ := os.ReadFile(s.Log())
 		return fmt.Errorf("sendmail does not answer: %w\n%s%s", err, said, log)
 	}
-	s.log.Info("sendmail started", "root", s.tree.path("/"), "smtp", s.smtp, "handback", s.handback)
 	return nil
 }
 
@@ -155,7 +147,6 @@ func (s *Sendmail) Halt() error {
 // gone.
 func (s *Sendmail) Stop() error {
 	s.Kill()
-	s.log.Info("sendmail stopped")
 	return s.tree.remove()
 }
 

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unpacked is where contrib/deps/unpack lays the files of packages that cannot
+// unpacked is where contrib/lab/deps/unpack lays the files of packages that cannot
 // be installed beside Postfix.
 const unpacked = "/var/cache/millrace-lab"
 

@@ -14,8 +14,12 @@ import (
 // MilterOptions are the settings of Millrace among the milters. A milter that
 // is down or hangs costs a client five seconds, and then Postfix delivers its mail
 // itself; what is long is only the answer to a whole message, for it may be 100
-// MB and has to be durable.
-const MilterOptions = "connect_timeout=5s, command_timeout=5s, content_timeout=60s, default_action=accept"
+// MB and has to be durable. Many sites have a milter_protocol of 2, from guides to
+// old milters: Millrace would then leave everything with the host.
+const MilterOptions = "connect_timeout=5s, command_timeout=5s, content_timeout=60s, default_action=accept, protocol=6"
+
+// EarlierMilterOptions are what set-up wrote before, for what it finds on hosts.
+const EarlierMilterOptions = "connect_timeout=5s, command_timeout=5s, content_timeout=60s, default_action=accept"
 
 // MainCF are the lines for main.cf.
 //

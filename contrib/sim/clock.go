@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"math/rand/v2"
 	"time"
 )
@@ -25,13 +24,13 @@ func (c *clock) time() time.Time { return epoch.Add(c.now) }
 // after lets something happen when d has passed.
 func (c *clock) after(d time.Duration, do func()) {
 	c.seq++
-	heap.Push(&c.events, event{c.now + max(d, 0), c.seq, do})
+	c.events.push(event{c.now + max(d, 0), c.seq, do})
 }
 
 // run lets everything happen that is due up to then.
 func (c *clock) run(until time.Duration) {
 	for len(c.events) > 0 && c.events[0].at <= until {
-		e := heap.Pop(&c.events).(event)
+		e := c.events.pop()
 		c.now = e.at
 		e.do()
 	}
@@ -44,17 +43,44 @@ type event struct {
 	do  func()
 }
 
+// events is a binary heap, the next one first. container/heap would allocate for each.
 type events []event
 
-func (e events) Len() int { return len(e) }
-func (e events) Less(i, j int) bool {
+func (e events) less(i, j int) bool {
 	return e[i].at < e[j].at || e[i].at == e[j].at && e[i].seq < e[j].seq
 }
-func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
-func (e *events) Pop() any {
-	old := *e
-	x := old[len(old)-1]
-	*e = old[:len(old)-1]
+
+func (e *events) push(x event) {
+	h := append(*e, x)
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.less(i, up) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+	*e = h
+}
+
+func (e *events) pop() event {
+	h := *e
+	x, n := h[0], len(h)-1
+	h[0], h[n] = h[n], event{}
+	h = h[:n]
+	for i := 0; ; {
+		least := i
+		for _, c := range [...]int{2*i + 1, 2*i + 2} {
+			if c < n && h.less(c, least) {
+				least = c
+			}
+		}
+		if least == i {
+			break
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
+	*e = h
 	return x
 }

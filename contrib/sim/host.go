@@ -17,21 +17,30 @@ func (h *host) share(from time.Duration) float64 {
 // hostSends lets the host send a message from time to time, and the milter tell
 // the controller.
 func (w *world) hostSends() {
-	wait := time.Duration(w.clock.rng.ExpFloat64() * float64(w.kind.HostEvery))
+	every := float64(w.kind.HostEvery)
+	if x, ok := w.kind.HostPace.at(w.clock.now); ok {
+		every /= x
+	}
+	wait := time.Duration(w.clock.rng.ExpFloat64() * every)
 	w.clock.after(wait, func() {
 		w.hostSends()
 		w.host.sent = append(w.host.sent, w.clock.now)
 		if !w.kind.HostUntold {
-			w.senders[0].c.HostMail(w.clock.time(), 1)
+			w.senders[0].hostMail()
 		}
 		r := w.receiver
 		w.clock.after(r.RTT*3/2, func() {
-			if r.refuses(0, 1) {
+			h := 0
+			if r.HostLimit != nil {
+				h = w.clock.rng.IntN(r.Receiver.hosts())
+			}
+			p := r.place(0, h)
+			if r.refuses(p, 1) {
 				w.host.refused = append(w.host.refused, w.clock.now)
 				return
 			}
-			r.enter(0)
-			w.clock.after(hostLife(&r.Receiver), func() { r.leave(0) })
+			r.enter(p)
+			w.clock.after(hostLife(&r.Receiver), func() { r.leave(p) })
 		})
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
 )
 
 // Kind is a kind of receiver, and what a sender must reach there.
@@ -11,10 +13,12 @@ type Kind struct {
 	Name     string
 	Receiver Receiver
 
+	Sender   Sender
 	Sessions int // the site's max_sessions; 200 if not given
 	Sources  int // source addresses, each with a controller of its own; 1 if not given
 
 	HostEvery  time.Duration // mean time between the host's own messages; 0: it sends none
+	HostPace   Course        // factor on how often
 	HostUntold bool          // the controller does not hear of them
 	Suspended  Span          // a clamp forbids all connections
 	Lowered    float64       // the limit from the first probe that is refused after loweredFrom, until Lifted; 0: not lowered
@@ -24,6 +28,16 @@ type Kind struct {
 	Learning time.Duration // from the start, not counted as steady
 	Marks    Marks
 }
+
+// Sender is who sends.
+type Sender uint8
+
+// The senders.
+const (
+	Agent      Sender = iota // the agent, by package elastic
+	Slots                    // the agent, by slots at addresses
+	Omniscient               // one that knows all limits: what is possible
+)
 
 // Span is a time from one moment to before another.
 type Span struct{ From, To time.Duration }
@@ -53,6 +67,17 @@ const (
 // loweredFrom is when a controller is at its limit and only probes are refused.
 const loweredFrom = 5 * time.Minute
 
+// agent makes the kind's sender for a source address.
+func (k *Kind) agent(w *world, source int) agent {
+	switch k.Sender {
+	case Slots:
+		return newSlotSender(w, source)
+	case Omniscient:
+		return newOracle(w, source)
+	}
+	return newSender(w, source, elastic.Limits{MaxSessions: k.sessions()})
+}
+
 func (k *Kind) sources() int { return max(1, k.Sources) }
 
 func (k *Kind) sessions() int {
@@ -74,15 +99,21 @@ func (k *Kind) Possible(at time.Duration) float64 {
 		p *= float64(k.sources())
 	}
 	if limit, ok := k.Receiver.Limit.at(at); ok && k.HostEvery > 0 {
-		p *= 1 - float64(k.hostPlaces())/limit
+		p *= 1 - float64(k.hostPlaces(at))/limit
 	}
 	return p
 }
 
 // hostPlaces is how many connections the host's own mail needs, by Erlang's loss
 // formula.
-func (k *Kind) hostPlaces() int {
+func (k *Kind) hostPlaces(at time.Duration) int {
+	if k.HostEvery == 0 {
+		return 0
+	}
 	busy := hostLife(&k.Receiver).Seconds() / k.HostEvery.Seconds()
+	if x, ok := k.HostPace.at(at); ok {
+		busy *= x
+	}
 	lost, n := 1.0, 0
 	for ; lost > hostMark; n++ {
 		lost = busy * lost / (float64(n+1) + busy*lost)

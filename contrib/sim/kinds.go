@@ -15,7 +15,7 @@ func normal(change func(*Receiver)) Receiver {
 // Kinds is the catalogue, in the order of a report.
 func Kinds() []Kind {
 	var list []Kind
-	for _, group := range [][]Kind{connections(), rates(), hosts(), penalties(), changes(), endings(), beside()} {
+	for _, group := range [][]Kind{connections(), rates(), troubled(), penalties(), changes(), endings(), beside()} {
 		list = append(list, group...)
 	}
 	for i := range list {
@@ -74,8 +74,8 @@ func rates() []Kind {
 	}
 }
 
-// hosts are sites of which some hosts are in trouble.
-func hosts() []Kind {
+// troubled are sites of which some hosts are in trouble.
+func troubled() []Kind {
 	limited := func(change func(*Receiver)) Receiver {
 		return normal(func(r *Receiver) { r.Limit = Always(20); change(r) })
 	}

@@ -1,6 +1,9 @@
 package sim
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Receiver is what a site does to those who send to it. The zero value of a
 // field means that it does no such thing.
@@ -34,6 +37,18 @@ type Receiver struct {
 
 	PerConnection int  // messages, then 421 at the next MAIL
 	Close         bool // or, without a word, a close after the last one
+
+	Trips     int       // round trips that a message takes; 1 if not given
+	HostLimit []int     // connections at a time on each host, of each source address; 0: no limit
+	Slow      []float64 // factor on Service, by host; 0: 1
+	LagNoise  float64   // the lag varies by so much of itself, either way
+	Backends  int       // the one host is so many, each with HostLimit[0]; which one answers is chance
+	Scale     Course    // factor on Limit and HostLimit
+	Other     Course    // share of the limits that another sender uses
+	Later     float64   // share of recipients answered 4xx at RCPT
+	Drop      float64   // share of messages after whose dot the connection is lost
+	Unspoken  bool      // a connection too many is reset without a word
+	RateEnds  bool      // a message too fast is answered 421, and the connection ended
 }
 
 // Stage is where in the dialogue a receiver refuses one connection too many.
@@ -51,7 +66,20 @@ const (
 const perConnection = 100
 
 // Transaction is how long a message takes on an idle receiver.
-func (r *Receiver) Transaction() time.Duration { return r.RTT + r.Service }
+func (r *Receiver) Transaction() time.Duration { return r.trips() + r.Service }
+
+func (r *Receiver) trips() time.Duration { return time.Duration(max(1, r.Trips)) * r.RTT }
+
+// limitOf scales a limit to what is left of it for us at a time.
+func (r *Receiver) limitOf(n float64, at time.Duration) int {
+	if x, ok := r.Scale.at(at); ok {
+		n *= x
+	}
+	if x, ok := r.Other.at(at); ok {
+		n -= math.Round(x * n)
+	}
+	return max(1, int(n))
+}
 
 // Possible is the goodput, in messages a second, that the receiver's limits
 // allow a sender with one source address and so many sessions that knows them.
@@ -107,7 +135,8 @@ func (r *Receiver) hosts() int {
 type receiver struct {
 	Receiver
 	clock    *clock
-	slots    []int // by source address
+	slots    []int   // by source address
+	byHost   [][]int // the same on each host, or backend
 	working  int
 	buckets  []bucket // by host
 	shut     time.Duration
@@ -117,12 +146,26 @@ type receiver struct {
 	day      time.Duration
 }
 
+// place is where a connection has its slot.
+type place struct{ source, host, backend int }
+
 func newReceiver(r Receiver, c *clock, sources int) *receiver {
 	x := &receiver{Receiver: r, clock: c, slots: make([]int, sources), buckets: make([]bucket, r.hosts())}
+	for range sources {
+		x.byHost = append(x.byHost, make([]int, max(r.hosts(), r.Backends)))
+	}
 	for i := range x.buckets {
 		x.buckets[i].tokens = 1
 	}
 	return x
+}
+
+// place is what a new connection will occupy.
+func (r *receiver) place(source, host int) place {
+	if r.Backends > 0 {
+		return place{source, host, r.clock.rng.IntN(r.Backends)}
+	}
+	return place{source, host, host}
 }
 
 // answer is what a host does when it is called.
@@ -133,10 +176,12 @@ const (
 	refusal
 	noPort
 	silence
+	reset
 )
 
 // called says what a host answers to a connect.
-func (r *receiver) called(source, host int) answer {
+func (r *receiver) called(p place) answer {
+	host := p.host
 	switch down, _ := r.Down.at(r.clock.now); {
 	case down != 0 || host < r.Dead:
 		return noPort
@@ -144,30 +189,37 @@ func (r *receiver) called(source, host int) answer {
 		return silence
 	case host >= r.hosts()-r.Full:
 		return refusal
-	case r.LimitAt == AtBanner && r.refuses(source, 1):
+	case r.LimitAt == AtBanner && r.refuses(p, 1):
+		if r.Unspoken {
+			return reset
+		}
 		return refusal
 	}
 	return yes
 }
 
 // refuses says whether there would be too many with so many more, and punishes that.
-func (r *receiver) refuses(source, more int) bool {
-	limit, ok := r.Limit.at(r.clock.now)
-	if !ok {
+func (r *receiver) refuses(p place, more int) bool {
+	now := r.clock.now
+	limit, ok := r.Limit.at(now)
+	if !ok && r.HostLimit == nil {
 		return false
 	}
-	now := r.clock.now
 	if r.offences > 0 && now > r.shut && now-r.offended > r.Forget {
 		r.offences = 0
 	}
-	taken := r.slots[source]
+	taken := r.slots[p.source]
 	if r.Shared {
 		taken = 0
 		for _, n := range r.slots {
 			taken += n
 		}
 	}
-	if now >= r.shut && taken+more <= max(1, int(limit)-r.offences*r.Shrink) {
+	full := ok && taken+more > max(1, r.limitOf(limit, now)-r.offences*r.Shrink)
+	if n := r.hostLimit(p); n > 0 {
+		full = full || r.byHost[p.source][p.backend]+more > max(1, r.limitOf(float64(n), now)-r.offences*r.Shrink)
+	}
+	if now >= r.shut && !full {
 		return false
 	}
 	r.offences++
@@ -176,54 +228,89 @@ func (r *receiver) refuses(source, more int) bool {
 	return true
 }
 
-func (r *receiver) enter(source int) { r.slots[source]++ }
-
-// leave frees the slot of a connection that has just ended.
-func (r *receiver) leave(source int) {
-	if r.Lag == 0 {
-		r.slots[source]--
-		return
+// hostLimit is the limit of the host, or backend, that a place is on; 0: none.
+func (r *receiver) hostLimit(p place) int {
+	switch {
+	case r.HostLimit == nil:
+		return 0
+	case r.Backends > 0:
+		return r.HostLimit[0]
 	}
-	r.clock.after(r.Lag, func() { r.slots[source]-- })
+	return r.HostLimit[p.host]
+}
+
+func (r *receiver) enter(p place) { r.count(p, 1) }
+
+func (r *receiver) count(p place, n int) {
+	r.slots[p.source] += n
+	r.byHost[p.source][p.backend] += n
+}
+
+// leave frees the slot of a connection that has just ended, and says how late.
+func (r *receiver) leave(p place) (lag time.Duration) {
+	if r.Lag == 0 {
+		r.count(p, -1)
+		return 0
+	}
+	lag = r.Lag
+	if r.LagNoise > 0 {
+		lag = time.Duration(float64(lag) * (1 + r.LagNoise*(2*r.clock.rng.Float64()-1)))
+	}
+	r.clock.after(lag, func() { r.count(p, -1) })
+	return lag
 }
 
 // reply is how a transaction ends.
 type reply uint8
 
 const (
-	taken    reply = iota
-	later          // 4xx for this recipient
-	tooFast        // 4xx for the rate or the quota
-	tooMany        // 421 for the connections, and a close
-	enough         // 421: no more messages on this connection
-	takenEnd       // taken, and a close
+	taken       reply = iota
+	later             // 4xx for this recipient, which comes again
+	refusedRcpt       // 4xx for this recipient, of whom there are others enough
+	tooFast           // 4xx for the rate or the quota
+	tooMany           // 421 for the connections, and a close
+	enough            // 421: no more messages on this connection
+	takenEnd          // taken, and a close
+	lost              // the connection is gone after the dot
+	tooFastEnd        // 421 for the rate, and a close
 )
 
 // offered begins a transaction, the n-th of its connection, and says how it will
 // end and how long it takes, latency included. done is to be called then.
-func (r *receiver) offered(source, host, n int, again bool) (reply, time.Duration) {
+func (r *receiver) offered(p place, n int, again bool) (reply, time.Duration) {
 	switch {
 	case r.PerConnection > 0 && n > r.PerConnection:
 		return enough, r.RTT
-	case r.LimitAt == AtMail && n == 1 && r.refuses(source, 0):
+	case r.LimitAt == AtMail && n == 1 && r.refuses(p, 0):
 		return tooMany, r.RTT
-	case r.LimitAt == AtDot && r.refuses(source, 0):
+	case r.LimitAt == AtDot && r.refuses(p, 0):
 		return tooMany, r.RTT
 	case r.Greylist > 0 && !again:
 		return later, r.RTT
-	case !r.inTime(host):
+	case !r.inTime(p.host):
+		if r.RateEnds {
+			return tooFastEnd, r.RTT
+		}
 		return tooFast, r.RTT
+	case r.Later > 0 && r.clock.rng.Float64() < r.Later:
+		return refusedRcpt, r.RTT
 	}
 	r.working++
 	d := float64(r.Service)
+	if r.Slow != nil && r.Slow[p.host] > 0 {
+		d *= r.Slow[p.host]
+	}
 	d *= 1 - r.Noise + r.Noise*r.clock.rng.ExpFloat64()
 	if r.Capacity > 0 && r.working > r.Capacity {
 		d *= float64(r.working) / float64(r.Capacity)
 	}
-	if r.Close && n == r.PerConnection {
-		return takenEnd, r.RTT + time.Duration(d)
+	switch {
+	case r.Drop > 0 && r.clock.rng.Float64() < r.Drop:
+		return lost, r.trips() + time.Duration(d)
+	case r.Close && n == r.PerConnection:
+		return takenEnd, r.trips() + time.Duration(d)
 	}
-	return taken, r.RTT + time.Duration(d)
+	return taken, r.trips() + time.Duration(d)
 }
 
 func (r *receiver) done() { r.working-- }
@@ -249,6 +336,20 @@ func (r *receiver) inTime(host int) bool {
 	}
 	r.today++
 	return true
+}
+
+// rateWait is how long it is until a message is in time on a host.
+func (r *receiver) rateWait(host int) time.Duration {
+	rate, ok := r.Rate.at(r.clock.now)
+	if !ok {
+		return 0
+	}
+	if !r.RatePerHost {
+		host = 0
+	}
+	b := r.buckets[host]
+	wait := b.take(r.clock.now, rate, max(1, rate))
+	return wait
 }
 
 // bucket is a token bucket.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/millrace/millrace/contrib/plot"
+	"github.com/millrace/millrace/contrib/lab/plot"
 )
 
 // Row is what a kind came to over several seeds.

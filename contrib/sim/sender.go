@@ -40,9 +40,18 @@ type sender struct {
 
 // session is a connection that is up.
 type session struct {
-	host, n int
-	began   time.Duration
+	at    place
+	host  int
+	n     int
+	began time.Duration
 }
+
+func (s *sender) state() string             { return s.c.History()[0].Cause }
+func (s *sender) up() int                   { return s.live }
+func (s *sender) wanted() int               { return s.target.Sessions }
+func (s *sender) hostMail()                 { s.c.HostMail(s.clock.time(), 1) }
+func (s *sender) clamp(cl elastic.Clamp)    { s.c.Clamp(s.clock.time(), cl) }
+func (s *sender) history() []elastic.Change { return s.c.History() }
 
 // breaker keeps a host that does not answer from being called, and one that
 // refuses from being called first.
@@ -279,13 +288,18 @@ func (s *sender) call(x *connect, hosts []int, failed []func()) {
 	began := s.clock.now
 	rtt := s.receiver.RTT
 	s.clock.after(rtt*3/2, func() { // SYN, SYN+ACK, ACK
-		a := s.receiver.called(s.source, h)
+		at := s.receiver.place(s.source, h)
+		a := s.receiver.called(at)
 		b := &s.hosts[h]
 		switch a {
-		case noPort, silence:
+		case noPort, silence, reset:
 			wait := time.Duration(0)
-			if a == silence {
+			switch a {
+			case silence:
 				wait = connectTimeout
+			case reset:
+				wait = rtt / 2
+				s.refusedNow(false)
 			}
 			s.clock.after(wait, func() {
 				b.ended(s.clock.now)
@@ -294,13 +308,13 @@ func (s *sender) call(x *connect, hosts []int, failed []func()) {
 			})
 		case refusal:
 			s.clock.after(rtt/2, func() {
-				s.refusedNow()
+				s.refusedNow(false)
 				b.ended(s.clock.now)
 				b.refused(began, s.clock.now)
 				s.notUp(x, append(failed, func() { s.signal(elastic.Refused, h, began) }))
 			})
 		case yes:
-			s.receiver.enter(s.source)
+			s.receiver.enter(at)
 			s.clock.after(rtt*3/2, func() { // greeting, EHLO, its reply
 				s.over(x)
 				s.live++
@@ -312,7 +326,7 @@ func (s *sender) call(x *connect, hosts []int, failed []func()) {
 					f()
 				}
 				s.signal(elastic.Up, h, began)
-				s.idle = append(s.idle, &session{host: h, began: s.clock.now})
+				s.idle = append(s.idle, &session{at: at, host: h, began: s.clock.now})
 				s.act()
 			})
 		}
@@ -338,7 +352,7 @@ func (s *sender) notUp(x *connect, signals []func()) {
 
 // quit ends a session.
 func (s *sender) quit(x *session) {
-	s.clock.after(s.receiver.RTT/2, func() { s.receiver.leave(s.source) })
+	s.clock.after(s.receiver.RTT/2, func() { s.receiver.leave(x.at) })
 	s.closed(x)
 }
 
@@ -372,7 +386,7 @@ func (s *sender) again() bool {
 func (s *sender) send(x *session) {
 	began, r := s.clock.now, s.receiver
 	x.n++
-	answer, d := r.offered(s.source, x.host, x.n, s.again())
+	answer, d := r.offered(x.at, x.n, s.again())
 	s.clock.after(d, func() {
 		ended := false
 		switch answer {
@@ -385,11 +399,22 @@ func (s *sender) send(x *session) {
 		case later:
 			s.returning = append(s.returning, s.clock.now+r.Greylist)
 			s.signal(elastic.Accepted, x.host, began)
-		case tooFast:
-			s.refusedNow()
+		case refusedRcpt:
+			s.signal(elastic.Accepted, x.host, began)
+		case lost:
+			r.done()
+			r.leave(x.at)
+			s.live--
+			s.hosts[x.host].up--
+			s.signal(elastic.Lost, x.host, began)
+			s.act()
+			return
+		case tooFast, tooFastEnd:
+			s.refusedNow(true)
 			s.signal(elastic.RateRefused, x.host, began)
+			ended = answer == tooFastEnd
 		case tooMany:
-			s.refusedNow()
+			s.refusedNow(false)
 			s.signal(elastic.Refused, x.host, began)
 			ended = true
 		case enough:
@@ -398,10 +423,10 @@ func (s *sender) send(x *session) {
 		}
 		switch {
 		case ended:
-			if answer != tooMany {
+			if answer != tooMany && answer != tooFastEnd {
 				s.learn(x.n)
 			}
-			r.leave(s.source)
+			r.leave(x.at)
 			s.closed(x)
 		case x.n >= s.allowed:
 			s.quit(x)

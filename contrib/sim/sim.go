@@ -1,25 +1,33 @@
 // Package sim simulates, in virtual time, the agent's controller (package
 // agent/elastic) against receivers that keep their limits to themselves.
 //
-// A Kind is a receiver, the sender's settings and the figures that must be
-// reached; Kinds is the catalogue of those that are known from practice. Run
+// A [Kind] is a receiver, the sender's settings and the figures that must be
+// reached; [Kinds] is the catalogue of the receivers known from practice. [Run]
 // lets a sender drain an endless backlog to a kind for a while and returns a
-// Result: how much of the possible was sent, how often the receiver had to
+// [Result]: how much of the possible was sent, how often the receiver had to
 // refuse, how soon full speed was reached and how soon it was found again after
-// a change. Kind.Misses says which of the figures are not good enough.
+// a change. [Kind.Misses] names the figures that are not good enough.
 //
 //	for _, k := range sim.Kinds() {
 //		r := sim.Run(k, seed)
 //		misses := k.Misses(&r.Figures)
 //	}
 //
-// The sender follows the controller to the letter, with the agent's rules for
-// hosts and destinations that do not answer. Everything is discrete events and
-// a seeded generator: the same kind and seed give the same result, on any
-// machine, an hour in some tenths of a second.
+// A [Population] is a law by which receivers are drawn from a seed that nobody chose;
+// [Population.Meet] sends to one, and compares that to what an oracle sends that knows the
+// receiver and meets the same chance. [Table] is the ten receivers that were met over sockets.
+//
+// There are two senders until one replaces the other: [Agent] by elastic.Control, which
+// the agent uses today, with a copy of its choice of hosts; and [Slots] by elastic.Site and
+// package slots as they are.
+//
+// The sender opens and closes sessions exactly as the controller says, with the
+// agent's rules for hosts and destinations that do not answer. The simulation is a
+// sequence of events drawn from a seeded generator: the same kind and seed give the
+// same result on any machine, and an hour passes in some tenths of a second.
 //
 // Command millrace-sim prints the figures and draws the runs. The tests hold
-// them to the marks and to testdata/golden.txt.
+// these figures to those of each Kind, and to testdata/golden.txt.
 package sim
 
 import (
@@ -44,6 +52,7 @@ type Sample struct {
 	Wanted   int     // what the controllers want then
 	Done     int     // messages accepted in it
 	Refused  int     // connections and messages refused in it
+	State    string  // of the first controller, in words
 	Possible float64 // messages a second that the receiver's limits allow
 }
 
@@ -52,24 +61,37 @@ type world struct {
 	clock     *clock
 	kind      *Kind
 	receiver  *receiver
-	senders   []*sender
+	senders   []agent
 	backlog   int
 	connects  int
 	quiet     int // connects begun during the suspension
 	done      []time.Duration
-	refused   []time.Duration
+	refused   []time.Duration // connections and messages
+	tooFast   []time.Duration // of these, messages
 	perSource []int
 	host      host
 	samples   []Sample
 	lowered   bool
+	explain   bool // samples tell the controller's state
 	bad       string
+}
+
+// agent is a sender with its controller, for one source address.
+type agent interface {
+	act()
+	up() int
+	wanted() int
+	hostMail()
+	clamp(elastic.Clamp)
+	state() string
+	history() []elastic.Change
 }
 
 func newWorld(k *Kind, seed uint64) *world {
 	w := &world{clock: newClock(seed), kind: k, backlog: 1 << 20, perSource: make([]int, k.sources())}
 	w.receiver = newReceiver(k.Receiver, w.clock, k.sources())
 	for i := range k.sources() {
-		w.senders = append(w.senders, newSender(w, i, elastic.Limits{MaxSessions: k.sessions()}))
+		w.senders = append(w.senders, k.agent(w, i))
 	}
 	return w
 }
@@ -79,7 +101,7 @@ func Run(k Kind, seed uint64) *Result {
 	w := newWorld(&k, seed)
 	w.run()
 	r := &Result{Samples: w.samples, Broken: w.bad}
-	r.Changes = w.senders[0].c.History()
+	r.Changes = w.senders[0].history()
 	r.Figures = w.figures()
 	if k.HostEvery > 0 {
 		alone := newWorld(&k, seed)
@@ -110,7 +132,7 @@ func (w *world) run() {
 // suspend puts the clamp on that a provider rule would.
 func (w *world) suspend(s Span) {
 	for _, x := range w.senders {
-		x.c.Clamp(w.clock.time(), elastic.Clamp{Sessions: 0, Until: epoch.Add(s.To), Reason: "421 4.7.0 blocked"})
+		x.clamp(elastic.Clamp{Sessions: 0, Until: epoch.Add(s.To), Reason: "421 4.7.0 blocked"})
 		x.act()
 	}
 }
@@ -120,8 +142,11 @@ func (w *world) sample() {
 	w.clock.after(time.Second, func() {
 		x := Sample{Possible: w.kind.Possible(w.clock.now - time.Second)}
 		for _, s := range w.senders {
-			x.Live += s.live
-			x.Wanted += s.target.Sessions
+			x.Live += s.up()
+			x.Wanted += s.wanted()
+		}
+		if w.explain {
+			x.State = w.senders[0].state()
 		}
 		x.Done = since(w.done, w.clock.now-time.Second)
 		x.Refused = since(w.refused, w.clock.now-time.Second)
@@ -141,8 +166,11 @@ func since(at []time.Duration, from time.Duration) int {
 
 func (w *world) delivered() { w.done = append(w.done, w.clock.now) }
 
-func (w *world) refusedNow() {
+func (w *world) refusedNow(rate bool) {
 	w.refused = append(w.refused, w.clock.now)
+	if rate {
+		w.tooFast = append(w.tooFast, w.clock.now)
+	}
 	if k := w.kind; k.Lowered > 0 && !w.lowered && w.clock.now >= loweredFrom {
 		w.lowered = true
 		before := k.Receiver.Limit[0].Value

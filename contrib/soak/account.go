@@ -18,9 +18,9 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/repeats"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/repeats"
 )
 
 // What a daemon at rest may hold beyond the most it held in the warm-up, when all
@@ -86,7 +86,7 @@ func (s *scene) emptied() (report *ledger.Report, empty bool) {
 			waiting = err.Error()
 			return false, nil
 		}
-		n, err := s.postfix.QueueLength(ctx)
+		n, err := s.Postfix.QueueLength(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -98,7 +98,7 @@ func (s *scene) emptied() (report *ledger.Report, empty bool) {
 					return false, err
 				}
 			}
-			if err := s.postfix.Flush(ctx); err != nil {
+			if err := s.Postfix.Flush(ctx); err != nil {
 				return false, err
 			}
 		}
@@ -113,7 +113,7 @@ func (s *scene) emptied() (report *ledger.Report, empty bool) {
 		s.violation("the queues are not empty after %v: %s: %v", s.settings.drain, waiting, err)
 	}
 	fmt.Fprintf(s.out, "drained in %v\n", time.Since(began).Round(100*time.Millisecond))
-	return ledger.Compare(&s.sent, s.internet.Ledger()), err == nil
+	return ledger.Compare(&s.sent, s.Internet.Ledger()), err == nil
 }
 
 // logs is what both daemons have said.
@@ -135,7 +135,7 @@ func (s *scene) duplicates(report *ledger.Report, logs string) {
 	s.mu.Lock()
 	arrivals := slices.Clone(s.arrivals)
 	s.mu.Unlock()
-	x := repeats.Explain(repeats.Evidence{Sent: &s.sent, Received: s.internet.Ledger(), Arrivals: arrivals, Orphans: orphans})
+	x := repeats.Explain(repeats.Evidence{Sent: &s.sent, Received: s.Internet.Ledger(), Arrivals: arrivals, Orphans: orphans})
 	allowed := int(s.open.Load() + s.cut.Load())
 	fmt.Fprintf(s.out, "copies too many: %d; transactions repeated by the agent %d (allowed: %d), copies of orphans %d (%d orphans), "+
 		""+
@@ -195,7 +195,7 @@ func (s *scene) bounces(report *ledger.Report) error {
 	told, reports := make(map[string]bool), 0
 	for _, d := range senders {
 		for _, box := range []string{"bounce@", "orders@"} {
-			list, err := s.postfix.Mailbox(box + d)
+			list, err := s.Postfix.Mailbox(box + d)
 			if err != nil {
 				return err
 			}
@@ -333,21 +333,21 @@ func (s *scene) said(logs string) {
 
 // keep leaves the evidence of a run that failed.
 func (s *scene) keep() error {
-	if s.millrace == nil {
+	if s.Millrace == nil {
 		return nil
 	}
-	s.millrace.Milter.Kill()
-	s.millrace.Agent.Kill()
+	s.Millrace.Milter.Kill()
+	s.Millrace.Agent.Kill()
 	if err := os.MkdirAll(s.evidence, 0o755); err != nil {
 		return err
 	}
 	var errs []error
 	for name, path := range map[string]string{
-		"postfix.log": s.postfix.Log(), "milter.log": s.milter.Log(), "agent.log": s.agent.Log(), "millrace.toml": s.millrace.Config(),
+		"postfix.log": s.Postfix.Log(), "milter.log": s.milter.Log(), "agent.log": s.agent.Log(), "millrace.toml": s.Millrace.Config(),
 	} {
 		errs = append(errs, copyFile(filepath.Join(s.evidence, name), path))
 	}
-	for name, l := range map[string]*ledger.Ledger{"sent.jsonl": &s.sent, "received.jsonl": s.internet.Ledger()} {
+	for name, l := range map[string]*ledger.Ledger{"sent.jsonl": &s.sent, "received.jsonl": s.Internet.Ledger()} {
 		f, err := os.Create(filepath.Join(s.evidence, name))
 		if err == nil {
 			err = errors.Join(l.WriteJSON(f), f.Close())

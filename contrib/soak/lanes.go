@@ -8,7 +8,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/sink"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 // lanes are all that may fail.
@@ -19,21 +19,21 @@ func lanes() []lane {
 		{"postfix", 30 * time.Second, []kind{
 			{name: "kill -9", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
 				s.postfixStops.Add(1)
-				s.openBack.Add(s.relay.passing.Load())
-				s.postfix.Kill()
+				s.openBack.Add(int64(s.relay.Passing()))
+				s.Postfix.Kill()
 				wait(ctx, lasts)
-				return s.postfix.Start(s.ctx)
+				return s.Postfix.Start(s.ctx)
 			}},
 			{name: "stop", most: 2 * time.Second, do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
 				s.postfixStops.Add(1)
-				s.openBack.Add(s.relay.passing.Load())
-				if err := s.postfix.Halt(); err != nil {
+				s.openBack.Add(int64(s.relay.Passing()))
+				if err := s.Postfix.Halt(); err != nil {
 					return err
 				}
 				wait(ctx, lasts)
-				return s.postfix.Start(s.ctx)
+				return s.Postfix.Start(s.ctx)
 			}},
-			{name: "reload", do: func(_ context.Context, s *scene, _ time.Duration, _ uint64) error { return s.postfix.Reload(s.ctx) }},
+			{name: "reload", do: func(_ context.Context, s *scene, _ time.Duration, _ uint64) error { return s.Postfix.Reload(s.ctx) }},
 		}},
 		{"dns", 20 * time.Second, []kind{
 			{name: "the resolver is away", least: 500 * time.Millisecond, most: 5 * time.Second,
@@ -47,8 +47,8 @@ func lanes() []lane {
 		}},
 		{"disk", 12 * time.Second, diskKinds},
 		{"hand-back", 20 * time.Second, []kind{
-			{name: "nobody is there", least: time.Second, most: 8 * time.Second, do: handback(absent)},
-			{name: "too many connections", least: time.Second, most: 8 * time.Second, do: handback(full)},
+			{name: "nobody is there", least: time.Second, most: 8 * time.Second, do: handback((*scene).absent)},
+			{name: "too many connections", least: time.Second, most: 8 * time.Second, do: handback((*scene).full)},
 		}},
 		{"admin", 8 * time.Second, []kind{
 			{name: "pauses a stream", least: time.Second, most: 8 * time.Second, weight: 2, do: between(
@@ -185,14 +185,14 @@ func moods(p sink.Provider) []kind {
 		list = append(list, kind{name: m.name, least: time.Second, most: 10 * time.Second,
 			do: func(ctx context.Context, s *scene, lasts time.Duration, _ uint64) error {
 				if m.cuts {
-					st := s.internet.Stats()
+					st := s.Internet.Stats()
 					s.cut.Add(int64(st.Provider(p.Name).Open))
 				}
-				if err := s.internet.Change(p.Name, m.f); err != nil {
+				if err := s.Internet.Change(p.Name, m.f); err != nil {
 					return err
 				}
 				wait(ctx, lasts)
-				if err := s.internet.Change(p.Name, func(b *sink.Behaviour) { *b = p.Behaviour }); err != nil {
+				if err := s.Internet.Change(p.Name, func(b *sink.Behaviour) { *b = p.Behaviour }); err != nil {
 					return fmt.Errorf("%s heals: %w", p.Name, err)
 				}
 				return nil

@@ -6,8 +6,8 @@
 //	make soak SOAK=1h SEED=7
 //	go run ./contrib/soak -duration 60s -seed 3
 //
-// What goes wrong is drawn from the seed before anything starts, and printed: a
-// [schedule] of faults in lanes, one lane for each thing that may fail. Faults of
+// The faults are drawn from the seed before anything starts, and printed: a
+// [schedule] in lanes, one lane for each thing that may fail. Faults of
 // one lane follow each other, those of different lanes meet as they like: the
 // agent is killed while the disk is full and a receiver hangs. The same seed
 // draws the same faults and the same mail; how they meet is the machine's.
@@ -25,15 +25,15 @@
 // A fault heals at its end, all of them at the end of the time. Then all mail has
 // to leave both queues, and [scene.settle] draws up the account: nothing lost,
 // altered, stray or on the wrong way; each copy too many explained one by one by
-// what invariant 3 allows (see package repeats); each refused recipient reported to its
+// a crash or a cut that leaves no choice (see package repeats); each refused recipient reported to its
 // sender; /readyz content; memory, descriptors and goroutines of both daemons
 // back where they were. It exits with 1 if any of that does not hold, and leaves
 // logs, ledgers and spool in the evidence directory.
 //
 // Slow disks are real: the spool lies on an ext4 of its own, in a loop device, and
-// FIFREEZE stops it (see [disk]). What is not here are steps of the clock: a time
-// namespace moves the monotonic clock only, and setting the other one would set
-// the machine's. Package agent/queue has a test of that.
+// FIFREEZE stops it (see [disk]). Steps of the clock are left out: a time namespace moves the
+// monotonic clock only, and setting the other one would set the machine's. Package
+// agent/queue has a test of them.
 //
 // It runs as root in the closed room of package lab.
 package main

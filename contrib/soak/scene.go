@@ -15,10 +15,12 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/repeats"
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/proxy"
+	"github.com/millrace/millrace/contrib/lab/repeats"
+	"github.com/millrace/millrace/contrib/lab/rig"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 const (
@@ -57,15 +59,13 @@ func (d *daemon) resume() error { return d.Signal(syscall.SIGCONT) }
 // scene is what runs during a soak.
 type scene struct {
 	settings
-	ctx      context.Context
-	out      io.Writer
-	dir      string
-	internet *sink.Internet
-	resolver *lab.Unbound
-	postfix  *lab.Postfix
-	relay    *relay
+	ctx context.Context
+	out io.Writer
+	dir string
+	rig.Rig
+	resolver *lab.Unbound // nil while it is stopped
+	relay    *proxy.Proxy // before Postfix's hand-back port, so that this port can fail alone
 	disk     *disk
-	millrace *lab.Millrace
 	agent    *daemon
 	milter   *daemon
 	client   *control.Client
@@ -123,22 +123,19 @@ func (s *scene) setUp() (err error) {
 	if s.disk, err = mountDisk(s.dir); err != nil {
 		return err
 	}
-	s.internet, err = sink.New(sink.Options{Port: 25, DNS: sinkDNS + ":53", Seed: s.seed, Message: s.arrived, Idle: 20 * time.Second})
+	s.Defer(s.disk.unmount)
+	err = s.StartInternet(sink.Options{DNS: sinkDNS + ":53", Seed: s.seed, Message: s.arrived, Idle: 20 * time.Second}, providers...)
 	if err != nil {
 		return err
-	}
-	for _, p := range providers {
-		if err := s.internet.Add(p); err != nil {
-			return err
-		}
 	}
 	if err := s.startResolver(); err != nil {
 		return err
 	}
+	s.Defer(func() error { return s.resolver.Stop() }) // whichever is the last
 	// With the default action accept a message may go both ways when the milter
 	// dies; with tempfail its client sends it again.
 	action := []string{"accept", "tempfail"}[s.seed%2]
-	s.postfix, err = lab.StartPostfix(s.ctx, lab.PostfixOptions{
+	err = s.StartPostfix(s.ctx, lab.PostfixOptions{
 		Milter:       "{ " + lab.RelativeSocket + ", default_action=" + action + " }",
 		LocalDomains: senders,
 		Extra: map[string]string{
@@ -154,16 +151,20 @@ func (s *scene) setUp() (err error) {
 	if err != nil {
 		return err
 	}
-	if s.relay, err = startRelay(s.postfix.HandbackAddr()); err != nil {
+	if s.relay, err = proxy.New(proxy.Options{Listen: "127.0.0.1:0"}); err != nil {
 		return err
 	}
-	s.millrace, err = lab.NewMillrace(lab.MillraceOptions{Host: s.postfix, Set: map[string]string{
+	s.Defer(func() error { s.relay.Close(); return nil })
+	if err := s.present(); err != nil {
+		return err
+	}
+	err = s.NewMillrace(lab.MillraceOptions{Set: map[string]string{
 		"spool.directory":      fmt.Sprintf("%q", s.disk.spool()),
 		"spool.min_free":       fmt.Sprint(minFree),
 		"milter.agent_grace":   fmt.Sprintf("%q", grace.String()),
 		"agent.http.listen":    fmt.Sprintf("%q", httpAddr),
 		"agent.max_sessions":   "60",
-		"handback.relay":       fmt.Sprintf("%q", s.relay.addr),
+		"handback.relay":       fmt.Sprintf("%q", s.relay.Addr()),
 		"general.max_sessions": "15",
 		"general.retry":        `["1s", "2s", "4s"]`,
 		"general.expire":       `"2d"`,
@@ -171,43 +172,19 @@ func (s *scene) setUp() (err error) {
 	if err != nil {
 		return err
 	}
-	config, err := os.ReadFile(s.millrace.Config())
+	config, err := os.ReadFile(s.Millrace.Config())
 	if err != nil {
 		return err
 	}
 	s.config = string(config)
-	s.agent = &daemon{Daemon: s.millrace.Agent, name: "agent"}
-	s.milter = &daemon{Daemon: s.millrace.Milter, name: "milter"}
-	s.client = control.NewClient(s.millrace.Control())
+	s.agent = &daemon{Daemon: s.Millrace.Agent, name: "agent"}
+	s.milter = &daemon{Daemon: s.Millrace.Milter, name: "milter"}
+	s.client = control.NewClient(s.Millrace.Control())
 	return errors.Join(s.start(s.agent), s.start(s.milter))
 }
 
 func (s *scene) startResolver() (err error) {
 	s.resolver, err = lab.StartUnbound(s.ctx, lab.UnboundOptions{Addr: lab.Resolver, Forward: sinkDNS})
-	return err
-}
-
-// tearDown ends and removes everything that was started.
-func (s *scene) tearDown() error {
-	var err error
-	if s.millrace != nil {
-		err = s.millrace.Close()
-	}
-	if s.postfix != nil {
-		err = errors.Join(err, s.postfix.Stop())
-	}
-	if s.relay != nil {
-		s.relay.close()
-	}
-	if s.resolver != nil {
-		err = errors.Join(err, s.resolver.Stop())
-	}
-	if s.internet != nil {
-		s.internet.Close()
-	}
-	if s.disk != nil {
-		err = errors.Join(err, s.disk.unmount())
-	}
 	return err
 }
 
@@ -238,11 +215,11 @@ func (s *scene) kill(d *daemon) error {
 		if err := d.Freeze(s.ctx); err != nil {
 			return err
 		}
-		n, err := sessions(d.PID(), s.internet.Port())
+		n, err := sessions(d.PID(), s.Internet.Port())
 		if err != nil {
 			return err
 		}
-		back, err := sessions(d.PID(), s.relay.port())
+		back, err := sessions(d.PID(), s.relay.Port())
 		if err != nil {
 			return err
 		}
@@ -278,7 +255,7 @@ func (s *scene) reload(d *daemon, good bool, pick uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(s.millrace.Config(), []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(s.Millrace.Config(), []byte(text), 0o644); err != nil {
 		return err
 	}
 	if err := d.Reload(); err != nil {
@@ -294,7 +271,7 @@ func (s *scene) reload(d *daemon, good bool, pick uint64) error {
 		s.violation("SIGHUP to the %s: it never said %q: %v", d.name, said, err)
 	}
 	if !good {
-		return os.WriteFile(s.millrace.Config(), []byte(s.config), 0o644)
+		return os.WriteFile(s.Millrace.Config(), []byte(s.config), 0o644)
 	}
 	return nil
 }
@@ -329,7 +306,7 @@ func mail(seed uint64) func(i int) *inject.Message {
 // soak is a whole run.
 func soak(ctx context.Context, set settings, out io.Writer) (err error) {
 	s := &scene{settings: set, ctx: ctx, out: out}
-	defer func() { err = errors.Join(err, s.tearDown()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	all := lanes()
 	faults := schedule(s.seed, s.duration, all)
 	fmt.Fprintf(out, "seed %d: %d faults in %v, %g messages a second\n", s.seed, len(faults), s.duration, s.rate)
@@ -359,7 +336,7 @@ func (s *scene) run(all []lane, faults []fault) error {
 	defer stopWatching()
 
 	in := &inject.Injector{
-		Addr: s.postfix.SMTPAddr(), Connections: 12, PerConnection: 20, Rate: s.rate,
+		Addr: s.Postfix.SMTPAddr(), Connections: 12, PerConnection: 20, Rate: s.rate,
 		Retry: 200 * time.Millisecond, Timeout: patience, Ledger: &s.sent,
 	}
 	n := int(s.rate * s.duration.Seconds())

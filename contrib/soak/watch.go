@@ -53,7 +53,7 @@ func (w *watch) run(ctx context.Context, s *scene) {
 		case <-tick.C:
 		case <-report.C:
 			fmt.Fprintf(s.out, "%6.0fs  %d events, %d copies sent, %d arrived\n",
-				time.Since(w.began).Seconds(), s.events.Load(), s.sent.Len(), s.internet.Ledger().Len())
+				time.Since(w.began).Seconds(), s.events.Load(), s.sent.Len(), s.Internet.Ledger().Len())
 		}
 	}
 }

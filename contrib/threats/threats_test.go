@@ -1,5 +1,6 @@
-// Package threats keeps the threat model honest: each test that README.md names
-// exists where it says.
+// Package threats keeps the threat model of README.md honest. Each threat in it names the
+// tests that show it stopped; the test here fails if one of them does not exist in the
+// package that is named.
 package threats
 
 import (

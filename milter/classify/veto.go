@@ -18,6 +18,12 @@ var (
 	rcptArgs = map[string]bool{"NOTIFY": true, "ORCPT": true} // RFC 3461
 )
 
+// maxHops is how many Received fields diverted mail may have, those of the host left
+// out. A host counts them and refuses what has too many, 50 with Postfix
+// (hopcount_limit), 25 with Sendmail (MaxHopCount). Ours and one more come on top when
+// mail goes back to it: what it takes only just it would not take again.
+const maxHops = 20
+
 // veto says why a message must stay with the host whatever rules say, or "".
 func (c *Classifier) veto(m *Message, h headers) string {
 	if m.Looped {
@@ -43,6 +49,9 @@ func (c *Classifier) veto(m *Message, h headers) string {
 				return why
 			}
 		}
+	}
+	if len(h["received"]) > maxHops {
+		return "too many hops"
 	}
 	for _, v := range h["auto-submitted"] { // RFC 3834
 		// auto-generated is no reply: a rule may divert it, built-in evidence does not.

@@ -3,13 +3,14 @@ package wire
 import (
 	"bytes"
 	"context"
-	"log/slog"
-	"net"
 	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
 func TestSilentPeersAreClosed(t *testing.T) {
@@ -75,7 +76,7 @@ func TestBrokenProtocolClosesWithOneLogLine(t *testing.T) {
 			<-s.backend().closed
 			s.stop()
 			<-s.done
-			if lines := s.log.lines(); len(lines) != 1 || !strings.Contains(lines[0], c.says) {
+			if lines := s.log.Lines(); len(lines) != 1 || !strings.Contains(lines[0], c.says) {
 				t.Errorf("log:\n%s\nwant one line with %q", strings.Join(lines, "\n"), c.says)
 			}
 		})
@@ -126,14 +127,13 @@ func TestFloodsAreClosedWithinBoundedMemory(t *testing.T) {
 		"unknown":    appendPacket(nil, 'U', strings.Repeat("x", 900)+"\x00"),
 	} {
 		ctx, stop := context.WithCancel(context.Background())
-		ln := newPipes()
-		var log logBuffer
+		ln := pipes.New()
+		var log logbuf.Buffer
 		done := make(chan error)
 		go func() {
-			done <- NewServer(func(*Conn) Handler { return deaf{} }, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}).Serve(ctx, ln)
+			done <- NewServer(func(*Conn) Handler { return deaf{} }, Options{Logger: log.Logger()}).Serve(ctx, ln)
 		}()
-		ours, theirs := net.Pipe()
-		ln.ch <- theirs
+		ours := ln.Dial()
 		p := peer{t, ours}
 		p.greet()
 		p.send('M', "<a@x>")
@@ -162,7 +162,7 @@ func TestFloodsAreClosedWithinBoundedMemory(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if l := log.lines(); len(l) != 1 || !strings.Contains(l[0], "before a body") {
+		if l := log.Lines(); len(l) != 1 || !strings.Contains(l[0], "before a body") {
 			t.Errorf("%s: log %q", name, l)
 		}
 	}

@@ -1,18 +1,19 @@
 package wire
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -167,49 +168,11 @@ func (r *recorder) seen() string {
 	return strings.Join(r.calls, "\n")
 }
 
-// logBuffer is a log that tests read.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) lines() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Split(strings.TrimSuffix(l.b.String(), "\n"), "\n")
-}
-
-// pipes is a listener whose connections are made by dial.
-type pipes struct {
-	ch   chan net.Conn
-	once sync.Once
-	end  chan struct{}
-}
-
-func newPipes() *pipes { return &pipes{ch: make(chan net.Conn), end: make(chan struct{})} }
-
-func (l *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.ch:
-		return c, nil
-	case <-l.end:
-		return nil, net.ErrClosed
-	}
-}
-func (l *pipes) Close() error   { l.once.Do(func() { close(l.end) }); return nil }
-func (l *pipes) Addr() net.Addr { return nil }
-
 // served is a server under test.
 type served struct {
 	t    testing.TB
-	ln   *pipes
-	log  logBuffer
+	ln   *pipes.Listener
+	log  logbuf.Buffer
 	stop context.CancelFunc
 	done chan struct{}
 
@@ -218,8 +181,8 @@ type served struct {
 }
 
 func serve(t testing.TB, o Options, setup func(*recorder)) *served {
-	s := &served{t: t, ln: newPipes(), done: make(chan struct{})}
-	o.Logger = slog.New(slog.NewTextHandler(&s.log, nil))
+	s := &served{t: t, ln: pipes.New(), done: make(chan struct{})}
+	o.Logger = s.log.Logger()
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	server := NewServer(func(c *Conn) Handler {
@@ -242,7 +205,7 @@ func serve(t testing.TB, o Options, setup func(*recorder)) *served {
 		s.stop()
 		<-s.done
 		if t.Failed() {
-			t.Logf("log:\n%s", strings.Join(s.log.lines(), "\n"))
+			t.Logf("log:\n%s", &s.log)
 		}
 	})
 	return s
@@ -253,7 +216,7 @@ func (s *served) dial() peer {
 }
 
 func (s *served) over(ours, theirs net.Conn) peer {
-	s.ln.ch <- theirs
+	s.ln.Put(theirs)
 	s.t.Cleanup(func() { ours.Close() })
 	return peer{s.t, ours}
 }

@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -11,6 +10,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
 func TestStopFinishesTheMessageInHand(t *testing.T) {
@@ -34,7 +36,7 @@ func TestStopFinishesTheMessageInHand(t *testing.T) {
 	busy.expect('a')
 	busy.expectEnd()
 	<-s.done
-	if l := s.log.lines(); l[0] != "" {
+	if l := s.log.String(); l != "" {
 		t.Errorf("a clean stop was logged: %q", l)
 	}
 }
@@ -70,7 +72,7 @@ func TestConnectionsBeyondTheLimitWait(t *testing.T) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		s.ln.ch <- theirs
+		s.ln.Put(theirs)
 		(peer{t, ours}).greet()
 	}()
 	first.mail("<a@x>", "<b@y>")
@@ -93,18 +95,18 @@ func TestSilentConnectionsGiveWayToNewOnes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log logBuffer
+	var log logbuf.Buffer
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error)
 	server := NewServer(func(*Conn) Handler { return deaf{} },
-		Options{MaxConnections: places, NegotiationTimeout: time.Hour, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		Options{MaxConnections: places, NegotiationTimeout: time.Hour, Logger: log.Logger()})
 	go func() { done <- server.Serve(ctx, ln) }()
 	defer func() {
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if l := log.lines(); len(l) > 2 || !strings.Contains(l[0], "say nothing") {
+		if l := log.Lines(); len(l) > 2 || !strings.Contains(l[0], "say nothing") {
 			t.Errorf("log of %d silent connections:\n%s", silent, strings.Join(l, "\n"))
 		}
 	}()
@@ -169,7 +171,7 @@ func TestNegotiationHasItsDeadline(t *testing.T) {
 
 // flaky is a listener whose first accepts fail for a while.
 type flaky struct {
-	*pipes
+	*pipes.Listener
 	failures atomic.Int32
 }
 
@@ -177,21 +179,20 @@ func (l *flaky) Accept() (net.Conn, error) {
 	if l.failures.Add(-1) >= 0 {
 		return nil, errors.New("too many open files")
 	}
-	return l.pipes.Accept()
+	return l.Listener.Accept()
 }
 
 func TestAcceptErrorsDoNotEndTheServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		ln := &flaky{pipes: newPipes()}
+		ln := &flaky{Listener: pipes.New()}
 		ln.failures.Store(5)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() {
 			done <- NewServer(func(c *Conn) Handler { return &recorder{conn: c, closed: make(chan struct{})} }, Options{}).Serve(ctx, ln)
 		}()
-		ours, theirs := net.Pipe()
-		ln.ch <- theirs
+		ours := ln.Dial()
 		peer{t, ours}.greet()
 		ours.Close()
 		stop()

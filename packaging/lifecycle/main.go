@@ -27,9 +27,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/millrace/millrace/contrib/sink"
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
 func main() {

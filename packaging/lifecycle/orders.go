@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/contrib/sink/inject"
-	"github.com/millrace/millrace/contrib/sink/ledger"
+	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
 // What an admin has ordered with an earlier version is in force after the upgrade:

@@ -1,7 +1,6 @@
 package sts
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,7 +19,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/millrace/millrace/contrib/selfsigned"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -33,7 +33,7 @@ type world struct {
 	t     *testing.T
 	dir   string
 	store *Store
-	log   bytes.Buffer
+	log   logbuf.Buffer
 	roots *x509.CertPool
 
 	mu      sync.Mutex
@@ -80,7 +80,7 @@ func newWorld(t *testing.T, names ...string) *world {
 func (w *world) open() {
 	w.store = Open(Options{
 		Directory: w.dir, Roots: w.roots, MaxPolicies: 10,
-		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
+		Log: w.log.Logger(),
 		Now: func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now },
 		TXT: func(_ context.Context, name string) ([]string, error) {
 			w.mu.Lock()

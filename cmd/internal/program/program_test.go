@@ -204,19 +204,26 @@ func TestDaemonThatFailsSaysWhyOnEachLine(t *testing.T) {
 	}
 }
 
+// serviceManager is where a daemon tells systemd of its state (sd_notify(3)).
+func serviceManager(t *testing.T, name string) *net.UnixConn {
+	t.Helper()
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return socket
+}
+
 func TestServiceManagerMayListenInTheAbstractNameSpace(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file, name := filepath.Join(dir, "millrace.toml"), "@"+dir
 	write(t, file, "hostname = \"mail.example.com\"\n")
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	socket := serviceManager(t, name)
 	p := begin(t, "runs", []string{"NOTIFY_SOCKET=" + name}, "--config", file)
 	b := make([]byte, 512)
 	if n, err := socket.Read(b); err != nil || string(b[:n]) != "READY=1" {
@@ -234,14 +241,7 @@ func TestServiceManagerFollowsADaemonsLife(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "millrace.toml")
 	write(t, file, "hostname = \"one.example.com\"\n[agent.http]\nlisten = \"192.0.2.1:1\"\n")
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	socket := serviceManager(t, filepath.Join(dir, "notify"))
 	// told waits for a state; those of the watchdog come in between.
 	told := func(want string) {
 		t.Helper()
@@ -293,14 +293,7 @@ func TestWatchdogStarvesWhileTheWorkStandsStill(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "millrace.toml")
 	write(t, file, "hostname = \"mail.example.com\"\n")
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	socket := serviceManager(t, filepath.Join(dir, "notify"))
 	hear := func() string {
 		t.Helper()
 		b := make([]byte, 512)

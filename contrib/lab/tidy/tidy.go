@@ -3,7 +3,8 @@
 //
 //	func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }
 //
-// It is not part of lab, which programs use too.
+// It is apart from lab, which the soak and the benchmarks link too, so that these do not
+// carry the check for goroutines.
 package tidy
 
 import (

@@ -1,5 +1,10 @@
 // Command millrace-sim drives the agent's controller against simulated
-// receivers and prints how well it does. See package contrib/sim.
+// receivers and prints how well it does:
+//
+//	go run ./contrib/sim/cmd/millrace-sim                           # all kinds, five seeds each
+//	go run ./contrib/sim/cmd/millrace-sim --plots /tmp/plots bans   # some of them, with pictures
+//
+// See package contrib/sim.
 package main
 
 import (
@@ -16,12 +21,16 @@ import (
 )
 
 type options struct {
-	Kinds    []string `arg:"" optional:"" help:"Kinds of receivers: parts of their names; none: all." placeholder:"KIND"`
-	List     bool     `help:"Print the names of all kinds and exit."`
-	Seeds    int      `help:"Runs of each kind; the worst counts." default:"5"`
-	First    int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
-	Markdown bool     `help:"Print the table as Markdown."`
-	Plots    string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
+	Kinds      []string `arg:"" optional:"" help:"Kinds of receivers: parts of their names; none: all." placeholder:"KIND"`
+	List       bool     `help:"Print the names of all kinds and exit."`
+	Seeds      int      `help:"Runs of each kind; the worst counts." default:"5"`
+	First      int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
+	Population string   `help:"Meet receivers drawn from a population, one for each seed: ordinary, hard; or the ten of the table." enum:",ordinary,hard,table" default:""`
+	Worst      int      `help:"Of a population, tell of so many of the worst." default:"8"`
+	By         string   `help:"The controller: the agent's, or the one by slots at addresses." enum:"agent,slots" default:"agent"`
+	Course     bool     `help:"Tell the run of the first seed second by second."`
+	Markdown   bool     `help:"Print the table as Markdown."`
+	Plots      string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
 }
 
 const description = `Drives the agent's session controller against simulated receivers and prints,
@@ -39,6 +48,9 @@ func main() {
 }
 
 func (o *options) run(out io.Writer) error {
+	if o.Population != "" {
+		return o.meet(out)
+	}
 	kinds := o.chosen(sim.Kinds())
 	if len(kinds) == 0 {
 		return fmt.Errorf("no kind is named %s: --list prints all", strings.Join(o.Kinds, " or "))
@@ -53,6 +65,12 @@ func (o *options) run(out io.Writer) error {
 	}
 	var rows []*sim.Row
 	for _, k := range kinds {
+		k.Sender = o.sender()
+		if o.Course {
+			if err := sim.WriteCourse(out, k, uint64(o.First)); err != nil {
+				return err
+			}
+		}
 		rows = append(rows, sim.NewRow(k, o.First, max(1, o.Seeds)))
 	}
 	if o.Plots != "" {
@@ -64,6 +82,42 @@ func (o *options) run(out io.Writer) error {
 		return sim.WriteMarkdown(out, rows)
 	}
 	return sim.WriteTable(out, rows)
+}
+
+// sender is who sends.
+func (o *options) sender() sim.Sender {
+	if o.By == "slots" {
+		return sim.Slots
+	}
+	return sim.Agent
+}
+
+// meet sends to a population.
+func (o *options) meet(out io.Writer) error {
+	if o.Population == "table" {
+		for _, k := range o.chosen(sim.Table()) {
+			if _, err := fmt.Fprintf(out, "%s: %v\n", k.Name, sim.MeetKind(k, uint64(o.First), o.sender())); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	p := sim.Ordinary
+	if o.Population == "hard" {
+		p = sim.Hard
+	}
+	if o.Course {
+		k := p.Draw(uint64(o.First))
+		k.Sender = o.sender()
+		return sim.WriteCourse(out, k, uint64(o.First))
+	}
+	var all sim.Census
+	for i := range o.Seeds {
+		m := p.Meet(uint64(o.First+i), o.sender())
+		m.Result = nil
+		all = append(all, m)
+	}
+	return all.Write(out, o.Worst)
 }
 
 // chosen are the kinds that the arguments name.

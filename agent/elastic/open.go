@@ -1,0 +1,188 @@
+package elastic
+
+import (
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// mostAddresses is how many addresses a site remembers, more only while they hold slots.
+const mostAddresses = 64
+
+// Open begins a connect on a slot if one is wanted now, and says to which address. When
+// it is not, Next is when to ask again.
+func (s *Site) Open(now time.Time, x *slots.Slot, list []Candidate) (*slots.Address, bool) {
+	s.run(now)
+	s.awake(now)
+	s.next = time.Time{}
+	most := s.limits.MaxSessions
+	if cl, ok := s.clamps.tightest(now); ok && cl.Sessions >= 0 {
+		most = min(most, cl.Sessions)
+		s.sooner(now, cl.Until)
+	}
+	s.look(now)
+	s.grow(now, list)
+	if s.Held() >= most {
+		return nil, false
+	}
+	if now.Before(s.refusals.opens) {
+		s.sooner(now, s.refusals.opens)
+		return nil, false
+	}
+	under := s.Opening - s.Hanging
+	window := s.window
+	if !s.late.sure && s.Vacant > 0 && s.state == bounded {
+		window = 1 // the first replacement shows whether slots are freed late
+	}
+	if under >= window {
+		return nil, false
+	}
+	kept := s.keep(now)
+	if s.Held()-s.Hanging < s.want-kept-s.probe.open && under < max(window, 2) {
+		if a := s.choose(now, list); a != nil {
+			switch {
+			case s.state != growing || s.Vacant > 0 || a.Held() < a.Accepted:
+				return s.begin(now, x, a, slots.Replace)
+			case s.growth.open-s.Hanging < max(2, s.Live/8): // each may turn out to be one too many
+				return s.begin(now, x, a, slots.Grow)
+			}
+		}
+	}
+	if a := s.replaceEarly(now, list); a != nil {
+		s.late.early = x
+		return s.begin(now, x, a, slots.Early)
+	}
+	if s.probe.open > s.want/16+kept {
+		return nil, false
+	}
+	if a := s.more(now, list); a != nil {
+		a, ok := s.begin(now, x, a, slots.Probe)
+		s.probe.round--
+		s.probe.open++
+		return a, ok
+	}
+	return nil, false
+}
+
+func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) (*slots.Address, bool) {
+	over := s.Held() >= s.want
+	full := s.state == bounded && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
+	last := full && a.Held()+a.Vacant+1 >= a.Room()
+	if why == slots.Grow {
+		s.growth.open++
+	}
+	if s.state == growing && a.Vacant == 0 && s.Vacant > 0 { // it is in the stead of one that ended elsewhere
+		s.drop()
+	}
+	a.Begin(x, &s.Count, why, now)
+	x.Over, x.Full, x.Last = over, full, last
+	if !slices.Contains(s.addresses, a) {
+		if len(s.addresses) >= mostAddresses { // those that DNS no longer names
+			s.addresses = slices.DeleteFunc(s.addresses, func(a *slots.Address) bool { return a.Held()+a.Vacant == 0 })
+		}
+		s.addresses = append(s.addresses, a)
+	}
+	return a, true
+}
+
+func (s *Site) sooner(now, t time.Time) {
+	if t.After(now) && (s.next.IsZero() || t.Before(s.next)) {
+		s.next = t
+	}
+}
+
+// look lets go of slots that have become free.
+func (s *Site) look(now time.Time) {
+	for _, a := range s.addresses {
+		a.Look(now)
+		if _, free := a.Oldest(now); !free.IsZero() {
+			s.sooner(now, free)
+		}
+		if a.Room() > a.Held() {
+			s.sooner(now, a.Opens)
+		}
+	}
+	if s.state == bounded {
+		for s.Vacant > 0 && s.Held()-s.probe.open+s.Vacant > s.want {
+			s.drop()
+		}
+	}
+}
+
+// drop lets go of the place that has been vacant longest: a probe has got it, or it was
+// given up.
+func (s *Site) drop() {
+	var oldest *slots.Address
+	for _, a := range s.addresses {
+		if a.Vacant > 0 && (oldest == nil || a.Since().Before(oldest.Since())) {
+			oldest = a
+		}
+	}
+	if oldest == nil { // those of another site are among them
+		s.Vacant = 0
+		return
+	}
+	oldest.Drop()
+}
+
+// tier is the best of which an address answers.
+func tier(now time.Time, list []Candidate) int {
+	best := 1 << 30
+	for _, c := range list {
+		if !c.Down(now) {
+			best = min(best, c.Tier)
+		}
+	}
+	return best
+}
+
+// usable says whether a connect may go to an address now.
+func (s *Site) usable(now time.Time, a *slots.Address) bool {
+	if a.Down(now) || now.Before(a.Opens) || a.Strikes > 0 && a.Opening > 0 {
+		return false
+	}
+	// Sessions above one and a half times what its pace needs would only wait.
+	p := tighter(a.Pace.Value, s.pace.Value)
+	return p == 0 || float64(a.Held()) < 1+1.5*p*(s.latency+s.connect/10)
+}
+
+// enough says whether the sessions suffice for the pace.
+func (s *Site) enough(n int) bool {
+	p := s.pace.Value * float64(s.active())
+	return p > 0 && s.want >= n && float64(s.want) >= 1+1.5*p*(s.latency+s.connect/10)
+}
+
+// choose finds the address of the best tier that has most room: of those with a place,
+// the one where fewest slots are held.
+func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
+	t := tier(now, list)
+	s.turn++
+	for i := range list {
+		c := list[(i+s.turn)%len(list)]
+		if c.Tier > t || !s.usable(now, c.Address) || c.Held() >= c.Room() {
+			continue
+		}
+		if best == nil || s.before(c.Address, best) {
+			best = c.Address
+		}
+	}
+	if best != nil || s.Opening > 0 || s.Live > 0 {
+		return best
+	}
+	for _, c := range list { // nothing answers: one that is off is tried before its time
+		if !c.Busy() && !now.Before(c.Opens) && c.Held() < c.Room() {
+			return c.Address
+		}
+	}
+	return nil
+}
+
+// before says whether a connect goes to a rather than to b: at a limit to where a place
+// has become vacant, else to where fewer slots are held.
+func (s *Site) before(a, b *slots.Address) bool {
+	if x, y := a.Vacant > 0, b.Vacant > 0; s.state == bounded && x != y {
+		return x
+	}
+	return a.Held() < b.Held()
+}

@@ -1,0 +1,107 @@
+package elastic
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// more finds where one more than was accepted is tried: where none was refused yet, and
+// else where that is longest ago.
+func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
+	if s.state != bounded || s.Held()-s.Hanging < min(s.want-s.host.kept, s.room(now)) || s.Held() >= s.limits.MaxSessions {
+		return nil
+	}
+	if s.probe.round > 0 && s.probe.open == 0 && now.Sub(s.probe.began) > testLong {
+		s.probe.round = 0
+	}
+	if s.probe.round == 0 {
+		if s.probe.open > 0 || s.probe.trial > 0 || s.credit < 1 && !s.wary(now) {
+			return nil
+		}
+		at := s.probe.at
+		if s.host.kept > 0 && s.probe.streak == 0 && at.Before(s.probe.began.Add(hostGapMin)) {
+			at = s.probe.began.Add(hostGapMin) // a probe takes the host's places for a moment
+		}
+		if at.Before(s.refusals.last.Add(gapMax)) && s.refusals.doubt {
+			at = s.refusals.last.Add(gapMax) // nothing shows yet that the last one had no consequences
+		}
+		if now.Before(at) {
+			s.sooner(now, at)
+			return nil
+		}
+		s.probe.round, s.probe.began, s.probe.sound, s.probe.refused = s.host.kept+min(1<<min(s.probe.streak, 16), 1+s.want/4), now, true, false
+	}
+	t := tier(now, list)
+	for _, c := range list {
+		if c.Tier > t || c.Strikes > 0 || !s.usable(now, c.Address) {
+			continue
+		}
+		if best == nil || worse(best, c.Address) {
+			best = c.Address
+		}
+	}
+	if best != nil {
+		best.Probed = now
+	}
+	return best
+}
+
+// room is how many slots could be held at the addresses that answer, as far as is known.
+func (s *Site) room(now time.Time) (n int) {
+	for _, a := range s.addresses {
+		if a.Strikes > 0 || a.Down(now) {
+			n += a.Held()
+		} else {
+			n += a.Room()
+		}
+	}
+	return n
+}
+
+// worse says whether b is a better place for a probe: first where fewer slots are held
+// than were accepted, then where none was refused yet, then where that is longest ago.
+func worse(a, b *slots.Address) bool {
+	rank := func(a *slots.Address) int {
+		switch {
+		case a.Held() < a.Accepted:
+			return 0
+		case !a.Limited:
+			return 1
+		}
+		return 2
+	}
+	x, y := rank(a), rank(b)
+	switch {
+	case x != y:
+		return y < x
+	case x < 2:
+		return b.Held() < a.Held()
+	}
+	return b.Probed.Before(a.Probed)
+}
+
+// confirm ends a round of probes that brought more slots.
+func (s *Site) confirm(now time.Time) {
+	s.probe.trial, s.refusals.given, s.refusals.regained = 0, 0, false
+	s.probe.streak++
+	s.credit = max(s.credit, 1)
+	if s.probe.gap, s.probe.at = gapMin, now; s.wary(now) {
+		s.probe.gap, s.probe.at = waryMin, now.Add(waryMin)
+	}
+	s.record(now, s.want, fmt.Sprintf("%d were accepted", s.want))
+}
+
+// endedWhile says whether a session ended while the connect was on its way to the receiver:
+// then it may have got that one's place.
+func (s *Site) endedWhile(x *slots.Slot, now time.Time) bool {
+	there := x.Began.Add(now.Sub(x.Began) / 2)
+	n := min(s.nends, len(s.ends))
+	for _, at := range s.ends[:n] {
+		if !at.Before(x.Began) && !at.After(there) {
+			return true
+		}
+	}
+	return n == len(s.ends) && s.ends[s.nends%n].After(there)
+}

@@ -1,0 +1,210 @@
+package elastic
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// Failed notes a connect that got no answer, and says whether that was a refusal
+// without a word: the connection was there, and the address takes others.
+func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
+	if connected && x.Address.Accepted > 0 {
+		s.Refused(x, now, "connection reset")
+		return
+	}
+	s.run(now)
+	s.grown(x)
+	s.unprobe(x)
+	x.Void(now, now)
+	x.Address.Failed(x.Began, now)
+}
+
+// Refused notes a connect, or a session's first transaction, that was refused for being
+// one too many.
+func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
+	s.run(now)
+	a := x.Address
+	s.unprobe(x)
+	if x.Up() {
+		s.refusals.atMail = true
+	} else {
+		s.grown(x)
+	}
+	proven := x.Proven()
+	waited, replaces := x.Waited()
+	free := now
+	if x.Why == slots.Early {
+		free = x.After.Add(s.late.lag)
+	}
+	x.Void(now, free)
+	a.Answered()
+	a.Reply, s.reply = reply, reply
+	s.window = max(1, min(s.window, s.Opening+1)/2)
+	if x.Began.Before(a.Cut) || x.Began.Before(s.refusals.closed) { // it met the crowd that the last refusal told of
+		if x.Why == slots.Grow || x.Why == slots.Probe {
+			s.most(now)
+		}
+		return
+	}
+	a.Cut = now
+	again := now.Sub(s.refusals.last).Seconds() <= s.latency
+	s.refusals.last = now
+	s.credit = max(owed, s.credit-1)
+	switch {
+	case proven && again: // as many as had a message under way are refused with the first
+		s.credit--
+	case proven: // told late: what is left fits
+		a.Limited, a.Accepted = true, max(1, min(a.Accepted, a.Held()))
+		s.state, s.probe.trial = bounded, 0
+		s.probe.gap = min(2*s.probe.gap, gapMax)
+		s.probe.streak, s.probe.at = 0, now.Add(s.probe.gap)
+		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
+	case x.Why == slots.Early:
+		s.late.floor, s.late.floorAt = max(s.late.floor, waited), now
+	case s.state == bounded && x.Why == slots.Replace:
+		s.strike(x, now, waited, replaces)
+	case x.Why == slots.Probe:
+		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
+		s.probe.tight = s.probe.tight || x.Over
+		a.Limited, a.Probed = true, now
+		most := gapMax
+		if s.wary(now) {
+			most = waryMax
+		}
+		s.probe.gap = min(2*s.probe.gap, most)
+		s.probe.at = now.Add(s.probe.gap)
+		if s.host.kept > 0 && !x.Over && !s.hostBusy(now) {
+			s.want--
+		}
+		s.record(now, s.want, fmt.Sprintf("%s refused one more than %d: %s", a.Key.Host.Addr(), a.Accepted, reply))
+	default:
+		a.Limited, a.Probed = true, now
+		a.Accepted += s.hostHolds(now) / max(1, len(s.addresses))
+		s.refusals.doubt, s.probe.at = true, now.Add(gapMin)
+		if a.Live == 0 {
+			a.Strikes++
+			a.Opens = now.Add(wait(a.Strikes))
+			if a.Accepted == 0 && s.Live > 0 { // this host takes none: its own affair
+				return
+			}
+		}
+		if s.state != bounded {
+			s.state = bounded
+			s.probe.streak = 0
+		}
+		s.most(now)
+		s.record(now, s.want, fmt.Sprintf("refused with %d up: %s said %s", s.Live, a.Key.Host.Addr(), reply))
+	}
+}
+
+// most takes what is held for what is accepted.
+func (s *Site) most(now time.Time) {
+	if s.state == bounded {
+		if n := max(1, s.Held()+s.Vacant-s.probe.open+s.hostHolds(now)); n < s.want {
+			s.want = n
+			s.now = level{n: n}
+		}
+	}
+}
+
+// waits is how long no connect is begun after so many refusals in a row: short at
+// first, for a slot that is freed late, and then, since each try at a door that is shut
+// as a punishment shuts it for longer, growing much faster than penalties do.
+var siteWaits = [...]time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 3500 * time.Millisecond, 15 * time.Second, time.Minute, 4 * time.Minute, 15 * time.Minute}
+
+func wait(strikes int) time.Duration { return siteWaits[min(max(strikes, 1), len(siteWaits))-1] }
+
+// strike reads a refusal though no more was asked for than was held before. It is taken for
+// a place too many, which is given up; a row of them for slots that are not yet free, and
+// how late they are is found out; if none is free in slots.LagMax, the limit was lowered, or an
+// earlier refusal is being punished: waiting is right in both.
+func (s *Site) strike(x *slots.Slot, now time.Time, waited time.Duration, replaces bool) {
+	a := x.Address
+	a.Strikes++
+	if s.refusals.row++; s.refusals.row == 1 {
+		s.refusals.since = now
+	}
+	if a.Opens = now.Add(wait(a.Strikes)); s.refusals.row > 1 { // it is not this host alone
+		a.Opens = time.Time{}
+	}
+	if s.host.kept > 0 && s.probe.trial == 0 && s.hostBusy(now) {
+		a.Opens = now.Add(hostMoment) // the host's own connection has the place for a moment
+		return
+	}
+	cause := fmt.Sprintf("%s refused a replacement with %d up: %s", a.Key.Host.Addr(), a.Live, s.reply)
+	switch {
+	case s.wary(now) || s.refusals.shut > 0 || s.late.sure && s.refusals.row >= 2*inQuestion:
+		s.close(now, cause)
+	case s.late.sure && s.probe.trial > 0: // what was won were others' places
+		s.probe.gap = min(2*s.probe.gap, gapMax)
+		s.probe.at, s.probe.streak, s.probe.tight = now.Add(s.probe.gap), 0, true
+		s.set(now, s.want-s.probe.trial, cause)
+		s.probe.trial = 0
+	case s.late.sure && replaces && s.refusals.given >= max(inQuestion-1, s.want/8):
+		s.late.sure, s.late.floor, s.late.floorAt, s.late.tries, s.refusals.since = false, max(waited, time.Millisecond), now, 0, now
+		s.refusals.opens = now.Add(tries[0])
+		s.set(now, s.want+s.refusals.given, "are slots freed late? "+cause)
+		s.refusals.given, s.late.passed = 0, 0
+	case s.late.sure:
+		a.Limited, s.probe.tight = true, false
+		a.Accepted = max(1, a.Held(), a.Accepted-1)
+		s.refusals.given++
+		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
+		s.set(now, max(s.Held(), s.want-1), cause)
+	case now.Sub(s.refusals.since) <= slots.LagMax:
+		if replaces {
+			s.late.floor, s.late.floorAt = max(s.late.floor, waited, time.Millisecond), now
+		}
+		s.refusals.opens = now.Add(tries[min(s.late.tries, len(tries)-1)])
+		s.late.tries++
+	default:
+		s.close(now, cause)
+	}
+}
+
+// close reads that no slot was free for slots.LagMax: the limit was lowered, or an earlier
+// refusal is being punished.
+func (s *Site) close(now time.Time, cause string) {
+	s.refusals.shut++
+	s.late.sure, s.probe.tight, s.refusals.closed = true, false, now
+	s.refusals.opens = now.Add(wait(3 + s.refusals.shut))
+	n := s.Held() + s.Vacant - 1
+	if s.refusals.shut > 1 && s.Live == 0 || s.wary(now) { // of what is up, part may be past the limit
+		n -= n / 4
+		s.refusals.punish = now.Add(waryLong)
+		s.probe.gap = max(s.probe.gap, waryMin)
+		s.probe.at = now.Add(s.probe.gap)
+		cause = "refusals are punished: " + cause
+	}
+	if s.refusals.shut == 1 {
+		s.refusals.regain = s.want - s.want/8
+		if s.refusals.regained { // that was too much
+			s.refusals.regain = n
+		}
+	}
+	s.set(now, n, cause)
+}
+
+// passedMost is how many replacements accepted at once end the question how late slots are
+// freed, though the addresses may not have been full.
+const passedMost = 4
+
+// inQuestion is how many replacements refused put the lag in question, while no probe won
+// a place; of many places an eighth.
+const inQuestion = 4
+
+// tries is how long to wait between two tries whether a slot is free now.
+var tries = [...]time.Duration{200 * time.Millisecond, 600 * time.Millisecond, 1400 * time.Millisecond, 2800 * time.Millisecond}
+
+func (s *Site) wary(now time.Time) bool { return now.Before(s.refusals.punish) }
+
+// letIn ends a row of refusals. If it was a punishment, all that was held may be had again.
+func (s *Site) letIn(now time.Time) {
+	if s.refusals.shut > 0 {
+		s.refusals.regained = true
+		s.set(now, max(s.want, s.refusals.regain), "we are let in again")
+	}
+	s.refusals.row, s.refusals.shut, s.late.tries, s.refusals.opens = 0, 0, 0, time.Time{}
+}

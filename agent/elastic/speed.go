@@ -1,0 +1,61 @@
+package elastic
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// TooFast notes a message, begun at a time, that was refused for the rate.
+func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
+	s.run(now)
+	a := x.Address
+	if s.fast != a {
+		s.fast, s.fastRow = a, 0
+	}
+	s.fastRow++
+	// Evenly filled hosts answer alike whether each has a limit of its own or all have
+	// one together, so the site's pace serves both. One that alone refuses, again and
+	// again, gets a pace of its own.
+	p, n, who := &s.pace, s.active(), "each address"
+	if a.Pace.Value > 0 || s.fastRow >= ownAffair && n > 1 {
+		p, n, who = &a.Pace, 1, "it alone"
+	}
+	rate := p.Rate(now) / float64(n)
+	if p.TooFast(now, began, n) {
+		a.Reply = reply
+		s.record(now, s.want, fmt.Sprintf("too fast for %s at %.3g messages/s accepted, pace of %s now %.3g/s: %s", a.Key.Host.Addr(), rate, who, p.Value, reply))
+	}
+	if x.Up() && !x.Proven() { // it was the rate that was refused, not the slot
+		s.prove(x, now)
+	}
+}
+
+// MayBegin is how long a session must wait until it may begin a message; it takes the
+// token if that is now.
+func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
+	a := x.Address
+	// A little more at each than its share, so that all of them together reach theirs.
+	each := tighter(1.1*s.pace.Value, a.Pace.Value)
+	all := tighter(s.pace.Value*float64(s.active()), s.limits.MaxRate)
+	if cl, ok := s.clamps.tightest(now); ok {
+		all = tighter(all, cl.Pace)
+	}
+	wait := max(a.Bucket.Wait(now, each), s.bucket.Wait(now, all))
+	if wait == 0 {
+		a.Bucket.Take()
+		s.bucket.Take()
+	}
+	return wait
+}
+
+// active is the number of addresses that what is sent is spread over.
+func (s *Site) active() (n int) {
+	for _, a := range s.addresses {
+		if a.Live > 0 {
+			n++
+		}
+	}
+	return max(1, n)
+}

@@ -1,0 +1,175 @@
+package elastic
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/millrace/millrace/agent/slots"
+)
+
+const (
+	// siteHistory is how many changes a Site remembers.
+	siteHistory = 16
+	// halfLife is the time without mail after which half as many slots are wanted.
+	halfLife = time.Hour
+	// idleLong is the time without a look that counts as one without mail.
+	idleLong = time.Minute
+)
+
+// SetLimits changes the configured ceilings, as at a reload.
+func (s *Site) SetLimits(now time.Time, l Limits) {
+	l.MaxSessions = max(1, l.MaxSessions)
+	if s.limits == l {
+		return
+	}
+	s.limits = l
+	s.set(now, s.want, fmt.Sprintf("max_sessions is %d, max_message_rate %.3g/s: %s", l.MaxSessions, l.MaxRate, l.Why))
+}
+
+// awake ages what was learned by the time for which nobody asked for a connect. What is
+// still wanted counts as proven: half of it is opened at once, the rest as that comes up.
+func (s *Site) awake(now time.Time) {
+	idle := now.Sub(s.asked)
+	if s.asked.IsZero() || idle < idleLong || s.Held() > 0 {
+		s.asked = now
+		return
+	}
+	s.asked = now
+	s.age(now, idle)
+}
+
+func (s *Site) age(now time.Time, idle time.Duration) {
+	left := math.Exp2(-float64(idle) / float64(halfLife))
+	n := startSessions + int(math.Round(float64(s.want-startSessions)*left))
+	s.window = max(startSessions, n/2)
+	s.now, s.growth.ref = level{}, level{}
+	s.set(now, n, fmt.Sprintf("%v without mail", idle.Round(time.Second)))
+}
+
+// Learned is what a Site has learned, to be kept over a restart. The addresses' part is
+// slots.Learned.
+type Learned struct {
+	At     time.Time     `json:"at"`
+	Want   int           `json:"want"`            // slots accepted, or grown to
+	Bound  bool          `json:"bound,omitempty"` // one more was refused
+	Lag    time.Duration `json:"lag,omitempty"`
+	Floor  time.Duration `json:"floor,omitempty"`
+	Sure   bool          `json:"sure,omitempty"`   // the lag is known
+	Pace   float64       `json:"pace,omitempty"`   // messages per second at each address
+	Punish time.Time     `json:"punish,omitzero"`  // refusals are punished until then
+	Opens  time.Time     `json:"opens,omitzero"`   // no connect before
+	Clamps []Clamp       `json:"clamps,omitempty"` // suspensions and slowdowns, each with its reply
+	Reply  string        `json:"reply,omitempty"`  // the last refusal
+}
+
+// Learned returns what is to be kept.
+func (s *Site) Learned(now time.Time) Learned {
+	l := Learned{
+		At: now, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag, Floor: s.late.floor, Sure: s.late.sure,
+		Pace: s.pace.Value, Punish: s.refusals.punish, Opens: s.refusals.opens, Reply: s.reply,
+	}
+	for _, c := range s.clamps {
+		if c.Until.After(now) {
+			l.Clamps = append(l.Clamps, c)
+		}
+	}
+	return l
+}
+
+// Restore returns the controller of a site of which so much was learned. A clock that has
+// stepped back since makes nothing last longer than it could have.
+func Restore(now time.Time, limits Limits, l Learned) *Site {
+	s := NewSite(now, limits)
+	if l.Bound {
+		s.state = bounded
+		s.probe.at = now.Add(gapMin)
+	}
+	s.late.lag = min(max(l.Lag, 0), slots.LagMax)
+	s.late.floor, s.late.floorAt, s.late.sure = min(max(l.Floor, 0), s.late.lag), now, l.Sure
+	s.pace.Value, s.pace.Known = max(l.Pace, 0), max(l.Pace, 0)
+	s.refusals.punish = earlier(l.Punish, now.Add(waryLong))
+	s.refusals.opens = earlier(l.Opens, now.Add(siteWaits[len(siteWaits)-1]))
+	for _, c := range l.Clamps {
+		s.clamps.put(now, c)
+	}
+	s.reply = l.Reply
+	s.want = max(1, min(l.Want, s.limits.MaxSessions))
+	s.age(now, max(0, now.Sub(l.At)))
+	return s
+}
+
+// Forget drops what was learned, but not the slots that are held. The addresses' part is
+// slots.Table.Forget.
+func (s *Site) Forget(now time.Time) {
+	for _, a := range s.addresses {
+		a.Forget()
+	}
+	*s = Site{
+		limits: s.limits, history: s.history, Count: s.Count, addresses: s.addresses, host: s.host,
+		want: min(max(startSessions, s.Held()), s.limits.MaxSessions), window: startSessions, credit: saved, probe: probing{gap: gapMin},
+	}
+	s.now = level{n: s.want}
+	s.record(now, 0, "forgotten")
+}
+
+// Snapshot is a site for a listing: what is held, what bounds it, whose limit that is, and
+// the reply behind it.
+type Snapshot struct {
+	State      string // growing, bounded, plateau; punished, shut
+	Want       int    // slots
+	Up         int
+	Opening    int
+	Lagging    int
+	Host       int     // places left to the host MTA
+	Lag        float64 // seconds after its end that a slot is free
+	Pace       float64 // messages per second at each address; 0: no limit is known
+	Whose      string  // whose limit holds: "", "the site", "each address"
+	Reply      string  // the last refusal
+	Cause      string  // of the last change
+	Punished   time.Time
+	Opens      time.Time
+	PerAddress []AddressSnapshot
+}
+
+// AddressSnapshot is one address of a site.
+type AddressSnapshot struct {
+	Address  netip.AddrPort
+	Held     int
+	Accepted int
+	Limited  bool // one more was refused
+	Pace     float64
+	Opens    time.Time // no connect before
+	Down     bool      // it gives no answer
+	Reply    string
+}
+
+// Snapshot returns the site as it is now.
+func (s *Site) Snapshot(now time.Time) Snapshot {
+	x := Snapshot{
+		State: s.state.String(), Want: s.want, Up: s.Live, Opening: s.Opening, Lagging: s.Lagging, Host: s.host.kept,
+		Lag: s.late.lag.Seconds(), Pace: s.pace.Value, Reply: s.reply, Cause: s.history[len(s.history)-1].Cause,
+		Punished: s.refusals.punish, Opens: s.refusals.opens,
+	}
+	switch {
+	case now.Before(s.refusals.opens) && s.refusals.shut > 0:
+		x.State = "shut"
+	case s.wary(now):
+		x.State = "punished"
+	}
+	accepted := 0
+	for _, a := range s.addresses {
+		accepted += a.Room()
+		x.PerAddress = append(x.PerAddress, AddressSnapshot{
+			Address: a.Key.Host, Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
+			Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Reply: a.Reply,
+		})
+	}
+	if s.state == bounded {
+		if x.Whose = "the site"; accepted <= s.want {
+			x.Whose = "each address"
+		}
+	}
+	return x
+}

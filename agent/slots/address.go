@@ -1,0 +1,188 @@
+// Package slots keeps, by source and receiving address, what is known of an address: the
+// slots that we hold there, how many were accepted, its breaker, and the pace it asked for.
+//
+// It owns two things: the Table with a row (Address) for each address, whichever site's
+// mail brought it to light, and the Slot, a place among the connections that an address
+// takes from us. A slot goes Begin -> CameUp -> Prove -> End, or Begin -> Void when the
+// connect, or its first transaction, came to nothing. Ended slots stay with the row for
+// LagMax: a new connect takes the place of the one that ended first.
+//
+// Package elastic decides; this package only counts. It does no I/O, reads no clock,
+// starts no goroutine, takes no lock, and allocates nothing but new rows.
+package slots
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Key names a row: one of our sources and an address and port of a receiver.
+type Key struct {
+	Source netip.Addr
+	Host   netip.AddrPort
+}
+
+// nat64 is the well-known prefix of RFC 6052: IPv4 addresses in IPv6.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// Canonical gives the forms of one address the same key: IPv4 in IPv6 (RFC 4291
+// section 2.5.5.2) and NAT64.
+func (k Key) Canonical() Key {
+	k.Source = k.Source.Unmap()
+	a := k.Host.Addr().Unmap()
+	if nat64.Contains(a) {
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	k.Host = netip.AddrPortFrom(a, k.Host.Port())
+	return k
+}
+
+// Address is what is known of one address, whichever site's mail brought it to light.
+type Address struct {
+	Key Key
+	Count
+	ended
+
+	// Accepted is the greatest number of slots at which a connect was accepted
+	// lately. It bounds only where one more was refused: Limited.
+	Accepted int
+	Limited  bool
+	Strikes  int       // replacements refused in a row
+	Opens    time.Time // no connect before
+	Cut      time.Time // connects begun before it tell nothing new
+	Probed   time.Time // when one more was last tried
+	Reply    string    // the last refusal
+
+	Pace   Pace // its own, where it alone refuses
+	Bucket Bucket
+
+	failures int // connects in a row that got no answer
+	noted    time.Time
+	until    time.Time
+	trying   bool      // one connect is to show whether it answers again
+	news     time.Time // when the oldest connect under way began, about
+}
+
+const (
+	offFirst = 30 * time.Second // doubles with each failure
+	offMost  = 10 * time.Minute
+	// HangAfter is how long a connect may wait until others go elsewhere. A SYN
+	// that was lost is sent again after 1 s.
+	HangAfter = 2 * time.Second
+)
+
+// Room is how many slots may be held there: what was accepted where one more was
+// refused, any number elsewhere. One is always worth a try.
+func (a *Address) Room() int {
+	if a.Limited {
+		return max(1, a.Accepted)
+	}
+	return 1 << 20
+}
+
+// Down says whether connects pass the address by while there is another: it lately gave
+// no answer, or a connect there hangs. Of those whose time is over one connect tries it.
+func (a *Address) Down(now time.Time) bool {
+	return a.trying || now.Before(a.until) || a.Opening > 0 && now.Sub(a.news) >= HangAfter
+}
+
+// Busy says whether a connect is about to show whether the address answers again.
+func (a *Address) Busy() bool { return a.trying }
+
+// Failed notes a connect that got no answer. Connects begun before the last failure
+// was noted saw the same trouble: they do not add to it.
+func (a *Address) Failed(began, now time.Time) {
+	a.trying = false
+	if a.failures > 0 && began.Before(a.noted) {
+		return
+	}
+	a.failures++
+	a.noted = now
+	a.until = now.Add(min(offFirst<<min(a.failures-1, 8), offMost))
+}
+
+// Answered notes a connect that was answered, if only by a refusal: failures are
+// forgotten.
+func (a *Address) Answered() { a.failures, a.until, a.trying = 0, time.Time{}, false }
+
+// idle says that nothing is lost with the row but what was learned.
+func (a *Address) idle(now time.Time) bool {
+	a.Look(now)
+	return a.Held() == 0
+}
+
+// Table is the rows, by key. It is guarded by the lock of its owner.
+type Table struct {
+	rows map[Key]*Address
+	most int
+}
+
+// NewTable returns a table of at most so many rows, more only while all are in use.
+func NewTable(most int) *Table { return &Table{rows: make(map[Key]*Address), most: most} }
+
+// Row returns the row of an address, new if it is not known. The rows that have no slots
+// go first when there are too many.
+func (t *Table) Row(k Key, now time.Time) *Address {
+	k = k.Canonical()
+	if a := t.rows[k]; a != nil {
+		return a
+	}
+	if len(t.rows) >= t.most {
+		for key, a := range t.rows {
+			if a.idle(now) {
+				delete(t.rows, key)
+				break
+			}
+		}
+	}
+	a := &Address{Key: k}
+	t.rows[k] = a
+	return a
+}
+
+// Forget drops what was learned at an address, but not the slots that are held.
+func (a *Address) Forget() {
+	*a = Address{Key: a.Key, Count: a.Count, ended: a.ended, Bucket: a.Bucket, news: a.news}
+}
+
+// Forget drops what was learned at an address.
+func (t *Table) Forget(k Key) {
+	if a := t.rows[k.Canonical()]; a != nil {
+		a.Forget()
+	}
+}
+
+// Learned is what was learned at an address, to be kept over a restart.
+type Learned struct {
+	Source   netip.Addr     `json:"source,omitzero"`
+	Host     netip.AddrPort `json:"host"`
+	Accepted int            `json:"accepted,omitempty"`
+	Limited  bool           `json:"limited,omitempty"`
+	Opens    time.Time      `json:"opens,omitzero"`
+	Pace     float64        `json:"pace,omitempty"`
+	Reply    string         `json:"reply,omitempty"`
+}
+
+// Learned returns what was learned, row by row; nothing is known of the others.
+func (t *Table) Learned() []Learned {
+	var list []Learned
+	for k, a := range t.rows {
+		if a.Accepted > 0 || a.Pace.Value > 0 || a.Limited {
+			list = append(list, Learned{k.Source, k.Host, a.Accepted, a.Limited, a.Opens, a.Pace.Value, a.Reply})
+		}
+	}
+	return list
+}
+
+// Restore takes in what was learned before a restart.
+func (t *Table) Restore(now time.Time, list []Learned) {
+	for _, l := range list {
+		a := t.Row(Key{l.Source, l.Host}, now)
+		a.Accepted, a.Limited, a.Reply = max(0, l.Accepted), l.Limited, l.Reply
+		a.Pace.Value, a.Pace.Known = max(0, l.Pace), max(0, l.Pace)
+		if a.Opens = l.Opens; l.Opens.After(now.Add(offMost)) {
+			a.Opens = now.Add(offMost)
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package slots
+
+import "time"
+
+// How the pace answers "too fast". A receiver with a bucket of a second's messages says
+// it 1/e seconds after the pace has exceeded the rate by the part e, so a step is small and
+// is left alone for some seconds.
+const (
+	paceCutTo   = 0.95             // of what was accepted
+	paceCutGap  = 2 * time.Second  // between two cuts of a pace that is nearly right
+	paceStep    = 5 * time.Second  // between two steps up
+	paceGain    = 0.02             // of a step; doubles after careful ones
+	paceCareful = 4                // steps: 0.95*1.02^4 is past the rate that was refused
+	paceProof   = 10               // accepted before a step
+	paceSample  = 12               // answers that tell the share accepted
+	paceFar     = 0.8              // share accepted, below which the pace is far off
+	paceShut    = 1.0 / 30         // messages per second while all are refused
+	paceStart   = 1.0              // messages per second, when too few were accepted to measure
+	meterWindow = 10 * time.Second // long enough for a rate of one message a second
+)
+
+// Pace is the rate that addresses accept, each of them, as far as they have told.
+type Pace struct {
+	Value float64 // messages per second at each address; 0: no limit is known
+	Known float64 // what was accepted when it last refused only some
+
+	cut, step time.Time // last lowered; next raised
+	good, bad int       // answers to what was begun since the cut
+	proof     int       // accepted since the last step
+	clean     int       // steps since the cut
+	meter     meter
+}
+
+// Bucket spaces messages.
+type Bucket struct {
+	tokens float64
+	filled time.Time
+}
+
+// Wait is how long it is until a message may begin at a rate; 0 has no limit.
+func (b *Bucket) Wait(now time.Time, rate float64) time.Duration {
+	if rate == 0 {
+		*b = Bucket{filled: now}
+		return 0
+	}
+	b.tokens = min(max(1, rate/10), b.tokens+now.Sub(b.filled).Seconds()*rate)
+	b.filled = now
+	if b.tokens >= 1 {
+		return 0
+	}
+	return time.Duration((1-b.tokens)/rate*float64(time.Second)) + time.Microsecond
+}
+
+// Take takes a message's token; Wait was 0.
+func (b *Bucket) Take() { b.tokens-- }
+
+// Rate is what was accepted in the last seconds, messages per second.
+func (p *Pace) Rate(now time.Time) float64 { return p.meter.rate(now) }
+
+// Accepted notes a message that was begun at a time, one of so many addresses, and
+// raises the pace when that is due.
+func (p *Pace) Accepted(now, began time.Time, n int) {
+	p.meter.add(now)
+	if p.Value == 0 || began.Before(p.cut) {
+		return
+	}
+	p.good++
+	p.proof++
+	if now.Before(p.step) {
+		return
+	}
+	if p.Value < p.Known { // the way back from a time when all was refused
+		p.Value, p.step = min(max(2*p.Value, p.Known/4), p.Known), now.Add(time.Second)
+		return
+	}
+	if p.proof < paceProof {
+		return
+	}
+	p.clean++
+	gain := paceGain
+	if over := p.clean - paceCareful; over > 0 {
+		gain = min(0.5, paceGain*float64(int(1)<<min(over, 6)))
+	}
+	p.Value *= 1 + gain
+	p.proof, p.step = 0, now.Add(paceStep)
+	if p.clean > paceCareful && p.Value > 4*p.meter.rate(now)/float64(n) {
+		*p = Pace{meter: p.meter} // it binds no more
+	}
+}
+
+// TooFast notes a refusal of a message begun at a time, while so many addresses share what
+// is sent, and says whether it lowered the pace.
+func (p *Pace) TooFast(now, began time.Time, n int) bool {
+	if began.Before(p.cut) {
+		return false
+	}
+	p.bad++
+	rate, share := p.meter.rate(now)/float64(n), float64(p.good)/float64(p.good+p.bad)
+	switch {
+	case p.Value == 0:
+		p.Value = paceCutTo * rate
+		if p.meter.few() {
+			p.Value = max(p.Value, paceStart/float64(n))
+		}
+		p.Known = p.Value
+	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
+		p.Value = max(p.Value/2, paceShut)
+	case p.good+p.bad >= paceSample && share < paceFar:
+		p.Value *= paceCutTo * max(share, 0.25)
+		p.Known = p.Value
+	case p.good >= p.bad && now.Sub(p.cut) >= paceCutGap:
+		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
+		p.Known = p.Value
+	default:
+		return false
+	}
+	p.cut, p.step = now, now.Add(paceStep)
+	p.good, p.bad, p.proof, p.clean = 0, 0, 0, 0
+	return true
+}
+
+// meter measures accepted messages per second over about meterWindow.
+type meter struct {
+	from time.Time // of the current window
+	cur  int
+	prev float64 // messages per second in the window before
+}
+
+func (m *meter) few() bool { return m.cur < 4 && m.prev == 0 }
+
+func (m *meter) add(now time.Time) {
+	m.roll(now)
+	m.cur++
+}
+
+func (m *meter) roll(now time.Time) {
+	if m.from.IsZero() {
+		m.from = now
+	}
+	switch d := now.Sub(m.from); {
+	case d < meterWindow:
+	case d < 2*meterWindow:
+		m.prev = float64(m.cur) / meterWindow.Seconds()
+		m.from, m.cur = m.from.Add(meterWindow), 0
+	default:
+		*m = meter{from: now}
+	}
+}
+
+func (m *meter) rate(now time.Time) float64 {
+	m.roll(now)
+	d := now.Sub(m.from)
+	if m.prev == 0 { // the first window: what there is of it
+		return float64(m.cur) / max(d, 100*time.Millisecond).Seconds()
+	}
+	share := float64(d) / float64(meterWindow)
+	return m.prev*(1-share) + float64(m.cur)/meterWindow.Seconds()
+}

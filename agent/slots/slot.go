@@ -1,0 +1,269 @@
+package slots
+
+import "time"
+
+// LagMax is the longest that a receiver is taken to free a slot late: what is
+// still refused then is refused for another reason.
+const LagMax = 6 * time.Second
+
+// Why says what a connect is for, by which a refusal of it is read.
+type Why uint8
+
+// The purposes of a connect.
+const (
+	Grow    Why = iota // one more, where no limit is known
+	Replace            // the place of a connection that has ended, its lag over
+	Early              // the same before its lag is over, to learn whether less would do
+	Probe              // one more than was accepted before
+)
+
+func (w Why) String() string {
+	return [...]string{"growth", "replacement", "early replacement", "probe"}[w]
+}
+
+// Slot is a place among the connections that an address takes from us: from the
+// start of a connect until the receiver has surely noticed the end. It belongs to one
+// connect, is never used again, and stays in its row's memory for LagMax at most after
+// the end.
+type Slot struct {
+	Address *Address
+	Why     Why
+	Began   time.Time // of the connect
+	After   time.Time // when the connection ended whose place it takes; zero: none
+	Ended   time.Time
+	Over    bool // it is one more than the site wants
+	Full    bool // with it, and those vacant, the site has all that it wants
+	Last    bool // and the address all that it is known to accept
+
+	of    *Count // of the site
+	phase phase
+	hangs bool
+	free  time.Time // when the receiver has surely noticed the end
+	next  *Slot     // that ended later
+}
+
+type phase uint8
+
+const (
+	unused  phase = iota
+	opening       // the connect is under way
+	up            // greeting and EHLO were answered
+	proven        // and a transaction, too: some let a session in and refuse its first MAIL
+	over
+)
+
+// Up says whether the connection is up.
+func (s *Slot) Up() bool { return s.phase == up || s.phase == proven }
+
+// Proven says whether a transaction was answered.
+func (s *Slot) Proven() bool { return s.phase == proven }
+
+// Waited is how long after the end of the connection before it the connect began; false
+// if it takes nobody's place.
+func (s *Slot) Waited() (time.Duration, bool) { return s.Began.Sub(s.After), !s.After.IsZero() }
+
+// Count is a number of slots by phase, of an address or of a site.
+type Count struct {
+	Opening int
+	Hanging int // of these, for so long that they seem to hang
+	Live    int // up, proven or not
+	Proven  int // of these
+	Lagging int // ended, but maybe not noticed
+	Vacant  int // ended lately and not replaced
+}
+
+// Held is the number of slots that the receiver may count.
+func (c *Count) Held() int { return c.Opening + c.Live + c.Lagging }
+
+// ended are an address's slots that have ended and are not yet replaced, in that
+// order: first the vacant, then the lagging.
+type ended struct {
+	first, last *Slot
+	late        *Slot // the first that is lagging
+}
+
+// Look lets go of slots that have become free.
+func (a *Address) Look(now time.Time) {
+	for a.late != nil && !a.late.free.After(now) {
+		a.unlag()
+	}
+	for a.first != a.late && now.Sub(a.first.Ended) > LagMax {
+		a.pop()
+	}
+}
+
+func (a *Address) unlag() {
+	a.late.of.Lagging--
+	a.late.of.Vacant++
+	a.Lagging--
+	a.Vacant++
+	a.late = a.late.next
+}
+
+// Relag applies a lag, now that it is known, to slots of the site that have ended.
+func (a *Address) Relag(of *Count, lag time.Duration, now time.Time) {
+	late := false
+	was := a.late
+	a.late = nil
+	for s := a.first; s != nil; s = s.next {
+		if s == was {
+			late = true
+		}
+		if s.of == of {
+			s.free = s.Ended.Add(lag)
+		}
+		if a.late == nil && s.free.After(now) {
+			a.late = s
+		}
+		if is := a.late != nil; is != late {
+			n := 1
+			if late {
+				n = -1
+			}
+			a.Lagging += n
+			a.Vacant -= n
+			s.of.Lagging += n
+			s.of.Vacant -= n
+		}
+	}
+}
+
+// pop takes the slot that ended first.
+func (a *Address) pop() *Slot {
+	s := a.first
+	if a.late == s {
+		a.unlag()
+	}
+	s.of.Vacant--
+	a.Vacant--
+	if a.first = s.next; a.first == nil {
+		a.last = nil
+	}
+	s.next = nil
+	return s
+}
+
+// Drop lets go of the slot that has been vacant longest: somebody else has it.
+func (a *Address) Drop() { a.pop() }
+
+// Since is when the slot ended that has been vacant longest.
+func (a *Address) Since() time.Time { return a.first.Ended }
+
+// Oldest is when the first slot ended that is still lagging; zero if there is none.
+func (a *Address) Oldest(now time.Time) (ended, free time.Time) {
+	a.Look(now)
+	if a.late == nil {
+		return ended, free
+	}
+	return a.late.Ended, a.late.free
+}
+
+// Begin notes the start of a connect for a site.
+func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
+	*s = Slot{Address: a, Why: why, Began: now, of: of, phase: opening}
+	if a.Look(now); a.Vacant > 0 && why != Probe || a.late != nil && why == Early {
+		s.After = a.pop().Ended
+	}
+	a.Opening++
+	of.Opening++
+	if a.Opening == 1 {
+		a.news = now
+	}
+	a.trying = a.failures > 0
+}
+
+// Hangs notes that the connect has been under way for long.
+func (s *Slot) Hangs() {
+	if s.phase == opening && !s.hangs {
+		s.hangs = true
+		s.Address.Hanging++
+		s.of.Hanging++
+	}
+}
+
+// CameUp notes that greeting and EHLO were answered.
+func (s *Slot) CameUp(now time.Time) {
+	s.opened(now)
+	s.phase = up
+	s.Address.Live++
+	s.of.Live++
+	s.Address.Answered()
+}
+
+func (s *Slot) opened(now time.Time) {
+	a := s.Address
+	a.Opening--
+	s.of.Opening--
+	a.news = now
+	if s.hangs {
+		s.hangs = false
+		a.Hanging--
+		s.of.Hanging--
+	}
+}
+
+// Prove notes that a transaction was answered, and that so many slots are accepted.
+func (s *Slot) Prove() {
+	s.phase = proven
+	s.Address.Proven++
+	s.of.Proven++
+}
+
+// leave takes a slot out of the phase it is in.
+func (s *Slot) leave(now time.Time) {
+	switch s.phase {
+	case opening:
+		s.opened(now)
+	case proven:
+		s.Address.Proven--
+		s.of.Proven--
+		fallthrough
+	case up:
+		s.Address.Live--
+		s.of.Live--
+	}
+	s.phase = over
+}
+
+// End notes the end of a connection that was up; its slot is free after lag.
+func (s *Slot) End(now time.Time, lag time.Duration) {
+	s.leave(now)
+	s.Ended, s.free = now, now.Add(lag)
+	a := s.Address
+	if a.last == nil {
+		a.first = s
+	} else {
+		a.last.next = s
+	}
+	a.last = s
+	a.Lagging++
+	s.of.Lagging++
+	if a.late == nil {
+		a.late = s
+	}
+	a.Look(now)
+}
+
+// Void notes the end of a connect that was refused or got no answer: it had no slot. The
+// place it was to take is vacant again, or lagging until free.
+func (s *Slot) Void(now, free time.Time) {
+	s.leave(now)
+	a := s.Address
+	if s.After.IsZero() || now.Sub(s.After) > LagMax {
+		return
+	}
+	s.Ended, s.free = s.After, free
+	s.next = a.first
+	a.first = s
+	if a.last == nil {
+		a.last = s
+	}
+	if a.late == s.next && free.After(now) {
+		a.late = s
+		a.Lagging++
+		s.of.Lagging++
+	} else {
+		a.Vacant++
+		s.of.Vacant++
+	}
+}

@@ -1,0 +1,241 @@
+package slots
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func at(d time.Duration) time.Time { return epoch.Add(d) }
+
+func address() *Address {
+	return NewTable(10).Row(Key{Host: netip.MustParseAddrPort("192.0.2.1:25")}, epoch)
+}
+
+// opened is a slot that is proven.
+func opened(a *Address, of *Count, now time.Time) *Slot {
+	s := &Slot{}
+	a.Begin(s, of, Grow, now)
+	s.CameUp(now)
+	s.Prove()
+	return s
+}
+
+func TestASlotIsHeldUntilTheEndIsNoticed(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	s := opened(a, of, at(0))
+	opened(a, of, at(0))
+	s.End(at(time.Second), 2*time.Second)
+	for _, x := range []struct {
+		at           time.Duration
+		held, vacant int
+	}{{time.Second, 2, 0}, {2 * time.Second, 2, 0}, {3 * time.Second, 1, 1}, {8 * time.Second, 1, 0}} {
+		a.Look(at(x.at))
+		if a.Held() != x.held || a.Vacant != x.vacant || *of != a.Count {
+			t.Errorf("after %v: held %d, vacant %d, want %d, %d; the site's %+v, the address's %+v", x.at, a.Held(), a.Vacant, x.held, x.vacant, *of, a.Count)
+		}
+	}
+}
+
+func TestAReplacementTakesThePlaceThatEndedFirst(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	x, y := opened(a, of, at(0)), opened(a, of, at(0))
+	y.End(at(1*time.Second), 0)
+	x.End(at(2*time.Second), 0)
+	s := &Slot{}
+	a.Begin(s, of, Replace, at(3*time.Second))
+	if waited, ok := s.Waited(); !ok || waited != 2*time.Second {
+		t.Errorf("waited %v, %t", waited, ok)
+	}
+	// Refused, it leaves the place as it was, for the next one.
+	s.Void(at(3*time.Second), at(3*time.Second))
+	next := &Slot{}
+	a.Begin(next, of, Replace, at(4*time.Second))
+	if waited, ok := next.Waited(); !ok || waited != 3*time.Second {
+		t.Errorf("the next one waited %v, %t", waited, ok)
+	}
+	if a.Vacant != 1 || a.Held() != 1 || *of != a.Count {
+		t.Errorf("%+v", a.Count)
+	}
+}
+
+func TestAnEarlyReplacementTakesALaggingSlot(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	opened(a, of, at(0)).End(at(0), 4*time.Second)
+	s := &Slot{}
+	a.Begin(s, of, Early, at(2*time.Second))
+	if waited, _ := s.Waited(); waited != 2*time.Second || a.Lagging != 0 {
+		t.Errorf("waited %v, %+v", waited, a.Count)
+	}
+	s.Void(at(2*time.Second), at(4*time.Second))
+	if a.Lagging != 1 || a.Vacant != 0 || *of != a.Count {
+		t.Errorf("refused: %+v", a.Count)
+	}
+	if a.Look(at(4 * time.Second)); a.Vacant != 1 || *of != a.Count {
+		t.Errorf("free: %+v", a.Count)
+	}
+}
+
+func TestALagThatIsLearnedAppliesToWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	x, y := opened(a, of, at(0)), opened(a, of, at(0))
+	x.End(at(0), 0)
+	y.End(at(2*time.Second), 0)
+	a.Relag(of, 3*time.Second, at(4*time.Second))
+	if a.Vacant != 1 || a.Lagging != 1 || *of != a.Count {
+		t.Errorf("%+v", a.Count)
+	}
+	a.Relag(of, 0, at(4*time.Second))
+	if a.Vacant != 2 || a.Lagging != 0 || *of != a.Count {
+		t.Errorf("taken back: %+v", a.Count)
+	}
+}
+
+func TestSitesAtOneAddressCountTheirOwn(t *testing.T) {
+	t.Parallel()
+	a, one, two := address(), &Count{}, &Count{}
+	x := opened(a, one, at(0))
+	opened(a, two, at(0))
+	x.End(at(0), time.Second)
+	if one.Held() != 1 || one.Lagging != 1 || two.Held() != 1 || a.Held() != 2 {
+		t.Errorf("one %+v, two %+v, address %+v", *one, *two, a.Count)
+	}
+}
+
+func TestOneAddressHasOneKey(t *testing.T) {
+	t.Parallel()
+	table := NewTable(10)
+	a := table.Row(Key{Host: netip.MustParseAddrPort("192.0.2.1:25")}, epoch)
+	for _, form := range []string{"[::ffff:192.0.2.1]:25", "[64:ff9b::c000:201]:25"} {
+		if table.Row(Key{Host: netip.MustParseAddrPort(form)}, epoch) != a {
+			t.Errorf("%s has a row of its own", form)
+		}
+	}
+	for _, k := range []Key{
+		{Host: netip.MustParseAddrPort("192.0.2.1:26")},
+		{Source: netip.MustParseAddr("198.51.100.1"), Host: netip.MustParseAddrPort("192.0.2.1:25")},
+	} {
+		if table.Row(k, epoch) == a {
+			t.Errorf("%v shares the row", k)
+		}
+	}
+}
+
+func TestRowsAreBoundedAndIdleOnesGo(t *testing.T) {
+	t.Parallel()
+	table := NewTable(2)
+	key := func(n byte) Key { return Key{Host: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, n}), 25)} }
+	used := table.Row(key(1), epoch)
+	opened(used, &Count{}, epoch)
+	table.Row(key(2), epoch)
+	table.Row(key(3), epoch)
+	if table.Row(key(1), epoch) != used || len(table.rows) != 2 {
+		t.Errorf("%d rows, the used one kept: %t", len(table.rows), table.rows[key(1)] == used)
+	}
+}
+
+func TestAnAddressWithoutAnAnswerIsTriedByOne(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	fail := func(began, now time.Duration) {
+		s := &Slot{}
+		a.Begin(s, of, Grow, at(began))
+		s.Void(at(now), at(now))
+		a.Failed(at(began), at(now))
+	}
+	fail(0, time.Second)
+	if !a.Down(at(30*time.Second)) || a.Down(at(31*time.Second)) {
+		t.Error("not off for 30 s")
+	}
+	s := &Slot{}
+	a.Begin(s, of, Grow, at(31*time.Second))
+	if !a.Down(at(31*time.Second)) || !a.Busy() {
+		t.Error("a second connect may go there")
+	}
+	s.CameUp(at(32 * time.Second))
+	if a.Down(at(32*time.Second)) || a.Busy() {
+		t.Error("off though it answered")
+	}
+}
+
+func TestAConnectThatHangsIsPassedBy(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	s := &Slot{}
+	a.Begin(s, of, Grow, at(0))
+	if a.Down(at(HangAfter-1)) || !a.Down(at(HangAfter)) {
+		t.Error("not down from HangAfter on")
+	}
+	s.Hangs()
+	s.Hangs()
+	if a.Hanging != 1 || of.Hanging != 1 {
+		t.Errorf("%+v", a.Count)
+	}
+	s.CameUp(at(3 * time.Second))
+	if a.Hanging != 0 || of.Hanging != 0 || a.Live != 1 {
+		t.Errorf("%+v", a.Count)
+	}
+}
+
+// A receiver that takes 10 messages a second has them, and is seldom asked for more.
+func TestPaceFindsARate(t *testing.T) {
+	t.Parallel()
+	const rate = 10.0
+	var p Pace
+	var ours, theirs Bucket
+	theirs.tokens = 1
+	taken, refused := 0, 0
+	for now := time.Duration(0); now < 5*time.Minute; now += 20 * time.Millisecond {
+		if ours.Wait(at(now), p.Value) > 0 {
+			continue
+		}
+		ours.Take()
+		// The receiver saves up a second's messages.
+		theirs.tokens = min(rate, theirs.tokens+at(now).Sub(theirs.filled).Seconds()*rate)
+		theirs.filled = at(now)
+		if theirs.tokens < 1 {
+			refused++
+			p.TooFast(at(now), at(now), 1)
+			continue
+		}
+		theirs.tokens--
+		taken++
+		p.Accepted(at(now), at(now), 1)
+	}
+	if got := float64(taken) / 300; got < 0.95*rate {
+		t.Errorf("%.2f messages/s of %.0f", got, rate)
+	}
+	if refused > taken/100 {
+		t.Errorf("%d refused, %d taken", refused, taken)
+	}
+}
+
+func TestWhatIsLearnedAtAddressesIsRestored(t *testing.T) {
+	t.Parallel()
+	k := Key{Source: netip.MustParseAddr("198.51.100.1"), Host: netip.MustParseAddrPort("192.0.2.1:25")}
+	before := NewTable(10)
+	a := before.Row(k, epoch)
+	a.Accepted, a.Limited, a.Reply, a.Pace.Value = 7, true, "421 too many", 3
+	a.Opens = at(100 * time.Hour) // the clock was wrong
+	before.Row(Key{Host: netip.MustParseAddrPort("192.0.2.2:25")}, epoch)
+	list := before.Learned()
+	if len(list) != 1 {
+		t.Fatalf("%d rows are kept", len(list))
+	}
+	after := NewTable(10)
+	after.Restore(epoch, list)
+	b := after.Row(k, epoch)
+	if b.Room() != 7 || b.Reply != "421 too many" || b.Pace.Value != 3 || b.Opens.After(at(offMost)) {
+		t.Errorf("%+v", b)
+	}
+	opened(b, &Count{}, epoch)
+	if after.Forget(k); b.Room() < 1000 || b.Held() != 1 {
+		t.Errorf("forgotten: room %d, held %d", b.Room(), b.Held())
+	}
+}
