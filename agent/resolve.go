@@ -75,11 +75,11 @@ func (r *resolver) loop(ctx context.Context) {
 		}
 		set := r.settings.Now()
 		limit, cancel := context.WithTimeout(ctx, longestLookup)
-		way, err := set.Route(limit, name)
+		rt, err := set.Route(limit, name)
 		cancel()
 		switch {
 		case err == nil:
-			r.queue.Routed(name, way)
+			r.queue.Routed(name, rt)
 		case ctx.Err() != nil:
 			r.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		case settings.Ours(err) || unasked(err):

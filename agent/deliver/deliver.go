@@ -1,7 +1,7 @@
 // Package deliver is the life of a session: connect, then settle the last transaction,
 // take the next, send it.
 //
-// A Deliverer owns the way to the other side: which of a destination's hosts is called
+// A Deliverer owns the route to the other side: which of a destination's hosts is called
 // (package hosts remembers how they answered), the fall back from TLS to none, and the
 // queues whose relay cannot be verified. It promises that TLS that is required is never
 // given up, that the same bytes are sent at every try, and that the next transaction

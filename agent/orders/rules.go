@@ -43,7 +43,7 @@ const (
 	// severalNetworks, or as many as the rule's "after" says if that is more, must have
 	// refused a stream within its time before it is held everywhere. Sites do not count,
 	// as the owner of one host has as many as he wants, by domains and IPv6 addresses.
-	// Five networks are more than one operator has by the way, and few for a stream that
+	// Five networks are more than one operator has by the route, and few for a stream that
 	// lacks its signature: each of its receivers who looks refuses it.
 	severalNetworks = 5
 )
@@ -85,7 +85,7 @@ func (h *ruleEffects) everywhere(now time.Time, w *Reply) bool {
 	if e.Kind != outcome.HoldStream || w.Code/100 != 5 {
 		return false
 	}
-	e.For = 0 // not held twice: the brake sees to that
+	e.For = 0 // not held twice: the pause sees to that
 	if w.listed() {
 		return h.tally.Add(now, &e, w.Stream+"\x00listed")
 	}
@@ -146,7 +146,7 @@ func (o *Orders) ApplyRule(w Reply) {
 	log := o.log.Warn
 	if e.Tell || e.Kind == outcome.HoldStream {
 		log = o.log.Error
-		if !e.OnStream() { // what is on streams stands in standing
+		if !e.OnStream() { // what is on streams is in Standing
 			o.effects.alert(alert{line + ": " + e.Rule, until})
 		}
 	}
@@ -169,13 +169,13 @@ func (h *ruleEffects) alertTexts(now time.Time) (list []string) {
 	return list
 }
 
-// PauseForRule puts a brake on a stream for a rule, until then or for good. One that is
+// PauseForRule pauses a stream for a rule, until then or for good. One that is
 // paused there already, or everywhere, stays as it is, and one too many is not paused.
 func (o *Orders) PauseForRule(rule string, f control.Filter, reason string, until time.Time) bool {
 	return o.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
 }
 
-// pauseWith is the brake of a filter, or nil.
+// pauseWith is the pause of a filter, or nil.
 func pauseWith(s *control.Standing, f control.Filter) *control.Brake {
 	for i := range s.Brakes {
 		if s.Brakes[i].Filter == f {

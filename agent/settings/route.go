@@ -60,7 +60,7 @@ func (s *Settings) handbackRoute() queue.Route {
 	return queue.Route{Queue: &q, Relay: relay, Site: s.Relay, Key: queue.RelayDomain(relay), Handback: true}
 }
 
-// MXRoute is the way to the mail exchangers of a domain. The key of a
+// MXRoute is the route to the mail exchangers of a domain. The key of a
 // destination, whose sessions its domains share, holds all that a session was
 // opened under: the hosts, the queue's policy with its TLS level, what the
 // domain's own policies need (route.Plan.Needs), the sources. When a policy of the

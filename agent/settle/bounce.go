@@ -32,7 +32,7 @@ type pendingBounces struct {
 type pendingBounce struct {
 	id    spool.ID
 	due   time.Time
-	parts []Settlement // their fates are failures
+	parts []Settlement // their results are failures
 	n     int          // recipients
 	sent  bool         // or being sent
 }
@@ -48,7 +48,7 @@ const (
 	maxMerged = 1000
 )
 
-// add takes failures in. If it returns a notice, that is to be sent now: it has
+// add takes failures in. If it returns a bounce, that is to be sent now: it has
 // all there is to wait for, or there is no room to wait.
 func (ns *pendingBounces) add(r Settlement, now time.Time) *pendingBounce {
 	ns.mu.Lock()
@@ -83,7 +83,7 @@ func (ns *pendingBounces) add(r Settlement, now time.Time) *pendingBounce {
 	return n
 }
 
-// close takes a notice that is held out. Callers hold mu.
+// close takes out a bounce that is held. Callers hold mu.
 func (ns *pendingBounces) close(n *pendingBounce) {
 	n.sent = true
 	delete(ns.open, n.id)
