@@ -30,8 +30,8 @@ const maxAddresses = 5
 
 // connect opens a connection for a session. It tries the hosts in MX order,
 // those that lately gave no answer only if there is no other, those that refused us
-// after their equals (hosts.go). sig is the evidence on the route. When ctx ends for
-// errAbandoned, the host had its time to answer.
+// after their equals (package hosts). sig is the evidence gathered meanwhile. When ctx
+// ends for errAbandoned, the host had its time to answer.
 func (d *Deliverer) connect(ctx context.Context, rt queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
 	set := d.settings.Now()
 	peers, err := set.Hosts(ctx, rt)

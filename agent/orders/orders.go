@@ -86,11 +86,11 @@ func New(o Options) (*Orders, error) {
 	return x, nil
 }
 
-// StandingFile, in the state directory, keeps it: an admin's pause must not end
-// because the agent did.
+// StandingFile is the file in the state directory that keeps the orders: an admin's pause
+// must not end because the agent did.
 const StandingFile = "standing.json"
 
-// Standing is what is in force.
+// Standing returns the orders in force.
 func (o *Orders) Standing() control.Standing {
 	s := *o.now.Load()
 	if o.hostStopped.Load() {
@@ -180,8 +180,8 @@ func (o *Orders) SaveRulePauses(now time.Time, must bool) {
 	}
 }
 
-// apply puts into force what is new. The pass over the queue for what only envelopes tell is the
-// caller's: it takes long.
+// apply puts new orders into force. ApplyToQueued, for pauses of envelopes, is left to the
+// caller: it takes long.
 func (o *Orders) apply(old, next control.Standing) error {
 	for stream := range old.Priorities {
 		if next.Priorities[stream] == 0 {

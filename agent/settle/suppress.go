@@ -12,8 +12,8 @@ import (
 	"github.com/millrace/millrace/agent/suppress"
 )
 
-// learner has the suppression list learn from delivery attempts. What the host MTA
-// says of mail that goes back to it, and what becomes of our own reports, says
+// learner has the suppression list learn from delivery attempts. Replies
+// of the host MTA to mail that goes back to it, and outcomes of our own reports, say
 // nothing about an address.
 type learner struct {
 	bounced *suppress.List
