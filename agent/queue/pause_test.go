@@ -74,9 +74,9 @@ func TestPauseLetsOpenSessionsIdle(t *testing.T) {
 	})
 }
 
-// TestBrakesStopWhatTheyName puts mail before each kind of pause; the way home
+// TestPausesStopWhatTheyName puts mail before each kind of pause; the way home
 // stays open to all but those that name it.
-func TestBrakesStopWhatTheyName(t *testing.T) {
+func TestPausesStopWhatTheyName(t *testing.T) {
 	t.Parallel()
 	for name, x := range map[string]struct {
 		pause Pause
@@ -153,9 +153,9 @@ func (w *world) states() string {
 	return fmt.Sprint(list)
 }
 
-// TestHaltReachesMailInEveryState parks messages that wait, are deferred, are in a
+// TestPauseReachesMailInEveryState parks messages that wait, are deferred, are in a
 // transaction, and come later; a deferred one keeps its due time.
-func TestHaltReachesMailInEveryState(t *testing.T) {
+func TestPauseReachesMailInEveryState(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
@@ -217,9 +217,9 @@ func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
 	})
 }
 
-// TestHoldIsApartFromHalt holds a recipient of a paused message: each of the two has
+// TestHoldIsApartFromPause holds a recipient of a paused message: each of the two has
 // to end.
-func TestHoldIsApartFromHalt(t *testing.T) {
+func TestHoldIsApartFromPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)

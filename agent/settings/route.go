@@ -11,7 +11,7 @@ import (
 )
 
 // Route finds the route of a domain: its queue, and the hosts or the relay. It asks the
-// DNS, and fails with a *route.Error where that has the answer.
+// DNS, whose errors are *route.Error.
 func (s *Settings) Route(ctx context.Context, name string) (queue.Route, error) {
 	q := s.QueueOf(name)
 	if name == s.Relay {
