@@ -123,7 +123,7 @@
 //	warning      a report that mail is late (NOTIFY=DELAY)
 //	suppressed   not tried, as the address has bounced too often
 //	deferred     tried, and due again later
-//	pause        keeps mail from being sent until it is resumed ("brake")
+//	pause        keeps mail from being sent until it is resumed ("pause")
 //	parked       kept in the queue by a pause of its envelope
 //	held         of one message or recipient, by hold, until it is released
 //	limit        bounds a site's or queue's sessions or rate for a time

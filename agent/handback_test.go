@@ -36,7 +36,7 @@ func TestWhatIsHandedBackGoesToTheHostAndNowhereElse(t *testing.T) {
 		t.Fatalf("%+v, %v", done, err)
 	}
 	s.until("the host has said to come later", func() bool { return strings.Count(s.log.String(), "status=deferred") == 20 })
-	// What is on its way is not taken again, whatever is asked for.
+	// What is on its route is not taken again, whatever is asked for.
 	if done, err = s.admin().HandBack(t.Context(), control.Filter{User: "joe", Stream: "one"}); err != nil || done.Recipients != 20 {
 		t.Fatalf("%+v, %v", done, err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
-// brakes are what is paused.
+// pauses are what is paused.
 func (s *stage) brakes() []control.Brake {
 	s.t.Helper()
 	st, err := s.admin().Standing(s.t.Context())

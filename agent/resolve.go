@@ -110,7 +110,7 @@ func (r *resolver) loop(ctx context.Context) {
 		// for want of our patience would be kept as the domain's failure.
 		limit, cancel := context.WithCancel(ctx)
 		timer := time.AfterFunc(patience, cancel)
-		way, err := set.Route(limit, name)
+		rt, err := set.Route(limit, name)
 		timer.Stop()
 		late := limit.Err() != nil
 		cancel()
@@ -122,7 +122,7 @@ func (r *resolver) loop(ctx context.Context) {
 			// What was found by now may lack hosts or a policy: it is not used.
 			r.lookups.tooSlow(name)
 		case err == nil:
-			r.queue.Routed(name, way)
+			r.queue.Routed(name, rt)
 		case ctx.Err() != nil:
 			r.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		case settings.Ours(err) || unasked(err):

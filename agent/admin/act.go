@@ -65,7 +65,7 @@ func deferred(_ *Backend, _ *orders.Selection, e *queue.Entry) bool {
 	return !e.Due.IsZero() && e.State != "held"
 }
 
-// untouched says that requeue would change nothing but the way.
+// untouched says that requeue would change nothing but the route.
 func untouched(b *Backend, s *orders.Selection, e *queue.Entry) bool { return !tried(b, s, e) }
 
 func tried(b *Backend, s *orders.Selection, e *queue.Entry) bool {
@@ -182,7 +182,7 @@ func (b *Backend) release(_ *orders.Selection, chosen []queue.Entry) int {
 // flush makes mail due now.
 func (b *Backend) flush(_ *orders.Selection, chosen []queue.Entry) int { return b.queue.Hasten(chosen) }
 
-// rerouteDomains has the ways to the recipients' domains found anew.
+// rerouteDomains has the routes to the recipients' domains found anew.
 func (b *Backend) rerouteDomains(_ *orders.Selection, chosen []queue.Entry) int {
 	asked := ""
 	for _, e := range chosen {

@@ -72,14 +72,14 @@ func (b *Backend) Resume(_ context.Context, f control.Filter) (left []control.Br
 	return b.orders.Standing().Brakes, err
 }
 
-// plainFilter is a filter in the form that names a brake.
+// plainFilter is a filter in the form that names a pause.
 func plainFilter(f control.Filter) control.Filter {
 	f.Domain, f.Sender = strings.ToLower(f.Domain), strings.ToLower(f.Sender)
 	f.All = f.All && f == control.Filter{All: true} // all, and ..., is not all
 	return f
 }
 
-// pauseFilter checks what a brake is to be on for.
+// pauseFilter checks what a pause is to be on for.
 func (b *Backend) pauseFilter(f control.Filter) (control.Filter, error) {
 	f = plainFilter(f)
 	lanes := f.Queue != "" || f.Site != "" || f.Stream != "" || f.Domain != ""

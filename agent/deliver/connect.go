@@ -30,13 +30,13 @@ const maxAddresses = 5
 
 // connect opens a connection for a session. It tries the hosts in MX order,
 // those that lately gave no answer only if there is no other, those that refused us
-// after their equals (hosts.go). sig is the evidence on the way. When ctx ends for
-// errAbandoned, the host had its time to answer.
-func (d *Deliverer) connect(ctx context.Context, way queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
+// after their equals (package hosts). sig is the evidence gathered meanwhile. When ctx
+// ends for errAbandoned, the host had its time to answer.
+func (d *Deliverer) connect(ctx context.Context, rt queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
 	set := d.settings.Now()
-	peers, err := set.Hosts(ctx, way)
+	peers, err := set.Hosts(ctx, rt)
 	if err != nil {
-		d.log.Info("connect", "site", way.Site, "status", "failed", "reason", err)
+		d.log.Info("connect", "site", rt.Site, "status", "failed", "reason", err)
 		return nil, settings.Host{}, nil, err // the site has shown nothing
 	}
 	hosts.Order(d.hosts, peers, key, time.Now())
@@ -47,8 +47,8 @@ func (d *Deliverer) connect(ctx context.Context, way queue.Route) (c *smtp.Conn,
 			if !d.hosts.Acquire(p.Addr.Addr(), began, alone) {
 				continue
 			}
-			if c, err = d.dial(ctx, set, way, p); err == nil {
-				d.metrics.Connect(way.Queue.Name, way.Site, time.Now(), elastic.Up)
+			if c, err = d.dial(ctx, set, rt, p); err == nil {
+				d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), elastic.Up)
 				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.Place(), Began: began}), nil
 			}
 			abandoned := errors.Is(context.Cause(ctx), errAbandoned)
@@ -59,9 +59,9 @@ func (d *Deliverer) connect(ctx context.Context, way queue.Route) (c *smtp.Conn,
 			if abandoned {
 				attempt = unanswered(p, time.Since(began))
 			}
-			decision := set.RetryPolicy(way.Queue).Decide(time.Now(), attempt)
-			d.orders.ApplyRule(orders.Reply{Decision: decision, Route: way, Host: p, Code: attempt.Code})
-			d.metrics.Connect(way.Queue.Name, way.Site, time.Now(), decision.Signal)
+			decision := set.RetryPolicy(rt.Queue).Decide(time.Now(), attempt)
+			d.orders.ApplyRule(orders.Reply{Decision: decision, Route: rt, Host: p, Code: attempt.Code})
+			d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), decision.Signal)
 			switch {
 			case attempt.Code == 0 && attempt.Stage != outcome.TLS:
 				d.hosts.Failed(p.Addr.Addr(), began, time.Now())
@@ -71,7 +71,7 @@ func (d *Deliverer) connect(ctx context.Context, way queue.Route) (c *smtp.Conn,
 				d.hosts.Answered(p.Addr.Addr(), time.Now())
 			}
 			sig = append(sig, elastic.Signal{Kind: decision.Signal, Host: p.Place(), Began: began, Text: attempt.Text})
-			d.log.Info("connect", "relay", p.Relay(), "site", way.Site, "dsn", decision.Enhanced, "status", "failed", "reason", decision.Reason)
+			d.log.Info("connect", "relay", p.Relay(), "site", rt.Site, "dsn", decision.Enhanced, "status", "failed", "reason", decision.Reason)
 			err = &connectError{decision.Reason, err}
 			// One too many here is one too many at the next host, mostly; and
 			// of hosts that are off one is enough.
@@ -83,7 +83,7 @@ func (d *Deliverer) connect(ctx context.Context, way queue.Route) (c *smtp.Conn,
 			return nil, p, sig, err
 		}
 	}
-	err = fmt.Errorf("all hosts of %s lately gave no answer, and are being tried by another connection", way.Site)
+	err = fmt.Errorf("all hosts of %s lately gave no answer, and are being tried by another connection", rt.Site)
 	return nil, p, nil, err
 }
 
@@ -97,8 +97,8 @@ func (e *connectError) Error() string { return e.reason }
 func (e *connectError) Unwrap() error { return e.cause }
 
 // dial opens a connection to one host.
-func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, way queue.Route, p settings.Host) (*smtp.Conn, error) {
-	opt := set.Options(way, p, func(what string) { d.reportTesting(way, p, what) })
+func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host) (*smtp.Conn, error) {
+	opt := set.Options(rt, p, func(what string) { d.reportTesting(rt, p, what) })
 	addr := p.Addr.Addr()
 	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && d.hosts.TLSBroken(endpoint(p), time.Now()) {
 		opt.TLS = smtp.None
@@ -110,16 +110,16 @@ func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, way queue.
 		opt.TLS = smtp.None
 		c, err = smtp.Dial(ctx, p.Addr, opt)
 	}
-	if err = d.relays.note(way.Queue, &opt, p, err, d.log); err != nil {
+	if err = d.relays.note(rt.Queue, &opt, p, err, d.log); err != nil {
 		return nil, err
 	}
 	d.hosts.Connected(addr, time.Now())
 	if p.Need.Asks == route.Report {
 		if p.Need.Err != nil {
-			d.reportTesting(way, p, p.Need.Err.Error())
+			d.reportTesting(rt, p, p.Need.Err.Error())
 		}
 		if _, ok := c.TLS(); !ok {
-			d.reportTesting(way, p, "there was no TLS")
+			d.reportTesting(rt, p, "there was no TLS")
 		}
 	}
 	return c, nil
@@ -135,9 +135,9 @@ func mayFallBack(o *smtp.Options, err error) bool {
 
 // reportTesting says what MTA-STS in testing mode found, where enforcement
 // would have kept the mail from this host.
-func (d *Deliverer) reportTesting(way queue.Route, p settings.Host, what string) {
+func (d *Deliverer) reportTesting(rt queue.Route, p settings.Host, what string) {
 	d.log.Warn("MTA-STS in testing mode: this host would not be used if the policy were enforced",
-		"site", way.Site, "relay", p.Relay(), "reason", what)
+		"site", rt.Site, "relay", p.Relay(), "reason", what)
 }
 
 // failure describes an error of a connection for package outcome.

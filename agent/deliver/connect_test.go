@@ -28,13 +28,13 @@ func TestRefusingHostIsPassedByForItsEquals(t *testing.T) {
 		min, max   int64  // refusals
 	}{{"equal", 10, 0, 1}, {"backup", 20, connects, connects}} {
 		d := testDeliverer(t, set, nil)
-		way := queue.Route{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
+		rt := queue.Route{Site: "far", Queue: &config.Queue{TLS: config.TLSNone}, Plan: &route.Plan{Domain: "far.test", Hosts: []route.Host{
 			{Name: "mx1.test", Preference: 10, Addrs: []netip.Addr{full.Addr()}},
 			{Name: "mx2.test", Preference: tt.preference, Addrs: []netip.Addr{takes.Addr.Addr()}},
 		}}}
 		before := refused.Load()
 		for range connects {
-			if c, _, _, err := d.connect(t.Context(), way); err == nil {
+			if c, _, _, err := d.connect(t.Context(), rt); err == nil {
 				c.Quit(t.Context())
 			}
 		}

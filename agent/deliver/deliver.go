@@ -1,11 +1,10 @@
 // Package deliver is the life of a session: connect, then settle the last transaction,
 // take the next, send it.
 //
-// A Deliverer owns the way to the other side: which of a destination's hosts is called
-// (package hosts remembers how they answered), the fall back from TLS to none, and the
-// queues whose relay cannot be verified. It promises that TLS that is required is never
-// given up, that the same bytes are sent at every try, and that the next transaction
-// begins after the outcome of the last one is in the journal.
+// A Deliverer owns what is known of the other side: how hosts have answered (package
+// hosts), where TLS fails, and the queues whose relay cannot be verified. It promises that
+// TLS that is required is never given up, that the same bytes are sent at every try, and
+// that a transaction begins after the outcome of the last one is in the journal.
 //
 // The queue starts one goroutine for each session, which calls Session. Until the
 // connection is up (connect.go) a session holds no mail; then Step and transact alternate

@@ -46,9 +46,9 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 				d.hosts.TLSFailed(hosts.Endpoint{Name: "mx.test", Addr: r.Addr}, time.Now())
 			}
 			for _, tt := range needs {
-				way := queue.Route{Queue: &config.Queue{TLS: tt.level}}
+				rt := queue.Route{Queue: &config.Queue{TLS: tt.level}}
 				before := r.Seen()
-				c, err := d.dial(t.Context(), set, way, settings.Host{Name: "mx.test", Addr: r.Addr, Need: tt.need})
+				c, err := d.dial(t.Context(), set, rt, settings.Host{Name: "mx.test", Addr: r.Addr, Need: tt.need})
 				if err == nil {
 					_, secret := c.TLS()
 					c.Quit(t.Context())
@@ -86,10 +86,10 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 	d := testDeliverer(t, set, nil)
 	secret := func(host string) bool {
 		t.Helper()
-		way := queue.Route{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
+		rt := queue.Route{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
 			Domain: host, Hosts: []route.Host{{Name: host, Addrs: []netip.Addr{r.Addr.Addr()}}},
 		}}
-		c, _, _, err := d.connect(t.Context(), way)
+		c, _, _, err := d.connect(t.Context(), rt)
 		if err != nil {
 			t.Fatalf("%s: %v", host, err)
 		}

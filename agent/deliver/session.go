@@ -20,9 +20,9 @@ import (
 // Session is the life of one connection. It holds no mail until it is up.
 func (d *Deliverer) Session(s *queue.Session) {
 	ctx := d.stop
-	way := s.Route()
+	rt := s.Route()
 	began := time.Now()
-	conn, p, sig, err := d.connectPatiently(s, way)
+	conn, p, sig, err := d.connectPatiently(s, rt)
 	if err != nil {
 		if d.opening.Err() != nil || settings.Ours(err) {
 			s.Untried()
@@ -43,8 +43,8 @@ func (d *Deliverer) Session(s *queue.Session) {
 			d.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}), "")
 			return
 		}
-		way = s.Route() // a reload may have changed the policy
-		done, sig, err = w.transact(ctx, way, job, sig[:0])
+		rt = s.Route() // a reload may have changed the policy
+		done, sig, err = w.transact(ctx, rt, job, sig[:0])
 		if err != nil {
 			conn.Close()
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
@@ -57,13 +57,13 @@ func (d *Deliverer) Session(s *queue.Session) {
 }
 
 // connectPatiently connects, for as long as the queue lets a connect that hangs go on.
-func (d *Deliverer) connectPatiently(s *queue.Session, way queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
+func (d *Deliverer) connectPatiently(s *queue.Session, rt queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
 	ctx, cancel := context.WithCancelCause(d.opening)
 	defer cancel(nil)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		c, p, sig, err = d.connect(ctx, way)
+		c, p, sig, err = d.connect(ctx, rt)
 	}()
 	timer := time.NewTimer(queue.HangAfter)
 	defer timer.Stop()
@@ -99,7 +99,7 @@ type worker struct {
 }
 
 // transact sends one job. The error says that the connection is of no more use.
-func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
+func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
 	d := w.deliverer
 	began := time.Now()
 	closed := elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}
@@ -109,23 +109,23 @@ func (w *worker) transact(ctx context.Context, way queue.Route, job queue.Job, s
 	}
 	e, content, err := d.store.Message(job.ID)
 	if err != nil {
-		return d.settler.Unreadable(job, way.Queue, e, err), sig, nil
+		return d.settler.Unreadable(job, rt.Queue, e, err), sig, nil
 	}
 	defer content.Close()
 	w.done = w.done[:0]
-	if job.Items, w.done = d.settler.SkipSuppressed(e, job, way, w.done); len(job.Items) == 0 {
+	if job.Items, w.done = d.settler.SkipSuppressed(e, job, rt, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
-	w.prepare(e, content, job, way, d.settings.Now().Config)
+	w.prepare(e, content, job, rt, d.settings.Now().Config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	w.last = time.Now()
 	took := w.last.Sub(began)
-	r := d.settler.Begin(e, job, way)
+	r := d.settler.Begin(e, job, rt)
 	r.Host, r.Names, r.Reuse, r.Connect, r.Transmit = w.peer, w.names, w.sent, w.connected, took
 	w.connected = 0
 	if errors.Is(err, spool.ErrDamaged) {
-		return append(w.done, d.settler.Unreadable(job, way.Queue, e, err)...), sig, err
+		return append(w.done, d.settler.Unreadable(job, rt.Queue, e, err)...), sig, err
 	}
 	w.events = w.events[:0]
 	for i, item := range job.Items {
@@ -161,7 +161,7 @@ const fresh = time.Second
 
 // check looks whether the connection is still up. One that has just answered is
 // not looked at: should it be gone, MAIL shows it and costs nothing. With BDAT the
-// message is on its way by then, and would be in doubt.
+// message is on its route by then, and would be in doubt.
 func (w *worker) check(now time.Time) error {
 	if now.Sub(w.last) < fresh && !w.conn.Extensions().Chunking {
 		return nil
@@ -172,9 +172,9 @@ func (w *worker) check(now time.Time) error {
 // prepare fills the transaction. The Received field is made anew each time; it
 // depends only on the envelope and the configuration, so every try sends the
 // same bytes.
-func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, way queue.Route, c *config.Config) {
+func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, rt queue.Route, c *config.Config) {
 	tx := &w.tx
-	tx.AsTaken = way.Handback
+	tx.AsTaken = rt.Handback
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
 	tx.Prefix = nil
 	if e.Origin == spool.Diverted {

@@ -39,10 +39,10 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 		seen := make(map[string]bool)
 		for i := range 16 {
 			name := fmt.Sprintf("d%d.test", i)
-			way := set.MXRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
+			rt := set.MXRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
 			var first string
 			for try := range 3 { // more connections are up each time
-				c, _, _, err := d.connect(t.Context(), way)
+				c, _, _, err := d.connect(t.Context(), rt)
 				if err != nil {
 					t.Fatalf("pool %v, hosts %v: %v", tt.pool, tt.hosts, err)
 				}
@@ -74,8 +74,8 @@ func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	four := (&listener{}).listen(t, "127.0.0.1:0")
 	set := testSettings(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), addresses("::1") })
 	d := testDeliverer(t, set, nil)
-	way := set.MXRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
-	c, p, _, err := d.connect(t.Context(), way)
+	rt := set.MXRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
+	c, p, _, err := d.connect(t.Context(), rt)
 	if err != nil {
 		t.Fatal(err)
 	}

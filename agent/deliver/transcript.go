@@ -16,10 +16,10 @@ import (
 )
 
 // Transcript shows how mail for a destination, a domain or an address, would go
-// under a configuration: the way, what the domain's policies ask of each host,
+// under a configuration: the route, what the domain's policies ask of each host,
 // and the dialogue with the first host that answers up to QUIT, with no mail. It
 // needs no agent and changes nothing; policies are fetched anew. show gets one
-// line after the other, as it happens; log what the way has to say about itself.
+// line after the other, as it happens; log what the route has to say about itself.
 //
 // The error says why mail would not go now; what was found is shown all the same.
 func Transcript(ctx context.Context, c *config.Config, destination string, log *slog.Logger, show func(line string)) error {
@@ -36,12 +36,12 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	}
 	domain := destination[strings.LastIndexByte(destination, '@')+1:]
 	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
-	way, err := set.Route(ctx, domain)
+	rt, err := set.Route(ctx, domain)
 	if err != nil {
 		return err
 	}
-	showWay(set, way, show)
-	peers, err := set.Hosts(ctx, way)
+	showWay(set, rt, show)
+	peers, err := set.Hosts(ctx, rt)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	for _, p := range peers[:min(len(peers), maxAddresses)] {
 		show("")
 		show(fmt.Sprintf("%s:", p.Relay()))
-		if last = transcribe(ctx, set, way, p, show); last == nil || ctx.Err() != nil {
+		if last = transcribe(ctx, set, rt, p, show); last == nil || ctx.Err() != nil {
 			return last
 		}
 		show("-- " + last.Error())
@@ -58,21 +58,21 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 }
 
 // showWay tells of the queue and the hosts.
-func showWay(set *settings.Settings, way queue.Route, show func(string)) {
-	q := way.Queue
+func showWay(set *settings.Settings, rt queue.Route, show func(string)) {
+	q := rt.Queue
 	show(fmt.Sprintf("queue %s, tls = %q", q.Name, q.TLS))
-	if way.Plan == nil {
-		show("relay " + way.Relay)
+	if rt.Plan == nil {
+		show("relay " + rt.Relay)
 		return
 	}
 	if !set.Resolver.TrustsDNSSEC() {
 		show("DANE is not looked for: not every resolver is on this host (agent.dane)")
 	}
 	hosts := make(map[string]route.Host)
-	for _, h := range way.Plan.Hosts {
+	for _, h := range rt.Plan.Hosts {
 		hosts[h.Name] = h
 	}
-	for _, m := range way.Plan.MX {
+	for _, m := range rt.Plan.MX {
 		text := fmt.Sprintf("MX %d %s", m.Preference, m.Name)
 		h, ok := hosts[m.Name]
 		if !ok {
@@ -112,8 +112,8 @@ func describeNeed(n route.Need) string {
 
 // transcribe is one connection, without TLS after all where that fails and the
 // agent would go on.
-func transcribe(ctx context.Context, set *settings.Settings, way queue.Route, p settings.Host, show func(string)) error {
-	o := set.Options(way, p, func(what string) { show("-- MTA-STS, testing: " + what) })
+func transcribe(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host, show func(string)) error {
+	o := set.Options(rt, p, func(what string) { show("-- MTA-STS, testing: " + what) })
 	o.Trace = func(e smtp.TraceEvent) { show(e.From.String() + " " + e.Line) }
 	c, err := smtp.Dial(ctx, p.Addr, o)
 	if mayFallBack(&o, err) {

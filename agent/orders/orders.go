@@ -61,7 +61,7 @@ type Orders struct {
 	// arrivals is held to read while a message that was compared is brought into the
 	// queue: ApplyToQueued misses none that came before a change.
 	arrivals sync.RWMutex
-	sweeping sync.Mutex
+	applying sync.Mutex
 	// hostStopped: the host MTA is stopped, and the configuration wants that to stop us.
 	hostStopped atomic.Bool
 	effects     ruleEffects
@@ -86,11 +86,11 @@ func New(o Options) (*Orders, error) {
 	return x, nil
 }
 
-// StandingFile, in the state directory, keeps it: an admin's pause must not end
-// because the agent did.
+// StandingFile is the file in the state directory that keeps the orders: an admin's pause
+// must not end because the agent did.
 const StandingFile = "standing.json"
 
-// Standing is what is in force.
+// Standing returns the orders in force.
 func (o *Orders) Standing() control.Standing {
 	s := *o.now.Load()
 	if o.hostStopped.Load() {
@@ -130,7 +130,7 @@ const (
 // byRule begins the name of who paused, where a rule about replies did.
 const byRule = "reply rule "
 
-// pauseFor puts a brake on for a rule about replies, at once; the file follows. It returns
+// pauseFor pauses for a rule about replies, at once; the file follows. It returns
 // false if the same, or the stream everywhere, is paused already, or as much is as rules
 // may pause.
 func (o *Orders) pauseFor(b control.Brake) bool {
@@ -180,8 +180,8 @@ func (o *Orders) SaveRulePauses(now time.Time, must bool) {
 	}
 }
 
-// apply puts into force what is new. The sweep for what only envelopes tell is the
-// caller's: it takes long.
+// apply puts new orders into force. ApplyToQueued, for pauses of envelopes, is left to the
+// caller: it takes long.
 func (o *Orders) apply(old, next control.Standing) error {
 	for stream := range old.Priorities {
 		if next.Priorities[stream] == 0 {
@@ -196,16 +196,16 @@ func (o *Orders) apply(old, next control.Standing) error {
 		}
 	}
 	o.Exclusively(func() { o.now.Store(&next) })
-	var brakes []queue.Pause
+	var pauses []queue.Pause
 	for _, b := range next.Brakes {
 		if f := b.Filter; !OfEnvelope(f) {
-			brakes = append(brakes, queue.Pause{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
+			pauses = append(pauses, queue.Pause{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
 		}
 	}
 	if o.hostStopped.Load() {
-		brakes = append(brakes, queue.Pause{Reason: hostPause().Reason})
+		pauses = append(pauses, queue.Pause{Reason: hostPause().Reason})
 	}
-	o.queue.SetPauses(brakes)
+	o.queue.SetPauses(pauses)
 	if slices.Equal(old.Limits, next.Limits) {
 		return nil
 	}
@@ -225,13 +225,13 @@ func (o *Orders) Exclusively(f func()) {
 	f()
 }
 
-// OfEnvelope says whether a brake is about what only the envelope tells.
+// OfEnvelope says whether a pause is about what only the envelope tells.
 func OfEnvelope(f control.Filter) bool { return f.Sender != "" || f.User != "" || f.Client != "" }
 
-// isPaused says whether a brake is on for a message by what its envelope tells.
+// isPaused says whether a pause is on for a message by what its envelope tells.
 func (o *Orders) isPaused(e *spool.Envelope) bool { return o.PauseOf(e) != nil }
 
-// PauseOf is the brake that is on for a message by what its envelope tells, or nil.
+// PauseOf is the pause that is on for a message by what its envelope tells, or nil.
 func (o *Orders) PauseOf(e *spool.Envelope) *control.Brake {
 	list := o.now.Load().Brakes
 	for i := range list {
@@ -249,15 +249,15 @@ func (o *Orders) Add(id spool.ID, e *spool.Envelope, st []spool.State) {
 	o.queue.Add(id, e, settings.Domains(e), st, o.isPaused(e))
 }
 
-// ApplyToQueued halts the queued messages that a brake is on for by what their envelopes
+// ApplyToQueued parks the queued messages that a pause is on for by what their envelopes
 // tell, and lets the others go. One that comes after a change sees it.
 func (o *Orders) ApplyToQueued() {
-	o.sweeping.Lock()
-	defer o.sweeping.Unlock()
+	o.applying.Lock()
+	defer o.applying.Unlock()
 	s := NewSelection(o.store, control.Filter{})
-	var halt, free []queue.Entry
+	var park, free []queue.Entry
 	o.queue.List(func(page []queue.Entry) bool {
-		halt, free = halt[:0], free[:0]
+		park, free = park[:0], free[:0]
 		any := slices.ContainsFunc(o.Standing().Brakes, func(b control.Brake) bool { return OfEnvelope(b.Filter) })
 		for _, e := range page {
 			if !any && !e.Paused {
@@ -266,12 +266,12 @@ func (o *Orders) ApplyToQueued() {
 			env := s.Envelope(e.ID)
 			switch on := env != nil && o.isPaused(env); {
 			case on && !e.Paused:
-				halt = append(halt, e)
+				park = append(park, e)
 			case !on && e.Paused:
 				free = append(free, e)
 			}
 		}
-		o.queue.Pause(halt)
+		o.queue.Pause(park)
 		o.queue.Resume(free)
 		return o.stop.Err() == nil
 	})
@@ -285,14 +285,14 @@ func (o *Orders) Expire(now time.Time) {
 		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) {
 		return
 	}
-	sweep := false
+	requeue := false
 	err := o.Change(func(s *control.Standing) error {
 		s.Brakes = slices.DeleteFunc(s.Brakes, func(b control.Brake) bool {
 			if !over(b.Until) {
 				return false
 			}
 			o.log.Info("brake comes off, its time is over", "on", b.Filter.String(), "reason", b.Reason)
-			sweep = sweep || OfEnvelope(b.Filter)
+			requeue = requeue || OfEnvelope(b.Filter)
 			return true
 		})
 		s.Limits = slices.DeleteFunc(s.Limits, func(l control.Limit) bool {
@@ -306,13 +306,13 @@ func (o *Orders) Expire(now time.Time) {
 	if err != nil {
 		o.log.Error("brake comes off", "err", err)
 	}
-	if sweep {
+	if requeue {
 		o.ApplyToQueued()
 	}
 }
 
 // save writes what is in force; on return it will outlive a crash. The caller holds
-// standing.mu.
+// mu.
 func (o *Orders) save(s *control.Standing) error {
 	o.dirty, o.kept = false, time.Now()
 	dir := o.settings.Now().Config.Agent.StateDirectory
@@ -367,7 +367,7 @@ const nullSender = "<>"
 // returns whether that is new. It is in force with the next Change.
 func (o *Orders) SetHostStopped(stopped bool) bool { return o.hostStopped.Swap(stopped) != stopped }
 
-// hostPause is the brake that is on while the host MTA is stopped.
+// hostPause is the pause that is on while the host MTA is stopped.
 func hostPause() control.Brake {
 	return control.Brake{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
 }

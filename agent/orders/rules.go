@@ -14,7 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/settings"
 )
 
-// ruleEffects is what replies have brought about.
+// ruleEffects counts the replies that rules matched, and keeps the alerts that follow.
 type ruleEffects struct {
 	mu     sync.Mutex
 	tally  outcome.Tally
@@ -27,7 +27,7 @@ type alert struct {
 	until time.Time
 }
 
-// maxAlerts bounds what an admin is told of sites at a time.
+// maxAlerts bounds the alerts at a time.
 const maxAlerts = 1000
 
 func (h *ruleEffects) alert(t alert) {
@@ -43,22 +43,23 @@ const (
 	// severalNetworks, or as many as the rule's "after" says if that is more, must have
 	// refused a stream within its time before it is held everywhere. Sites do not count,
 	// as the owner of one host has as many as he wants, by domains and IPv6 addresses.
-	// Five networks are more than one operator has by the way, and few for a stream that
-	// lacks its signature: each of its receivers who looks refuses it.
+	// Five networks are more than one operator usually has, and few for a stream that
+	// lacks its signature: every receiver that checks refuses it.
 	severalNetworks = 5
 )
 
-// Reply is what a host has said, with the decision on it.
+// Reply is a reply or failure of a host, with the decision on it.
 type Reply struct {
 	Decision outcome.Decision
 	Route    queue.Route
 	Host     settings.Host
-	Code     int    // SMTP reply code; 0 if it was none
-	Stream   string // of the message that it spoke of; "" when it was of none
+	Code     int    // SMTP reply code; 0 for a failure
+	Stream   string // of the message; "" for a connect
 }
 
-// listed says whether a provider spoke whom the rule, or the queue, names. The host has
-// to have the name, as its domain's owner may be anybody, and its queue listed for another.
+// listed says whether the reply is of a provider that the rule, or the queue, names. The
+// name of the host counts: the owner of a domain may be anybody, and its queue be listed
+// for another.
 func (w *Reply) listed() bool {
 	return w.Decision.Effect.Names || config.MatchesAny(settings.Naming(w.Route.Queue.MX), w.Host.Name)
 }
@@ -77,15 +78,15 @@ func (w *Reply) network() string {
 	return p.String()
 }
 
-// everywhere says whether a stream is to be held towards all, until an admin comes. For that
-// it takes a 5xx: of a listed provider, as often as the rule wants, or from several networks.
-// What anybody else says holds at most at his own site, for a time.
+// everywhere says whether a stream is to be held towards all receivers until an admin
+// resumes it. That takes a 5xx: of a listed provider, as often as the rule wants, or from
+// several networks. The reply of any other host holds at most at its own site, for a time.
 func (h *ruleEffects) everywhere(now time.Time, w *Reply) bool {
 	e := *w.Decision.Effect
 	if e.Kind != outcome.HoldStream || w.Code/100 != 5 {
 		return false
 	}
-	e.For = 0 // not held twice: the brake sees to that
+	e.For = 0 // not held twice: the pause sees to that
 	if w.listed() {
 		return h.tally.Add(now, &e, w.Stream+"\x00listed")
 	}
@@ -93,8 +94,8 @@ func (h *ruleEffects) everywhere(now time.Time, w *Reply) bool {
 	return h.tally.AddBy(now, &e, w.Stream+"\x00", w.network())
 }
 
-// ApplyRule lets what a host has said take effect on its site, or on the stream of
-// the message that it spoke of.
+// ApplyRule has the rule that matched a reply take effect on the site of the host, or on
+// the stream of the message. A reply without an effect that lasts changes nothing.
 func (o *Orders) ApplyRule(w Reply) {
 	e, site := w.Decision.Effect, w.Route.Site
 	if e == nil || !e.Lasting() || e.OnStream() && w.Stream == "" {
@@ -146,7 +147,7 @@ func (o *Orders) ApplyRule(w Reply) {
 	log := o.log.Warn
 	if e.Tell || e.Kind == outcome.HoldStream {
 		log = o.log.Error
-		if !e.OnStream() { // what is on streams stands in standing
+		if !e.OnStream() { // what is on streams is in Standing
 			o.effects.alert(alert{line + ": " + e.Rule, until})
 		}
 	}
@@ -169,13 +170,14 @@ func (h *ruleEffects) alertTexts(now time.Time) (list []string) {
 	return list
 }
 
-// PauseForRule puts a brake on a stream for a rule, until then or for good. One that is
-// paused there already, or everywhere, stays as it is, and one too many is not paused.
+// PauseForRule pauses a stream for a rule, until a time or, for the zero time, for good.
+// It returns false if the stream is paused already, there or everywhere, or as much is as
+// rules may pause.
 func (o *Orders) PauseForRule(rule string, f control.Filter, reason string, until time.Time) bool {
 	return o.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
 }
 
-// pauseWith is the brake of a filter, or nil.
+// pauseWith is the pause of a filter, or nil.
 func pauseWith(s *control.Standing, f control.Filter) *control.Brake {
 	for i := range s.Brakes {
 		if s.Brakes[i].Filter == f {

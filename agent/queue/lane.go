@@ -14,9 +14,9 @@ type lane struct {
 	no         uint32 // in Queue.laneByNo
 	key        laneKey
 	domain     *domain
-	flow       *flow  // where it is served; nil while the domain has no way, or a brake is on
-	paused     bool   // a brake is on, as was last looked at
-	since      uint32 // unix seconds: since when no brake is on, and its way is this one
+	flow       *flow  // where it is served; nil while the domain has no route, or a pause is on
+	paused     bool   // a pause is on, as was last looked at
+	since      uint32 // unix seconds: since when no pause is on, and its route is this one
 	head, tail uint32 // recipients
 	n          int    // recipients waiting here
 	refs       int    // recipients anywhere that belong to this lane
@@ -53,13 +53,13 @@ type domain struct {
 	lanes     []*lane
 	dest      *destination // nil: not routed yet
 	resolving bool
-	stale     bool      // its way expired while it had no mail waiting
-	reason    string    // why there is no way at present
+	stale     bool      // its route expired while it had no mail waiting
+	reason    string    // why there is no route at present
 	expires   time.Time // when the way should be asked for again
-	failed    time.Time // when there was last no way; zero: never yet
+	failed    time.Time // when there was last no route; zero: never yet
 }
 
-// lane returns the lane for a stream and a domain, and asks for the way if the
+// lane returns the lane for a stream and a domain, and asks for the route if the
 // domain is new.
 func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	key := laneKey{stream, name}
@@ -104,7 +104,7 @@ func (q *Queue) unref(l *lane) {
 		}
 	}
 	if len(d.lanes) == 0 && d.expires.IsZero() {
-		q.forgetDomain(d) // nothing is known of it; else its way is kept until it expires
+		q.forgetDomain(d) // nothing is known of it; else its route is kept until it expires
 	}
 	q.laneByNo.free(l.no)
 	q.streams.unref(l.key.stream)
@@ -116,7 +116,7 @@ func (q *Queue) forgetDomain(d *domain) {
 	q.abandon(d.dest)
 }
 
-// resolve asks the owner for the way to a domain.
+// resolve asks the owner for the route to a domain.
 func (q *Queue) resolve(d *domain) {
 	d.stale = false
 	if !d.resolving {
@@ -125,7 +125,7 @@ func (q *Queue) resolve(d *domain) {
 	}
 }
 
-// attach lets a lane be served at a destination, unless a brake is on.
+// attach lets a lane be served at a destination, unless a pause is on.
 func (q *Queue) attach(l *lane, dest *destination, now time.Time) {
 	l.since = seconds(now)
 	if l.paused = q.lanePaused(l); l.paused {

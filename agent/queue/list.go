@@ -17,9 +17,9 @@ type Entry struct {
 	Size    int64
 	Stream  string
 	Domain  string // RelayDomain's form for mail to a relay
-	Queue   string // "" while the domain has no way
+	Queue   string // "" while the domain has no route
 	Site    string
-	// State is "active"; else "held", on hold, halted or by a brake; else "stuck", if the
+	// State is "active"; else "held", on hold or paused; else "stuck", if the
 	// host refused it; else "waiting" or "deferred".
 	State   string
 	Due     time.Time // of a deferred one, whatever its state
@@ -27,7 +27,7 @@ type Entry struct {
 	Reason  string // why it is not delivered yet; "" if it was not tried
 	Pending int    // recipients of the message that are not done
 	OnHold  bool   // until it is settled with Release
-	Paused  bool   // its message is, see Halt
+	Paused  bool   // its message is, see Queue.Pause
 }
 
 // List calls yield with every recipient that is not done, some thousand under
@@ -171,7 +171,7 @@ func (q *Queue) Stuck() int {
 	return q.stuck
 }
 
-// Reason says why mail for a domain waits: there is no way to it, or no session. It
+// Reason says why mail for a domain waits: there is no route to it, or no session. It
 // is "" if neither is known to be so.
 func (q *Queue) Reason(domain string) string {
 	q.mu.Lock()
@@ -187,7 +187,7 @@ func (q *Queue) Reason(domain string) string {
 }
 
 // AtHost returns how many recipients wait for the hand-back relay, of domains too
-// whose way it is, and how many more are in a transaction there or deferred.
+// whose route it is, and how many more are in a transaction there or deferred.
 func (q *Queue) AtHost() (waiting, others int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -220,7 +220,7 @@ func (q *Queue) MaxSessions() int {
 	return q.o.MaxSessions
 }
 
-// Held returns how many recipients are on hold or halted.
+// Held returns how many recipients are on hold or paused.
 func (q *Queue) Held() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

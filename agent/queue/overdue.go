@@ -12,12 +12,12 @@ import (
 // is the failure of its domain's look-up, of its destination's connect, or the
 // receiver's word that it wants no connection at all, for the second time without a
 // message taken in between. The mail must have been there for it: old enough, due, and with
-// no brake on. All else that keeps mail waiting is our own doing, ends nothing, and is
+// no pause on. All else that keeps mail waiting is our own doing, ends nothing, and is
 // followed by a try: a look-up or connect that is under way or has no place yet
-// (max_sessions, a pace, a suspension), a brake, a start after a week.
+// (max_sessions, a pace, a suspension), a pause, a start after a week.
 
 // Overdue takes out recipients that ended so: a failure came when they were older than
-// handback_after or expire of their queue; policy is that of a domain without a way.
+// handback_after or expire of their queue; policy is that of a domain without a route.
 // What goes to the host MTA never ends so, however long it is away. The owner settles
 // each job, by the queue and the reason that come with it.
 func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job Job, by *config.Queue, reason string)) {

@@ -7,14 +7,14 @@ import (
 
 // Pause keeps mail from being sent: all, or where each of the names that are given
 // fits. What is in flight finishes; the rest waits, does not expire, and comes due as
-// ever. The way home stays open, unless the brake names its queue or its site: what
-// was handed back has the host MTA's brakes.
+// ever. The way home stays open, unless the pause names its queue or its site: what
+// was handed back has the host MTA's pauses.
 type Pause struct {
 	Queue, Site, Stream, Domain string
 	Reason                      string
 }
 
-// covers says whether the brake is covers for a lane, which may have no way yet.
+// covers says whether the pause holds for a lane, which may have no route yet.
 func (b *Pause) covers(l *lane, stream, relay string) bool {
 	if l.key.domain == relay && b.Queue == "" && b.Site == "" {
 		return false
@@ -27,7 +27,7 @@ func (b *Pause) covers(l *lane, stream, relay string) bool {
 		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream) && (b.Domain == "" || b.Domain == l.key.domain)
 }
 
-// SetPauses replaces the pauses that are on. It moves lanes, not messages. Streams
+// SetPauses replaces the pauses in force. It moves lanes, not messages. Streams
 // past the limit of distinct ones are hashed together and cannot be told apart: a pause
 // of one of them stops those that share its name too, as to send what somebody has
 // paused is worse.
@@ -41,8 +41,8 @@ func (q *Queue) SetPauses(list []Pause) {
 	}
 }
 
-// reconsider lets a lane be served where its domain has its way, or not, as the
-// brakes now say.
+// reconsider lets a lane be served where its domain has its route, or not, as the
+// pauses now say.
 func (q *Queue) reconsider(l *lane, now time.Time) {
 	dest, paused := l.domain.dest, q.lanePaused(l)
 	if paused == l.paused {
@@ -59,7 +59,7 @@ func (q *Queue) reconsider(l *lane, now time.Time) {
 	}
 }
 
-// lanePaused reports whether a brake is on for a lane.
+// lanePaused reports whether a pause is on for a lane.
 func (q *Queue) lanePaused(l *lane) bool { return q.pauseOf(l) != nil }
 
 // pauseOf is the first that is on for a lane, or nil.
@@ -72,12 +72,12 @@ func (q *Queue) pauseOf(l *lane) *Pause {
 	return nil
 }
 
-// Pause stops the messages of recipients that List showed: what waits is put aside,
+// Pause stops the messages of recipients that List showed: what waits is parked,
 // what is in a transaction once it comes back. It does not expire. What is on its
 // way home goes on. Messages that have changed hands since are left out.
 func (q *Queue) Pause(entries []Entry) { q.setPaused(entries, true) }
 
-// Resume ends Halt.
+// Resume ends Pause.
 func (q *Queue) Resume(entries []Entry) { q.setPaused(entries, false) }
 
 func (q *Queue) setPaused(entries []Entry, paused bool) {
@@ -103,7 +103,7 @@ func (q *Queue) setPaused(entries []Entry, paused bool) {
 	q.serveChanged(now)
 }
 
-// isPaused says whether a recipient stays aside while its message is halted.
+// isPaused says whether a recipient stays parked while its message is paused.
 func (q *Queue) isPaused(rec *recipient) bool {
 	return q.messages.at(rec.message).paused && (*q.laneByNo.at(rec.lane)).key.domain != q.o.Relay
 }

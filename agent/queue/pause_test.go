@@ -37,7 +37,7 @@ func TestPausedStreamWaitsAndTheOthersGoOn(t *testing.T) {
 			}
 			return true
 		})
-		// Neither age nor a domain without a way ends what an admin holds.
+		// Neither age nor a domain without a route ends what an admin holds.
 		pass(10 * 24 * time.Hour)
 		w.Overdue(func(string) *config.Queue { return &w.policy }, func(j Job, _ *config.Queue, _ string) {
 			t.Errorf("%v is overdue while it is held", j.ID)
@@ -74,12 +74,12 @@ func TestPauseLetsOpenSessionsIdle(t *testing.T) {
 	})
 }
 
-// TestBrakesStopWhatTheyName puts mail before each kind of brake; the way home
+// TestPausesStopWhatTheyName puts mail before each kind of pause; the way home
 // stays open to all but those that name it.
-func TestBrakesStopWhatTheyName(t *testing.T) {
+func TestPausesStopWhatTheyName(t *testing.T) {
 	t.Parallel()
 	for name, x := range map[string]struct {
-		brake Pause
+		pause Pause
 		sent  []spool.ID
 	}{
 		"all":             {Pause{}, []spool.ID{9}},
@@ -110,9 +110,9 @@ func TestBrakesStopWhatTheyName(t *testing.T) {
 					w.add(3, "t", "a.example")
 					w.add(9, "s", "")
 				}
-				x.brake.Reason = "by test"
-				w.SetPauses([]Pause{x.brake})
-				add() // it meets the brake on its way in
+				x.pause.Reason = "by test"
+				w.SetPauses([]Pause{x.pause})
+				add() // it meets the pause on its way in
 				pass(time.Minute)
 				got := w.delivered()
 				slices.Sort(got)
@@ -153,9 +153,9 @@ func (w *world) states() string {
 	return fmt.Sprint(list)
 }
 
-// TestHaltReachesMailInEveryState halts messages that wait, are deferred, are in a
+// TestPauseReachesMailInEveryState parks messages that wait, are deferred, are in a
 // transaction, and come later; a deferred one keeps its due time.
-func TestHaltReachesMailInEveryState(t *testing.T) {
+func TestPauseReachesMailInEveryState(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(w *world) {
@@ -194,7 +194,7 @@ func TestHaltReachesMailInEveryState(t *testing.T) {
 }
 
 // TestRefusedMailOfAHaltedMessageStaysAside defers a transaction during which its
-// message is halted.
+// message is paused.
 func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -217,9 +217,9 @@ func TestRefusedMailOfAHaltedMessageStaysAside(t *testing.T) {
 	})
 }
 
-// TestHoldIsApartFromHalt holds a recipient of a halted message: each of the two has
+// TestHoldIsApartFromPause holds a recipient of a paused message: each of the two has
 // to end.
-func TestHoldIsApartFromHalt(t *testing.T) {
+func TestHoldIsApartFromPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)

@@ -6,7 +6,7 @@
 //
 // A recipient waits in a lane, first in, first out, for one (stream, domain).
 // A domain that has been routed belongs to a destination (one MX set, port, TLS
-// policy and source address), and so do its lanes; when the way of a domain
+// policy and source address), and so do its lanes; when the route of a domain
 // changes, its lanes move, not their entries. A destination belongs to a site,
 // the unit of limits, which has one elastic.Control. Streams share a destination
 // by deficit round robin.
@@ -22,8 +22,9 @@
 // each call settles the last transaction and returns the next, or stands on the
 // destination's ready list until there is one. Every session ends with Leave,
 // also one that never came up; what it had taken and not settled goes back to the
-// head of its lane. A session whose connect takes long asks Lingers whether it may go on. An outcome that takes longer does not hold the session up: the
-// owner keeps the recipient (Settled.Kept) and says more with Settle. Close makes
+// head of its lane. A session whose connect takes long asks MayKeepConnecting
+// whether it may go on. An outcome that takes longer does not hold the session up: the
+// owner settles the recipient as Pending for now, and says more with Settle. Close makes
 // every Step return ErrClosed.
 //
 // Where no session comes up, Overdue takes out what a failed look-up or connect found
@@ -31,8 +32,8 @@
 // place of Unrouted, and Session.Untried before Leave.
 //
 // An admin's hand: List shows what waits, Take takes some of it out to be settled
-// otherwise, Hasten makes it due. SetBrakes stops what goes somewhere or belongs to a
-// stream, lane by lane; Halt stops single messages. SetPriority and SetLimits
+// otherwise, Hasten makes it due. SetPauses stops what goes somewhere or belongs to a
+// stream, lane by lane; Pause stops single messages. SetPriority and SetLimits
 // change how fast the rest goes.
 //
 // Memory: messages and recipients are pointer-free records in slabs, about 64
@@ -51,7 +52,7 @@ import (
 
 // Options are what a queue needs from its owner.
 type Options struct {
-	// Resolve is called when the way to a domain is wanted, with the mutex held:
+	// Resolve is called when the route to a domain is wanted, with the mutex held:
 	// it must not block and not call the queue.
 	Resolve func(domain string)
 	// Launch is called for each new session, with the mutex held, likewise.
@@ -103,7 +104,7 @@ type Queue struct {
 
 	timers         timers
 	due            map[uint32]*bucket // unix second / bucketSeconds -> deferred recipients
-	kick           chan struct{}      // the timer goroutine looks at the agenda again
+	kick           chan struct{}      // has Run look at the timers again
 	idle           ring[*Session]     // all ready sessions, longest waiting first
 	changed        []*lane            // that got mail in this turn under the mutex
 	waitingForSlot ring[*site]        // sites where something was up, and which wanted a session when max_sessions was reached
@@ -116,7 +117,7 @@ type Queue struct {
 	waiting  int // recipients in lanes
 	active   int // recipients taken by a session or Claim
 	stuck    int // recipients that the hand-back relay refused, wherever they are
-	held     int // recipients on hold or halted
+	held     int // recipients on hold or paused
 }
 
 // message is one message with recipients that are not done.
@@ -126,7 +127,7 @@ type message struct {
 	born    uint32 // unix seconds
 	pending uint32 // recipients not final
 	stream  uint16 // in Queue.streams, which has fewer
-	paused  bool   // what is not on its way home stays aside
+	paused  bool   // what is not on its way home stays parked
 }
 
 // recipient is one recipient that is not done, or a place left behind by one
@@ -151,7 +152,7 @@ const (
 	inBucket       // deferred
 	taken          // by a session or Claim
 	onHold         // on no list, until an admin releases it
-	parked         // on no list, as its message is halted
+	parked         // on no list, as its message is paused
 )
 
 // Handle names a recipient inside the queue while it is taken.
@@ -218,7 +219,7 @@ func New(o Options) *Queue {
 	}
 }
 
-// Run serves the agenda (retries, probes, pace) until ctx ends.
+// Run serves the timers (retries, probes, pace) until ctx ends.
 func (q *Queue) Run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -243,7 +244,7 @@ func (q *Queue) Run(ctx context.Context) {
 	}
 }
 
-// Pulse waits until the agenda has been gone through once more: the mutex is free
+// Pulse waits until the timers have been gone through once more: the mutex is free
 // then, and the timer goroutine lives. The error is that of ctx.
 func (q *Queue) Pulse(ctx context.Context) error {
 	done := make(chan struct{})
@@ -382,7 +383,7 @@ func (q *Queue) put(r uint32, rec *recipient, due, now time.Time) {
 	}
 }
 
-// park puts a recipient that is on no list aside.
+// park parks a recipient that is on no list.
 func (q *Queue) park(rec *recipient, p place) {
 	rec.state, rec.next = p, 0
 	q.held++

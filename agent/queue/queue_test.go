@@ -456,7 +456,7 @@ func TestPulseIsAnsweredByAQueueThatLives(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		// As a call that hangs with the mutex would: the agenda cannot go on.
+		// As a call that hangs with the mutex would: the timers cannot go on.
 		stuck := make(hang)
 		q.mu.Lock()
 		q.schedule(time.Now(), stuck)
@@ -473,7 +473,7 @@ func TestPulseIsAnsweredByAQueueThatLives(t *testing.T) {
 	})
 }
 
-// hang is something on the agenda that does not end.
+// hang is something among the timers that does not end.
 type hang chan struct{}
 
 func (h hang) fire(*Queue, time.Time) { <-h }

@@ -119,7 +119,7 @@ func (l *ledger) settle(j Job, it Item, s Settled) {
 }
 
 // TestEveryRecipientEndsOnceWhateverHappens runs random traffic against moody
-// servers, with domains that move, have no way for a while, and reloads.
+// servers, with domains that move, have no route for a while, and reloads.
 func TestEveryRecipientEndsOnceWhateverHappens(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(40) {

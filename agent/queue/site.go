@@ -48,7 +48,7 @@ type site struct {
 
 	pace     tokens    // for transactions
 	connects tokens    // for new connections
-	planned  time.Time // when the agenda will next look at the site
+	planned  time.Time // when a timer will next look at the site
 }
 
 // tokens is a bucket that fills at a rate; what it holds may go at once.
@@ -98,7 +98,7 @@ type destination struct {
 
 func (d *destination) link() *linked[*destination] { return &d.linked }
 
-// Routed answers Options.Resolve with a way.
+// Routed answers Options.Resolve with a route.
 func (q *Queue) Routed(name string, w Route) {
 	now := time.Now()
 	q.mu.Lock()
@@ -124,8 +124,8 @@ func (q *Queue) Routed(name string, w Route) {
 	q.serveAll(dest, now)
 }
 
-// Unrouted answers Options.Resolve when there is no way at present: the
-// domain's mail waits, and Resolve is called again at retry. An old way stays
+// Unrouted answers Options.Resolve when there is no route at present: the
+// domain's mail waits, and Resolve is called again at retry. An old route stays
 // in use.
 func (q *Queue) Unrouted(name, reason string, retry time.Time) {
 	q.noWay(name, reason, retry, time.Now())
@@ -151,7 +151,7 @@ func (q *Queue) noWay(name, reason string, retry, failed time.Time) {
 	q.schedule(retry, d)
 }
 
-// fire asks for the way again; for a domain whose mail is all deferred, only
+// fire asks for the route again; for a domain whose mail is all deferred, only
 // when some of it comes due. A domain without mail is forgotten.
 func (d *domain) fire(q *Queue, now time.Time) {
 	if q.domains[d.name] != d || d.expires.After(now) {
@@ -171,7 +171,7 @@ func (d *domain) fire(q *Queue, now time.Time) {
 }
 
 // Claim takes up to limit recipients of one message that wait for a domain, so
-// that the owner can settle mail that will never have a way. ok is false when none waits.
+// that the owner can settle mail that will never have a route. ok is false when none waits.
 func (q *Queue) Claim(name string, limit int) (job Job, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -187,8 +187,8 @@ func (q *Queue) Claim(name string, limit int) (job Job, ok bool) {
 	return Job{}, false
 }
 
-// Reload asks for the way to every domain again: queues, limits and policies may
-// have changed. The old ways stay in use until the answers come.
+// Reload asks for the route to every domain again: queues, limits and policies may
+// have changed. The old routes stay in use until the answers come.
 func (q *Queue) Reload(maxSessions int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -198,7 +198,7 @@ func (q *Queue) Reload(maxSessions int) {
 	}
 }
 
-// destination returns the destination of a way, with the way's latest hosts and
+// destination returns the destination of a route, with the route's latest hosts and
 // policy.
 func (q *Queue) destination(w Route, now time.Time) *destination {
 	d := q.dests[w.Key]
@@ -286,7 +286,7 @@ func (q *Queue) Why(name string) []elastic.Change {
 
 // abandon takes one domain from a destination. The last one does not end it:
 // its sessions and what its controller learned serve the next mail. The
-// agenda ends it when it has been unused for a while.
+// timer ends it when it has been unused for a while.
 func (q *Queue) abandon(d *destination) {
 	if d == nil {
 		return
@@ -368,7 +368,21 @@ func (s *site) load() elastic.Load {
 	return elastic.Load{Backlog: s.waiting, Live: s.live, Opening: s.opening, Hanging: s.hanging}
 }
 
-// grow opens sessions while the site wants more and budgets allow.
+// grow opens sessions while the site wants more. The gates to a connect, in this order:
+//
+//  1. the queue is not closing, and a destination of the site has more mail waiting than
+//     sessions that are opening or idle (wanting);
+//  2. the controller lets one more be opened before one is up (Target.Unproven);
+//  3. the destination is not held off after a failure, and no probe of it is under way
+//     (holdoff, failures);
+//  4. the controller's sessions (Target.Sessions), with limits and clamps in it;
+//  5. the budget of connects to sites where nothing is up (overBudget, probing.go);
+//  6. max_sessions of the agent;
+//  7. max_connection_rate of the queue (connects).
+//
+// At 4 and 6 an idle session elsewhere makes room if there is one. A lane that is paused
+// is not among those that wait. Past the gates a session calls hosts in the order of
+// package hosts; once it is up, each transaction waits for the pace (paced).
 func (q *Queue) grow(s *site, now time.Time) {
 	if q.closed || s.wanting.n == 0 {
 		return
@@ -385,7 +399,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 		}
 		// Before any budget: for one that would not connect now nobody makes room.
 		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 {
-			s.wanting.rotate() // its probe is on the agenda, or under way
+			s.wanting.rotate() // its probe is among the timers, or under way
 			continue
 		}
 		// At a limit, a session that stands idle at another destination makes

@@ -41,12 +41,12 @@ type Stream struct {
 	Waiting  int // recipients in lanes
 	Deferred int
 	Active   int
-	Held     int    // on hold, or halted
-	Paused   string // why a brake of the stream is on; "" if none is
+	Held     int    // on hold, or paused
+	Paused   string // why a pause of the stream is on; "" if none is
 	Priority int    // 0 is 1
 }
 
-// Streams lists the streams with mail, a brake or a priority, by name. It looks at
+// Streams lists the streams with mail, a pause or a priority, by name. It looks at
 // every recipient, some thousand under the mutex at a time.
 func (q *Queue) Streams() []Stream {
 	all := make(map[string]*Stream)

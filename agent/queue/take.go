@@ -38,8 +38,8 @@ func (q *Queue) listed(e *Entry) *recipient {
 }
 
 // Hasten makes recipients that List showed due now, if nothing else keeps them, and
-// has what keeps them from a connect looked at again: a domain without a way, a
-// destination that was down. What a receiver has asked for stays, and so do brakes.
+// has what keeps them from a connect looked at again: a domain without a route, a
+// destination that was down. What a receiver has asked for stays, and so do pauses.
 // It returns how many will be tried.
 func (q *Queue) Hasten(entries []Entry) (n int) {
 	now := time.Now()
@@ -70,7 +70,7 @@ func (q *Queue) Hasten(entries []Entry) (n int) {
 	return n
 }
 
-// Reroute asks for the way to a domain again, if it has mail.
+// Reroute asks for the route to a domain again, if it has mail.
 func (q *Queue) Reroute(domain string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -12,7 +12,7 @@ type timer interface {
 	fire(q *Queue, now time.Time)
 }
 
-// timerEntry is one event on the agenda. An event that was moved to an earlier time
+// timerEntry is one timer. An event that was moved to an earlier time
 // leaves its old timerEntry behind; happen must tolerate coming too early or twice.
 type timerEntry struct {
 	at time.Time
@@ -33,7 +33,7 @@ func (a *timers) Pop() any {
 	return x
 }
 
-// schedule puts an event on the agenda and wakes Run if it is now the first.
+// schedule puts an timer and wakes Run if it is now the first.
 func (q *Queue) schedule(at time.Time, e timer) {
 	heap.Push(&q.timers, timerEntry{at, e})
 	if q.timers[0].timer == e {

@@ -76,7 +76,7 @@ func newWorld(t *testing.T, change func(*world)) *world {
 	return w
 }
 
-// to is the way to a destination of its own for the name.
+// to is the route to a destination of its own for the name.
 func (w *world) to(name string) Route {
 	return Route{Queue: &w.policy, Site: name, Key: name, Plan: &route.Plan{
 		Domain: name, Hosts: []route.Host{{Name: "mx." + name, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},

@@ -58,13 +58,13 @@ func (p Host) Names() HostNames { return HostNames{p.String(), p.Relay(), p.Plac
 
 // Options are how a connection to a host is opened. report is told what
 // MTA-STS in testing mode finds.
-func (s *Settings) Options(way queue.Route, p Host, report func(string)) smtp.Options {
-	from := source(&way, p.Addr.Addr())
-	o := smtp.Options{Hello: s.hello(from), Local: from, Socket: p.Socket, ImplicitTLS: way.Queue.RelayWrappermode}
-	if auth := way.Queue.RelayAuth; auth != nil {
-		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: way.Queue.RelayAuthTLS == config.TLSRequired}
+func (s *Settings) Options(rt queue.Route, p Host, report func(string)) smtp.Options {
+	from := source(&rt, p.Addr.Addr())
+	o := smtp.Options{Hello: s.hello(from), Local: from, Socket: p.Socket, ImplicitTLS: rt.Queue.RelayWrappermode}
+	if auth := rt.Queue.RelayAuth; auth != nil {
+		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: rt.Queue.RelayAuthTLS == config.TLSRequired}
 	}
-	s.tls.secure(&o, way.Queue, p, report)
+	s.tls.secure(&o, rt.Queue, p, report)
 	return o
 }
 
@@ -80,17 +80,17 @@ func (s *Settings) hello(source netip.Addr) string {
 // Hosts lists the addresses to try, in order, without the hosts that the
 // domain's policies keep us from. When that leaves none, the error says why. A
 // queue that wants no TLS minds no policy.
-func (s *Settings) Hosts(ctx context.Context, way queue.Route) ([]Host, error) {
-	if way.Plan == nil {
-		if refused := way.Queue.RelayAuthRefused; refused != "" {
+func (s *Settings) Hosts(ctx context.Context, rt queue.Route) ([]Host, error) {
+	if rt.Plan == nil {
+		if refused := rt.Queue.RelayAuthRefused; refused != "" {
 			return nil, Withheld{Err: errors.New(refused)}
 		}
-		return relayPeers(ctx, way.Relay)
+		return relayPeers(ctx, rt.Relay)
 	}
 	var list []Host
 	var kept error
-	for _, x := range way.Plan.Addresses(nil) {
-		if way.Queue.TLS == config.TLSNone {
+	for _, x := range rt.Plan.Addresses(nil) {
+		if rt.Queue.TLS == config.TLSNone {
 			x.Need = route.Need{}
 		}
 		if x.Need.Asks == route.Avoid {
@@ -99,7 +99,7 @@ func (s *Settings) Hosts(ctx context.Context, way queue.Route) ([]Host, error) {
 		}
 		list = append(list, Host{
 			Name: x.Host, Addr: netip.AddrPortFrom(x.Addr, s.Config.Agent.Port), Need: x.Need, Preference: x.Preference,
-			Otherwise: len(way.Sources) > 0 && way.Sources[0].Is4() != x.Addr.Is4(),
+			Otherwise: len(rt.Sources) > 0 && rt.Sources[0].Is4() != x.Addr.Is4(),
 		})
 	}
 	if len(list) == 0 {

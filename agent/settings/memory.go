@@ -12,7 +12,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 )
 
-// What the agent may need of memory that Go manages. A recipient that waits takes
+// These make up the memory that Go manages for the agent. A recipient that waits takes
 // about 100 octets, measured on ten millions with a message each; twice that leaves
 // the collector room to work, a start included. A session has buffers for the content,
 // for what comes back and for TLS, some 150 KiB. The rest is bounded: caches, metrics.

@@ -10,7 +10,8 @@ import (
 	"github.com/millrace/millrace/agent/route"
 )
 
-// Route finds where a domain's mail goes.
+// Route finds the route of a domain: its queue, and the hosts or the relay. It asks the
+// DNS, whose errors are *route.Error.
 func (s *Settings) Route(ctx context.Context, name string) (queue.Route, error) {
 	q := s.QueueOf(name)
 	if name == s.Relay {
@@ -43,10 +44,11 @@ func (s *Settings) Route(ctx context.Context, name string) (queue.Route, error) 
 // HandbackQueue is the name of the queue of what goes to the host MTA.
 const HandbackQueue = "handback"
 
-// HandbackSessions keeps the way home gentle: the host has its own mail to move.
+// HandbackSessions is how many sessions hand mail back at most: the host has its own mail
+// to move.
 const HandbackSessions = 4
 
-// handbackRoute is the way back to the host MTA. It takes the general queue's
+// handbackRoute is the route to the host MTA. It takes the general queue's
 // values, but few sessions and a pace of its own.
 func (s *Settings) handbackRoute() queue.Route {
 	q := s.Config.General
@@ -60,7 +62,7 @@ func (s *Settings) handbackRoute() queue.Route {
 	return queue.Route{Queue: &q, Relay: relay, Site: s.Relay, Key: queue.RelayDomain(relay), Handback: true}
 }
 
-// MXRoute is the way to the mail exchangers of a domain. The key of a
+// MXRoute is the route to the mail exchangers of a domain. The key of a
 // destination, whose sessions its domains share, holds all that a session was
 // opened under: the hosts, the queue's policy with its TLS level, what the
 // domain's own policies need (route.Plan.Needs), the sources. When a policy of the

@@ -116,7 +116,7 @@ func ownAddresses() []netip.Addr {
 	return list
 }
 
-// RetryPolicy is what a queue says about RetryPolicy, and what receivers' replies mean.
+// RetryPolicy is what a queue says about retries, and what receivers' replies mean.
 func (s *Settings) RetryPolicy(q *config.Queue) outcome.Policy {
 	return outcome.Policy{Retry: q.Retry, Expire: q.Expire, HandbackAfter: time.Duration(q.HandbackAfter), Rules: s.Rules}
 }

@@ -11,7 +11,7 @@ import (
 
 // sources picks where connections to a domain's hosts come from: of the pool one
 // address for each family that the hosts have and the pool too. A connection has
-// the one of its peer's family; to a peer of another one the kernel chooses, as
+// the one of its host's family; to a host of another one the kernel chooses, as
 // smtp(8) does with smtp_bind_address alone. What is picked depends on the name
 // and the pool alone, so a retry keeps its source (greylisting looks at it).
 //
@@ -45,8 +45,8 @@ func sources(pool []netip.Addr, name string, plan *route.Plan) []netip.Addr {
 
 // source is where a connection to an address comes from; the zero address: the
 // kernel chooses.
-func source(way *queue.Route, to netip.Addr) netip.Addr {
-	for _, a := range way.Sources {
+func source(rt *queue.Route, to netip.Addr) netip.Addr {
+	for _, a := range rt.Sources {
 		if a.Is4() == to.Is4() {
 			return a
 		}

@@ -37,17 +37,17 @@ func TestDomainsKeepTheAddressTheyHad(t *testing.T) {
 			had := before(pool, name)
 			for _, hosts := range [][]netip.Addr{four, six, both} {
 				plan := &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.example", Addrs: hosts}}}
-				way := s.MXRoute(name, &config.Queue{Name: "general"}, plan)
+				rt := s.MXRoute(name, &config.Queue{Name: "general"}, plan)
 				for _, h := range hosts {
-					from := source(&way, h)
+					from := source(&rt, h)
 					if from.IsValid() && from.Is4() != h.Is4() {
 						t.Fatalf("pool %v, %s: from %v to %v", pool, name, from, h)
 					}
 					if has := slices.ContainsFunc(pool, func(a netip.Addr) bool { return a.Is4() == h.Is4() }); has != from.IsValid() {
 						t.Fatalf("pool %v, %s: from %v to %v", pool, name, from, h)
 					}
-					if h.Is4() == had.Is4() && (from != had || way.Site != "mx.example from "+had.String()) {
-						t.Fatalf("pool %v, %s: from %v, site %q; it was from %v", pool, name, from, way.Site, had)
+					if h.Is4() == had.Is4() && (from != had || rt.Site != "mx.example from "+had.String()) {
+						t.Fatalf("pool %v, %s: from %v, site %q; it was from %v", pool, name, from, rt.Site, had)
 					}
 					if len(hosts) == 1 && from.IsValid() {
 						used[from]++

@@ -32,7 +32,7 @@ type pendingBounces struct {
 type pendingBounce struct {
 	id    spool.ID
 	due   time.Time
-	parts []Settlement // their fates are failures
+	parts []Settlement // their results are failures
 	n     int          // recipients
 	sent  bool         // or being sent
 }
@@ -48,8 +48,8 @@ const (
 	maxMerged = 1000
 )
 
-// add takes failures in. If it returns a notice, that is to be sent now: it has
-// all there is to wait for, or there is no room to wait.
+// add takes failures in. A bounce that it returns must be sent now: it has all that there
+// is to wait for, or there is no room to wait.
 func (ns *pendingBounces) add(r Settlement, now time.Time) *pendingBounce {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
@@ -83,14 +83,14 @@ func (ns *pendingBounces) add(r Settlement, now time.Time) *pendingBounce {
 	return n
 }
 
-// close takes a notice that is held out. Callers hold mu.
+// close takes out a bounce that is held. Callers hold mu.
 func (ns *pendingBounces) close(n *pendingBounce) {
 	n.sent = true
 	delete(ns.open, n.id)
 	ns.held -= n.n
 }
 
-// take takes out those that are due; with all, every one.
+// take takes out the bounces that are due; with all, every one.
 func (ns *pendingBounces) take(now time.Time, all bool) (due []*pendingBounce) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
@@ -106,7 +106,7 @@ func (ns *pendingBounces) take(now time.Time, all bool) (due []*pendingBounce) {
 	return due
 }
 
-// bounceEvery is how often it is looked for bounces that are due.
+// bounceEvery is how often bounces that are due are sent.
 const bounceEvery = 500 * time.Millisecond
 
 // BounceLoop sends what is due until ctx ends, and tells the admin when reports, or
@@ -255,11 +255,11 @@ func (s *Settler) notify(e *spool.Envelope, id spool.ID, what string, list []dsn
 		Recipients: list, Content: original, Full: full, Now: time.Now(),
 	})
 	if err != nil {
-		// Nothing that a later try would mend; failing for ever would be worse.
+		// A later try would not mend this; failing for ever would be worse.
 		s.log.Error("cannot compose a delivery report; none is sent", "qid", e.QueueID, "id", id, "err", err)
 		return nil
 	}
-	// Not cut short by a stop: the outcome waits for it.
+	// A stop does not cut this short: the outcome waits for it.
 	ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
 	defer cancel()
 	receipt, err := s.writer.Append(ctx, env, bytes.NewReader(content))

@@ -19,8 +19,8 @@ import (
 // asked for it (NOTIFY=DELAY), once for each recipient, at delay_warning_time, tried
 // or not. A message takes 16 octets here, until then.
 //
-// Nothing of this is in the journal. What came due while an agent lived is told;
-// what came due after the last sign of life of the last agent is told by the next
+// Warnings are not in the journal. A warning that comes due while an agent lives is sent
+// by it; one that came due after the last sign of life of an agent is sent by the next
 // one. So a crash can lose the reports of a moment or repeat them, and no more than
 // a warning is lost by it. A changed delay_warning_time counts for mail that comes
 // after it, for other mail from the next start on.
@@ -29,7 +29,7 @@ type delayWarnings struct {
 	list warningHeap
 }
 
-// warning is a message and when the next of its recipients are warning.
+// warning is a message and when the next of its recipients are late.
 type warning struct {
 	at int64 // nanoseconds since 1970
 	id spool.ID
@@ -123,7 +123,7 @@ func (s *Settler) warnOf(l warning, now time.Time) error {
 	var list []dsn.Recipient
 	for i, at := range set.WarnAt(e) {
 		st := states[i]
-		// What goes back to the host is late there, if it is.
+		// A recipient that goes back to the host is late there, if it is.
 		if at.IsZero() || at.UnixNano() < l.at || at.After(now) || st.Status.Final() || st.Handback {
 			continue
 		}

@@ -224,10 +224,10 @@ func (r *Settlement) settled(f *Result) queue.Settled {
 	return s
 }
 
-// record writes outcomes to the journal. While that fails nothing new is sent
-// on this session: an outcome that is not written would be repeated. It returns
-// false if they are not all in the journal in the end, so that nobody tells of one
-// that has another outcome.
+// record writes outcomes to the journal, and waits while that fails: nothing new is sent
+// on this session meanwhile, as an outcome that is not written would be repeated. It
+// returns false if they are not all in the journal in the end, so that no listener hears
+// of an outcome that is not the recipient's.
 func (s *Settler) record(events []spool.Event) bool {
 	if len(events) == 0 {
 		return true
@@ -266,7 +266,7 @@ func (s *Settler) record(events []spool.Event) bool {
 	}
 }
 
-// Fail settles a whole job for one reason that needed no connection, and
+// Fail settles a whole job for one failure that needed no connection, and
 // returns what the queue must know.
 func (s *Settler) Fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue.Settled {
 	e, err := s.store.Envelope(job.ID)

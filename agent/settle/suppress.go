@@ -12,8 +12,8 @@ import (
 	"github.com/millrace/millrace/agent/suppress"
 )
 
-// learner has the suppression list learn from delivery attempts. What the host MTA
-// says of mail that goes back to it, and what becomes of our own reports, says
+// learner has the suppression list learn from delivery attempts. Replies
+// of the host MTA to mail that goes back to it, and outcomes of our own reports, say
 // nothing about an address.
 type learner struct {
 	bounced *suppress.List
@@ -47,8 +47,8 @@ func (l *learner) Delivery(d *event.Delivery) {
 // SkipSuppressed settles those of a job's recipients that are suppressed, adds to done
 // what the queue must know of them, and returns the others. Mail on its way back
 // to the host is the host's.
-func (s *Settler) SkipSuppressed(e *spool.Envelope, job queue.Job, way queue.Route, done []queue.Settled) ([]queue.Item, []queue.Settled) {
-	if way.Handback || e.Origin != spool.Diverted {
+func (s *Settler) SkipSuppressed(e *spool.Envelope, job queue.Job, rt queue.Route, done []queue.Settled) ([]queue.Item, []queue.Settled) {
+	if rt.Handback || e.Origin != spool.Diverted {
 		return job.Items, done
 	}
 	var r *Settlement
@@ -62,7 +62,7 @@ func (s *Settler) SkipSuppressed(e *spool.Envelope, job queue.Job, way queue.Rou
 			others = append(others, item)
 		default:
 			if r == nil {
-				part := s.Begin(e, job, way)
+				part := s.Begin(e, job, rt)
 				r = &part
 				others = append(others, job.Items[:i]...)
 			}

@@ -29,7 +29,7 @@ func (w *Watch) SettingsLoop(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !failing:
-			// What was known stays: a setting does not go away by this.
+			// The findings of before stay: a setting does not go away by this.
 			w.log.Warn("Postfix's settings cannot be read, so /readyz does not show which of them diverted mail passes by", "err", err)
 		case err == nil:
 			w.noteBypasses(found)

@@ -7,9 +7,9 @@ import (
 	"github.com/millrace/millrace/agent/printable"
 )
 
-// What /readyz tells is for every local user: counts and the names of sites and rules, no
-// mail address and nothing that a receiver said. Names of streams are whatever who sends
-// chose, addresses too; an admin finds them in millrace brakes, with the reply behind each.
+// The answer of /readyz is for every local user: counts and the names of sites and rules,
+// no mail address and no words of a receiver. Names of streams are whatever who sends
+// chose, addresses too; an admin finds them in millrace pauses, with the reply behind each.
 
 const (
 	maxReasons = 20  // lines

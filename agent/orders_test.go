@@ -106,7 +106,7 @@ func TestPauseOfAllLeavesTheWayHomeOpen(t *testing.T) {
 	s.until("the other one goes", func() bool { return s.arrivals("far") == "b" })
 }
 
-func TestBrakesThatCannotBeAreRefused(t *testing.T) {
+func TestPausesThatCannotBeAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil)
 	s.start()
@@ -142,8 +142,8 @@ func TestBrakesThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-// TestBrakesAndLimitsEndByThemselves has one of each kind that lasts a second.
-func TestBrakesAndLimitsEndByThemselves(t *testing.T) {
+// TestPausesAndLimitsEndByThemselves has one of each kind that lasts a second.
+func TestPausesAndLimitsEndByThemselves(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	s.start()
