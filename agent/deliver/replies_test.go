@@ -39,7 +39,7 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 		{"in doubt", smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageMail}, &smtp.Error{Stage: smtp.StageMail, Err: io.EOF}, 2, false},
 	} {
 		d := testDeliverer(t, &settings.Settings{}, nil)
-		r := settle.Settlement{Envelope: &spool.Envelope{}, Route: queue.Route{Queue: &config.Queue{}}, Reuse: test.reuse}
+		r := settle.Settlement{Envelope: &spool.Envelope{Recipients: []spool.Recipient{{Address: "a@far.test"}}}, Route: queue.Route{Queue: &config.Queue{}}, Reuse: test.reuse}
 		d.read(&r, queue.Item{}, test.result, test.err)
 		if got := r.Results[0].Untried; got != test.untried {
 			t.Errorf("%s: untried: %v", test.name, got)

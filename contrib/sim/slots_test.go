@@ -1,3 +1,8 @@
+//go:build !race
+
+// A simulation is one goroutine: the race detector has nothing to see in it, and makes it
+// ten times as slow.
+
 package sim
 
 import "testing"
