@@ -193,7 +193,7 @@ func (t *top) ask(page int) news {
 }
 
 // obey does what a key asked for, away from the screen.
-func (t *top) obey(w wish) tea.Cmd {
+func (t *top) obey(w command) tea.Cmd {
 	filter := control.Filter{Site: w.name}
 	if t.page == streamsPage {
 		filter = control.Filter{Stream: w.name}
