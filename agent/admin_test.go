@@ -18,7 +18,7 @@ func (s *stage) admin() *control.Client { return control.NewClient(s.config.Agen
 
 func (s *stage) pause(f control.Filter, why string) {
 	s.t.Helper()
-	if err := s.admin().Pause(s.t.Context(), control.Brake{Filter: f, Reason: why}); err != nil {
+	if err := s.admin().Pause(s.t.Context(), control.Pause{Filter: f, Reason: why}); err != nil {
 		s.t.Fatal(err)
 	}
 }

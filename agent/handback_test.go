@@ -41,7 +41,7 @@ func TestWhatIsHandedBackGoesToTheHostAndNowhereElse(t *testing.T) {
 		t.Fatalf("%+v, %v", done, err)
 	}
 	s.until("of all of them", func() bool { return strings.Count(s.log.String(), "status=deferred") == 40 })
-	if back, err := s.admin().Return(t.Context()); err != nil || back.Left() != 40 || back.Done != 0 || back.HostQueue != -1 || back.Relay != s.config.Handback.Relay {
+	if back, err := s.admin().HandbackStatus(t.Context()); err != nil || back.Left() != 40 || back.Done != 0 || back.HostQueue != -1 || back.Relay != s.config.Handback.Relay {
 		t.Errorf("%+v, %v", back, err)
 	}
 	s.stop()
@@ -50,7 +50,7 @@ func TestWhatIsHandedBackGoesToTheHostAndNowhereElse(t *testing.T) {
 	}
 	s.start()
 	s.until("all of joe's mail is with the host", func() bool {
-		back, err := s.admin().Return(t.Context())
+		back, err := s.admin().HandbackStatus(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +124,7 @@ func TestWhatTheHostRefusesStaysWithUs(t *testing.T) {
 	s.stop()
 	s.start()
 	check("after a restart")
-	if back, err := s.admin().Return(t.Context()); err != nil || back.Left() != 2 || back.Stuck != 2 || back.Done != 0 {
+	if back, err := s.admin().HandbackStatus(t.Context()); err != nil || back.Left() != 2 || back.Stuck != 2 || back.Done != 0 {
 		t.Errorf("%+v, %v", back, err)
 	}
 	if n := len(s.at("host")); n != 0 {

@@ -117,11 +117,11 @@ func TestPausesThatCannotBeAreRefused(t *testing.T) {
 		"queue gogle: not known":       {Queue: "gogle"},
 		"site nowhere.test: not known": {Site: "nowhere.test"},
 	} {
-		if err := s.admin().Pause(t.Context(), control.Brake{Filter: f}); err == nil || !strings.Contains(err.Error(), says) {
+		if err := s.admin().Pause(t.Context(), control.Pause{Filter: f}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%+v: %v, want %q", f, err, says)
 		}
 	}
-	if err := s.admin().Pause(t.Context(), control.Brake{Filter: control.Filter{All: true}, Until: time.Now().Add(-time.Second)}); err == nil {
+	if err := s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{All: true}, Until: time.Now().Add(-time.Second)}); err == nil {
 		t.Error("a brake that is over was put on")
 	}
 	if _, err := s.admin().Resume(t.Context(), control.Filter{Stream: "one"}); err == nil || !strings.Contains(err.Error(), "no brake is on for stream one") {
@@ -137,7 +137,7 @@ func TestPausesThatCannotBeAreRefused(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", l, err, says)
 		}
 	}
-	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Brakes)+len(st.Limits) != 0 {
+	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses)+len(st.Limits) != 0 {
 		t.Errorf("in force: %+v, %v", st, err)
 	}
 }
@@ -149,7 +149,7 @@ func TestPausesAndLimitsEndByThemselves(t *testing.T) {
 	s.start()
 	soon := time.Now().Add(time.Second)
 	for _, f := range []control.Filter{{Stream: "s"}, {User: "joe"}} {
-		if err := s.admin().Pause(t.Context(), control.Brake{Filter: f, Until: soon}); err != nil {
+		if err := s.admin().Pause(t.Context(), control.Pause{Filter: f, Until: soon}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -161,7 +161,7 @@ func TestPausesAndLimitsEndByThemselves(t *testing.T) {
 	s.until("delivered", func() bool { return s.arrivals("far") == "a b" })
 	s.until("nothing is in force", func() bool {
 		st, err := s.admin().Standing(t.Context())
-		return err == nil && len(st.Brakes)+len(st.Limits) == 0
+		return err == nil && len(st.Pauses)+len(st.Limits) == 0
 	})
 	if time.Now().Before(soon) {
 		t.Error("sent before its time")

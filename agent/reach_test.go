@@ -18,13 +18,13 @@ import (
 )
 
 // pauses are what is paused.
-func (s *stage) brakes() []control.Brake {
+func (s *stage) brakes() []control.Pause {
 	s.t.Helper()
 	st, err := s.admin().Standing(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return st.Brakes
+	return st.Pauses
 }
 
 // saying is how a receiver behaves who says so of every recipient.
@@ -130,7 +130,7 @@ func TestStreamThatManyRefuseIsHeldEverywhere(t *testing.T) {
 					s.send(spool.Envelope{Stream: "news"}, letter, fmt.Sprintf("u%d@r%d.test", n, i))
 				}
 			}
-			everywhere := func(b control.Brake) bool { return b.Filter == control.Filter{Stream: "news"} }
+			everywhere := func(b control.Pause) bool { return b.Filter == control.Filter{Stream: "news"} }
 			s.until("it is held", func() bool { return slices.ContainsFunc(s.brakes(), everywhere) })
 			s.stop()
 			s.send(spool.Envelope{Stream: "news"}, letter, "a@far.test")

@@ -63,8 +63,8 @@ func TestWhatEverybodyReadsHasNoAddress(t *testing.T) {
 	}
 	// An admin finds which.
 	st, err := s.admin().Standing(t.Context())
-	if err != nil || len(st.Brakes) != 1 || st.Brakes[0].Filter.Stream != stream {
-		t.Errorf("brakes %+v, %v", st.Brakes, err)
+	if err != nil || len(st.Pauses) != 1 || st.Pauses[0].Filter.Stream != stream {
+		t.Errorf("brakes %+v, %v", st.Pauses, err)
 	}
 }
 
@@ -165,7 +165,7 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 			}
 		}
 	}
-	if n := len(a.orders.Standing().Brakes); n != 200 || on != n {
+	if n := len(a.orders.Standing().Pauses); n != 200 || on != n {
 		t.Errorf("%d are paused, %d were told to be", n, on)
 	}
 	if size() != 0 {
@@ -185,7 +185,7 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 
 	// An admin's own pauses are no matter of the bound; where he has resumed one there is
 	// room again; the file follows within some seconds, and at the end.
-	if err := a.backend().Pause(t.Context(), control.Brake{Filter: control.Filter{Stream: "his own"}}); err != nil {
+	if err := a.backend().Pause(t.Context(), control.Pause{Filter: control.Filter{Stream: "his own"}}); err != nil {
 		t.Error(err)
 	}
 	if _, err := a.backend().Resume(t.Context(), control.Filter{Stream: "stream0@x until true"}); err != nil {
@@ -203,13 +203,13 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 	if size() == before {
 		t.Error("the file was not written")
 	}
-	want := len(a.orders.Standing().Brakes)
+	want := len(a.orders.Standing().Pauses)
 	a.closeEvents()
 	if err := errors.Join(a.writer.Close(), a.store.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if a = s.start(); len(a.orders.Standing().Brakes) != want {
-		t.Errorf("%d pauses after a restart, want %d", len(a.orders.Standing().Brakes), want)
+	if a = s.start(); len(a.orders.Standing().Pauses) != want {
+		t.Errorf("%d pauses after a restart, want %d", len(a.orders.Standing().Pauses), want)
 	}
 	if _, err := a.backend().Resume(t.Context(), control.Filter{Stream: "next"}); err != nil {
 		t.Error(err)

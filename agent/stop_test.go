@@ -28,7 +28,7 @@ func TestSendingStopsWithTheHost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(st.Brakes) == 1 && st.Brakes[0].Reason == "the host MTA is stopped"
+		return len(st.Pauses) == 1 && st.Pauses[0].Reason == "the host MTA is stopped"
 	}
 	host(true)
 	s.start()

@@ -145,7 +145,7 @@ func TestListOutlivesTheAgent(t *testing.T) {
 	if n, err := client.Suppress(ctx, each("Never@far.test", "undone@far.test")); n != 2 || err != nil {
 		t.Fatalf("%d added, %v", n, err)
 	}
-	if n, err := client.Unsuppress(ctx, control.Release{Addresses: []string{"UNDONE@far.test"}}); n != 1 || err != nil {
+	if n, err := client.Unsuppress(ctx, control.SuppressionRemoval{Addresses: []string{"UNDONE@far.test"}}); n != 1 || err != nil {
 		t.Fatalf("%d removed, %v", n, err)
 	}
 	s.stop()

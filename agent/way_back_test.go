@@ -34,7 +34,7 @@ func TestWaitingMailFollowsTheRelay(t *testing.T) {
 				s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
 			}
 			s.until("the port was called", func() bool { return strings.Contains(s.log.String(), "msg=connect relay=127.0.0.1[127.0.0.1]") })
-			s.until("bounces wait", func() bool { return s.agent.backend().Return().Waiting == n })
+			s.until("bounces wait", func() bool { return s.agent.backend().HandbackStatus().Waiting == n })
 
 			socket, err := proxy.New(proxy.Options{Listen: "unix:" + filepath.Join(t.TempDir(), "s")})
 			if err != nil {
@@ -56,7 +56,7 @@ func TestWaitingMailFollowsTheRelay(t *testing.T) {
 				s.start()
 			}
 			s.until("all have come home", func() bool { return len(s.at("host")) == n && s.empty() })
-			if got := s.agent.backend().Return().Relay; got != next.Handback.Relay {
+			if got := s.agent.backend().HandbackStatus().Relay; got != next.Handback.Relay {
 				t.Errorf("they are said to go to %s", got)
 			}
 			if got := strings.Count(s.log.String(), "relay=localhost["+config.RelaySocket(next.Handback.Relay)+"] "); got < n {

@@ -24,5 +24,5 @@ func (b *Backend) handBack(s *orders.Selection, chosen []queue.Entry) int {
 	return b.decideAll(s, chosen, outcome.Decision{Action: outcome.HandBack, Enhanced: "4.3.0", Reason: "handed back by the admin"})
 }
 
-// Return implements control.Backend.
-func (b *Backend) Return() control.Return { return b.watch.Return() }
+// HandbackStatus implements control.Backend.
+func (b *Backend) HandbackStatus() control.HandbackStatus { return b.watch.Return() }

@@ -58,7 +58,7 @@ func (b *Backend) Suppress(next func(*control.Suppression) error) (n int, err er
 }
 
 // Unsuppress implements control.Backend.
-func (b *Backend) Unsuppress(x control.Release) (int, error) {
+func (b *Backend) Unsuppress(x control.SuppressionRemoval) (int, error) {
 	n, err := b.bounced.Remove(x.Stream, x.Addresses...)
 	b.log.Info("suppression list: removed", "entries", n)
 	return n, err

@@ -27,10 +27,10 @@ func (b *Backend) Streams() []control.Stream {
 }
 
 // Standing implements control.Backend.
-func (b *Backend) Standing() control.Standing { return b.orders.Standing() }
+func (b *Backend) Standing() control.StandingOrders { return b.orders.Standing() }
 
 // Pause implements control.Backend. One of the same filter is replaced.
-func (b *Backend) Pause(ctx context.Context, p control.Brake) error {
+func (b *Backend) Pause(ctx context.Context, p control.Pause) error {
 	f, err := b.pauseFilter(p.Filter)
 	if err != nil {
 		return err
@@ -42,8 +42,8 @@ func (b *Backend) Pause(ctx context.Context, p control.Brake) error {
 	if !p.Until.IsZero() && !p.Until.After(p.Since) {
 		return fmt.Errorf("%s is over already", p.Until.Format(time.RFC3339))
 	}
-	err = b.orders.Change(func(s *control.Standing) error {
-		s.Brakes = append(slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f }), p)
+	err = b.orders.Change(func(s *control.StandingOrders) error {
+		s.Pauses = append(slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f }), p)
 		return nil
 	})
 	if orders.OfEnvelope(f) {
@@ -53,12 +53,12 @@ func (b *Backend) Pause(ctx context.Context, p control.Brake) error {
 }
 
 // Resume implements control.Backend.
-func (b *Backend) Resume(_ context.Context, f control.Filter) (left []control.Brake, err error) {
+func (b *Backend) Resume(_ context.Context, f control.Filter) (left []control.Pause, err error) {
 	f = plainFilter(f)
-	err = b.orders.Change(func(s *control.Standing) error {
-		n := len(s.Brakes)
-		s.Brakes = slices.DeleteFunc(s.Brakes, func(x control.Brake) bool { return x.Filter == f })
-		if len(s.Brakes) == n {
+	err = b.orders.Change(func(s *control.StandingOrders) error {
+		n := len(s.Pauses)
+		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f })
+		if len(s.Pauses) == n {
 			return fmt.Errorf("no brake is on for %s: %w", f, control.ErrUnknown)
 		}
 		return nil
@@ -69,7 +69,7 @@ func (b *Backend) Resume(_ context.Context, f control.Filter) (left []control.Br
 	if orders.OfEnvelope(f) {
 		b.orders.ApplyToQueued()
 	}
-	return b.orders.Standing().Brakes, err
+	return b.orders.Standing().Pauses, err
 }
 
 // plainFilter is a filter in the form that names a pause.
@@ -127,7 +127,7 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 		return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
 	}
 	l.Who = control.PeerOf(ctx).String()
-	return b.orders.Change(func(s *control.Standing) error {
+	return b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Limits)
 		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name })
 		switch {
@@ -145,7 +145,7 @@ func (b *Backend) Prioritize(_ context.Context, p control.Priority) error {
 	if p.Priority < 1 || p.Priority > queue.MaxPriority {
 		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, queue.MaxPriority)
 	}
-	return b.orders.Change(func(s *control.Standing) error {
+	return b.orders.Change(func(s *control.StandingOrders) error {
 		if s.Priorities == nil {
 			s.Priorities = make(map[string]int)
 		}

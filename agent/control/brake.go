@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Brake keeps mail from being sent until it is taken off. New mail meets it too.
-type Brake struct {
+// Pause keeps mail from being sent until it is taken off. New mail meets it too.
+type Pause struct {
 	// Filter says which mail: by queue, site, stream and domain, or by sender, SASL
 	// user and client, or all. It is also the brake's name.
 	Filter Filter    `json:"filter"`
@@ -27,9 +27,9 @@ type Limit struct {
 	Who      string    `json:"who,omitempty"` // set by the agent
 }
 
-// Standing is what admins, and rules about replies, have asked for, and what lasts.
-type Standing struct {
-	Brakes     []Brake        `json:"brakes,omitempty"`
+// StandingOrders is what admins, and rules about replies, have asked for, and what lasts.
+type StandingOrders struct {
+	Pauses     []Pause        `json:"brakes,omitempty"`
 	Limits     []Limit        `json:"limits,omitempty"`
 	Priorities map[string]int `json:"priorities,omitempty"` // of streams
 }
@@ -41,18 +41,18 @@ type Priority struct {
 }
 
 // Standing asks for what is in force.
-func (c *Client) Standing(ctx context.Context) (s Standing, err error) {
+func (c *Client) Standing(ctx context.Context) (s StandingOrders, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/standing", nil, &s)
 	return s, err
 }
 
 // Pause puts a brake on, in place of one of the same filter.
-func (c *Client) Pause(ctx context.Context, b Brake) error {
+func (c *Client) Pause(ctx context.Context, b Pause) error {
 	return c.call(ctx, http.MethodPost, "/v1/pause", b, &struct{}{})
 }
 
 // Resume takes the brake of the filter off, and returns those that are left.
-func (c *Client) Resume(ctx context.Context, f Filter) (left []Brake, err error) {
+func (c *Client) Resume(ctx context.Context, f Filter) (left []Pause, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/resume", f, &left)
 	return left, err
 }

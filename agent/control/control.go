@@ -96,9 +96,9 @@ type Backend interface {
 	// Shape counts the selected recipients by age; by is one of ShapeBy.
 	Shape(ctx context.Context, by string, f Filter) ([]Shape, error)
 	// Standing is what is in force of what these have asked for.
-	Standing() Standing
-	Pause(context.Context, Brake) error
-	Resume(context.Context, Filter) (left []Brake, err error)
+	Standing() StandingOrders
+	Pause(context.Context, Pause) error
+	Resume(context.Context, Filter) (left []Pause, err error)
 	Limit(context.Context, Limit) error
 	Prioritize(context.Context, Priority) error
 	// Act does what a verb says with the selected recipients, and calls tell now and
@@ -109,8 +109,8 @@ type Backend interface {
 	ReloadConfig(context.Context) error
 	// HandBack sends the selected recipients to the host MTA.
 	HandBack(ctx context.Context, f Filter) (Selected, error)
-	// Return is the state of that.
-	Return() Return
+	// HandbackStatus is the state of that.
+	HandbackStatus() HandbackStatus
 	// Milter takes the milter's report.
 	Milter(MilterReport)
 	// Why explains a site; ErrUnknown if there is none of the name.

@@ -59,17 +59,17 @@ func (f fixed) Shape(_ context.Context, by string, x Filter) ([]Shape, error) {
 	return []Shape{s}, nil
 }
 
-func (f fixed) Standing() Standing {
-	return Standing{Brakes: []Brake{{Filter: Filter{All: true}, Reason: "why"}}, Limits: []Limit{{Name: "google", Sessions: f.n}}}
+func (f fixed) Standing() StandingOrders {
+	return StandingOrders{Pauses: []Pause{{Filter: Filter{All: true}, Reason: "why"}}, Limits: []Limit{{Name: "google", Sessions: f.n}}}
 }
 
 // Pause tells who asked.
-func (f fixed) Pause(ctx context.Context, b Brake) error {
+func (f fixed) Pause(ctx context.Context, b Pause) error {
 	return fmt.Errorf("%s because of %s: not for %s", b.Filter, b.Reason, PeerOf(ctx))
 }
 
-func (f fixed) Resume(_ context.Context, x Filter) ([]Brake, error) {
-	return []Brake{{Filter: x, Until: time.Unix(5, 0).UTC()}}, nil
+func (f fixed) Resume(_ context.Context, x Filter) ([]Pause, error) {
+	return []Pause{{Filter: x, Until: time.Unix(5, 0).UTC()}}, nil
 }
 
 func (f fixed) Limit(_ context.Context, l Limit) error {
@@ -134,7 +134,7 @@ func TestAdminsRequests(t *testing.T) {
 	if err := c.Prioritize(ctx, Priority{Stream: "s", Priority: 8}); err == nil || !strings.Contains(err.Error(), "priority 8 of s is too high") {
 		t.Errorf("an error of the agent came as %v", err)
 	}
-	if st, err := c.Standing(ctx); err != nil || st.Brakes[0].Filter != (Filter{All: true}) || st.Limits[0].Sessions != 7 {
+	if st, err := c.Standing(ctx); err != nil || st.Pauses[0].Filter != (Filter{All: true}) || st.Limits[0].Sessions != 7 {
 		t.Errorf("standing %+v, %v", st, err)
 	}
 	if left, err := c.Resume(ctx, Filter{User: "joe"}); err != nil || len(left) != 1 || left[0].Filter.User != "joe" || left[0].Until != time.Unix(5, 0).UTC() {
@@ -205,7 +205,7 @@ func TestChangesAreLoggedWithWhoMadeThem(t *testing.T) {
 	var log logbuf.Buffer
 	c := client(t, openLogged(t, fixed{n: 7}, log.Logger()))
 	who := fmt.Sprintf("(uid %d)", os.Getuid())
-	if err := c.Pause(t.Context(), Brake{Filter: Filter{Stream: "sale"}, Reason: "price"}); err == nil || !strings.Contains(err.Error(), who) {
+	if err := c.Pause(t.Context(), Pause{Filter: Filter{Stream: "sale"}, Reason: "price"}); err == nil || !strings.Contains(err.Error(), who) {
 		t.Errorf("the agent was told %v", err)
 	}
 	if err := c.Prioritize(t.Context(), Priority{Stream: "s", Priority: 7}); err != nil {

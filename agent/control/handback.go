@@ -5,8 +5,8 @@ import (
 	"net/http"
 )
 
-// Return is the state of the way back to the host MTA.
-type Return struct {
+// HandbackStatus is the state of the way back to the host MTA.
+type HandbackStatus struct {
 	Relay   string `json:"relay"`   // the host's port, "host:port"
 	Waiting int    `json:"waiting"` // recipients that go there next, of reports too
 	Later   int    `json:"later"`   // in a transaction, or not taken yet by the host: tried again
@@ -19,10 +19,10 @@ type Return struct {
 }
 
 // Left is how many recipients are still ours.
-func (r *Return) Left() int { return r.Waiting + r.Later }
+func (r *HandbackStatus) Left() int { return r.Waiting + r.Later }
 
 func (s *Server) handback() {
-	s.mux.HandleFunc("GET /v1/handback", func(w http.ResponseWriter, r *http.Request) { respond(w, s.backend.Return(), nil) })
+	s.mux.HandleFunc("GET /v1/handback", func(w http.ResponseWriter, r *http.Request) { respond(w, s.backend.HandbackStatus(), nil) })
 	change(s, "/v1/handback", s.backend.HandBack)
 }
 
@@ -32,8 +32,8 @@ func (c *Client) HandBack(ctx context.Context, f Filter) (done Selected, err err
 	return done, err
 }
 
-// Return asks how far that has come.
-func (c *Client) Return(ctx context.Context) (r Return, err error) {
+// HandbackStatus asks how far that has come.
+func (c *Client) HandbackStatus(ctx context.Context) (r HandbackStatus, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/handback", nil, &r)
 	return r, err
 }

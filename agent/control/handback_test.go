@@ -14,8 +14,8 @@ func (f fixed) HandBack(_ context.Context, x Filter) (Selected, error) {
 	return Selected{Recipients: f.n, Active: len(x.Queue)}, nil
 }
 
-func (f fixed) Return() Return {
-	return Return{Relay: "127.0.0.1:10626", Waiting: f.n, Later: 2, Done: 3, HostQueue: -1, Held: "why"}
+func (f fixed) HandbackStatus() HandbackStatus {
+	return HandbackStatus{Relay: "127.0.0.1:10626", Waiting: f.n, Later: 2, Done: 3, HostQueue: -1, Held: "why"}
 }
 
 func TestHandBack(t *testing.T) {
@@ -27,8 +27,8 @@ func TestHandBack(t *testing.T) {
 	if _, err := c.HandBack(t.Context(), Filter{User: "joe"}); err == nil || !strings.Contains(err.Error(), "no queue in") {
 		t.Errorf("an error of the agent came as %v", err)
 	}
-	r, err := c.Return(t.Context())
-	if err != nil || r != (fixed{n: 7}).Return() || r.Left() != 9 {
+	r, err := c.HandbackStatus(t.Context())
+	if err != nil || r != (fixed{n: 7}).HandbackStatus() || r.Left() != 9 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

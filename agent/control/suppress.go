@@ -30,9 +30,9 @@ type SuppressionStats struct {
 	Octets     int64  `json:"octets"`  // of the file
 }
 
-// Release names what leaves the suppression list: addresses of one stream, or
+// SuppressionRemoval names what leaves the suppression list: addresses of one stream, or
 // with Stream nil of any.
-type Release struct {
+type SuppressionRemoval struct {
 	Addresses []string `json:"addresses"`
 	Stream    *string  `json:"stream,omitempty"`
 }
@@ -44,7 +44,7 @@ type SuppressionBackend interface {
 	// Suppress adds what next gives, until that returns io.EOF; durable when it
 	// returns nil. It returns how many it has added, also with an error.
 	Suppress(next func(*Suppression) error) (int, error)
-	Unsuppress(Release) (int, error)
+	Unsuppress(SuppressionRemoval) (int, error)
 	SuppressionStats() SuppressionStats
 }
 
@@ -81,7 +81,7 @@ func (s *Server) suppression() {
 		s.audit(r, "a list of addresses", n, err)
 		respond(w, n, err)
 	})
-	change(s, "/v1/unsuppress", func(_ context.Context, x Release) (int, error) { return b.Unsuppress(x) })
+	change(s, "/v1/unsuppress", func(_ context.Context, x SuppressionRemoval) (int, error) { return b.Unsuppress(x) })
 	s.mux.HandleFunc("GET /v1/suppress/stats", func(w http.ResponseWriter, r *http.Request) { respond(w, b.SuppressionStats(), nil) })
 }
 
@@ -150,7 +150,7 @@ func (c *Client) Suppress(ctx context.Context, next func(*Suppression) error) (n
 
 // Unsuppress takes addresses off the suppression list and returns how many
 // entries that were.
-func (c *Client) Unsuppress(ctx context.Context, x Release) (n int, err error) {
+func (c *Client) Unsuppress(ctx context.Context, x SuppressionRemoval) (n int, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/unsuppress", x, &n)
 	return n, err
 }

@@ -36,7 +36,7 @@ func (f fixed) Suppress(next func(*Suppression) error) (n int, err error) {
 	}
 }
 
-func (f fixed) Unsuppress(x Release) (int, error) {
+func (f fixed) Unsuppress(x SuppressionRemoval) (int, error) {
 	if x.Stream != nil {
 		return 1, nil
 	}
@@ -76,10 +76,10 @@ func TestSuppressionRequests(t *testing.T) {
 		t.Errorf("the input's error came as %v", err)
 	}
 	s := "s"
-	if n, err := c.Unsuppress(ctx, Release{Addresses: []string{"a", "b"}}); n != 2 || err != nil {
+	if n, err := c.Unsuppress(ctx, SuppressionRemoval{Addresses: []string{"a", "b"}}); n != 2 || err != nil {
 		t.Errorf("%d removed, %v", n, err)
 	}
-	if n, err := c.Unsuppress(ctx, Release{Addresses: []string{"a", "b"}, Stream: &s}); n != 1 || err != nil {
+	if n, err := c.Unsuppress(ctx, SuppressionRemoval{Addresses: []string{"a", "b"}, Stream: &s}); n != 1 || err != nil {
 		t.Errorf("%d removed, %v", n, err)
 	}
 	if st, err := c.SuppressionStats(ctx); err != nil || st.Suppressed != 50_000 {

@@ -53,7 +53,7 @@ type Orders struct {
 	stop     context.Context
 
 	mu    sync.Mutex // one change at a time, of the file too
-	now   atomic.Pointer[control.Standing]
+	now   atomic.Pointer[control.StandingOrders]
 	dirty bool      // the file lacks what rules about replies have changed
 	kept  time.Time // when the file was written last
 	// full: no more is paused for rules, for good or for a time, which was told.
@@ -91,21 +91,21 @@ func New(o Options) (*Orders, error) {
 const StandingFile = "standing.json"
 
 // Standing returns the orders in force.
-func (o *Orders) Standing() control.Standing {
+func (o *Orders) Standing() control.StandingOrders {
 	s := *o.now.Load()
 	if o.hostStopped.Load() {
-		s.Brakes = append(slices.Clone(s.Brakes), hostPause())
+		s.Pauses = append(slices.Clone(s.Pauses), hostPause())
 	}
 	return s
 }
 
 // Change makes one change of what is in force, durable before it returns, and has the
 // queue follow. An error of change leaves all as it was.
-func (o *Orders) Change(change func(*control.Standing) error) error {
+func (o *Orders) Change(change func(*control.StandingOrders) error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := *o.now.Load()
-	next := control.Standing{Brakes: slices.Clone(old.Brakes), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities)}
+	next := control.StandingOrders{Pauses: slices.Clone(old.Pauses), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities)}
 	if err := change(&next); err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ const byRule = "reply rule "
 // pauseFor pauses for a rule about replies, at once; the file follows. It returns
 // false if the same, or the stream everywhere, is paused already, or as much is as rules
 // may pause.
-func (o *Orders) pauseFor(b control.Brake) bool {
+func (o *Orders) pauseFor(b control.Pause) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := *o.now.Load()
@@ -141,7 +141,7 @@ func (o *Orders) pauseFor(b control.Brake) bool {
 		return false
 	}
 	paused := 0
-	for _, x := range old.Brakes {
+	for _, x := range old.Pauses {
 		if strings.HasPrefix(x.Who, byRule) && x.Until.IsZero() == b.Until.IsZero() {
 			paused++
 		}
@@ -158,7 +158,7 @@ func (o *Orders) pauseFor(b control.Brake) bool {
 		return false
 	}
 	b.Reason = printable.Shorten(b.Reason, MaxPauseReason)
-	next := control.Standing{Brakes: append(slices.Clone(old.Brakes), b), Limits: old.Limits, Priorities: old.Priorities}
+	next := control.StandingOrders{Pauses: append(slices.Clone(old.Pauses), b), Limits: old.Limits, Priorities: old.Priorities}
 	if err := o.apply(old, next); err != nil {
 		o.log.Error("paused by a reply rule", "on", b.Filter.String(), "err", err)
 		return false
@@ -182,7 +182,7 @@ func (o *Orders) SaveRulePauses(now time.Time, must bool) {
 
 // apply puts new orders into force. ApplyToQueued, for pauses of envelopes, is left to the
 // caller: it takes long.
-func (o *Orders) apply(old, next control.Standing) error {
+func (o *Orders) apply(old, next control.StandingOrders) error {
 	for stream := range old.Priorities {
 		if next.Priorities[stream] == 0 {
 			if err := o.queue.SetPriority(stream, 0); err != nil {
@@ -197,7 +197,7 @@ func (o *Orders) apply(old, next control.Standing) error {
 	}
 	o.Exclusively(func() { o.now.Store(&next) })
 	var pauses []queue.Pause
-	for _, b := range next.Brakes {
+	for _, b := range next.Pauses {
 		if f := b.Filter; !OfEnvelope(f) {
 			pauses = append(pauses, queue.Pause{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
 		}
@@ -232,8 +232,8 @@ func OfEnvelope(f control.Filter) bool { return f.Sender != "" || f.User != "" |
 func (o *Orders) isPaused(e *spool.Envelope) bool { return o.PauseOf(e) != nil }
 
 // PauseOf is the pause that is on for a message by what its envelope tells, or nil.
-func (o *Orders) PauseOf(e *spool.Envelope) *control.Brake {
-	list := o.now.Load().Brakes
+func (o *Orders) PauseOf(e *spool.Envelope) *control.Pause {
+	list := o.now.Load().Pauses
 	for i := range list {
 		if f := &list[i].Filter; OfEnvelope(*f) && fits(f, e) {
 			return &list[i]
@@ -258,7 +258,7 @@ func (o *Orders) ApplyToQueued() {
 	var park, free []queue.Entry
 	o.queue.List(func(page []queue.Entry) bool {
 		park, free = park[:0], free[:0]
-		any := slices.ContainsFunc(o.Standing().Brakes, func(b control.Brake) bool { return OfEnvelope(b.Filter) })
+		any := slices.ContainsFunc(o.Standing().Pauses, func(b control.Pause) bool { return OfEnvelope(b.Filter) })
 		for _, e := range page {
 			if !any && !e.Paused {
 				continue
@@ -281,13 +281,13 @@ func (o *Orders) ApplyToQueued() {
 func (o *Orders) Expire(now time.Time) {
 	over := func(until time.Time) bool { return !until.IsZero() && !now.Before(until) }
 	st := o.Standing()
-	if !slices.ContainsFunc(st.Brakes, func(b control.Brake) bool { return over(b.Until) }) &&
+	if !slices.ContainsFunc(st.Pauses, func(b control.Pause) bool { return over(b.Until) }) &&
 		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) {
 		return
 	}
 	requeue := false
-	err := o.Change(func(s *control.Standing) error {
-		s.Brakes = slices.DeleteFunc(s.Brakes, func(b control.Brake) bool {
+	err := o.Change(func(s *control.StandingOrders) error {
+		s.Pauses = slices.DeleteFunc(s.Pauses, func(b control.Pause) bool {
 			if !over(b.Until) {
 				return false
 			}
@@ -313,7 +313,7 @@ func (o *Orders) Expire(now time.Time) {
 
 // save writes what is in force; on return it will outlive a crash. The caller holds
 // mu.
-func (o *Orders) save(s *control.Standing) error {
+func (o *Orders) save(s *control.StandingOrders) error {
 	o.dirty, o.kept = false, time.Now()
 	dir := o.settings.Now().Config.Agent.StateDirectory
 	if dir == "" {
@@ -331,7 +331,7 @@ func (o *Orders) save(s *control.Standing) error {
 
 // load puts into force what an earlier agent kept.
 func (o *Orders) load() error {
-	o.now.Store(&control.Standing{})
+	o.now.Store(&control.StandingOrders{})
 	dir := o.settings.Now().Config.Agent.StateDirectory
 	if dir == "" {
 		return nil
@@ -341,12 +341,12 @@ func (o *Orders) load() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var s control.Standing
+	var s control.StandingOrders
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
 	if err == nil {
-		err = o.apply(control.Standing{}, s)
+		err = o.apply(control.StandingOrders{}, s)
 	}
 	if err != nil {
 		// To send what somebody has paused is worse than not to start.
@@ -368,6 +368,6 @@ const nullSender = "<>"
 func (o *Orders) SetHostStopped(stopped bool) bool { return o.hostStopped.Swap(stopped) != stopped }
 
 // hostPause is the pause that is on while the host MTA is stopped.
-func hostPause() control.Brake {
-	return control.Brake{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
+func hostPause() control.Pause {
+	return control.Pause{Filter: control.Filter{All: true}, Reason: "the host MTA is stopped", Who: "[agent] stop_with_host"}
 }

@@ -174,14 +174,14 @@ func (h *ruleEffects) alertTexts(now time.Time) (list []string) {
 // It returns false if the stream is paused already, there or everywhere, or as much is as
 // rules may pause.
 func (o *Orders) PauseForRule(rule string, f control.Filter, reason string, until time.Time) bool {
-	return o.pauseFor(control.Brake{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
+	return o.pauseFor(control.Pause{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
 }
 
 // pauseWith is the pause of a filter, or nil.
-func pauseWith(s *control.Standing, f control.Filter) *control.Brake {
-	for i := range s.Brakes {
-		if s.Brakes[i].Filter == f {
-			return &s.Brakes[i]
+func pauseWith(s *control.StandingOrders, f control.Filter) *control.Pause {
+	for i := range s.Pauses {
+		if s.Pauses[i].Filter == f {
+			return &s.Pauses[i]
 		}
 	}
 	return nil

@@ -23,7 +23,7 @@ func (o *Orders) paused() []string {
 	type held struct{ good, time names }
 	byName := make(map[string]*held)
 	good, timed := 0, 0 // pauses
-	for _, b := range o.now.Load().Brakes {
+	for _, b := range o.now.Load().Pauses {
 		rule, ok := strings.CutPrefix(b.Who, byRule)
 		if !ok || !o.tells(rule) {
 			continue

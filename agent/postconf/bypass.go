@@ -16,14 +16,14 @@ const (
 	byDomain = "add the domains concerned to [milter] host_domains"
 )
 
-// way is a path that mail takes to Millrace.
-type way struct {
+// mailPath is a path that mail takes to Millrace.
+type mailPath struct {
 	entry   *service // smtpd, or pickup for mail of sendmail(1)
 	cleanup *service // of that service: the parameters of cleanup(8) are its own
 }
 
 // ways are all of them to Millrace; without any, what main.cf would do to mail.
-func (p *Postfix) ways(m milters) []way {
+func (p *Postfix) ways(m milters) []mailPath {
 	entries := m.through
 	if m.command {
 		entries = append(slices.Clone(entries), p.service("pickup", "unix"))
@@ -31,9 +31,9 @@ func (p *Postfix) ways(m milters) []way {
 	if len(entries) == 0 {
 		entries = []*service{nil}
 	}
-	var all []way
+	var all []mailPath
 	for _, s := range entries {
-		all = append(all, way{s, p.service(cmp.Or(p.value(s, "cleanup_service_name"), "cleanup"), "unix")})
+		all = append(all, mailPath{s, p.service(cmp.Or(p.value(s, "cleanup_service_name"), "cleanup"), "unix")})
 	}
 	return all
 }
@@ -62,7 +62,7 @@ type setting struct {
 
 // settings are the values that a parameter has on the ways to Millrace, without
 // the empty ones, each once.
-func (p *Postfix) settings(ways []way, at place, parameter string) []setting {
+func (p *Postfix) settings(ways []mailPath, at place, parameter string) []setting {
 	var all []setting
 	for _, w := range ways {
 		var s *service
@@ -208,7 +208,7 @@ func (p *Postfix) origin() string {
 
 // headerChecks looks at header_checks and its kin. cleanup(8) applies them
 // before the milter sees the message, but acts on what they say afterwards.
-func (p *Postfix) headerChecks(c *config.Config, ways []way) []Finding {
+func (p *Postfix) headerChecks(c *config.Config, ways []mailPath) []Finding {
 	var findings []Finding
 	var seen []string
 	for _, parameter := range []string{"header_checks", "mime_header_checks", "nested_header_checks", "body_checks", "milter_header_checks"} {

@@ -69,7 +69,7 @@ func (p *Postfix) Export(c *config.Config) *Export {
 	x.TLS = p.level(smtp)
 	x.General = p.limits("smtp")
 
-	if w := p.wayOut(); w.hop != "" {
+	if w := p.sendPath(); w.hop != "" {
 		note("%s is %s: Millrace leaves all mail that goes there with Postfix", w.parameter, w.value)
 	} else if smtp != nil && smtp.name == w.transport && w.transport != "smtp" {
 		x.Remote = append(x.Remote, w.transport)

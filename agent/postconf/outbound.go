@@ -28,7 +28,7 @@ func (p *Postfix) outbound(c *config.Config) []Finding {
 // its -o options say counts, and not what another smtp(8) would do. It is the one named
 // smtp where the mail goes to something else, such as error(8).
 func (p *Postfix) sender() *service {
-	if s := p.transport(p.wayOut().transport); s != nil && s.command == "smtp" {
+	if s := p.transport(p.sendPath().transport); s != nil && s.command == "smtp" {
 		return s
 	}
 	return p.service("smtp", "unix")
@@ -62,14 +62,14 @@ func (p *Postfix) unlike(a, b *service) string {
 	return ""
 }
 
-// wayOut is where Postfix sends remote mail, unless a table says otherwise.
-type wayOut struct {
+// sendPath is where Postfix sends remote mail, unless a table says otherwise.
+type sendPath struct {
 	parameter, value string // that says so
 	transport, hop   string // hop: "" is the recipient's own domain
 }
 
-func (p *Postfix) wayOut() wayOut {
-	w := wayOut{parameter: "default_transport", value: p.main["default_transport"]}
+func (p *Postfix) sendPath() sendPath {
+	w := sendPath{parameter: "default_transport", value: p.main["default_transport"]}
 	w.transport, w.hop, _ = strings.Cut(w.value, ":")
 	if relayhost := p.main["relayhost"]; w.hop == "" && relayhost != "" {
 		w.parameter, w.value, w.hop = "relayhost", relayhost, relayhost
@@ -78,7 +78,7 @@ func (p *Postfix) wayOut() wayOut {
 }
 
 // mailer is the way as [milter] remote names it.
-func (w wayOut) mailer() string {
+func (w sendPath) mailer() string {
 	if w.hop == "" {
 		return w.transport
 	}
@@ -86,11 +86,11 @@ func (w wayOut) mailer() string {
 }
 
 // direct reports whether mail that goes there may go to its own domain instead.
-func (w wayOut) direct(c *config.Config) bool { return slices.Contains(c.Milter.Remote, w.mailer()) }
+func (w sendPath) direct(c *config.Config) bool { return slices.Contains(c.Milter.Remote, w.mailer()) }
 
 // nexthop looks at what Postfix does with remote mail on the whole.
 func (p *Postfix) nexthop(c *config.Config) []Finding {
-	w := p.wayOut()
+	w := p.sendPath()
 	if w.transport == "" || w.direct(c) {
 		return nil
 	}

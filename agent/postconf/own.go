@@ -171,7 +171,7 @@ func (p *Postfix) domains(c *config.Config, command bool) []Finding {
 			Wrong:  fmt.Sprintf("transport_maps is set (%s): for mail of sendmail(1) Millrace does not see its answer", v),
 			Remedy: byDomain})
 	}
-	if way := p.wayOut(); way.hop != "" && !way.direct(c) && !matchDomain(c.Milter.HostDomains, "any.example") {
+	if way := p.sendPath(); way.hop != "" && !way.direct(c) && !matchDomain(c.Milter.HostDomains, "any.example") {
 		findings = append(findings, Finding{Severity: inDivert(c), Where: "main.cf",
 			Wrong:  fmt.Sprintf("%s is %s, which Millrace does not see of mail of sendmail(1): with [milter] host_domains it diverts such mail and sends it past there", way.parameter, way.value),
 			Remedy: fmt.Sprintf(`set host_domains = [], or add %q to remote if such mail may go to its own domain directly`, way.mailer())})

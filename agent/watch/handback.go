@@ -22,9 +22,9 @@ import (
 // host refuses stays there, and is tried again.
 
 // Return is the state of the way back to the host MTA.
-func (w *Watch) Return() control.Return {
+func (w *Watch) Return() control.HandbackStatus {
 	set := w.settings.Now()
-	r := control.Return{Relay: set.Config.Handback.Relay, Done: w.settler.Returned(), HostQueue: -1}
+	r := control.HandbackStatus{Relay: set.Config.Handback.Relay, Done: w.settler.Returned(), HostQueue: -1}
 	r.Waiting, r.Later = w.queue.AtHost()
 	r.Stuck = w.queue.Stuck()
 	if h := w.hostQueue.Load(); h != nil && set.Config.Handback.MaxHostQueue > 0 {

@@ -39,7 +39,7 @@ func (w *Watch) PollRunning() {
 	} else {
 		w.log.Info("the host MTA runs, and sending goes on", "relay", c.Handback.Relay)
 	}
-	if err := w.orders.Change(func(*control.Standing) error { return nil }); err != nil {
+	if err := w.orders.Change(func(*control.StandingOrders) error { return nil }); err != nil {
 		w.log.Error("brake of stop_with_host", "err", err)
 	}
 }

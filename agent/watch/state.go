@@ -31,7 +31,7 @@ func (w *Watch) State() metrics.State {
 	st.Waiting, st.Deferred, st.Active, st.Sessions = w.queue.Counts()
 	st.MaxSessions = w.queue.MaxSessions()
 	paused := make(map[string]bool)
-	for _, b := range w.orders.Standing().Brakes {
+	for _, b := range w.orders.Standing().Pauses {
 		if b.Filter.Stream != "" {
 			paused[b.Filter.Stream] = true
 		}

@@ -144,7 +144,7 @@ func (b *board) braked(name string) bool {
 	if b.page == streamsPage {
 		f = control.Filter{Stream: name}
 	}
-	return name != "" && slices.ContainsFunc(b.news.standing.Brakes, func(x control.Brake) bool { return x.Filter == f })
+	return name != "" && slices.ContainsFunc(b.news.standing.Pauses, func(x control.Pause) bool { return x.Filter == f })
 }
 
 // lines is how many rows there is room for: there are two lines of head, one of headings,
@@ -239,8 +239,8 @@ func (b *board) notice() string {
 	case b.said != "":
 		return b.said
 	}
-	if n := len(b.news.standing.Brakes); n == 1 {
-		return "paused: " + inWords(&b.news.standing.Brakes[0])
+	if n := len(b.news.standing.Pauses); n == 1 {
+		return "paused: " + inWords(&b.news.standing.Pauses[0])
 	} else if n > 1 {
 		return fmt.Sprintf("%d pauses are on: millrace brakes", n)
 	}

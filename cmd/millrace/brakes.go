@@ -67,7 +67,7 @@ func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	b := control.Brake{Filter: f, Reason: c.Reason}
+	b := control.Pause{Filter: f, Reason: c.Reason}
 	if c.For > 0 {
 		b.Until = time.Now().Add(time.Duration(c.For))
 	}
@@ -106,7 +106,7 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 }
 
 // inWords is a brake as listings show it.
-func inWords(b *control.Brake) string {
+func inWords(b *control.Pause) string {
 	s := b.Filter.String()
 	if !b.Until.IsZero() {
 		s += " until " + b.Until.Local().Format(time.DateTime)
@@ -152,17 +152,17 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
-	if len(s.Brakes)+len(s.Limits) == 0 {
+	if len(s.Pauses)+len(s.Limits) == 0 {
 		printable.Fprintln(out, "Nothing is paused or limited")
 	}
-	printStanding(out, &s, func(*control.Brake) bool { return true }, func(*control.Limit) bool { return true })
+	printStanding(out, &s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
 	return nil
 }
 
-func printStanding(out io.Writer, s *control.Standing, brake func(*control.Brake) bool, limit func(*control.Limit) bool) {
-	for i := range s.Brakes {
-		if brake(&s.Brakes[i]) {
-			printable.Fprintln(out, "paused: "+inWords(&s.Brakes[i]))
+func printStanding(out io.Writer, s *control.StandingOrders, brake func(*control.Pause) bool, limit func(*control.Limit) bool) {
+	for i := range s.Pauses {
+		if brake(&s.Pauses[i]) {
+			printable.Fprintln(out, "paused: "+inWords(&s.Pauses[i]))
 		}
 	}
 	for i := range s.Limits {

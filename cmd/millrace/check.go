@@ -45,7 +45,7 @@ Examples:
 
 // Run writes what it finds to standard error, as "postfix check" does.
 func (c *checkCmd) Run(ctx context.Context, g *globals) error {
-	r := report{out: os.Stderr}
+	r := printer{out: os.Stderr}
 	cfg, notices, err := g.Load()
 	if err != nil {
 		return r.refuse(err)
@@ -95,26 +95,26 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	return r.end()
 }
 
-// report writes findings line by line, and counts them.
-type report struct {
+// printer writes findings line by line, and counts them.
+type printer struct {
 	out              io.Writer
 	errors, warnings int
 	refused          int // of the errors: what the configuration asks for and does not get
 }
 
-func (r *report) say(text string) { printable.Fprintf(r.out, "millrace: %s\n", text) }
+func (r *printer) say(text string) { printable.Fprintf(r.out, "millrace: %s\n", text) }
 
-func (r *report) warn(text string) {
+func (r *printer) warn(text string) {
 	r.warnings++
 	r.say("warning: " + text)
 }
 
-func (r *report) fail(text string) {
+func (r *printer) fail(text string) {
 	r.errors++
 	r.say("error: " + text)
 }
 
-func (r *report) add(f postconf.Finding) {
+func (r *printer) add(f postconf.Finding) {
 	switch f.Severity {
 	case postconf.Contradiction:
 		r.fail(f.String())
@@ -127,7 +127,7 @@ func (r *report) add(f postconf.Finding) {
 
 // refuse reports a configuration that cannot be used. The error that it returns
 // ends the program, and is its last line.
-func (r *report) refuse(err error) error {
+func (r *printer) refuse(err error) error {
 	var list config.Errors
 	if !errors.As(err, &list) {
 		return err
@@ -139,7 +139,7 @@ func (r *report) refuse(err error) error {
 }
 
 // end writes the last line, or returns it as the error that ends the program.
-func (r *report) end() error {
+func (r *printer) end() error {
 	if r.errors > 0 {
 		what := "Postfix contradicts the configuration"
 		if r.refused == r.errors {
@@ -151,7 +151,7 @@ func (r *report) end() error {
 	return nil
 }
 
-func (r *report) counts() string {
+func (r *printer) counts() string {
 	return count(r.errors, "error") + ", " + count(r.warnings, "warning")
 }
 

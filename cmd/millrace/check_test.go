@@ -117,7 +117,7 @@ func TestWithoutPostfixOnlyTheConfigurationIsChecked(t *testing.T) {
 func TestReportCountsWhatItSays(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	r := report{out: &out}
+	r := printer{out: &out}
 	r.warn("one")
 	r.add(postconf.Finding{Severity: postconf.Accepted, Where: "main.cf", Wrong: "header_checks is x", Bypass: "header_checks"})
 	r.add(postconf.Finding{Where: "main.cf", Wrong: "two", Remedy: "mend it"})

@@ -62,7 +62,7 @@ func (c *handbackCmd) Run(ctx context.Context, g *globals) error {
 		return nil
 	}
 	return follow(ctx, os.Stdout, "the agent goes on handing back", func() (string, bool, error) {
-		r, err := client.Return(ctx)
+		r, err := client.HandbackStatus(ctx)
 		if err == nil && r.Stuck > 0 && r.Stuck == r.Left() {
 			err = fmt.Errorf("%s: the host refuses what is left, and millrace queue says why; it stays here and is tried once an hour", returning(&r))
 		}
@@ -104,7 +104,7 @@ func handBack(ctx context.Context, client *control.Client, f control.Filter, out
 }
 
 // returning is one line about the way back.
-func returning(r *control.Return) string {
+func returning(r *control.HandbackStatus) string {
 	s := fmt.Sprintf("%d handed back, %d waiting", r.Done, r.Waiting)
 	if r.Later > 0 {
 		s += fmt.Sprintf(", %d under way or not taken by the host for now", r.Later)

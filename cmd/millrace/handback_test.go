@@ -23,8 +23,8 @@ func (b backend) HandBack(_ context.Context, f control.Filter) (control.Selected
 	return control.Selected{}, fmt.Errorf("filter %+v", f)
 }
 
-func (b backend) Return() control.Return {
-	return control.Return{Relay: "127.0.0.1:10626", Done: 5000, HostQueue: 12}
+func (b backend) HandbackStatus() control.HandbackStatus {
+	return control.HandbackStatus{Relay: "127.0.0.1:10626", Done: 5000, HostQueue: 12}
 }
 
 func TestHandbackVerb(t *testing.T) {
@@ -54,7 +54,7 @@ func TestHandbackVerb(t *testing.T) {
 
 func TestProgressIsShownUntilTheEnd(t *testing.T) {
 	t.Parallel()
-	states := []control.Return{
+	states := []control.HandbackStatus{
 		{Waiting: 9, Later: 1, HostQueue: -1},
 		{Waiting: 4, Done: 6, HostQueue: 6000, Held: "enough"},
 		{Done: 10, HostQueue: 3},
@@ -71,7 +71,7 @@ func TestProgressIsShownUntilTheEnd(t *testing.T) {
 	if err != nil || out.String() != want {
 		t.Errorf("%q, %v", out.String(), err)
 	}
-	if s := returning(&control.Return{Later: 2, Stuck: 2, HostQueue: -1}); s != "0 handed back, 0 waiting, 2 under way or not taken by the host for now, of them 2 stuck" {
+	if s := returning(&control.HandbackStatus{Later: 2, Stuck: 2, HostQueue: -1}); s != "0 handed back, 0 waiting, 2 under way or not taken by the host for now, of them 2 stuck" {
 		t.Errorf("%q", s)
 	}
 	if s := returning(&states[1]); s != "6 handed back, 4 waiting; host's queue 6000 (held: enough)" {

@@ -1,7 +1,7 @@
 package main
 
-// wish is what a key asks of the agent or of the program, about a row.
-type wish struct {
+// command is what a key asks of the agent or of the program, about a row.
+type command struct {
 	what wishKind
 	name string
 }
@@ -20,11 +20,11 @@ const (
 )
 
 // press changes the board as a key says.
-func (b *board) press(key string) wish {
+func (b *board) press(key string) command {
 	if b.why != "" { // the explanation of a site
 		switch key {
 		case "q", "ctrl+c":
-			return wish{what: wishQuit}
+			return command{what: wishQuit}
 		case "esc", "enter", "left":
 			b.why, b.changes, b.back = "", nil, 0
 		case "up", "k":
@@ -32,12 +32,12 @@ func (b *board) press(key string) wish {
 		case "down", "j":
 			b.back = max(b.back-1, 0)
 		}
-		return wish{}
+		return command{}
 	}
 	b.said = ""
 	switch key {
 	case "q", "ctrl+c", "esc":
-		return wish{what: wishQuit}
+		return command{what: wishQuit}
 	case "up", "k":
 		b.move(-1)
 	case "down", "j":
@@ -53,7 +53,7 @@ func (b *board) press(key string) wish {
 		b.page = 1 - b.page
 		b.chosen = ""
 		b.arrange()
-		return wish{what: wishNow}
+		return command{what: wishNow}
 	case "p":
 		if b.braked(b.chosen) {
 			return b.about(wishResume)
@@ -67,15 +67,15 @@ func (b *board) press(key string) wish {
 		}
 		b.said = "millrace why explains sites; tab shows them"
 	}
-	return wish{}
+	return command{}
 }
 
 // about is a wish about the chosen row, if there is one.
-func (b *board) about(what wishKind) wish {
+func (b *board) about(what wishKind) command {
 	if b.chosen == "" {
-		return wish{}
+		return command{}
 	}
-	return wish{what, b.chosen}
+	return command{what, b.chosen}
 }
 
 // move chooses the row that is n below the chosen one.

@@ -67,12 +67,14 @@ func poisoned[T any](x T) T {
 // liar is an agent of whose words each one is hostile.
 type liar struct{ backend }
 
-func (l liar) Status() control.Status     { return poisoned(l.backend.Status()) }
-func (l liar) Totals() control.Totals     { return poisoned(l.backend.Totals()) }
-func (l liar) Streams() []control.Stream  { return poisoned(l.backend.Streams()) }
-func (l liar) Standing() control.Standing { return poisoned(l.backend.Standing()) }
-func (l liar) WebLink() (string, error)   { return "http://" + hostile, nil }
-func (l liar) Return() control.Return     { return control.Return{Held: hostile, HostQueue: 1} }
+func (l liar) Status() control.Status           { return poisoned(l.backend.Status()) }
+func (l liar) Totals() control.Totals           { return poisoned(l.backend.Totals()) }
+func (l liar) Streams() []control.Stream        { return poisoned(l.backend.Streams()) }
+func (l liar) Standing() control.StandingOrders { return poisoned(l.backend.Standing()) }
+func (l liar) WebLink() (string, error)         { return "http://" + hostile, nil }
+func (l liar) HandbackStatus() control.HandbackStatus {
+	return control.HandbackStatus{Held: hostile, HostQueue: 1}
+}
 func (l liar) Shape(ctx context.Context, by string, f control.Filter) ([]control.Shape, error) {
 	list, err := l.backend.Shape(ctx, by, f)
 	return poisoned(list), err
@@ -95,8 +97,8 @@ func (l liar) Why(string) ([]control.Change, error) {
 	return poisoned(list), err
 }
 
-func (l liar) Resume(context.Context, control.Filter) ([]control.Brake, error) {
-	return l.Standing().Brakes, nil
+func (l liar) Resume(context.Context, control.Filter) ([]control.Pause, error) {
+	return l.Standing().Pauses, nil
 }
 
 func (l liar) ReloadConfig(context.Context) error {

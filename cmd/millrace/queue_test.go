@@ -63,27 +63,27 @@ func (b backend) Streams() []control.Stream {
 	}
 }
 
-func (b backend) Standing() control.Standing {
+func (b backend) Standing() control.StandingOrders {
 	at := time.Unix(1_700_000_000, 0)
-	return control.Standing{
-		Brakes: []control.Brake{{Filter: control.Filter{Site: "google"}, Reason: "too fast", Who: "ann (uid 1000)", Since: at, Until: at.Add(time.Hour)}},
+	return control.StandingOrders{
+		Pauses: []control.Pause{{Filter: control.Filter{Site: "google"}, Reason: "too fast", Who: "ann (uid 1000)", Since: at, Until: at.Add(time.Hour)}},
 		Limits: []control.Limit{{Name: "general", Sessions: 5, Rate: 0.5, Until: at.Add(time.Hour), Who: "root (uid 0)"}},
 	}
 }
 
 // Pause wants one brake, with its end in two hours.
-func (b backend) Pause(_ context.Context, x control.Brake) error {
+func (b backend) Pause(_ context.Context, x control.Pause) error {
 	if x.Filter != (control.Filter{Queue: "general", Stream: "news"}) || x.Reason != "why" || time.Until(x.Until).Round(time.Minute) != 2*time.Hour {
 		return fmt.Errorf("brake %+v", x)
 	}
 	return nil
 }
 
-func (b backend) Resume(_ context.Context, f control.Filter) ([]control.Brake, error) {
+func (b backend) Resume(_ context.Context, f control.Filter) ([]control.Pause, error) {
 	if f != (control.Filter{User: "joe"}) {
 		return nil, fmt.Errorf("no brake is on for %s: %w", f, control.ErrUnknown)
 	}
-	return b.Standing().Brakes, nil
+	return b.Standing().Pauses, nil
 }
 
 func (b backend) Limit(_ context.Context, l control.Limit) error {

@@ -103,7 +103,7 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 			return err
 		}
 		err := follow(ctx, os.Stdout, "the agent goes on handing back; run millrace retreat again", func() (string, bool, error) {
-			r, err := client.Return(ctx)
+			r, err := client.HandbackStatus(ctx)
 			return returning(&r), r.Left() == 0, err
 		})
 		if err != nil {
@@ -141,7 +141,7 @@ func nothingStopped(ctx context.Context, client *control.Client) error {
 	if err != nil {
 		return err
 	}
-	if n := len(standing.Brakes); n > 0 {
+	if n := len(standing.Pauses); n > 0 {
 		return fmt.Errorf("%s on, and Postfix would deliver what is paused; remedy: millrace brakes lists them; resume, or cancel that mail", count(n, "brake"))
 	}
 	return nil

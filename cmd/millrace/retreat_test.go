@@ -11,11 +11,11 @@ import (
 type stopped struct {
 	backend
 	status   control.Status
-	standing control.Standing
+	standing control.StandingOrders
 }
 
-func (b stopped) Status() control.Status     { return b.status }
-func (b stopped) Standing() control.Standing { return b.standing }
+func (b stopped) Status() control.Status           { return b.status }
+func (b stopped) Standing() control.StandingOrders { return b.standing }
 
 // TestRetreatMindsWhatIsStopped: mail that is held is queued mail, and what an admin
 // has stopped must not be delivered by Postfix instead.
@@ -30,7 +30,7 @@ func TestRetreatMindsWhatIsStopped(t *testing.T) {
 	}{
 		"held":        {b: stopped{status: control.Status{Held: 3}}, args: "--yes", code: 1, stderr: "3 recipients on hold"},
 		"held, check": {b: stopped{status: control.Status{Held: 3}}, args: "--check", code: 1, stderr: "3 recipients queued"},
-		"paused": {b: stopped{status: control.Status{Waiting: 1}, standing: control.Standing{Brakes: []control.Brake{{Reason: "price"}}}},
+		"paused": {b: stopped{status: control.Status{Waiting: 1}, standing: control.StandingOrders{Pauses: []control.Pause{{Reason: "price"}}}},
 			args: "--yes", code: 1, stderr: "1 brake on"},
 		"loading":        {b: stopped{status: control.Status{Loading: true}}, args: "--yes", code: 1, stderr: "still reading the spool"},
 		"loading, check": {b: stopped{status: control.Status{Loading: true}}, args: "--check", code: 1, stderr: "still reading the spool"},

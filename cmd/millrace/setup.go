@@ -106,7 +106,7 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if err := c.reached(ctx, cfg); err != nil {
 		return err
 	}
-	r := report{out: os.Stderr}
+	r := printer{out: os.Stderr}
 	if facts.port != "" {
 		r.say("note: " + facts.port)
 	}
@@ -176,7 +176,7 @@ func (c *setupCmd) facts(ctx context.Context, files *configFiles, cfg *config.Co
 
 // mayGo says what speaks against the result, and refuses it where millrace check would
 // not be content with it.
-func (c *setupCmd) mayGo(r report, cfg *config.Config, plan *postconf.Plan) error {
+func (c *setupCmd) mayGo(r printer, cfg *config.Config, plan *postconf.Plan) error {
 	diverting := *cfg
 	diverting.Milter.Mode = config.Divert
 	wrong := 0
@@ -223,7 +223,7 @@ func (c *setupCmd) reached(ctx context.Context, cfg *config.Config) error {
 	for _, f := range found {
 		if f.Severity == postconf.Contradiction {
 			if c.DryRun {
-				(&report{out: os.Stderr}).say("by hand, before: " + f.String())
+				(&printer{out: os.Stderr}).say("by hand, before: " + f.String())
 				continue
 			}
 			return fmt.Errorf("%s; nothing was changed", f)
@@ -251,7 +251,7 @@ func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	r := report{out: os.Stderr}
+	r := printer{out: os.Stderr}
 	for _, n := range plan.ByHand {
 		r.say("by hand: " + n)
 	}

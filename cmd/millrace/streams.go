@@ -140,7 +140,7 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	}
 	if !c.JSON {
 		printStanding(out, &standing,
-			func(b *control.Brake) bool {
+			func(b *control.Pause) bool {
 				f := b.Filter
 				return f.All || f.Site == c.Site || f.Queue != "" && f.Queue == queue
 			},

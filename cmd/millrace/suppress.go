@@ -147,7 +147,7 @@ func (c *suppressRemove) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	n, err := client.Unsuppress(ctx, control.Release{Addresses: c.Addresses, Stream: c.Stream})
+	n, err := client.Unsuppress(ctx, control.SuppressionRemoval{Addresses: c.Addresses, Stream: c.Stream})
 	if err != nil {
 		return err
 	}

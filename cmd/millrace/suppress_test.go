@@ -16,7 +16,7 @@ import (
 
 func (backend) Suppressions(context.Context, func(*control.Suppression) error) error { return nil }
 func (backend) Suppress(func(*control.Suppression) error) (int, error)               { return 0, nil }
-func (backend) Unsuppress(control.Release) (int, error)                              { return 0, nil }
+func (backend) Unsuppress(control.SuppressionRemoval) (int, error)                   { return 0, nil }
 func (backend) SuppressionStats() control.SuppressionStats                           { return control.SuppressionStats{} }
 
 // suppressing is a backend with a list.
@@ -60,7 +60,7 @@ func (b *suppressing) Suppress(next func(*control.Suppression) error) (n int, er
 	}
 }
 
-func (b *suppressing) Unsuppress(x control.Release) (int, error) {
+func (b *suppressing) Unsuppress(x control.SuppressionRemoval) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := len(b.list)

@@ -110,20 +110,20 @@ func (x *terminal) last(prompt string) (line string) {
 type watched struct {
 	backend
 	mu     sync.Mutex
-	brakes []control.Brake
+	brakes []control.Pause
 }
 
-func (w *watched) Pause(_ context.Context, b control.Brake) error {
+func (w *watched) Pause(_ context.Context, b control.Pause) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.brakes = append(w.brakes, b)
 	return nil
 }
 
-func (w *watched) Standing() control.Standing {
+func (w *watched) Standing() control.StandingOrders {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return control.Standing{Brakes: w.brakes}
+	return control.StandingOrders{Pauses: w.brakes}
 }
 
 func TestTopInATerminal(t *testing.T) {
@@ -149,7 +149,7 @@ func TestTopInATerminal(t *testing.T) {
 			if s := x.screen(); strings.Contains(s, "esc back") {
 				t.Errorf("top left its screen behind:\n%s", s)
 			}
-			if got := w.Standing().Brakes; len(got) != 1 || got[0].Filter != (control.Filter{Site: "google"}) {
+			if got := w.Standing().Pauses; len(got) != 1 || got[0].Filter != (control.Filter{Site: "google"}) {
 				t.Errorf("brakes %+v", got)
 			}
 		})

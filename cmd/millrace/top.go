@@ -77,10 +77,10 @@ type admin interface {
 	Status(context.Context) (*control.Status, error)
 	Shape(context.Context, string, control.Filter) ([]control.Shape, error)
 	Streams(context.Context) ([]control.Stream, error)
-	Standing(context.Context) (control.Standing, error)
+	Standing(context.Context) (control.StandingOrders, error)
 	Why(context.Context, string) ([]control.Change, error)
-	Pause(context.Context, control.Brake) error
-	Resume(context.Context, control.Filter) ([]control.Brake, error)
+	Pause(context.Context, control.Pause) error
+	Resume(context.Context, control.Filter) ([]control.Pause, error)
 	Act(context.Context, control.Order, func(control.Selected)) (control.Selected, error)
 }
 
@@ -103,7 +103,7 @@ type (
 		status   *control.Status
 		deferred map[string]int // by site
 		streams  []control.Stream
-		standing control.Standing
+		standing control.StandingOrders
 		err      error
 	}
 	tick   struct{}
@@ -193,7 +193,7 @@ func (t *top) ask(page int) news {
 }
 
 // obey does what a key asked for, away from the screen.
-func (t *top) obey(w wish) tea.Cmd {
+func (t *top) obey(w command) tea.Cmd {
 	filter := control.Filter{Site: w.name}
 	if t.page == streamsPage {
 		filter = control.Filter{Stream: w.name}
@@ -211,7 +211,7 @@ func (t *top) obey(w wish) tea.Cmd {
 		return t.refresh()
 	case wishPause:
 		return func() tea.Msg {
-			return say(t.agent.Pause(t.ctx, control.Brake{Filter: filter, Reason: "millrace top"}), w.name+" is paused; p lets it go on")
+			return say(t.agent.Pause(t.ctx, control.Pause{Filter: filter, Reason: "millrace top"}), w.name+" is paused; p lets it go on")
 		}
 	case wishResume:
 		return func() tea.Msg {

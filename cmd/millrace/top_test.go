@@ -17,7 +17,7 @@ import (
 type busy struct {
 	backend
 	asked  []string
-	brakes []control.Brake
+	brakes []control.Pause
 	fault  error
 }
 
@@ -36,21 +36,21 @@ func (b *busy) Shape(_ context.Context, by string, f control.Filter) ([]control.
 
 func (b *busy) Streams(context.Context) ([]control.Stream, error) { return b.backend.Streams(), nil }
 
-func (b *busy) Standing(context.Context) (control.Standing, error) {
-	return control.Standing{Brakes: b.brakes}, nil
+func (b *busy) Standing(context.Context) (control.StandingOrders, error) {
+	return control.StandingOrders{Pauses: b.brakes}, nil
 }
 
 func (b *busy) Why(_ context.Context, site string) ([]control.Change, error) {
 	return b.backend.Why(site)
 }
 
-func (b *busy) Pause(_ context.Context, x control.Brake) error {
+func (b *busy) Pause(_ context.Context, x control.Pause) error {
 	b.asked = append(b.asked, "pause "+x.Filter.String())
 	b.brakes = append(b.brakes, x)
 	return nil
 }
 
-func (b *busy) Resume(_ context.Context, f control.Filter) ([]control.Brake, error) {
+func (b *busy) Resume(_ context.Context, f control.Filter) ([]control.Pause, error) {
 	b.asked = append(b.asked, "resume "+f.String())
 	b.brakes = nil
 	return nil, nil

@@ -22,7 +22,7 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 	})
 	admin := control.NewClient(r.Millrace.Control())
 	why := "until it is handed back"
-	if err := admin.Pause(r.ctx, control.Brake{Filter: control.Filter{Stream: "weekly.news.sender.test"}, Reason: why}); err != nil {
+	if err := admin.Pause(r.ctx, control.Pause{Filter: control.Filter{Stream: "weekly.news.sender.test"}, Reason: why}); err != nil {
 		t.Fatal(err)
 	}
 	const n = 60
@@ -36,8 +36,8 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 	if said := r.verb("handback", "--all", "--yes"); !strings.Contains(said, "60 recipients on the way") {
 		t.Errorf("millrace handback said: %s", said)
 	}
-	state := func() control.Return {
-		back, err := admin.Return(r.ctx)
+	state := func() control.HandbackStatus {
+		back, err := admin.HandbackStatus(r.ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,7 +30,7 @@ func TestHandBackWhileBothSidesAreKilled(t *testing.T) {
 	why := "until it is handed back"
 	const stream = "weekly.news.sender.test" // of the generator
 	admin := control.NewClient(r.Millrace.Control())
-	if err := admin.Pause(r.ctx, control.Brake{Filter: control.Filter{Stream: stream}, Reason: why}); err != nil {
+	if err := admin.Pause(r.ctx, control.Pause{Filter: control.Filter{Stream: stream}, Reason: why}); err != nil {
 		t.Fatal(err)
 	}
 	g := &inject.Generator{Seed: 17, Domains: farDomains[:2], MinSize: 1 << 10}

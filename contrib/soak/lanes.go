@@ -53,7 +53,7 @@ func lanes() []lane {
 		{"admin", 8 * time.Second, []kind{
 			{name: "pauses a stream", least: time.Second, most: 8 * time.Second, weight: 2, do: between(
 				func(ctx context.Context, c *control.Client, f control.Filter) error {
-					return c.Pause(ctx, control.Brake{Filter: f, Reason: "soak"})
+					return c.Pause(ctx, control.Pause{Filter: f, Reason: "soak"})
 				},
 				func(ctx context.Context, c *control.Client, f control.Filter) error {
 					_, err := c.Resume(ctx, f)
