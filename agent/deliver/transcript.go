@@ -34,13 +34,11 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	if err != nil {
 		return err
 	}
-	domain := destination[strings.LastIndexByte(destination, '@')+1:]
-	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
-	rt, err := set.Route(ctx, domain)
+	rt, err := set.Route(ctx, settings.Domain("@"+destination)) // of an address, or as it is
 	if err != nil {
 		return err
 	}
-	showWay(set, rt, show)
+	showRoute(set, rt, show)
 	peers, err := set.Hosts(ctx, rt)
 	if err != nil {
 		return err
@@ -57,8 +55,8 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	return last
 }
 
-// showWay tells of the queue and the hosts.
-func showWay(set *settings.Settings, rt queue.Route, show func(string)) {
+// showRoute tells of the queue and the hosts.
+func showRoute(set *settings.Settings, rt queue.Route, show func(string)) {
 	q := rt.Queue
 	show(fmt.Sprintf("queue %s, tls = %q", q.Name, q.TLS))
 	if rt.Plan == nil {

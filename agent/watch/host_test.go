@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,9 +52,12 @@ func TestHostIsAskedAgain(t *testing.T) {
 	defer events.Close(context.Background())
 	w := New(Options{
 		Log: logger, Settings: source, Store: store, Queue: queue, Orders: standing, Settler: settle.New(settle.Options{Queue: queue}),
-		Events: events, Relays: func() []string { return nil }, Opening: t.Context(),
+		Events: events, Relays: func() []string { return []string{"queue relayed waits"} }, Opening: t.Context(),
 	})
 	w.SetLoaded()
+	if got := w.NotReady(); !slices.Equal(got, []string{"queue relayed waits"}) {
+		t.Errorf("/readyz: %q", got)
+	}
 	mode := func(m config.Mode) {
 		source.Use(&settings.Settings{Config: &config.Config{Milter: config.Milter{
 			Mode: m, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}, Scope: []string{"authenticated"},
