@@ -1,11 +1,11 @@
 package sim
 
 import (
-	"cmp"
-	"slices"
+	"net/netip"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/hosts"
 )
 
 // sender is one source address of the agent: a controller, followed to the
@@ -26,7 +26,7 @@ type sender struct {
 	timer         time.Duration
 	timerSet      bool
 
-	hosts    []breaker
+	hosts    *hosts.Hosts
 	holdoff  time.Duration // no connect before
 	failures int
 	allowed  int // messages on a connection
@@ -53,66 +53,9 @@ func (s *sender) hostMail()                 { s.c.HostMail(s.clock.time(), 1) }
 func (s *sender) clamp(cl elastic.Clamp)    { s.c.Clamp(s.clock.time(), cl) }
 func (s *sender) history() []elastic.Change { return s.c.History() }
 
-// breaker keeps a host that does not answer from being called, and one that
-// refuses from being called first.
-type breaker struct {
-	times    int
-	noted    time.Duration // the last failure or refusal
-	until    time.Duration
-	probing  bool // one connect is trying it
-	refusals int  // in a row
-	yields   time.Duration
-	pending  int // connects under way
-	up       int // connections
-	news     time.Duration
-}
-
-// off says whether connects pass the host by while there is another.
-func (b *breaker) off(now time.Duration) bool {
-	return b.probing || now < b.until || b.pending > 0 && now-b.news >= hangAfter
-}
-
-func (b *breaker) ended(now time.Duration) {
-	b.pending--
-	b.news = now
-}
-
-func (b *breaker) failed(began, now time.Duration) {
-	if b.times > 0 && began < b.noted {
-		return // it saw the same trouble
-	}
-	b.times++
-	b.noted, b.probing = now, false
-	b.until = now + backoff(b.times)
-}
-
-func (b *breaker) refused(began, now time.Duration) {
-	b.times, b.until, b.probing = 0, 0, false
-	if b.refusals > 0 && began < b.noted {
-		return
-	}
-	b.refusals++
-	b.noted = now
-	b.yields = now + backoff(b.refusals)
-}
-
-func (b *breaker) answered() { *b = breaker{pending: b.pending, up: b.up, news: b.news} }
-
-// rank is how often it refused, while its equals go before it for that.
-func (b *breaker) rank(now time.Duration) int {
-	if now < b.yields {
-		return b.refusals
-	}
-	return 0
-}
-
-func backoff(times int) time.Duration { return min(avoidFirst<<min(times-1, 8), avoidMost) }
-
 const (
 	connectTimeout = 30 * time.Second // as agent/smtp's
-	hangAfter      = 2 * time.Second
-	avoidFirst     = 30 * time.Second // as package agent's
-	avoidMost      = 10 * time.Minute
+	hangAfter      = 2 * time.Second  // as queue.HangAfter
 )
 
 // holdoffs are as package queue's, for a destination where nothing is up.
@@ -129,11 +72,13 @@ const holdoffUp = time.Second
 func newSender(w *world, source int, l elastic.Limits) *sender {
 	return &sender{
 		world: w, source: source, c: elastic.New(epoch, l),
-		hosts: make([]breaker, w.receiver.hosts()), allowed: perConnection,
+		hosts: hosts.New(hangAfter), allowed: perConnection,
 	}
 }
 
-func hostName(h int) string { return "192.0.2." + string(rune('1'+h)) }
+func hostAddr(h int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + h)}) }
+
+func hostName(h int) string { return hostAddr(h).String() }
 
 func (s *sender) signal(k elastic.Kind, host int, began time.Duration) {
 	x := elastic.Signal{Kind: k, Host: hostName(host), Began: epoch.Add(began)}
@@ -242,34 +187,23 @@ func (s *sender) open() {
 	if s.kind.Suspended.has(s.clock.now) {
 		s.quiet++
 	}
-	hosts := s.clock.rng.Perm(len(s.hosts))
-	slices.SortStableFunc(hosts, func(x, y int) int {
-		a, b := &s.hosts[x], &s.hosts[y]
-		return cmp.Or(cmp.Compare(a.rank(s.clock.now), b.rank(s.clock.now)), cmp.Compare(a.pending+a.up, b.pending+b.up))
-	})
-	s.call(x, hosts, nil)
+	order := s.clock.rng.Perm(s.receiver.hosts())
+	hosts.Order(s.hosts, order, func(h int) hosts.Key { return hosts.Key{Addr: hostAddr(h)} }, s.clock.time())
+	s.call(x, order, nil)
 }
 
 // next is the next host to try: one that is not off, or, if all are and none was
 // tried, one of these.
-func (s *sender) next(hosts []int, tried bool) (h int, rest []int, ok bool) {
+func (s *sender) next(order []int, tried bool) (h int, rest []int, ok bool) {
 	for _, alone := range []bool{false, true} {
-		for i, h := range hosts {
-			b := &s.hosts[h]
-			if b.probing || !alone && b.off(s.clock.now) {
+		for i, h := range order {
+			if !s.hosts.Acquire(hostAddr(h), s.clock.time(), alone) {
 				continue
 			}
-			if b.pending++; b.pending == 1 {
-				b.news = s.clock.now
-			}
-			b.probing = b.times > 0
-			if b.refusals > 0 && s.clock.now >= b.yields {
-				b.yields = s.clock.now + avoidFirst
-			}
 			if alone {
-				i = len(hosts) - 1 // one of those that are off is enough
+				i = len(order) - 1 // one of those that are off is enough
 			}
-			return h, hosts[i+1:], true
+			return h, order[i+1:], true
 		}
 		if tried {
 			break
@@ -279,18 +213,17 @@ func (s *sender) next(hosts []int, tried bool) (h int, rest []int, ok bool) {
 }
 
 // call tries the hosts in their order. failed are the signals of those before.
-func (s *sender) call(x *connect, hosts []int, failed []func()) {
-	h, rest, ok := s.next(hosts, len(failed) > 0)
+func (s *sender) call(x *connect, order []int, failed []func()) {
+	h, rest, ok := s.next(order, len(failed) > 0)
 	if !ok {
 		s.clock.after(0, func() { s.notUp(x, failed) })
 		return
 	}
-	began := s.clock.now
+	began, from := s.clock.now, s.clock.time()
 	rtt := s.receiver.RTT
 	s.clock.after(rtt*3/2, func() { // SYN, SYN+ACK, ACK
 		at := s.receiver.place(s.source, h)
 		a := s.receiver.called(at)
-		b := &s.hosts[h]
 		switch a {
 		case noPort, silence, reset:
 			wait := time.Duration(0)
@@ -302,15 +235,13 @@ func (s *sender) call(x *connect, hosts []int, failed []func()) {
 				s.refusedNow(false)
 			}
 			s.clock.after(wait, func() {
-				b.ended(s.clock.now)
-				b.failed(began, s.clock.now)
+				s.hosts.Failed(hostAddr(h), from, s.clock.time())
 				s.call(x, rest, append(failed, func() { s.signal(elastic.Failed, h, began) }))
 			})
 		case refusal:
 			s.clock.after(rtt/2, func() {
 				s.refusedNow(false)
-				b.ended(s.clock.now)
-				b.refused(began, s.clock.now)
+				s.hosts.Refused(hostAddr(h), from, s.clock.time())
 				s.notUp(x, append(failed, func() { s.signal(elastic.Refused, h, began) }))
 			})
 		case yes:
@@ -318,9 +249,7 @@ func (s *sender) call(x *connect, hosts []int, failed []func()) {
 			s.clock.after(rtt*3/2, func() { // greeting, EHLO, its reply
 				s.over(x)
 				s.live++
-				b.ended(s.clock.now)
-				b.answered()
-				b.up++
+				s.hosts.Connected(hostAddr(h), s.clock.time())
 				s.failures, s.holdoff = 0, 0
 				for _, f := range failed {
 					f()
@@ -359,7 +288,7 @@ func (s *sender) quit(x *session) {
 // closed is for a session that the receiver has ended already.
 func (s *sender) closed(x *session) {
 	s.live--
-	s.hosts[x.host].up--
+	s.hosts.Disconnected(hostAddr(x.host))
 	s.signal(elastic.Closed, x.host, x.began)
 }
 
@@ -405,7 +334,7 @@ func (s *sender) send(x *session) {
 			r.done()
 			r.leave(x.at)
 			s.live--
-			s.hosts[x.host].up--
+			s.hosts.Disconnected(hostAddr(x.host))
 			s.signal(elastic.Lost, x.host, began)
 			s.act()
 			return

@@ -18,7 +18,7 @@
 // receiver and meets the same chance. [Table] is the ten receivers that were met over sockets.
 //
 // There are two senders until one replaces the other: [Agent] by elastic.Control, which
-// the agent uses today, with a copy of its choice of hosts; and [Slots] by elastic.Site and
+// the agent uses today, with its choice of hosts (package hosts); and [Slots] by elastic.Site and
 // package slots as they are.
 //
 // The sender opens and closes sessions exactly as the controller says, with the
