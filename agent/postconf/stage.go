@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -148,6 +149,9 @@ func (s *stage) copies() (map[string][]byte, error) {
 	return old, nil
 }
 
+// added is how a parameter begins that postconf(1) added to main.cf for set-up.
+var added = regexp.MustCompile(`^(smtpd_milters|non_smtpd_milters|in_flow_delay) =`)
+
 // mend ends the last line that main.cf had before Millrace was set up, where an
 // earlier set-up did not: "relayhost =smtpd_milters = ..." are two parameters.
 func (s *stage) mend(old []byte) (mended bool, err error) {
@@ -156,8 +160,8 @@ func (s *stage) mend(old []byte) (mended bool, err error) {
 		return false, err
 	}
 	rest, ok := bytes.CutPrefix(text, old)
-	if !ok || len(rest) == 0 || rest[0] == '\n' || rest[0] == '\r' {
-		return false, nil
+	if !ok || !added.Match(rest) {
+		return false, nil // the line may have ended, or be longer: a list that Millrace is in
 	}
 	return true, s.write("main.cf", append(append(bytes.Clone(old), '\n'), rest...))
 }
