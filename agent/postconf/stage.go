@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -153,17 +154,23 @@ func (s *stage) copies() (map[string][]byte, error) {
 var added = regexp.MustCompile(`^(smtpd_milters|non_smtpd_milters|in_flow_delay) =`)
 
 // mend ends the last line that main.cf had before Millrace was set up, where an
-// earlier set-up did not: "relayhost =smtpd_milters = ..." are two parameters.
+// earlier set-up did not: "relayhost =smtpd_milters = ..." are two parameters. Other
+// lines may have changed since, by that set-up too.
 func (s *stage) mend(old []byte) (mended bool, err error) {
 	text, err := s.text("main.cf")
 	if err != nil || len(old) == 0 || old[len(old)-1] == '\n' {
 		return false, err
 	}
-	rest, ok := bytes.CutPrefix(text, old)
-	if !ok || !added.Match(rest) {
-		return false, nil // the line may have ended, or be longer: a list that Millrace is in
+	last := old[bytes.LastIndexByte(old, '\n')+1:]
+	end := 0
+	for line := range bytes.Lines(text) {
+		if rest, ok := bytes.CutPrefix(line, last); ok && added.Match(rest) {
+			end += len(last)
+			return true, s.write("main.cf", slices.Concat(text[:end], []byte("\n"), text[end:]))
+		}
+		end += len(line)
 	}
-	return true, s.write("main.cf", append(append(bytes.Clone(old), '\n'), rest...))
+	return false, nil
 }
 
 // plan is how the copy differs from the instance.
