@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -63,6 +65,11 @@ func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if c.Undo {
 		return c.undo(ctx, g)
 	}
+	release, err := c.alone(g.Config)
+	if err != nil {
+		return err
+	}
+	defer release()
 	files, err := stageConfig(g.Config)
 	if err != nil {
 		return err
@@ -232,12 +239,38 @@ func (c *setupCmd) reached(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
+// alone refuses to work beside another setup or retreat of the same configuration: each
+// of them keeps and removes the copies of what it changes. The lock is flock(2) on the
+// directory, so it ends with the process, however that ends.
+func (c *setupCmd) alone(main string) (release func() error, err error) {
+	if c.DryRun {
+		return func() error { return nil }, nil
+	}
+	dir, err := os.Open(filepath.Dir(main))
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		err = errors.Join(err, dir.Close())
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, errors.New("another millrace setup or retreat is at work; nothing was changed; remedy: wait for its end, and run this one again")
+		}
+		return nil, fmt.Errorf("flock %s: %w", dir.Name(), err)
+	}
+	return dir.Close, nil
+}
+
 // undo takes out what was set up.
 func (c *setupCmd) undo(ctx context.Context, g *globals) error {
 	cfg, _, err := g.Load()
 	if err != nil {
 		return err
 	}
+	release, err := c.alone(g.Config)
+	if err != nil {
+		return err
+	}
+	defer release()
 	plan, err := postconf.Undo(ctx, cfg, postconf.SetupOptions{Dir: c.PostfixConfig})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
@@ -175,5 +176,30 @@ func TestSetupSaysWhatARetreatLeft(t *testing.T) {
 	}
 	if got := says(); !strings.Contains(got, "a drain is on since") || !strings.Contains(got, "millrace drain --end") {
 		t.Errorf("of the drain: %q", got)
+	}
+}
+
+// TestSetupWorksAlone: one that begins while another is at work, an undo or a retreat
+// too, would remove the copies that the other keeps.
+func TestSetupWorksAlone(t *testing.T) {
+	t.Parallel()
+	dir := instance(t, "compatibility_level = 3.6\nmyhostname = mail.example.com\n", plainMaster)
+	file := configured(t, "[spool]\ndirectory = \""+t.TempDir()+"\"\n[agent]\ncontrol = \"unix:"+t.TempDir()+"/control.sock\"\n")
+	lock, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"setup --yes --no-test", "setup --undo --yes", "retreat --yes"} {
+		r := millrace(t, "", append(append([]string{"--config", file}, strings.Fields(command)...), "--postfix-config", dir)...)
+		if r.code == 0 || !strings.Contains(r.stderr, "another millrace setup or retreat is at work") {
+			t.Errorf("%s: exit code %d\n%s\n%s", command, r.code, r.stderr, r.stdout)
+		}
+	}
+	if r := millrace(t, "", "--config", file, "setup", "--dry-run", "--postfix-config", dir); r.code != 0 {
+		t.Errorf("a dry run: exit code %d\n%s", r.code, r.stderr)
 	}
 }
