@@ -65,3 +65,38 @@ func TestLabelsAreNamed(t *testing.T) {
 		t.Errorf("a port of a socket: %s", got)
 	}
 }
+
+// TestUndoNamesWhatItDoesNotKnow: an admin has taken a comment of set-up's out, so
+// where its services end is not known.
+func TestUndoNamesWhatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	for _, mark := range []string{"# Millrace's hand-back port", "# End of what is Millrace's"} {
+		dir := instance(t, "compatibility_level = 3.6\n", "smtp inet n - n - - smtpd\n")
+		c := hostConfig()
+		c.Handback.Relay = "unix:/var/spool/postfix/public/millrace"
+		plan, err := Setup(t.Context(), c, SetupOptions{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, plan)
+		var text string
+		for line := range strings.Lines(string(read(t, filepath.Join(dir, "master.cf")))) {
+			if !strings.HasPrefix(line, mark) {
+				text += line
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "master.cf"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		settled(t, dir)
+		undo, err := Undo(t.Context(), c, SetupOptions{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, service := range []string{"millrace/unix", "handback/unix"} {
+			if !strings.Contains(lines(undo.ByHand), "master.cf: "+service) {
+				t.Errorf("without %q nothing is said of %s: %q", mark, service, undo.ByHand)
+			}
+		}
+	}
+}

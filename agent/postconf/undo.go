@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/agent/config"
+	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
 // Undo plans to take out what Setup put in. Where nobody has changed a file since, it
@@ -134,6 +135,10 @@ func (p *Postfix) undoMaster(c *config.Config, m master) (_ master, byHand []str
 	m = m.without()
 	for i := range p.services {
 		v := &p.services[i]
+		if v.set["syslog_name"] == snippets.SyslogName && m.has(v.name, v.kind) {
+			byHand = append(byHand, fmt.Sprintf("%s: this service is for what Millrace gives back, and stands outside set-up's comments: take it out", v.where()))
+			continue
+		}
 		value, own := v.set["smtpd_milters"]
 		if _, had := p.without(c, value); v.command != "smtpd" || !own || !had || !m.has(v.name, v.kind) {
 			continue
