@@ -196,14 +196,14 @@ func TestDryOrderCountsAndDoesNothing(t *testing.T) {
 		s.send(spool.Envelope{Sender: "n@news.test", AuthUser: "joe"}, letter, fmt.Sprintf("b%d@far.test", i), fmt.Sprintf("c%d@near.test", i))
 	}
 	s.until("queued", func() bool { return s.status().Waiting == 30 })
-	done, err := s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel, Filter: control.Filter{User: "joe"}, Dry: true}, nil)
+	done, err := s.admin().Act(t.Context(), control.Action{Verb: control.VerbCancel, Filter: control.Filter{User: "joe"}, Dry: true}, nil)
 	if err != nil || done != (control.Selected{Recipients: 30, Messages: 20}) {
 		t.Errorf("counted %+v, %v", done, err)
 	}
 	if n := s.status().Waiting; n != 30 {
 		t.Errorf("%d left", n)
 	}
-	if _, err := s.admin().Act(t.Context(), control.Order{Verb: "melt", Filter: control.Filter{All: true}}, nil); err == nil {
+	if _, err := s.admin().Act(t.Context(), control.Action{Verb: "melt", Filter: control.Filter{All: true}}, nil); err == nil {
 		t.Error("no error for a verb that is none")
 	}
 }

@@ -33,7 +33,7 @@ func (s *stage) resume(f control.Filter) {
 // act gives an order and returns how many recipients it was about.
 func (s *stage) act(v control.Verb, f control.Filter) int {
 	s.t.Helper()
-	done, err := s.admin().Act(s.t.Context(), control.Order{Verb: v, Filter: f}, nil)
+	done, err := s.admin().Act(s.t.Context(), control.Action{Verb: v, Filter: f}, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -53,18 +53,18 @@ func TestMailOfACompromisedAccountIsCancelled(t *testing.T) {
 	}
 	s.until("all are held", func() bool { return s.status().Waiting == 400 })
 
-	if _, err := s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel}, nil); err == nil {
+	if _, err := s.admin().Act(t.Context(), control.Action{Verb: control.VerbCancel}, nil); err == nil {
 		t.Error("an empty filter was taken")
 	}
-	done, err := s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel, Filter: control.Filter{User: "hacked", Domain: "FAR.test"}}, nil)
+	done, err := s.admin().Act(t.Context(), control.Action{Verb: control.VerbCancel, Filter: control.Filter{User: "hacked", Domain: "FAR.test"}}, nil)
 	if err != nil || done.Recipients != 100 || done.Active != 0 {
 		t.Errorf("cancelled %+v, %v", done, err)
 	}
-	done, err = s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel, Filter: control.Filter{User: "hacked"}}, nil)
+	done, err = s.admin().Act(t.Context(), control.Action{Verb: control.VerbCancel, Filter: control.Filter{User: "hacked"}}, nil)
 	if err != nil || done.Recipients != 100 {
 		t.Errorf("cancelled %+v, %v", done, err)
 	}
-	if done, err = s.admin().Act(t.Context(), control.Order{Verb: control.VerbCancel, Filter: control.Filter{Domain: "elsewhere.test"}}, nil); err != nil || done.Recipients != 100 {
+	if done, err = s.admin().Act(t.Context(), control.Action{Verb: control.VerbCancel, Filter: control.Filter{Domain: "elsewhere.test"}}, nil); err != nil || done.Recipients != 100 {
 		t.Errorf("cancelled %+v, %v", done, err)
 	}
 	// It stays so over a restart.

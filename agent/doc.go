@@ -1,9 +1,9 @@
 // Package agent is the transport agent: it takes mail out of the spool, where the milter
-// put it, and drains it through the queues of its destinations. New builds an Agent, Run
+// put it, and delivers it, destination by destination. New builds an Agent, Run
 // works until its context ends and lets transactions in flight finish, Reload puts a new
 // configuration into force. The package owns the order in which things start and stop
-// (agent.go), the look-ups of routes (resolve.go), and what is done now and then
-// (upkeep.go); everything else belongs to the packages below it. This page is the map of
+// (agent.go), the look-ups of routes (resolve.go), and what is done each second and each
+// minute (upkeep.go); everything else belongs to the packages below it. This page is the map of
 // them.
 //
 // # The packages
@@ -17,13 +17,14 @@
 //	            settings      the configuration in the terms of those below
 //
 // Imports go downwards only; imports_test.go has all layers and says so. deliver and
-// watch do not know each other, nor do orders and settle. Below them is what each does
-// for itself:
+// watch do not know each other, nor do orders and settle. Below them are packages for one
+// thing each:
 //
 //	queue     which recipients wait, which sessions exist, who is next
-//	elastic   how many sessions a site gets, and how fast they send
+//	elastic   how many sessions a site gets, and how fast they send (elastic.Site, with
+//	          package slots, is the controller to come: contrib/sim alone uses it)
 //	hosts     which of a destination's addresses is called first
-//	route     DNS: exchangers, addresses, DANE, MTA-STS
+//	route     DNS: exchangers, addresses; route/dane and route/sts, policies
 //	smtp      one connection and its transactions
 //	outcome   what a reply or a failure means for a recipient
 //	dsn       the text of reports
@@ -35,6 +36,15 @@
 //	control   the admin socket: requests, answers, the client
 //	config    millrace.toml as data
 //	postconf  what this host's Postfix is set to
+//	maillog   lines of the log in Postfix's form
+//	trace     our Received field and its keyed mark
+//	address, durable, listen, loop, printable, transient
+//	          what several of them need: plain addresses, files that outlive a crash,
+//	          bounded listeners, loops, text for terminals, errors that pass
+//
+// The milter, which shares spool and config with the agent and nothing else, has its map
+// in package milter. What happens is counted in Metrics.Delivery, what is there is read in
+// Watch.State (watch/state.go), and both are shown by metrics/collect.go.
 //
 // # The way of a message
 //
@@ -45,7 +55,8 @@
 //  3. A domain that is new is asked for (resolve.go); Settings.Route (settings/route.go)
 //     finds its queue, and with package route its hosts. Queue.Routed makes a site of it.
 //  4. The site's controller wants sessions (elastic/control.go); the gates in
-//     queue.grow (queue/site.go) let a connect through, or not.
+//     Queue.grow (queue/site.go) let a connect through, or not. To an admin they are told
+//     by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
 //  5. Deliverer.Session (deliver/session.go) runs as a goroutine: connect
 //     (deliver/connect.go) orders the hosts and calls them, with TLS as
 //     settings/secure.go says.
@@ -73,14 +84,16 @@
 //  4. The effect goes to Orders.ApplyRule (orders/rules.go): a site is slowed or suspended,
 //     a stream paused or held, there or everywhere.
 //  5. The host is remembered: one that is silent or full is called after its equals (hosts).
-//  6. Action Retry: due again by the queue's retry list. Action Bounce: the report waits
+//  6. Action Retry: due again by the queue's retry list (Policy.due in outcome/decide.go;
+//     the default stands in config/config.go). Action Bounce: the report waits
 //     for others of its message (settle/bounce.go), is appended to the spool as mail of our
 //     own, and goes the way of all mail, to the host MTA. Action HandBack: the recipient
 //     itself moves to the host's lane.
 //
 // # The way of an admin's verb
 //
-//  1. The command parses it (cmd/millrace) and calls control.Client; the agent's Server
+//  1. The command parses it (cmd/millrace/main.go, act.go and its neighbours) and calls
+//     control.Client; the agent's Server
 //     checks who asks (control/peer.go), decodes and audits (control/admin.go, act.go).
 //  2. control.Backend is implemented by admin.Backend. What is once goes over the queue in
 //     passes (admin/act.go: actionOf says which for each verb): Queue.List shows pages, an

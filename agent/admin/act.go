@@ -88,7 +88,7 @@ const (
 )
 
 // Act implements control.Backend.
-func (b *Backend) Act(ctx context.Context, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
+func (b *Backend) Act(ctx context.Context, o control.Action, tell func(control.Selected)) (done control.Selected, err error) {
 	d := actionOf(o.Verb)
 	if d == nil {
 		return done, fmt.Errorf("%q is no verb for queued mail", o.Verb)
@@ -96,7 +96,7 @@ func (b *Backend) Act(ctx context.Context, o control.Order, tell func(control.Se
 	return b.do(ctx, d, o, tell)
 }
 
-func (b *Backend) do(ctx context.Context, d *action, o control.Order, tell func(control.Selected)) (done control.Selected, err error) {
+func (b *Backend) do(ctx context.Context, d *action, o control.Action, tell func(control.Selected)) (done control.Selected, err error) {
 	if o.Filter.Empty() {
 		return done, fmt.Errorf("the filter is empty; say all for everything")
 	}

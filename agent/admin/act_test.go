@@ -13,7 +13,7 @@ import (
 func TestNoVerbActsOnHalfASpool(t *testing.T) {
 	t.Parallel()
 	b := New(Options{Watch: &watch.Watch{}})
-	_, err := b.Act(t.Context(), control.Order{Verb: control.VerbRelease, Filter: control.Filter{All: true}}, func(control.Selected) {})
+	_, err := b.Act(t.Context(), control.Action{Verb: control.VerbRelease, Filter: control.Filter{All: true}}, func(control.Selected) {})
 	if err == nil || !strings.Contains(err.Error(), "still being read") {
 		t.Error(err)
 	}

@@ -1,8 +1,8 @@
 // Package admin is what admins may do and see: the control socket's Backend.
 //
-// A Backend owns nothing that outlives a request. What lasts it gives to package orders,
-// what is final to package settle, and what it shows it asks of the queue, the spool, the
-// history and package watch.
+// A Backend owns nothing that outlives a request. It gives lasting changes to package
+// orders and final outcomes to package settle, and answers questions from the queue, the
+// spool, the history and package watch.
 //
 // Pause, Resume, Limit and Prioritize (verbs.go) change what is in force, durable when
 // they return. Act and HandBack (act.go, handback.go) are done once: an action goes over

@@ -11,7 +11,7 @@ import (
 
 // HandBack implements control.Backend.
 func (b *Backend) HandBack(ctx context.Context, f control.Filter) (control.Selected, error) {
-	return b.do(ctx, &action{[]pass{{notYetReturning, (*Backend).handBack}}, true}, control.Order{Filter: f}, func(control.Selected) {})
+	return b.do(ctx, &action{[]pass{{notYetReturning, (*Backend).handBack}}, true}, control.Action{Filter: f}, func(control.Selected) {})
 }
 
 // notYetReturning leaves out what waits for the host already.

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Verb is what an Order does with the recipients that its filter selects.
+// Verb is what an Action does with the recipients that its filter selects.
 type Verb string
 
 // The verbs.
@@ -24,8 +24,8 @@ const (
 	VerbRequeue Verb = "requeue" // forget their tries and find their way anew
 )
 
-// Order is a verb and what it is about.
-type Order struct {
+// Action is a verb and what it is about.
+type Action struct {
 	Verb   Verb   `json:"verb"`
 	Filter Filter `json:"filter"`
 	Dry    bool   `json:"dry,omitempty"` // only count
@@ -47,7 +47,7 @@ type progressLine struct {
 
 // act serves an order and tells of its progress, one object a line.
 func (s *Server) act(w http.ResponseWriter, r *http.Request) {
-	var o Order
+	var o Action
 	if !decode(w, r, &o) {
 		return
 	}
@@ -73,7 +73,7 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 
 // Act gives an order and waits for its end; progress, if not nil, is told how far it
 // is. When ctx ends the agent stops where it is.
-func (c *Client) Act(ctx context.Context, o Order, progress func(Selected)) (done Selected, err error) {
+func (c *Client) Act(ctx context.Context, o Action, progress func(Selected)) (done Selected, err error) {
 	b, err := json.Marshal(o)
 	if err != nil {
 		return done, err

@@ -7,8 +7,8 @@
 //
 // Who may use it is asked of the kernel, not only of the file's mode (peer.go):
 // root, the agent's user, the group of the socket. Each request that changes
-// something is logged with who made it. Standing wishes (brake.go) last until they
-// end; an Order (act.go) is done once, with what its Filter (filter.go) selects.
+// something is logged with who made it. Orders that last (pause.go) hold until they
+// end; an Action (act.go) is done once, with what its Filter (filter.go) selects.
 package control
 
 import (
@@ -104,7 +104,7 @@ type Backend interface {
 	// Act does what a verb says with the selected recipients, and calls tell now and
 	// then; for those in transactions some verbs try again, until ctx ends or some
 	// seconds have passed.
-	Act(ctx context.Context, o Order, tell func(Selected)) (Selected, error)
+	Act(ctx context.Context, o Action, tell func(Selected)) (Selected, error)
 	// ReloadConfig reads the configuration anew and puts it into force.
 	ReloadConfig(context.Context) error
 	// HandBack sends the selected recipients to the host MTA.

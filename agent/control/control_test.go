@@ -100,7 +100,7 @@ func (f fixed) Milter(r MilterReport) {
 }
 
 // Act says 1, 2 ... of n, and fails for state "stuck".
-func (f fixed) Act(_ context.Context, o Order, tell func(Selected)) (done Selected, err error) {
+func (f fixed) Act(_ context.Context, o Action, tell func(Selected)) (done Selected, err error) {
 	for done.Recipients < f.n {
 		done.Recipients++
 		tell(done)
@@ -190,11 +190,11 @@ func TestOrderTellsItsProgress(t *testing.T) {
 	c := client(t, open(t, fixed{n: 7}))
 	var seen []int
 	progress := func(n Selected) { seen = append(seen, n.Recipients) }
-	done, err := c.Act(t.Context(), Order{Verb: VerbCancel, Filter: Filter{User: "joe"}}, progress)
+	done, err := c.Act(t.Context(), Action{Verb: VerbCancel, Filter: Filter{User: "joe"}}, progress)
 	if err != nil || done != (Selected{7, len("cancel"), 3}) || fmt.Sprint(seen) != "[1 2 3 4 5 6 7]" {
 		t.Errorf("%+v, %v after %v", done, err, seen)
 	}
-	if done, err := c.Act(t.Context(), Order{Verb: VerbHold, Filter: Filter{State: "stuck"}}, nil); err == nil || err.Error() != "stuck" || done.Recipients != 7 {
+	if done, err := c.Act(t.Context(), Action{Verb: VerbHold, Filter: Filter{State: "stuck"}}, nil); err == nil || err.Error() != "stuck" || done.Recipients != 7 {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
@@ -212,7 +212,7 @@ func TestChangesAreLoggedWithWhoMadeThem(t *testing.T) {
 		t.Error(err)
 	}
 	for _, dry := range []bool{true, false} {
-		if _, err := c.Act(t.Context(), Order{Verb: VerbExpire, Filter: Filter{Domain: "a.example"}, Dry: dry}, nil); err != nil {
+		if _, err := c.Act(t.Context(), Action{Verb: VerbExpire, Filter: Filter{Domain: "a.example"}, Dry: dry}, nil); err != nil {
 			t.Error(err)
 		}
 	}

@@ -10,13 +10,14 @@ import (
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/smtp"
 	"github.com/millrace/millrace/agent/spool"
 )
 
 // read decides on one recipient of a transaction. err is the connection's.
-func (d *Deliverer) read(r *settle.Settlement, item queue.Item, res smtp.RcptResult, err error) {
+func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
 		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
 		Tries: item.Tries, Born: r.Job.Born, Jitter: rand.Float64(), Peer: r.Names.Name,
@@ -51,7 +52,7 @@ func (d *Deliverer) read(r *settle.Settlement, item queue.Item, res smtp.RcptRes
 	case smtp.Accepted:
 		f.Relayed = !res.DSNTaken
 	}
-	f.Decision = d.settings.Now().RetryPolicy(r.Route.Queue).Decide(time.Now(), at)
+	f.Decision = set.RetryPolicy(r.Route.Queue).Decide(time.Now(), at)
 	if !at.ToHost { // rules are about receivers
 		shown := f.Decision
 		shown.Reason = d.mail.ShownReason(shown.Reason, r.Envelope, item.Ordinal) // it is logged

@@ -40,7 +40,7 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 	} {
 		d := testDeliverer(t, &settings.Settings{}, nil)
 		r := settle.Settlement{Envelope: &spool.Envelope{Recipients: []spool.Recipient{{Address: "a@far.test"}}}, Route: queue.Route{Queue: &config.Queue{}}, Reuse: test.reuse}
-		d.read(&r, queue.Item{}, test.result, test.err)
+		d.read(&settings.Settings{}, &r, queue.Item{}, test.result, test.err)
 		if got := r.Results[0].Untried; got != test.untried {
 			t.Errorf("%s: untried: %v", test.name, got)
 		}
@@ -58,7 +58,7 @@ func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 			Envelope: &spool.Envelope{Sender: "n@news.test", Recipients: []spool.Recipient{{Address: "a@far.test"}}},
 			Job:      queue.Job{Born: time.Now().Add(-200 * time.Hour)}, Route: queue.Route{Queue: general}, Reuse: 1,
 		}
-		d.read(&r, queue.Item{}, res, err)
+		d.read(&settings.Settings{}, &r, queue.Item{}, res, err)
 		return r.Results[0].Decision.Action
 	}
 	doubt := smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageDot}

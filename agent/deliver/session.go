@@ -116,7 +116,8 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	if job.Items, w.done = d.settler.SkipSuppressed(e, job, rt, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
-	w.prepare(e, content, job, rt, d.settings.Now().Config)
+	set := d.settings.Now() // one for the whole transaction: a reload in between changes nothing of it
+	w.prepare(e, content, job, rt, set.Config)
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.sent++
 	w.last = time.Now()
@@ -129,7 +130,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	}
 	w.events = w.events[:0]
 	for i, item := range job.Items {
-		d.read(&r, item, result.Recipients[i], err)
+		d.read(set, &r, item, result.Recipients[i], err)
 	}
 	w.done, w.events = r.Settle(w.done, w.events)
 	sig = append(sig, evidence(&r, began))

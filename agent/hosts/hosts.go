@@ -17,7 +17,7 @@
 //
 // Second, how often in a row an address refused us for being one too many. For a
 // while, longer each time, its equals go before it, those that refused less first:
-// they may have room. What only stands in for it does not, since most such limits
+// they may have room. Hosts of a worse preference do not go before it, since most such limits
 // hold for all hosts of a site.
 //
 // Third, hosts where STARTTLS is offered and the handshake fails: where TLS

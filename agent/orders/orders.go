@@ -1,7 +1,7 @@
 // Package orders is what admins, and rules about replies, have ordered of the mail that
-// waits: pauses, limits, priorities; and what a filter of theirs selects.
+// waits: pauses, limits, priorities. A Selection finds the recipients that a filter means.
 //
-// Orders owns what is in force (control.Standing), the file that keeps it over restarts,
+// Orders owns what is in force (control.StandingOrders), the file that keeps it over restarts,
 // and the count of what replies have said (rules.go). It promises that a change by an
 // admin is durable before it returns, that the queue follows each change, and that no
 // message slips by a pause while it is brought in.

@@ -1,7 +1,7 @@
 // Package postconf knows the Postfix of this host as postconf(1) shows it, and
-// says where it does not fit a configuration of ours. It imports agent/config
-// only: "millrace check" prints what it finds, and the agent shows on /readyz
-// what of it diverted mail passes by.
+// says where it does not fit a configuration of ours. "millrace check" prints what it
+// finds, and the agent shows on /readyz what of it diverted mail passes by; it knows
+// neither of them.
 //
 // Read asks postconf, which any user may run; it changes nothing. Check then
 // compares, and asks nobody: all it knows is what Read was told, and the lookup

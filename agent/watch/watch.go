@@ -1,5 +1,5 @@
-// Package watch is what is seen of the agent and of the host MTA: the answers over HTTP
-// (/healthz, /readyz, /metrics, the status page), and what is found out about the host.
+// Package watch observes the agent and the host MTA, and serves what it finds over HTTP:
+// /healthz, /readyz, /metrics, the status page.
 //
 // A Watch owns what was found last: settings of Postfix that diverted mail passes by
 // (host.go), whether the MTA runs (running.go), whether mail can go back to it and how

@@ -137,7 +137,7 @@ func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags
 		if err != nil {
 			return err
 		}
-		n, err := client.Act(ctx, control.Order{Verb: verb, Filter: f, Dry: true}, nil)
+		n, err := client.Act(ctx, control.Action{Verb: verb, Filter: f, Dry: true}, nil)
 		if err != nil {
 			return err
 		}
@@ -182,7 +182,7 @@ func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags
 		}
 		defer printable.Fprintf(os.Stderr, "\r\x1b[K") // erases the line
 	}
-	n, err := client.Act(ctx, control.Order{Verb: verb, Filter: f}, progress)
+	n, err := client.Act(ctx, control.Action{Verb: verb, Filter: f}, progress)
 	if err != nil {
 		return fmt.Errorf("%w; %s %s until then", err, count(n.Recipients, "recipient"), done)
 	}

@@ -100,7 +100,7 @@ func (b backend) Prioritize(_ context.Context, p control.Priority) error {
 	return nil
 }
 
-func (b backend) Act(_ context.Context, o control.Order, tell func(control.Selected)) (control.Selected, error) {
+func (b backend) Act(_ context.Context, o control.Action, tell func(control.Selected)) (control.Selected, error) {
 	tell(control.Selected{Recipients: 1})
 	switch o.Filter {
 	case control.Filter{User: "joe"}:

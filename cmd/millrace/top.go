@@ -81,7 +81,7 @@ type admin interface {
 	Why(context.Context, string) ([]control.Change, error)
 	Pause(context.Context, control.Pause) error
 	Resume(context.Context, control.Filter) ([]control.Pause, error)
-	Act(context.Context, control.Order, func(control.Selected)) (control.Selected, error)
+	Act(context.Context, control.Action, func(control.Selected)) (control.Selected, error)
 }
 
 var _ admin = (*control.Client)(nil)
@@ -220,7 +220,7 @@ func (t *top) obey(w command) tea.Cmd {
 		}
 	case wishFlush:
 		return func() tea.Msg {
-			n, err := t.agent.Act(t.ctx, control.Order{Verb: control.VerbFlush, Filter: filter}, nil)
+			n, err := t.agent.Act(t.ctx, control.Action{Verb: control.VerbFlush, Filter: filter}, nil)
 			return say(err, fmt.Sprintf("%s: %s will be tried now", w.name, count(n.Recipients, "recipient")))
 		}
 	case wishWhy:

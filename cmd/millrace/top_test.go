@@ -56,7 +56,7 @@ func (b *busy) Resume(_ context.Context, f control.Filter) ([]control.Pause, err
 	return nil, nil
 }
 
-func (b *busy) Act(_ context.Context, o control.Order, _ func(control.Selected)) (control.Selected, error) {
+func (b *busy) Act(_ context.Context, o control.Action, _ func(control.Selected)) (control.Selected, error) {
 	b.asked = append(b.asked, fmt.Sprint(o.Verb, " ", o.Filter))
 	return control.Selected{Recipients: 7}, nil
 }

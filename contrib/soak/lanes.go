@@ -119,7 +119,7 @@ type order func(ctx context.Context, c *control.Client, f control.Filter) error
 
 func act(v control.Verb) order {
 	return func(ctx context.Context, c *control.Client, f control.Filter) error {
-		_, err := c.Act(ctx, control.Order{Verb: v, Filter: f}, nil)
+		_, err := c.Act(ctx, control.Action{Verb: v, Filter: f}, nil)
 		return err
 	}
 }
