@@ -18,7 +18,7 @@ import (
 )
 
 // pauses are what is paused.
-func (s *stage) brakes() []control.Pause {
+func (s *stage) pauses() []control.Pause {
 	s.t.Helper()
 	st, err := s.admin().Standing(s.t.Context())
 	if err != nil {
@@ -79,8 +79,8 @@ func TestOneReceiverHoldsAStreamAtMostAtItself(t *testing.T) {
 				}
 			}
 			if x.sites == 1 {
-				s.until("it is held there", func() bool { return len(s.brakes()) > 0 })
-				b := s.brakes()[0]
+				s.until("it is held there", func() bool { return len(s.pauses()) > 0 })
+				b := s.pauses()[0]
 				if b.Filter.Stream != "news" || b.Filter.Site == "" || b.Until.Before(time.Now().Add(50*time.Minute)) || b.Until.After(time.Now().Add(time.Hour)) {
 					t.Errorf("brake %+v", b)
 				}
@@ -90,7 +90,7 @@ func TestOneReceiverHoldsAStreamAtMostAtItself(t *testing.T) {
 			s.send(spool.Envelope{Stream: "other"}, letter, "b@far.test", "other@small0.test")
 			s.until("the others get theirs", func() bool { return s.arrivals("far") == "a b" })
 			s.until("other streams go there", func() bool { return strings.Contains(s.log.String(), "<other@small0.test>") })
-			for _, b := range s.brakes() {
+			for _, b := range s.pauses() {
 				if b.Filter.Site == "" {
 					t.Errorf("brake %+v", b)
 					continue
@@ -131,7 +131,7 @@ func TestStreamThatManyRefuseIsHeldEverywhere(t *testing.T) {
 				}
 			}
 			everywhere := func(b control.Pause) bool { return b.Filter == control.Filter{Stream: "news"} }
-			s.until("it is held", func() bool { return slices.ContainsFunc(s.brakes(), everywhere) })
+			s.until("it is held", func() bool { return slices.ContainsFunc(s.pauses(), everywhere) })
 			s.stop()
 			s.send(spool.Envelope{Stream: "news"}, letter, "a@far.test")
 			s.start()
@@ -139,7 +139,7 @@ func TestStreamThatManyRefuseIsHeldEverywhere(t *testing.T) {
 			if code, body := s.ready(); code != http.StatusServiceUnavailable || !strings.Contains(body, "1 stream is held for reply rule") {
 				t.Errorf("/readyz %d: %s", code, body)
 			}
-			if b := s.brakes(); !b[slices.IndexFunc(b, everywhere)].Until.IsZero() {
+			if b := s.pauses(); !b[slices.IndexFunc(b, everywhere)].Until.IsZero() {
 				t.Errorf("brakes %+v", b)
 			}
 			s.resume(control.Filter{Stream: "news"})

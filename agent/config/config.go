@@ -114,7 +114,7 @@ type Agent struct {
 	// what receivers say. Default: none.
 	Replies string `toml:"replies"`
 	// StateDirectory holds what the agent learned and wants to keep over a
-	// restart: MTA-STS policies, brakes, temporary limits, the suppression list. An
+	// restart: MTA-STS policies, pauses, temporary limits, the suppression list. An
 	// absolute path, made if need be.
 	// Default: "/var/lib/millrace".
 	StateDirectory string `toml:"state_directory"`

@@ -9,7 +9,7 @@ import (
 // Pause keeps mail from being sent until it is taken off. New mail meets it too.
 type Pause struct {
 	// Filter says which mail: by queue, site, stream and domain, or by sender, SASL
-	// user and client, or all. It is also the brake's name.
+	// user and client, or all. It is also the pause's name.
 	Filter Filter    `json:"filter"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since,omitzero"` // set by the agent, as Who
@@ -46,12 +46,12 @@ func (c *Client) Standing(ctx context.Context) (s StandingOrders, err error) {
 	return s, err
 }
 
-// Pause puts a brake on, in place of one of the same filter.
+// Pause puts a pause in force, in place of one of the same filter.
 func (c *Client) Pause(ctx context.Context, b Pause) error {
 	return c.call(ctx, http.MethodPost, "/v1/pause", b, &struct{}{})
 }
 
-// Resume takes the brake of the filter off, and returns those that are left.
+// Resume ends the pause of the filter, and returns those that are left.
 func (c *Client) Resume(ctx context.Context, f Filter) (left []Pause, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/resume", f, &left)
 	return left, err

@@ -57,7 +57,7 @@ type Envelope struct {
 	Stream     string // campaign or list
 	Arrived    time.Time
 
-	// Where the message came from, for our Received field, the log and brakes.
+	// Where the message came from, for our Received field, the log and pauses.
 	QueueID    string // the host MTA's queue id
 	ClientName string // host name of the client, "" or "unknown" if it has none
 	ClientAddr string // address literal as in Received: "192.0.2.1", "IPv6:2001:db8::1"; "" for sendmail(1)

@@ -138,8 +138,8 @@ func (b *board) place() int {
 	return max(0, slices.IndexFunc(b.rows, func(r boardRow) bool { return r.name == b.chosen }))
 }
 
-// braked says whether a pause of exactly this row is on, which is what the key ends.
-func (b *board) braked(name string) bool {
+// paused says whether a pause of exactly this row is on, which is what the key ends.
+func (b *board) paused(name string) bool {
 	f := control.Filter{Site: name}
 	if b.page == streamsPage {
 		f = control.Filter{Stream: name}
@@ -193,7 +193,7 @@ func (b *board) text() string {
 			mark = ">"
 		}
 		cause := r.cause
-		if b.braked(r.name) && b.page == sitesPage {
+		if b.paused(r.name) && b.page == sitesPage {
 			cause = "PAUSED  " + cause
 		}
 		line("%s %s  %s", mark, cells(b.page, r.cells), cause)
@@ -220,7 +220,7 @@ func (b *board) foot(line func(string, ...any)) {
 	line("%s", ansi.Cut(about, 0, b.width))
 	line("%s", ansi.Cut(about, b.width, 2*b.width))
 	pause := "p pause"
-	if b.braked(b.chosen) {
+	if b.paused(b.chosen) {
 		pause = "p resume"
 	}
 	if b.page == sitesPage {

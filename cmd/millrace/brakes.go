@@ -16,8 +16,8 @@ import (
 	"github.com/millrace/millrace/agent/printable"
 )
 
-// brakeFlags say what a brake is on for.
-type brakeFlags struct {
+// pauseFlags say what a brake is on for.
+type pauseFlags struct {
 	Stream string `arg:"" optional:"" help:"The stream, as millrace streams lists it."`
 	All    bool   `group:"Or, in place of a stream:" help:"All mail."`
 	Queue  string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail of this queue."`
@@ -28,7 +28,7 @@ type brakeFlags struct {
 	Client string `group:"Or, in place of a stream:" placeholder:"ADDRESS" help:"Mail that this SMTP client submitted."`
 }
 
-func (f *brakeFlags) filter() (control.Filter, error) {
+func (f *pauseFlags) filter() (control.Filter, error) {
 	x := control.Filter{All: f.All, Stream: f.Stream, Queue: f.Queue, Site: f.Site, Domain: f.Domain, Sender: f.Sender, User: f.User, Client: f.Client}
 	if x.Empty() {
 		return x, errors.New("say which mail: a stream, --queue, --site, --user ... or --all")
@@ -36,9 +36,9 @@ func (f *brakeFlags) filter() (control.Filter, error) {
 	return x, nil
 }
 
-// pauseCmd puts a brake on.
+// pauseCmd puts a pause in force.
 type pauseCmd struct {
-	brakeFlags
+	pauseFlags
 	Reason string `help:"Why, for listings and logs."`
 	For    age    `placeholder:"TIME" help:"Let it go on by itself after this time: 30m, 2h, 1d."`
 }
@@ -74,8 +74,8 @@ func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
 	return client.Pause(ctx, b)
 }
 
-// resumeCmd takes a brake off.
-type resumeCmd struct{ brakeFlags }
+// resumeCmd ends a pause.
+type resumeCmd struct{ pauseFlags }
 
 func (c *resumeCmd) Help() string {
 	return `Takes off the brake that millrace pause has put on with the same conditions, and says
@@ -105,7 +105,7 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 	return nil
 }
 
-// inWords is a brake as listings show it.
+// inWords is a pause as listings show it.
 func inWords(b *control.Pause) string {
 	s := b.Filter.String()
 	if !b.Until.IsZero() {
@@ -159,9 +159,9 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	return nil
 }
 
-func printStanding(out io.Writer, s *control.StandingOrders, brake func(*control.Pause) bool, limit func(*control.Limit) bool) {
+func printStanding(out io.Writer, s *control.StandingOrders, pause func(*control.Pause) bool, limit func(*control.Limit) bool) {
 	for i := range s.Pauses {
-		if brake(&s.Pauses[i]) {
+		if pause(&s.Pauses[i]) {
 			printable.Fprintln(out, "paused: "+inWords(&s.Pauses[i]))
 		}
 	}

@@ -55,7 +55,7 @@ func (b *board) press(key string) command {
 		b.arrange()
 		return command{what: wishNow}
 	case "p":
-		if b.braked(b.chosen) {
+		if b.paused(b.chosen) {
 			return b.about(wishResume)
 		}
 		return b.about(wishPause)

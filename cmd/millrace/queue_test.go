@@ -71,7 +71,7 @@ func (b backend) Standing() control.StandingOrders {
 	}
 }
 
-// Pause wants one brake, with its end in two hours.
+// Pause wants one pause, with its end in two hours.
 func (b backend) Pause(_ context.Context, x control.Pause) error {
 	if x.Filter != (control.Filter{Queue: "general", Stream: "news"}) || x.Reason != "why" || time.Until(x.Until).Round(time.Minute) != 2*time.Hour {
 		return fmt.Errorf("brake %+v", x)

@@ -110,20 +110,20 @@ func (x *terminal) last(prompt string) (line string) {
 type watched struct {
 	backend
 	mu     sync.Mutex
-	brakes []control.Pause
+	pauses []control.Pause
 }
 
 func (w *watched) Pause(_ context.Context, b control.Pause) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.brakes = append(w.brakes, b)
+	w.pauses = append(w.pauses, b)
 	return nil
 }
 
 func (w *watched) Standing() control.StandingOrders {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return control.StandingOrders{Pauses: w.brakes}
+	return control.StandingOrders{Pauses: w.pauses}
 }
 
 func TestTopInATerminal(t *testing.T) {

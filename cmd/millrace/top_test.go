@@ -17,7 +17,7 @@ import (
 type busy struct {
 	backend
 	asked  []string
-	brakes []control.Pause
+	pauses []control.Pause
 	fault  error
 }
 
@@ -37,7 +37,7 @@ func (b *busy) Shape(_ context.Context, by string, f control.Filter) ([]control.
 func (b *busy) Streams(context.Context) ([]control.Stream, error) { return b.backend.Streams(), nil }
 
 func (b *busy) Standing(context.Context) (control.StandingOrders, error) {
-	return control.StandingOrders{Pauses: b.brakes}, nil
+	return control.StandingOrders{Pauses: b.pauses}, nil
 }
 
 func (b *busy) Why(_ context.Context, site string) ([]control.Change, error) {
@@ -46,13 +46,13 @@ func (b *busy) Why(_ context.Context, site string) ([]control.Change, error) {
 
 func (b *busy) Pause(_ context.Context, x control.Pause) error {
 	b.asked = append(b.asked, "pause "+x.Filter.String())
-	b.brakes = append(b.brakes, x)
+	b.pauses = append(b.pauses, x)
 	return nil
 }
 
 func (b *busy) Resume(_ context.Context, f control.Filter) ([]control.Pause, error) {
 	b.asked = append(b.asked, "resume "+f.String())
-	b.brakes = nil
+	b.pauses = nil
 	return nil, nil
 }
 
