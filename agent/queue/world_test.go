@@ -58,7 +58,14 @@ func newWorld(t *testing.T, change func(*world)) *world {
 			}
 		}()
 	}
-	o.Launch = func(s *Session) { go w.server(w, s) }
+	o.Launch = func(s *Session) {
+		go func() {
+			w.mu.Lock()
+			server := w.server
+			w.mu.Unlock()
+			server(w, s)
+		}()
+	}
 	w.Queue = New(o)
 	if change != nil {
 		change(w)
