@@ -21,6 +21,9 @@ const (
 	settles = 20 * time.Second
 	// lookEvery is how often it is looked at meanwhile.
 	lookEvery = 100 * time.Millisecond
+	// goodLooks are enough: two seconds, longer than a busy master(8) takes to read its
+	// files.
+	goodLooks = 20
 	// greeting is how long a port may take to greet.
 	greeting = 5 * time.Second
 )
@@ -28,12 +31,13 @@ const (
 // look reports whether Postfix does with new files what was meant: it runs; after a
 // set-up the hand-back service greets, and postconf says nothing that contradicts the
 // configuration and was not foreseen. A master(8) that cannot have a port ends itself a
-// moment after the reload, so one good answer is not enough where nothing new listens.
+// moment after the reload, and a service that was there before may still answer until
+// then, so one good answer is not enough.
 func (p *Plan) look(ctx context.Context, c *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, settles)
 	defer cancel()
 	answered := p.Restored || !p.After.takesBack(c.Handback.Relay)
-	for good := 0; good < 5; {
+	for good := 0; good < goodLooks; {
 		if err := postfix(ctx, p.Dir, "status"); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("postfix stopped when it was told to read its new configuration%s", hint(c))
 		}

@@ -49,6 +49,16 @@ func enterSetup(t *testing.T, extra map[string]string, set map[string]string, ma
 	if err := os.WriteFile(path, []byte(text+rest), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := p.Reload(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the running Postfix has it no longer", func() bool {
+		c, err := net.Dial("unix", strings.TrimPrefix(p.HandbackAddr(), "unix:"))
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
 	keys := map[string]string{"handback.relay": ""}
 	for k, v := range set {
 		keys[k] = v
