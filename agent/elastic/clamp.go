@@ -40,7 +40,7 @@ func (c *Control) Clamp(now time.Time, cl Clamp) {
 
 // Slow puts a bound of half the present pace on the site.
 func (c *Control) Slow(now, until time.Time, reason string) {
-	c.Clamp(now, Clamp{Sessions: -1, Pace: max(c.meter.rate(now)/2, paceFloor), Until: until, Reason: reason})
+	c.Clamp(now, Clamp{Sessions: -1, Pace: max(c.meter.Rate(now)/2, paceFloor), Until: until, Reason: reason})
 }
 
 // Clamped is the bound that the clamps in force make together, and the reason and the

@@ -3,6 +3,8 @@ package elastic
 import (
 	"fmt"
 	"time"
+
+	"github.com/millrace/millrace/agent/slots"
 )
 
 // How sessions are tried and paid for.
@@ -57,7 +59,7 @@ type Control struct {
 	ref      level // the one to compare it with
 	door     door
 	pace     pace
-	meter    meter
+	meter    slots.Meter
 	host     hostRoom
 	hanging  int // connects under way that are not counted, since they seem to hang
 
@@ -110,7 +112,7 @@ func (c *Control) Observe(now time.Time, s Signal) {
 		d := max(now.Sub(s.Began), 0).Seconds()
 		smooth(&c.latency, d)
 		c.now.add(d)
-		c.meter.add(now)
+		c.meter.Add(now)
 		c.pace.accepted(&s)
 	case Up:
 		smooth(&c.connect, max(now.Sub(s.Began), 0).Seconds())

@@ -7,62 +7,25 @@ import (
 
 // How the pace answers the receiver's "too fast".
 const (
-	paceCutTo    = 0.9              // of the measured goodput
-	paceCutEvery = 2 * time.Second  // a few refusals lower it no sooner again
-	paceStep     = 5 * time.Second  // between two small steps up
-	paceProof    = 10               // messages accepted at a pace before it is raised
-	paceGain     = 0.02             // of each of the first steps
-	paceGainMax  = 0.5              // of the steps after a long clean time
-	paceCareful  = 7                // steps before they grow: 0.9*1.02^7 is past the rate that was refused
-	paceStart    = 1.0              // messages per second, when too few were accepted to measure
-	paceFloor    = 0.1              // messages per second, the least that Slow asks for
-	paceShut     = 1.0 / 30         // messages per second while all are refused: so many tries find it open again
-	paceRegain   = 4                // part of the known rate to go on with then
-	paceDouble   = time.Second      // between two steps back to the known rate
-	paceFew      = 4                // of those accepted and of those refused, to measure by
-	paceSample   = 12               // of both together
-	paceFar      = 0.8              // share accepted, below which the pace is far too fast
-	paceMany     = 12               // refused since a cut that was not enough
-	paceLeast    = 0.25             // share taken to be accepted where one host refuses, at least
-	paceAll      = 6                // refused, with fewer than paceFew accepted, that mean all are
-	meterWindow  = 10 * time.Second // long enough for a rate of one message a second
+	paceCutTo    = 0.9             // of the measured goodput
+	paceCutEvery = 2 * time.Second // a few refusals lower it no sooner again
+	paceStep     = 5 * time.Second // between two small steps up
+	paceProof    = 10              // messages accepted at a pace before it is raised
+	paceGain     = 0.02            // of each of the first steps
+	paceGainMax  = 0.5             // of the steps after a long clean time
+	paceCareful  = 7               // steps before they grow: 0.9*1.02^7 is past the rate that was refused
+	paceStart    = 1.0             // messages per second, when too few were accepted to measure
+	paceFloor    = 0.1             // messages per second, the least that Slow asks for
+	paceShut     = 1.0 / 30        // messages per second while all are refused: so many tries find it open again
+	paceRegain   = 4               // part of the known rate to go on with then
+	paceDouble   = time.Second     // between two steps back to the known rate
+	paceFew      = 4               // of those accepted and of those refused, to measure by
+	paceSample   = 12              // of both together
+	paceFar      = 0.8             // share accepted, below which the pace is far too fast
+	paceMany     = 12              // refused since a cut that was not enough
+	paceLeast    = 0.25            // share taken to be accepted where one host refuses, at least
+	paceAll      = 6               // refused, with fewer than paceFew accepted, that mean all are
 )
-
-// meter measures accepted messages per second over about meterWindow.
-type meter struct {
-	from time.Time // of the current window
-	cur  int
-	prev float64 // messages per second in the window before
-}
-
-func (m *meter) add(now time.Time) {
-	m.roll(now)
-	m.cur++
-}
-
-func (m *meter) roll(now time.Time) {
-	if m.from.IsZero() {
-		m.from = now
-	}
-	switch d := now.Sub(m.from); {
-	case d < meterWindow:
-	case d < 2*meterWindow:
-		m.prev = float64(m.cur) / meterWindow.Seconds()
-		m.from, m.cur = m.from.Add(meterWindow), 0
-	default:
-		*m = meter{from: now}
-	}
-}
-
-func (m *meter) rate(now time.Time) float64 {
-	m.roll(now)
-	d := now.Sub(m.from)
-	if m.prev == 0 { // the first window: what there is of it
-		return float64(m.cur) / max(d, 100*time.Millisecond).Seconds()
-	}
-	share := float64(d) / float64(meterWindow)
-	return m.prev*(1-share) + float64(m.cur)/meterWindow.Seconds()
-}
 
 // pace is the rate limit that was found, if any. known is what the receiver
 // accepted when it last refused only some: below it the way back is short. Where
@@ -141,12 +104,12 @@ func (c *Control) tooFast(now time.Time, s Signal) {
 		return
 	}
 	p.refused(&s)
-	rate := c.meter.rate(now)
+	rate := c.meter.Rate(now)
 	was := p.value
 	switch {
 	case was == 0:
 		p.find(paceCutTo * rate)
-		if c.meter.cur < 4 && c.meter.prev == 0 {
+		if c.meter.Few() {
 			p.find(max(p.value, paceStart))
 		}
 	case p.shut:
@@ -200,7 +163,7 @@ func (c *Control) recover(now time.Time) {
 		gain = min(paceGainMax, paceGain*float64(int(1)<<min(over, 8)))
 	}
 	p.value *= 1 + gain
-	if rate := c.meter.rate(now); p.clean > paceCareful && c.load.Backlog > 0 && p.value > 4*rate {
+	if rate := c.meter.Rate(now); p.clean > paceCareful && c.load.Backlog > 0 && p.value > 4*rate {
 		p.value = 0
 		c.restart()
 		c.record(now, c.want, fmt.Sprintf("no pace needed at %.3g messages/s", rate))

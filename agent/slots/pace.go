@@ -28,7 +28,7 @@ type Pace struct {
 	good, bad int       // answers to what was begun since the cut
 	proof     int       // accepted since the last step
 	clean     int       // steps since the cut
-	meter     meter
+	meter     Meter
 }
 
 // Bucket spaces messages.
@@ -55,12 +55,12 @@ func (b *Bucket) Wait(now time.Time, rate float64) time.Duration {
 func (b *Bucket) Take() { b.tokens-- }
 
 // Rate is what was accepted in the last seconds, messages per second.
-func (p *Pace) Rate(now time.Time) float64 { return p.meter.rate(now) }
+func (p *Pace) Rate(now time.Time) float64 { return p.meter.Rate(now) }
 
 // Accepted notes a message that was begun at a time, one of so many addresses, and
 // raises the pace when that is due.
 func (p *Pace) Accepted(now, began time.Time, n int) {
-	p.meter.add(now)
+	p.meter.Add(now)
 	if p.Value == 0 || began.Before(p.cut) {
 		return
 	}
@@ -83,7 +83,7 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 	p.Value *= 1 + gain
 	p.proof, p.step = 0, now.Add(paceStep)
-	if p.clean > paceCareful && p.Value > 4*p.meter.rate(now)/float64(n) {
+	if p.clean > paceCareful && p.Value > 4*p.meter.Rate(now)/float64(n) {
 		*p = Pace{meter: p.meter} // it binds no more
 	}
 }
@@ -95,11 +95,11 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		return false
 	}
 	p.bad++
-	rate, share := p.meter.rate(now)/float64(n), float64(p.good)/float64(p.good+p.bad)
+	rate, share := p.meter.Rate(now)/float64(n), float64(p.good)/float64(p.good+p.bad)
 	switch {
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
-		if p.meter.few() {
+		if p.meter.Few() {
 			p.Value = max(p.Value, paceStart/float64(n))
 		}
 		p.Known = p.Value
@@ -119,21 +119,24 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	return true
 }
 
-// meter measures accepted messages per second over about meterWindow.
-type meter struct {
+// Meter measures accepted messages per second over about meterWindow. The zero value has
+// seen none.
+type Meter struct {
 	from time.Time // of the current window
 	cur  int
 	prev float64 // messages per second in the window before
 }
 
-func (m *meter) few() bool { return m.cur < 4 && m.prev == 0 }
+// Few says that too few messages were seen to tell a rate.
+func (m *Meter) Few() bool { return m.cur < 4 && m.prev == 0 }
 
-func (m *meter) add(now time.Time) {
+// Add notes an accepted message.
+func (m *Meter) Add(now time.Time) {
 	m.roll(now)
 	m.cur++
 }
 
-func (m *meter) roll(now time.Time) {
+func (m *Meter) roll(now time.Time) {
 	if m.from.IsZero() {
 		m.from = now
 	}
@@ -143,11 +146,12 @@ func (m *meter) roll(now time.Time) {
 		m.prev = float64(m.cur) / meterWindow.Seconds()
 		m.from, m.cur = m.from.Add(meterWindow), 0
 	default:
-		*m = meter{from: now}
+		*m = Meter{from: now}
 	}
 }
 
-func (m *meter) rate(now time.Time) float64 {
+// Rate is the messages per second until now.
+func (m *Meter) Rate(now time.Time) float64 {
 	m.roll(now)
 	d := now.Sub(m.from)
 	if m.prev == 0 { // the first window: what there is of it
