@@ -19,72 +19,39 @@ import (
 // endpoint is what is remembered of a host's TLS by.
 func endpoint(p settings.Host) hosts.Endpoint { return hosts.Endpoint{Name: p.Name, Addr: p.Addr} }
 
-// key is what hosts are ordered by.
-func key(p settings.Host) hosts.Key {
-	return hosts.Key{Addr: p.Addr.Addr(), Preference: p.Preference, Otherwise: p.Otherwise}
-}
-
-// maxAddresses is how many addresses one connect tries, as Postfix's
-// smtp_mx_address_limit.
-const maxAddresses = 5
-
-// connect opens a connection for a session. It tries the hosts in MX order,
-// those that lately gave no answer only if there is no other, those that refused us
-// after their equals (package hosts). sig is the evidence gathered meanwhile. When ctx
-// ends for errAbandoned, the host had its time to answer.
-func (d *Deliverer) connect(ctx context.Context, rt queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
+// connect opens a connection for a session to the place that the queue chose. sig is the
+// evidence of it. When ctx ends for errAbandoned, the host had its time to answer.
+func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
 	set := d.settings.Now()
-	peers, err := set.Hosts(ctx, rt)
-	if err != nil {
+	if p, err = set.Host(rt, at); err != nil {
 		d.log.Info("connect", "site", rt.Site, "status", "failed", "reason", err)
-		return nil, settings.Host{}, nil, err // the site has shown nothing
+		return nil, p, nil, err // the site has shown nothing
 	}
-	hosts.Order(d.hosts, peers, key, time.Now())
-	tries := 0
-	for _, alone := range []bool{false, true} {
-		for _, p = range peers {
-			began := time.Now()
-			if !d.hosts.Acquire(p.Addr.Addr(), began, alone) {
-				continue
-			}
-			if c, err = d.dial(ctx, set, rt, p); err == nil {
-				d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), elastic.Up)
-				return c, p, append(sig, elastic.Signal{Kind: elastic.Up, Host: p.Place(), Began: began}), nil
-			}
-			abandoned := errors.Is(context.Cause(ctx), errAbandoned)
-			if ctx.Err() != nil && !abandoned {
-				return nil, p, sig, err
-			}
-			attempt := failure(err, p)
-			if abandoned {
-				attempt = unanswered(p, time.Since(began))
-			}
-			decision := set.RetryPolicy(rt.Queue).Decide(time.Now(), attempt)
-			d.orders.ApplyRule(orders.Reply{Decision: decision, Route: rt, Host: p, Code: attempt.Code})
-			d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), decision.Signal)
-			switch {
-			case attempt.Code == 0 && attempt.Stage != outcome.TLS:
-				d.hosts.Failed(p.Addr.Addr(), began, time.Now())
-			case decision.Signal == elastic.Refused:
-				d.hosts.Refused(p.Addr.Addr(), began, time.Now())
-			default:
-				d.hosts.Answered(p.Addr.Addr(), time.Now())
-			}
-			sig = append(sig, elastic.Signal{Kind: decision.Signal, Host: p.Place(), Began: began, Text: attempt.Text})
-			d.log.Info("connect", "relay", p.Relay(), "site", rt.Site, "dsn", decision.Enhanced, "status", "failed", "reason", decision.Reason)
-			err = &connectError{decision.Reason, err}
-			// One too many here is one too many at the next host, mostly; and
-			// of hosts that are off one is enough.
-			if tries++; tries == maxAddresses || alone || abandoned || decision.Signal == elastic.Refused {
-				return nil, p, sig, err
-			}
-		}
-		if tries > 0 {
-			return nil, p, sig, err
-		}
+	began := time.Now()
+	if c, err = d.dial(ctx, set, rt, p); err == nil {
+		d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), elastic.Up)
+		return c, p, []elastic.Signal{{Kind: elastic.Up, Host: p.Place(), Began: began}}, nil
 	}
-	err = fmt.Errorf("all hosts of %s lately gave no answer, and are being tried by another connection", rt.Site)
-	return nil, p, nil, err
+	abandoned := errors.Is(context.Cause(ctx), errAbandoned)
+	if ctx.Err() != nil && !abandoned {
+		return nil, p, nil, err
+	}
+	attempt := failure(err, p)
+	if abandoned {
+		attempt = unanswered(p, time.Since(began))
+	}
+	decision := set.RetryPolicy(rt.Queue).Decide(time.Now(), attempt)
+	d.orders.ApplyRule(orders.Reply{Decision: decision, Route: rt, Host: p, Code: attempt.Code})
+	d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), decision.Signal)
+	// TLS that does not satisfy this destination may do for the next: the address answers.
+	if attempt.Stage != outcome.TLS {
+		sig = []elastic.Signal{{
+			Kind: decision.Signal, Host: p.Place(), Began: began, Text: attempt.Text,
+			Connected: attempt.Stage == outcome.Connect && attempt.Fault == outcome.LostConnection,
+		}}
+	}
+	d.log.Info("connect", "relay", p.Relay(), "site", rt.Site, "dsn", decision.Enhanced, "status", "failed", "reason", decision.Reason)
+	return nil, p, sig, &connectError{decision.Reason, err}
 }
 
 // connectError is why a connect failed, in the words of logs.
@@ -99,7 +66,6 @@ func (e *connectError) Unwrap() error { return e.cause }
 // dial opens a connection to one host.
 func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host) (*smtp.Conn, error) {
 	opt := set.Options(rt, p, func(what string) { d.reportTesting(rt, p, what) })
-	addr := p.Addr.Addr()
 	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && d.hosts.TLSBroken(endpoint(p), time.Now()) {
 		opt.TLS = smtp.None
 	}
@@ -113,7 +79,6 @@ func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, rt queue.R
 	if err = d.relays.note(rt.Queue, &opt, p, err, d.log); err != nil {
 		return nil, err
 	}
-	d.hosts.Connected(addr, time.Now())
 	if p.Need.Asks == route.Report {
 		if p.Need.Err != nil {
 			d.reportTesting(rt, p, p.Need.Err.Error())

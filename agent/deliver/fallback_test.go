@@ -89,7 +89,7 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 		rt := queue.Route{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
 			Domain: host, Hosts: []route.Host{{Name: host, Addrs: []netip.Addr{r.Addr.Addr()}}},
 		}}
-		c, _, _, err := d.connect(t.Context(), rt)
+		c, _, _, err := d.connect(t.Context(), rt, queue.Place{Addr: r.Addr})
 		if err != nil {
 			t.Fatalf("%s: %v", host, err)
 		}

@@ -30,7 +30,6 @@ func (d *Deliverer) Session(s *queue.Session) {
 		d.queue.Leave(s, nil, sig, queue.ReasonOf(err))
 		return
 	}
-	defer d.hosts.Disconnected(p.Addr.Addr())
 	w := worker{deliverer: d, conn: conn, peer: p, names: p.Names(), connected: time.Since(began)}
 	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
 	d.queue.Opened(s, sig)
@@ -63,7 +62,7 @@ func (d *Deliverer) connectPatiently(s *queue.Session, rt queue.Route) (c *smtp.
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		c, p, sig, err = d.connect(ctx, rt)
+		c, p, sig, err = d.connect(ctx, rt, s.Place())
 	}()
 	timer := time.NewTimer(queue.HangAfter)
 	defer timer.Stop()

@@ -42,7 +42,7 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 			rt := set.MXRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
 			var first string
 			for try := range 3 { // more connections are up each time
-				c, _, _, err := d.connect(t.Context(), rt)
+				c, _, _, err := d.connect(t.Context(), rt, rt.Places[0])
 				if err != nil {
 					t.Fatalf("pool %v, hosts %v: %v", tt.pool, tt.hosts, err)
 				}
@@ -68,14 +68,20 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 	}
 }
 
-// With the favoured source's family unreachable, the other one serves.
+// With the favoured source's family unreachable, the other one serves: it is the next tier.
 func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	t.Parallel()
 	four := (&listener{}).listen(t, "127.0.0.1:0")
 	set := testSettings(t, func(c *config.Config) { c.Agent.Port, c.Agent.SourceAddresses = four.addr.Port(), addresses("::1") })
 	d := testDeliverer(t, set, nil)
 	rt := set.MXRoute("d.test", &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: "d.test", Hosts: []route.Host{{Name: "mx.test", Addrs: addresses("127.0.0.1", "::1")}}})
-	c, p, _, err := d.connect(t.Context(), rt)
+	if len(rt.Places) != 2 || !rt.Places[0].Addr.Addr().Is6() || rt.Places[0].Tier >= rt.Places[1].Tier {
+		t.Fatalf("places %+v", rt.Places)
+	}
+	if _, _, _, err := d.connect(t.Context(), rt, rt.Places[0]); err == nil {
+		t.Fatal("connected where nobody listens")
+	}
+	c, p, _, err := d.connect(t.Context(), rt, rt.Places[1])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,12 +39,12 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 		return err
 	}
 	showRoute(set, rt, show)
-	peers, err := set.Hosts(ctx, rt)
+	peers, err := set.Hosts(rt)
 	if err != nil {
 		return err
 	}
 	var last error
-	for _, p := range peers[:min(len(peers), maxAddresses)] {
+	for _, p := range peers[:min(len(peers), queue.MaxCalls)] {
 		show("")
 		show(fmt.Sprintf("%s:", p.Relay()))
 		if last = transcribe(ctx, set, rt, p, show); last == nil || ctx.Err() != nil {

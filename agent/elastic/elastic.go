@@ -68,6 +68,8 @@ type Signal struct {
 	Host  string    // address of the server, for telling one host's trouble from the site's
 	Text  string    // the reply, to be shown as the cause; may be ""
 	Began time.Time // when the connect (Up, Refused, Failed) or the transaction began
+
+	Connected bool // of Failed: the connection was there, and broke without a word
 }
 
 // Limits are the configured ceilings of a site.

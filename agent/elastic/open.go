@@ -126,9 +126,12 @@ func (s *Site) drop() {
 	oldest.Drop()
 }
 
+// noTier is the tier where no address answers.
+const noTier = 1 << 30
+
 // tier is the best of which an address answers.
 func tier(now time.Time, list []Candidate) int {
-	best := 1 << 30
+	best := noTier
 	for _, c := range list {
 		if !c.Down(now) {
 			best = min(best, c.Tier)
@@ -167,7 +170,7 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 			best = c.Address
 		}
 	}
-	if best != nil || s.Opening > 0 || s.Live > 0 {
+	if best != nil || t < noTier || s.Opening > s.Hanging || s.Live > 0 {
 		return best
 	}
 	for _, c := range list { // nothing answers: one that is off is tried before its time

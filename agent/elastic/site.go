@@ -297,7 +297,12 @@ func (s *Site) Surplus(now time.Time) int {
 }
 
 // Clamp puts a bound on the site from outside.
-func (s *Site) Clamp(now time.Time, cl Clamp) { s.clamps.put(now, cl) }
+func (s *Site) Clamp(now time.Time, cl Clamp) {
+	if cl.Until.After(now) {
+		s.clamps.put(now, cl)
+		s.record(now, s.want, clamped(cl))
+	}
+}
 
 // Slow puts a bound of half the present rate on the site.
 func (s *Site) Slow(now, until time.Time, reason string) {

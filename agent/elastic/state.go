@@ -25,7 +25,11 @@ func (s *Site) SetLimits(now time.Time, l Limits) {
 		return
 	}
 	s.limits = l
-	s.set(now, s.want, fmt.Sprintf("max_sessions is %d, max_message_rate %.3g/s: %s", l.MaxSessions, l.MaxRate, l.Why))
+	rate := ""
+	if l.MaxRate > 0 {
+		rate = fmt.Sprintf(", max_message_rate %.3g/s", l.MaxRate)
+	}
+	s.set(now, s.want, fmt.Sprintf("max_sessions is %d%s: %s", l.MaxSessions, rate, l.Why))
 }
 
 // awake ages what was learned by the time for which nobody asked for a connect. What is

@@ -26,7 +26,6 @@ func (q *Queue) SetLimits(list []Limit) {
 	for _, s := range q.sites {
 		s.control.SetLimits(now, q.limitsOf(s.key, s.policy))
 		q.bound(s, now)
-		q.grow(s, now)
 	}
 }
 
@@ -52,8 +51,7 @@ func (q *Queue) limitsOf(site string, policy *config.Queue) elastic.Limits {
 
 // bound sends away sessions that stand ready above what a new bound allows.
 func (q *Queue) bound(s *site, now time.Time) {
-	t := s.control.Target(now, s.load())
-	for s.live-s.retiring > t.Sessions && q.retireIdle(func(d *destination) bool { return d.site == s }) {
+	for s.control.Surplus(now) > s.retiring && q.retireIdle(func(x *Session) bool { return x.dest.site == s }) {
 	}
-	q.lookAgain(s, s.control.Next(), now)
+	q.grow(s, now) // the controller says when to look again
 }

@@ -132,7 +132,7 @@ func (q *Queue) Sites() []Site {
 		at[s] = len(list)
 		x := Site{
 			Name: s.key, Queue: s.policy.Name, Waiting: s.waiting,
-			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now, s.load()), Refused: s.refused,
+			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now), Refused: s.refused,
 		}
 		x.Clamp, _ = s.control.Clamped(now)
 		x.Latency = s.control.Latency()

@@ -28,6 +28,10 @@ const HangAfter = 2 * time.Second
 // a greeting to tell those who do not.
 const longConnect = time.Minute
 
+// trialsTold is how many connects on trial, each given up for want of a place, show that a
+// destination does not answer: the last of them comes two minutes after the first.
+const trialsTold = 4
+
 // connectBudget are connects under way to sites where nothing is up, and the sites that
 // wait until they may make one.
 type connectBudget struct {
@@ -145,7 +149,7 @@ func (q *Queue) MayKeepConnecting(s *Session) time.Duration {
 	site := s.dest.site
 	if !s.hangs {
 		s.hangs = true
-		site.hanging++
+		site.control.Hangs(&s.slot)
 	}
 	wait := q.keepConnecting(s)
 	q.grow(site, now) // another connect in its stead
@@ -157,6 +161,12 @@ func (q *Queue) keepConnecting(s *Session) time.Duration {
 	site := s.dest.site
 	if site.live > 0 && site.reachable {
 		q.attempt(s, nil) // it is one host that hangs: what to do about that is up to the controller
+		if s.onTrial && site.control.Held() >= site.control.Want() {
+			// It has the place of one that works. Where it was so again and again, its
+			// silence is its destination's.
+			s.untried = s.dest.failures < trialsTold
+			return 0
+		}
 		return longConnect
 	}
 	site.reachable, site.slow = false, true

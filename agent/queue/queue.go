@@ -8,7 +8,8 @@
 // A domain that has been routed belongs to a destination (one MX set, port, TLS
 // policy and source address), and so do its lanes; when the route of a domain
 // changes, its lanes move, not their entries. A destination belongs to a site,
-// the unit of limits, which has one elastic.Control. Streams share a destination
+// the unit of limits, which has one elastic.Site. An address has one row in the table of
+// slots, whoever's mail leads there. Streams share a destination
 // by deficit round robin.
 //
 // # The sequence of calls
@@ -47,6 +48,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/slots"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -101,6 +103,10 @@ type Queue struct {
 	laneByNo   slab[*lane]
 	dests      map[string]*destination
 	sites      map[string]*site
+	table      *slots.Table               // of the addresses
+	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
+	spare      *Session                   // for the next connect
+	scratch    []elastic.Candidate
 
 	timers         timers
 	due            map[uint32]*bucket // unix second / bucketSeconds -> deferred recipients
@@ -210,6 +216,8 @@ func New(o Options) *Queue {
 		priorities: make(map[string]int),
 		dests:      make(map[string]*destination),
 		sites:      make(map[string]*site),
+		table:      slots.NewTable(maxRows),
+		crowds:     make(map[*slots.Address][]*site),
 		due:        make(map[uint32]*bucket),
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),
@@ -218,6 +226,9 @@ func New(o Options) *Queue {
 		reasons:    names{limit: maxReasons},
 	}
 }
+
+// maxRows is how many addresses are remembered beside those in use.
+const maxRows = 10_000
 
 // Run serves the timers (retries, probes, pace) until ctx ends.
 func (q *Queue) Run(ctx context.Context) {
@@ -460,13 +471,3 @@ func (q *Queue) Close(ctx context.Context) error {
 func seconds(t time.Time) uint32 { return uint32(max(t.Unix(), 0)) }
 
 func moment(s uint32) time.Time { return time.Unix(int64(s), 0) }
-
-// signal hands evidence to the site's controller.
-func (s *site) signal(now time.Time, sig []elastic.Signal) {
-	for _, x := range sig {
-		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
-			s.refused++
-		}
-		s.control.Observe(now, x)
-	}
-}

@@ -7,6 +7,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/slots"
 )
 
 // Route is where a domain's mail goes: the answer to Options.Resolve. Domains
@@ -19,8 +20,18 @@ type Route struct {
 	Plan     *route.Plan   // hosts, for an MX route
 	Relay    string        // "host:port" or "unix:/path", for a relay
 	Handback bool          // the relay is the host MTA: mail accepted there is handed back
+	Places   []Place       // where a connection may go, the best tier first; none: the relay's socket, or nowhere at present
 	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
 	Expires  time.Time     // ask again then; zero: never
+}
+
+// Place is an address that connections may go to, and where they come from. Those of a
+// higher tier are for when all of the lower ones are down: worse MX preferences, and of
+// a host the later protocols.
+type Place struct {
+	Addr   netip.AddrPort // the zero value: there is no address, as of a socket
+	Source netip.Addr     // the zero value: the kernel's choice
+	Tier   int
 }
 
 // site is the unit of limits.
@@ -28,14 +39,14 @@ type site struct {
 	linked[*site]              // on line
 	line          *ring[*site] // where the site waits to open a session; nil: nowhere
 	key           string
-	control       *elastic.Control
+	control       *elastic.Site
 	policy        *config.Queue
 	dests         int
 	wanting       ring[*destination] // with mail waiting and wanting a session
 	waiting       int
 	live          int
 	opening       int
-	hanging       int  // of opening, those under way for HangAfter
+	trying        int  // sessions to destinations that have taken nothing yet, see trials
 	retiring      int  // of live, told to go and not yet gone
 	incoming      int  // sessions of other sites that were told to go in its favour, not yet gone
 	reachable     bool // it has worked since the last connect that failed with none up
@@ -46,9 +57,10 @@ type site struct {
 	took      bool      // has taken a message since
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
 
-	pace     tokens    // for transactions
-	connects tokens    // for new connections
-	planned  time.Time // when a timer will next look at the site
+	paced    []*destination // with mail and sessions ready, which the pace holds back
+	crowd    *slots.Address // where it waits for a slot that another site holds; nil: nowhere
+	connects tokens         // for new connections
+	planned  time.Time      // when a timer will next look at the site
 }
 
 // tokens is a bucket that fills at a rate; what it holds may go at once.
@@ -57,11 +69,10 @@ type tokens struct {
 	filled time.Time
 }
 
-// take takes a token, or says how long it is until there is one. A rate of 0 has
-// no limit.
-func (t *tokens) take(now time.Time, rate, burst float64) (wait time.Duration) {
+// wait says how long it is until there is a token. A rate of 0 has no limit.
+func (t *tokens) wait(now time.Time, rate, burst float64) time.Duration {
 	if rate <= 0 {
-		t.n, t.filled = 0, now // a limit that is found begins with nothing saved
+		t.n, t.filled = 1, now
 		return 0
 	}
 	t.n = min(burst, t.n+now.Sub(t.filled).Seconds()*rate)
@@ -69,9 +80,11 @@ func (t *tokens) take(now time.Time, rate, burst float64) (wait time.Duration) {
 	if t.n < 1 {
 		return 1 + time.Duration((1-t.n)/rate*float64(time.Second)) // not a fraction too early, again and again
 	}
-	t.n--
 	return 0
 }
+
+// take takes a token; wait said that there is one.
+func (t *tokens) take() { t.n-- }
 
 func (s *site) link() *linked[*site] { return &s.linked }
 
@@ -88,8 +101,13 @@ type destination struct {
 	live, opening        int
 	idleSinceUp          int // of live, those that have not asked for work yet
 
-	allowance allowance // messages on one connection, if the receiver has a limit
+	candidates []elastic.Candidate // the places, as the controller knows them
+	shunned    []shun              // of each of them
+	allowance  allowance           // messages on one connection, if the receiver has a limit
 
+	proven   bool      // it has dealt with a transaction since its last connect that failed with none up
+	paced    bool      // it is on site.paced
+	calls    int       // connects failed in this round, each at another address
 	failures int       // connects failed in a row, with none up; those count too of whose session no mail was tried
 	holdoff  time.Time // no connect before this
 	reason   string    // why the last connect failed; "" when one is up
@@ -205,14 +223,15 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 	if d == nil {
 		s := q.sites[w.Site]
 		if s == nil {
-			s = &site{key: w.Site, policy: w.Queue, control: elastic.New(now, q.limitsOf(w.Site, w.Queue))}
-			s.pace.filled, s.connects.filled = now, now
+			s = &site{key: w.Site, policy: w.Queue, control: elastic.NewSite(now, q.limitsOf(w.Site, w.Queue))}
+			s.connects.filled = now
 			q.sites[w.Site] = s
 		}
 		s.dests++
 		d = &destination{site: s, flows: make(map[uint32]*flow)}
 		q.dests[w.Key] = d
 	}
+	q.aim(d, &w, now)
 	d.route = &w
 	if s := d.site; s.policy != w.Queue {
 		s.policy = w.Queue
@@ -307,6 +326,7 @@ func (q *Queue) moveWaiting(d *destination, n int) {
 		d.site.wanting.remove(d)
 		if d.site.wanting.n == 0 {
 			d.site.leaveLine()
+			q.leaveCrowd(d.site)
 		}
 	}
 }
@@ -335,16 +355,11 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 	if d.waiting == 0 {
 		return false
 	}
-	if n := len(d.ready); n > 0 {
-		t := d.site.control.Target(now, d.site.load())
-		if !q.paced(d.site, t, now) {
+	if len(d.ready) > 0 {
+		s, wait := q.inTurn(d, now)
+		if s == nil {
+			q.hold(d, now.Add(wait), now)
 			return false
-		}
-		// The last used one, so that those not needed time out; but under a pace
-		// they take turns, or one host would get more than its part of the rate.
-		s := d.ready[n-1]
-		if t.Pace > 0 {
-			s = d.ready[0]
 		}
 		q.unready(s)
 		q.assign(s)
@@ -363,114 +378,9 @@ func (q *Queue) serveAll(d *destination, now time.Time) {
 	}
 }
 
-// load is what the controller needs to know.
-func (s *site) load() elastic.Load {
-	return elastic.Load{Backlog: s.waiting, Live: s.live, Opening: s.opening, Hanging: s.hanging}
-}
-
-// grow opens sessions while the site wants more. The gates to a connect, in this order:
-//
-//  1. the queue is not closing, and a destination of the site has more mail waiting than
-//     sessions that are opening or idle (wanting);
-//  2. the controller lets one more be opened before one is up (Target.Unproven);
-//  3. the destination is not held off after a failure, and no probe of it is under way
-//     (holdoff, failures);
-//  4. the controller's sessions (Target.Sessions), with limits and clamps in it;
-//  5. the budget of connects to sites where nothing is up (overBudget, probing.go);
-//  6. max_sessions of the agent;
-//  7. max_connection_rate of the queue (connects).
-//
-// At 4 and 6 an idle session elsewhere makes room if there is one. A lane that is paused
-// is not among those that wait. Past the gates a session calls hosts in the order of
-// package hosts; once it is up, each transaction waits for the pace (paced).
-func (q *Queue) grow(s *site, now time.Time) {
-	if q.closed || s.wanting.n == 0 {
-		return
-	}
-	t := s.control.Target(now, s.load())
-	for tries := s.wanting.n; tries > 0 && s.wanting.n > 0; tries-- {
-		if s.opening >= t.Unproven {
-			break
-		}
-		d := s.wanting.head
-		if d.waiting <= d.opening+d.idleSinceUp+len(d.ready) {
-			s.wanting.remove(d)
-			continue
-		}
-		// Before any budget: for one that would not connect now nobody makes room.
-		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 {
-			s.wanting.rotate() // its probe is among the timers, or under way
-			continue
-		}
-		// At a limit, a session that stands idle at another destination makes
-		// room; its Leave brings us back here.
-		if s.live+s.opening >= t.Sessions {
-			if s.live+s.opening-s.retiring >= t.Sessions {
-				q.retireIdle(func(d *destination) bool { return d.site == s })
-			}
-			break
-		}
-		if q.overBudget(s) {
-			q.waitForSlot(s)
-			break
-		}
-		if q.sessions >= q.o.MaxSessions {
-			if q.sessions-q.retiring >= q.o.MaxSessions {
-				q.retireIdle(func(*destination) bool { return true })
-			}
-			q.waitForSlot(s)
-			break
-		}
-		s.wanting.rotate()
-		if wait := s.connects.take(now, float64(s.policy.MaxConnectionRate), max(1, float64(s.policy.MaxConnectionRate))); wait > 0 {
-			q.lookAgain(s, now.Add(wait), now)
-			break
-		}
-		q.launch(d)
-		tries = s.wanting.n + 1 // it may want another one
-	}
-	q.lookAgain(s, s.control.Next(), now)
-}
-
-// launch opens one session.
-func (q *Queue) launch(d *destination) {
-	s := &Session{dest: d, route: d.route, wake: make(chan wake, 1)}
-	d.opening++
-	d.site.opening++
-	q.sessions++
-	if !d.site.reachable {
-		q.attempt(s, q.budgetOf(d.site))
-	}
-	q.o.Launch(s)
-}
-
-// retireIdle sends away the session that has been ready longest of those that
-// fit, if there is one.
-func (q *Queue) retireIdle(fits func(*destination) bool) bool {
-	for s, ok := q.idle.first(); ok; s, ok = s.next, s.next != nil {
-		if fits(s.dest) {
-			q.unready(s)
-			q.retire(s)
-			s.wake <- wakeRetire
-			return true
-		}
-	}
-	return false
-}
-
-// paced takes a token for one transaction, or plans a look at the site for when
-// there will be one.
-func (q *Queue) paced(s *site, t elastic.Target, now time.Time) bool {
-	wait := s.pace.take(now, t.Pace, max(1, t.Pace/10))
-	if wait > 0 {
-		q.lookAgain(s, now.Add(wait), now)
-	}
-	return wait == 0
-}
-
 // lookAgain plans a look at the site, unless an earlier one is planned.
 func (q *Queue) lookAgain(s *site, at, now time.Time) {
-	if at.IsZero() {
+	if !at.After(now) {
 		return
 	}
 	if soon := now.Add(soonest); at.Before(soon) {
@@ -492,31 +402,18 @@ func (s *site) fire(q *Queue, now time.Time) {
 		return // an entry left behind
 	}
 	s.planned = time.Time{}
-	for s.waiting > 0 {
-		sess, ok := q.readyWithMail(s)
-		if !ok || !q.serveOne(sess.dest, now) {
-			break
-		}
-	}
+	q.servePaced(s, now)
 	q.grow(s, now)
-}
-
-// readyWithMail finds a ready session of the site whose destination has mail.
-func (q *Queue) readyWithMail(s *site) (*Session, bool) {
-	for x, ok := q.idle.first(); ok; x, ok = x.next, x.next != nil {
-		if x.dest.site == s && x.dest.waiting > 0 {
-			return x, true
-		}
-	}
-	return nil, false
 }
 
 // fire probes a destination that was down, or forgets one long unused.
 func (d *destination) fire(q *Queue, now time.Time) {
 	if d.domains == 0 && d.live == 0 && d.opening == 0 && q.dests[d.route.Key] == d {
 		delete(q.dests, d.route.Key)
+		q.aim(d, &Route{}, now)
 		if d.site.dests--; d.site.dests == 0 {
 			d.site.leaveLine()
+			q.leaveCrowd(d.site)
 			delete(q.sites, d.site.key)
 		}
 		return

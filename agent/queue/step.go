@@ -2,10 +2,12 @@ package queue
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/slots"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -18,7 +20,11 @@ type Session struct {
 	route            *Route         // of dest, when the session was launched or last given a job
 	wake             chan wake      // one message for each time it leaves the ready list
 	among            *connectBudget // where it is counted until it is up; nil: nowhere
-	hangs            bool           // counted in site.hanging
+	slot             slots.Slot     // of its connection
+	place            int            // of its route's places
+	holds            bool           // the slot
+	onTrial          bool           // counted in site.trying
+	hangs            bool           // its connect has been under way for HangAfter
 	mayTakeLong      bool           // its connect was given patience
 	retiring         bool           // told to go: counted in Queue.retiring, and what closes after that is our doing
 	untried          bool           // its connect tells nothing of the destination
@@ -29,8 +35,12 @@ type Session struct {
 	job   Job
 	items []Item
 	jobs  int       // transactions taken
+	most  int       // then it ends
 	tried int       // of these, settled with at least one recipient tried
 	last  time.Time // when the last of them was
+
+	turnJobs int       // transactions taken before its present turn
+	turnAt   time.Time // when that began
 
 	messages   int // what the peer announced to take on one connection; 0: nothing
 	recipients int // and in one transaction
@@ -86,12 +96,14 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 		q.attempt(s, nil)
 	} // else it keeps its place until the receiver has worked: to answer EHLO costs nothing
 	s.up = true
+	s.most, s.turnAt = spread(s.route.Queue.MaxMessagesPerConnection), now
 	d.live++
 	d.site.live++
 	d.reason, d.failed = "", time.Time{}
 	s.idleSinceUp = true
 	d.idleSinceUp++
-	d.site.signal(now, sig)
+	d.calls = 0
+	q.tell(s, sig, now)
 	if d.waiting > d.opening+d.idleSinceUp {
 		d.site.wanting.push(d)
 	}
@@ -111,9 +123,45 @@ func (s *Session) started() {
 func (q *Queue) tried(s *Session) {
 	s.dest.opening--
 	s.dest.site.opening--
-	if s.hangs {
-		s.hangs = false
-		s.dest.site.hanging--
+}
+
+// spread is after how many of so many messages a session ends: those that began together
+// shall not end together.
+func spread(most int) int { return most - rand.N(max(1, most/4)) }
+
+// tell hands evidence of a session to its site's controller.
+func (q *Queue) tell(s *Session, sig []elastic.Signal, now time.Time) {
+	site := s.dest.site
+	control := site.control
+	for _, x := range sig {
+		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
+			site.refused++
+		}
+		if !s.holds {
+			continue // the slot was refused: what comes after tells nothing of it
+		}
+		switch x.Kind {
+		case elastic.Up:
+			control.CameUp(&s.slot, now)
+		case elastic.Accepted:
+			control.Accepted(&s.slot, now, x.Began)
+		case elastic.Refused:
+			s.holds = false
+			if s.onTrial { // beside others of its site that work it is its own affair
+				control.Failed(&s.slot, now, false)
+				break
+			}
+			control.Refused(&s.slot, now, x.Text)
+		case elastic.RateRefused:
+			if !s.onTrial {
+				control.TooFast(&s.slot, now, x.Began, x.Text)
+			}
+		case elastic.Failed:
+			if !s.up && !s.untried {
+				s.holds = false
+				control.Failed(&s.slot, now, x.Connected)
+			}
+		}
 	}
 }
 
@@ -126,23 +174,21 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	s.started()
 	q.finish(s, done, sig, now)
 	site := s.dest.site
-	target := site.control.Target(now, site.load())
-	if err := q.dismiss(s, target, now); err != nil {
+	if err := q.dismiss(s, now); err != nil {
 		q.retire(s)
 		q.mu.Unlock()
 		return Job{}, err
 	}
-	inTurn := target.Pace == 0 || len(s.dest.ready) == 0
-	if s.dest.waiting > 0 && inTurn && q.paced(site, target, now) {
+	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && site.control.MayBegin(&s.slot, now) == 0 {
 		q.assign(s)
-		q.grow(site, now) // the evidence may have raised the target
+		q.grow(site, now) // the evidence may have raised what is wanted
 		q.mu.Unlock()
 		return s.job, nil
 	}
 	q.grow(site, now)
 	s.dest.ready = append(s.dest.ready, s)
 	q.idle.push(s)
-	if !inTurn {
+	if s.dest.waiting > 0 { // the pace holds it back, or those before it
 		q.serveOne(s.dest, now)
 	}
 	q.mu.Unlock()
@@ -188,7 +234,7 @@ func (q *Queue) sitDown(s *Session, must bool) wake {
 		return <-s.wake
 	}
 	site := s.dest.site
-	if !must && s.dest.waiting > 0 && site.live-site.retiring <= site.control.Target(time.Now(), site.load()).Sessions {
+	if !must && s.dest.waiting > 0 && site.control.Surplus(time.Now()) <= site.retiring {
 		return wakeNone
 	}
 	q.unready(s)
@@ -230,7 +276,11 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	if tried {
 		s.tried++
 		s.last = now
-		s.dest.failures, s.dest.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
+		d := s.dest
+		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
+		if i := d.placeOf(s.slot.Address); d.shunned[i].times > 0 {
+			d.shunned[i] = shun{}
+		}
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
 		if !settled(done, s.job.Items[i].Handle) {
@@ -239,9 +289,11 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	}
 	s.job = Job{}
 	site := s.dest.site
-	site.signal(now, sig)
+	q.tell(s, sig, now)
 	q.serveChanged(now)
 	if slices.ContainsFunc(sig, worked) {
+		s.endTrial()
+		s.dest.proven = true
 		q.attempt(s, nil)
 		if !site.reachable {
 			site.reachable = true
@@ -266,23 +318,28 @@ func settled(done []Settled, h Handle) bool {
 }
 
 // dismiss says whether the session must go.
-func (q *Queue) dismiss(s *Session, t elastic.Target, now time.Time) error {
+func (q *Queue) dismiss(s *Session, now time.Time) error {
 	if q.closed {
 		return ErrClosed
 	}
 	d := s.dest
-	if most := d.allowance.most(now); s.jobs >= d.route.Queue.MaxMessagesPerConnection ||
+	if most := d.allowance.most(now); s.jobs >= min(s.most, d.route.Queue.MaxMessagesPerConnection) ||
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if d.site.live-d.site.retiring > t.Sessions {
+	if !s.holds || d.site.control.Surplus(now) > d.site.retiring {
 		return ErrRetire
 	}
-	if d.waiting > 0 && (s.jobs%turn != 0 || s.jobs == 0) {
+	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
 		return nil
 	}
 	// Others wait for room: give it up when idle, or after a fair turn.
-	if d.site.wanting.n > 0 && d.site.live-d.site.retiring+d.site.opening >= t.Sessions && q.hungryElsewhere(d) {
+	if s.successor = q.heirAt(s); s.successor != nil {
+		q.leaveCrowd(s.successor)
+		s.successor.incoming++
+		return ErrRetire
+	}
+	if d.site.wanting.n > 0 && d.site.retiring == 0 && d.site.control.Full() && q.hungryElsewhere(d, now) {
 		return ErrRetire
 	}
 	if q.sessions >= q.o.MaxSessions {
@@ -327,10 +384,13 @@ func (q *Queue) neediest(than int) (least *site) {
 const turn = 20
 
 // hungryElsewhere reports whether another destination of the site waits for its
-// first session.
-func (q *Queue) hungryElsewhere(d *destination) bool {
+// first session, and may have one now.
+func (q *Queue) hungryElsewhere(d *destination, now time.Time) bool {
 	x, ok := d.site.wanting.first()
-	return ok && x != d && x.live+x.opening == 0
+	if !ok || x == d || x.live+x.opening > 0 || x.holdoff.After(now) {
+		return false
+	}
+	return !q.onTrial(x) || d.site.trying < d.site.trials()
 }
 
 // Leave ends a session: it could not connect, its connection is gone, or it was
@@ -358,6 +418,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		heir.incoming--
 	}
 	q.attempt(s, nil)
+	s.endTrial()
 	if s.up {
 		d.live--
 		d.site.live--
@@ -367,11 +428,27 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	} else {
 		q.tried(s)
 	}
+	if s.holds {
+		s.holds = false
+		if s.up {
+			d.site.control.Ended(&s.slot, now)
+		} else {
+			d.site.control.Void(&s.slot, now)
+			if !s.untried {
+				d.pass(s, now)
+			}
+		}
+	} else if s.up && !ours {
+		ours = true // it was one too many: a word about our number, not a failure
+	}
 	if !s.up || s.jobs > 0 && s.tried == 0 && !ours {
-		q.backOff(d, why, now)
+		if s.up {
+			d.pass(s, now)
+		}
+		refused := len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
+		q.failedConnect(d, why, refused && !s.onTrial, now)
 		// One too many beside others of ours: that is our doing.
-		full := d.site.live > 0 && len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
-		if d.live == 0 && !s.untried && !full {
+		if d.live == 0 && !s.untried && !(refused && d.site.live > 0) {
 			d.failed = now
 		}
 	}
@@ -426,19 +503,29 @@ func (a *allowance) most(now time.Time) int {
 	return a.n
 }
 
-// backOff keeps connects away from a destination after one has failed: longer each
-// time while none is up, a moment only while others are.
-func (q *Queue) backOff(d *destination, why string, now time.Time) {
+// failedConnect notes that a connect failed. With others up, the destination is left alone
+// for a moment. With none up, the next of its addresses is called at once, and when there
+// is no other, it is held off: longer each time. When the next connect may be made after a
+// refusal is up to the controller.
+func (q *Queue) failedConnect(d *destination, why string, refused bool, now time.Time) {
 	wait := time.Second
 	if d.live == 0 {
+		d.proven = false
+		d.reason = why
+		d.site.reachable = d.site.reachable && d.site.live > 0
+		if d.calls++; !refused && d.calls < MaxCalls && d.another(now) {
+			return
+		}
+		d.calls = 0
+		if refused {
+			return
+		}
 		if !d.holdoff.After(now) { // several connects failing together count once
 			d.failures++
 		}
-		d.reason = why
-		d.site.reachable = d.site.reachable && d.site.live > 0
 		wait = holdoffs[min(max(d.failures, 1), len(holdoffs))-1]
 	}
-	if until := now.Add(wait); until.After(d.holdoff) {
+	if until := now.Add(wait); !refused && until.After(d.holdoff) {
 		d.holdoff = until
 		q.schedule(until, d)
 	}

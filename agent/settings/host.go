@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/queue"
@@ -77,15 +78,12 @@ func (s *Settings) hello(source netip.Addr) string {
 	return s.Config.Hostname
 }
 
-// Hosts lists the addresses to try, in order, without the hosts that the
-// domain's policies keep us from. When that leaves none, the error says why. A
-// queue that wants no TLS minds no policy.
-func (s *Settings) Hosts(ctx context.Context, rt queue.Route) ([]Host, error) {
+// Hosts lists the addresses of a route, in order, without the hosts that the domain's
+// policies keep us from. When that leaves none, the error says why. A queue that wants no
+// TLS minds no policy.
+func (s *Settings) Hosts(rt queue.Route) ([]Host, error) {
 	if rt.Plan == nil {
-		if refused := rt.Queue.RelayAuthRefused; refused != "" {
-			return nil, Withheld{Err: errors.New(refused)}
-		}
-		return relayPeers(ctx, rt.Relay)
+		return relayHosts(rt)
 	}
 	var list []Host
 	var kept error
@@ -108,26 +106,100 @@ func (s *Settings) Hosts(ctx context.Context, rt queue.Route) ([]Host, error) {
 	return list, nil
 }
 
-// relayPeers resolves a configured relay, "host:port" or "unix:/path".
-func relayPeers(ctx context.Context, relay string) ([]Host, error) {
-	if path := config.RelaySocket(relay); path != "" {
+// Host is the server at one of a route's places. The error says that the policies in force
+// keep us from it.
+func (s *Settings) Host(rt queue.Route, at queue.Place) (Host, error) {
+	list, err := s.Hosts(rt)
+	if err != nil {
+		return Host{}, err
+	}
+	for _, h := range list {
+		if h.Addr == at.Addr {
+			return h, nil
+		}
+	}
+	return Host{}, Withheld{Err: fmt.Errorf("%v is no host of %s any more", at.Addr, rt.Site)}
+}
+
+// places are a route's hosts as the queue knows them: of a lower tier are those of a better
+// preference; of these the favoured source's family; and of a host its first protocol.
+func (s *Settings) places(rt queue.Route) []queue.Place {
+	list, err := s.Hosts(rt)
+	if err != nil {
+		return nil // a connect will tell
+	}
+	first := make(map[string]bool) // host -> is its first address IPv4
+	preferences := 0
+	var places []queue.Place
+	for i, h := range list {
+		if i > 0 && h.Preference != list[i-1].Preference {
+			preferences++
+		}
+		is4 := h.Addr.Addr().Is4()
+		if _, known := first[h.Name]; !known {
+			first[h.Name] = is4
+		}
+		if h.Socket != "" || slices.ContainsFunc(places, func(p queue.Place) bool { return p.Addr == h.Addr }) {
+			continue // two names of one address: the better one
+		}
+		tier := 4 * preferences
+		if h.Otherwise {
+			tier += 2
+		}
+		if first[h.Name] != is4 {
+			tier++
+		}
+		places = append(places, queue.Place{Addr: h.Addr, Source: source(&rt, h.Addr.Addr()), Tier: tier})
+	}
+	slices.SortStableFunc(places, func(a, b queue.Place) int { return cmp.Or(cmp.Compare(a.Tier, b.Tier), a.Addr.Compare(b.Addr)) })
+	return places
+}
+
+// relayHosts are the addresses of a configured relay, "host:port" or "unix:/path".
+func relayHosts(rt queue.Route) ([]Host, error) {
+	if refused := rt.Queue.RelayAuthRefused; refused != "" {
+		return nil, Withheld{Err: errors.New(refused)}
+	}
+	if path := config.RelaySocket(rt.Relay); path != "" {
 		return []Host{{Name: "localhost", Socket: path}}, nil
 	}
-	host, port, err := net.SplitHostPort(relay)
+	host, _, _ := net.SplitHostPort(rt.Relay)
+	var list []Host
+	for _, p := range rt.Places {
+		list = append(list, Host{Name: host, Addr: p.Addr})
+	}
+	return list, nil
+}
+
+// relayTTL is how long the addresses of a relay's name are used. The host's resolver does
+// not tell.
+const relayTTL = time.Minute
+
+// relayed completes the route to a relay by its addresses.
+func relayed(ctx context.Context, rt queue.Route) (queue.Route, error) {
+	if config.RelaySocket(rt.Relay) != "" {
+		return rt, nil
+	}
+	failed := func(err error) (queue.Route, error) {
+		return queue.Route{}, &route.Error{Domain: rt.Relay, Reason: route.Temporary, Err: fmt.Errorf("relay %q: %w", rt.Relay, err)}
+	}
+	host, port, err := net.SplitHostPort(rt.Relay)
 	if err != nil {
-		return nil, fmt.Errorf("relay %q: %w", relay, err)
+		return failed(err)
 	}
 	no, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
 	if err != nil {
-		return nil, fmt.Errorf("relay %q: %w", relay, err)
+		return failed(err)
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return nil, fmt.Errorf("relay %q: %w", relay, err)
+		return failed(err)
 	}
-	var list []Host
 	for _, x := range addrs {
-		list = append(list, Host{Name: host, Addr: netip.AddrPortFrom(x.Unmap(), uint16(no))})
+		rt.Places = append(rt.Places, queue.Place{Addr: netip.AddrPortFrom(x.Unmap(), uint16(no))})
 	}
-	return list, nil
+	if _, err := netip.ParseAddr(host); err != nil {
+		rt.Expires = time.Now().Add(relayTTL)
+	}
+	return rt, nil
 }

@@ -22,7 +22,7 @@ func TestPoliciesChooseAmongHosts(t *testing.T) {
 	s := &Settings{Config: &config.Config{}}
 	peers := func(level config.TLS) (list []string, err error) {
 		t.Helper()
-		all, err := s.Hosts(t.Context(), queue.Route{Queue: &config.Queue{TLS: level}, Plan: plan})
+		all, err := s.Hosts(queue.Route{Queue: &config.Queue{TLS: level}, Plan: plan})
 		for _, p := range all {
 			list = append(list, p.Name+" "+p.Need.String())
 		}

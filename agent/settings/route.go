@@ -15,7 +15,7 @@ import (
 func (s *Settings) Route(ctx context.Context, name string) (queue.Route, error) {
 	q := s.QueueOf(name)
 	if name == s.Relay {
-		return s.handbackRoute(), nil
+		return relayed(ctx, s.handbackRoute())
 	}
 	if q.Route.Kind == config.RouteMX {
 		plan, err := s.Resolver.Lookup(ctx, name)
@@ -32,13 +32,13 @@ func (s *Settings) Route(ctx context.Context, name string) (queue.Route, error) 
 		}
 	}
 	if q.Route.Kind == config.RouteHandback {
-		return s.handbackRoute(), nil
+		return relayed(ctx, s.handbackRoute())
 	}
-	return queue.Route{
+	return relayed(ctx, queue.Route{
 		Queue: q, Relay: q.Route.Relay,
 		Site: queue.RelayDomain(q.Route.Relay),
 		Key:  fmt.Sprintf("%s %s %s %v %v %s", queue.RelayDomain(q.Route.Relay), q.Name, q.TLS, q.RelayWrappermode, q.RelayAuth, q.RelayAuthTLS),
-	}, nil
+	})
 }
 
 // HandbackQueue is the name of the queue of what goes to the host MTA.
@@ -84,9 +84,11 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	if q.TLS != config.TLSNone {
 		needs = plan.Needs()
 	}
-	return queue.Route{
+	rt := queue.Route{
 		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
 		Site: site + first,
 		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
 	}
+	rt.Places = s.places(rt)
+	return rt
 }

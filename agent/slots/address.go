@@ -48,6 +48,7 @@ type Address struct {
 	// lately. It bounds only where one more was refused: Limited.
 	Accepted int
 	Limited  bool
+	Users    int       // destinations that list it; while there are any the row stays
 	Strikes  int       // replacements refused in a row
 	Opens    time.Time // no connect before
 	Cut      time.Time // connects begun before it tell nothing new
@@ -109,7 +110,7 @@ func (a *Address) Answered() { a.failures, a.until, a.trying = 0, time.Time{}, f
 // idle says that nothing is lost with the row but what was learned.
 func (a *Address) idle(now time.Time) bool {
 	a.Look(now)
-	return a.Held() == 0
+	return a.Users == 0 && a.Held() == 0
 }
 
 // Table is the rows, by key. It is guarded by the lock of its owner.
@@ -117,6 +118,9 @@ type Table struct {
 	rows map[Key]*Address
 	most int
 }
+
+// rowLooks is how many rows are looked at for one that may go.
+const rowLooks = 16
 
 // NewTable returns a table of at most so many rows, more only while all are in use.
 func NewTable(most int) *Table { return &Table{rows: make(map[Key]*Address), most: most} }
@@ -129,9 +133,13 @@ func (t *Table) Row(k Key, now time.Time) *Address {
 		return a
 	}
 	if len(t.rows) >= t.most {
+		looks := rowLooks // where nearly all are in use, the table grows
 		for key, a := range t.rows {
 			if a.idle(now) {
 				delete(t.rows, key)
+				break
+			}
+			if looks--; looks == 0 {
 				break
 			}
 		}
@@ -143,7 +151,7 @@ func (t *Table) Row(k Key, now time.Time) *Address {
 
 // Forget drops what was learned at an address, but not the slots that are held.
 func (a *Address) Forget() {
-	*a = Address{Key: a.Key, Count: a.Count, ended: a.ended, Bucket: a.Bucket, news: a.news}
+	*a = Address{Key: a.Key, Count: a.Count, ended: a.ended, Users: a.Users, Bucket: a.Bucket, news: a.news}
 }
 
 // Forget drops what was learned at an address.

@@ -1,0 +1,190 @@
+package queue
+
+import (
+	"time"
+
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// grow opens sessions while the site wants more. The gates to a connect, in this order:
+//
+//  1. the queue is not closing, and a destination of the site has more mail waiting than
+//     sessions that are opening or idle (wanting);
+//  2. the destination is not held off after a failure, and no probe of it is under way
+//     (holdoff, failures);
+//  3. beside others that work, one that has taken nothing yet has a part of the site (trials);
+//  4. the budget of connects to sites where nothing is up (overBudget, probing.go);
+//  5. max_sessions of the agent;
+//  6. max_connection_rate of the queue (connects);
+//  7. the controller has a place, in the site and at an address of the destination
+//     (elastic.Site.Open): limits and clamps, lag, refusals, breakers.
+//
+// At 5 and 7 an idle session elsewhere makes room if there is one. A lane that is paused
+// is not among those that wait. Once a session is up, each transaction waits for the pace
+// (elastic.Site.MayBegin).
+func (q *Queue) grow(s *site, now time.Time) {
+	if q.closed {
+		return
+	}
+	for tries := min(s.wanting.n, looks); tries > 0 && s.wanting.n > 0; tries-- {
+		d := s.wanting.head
+		if d.waiting <= d.opening+d.idleSinceUp+len(d.ready) {
+			s.wanting.remove(d)
+			continue
+		}
+		// Before any budget: for one that would not connect now nobody makes room.
+		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 || q.onTrial(d) && s.trying >= s.trials() {
+			s.wanting.rotate() // its probe is among the timers, or under way
+			continue
+		}
+		if q.overBudget(s) {
+			q.waitForSlot(s)
+			break
+		}
+		if q.sessions >= q.o.MaxSessions {
+			if q.sessions-q.retiring >= q.o.MaxSessions {
+				q.retireIdle(func(*Session) bool { return true })
+			}
+			q.waitForSlot(s)
+			break
+		}
+		rate := float64(s.policy.MaxConnectionRate)
+		if wait := s.connects.wait(now, rate, max(1, rate)); wait > 0 {
+			q.lookAgain(s, now.Add(wait), now)
+			break
+		}
+		s.wanting.rotate()
+		if q.launch(d, now) {
+			s.connects.take()
+			tries = min(s.wanting.n, looks) + 1 // it may want another one
+			continue
+		}
+		q.lookAgain(s, s.control.Next(), now)
+		if s.control.Full() {
+			// A session that stands idle at another destination makes room; its Leave
+			// brings us back here.
+			if s.retiring == 0 && d.live+d.opening == 0 {
+				q.retireIdle(func(x *Session) bool { return x.dest.site == s && x.dest.waiting == 0 })
+			}
+			break
+		}
+		q.crowd(d, now)
+	}
+}
+
+// looks bounds how many destinations of a site are looked at in one turn under the mutex.
+const looks = 16
+
+// launch opens one session, if the controller has a place for it.
+func (q *Queue) launch(d *destination, now time.Time) bool {
+	if q.spare == nil {
+		q.spare = &Session{}
+	}
+	s := q.spare
+	a, ok := d.site.control.Open(now, &s.slot, q.callable(d, now))
+	if !ok {
+		return false
+	}
+	q.spare = nil
+	s.dest, s.route, s.wake, s.holds = d, d.route, make(chan wake, 1), true
+	s.place = d.placeOf(a)
+	q.leaveCrowd(d.site)
+	if s.onTrial = q.onTrial(d); s.onTrial {
+		d.site.trying++
+	}
+	d.opening++
+	d.site.opening++
+	q.sessions++
+	if !d.site.reachable {
+		q.attempt(s, q.budgetOf(d.site))
+	}
+	q.o.Launch(s)
+	return true
+}
+
+// onTrial says whether a destination has yet to show that it takes mail, beside others of
+// its site that do.
+func (q *Queue) onTrial(d *destination) bool { return !d.proven && d.site.reachable && d.site.live > 0 }
+
+// trials is how many sessions of a site may be on trial at once, so that those who join a
+// provider by the names of their hosts, and never answer, cost it little.
+func (s *site) trials() int { return max(1, s.control.Want()/16) }
+
+// endTrial counts a session no more among those on trial.
+func (s *Session) endTrial() {
+	if s.onTrial {
+		s.onTrial = false
+		s.dest.site.trying--
+	}
+}
+
+// inTurn takes the token of one ready session and returns it, or says how long it is until
+// there is one. The last used one goes first, so that those not needed time out; but
+// under a pace they take turns, or one host would get more than its part of the rate.
+func (q *Queue) inTurn(d *destination, now time.Time) (*Session, time.Duration) {
+	control := d.site.control
+	n := len(d.ready)
+	if !control.Paced(now) {
+		s := d.ready[n-1]
+		if control.MayBegin(&s.slot, now) == 0 {
+			return s, 0
+		}
+	}
+	soonest := time.Hour
+	var tried [8]*slots.Address // each address waits for itself
+	at := 0
+	for _, s := range d.ready {
+		seen := false
+		for _, a := range tried[:at] {
+			seen = seen || a == s.slot.Address
+		}
+		if seen {
+			continue
+		}
+		wait := control.MayBegin(&s.slot, now)
+		if wait == 0 {
+			return s, 0
+		}
+		soonest = min(soonest, wait)
+		if tried[at] = s.slot.Address; at == len(tried)-1 {
+			break
+		}
+		at++
+	}
+	return nil, soonest
+}
+
+// hold notes that the pace holds a destination back until then.
+func (q *Queue) hold(d *destination, until, now time.Time) {
+	if !d.paced {
+		d.paced = true
+		d.site.paced = append(d.site.paced, d)
+	}
+	q.lookAgain(d.site, until, now)
+}
+
+// servePaced hands mail to sessions that the pace held back, by turns.
+func (q *Queue) servePaced(s *site, now time.Time) {
+	for range len(s.paced) {
+		d := s.paced[0]
+		s.paced = append(s.paced[:0], s.paced[1:]...)
+		d.paced = false
+		if d.waiting > 0 && len(d.ready) > 0 {
+			q.serveAll(d, now)
+		}
+	}
+}
+
+// retireIdle sends away the session that has been ready longest of those that
+// fit, if there is one.
+func (q *Queue) retireIdle(fits func(*Session) bool) bool {
+	for s, ok := q.idle.first(); ok; s, ok = s.next, s.next != nil {
+		if fits(s) {
+			q.unready(s)
+			q.retire(s)
+			s.wake <- wakeRetire
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,170 @@
+package queue
+
+import (
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// shun is a place that a destination passes by for its equals: it answers, and then takes
+// no mail. What is wrong may be an affair of this destination alone (its TLS policy), so the
+// address's own breaker does not know of it.
+type shun struct {
+	times int
+	until time.Time
+}
+
+const (
+	shunFirst = 30 * time.Second // doubles with each time
+	shunMost  = 10 * time.Minute
+	// MaxCalls is how many addresses are called in a row for one destination that has
+	// nothing up, as Postfix's smtp_mx_address_limit; then it is held off.
+	MaxCalls = 5
+	// crowdTime is how long a session works before it makes room for those who wait.
+	crowdTime = 10 * time.Second
+)
+
+// aim gives a destination the rows of its route's places, and lets go of those before.
+func (q *Queue) aim(d *destination, w *Route, now time.Time) {
+	if d.route != nil && w.Key != "" && slices.Equal(d.route.Places, w.Places) {
+		return
+	}
+	old := d.candidates
+	d.candidates, d.shunned, d.calls = nil, nil, 0
+	if w.Key != "" {
+		for _, p := range w.Places {
+			row := q.table.Row(slots.Key{Source: p.Source, Host: p.Addr}, now)
+			row.Users++
+			d.candidates = append(d.candidates, elastic.Candidate{Address: row, Tier: p.Tier})
+		}
+		if len(w.Places) == 0 {
+			d.candidates = []elastic.Candidate{{Address: &slots.Address{Users: 1}}}
+		}
+		d.shunned = make([]shun, len(d.candidates))
+	}
+	for _, c := range old {
+		c.Users--
+	}
+}
+
+// placeOf is the number of an address among the places.
+func (d *destination) placeOf(a *slots.Address) int {
+	for i := range d.candidates {
+		if d.candidates[i].Address == a {
+			return i
+		}
+	}
+	return 0
+}
+
+// Place is where the session's connection goes: one of its route's places, the zero
+// value if that has none.
+func (s *Session) Place() Place {
+	if s.place < len(s.route.Places) {
+		return s.route.Places[s.place]
+	}
+	return Place{}
+}
+
+// callable are the places that a destination does not pass by; all, when it would pass by
+// all.
+func (q *Queue) callable(d *destination, now time.Time) []elastic.Candidate {
+	q.scratch = q.scratch[:0]
+	for i, c := range d.candidates {
+		if !now.Before(d.shunned[i].until) {
+			q.scratch = append(q.scratch, c)
+		}
+	}
+	if len(q.scratch) == 0 {
+		return d.candidates
+	}
+	return q.scratch
+}
+
+// pass makes a destination pass by the place of a session for a while.
+func (d *destination) pass(s *Session, now time.Time) {
+	if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
+		x := &d.shunned[i]
+		x.times++
+		x.until = now.Add(min(shunFirst<<min(x.times-1, 8), shunMost))
+	}
+}
+
+// another says whether a connect may go to an address that is not known to be in trouble.
+func (d *destination) another(now time.Time) bool {
+	for i, c := range d.candidates {
+		if !c.Down(now) && !now.Before(c.Opens) && !now.Before(d.shunned[i].until) {
+			return true
+		}
+	}
+	return false
+}
+
+// crowd makes the site of a destination that is turned away wait for a slot that another
+// site holds, at the address where fewest wait.
+func (q *Queue) crowd(d *destination, now time.Time) {
+	if d.site.crowd != nil {
+		return
+	}
+	tier := 0
+	for _, c := range d.candidates {
+		if !c.Down(now) {
+			tier = c.Tier
+			break // they are in the order of their tiers
+		}
+	}
+	var at *slots.Address
+	for _, c := range d.candidates {
+		if c.Down(now) || c.Tier != tier {
+			continue
+		}
+		if now.Before(c.Opens) || c.Held() < c.Room() {
+			return // it is not for want of a slot
+		}
+		if at == nil || len(q.crowds[c.Address]) < len(q.crowds[at]) {
+			at = c.Address
+		}
+	}
+	if at == nil {
+		return
+	}
+	d.site.crowd = at
+	q.crowds[at] = append(q.crowds[at], d.site)
+	q.retireIdle(func(s *Session) bool { return s.slot.Address == at && s.dest.waiting == 0 && q.heirAt(s) != nil })
+}
+
+// leaveCrowd ends the site's waiting at an address.
+func (q *Queue) leaveCrowd(s *site) {
+	if s.crowd == nil {
+		return
+	}
+	rest := slices.DeleteFunc(q.crowds[s.crowd], func(x *site) bool { return x == s })
+	if len(rest) == 0 {
+		delete(q.crowds, s.crowd)
+	} else {
+		q.crowds[s.crowd] = rest
+	}
+	s.crowd = nil
+}
+
+// heirAt finds the site that has waited longest for a slot at the session's address, if
+// that is not as well off as the session's own.
+func (q *Queue) heirAt(s *Session) *site {
+	for _, x := range q.crowds[s.slot.Address] {
+		if x != s.dest.site && x.held()+1 < s.dest.site.held() {
+			return x
+		}
+	}
+	return nil
+}
+
+// hadTurn says whether a session has worked for so long that it makes room for others.
+func (s *Session) hadTurn(now time.Time) bool {
+	if s.jobs > 0 && (s.jobs-s.turnJobs >= turn || now.Sub(s.turnAt) >= crowdTime) {
+		s.turnJobs, s.turnAt = s.jobs, now
+		return true
+	}
+	return false
+}

@@ -1,0 +1,259 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// receivers are addresses that take connections from a world's sessions.
+type receivers struct {
+	mu sync.Mutex
+	at map[netip.AddrPort]*receiver
+}
+
+type receiver struct {
+	limit    int           // connections; -1: refuses all
+	silent   time.Duration // a connect takes so long and fails
+	stalls   bool          // answers EHLO, and then closes
+	messages int           // and it ends the connection; 0: never
+
+	up, refused, taken, calls int
+}
+
+func spot(n, tier int) Place {
+	return Place{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 25), Tier: tier}
+}
+
+// to is the route of a domain to addresses.
+func (w *world) toPlaces(site, key string, places ...Place) Route {
+	r := w.to(key)
+	r.Site, r.Places = site, places
+	return r
+}
+
+// serve is a session's life at the address that the queue chose.
+func (x *receivers) serve(w *world, s *Session) {
+	x.mu.Lock()
+	r := x.at[s.Place().Addr]
+	r.calls++
+	refuse := r.limit < 0 || r.limit > 0 && r.up >= r.limit
+	if refuse {
+		r.refused++
+	} else if r.silent == 0 {
+		r.up++
+	}
+	silent := r.silent
+	x.mu.Unlock()
+	began := time.Now()
+	leave := func(kind elastic.Kind, why string) {
+		w.Leave(s, nil, []elastic.Signal{{Kind: kind, Began: began, Text: why}}, why)
+	}
+	end := func() {
+		x.mu.Lock()
+		r.up--
+		x.mu.Unlock()
+	}
+	if silent > 0 {
+		w.lasts(s, silent)
+		leave(elastic.Failed, "timed out")
+		return
+	}
+	time.Sleep(20 * time.Millisecond)
+	if refuse {
+		leave(elastic.Refused, "421 too many")
+		return
+	}
+	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
+	var done []Settled
+	var sig []elastic.Signal
+	for n := 1; ; n++ {
+		job, err := w.Step(context.Background(), s, done, sig)
+		if err != nil {
+			end()
+			leave(elastic.Closed, "")
+			return
+		}
+		x.mu.Lock()
+		stalls, messages := r.stalls, r.messages
+		x.mu.Unlock()
+		if stalls {
+			end()
+			leave(elastic.Lost, "closed")
+			return
+		}
+		began = time.Now()
+		time.Sleep(w.service)
+		done, sig = done[:0], append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Began: began})
+		for _, item := range job.Items {
+			done = append(done, Settled{Handle: item.Handle, State: spool.State{Status: spool.Delivered}})
+		}
+		x.mu.Lock()
+		r.taken++
+		x.mu.Unlock()
+		w.set(func() { w.sent = append(w.sent, job.ID) })
+		if n == messages {
+			end()
+			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
+			return
+		}
+	}
+}
+
+// at is what one address has met.
+func (x *receivers) met(n int) receiver {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return *x.at[spot(n, 0).Addr]
+}
+
+func receiversAt(list ...receiver) *receivers {
+	x := &receivers{at: make(map[netip.AddrPort]*receiver)}
+	for i, r := range list {
+		x.at[spot(i+1, 0).Addr] = &r
+	}
+	return x
+}
+
+func worldOf(t *testing.T, x *receivers, route func(w *world, domain string) Route, change func(*world)) *world {
+	return newWorld(t, func(w *world) {
+		w.server = x.serve
+		w.way = func(domain string) (Route, bool) { return route(w, domain), true }
+		if change != nil {
+			change(w)
+		}
+	})
+}
+
+// A host that takes nobody is passed by for its equals, and never for a backup.
+func TestRefusingHostIsPassedByForItsEqualsOnly(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		tier    int
+		sent    bool
+		refused int // at most
+	}{{"equal", 0, true, 12}, {"backup", 4, false, 12}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := receiversAt(receiver{limit: -1}, receiver{})
+				w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0), spot(2, tt.tier)) }, nil)
+				for i := range 2000 {
+					w.add(spool.ID(i+1), "s", "a.example")
+				}
+				pass(10 * time.Minute)
+				if x.met(1).refused > tt.refused {
+					t.Errorf("called %d times", x.met(1).refused)
+				}
+				if n := x.met(2).taken; tt.sent && n != 2000 || !tt.sent && n != 0 {
+					t.Errorf("%d taken by the other", n)
+				}
+			})
+		})
+	}
+}
+
+// The next address is called at once where one gives no answer, or takes no mail after its
+// EHLO; and not the whole list again and again.
+func TestNextAddressIsCalledAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, bad := range map[string]receiver{"silent": {silent: 30 * time.Second}, "stalls": {stalls: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := receiversAt(bad, receiver{})
+				w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0), spot(2, 4)) }, nil)
+				for i := range 50 {
+					w.add(spool.ID(i+1), "s", "a.example")
+				}
+				pass(5 * time.Second)
+				if n := x.met(2).taken; n != 50 {
+					t.Errorf("%d of 50 taken by the backup", n)
+				}
+				pass(time.Hour)
+				if n := x.met(1).calls; n > 4 {
+					t.Errorf("the first was called %d times for 50 messages", n)
+				}
+			})
+		})
+	}
+}
+
+// Sites that share an address take turns at its slots, whoever came first.
+func TestSitesAtOneAddressTakeTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := receiversAt(receiver{limit: 10})
+		w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0)) }, func(w *world) { w.o.MaxSessions = 200 })
+		for i := range 40_000 {
+			w.add(spool.ID(i+1), "s", "big.example")
+		}
+		pass(time.Minute)
+		for i := range 20 {
+			for j := range 10 {
+				w.add(spool.ID(100_000+20*j+i), "s", fmt.Sprintf("d%d.example", i))
+			}
+		}
+		pass(time.Minute)
+		small := 0
+		for _, id := range w.delivered() {
+			if id >= 100_000 {
+				small++
+			}
+		}
+		if small != 200 {
+			t.Errorf("%d of 200 messages of 20 small sites were taken in a minute", small)
+		}
+		if r := x.met(1); r.refused*20 > r.taken {
+			t.Errorf("%d refusals, %d taken", r.refused, r.taken)
+		}
+	})
+}
+
+// Who joins a provider by the names of his hosts takes next to nothing from it while he
+// takes no mail.
+func TestJoinersThatTakeNoMailCostAProviderLittle(t *testing.T) {
+	t.Parallel()
+	for name, bad := range map[string]receiver{"silent": {silent: 5 * time.Minute}, "refusing": {limit: -1}, "stalling": {stalls: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := receiversAt(append([]receiver{{}}, make([]receiver, 199)...)...)
+				for i := range 199 {
+					*x.at[spot(i+2, 0).Addr] = bad
+				}
+				w := worldOf(t, x, func(w *world, d string) Route {
+					n := 1
+					if strings.HasPrefix(d, "j") {
+						fmt.Sscanf(d, "j%d", &n)
+					}
+					return w.toPlaces("provider", d, spot(n, 0))
+				}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+				for i := range 40_000 {
+					w.add(spool.ID(i+1), "s", "well.example")
+				}
+				pass(time.Minute)
+				before := x.met(1).taken
+				pass(time.Minute)
+				alone := x.met(1).taken - before
+				for i := range 199 {
+					w.add(spool.ID(100_000+i), "s", fmt.Sprintf("j%d.example", i+2))
+				}
+				before = x.met(1).taken
+				pass(5 * time.Minute)
+				if n := (x.met(1).taken - before) / 5; n < alone*9/10 {
+					t.Errorf("%d a minute beside the joiners, %d without", n, alone)
+				}
+			})
+		})
+	}
+}
