@@ -221,6 +221,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	for range a.resolvers {
 		in.Go(func() { a.resolver.loop(ctx) })
 	}
+	a.recall(time.Now())
+	base.Go(func() { a.remember(late) })
 	err = a.load()
 	if err == nil {
 		a.watch.SetLoaded()
@@ -252,6 +254,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Wait()
 	a.settler.Bounce() // what is still held
 	a.orders.SaveRulePauses(time.Now(), true)
+	if err := a.saveLearned(time.Now(), true); err != nil {
+		a.log.Warn("what was learned of receivers is lost", "err", err)
+	}
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))
 	return errors.Join(err, a.writer.Close(), a.store.Sync(), a.store.Close())

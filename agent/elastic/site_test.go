@@ -99,7 +99,8 @@ func TestRestoredSiteOpensHalfAtOnceAndTheRestAsThatComesUp(t *testing.T) {
 	t.Parallel()
 	x := newLimitedHosts(1, 40)
 	x.run(time.Minute)
-	b, err := json.Marshal(x.s.Learned(x.now))
+	known, _ := x.s.Learned(x.now)
+	b, err := json.Marshal(known)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +149,8 @@ func TestSuspensionLastsOverARestart(t *testing.T) {
 	s := NewSite(epoch, Limits{MaxSessions: 20})
 	s.Clamp(epoch, Clamp{Until: at(time.Hour), Reason: "421 4.7.0 blocked"})
 	x := newLimitedHosts(1, 10)
-	x.s = Restore(at(time.Minute), Limits{MaxSessions: 20}, s.Learned(at(time.Minute)))
+	known, _ := s.Learned(at(time.Minute))
+	x.s = Restore(at(time.Minute), Limits{MaxSessions: 20}, known)
 	x.now = at(time.Minute)
 	if x.open() {
 		t.Error("a connect to a suspended site")

@@ -66,12 +66,19 @@ type Learned struct {
 	Opens  time.Time     `json:"opens,omitzero"`   // no connect before
 	Clamps []Clamp       `json:"clamps,omitempty"` // suspensions and slowdowns, each with its reply
 	Reply  string        `json:"reply,omitempty"`  // the last refusal
+
+	Unsure bool `json:"-"` // the receivers may still count the connections of before
 }
 
-// Learned returns what is to be kept.
-func (s *Site) Learned(now time.Time) Learned {
+// Learned returns what is to be kept; false if nothing is known that a new site would not
+// begin with.
+func (s *Site) Learned(now time.Time) (Learned, bool) {
+	at := s.asked
+	if at.IsZero() || s.Held() > 0 {
+		at = now
+	}
 	l := Learned{
-		At: now, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag, Floor: s.late.floor, Sure: s.late.sure,
+		At: at, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag, Floor: s.late.floor, Sure: s.late.sure,
 		Pace: s.pace.Value, Punish: s.refusals.punish, Opens: s.refusals.opens, Reply: s.reply,
 	}
 	for _, c := range s.clamps {
@@ -79,7 +86,8 @@ func (s *Site) Learned(now time.Time) Learned {
 			l.Clamps = append(l.Clamps, c)
 		}
 	}
-	return l
+	any := l.Bound || l.Sure || l.Pace > 0 || l.Want > startSessions || len(l.Clamps) > 0 || l.Punish.After(now) || l.Opens.After(now)
+	return l, any
 }
 
 // Restore returns the controller of a site of which so much was learned. A clock that has
@@ -101,6 +109,9 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 	s.reply = l.Reply
 	s.want = max(1, min(l.Want, s.limits.MaxSessions))
 	s.age(now, max(0, now.Sub(l.At)))
+	if l.Unsure {
+		s.window = 1 // one connect shows whether they do
+	}
 	return s
 }
 

@@ -105,6 +105,7 @@ type Queue struct {
 	sites      map[string]*site
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
+	recalled   map[string]elastic.Learned // of sites that have had no mail since the start
 	spare      *Session                   // for the next connect
 	scratch    []elastic.Candidate
 

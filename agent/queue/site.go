@@ -223,7 +223,7 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 	if d == nil {
 		s := q.sites[w.Site]
 		if s == nil {
-			s = &site{key: w.Site, policy: w.Queue, control: elastic.NewSite(now, q.limitsOf(w.Site, w.Queue))}
+			s = &site{key: w.Site, policy: w.Queue, control: q.newControl(w.Site, q.limitsOf(w.Site, w.Queue), now)}
 			s.connects.filled = now
 			q.sites[w.Site] = s
 		}

@@ -12,7 +12,9 @@
 package slots
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -167,30 +169,48 @@ type Learned struct {
 	Host     netip.AddrPort `json:"host"`
 	Accepted int            `json:"accepted,omitempty"`
 	Limited  bool           `json:"limited,omitempty"`
+	Strikes  int            `json:"strikes,omitempty"`
 	Opens    time.Time      `json:"opens,omitzero"`
+	Failures int            `json:"failures,omitempty"` // connects in a row that got no answer
+	Off      time.Time      `json:"off,omitzero"`       // until when others go before it
 	Pace     float64        `json:"pace,omitempty"`
 	Reply    string         `json:"reply,omitempty"`
 }
 
-// Learned returns what was learned, row by row; nothing is known of the others.
-func (t *Table) Learned() []Learned {
-	var list []Learned
-	for k, a := range t.rows {
-		if a.Accepted > 0 || a.Pace.Value > 0 || a.Limited {
-			list = append(list, Learned{k.Source, k.Host, a.Accepted, a.Limited, a.Opens, a.Pace.Value, a.Reply})
+// Keys returns the keys of all rows.
+func (t *Table) Keys() []Key { return slices.Collect(maps.Keys(t.rows)) }
+
+// Learned appends what was learned at some addresses, those of which anything is known.
+func (t *Table) Learned(list []Learned, keys []Key) []Learned {
+	for _, k := range keys {
+		a := t.rows[k]
+		if a != nil && (a.Accepted > 0 || a.Pace.Value > 0 || a.Limited || a.failures > 0) {
+			list = append(list, Learned{k.Source, k.Host, a.Accepted, a.Limited, a.Strikes, a.Opens, a.failures, a.until, a.Pace.Value, a.Reply})
 		}
 	}
 	return list
 }
 
-// Restore takes in what was learned before a restart.
+// Restore takes in what was learned before a restart. A clock that has stepped back since
+// makes nothing last longer than it could have.
 func (t *Table) Restore(now time.Time, list []Learned) {
 	for _, l := range list {
+		if len(t.rows) >= t.most {
+			return
+		}
 		a := t.Row(Key{l.Source, l.Host}, now)
-		a.Accepted, a.Limited, a.Reply = max(0, l.Accepted), l.Limited, l.Reply
+		a.Accepted, a.Limited, a.Strikes, a.Reply = max(0, l.Accepted), l.Limited, max(0, l.Strikes), l.Reply
 		a.Pace.Value, a.Pace.Known = max(0, l.Pace), max(0, l.Pace)
-		if a.Opens = l.Opens; l.Opens.After(now.Add(offMost)) {
-			a.Opens = now.Add(offMost)
+		if latest := now.Add(offMost); l.Opens.Before(latest) {
+			a.Opens = l.Opens
+		} else {
+			a.Opens = latest
+		}
+		if a.failures = max(0, l.Failures); a.failures > 0 {
+			a.noted, a.until = now, l.Off
+			if latest := now.Add(offMost); l.Off.After(latest) {
+				a.until = latest
+			}
 		}
 	}
 }

@@ -224,7 +224,7 @@ func TestWhatIsLearnedAtAddressesIsRestored(t *testing.T) {
 	a.Accepted, a.Limited, a.Reply, a.Pace.Value = 7, true, "421 too many", 3
 	a.Opens = at(100 * time.Hour) // the clock was wrong
 	before.Row(Key{Host: netip.MustParseAddrPort("192.0.2.2:25")}, epoch)
-	list := before.Learned()
+	list := before.Learned(nil, before.Keys())
 	if len(list) != 1 {
 		t.Fatalf("%d rows are kept", len(list))
 	}

@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/millrace/millrace/agent/durable"
+	"github.com/millrace/millrace/agent/loop"
+	"github.com/millrace/millrace/agent/queue"
+)
+
+const (
+	// learnedFile, in state_directory, has what was learned of receivers: limits, how late
+	// they free a slot, pace, penalties, suspensions with the reply behind them.
+	learnedFile = "learned.json"
+	// learnedEvery is how often it is written: what a crash may cost is that much of learning.
+	learnedEvery = 30 * time.Second
+)
+
+// recall puts into force what an earlier agent has learned. What cannot be read is learned
+// anew: nothing depends on it but speed.
+func (a *Agent) recall(now time.Time) {
+	path := a.learnedPath()
+	if path == "" {
+		return
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var l queue.Learned
+	if err == nil {
+		err = json.Unmarshal(b, &l)
+	}
+	if err != nil {
+		a.log.Warn("what was learned of receivers cannot be read, and is learned anew", "err", err, "file", path)
+		return
+	}
+	a.queue.Recall(now, l)
+}
+
+// remember writes what was learned, again and again.
+func (a *Agent) remember(ctx context.Context) {
+	failing := false
+	loop.Every(ctx, learnedEvery, func(now time.Time) {
+		err := a.saveLearned(now, false)
+		if err != nil && !failing {
+			a.log.Warn("what is learned of receivers will not outlive this run", "err", err)
+		}
+		failing = err != nil
+	})
+}
+
+// saveLearned writes what was learned; stopped says that no connection is up any more.
+func (a *Agent) saveLearned(now time.Time, stopped bool) error {
+	path := a.learnedPath()
+	if path == "" {
+		return nil
+	}
+	l := a.queue.Learned(now)
+	l.Stopped = stopped
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	return durable.Replace(path, append(b, '\n'))
+}
+
+func (a *Agent) learnedPath() string {
+	if dir := a.settings.Now().Config.Agent.StateDirectory; dir != "" {
+		return filepath.Join(dir, learnedFile)
+	}
+	return ""
+}

@@ -1,0 +1,118 @@
+package queue
+
+import (
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// Learned is what the controllers have learned of sites and addresses, to be kept over a
+// restart.
+type Learned struct {
+	At        time.Time                  `json:"at"`
+	Stopped   bool                       `json:"stopped,omitempty"` // all connections had ended
+	Sites     map[string]elastic.Learned `json:"sites,omitempty"`
+	Addresses []slots.Learned            `json:"addresses,omitempty"`
+}
+
+const (
+	// learnedFor is how long what was learned of a site is kept that has no mail.
+	learnedFor = 7 * 24 * time.Hour
+	// stillCounted is how long receivers may count connections that ended without a
+	// word: RFC 5321 section 4.5.3.2 has servers wait for a command for five minutes.
+	stillCounted = 5 * time.Minute
+	// page is how many sites or addresses are looked at in one turn under the mutex.
+	page = 256
+)
+
+// Learned returns what is to be kept, some hundred sites at a time under the mutex.
+func (q *Queue) Learned(now time.Time) Learned {
+	l := Learned{At: now, Sites: make(map[string]elastic.Learned)}
+	q.mu.Lock()
+	names := make([]string, 0, len(q.sites)) // 100,000 take some milliseconds
+	for name := range q.sites {
+		names = append(names, name)
+	}
+	for name, x := range q.recalled {
+		if now.Sub(x.At) < learnedFor {
+			l.Sites[name] = x
+		}
+	}
+	q.mu.Unlock()
+	for some := range slices.Chunk(names, page) {
+		q.mu.Lock()
+		for _, name := range some {
+			if s := q.sites[name]; s != nil {
+				if x, any := s.control.Learned(now); any {
+					l.Sites[name] = x
+				}
+			}
+		}
+		q.mu.Unlock()
+	}
+	q.mu.Lock()
+	keys := q.table.Keys()
+	q.mu.Unlock()
+	for some := range slices.Chunk(keys, page) {
+		q.mu.Lock()
+		l.Addresses = q.table.Learned(l.Addresses, some)
+		q.mu.Unlock()
+	}
+	return l
+}
+
+// Recall takes in what an earlier agent has learned. Called before mail comes in.
+func (q *Queue) Recall(now time.Time, l Learned) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.table.Restore(now, l.Addresses)
+	q.recalled = l.Sites
+	if since := now.Sub(l.At); !l.Stopped && since > -stillCounted && since < stillCounted {
+		for name, x := range q.recalled {
+			x.Unsure = true
+			q.recalled[name] = x
+		}
+	}
+}
+
+// newControl returns the controller of a site, with what is known of it.
+func (q *Queue) newControl(name string, limits elastic.Limits, now time.Time) *elastic.Site {
+	if x, ok := q.recalled[name]; ok {
+		delete(q.recalled, name)
+		return elastic.Restore(now, limits, x)
+	}
+	return elastic.NewSite(now, limits)
+}
+
+// Forget drops what was learned of a site and the addresses where it has sessions; of all
+// sites, if the name is "". It returns the number of sites.
+func (q *Queue) Forget(name string) (n int) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, d := range q.dests {
+		if name == "" || d.site.key == name {
+			for i, c := range d.candidates {
+				c.Forget()
+				d.shunned[i] = shun{}
+			}
+			d.failures, d.calls, d.holdoff, d.allowance = 0, 0, time.Time{}, allowance{}
+		}
+	}
+	for key, s := range q.sites {
+		if name == "" || key == name {
+			s.control.Forget(now)
+			n++
+			q.grow(s, now)
+		}
+	}
+	for key := range q.recalled {
+		if name == "" || key == name {
+			delete(q.recalled, key)
+			n++
+		}
+	}
+	return n
+}
