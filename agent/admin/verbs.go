@@ -140,6 +140,15 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 	})
 }
 
+// Forget implements control.Backend. What was learned is a matter of speed alone, but for
+// suspensions: those that a receiver's reply caused end, and may come again.
+func (b *Backend) Forget(_ context.Context, name string) (sites int, err error) {
+	if sites = b.queue.Forget(name); sites == 0 && name != "" && !b.isQueue(name) {
+		return 0, fmt.Errorf("site or queue %s: %w", name, control.ErrUnknown)
+	}
+	return sites, nil
+}
+
 // Prioritize implements control.Backend.
 func (b *Backend) Prioritize(_ context.Context, p control.Priority) error {
 	if p.Priority < 1 || p.Priority > queue.MaxPriority {

@@ -71,6 +71,7 @@ func (s *Server) admin() {
 	change(s, "/v1/pause", noResult(b.Pause))
 	change(s, "/v1/resume", b.Resume)
 	change(s, "/v1/limit", noResult(b.Limit))
+	change(s, "/v1/forget", b.Forget)
 	change(s, "/v1/priority", noResult(b.Prioritize))
 	change(s, "/v1/reload", noResult(func(ctx context.Context, _ struct{}) error { return b.ReloadConfig(ctx) }))
 	s.mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {

@@ -72,6 +72,8 @@ func (f fixed) Resume(_ context.Context, x Filter) ([]Pause, error) {
 	return []Pause{{Filter: x, Until: time.Unix(5, 0).UTC()}}, nil
 }
 
+func (f fixed) Forget(_ context.Context, name string) (int, error) { return f.n, nil }
+
 func (f fixed) Limit(_ context.Context, l Limit) error {
 	if l.Sessions > f.n {
 		return fmt.Errorf("%s: %w", l.Name, ErrUnknown)

@@ -62,6 +62,13 @@ func (c *Client) Limit(ctx context.Context, l Limit) error {
 	return c.call(ctx, http.MethodPost, "/v1/limit", l, &struct{}{})
 }
 
+// Forget drops what was learned of a site, of those of a queue, or of all for "", and
+// returns of how many.
+func (c *Client) Forget(ctx context.Context, name string) (sites int, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/forget", name, &sites)
+	return sites, err
+}
+
 // Prioritize sets a stream's share.
 func (c *Client) Prioritize(ctx context.Context, p Priority) error {
 	return c.call(ctx, http.MethodPost, "/v1/priority", p, &struct{}{})

@@ -45,6 +45,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	if x.Began.Before(a.Cut) || x.Began.Before(s.refusals.closed) { // it met the crowd that the last refusal told of
 		if x.Why == slots.Grow || x.Why == slots.Probe {
 			s.most(now)
+			s.history[len(s.history)-1].To = s.want
 		}
 		return
 	}
@@ -94,8 +95,9 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 			s.state = bounded
 			s.probe.streak = 0
 		}
+		from := s.want
 		s.most(now)
-		s.record(now, s.want, fmt.Sprintf("refused with %d up: %s said %s", s.Live, a.Key.Host.Addr(), reply))
+		s.record(now, from, fmt.Sprintf("refused with %d up: %s said %s", s.Live, a.Key.Host.Addr(), reply))
 	}
 }
 

@@ -88,6 +88,7 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 	q.spare = nil
 	s.dest, s.route, s.wake, s.holds = d, d.route, make(chan wake, 1), true
 	s.place = d.placeOf(a)
+	q.heldBy(a, d.site)
 	q.leaveCrowd(d.site)
 	if s.onTrial = q.onTrial(d); s.onTrial {
 		d.site.trying++

@@ -86,14 +86,16 @@ func (q *Queue) newControl(name string, limits elastic.Limits, now time.Time) *e
 	return elastic.NewSite(now, limits)
 }
 
-// Forget drops what was learned of a site and the addresses where it has sessions; of all
-// sites, if the name is "". It returns the number of sites.
+// Forget drops what was learned of a site, and of the addresses where its mail goes; of all
+// sites of a queue, if the name is that of one, and of all, if it is "". It returns the
+// number of sites.
 func (q *Queue) Forget(name string) (n int) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	fits := func(s *site) bool { return name == "" || s.key == name || s.policy.Name == name }
 	for _, d := range q.dests {
-		if name == "" || d.site.key == name {
+		if fits(d.site) {
 			for i, c := range d.candidates {
 				c.Forget()
 				d.shunned[i] = shun{}
@@ -101,8 +103,8 @@ func (q *Queue) Forget(name string) (n int) {
 			d.failures, d.calls, d.holdoff, d.allowance = 0, 0, time.Time{}, allowance{}
 		}
 	}
-	for key, s := range q.sites {
-		if name == "" || key == name {
+	for _, s := range q.sites {
+		if fits(s) {
 			s.control.Forget(now)
 			n++
 			q.grow(s, now)

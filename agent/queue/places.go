@@ -45,7 +45,9 @@ func (q *Queue) aim(d *destination, w *Route, now time.Time) {
 		d.shunned = make([]shun, len(d.candidates))
 	}
 	for _, c := range old {
-		c.Users--
+		if c.Users--; c.Users == 0 {
+			delete(q.holders, c.Address)
+		}
 	}
 }
 
@@ -158,6 +160,37 @@ func (q *Queue) heirAt(s *Session) *site {
 		}
 	}
 	return nil
+}
+
+// heldBy notes that a site begins a connect to an address.
+func (q *Queue) heldBy(a *slots.Address, s *site) {
+	if from := a.Key.Source; from.IsValid() {
+		q.holders[a] = s
+		if !slices.Contains(q.sources, from) {
+			q.sources = append(q.sources, from)
+		}
+	}
+}
+
+// share has the source that holds most slots at an address leave one to a site's, which
+// was refused there with fewer.
+func (q *Queue) share(poor *site, a *slots.Address, now time.Time) {
+	if !a.Key.Source.IsValid() {
+		return
+	}
+	var richest *slots.Address
+	for _, from := range q.sources {
+		x := q.table.Known(slots.Key{Source: from, Host: a.Key.Host})
+		if x != nil && x != a && (richest == nil || x.Held() > richest.Held()) {
+			richest = x
+		}
+	}
+	if richest != nil && richest.Held() > a.Held()+1 {
+		if s := q.holders[richest]; s != nil {
+			s.control.Yield(now, richest)
+			poor.control.Granted(now, a)
+		}
+	}
 }
 
 // hadTurn says whether a session has worked for so long that it makes room for others.

@@ -44,6 +44,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -106,6 +107,8 @@ type Queue struct {
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
 	recalled   map[string]elastic.Learned // of sites that have had no mail since the start
+	holders    map[*slots.Address]*site   // that began the last connect there, from a source of the pool
+	sources    []netip.Addr               // of these
 	spare      *Session                   // for the next connect
 	scratch    []elastic.Candidate
 
@@ -219,6 +222,7 @@ func New(o Options) *Queue {
 		sites:      make(map[string]*site),
 		table:      slots.NewTable(maxRows),
 		crowds:     make(map[*slots.Address][]*site),
+		holders:    make(map[*slots.Address]*site),
 		due:        make(map[uint32]*bucket),
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),

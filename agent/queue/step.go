@@ -152,6 +152,7 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, now time.Time) {
 				break
 			}
 			control.Refused(&s.slot, now, x.Text)
+			q.share(site, s.slot.Address, now)
 		case elastic.RateRefused:
 			if !s.onTrial {
 				control.TooFast(&s.slot, now, x.Began, x.Text)

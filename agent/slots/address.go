@@ -151,6 +151,9 @@ func (t *Table) Row(k Key, now time.Time) *Address {
 	return a
 }
 
+// Known returns the row of an address; nil if there is none.
+func (t *Table) Known(k Key) *Address { return t.rows[k.Canonical()] }
+
 // Forget drops what was learned at an address, but not the slots that are held.
 func (a *Address) Forget() {
 	*a = Address{Key: a.Key, Count: a.Count, ended: a.ended, Users: a.Users, Bucket: a.Bucket, news: a.news}

@@ -174,11 +174,13 @@ func printStanding(out io.Writer, s *control.StandingOrders, pause func(*control
 
 // setCmd limits a site or a queue for a time.
 type setCmd struct {
-	Name     string    `arg:"" help:"A site, or a queue: then each of its sites."`
+	Name     string    `arg:"" optional:"" help:"A site, or a queue: then each of its sites."`
 	Sessions int       `placeholder:"N" help:"At most so many sessions at a time, in place of max_sessions."`
 	Rate     perSecond `placeholder:"RATE" help:"At most so many messages, in place of max_message_rate: 10/s, 600/m, 5000/h."`
 	For      age       `default:"1h" placeholder:"TIME" help:"How long: 30m, 2h, 1d. Default: ${default}."`
 	Reset    bool      `help:"End the limits that were set."`
+	Forget   bool      `help:"Drop what was learned of its receivers: limits, pace, penalties, suspensions."`
+	All      bool      `help:"With --forget: of all sites."`
 }
 
 // perSecond is a rate in the notation of the configuration.
@@ -195,17 +197,33 @@ func (c *setCmd) Help() string {
 	return `Sets limits in place of the configured ones for a time, lower or higher. They are kept
 over a restart and shown by millrace brakes and why.
 
+What the agent learns of a receiver by itself outlives a restart, too. Where a limit was
+lifted or a suspension is void, --forget has it find out anew.
+
 Examples:
   millrace set google --sessions 5 --rate 10/s --for 2h
-  millrace set google --reset`
+  millrace set google --reset
+  millrace set example.net --forget
+  millrace set --forget --all`
 }
 
 func (c *setCmd) Run(ctx context.Context, g *globals) error {
-	if c.Reset == (c.Sessions > 0 || c.Rate > 0) {
-		return errors.New("say --sessions, --rate or both, or else --reset")
+	limits := c.Sessions > 0 || c.Rate > 0
+	switch {
+	case c.Forget && (limits || c.Reset), !c.Forget && c.Reset == limits:
+		return errors.New("say --sessions, --rate or both, or else --reset or --forget")
+	case c.All != (c.Name == ""), c.All && !c.Forget:
+		return errors.New("name a site or a queue, or say --forget --all")
 	}
 	client, err := g.client()
 	if err != nil {
+		return err
+	}
+	if c.Forget {
+		n, err := client.Forget(ctx, c.Name)
+		if err == nil {
+			printable.Fprintf(os.Stdout, "What was learned of %d sites is forgotten\n", n)
+		}
 		return err
 	}
 	return client.Limit(ctx, control.Limit{

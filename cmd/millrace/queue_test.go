@@ -86,6 +86,8 @@ func (b backend) Resume(_ context.Context, f control.Filter) ([]control.Pause, e
 	return b.Standing().Pauses, nil
 }
 
+func (b backend) Forget(context.Context, string) (int, error) { return 3, nil }
+
 func (b backend) Limit(_ context.Context, l control.Limit) error {
 	if l.Name != "google" || l.Sessions != 5 || l.Rate != 10 || time.Until(l.Until).Round(time.Minute) != time.Hour {
 		return fmt.Errorf("limit %s %d %v", l.Name, l.Sessions, l.Rate)
