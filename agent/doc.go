@@ -21,9 +21,9 @@
 // thing each:
 //
 //	queue     which recipients wait, which sessions exist, who is next
-//	elastic   how many sessions a site gets, and how fast they send (elastic.Site, with
-//	          package slots, is the controller to come: contrib/sim alone uses it)
-//	hosts     which of a destination's addresses is called first
+//	elastic   how many sessions a site gets, at which address, and how fast they send
+//	slots     what is known of an address, and the places that we hold there
+//	hosts     at which hosts TLS fails
 //	route     DNS: exchangers, addresses; route/dane and route/sts, policies
 //	smtp      one connection and its transactions
 //	outcome   what a reply or a failure means for a recipient
@@ -54,12 +54,11 @@
 //     paused? Then Queue.Add (queue/queue.go): one entry for each recipient, in a lane.
 //  3. A domain that is new is asked for (resolve.go); Settings.Route (settings/route.go)
 //     finds its queue, and with package route its hosts. Queue.Routed makes a site of it.
-//  4. The site's controller wants sessions (elastic/control.go); the gates in
-//     Queue.grow (queue/site.go) let a connect through, or not. To an admin they are told
-//     by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
+//  4. The gates in Queue.grow (queue/grow.go) let a connect through, or not; the last of
+//     them is the site's controller, which names the address (elastic/open.go). To an admin
+//     they are told by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
 //  5. Deliverer.Session (deliver/session.go) runs as a goroutine: connect
-//     (deliver/connect.go) orders the hosts and calls them, with TLS as
-//     settings/secure.go says.
+//     (deliver/connect.go) calls that address, with TLS as settings/secure.go says.
 //  6. Queue.Step (queue/step.go) gives the session a job: recipients of one message. What
 //     is suppressed is taken out (settle/suppress.go).
 //  7. smtp.Conn.Send sends it (smtp/send.go); deliver/replies.go has package outcome
@@ -80,10 +79,13 @@
 //     outcome/rules.go), then texts and status codes (outcome/reading.go). A Decision is an
 //     action, a class, a signal and perhaps an effect.
 //  3. The signal goes to the site's controller with the session's next call of the queue
-//     (Opened, Step or Leave): fewer sessions, a slower pace (elastic/control.go).
+//     (Opened, Step or Leave; Queue.tell in queue/step.go): fewer slots, a later connect
+//     (elastic/refusal.go), a slower pace (elastic/speed.go).
 //  4. The effect goes to Orders.ApplyRule (orders/rules.go): a site is slowed or suspended,
 //     a stream paused or held, there or everywhere.
-//  5. The host is remembered: one that is silent or full is called after its equals (hosts).
+//  5. The address is remembered: one that is silent or full is called after its equals
+//     (slots/address.go), one that takes no mail of this destination likewise
+//     (queue/places.go).
 //  6. Action Retry: due again by the queue's retry list (Policy.due in outcome/decide.go;
 //     the default stands in config/config.go). Action Bounce: the report waits
 //     for others of its message (settle/bounce.go), is appended to the spool as mail of our
@@ -117,8 +119,12 @@
 //	route        where a domain's mail goes, and under which queue's rules
 //	queue        a section [[queue]] of the configuration; also package queue, which has all mail
 //	destination  an MX set with its port, TLS and source; domains that share it share sessions
-//	site         the unit of limits: a provider, or one destination; has one controller
+//	site         the unit of limits: a provider, or the domains whose best hosts have the
+//	             same addresses; has one controller
 //	host         one server by name and address
+//	place        an address of a destination, and the source for it
+//	slot         a place among the connections that an address takes from us: held from the
+//	             start of a connect until the receiver has noticed the end
 //	source       an address that connections come from
 //	session      one connection, from the wish for it to its end
 //	job          recipients of one message that a session has taken
