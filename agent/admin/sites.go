@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// lookUpFor is how long the DNS may take to tell whose site a domain has. That of a domain
-	// with mail is in the cache.
-	lookUpFor = 5 * time.Second
 	// mostNamed is how many sites are named where several may be meant.
 	mostNamed = 10
+	// lookUpFor is how long the DNS may take to tell whose site a domain has. That of a domain
+	// that had mail lately is in the cache.
+	lookUpFor = 5 * time.Second
 )
 
 // site is the name of the site that a text means: its name, or a former one, an MX host, an
@@ -63,20 +63,30 @@ func inWords(x *sites.Info) string {
 // isRelay says whether the queue has a site of the name that is a relay's. Those are in no
 // Book.
 func (b *Backend) isRelay(name string) bool {
-	return strings.HasPrefix(name, queue.RelayDomain("")) &&
-		slices.ContainsFunc(b.queue.Sites(), func(s queue.Site) bool { return s.Name == name })
+	return strings.HasPrefix(name, queue.RelayDomain("")) && b.queue.Why(name) != nil
 }
 
-// siteOfDomain finds a domain's route as the resolver does for its mail; "" if it has none.
-func (b *Backend) siteOfDomain(ctx context.Context, name string) string {
+// siteOfDomain is the site that mail for a domain waits for; if none does, that to which it
+// would go, provided that the queue knows it. "" if there is neither.
+func (b *Backend) siteOfDomain(ctx context.Context, name string) (site string) {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	if !strings.Contains(name, ".") || strings.ContainsAny(name, " ,;:/@") {
 		return ""
 	}
+	b.queue.List(func(page []queue.Entry) bool {
+		i := slices.IndexFunc(page, func(e queue.Entry) bool { return e.Domain == name && e.Site != "" })
+		if i >= 0 {
+			site = page[i].Site
+		}
+		return i < 0
+	})
+	if site != "" {
+		return site
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookUpFor)
 	defer cancel()
 	rt, err := b.settings.Now().Route(ctx, name)
-	if err != nil {
+	if err != nil || b.queue.Why(rt.Site) == nil {
 		return ""
 	}
 	return rt.Site

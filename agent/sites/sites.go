@@ -40,7 +40,7 @@
 // A site takes less than 500 octets (TestSitesAreSmall). Groups take 40 octets each in a
 // table of their own; there are mostSites sites and groupsPerSite groups for each of them at
 // most: those go first that were looked up longest ago. Of domains a site knows a few, to
-// be shown; whose site a domain has is asked of the DNS, whose answers the resolver keeps.
+// be shown; which site a domain has is known to the queue while there is mail for it.
 package sites
 
 import (
