@@ -94,13 +94,15 @@ func (b *Backend) pauseFilter(ctx context.Context, f control.Filter) (control.Fi
 		return f, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
 	case lanes && orders.OfEnvelope(f):
 		return f, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
-	case f.Queue != "" && !b.settings.Now().IsQueue(f.Queue):
+	case f.Queue != "" && !b.isQueue(f.Queue):
 		return f, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
 	case f.Site == "":
 		return f, nil
 	}
 	return b.siteOf(ctx, f)
 }
+
+func (b *Backend) isQueue(name string) bool { return b.settings.Now().IsQueue(name) }
 
 // Limit implements control.Backend. One of the same name is replaced.
 func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
@@ -111,7 +113,7 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 	case !ends && !l.Until.After(time.Now()):
 		return errors.New("a temporary limit needs a time in the future at which it ends")
 	}
-	if !b.settings.Now().IsQueue(l.Name) && !slices.ContainsFunc(b.orders.Standing().Limits, func(x control.Limit) bool { return x.Name == l.Name }) {
+	if !b.isQueue(l.Name) && !slices.ContainsFunc(b.orders.Standing().Limits, func(x control.Limit) bool { return x.Name == l.Name }) {
 		name, err := b.keptSite(ctx, l.Name)
 		switch {
 		case err == nil:
