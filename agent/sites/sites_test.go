@@ -188,6 +188,43 @@ func TestStrangersZoneJoinsNoSite(t *testing.T) {
 	}
 }
 
+// Who was there first and lists more later goes away with the name that is his, and leaves
+// the others what is theirs.
+func TestStrangerWhoWasFirstLeavesAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	victim := tier("mx.victim.example", "192.0.2.1", "192.0.2.2")
+	w.want("evil.test", "evil.test", tier("mx.evil.test", "192.0.2.1", "192.0.2.2"))
+	w.want("evil.test", "victim.example", victim) // for lack of a better name
+	w.want("evil.test", "evil.test", tier("mx.evil.test", "192.0.2.1", "203.0.113.1"))
+	w.want("victim.example", "victim.example", victim)
+	w.want("victim.example", "other.example", tier("mx.other.example", "192.0.2.1", "192.0.2.2"))
+	if got := w.Find("192.0.2.2"); len(got) != 2 || len(w.Find("203.0.113.1")) != 1 {
+		t.Errorf("%+v", got)
+	}
+	// The set of the victim grows by its own answers.
+	w.want("victim.example", "victim.example", tier("mx.victim.example", "192.0.2.3"))
+	w.want("evil.test", "evil.test", tier("mx.evil.test", "192.0.2.1"))
+}
+
+// Of two sites of one registrable domain that turn out to be one the elder stays.
+func TestTheElderOfKinStays(t *testing.T) {
+	t.Parallel()
+	for _, again := range []bool{false, true} {
+		w := newWorld(t)
+		for i := range 9 { // others, so that chance does not put the elder first
+			w.site("x.test", tier(fmt.Sprintf("mx.x%d.test", i), fmt.Sprintf("203.0.113.%d", i)))
+		}
+		w.want("big.example", "a.test", tier("a.mail.big.example", "192.0.2.1", "192.0.2.2"))
+		w.want("big.example-2", "b.test", tier("b.mail.big.example", "192.0.2.1", "192.0.2.2", "192.0.2.3"))
+		if again {
+			w.restart(filepath.Join(t.TempDir(), "sites.json"))
+		}
+		w.want("big.example", "a.test", tier("a.mail.big.example", "192.0.2.3", "192.0.2.1"))
+		w.want("big.example", "b.test", tier("b.mail.big.example", "192.0.2.2"))
+	}
+}
+
 func TestNamesAreShortAndUnique(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -345,7 +382,9 @@ func TestOrdersKeepTheirSite(t *testing.T) {
 	}
 	w.Pin(nil)
 	w.most = 16
-	w.Pin([]string{"a.test"})
+	w.want("x.example", "x1.test", tier("mx1.x.example", "192.0.2.51"))
+	w.want("x.example-2", "x2.test", tier("mx2.x.example", "192.0.2.52"))
+	w.Pin([]string{"x.example-2"})
 	for i := range 100 {
 		w.pass(time.Minute)
 		w.site("x.test", tier(fmt.Sprintf("mx.x%d.test", i), fmt.Sprintf("203.0.113.%d", i)))
@@ -353,7 +392,7 @@ func TestOrdersKeepTheirSite(t *testing.T) {
 	if len(w.sets) > w.most || len(w.groups) > w.most*groupsPerSite || len(w.names) > w.most {
 		t.Errorf("%d sets, %d groups, %d names", len(w.sets), len(w.groups), len(w.names))
 	}
-	w.want("a.test", "a.test", tier("mx.a.test", "192.0.2.1"))
+	w.want("x.example-2", "x2.test", tier("mx2.x.example", "192.0.2.52"))
 	w.want("x99.test", "x.test", tier("mx.x99.test", "203.0.113.99"))
 	if w.Has("x0.test") {
 		t.Error("the one that was not looked up longest is still there")
