@@ -242,3 +242,34 @@ func TestOrdersOfLongNamesHoldOn(t *testing.T) {
 	s.until("it goes", func() bool { return s.arrivals("streamed") == "a b" })
 	in("limited.test: 1; provider: 3")
 }
+
+// When a site falls apart, orders about it hold for both parts, over a restart too.
+func TestOrdersHoldForThePartsOfASite(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	s.pause(control.Filter{Stream: "news"}, "for the list")
+	s.send(spool.Envelope{Stream: "news"}, letter, "a@far.test")
+	s.until("it has its site", func() bool { return len(s.siteNames()) == 1 })
+	s.resume(control.Filter{Stream: "news"})
+	s.until("it goes", func() bool { return s.arrivals("far") == "a" })
+	s.pause(control.Filter{Site: "far.test"}, "the first")
+	if err := s.admin().Limit(t.Context(), control.Limit{Name: "far.test", Sessions: 2, Until: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // several look-ups may tell of it
+		s.agent.orders.Split("far.test", "part.test")
+		s.agent.orders.Split("nobody.test", "nothing.test")
+	}
+	for range 2 {
+		st, err := s.admin().Standing(t.Context())
+		if err != nil || len(st.Pauses) != 2 || len(st.Limits) != 2 {
+			t.Fatalf("%+v, %v", st, err)
+		}
+		if p, l := st.Pauses[1], st.Limits[1]; p.Filter.Site != "part.test" || p.Reason != "the first" || l.Name != "part.test" || l.Sessions != 2 {
+			t.Errorf("%+v, %+v", p, l)
+		}
+		s.stop()
+		s.start()
+	}
+}

@@ -46,7 +46,7 @@ func (o *Orders) expectOld(s *kept) {
 		slices.Sort(o.old)
 		o.old = slices.Compact(o.old)
 	}
-	set.Sites.Expect(o.old, o.Moved)
+	set.Sites.Expect(o.old, o)
 }
 
 // Moved has orders about a site that an earlier version called otherwise hold under the name
@@ -80,6 +80,37 @@ func (o *Orders) Moved(old, name string) {
 		return
 	}
 	o.log.Warn("orders about a site go over to its new name; several sites of before may be one now", "was", old, "site", name)
+}
+
+// Split has orders about a site hold for a part of it, too, that has got a name of its own.
+// They are in force on return; the file follows.
+func (o *Orders) Split(name, also string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := *o.now.Load()
+	next := control.StandingOrders{Pauses: slices.Clone(now.Pauses), Limits: slices.Clone(now.Limits), Priorities: now.Priorities}
+	for _, p := range now.Pauses {
+		if p.Filter.Site == name {
+			p.Filter.Site = also
+			next.Pauses = append(next.Pauses, p)
+		}
+	}
+	for _, l := range now.Limits {
+		if l.Name == name {
+			l.Name = also
+			next.Limits = append(next.Limits, l)
+		}
+	}
+	next.Pauses, next.Limits = strictest(next.Pauses), lowest(next.Limits)
+	if slices.Equal(next.Pauses, now.Pauses) && slices.Equal(next.Limits, now.Limits) {
+		return // it was done meanwhile
+	}
+	if err := o.apply(now, next); err != nil {
+		o.log.Error("orders about a site hold for a part of it", "site", name, "part", also, "err", err)
+		return
+	}
+	o.dirty = true
+	o.log.Warn("orders about a site hold for a part of it that has other addresses now", "site", name, "part", also)
 }
 
 // strictest keeps of pauses of the same filter the one that lasts longest.

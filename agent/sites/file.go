@@ -1,7 +1,6 @@
 package sites
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +19,6 @@ const (
 	// come or changed; when all that is new is when they were looked up, restGap.
 	saveGap = time.Minute
 	restGap = time.Hour
-	// atATime sites are read under the lock.
-	atATime = 1000
 	// savedGroups of a site are kept over a restart.
 	savedGroups = 64
 	version     = 1
@@ -134,32 +131,26 @@ func (b *Book) Save(now time.Time, must bool) error {
 		return nil
 	}
 	b.changed, b.touched, b.saved = false, false, now
-	groups := make(map[*site][]savedGroup)
+	type placed struct {
+		site   *site
+		leads  bool
+		member savedGroup
+	}
+	members := make([]placed, 0, len(b.groups))
 	for k, m := range b.groups {
-		if s := m.follow(); s != nil && s.name != "" && (len(groups[s]) < savedGroups || k == s.leader) {
-			groups[s] = append(groups[s], savedGroup{k, m.base, m.used})
+		if s := m.follow(); s != nil && s.name != "" {
+			members = append(members, placed{s, k == s.leader, savedGroup{k, m.base, m.used}})
 		}
-	}
-	type elder struct {
-		*site
-		since uint64
-	}
-	all := make([]elder, 0, len(b.names))
-	for _, s := range b.names {
-		all = append(all, elder{s, s.id})
 	}
 	b.mu.Unlock()
-	slices.SortFunc(all, func(a, b elder) int { return cmp.Compare(a.since, b.since) })
-	f := file{Version: version, Sites: make([]savedSite, 0, len(all))}
-	for part := range slices.Chunk(all, atATime) {
-		b.mu.Lock()
-		for _, s := range part {
-			if !s.gone && b.names[s.name] == s.site {
-				f.Sites = append(f.Sites, s.save(groups[s.site]))
-			}
+	groups := make(map[*site][]savedGroup, len(members))
+	for _, m := range members {
+		if list := groups[m.site]; len(list) < savedGroups || m.leads {
+			groups[m.site] = append(list, m.member)
 		}
-		b.mu.Unlock()
 	}
+	f := file{Version: version}
+	b.each(func(s *site) { f.Sites = append(f.Sites, s.save(groups[s])) })
 	text, err := json.Marshal(f)
 	if err == nil {
 		err = durable.Replace(b.path, append(text, '\n'))

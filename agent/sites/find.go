@@ -42,23 +42,16 @@ func (b *Book) Has(name string) bool {
 // the one that an earlier version called so (Answer.Old); else those that have a host or an
 // address, or else a domain, of the name. It looks at all sites.
 func (b *Book) Find(text string) []Info {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.names[text]; s != nil {
-		return []Info{s.info(Name)}
+	lower := strings.ToLower(strings.TrimSuffix(text, "."))
+	if x, ok := b.called(text, lower); ok {
+		return []Info{x}
 	}
-	text = strings.ToLower(strings.TrimSuffix(text, "."))
-	if s := b.names[text]; s != nil {
-		return []Info{s.info(Name)}
-	}
-	if s := b.former(text); s != nil {
-		return []Info{s.info(FormerName)}
-	}
+	text = lower
 	ip, err := netip.ParseAddr(strings.TrimPrefix(strings.Trim(text, "[]"), "ipv6:"))
 	ip = canonical(ip)
 	var list, domains []Info
 	sources := make(map[netip.Addr]bool)
-	for _, s := range b.names {
+	b.each(func(s *site) {
 		sources[s.source] = true
 		_, in := slices.BinarySearchFunc(s.addrs, ip.As16(), compare)
 		switch {
@@ -69,7 +62,9 @@ func (b *Book) Find(text string) []Info {
 		case slices.Contains(s.domains, text):
 			domains = append(domains, s.info(Domain))
 		}
-	}
+	})
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for from := range sources { // hosts are many more than a site lists
 		if s := b.member(from, text); s != nil && !slices.ContainsFunc(list, func(x Info) bool { return x.Name == s.name }) {
 			list = append(list, s.info(Host))
@@ -80,6 +75,49 @@ func (b *Book) Find(text string) []Info {
 	}
 	slices.SortFunc(list, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
 	return list
+}
+
+// called is the site that has one of the names, or had the last.
+func (b *Book) called(names ...string) (Info, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, name := range names {
+		if s := b.names[name]; s != nil {
+			return s.info(Name), true
+		}
+	}
+	if s := b.former(names[len(names)-1]); s != nil {
+		return s.info(FormerName), true
+	}
+	return Info{}, false
+}
+
+// atATime sites are looked at under the lock.
+const atATime = 1000
+
+// each calls f for all sites that have a name, the elder first, under the lock, which is
+// given up now and then.
+func (b *Book) each(f func(*site)) {
+	type elder struct {
+		*site
+		id uint64
+	}
+	b.mu.Lock()
+	all := make([]elder, 0, len(b.names))
+	for _, s := range b.names {
+		all = append(all, elder{s, s.id})
+	}
+	b.mu.Unlock()
+	slices.SortFunc(all, func(a, b elder) int { return cmp.Compare(a.id, b.id) })
+	for part := range slices.Chunk(all, atATime) {
+		b.mu.Lock()
+		for _, s := range part {
+			if b.names[s.name] == s.site {
+				f(s.site)
+			}
+		}
+		b.mu.Unlock()
+	}
 }
 
 // former is the site that was called by all MX hosts of its domains, those of equal

@@ -5,8 +5,8 @@
 // A Book knows the sites. Settings.Route calls Site with each answer of the DNS, and gets
 // the name of the domain's site; admins' verbs call Find with a name, an MX host or an
 // address. Open reads what an earlier Book has saved; Save, called once a second, writes
-// it now and then. Pin keeps the names that an order is about, Expect has orders under
-// names of earlier versions carried over.
+// it now and then. Pin keeps the names that an order is about, Expect has orders carried over
+// from names of earlier versions, and to the parts of a site that falls apart.
 //
 // # Groups and sets
 //
@@ -23,8 +23,10 @@
 //
 //	of the leader, all others are kin      the set grows, the site stays
 //	of the leader, with strangers there    the leader goes to the larger set, with the name;
-//	                                       the others stay with theirs, under a new one
-//	of anybody else                        the group goes to the site of the larger set
+//	                                       the others stay with theirs, under a new one.
+//	                                       Orders about the site hold for both
+//	of anybody else                        the group goes to the site of the larger set; if
+//	                                       that is new, orders about the old one hold there, too
 //	the larger set has a site already      the leader goes there; but where an order names
 //	                                       his site it stays apart, and the elder of two
 //	                                       sites of one registrable domain takes in the other
@@ -92,7 +94,7 @@ type Book struct {
 	numbers  map[string]int // where to look for a free number of a name, if many are taken
 	pinned   map[string]bool
 	expected map[string]bool
-	moved    func(old, name string)
+	orders   Orders
 	last     uint64 // id
 	changed  bool   // since it was saved, for more than times
 	touched  bool   // for times alone
@@ -105,6 +107,7 @@ type Book struct {
 type site struct {
 	id        uint64
 	name      string
+	was       string // name of the site that it was a part of, until orders about that hold here
 	provider  string // queue
 	source    netip.Addr
 	addrs     []address // sorted
@@ -134,14 +137,19 @@ func New() *Book {
 	}
 }
 
-// Expect has moved called with each of these names of earlier versions (Answer.Old) and
-// what its site is called now, once one is met. That is done before Site returns, so
-// that an order under the old name is in force under the new one before mail is sent.
-// Nobody else gets one of the names meanwhile.
-func (b *Book) Expect(old []string, moved func(old, name string)) {
+// Orders hears what orders about sites must follow. It is called before Site returns the
+// name, so that they are in force before mail is sent; perhaps several times with the same.
+type Orders interface {
+	Moved(old, name string)  // the site that an earlier version called old
+	Split(name, also string) // also was a part of a site that Pin has named
+}
+
+// Expect says who hears, and which names of earlier versions (Answer.Old) orders have.
+// Nobody else gets one of these meanwhile.
+func (b *Book) Expect(old []string, orders Orders) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.moved = moved
+	b.orders = orders
 	b.expected = make(map[string]bool)
 	for _, name := range old {
 		b.expected[name] = true
@@ -163,17 +171,30 @@ func (b *Book) Pin(names []string) {
 // same for two domains exactly if their hosts of each preference have the same sets. The
 // name is "" if no host has an address.
 func (b *Book) Site(now time.Time, a *Answer) (name, hosts string) {
-	name, hosts, old := b.look(seconds(now), a)
-	if old && name != "" {
-		b.moved(a.Old, name)
-		b.mu.Lock()
+	s, name, hosts, was, old := b.look(seconds(now), a)
+	if s == nil || !old && was == "" {
+		return name, hosts
+	}
+	if old {
+		b.orders.Moved(a.Old, name)
+	}
+	if was != "" {
+		b.orders.Split(was, name)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.was == was {
+		s.was = ""
+	}
+	if old {
 		delete(b.expected, a.Old)
-		b.mu.Unlock()
 	}
 	return name, hosts
 }
 
-func (b *Book) look(now uint32, a *Answer) (name, hosts string, old bool) {
+// look is Site. old says that orders have the site's name of an earlier version; was is the
+// name of another site, orders about which are to hold for this one.
+func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, old bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	source := canonical(a.Source)
@@ -193,7 +214,7 @@ func (b *Book) look(now uint32, a *Answer) (name, hosts string, old bool) {
 		}
 	}
 	if best == nil {
-		return "", "", false
+		return nil, "", "", "", false
 	}
 	if a.Provider != "" {
 		best = b.provider(now, source, a.Provider, of)
@@ -204,7 +225,10 @@ func (b *Book) look(now uint32, a *Answer) (name, hosts string, old bool) {
 	if len(best.domains) < mostDomains {
 		best.domains = note(best.domains, a.Domain, mostDomains)
 	}
-	return best.name, string(list), b.expected[a.Old]
+	if !b.pinned[best.was] || b.orders == nil {
+		best.was = ""
+	}
+	return best, best.name, string(list), best.was, b.expected[a.Old]
 }
 
 // provider is the site of a queue with MX patterns. Its addresses and hosts are some of a
@@ -235,7 +259,7 @@ func (b *Book) group(now uint32, source netip.Addr, g *Group) *site {
 		if len(g.Addrs) == 0 {
 			return nil
 		}
-		return b.join(now, source, k, g, keyOf("base", netip.Addr{}, baseOf(g.Hosts)), nil)
+		return b.join(now, source, k, g, keyOf("base", netip.Addr{}, baseOf(g.Hosts)), nil, "")
 	}
 	s := m.site
 	if len(g.Addrs) == 0 {
@@ -267,18 +291,19 @@ func (b *Book) group(now uint32, source netip.Addr, g *Group) *site {
 	case leads:
 		return b.lead(now, source, k, m, g, set)
 	}
-	return b.join(now, source, k, g, m.base, set)
+	return b.join(now, source, k, g, m.base, set, s.name)
 }
 
-// join brings a group to the site of its set, that of its answer if set is nil.
-func (b *Book) join(now uint32, source netip.Addr, k key, g *Group, base key, set []address) *site {
+// join brings a group to the site of its set, that of its answer if set is nil; was is the
+// name of the site where it was before.
+func (b *Book) join(now uint32, source netip.Addr, k key, g *Group, base key, set []address, was string) *site {
 	if set == nil {
 		set = union(nil, g.Addrs, now)
 	}
 	at := setKey(source, set)
 	s := b.sets[at]
 	if s == nil {
-		s = b.add(at, &site{source: source, addrs: set, leader: k, base: base, led: now})
+		s = b.add(at, &site{source: source, was: was, addrs: set, leader: k, base: base, led: now})
 	}
 	s.used = now
 	s.strangers = s.strangers || base != s.base
@@ -310,13 +335,14 @@ func (b *Book) lead(now uint32, source netip.Addr, k key, m member, g *Group, se
 			b.remove(s)
 			s.heir = there
 		}
-		return b.join(now, source, k, g, m.base, set)
+		return b.join(now, source, k, g, m.base, set, "")
 	}
 	if s.strangers && was != at {
 		left := s
 		s = &site{id: left.id, name: left.name, source: source, hosts: left.hosts, domains: left.domains, leader: k, base: m.base, led: now, used: now}
 		b.last++
 		left.id, left.name, left.hosts, left.domains, left.leader, left.base = b.last, "", nil, nil, 0, 0
+		left.was = s.name
 		if s.name != "" {
 			b.names[s.name] = s
 		}

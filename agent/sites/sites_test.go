@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -435,13 +436,79 @@ func TestFindTakesWhateverNamesASite(t *testing.T) {
 	}
 }
 
+// Look-ups, orders, listings and the file are at work at the same time.
+func TestManyUseABook(t *testing.T) {
+	t.Parallel()
+	b := Open(filepath.Join(t.TempDir(), "sites.json"), slog.New(slog.DiscardHandler), start)
+	b.most = 200
+	b.Expect([]string{"mx.d7.example"}, new(deaf))
+	var all sync.WaitGroup
+	for worker := range 4 {
+		all.Go(func() {
+			for i := range 2000 {
+				one(b, (i*7+worker)%400, start.Add(time.Duration(i)*time.Minute))
+				switch i % 100 {
+				case 10:
+					b.Pin([]string{"d7.example", "d8.example"})
+				case 20:
+					b.Find("10.0.0.7")
+				case 30:
+					if err := b.Save(start.Add(time.Duration(i)*time.Minute), i%200 == 30); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// deaf forgets what it is told.
+type deaf struct{}
+
+func (*deaf) Moved(string, string) {}
+func (*deaf) Split(string, string) {}
+
+// told is what orders are told.
+type told []string
+
+func (t *told) Moved(old, name string)  { *t = append(*t, old+" -> "+name) }
+func (t *told) Split(name, also string) { *t = append(*t, name+" + "+also) }
+
+// Orders about a site hold on for each part of it when it falls apart.
+func TestOrdersFollowThePartsOfASite(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var told told
+	w.Expect(nil, &told)
+	same := []string{"192.0.2.1", "192.0.2.2"}
+	for _, d := range []string{"a.test", "b.test", "c.test", "d.test"} {
+		w.want("a.test", d, tier("mx."+d, same...))
+	}
+	w.Pin([]string{"a.test"})
+	w.want("b.test", "b.test", tier("mx.b.test", "192.0.2.1", "192.0.2.3"))
+	w.want("a.test", "a.test", tier("mx.a.test", "192.0.2.1", "192.0.2.4"))
+	w.want("c.test", "c.test", tier("mx.c.test", same...))
+	w.want("c.test", "d.test", tier("mx.d.test", same...))
+	w.want("e.test", "e.test", tier("mx.e.test", "192.0.2.1", "192.0.2.5"))
+	if got := fmt.Sprint(told); got != "[a.test + b.test a.test + c.test]" {
+		t.Error(got)
+	}
+	w.Pin(nil)
+	w.want("b.test", "b.test", tier("mx.b.test", "192.0.2.6"))
+	w.want("d.test", "d.test", tier("mx.d.test", "192.0.2.1", "192.0.2.7"))
+	if len(told) != 2 {
+		t.Error(told)
+	}
+}
+
 // An order under a name of before is told of the new one before anybody sends there, and
 // nobody else has got that name.
 func TestFormerNamesAreCarriedOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	var moves []string
-	w.Expect([]string{"mx1.example.net,mx2.example.net", "example.org"}, func(old, name string) { moves = append(moves, old+" -> "+name) })
+	var moves told
+	w.Expect([]string{"mx1.example.net,mx2.example.net", "example.org"}, &moves)
 	w.want("example.org-2", "a.test", tier("mx.example.org", "192.0.2.1"))
 	if moves != nil {
 		t.Errorf("moved: %v", moves)
@@ -499,5 +566,43 @@ func BenchmarkLookUp(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		book.Site(start, &answers[i%n])
+	}
+}
+
+// How long the lock is held while 100,000 sites are saved and found.
+func BenchmarkLookUpWhileSaving(b *testing.B) {
+	book := Open(filepath.Join(b.TempDir(), "sites.json"), slog.New(slog.DiscardHandler), start)
+	const n = 100_000
+	for i := range n {
+		one(book, i, start)
+	}
+	for b.Loop() {
+		book.changed = true
+		done := make(chan error)
+		began := time.Now()
+		go func() { done <- book.Save(start, true) }()
+		longest := time.Duration(0)
+		for i := 0; ; i++ {
+			from := time.Now()
+			one(book, i%n, start)
+			longest = max(longest, time.Since(from))
+			select {
+			case err := <-done:
+				if err != nil {
+					b.Fatal(err)
+				}
+			default:
+				continue
+			}
+			break
+		}
+		b.ReportMetric(float64(longest.Microseconds())/1000, "ms-longest")
+		b.ReportMetric(time.Since(began).Seconds(), "s-save")
+	}
+	from := time.Now()
+	book.Find("nobody.test")
+	b.ReportMetric(float64(time.Since(from).Microseconds())/1000, "ms-find")
+	if st, err := os.Stat(book.path); err == nil {
+		b.ReportMetric(float64(st.Size())/n, "octets/site")
 	}
 }
