@@ -22,6 +22,7 @@ import (
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
+	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/agent/watch"
@@ -60,6 +61,9 @@ type Agent struct {
 // suppressFile, in the state directory, holds the suppression list.
 const suppressFile = "suppressed"
 
+// sitesFile, in the state directory, keeps the names of sites.
+const sitesFile = "sites.json"
+
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
@@ -87,6 +91,11 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a.store, a.writer = store, writer
 	a.history = history.New(time.Now())
+	names := ""
+	if c.Agent.StateDirectory != "" {
+		names = filepath.Join(c.Agent.StateDirectory, sitesFile)
+	}
+	set.Sites = sites.Open(names, log, time.Now())
 	a.settings = settings.NewSource(set)
 	open, err := a.store.Usage()
 	if err != nil {
@@ -148,7 +157,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	set.Relay = a.settings.Now().Relay
+	set.Relay, set.Sites = a.settings.Now().Relay, a.settings.Now().Sites
 	a.settings.Use(set)
 	a.deliverer.Reload(&next)
 	settings.LimitMemory(&next, a.log)
@@ -256,6 +265,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.orders.SaveRulePauses(time.Now(), true)
 	if err := a.saveLearned(time.Now(), true); err != nil {
 		a.log.Warn("what was learned of receivers is lost", "err", err)
+	}
+	if err := a.settings.Now().Sites.Save(time.Now(), true); err != nil {
+		a.log.Error("stopping", "err", err)
 	}
 	// The next agent goes on with warnings of delay from here.
 	err = errors.Join(err, a.store.Beat(a.queue.Queued()))

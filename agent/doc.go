@@ -25,6 +25,7 @@
 //	slots     what is known of an address, and the places that we hold there
 //	hosts     at which hosts TLS fails
 //	route     DNS: exchangers, addresses; route/dane and route/sts, policies
+//	sites     which domains are one site, and what it is called
 //	smtp      one connection and its transactions
 //	outcome   what a reply or a failure means for a recipient
 //	dsn       the text of reports
@@ -53,7 +54,8 @@
 //  2. Agent.follow or load gives it to Orders.Add (orders/orders.go): is its sender
 //     paused? Then Queue.Add (queue/queue.go): one entry for each recipient, in a lane.
 //  3. A domain that is new is asked for (resolve.go); Settings.Route (settings/route.go)
-//     finds its queue, and with package route its hosts. Queue.Routed makes a site of it.
+//     finds its queue, with package route its hosts, and with package sites the name of its
+//     site. Queue.Routed makes a site of it.
 //  4. The gates in Queue.grow (queue/grow.go) let a connect through, or not; the last of
 //     them is the site's controller, which names the address (elastic/open.go). To an admin
 //     they are told by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
@@ -118,9 +120,10 @@
 //	domain       of the recipients; a pseudo domain for what goes to a relay
 //	route        where a domain's mail goes, and under which queue's rules
 //	queue        a section [[queue]] of the configuration; also package queue, which has all mail
-//	destination  an MX set with its port, TLS and source; domains that share it share sessions
-//	site         the unit of limits: a provider, or the domains whose best hosts have the
-//	             same addresses; has one controller
+//	destination  sets of addresses, or MX hosts where names are verified, with TLS and source;
+//	             domains that share it share sessions
+//	site         the unit of limits: a provider, or all domains whose best hosts have the same
+//	             addresses (package sites, which names it); has one controller
 //	host         one server by name and address
 //	place        an address of a destination, and the source for it
 //	slot         a place among the connections that an address takes from us: held from the

@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"agent/history", "agent/postconf"},
 	{"agent/event", "agent/queue", "agent/suppress"},
 	{"agent/hosts", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
-	{"agent/config", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/route/sts", "agent/route/dane"},
+	{"agent/config", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/printable", "agent/slots", "agent/transient"},
 }
 

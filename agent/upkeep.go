@@ -15,12 +15,17 @@ import (
 // heartbeat tells the milter once a second that the agent lives, and how much
 // is queued. It goes on while transactions finish after a stop was asked for.
 func (a *Agent) heartbeat(ctx context.Context) {
-	failing, tight, damaged := false, false, 0
+	failing, tight, unsaved, damaged := false, false, false, 0
 	beat := func(time.Time) {
 		damaged = a.settler.SettleDamaged(damaged)
 		a.orders.Expire(time.Now())
 		a.settings.Now().Resolver.Forget()
 		a.orders.SaveRulePauses(time.Now(), false)
+		lost := a.settings.Now().Sites.Save(time.Now(), false)
+		if lost != nil && !unsaved {
+			a.log.Error("not saved; a restart would give some sites other names", "err", lost)
+		}
+		unsaved = lost != nil
 		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
 			tight = huge
 			debug.SetGCPercent(gcPercent(huge))

@@ -104,7 +104,11 @@ func (b *Backend) do(ctx context.Context, d *action, o control.Action, tell func
 		// Half of what is meant would be left out, in silence.
 		return done, errors.New("the spool is still being read; try again in a moment")
 	}
-	sel := orders.NewSelection(b.store, o.Filter)
+	filter, err := b.selected(ctx, o.Filter)
+	if err != nil {
+		return done, err
+	}
+	sel := orders.NewSelection(b.store, filter)
 	several := make(map[spool.ID]bool) // messages of several recipients that were counted
 	for end := time.Now().Add(retryFor); ; {
 		done.Active = 0

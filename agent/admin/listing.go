@@ -36,7 +36,10 @@ func (b *Backend) Totals() control.Totals { return b.metrics.Totals() }
 // Messages implements control.Backend. Recipients of one message that stand
 // side by side in the queue make one entry.
 func (b *Backend) Messages(ctx context.Context, f control.Filter, yield func(*control.Message) error) error {
-	var result error
+	f, result := b.selected(ctx, f)
+	if result != nil {
+		return result
+	}
 	sel := orders.NewSelection(b.store, f)
 	b.queue.List(func(page []queue.Entry) bool {
 		page = slices.DeleteFunc(page, func(e queue.Entry) bool { return !sel.Selects(&e) })

@@ -11,7 +11,6 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
-	"github.com/millrace/millrace/agent/settings"
 )
 
 // Streams implements control.Backend.
@@ -31,7 +30,7 @@ func (b *Backend) Standing() control.StandingOrders { return b.orders.Standing()
 
 // Pause implements control.Backend. One of the same filter is replaced.
 func (b *Backend) Pause(ctx context.Context, p control.Pause) error {
-	f, err := b.pauseFilter(p.Filter)
+	f, err := b.pauseFilter(ctx, p.Filter)
 	if err != nil {
 		return err
 	}
@@ -53,8 +52,13 @@ func (b *Backend) Pause(ctx context.Context, p control.Pause) error {
 }
 
 // Resume implements control.Backend.
-func (b *Backend) Resume(_ context.Context, f control.Filter) (left []control.Pause, err error) {
+func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.Pause, err error) {
 	f = plainFilter(f)
+	if !slices.ContainsFunc(b.orders.Standing().Pauses, func(x control.Pause) bool { return x.Filter == f }) {
+		if f, err = b.siteOf(ctx, f); err != nil && !errors.Is(err, control.ErrUnknown) {
+			return nil, err
+		}
+	}
 	err = b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Pauses)
 		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f })
@@ -80,7 +84,7 @@ func plainFilter(f control.Filter) control.Filter {
 }
 
 // pauseFilter checks what a pause is to be on for.
-func (b *Backend) pauseFilter(f control.Filter) (control.Filter, error) {
+func (b *Backend) pauseFilter(ctx context.Context, f control.Filter) (control.Filter, error) {
 	f = plainFilter(f)
 	lanes := f.Queue != "" || f.Site != "" || f.Stream != "" || f.Domain != ""
 	switch {
@@ -92,28 +96,13 @@ func (b *Backend) pauseFilter(f control.Filter) (control.Filter, error) {
 		return f, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
 	case f.Queue != "" && !b.isQueue(f.Queue):
 		return f, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
-	case f.Site != "" && !b.isSite(f.Site):
-		return f, fmt.Errorf("site %s: %w", f.Site, control.ErrUnknown)
+	case f.Site == "":
+		return f, nil
 	}
-	return f, nil
+	return b.siteOf(ctx, f)
 }
 
-func (b *Backend) isQueue(name string) bool {
-	c := b.settings.Now().Config
-	if name == c.General.Name || name == settings.HandbackQueue {
-		return true
-	}
-	for i := range c.Queues {
-		if c.Queues[i].Name == name {
-			return true
-		}
-	}
-	return false
-}
-
-func (b *Backend) isSite(name string) bool {
-	return slices.ContainsFunc(b.queue.Sites(), func(s queue.Site) bool { return s.Name == name })
-}
+func (b *Backend) isQueue(name string) bool { return b.settings.Now().IsQueue(name) }
 
 // Limit implements control.Backend. One of the same name is replaced.
 func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
@@ -123,8 +112,17 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 		return errors.New("a limit is not negative; remedy: pause is for nothing at all")
 	case !ends && !l.Until.After(time.Now()):
 		return errors.New("a temporary limit needs a time in the future at which it ends")
-	case !ends && !b.isQueue(l.Name) && !b.isSite(l.Name):
-		return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
+	}
+	if !b.isQueue(l.Name) && !slices.ContainsFunc(b.orders.Standing().Limits, func(x control.Limit) bool { return x.Name == l.Name }) {
+		name, err := b.keptSite(ctx, l.Name)
+		switch {
+		case err == nil:
+			l.Name = name
+		case !errors.Is(err, control.ErrUnknown):
+			return err
+		case !ends:
+			return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
+		}
 	}
 	l.Who = control.PeerOf(ctx).String()
 	return b.orders.Change(func(s *control.StandingOrders) error {
@@ -142,7 +140,12 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 
 // Forget implements control.Backend. What was learned is a matter of speed alone, but for
 // suspensions: those that a receiver's reply caused end, and may come again.
-func (b *Backend) Forget(_ context.Context, name string) (sites int, err error) {
+func (b *Backend) Forget(ctx context.Context, name string) (sites int, err error) {
+	if name != "" && !b.isQueue(name) {
+		if name, err = b.site(ctx, name); err != nil {
+			return 0, err
+		}
+	}
 	if sites = b.queue.Forget(name); sites == 0 && name != "" && !b.isQueue(name) {
 		return 0, fmt.Errorf("site or queue %s: %w", name, control.ErrUnknown)
 	}
@@ -176,6 +179,10 @@ func (b *Backend) ReloadConfig(context.Context) error {
 
 // Why implements control.Backend.
 func (b *Backend) Why(site string) ([]control.Change, error) {
+	site, err := b.site(context.Background(), site)
+	if err != nil {
+		return nil, err
+	}
 	changes := b.queue.Why(site)
 	if changes == nil {
 		return nil, fmt.Errorf("site %s: %w", site, control.ErrUnknown)

@@ -34,6 +34,15 @@ type Change struct {
 	Cause string    `json:"cause"`
 }
 
+// SiteFound is a site and what is known of it.
+type SiteFound struct {
+	Name      string   `json:"name"`
+	Source    string   `json:"source,omitempty"`    // address that connections favour
+	Hosts     []string `json:"hosts,omitempty"`     // some, of the best preference
+	Addresses []string `json:"addresses,omitempty"` // of a provider some
+	Domains   []string `json:"domains,omitempty"`   // a few
+}
+
 // ErrUnknown says that the agent does not know what the request names.
 var ErrUnknown = errors.New("not known to the agent")
 
@@ -77,6 +86,10 @@ func (s *Server) admin() {
 	s.mux.HandleFunc("GET /v1/why", func(w http.ResponseWriter, r *http.Request) {
 		changes, err := b.Why(r.URL.Query().Get("site"))
 		respond(w, changes, err)
+	})
+	s.mux.HandleFunc("GET /v1/site", func(w http.ResponseWriter, r *http.Request) {
+		found, err := b.FindSite(r.Context(), r.URL.Query().Get("of"))
+		respond(w, found, err)
 	})
 	s.mux.HandleFunc("POST /v1/weblink", func(w http.ResponseWriter, r *http.Request) {
 		link, err := b.WebLink()
@@ -130,6 +143,13 @@ func (c *Client) Streams(ctx context.Context) (list []Stream, err error) {
 func (c *Client) Why(ctx context.Context, site string) (list []Change, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/why?site="+url.QueryEscape(site), nil, &list)
 	return list, err
+}
+
+// FindSite asks which site a text means: a name, a former name, an MX host, an address or a
+// domain; ErrUnknown if none.
+func (c *Client) FindSite(ctx context.Context, text string) (x SiteFound, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/site?of="+url.QueryEscape(text), nil, &x)
+	return x, err
 }
 
 // WebLink asks for a URL of the status page that lets one browser see addresses; it is

@@ -117,6 +117,10 @@ type Backend interface {
 	Milter(MilterReport)
 	// Why explains a site; ErrUnknown if there is none of the name.
 	Why(site string) ([]Change, error)
+	// FindSite finds the site that a text means: a name, a former name, an MX host, an
+	// address or a domain. ErrUnknown if there is none; an error that lists them if there
+	// are several. Wherever a request names a site it may say the same.
+	FindSite(ctx context.Context, text string) (SiteFound, error)
 	// WebLink is the URL that lets one browser see addresses on the status page.
 	WebLink() (string, error)
 	SuppressionBackend
@@ -196,9 +200,12 @@ func (s *Server) routes() {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		out := bufio.NewWriterSize(deadlineWriter{w}, listingBuffer)
 		enc := json.NewEncoder(out)
-		err = s.backend.Messages(r.Context(), f, func(m *Message) error { return enc.Encode(m) })
+		any := false
+		err = s.backend.Messages(r.Context(), f, func(m *Message) error { any = true; return enc.Encode(m) })
 		if err == nil {
 			err = out.Flush()
+		} else if !any && r.Context().Err() == nil {
+			respond(w, nil, err)
 		}
 		if err != nil {
 			s.log.Debug("queue listing ended early", "err", err)

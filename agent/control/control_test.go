@@ -123,6 +123,13 @@ func (f fixed) Why(site string) ([]Change, error) {
 	return []Change{{From: 1, To: 2, Cause: "because"}}, nil
 }
 
+func (f fixed) FindSite(_ context.Context, text string) (SiteFound, error) {
+	if text != "mx.google.example" {
+		return SiteFound{}, fmt.Errorf("site %s: %w", text, ErrUnknown)
+	}
+	return SiteFound{Name: "google", Addresses: []string{"192.0.2.1"}}, nil
+}
+
 func TestAdminsRequests(t *testing.T) {
 	t.Parallel()
 	c := client(t, open(t, fixed{n: 7}))
@@ -166,6 +173,12 @@ func TestAdminsRequests(t *testing.T) {
 	}
 	if _, err := c.Shape(ctx, "colour", Filter{}); err == nil {
 		t.Error("a shape by colour")
+	}
+	if x, err := c.FindSite(ctx, "mx.google.example"); err != nil || x.Name != "google" || len(x.Addresses) != 1 {
+		t.Errorf("find: %v, %v", x, err)
+	}
+	if _, err := c.FindSite(ctx, "other"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("find: %v", err)
 	}
 	if _, err := c.Why(ctx, "other"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "other") {
 		t.Errorf("unknown site: %v", err)

@@ -29,7 +29,7 @@
 //	                        goes to a relay, as reports do to the host, or
 //	                        "relay:unix:/path"
 //	queue          string?  domain queue, "general"
-//	site           string?  provider or MX set
+//	site           string?  provider, or a short name for its hosts' addresses
 //	relay          string?  the server: "mx1.example[192.0.2.1]:25", "localhost[/path]"
 //	                        for a socket
 //	conn_use       number?  which transaction of its connection this was, from 1

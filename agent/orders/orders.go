@@ -53,6 +53,7 @@ type Orders struct {
 	stop     context.Context
 
 	mu    sync.Mutex // one change at a time, of the file too
+	old   []string   // names of sites in orders that are those of an earlier version
 	now   atomic.Pointer[control.StandingOrders]
 	dirty bool      // the file lacks what rules about replies have changed
 	kept  time.Time // when the file was written last
@@ -196,6 +197,7 @@ func (o *Orders) apply(old, next control.StandingOrders) error {
 		}
 	}
 	o.Exclusively(func() { o.now.Store(&next) })
+	o.settings.Now().Sites.Pin(siteNames(&next))
 	var pauses []queue.Pause
 	for _, b := range next.Pauses {
 		if f := b.Filter; !OfEnvelope(f) {
@@ -319,7 +321,9 @@ func (o *Orders) save(s *control.StandingOrders) error {
 	if dir == "" {
 		return nil
 	}
-	b, err := json.MarshalIndent(s, "", "\t")
+	names := siteNames(s)
+	o.old = slices.DeleteFunc(slices.Clone(o.old), func(x string) bool { return !slices.Contains(names, x) })
+	b, err := json.MarshalIndent(kept{*s, siteNaming, o.old}, "", "\t")
 	if err == nil {
 		err = durable.Replace(filepath.Join(dir, StandingFile), append(b, '\n'))
 	}
@@ -341,12 +345,13 @@ func (o *Orders) load() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var s control.StandingOrders
+	var s kept
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
 	if err == nil {
-		err = o.apply(control.StandingOrders{}, s)
+		o.expectOld(&s)
+		err = o.apply(control.StandingOrders{}, s.StandingOrders)
 	}
 	if err != nil {
 		// To send what somebody has paused is worse than not to start.

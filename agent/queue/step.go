@@ -279,7 +279,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		s.last = now
 		d := s.dest
 		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
-		if i := d.placeOf(s.slot.Address); d.shunned[i].times > 0 {
+		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
 			d.shunned[i] = shun{}
 		}
 	}

@@ -16,7 +16,7 @@ import (
 // literal is its own key. One of more than maxKey octets is cut, and ends in a hash of
 // the whole.
 func (p *Plan) Key() string {
-	set := p.published()
+	set := p.Published()
 	if len(set) == 0 {
 		return p.Domain
 	}
@@ -49,7 +49,7 @@ const (
 // Names returns the names of all published exchangers, for MX patterns. It is
 // empty for an address literal.
 func (p *Plan) Names() []string {
-	set := p.published()
+	set := p.Published()
 	names := make([]string, len(set))
 	for i, m := range set {
 		names[i] = m.Name
@@ -57,8 +57,9 @@ func (p *Plan) Names() []string {
 	return names
 }
 
-// published is the MX set; of a Plan that was made by hand, its hosts.
-func (p *Plan) published() []MX {
+// Published is the MX set, the best first; of a Plan that was made by hand, its hosts. It is
+// empty for an address literal.
+func (p *Plan) Published() []MX {
 	if p.MX != nil {
 		return p.MX
 	}

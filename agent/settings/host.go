@@ -66,6 +66,12 @@ func (s *Settings) Options(rt queue.Route, p Host, report func(string)) smtp.Opt
 		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: rt.Queue.RelayAuthTLS == config.TLSRequired}
 	}
 	s.tls.secure(&o, rt.Queue, p, report)
+	if rt.Plan != nil && o.TLS < smtp.Verify && p.Need.Asks == route.Nothing {
+		// Nobody's name is checked, so none is sent, as smtp(8) sends none: all whose mail
+		// leads to the address share the session, and a stranger's name for it must not
+		// decide about the others' TLS.
+		o.ServerName = ""
+	}
 	return o
 }
 

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/sites"
 )
 
 // Route finds the route of a domain: its queue, and the hosts or the relay. It asks the
@@ -64,31 +66,86 @@ func (s *Settings) handbackRoute() queue.Route {
 
 // MXRoute is the route to the mail exchangers of a domain. The key of a
 // destination, whose sessions its domains share, holds all that a session was
-// opened under: the hosts, the queue's policy with its TLS level, what the
-// domain's own policies need (route.Plan.Needs), the sources. When a policy of the
+// opened under: the site, the hosts, the queue's policy with its TLS level, what the
+// domain's own policies need (route.Plan.Needs), the sources. Where no name is verified
+// the hosts are their sets of addresses (sites.Book), so that domains with names of their own
+// on one host share its sessions; else they are the names. When a policy of the
 // domain changes, so does the key: the mail moves on, and the sessions opened
 // under the old one end when nobody needs them any more. The site has the favoured
-// source alone in its name, as most of its connections come from there.
+// source alone in its identity, as most of its connections come from there.
 func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue.Route {
 	sources := sources(s.Config.Agent.SourceAddresses, name, plan)
+	answer := sites.Answer{Domain: name, Groups: groups(plan), Several: len(s.Config.Agent.SourceAddresses) > 1, Queue: s.IsQueue}
 	from, first := "", ""
 	for _, a := range sources {
 		from += " from " + a.String()
 		first = cmp.Or(first, from)
 	}
-	site := plan.Key()
-	if len(q.MX) > 0 {
-		site = q.Name // a provider: its limits hold for all its hosts together
+	if len(sources) > 0 {
+		answer.Source = sources[0]
+	}
+	answer.Old = plan.Key() + first
+	if len(q.MX) > 0 { // a provider: its limits hold for all its hosts together
+		answer.Provider = q.Name
+		answer.Old = q.Name + first
+	}
+	site, hosts := s.Sites.Site(time.Now(), &answer)
+	if site == "" { // no host has an address, which no Resolver answers
+		site = answer.Old
 	}
 	needs := ""
 	if q.TLS != config.TLSNone {
 		needs = plan.Needs()
 	}
+	if q.TLS == config.TLSVerify || needs != "" {
+		hosts = plan.Key()
+	}
 	rt := queue.Route{
 		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
-		Site: site + first,
-		Key:  plan.Key() + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
+		Site: site,
+		Key:  site + " " + hosts + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
 	}
 	rt.Places = s.places(rt)
 	return rt
+}
+
+// groups are the hosts of a plan, those of equal preference together. Those without an
+// address at the moment are among them by name, so that a set is known again.
+func groups(plan *route.Plan) []sites.Group {
+	var list []sites.Group
+	last := -1
+	for _, m := range plan.Published() {
+		if int(m.Preference) != last {
+			list = append(list, sites.Group{})
+			last = int(m.Preference)
+		}
+		g := &list[len(list)-1]
+		g.Hosts = append(g.Hosts, m.Name)
+		for i := range plan.Hosts {
+			if h := &plan.Hosts[i]; h.Name == m.Name {
+				g.Addrs = append(g.Addrs, h.Addrs...)
+			}
+		}
+	}
+	if list == nil { // an address literal
+		for _, h := range plan.Hosts {
+			for _, a := range h.Addrs {
+				list = append(list, sites.Group{Hosts: []string{a.String()}, Addrs: h.Addrs})
+			}
+		}
+	}
+	return list
+}
+
+// IsQueue says whether a queue has the name.
+func (s *Settings) IsQueue(name string) bool {
+	if name == s.Config.General.Name || name == HandbackQueue {
+		return true
+	}
+	for i := range s.Config.Queues {
+		if s.Config.Queues[i].Name == name {
+			return true
+		}
+	}
+	return false
 }

@@ -5,7 +5,7 @@
 // Settings are made of a Config and never change. Source holds those in force; a reload
 // makes new ones and puts them into force at once for all who ask from then on. The
 // package owns nothing else: the resolver's cache and TLS tickets belong to their
-// Settings, and go with them.
+// Settings, and go with them. The names of sites are handed from one to the next (Sites).
 //
 // New reads the files that the configuration names (certificates, authorities), and fails
 // if one cannot be used. Whoever needs several values that belong together asks
@@ -30,6 +30,7 @@ import (
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/sites"
 )
 
 // Settings are one configuration in the others' terms. They do not change: a reload makes
@@ -39,6 +40,7 @@ type Settings struct {
 	Resolver *route.Resolver
 	Relay    string         // queue.RelayDomain of the hand-back relay as it was at the start
 	Rules    []outcome.Rule // about replies
+	Sites    *sites.Book    // names of sites; New makes one of its own, which its caller may replace
 	tls      *tlsBase
 }
 
@@ -94,7 +96,7 @@ func New(c *config.Config, log *slog.Logger, tally *route.Tally) (*Settings, err
 	if err != nil {
 		return nil, err
 	}
-	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules}, nil
+	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules, Sites: sites.New()}, nil
 }
 
 var trusts = map[config.DANE]route.Trust{

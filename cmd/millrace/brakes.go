@@ -21,7 +21,7 @@ type pauseFlags struct {
 	Stream string `arg:"" optional:"" help:"The stream, as millrace streams lists it."`
 	All    bool   `group:"Or, in place of a stream:" help:"All mail."`
 	Queue  string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail of this queue."`
-	Site   string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail to this site."`
+	Site   string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail to this site: its name, a domain, an MX host or an address."`
 	Domain string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail to recipients in this domain."`
 	Sender string `group:"Or, in place of a stream:" placeholder:"ADDRESS" help:"Mail of this envelope sender."`
 	User   string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail that this SASL user submitted."`
@@ -174,7 +174,7 @@ func printStanding(out io.Writer, s *control.StandingOrders, pause func(*control
 
 // setCmd limits a site or a queue for a time.
 type setCmd struct {
-	Name     string    `arg:"" optional:"" help:"A site, or a queue: then each of its sites."`
+	Name     string    `arg:"" optional:"" help:"A queue: each of its sites; or a site, by its name, a domain, an MX host or an address."`
 	Sessions int       `placeholder:"N" help:"At most so many sessions at a time, in place of max_sessions."`
 	Rate     perSecond `placeholder:"RATE" help:"At most so many messages, in place of max_message_rate: 10/s, 600/m, 5000/h."`
 	For      age       `default:"1h" placeholder:"TIME" help:"How long: 30m, 2h, 1d. Default: ${default}."`
@@ -202,6 +202,7 @@ lifted or a suspension is void, --forget has it find out anew.
 
 Examples:
   millrace set google --sessions 5 --rate 10/s --for 2h
+  millrace set mx1.example.net --sessions 2
   millrace set google --reset
   millrace set example.net --forget
   millrace set --forget --all`

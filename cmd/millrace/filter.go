@@ -15,7 +15,7 @@ type filterFlags struct {
 	ID        string `group:"Which mail (several conditions must all hold):" name:"id" placeholder:"ID" help:"The message of this id."`
 	Stream    string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"Of this stream."`
 	Queue     string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"Of this queue."`
-	Site      string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"To this site."`
+	Site      string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"To this site: its name, a domain, an MX host or an address."`
 	Domain    string `group:"Which mail (several conditions must all hold):" placeholder:"NAME" help:"To recipients in this domain."`
 	Sender    string `group:"Which mail (several conditions must all hold):" placeholder:"ADDRESS" help:"Of this envelope sender; <> is the null sender."`
 	Recipient string `group:"Which mail (several conditions must all hold):" placeholder:"ADDRESS" help:"To this recipient."`

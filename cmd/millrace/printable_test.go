@@ -97,6 +97,11 @@ func (l liar) Why(string) ([]control.Change, error) {
 	return poisoned(list), err
 }
 
+func (l liar) FindSite(ctx context.Context, text string) (control.SiteFound, error) {
+	x, err := l.backend.FindSite(ctx, text)
+	return poisoned(x), err
+}
+
 func (l liar) Resume(context.Context, control.Filter) ([]control.Pause, error) {
 	return l.Standing().Pauses, nil
 }

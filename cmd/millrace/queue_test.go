@@ -121,8 +121,18 @@ func (b backend) WebLink() (string, error) { return "http://127.0.0.1:8891/enter
 
 func (b backend) Milter(control.MilterReport) {}
 
+func (b backend) FindSite(_ context.Context, text string) (control.SiteFound, error) {
+	if text != "google" && text != "gmail.com" {
+		return control.SiteFound{}, fmt.Errorf("site %s: %w", text, control.ErrUnknown)
+	}
+	return control.SiteFound{
+		Name: "google", Hosts: []string{"mx1.google.example"}, Domains: []string{"gmail.com"},
+		Addresses: []string{"192.0.2.1", "2001:db8::1"},
+	}, nil
+}
+
 func (b backend) Why(site string) ([]control.Change, error) {
-	if site != "google" {
+	if site != "google" && site != "gmail.com" {
 		return nil, fmt.Errorf("site %s: %w", site, control.ErrUnknown)
 	}
 	at := time.Unix(1_700_000_000, 0)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
@@ -91,7 +92,7 @@ func (c *priorityCmd) Run(ctx context.Context, g *globals) error {
 
 // whyCmd explains a site.
 type whyCmd struct {
-	Site string `arg:"" help:"A site, as millrace queue --json names it: a provider's queue, or the MX set of a domain."`
+	Site string `arg:"" help:"A site, by its name, a domain, an MX host or an address."`
 	JSON bool   `name:"json" help:"One JSON object a line."`
 }
 
@@ -100,8 +101,14 @@ func (c *whyCmd) Help() string {
 each with the receiver's reply or the measurement behind it, oldest first; then what
 is paused or limited there by hand.
 
-Example:
-  millrace why google`
+A site is a provider, that is a queue with MX patterns; or else all domains whose best MX
+hosts have the same addresses. Its name is that of the queue, or of the domain that the
+hosts are in: example.net, or example.net-2 if there is more than one. Wherever a site is
+asked for, a domain, an MX host or an address will do.
+
+Examples:
+  millrace why google
+  millrace why example.com      the site that mail to this domain goes to`
 }
 
 func (c *whyCmd) Run(ctx context.Context, g *globals) error {
@@ -113,6 +120,10 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	site, err := client.FindSite(ctx, c.Site)
+	if err != nil { // an agent of before an upgrade, which knows it by this name
+		site = control.SiteFound{Name: c.Site}
+	}
 	standing, err := client.Standing(ctx)
 	if err != nil {
 		return err
@@ -123,12 +134,15 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	}
 	queue := ""
 	for _, s := range st.Sites {
-		if s.Name == c.Site {
+		if s.Name == site.Name {
 			queue = s.Queue
 		}
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
+	if line := siteInLine(&site); line != "" && !c.JSON {
+		printable.Fprintln(out, line)
+	}
 	for _, x := range list {
 		if c.JSON {
 			if err := json.NewEncoder(printable.NewJSON(out)).Encode(x); err != nil {
@@ -142,12 +156,35 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 		printStanding(out, &standing,
 			func(b *control.Pause) bool {
 				f := b.Filter
-				return f.All || f.Site == c.Site || f.Queue != "" && f.Queue == queue
+				return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue
 			},
-			func(l *control.Limit) bool { return l.Name == c.Site || l.Name == queue })
+			func(l *control.Limit) bool { return l.Name == site.Name || l.Name == queue })
 	}
 	return nil
 }
+
+// siteInLine is what is known of a site; "" if nothing is.
+func siteInLine(s *control.SiteFound) string {
+	var list []string
+	add := func(what string, names []string) {
+		if len(names) > shownOfSite {
+			names = append(names[:shownOfSite:shownOfSite], fmt.Sprintf("%d more", len(names)-shownOfSite))
+		}
+		if len(names) > 0 {
+			list = append(list, what+" "+strings.Join(names, ", "))
+		}
+	}
+	add("hosts", s.Hosts)
+	add("addresses", s.Addresses)
+	add("domains such as", s.Domains)
+	if list == nil {
+		return ""
+	}
+	return s.Name + ": " + strings.Join(list, "; ")
+}
+
+// shownOfSite is how many names of each kind are shown of a site.
+const shownOfSite = 6
 
 // inLine is a change of a site's controller as listings show it.
 func inLine(c *control.Change) string {

@@ -62,7 +62,8 @@ limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (
 		{args: []string{"flush", "--site", "google"}, code: 1, stderr: "{Verb:flush Filter:site google Dry:false}; 7 recipients will be tried now until then"},
 		{args: []string{"requeue", "--older-than", "1d", "--state", "deferred"}, code: 1, stderr: "{Verb:requeue Filter:state deferred, older than 24h0m0s Dry:false}"},
 		{args: []string{"requeue", "--state", "lost"}, code: 64, stderr: "must be one of"},
-		{args: []string{"why", "google"}, stdout: `2023-11-14 22:13:20    0 -> 2    start
+		{args: []string{"why", "gmail.com"}, stdout: `google: hosts mx1.google.example; addresses 192.0.2.1, 2001:db8::1; domains such as gmail.com
+2023-11-14 22:13:20    0 -> 2    start
 2023-11-14 22:14:20   20 -> 11  at most 12.5/s  refused with 11 up: 421 too many
 paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
 limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))

@@ -1,0 +1,169 @@
+package sites
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"unsafe"
+)
+
+// Info is what is known of a site.
+type Info struct {
+	Name      string
+	Provider  bool
+	Source    netip.Addr // zero: the kernel's choice
+	Hosts     []string   // some, best preference only
+	Addresses []netip.Addr
+	Domains   []string // a few
+	As        As       // what Find's text is to it
+}
+
+// As is what a text is to a site.
+type As uint8
+
+// The kinds.
+const (
+	Name As = iota
+	FormerName
+	Host
+	Address
+	Domain
+)
+
+// Has says whether a site has the name.
+func (b *Book) Has(name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.names[name] != nil
+}
+
+// Find returns the sites that a text may mean, by name: the one that is called so; else
+// the one that an earlier version called so (Answer.Old); else those that have a host or an
+// address, or else a domain, of the name. It looks at all sites.
+func (b *Book) Find(text string) []Info {
+	lower := strings.ToLower(strings.TrimSuffix(text, "."))
+	if x, ok := b.called(text, lower); ok {
+		return []Info{x}
+	}
+	text = lower
+	ip, err := netip.ParseAddr(strings.TrimPrefix(strings.Trim(text, "[]"), "ipv6:"))
+	ip = canonical(ip)
+	var list, domains []Info
+	sources := make(map[netip.Addr]bool)
+	b.each(func(s *site) {
+		sources[s.source] = true
+		_, in := slices.BinarySearchFunc(s.addrs, ip.As16(), compare)
+		switch {
+		case err == nil && in:
+			list = append(list, s.info(Address))
+		case slices.Contains(s.hosts, text):
+			list = append(list, s.info(Host))
+		case slices.Contains(s.domains, text):
+			domains = append(domains, s.info(Domain))
+		}
+	})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for from := range sources { // hosts are many more than a site lists
+		if s := b.member(from, text); s != nil && !slices.ContainsFunc(list, func(x Info) bool { return x.Name == s.name }) {
+			list = append(list, s.info(Host))
+		}
+	}
+	if len(list) == 0 {
+		list = domains
+	}
+	slices.SortFunc(list, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// called is the site that has one of the names, or had the last.
+func (b *Book) called(names ...string) (Info, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, name := range names {
+		if s := b.names[name]; s != nil {
+			return s.info(Name), true
+		}
+	}
+	if s := b.former(names[len(names)-1]); s != nil {
+		return s.info(FormerName), true
+	}
+	return Info{}, false
+}
+
+// atATime sites are looked at under the lock.
+const atATime = 1000
+
+// each calls f for all sites that have a name, the elder first, under the lock, which is
+// given up now and then.
+func (b *Book) each(f func(*site)) {
+	type elder struct {
+		*site
+		id uint64
+	}
+	b.mu.Lock()
+	all := make([]elder, 0, len(b.names))
+	for _, s := range b.names {
+		all = append(all, elder{s, s.id})
+	}
+	b.mu.Unlock()
+	slices.SortFunc(all, func(a, b elder) int { return cmp.Compare(a.id, b.id) })
+	for part := range slices.Chunk(all, atATime) {
+		b.mu.Lock()
+		for _, s := range part {
+			if b.names[s.name] == s.site {
+				f(s.site)
+			}
+		}
+		b.mu.Unlock()
+	}
+}
+
+// former is the site that was called by all MX hosts of its domains, those of equal
+// preference joined by commas, the worse after a semicolon, and its source after " from ".
+func (b *Book) former(text string) *site {
+	hosts, from, _ := strings.Cut(text, " from ")
+	source, err := netip.ParseAddr(from)
+	if from != "" && err != nil {
+		return nil
+	}
+	source = canonical(source)
+	if s := b.sets[keyOf("provider", source, hosts)]; s != nil {
+		return s
+	}
+	if from == "" && !strings.ContainsAny(hosts, ",;") {
+		return nil // the name of a host, which several sites may have
+	}
+	for set := range strings.SplitSeq(hosts, ";") {
+		if s := b.member(source, strings.Split(set, ",")...); s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+// member is the site with a name of a group.
+func (b *Book) member(source netip.Addr, hosts ...string) *site {
+	m := b.groups[keyOf("group", source, hosts...)]
+	if s := m.follow(); s != nil && s.name != "" {
+		return s
+	}
+	return nil
+}
+
+func (s *site) info(as As) Info {
+	x := Info{Name: s.name, Provider: s.provider != "", Source: s.source, Hosts: slices.Clone(s.hosts), Domains: slices.Clone(s.domains), As: as}
+	for i := range s.addrs {
+		x.Addresses = append(x.Addresses, s.addrs[i].addr())
+	}
+	return x
+}
+
+// Size is how many sites there are, those without a name too, and about how many octets the
+// Book takes.
+func (b *Book) Size() (sites, octets int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.sets), len(b.groups) * int(unsafe.Sizeof(key(0))+unsafe.Sizeof(member{}))
+}

@@ -1,0 +1,443 @@
+// Package sites gives the units of limits their names. A site is a provider, that is a
+// queue with MX patterns, or else all domains whose best-preference hosts have the same
+// set of addresses, whatever the hosts are called.
+//
+// A Book knows the sites. Settings.Route calls Site with each answer of the DNS, and gets
+// the name of the domain's site; admins' verbs call Find with a name, an MX host or an
+// address. Open reads what an earlier Book has saved; Save, called once a second, writes
+// it now and then. Pin keeps the names that an order is about, Expect has orders carried over
+// from names of earlier versions, and to the parts of a site that falls apart.
+//
+// # Groups and sets
+//
+// DNS rotates: one answer may show a few of many addresses. What the answers have in common
+// is who gave them. So a group, the names of the hosts of one preference and the source
+// that we call from, is remembered, and its set is the union of its answers of a day, at most
+// mostAddresses, the lowest. Groups that have the same set are one site. A subset or an
+// overlap makes no site: of an address that stands in two sets nobody knows who of them
+// lists it honestly. Only of a group itself a smaller answer is taken for a part of what it
+// had before.
+//
+// A site belongs to the group that was there first, its leader; kin are groups whose first
+// host is of the same registrable domain. When an answer has an address that the set lacks:
+//
+//	of the leader, all others are kin      the set grows, the site stays
+//	of the leader, with strangers there    the leader goes to the larger set, with the name;
+//	                                       the others stay with theirs, under a new one.
+//	                                       Orders about the site hold for both
+//	of anybody else                        the group goes to the site of the larger set; if
+//	                                       that is new, orders about the old one hold there, too
+//	the larger set has a site already      the leader goes there; but where an order names
+//	                                       his site it stays apart, and the elder of two
+//	                                       sites of one registrable domain takes in the other
+//
+// An address that was in no answer for a day leaves the set when the leader is looked up
+// next. A leader that was not looked up for a day is followed by whichever of its kin is.
+// So a stranger's zone that lists a receiver's addresses among its own never shares the
+// receiver's site, and one that lists exactly them is a customer like any other, until it
+// lists more.
+//
+// # Memory
+//
+// A site takes less than 500 octets (TestSitesAreSmall). Groups take 40 octets each in a
+// table of their own; there are mostSites sites and groupsPerSite groups for each of them at
+// most: those go first that were looked up longest ago. Of domains a site knows a few, to
+// be shown; which site a domain has is known to the queue while there is mail for it.
+package sites
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	mostSites     = 1 << 17
+	groupsPerSite = 4
+	mostAddresses = 64    // of a set
+	mostHosts     = 8     // names that are known of a site
+	mostDomains   = 3     // the same of domains
+	day           = 86400 // seconds that an address stays in a set unseen
+)
+
+// Group is the hosts of one preference.
+type Group struct {
+	Hosts []string     // names as published, sorted; the address as text for a literal
+	Addrs []netip.Addr // those of them that can be used now, in any order; none while the names have no address
+}
+
+// Answer is what the DNS says of a domain, and what our configuration makes of it.
+type Answer struct {
+	Domain   string
+	Provider string     // name of the queue, if it has MX patterns
+	Source   netip.Addr // that connections favour; zero: the kernel's choice
+	Several  bool       // there is more than one source: names say which
+	Groups   []Group    // the best first
+	Old      string     // the site's name in versions that named sites by their MX hosts
+	Queue    func(name string) bool
+}
+
+// Book knows the sites. It may be used by many goroutines.
+type Book struct {
+	log  *slog.Logger
+	path string // of its file; "" for none
+
+	mu       sync.Mutex
+	most     int // sites
+	sets     map[key]*site
+	groups   map[key]member
+	names    map[string]*site
+	numbers  map[string]int // where to look for a free number of a name, if many are taken
+	pinned   map[string]bool
+	expected map[string]bool
+	orders   Orders
+	last     uint64 // id
+	changed  bool   // since it was saved, for more than times
+	touched  bool   // for times alone
+
+	saving sync.Mutex
+	saved  time.Time
+}
+
+// site is a set of addresses, or a provider. It has a name once it is the best set of a domain.
+type site struct {
+	id        uint64
+	name      string
+	was       string // name of the site that it was a part of, until orders about that hold here
+	provider  string // queue
+	source    netip.Addr
+	addrs     []address // sorted
+	hosts     []string  // the leader's first
+	domains   []string
+	leader    key    // group; 0: who is looked up next
+	base      key    // of the leader's registrable domain; 0 without a leader
+	led       uint32 // when the leader was looked up; seconds, as all times here
+	used      uint32
+	strangers bool  // groups of other registrable domains are members
+	gone      bool  // it is no site any more
+	heir      *site // where the members of one that is gone belong; nil: nowhere
+}
+
+// member is a group's place.
+type member struct {
+	site *site
+	base key
+	used uint32
+}
+
+// New returns a Book that is kept nowhere.
+func New() *Book {
+	return &Book{
+		log: slog.New(slog.DiscardHandler), most: mostSites,
+		sets: make(map[key]*site), groups: make(map[key]member), names: make(map[string]*site), numbers: make(map[string]int),
+	}
+}
+
+// Orders hears what orders about sites must follow. It is called before Site returns the
+// name, so that they are in force before mail is sent; perhaps several times with the same.
+type Orders interface {
+	Moved(old, name string)  // the site that an earlier version called old
+	Split(name, also string) // also was a part of a site that Pin has named
+}
+
+// Expect says who hears, and which names of earlier versions (Answer.Old) orders have.
+// Nobody else gets one of these meanwhile.
+func (b *Book) Expect(old []string, orders Orders) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.orders = orders
+	b.expected = make(map[string]bool)
+	for _, name := range old {
+		b.expected[name] = true
+	}
+}
+
+// Pin says which names orders are about: no others get them, however long the sites are not
+// looked up, and the sites are not joined to others.
+func (b *Book) Pin(names []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pinned = make(map[string]bool)
+	for _, name := range names {
+		b.pinned[name] = true
+	}
+}
+
+// Site returns the name of a domain's site, and a word for the sets of all its groups: the
+// same for two domains exactly if their hosts of each preference have the same sets. The
+// name is "" if no host has an address.
+func (b *Book) Site(now time.Time, a *Answer) (name, hosts string) {
+	s, name, hosts, was, old := b.look(seconds(now), a)
+	if s == nil || !old && was == "" {
+		return name, hosts
+	}
+	if old {
+		b.orders.Moved(a.Old, name)
+	}
+	if was != "" {
+		b.orders.Split(was, name)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.was == was {
+		s.was = ""
+	}
+	if old {
+		delete(b.expected, a.Old)
+	}
+	return name, hosts
+}
+
+// look is Site. old says that orders have the site's name of an earlier version; was is the
+// name of another site, orders about which are to hold for this one.
+func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, old bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	source := canonical(a.Source)
+	var ids [64]byte
+	list := ids[:0]
+	var best *site
+	var of *Group
+	for i := range a.Groups {
+		g := &a.Groups[i]
+		s := b.group(now, source, g)
+		if s == nil {
+			continue
+		}
+		list = strconv.AppendUint(append(list, '#'), s.id, 36)
+		if best == nil {
+			best, of = s, g
+		}
+	}
+	if best == nil {
+		return nil, "", "", "", false
+	}
+	if a.Provider != "" {
+		best = b.provider(now, source, a.Provider, of)
+	}
+	if best.name == "" || best.provider == "" && a.Queue != nil && a.Queue(best.name) {
+		b.rename(best, a, of)
+	}
+	if len(best.domains) < mostDomains {
+		best.domains = note(best.domains, a.Domain, mostDomains)
+	}
+	if !b.pinned[best.was] || b.orders == nil {
+		best.was = ""
+	}
+	return best, best.name, string(list), best.was, b.expected[a.Old]
+}
+
+// provider is the site of a queue with MX patterns. Its addresses and hosts are some of a
+// day, for Find.
+func (b *Book) provider(now uint32, source netip.Addr, queue string, g *Group) *site {
+	k := keyOf("provider", source, queue)
+	s := b.sets[k]
+	if s == nil {
+		s = b.add(k, &site{provider: strings.Clone(queue), source: source})
+	}
+	s.used = now
+	if set, ok := s.with(g.Addrs, now, true); !ok {
+		s.addrs = set
+		b.changed = true
+	}
+	s.noteHosts(g)
+	return s
+}
+
+// group returns the set of a group; nil if it has none. The caller holds mu.
+func (b *Book) group(now uint32, source netip.Addr, g *Group) *site {
+	k := keyOf("group", source, g.Hosts...)
+	m, known := b.groups[k]
+	if known {
+		m.site = m.follow()
+	}
+	if !known || m.site == nil {
+		if len(g.Addrs) == 0 {
+			return nil
+		}
+		return b.join(now, source, k, g, keyOf("base", netip.Addr{}, baseOf(g.Hosts)), nil, "")
+	}
+	s := m.site
+	if len(g.Addrs) == 0 {
+		if age(now, m.used) > day {
+			return nil
+		}
+		s.used = now
+		return s
+	}
+	if b.groups[k].site != s || age(now, m.used) > 60 {
+		m.used = now
+		b.groups[k] = m
+	}
+	s.used = now
+	if s.leader == 0 || s.leader != k && m.base == s.base && age(now, s.led) > day {
+		s.leader, s.base, s.hosts = k, m.base, nil
+		s.noteHosts(g)
+		b.changed = true
+	}
+	leads := s.leader == k
+	set, ok := s.with(g.Addrs, now, leads)
+	if leads {
+		b.touched = b.touched || s.led != now
+		s.led = now
+	}
+	switch {
+	case ok:
+		return s
+	case leads:
+		return b.lead(now, source, k, m, g, set)
+	}
+	return b.join(now, source, k, g, m.base, set, s.name)
+}
+
+// join brings a group to the site of its set, that of its answer if set is nil; was is the
+// name of the site where it was before.
+func (b *Book) join(now uint32, source netip.Addr, k key, g *Group, base key, set []address, was string) *site {
+	if set == nil {
+		set = union(nil, g.Addrs, now)
+	}
+	at := setKey(source, set)
+	s := b.sets[at]
+	if s == nil {
+		s = b.add(at, &site{source: source, was: was, addrs: set, leader: k, base: base, led: now})
+	}
+	s.used = now
+	s.strangers = s.strangers || base != s.base
+	s.noteHosts(g)
+	if len(b.groups) >= b.most*groupsPerSite {
+		b.pruneGroups()
+	}
+	b.groups[k] = member{s, base, now}
+	b.changed = true
+	return s
+}
+
+// lead brings the leader of a site, or all of it, to another set.
+func (b *Book) lead(now uint32, source netip.Addr, k key, m member, g *Group, set []address) *site {
+	b.changed = true
+	s, was, at := m.site, setKey(source, m.site.addrs), setKey(source, set)
+	there := b.sets[at]
+	apart, elder := false, false
+	switch {
+	case there == nil || there == s:
+	case b.pinned[s.name]:
+		apart = true
+	case there.base == s.base && s.id < there.id && !b.pinned[there.name]:
+		elder = true
+	default:
+		if s.strangers {
+			s.leader, s.base = 0, 0
+		} else {
+			b.remove(s)
+			s.heir = there
+		}
+		return b.join(now, source, k, g, m.base, set, "")
+	}
+	if s.strangers && was != at {
+		left := s
+		s = &site{id: left.id, name: left.name, source: source, hosts: left.hosts, domains: left.domains, leader: k, base: m.base, led: now, used: now}
+		b.last++
+		left.id, left.name, left.hosts, left.domains, left.leader, left.base = b.last, "", nil, nil, 0, 0
+		left.was = s.name
+		if s.name != "" {
+			b.names[s.name] = s
+		}
+		b.groups[k] = member{s, m.base, now}
+	} else if b.sets[was] == s {
+		delete(b.sets, was)
+	}
+	if elder {
+		b.remove(there)
+		there.heir = s // its set is the same, whoever is there
+		s.strangers = s.strangers || there.strangers
+	}
+	s.addrs = set
+	if !apart {
+		b.sets[at] = s
+	}
+	return s
+}
+
+// follow is the site where a member belongs; nil if that is gone.
+func (m *member) follow() *site {
+	s := m.site
+	for s != nil && s.gone {
+		s = s.heir
+	}
+	return s
+}
+
+// add takes a site in. When there are too many, an eighth of them goes.
+func (b *Book) add(k key, s *site) *site {
+	if len(b.sets) >= b.most {
+		b.prune()
+	}
+	b.last++
+	s.id = b.last
+	b.sets[k] = s
+	b.changed = true
+	return s
+}
+
+// remove takes a site out.
+func (b *Book) remove(s *site) {
+	s.gone = true
+	if b.names[s.name] == s {
+		delete(b.names, s.name)
+	}
+	if k := s.key(); b.sets[k] == s {
+		delete(b.sets, k)
+	}
+	b.changed = true
+}
+
+func (s *site) key() key {
+	if s.provider != "" {
+		return keyOf("provider", s.source, s.provider)
+	}
+	return setKey(s.source, s.addrs)
+}
+
+// prune forgets the eighth of the sites, and the groups, that were looked up longest ago.
+func (b *Book) prune() {
+	clear(b.numbers)
+	var used []uint32
+	for _, s := range b.sets {
+		used = append(used, s.used)
+	}
+	slices.Sort(used)
+	oldest := used[len(used)/8]
+	for _, s := range b.sets {
+		if s.used <= oldest && !b.pinned[s.name] && len(b.sets) > b.most*7/8 {
+			b.remove(s)
+		}
+	}
+	b.pruneGroups()
+}
+
+func (b *Book) pruneGroups() {
+	for k, m := range b.groups {
+		if m.follow() == nil {
+			delete(b.groups, k)
+		}
+	}
+	most := b.most * groupsPerSite
+	if len(b.groups) < most {
+		return
+	}
+	var used []uint32
+	for _, m := range b.groups {
+		used = append(used, m.used)
+	}
+	slices.Sort(used)
+	oldest := used[len(used)/8]
+	for k, m := range b.groups {
+		if s := m.follow(); m.used <= oldest && s.leader != k && len(b.groups) > most*7/8 {
+			delete(b.groups, k)
+		}
+	}
+}
