@@ -30,6 +30,8 @@ func scenarios() []scenario {
 		{"backlog", backlog},
 		{"isolation", isolation},
 		{"parallel", parallel},
+		{"receivers", receivers},
+		{"restart", restarts},
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/contrib/lab/plot"
 	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/lab/tidy"
+	"github.com/millrace/millrace/contrib/sim"
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +44,8 @@ func TestMain(m *testing.M) {
 func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 	var out bytes.Buffer
 	s, err := parse([]string{"-quick", "-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "4s", "-idle", "1s",
-		"-limits", "3s", "-outage", "1s", "-recovery", "4s", "-sessions", "5", "-size", "8", "-out", t.TempDir()})
+		"-limits", "3s", "-outage", "1s", "-recovery", "4s", "-sessions", "5", "-size", "8",
+		"-receivers", "2", "-without", "postfix", "-learn", "1s", "-measure", "1s", "-out", t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +66,8 @@ func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 			t.Errorf("report: no row %q", want)
 		}
 	}
-	// A small run has no backlog of a million, and none kills programs.
-	if bytes.Count(written, []byte("not measured")) != 4 || bytes.Contains(written, []byte("NaN")) {
+	// A small run has no backlog of a million, no Postfix at the receivers, and none kills programs.
+	if bytes.Count(written, []byte("not measured")) != 5 || bytes.Contains(written, []byte("NaN")) {
 		t.Errorf("a claim was not measured:\n%s", written)
 	}
 }
@@ -217,7 +219,8 @@ func TestFlags(t *testing.T) {
 	if want := []int{2 << 10, 8 << 10, 50 << 10}; !slices.Equal(s.sizes, want) {
 		t.Errorf("sizes %v, want %v", s.sizes, want)
 	}
-	for _, bad := range [][]string{{"-scenario", "nosuch"}, {"-size", "x"}, {"-size", "0"}, {"-rounds", "0"}, {"-window", "0s"}, {"stray"}, {"-nosuch"}} {
+	for _, bad := range [][]string{{"-scenario", "nosuch"}, {"-size", "x"}, {"-size", "0"}, {"-rounds", "0"}, {"-window", "0s"}, {"stray"}, {"-nosuch"},
+		{"-receivers", "11"}, {"-receivers", "x"}, {"-without", "x"}, {"-learn", "0s"}} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%v is accepted", bad)
 		}
@@ -319,5 +322,42 @@ func TestReadmeGetsTheComparison(t *testing.T) {
 	}
 	if err := writeReadme(dir, readme); err == nil {
 		t.Error("a README without a place for it is taken")
+	}
+}
+
+func TestReceiversAreGroupedUnderARate(t *testing.T) {
+	t.Parallel()
+	var list []*target
+	for _, rate := range []float64{10, 50, 30, 20, 90, 5} {
+		list = append(list, &target{rate: rate})
+	}
+	var got []string
+	for _, g := range grouped(list, 60) {
+		var rates []float64
+		for _, x := range g {
+			rates = append(rates, x.rate)
+		}
+		got = append(got, fmt.Sprint(rates))
+	}
+	if want := []string{"[90]", "[50 10]", "[30 20 5]"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestAReceiverIsHeldAgainstWhatItsOracleReaches(t *testing.T) {
+	t.Parallel()
+	b := &bench{settings: &settings{learn: 5 * time.Second, measured: 20 * time.Second}}
+	limited := b.newTarget(sim.Table()[1], "x", 1, mostOffered)
+	if limited.offered != 0 || limited.waiting < int(limited.rate*25) || limited.rate < 20 || limited.rate > 25 {
+		t.Errorf("5 connections of 215 ms a message: %+v", limited)
+	}
+	free := b.newTarget(sim.Table()[9], "x", 1, mostOffered)
+	if free.offered != mostOffered || free.waiting != 0 || free.possible != 20*mostOffered {
+		t.Errorf("no limit: %+v", free)
+	}
+	got := free.met(sink.HostStats{Messages: 100, Refused: map[sink.Cause]int64{sink.CauseRate: 1}},
+		sink.HostStats{Messages: 900, Refused: map[sink.Cause]int64{sink.CauseRate: 9, sink.CauseConnections: 3, sink.CauseBan: 1}})
+	if want := (met{share: 0.5, refused: 0.005, tooFast: 0.01}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

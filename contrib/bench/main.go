@@ -75,23 +75,30 @@ func main() {
 
 // settings are the flags.
 type settings struct {
-	rounds    int
-	quick     bool
-	scenarios []string
-	directory string // of the report
-	readme    string
-	sizes     []int // octets
-	messages  int
-	backlog   int
-	sessions  int
-	bulk      int
-	window    time.Duration
-	idle      time.Duration
-	limits    time.Duration
-	outage    time.Duration
-	recovery  time.Duration
-	huge      bool
-	here      bool
+	rounds     int
+	quick      bool
+	scenarios  []string
+	directory  string // of the report
+	readme     string
+	sizes      []int // octets
+	messages   int
+	backlog    int
+	sessions   int
+	bulk       int
+	window     time.Duration
+	idle       time.Duration
+	limits     time.Duration
+	outage     time.Duration
+	receivers  []string // of the scenario of that name; none: all
+	without    []string // of its senders
+	population int
+	hard       bool
+	seed       uint64
+	learn      time.Duration
+	measured   time.Duration
+	recovery   time.Duration
+	huge       bool
+	here       bool
 
 	given []string // the command line
 }
@@ -100,6 +107,7 @@ type settings struct {
 var quick = map[string]string{
 	"rounds": "1", "messages": "300", "backlog": "1000", "bulk": "400", "window": "12s", "idle": "4s",
 	"limits": "6s", "outage": "2s", "recovery": "10s",
+	"learn": "2s", "measure": "3s",
 }
 
 func parse(args []string) (*settings, error) {
@@ -120,6 +128,13 @@ func parse(args []string) (*settings, error) {
 	f.DurationVar(&s.limits, "limits", 3*time.Minute, "limits: `time` of a round")
 	f.DurationVar(&s.outage, "outage", time.Minute, "outage: `time` that the receiver is down")
 	f.DurationVar(&s.recovery, "recovery", 10*time.Minute, "outage: `time` that its mail is watched for afterwards, at most")
+	receivers := f.String("receivers", "", "receivers: comma-separated `rows` of its table to run, 1 to 10, or "+strings.Join(crowdNames, ", ")+" (default all)")
+	without := f.String("without", "", "receivers: comma-separated `senders` to leave out: millrace, default, tuned, or postfix for both of these")
+	f.IntVar(&s.population, "population", 0, "receivers: meet so `many` receivers drawn from -seed instead, with Millrace alone")
+	f.BoolVar(&s.hard, "hard", false, "receivers: with -population, draw from the hard ones")
+	f.Uint64Var(&s.seed, "seed", 1, "receivers: `number` of the first receiver drawn")
+	f.DurationVar(&s.learn, "learn", 25*time.Second, "receivers: `time` from the start that does not count")
+	f.DurationVar(&s.measured, "measure", 55*time.Second, "receivers: `time` after that which is measured")
 	f.BoolVar(&s.huge, "huge", false, "backlog: also ten million messages, half of them deferred (a quarter of an hour, 10 GB of disk)")
 	f.BoolVar(&s.here, "here", false, "measure on the file system of the temporary directory, not on an ext4 made for the run")
 	if err := f.Parse(args); err != nil {
@@ -145,6 +160,9 @@ func parse(args []string) (*settings, error) {
 			return nil, usage(f, "-size: %q is not a size in KB", field)
 		}
 		s.sizes = append(s.sizes, kb<<10)
+	}
+	if err := s.parseReceivers(*receivers, *without); err != nil {
+		return nil, usage(f, "%v", err)
 	}
 	if *names != "" {
 		s.scenarios = strings.Split(*names, ",")

@@ -26,6 +26,10 @@ const (
 	firstDelivery
 	millionMemory
 	tenMillionMemory
+	receiversShare
+	receiversBehind
+	receiversRefused
+	restartRate
 	killsLose
 )
 
@@ -44,6 +48,10 @@ func numbers() []number {
 		{"1,000,000 messages: first delivery / 5 s", "at most 1", atMost(1), "backlog"},
 		{"1,000,000 messages: memory / 200 MB", "at most 1", atMost(1), "backlog"},
 		{"10,000,000 messages, half of them deferred: memory / 1200 MB", "at most 1", atMost(1), "backlog -huge"},
+		{"goodput / possible at ten ordinary receivers at once, the worst one's median: Millrace", "at least 0.95", atLeast(0.95), "receivers"},
+		{"the same: how much more Postfix tuned has at any of them", "at most 0.03", atMost(0.03), "receivers"},
+		{"refused connections and messages for each accepted there, the worst one's median: Millrace", "at most 0.01", atMost(0.01), "receivers"},
+		{"rate in the first 10 s after a restart / in the 10 s before, the worse of stop and kill", "at least 0.8", atLeast(0.8), "restart"},
 		{"messages lost when the programs are killed again and again", "0", atMost(0), "make soak, not here"},
 	}
 }

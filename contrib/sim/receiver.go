@@ -229,7 +229,7 @@ func (r *receiver) refuses(p place, more int) bool {
 }
 
 // hostLimit is the limit of the host, or backend, that a place is on; 0: none.
-func (r *receiver) hostLimit(p place) int {
+func (r *Receiver) hostLimit(p place) int {
 	switch {
 	case r.HostLimit == nil:
 		return 0

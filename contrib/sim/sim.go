@@ -16,6 +16,8 @@
 // A [Population] is a law by which receivers are drawn from a seed that nobody chose;
 // [Population.Meet] sends to one, and compares that to what an oracle sends that knows the
 // receiver and meets the same chance. [Table] is the ten receivers that were met over sockets.
+// [Receiver.Provider] is a receiver over sockets, by package sink; tests hold it to the same
+// answers as the simulated one.
 //
 // There are two senders until one replaces the other: [Agent] by elastic.Control, which
 // the agent uses today, with its choice of hosts (package hosts); and [Slots] by elastic.Site and

@@ -29,7 +29,7 @@ type Behaviour struct {
 
 	HostConnections     int           `toml:"host_connections,omitempty" help:"open connections a host allows"`
 	ProviderConnections int           `toml:"provider_connections,omitempty" help:"open connections all hosts together allow"`
-	OverLimit           OverLimit     `toml:"over_limit,omitempty" help:"a connection too many gets: banner (421 there), mail (421 at MAIL), dot (421 after the final dot), reset (TCP reset)"`
+	OverLimit           OverLimit     `toml:"over_limit,omitempty" help:"a connection too many gets: banner (421 there), mail (421 at MAIL), first-mail (421 at the first MAIL while too many are open, those too many counted), dot (421 after the final dot), reset (TCP reset)"`
 	ReleaseLag          time.Duration `toml:"release_lag,omitempty" help:"time a closed connection still counts as open"`
 	Down                bool          `toml:"down,omitempty" help:"no listener: connections are refused by TCP, open ones cut"`
 	Unreachable         bool          `toml:"unreachable,omitempty" help:"as if packets were lost: connects are not answered at all, open connections cut"`
@@ -42,7 +42,7 @@ type Behaviour struct {
 	OneDomain        bool  `toml:"one_domain,omitempty" help:"451 for a second recipient domain in a message"`
 
 	Rate        float64   `toml:"rate,omitempty" help:"messages a second allowed, then 451"`
-	Burst       int       `toml:"burst,omitempty" help:"messages allowed at once, at least 1"`
+	Burst       float64   `toml:"burst,omitempty" help:"messages allowed at once, at least 1"`
 	RatePerHost bool      `toml:"rate_per_host,omitempty" help:"count the rate for each host, not for all together"`
 	RateAt      RateStage `toml:"rate_at,omitempty" help:"where the rate is counted and refused: mail, dot"`
 
@@ -67,6 +67,13 @@ type Behaviour struct {
 	Chunking   bool     `toml:"chunking,omitempty" help:"offer CHUNKING (BDAT)"`
 	Hide       []string `toml:"hide,omitempty" help:"EHLO keywords not announced, of PIPELINING 8BITMIME SMTPUTF8 DSN SIZE ENHANCEDSTATUSCODES"`
 
+	// As package sim's receivers have it.
+	AcceptNoise        float64 `toml:"accept_noise,omitempty" help:"share of accept_time that is exponentially distributed"`
+	ReleaseNoise       float64 `toml:"release_noise,omitempty" help:"release_lag varies by so much of itself, either way"`
+	Backends           int     `toml:"backends,omitempty" help:"a host is so many backends, each with host_connections of its own; which one answers is chance"`
+	PenaltyConnections bool    `toml:"penalty_connections,omitempty" help:"refused messages do not count towards penalties, only refused connections"`
+	CountTries         bool    `toml:"count_tries,omitempty" help:"max_messages counts each MAIL, not only what was accepted"`
+
 	DNS      DNSMode       `toml:"dns,omitempty" help:"answers for the domains: servfail, nxdomain, null-mx, no-mx, no-address, silent; default: MX and A"`
 	DNSDelay time.Duration `toml:"dns_delay,omitempty" help:"time until a DNS answer"`
 	TTL      time.Duration `toml:"ttl,omitempty" help:"life of DNS answers, whole seconds; default 5m"`
@@ -79,10 +86,11 @@ type OverLimit string
 
 // What a connection beyond a limit gets; "" is [AtBanner].
 const (
-	AtBanner OverLimit = "banner" // 421 in place of the banner
-	AtMail   OverLimit = "mail"   // 421 to the first MAIL
-	AtDot    OverLimit = "dot"    // 421 after the first final dot
-	ByReset  OverLimit = "reset"  // a TCP reset
+	AtBanner    OverLimit = "banner"     // 421 in place of the banner
+	AtMail      OverLimit = "mail"       // 421 to the first MAIL
+	AtFirstMail OverLimit = "first-mail" // 421 to the first MAIL, if too many are open then
+	AtDot       OverLimit = "dot"        // 421 after the first final dot
+	ByReset     OverLimit = "reset"      // a TCP reset
 )
 
 // RateStage says where a rate is counted and refused.
@@ -183,9 +191,9 @@ func (b *Behaviour) clone() *Behaviour {
 // check finds values that mean nothing.
 func (b *Behaviour) check() error {
 	switch b.OverLimit {
-	case "", AtBanner, AtMail, AtDot, ByReset:
+	case "", AtBanner, AtMail, AtFirstMail, AtDot, ByReset:
 	default:
-		return fmt.Errorf("over_limit = %q: want banner, mail, dot or reset", b.OverLimit)
+		return fmt.Errorf("over_limit = %q: want banner, mail, first-mail, dot or reset", b.OverLimit)
 	}
 	if b.Down && b.Unreachable {
 		return errors.New("down and unreachable: want one of them")
@@ -205,7 +213,7 @@ func (b *Behaviour) check() error {
 		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("toml"), ",")
 		switch f := v.Field(i); f.Kind() {
 		case reflect.Float64:
-			if f.Float() < 0 || (key != "rate" && f.Float() > 1) {
+			if f.Float() < 0 || (key != "rate" && key != "burst" && f.Float() > 1) {
 				return fmt.Errorf("%s = %v: want a share from 0 to 1", key, f.Float())
 			}
 		case reflect.Int, reflect.Int64:

@@ -110,7 +110,7 @@ func (s *session) mailFrom(rest []byte) {
 	case b.RequireTLS && !s.tls:
 		s.refuse(b, CauseTLS)
 		return
-	case b.MaxMessages > 0 && s.messages >= b.MaxMessages:
+	case b.MaxMessages > 0 && s.counted(b) >= b.MaxMessages:
 		s.refuse(b, CauseMessages)
 		s.ending = true
 		return
@@ -118,6 +118,14 @@ func (s *session) mailFrom(rest []byte) {
 	if bad := s.mailArgument(b, args); bad != "" {
 		s.reply(bad)
 		return
+	}
+	s.tries++
+	if s.tries == 1 {
+		if c := s.host.begin(s, b); c != "" {
+			s.refuse(b, c)
+			s.ending = true
+			return
+		}
 	}
 	if b.RateAt != RateDot && s.host.rated(b) != "" {
 		s.refuse(b, CauseRate)
@@ -127,6 +135,14 @@ func (s *session) mailFrom(rest []byte) {
 	s.sender = s.store(address)
 	s.mailArgs = s.store(args)
 	s.reply("250 2.1.0 Ok")
+}
+
+// counted is how many messages the connection has had, as max_messages counts them.
+func (s *session) counted(b *Behaviour) int {
+	if b.CountTries {
+		return s.tries
+	}
+	return s.messages
 }
 
 // mailArgument gives the reply to a MAIL parameter that cannot be honoured.
@@ -334,7 +350,7 @@ func (s *session) finish() error {
 			return err
 		}
 		at := &s.host.provider.working
-		pause(s.internet().closed, b.working(at.Add(1)))
+		pause(s.internet().closed, s.host.working(b, at.Add(1)))
 		at.Add(-1)
 	}
 	switch {
@@ -375,7 +391,7 @@ func (s *session) finish() error {
 	s.out = strconv.AppendInt(s.out, int64(s.messages), 10)
 	s.out = append(s.out, '\r', '\n')
 	s.host.replies[2].Add(1)
-	if b.MaxMessagesClose && s.messages == b.MaxMessages {
+	if b.MaxMessagesClose && s.counted(b) == b.MaxMessages {
 		s.ending = true
 	}
 	return nil

@@ -46,8 +46,8 @@ type bucket struct {
 	at     time.Time
 }
 
-func (k *bucket) take(now time.Time, rate float64, burst int) bool {
-	full := float64(max(burst, 1))
+func (k *bucket) take(now time.Time, rate, burst float64) bool {
+	full := max(burst, 1)
 	if k.at.IsZero() {
 		k.tokens = full
 	} else {
@@ -64,25 +64,44 @@ func (k *bucket) take(now time.Time, rate float64, burst int) bool {
 // enter asks for a connection to a host with the given slots. "" admits it,
 // and leave must follow.
 func (g *gate) enter(now time.Time, b *Behaviour, host *slots) Cause {
-	g.forget(now, b)
-	switch {
-	case now.Before(g.bannedUntil):
-		g.refuse(now, b)
-		return CauseBan
-	case b.HostConnections > 0 && host.held(now) >= g.shrunk(b, b.HostConnections),
-		b.ProviderConnections > 0 && g.held(now) >= g.shrunk(b, b.ProviderConnections):
-		g.refuse(now, b)
-		return CauseConnections
+	if b.OverLimit != AtFirstMail {
+		if c := g.tooMany(now, b, host, 1); c != "" {
+			return c
+		}
 	}
 	g.take()
 	host.take()
 	return ""
 }
 
-// leave gives the connection's place back.
-func (g *gate) leave(now time.Time, b *Behaviour, host *slots) {
-	g.give(now, b.ReleaseLag)
-	host.give(now, b.ReleaseLag)
+// begin asks whether a connection that has a place may begin its first message; ""
+// allows it.
+func (g *gate) begin(now time.Time, b *Behaviour, host *slots) Cause {
+	if b.OverLimit != AtFirstMail {
+		return ""
+	}
+	return g.tooMany(now, b, host, 0)
+}
+
+// tooMany says why so many more connections would be too many.
+func (g *gate) tooMany(now time.Time, b *Behaviour, host *slots, more int) Cause {
+	g.forget(now, b)
+	switch {
+	case now.Before(g.bannedUntil):
+		g.refuse(now, b)
+		return CauseBan
+	case b.HostConnections > 0 && host.held(now)+more > g.shrunk(b, b.HostConnections),
+		b.ProviderConnections > 0 && g.held(now)+more > g.shrunk(b, b.ProviderConnections):
+		g.refuse(now, b)
+		return CauseConnections
+	}
+	return ""
+}
+
+// leave gives the connection's place back, which counts for lag longer.
+func (g *gate) leave(now time.Time, lag time.Duration, host *slots) {
+	g.give(now, lag)
+	host.give(now, lag)
 }
 
 // message asks for one message; "" allows it.
@@ -97,8 +116,10 @@ func (g *gate) message(now time.Time, b *Behaviour, host *bucket) Cause {
 	if k.take(now, b.Rate, b.Burst) {
 		return ""
 	}
-	g.forget(now, b)
-	g.refuse(now, b)
+	if !b.PenaltyConnections {
+		g.forget(now, b)
+		g.refuse(now, b)
+	}
 	return CauseRate
 }
 

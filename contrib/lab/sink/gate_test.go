@@ -23,7 +23,7 @@ func TestGateLimitsHostAndProvider(t *testing.T) {
 			t.Errorf("connection %d: %q, want %q", i, got, step.want)
 		}
 	}
-	g.leave(ticks(0), lim, &a)
+	g.leave(ticks(0), lim.ReleaseLag, &a)
 	if got := g.enter(ticks(0), lim, &b); got != "" {
 		t.Errorf("after one left: %q", got)
 	}
@@ -38,7 +38,7 @@ func TestGateHoldsSlotForReleaseLag(t *testing.T) {
 	var h slots
 	b := &Behaviour{HostConnections: 1, ReleaseLag: time.Second}
 	g.enter(ticks(0), b, &h)
-	g.leave(ticks(0), b, &h)
+	g.leave(ticks(0), b.ReleaseLag, &h)
 	if got := g.enter(ticks(0.999), b, &h); got != CauseConnections {
 		t.Errorf("just before: %q", got)
 	}
@@ -90,7 +90,7 @@ func TestGatePenaltyShrinksLimitAndIsForgiven(t *testing.T) {
 	}
 	empty := func(at float64) {
 		for h.open > 0 {
-			g.leave(ticks(at), b, &h)
+			g.leave(ticks(at), b.ReleaseLag, &h)
 		}
 	}
 	for i, want := range []int{3, 3, 2, 2, 1, 1, 1, 1} { // every second refusal costs one, the last stays
@@ -115,7 +115,7 @@ func TestGateBanGrows(t *testing.T) {
 	b := &Behaviour{HostConnections: 1, PenaltyEvery: 1, PenaltyBan: time.Second}
 	g.enter(ticks(0), b, &h)
 	g.enter(ticks(0), b, &h) // refused: banned until 1
-	g.leave(ticks(0), b, &h)
+	g.leave(ticks(0), b.ReleaseLag, &h)
 	for _, step := range []struct {
 		at   float64
 		want Cause

@@ -88,6 +88,9 @@ func (s *nameServer) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 // answer fills in the answer; false: none is to be given.
 func (s *nameServer) answer(m *dns.Msg, q dns.Question) (time.Duration, bool) {
 	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
+	if s.answerPointed(m, q, name) {
+		return 0, true
+	}
 	if h := s.internet.hostNamed(name); h != nil {
 		b := h.provider.behaviour.Load()
 		if q.Qtype == dns.TypeA && b.DNS != NoAddress {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path"
@@ -50,6 +51,8 @@ type host struct {
 
 	// Guarded by provider.mu:
 	slots       slots
+	backends    []*slots // each one's, if the host has any
+	chance      *rand.Rand
 	bucket      bucket
 	listener    net.Listener
 	filler      net.Conn // fills the queue of the listener of an unreachable host
@@ -132,6 +135,9 @@ func (b *Behaviour) presence() presence {
 
 // appear puts at the host's port what its behaviour wants there.
 func (h *host) appear(b *Behaviour) error {
+	if h.provider.internet.options.Offline {
+		return nil
+	}
 	var err error
 	switch b.presence() {
 	case listening:
@@ -177,7 +183,7 @@ func (h *host) cut() {
 }
 
 // reset closes a connection by a TCP reset.
-func reset(c *net.TCPConn) {
+func reset(c stream) {
 	c.SetLinger(0)
 	c.Close()
 }
@@ -204,7 +210,7 @@ func (h *host) accept(ln *net.TCPListener) {
 }
 
 // admit decides on a new connection; false resets it.
-func (h *host) admit(c *net.TCPConn, ln *net.TCPListener) (*session, bool) {
+func (h *host) admit(c stream, ln net.Listener) (*session, bool) {
 	v, b := h.provider, h.behaviour.Load()
 	s := newSession(h, c)
 	v.mu.Lock()
@@ -212,8 +218,12 @@ func (h *host) admit(c *net.TCPConn, ln *net.TCPListener) (*session, bool) {
 	if h.listener != ln { // cut since
 		return nil, false
 	}
-	s.turnedAway = v.gate.enter(time.Now(), b, &h.slots)
+	s.place = h.seat(b)
+	s.turnedAway = v.gate.enter(time.Now(), b, s.place)
 	if s.turnedAway == "" {
+		if s.place != &h.slots {
+			h.slots.take()
+		}
 		h.admitted++
 		s.holds = true
 	} else {
@@ -233,7 +243,12 @@ func (h *host) leave(s *session) {
 	defer v.mu.Unlock()
 	if s.holds {
 		s.holds = false
-		v.gate.leave(time.Now(), h.behaviour.Load(), &h.slots)
+		b := h.behaviour.Load()
+		now, lag := time.Now(), h.lag(b)
+		v.gate.leave(now, lag, s.place)
+		if s.place != &h.slots {
+			h.slots.give(now, lag)
+		}
 	}
 }
 
@@ -242,6 +257,16 @@ func (h *host) forget(s *session) {
 	h.provider.mu.Lock()
 	defer h.provider.mu.Unlock()
 	delete(h.sessions, s)
+}
+
+// begin asks whether a connection may begin its first message.
+func (h *host) begin(s *session, b *Behaviour) Cause {
+	if b.OverLimit != AtFirstMail || s.turnedAway != "" {
+		return ""
+	}
+	h.provider.mu.Lock()
+	defer h.provider.mu.Unlock()
+	return h.provider.gate.begin(time.Now(), b, s.place)
 }
 
 // rated asks for one message by the rate limit.

@@ -24,13 +24,14 @@ var errLongCommand = errors.New("command line too long")
 type session struct {
 	host   *host
 	number uint64
-	tcp    *net.TCPConn
+	tcp    stream
 	line   *delayLine
 	conn   net.Conn // line, or TLS over it
 	tls    bool
 
 	turnedAway Cause // by the gate, at the start
 	holds      bool  // has a place; guarded by provider.mu
+	place      *slots
 
 	buf      []byte // buf[r:w] is read and not yet used
 	r, w     int
@@ -40,6 +41,7 @@ type session struct {
 
 	helo     string
 	messages int // accepted on this connection
+	tries    int // MAIL commands that were well-formed
 
 	// The transaction.
 	mail     bool
@@ -60,7 +62,7 @@ type span struct{ from, to int }
 
 type recipient struct{ address, args span }
 
-func newSession(h *host, c *net.TCPConn) *session {
+func newSession(h *host, c stream) *session {
 	n := h.provider.internet
 	s := &session{host: h, number: n.conns.Add(1), tcp: c}
 	s.line = &delayLine{Conn: c, rtt: func() time.Duration { return h.behaviour.Load().RTT }, closed: n.closed}

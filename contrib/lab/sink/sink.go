@@ -49,6 +49,10 @@ type Options struct {
 	Seed   uint64        // decides which recipients perm_share and temp_share hit
 	Idle   time.Duration // a connection silent for longer is closed; default 5m
 
+	// Offline opens no socket: there is no DNS, and clients come by [Internet.Dial]. So an
+	// Internet works in the virtual time of testing/synctest.
+	Offline bool
+
 	// Message, if set, is called with each accepted message before it is
 	// answered, on the goroutine of its connection.
 	Message func(*Message)
@@ -89,6 +93,7 @@ type Host struct {
 	Name       string     `toml:"name"`
 	Addr       netip.Addr `toml:"addr"`       // in 127.0.0.0/8; default: 127.<16 + number of provider>.0.<number of host>
 	Preference uint16     `toml:"preference"` // of its MX record; default 10
+	Behaviour  *Behaviour `toml:"behaviour"`  // its own; default: the provider's
 }
 
 // Internet is a running fake internet.
@@ -110,6 +115,7 @@ type Internet struct {
 	providers []*provider
 	exact     map[string]*provider // by domain
 	hosts     map[string]*host     // by name
+	zone      zone
 }
 
 // New starts an Internet without providers.
@@ -123,7 +129,11 @@ func New(o Options) (*Internet, error) {
 	if o.Idle <= 0 {
 		o.Idle = 5 * time.Minute
 	}
-	claim, err := claimPort(o.Port)
+	claim := &portClaim{fd: -1}
+	var err error
+	if !o.Offline {
+		claim, err = claimPort(o.Port)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +146,10 @@ func New(o Options) (*Internet, error) {
 		closed:  make(chan struct{}),
 		exact:   make(map[string]*provider),
 		hosts:   make(map[string]*host),
+		zone:    zone{mx: make(map[string][]Exchanger), addr: make(map[string][]netip.Addr)},
+	}
+	if o.Offline {
+		return n, nil
 	}
 	n.names, err = startNames(o.DNS, n)
 	if err != nil {
@@ -197,12 +211,20 @@ func (n *Internet) add(p Provider) error {
 		hh := &host{
 			name: h.Name, addr: h.Addr, preference: h.Preference, provider: v,
 			place: n.ledger.Place(v.name, h.Name), sessions: make(map[*session]struct{}), refused: make(map[Cause]int64),
+			chance: newChance(n.options.Seed, h.Name),
 		}
-		hh.behaviour.Store(p.Behaviour.clone())
+		own := &p.Behaviour
+		if h.Behaviour != nil {
+			own = h.Behaviour
+			if err := own.check(); err != nil {
+				return fmt.Errorf("host %s: %w", h.Name, err)
+			}
+		}
+		hh.behaviour.Store(own.clone())
 		v.hosts = append(v.hosts, hh)
 	}
 	for i, h := range v.hosts {
-		if err := h.appear(&p.Behaviour); err != nil {
+		if err := h.appear(h.behaviour.Load()); err != nil {
 			for _, up := range v.hosts[:i] {
 				up.cut()
 			}
@@ -366,7 +388,9 @@ func (n *Internet) Close() {
 		}
 	}
 	n.mu.Unlock()
-	n.names.stop(context.Background())
+	if n.names != nil {
+		n.names.stop(context.Background())
+	}
 	n.work.Wait()
 	n.claim.release()
 }

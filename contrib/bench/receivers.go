@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/contrib/sim"
+)
+
+const aboutReceivers = `Ten ordinary receivers, each with limits of its own that it does not announce, all at once: in groups whose sum is
+less than half of the slowest sender's drain rate (%s). Each host has a loopback address; a limit is per host unless the row says otherwise. A
+message takes two round trips and the processing, half of it exponentially distributed. All mail waits in the queue when the clock starts, so
+there is a backlog at each receiver all the time; where the receiver allows more than %d messages a second, so many a second arrive.
+Millrace has ` + "`max_sessions = 200`" + ` and no host MTA before it. The share is of the *possible*: what a simulated sender gets through there that
+knows all limits and meets the same noise (contrib/sim). Measured from second %.0f to %.0f.`
+
+// receiverNumbers are the rows of sim.Table; the words are the crowds.
+var crowdNames = []string{"shared", "joiners", "hostile", "backup"}
+
+// ourselves is Millrace without a host MTA before it.
+const ourselves = "Millrace"
+
+// mostOffered is how many messages a second a receiver is offered that allows more.
+const mostOffered = 80
+
+// senders of the scenario, but those that -without leaves out.
+func (b *bench) receiverSenders() []string {
+	var list []string
+	for name, words := range map[string][]string{ourselves: {"millrace"}, asShipped: {"default", "postfix"}, asTuned: {"tuned", "postfix"}} {
+		if !slices.ContainsFunc(words, func(w string) bool { return slices.Contains(b.without, w) }) {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list) // Millrace first
+	return list
+}
+
+// chosen says whether -receivers has it, or has nothing.
+func (b *bench) chosen(name string) bool {
+	return len(b.receivers) == 0 || slices.Contains(b.receivers, name)
+}
+
+func receivers(ctx context.Context, b *bench) (sections []section, err error) {
+	if b.population > 0 {
+		s, err := populated(ctx, b)
+		return []section{s}, err
+	}
+	var list []*target
+	for i, k := range sim.Table() {
+		if b.chosen(strconv.Itoa(i + 1)) {
+			list = append(list, b.newTarget(k, fmt.Sprintf("r%d", i+1), 1, mostOffered))
+		}
+	}
+	if len(list) > 0 {
+		s, err := ordinary(ctx, b, list)
+		if err != nil {
+			return nil, err
+		}
+		sections = append(sections, s)
+	}
+	for _, c := range []struct {
+		name string
+		run  func(context.Context, *bench) (section, error)
+	}{{"shared", sharedHost}, {"joiners", joiners}, {"hostile", hostile}, {"backup", commonBackup}} {
+		if !b.chosen(c.name) {
+			continue
+		}
+		s, err := c.run(ctx, b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		sections = append(sections, s)
+	}
+	return sections, nil
+}
+
+// ordinary meets the receivers of the table.
+func ordinary(ctx context.Context, b *bench, list []*target) (section, error) {
+	names := b.receiverSenders()
+	found, rates, err := b.meetAll(ctx, "Receivers", names, list)
+	if err != nil {
+		return section{}, err
+	}
+	s := section{
+		title:  "Ten ordinary receivers",
+		about:  fmt.Sprintf(aboutReceivers, rates, mostOffered, b.learn.Seconds(), (b.learn + b.measured).Seconds()),
+		tables: receiverTables(names, list, found),
+	}
+	of := map[string][][]met{}
+	for i, name := range names {
+		of[name] = found[i]
+	}
+	if ours := of[ourselves]; ours != nil {
+		least, most, behind := series{math.Inf(1)}, series{0}, series{math.Inf(-1)}
+		for i := range list {
+			share := at(ours, i, met.shared).median()
+			least[0] = min(least[0], share)
+			most[0] = max(most[0], at(ours, i, met.refusals).median())
+			if tuned := of[asTuned]; tuned != nil {
+				behind[0] = max(behind[0], at(tuned, i, met.shared).median()-share)
+			}
+		}
+		s.claims = append(s.claims, receiversShare.claim(least), receiversRefused.claim(most))
+		if of[asTuned] != nil {
+			s.claims = append(s.claims, receiversBehind.claim(behind))
+		}
+	}
+	if len(names) == 3 {
+		cell := func(name string, figure func(met) float64, format func(float64) string) string {
+			var medians series
+			for i := range list {
+				medians = append(medians, at(of[name], i, figure).median())
+			}
+			return medians.cell(format)
+		}
+		row := func(what string, figure func(met) float64, format func(float64) string) comparison {
+			return comparison{what, cell(asShipped, figure, format), cell(asTuned, figure, format), cell(ourselves, figure, format)}
+		}
+		s.compared = []comparison{
+			row(fmt.Sprintf("goodput at %d ordinary receivers at once, of the possible: the middle one (worst-best)", len(list)), met.shared, percent),
+			row("refused there, for each message accepted", met.refusals, percent2),
+		}
+	}
+	return s, nil
+}
+
+// at takes a figure of receiver i out of each round.
+func at(rounds [][]met, i int, figure func(met) float64) series {
+	return over(rounds, func(r []met) float64 { return figure(r[i]) })
+}
+
+// receiverTables has a row for each receiver and a column for each sender.
+func receiverTables(names []string, list []*target, found [][][]met) []table {
+	tables := []table{
+		{title: "Goodput, of the possible", columns: []string{"receiver", "possible a second"}},
+		{title: "Connections refused, for each message accepted", columns: []string{"receiver", ""}},
+		{title: "Messages refused for their rate, for each message accepted", columns: []string{"receiver", ""}},
+	}
+	for k := range tables {
+		tables[k].columns = append(tables[k].columns, names...)
+		for i, t := range list {
+			row := []string{t.what, ""}
+			for n := range names {
+				switch k {
+				case 0:
+					row[1] = fmt.Sprintf("%.1f", t.rate)
+					row = append(row, at(found[n], i, met.shared).cell(hundredth))
+				case 1:
+					row = append(row, at(found[n], i, met.refusedOnly).cell(percent2))
+				case 2:
+					row = append(row, at(found[n], i, met.tooFastOnly).cell(percent2))
+				}
+			}
+			tables[k].rows = append(tables[k].rows, row)
+		}
+	}
+	return tables
+}
+
+func hundredth(v float64) string { return fmt.Sprintf("%.2f", v) }
+
+// parseReceivers reads the flags of the scenario.
+func (s *settings) parseReceivers(receivers, without string) error {
+	fields := func(text string) (list []string) {
+		for f := range strings.SplitSeq(text, ",") {
+			if f = strings.TrimSpace(f); f != "" {
+				list = append(list, f)
+			}
+		}
+		return list
+	}
+	s.receivers, s.without = fields(receivers), fields(without)
+	for _, r := range s.receivers {
+		n, err := strconv.Atoi(r)
+		if (err != nil || n < 1 || n > len(sim.Table())) && !slices.Contains(crowdNames, r) {
+			return fmt.Errorf("-receivers: no %q; there are 1 to %d, %s", r, len(sim.Table()), strings.Join(crowdNames, ", "))
+		}
+	}
+	for _, w := range s.without {
+		if !slices.Contains([]string{"millrace", "default", "tuned", "postfix"}, w) {
+			return fmt.Errorf("-without: no %q; there are millrace, default, tuned, postfix", w)
+		}
+	}
+	if s.population < 0 || s.learn < time.Second || s.measured < time.Second {
+		return fmt.Errorf("-population must not be negative, -learn and -measure be at least a second")
+	}
+	return nil
+}
