@@ -207,6 +207,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	})
 	base.Go(func() { a.heartbeat(late) })
+	base.Go(func() { a.upkeep(late) })
+	base.Go(func() { a.orders.Run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.settler.BounceLoop(late) })

@@ -38,7 +38,7 @@ func (s *Settler) SettleDamaged(seen int) int {
 	return len(list)
 }
 
-// Unreadable settles mail whose content the spool cannot give. A damaged record
+// Unreadable settles mail whose envelope or content the spool cannot give. A damaged record
 // is final and loud; any other error (memory, descriptors, I/O) may pass, so the mail waits.
 func (s *Settler) Unreadable(job queue.Job, q *config.Queue, e *spool.Envelope, err error) []queue.Settled {
 	if !errors.Is(err, spool.ErrDamaged) && !errors.Is(err, spool.ErrNotFound) {

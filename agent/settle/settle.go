@@ -267,11 +267,12 @@ func (s *Settler) record(events []spool.Event) bool {
 }
 
 // Fail settles a whole job for one failure that needed no connection, and
-// returns what the queue must know.
+// returns what the queue must know. Mail whose envelope cannot be read is settled as
+// Unreadable says: the failure is reported once it can.
 func (s *Settler) Fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue.Settled {
 	e, err := s.store.Envelope(job.ID)
 	if err != nil {
-		at = outcome.Attempt{Stage: outcome.Internal, Fault: outcome.Unreadable, Text: err.Error()}
+		return s.Unreadable(job, q, nil, err)
 	}
 	return s.failWith(job, q, e, at)
 }
