@@ -148,8 +148,10 @@ func (a *Agent) Reload(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	set.Relay = a.settings.Now().Relay
-	a.settings.Use(set)
+	before := a.settings.Now()
+	set.Relay = before.Relay
+	set.Resolver.Adopt(before.Resolver)
+	a.resolver.use(set)
 	a.deliverer.Reload(&next)
 	settings.LimitMemory(&next, a.log)
 	open, err := a.store.Usage()
