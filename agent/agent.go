@@ -177,8 +177,11 @@ func (a *Agent) backend() *admin.Backend {
 	})
 }
 
-// finish is how long transactions in flight may take after a stop was asked for.
-const finish = 30 * time.Second
+// finish is how long transactions in flight may take after a stop was asked for. Receivers
+// that look at content think about the final dot for 45 s; cut then, the message is sent
+// once more. TimeoutStopSec= of the unit has to leave time for the rest of a stop: reports
+// that are held are written, then events (5 s), then the journal.
+const finish = 70 * time.Second
 
 // Run works until ctx ends, lets transactions in flight finish, and closes the
 // spool. ready is called when mail is being taken. It ends as a whole: an error that no

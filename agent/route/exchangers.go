@@ -20,7 +20,7 @@ import (
 const (
 	maxExchangers = 32
 	maxNames      = 4 << 10 // octets of their names; 32 ordinary ones have a fifth of it
-	maxAddresses  = 32 // per exchanger and protocol
+	maxAddresses  = 32      // per exchanger and protocol
 
 	// maxPlanAddresses are shared evenly by the hosts of a plan, which is
 	// kept as long as there is mail for its domain.
