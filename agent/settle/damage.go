@@ -28,6 +28,9 @@ func (s *Settler) SettleDamaged(seen int) int {
 		}
 		if s.record(events) {
 			for _, e := range events {
+				if e.Late {
+					continue
+				}
 				s.damaged.Delivery(&event.Delivery{
 					Time: time.Now(), ID: e.ID, Ordinal: e.Recipient, Status: event.Damaged,
 					Class: outcome.ClassSystem, Reason: e.Reply,

@@ -275,7 +275,7 @@ func (s *Store) find(id ID) (seg *segment, i int, err error) {
 // kernel and survive the end of this process; within 100 ms they are synced.
 // What cannot be recorded, because the recipient is final (ErrFinal) or unknown
 // (ErrNotFound), is left out and told in the error; the rest is recorded. Any
-// other error means that nothing was; ErrFull among them. Record sets Last in events.
+// other error means that nothing was; ErrFull among them. Record sets Last and Late in events.
 func (s *Store) Record(events ...Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -337,7 +337,7 @@ func (s *Store) check(events []Event) (good []change, bad []error) {
 		case seg.isFinal(i, ev.Recipient), final(good, ev):
 			err = fmt.Errorf("%s, recipient %d: %w", ev.ID, ev.Recipient, ErrFinal)
 		}
-		if err != nil {
+		if ev.Late = err != nil; ev.Late {
 			bad = append(bad, err)
 			continue
 		}
