@@ -39,6 +39,7 @@ type Store struct {
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
 	windows  sync.Pool
+	large    largeEnvelopes
 	noHoles  bool            // the file system cannot punch; told once
 	young    bool            // what makeHoles saw last was too young for holes
 	unopened map[uint32]bool // of Follow alone: segments that could not be opened, which was told
@@ -370,6 +371,9 @@ func (s *Store) apply(c *change) {
 // finish notes that a message is done. Callers hold mu.
 func (s *Store) finish(seg *segment, i int, void bool) {
 	offset := seg.offset(i)
+	if seg.recipients(i) >= largeFrom {
+		s.large.drop(MakeID(seg.number, offset))
+	}
 	if seg.blob(i) {
 		s.done = append(s.done, doneBlob{MakeID(seg.number, offset), void})
 	}
