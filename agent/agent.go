@@ -157,8 +157,10 @@ func (a *Agent) Reload(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	set.Relay, set.Sites = a.settings.Now().Relay, a.settings.Now().Sites
-	a.settings.Use(set)
+	before := a.settings.Now()
+	set.Relay, set.Sites = before.Relay, before.Sites
+	set.Resolver.Adopt(before.Resolver)
+	a.resolver.use(set)
 	a.deliverer.Reload(&next)
 	settings.LimitMemory(&next, a.log)
 	open, err := a.store.Usage()
@@ -184,8 +186,11 @@ func (a *Agent) backend() *admin.Backend {
 	})
 }
 
-// finish is how long transactions in flight may take after a stop was asked for.
-const finish = 30 * time.Second
+// finish is how long transactions in flight may take after a stop was asked for. Receivers
+// that look at content think about the final dot for 45 s; cut then, the message is sent
+// once more. TimeoutStopSec= of the unit has to leave time for the rest of a stop: reports
+// that are held are written, then events (5 s), then the journal.
+const finish = 70 * time.Second
 
 // Run works until ctx ends, lets transactions in flight finish, and closes the
 // spool. ready is called when mail is being taken. It ends as a whole: an error that no
@@ -216,6 +221,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 	})
 	base.Go(func() { a.heartbeat(late) })
+	base.Go(func() { a.upkeep(late) })
+	base.Go(func() { a.orders.Run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.settler.BounceLoop(late) })

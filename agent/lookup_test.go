@@ -33,32 +33,3 @@ func TestSilentNameServersHoldUpNoOtherDomain(t *testing.T) {
 		t.Errorf("delivered after %d look-ups were given up", n)
 	}
 }
-
-// However many domains are slow, most workers are for those that are asked for anew; and
-// of one worker nobody is shut out.
-func TestSlowLookupsLeaveRoom(t *testing.T) {
-	t.Parallel()
-	for _, x := range []struct{ workers, slow int }{{8, 2}, {3, 1}, {1, 1}} {
-		q := newLookups(x.workers)
-		for i := range 10 {
-			q.tooSlow(fmt.Sprint("slow", i))
-		}
-		q.put("fresh")
-		for i := range x.slow {
-			if name, slow, ok := q.get(); !ok || !slow || name != fmt.Sprint("slow", i) {
-				t.Fatalf("%d workers: got %q, slow %v", x.workers, name, slow)
-			}
-		}
-		if name, slow, ok := q.get(); !ok || slow || name != "fresh" {
-			t.Fatalf("%d workers: got %q, slow %v", x.workers, name, slow)
-		}
-		q.done()
-		if name, slow, _ := q.get(); !slow || name != fmt.Sprint("slow", x.slow) {
-			t.Errorf("%d workers: after one was done got %q, slow %v", x.workers, name, slow)
-		}
-		q.close()
-		if _, _, ok := q.get(); ok {
-			t.Errorf("%d workers: got a domain after the end", x.workers)
-		}
-	}
-}

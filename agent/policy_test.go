@@ -109,7 +109,7 @@ func TestSessionsAreNotSharedAcrossPolicies(t *testing.T) {
 		}
 		site := ""
 		for _, d := range domains {
-			w, err := set.Route(t.Context(), d)
+			w, err := set.Route(t.Context(), d, true)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -15,76 +15,6 @@ import (
 	"github.com/millrace/millrace/agent/settle"
 )
 
-// lookups are the domains whose routes the queue has asked for. A look-up may hang, and it
-// is not known before it does: whoever sends to thousands of domains whose name servers
-// are silent must not keep the others waiting. So each has a short time first. One that
-// takes longer begins anew among the slow ones, which have all the time they need and a
-// part of the workers. put never blocks.
-type lookups struct {
-	mu     sync.Mutex
-	more   sync.Cond
-	names  []string
-	slow   []string // their first look-up took too long
-	busy   int      // slow ones under way
-	most   int      // of these at a time
-	closed bool
-}
-
-func newLookups(workers int) *lookups {
-	q := &lookups{most: max(1, workers/4)}
-	q.more.L = &q.mu
-	return q
-}
-
-func (q *lookups) put(name string) {
-	q.mu.Lock()
-	q.names = append(q.names, name)
-	q.mu.Unlock()
-	q.more.Signal()
-}
-
-// get waits for a domain to look up. Of a slow one done is to be called in the end.
-func (q *lookups) get() (name string, slow, ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for !q.closed {
-		switch {
-		case len(q.slow) > 0 && q.busy < q.most:
-			name, q.slow = q.slow[0], q.slow[1:]
-			q.busy++
-			return name, true, true
-		case len(q.names) > 0:
-			name, q.names = q.names[0], q.names[1:]
-			return name, false, true
-		}
-		q.more.Wait()
-	}
-	return "", false, false
-}
-
-// tooSlow puts a domain among the slow ones.
-func (q *lookups) tooSlow(name string) {
-	q.mu.Lock()
-	q.slow = append(q.slow, name)
-	q.mu.Unlock()
-	q.more.Signal()
-}
-
-// done ends the look-up of a slow one.
-func (q *lookups) done() {
-	q.mu.Lock()
-	q.busy--
-	q.mu.Unlock()
-	q.more.Signal()
-}
-
-func (q *lookups) close() {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
-	q.more.Broadcast()
-}
-
 // resolver finds routes for the queue, and settles mail that has none.
 type resolver struct {
 	log      *slog.Logger
@@ -92,45 +22,79 @@ type resolver struct {
 	queue    *queue.Queue
 	settler  *settle.Settler
 	lookups  *lookups
+
+	// reloads is held to read while an answer reaches the queue, so that none that was found
+	// under settings of before comes after the queue was told to ask again.
+	reloads sync.RWMutex
+}
+
+// use puts settings into force. What is being looked up under the old ones is looked up
+// once more.
+func (r *resolver) use(set *settings.Settings) {
+	r.reloads.Lock()
+	defer r.reloads.Unlock()
+	r.settings.Use(set)
+}
+
+// tell passes an answer on, if the settings that it was found under are in force. Else
+// the domain is looked up again.
+func (r *resolver) tell(set *settings.Settings, name string, answer func()) {
+	r.reloads.RLock()
+	defer r.reloads.RUnlock()
+	if r.settings.Now() != set {
+		r.lookups.put(name)
+		return
+	}
+	answer()
 }
 
 // loop looks domains up, one after the other, until there are no more to come.
 func (r *resolver) loop(ctx context.Context) {
 	for {
-		name, slow, ok := r.lookups.get()
+		name, k, ok := r.lookups.get()
 		if !ok {
 			return
 		}
-		patience := firstLookup
-		if slow {
-			patience = longestLookup
+		r.lookup(ctx, name, k)
+	}
+}
+
+// lookup looks one domain up.
+func (r *resolver) lookup(ctx context.Context, name string, k lookupKind) {
+	patience := firstLookup
+	if k != quick {
+		patience = longestLookup
+	}
+	set := r.settings.Now()
+	// No deadline, which a socket would notice before the context does: what failed
+	// for want of our patience would be kept as the domain's failure.
+	limit, cancel := context.WithCancel(ctx)
+	timer := time.AfterFunc(patience, cancel)
+	rt, err := set.Route(limit, name, k == fetching)
+	timer.Stop()
+	late := limit.Err() != nil
+	cancel()
+	r.lookups.done(k)
+	switch {
+	case late && k == quick && ctx.Err() == nil:
+		// What was found by now may lack hosts or a policy: it is not used.
+		r.lookups.again(name, slow)
+	case errors.Is(err, route.ErrFetch):
+		r.lookups.again(name, fetching)
+	case err == nil:
+		r.lookups.answered(name)
+		r.tell(set, name, func() { r.queue.Routed(name, rt) })
+		if rt.Plan != nil && rt.Plan.Refetch {
+			r.lookups.again(name, fetching) // the policy at hand serves until then
 		}
-		set := r.settings.Now()
-		// No deadline, which a socket would notice before the context does: what failed
-		// for want of our patience would be kept as the domain's failure.
-		limit, cancel := context.WithCancel(ctx)
-		timer := time.AfterFunc(patience, cancel)
-		rt, err := set.Route(limit, name)
-		timer.Stop()
-		late := limit.Err() != nil
-		cancel()
-		if slow {
-			r.lookups.done()
-		}
-		switch {
-		case late && !slow && ctx.Err() == nil:
-			// What was found by now may lack hosts or a policy: it is not used.
-			r.lookups.tooSlow(name)
-		case err == nil:
-			r.queue.Routed(name, rt)
-		case ctx.Err() != nil:
-			r.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
-		case settings.Ours(err) || unasked(err):
-			r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
-			r.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
-		default:
-			r.unroutable(set, name, err)
-		}
+	case ctx.Err() != nil:
+		r.queue.Unasked(name, err.Error(), time.Now().Add(leastRetry))
+	case settings.Ours(err) || unasked(err):
+		retry := r.lookups.failed(name, k, time.Now(), leastOwnRetry, longestOwnRetry)
+		r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", time.Until(retry).Round(time.Second))
+		r.tell(set, name, func() { r.queue.Unasked(name, err.Error(), retry) })
+	default:
+		r.unroutable(set, name, k, err)
 	}
 }
 
@@ -155,11 +119,23 @@ const (
 	longestLookup = 2 * time.Minute
 )
 
-// retryRoute is how long a domain waits after a DNS failure.
-const retryRoute = 2 * time.Minute
+const (
+	// leastRetry is how long a domain waits after a look-up that had no answer, twice as
+	// long after the second one, and so on up to longestRetry. A name server that has been
+	// silent for an hour is no more likely to answer in the next two minutes than in the
+	// next half hour, and thousands of them share few workers.
+	leastRetry   = 30 * time.Second
+	longestRetry = 30 * time.Minute
+	// leastOwnRetry and longestOwnRetry are the same where our own resolver or network is
+	// down: all domains come back with it.
+	leastOwnRetry   = 5 * time.Second
+	longestOwnRetry = 2 * time.Minute
+	// retryUnroutable is how long it is known of a domain that it takes no mail.
+	retryUnroutable = 2 * time.Minute
+)
 
 // unroutable settles the mail of a domain that cannot be routed.
-func (r *resolver) unroutable(set *settings.Settings, name string, err error) {
+func (r *resolver) unroutable(set *settings.Settings, name string, k lookupKind, err error) {
 	now := time.Now()
 	fault := outcome.DNSFailed
 	if e, ok := errors.AsType[*route.Error](err); ok {
@@ -168,18 +144,20 @@ func (r *resolver) unroutable(set *settings.Settings, name string, err error) {
 	p := set.QueueOf(name)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
 	if set.RetryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
-		r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retryRoute)
-		r.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
+		retry := r.lookups.failed(name, k, now, leastRetry, longestRetry)
+		r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retry.Sub(now).Round(time.Second))
+		r.tell(set, name, func() { r.queue.Unrouted(name, queue.ReasonOf(err), retry) })
 		return
 	}
-	for {
+	r.lookups.answered(name)
+	for r.settings.Now() == set {
 		job, ok := r.queue.Claim(name, p.MaxRecipientsPerMessage)
 		if !ok {
 			break
 		}
 		r.queue.Settle(r.settler.Fail(job, p, attempt))
 	}
-	r.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryRoute))
+	r.tell(set, name, func() { r.queue.Unrouted(name, queue.ReasonOf(err), now.Add(retryUnroutable)) })
 }
 
 var faults = map[route.Reason]outcome.Fault{

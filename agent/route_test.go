@@ -51,7 +51,7 @@ func TestRetryKeepsItsSource(t *testing.T) {
 		sites := make(map[string]netip.Addr)
 		for i := range 30 {
 			d := fmt.Sprintf("d%d.test", i)
-			w, err := set.Route(t.Context(), d)
+			w, err := set.Route(t.Context(), d, true)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -13,23 +13,12 @@ import (
 )
 
 // heartbeat tells the milter once a second that the agent lives, and how much
-// is queued. It goes on while transactions finish after a stop was asked for.
+// is queued. It goes on while transactions finish after a stop was asked for. Nothing
+// else is done here: what waits, for the disk or for a pass over the queue, would have the
+// milter take the agent for silent.
 func (a *Agent) heartbeat(ctx context.Context) {
-	failing, tight, unsaved, damaged := false, false, false, 0
+	failing := false
 	beat := func(time.Time) {
-		damaged = a.settler.SettleDamaged(damaged)
-		a.orders.Expire(time.Now())
-		a.settings.Now().Resolver.Forget()
-		a.orders.SaveRulePauses(time.Now(), false)
-		lost := a.settings.Now().Sites.Save(time.Now(), false)
-		if lost != nil && !unsaved {
-			a.log.Error("not saved; a restart would give some sites other names", "err", lost)
-		}
-		unsaved = lost != nil
-		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
-			tight = huge
-			debug.SetGCPercent(gcPercent(huge))
-		}
 		err := a.beat()
 		if err != nil && !failing {
 			a.log.Error("no sign of life is given; the milter will soon leave mail with the host", "err", err)
@@ -38,6 +27,26 @@ func (a *Agent) heartbeat(ctx context.Context) {
 	}
 	beat(time.Now())
 	loop.Every(ctx, time.Second, beat)
+}
+
+// upkeep does once a second what has its time. It may wait for the disk.
+func (a *Agent) upkeep(ctx context.Context) {
+	tight, unsaved, damaged := false, false, 0
+	loop.Every(ctx, time.Second, func(now time.Time) {
+		damaged = a.settler.SettleDamaged(damaged)
+		a.orders.Expire(time.Now())
+		a.settings.Now().Resolver.Forget()
+		a.orders.SaveRulePauses(time.Now(), false)
+		lost := a.settings.Now().Sites.Save(now, false)
+		if lost != nil && !unsaved {
+			a.log.Error("not saved; a restart would give some sites other names", "err", lost)
+		}
+		unsaved = lost != nil
+		if huge := a.queue.Queued() > hugeBacklog; huge != tight {
+			tight = huge
+			debug.SetGCPercent(gcPercent(huge))
+		}
+	})
 }
 
 // hugeBacklog is how many queued recipients make the collector's slack matter.

@@ -3,9 +3,11 @@ package agent
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -45,4 +47,34 @@ func TestProbeHearsOfTheQueueAndTheFollower(t *testing.T) {
 	if err := a.Probe(ctx); err == nil || !strings.Contains(err.Error(), "the queue stands still") {
 		t.Errorf("when it has stopped: %v", err)
 	}
+}
+
+// TestTheSignOfLifeWaitsForNothing ends a pause while that takes long: the orders cannot
+// be changed, as mail is on its way into the queue.
+func TestTheSignOfLifeWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	a := s.start()
+	end := time.Now().Add(500 * time.Millisecond)
+	if err := a.orders.Change(func(st *control.StandingOrders) error {
+		st.Pauses = append(st.Pauses, control.Pause{Filter: control.Filter{Sender: "bad@news.test"}, Until: end})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	held, release := make(chan struct{}), make(chan struct{})
+	let := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(let) // before the stop, which waits for it
+	go a.orders.Exclusively(func() { close(held); <-release })
+	<-held
+	late := end.Add(3 * time.Second) // two ticks later the pause is being ended
+	s.until("the milter is told that we live", func() bool {
+		now := time.Now()
+		return s.writer.AgentSilence(now) < 2*time.Second && now.After(late)
+	})
+	if n := len(a.orders.Standing().Pauses); n != 1 {
+		t.Errorf("%d pauses are on, so nothing was held up", n)
+	}
+	let()
+	s.until("the pause has ended", func() bool { return len(a.orders.Standing().Pauses) == 0 })
 }

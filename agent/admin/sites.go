@@ -85,7 +85,7 @@ func (b *Backend) siteOfDomain(ctx context.Context, name string) (site string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookUpFor)
 	defer cancel()
-	rt, err := b.settings.Now().Route(ctx, name)
+	rt, err := b.settings.Now().Route(ctx, name, true)
 	if err != nil || b.queue.Why(rt.Site) == nil {
 		return ""
 	}

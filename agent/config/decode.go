@@ -262,6 +262,8 @@ func assign(value, p any, key string) []fault {
 		return oneOf(value, p, key, LogLogfmt, LogJSON, LogPostfix)
 	case *LogLevel:
 		return oneOf(value, p, key, LevelDebug, LevelInfo, LevelWarn, LevelError)
+	case *LogDeliveries:
+		return oneOf(value, p, key, DeliveriesAll, DeliveriesFailures, DeliveriesNone)
 	case *Action:
 		return oneOf(value, p, key, ActionDivert, ActionLeave)
 	case *ReplyAction:

@@ -34,7 +34,7 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 	if err != nil {
 		return err
 	}
-	rt, err := set.Route(ctx, settings.Domain("@"+destination)) // of an address, or as it is
+	rt, err := set.Route(ctx, settings.Domain("@"+destination), true) // of an address, or as it is
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,11 @@ func NewLog(log *slog.Logger, mail config.Log, began time.Time) *Log {
 	return &Log{log: log, mail: mail, began: began}
 }
 
-// Delivery writes the line of a delivery attempt.
+// Delivery writes the line of a delivery attempt, if it is to have one.
 func (l *Log) Delivery(d *Delivery) {
+	if !l.tells(d.Status) {
+		return
+	}
 	if l.postfix() {
 		l.postfixDelivery(d)
 		return
@@ -48,6 +51,23 @@ func (l *Log) Delivery(d *Delivery) {
 	}
 	attrs = append(attrs, slog.String("dsn", d.Enhanced), slog.String("status", string(d.Status)), slog.String("reply", reason))
 	l.log.LogAttrs(context.Background(), severity(d.Status), "delivery", attrs...)
+}
+
+// tells says whether deliveries of a status have lines. What an admin must look at has.
+func (l *Log) tells(s Status) bool {
+	switch {
+	case severity(s) > slog.LevelInfo:
+		return true
+	case l.mail.Deliveries == config.DeliveriesFailures:
+		return s != Sent && s != HandedBack
+	default:
+		return l.all()
+	}
+}
+
+// all says whether every delivery has a line, and so has each message that comes and goes.
+func (l *Log) all() bool {
+	return l.mail.Deliveries == config.DeliveriesAll || l.mail.Deliveries == ""
 }
 
 func severity(s Status) slog.Level {
@@ -88,6 +108,9 @@ func (l *Log) ShownSender(sender string) string {
 // Report tells of a delivery report on so many recipients; what is Postfix's word
 // for it.
 func (l *Log) Report(what string, e *spool.Envelope, id, report spool.ID, nrcpt int) {
+	if !l.tells(Bounced) {
+		return
+	}
 	if l.postfix() {
 		maillog.Line(context.Background(), l.log, slog.LevelInfo, maillog.Bounce, qid(e, id), what+": "+report.String())
 		return

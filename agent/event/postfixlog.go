@@ -21,7 +21,7 @@ func qid(e *spool.Envelope, id spool.ID) string {
 
 // Active says, in Postfix's form only, that a message was taken up.
 func (l *Log) Active(e *spool.Envelope, id spool.ID, nrcpt int) {
-	if l.postfix() {
+	if l.postfix() && l.all() {
 		maillog.Line(context.Background(), l.log, slog.LevelInfo, maillog.Qmgr, qid(e, id),
 			fmt.Sprintf("from=<%s>, size=%d, nrcpt=%d (queue active)", l.ShownSender(e.Sender), e.Size, nrcpt))
 	}
@@ -39,7 +39,7 @@ func (l *Log) Taken(e *spool.Envelope, id spool.ID, nrcpt int, tried bool) {
 
 // Removed says, in Postfix's form only, that nothing of a message is left.
 func (l *Log) Removed(e *spool.Envelope, id spool.ID) {
-	if l.postfix() {
+	if l.postfix() && l.all() {
 		maillog.Line(context.Background(), l.log, slog.LevelInfo, maillog.Qmgr, qid(e, id), "removed")
 	}
 }

@@ -8,9 +8,9 @@
 //
 // New puts into force what an earlier agent kept, before any mail is read. Mail comes into
 // the queue by Add only. A session reports to ApplyRule what a host has said; once a
-// second the heartbeat calls Expire and SaveRulePauses; after the last session has ended
-// SaveRulePauses is called once more. Change, Expire and ApplyToQueued may take as long as
-// the disk, or a pass over the queue, does.
+// second the agent calls Expire and SaveRulePauses; Run runs beside that; after the last
+// session has ended SaveRulePauses is called once more. Change and Expire may take as long
+// as the disk does, ApplyToQueued as long as a pass over the queue.
 //
 // The queue itself stops by queue, site, stream and domain. Sender, SASL user and client
 // stand only in the envelope: of a message that comes in they are compared then (Add),
@@ -63,6 +63,7 @@ type Orders struct {
 	// queue: ApplyToQueued misses none that came before a change.
 	arrivals sync.RWMutex
 	applying sync.Mutex
+	ended    chan struct{} // capacity 1: pauses of envelopes have ended by themselves
 	// hostStopped: the host MTA is stopped, and the configuration wants that to stop us.
 	hostStopped atomic.Bool
 	effects     ruleEffects
@@ -80,7 +81,7 @@ type Options struct {
 
 // New returns the Orders that an earlier agent kept, in force.
 func New(o Options) (*Orders, error) {
-	x := &Orders{log: o.Log, settings: o.Settings, store: o.Store, queue: o.Queue, stop: o.Stop}
+	x := &Orders{log: o.Log, settings: o.Settings, store: o.Store, queue: o.Queue, stop: o.Stop, ended: make(chan struct{}, 1)}
 	if err := x.load(); err != nil {
 		return nil, err
 	}
@@ -279,7 +280,8 @@ func (o *Orders) ApplyToQueued() {
 	})
 }
 
-// Expire ends what ends by itself by now.
+// Expire ends what ends by itself by now. Mail that a pause of envelopes had parked is let go
+// by Run.
 func (o *Orders) Expire(now time.Time) {
 	over := func(until time.Time) bool { return !until.IsZero() && !now.Before(until) }
 	st := o.Standing()
@@ -309,7 +311,23 @@ func (o *Orders) Expire(now time.Time) {
 		o.log.Error("brake comes off", "err", err)
 	}
 	if requeue {
-		o.ApplyToQueued()
+		select {
+		case o.ended <- struct{}{}:
+		default: // a pass is to begin that will see this
+		}
+	}
+}
+
+// Run lets go what was parked by pauses that ended by themselves, until ctx ends. Each
+// pass reads envelopes of all that is queued, so no other work waits for it.
+func (o *Orders) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.ended:
+			o.ApplyToQueued()
+		}
 	}
 }
 

@@ -134,6 +134,7 @@ func (r *reading) apply(x *Rule, a *Attempt) {
 // Tally counts the matches of rules. It is not safe for concurrent use.
 type Tally struct {
 	matches map[tallied][]matched
+	n       int                   // of them
 	lasting map[tallied]time.Time // effects in force, until when
 }
 
@@ -145,9 +146,13 @@ type matched struct {
 	by string
 }
 
-// tallyMost bounds how many rules at how many places are remembered; what is out of
-// date goes then.
-const tallyMost = 4096
+// tallyMost bounds how many rules at how many places are remembered, of matches and of
+// effects in force, and matchesMost how many matches, whatever After of a rule says; what is
+// out of date goes then, and the rest if that is too little.
+const (
+	tallyMost   = 4096
+	matchesMost = 2 * tallyMost
+)
 
 // Add counts a match of a rule at a site or stream. It is true if the effect is to
 // take hold now: After matches have come Within its time, and it is not in force already.
@@ -162,17 +167,21 @@ func (t *Tally) AddBy(now time.Time, e *Effect, place, by string) bool {
 	if until, ok := t.lasting[k]; ok && now.Before(until) {
 		return false
 	}
+	before := len(t.matches[k])
 	recent := slices.DeleteFunc(t.matches[k], func(m matched) bool {
 		return now.Sub(m.at) > e.Within || by != "" && m.by == by
 	})
 	if recent = append(recent, matched{now, by}); len(recent) < max(e.After, 1) {
-		if len(t.matches) >= tallyMost {
+		if len(t.matches) >= tallyMost || t.n >= matchesMost {
 			t.forget(now)
+			before = len(t.matches[k])
 		}
 		t.matches[k] = recent
+		t.n += len(recent) - before
 		return false
 	}
 	delete(t.matches, k)
+	t.n -= before
 	if len(t.lasting) >= tallyMost {
 		t.forget(now)
 	}
@@ -186,15 +195,22 @@ const longest = 24 * time.Hour
 func (t *Tally) forget(now time.Time) {
 	for k, at := range t.matches {
 		if now.Sub(at[len(at)-1].at) > longest {
+			t.n -= len(at)
 			delete(t.matches, k)
 		}
 	}
-	if len(t.matches) >= tallyMost { // all of today: begin anew
+	if len(t.matches) >= tallyMost || t.n >= matchesMost { // all of today: begin anew
 		clear(t.matches)
+		t.n = 0
 	}
 	for k, until := range t.lasting {
 		if now.After(until) {
 			delete(t.lasting, k)
 		}
+	}
+	if len(t.lasting) >= tallyMost {
+		// All are in force. The effect of one that is forgotten goes on as it is; a further
+		// match begins it anew, as if it had ended.
+		clear(t.lasting)
 	}
 }

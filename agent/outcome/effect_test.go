@@ -1,6 +1,7 @@
 package outcome
 
 import (
+	"fmt"
 	"regexp"
 	"testing"
 	"time"
@@ -129,6 +130,33 @@ func TestTallyForgetsWhatIsOutOfDate(t *testing.T) {
 	}
 	if n := len(tally.matches); n > tallyMost {
 		t.Errorf("%d places are remembered", n)
+	}
+}
+
+// TestTallyIsBounded has effects that last for days at more places than are remembered, and
+// rules that want very many matches first.
+func TestTallyIsBounded(t *testing.T) {
+	t.Parallel()
+	var tally Tally
+	days := &Effect{Rule: "days", Kind: Slow, For: 7 * 24 * time.Hour}
+	for i := range 3 * tallyMost {
+		if !tally.Add(born, days, fmt.Sprint(i)) {
+			t.Fatalf("at place %d nothing takes hold", i)
+		}
+		if n := len(tally.lasting); n > tallyMost {
+			t.Fatalf("%d effects in force are remembered", n)
+		}
+	}
+	many := &Effect{Rule: "many", Kind: Slow, After: 1_000_000, Within: 7 * 24 * time.Hour}
+	for i := range 5 * tallyMost {
+		tally.Add(born, many, fmt.Sprint(i%3))
+		n := 0
+		for _, list := range tally.matches {
+			n += len(list)
+		}
+		if n > matchesMost || n != tally.n {
+			t.Fatalf("%d matches are remembered, %d counted", n, tally.n)
+		}
 	}
 }
 

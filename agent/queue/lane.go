@@ -18,6 +18,7 @@ type lane struct {
 	paused     bool   // a pause is on, as was last looked at
 	since      uint32 // unix seconds: since when no pause is on, and its route is this one
 	head, tail uint32 // recipients
+	cursor     uint32 // recipient, or place left behind, where Overdue goes on; 0: it is not under way here
 	n          int    // recipients waiting here
 	refs       int    // recipients anywhere that belong to this lane
 }
@@ -205,6 +206,7 @@ func (q *Queue) arrived(l *lane) {
 func (q *Queue) pop(l *lane) (uint32, *recipient) {
 	r := l.head
 	rec := q.recipients.at(r)
+	l.leave(r, rec.next)
 	l.head = rec.next
 	rec.state, rec.next = taken, 0
 	q.departed(l)
@@ -217,6 +219,7 @@ func (q *Queue) departed(l *lane) {
 	for l.head != 0 && q.recipients.at(l.head).message == 0 {
 		left := l.head
 		l.head = q.recipients.at(left).next
+		l.leave(left, l.head)
 		q.recipients.free(left)
 	}
 	l.n--
@@ -230,6 +233,13 @@ func (q *Queue) departed(l *lane) {
 				f.dest.active.remove(f)
 			}
 		}
+	}
+}
+
+// leave moves Overdue on from a place that the lane gives up.
+func (l *lane) leave(r, next uint32) {
+	if l.cursor == r {
+		l.cursor = next
 	}
 }
 

@@ -21,25 +21,35 @@ import (
 // What goes to the host MTA never ends so, however long it is away. The owner settles
 // each job, by the queue and the reason that come with it.
 func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job Job, by *config.Queue, reason string)) {
-	q.mu.Lock()
-	var lanes []*lane
-	for _, l := range q.lanes {
-		if !q.failed(l).IsZero() {
-			lanes = append(lanes, l)
-		}
-	}
-	q.mu.Unlock()
-	for _, l := range lanes {
+	for _, l := range q.failing() {
 		without := policy(l.key.domain)
-		for more := true; more; {
+		for begun, more := false, true; more; begun = true {
 			var jobs []Job
 			var by *config.Queue
 			var reason string
-			jobs, by, reason, more = q.overdue(l, without)
+			jobs, by, reason, more = q.overdue(l, without, begun)
 			for _, job := range jobs {
 				yield(job, by, reason)
 			}
 		}
+	}
+}
+
+// failing are the lanes whose mail cannot be tried, some thousand looked at in one turn
+// under the mutex.
+func (q *Queue) failing() (lanes []*lane) {
+	for chunk := 0; ; chunk++ {
+		q.mu.Lock()
+		if chunk >= len(q.laneByNo.chunks) {
+			q.mu.Unlock()
+			return lanes
+		}
+		for _, l := range q.laneByNo.chunks[chunk] {
+			if l != nil && !q.failed(l).IsZero() {
+				lanes = append(lanes, l)
+			}
+		}
+		q.mu.Unlock()
 	}
 }
 
@@ -62,8 +72,11 @@ func (q *Queue) failed(l *lane) time.Time {
 // overdueAtOnce is how many recipients are taken out in one turn under the mutex.
 const overdueAtOnce = 256
 
-// overdue takes some of a lane's overdue recipients, and says whether there may be more.
-func (q *Queue) overdue(l *lane, policy *config.Queue) (jobs []Job, by *config.Queue, reason string, more bool) {
+// overdue takes some of a lane's overdue recipients, and says whether there may be more. One
+// turn looks at batch places at most; the next, for which begun is true, goes on behind
+// them, wherever the lane's head is by then. So a long lane of young mail is gone by once,
+// and not for each part of the old mail behind it.
+func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, by *config.Queue, reason string, more bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.lanes[l.key] != l {
@@ -80,24 +93,25 @@ func (q *Queue) overdue(l *lane, policy *config.Queue) (jobs []Job, by *config.Q
 	}
 	age := cmp.Or(time.Duration(by.HandbackAfter), by.Expire)
 	if failed.IsZero() || age <= 0 || seconds(failed) <= l.since {
+		l.cursor = 0
 		return nil, nil, "", false
 	}
+	if !begun {
+		l.cursor = l.head
+	}
 	at, born := seconds(failed), seconds(failed.Add(-age))
-	for r := l.head; r != 0; {
+	for range batch {
+		r := l.cursor
+		if r == 0 || len(jobs) == overdueAtOnce {
+			break
+		}
 		rec := q.recipients.at(r)
-		next, first := rec.next, r == l.head
+		l.cursor = rec.next // before it is taken out: the places behind it may go with it
 		if rec.message != 0 && rec.due < at && q.messages.at(rec.message).born <= born {
-			if len(jobs) == overdueAtOnce {
-				return jobs, by, reason, true
-			}
 			job := q.job(l, rec)
 			job.Items = append(job.Items, q.takeOut(r))
 			jobs = append(jobs, job)
-			if first {
-				next = l.head // the places up to there are free, and may be used again
-			}
 		}
-		r = next
 	}
-	return jobs, by, reason, false
+	return jobs, by, reason, l.cursor != 0
 }

@@ -323,3 +323,45 @@ func TestNoMailEndsBeforeAFailureThatCameAfterItsAge(t *testing.T) {
 		})
 	}
 }
+
+// TestLooksForOverdueMailAreShort has a long lane whose old mail stands behind young mail. A
+// turn under the mutex looks at so many places and no more, and none is looked at twice.
+func TestLooksForOverdueMailAreShort(t *testing.T) {
+	t.Parallel()
+	const n = 20_000
+	now := time.Now()
+	q := New(Options{Resolve: func(string) {}, Launch: func(*Session) {}, MaxSessions: 1})
+	add := func(id, age int) {
+		e := &spool.Envelope{Stream: "s", Arrived: now.Add(-time.Duration(age) * time.Hour), Recipients: make([]spool.Recipient, 1)}
+		q.Add(spool.ID(id), e, []string{"gone.example"}, nil, false)
+	}
+	for i := range n {
+		add(1+i, 1)
+	}
+	for i := range n {
+		add(1+n+i, 200)
+	}
+	q.Unrouted("gone.example", "no such domain", now.Add(time.Hour))
+	l := q.domains["gone.example"].lanes[0]
+	q.domains["gone.example"].failed = now.Add(time.Minute)
+	policy := &config.Queue{Expire: 100 * time.Hour}
+	turns, old := 0, 0
+	for more, begun := true, false; more; begun = true {
+		var jobs []Job
+		jobs, _, _, more = q.overdue(l, policy, begun)
+		if turns++; turns <= n/batch && (len(jobs) > 0 || !more) {
+			t.Fatalf("turn %d: %d jobs, more %t: it has gone by all the young mail", turns, len(jobs), more)
+		}
+		old += len(jobs)
+		if len(jobs) > overdueAtOnce {
+			t.Fatalf("%d at once", len(jobs))
+		}
+		if turns == 2 { // while others take mail from its head, and out of its middle
+			q.Claim("gone.example", 50)
+			q.Pause([]Entry{{Handle: Handle(l.cursor), ID: q.messages.at(q.recipients.at(l.cursor).message).id}})
+		}
+	}
+	if most := n/batch + n/overdueAtOnce + 3; old != n || turns > most {
+		t.Errorf("%d of %d found in %d turns, want at most %d", old, n, turns, most)
+	}
+}

@@ -106,7 +106,8 @@ func (r *Resolver) query(ctx context.Context, q question, f *flight) *answer {
 	m := new(dns.Msg)
 	m.SetQuestion(dns.Fqdn(q.name), q.kind)
 	m.SetEdns0(udpSize, false)
-	m.AuthenticatedData = r.dane // RFC 6840 section 5.7: say whether it was validated
+	trusted := r.dane()
+	m.AuthenticatedData = trusted // RFC 6840 section 5.7: say whether it was validated
 	reply, err := r.exchanger.Exchange(ctx, m)
 
 	var a *answer
@@ -119,7 +120,7 @@ func (r *Resolver) query(ctx context.Context, q question, f *flight) *answer {
 		f.answer = a
 	default:
 		a = read(reply, q, r.now())
-		a.secure = r.dane && reply.AuthenticatedData
+		a.secure = trusted && reply.AuthenticatedData && r.dane() // the resolvers may have changed meanwhile
 		f.answer = a
 	}
 	r.tally.asked[a.status].Add(1)

@@ -473,3 +473,33 @@ func TestOneLookupHasItsSocketsAndNoMore(t *testing.T) {
 		}
 	})
 }
+
+// TestAnswersOutliveAReload has the Resolver of the next configuration answer from what the
+// one before knew, unless that was asked of others, or trusted otherwise.
+func TestAnswersOutliveAReload(t *testing.T) {
+	t.Parallel()
+	f := newFake(zone{"d.example MX": {"300 MX 10 mx.example."}, "mx.example A": {"300 A 192.0.2.1"}})
+	before := newResolver(t, f)
+	if _, err := before.Lookup(t.Context(), "d.example"); err != nil {
+		t.Fatal(err)
+	}
+	for what, x := range map[string]struct {
+		change func(*Options)
+		kept   bool
+	}{
+		"the same":        {func(*Options) {}, true},
+		"other protocols": {func(o *Options) { o.Protocols = []string{"ipv4"} }, true},
+		"another trust":   {func(o *Options) { o.DANE = TrustNever }, false},
+		"other resolvers": {func(o *Options) { o.Resolvers = []string{"192.0.2.53"} }, false},
+	} {
+		tally := new(Tally)
+		next := newResolver(t, f, func(o *Options) { o.Tally = tally }, x.change)
+		next.Adopt(before)
+		if _, err := next.Lookup(t.Context(), "d.example"); err != nil {
+			t.Fatal(err)
+		}
+		if asked := tally.asked[found].Load(); (asked == 0) != x.kept {
+			t.Errorf("%s: asked %d times", what, asked)
+		}
+	}
+}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -33,15 +35,13 @@ const (
 // client asks recursive resolvers, in order, by UDP, and by TCP what UDP had to
 // cut short.
 type client struct {
-	resolvers []string // "address:port"
+	resolvers []string // "address:port"; nil: those of system
+	system    systemFile
 	timeout   time.Duration
 }
 
 func newClient(resolvers []string, timeout time.Duration) (*client, error) {
-	if len(resolvers) == 0 {
-		resolvers = systemResolvers(resolvConf)
-	}
-	c := &client{timeout: timeout}
+	c := &client{timeout: timeout, system: systemFile{path: resolvConf}}
 	if c.timeout <= 0 {
 		c.timeout = defaultTimeout
 	}
@@ -57,20 +57,62 @@ func newClient(resolvers []string, timeout time.Duration) (*client, error) {
 
 // local reports whether every resolver is on this host.
 func (c *client) local() bool {
-	return !slices.ContainsFunc(c.resolvers, func(s string) bool {
+	return !slices.ContainsFunc(c.servers(), func(s string) bool {
 		ap, err := netip.ParseAddrPort(s)
 		return err != nil || !ap.Addr().Unmap().IsLoopback()
 	})
 }
 
-// systemResolvers reads resolv.conf(5). Without the file or without a
-// nameserver in it the local machine is asked, as that manual says.
-func systemResolvers(path string) []string {
-	conf, err := dns.ClientConfigFromFile(path)
-	if err != nil || len(conf.Servers) == 0 {
-		return []string{"127.0.0.1"}
+// servers are whom to ask now, in order.
+func (c *client) servers() []string {
+	if c.resolvers != nil {
+		return c.resolvers
 	}
-	return conf.Servers
+	return c.system.servers()
+}
+
+// systemFile is resolv.conf(5). It may be written, or changed, long after the start: the
+// network comes up, a lease ends, a laptop moves. So it is looked at before each question,
+// which costs a stat(2), and read when it is another file than before. Without the file,
+// or without a nameserver in it, the local machine is asked, as that manual says.
+type systemFile struct {
+	path string
+
+	mu   sync.Mutex
+	read os.FileInfo // of what was read last; nil: there was nothing
+	list []string    // "address:port"
+}
+
+func (f *systemFile) servers() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now, err := os.Stat(f.path)
+	if err != nil {
+		now = nil
+	}
+	same := f.list != nil && (now == nil) == (f.read == nil)
+	if same && now != nil {
+		same = os.SameFile(now, f.read) && now.ModTime().Equal(f.read.ModTime()) && now.Size() == f.read.Size()
+	}
+	if !same {
+		f.read, f.list = now, systemResolvers(f.path)
+	}
+	return f.list
+}
+
+// systemResolvers reads resolv.conf(5). Of what is no address nobody can be asked.
+func systemResolvers(path string) (list []string) {
+	if conf, err := dns.ClientConfigFromFile(path); err == nil {
+		for _, s := range conf.Servers {
+			if hostPort, err := resolverAddress(s); err == nil {
+				list = append(list, hostPort)
+			}
+		}
+	}
+	if list == nil {
+		list = []string{"127.0.0.1:53"}
+	}
+	return list
 }
 
 func resolverAddress(s string) (string, error) {
@@ -91,7 +133,7 @@ func (c *client) Exchange(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 	var last error
 	for range rounds {
 		var unsettled *dns.Msg
-		for _, resolver := range c.resolvers {
+		for _, resolver := range c.servers() {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}

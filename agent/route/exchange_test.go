@@ -225,25 +225,38 @@ func TestResolverAddresses(t *testing.T) {
 	}
 }
 
-func TestSystemResolvers(t *testing.T) {
+// TestSystemResolversFollowTheFile has a resolv.conf that comes after the start, changes in
+// place, is replaced and goes.
+func TestSystemResolversFollowTheFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	if got := systemResolvers(path); !slices.Equal(got, []string{"127.0.0.1"}) {
-		t.Errorf("without a file: %v", got)
+	c := &client{system: systemFile{path: path}}
+	expect := func(when string, local bool, want ...string) {
+		t.Helper()
+		if got := c.servers(); !slices.Equal(got, want) || c.local() != local {
+			t.Errorf("%s: %v, local %v", when, got, c.local())
+		}
 	}
-	write := func(text string) {
+	write := func(path, text string) {
+		t.Helper()
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write("search example.com\n")
-	if got := systemResolvers(path); !slices.Equal(got, []string{"127.0.0.1"}) {
-		t.Errorf("without a nameserver: %v", got)
+	expect("without a file", true, "127.0.0.1:53")
+	write(path, "search example.com\n")
+	expect("without a nameserver", true, "127.0.0.1:53")
+	write(path, "# x\nnameserver 192.0.2.1\nnameserver 2001:db8::1\noptions edns0\n")
+	expect("when the network is up", false, "192.0.2.1:53", "[2001:db8::1]:53")
+	write(path+".new", "nameserver 127.0.0.53\nnameserver no-address\n")
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
 	}
-	write("# x\nnameserver 192.0.2.1\nnameserver 2001:db8::1\noptions edns0\n")
-	if got := systemResolvers(path); !slices.Equal(got, []string{"192.0.2.1", "2001:db8::1"}) {
-		t.Errorf("got %v", got)
+	expect("replaced", true, "127.0.0.53:53")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
 	}
+	expect("gone", true, "127.0.0.1:53")
 }
 
 // FuzzRead feeds replies that a hostile name server may have made: what comes

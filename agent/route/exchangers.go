@@ -19,7 +19,8 @@ import (
 // add nothing but work.
 const (
 	maxExchangers = 32
-	maxAddresses  = 32 // per exchanger and protocol
+	maxNames      = 4 << 10 // octets of their names; 32 ordinary ones have a fifth of it
+	maxAddresses  = 32      // per exchanger and protocol
 
 	// maxPlanAddresses are shared evenly by the hosts of a plan, which is
 	// kept as long as there is mail for its domain.
@@ -32,7 +33,7 @@ const MostSockets = maxExchangers * 2
 
 // exchangers finds the way to a domain by RFC 5321 section 5.1, and what its
 // policies ask for.
-func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
+func (r *Resolver) exchangers(ctx context.Context, name string, fetch bool) (*Plan, error) {
 	a := r.ask(ctx, question{name, dns.TypeMX})
 	plan := &Plan{Domain: name, Expires: a.expires}
 	switch a.status {
@@ -74,7 +75,9 @@ func (r *Resolver) exchangers(ctx context.Context, name string) (*Plan, error) {
 	}
 	switch {
 	case len(plan.Hosts) > 0:
-		r.needs(ctx, plan, a.secure, resolved)
+		if err := r.needs(ctx, plan, a.secure, resolved, fetch); err != nil {
+			return nil, &Error{Domain: name, Reason: Temporary, Err: err}
+		}
 		return plan, nil
 	case len(others) == 0 && self != "":
 		return nil, &Error{Domain: name, Reason: Loop, Err: fmt.Errorf("mail exchanger %s is this host", self)}
@@ -107,7 +110,14 @@ func publish(records []MX) []MX {
 		seen[m.Name] = true
 		return twice
 	})
-	return set[:min(len(set), maxExchangers)]
+	set = set[:min(len(set), maxExchangers)]
+	octets := 0
+	for i, m := range set {
+		if octets += len(m.Name); octets > maxNames {
+			return set[:i]
+		}
+	}
+	return set
 }
 
 // beforeSelf keeps the exchangers better than the first that is this host, and

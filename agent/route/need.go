@@ -84,7 +84,7 @@ func (n Need) Key() string {
 	return ""
 }
 
-// Needs is a word for what the policies ask of all the plan's hosts together,
+// Needs is a word, cut as Key is, for what the policies ask of all the plan's hosts together,
 // "" when it is nothing. A session to a host that was opened for one domain
 // holds for another exactly if their Needs are the same: it then was opened to
 // a host that both allow, at the same level, and its certificate answers to the
@@ -97,14 +97,60 @@ func (p *Plan) Needs() string {
 			list = append(list, h.Name+"="+key)
 		}
 	}
-	return strings.Join(list, ",")
+	return bounded(strings.Join(list, ","))
 }
+
+// notNamed says that a domain's policy does not name one of its hosts.
+type notNamed struct {
+	host, domain string
+	names        string // the first that it names; one text for all hosts
+}
+
+// Error implements error.
+func (e *notNamed) Error() string {
+	return fmt.Sprintf("MTA-STS: host %s is not one that the policy of %s names (%s)", e.host, e.domain, e.names)
+}
+
+// maxNamed bounds what is repeated of a policy, in octets.
+const maxNamed = 256
+
+// named are the first of the hosts that a policy names.
+func named(p *sts.Policy) string {
+	text := strings.Join(p.MX[:min(len(p.MX), 5)], ", ")
+	if len(text) > maxNamed {
+		text = strings.Clone(text[:maxNamed]) + "..."
+	}
+	return text
+}
+
+// maxPlanTLSA bounds the TLSA data of a plan in octets, which is kept as long as there is mail
+// for the domain. Digests take 32 to 64 octets of it, whole certificates one to two KiB.
+const maxPlanTLSA = 16 << 10
+
+// boundTLSA avoids the hosts whose records are too much beside those of better ones: to use
+// them without their records would be less than their owner asks for.
+func (p *Plan) boundTLSA() {
+	left := maxPlanTLSA
+	for i := range p.Hosts {
+		n := 0
+		for _, r := range p.Hosts[i].Need.Records {
+			n += len(r.Data)
+		}
+		if n > left {
+			p.Hosts[i].Need = Need{Asks: Avoid, Err: errTLSA}
+			continue
+		}
+		left -= n
+	}
+}
+
+var errTLSA = fmt.Errorf("DANE: the TLSA records of the domain's hosts take more than %d octets", maxPlanTLSA)
 
 // needs finds out what each host of a plan is asked. secure says that the set
 // of exchangers was validated; without that their names, and so their TLSA
-// records, prove nothing (RFC 7672 section 2.2.1).
-func (r *Resolver) needs(ctx context.Context, plan *Plan, secure bool, hosts map[string]resolved) {
-	if r.dane && secure {
+// records, prove nothing (RFC 7672 section 2.2.1). The error is ErrFetch.
+func (r *Resolver) needs(ctx context.Context, plan *Plan, secure bool, hosts map[string]resolved, fetch bool) error {
+	if secure && r.dane() {
 		found := make([]tlsa, len(plan.Hosts))
 		r.sideBySide(len(found), func(i int) {
 			h := plan.Hosts[i]
@@ -116,15 +162,21 @@ func (r *Resolver) needs(ctx context.Context, plan *Plan, secure bool, hosts map
 				plan.Expires = earlier(plan.Expires, t.expires)
 			}
 		}
+		plan.boundTLSA()
 	}
 	if r.sts == nil {
-		return
+		return nil
 	}
-	policy := r.sts.Policy(ctx, plan.Domain)
+	policy, err := r.sts.Policy(ctx, plan.Domain, fetch)
+	if policy == nil && err != nil {
+		return err
+	}
+	plan.Refetch = err != nil
 	if policy == nil || policy.Mode == sts.None {
-		return
+		return nil
 	}
 	plan.Expires = earlier(plan.Expires, policy.Expires())
+	names := named(policy)
 	for i := range plan.Hosts {
 		h := &plan.Hosts[i]
 		if h.Need.Asks >= Match {
@@ -132,8 +184,7 @@ func (r *Resolver) needs(ctx context.Context, plan *Plan, secure bool, hosts map
 		}
 		var err error
 		if !policy.Matches(h.Name) {
-			err = fmt.Errorf("MTA-STS: host %s is not one that the policy of %s names (%s)",
-				h.Name, plan.Domain, strings.Join(policy.MX[:min(len(policy.MX), 5)], ", "))
+			err = &notNamed{h.Name, plan.Domain, names}
 		}
 		switch {
 		case policy.Mode == sts.Testing && h.Need.Asks == Nothing:
@@ -144,6 +195,7 @@ func (r *Resolver) needs(ctx context.Context, plan *Plan, secure bool, hosts map
 			h.Need = Need{Asks: Valid}
 		}
 	}
+	return nil
 }
 
 // txt looks TXT records up.

@@ -149,8 +149,8 @@ func TestOnlyLoopbackResolversAreTrusted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.dane != tt.want {
-			t.Errorf("%v, %d: %v", tt.resolvers, tt.trust, r.dane)
+		if r.dane() != tt.want {
+			t.Errorf("%v, %d: %v", tt.resolvers, tt.trust, r.dane())
 		}
 	}
 }
@@ -257,10 +257,10 @@ func TestMTASTS(t *testing.T) {
 	}
 }
 
-// writePolicy leaves a policy as an earlier run fetched it a minute ago.
+// writePolicy leaves a policy as an earlier run fetched it a quarter of an hour ago.
 func writePolicy(t *testing.T, dir, domain string, mode sts.Mode, maxAge time.Duration, mx ...string) {
 	t.Helper()
-	text := "domain: " + domain + "\nid: 1\nfetched: " + time.Now().Add(-time.Minute).UTC().Format(time.RFC3339) +
+	text := "domain: " + domain + "\nid: 1\nfetched: " + time.Now().Add(-15*time.Minute).UTC().Format(time.RFC3339) +
 		"\n\nversion: STSv1\nmode: " + string(mode) + "\nmax_age: " + strconv.Itoa(int(maxAge/time.Second)) + "\n"
 	for _, m := range mx {
 		text += "mx: " + m + "\n"

@@ -31,7 +31,11 @@ func (p *Plan) Key() string {
 		}
 		b.WriteString(m.Name)
 	}
-	key := b.String()
+	return bounded(b.String())
+}
+
+// bounded cuts a key.
+func bounded(key string) string {
 	if len(key) > maxKey {
 		sum := sha256.Sum256([]byte(key))
 		key = strings.Clone(key[:maxKey-keySum]) + "..." + hex.EncodeToString(sum[:16])

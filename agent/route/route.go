@@ -63,6 +63,7 @@ type Plan struct {
 	Domain  string    // as looked up: lower case A-labels, or an address literal
 	Hosts   []Host    // those with an address to connect to, by preference, then name
 	Expires time.Time // when the answer should be asked for again
+	Refetch bool      // the policy at hand is old: Lookup would fetch it anew
 
 	// MX is the whole set as published, by preference, then name, also with
 	// those that have no address just now: what a domain is known by must not
@@ -132,7 +133,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // resolvers of /etc/resolv.conf and uses IPv4, then IPv6.
 type Options struct {
 	// Resolvers are "address" or "address:port", tried in order. None: those of
-	// /etc/resolv.conf, read once; without any, 127.0.0.1 (resolv.conf(5)).
+	// /etc/resolv.conf, read anew when it changes; without any, 127.0.0.1 (resolv.conf(5)).
 	Resolvers []string
 	// Protocols are "ipv4" and "ipv6" in the order in which a host's addresses
 	// are tried; a protocol that is not named is not used.
@@ -187,13 +188,14 @@ type Resolver struct {
 	selfNames map[string]bool
 	selfAddrs map[netip.Addr]bool
 	now       func() time.Time
-	dane      bool // the AD bit counts
+	dane      func() bool // says whether the AD bit counts
+	same      string      // what answers depend on: whom it asks, and whether to trust these
 	port      uint16
 	parallel  int        // questions of one lookup that are asked at a time
 	sts       *sts.Store // nil: no MTA-STS
 	tally     *Tally
 
-	mu       sync.Mutex // guards what follows; never held while waiting
+	mu       *sync.Mutex // guards what follows; never held while waiting; one for all that share answers
 	answers  *cache
 	inFlight map[question]*flight
 }
@@ -206,7 +208,9 @@ func New(o Options) (*Resolver, error) {
 		selfNames: make(map[string]bool),
 		selfAddrs: make(map[netip.Addr]bool),
 		now:       o.Now,
-		dane:      o.DANE == TrustAlways,
+		dane:      func() bool { return o.DANE == TrustAlways },
+		same:      fmt.Sprintf("%q %d", o.Resolvers, o.DANE),
+		mu:        new(sync.Mutex),
 		port:      o.Port,
 		tally:     o.Tally,
 		answers:   newCache(maxOctets),
@@ -256,14 +260,24 @@ func New(o Options) (*Resolver, error) {
 			return nil, err
 		}
 		r.exchanger = c
-		r.dane = r.dane || o.DANE == TrustLoopback && c.local()
+		if o.DANE == TrustLoopback {
+			r.dane = c.local
+		}
 	}
 	return r, nil
 }
 
 // TrustsDNSSEC reports whether DANE can be used: whether the resolvers' word that
 // an answer was validated counts.
-func (r *Resolver) TrustsDNSSEC() bool { return r.dane }
+func (r *Resolver) TrustsDNSSEC() bool { return r.dane() }
+
+// Adopt takes over the answers of a Resolver that this one follows, if they are the same
+// that it would get. It is called before any question.
+func (r *Resolver) Adopt(before *Resolver) {
+	if r.same == before.same {
+		r.mu, r.answers = before.mu, before.answers
+	}
+}
 
 // Forget drops the answers whose time is over. Every question does so too; this is
 // for times when none is asked.
@@ -276,8 +290,22 @@ func (r *Resolver) Forget() {
 // Lookup returns the way to a domain: a domain name (U-labels are turned into
 // A-labels, RFC 5891) or an address literal ("[192.0.2.1]",
 // "[IPv6:2001:db8::1]", RFC 5321 section 4.1.3). The error is always an *Error.
-// When ctx ends first it is Temporary and wraps the context's error.
+// When ctx ends first it is Temporary and wraps the context's error. A policy is fetched
+// if need be, which takes up to 20 s where its web server is silent.
 func (r *Resolver) Lookup(ctx context.Context, domain string) (*Plan, error) {
+	return r.lookup(ctx, domain, true)
+}
+
+// Ask is Lookup by the DNS alone. It fetches no policy: if the domain announces one, and
+// none is at hand, the error wraps ErrFetch.
+func (r *Resolver) Ask(ctx context.Context, domain string) (*Plan, error) {
+	return r.lookup(ctx, domain, false)
+}
+
+// ErrFetch says that the policy of a domain must be fetched before its mail can go.
+var ErrFetch = sts.ErrFetch
+
+func (r *Resolver) lookup(ctx context.Context, domain string, fetch bool) (*Plan, error) {
 	if strings.HasPrefix(domain, "[") {
 		return r.literal(domain)
 	}
@@ -285,5 +313,5 @@ func (r *Resolver) Lookup(ctx context.Context, domain string) (*Plan, error) {
 	if err != nil {
 		return nil, &Error{Domain: domain, Reason: NoAddress, Err: err}
 	}
-	return r.exchangers(ctx, name)
+	return r.exchangers(ctx, name, fetch)
 }

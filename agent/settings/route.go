@@ -13,14 +13,19 @@ import (
 )
 
 // Route finds the route of a domain: its queue, and the hosts or the relay. It asks the
-// DNS, whose errors are *route.Error.
-func (s *Settings) Route(ctx context.Context, name string) (queue.Route, error) {
+// DNS, whose errors are *route.Error, and fetches the domain's MTA-STS policy if need be.
+// Without fetch it does not: where there is none at hand the error is route.ErrFetch.
+func (s *Settings) Route(ctx context.Context, name string, fetch bool) (queue.Route, error) {
 	q := s.QueueOf(name)
 	if name == s.Relay {
 		return relayed(ctx, s.handbackRoute())
 	}
 	if q.Route.Kind == config.RouteMX {
-		plan, err := s.Resolver.Lookup(ctx, name)
+		lookup := s.Resolver.Ask
+		if fetch {
+			lookup = s.Resolver.Lookup
+		}
+		plan, err := lookup(ctx, name)
 		if err != nil {
 			return queue.Route{}, err
 		}

@@ -28,6 +28,9 @@ func (s *Settler) SettleDamaged(seen int) int {
 		}
 		if s.record(events) {
 			for _, e := range events {
+				if e.Late {
+					continue
+				}
 				s.damaged.Delivery(&event.Delivery{
 					Time: time.Now(), ID: e.ID, Ordinal: e.Recipient, Status: event.Damaged,
 					Class: outcome.ClassSystem, Reason: e.Reply,
@@ -38,7 +41,7 @@ func (s *Settler) SettleDamaged(seen int) int {
 	return len(list)
 }
 
-// Unreadable settles mail whose content the spool cannot give. A damaged record
+// Unreadable settles mail whose envelope or content the spool cannot give. A damaged record
 // is final and loud; any other error (memory, descriptors, I/O) may pass, so the mail waits.
 func (s *Settler) Unreadable(job queue.Job, q *config.Queue, e *spool.Envelope, err error) []queue.Settled {
 	if !errors.Is(err, spool.ErrDamaged) && !errors.Is(err, spool.ErrNotFound) {

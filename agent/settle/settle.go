@@ -148,12 +148,14 @@ func (r *Settlement) Settle(done []queue.Settled, events []spool.Event) ([]queue
 
 // commit is Settle without reports.
 func (r *Settlement) commit(done []queue.Settled, events []spool.Event) ([]queue.Settled, []spool.Event) {
+	before := len(events)
 	done, events = r.events(done, events)
-	r.publish(events, r.settler.record(events))
+	r.publish(events[before:], r.settler.record(events[before:]))
 	return done, events
 }
 
-// publish tells the listeners of outcomes, if they are in the journal.
+// publish tells the listeners of outcomes, if they are in the journal. events are those of
+// the results.
 func (r *Settlement) publish(events []spool.Event, written bool) {
 	s := r.settler
 	if written {
@@ -162,7 +164,14 @@ func (r *Settlement) publish(events []spool.Event, written bool) {
 			s.mail.Taken(r.Envelope, r.Job.ID, len(r.Results), tried)
 		}
 		d := s.deliveries.Get().(*event.Delivery) // listeners keep none
+		rest := events
 		for i := range r.Results {
+			if !r.Results[i].Untried { // it has an event, see events
+				late := rest[0].Late
+				if rest = rest[1:]; late {
+					continue
+				}
+			}
 			r.delivery(d, &r.Results[i])
 			for _, l := range s.listeners {
 				l.Delivery(d)
@@ -226,8 +235,9 @@ func (r *Settlement) settled(f *Result) queue.Settled {
 
 // record writes outcomes to the journal, and waits while that fails: nothing new is sent
 // on this session meanwhile, as an outcome that is not written would be repeated. It
-// returns false if they are not all in the journal in the end, so that no listener hears
-// of an outcome that is not the recipient's.
+// returns false if they are not in the journal in the end. Those that come too late, as
+// when an admin cancels mail in flight, have Late set: no listener must hear of an outcome
+// that is not the recipient's.
 func (s *Settler) record(events []spool.Event) bool {
 	if len(events) == 0 {
 		return true
@@ -240,19 +250,20 @@ func (s *Settler) record(events []spool.Event) bool {
 			s.stalled.Add(1)
 			defer s.stalled.Add(-1)
 		}
-		switch {
-		case err == nil:
+		if err == nil || errors.Is(err, spool.ErrFinal) || errors.Is(err, spool.ErrNotFound) {
+			late, id := 0, spool.ID(0)
 			for i := range events {
-				if events[i].State.Status == spool.HandedBack {
+				switch ev := &events[i]; {
+				case ev.Late:
+					late, id = late+1, ev.ID
+				case ev.State.Status == spool.HandedBack:
 					s.returned.Add(1)
 				}
 			}
+			if late > 0 {
+				s.log.Warn("outcomes come too late: the recipients were settled otherwise meanwhile", "id", id, "nrcpt", late)
+			}
 			return true
-		case errors.Is(err, spool.ErrFinal), errors.Is(err, spool.ErrNotFound):
-			// Somebody else settled it, as when an admin cancels mail in flight. The
-			// other outcomes of this call are written.
-			s.log.Warn("outcome comes too late", "id", events[0].ID, "err", err)
-			return false
 		}
 		s.journalError()
 		s.log.Error("cannot write outcomes to the journal; this session waits", "err", err)
@@ -267,11 +278,12 @@ func (s *Settler) record(events []spool.Event) bool {
 }
 
 // Fail settles a whole job for one failure that needed no connection, and
-// returns what the queue must know.
+// returns what the queue must know. Mail whose envelope cannot be read is settled as
+// Unreadable says: the failure is reported once it can.
 func (s *Settler) Fail(job queue.Job, q *config.Queue, at outcome.Attempt) []queue.Settled {
 	e, err := s.store.Envelope(job.ID)
 	if err != nil {
-		at = outcome.Attempt{Stage: outcome.Internal, Fault: outcome.Unreadable, Text: err.Error()}
+		return s.Unreadable(job, q, nil, err)
 	}
 	return s.failWith(job, q, e, at)
 }

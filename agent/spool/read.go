@@ -7,14 +7,14 @@ import (
 	"io"
 )
 
-// Envelope reads the envelope of a message.
+// Envelope reads the envelope of a message. It is shared with others and must not be changed.
 func (s *Store) Envelope(id ID) (*Envelope, error) {
 	seg, err := s.acquire(id)
 	if err != nil {
 		return nil, err
 	}
 	defer s.leave(seg, id)
-	_, e, err := seg.record(seg.file, id)
+	_, e, err := s.record(seg, seg.file, id)
 	return e, err
 }
 
@@ -54,7 +54,8 @@ func (s *Store) Open(id ID) (*Content, error) {
 }
 
 // Message is Envelope and Open in one, for who wants both: of a message that is not
-// large the disk is read once.
+// large the disk is read once, and an envelope of many recipients is decoded once for many
+// transactions.
 func (s *Store) Message(id ID) (*Envelope, *Content, error) {
 	seg, err := s.acquire(id)
 	if err != nil {
@@ -66,7 +67,7 @@ func (s *Store) Message(id ID) (*Envelope, *Content, error) {
 		return nil, nil, fmt.Errorf("%s: %w", id, err)
 	}
 	done := func() error { s.windows.Put(w); s.leave(seg, id); return nil }
-	h, e, err := seg.record(w, id)
+	h, e, err := s.record(seg, w, id)
 	if err != nil {
 		done()
 		return nil, nil, err
@@ -111,9 +112,12 @@ func (w *window) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // record reads the header and the envelope of a record.
-func (seg *segment) record(r io.ReaderAt, id ID) (h recordHeader, e *Envelope, err error) {
+func (s *Store) record(seg *segment, r io.ReaderAt, id ID) (h recordHeader, e *Envelope, err error) {
 	var b []byte
 	if h, err = seg.header(r, id); err == nil {
+		if e = s.large.get(id, h.recipients); e != nil {
+			return h, e, nil
+		}
 		b, err = h.readEnvelope(r)
 	}
 	if err == nil {
@@ -123,6 +127,7 @@ func (seg *segment) record(r io.ReaderAt, id ID) (h recordHeader, e *Envelope, e
 		return h, nil, fmt.Errorf("%s: %w", id, err)
 	}
 	h.fill(e)
+	s.large.put(id, e, len(b))
 	return h, e, nil
 }
 

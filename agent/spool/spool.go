@@ -124,6 +124,7 @@ type Event struct {
 	Recipient uint32 // ordinal
 	State
 	Last bool // set by Record: this was the last recipient of the message to become final
+	Late bool // set by Record: it is not recorded, as the recipient is final by now, or unknown
 }
 
 // Errors that callers tell apart.

@@ -39,6 +39,7 @@ type Store struct {
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
 	windows  sync.Pool
+	large    largeEnvelopes
 	noHoles  bool            // the file system cannot punch; told once
 	young    bool            // what makeHoles saw last was too young for holes
 	unopened map[uint32]bool // of Follow alone: segments that could not be opened, which was told
@@ -275,7 +276,7 @@ func (s *Store) find(id ID) (seg *segment, i int, err error) {
 // kernel and survive the end of this process; within 100 ms they are synced.
 // What cannot be recorded, because the recipient is final (ErrFinal) or unknown
 // (ErrNotFound), is left out and told in the error; the rest is recorded. Any
-// other error means that nothing was; ErrFull among them. Record sets Last in events.
+// other error means that nothing was; ErrFull among them. Record sets Last and Late in events.
 func (s *Store) Record(events ...Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -337,7 +338,7 @@ func (s *Store) check(events []Event) (good []change, bad []error) {
 		case seg.isFinal(i, ev.Recipient), final(good, ev):
 			err = fmt.Errorf("%s, recipient %d: %w", ev.ID, ev.Recipient, ErrFinal)
 		}
-		if err != nil {
+		if ev.Late = err != nil; ev.Late {
 			bad = append(bad, err)
 			continue
 		}
@@ -370,6 +371,9 @@ func (s *Store) apply(c *change) {
 // finish notes that a message is done. Callers hold mu.
 func (s *Store) finish(seg *segment, i int, void bool) {
 	offset := seg.offset(i)
+	if seg.recipients(i) >= largeFrom {
+		s.large.drop(MakeID(seg.number, offset))
+	}
 	if seg.blob(i) {
 		s.done = append(s.done, doneBlob{MakeID(seg.number, offset), void})
 	}

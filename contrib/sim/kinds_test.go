@@ -1,3 +1,7 @@
+//go:build !race
+
+// A simulation is one goroutine: see population_test.go.
+
 package sim
 
 import (

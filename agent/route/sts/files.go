@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,11 +29,19 @@ import (
 // part of a path.
 type files struct {
 	dir   string
-	limit int
+	limit int   // files
+	most  int64 // octets, in whole blocks
 
-	mu sync.Mutex
-	n  int // files; an upper bound
+	mu     sync.Mutex
+	n      int   // files; an upper bound
+	octets int64 // that they take on the disk, likewise
 }
+
+// block is what a file takes on the disk for its last octets.
+const block = 4 << 10
+
+// onDisk is what a file of a size takes there.
+func onDisk(size int64) int64 { return (size + block - 1) / block * block }
 
 const suffix = ".sts"
 
@@ -51,6 +58,9 @@ func (f *files) open() error {
 		switch filepath.Ext(e.Name()) {
 		case suffix:
 			f.n++
+			if info, err := e.Info(); err == nil {
+				f.octets += onDisk(info.Size())
+			}
 		case durable.Suffix:
 			_ = os.Remove(filepath.Join(f.dir, e.Name()))
 		}
@@ -100,54 +110,57 @@ func (f *files) write(domain string, p *Policy) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	path := f.path(domain)
-	_, err := os.Stat(path)
-	isNew := errors.Is(err, os.ErrNotExist)
-	if isNew && f.n >= f.limit {
-		if err := f.makeRoom(); err != nil {
-			return err
-		}
-	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "domain: %s\nid: %s\nfetched: %s\n\n", domain, p.ID, p.Fetched.UTC().Format(time.RFC3339))
 	fmt.Fprintf(&b, "version: STSv1\nmode: %s\nmax_age: %d\n", p.Mode, int64(p.MaxAge/time.Second))
 	for _, mx := range p.MX {
 		fmt.Fprintf(&b, "mx: %s\n", mx)
 	}
+	files, octets := 1, onDisk(int64(b.Len()))
+	if old, err := os.Stat(path); err == nil {
+		files, octets = 0, octets-onDisk(old.Size())
+	}
+	if f.n+files > f.limit || f.octets+octets > f.most {
+		if err := f.makeRoom(); err != nil {
+			return err
+		}
+	}
 	if err := durable.Replace(path, b.Bytes()); err != nil {
 		return err
 	}
-	if isNew {
-		f.n++
-	}
+	f.n, f.octets = f.n+files, f.octets+octets
 	return nil
 }
 
-// makeRoom removes the oldest tenth of the files, so that it is rarely needed.
+// makeRoom removes the oldest files until there are a tenth fewer than there may be, of
+// octets too, so that it is rarely needed.
 func (f *files) makeRoom() error {
 	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return err
 	}
 	type aged struct {
-		name string
-		at   time.Time
+		name   string
+		at     time.Time
+		octets int64
 	}
 	var list []aged
+	f.n, f.octets = 0, 0
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && filepath.Ext(e.Name()) == suffix {
-			list = append(list, aged{e.Name(), info.ModTime()})
+			list = append(list, aged{e.Name(), info.ModTime(), onDisk(info.Size())})
+			f.n, f.octets = f.n+1, f.octets+onDisk(info.Size())
 		}
 	}
-	f.n = len(list)
-	if f.n < f.limit {
-		return nil
-	}
 	slices.SortFunc(list, func(a, b aged) int { return a.at.Compare(b.at) })
-	for _, a := range list[:f.n-f.limit+max(1, f.limit/10)] {
+	for _, a := range list {
+		if f.n <= f.limit-max(1, f.limit/10) && f.octets <= f.most-f.most/10 {
+			break
+		}
 		if err := os.Remove(filepath.Join(f.dir, a.name)); err != nil {
 			return err
 		}
-		f.n--
+		f.n, f.octets = f.n-1, f.octets-a.octets
 	}
 	return nil
 }

@@ -31,8 +31,18 @@ type Policy struct {
 	MaxAge  time.Duration
 }
 
+// leastLife is how long a policy counts at least, whatever max_age it names: one of 0
+// seconds would be over before the first message has gone by it, and be fetched for each.
+const leastLife = 10 * time.Minute
+
+// life is how long the policy counts.
+func (p *Policy) life() time.Duration { return max(p.MaxAge, leastLife) }
+
+// refresh is the age from which it is fetched anew.
+func (p *Policy) refresh() time.Duration { return min(refreshAfter, p.life()/2) }
+
 // Expires is when the policy counts no longer.
-func (p *Policy) Expires() time.Time { return p.Fetched.Add(p.MaxAge) }
+func (p *Policy) Expires() time.Time { return p.Fetched.Add(p.life()) }
 
 // Matches reports whether a mail exchanger is one the policy names. A wildcard
 // stands for exactly one label (RFC 8461 section 4.1).

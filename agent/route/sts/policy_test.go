@@ -104,7 +104,7 @@ func FuzzPolicy(f *testing.F) {
 			return
 		}
 		p.ID, p.Fetched = "1", time.Now()
-		d := files{dir: t.TempDir(), limit: 1}
+		d := files{dir: t.TempDir(), limit: 1, most: 1 << 20}
 		if err := d.write("example.com", p); err != nil {
 			t.Fatal(err)
 		}

@@ -15,7 +15,7 @@
 //
 // Policies lie on disk, one small file for each domain under a hash of its name,
 // written whole and renamed into place, so they outlive a restart. Each question
-// reads its file; the number of files is bounded. A failed fetch is not tried
+// reads its file; the number of files is bounded, and what they take on the disk. A failed fetch is not tried
 // again for some minutes (section 3.3). A policy at hand is fetched anew once a
 // day, or at half its max_age, so that a domain we keep writing to does not
 // fall out of the cache (section 10.2).
@@ -58,10 +58,13 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Roots are the authorities trusted for a fetch; nil: the system's.
 	Roots *x509.CertPool
-	// MaxPolicies bounds the files; default 10,000. The one fetched longest ago makes room.
+	// MaxPolicies bounds the files; default 10,000. Those fetched longest ago make room.
 	MaxPolicies int
-	Log         *slog.Logger     // default: silent
-	Now         func() time.Time // default time.Now
+	// MaxOctets bounds what they take on the disk, in blocks of 4 KiB; default 64 MiB, which
+	// is room for 10,000 ordinary ones and more. A policy may have up to 64 KiB.
+	MaxOctets int64
+	Log       *slog.Logger     // default: silent
+	Now       func() time.Time // default time.Now
 }
 
 // Store finds policies. Its methods may be called by many goroutines.
@@ -86,7 +89,10 @@ func Open(o Options) *Store {
 	if o.MaxPolicies <= 0 {
 		o.MaxPolicies = 10_000
 	}
-	s := &Store{o: o, files: files{dir: o.Directory, limit: o.MaxPolicies}, failed: make(map[string]time.Time)}
+	if o.MaxOctets <= 0 {
+		o.MaxOctets = 64 << 20
+	}
+	s := &Store{o: o, files: files{dir: o.Directory, limit: o.MaxPolicies, most: o.MaxOctets}, failed: make(map[string]time.Time)}
 	if err := s.files.open(); err != nil {
 		o.Log.Warn("MTA-STS policies will not outlive this run; give agent.state_directory to the agent's user", "err", err)
 	}
@@ -105,10 +111,14 @@ func Open(o Options) *Store {
 	return s
 }
 
+// ErrFetch says that a policy is announced that was not fetched.
+var ErrFetch = errors.New("its MTA-STS policy is to be fetched")
+
 // Policy returns the policy in force for a domain (lower case A-labels), nil if
 // there is none. It may ask the DNS and fetch; what fails is logged, once in a
-// while, and never an error: the policy at hand counts, or none.
-func (s *Store) Policy(ctx context.Context, domain string) *Policy {
+// while, and never an error: the policy at hand counts, or none. Without fetch it asks
+// the DNS alone, and where it would fetch the error is ErrFetch, beside the policy at hand.
+func (s *Store) Policy(ctx context.Context, domain string, fetch bool) (*Policy, error) {
 	now := s.o.Now()
 	have := s.files.read(domain)
 	if have != nil && !now.Before(have.Expires()) {
@@ -116,29 +126,32 @@ func (s *Store) Policy(ctx context.Context, domain string) *Policy {
 	}
 	records, err := s.o.TXT(ctx, "_mta-sts."+domain)
 	if err != nil {
-		return have
+		return have, nil
 	}
 	id := recordID(records)
-	if id == "" || have != nil && have.ID == id && now.Sub(have.Fetched) < min(refreshAfter, have.MaxAge/2) {
-		return have
+	if id == "" || have != nil && have.ID == id && now.Sub(have.Fetched) < have.refresh() {
+		return have, nil
 	}
 	if s.failedLately(domain, now) {
-		return have
+		return have, nil
+	}
+	if !fetch {
+		return have, ErrFetch
 	}
 	p, err := s.fetch(ctx, domain)
 	if err != nil {
 		if ctx.Err() != nil {
-			return have // our own haste is no failure of theirs
+			return have, nil // our own haste is no failure of theirs
 		}
 		s.noteFailure(domain, now)
 		s.o.Log.Warn("MTA-STS policy cannot be fetched", "domain", domain, "err", err, "kept", have != nil)
-		return have
+		return have, nil
 	}
 	p.ID, p.Fetched = id, now
 	if err := s.files.write(domain, p); err != nil {
 		s.o.Log.Warn("MTA-STS policy cannot be stored", "domain", domain, "err", err)
 	}
-	return p
+	return p, nil
 }
 
 // fetch gets a domain's policy (RFC 8461 section 3.3).

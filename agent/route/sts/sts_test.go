@@ -126,7 +126,7 @@ func (w *world) set(change func()) {
 
 // policy asks, and says what counts: "enforce 1", with the id; "" is none.
 func (w *world) policy() string {
-	p := w.store.Policy(w.t.Context(), "example.com")
+	p, _ := w.store.Policy(w.t.Context(), "example.com", true)
 	if p == nil {
 		return ""
 	}
@@ -154,7 +154,7 @@ func TestPolicyIsFetchedOnceAndOutlivesARestart(t *testing.T) {
 	w.open() // a new run
 	w.set(func() { w.down = true })
 	w.expect("enforce 1", 1)
-	if p := w.store.Policy(t.Context(), "example.com"); !p.Matches("mx.example.com") || p.Matches("other.example.com") {
+	if p, _ := w.store.Policy(t.Context(), "example.com", true); !p.Matches("mx.example.com") || p.Matches("other.example.com") {
 		t.Errorf("after a restart: %+v", p)
 	}
 }
@@ -320,5 +320,105 @@ func TestUnusableDirectoryIsSaidAndLivedWith(t *testing.T) {
 	w.expect("enforce 1", 2)
 	if !strings.Contains(w.log.String(), "state_directory") {
 		t.Errorf("log:\n%s", &w.log)
+	}
+}
+
+// TestTinyLivesAreNoLoop has policies that would be over before they are used: they count
+// for a while all the same, and are not fetched for each question.
+func TestTinyLivesAreNoLoop(t *testing.T) {
+	t.Parallel()
+	for _, age := range []string{"0", "1", "60"} {
+		w := newWorld(t)
+		w.say(strings.Replace(good, "604800", age, 1))
+		for range 5 {
+			p, err := w.store.Policy(t.Context(), "example.com", true)
+			if err != nil || p == nil {
+				t.Fatalf("max_age %s: %v, %v", age, p, err)
+			}
+			if left := p.Expires().Sub(w.now); left < time.Minute {
+				t.Errorf("max_age %s: it is over in %v, and its domain looked up again", age, left)
+			}
+			w.set(func() { w.now = w.now.Add(time.Second) })
+		}
+		if w.fetches != 1 {
+			t.Errorf("max_age %s: fetched %d times for 5 questions", age, w.fetches)
+		}
+	}
+}
+
+// TestWithoutFetchTheDNSAloneIsAsked tells whoever must not wait for a web server that a
+// policy is to be fetched.
+func TestWithoutFetchTheDNSAloneIsAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ask := func(fetch bool) string {
+		p, err := w.store.Policy(t.Context(), "example.com", fetch)
+		return fmt.Sprint(p != nil, " ", err, " ", w.fetches)
+	}
+	expect := func(when string, fetch bool, want string) {
+		t.Helper()
+		if got := ask(fetch); got != want {
+			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+	w.set(func() { w.txt = nil })
+	expect("none is announced", false, "false <nil> 0")
+	w.set(func() { w.txt = []string{"v=STSv1; id=1;"} })
+	expect("one is announced", false, "false "+ErrFetch.Error()+" 0")
+	expect("it is fetched", true, "true <nil> 1")
+	expect("it is at hand", false, "true <nil> 1")
+	w.set(func() { w.now = w.now.Add(25 * time.Hour) })
+	expect("it is a day old", false, "true "+ErrFetch.Error()+" 1")
+	w.set(func() { w.answer = http.NotFound })
+	expect("it cannot be had anew", true, "true <nil> 2")
+	expect("nor lately", false, "true <nil> 2")
+}
+
+// TestPoliciesAreBoundedInOctets stores many of the longest policies, and longer ones in the
+// place of short ones.
+func TestPoliciesAreBoundedInOctets(t *testing.T) {
+	t.Parallel()
+	const most = 1 << 20
+	dir := t.TempDir()
+	f := files{dir: dir, limit: 1000, most: most}
+	large := Policy{ID: "1", Mode: Enforce, MaxAge: time.Hour, Fetched: time.Now()}
+	for n := range 3000 {
+		large.MX = append(large.MX, fmt.Sprintf("mx%d.example.com", n))
+	}
+	small := large
+	small.MX = large.MX[:1]
+	for n := range 300 {
+		p := &large
+		if n < 100 {
+			p = &small
+		}
+		if err := f.write(fmt.Sprintf("d%d.example", n%200), p); err != nil {
+			t.Fatal(err)
+		}
+		if n%20 != 0 {
+			continue
+		}
+		taken := int64(0)
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			taken += (info.Size() + 4095) / 4096 * 4096
+		}
+		if taken > most || taken != f.octets || len(entries) != f.n {
+			t.Fatalf("after %d: %d octets in %d files, counted %d in %d, want at most %d", n, taken, len(entries), f.octets, f.n, most)
+		}
+	}
+	if p := f.read("d99.example"); p == nil || len(p.MX) != len(large.MX) {
+		t.Errorf("the last one: %v", p)
+	}
+	again := files{dir: dir, limit: 1000, most: most}
+	if err := again.open(); err != nil || again.octets != f.octets || again.n != f.n {
+		t.Errorf("after a restart: %d octets in %d files, want %d in %d, %v", again.octets, again.n, f.octets, f.n, err)
 	}
 }
