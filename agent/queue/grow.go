@@ -89,6 +89,7 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 	s.dest, s.route, s.wake, s.holds = d, d.route, make(chan wake, 1), true
 	s.place = d.placeOf(a)
 	q.leaveCrowd(d.site)
+	q.freed(a, now) // there may be room for the next one
 	if s.onTrial = q.onTrial(d); s.onTrial {
 		d.site.trying++
 	}

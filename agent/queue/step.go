@@ -471,6 +471,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	}
 	q.serveOne(d, now)
 	q.grow(d.site, now)
+	q.freed(s.slot.Address, now)
 	q.grantSlots(now)
 }
 
