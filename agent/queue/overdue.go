@@ -21,14 +21,12 @@ import (
 // What goes to the host MTA never ends so, however long it is away. The owner settles
 // each job, by the queue and the reason that come with it.
 func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job Job, by *config.Queue, reason string)) {
-	q.mu.Lock()
 	var lanes []*lane
-	for _, l := range q.lanes {
+	walk(q, &q.laneByNo, func(l *lane) {
 		if !q.failed(l).IsZero() {
 			lanes = append(lanes, l)
 		}
-	}
-	q.mu.Unlock()
+	}, always)
 	for _, l := range lanes {
 		without := policy(l.key.domain)
 		for more := true; more; {

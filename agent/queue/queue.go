@@ -101,8 +101,11 @@ type Queue struct {
 	lanes      map[laneKey]*lane
 	expected   map[spool.ID]struct{}
 	laneByNo   slab[*lane]
+	domainByNo slab[*domain]
 	dests      map[string]*destination
+	destByNo   slab[*destination]
 	sites      map[string]*site
+	siteByNo   slab[*site]
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
 	spare      *Session                   // for the next connect
