@@ -37,7 +37,10 @@ type sums struct {
 
 // Sites lists all sites that are known at the moment.
 func (q *Queue) Sites() []Site {
-	var list []Site
+	q.mu.Lock()
+	n := len(q.sites)
+	q.mu.Unlock()
+	list := make([]Site, 0, n+pageSize)
 	q.EachSite(func(page []Site) bool {
 		list = append(list, page...)
 		return true
