@@ -56,7 +56,8 @@
 //     finds its queue, and with package route its hosts. Queue.Routed makes a site of it.
 //  4. The site's controller wants sessions (elastic/control.go); the gates in
 //     Queue.grow (queue/site.go) let a connect through, or not. To an admin they are told
-//     by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
+//     by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz. Whether a site
+//     gets less than it could, and why, is judged in queue/heldback.go alone.
 //  5. Deliverer.Session (deliver/session.go) runs as a goroutine: connect
 //     (deliver/connect.go) orders the hosts and calls them, with TLS as
 //     settings/secure.go says.
