@@ -100,6 +100,15 @@ func TestSiteIsExplained(t *testing.T) {
 		changes, err := s.admin().Why(t.Context(), site.Name)
 		if err != nil || len(changes) == 0 || changes[0].Cause == "" {
 			t.Errorf("%s: %+v, %v", site.Name, changes, err)
+			continue
+		}
+		now := changes[len(changes)-1].Now
+		if now == nil || now.Name != site.Name || now.State != "growing" || now.Want == 0 || now.HeldBack != nil || now.LimitsBy != "the configuration" ||
+			len(now.Addresses) != 1 || now.Addresses[0].Accepted == 0 || now.Addresses[0].Limited {
+			t.Errorf("%s stands so: %+v", site.Name, now)
+		}
+		if len(changes) > 1 && changes[0].Now != nil {
+			t.Errorf("an older change of %s says how it stands now", site.Name)
 		}
 	}
 	if _, err := s.admin().Why(t.Context(), "nobody"); !errors.Is(err, control.ErrUnknown) {

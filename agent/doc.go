@@ -59,6 +59,7 @@
 //  4. The gates in Queue.grow (queue/grow.go) let a connect through, or not; the last of
 //     them is the site's controller, which names the address (elastic/open.go). To an admin
 //     they are told by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
+//     Whether a site gets less than it could, and why, is judged in queue/heldback.go alone.
 //  5. Deliverer.Session (deliver/session.go) runs as a goroutine: connect
 //     (deliver/connect.go) calls that address, with TLS as settings/secure.go says.
 //  6. Queue.Step (queue/step.go) gives the session a job: recipients of one message. What

@@ -54,7 +54,7 @@ func TestStatusPageTellsWhatHappens(t *testing.T) {
 	s.until("all is told", func() bool {
 		_, overview = get(front + "/")
 		return strings.Contains(overview, "2 of 5") && strings.Contains(overview, "suspended until") &&
-			strings.Contains(overview, "no session is up") && strings.Contains(overview, "no mail server is known yet")
+			strings.Contains(overview, "no answer") && strings.Contains(overview, "no mail server is known yet")
 	})
 	for _, part := range []string{"busy-rule: ", "connection refused", "Sale &#34;&lt;b&gt;&#34; &lt;sale.test&gt;", "userunknown", "mail.lab.test"} {
 		if !strings.Contains(overview, part) {

@@ -19,14 +19,12 @@ func (b *Backend) Status() control.Status {
 	st.Waiting, st.Deferred, st.Active, st.Sessions = b.queue.Counts()
 	st.Held = b.queue.Held()
 	rates := b.history.SiteRates(time.Now())
-	for _, s := range b.queue.Sites() {
-		st.Sites = append(st.Sites, control.Site{
-			Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
-			Sessions: s.Sessions, Opening: s.Opening, Ready: s.Ready,
-			Target: s.Target.Sessions, Pace: s.Target.Pace, Cause: s.Target.Cause,
-			Rate: rates[s.Name], Latency: s.Latency.Seconds(), Refused: s.Refused,
-		})
-	}
+	b.queue.EachSite(func(page []queue.Site) bool {
+		for i := range page {
+			st.Sites = append(st.Sites, siteOf(&page[i], rates[page[i].Name]))
+		}
+		return true
+	})
 	return st
 }
 

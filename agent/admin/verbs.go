@@ -183,14 +183,15 @@ func (b *Backend) Why(site string) ([]control.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	changes := b.queue.Why(site)
-	if changes == nil {
+	a, ok := b.queue.Explain(site)
+	if !ok {
 		return nil, fmt.Errorf("site %s: %w", site, control.ErrUnknown)
 	}
-	list := make([]control.Change, len(changes))
-	for i, c := range changes {
+	list := make([]control.Change, len(a.Changes))
+	for i, c := range a.Changes {
 		list[i] = control.Change{At: c.At, From: c.From, To: c.To, Pace: c.Pace, Cause: c.Cause}
 	}
+	list[len(list)-1].Now = account(&a, b.history.SiteRates(time.Now())[site])
 	return list, nil
 }
 

@@ -32,6 +32,8 @@ type Change struct {
 	To    int       `json:"to"`
 	Pace  float64   `json:"pace,omitempty"` // messages per second; 0: no limit
 	Cause string    `json:"cause"`
+	// Now is how the site stands; the last change has it.
+	Now *Account `json:"now,omitempty"`
 }
 
 // SiteFound is a site and what is known of it.
@@ -138,8 +140,8 @@ func (c *Client) Streams(ctx context.Context) (list []Stream, err error) {
 	return list, err
 }
 
-// Why asks for the last changes of a site, oldest first; ErrUnknown if there is
-// no such site.
+// Why asks for the last changes of a site, oldest first, the last one with how it stands
+// now; ErrUnknown if there is no such site.
 func (c *Client) Why(ctx context.Context, site string) (list []Change, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/why?site="+url.QueryEscape(site), nil, &list)
 	return list, err

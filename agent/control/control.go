@@ -66,6 +66,12 @@ type Site struct {
 	Latency  float64 `json:"latency,omitempty"` // seconds that a transaction takes, smoothed; 0: none yet
 	Refused  int     `json:"refused"`           // connects and transactions that were one too many, or too fast
 	Cause    string  `json:"cause,omitempty"`   // of the last change of target or pace
+
+	State    string    `json:"state,omitempty"`         // what its controller is about: growing, bounded, plateau; shut, punished
+	Want     int       `json:"slots_wanted"`            // connections that the controller wants
+	Held     int       `json:"slots_held"`              // connections that the receiver may count
+	Lagging  int       `json:"slots_lagging,omitempty"` // of these, ended and maybe not noticed
+	HeldBack *HeldBack `json:"held_back,omitempty"`     // why it gets less than it could
 }
 
 // Status is the state of the agent.
@@ -115,7 +121,8 @@ type Backend interface {
 	HandbackStatus() HandbackStatus
 	// Milter takes the milter's report.
 	Milter(MilterReport)
-	// Why explains a site; ErrUnknown if there is none of the name.
+	// Why explains a site, the last change with how it stands now; ErrUnknown if there is
+	// none of the name.
 	Why(site string) ([]Change, error)
 	// FindSite finds the site that a text means: a name, a former name, an MX host, an
 	// address or a domain. ErrUnknown if there is none; an error that lists them if there

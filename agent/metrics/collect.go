@@ -188,6 +188,7 @@ func (x *sum) add(s *queue.Site) {
 
 // now shows the sites as they are, by queue, and the busiest by themselves.
 func (s *scrape) now(sites []queue.Site) {
+	s.heldBack(sites)
 	queues, own := make(map[string]*sum), make(map[string]*sum)
 	into := func(m map[string]*sum, label string, x *queue.Site) {
 		if m[label] == nil {
@@ -211,6 +212,24 @@ func (s *scrape) now(sites []queue.Site) {
 		if label != other {
 			s.gauge(pace, x.pace, label)
 		}
+	}
+}
+
+// heldBack shows by each reason how many sites get less than they could.
+func (s *scrape) heldBack(sites []queue.Site) {
+	type held struct{ sites, waiting int }
+	all := make(map[queue.Reason]held)
+	for i := range sites {
+		h := all[sites[i].HeldBack.Reason]
+		h.sites++
+		h.waiting += sites[i].Waiting
+		all[sites[i].HeldBack.Reason] = h
+	}
+	count := desc("sites_held_back", "Sites that get less than they could, by reason; \"millrace top\" and the status page name them.", "reason")
+	waiting := desc("held_back_recipients", "Recipients that could be sent now and wait at sites that get less than they could, by reason.", "reason")
+	for _, reason := range queue.Reasons {
+		s.gauge(count, float64(all[reason].sites), string(reason))
+		s.gauge(waiting, float64(all[reason].waiting), string(reason))
 	}
 }
 

@@ -217,6 +217,25 @@ func TestTenThousandDestinationsStayWithinBounds(t *testing.T) {
 	}
 }
 
+func TestSitesThatAreHeldBackAreCountedByReason(t *testing.T) {
+	t.Parallel()
+	m := New("1", func() State {
+		return State{Sites: []queue.Site{
+			{Name: "a", Waiting: 5, HeldBack: queue.HeldBack{Reason: queue.Dead}}, {Name: "b", Waiting: 7, HeldBack: queue.HeldBack{Reason: queue.Dead}},
+			{Name: "c", Waiting: 1, HeldBack: queue.HeldBack{Reason: queue.Refused}}, {Name: "d", Waiting: 9},
+		}}
+	})
+	got := read(t, m)
+	for name, want := range map[string]float64{
+		"sites_held_back{reason=dead}": 2, "held_back_recipients{reason=dead}": 12, "sites_held_back{reason=refused}": 1,
+		"sites_held_back{reason=agent_limit}": 0, "held_back_recipients{reason=suspended}": 0,
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s is %v (there: %v), want %v", name, v, ok, want)
+		}
+	}
+}
+
 func TestDeliveryAllocatesNothing(t *testing.T) {
 	m := New("1", nothingNow)
 	d := delivery(1)

@@ -90,6 +90,7 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 	s.place = d.placeOf(a)
 	q.heldBy(a, d.site)
 	q.leaveCrowd(d.site)
+	q.freed(a, now) // there may be room for the next one
 	if s.onTrial = q.onTrial(d); s.onTrial {
 		d.site.trying++
 	}

@@ -55,6 +55,7 @@ type domain struct {
 	dest      *destination // nil: not routed yet
 	resolving bool
 	stale     bool      // its route expired while it had no mail waiting
+	no        uint32    // in Queue.domainByNo
 	reason    string    // why there is no route at present
 	expires   time.Time // when the way should be asked for again
 	failed    time.Time // when there was last no route; zero: never yet
@@ -71,11 +72,11 @@ func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	if d == nil {
 		d = &domain{name: name}
 		q.domains[name] = d
+		d.no = q.domainByNo.add(d)
 		q.resolve(d)
 	}
-	no, p := q.laneByNo.take()
-	l := &lane{no: no, key: key, domain: d}
-	*p = l
+	l := &lane{key: key, domain: d}
+	l.no = q.laneByNo.add(l)
 	q.lanes[key] = l
 	d.lanes = append(d.lanes, l)
 	q.streams.share(stream)
@@ -114,6 +115,7 @@ func (q *Queue) unref(l *lane) {
 // forgetDomain drops a domain without lanes.
 func (q *Queue) forgetDomain(d *domain) {
 	delete(q.domains, d.name)
+	q.domainByNo.free(d.no)
 	q.abandon(d.dest)
 }
 

@@ -23,39 +23,28 @@ const (
 	// stillCounted is how long receivers may count connections that ended without a
 	// word: RFC 5321 section 4.5.3.2 has servers wait for a command for five minutes.
 	stillCounted = 5 * time.Minute
-	// page is how many sites or addresses are looked at in one turn under the mutex.
-	page = 256
 )
 
-// Learned returns what is to be kept, some hundred sites at a time under the mutex.
+// Learned returns what is to be kept. It looks at some hundred sites at a time under the
+// mutex.
 func (q *Queue) Learned(now time.Time) Learned {
 	l := Learned{At: now, Sites: make(map[string]elastic.Learned)}
 	q.mu.Lock()
-	names := make([]string, 0, len(q.sites)) // 100,000 take some milliseconds
-	for name := range q.sites {
-		names = append(names, name)
-	}
 	for name, x := range q.recalled {
 		if now.Sub(x.At) < learnedFor {
 			l.Sites[name] = x
 		}
 	}
 	q.mu.Unlock()
-	for some := range slices.Chunk(names, page) {
-		q.mu.Lock()
-		for _, name := range some {
-			if s := q.sites[name]; s != nil {
-				if x, any := s.control.Learned(now); any {
-					l.Sites[name] = x
-				}
-			}
+	walk(q, &q.siteByNo, func(s *site) {
+		if x, any := s.control.Learned(now); any {
+			l.Sites[s.key] = x
 		}
-		q.mu.Unlock()
-	}
+	}, always)
 	q.mu.Lock()
 	keys := q.table.Keys()
 	q.mu.Unlock()
-	for some := range slices.Chunk(keys, page) {
+	for some := range slices.Chunk(keys, pageSize) {
 		q.mu.Lock()
 		l.Addresses = q.table.Learned(l.Addresses, some)
 		q.mu.Unlock()

@@ -19,14 +19,14 @@ type Limit struct {
 
 // SetLimits replaces the limits that are in force.
 func (q *Queue) SetLimits(list []Limit) {
-	now := time.Now()
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.limits = slices.Clone(list)
-	for _, s := range q.sites {
+	q.limits = slices.Clone(list) // first, so that sites that come meanwhile have them
+	q.mu.Unlock()
+	walk(q, &q.siteByNo, func(s *site) {
+		now := time.Now()
 		s.control.SetLimits(now, q.limitsOf(s.key, s.policy))
 		q.bound(s, now)
-	}
+	}, always)
 }
 
 // limitsOf are the policy's limits, or those that an admin has set for a time.

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -105,56 +104,6 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 // then Stream is the name that several share, and the envelope has its own.
 func (e *Entry) Shared() bool { return strings.HasPrefix(e.Stream, sharedPrefix) }
 
-// Site is the state of one site, as listings show it.
-type Site struct {
-	Name     string
-	Queue    string
-	Hosts    int // addresses of its destinations
-	Waiting  int
-	Sessions int // up
-	Opening  int
-	Ready    int    // of the sessions, those without work
-	Reason   string // why a destination with mail has no session up; "" if all have
-	Target   elastic.Target
-	Clamp    elastic.Clamp // in force from outside; none if Until is zero
-	Latency  time.Duration // of a transaction, smoothed
-	Refused  int           // connects and transactions that were one too many or too fast, since the site is known
-}
-
-// Sites lists all sites that are known at the moment.
-func (q *Queue) Sites() []Site {
-	now := time.Now()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	list := make([]Site, 0, len(q.sites))
-	at := make(map[*site]int, len(q.sites))
-	for _, s := range q.sites {
-		at[s] = len(list)
-		x := Site{
-			Name: s.key, Queue: s.policy.Name, Waiting: s.waiting,
-			Sessions: s.live, Opening: s.opening, Target: s.control.Target(now), Refused: s.refused,
-		}
-		x.Clamp, _ = s.control.Clamped(now)
-		x.Latency = s.control.Latency()
-		list = append(list, x)
-	}
-	for _, d := range q.dests {
-		x := &list[at[d.site]]
-		x.Ready += len(d.ready)
-		if d.waiting > 0 && d.reason != "" && (x.Reason == "" || d.reason < x.Reason) {
-			x.Reason = d.reason
-		}
-		if d.route.Plan != nil {
-			for _, h := range d.route.Plan.Hosts {
-				x.Hosts += len(h.Addrs)
-			}
-		} else {
-			x.Hosts++
-		}
-	}
-	return list
-}
-
 // Counts returns how many recipients wait in lanes or are expected, are deferred, and are
 // taken by sessions, and how many sessions there are.
 func (q *Queue) Counts() (waiting, deferred, active, sessions int) {
@@ -189,17 +138,15 @@ func (q *Queue) Reason(domain string) string {
 // AtHost returns how many recipients wait for the hand-back relay, of domains too
 // whose route it is, and how many more are in a transaction there or deferred.
 func (q *Queue) AtHost() (waiting, others int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, d := range q.domains {
+	walk(q, &q.domainByNo, func(d *domain) {
 		if d.name != q.o.Relay && (d.dest == nil || d.dest.site.key != q.o.Relay) {
-			continue
+			return
 		}
 		for _, l := range d.lanes {
 			waiting += l.n
 			others += l.refs - l.n
 		}
-	}
+	}, always)
 	return waiting, others
 }
 

@@ -38,19 +38,12 @@ func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job
 // failing are the lanes whose mail cannot be tried, some thousand looked at in one turn
 // under the mutex.
 func (q *Queue) failing() (lanes []*lane) {
-	for chunk := 0; ; chunk++ {
-		q.mu.Lock()
-		if chunk >= len(q.laneByNo.chunks) {
-			q.mu.Unlock()
-			return lanes
+	walk(q, &q.laneByNo, func(l *lane) {
+		if !q.failed(l).IsZero() {
+			lanes = append(lanes, l)
 		}
-		for _, l := range q.laneByNo.chunks[chunk] {
-			if l != nil && !q.failed(l).IsZero() {
-				lanes = append(lanes, l)
-			}
-		}
-		q.mu.Unlock()
-	}
+	}, always)
+	return lanes
 }
 
 // failed is when a lane's mail was last shown that it cannot be tried; zero: it was not.

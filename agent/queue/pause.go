@@ -32,13 +32,10 @@ func (b *Pause) covers(l *lane, stream, relay string) bool {
 // of one of them stops those that share its name too, as to send what somebody has
 // paused is worse.
 func (q *Queue) SetPauses(list []Pause) {
-	now := time.Now()
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.pauses = slices.Clone(list)
-	for _, l := range q.lanes {
-		q.reconsider(l, now)
-	}
+	q.pauses = slices.Clone(list) // first, so that lanes that come meanwhile heed them
+	q.mu.Unlock()
+	walk(q, &q.laneByNo, func(l *lane) { q.reconsider(l, time.Now()) }, always)
 }
 
 // reconsider lets a lane be served where its domain has its route, or not, as the

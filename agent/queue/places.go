@@ -105,10 +105,14 @@ func (d *destination) another(now time.Time) bool {
 }
 
 // crowd makes the site of a destination that is turned away wait for a slot that another
-// site holds, at the address where fewest wait.
+// site holds, at the address where fewest wait. One that has nothing up, and nothing under
+// way, hears of no end of a session: it is looked at again all the same.
 func (q *Queue) crowd(d *destination, now time.Time) {
 	if d.site.crowd != nil {
 		return
+	}
+	if d.site.live+d.site.opening == 0 {
+		q.lookAgain(d.site, now.Add(time.Second), now)
 	}
 	tier := 0
 	for _, c := range d.candidates {
@@ -122,7 +126,7 @@ func (q *Queue) crowd(d *destination, now time.Time) {
 		if c.Down(now) || c.Tier != tier {
 			continue
 		}
-		if now.Before(c.Opens) || c.Held() < c.Room() {
+		if c.Held() < c.Room() {
 			return // it is not for want of a slot
 		}
 		if at == nil || len(q.crowds[c.Address]) < len(q.crowds[at]) {
@@ -135,6 +139,23 @@ func (q *Queue) crowd(d *destination, now time.Time) {
 	d.site.crowd = at
 	q.crowds[at] = append(q.crowds[at], d.site)
 	q.retireIdle(func(s *Session) bool { return s.slot.Address == at && s.dest.waiting == 0 && q.heirAt(s) != nil })
+	q.freed(at, now)
+}
+
+// freed has the site looked at that has waited longest for a slot at an address: now, or
+// when the receiver has noticed that the first session there has ended.
+func (q *Queue) freed(a *slots.Address, now time.Time) {
+	if len(q.crowds[a]) == 0 {
+		return
+	}
+	at := now.Add(soonest)
+	if _, free := a.Oldest(now); a.Held() >= a.Room() {
+		if free.IsZero() {
+			return // all are up, or about to be
+		}
+		at = free
+	}
+	q.lookAgain(q.crowds[a][0], at, now)
 }
 
 // leaveCrowd ends the site's waiting at an address.
@@ -152,10 +173,11 @@ func (q *Queue) leaveCrowd(s *site) {
 }
 
 // heirAt finds the site that has waited longest for a slot at the session's address, if
-// that is not as well off as the session's own.
+// that is not as well off as the session's own. Sites that have none take turns with those
+// that have one.
 func (q *Queue) heirAt(s *Session) *site {
 	for _, x := range q.crowds[s.slot.Address] {
-		if x != s.dest.site && x.held()+1 < s.dest.site.held() {
+		if n := x.held(); x != s.dest.site && (n == 0 || n+1 < s.dest.site.held()) {
 			return x
 		}
 	}

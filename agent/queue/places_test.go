@@ -292,3 +292,26 @@ func TestSourcesShareAReceiversLimit(t *testing.T) {
 		w.empty()
 	})
 }
+
+// Where more sites than slots share an address, all have their turn, at the full rate of the
+// slots: those too that were refused there before, and hear of no end of a session of theirs.
+func TestMoreSitesThanSlotsTakeTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := receiversAt(receiver{limit: 3})
+		w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0)) }, func(w *world) { w.service = 5 * time.Second })
+		for i := range 400 {
+			w.add(spool.ID(i+1), "s", fmt.Sprintf("d%d.example", i%8))
+		}
+		pass(5 * time.Minute)
+		for _, s := range w.Sites() {
+			if s.Waiting < 8 || s.Waiting > 42 {
+				t.Errorf("of 50 messages %d wait at %s after half of the time", s.Waiting, s.Name)
+			}
+		}
+		pass(10 * time.Minute)
+		if n := len(w.delivered()); n != 400 {
+			t.Errorf("%d of 400 taken", n)
+		}
+	})
+}

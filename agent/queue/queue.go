@@ -33,7 +33,9 @@
 // place of Unrouted, and Session.Untried before Leave.
 //
 // An admin's hand: List shows what waits, Take takes some of it out to be settled
-// otherwise, Hasten makes it due. SetPauses stops what goes somewhere or belongs to a
+// otherwise, Hasten makes it due. EachSite lists the sites by pages, as every look at all of
+// something goes (walk.go), and says of each whether it gets less than it could, and why
+// (heldback.go); Explain tells all of one. SetPauses stops what goes somewhere or belongs to a
 // stream, lane by lane; Pause stops single messages. SetPriority and SetLimits
 // change how fast the rest goes.
 //
@@ -102,8 +104,11 @@ type Queue struct {
 	lanes      map[laneKey]*lane
 	expected   map[spool.ID]struct{}
 	laneByNo   slab[*lane]
+	domainByNo slab[*domain]
 	dests      map[string]*destination
+	destByNo   slab[*destination]
 	sites      map[string]*site
+	siteByNo   slab[*site]
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
 	recalled   map[string]elastic.Learned // of sites that have had no mail since the start

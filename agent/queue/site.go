@@ -46,15 +46,17 @@ type site struct {
 	waiting       int
 	live          int
 	opening       int
-	trying        int  // sessions to destinations that have taken nothing yet, see trials
-	retiring      int  // of live, told to go and not yet gone
-	incoming      int  // sessions of other sites that were told to go in its favour, not yet gone
-	reachable     bool // it has worked since the last connect that failed with none up
-	slow          bool // the last one hung
-	refused       int  // signals that it was one session too many, or too fast; for listings alone
+	trying        int    // sessions to destinations that have taken nothing yet, see trials
+	retiring      int    // of live, told to go and not yet gone
+	incoming      int    // sessions of other sites that were told to go in its favour, not yet gone
+	reachable     bool   // it has worked since the last connect that failed with none up
+	slow          bool   // the last one hung
+	no            uint32 // in Queue.siteByNo
+	refused       int    // signals that it was one session too many, or too fast; for listings alone
 
 	suspended bool      // has been clamped to no session
 	took      bool      // has taken a message since
+	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
 
 	paced    []*destination // with mail and sessions ready, which the pace holds back
@@ -107,6 +109,7 @@ type destination struct {
 
 	proven   bool      // it has dealt with a transaction since its last connect that failed with none up
 	paced    bool      // it is on site.paced
+	no       uint32    // in Queue.destByNo
 	calls    int       // connects failed in this round, each at another address
 	failures int       // connects failed in a row, with none up; those count too of whose session no mail was tried
 	holdoff  time.Time // no connect before this
@@ -209,11 +212,9 @@ func (q *Queue) Claim(name string, limit int) (job Job, ok bool) {
 // have changed. The old routes stay in use until the answers come.
 func (q *Queue) Reload(maxSessions int) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.o.MaxSessions = maxSessions
-	for _, d := range q.domains {
-		q.resolve(d)
-	}
+	q.mu.Unlock()
+	walk(q, &q.domainByNo, q.resolve, always)
 }
 
 // destination returns the destination of a route, with the route's latest hosts and
@@ -226,10 +227,12 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 			s = &site{key: w.Site, policy: w.Queue, control: q.newControl(w.Site, q.limitsOf(w.Site, w.Queue), now)}
 			s.connects.filled = now
 			q.sites[w.Site] = s
+			s.no = q.siteByNo.add(s)
 		}
 		s.dests++
 		d = &destination{site: s, flows: make(map[uint32]*flow)}
 		q.dests[w.Key] = d
+		d.no = q.destByNo.add(d)
 	}
 	q.aim(d, &w, now)
 	d.route = &w
@@ -410,11 +413,13 @@ func (s *site) fire(q *Queue, now time.Time) {
 func (d *destination) fire(q *Queue, now time.Time) {
 	if d.domains == 0 && d.live == 0 && d.opening == 0 && q.dests[d.route.Key] == d {
 		delete(q.dests, d.route.Key)
+		q.destByNo.free(d.no)
 		q.aim(d, &Route{}, now)
 		if d.site.dests--; d.site.dests == 0 {
 			d.site.leaveLine()
 			q.leaveCrowd(d.site)
 			delete(q.sites, d.site.key)
+			q.siteByNo.free(d.site.no)
 		}
 		return
 	}

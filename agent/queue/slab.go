@@ -26,6 +26,13 @@ func (s *slab[T]) take() (uint32, *T) {
 	return s.used, s.at(s.used)
 }
 
+// add takes a number for x.
+func (s *slab[T]) add(x T) uint32 {
+	no, p := s.take()
+	*p = x
+	return no
+}
+
 func (s *slab[T]) free(n uint32) {
 	var zero T
 	*s.at(n) = zero

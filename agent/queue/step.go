@@ -95,6 +95,9 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	if d.site.reachable {
 		q.attempt(s, nil)
 	} // else it keeps its place until the receiver has worked: to answer EHLO costs nothing
+	if d.site.live == 0 {
+		d.site.answered = seconds(now)
+	}
 	s.up = true
 	s.most, s.turnAt = spread(s.route.Queue.MaxMessagesPerConnection), now
 	d.live++
@@ -277,6 +280,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	if tried {
 		s.tried++
 		s.last = now
+		s.dest.site.answered = seconds(now)
 		d := s.dest
 		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
 		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
@@ -472,6 +476,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	}
 	q.serveOne(d, now)
 	q.grow(d.site, now)
+	q.freed(s.slot.Address, now)
 	q.grantSlots(now)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/loop"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/web"
 )
 
@@ -32,13 +33,16 @@ func (p *page) Snapshot() web.Snapshot {
 		Time: time.Now(), Hostname: w.settings.Now().Config.Hostname, Version: w.version, Trouble: w.NotReady(),
 	}
 	s.Waiting, s.Deferred, s.Active, s.Sessions = w.queue.Counts()
-	for _, x := range w.queue.Sites() {
-		s.Sites = append(s.Sites, web.Site{
-			Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Sessions: x.Sessions, Opening: x.Opening,
-			Target: x.Target.Sessions, Pace: x.Target.Pace, Slowed: x.Target.Slowed, Cause: x.Target.Cause, Reason: x.Reason,
-			Clamp: web.Clamp{Sessions: x.Clamp.Sessions, Pace: x.Clamp.Pace, Until: x.Clamp.Until, Reason: x.Clamp.Reason},
-		})
-	}
+	w.queue.EachSite(func(page []queue.Site) bool {
+		for i := range page {
+			x := &page[i]
+			s.Sites = append(s.Sites, web.Site{
+				Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Sessions: x.Sessions, Opening: x.Opening,
+				Target: x.Target.Sessions, Pace: x.Target.Pace, Cause: x.Target.Cause, Held: held(&x.HeldBack),
+			})
+		}
+		return true
+	})
 	s.Streams = slices.Clone(p.waiting())
 	return s
 }
@@ -60,17 +64,27 @@ func (p *page) waiting() []web.Stream {
 	return p.streams
 }
 
-// Changes implements web.Backend.
-func (p *page) Changes(site string) ([]web.Change, bool) {
-	changes := p.watch.queue.Why(site)
-	if changes == nil {
-		return nil, false
+func held(h *queue.HeldBack) web.Held {
+	return web.Held{Reason: string(h.Reason), How: h.How, Reply: h.Reply, Until: h.Until, Next: h.Next}
+}
+
+// Explain implements web.Backend.
+func (p *page) Explain(site string) (web.Account, bool) {
+	a, ok := p.watch.queue.Explain(site)
+	if !ok {
+		return web.Account{}, false
 	}
-	list := make([]web.Change, len(changes))
-	for i, c := range changes {
-		list[i] = web.Change{At: c.At, From: c.From, To: c.To, Pace: c.Pace, Cause: c.Cause}
+	s := &a.Snapshot
+	x := web.Account{State: s.State, Want: s.Want, Held: a.Held, Lagging: s.Lagging, Host: s.Host, MaxSessions: a.Limits.MaxSessions, Whose: s.Whose, Lag: s.Lag}
+	for _, c := range a.Changes {
+		x.Changes = append(x.Changes, web.Change{At: c.At, From: c.From, To: c.To, Pace: c.Pace, Cause: c.Cause})
 	}
-	return list, true
+	for _, b := range s.PerAddress {
+		x.Addresses = append(x.Addresses, web.Address{
+			Address: b.Address.String(), Held: b.Held, Accepted: b.Accepted, Limited: b.Limited, Pace: b.Pace, Down: b.Down, Opens: b.Opens, Reply: b.Reply,
+		})
+	}
+	return x, true
 }
 
 // HistoryLoop takes the samples of the history until ctx ends.
@@ -78,9 +92,13 @@ func (w *Watch) HistoryLoop(ctx context.Context) {
 	loop.Every(ctx, history.Step, func(tick time.Time) {
 		s := history.Sample{Time: tick}
 		s.Waiting, s.Deferred, _, s.Sessions = w.queue.Counts()
-		for _, x := range w.queue.Sites() {
-			s.Sites = append(s.Sites, history.Site{Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Sessions: x.Sessions})
-		}
+		w.queue.EachSite(func(page []queue.Site) bool {
+			for i := range page {
+				x := &page[i]
+				s.Sites = append(s.Sites, history.Site{Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Sessions: x.Sessions})
+			}
+			return true
+		})
 		w.history.Sample(s)
 	})
 }

@@ -29,6 +29,7 @@ const hostile = "<script>alert(1)</script>\" onmouseover='alert(2)' \u202egnp.ex
 type fixed struct {
 	snapshot Snapshot
 	changes  map[string][]Change
+	accounts Account // of each site, but for its changes
 }
 
 func (f *fixed) Snapshot() Snapshot {
@@ -37,9 +38,11 @@ func (f *fixed) Snapshot() Snapshot {
 	return s
 }
 
-func (f *fixed) Changes(site string) ([]Change, bool) {
+func (f *fixed) Explain(site string) (Account, bool) {
 	c, ok := f.changes[site]
-	return c, ok
+	a := f.accounts
+	a.Changes = c
+	return a, ok
 }
 
 // changing is a backend that can be changed while it is looked at.
@@ -74,11 +77,11 @@ func busy(now time.Time) *fixed {
 			Trouble: []string{"stream Spring sale <sale.example.com> is held; see to the cause, then millrace resume: gmail-authentication: 550-5.7.26 this mail is unauthenticated, see joe@example.com"},
 			Sites: []Site{
 				{Name: "google", Queue: "google", Waiting: 9100, Sessions: 24, Target: 25, Cause: "25 sessions: the configured limit"},
-				{Name: "yahoo", Queue: "yahoo", Waiting: 5400, Clamp: Clamp{Until: now.Add(95 * time.Minute), Reason: "yahoo-tss04: 421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints"}},
-				{Name: "outlook", Queue: "outlook", Waiting: 2300, Sessions: 4, Target: 4, Pace: 3.2, Slowed: true, Cause: "451 4.7.652 The mail server [192.0.2.1] has exceeded the maximum number of connections"},
-				{Name: "mx.dead.example", Queue: "general", Waiting: 380, Opening: 1, Target: 2, Cause: "start", Reason: "connect to mx.dead.example[198.51.100.7]:25: connection timed out"},
+				{Name: "yahoo", Queue: "yahoo", Waiting: 5400, Held: Held{Reason: "suspended", How: "suspended", Until: now.Add(95 * time.Minute), Reply: "yahoo-tss04: 421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints"}},
+				{Name: "outlook", Queue: "outlook", Waiting: 2300, Sessions: 4, Target: 4, Pace: 3.2, Held: Held{Reason: "slowed", How: "takes about 3.2 messages a second", Reply: "451 4.7.652 The mail server [192.0.2.1] has exceeded the maximum number of connections"}},
+				{Name: "mx.dead.example", Queue: "general", Waiting: 380, Opening: 1, Target: 2, Cause: "start", Held: Held{Reason: "dead", How: "no answer", Next: now.Add(time.Minute), Reply: "connect to mx.dead.example[198.51.100.7]:25: connection timed out"}},
 				{Name: "mx1.example.org, mx2.example.org", Queue: "general", Waiting: 0, Sessions: 2, Target: 2, Cause: "2 sessions: the start"},
-				{Name: hostile, Queue: "general", Waiting: 1060, Sessions: 2, Target: 2, Clamp: Clamp{Sessions: 2, Until: now.Add(time.Hour), Reason: hostile}},
+				{Name: hostile, Queue: "general", Waiting: 1060, Sessions: 2, Target: 2, Held: Held{Reason: "slowed", How: "at most 2 sessions", Until: now.Add(time.Hour), Reply: hostile}},
 			},
 			Streams: []Stream{
 				{Name: "Weekly <weekly.news.example.com>", Waiting: 12_000, Deferred: 2100, Active: 60},
@@ -95,6 +98,14 @@ func busy(now time.Time) *fixed {
 				{At: now.Add(-1 * time.Hour), From: 5, To: 25, Cause: "a probe came up"},
 			},
 			hostile: {{At: now, From: 1, To: 2, Cause: hostile}},
+		},
+		accounts: Account{
+			State: "bounded", Want: 25, Held: 24, MaxSessions: 30, Whose: "each address", Lag: 0.4,
+			Addresses: []Address{
+				{Address: "192.0.2.25:25", Held: 24, Accepted: 25, Limited: true, Reply: hostile},
+				{Address: "[2001:db8::25]:25", Down: true, Pace: 2},
+				{Address: "192.0.2.26:25", Opens: now.Add(time.Minute), Reply: "421 too many"},
+			},
 		},
 	}
 }

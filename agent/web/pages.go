@@ -29,11 +29,11 @@ type view struct {
 	history *history.History
 	rate    float64 // deliveries a second
 	rates   map[string]float64
-	changes func(site string) ([]Change, bool)
+	explain func(site string) (Account, bool)
 }
 
 func (h *Handler) view(r *http.Request) *view {
-	v := &view{Snapshot: h.now(), query: r.URL.Query(), history: h.o.History, changes: h.o.Backend.Changes}
+	v := &view{Snapshot: h.now(), query: r.URL.Query(), history: h.o.History, explain: h.o.Backend.Explain}
 	v.trusted = h.keys.trusted(r, time.Now())
 	v.rate, v.rates = v.history.Rate(v.Time), v.history.SiteRates(v.Time)
 	return v
@@ -64,7 +64,7 @@ type overviewPage struct {
 	Figures     []figure
 	Trouble     []string
 	Holds       []hold
-	MoreHolds   int
+	MoreHolds   string // what is left out, by reason
 	Spans       []spanLink
 	Charts      []chart
 	Sites       []siteRow
@@ -162,8 +162,7 @@ func (v *view) empty() (d time.Duration, stuck int, ok bool) {
 		if s.Waiting == 0 {
 			continue
 		}
-		suspended := !s.Clamp.Until.IsZero() && s.Clamp.Sessions == 0
-		if x, moves := left(s.Waiting, v.rates[s.Name]); moves && !suspended {
+		if x, moves := left(s.Waiting, v.rates[s.Name]); moves && s.Held.Reason != "suspended" {
 			d, ok = max(d, x), true
 		} else {
 			stuck += s.Waiting

@@ -3,9 +3,11 @@ package web
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 )
 
 // hold is a site that keeps mail waiting, and why.
@@ -16,15 +18,16 @@ type hold struct {
 	Waiting    string
 }
 
-// holds are the sites that give us less than we would take, those with most mail first.
-func (v *view) holds() (list []hold, more int) {
-	held := slices.DeleteFunc(slices.Clone(v.Sites), func(s Site) bool { return v.held(s) == "" })
+// holds are the sites that get less than they could, those with most mail first, and what
+// is left out.
+func (v *view) holds() (list []hold, more string) {
+	held := slices.DeleteFunc(slices.Clone(v.Sites), func(s Site) bool { return s.Held.Reason == "" })
 	if n := v.homeless(); n > 0 {
 		held = append(held, Site{Waiting: n}) // of no name
 	}
 	slices.SortFunc(held, byLoad(v.rates))
-	held, more = first(held, maxHolds)
-	for _, s := range held {
+	left := held[min(maxHolds, len(held)):]
+	for _, s := range held[:len(held)-len(left)] {
 		if s.Name == "" {
 			list = append(list, hold{
 				Name: "No site", How: "no mail server is known yet, or the mail is paused",
@@ -36,46 +39,51 @@ func (v *view) holds() (list []hold, more int) {
 			Name: v.text(s.Name), Link: siteLink(s.Name), How: v.held(s), Why: v.text(s.why()), Waiting: wait(s.Waiting),
 		})
 	}
-	return list, more
+	return list, byReason(left)
+}
+
+// byReason counts sites that are left out, "3 more: 2 dead, 1 refused"; "" for none.
+func byReason(list []Site) string {
+	if len(list) == 0 {
+		return ""
+	}
+	n := make(map[string]int)
+	for _, s := range list {
+		n[cmp.Or(s.Held.Reason, "of no site")]++
+	}
+	var parts []string
+	for _, reason := range slices.Sorted(maps.Keys(n)) {
+		parts = append(parts, number(n[reason])+" "+strings.ReplaceAll(reason, "_", " "))
+	}
+	return fmt.Sprintf("%s more: %s", number(len(list)), strings.Join(parts, ", "))
 }
 
 // held says how a site is held back; "" if it is not.
 func (v *view) held(s Site) string {
-	c := s.Clamp
-	switch {
-	case c.Until.IsZero():
-		switch {
-		case s.Slowed:
-			return fmt.Sprintf("takes about %s messages a second", amount(s.Pace))
-		case s.Waiting > 0 && s.Sessions == 0 && s.Reason != "":
-			return "no session is up"
-		}
-		return ""
-	case c.Sessions == 0:
-		return "suspended until " + clock(c.Until, v.Time)
-	case c.Sessions > 0:
-		return fmt.Sprintf("at most %s until %s", plural(c.Sessions, "session"), clock(c.Until, v.Time))
+	h := &s.Held
+	switch how := v.text(h.How); {
+	case !h.Until.IsZero():
+		return how + " until " + clock(h.Until, v.Time)
+	case h.Next.After(v.Time):
+		return how + ", tried again at " + clock(h.Next, v.Time)
 	default:
-		return fmt.Sprintf("at most %s messages a second until %s", amount(c.Pace), clock(c.Until, v.Time))
+		return how
 	}
 }
 
 // why is what stands behind what a site gets.
 func (s Site) why() string {
-	switch {
-	case !s.Clamp.Until.IsZero():
-		return s.Clamp.Reason
-	case s.Sessions == 0 && s.Reason != "":
-		return s.Reason
+	if s.Held.Reason != "" {
+		return s.Held.Reply
 	}
 	return s.Cause
 }
 
 // doing says in a word or two what a site does.
 func (v *view) doing(s Site) string {
-	switch held := v.held(s); {
-	case held != "":
-		return held
+	switch {
+	case s.Held.Reason != "":
+		return v.held(s)
 	case s.Sessions == 0 && s.Opening > 0:
 		return "connecting"
 	case s.Waiting == 0 && v.rates[s.Name] == 0:
@@ -115,21 +123,24 @@ func (v *view) siteRows() (list []siteRow, more int) {
 
 // sitePage explains one site.
 type sitePage struct {
-	Name     string
-	Headline string
-	Why      string
-	Figures  []figure
-	Spans    []spanLink
-	Charts   []chart
-	Changes  []changeRow
+	Name      string
+	Headline  string
+	Why       string
+	Figures   []figure
+	Spans     []spanLink
+	Addresses []addressRow
+	Charts    []chart
+	Changes   []changeRow
 }
+
+type addressRow struct{ Name, Slots, Accepted, Pace, State string }
 
 type changeRow struct{ At, What, Cause string }
 
 func (h *Handler) site(v *view) (any, *problem) {
 	name := v.query.Get("name")
 	at := slices.IndexFunc(v.Sites, func(s Site) bool { return s.Name == name })
-	changes, ok := v.changes(name)
+	account, ok := v.explain(name)
 	if at < 0 || !ok {
 		return nil, &problem{http.StatusNotFound, fmt.Sprintf("No site %q is known at the moment; one that has had no mail for an hour is forgotten.", v.text(name))}
 	}
@@ -143,15 +154,23 @@ func (h *Handler) site(v *view) (any, *problem) {
 	if s.Opening > 0 {
 		wants += ", " + number(s.Opening) + " connecting"
 	}
+	limit := "none found"
+	if account.Whose != "" {
+		limit = number(account.Want)
+	}
 	p.Figures = []figure{
 		{"Backlog", number(s.Waiting), "ready to go"},
 		{"Rate", amount(v.rates[name]) + "/s", "deliveries"},
 		{"Sessions", number(s.Sessions), wants},
+		{"Limit", limit, limitNote(&account)},
 		{"Pace", pace, "queue " + shown(s.Queue)},
 	}
 	span, links := v.span(siteLink(name))
 	p.Spans, p.Charts = links, v.siteCharts(name, span)
-	for _, c := range slices.Backward(changes) {
+	for _, a := range account.Addresses {
+		p.Addresses = append(p.Addresses, v.addressRow(&a))
+	}
+	for _, c := range slices.Backward(account.Changes) {
 		row := changeRow{At: clock(c.At, v.Time), What: plural(c.To, "session"), Cause: v.text(c.Cause)}
 		if c.From != c.To {
 			row.What = number(c.From) + " → " + row.What
@@ -162,4 +181,38 @@ func (h *Handler) site(v *view) (any, *problem) {
 		p.Changes = append(p.Changes, row)
 	}
 	return p, nil
+}
+
+// limitNote says whose the limit is, and what is allowed.
+func limitNote(a *Account) string {
+	note := "of " + number(a.MaxSessions) + " allowed"
+	if a.Whose != "" {
+		note += ", of " + a.Whose
+	}
+	if a.Host > 0 {
+		note += "; " + number(a.Host) + " left to the host"
+	}
+	return note
+}
+
+func (v *view) addressRow(a *Address) addressRow {
+	row := addressRow{Name: shown(a.Address), Slots: number(a.Held), Accepted: "no limit found", Pace: "no limit", State: "takes mail"}
+	if a.Limited {
+		row.Accepted = number(a.Accepted)
+	}
+	if a.Pace > 0 {
+		row.Pace = amount(a.Pace) + "/s"
+	}
+	switch {
+	case a.Down:
+		row.State = "no answer"
+	case a.Opens.After(v.Time):
+		row.State = "refuses; tried again at " + clock(a.Opens, v.Time)
+	case a.Held == 0:
+		row.State = "not used now"
+	}
+	if a.Reply != "" {
+		row.State += ": " + v.text(a.Reply)
+	}
+	return row
 }

@@ -45,8 +45,8 @@ type Backend interface {
 	// Snapshot is what is happening now. It is asked for once a second at
 	// most, however many look.
 	Snapshot() Snapshot
-	// Changes explains a site, oldest first; false if it is not known.
-	Changes(site string) ([]Change, bool)
+	// Explain tells all of a site; false if it is not known.
+	Explain(site string) (Account, bool)
 }
 
 // Snapshot is the state of the agent.
@@ -70,18 +70,40 @@ type Site struct {
 	Sessions, Opening int
 	Target            int     // sessions that are wanted
 	Pace              float64 // messages a second; 0: no limit
-	Slowed            bool    // the pace is the receiver's, not the configuration's
 	Cause             string  // behind the last change
-	Reason            string  // why no session is up somewhere; "" if that is not so
-	Clamp             Clamp
+	Held              Held
 }
 
-// Clamp is a bound on a site for a time; none is in force if Until is zero.
-type Clamp struct {
-	Sessions int     // 0: suspended; negative: no bound
-	Pace     float64 // messages a second; 0: no bound
-	Until    time.Time
-	Reason   string
+// Held says why a site gets less than it could; it does not if Reason is "".
+type Held struct {
+	Reason string    // in a word
+	How    string    // what that means here
+	Reply  string    // what stands behind it
+	Until  time.Time // when it ends; zero: that is not known
+	Next   time.Time // when it is tried again; zero: that is not known
+}
+
+// Account is what is told of one site alone.
+type Account struct {
+	State               string // of its controller
+	Want, Held, Lagging int    // slots
+	Host                int    // left to the host MTA
+	MaxSessions         int
+	Whose               string  // whose limit was found; "" if none was
+	Lag                 float64 // seconds after its end that a slot is free
+	Addresses           []Address
+	Changes             []Change // oldest first
+}
+
+// Address is one address of a site.
+type Address struct {
+	Address        string
+	Held, Accepted int  // slots
+	Limited        bool // one more than accepted was refused
+	Pace           float64
+	Down           bool
+	Opens          time.Time // no connect before
+	Reply          string
 }
 
 // Stream is what waits of a stream.

@@ -298,13 +298,13 @@ func TestLongListsAreCut(t *testing.T) {
 	b := quiet()
 	for i := range 10_000 {
 		name := fmt.Sprintf("mx%d.example", i)
-		b.snapshot.Sites = append(b.snapshot.Sites, Site{Name: name, Waiting: i + 1, Reason: "connection refused"})
+		b.snapshot.Sites = append(b.snapshot.Sites, Site{Name: name, Waiting: i + 1, Held: Held{Reason: "dead", How: "no answer", Reply: "connection refused"}})
 		b.snapshot.Streams = append(b.snapshot.Streams, Stream{Name: name, Waiting: i + 1})
 		b.snapshot.Waiting += i + 1
 	}
 	h := New(Options{Backend: b, History: history.New(time.Now())})
 	body := ask(h, "/", nil).Body.String()
-	if !inOrder(body, "mx9999.example", "mx9990.example", "and 9990 more", "mx9999.example", "mx9950.example", "and 9950 more", "mx9950.example", "and 9950 more") {
+	if !inOrder(body, "mx9999.example", "mx9990.example", "and 9,990 more: 9,990 dead.", "mx9999.example", "mx9950.example", "and 9950 more", "mx9950.example", "and 9950 more") {
 		t.Errorf("the page is\n%s", body)
 	}
 	if n := len(body); n > 100_000 {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ func TestHeadlineSaysWhatHappens(t *testing.T) {
 		{Snapshot{Waiting: 119_900, Active: 100, Sessions: 25, Sites: []Site{{Name: "a", Waiting: 119_400}, {Name: "b", Waiting: 500}}}, map[string]float64{"a": 99.5, "b": 0.25},
 			"Sending to 99.8 recipients a second over 25 sessions. 120,000 recipients are ready to go; the last of them is gone in about 33 minutes."},
 		{Snapshot{Waiting: 1000, Sessions: 1, Sites: []Site{
-			{Name: "a", Waiting: 100}, {Name: "b", Waiting: 200}, {Name: "c", Waiting: 300, Clamp: Clamp{Until: time.Unix(1, 0)}}}}, map[string]float64{"a": 1, "c": 1},
+			{Name: "a", Waiting: 100}, {Name: "b", Waiting: 200}, {Name: "c", Waiting: 300, Held: Held{Reason: "suspended", Until: time.Unix(1, 0)}}}}, map[string]float64{"a": 1, "c": 1},
 			"Sending to 2 recipients a second over 1 session. 1,000 recipients are ready to go; all but 900 are gone in about 2 minutes."},
 		{Snapshot{Waiting: 1, Sessions: 1, Deferred: 2}, nil, "Sending to 0 recipients a second over 1 session. 1 recipient is ready to go. 2 recipients wait for a later attempt."},
 	} {
@@ -68,17 +69,36 @@ func TestWhoHoldsUsBack(t *testing.T) {
 		{Site{Waiting: 5, Sessions: 2}, ""},
 		{Site{Waiting: 0}, ""},
 		{Site{Waiting: 5}, ""}, // it was not tried yet
-		{Site{Waiting: 5, Reason: "connection timed out"}, "no session is up"},
-		{Site{Pace: 3, Slowed: true, Sessions: 1}, "takes about 3 messages a second"},
-		{Site{Pace: 3, Sessions: 1}, ""}, // the configuration's own limit
-		{Site{Clamp: Clamp{Until: now.Add(time.Hour)}}, "suspended until 13:00:00"},
-		{Site{Clamp: Clamp{Sessions: 1, Until: now.Add(24 * time.Hour)}}, "at most 1 session until 2026-11-25 12:00:00"},
-		{Site{Clamp: Clamp{Sessions: -1, Pace: 2.5, Until: now.Add(time.Hour)}}, "at most 2.5 messages a second until 13:00:00"},
+		{Site{Held: Held{Reason: "dead", How: "no answer", Next: now.Add(time.Minute)}}, "no answer, tried again at 12:01:00"},
+		{Site{Held: Held{Reason: "dead", How: "no answer", Next: now.Add(-time.Minute)}}, "no answer"}, // it is being tried
+		{Site{Held: Held{Reason: "refused", How: "takes 7 sessions, 30 are allowed"}}, "takes 7 sessions, 30 are allowed"},
+		{Site{Held: Held{Reason: "suspended", How: "suspended", Until: now.Add(time.Hour)}}, "suspended until 13:00:00"},
+		{Site{Held: Held{Reason: "slowed", How: "at most 1 session", Until: now.Add(24 * time.Hour)}}, "at most 1 session until 2026-11-25 12:00:00"},
 	} {
 		v := &view{Snapshot: Snapshot{Time: now}}
 		if got := v.held(x.s); got != x.want {
 			t.Errorf("%+v: %q, want %q", x.s, got, x.want)
 		}
+	}
+}
+
+// Each site that is held back is named, or counted by its reason.
+func TestNobodyIsLeftOutOfWhoHoldsUsBack(t *testing.T) {
+	t.Parallel()
+	v := &view{Snapshot: Snapshot{Waiting: 5000}}
+	for i := range 40 {
+		s := Site{Name: fmt.Sprint("site", i), Waiting: 100 - i}
+		if i < 30 {
+			s.Held = Held{Reason: []string{"dead", "refused", "queue_limit"}[i%3], How: "x", Reply: "y"}
+		}
+		v.Sites = append(v.Sites, s)
+	}
+	list, more := v.holds()
+	if len(list) != maxHolds || list[0].Name != "No site" || list[1].Name != "site0" || list[1].Why != "y" {
+		t.Errorf("%+v", list)
+	}
+	if want := "21 more: 7 dead, 7 queue limit, 7 refused"; more != want {
+		t.Errorf("%q, want %q", more, want)
 	}
 }
 

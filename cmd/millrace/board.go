@@ -119,7 +119,7 @@ func siteRow(s *control.Site, deferred map[string]int) boardRow {
 	}
 	d := deferred[s.Name]
 	return boardRow{
-		name: s.Name, cause: s.Cause, backlog: s.Waiting + d, deferred: d, sessions: s.Sessions, refused: s.Refused, rate: s.Rate, latency: s.Latency,
+		name: s.Name, cause: cmp.Or(heldBack(s), s.Cause), backlog: s.Waiting + d, deferred: d, sessions: s.Sessions, refused: s.Refused, rate: s.Rate, latency: s.Latency,
 		cells: []string{
 			short(s.Waiting), short(d), fmt.Sprintf("%d/%d", s.Sessions, s.Target), rateOf(s.Rate), latency, short(s.Refused), s.Name,
 		},
@@ -180,7 +180,7 @@ func (b *board) text() string {
 			heads[i] = "*" + c.head
 		}
 	}
-	last := "LAST CAUSE"
+	last := "WHY"
 	if b.page == streamsPage {
 		last = "PAUSED"
 	}
@@ -231,7 +231,7 @@ func (b *board) foot(line func(string, ...any)) {
 }
 
 // notice is what the second line says: what is wrong, then what came of the last key,
-// then what is paused as a whole.
+// then what is paused as a whole, then who holds us back.
 func (b *board) notice() string {
 	switch {
 	case b.lost != nil:
@@ -244,13 +244,20 @@ func (b *board) notice() string {
 	} else if n > 1 {
 		return fmt.Sprintf("%d pauses are on: millrace brakes", n)
 	}
-	return ""
+	if b.news.status == nil {
+		return ""
+	}
+	return heldBackSum(b.news.status.Sites)
 }
 
 // explanation shows the changes of a site, the newest ones if not all have room.
 func (b *board) explanation(line func(string, ...any)) {
 	line("%s: how many sessions, how fast, and why", b.why)
-	line("%s", b.notice())
+	notice := b.notice()
+	if n := len(b.changes); n > 0 && b.changes[n-1].Now != nil && b.lost == nil && b.said == "" {
+		notice = cmp.Or(heldBack(&b.changes[n-1].Now.Site), notice)
+	}
+	line("%s", notice)
 	end := len(b.changes) - b.back
 	n := max(1, b.height-4)
 	shown := b.changes[max(0, end-n):end]

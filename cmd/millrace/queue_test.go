@@ -20,7 +20,8 @@ type backend []control.Message
 
 func (b backend) Status() control.Status {
 	return control.Status{Version: "1.2", Waiting: 1200, Deferred: 30, Active: 20, Sessions: 8, Sites: []control.Site{
-		{Name: "google", Queue: "general", Waiting: 1100, Sessions: 7, Target: 8, Pace: 50, Rate: 45.25, Latency: 0.123, Refused: 3, Cause: "refused with 11 up: 421 too many"},
+		{Name: "google", Queue: "general", Waiting: 1100, Sessions: 7, Target: 8, Pace: 50, Rate: 45.25, Latency: 0.123, Refused: 3, Cause: "refused with 11 up: 421 too many",
+			State: "bounded", Want: 8, Held: 8, HeldBack: &control.HeldBack{Reason: "refused", How: "takes 8 sessions, 20 are allowed", Reply: "421 too many"}},
 		{Name: "mx.far.example", Queue: "general", Waiting: 100, Sessions: 1, Opening: 1, Target: 2, Cause: "start"},
 	}}
 }
@@ -138,7 +139,10 @@ func (b backend) Why(site string) ([]control.Change, error) {
 	at := time.Unix(1_700_000_000, 0)
 	return []control.Change{
 		{At: at, From: 0, To: 2, Cause: "start"},
-		{At: at.Add(time.Minute), From: 20, To: 11, Pace: 12.5, Cause: "refused with 11 up: 421 too many"},
+		{At: at.Add(time.Minute), From: 20, To: 11, Pace: 12.5, Cause: "refused with 11 up: 421 too many", Now: &control.Account{
+			Site: b.Status().Sites[0], MaxSessions: 20, LimitsBy: "the configuration", Whose: "each address", Lag: 0.4, Reply: "421 too many", Host: 1,
+			Addresses: []control.Address{{Address: "192.0.2.25:25", Held: 8, Accepted: 8, Limited: true, Reply: "421 too many"}, {Address: "[2001:db8::25]:25", Down: true, Pace: 2}},
+		}},
 	}, nil
 }
 

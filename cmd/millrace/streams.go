@@ -98,8 +98,15 @@ type whyCmd struct {
 
 func (c *whyCmd) Help() string {
 	return `Shows the last changes of how many sessions a site gets and how fast they may send,
-each with the receiver's reply or the measurement behind it, oldest first; then what
-is paused or limited there by hand.
+each with the receiver's reply or the measurement behind it, oldest first; then how it
+stands now: what holds it back, and until when; its slots (connections that the receiver
+may count) and the limit that was found, as a whole and by address; then what is paused
+or limited there by hand.
+
+A limit is of "each address" where all of them are at what they accepted, of "the site"
+where together they have less. Both are kept.
+
+With --json "now" is how it stands, in the last line.
 
 A site is a provider, that is a queue with MX patterns; or else all domains whose best MX
 hosts have the same addresses. Its name is that of the queue, or of the domain that the
@@ -128,15 +135,11 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	st, err := client.Status(ctx)
-	if err != nil {
-		return err
-	}
 	queue := ""
-	for _, s := range st.Sites {
-		if s.Name == site.Name {
-			queue = s.Queue
-		}
+	var now *control.Account
+	if n := len(list); n > 0 && list[n-1].Now != nil {
+		now = list[n-1].Now
+		queue = now.Queue
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
@@ -152,14 +155,18 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 		}
 		printable.Fprintln(out, inLine(&x))
 	}
-	if !c.JSON {
-		printStanding(out, &standing,
-			func(b *control.Pause) bool {
-				f := b.Filter
-				return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue
-			},
-			func(l *control.Limit) bool { return l.Name == site.Name || l.Name == queue })
+	if c.JSON {
+		return nil
 	}
+	if now != nil {
+		printAccount(out, now)
+	}
+	printStanding(out, &standing,
+		func(b *control.Pause) bool {
+			f := b.Filter
+			return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue
+		},
+		func(l *control.Limit) bool { return l.Name == site.Name || l.Name == queue })
 	return nil
 }
 

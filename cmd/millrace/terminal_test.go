@@ -133,8 +133,8 @@ func TestTopInATerminal(t *testing.T) {
 			t.Parallel()
 			w := &watched{}
 			x := open(t, env, "sh", "-c", "millrace --config "+serve(t, w)+" top --every 50ms; echo left with $?; read wait")
-			x.until(">   1100     0    7/8  45.2 123ms     3 google                refused with 11 u+")
-			x.until("google: refused with 11 up: 421 too many")
+			x.until(">   1100     0    7/8  45.2 123ms     3 google                refused: takes 8 +")
+			x.until("google: refused: takes 8 sessions, 20 are allowed; 421 too many")
 			x.keys("Down")
 			x.until(">    100     0    1/2     0     -     0 mx.far.example        start")
 			x.keys("k")
@@ -144,6 +144,7 @@ func TestTopInATerminal(t *testing.T) {
 			x.until("PAUSED")
 			x.keys("Enter")
 			x.until("google: how many sessions, how fast, and why")
+			x.until("refused: takes 8 sessions, 20 are allowed; 421 too many")
 			x.keys("q")
 			x.until("left with 0")
 			if s := x.screen(); strings.Contains(s, "esc back") {

@@ -28,8 +28,10 @@ func (c *topCmd) Help() string {
   SESS        sessions that are up / that are wanted
   RATE LAT    recipients a second that the receiver accepts; how long a transaction takes
   REFUS       connects and messages that were one too many, or too fast
-  LAST CAUSE  the reply or measurement behind the last change of sessions or pace;
-              of the row that is marked with > it stands below in full
+  WHY         what holds the site back: suspended, dead, refused, slowed, crowded (others
+              have its address's connections), queue_limit or agent_limit, and the reply;
+              else what was behind the last change of sessions or pace. Of the row that
+              is marked with > it stands below in full
 
 Keys: up and down, or j and k, choose a row; tab changes between sites and streams; s
 sorts by the next column; p pauses the row, or lets it go on; f flushes it, enter

@@ -91,10 +91,10 @@ func keys(m *top, list ...string) {
 }
 
 const sitesBoard = `millrace: 1,200 waiting, 30 deferred, 20 active, 0 held; 8 sessions; 144/s
-
-   *WAIT DEFER   SESS  RATE   LAT REFUS SITE                  LAST CAUSE
+held back: 1 refused
+   *WAIT DEFER   SESS  RATE   LAT REFUS SITE                  WHY
 >    100  250k    1/2     0     -     0 mx.far.example        start
-    1100     0    7/8  45.2 123ms     3 google                refused with 11 u+
+    1100     0    7/8  45.2 123ms     3 google                refused: takes 8 +
        5     0    0/0  99.5    5m  1.2M mx.slow.example
 
 
@@ -110,7 +110,7 @@ func TestBoardFitsEightyColumns(t *testing.T) {
 		t.Errorf("got:\n%s\nwant:\n%s", got.Content, sitesBoard)
 	}
 	keys(m, "down")
-	if got := m.text(); !strings.Contains(got, "\n>   1100 ") || !strings.Contains(got, "\ngoogle: refused with 11 up: 421 too many\n") {
+	if got := m.text(); !strings.Contains(got, "\n>   1100 ") || !strings.Contains(got, "\ngoogle: refused: takes 8 sessions, 20 are allowed; 421 too many\n") {
 		t.Errorf("after down:\n%s", got)
 	}
 	m.Update(tea.WindowSizeMsg{Width: 40, Height: 8})
@@ -175,7 +175,7 @@ func TestSiteIsExplained(t *testing.T) {
 		t.Errorf("got:\n%s", got)
 	}
 	keys(m, "up")
-	if got := m.text(); strings.Contains(got, "421") || !strings.Contains(got, "start") {
+	if got := m.text(); strings.Contains(got, "20 -> 11") || !strings.Contains(got, "start") {
 		t.Errorf("scrolled by one:\n%s", got)
 	}
 	keys(m, "esc", "up", "e")

@@ -65,6 +65,16 @@ limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (
 		{args: []string{"why", "gmail.com"}, stdout: `google: hosts mx1.google.example; addresses 192.0.2.1, 2001:db8::1; domains such as gmail.com
 2023-11-14 22:13:20    0 -> 2    start
 2023-11-14 22:14:20   20 -> 11  at most 12.5/s  refused with 11 up: 421 too many
+held back  refused: takes 8 sessions, 20 are allowed; 421 too many
+waiting    1,100 recipients
+slots      8 held of 8 wanted: 7 up, 0 connecting, 0 just ended; 1 left to the host
+limit      8, of each address; 20 sessions allowed by the configuration (bounded)
+lag        a slot is free 0.4 s after its session ended
+pace       at most 50 messages/s
+refused    421 too many
+ HELD LIMIT    PACE  ADDRESS
+    8     8       -  192.0.2.25:25  421 too many
+    0     -  2.00/s  [2001:db8::25]:25  no answer
 paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
 limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
 `},

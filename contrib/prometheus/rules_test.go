@@ -167,7 +167,7 @@ func TestWhatIsAskedForIsExposed(t *testing.T) {
 			exposed[m[1]].labels[l[1]] = append(exposed[m[1]].labels[l[1]], l[2])
 		}
 	}
-	ours := []string{"status", "class", "state", "result", "verdict", "stage"} // labels whose values we choose
+	ours := []string{"status", "class", "state", "result", "verdict", "stage", "reason"} // labels whose values we choose
 	asked := 0
 	for _, text := range append(expressions(t), read(t, rules), read(t, ruleTests)) {
 		for _, m := range regexp.MustCompile(`(:?)\b(millrace_\w+|process_\w+)(?:\{([^}]*)\})?`).FindAllStringSubmatch(text, -1) {

@@ -1,0 +1,36 @@
+package admin
+
+import (
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/queue"
+)
+
+// siteOf is a site as the socket shows it, that accepts so many recipients a second.
+func siteOf(s *queue.Site, rate float64) control.Site {
+	x := control.Site{
+		Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
+		Sessions: s.Sessions, Opening: s.Opening, Ready: s.Ready,
+		Target: s.Target.Sessions, Pace: s.Target.Pace, Cause: s.Target.Cause,
+		Rate: rate, Latency: s.Latency.Seconds(), Refused: s.Refused,
+		State: s.State, Want: s.Want, Held: s.Held, Lagging: s.Lagging,
+	}
+	if h := &s.HeldBack; h.Reason != "" {
+		x.HeldBack = &control.HeldBack{Reason: string(h.Reason), How: h.How, Reply: h.Reply, Until: h.Until, Next: h.Next}
+	}
+	return x
+}
+
+// account is all that is told of a site.
+func account(a *queue.Account, rate float64) *control.Account {
+	s := &a.Snapshot
+	x := &control.Account{
+		Site: siteOf(&a.Site, rate), MaxSessions: a.Limits.MaxSessions, MaxRate: a.Limits.MaxRate, LimitsBy: a.Limits.Why,
+		Host: s.Host, Whose: s.Whose, Lag: s.Lag, Reply: s.Reply, Opens: s.Opens, Punished: s.Punished,
+	}
+	for _, p := range s.PerAddress {
+		x.Addresses = append(x.Addresses, control.Address{
+			Address: p.Address.String(), Held: p.Held, Accepted: p.Accepted, Limited: p.Limited, Pace: p.Pace, Down: p.Down, Opens: p.Opens, Reply: p.Reply,
+		})
+	}
+	return x
+}

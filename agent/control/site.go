@@ -1,0 +1,40 @@
+package control
+
+import "time"
+
+// HeldBack says why a site gets less than it could.
+type HeldBack struct {
+	// Reason is suspended, dead, refused, slowed, crowded, queue_limit or agent_limit.
+	Reason string    `json:"reason"`
+	How    string    `json:"how"`               // what that means here
+	Reply  string    `json:"reply,omitempty"`   // of the receiver, or the order, behind it
+	Until  time.Time `json:"until,omitzero"`    // when it ends
+	Next   time.Time `json:"next_try,omitzero"` // when it is tried again
+}
+
+// Account is all that is told of one site.
+type Account struct {
+	Site
+	MaxSessions int       `json:"max_sessions"`
+	MaxRate     float64   `json:"max_message_rate,omitempty"` // messages per second; 0: none
+	LimitsBy    string    `json:"limits_by"`                  // who says so: the configuration, or an admin
+	Host        int       `json:"left_to_host,omitempty"`     // sessions that are left to the host MTA
+	Whose       string    `json:"limit_of,omitempty"`         // whose limit was found: "each address" or "the site"; "": none was
+	Lag         float64   `json:"lag,omitempty"`              // seconds after its session's end that a slot is free
+	Reply       string    `json:"reply,omitempty"`            // the last refusal
+	Opens       time.Time `json:"opens,omitzero"`             // no connect before
+	Punished    time.Time `json:"punished_until,omitzero"`    // refusals are taken to be punished until then
+	Addresses   []Address `json:"addresses,omitempty"`
+}
+
+// Address is one address of a site, as all sites together use it.
+type Address struct {
+	Address  string    `json:"address"`         // with its port
+	Held     int       `json:"slots_held"`      // connections that the receiver may count
+	Accepted int       `json:"accepted"`        // the most that were held when one more was accepted
+	Limited  bool      `json:"limited"`         // another one was refused
+	Pace     float64   `json:"pace,omitempty"`  // messages per second; 0: no limit of its own is known
+	Down     bool      `json:"down,omitempty"`  // it gives no answer
+	Opens    time.Time `json:"opens,omitzero"`  // no connect before
+	Reply    string    `json:"reply,omitempty"` // the last refusal
+}

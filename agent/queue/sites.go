@@ -1,0 +1,175 @@
+package queue
+
+import (
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// Site is the state of one site, as listings show it.
+type Site struct {
+	Name     string
+	Queue    string
+	Hosts    int // addresses of its destinations
+	Waiting  int
+	Sessions int // up
+	Opening  int
+	Ready    int    // of the sessions, those without work
+	Reason   string // why a destination with mail has no session up; "" if all have
+	Target   elastic.Target
+	Clamp    elastic.Clamp // in force from outside; none if Until is zero
+	Latency  time.Duration // of a transaction, smoothed
+	Refused  int           // connects and transactions that were one too many or too fast, since the site is known
+	State    string        // what its controller is about, as elastic.Snapshot has it
+	Want     int           // slots that the controller wants
+	Held     int           // slots: up, being opened, or ended and maybe not noticed
+	Lagging  int           // of these, the last
+	HeldBack HeldBack      // why it gets less than it could
+}
+
+// sums are what is told of a site's destinations together.
+type sums struct {
+	name         string // of the site, as its number may be another's since
+	hosts, ready int
+	reason       string
+	down         down
+}
+
+// Sites lists all sites that are known at the moment.
+func (q *Queue) Sites() []Site {
+	q.mu.Lock()
+	n := len(q.sites)
+	q.mu.Unlock()
+	list := make([]Site, 0, n+pageSize)
+	q.EachSite(func(page []Site) bool {
+		list = append(list, page...)
+		return true
+	})
+	return list
+}
+
+// EachSite calls yield with all sites that are known, some hundred at a time, without the
+// mutex. A page is good until yield returns. What happens meanwhile is in those pages that
+// come after it.
+func (q *Queue) EachSite(yield func([]Site) bool) {
+	all := q.sums(nil)
+	found := make([]evidence, 0, pageSize)
+	page := make([]Site, 0, pageSize)
+	walk(q, &q.siteByNo, func(s *site) {
+		var x sums
+		if int(s.no) < len(all) && all[s.no].name == s.key {
+			x = all[s.no]
+		}
+		list, e := q.look(s, &x, time.Now())
+		page, found = append(page, list), append(found, e)
+	}, func() bool {
+		for i := range page {
+			page[i].HeldBack = found[i].judge()
+		}
+		more := len(page) == 0 || yield(page)
+		page, found = page[:0], found[:0]
+		return more
+	})
+}
+
+// sums adds up the destinations of each site, by its number; those of one site alone, if
+// that is not nil.
+func (q *Queue) sums(only *site) (all []sums) {
+	q.mu.Lock()
+	most := q.siteByNo.used
+	q.mu.Unlock()
+	all = make([]sums, most+1)
+	walk(q, &q.destByNo, func(d *destination) {
+		if only != nil && d.site != only || d.site.no > most {
+			return
+		}
+		x := &all[d.site.no]
+		if x.name != d.site.key {
+			*x = sums{name: d.site.key}
+		}
+		x.add(d)
+	}, always)
+	return all
+}
+
+func (x *sums) add(d *destination) {
+	x.ready += len(d.ready)
+	if d.waiting > 0 && d.reason != "" && (x.reason == "" || d.reason < x.reason) {
+		x.reason = d.reason
+	}
+	if d.waiting > 0 && d.live == 0 && d.failures > 0 {
+		x.down.waiting += d.waiting
+		if x.down.reason == "" || d.reason < x.down.reason {
+			x.down.reason = d.reason
+		}
+		if x.down.next.IsZero() || d.holdoff.Before(x.down.next) {
+			x.down.next = d.holdoff
+		}
+	}
+	if d.route.Plan == nil {
+		x.hosts++
+		return
+	}
+	for _, h := range d.route.Plan.Hosts {
+		x.hosts += len(h.Addrs)
+	}
+}
+
+// look is a site as listings show it, without a judgement, and the evidence for that.
+func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
+	c := s.control
+	e := evidence{
+		now: now, waiting: s.waiting, sessions: s.live, opening: s.opening, ready: min(sum.ready, s.live),
+		answered: moment(s.answered), latency: c.Latency(), control: c.Brief(now), target: c.Target(now),
+		inLine: s.line != nil, down: sum.down,
+	}
+	if cl, ok := c.Clamped(now); ok {
+		e.clamp = cl
+	}
+	// A row may be full of this site's own slots.
+	if s.crowd != nil && s.crowd.Held() > c.Held() {
+		e.crowd = s.crowd.Key.Host.Addr().String()
+	}
+	if rate := float64(s.policy.MaxConnectionRate); rate > 0 && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
+		e.connectRate = rate
+	}
+	return Site{
+		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting, Sessions: s.live, Opening: s.opening,
+		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: s.refused,
+		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
+	}, e
+}
+
+// Account is all that is told of one site.
+type Account struct {
+	Site
+	Limits   elastic.Limits // in force
+	Snapshot elastic.Snapshot
+	Changes  []elastic.Change // the last ones, oldest first, each with the reply or measurement behind it
+}
+
+// Explain tells all of a site; false if it is not known.
+func (q *Queue) Explain(name string) (Account, bool) {
+	q.mu.Lock()
+	s := q.sites[name]
+	q.mu.Unlock()
+	if s == nil {
+		return Account{}, false
+	}
+	all := q.sums(s)
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.sites[name] != s {
+		return Account{}, false // forgotten meanwhile
+	}
+	var x sums
+	if int(s.no) < len(all) {
+		x = all[s.no]
+	}
+	a := Account{Snapshot: s.control.Snapshot(now), Changes: s.control.History()}
+	var e evidence
+	a.Site, e = q.look(s, &x, now)
+	a.HeldBack, a.Limits = e.judge(), e.control.Limits
+	return a, true
+}

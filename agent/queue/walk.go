@@ -1,0 +1,30 @@
+package queue
+
+// A look at all sites, destinations or domains goes page by page: at most pageSize of them
+// under the mutex at a time, so that a hundred thousand hold no session up for longer than
+// one page takes, some hundred microseconds. What comes or goes meanwhile is seen or not;
+// what is there all the time is seen once.
+
+// pageSize is how many records are looked at in one turn under the mutex.
+const pageSize = 256
+
+// walk visits the records of a slab of pointers with the mutex held; between is called
+// without it after each page, and says whether to go on.
+func walk[T any](q *Queue, s *slab[*T], visit func(*T), between func() bool) {
+	for next := uint32(1); ; {
+		q.mu.Lock()
+		last := min(s.used, next+pageSize-1)
+		for ; next <= last; next++ {
+			if x := *s.at(next); x != nil {
+				visit(x)
+			}
+		}
+		done := next > s.used
+		q.mu.Unlock()
+		if !between() || done {
+			return
+		}
+	}
+}
+
+func always() bool { return true }

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/printable"
+)
+
+// heldBack says in one line why a site gets less than it could, "" if it does not: the
+// reason first, the receiver's words last.
+func heldBack(s *control.Site) string {
+	h := s.HeldBack
+	if h == nil {
+		return ""
+	}
+	text := h.Reason + ": " + h.How
+	switch {
+	case !h.Until.IsZero():
+		text += " until " + h.Until.Local().Format(time.DateTime)
+	case h.Next.After(time.Now()):
+		text += ", tried again at " + h.Next.Local().Format(time.DateTime)
+	}
+	if h.Reply != "" {
+		text += "; " + h.Reply
+	}
+	return text
+}
+
+// heldBackSum counts sites by what holds them back, "held back: 2 dead, 1 refused"; "" if
+// none is.
+func heldBackSum(sites []control.Site) string {
+	n := make(map[string]int)
+	for i := range sites {
+		if h := sites[i].HeldBack; h != nil {
+			n[h.Reason]++
+		}
+	}
+	var parts []string
+	for _, reason := range slices.SortedFunc(maps.Keys(n), func(a, b string) int { return cmp.Or(cmp.Compare(n[b], n[a]), cmp.Compare(a, b)) }) {
+		parts = append(parts, thousands(n[reason])+" "+reason)
+	}
+	if parts == nil {
+		return ""
+	}
+	return "held back: " + strings.Join(parts, ", ")
+}
+
+// printAccount prints how a site stands.
+func printAccount(out io.Writer, a *control.Account) {
+	held := cmp.Or(heldBack(&a.Site), "no")
+	if a.HeldBack == nil && a.Waiting == 0 {
+		held = "no: nothing waits"
+	}
+	printable.Fprintf(out, "held back  %s\n", held)
+	printable.Fprintf(out, "waiting    %s\n", count(a.Waiting, "recipient"))
+	slots := fmt.Sprintf("%d held of %d wanted: %d up, %d connecting, %d just ended", a.Held, a.Want, a.Sessions, a.Opening, a.Lagging)
+	if a.Host > 0 {
+		slots += fmt.Sprintf("; %d left to the host", a.Host)
+	}
+	printable.Fprintf(out, "slots      %s\n", slots)
+	allowed := fmt.Sprintf("%s allowed by %s", count(a.MaxSessions, "session"), a.LimitsBy)
+	if a.MaxRate > 0 {
+		allowed += fmt.Sprintf(", at most %.3g messages/s", a.MaxRate)
+	}
+	limit := "none was found; " + allowed
+	if a.Whose != "" {
+		limit = fmt.Sprintf("%d, of %s; %s", a.Want, a.Whose, allowed)
+	}
+	printable.Fprintf(out, "limit      %s (%s)\n", limit, a.State)
+	if a.Lag > 0 {
+		printable.Fprintf(out, "lag        a slot is free %.2g s after its session ended\n", a.Lag)
+	}
+	if a.Pace > 0 {
+		printable.Fprintf(out, "pace       at most %.3g messages/s\n", a.Pace)
+	}
+	if a.Reply != "" {
+		printable.Fprintf(out, "refused    %s\n", a.Reply)
+	}
+	now := time.Now()
+	if a.Opens.After(now) {
+		printable.Fprintf(out, "waits      no connect before %s\n", a.Opens.Local().Format(time.DateTime))
+	}
+	if a.Punished.After(now) {
+		printable.Fprintf(out, "careful    refusals are punished there; one more is seldom tried until %s\n", a.Punished.Local().Format(time.DateTime))
+	}
+	if len(a.Addresses) == 0 {
+		return
+	}
+	const row = "%5v %5v %7v  %v\n"
+	printable.Fprintf(out, row, "HELD", "LIMIT", "PACE", "ADDRESS")
+	for i := range a.Addresses {
+		x := &a.Addresses[i]
+		limit, pace, text := "-", "-", x.Address
+		if x.Limited {
+			limit = fmt.Sprint(x.Accepted)
+		}
+		if x.Pace > 0 {
+			pace = rateOf(x.Pace) + "/s"
+		}
+		if x.Down {
+			text += "  no answer"
+		}
+		if x.Opens.After(now) {
+			text += "  no connect before " + x.Opens.Local().Format(time.DateTime)
+		}
+		if x.Reply != "" {
+			text += "  " + x.Reply
+		}
+		printable.Fprintf(out, row, x.Held, limit, pace, text)
+	}
+}
