@@ -445,7 +445,7 @@ func TestFindTakesWhateverNamesASite(t *testing.T) {
 // Whatever the DNS answers, names are unique, and who has the same set has the same name.
 func TestBookHoldsTogether(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(200) {
+	for seed := range uint64(50) {
 		rng := rand.New(rand.NewPCG(seed, 19))
 		w := newWorld(t)
 		w.most = 12
