@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,6 +242,53 @@ func TestOrdersOfLongNamesHoldOn(t *testing.T) {
 	s.resume(control.Filter{Site: "streamed.test", Stream: "news"})
 	s.until("it goes", func() bool { return s.arrivals("streamed") == "a b" })
 	in("limited.test: 1; provider: 3")
+}
+
+// A domain of a paused site that comes to other addresses is paused there, too, before any
+// of its mail is sent.
+func TestPauseFollowsADomainToItsNewSite(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"*.far.test"}, Hosts: 2})
+	var at [2]string
+	for _, h := range s.net.Stats().Hosts {
+		switch h.Host {
+		case "mx1.far.test":
+			at[0] = h.Addr
+		case "mx2.far.test":
+			at[1] = h.Addr
+		}
+	}
+	var moved atomic.Bool
+	s.config.Agent.Resolvers = []string{names(t, func(name string, kind uint16) []string {
+		switch {
+		case kind == dns.TypeMX && strings.HasSuffix(name, ".far.test"):
+			return []string{"10 mail-" + strings.ReplaceAll(name, ".far.test", ".test")}
+		case kind == dns.TypeA && name == "mail-b.test" && moved.Load():
+			return at[:]
+		case kind == dns.TypeA && strings.HasPrefix(name, "mail-"):
+			return at[:1]
+		}
+		return nil
+	})}
+	s.start()
+	s.pause(control.Filter{Stream: "news"}, "until the site is known")
+	s.send(spool.Envelope{Stream: "news"}, letter, "a@a.far.test")
+	s.until("it has its site", func() bool { return slices.Equal(s.siteNames(), []string{"mail-a.test"}) })
+	s.pause(control.Filter{Site: "mail-a.test"}, "wrong price")
+	s.resume(control.Filter{Stream: "news"})
+	s.send(spool.Envelope{Stream: "news"}, letter, "a@b.far.test")
+	s.until("both are held", func() bool { return s.listed(control.Filter{State: "held"}) == "a a" && len(s.siteNames()) == 1 })
+	moved.Store(true)
+	if err := s.agent.Reload(s.config); err != nil {
+		t.Fatal(err)
+	}
+	s.until("the other has a site of its own", func() bool { return len(s.siteNames()) == 2 })
+	if got := s.listed(control.Filter{State: "held"}); got != "a a" || len(s.at("far")) != 0 {
+		t.Errorf("held: %s; sent: %v", got, s.at("far"))
+	}
+	s.resume(control.Filter{Site: "mail-a.test"})
+	s.resume(control.Filter{Site: "mail-b.test"})
+	s.until("all goes", func() bool { return len(s.at("far")) == 2 })
 }
 
 // When a site falls apart, orders about it hold for both parts, over a restart too.

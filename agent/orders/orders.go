@@ -354,6 +354,7 @@ func (o *Orders) save(s *control.StandingOrders) error {
 // load puts into force what an earlier agent kept.
 func (o *Orders) load() error {
 	o.now.Store(&control.StandingOrders{})
+	o.settings.Now().Sites.Expect(nil, o)
 	dir := o.settings.Now().Config.Agent.StateDirectory
 	if dir == "" {
 		return nil

@@ -3,6 +3,7 @@ package orders
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
@@ -75,7 +76,7 @@ func (o *Orders) Moved(old, name string) {
 		return
 	}
 	o.old = slices.DeleteFunc(slices.Clone(o.old), func(x string) bool { return x == old })
-	o.dirty = true
+	o.dirty, o.kept = true, time.Time{} // written with the next heartbeat, before the Book is
 	if old == name {
 		return
 	}
@@ -109,7 +110,7 @@ func (o *Orders) Split(name, also string) {
 		o.log.Error("orders about a site hold for a part of it", "site", name, "part", also, "err", err)
 		return
 	}
-	o.dirty = true
+	o.dirty, o.kept = true, time.Time{} // written with the next heartbeat, before the Book is
 	o.log.Warn("orders about a site hold for a part of it that has other addresses now", "site", name, "part", also)
 }
 

@@ -32,6 +32,7 @@ type file struct {
 
 type savedSite struct {
 	Name      string         `json:"name"`
+	Was       string         `json:"was,omitempty"` // orders about this site are to hold here
 	Provider  string         `json:"provider,omitempty"`
 	Source    netip.Addr     `json:"source,omitzero"`
 	Addresses []savedAddress `json:"addresses"`
@@ -97,7 +98,7 @@ func (b *Book) restore(f *file, now uint32) error {
 			return nil
 		}
 		s := &site{
-			name: x.Name, provider: x.Provider, source: canonical(x.Source), hosts: slices.Clip(x.Hosts), domains: slices.Clip(x.Domains),
+			name: x.Name, was: x.Was, provider: x.Provider, source: canonical(x.Source), hosts: slices.Clip(x.Hosts), domains: slices.Clip(x.Domains),
 			leader: x.Leader, base: x.Base, led: min(now, x.Led), used: min(now, x.Used), strangers: x.Strangers,
 		}
 		for _, a := range x.Addresses {
@@ -166,7 +167,7 @@ func (b *Book) Save(now time.Time, must bool) error {
 
 func (s *site) save(groups []savedGroup) savedSite {
 	x := savedSite{
-		Name: s.name, Provider: s.provider, Source: s.source, Hosts: s.hosts, Domains: s.domains,
+		Name: s.name, Was: s.was, Provider: s.provider, Source: s.source, Hosts: s.hosts, Domains: s.domains,
 		Leader: s.leader, Base: s.base, Led: s.led, Used: s.used, Strangers: s.strangers, Groups: groups,
 	}
 	for _, a := range s.addrs {

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"unsafe"
 )
 
 // Info is what is known of a site.
@@ -158,12 +157,4 @@ func (s *site) info(as As) Info {
 		x.Addresses = append(x.Addresses, s.addrs[i].addr())
 	}
 	return x
-}
-
-// Size is how many sites there are, those without a name too, and about how many octets the
-// Book takes.
-func (b *Book) Size() (sites, octets int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.sets), len(b.groups) * int(unsafe.Sizeof(key(0))+unsafe.Sizeof(member{}))
 }

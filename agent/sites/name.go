@@ -43,6 +43,7 @@ func plain(name string) string {
 func (b *Book) rename(s *site, a *Answer, of *Group) {
 	if s.name != "" {
 		delete(b.names, s.name)
+		s.was = s.name
 	}
 	base, from := s.provider, ""
 	if s.provider == "" {
@@ -84,6 +85,11 @@ func note(list []string, name string, most int) []string {
 		return list
 	}
 	return append(slices.Clip(list), strings.Clone(name))
+}
+
+// without is a list without some names.
+func without(list, names []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(x string) bool { return slices.Contains(names, x) })
 }
 
 func (s *site) noteHosts(g *Group) {

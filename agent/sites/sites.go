@@ -96,6 +96,8 @@ type Book struct {
 	expected map[string]bool
 	orders   Orders
 	last     uint64 // id
+	left     *site  // lost its name in this look-up, and gets another one
+	of       Group  // of hosts there
 	changed  bool   // since it was saved, for more than times
 	touched  bool   // for times alone
 
@@ -197,6 +199,9 @@ func (b *Book) Site(now time.Time, a *Answer) (name, hosts string) {
 func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, old bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if most := 2 * (len(a.Groups) + 1); len(b.sets)+most > b.most || len(b.groups)+most > b.most*groupsPerSite {
+		b.prune() // before any of what follows is held in hand
+	}
 	source := canonical(a.Source)
 	var ids [64]byte
 	list := ids[:0]
@@ -212,6 +217,12 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 		if best == nil {
 			best, of = s, g
 		}
+	}
+	if b.left != nil { // at once, or a restart would not know it, nor what orders hold there
+		others := *a
+		others.Old = ""
+		b.rename(b.left, &others, &b.of)
+		b.left, b.of = nil, Group{}
 	}
 	if best == nil {
 		return nil, "", "", "", false
@@ -274,11 +285,7 @@ func (b *Book) group(now uint32, source netip.Addr, g *Group) *site {
 		b.groups[k] = m
 	}
 	s.used = now
-	if s.leader == 0 || s.leader != k && m.base == s.base && age(now, s.led) > day {
-		s.leader, s.base, s.hosts = k, m.base, nil
-		s.noteHosts(g)
-		b.changed = true
-	}
+	s.succeed(now, k, m.base, g)
 	leads := s.leader == k
 	set, ok := s.with(g.Addrs, now, leads)
 	if leads {
@@ -291,7 +298,18 @@ func (b *Book) group(now uint32, source netip.Addr, g *Group) *site {
 	case leads:
 		return b.lead(now, source, k, m, g, set)
 	}
+	s.hosts = without(s.hosts, g.Hosts)
 	return b.join(now, source, k, g, m.base, set, s.name)
+}
+
+// succeed makes a group the leader of its site, if there is none any more.
+func (s *site) succeed(now uint32, k, base key, g *Group) bool {
+	if s.leader != 0 && (s.leader == k || base != s.base || age(now, s.led) <= day) {
+		return false
+	}
+	s.leader, s.base, s.hosts = k, base, nil
+	s.noteHosts(g)
+	return true
 }
 
 // join brings a group to the site of its set, that of its answer if set is nil; was is the
@@ -306,11 +324,11 @@ func (b *Book) join(now uint32, source netip.Addr, k key, g *Group, base key, se
 		s = b.add(at, &site{source: source, was: was, addrs: set, leader: k, base: base, led: now})
 	}
 	s.used = now
+	if s.succeed(now, k, base, g) {
+		s.addrs, s.led = set, now
+	}
 	s.strangers = s.strangers || base != s.base
 	s.noteHosts(g)
-	if len(b.groups) >= b.most*groupsPerSite {
-		b.pruneGroups()
-	}
 	b.groups[k] = member{s, base, now}
 	b.changed = true
 	return s
@@ -330,7 +348,7 @@ func (b *Book) lead(now uint32, source netip.Addr, k key, m member, g *Group, se
 		elder = true
 	default:
 		if s.strangers {
-			s.leader, s.base = 0, 0
+			s.leader, s.base, s.hosts = 0, 0, without(s.hosts, g.Hosts)
 		} else {
 			b.remove(s)
 			s.heir = there
@@ -339,12 +357,17 @@ func (b *Book) lead(now uint32, source netip.Addr, k key, m member, g *Group, se
 	}
 	if s.strangers && was != at {
 		left := s
-		s = &site{id: left.id, name: left.name, source: source, hosts: left.hosts, domains: left.domains, leader: k, base: m.base, led: now, used: now}
+		s = &site{id: left.id, name: left.name, source: source, domains: left.domains, leader: k, base: m.base, led: now, used: now}
 		b.last++
-		left.id, left.name, left.hosts, left.domains, left.leader, left.base = b.last, "", nil, nil, 0, 0
-		left.was = s.name
+		left.id, left.name, left.domains, left.leader, left.base = b.last, "", nil, 0, 0
+		left.was, left.hosts = s.name, without(left.hosts, g.Hosts)
+		s.noteHosts(g)
 		if s.name != "" {
 			b.names[s.name] = s
+			b.left, b.of.Hosts = left, left.hosts
+			if len(left.hosts) == 0 {
+				b.of.Hosts = g.Hosts
+			}
 		}
 		b.groups[k] = member{s, m.base, now}
 	} else if b.sets[was] == s {
@@ -371,11 +394,8 @@ func (m *member) follow() *site {
 	return s
 }
 
-// add takes a site in. When there are too many, an eighth of them goes.
+// add takes a site in.
 func (b *Book) add(k key, s *site) *site {
-	if len(b.sets) >= b.most {
-		b.prune()
-	}
 	b.last++
 	s.id = b.last
 	b.sets[k] = s
@@ -402,42 +422,44 @@ func (s *site) key() key {
 	return setKey(s.source, s.addrs)
 }
 
-// prune forgets the eighth of the sites, and the groups, that were looked up longest ago.
+// prune forgets sites, and groups, that were looked up longest ago, so that an eighth of the
+// places is free; those that orders are about stay.
 func (b *Book) prune() {
 	clear(b.numbers)
 	var used []uint32
 	for _, s := range b.sets {
-		used = append(used, s.used)
-	}
-	slices.Sort(used)
-	oldest := used[len(used)/8]
-	for _, s := range b.sets {
-		if s.used <= oldest && !b.pinned[s.name] && len(b.sets) > b.most*7/8 {
-			b.remove(s)
+		if !b.pinned[s.name] {
+			used = append(used, s.used)
 		}
 	}
-	b.pruneGroups()
-}
-
-func (b *Book) pruneGroups() {
+	slices.Sort(used)
+	left := b.most * 7 / 8
+	if n := len(b.sets) - left; n > 0 && len(used) > 0 {
+		oldest := used[min(n, len(used))-1]
+		for _, s := range b.sets {
+			if s.used <= oldest && !b.pinned[s.name] && len(b.sets) > left {
+				b.remove(s)
+			}
+		}
+	}
 	for k, m := range b.groups {
 		if m.follow() == nil {
 			delete(b.groups, k)
 		}
 	}
-	most := b.most * groupsPerSite
-	if len(b.groups) < most {
-		return
-	}
-	var used []uint32
-	for _, m := range b.groups {
-		used = append(used, m.used)
+	used, left = used[:0], b.most*groupsPerSite*7/8
+	for k, m := range b.groups {
+		if m.follow().leader != k {
+			used = append(used, m.used)
+		}
 	}
 	slices.Sort(used)
-	oldest := used[len(used)/8]
-	for k, m := range b.groups {
-		if s := m.follow(); m.used <= oldest && s.leader != k && len(b.groups) > most*7/8 {
-			delete(b.groups, k)
+	if n := len(b.groups) - left; n > 0 && len(used) > 0 {
+		oldest := used[min(n, len(used))-1]
+		for k, m := range b.groups {
+			if m.used <= oldest && m.follow().leader != k && len(b.groups) > left {
+				delete(b.groups, k)
+			}
 		}
 	}
 }

@@ -203,6 +203,12 @@ func TestStrangerWhoWasFirstLeavesAlone(t *testing.T) {
 	if got := w.Find("192.0.2.2"); len(got) != 2 || len(w.Find("203.0.113.1")) != 1 {
 		t.Errorf("%+v", got)
 	}
+	if got := w.Find("mx.victim.example"); len(got) != 1 || got[0].Name != "victim.example" {
+		t.Errorf("%+v", got)
+	}
+	if got := w.Find("mx.evil.test"); len(got) != 1 || got[0].Name != "evil.test" {
+		t.Errorf("%+v", got)
+	}
 	// The set of the victim grows by its own answers.
 	w.want("victim.example", "victim.example", tier("mx.victim.example", "192.0.2.3"))
 	w.want("evil.test", "evil.test", tier("mx.evil.test", "192.0.2.1"))
@@ -436,6 +442,47 @@ func TestFindTakesWhateverNamesASite(t *testing.T) {
 	}
 }
 
+// Whatever the DNS answers, names are unique, and who has the same set has the same name.
+func TestBookHoldsTogether(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(50) {
+		rng := rand.New(rand.NewPCG(seed, 19))
+		w := newWorld(t)
+		w.most = 12
+		var told told
+		w.Expect(nil, &told)
+		for range 300 {
+			host := rng.IntN(12)
+			var list []netip.Addr
+			for range 1 + rng.IntN(3) {
+				list = append(list, netip.AddrFrom4([4]byte{192, 0, 2, byte(rng.IntN(4))}))
+			}
+			g := Group{[]string{fmt.Sprintf("mx%d.d%d.test", host, host/4)}, list}
+			name := w.site("x.test", g)
+			if again := w.site("y.test", g); again != name {
+				t.Fatalf("seed %d: %s, and then %s", seed, name, again)
+			}
+			w.pass(time.Duration(rng.IntN(10)) * time.Hour)
+			if rng.IntN(10) == 0 {
+				w.Pin([]string{name})
+			}
+			for name, s := range w.names {
+				if s.name != name || s.gone {
+					t.Fatalf("seed %d: %s is the name of %s", seed, name, s.name)
+				}
+			}
+			for k, s := range w.sets {
+				if s.key() != k || s.gone || len(s.addrs) == 0 {
+					t.Fatalf("seed %d: %s is in the place of another", seed, s.name)
+				}
+			}
+			if len(w.sets) > w.most || len(w.groups) > w.most*groupsPerSite {
+				t.Fatalf("seed %d: %d sets, %d groups", seed, len(w.sets), len(w.groups))
+			}
+		}
+	}
+}
+
 // Look-ups, orders, listings and the file are at work at the same time.
 func TestManyUseABook(t *testing.T) {
 	t.Parallel()
@@ -488,6 +535,9 @@ func TestOrdersFollowThePartsOfASite(t *testing.T) {
 	w.Pin([]string{"a.test"})
 	w.want("b.test", "b.test", tier("mx.b.test", "192.0.2.1", "192.0.2.3"))
 	w.want("a.test", "a.test", tier("mx.a.test", "192.0.2.1", "192.0.2.4"))
+	w.restart(filepath.Join(t.TempDir(), "sites.json")) // before the others are looked up
+	w.Expect(nil, &told)
+	w.Pin([]string{"a.test"})
 	w.want("c.test", "c.test", tier("mx.c.test", same...))
 	w.want("c.test", "d.test", tier("mx.d.test", same...))
 	w.want("e.test", "e.test", tier("mx.e.test", "192.0.2.1", "192.0.2.5"))
@@ -534,8 +584,8 @@ func TestSitesAreSmall(t *testing.T) {
 	if per >= 500 {
 		t.Errorf("a site takes %d octets", per)
 	}
-	if sites, _ := b.Size(); sites != n {
-		t.Errorf("%d sites", sites)
+	if len(b.names) != n {
+		t.Errorf("%d sites", len(b.names))
 	}
 }
 

@@ -184,10 +184,17 @@ func closing(line string) (end string) {
 	return strings.Repeat(")", strings.Count(line, "(")-strings.Count(line, ")")) + end
 }
 
+// sourced is an agent with sites whose names have their sources.
+type sourced struct{ backend }
+
+func (s sourced) Status() control.Status {
+	return control.Status{Sites: []control.Site{{Name: "far.example:192.0.2.11"}, {Name: "far.example:192.0.2.22"}}}
+}
+
 // TestShellsComplete types into the shells themselves.
 func TestShellsComplete(t *testing.T) {
 	t.Parallel()
-	config := serve(t, backend(nil))
+	config := serve(t, sourced{})
 	for _, x := range shells {
 		t.Run(x.command[0], func(t *testing.T) {
 			t.Parallel()
@@ -203,6 +210,11 @@ func TestShellsComplete(t *testing.T) {
 			s.until(" --state deferred")
 			s.keys("--stream sale", "Tab")
 			s.until(" --stream sale.example.com")
+			s.keys("C-c", "clear", "Enter")
+			s.keys("millrace -c millrace.toml why far.ex", "Tab") // bash takes a colon for the end of a word
+			s.until("millrace.toml why far.example:192.0.2.")
+			s.keys("2", "Tab")
+			s.until("millrace.toml why far.example:192.0.2.22")
 			s.keys("C-c", "clear", "Enter")
 			s.keys("millrace report mill", "Tab") // a file's name
 			s.until("millrace report millrace.toml")
