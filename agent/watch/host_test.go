@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab"
@@ -43,7 +44,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	logger, queue, source := log.Logger(), queue.New(queue.Options{}), settings.NewSource(&settings.Settings{Config: &config.Config{}})
+	logger, queue, source := log.Logger(), queue.New(queue.Options{}), settings.NewSource(&settings.Settings{Config: &config.Config{}, Sites: sites.New()})
 	standing, err := orders.New(orders.Options{Log: logger, Settings: source, Store: store, Queue: queue, Stop: t.Context()})
 	if err != nil {
 		t.Fatal(err)
