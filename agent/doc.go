@@ -2,7 +2,7 @@
 // put it, and delivers it, destination by destination. New builds an Agent, Run
 // works until its context ends and lets transactions in flight finish, Reload puts a new
 // configuration into force. The package owns the order in which things start and stop
-// (agent.go), the look-ups of routes (resolve.go), and what is done each second and each
+// (agent.go), the look-ups of routes (lookups.go, resolve.go), and what is done each second and each
 // minute (upkeep.go); everything else belongs to the packages below it. This page is the map of
 // them.
 //
@@ -53,8 +53,8 @@
 //     Store.Load at the next start (spool/load.go).
 //  2. Agent.follow or load gives it to Orders.Add (orders/orders.go): is its sender
 //     paused? Then Queue.Add (queue/queue.go): one entry for each recipient, in a lane.
-//  3. A domain that is new is asked for (resolve.go); Settings.Route (settings/route.go)
-//     finds its queue, with package route its hosts, and with package sites the name of its
+//  3. A domain that is new is asked for (resolve.go, in the order of lookups.go);
+//     Settings.Route (settings/route.go) finds its queue, with package route its hosts, and with package sites the name of its
 //     site. Queue.Routed makes a site of it.
 //  4. The gates in Queue.grow (queue/grow.go) let a connect through, or not; the last of
 //     them is the site's controller, which names the address (elastic/open.go). To an admin

@@ -90,7 +90,7 @@ type Agent struct {
 	// Default: "unix:/run/millrace/control.sock".
 	Control string `toml:"control"`
 	// Resolvers are DNS servers as "address:port". Default: those of
-	// /etc/resolv.conf.
+	// /etc/resolv.conf, also when it changes.
 	Resolvers []string `toml:"resolvers"`
 	// Port is the TCP port of the receivers' MX hosts. Default: 25.
 	Port uint16 `toml:"port"`

@@ -18,7 +18,7 @@ import (
 
 var (
 	historySeed  = flag.Uint64("seed", defaultSeed, "first seed of TestHistories; 0: from the clock")
-	historyCount = flag.Int("histories", defaultHistories, "how many histories TestHistories runs")
+	historyCount = flag.Int("histories", defaultHistories/historyShare, "how many histories TestHistories runs")
 	historySteps = flag.Bool("steps", false, "tell what the shortest failing history does")
 )
 

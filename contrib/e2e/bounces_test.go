@@ -97,7 +97,7 @@ func receiversOfAllKinds() []sink.Provider {
 func TestFiftyRecipientsOfMixedFates(t *testing.T) {
 	t.Parallel()
 	r := enter(t, setup{keep: true, providers: receiversOfAllKinds(), millrace: lab.MillraceOptions{Set: map[string]string{
-		"general.retry": `["2s"]`, "general.expire": `"20s"`, "general.delay_warning_time": `"6s"`,
+		"general.retry": `["2s"]`, "general.expire": `"20s"`, "general.delay_warning_time": `"15s"`,
 	}}})
 	const sender = "news-bounces+x=1@lab.test" // VERP comes back as it was sent
 	const unknown, full, expired = "failed 5.1.1 userunknown", "failed 5.2.2 mailboxfull", "failed 4.4.7 expired"

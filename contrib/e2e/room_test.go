@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,7 +28,17 @@ import (
 	"github.com/millrace/millrace/contrib/lab/tidy"
 )
 
-func TestMain(m *testing.M) { tidy.Main(m, lab.WithPrograms) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Most of their time these tests wait for a Postfix, and more of them wait at once without
+	// harm: on two cores six take half the time of two.
+	if n := flag.Lookup("test.parallel"); n.Value.String() == n.DefValue {
+		if err := n.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
+	tidy.Main(m, lab.WithPrograms)
+}
 
 // How long a test may take in all, and wait for one thing. That is for slow
 // machines and programs with the race detector; nothing is timed.

@@ -116,14 +116,12 @@ func (f *files) write(domain string, p *Policy) error {
 	for _, mx := range p.MX {
 		fmt.Fprintf(&b, "mx: %s\n", mx)
 	}
-	files, octets := 1, onDisk(int64(b.Len()))
-	if old, err := os.Stat(path); err == nil {
-		files, octets = 0, octets-onDisk(old.Size())
-	}
+	files, octets := f.more(path, onDisk(int64(b.Len())))
 	if f.n+files > f.limit || f.octets+octets > f.most {
-		if err := f.makeRoom(); err != nil {
+		if err := f.makeRoom(octets); err != nil {
 			return err
 		}
+		files, octets = f.more(path, onDisk(int64(b.Len()))) // what it replaces may be gone
 	}
 	if err := durable.Replace(path, b.Bytes()); err != nil {
 		return err
@@ -132,9 +130,17 @@ func (f *files) write(domain string, p *Policy) error {
 	return nil
 }
 
-// makeRoom removes the oldest files until there are a tenth fewer than there may be, of
-// octets too, so that it is rarely needed.
-func (f *files) makeRoom() error {
+// more is how many files and octets more there are once a file of so many octets is written.
+func (f *files) more(path string, octets int64) (int, int64) {
+	if old, err := os.Stat(path); err == nil {
+		return 0, octets - onDisk(old.Size())
+	}
+	return 1, octets
+}
+
+// makeRoom removes the oldest files until there is room for so many octets, and there are a
+// tenth fewer than there may be, of octets too, so that it is rarely needed.
+func (f *files) makeRoom(octets int64) error {
 	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return err
@@ -154,7 +160,7 @@ func (f *files) makeRoom() error {
 	}
 	slices.SortFunc(list, func(a, b aged) int { return a.at.Compare(b.at) })
 	for _, a := range list {
-		if f.n <= f.limit-max(1, f.limit/10) && f.octets <= f.most-f.most/10 {
+		if f.n <= f.limit-max(1, f.limit/10) && f.octets <= f.most-max(f.most/10, octets) {
 			break
 		}
 		if err := os.Remove(filepath.Join(f.dir, a.name)); err != nil {
