@@ -71,7 +71,15 @@ type Decision struct {
 	Stream string // of diverted mail
 	Rule   string // name of the admin's rule that decided, "builtin", or ""
 	Reason string // in a few words, for the log
+
+	// Formerly is what the stream's name was before ids of recipients were known as such;
+	// "" if the same. What was ordered under it holds on (agent/orders).
+	Formerly string
+	Evidence []Evidence // that the built-in rule found, if it decided
 }
+
+// OneFamily reports whether the mail stays because its evidence is of one family alone.
+func (d *Decision) OneFamily() bool { return d.Divert == nil && d.Rule == "" && len(d.Evidence) > 0 }
 
 // Classifier decides by one configuration.
 type Classifier struct {
@@ -147,18 +155,20 @@ func (c *Classifier) Decide(m *Message) Decision {
 		if r.action == config.ActionLeave {
 			return Decision{Rule: r.name, Reason: "rule says leave"}
 		}
-		return Decision{divert, r.stream.expand(m, h), r.name, "rule says divert"}
+		stream, formerly := c.stream(r.stream, m, h, count(divert))
+		return Decision{Divert: divert, Stream: stream, Formerly: formerly, Rule: r.name, Reason: "rule says divert"}
 	}
 	if !c.builtin {
 		return Decision{Reason: "no rule matches"}
 	}
-	switch what, why := c.evidence(m, h, count(divert)); what {
+	switch what, marks, why := c.evidence(m, h, count(divert)); what {
 	case bulk:
-		return Decision{divert, template(nil).expand(m, h), "builtin", why}
+		stream, formerly := c.stream(nil, m, h, count(divert))
+		return Decision{Divert: divert, Stream: stream, Formerly: formerly, Rule: "builtin", Reason: why, Evidence: marks}
 	case notBulk:
 		return Decision{Rule: "builtin", Reason: why}
 	default:
-		return Decision{Reason: why}
+		return Decision{Reason: why, Evidence: marks}
 	}
 }
 
