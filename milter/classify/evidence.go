@@ -79,7 +79,7 @@ func (c *Classifier) evidence(m *Message, h headers, recipients int) (finding, [
 	case len(marks) == 0:
 		return doubt, nil, "no evidence of bulk"
 	case c.muchOf(m, h, recipients):
-		marks = append(marks, Evidence{ByVolume, "volume of the sender and subject"})
+		marks = append(marks, Evidence{ByVolume, "volume of the sender"}) // of one subject
 		return bulk, marks, names(marks)
 	}
 	return doubt, marks, "no evidence of bulk but " + names(marks)
