@@ -44,7 +44,7 @@ func TestOrdersOnAFormerNameOfAStreamHold(t *testing.T) {
 	}
 	s.stop() // and over a restart of the new agent
 	s.start()
-	s.until("loaded", func() bool { return s.status().Held == 3 })
+	s.until("loaded", func() bool { return s.listed(control.Filter{State: "held"}) == "after before rule" })
 	s.resume(control.Filter{Stream: "r-77:acme"})
 	s.until("it goes", func() bool { return s.arrivals("far") == "after before first other" })
 	s.resume(control.Filter{Stream: "u-5.list-id.esp.test"})

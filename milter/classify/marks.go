@@ -156,6 +156,18 @@ func isListSender(address string) bool {
 	return false
 }
 
+// Addresses are the addresses of the message's fields of a name, in lower case; maxListed
+// at most of each field.
+func (m *Message) Addresses(name string) []string {
+	var list []string
+	for _, f := range m.Header {
+		if strings.EqualFold(f.Name, name) {
+			list = append(list, addresses(unfold(f.Value), maxListed)...)
+		}
+	}
+	return list
+}
+
 // addresses are the first n of a field's addresses, lower case, found without a parser:
 // words with an @ in them, brackets and quotes taken off.
 func addresses(v string, n int) []string {
