@@ -24,7 +24,7 @@ type verdict struct {
 	Rule      string    `json:"rule"`
 	Stream    string    `json:"stream"`
 	Reason    string    `json:"reason"`
-	Evidence  string    `json:"evidence"`   // "opt-in,volume"; "" if no evidence decided, or before version 0.3
+	Evidence  string    `json:"evidence"`   // "opt-in,volume"; "" if no evidence decided, or in older logs
 	ToDomains string    `json:"to_domains"` // "gmail.com:40,web.de:3,other:12"
 }
 
