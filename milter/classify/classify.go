@@ -242,9 +242,15 @@ type headers map[string][]string
 
 func index(fields []Field) headers {
 	h := make(headers, len(fields))
-	for _, f := range fields {
+	values := make([]string, len(fields)) // one allocation for all names that are there once
+	for i, f := range fields {
 		k := strings.ToLower(f.Name)
-		h[k] = append(h[k], unfold(f.Value))
+		values[i] = unfold(f.Value)
+		if old, ok := h[k]; ok {
+			h[k] = append(old, values[i])
+		} else {
+			h[k] = values[i : i+1 : i+1]
+		}
 	}
 	return h
 }
@@ -261,7 +267,7 @@ func (h headers) first(name string) string {
 
 // unfold takes the line ends out of a value and the blanks off its ends.
 func unfold(v string) string {
-	if strings.ContainsAny(v, "\r\n") {
+	if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 {
 		v = strings.NewReplacer("\r\n", "", "\n", "", "\r", "").Replace(v)
 	}
 	return strings.Trim(v, " \t")

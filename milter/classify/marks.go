@@ -60,6 +60,9 @@ func bulkMarks(m *Message, h headers) []Evidence {
 	campaign := h.has("x-messageid") && h.has("x-listmember") || // phpList
 		strings.HasPrefix(h.first("x-dolibarr-trackid"), "emailing-")
 	for name := range h {
+		if len(name) < 6 || !strings.Contains("xlm", name[:1]) {
+			continue // no name of traits, nor one of a program's own
+		}
 		switch t := traits[name]; {
 		case t == ofList:
 			list = true
