@@ -126,30 +126,31 @@ func (m *message) deletions(divert []bool) []string {
 }
 
 // envelope is what the spool gets of the diverted recipients.
-func (m *message) envelope(c client, conn *wire.Conn, divert []bool, stream string) *spool.Envelope {
+func (m *message) envelope(c client, conn *wire.Conn, d *classify.Decision) *spool.Envelope {
 	e := &spool.Envelope{
 		Origin:     spool.Diverted,
 		Sender:     m.Sender,
 		Args:       m.Args,
-		Stream:     stream,
+		Stream:     d.Stream,
+		Formerly:   d.Formerly,
 		Arrived:    m.Arrived,
 		QueueID:    conn.Macro("i"),
 		AuthUser:   m.AuthUser,
 		Daemon:     m.Daemon,
 		ByHost:     conn.Macro("j"),
-		Recipients: make([]spool.Recipient, 0, len(divert)),
+		Recipients: make([]spool.Recipient, 0, len(d.Divert)),
 	}
 	if !m.Command {
 		e.ClientName, e.ClientAddr, e.Helo = c.name, c.literal(), c.helo
 		e.Protocol = protocol(conn.Macro("tls_version") != "", m.AuthUser != "")
 	}
-	seen := make(map[string]bool, len(divert))
-	for i, d := range divert {
+	seen := make(map[string]bool, len(d.Divert))
+	for i, divert := range d.Divert {
 		r := spool.Recipient{Address: m.Recipients[i].Address, Args: m.Recipients[i].Args}
 		// A recipient given twice, in whatever case, gets one copy, as from Postfix's cleanup(8);
 		// with other arguments it is another delivery.
 		key := strings.ToLower(r.Address) + "\x00" + strings.Join(r.Args, "\x00")
-		if d && !seen[key] {
+		if divert && !seen[key] {
 			seen[key] = true
 			e.Recipients = append(e.Recipients, r)
 		}

@@ -115,7 +115,7 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if s.server.slow.standing(now) {
 		return s.failure("spool was too slow a moment ago")
 	}
-	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn, s.d.Divert, s.d.Stream), content, most)
+	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn, &s.d), content, most)
 	return wire.Verdict{Action: wire.Continue}
 }
 

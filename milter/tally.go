@@ -3,13 +3,18 @@ package milter
 import (
 	"maps"
 	"sync"
+
+	"github.com/millrace/millrace/milter/classify"
 )
 
 // Counts are counted from the start of the Server.
 type Counts struct {
 	// Messages are verdicts, by the word that the log has for them: leave, observe,
 	// delrcpt, discard, tempfail; lost are those that the MTA did not hear.
-	Messages    map[string]uint64
+	Messages map[string]uint64
+	// OneFamily are messages that were left as their evidence of bulk was of one family
+	// alone, by the family.
+	OneFamily   map[string]uint64
 	Recipients  uint64 // diverted
 	Connections uint64 // of the MTA
 }
@@ -18,6 +23,7 @@ type Counts struct {
 type tally struct {
 	mu         sync.Mutex
 	messages   map[string]uint64
+	oneFamily  map[string]uint64
 	recipients uint64
 }
 
@@ -31,9 +37,18 @@ func (t *tally) add(verdict string, recipients int) {
 	t.recipients += uint64(recipients)
 }
 
+func (t *tally) addOneFamily(f classify.Family) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.oneFamily == nil {
+		t.oneFamily = make(map[string]uint64)
+	}
+	t.oneFamily[string(f)]++
+}
+
 // Counts returns what has been counted so far.
 func (s *Server) Counts() Counts {
 	s.tally.mu.Lock()
 	defer s.tally.mu.Unlock()
-	return Counts{Messages: maps.Clone(s.tally.messages), Recipients: s.tally.recipients, Connections: s.connections.Load()}
+	return Counts{Messages: maps.Clone(s.tally.messages), OneFamily: maps.Clone(s.tally.oneFamily), Recipients: s.tally.recipients, Connections: s.connections.Load()}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/maillog"
+	"github.com/millrace/millrace/milter/classify"
 	"github.com/millrace/millrace/milter/wire"
 )
 
@@ -63,6 +64,9 @@ func (s *session) failure(reason string) wire.Verdict {
 func (s *session) end(verdict, reason string, v wire.Verdict) wire.Verdict {
 	s.server.log.LogAttrs(s.conn.Context(), slog.LevelInfo, "verdict", s.attrs(verdict, reason)...)
 	s.server.tally.add(verdict, 0)
+	if verdict == "leave" && s.d.OneFamily() {
+		s.server.tally.addOneFamily(s.d.Evidence[0].Family)
+	}
 	if v.Action == wire.Accept {
 		s.server.host.note(s.m, nil)
 	}
@@ -148,6 +152,9 @@ func (s *session) attrs(verdict, reason string) []slog.Attr {
 		slog.String("rule", s.d.Rule),
 		slog.String("stream", s.d.Stream),
 		slog.String("reason", reason),
+	}
+	if families := classify.Families(s.d.Evidence); families != "" {
+		a = append(a, slog.String("evidence", families))
 	}
 	if domains != "" {
 		a = append(a, slog.String("to_domains", domains))

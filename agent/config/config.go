@@ -309,7 +309,7 @@ func defaults() *Config {
 			},
 			BuiltinRules:   true,
 			BulkRecipients: 500,
-			BulkWindow:     10 * time.Minute,
+			BulkWindow:     time.Hour,
 		},
 		Agent: Agent{
 			Control:     "unix:/run/millrace/control.sock",

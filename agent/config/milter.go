@@ -95,20 +95,22 @@ type Milter struct {
 	// BuiltinRules turns the built-in recognition of bulk mail on.
 	// Default: true.
 	BuiltinRules bool `toml:"builtin_rules"`
-	// BulkRecipients and BulkWindow make volume a sign of bulk, in the built-in
-	// rules: mail with one other sign is bulk if its sender or its List-Id has
-	// sent such mail to more recipients than BulkRecipients within BulkWindow.
-	// 0 turns that off.
+	// BulkRecipients and BulkWindow make volume a family of evidence, in the built-in
+	// rules: mail with evidence of one other family is bulk if its sender has sent the
+	// same subject to more recipients than BulkRecipients within BulkWindow. The
+	// recipient's name does not count in a subject, numbers do: orders and codes that
+	// have theirs in the subject are never many. 0 turns that off.
 	//
-	// The default is 500 in 10 minutes. A shop whose receipts carry a
-	// List-Unsubscribe stays under it up to 3,000 orders an hour, 72,000 a day.
-	// A newsletter that is injected at 10 a second passes it after 50 seconds;
-	// one to 5,000 subscribers, where Gmail begins to speak of bulk senders,
-	// is diverted for nine tenths, and one to 500 needs no help.
+	// The default is 500 in an hour. A newsletter that is injected at 10 a second
+	// passes it after 50 seconds, at 10 a minute after 50 minutes; one to 5,000
+	// subscribers, where Gmail begins to speak of bulk senders, is diverted for nine
+	// tenths, and one to 500 needs no help. An application whose notices all have one
+	// subject and a List-Unsubscribe, and go out more often than that, should say
+	// "X-Millrace: leave".
 	// Default: 500.
 	BulkRecipients Count `toml:"bulk_recipients"`
 	// BulkWindow is the time that BulkRecipients are counted over; it slides.
-	// Default: "10m".
+	// Default: "1h".
 	BulkWindow time.Duration `toml:"bulk_window"`
 	// Rules are the admin's own rules; the first that matches wins, and they
 	// come before the built-in ones.

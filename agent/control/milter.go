@@ -17,9 +17,10 @@ type MilterReport struct {
 
 // MilterCounts are the milter's counts since its start.
 type MilterCounts struct {
-	Messages    map[string]uint64 `json:"messages"`    // by verdict
-	Recipients  uint64            `json:"recipients"`  // diverted
-	Connections uint64            `json:"connections"` // of the host MTA
+	Messages    map[string]uint64 `json:"messages"`             // by verdict
+	OneFamily   map[string]uint64 `json:"one_family,omitempty"` // left, as their evidence of bulk was of one family alone; by family
+	Recipients  uint64            `json:"recipients"`           // diverted
+	Connections uint64            `json:"connections"`          // of the host MTA
 }
 
 func (s *Server) milter() {

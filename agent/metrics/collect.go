@@ -104,6 +104,10 @@ func (s *scrape) whole(st *State) {
 	for _, v := range [...]string{"leave", "observe", "delrcpt", "discard", "tempfail", "lost"} {
 		s.count(verdicts, st.Milter.Messages[v], v)
 	}
+	oneFamily := desc("milter_one_family_total", "Messages that the milter left with the host as their evidence of bulk was of one family alone, by family.", "family")
+	for _, f := range [...]string{"opt-in", "list-software", "campaign-software", "structure"} {
+		s.count(oneFamily, st.Milter.OneFamily[f], f)
+	}
 	s.count(desc("milter_diverted_recipients_total", "Recipients that the milter diverted since its start."), st.Milter.Recipients)
 	s.count(desc("milter_connections_total", "Connections of the host MTA to the milter since its start."), st.Milter.Connections)
 }

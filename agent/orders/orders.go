@@ -249,7 +249,22 @@ func (o *Orders) PauseOf(e *spool.Envelope) *control.Pause {
 func (o *Orders) Add(id spool.ID, e *spool.Envelope, st []spool.State) {
 	o.arrivals.RLock()
 	defer o.arrivals.RUnlock()
-	o.queue.Add(id, e, settings.Domains(e), st, o.isPaused(e))
+	paused := o.isPaused(e)
+	if e.Formerly != "" && o.isOrderedOn(e.Formerly) {
+		named := *e
+		named.Stream = e.Formerly
+		e = &named
+	}
+	o.queue.Add(id, e, settings.Domains(e), st, paused)
+}
+
+// isOrderedOn says whether a pause or priority stands for a stream of that name. Mail
+// whose stream had it keeps it while one does: what was paused before an upgrade is paused
+// after it.
+func (o *Orders) isOrderedOn(stream string) bool {
+	s := o.now.Load()
+	return s.Priorities[stream] != 0 ||
+		slices.ContainsFunc(s.Pauses, func(b control.Pause) bool { return b.Filter.Stream == stream })
 }
 
 // ApplyToQueued parks the queued messages that a pause is on for by what their envelopes

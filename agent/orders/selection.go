@@ -42,7 +42,7 @@ func (s *Selection) Selects(e *queue.Entry) bool {
 // ofStream says whether a message whose stream shares its name is of the filter's.
 func (s *Selection) ofStream(e *queue.Entry) bool {
 	env := s.Envelope(e.ID)
-	return env != nil && env.Stream == s.Filter.Stream
+	return env != nil && (env.Stream == s.Filter.Stream || env.Formerly == s.Filter.Stream)
 }
 
 func (s *Selection) inEnvelope(e *queue.Entry) bool {

@@ -35,6 +35,9 @@ func (l *learner) Delivery(d *event.Delivery) {
 	switch d.Status {
 	case event.Sent:
 		l.bounced.Delivered(e.Stream, d.Recipient())
+		if e.Formerly != "" {
+			l.bounced.Delivered(e.Formerly, d.Recipient())
+		}
 	case event.Bounced:
 		if p := l.bounced.Policy(); l.bounced.Bounced(e.Stream, d.Recipient(), d.Class, d.Time) {
 			to, _ := l.mail.Shown(d)
@@ -56,6 +59,9 @@ func (s *Settler) SkipSuppressed(e *spool.Envelope, job queue.Job, rt queue.Rout
 	now := time.Now()
 	for i, item := range job.Items {
 		entry, ok := s.bounced.Check(e.Stream, e.Recipients[item.Ordinal].Address, now)
+		if !ok && e.Formerly != "" {
+			entry, ok = s.bounced.Check(e.Formerly, e.Recipients[item.Ordinal].Address, now)
+		}
 		switch {
 		case !ok && r == nil: // nearly always
 		case !ok:

@@ -101,11 +101,11 @@
 //	64  envelope, content unless it is in blobs, zeros up to a multiple of 8
 //
 // An envelope is, in this order: origin (1); sender; list of arguments of MAIL;
-// stream; arrival (8); queue id, client name, client address, HELO, protocol,
-// SASL user, daemon name, host; number of recipients, and for each its address
-// and the list of its arguments. A string is its length and its octets, a list
-// its length and its strings; these lengths, and the number of recipients, are
-// varints.
+// stream, with a tab and its former name if it has one; arrival (8); queue id,
+// client name, client address, HELO, protocol, SASL user, daemon name, host;
+// number of recipients, and for each its address and the list of its arguments. A
+// string is its length and its octets, a list its length and its strings; these
+// lengths, and the number of recipients, are varints.
 //
 // A footer repeats what a start needs, so that it reads a few large pieces and
 // no records. It may be missing: a disk was full, a writer died, or its checksum

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -29,6 +30,18 @@ func timeFromFile(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
+// formerName stands in files between a stream's name and its former one. No name has a
+// control character. An agent that does not know of former names, while a package is
+// being upgraded, takes both for the name of one stream.
+const formerName = "\t"
+
+func streamToFile(stream, formerly string) string {
+	if formerly == "" {
+		return stream
+	}
+	return stream + formerName + formerly
+}
+
 // appendEnvelope encodes e as the package comment says. Size, HeaderSize and
 // EightBit are not in it: they are known only when the content was read, and
 // stand in the record header.
@@ -36,7 +49,7 @@ func appendEnvelope(b []byte, e *Envelope) []byte {
 	b = append(b, byte(e.Origin))
 	b = appendString(b, e.Sender)
 	b = appendStrings(b, e.Args)
-	b = appendString(b, e.Stream)
+	b = appendString(b, streamToFile(e.Stream, e.Formerly))
 	b = binary.LittleEndian.AppendUint64(b, uint64(timeToFile(e.Arrived)))
 	for _, s := range e.trace() {
 		b = appendString(b, *s)
@@ -73,7 +86,7 @@ func decodeEnvelope(b []byte) (*Envelope, error) {
 	e := &Envelope{Origin: Origin(d.byte())}
 	e.Sender = d.string()
 	e.Args = d.strings()
-	e.Stream = d.string()
+	e.Stream, e.Formerly, _ = strings.Cut(d.string(), formerName)
 	e.Arrived = timeFromFile(int64(d.uint64()))
 	for _, s := range e.trace() {
 		*s = d.string()

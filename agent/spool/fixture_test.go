@@ -98,7 +98,8 @@ func listStore(t *testing.T, dir string) string {
 func describe(b *strings.Builder, e *Envelope, states []State, done bool, open func(ID) (*Content, error), id ID) error {
 	utc := *e
 	utc.Arrived = e.Arrived.UTC()
-	fmt.Fprintf(b, "%+v", utc)
+	// What older spools cannot have is left out of what they read as.
+	b.WriteString(strings.Replace(fmt.Sprintf("%+v", utc), " Formerly: ", " ", 1))
 	for _, st := range states {
 		fmt.Fprintf(b, " [%s tries=%d class=%d handback=%v due=%s %q]", st.Status, st.Tries, st.Class, st.Handback, st.Due.UTC().Format(time.RFC3339Nano), st.Reply)
 	}

@@ -55,7 +55,10 @@ type Envelope struct {
 	Args       []string // ESMTP arguments of MAIL, verbatim: "RET=HDRS", "ENVID=x"
 	Recipients []Recipient
 	Stream     string // campaign or list
-	Arrived    time.Time
+	// Formerly is the name that the stream would have had from a milter that took ids of
+	// recipients for streams; "" if the same. Orders and suppressions under it hold on.
+	Formerly string
+	Arrived  time.Time
 
 	// Where the message came from, for our Received field, the log and pauses.
 	QueueID    string // the host MTA's queue id

@@ -94,7 +94,7 @@ func (d *diverter) tellAgent(ctx context.Context) {
 		c := d.server.Counts()
 		report := control.MilterReport{
 			HostMail:     d.server.HostMail(),
-			MilterCounts: control.MilterCounts{Messages: c.Messages, Recipients: c.Recipients, Connections: c.Connections},
+			MilterCounts: control.MilterCounts{Messages: c.Messages, OneFamily: c.OneFamily, Recipients: c.Recipients, Connections: c.Connections},
 		}
 		call, cancel := context.WithTimeout(ctx, tellEvery)
 		if err := agent.Milter(call, report); err != nil {

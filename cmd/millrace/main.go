@@ -26,6 +26,7 @@ type cli struct {
 	Retreat retreatCmd `cmd:"" help:"Give everything back to the host's MTA, and make Millrace safe to remove."`
 	Setup   setupCmd   `cmd:"" help:"Make the host's MTA ask Millrace, or no longer."`
 	Report  reportCmd  `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
+	Verdict verdictCmd `cmd:"" help:"Tell what the milter would decide about a message, and why."`
 	Why     whyCmd     `cmd:"" help:"Explain how many sessions a site gets, and how fast they send."`
 	Web     webCmd     `cmd:"" help:"Print a link to the status page that lets a browser see mail addresses."`
 

@@ -35,7 +35,9 @@ type reportCmd struct {
 func (c *reportCmd) Help() string {
 	return `Reads the log of millrace-milter and prints what was diverted or, in observe
 mode, would have been: by rule, stream, sender and destination domain, each with
-messages, recipients and some queue ids to grep for. Without FILE it reads
+messages, recipients and some queue ids to grep for. Streams have the families of
+evidence that spoke for them; those that no mark of list or campaign software speaks for
+come first, in a table of their own. Without FILE it reads
 standard input or, if that is a terminal, ` + mailLog + `. Lines of other programs
 are passed over.
 
@@ -94,7 +96,7 @@ func readFile(name string, clock logClock, each func(*verdict)) error {
 // period is an empty account for the period asked for.
 func (c *reportCmd) period(clock logClock) (*account, error) {
 	a := &account{
-		rules: newTable(), streams: newTable(), senders: newTable(), domains: newTable(), reasons: newTable(),
+		rules: newTable(), doubtful: newTable(), streams: newTable(), senders: newTable(), domains: newTable(), reasons: newTable(),
 	}
 	var err error
 	if a.since, err = clock.bound(c.Since); err != nil {
@@ -144,7 +146,14 @@ type account struct {
 	deferred tally // tempfail: the client was told to try again
 
 	rules, streams, senders, domains table // of what was or would have been diverted
+	doubtful                         table // streams of that by evidence that can err
 	reasons                          table // of whole messages that were left
+}
+
+// doubtful says that a message was diverted by the built-in evidence, and without a mark of
+// software that sends nothing but bulk.
+func (v *verdict) doubtful() bool {
+	return v.Evidence != "" && !strings.Contains(v.Evidence, "-software")
 }
 
 // add counts a verdict, if it is of the period.
@@ -185,6 +194,11 @@ func (a *account) add(v *verdict) {
 	a.left.add(0, v.NRcpt-v.Diverted)
 	a.rules.add(v.Rule, v.QueueID, v.Diverted)
 	a.streams.add(v.Stream, v.QueueID, v.Diverted)
+	a.streams.spoke(v.Stream, v.Evidence)
+	if v.doubtful() {
+		a.doubtful.add(v.Stream, v.QueueID, v.Diverted)
+		a.doubtful.spoke(v.Stream, v.Evidence)
+	}
 	a.senders.add(classify.SenderKey(v.From), v.QueueID, v.Diverted)
 	a.addDomains(v)
 }
@@ -246,6 +260,9 @@ func (a *account) print(w io.Writer, top int, loc *time.Location) error {
 			if name == "" {
 				name = "(none)"
 			}
+			if len(e.Evidence) > 0 {
+				name += " (" + strings.Join(e.Evidence, ", ") + ")"
+			}
 			line(out, e.tally, name, e.QueueIDs)
 		}
 		if others != (tally{}) {
@@ -273,6 +290,7 @@ func line(w io.Writer, t tally, name string, ids []string) {
 type titled struct {
 	*table
 	title, key string
+	optional   bool // not in JSON if it is empty
 }
 
 func (a *account) tables() []titled {
@@ -281,11 +299,12 @@ func (a *account) tables() []titled {
 		diverted = "Would be Diverted"
 	}
 	return []titled{
-		{&a.rules, diverted + " by Rule", "rules"},
-		{&a.streams, diverted + " by Stream", "streams"},
-		{&a.senders, diverted + " by Sender", "senders"},
-		{&a.domains, diverted + " by Destination Domain", "domains"},
-		{&a.reasons, "Left with the Host, by Reason", "reasons"},
+		{&a.doubtful, diverted + " by Evidence that can Err, by Stream: Look at these First", "doubtful", true},
+		{&a.rules, diverted + " by Rule", "rules", false},
+		{&a.streams, diverted + " by Stream", "streams", false},
+		{&a.senders, diverted + " by Sender", "senders", false},
+		{&a.domains, diverted + " by Destination Domain", "domains", false},
+		{&a.reasons, "Left with the Host, by Reason", "reasons", false},
 	}
 }
 
@@ -307,6 +326,9 @@ func (a *account) json(w io.Writer, top int) error {
 	rest := map[string]others{}
 	for _, t := range a.tables() {
 		rows, sum := t.top(top)
+		if rows == nil && t.optional {
+			continue
+		}
 		if rows == nil {
 			rows = []*entry{}
 		}

@@ -24,6 +24,7 @@ type verdict struct {
 	Rule      string    `json:"rule"`
 	Stream    string    `json:"stream"`
 	Reason    string    `json:"reason"`
+	Evidence  string    `json:"evidence"`   // "opt-in,volume"; "" if no evidence decided, or in older logs
 	ToDomains string    `json:"to_domains"` // "gmail.com:40,web.de:3,other:12"
 }
 
@@ -196,6 +197,8 @@ func (v *verdict) set(key, value string) {
 		v.NRcpt, _ = strconv.Atoi(value)
 	case "diverted":
 		v.Diverted, _ = strconv.Atoi(value)
+	case "evidence":
+		v.Evidence = value
 	case "verdict":
 		v.Verdict = value
 	case "rule":

@@ -29,7 +29,7 @@ func TestReportReadsTheMiltersLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := &config.Config{Milter: config.Milter{Mode: config.Observe, Scope: []string{"authenticated"}, Remote: []string{"smtp"}, BuiltinRules: true}}
+	cfg := observing()
 	var log logbuf.Buffer
 	server, err := diverter.New(cfg, diverter.Options{Spool: diverter.FromWriter(w), Logger: log.Logger()})
 	if err != nil {
@@ -81,7 +81,7 @@ func TestReportReadsTheMiltersLog(t *testing.T) {
 	check(readVerdicts(strings.NewReader(text), logClock{time.Now(), time.UTC}, func(v *verdict) { got = append(got, *v) }))
 	want := verdict{
 		Msg: "verdict", QueueID: "4fKz1T0Qx9z", From: "news@example.com", NRcpt: 4, Diverted: 3, Verdict: "observe",
-		Rule: "builtin", Stream: "weekly.example.com", Reason: "List-Id, Precedence", ToDomains: "gmail.com:2,web.de:1",
+		Rule: "builtin", Stream: "weekly.example.com", Reason: "List-Id, Precedence", Evidence: "structure,opt-in", ToDomains: "gmail.com:2,web.de:1",
 	}
 	if len(got) == 1 {
 		want.Time = got[0].Time
@@ -89,4 +89,11 @@ func TestReportReadsTheMiltersLog(t *testing.T) {
 	if len(got) != 1 || got[0].Time.IsZero() || !reflect.DeepEqual(got[0], want) {
 		t.Errorf("log:\n%s\nread %+v, want %+v", text, got, want)
 	}
+}
+
+// observing is a configuration of a milter that observes, by the built-in rules.
+func observing() *config.Config {
+	return &config.Config{Milter: config.Milter{
+		Mode: config.Observe, Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp"}, BuiltinRules: true,
+	}}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/milter/classify"
 )
 
 const (
@@ -18,6 +19,11 @@ const (
 	// maxName is how much of a name or a queue id is kept, in octets.
 	maxName = 128
 )
+
+// knownFamilies are all families of evidence.
+var knownFamilies = []classify.Family{
+	classify.OptInHeaders, classify.ListSoftware, classify.CampaignSoftware, classify.Structure, classify.ByVolume,
+}
 
 // tally counts messages and recipients.
 type tally struct {
@@ -35,6 +41,7 @@ type entry struct {
 	Name string `json:"name"`
 	tally
 	QueueIDs []string `json:"queue_ids"`
+	Evidence []string `json:"evidence,omitempty"` // of streams: families that spoke
 }
 
 // table counts by name. When there are more than maxRows names, the half of
@@ -64,6 +71,21 @@ func (t *table) add(name, queueID string, recipients int) {
 	if len(r.QueueIDs) < examples {
 		r.QueueIDs = append(r.QueueIDs, strings.Clone(shown(queueID)))
 	}
+}
+
+// spoke notes the families of evidence that spoke for a message of a row. They are few;
+// others that somebody has written into a log are not kept.
+func (t *table) spoke(name, families string) {
+	r := t.rows[shown(name)]
+	if r == nil || families == "" {
+		return
+	}
+	for f := range strings.SplitSeq(families, ",") {
+		if slices.Contains(knownFamilies, classify.Family(f)) && !slices.Contains(r.Evidence, f) {
+			r.Evidence = append(r.Evidence, strings.Clone(f))
+		}
+	}
+	slices.Sort(r.Evidence)
 }
 
 func (t *table) prune() {

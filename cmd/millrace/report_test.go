@@ -290,3 +290,32 @@ func FuzzReport(f *testing.F) {
 		}
 	})
 }
+
+// TestReportShowsDoubtfulStreamsFirst reads what a milter logs of evidence. A stranger who
+// can write lines cannot make families of his own.
+func TestReportShowsDoubtfulStreamsFirst(t *testing.T) {
+	t.Parallel()
+	line := func(stream, evidence string, n int) string {
+		return fmt.Sprintf("Mar  2 09:00:00 mail millrace-milter[7]: level=INFO msg=verdict qid=Q%d from=a@b.example nrcpt=%d diverted=%d verdict=observe rule=builtin stream=%s reason=x evidence=%s\n",
+			n, n, n, stream, evidence)
+	}
+	log := line("list", "opt-in,list-software", 50) + line("blast", "opt-in,volume", 3) + line("blast", "structure,volume", 1) +
+		line("named", "structure,opt-in", 2) + line("odd", "opt-in,,\x1b[2J,x", 1) + line("rule", `""`, 9)
+	_, got := reportOf(t, reportCmd{}, []byte(log))
+	first := got[strings.Index(got, "Look at these First"):strings.Index(got, "by Rule")]
+	for _, want := range []string{"4   blast (opt-in, structure, volume)", "2   named (opt-in, structure)", "1   odd (opt-in)"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("doubtful are\n%s\nwithout %q", first, want)
+		}
+	}
+	if strings.Contains(first, "list (") || strings.Contains(first, "rule") {
+		t.Errorf("doubtful are\n%s", first)
+	}
+	if !strings.Contains(got, "50   list (list-software, opt-in)") {
+		t.Errorf("streams are\n%s", got)
+	}
+	_, got = reportOf(t, reportCmd{JSON: true}, []byte(log))
+	if !strings.Contains(got, `"doubtful": [`) || !strings.Contains(got, `"evidence": [`) {
+		t.Errorf("JSON is\n%s", got)
+	}
+}

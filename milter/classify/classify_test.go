@@ -61,7 +61,10 @@ func newsletter() *Message {
 func TestNewsletterIsDiverted(t *testing.T) {
 	t.Parallel()
 	got := mustNew(t, base()).Decide(newsletter())
-	want := Decision{[]bool{true, true}, "weekly.example.com", "builtin", "List-Id, List-Unsubscribe"}
+	want := Decision{
+		Divert: []bool{true, true}, Stream: "weekly.example.com", Rule: "builtin", Reason: "List-Id, List-Unsubscribe",
+		Evidence: []Evidence{{Structure, "List-Id"}, {OptInHeaders, "List-Unsubscribe"}},
+	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -348,9 +351,9 @@ func TestEvidence(t *testing.T) {
 		"autoresponder":       {"", fields("Precedence: junk", "Feedback-ID: x"), false, ""},
 		"asked":               {"", fields("X-Millrace: divert"), true, "news.example.com"},
 		"asked to leave":      {"", append(fields("X-Millrace: Leave"), listFields...), false, ""},
-		"ESP":                 {"", fields("Feedback-ID: 42:cust:camp:ESP", "List-Unsubscribe: <x>"), true, "42:cust:camp:ESP"},
+		"ESP":                 {"", fields("Feedback-ID: 42:cust:camp:ESP", "List-Unsubscribe: <x>", "List-Unsubscribe-Post: x", "Precedence: bulk"), false, ""},
 		"two Precedences":     {"", fields("Precedence: bulk", "Precedence: list"), false, ""},
-		"CSA":                 {"", fields("X-CSA-Complaints: a@b", "List-Unsubscribe: <x>"), true, "news.example.com"},
+		"CSA":                 {"", fields("X-CSA-Complaints: a@b", "List-Unsubscribe: <x>"), false, ""},
 		"Mailman":             {"l-bounces+a=b@x.org", fields("Precedence: list", "X-BeenThere: l@x.org", "X-Mailman-Version: 2.1.39", "List-Id: L <l.x.org>"), true, "l.x.org"},
 		"Mailman notice":      {"l-bounces@x.org", fields("Precedence: bulk", "X-BeenThere: l@x.org", "X-Mailman-Version: 2.1.39", "List-Id: <l.x.org>", "X-List-Administrivia: yes"), false, ""},
 		"Mailman 3 confirm":   {"l-confirm+abc123@x.org", fields("Precedence: bulk", "List-Id: <l.x.org>"), false, ""},
@@ -379,6 +382,7 @@ func TestEvidence(t *testing.T) {
 
 func TestStreamTemplates(t *testing.T) {
 	t.Parallel()
+	c := mustNew(t, base())
 	m := newsletter()
 	h := index(append(fields("Feedback-ID: f:1", "X-Odd:  a\n\tb\x01\"c"), listFields...))
 	for in, want := range map[string]string{
@@ -396,11 +400,11 @@ func TestStreamTemplates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := tpl.expand(m, h); got != want {
+		if got, formerly := c.stream(tpl, m, h, 1); got != want || formerly != "" {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
-	if got := template(nil).expand(&Message{Sender: "a@\x00"}, headers{}); got != "_" {
+	if got, _ := c.stream(nil, &Message{Sender: "a@\x00"}, headers{}, 1); got != "_" {
 		t.Errorf("hostile domain: %q", got)
 	}
 	long := strings.Repeat("ä", 1000)
@@ -410,7 +414,7 @@ func TestStreamTemplates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := tpl.expand(m, h); len(got) != maxStream || strings.Trim(got, "a_") != "" {
+		if got, _ := c.stream(tpl, m, h, 1); len(got) != maxStream || strings.Trim(got, "a_") != "" {
 			t.Errorf("%q over long values: %d octets, %q", in, len(got), got)
 		}
 	}

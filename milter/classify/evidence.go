@@ -1,6 +1,9 @@
 package classify
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // OptIn is the field by which a program says itself what its mail is:
 // "X-Millrace: divert" or "X-Millrace: leave". It decides after the admin's
@@ -16,140 +19,102 @@ const (
 	notBulk
 )
 
-// evidence is the built-in rule, and why. recipients is how many of them could
-// be diverted.
-func (c *Classifier) evidence(m *Message, h headers, recipients int) (finding, string) {
+// maxEvidence bounds what a Decision lists, in octets of a line of the log.
+const maxEvidence = 256
+
+// Family is a kind of evidence. Marks of one family have one cause and count once.
+type Family string
+
+// The families; the package comment says what each proves.
+const (
+	OptInHeaders     Family = "opt-in"
+	ListSoftware     Family = "list-software"
+	CampaignSoftware Family = "campaign-software"
+	Structure        Family = "structure"
+	ByVolume         Family = "volume"
+)
+
+// Evidence is one mark of bulk that a message has.
+type Evidence struct {
+	Family Family
+	Mark   string // a field's name, or a few words
+}
+
+// String is "family: mark".
+func (e Evidence) String() string { return string(e.Family) + ": " + e.Mark }
+
+// Families lists the families of evidence, each once, comma between them; "" for none.
+func Families(list []Evidence) string {
+	var names []string
+	for _, e := range list {
+		if !slices.Contains(names, string(e.Family)) {
+			names = append(names, string(e.Family))
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// evidence is the built-in rule: its finding, the marks behind it, and why. recipients
+// is how many of them could be diverted.
+func (c *Classifier) evidence(m *Message, h headers, recipients int) (finding, []Evidence, string) {
 	switch strings.ToLower(h.first("x-millrace")) {
 	case "divert":
-		return bulk, "asked by X-Millrace"
+		return bulk, nil, "asked by X-Millrace"
 	case "leave":
-		return notBulk, "asked by X-Millrace"
+		return notBulk, nil, "asked by X-Millrace"
 	}
+	marks := bulkMarks(m, h)
+	several := slices.ContainsFunc(marks, func(e Evidence) bool { return e.Family != marks[0].Family })
 	if why := urgent(m, h); why != "" {
-		return notBulk, why
+		return notBulk, nil, why
 	}
-	switch signs := bulkSigns(h); len(signs) {
-	case 0:
-		return doubt, "no evidence of bulk"
-	case 1:
-		if whose := c.volumeOf(m, h, recipients); whose != "" {
-			return bulk, signs[0] + ", volume of the " + whose
-		}
-		return doubt, "no evidence of bulk but " + signs[0]
-	default:
-		return bulk, strings.Join(signs, ", ")
-	}
-}
-
-// volumeOf counts a message that has one sign of bulk. It names what has had
-// more recipients within the window than a person or a program that talks to
-// one customer at a time: "sender", "List-Id", or "" for neither.
-func (c *Classifier) volumeOf(m *Message, h headers, recipients int) string {
-	if c.many == 0 {
-		return ""
-	}
-	whose := ""
-	if c.volume.add("sender "+SenderKey(m.Sender), recipients, m.Arrived, c.window) > c.many {
-		whose = "sender"
-	}
-	if id := clean(listID(h)); id != "" && c.volume.add("list "+id, recipients, m.Arrived, c.window) > c.many {
-		whose = "List-Id"
-	}
-	return whose
-}
-
-// bulkSigns lists the independent signs of bulk mail.
-func bulkSigns(h headers) []string {
-	var signs []string
-	add := func(holds bool, name string) {
-		if holds {
-			signs = append(signs, name)
-		}
-	}
-	add(h.has("list-id"), "List-Id") // RFC 2919
-	// List-Unsubscribe-Post (RFC 8058) is no sign beside the field it completes.
-	add(h.has("list-unsubscribe"), "List-Unsubscribe") // RFC 2369
-	add(h.has("feedback-id"), "Feedback-ID")
-	add(h.is("precedence", "bulk", "list"), "Precedence") // junk is what autoresponders say
-	add(h.has("x-csa-complaints"), "X-CSA-Complaints")
-	add(h.has("x-beenthere") && h.has("x-mailman-version") || // Mailman
-		h.has("x-listmonk-campaign") || // listmonk
-		h.has("x-messageid") && h.has("x-listmember") || // phpList
-		h.has("x-email-id") || // Mautic
-		h.has("x-loop") && h.has("x-sequence") || // Sympa
-		h.has("mailing-list") || // ezmlm
-		h.has("x-campaign") || h.has("x-campaignid") || h.has("x-campaign-id") || h.has("x-mw-campaign-uid"), // Mailchimp, MailWizz and kin
-		"list software")
-	return signs
-}
-
-// urgent says why mail that may look like bulk must not wait behind it, or "".
-func urgent(m *Message, h headers) string {
-	for _, v := range h["auto-submitted"] {
-		// Notices, alerts, cron: RFC 3834's word for what a program writes by itself.
-		if autoSubmitted(v) != "no" {
-			return "Auto-Submitted: auto-generated"
+	if !several || !program(marks) {
+		if why := urgentUnlessPosted(m, h); why != "" {
+			return notBulk, nil, why
 		}
 	}
 	switch {
-	case h.is("x-list-administrivia", "yes"), administrative(m.Sender), // Mailman 2
-		h.has("x-mailman-version") && h.is("precedence", "bulk") && !h.has("list-post"), // Mailman 3; posts and digests say list
-		h.is("x-messageid", "systemmessage"),                                            // phpList
-		strings.HasPrefix(h.first("delivered-to"), "responder for "):                    // ezmlm
-		return "notice of list software"
-	case h.has("x-autoreply"), h.has("x-autorespond"), h.has("x-autoresponder"), h.has("x-auto-response"),
-		h.is("precedence", "auto_reply"):
-		return "automatic reply"
-	case h.is("importance", "high"), h.is("priority", "urgent"), h.is("precedence", "first-class", "special-delivery"):
-		return "marked as urgent"
-	case h.is("x-message-type", "transactional"), h.is("x-mail-type", "transactional"), h.has("x-transactional"),
-		h.is("x-pm-message-stream", "outbound", "transactional"), transactionalFeedback(h.first("feedback-id")):
-		return "marked as transactional"
-	case h.has("x-cron-env"):
-		return "cron mail"
-	case h.has("resent-from"), h.has("x-sieve-redirected-from"), h.has("x-forwarded-to"):
-		// A user's forwarding comes from loopback too, with the signs of whoever wrote it.
-		return "forwarded"
+	case several:
+		return bulk, marks, names(marks)
+	case len(marks) == 0:
+		return doubt, nil, "no evidence of bulk"
+	case c.muchOf(m, h, recipients):
+		marks = append(marks, Evidence{ByVolume, "volume of the sender"}) // of one subject
+		return bulk, marks, names(marks)
 	}
-	for _, v := range h["x-priority"] {
-		if strings.HasPrefix(v, "1") || strings.HasPrefix(v, "2") {
-			return "marked as urgent"
-		}
-	}
-	if strings.HasPrefix(strings.ToLower(h.first("content-type")), "text/calendar") ||
-		h.is("content-class", "urn:content-classes:calendarmessage") { // Exchange
-		return "calendar invitation"
-	}
-	if h.has("in-reply-to") && !h.has("list-id") && !h.has("mailing-list") { // a list's copy has one of them
-
-		return "reply"
-	}
-	return ""
+	return doubt, marks, "no evidence of bulk but " + names(marks)
 }
 
-// administrative reports whether a sender is one of the addresses by which
-// Mailman, Sympa and ezmlm talk about subscriptions, one to one.
-func administrative(sender string) bool {
-	local, _, _ := strings.Cut(strings.ToLower(sender), "@")
-	base, _, _ := strings.Cut(local, "+")
-	for _, suffix := range []string{"-confirm", "-request", "-subscribe", "-unsubscribe", "-join", "-leave"} {
-		if strings.HasSuffix(base, suffix) {
-			return true
-		}
-	}
-	return base == "mailman" || base == "sympa" || base == "mailman-bounces"
+// program reports whether software that serves lists or campaigns has put its marks on
+// the message. What the author's program has written is then no word about how it is sent.
+func program(marks []Evidence) bool {
+	return slices.ContainsFunc(marks, func(e Evidence) bool {
+		return e.Family == ListSoftware || e.Family == CampaignSoftware || e.Mark == listSender
+	})
 }
 
-// transactionalFeedback reports whether a Feedback-ID names transactional as
-// one of its parts, which Gmail's specification leaves to the sender:
-// campaign:customer:type of mail:sender.
-func transactionalFeedback(id string) bool {
-	for part := range strings.SplitSeq(strings.ToLower(id), ":") {
-		if part = strings.TrimSpace(part); part == "transactional" || part == "transaction" {
-			return true
+// names lists marks for the log.
+func names(marks []Evidence) string {
+	var b strings.Builder
+	for i, e := range marks {
+		if i > 0 {
+			b.WriteString(", ")
 		}
+		b.WriteString(e.Mark)
 	}
-	return false
+	s := b.String()
+	return s[:min(len(s), maxEvidence)]
+}
+
+// muchOf counts a message that has marks of one family alone, and reports whether its
+// sender has sent the same subject to more recipients within the window than a program
+// that talks to one customer at a time.
+func (c *Classifier) muchOf(m *Message, h headers, recipients int) bool {
+	if c.many == 0 {
+		return false
+	}
+	key := SenderKey(m.Sender) + " " + subjectKey(m, h)
+	return c.volume.add(key, recipients, m.Arrived, c.window) > c.many
 }
 
 // is reports whether a field of the name has one of the values, case folded.

@@ -9,8 +9,7 @@ import (
 const maxStream = 128
 
 // template makes a stream's name out of a message: text and {placeholders}
-// alternate. An empty template is the default: List-Id, else Feedback-ID, else
-// the sender's domain.
+// alternate. An empty template is the default (streamOf).
 type template []part
 
 type part struct {
@@ -60,8 +59,52 @@ func placeholder(name string) func(*Message, headers) string {
 	return nil
 }
 
-// expand gives the stream's name. A template of which nothing but its fixed
-// text is left, because the message has none of the fields, gives the default.
+// stream names the stream of a message by the template of a rule, nil for none, and what
+// the name was before ids of recipients were known as such, or "". recipients is how many
+// are diverted.
+func (c *Classifier) stream(t template, m *Message, h headers, recipients int) (name, formerly string) {
+	if s := t.expand(m, h); s != "" {
+		return s, ""
+	}
+	return c.volume.streamOf(m, h, recipients)
+}
+
+// streamOf is the default name of a stream: the List-Id, else the Feedback-ID, else the
+// right-most part of that, which names the sender (Google's description of the field),
+// else the sender's domain. Of these the first that is there, and is no id of a recipient
+// or message. formerly is the first that is there if that is another.
+func (v *Volume) streamOf(m *Message, h headers, recipients int) (name, formerly string) {
+	domain := domainOf(m.Sender)
+	feedback := h.first("feedback-id")
+	candidates := [...]string{
+		listIDField: listID(h), feedbackField: feedback, feedbackSenderField: feedback[strings.LastIndexByte(feedback, ':')+1:],
+	}
+	for f, id := range candidates {
+		s := clean(id)
+		if s == "" {
+			continue
+		}
+		if formerly == "" {
+			formerly = s
+		}
+		if v.ids.stable(domain, idField(f), s, recipients) && name == "" {
+			name = s
+		}
+	}
+	if name == "" {
+		name = clean(domain)
+	}
+	if name == "" {
+		name = "unnamed"
+	}
+	if formerly == name {
+		formerly = ""
+	}
+	return name, formerly
+}
+
+// expand gives the name by a template, or "" if it is empty or, because the message has
+// none of the fields, nothing but its fixed text is left.
 func (t template) expand(m *Message, h headers) string {
 	var b strings.Builder
 	filled := false
@@ -80,12 +123,7 @@ func (t template) expand(m *Message, h headers) string {
 			return s
 		}
 	}
-	for _, v := range []string{listID(h), h.first("feedback-id"), domainOf(m.Sender)} {
-		if s := clean(v); s != "" {
-			return s
-		}
-	}
-	return "unnamed"
+	return ""
 }
 
 // listID is the identifier of a List-Id field (RFC 2919), lower case: what

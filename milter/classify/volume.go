@@ -2,13 +2,12 @@ package classify
 
 import (
 	"container/list"
-	"strings"
 	"sync"
 	"time"
 )
 
-// maxTallies is how many senders and List-Ids a Volume knows at a time: at some
-// 400 octets each, 1.6 MB. A host that sends for more campaigns than that within
+// maxTallies is how many senders with a subject a Volume counts at a time: at some
+// 700 octets each, 3 MB. A host that sends more campaigns than that within
 // one window forgets those it has not seen for longest, and leaves them.
 const maxTallies = 4096
 
@@ -16,10 +15,11 @@ const maxTallies = 4096
 // window is never counted; up to a tenth of what is younger may not be.
 const slots = 10
 
-// Volume counts recipients by sender and by List-Id, in a window that slides:
-// the memory behind the evidence that much mail of a kind is bulk. Only mail
-// that nothing else decides, because it has exactly one sign of bulk, is counted.
-// A host's receipts cannot become bulk by its newsletters.
+// Volume is what is remembered of the mail that was judged. It counts recipients by
+// sender and subject, in a window that slides: the memory behind the evidence that much
+// mail of a kind is bulk. Only mail that nothing else decides, because its marks of bulk
+// are of one family, is counted. A host's receipts cannot become bulk by its
+// newsletters. It also remembers which ids of List-Id and Feedback-ID were seen (ids.go).
 //
 // It is made once and outlives the Classifiers that use it, so a reload forgets
 // nothing. Any number of goroutines may use it.
@@ -27,6 +27,7 @@ type Volume struct {
 	mu      sync.Mutex
 	tallies map[string]*list.Element // of *tally
 	order   list.List                // seen last at the front
+	ids     ids                      // has a lock of its own
 }
 
 // tally is the count of one key.
@@ -38,7 +39,7 @@ type tally struct {
 }
 
 // NewVolume returns a Volume that has seen nothing.
-func NewVolume() *Volume { return &Volume{tallies: map[string]*list.Element{}} }
+func NewVolume() *Volume { return &Volume{tallies: map[string]*list.Element{}, ids: newIDs()} }
 
 // add counts n recipients more for a key and returns how many there were within
 // the window that ends now.
@@ -84,55 +85,4 @@ func (t *tally) turn(s int64, width time.Duration) {
 		clear(t.n[:age])
 		t.newest = s
 	}
-}
-
-// SenderKey is an envelope sender without what differs from one message of a
-// campaign to the next, * in its place: a VERP address's recipient
-// ("news-bounces+ann=b.example@lists.example" gives "news-bounces+*@lists.example",
-// ezmlm's "news-return-7-ann=b.example@lists.example" "news-*@lists.example") and
-// numbers of four digits and more. It is printable, lower case, and at most 128
-// octets long.
-func SenderKey(sender string) string {
-	local, domain := sender, ""
-	if at := strings.LastIndexByte(sender, '@'); at >= 0 {
-		local, domain = sender[:at], sender[at:]
-	}
-	if tagged, ok := cutPrefixFold(local, "prvs="); ok { // BATV: prvs=TAG=local
-		_, local, _ = strings.Cut(tagged, "=")
-	}
-	if before, _, ok := strings.Cut(local, "+"); ok {
-		local = before + "+*"
-	} else if strings.Contains(local, "=") {
-		i := strings.IndexAny(local, "-=")
-		local = local[:i+1] + "*"
-	}
-	return strings.ToLower(clean(withoutNumbers(local) + domain))
-}
-
-func cutPrefixFold(s, prefix string) (string, bool) {
-	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
-		return s, false
-	}
-	return s[len(prefix):], true
-}
-
-// withoutNumbers writes * for every run of four digits and more.
-func withoutNumbers(s string) string {
-	var b strings.Builder
-	for s != "" {
-		rest := strings.TrimLeft(s, "0123456789")
-		switch n := len(s) - len(rest); {
-		case n >= 4:
-			b.WriteByte('*')
-		default:
-			b.WriteString(s[:n])
-		}
-		next := strings.IndexAny(rest, "0123456789")
-		if next < 0 {
-			next = len(rest)
-		}
-		b.WriteString(rest[:next])
-		s = rest[next:]
-	}
-	return b.String()
 }

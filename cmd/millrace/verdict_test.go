@@ -1,0 +1,111 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// letters are the messages of these tests, by the names of their files.
+var letters = map[string]string{
+	"news.eml": "Return-Path: <news-bounces+ann=gmail.com@lists.example.net>\r\nFrom: Ann <ann@example.net>\r\nTo: news@lists.example.net\r\n" +
+		"List-Id: News\r\n\t<news.lists.example.net>\r\nList-Post: <mailto:news@lists.example.net>\r\nPrecedence: list\r\n\r\nFrom: body\r\n",
+	"receipt.eml": "From shop@shop.example Mon Mar  2 09:00:00 2026\nFrom: Shop <shop@shop.example>\nTo: Bob <bob@web.de>\n" +
+		"Subject: Your order 17\nList-Unsubscribe: <https://shop.example/u>\nFeedback-ID: 1:2:3:shop\n\nThanks\n",
+	"plain.eml": "From: ann@example.com\nSubject: hello\n",
+}
+
+func writeLetters(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range letters {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestVerdictTellsWhatTheMilterWouldDecide runs the command, without a daemon.
+func TestVerdictTellsWhatTheMilterWouldDecide(t *testing.T) {
+	t.Parallel()
+	dir := writeLetters(t)
+	config := filepath.Join(dir, "millrace.toml")
+	text := "hostname = 'mail.example.com'\n[milter]\nhost_domains = ['example.com']\n[[milter.rule]]\nname = 'joe'\naction = 'divert'\nauth_user = ['joe']\nstream = 'joes'\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for name, x := range map[string]struct {
+		args []string
+		want []opinion
+	}{
+		"several": {[]string{at("news.eml"), at("receipt.eml"), at("plain.eml")}, []opinion{
+			{at("news.eml"), true, "List-Id, Precedence, list software, list's sender",
+				[]string{"opt-in: List-Id", "opt-in: Precedence", "list-software: list software", "structure: list's sender"}, "news.lists.example.net"},
+			{at("receipt.eml"), false, "no evidence of bulk but List-Unsubscribe, Feedback-ID",
+				[]string{"opt-in: List-Unsubscribe", "opt-in: Feedback-ID"}, ""},
+			{at("plain.eml"), false, "no evidence of bulk", []string{}, ""},
+		}},
+		"a user":       {[]string{"--user", "joe", at("plain.eml")}, []opinion{{at("plain.eml"), true, "rule says divert", []string{}, "joes"}}},
+		"null sender":  {[]string{"--sender", "<>", at("news.eml")}, []opinion{{at("news.eml"), false, "null sender", []string{}, ""}}},
+		"empty sender": {[]string{"--sender=", at("news.eml")}, []opinion{{at("news.eml"), false, "null sender", []string{}, ""}}},
+		"local":        {[]string{"--rcpt", "eve@example.com", at("news.eml")}, []opinion{{at("news.eml"), false, "no remote recipient", []string{}, ""}}},
+		"both kinds": {[]string{"--rcpt", "eve@example.com", "--rcpt", "bob@web.de", "--sender", "owner-news@example.com", at("plain.eml")},
+			[]opinion{{at("plain.eml"), false, "no evidence of bulk but list's sender", []string{"structure: list's sender"}, ""}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := millrace(t, "", append([]string{"--config", config, "verdict", "--json"}, x.args...)...)
+			if r.code != 0 {
+				t.Fatalf("%+v", r)
+			}
+			var got []opinion
+			for d := json.NewDecoder(strings.NewReader(r.stdout)); d.More(); {
+				var o opinion
+				if err := d.Decode(&o); err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, o)
+			}
+			if !reflect.DeepEqual(got, x.want) {
+				t.Errorf("%+v\nwant\n%+v", got, x.want)
+			}
+		})
+	}
+	r := millrace(t, "", "--config", config, "verdict", at("news.eml"), at("plain.eml"))
+	if want := at("news.eml") + `: divert, stream news.lists.example.net: List-Id, Precedence, list software, list's sender
+    opt-in: List-Id
+    opt-in: Precedence
+    list-software: list software
+    structure: list's sender
+` + at("plain.eml") + ": leave: no evidence of bulk\n"; r.stdout != want || r.code != 0 {
+		t.Errorf("%+v, want\n%s", r, want)
+	}
+	for _, args := range [][]string{{"verdict", at("none.eml")}, {"verdict", config + "/x"}} {
+		if r := millrace(t, "", append([]string{"--config", config}, args...)...); r.code != 1 {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+	if r := millrace(t, "", "--config", at("none.toml"), "verdict", at("news.eml")); r.code != 78 {
+		t.Errorf("no configuration: %+v", r)
+	}
+}
+
+func TestVerdictReadsStandardInputWithinBounds(t *testing.T) {
+	t.Parallel()
+	c := verdictCmd{Files: []string{"-"}}
+	cfg := observing().Milter
+	var out strings.Builder
+	if err := c.print(&out, strings.NewReader(letters["news.eml"]), &cfg); err != nil || !strings.HasPrefix(out.String(), "-: divert, ") {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	for _, text := range []string{"", "\n\nFrom: x\n", strings.Repeat("X: y\n", maxHead/5+1), strings.Repeat("x", 2*maxHead)} {
+		if err := c.print(&out, strings.NewReader(text), &cfg); err == nil {
+			t.Errorf("%d octets were taken for a message", len(text))
+		}
+	}
+}
