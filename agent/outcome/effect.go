@@ -101,32 +101,26 @@ func (r *reading) apply(x *Rule, a *Attempt) {
 	late := r.end
 	switch x.Effect.Kind {
 	case Slow:
-		r.scope, late = ScopeSite, temporary
+		late = temporary
 		if a.Stage != Connect {
 			r.sig = elastic.RateRefused
 		}
-	case Suspend:
-		r.scope, late = ScopeSite, temporary
 	case Bound:
-		r.scope, r.sig, late = ScopeSite, elastic.Refused, temporary
+		r.sig, late = elastic.Refused, temporary
 	case Learn:
-		r.scope, late = ScopeHost, temporary
+		late = temporary
 		if a.Stage != Connect {
 			r.sig = elastic.Closed
 		}
 	case Alone:
-		r.scope, r.sig = ScopeRecipient, elastic.Accepted
+		r.sig = elastic.Accepted
 		if a.Code == 421 {
 			r.sig = elastic.Lost // the server closes after it
 		}
-	case Later:
+	case Suspend, Pause, Later:
 		late = temporary
 	case Never:
 		late = permanent
-	case Pause:
-		r.scope, late = ScopeStream, temporary
-	case HoldStream:
-		r.scope = ScopeStream
 	}
 	r.end = late
 }
