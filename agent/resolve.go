@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -90,6 +91,7 @@ type resolver struct {
 	log      *slog.Logger
 	settings *settings.Source
 	queue    *queue.Queue
+	orders   *orders.Orders
 	settler  *settle.Settler
 	lookups  *lookups
 }
@@ -123,6 +125,7 @@ func (r *resolver) loop(ctx context.Context) {
 			r.lookups.tooSlow(name)
 		case err == nil:
 			r.queue.Routed(name, rt)
+			r.orders.Routed(rt.Site)
 		case ctx.Err() != nil:
 			r.queue.Unasked(name, err.Error(), time.Now().Add(retryRoute))
 		case settings.Ours(err) || unasked(err):

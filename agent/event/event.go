@@ -40,7 +40,7 @@
 //	delay_transmit number   of these, from MAIL to the reply to the final dot
 //	class          string   bounce class: "none" if delivered, "userunknown", ...
 //	hard           boolean  the address is of no use any more, by the words of the reply and its status
-//	rule           string   the rule or reading that read the reply; "none": none knew it (millrace reply --unknown)
+//	rule           string?  the rule or reading that read the reply; "none": none knew it (millrace reply --unknown)
 //	code           number?  SMTP reply code, if a server spoke
 //	dsn            string?  enhanced status code of RFC 3463
 //	reply          string?  the reply or the reason, one line

@@ -7,7 +7,8 @@
 // message slips by a pause while it is brought in.
 //
 // New puts into force what an earlier agent kept, before any mail is read. Mail comes into
-// the queue by Add only. A session reports to ApplyRule what a host has said; once a
+// the queue by Add only. A session reports to ApplyRule what a host has said, the resolver
+// to Routed what sites the queue knows; once a
 // second the heartbeat calls Expire and SaveRulePauses; after the last session has ended
 // SaveRulePauses is called once more. Change, Expire and ApplyToQueued may take as long as
 // the disk, or a pass over the queue, does.
@@ -36,6 +37,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/durable"
+	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
@@ -65,6 +67,9 @@ type Orders struct {
 	// hostStopped: the host MTA is stopped, and the configuration wants that to stop us.
 	hostStopped atomic.Bool
 	effects     ruleEffects
+	// pending are the sites whose effects wait for a route; nil: there are none.
+	pending atomic.Pointer[[]string]
+	unknown outcome.Unknown
 }
 
 // Options are what Orders work with. None may be missing.
@@ -105,7 +110,10 @@ func (o *Orders) Change(change func(*control.StandingOrders) error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := *o.now.Load()
-	next := control.StandingOrders{Pauses: slices.Clone(old.Pauses), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities)}
+	next := control.StandingOrders{
+		Pauses: slices.Clone(old.Pauses), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities),
+		Effects: slices.Clone(old.Effects),
+	}
 	if err := change(&next); err != nil {
 		return err
 	}
@@ -158,7 +166,7 @@ func (o *Orders) pauseFor(b control.Pause) bool {
 		return false
 	}
 	b.Reason = printable.Shorten(b.Reason, MaxPauseReason)
-	next := control.StandingOrders{Pauses: append(slices.Clone(old.Pauses), b), Limits: old.Limits, Priorities: old.Priorities}
+	next := control.StandingOrders{Pauses: append(slices.Clone(old.Pauses), b), Limits: old.Limits, Priorities: old.Priorities, Effects: old.Effects}
 	if err := o.apply(old, next); err != nil {
 		o.log.Error("paused by a reply rule", "on", b.Filter.String(), "err", err)
 		return false
@@ -200,6 +208,11 @@ func (o *Orders) apply(old, next control.StandingOrders) error {
 	for _, b := range next.Pauses {
 		if f := b.Filter; !OfEnvelope(f) {
 			pauses = append(pauses, queue.Pause{Queue: f.Queue, Site: f.Site, Stream: f.Stream, Domain: f.Domain, Reason: b.Reason})
+		}
+	}
+	if p := o.pending.Load(); p != nil {
+		for _, site := range *p {
+			pauses = append(pauses, queue.Pause{Site: site, Reason: "what a reply rule has done to it is not in force again yet"})
 		}
 	}
 	if o.hostStopped.Load() {
@@ -282,7 +295,8 @@ func (o *Orders) Expire(now time.Time) {
 	over := func(until time.Time) bool { return !until.IsZero() && !now.Before(until) }
 	st := o.Standing()
 	if !slices.ContainsFunc(st.Pauses, func(b control.Pause) bool { return over(b.Until) }) &&
-		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) {
+		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) &&
+		!slices.ContainsFunc(st.Effects, func(e control.Effect) bool { return over(e.Until) }) {
 		return
 	}
 	requeue := false
@@ -295,6 +309,7 @@ func (o *Orders) Expire(now time.Time) {
 			requeue = requeue || OfEnvelope(b.Filter)
 			return true
 		})
+		s.Effects = slices.DeleteFunc(s.Effects, func(e control.Effect) bool { return over(e.Until) }) // the clamp ends by itself
 		s.Limits = slices.DeleteFunc(s.Limits, func(l control.Limit) bool {
 			if over(l.Until) {
 				o.log.Info("temporary limit ends", "of", l.Name)
@@ -346,6 +361,7 @@ func (o *Orders) load() error {
 		err = json.Unmarshal(b, &s)
 	}
 	if err == nil {
+		o.recall(&s, time.Now())
 		err = o.apply(control.StandingOrders{}, s)
 	}
 	if err != nil {

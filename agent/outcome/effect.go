@@ -174,6 +174,20 @@ func (t *Tally) AddBy(now time.Time, e *Effect, place, by string) bool {
 	return true
 }
 
+// Last has an effect in force at a place until a time, as an earlier tally had.
+func (t *Tally) Last(e *Effect, place string, until time.Time) {
+	if t.matches == nil {
+		t.matches, t.lasting = make(map[tallied][]matched), make(map[tallied]time.Time)
+	}
+	t.lasting[tallied{e.Rule, place}] = until
+}
+
+// Forget ends an effect at a place: the next matches are counted anew.
+func (t *Tally) Forget(rule, place string) {
+	delete(t.lasting, tallied{rule, place})
+	delete(t.matches, tallied{rule, place})
+}
+
 // longest is how old a match may be that still counts for any rule.
 const longest = 24 * time.Hour
 

@@ -162,3 +162,9 @@ func statusInText(text string) string {
 
 // vague says whether the status tells no more than a subject.
 func (s status) vague() bool { return s.detail == 0 || s.subject == 7 && s.detail == 1 }
+
+// IsStatus says whether a word is an enhanced status code, "5.1.1".
+func IsStatus(s string) bool {
+	_, _, ok := split(s)
+	return ok
+}
