@@ -1,9 +1,6 @@
 package outcome
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // A wait that a reply names counts from leastWait to mostWait.
 const (
@@ -81,9 +78,15 @@ func (r *reader) clock(i int) time.Duration {
 // number is word i, if it is one: of at most six digits.
 func (r *reader) number(i int) (int, bool) {
 	w := r.word(i)
-	if len(w) == 0 || len(w) > 6 || w[0] < '0' || w[0] > '9' {
+	if len(w) > 6 || r.words[i].inName {
 		return 0, false
 	}
-	n, err := strconv.Atoi(string(w))
-	return n, err == nil
+	n := 0
+	for _, c := range w {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int(c-'0')
+	}
+	return n, true
 }

@@ -93,7 +93,7 @@ func (s *stats) print(out io.Writer, now time.Time) {
 	classes(out, "Bounces", s.Totals.Bounces)
 	classes(out, "Deferrals", s.Totals.Deferrals)
 	if s.Totals.Unknown > 0 {
-		printable.Fprintf(out, "\n%s that no rule knew (millrace reply --unknown has more)\n", count(s.Totals.Unknown, "reply"))
+		printable.Fprintf(out, "\nReplies that no rule knew: %s (millrace reply --unknown has more)\n", thousands(s.Totals.Unknown))
 		printUnknown(out, s.Totals.UnknownReplies[:min(len(s.Totals.UnknownReplies), 5)])
 	}
 }
