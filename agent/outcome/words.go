@@ -101,7 +101,7 @@ var vocabulary = []struct {
 	{nConnections, "connections|connexions|sessions|concurrent|simultaneous|parallel|concurrency|conexoes|conexiones|verbindungen|connessioni|connection limit|thread limit|threads"},
 	{nDomain, "domain|domains|domaine|host|hostname|tld|dominio|domäne|domena"},
 
-	{nUnknown, "unknown|not found|no such|does not exist|doesnt exist|dont exist|dont exists|not exist|not exists|non existent|nonexistent|no mailbox|no mailboxes|no account|no user|not known" +
+	{nUnknown, "no exist|not a member|user not ok|recipient cannot be verified|cant find users|cant find user|cannot find user|unknown|not found|no such|does not exist|doesnt exist|dont exist|dont exists|not exist|not exists|non existent|nonexistent|no mailbox|no mailboxes|no account|no user|not known" +
 		"|not a valid|isnt valid|not valid|no valid mailbox|unrouteable|unroutable|undeliverable address|cannot be found|couldnt be found|could not be found|cant be found|not listed in domino|not listed in public" +
 		"|not listed in directory|not in directory|not our customer|not our user|not a user|not user of|not a known user|not a registered|not registered|doesnt have a|doesnt have an|does not have a|does not have an|hasnt got" +
 		"|unknown or illegal|no longer exists|not recognized|not recognised|no longer with|nobody here|there is no one|mapiexceptionnotfound|not have an account|not local user" +
@@ -111,10 +111,10 @@ var vocabulary = []struct {
 		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid|destination addresses were unknown"},
 	{nInvalid, "invalid|illegal|bad|wrong|ungultig|ungueltig|ungültig|ungültige|invalide|invalido|inválido|invalida|inválida|nieprawidlowy|nieprawidłowy|neplatna|neplatný|недопустимый"},
 	{nMoved, "has moved|have moved|moved to|no longer at|address has changed|has changed address|user not local please try|please try forward|new address is|no longer on server|forwarding address|ist umgezogen|a demenage"},
-	{nDisabled, "disabled|inactive|deactivated|suspended|frozen|locked|closed|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
+	{nDisabled, "not activated|no longer accepts|no longer accepting|disabled|inactive|deactivated|suspended|frozen|locked|closed|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
 		"|no longer active|not active|no longer valid|no longer in use|no longer available|cannot be accessed|dormant|is not activated|not enabled|deaktiviert|gesperrt|desactive|désactivé|destinataire est bloque|archivee" +
 		"|desactivado|desactivada|bloqueado|desativado|desativada|bloqueada|disattivata|disabilitata|sospesa|nieaktywne|zablokowane|zrusen|zrušen|заблокирован|отключен|account is not active|terminated|abandoned"},
-	{nFull, "mailbox full|mailbox is full|box is full|inbox is full|inbox full|full mailbox|over quota|overquota|out of storage|over storage|over storage quota|user is over|recipient overquota|exceeded storage|exceeds storage" +
+	{nFull, "storage full|enough storage|enough space|mailbox full|mailbox is full|box is full|inbox is full|inbox full|full mailbox|over quota|overquota|out of storage|over storage|over storage quota|user is over|recipient overquota|exceeded storage|exceeds storage" +
 		"|storage limit|allowed storage|exhausted allowed|no space left in mailbox|messages on the server|mails auf dem server|mailbox size limit|mailbox limit|mailbox exceeded|mailbox disk|exceeded its quota|exceeded his quota|exceeded their quota" +
 		"|exceeded storage allocation|its storage|destinataire pleine|boite pleine|boîte pleine|pleine|postfach voll|speichervolumen|ist voll|lleno|llena|buzon lleno|cheia|caixa cheia|casella piena|piena|pelna|pełna|przepelniona|przepełniona" +
 		"|plna|plná|preplnena|переполнен|is full|too much mail data|quotaexceeded*|mapiexceptionshutoffquotaexceeded|not enough space|insufficient mailbox|insufficient storage for the mailbox|mailbox has exceeded"},
@@ -122,19 +122,19 @@ var vocabulary = []struct {
 	{nUnavailable, "mailbox unavailable|mailbox not available|mailbox is unavailable|mailbox currently unavailable|mailbox temporarily unavailable"},
 	{nVerify, "verify|verification|verified|unverified|callout|validation|verifying"},
 
-	{nRefused, "refused|refuse|refusee|rejected|rejete|reject|denied|denies|deny|blocked|block|banned|prohibited|not accepted|not accept|not accepting|will not be accepted|bounced|dropped|abgelehnt|abgewiesen|verweigert|rechazado|rechazada|rejeitado|rejeitada|rifiutato|rifiutata|odrzucona|odmitnuto|отклонено|disallowed|werent sent|filtered|forbidden"},
+	{nRefused, "unable to relay|rcpthosts|allowed hosts|local user only|not local host|not a gateway|refused|refuse|refusee|rejected|rejete|reject|denied|denies|deny|blocked|block|banned|prohibited|not accepted|not accept|not accepting|will not be accepted|bounced|dropped|abgelehnt|abgewiesen|verweigert|rechazado|rechazada|rejeitado|rejeitada|rifiutato|rifiutata|odrzucona|odmitnuto|отклонено|disallowed|werent sent|filtered|forbidden"},
 	{nBlocked, "blocked|block|banned|bloquee|bloquée|0ip blocked|gesperrt"},
 	{nListed, "this ip has been|ip has been temporarily blocked|ip has been blocked|ip address has been blocked|your ip is blocked|0ip is listed|0ip listed|0ip found|block list|blocklist*|black list|blacklist*|black listed|black ip|blacklisted|block listed|+dnsbl*|+dnsbls|+rbl|rbls|+rbl+|+spamhaus|+spamcop|+sorbs|+barracudacentral|+uribl|+hostkarma|+invaluement|+manitu|listed in|listed at|listed by|listed on|is listed|due to listing|realtime block|blocked using|+xbl|+sbl|+cbl|+mail abuse|+proofpoint com|+spamrl|+junkemailfilter|cxbl|cdrbl|rbl deny"},
 	{nReputation, "reputation|bad behavior|bad behaviour|complaints|open relay|open proxy|banned sending ip|banned sender|suspected spam ip|spam ip|ip is rejected|permanently deferred|blocked for abuse|spammer list|spammers|blocked for an hour" +
 		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many unknown|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|incident de spam|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refuse|service refused|unwanted messages"},
 	{nAuth, "spf|dkim|dmarc|arc|unauthenticated email|is unauthenticated|not authenticate|unauthenticated mail|authentication checks|sender policy framework|sender id|authentication level|authentication information|does not pass|domain authentication|domainkeys|mismatches client ip|invalid ip for sending|purported responsible|requires authentication|spoofed"},
 	{nReverse, "reverse dns|rdns|+ptr|ptr record|reverse hostname|reverse lookup|reverse entry|cannot find your|ip name lookup|fix reverse|helo|ehlo|forward confirmed|has no name|no rdns|+rdns"},
-	{nLogin, "authentication required|authentication requise|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|was not authenticated|client was not"},
-	{nRelay, "relay|relayed|relaying|rcpthosts|allowed hosts|gatewaying|open relays|relais|retransmision|not local|is not local|user not local|not a gateway|smtp server of your|no mail gateway|local user only"},
-	{nPolicy, "policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|access denied|permission|insufficient permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|politique|richtlinie|restrictive|not welcome|bounce attacks|local policy|isnt allowed|delivery is not allowed|delivery not authorized"},
-	{nSpam, "spam|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|spamming|spammy|spammer|anti spam|antispam|viren|courrier indesirable|pourriel|bulk mail|looks like spam|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link"},
-	{nForm, "rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|contenido|characters|media|mime|security issue|data format|message format|date header|from header|unicode character|inhalt|file containing"},
-	{nLoop, "loop|loops|looping|mail loop|hops|hop count|too many hops|routing loop|already has my delivered|received headers|schleife"},
+	{nLogin, "auth failed|authentication failed|authentication required|authentication requise|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|was not authenticated|client was not"},
+	{nRelay, "not local host|relay|relayed|relaying|rcpthosts|allowed hosts|gatewaying|open relays|relais|retransmision|not local|is not local|user not local|not a gateway|smtp server of your|no mail gateway|local user only"},
+	{nPolicy, "no permit|not permit|policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|access denied|permission|insufficient permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|politique|richtlinie|restrictive|not welcome|bounce attacks|local policy|isnt allowed|delivery is not allowed|delivery not authorized"},
+	{nSpam, "spam*|spam|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|spamming|spammy|spammer|anti spam|antispam|viren|courrier indesirable|pourriel|bulk mail|looks like spam|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link"},
+	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|contenido|characters|media|mime|security issue|data format|message format|date header|from header|unicode character|inhalt|file containing"},
+	{nLoop, "points back|loops back|back to myself|loop|loops|looping|mail loop|hops|hop count|too many hops|routing loop|already has my delivered|received headers|schleife"},
 	{nSize, "size|too large|too big|too long|large|big|message length|maximum size|mailsize|zu gross|zu groß|trop volumineux|trop gros|demasiado grande|muito grande|troppo grande|maximum email size"},
 	{nLimit, "limit|limits|exceed|exceeds|exceeded|exceeding|maximum|over the"},
 
@@ -149,7 +149,7 @@ var vocabulary = []struct {
 	{nAgain, "try again|try later|please try|come back|later|retry|try another|spater|später|plus tard|mas tarde|más tarde|mais tarde|piu tardi|più tardi|pozniej|później|pozdeji|later again|tente novamente|intentelo|attempt again|позже"},
 	{nTLS, "starttls|tls|ssl|encryption|encrypted|verschlusselung|verschlüsselung|chiffrement|high strength ciphers"},
 
-	{nSystem, "system error|system problem|internal error|internal server error|local error|local problem|temporary failure|temporary error|temporary problem|temporary local|temporarily unavailable|temporary server|temporary system|lookup failure|configuration problem|config error|configuration error|service unavailable|service currently unavailable|service is currently unavailable|currently unavailable|service not available|not available" +
+	{nSystem, "create output|io error|input output error|i o error|system error|system problem|internal error|internal server error|local error|local problem|temporary failure|temporary error|temporary problem|temporary local|temporarily unavailable|temporary server|temporary system|lookup failure|configuration problem|config error|configuration error|service unavailable|service currently unavailable|service is currently unavailable|currently unavailable|service not available|not available" +
 		"|insufficient system|system resources|resources|queue|upstream|server error|in progress|out of memory|database|trouble|unable to process|not accepting network|not accepting connections|system not|local error in processing|server configuration|inbounds disabled|temporary recipient|operating system|server temporarily|temporariamente|temporalmente|temporairement|vorubergehend|vorübergehend|unable to connect|server unavailable|another server|storage failure|write error|try another server|unavailable"},
 	{nDisk, "disk|disk space|system storage|insufficient system storage|no space left|out of disk|storage"},
 	{nTimeout, "timeout|timed out|time out|io timeout|bad connection|connection expired|idle too long|lost input"},
@@ -243,17 +243,17 @@ func (r *reader) split(text, local string) {
 		text = text[:maxOctets]
 	}
 	for i := 0; i < len(text); {
-		if isSpace(text[i]) {
+		if isSpace(text[i]) || dots(text, i) {
 			i++
 			continue
 		}
 		end := i
-		for end < len(text) && !isSpace(text[end]) {
+		for end < len(text) && !isSpace(text[end]) && !dots(text, end) {
 			end++
 		}
 		run := text[i:end]
 		i = end
-		if strings.IndexByte(run, '@') >= 0 || local != "" && strings.EqualFold(strings.Trim(run, `<>()[]"'.,;:`), local) {
+		if strings.IndexByte(run, '@') >= 0 || local != "" && len(run) <= len(local)+8 && strings.EqualFold(trim(run), local) {
 			continue
 		}
 		if isAddress(run) {
@@ -262,6 +262,12 @@ func (r *reader) split(text, local string) {
 		}
 		r.run(run, isName(run))
 	}
+}
+
+// dots says whether an octet begins or ends an ellipsis, which parts words: "<r@far.test>...User
+// unknown".
+func dots(text string, i int) bool {
+	return text[i] == '.' && (i > 0 && text[i-1] == '.' || i+1 < len(text) && text[i+1] == '.')
 }
 
 // isName says whether a run of octets without blanks is a host name, an address or a URL:
@@ -319,6 +325,17 @@ func (r *reader) run(run string, name bool) {
 		r.size++
 	}
 	end()
+}
+
+// trim leaves out what is no word at the ends of a run.
+func trim(run string) string {
+	for len(run) > 0 && !isWord(run[0]) {
+		run = run[1:]
+	}
+	for len(run) > 0 && !isWord(run[len(run)-1]) {
+		run = run[:len(run)-1]
+	}
+	return run
 }
 
 func isSpace(c byte) bool { return c <= ' ' || c == 0x7f }
