@@ -123,13 +123,16 @@ func TestTenthsReadByWhatTheOthersCallFor(t *testing.T) {
 	t.Parallel()
 	all := corpus(t)
 	wrongClass, wrongHard := 0, 0
+	texts := make([]reader, len(all))
+	for i, l := range all {
+		texts[i].split(l.text, "r")
+	}
 	with := make(map[string][]int) // phrase: tenths that it occurs in
 	for _, v := range vocabulary {
 		for p := range strings.SplitSeq(v.phrases, "|") {
 			only := newLexicon(func(x string) bool { return x == p })
-			for _, l := range all {
-				var r reader
-				if r.split(l.text, "r"); r.notions(&only) != 0 && !slices.Contains(with[p], l.fold) {
+			for i, l := range all {
+				if !slices.Contains(with[p], l.fold) && texts[i].notions(&only) != 0 {
 					with[p] = append(with[p], l.fold)
 				}
 			}

@@ -135,7 +135,7 @@ var readings = []rule{
 		sample: "rcpt - 553 5.1.3 Invalid address format"},
 	{name: "syntax-of-address", stages: afterMail, all: nRecipient | nProtocol | nInvalid, class: ClassPolicy,
 		sample: "rcpt - 501 Bad address syntax"},
-	{name: "unknown", stages: afterMail, any: nUnknown, none: nSource | nForm, class: ClassUserUnknown,
+	{name: "unknown", stages: afterMail, any: nUnknown, none: nSource | nForm | nLookup, class: ClassUserUnknown,
 		sample: "rcpt - 550 5.1.1 <r@far.test>: Recipient address rejected: User unknown in local recipient table"},
 	{name: "invalid", stages: afterMail, all: nRecipient | nInvalid, none: nSource | nSystem | nForm | nPolicy, class: ClassUserUnknown,
 		sample: "rcpt - 550 5.1.1 <r@far.test>... Invalid recipient"},
