@@ -77,12 +77,13 @@
 //     outcome.Attempt of the error (failure). In a transaction: read (deliver/replies.go)
 //     makes one of each recipient's reply.
 //  2. Policy.Decide (outcome/decide.go): rules of the configuration first (settings/rules.go,
-//     outcome/rules.go), then texts and status codes (outcome/reading.go). A Decision is an
-//     action, a class, a signal and perhaps an effect.
+//     outcome/effect.go), then words, status and code (outcome/reading.go; the table is
+//     readings.go, its vocabulary words.go). A Decision is an action, a class, whether it is
+//     hard, a signal and perhaps an effect.
 //  3. The signal goes to the site's controller with the session's next call of the queue
 //     (Opened, Step or Leave): fewer sessions, a slower pace (elastic/control.go).
 //  4. The effect goes to Orders.ApplyRule (orders/rules.go): a site is slowed or suspended,
-//     a stream paused or held, there or everywhere.
+//     a stream paused or held, there or everywhere. orders/effects.go keeps those of sites.
 //  5. The host is remembered: one that is silent or full is called after its equals (hosts).
 //  6. Action Retry: due again by the queue's retry list (Policy.due in outcome/decide.go;
 //     the default stands in config/config.go). Action Bounce: the report waits
@@ -124,7 +125,9 @@
 //	job          recipients of one message that a session has taken
 //	transaction  one job on the wire, from MAIL to the replies
 //	attempt      what outcome decides on: a reply or a failure, with the recipient's past
-//	decision     action, class, signal, effect of an attempt
+//	decision     action, class, whether hard, signal, effect of an attempt
+//	hard         of a refusal: it speaks of the recipient's address; only that suppresses
+//	reading      a shipped way to read replies: by stage, status and notions of words
 //	signal       evidence for a site's controller
 //	effect       what a reply rule does to a site or a stream
 //	rule         a section [[reply]]: which replies it is about, and its effect

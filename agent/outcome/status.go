@@ -99,6 +99,8 @@ func (s status) ofRecipient() bool {
 		return s.detail == 0 || s.detail == 1 || s.detail == 4
 	case 5:
 		return s.detail == 0 || s.detail == 1 || s.detail == 4
+	case 7: // RFC 7293: the mailbox has another owner
+		return s.detail == 17
 	}
 	return false
 }
