@@ -128,7 +128,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.history, a.metrics},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
-	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, settler: a.settler, lookups: a.lookups}
+	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
 	a.deliverer = deliver.New(deliver.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
 		Metrics: a.metrics, Key: key, Opening: a.opening, Stop: a.stop,

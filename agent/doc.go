@@ -79,13 +79,14 @@
 //     outcome.Attempt of the error (failure). In a transaction: read (deliver/replies.go)
 //     makes one of each recipient's reply.
 //  2. Policy.Decide (outcome/decide.go): rules of the configuration first (settings/rules.go,
-//     outcome/rules.go), then texts and status codes (outcome/reading.go). A Decision is an
-//     action, a class, a signal and perhaps an effect.
+//     outcome/effect.go), then words, status and code (outcome/reading.go; the table is
+//     readings.go, its vocabulary words.go). A Decision is an action, a class, whether it is
+//     hard, a signal and perhaps an effect.
 //  3. The signal goes to the site's controller with the session's next call of the queue
 //     (Opened, Step or Leave; Queue.tell in queue/step.go): fewer slots, a later connect
 //     (elastic/refusal.go), a slower pace (elastic/speed.go).
 //  4. The effect goes to Orders.ApplyRule (orders/rules.go): a site is slowed or suspended,
-//     a stream paused or held, there or everywhere.
+//     a stream paused or held, there or everywhere. orders/effects.go keeps those of sites.
 //  5. The address is remembered: one that is silent or full is called after its equals
 //     (slots/address.go), one that takes no mail of this destination likewise
 //     (queue/places.go).
@@ -134,7 +135,9 @@
 //	job          recipients of one message that a session has taken
 //	transaction  one job on the wire, from MAIL to the replies
 //	attempt      what outcome decides on: a reply or a failure, with the recipient's past
-//	decision     action, class, signal, effect of an attempt
+//	decision     action, class, whether hard, signal, effect of an attempt
+//	hard         of a refusal: it speaks of the recipient's address; only that suppresses
+//	reading      a shipped way to read replies: by stage, status and notions of words
 //	signal       evidence for a site's controller
 //	effect       what a reply rule does to a site or a stream
 //	rule         a section [[reply]]: which replies it is about, and its effect

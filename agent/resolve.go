@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -20,6 +21,7 @@ type resolver struct {
 	log      *slog.Logger
 	settings *settings.Source
 	queue    *queue.Queue
+	orders   *orders.Orders
 	settler  *settle.Settler
 	lookups  *lookups
 

@@ -29,7 +29,14 @@ func (b *Backend) Status() control.Status {
 }
 
 // Totals implements control.Backend.
-func (b *Backend) Totals() control.Totals { return b.metrics.Totals() }
+func (b *Backend) Totals() control.Totals {
+	t, unknown := b.metrics.Totals(), b.orders.Unknown()
+	t.Unknown = unknown.Total()
+	for _, x := range unknown.List() {
+		t.UnknownReplies = append(t.UnknownReplies, control.UnknownReply{Count: x.Count, Example: x.Example, Site: x.Site, First: x.First, Last: x.Last})
+	}
+	return t
+}
 
 // Messages implements control.Backend. Recipients of one message that stand
 // side by side in the queue make one entry.

@@ -51,7 +51,7 @@ func (b *Backend) Pause(ctx context.Context, p control.Pause) error {
 	return err
 }
 
-// Resume implements control.Backend.
+// Resume implements control.Backend. Of a site it also ends what reply rules have done.
 func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.Pause, err error) {
 	f = plainFilter(f)
 	if !slices.ContainsFunc(b.orders.Standing().Pauses, func(x control.Pause) bool { return x.Filter == f }) {
@@ -62,7 +62,11 @@ func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.
 	err = b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Pauses)
 		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f })
-		if len(s.Pauses) == n {
+		lifted := 0
+		if f == (control.Filter{Site: f.Site}) && f.Site != "" {
+			lifted = b.orders.LiftEffects(s, f.Site)
+		}
+		if len(s.Pauses) == n && lifted == 0 {
 			return fmt.Errorf("no brake is on for %s: %w", f, control.ErrUnknown)
 		}
 		return nil

@@ -92,7 +92,7 @@ func replyStages() []string { return []string{"connect", "tls", "mail", "rcpt", 
 func replyClasses() []string {
 	return []string{"userunknown", "hostunknown", "hasmoved", "mailboxfull", "ratelimited", "reputation", "authentication",
 		"policy", "content", "network", "tls", "protocol", "greylisted", "toobig", "sizelimit", "system", "connections",
-		"suspended", "undefined"}
+		"suspended", "toomanyrecipients", "undefined"}
 }
 
 //go:embed replies.toml

@@ -32,6 +32,20 @@ type StandingOrders struct {
 	Pauses     []Pause        `json:"brakes,omitempty"`
 	Limits     []Limit        `json:"limits,omitempty"`
 	Priorities map[string]int `json:"priorities,omitempty"` // of streams
+	Effects    []Effect       `json:"effects,omitempty"`
+}
+
+// Effect is what a reply rule does to a site for a time. What rules do to streams are
+// pauses.
+type Effect struct {
+	Site     string    `json:"site"`
+	Rule     string    `json:"rule"`
+	Action   string    `json:"action"` // "slow", "suspend", "sessions", as in the configuration
+	Sessions int       `json:"sessions,omitempty"`
+	Rate     float64   `json:"rate,omitempty"` // messages per second, of "slow"
+	Reason   string    `json:"reason"`         // the rule and the reply
+	Since    time.Time `json:"since"`
+	Until    time.Time `json:"until"`
 }
 
 // Priority is a stream's share beside the others, from 1.
@@ -51,7 +65,8 @@ func (c *Client) Pause(ctx context.Context, b Pause) error {
 	return c.call(ctx, http.MethodPost, "/v1/pause", b, &struct{}{})
 }
 
-// Resume ends the pause of the filter, and returns those that are left.
+// Resume ends the pause of the filter, and of a site also what reply rules have done to
+// it, and returns the pauses that are left.
 func (c *Client) Resume(ctx context.Context, f Filter) (left []Pause, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/resume", f, &left)
 	return left, err

@@ -14,6 +14,19 @@ type Totals struct {
 	// deferred twice counts twice.
 	Bounces   map[string]int `json:"bounces,omitempty"`
 	Deferrals map[string]int `json:"deferrals,omitempty"`
+	// Unknown are the replies that no rule knew; UnknownReplies has the most frequent.
+	Unknown        int            `json:"unknown,omitempty"`
+	UnknownReplies []UnknownReply `json:"unknown_replies,omitempty"`
+}
+
+// UnknownReply is a form of a reply that no rule knew: replies that differ in numbers and
+// names are one.
+type UnknownReply struct {
+	Count   int       `json:"count"`
+	Example string    `json:"example"` // the first one, with the host that spoke
+	Site    string    `json:"site,omitempty"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
 }
 
 // QueueTotals is what became of the mail of one queue.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -27,7 +28,8 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
 		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
 	}
-	f := settle.Result{Item: item, Reply: res.Reply}
+	at.First, at.Shared = first(r), shared(r)
+	f := settle.Result{Item: item, Reply: res.Reply, AtRcpt: res.Fate == smtp.Refused && res.Stage == smtp.StageRcpt}
 	switch res.Fate {
 	case smtp.NotOffered:
 		switch {
@@ -59,6 +61,24 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 		d.orders.ApplyRule(orders.Reply{Decision: shown, Route: r.Route, Host: r.Host, Code: at.Code, Stream: r.Envelope.Stream})
 	}
 	r.Results = append(r.Results, f)
+}
+
+// first says whether no recipient of the transaction before the next one was accepted: then
+// that it is one too many says nothing of the message.
+func first(r *settle.Settlement) bool {
+	return !slices.ContainsFunc(r.Results, func(f settle.Result) bool { return !f.AtRcpt })
+}
+
+// shared says whether a reply to the content is about other recipients too, as far as is
+// known by now.
+func shared(r *settle.Settlement) bool {
+	others := len(r.Job.Items) - 1
+	for i := range r.Results {
+		if r.Results[i].AtRcpt {
+			others--
+		}
+	}
+	return others > 0
 }
 
 // evidence is the transaction's evidence for the controller.

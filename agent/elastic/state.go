@@ -1,6 +1,7 @@
 package elastic
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -107,7 +108,7 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 		s.clamps.put(now, c)
 	}
 	s.reply = l.Reply
-	s.want = max(1, min(l.Want, s.limits.MaxSessions))
+	s.want = max(1, min(cmp.Or(l.Want, startSessions), s.limits.MaxSessions))
 	s.age(now, max(0, now.Sub(l.At)))
 	if l.Unsure {
 		s.window = 1 // one connect shows whether they do

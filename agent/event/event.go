@@ -39,7 +39,8 @@
 //	delay_connect  number   of these, connecting
 //	delay_transmit number   of these, from MAIL to the reply to the final dot
 //	class          string   bounce class: "none" if delivered, "userunknown", ...
-//	hard           boolean  the class says that the address is of no use any more
+//	hard           boolean  the address is of no use any more, by the words of the reply and its status
+//	rule           string?  the rule or reading that read the reply; "none": none knew it (millrace reply --unknown)
 //	code           number?  SMTP reply code, if a server spoke
 //	dsn            string?  enhanced status code of RFC 3463
 //	reply          string?  the reply or the reason, one line
@@ -123,6 +124,8 @@ type Delivery struct {
 
 	Status   Status
 	Class    outcome.Class
+	Hard     bool      // the address is of no use any more
+	Rule     string    // that read the reply; outcome.NoRule: none knew it; "": no server refused
 	Code     int       // SMTP reply code; 0 if no server spoke
 	Enhanced string    // status code of RFC 3463
 	Reason   string    // the reply, or what failed; one line

@@ -39,6 +39,7 @@ type line struct {
 	Transmit  seconds `json:"delay_transmit"`
 	Class     string  `json:"class"`
 	Hard      bool    `json:"hard"`
+	Rule      string  `json:"rule,omitempty"`
 	Code      int     `json:"code,omitempty"`
 	Enhanced  string  `json:"dsn,omitempty"`
 	Reply     string  `json:"reply,omitempty"`
@@ -90,7 +91,7 @@ func appendLine(b []byte, d *Delivery) []byte {
 	l := line{
 		Version: Version, Time: stamp(d.Time), Event: d.Status.word(), ID: d.ID.String(), Ordinal: d.Ordinal,
 		Recipient: d.Recipient(), Domain: d.Domain, Queue: d.Queue, Site: d.Site,
-		Reuse: d.Reuse, Tries: d.Tries, Class: d.Class.String(), Hard: d.Class.Hard(),
+		Reuse: d.Reuse, Tries: d.Tries, Class: d.Class.String(), Hard: d.Hard, Rule: d.Rule,
 		Code: d.Code, Enhanced: d.Enhanced, Reply: d.Reason, Due: stamp(d.Due),
 	}
 	if l.Event == "" {

@@ -36,7 +36,7 @@ func examples() []*Delivery {
 	none := func(status Status, class outcome.Class, reason string) *Delivery {
 		return with(func(d *Delivery) {
 			d.Peer, d.Site, d.Relay, d.Reuse, d.Transmit, d.Code, d.Enhanced = netip.AddrPort{}, "", "none", 0, 0, 0, ""
-			d.Status, d.Class, d.Reason = status, class, reason
+			d.Status, d.Class, d.Hard, d.Reason = status, class, class.Hard(), reason
 		})
 	}
 	report := &spool.Envelope{
@@ -50,7 +50,7 @@ func examples() []*Delivery {
 			d.Reason, d.Due = "host mx1.example[192.0.2.1] said: 452 4.2.2 full (in reply to RCPT TO command)", at.Add(5*time.Minute)
 		}),
 		with(func(d *Delivery) {
-			d.Status, d.Class, d.Code, d.Enhanced = Bounced, outcome.ClassUserUnknown, 550, "5.1.1"
+			d.Status, d.Class, d.Hard, d.Code, d.Enhanced = Bounced, outcome.ClassUserUnknown, true, 550, "5.1.1"
 			d.Reason = "said: 550 5.1.1 \"<b@gmail.com>\" unknown \xff"
 		}),
 		with(func(d *Delivery) {

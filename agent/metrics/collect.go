@@ -18,6 +18,7 @@ type State struct {
 	Waiting, Deferred, Active              int // recipients
 	Sessions, MaxSessions, StalledSessions int
 	PausedStreams                          int
+	UnknownReplies                         int // since the start
 	Sites                                  []queue.Site
 	Spool                                  spool.Usage
 	Damaged                                int // records
@@ -81,6 +82,7 @@ func (s *scrape) whole(st *State) {
 	s.gauge(desc("sessions", "Connections, up or being opened."), float64(st.Sessions))
 	s.gauge(desc("sessions_limit", "Most connections of all sites together, max_sessions of [agent]."), float64(st.MaxSessions))
 	s.gauge(desc("sessions_stalled", "Sessions that send nothing because an outcome cannot be written to the journal."), float64(st.StalledSessions))
+	s.count(desc("replies_unknown_total", "Replies of receivers that no rule or reading knew; millrace reply --unknown lists examples."), uint64(st.UnknownReplies))
 	s.gauge(desc("streams_paused", "Streams that are paused or held."), float64(st.PausedStreams))
 
 	s.gauge(desc("spool_segments", "Segment files of the spool."), float64(st.Spool.Segments))

@@ -119,9 +119,14 @@ func statusLabel(i int) string {
 }
 
 // classCounts are counts by outcome.Class.
-type classCounts [outcome.ClassUndefined + 1]uint64
+type classCounts [outcome.Classes]uint64
 
-func (c *classCounts) add(class outcome.Class) { c[min(class, outcome.ClassUndefined)]++ }
+func (c *classCounts) add(class outcome.Class) {
+	if class >= outcome.Classes {
+		class = outcome.ClassUndefined
+	}
+	c[class]++
+}
 
 // connectResults are how a connect ends.
 var connectResults = [...]string{"up", "refused", "failed"}

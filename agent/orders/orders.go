@@ -36,6 +36,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/durable"
+	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
@@ -67,6 +68,7 @@ type Orders struct {
 	// hostStopped: the host MTA is stopped, and the configuration wants that to stop us.
 	hostStopped atomic.Bool
 	effects     ruleEffects
+	unknown     outcome.Unknown
 }
 
 // Options are what Orders work with. None may be missing.
@@ -107,7 +109,10 @@ func (o *Orders) Change(change func(*control.StandingOrders) error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := *o.now.Load()
-	next := control.StandingOrders{Pauses: slices.Clone(old.Pauses), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities)}
+	next := control.StandingOrders{
+		Pauses: slices.Clone(old.Pauses), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities),
+		Effects: slices.Clone(old.Effects),
+	}
 	if err := change(&next); err != nil {
 		return err
 	}
@@ -160,7 +165,7 @@ func (o *Orders) pauseFor(b control.Pause) bool {
 		return false
 	}
 	b.Reason = printable.Shorten(b.Reason, MaxPauseReason)
-	next := control.StandingOrders{Pauses: append(slices.Clone(old.Pauses), b), Limits: old.Limits, Priorities: old.Priorities}
+	next := control.StandingOrders{Pauses: append(slices.Clone(old.Pauses), b), Limits: old.Limits, Priorities: old.Priorities, Effects: old.Effects}
 	if err := o.apply(old, next); err != nil {
 		o.log.Error("paused by a reply rule", "on", b.Filter.String(), "err", err)
 		return false
@@ -301,7 +306,8 @@ func (o *Orders) Expire(now time.Time) {
 	over := func(until time.Time) bool { return !until.IsZero() && !now.Before(until) }
 	st := o.Standing()
 	if !slices.ContainsFunc(st.Pauses, func(b control.Pause) bool { return over(b.Until) }) &&
-		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) {
+		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) &&
+		!slices.ContainsFunc(st.Effects, func(e control.Effect) bool { return over(e.Until) }) {
 		return
 	}
 	requeue := false
@@ -314,6 +320,7 @@ func (o *Orders) Expire(now time.Time) {
 			requeue = requeue || OfEnvelope(b.Filter)
 			return true
 		})
+		s.Effects = slices.DeleteFunc(s.Effects, func(e control.Effect) bool { return over(e.Until) }) // the clamp ends by itself
 		s.Limits = slices.DeleteFunc(s.Limits, func(l control.Limit) bool {
 			if over(l.Until) {
 				o.log.Info("temporary limit ends", "of", l.Name)
@@ -385,6 +392,7 @@ func (o *Orders) load() error {
 	}
 	if err == nil {
 		o.expectOld(&s)
+		o.recall(&s.StandingOrders, time.Now())
 		err = o.apply(control.StandingOrders{}, s.StandingOrders)
 	}
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 )
@@ -94,9 +94,13 @@ func (h *ruleEffects) everywhere(now time.Time, w *Reply) bool {
 	return h.tally.AddBy(now, &e, w.Stream+"\x00", w.network())
 }
 
-// ApplyRule has the rule that matched a reply take effect on the site of the host, or on
+// ApplyRule keeps a reply that no rule knew, and has the rule that matched a reply take effect on the site of the host, or on
 // the stream of the message. A reply without an effect that lasts changes nothing.
 func (o *Orders) ApplyRule(w Reply) {
+	now := time.Now()
+	if w.Decision.Rule == outcome.NoRule {
+		o.unknown.Add(now, w.Route.Site, w.Decision.Reason)
+	}
 	e, site := w.Decision.Effect, w.Route.Site
 	if e == nil || !e.Lasting() || e.OnStream() && w.Stream == "" {
 		return
@@ -105,10 +109,9 @@ func (o *Orders) ApplyRule(w Reply) {
 	if e.OnStream() {
 		filter.Stream = w.Stream
 	}
-	now := time.Now()
 	o.effects.mu.Lock()
 	everywhere := o.effects.everywhere(now, &w)
-	due := everywhere || o.effects.tally.Add(now, e, filter.Stream+"\x00at "+site)
+	due := everywhere || o.effects.tally.Add(now, e, placeOf(filter.Stream, site))
 	o.effects.mu.Unlock()
 	if !due {
 		return
@@ -122,13 +125,10 @@ func (o *Orders) ApplyRule(w Reply) {
 	switch e.Kind {
 	case outcome.Slow:
 		what = "goes on at half its pace"
-		o.queue.Slow(site, until, reason)
 	case outcome.Suspend:
 		what = "is suspended"
-		o.queue.Clamp(site, elastic.Clamp{Until: until, Reason: reason})
 	case outcome.Bound:
 		what = fmt.Sprintf("gets at most %d sessions", e.Sessions)
-		o.queue.Clamp(site, elastic.Clamp{Sessions: e.Sessions, Until: until, Reason: reason})
 	case outcome.Pause, outcome.HoldStream:
 		what = "waits"
 		if e.Kind == outcome.HoldStream {
@@ -137,6 +137,12 @@ func (o *Orders) ApplyRule(w Reply) {
 		if !o.PauseForRule(e.Rule, filter, reason, until) {
 			return
 		}
+	}
+	if !e.OnStream() {
+		o.clampFor(control.Effect{
+			Site: site, Rule: e.Rule, Action: effectKinds[e.Kind], Sessions: e.Sessions, Since: now, Until: until,
+			Reason: printable.Shorten(reason, MaxPauseReason),
+		}, e.Kind)
 	}
 	line := filter.String() + " " + what
 	if everywhere {

@@ -56,7 +56,7 @@ func (o *Orders) Moved(old, name string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := *o.now.Load()
-	next := control.StandingOrders{Pauses: slices.Clone(now.Pauses), Limits: slices.Clone(now.Limits), Priorities: now.Priorities}
+	next := control.StandingOrders{Pauses: slices.Clone(now.Pauses), Limits: slices.Clone(now.Limits), Priorities: now.Priorities, Effects: slices.Clone(now.Effects)}
 	for i := range next.Pauses {
 		if next.Pauses[i].Filter.Site == old {
 			next.Pauses[i].Filter.Site = name
@@ -89,7 +89,7 @@ func (o *Orders) Split(name, also string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := *o.now.Load()
-	next := control.StandingOrders{Pauses: slices.Clone(now.Pauses), Limits: slices.Clone(now.Limits), Priorities: now.Priorities}
+	next := control.StandingOrders{Pauses: slices.Clone(now.Pauses), Limits: slices.Clone(now.Limits), Priorities: now.Priorities, Effects: slices.Clone(now.Effects)}
 	for _, p := range now.Pauses {
 		if p.Filter.Site == name {
 			p.Filter.Site = also
@@ -102,8 +102,16 @@ func (o *Orders) Split(name, also string) {
 			next.Limits = append(next.Limits, l)
 		}
 	}
+	for _, e := range now.Effects {
+		held := func(x control.Effect) bool { return x.Site == also && x.Rule == e.Rule }
+		if e.Site == name && !slices.ContainsFunc(now.Effects, held) {
+			e.Site = also
+			next.Effects = append(next.Effects, e)
+			o.queue.RecallClamp(also, clampOf(&e), time.Now())
+		}
+	}
 	next.Pauses, next.Limits = strictest(next.Pauses), lowest(next.Limits)
-	if slices.Equal(next.Pauses, now.Pauses) && slices.Equal(next.Limits, now.Limits) {
+	if slices.Equal(next.Pauses, now.Pauses) && slices.Equal(next.Limits, now.Limits) && len(next.Effects) == len(now.Effects) {
 		return // it was done meanwhile
 	}
 	if err := o.apply(now, next); err != nil {

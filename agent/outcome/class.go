@@ -24,6 +24,13 @@ const (
 	ClassConnections    Class = 18 // one connection, or one message on it, too many
 	ClassSuspended      Class = 19 // the mailbox is disabled or not in use
 	ClassUndefined      Class = 20 // nothing tells
+	// ClassTooManyRecipients is one recipient of a message too many (RFC 3463, X.5.3): not
+	// of a time, which is ClassRateLimited. Those accepted go on; the others fit in the
+	// next transaction, at once.
+	ClassTooManyRecipients Class = 21
+
+	// Classes is how many there are.
+	Classes = 22
 )
 
 // String is the class in the vocabulary of bounce tools.
@@ -69,13 +76,15 @@ func (c Class) String() string {
 		return "connections"
 	case ClassSuspended:
 		return "suspended"
+	case ClassTooManyRecipients:
+		return "toomanyrecipients"
 	}
 	return "undefined"
 }
 
 // ParseClass reads what String writes.
 func ParseClass(s string) (Class, bool) {
-	for c := ClassNone; c <= ClassUndefined; c++ {
+	for c := ClassNone; c < Classes; c++ {
 		if c.String() == s {
 			return c, true
 		}
@@ -83,8 +92,8 @@ func ParseClass(s string) (Class, bool) {
 	return ClassNone, false
 }
 
-// Hard says whether a bounce of this class means that the address is of no use
-// any more, so that list software may suppress it.
+// Hard says whether a bounce of this class can mean that the address is of no use any
+// more, so that list software may suppress it. Whether one does is Decision.Hard.
 func (c Class) Hard() bool {
 	return c == ClassUserUnknown || c == ClassHostUnknown || c == ClassHasMoved
 }
@@ -92,28 +101,10 @@ func (c Class) Hard() bool {
 // throttle says whether the class means "not now", whatever the code. Some
 // receivers put it in 5xx clothes (QQ: "550 Connection frequency limited").
 func (c Class) throttle() bool {
-	return c == ClassRateLimited || c == ClassConnections || c == ClassGreylisted
+	return c == ClassRateLimited || c == ClassConnections || c == ClassGreylisted || c == ClassTooManyRecipients
 }
 
-// scope is whom a reply of the class concerns, if no rule knows better.
-func (c Class) scope(s Stage) Scope {
-	switch c {
-	case ClassRateLimited, ClassConnections, ClassHostUnknown:
-		return ScopeSite
-	case ClassReputation:
-		return ScopeSource
-	case ClassAuthentication, ClassContent:
-		return ScopeStream
-	case ClassTLS, ClassNetwork:
-		return ScopeHost
-	case ClassPolicy, ClassProtocol, ClassSystem, ClassUndefined:
-		switch {
-		case s == Connect || s == TLS || c == ClassSystem && s != Rcpt:
-			return ScopeHost
-		case s == Rcpt:
-			return ScopeRecipient
-		}
-		return ScopeStream
-	}
-	return ScopeRecipient
-}
+// passes says whether a 5xx of the class is no end: it says nothing of the recipient or
+// the message, and what it says of us may be otherwise soon. Those who distrust our host
+// trust it again, or another of our addresses.
+func (c Class) passes() bool { return c.throttle() || c == ClassTLS || c == ClassReputation }

@@ -14,7 +14,10 @@ const stuckRetry = time.Hour
 // Decide says what follows from an attempt.
 func (p Policy) Decide(now time.Time, a Attempt) Decision {
 	r := read(&a, p.Rules)
-	d := Decision{Class: r.class, Scope: r.scope, Signal: r.sig, Enhanced: r.enhanced, Reason: reason(&a), Effect: r.effect}
+	d := Decision{
+		Class: r.class, Hard: r.hard, Rule: r.rule, Signal: r.sig, Enhanced: r.enhanced, Reason: reason(&a), Effect: r.effect,
+		Greylisted: r.class == ClassGreylisted, Wait: r.wait,
+	}
 	switch {
 	case r.end == delivered:
 		d.Action = Deliver
@@ -27,7 +30,7 @@ func (p Policy) Decide(now time.Time, a Attempt) Decision {
 	case r.end == unfit:
 		d.Action = HandBack
 	case p.expired(now, &a):
-		d.Action, d.Class, d.Enhanced = Bounce, ClassExpired, "4.4.7"
+		d.Action, d.Class, d.Hard, d.Enhanced = Bounce, ClassExpired, false, "4.4.7"
 		d.Reason = fmt.Sprintf("message expired after %s in the queue: %s", days(p.Expire), d.Reason)
 	case p.HandbackAfter > 0 && old(now, &a, p.HandbackAfter):
 		d.Action = HandBack

@@ -101,32 +101,26 @@ func (r *reading) apply(x *Rule, a *Attempt) {
 	late := r.end
 	switch x.Effect.Kind {
 	case Slow:
-		r.scope, late = ScopeSite, temporary
+		late = temporary
 		if a.Stage != Connect {
 			r.sig = elastic.RateRefused
 		}
-	case Suspend:
-		r.scope, late = ScopeSite, temporary
 	case Bound:
-		r.scope, r.sig, late = ScopeSite, elastic.Refused, temporary
+		r.sig, late = elastic.Refused, temporary
 	case Learn:
-		r.scope, late = ScopeHost, temporary
+		late = temporary
 		if a.Stage != Connect {
 			r.sig = elastic.Closed
 		}
 	case Alone:
-		r.scope, r.sig = ScopeRecipient, elastic.Accepted
+		r.sig = elastic.Accepted
 		if a.Code == 421 {
 			r.sig = elastic.Lost // the server closes after it
 		}
-	case Later:
+	case Suspend, Pause, Later:
 		late = temporary
 	case Never:
 		late = permanent
-	case Pause:
-		r.scope, late = ScopeStream, temporary
-	case HoldStream:
-		r.scope = ScopeStream
 	}
 	r.end = late
 }
@@ -187,6 +181,20 @@ func (t *Tally) AddBy(now time.Time, e *Effect, place, by string) bool {
 	}
 	t.lasting[k] = now.Add(e.For)
 	return true
+}
+
+// Last has an effect in force at a place until a time, as an earlier tally had.
+func (t *Tally) Last(e *Effect, place string, until time.Time) {
+	if t.matches == nil {
+		t.matches, t.lasting = make(map[tallied][]matched), make(map[tallied]time.Time)
+	}
+	t.lasting[tallied{e.Rule, place}] = until
+}
+
+// Forget ends an effect at a place: the next matches are counted anew.
+func (t *Tally) Forget(rule, place string) {
+	delete(t.lasting, tallied{rule, place})
+	delete(t.matches, tallied{rule, place})
 }
 
 // longest is how old a match may be that still counts for any rule.

@@ -25,29 +25,28 @@ func TestEffectsDecideWhatARefusalMeans(t *testing.T) {
 		enhanced string
 
 		action Action
-		scope  Scope
 		sig    elastic.Kind
 		status string
 	}{
-		{NoEffect, Data, 550, "5.7.1", Bounce, ScopeStream, elastic.Accepted, "5.7.1"},
-		{Slow, Data, 550, "5.7.1", Retry, ScopeSite, elastic.RateRefused, "4.7.1"},
-		{Slow, Connect, 421, "4.7.1", Retry, ScopeSite, elastic.Refused, "4.7.1"},
-		{Suspend, Mail, 553, "5.7.1", Retry, ScopeSite, elastic.Accepted, "4.7.1"},
-		{Bound, Rcpt, 451, "4.7.1", Retry, ScopeSite, elastic.Refused, "4.7.1"},
-		{Learn, Mail, 421, "4.7.0", Retry, ScopeHost, elastic.Closed, "4.7.0"},
-		{Alone, Rcpt, 450, "4.2.1", Retry, ScopeRecipient, elastic.Accepted, "4.2.1"},
-		{Alone, Rcpt, 421, "4.2.1", Retry, ScopeRecipient, elastic.Lost, "4.2.1"},
-		{Later, Rcpt, 550, "5.7.1", Retry, ScopeRecipient, elastic.Accepted, "4.7.1"},
-		{Never, Rcpt, 450, "4.1.1", Bounce, ScopeRecipient, elastic.Accepted, "5.1.1"},
-		{Pause, Data, 550, "5.7.1", Retry, ScopeStream, elastic.Accepted, "4.7.1"},
-		{HoldStream, Data, 550, "5.7.26", Bounce, ScopeStream, elastic.Accepted, "5.7.26"},
-		{HoldStream, Data, 421, "4.7.27", Retry, ScopeStream, elastic.Lost, "4.7.27"},
+		{NoEffect, Data, 550, "5.7.1", Bounce, elastic.Accepted, "5.7.1"},
+		{Slow, Data, 550, "5.7.1", Retry, elastic.RateRefused, "4.7.1"},
+		{Slow, Connect, 421, "4.7.1", Retry, elastic.Refused, "4.7.1"},
+		{Suspend, Mail, 553, "5.7.1", Retry, elastic.Accepted, "4.7.1"},
+		{Bound, Rcpt, 451, "4.7.1", Retry, elastic.Refused, "4.7.1"},
+		{Learn, Mail, 421, "4.7.0", Retry, elastic.Closed, "4.7.0"},
+		{Alone, Rcpt, 450, "4.2.1", Retry, elastic.Accepted, "4.2.1"},
+		{Alone, Rcpt, 421, "4.2.1", Retry, elastic.Lost, "4.2.1"},
+		{Later, Rcpt, 550, "5.7.1", Retry, elastic.Accepted, "4.7.1"},
+		{Never, Rcpt, 450, "4.1.1", Bounce, elastic.Accepted, "5.1.1"},
+		{Pause, Data, 550, "5.7.1", Retry, elastic.Accepted, "4.7.1"},
+		{HoldStream, Data, 550, "5.7.26", Bounce, elastic.Accepted, "5.7.26"},
+		{HoldStream, Data, 421, "4.7.27", Retry, elastic.Lost, "4.7.27"},
 	} {
 		p := about(Rule{Name: "r", Text: regexp.MustCompile("thing"), Effect: Effect{Rule: "r", Kind: x.kind}})
 		d := p.Decide(born, Attempt{Stage: x.stage, Code: x.code, Enhanced: x.enhanced, Text: "something", Born: born})
-		if d.Action != x.action || d.Scope != x.scope || d.Signal != x.sig || d.Enhanced != x.status || d.Effect == nil {
-			t.Errorf("kind %d, %d: action %v, scope %v, signal %v, status %s; want %v, %v, %v, %s",
-				x.kind, x.code, d.Action, d.Scope, d.Signal, d.Enhanced, x.action, x.scope, x.sig, x.status)
+		if d.Action != x.action || d.Signal != x.sig || d.Enhanced != x.status || d.Effect == nil {
+			t.Errorf("kind %d, %d: action %v, signal %v, status %s; want %v, %v, %s",
+				x.kind, x.code, d.Action, d.Signal, d.Enhanced, x.action, x.sig, x.status)
 		}
 	}
 }

@@ -17,10 +17,18 @@
 //     the host refuses it.
 //   - No retry is due after expiry or the time of return; the last try is then.
 //
-// A reply is read in this order: the policy's rules (Rule: what single receivers
-// say, with an Effect on the site or the stream), generic rules (an enhanced status
-// with a text, then texts), definite enhanced statuses (RFC 3463 and its registry), then what the
-// subject digit or the code alone says.
+// A reply is data, and read in this order: the policy's rules (Rule: what single
+// receivers say, with an Effect on the site or the stream); the shipped readings
+// (readings.go), which look at the stage, the enhanced status (RFC 3463 and its registry)
+// and the words; the status alone; the code alone. What none of the first three knew is
+// marked (NoRule), and Unknown keeps an example. Whatever stands at MAIL or before speaks
+// of us. A reply to RCPT that calls a recipient one too many says so of the message
+// (ClassTooManyRecipients), of a time (ClassRateLimited), or, if it is the first of its
+// transaction, of a time after all. "Mailbox unavailable" to DATA cannot mean an address
+// that RCPT took.
+//
+// Hard means that words and status both speak of the recipient's address. Nothing said of
+// our sender, our host, a policy or a quota is hard.
 package outcome
 
 import (
@@ -57,6 +65,8 @@ type Attempt struct {
 	Jitter   float64   // in [0, 1): puts a retry off by up to a tenth, so that not all come at once
 	ToHost   bool      // this was the hand-back relay
 	Report   bool      // the message is a DSN of ours
+	First    bool      // of a reply to RCPT: no other recipient of the transaction was accepted before
+	Shared   bool      // of a reply to DATA: it is about other recipients too
 }
 
 // Fault is a failure that no server's reply describes.
@@ -94,18 +104,6 @@ const (
 	Cancel                 // by an admin; Decide never says it
 )
 
-// Scope says whom a failure concerns.
-type Scope uint8
-
-// The scopes.
-const (
-	ScopeRecipient Scope = iota
-	ScopeStream
-	ScopeHost
-	ScopeSite
-	ScopeSource
-)
-
 // Class is a bounce class, in the vocabulary of bounce tools. Its numbers are
 // stored in journals and never change.
 type Class uint8
@@ -114,12 +112,21 @@ type Class uint8
 type Decision struct {
 	Action   Action
 	Class    Class
-	Scope    Scope
 	Due      time.Time    // of the next try, for Retry and Stuck
 	Enhanced string       // status for log and DSN: the server's, or ours
 	Signal   elastic.Kind // evidence for the controller
 	Reason   string       // one line for log, queue listing and DSN
 	Effect   *Effect      // of the rule that matched the reply; nil if none did
+	Rule     string       // the rule or reading behind it; NoRule: none knew the reply; "": no server refused
+
+	// Hard: the address or its domain is of no use any more, by the words of the reply
+	// and by its status. A retry is never hard.
+	Hard bool
+	// Greylisted: the reply reads as greylisting.
+	Greylisted bool
+	// Wait is the time after which a 4xx asks to come again, from a minute to an hour;
+	// 0 if it names none.
+	Wait time.Duration
 }
 
 // Policy is what a queue says about retries.

@@ -2,6 +2,7 @@ package outcome
 
 import (
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
 )
@@ -10,11 +11,12 @@ import (
 type reading struct {
 	end      ending
 	class    Class
-	scope    Scope
+	hard     bool
 	sig      elastic.Kind
 	enhanced string
-	rule     int     // index of the generic rule that fitted, -1: none
-	effect   *Effect // of the policy's rule that fitted, nil: none
+	rule     string        // what read it; NoRule if nothing did, "" if no server refused
+	wait     time.Duration // that the reply names
+	effect   *Effect       // of the policy's rule that fitted, nil: none
 }
 
 // ending is how an attempt ended.
@@ -28,12 +30,15 @@ const (
 	damaged
 )
 
+// NoRule is Decision.Rule of a reply that neither a rule nor a reading knew.
+const NoRule = "none"
+
 // read makes out what happened.
 func read(a *Attempt, about []Rule) reading {
 	if a.Code <= 0 {
 		return readFault(a)
 	}
-	r := reading{rule: -1, enhanced: a.Enhanced}
+	r := reading{enhanced: a.Enhanced}
 	if _, _, ok := split(r.enhanced); !ok || int(r.enhanced[0]-'0') != a.Code/100 {
 		r.enhanced = "" // RFC 2034: the first digits must agree
 	}
@@ -44,29 +49,30 @@ func read(a *Attempt, about []Rule) reading {
 		return r
 	}
 	known := match(about, a, r.enhanced)
-	if known != nil && known.Class != ClassNone {
-		r.class = known.Class
-	} else {
-		r.class, r.rule = classify(a, r.enhanced)
+	x := shipped.classify(a, r.enhanced)
+	r.class, r.rule, r.wait = x.class, x.name, x.wait
+	if known != nil {
+		r.rule = known.Name
+		if known.Class != ClassNone {
+			r.class, x.sig, x.ofRecipient = known.Class, nil, known.Class.Hard()
+		}
 	}
-	r.scope = r.class.scope(a.Stage)
-	if r.rule >= 0 && rules[r.rule].scope != nil {
-		r.scope = *rules[r.rule].scope
-	}
-	r.sig = signal(a, &r)
-	if r.rule >= 0 && rules[r.rule].sig != nil && a.Stage != Connect {
-		r.sig = *rules[r.rule].sig
+	r.sig = signal(a, r.class)
+	if x.sig != nil && a.Stage != Connect {
+		r.sig = *x.sig
 	}
 
-	// A 5xx before MAIL, or for want of TLS, is about the host and us, not about
-	// the message. A reply that is neither 4xx nor 5xx is no refusal of anything.
+	// A 5xx before MAIL, or for want of TLS, is about the host and us, not about the
+	// message; a throttle and distrust of our host pass. A reply that is neither 4xx nor
+	// 5xx is no refusal of anything.
 	r.end = temporary
-	if a.Code/100 == 5 && a.Stage != Connect && r.class != ClassTLS && !r.class.throttle() {
+	if a.Code/100 == 5 && a.Stage != Connect && !r.class.passes() {
 		r.end = permanent
 	}
 	if known != nil {
 		r.apply(known, a)
 	}
+	r.hard = r.end == permanent && r.class.Hard() && x.ofRecipient
 	switch {
 	case r.enhanced == "" && r.end == permanent:
 		r.enhanced = "5.0.0"
@@ -80,46 +86,82 @@ func read(a *Attempt, about []Rule) reading {
 	return r
 }
 
-// classify reads a reply: definite enhanced statuses, then texts, then what is
-// left. It also returns which rule fitted, or -1.
-func classify(a *Attempt, enhanced string) (Class, int) {
-	if a.Stage == TLS {
-		return ClassTLS, -1
-	}
-	if c := definite(enhanced); c != ClassNone {
-		return c, -1
-	}
-	b := *a
-	b.Enhanced = enhanced
-	text := strings.ToLower(withoutAddresses(without(a.Text, a.To)))
-	for i := range rules {
-		if rules[i].fits(&b, text) {
-			return rules[i].class, i
-		}
-	}
-	return broad(&b), -1
+// sense is what a reply says by its stage, status and words.
+type sense struct {
+	class       Class
+	name        string
+	sig         *elastic.Kind
+	ofRecipient bool // words and status speak of the recipient's address
+	wait        time.Duration
 }
 
-// withoutAddresses leaves out what stands in angle brackets and has an @: the
-// mailbox spam@example.com that is full is not spam.
-func withoutAddresses(s string) string {
-	for from := 0; ; {
-		open := strings.IndexByte(s[from:], '<')
-		if open < 0 {
-			return s
-		}
-		open += from
-		n := strings.IndexByte(s[open:], '>')
-		if n < 0 {
-			return s
-		}
-		if strings.Contains(s[open:open+n], "@") {
-			s = s[:open] + s[open+n+1:]
-			from = open
-		} else {
-			from = open + n + 1
+// tables are what a reply is read with.
+type tables struct {
+	words    lexicon
+	readings []rule
+}
+
+// shipped is never written to.
+var shipped = tables{newLexicon(nil), readings}
+
+// classify reads a reply: by the readings, by its status, by its code.
+func (t *tables) classify(a *Attempt, enhanced string) sense {
+	if a.Stage == TLS {
+		return sense{class: ClassTLS, name: "starttls"}
+	}
+	local, _, _ := strings.Cut(a.To, "@")
+	var text reader
+	text.split(a.Text, local)
+	found := text.notions(&t.words)
+	if enhanced == "" {
+		enhanced = statusInText(a.Text)
+	}
+	st := statusOf(enhanced)
+	x := sense{}
+	if a.Code/100 == 4 {
+		x.wait = text.wait(found&nGrey != 0)
+	}
+	for i := range t.readings {
+		if r := &t.readings[i]; r.fits(a, st, found) {
+			x.class, x.name, x.sig = r.class, r.name, r.sig
+			break
 		}
 	}
+	if x.class == ClassNone {
+		if x.class = st.meaning(a); x.class == ClassNone {
+			x.class, x.name = meaningOfCode(a), NoRule
+		} else if x.name = "status"; st.vague() {
+			x.name = NoRule
+		}
+	}
+	if x.class == ClassTooManyRecipients {
+		// One recipient is not too many for a message: the limit is one in time.
+		if a.First && a.Stage == Rcpt {
+			x.class, x.sig = ClassRateLimited, nil
+		}
+	}
+	// The words may be unknown, and say nothing else: then an address that the status
+	// calls bad is so.
+	x.ofRecipient = (a.Stage == Rcpt || a.Stage == Data) && st.ofRecipient() &&
+		(found&ofRecipient != 0 || found == 0 && st.subject == 1) &&
+		!(a.Stage == Data && a.Shared && !names(a.Text, a.To))
+	return x
+}
+
+// ofRecipient are the notions that speak of a recipient's address.
+const ofRecipient = nRecipient | nUnknown | nNoDomain | nMoved | nUnavailable | nNullMX | nInvalid
+
+// names says whether a reply repeats the recipient's address.
+func names(text, to string) bool {
+	if to == "" {
+		return false
+	}
+	for i := 0; i+len(to) <= len(text); i++ {
+		if strings.EqualFold(text[i:i+len(to)], to) {
+			return true
+		}
+	}
+	return false
 }
 
 // without leaves out a word or address, whatever its case, where it stands by itself.
@@ -143,17 +185,17 @@ func inAddress(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("+-=@_", c) >= 0
 }
 
-// signal is what a refusal tells the controller.
-func signal(a *Attempt, r *reading) elastic.Kind {
+// signal is what a refusal tells the controller: one too many, too fast, or neither.
+func signal(a *Attempt, c Class) elastic.Kind {
 	switch {
-	case r.class == ClassConnections:
+	case c == ClassConnections:
 		return elastic.Refused
 	case a.Stage == Connect || a.Stage == TLS:
-		if a.Stage == Connect && (a.Code == 421 || r.class.throttle()) {
+		if a.Stage == Connect && (a.Code == 421 || c.throttle()) {
 			return elastic.Refused
 		}
 		return elastic.Failed // this host does not talk to us
-	case r.class == ClassRateLimited && r.scope == ScopeSite:
+	case c == ClassRateLimited, c == ClassReputation && a.Code/100 == 4: // who is distrusted for now is to send less
 		return elastic.RateRefused
 	case a.Code == 421 && a.Stage == Mail:
 		return elastic.Refused
@@ -165,44 +207,42 @@ func signal(a *Attempt, r *reading) elastic.Kind {
 
 // readFault is what each fault amounts to.
 func readFault(a *Attempt) reading {
-	r := reading{rule: -1}
-	set := func(e ending, c Class, s Scope, k elastic.Kind, enhanced string) reading {
-		r.end, r.class, r.scope, r.sig, r.enhanced = e, c, s, k, enhanced
-		return r
+	set := func(e ending, c Class, k elastic.Kind, enhanced string) reading {
+		return reading{end: e, class: c, sig: k, enhanced: enhanced, hard: e == permanent && c.Hard()}
 	}
 	switch a.Fault {
 	case NXDomain:
-		return set(permanent, ClassHostUnknown, ScopeSite, elastic.Failed, "5.1.2")
+		return set(permanent, ClassHostUnknown, elastic.Failed, "5.1.2")
 	case NullMX:
-		return set(permanent, ClassHostUnknown, ScopeSite, elastic.Failed, "5.1.10") // RFC 7505 section 4.1
+		return set(permanent, ClassHostUnknown, elastic.Failed, "5.1.10") // RFC 7505 section 4.1
 	case DNSFailed:
-		return set(temporary, ClassNetwork, ScopeSite, elastic.Failed, "4.4.3")
+		return set(temporary, ClassNetwork, elastic.Failed, "4.4.3")
 	case NoAddress: // of our protocols; the host may have others
-		return set(unfit, ClassNetwork, ScopeSite, elastic.Failed, "5.4.4")
+		return set(unfit, ClassNetwork, elastic.Failed, "5.4.4")
 	case Loop:
-		return set(unfit, ClassNetwork, ScopeSite, elastic.Failed, "5.4.6")
+		return set(unfit, ClassNetwork, elastic.Failed, "5.4.6")
 	case RefusedAddress:
-		return set(unfit, ClassPolicy, ScopeSite, elastic.Failed, "5.7.0")
+		return set(unfit, ClassPolicy, elastic.Failed, "5.7.0")
 	case Unreachable:
-		return set(temporary, ClassNetwork, ScopeHost, elastic.Failed, "4.4.1")
+		return set(temporary, ClassNetwork, elastic.Failed, "4.4.1")
 	case LostConnection:
 		k := elastic.Lost
 		if a.Stage == Connect || a.Stage == TLS {
 			k = elastic.Failed
 		}
-		return set(temporary, ClassNetwork, ScopeHost, k, "4.4.2")
+		return set(temporary, ClassNetwork, k, "4.4.2")
 	case InDoubt:
-		return set(temporary, ClassNetwork, ScopeHost, elastic.Lost, "4.4.2")
+		return set(temporary, ClassNetwork, elastic.Lost, "4.4.2")
 	case TLSFailed:
-		return set(temporary, ClassTLS, ScopeHost, elastic.Failed, "4.7.5")
+		return set(temporary, ClassTLS, elastic.Failed, "4.7.5")
 	case NeedsExtension:
-		return set(unfit, ClassProtocol, ScopeHost, elastic.Accepted, "5.6.3")
+		return set(unfit, ClassProtocol, elastic.Accepted, "5.6.3")
 	case Oversize:
-		return set(permanent, ClassTooBig, ScopeHost, elastic.Accepted, "5.3.4")
+		return set(permanent, ClassTooBig, elastic.Accepted, "5.3.4")
 	case Unreadable:
-		return set(damaged, ClassSystem, ScopeRecipient, elastic.Accepted, "5.3.0")
+		return set(damaged, ClassSystem, elastic.Accepted, "5.3.0")
 	}
-	return set(temporary, ClassSystem, ScopeRecipient, elastic.Accepted, "4.3.0")
+	return set(temporary, ClassSystem, elastic.Accepted, "4.3.0")
 }
 
 // String says in a few words what failed.

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -57,13 +58,21 @@ func (q *Queue) Recall(now time.Time, l Learned) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.table.Restore(now, l.Addresses)
-	q.recalled = l.Sites
-	if since := now.Sub(l.At); !l.Stopped && since > -stillCounted && since < stillCounted {
-		for name, x := range q.recalled {
-			x.Unsure = true
-			q.recalled[name] = x
+	since := now.Sub(l.At)
+	unsure := !l.Stopped && since > -stillCounted && since < stillCounted
+	before := q.recalled // bounds that are among the orders in force
+	q.recalled = make(map[string]elastic.Learned, len(l.Sites))
+	for name, x := range l.Sites {
+		x.Unsure = unsure
+		for _, cl := range before[name].Clamps {
+			if !slices.ContainsFunc(x.Clamps, func(c elastic.Clamp) bool { return c.Reason == cl.Reason && c.Until.Equal(cl.Until) }) {
+				x.Clamps = append(x.Clamps, cl)
+			}
 		}
+		delete(before, name)
+		q.recalled[name] = x
 	}
+	maps.Copy(q.recalled, before)
 }
 
 // newControl returns the controller of a site, with what is known of it.
@@ -106,4 +115,24 @@ func (q *Queue) Forget(name string) (n int) {
 		}
 	}
 	return n
+}
+
+// RecallClamp puts a bound on a site, now or when the queue gets to know it.
+func (q *Queue) RecallClamp(name string, cl elastic.Clamp, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s := q.sites[name]; s != nil {
+		s.control.Clamp(now, cl)
+		q.bound(s, now)
+		return
+	}
+	if q.recalled == nil {
+		q.recalled = make(map[string]elastic.Learned)
+	}
+	x, known := q.recalled[name]
+	if !known {
+		x.At = now
+	}
+	x.Clamps = append(slices.Clip(x.Clamps), cl)
+	q.recalled[name] = x
 }

@@ -94,3 +94,22 @@ func shippedReplies(t *testing.T) []config.Reply {
 	}
 	return c.Replies
 }
+
+// What Yahoo defers for good it defers for what our address did before: the two codes are
+// alike, the site is left alone for a time, and an admin is told.
+func TestYahooSaysThatItDistrustsUs(t *testing.T) {
+	t.Parallel()
+	rules, err := ReplyRules(shippedReplies(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []string{"TSS09", "TSS11"} {
+		d := outcome.Policy{Rules: rules}.Decide(time.Now(), outcome.Attempt{
+			Stage: outcome.Mail, Code: 553, Enhanced: "5.7.2", Text: "[" + code + "] All messages from 192.0.2.7 will be permanently deferred",
+			Peer: "mta5.am0.yahoodns.net[192.0.2.1]",
+		})
+		if d.Class != outcome.ClassReputation || d.Action != outcome.Retry || d.Hard || d.Effect == nil || d.Effect.Kind != outcome.Suspend || !d.Effect.Tell {
+			t.Errorf("%s: %+v, effect %+v", code, d, d.Effect)
+		}
+	}
+}

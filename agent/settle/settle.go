@@ -131,6 +131,7 @@ type Result struct {
 	Reply    smtp.Reply // of the server; zero if it did not speak
 	Untried  bool       // never offered to a server: goes back uncounted
 	Relayed  bool       // accepted, and reports on it are ours to make
+	AtRcpt   bool       // refused in reply to RCPT
 
 	// suppressed: not tried, as the address is suppressed. The decision's action says
 	// whether the sender is told: Bounce, or Cancel.
@@ -307,7 +308,7 @@ func (r *Settlement) delivery(d *event.Delivery, f *Result) {
 		Domain: r.Job.Domain, Queue: r.Route.Queue.Name, Site: r.Route.Site,
 		Peer: r.Host.Addr, Relay: "none", Reuse: r.Reuse, Tries: f.Item.Tries + 1,
 		Connect: r.Connect, Transmit: r.Transmit,
-		Status: f.status(r.Route.Handback), Class: f.Decision.Class, Code: f.Reply.Code,
+		Status: f.status(r.Route.Handback), Class: f.Decision.Class, Hard: f.Decision.Hard, Rule: f.Decision.Rule, Code: f.Reply.Code,
 		Enhanced: f.Decision.Enhanced, Reason: f.Decision.Reason, Due: f.Decision.Due,
 	}
 	if r.Host.Known() {

@@ -34,12 +34,16 @@ func (l *learner) Delivery(d *event.Delivery) {
 	}
 	switch d.Status {
 	case event.Sent:
-		l.bounced.Delivered(e.Stream, d.Recipient())
+		l.bounced.Delivered(e.Stream, d.Recipient(), d.Time)
 		if e.Formerly != "" {
-			l.bounced.Delivered(e.Formerly, d.Recipient())
+			l.bounced.Delivered(e.Formerly, d.Recipient(), d.Time)
 		}
 	case event.Bounced:
-		if p := l.bounced.Policy(); l.bounced.Bounced(e.Stream, d.Recipient(), d.Class, d.Time) {
+		class := d.Class
+		if !d.Hard {
+			class = outcome.ClassUndefined // whatever it was, it says nothing of the address
+		}
+		if p := l.bounced.Policy(); l.bounced.Bounced(e.Stream, d.Recipient(), class, d.Time) {
 			to, _ := l.mail.Shown(d)
 			l.log.Info("address has bounced too often", "to", "<"+to+">", "stream", e.Stream,
 				"class", d.Class, "suppressed", p.ModeOf(e.Stream) == suppress.Drop)
@@ -84,7 +88,7 @@ func (s *Settler) SkipSuppressed(e *spool.Envelope, job queue.Job, rt queue.Rout
 
 // withheld is the decision on a suppressed recipient.
 func (s *Settler) withheld(entry *suppress.Entry) outcome.Decision {
-	d := outcome.Decision{Action: outcome.Bounce, Class: entry.Class, Enhanced: "5.7.1", Reason: "suppressed: on the list of the admin"}
+	d := outcome.Decision{Action: outcome.Bounce, Class: entry.Class, Hard: entry.Class.Hard(), Enhanced: "5.7.1", Reason: "suppressed: on the list of the admin"}
 	if !s.settings.Now().Config.Suppression.Notify {
 		d.Action = outcome.Cancel
 	}

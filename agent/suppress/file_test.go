@@ -42,7 +42,7 @@ func something(l *List, r *rand.Rand, n int, each func()) {
 		now := start.Add(time.Duration(i) * time.Minute)
 		switch r.IntN(6) {
 		case 0:
-			l.Delivered(stream, address)
+			l.Delivered(stream, address, start)
 		case 1:
 			l.Put(Entry{Address: address, Stream: stream, Last: now})
 		case 2:
@@ -139,7 +139,7 @@ func TestRunCompactsWhileTheListIsInUse(t *testing.T) {
 			for n := range 3000 {
 				a := fmt.Sprintf("%d-%d@b.test", w, n%50)
 				if l.Bounced("s", a, outcome.ClassUserUnknown, start); n%3 == 0 {
-					l.Delivered("s", a)
+					l.Delivered("s", a, start)
 				}
 				l.Check("s", a, start)
 			}

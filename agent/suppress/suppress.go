@@ -1,9 +1,9 @@
 // Package suppress keeps the addresses that have bounced for good too often, so
 // that they are not tried again.
 //
-// Only a hard bounce counts (outcome.Class.Hard): the receiver said that the
-// address or its domain does not exist, or has moved. Whatever else a receiver
-// says (full, too fast, distrusted, not authenticated, spam) and whatever is our
+// Only a hard bounce counts (outcome.Decision.Hard): the receiver said that the
+// address or its domain does not exist, or has moved, and not of too many at a time
+// (doubt.go). Whatever else a receiver says (full, too fast, distrusted, not authenticated, spam) and whatever is our
 // own fault never counts. After Policy.After of them, each at most Policy.Within
 // after the one before, the address is suppressed, until Policy.Expire after the
 // last one. A delivery makes it good again at once. What an admin adds stays until
@@ -38,6 +38,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -103,6 +104,8 @@ type List struct {
 	size   atomic.Int64 // of marks: the price of an empty list is to read this
 	wake   chan struct{}
 
+	domains domains // locked for itself, and after mu
+
 	mu    sync.RWMutex // never held over I/O
 	table table
 	file  file
@@ -157,37 +160,75 @@ func streams(stream string) []string {
 	return []string{"", stream}
 }
 
-// Bounced counts a bounce. It reports whether the address is suppressed from now on.
+// Bounced counts a bounce. Only one of a hard class counts against the address, but any
+// against the share of its domain that is hard. It reports whether the address is
+// suppressed from now on.
 func (l *List) Bounced(stream, address string, class outcome.Class, now time.Time) bool {
 	p := l.policy.Load()
-	if !class.Hard() || p.ModeOf(stream) == Off {
+	if p.ModeOf(stream) == Off {
+		return false
+	}
+	address = fold(address)
+	if !class.Hard() {
+		l.domains.delivered(address, now)
 		return false
 	}
 	if p.Global {
 		stream = ""
 	}
-	address = fold(address)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, ok := l.table.get(stream, address)
 	if ok && e.Admin() {
 		return false
 	}
-	if !ok || !e.alive(p, now) {
+	confirmed := ok && e.alive(p, now) && now.Sub(e.Last) >= anotherDay
+	trouble, back := l.domains.bounced(bounced{stream, address, now}, confirmed)
+	l.takeBack(back)
+	if e, ok = l.table.get(stream, address); !ok || !e.alive(p, now) {
 		e.Bounces = 0
 	}
+	before := e.Bounces
+	if confirmed {
+		e.Bounces = max(e.Bounces, 1) // one in doubt until now
+	}
+	if confirmed || !trouble {
+		e.Bounces = min(e.Bounces+1, maxBounces)
+	}
 	e.Address, e.Stream, e.Class, e.Last = address, stream, class, now
-	e.Bounces = min(e.Bounces+1, maxBounces)
 	l.set(&e)
-	return e.Bounces == p.After
+	return before < p.After && e.Bounces >= p.After
+}
+
+// takeBack has bounces count no more, as their domain is in trouble. The caller holds mu.
+func (l *List) takeBack(list []bounced) {
+	if len(list) == 0 {
+		return
+	}
+	taken := 0
+	for _, b := range list {
+		e, ok := l.table.get(b.stream, b.address)
+		if !ok || e.Admin() || e.Bounces == 0 {
+			continue
+		}
+		e.Stream, e.Address = b.stream, b.address
+		e.Bounces--
+		l.set(&e)
+		taken++
+	}
+	l.log.Warn("so many recipients of a domain bounce that it is taken for the domain's trouble; they count once they bounce another day",
+		"domain", list[0].address[strings.LastIndexByte(list[0].address, '@')+1:], "bounces", taken)
 }
 
 // Delivered takes an address off the list that has bounced before.
-func (l *List) Delivered(stream, address string) {
+func (l *List) Delivered(stream, address string, now time.Time) {
+	address = fold(address)
+	if l.policy.Load().ModeOf(stream) != Off {
+		l.domains.delivered(address, now)
+	}
 	if l.size.Load() == 0 {
 		return
 	}
-	address = fold(address)
 	for _, s := range streams(stream) {
 		l.mu.RLock()
 		e, ok := l.table.get(s, address)

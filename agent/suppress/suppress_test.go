@@ -86,7 +86,7 @@ func TestADeliveryStartsAnew(t *testing.T) {
 	for range 2 {
 		l.Bounced("s", "a@b.test", outcome.ClassHasMoved, start)
 	}
-	l.Delivered("s", "a@B.test")
+	l.Delivered("s", "a@B.test", start)
 	l.Bounced("s", "a@b.test", outcome.ClassHasMoved, start)
 	if l.suppresses("s", "a@b.test", start) {
 		t.Error("suppressed")
@@ -158,8 +158,8 @@ func TestWhatAnAdminAddsStays(t *testing.T) {
 	if err := l.Add(Entry{Address: "A@b.test", Last: start}, Entry{Address: "c@b.test", Stream: "s", Last: start}); err != nil {
 		t.Fatal(err)
 	}
-	l.Delivered("s", "a@b.test")
-	l.Delivered("s", "c@b.test")
+	l.Delivered("s", "a@b.test", start)
+	l.Delivered("s", "c@b.test", start)
 	l.Bounced("s", "c@b.test", outcome.ClassUserUnknown, start)
 	late := start.Add(4000 * day)
 	l.sweep(late)

@@ -26,6 +26,9 @@ type page struct {
 
 var _ web.Backend = (*page)(nil)
 
+// maxUnknown is how many replies that no rule knew the page shows.
+const maxUnknown = 5
+
 // Snapshot implements web.Backend.
 func (p *page) Snapshot() web.Snapshot {
 	w := p.watch
@@ -44,6 +47,10 @@ func (p *page) Snapshot() web.Snapshot {
 		return true
 	})
 	s.Streams = slices.Clone(p.waiting())
+	unknown := w.orders.Unknown().List()
+	for _, x := range unknown[:min(len(unknown), maxUnknown)] {
+		s.Unknown = append(s.Unknown, web.UnknownReply{Count: x.Count, Example: x.Example})
+	}
 	return s
 }
 

@@ -88,6 +88,7 @@ func busy(now time.Time) *fixed {
 				{Name: "Spring sale <sale.example.com>", Waiting: 5200, Deferred: 1000, Paused: "gmail-authentication: 550-5.7.26 this mail is unauthenticated"},
 				{Name: hostile, Waiting: 1040, Deferred: 20, Active: 4, Paused: hostile},
 			},
+			Unknown: []UnknownReply{{17, "host mx.far.test[192.0.2.3] said: 550 ask joe@example.com (in reply to RCPT TO command)"}, {2, hostile}},
 		},
 		changes: map[string][]Change{
 			"google": {

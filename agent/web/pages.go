@@ -73,6 +73,7 @@ type overviewPage struct {
 	MoreStreams int
 	Classes     []classRow
 	Since       string // what Classes cover
+	Unknown     []UnknownReply
 }
 
 func (h *Handler) overview(v *view) (any, *problem) {
@@ -86,6 +87,9 @@ func (h *Handler) overview(v *view) (any, *problem) {
 	p.Sites, p.MoreSites = v.siteRows()
 	p.Streams, p.MoreStreams = v.streamRows()
 	p.Classes = v.classRows()
+	for _, x := range v.Unknown {
+		p.Unknown = append(p.Unknown, UnknownReply{x.Count, v.text(x.Example)})
+	}
 	return p, nil
 }
 

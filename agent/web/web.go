@@ -61,6 +61,13 @@ type Snapshot struct {
 	Trouble  []string // what an admin must look at
 	Sites    []Site
 	Streams  []Stream
+	Unknown  []UnknownReply // replies that no rule knew, the most frequent
+}
+
+// UnknownReply is a form of a reply that no rule knew.
+type UnknownReply struct {
+	Count   int
+	Example string
 }
 
 // Site is the state of one site.

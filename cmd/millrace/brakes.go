@@ -81,6 +81,9 @@ func (c *resumeCmd) Help() string {
 	return `Takes off the brake that millrace pause has put on with the same conditions, and says
 which are left. millrace resume --all ends pause --all, not every pause.
 
+With --site it also lifts what reply rules have done to the site. A rule may do so again
+when the receiver says the same once more.
+
 Examples:
   millrace resume "Spring sale <sale.example.com>"
   millrace resume --site google`
@@ -95,9 +98,20 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	before, err := client.Standing(ctx)
+	if err != nil {
+		return err
+	}
 	left, err := client.Resume(ctx, f)
 	if err != nil {
 		return err
+	}
+	if f == (control.Filter{Site: f.Site}) {
+		for i := range before.Effects {
+			if e := &before.Effects[i]; e.Site == f.Site {
+				printable.Fprintln(os.Stdout, fmt.Sprintf("lifted: %s; the rule may do so again when the receiver says the same", effectOf(e)))
+			}
+		}
 	}
 	for _, b := range left {
 		printable.Fprintln(os.Stdout, "still paused: "+inWords(&b))
@@ -126,13 +140,34 @@ func limitInWords(l *control.Limit) string {
 	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who)
 }
 
+// effectOf is what a reply rule does to a site.
+func effectOf(e *control.Effect) string {
+	what := "is suspended"
+	switch e.Action {
+	case "slow":
+		what = "goes on at half its pace"
+		if e.Rate > 0 {
+			what = fmt.Sprintf("gets at most %.3g/s", e.Rate)
+		}
+	case "sessions":
+		what = "gets at most " + count(e.Sessions, "session")
+	}
+	return fmt.Sprintf("site %s %s", e.Site, what)
+}
+
+// effectInListing is the same with its end and its reason, which names the rule.
+func effectInListing(e *control.Effect) string {
+	return fmt.Sprintf("%s until %s: %s", effectOf(e), e.Until.Local().Format(time.DateTime), e.Reason)
+}
+
 // brakesCmd lists what is in force.
 type brakesCmd struct {
 	JSON bool `name:"json" help:"As one JSON object."`
 }
 
 func (c *brakesCmd) Help() string {
-	return `Lists what is paused, why, since when and by whom, and the temporary limits.
+	return `Lists what is paused, why, since when and by whom, the temporary limits, and what reply
+rules do to sites. millrace resume ends each; of a rule, with --site.
 
 Example:
   millrace brakes`
@@ -152,8 +187,11 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
-	if len(s.Pauses)+len(s.Limits) == 0 {
+	if len(s.Pauses)+len(s.Limits)+len(s.Effects) == 0 {
 		printable.Fprintln(out, "Nothing is paused or limited")
+	}
+	for i := range s.Effects {
+		printable.Fprintln(out, "by rule: "+effectInListing(&s.Effects[i]))
 	}
 	printStanding(out, &s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
 	return nil

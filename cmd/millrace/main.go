@@ -28,6 +28,7 @@ type cli struct {
 	Report  reportCmd  `cmd:"" help:"Sum up what was diverted, or in observe mode would have been."`
 	Verdict verdictCmd `cmd:"" help:"Tell what the milter would decide about a message, and why."`
 	Why     whyCmd     `cmd:"" help:"Explain how many sessions a site gets, and how fast they send."`
+	Reply   replyCmd   `cmd:"" help:"Say how a server's reply is read, and what follows from it."`
 	Web     webCmd     `cmd:"" help:"Print a link to the status page that lets a browser see mail addresses."`
 
 	Streams  streamsCmd  `cmd:"" help:"List the streams: campaigns and lists."`

@@ -23,9 +23,10 @@ type statsCmd struct {
 
 func (c *statsCmd) Help() string {
 	return `Prints what is queued now, and what became of recipients since the agent started: by
-queue, then bounces and deferrals by class. RATE is what receivers accept of each queue,
-in recipients per second over the last half minute; a recipient that is deferred twice
-counts twice. What happened before the start is in the log.
+queue, then bounces and deferrals by class, and replies that no rule knew. RATE is what
+receivers accept of each queue, in recipients per second over the last half minute; a
+recipient that is deferred twice counts twice. What happened before the start is in the
+log.
 
 Examples:
   millrace stats
@@ -91,6 +92,10 @@ func (s *stats) print(out io.Writer, now time.Time) {
 	}
 	classes(out, "Bounces", s.Totals.Bounces)
 	classes(out, "Deferrals", s.Totals.Deferrals)
+	if s.Totals.Unknown > 0 {
+		printable.Fprintf(out, "\nReplies that no rule knew: %s (millrace reply --unknown has more)\n", thousands(s.Totals.Unknown))
+		printUnknown(out, s.Totals.UnknownReplies[:min(len(s.Totals.UnknownReplies), 5)])
+	}
 }
 
 // classes lists counts by bounce class, most first.

@@ -1,0 +1,92 @@
+package agent
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/sink"
+)
+
+// What a rule does to a site is listed, holds over a restart from the first connect on,
+// and an admin lifts it; the receiver's next word may bring it back.
+func TestEffectOfARuleIsListedKeptAndLifted(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) {
+		c.Replies = []config.Reply{{Name: "come-back", Text: "come back", Action: config.ReplySuspend, For: time.Hour, After: 1, Within: time.Hour}}
+	}, sink.Provider{Name: "busy", Domains: []string{"busy.test"}, Behaviour: sink.Behaviour{
+		TempShare: 1, Say: map[sink.Cause]string{sink.CauseTemp: "451 4.7.1 come back"}}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@busy.test")
+	effects := func() []control.Effect {
+		st, err := s.admin().Standing(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Effects
+	}
+	s.until("the effect is listed", func() bool { return len(effects()) == 1 })
+	e := effects()[0]
+	if e.Rule != "come-back" || e.Action != "suspend" || e.Site == "" || !strings.Contains(e.Reason, "451 4.7.1 come back") || time.Until(e.Until) < 50*time.Minute {
+		t.Fatalf("%+v", e)
+	}
+	suspended := func() bool {
+		return slices.ContainsFunc(s.status().Sites, func(x control.Site) bool { return x.Name == e.Site && x.Target == 0 })
+	}
+	s.stop()
+
+	before := connections(s.net.Stats(), "busy")
+	a := s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@busy.test")
+	s.until("the site is suspended again", suspended)
+	if now := connections(s.net.Stats(), "busy"); now != before {
+		t.Errorf("%d connections to a site that was suspended before the restart", now-before)
+	}
+	if list := effects(); len(list) != 1 || list[0].Site != e.Site {
+		t.Errorf("after a restart: %+v", list)
+	}
+	if n := len(a.orders.Standing().Pauses); n != 0 {
+		t.Errorf("%d pauses", n)
+	}
+
+	if _, err := s.admin().Resume(t.Context(), control.Filter{Site: e.Site}); err != nil {
+		t.Fatal(err)
+	}
+	s.until("it connects, and the rule takes hold again", func() bool {
+		return connections(s.net.Stats(), "busy") > before && len(effects()) == 1 && suspended()
+	})
+	if _, err := s.admin().Resume(t.Context(), control.Filter{Site: "none"}); !errors.Is(err, control.ErrUnknown) {
+		t.Errorf("a site without any: %v", err)
+	}
+}
+
+// Replies that nothing knew are counted, with an example that names no address to
+// everybody.
+func TestRepliesThatNothingKnewAreShown(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} },
+		sink.Provider{Name: "odd", Domains: []string{"odd.test"}, Behaviour: sink.Behaviour{
+			PermShare: 1, Say: map[sink.Cause]string{sink.CausePerm: "550 Xyzzy 17 plugh"}}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@odd.test", "b@odd.test")
+	var totals control.Totals
+	s.until("both are counted", func() bool {
+		var err error
+		totals, err = s.admin().Totals(t.Context())
+		return err == nil && totals.Unknown == 2
+	})
+	if x := totals.UnknownReplies; len(x) != 1 || x[0].Count != 2 || !strings.Contains(x[0].Example, "550 Xyzzy 17 plugh") || x[0].Site == "" {
+		t.Errorf("%+v", x)
+	}
+	for path, want := range map[string]string{"/metrics": "millrace_replies_unknown_total 2", "/": "Xyzzy 17 plugh"} {
+		if code, body := get(t, s.config.Agent.HTTP.Listen[0], path, ""); code != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("%s: %d without %q", path, code, want)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package orders
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/outcome"
+)
+
+// What a reply rule does to a site is one of the orders in force (control.Effect): it is
+// listed, lifted and kept over a restart with them. The site's controller has it as a
+// clamp; after a restart the queue has it ready for when it gets to know the site.
+
+// effectKinds are the kinds of outcome that are on sites, by their names in
+// control.Effect, which are the actions of the configuration.
+var effectKinds = map[outcome.EffectKind]string{outcome.Slow: "slow", outcome.Suspend: "suspend", outcome.Bound: "sessions"}
+
+// maxEffects bounds the effects in force: more would be of no use in a listing. Beyond
+// them a site is clamped all the same, and the agent's end is the clamp's.
+const maxEffects = 1000
+
+// clampFor clamps a site for a rule, at once; the file follows.
+func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
+	switch kind {
+	case outcome.Slow:
+		o.queue.Slow(e.Site, e.Until, e.Reason)
+		if cl, ok := o.queue.Clamped(e.Site); ok {
+			e.Rate = cl.Pace
+		}
+	default:
+		o.queue.Clamp(e.Site, clampOf(&e))
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	old := o.now.Load()
+	next := *old
+	next.Effects = slices.DeleteFunc(slices.Clone(old.Effects), func(x control.Effect) bool { return x.Site == e.Site && x.Rule == e.Rule })
+	if len(next.Effects) >= maxEffects {
+		return
+	}
+	next.Effects = append(next.Effects, e)
+	o.Exclusively(func() { o.now.Store(&next) })
+	o.dirty = true
+}
+
+// clampOf is an effect as the site's controller has it.
+func clampOf(e *control.Effect) elastic.Clamp {
+	cl := elastic.Clamp{Sessions: e.Sessions, Pace: e.Rate, Until: e.Until, Reason: e.Reason}
+	if e.Action == effectKinds[outcome.Slow] {
+		cl.Sessions = -1
+	}
+	return cl
+}
+
+// recall takes the effects of an earlier agent over. They are part of s, which is not in
+// force yet.
+func (o *Orders) recall(s *control.StandingOrders, now time.Time) {
+	s.Effects = slices.DeleteFunc(s.Effects, func(e control.Effect) bool { return !now.Before(e.Until) })
+	for _, e := range s.Effects {
+		o.queue.RecallClamp(e.Site, clampOf(&e), now)
+		o.effects.tally.Last(&outcome.Effect{Rule: e.Rule}, placeOf("", e.Site), e.Until)
+	}
+}
+
+// LiftEffects ends what rules have done to a site, within a Change, and says how many
+// effects that were. It may come again: the next replies are counted anew.
+func (o *Orders) LiftEffects(s *control.StandingOrders, site string) int {
+	n := len(s.Effects)
+	s.Effects = slices.DeleteFunc(s.Effects, func(e control.Effect) bool {
+		if e.Site != site {
+			return false
+		}
+		o.queue.Lift(site, e.Reason)
+		o.effects.mu.Lock()
+		o.effects.tally.Forget(e.Rule, placeOf("", site))
+		o.effects.alerts = slices.DeleteFunc(o.effects.alerts, func(a alert) bool { return strings.HasPrefix(a.text, control.Filter{Site: site}.String()+" ") })
+		o.effects.mu.Unlock()
+		return true
+	})
+	return n - len(s.Effects)
+}
+
+// placeOf is where the matches of a rule are counted: at a site, for a stream or for all.
+func placeOf(stream, site string) string { return stream + "\x00at " + site }
+
+// Unknown is what was said that no rule knew.
+func (o *Orders) Unknown() *outcome.Unknown { return &o.unknown }

@@ -1,0 +1,237 @@
+package outcome
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// readings are the shipped ways to read a reply. The first that fits is taken, so their
+// order matters, and is this:
+//
+//  1. codes that one receiver or one registry defines: nothing else can be meant;
+//  2. throttles, the narrower first: so many on one connection, recipients of one
+//     message, of one mailbox, connections, greylisting, all of a site;
+//  3. what is said of us: TLS, authentication, distrust, relaying, our sender. It comes
+//     before all that is said of the recipient, as "sender address rejected: user
+//     unknown" speaks of ours;
+//  4. what is said of the recipient's mailbox: full, too small, disabled, moved, unknown;
+//  5. what is said of the message;
+//  6. trouble of the receiver's system, protocol, policy, in general words.
+//
+// A status that tells something by itself (status.go) is asked after these, and the code
+// last. Each reading has a sample, which a test gives to it: it reaches that reading and
+// none before. The table is never written to.
+var readings = []rule{
+	// 1. Codes.
+	{name: "google-authentication", hosts: google, status: [][3]int{{7, 20, 27}, {7, 30, 32}, {7, 40, 40}}, class: ClassAuthentication,
+		sample: "data *.google.com 421 4.7.27 Your email has been rate limited because SPF authentication didn't pass for this message."},
+	{name: "google-rate", hosts: google, status: [][3]int{{7, 28, 28}}, class: ClassRateLimited,
+		sample: "data *.google.com 421 4.7.28 Gmail has detected an unusual rate of mail originating from your SPF domain"},
+	{name: "google-tls", hosts: google, status: [][3]int{{7, 29, 29}}, class: ClassTLS,
+		sample: "data *.google.com 421 4.7.29 Your email has been rate limited because this message wasn't sent over a TLS connection."},
+	{name: "domain-authentication", status: [][3]int{{7, 20, 26}, {7, 509, 509}, {7, 515, 515}}, class: ClassAuthentication, // RFC 7372; Microsoft
+		sample: "data - 550 5.7.26 Multiple authentication checks failed"},
+	{name: "sender-null-mx", status: [][3]int{{7, 27, 27}}, none: nAuth, class: ClassPolicy, // RFC 7505 section 4.2
+		sample: "mail - 550 5.7.27 Sender address has null MX"},
+	{name: "mail-flood", status: [][3]int{{7, 28, 28}}, class: ClassRateLimited, // IANA's registry: mail flood detected
+		sample: "data - 451 4.7.28 Mail flood detected"},
+	{name: "arc", status: [][3]int{{7, 29, 29}}, none: nTLS, class: ClassAuthentication, // RFC 8617 section 7
+		sample: "data - 550 5.7.29 ARC validation failure"},
+	{name: "banned-source", status: [][3]int{{7, 511, 511}, {7, 606, 649}}, code: 5, class: ClassReputation, // Microsoft
+		sample: "rcpt - 550 5.7.606 Access denied, banned sending IP [192.0.2.7]"},
+	{name: "unregistered-domain", status: [][3]int{{7, 750, 750}}, class: ClassPolicy, // Microsoft
+		sample: "rcpt - 550 5.7.750 Service unavailable. Client blocked from sending from unregistered domains"},
+	{name: "yahoo-blocked", any: nYahooBlock, class: ClassReputation,
+		sample: "mail *.yahoodns.net 553 5.7.2 [TSS09] All messages from 192.0.2.7 will be permanently deferred"},
+	{name: "yahoo-deferred", any: nYahooRate, class: ClassRateLimited,
+		sample: "mail *.yahoodns.net 421 4.7.0 [TSS04] Messages from 192.0.2.7 temporarily deferred due to unexpected volume or user complaints"},
+	{name: "netease-connections", any: nNetEaseConn, class: ClassConnections,
+		sample: "connect *.netease.com 421 HL:ICC 163 mx10,please see http://mail.163.com/help/help_spam_16.htm"},
+	{name: "netease-rate", any: nNetEaseRate, class: ClassRateLimited,
+		sample: "mail *.netease.com 451 MI:SFQ 163 mx12,please see http://mail.163.com/help/help_spam_16.htm"},
+	{name: "netease-recipients", any: nNetEaseRcpt, class: ClassTooManyRecipients,
+		sample: "rcpt *.netease.com 450 RP:DRC 163 mx3,please see http://mail.163.com/help/help_spam_16.htm"},
+	{name: "netease-listed", any: nNetEaseList, class: ClassReputation,
+		sample: "mail *.netease.com 450 DT:RBL 163 mx3,please see http://mail.163.com/help/help_spam_16.htm"},
+	{name: "netease-content", any: nNetEaseSpam, class: ClassContent,
+		sample: "data *.netease.com 554 DT:SPM 163 mx12,please see http://mail.163.com/help/help_spam_16.htm"},
+
+	// 2. Throttles.
+	{name: "messages-per-connection", all: nPerConn | nMessages, class: ClassConnections, sig: of(elastic.Closed),
+		sample: "mail - 421 Max message per connection reached, closing transmission channel"},
+	{name: "messages-kept", stages: afterMail, all: nFull | nTooMany, class: ClassMailboxFull,
+		sample: "rcpt - 550 User has too many messages on the server."},
+	{name: "destination-domains", all: nDomains, class: ClassProtocol, sig: of(elastic.Accepted),
+		sample: "rcpt *.google.com 451 4.3.0 Multiple destination domains per transaction is unsupported. Please try again."},
+	{name: "bad-recipients", any: nReputation, all: nTooMany | nRecipients, class: ClassReputation,
+		sample: "rcpt - 550 5.7.1 Too many invalid recipients, your IP is blocked for an hour"},
+	{name: "mailbox-rate", all: nOneBox, any: nRate | nPeriod | nTooMany | nLimit, class: ClassRateLimited, sig: of(elastic.Accepted),
+		sample: "rcpt - 450 4.2.1 The user you are trying to contact is receiving mail too quickly"},
+	{name: "mailbox-rate-status", status: [][3]int{{2, 1, 1}}, any: nOneBox, class: ClassRateLimited, sig: of(elastic.Accepted),
+		sample: "rcpt - 450 4.2.1 The user you are trying to contact is receiving mail at a rate that prevents additional messages from being delivered."},
+	{name: "recipients-rate", all: nRecipients | nTooMany, any: nPeriod | nRate, class: ClassRateLimited,
+		sample: "rcpt - 452 4.5.3 Too many recipients received this hour"},
+	{name: "recipients", all: nRecipients | nTooMany, none: nInvalid, class: ClassTooManyRecipients, sig: of(elastic.Accepted),
+		sample: "rcpt - 452 4.5.3 Error: too many recipients"},
+	{name: "connections", all: nConnections, any: nTooMany | nLimit, class: ClassConnections,
+		sample: "connect - 421 4.7.0 mx.far.test Error: too many connections from 192.0.2.7"},
+	{name: "greylisting", any: nGrey, class: ClassGreylisted,
+		sample: "rcpt - 450 4.2.0 <r@far.test>: Recipient address rejected: Greylisted, please try again in 300 seconds"},
+
+	// 3. About us.
+	{name: "tls", any: nTLS, none: nAuth, class: ClassTLS,
+		sample: "mail - 530 5.7.0 Must issue a STARTTLS command first"},
+	{name: "listed", any: nListed, none: nNotListed, class: ClassReputation,
+		sample: "rcpt - 554 5.7.1 Service unavailable; Client host [192.0.2.7] blocked using zen.spamhaus.org"},
+	{name: "relaying", all: nRelay, any: nRefused | nPolicy | nDisabled | nNoDomain | nUnavailable, none: nReputation, class: ClassPolicy,
+		sample: "rcpt - 554 5.7.1 <r@far.test>: Relay access denied"},
+	{name: "lines", all: nLines, any: nSize | nLimit | nForm, class: ClassContent, notStatus: [][3]int{{3, 4, 4}},
+		sample: "data - 500 Line limit exceeded"},
+	{name: "authentication", any: nAuth, class: ClassAuthentication,
+		sample: "data - 550 5.7.1 Email rejected per DMARC policy for near.test"},
+	{name: "login", any: nLogin, class: ClassPolicy,
+		sample: "mail - 530 5.7.1 Authentication required"},
+	{name: "host-identity", any: nReverse, class: ClassAuthentication,
+		sample: "rcpt - 450 4.7.1 Client host rejected: cannot find your reverse hostname, [192.0.2.7]"},
+	{name: "rate", any: nRate, class: ClassRateLimited,
+		sample: "mail - 450 4.7.1 Error: too much mail from 192.0.2.7"},
+	{name: "reputation", any: nReputation, class: ClassReputation,
+		sample: "connect - 554 Your access to this mail system has been rejected due to the sending MTA's poor reputation."},
+	{name: "source-blocked", all: nSource | nBlocked, class: ClassReputation,
+		sample: "connect - 550 Client host is blocked by us"},
+	{name: "quota-at-mail", stages: []Stage{Mail, Connect}, any: nQuota, class: ClassRateLimited,
+		sample: "mail - 452 Quota exceeded"},
+	{name: "quota-of-sender", all: nQuota | nSender, class: ClassRateLimited,
+		sample: "rcpt - 550 5.7.1 Quota of the sender is used up"},
+	{name: "limit-in-time", all: nPeriod, any: nLimit | nQuota | nTooMany, class: ClassRateLimited,
+		sample: "mail - 550 MAX RCPT TO DAILY LIMIT"},
+	{name: "choice", any: nChoice, class: ClassPolicy,
+		sample: "rcpt - 550 5.7.1 Recipient doesn't want your mail"},
+	{name: "sender", any: nSender, none: nSpam, class: ClassPolicy,
+		sample: "rcpt - 550 5.1.0 <b@near.test>: Sender address rejected: User unknown in virtual mailbox table"},
+	{name: "sender-at-mail", stages: []Stage{Mail}, any: nUnknown | nInvalid | nNoDomain, none: nProtocol, class: ClassPolicy,
+		sample: "mail - 553 near.test does not exist"},
+
+	// 4. About the recipient.
+	{name: "mailbox-full", stages: afterMail, any: nFull, class: ClassMailboxFull,
+		sample: "rcpt - 552 5.1.1 5.2.2 sorry, final recipient mailbox is full (chkuser)"},
+	{name: "quota", stages: afterMail, any: nQuota, class: ClassMailboxFull,
+		sample: "data - 552 Error: disk quota exceeded"},
+	{name: "message-for-mailbox", stages: afterMail, status: [][3]int{{2, 3, 3}}, class: ClassSizeLimit,
+		sample: "data - 550 5.2.3 Message length exceeds administrative limit"},
+	{name: "disabled", stages: afterMail, all: nDisabled, none: nSpam | nSystem, class: ClassSuspended,
+		sample: "rcpt - 550 5.2.1 The email account that you tried to reach is disabled."},
+	{name: "moved", stages: afterMail, any: nMoved, class: ClassHasMoved,
+		sample: "rcpt - 551 5.1.6 User has moved to r@other.test"},
+	{name: "microsoft-unknown", stages: afterMail, code: 5, status: [][3]int{{4, 1, 1}}, all: nRefused, any: nRecipient | nRecipients, class: ClassUserUnknown,
+		sample: "rcpt *.mail.protection.outlook.com 550 5.4.1 Recipient address rejected: Access denied."},
+	{name: "null-mx", stages: afterMail, any: nNullMX, none: nDomain, class: ClassHostUnknown,
+		sample: "rcpt - 556 5.1.10 Recipient address has null MX"},
+	{name: "no-domain", stages: afterMail, any: nNoDomain, class: ClassHostUnknown,
+		sample: "rcpt - 550 5.1.2 <r@far.test>... Host unknown (Name server: far.test: host not found)"},
+	{name: "syntax-status", stages: []Stage{Rcpt}, status: [][3]int{{1, 3, 3}}, class: ClassPolicy,
+		sample: "rcpt - 553 5.1.3 Invalid address format"},
+	{name: "syntax-of-address", stages: afterMail, all: nRecipient | nProtocol | nInvalid, class: ClassPolicy,
+		sample: "rcpt - 501 Bad address syntax"},
+	{name: "unknown", stages: afterMail, any: nUnknown, none: nSource | nForm | nDisk, class: ClassUserUnknown,
+		sample: "rcpt - 550 5.1.1 <r@far.test>: Recipient address rejected: User unknown in local recipient table"},
+	{name: "invalid", stages: afterMail, all: nRecipient | nInvalid, none: nSource | nSystem | nForm | nPolicy, class: ClassUserUnknown,
+		sample: "rcpt - 550 5.1.1 <r@far.test>... Invalid recipient"},
+	{name: "unavailable-at-data", stages: []Stage{Data}, code: 5, any: nUnavailable, class: ClassPolicy,
+		sample: "data - 550 5.7.1 Requested action not taken: mailbox unavailable"},
+	{name: "unavailable-by-policy", stages: []Stage{Rcpt}, code: 5, any: nUnavailable, status: [][3]int{{7, 0, 999}}, class: ClassPolicy,
+		sample: "rcpt - 550 5.7.1 Requested action not taken: mailbox not available"},
+	{name: "unavailable", stages: []Stage{Rcpt}, code: 5, any: nUnavailable, notStatus: [][3]int{{2, 1, 1}, {7, 0, 999}}, class: ClassUserUnknown,
+		sample: "rcpt *.olc.protection.outlook.com 550 5.5.0 Requested action not taken: mailbox unavailable"},
+	{name: "address-rejected", stages: []Stage{Rcpt}, code: 5, all: nRecipient | nRefused, none: nBlocked | nPolicy | nSystem | nAgain | nSpam | nSource | nMessage | nForm | nProtocol | nSize | nLoop | nVerify,
+		notStatus: [][3]int{{7, 0, 999}, {2, 1, 3}, {3, 0, 9}}, class: ClassUserUnknown,
+		sample: "rcpt - 550 #5.1.0 Address rejected."},
+
+	// 5. About the message.
+	{name: "loop", any: nLoop, class: ClassNetwork,
+		sample: "data - 554 5.4.6 Too many hops"},
+	{name: "content-status", status: [][3]int{{6, 0, 999}}, class: ClassContent,
+		sample: "data - 500 5.6.1 Message content rejected"},
+	{name: "too-big", code: 5, all: nMessage, any: nSize | nLimit, none: nSpam, class: ClassTooBig,
+		sample: "data - 552 5.7.0 message size exceeds corporate limit"},
+	{name: "spam", any: nSpam, class: ClassContent,
+		sample: "data - 554 5.7.1 Spam message rejected"},
+	{name: "invalid-message", stages: []Stage{Data}, all: nInvalid | nMessage, class: ClassContent,
+		sample: "data - 554 5.5.2 Invalid data in message"},
+	{name: "form", stages: []Stage{Data}, any: nForm, class: ClassContent,
+		sample: "data - 554 5.7.1 This message is not RFC 5322 compliant"},
+
+	// 6. In general.
+	{name: "again-at-connect", stages: []Stage{Connect}, code: 421, any: nAgain | nBusy, class: ClassConnections,
+		sample: "connect - 421 4.7.0 Try again later, closing connection."},
+	{name: "busy", code: 4, any: nBusy, status: [][3]int{{7, 500, 699}}, class: ClassRateLimited,
+		sample: "mail - 451 4.7.500 Server busy. Please try again later from [192.0.2.7]."},
+	{name: "timeout", any: nTimeout, class: ClassNetwork,
+		sample: "data - 421 4.4.2 mx.far.test Error: timeout exceeded"},
+	{name: "system", any: nSystem | nDisk, none: nPolicy, notStatus: [][3]int{{2, 1, 1}, {4, 1, 2}}, class: ClassSystem,
+		sample: "mail - 452 4.3.1 Insufficient system storage"},
+	{name: "busy-system", code: 4, any: nBusy, class: ClassSystem,
+		sample: "rcpt - 450 busy - please try later"},
+	{name: "again-to-recipient", stages: afterMail, code: 4, any: nAgain, none: nPolicy, status: [][3]int{{7, 0, 1}, {0, 0, 0}}, class: ClassGreylisted,
+		sample: "rcpt - 451 4.7.1 Please try again later"},
+	{name: "again", stages: []Stage{Mail, Data}, code: 4, any: nAgain, class: ClassRateLimited,
+		sample: "mail - 450 try later"},
+	{name: "policy", any: nPolicy, class: ClassPolicy,
+		sample: "rcpt - 550 5.7.1 Access denied"},
+	{name: "errors", code: 421, all: nTooMany | nProtocol, class: ClassProtocol,
+		sample: "mail - 421 4.7.0 mx.far.test Error: too many errors"},
+	{name: "protocol", any: nProtocol, notStatus: [][3]int{{7, 0, 999}}, class: ClassProtocol,
+		sample: "mail - 500 5.5.2 unrecognized command"},
+	{name: "lookup", any: nLookup, class: ClassNetwork,
+		sample: "mail - 451 4.4.0 DNS resolving error"},
+	{name: "refused", all: nRefused, any: nSource | nDomain | nMessage | nRecipient, class: ClassPolicy,
+		sample: "mail - 550 Connection denied."},
+	{name: "verify", any: nVerify, class: ClassPolicy,
+		sample: "rcpt - 550 Recipient verification problem"},
+}
+
+// The hosts and stages of readings.
+var (
+	google    = []string{".google.com", ".googlemail.com"}
+	afterMail = []Stage{Rcpt, Data}
+)
+
+// rule reads a reply. All conditions that are given must hold.
+type rule struct {
+	name      string
+	hosts     []string // ends of the name of the host that spoke
+	stages    []Stage
+	code      int      // 421, or 4 or 5 for its first digit
+	status    [][3]int // subject and detail from, to; {0, 0, 0} is a reply without one
+	notStatus [][3]int
+	all       notions
+	any       notions // one of them
+	none      notions
+
+	class  Class
+	sig    *elastic.Kind // nil: the class's
+	sample string        // stage, host or -, reply
+}
+
+func of[T any](v T) *T { return &v }
+
+func (r *rule) fits(a *Attempt, st status, found notions) bool {
+	return found&r.all == r.all && (r.any == 0 || found&r.any != 0) && found&r.none == 0 &&
+		(r.code == 0 || r.code == a.Code || r.code == a.Code/100) &&
+		(r.stages == nil || slices.Contains(r.stages, a.Stage)) &&
+		(r.status == nil || st.among(r.status)) && (r.notStatus == nil || !st.among(r.notStatus)) &&
+		(r.hosts == nil || spokenBy(a.Peer, r.hosts))
+}
+
+// spokenBy says whether a peer, "mx1.example[192.0.2.1]", has a name with one of the ends.
+func spokenBy(peer string, ends []string) bool {
+	name, _, _ := strings.Cut(peer, "[")
+	for _, end := range ends {
+		if len(name) >= len(end) && strings.EqualFold(name[len(name)-len(end):], end) {
+			return true
+		}
+	}
+	return false
+}
