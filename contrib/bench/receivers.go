@@ -134,32 +134,36 @@ func at(rounds [][]met, i int, figure func(met) float64) series {
 	return over(rounds, func(r []met) float64 { return figure(r[i]) })
 }
 
-// receiverTables has a row for each receiver and a column for each sender.
-func receiverTables(names []string, list []*target, found [][][]met) []table {
-	tables := []table{
-		{title: "Goodput, of the possible", columns: []string{"receiver", "possible a second"}},
-		{title: "Connections refused, for each message accepted", columns: []string{"receiver", ""}},
-		{title: "Messages refused for their rate, for each message accepted", columns: []string{"receiver", ""}},
+// receiverTables has a row for each receiver, and of each figure a column for each sender.
+func receiverTables(names []string, list []*target, found [][][]met) (tables []table) {
+	figures := []struct {
+		what   string
+		figure func(met) float64
+		format func(float64) string
+	}{
+		{"Goodput, of the possible", met.shared, hundredth},
+		{"Connections refused, for each message accepted", met.refusedOnly, percent2},
+		{"Messages refused for their rate, for each message accepted", met.tooFastOnly, percent2},
 	}
-	for k := range tables {
-		tables[k].columns = append(tables[k].columns, names...)
-		for i, t := range list {
-			row := []string{t.what, ""}
+	for _, f := range figures {
+		t := table{title: f.what, columns: append([]string{"receiver", "possible a second"}, names...)}
+		for i, x := range list {
+			row := []string{x.what, figureOf(x.rate)}
 			for n := range names {
-				switch k {
-				case 0:
-					row[1] = fmt.Sprintf("%.1f", t.rate)
-					row = append(row, at(found[n], i, met.shared).cell(hundredth))
-				case 1:
-					row = append(row, at(found[n], i, met.refusedOnly).cell(percent2))
-				case 2:
-					row = append(row, at(found[n], i, met.tooFastOnly).cell(percent2))
-				}
+				row = append(row, at(found[n], i, f.figure).cell(f.format))
 			}
-			tables[k].rows = append(tables[k].rows, row)
+			t.rows = append(t.rows, row)
 		}
+		tables = append(tables, t)
 	}
-	return tables
+	if len(names) > 1 {
+		return tables
+	}
+	one := table{title: names[0], columns: []string{"receiver", "possible a second", "goodput / possible", "connections refused / message", "too fast / message"}}
+	for i := range list {
+		one.rows = append(one.rows, append(tables[0].rows[i], tables[1].rows[i][2], tables[2].rows[i][2]))
+	}
+	return []table{one}
 }
 
 func hundredth(v float64) string { return fmt.Sprintf("%.2f", v) }

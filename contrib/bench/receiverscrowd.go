@@ -133,6 +133,7 @@ func joined() sim.Kind {
 
 func joiners(ctx context.Context, b *bench) (section, error) {
 	t := b.newTarget(joined(), "joined", 1, mostOffered)
+	t.queue = "provider"
 	found, err := alternate(ctx, b, "Joiners", []variant[float64]{
 		{"alone", func(ctx context.Context) (float64, error) { return b.joined(ctx, t, 0) }},
 		{"beside joiners", func(ctx context.Context) (float64, error) { return b.joined(ctx, t, joinerDomains) }},
