@@ -19,8 +19,23 @@ there is a backlog at each receiver all the time; where the receiver allows more
 Millrace has ` + "`max_sessions = 200`" + ` and no host MTA before it. The share is of the *possible*: what a simulated sender gets through there that
 knows all limits and meets the same noise (contrib/sim). Measured from second %.0f to %.0f.`
 
-// receiverNumbers are the rows of sim.Table; the words are the crowds.
-var crowdNames = []string{"shared", "joiners", "hostile", "backup"}
+// crowds are the receivers that many domains lead to. Those of sim.Table have numbers.
+func crowds() []scenarioPart {
+	return []scenarioPart{{"shared", sharedHost}, {"joiners", joiners}, {"hostile", hostile}, {"backup", commonBackup}}
+}
+
+// scenarioPart is a section of the scenario.
+type scenarioPart struct {
+	name string
+	run  func(context.Context, *bench) (section, error)
+}
+
+func crowdNames() (list []string) {
+	for _, c := range crowds() {
+		list = append(list, c.name)
+	}
+	return list
+}
 
 // ourselves is Millrace without a host MTA before it.
 const ourselves = "Millrace"
@@ -63,10 +78,7 @@ func receivers(ctx context.Context, b *bench) (sections []section, err error) {
 		}
 		sections = append(sections, s)
 	}
-	for _, c := range []struct {
-		name string
-		run  func(context.Context, *bench) (section, error)
-	}{{"shared", sharedHost}, {"joiners", joiners}, {"hostile", hostile}, {"backup", commonBackup}} {
+	for _, c := range crowds() {
 		if !b.chosen(c.name) {
 			continue
 		}
@@ -181,8 +193,8 @@ func (s *settings) parseReceivers(receivers, without string) error {
 	s.receivers, s.without = fields(receivers), fields(without)
 	for _, r := range s.receivers {
 		n, err := strconv.Atoi(r)
-		if (err != nil || n < 1 || n > len(sim.Table())) && !slices.Contains(crowdNames, r) {
-			return fmt.Errorf("-receivers: no %q; there are 1 to %d, %s", r, len(sim.Table()), strings.Join(crowdNames, ", "))
+		if (err != nil || n < 1 || n > len(sim.Table())) && !slices.Contains(crowdNames(), r) {
+			return fmt.Errorf("-receivers: no %q; there are 1 to %d, %s", r, len(sim.Table()), strings.Join(crowdNames(), ", "))
 		}
 	}
 	for _, w := range s.without {
