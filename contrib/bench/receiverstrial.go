@@ -386,6 +386,18 @@ func (t *target) met(from, to sink.HostStats) met {
 
 // why writes what the agent says of targets that got less than they could.
 func (r *racer) why(ctx context.Context, w io.Writer, list []*target, found []met) {
+	r.tell(ctx, w, func(s *control.Site) string {
+		for i, t := range list {
+			if found[i].share < 0.95 && (strings.Contains(s.Name, t.name+".test") || s.Queue == t.queue) {
+				return fmt.Sprintf("%.2f at %s", found[i].share, t.what)
+			}
+		}
+		return ""
+	})
+}
+
+// tell writes what the agent says of sites that are given a heading.
+func (r *racer) tell(ctx context.Context, w io.Writer, heading func(*control.Site) string) {
 	c := control.NewClient(r.Millrace.Control())
 	defer c.Close()
 	status, err := c.Status(ctx)
@@ -393,22 +405,18 @@ func (r *racer) why(ctx context.Context, w io.Writer, list []*target, found []me
 		fmt.Fprintln(w, "why:", err)
 		return
 	}
-	for i, t := range list {
-		if found[i].share >= 0.95 {
+	for _, s := range status.Sites {
+		title := heading(&s)
+		if title == "" {
 			continue
 		}
-		for _, s := range status.Sites {
-			if !strings.Contains(s.Name, t.name+".test") && s.Queue != t.queue {
-				continue
-			}
-			fmt.Fprintf(w, "%.2f at %s: %+v\n", found[i].share, t.what, s)
-			changes, err := c.Why(ctx, s.Name)
-			if err != nil {
-				fmt.Fprintln(w, "why:", err)
-			}
-			for _, x := range changes[max(0, len(changes)-10):] {
-				fmt.Fprintf(w, "    %+v\n", x)
-			}
+		fmt.Fprintf(w, "%s: %+v\n", title, s)
+		changes, err := c.Why(ctx, s.Name)
+		if err != nil {
+			fmt.Fprintln(w, "why:", err)
+		}
+		for _, x := range changes[max(0, len(changes)-10):] {
+			fmt.Fprintf(w, "    %+v\n", x)
 		}
 	}
 }
