@@ -4,6 +4,8 @@
 //	make bench                                  # all scenarios, five rounds each; the report is dist/bench/report.md
 //	make bench ROUNDS=1 BENCH='-scenario blast,throughput'
 //	go run ./contrib/bench -quick               # one small round: does it work?
+//	go run ./contrib/bench -rounds 1 -scenario receivers -receivers 1,5 -without postfix
+//	go run ./contrib/bench -rounds 1 -scenario receivers -population 30 -seed 1
 //	go run ./contrib/bench -readme dist/bench   # README's table and plot from that report
 //
 // A scenario is one file: a [scenario] with a function that runs its variants (Postfix
@@ -128,7 +130,7 @@ func parse(args []string) (*settings, error) {
 	f.DurationVar(&s.limits, "limits", 3*time.Minute, "limits: `time` of a round")
 	f.DurationVar(&s.outage, "outage", time.Minute, "outage: `time` that the receiver is down")
 	f.DurationVar(&s.recovery, "recovery", 10*time.Minute, "outage: `time` that its mail is watched for afterwards, at most")
-	receivers := f.String("receivers", "", "receivers: comma-separated `rows` of its table to run, 1 to 10, or "+strings.Join(crowdNames, ", ")+" (default all)")
+	receivers := f.String("receivers", "", "receivers: comma-separated `rows` of its table to run, 1 to 10, or "+strings.Join(crowdNames(), ", ")+" (default all)")
 	without := f.String("without", "", "receivers: comma-separated `senders` to leave out: millrace, default, tuned, or postfix for both of these")
 	f.IntVar(&s.population, "population", 0, "receivers: meet so `many` receivers drawn from -seed instead, with Millrace alone")
 	f.BoolVar(&s.hard, "hard", false, "receivers: with -population, draw from the hard ones")

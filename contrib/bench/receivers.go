@@ -19,8 +19,23 @@ there is a backlog at each receiver all the time; where the receiver allows more
 Millrace has ` + "`max_sessions = 200`" + ` and no host MTA before it. The share is of the *possible*: what a simulated sender gets through there that
 knows all limits and meets the same noise (contrib/sim). Measured from second %.0f to %.0f.`
 
-// receiverNumbers are the rows of sim.Table; the words are the crowds.
-var crowdNames = []string{"shared", "joiners", "hostile", "backup"}
+// crowds are the receivers that many domains lead to. Those of sim.Table have numbers.
+func crowds() []scenarioPart {
+	return []scenarioPart{{"shared", sharedHost}, {"joiners", joiners}, {"hostile", hostile}, {"backup", commonBackup}}
+}
+
+// scenarioPart is a section of the scenario.
+type scenarioPart struct {
+	name string
+	run  func(context.Context, *bench) (section, error)
+}
+
+func crowdNames() (list []string) {
+	for _, c := range crowds() {
+		list = append(list, c.name)
+	}
+	return list
+}
 
 // ourselves is Millrace without a host MTA before it.
 const ourselves = "Millrace"
@@ -63,10 +78,7 @@ func receivers(ctx context.Context, b *bench) (sections []section, err error) {
 		}
 		sections = append(sections, s)
 	}
-	for _, c := range []struct {
-		name string
-		run  func(context.Context, *bench) (section, error)
-	}{{"shared", sharedHost}, {"joiners", joiners}, {"hostile", hostile}, {"backup", commonBackup}} {
+	for _, c := range crowds() {
 		if !b.chosen(c.name) {
 			continue
 		}
@@ -134,32 +146,36 @@ func at(rounds [][]met, i int, figure func(met) float64) series {
 	return over(rounds, func(r []met) float64 { return figure(r[i]) })
 }
 
-// receiverTables has a row for each receiver and a column for each sender.
-func receiverTables(names []string, list []*target, found [][][]met) []table {
-	tables := []table{
-		{title: "Goodput, of the possible", columns: []string{"receiver", "possible a second"}},
-		{title: "Connections refused, for each message accepted", columns: []string{"receiver", ""}},
-		{title: "Messages refused for their rate, for each message accepted", columns: []string{"receiver", ""}},
+// receiverTables has a row for each receiver, and of each figure a column for each sender.
+func receiverTables(names []string, list []*target, found [][][]met) (tables []table) {
+	figures := []struct {
+		what   string
+		figure func(met) float64
+		format func(float64) string
+	}{
+		{"Goodput, of the possible", met.shared, hundredth},
+		{"Connections refused, for each message accepted", met.refusedOnly, percent2},
+		{"Messages refused for their rate, for each message accepted", met.tooFastOnly, percent2},
 	}
-	for k := range tables {
-		tables[k].columns = append(tables[k].columns, names...)
-		for i, t := range list {
-			row := []string{t.what, ""}
+	for _, f := range figures {
+		t := table{title: f.what, columns: append([]string{"receiver", "possible a second"}, names...)}
+		for i, x := range list {
+			row := []string{x.what, figureOf(x.rate)}
 			for n := range names {
-				switch k {
-				case 0:
-					row[1] = fmt.Sprintf("%.1f", t.rate)
-					row = append(row, at(found[n], i, met.shared).cell(hundredth))
-				case 1:
-					row = append(row, at(found[n], i, met.refusedOnly).cell(percent2))
-				case 2:
-					row = append(row, at(found[n], i, met.tooFastOnly).cell(percent2))
-				}
+				row = append(row, at(found[n], i, f.figure).cell(f.format))
 			}
-			tables[k].rows = append(tables[k].rows, row)
+			t.rows = append(t.rows, row)
 		}
+		tables = append(tables, t)
 	}
-	return tables
+	if len(names) > 1 {
+		return tables
+	}
+	one := table{title: names[0], columns: []string{"receiver", "possible a second", "goodput / possible", "connections refused / message", "too fast / message"}}
+	for i := range list {
+		one.rows = append(one.rows, append(tables[0].rows[i], tables[1].rows[i][2], tables[2].rows[i][2]))
+	}
+	return []table{one}
 }
 
 func hundredth(v float64) string { return fmt.Sprintf("%.2f", v) }
@@ -177,8 +193,8 @@ func (s *settings) parseReceivers(receivers, without string) error {
 	s.receivers, s.without = fields(receivers), fields(without)
 	for _, r := range s.receivers {
 		n, err := strconv.Atoi(r)
-		if (err != nil || n < 1 || n > len(sim.Table())) && !slices.Contains(crowdNames, r) {
-			return fmt.Errorf("-receivers: no %q; there are 1 to %d, %s", r, len(sim.Table()), strings.Join(crowdNames, ", "))
+		if (err != nil || n < 1 || n > len(sim.Table())) && !slices.Contains(crowdNames(), r) {
+			return fmt.Errorf("-receivers: no %q; there are 1 to %d, %s", r, len(sim.Table()), strings.Join(crowdNames(), ", "))
 		}
 	}
 	for _, w := range s.without {

@@ -91,6 +91,16 @@ func (b *bench) shared(ctx context.Context, name string) (round sharedRound, err
 	}
 	stats := r.Internet.Stats()
 	p := stats.Provider("shared")
+	if name == ourselves {
+		told := 0
+		r.tell(ctx, b.progress, func(s *control.Site) string {
+			if s.Waiting == 0 || told == 3 {
+				return ""
+			}
+			told++
+			return "waiting"
+		})
+	}
 	return sharedRound{float64(p.Messages), float64(p.RefusedConnections()) / max(float64(p.Messages), 1)}, nil
 }
 
@@ -133,6 +143,7 @@ func joined() sim.Kind {
 
 func joiners(ctx context.Context, b *bench) (section, error) {
 	t := b.newTarget(joined(), "joined", 1, mostOffered)
+	t.queue = "provider"
 	found, err := alternate(ctx, b, "Joiners", []variant[float64]{
 		{"alone", func(ctx context.Context) (float64, error) { return b.joined(ctx, t, 0) }},
 		{"beside joiners", func(ctx context.Context) (float64, error) { return b.joined(ctx, t, joinerDomains) }},

@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +29,7 @@ import (
 type target struct {
 	name     string // of its provider; its domain is <name>.example
 	what     string // in words
+	queue    string // that has it alone; "" is the general one
 	receiver sim.Receiver
 	offered  float64 // messages a second that come for it; 0: all wait at the start
 	waiting  int     // messages that wait at the start
@@ -56,7 +59,7 @@ func (b *bench) newTarget(k sim.Kind, name string, seed uint64, most float64) *t
 	return t
 }
 
-// message makes message j of the target.
+// generator makes the target's messages.
 func (t *target) generator(seed uint64) *inject.Generator {
 	return &inject.Generator{Seed: seed, Domains: []string{t.name + ".example"}, MinSize: 2 << 10}
 }
@@ -299,6 +302,8 @@ func (r *racer) watch(ctx context.Context, b *bench, list []*target) (found []me
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	late := newLateTimers()
+	defer late.stop()
 	window := [2]sink.Stats{}
 	for i, after := range []time.Duration{b.learn, b.watched()} {
 		if !waitUntil(ctx, began.Add(after)) {
@@ -306,6 +311,8 @@ func (r *racer) watch(ctx context.Context, b *bench, list []*target) (found []me
 		}
 		window[i] = r.Internet.Stats()
 	}
+	fmt.Fprintf(b.progress, "%s, %d at once, %.0f messages/s possible; timers of this program were late by %v at most, %v in the mean\n",
+		r.name, len(list), sumOf(list), late.most().Round(time.Millisecond), late.mean().Round(10*time.Microsecond))
 	for _, t := range list {
 		found = append(found, t.met(window[0].Provider(t.name), window[1].Provider(t.name)))
 	}
@@ -379,6 +386,18 @@ func (t *target) met(from, to sink.HostStats) met {
 
 // why writes what the agent says of targets that got less than they could.
 func (r *racer) why(ctx context.Context, w io.Writer, list []*target, found []met) {
+	r.tell(ctx, w, func(s *control.Site) string {
+		for i, t := range list {
+			if found[i].share < 0.95 && (strings.Contains(s.Name, t.name+".test") || s.Queue == t.queue) {
+				return fmt.Sprintf("%.2f at %s", found[i].share, t.what)
+			}
+		}
+		return ""
+	})
+}
+
+// tell writes what the agent says of sites that are given a heading.
+func (r *racer) tell(ctx context.Context, w io.Writer, heading func(*control.Site) string) {
 	c := control.NewClient(r.Millrace.Control())
 	defer c.Close()
 	status, err := c.Status(ctx)
@@ -386,22 +405,59 @@ func (r *racer) why(ctx context.Context, w io.Writer, list []*target, found []me
 		fmt.Fprintln(w, "why:", err)
 		return
 	}
-	for i, t := range list {
-		if found[i].share >= 0.95 {
+	for _, s := range status.Sites {
+		title := heading(&s)
+		if title == "" {
 			continue
 		}
-		for _, s := range status.Sites {
-			if !strings.Contains(s.Name, t.name+".test") {
-				continue
-			}
-			fmt.Fprintf(w, "%.2f at %s: %+v\n", found[i].share, t.what, s)
-			changes, err := c.Why(ctx, s.Name)
-			if err != nil {
-				fmt.Fprintln(w, "why:", err)
-			}
-			for _, x := range changes[max(0, len(changes)-10):] {
-				fmt.Fprintf(w, "    %+v\n", x)
-			}
+		fmt.Fprintf(w, "%s: %+v\n", title, s)
+		changes, err := c.Why(ctx, s.Name)
+		if err != nil {
+			fmt.Fprintln(w, "why:", err)
+		}
+		for _, x := range changes[max(0, len(changes)-10):] {
+			fmt.Fprintf(w, "    %+v\n", x)
 		}
 	}
 }
+
+// sumOf is what is possible at all targets together, messages a second.
+func sumOf(list []*target) (sum float64) {
+	for _, t := range list {
+		sum += t.rate
+	}
+	return sum
+}
+
+// lateTimers tells whether the machine had time for what is measured: a figure is of the
+// machine, not of a sender, where timers come late by a good part of a round trip.
+type lateTimers struct {
+	n, sum, max atomic.Int64
+	stop        func()
+}
+
+// newLateTimers watches until stop.
+func newLateTimers() *lateTimers {
+	const every = 20 * time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &lateTimers{}
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for {
+			due := time.Now().Add(every)
+			if !waitUntil(ctx, due) {
+				return
+			}
+			late := int64(time.Since(due))
+			l.n.Add(1)
+			l.sum.Add(late)
+			l.max.Store(max(l.max.Load(), late))
+		}
+	})
+	l.stop = func() { cancel(); watch.Wait() }
+	return l
+}
+
+func (l *lateTimers) most() time.Duration { return time.Duration(l.max.Load()) }
+
+func (l *lateTimers) mean() time.Duration { return time.Duration(l.sum.Load() / max(l.n.Load(), 1)) }
