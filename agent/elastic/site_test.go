@@ -254,3 +254,32 @@ func BenchmarkNewSite(b *testing.B) {
 }
 
 var sites []*Site
+
+// BenchmarkOpenOf64Candidates tells what it takes to see that no connect is wanted, and to
+// choose one of 64 addresses.
+func BenchmarkOpenOf64Candidates(b *testing.B) {
+	x := newLimitedHosts(64, 2)
+	x.run(time.Minute)
+	b.Run("none", func(b *testing.B) {
+		b.ReportAllocs()
+		var slot slots.Slot
+		for b.Loop() {
+			if _, ok := x.s.Open(x.now, &slot, x.list); ok {
+				x.s.Failed(&slot, x.now, false)
+			}
+		}
+	})
+	b.Run("one", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			x.s.Ended(x.up[0], x.now)
+			y := &slots.Slot{} // one is never used again
+			if _, ok := x.s.Open(x.now, y, x.list); !ok {
+				b.Fatal("no replacement")
+			}
+			x.s.CameUp(y, x.now)
+			x.s.Accepted(y, x.now, x.now)
+			x.up[0] = y
+		}
+	})
+}
