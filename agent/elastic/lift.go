@@ -4,7 +4,7 @@ import "time"
 
 // Lift ends the clamps that were put on for a reason. It is false if there were none.
 func (s *Site) Lift(now time.Time, reason string) bool {
-	if !s.clamps.lift(now, reason) {
+	if s.clamps == nil || !s.clamps.lift(now, reason) {
 		return false
 	}
 	s.record(now, s.want, "no longer bounded: "+reason)

@@ -17,7 +17,7 @@ func (s *Site) Open(now time.Time, x *slots.Slot, list []Candidate) (*slots.Addr
 	s.awake(now)
 	s.next = time.Time{}
 	most := s.limits.MaxSessions
-	if cl, ok := s.clamps.tightest(now); ok && cl.Sessions >= 0 {
+	if cl, ok := s.Clamped(now); ok && cl.Sessions >= 0 {
 		most = min(most, cl.Sessions)
 		s.sooner(now, cl.Until)
 	}

@@ -96,12 +96,12 @@ func (s *Site) confirm(now time.Time) {
 // endedWhile says whether a session ended while the connect was on its way to the receiver:
 // then it may have got that one's place.
 func (s *Site) endedWhile(x *slots.Slot, now time.Time) bool {
-	there := x.Began.Add(now.Sub(x.Began) / 2)
+	there := x.Began.Add(now.Sub(x.Began) / 2).UnixNano()
 	n := min(s.nends, len(s.ends))
 	for _, at := range s.ends[:n] {
-		if !at.Before(x.Began) && !at.After(there) {
+		if at >= x.Began.UnixNano() && at <= there {
 			return true
 		}
 	}
-	return n == len(s.ends) && s.ends[s.nends%n].After(there)
+	return n == len(s.ends) && s.ends[s.nends%n] > there
 }

@@ -108,7 +108,7 @@ type Candidate struct {
 // How many refusals there were is never kept as a limit; what is kept is what was accepted.
 type Site struct {
 	limits  Limits
-	clamps  clamps
+	clamps  *clamps  // nil: none were ever put
 	history []Change // the last siteHistory
 	host    hostRoom
 
@@ -119,8 +119,8 @@ type Site struct {
 	want   int // slots: to be doubled, or what was accepted at most lately
 	window int // connects that may be under way
 	credit float64
-	turn   int          // so that equal addresses take turns
-	ends   [8]time.Time // of the last sessions
+	turn   int      // so that equal addresses take turns
+	ends   [8]int64 // of the last sessions, Unix time in nanoseconds
 	nends  int
 
 	pace    slots.Pace // of each address
@@ -262,7 +262,7 @@ func earlier(a, b time.Time) time.Time {
 func (s *Site) Ended(x *slots.Slot, now time.Time) {
 	s.run(now)
 	s.unprobe(x)
-	s.ends[s.nends%len(s.ends)] = now
+	s.ends[s.nends%len(s.ends)] = now.UnixNano()
 	s.nends++
 	x.End(now, s.late.lag)
 }
@@ -290,7 +290,7 @@ func (s *Site) Surplus(now time.Time) int {
 	if kept := s.keep(now); kept > 0 && s.probe.open == 0 && s.probe.round == 0 && s.probe.trial == 0 {
 		n = s.want - kept
 	}
-	if cl, ok := s.clamps.tightest(now); ok && cl.Sessions >= 0 {
+	if cl, ok := s.Clamped(now); ok && cl.Sessions >= 0 {
 		n = min(n, cl.Sessions)
 	}
 	return s.Live - n
@@ -298,10 +298,23 @@ func (s *Site) Surplus(now time.Time) int {
 
 // Clamp puts a bound on the site from outside.
 func (s *Site) Clamp(now time.Time, cl Clamp) {
-	if cl.Until.After(now) {
-		s.clamps.put(now, cl)
-		s.record(now, s.want, clamped(cl))
+	if !cl.Until.After(now) {
+		return
 	}
+	if s.clamps == nil { // most sites never have one
+		s.clamps = new(clamps)
+	}
+	s.clamps.put(now, cl)
+	s.record(now, s.want, asCause(cl))
+}
+
+// Clamped is the bound that the clamps in force make together, and the reason and the
+// end of the tightest one; false if there is none.
+func (s *Site) Clamped(now time.Time) (Clamp, bool) {
+	if s.clamps == nil {
+		return Clamp{}, false
+	}
+	return s.clamps.tightest(now)
 }
 
 // Slow puts a bound of half the present rate on the site.

@@ -39,7 +39,7 @@ func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 	// A little more at each than its share, so that all of them together reach theirs.
 	each := tighter(1.1*s.pace.Value, a.Pace.Value)
 	all := tighter(s.pace.Value*float64(s.active()), s.limits.MaxRate)
-	if cl, ok := s.clamps.tightest(now); ok {
+	if cl, ok := s.Clamped(now); ok {
 		all = tighter(all, cl.Pace)
 	}
 	wait := max(a.Bucket.Wait(now, each), s.bucket.Wait(now, all))

@@ -82,9 +82,11 @@ func (s *Site) Learned(now time.Time) (Learned, bool) {
 		At: at, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag, Floor: s.late.floor, Sure: s.late.sure,
 		Pace: s.pace.Value, Punish: s.refusals.punish, Opens: s.refusals.opens, Reply: s.reply,
 	}
-	for _, c := range s.clamps {
-		if c.Until.After(now) {
-			l.Clamps = append(l.Clamps, c)
+	if s.clamps != nil {
+		for _, c := range s.clamps {
+			if c.Until.After(now) {
+				l.Clamps = append(l.Clamps, c)
+			}
 		}
 	}
 	any := l.Bound || l.Sure || l.Pace > 0 || l.Want > startSessions || len(l.Clamps) > 0 || l.Punish.After(now) || l.Opens.After(now)
@@ -105,7 +107,7 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 	s.refusals.punish = earlier(l.Punish, now.Add(waryLong))
 	s.refusals.opens = earlier(l.Opens, now.Add(siteWaits[len(siteWaits)-1]))
 	for _, c := range l.Clamps {
-		s.clamps.put(now, c)
+		s.Clamp(now, c)
 	}
 	s.reply = l.Reply
 	s.want = max(1, min(cmp.Or(l.Want, startSessions), s.limits.MaxSessions))

@@ -24,7 +24,7 @@ func (s *Site) Target(now time.Time) Target {
 	}
 	t.Slowed = all > 0
 	t.Pace = tighter(all, s.limits.MaxRate)
-	if cl, ok := s.clamps.tightest(now); ok {
+	if cl, ok := s.Clamped(now); ok {
 		if cl.Sessions >= 0 {
 			t.Sessions = min(t.Sessions, cl.Sessions)
 		}
@@ -39,17 +39,13 @@ func (s *Site) Paced(now time.Time) bool {
 	if s.pace.Value > 0 || s.limits.MaxRate > 0 || s.fast != nil {
 		return true
 	}
-	cl, ok := s.clamps.tightest(now)
+	cl, ok := s.Clamped(now)
 	return ok && cl.Pace > 0
 }
 
 // Full says whether all the slots are held that the site wants: another connect would
 // have to be in the stead of a session that is up.
 func (s *Site) Full() bool { return s.Held()-s.Hanging >= s.want-s.host.kept }
-
-// Clamped is the bound that the clamps in force make together, and the reason and the
-// end of the tightest one; false if there is none.
-func (s *Site) Clamped(now time.Time) (Clamp, bool) { return s.clamps.tightest(now) }
 
 // Latency is the time of a transaction, smoothed.
 func (s *Site) Latency() time.Duration { return time.Duration(s.latency * float64(time.Second)) }
@@ -88,8 +84,8 @@ func (s *Site) Granted(now time.Time, a *slots.Address) {
 	s.credit = max(s.credit, 1)
 }
 
-// clamped is how a clamp reads in the history.
-func clamped(cl Clamp) string {
+// asCause is how a clamp reads in the history.
+func asCause(cl Clamp) string {
 	what := "suspended"
 	switch {
 	case cl.Sessions > 0:
