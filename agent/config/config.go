@@ -309,7 +309,7 @@ func defaults() *Config {
 			},
 			BuiltinRules:   true,
 			BulkRecipients: 500,
-			BulkWindow:     time.Hour,
+			BulkWindow:     10 * time.Minute,
 		},
 		Agent: Agent{
 			Control:     "unix:/run/millrace/control.sock",

@@ -27,7 +27,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 			MaxConnections: 1000, MaxMessageSize: 100 << 20, MaxBodies: 100,
 			Scope: []string{"authenticated", "loopback"}, Remote: []string{"smtp", "esmtp"}, BuiltinRules: true,
 			VetoHeaders:    []HeaderMatch{{"X-Spam-Flag", "YES*"}, {"X-Spam", "YES*"}, {"X-Spam-Status", "YES*"}},
-			BulkRecipients: 500, BulkWindow: time.Hour,
+			BulkRecipients: 500, BulkWindow: 10 * time.Minute,
 		},
 		Agent: Agent{
 			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},

@@ -101,16 +101,17 @@ type Milter struct {
 	// recipient's name does not count in a subject, numbers do: orders and codes that
 	// have theirs in the subject are never many. 0 turns that off.
 	//
-	// The default is 500 in an hour. A newsletter that is injected at 10 a second
-	// passes it after 50 seconds, at 10 a minute after 50 minutes; one to 5,000
+	// In an hour, which a new installation says, a newsletter that is injected at 10 a
+	// second passes 500 after 50 seconds, at 10 a minute after 50 minutes; one to 5,000
 	// subscribers, where Gmail begins to speak of bulk senders, is diverted for nine
 	// tenths, and one to 500 needs no help. An application whose notices all have one
 	// subject and a List-Unsubscribe, and go out more often than that, should say
 	// "X-Millrace: leave".
 	// Default: 500.
 	BulkRecipients Count `toml:"bulk_recipients"`
-	// BulkWindow is the time that BulkRecipients are counted over; it slides.
-	// Default: "1h".
+	// BulkWindow is the time that BulkRecipients are counted over; it slides. The
+	// millrace.toml of a new installation says "1h", which finds what is sent slowly.
+	// Default: "10m".
 	BulkWindow time.Duration `toml:"bulk_window"`
 	// Rules are the admin's own rules; the first that matches wins, and they
 	// come before the built-in ones.
