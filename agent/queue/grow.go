@@ -27,14 +27,14 @@ func (q *Queue) grow(s *site, now time.Time) {
 		return
 	}
 	for tries := min(s.wanting.n, looks); tries > 0 && s.wanting.n > 0; tries-- {
-		d := s.wanting.head
+		d := s.first(now)
 		if d.waiting <= d.opening+d.idleSinceUp+len(d.ready) {
 			s.wanting.remove(d)
 			continue
 		}
 		// Before any budget: for one that would not connect now nobody makes room.
 		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 || q.onTrial(d) && s.trying >= s.trials() {
-			s.wanting.rotate() // its probe is among the timers, or under way
+			s.wanting.last(d) // its probe is among the timers, or under way
 			continue
 		}
 		if q.overBudget(s) {
@@ -53,7 +53,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 			q.lookAgain(s, now.Add(wait), now)
 			break
 		}
-		s.wanting.rotate()
+		s.wanting.last(d)
 		if q.launch(d, now) {
 			s.connects.take()
 			tries = min(s.wanting.n, looks) + 1 // it may want another one
@@ -70,6 +70,26 @@ func (q *Queue) grow(s *site, now time.Time) {
 		}
 		q.crowd(d, now)
 	}
+}
+
+// first is the destination that is looked at next. They take turns; while nothing of a site
+// is known to work, the one with the most mail comes first: others may have joined a
+// provider by the names of their hosts, and never answer.
+func (s *site) first(now time.Time) *destination {
+	best := s.wanting.head
+	if s.reachable {
+		return best
+	}
+	d := best
+	for range min(s.wanting.n, pageSize) {
+		if free := d.opening == 0 && !d.holdoff.After(now); free && (d.waiting > best.waiting || best.opening > 0 || best.holdoff.After(now)) {
+			best = d
+		}
+		if d = d.next; d == nil {
+			break
+		}
+	}
+	return best
 }
 
 // looks bounds how many destinations of a site are looked at in one turn under the mutex.

@@ -315,3 +315,31 @@ func TestMoreSitesThanSlotsTakeTurns(t *testing.T) {
 		}
 	})
 }
+
+// A provider that has just been heard of works at once, among whoever joined it by the names
+// of his hosts and does not answer.
+func TestProviderIsFoundAmongSilentJoiners(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := receiversAt(append([]receiver{{}}, make([]receiver, 199)...)...)
+		w := worldOf(t, x, func(w *world, d string) Route {
+			n := 1
+			fmt.Sscanf(d, "j%d", &n)
+			return w.toPlaces("provider", d, spot(n, 0))
+		}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+		for i := range 199 {
+			x.at[spot(i+2, 0).Addr].silent = 5 * time.Minute
+			w.add(spool.ID(100_000+i), "s", fmt.Sprintf("j%d.example", i+2))
+		}
+		for i := range 5_000 {
+			w.add(spool.ID(i+1), "s", "well.example")
+		}
+		pass(20 * time.Second)
+		before := x.met(1).taken
+		pass(time.Minute)
+		if n := x.met(1).taken - before; n < 20*2*60*9/10 {
+			t.Errorf("%d of %d possible taken in a minute", n, 20*2*60)
+		}
+		w.empty()
+	})
+}

@@ -57,6 +57,12 @@ func (r *ring[T]) remove(x T) {
 	r.n--
 }
 
+// last moves an element to the end.
+func (r *ring[T]) last(x T) {
+	r.remove(x)
+	r.push(x)
+}
+
 // rotate moves the first element to the end.
 func (r *ring[T]) rotate() {
 	if x, ok := r.first(); ok && r.n > 1 {
