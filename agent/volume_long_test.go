@@ -15,7 +15,7 @@ func TestHowLongAVerbTakes(t *testing.T) {
 	const each = 100_000
 	s, filters := mailing(t, 3*each, each)
 	for _, f := range filters {
-		for _, o := range []control.Order{
+		for _, o := range []control.Action{
 			{Verb: control.VerbCancel, Dry: true}, {Verb: control.VerbHold}, {Verb: control.VerbRelease}, {Verb: control.VerbCancel},
 		} {
 			o.Filter = f
