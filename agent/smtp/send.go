@@ -93,6 +93,11 @@ func (c *Conn) send(ctx context.Context, tx *Tx, out []RcptResult) error {
 // fit sets Err of the recipients that cannot go to this peer, and counts the
 // others.
 func (c *Conn) fit(tx *Tx, out []RcptResult) int {
+	if own := int64(len(tx.Prefix)); tx.AsTaken && c.ext.MaxSize > 0 && tx.Size > c.ext.MaxSize && tx.Size-own <= c.ext.MaxSize {
+		// The host took the message, and our own field alone is what would keep it from
+		// taking it back: then it goes without.
+		tx.Size, tx.Prefix = tx.Size-own, nil
+	}
 	err := error(nil)
 	switch {
 	case c.ext.MaxSize > 0 && tx.Size > c.ext.MaxSize:

@@ -171,7 +171,8 @@ type Tx struct {
 	// AsTaken is for the host MTA, which took these addresses from its client as
 	// they stand, whatever they look like: it is told them in the same octets, and
 	// mends them as it would have done. Nobody else is said an address that is not
-	// plain (package address).
+	// plain (package address). Prefix is left out where it is what the message is over
+	// the host's SIZE by.
 	AsTaken bool
 
 	Size     int64     // octets of Prefix and Content together; 0: unknown, then SIZE is not declared and BDAT not used
