@@ -37,7 +37,9 @@ func TestEffectOfARuleIsListedKeptAndLifted(t *testing.T) {
 		t.Fatalf("%+v", e)
 	}
 	suspended := func() bool {
-		return slices.ContainsFunc(s.status().Sites, func(x control.Site) bool { return x.Name == e.Site && x.Target == 0 })
+		return slices.ContainsFunc(s.status().Sites, func(x control.Site) bool {
+			return x.Name == e.Site && x.Target == 0 && strings.Contains(x.Cause, "come back")
+		})
 	}
 	s.stop()
 
