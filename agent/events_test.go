@@ -47,7 +47,7 @@ func TestEveryOutcomeAndDeferralIsOneEvent(t *testing.T) {
 	got := s.events()
 	for _, want := range []anEvent{
 		{"sent", id, "a@far.test", "n+verp@news.test", "none", "diverted"},
-		{"deferred", id, "b@grey.test", "n+verp@news.test", "suspended", "diverted"},
+		{"deferred", id, "b@grey.test", "n+verp@news.test", "system", "diverted"},
 		{"sent", id, "b@grey.test", "n+verp@news.test", "none", "diverted"},
 		{"bounced", id, "c@gone.test", "n+verp@news.test", "hostunknown", "diverted"},
 	} {

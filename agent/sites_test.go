@@ -259,7 +259,7 @@ func TestPauseFollowsADomainToItsNewSite(t *testing.T) {
 		}
 	}
 	var moved atomic.Bool
-	s.config.Agent.Resolvers = []string{names(t, func(name string, kind uint16) []string {
+	answers := func(name string, kind uint16) []string {
 		switch {
 		case kind == dns.TypeMX && strings.HasSuffix(name, ".far.test"):
 			return []string{"10 mail-" + strings.ReplaceAll(name, ".far.test", ".test")}
@@ -269,7 +269,8 @@ func TestPauseFollowsADomainToItsNewSite(t *testing.T) {
 			return at[:1]
 		}
 		return nil
-	})}
+	}
+	s.config.Agent.Resolvers = []string{names(t, answers)}
 	s.start()
 	s.pause(control.Filter{Stream: "news"}, "until the site is known")
 	s.send(spool.Envelope{Stream: "news"}, letter, "a@a.far.test")
@@ -279,6 +280,7 @@ func TestPauseFollowsADomainToItsNewSite(t *testing.T) {
 	s.send(spool.Envelope{Stream: "news"}, letter, "a@b.far.test")
 	s.until("both are held", func() bool { return s.listed(control.Filter{State: "held"}) == "a a" && len(s.siteNames()) == 1 })
 	moved.Store(true)
+	s.config.Agent.Resolvers = []string{names(t, answers)} // the old one's answers outlive a reload
 	if err := s.agent.Reload(s.config); err != nil {
 		t.Fatal(err)
 	}
