@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"regexp"
 	"testing"
+	"time"
 )
 
 // shipped loads millrace.toml beside a copy of the lists that are shipped.
@@ -96,6 +97,11 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 		t.Error("the examples were not switched on")
 	}
 	c.Milter.HostDomains, c.Milter.Peers, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil, nil
+	// A default that would move mail on hosts of before is for new installations only.
+	if c.Milter.BulkWindow != time.Hour {
+		t.Errorf("bulk_window of a new installation: %v", c.Milter.BulkWindow)
+	}
+	c.Milter.BulkWindow = want.Milter.BulkWindow
 	for _, p := range [][2]any{
 		{c.Spool, want.Spool}, {c.Milter, want.Milter}, {c.Handback, want.Handback}, {c.Log, want.Log}, {c.General, want.General},
 		{c.Agent.HTTP.Listen, want.Agent.HTTP.Listen}, {c.Agent.Control, want.Agent.Control}, {c.Agent.Port, want.Agent.Port},

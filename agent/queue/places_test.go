@@ -335,10 +335,12 @@ func TestProviderIsFoundAmongSilentJoiners(t *testing.T) {
 			w.add(spool.ID(i+1), "s", "well.example")
 		}
 		pass(20 * time.Second)
-		before := x.met(1).taken
-		pass(time.Minute)
-		if n := x.met(1).taken - before; n < 20*2*60*9/10 {
-			t.Errorf("%d of %d possible taken in a minute", n, 20*2*60)
+		for _, least := range []int{8, 9} { // of 10; those that were called first hang for a minute
+			before := x.met(1).taken
+			pass(time.Minute)
+			if n := x.met(1).taken - before; n < 20*2*60*least/10 {
+				t.Errorf("%d of %d possible taken in a minute", n, 20*2*60)
+			}
 		}
 		w.empty()
 	})
