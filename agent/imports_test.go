@@ -32,7 +32,7 @@ var layers = [][]string{
 
 // alone names packages that import none of ours but those of the last line, and why.
 var alone = map[string]string{
-	"agent/hosts":      "contrib/sim calls hosts with it, without an agent",
+	"agent/hosts":      "how hosts have answered is remembered apart from what is sent to them",
 	"agent/elastic":    "a controller is pure, so that it can be simulated",
 	"agent/spool":      "mail must be readable whatever else changes",
 	"contrib/postfix":  "it is embedded in the product, which carries nothing of the lab",

@@ -5,8 +5,11 @@ import (
 	"time"
 )
 
+// paceFloor is the least that Slow asks for, messages per second.
+const paceFloor = 0.1
+
 // Clamp is a bound put on a site from outside for a time, by a provider rule
-// or the admin. While one is in force the site is not probed.
+// or the admin.
 type Clamp struct {
 	Sessions int     // at most so many; 0: the site is suspended, negative: no bound
 	Pace     float64 // messages per second; 0: no bound
@@ -18,16 +21,44 @@ type Clamp struct {
 // soft one forgotten.
 type clamps [4]Clamp
 
-// Clamp puts a bound on the site. Of several in force the tightest counts; when
+// Clamp puts a bound on the site from outside. Of several in force the tightest counts; when
 // there are too many, the one that would end first gives way.
-func (c *Control) Clamp(now time.Time, cl Clamp) {
+func (s *Site) Clamp(now time.Time, cl Clamp) {
 	if !cl.Until.After(now) {
 		return
 	}
-	c.clamps.put(now, cl)
-	if c.phase == probe {
-		c.endProbe(now, "clamped")
+	if s.clamps == nil { // most sites never have one
+		s.clamps = new(clamps)
 	}
+	s.clamps.put(now, cl)
+	s.record(now, s.want, asCause(cl))
+}
+
+// Clamped is the bound that the clamps in force make together, and the reason and the
+// end of the tightest one; false if there is none.
+func (s *Site) Clamped(now time.Time) (Clamp, bool) {
+	if s.clamps == nil {
+		return Clamp{}, false
+	}
+	return s.clamps.tightest(now)
+}
+
+// Slow puts a bound of half the present rate on the site.
+func (s *Site) Slow(now, until time.Time, reason string) {
+	s.Clamp(now, Clamp{Sessions: -1, Pace: max(s.pace.Rate(now)/2, paceFloor), Until: until, Reason: reason})
+}
+
+// Lift ends the clamps that were put on for a reason. It is false if there were none.
+func (s *Site) Lift(now time.Time, reason string) bool {
+	if s.clamps == nil || !s.clamps.lift(now, reason) {
+		return false
+	}
+	s.record(now, s.want, "no longer bounded: "+reason)
+	return true
+}
+
+// asCause is how a clamp reads in the history.
+func asCause(cl Clamp) string {
 	what := "suspended"
 	switch {
 	case cl.Sessions > 0:
@@ -35,17 +66,8 @@ func (c *Control) Clamp(now time.Time, cl Clamp) {
 	case cl.Sessions < 0:
 		what = fmt.Sprintf("at most %.3g messages/s", cl.Pace)
 	}
-	c.record(now, c.want, fmt.Sprintf("%s until %s: %s", what, cl.Until.UTC().Format(time.RFC3339), cl.Reason))
+	return fmt.Sprintf("%s until %s: %s", what, cl.Until.UTC().Format(time.RFC3339), cl.Reason)
 }
-
-// Slow puts a bound of half the present pace on the site.
-func (c *Control) Slow(now, until time.Time, reason string) {
-	c.Clamp(now, Clamp{Sessions: -1, Pace: max(c.meter.Rate(now)/2, paceFloor), Until: until, Reason: reason})
-}
-
-// Clamped is the bound that the clamps in force make together, and the reason and the
-// end of the tightest one; false if there is none.
-func (c *Control) Clamped(now time.Time) (Clamp, bool) { return c.clamps.tightest(now) }
 
 // put adds one; when there are too many, the one that would end first gives way.
 func (cs *clamps) put(now time.Time, cl Clamp) {
@@ -80,6 +102,16 @@ func (cs *clamps) tightest(now time.Time) (cl Clamp, any bool) {
 		}
 	}
 	return cl, any
+}
+
+// lift ends those of a reason.
+func (cs *clamps) lift(now time.Time, reason string) (any bool) {
+	for i := range cs {
+		if x := &cs[i]; x.Reason == reason && now.Before(x.Until) {
+			*x, any = Clamp{}, true
+		}
+	}
+	return any
 }
 
 // tighter is the lower of two rates of which 0 means none.

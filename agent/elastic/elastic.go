@@ -1,49 +1,107 @@
-// Package elastic decides how many sessions a site gets, and how fast they may
-// send, when the receiver announces neither of its limits.
+// Package elastic decides how many sessions a site gets, at which address each is opened,
+// and how fast they may send, where the receiver tells none of its limits.
 //
-// It owns one thing: the Control of a site, which turns evidence (Signal) into
-// a Target. It does no I/O, reads no clock, starts no goroutine and takes no
-// lock; the caller passes the time in and calls under the lock that guards its
-// own counters. Observe and Target allocate only when a decision changes.
+// It owns one thing: the Site, the controller of one site and source address, which hears
+// what became of each connect and message. It does no I/O, reads no clock, starts no
+// goroutine and takes no lock: the caller passes the time in and calls under its own lock,
+// which also guards the slots.Table with the addresses.
 //
 // The order of calls:
 //
-//	c := New(now, limits)
-//	c.Observe(now, signal)       // once for each thing that happened
-//	t := c.Target(now, load)     // after Observe, with the counters as they now are
-//	if next := c.Next(); ...     // arm one timer; call Target again when it fires
+//	a, ok := s.Open(now, &slot, candidates)     // with mail waiting; a says where to dial
+//	s.Hangs(&slot)                              // after slots.HangAfter
+//	s.CameUp | s.Refused | s.Failed | s.Void    // exactly one of them ends the connect
+//	wait := s.MayBegin(&slot, now)              // before each message; 0: it may
+//	s.Accepted | s.TooFast | s.Refused          // after it; Refused ends the session, too
+//	s.Ended(&slot, now)                         // however else a session that was up ends
+//	s.Surplus(now), s.Next()                    // sessions to retire; when to call Open again
 //
-// The caller starts a connect only while Live+Opening < t.Sessions and
-// Opening < t.Unproven, closes idle sessions above t.Sessions, and spaces
-// transactions so that no more than t.Pace begin in a second.
+// # Slots
 //
-// # What it does
+// A slot is held at an address from the start of a connect until the receiver has surely
+// noticed the end of the connection, a lag after it. A refusal is judged by the slots held
+// then, never by how many sessions are up, and what is kept of it is what was accepted,
+// never how many were refused. A connect needs a place in both of two tables: the address's
+// (slots.Address.Room), which has no bound until one more was refused there, and then what
+// was accepted there lately; and the site's, by the number of slots wanted. Evenly filled
+// hosts answer alike whether each has a limit or all have one together, so both are kept,
+// and nothing depends on which it is.
 //
-// Sessions are doubled while each doubling pays, judged by how long a
-// transaction takes: work that takes twice as long on twice the sessions was
-// not sped up (phase flat). A refusal ends the doubling at what the receiver
-// accepted (phase hold). From then on one more session is tried now and then
-// (phase probe), paid from a credit that accepted messages earn, so refusals
-// stay near one in a hundred messages at worst and far below that at a fast
-// receiver. A refused replacement of a session that just ended is first taken for a
-// slot that the receiver frees late, then for a lower limit. If it followed upon
-// another refusal, and nothing has yet shown that such have no consequences, the
-// receiver is taken to punish them (door.go): what is up may be past its limit
-// already, so part of it is let go, and what was held before is come back to only
-// when the receiver will have forgotten. A host that refuses while others let us in
-// is no limit of the site, and connects that seem to hang are replaced rather than
-// waited for. The host MTA's own mail has a share of the limit (host.go), and a
-// refusal that one of its connections may have caused says little.
+// Each connect has a purpose (slots.Why): growth, the replacement of a session that has
+// ended, an early replacement (before the lag is over, to learn whether less would do), or
+// a probe (one more than was accepted). Its refusal is read by the purpose.
 //
-// "Too fast" lowers the pace to what was accepted; it rises again in small steps
-// near the rate that was refused, and in growing ones beyond it. Where everything
-// is refused a message is tried now and then, and once one is accepted the way back
-// to the known rate is short. A Clamp bounds a
-// site from outside for a time; a clamped site is not probed. History tells each
-// change and the reply or measurement behind it.
+// # States
 //
-// How many refusals there were is never kept as a limit; what is held is what
-// is up and was accepted.
+// A site is growing until the first refusal: the slots wanted are doubled while that pays
+// by goodput. Where it does not pay the site is on a plateau for a while. A refusal makes it
+// bounded: it holds what was accepted, and probes for more in rounds.
+//
+// Four conditions qualify the bounded state:
+//
+//	lag unsure  it is not known how late the receiver frees slots (late.sure is false)
+//	on trial    probes won slots that may be others' places (probe.trial)
+//	shut        no slot was free for slots.LagMax (refusals.shut)
+//	wary        nothing was let in though nothing was up: refusals are punished (refusals.punish)
+//
+// What evidence does; of the rows that fit, the first counts:
+//
+//	evidence              condition       meaning               action
+//	growth is refused     that address    its own affair        it waits 0.5 s, then longer; the site grows on
+//	                      never let one
+//	                      in, others do
+//	                      -               the limit             bounded at what is held; that address at what it
+//	                                                            accepted, others not; a round of probes after 4 s,
+//	                                                            first where none was refused yet
+//	probe is refused      wary            still the limit       nothing is given up; the wait until the next round
+//	                                                            doubles, 10 to 20 min
+//	                      -               still the limit       the same, 8 to 30 s
+//	probe is proven       no session      the limit is higher   one more is wanted; the next round begins at once
+//	                      ended meanwhile                       and has twice as many
+//	                      -               maybe another's place one more is wanted, on trial
+//	replacement accepted  lag unsure      its wait sufficed     that is the lag; 0 if none was refused
+//	                      on trial        8 of them: ours       as a probe that is proven
+//	replacement refused   wary; or shut,  punished              a quarter of what is held is given up; wary for
+//	                      nothing is up                         1 h; shut as in the next row
+//	                      shut, 8 in a    lowered, or a ban     what is held is wanted, no more; shut for 15 s,
+//	                      row, or unsure                        then 1, 4, 15 min
+//	                      for 6 s
+//	                      lag unsure      not free yet          nothing is given up; tried again after 0.2, 0.6,
+//	                                                            1.4, 2.8 s
+//	                      on trial        others' places        what is on trial is given back
+//	                      3 (or 1/8)      slots are freed late? lag unsure; what was given up is wanted again
+//	                      given up before
+//	                      -               one too many, or      one place is given up, at that address and of the
+//	                                      somebody took it      site; it waits 0.5 s, then longer, if it alone
+//	                                                            refuses; a round of probes within 4 s
+//	early replacement     accepted        its wait sufficed     that is the lag
+//	                      refused         its wait did not      the lag is longer; nothing is given up
+//	a later message is    -               what is left fits     bounded at what is still held
+//	refused as one too
+//	many
+//	anything is let in    shut            it is over            what was wanted before, less an eighth
+//	message too fast      4 in a row      its own affair        the pace of that address is lowered
+//	                      from one only
+//	                      -               the receiver's rate   the pace of all addresses is lowered
+//
+// While a site is growing or on a plateau every connect counts as growth. A refusal of a
+// session's first message is one of its connect. A connect that was begun before the last
+// refusal at its address tells nothing new.
+//
+// Every other refusal costs 1 of a credit that accepted messages earn, 0.01 each. A round of
+// probes and an early replacement need 1, so that refusals stay near one percent; while wary
+// it is time that a round is paid with. After growth or a probe was refused the next round
+// also waits until a session has been proven, which shows that the refusal had no
+// consequences, or for 30 s.
+//
+// Connects under way are bounded by a window, which grows by one with each that comes up
+// and halves with each refusal. Growth has at most two, or an eighth of what is up, under
+// way; an address that gave no answer, and replacements at an unsure lag, one.
+//
+// The host MTA's own mail has places of the limit, and may be what was refused for (host.go); several sources at one limit
+// share it (sources.go); a Clamp bounds a site from outside for a time; what was learned is
+// kept over restarts and fades (learned.go). History tells each change and the reply or
+// measurement behind it.
 package elastic
 
 import "time"
@@ -62,7 +120,8 @@ const (
 	Lost                    // an established session was lost: reset, timeout in a transaction
 )
 
-// Signal is one piece of evidence.
+// Signal is one piece of evidence, as deliveries report it to the queue, which tells the
+// Site.
 type Signal struct {
 	Kind  Kind
 	Host  string    // address of the server, for telling one host's trouble from the site's
@@ -77,21 +136,4 @@ type Limits struct {
 	MaxSessions int     // at least 1
 	MaxRate     float64 // messages per second, 0: none
 	Why         string  // who says so, for the history; ""
-}
-
-// Target is what the controller wants now.
-type Target struct {
-	Sessions int     // connections to have, established or being opened
-	Unproven int     // of these, connects that may be under way at once; 0: start none before Next
-	Pace     float64 // messages per second; 0: unlimited
-	Slowed   bool    // the pace is what the receiver takes, below any limit that was set
-	Cause    string  // one short line: the measurement or reply behind the last change
-}
-
-// Load is what the queue knows at this moment.
-type Load struct {
-	Backlog int // recipients waiting for this site, ready to go
-	Live    int // sessions that are up
-	Opening int // connects under way
-	Hanging int // of these, those that have been for so long that they seem to hang: others are begun in their stead
 }

@@ -5,6 +5,20 @@ import (
 	"time"
 )
 
+// How long a site stays on a plateau: twice as long each time, as long as none pays.
+const (
+	flatMin = 20 * time.Second
+	flatMax = 10 * time.Minute
+)
+
+// growth is the doubling while it pays, until the first refusal.
+type growth struct {
+	open    int       // connects under way that are for it
+	ref     level     // what was measured with fewer sessions
+	flatAt  time.Time // when more sessions were seen to bring nothing
+	flatFor time.Duration
+}
+
 // grow doubles the slots wanted while that pays.
 func (s *Site) grow(now time.Time, list []Candidate) {
 	up := s.Held()-s.Hanging >= s.want-s.want/8 && s.Proven >= (s.Live+1)/2

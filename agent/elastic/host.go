@@ -1,7 +1,6 @@
 package elastic
 
 import (
-	"fmt"
 	"math"
 	"time"
 )
@@ -16,10 +15,9 @@ const (
 	hostLoss = 0.01
 	// hostShortest is the time over which a first message is spread.
 	hostShortest = 10 * time.Second
-	// hostGapMin and hostGapMax bound the time between probes while places are kept
-	// free: a probe has to take them for a moment.
-	hostGapMin = 2 * time.Minute
-	hostGapMax = 8 * time.Minute
+	// hostGap is the least time between rounds of probes while places are kept free: a
+	// probe has to take them for a moment.
+	hostGap = 2 * time.Minute
 	// hostMoment is when what a connection of the host's prevented is tried again.
 	hostMoment = time.Second
 )
@@ -30,7 +28,34 @@ type hostRoom struct {
 	at       time.Time // of the last change
 	since    time.Time // the first of them
 	last     time.Time // the last of them
-	kept     int       // sessions left to it now
+	kept     int       // places left to it now
+}
+
+// HostMail notes messages that the host MTA itself sends to this site. The places that they
+// need are left to it, once the receiver's limit is known.
+func (s *Site) HostMail(now time.Time, messages int) { s.host.note(now, messages) }
+
+// hostHolds is how many connections the host has up on average: what a refusal found is
+// so much less than the limit.
+func (s *Site) hostHolds(now time.Time) int {
+	if s.host.messages < hostLeast {
+		return 0
+	}
+	return int(math.Round(s.host.rate(now) * (s.latency + s.connect/2)))
+}
+
+// hostBusy says whether the host likely has a connection up just now.
+func (s *Site) hostBusy(now time.Time) bool {
+	return now.Sub(s.host.last).Seconds() < s.latency+s.connect
+}
+
+// keep is how many places are left to the host now.
+func (s *Site) keep(now time.Time) int {
+	s.host.kept = 0
+	if s.host.messages > 0 && (s.state == bounded || s.want >= s.limits.MaxSessions) {
+		s.host.keep(now, s.latency+s.connect/2, s.want-1)
+	}
+	return s.host.kept
 }
 
 func (r *hostRoom) age(now time.Time) {
@@ -39,10 +64,6 @@ func (r *hostRoom) age(now time.Time) {
 		r.at = now
 	}
 }
-
-// HostMail notes messages that the host MTA itself sends to this site. The
-// connections they need are left to it, once the receiver's limit is known.
-func (c *Control) HostMail(now time.Time, messages int) { c.host.note(now, messages) }
 
 func (r *hostRoom) note(now time.Time, messages int) {
 	r.age(now)
@@ -53,44 +74,11 @@ func (r *hostRoom) note(now time.Time, messages int) {
 	r.last = now
 }
 
-// still says whether the host is not likely to have a connection up just now: then
-// what a probe finds is the receiver's limit, and not what is left of it.
-func (c *Control) still(now time.Time) bool {
-	return now.Sub(c.host.last).Seconds() >= c.latency+c.connect
-}
-
-// alone says whether a probe may begin as far as the host's mail goes: a host that is
-// never still is not waited for for long.
-func (c *Control) alone(now time.Time) bool {
-	return c.still(now) || now.Sub(c.probeAt) >= hostGapMax
-}
-
 // rate is messages per second. What was seen for a short time only is not taken
 // for a little over a long one.
 func (r *hostRoom) rate(now time.Time) float64 {
 	seen := max(now.Sub(r.since), hostShortest).Seconds() / hostMemory.Seconds()
 	return r.messages / hostMemory.Seconds() / (1 - math.Exp(-seen))
-}
-
-// keep is how many sessions are left to the host now, of those that were accepted
-// or that the configuration allows: so many that hardly a connection of its finds
-// none free. Its connections come at random; each has a place for one message and,
-// as the receiver sees it, about half of the time that a connect takes.
-func (c *Control) keep(now time.Time) int {
-	r := &c.host
-	if r.messages == 0 {
-		return 0 // the host has never sent there: most sites, at each transaction
-	}
-	r.age(now)
-	was := r.kept
-	r.kept = 0
-	if r.messages >= hostLeast && (c.phase == hold || c.want >= c.limits.MaxSessions) {
-		r.kept = min(places(r.rate(now)*(c.latency+c.connect/2)), c.want-1)
-	}
-	if r.kept > 0 && was == 0 {
-		c.record(now, c.want, fmt.Sprintf("%d of %d left to the host, which sends %.2g messages/s of its own", r.kept, c.want, r.rate(now)))
-	}
-	return r.kept
 }
 
 // keep takes so many places as the host needs where a connection of its has one for so

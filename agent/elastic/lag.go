@@ -7,6 +7,21 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
+// passedMost is how many replacements accepted at once end the question how late slots are
+// freed, though the addresses may not have been full.
+const passedMost = 4
+
+// late is what is known of how late the receiver frees a slot.
+type late struct {
+	lag     time.Duration // so long after its end a slot is free
+	floor   time.Duration // so soon after its end one was not; 0: none was refused
+	floorAt time.Time
+	sure    bool        // it is learned; else one connect at a time finds it out
+	early   *slots.Slot // the one that finds out whether less would do
+	passed  int         // replacements accepted while it is not sure
+	tries   int         // replacements refused while it is not sure
+}
+
 // accepted learns from a replacement that was accepted so long after the end of the one
 // before it.
 func (s *Site) accepted(now time.Time, x *slots.Slot, waited time.Duration) {

@@ -10,6 +10,13 @@ import (
 // mostAddresses is how many addresses a site remembers, more only while they hold slots.
 const mostAddresses = 64
 
+// Candidate is an address that a connect may go to. Those of a higher tier are for when
+// all of the lower ones are down: worse MX preferences, and the later protocols of a host.
+type Candidate struct {
+	*slots.Address
+	Tier int
+}
+
 // Open begins a connect on a slot if one is wanted now, and says to which address. When
 // it is not, Next is when to ask again.
 func (s *Site) Open(now time.Time, x *slots.Slot, list []Candidate) (*slots.Address, bool) {
@@ -189,3 +196,7 @@ func (s *Site) before(a, b *slots.Address) bool {
 	}
 	return a.Held() < b.Held()
 }
+
+// Full says whether all the slots are held that the site wants: another connect would
+// have to be in the stead of a session that is up.
+func (s *Site) Full() bool { return s.Held()-s.Hanging >= s.want-s.host.kept }

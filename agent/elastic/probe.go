@@ -7,6 +7,25 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
+// proofsLeast is how many replacements show that slots won by probes are not others'
+// places: one in five or so would be refused.
+const proofsLeast = 8
+
+// probing is the search for more slots than were accepted before, in rounds.
+type probing struct {
+	open    int // probes under way
+	round   int // that may yet be begun
+	began   time.Time
+	refused bool // one of the round was
+	sound   bool // no session has ended whose place one of them may have got
+	trial   int  // slots won, as long as neither that nor replacements show that they are ours
+	proofs  int  // replacements accepted since
+	streak  int  // rounds that came up, one after the other
+	at      time.Time
+	gap     time.Duration
+	tight   bool // one more than is wanted was refused, and nothing was given up since
+}
+
 // more finds where one more than was accepted is tried: where none was refused yet, and
 // else where that is longest ago.
 func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
@@ -21,8 +40,8 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 			return nil
 		}
 		at := s.probe.at
-		if s.host.kept > 0 && s.probe.streak == 0 && at.Before(s.probe.began.Add(hostGapMin)) {
-			at = s.probe.began.Add(hostGapMin) // a probe takes the host's places for a moment
+		if s.host.kept > 0 && s.probe.streak == 0 && at.Before(s.probe.began.Add(hostGap)) {
+			at = s.probe.began.Add(hostGap) // a probe takes the host's places for a moment
 		}
 		if at.Before(s.refusals.last.Add(gapMax)) && s.refusals.doubt {
 			at = s.refusals.last.Add(gapMax) // nothing shows yet that the last one had no consequences

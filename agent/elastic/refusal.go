@@ -7,8 +7,49 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// Failed notes a connect that got no answer, and says whether that was a refusal
-// without a word: the connection was there, and the address takes others.
+// waits is how long no connect is begun after so many refusals in a row: short at
+// first, for a slot that is freed late, and then, since each try at a door that is shut
+// as a punishment shuts it for longer, growing much faster than penalties do.
+var waits = [...]time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 3500 * time.Millisecond, 15 * time.Second, time.Minute, 4 * time.Minute, 15 * time.Minute}
+
+func wait(strikes int) time.Duration { return waits[min(max(strikes, 1), len(waits))-1] }
+
+// tries is how long to wait between two tries whether a slot is free now.
+var tries = [...]time.Duration{200 * time.Millisecond, 600 * time.Millisecond, 1400 * time.Millisecond, 2800 * time.Millisecond}
+
+// inQuestion is how many replacements refused put the lag in question, while no probe won
+// a place; of many places an eighth.
+const inQuestion = 4
+
+// refusals are those of what was held before.
+type refusals struct {
+	last     time.Time // of any kind
+	doubt    bool      // no new slot was proven since, so it may have had consequences
+	atMail   bool      // sessions are let in and refused at their first MAIL
+	row      int       // none came up since the first of them
+	since    time.Time // the first of the row
+	given    int       // places given up since probes last won any
+	shut     int       // times in a row that no slot was free for slots.LagMax
+	closed   time.Time // the last of these
+	opens    time.Time // no connect before
+	regain   int       // slots to come back to after a shut door
+	regained bool      // that was done
+	punish   time.Time // refusals are taken to be punished until then
+}
+
+// Void notes a connect that came to nothing in a way that tells nothing of limits, nor of
+// whether the address answers.
+func (s *Site) Void(x *slots.Slot, now time.Time) {
+	s.run(now)
+	s.unprobe(x)
+	if !x.Up() {
+		s.grown(x)
+	}
+	x.Void(now, now)
+}
+
+// Failed notes a connect that got no answer. Where the connection was there, and the address
+// takes others, that is a refusal without a word.
 func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
 	if connected && x.Address.Accepted > 0 {
 		s.Refused(x, now, "connection reset")
@@ -111,13 +152,6 @@ func (s *Site) most(now time.Time) {
 	}
 }
 
-// waits is how long no connect is begun after so many refusals in a row: short at
-// first, for a slot that is freed late, and then, since each try at a door that is shut
-// as a punishment shuts it for longer, growing much faster than penalties do.
-var siteWaits = [...]time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 3500 * time.Millisecond, 15 * time.Second, time.Minute, 4 * time.Minute, 15 * time.Minute}
-
-func wait(strikes int) time.Duration { return siteWaits[min(max(strikes, 1), len(siteWaits))-1] }
-
 // strike reads a refusal though no more was asked for than was held before. It is taken for
 // a place too many, which is given up; a row of them for slots that are not yet free, and
 // how late they are is found out; if none is free in slots.LagMax, the limit was lowered, or an
@@ -188,17 +222,6 @@ func (s *Site) close(now time.Time, cause string) {
 	}
 	s.set(now, n, cause)
 }
-
-// passedMost is how many replacements accepted at once end the question how late slots are
-// freed, though the addresses may not have been full.
-const passedMost = 4
-
-// inQuestion is how many replacements refused put the lag in question, while no probe won
-// a place; of many places an eighth.
-const inQuestion = 4
-
-// tries is how long to wait between two tries whether a slot is free now.
-var tries = [...]time.Duration{200 * time.Millisecond, 600 * time.Millisecond, 1400 * time.Millisecond, 2800 * time.Millisecond}
 
 func (s *Site) wary(now time.Time) bool { return now.Before(s.refusals.punish) }
 

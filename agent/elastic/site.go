@@ -2,7 +2,6 @@ package elastic
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/slots"
@@ -22,9 +21,8 @@ const (
 	testLong = time.Minute // a round of probes that neither came up nor were refused is over
 )
 
-// proofsLeast is how many replacements show that slots won by probes are not others'
-// places: one in five or so would be refused.
-const proofsLeast = 8
+// startSessions are the slots wanted at a site about which nothing is known.
+const startSessions = 2
 
 // state is what a site is about.
 type state uint8
@@ -37,79 +35,12 @@ const (
 
 func (s state) String() string { return [...]string{"growing", "bounded", "plateau"}[s] }
 
-// Candidate is an address that a connect may go to. Those of a higher tier are for when
-// all of the lower ones are down: worse MX preferences, and the later protocols of a host.
-type Candidate struct {
-	*slots.Address
-	Tier int
-}
-
-// Site is the controller that is to take the place of Control. The queue does not use it
-// yet; contrib/sim runs both against the same receivers.
-//
-// A Site decides for one site and source address: how many slots it may hold, at
-// which address the next connect goes, and how fast its sessions may send.
-//
-// A slot is held at an address from the start of a connect until the receiver has
-// surely noticed the end of the connection. A refusal is judged by the slots held then,
-// never by how many sessions are up. A connect needs a place in both tables: the
-// address's row (slots.Address), bounded by the greatest number of slots at which a
-// connect was accepted there lately, once one more was refused; and the site, by the
-// number wanted. Evenly filled hosts answer alike whether each has a limit or all have
-// one together, so both are kept, and nothing depends on which it is.
-//
-// The order of calls, all under the caller's lock, with the time passed in:
-//
-//	a, ok := s.Open(now, &slot, candidates)   // with mail waiting; a says where to dial
-//	s.Hangs(&slot)                            // after slots.HangAfter
-//	s.CameUp | s.Refused | s.Failed           // exactly one of them ends the connect
-//	wait := s.MayBegin(&slot, now)            // before each message; 0: it may
-//	s.Accepted | s.TooFast | s.Refused        // after it; Refused ends the session, too
-//	s.Ended(&slot, now)                       // however a session that was up ends
-//	s.Surplus(now), s.Next()                  // sessions to retire; when to call Open again
-//
-// # States
-//
-// A site is growing until the first refusal: the slots wanted are doubled while that pays
-// by goodput. Where it does not pay it is on a plateau for a while. After a refusal it is
-// bounded at what is held, and tries more from time to time. What a test costs is a
-// refusal; accepted messages earn that (credit).
-//
-// Four conditions qualify the bounded state. lag unsure: it is not known how late the
-// receiver frees slots (late.sure). on trial: probes won slots that may be others'
-// places (probe.trial). shut: no slot was free for slots.LagMax (refusals.shut). wary: nothing
-// was let in though nothing was up, so refusals are punished (refusals.punish).
-//
-//	evidence               condition    meaning                action
-//	growth is refused      growing      the limit              bounded at what is held; that address limited
-//	  at an unmet address  growing      its own affair         it waits; the site grows on
-//	probe is refused       -            still the limit        the wait until the next round doubles, 10 to 30 s
-//	                       wary         -                      it doubles, 5 to 20 min
-//	probe is proven        nothing ended on its way            one more wanted; the next round doubles at once
-//	                       a session ended on its way          one more wanted, on trial
-//	replacement accepted   on trial     8 of them: ours        as proven
-//	                       lag unsure   its wait was enough    that is the lag (0 if none was refused before)
-//	replacement refused    on trial     others' places         given back
-//	                       -            one too many, or taken one place is given up
-//	                       3 given up   slots are freed late?  lag unsure; what was given up is wanted again
-//	                       lag unsure   not free yet           tried again after 0.2, 0.6, 1.4, 2.8 s
-//	                       no free slot for 6 s: lowered, or a ban   shut: wait 15 s, then 1, 4, 15 min
-//	                       shut, nothing up: punished          wary; a quarter of what is wanted is given up
-//	a later message is     -            what is left fits      bounded at what is still held
-//	  refused as one too many
-//	anything is let in     shut         it is over             what was held is wanted again, less an eighth
-//	early replacement      -            less of a wait does, or does not: the bounds of the lag close in
-//	message too fast       -            the pace of all addresses, or after 4 in a row of that one, is lowered
-//
-// One connect at a time tries an address that gave no answer, or a site whose lag is
-// unsure; the number under way (window) grows by one with each that comes up and halves
-// with each refusal, and for growth it is an eighth of what is up.
-//
-// How many refusals there were is never kept as a limit; what is kept is what was accepted.
+// Site is the controller of one site and source address; the package comment tells what it
+// does. Its methods must not be called at the same time.
 type Site struct {
 	limits  Limits
 	clamps  *clamps  // nil: none were ever put
-	history []Change // the last siteHistory
+	history []Change // the last historySize
 	host    hostRoom
 
 	slots.Count                  // of its own slots
@@ -150,11 +81,18 @@ func NewSite(now time.Time, l Limits) *Site {
 	return s
 }
 
-func (s *Site) record(now time.Time, from int, cause string) {
-	if len(s.history) == siteHistory {
-		s.history = append(s.history[:0], s.history[1:]...)
+// SetLimits changes the configured ceilings, as at a reload.
+func (s *Site) SetLimits(now time.Time, l Limits) {
+	l.MaxSessions = max(1, l.MaxSessions)
+	if s.limits == l {
+		return
 	}
-	s.history = append(s.history, Change{At: now, From: from, To: s.want, Pace: s.pace.Value, Cause: cause})
+	s.limits = l
+	rate := ""
+	if l.MaxRate > 0 {
+		rate = fmt.Sprintf(", max_message_rate %.3g/s", l.MaxRate)
+	}
+	s.set(now, s.want, fmt.Sprintf("max_sessions is %d%s: %s", l.MaxSessions, rate, l.Why))
 }
 
 // set changes the number of slots wanted and begins a new measurement.
@@ -296,43 +234,26 @@ func (s *Site) Surplus(now time.Time) int {
 	return s.Live - n
 }
 
-// Clamp puts a bound on the site from outside.
-func (s *Site) Clamp(now time.Time, cl Clamp) {
-	if !cl.Until.After(now) {
-		return
-	}
-	if s.clamps == nil { // most sites never have one
-		s.clamps = new(clamps)
-	}
-	s.clamps.put(now, cl)
-	s.record(now, s.want, asCause(cl))
-}
-
-// Clamped is the bound that the clamps in force make together, and the reason and the
-// end of the tightest one; false if there is none.
-func (s *Site) Clamped(now time.Time) (Clamp, bool) {
-	if s.clamps == nil {
-		return Clamp{}, false
-	}
-	return s.clamps.tightest(now)
-}
-
-// Slow puts a bound of half the present rate on the site.
-func (s *Site) Slow(now, until time.Time, reason string) {
-	s.Clamp(now, Clamp{Sessions: -1, Pace: max(s.pace.Rate(now)/2, paceFloor), Until: until, Reason: reason})
-}
-
 // Want is the slots wanted now.
 func (s *Site) Want() int { return s.want }
 
 // Next is when Open may say something else without new evidence; zero: never.
 func (s *Site) Next() time.Time { return s.next }
 
-// History returns the last changes, oldest first.
-func (s *Site) History() []Change { return slices.Clone(s.history) }
+// Latency is the time of a transaction, smoothed.
+func (s *Site) Latency() time.Duration { return time.Duration(s.latency * float64(time.Second)) }
 
 // String tells the state in a line.
 func (s *Site) String() string {
 	return fmt.Sprintf("%v: %d wanted, %d up, %d opening (window %d), %d lagging, %d vacant; lag %.2gs (sure %t, floor %.2gs); credit %.2f, streak %d, trial %d, row %d, pace %.3g, kept %d",
 		s.state, s.want, s.Live, s.Opening, s.window, s.Lagging, s.Vacant, s.late.lag.Seconds(), s.late.sure, s.late.floor.Seconds(), s.credit, s.probe.streak, s.probe.trial, s.refusals.row, s.pace.Value, s.host.kept)
+}
+
+// smooth is an exponential mean over some sixteen samples.
+func smooth(mean *float64, x float64) {
+	if *mean == 0 {
+		*mean = x
+		return
+	}
+	*mean += (x - *mean) / 16
 }

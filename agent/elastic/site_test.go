@@ -2,6 +2,7 @@ package elastic
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -9,6 +10,14 @@ import (
 
 	"github.com/millrace/millrace/agent/slots"
 )
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// at is a time of a test.
+func at(d time.Duration) time.Time { return epoch.Add(d) }
+
+// siteTick is how long the receivers here take for a message.
+const siteTick = 250 * time.Millisecond
 
 // limitedHosts are addresses that allow so many connections each, answer at once and
 // take a tick for a message.
@@ -212,6 +221,361 @@ func TestWorseTierIsForWhenTheBetterIsDown(t *testing.T) {
 	x.run(time.Second)
 	if x.list[1].Live == 0 {
 		t.Error("no session to the worse one though the better is down")
+	}
+}
+
+// replaced is three hosts of 10, all in use, whose lag is known to be none.
+func replaced(t *testing.T) *limitedHosts {
+	t.Helper()
+	x := newLimitedHosts(3, 10)
+	x.run(time.Minute)
+	x.end()
+	x.run(10 * time.Second)
+	if len(x.up) != 30 || !x.s.late.sure || x.s.late.lag > 0 {
+		t.Fatalf("%d up; %v", len(x.up), x.s)
+	}
+	return x
+}
+
+// dial makes a connect that one host refuses.
+func (x *limitedHosts) dial(t *testing.T) *slots.Slot {
+	t.Helper()
+	slot := &slots.Slot{}
+	if _, ok := x.s.Open(x.now, slot, x.list); !ok {
+		t.Fatalf("no connect is wanted: %v", x.s)
+	}
+	return slot
+}
+
+func TestFirstRefusalOfAGrowingSite(t *testing.T) {
+	t.Parallel()
+	for _, met := range []bool{true, false} {
+		x := newLimitedHosts(3, 100)
+		for x.s.Want() < 16 {
+			x.run(siteTick)
+		}
+		for x.s.Held() < 12 {
+			x.open()
+		}
+		slot := x.dial(t)
+		if !met { // it is the only one there, and none was ever let in
+			for i, y := range x.up {
+				if y.Address == slot.Address {
+					x.s.Ended(y, x.now)
+					x.up[i] = nil
+				}
+			}
+			slot.Address.Accepted = 0
+		}
+		held, at := x.s.Held(), slot.Address
+		x.s.Refused(slot, x.now, "421 too many connections")
+		if !met {
+			if x.s.state != growing || x.s.Want() < 16 || !at.Opens.After(x.now) {
+				t.Errorf("a host that takes none bounds the site: %v", x.s)
+			}
+			continue
+		}
+		if x.s.state != bounded || x.s.Want() != held-1 || !at.Limited {
+			t.Errorf("%d were held: %v", held-1, x.s)
+		}
+		for _, c := range x.list {
+			if c.Address != at && c.Limited {
+				t.Error("a host that refused nothing is limited")
+			}
+		}
+	}
+}
+
+func TestRefusedProbeGivesNothingUp(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	x.now = x.now.Add(gapMax)
+	want, gap := x.s.Want(), x.s.probe.gap
+	slot := x.dial(t)
+	if slot.Why != slots.Probe {
+		t.Fatalf("a %v", slot.Why)
+	}
+	x.s.Refused(slot, x.now, "421 too many connections")
+	if x.s.Want() != want || x.s.state != bounded {
+		t.Errorf("%d were wanted: %v", want, x.s)
+	}
+	if wait := x.s.probe.at.Sub(x.now); wait != min(2*gap, gapMax) {
+		t.Errorf("the next round after %v, the last wait was %v", wait, gap)
+	}
+}
+
+func TestRefusedReplacementGivesOnePlaceUp(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	at := x.up[0].Address
+	x.s.Ended(x.up[0], x.now)
+	x.up = x.up[1:]
+	x.now = x.now.Add(time.Second)
+	slot := x.dial(t)
+	if slot.Why != slots.Replace || slot.Address != at {
+		t.Fatalf("a %v to %v", slot.Why, slot.Address.Key)
+	}
+	x.s.Refused(slot, x.now, "421 too many connections")
+	if x.s.Want() != 29 || at.Accepted != 9 {
+		t.Errorf("%d accepted there: %v", at.Accepted, x.s)
+	}
+	if x.s.probe.at.After(x.now.Add(gapMin)) {
+		t.Errorf("the next probe after %v", x.s.probe.at.Sub(x.now))
+	}
+}
+
+// A session that is refused its message had no slot to free.
+func TestRefusedMessageLeavesNoVacancy(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	x.now = x.now.Add(time.Second)
+	x.s.Refused(x.up[0], x.now, "421 too many connections")
+	if x.s.Vacant != 0 || x.s.Want() != 29 {
+		t.Error(x.s)
+	}
+	if _, ok := x.s.Open(x.now, &slots.Slot{}, x.list); ok {
+		t.Error("a connect in its stead")
+	}
+}
+
+func TestRefusalBegunBeforeTheLastTellsNothingNew(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	at := x.up[0].Address
+	for range 2 {
+		for i, slot := range x.up {
+			if slot.Address == at {
+				x.s.Ended(slot, x.now)
+				x.up = append(x.up[:i], x.up[i+1:]...)
+				break
+			}
+		}
+	}
+	x.s.window = 2
+	first, second := x.dial(t), x.dial(t)
+	x.now = x.now.Add(100 * time.Millisecond)
+	x.s.Refused(first, x.now, "421 too many connections")
+	want, credit, changes := x.s.Want(), x.s.credit, len(x.s.History())
+	x.s.Refused(second, x.now, "421 too many connections")
+	if x.s.Want() != want || x.s.credit != credit || len(x.s.History()) != changes {
+		t.Errorf("%d wanted, credit %.2f: %v", want, credit, x.s)
+	}
+}
+
+func TestHostsTroubleIsNoLimit(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	failed := 0
+	for range 20 {
+		x.s.Ended(x.up[0], x.now)
+		x.up = x.up[1:]
+		slot := &slots.Slot{}
+		if _, ok := x.s.Open(x.now, slot, x.list); ok {
+			x.s.Failed(slot, x.now, false)
+			failed++
+		}
+		x.now = x.now.Add(time.Second)
+	}
+	if failed == 0 {
+		t.Error("no connect failed")
+	}
+	if x.s.Want() != 30 || x.s.state != bounded {
+		t.Error(x.s)
+	}
+}
+
+// What a refusal finds while the host's own connections are there is less than what the
+// receiver allows.
+func TestTheHostsConnectionsAreCountedInWhatARefusalFinds(t *testing.T) {
+	t.Parallel()
+	for _, mail := range []int{0, 100} { // 10 a second, 0.25 s each
+		x := newLimitedHosts(1, 20)
+		for x.s.Want() < 16 {
+			x.run(siteTick)
+		}
+		slot, held := x.dial(t), x.s.Held()-1
+		x.s.HostMail(x.now, mail)
+		x.s.Refused(slot, x.now, "421 too many connections")
+		if more := x.s.Want() > held; more != (mail > 0) {
+			t.Errorf("%d messages of the host: %v", mail, x.s)
+		}
+	}
+}
+
+func TestHistoryKeepsTheLastChanges(t *testing.T) {
+	t.Parallel()
+	s := NewSite(epoch, Limits{MaxSessions: 1000})
+	for i := range 100 {
+		s.SetLimits(at(time.Duration(i)*time.Second), Limits{MaxSessions: 1 + i})
+	}
+	h := s.History()
+	if len(h) != historySize || h[len(h)-1].At != at(99*time.Second) || h[0].At != at((100-historySize)*time.Second) {
+		t.Errorf("%d changes from %v to %v", len(h), h[0].At, h[len(h)-1].At)
+	}
+}
+
+func TestLimitsAreObeyedAtOnce(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	x.s.SetLimits(x.now, Limits{MaxSessions: 3, MaxRate: 5, Why: "the configuration"})
+	if n := x.s.Surplus(x.now); n != 27 {
+		t.Errorf("%d sessions too many, want 27", n)
+	}
+	if got := x.s.Target(x.now); got.Sessions != 3 || got.Pace != 5 || got.Slowed {
+		t.Errorf("%+v", got)
+	}
+	if x.open() {
+		t.Error("a connect above the limit")
+	}
+	sent := 0
+	for end := x.now.Add(10 * time.Second); x.now.Before(end); x.now = x.now.Add(5 * time.Millisecond) {
+		if x.s.MayBegin(x.up[0], x.now) == 0 {
+			sent++
+		}
+	}
+	if sent < 49 || sent > 52 {
+		t.Errorf("%d messages in 10 s, want 50", sent)
+	}
+}
+
+func TestTightestClampCounts(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	s, now := x.s, x.now
+	s.Clamp(now, Clamp{Sessions: 1, Until: now.Add(time.Hour), Reason: "too many connections"})
+	s.Clamp(now, Clamp{Sessions: 0, Until: now.Add(time.Minute), Reason: "blocked"})
+	s.Clamp(now, Clamp{Sessions: -1, Pace: 2, Until: now.Add(2 * time.Hour), Reason: "slower"})
+	s.Clamp(now, Clamp{Sessions: 0, Until: now.Add(-time.Minute), Reason: "long over"})
+	for _, w := range []struct {
+		after    time.Duration
+		sessions int
+		pace     float64
+		reason   string
+		until    time.Duration
+	}{
+		{0, 0, 2, "blocked", time.Minute}, {time.Minute, 1, 2, "too many connections", time.Hour},
+		{time.Hour, 30, 2, "slower", 2 * time.Hour}, {2 * time.Hour, 30, 0, "", 0},
+	} {
+		at := now.Add(w.after)
+		if got := s.Target(at); got.Sessions != w.sessions || got.Pace != w.pace {
+			t.Errorf("after %v: %+v, want %d sessions at %v/s", w.after, got, w.sessions, w.pace)
+		}
+		cl, clamped := s.Clamped(at)
+		if clamped != (w.reason != "") || cl.Reason != w.reason || clamped && !cl.Until.Equal(now.Add(w.until)) {
+			t.Errorf("after %v: clamped %v: %+v, want %q until %v", w.after, clamped, cl, w.reason, w.until)
+		}
+		if n := s.Surplus(at); w.sessions < 30 && n != 30-w.sessions {
+			t.Errorf("after %v: %d sessions too many, want %d", w.after, n, 30-w.sessions)
+		}
+	}
+}
+
+func TestTooFastLowersThePaceOfAllAndThenOfTheOneThatAloneSaysSo(t *testing.T) {
+	t.Parallel()
+	x := replaced(t) // 120 messages/s
+	slot := x.up[0]
+	a := slot.Address
+	x.s.TooFast(slot, x.now, x.now, "450 too fast")
+	first := x.s.pace.Value
+	if first < 36 || first > 40 || a.Pace.Value != 0 || !x.s.Target(x.now).Slowed {
+		t.Fatalf("%.1f/s at each of 3: %v", first, x.s)
+	}
+	x.s.TooFast(slot, x.now, x.now.Add(-time.Second), "450 too fast")
+	if x.s.pace.Value != first {
+		t.Errorf("%.1f/s after a message begun before the cut", x.s.pace.Value)
+	}
+	for range ownAffair {
+		x.s.TooFast(slot, x.now, x.now, "450 too fast")
+	}
+	if a.Pace.Value == 0 || x.s.pace.Value != first {
+		t.Errorf("%.1f/s there, %.1f/s at each", a.Pace.Value, x.s.pace.Value)
+	}
+}
+
+// Whatever happens, no more slots are held than the limits allow, no connect goes to a
+// suspended site, and a site that waits says until when.
+func TestSiteKeepsItsBounds(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		x := newLimitedHosts(1+r.IntN(4), 1)
+		limits := Limits{MaxSessions: 1 + r.IntN(30), MaxRate: float64(r.IntN(3)) * 10}
+		x.s = NewSite(x.now, limits)
+		var opening []*slots.Slot
+		take := func(list *[]*slots.Slot) *slots.Slot {
+			i := r.IntN(len(*list))
+			y := (*list)[i]
+			*list = append((*list)[:i], (*list)[i+1:]...)
+			return y
+		}
+		for range 2000 {
+			x.now = x.now.Add(time.Duration(r.ExpFloat64() * float64(300*time.Millisecond)))
+			if next := x.s.Next(); r.IntN(4) == 0 && next.After(x.now) {
+				x.now = next
+			}
+			switch n := r.IntN(60); {
+			case n == 0:
+				limits.MaxSessions = 1 + r.IntN(30)
+				x.s.SetLimits(x.now, limits)
+			case n == 1:
+				x.s.Clamp(x.now, Clamp{Sessions: r.IntN(4) - 1, Pace: r.Float64(), Until: x.now.Add(time.Duration(r.IntN(100)) * time.Second), Reason: "r"})
+			case n < 30 && len(opening) > 0:
+				y := take(&opening)
+				switch r.IntN(8) {
+				case 0:
+					x.s.Refused(y, x.now, "421 too many connections")
+				case 1:
+					x.s.Failed(y, x.now, r.IntN(2) == 0)
+				case 2:
+					x.s.Void(y, x.now)
+				case 3:
+					x.s.Hangs(y)
+					opening = append(opening, y)
+				default:
+					x.s.CameUp(y, x.now)
+					x.up = append(x.up, y)
+				}
+			case len(x.up) > 0:
+				y := take(&x.up)
+				switch r.IntN(16) {
+				case 0:
+					x.s.Refused(y, x.now, "421 too many connections")
+				case 1:
+					x.s.Ended(y, x.now)
+				case 2:
+					x.s.TooFast(y, x.now, x.now.Add(-siteTick), "450 too fast")
+					x.up = append(x.up, y)
+				default:
+					x.s.Accepted(y, x.now, x.now.Add(-siteTick))
+					x.up = append(x.up, y)
+				}
+			}
+			for x.s.Surplus(x.now) > 0 {
+				x.s.Ended(take(&x.up), x.now)
+			}
+			y := &slots.Slot{}
+			cl, clamped := x.s.Clamped(x.now)
+			_, ok := x.s.Open(x.now, y, x.list)
+			if ok {
+				opening = append(opening, y)
+			}
+			switch target, next := x.s.Target(x.now), x.s.Next(); {
+			case ok && x.s.Held() > limits.MaxSessions:
+				t.Fatalf("seed %d: %d slots of %d: %v", seed, x.s.Held(), limits.MaxSessions, x.s)
+			case ok && clamped && cl.Sessions == 0:
+				t.Fatalf("seed %d: a connect to a suspended site", seed)
+			case x.s.Live != len(x.up) || x.s.Opening != len(opening):
+				t.Fatalf("seed %d: %d up and %d under way: %v", seed, len(x.up), len(opening), x.s)
+			case !ok && !next.IsZero() && !next.After(x.now):
+				t.Fatalf("seed %d: next is %v, now %v", seed, next, x.now)
+			case !ok && x.s.Live+x.s.Opening == 0 && next.IsZero():
+				t.Fatalf("seed %d: waits for nothing: %v", seed, x.s)
+			case target.Sessions < 0 || target.Sessions > limits.MaxSessions || target.Cause == "":
+				t.Fatalf("seed %d: %+v with %+v", seed, target, limits)
+			case target.Pace < 0 || limits.MaxRate > 0 && (target.Pace == 0 || target.Pace > limits.MaxRate):
+				t.Fatalf("seed %d: pace %v with %+v", seed, target.Pace, limits)
+			}
+		}
 	}
 }
 

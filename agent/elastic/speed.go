@@ -7,6 +7,10 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
+// ownAffair is how many messages in a row one address alone refuses as too fast, until it
+// gets a pace of its own.
+const ownAffair = 4
+
 // TooFast notes a message, begun at a time, that was refused for the rate.
 func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	s.run(now)
@@ -58,4 +62,13 @@ func (s *Site) active() (n int) {
 		}
 	}
 	return max(1, n)
+}
+
+// Paced says whether anything bounds the rate of messages.
+func (s *Site) Paced(now time.Time) bool {
+	if s.pace.Value > 0 || s.limits.MaxRate > 0 || s.fast != nil {
+		return true
+	}
+	cl, ok := s.Clamped(now)
+	return ok && cl.Pace > 0
 }

@@ -1,21 +1,23 @@
 package elastic
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
-// Brief is what a listing of all sites tells of each: a Snapshot without its addresses. To
-// make one costs no allocation.
+// Brief is what a listing of all sites tells of each. To make one costs no allocation.
 type Brief struct {
-	State    string // as Snapshot has it
+	State    string // growing, bounded, plateau; punished, shut
 	Limits   Limits
 	Want     int // slots
 	Held     int
-	Hanging  int // of these, connects that have had no answer for slots.HangAfter
-	Lagging  int // of these, ended and maybe not noticed
-	Host     int // places left to the host MTA
-	Called   int // addresses where it has, or lately had, slots
-	Down     int // of these, without an answer
-	Refusing int // of these, where no replacement was let in last
-	Reply    string
+	Hanging  int       // of these, connects that have had no answer for slots.HangAfter
+	Lagging  int       // of these, ended and maybe not noticed
+	Host     int       // places left to the host MTA
+	Called   int       // addresses where it has, or lately had, slots
+	Down     int       // of these, without an answer
+	Refusing int       // of these, where no replacement was let in last
+	Reply    string    // the last refusal
 	TooFast  string    // the last reply that said so
 	Opens    time.Time // no connect before, anywhere
 	Next     time.Time // one more than was accepted is not tried before; zero: no limit was found
@@ -58,3 +60,87 @@ func (s *Site) Brief(now time.Time) Brief {
 
 // Bounded says whether one more than is wanted was refused.
 func (b *Brief) Bounded() bool { return !b.Next.IsZero() }
+
+// Snapshot is a site for a listing of its own: what is held at each address, and whose limit
+// that is. Opens is that of the site as a whole, the addresses have theirs.
+type Snapshot struct {
+	Brief
+	Up         int
+	Opening    int
+	Lag        float64 // seconds after its end that a slot is free
+	Pace       float64 // messages per second at each address; 0: no limit is known
+	Whose      string  // whose limit holds: "", "the site", "each address"
+	Cause      string  // of the last change
+	Punished   time.Time
+	PerAddress []AddressSnapshot
+}
+
+// AddressSnapshot is one address of a site.
+type AddressSnapshot struct {
+	Address  netip.AddrPort
+	Held     int
+	Accepted int
+	Limited  bool // one more was refused
+	Pace     float64
+	Opens    time.Time // no connect before
+	Down     bool      // it gives no answer
+	Reply    string
+}
+
+// Snapshot returns the site as it is now.
+func (s *Site) Snapshot(now time.Time) Snapshot {
+	x := Snapshot{
+		Brief: s.Brief(now), Up: s.Live, Opening: s.Opening, Lag: s.late.lag.Seconds(), Pace: s.pace.Value,
+		Cause: s.history[len(s.history)-1].Cause, Punished: s.refusals.punish,
+	}
+	x.Opens = s.refusals.opens
+	accepted := 0
+	for _, a := range s.addresses {
+		accepted += a.Room()
+		x.PerAddress = append(x.PerAddress, AddressSnapshot{
+			Address: a.Key.Host, Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
+			Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Reply: a.Reply,
+		})
+	}
+	if s.state == bounded {
+		if x.Whose = "the site"; accepted <= s.want {
+			x.Whose = "each address"
+		}
+	}
+	return x
+}
+
+// Target is what a Site wants now, as listings tell it.
+type Target struct {
+	Sessions int     // connections to have, established or being opened
+	Pace     float64 // messages per second; 0: unlimited
+	Slowed   bool    // the receiver asked for a pace, or a clamp sets it
+	Cause    string  // one short line: the measurement or reply behind the last change
+}
+
+// Target is what the site wants, for listings.
+func (s *Site) Target(now time.Time) Target {
+	t := Target{Sessions: max(1, min(s.want, s.limits.MaxSessions)-s.host.kept), Cause: s.history[len(s.history)-1].Cause}
+	each, all := s.pace.Value, 0.0
+	for _, a := range s.addresses {
+		if a.Live == 0 {
+			continue
+		}
+		p := tighter(each, a.Pace.Value)
+		if p == 0 {
+			all = 0
+			break
+		}
+		all += p
+	}
+	t.Slowed = all > 0
+	t.Pace = tighter(all, s.limits.MaxRate)
+	if cl, ok := s.Clamped(now); ok {
+		if cl.Sessions >= 0 {
+			t.Sessions = min(t.Sessions, cl.Sessions)
+		}
+		t.Pace, t.Cause = tighter(t.Pace, cl.Pace), cl.Reason
+		t.Slowed = t.Slowed || cl.Pace > 0 && cl.Pace == t.Pace
+	}
+	return t
+}

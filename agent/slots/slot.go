@@ -194,7 +194,7 @@ func (s *Slot) opened(now time.Time) {
 	a := s.Address
 	a.Opening--
 	s.of.Opening--
-	a.news = now
+	a.news, a.trying = now, false
 	if s.hangs {
 		s.hangs = false
 		a.Hanging--

@@ -164,6 +164,24 @@ func TestAnAddressWithoutAnAnswerIsTriedByOne(t *testing.T) {
 	}
 }
 
+// A connect that was to show whether the address answers, and came to nothing for a reason of
+// ours, leaves that to the next one.
+func TestATryThatComesToNothingIsFollowedByAnother(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	a.Failed(at(0), at(time.Second))
+	now := at(time.Minute)
+	s := &Slot{}
+	a.Begin(s, of, Grow, now)
+	if !a.Down(now) || !a.Busy() {
+		t.Error("more than one tries the address")
+	}
+	s.Void(now, now)
+	if a.Down(now) || a.Busy() {
+		t.Error("nothing tries the address any more")
+	}
+}
+
 func TestAConnectThatHangsIsPassedBy(t *testing.T) {
 	t.Parallel()
 	a, of := address(), &Count{}

@@ -40,11 +40,11 @@ type target struct {
 // newTarget asks what is possible at a receiver, by a sender that knows it, with chance from
 // the seed. Where that is more than most a second, no more is offered.
 func (b *bench) newTarget(k sim.Kind, name string, seed uint64, most float64) *target {
-	k.Sender, k.Length, k.Learning = sim.Omniscient, b.learn+b.measured, b.learn
+	k.Length, k.Learning = b.learn+b.measured, b.learn
 	k.HostEvery = 0 // there is no host MTA beside
 	t := &target{name: name, what: k.Name, receiver: k.Receiver}
 	all := 0
-	for i, s := range sim.Run(k, seed).Samples {
+	for i, s := range sim.RunOracle(k, seed).Samples {
 		all += s.Done
 		if i >= int(b.learn.Seconds()) {
 			t.possible += float64(s.Done)

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math"
 	"time"
-
-	"github.com/millrace/millrace/agent/elastic"
 )
 
 // Kind is a kind of receiver, and what a sender must reach there.
@@ -13,7 +11,6 @@ type Kind struct {
 	Name     string
 	Receiver Receiver
 
-	Sender   Sender
 	Sessions int // the site's max_sessions; 200 if not given
 	Sources  int // source addresses, each with a controller of its own; 1 if not given
 
@@ -28,16 +25,6 @@ type Kind struct {
 	Learning time.Duration // from the start, not counted as steady
 	Marks    Marks
 }
-
-// Sender is who sends.
-type Sender uint8
-
-// The senders.
-const (
-	Agent      Sender = iota // the agent, by package elastic
-	Slots                    // the agent, by slots at addresses
-	Omniscient               // one that knows all limits: what is possible
-)
 
 // Span is a time from one moment to before another.
 type Span struct{ From, To time.Duration }
@@ -66,17 +53,6 @@ const (
 
 // loweredFrom is when a controller is at its limit and only probes are refused.
 const loweredFrom = 5 * time.Minute
-
-// agent makes the kind's sender for a source address.
-func (k *Kind) agent(w *world, source int) agent {
-	switch k.Sender {
-	case Slots:
-		return newSlotSender(w, source)
-	case Omniscient:
-		return newOracle(w, source)
-	}
-	return newSender(w, source, elastic.Limits{MaxSessions: k.sessions()})
-}
 
 func (k *Kind) sources() int { return max(1, k.Sources) }
 

@@ -15,14 +15,14 @@ type oracle struct {
 	source int
 	held   []int // slots on each host as the receiver will have them when a connect arrives
 	opened int
-	idle   [][]*session // by host
+	idle   [][]*connection // by host
 	timer  []time.Duration
 	live   int
 }
 
-func newOracle(w *world, source int) *oracle {
+func newOracle(w *world, source int) agent {
 	n := w.receiver.Receiver.hosts()
-	o := &oracle{world: w, source: source, held: make([]int, n), idle: make([][]*session, n), timer: make([]time.Duration, n)}
+	o := &oracle{world: w, source: source, held: make([]int, n), idle: make([][]*connection, n), timer: make([]time.Duration, n)}
 	o.watch()
 	return o
 }
@@ -94,13 +94,13 @@ func (o *oracle) open(h int) {
 		o.receiver.enter(at)
 		o.clock.after(rtt*3/2, func() {
 			o.live++
-			o.ready(&session{at: at, host: h})
+			o.ready(&connection{at: at, host: h})
 		})
 	})
 }
 
 // ready sends on a session as soon as the host takes a message.
-func (o *oracle) ready(x *session) {
+func (o *oracle) ready(x *connection) {
 	o.idle[x.host] = append(o.idle[x.host], x)
 	o.serve(x.host)
 }
@@ -123,7 +123,7 @@ func (o *oracle) serve(h int) {
 	}
 }
 
-func (o *oracle) send(x *session) {
+func (o *oracle) send(x *connection) {
 	r := o.receiver
 	x.n++
 	answer, d := r.offered(x.at, x.n, false)

@@ -147,19 +147,17 @@ type Met struct {
 }
 
 // Meet sends to the receiver of a seed.
-func (p Population) Meet(seed uint64, by Sender) *Met {
-	return MeetKind(p.Draw(seed), seed, by)
+func (p Population) Meet(seed uint64) *Met {
+	return MeetKind(p.Draw(seed), seed)
 }
 
 // MeetKind sends to a receiver and compares that to what an oracle sends.
-func MeetKind(k Kind, seed uint64, by Sender) *Met {
-	k.Sender = Omniscient
-	all := newWorld(&k, seed)
+func MeetKind(k Kind, seed uint64) *Met {
+	all := newWorld(&k, seed, newOracle)
 	all.run()
 	possible := between(all.done, k.Learning, k.Length)
 
-	k.Sender = by
-	w := newWorld(&k, seed)
+	w := newWorld(&k, seed, newSender)
 	w.run()
 	m := &Met{Seed: seed, Kind: k, Result: &Result{Samples: w.samples, Broken: w.bad, Changes: w.senders[0].history()}}
 	m.Messages = between(w.done, k.Learning, k.Length)
@@ -308,7 +306,7 @@ func Table() []Kind {
 
 // WriteCourse runs a kind and tells it second by second, and what the controller did and why.
 func WriteCourse(w io.Writer, k Kind, seed uint64) (err error) {
-	x := newWorld(&k, seed)
+	x := newWorld(&k, seed, newSender)
 	x.explain = true
 	x.run()
 	changes := x.senders[0].history()

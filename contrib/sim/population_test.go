@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// reached are the figures that the controller by slots has reached, rounded so that a
+// reached are the figures that the controller has reached, rounded so that a
 // change of the order of two events does not show.
 type reached struct {
 	median, twentieth, worst  float64 // goodput of the possible
@@ -40,7 +40,7 @@ func meetPopulations(t *testing.T, first, receivers int) {
 			all := make(Census, 0, receivers)
 			early := 0.0
 			for i := range receivers {
-				m := x.Meet(uint64(first+i), Slots)
+				m := x.Meet(uint64(first + i))
 				m.Result = nil
 				all = append(all, m)
 				if m.Early > m.Allowed {
@@ -78,7 +78,7 @@ func TestTableOfTenReceivers(t *testing.T) {
 		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
 			for seed := range uint64(3) {
-				if m := MeetKind(k, seed+1, Slots); m.Share < 0.95 || m.Refused+m.TooFast >= 0.01 {
+				if m := MeetKind(k, seed+1); m.Share < 0.95 || m.Refused+m.TooFast >= 0.01 {
 					t.Error(m)
 				}
 			}
@@ -90,8 +90,7 @@ func TestTableOfTenReceivers(t *testing.T) {
 func TestTheOracleSendsWhatIsPossible(t *testing.T) {
 	t.Parallel()
 	for _, k := range Table()[:8] { // those without a rate
-		k.Sender = Omniscient
-		w := newWorld(&k, 1)
+		w := newWorld(&k, 1, newOracle)
 		w.run()
 		r := &k.Receiver
 		slots, messages := 0.0, float64(perConnection)
@@ -116,7 +115,7 @@ func TestTheOracleSendsWhatIsPossible(t *testing.T) {
 func TestAPopulationIsDrawnFromItsSeed(t *testing.T) {
 	t.Parallel()
 	for _, p := range []Population{Ordinary, Hard} {
-		a, b, other := p.Meet(7, Slots), p.Meet(7, Slots), p.Meet(8, Slots)
+		a, b, other := p.Meet(7), p.Meet(7), p.Meet(8)
 		if a.String() != b.String() {
 			t.Errorf("%v and %v", a, b)
 		}

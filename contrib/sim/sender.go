@@ -5,58 +5,10 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
-	"github.com/millrace/millrace/agent/hosts"
+	"github.com/millrace/millrace/agent/slots"
 )
 
-// sender is one source address of the agent: a controller, followed to the
-// letter, and around it what package agent and package queue do: hosts that do
-// not answer, or refuse where others do not, are tried last, and of the others
-// those first to which there are fewer connections; connects that fail hold the
-// destination off, sessions take turns under a pace, and so many messages as the
-// receiver takes on a connection are learned.
-type sender struct {
-	*world
-	source int
-	c      *elastic.Control
-
-	live, opening int
-	hanging       int // of opening
-	idle          []*session
-	pace          bucket
-	timer         time.Duration
-	timerSet      bool
-
-	hosts    *hosts.Hosts
-	holdoff  time.Duration // no connect before
-	failures int
-	allowed  int // messages on a connection
-	ended    int // messages on the last one that the receiver ended
-
-	returning []time.Duration // greylisted messages, by when they may come again
-	turnBack  bool
-
-	target elastic.Target
-}
-
-// session is a connection that is up.
-type session struct {
-	at    place
-	host  int
-	n     int
-	began time.Duration
-}
-
-func (s *sender) state() string             { return s.c.History()[0].Cause }
-func (s *sender) up() int                   { return s.live }
-func (s *sender) wanted() int               { return s.target.Sessions }
-func (s *sender) hostMail()                 { s.c.HostMail(s.clock.time(), 1) }
-func (s *sender) clamp(cl elastic.Clamp)    { s.c.Clamp(s.clock.time(), cl) }
-func (s *sender) history() []elastic.Change { return s.c.History() }
-
-const (
-	connectTimeout = 30 * time.Second // as agent/smtp's
-	hangAfter      = 2 * time.Second  // as queue.HangAfter
-)
+const connectTimeout = 30 * time.Second // as agent/smtp's
 
 // holdoffs are as package queue's, for a destination where nothing is up.
 var holdoffs = [...]time.Duration{
@@ -66,85 +18,103 @@ var holdoffs = [...]time.Duration{
 // soonest keeps looks at a site apart, as package queue does.
 const soonest = 5 * time.Millisecond
 
-// holdoffUp is the same where something is up.
-const holdoffUp = time.Second
+// sender is one source address of the agent: elastic.Site and slots.Table as they are, and
+// around them what package queue does: a destination where nothing answers is held off,
+// sessions take turns, and so many messages as the receiver takes on a connection are
+// learned.
+type sender struct {
+	*world
+	source int
+	site   *elastic.Site
+	list   []elastic.Candidate
+	idle   [][]*session // by host
+	live   int
 
-func newSender(w *world, source int, l elastic.Limits) *sender {
-	return &sender{
-		world: w, source: source, c: elastic.New(epoch, l),
-		hosts: hosts.New(hangAfter), allowed: perConnection,
-	}
+	timer    time.Duration
+	timerSet bool
+	holdoff  time.Duration // no connect before
+	failures int
+	allowed  int // messages on a connection
+	ended    int // messages on the last one that the receiver ended
+
+	returning []time.Duration // greylisted messages, by when they may come again
+	turnBack  bool
+	turn      int
 }
 
-func hostAddr(h int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + h)}) }
-
-func hostName(h int) string { return hostAddr(h).String() }
-
-func (s *sender) signal(k elastic.Kind, host int, began time.Duration) {
-	x := elastic.Signal{Kind: k, Host: hostName(host), Began: epoch.Add(began)}
-	switch k {
-	case elastic.Refused:
-		x.Text = "421 too many connections"
-	case elastic.RateRefused:
-		x.Text = "451 too fast"
-	}
-	s.c.Observe(s.clock.time(), x)
+// session is a connection, from the start of its connect.
+type session struct {
+	connection
+	slot slots.Slot
+	most int // messages, then it ends
 }
 
-// act does what the target says.
+func newSender(w *world, source int) agent {
+	s := &sender{world: w, source: source, site: elastic.NewSite(epoch, elastic.Limits{MaxSessions: w.kind.sessions()}), allowed: perConnection}
+	table := slots.NewTable(1000)
+	for h := range w.receiver.Receiver.hosts() {
+		k := slots.Key{Host: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + h)}), 25)}
+		s.list = append(s.list, elastic.Candidate{Address: table.Row(k, epoch)})
+		s.idle = append(s.idle, nil)
+	}
+	return s
+}
+
+func (s *sender) state() string             { return s.site.String() }
+func (s *sender) up() int                   { return s.live }
+func (s *sender) wanted() int               { return s.site.Want() }
+func (s *sender) hostMail()                 { s.site.HostMail(s.clock.time(), 1) }
+func (s *sender) clamp(cl elastic.Clamp)    { s.site.Clamp(s.clock.time(), cl) }
+func (s *sender) history() []elastic.Change { return s.site.History() }
+
+// act hands messages to ready sessions and opens what the site wants.
 func (s *sender) act() {
-	for {
-		b := s.backlog
-		now := s.clock.now
-		load := elastic.Load{Backlog: b, Live: s.live, Opening: s.opening, Hanging: s.hanging}
-		t := s.c.Target(s.clock.time(), load)
-		s.target = t
-		s.check(t, load)
-		for s.live > t.Sessions && len(s.idle) > 0 {
-			x := s.idle[len(s.idle)-1]
-			s.idle = s.idle[:len(s.idle)-1]
+	now := s.clock.time()
+	for n := s.site.Surplus(now); n > 0; n-- {
+		if x := s.take(); x != nil {
 			s.quit(x)
 		}
-		if b > 0 && len(s.idle) > 0 && s.live <= t.Sessions {
-			wait := time.Duration(0)
-			if t.Pace == 0 {
-				s.pace = bucket{at: now}
-			} else {
-				wait = s.pace.take(now, t.Pace, max(1, t.Pace/10))
-			}
-			if wait > 0 {
-				s.wake(now + max(wait, soonest))
-			} else {
-				s.send(s.ready(t.Pace > 0))
-				continue
-			}
-		}
-		if b > 0 && s.live+s.opening < t.Sessions && s.opening < t.Unproven {
-			switch {
-			case s.holdoff > now:
-				s.wake(s.holdoff)
-			case s.failures > 0 && s.opening > 0: // one probe at a time
-			default:
-				s.open()
-				continue
-			}
-		}
-		if n := s.c.Next(); !n.IsZero() {
-			s.wake(n.Sub(epoch))
-		}
+	}
+	if s.backlog == 0 {
 		return
+	}
+	s.turn++
+	for i := range s.idle {
+		h := (i + s.turn) % len(s.idle)
+		for len(s.idle[h]) > 0 {
+			x := s.idle[h][0]
+			if wait := s.site.MayBegin(&x.slot, now); wait > 0 {
+				s.wake(s.clock.now + max(wait, soonest))
+				break
+			}
+			s.idle[h] = s.idle[h][1:]
+			s.send(x)
+		}
+	}
+	for {
+		if s.holdoff > s.clock.now {
+			s.wake(s.holdoff)
+			return
+		}
+		if !s.open(1) {
+			break
+		}
+	}
+	if n := s.site.Next(); !n.IsZero() {
+		s.wake(max(n.Sub(epoch), s.clock.now+soonest))
 	}
 }
 
-// ready takes the session that gets the next message.
-func (s *sender) ready(paced bool) *session {
-	i := len(s.idle) - 1
-	if paced {
-		i = 0
+// take takes an idle session.
+func (s *sender) take() *session {
+	for h := range s.idle {
+		if n := len(s.idle[h]); n > 0 {
+			x := s.idle[h][n-1]
+			s.idle[h] = s.idle[h][:n-1]
+			return x
+		}
 	}
-	x := s.idle[i]
-	s.idle = append(s.idle[:i], s.idle[i+1:]...)
-	return x
+	return nil
 }
 
 func (s *sender) wake(at time.Duration) {
@@ -160,136 +130,110 @@ func (s *sender) wake(at time.Duration) {
 	})
 }
 
-// connect is one that is under way.
-type connect struct{ hangs, ended bool }
-
-// over notes that it is not any more.
-func (s *sender) over(x *connect) {
-	s.opening--
-	x.ended = true
-	if x.hangs {
-		s.hanging--
+// open begins a connect, the n-th in a row for one session, if one is wanted.
+func (s *sender) open(n int) bool {
+	x := &session{}
+	a, ok := s.site.Open(s.clock.time(), &x.slot, s.list)
+	if !ok {
+		return false
 	}
-}
-
-// open begins a connect: it goes from host to host until one answers.
-func (s *sender) open() {
-	s.opening++
-	x := &connect{}
-	s.clock.after(hangAfter, func() {
-		if !x.ended {
-			x.hangs = true
-			s.hanging++
-			s.act()
-		}
-	})
+	s.check()
 	s.connects++
 	if s.kind.Suspended.has(s.clock.now) {
 		s.quiet++
 	}
-	order := s.clock.rng.Perm(s.receiver.hosts())
-	hosts.Order(s.hosts, order, func(h int) hosts.Key { return hosts.Key{Addr: hostAddr(h)} }, s.clock.time())
-	s.call(x, order, nil)
-}
-
-// next is the next host to try: one that is not off, or, if all are and none was
-// tried, one of these.
-func (s *sender) next(order []int, tried bool) (h int, rest []int, ok bool) {
-	for _, alone := range []bool{false, true} {
-		for i, h := range order {
-			if !s.hosts.Acquire(hostAddr(h), s.clock.time(), alone) {
-				continue
-			}
-			if alone {
-				i = len(order) - 1 // one of those that are off is enough
-			}
-			return h, order[i+1:], true
-		}
-		if tried {
-			break
-		}
-	}
-	return 0, nil, false
-}
-
-// call tries the hosts in their order. failed are the signals of those before.
-func (s *sender) call(x *connect, order []int, failed []func()) {
-	h, rest, ok := s.next(order, len(failed) > 0)
-	if !ok {
-		s.clock.after(0, func() { s.notUp(x, failed) })
-		return
-	}
-	began, from := s.clock.now, s.clock.time()
-	rtt := s.receiver.RTT
-	s.clock.after(rtt*3/2, func() { // SYN, SYN+ACK, ACK
-		at := s.receiver.place(s.source, h)
-		a := s.receiver.called(at)
-		switch a {
-		case noPort, silence, reset:
-			wait := time.Duration(0)
-			switch a {
-			case silence:
-				wait = connectTimeout
-			case reset:
-				wait = rtt / 2
-				s.refusedNow(false)
-			}
-			s.clock.after(wait, func() {
-				s.hosts.Failed(hostAddr(h), from, s.clock.time())
-				s.call(x, rest, append(failed, func() { s.signal(elastic.Failed, h, began) }))
-			})
-		case refusal:
-			s.clock.after(rtt/2, func() {
-				s.refusedNow(false)
-				s.hosts.Refused(hostAddr(h), from, s.clock.time())
-				s.notUp(x, append(failed, func() { s.signal(elastic.Refused, h, began) }))
-			})
-		case yes:
-			s.receiver.enter(at)
-			s.clock.after(rtt*3/2, func() { // greeting, EHLO, its reply
-				s.over(x)
-				s.live++
-				s.hosts.Connected(hostAddr(h), s.clock.time())
-				s.failures, s.holdoff = 0, 0
-				for _, f := range failed {
-					f()
-				}
-				s.signal(elastic.Up, h, began)
-				s.idle = append(s.idle, &session{at: at, host: h, began: s.clock.now})
-				s.act()
-			})
+	x.host = int(a.Key.Host.Addr().As4()[3]) - 1
+	ended := false
+	s.clock.after(slots.HangAfter, func() {
+		if !ended {
+			s.site.Hangs(&x.slot)
+			s.act()
 		}
 	})
+	rtt := s.receiver.RTT
+	s.clock.after(rtt*3/2, func() {
+		x.at = s.receiver.place(s.source, x.host)
+		answer := s.receiver.called(x.at)
+		wait := rtt / 2
+		switch answer {
+		case yes:
+			s.receiver.enter(x.at)
+			wait = rtt * 3 / 2
+		case noPort:
+			wait = 0
+		case silence:
+			wait = connectTimeout
+		}
+		s.clock.after(wait, func() {
+			ended = true
+			now := s.clock.time()
+			switch answer {
+			case yes:
+				s.site.CameUp(&x.slot, now)
+				s.live++
+				s.failures, s.holdoff = 0, 0
+				x.most = s.own()
+				s.ready(x)
+				return
+			case refusal:
+				s.refusedNow(false)
+				s.site.Refused(&x.slot, now, "421 too many connections")
+			case reset:
+				s.refusedNow(false)
+				s.site.Failed(&x.slot, now, true)
+			default:
+				s.site.Failed(&x.slot, now, false)
+				if s.live == 0 && !s.open(n+1) {
+					s.hold()
+				}
+			}
+			s.act()
+		})
+	})
+	return true
 }
 
-// notUp ends a connect that no host let in.
-func (s *sender) notUp(x *connect, signals []func()) {
-	s.over(x)
-	for _, f := range signals {
-		f()
+// check holds the controller to what package elastic promises.
+func (s *sender) check() {
+	if s.site.Held() > s.kind.sessions() {
+		s.bad = "more slots than the limit"
 	}
-	wait := holdoffUp
-	if s.live == 0 {
-		if s.holdoff <= s.clock.now {
-			s.failures++
-		}
-		wait = holdoffs[min(max(s.failures, 1), len(holdoffs))-1]
+}
+
+// own is after how many messages we end a session: spread, so that those that began
+// together do not end together.
+func (s *sender) own() int {
+	if s.allowed < perConnection {
+		return s.allowed
 	}
-	s.holdoff = max(s.holdoff, s.clock.now+wait)
+	return s.allowed - s.clock.rng.IntN(s.allowed/4)
+}
+
+// hold leaves a destination alone where nothing answers, longer each time.
+func (s *sender) hold() {
+	if s.holdoff <= s.clock.now {
+		s.failures++
+	}
+	s.holdoff = s.clock.now + holdoffs[min(s.failures, len(holdoffs))-1]
+}
+
+// ready puts a session among the idle ones.
+func (s *sender) ready(x *session) {
+	s.idle[x.host] = append(s.idle[x.host], x)
 	s.act()
 }
 
 // quit ends a session.
 func (s *sender) quit(x *session) {
 	s.clock.after(s.receiver.RTT/2, func() { s.receiver.leave(x.at) })
-	s.closed(x)
+	s.gone(x)
 }
 
-// closed is for a session that the receiver has ended already.
-func (s *sender) closed(x *session) {
+// gone is for a session that has ended.
+func (s *sender) gone(x *session) {
 	s.live--
-	s.hosts.Disconnected(hostAddr(x.host))
-	s.signal(elastic.Closed, x.host, x.began)
+	s.site.Ended(&x.slot, s.clock.time())
+	s.act()
 }
 
 // learn notes that the receiver ended a connection after n messages: two at the
@@ -313,55 +257,50 @@ func (s *sender) again() bool {
 
 // send hands the next message to a session.
 func (s *sender) send(x *session) {
-	began, r := s.clock.now, s.receiver
+	began, r := s.clock.time(), s.receiver
 	x.n++
 	answer, d := r.offered(x.at, x.n, s.again())
 	s.clock.after(d, func() {
-		ended := false
+		now := s.clock.time()
 		switch answer {
 		case taken, takenEnd:
 			r.done()
 			s.delivered()
 			s.perSource[s.source]++
-			s.signal(elastic.Accepted, x.host, began)
-			ended = answer == takenEnd
+			s.site.Accepted(&x.slot, now, began)
 		case later:
 			s.returning = append(s.returning, s.clock.now+r.Greylist)
-			s.signal(elastic.Accepted, x.host, began)
+			s.site.Accepted(&x.slot, now, began)
 		case refusedRcpt:
-			s.signal(elastic.Accepted, x.host, began)
-		case lost:
-			r.done()
-			r.leave(x.at)
-			s.live--
-			s.hosts.Disconnected(hostAddr(x.host))
-			s.signal(elastic.Lost, x.host, began)
-			s.act()
-			return
+			s.site.Accepted(&x.slot, now, began)
 		case tooFast, tooFastEnd:
 			s.refusedNow(true)
-			s.signal(elastic.RateRefused, x.host, began)
-			ended = answer == tooFastEnd
+			s.site.TooFast(&x.slot, now, began, "450 too fast")
 		case tooMany:
 			s.refusedNow(false)
-			s.signal(elastic.Refused, x.host, began)
-			ended = true
+			r.leave(x.at)
+			s.live--
+			s.site.Refused(&x.slot, now, "421 too many connections")
+			s.act()
+			return
+		case lost:
+			r.done()
 		case enough:
 			x.n--
-			ended = true
 		}
-		switch {
-		case ended:
-			if answer != tooMany && answer != tooFastEnd {
-				s.learn(x.n)
-			}
+		switch answer {
+		case takenEnd, enough:
+			s.learn(x.n)
+			fallthrough
+		case lost, tooFastEnd:
 			r.leave(x.at)
-			s.closed(x)
-		case x.n >= s.allowed:
-			s.quit(x)
+			s.gone(x)
 		default:
-			s.idle = append(s.idle, x)
+			if x.n >= x.most {
+				s.quit(x)
+				return
+			}
+			s.ready(x)
 		}
-		s.act()
 	})
 }

@@ -1,5 +1,5 @@
-// Package sim simulates, in virtual time, the agent's controller (package
-// agent/elastic) against receivers that keep their limits to themselves.
+// Package sim simulates, in virtual time, the agent's controller (packages
+// agent/elastic and agent/slots) against receivers that keep their limits to themselves.
 //
 // A [Kind] is a receiver, the sender's settings and the figures that must be
 // reached; [Kinds] is the catalogue of the receivers known from practice. [Run]
@@ -19,12 +19,8 @@
 // [Receiver.Provider] is a receiver over sockets, by package sink; tests hold it to the same
 // answers as the simulated one.
 //
-// There are two senders until one replaces the other: [Agent] by elastic.Control, which
-// the agent uses today, with its choice of hosts (package hosts); and [Slots] by elastic.Site and
-// package slots as they are.
-//
-// The sender opens and closes sessions exactly as the controller says, with the
-// agent's rules for hosts and destinations that do not answer. The simulation is a
+// The sender runs elastic.Site and package slots as they are, with the agent's rules for
+// destinations that do not answer. The simulation is a
 // sequence of events drawn from a seeded generator: the same kind and seed give the
 // same result on any machine, and an hour passes in some tenths of a second.
 //
@@ -45,7 +41,7 @@ type Result struct {
 	Figures
 	Samples []Sample         // one a second
 	Changes []elastic.Change // the last of the (first source's) controller
-	Broken  string           // a promise of elastic.Target that was not kept; "" if all were
+	Broken  string           // a promise of package elastic that was not kept; "" if all were
 }
 
 // Sample is what went on in one second.
@@ -78,7 +74,14 @@ type world struct {
 	bad       string
 }
 
-// agent is a sender with its controller, for one source address.
+// connection is one that is up, or on its way.
+type connection struct {
+	at   place
+	host int
+	n    int // messages
+}
+
+// agent is who sends from one source address: a sender with its controller, or an oracle.
 type agent interface {
 	act()
 	up() int
@@ -89,24 +92,30 @@ type agent interface {
 	history() []elastic.Change
 }
 
-func newWorld(k *Kind, seed uint64) *world {
+// newWorld makes the world of a seed, where newSender or newOracle makes who sends.
+func newWorld(k *Kind, seed uint64, by func(w *world, source int) agent) *world {
 	w := &world{clock: newClock(seed), kind: k, backlog: 1 << 20, perSource: make([]int, k.sources())}
 	w.receiver = newReceiver(k.Receiver, w.clock, k.sources())
 	for i := range k.sources() {
-		w.senders = append(w.senders, k.agent(w, i))
+		w.senders = append(w.senders, by(w, i))
 	}
 	return w
 }
 
 // Run simulates a kind from a start with a backlog to its end.
-func Run(k Kind, seed uint64) *Result {
-	w := newWorld(&k, seed)
+func Run(k Kind, seed uint64) *Result { return runBy(k, seed, newSender) }
+
+// RunOracle is the same with a sender that knows all limits: what is possible.
+func RunOracle(k Kind, seed uint64) *Result { return runBy(k, seed, newOracle) }
+
+func runBy(k Kind, seed uint64, by func(w *world, source int) agent) *Result {
+	w := newWorld(&k, seed, by)
 	w.run()
 	r := &Result{Samples: w.samples, Broken: w.bad}
 	r.Changes = w.senders[0].history()
 	r.Figures = w.figures()
 	if k.HostEvery > 0 {
-		alone := newWorld(&k, seed)
+		alone := newWorld(&k, seed, by)
 		alone.backlog = 0
 		alone.run()
 		r.HostAlone = alone.host.share(k.Learning)
@@ -178,18 +187,6 @@ func (w *world) refusedNow(rate bool) {
 		before := k.Receiver.Limit[0].Value
 		k.Receiver.Limit = Always(before).Then(w.clock.now, k.Lowered).Then(k.Lifted, before)
 		w.receiver.Limit = k.Receiver.Limit
-	}
-}
-
-// check holds a target to what package elastic promises.
-func (w *world) check(t elastic.Target, l elastic.Load) {
-	switch suspended := w.kind.Suspended.has(w.clock.now); {
-	case t.Sessions > w.kind.sessions():
-		w.bad = "more sessions than the limit"
-	case l.Backlog > 0 && t.Sessions < 1 && !suspended:
-		w.bad = "no session for a backlog"
-	case suspended && (t.Sessions > 0 || t.Unproven > 0):
-		w.bad = "sessions for a suspended site"
 	}
 }
 

@@ -27,7 +27,6 @@ type options struct {
 	First      int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
 	Population string   `help:"Meet receivers drawn from a population, one for each seed: ordinary, hard; or the ten of the table." enum:",ordinary,hard,table" default:""`
 	Worst      int      `help:"Of a population, tell of so many of the worst." default:"8"`
-	By         string   `help:"The controller: the agent's, or the one by slots at addresses." enum:"agent,slots" default:"agent"`
 	Course     bool     `help:"Tell the run of the first seed second by second."`
 	Markdown   bool     `help:"Print the table as Markdown."`
 	Plots      string   `help:"Write a picture of each kind, SVG, into this directory." type:"path" placeholder:"DIR"`
@@ -65,7 +64,6 @@ func (o *options) run(out io.Writer) error {
 	}
 	var rows []*sim.Row
 	for _, k := range kinds {
-		k.Sender = o.sender()
 		if o.Course {
 			if err := sim.WriteCourse(out, k, uint64(o.First)); err != nil {
 				return err
@@ -84,19 +82,11 @@ func (o *options) run(out io.Writer) error {
 	return sim.WriteTable(out, rows)
 }
 
-// sender is who sends.
-func (o *options) sender() sim.Sender {
-	if o.By == "slots" {
-		return sim.Slots
-	}
-	return sim.Agent
-}
-
 // meet sends to a population.
 func (o *options) meet(out io.Writer) error {
 	if o.Population == "table" {
 		for _, k := range o.chosen(sim.Table()) {
-			if _, err := fmt.Fprintf(out, "%s: %v\n", k.Name, sim.MeetKind(k, uint64(o.First), o.sender())); err != nil {
+			if _, err := fmt.Fprintf(out, "%s: %v\n", k.Name, sim.MeetKind(k, uint64(o.First))); err != nil {
 				return err
 			}
 		}
@@ -108,12 +98,11 @@ func (o *options) meet(out io.Writer) error {
 	}
 	if o.Course {
 		k := p.Draw(uint64(o.First))
-		k.Sender = o.sender()
 		return sim.WriteCourse(out, k, uint64(o.First))
 	}
 	var all sim.Census
 	for i := range o.Seeds {
-		m := p.Meet(uint64(o.First+i), o.sender())
+		m := p.Meet(uint64(o.First + i))
 		m.Result = nil
 		all = append(all, m)
 	}

@@ -4,34 +4,17 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"net/netip"
 	"time"
 
 	"github.com/millrace/millrace/agent/slots"
 )
 
 const (
-	// siteHistory is how many changes a Site remembers.
-	siteHistory = 16
 	// halfLife is the time without mail after which half as many slots are wanted.
 	halfLife = time.Hour
 	// idleLong is the time without a look that counts as one without mail.
 	idleLong = time.Minute
 )
-
-// SetLimits changes the configured ceilings, as at a reload.
-func (s *Site) SetLimits(now time.Time, l Limits) {
-	l.MaxSessions = max(1, l.MaxSessions)
-	if s.limits == l {
-		return
-	}
-	s.limits = l
-	rate := ""
-	if l.MaxRate > 0 {
-		rate = fmt.Sprintf(", max_message_rate %.3g/s", l.MaxRate)
-	}
-	s.set(now, s.want, fmt.Sprintf("max_sessions is %d%s: %s", l.MaxSessions, rate, l.Why))
-}
 
 // awake ages what was learned by the time for which nobody asked for a connect. What is
 // still wanted counts as proven: half of it is opened at once, the rest as that comes up.
@@ -45,6 +28,7 @@ func (s *Site) awake(now time.Time) {
 	s.age(now, idle)
 }
 
+// age lets what was learned fade.
 func (s *Site) age(now time.Time, idle time.Duration) {
 	left := math.Exp2(-float64(idle) / float64(halfLife))
 	n := startSessions + int(math.Round(float64(s.want-startSessions)*left))
@@ -105,7 +89,7 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 	s.late.floor, s.late.floorAt, s.late.sure = min(max(l.Floor, 0), s.late.lag), now, l.Sure
 	s.pace.Value, s.pace.Known = max(l.Pace, 0), max(l.Pace, 0)
 	s.refusals.punish = earlier(l.Punish, now.Add(waryLong))
-	s.refusals.opens = earlier(l.Opens, now.Add(siteWaits[len(siteWaits)-1]))
+	s.refusals.opens = earlier(l.Opens, now.Add(waits[len(waits)-1]))
 	for _, c := range l.Clamps {
 		s.Clamp(now, c)
 	}
@@ -130,64 +114,4 @@ func (s *Site) Forget(now time.Time) {
 	}
 	s.now = level{n: s.want}
 	s.record(now, 0, "forgotten")
-}
-
-// Snapshot is a site for a listing: what is held, what bounds it, whose limit that is, and
-// the reply behind it.
-type Snapshot struct {
-	State      string // growing, bounded, plateau; punished, shut
-	Want       int    // slots
-	Up         int
-	Opening    int
-	Lagging    int
-	Host       int     // places left to the host MTA
-	Lag        float64 // seconds after its end that a slot is free
-	Pace       float64 // messages per second at each address; 0: no limit is known
-	Whose      string  // whose limit holds: "", "the site", "each address"
-	Reply      string  // the last refusal
-	Cause      string  // of the last change
-	Punished   time.Time
-	Opens      time.Time
-	PerAddress []AddressSnapshot
-}
-
-// AddressSnapshot is one address of a site.
-type AddressSnapshot struct {
-	Address  netip.AddrPort
-	Held     int
-	Accepted int
-	Limited  bool // one more was refused
-	Pace     float64
-	Opens    time.Time // no connect before
-	Down     bool      // it gives no answer
-	Reply    string
-}
-
-// Snapshot returns the site as it is now.
-func (s *Site) Snapshot(now time.Time) Snapshot {
-	x := Snapshot{
-		State: s.state.String(), Want: s.want, Up: s.Live, Opening: s.Opening, Lagging: s.Lagging, Host: s.host.kept,
-		Lag: s.late.lag.Seconds(), Pace: s.pace.Value, Reply: s.reply, Cause: s.history[len(s.history)-1].Cause,
-		Punished: s.refusals.punish, Opens: s.refusals.opens,
-	}
-	switch {
-	case now.Before(s.refusals.opens) && s.refusals.shut > 0:
-		x.State = "shut"
-	case s.wary(now):
-		x.State = "punished"
-	}
-	accepted := 0
-	for _, a := range s.addresses {
-		accepted += a.Room()
-		x.PerAddress = append(x.PerAddress, AddressSnapshot{
-			Address: a.Key.Host, Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
-			Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Reply: a.Reply,
-		})
-	}
-	if s.state == bounded {
-		if x.Whose = "the site"; accepted <= s.want {
-			x.Whose = "each address"
-		}
-	}
-	return x
 }
