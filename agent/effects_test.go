@@ -68,6 +68,34 @@ func TestEffectOfARuleIsListedKeptAndLifted(t *testing.T) {
 	}
 }
 
+// Who has what was learned forgotten ends what rules have done, too: it is not listed any more,
+// and does not come back with a restart.
+func TestForgetEndsEffectsOfRules(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"", "busy.test", "general"} {
+		s := newStage(t, func(c *config.Config) {
+			c.Replies = []config.Reply{{Name: "come-back", Text: "come back", Action: config.ReplySuspend, For: time.Hour, After: 1, Within: time.Hour}}
+		}, sink.Provider{Name: "busy", Domains: []string{"busy.test"}, Behaviour: sink.Behaviour{
+			TempShare: 1, Say: map[sink.Cause]string{sink.CauseTemp: "451 4.7.1 come back"}}})
+		a := s.start()
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@busy.test")
+		effects := func() int { return len(a.orders.Standing().Effects) }
+		s.until("the effect is listed", func() bool { return effects() == 1 })
+		if n, err := s.admin().Forget(t.Context(), name); err != nil || n != 1 || effects() != 0 {
+			t.Errorf("forget %q: %d sites, %d effects are left, %v", name, n, effects(), err)
+		}
+		s.stop()
+		a = s.start()
+		if n := effects(); n != 0 {
+			t.Errorf("%d effects after a restart", n)
+		}
+		if n, err := s.admin().Forget(t.Context(), "busy.test"); err != nil {
+			t.Errorf("nothing is known of the site: %d, %v", n, err)
+		}
+		s.stop()
+	}
+}
+
 // Replies that nothing knew are counted, with an example that names no address to
 // everybody.
 func TestRepliesThatNothingKnewAreShown(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/sites"
 )
 
 // Streams implements control.Backend.
@@ -143,17 +145,53 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 }
 
 // Forget implements control.Backend. What was learned is a matter of speed alone, but for
-// suspensions: those that a receiver's reply caused end, and may come again.
-func (b *Backend) Forget(ctx context.Context, name string) (sites int, err error) {
-	if name != "" && !b.isQueue(name) {
+// suspensions and what else rules did for a receiver's reply: those end, and may come again.
+func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
+	ofQueue := b.isQueue(name)
+	if name != "" && !ofQueue {
 		if name, err = b.site(ctx, name); err != nil {
 			return 0, err
 		}
 	}
-	if sites = b.queue.Forget(name); sites == 0 && name != "" && !b.isQueue(name) {
+	concerns := map[string]bool{name: true} // sites
+	if ofQueue {
+		b.queue.EachSite(func(page []queue.Site) bool {
+			for i := range page {
+				if page[i].Queue == name {
+					concerns[page[i].Name] = true
+				}
+			}
+			return ctx.Err() == nil
+		})
+	}
+	// First they go from the file, or a restart would bring them back.
+	err = b.liftEffects(func(site string) bool { return name == "" || concerns[site] })
+	var addresses []netip.Addr
+	book := b.settings.Now().Sites
+	for _, x := range book.Find(name) {
+		if x.As == sites.Name {
+			addresses = x.Addresses
+		}
+	}
+	if n = b.queue.Forget(name, addresses...); n == 0 && name != "" && !ofQueue && !book.Has(name) {
 		return 0, fmt.Errorf("site or queue %s: %w", name, control.ErrUnknown)
 	}
-	return sites, nil
+	return n, err
+}
+
+// liftEffects ends what rules have done to some sites.
+func (b *Backend) liftEffects(of func(site string) bool) error {
+	if !slices.ContainsFunc(b.orders.Standing().Effects, func(e control.Effect) bool { return of(e.Site) }) {
+		return nil
+	}
+	return b.orders.Change(func(s *control.StandingOrders) error {
+		for _, e := range slices.Clone(s.Effects) {
+			if of(e.Site) {
+				b.orders.LiftEffects(s, e.Site)
+			}
+		}
+		return nil
+	})
 }
 
 // Prioritize implements control.Backend.

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -24,6 +25,11 @@ const (
 	// stillCounted is how long receivers may count connections that ended without a
 	// word: RFC 5321 section 4.5.3.2 has servers wait for a command for five minutes.
 	stillCounted = 5 * time.Minute
+	// mostRecalled bounds the sites of which something is kept, and that have no mail: some
+	// 300 octets each.
+	mostRecalled = 1 << 16
+	// recallLooks is how many of them are looked at for one that may go.
+	recallLooks = 16
 )
 
 // Learned returns what is to be kept. It looks at some hundred sites at a time under the
@@ -32,9 +38,11 @@ func (q *Queue) Learned(now time.Time) Learned {
 	l := Learned{At: now, Sites: make(map[string]elastic.Learned)}
 	q.mu.Lock()
 	for name, x := range q.recalled {
-		if now.Sub(x.At) < learnedFor {
-			l.Sites[name] = x
+		if lapsed(&x, now) {
+			delete(q.recalled, name)
+			continue
 		}
+		l.Sites[name] = x
 	}
 	q.mu.Unlock()
 	walk(q, &q.siteByNo, func(s *site) {
@@ -79,15 +87,50 @@ func (q *Queue) Recall(now time.Time, l Learned) {
 func (q *Queue) newControl(name string, limits elastic.Limits, now time.Time) *elastic.Site {
 	if x, ok := q.recalled[name]; ok {
 		delete(q.recalled, name)
-		return elastic.Restore(now, limits, x)
+		if !lapsed(&x, now) {
+			return elastic.Restore(now, limits, x)
+		}
 	}
 	return elastic.NewSite(now, limits)
 }
 
-// Forget drops what was learned of a site, and of the addresses where its mail goes; of all
-// sites of a queue, if the name is that of one, and of all, if it is "". It returns the
-// number of sites.
-func (q *Queue) Forget(name string) (n int) {
+// lapsed says whether what was learned of a site is of no use any more. A bound from outside
+// lasts as long as it was meant to.
+func lapsed(x *elastic.Learned, now time.Time) bool {
+	return now.Sub(x.At) >= learnedFor && !slices.ContainsFunc(x.Clamps, func(cl elastic.Clamp) bool { return cl.Until.After(now) })
+}
+
+// preserve keeps what was learned of a site that had no mail for a while, for when it has
+// some again. Where too much is kept another one goes that no bound is on.
+func (q *Queue) preserve(s *site, now time.Time) {
+	x, any := s.control.Learned(now)
+	if !any {
+		return
+	}
+	if q.recalled == nil {
+		q.recalled = make(map[string]elastic.Learned)
+	}
+	if len(q.recalled) >= mostRecalled {
+		looks := recallLooks
+		for name, other := range q.recalled {
+			if len(other.Clamps) == 0 || lapsed(&other, now) {
+				delete(q.recalled, name)
+				break
+			}
+			if looks--; looks == 0 {
+				break
+			}
+		}
+	}
+	if len(q.recalled) < mostRecalled || len(x.Clamps) > 0 {
+		q.recalled[s.key] = x
+	}
+}
+
+// Forget drops what was learned of a site, and of the addresses where its mail goes and
+// those given; of all sites of a queue, if the name is that of one, and of all sites and
+// addresses, if it is "". It returns the number of sites.
+func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -112,6 +155,14 @@ func (q *Queue) Forget(name string) (n int) {
 		if name == "" || key == name {
 			delete(q.recalled, key)
 			n++
+		}
+	}
+	if name != "" && len(addresses) == 0 {
+		return n
+	}
+	for _, key := range q.table.Keys() {
+		if name == "" || slices.Contains(addresses, key.Host.Addr()) {
+			q.table.Forget(key)
 		}
 	}
 	return n

@@ -73,3 +73,90 @@ func TestWhatWasLearnedOutlivesARestart(t *testing.T) {
 		})
 	}
 }
+
+// What was learned of a site is kept while no mail comes for it, and a suspension holds, for
+// as long as over a restart.
+func TestWhatWasLearnedOutlivesIdleTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := receiversAt(receiver{limit: 15})
+		w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0)) },
+			func(w *world) { w.policy.MaxSessions = 100 })
+		for i := range 2000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(10 * time.Minute)
+		w.Clamp("a.example", elastic.Clamp{Until: time.Now().Add(24 * time.Hour), Reason: "421 4.7.0 go away"})
+		pass(3 * time.Hour)
+		if n := len(w.Sites()); n != 0 {
+			t.Fatalf("%d sites are still known", n)
+		}
+		if l, ok := w.Learned(time.Now()).Sites["a.example"]; !ok || !l.Bound {
+			t.Errorf("kept over a restart: %v, %+v", ok, l)
+		}
+		sent := len(w.delivered())
+		w.add(5000, "s", "a.example")
+		pass(time.Minute)
+		if n := len(w.delivered()); n > sent {
+			t.Error("sent while suspended")
+		}
+		if !w.Lift("a.example", "421 4.7.0 go away") {
+			t.Error("no suspension")
+		}
+		refused := x.met(1).refused
+		for i := range 1000 {
+			w.add(spool.ID(i+6000), "s", "a.example")
+		}
+		pass(3 * time.Second)
+		if n := x.met(1).refused - refused; n > 1 {
+			t.Errorf("refused %d times", n)
+		}
+		w.empty()
+		pass(8 * 24 * time.Hour)
+		if l := w.Learned(time.Now()); len(l.Sites) != 0 {
+			t.Errorf("kept after eight days: %+v", l.Sites)
+		}
+	})
+}
+
+// What is forgotten is so of sites, too, that have had no mail since the start, and of
+// their addresses.
+func TestForgetReachesAddressesWithoutMail(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := receiversAt(receiver{limit: 5}, receiver{limit: 5})
+		change := func(w *world) { w.policy.MaxSessions = 100 }
+		route := func(w *world, d string) Route {
+			if d == "b.example" {
+				return w.toPlaces(d, d, spot(2, 0))
+			}
+			return w.toPlaces(d, d, spot(1, 0))
+		}
+		w := worldOf(t, x, route, change)
+		for i := range 500 {
+			w.add(spool.ID(i+1), "s", "a.example")
+			w.add(spool.ID(i+1001), "s", "b.example")
+		}
+		pass(10 * time.Minute)
+		l := w.Learned(time.Now())
+		w = worldOf(t, x, route, change)
+		w.Recall(time.Now(), l)
+		limited := func() (n int) {
+			for _, a := range w.Learned(time.Now()).Addresses {
+				if a.Limited {
+					n++
+				}
+			}
+			return n
+		}
+		if n := limited(); n != 2 {
+			t.Fatalf("%d addresses with a limit", n)
+		}
+		if n := w.Forget("a.example", spot(1, 0).Addr.Addr()); n != 1 || limited() != 1 {
+			t.Errorf("%d sites are forgotten, %d limits are left", n, limited())
+		}
+		if n := w.Forget(""); n != 1 || limited() != 0 {
+			t.Errorf("%d sites are forgotten, %d limits are left", n, limited())
+		}
+	})
+}

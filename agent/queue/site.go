@@ -318,7 +318,8 @@ func (q *Queue) abandon(d *destination) {
 	}
 }
 
-// forget is how long what was learned about an unused destination is kept.
+// forget is how long an unused destination is kept. What was learned of its site is kept
+// beyond it (Queue.preserve).
 const forget = time.Hour
 
 // moveWaiting counts mail in and out of a destination.
@@ -418,6 +419,7 @@ func (d *destination) fire(q *Queue, now time.Time) {
 		if d.site.dests--; d.site.dests == 0 {
 			d.site.leaveLine()
 			q.leaveCrowd(d.site)
+			q.preserve(d.site, now)
 			delete(q.sites, d.site.key)
 			q.siteByNo.free(d.site.no)
 		}
