@@ -237,7 +237,7 @@ func replaced(t *testing.T) *limitedHosts {
 	return x
 }
 
-// dial makes a connect that one host refuses.
+// dial begins a connect.
 func (x *limitedHosts) dial(t *testing.T) *slots.Slot {
 	t.Helper()
 	slot := &slots.Slot{}
