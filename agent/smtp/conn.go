@@ -24,8 +24,11 @@ type Conn struct {
 	tls      *tls.Conn // nil: plain
 	closed   atomic.Bool
 
-	stale bool  // the last transaction failed: RSET before the next
-	lost  error // a write failed: only what the peer said before is still read
+	ignore  []string // EHLO keywords that are not taken at their word
+	heard   bool     // the peer has replied, and through TLS since there is TLS
+	chunked bool     // the peer has answered a BDAT
+	stale   bool     // the last transaction failed: RSET before the next
+	lost    error    // a write failed: only what the peer said before is still read
 
 	command []byte // scratch: commands of one write
 	steps   []step // scratch: commands of one transaction
@@ -154,16 +157,30 @@ func (c *Conn) say(lines []byte, d time.Duration) error {
 	return err
 }
 
-// reply reads the next reply within d; it is in c.replies then.
+// reply reads the next reply within d; it is in c.replies then. Where commands go in
+// groups, a line that is no reply may be a part of one, and the next lines answer to
+// other commands than they seem to.
 func (c *Conn) reply(d time.Duration, each func(text []byte)) error {
 	c.wire.await(d)
-	return c.replies.next(each)
+	c.replies.lenient = !c.ext.Pipelining
+	err := c.replies.next(each)
+	c.heard = c.heard || err == nil
+	return err
 }
 
-// fail closes the connection and says why.
+// fail closes the connection and says why. TLS through which no reply has come is of no
+// use: its handshake may have failed at the peer (RFC 8446 4.6: with TLS 1.3 the client
+// learns only afterwards that its certificate was refused).
 func (c *Conn) fail(stage Stage, err error) error {
 	c.Close()
-	return &Error{Stage: stage, Err: err}
+	e := &Error{Stage: stage, Err: err}
+	if c.tls != nil && !c.heard {
+		e.Stage = StageStartTLS
+	}
+	if c.replies.code == 0 {
+		e.Reply.Text = string(c.replies.text)
+	}
+	return e
 }
 
 // failReply closes the connection over the reply just read.
