@@ -24,6 +24,7 @@
 //	elastic   how many sessions a site gets, and how fast they send (elastic.Site, with
 //	          package slots, is the controller to come: contrib/sim alone uses it)
 //	hosts     which of a destination's addresses is called first
+//	manners   how a host must be spoken to, where that is not as it announces
 //	route     DNS: exchangers, addresses; route/dane and route/sts, policies
 //	smtp      one connection and its transactions
 //	outcome   what a reply or a failure means for a recipient

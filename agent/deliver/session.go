@@ -150,7 +150,7 @@ func (w *worker) insistsOnTLS(results []settle.Result) bool {
 	}
 	for _, f := range results {
 		if f.Decision.Class == outcome.ClassTLS {
-			return w.deliverer.hosts.TLSWanted(endpoint(w.peer))
+			return w.deliverer.manners.TLSWanted(endpoint(w.peer))
 		}
 	}
 	return false

@@ -20,12 +20,6 @@
 // they may have room. Hosts of a worse preference do not go before it, since most such limits
 // hold for all hosts of a site.
 //
-// Third, hosts where STARTTLS is offered and the handshake fails: where TLS
-// is not required the next connects go without the attempt, unless the host then
-// says that it takes no mail in the clear. Unlike the rest this is kept by name
-// and address: a handshake may fail for the name alone (SNI), and whoever has a
-// name of his own lead to another's address must not take that one's TLS away.
-//
 // A caller orders its hosts (Order) and asks for each in turn with Acquire, which says
 // whether a connect may be made now. The caller must report the end of every connect
 // that was let in, with Failed, Refused, Answered or Connected, and of every connection
@@ -50,19 +44,11 @@ type Hosts struct {
 
 	mu     sync.Mutex
 	states map[netip.Addr]*hostState // those in trouble or being called
-	noTLS  map[Endpoint]time.Time    // until when
 }
 
 // New returns Hosts that remember nothing. A connect that takes hangAfter counts as one
 // that hangs: others then go elsewhere.
 func New(hangAfter time.Duration) *Hosts { return &Hosts{hangAfter: hangAfter} }
-
-// Endpoint is a host as a domain's mail finds it: the name that its MX record or
-// the relay gives, "" for an address literal, at one of its addresses.
-type Endpoint struct {
-	Name string
-	Addr netip.AddrPort
-}
 
 // hostState is an address's breaker, its refusals, and our connections to it.
 type hostState struct {
@@ -82,8 +68,7 @@ type hostState struct {
 const (
 	offFirst = 30 * time.Second // doubles with each failure
 	offMost  = 10 * time.Minute
-	noTLSFor = 15 * time.Minute
-	// maxRemembered bounds each memory; past it, what is over goes, then any.
+	// maxRemembered bounds the memory; past it, what is over goes, then any.
 	maxRemembered = 10_000
 )
 
@@ -247,39 +232,6 @@ func (h *Hosts) forget(a netip.Addr, m *hostState) {
 		return
 	}
 	*m = hostState{open: m.open, calls: m.calls, since: m.since}
-}
-
-// TLSFailed notes that a handshake after STARTTLS failed.
-func (h *Hosts) TLSFailed(at Endpoint, now time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.noTLS == nil {
-		h.noTLS = make(map[Endpoint]time.Time)
-	}
-	makeRoom(h.noTLS, func(until time.Time) bool { return until.Before(now) })
-	h.noTLS[at] = now.Add(noTLSFor)
-}
-
-// TLSBroken says whether STARTTLS lately failed there.
-func (h *Hosts) TLSBroken(at Endpoint, now time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	until, ok := h.noTLS[at]
-	if ok && until.Before(now) {
-		delete(h.noTLS, at)
-		ok = false
-	}
-	return ok
-}
-
-// TLSWanted forgets that STARTTLS failed, at a host that takes no mail without it,
-// and says whether there was something to forget.
-func (h *Hosts) TLSWanted(at Endpoint) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, ok := h.noTLS[at]
-	delete(h.noTLS, at)
-	return ok
 }
 
 // makeRoom keeps a memory below its bound.

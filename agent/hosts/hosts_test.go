@@ -173,28 +173,6 @@ func TestHostThatRefusesGoesBehindItsEquals(t *testing.T) {
 	}
 }
 
-func TestBrokenTLSIsRememberedForAWhile(t *testing.T) {
-	t.Parallel()
-	h := New(hangAfter)
-	now := time.Unix(1_000_000, 0)
-	dead := Endpoint{"mx.test", netip.AddrPortFrom(deadHost, 25)}
-	if h.TLSBroken(dead, now) {
-		t.Error("broken before anything happened")
-	}
-	h.TLSFailed(dead, now)
-	if !h.TLSBroken(dead, now.Add(noTLSFor)) {
-		t.Error("forgotten early")
-	}
-	for _, other := range []Endpoint{{"mx2.test", dead.Addr}, {"", dead.Addr}, {"mx.test", netip.AddrPortFrom(deadHost, 26)}} {
-		if h.TLSBroken(other, now) || h.TLSWanted(other) {
-			t.Errorf("said of %v, too", other)
-		}
-	}
-	if h.TLSBroken(dead, now.Add(noTLSFor+1)) || len(h.noTLS) != 0 {
-		t.Error("not forgotten")
-	}
-}
-
 func TestHostMemoriesAreBounded(t *testing.T) {
 	t.Parallel()
 	h := New(hangAfter)
@@ -202,15 +180,13 @@ func TestHostMemoriesAreBounded(t *testing.T) {
 	a := netip.MustParseAddr("2001:db8::")
 	for range maxRemembered + 100 {
 		a = a.Next()
-		at := Endpoint{"mx.test", netip.AddrPortFrom(a, 25)}
 		h.Failed(a, now, now)
-		h.TLSFailed(at, now)
-		if h.Acquire(a, now, false) || !h.TLSBroken(at, now) {
+		if h.Acquire(a, now, false) {
 			t.Fatal("the latest is not remembered")
 		}
 	}
-	if len(h.states) > maxRemembered || len(h.noTLS) > maxRemembered {
-		t.Errorf("%d and %d remembered", len(h.states), len(h.noTLS))
+	if len(h.states) > maxRemembered {
+		t.Errorf("%d remembered", len(h.states))
 	}
 	// What is over goes first: one that is off still is kept.
 	later := now.Add(time.Hour)
