@@ -44,7 +44,8 @@ func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place)
 	if attempt.Stage != outcome.TLS {
 		sig = []elastic.Signal{{
 			Kind: decision.Signal, Host: p.Place(), Began: began, Text: attempt.Text,
-			Connected: attempt.Stage == outcome.Connect && attempt.Fault == outcome.LostConnection,
+			Wordless:  wordless(&decision),
+			Connected: attempt.Stage == outcome.Connect && (attempt.Fault == outcome.LostConnection || attempt.Fault == outcome.Garbled),
 		}}
 	}
 	d.log.Info("connect", "relay", p.Relay(), "site", rt.Site, "dsn", decision.Enhanced, "status", "failed", "reason", decision.Reason)
@@ -97,6 +98,10 @@ func failure(err error, p settings.Host) outcome.Attempt {
 	at.Stage = stages[e.Stage]
 	if e.Reply.Code != 0 {
 		at.Fault, at.Code, at.Enhanced, at.Text = outcome.NoFault, e.Reply.Code, e.Reply.Enhanced, e.Reply.Text
+		return at
+	}
+	if at.Stage == outcome.Connect && e.Reply.Text != "" {
+		at.Fault, at.Text = outcome.Garbled, e.Reply.Text
 		return at
 	}
 	switch e.Stage {

@@ -54,6 +54,16 @@ func (s *Site) Clamped(now time.Time) (Clamp, bool) { return s.clamps.tightest(n
 // Latency is the time of a transaction, smoothed.
 func (s *Site) Latency() time.Duration { return time.Duration(s.latency * float64(time.Second)) }
 
+// Lift ends the clamps of a reason before their time.
+func (s *Site) Lift(now time.Time, reason string) {
+	for i := range s.clamps {
+		if x := &s.clamps[i]; x.Reason == reason && now.Before(x.Until) {
+			x.Until = now
+			s.record(now, s.want, "no more: "+reason)
+		}
+	}
+}
+
 // Void notes a connect that came to nothing in a way that tells nothing of limits, nor of
 // whether the address answers.
 func (s *Site) Void(x *slots.Slot, now time.Time) {

@@ -82,10 +82,6 @@ func old(now time.Time, a *Attempt, age time.Duration) bool {
 	return !a.Born.IsZero() && !now.Before(a.Born.Add(age))
 }
 
-// greylistWait is the first retry of what was greylisted: receivers let a pair of
-// sender and recipient in after some minutes at the most, often after one.
-const greylistWait = 2 * time.Minute
-
 // jitter is how much of a wait luck may add.
 const jitter = 0.1
 
@@ -93,8 +89,8 @@ const jitter = 0.1
 // last one is made then.
 func (p Policy) due(now time.Time, a *Attempt, c Class) time.Time {
 	wait := p.wait(a.Tries)
-	if c == ClassGreylisted && a.Tries == 0 {
-		wait = min(wait, greylistWait)
+	if c == ClassGreylisted {
+		wait = p.greylisted(a)
 	}
 	due := now.Add(wait + time.Duration(float64(wait)*jitter*a.Jitter))
 	for _, age := range [...]time.Duration{p.Expire, p.HandbackAfter} {

@@ -55,6 +55,7 @@ var rules = []rule{
 	// So many messages on a connection, or so many recipients of a message, and
 	// no more: the normal end of either.
 	{texts: []string{"message per connection", "messages per connection", "messages per session", "messages in this session", "messages on this connection"}, class: ClassConnections, scope: of(ScopeHost), sig: of(elastic.Closed)},
+	{enhanced: ".5.3", stages: []Stage{Rcpt, Data}, class: ClassRateLimited, scope: of(ScopeRecipient), sig: of(elastic.Accepted)}, // RFC 3463: too many recipients
 	{texts: []string{"too many recipients", "multiple destination domains"}, class: ClassRateLimited, scope: of(ScopeRecipient), sig: of(elastic.Accepted)},
 	{texts: []string{"too many connections", "too many concurrent", "too many simultaneous", "too many sessions", "too many smtp sessions", "concurrent connection", "simultaneous connection", "maximum number of connections", "number of connections", "connection limit", "trop de connexions"}, class: ClassConnections},
 	{texts: []string{"greylist", "graylist", "grey-list", "gray-list", "postgrey"}, class: ClassGreylisted},

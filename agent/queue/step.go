@@ -27,6 +27,7 @@ type Session struct {
 	hangs            bool           // its connect has been under way for HangAfter
 	mayTakeLong      bool           // its connect was given patience
 	retiring         bool           // told to go: counted in Queue.retiring, and what closes after that is our doing
+	moves            bool           // its mail goes to another address
 	untried          bool           // its connect tells nothing of the destination
 	successor        *site          // gets its place when it has gone; nil: nobody in particular
 	up               bool
@@ -47,7 +48,8 @@ type Session struct {
 }
 
 // Announced notes the limits that the peer announced (RFC 9422): messages on one
-// connection, recipients of one transaction; 0: none. Called before Opened.
+// connection, recipients of one transaction; 0: none. Called before Opened, and again
+// between two Steps when more was found.
 func (s *Session) Announced(messages, recipients int) {
 	s.messages, s.recipients = messages, recipients
 }
@@ -103,7 +105,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	s.idleSinceUp = true
 	d.idleSinceUp++
 	d.calls = 0
-	q.tell(s, sig, now)
+	q.tell(s, sig, false, now)
 	if d.waiting > d.opening+d.idleSinceUp {
 		d.site.wanting.push(d)
 	}
@@ -129,11 +131,14 @@ func (q *Queue) tried(s *Session) {
 // shall not end together.
 func spread(most int) int { return most - rand.N(max(1, most/4)) }
 
-// tell hands evidence of a session to its site's controller.
-func (q *Queue) tell(s *Session, sig []elastic.Signal, now time.Time) {
+// tell hands evidence of a session to its site's controller. own says that a message was
+// too fast for reasons of its stream.
+func (q *Queue) tell(s *Session, sig []elastic.Signal, own bool, now time.Time) {
 	site := s.dest.site
 	control := site.control
-	for _, x := range sig {
+	for i := range sig {
+		turnedAway(&sig[i], s.slot.Address)
+		x := sig[i]
 		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
 			site.refused++
 		}
@@ -153,7 +158,7 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, now time.Time) {
 			}
 			control.Refused(&s.slot, now, x.Text)
 		case elastic.RateRefused:
-			if !s.onTrial {
+			if !s.onTrial && !own {
 				control.TooFast(&s.slot, now, x.Began, x.Text)
 			}
 		case elastic.Failed:
@@ -179,7 +184,7 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 		q.mu.Unlock()
 		return Job{}, err
 	}
-	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && site.control.MayBegin(&s.slot, now) == 0 {
+	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && !site.withholds(s) && site.control.MayBegin(&s.slot, now) == 0 {
 		q.assign(s)
 		q.grow(site, now) // the evidence may have raised what is wanted
 		q.mu.Unlock()
@@ -265,11 +270,13 @@ func (q *Queue) unready(s *Session) {
 // finish applies the outcomes of the session's transaction; what the caller did
 // not settle goes back to the head of its lane.
 func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
-	tried := false
+	tried, took := false, false
+	stream, tries := q.streamOf(s)
 	for _, x := range done {
 		q.settle(x, now)
 		tried = tried || x.How != Untried
 		if x.State.Status == spool.Delivered {
+			took = true
 			s.dest.site.took, s.dest.site.shut = true, time.Time{}
 		}
 	}
@@ -279,7 +286,12 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		d := s.dest
 		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
 		if i := d.placeOf(s.slot.Address); d.shunned[i].times > 0 {
-			d.shunned[i] = shun{}
+			d.shunned[i].times, d.shunned[i].until = 0, time.Time{}
+		}
+		if took {
+			x := &d.shunned[d.placeOf(s.slot.Address)]
+			x.row, x.took = 0, true
+			d.site.rates.took(stream, now)
 		}
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
@@ -289,7 +301,9 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	}
 	s.job = Job{}
 	site := s.dest.site
-	q.tell(s, sig, now)
+	own := slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) && site.rates.ownAffair(stream, now)
+	q.tell(s, sig, own, now)
+	q.judge(s, done, sig, stream, tries, now)
 	q.serveChanged(now)
 	if slices.ContainsFunc(sig, worked) {
 		s.endTrial()
@@ -301,6 +315,20 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 			q.grantSlots(now)
 		}
 	}
+}
+
+// streamOf is the stream of a session's job, and how often its recipients were tried before,
+// at the least.
+func (q *Queue) streamOf(s *Session) (stream uint32, tries int) {
+	if len(s.job.Items) == 0 {
+		return 0, 0
+	}
+	tries = s.job.Items[0].Tries
+	for _, x := range s.job.Items[1:] {
+		tries = min(tries, x.Tries)
+	}
+	rec := q.recipients.at(uint32(s.job.Items[0].Handle))
+	return (*q.laneByNo.at(rec.lane)).key.stream, tries
 }
 
 // worked says whether a receiver dealt with a transaction, whatever its answer was.
@@ -327,7 +355,7 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if !s.holds || d.site.control.Surplus(now) > d.site.retiring {
+	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) {
 		return ErrRetire
 	}
 	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
@@ -440,6 +468,10 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		}
 	} else if s.up && !ours {
 		ours = true // it was one too many: a word about our number, not a failure
+	}
+	q.leftProbe(s, now)
+	if s.moves && s.tried > 0 {
+		d.pass(s, now)
 	}
 	if !s.up || s.jobs > 0 && s.tried == 0 && !ours {
 		if s.up {

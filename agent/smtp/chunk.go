@@ -119,6 +119,9 @@ func (c *Conn) writeChunk(tx *Tx) (Fate, error) {
 
 	bdat := append(strconv.AppendInt(append(c.command, "BDAT "...), int64(size), 10), " LAST\r\n"...)
 	c.command = bdat
+	if !c.commit() {
+		return NotOffered, ErrAbandoned
+	}
 	c.traceCommands(bdat)
 	b := k.b[head-len(bdat):]
 	copy(b, bdat)

@@ -36,6 +36,8 @@ var (
 	// ErrNoChunking means that the peer announced CHUNKING and answered BDAT with 500 to
 	// 504: it does not know the command, and has said nothing of the message.
 	ErrNoChunking = errors.New("server does not take BDAT")
+	// ErrAbandoned means that Abandon cut a transaction.
+	ErrAbandoned = errors.New("the server takes long, and others wait")
 	// ErrNoTLS means that TLS is required and the peer does not offer STARTTLS.
 	ErrNoTLS = errors.New("server does not offer STARTTLS")
 	// ErrNoAuth means that there are credentials and the peer offers neither AUTH
