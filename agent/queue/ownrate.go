@@ -10,6 +10,27 @@ import "time"
 type streamRates struct {
 	accepted map[uint32]time.Time
 	refused  map[uint32]streamRow
+	slowedBy uint32 // the stream whose refusals lowered the pace, if it was one alone
+	slowed   slowed
+}
+
+// slowed is who lowered the pace.
+type slowed uint8
+
+const (
+	notSlowed slowed = iota
+	byOne
+	bySeveral
+)
+
+// told notes that a refusal of a stream lowers the pace.
+func (r *streamRates) told(stream uint32) {
+	switch {
+	case r.slowed == notSlowed:
+		r.slowed, r.slowedBy = byOne, stream
+	case r.slowedBy != stream:
+		r.slowed = bySeveral
+	}
 }
 
 // streamRow is a row of refusals of a stream with none accepted.
@@ -22,8 +43,15 @@ const (
 	maxRateStream = 64
 )
 
-// took notes that a message of a stream was accepted.
-func (r *streamRates) took(stream uint32, now time.Time) {
+// took notes that a message of a stream was accepted, and says whether the pace was lowered
+// for nothing: by another stream alone, which is refused still.
+func (r *streamRates) took(stream uint32, now time.Time) (forNothing bool) {
+	if r.slowed == byOne && r.slowedBy != stream {
+		_, forNothing = r.refused[r.slowedBy]
+	}
+	if forNothing || r.slowedBy == stream {
+		r.slowed = notSlowed
+	}
 	if r.accepted == nil {
 		r.accepted = make(map[uint32]time.Time)
 	}
@@ -32,6 +60,7 @@ func (r *streamRates) took(stream uint32, now time.Time) {
 	}
 	r.accepted[stream] = now
 	delete(r.refused, stream)
+	return forNothing
 }
 
 // ownAffair notes that a message of a stream was refused for its rate, and says whether it

@@ -291,7 +291,9 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		if took {
 			x := &d.shunned[d.placeOf(s.slot.Address)]
 			x.row, x.took = 0, true
-			d.site.rates.took(stream, now)
+			if d.site.rates.took(stream, now) {
+				d.site.control.Unslow(now, "another stream is taken: the pace was lowered for one that is not")
+			}
 		}
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
@@ -301,7 +303,12 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	}
 	s.job = Job{}
 	site := s.dest.site
-	own := slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) && site.rates.ownAffair(stream, now)
+	own := false
+	if slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) {
+		if own = site.rates.ownAffair(stream, now); !own {
+			site.rates.told(stream)
+		}
+	}
 	q.tell(s, sig, own, now)
 	q.judge(s, done, sig, stream, tries, now)
 	q.serveChanged(now)

@@ -266,7 +266,8 @@ func (q *Queue) advance(s *site, r, stream uint32, first bool, now time.Time) bo
 // as trouble of the host, before it is settled. It says whether another of the
 // destination's addresses is to take it, in the same delivery as smtp(8) does it: the
 // caller gives the recipients back untried and leaves. closing says that the host has
-// said 421, and not why: where others of our slots are held there it is a limit.
+// said 421, and not why: where others of our slots are held there, and take mail, it is a
+// limit.
 //
 // A host that has taken mail must fail some times in a row; one message does not make all
 // others go elsewhere.
@@ -277,7 +278,7 @@ func (q *Queue) Elsewhere(s *Session, closing bool) bool {
 	d := s.dest
 	i := d.placeOf(s.slot.Address)
 	x := &d.shunned[i]
-	if closing && s.slot.Address.Held() > 1 {
+	if closing && s.slot.Address.Proven > 0 {
 		return false
 	}
 	x.row++
@@ -307,8 +308,8 @@ func (d *destination) anotherThan(i int, now time.Time) bool {
 	return false
 }
 
-// turnedAway reads a refusal without words: of one who holds slots there it is about
-// their number, of others it is the host's trouble.
+// turnedAway reads a refusal of a connect without words: of one who holds slots there it is
+// about their number, of others it is the host's trouble.
 func turnedAway(x *elastic.Signal, a *slots.Address) {
 	if x.Kind == elastic.Refused && x.Wordless && a.Held() <= 1 {
 		x.Kind = elastic.Failed
