@@ -33,12 +33,14 @@ type Session struct {
 	up               bool
 	idleSinceUp      bool // up, and has not asked for work yet
 
-	job   Job
-	items []Item
-	jobs  int       // transactions taken
-	most  int       // then it ends
-	tried int       // of these, settled with at least one recipient tried
-	last  time.Time // when the last of them was
+	job    Job
+	stream uint32 // of the job, or of the last one
+	before int    // tries of its recipients before it, at the least
+	items  []Item
+	jobs   int       // transactions taken
+	most   int       // then it ends
+	tried  int       // of these, settled with at least one recipient tried
+	last   time.Time // when the last of them was
 
 	turnJobs int       // transactions taken before its present turn
 	turnAt   time.Time // when that began
@@ -74,6 +76,12 @@ func (q *Queue) assign(s *Session) {
 	s.job = q.next(s.dest, limit, s.items)
 	s.items = s.job.Items
 	s.jobs++
+	for i, x := range s.items { // now: when they are settled, their places may be others'
+		if i == 0 {
+			s.stream, s.before = (*q.laneByNo.at(q.recipients.at(uint32(x.Handle)).lane)).key.stream, x.Tries
+		}
+		s.before = min(s.before, x.Tries)
+	}
 }
 
 type wake uint8
@@ -271,7 +279,6 @@ func (q *Queue) unready(s *Session) {
 // not settle goes back to the head of its lane.
 func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
 	tried, took := false, false
-	stream, tries := q.streamOf(s)
 	for _, x := range done {
 		q.settle(x, now)
 		tried = tried || x.How != Untried
@@ -291,7 +298,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		if took {
 			x := &d.shunned[d.placeOf(s.slot.Address)]
 			x.row, x.took = 0, true
-			if d.site.rates.took(stream, now) {
+			if d.site.rates.took(s.stream, now) {
 				d.site.control.Unslow(now, "another stream is taken: the pace was lowered for one that is not")
 			}
 		}
@@ -305,12 +312,12 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	site := s.dest.site
 	own := false
 	if slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) {
-		if own = site.rates.ownAffair(stream, now); !own {
-			site.rates.told(stream)
+		if own = site.rates.ownAffair(s.stream, now); !own {
+			site.rates.told(s.stream)
 		}
 	}
 	q.tell(s, sig, own, now)
-	q.judge(s, done, sig, stream, tries, now)
+	q.judge(s, done, sig, now)
 	q.serveChanged(now)
 	if slices.ContainsFunc(sig, worked) {
 		s.endTrial()
@@ -322,20 +329,6 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 			q.grantSlots(now)
 		}
 	}
-}
-
-// streamOf is the stream of a session's job, and how often its recipients were tried before,
-// at the least.
-func (q *Queue) streamOf(s *Session) (stream uint32, tries int) {
-	if len(s.job.Items) == 0 {
-		return 0, 0
-	}
-	tries = s.job.Items[0].Tries
-	for _, x := range s.job.Items[1:] {
-		tries = min(tries, x.Tries)
-	}
-	rec := q.recipients.at(uint32(s.job.Items[0].Handle))
-	return (*q.laneByNo.at(rec.lane)).key.stream, tries
 }
 
 // worked says whether a receiver dealt with a transaction, whatever its answer was.

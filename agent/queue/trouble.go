@@ -77,9 +77,8 @@ func (s *site) mayProbe(now time.Time) bool {
 	return s.trouble.probe == nil && !now.Before(s.trouble.until)
 }
 
-// judge takes in how a transaction of a session ended. tries is how often its recipients
-// had been tried before.
-func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, stream uint32, tries int, now time.Time) {
+// judge takes in how a transaction of a session ended.
+func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
 	accepted, troubled, fast := false, false, false
 	for i := range done {
 		accepted = accepted || done[i].How == Decided && done[i].State.Status == spool.Delivered
@@ -91,7 +90,7 @@ func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, stream u
 	switch {
 	case s.dest.route.Handback:
 	case accepted:
-		q.recovered(s, stream, tries > 0, now)
+		q.recovered(s, now)
 	case troubled || fast:
 		text := ""
 		for i := range done {
@@ -99,7 +98,7 @@ func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, stream u
 				break
 			}
 		}
-		q.troubled(s, done, stream, tries, text, !troubled, now)
+		q.troubled(s, done, text, !troubled, now)
 	case len(done) > 0 && s.dest.site.trouble.until.IsZero():
 		s.dest.site.trouble.row = 0 // it has another word for it
 	}
@@ -107,7 +106,8 @@ func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, stream u
 
 // troubled notes that all of a transaction was deferred, for what reads as trouble, or as
 // too fast.
-func (q *Queue) troubled(s *Session, done []Settled, stream uint32, tries int, text string, fast bool, now time.Time) {
+func (q *Queue) troubled(s *Session, done []Settled, text string, fast bool, now time.Time) {
+	stream := s.stream
 	site := s.dest.site
 	t := &site.trouble
 	if now.Before(t.greylists) {
@@ -133,7 +133,7 @@ func (q *Queue) troubled(s *Session, done []Settled, stream uint32, tries int, t
 		t.since, t.streams, t.fresh = now, make(map[uint32]struct{}, troubleStreams), true
 	}
 	t.row++
-	t.fresh = t.fresh && tries == 0
+	t.fresh = t.fresh && s.before == 0
 	if len(t.streams) < troubleStreams {
 		t.streams[stream] = struct{}{}
 	}
@@ -204,14 +204,14 @@ func (q *Queue) leftProbe(s *Session, now time.Time) {
 	}
 }
 
-// recovered notes that mail of a stream was accepted.
-func (q *Queue) recovered(s *Session, stream uint32, again bool, now time.Time) {
-	site := s.dest.site
+// recovered notes that mail was accepted.
+func (q *Queue) recovered(s *Session, now time.Time) {
+	site, stream := s.dest.site, s.stream
 	t := &site.trouble
 	t.row = 0
 	suspended := !t.until.IsZero()
 	if suspended {
-		t.until, t.probe, t.revived, t.ended = time.Time{}, nil, again, now
+		t.until, t.probe, t.revived, t.ended = time.Time{}, nil, s.before > 0, now
 		site.control.Lift(now, t.reason)
 	}
 	if t.lates == 0 {
