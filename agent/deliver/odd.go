@@ -129,7 +129,7 @@ const stallAfter = 30 * time.Second
 func (w *worker) watch() (stop func() bool) {
 	if w.stalled == nil {
 		w.stalled = time.AfterFunc(stallAfter, func() {
-			if w.deliverer.queue.MayKeepWaiting() || !w.conn.Abandon() {
+			if w.deliverer.queue.MayKeepWaiting(w.session) || !w.conn.Abandon() {
 				w.stalled.Reset(stallAfter)
 			}
 		})

@@ -188,9 +188,11 @@ func (q *Queue) launched(s *Session, now time.Time) {
 		return
 	}
 	for stream, list := range t.late {
-		if len(list) > 0 && now.Sub(list[0].at) >= greylistAge {
-			t.late[stream], t.lates = list[1:], t.lates-1
-			if q.advance(s.dest.site, list[0].r, stream, true, now) {
+		for len(list) > 0 && now.Sub(list[0].at) >= greylistAge {
+			r := list[0].r
+			list = list[1:]
+			t.late[stream], t.lates = list, t.lates-1
+			if q.advance(s.dest.site, r, stream, true, now, now) {
 				return
 			}
 		}
@@ -222,16 +224,14 @@ func (q *Queue) recovered(s *Session, now time.Time) {
 	t.lates -= len(list)
 	if now.Sub(t.ended) < bringFor {
 		for _, x := range list {
-			if !t.revived || now.Sub(x.at) >= greylistAge {
-				q.advance(site, x.r, stream, false, now)
-			}
+			q.advance(site, x.r, stream, false, t.again(x), now)
 		}
 	}
 	if suspended { // of other streams one shows whether they are taken, too
 		for other, list := range t.late {
-			if len(list) > 0 && (!t.revived || now.Sub(list[0].at) >= greylistAge) {
+			if len(list) > 0 {
 				t.late[other], t.lates = list[1:], t.lates-1
-				q.advance(site, list[0].r, other, false, now)
+				q.advance(site, list[0].r, other, false, t.again(list[0]), now)
 			}
 		}
 		q.serveChanged(now)
@@ -239,27 +239,46 @@ func (q *Queue) recovered(s *Session, now time.Time) {
 	}
 }
 
-// advance makes a deferred recipient due now, if it still is what was noted; first: before
-// all others of its lane.
-func (q *Queue) advance(s *site, r, stream uint32, first bool, now time.Time) bool {
+// again is when a recipient is tried again that was deferred by trouble which is over: at
+// once, unless it may have been greylisting.
+func (t *trouble) again(x late) time.Time {
+	if t.revived {
+		return x.at.Add(greylistAge)
+	}
+	return x.at
+}
+
+// advance makes a deferred recipient due by then, if it still is what was noted; first: now,
+// before all others of its lane, where it may be again by now.
+func (q *Queue) advance(s *site, r, stream uint32, first bool, by, now time.Time) bool {
 	rec := q.recipients.at(r)
-	if rec.message == 0 || rec.state != inBucket {
+	if rec.message == 0 || rec.state != inBucket && !(first && rec.state == inLane) {
 		return false
 	}
 	l := *q.laneByNo.at(rec.lane)
 	if d := l.domain.dest; d == nil || d.site != s || l.key.stream != stream {
 		return false
 	}
+	if !first && !moment(rec.due).After(by) {
+		return false
+	}
 	h := uint32(q.takeOut(r).Handle)
 	rec = q.recipients.at(h)
-	rec.due = seconds(now)
+	rec.due = seconds(later(by, now))
 	q.active--
 	if first && !q.isPaused(rec) {
 		q.pushFront(l, h, rec)
 	} else {
-		q.put(h, rec, now, now)
+		q.put(h, rec, by, now)
 	}
 	return true
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // Elsewhere is asked about a transaction of which all was deferred or lost, for what reads
@@ -316,10 +335,14 @@ func turnedAway(x *elastic.Signal, a *slots.Address) {
 	}
 }
 
-// MayKeepWaiting is asked by a session whose transaction takes long: not if others wait for
-// a session, and max_sessions is reached.
-func (q *Queue) MayKeepWaiting() bool {
+// MayKeepWaiting is asked about a session whose transaction takes long, from any goroutine:
+// not if others wait for its place, be that one of max_sessions or of those for sites that
+// have taken no mail yet.
+func (q *Queue) MayKeepWaiting(s *Session) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if s.among != nil {
+		return s.among.line.n == 0
+	}
 	return q.sessions < q.o.MaxSessions || q.quick.line.n+q.slow.line.n+q.waitingForSlot.n == 0
 }
