@@ -90,6 +90,7 @@ type settings struct {
 	limits    time.Duration
 	outage    time.Duration
 	recovery  time.Duration
+	odd       time.Duration
 	huge      bool
 	here      bool
 
@@ -99,7 +100,7 @@ type settings struct {
 // quick replaces what the command line does not say.
 var quick = map[string]string{
 	"rounds": "1", "messages": "300", "backlog": "1000", "bulk": "400", "window": "12s", "idle": "4s",
-	"limits": "6s", "outage": "2s", "recovery": "10s",
+	"limits": "6s", "outage": "2s", "recovery": "10s", "odd": "10s",
 }
 
 func parse(args []string) (*settings, error) {
@@ -120,6 +121,7 @@ func parse(args []string) (*settings, error) {
 	f.DurationVar(&s.limits, "limits", 3*time.Minute, "limits: `time` of a round")
 	f.DurationVar(&s.outage, "outage", time.Minute, "outage: `time` that the receiver is down")
 	f.DurationVar(&s.recovery, "recovery", 10*time.Minute, "outage: `time` that its mail is watched for afterwards, at most")
+	f.DurationVar(&s.odd, "odd", 12*time.Minute, "odd: `time` that its mail is watched for")
 	f.BoolVar(&s.huge, "huge", false, "backlog: also ten million messages, half of them deferred (a quarter of an hour, 10 GB of disk)")
 	f.BoolVar(&s.here, "here", false, "measure on the file system of the temporary directory, not on an ext4 made for the run")
 	if err := f.Parse(args); err != nil {
@@ -154,7 +156,7 @@ func parse(args []string) (*settings, error) {
 			return nil, usage(f, "-scenario: no %q; there are %s", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
-	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || min(s.window, s.idle, s.limits, s.outage, s.recovery) < time.Second {
+	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || min(s.window, s.idle, s.limits, s.outage, s.recovery, s.odd) < time.Second {
 		return nil, usage(f, "counts must be positive, and times at least a second")
 	}
 	return s, nil
