@@ -85,7 +85,10 @@
 //  4. The effect goes to Orders.ApplyRule (orders/rules.go): a site is slowed or suspended,
 //     a stream paused or held, there or everywhere.
 //  5. The host is remembered: one that is silent or full is called after its equals (hosts).
-//  6. Action Retry: due again by the queue's retry list (Policy.due in outcome/decide.go;
+//  6. Where all of a transaction is deferred for what reads as trouble, another address
+//     takes it in the same delivery (Queue.Elsewhere), or the site is suspended but for
+//     probes (queue/trouble.go).
+//  7. Action Retry: due again by the queue's retry list (Policy.due in outcome/decide.go;
 //     the default stands in config/config.go). Action Bounce: the report waits
 //     for others of its message (settle/bounce.go), is appended to the spool as mail of our
 //     own, and goes the way of all mail, to the host MTA. Action HandBack: the recipient
