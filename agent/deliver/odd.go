@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
@@ -72,10 +73,10 @@ var (
 	ofHost = ofSite[:4]
 )
 
-// troubleOf reads a transaction.
-func troubleOf(r *settle.Settlement, result smtp.Result) (t trouble) {
-	if r.Route.Handback {
-		return trouble{}
+// troubleOf reads a transaction; err is the connection's.
+func troubleOf(r *settle.Settlement, result smtp.Result, err error) (t trouble) {
+	if r.Route.Handback || errors.Is(err, smtp.ErrContent) || errors.Is(err, context.Canceled) {
+		return trouble{} // the host's own queue is another matter, and so is what we cut short
 	}
 	t = trouble{any: true, host: true}
 	seen := false
@@ -125,16 +126,34 @@ var errElsewhere = errors.New("another connection may take the mail")
 const stallAfter = 30 * time.Second
 
 // watch gives up the transaction that begins now when it takes long, others wait for a
-// session, and its content is not on its way yet. The caller calls stop when it has ended.
-func (w *worker) watch() (stop func() bool) {
+// session, and its content is not on its way yet. The caller calls unwatch when it has
+// ended.
+func (w *worker) watch() {
+	w.since.Store(time.Now().UnixNano())
 	if w.stalled == nil {
-		w.stalled = time.AfterFunc(stallAfter, func() {
-			if w.deliverer.queue.MayKeepWaiting(w.session) || !w.conn.Abandon() {
-				w.stalled.Reset(stallAfter)
-			}
-		})
-	} else {
-		w.stalled.Reset(stallAfter)
+		w.stalled = time.AfterFunc(time.Hour, w.patience) // its time follows, so that patience sees it
 	}
-	return w.stalled.Stop
+	w.stalled.Reset(stallAfter)
+}
+
+func (w *worker) unwatch() {
+	w.since.Store(0)
+	w.stalled.Stop()
+}
+
+// patience is what becomes of a transaction that has taken stallAfter, and each time that
+// long again.
+func (w *worker) patience() {
+	since := w.since.Load()
+	if since == 0 {
+		return
+	}
+	wait := stallAfter - time.Since(time.Unix(0, since))
+	if wait <= 0 { // else it is the next one already
+		if !w.deliverer.queue.MayKeepWaiting(w.session) && w.conn.Abandon() {
+			return
+		}
+		wait = stallAfter
+	}
+	w.stalled.Reset(wait)
 }

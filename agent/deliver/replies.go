@@ -39,6 +39,7 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 			// Nothing was said of the message, and the next connection does without BDAT; or
 			// it was we who had no patience.
 			f.Untried = true
+			at.Fault, at.Text = outcome.LostConnection, err.Error()
 		case err != nil && r.Reuse > 1 && res.Stage < smtp.StageContent:
 			// A warm connection that breaks before it saw the content says nothing
 			// about this message.

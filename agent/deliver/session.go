@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -98,8 +99,9 @@ type worker struct {
 	last      time.Time     // when the last transaction ended
 	connected time.Duration // what the connect took; part of the first transaction's delay
 	sent      int
-	refused   int         // transactions in a row that were deferred, from the first; far below 0 once one was not
-	stalled   *time.Timer // gives a transaction up
+	refused   int          // transactions in a row that were deferred, from the first; far below 0 once one was not
+	since     atomic.Int64 // unix nanoseconds: when the transaction began; 0: there is none
+	stalled   *time.Timer  // calls patience
 	tx        smtp.Tx
 	events    []spool.Event
 	done      []queue.Settled
@@ -125,9 +127,9 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	}
 	set := d.settings.Now() // one for the whole transaction: a reload in between changes nothing of it
 	w.prepare(e, content, job, rt, set.Config)
-	stop := w.watch()
+	w.watch()
 	result, err := w.conn.Send(ctx, &w.tx)
-	stop()
+	w.unwatch()
 	w.sent++
 	w.last = time.Now()
 	took := w.last.Sub(began)
@@ -142,7 +144,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		d.read(set, &r, item, result.Recipients[i], err)
 	}
 	w.learn(&r, result, err)
-	trouble := troubleOf(&r, result)
+	trouble := troubleOf(&r, result, err)
 	moves := trouble.host && d.queue.Elsewhere(w.session, trouble.closing)
 	if moves {
 		for i := range r.Results {
