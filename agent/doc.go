@@ -23,7 +23,7 @@
 //	queue     which recipients wait, which sessions exist, who is next
 //	elastic   how many sessions a site gets, at which address, and how fast they send
 //	slots     what is known of an address, and the places that we hold there
-//	hosts     at which hosts TLS fails
+//	manners   how a host must be spoken to, where that is not as it announces
 //	route     DNS: exchangers, addresses; route/dane and route/sts, policies
 //	sites     which domains are one site, and what it is called
 //	smtp      one connection and its transactions
@@ -90,7 +90,10 @@
 //  5. The address is remembered: one that is silent or full is called after its equals
 //     (slots/address.go), one that takes no mail of this destination likewise
 //     (queue/places.go).
-//  6. Action Retry: due again by the queue's retry list (Policy.due in outcome/decide.go;
+//  6. Where all of a transaction is deferred for what reads as trouble, another address
+//     takes it in the same delivery (Queue.Elsewhere), or the site is suspended but for
+//     probes (queue/trouble.go).
+//  7. Action Retry: due again by the queue's retry list (Policy.due in outcome/decide.go;
 //     the default stands in config/config.go). Action Bounce: the report waits
 //     for others of its message (settle/bounce.go), is appended to the spool as mail of our
 //     own, and goes the way of all mail, to the host MTA. Action HandBack: the recipient

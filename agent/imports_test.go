@@ -25,14 +25,14 @@ var layers = [][]string{
 	{"agent/metrics", "agent/web"},
 	{"agent/history", "agent/postconf"},
 	{"agent/event", "agent/queue", "agent/suppress"},
-	{"agent/hosts", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
+	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
 	{"agent/config", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/printable", "agent/slots", "agent/transient"},
 }
 
 // alone names packages that import none of ours but those of the last line, and why.
 var alone = map[string]string{
-	"agent/hosts":      "how hosts have answered is remembered apart from what is sent to them",
+	"agent/manners":    "how a host is spoken to depends on nothing else of the agent",
 	"agent/elastic":    "a controller is pure, so that it can be simulated",
 	"agent/spool":      "mail must be readable whatever else changes",
 	"contrib/postfix":  "it is embedded in the product, which carries nothing of the lab",

@@ -28,7 +28,7 @@ func TestHugeChainsAreNotSpokenTo(t *testing.T) {
 			if err == nil {
 				conn.Close()
 				t.Errorf("%s, %s: spoken to", tls.VersionName(version), level)
-			} else if mayFallBack(&o, err) != (level == config.TLSOpportunistic) {
+			} else if (mayWeaken(&o) && noTLS(err)) != (level == config.TLSOpportunistic) {
 				t.Errorf("%s, %s: %v", tls.VersionName(version), level, err)
 			}
 		}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
-	"github.com/millrace/millrace/agent/hosts"
+	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
@@ -15,9 +15,6 @@ import (
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
 )
-
-// endpoint is what is remembered of a host's TLS by.
-func endpoint(p settings.Host) hosts.Endpoint { return hosts.Endpoint{Name: p.Name, Addr: p.Addr} }
 
 // connect opens a connection for a session to the place that the queue chose. sig is the
 // evidence of it. When ctx ends for errAbandoned, the host had its time to answer.
@@ -47,7 +44,8 @@ func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place)
 	if attempt.Stage != outcome.TLS {
 		sig = []elastic.Signal{{
 			Kind: decision.Signal, Host: p.Place(), Began: began, Text: attempt.Text,
-			Connected: attempt.Stage == outcome.Connect && attempt.Fault == outcome.LostConnection,
+			Wordless:  wordless(&decision),
+			Connected: attempt.Stage == outcome.Connect && (attempt.Fault == outcome.LostConnection || attempt.Fault == outcome.Garbled),
 		}}
 	}
 	d.log.Info("connect", "relay", p.Relay(), "site", rt.Site, "dsn", decision.Enhanced, "status", "failed", "reason", decision.Reason)
@@ -66,16 +64,9 @@ func (e *connectError) Unwrap() error { return e.cause }
 // dial opens a connection to one host.
 func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host) (*smtp.Conn, error) {
 	opt := set.Options(rt, p, func(what string) { d.reportTesting(rt, p, what) })
-	if opt.TLS == smtp.Opportunistic && !opt.ImplicitTLS && d.hosts.TLSBroken(endpoint(p), time.Now()) {
-		opt.TLS = smtp.None
-	}
-	c, err := smtp.Dial(ctx, p.Addr, opt)
-	if ctx.Err() == nil && mayFallBack(&opt, err) {
-		d.log.Info("TLS failed, trying without", "relay", p.Relay(), "err", err)
-		d.hosts.TLSFailed(endpoint(p), time.Now())
-		opt.TLS = smtp.None
-		c, err = smtp.Dial(ctx, p.Addr, opt)
-	}
+	c, err := call(ctx, d.manners, p, opt, func(next manners.TLS, err error) {
+		d.log.Info("TLS failed, trying "+next.String(), "relay", p.Relay(), "err", err)
+	})
 	if err = d.relays.note(rt.Queue, &opt, p, err, d.log); err != nil {
 		return nil, err
 	}
@@ -88,14 +79,6 @@ func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, rt queue.R
 		}
 	}
 	return c, nil
-}
-
-// mayFallBack says whether a connect that failed is made again in the clear: TLS
-// did not come about although the host offered it, and nothing requires it (RFC
-// 3207 section 4.1). This is the only way from TLS to none.
-func mayFallBack(o *smtp.Options, err error) bool {
-	e, ok := errors.AsType[*smtp.Error](err)
-	return o.TLS == smtp.Opportunistic && !o.ImplicitTLS && ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0
 }
 
 // reportTesting says what MTA-STS in testing mode found, where enforcement
@@ -115,6 +98,10 @@ func failure(err error, p settings.Host) outcome.Attempt {
 	at.Stage = stages[e.Stage]
 	if e.Reply.Code != 0 {
 		at.Fault, at.Code, at.Enhanced, at.Text = outcome.NoFault, e.Reply.Code, e.Reply.Enhanced, e.Reply.Text
+		return at
+	}
+	if at.Stage == outcome.Connect && e.Reply.Text != "" {
+		at.Fault, at.Text = outcome.Garbled, e.Reply.Text
 		return at
 	}
 	switch e.Stage {

@@ -1,8 +1,8 @@
 // Package deliver is the life of a session: connect, then settle the last transaction,
 // take the next, send it.
 //
-// A Deliverer owns what is known of the other side: how hosts have answered (package
-// hosts), where TLS fails, and the queues whose relay cannot be verified. It promises that
+// A Deliverer owns what is known of the other side: how hosts must be spoken to (package
+// manners), and the queues whose relay cannot be verified. It promises that
 // TLS that is required is never given up, that the same bytes are sent at every try, and
 // that a transaction begins after the outcome of the last one is in the journal.
 //
@@ -22,7 +22,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
-	"github.com/millrace/millrace/agent/hosts"
+	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
@@ -60,15 +60,15 @@ type Deliverer struct {
 	opening  context.Context
 	stop     context.Context
 
-	hosts  *hosts.Hosts
-	relays relays
+	manners *manners.Memory
+	relays  relays
 }
 
 // New returns a Deliverer that knows nothing of any host.
 func New(o Options) *Deliverer {
 	return &Deliverer{
 		log: o.Log, mail: o.Mail, settings: o.Settings, store: o.Store, queue: o.Queue, settler: o.Settler, orders: o.Orders,
-		metrics: o.Metrics, key: o.Key, opening: o.Opening, stop: o.Stop, hosts: hosts.New(queue.HangAfter),
+		metrics: o.Metrics, key: o.Key, opening: o.Opening, stop: o.Stop, manners: manners.New(),
 	}
 }
 

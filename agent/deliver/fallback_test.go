@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/hosts"
+	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/route/dane"
@@ -43,7 +43,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 		for _, remembered := range []bool{false, true} {
 			d := testDeliverer(t, set, nil)
 			if remembered {
-				d.hosts.TLSFailed(hosts.Endpoint{Name: "mx.test", Addr: r.Addr}, time.Now())
+				d.manners.TLSFailed(manners.Endpoint{Name: "mx.test", Addr: r.Addr}, manners.SmallHello, false, time.Now())
 			}
 			for _, tt := range needs {
 				rt := queue.Route{Queue: &config.Queue{TLS: tt.level}}

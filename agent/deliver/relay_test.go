@@ -75,7 +75,7 @@ func TestPasswordGoesToVerifiedRelaysOnly(t *testing.T) {
 			if err == nil {
 				c.Quit(t.Context())
 			}
-			if again := mayFallBack(&o, err); again {
+			if again := mayWeaken(&o) && noTLS(err); again {
 				t.Errorf("would be tried in the clear after %v", err)
 			}
 			r.Mu.Lock()

@@ -37,6 +37,11 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 			at.Fault, at.Text = outcome.Oversize, res.Err.Error()
 		case res.Err != nil:
 			at.Fault, at.Text = outcome.NeedsExtension, res.Err.Error()
+		case errors.Is(err, smtp.ErrNoChunking), errors.Is(err, smtp.ErrAbandoned):
+			// Nothing was said of the message, and the next connection does without BDAT; or
+			// it was we who had no patience.
+			f.Untried = true
+			at.Fault, at.Text = outcome.LostConnection, err.Error()
 		case err != nil && r.Reuse > 1 && res.Stage < smtp.StageContent:
 			// A warm connection that breaks before it saw the content says nothing
 			// about this message.
@@ -85,6 +90,9 @@ func shared(r *settle.Settlement) bool {
 func evidence(r *settle.Settlement, began time.Time) elastic.Signal {
 	s := elastic.Signal{Kind: elastic.Accepted, Host: r.Names.Place, Began: began}
 	for _, f := range r.Results {
+		if f.Again {
+			continue
+		}
 		if f.Untried {
 			s.Kind = elastic.Closed
 		} else if f.Decision.Action != outcome.Deliver {

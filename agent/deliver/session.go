@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -31,7 +32,8 @@ func (d *Deliverer) Session(s *queue.Session) {
 		return
 	}
 	w := worker{deliverer: d, conn: conn, peer: p, names: p.Names(), connected: time.Since(began)}
-	s.Announced(conn.Extensions().MailMax, conn.Extensions().RcptMax)
+	w.session = s
+	w.announce()
 	d.queue.Opened(s, sig)
 	var done []queue.Settled
 	sig = sig[:0]
@@ -45,7 +47,11 @@ func (d *Deliverer) Session(s *queue.Session) {
 		rt = s.Route() // a reload may have changed the policy
 		done, sig, err = w.transact(ctx, rt, job, sig[:0])
 		if err != nil {
-			conn.Close()
+			if errors.Is(err, errElsewhere) {
+				conn.Quit(ctx)
+			} else {
+				conn.Close()
+			}
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began})
 			}
@@ -86,12 +92,16 @@ var errAbandoned = errors.New("others wait to be called")
 // worker carries what one session reuses from transaction to transaction.
 type worker struct {
 	deliverer *Deliverer
+	session   *queue.Session
 	conn      *smtp.Conn
 	peer      settings.Host
 	names     settings.HostNames
 	last      time.Time     // when the last transaction ended
 	connected time.Duration // what the connect took; part of the first transaction's delay
 	sent      int
+	refused   int          // transactions in a row that were deferred, from the first; far below 0 once one was not
+	since     atomic.Int64 // unix nanoseconds: when the transaction began; 0: there is none
+	stalled   *time.Timer  // calls patience
 	tx        smtp.Tx
 	events    []spool.Event
 	done      []queue.Settled
@@ -117,7 +127,9 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	}
 	set := d.settings.Now() // one for the whole transaction: a reload in between changes nothing of it
 	w.prepare(e, content, job, rt, set.Config)
+	w.watch()
 	result, err := w.conn.Send(ctx, &w.tx)
+	w.unwatch()
 	w.sent++
 	w.last = time.Now()
 	took := w.last.Sub(began)
@@ -131,8 +143,25 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	for i, item := range job.Items {
 		d.read(set, &r, item, result.Recipients[i], err)
 	}
+	w.learn(&r, result, err)
+	trouble := troubleOf(&r, result, err)
+	moves := trouble.host && d.queue.Elsewhere(w.session, trouble.closing)
+	if moves {
+		for i := range r.Results {
+			r.Results[i].Untried = true
+		}
+		err = errElsewhere
+	}
 	w.done, w.events = r.Settle(w.done, w.events)
-	sig = append(sig, evidence(&r, began))
+	if moves {
+		return w.done, append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began}), err
+	}
+	x := evidence(&r, began)
+	x.Trouble = trouble.any
+	sig = append(sig, x)
+	if err == nil && w.refusesAll(trouble.any) {
+		err = errElsewhere
+	}
 	if err == nil && w.insistsOnTLS(r.Results) {
 		return w.done, append(sig, closed), errInsists
 	}
@@ -150,7 +179,7 @@ func (w *worker) insistsOnTLS(results []settle.Result) bool {
 	}
 	for _, f := range results {
 		if f.Decision.Class == outcome.ClassTLS {
-			return w.deliverer.hosts.TLSWanted(endpoint(w.peer))
+			return w.deliverer.manners.TLSWanted(endpoint(w.peer))
 		}
 	}
 	return false

@@ -2,13 +2,13 @@ package deliver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"strings"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
@@ -113,14 +113,11 @@ func describeNeed(n route.Need) string {
 func transcribe(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host, show func(string)) error {
 	o := set.Options(rt, p, func(what string) { show("-- MTA-STS, testing: " + what) })
 	o.Trace = func(e smtp.TraceEvent) { show(e.From.String() + " " + e.Line) }
-	c, err := smtp.Dial(ctx, p.Addr, o)
-	if mayFallBack(&o, err) {
-		show("-- " + err.Error() + "; trying without TLS")
-		o.TLS = smtp.None
-		c, err = smtp.Dial(ctx, p.Addr, o)
-	}
+	c, err := call(ctx, manners.New(), p, o, func(next manners.TLS, err error) {
+		show("-- " + err.Error() + "; trying " + next.String())
+	})
 	if err != nil {
-		if e, ok := errors.AsType[*smtp.Error](err); ok && e.Stage == smtp.StageStartTLS && e.Reply.Code == 0 {
+		if noTLS(err) {
 			return fmt.Errorf("%w: mail would wait, for TLS is required here", err)
 		}
 		return err

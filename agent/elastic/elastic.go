@@ -129,6 +129,8 @@ type Signal struct {
 	Began time.Time // when the connect (Up, Refused, Failed) or the transaction began
 
 	Connected bool // of Failed: the connection was there, and broke without a word
+	Wordless  bool // of Refused: a 421 that does not say what is too much
+	Trouble   bool // of a transaction: all of its recipients were deferred, and not for reasons of their own
 }
 
 // Limits are the configured ceilings of a site.

@@ -36,6 +36,16 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	}
 }
 
+// Unslow forgets the pace: what was refused was not for speed.
+func (s *Site) Unslow(now time.Time, cause string) {
+	s.pace.Forget()
+	for _, a := range s.addresses {
+		a.Pace.Forget()
+	}
+	s.fast = nil
+	s.record(now, s.want, cause)
+}
+
 // MayBegin is how long a session must wait until it may begin a message; it takes the
 // token if that is now.
 func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {

@@ -36,7 +36,7 @@ func (p Policy) Decide(now time.Time, a Attempt) Decision {
 		d.Action = HandBack
 		d.Reason = fmt.Sprintf("deferred for %s: %s", days(p.HandbackAfter), d.Reason)
 	default:
-		d.Action, d.Due = Retry, p.due(now, &a, r.class)
+		d.Action, d.Due = Retry, p.due(now, &a, &r)
 	}
 	return d
 }
@@ -85,19 +85,15 @@ func old(now time.Time, a *Attempt, age time.Duration) bool {
 	return !a.Born.IsZero() && !now.Before(a.Born.Add(age))
 }
 
-// greylistWait is the first retry of what was greylisted: receivers let a pair of
-// sender and recipient in after some minutes at the most, often after one.
-const greylistWait = 2 * time.Minute
-
 // jitter is how much of a wait luck may add.
 const jitter = 0.1
 
 // due is the next try: never after expiry or the return to the host, so that the
 // last one is made then.
-func (p Policy) due(now time.Time, a *Attempt, c Class) time.Time {
+func (p Policy) due(now time.Time, a *Attempt, r *reading) time.Time {
 	wait := p.wait(a.Tries)
-	if c == ClassGreylisted && a.Tries == 0 {
-		wait = min(wait, greylistWait)
+	if r.class == ClassGreylisted {
+		wait = p.greylisted(a, r.wait)
 	}
 	due := now.Add(wait + time.Duration(float64(wait)*jitter*a.Jitter))
 	for _, age := range [...]time.Duration{p.Expire, p.HandbackAfter} {

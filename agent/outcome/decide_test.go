@@ -2,6 +2,7 @@ package outcome
 
 import (
 	"math/rand/v2"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -250,13 +251,52 @@ func FuzzDecide(f *testing.F) {
 	})
 }
 
-func TestGreylistedMailIsTriedAgainSoon(t *testing.T) {
+// A wait of 300 s, also one that an early try begins anew, is over at the second try: 17
+// minutes it took with 2 and 15.
+func TestGreylistedMailIsTriedAgainWhenItMayPass(t *testing.T) {
 	t.Parallel()
-	a := Attempt{Stage: Rcpt, Code: 450, Enhanced: "4.2.0", Text: "Greylisted", Born: born}
-	for tries, want := range []time.Duration{2 * time.Minute, 15 * time.Minute, 30 * time.Minute} {
-		a.Tries = tries
-		if d := policy().Decide(born, a); d.Due.Sub(born) != want {
-			t.Errorf("try %d: next after %v, want %v", tries, d.Due.Sub(born), want)
+	for text, want := range map[string]time.Duration{
+		"Greylisted": greylistWait, "Greylisted, see http://postgrey.example/help/far.test.html": greylistWait,
+		"Greylisted, please try again in 300 seconds": 5 * time.Minute, "greylisted for 7 minutes": 7 * time.Minute,
+		"Greylisting in effect, come back in 00:04:37": 4*time.Minute + 37*time.Second,
+		"Greylisted, come back in 5 seconds":           time.Minute, "greylisted: 26 hours": time.Hour,
+	} {
+		a := Attempt{Stage: Rcpt, Code: 450, Enhanced: "4.2.0", Text: text, Born: born}
+		for a.Tries = range greylistTries {
+			if d := policy().Decide(born, a); d.Due.Sub(born) != want {
+				t.Errorf("%s, try %d: next after %v, want %v", text, a.Tries, d.Due.Sub(born), want)
+			}
+			a.Jitter = 0.999
+			if d := policy().Decide(born, a); d.Due.Sub(born) <= want {
+				t.Errorf("%s: luck makes it %v, less than %v", text, d.Due.Sub(born), want)
+			}
+			a.Jitter = 0
+		}
+		if a.Tries = 12; policy().Decide(born, a).Due.Sub(born) < policy().wait(8) {
+			t.Errorf("%s: still so soon after %d tries", text, a.Tries)
+		}
+	}
+}
+
+// What a server says in place of a reply is read by its words, and never ends a message.
+func TestWhatIsNoReplyIsReadByItsWords(t *testing.T) {
+	t.Parallel()
+	p := policy()
+	p.Rules = append(p.Rules, Rule{Name: "ours", Text: regexp.MustCompile("list of shame"), Class: ClassReputation, Effect: Effect{Kind: Suspend, For: time.Hour}})
+	for text, want := range map[string]struct {
+		class Class
+		sig   elastic.Kind
+	}{
+		"too many connections from your address": {ClassConnections, elastic.Refused},
+		"you are on our list of shame":           {ClassReputation, elastic.Failed},
+		"SSH-2.0-OpenSSH_9.2":                    {ClassSystem, elastic.Failed},
+	} {
+		d := p.Decide(born, Attempt{Stage: Connect, Fault: Garbled, Text: text, Peer: "mx1.example[192.0.2.1]", Born: born})
+		if d.Action != Retry || d.Class != want.class || d.Signal != want.sig || !strings.Contains(d.Reason, text) {
+			t.Errorf("%s: %+v", text, d)
+		}
+		if (d.Effect != nil) != (want.class == ClassReputation) {
+			t.Errorf("%s: effect %+v", text, d.Effect)
 		}
 	}
 }

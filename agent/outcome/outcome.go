@@ -88,6 +88,7 @@ const (
 	NeedsExtension // the peer lacks SMTPUTF8 or the like that this message needs
 	Oversize       // larger than the peer's SIZE
 	Unreadable     // our spool cannot give the content
+	Garbled        // the server said something that is no reply: Attempt.Text
 )
 
 // Action is what to do with the recipient.

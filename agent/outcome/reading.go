@@ -35,6 +35,14 @@ const NoRule = "none"
 
 // read makes out what happened.
 func read(a *Attempt, about []Rule) reading {
+	if a.Code <= 0 && a.Fault == Garbled {
+		// The words count as if they had come with a code that says "not now".
+		said := *a
+		said.Code, said.Enhanced = 450, ""
+		r := read(&said, about)
+		r.enhanced = "4.5.0"
+		return r
+	}
 	if a.Code <= 0 {
 		return readFault(a)
 	}
@@ -272,6 +280,8 @@ func (f Fault) String() string {
 		return "the server lacks an extension that the message needs"
 	case Oversize:
 		return "the message is too big for the server"
+	case Garbled:
+		return "the server said something that is no reply"
 	case Unreadable:
 		return "the spooled content cannot be read"
 	}

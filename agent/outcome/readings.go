@@ -71,7 +71,7 @@ var readings = []rule{
 		sample: "rcpt - 450 4.2.1 The user you are trying to contact is receiving mail too quickly"},
 	{name: "mailbox-rate-status", status: [][3]int{{2, 1, 1}}, any: nOneBox, class: ClassRateLimited, sig: of(elastic.Accepted),
 		sample: "rcpt - 450 4.2.1 The user you are trying to contact is receiving mail at a rate that prevents additional messages from being delivered."},
-	{name: "recipients-rate", all: nRecipients | nTooMany, any: nPeriod | nRate, class: ClassRateLimited,
+	{name: "recipients-rate", all: nRecipients | nTooMany, any: nPeriod | nRate | nQuota | nSource, class: ClassRateLimited,
 		sample: "rcpt - 452 4.5.3 Too many recipients received this hour"},
 	{name: "recipients", all: nRecipients | nTooMany, none: nInvalid, class: ClassTooManyRecipients, sig: of(elastic.Accepted),
 		sample: "rcpt - 452 4.5.3 Error: too many recipients"},

@@ -1,6 +1,9 @@
 package outcome
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // A wait that a reply names counts from leastWait to mostWait.
 const (
@@ -89,4 +92,25 @@ func (r *reader) number(i int) (int, bool) {
 		n = 10*n + int(c-'0')
 	}
 	return n, true
+}
+
+// greylistWait is when greylisted mail comes again where the reply names no time. The
+// usual wait is 300 s (postgrey); who comes earlier finds that some begin it anew.
+const greylistWait = 5*time.Minute + 30*time.Second
+
+// greylistTries is how many tries are made so; whom they do not help is deferred as
+// others are, never for less.
+const greylistTries = 4
+
+// greylisted is the wait of greylisted mail, where the reply names a time or none. Who has
+// configured retries within a minute gets them.
+func (p Policy) greylisted(a *Attempt, named time.Duration) time.Duration {
+	if wait := p.wait(a.Tries); wait < leastWait {
+		return wait
+	}
+	wait := cmp.Or(named, greylistWait)
+	if a.Tries >= greylistTries {
+		wait = max(wait, p.wait(a.Tries-greylistTries))
+	}
+	return wait
 }

@@ -268,6 +268,11 @@ func (x *checks) findings(c *config.Config, parameter, where string) []Finding {
 	return findings
 }
 
+// defaultOf are the values that parameters have when nobody has chosen one (postconf(5)).
+var defaultOf = map[string]string{
+	"smtp_host_lookup": "dns", "smtp_address_preference": "any", "smtp_pix_workarounds": "disable_esmtp,delay_dotcrlf",
+}
+
 // changes warns of what Postfix does when it sends, and Millrace does not.
 func (p *Postfix) changes() []Finding {
 	var findings []Finding
@@ -282,11 +287,19 @@ func (p *Postfix) changes() []Finding {
 			"diverted mail whose receivers are down waits, and never goes there", byRule},
 		{[]string{"smtp_reply_filter", "smtp_delivery_status_filter"},
 			"replies to diverted mail are taken as they come", "tune the queue's retry and expire, if need be"},
+		{[]string{"smtp_discard_ehlo_keywords", "smtp_discard_ehlo_keyword_address_maps"},
+			"Millrace takes what receivers announce at their word, but for CHUNKING where BDAT fails and STARTTLS where TLS does", byRule},
+		{[]string{"smtp_host_lookup"},
+			"Millrace finds receivers by DNS alone", byRule},
+		{[]string{"smtp_address_preference"},
+			"Millrace goes to a host's address of the favoured source's protocol first", `let the first of [agent] source_addresses be of the protocol that shall go first`},
+		{[]string{"smtp_pix_workarounds", "smtp_pix_workaround_maps"},
+			"Millrace speaks to all receivers alike", byRule},
 	} {
 		var seen []string
 		for _, name := range x.parameters {
 			v := p.value(smtp, name)
-			if v == "" || slices.Contains(seen, v) { // smtp_mime_header_checks is $smtp_header_checks
+			if v == "" || strings.ReplaceAll(v, " ", "") == defaultOf[name] || slices.Contains(seen, v) { // smtp_mime_header_checks is $smtp_header_checks
 				continue
 			}
 			seen = append(seen, v)

@@ -10,20 +10,25 @@ import (
 //
 //  1. the queue is not closing, and a destination of the site has more mail waiting than
 //     sessions that are opening or idle (wanting);
-//  2. the destination is not held off after a failure, and no probe of it is under way
+//  2. the site is not suspended for trouble, but for a probe (trouble.go);
+//  3. the destination is not held off after a failure, and no probe of it is under way
 //     (holdoff, failures);
-//  3. beside others that work, one that has taken nothing yet has a part of the site (trials);
-//  4. the budget of connects to sites where nothing is up (overBudget, probing.go);
-//  5. max_sessions of the agent;
-//  6. max_connection_rate of the queue (connects);
-//  7. the controller has a place, in the site and at an address of the destination
+//  4. beside others that work, one that has taken nothing yet has a part of the site (trials);
+//  5. the budget of connects to sites where nothing is up (overBudget, probing.go);
+//  6. max_sessions of the agent;
+//  7. max_connection_rate of the queue (connects);
+//  8. the controller has a place, in the site and at an address of the destination
 //     (elastic.Site.Open): limits and clamps, lag, refusals, breakers.
 //
-// At 5 and 7 an idle session elsewhere makes room if there is one. A lane that is paused
+// At 6 and 8 an idle session elsewhere makes room if there is one. A lane that is paused
 // is not among those that wait. Once a session is up, each transaction waits for the pace
 // (elastic.Site.MayBegin).
 func (q *Queue) grow(s *site, now time.Time) {
 	if q.closed {
+		return
+	}
+	if s.withholds(nil) && !s.mayProbe(now) {
+		q.lookAgain(s, s.trouble.until, now)
 		return
 	}
 	for tries := min(s.wanting.n, looks); tries > 0 && s.wanting.n > 0; tries-- {
@@ -56,6 +61,9 @@ func (q *Queue) grow(s *site, now time.Time) {
 		s.wanting.last(d)
 		if q.launch(d, now) {
 			s.connects.take()
+			if s.withholds(nil) {
+				break // one is the probe
+			}
 			tries = min(s.wanting.n, looks) + 1 // it may want another one
 			continue
 		}
@@ -114,6 +122,7 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 	if s.onTrial = q.onTrial(d); s.onTrial {
 		d.site.trying++
 	}
+	q.launched(s, now)
 	d.opening++
 	d.site.opening++
 	q.sessions++

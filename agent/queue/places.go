@@ -14,6 +14,8 @@ import (
 type shun struct {
 	times int
 	until time.Time
+	row   int  // transactions in a row that met trouble of the host
+	took  bool // it has taken mail
 }
 
 const (

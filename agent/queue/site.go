@@ -59,6 +59,9 @@ type site struct {
 	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
 
+	trouble trouble
+	rates   streamRates
+
 	paced    []*destination // with mail and sessions ready, which the pace holds back
 	crowd    *slots.Address // where it waits for a slot that another site holds; nil: nowhere
 	connects tokens         // for new connections
@@ -360,6 +363,9 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 		return false
 	}
 	if len(d.ready) > 0 {
+		if d.site.withholds(d.ready[len(d.ready)-1]) {
+			return false
+		}
 		s, wait := q.inTurn(d, now)
 		if s == nil {
 			q.hold(d, now.Add(wait), now)

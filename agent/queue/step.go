@@ -27,17 +27,20 @@ type Session struct {
 	hangs            bool           // its connect has been under way for HangAfter
 	mayTakeLong      bool           // its connect was given patience
 	retiring         bool           // told to go: counted in Queue.retiring, and what closes after that is our doing
+	moves            bool           // its mail goes to another address
 	untried          bool           // its connect tells nothing of the destination
 	successor        *site          // gets its place when it has gone; nil: nobody in particular
 	up               bool
 	idleSinceUp      bool // up, and has not asked for work yet
 
-	job   Job
-	items []Item
-	jobs  int       // transactions taken
-	most  int       // then it ends
-	tried int       // of these, settled with at least one recipient tried
-	last  time.Time // when the last of them was
+	job    Job
+	stream uint32 // of the job, or of the last one
+	before int    // tries of its recipients before it, at the least
+	items  []Item
+	jobs   int       // transactions taken
+	most   int       // then it ends
+	tried  int       // of these, settled with at least one recipient tried
+	last   time.Time // when the last of them was
 
 	turnJobs int       // transactions taken before its present turn
 	turnAt   time.Time // when that began
@@ -47,7 +50,8 @@ type Session struct {
 }
 
 // Announced notes the limits that the peer announced (RFC 9422): messages on one
-// connection, recipients of one transaction; 0: none. Called before Opened.
+// connection, recipients of one transaction; 0: none. Called before Opened, and again
+// between two Steps when more was found.
 func (s *Session) Announced(messages, recipients int) {
 	s.messages, s.recipients = messages, recipients
 }
@@ -72,6 +76,12 @@ func (q *Queue) assign(s *Session) {
 	s.job = q.next(s.dest, limit, s.items)
 	s.items = s.job.Items
 	s.jobs++
+	for i, x := range s.items { // now: when they are settled, their places may be others'
+		if i == 0 {
+			s.stream, s.before = (*q.laneByNo.at(q.recipients.at(uint32(x.Handle)).lane)).key.stream, x.Tries
+		}
+		s.before = min(s.before, x.Tries)
+	}
 }
 
 type wake uint8
@@ -106,7 +116,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	s.idleSinceUp = true
 	d.idleSinceUp++
 	d.calls = 0
-	q.tell(s, sig, now)
+	q.tell(s, sig, false, now)
 	if d.waiting > d.opening+d.idleSinceUp {
 		d.site.wanting.push(d)
 	}
@@ -132,11 +142,14 @@ func (q *Queue) tried(s *Session) {
 // shall not end together.
 func spread(most int) int { return most - rand.N(max(1, most/4)) }
 
-// tell hands evidence of a session to its site's controller.
-func (q *Queue) tell(s *Session, sig []elastic.Signal, now time.Time) {
+// tell hands evidence of a session to its site's controller. own says that a message was
+// too fast for reasons of its stream.
+func (q *Queue) tell(s *Session, sig []elastic.Signal, own bool, now time.Time) {
 	site := s.dest.site
 	control := site.control
-	for _, x := range sig {
+	for i := range sig {
+		turnedAway(&sig[i], s.slot.Address)
+		x := sig[i]
 		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
 			site.refused++
 		}
@@ -157,7 +170,7 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, now time.Time) {
 			control.Refused(&s.slot, now, x.Text)
 			q.share(site, s.slot.Address, now)
 		case elastic.RateRefused:
-			if !s.onTrial {
+			if !s.onTrial && !own {
 				control.TooFast(&s.slot, now, x.Began, x.Text)
 			}
 		case elastic.Failed:
@@ -183,7 +196,7 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 		q.mu.Unlock()
 		return Job{}, err
 	}
-	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && site.control.MayBegin(&s.slot, now) == 0 {
+	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && !site.withholds(s) && site.control.MayBegin(&s.slot, now) == 0 {
 		q.assign(s)
 		q.grow(site, now) // the evidence may have raised what is wanted
 		q.mu.Unlock()
@@ -269,11 +282,12 @@ func (q *Queue) unready(s *Session) {
 // finish applies the outcomes of the session's transaction; what the caller did
 // not settle goes back to the head of its lane.
 func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
-	tried := false
+	tried, took := false, false
 	for _, x := range done {
 		q.settle(x, now)
 		tried = tried || x.How != Untried
 		if x.State.Status == spool.Delivered {
+			took = true
 			s.dest.site.took, s.dest.site.shut = true, time.Time{}
 		}
 	}
@@ -284,7 +298,14 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		d := s.dest
 		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
 		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
-			d.shunned[i] = shun{}
+			x := &d.shunned[i]
+			x.times, x.until = 0, time.Time{}
+			if took {
+				x.row, x.took = 0, true
+			}
+		}
+		if took && d.site.rates.took(s.stream, now) {
+			d.site.control.Unslow(now, "another stream is taken: the pace was lowered for one that is not")
 		}
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
@@ -294,7 +315,14 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	}
 	s.job = Job{}
 	site := s.dest.site
-	q.tell(s, sig, now)
+	own := false
+	if slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) {
+		if own = site.rates.ownAffair(s.stream, now); !own {
+			site.rates.told(s.stream)
+		}
+	}
+	q.tell(s, sig, own, now)
+	q.judge(s, done, sig, now)
 	q.serveChanged(now)
 	if slices.ContainsFunc(sig, worked) {
 		s.endTrial()
@@ -332,7 +360,7 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if !s.holds || d.site.control.Surplus(now) > d.site.retiring {
+	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) {
 		return ErrRetire
 	}
 	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
@@ -445,6 +473,10 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		}
 	} else if s.up && !ours {
 		ours = true // it was one too many: a word about our number, not a failure
+	}
+	q.leftProbe(s, now)
+	if s.moves && s.tried > 0 {
+		d.pass(s, now)
 	}
 	if !s.up || s.jobs > 0 && s.tried == 0 && !ours {
 		if s.up {

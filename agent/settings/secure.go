@@ -119,10 +119,35 @@ func (b *tlsBase) secure(o *smtp.Options, q *config.Queue, p Host, report func(s
 		// records it was got under, as it stands for the certificate of then.
 		ClientSessionCache: ticketsOf{b.tickets, fmt.Sprintf("%d %s ", o.TLS, need.Key())},
 	}
-	if o.TLS == smtp.Opportunistic {
-		conf.MinVersion = tls.VersionTLS10 // the alternative is the clear
+	switch {
+	case o.TLS == smtp.Opportunistic: // the alternative is the clear
+		conf.MinVersion = tls.VersionTLS10
+		conf.CipherSuites = suites(func(*tls.CipherSuite) bool { return true })
+	case o.TLS == smtp.Required && need.Asks != route.Match: // whose certificate may be anybody's
+		conf.CipherSuites = suites(func(s *tls.CipherSuite) bool { return !s.Insecure || keyByRSA[s.ID] })
 	}
 	o.TLSConfig = conf
+}
+
+// keyByRSA are suites with a good cipher whose key exchange is that of the certificate's
+// RSA key. Some receivers have no other, and Postfix's level "encrypt" reaches them
+// (smtp_tls_mandatory_ciphers = medium).
+var keyByRSA = map[uint16]bool{
+	tls.TLS_RSA_WITH_AES_128_GCM_SHA256: true, tls.TLS_RSA_WITH_AES_256_GCM_SHA384: true,
+	tls.TLS_RSA_WITH_AES_128_CBC_SHA: true, tls.TLS_RSA_WITH_AES_256_CBC_SHA: true, tls.TLS_RSA_WITH_AES_128_CBC_SHA256: true,
+}
+
+// suites are those of crypto/tls that are wanted, of TLS 1.2 and before. Which of those that
+// both sides have is taken is not decided by their order: crypto/tls has its own, the weak
+// ones last.
+func suites(wanted func(*tls.CipherSuite) bool) []uint16 {
+	var list []uint16
+	for _, s := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		if wanted(s) {
+			list = append(list, s.ID)
+		}
+	}
+	return list
 }
 
 // validFor checks a chain as MTA-STS in enforce mode would.

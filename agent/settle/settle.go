@@ -130,6 +130,7 @@ type Result struct {
 	Decision outcome.Decision
 	Reply    smtp.Reply // of the server; zero if it did not speak
 	Untried  bool       // never offered to a server: goes back uncounted
+	Again    bool       // of an untried one: the server worked, and the next transaction takes it
 	Relayed  bool       // accepted, and reports on it are ours to make
 	AtRcpt   bool       // refused in reply to RCPT
 

@@ -88,6 +88,9 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 }
 
+// Forget leaves of a pace only what was accepted.
+func (p *Pace) Forget() { *p = Pace{meter: p.meter} }
+
 // TooFast notes a refusal of a message begun at a time, while so many addresses share what
 // is sent, and says whether it lowered the pace.
 func (p *Pace) TooFast(now, began time.Time, n int) bool {

@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -35,6 +36,9 @@ func (c *Conn) chunks(tx *Tx) bool {
 // Once the last octet may have been seen the message may have been accepted, even
 // if the reply to MAIL never comes. So from there on those that no reply has
 // settled are InDoubt, where DATA could still say NotOffered.
+//
+// An error without a reply to the message blames BDAT (Error.Chunk) until a message has
+// gone that way on the connection: servers are met that announce it and do not know it.
 func (c *Conn) chunk(tx *Tx, out []RcptResult, env *envelope) error {
 	steps := c.steps
 	if steps[0].stage == StageReset {
@@ -66,12 +70,22 @@ func (c *Conn) chunk(tx *Tx, out []RcptResult, env *envelope) error {
 		stage = StageDot
 		if err = c.reply(c.timeouts.DataEnd, nil); err != nil {
 			err = c.fail(stage, err)
+		} else if code := c.replies.code; env.alive > 0 && code >= 500 && code <= 504 {
+			// The content may have been taken for commands, each with a reply: no telling
+			// where they end.
+			settle(out, NotOffered, stage, Reply{})
+			c.Close()
+			return &Error{Stage: stage, Reply: c.replies.reply(), Err: ErrNoChunking, Chunk: true}
 		}
 	}
 	if err != nil {
+		if e, ok := errors.AsType[*Error](err); ok && e.Reply.Code == 0 {
+			e.Chunk = fate == InDoubt && !c.chunked
+		}
 		settle(out, fate, stage, Reply{})
 		return err
 	}
+	c.chunked = true
 	if env.alive == 0 && env.accepted > 0 && c.replies.code/100 == 2 {
 		// MAIL was refused, yet a RCPT and the message went through.
 		return c.failReply(StageDot, ErrMalformedReply)
@@ -105,6 +119,9 @@ func (c *Conn) writeChunk(tx *Tx) (Fate, error) {
 
 	bdat := append(strconv.AppendInt(append(c.command, "BDAT "...), int64(size), 10), " LAST\r\n"...)
 	c.command = bdat
+	if !c.commit() {
+		return NotOffered, ErrAbandoned
+	}
 	c.traceCommands(bdat)
 	b := k.b[head-len(bdat):]
 	copy(b, bdat)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -23,10 +24,15 @@ type Conn struct {
 	ext      Extensions
 	tls      *tls.Conn // nil: plain
 	closed   atomic.Bool
+	phase    atomic.Int32 // of the transaction, see Abandon
 
-	stale bool  // the last transaction failed: RSET before the next
-	lost  error // a write failed: only what the peer said before is still read
+	ignore  []string // EHLO keywords that are not taken at their word
+	heard   bool     // the peer has replied, and through TLS since there is TLS
+	chunked bool     // the peer has answered a BDAT
+	stale   bool     // the last transaction failed: RSET before the next
+	lost    error    // a write failed: only what the peer said before is still read
 
+	body    body   // the content on its way
 	command []byte // scratch: commands of one write
 	steps   []step // scratch: commands of one transaction
 
@@ -46,7 +52,12 @@ func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent
 	if trace != nil {
 		c.replies.seen = func(line []byte) { c.traced(Server, line) }
 	}
-	c.writeBlock = func(p []byte) (int, error) { return c.wire.write(p, t.DataBlock) }
+	c.writeBlock = func(p []byte) (int, error) {
+		if c.body.ended && !c.commit() { // this block has the final dot
+			return 0, ErrAbandoned
+		}
+		return c.wire.write(p, t.DataBlock)
+	}
 	if s, ok := nc.(syscall.Conn); ok {
 		if rc, err := s.SyscallConn(); err == nil {
 			c.idle, c.peek = rc, c.poll
@@ -147,6 +158,41 @@ func (c *Conn) Close() {
 	c.wire.release()
 }
 
+// The phases of a transaction.
+const (
+	noneOffered int32 = iota
+	offering          // nothing can have been accepted
+	committed         // the final dot, or its like, is about to be written
+	abandoned
+)
+
+// Abandon cuts the connection if a Send is under way, in another goroutine, whose message
+// cannot have been accepted yet, and says whether it was so: its recipients are NotOffered,
+// and the error wraps ErrAbandoned. From the final dot on, or the write of a BDAT, a Send
+// goes on.
+func (c *Conn) Abandon() bool {
+	if !c.phase.CompareAndSwap(offering, abandoned) {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// commit notes that what comes may end the message; false: it is abandoned.
+func (c *Conn) commit() bool { return c.phase.CompareAndSwap(offering, committed) }
+
+// body is the content of a message as it is read.
+type body struct {
+	io.Reader
+	ended bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.ended = b.ended || err == io.EOF
+	return n, err
+}
+
 // say writes command lines within d.
 func (c *Conn) say(lines []byte, d time.Duration) error {
 	c.traceCommands(lines)
@@ -154,16 +200,33 @@ func (c *Conn) say(lines []byte, d time.Duration) error {
 	return err
 }
 
-// reply reads the next reply within d; it is in c.replies then.
+// reply reads the next reply within d; it is in c.replies then. Where commands go in
+// groups, a line that is no reply may be a part of one, and the next lines answer to
+// other commands than they seem to.
 func (c *Conn) reply(d time.Duration, each func(text []byte)) error {
 	c.wire.await(d)
-	return c.replies.next(each)
+	c.replies.lenient = !c.ext.Pipelining
+	err := c.replies.next(each)
+	c.heard = c.heard || err == nil
+	return err
 }
 
-// fail closes the connection and says why.
+// fail closes the connection and says why. TLS through which no reply has come is of no
+// use: its handshake may have failed at the peer (RFC 8446 4.6: with TLS 1.3 the client
+// learns only afterwards that its certificate was refused).
 func (c *Conn) fail(stage Stage, err error) error {
 	c.Close()
-	return &Error{Stage: stage, Err: err}
+	if c.phase.Load() == abandoned {
+		err = ErrAbandoned
+	}
+	e := &Error{Stage: stage, Err: err}
+	if c.tls != nil && !c.heard {
+		e.Stage = StageStartTLS
+	}
+	if c.replies.code == 0 {
+		e.Reply.Text = string(c.replies.text)
+	}
+	return e
 }
 
 // failReply closes the connection over the reply just read.

@@ -22,7 +22,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 	if !isHello(o.Hello) {
 		return nil, &Error{Stage: StageConnect, Err: ErrBadHello}
 	}
-	t := o.Timeouts.orDefault()
+	t := o.Timeouts.orDefault(o.TLS == Opportunistic && !o.ImplicitTLS)
 	network, to := "tcp", addr.String()
 	if o.Socket != "" {
 		network, to = "unix", o.Socket
@@ -46,6 +46,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 	}
 
 	c := newConn(nc, addr, t, o.Trace)
+	c.ignore = o.Ignore
 	c.note("connected to %s", to)
 	c.wire.bind(ctx)
 	if err := c.open(&o); err != nil {
@@ -88,7 +89,7 @@ func (c *Conn) hello(name string) error {
 	first := true
 	err := c.ask(StageHello, "EHLO "+name, func(text []byte) {
 		if !first { // the first line is the server's name
-			c.ext.add(text)
+			c.ext.add(text, c.ignore)
 		}
 		first = false
 	})
@@ -157,10 +158,10 @@ func (c *Conn) encrypt(o *Options) error {
 	conf.DynamicRecordSizingDisabled = true // a record is a write; small ones help only browsers
 
 	tc := tls.Client(c.wire.raw, conf)
-	if err := c.wire.handshake(tc, c.timeouts.Hello); err != nil {
+	if err := c.wire.handshake(tc, c.timeouts.Handshake); err != nil {
 		return c.fail(StageStartTLS, err)
 	}
-	c.tls = tc
+	c.tls, c.heard = tc, false
 	if c.trace != nil {
 		c.note("%s", describe(tc.ConnectionState()))
 	}

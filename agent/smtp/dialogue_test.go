@@ -26,6 +26,7 @@ import (
 //	timeouts 50ms          every wait; default: very long
 //	tls required           Options.TLS; with " implicit" Options.ImplicitTLS too
 //	auth USER PASSWORD     Options.Auth
+//	ignore KEYWORD,...     Options.Ignore
 //	elsewhere              the peer's address is none of loopback, as far as Dial knows
 //	dial                   the connection comes up
 //	send SENDER RCPT...    one transaction; "" is the null sender; then, each on its line:
@@ -33,6 +34,7 @@ import (
 //	want RCPT = FATE STAGE: REPLY    as the result prints; " +dsn" after it if the peer took DSN
 //	fails STAGE: TEXT      the error of the dial or send before; without it there is none
 //	as NAME                and errors.Is that sentinel
+//	chunk                  and Error.Chunk is set
 //	check                  the idle connection is fine
 //	quit
 //
@@ -267,6 +269,8 @@ func follow(t *testing.T, addr string, script []string, conf *tls.Config) {
 		case "auth":
 			user, password, _ := strings.Cut(arg, " ")
 			o.Auth = &Auth{User: user, Password: password}
+		case "ignore":
+			o.Ignore = strings.Split(arg, ",")
 		case "elsewhere":
 			peer = netip.MustParseAddrPort("192.0.2.1:25")
 		case "dial":
@@ -326,6 +330,10 @@ func follow(t *testing.T, addr string, script []string, conf *tls.Config) {
 			if want := sentinel(arg); want == nil || !errors.Is(err, want) {
 				t.Errorf("error %v, want %s", err, arg)
 			}
+		case "chunk":
+			if e, ok := errors.AsType[*Error](err); !ok || !e.Chunk {
+				t.Errorf("%v does not blame BDAT", err)
+			}
 		case "check":
 			settled()
 			if err := c.Check(); err != nil {
@@ -372,7 +380,7 @@ func checkFate(t *testing.T, tx *Tx, res Result, want string) {
 func sentinel(name string) error {
 	return map[string]error{
 		"EOF": io.EOF, "timeout": os.ErrDeadlineExceeded, "malformed": ErrMalformedReply, "toolong": ErrReplyTooLong,
-		"outofturn": ErrOutOfTurn, "noauth": ErrNoAuth, "authinclear": ErrAuthInClear, "notls": ErrNoTLS, "content": ErrContent, "broken": errBroken,
+		"outofturn": ErrOutOfTurn, "nochunking": ErrNoChunking, "noauth": ErrNoAuth, "authinclear": ErrAuthInClear, "notls": ErrNoTLS, "content": ErrContent, "broken": errBroken,
 	}[name]
 }
 

@@ -33,6 +33,11 @@ var (
 	ErrReplyTooLong = errors.New("reply too long")
 	// ErrOutOfTurn means that the peer sent something nobody had asked for.
 	ErrOutOfTurn = errors.New("server spoke out of turn")
+	// ErrNoChunking means that the peer announced CHUNKING and answered BDAT with 500 to
+	// 504: it does not know the command, and has said nothing of the message.
+	ErrNoChunking = errors.New("server does not take BDAT")
+	// ErrAbandoned means that Abandon cut a transaction.
+	ErrAbandoned = errors.New("the server takes long, and others wait")
 	// ErrNoTLS means that TLS is required and the peer does not offer STARTTLS.
 	ErrNoTLS = errors.New("server does not offer STARTTLS")
 	// ErrNoAuth means that there are credentials and the peer offers neither AUTH
@@ -57,7 +62,7 @@ const (
 	StageConnect Stage = iota
 	StageGreeting
 	StageHello
-	StageStartTLS // the command, the handshake (of implicit TLS too), and Options.VerifyPeer
+	StageStartTLS // the command, the handshake (of implicit TLS too), Options.VerifyPeer, and the wait for a first reply through TLS
 	StageAuth
 	StageReset
 	StageMail
@@ -105,8 +110,13 @@ func (s Stage) String() string {
 // Error is a failure that ended a connection, or kept it from coming up.
 type Error struct {
 	Stage Stage
-	Reply Reply // Code 0 when the server said nothing
+	Reply Reply // Code 0 when there was no reply; Text has what was said in its place
 	Err   error // the cause when there was no reply: a net.Error, a TLS error, io.EOF, a context's error
+
+	// Chunk says that the content went by BDAT, without a reply to it or with
+	// ErrNoChunking, on a connection where no message went that way before: with DATA the
+	// peer may fare better.
+	Chunk bool
 }
 
 // Error gives the stage and the reply or the cause: "RCPT: 421 4.3.2 shutting down". It
@@ -117,7 +127,11 @@ func (e *Error) Error() string {
 		if e.Err == nil {
 			return e.Stage.String() + ": failed"
 		}
-		return e.Stage.String() + ": " + printable.Cut(e.Err.Error(), maxReplyText)
+		s := e.Stage.String() + ": " + printable.Cut(e.Err.Error(), maxReplyText)
+		if e.Reply.Text != "" {
+			s += ", after " + strconv.Quote(printable.String(e.Reply.Text))
+		}
+		return s
 	}
 	s := e.Stage.String() + ": " + printable.String(e.Reply.String())
 	if e.Err != nil {

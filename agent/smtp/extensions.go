@@ -2,7 +2,9 @@ package smtp
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // Extensions are what the peer's EHLO reply offers; all zero after HELO.
@@ -22,11 +24,11 @@ type Extensions struct {
 	RcptMax       int   // RFC 9422: recipients of a transaction at most; 0: the peer named no limit
 }
 
-// add takes one line of an EHLO reply in, "SIZE 1000000". Keywords are case
-// insensitive (RFC 5321 4.1.1.1), unknown ones are ignored.
-func (e *Extensions) add(line []byte) {
+// add takes one line of an EHLO reply in, "SIZE 1000000", unless it is to be ignored.
+// Keywords are case insensitive (RFC 5321 4.1.1.1), unknown ones are passed over.
+func (e *Extensions) add(line []byte, ignore []string) {
 	f := bytes.Fields(line)
-	if len(f) == 0 {
+	if len(f) == 0 || slices.ContainsFunc(ignore, func(k string) bool { return strings.EqualFold(k, string(f[0])) }) {
 		return
 	}
 	switch string(bytes.ToUpper(f[0])) {

@@ -30,7 +30,7 @@ func TestExtensionsAsServersWriteThem(t *testing.T) {
 	} {
 		var got Extensions
 		for line := range strings.SplitSeq(offer, "|") {
-			got.add([]byte(line))
+			got.add([]byte(line), nil)
 		}
 		if got != want {
 			t.Errorf("%q: %+v", offer, got)

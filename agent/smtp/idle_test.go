@@ -55,7 +55,7 @@ func TestCheckSeesWhatThePeerDid(t *testing.T) {
 		"421":          {"421 4.4.2 idle too long\r\n", true, "idle: 421 4.4.2 idle too long: server spoke out of turn", ErrOutOfTurn},
 		"closed":       {"", true, "idle: EOF", io.EOF},
 		"half a reply": {"421 4.", false, "idle: server spoke out of turn", ErrOutOfTurn},
-		"garbage":      {"hello?\r\n", false, "idle: malformed reply", ErrMalformedReply},
+		"garbage":      {"hello?\r\n", false, `idle: server spoke out of turn, after "hello?"`, ErrOutOfTurn},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

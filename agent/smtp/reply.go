@@ -19,10 +19,11 @@ const (
 // replyReader takes replies from a byte stream. The reply just read stays in it
 // until the next one: only those that somebody keeps become strings.
 type replyReader struct {
-	src  io.Reader
-	seen func(line []byte) // sees every line, if not nil
-	buf  []byte
-	r, w int // buf[r:w] is read and not yet taken
+	src     io.Reader
+	seen    func(line []byte) // sees every line, if not nil
+	lenient bool              // lines that are no replies are read over
+	buf     []byte
+	r, w    int // buf[r:w] is read and not yet taken
 
 	code     int
 	enhanced []byte
@@ -40,8 +41,22 @@ func (p *replyReader) unread() bool { return p.r < p.w }
 // next reads one reply (RFC 5321 4.2). Lines may end in CRLF or LF. Where the
 // lines of a reply disagree, the last one's code counts: it is the one that
 // ends the reply. each, if not nil, sees the text of every line.
+//
+// A line that does not begin with a code is an error, or, to a lenient reader, read
+// over, as smtp(8) does (smtp_chat.c). It is part of the text all the same. After an error
+// code is 0, and text has what was said up to there.
 func (p *replyReader) next(each func(text []byte)) error {
 	p.code, p.enhanced, p.text = 0, p.enhanced[:0], p.text[:0]
+	err := p.lines(each)
+	if err != nil {
+		p.code, p.enhanced = 0, p.enhanced[:0]
+	}
+	p.finish()
+	return err
+}
+
+// lines reads the lines of a reply.
+func (p *replyReader) lines(each func(text []byte)) error {
 	used := 0
 	for range maxReplyLines {
 		line, n, err := p.line(maxReplyBytes - used)
@@ -53,6 +68,10 @@ func (p *replyReader) next(each func(text []byte)) error {
 			p.seen(line)
 		}
 		if !isReplyLine(line) {
+			p.addText(line)
+			if p.lenient && !hasCode(line) {
+				continue
+			}
 			return ErrMalformedReply
 		}
 		p.code = int(line[0]-'0')*100 + int(line[1]-'0')*10 + int(line[2]-'0')
@@ -67,7 +86,6 @@ func (p *replyReader) next(each func(text []byte)) error {
 		}
 		p.addText(text)
 		if last {
-			p.finish()
 			return nil
 		}
 	}
@@ -116,11 +134,13 @@ func (p *replyReader) line(limit int) (line []byte, n int, err error) {
 	}
 }
 
-// isReplyLine tells whether b begins with a code of class 2 to 5 that ends
-// there or is followed by a blank or a hyphen.
-func isReplyLine(b []byte) bool {
-	return len(b) >= 3 && b[0] >= '2' && b[0] <= '5' && isDigit(b[1]) && isDigit(b[2]) &&
-		(len(b) == 3 || b[3] == ' ' || b[3] == '-')
+// isReplyLine tells whether b begins with a code of class 2 to 5.
+func isReplyLine(b []byte) bool { return hasCode(b) && b[0] >= '2' && b[0] <= '5' }
+
+// hasCode tells whether b begins with three digits that end there or are followed by a
+// blank or a hyphen.
+func hasCode(b []byte) bool {
+	return len(b) >= 3 && isDigit(b[0]) && isDigit(b[1]) && isDigit(b[2]) && (len(b) == 3 || b[3] == ' ' || b[3] == '-')
 }
 
 func isDigit(b byte) bool { return b >= '0' && b <= '9' }

@@ -49,7 +49,11 @@ type envelope struct {
 // error wraps ErrContent and the cause, and no recipient is Accepted or InDoubt.
 func (c *Conn) Send(ctx context.Context, tx *Tx) (Result, error) {
 	out := make([]RcptResult, len(tx.Recipients))
+	c.phase.Store(offering)
 	err := c.send(ctx, tx, out)
+	if !c.phase.CompareAndSwap(committed, noneOffered) && !c.phase.CompareAndSwap(offering, noneOffered) && err == nil {
+		err = c.fail(StageIdle, ErrAbandoned) // when all was over
+	}
 	return Result{Recipients: out}, err
 }
 
@@ -283,11 +287,13 @@ func (c *Conn) content(tx *Tx, out []RcptResult) error {
 
 // writeContent writes prefix and content up to the final dot.
 func (c *Conn) writeContent(tx *Tx) (Stage, error) {
+	c.body = body{Reader: tx.Content}
+	defer func() { c.body = body{} }()
 	if c.trace == nil {
-		return writeContent(tx.Prefix, tx.Content, c.writeBlock)
+		return writeContent(tx.Prefix, &c.body, c.writeBlock)
 	}
 	octets := 0
-	stage, err := writeContent(tx.Prefix, tx.Content, func(p []byte) (int, error) {
+	stage, err := writeContent(tx.Prefix, &c.body, func(p []byte) (int, error) {
 		n, err := c.writeBlock(p)
 		octets += n
 		return n, err

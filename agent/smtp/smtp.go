@@ -99,6 +99,10 @@ type Options struct {
 	// connection: a policy that needs it sets Required or Verify.
 	VerifyPeer func(tls.ConnectionState) error
 
+	// Ignore are EHLO keywords, in any case, that count as not offered: those that the
+	// peer is known to announce in vain.
+	Ignore []string
+
 	// Auth, if not nil, are the credentials for a relay that asks for them. They
 	// are never said in the clear, except to loopback.
 	Auth *Auth
@@ -122,12 +126,13 @@ type Auth struct {
 	AnyCertificate bool // TLS will do whatever certificate the peer shows
 }
 
-// Timeouts bound each wait of the dialogue. STARTTLS, its handshake and each
-// reply to AUTH have Hello, RSET has Mail.
+// Timeouts bound each wait of the dialogue. STARTTLS and each reply to AUTH have
+// Hello, RSET has Mail.
 type Timeouts struct {
 	Connect   time.Duration // TCP connect; default 30 s
 	Greeting  time.Duration // the server's first reply; default 5 min
 	Hello     time.Duration // EHLO and HELO; default 5 min
+	Handshake time.Duration // of TLS; default 5 min; after STARTTLS with Opportunistic 30 s, as the caller can go on without
 	Mail      time.Duration // default 5 min
 	Rcpt      time.Duration // each reply; default 5 min
 	DataStart time.Duration // the reply to DATA; default 2 min
@@ -137,7 +142,7 @@ type Timeouts struct {
 }
 
 // orDefault fills the zero fields in.
-func (t Timeouts) orDefault() Timeouts {
+func (t Timeouts) orDefault(optionalTLS bool) Timeouts {
 	set := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
 			*d = v
@@ -146,6 +151,10 @@ func (t Timeouts) orDefault() Timeouts {
 	set(&t.Connect, 30*time.Second)
 	set(&t.Greeting, 5*time.Minute)
 	set(&t.Hello, 5*time.Minute)
+	if optionalTLS {
+		set(&t.Handshake, 30*time.Second)
+	}
+	set(&t.Handshake, 5*time.Minute)
 	set(&t.Mail, 5*time.Minute)
 	set(&t.Rcpt, 5*time.Minute)
 	set(&t.DataStart, 2*time.Minute)

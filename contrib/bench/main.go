@@ -99,6 +99,7 @@ type settings struct {
 	learn      time.Duration
 	measured   time.Duration
 	recovery   time.Duration
+	odd        time.Duration
 	huge       bool
 	here       bool
 
@@ -108,7 +109,7 @@ type settings struct {
 // quick replaces what the command line does not say.
 var quick = map[string]string{
 	"rounds": "1", "messages": "300", "backlog": "1000", "bulk": "400", "window": "12s", "idle": "4s",
-	"limits": "6s", "outage": "2s", "recovery": "10s",
+	"limits": "6s", "outage": "2s", "recovery": "10s", "odd": "10s",
 	"learn": "2s", "measure": "3s",
 }
 
@@ -137,6 +138,7 @@ func parse(args []string) (*settings, error) {
 	f.Uint64Var(&s.seed, "seed", 1, "receivers: `number` of the first receiver drawn")
 	f.DurationVar(&s.learn, "learn", 25*time.Second, "receivers: `time` from the start that does not count")
 	f.DurationVar(&s.measured, "measure", 55*time.Second, "receivers: `time` after that which is measured")
+	f.DurationVar(&s.odd, "odd", 12*time.Minute, "odd: `time` that its mail is watched for")
 	f.BoolVar(&s.huge, "huge", false, "backlog: also ten million messages, half of them deferred (a quarter of an hour, 10 GB of disk)")
 	f.BoolVar(&s.here, "here", false, "measure on the file system of the temporary directory, not on an ext4 made for the run")
 	if err := f.Parse(args); err != nil {
@@ -174,7 +176,7 @@ func parse(args []string) (*settings, error) {
 			return nil, usage(f, "-scenario: no %q; there are %s", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
-	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || min(s.window, s.idle, s.limits, s.outage, s.recovery) < time.Second {
+	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || min(s.window, s.idle, s.limits, s.outage, s.recovery, s.odd) < time.Second {
 		return nil, usage(f, "counts must be positive, and times at least a second")
 	}
 	return s, nil

@@ -56,16 +56,25 @@ type Behaviour struct {
 	TempTimes int           `toml:"temp_times,omitempty" help:"tries of such a recipient answered 450 before it is accepted; 0: all"`
 	Greylist  time.Duration `toml:"greylist,omitempty" help:"451 for a new pair of sender and recipient until it is this old"`
 
+	Greylists GreylistManner `toml:"greylists,omitempty" help:"what greylisting does beside: restart (a try that is too early begins anew), wordless (says nothing of it)"`
+	Screen    bool           `toml:"screen,omitempty" help:"450 to each RCPT of a client's first connection, as postscreen does"`
+	Trouble   Stage          `toml:"trouble,omitempty" help:"where everything is answered with a 4xx: banner, ehlo, mail, rcpt, dot"`
+	Senders   string         `toml:"senders,omitempty" help:"trouble is only with senders that contain this"`
+
+	HangMail     float64 `toml:"hang_mail,omitempty" help:"share of MAIL commands never answered"`
 	HangConnect  float64 `toml:"hang_connect,omitempty" help:"share of connections that are never spoken to"`
 	HangData     float64 `toml:"hang_data,omitempty" help:"share of DATA and BDAT commands never answered"`
 	HangDot      float64 `toml:"hang_dot,omitempty" help:"share of messages whose final dot is never answered, and which are not accepted"`
 	Drop         float64 `toml:"drop,omitempty" help:"share of messages where the connection closes in place of the final reply"`
 	DropAccepted float64 `toml:"drop_accepted,omitempty" help:"share of those that are accepted all the same"`
 
-	StartTLS   bool     `toml:"starttls,omitempty" help:"offer STARTTLS, with a certificate of the sink's own CA"`
-	RequireTLS bool     `toml:"require_tls,omitempty" help:"530 at MAIL without TLS"`
-	Chunking   bool     `toml:"chunking,omitempty" help:"offer CHUNKING (BDAT)"`
-	Hide       []string `toml:"hide,omitempty" help:"EHLO keywords not announced, of PIPELINING 8BITMIME SMTPUTF8 DSN SIZE ENHANCEDSTATUSCODES"`
+	StartTLS   bool      `toml:"starttls,omitempty" help:"offer STARTTLS, with a certificate of the sink's own CA"`
+	RequireTLS bool      `toml:"require_tls,omitempty" help:"530 at MAIL without TLS"`
+	TLS        TLSManner `toml:"tls,omitempty" help:"how STARTTLS fails: silent (no handshake), mute (closed after it), small (silent to a large ClientHello), certificate (refuses a client's)"`
+	Chunking   bool      `toml:"chunking,omitempty" help:"offer CHUNKING (BDAT)"`
+	BDAT       string    `toml:"bdat,omitempty" help:"what BDAT gets all the same: a reply such as 503 5.5.1 Bad sequence, silence, close"`
+	Junk       bool      `toml:"junk,omitempty" help:"lines that are no replies, before the banner and among those of EHLO"`
+	Hide       []string  `toml:"hide,omitempty" help:"EHLO keywords not announced, of PIPELINING 8BITMIME SMTPUTF8 DSN SIZE ENHANCEDSTATUSCODES"`
 
 	// As package sim's receivers have it.
 	AcceptNoise        float64 `toml:"accept_noise,omitempty" help:"share of accept_time that is exponentially distributed"`
@@ -78,8 +87,40 @@ type Behaviour struct {
 	DNSDelay time.Duration `toml:"dns_delay,omitempty" help:"time until a DNS answer"`
 	TTL      time.Duration `toml:"ttl,omitempty" help:"life of DNS answers, whole seconds; default 5m"`
 
-	Say map[Cause]string `toml:"say,omitempty" help:"reply in place of the default for a cause (connections ban rate messages perm temp greylist domains tls): code and text, lines split by \\n; one that begins with 421 closes"`
+	Say map[Cause]string `toml:"say,omitempty" help:"reply in place of the default for a cause (connections ban rate messages perm temp greylist domains tls recipients screen trouble): code and text, lines split by \\n; one that begins with 421 closes"`
 }
+
+// GreylistManner is what greylisting does beside.
+type GreylistManner string
+
+// What greylisting does beside; "" is nothing.
+const (
+	GreylistRestarts GreylistManner = "restart"
+	GreylistWordless GreylistManner = "wordless"
+)
+
+// Stage is a place in the dialogue where there is trouble.
+type Stage string
+
+// Where there is trouble; "" is nowhere.
+const (
+	TroubleBanner Stage = "banner"
+	TroubleEHLO   Stage = "ehlo"
+	TroubleMail   Stage = "mail"
+	TroubleRcpt   Stage = "rcpt"
+	TroubleDot    Stage = "dot"
+)
+
+// TLSManner is how STARTTLS fails.
+type TLSManner string
+
+// How STARTTLS fails; "" is not at all.
+const (
+	TLSSilent      TLSManner = "silent"
+	TLSMute        TLSManner = "mute"
+	TLSSmall       TLSManner = "small"
+	TLSCertificate TLSManner = "certificate"
+)
 
 // OverLimit says what a connection beyond a limit gets.
 type OverLimit string
@@ -130,6 +171,9 @@ const (
 	CauseGreylist    Cause = "greylist"
 	CauseDomains     Cause = "domains"
 	CauseTLS         Cause = "tls"
+	CauseRecipients  Cause = "recipients" // too many in this message
+	CauseScreen      Cause = "screen"
+	CauseTrouble     Cause = "trouble"
 	// These have fixed replies.
 	CauseRelay   Cause = "relay"   // the recipient's domain is not the provider's
 	CauseContent Cause = "content" // bare LF or CR, a line too long
@@ -156,6 +200,12 @@ func defaultReply(c Cause) string {
 		return "451 4.7.1 Greylisted, try again later"
 	case CauseDomains:
 		return "451-4.3.0 Multiple destination domains per transaction is unsupported.\n451 4.3.0 Please try again."
+	case CauseRecipients:
+		return "452 4.5.3 Too many recipients"
+	case CauseScreen:
+		return "450 4.3.2 Service currently unavailable"
+	case CauseTrouble:
+		return "451 4.3.0 Temporary system problem"
 	case CauseTLS:
 		return "530 5.7.0 Must issue a STARTTLS command first"
 	}
@@ -202,6 +252,24 @@ func (b *Behaviour) check() error {
 	case "", RateMail, RateDot:
 	default:
 		return fmt.Errorf("rate_at = %q: want mail or dot", b.RateAt)
+	}
+	switch b.Trouble {
+	case "", TroubleBanner, TroubleEHLO, TroubleMail, TroubleRcpt, TroubleDot:
+	default:
+		return fmt.Errorf("trouble = %q: want banner, ehlo, mail, rcpt or dot", b.Trouble)
+	}
+	switch b.Greylists {
+	case "", GreylistRestarts, GreylistWordless:
+	default:
+		return fmt.Errorf("greylists = %q: want restart or wordless", b.Greylists)
+	}
+	switch b.TLS {
+	case "", TLSSilent, TLSMute, TLSSmall, TLSCertificate:
+	default:
+		return fmt.Errorf("tls = %q: want silent, mute, small or certificate", b.TLS)
+	}
+	if b.BDAT != "" && b.BDAT != "silence" && b.BDAT != "close" && (len(b.BDAT) < 3 || b.BDAT[0] < '4' || b.BDAT[0] > '5') {
+		return fmt.Errorf("bdat = %q: want a 4xx or 5xx reply, silence or close", b.BDAT)
 	}
 	switch b.DNS {
 	case "", ServFail, NXDomain, NullMX, NoMX, NoAddress, Silent:

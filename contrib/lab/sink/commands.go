@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"hash/fnv"
+	"io"
 	"strconv"
 	"time"
 
@@ -16,7 +17,9 @@ func (s *session) command(line []byte) error {
 	verb, rest, _ := bytes.Cut(line, []byte(" "))
 	switch {
 	case is(verb, "MAIL"):
-		s.mailFrom(rest)
+		if s.mailFrom(rest); s.hung {
+			return s.hang()
+		}
 	case is(verb, "RCPT"):
 		s.rcptTo(rest)
 	case is(verb, "DATA"):
@@ -26,7 +29,11 @@ func (s *session) command(line []byte) error {
 	case is(verb, "EHLO"):
 		s.clear()
 		s.helo = string(rest)
-		s.hello(s.behaviour())
+		if b := s.behaviour(); s.troubled(b, TroubleEHLO) {
+			s.refuse(b, CauseTrouble)
+		} else {
+			s.hello(b)
+		}
 	case is(verb, "HELO"):
 		s.clear()
 		s.helo = string(rest)
@@ -58,6 +65,9 @@ func (s *session) hello(b *Behaviour) {
 	s.host.replies[2].Add(1)
 	put := func(keyword string) { s.out = append(append(append(s.out, "250-"...), keyword...), '\r', '\n') }
 	put(s.host.name)
+	if b.Junk {
+		s.out = append(s.out, "DEBUG: client is known\r\n"...)
+	}
 	for _, keyword := range []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES"} {
 		if !b.hides(keyword) {
 			put(keyword)
@@ -90,6 +100,11 @@ func (s *session) store(p []byte) span {
 
 func (s *session) bytes(p span) []byte { return s.arena[p.from:p.to:p.to] }
 
+// troubled says whether there is trouble at a stage.
+func (s *session) troubled(b *Behaviour, at Stage) bool {
+	return b.Trouble == at && (b.Senders == "" || bytes.Contains(s.bytes(s.sender), []byte(b.Senders)))
+}
+
 func (s *session) mailFrom(rest []byte) {
 	b := s.behaviour()
 	address, args, ok := envelopePath(rest, "FROM:")
@@ -109,6 +124,9 @@ func (s *session) mailFrom(rest []byte) {
 		return
 	case b.RequireTLS && !s.tls:
 		s.refuse(b, CauseTLS)
+		return
+	case s.host.mails.hits(b.HangMail):
+		s.hung = true
 		return
 	case b.MaxMessages > 0 && s.counted(b) >= b.MaxMessages:
 		s.refuse(b, CauseMessages)
@@ -131,8 +149,12 @@ func (s *session) mailFrom(rest []byte) {
 		s.refuse(b, CauseRate)
 		return
 	}
-	s.mail = true
 	s.sender = s.store(address)
+	if s.troubled(b, TroubleMail) {
+		s.refuse(b, CauseTrouble)
+		return
+	}
+	s.mail = true
 	s.mailArgs = s.store(args)
 	s.reply("250 2.1.0 Ok")
 }
@@ -194,8 +216,14 @@ func (s *session) rcptTo(rest []byte) {
 	case len(args) > 0 && b.hides("DSN"):
 		s.reply("555 5.5.4 Parameter not offered")
 		return
+	case s.troubled(b, TroubleRcpt):
+		s.refuse(b, CauseTrouble)
+		return
+	case s.screened:
+		s.refuse(b, CauseScreen)
+		return
 	case b.MaxRecipients > 0 && len(s.rcpts) >= b.MaxRecipients:
-		s.reply("452 4.5.3 Too many recipients")
+		s.refuse(b, CauseRecipients)
 		return
 	}
 	domain := lowerDomain(address)
@@ -233,7 +261,14 @@ func (s *session) mailbox(b *Behaviour, address []byte) Cause {
 	}
 	if b.Greylist > 0 {
 		now := time.Now()
-		if now.Sub(v.tried(s.hash('g', s.bytes(s.sender), address), now).first) < b.Greylist {
+		key := s.hash('g', s.bytes(s.sender), address)
+		if now.Sub(v.tried(key, now).first) < b.Greylist {
+			if b.Greylists == GreylistRestarts {
+				v.restart(key, now)
+			}
+			if b.Greylists == GreylistWordless {
+				return CauseTrouble
+			}
 			return CauseGreylist
 		}
 	}
@@ -328,6 +363,13 @@ func (s *session) bdat(rest []byte) error {
 		left -= uint64(n)
 	}
 	switch {
+	case b.Chunking && b.BDAT == "silence":
+		return s.hang()
+	case b.Chunking && b.BDAT == "close":
+		s.out, s.ending = s.out[:0], true
+	case b.Chunking && b.BDAT != "":
+		s.reply(b.BDAT)
+		s.clear()
 	case !b.Chunking:
 		s.reply("502 5.5.1 Not offered")
 	case !wanted:
@@ -369,6 +411,9 @@ func (s *session) finish() error {
 	case b.MaxSize > 0 && s.content.size > b.MaxSize:
 		s.reply("552 5.3.4 Message too big")
 		s.host.countRefusal(CauseSize)
+		return nil
+	case s.troubled(b, TroubleDot):
+		s.refuse(b, CauseTrouble)
 		return nil
 	case b.RateAt == RateDot && s.host.rated(b) != "":
 		s.refuse(b, CauseRate)
@@ -447,9 +492,15 @@ func (s *session) startTLS() error {
 		return err
 	}
 	s.r, s.w = 0, 0 // what came before the handshake was not protected
-	t := tls.Server(s.line, ca.config(s.host.name))
+	if b.TLS == TLSSilent {
+		return s.hang()
+	}
+	t := tls.Server(s.line, b.TLS.change(ca.config(s.host.name)))
 	if err := t.Handshake(); err != nil {
 		return err
+	}
+	if b.TLS == TLSMute {
+		return io.EOF
 	}
 	s.conn, s.tls, s.helo = t, true, ""
 	s.clear()

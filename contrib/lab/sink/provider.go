@@ -27,7 +27,8 @@ type provider struct {
 
 	mu    sync.Mutex
 	gate  gate
-	tries map[uint64]try // greylisting and temp_times
+	tries map[uint64]try      // greylisting and temp_times
+	known map[netip.Addr]bool // clients that were screened
 }
 
 // try is what is remembered of a recipient that was deferred.
@@ -45,7 +46,7 @@ type host struct {
 	place      int // in the ledger
 	behaviour  atomic.Pointer[Behaviour]
 
-	connects, datas, dots, drops, droppedAccepts turn
+	connects, mails, datas, dots, drops, droppedAccepts turn
 
 	replies [6]atomic.Int64 // by first digit
 
@@ -297,6 +298,32 @@ func (v *provider) tried(key uint64, now time.Time) try {
 	t.count++
 	v.tries[key] = t
 	return t
+}
+
+// restart makes a try the first one.
+func (v *provider) restart(key uint64, now time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tries[key]
+	t.first = now
+	v.tries[key] = t
+}
+
+// knows says whether a client was screened before.
+func (v *provider) knows(client netip.Addr) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.known[client]
+}
+
+// learn notes that a client was screened.
+func (v *provider) learn(client netip.Addr) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.known == nil {
+		v.known = make(map[netip.Addr]bool)
+	}
+	v.known[client] = true
 }
 
 // accepted counts a message.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab/ledger"
@@ -30,6 +31,7 @@ type session struct {
 	tls    bool
 
 	turnedAway Cause // by the gate, at the start
+	screened   bool  // the client's first connection, at a host that screens
 	holds      bool  // has a place; guarded by provider.mu
 	place      *slots
 
@@ -38,6 +40,7 @@ type session struct {
 	out      []byte // replies not yet written
 	deadline time.Time
 	ending   bool // close when out is written
+	hung     bool // nothing is said any more
 
 	helo     string
 	messages int // accepted on this connection
@@ -70,6 +73,9 @@ func newSession(h *host, c stream) *session {
 	return s
 }
 
+// client is the address of the client.
+func (s *session) client() netip.Addr { return s.tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr() }
+
 func (s *session) internet() *Internet   { return s.host.provider.internet }
 func (s *session) behaviour() *Behaviour { return s.host.behaviour.Load() }
 
@@ -83,6 +89,9 @@ func (s *session) run() {
 	}
 	defer s.host.forget(s)
 	err := s.serve()
+	if s.screened {
+		s.host.provider.learn(s.client())
+	}
 	s.host.leave(s) // before the client can see the end
 	if err == nil {
 		err = s.flush()
@@ -120,6 +129,14 @@ func (s *session) serve() error {
 	}
 	if s.turnedAway == "" && s.host.connects.hits(b.HangConnect) {
 		return s.hang()
+	}
+	if s.troubled(b, TroubleBanner) {
+		s.refuse(b, CauseTrouble)
+		return nil
+	}
+	s.screened = b.Screen && !s.host.provider.knows(s.client())
+	if b.Junk {
+		s.out = append(s.out, "*** authorised use only ***\r\n\r\n"...)
 	}
 	s.reply("220 " + s.host.name + " ESMTP sink")
 	for !s.ending {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -28,6 +29,9 @@ type Server struct {
 	Auth     string // "user password" that AUTH must bring; "": AUTH is not offered
 	Insists  bool   // 530 to MAIL in the clear
 	Stumbles int    // so many handshakes fail first
+	Mute     bool   // nothing is said through TLS: the connection is closed after the handshake
+	Silent   bool   // the handshake is never answered
+	Shaking  func() // is called before each handshake; may be nil
 
 	Mu       sync.Mutex // of those below, while it listens
 	StartTLS int
@@ -84,6 +88,9 @@ func (s *Server) Serve(nc net.Conn) {
 			return false
 		}
 		secret = true
+		if s.Mute {
+			return false
+		}
 		s.note(func() { s.Clients += len(tc.ConnectionState().PeerCertificates) })
 		return true
 	}
@@ -120,6 +127,13 @@ func (s *Server) Serve(nc net.Conn) {
 			stumble := false
 			s.note(func() { s.StartTLS++; stumble = s.StartTLS <= s.Stumbles })
 			say("220 go")
+			if s.Shaking != nil {
+				s.Shaking()
+			}
+			if s.Silent {
+				io.Copy(io.Discard, nc)
+				return
+			}
 			if stumble || s.Conf == nil || !secure() {
 				return
 			}
