@@ -131,6 +131,12 @@ func (c *Conn) poll(fd uintptr) {
 	}
 }
 
+// quitWait is how long the reply to QUIT is waited for. The receiver sees the QUIT half a
+// round trip later, and a connection that takes its place comes to it one after that; so
+// to wait longer would only cost a round trip for each connection. smtp(8) waits not at all
+// (smtp_skip_quit_response).
+const quitWait = 10 * time.Millisecond
+
 // Quit says QUIT, waits for the reply at most Timeouts.Quit or until ctx ends,
 // and closes. It is for idle connections; on a closed one it does nothing.
 func (c *Conn) Quit(ctx context.Context) {

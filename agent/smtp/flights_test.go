@@ -91,7 +91,7 @@ func TestFlights(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				id := newIdentity(t)
-				o := Options{Hello: "client.example", TLS: Opportunistic}
+				o := Options{Hello: "client.example", Timeouts: Timeouts{Quit: time.Second}, TLS: Opportunistic}
 				o.Dial = overPipe(func(nc net.Conn) {
 					d := newDistant(nc)
 					defer d.Close()

@@ -138,7 +138,7 @@ type Timeouts struct {
 	DataStart time.Duration // the reply to DATA; default 2 min
 	DataBlock time.Duration // each write of content; default 3 min
 	DataEnd   time.Duration // the reply to the final dot; default 10 min
-	Quit      time.Duration // QUIT and its reply together; default 5 s
+	Quit      time.Duration // QUIT and its reply together; default 10 ms
 }
 
 // orDefault fills the zero fields in.
@@ -160,7 +160,7 @@ func (t Timeouts) orDefault(optionalTLS bool) Timeouts {
 	set(&t.DataStart, 2*time.Minute)
 	set(&t.DataBlock, 3*time.Minute)
 	set(&t.DataEnd, 10*time.Minute)
-	set(&t.Quit, 5*time.Second)
+	set(&t.Quit, quitWait)
 	return t
 }
 
