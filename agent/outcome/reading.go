@@ -143,13 +143,16 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 	// The words may be unknown, and say nothing else: then an address that the status
 	// calls bad is so.
 	x.ofRecipient = (a.Stage == Rcpt || a.Stage == Data) && st.ofRecipient() &&
-		(found&ofRecipient != 0 || found == 0 && st.subject == 1) &&
+		(found&ofRecipient != 0 || found&^says == 0 && st.subject == 1) &&
 		!(a.Stage == Data && a.Shared && !names(a.Text, a.To))
 	return x
 }
 
 // ofRecipient are the notions that speak of a recipient's address.
 const ofRecipient = nRecipient | nUnknown | nNoDomain | nMoved | nUnavailable | nNullMX | nInvalid
+
+// says are the notions that leave open whom a refusal is about.
+const says = nMessage | nMessages | nDomain | nRefused | nNot | nExist | nValid | nAgain
 
 // names says whether a reply repeats the recipient's address.
 func names(text, to string) bool {
