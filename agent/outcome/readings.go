@@ -110,7 +110,7 @@ var readings = []rule{
 	{name: "spam-of-source", stages: []Stage{Connect, Mail}, any: nSpam, class: ClassReputation, // no content was seen yet
 		sample: "connect - 554 Too much spam from this IP"},
 	{name: "spam-from-source", stages: []Stage{Rcpt}, all: nSpam | nSource, class: ClassReputation,
-		sample: "rcpt - 550 192.0.2.7 is blocked from sending. Probably due to sending spam messages."},
+		sample: "rcpt - 550 Too much spam from your network"},
 	{name: "choice", any: nChoice, class: ClassPolicy,
 		sample: "rcpt - 550 5.7.1 Recipient doesn't want your mail"},
 	{name: "sender", any: nSender, none: nSpam, class: ClassPolicy,
@@ -151,7 +151,7 @@ var readings = []rule{
 		sample: "rcpt - 550 5.7.1 Requested action not taken: mailbox not available"},
 	{name: "unavailable", stages: []Stage{Rcpt}, code: 5, any: nUnavailable, notStatus: [][3]int{{2, 1, 1}, {7, 0, 999}}, class: ClassUserUnknown,
 		sample: "rcpt *.olc.protection.outlook.com 550 5.5.0 Requested action not taken: mailbox unavailable"},
-	{name: "address-rejected", stages: []Stage{Rcpt}, code: 5, all: nRecipient | nRefused, none: nBlocked | nPolicy | nSystem | nAgain | nSpam | nSource | nMessage | nForm | nProtocol | nSize | nLoop | nVerify,
+	{name: "address-rejected", stages: []Stage{Rcpt}, code: 5, any: nRejected, none: nBlocked | nPolicy | nSystem | nAgain | nSpam | nSource | nMessage | nForm | nProtocol | nSize | nLoop | nVerify,
 		notStatus: [][3]int{{7, 0, 999}, {2, 1, 3}, {3, 0, 9}}, class: ClassUserUnknown,
 		sample: "rcpt - 550 #5.1.0 Address rejected."},
 

@@ -70,6 +70,9 @@ const (
 	nNot   // a denial
 	nExist // what an address does that there is: exist, be known, be found
 	nValid // is right
+	nInUse // is in use
+
+	nRejected // the recipient's address is refused, as itself and not for somebody's wish
 
 	nYahooBlock // single receivers' codes, where they tell more than the words around them
 	nYahooRate
@@ -91,7 +94,7 @@ var vocabulary = []struct {
 	notion  notions
 	phrases string // separated by |
 }{
-	{nRecipient, "recipient|user|mailbox|mbox|inbox|account|addressee|alias|local part|rcpt|address|adress" +
+	{nRecipient, "recipient|user|users|mailbox|mbox|inbox|account|addressee|alias|local part|rcpt|address|adress" +
 		"|benutzer|nutzer|kunde|empfanger*|empfaenger*|empfänger*|adressat|postfach|konto|destinataire|boite|boîte|compte" +
 		"|utilisateur|destinatario|destinatário|usuario|usuário|buzon|buzón|cuenta|casilla|caixa|conta|utente|casella|indirizzo" +
 		"|uzytkownik*|użytkownik*|odbiorca|adresat|skrzynk*|uzivatel*|uživatel*|schranka|schránka|prijemce|příjemce|gebruiker|ontvanger|mottagare|bruger|bruker|kayttaja|käyttäjä|vastaanottaja|korisnik|felhasznalo|felhasználó|cimzett|címzett|kullanici|kullanıcı" +
@@ -117,8 +120,8 @@ var vocabulary = []struct {
 		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid"},
 	{nInvalid, "invalid|illegal|bad|wrong|bogus|unusable|ungultig|ungueltig|ungültig|ungültige|invalide|invalido|inválido|invalida|inválida|nieprawidlowy|nieprawidłowy|neplatna|neplatný|недопустимый"},
 	{nMoved, "has moved|have moved|moved to|no longer at|address has changed|has changed address|user not local please try|please try forward|new address is|no longer on server|forwarding address|ist umgezogen|a demenage"},
-	{nDisabled, "not activated|previously bounced|account is expired|account has expired|never logged|hasnt entered|hasnt logged|not an active|does not receive mail|doesnt receive mail|no longer accepts|cannot receive|no longer accepting|disabl*|inactiv*|noactivity|recipient activity|deactiv*|suspend*|frozen|locked|closed|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
-		"|no longer active|not active|no longer valid|no longer in use|no longer available|cannot be accessed|dormant|not enabled|deaktiv*|inaktiv*|gesperrt|stillgelegt|désactiv*|destinataire est bloque|archivee" +
+	{nDisabled, "previously bounced|account is expired|account has expired|no longer accepts|no longer accepting|disabl*|inactiv*|noactivity|recipient activity|deactiv*|suspend*|frozen|locked|closed|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
+		"|no longer valid|no longer in use|no longer available|cannot be accessed|dormant|deaktiv*|inaktiv*|gesperrt|stillgelegt|désactiv*|destinataire est bloque|archivee" +
 		"|desactiv*|bloqueado|desativ*|bloqueada|ha expirado|falta de uso|disattiv*|disabilit*|sospes*|inutilizz*|nieaktywn*|zablokowan*|zrusen*|zrušen*|заблокирован*|отключен*|неактив*|terminated|abandoned"},
 	{nFull, "storage full|enough storage|enough space|mailbox full|inbox full|full mailbox|over quota|overquota|out of storage|over storage|user is over|exceeded storage|exceeds storage" +
 		"|storage limit|allowed storage|exhausted allowed|no space left in mailbox|messages on the server|mails auf dem server|mailbox size limit|mailbox limit|mailbox exceeded|mailbox disk|exceeded its quota|exceeded his quota|exceeded their quota" +
@@ -168,6 +171,7 @@ var vocabulary = []struct {
 	// (reader.notions). Where it stands after it, the two are a phrase above.
 	{nNot, "no|not|non|never|cannot|cant|couldnt|doesnt|dosnt|isnt|arent|dont|hasnt|wasnt|unable|nicht|kein|keine|nessun|nessuna|ningun|ningún|nenhum|nenhuma|aucun|aucune|nao|não|nie|niet|geen|inte|ingen|ikke|не|нет"},
 	{nExist, "exist|exists|existe|existiert|esiste|istnieje|existuje|существует|существуют|found|find|known|recognized|recognised|registered|handled|member|trouve|trouvé|gefunden|bekannt|vorhanden|encontrado|encontrada|trovato|trovata|znaleziono|najdeno|gevonden|hittades|fundet|найден*|зарегистрирован*"},
+	{nInUse, "active|activated|enabled|receive|receives|receiving|logged|entered|aktiv|actif|activo|activa|ativo|ativa|attivo|attiva|aktywn*|активн*"},
 	{nValid, "valid|valide|valido|válido|valida|gultig|gültig|gueltig|poprawny|platny|platný|geldig"},
 
 	{nYahooBlock, "ts03|tss05|tss07|tss09|tss11|bl21|bl23"},
@@ -401,12 +405,17 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		switch {
 		case here&nValid != 0 && isDenied:
 			found |= nInvalid
+		case here&nInUse != 0 && isDenied:
+			found |= nDisabled
 		case here&nUnknown != 0, here&nExist != 0 && isDenied, here&nRecipient != 0 && here&nDisabled == 0 && isDenied && r.fills(i-1, l):
 			if at-named > nameReach {
 				missing = at
 			} else {
 				found |= absent(at-named, name)
 			}
+		}
+		if here&nRefused != 0 && name == nRecipient && at-named <= refusalReach {
+			found |= nRejected
 		}
 		if here&nNot != 0 {
 			denied = at
@@ -420,8 +429,9 @@ func (r *reader) notions(l *lexicon) (found notions) {
 
 // How many words apart what belongs together may be.
 const (
-	denialReach = 3
-	nameReach   = 6
+	denialReach  = 3
+	nameReach    = 6
+	refusalReach = 3
 )
 
 // absent is the notion that what was named, so many words away, does not exist.
