@@ -72,6 +72,7 @@ const (
 	nValid // is right
 	nInUse // is in use
 
+	nUnnamed  // something does not exist, and what is not said
 	nRejected // the recipient's address is refused, as itself and not for somebody's wish
 
 	nYahooBlock // single receivers' codes, where they tell more than the words around them
@@ -98,7 +99,7 @@ var vocabulary = []struct {
 		"|benutzer|nutzer|kunde|empfanger*|empfaenger*|empfänger*|adressat|postfach|konto|destinataire|boite|boîte|compte" +
 		"|utilisateur|destinatario|destinatário|usuario|usuário|buzon|buzón|cuenta|casilla|caixa|conta|utente|casella|indirizzo" +
 		"|uzytkownik*|użytkownik*|odbiorca|adresat|skrzynk*|uzivatel*|uživatel*|schranka|schránka|prijemce|příjemce|gebruiker|ontvanger|mottagare|bruger|bruker|kayttaja|käyttäjä|vastaanottaja|korisnik|felhasznalo|felhasználó|cimzett|címzett|kullanici|kullanıcı" +
-		"|пользовател*|получател*|ящик*|адресат*|аккаунт*|користувач*|customer|person|mail box"},
+		"|пользовател*|получател*|ящик*|адресат*|аккаунт*|користувач*|customer|person|mail box|such id|user id|that name|this name|such name|adresse|adressen|adres|adresa|direccion|dirección|endereco|endereço|osoite|адрес*"},
 	{nNoDomain, "destination system address|domain is not reachable|recipient address has null"},
 	{nSender, "postmaster verification|to send from|sender|senders|mail from|mailfrom|from domain|from address|envelope from|return path|originator|emetteur|expediteur|expéditeur|absender" +
 		"|remitente|remetente|mittente|nadawca|odesilatel|odesílatel|afzender|avsandare|avsändare|gonderen|отправител*|domain may not exist"},
@@ -108,7 +109,7 @@ var vocabulary = []struct {
 	{nRecipients, "recipients|rcpts|rcpt numbers|destinataires|destinatarios|destinatários|destinatari|empfanger|empfänger|receivers"},
 	{nMessages, "messages|emails|mails|max message per"},
 	{nConnections, "connections|connexions|sessions|concurrent|simultaneous|parallel|concurrency|conexoes|conexões|conexiones|verbindungen|connessioni|polaczen|połączeń|соединени*|подключени*|connection limit|thread limit|threads"},
-	{nDomain, "domain|domains|domaine|name server|host|hostname|tld|dominio|domäne|domena"},
+	{nDomain, "domain|domains|domaine|name server|host|hostname|dominio|domäne|domena"},
 
 	{nUnknown, "not in my local|no users|handle mail for that user|user not ok|recipient cannot be verified|unknown|unrecogni*|no such|non existent|nonexistent" +
 		"|unrouteable|unroutable|cannot route|undeliverable address|not listed in domino|not listed in public" +
@@ -231,8 +232,8 @@ func newLexicon(keep func(phrase string) bool) lexicon {
 }
 
 const (
-	maxWords  = 200  // of a reply that are read
-	maxOctets = 1024 // likewise, as many as smtp.Reply keeps
+	maxWords  = 80  // of a reply that are read: what matters is said first
+	maxOctets = 512 // likewise; smtp.Reply keeps more, for those who read it
 )
 
 // reader takes a text apart. It lives on the stack: reading a reply allocates nothing.
@@ -241,6 +242,9 @@ type reader struct {
 	words [maxWords]word
 	n     int // words
 	size  int // octets of text
+
+	addresses int // mail addresses that were left out
+	hosts     int // words of host names and URLs
 }
 
 // word is one of a text.
@@ -270,6 +274,7 @@ func (r *reader) split(text, local string) {
 		run := text[i:end]
 		i = end
 		if strings.IndexByte(run, '@') >= 0 || local != "" && len(run) <= len(local)+8 && strings.EqualFold(trim(run), local) {
+			r.addresses++
 			continue
 		}
 		if isAddress(run) {
@@ -323,6 +328,9 @@ func (r *reader) run(run string, name bool) {
 		if r.size > start && r.n < maxWords {
 			r.words[r.n] = word{uint16(start), uint16(r.size), name}
 			r.n++
+			if name {
+				r.hosts++
+			}
 		}
 		start = r.size
 	}
@@ -332,7 +340,7 @@ func (r *reader) run(run string, name bool) {
 		case c >= utf8.RuneSelf:
 			i += r.lower(run[i:]) - 1
 			continue
-		case c == '\'' || c == '`': // doesn't is one word
+		case (c == '\'' || c == '`') && r.size-start > 1: // doesn't is one word, l'utente two
 			continue
 		case !isWord(c):
 			end()
@@ -396,8 +404,8 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		here := r.notionsAt(i, l)
 		found |= here &^ nUnknown
 		if thing := here & things; thing != 0 {
-			if named, name = at, thing; missing != far {
-				found |= absent(at-missing, name)
+			if named, name = at, thing; at-missing <= nextReach {
+				found |= absent(name)
 				missing = far
 			}
 		}
@@ -411,7 +419,7 @@ func (r *reader) notions(l *lexicon) (found notions) {
 			if at-named > nameReach {
 				missing = at
 			} else {
-				found |= absent(at-named, name)
+				found |= absent(name)
 			}
 		}
 		if here&nRefused != 0 && name == nRecipient && at-named <= refusalReach {
@@ -422,7 +430,7 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		}
 	}
 	if missing != far {
-		found |= nUnknown
+		found |= nUnknown | nUnnamed
 	}
 	return found
 }
@@ -431,15 +439,19 @@ func (r *reader) notions(l *lexicon) (found notions) {
 const (
 	denialReach  = 3
 	nameReach    = 6
+	nextReach    = 2
 	refusalReach = 3
 )
 
-// absent is the notion that what was named, so many words away, does not exist.
-func absent(away int, name notions) notions {
-	if name == nDomain && away <= nameReach {
+// absent is the notion that what was named does not exist.
+func absent(name notions) notions {
+	switch name {
+	case nRecipient:
+		return nUnknown
+	case nDomain:
 		return nNoDomain
 	}
-	return nUnknown
+	return nUnknown | nUnnamed
 }
 
 // fills says whether the words before a noun, from word i back to the denial that there
