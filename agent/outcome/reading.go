@@ -114,7 +114,7 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 	text.split(a.Text, local)
 	found := text.notions(&t.words)
 	if enhanced == "" {
-		enhanced = statusInText(a.Text)
+		enhanced = statusInText(a.Text[:min(len(a.Text), maxOctets)])
 	}
 	st := statusOf(enhanced)
 	x := sense{}

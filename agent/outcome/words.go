@@ -232,7 +232,7 @@ func newLexicon(keep func(phrase string) bool) lexicon {
 }
 
 const (
-	maxWords  = 80  // of a reply that are read: what matters is said first
+	maxWords  = 64  // of a reply that are read: what matters is said first
 	maxOctets = 512 // likewise; smtp.Reply keeps more, for those who read it
 )
 
@@ -262,7 +262,7 @@ func (r *reader) split(text, local string) {
 	if len(text) > maxOctets {
 		text = text[:maxOctets]
 	}
-	for i := 0; i < len(text); {
+	for i := 0; i < len(text) && r.n < maxWords; {
 		if isSpace(text[i]) || dots(text, i) {
 			i++
 			continue
@@ -392,8 +392,11 @@ func isWord(c byte) bool {
 // with the address itself ("no such mailbox", "not a user"). Who does not exist is what
 // was named shortly before, else what is named next: an unknown domain is no unknown user.
 func (r *reader) notions(l *lexicon) (found notions) {
-	const things = nRecipient | nDomain | nSender | nSource | nMessage
-	const far = -maxWords
+	const (
+		things  = nRecipient | nDomain | nSender | nSource | nMessage
+		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRefused | nDisabled // whose place matters
+		far     = -maxWords
+	)
 	denied, named, missing := far, far, far // where, and who is missing is not known yet
 	var name notions
 	at := 0 // words, without those of names
@@ -401,7 +404,7 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		if !r.words[i].inName {
 			at++
 		}
-		here := r.notionsAt(i, l)
+		here := r.notionsAt(i, l, found&^grammar)
 		found |= here &^ nUnknown
 		if thing := here & things; thing != 0 {
 			if named, name = at, thing; at-missing <= nextReach {
@@ -461,17 +464,19 @@ func (r *reader) fills(i int, l *lexicon) bool {
 		switch string(r.word(i)) {
 		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail":
 		default:
-			return r.notionsAt(i, l)&nNot != 0
+			return r.notionsAt(i, l, 0)&nNot != 0
 		}
 	}
 	return false
 }
 
-// notionsAt are those of the phrases that begin with word i.
-func (r *reader) notionsAt(i int, l *lexicon) (found notions) {
+// notionsAt are those of the phrases that begin with word i, and perhaps those that are
+// found already.
+func (r *reader) notionsAt(i int, l *lexicon, found notions) notions {
 	w := r.word(i)
-	for _, p := range l.words[string(w)] {
-		if found&p.notion == 0 && (p.inName || !r.words[i].inName) && r.goesOn(i+1, &p) {
+	list := l.words[string(w)]
+	for k := range list {
+		if p := &list[k]; found&p.notion == 0 && (p.inName || !r.words[i].inName) && r.goesOn(i+1, p) {
 			found |= p.notion
 		}
 	}
