@@ -98,38 +98,38 @@ var vocabulary = []struct {
 	{nRecipient, "recipient|user|users|mailbox|mbox|inbox|account|addressee|alias|local part|rcpt|address|adress" +
 		"|benutzer|nutzer|kunde|empfanger*|empfaenger*|empfänger*|adressat|postfach|konto|destinataire|boite|boîte|compte" +
 		"|utilisateur|destinatario|destinatário|usuario|usuário|buzon|buzón|cuenta|casilla|caixa|conta|utente|casella|indirizzo" +
-		"|uzytkownik*|użytkownik*|odbiorca|adresat|skrzynk*|uzivatel*|uživatel*|schranka|schránka|prijemce|příjemce|gebruiker|ontvanger|mottagare|bruger|bruker|kayttaja|käyttäjä|vastaanottaja|korisnik|felhasznalo|felhasználó|cimzett|címzett|kullanici|kullanıcı" +
-		"|пользовател*|получател*|ящик*|адресат*|аккаунт*|користувач*|customer|person|mail box|such id|user id|that name|this name|such name|adresse|adressen|adres|adresa|direccion|dirección|endereco|endereço|osoite|адрес*"},
+		"|uzytkownik*|użytkownik*|odbiorca|adresat|skrzynk*|uzivatel*|uživatel*|schranka|schránka|prijemce|příjemce|kayttaja|käyttäjä|vastaanottaja|korisnik|felhasznalo|felhasználó|cimzett|címzett" +
+		"|пользовател*|получател*|ящик*|адресат*|аккаунт*|користувач*|customer|person|mail box|such id|user id|that name|this name|such name|adresse|adressen|adres|adresa|direccion|dirección|endereco|endereço|osoite|адрес*|gebruiker*|ontvanger*|mottagare*|anvandare*|användare*|bruger*|bruker*|kullanic*|kullanıc*|kayttaj*"},
 	{nNoDomain, "destination system address|domain is not reachable|recipient address has null"},
 	{nSender, "postmaster verification|to send from|sender|senders|mail from|mailfrom|from domain|from address|envelope from|return path|originator|emetteur|expediteur|expéditeur|absender" +
-		"|remitente|remetente|mittente|nadawca|odesilatel|odesílatel|afzender|avsandare|avsändare|gonderen|отправител*|domain may not exist"},
+		"|remitente|remetente|mittente|nadawca|odesilatel|odesílatel|afzender|avsandare|avsändare|gonderen|отправител*|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not"},
 	{nSource, "ip|ips|client|your host|your server|your network|sending server|sending host|mta|connecting host" +
-		"|netblock|mail server|servers|mail exchanger|your access|to connect|connection refused|connection denied|connection rejected"},
+		"|netblock|mail server|servers|mail exchanger|your access|to connect|connection refused|connection denied|connection rejected|address 0ip|client address|remote address"},
 	{nMessage, "message|messages|mail|email|body|content|attachment|attachments|nachricht|mensagem|mensaje|messaggio|wiadomosc|wiadomość|bericht|meddelande|сообщени*|письм*|mailsize"},
 	{nRecipients, "recipients|rcpts|rcpt numbers|destinataires|destinatarios|destinatários|destinatari|empfanger|empfänger|receivers"},
 	{nMessages, "messages|emails|mails|max message per"},
 	{nConnections, "connections|connexions|sessions|concurrent|simultaneous|parallel|concurrency|conexoes|conexões|conexiones|verbindungen|connessioni|polaczen|połączeń|соединени*|подключени*|connection limit|thread limit|threads"},
 	{nDomain, "domain|domains|domaine|name server|host|hostname|dominio|domäne|domena"},
 
-	{nUnknown, "not in my local|no users|handle mail for that user|user not ok|recipient cannot be verified|unknown|unrecogni*|no such|non existent|nonexistent" +
+	{nUnknown, "no users|handle mail for that user|user not ok|recipient cannot be verified|unknown|unrecogni*|no such|non existent|nonexistent" +
 		"|unrouteable|unroutable|cannot route|undeliverable address|not listed in domino|not listed in public" +
 		"|not listed in directory|not in directory|not used|doesnt have a|does not have a|hasnt got" +
 		"|no longer with|nobody here|there is no one|mapiexceptionnotfound|not local user" +
 		"|unbekannt*|existiert nicht|ungultige empfanger|inconnu*|nexiste pas|n existe pas|introuvable|inexist*" +
 		"|desconoc*|desconhec*|sconosciut*|inesistent*|nieznan*" +
 		"|neznam*|neznám*|neexist*|onbekend*|bestaat niet|okand|okänd|finns inte|ukendt|ukjent|tuntematon|ismeretlen|nepoznat*|bilinmeyen|bulunamad*|неизвест*|невідом*|нет такого|немає такого" +
-		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid"},
+		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid|yok|mevcut degil|mevcut değil|is not here|not in my local"},
 	{nInvalid, "invalid|illegal|bad|wrong|bogus|unusable|ungultig|ungueltig|ungültig|ungültige|invalide|invalido|inválido|invalida|inválida|nieprawidlowy|nieprawidłowy|neplatna|neplatný|недопустимый"},
 	{nMoved, "has moved|have moved|moved to|no longer at|address has changed|has changed address|user not local please try|please try forward|new address is|no longer on server|forwarding address|ist umgezogen|a demenage"},
 	{nDisabled, "previously bounced|account is expired|account has expired|no longer accepts|no longer accepting|disabl*|inactiv*|noactivity|recipient activity|deactiv*|suspend*|frozen|locked|closed|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
 		"|no longer valid|no longer in use|no longer available|cannot be accessed|dormant|deaktiv*|inaktiv*|gesperrt|stillgelegt|désactiv*|destinataire est bloque|archivee" +
-		"|desactiv*|bloqueado|desativ*|bloqueada|ha expirado|falta de uso|disattiv*|disabilit*|sospes*|inutilizz*|nieaktywn*|zablokowan*|zrusen*|zrušen*|заблокирован*|отключен*|неактив*|terminated|abandoned"},
+		"|desactiv*|bloqueado|desativ*|bloqueada|ha expirado|falta de uso|disattiv*|disabilit*|sospes*|inutilizz*|nieaktywn*|zablokowan*|zrusen*|zrušen*|заблокирован*|отключен*|неактив*|terminated|abandoned|deleted|removed|geloscht|geloescht|gelöscht|supprime|supprimé|supprimée|eliminad*|eliminat*|excluida|excluída|cancellat*|usuniet*|usunięt*|smazan*|verwijderd|borttagen|slettet|silinmis|silinmiş|удален*|удалён*"},
 	{nFull, "storage full|enough storage|enough space|mailbox full|inbox full|full mailbox|over quota|overquota|out of storage|over storage|user is over|exceeded storage|exceeds storage" +
 		"|storage limit|allowed storage|exhausted allowed|no space left in mailbox|messages on the server|mails auf dem server|mailbox size limit|mailbox limit|mailbox exceeded|mailbox disk|exceeded its quota|exceeded his quota|exceeded their quota" +
 		"|its storage|pleine|postfach voll|speichervolumen|ist voll|lleno|llena|cheia|piena|pelna|pełna|przepelniona|przepełniona" +
-		"|plna|plná|preplnena|переполнен|is full|too much mail data|quotaexceeded*|mapiexceptionshutoffquotaexceeded|insufficient mailbox|insufficient storage for the mailbox|mailbox has exceeded"},
-	{nQuota, "quota|quotas|contingent|credits|квот*"},
-	{nUnavailable, "account is unavailable|account unavailable|mailbox unavailable|mailbox not available|mailbox is not available|mailbox is unavailable|mailbox currently unavailable|mailbox temporarily unavailable"},
+		"|plna|plná|preplnena|переполнен|is full|too much mail data|quotaexceeded*|mapiexceptionshutoffquotaexceeded|insufficient mailbox|insufficient storage for the mailbox|mailbox has exceeded|voll|uberfullt|ueberfuellt|überfüllt|vol|fullt|fuld|dolu|repleta|esgotad*|pelne|pełne|mailbox space"},
+	{nQuota, "quota|quotas|contingent|credits|квот*|cuota|cota|kota|kvota|limite de espacio"},
+	{nUnavailable, "account is unavailable|account unavailable|mailbox unavailable|mailbox not available|mailbox is not available|mailbox is unavailable|mailbox currently unavailable|mailbox temporarily unavailable|недоступ*"},
 	{nVerify, "verify|validate|verification|verified|unverified|callout|validation|verifying"},
 
 	{nRefused, "unable to relay|not relaying|no longer relays|rcpthosts|allowed hosts|local user only|not local host|not a gateway|refused|refuse|refusee|rejected|rejete|reject|denied|denies|deny|blocked|block|banned|prohibited|not accepted|not accept|not accepting|will not be accepted|bounced|dropped|abgelehnt|abgewiesen|verweigert|rechazado|rechazada|rejeitado|rejeitada|rifiutato|rifiutata|odrzucon*|odmitnut*|odmítnut*|geweigerd|отклонен*|отказано|disallowed|werent sent|filtered|forbidden"},
@@ -139,8 +139,8 @@ var vocabulary = []struct {
 		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many unknown|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|incident de spam|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refuse|service refused|unwanted messages"},
 	{nAuth, "spf|dkim|dmarc|arc|unauthenticated email|is unauthenticated|not authenticate|unauthenticated mail|authentication checks|sender policy framework|sender id|authentication level|authentication information|does not pass|domain authentication|domainkeys|mismatches client ip|invalid ip for sending|purported responsible|domain requires authentication|spoofed"},
 	{nReverse, "reverse|+ptr|cannot find your|ip name lookup|helo|ehlo|forward confirmed|has no name|+rdns"},
-	{nLogin, "requires authentication|auth failed|authentication failed|authentication required|authentication requise|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|client was not"},
-	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|relais|retransmision|not local|not a gateway|smtp server of your|no mail gateway|local user only"},
+	{nLogin, "requires authentication|auth failed|authentication failed|authentication required|authentication requise|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|client was not|password|credentials|login"},
+	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|relais|retransmision|not local|not a gateway|smtp server of your|no mail gateway|local user only|hosted|our domains"},
 	{nPolicy, "access|rule|rules|approved|whitelist*|allowlist*|confirmation|no permit|not permit|policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|politique|richtlinie|restrictive|not welcome|bounce attacks|isnt allowed"},
 	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|antyspam*|спам*|bulk|scored|scoring|indesirable|viren|pourriel|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link"},
 	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|contenido|characters|media|mime|security issue|data format|message format|unicode character|inhalt|file containing"},
@@ -165,13 +165,13 @@ var vocabulary = []struct {
 	{nTimeout, "lost incoming connection|lost connection|connection lost|timeout|timed out|time out|bad connection|connection expired|idle too long|lost input"},
 	{nLookup, "dns|name server|resolver|nameserver|doesnt resolve|does not resolve|resolving|unresolvable"},
 	{nProtocol, "command|commands|syntax|characters in user name|characters in local part|bad sequence|parameter|parameters|protocol|need rcpt|need mail|valid recipients|unimplemented|not implemented|unsupported|not supported|improper sequence|argument|arguments|option|too many errors|domain name required|sequence error|amounts of data"},
-	{nNullMX, "null mx|nullmx|doesnt accept mail|accepts no mail|not accept mail"},
+	{nNullMX, "null mx|nullmx"},
 	{nDomains, "destination domains|multiple domains|one domain per|different domains"},
 
 	// A denial counts where it stands before one of the next, or before the recipient
 	// (reader.notions). Where it stands after it, the two are a phrase above.
 	{nNot, "no|not|non|never|cannot|cant|couldnt|doesnt|dosnt|isnt|arent|dont|hasnt|wasnt|unable|nicht|kein|keine|nessun|nessuna|ningun|ningún|nenhum|nenhuma|aucun|aucune|nao|não|nie|niet|geen|inte|ingen|ikke|не|нет"},
-	{nExist, "exist|exists|existe|existiert|esiste|istnieje|existuje|существует|существуют|found|find|known|recognized|recognised|registered|handled|member|trouve|trouvé|gefunden|bekannt|vorhanden|encontrado|encontrada|trovato|trovata|znaleziono|najdeno|gevonden|hittades|fundet|найден*|зарегистрирован*"},
+	{nExist, "exist|exists|existe|existiert|esiste|istnieje|existuje|существует|существуют|found|find|known|recognized|recognised|registered|handled|member|trouve|trouvé|gefunden|bekannt|vorhanden|encontrado|encontrada|trovato|trovata|znaleziono|najdeno|gevonden|hittades|fundet|найден*|зарегистрирован*|know"},
 	{nInUse, "active|activated|enabled|receive|receives|receiving|logged|entered|aktiv|actif|activo|activa|ativo|ativa|attivo|attiva|aktywn*|активн*"},
 	{nValid, "valid|valide|valido|válido|valida|gultig|gültig|gueltig|poprawny|platny|platný|geldig"},
 
@@ -418,7 +418,7 @@ func (r *reader) notions(l *lexicon) (found notions) {
 			found |= nInvalid
 		case here&nInUse != 0 && isDenied:
 			found |= nDisabled
-		case here&nUnknown != 0, here&nExist != 0 && isDenied, here&nRecipient != 0 && here&nDisabled == 0 && isDenied && r.fills(i-1, l):
+		case here&nUnknown != 0, here&nExist != 0 && isDenied, here&nRecipient != 0 && isDenied && r.fills(i-1, l) && r.ends(i+1):
 			if at-named > nameReach {
 				missing = at
 			} else {
@@ -453,6 +453,8 @@ func absent(name notions) notions {
 		return nUnknown
 	case nDomain:
 		return nNoDomain
+	case nSource, nSender:
+		return 0
 	}
 	return nUnknown | nUnnamed
 }
@@ -462,12 +464,25 @@ func absent(name notions) notions {
 func (r *reader) fills(i int, l *lexicon) bool {
 	for ; i >= 0; i-- {
 		switch string(r.word(i)) {
-		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail":
+		case "such", "a", "an", "any", "the", "our", "local", "known", "have", "registered", "of", "mail":
 		default:
-			return r.notionsAt(i, l, 0)&nNot != 0
+			return string(r.word(i)) != "non" && r.notionsAt(i, l, 0)&nNot != 0
 		}
 	}
 	return false
+}
+
+// ends says whether a noun before word i is all that is denied: "no mailbox by that name",
+// and not "no mailbox space".
+func (r *reader) ends(i int) bool {
+	if i >= r.n {
+		return true
+	}
+	switch string(r.word(i)) {
+	case "here", "by", "with", "for", "at", "in", "on", "of", "that", "found", "available", "named", "called", "matching", "exists", "exist", "from", "mit", "unter", "avec", "con", "com":
+		return true
+	}
+	return r.words[i].inName
 }
 
 // notionsAt are those of the phrases that begin with word i, and perhaps those that are
