@@ -137,7 +137,7 @@ var readings = []rule{
 		sample: "rcpt - 553 5.1.3 Invalid address format"},
 	{name: "syntax-of-address", stages: afterMail, all: nRecipient | nProtocol | nInvalid, class: ClassPolicy,
 		sample: "rcpt - 501 Bad address syntax"},
-	{name: "unknown-command", all: nProtocol | nUnnamed, class: ClassProtocol,
+	{name: "unknown-command", stages: afterMail, all: nProtocol | nUnnamed, class: ClassProtocol,
 		sample: "data - 554 Unknown command"},
 	{name: "no-recipients", stages: afterMail, all: nRecipients | nProtocol, class: ClassProtocol,
 		sample: "data - 554 5.5.1 Error: no valid recipients"},
