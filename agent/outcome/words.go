@@ -99,10 +99,10 @@ var vocabulary = []struct {
 		"|benutzer|nutzer|kunde|empfanger*|empfaenger*|empfänger*|adressat|postfach|konto|destinataire|boite|boîte|compte" +
 		"|utilisateur|destinatario|destinatário|usuario|usuário|buzon|buzón|cuenta|casilla|caixa|conta|utente|casella|indirizzo" +
 		"|uzytkownik*|użytkownik*|odbiorca|adresat|skrzynk*|uzivatel*|uživatel*|schranka|schránka|prijemce|příjemce|kayttaja|käyttäjä|vastaanottaja|korisnik|felhasznalo|felhasználó|cimzett|címzett" +
-		"|пользовател*|получател*|ящик*|адресат*|аккаунт*|користувач*|customer|person|mail box|such id|user id|that name|this name|such name|adresse|adressen|adres|adresa|direccion|dirección|endereco|endereço|osoite|адрес*|gebruiker*|ontvanger*|mottagare*|anvandare*|användare*|bruger*|bruker*|kullanic*|kullanıc*|kayttaj*"},
+		"|пользовател*|получател*|ящик*|адресат*|аккаунт*|користувач*|customer|person|mail box|such id|user id|that name|this name|such name|adresse|adressen|adres|adresa|direccion|dirección|endereco|endereço|osoite|адрес*|gebruiker*|ontvanger*|mottagare*|anvandare*|användare*|bruger*|bruker*|kullanic*|kullanıc*|kayttaj*|rcptto"},
 	{nNoDomain, "destination system address|domain is not reachable|recipient address has null"},
 	{nSender, "postmaster verification|to send from|sender|senders|mail from|mailfrom|from domain|from address|envelope from|return path|originator|emetteur|expediteur|expéditeur|absender" +
-		"|remitente|remetente|mittente|nadawca|odesilatel|odesílatel|afzender|avsandare|avsändare|gonderen|отправител*|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not"},
+		"|remitente|remetente|mittente|nadawca|odesilatel|odesílatel|afzender|avsandare|avsändare|gonderen|отправител*|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not|message sending|sending for"},
 	{nSource, "ip|ips|client|your host|your server|your network|sending server|sending host|mta|connecting host" +
 		"|netblock|mail server|servers|mail exchanger|your access|to connect|connection refused|connection denied|connection rejected|address 0ip|client address|remote address"},
 	{nMessage, "message|messages|mail|email|body|content|attachment|attachments|nachricht|mensagem|mensaje|messaggio|wiadomosc|wiadomość|bericht|meddelande|сообщени*|письм*|mailsize"},
@@ -121,9 +121,9 @@ var vocabulary = []struct {
 		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid|yok|mevcut degil|mevcut değil|is not here|not in my local"},
 	{nInvalid, "invalid|illegal|bad|wrong|bogus|unusable|ungultig|ungueltig|ungültig|ungültige|invalide|invalido|inválido|invalida|inválida|nieprawidlowy|nieprawidłowy|neplatna|neplatný|недопустимый"},
 	{nMoved, "has moved|have moved|moved to|no longer at|address has changed|has changed address|user not local please try|please try forward|new address is|no longer on server|forwarding address|ist umgezogen|a demenage"},
-	{nDisabled, "previously bounced|account is expired|account has expired|no longer accepts|no longer accepting|disabl*|inactiv*|noactivity|recipient activity|deactiv*|suspend*|frozen|locked|closed|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
+	{nDisabled, "previously bounced|account is expired|account has expired|no longer accepts|no longer accepting|disabl*|inactiv*|noactivity|recipient activity|deactiv*|suspend*|frozen|locked|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
 		"|no longer valid|no longer in use|no longer available|cannot be accessed|dormant|deaktiv*|inaktiv*|gesperrt|stillgelegt|désactiv*|destinataire est bloque|archivee" +
-		"|desactiv*|bloqueado|desativ*|bloqueada|ha expirado|falta de uso|disattiv*|disabilit*|sospes*|inutilizz*|nieaktywn*|zablokowan*|zrusen*|zrušen*|заблокирован*|отключен*|неактив*|terminated|abandoned|deleted|removed|geloscht|geloescht|gelöscht|supprime|supprimé|supprimée|eliminad*|eliminat*|excluida|excluída|cancellat*|usuniet*|usunięt*|smazan*|verwijderd|borttagen|slettet|silinmis|silinmiş|удален*|удалён*"},
+		"|desactiv*|bloqueado|desativ*|bloqueada|ha expirado|falta de uso|disattiv*|disabilit*|sospes*|inutilizz*|nieaktywn*|zablokowan*|zrusen*|zrušen*|заблокирован*|отключен*|неактив*|terminated|abandoned|deleted|removed|geloscht|geloescht|gelöscht|supprime|supprimé|supprimée|eliminad*|eliminat*|excluida|excluída|cancellat*|usuniet*|usunięt*|smazan*|verwijderd|borttagen|slettet|silinmis|silinmiş|удален*|удалён*|account closed|closed account|mailbox closed|has been closed|is closed|closed due|status closed"},
 	{nFull, "storage full|enough storage|enough space|mailbox full|inbox full|full mailbox|over quota|overquota|out of storage|over storage|user is over|exceeded storage|exceeds storage" +
 		"|storage limit|allowed storage|exhausted allowed|no space left in mailbox|messages on the server|mails auf dem server|mailbox size limit|mailbox limit|mailbox exceeded|mailbox disk|exceeded its quota|exceeded his quota|exceeded their quota" +
 		"|its storage|pleine|postfach voll|speichervolumen|ist voll|lleno|llena|cheia|piena|pelna|pełna|przepelniona|przepełniona" +
@@ -136,14 +136,14 @@ var vocabulary = []struct {
 	{nBlocked, "blocked|block|banned|bloquee|bloquée|0ip blocked|gesperrt"},
 	{nListed, "чёрном списке|черном списке|czarnej liscie|lista negra|liste noire|schwarzen liste|this ip has been|ip has been temporarily blocked|ip has been blocked|ip address has been blocked|your ip is blocked|0ip listed|0ip found|block list|blocklist*|black list|blacklist*|black listed|black ip|block listed|+dnsbl*|+rbl|rbls|+spamhaus|+spamcop|+sorbs|+barracudacentral|+uribl|+hostkarma|+invaluement|+manitu|listed in|listed at|listed by|listed on|is listed|due to listing|realtime block|blocked using|+xbl|+sbl|+cbl|+mail abuse|+proofpoint com|+spamrl|+junkemailfilter|cxbl|cdrbl"},
 	{nReputation, "0ip is blocked|reputation|attack|harvesting|bad behavior|bad behaviour|complaints|open relay|open proxy|banned sending ip|banned sender|spam ip|ip is rejected|permanently deferred|blocked for abuse|spammer list|spammers|blocked for an hour" +
-		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many unknown|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|incident de spam|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refuse|service refused|unwanted messages"},
+		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many unknown|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|incident de spam|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refuse|service refused|unwanted messages|sbrs|senderbase|senderscore|sender score"},
 	{nAuth, "spf|dkim|dmarc|arc|unauthenticated email|is unauthenticated|not authenticate|unauthenticated mail|authentication checks|sender policy framework|sender id|authentication level|authentication information|does not pass|domain authentication|domainkeys|mismatches client ip|invalid ip for sending|purported responsible|domain requires authentication|spoofed"},
 	{nReverse, "reverse|+ptr|cannot find your|ip name lookup|helo|ehlo|forward confirmed|has no name|+rdns"},
 	{nLogin, "requires authentication|auth failed|authentication failed|authentication required|authentication requise|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|client was not|password|credentials|login"},
-	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|relais|retransmision|not local|not a gateway|smtp server of your|no mail gateway|local user only|hosted|our domains"},
+	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|relais|retransmision|not local|not a gateway|smtp server of your|no mail gateway|local user only|hosted|our domains|local account"},
 	{nPolicy, "access|rule|rules|approved|whitelist*|allowlist*|confirmation|no permit|not permit|policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|politique|richtlinie|restrictive|not welcome|bounce attacks|isnt allowed"},
-	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|antyspam*|спам*|bulk|scored|scoring|indesirable|viren|pourriel|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link"},
-	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|contenido|characters|media|mime|security issue|data format|message format|unicode character|inhalt|file containing"},
+	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|antyspam*|спам*|bulk|scored|scoring|indesirable|viren|pourriel|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link|mass mailer|mass mail"},
+	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|contenido|characters|media|mime|security issue|data format|message format|unicode character|inhalt|file containing|url in"},
 	{nLoop, "points back|back to myself|received header|loop|loops|looping|hops|hop count|already has my delivered|received headers|schleife"},
 	{nSize, "size|too long|large|big|message length|mailsize|zu gross|zu groß|trop volumineux|trop gros|demasiado grande|muito grande|troppo grande"},
 	{nLimit, "limit|limits|threshold|лимит*|exceed|exceeds|exceeded|exceeding|maximum|over the"},
@@ -173,6 +173,7 @@ var vocabulary = []struct {
 	{nNot, "no|not|non|never|cannot|cant|couldnt|doesnt|dosnt|isnt|arent|dont|hasnt|wasnt|unable|nicht|kein|keine|nessun|nessuna|ningun|ningún|nenhum|nenhuma|aucun|aucune|nao|não|nie|niet|geen|inte|ingen|ikke|не|нет"},
 	{nExist, "exist|exists|existe|existiert|esiste|istnieje|existuje|существует|существуют|found|find|known|recognized|recognised|registered|handled|member|trouve|trouvé|gefunden|bekannt|vorhanden|encontrado|encontrada|trovato|trovata|znaleziono|najdeno|gevonden|hittades|fundet|найден*|зарегистрирован*|know"},
 	{nInUse, "active|activated|enabled|receive|receives|receiving|logged|entered|aktiv|actif|activo|activa|ativo|ativa|attivo|attiva|aktywn*|активн*"},
+	{nRejected, "rejected|reject|refused|refuse|refusee|rejete|bounced|not accepted|abgelehnt|abgewiesen|rechazad*|rejeitad*|rifiutat*|odrzucon*|odmitnut*|odmítnut*|geweigerd|отклонен*"},
 	{nValid, "valid|valide|valido|válido|valida|gultig|gültig|gueltig|poprawny|platny|platný|geldig"},
 
 	{nYahooBlock, "ts03|tss05|tss07|tss09|tss11|bl21|bl23"},
@@ -183,7 +184,7 @@ var vocabulary = []struct {
 	{nNetEaseList, "hl rep|hl mep|hl ihu|dt rbl|hl ipb|wm bli|wm blu|hl irb"},
 	{nNetEaseSpam, "dt spm|dt spd|dt sum|dt mli|dt dmo"},
 	{nLines, "line|lines|headers too|duplicate|header size limit"},
-	{nNotListed, "not listed|isnt listed|not found in|blacklisted url|listed url|url in message|blacklisted link"},
+	{nNotListed, "not listed|isnt listed|not found in|blacklisted url|listed url|url in message|blacklisted link|url in"},
 	{nChoice, "rejected by recipients|rejected by recipient|rejected by this user|by users reject|recipient preferences|doesnt want|does not want|by user|user entry|user domain entry|permanent failure for one or more|anti spoofing|antispoofing"},
 }
 
@@ -394,7 +395,7 @@ func isWord(c byte) bool {
 func (r *reader) notions(l *lexicon) (found notions) {
 	const (
 		things  = nRecipient | nDomain | nSender | nSource | nMessage
-		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRefused | nDisabled // whose place matters
+		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected // whose place matters
 		far     = -maxWords
 	)
 	denied, named, missing := far, far, far // where, and who is missing is not known yet
@@ -404,8 +405,8 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		if !r.words[i].inName {
 			at++
 		}
-		here := r.notionsAt(i, l, found&^grammar)
-		found |= here &^ nUnknown
+		here, length := r.notionsAt(i, l, found&^grammar)
+		found |= here &^ (nUnknown | nRejected)
 		if thing := here & things; thing != 0 {
 			if named, name = at, thing; at-missing <= nextReach {
 				found |= absent(name)
@@ -418,14 +419,14 @@ func (r *reader) notions(l *lexicon) (found notions) {
 			found |= nInvalid
 		case here&nInUse != 0 && isDenied:
 			found |= nDisabled
-		case here&nUnknown != 0, here&nExist != 0 && isDenied, here&nRecipient != 0 && isDenied && r.fills(i-1, l) && r.ends(i+1):
+		case here&nUnknown != 0, here&nExist != 0 && isDenied, here&nRecipient != 0 && isDenied && r.fills(i-1, l) && r.ends(i+length):
 			if at-named > nameReach {
 				missing = at
 			} else {
 				found |= absent(name)
 			}
 		}
-		if here&nRefused != 0 && name == nRecipient && at-named <= refusalReach {
+		if here&nRejected != 0 && name == nRecipient && at-named <= refusalReach {
 			found |= nRejected
 		}
 		if here&nNot != 0 {
@@ -464,9 +465,10 @@ func absent(name notions) notions {
 func (r *reader) fills(i int, l *lexicon) bool {
 	for ; i >= 0; i-- {
 		switch string(r.word(i)) {
-		case "such", "a", "an", "any", "the", "our", "local", "known", "have", "registered", "of", "mail":
+		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail":
 		default:
-			return string(r.word(i)) != "non" && r.notionsAt(i, l, 0)&nNot != 0
+			here, _ := r.notionsAt(i, l, 0)
+			return here&nNot != 0
 		}
 	}
 	return false
@@ -486,24 +488,25 @@ func (r *reader) ends(i int) bool {
 }
 
 // notionsAt are those of the phrases that begin with word i, and perhaps those that are
-// found already.
-func (r *reader) notionsAt(i int, l *lexicon, found notions) notions {
-	w := r.word(i)
+// found already; and of how many words the longest is.
+func (r *reader) notionsAt(i int, l *lexicon, found notions) (notions, int) {
+	w, longest := r.word(i), 1
 	list := l.words[string(w)]
 	for k := range list {
 		if p := &list[k]; found&p.notion == 0 && (p.inName || !r.words[i].inName) && r.goesOn(i+1, p) {
 			found |= p.notion
+			longest = max(longest, 1+len(p.rest))
 		}
 	}
 	if len(w) < stemKey {
-		return found
+		return found, longest
 	}
 	for _, s := range l.stems[string(w[:stemKey])] {
 		if (s.inName || !r.words[i].inName) && len(w) >= len(s.start) && string(w[:len(s.start)]) == s.start {
 			found |= s.notion
 		}
 	}
-	return found
+	return found, longest
 }
 
 // goesOn says whether the words from i on are the rest of a phrase.
