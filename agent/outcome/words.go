@@ -1,11 +1,5 @@
 package outcome
 
-import (
-	"strings"
-	"unicode"
-	"unicode/utf8"
-)
-
 // A reply's text is read as words with borders: "corporate limit" has no rate in it. Each
 // word or phrase of the vocabulary stands for a notion, and readings (readings.go) ask
 // for notions, so that a thing said in other words, or in another language, is read alike.
@@ -102,7 +96,7 @@ var vocabulary = []struct {
 		"|пользовател*|получател*|ящик*|адресат*|аккаунт*|користувач*|customer|person|mail box|such id|user id|that name|this name|such name|adresse|adressen|adres|adresa|direccion|dirección|endereco|endereço|osoite|адрес*|gebruiker*|ontvanger*|mottagare*|anvandare*|användare*|bruger*|bruker*|kullanic*|kullanıc*|kayttaj*|rcptto"},
 	{nNoDomain, "destination system address|domain is not reachable|recipient address has null"},
 	{nSender, "postmaster verification|to send from|sender|senders|mail from|mailfrom|from domain|from address|envelope from|return path|originator|emetteur|expediteur|expéditeur|absender" +
-		"|remitente|remetente|mittente|nadawca|odesilatel|odesílatel|afzender|avsandare|avsändare|gonderen|отправител*|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not|message sending|sending for"},
+		"|remitente|remetente|mittente|nadawca|odesilatel|odesílatel|afzender|avsandare|avsändare|gonderen|отправител*|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not|message sending|sending for|outgoing"},
 	{nSource, "ip|ips|client|your host|your server|your network|sending server|sending host|mta|connecting host" +
 		"|netblock|mail server|servers|mail exchanger|your access|to connect|connection refused|connection denied|connection rejected|address 0ip|client address|remote address"},
 	{nMessage, "message|messages|mail|email|body|content|attachment|attachments|nachricht|mensagem|mensaje|messaggio|wiadomosc|wiadomość|bericht|meddelande|сообщени*|письм*|mailsize"},
@@ -118,38 +112,38 @@ var vocabulary = []struct {
 		"|unbekannt*|existiert nicht|ungultige empfanger|inconnu*|nexiste pas|n existe pas|introuvable|inexist*" +
 		"|desconoc*|desconhec*|sconosciut*|inesistent*|nieznan*" +
 		"|neznam*|neznám*|neexist*|onbekend*|bestaat niet|okand|okänd|finns inte|ukendt|ukjent|tuntematon|ismeretlen|nepoznat*|bilinmeyen|bulunamad*|неизвест*|невідом*|нет такого|немає такого" +
-		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid|yok|mevcut degil|mevcut değil|is not here|not in my local"},
+		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid|yok|mevcut degil|mevcut değil|is not here|not in my local|deliver mail for|user have no mail|no redirect entry|non existant"},
 	{nInvalid, "invalid|illegal|bad|wrong|bogus|unusable|ungultig|ungueltig|ungültig|ungültige|invalide|invalido|inválido|invalida|inválida|nieprawidlowy|nieprawidłowy|neplatna|neplatný|недопустимый"},
 	{nMoved, "has moved|have moved|moved to|no longer at|address has changed|has changed address|user not local please try|please try forward|new address is|no longer on server|forwarding address|ist umgezogen|a demenage"},
 	{nDisabled, "previously bounced|account is expired|account has expired|no longer accepts|no longer accepting|disabl*|inactiv*|noactivity|recipient activity|deactiv*|suspend*|frozen|locked|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
 		"|no longer valid|no longer in use|no longer available|cannot be accessed|dormant|deaktiv*|inaktiv*|gesperrt|stillgelegt|désactiv*|destinataire est bloque|archivee" +
-		"|desactiv*|bloqueado|desativ*|bloqueada|ha expirado|falta de uso|disattiv*|disabilit*|sospes*|inutilizz*|nieaktywn*|zablokowan*|zrusen*|zrušen*|заблокирован*|отключен*|неактив*|terminated|abandoned|deleted|removed|geloscht|geloescht|gelöscht|supprime|supprimé|supprimée|eliminad*|eliminat*|excluida|excluída|cancellat*|usuniet*|usunięt*|smazan*|verwijderd|borttagen|slettet|silinmis|silinmiş|удален*|удалён*|account closed|closed account|mailbox closed|has been closed|is closed|closed due|status closed"},
+		"|desactiv*|bloqueado|desativ*|bloqueada|ha expirado|falta de uso|disattiv*|disabilit*|sospes*|inutilizz*|nieaktywn*|zablokowan*|zrusen*|zrušen*|заблокирован*|отключен*|неактив*|terminated|abandoned|deleted|removed|geloscht|geloescht|gelöscht|supprime|supprimé|supprimée|eliminad*|eliminat*|excluida|excluída|cancellat*|usuniet*|usunięt*|smazan*|verwijderd|borttagen|slettet|silinmis|silinmiş|удален*|удалён*|account closed|closed account|mailbox closed|has been closed|is closed|closed due|status closed|enable receiving"},
 	{nFull, "storage full|enough storage|enough space|mailbox full|inbox full|full mailbox|over quota|overquota|out of storage|over storage|user is over|exceeded storage|exceeds storage" +
 		"|storage limit|allowed storage|exhausted allowed|no space left in mailbox|messages on the server|mails auf dem server|mailbox size limit|mailbox limit|mailbox exceeded|mailbox disk|exceeded its quota|exceeded his quota|exceeded their quota" +
 		"|its storage|pleine|postfach voll|speichervolumen|ist voll|lleno|llena|cheia|piena|pelna|pełna|przepelniona|przepełniona" +
 		"|plna|plná|preplnena|переполнен|is full|too much mail data|quotaexceeded*|mapiexceptionshutoffquotaexceeded|insufficient mailbox|insufficient storage for the mailbox|mailbox has exceeded|voll|uberfullt|ueberfuellt|überfüllt|vol|fullt|fuld|dolu|repleta|esgotad*|pelne|pełne|mailbox space"},
 	{nQuota, "quota|quotas|contingent|credits|квот*|cuota|cota|kota|kvota|limite de espacio"},
 	{nUnavailable, "account is unavailable|account unavailable|mailbox unavailable|mailbox not available|mailbox is not available|mailbox is unavailable|mailbox currently unavailable|mailbox temporarily unavailable|недоступ*"},
-	{nVerify, "verify|validate|verification|verified|unverified|callout|validation|verifying"},
+	{nVerify, "verify|validate|verification|verified|unverified|callout|validation|verifying|cannot check"},
 
 	{nRefused, "unable to relay|not relaying|no longer relays|rcpthosts|allowed hosts|local user only|not local host|not a gateway|refused|refuse|refusee|rejected|rejete|reject|denied|denies|deny|blocked|block|banned|prohibited|not accepted|not accept|not accepting|will not be accepted|bounced|dropped|abgelehnt|abgewiesen|verweigert|rechazado|rechazada|rejeitado|rejeitada|rifiutato|rifiutata|odrzucon*|odmitnut*|odmítnut*|geweigerd|отклонен*|отказано|disallowed|werent sent|filtered|forbidden"},
 	{nBlocked, "blocked|block|banned|bloquee|bloquée|0ip blocked|gesperrt"},
 	{nListed, "чёрном списке|черном списке|czarnej liscie|lista negra|liste noire|schwarzen liste|this ip has been|ip has been temporarily blocked|ip has been blocked|ip address has been blocked|your ip is blocked|0ip listed|0ip found|block list|blocklist*|black list|blacklist*|black listed|black ip|block listed|+dnsbl*|+rbl|rbls|+spamhaus|+spamcop|+sorbs|+barracudacentral|+uribl|+hostkarma|+invaluement|+manitu|listed in|listed at|listed by|listed on|is listed|due to listing|realtime block|blocked using|+xbl|+sbl|+cbl|+mail abuse|+proofpoint com|+spamrl|+junkemailfilter|cxbl|cdrbl"},
 	{nReputation, "0ip is blocked|reputation|attack|harvesting|bad behavior|bad behaviour|complaints|open relay|open proxy|banned sending ip|banned sender|spam ip|ip is rejected|permanently deferred|blocked for abuse|spammer list|spammers|blocked for an hour" +
-		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many unknown|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|incident de spam|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refuse|service refused|unwanted messages|sbrs|senderbase|senderscore|sender score"},
-	{nAuth, "spf|dkim|dmarc|arc|unauthenticated email|is unauthenticated|not authenticate|unauthenticated mail|authentication checks|sender policy framework|sender id|authentication level|authentication information|does not pass|domain authentication|domainkeys|mismatches client ip|invalid ip for sending|purported responsible|domain requires authentication|spoofed"},
+		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many unknown|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|incident de spam|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refuse|service refused|unwanted messages|sbrs|senderbase|senderscore|sender score|connections from your ip|rtr du"},
+	{nAuth, "spf|dkim|dmarc|arc|unauthenticated email|is unauthenticated|not authenticate|unauthenticated mail|authentication checks|sender policy framework|sender id|authentication level|authentication information|does not pass|domain authentication|domainkeys|mismatches client ip|invalid ip for sending|purported responsible|domain requires authentication|spoofed|unverifyable"},
 	{nReverse, "reverse|+ptr|cannot find your|ip name lookup|helo|ehlo|forward confirmed|has no name|+rdns"},
 	{nLogin, "requires authentication|auth failed|authentication failed|authentication required|authentication requise|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|client was not|password|credentials|login"},
-	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|relais|retransmision|not local|not a gateway|smtp server of your|no mail gateway|local user only|hosted|our domains|local account"},
-	{nPolicy, "access|rule|rules|approved|whitelist*|allowlist*|confirmation|no permit|not permit|policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|politique|richtlinie|restrictive|not welcome|bounce attacks|isnt allowed"},
-	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|antyspam*|спам*|bulk|scored|scoring|indesirable|viren|pourriel|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link|mass mailer|mass mail"},
-	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|contenido|characters|media|mime|security issue|data format|message format|unicode character|inhalt|file containing|url in"},
+	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|relais|retransmision|not local|not a gateway|smtp server of your|no mail gateway|local user only|hosted|our domains|local account|handle mail"},
+	{nPolicy, "access|rule|rules|approved|whitelist*|allowlist*|confirmation|no permit|not permit|policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|politique|richtlinie|restrictive|not welcome|bounce attacks|isnt allowed|legitimate bounces"},
+	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|antyspam*|спам*|bulk|scored|scoring|indesirable|viren|pourriel|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link|mass mailer|mass mail|+mcspam*|phone number filter"},
+	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|contenido|characters|media|mime|security issue|data format|message format|unicode character|inhalt|file containing|url in|html|comply|conversion|words"},
 	{nLoop, "points back|back to myself|received header|loop|loops|looping|hops|hop count|already has my delivered|received headers|schleife"},
 	{nSize, "size|too long|large|big|message length|mailsize|zu gross|zu groß|trop volumineux|trop gros|demasiado grande|muito grande|troppo grande"},
 	{nLimit, "limit|limits|threshold|лимит*|exceed|exceeds|exceeded|exceeding|maximum|over the"},
 
 	{nRate, "0ip temporarily deferred|too many requests|rate limit|rate limited|rate limiting|ratelimit|ratelimited|rate exceeded|rate limits|too fast|too quickly|throttl*|slow down|slower|unusual rate|frequency|unexpected volume|excessive volume|unusual volume|high volume|too much mail from|too many messages|too many emails|too many e mails|too many mails|sending quota|rate quota|send rate|sending rate|submission rate|message rate|mail rate" +
-		"|sending limit|send limit|relay quota|daily relay|max defers|volume limit|received too much|in a short|rl000001|rl000002|rl000003|rl000010|trop rapide|trop de messages|trop de mails|zu viele nachrichten|zu viele mails|demasiados mensajes|demasiados correos|muitas mensagens|troppi messaggi|zbyt wiele|prilis mnoho|quota exceeded for sender|policy rejection quota|recipient quota|sender quota|sender rate|emails per hour|messages per hour|message limit|sends too many|sent too many|send too many|recipients from 0ip|mail from 0ip"},
+		"|sending limit|send limit|relay quota|daily relay|max defers|volume limit|received too much|in a short|rl000001|rl000002|rl000003|rl000010|trop rapide|trop de messages|trop de mails|zu viele nachrichten|zu viele mails|demasiados mensajes|demasiados correos|muitas mensagens|troppi messaggi|zbyt wiele|prilis mnoho|quota exceeded for sender|policy rejection quota|recipient quota|sender quota|sender rate|emails per hour|messages per hour|message limit|sends too many|sent too many|send too many|recipients from 0ip|mail from 0ip|dyn t1"},
 	{nPeriod, "hour|hourly|hours|day|daily|minute|stunde|heure|hora|giorno|godzine|short period|period of time"},
 	{nTooMany, "слишком много|too many|too much|excessive|maximum number|max number|trop de|zu viele|zuviele|demasiados|demasiadas|muitos|muitas|troppi|troppe|out of allow|exceeded the number|number of"},
 	{nPerConn, "per connection|per session|on this connection|in this session|in one session|in this connection|one connection|same connection|session limit|max message per|number of messages per"},
@@ -162,7 +156,7 @@ var vocabulary = []struct {
 	{nSystem, "create output|io error|input output error|i o error|system error|system problem|internal error|local error|local problem|temporary failure|temporary error|temporary problem|temporary local|temporary server|temporary system|lookup failure|configuration problem|config error|configuration error|not available" +
 		"|insufficient system|resources|queue|upstream|server error|in progress|memory|error in processing|database|trouble|unable to process|not accepting network|not accepting connections|system not|mta failure|server configuration|inbounds disabled|temporary recipient|operating system|server temporarily|temporariamente|temporalmente|temporairement|vorubergehend|vorübergehend|unable to connect|another server|storage failure|write error|unavailable"},
 	{nDisk, "no such file|disk|no space left|storage"},
-	{nTimeout, "lost incoming connection|lost connection|connection lost|timeout|timed out|time out|bad connection|connection expired|idle too long|lost input"},
+	{nTimeout, "lost incoming connection|lost connection|connection lost|timeout|timed out|time out|bad connection|connection expired|idle too long|lost input|read data from client"},
 	{nLookup, "dns|name server|resolver|nameserver|doesnt resolve|does not resolve|resolving|unresolvable"},
 	{nProtocol, "command|commands|syntax|characters in user name|characters in local part|bad sequence|parameter|parameters|protocol|need rcpt|need mail|valid recipients|unimplemented|not implemented|unsupported|not supported|improper sequence|argument|arguments|option|too many errors|domain name required|sequence error|amounts of data"},
 	{nNullMX, "null mx|nullmx"},
@@ -185,339 +179,5 @@ var vocabulary = []struct {
 	{nNetEaseSpam, "dt spm|dt spd|dt sum|dt mli|dt dmo"},
 	{nLines, "line|lines|headers too|duplicate|header size limit"},
 	{nNotListed, "not listed|isnt listed|not found in|blacklisted url|listed url|url in message|blacklisted link|url in"},
-	{nChoice, "rejected by recipients|rejected by recipient|rejected by this user|by users reject|recipient preferences|doesnt want|does not want|by user|user entry|user domain entry|permanent failure for one or more|anti spoofing|antispoofing"},
-}
-
-// phrase is one of the vocabulary, after its first word.
-type phrase struct {
-	rest   []string // the words that follow; the last one may end with *
-	notion notions
-	inName bool
-}
-
-// lexicon finds phrases by their first word.
-type lexicon struct {
-	words map[string][]phrase
-	stems map[string][]stem // single words with a *, by their first four octets
-}
-
-type stem struct {
-	start  string
-	notion notions
-	inName bool
-}
-
-// stemKey is how many octets of a stem are looked up.
-const stemKey = 4
-
-// newLexicon makes the vocabulary ready for use: of all phrases, or of those that keep
-// wants.
-func newLexicon(keep func(phrase string) bool) lexicon {
-	l := lexicon{make(map[string][]phrase), make(map[string][]stem)}
-	for _, v := range vocabulary {
-		for p := range strings.SplitSeq(v.phrases, "|") {
-			if keep != nil && !keep(p) {
-				continue
-			}
-			p, inName := strings.CutPrefix(p, "+")
-			words := strings.Fields(p)
-			first, isStem := strings.CutSuffix(words[0], "*")
-			if isStem && len(words) == 1 {
-				l.stems[first[:stemKey]] = append(l.stems[first[:stemKey]], stem{first, v.notion, inName})
-				continue
-			}
-			l.words[first] = append(l.words[first], phrase{words[1:], v.notion, inName})
-		}
-	}
-	return l
-}
-
-const (
-	maxWords  = 64  // of a reply that are read: what matters is said first
-	maxOctets = 512 // likewise; smtp.Reply keeps more, for those who read it
-)
-
-// reader takes a text apart. It lives on the stack: reading a reply allocates nothing.
-type reader struct {
-	text  [maxOctets]byte // words in lower case, one after the other
-	words [maxWords]word
-	n     int // words
-	size  int // octets of text
-
-	addresses int // mail addresses that were left out
-	hosts     int // words of host names and URLs
-}
-
-// word is one of a text.
-type word struct {
-	from, to uint16
-	inName   bool // part of a host name or URL
-}
-
-func (r *reader) word(i int) []byte { return r.text[r.words[i].from:r.words[i].to] }
-
-// split takes the words of a text. Mail addresses are left out, and so are the words that
-// stand where the local part of the recipient's address is repeated: both were chosen by
-// whoever wrote the list.
-func (r *reader) split(text, local string) {
-	if len(text) > maxOctets {
-		text = text[:maxOctets]
-	}
-	for i := 0; i < len(text) && r.n < maxWords; {
-		if isSpace(text[i]) || dots(text, i) {
-			i++
-			continue
-		}
-		end := i
-		for end < len(text) && !isSpace(text[end]) && !dots(text, end) {
-			end++
-		}
-		run := text[i:end]
-		i = end
-		if strings.IndexByte(run, '@') >= 0 || local != "" && len(run) <= len(local)+8 && strings.EqualFold(trim(run), local) {
-			r.addresses++
-			continue
-		}
-		if isAddress(run) {
-			r.run("0ip", false)
-			continue
-		}
-		r.run(run, isName(run))
-	}
-}
-
-// dots says whether an octet begins or ends an ellipsis, which parts words: "<r@far.test>...User
-// unknown".
-func dots(text string, i int) bool {
-	return text[i] == '.' && (i > 0 && text[i-1] == '.' || i+1 < len(text) && text[i+1] == '.')
-}
-
-// isName says whether a run of octets without blanks is a host name, an address or a URL:
-// it has a dot or :// between letters or digits.
-func isName(run string) bool {
-	for i := 1; i+1 < len(run); i++ {
-		switch {
-		case run[i] == '.' && isWord(run[i-1]) && isWord(run[i+1]):
-			return true
-		case run[i] == ':' && strings.HasPrefix(run[i:], "://"):
-			return true
-		}
-	}
-	return false
-}
-
-// isAddress says whether a run is an IP address, bracketed or not. It is read as the word
-// 0ip, which nobody writes.
-func isAddress(run string) bool {
-	dots, digits := 0, 0
-	for i := range len(run) {
-		switch c := run[i]; {
-		case '0' <= c && c <= '9':
-			digits++
-		case c == '.' || c == ':':
-			dots++
-		case strings.IndexByte("[]()<>,;", c) < 0:
-			return false
-		}
-	}
-	return digits >= 4 && dots >= 3
-}
-
-func (r *reader) run(run string, name bool) {
-	start := r.size
-	end := func() {
-		if r.size > start && r.n < maxWords {
-			r.words[r.n] = word{uint16(start), uint16(r.size), name}
-			r.n++
-			if name {
-				r.hosts++
-			}
-		}
-		start = r.size
-	}
-	for i := 0; i < len(run); i++ {
-		c := run[i]
-		switch {
-		case c >= utf8.RuneSelf:
-			i += r.lower(run[i:]) - 1
-			continue
-		case (c == '\'' || c == '`') && r.size-start > 1: // doesn't is one word, l'utente two
-			continue
-		case !isWord(c):
-			end()
-			continue
-		case 'A' <= c && c <= 'Z':
-			c += 'a' - 'A'
-		}
-		r.text[r.size] = c
-		r.size++
-	}
-	end()
-}
-
-// lower takes the first rune of a run, in lower case, and returns how long it is. What is
-// no UTF-8, as Latin-1 is none, stays as it is.
-func (r *reader) lower(run string) int {
-	c, n := utf8.DecodeRuneInString(run)
-	if low := unicode.ToLower(c); c != utf8.RuneError && utf8.RuneLen(low) == n {
-		utf8.EncodeRune(r.text[r.size:], low)
-	} else {
-		copy(r.text[r.size:], run[:n])
-	}
-	r.size += n
-	return n
-}
-
-// trim leaves out what is no word at the ends of a run.
-func trim(run string) string {
-	for len(run) > 0 && !isWord(run[0]) {
-		run = run[1:]
-	}
-	for len(run) > 0 && !isWord(run[len(run)-1]) {
-		run = run[:len(run)-1]
-	}
-	return run
-}
-
-func isSpace(c byte) bool { return c <= ' ' || c == 0x7f }
-
-// isWord says whether an octet belongs to a word. All of UTF-8 beyond ASCII does.
-func isWord(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c >= 0x80
-}
-
-// notions are those of the words that were split.
-//
-// That an address does not exist is said in too many ways to list. It is a denial with,
-// within a few words after it, what an address does that exists ("could not be found"), or
-// with the address itself ("no such mailbox", "not a user"). Who does not exist is what
-// was named shortly before, else what is named next: an unknown domain is no unknown user.
-func (r *reader) notions(l *lexicon) (found notions) {
-	const (
-		things  = nRecipient | nDomain | nSender | nSource | nMessage
-		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected // whose place matters
-		far     = -maxWords
-	)
-	denied, named, missing := far, far, far // where, and who is missing is not known yet
-	var name notions
-	at := 0 // words, without those of names
-	for i := range r.n {
-		if !r.words[i].inName {
-			at++
-		}
-		here, length := r.notionsAt(i, l, found&^grammar)
-		found |= here &^ (nUnknown | nRejected)
-		if thing := here & things; thing != 0 {
-			if named, name = at, thing; at-missing <= nextReach {
-				found |= absent(name)
-				missing = far
-			}
-		}
-		isDenied := at-denied <= denialReach
-		switch {
-		case here&nValid != 0 && isDenied:
-			found |= nInvalid
-		case here&nInUse != 0 && isDenied:
-			found |= nDisabled
-		case here&nUnknown != 0, here&nExist != 0 && isDenied, here&nRecipient != 0 && isDenied && r.fills(i-1, l) && r.ends(i+length):
-			if at-named > nameReach {
-				missing = at
-			} else {
-				found |= absent(name)
-			}
-		}
-		if here&nRejected != 0 && name == nRecipient && at-named <= refusalReach {
-			found |= nRejected
-		}
-		if here&nNot != 0 {
-			denied = at
-		}
-	}
-	if missing != far {
-		found |= nUnknown | nUnnamed
-	}
-	return found
-}
-
-// How many words apart what belongs together may be.
-const (
-	denialReach  = 3
-	nameReach    = 6
-	nextReach    = 2
-	refusalReach = 3
-)
-
-// absent is the notion that what was named does not exist.
-func absent(name notions) notions {
-	switch name {
-	case nRecipient:
-		return nUnknown
-	case nDomain:
-		return nNoDomain
-	case nSource, nSender:
-		return 0
-	}
-	return nUnknown | nUnnamed
-}
-
-// fills says whether the words before a noun, from word i back to the denial that there
-// is, are such as stand between "no" and a noun.
-func (r *reader) fills(i int, l *lexicon) bool {
-	for ; i >= 0; i-- {
-		switch string(r.word(i)) {
-		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail":
-		default:
-			here, _ := r.notionsAt(i, l, 0)
-			return here&nNot != 0
-		}
-	}
-	return false
-}
-
-// ends says whether a noun before word i is all that is denied: "no mailbox by that name",
-// and not "no mailbox space".
-func (r *reader) ends(i int) bool {
-	if i >= r.n {
-		return true
-	}
-	switch string(r.word(i)) {
-	case "here", "by", "with", "for", "at", "in", "on", "of", "that", "found", "available", "named", "called", "matching", "exists", "exist", "from", "mit", "unter", "avec", "con", "com":
-		return true
-	}
-	return r.words[i].inName
-}
-
-// notionsAt are those of the phrases that begin with word i, and perhaps those that are
-// found already; and of how many words the longest is.
-func (r *reader) notionsAt(i int, l *lexicon, found notions) (notions, int) {
-	w, longest := r.word(i), 1
-	list := l.words[string(w)]
-	for k := range list {
-		if p := &list[k]; found&p.notion == 0 && (p.inName || !r.words[i].inName) && r.goesOn(i+1, p) {
-			found |= p.notion
-			longest = max(longest, 1+len(p.rest))
-		}
-	}
-	if len(w) < stemKey {
-		return found, longest
-	}
-	for _, s := range l.stems[string(w[:stemKey])] {
-		if (s.inName || !r.words[i].inName) && len(w) >= len(s.start) && string(w[:len(s.start)]) == s.start {
-			found |= s.notion
-		}
-	}
-	return found, longest
-}
-
-// goesOn says whether the words from i on are the rest of a phrase.
-func (r *reader) goesOn(i int, p *phrase) bool {
-	if i+len(p.rest) > r.n {
-		return false
-	}
-	for k, want := range p.rest {
-		if string(r.word(i+k)) != want || r.words[i+k].inName && !p.inName {
-			return false
-		}
-	}
-	return true
+	{nChoice, "rejected by recipients|rejected by recipient|rejected by this user|by users reject|recipient preferences|doesnt want|does not want|by user|user entry|user domain entry|permanent failure for one or more|anti spoofing|antispoofing|dont want"},
 }
