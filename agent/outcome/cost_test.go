@@ -131,7 +131,7 @@ func TestUnknownRepliesAreCountedByForm(t *testing.T) {
 		t.Errorf("%d, %+v", u.Total(), list)
 	}
 	for i := range 2 * maxUnknown {
-		u.Add(born.Add(time.Hour+time.Duration(i)*time.Second), "x", strings.Repeat("ab ", i+1))
+		u.Add(born.Add(time.Hour+time.Duration(i)*time.Second), "x", strings.Repeat("ab ", i%20+1)+strings.Repeat("cd ", i/20+1))
 	}
 	if n := len(u.List()); n != maxUnknown {
 		t.Errorf("%d forms are kept", n)

@@ -117,12 +117,12 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 	if a.Stage == TLS {
 		return sense{class: ClassTLS, name: "starttls"}
 	}
-	local, _, _ := strings.Cut(a.To, "@")
+	local, domain, _ := strings.Cut(a.To, "@")
 	var text reader
 	text.split(a.Text, local)
 	found := text.notions(&t.words)
 	if enhanced == "" {
-		enhanced = statusInText(a.Text)
+		enhanced = statusInText(a.Text[:min(len(a.Text), maxOctets)])
 	}
 	st := statusOf(enhanced)
 	x := sense{}
@@ -149,15 +149,21 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 		}
 	}
 	// The words may be unknown, and say nothing else: then an address that the status
-	// calls bad is so.
+	// calls bad is so. Something unknown is an address only if one is mentioned, and a
+	// domain by name is the recipient's only if it is that one.
 	x.ofRecipient = (a.Stage == Rcpt || a.Stage == Data) && st.ofRecipient() &&
-		(found&ofRecipient != 0 || found == 0 && st.subject == 1) &&
+		(found&ofRecipient != 0 || found&^says == 0 && st.subject == 1) &&
+		(found&nUnnamed == 0 || found&nRecipient != 0 || st.subject == 1 || text.addresses > 0) &&
+		(x.class != ClassHostUnknown || st.subject == 1 || text.hosts == 0 || names(a.Text, domain)) &&
 		!(a.Stage == Data && a.Shared && !names(a.Text, a.To))
 	return x
 }
 
 // ofRecipient are the notions that speak of a recipient's address.
 const ofRecipient = nRecipient | nUnknown | nNoDomain | nMoved | nUnavailable | nNullMX | nInvalid
+
+// says are the notions that leave open whom a refusal is about.
+const says = nMessage | nMessages | nDomain | nRefused | nNot | nExist | nValid | nAgain
 
 // names says whether a reply repeats the recipient's address.
 func names(text, to string) bool {
