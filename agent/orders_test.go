@@ -6,12 +6,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -245,5 +248,35 @@ func TestReaderThatStallsDoesNotHoldUpDelivery(t *testing.T) {
 	b, err := io.ReadAll(resp.Body)
 	if got := strings.Count(string(b), `"queue_id"`); err != nil || got < n {
 		t.Errorf("%d of %d listed, %v", got, n, err)
+	}
+}
+
+// Orders that could not be written are in force, and are written as soon as that is possible.
+func TestOrdersAreWrittenOnceTheyCanBe(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	a := s.start()
+	path := filepath.Join(s.config.Agent.StateDirectory, orders.StandingFile)
+	if err := os.MkdirAll(path, 0o700); err != nil { // no file takes its place
+		t.Fatal(err)
+	}
+	filter := control.Filter{Stream: "s"}
+	if err := s.admin().Pause(t.Context(), control.Pause{Filter: filter, Reason: "x"}); err == nil || !strings.Contains(err.Error(), "will not outlive") {
+		t.Errorf("%v", err)
+	}
+	for i := range 2 { // is tried in vain, and told by the admin's error already
+		a.orders.SaveRulePauses(time.Now().Add(time.Duration(i+1)*time.Minute), false)
+	}
+	if n := len(s.log.Lines("not written")); n != 0 {
+		t.Errorf("told %d times", n)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	a.orders.SaveRulePauses(time.Now().Add(3*time.Minute), false)
+	s.stop()
+	a = s.start()
+	if list := a.orders.Standing().Pauses; len(list) != 1 || list[0].Filter != filter {
+		t.Errorf("after a restart: %+v", list)
 	}
 }

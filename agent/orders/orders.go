@@ -56,7 +56,8 @@ type Orders struct {
 	mu    sync.Mutex // one change at a time, of the file too
 	old   []string   // names of sites in orders that are those of an earlier version
 	now   atomic.Pointer[control.StandingOrders]
-	dirty bool      // the file lacks what rules about replies have changed
+	dirty bool      // the file lacks what rules about replies have changed, or what could not be written
+	lost  bool      // it could not be written at the last try
 	kept  time.Time // when the file was written last
 	// full: no more is paused for rules, for good or for a time, which was told.
 	full struct{ good, time bool }
@@ -174,16 +175,17 @@ func (o *Orders) pauseFor(b control.Pause) bool {
 	return true
 }
 
-// SaveRulePauses writes what rules about replies have changed, if some time has passed or
-// it must be now.
+// SaveRulePauses writes what rules about replies have changed, and what could not be written
+// before, if some time has passed or it must be now.
 func (o *Orders) SaveRulePauses(now time.Time, must bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.dirty || !must && now.Sub(o.kept) < SaveGap {
 		return
 	}
-	if err := o.save(o.now.Load()); err != nil {
-		o.log.Error("paused by reply rules", "err", err)
+	told := o.lost
+	if err := o.save(o.now.Load()); err != nil && !told {
+		o.log.Error("orders are not written; it is tried again", "err", err)
 	}
 }
 
@@ -367,8 +369,10 @@ func (o *Orders) save(s *control.StandingOrders) error {
 	if err == nil {
 		err = durable.Replace(filepath.Join(dir, StandingFile), append(b, '\n'))
 	}
+	o.lost = err != nil
 	if err != nil {
-		return fmt.Errorf("this is in force, but will not outlive the agent: %w", err)
+		o.dirty = true
+		return fmt.Errorf("this is in force, but will not outlive the agent while it cannot be written: %w", err)
 	}
 	return nil
 }
