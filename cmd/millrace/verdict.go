@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -35,7 +37,11 @@ The recipients count as such that the MTA sends to their own domains.
 The files are judged in their order, as if they came now one after the other: 600 of one
 sender and subject show what volume does.
 
-Exit code: 0 whatever is decided; 1 if a message cannot be read.
+A message is judged as it was submitted. One saved from a mailbox may have fields that
+delivery there added, X-Sieve or a spam mark, and they count; of a mailbox file (mbox) the
+first message is judged.
+
+Exit code: 0 whatever is decided; 1 if a message cannot be read. The others are judged.
 
 Examples:
   millrace verdict newsletter.eml
@@ -44,6 +50,8 @@ Examples:
 }
 
 func (c *verdictCmd) Run(g *globals) error {
+	// Nothing here needs tidying up: let ^C end a read that waits.
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	cfg, _, err := g.Load()
 	if err != nil {
 		return err
@@ -68,10 +76,12 @@ func (c *verdictCmd) print(w io.Writer, stdin io.Reader, cfg *config.Milter) err
 	out := bufio.NewWriter(w)
 	defer out.Flush()
 	enc := json.NewEncoder(printable.NewJSON(out))
+	var unread []error
 	for _, file := range c.Files {
 		m, err := c.read(file, stdin, cfg)
 		if err != nil {
-			return errors.Join(out.Flush(), err)
+			unread = append(unread, err)
+			continue
 		}
 		d := classifier.Decide(m)
 		o := opinion{file, d.Divert != nil, d.Reason, []string{}, d.Stream}
@@ -86,7 +96,7 @@ func (c *verdictCmd) print(w io.Writer, stdin io.Reader, cfg *config.Milter) err
 		}
 		o.print(out)
 	}
-	return out.Flush()
+	return errors.Join(append(unread, out.Flush())...)
 }
 
 func (o *opinion) print(w io.Writer) {
@@ -142,6 +152,9 @@ func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (*cl
 				m.Sender = list[0]
 			}
 		}
+		if m.Sender == "" { // which is not the null sender
+			return nil, fmt.Errorf("%s: no Return-Path, Sender or From names the sender; give --sender", file)
+		}
 	}
 	to := c.Rcpt
 	if len(to) == 0 {
@@ -177,14 +190,15 @@ func readHeader(r *bufio.Reader) ([]classify.Field, error) {
 		last := err == io.EOF
 		line = strings.TrimRight(line, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
+		name = strings.TrimRight(name, " \t") // RFC 5322 4.5, and Postfix
 		switch {
 		case line == "":
 			last = true
-		case len(fields) == 0 && strings.HasPrefix(line, "From "):
 		case (line[0] == ' ' || line[0] == '\t') && len(fields) > 0:
 			fields[len(fields)-1].Value += "\n" + line
 		case ok && name != "" && !strings.ContainsAny(name, " \t"):
 			fields = append(fields, classify.Field{Name: name, Value: value})
+		case len(fields) == 0 && strings.HasPrefix(line, "From "): // of an mbox file
 		default: // the body begins without an empty line, as for Postfix
 			last = true
 		}

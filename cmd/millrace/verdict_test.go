@@ -1,12 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // letters are the messages of these tests, by the names of their files.
@@ -107,5 +112,99 @@ func TestVerdictReadsStandardInputWithinBounds(t *testing.T) {
 		if err := c.print(&out, strings.NewReader(text), &cfg); err == nil {
 			t.Errorf("%d octets were taken for a message", len(text))
 		}
+	}
+}
+
+// TestVerdictJudgesTheOthers has a directory and a file that is not there among messages,
+// as a Maildir's listing may.
+func TestVerdictJudgesTheOthers(t *testing.T) {
+	t.Parallel()
+	dir := writeLetters(t)
+	at := func(name string) string { return filepath.Join(dir, name) }
+	cfg := observing().Milter
+	c := verdictCmd{Files: []string{at("none.eml"), dir, at("news.eml"), at("plain.eml")}}
+	var out strings.Builder
+	err := c.print(&out, strings.NewReader(""), &cfg)
+	if s := out.String(); !strings.Contains(s, "news.eml: divert, ") || !strings.Contains(s, "plain.eml: leave: ") {
+		t.Errorf("judged:\n%s", s)
+	}
+	if err == nil || !errors.Is(err, os.ErrNotExist) || !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("told: %v", err)
+	}
+}
+
+// TestVerdictReadsHeadersAsPostfixDoes has a blank before a colon (RFC 5322 4.5), which
+// Postfix takes for part of a header.
+func TestVerdictReadsHeadersAsPostfixDoes(t *testing.T) {
+	t.Parallel()
+	cfg := observing().Milter
+	c := verdictCmd{Files: []string{"-"}}
+	var out strings.Builder
+	err := c.print(&out, strings.NewReader("From : a@b.example\nX-Odd\t: y\nX-Millrace: divert\n\n"), &cfg)
+	if s := out.String(); err != nil || !strings.HasPrefix(s, "-: divert, stream b.example") {
+		t.Errorf("%q, %v", s, err)
+	}
+}
+
+// TestVerdictAsksForASenderThatTheHeaderDoesNotName wants no talk of the null sender where
+// only nothing is known of the sender.
+func TestVerdictAsksForASenderThatTheHeaderDoesNotName(t *testing.T) {
+	t.Parallel()
+	cfg := observing().Milter
+	sender := "a@b.example"
+	for _, c := range []struct {
+		header string
+		sender *string
+		want   string // of the answer or the error
+	}{
+		{"Subject: x\n\n", nil, "--sender"},
+		{"Subject: x\n\n", &sender, "no evidence of bulk"},
+		{"Return-Path: <>\nSubject: x\n\n", nil, "null sender"},
+	} {
+		v := verdictCmd{Files: []string{"-"}, Sender: c.sender}
+		var out strings.Builder
+		err := v.print(&out, strings.NewReader(c.header), &cfg)
+		if err != nil {
+			out.WriteString(err.Error())
+		}
+		if !strings.Contains(out.String(), c.want) {
+			t.Errorf("%q: %s", c.header, out.String())
+		}
+	}
+}
+
+// TestVerdictEndsAtOnceWhenItIsTold has it wait for a message that does not come.
+func TestVerdictEndsAtOnceWhenItIsTold(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	config, pipe := filepath.Join(dir, "millrace.toml"), filepath.Join(dir, "pipe")
+	if err := os.WriteFile(config, []byte("hostname = 'mail.example.com'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, exe, "--config", config, "verdict", pipe)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // returns when the other side reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if s := cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGTERM {
+		t.Errorf("ended with %v", cmd.ProcessState)
 	}
 }

@@ -49,7 +49,7 @@
 //	                   A List-Id is no structure beside X-Auto-Response-Suppress, by which
 //	                   notices of programs ask for silence.
 //	volume             More recipients within bulk_window than bulk_recipients, of one
-//	                   sender and one subject. Proves: many got the same. Counted only for
+//	                   account, sender and subject. Proves: many got the same. Counted only for
 //	                   mail with marks of one other family. By sender alone, a newsletter
 //	                   would take its sender's password resets along; so it is by subject,
 //	                   without the recipient's name (subject.go). Numbers stay in it, for

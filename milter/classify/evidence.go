@@ -108,12 +108,13 @@ func names(marks []Evidence) string {
 
 // muchOf counts a message that has marks of one family alone, and reports whether its
 // sender has sent the same subject to more recipients within the window than a program
-// that talks to one customer at a time.
+// that talks to one customer at a time. What one account sends is no evidence against
+// another's mail: any may name any sender.
 func (c *Classifier) muchOf(m *Message, h headers, recipients int) bool {
 	if c.many == 0 {
 		return false
 	}
-	key := SenderKey(m.Sender) + " " + subjectKey(m, h)
+	key := clean(m.AuthUser) + " " + SenderKey(m.Sender) + " " + subjectKey(m, h)
 	return c.volume.add(key, recipients, m.Arrived, c.window) > c.many
 }
 

@@ -16,8 +16,8 @@ const maxTallies = 4096
 const slots = 10
 
 // Volume is what is remembered of the mail that was judged. It counts recipients by
-// sender and subject, in a window that slides: the memory behind the evidence that much
-// mail of a kind is bulk. Only mail that nothing else decides, because its marks of bulk
+// SASL user, sender and subject, in a window that slides: the memory behind the evidence
+// that much mail of a kind is bulk. Only mail that nothing else decides, because its marks of bulk
 // are of one family, is counted. A host's receipts cannot become bulk by its
 // newsletters. It also remembers which ids of List-Id and Feedback-ID were seen (ids.go).
 //

@@ -3,6 +3,7 @@ package classify
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -204,5 +205,31 @@ func TestSenderKeyLeavesOutWhatVaries(t *testing.T) {
 		if got := SenderKey(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestVolumeOfOneUserIsNoneOfAnothers has an account send much under the sender and the
+// subject of somebody else, whose mail has one mark of bulk.
+func TestVolumeOfOneUserIsNoneOfAnothers(t *testing.T) {
+	t.Parallel()
+	cfg := shipped(t)
+	c := mustNew(t, cfg)
+	send := func(user string, i int) bool {
+		m := Message{
+			Sender: "noreply@shop.example", AuthUser: user, Client: netip.MustParseAddr("192.0.2.7"),
+			Recipients: []Recipient{remote(fmt.Sprintf("reader%d@example.net", i))},
+			Header:     []Field{{"Subject", " Reset your password"}, {"List-Unsubscribe", " <https://shop.example/u>"}},
+			Arrived:    start,
+		}
+		return c.Decide(&m).Divert != nil
+	}
+	for i := range 2000 {
+		send("mallory", i)
+	}
+	if !send("mallory", 2000) {
+		t.Error("the volume of an account is not counted")
+	}
+	if send("shop", 2001) {
+		t.Error("a password reset is bulk as another account has sent much under its name")
 	}
 }
