@@ -26,7 +26,7 @@ const (
 	// word: RFC 5321 section 4.5.3.2 has servers wait for a command for five minutes.
 	stillCounted = 5 * time.Minute
 	// mostRecalled bounds the sites of which something is kept, and that have no mail: some
-	// 300 octets each.
+	// 300 octets each. As many again that a bound from outside is on.
 	mostRecalled = 1 << 16
 	// recallLooks is how many of them are looked at for one that may go.
 	recallLooks = 16
@@ -37,14 +37,20 @@ const (
 func (q *Queue) Learned(now time.Time) Learned {
 	l := Learned{At: now, Sites: make(map[string]elastic.Learned)}
 	q.mu.Lock()
-	for name, x := range q.recalled {
-		if lapsed(&x, now) {
-			delete(q.recalled, name)
-			continue
-		}
-		l.Sites[name] = x
-	}
+	names := slices.Collect(maps.Keys(q.recalled))
 	q.mu.Unlock()
+	for some := range slices.Chunk(names, pageSize) {
+		q.mu.Lock()
+		for _, name := range some {
+			x, ok := q.recalled[name]
+			if ok && lapsed(&x, now) {
+				delete(q.recalled, name)
+			} else if ok {
+				l.Sites[name] = x
+			}
+		}
+		q.mu.Unlock()
+	}
 	walk(q, &q.siteByNo, func(s *site) {
 		if x, any := s.control.Learned(now); any {
 			l.Sites[s.key] = x
@@ -122,7 +128,7 @@ func (q *Queue) preserve(s *site, now time.Time) {
 			}
 		}
 	}
-	if len(q.recalled) < mostRecalled || len(x.Clamps) > 0 {
+	if n := len(q.recalled); n < mostRecalled || n < 2*mostRecalled && len(x.Clamps) > 0 {
 		q.recalled[s.key] = x
 	}
 }

@@ -24,6 +24,7 @@ type Session struct {
 	place            int            // of its route's places
 	holds            bool           // the slot
 	onTrial          bool           // counted in site.trying
+	stalls           bool           // its first transaction has taken so long that it gave its slot back
 	hangs            bool           // its connect has been under way for HangAfter
 	mayTakeLong      bool           // its connect was given patience
 	retiring         bool           // told to go: counted in Queue.retiring, and what closes after that is our doing
@@ -82,6 +83,7 @@ func (q *Queue) assign(s *Session) {
 		}
 		s.before = min(s.before, x.Tries)
 	}
+	q.watchFirst(s)
 }
 
 type wake uint8
@@ -471,7 +473,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 				d.pass(s, now)
 			}
 		}
-	} else if s.up && !ours {
+	} else if s.up && !ours && !s.stalls {
 		ours = true // it was one too many: a word about our number, not a failure
 	}
 	q.leftProbe(s, now)

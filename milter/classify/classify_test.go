@@ -63,6 +63,7 @@ func TestNewsletterIsDiverted(t *testing.T) {
 	got := mustNew(t, base()).Decide(newsletter())
 	want := Decision{
 		Divert: []bool{true, true}, Stream: "weekly.example.com", Rule: "builtin", Reason: "List-Id, List-Unsubscribe",
+		Formerly: "news.example.com", // the id is new
 		Evidence: []Evidence{{Structure, "List-Id"}, {OptInHeaders, "List-Unsubscribe"}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -384,6 +385,7 @@ func TestStreamTemplates(t *testing.T) {
 	t.Parallel()
 	c := mustNew(t, base())
 	m := newsletter()
+	c.stream(nil, m, index(listFields), 1) // its id is known
 	h := index(append(fields("Feedback-ID: f:1", "X-Odd:  a\n\tb\x01\"c"), listFields...))
 	for in, want := range map[string]string{
 		"":                                "weekly.example.com",

@@ -64,8 +64,8 @@ func newIDs() ids {
 }
 
 // stable notes the id that a message of a domain has in a field, and reports whether the
-// domain's ids there are such that name a list or campaign.
-func (x *ids) stable(domain string, f idField, id string, recipients int) bool {
+// domain's ids there are such that name a list or campaign, and whether this one is new.
+func (x *ids) stable(domain string, f idField, id string, recipients int) (stable, fresh bool) {
 	var h maphash.Hash
 	h.SetSeed(x.seed)
 	h.WriteString(domain)
@@ -76,7 +76,7 @@ func (x *ids) stable(domain string, f idField, id string, recipients int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	s := &x.owner(domain).fields[f]
-	if fresh := x.note(sum); fresh && recipients <= fewRecipients {
+	if fresh = x.note(sum); fresh && recipients <= fewRecipients {
 		s.score = min(s.score+1, maxScore)
 	} else if s.score >= seenAgain {
 		s.score -= seenAgain
@@ -88,7 +88,7 @@ func (x *ids) stable(domain string, f idField, id string, recipients int) bool {
 	} else if s.score == 0 {
 		s.varies = false
 	}
-	return !s.varies
+	return !s.varies, fresh
 }
 
 // note remembers an id and reports whether it is new.

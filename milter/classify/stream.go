@@ -72,33 +72,46 @@ func (c *Classifier) stream(t template, m *Message, h headers, recipients int) (
 // streamOf is the default name of a stream: the List-Id, else the Feedback-ID, else the
 // right-most part of that, which names the sender (Google's description of the field),
 // else the sender's domain. Of these the first that is there, and is no id of a recipient
-// or message. formerly is the first that is there if that is another.
+// or message. formerly is the first that is there if that is another; of an id that was
+// never seen, it is the name without it.
 func (v *Volume) streamOf(m *Message, h headers, recipients int) (name, formerly string) {
 	domain := domainOf(m.Sender)
 	feedback := h.first("feedback-id")
 	candidates := [...]string{
 		listIDField: listID(h), feedbackField: feedback, feedbackSenderField: feedback[strings.LastIndexByte(feedback, ':')+1:],
 	}
+	first, newest, wider := "", false, ""
 	for f, id := range candidates {
 		s := clean(id)
 		if s == "" {
 			continue
 		}
-		if formerly == "" {
-			formerly = s
+		if first == "" {
+			first = s
 		}
-		if v.ids.stable(domain, idField(f), s, recipients) && name == "" {
-			name = s
+		stable, fresh := v.ids.stable(domain, idField(f), s, recipients)
+		if stable && name == "" {
+			name, newest = s, fresh
+		} else if stable {
+			wider = s // the last of them names the sender
 		}
 	}
+	if wider == "" {
+		wider = clean(domain)
+	}
 	if name == "" {
-		name = clean(domain)
+		name = wider
 	}
 	if name == "" {
 		name = "unnamed"
 	}
-	if formerly == name {
-		formerly = ""
+	switch {
+	case first != name:
+		formerly = first
+	case newest && wider != name:
+		// It is not known yet whether this is an id of a recipient, as after a restart: what
+		// was ordered under the name that the stream would have then holds, too.
+		formerly = wider
 	}
 	return name, formerly
 }
