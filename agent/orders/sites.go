@@ -119,7 +119,7 @@ func (o *Orders) Split(name, also string) {
 		return
 	}
 	o.dirty, o.kept = true, time.Time{} // written with the next heartbeat, before the Book is
-	o.log.Warn("orders about a site hold for a part of it that has other addresses now", "site", name, "part", also)
+	o.log.Warn("orders about a site hold for a part of it that has other addresses, of hosts or of ours, now", "site", name, "part", also)
 }
 
 // strictest keeps of pauses of the same filter the one that lasts longest.

@@ -109,6 +109,7 @@ func (b *Book) restore(f *file, now uint32) error {
 		b.last++
 		s.id = b.last
 		b.names[s.name] = s
+		b.sources[s.source] = true
 		if k := s.key(); b.sets[k] == nil {
 			b.sets[k] = s
 		}

@@ -6,7 +6,8 @@
 // the name of the domain's site; admins' verbs call Find with a name, an MX host or an
 // address. Open reads what an earlier Book has saved; Save, called once a second, writes
 // it now and then. Pin keeps the names that an order is about, Expect has orders carried over
-// from names of earlier versions, and to the parts of a site that falls apart.
+// from names of earlier versions, to the parts of a site that falls apart, and to those that
+// its mail has when source addresses are configured, or no more.
 //
 // # Groups and sets
 //
@@ -94,6 +95,7 @@ type Book struct {
 	numbers  map[string]int // where to look for a free number of a name, if many are taken
 	pinned   map[string]bool
 	expected map[string]bool
+	sources  map[netip.Addr]bool // that sites have, or had
 	orders   Orders
 	last     uint64 // id
 	left     *site  // lost its name in this look-up, and gets another one
@@ -136,6 +138,7 @@ func New() *Book {
 	return &Book{
 		log: slog.New(slog.DiscardHandler), most: mostSites,
 		sets: make(map[key]*site), groups: make(map[key]member), names: make(map[string]*site), numbers: make(map[string]int),
+		sources: make(map[netip.Addr]bool),
 	}
 }
 
@@ -143,7 +146,7 @@ func New() *Book {
 // name, so that they are in force before mail is sent; perhaps several times with the same.
 type Orders interface {
 	Moved(old, name string)  // the site that an earlier version called old
-	Split(name, also string) // also was a part of a site that Pin has named
+	Split(name, also string) // also was a part of a site that Pin has named, or has its mail now
 }
 
 // Expect says who hears, and which names of earlier versions (Answer.Old) orders have.
@@ -203,6 +206,7 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 		b.prune() // before any of what follows is held in hand
 	}
 	source := canonical(a.Source)
+	until := b.until(source, a)
 	var ids [64]byte
 	list := ids[:0]
 	var best *site
@@ -230,6 +234,9 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 	if a.Provider != "" {
 		best = b.provider(now, source, a.Provider, of)
 	}
+	if best.was == "" {
+		best.was = until
+	}
 	if best.name == "" || best.provider == "" && a.Queue != nil && a.Queue(best.name) {
 		b.rename(best, a, of)
 	}
@@ -240,6 +247,34 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 		best.was = ""
 	}
 	return best, best.name, string(list), best.was, b.expected[a.Old]
+}
+
+// until is the name of the site that an answer had until sources were configured, or
+// until they were no more, if orders are about it: "" once it has been looked up since. Both
+// are not in use at once, as the addresses of a set that a source fits favour one.
+func (b *Book) until(source netip.Addr, a *Answer) (name string) {
+	if b.orders == nil || len(b.pinned) == 0 || len(a.Groups) == 0 {
+		return ""
+	}
+	at := func(from netip.Addr) *site {
+		if a.Provider != "" {
+			return b.sets[keyOf("provider", from, a.Provider)]
+		}
+		return b.member(from, a.Groups[0].Hosts...)
+	}
+	var since uint32
+	if s := at(source); s != nil {
+		since = s.used
+	}
+	for from := range b.sources {
+		if from.IsValid() == source.IsValid() {
+			continue
+		}
+		if s := at(from); s != nil && b.pinned[s.name] && s.used >= since {
+			name, since = s.name, s.used
+		}
+	}
+	return name
 }
 
 // provider is the site of a queue with MX patterns. Its addresses and hosts are some of a
@@ -399,6 +434,7 @@ func (b *Book) add(k key, s *site) *site {
 	b.last++
 	s.id = b.last
 	b.sets[k] = s
+	b.sources[s.source] = true
 	b.changed = true
 	return s
 }

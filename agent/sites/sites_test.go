@@ -656,3 +656,66 @@ func BenchmarkLookUpWhileSaving(b *testing.B) {
 		b.ReportMetric(float64(st.Size())/n, "octets/site")
 	}
 }
+
+// Orders about a site hold when source addresses are configured, or are no more: its mail
+// has another site then.
+func TestOrdersHoldWhenSourcesComeAndGo(t *testing.T) {
+	t.Parallel()
+	for _, provider := range []string{"", "big"} {
+		for _, restart := range []bool{false, true} {
+			w := newWorld(t)
+			source := netip.MustParseAddr("198.51.100.1")
+			site := func(from netip.Addr, list ...string) string {
+				a := w.answer("a.test", tier("mx.a.test", list...))
+				a.Provider, a.Source, a.Several = provider, from, from.IsValid()
+				name, _ := w.Site(w.now, &a)
+				return name
+			}
+			before := site(netip.Addr{}, "192.0.2.1", "192.0.2.2")
+			if restart {
+				w.restart(filepath.Join(t.TempDir(), "sites.json"))
+			}
+			var heard told
+			w.Expect(nil, &heard)
+			w.Pin([]string{before})
+			after := site(source, "192.0.2.1") // an answer of part of them
+			if got := strings.Join(heard, "; "); got != before+" + "+after || after == before {
+				t.Errorf("restart %t: %q, and then %q: orders hold for %q", restart, before, after, got)
+			}
+			heard = nil
+			w.Pin([]string{after})
+			if site(source, "192.0.2.1"); len(heard) > 0 {
+				t.Errorf("told again: %q", heard)
+			}
+			w.pass(time.Minute)
+			if site(netip.Addr{}, "192.0.2.1"); strings.Join(heard, "; ") != after+" + "+before {
+				t.Errorf("and back: %q", heard)
+			}
+			w.pass(time.Minute)
+			heard = nil
+			if site(netip.Addr{}, "192.0.2.1"); len(heard) > 0 {
+				t.Errorf("told again: %q", heard)
+			}
+			if site(source, "192.0.2.1"); len(heard) > 0 {
+				t.Errorf("no order is about it: %q", heard)
+			}
+			// Another source beside it is another site, by the admin's own word.
+			if site(netip.MustParseAddr("198.51.100.2"), "192.0.2.1"); len(heard) > 0 {
+				t.Errorf("of another source: %q", heard)
+			}
+		}
+	}
+	// And back, to the site of before if that is known.
+	w := newWorld(t)
+	a := w.answer("a.test", tier("mx.a.test", "192.0.2.1"))
+	a.Source, a.Several = netip.MustParseAddr("198.51.100.1"), true
+	before, _ := w.Site(w.now, &a)
+	var heard told
+	w.Expect(nil, &heard)
+	w.Pin([]string{before})
+	a.Source, a.Several = netip.Addr{}, false
+	after, _ := w.Site(w.now, &a)
+	if got := strings.Join(heard, "; "); got != before+" + "+after {
+		t.Errorf("%q, and then %q: orders hold for %q", before, after, got)
+	}
+}
