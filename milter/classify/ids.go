@@ -3,19 +3,21 @@ package classify
 import (
 	"container/list"
 	"hash/maphash"
+	"strings"
 	"sync"
 )
 
 // A stream is a list or campaign. Some senders write an id of their own for each
 // recipient or message into Feedback-ID or List-Id, which would make a stream of each. ids
-// finds that out for each field of a sender's domain: it remembers the ids that were seen,
-// and keeps a score that a new id raises and one seen before lowers.
+// finds that out for each field of a sender's domain, and there for the ids that have one
+// stable part (within), as a domain may send some of either kind: it remembers the ids that
+// were seen, and keeps a score that a new id raises and one seen before lowers.
 const (
 	// maxIDs is how many ids are known at least, for all senders: when so many are new
 	// those before the last so many are forgotten. Some 3 MB.
 	maxIDs = 1 << 15
-	// maxOwners is how many domains are known: at some 200 octets each, 0.4 MB.
-	maxOwners = 2048
+	// maxOwners is how many domains and stable parts are known: at some 200 octets each, 0.8 MB.
+	maxOwners = 4096
 	// varies is the score from which on a field's ids are taken for ids of recipients;
 	// they are until the score is 0 again. So many streams a sender makes before.
 	varies = 16
@@ -47,13 +49,17 @@ type ids struct {
 	order    *list.List // of *owner, seen last at the front
 }
 
-// owner is the domain of senders.
+// owner is the domain of senders, with the stable part of their ids.
 type owner struct {
 	domain string
-	fields [idFields]struct {
-		score  uint8
-		varies bool
-	}
+	fields [idFields]score
+}
+
+// score tells whether ids vary.
+type score struct {
+	score  uint8
+	seen   uint8 // messages, varies at most
+	varies bool
 }
 
 func newIDs() ids {
@@ -75,8 +81,25 @@ func (x *ids) stable(domain string, f idField, id string, recipients int) (stabl
 
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := &x.owner(domain).fields[f]
-	if fresh = x.note(sum); fresh && recipients <= fewRecipients {
+	fresh = x.note(sum)
+	all := &x.owner(domain).fields[f]
+	all.add(fresh, recipients)
+	part := within(f, id)
+	if part == "" {
+		return !all.varies, fresh
+	}
+	own := &x.owner(domain + "\x00" + part).fields[f]
+	own.add(fresh, recipients)
+	if own.seen < varies { // too few to tell: as the domain's others
+		return !all.varies && !own.varies, fresh
+	}
+	return !own.varies, fresh
+}
+
+// add takes in an id that is new or known, of a message to so many.
+func (s *score) add(fresh bool, recipients int) {
+	s.seen = min(s.seen+1, varies)
+	if fresh && recipients <= fewRecipients {
 		s.score = min(s.score+1, maxScore)
 	} else if s.score >= seenAgain {
 		s.score -= seenAgain
@@ -88,7 +111,18 @@ func (x *ids) stable(domain string, f idField, id string, recipients int) (stabl
 	} else if s.score == 0 {
 		s.varies = false
 	}
-	return !s.varies, fresh
+}
+
+// within is the part of an id that ids of recipients have in common: of a Feedback-ID the
+// right-most field, of a List-Id the domain after its first label.
+func within(f idField, id string) string {
+	switch f {
+	case feedbackField:
+		return id[strings.LastIndexByte(id, ':')+1:]
+	case listIDField:
+		return id[strings.IndexByte(id, '.')+1:]
+	}
+	return ""
 }
 
 // note remembers an id and reports whether it is new.

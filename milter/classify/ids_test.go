@@ -145,3 +145,19 @@ func TestIDsAreBounded(t *testing.T) {
 		t.Errorf("%d and %d ids, %d and %d owners", len(x.now), len(x.old), len(x.owners), x.order.Len())
 	}
 }
+
+// TestIDsOfRecipientsAreKnownBesideStableOnes has a domain send both: the one kind must not
+// hide the other.
+func TestIDsOfRecipientsAreKnownBesideStableOnes(t *testing.T) {
+	t.Parallel()
+	c := mustNew(t, base())
+	streams := streamsOf(t, c, 10_000, func(i int) *Message {
+		if i%2 == 0 {
+			return campaign("b@esp.example", "Feedback-ID: 7:8:news:two")
+		}
+		return campaign("b@esp.example", fmt.Sprintf("Feedback-ID: r%d:c:news:one", i))
+	})
+	if len(streams) > 2*varies || streams["7:8:news:two"] != 5000 {
+		t.Errorf("%d streams, %d of 5,000 in the stable one", len(streams), streams["7:8:news:two"])
+	}
+}
