@@ -19,11 +19,7 @@ const (
 // awake ages what was learned by the time for which nobody asked for a connect. What is
 // still wanted counts as proven: half of it is opened at once, the rest as that comes up.
 func (s *Site) awake(now time.Time) {
-	since := s.asked
-	if s.refusals.opens.After(since) { // to wait for a door that is shut is not to be idle
-		since = s.refusals.opens
-	}
-	idle := now.Sub(since)
+	idle := now.Sub(s.asked)
 	if s.asked.IsZero() || idle < idleLong || s.Held() > 0 {
 		s.asked = now
 		return

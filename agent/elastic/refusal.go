@@ -142,10 +142,11 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	}
 }
 
-// most takes what is held for what is accepted.
+// most takes what is held for what is accepted, but for connects that seem to hang: the
+// receiver may not even know of them.
 func (s *Site) most(now time.Time) {
 	if s.state == bounded {
-		if n := max(1, s.Held()+s.Vacant-s.probe.open+s.hostHolds(now)); n < s.want {
+		if n := max(1, s.Held()-s.Hanging+s.Vacant-s.probe.open+s.hostHolds(now)); n < s.want {
 			s.want = n
 			s.now = level{n: n}
 		}
@@ -195,6 +196,11 @@ func (s *Site) strike(x *slots.Slot, now time.Time, waited time.Duration, replac
 		}
 		s.refusals.opens = now.Add(tries[min(s.late.tries, len(tries)-1)])
 		s.late.tries++
+	case s.refusals.shut == 0 && s.Live > 0 && s.Live >= s.want-max(2, s.want/4):
+		// Nearly all that is wanted is up, and works: the rest was never there.
+		a.Limited, a.Accepted = true, max(1, a.Held())
+		s.late.tries, s.refusals.row = 0, 0
+		s.set(now, s.Held(), cause)
 	default:
 		s.close(now, cause)
 	}

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -320,28 +321,31 @@ func TestMoreSitesThanSlotsTakeTurns(t *testing.T) {
 // of his hosts and does not answer.
 func TestProviderIsFoundAmongSilentJoiners(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		x := receiversAt(append([]receiver{{}}, make([]receiver, 199)...)...)
-		w := worldOf(t, x, func(w *world, d string) Route {
-			n := 1
-			fmt.Sscanf(d, "j%d", &n)
-			return w.toPlaces("provider", d, spot(n, 0))
-		}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
-		for i := range 199 {
-			x.at[spot(i+2, 0).Addr].silent = 5 * time.Minute
-			w.add(spool.ID(100_000+i), "s", fmt.Sprintf("j%d.example", i+2))
-		}
-		for i := range 5_000 {
-			w.add(spool.ID(i+1), "s", "well.example")
-		}
-		pass(20 * time.Second)
-		for _, least := range []int{8, 9} { // of 10; those that were called first hang for a minute
-			before := x.met(1).taken
-			pass(time.Minute)
-			if n := x.met(1).taken - before; n < 20*2*60*least/10 {
-				t.Errorf("%d of %d possible taken in a minute", n, 20*2*60)
+	for _, limit := range []int{0, 10} { // of the provider; max_sessions is 20
+		synctest.Test(t, func(t *testing.T) {
+			x := receiversAt(append([]receiver{{limit: limit, messages: 100}}, make([]receiver, 199)...)...)
+			w := worldOf(t, x, func(w *world, d string) Route {
+				n := 1
+				fmt.Sscanf(d, "j%d", &n)
+				return w.toPlaces("provider", d, spot(n, 0))
+			}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+			for i := range 199 {
+				x.at[spot(i+2, 0).Addr].silent = 5 * time.Minute
+				w.add(spool.ID(100_000+i), "s", fmt.Sprintf("j%d.example", i+2))
 			}
-		}
-		w.empty()
-	})
+			for i := range 10_000 {
+				w.add(spool.ID(i+1), "s", "well.example")
+			}
+			pass(20 * time.Second)
+			most := 2 * 60 * cmp.Or(limit, 20)
+			for _, least := range []int{8, 8, 9} { // of 10; those that were called first hang for minutes
+				before := x.met(1).taken
+				pass(time.Minute)
+				if n := x.met(1).taken - before; n < most*least/10 {
+					t.Errorf("limit %d: %d of %d possible taken in a minute", limit, n, most)
+				}
+			}
+			w.empty()
+		})
+	}
 }
