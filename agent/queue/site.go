@@ -362,6 +362,7 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 	if d.waiting == 0 {
 		return false
 	}
+	q.relent(d, now)
 	if len(d.ready) > 0 {
 		if d.site.withholds(d.ready[len(d.ready)-1]) {
 			return false

@@ -125,7 +125,11 @@ func (q *Queue) troubled(s *Session, done []Settled, text string, fast bool, now
 	if !t.until.IsZero() {
 		if s == t.probe {
 			site.shut = now // as good as a connect that failed
+			if len(t.streams) < troubleStreams {
+				t.streams[stream] = struct{}{}
+			}
 			q.suspendFor(site, text, now)
+			q.relent(s.dest, now)
 		}
 		return
 	}
@@ -163,6 +167,17 @@ func (t *trouble) another(d *destination) bool {
 		f = f.next
 	}
 	return false
+}
+
+// relent ends a suspension that is for a few streams alone, once another one has mail: it may
+// be taken.
+func (q *Queue) relent(d *destination, now time.Time) {
+	s := d.site
+	if t := &s.trouble; !t.until.IsZero() && t.another(d) {
+		t.until, t.probe, t.row = time.Time{}, nil, 0
+		s.control.Lift(now, t.reason)
+		q.grow(s, now)
+	}
 }
 
 // suspendFor suspends a site until its next probe.

@@ -243,3 +243,25 @@ func TestPatienceEndsWhenOthersWait(t *testing.T) {
 		pass(time.Second)
 	})
 }
+
+// A stream that comes when another one alone is refused does not wait for that one's probes.
+func TestNewStreamEndsTheSuspensionOfAnother(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := &moody{says: func(id spool.ID, _ time.Time) word {
+			if id < 100_000 {
+				return trouble451
+			}
+			return taken250
+		}}
+		w := m.run(t, 50, "bad")
+		pass(30 * time.Second)
+		for i := range 500 {
+			w.add(spool.ID(100_000+i), "good", "far.test")
+		}
+		pass(20 * time.Second)
+		if n, _ := m.taken(); n != 500 {
+			t.Errorf("%d of 500 taken in twenty seconds", n)
+		}
+	})
+}
