@@ -39,9 +39,8 @@ func (q *Queue) Learned(now time.Time) Learned {
 	q.mu.Lock()
 	names := slices.Collect(maps.Keys(q.recalled))
 	q.mu.Unlock()
-	for some := range slices.Chunk(names, pageSize) {
-		q.mu.Lock()
-		for _, name := range some {
+	eachPage(q, names, func(page []string) {
+		for _, name := range page {
 			x, ok := q.recalled[name]
 			if ok && lapsed(&x, now) {
 				delete(q.recalled, name)
@@ -49,8 +48,7 @@ func (q *Queue) Learned(now time.Time) Learned {
 				l.Sites[name] = x
 			}
 		}
-		q.mu.Unlock()
-	}
+	})
 	walk(q, &q.siteByNo, func(s *site) {
 		if x, any := s.control.Learned(now); any {
 			l.Sites[s.key] = x
@@ -59,11 +57,7 @@ func (q *Queue) Learned(now time.Time) Learned {
 	q.mu.Lock()
 	keys := q.table.Keys()
 	q.mu.Unlock()
-	for some := range slices.Chunk(keys, pageSize) {
-		q.mu.Lock()
-		l.Addresses = q.table.Learned(l.Addresses, some)
-		q.mu.Unlock()
-	}
+	eachPage(q, keys, func(page []slots.Key) { l.Addresses = q.table.Learned(l.Addresses, page) })
 	return l
 }
 
@@ -112,9 +106,6 @@ func (q *Queue) preserve(s *site, now time.Time) {
 	x, any := s.control.Learned(now)
 	if !any {
 		return
-	}
-	if q.recalled == nil {
-		q.recalled = make(map[string]elastic.Learned)
 	}
 	if len(q.recalled) >= mostRecalled {
 		looks := recallLooks
@@ -182,9 +173,6 @@ func (q *Queue) RecallClamp(name string, cl elastic.Clamp, now time.Time) {
 		s.control.Clamp(now, cl)
 		q.bound(s, now)
 		return
-	}
-	if q.recalled == nil {
-		q.recalled = make(map[string]elastic.Learned)
 	}
 	x, known := q.recalled[name]
 	if !known {

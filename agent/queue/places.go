@@ -19,8 +19,6 @@ type shun struct {
 }
 
 const (
-	shunFirst = 30 * time.Second // doubles with each time
-	shunMost  = 10 * time.Minute
 	// MaxCalls is how many addresses are called in a row for one destination that has
 	// nothing up, as Postfix's smtp_mx_address_limit; then it is held off.
 	MaxCalls = 5
@@ -92,7 +90,7 @@ func (d *destination) pass(s *Session, now time.Time) {
 	if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
 		x := &d.shunned[i]
 		x.times++
-		x.until = now.Add(min(shunFirst<<min(x.times-1, 8), shunMost))
+		x.until = now.Add(slots.OffFor(x.times))
 	}
 }
 

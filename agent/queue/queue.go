@@ -228,6 +228,7 @@ func New(o Options) *Queue {
 		table:      slots.NewTable(maxRows),
 		crowds:     make(map[*slots.Address][]*site),
 		holders:    make(map[*slots.Address]*site),
+		recalled:   make(map[string]elastic.Learned),
 		due:        make(map[uint32]*bucket),
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),

@@ -66,7 +66,6 @@ func (r *ring[T]) last(x T) {
 // rotate moves the first element to the end.
 func (r *ring[T]) rotate() {
 	if x, ok := r.first(); ok && r.n > 1 {
-		r.remove(x)
-		r.push(x)
+		r.last(x)
 	}
 }

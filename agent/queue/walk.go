@@ -1,5 +1,7 @@
 package queue
 
+import "slices"
+
 // A look at all sites, destinations or domains goes page by page: at most pageSize of them
 // under the mutex at a time, so that a hundred thousand hold no session up for longer than
 // one page takes, some hundred microseconds. What comes or goes meanwhile is seen or not;
@@ -24,6 +26,16 @@ func walk[T any](q *Queue, s *slab[*T], visit func(*T), between func() bool) {
 		if !between() || done {
 			return
 		}
+	}
+}
+
+// eachPage is walk for keys that were collected before: visit has a page of them, with the
+// mutex held.
+func eachPage[K any](q *Queue, keys []K, visit func(page []K)) {
+	for page := range slices.Chunk(keys, pageSize) {
+		q.mu.Lock()
+		visit(page)
+		q.mu.Unlock()
 	}
 }
 

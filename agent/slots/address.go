@@ -102,8 +102,12 @@ func (a *Address) Failed(began, now time.Time) {
 	}
 	a.failures++
 	a.noted = now
-	a.until = now.Add(min(offFirst<<min(a.failures-1, 8), offMost))
+	a.until = now.Add(OffFor(a.failures))
 }
+
+// OffFor is how long others go before an address that has failed so many times in a row:
+// 30 s, twice as long each time, at most 10 min.
+func OffFor(times int) time.Duration { return min(offFirst<<min(times-1, 8), offMost) }
 
 // Answered notes a connect that was answered, if only by a refusal: failures are
 // forgotten.

@@ -1,7 +1,6 @@
 package classify
 
 import (
-	"container/list"
 	"hash/maphash"
 	"strings"
 	"sync"
@@ -44,15 +43,8 @@ const (
 type ids struct {
 	mu       *sync.Mutex
 	seed     maphash.Seed
-	now, old map[uint64]struct{} // seen; old is the generation before
-	owners   map[string]*list.Element
-	order    *list.List // of *owner, seen last at the front
-}
-
-// owner is the domain of senders, with the stable part of their ids.
-type owner struct {
-	domain string
-	fields [idFields]score
+	now, old map[uint64]struct{}     // seen; old is the generation before
+	owners   recent[[idFields]score] // by the domain of senders, and with the stable part of their ids
 }
 
 // score tells whether ids vary.
@@ -65,7 +57,7 @@ type score struct {
 func newIDs() ids {
 	return ids{
 		mu: new(sync.Mutex), seed: maphash.MakeSeed(),
-		now: map[uint64]struct{}{}, owners: map[string]*list.Element{}, order: list.New(),
+		now: map[uint64]struct{}{}, owners: newRecent[[idFields]score](maxOwners),
 	}
 }
 
@@ -82,13 +74,13 @@ func (x *ids) stable(domain string, f idField, id string, recipients int) (stabl
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	fresh = x.note(sum)
-	all := &x.owner(domain).fields[f]
+	all := &x.owners.at(domain)[f]
 	all.add(fresh, recipients)
 	part := within(f, id)
 	if part == "" {
 		return !all.varies, fresh
 	}
-	own := &x.owner(domain + "\x00" + part).fields[f]
+	own := &x.owners.at(domain + "\x00" + part)[f]
 	own.add(fresh, recipients)
 	if own.seen < varies { // too few to tell: as the domain's others
 		return !all.varies && !own.varies, fresh
@@ -136,21 +128,4 @@ func (x *ids) note(sum uint64) bool {
 	}
 	x.now[sum] = struct{}{}
 	return !known
-}
-
-// owner finds or makes the owner of a domain, and forgets the oldest if there are too
-// many.
-func (x *ids) owner(domain string) *owner {
-	if e, ok := x.owners[domain]; ok {
-		x.order.MoveToFront(e)
-		return e.Value.(*owner)
-	}
-	if len(x.owners) >= maxOwners {
-		oldest := x.order.Back()
-		delete(x.owners, oldest.Value.(*owner).domain)
-		x.order.Remove(oldest)
-	}
-	o := &owner{domain: domain}
-	x.owners[domain] = x.order.PushFront(o)
-	return o
 }

@@ -141,8 +141,8 @@ func TestIDsAreBounded(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if len(x.now) > maxIDs || len(x.old) > maxIDs || len(x.owners) > maxOwners || x.order.Len() != len(x.owners) {
-		t.Errorf("%d and %d ids, %d and %d owners", len(x.now), len(x.old), len(x.owners), x.order.Len())
+	if len(x.now) > maxIDs || len(x.old) > maxIDs || len(x.owners.byKey) > maxOwners || x.owners.order.Len() != len(x.owners.byKey) {
+		t.Errorf("%d and %d ids, %d and %d owners", len(x.now), len(x.old), len(x.owners.byKey), x.owners.order.Len())
 	}
 }
 

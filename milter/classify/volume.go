@@ -1,7 +1,6 @@
 package classify
 
 import (
-	"container/list"
 	"sync"
 	"time"
 )
@@ -25,21 +24,19 @@ const slots = 10
 // nothing. Any number of goroutines may use it.
 type Volume struct {
 	mu      sync.Mutex
-	tallies map[string]*list.Element // of *tally
-	order   list.List                // seen last at the front
-	ids     ids                      // has a lock of its own
+	tallies recent[tally]
+	ids     ids // has a lock of its own
 }
 
 // tally is the count of one key.
 type tally struct {
-	key    string
 	width  time.Duration // of a slot; another window starts anew
 	newest int64         // number of the newest slot since the epoch
 	n      [slots]int    // recipients, the newest slot first
 }
 
 // NewVolume returns a Volume that has seen nothing.
-func NewVolume() *Volume { return &Volume{tallies: map[string]*list.Element{}, ids: newIDs()} }
+func NewVolume() *Volume { return &Volume{tallies: newRecent[tally](maxTallies), ids: newIDs()} }
 
 // add counts n recipients more for a key and returns how many there were within
 // the window that ends now.
@@ -47,7 +44,7 @@ func (v *Volume) add(key string, n int, now time.Time, window time.Duration) int
 	width := max(window/slots, 1)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	t := v.tally(key)
+	t := v.tallies.at(key)
 	t.turn(now.UnixNano()/int64(width), width)
 	t.n[0] += n
 	sum := 0
@@ -55,23 +52,6 @@ func (v *Volume) add(key string, n int, now time.Time, window time.Duration) int
 		sum += n
 	}
 	return sum
-}
-
-// tally finds or makes the tally of a key, and forgets the oldest if there are
-// too many.
-func (v *Volume) tally(key string) *tally {
-	if e, ok := v.tallies[key]; ok {
-		v.order.MoveToFront(e)
-		return e.Value.(*tally)
-	}
-	if len(v.tallies) >= maxTallies {
-		oldest := v.order.Back()
-		delete(v.tallies, oldest.Value.(*tally).key)
-		v.order.Remove(oldest)
-	}
-	t := &tally{key: key}
-	v.tallies[key] = v.order.PushFront(t)
-	return t
 }
 
 // turn makes slot s the newest one. Messages of parallel sessions come a little

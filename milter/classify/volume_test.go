@@ -81,8 +81,8 @@ func TestVolumeForgetsTheOldestKey(t *testing.T) {
 	}
 	v.add("first", 1, start, time.Minute) // second is the oldest now
 	v.add("one more", 1, start, time.Minute)
-	if len(v.tallies) != maxTallies || v.order.Len() != maxTallies {
-		t.Fatalf("%d tallies, %d in order", len(v.tallies), v.order.Len())
+	if len(v.tallies.byKey) != maxTallies || v.tallies.order.Len() != maxTallies {
+		t.Fatalf("%d tallies, %d in order", len(v.tallies.byKey), v.tallies.order.Len())
 	}
 	if got := v.add("first", 1, start, time.Minute); got != 3 {
 		t.Errorf("first: %d, want 3", got)
