@@ -180,37 +180,40 @@ func (r *room) endDaemons() {
 }
 
 // internet starts the receivers. Rooms are open side by side, so each takes the
-// first name server address that is free, and from it those of its hosts.
+// first number whose addresses are all free: that of the name server, and from it those of
+// its hosts. A room that has just closed may have given up one and not yet the other, since a
+// process that is being started holds our sockets until its exec.
 func (r *room) internet(providers []sink.Provider) (dns string) {
 	r.t.Helper()
-	n := 0
-	for {
-		n++
-		dns = fmt.Sprintf("127.53.0.%d", n)
-		err := r.StartInternet(sink.Options{DNS: dns + ":53", Message: r.arrived})
-		if errors.Is(err, syscall.EADDRINUSE) && n < 100 {
-			continue
-		}
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		break
-	}
 	if providers == nil {
 		providers = []sink.Provider{{Name: "far", Domains: farDomains}}
 	}
-	for i, p := range providers {
+	for n := 1; ; n++ {
+		dns = fmt.Sprintf("127.53.0.%d", n)
+		err := r.StartInternet(sink.Options{DNS: dns + ":53", Message: r.arrived}, hosted(providers, n)...)
+		if err == nil {
+			return dns
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || n == 100 {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// hosted gives the providers of room n their hosts.
+func hosted(providers []sink.Provider, n int) []sink.Provider {
+	providers = slices.Clone(providers)
+	for i := range providers {
+		p := &providers[i]
+		p.Host = slices.Clip(p.Host)
 		for k := range max(p.Hosts, 1) {
 			p.Host = append(p.Host, sink.Host{
 				Name: fmt.Sprintf("mx%d.%s.test", k+1, p.Name),
 				Addr: netip.AddrFrom4([4]byte{127, byte(100 + n), byte(i + 1), byte(k + 1)}),
 			})
 		}
-		if err := r.Internet.Add(p); err != nil {
-			r.t.Fatal(err)
-		}
 	}
-	return dns
+	return providers
 }
 
 // trace is our Received field, on top of a message; see package agent/trace.

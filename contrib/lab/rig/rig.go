@@ -52,13 +52,14 @@ func (r *Rig) StartInternet(o sink.Options, providers ...sink.Provider) error {
 	if err != nil {
 		return err
 	}
-	r.Internet = internet
-	r.Defer(func() error { internet.Close(); return nil })
 	for _, p := range providers {
 		if err := internet.Add(p); err != nil {
+			internet.Close()
 			return err
 		}
 	}
+	r.Internet = internet
+	r.Defer(func() error { internet.Close(); return nil })
 	return nil
 }
 
