@@ -247,4 +247,12 @@ func TestVerdictTellsFilesApartWhateverTheirNames(t *testing.T) {
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), `gone\xe9.eml`) {
 		t.Errorf("of a file that is not there: %v", err)
 	}
+	// As an argument such a name is taken as it is, a configuration's too.
+	config := filepath.Join(dir, "\xe9.toml")
+	if err := os.WriteFile(config, []byte("hostname = 'mail.example.com'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := millrace(t, "", "--config", config, "verdict", filepath.Join(dir, names[0])); r.code != 0 || !strings.Contains(r.stdout, `caf\xe9.eml: leave`) {
+		t.Errorf("%+v", r)
+	}
 }
