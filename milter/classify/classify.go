@@ -70,8 +70,10 @@
 //
 // Measured on 99 labelled headers, rebuilt after other people's programs: of 73 that should
 // stay none is diverted at once; of 26 that should go 13 do at once, and 21 in a blast of
-// 2,000 of one subject. What stays has no mark at all, or its author marked it as urgent: a
-// list's emergency notice and its chat about a closed building look alike.
+// 2,000 of one subject. On 194 public messages: of 58 that should stay 1 is, a parcel's notice
+// of a campaign engine; of 127 that should go 71 do at once, and 96 in a blast. What stays has
+// no mark at all, or its author marked it as urgent: a list's emergency notice and its chat
+// about a closed building look alike.
 //
 // # Streams
 //
