@@ -21,7 +21,7 @@ build:
 	$(GO) build -trimpath -o bin/millrace-demo ./contrib/demo
 
 # Installs the packages of the tests, and unpacks those of the MTAs that cannot
-# be installed beside Postfix, of Mailman, which would bring services of its own,
+# be installed beside Postfix, of Mailman and Sympa, which would bring services of their own,
 # and Prometheus, of which only promtool is wanted; nothing happens when they are there.
 deps:
 	contrib/lab/deps/install $(TEST_PACKAGES)
@@ -29,6 +29,7 @@ deps:
 	contrib/lab/deps/unpack exim4 exim4-daemon-light
 	contrib/lab/deps/unpack opensmtpd opensmtpd
 	contrib/lab/deps/unpack mailman3 mailman3
+	contrib/lab/deps/unpack sympa sympa
 	command -v promtool >/dev/null || contrib/lab/deps/unpack prometheus prometheus
 
 # -count=1: some tests run programs that they build themselves, which the test

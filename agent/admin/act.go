@@ -91,7 +91,7 @@ const (
 func (b *Backend) Act(ctx context.Context, o control.Action, tell func(control.Selected)) (done control.Selected, err error) {
 	d := actionOf(o.Verb)
 	if d == nil {
-		return done, fmt.Errorf("%q is no verb for queued mail", o.Verb)
+		return done, fmt.Errorf("%q %s", o.Verb, control.NoVerb)
 	}
 	return b.do(ctx, d, o, tell)
 }

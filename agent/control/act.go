@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -23,6 +24,9 @@ const (
 	VerbFlush   Verb = "flush"   // try them now
 	VerbRequeue Verb = "requeue" // forget their tries and find their way anew
 )
+
+// NoVerb ends the error of an agent that does not know a verb.
+const NoVerb = "is no verb for queued mail"
 
 // Action is a verb and what it is about.
 type Action struct {
@@ -93,6 +97,8 @@ func (c *Client) Act(ctx context.Context, o Action, progress func(Selected)) (do
 		}
 		done = n.Selected
 		switch {
+		case strings.HasSuffix(n.Error, NoVerb):
+			return done, fmt.Errorf("the verb %s is not known: %w", o.Verb, ErrOlder)
 		case n.Error != "":
 			return done, errors.New(n.Error)
 		case n.End:

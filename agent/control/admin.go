@@ -48,6 +48,10 @@ type SiteFound struct {
 // ErrUnknown says that the agent does not know what the request names.
 var ErrUnknown = errors.New("not known to the agent")
 
+// ErrOlder says that the agent does not know what a program of a later version asks of it.
+// Nothing was done.
+var ErrOlder = errors.New("the millrace-agent that runs is older than this program; remedy: restart millrace-agent")
+
 // change serves requests that change something: each is logged with who made it.
 func change[Q, A any](s *Server, path string, do func(context.Context, Q) (A, error)) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
@@ -108,13 +112,28 @@ func noResult[Q any](do func(context.Context, Q) error) func(context.Context, Q)
 // maxRequest bounds the octets of a request.
 const maxRequest = 1 << 18
 
-// decode reads a request, or answers that it cannot be read.
+// decode reads an order, or answers that it cannot be read. A field that is not known comes
+// from a command of a later version: what it asks for, a narrower selection maybe, must not be
+// left out, so the order is refused.
 func decode(w http.ResponseWriter, r *http.Request, v any) bool {
+	return read(w, r, v, (*json.Decoder).DisallowUnknownFields)
+}
+
+// decodeReport reads a report, or answers that it cannot be read. What of it is not known
+// comes from a program of a later version, and is passed over.
+func decodeReport(w http.ResponseWriter, r *http.Request, v any) bool {
+	return read(w, r, v, func(*json.Decoder) {})
+}
+
+// unknownField is how package json begins to say which field it does not know.
+const unknownField = "json: unknown field"
+
+func read(w http.ResponseWriter, r *http.Request, v any, prepare func(*json.Decoder)) bool {
 	in := http.NewResponseController(w)
 	in.SetReadDeadline(time.Now().Add(writeTimeout))
 	defer in.SetReadDeadline(time.Time{})
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-	d.DisallowUnknownFields()
+	prepare(d)
 	if err := d.Decode(v); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return false
@@ -188,6 +207,13 @@ func refusal(resp *http.Response) error {
 	said := strings.TrimSpace(string(text))
 	if resp.StatusCode == http.StatusNotFound && strings.HasSuffix(said, ErrUnknown.Error()) {
 		return fmt.Errorf("%s%w", strings.TrimSuffix(said, ErrUnknown.Error()), ErrUnknown)
+	}
+	switch {
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusMethodNotAllowed:
+		return fmt.Errorf("%s %s is not known: %w", resp.Request.Method, resp.Request.URL.Path, ErrOlder)
+	case strings.Contains(said, unknownField):
+		_, field, _ := strings.Cut(said, unknownField)
+		return fmt.Errorf("the field%s is not known: %w", field, ErrOlder)
 	}
 	return fmt.Errorf("control socket: %s: %s", resp.Status, said)
 }

@@ -9,6 +9,13 @@
 // root, the agent's user, the group of the socket. Each request that changes
 // something is logged with who made it. Orders that last (pause.go) hold until they
 // end; an Action (act.go) is done once, with what its Filter (filter.go) selects.
+//
+// The programs may be of different versions, for an upgrade or until a restart. Fields are
+// added and never change their meaning, and one that is missing means what it meant before it
+// was there. Answers and reports may hold fields that their reader does not know; an order
+// must not, and the client says ErrOlder of an agent that refuses it for that. What an order
+// or a listing is about stands in its JSON, not in parameters, which an older agent would not
+// miss.
 package control
 
 import (

@@ -27,7 +27,7 @@ func (s *Server) milter() {
 	b := s.backend
 	s.mux.HandleFunc("POST /v1/milter", func(w http.ResponseWriter, r *http.Request) {
 		var report MilterReport
-		if decode(w, r, &report) {
+		if decodeReport(w, r, &report) {
 			b.Milter(report)
 			respond(w, struct{}{}, nil)
 		}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -36,8 +37,11 @@ func (s *Shape) Add(age time.Duration) {
 func (s *Server) shape(w http.ResponseWriter, r *http.Request) {
 	by := r.URL.Query().Get("by")
 	f, err := readFilter(r.URL.Query())
-	if err != nil || !slices.Contains(ShapeBy[:], by) {
-		http.Error(w, "by or filter cannot be read", http.StatusBadRequest)
+	if err == nil && !slices.Contains(ShapeBy[:], by) {
+		err = fmt.Errorf("by %q is none of %v", by, ShapeBy)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	list, err := s.backend.Shape(r.Context(), by, f)

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/printable"
@@ -61,7 +64,7 @@ func (c *verdictCmd) Run(g *globals) error {
 
 // opinion is what is decided about a file.
 type opinion struct {
-	File     string   `json:"file"`
+	File     string   `json:"file"` // nameOf it
 	Divert   bool     `json:"divert"`
 	Reason   string   `json:"reason"`
 	Evidence []string `json:"evidence"` // "family: mark"
@@ -80,11 +83,11 @@ func (c *verdictCmd) print(w io.Writer, stdin io.Reader, cfg *config.Milter) err
 	for _, file := range c.Files {
 		m, err := c.read(file, stdin, cfg)
 		if err != nil {
-			unread = append(unread, err)
+			unread = append(unread, fmt.Errorf("%s: %w", nameOf(file), err))
 			continue
 		}
 		d := classifier.Decide(m)
-		o := opinion{file, d.Divert != nil, d.Reason, []string{}, d.Stream}
+		o := opinion{nameOf(file), d.Divert != nil, d.Reason, []string{}, d.Stream}
 		for _, e := range d.Evidence {
 			o.Evidence = append(o.Evidence, e.String())
 		}
@@ -97,6 +100,16 @@ func (c *verdictCmd) print(w io.Writer, stdin io.Reader, cfg *config.Milter) err
 		o.print(out)
 	}
 	return errors.Join(append(unread, out.Flush())...)
+}
+
+// nameOf is a file's name as text. One that is not UTF-8 has its octets as \xNN, and what
+// else would be taken for that quoted: printf %b gives it back.
+func nameOf(file string) string {
+	if utf8.ValidString(file) {
+		return file
+	}
+	quoted := strconv.Quote(file)
+	return quoted[1 : len(quoted)-1]
 }
 
 func (o *opinion) print(w io.Writer) {
@@ -119,7 +132,9 @@ func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (*cl
 	in := stdin
 	if file != "-" {
 		f, err := os.Open(file)
-		if err != nil {
+		if path := (*fs.PathError)(nil); errors.As(err, &path) {
+			return nil, path.Err
+		} else if err != nil {
 			return nil, err
 		}
 		defer f.Close()
@@ -128,7 +143,7 @@ func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (*cl
 	m := &classify.Message{Arrived: time.Now(), AuthUser: c.User, Client: netip.MustParseAddr("127.0.0.1")}
 	var err error
 	if m.Header, err = readHeader(bufio.NewReader(io.LimitReader(in, maxHead+1))); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, err
 	}
 	// What the final delivery has added is no word of the submitter.
 	var path string
@@ -153,7 +168,7 @@ func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (*cl
 			}
 		}
 		if m.Sender == "" { // which is not the null sender
-			return nil, fmt.Errorf("%s: no Return-Path, Sender or From names the sender; give --sender", file)
+			return nil, errors.New("no Return-Path, Sender or From names the sender; give --sender")
 		}
 	}
 	to := c.Rcpt

@@ -208,3 +208,51 @@ func TestVerdictEndsAtOnceWhenItIsTold(t *testing.T) {
 		t.Errorf("ended with %v", cmd.ProcessState)
 	}
 }
+
+// TestVerdictTellsFilesApartWhateverTheirNames has names of another character set, which
+// JSON cannot hold.
+func TestVerdictTellsFilesApartWhateverTheirNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	names := []string{"caf\xe9.eml", "caf\xe8.eml", "café.eml", "\xff\\\n.eml"}
+	want := []string{`caf\xe9.eml`, `caf\xe8.eml`, "café.eml", `\xff\\\n.eml`}
+	c := verdictCmd{JSON: true}
+	for _, name := range names {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(letters["plain.eml"]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.Files = append(c.Files, filepath.Join(dir, name))
+	}
+	cfg := observing().Milter
+	var out strings.Builder
+	if err := c.print(&out, nil, &cfg); err != nil {
+		t.Fatal(err)
+	}
+	dec := json.NewDecoder(strings.NewReader(out.String()))
+	for i := range names {
+		var o opinion
+		if err := dec.Decode(&o); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimPrefix(o.File, dir+"/"); got != want[i] {
+			t.Errorf("%q is named %q, want %q", names[i], got, want[i])
+		}
+	}
+	c.JSON, c.Files = false, append(c.Files[:2], filepath.Join(dir, "gone\xe9.eml"))
+	out.Reset()
+	err := c.print(&out, nil, &cfg)
+	if !strings.Contains(out.String(), `caf\xe9.eml: leave`) || !strings.Contains(out.String(), `caf\xe8.eml: leave`) {
+		t.Errorf("printed %s", out.String())
+	}
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), `gone\xe9.eml`) {
+		t.Errorf("of a file that is not there: %v", err)
+	}
+	// As an argument such a name is taken as it is, a configuration's too.
+	config := filepath.Join(dir, "\xe9.toml")
+	if err := os.WriteFile(config, []byte("hostname = 'mail.example.com'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := millrace(t, "", "--config", config, "verdict", filepath.Join(dir, names[0])); r.code != 0 || !strings.Contains(r.stdout, `caf\xe9.eml: leave`) {
+		t.Errorf("%+v", r)
+	}
+}

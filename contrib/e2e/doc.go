@@ -17,7 +17,7 @@
 //	envelope, arguments, verdict     recipients, ESMTP arguments, what is diverted
 //	inbound, chroot, sasl, session   where mail comes from, and how
 //	crash, crash_moments, restart    kill -9 under load, and in the moments around a verdict
-//	bounces, bounces_and_handback, mailman, suppress
+//	bounces, bounces_and_handback, mailman, sympa, suppress
 //	                                 what senders and list software are told, and what goes back to the host
 //	handback, handback_kill, handback_outage, handback_socket, drain, hostroom
 //	                                 the way back: a hostile main.cf, crashes, a closed port, a host that has enough to do
@@ -25,11 +25,12 @@
 //	check, config, setup, admin_days what admins do; testdata/admin_days has one script for each of their tasks
 //	trouble, flowdelay, queueid, pflogsumm
 //	                                 full disks, daemons that are down, reused queue ids, what pflogsumm makes of the logs
+//	half                             a newsletter beside a campaign with an id for each recipient
 //	sendmail, sendmail_session       the same with Sendmail
 //
 // The tests need root and what make deps installs and unpacks, and run in namespaces of
 // their own, so nothing leaves the machine. With LAB_RACE=1 the programs carry the race
 // detector, and a race that it finds fails the test that caused it. The build tag "long"
-// sends about 1 GB where otherwise 120 MB are sent, and hands 10,000 messages back under
-// 60 crashes instead of 500 under 6.
+// sends about 1 GB where otherwise 120 MB are sent, hands 10,000 messages back under
+// 60 crashes instead of 500 under 6, and has a campaign of 50,000 where otherwise it is 1,000.
 package e2e

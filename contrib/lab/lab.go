@@ -27,7 +27,7 @@
 //
 // The lab needs Linux, root and Debian's postfix package; it never reads or
 // writes /etc/postfix, /var/spool/postfix or a running instance. Sendmail, Exim
-// and OpenSMTPD cannot be installed beside Postfix, and Mailman would bring services
-// of its own: contrib/lab/deps/unpack lays their files aside, and each instance runs in
+// and OpenSMTPD cannot be installed beside Postfix, and Mailman and Sympa would bring
+// services of their own: contrib/lab/deps/unpack lays their files aside, and each instance runs in
 // a root of its own, made of these files over those of the machine.
 package lab

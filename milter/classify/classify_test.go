@@ -360,7 +360,7 @@ func TestEvidence(t *testing.T) {
 		"Mailman 3 confirm":   {"l-confirm+abc123@x.org", fields("Precedence: bulk", "List-Id: <l.x.org>"), false, ""},
 		"listmonk":            {"", fields("X-Listmonk-Campaign: u-1", "List-Unsubscribe: <x>"), true, "news.example.com"},
 		"phpList":             {"", fields("X-MessageID: 7", "X-ListMember: a@b", "Precedence: bulk"), true, "news.example.com"},
-		"Mautic":              {"", fields("X-EMAIL-ID: 3", "List-Unsubscribe: <x>"), true, "news.example.com"},
+		"Mautic":              {"", fields("X-EMAIL-ID: 3", "Precedence: Bulk", "List-Unsubscribe: <x>"), true, "news.example.com"},
 		"Sympa":               {"", fields("X-Loop: l@x", "X-Sequence: 3", "Precedence: list", "List-Id: <l.x>"), true, "l.x"},
 		"receipt":             {"", append(fields("X-PM-Message-Stream: outbound"), listFields...), false, ""},
 		"urgent":              {"", append(fields("X-Priority: 1 (Highest)"), listFields...), false, ""},

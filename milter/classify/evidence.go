@@ -68,19 +68,28 @@ func (c *Classifier) evidence(m *Message, h headers, recipients int) (finding, [
 	if why := urgent(m, h); why != "" {
 		return notBulk, nil, why
 	}
-	if !several || !program(marks) {
+	byProgram := several && program(marks)
+	if !byProgram {
 		if why := urgentUnlessPosted(m, h); why != "" {
 			return notBulk, nil, why
 		}
 	}
+	// What a program wrote by itself is a notice, unless its receivers can unsubscribe and many
+	// got the same.
+	notice := !byProgram && generated(h)
+	if notice && !h.has("list-unsubscribe") {
+		return notBulk, nil, isGenerated
+	}
 	switch {
-	case several:
+	case several && !notice:
 		return bulk, marks, names(marks)
 	case len(marks) == 0:
 		return doubt, nil, "no evidence of bulk"
 	case c.muchOf(m, h, recipients):
 		marks = append(marks, Evidence{ByVolume, "volume of the sender"}) // of one subject
 		return bulk, marks, names(marks)
+	case notice:
+		return notBulk, nil, isGenerated
 	}
 	return doubt, marks, "no evidence of bulk but " + names(marks)
 }

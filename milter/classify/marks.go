@@ -25,17 +25,17 @@ var traits = map[string]trait{
 	"x-mlserver":     ofList,
 
 	"x-listmonk-campaign": ofCampaign,
-	"x-email-id":          ofCampaign, // Mautic
+	"x-mc-user":           ofCampaign, // Mailchimp
 	"x-mw-campaign-uid":   ofCampaign, // MailWizz
 	"x-subscriber-hash":   ofCampaign, // Mailster
 	"x-mailcoach":         ofCampaign,
 	"x-civimail-bounce":   ofCampaign,
 	"x-camptrackid":       ofCampaign, // SuiteCRM
-	"x-mailer-lid":        ofCampaign, // Interspire
-	"x-queue-item-id":     ofCampaign, // EspoCRM
 	"x-elqsiteid":         ofCampaign, // Eloqua
 
-	"x-campaign": label, "x-campaignid": label, "x-campaign-id": label,
+	// Words that any program may choose: shops, airlines and notices name the kind of a mail
+	// so, in two or three of them at once. A product's own form of them is in campaignForm.
+	"x-campaign": label, "x-campaignid": label, "x-campaign-id": label, "x-email-id": label, "x-queue-item-id": label,
 }
 
 // bulkMarks lists what speaks for bulk in a message, those of one family together.
@@ -56,9 +56,7 @@ func bulkMarks(m *Message, h headers) []Evidence {
 
 	list := h.has("x-mailman-version") && (h.has("x-beenthere") || h.is("precedence", "list")) ||
 		h.has("x-loop") && h.has("x-sequence") // Sympa
-	campaigns := 0
-	campaign := h.has("x-messageid") && h.has("x-listmember") || // phpList
-		strings.HasPrefix(h.first("x-dolibarr-trackid"), "emailing-")
+	labelled, campaign := false, campaignForm(h)
 	for name := range h {
 		if len(name) < 6 || !strings.Contains("xlm", name[:1]) {
 			continue // no name of traits, nor one of a program's own
@@ -67,18 +65,32 @@ func bulkMarks(m *Message, h headers) []Evidence {
 		case t == ofList:
 			list = true
 		case t == label:
-			campaigns++
+			labelled = true
 		case t == ofCampaign || saysCampaign(name):
 			campaign = true
 		}
 	}
-	add(campaigns == 1, OptInHeaders, "campaign label")
+	add(labelled && !campaign, OptInHeaders, "campaign label") // beside its software it is the same mark
 	add(list, ListSoftware, "list software")
-	// Two names for the campaign are what Mailchimp and its kin write, not a label.
-	add(campaign || campaigns > 1, CampaignSoftware, "campaign software")
+	add(campaign, CampaignSoftware, "campaign software")
 	add(fromList(m, h), Structure, listSender)
 	return marks
 }
+
+// campaignForm reports whether fields have the form that a product gives them in its
+// campaigns. Their names alone would not tell: applications choose them, too.
+func campaignForm(h headers) bool {
+	bulk := h.is("precedence", "bulk")
+	return h.has("x-messageid") && h.has("x-listmember") || // phpList
+		strings.HasPrefix(h.first("x-dolibarr-trackid"), "emailing-") ||
+		bulk && numbers(h.first("x-email-id")) || // Mautic, to segments
+		bulk && h.has("x-queue-item-id") || // EspoCRM
+		numbers(h.first("x-mailer-lid")) || // Interspire: its lists
+		strings.Contains(h.first("x-report-abuse"), "campaign") // Mailchimp, MailWizz
+}
+
+// numbers reports whether a value is a number, or several with commas between them.
+func numbers(v string) bool { return v != "" && strings.Trim(v, "0123456789,") == "" }
 
 // listIDFamily says what a List-Id is worth. Any program may give its mail one, a notice
 // or a password reset too. It is part of a list's structure where the receiver can leave

@@ -122,3 +122,40 @@ func TestSubjectKeyLeavesOutWhatIsTheRecipients(t *testing.T) {
 		t.Errorf("%d octets of an encoded word", len(got))
 	}
 }
+
+// TestGeneratedMailThatCanBeLeftIsBulkByVolume sends what a program has written by itself:
+// a forum's summary, alerts that nobody can unsubscribe from, and notices of their own
+// subjects.
+func TestGeneratedMailThatCanBeLeftIsBulkByVolume(t *testing.T) {
+	t.Parallel()
+	const leave, generated = "List-Unsubscribe: <https://forum.example/u>", "Auto-Submitted: auto-generated"
+	for _, x := range []struct {
+		what    string
+		subject func(i int) string
+		header  []string
+		want    int
+	}{
+		{"summary", always("Summary"), []string{generated, leave, "X-Auto-Response-Suppress: All"}, 1500},
+		{"alert", always("Disk is full"), []string{generated, "Precedence: bulk"}, 0},
+		{"notices", func(i int) string { return fmt.Sprintf("Ticket %d is solved", i) }, []string{generated, leave}, 0},
+		{"resets", always("Reset your password"), []string{generated, "X-Auto-Response-Suppress: All"}, 0},
+	} {
+		c, n := mustNew(t, shipped(t)), 0
+		for i := range 2000 {
+			m := Message{
+				Sender: "noreply@forum.example", AuthUser: "app", Arrived: start.Add(time.Duration(i) * 10 * time.Minute / 2000),
+				Recipients: []Recipient{remote(fmt.Sprintf("r%d@example.net", i))},
+				Header:     fields(append(x.header, "Subject: "+x.subject(i))...),
+			}
+			d := c.Decide(&m)
+			if d.Divert != nil {
+				n++
+			} else if d.Reason != generated {
+				t.Fatalf("%s: stays because of %s", x.what, d.Reason)
+			}
+		}
+		if n != x.want {
+			t.Errorf("%s: %d of 2,000 diverted, want %d", x.what, n, x.want)
+		}
+	}
+}

@@ -1,6 +1,9 @@
 package classify
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // urgent says why mail that may look like bulk must not wait behind it, or "". These
 // signs are of whoever sends the message as it is, of list software too.
@@ -37,12 +40,6 @@ func urgent(m *Message, h headers) string {
 // urgentUnlessPosted says the same by what an author's program writes: on a list's post
 // or a campaign it is no word about how that is sent.
 func urgentUnlessPosted(m *Message, h headers) string {
-	for _, v := range h["auto-submitted"] {
-		// Notices, alerts, cron: RFC 3834's word for what a program writes by itself.
-		if autoSubmitted(v) != "no" {
-			return "Auto-Submitted: auto-generated"
-		}
-	}
 	switch {
 	case administrative(m.Sender):
 		return "notice of list software"
@@ -55,6 +52,16 @@ func urgentUnlessPosted(m *Message, h headers) string {
 		return "reply"
 	}
 	return ""
+}
+
+// isGenerated is the reason why a notice stays.
+const isGenerated = "Auto-Submitted: auto-generated"
+
+// generated reports whether a program has written the message by itself (RFC 3834): a
+// notice, an alert, cron's mail, or what a forum makes of the week. Replies are vetoed
+// before.
+func generated(h headers) bool {
+	return slices.ContainsFunc(h["auto-submitted"], func(v string) bool { return autoSubmitted(v) != "no" })
 }
 
 // administrative reports whether a sender is one of the addresses by which list software

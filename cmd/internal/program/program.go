@@ -7,9 +7,11 @@ package program
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"reflect"
 	"runtime/debug"
 	"strings"
 
@@ -89,6 +91,21 @@ func report(w io.Writer, name string, err error) {
 	}
 }
 
+// verbatim takes an argument as it is. Kong's own way leads through JSON, which changes what
+// is not UTF-8: names of files may not be.
+func verbatim(ctx *kong.DecodeContext, target reflect.Value) error {
+	t, err := ctx.Scan.PopValue("string")
+	if err != nil {
+		return err
+	}
+	s, ok := t.Value.(string)
+	if !ok {
+		return fmt.Errorf("expected string value but got %v (%T)", t.Value, t.Value)
+	}
+	target.SetString(s)
+	return nil
+}
+
 // Parse reads the command line into cli, a pointer to a struct with kong tags.
 // It ends the program for --help and --version, and with ExitUsage for a
 // command line that it does not understand.
@@ -99,6 +116,7 @@ func Parse(name, description string, cli any) *kong.Context {
 		kong.Vars{"version": name + " " + Version(), "config": config.DefaultFile},
 		kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.KindMapper(reflect.String, kong.MapperFunc(verbatim)),
 	)
 	ctx, err := k.Parse(os.Args[1:])
 	if err != nil {

@@ -1,0 +1,9 @@
+//go:build long
+
+package e2e
+
+// How many messages TestNewsletterGetsItsHalf has of the campaign and of the newsletter.
+const (
+	halfCampaign   = 50_000
+	halfNewsletter = 200
+)
