@@ -22,13 +22,18 @@ func (w *worker) announce() {
 }
 
 // learn takes in what a transaction showed of how the host must be spoken to: that it does
-// not know BDAT, or that a message has more recipients than it takes in one transaction.
+// not know BDAT, or not groups of commands, or that a message has more recipients than it
+// takes in one transaction.
 // Those that are too many go in the next one at once.
 func (w *worker) learn(r *settle.Settlement, result smtp.Result, err error) {
 	m, at, now := w.deliverer.manners, endpoint(w.peer), time.Now()
-	if e, ok := errors.AsType[*smtp.Error](err); ok && e.Chunk {
+	e, ok := errors.AsType[*smtp.Error](err)
+	if ok && e.Chunk {
 		w.deliverer.log.Info("BDAT failed, the next message goes by DATA", "relay", w.peer.Relay(), "err", err)
 		m.NoChunking(at, now)
+	} else if ok && e.Group {
+		w.deliverer.log.Info("PIPELINING failed, the next connection does without", "relay", w.peer.Relay(), "err", err)
+		m.NoPipelining(at, now)
 	}
 	taken := 0 // by their RCPT
 	for _, x := range result.Recipients {
