@@ -94,9 +94,11 @@ func troubleOf(r *settle.Settlement, result smtp.Result, err error) (t trouble) 
 			continue
 		}
 		seen = true
-		if f.Decision.Action != outcome.Retry || result.Recipients[i].Fate == smtp.InDoubt || !slices.Contains(ofSite, f.Decision.Class) {
+		if f.Decision.Action != outcome.Retry || !slices.Contains(ofSite, f.Decision.Class) {
 			return trouble{}
 		}
+		// The site may have taken it: no more of its mail is to be sent twice.
+		t.any = t.any && result.Recipients[i].Fate != smtp.InDoubt
 		t.host = t.host && slices.Contains(ofHost, f.Decision.Class)
 		t.closing = t.closing || f.Reply.Code == 421
 	}
