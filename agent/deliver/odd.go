@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/smtp"
@@ -35,6 +36,7 @@ func (w *worker) learn(r *settle.Settlement, result smtp.Result, err error) {
 		w.deliverer.log.Info("PIPELINING failed, the next connection does without", "relay", w.peer.Relay(), "err", err)
 		m.NoPipelining(at, now)
 	}
+	w.learnTLS(r, err)
 	taken := 0 // by their RCPT
 	for _, x := range result.Recipients {
 		if x.Err == nil && x.Stage > smtp.StageRcpt {
@@ -58,6 +60,28 @@ func (w *worker) learn(r *settle.Settlement, result smtp.Result, err error) {
 	if slices.ContainsFunc(r.Results, func(f settle.Result) bool { return f.Again }) {
 		m.TooMany(at, fits, now)
 		w.announce()
+	}
+}
+
+// learnTLS takes in whether the first transaction of a connection through opportunistic TLS
+// had its replies. One that was lost with none is a sign that TLS breaks behind the
+// handshake: smtp(8) goes on in the clear then, with mail that has waited (smtp_trouble.c).
+func (w *worker) learnTLS(r *settle.Settlement, err error) {
+	if _, secret := w.conn.TLS(); !secret || w.sent > 1 {
+		return
+	}
+	d, at := w.deliverer, endpoint(w.peer)
+	if err == nil {
+		d.manners.TLSHeld(at)
+		return
+	}
+	e, ok := errors.AsType[*smtp.Error](err)
+	if !ok || e.Reply.Code != 0 || e.Chunk || e.Group || errors.Is(err, smtp.ErrContent) || errors.Is(err, smtp.ErrAbandoned) || errors.Is(err, context.Canceled) {
+		return
+	}
+	o := d.settings.Now().Options(r.Route, w.peer, func(string) {})
+	if mayWeaken(&o) && d.manners.TLSBroke(at, time.Now()) {
+		d.log.Info("TLS breaks in transactions, trying "+manners.Clear.String(), "relay", w.peer.Relay(), "err", err)
 	}
 }
 

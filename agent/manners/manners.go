@@ -93,6 +93,8 @@ type state struct {
 	tlsUntil        time.Time
 	trouble         time.Time // when TLS began to fail; zero: it does not
 	failed          time.Time // when it last did
+	breaks          time.Time // when connections through TLS began to break; zero: they do not
+	broke           time.Time // when one last did
 	byDataUntil     time.Time
 	stepwiseUntil   time.Time
 	recipients      int
@@ -101,7 +103,7 @@ type state struct {
 
 // over says whether nothing of it counts any more.
 func (s *state) over(now time.Time) bool {
-	return now.After(s.tlsUntil) && now.After(s.failed.Add(troubleFor)) && now.After(s.byDataUntil) && now.After(s.stepwiseUntil) && now.After(s.recipientsUntil)
+	return now.After(s.tlsUntil) && now.After(s.failed.Add(troubleFor)) && now.After(s.broke.Add(troubleFor)) && now.After(s.byDataUntil) && now.After(s.stepwiseUntil) && now.After(s.recipientsUntil)
 }
 
 // New returns a Memory of nothing.
@@ -188,6 +190,33 @@ func (m *Memory) TLSWorked(at Endpoint, way TLS, now time.Time) {
 	}
 }
 
+// TLSBroke notes that a connection through opportunistic TLS was lost in its first transaction,
+// with no reply, and says whether the next ones go in the clear: when that has been so
+// for as long as smtp(8) waits. A receiver may be in trouble for other reasons.
+func (m *Memory) TLSBroke(at Endpoint, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.at(at, now)
+	if s.breaks.IsZero() || now.Sub(s.broke) > troubleFor {
+		s.breaks = now
+	}
+	s.broke = now
+	if now.Sub(s.breaks) < trustFor {
+		return false
+	}
+	s.tls, s.tlsUntil = Clear, now.Add(tlsFor)
+	return true
+}
+
+// TLSHeld notes that a transaction through TLS had its replies.
+func (m *Memory) TLSHeld(at Endpoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.states[at]; s != nil {
+		s.breaks = time.Time{}
+	}
+}
+
 // TLSWanted forgets that TLS failed, at a host that takes no mail without it, and says
 // whether it was spoken to in the clear.
 func (m *Memory) TLSWanted(at Endpoint) bool {
@@ -197,7 +226,7 @@ func (m *Memory) TLSWanted(at Endpoint) bool {
 	if s == nil || s.tls != Clear {
 		return false
 	}
-	s.tls, s.tlsUntil, s.trouble = Whole, time.Time{}, time.Time{}
+	s.tls, s.tlsUntil, s.trouble, s.breaks = Whole, time.Time{}, time.Time{}, time.Time{}
 	return true
 }
 
