@@ -54,6 +54,68 @@ func TestNextHostTakesTheMailInTheSameDelivery(t *testing.T) {
 	}
 }
 
+// A host that closes in place of the reply to the dot, each time, may have taken the mail: all
+// the same the next one gets it, as with smtp(8).
+func TestNextHostTakesWhatIsInDoubt(t *testing.T) {
+	t.Parallel()
+	p := far(sink.Behaviour{})
+	p.Host = []sink.Host{{Name: "mx1.far.test", Preference: 10}, {Name: "mx2.far.test", Preference: 20}}
+	s := newStage(t, hours, p)
+	if err := s.net.Change("mx1.far.test", func(x *sink.Behaviour) { x.Drop = 1 }); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	s.sendMany(20, "a")
+	s.until("all delivered", func() bool { return len(s.at("far")) == 20 && s.empty() })
+}
+
+// What a host defers that takes other mail goes to the next one, in the same delivery; when it
+// takes none any more, all goes there.
+func TestNextHostTakesWhatOneDefersAlone(t *testing.T) {
+	t.Parallel()
+	for _, at := range []sink.Stage{sink.TroubleMail, sink.TroubleRcpt, sink.TroubleDot} {
+		t.Run(string(at), func(t *testing.T) {
+			t.Parallel()
+			p := far(sink.Behaviour{})
+			p.Host = []sink.Host{{Name: "mx1.far.test", Preference: 10}, {Name: "mx2.far.test", Preference: 20}}
+			s := newStage(t, hours, p)
+			if err := s.net.Change("mx1.far.test", func(x *sink.Behaviour) { x.Trouble, x.Senders = at, "bad" }); err != nil {
+				t.Fatal(err)
+			}
+			s.start()
+			n := 0
+			for range 5 { // one at a time, so that mail is always taken in between
+				for _, stream := range []string{"good", "bad"} {
+					s.sendMany(1, stream)
+					n++
+					s.until("delivered", func() bool { return len(s.at("far")) == n && s.empty() })
+				}
+			}
+			taken := func(host string) (n int) {
+				for _, x := range s.net.Stats().Hosts {
+					if x.Host == host {
+						n += int(x.Messages)
+					}
+				}
+				return n
+			}
+			if first, second := taken("mx1.far.test"), taken("mx2.far.test"); first != 5 || second != 5 {
+				t.Errorf("%d and %d messages", first, second)
+			}
+			if err := s.net.Change("mx1.far.test", func(x *sink.Behaviour) { x.Senders = "" }); err != nil {
+				t.Fatal(err)
+			}
+			s.sendMany(20, "good")
+			s.until("all delivered", func() bool { return len(s.at("far")) == n+20 && s.empty() })
+			for _, x := range s.net.Stats().Hosts {
+				if x.Host == "mx1.far.test" && x.Refused[sink.CauseTrouble] > 15 {
+					t.Errorf("%d refused", x.Refused[sink.CauseTrouble])
+				}
+			}
+		})
+	}
+}
+
 // What reads as a throttle, as distrust or as greylisting goes to no other host.
 func TestWhatIsAboutUsGoesNowhereElse(t *testing.T) {
 	t.Parallel()

@@ -62,6 +62,7 @@ type Deliverer struct {
 
 	manners *manners.Memory
 	relays  relays
+	seconds seconds
 }
 
 // New returns a Deliverer that knows nothing of any host.

@@ -76,6 +76,9 @@ func mannered(o smtp.Options, m manners.Manner) smtp.Options {
 	if m.ByData {
 		o.Ignore = append(slices.Clip(o.Ignore), "CHUNKING")
 	}
+	if m.Stepwise {
+		o.Ignore = append(slices.Clip(o.Ignore), "PIPELINING")
+	}
 	if m.TLS == manners.Whole {
 		return o
 	}

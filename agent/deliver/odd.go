@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/smtp"
@@ -22,14 +23,20 @@ func (w *worker) announce() {
 }
 
 // learn takes in what a transaction showed of how the host must be spoken to: that it does
-// not know BDAT, or that a message has more recipients than it takes in one transaction.
+// not know BDAT, or not groups of commands, or that a message has more recipients than it
+// takes in one transaction.
 // Those that are too many go in the next one at once.
 func (w *worker) learn(r *settle.Settlement, result smtp.Result, err error) {
 	m, at, now := w.deliverer.manners, endpoint(w.peer), time.Now()
-	if e, ok := errors.AsType[*smtp.Error](err); ok && e.Chunk {
+	e, ok := errors.AsType[*smtp.Error](err)
+	if ok && e.Chunk {
 		w.deliverer.log.Info("BDAT failed, the next message goes by DATA", "relay", w.peer.Relay(), "err", err)
 		m.NoChunking(at, now)
+	} else if ok && e.Group {
+		w.deliverer.log.Info("PIPELINING failed, the next connection does without", "relay", w.peer.Relay(), "err", err)
+		m.NoPipelining(at, now)
 	}
+	w.learnTLS(r, err)
 	taken := 0 // by their RCPT
 	for _, x := range result.Recipients {
 		if x.Err == nil && x.Stage > smtp.StageRcpt {
@@ -53,6 +60,28 @@ func (w *worker) learn(r *settle.Settlement, result smtp.Result, err error) {
 	if slices.ContainsFunc(r.Results, func(f settle.Result) bool { return f.Again }) {
 		m.TooMany(at, fits, now)
 		w.announce()
+	}
+}
+
+// learnTLS takes in whether the first transaction of a connection through opportunistic TLS
+// had its replies. One that was lost with none is a sign that TLS breaks behind the
+// handshake: smtp(8) goes on in the clear then, with mail that has waited (smtp_trouble.c).
+func (w *worker) learnTLS(r *settle.Settlement, err error) {
+	if _, secret := w.conn.TLS(); !secret || w.sent > 1 {
+		return
+	}
+	d, at := w.deliverer, endpoint(w.peer)
+	if err == nil {
+		d.manners.TLSHeld(at)
+		return
+	}
+	e, ok := errors.AsType[*smtp.Error](err)
+	if !ok || e.Reply.Code != 0 || e.Chunk || e.Group || errors.Is(err, smtp.ErrContent) || errors.Is(err, smtp.ErrAbandoned) || errors.Is(err, context.Canceled) {
+		return
+	}
+	o := d.settings.Now().Options(r.Route, w.peer, func(string) {})
+	if mayWeaken(&o) && d.manners.TLSBroke(at, time.Now()) {
+		d.log.Info("TLS breaks in transactions, trying "+manners.Clear.String(), "relay", w.peer.Relay(), "err", err)
 	}
 }
 
@@ -89,9 +118,11 @@ func troubleOf(r *settle.Settlement, result smtp.Result, err error) (t trouble) 
 			continue
 		}
 		seen = true
-		if f.Decision.Action != outcome.Retry || result.Recipients[i].Fate == smtp.InDoubt || !slices.Contains(ofSite, f.Decision.Class) {
+		if f.Decision.Action != outcome.Retry || !slices.Contains(ofSite, f.Decision.Class) {
 			return trouble{}
 		}
+		// The site may have taken it: no more of its mail is to be sent twice.
+		t.any = t.any && result.Recipients[i].Fate != smtp.InDoubt
 		t.host = t.host && slices.Contains(ofHost, f.Decision.Class)
 		t.closing = t.closing || f.Reply.Code == 421
 	}

@@ -37,9 +37,9 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 			at.Fault, at.Text = outcome.Oversize, res.Err.Error()
 		case res.Err != nil:
 			at.Fault, at.Text = outcome.NeedsExtension, res.Err.Error()
-		case errors.Is(err, smtp.ErrNoChunking), errors.Is(err, smtp.ErrAbandoned):
-			// Nothing was said of the message, and the next connection does without BDAT; or
-			// it was we who had no patience.
+		case errors.Is(err, smtp.ErrNoChunking), errors.Is(err, smtp.ErrAbandoned), outOfStep(err):
+			// Nothing was said of the message, and the next connection does without BDAT, or
+			// without groups of commands; or it was we who had no patience.
 			f.Untried = true
 			at.Fault, at.Text = outcome.LostConnection, err.Error()
 		case err != nil && r.Reuse > 1 && res.Stage < smtp.StageContent:
@@ -66,6 +66,12 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 		d.orders.ApplyRule(orders.Reply{Decision: shown, Route: r.Route, Host: r.Host, Code: at.Code, Stream: r.Envelope.Stream})
 	}
 	r.Results = append(r.Results, f)
+}
+
+// outOfStep says whether the replies to a group of commands could not be made out.
+func outOfStep(err error) bool {
+	e, ok := errors.AsType[*smtp.Error](err)
+	return ok && e.Group
 }
 
 // first says whether no recipient of the transaction before the next one was accepted: then

@@ -126,7 +126,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		return w.done, sig, nil
 	}
 	set := d.settings.Now() // one for the whole transaction: a reload in between changes nothing of it
-	w.prepare(e, content, job, rt, set.Config)
+	d.prepare(&w.tx, e, content, job, rt, set.Config)
 	w.watch()
 	result, err := w.conn.Send(ctx, &w.tx)
 	w.unwatch()
@@ -152,14 +152,22 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		}
 		err = errElsewhere
 	}
+	var second *settle.Settlement
+	asked := false
+	if !moves && err == nil {
+		second, asked = w.askSecond(ctx, set, &r, result)
+	}
 	w.done, w.events = r.Settle(w.done, w.events)
+	if second != nil {
+		w.done, w.events = second.Settle(w.done, w.events[:0])
+	}
 	if moves {
 		return w.done, append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began}), err
 	}
 	x := evidence(&r, began)
-	x.Trouble = trouble.any
+	x.Trouble = trouble.any && second == nil
 	sig = append(sig, x)
-	if err == nil && w.refusesAll(trouble.any) {
+	if err == nil && (w.refusesAll(x.Trouble) || asked) {
 		err = errElsewhere
 	}
 	if err == nil && w.insistsOnTLS(r.Results) {
@@ -201,8 +209,7 @@ func (w *worker) check(now time.Time) error {
 // prepare fills the transaction. The Received field is made anew each time; it
 // depends only on the envelope and the configuration, so every try sends the
 // same bytes.
-func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, rt queue.Route, c *config.Config) {
-	tx := &w.tx
+func (d *Deliverer) prepare(tx *smtp.Tx, e *spool.Envelope, content io.Reader, job queue.Job, rt queue.Route, c *config.Config) {
 	tx.AsTaken = rt.Handback
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
 	tx.Prefix = nil
@@ -211,7 +218,7 @@ func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, rt
 		if c.Agent.HideClient {
 			shown.Helo, shown.ClientName, shown.ClientAddr = "", "", ""
 		}
-		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, w.deliverer.key)
+		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, d.key)
 	}
 	tx.Size = e.Size + int64(len(tx.Prefix))
 	tx.Recipients = tx.Recipients[:0]

@@ -1,11 +1,12 @@
 // Package manners remembers how single hosts must be spoken to, where that is not as they
 // announce it: a host whose TLS breaks, that announces CHUNKING and does not know BDAT, or
-// that takes fewer recipients in a transaction than it says.
+// PIPELINING and does not answer each command of a group, or that takes fewer recipients in
+// a transaction than it says.
 //
 // A Memory owns what was found, host by host, for a while. Before a connect Of gives the
 // host's Manner, which the caller follows. What it meets then it reports: TLSFailed gives
-// the manner to try next, in the same connect, TLSWorked, NoChunking and TooMany note what
-// was found.
+// the manner to try next, in the same connect, TLSWorked, TLSBroke, NoChunking, NoPipelining
+// and TooMany note what was found.
 //
 // Nothing outlives the process, what is remembered is bounded, and no method waits or calls
 // out. A host is known by name and address: a handshake may fail for the name alone (SNI),
@@ -54,6 +55,7 @@ func (t TLS) String() string {
 type Manner struct {
 	TLS        TLS
 	ByData     bool // no BDAT
+	Stepwise   bool // no group of commands: each waits for its reply
 	Recipients int  // of a transaction at most; 0: nothing was found
 }
 
@@ -69,6 +71,8 @@ const (
 	troubleFor = time.Hour
 	// byDataFor is long: BDAT saves a flight, and to find out again may cost ten minutes.
 	byDataFor = 24 * time.Hour
+	// stepwiseFor is as long: to find out again costs a transaction.
+	stepwiseFor = 24 * time.Hour
 	// recipientsFor is short: to find out again costs one reply.
 	recipientsFor = time.Hour
 	// maxStates and maxWorked bound the memories.
@@ -89,14 +93,17 @@ type state struct {
 	tlsUntil        time.Time
 	trouble         time.Time // when TLS began to fail; zero: it does not
 	failed          time.Time // when it last did
+	breaks          time.Time // when connections through TLS began to break; zero: they do not
+	broke           time.Time // when one last did
 	byDataUntil     time.Time
+	stepwiseUntil   time.Time
 	recipients      int
 	recipientsUntil time.Time
 }
 
 // over says whether nothing of it counts any more.
 func (s *state) over(now time.Time) bool {
-	return now.After(s.tlsUntil) && now.After(s.failed.Add(troubleFor)) && now.After(s.byDataUntil) && now.After(s.recipientsUntil)
+	return now.After(s.tlsUntil) && now.After(s.failed.Add(troubleFor)) && now.After(s.broke.Add(troubleFor)) && now.After(s.byDataUntil) && now.After(s.stepwiseUntil) && now.After(s.recipientsUntil)
 }
 
 // New returns a Memory of nothing.
@@ -116,7 +123,7 @@ func (m *Memory) Of(at Endpoint, now time.Time) Manner {
 		delete(m.states, at)
 		return Manner{}
 	}
-	x := Manner{ByData: now.Before(s.byDataUntil)}
+	x := Manner{ByData: now.Before(s.byDataUntil), Stepwise: now.Before(s.stepwiseUntil)}
 	if now.Before(s.tlsUntil) {
 		x.TLS = s.tls
 	}
@@ -183,6 +190,33 @@ func (m *Memory) TLSWorked(at Endpoint, way TLS, now time.Time) {
 	}
 }
 
+// TLSBroke notes that a connection through opportunistic TLS was lost in its first transaction,
+// with no reply, and says whether the next ones go in the clear: when that has been so
+// for as long as smtp(8) waits. A receiver may be in trouble for other reasons.
+func (m *Memory) TLSBroke(at Endpoint, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.at(at, now)
+	if s.breaks.IsZero() || now.Sub(s.broke) > troubleFor {
+		s.breaks = now
+	}
+	s.broke = now
+	if now.Sub(s.breaks) < trustFor {
+		return false
+	}
+	s.tls, s.tlsUntil = Clear, now.Add(tlsFor)
+	return true
+}
+
+// TLSHeld notes that a transaction through TLS had its replies.
+func (m *Memory) TLSHeld(at Endpoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.states[at]; s != nil {
+		s.breaks = time.Time{}
+	}
+}
+
 // TLSWanted forgets that TLS failed, at a host that takes no mail without it, and says
 // whether it was spoken to in the clear.
 func (m *Memory) TLSWanted(at Endpoint) bool {
@@ -192,7 +226,7 @@ func (m *Memory) TLSWanted(at Endpoint) bool {
 	if s == nil || s.tls != Clear {
 		return false
 	}
-	s.tls, s.tlsUntil, s.trouble = Whole, time.Time{}, time.Time{}
+	s.tls, s.tlsUntil, s.trouble, s.breaks = Whole, time.Time{}, time.Time{}, time.Time{}
 	return true
 }
 
@@ -201,6 +235,13 @@ func (m *Memory) NoChunking(at Endpoint, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.at(at, now).byDataUntil = now.Add(byDataFor)
+}
+
+// NoPipelining notes that a host does not answer each command of a group with a reply.
+func (m *Memory) NoPipelining(at Endpoint, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.at(at, now).stepwiseUntil = now.Add(stepwiseFor)
 }
 
 // TooMany notes that a host took so many recipients in a transaction, at least 1, and no

@@ -47,6 +47,38 @@ func TestTLSIsGivenUpStepByStepForAWhile(t *testing.T) {
 	}
 }
 
+// A host whose connections break behind the handshake is spoken to in the clear when that has
+// lasted, though each handshake works.
+func TestTLSThatBreaksLaterIsGivenUpForAWhile(t *testing.T) {
+	t.Parallel()
+	m := New()
+	for d := time.Duration(0); d < trustFor; d += time.Minute {
+		m.TLSWorked(odd, Whole, now.Add(d))
+		if m.TLSBroke(odd, now.Add(d)) || m.Of(odd, now.Add(d)) != (Manner{}) {
+			t.Errorf("given up after %v", d)
+		}
+	}
+	at := now.Add(trustFor)
+	if !m.TLSBroke(odd, at) || m.Of(odd, at).TLS != Clear || m.Of(odd, at.Add(tlsFor-1)).TLS != Clear {
+		t.Error("not given up")
+	}
+	if got := m.Of(odd, at.Add(tlsFor+1)).TLS; got != Whole {
+		t.Errorf("%q when it is over", got)
+	}
+	if at = at.Add(tlsFor + 2); !m.TLSBroke(odd, at) {
+		t.Error("the same trouble is waited for again")
+	}
+	m.TLSWanted(odd)
+	m.TLSBroke(odd, at)
+	m.TLSHeld(odd)
+	if m.TLSBroke(odd, at.Add(trustFor)) {
+		t.Error("what held in between counts for nothing")
+	}
+	if m.TLSBroke(odd, at.Add(trustFor+troubleFor+1)) {
+		t.Error("it breaks seldom")
+	}
+}
+
 // A host where TLS worked within a week is spoken to in the clear only when its trouble
 // has lasted as long as smtp(8) waits.
 func TestTroubleOfAHostThatCanDoTLSMayPass(t *testing.T) {

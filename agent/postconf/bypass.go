@@ -143,7 +143,7 @@ func (p *Postfix) bypassed(c *config.Config, m milters) []Finding {
 				fmt.Sprintf("%s is %s: %s", x.parameter, v.value, x.meaning), x.remedy))
 		}
 	}
-	return slices.Concat(findings, p.headerChecks(c, ways), p.access(c, m.through), p.changes(), p.brakes())
+	return slices.Concat(findings, p.headerChecks(c, ways), p.access(c, m.through), p.changes(c), p.brakes())
 }
 
 // nothingIn reports whether lookup tables cannot concern diverted mail: they
@@ -268,38 +268,88 @@ func (x *checks) findings(c *config.Config, parameter, where string) []Finding {
 	return findings
 }
 
-// defaultOf are the values that parameters have when nobody has chosen one (postconf(5)).
+// difference is what Postfix does when it sends, and Millrace does not, by the parameters
+// that say so.
+type difference struct {
+	parameters      []string
+	meaning, remedy string
+	same            func(c *config.Config, value string) bool // Millrace does it too; nil: it does not
+}
+
+// differences are all that Postfix's smtp(8) can be told about single receivers, or about
+// mail on the wire, and that neither set-up carries over nor another check compares. What
+// is left of its parameters is without meaning here (outbound_test.go has the list).
+var differences = []difference{
+	{parameters: []string{"smtp_header_checks", "smtp_mime_header_checks", "smtp_nested_header_checks", "smtp_body_checks"},
+		meaning: "diverted mail leaves without what is changed there", remedy: byRule},
+	{parameters: []string{"smtp_fallback_relay"},
+		meaning: "diverted mail whose receivers are down waits, and never goes there", remedy: byRule},
+	{parameters: []string{"smtp_reply_filter", "smtp_delivery_status_filter"},
+		meaning: "replies to diverted mail are taken as they come", remedy: "tune the queue's retry and expire, if need be"},
+	{parameters: []string{"smtp_discard_ehlo_keywords", "smtp_discard_ehlo_keyword_address_maps"},
+		meaning: "Millrace takes what receivers announce at their word, but for CHUNKING where BDAT fails, PIPELINING where replies are missing and STARTTLS where TLS fails", remedy: byRule},
+	{parameters: []string{"smtp_never_send_ehlo", "smtp_always_send_ehlo"},
+		meaning: "Millrace says EHLO to all receivers, and HELO to those that refuse it", remedy: byRule},
+	{parameters: []string{"smtp_host_lookup"},
+		meaning: "Millrace finds receivers by DNS alone", remedy: byRule},
+	{parameters: []string{"smtp_dns_reply_filter", "smtp_dns_resolver_options", "ignore_mx_lookup_error", "smtp_defer_if_no_mx_address_found"},
+		meaning: "Millrace takes what the DNS says as it is", remedy: byRule},
+	{parameters: []string{"smtp_address_preference"},
+		meaning: "Millrace goes to a host's address of the favoured source's protocol first", remedy: `let the first of [agent] source_addresses be of the protocol that shall go first`},
+	{parameters: []string{"smtp_pix_workarounds", "smtp_pix_workaround_maps"},
+		meaning: "Millrace speaks to all receivers alike", remedy: byRule},
+	{parameters: []string{"smtp_tcp_port"},
+		meaning: "Millrace goes to another port of its receivers", remedy: "set [agent] port",
+		same: func(c *config.Config, v string) bool {
+			return v == fmt.Sprint(c.Agent.Port) || v == "smtp" && c.Agent.Port == 25
+		}},
+	{parameters: []string{"smtp_tls_wrappermode"},
+		meaning: "Millrace speaks TLS from the first octet to a relay alone", remedy: byRule, same: says("no")},
+	{parameters: []string{"smtp_tls_servername"},
+		meaning: "Millrace sends the name of the host, where TLS needs one", remedy: byRule},
+	{parameters: []string{"smtp_tls_cert_file", "smtp_tls_eccert_file", "smtp_tls_dcert_file", "smtp_tls_chain_files", "smtp_tls_key_file", "smtp_tls_eckey_file", "smtp_tls_dkey_file"},
+		meaning: "receivers of diverted mail that ask for a certificate see none", remedy: "set [agent] tls_cert_file and tls_key_file",
+		same: func(c *config.Config, _ string) bool { return c.Agent.TLSCertFile != "" }},
+	{parameters: []string{"smtp_tls_CAfile", "smtp_tls_CApath", "smtp_tls_trust_anchor_file"},
+		meaning: "Millrace trusts the system's authorities", remedy: "set [agent] tls_ca_file",
+		same: func(c *config.Config, v string) bool {
+			return c.Agent.TLSCAFile != "" || strings.HasPrefix(v, "/etc/ssl/certs") || strings.HasPrefix(v, "/etc/pki/")
+		}},
+	{parameters: []string{"smtp_tls_protocols", "smtp_tls_mandatory_protocols", "smtp_tls_ciphers", "smtp_tls_mandatory_ciphers", "smtp_tls_exclude_ciphers", "smtp_tls_mandatory_exclude_ciphers"},
+		meaning: "Millrace takes any TLS where it is not required, and [agent] tls_min_version or newer where it is", remedy: "see that tls_min_version does"},
+	{parameters: []string{"smtp_tls_secure_cert_match", "smtp_tls_verify_cert_match", "smtp_tls_fingerprint_cert_match"},
+		meaning: "where Millrace verifies, a certificate must be valid for the name of the host", remedy: byRule},
+	{parameters: []string{"smtp_sasl_auth_enable", "smtp_sender_dependent_authentication"},
+		meaning: "diverted mail goes to its receivers without a password", remedy: `a relay gets one by relay_auth_file in its [[queue]]`, same: says("no")},
+	{parameters: []string{"smtp_skip_5xx_greeting"},
+		meaning: "Millrace passes a host by that greets with 5xx, and tries again", remedy: byRule, same: says("yes")},
+	{parameters: []string{"smtp_connect_timeout", "smtp_helo_timeout", "smtp_starttls_timeout", "smtp_mail_timeout", "smtp_rcpt_timeout", "smtp_data_init_timeout",
+		"smtp_data_xfer_timeout", "smtp_data_done_timeout", "smtp_min_data_rate", "smtp_per_request_deadline", "smtp_per_record_deadline"},
+		meaning: "Millrace waits for receivers as long as RFC 5321 section 4.5.3.2 says, 30 s for a connect", remedy: byRule},
+	{parameters: []string{"smtp_transport_rate_delay"},
+		meaning: "diverted mail is not slowed down on the whole", remedy: "set max_message_rate in [general]", same: says("0s")},
+}
+
+func says(value string) func(*config.Config, string) bool {
+	return func(_ *config.Config, v string) bool { return v == value }
+}
+
+// defaultOf are the values that parameters have when nobody has chosen one (postconf(5)),
+// for when postconf was not asked.
 var defaultOf = map[string]string{
 	"smtp_host_lookup": "dns", "smtp_address_preference": "any", "smtp_pix_workarounds": "disable_esmtp,delay_dotcrlf",
 }
 
 // changes warns of what Postfix does when it sends, and Millrace does not.
-func (p *Postfix) changes() []Finding {
+func (p *Postfix) changes(c *config.Config) []Finding {
 	var findings []Finding
 	smtp := p.sender()
-	for _, x := range []struct {
-		parameters      []string
-		meaning, remedy string
-	}{
-		{[]string{"smtp_header_checks", "smtp_mime_header_checks", "smtp_nested_header_checks", "smtp_body_checks"},
-			"diverted mail leaves without what is changed there", byRule},
-		{[]string{"smtp_fallback_relay"},
-			"diverted mail whose receivers are down waits, and never goes there", byRule},
-		{[]string{"smtp_reply_filter", "smtp_delivery_status_filter"},
-			"replies to diverted mail are taken as they come", "tune the queue's retry and expire, if need be"},
-		{[]string{"smtp_discard_ehlo_keywords", "smtp_discard_ehlo_keyword_address_maps"},
-			"Millrace takes what receivers announce at their word, but for CHUNKING where BDAT fails and STARTTLS where TLS does", byRule},
-		{[]string{"smtp_host_lookup"},
-			"Millrace finds receivers by DNS alone", byRule},
-		{[]string{"smtp_address_preference"},
-			"Millrace goes to a host's address of the favoured source's protocol first", `let the first of [agent] source_addresses be of the protocol that shall go first`},
-		{[]string{"smtp_pix_workarounds", "smtp_pix_workaround_maps"},
-			"Millrace speaks to all receivers alike", byRule},
-	} {
+	for _, x := range differences {
 		var seen []string
 		for _, name := range x.parameters {
 			v := p.value(smtp, name)
-			if v == "" || strings.ReplaceAll(v, " ", "") == defaultOf[name] || slices.Contains(seen, v) { // smtp_mime_header_checks is $smtp_header_checks
+			if v == "" || v == p.defaults[name] || strings.ReplaceAll(v, " ", "") == defaultOf[name] ||
+				slices.Contains(seen, v) || x.same != nil && x.same(c, v) { // smtp_mime_header_checks is $smtp_header_checks
 				continue
 			}
 			seen = append(seen, v)

@@ -35,6 +35,7 @@ type Postfix struct {
 	dir      string            // its directory as an admin names it; "" is the default instance's
 	main     map[string]string // main.cf over the defaults, $names expanded
 	written  map[string]string // the same, as it is written
+	defaults map[string]string // what it would be if nobody had chosen; nil: that is not known
 	services []service         // master.cf
 	files    fs.FS             // the host's, from "/", for lookup tables
 }
@@ -76,8 +77,8 @@ func readAs(ctx context.Context, at, dir string) (*Postfix, error) {
 	if at != "" {
 		path = append(path, "-c", at)
 	}
-	var texts [4]string
-	for i, flags := range [...][]string{{"-x"}, {"-M"}, {"-P", "-x"}, {}} {
+	var texts [5]string
+	for i, flags := range [...][]string{{"-x"}, {"-M"}, {"-P", "-x"}, {}, {"-d", "-x"}} {
 		if texts[i], err = postconf(ctx, append(path[:len(path):len(path)], flags...)); err != nil {
 			return nil, err
 		}
@@ -86,7 +87,7 @@ func readAs(ctx context.Context, at, dir string) (*Postfix, error) {
 		}
 	}
 	p := parse(texts[0], texts[1], texts[2], os.DirFS("/"))
-	p.dir, p.written = dir, parameters(texts[3])
+	p.dir, p.written, p.defaults = dir, parameters(texts[3]), parameters(texts[4])
 	return p, nil
 }
 

@@ -29,6 +29,7 @@ type Session struct {
 	mayTakeLong      bool           // its connect was given patience
 	retiring         bool           // told to go: counted in Queue.retiring, and what closes after that is our doing
 	moves            bool           // its mail goes to another address
+	second           bool           // a part of its last job went to another address, see Second
 	untried          bool           // its connect tells nothing of the destination
 	successor        *site          // gets its place when it has gone; nil: nobody in particular
 	up               bool
@@ -302,7 +303,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
 			x := &d.shunned[i]
 			x.times, x.until = 0, time.Time{}
-			if took {
+			if took && !s.second {
 				x.row, x.took = 0, true
 			}
 		}
@@ -315,7 +316,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 			q.settle(Settled{Handle: s.job.Items[i].Handle, How: Untried}, now)
 		}
 	}
-	s.job = Job{}
+	s.job, s.second = Job{}, false
 	site := s.dest.site
 	own := false
 	if slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) {

@@ -331,6 +331,24 @@ func (q *Queue) Elsewhere(s *Session, closing bool) bool {
 	return true
 }
 
+// Second is asked about a session whose host works and has deferred some recipients: it
+// gives another of its destination's places, the best of those that are not known to be in
+// trouble and have room. A connection there counts as the session's own, which is to end.
+func (q *Queue) Second(s *Session) (Place, bool) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := s.dest
+	own := d.placeOf(s.slot.Address)
+	for i, c := range d.candidates {
+		if i != own && i < len(s.route.Places) && !c.Down(now) && !now.Before(c.Opens) && !now.Before(d.shunned[i].until) && c.Held() < c.Room() {
+			s.second = true
+			return s.route.Places[i], true
+		}
+	}
+	return Place{}, false
+}
+
 // anotherThan says whether a connect may go to another address than that of a place, and
 // none is known to be in trouble.
 func (d *destination) anotherThan(i int, now time.Time) bool {

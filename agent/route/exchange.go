@@ -27,7 +27,8 @@ const (
 	// udpSize is the EDNS0 size that passes every path without fragments.
 	udpSize        = 1232
 	defaultTimeout = 5 * time.Second
-	// rounds is how often every resolver is asked: a datagram may get lost once.
+	// rounds is how often every resolver is asked: a datagram may get lost once. The second
+	// time without EDNS0, which may be what got it lost.
 	rounds     = 2
 	resolvConf = "/etc/resolv.conf"
 )
@@ -131,7 +132,10 @@ func resolverAddress(s string) (string, error) {
 // round is for lost datagrams only: if any resolver replied, its reply is it.
 func (c *client) Exchange(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 	var last error
-	for range rounds {
+	for i := range rounds {
+		if i > 0 {
+			m = withoutEDNS(m)
+		}
 		var unsettled *dns.Msg
 		for _, resolver := range c.servers() {
 			if err := ctx.Err(); err != nil {
@@ -154,8 +158,26 @@ func (c *client) Exchange(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 	return nil, last
 }
 
-// one asks one resolver.
+// one asks one resolver. One that does not know EDNS0 is asked without (RFC 6891 section
+// 6.2.2, 7).
 func (c *client) one(ctx context.Context, m *dns.Msg, resolver string) (*dns.Msg, error) {
+	reply, err := c.whole(ctx, m, resolver)
+	if err == nil && m.IsEdns0() != nil &&
+		(reply.Rcode == dns.RcodeFormatError || reply.Rcode == dns.RcodeNotImplemented || reply.Rcode == dns.RcodeBadVers) {
+		return c.whole(ctx, withoutEDNS(m), resolver)
+	}
+	return reply, err
+}
+
+// withoutEDNS is a question without EDNS0.
+func withoutEDNS(m *dns.Msg) *dns.Msg {
+	plain := *m
+	plain.Extra = nil
+	return &plain
+}
+
+// whole asks by UDP, and by TCP for what UDP had to cut short.
+func (c *client) whole(ctx context.Context, m *dns.Msg, resolver string) (*dns.Msg, error) {
 	reply, err := c.over(ctx, "udp", m, resolver)
 	if reply != nil && reply.Truncated { // err may be the record that was cut
 		reply, err = c.over(ctx, "tcp", m, resolver)
@@ -190,7 +212,13 @@ func (c *client) over(ctx context.Context, network string, m *dns.Msg, resolver 
 
 // answers reports whether a reply is one to this question.
 func answers(reply, m *dns.Msg) bool {
-	if !reply.Response || reply.Id != m.Id || len(reply.Question) != 1 {
+	if !reply.Response || reply.Id != m.Id {
+		return false
+	}
+	if len(reply.Question) == 0 && reply.Rcode == dns.RcodeFormatError {
+		return true // whoever cannot read the question need not repeat it
+	}
+	if len(reply.Question) != 1 {
 		return false
 	}
 	a, q := reply.Question[0], m.Question[0]

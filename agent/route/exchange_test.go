@@ -166,6 +166,39 @@ func TestResolversAreTriedInOrder(t *testing.T) {
 	})
 }
 
+// Old resolvers refuse a question with EDNS0, or say nothing to it: they are asked without.
+func TestResolversWithoutEDNSAreAskedWithout(t *testing.T) {
+	t.Parallel()
+	f := fromZone(newFake(zone{"d.example MX": {"300 MX 10 d.example."}, "d.example A": {"300 A 192.0.2.1"}}))
+	for name, refuse := range map[string]func(w dns.ResponseWriter, m *dns.Msg){
+		"FORMERR": func(w dns.ResponseWriter, m *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(m, dns.RcodeFormatError)) },
+		"FORMERR, header alone": func(w dns.ResponseWriter, m *dns.Msg) {
+			reply := new(dns.Msg).SetRcode(m, dns.RcodeFormatError)
+			reply.Question = nil
+			_ = w.WriteMsg(reply)
+		},
+		"NOTIMP": func(w dns.ResponseWriter, m *dns.Msg) {
+			_ = w.WriteMsg(new(dns.Msg).SetRcode(m, dns.RcodeNotImplemented))
+		},
+		"silence": func(dns.ResponseWriter, *dns.Msg) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr := serve(t, func(w dns.ResponseWriter, m *dns.Msg) {
+				if m.IsEdns0() != nil {
+					refuse(w, m)
+					return
+				}
+				f(w, m)
+			})
+			p, err := overServers(t, addr).Lookup(t.Context(), "d.example")
+			if err != nil || show(p) != "d.example=192.0.2.1" {
+				t.Errorf("%v, %v", p, err)
+			}
+		})
+	}
+}
+
 func TestServfailIsNotAskedTwice(t *testing.T) {
 	t.Parallel()
 	var n atomic.Int32

@@ -39,9 +39,10 @@ func (r *Resolver) exchangers(ctx context.Context, name string, fetch bool) (*Pl
 	switch a.status {
 	case failed:
 		return nil, &Error{Domain: name, Reason: Temporary, Err: a.err}
-	case nxDomain:
-		return nil, &Error{Domain: name, Reason: NXDomain}
-	case noData:
+	case nxDomain, noData:
+		// NXDOMAIN is no last word: there are name servers that say it of every type they do
+		// not know, and the name has an address all the same. smtp(8) asks for that in both
+		// cases (smtp_addr.c).
 		plan.MX = []MX{{Name: name}}
 	case found:
 		if a.nullMX {
@@ -79,6 +80,8 @@ func (r *Resolver) exchangers(ctx context.Context, name string, fetch bool) (*Pl
 			return nil, &Error{Domain: name, Reason: Temporary, Err: err}
 		}
 		return plan, nil
+	case a.status == nxDomain && self == "" && temporary == nil && refused == nil:
+		return nil, &Error{Domain: name, Reason: NXDomain}
 	case len(others) == 0 && self != "":
 		return nil, &Error{Domain: name, Reason: Loop, Err: fmt.Errorf("mail exchanger %s is this host", self)}
 	case temporary != nil:
@@ -148,6 +151,12 @@ func (r *Resolver) resolveAll(ctx context.Context, set []MX) map[string]resolved
 	answers := make([]*answer, len(set)*len(r.types))
 	r.sideBySide(len(answers), func(i int) {
 		q := question{set[i/len(r.types)].Name, r.types[i%len(r.types)]}
+		if addr, err := netip.ParseAddr(q.name); err == nil {
+			// An address stands where the name of its host belongs: no name server knows it.
+			// smtp(8) goes there, since other senders do.
+			answers[i] = &answer{addrs: []netip.Addr{addr}, expires: r.now().Add(mostTTL)}
+			return
+		}
 		answers[i] = r.ask(ctx, q)
 	})
 	hosts := make(map[string]resolved, len(set))

@@ -23,6 +23,9 @@ func TestLookupFindsTheWay(t *testing.T) {
 		"equal.example MX":    {"300 MX 10 mx2.example.", "300 MX 10 mx1.example."},
 		"twice.example MX":    {"300 MX 20 mx1.example.", "300 MX 10 mx1.example."},
 		"implicit.example A":  {"300 A 192.0.2.4"},
+		"denied.example MX":   {"NXDOMAIN"}, // by name servers that know no MX, and have the name all the same
+		"denied.example A":    {"300 A 192.0.2.5"},
+		"numeric.example MX":  {"300 MX 10 192.0.2.6.", "300 MX 20 mx1.example."},
 		"alias.example MX":    {"300 CNAME two.example.", "300 @two.example. MX 10 mx1.example."},
 		"stray.example MX":    {"300 @other.example. MX 5 mx2.example.", "300 MX 10 mx1.example."},
 		"target.example MX":   {"300 MX 10 cname.example."},
@@ -53,6 +56,8 @@ func TestLookupFindsTheWay(t *testing.T) {
 		{"equal.example", "mx1.example=192.0.2.1,2001:db8::1 mx2.example=192.0.2.2,192.0.2.3", "mx1.example,mx2.example"},
 		{"twice.example", "mx1.example=192.0.2.1,2001:db8::1", "mx1.example"},
 		{"implicit.example", "implicit.example=192.0.2.4", "implicit.example"},
+		{"denied.example", "denied.example=192.0.2.5", "denied.example"},
+		{"numeric.example", "192.0.2.6=192.0.2.6 mx1.example=192.0.2.1,2001:db8::1", "192.0.2.6;mx1.example"},
 		{"alias.example", "mx1.example=192.0.2.1,2001:db8::1", "mx1.example"},
 		{"stray.example", "mx1.example=192.0.2.1,2001:db8::1", "mx1.example"},
 		{"target.example", "cname.example=192.0.2.1", "cname.example"},
@@ -96,6 +101,13 @@ func TestLookupSaysWhyThereIsNoWay(t *testing.T) {
 		"me.example A":     {"300 A 192.0.2.250"},
 		"bare.example TXT": {"300 TXT x"},
 
+		"denied.example MX":    {"NXDOMAIN"},
+		"denied.example A":     {"SERVFAIL"},
+		"denied2.example MX":   {"NXDOMAIN"},
+		"denied2.example A":    {"300 A 10.1.2.3"},
+		"denied3.example MX":   {"NXDOMAIN"},
+		"denied3.example TXT":  {"300 TXT x"},
+		"numeric.example MX":   {"300 MX 10 10.1.2.3."},
 		"null.example MX":      {"300 MX 0 ."},
 		"null10.example MX":    {"300 MX 10 ."},
 		"servfail.example MX":  {"SERVFAIL"},
@@ -117,6 +129,10 @@ func TestLookupSaysWhyThereIsNoWay(t *testing.T) {
 		text   string
 	}{
 		{"gone.example", NXDomain, "domain gone.example does not exist"},
+		{"denied.example", Temporary, "A query for denied.example: SERVFAIL"},
+		{"denied2.example", RefusedAddress, "denied2.example is 10.1.2.3"},
+		{"denied3.example", NXDomain, "does not exist"},
+		{"numeric.example", RefusedAddress, "10.1.2.3 is 10.1.2.3"},
 		{"null.example", NullMX, "domain null.example takes no mail (null MX, RFC 7505)"},
 		{"null10.example", NullMX, "null MX"},
 		{"servfail.example", Temporary, "MX query for servfail.example: SERVFAIL"},

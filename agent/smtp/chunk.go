@@ -48,7 +48,7 @@ func (c *Conn) chunk(tx *Tx, out []RcptResult, env *envelope) error {
 		if err := c.say([]byte("RSET\r\n"), c.timeouts.Mail); err != nil {
 			c.lost = err
 		}
-		_, err := c.answers(steps[:1], out, env)
+		_, err := c.answers(steps[:1], false, out, env)
 		if err == nil && c.replies.unread() {
 			err = c.fail(StageReset, ErrOutOfTurn)
 		}
@@ -65,12 +65,15 @@ func (c *Conn) chunk(tx *Tx, out []RcptResult, env *envelope) error {
 		return c.fail(StageContent, err)
 	}
 	c.lost = err
-	stage, err := c.answers(steps, out, env)
+	stage, err := c.answers(steps, true, out, env)
 	if err == nil {
 		stage = StageDot
-		if err = c.reply(c.timeouts.DataEnd, nil); err != nil {
+		c.behind = 1 // a line of the content may have been taken for a command
+		err = c.reply(c.timeouts.DataEnd, nil)
+		c.behind = 0
+		if err != nil {
 			err = c.fail(stage, err)
-		} else if code := c.replies.code; env.alive > 0 && code >= 500 && code <= 504 {
+		} else if code := c.replies.code; env.alive > 0 && (code >= 500 && code <= 504 || !c.chunked && c.replies.aboutBDAT()) {
 			// The content may have been taken for commands, each with a reply: no telling
 			// where they end.
 			settle(out, NotOffered, stage, Reply{})
@@ -91,6 +94,21 @@ func (c *Conn) chunk(tx *Tx, out []RcptResult, env *envelope) error {
 		return c.failReply(StageDot, ErrMalformedReply)
 	}
 	return c.verdict(out)
+}
+
+// aboutBDAT says whether the refusal just read is of the command and says nothing of the
+// message, though its code is none of 500 to 504 (RFC 5321 4.2.2): by its status (RFC 3463:
+// X.5.1, X.5.2, X.5.4) or by its words. One that was misread costs a second one, to DATA.
+func (p *replyReader) aboutBDAT() bool {
+	if p.code/100 != 4 && p.code/100 != 5 || p.code == 421 {
+		return false
+	}
+	switch string(p.enhanced) {
+	case "5.5.1", "5.5.2", "5.5.4":
+		return true
+	}
+	words := bytes.ToUpper(p.text)
+	return bytes.Contains(words, []byte("BDAT")) || bytes.Contains(words, []byte("CHUNKING"))
 }
 
 // writeChunk writes the envelope in c.command and the message behind it. It gives

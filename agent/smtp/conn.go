@@ -30,6 +30,7 @@ type Conn struct {
 	heard   bool     // the peer has replied, and through TLS since there is TLS
 	chunked bool     // the peer has answered a BDAT
 	stale   bool     // the last transaction failed: RSET before the next
+	behind  int      // replies that are awaited after the next one, of commands in the same write
 	lost    error    // a write failed: only what the peer said before is still read
 
 	body    body   // the content on its way
@@ -49,6 +50,7 @@ func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent
 	c.wire.raw, c.wire.nc = nc, nc
 	c.wire.ctx = context.Background()
 	c.replies = newReplyReader(&c.wire)
+	c.replies.more = c.wire.goOn
 	if trace != nil {
 		c.replies.seen = func(line []byte) { c.traced(Server, line) }
 	}
@@ -206,12 +208,12 @@ func (c *Conn) say(lines []byte, d time.Duration) error {
 	return err
 }
 
-// reply reads the next reply within d; it is in c.replies then. Where commands go in
-// groups, a line that is no reply may be a part of one, and the next lines answer to
+// reply reads the next reply within d; it is in c.replies then. Where others are awaited
+// after it, a line that is no reply may be a part of one, and the next lines answer to
 // other commands than they seem to.
 func (c *Conn) reply(d time.Duration, each func(text []byte)) error {
 	c.wire.await(d)
-	c.replies.lenient = !c.ext.Pipelining
+	c.replies.lenient = c.behind == 0
 	err := c.replies.next(each)
 	c.heard = c.heard || err == nil
 	return err

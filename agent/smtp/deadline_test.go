@@ -94,7 +94,7 @@ func within(t *testing.T, from time.Time, want time.Duration) {
 	}
 }
 
-// A reply that trickles in is no reason to wait longer than for none.
+// A line that trickles in is no reason to wait longer than for none.
 func TestEachStageHasItsDeadline(t *testing.T) {
 	t.Parallel()
 	for stage, want := range map[Stage]time.Duration{
@@ -128,6 +128,35 @@ func TestEachStageHasItsDeadline(t *testing.T) {
 		}
 		t.Run(stage.String()+"/silent", func(t *testing.T) { test(t, silent) })
 		t.Run(stage.String()+"/dribble", func(t *testing.T) { test(t, dribble) })
+	}
+}
+
+// A reply whose lines keep coming is waited for, as smtp(8) does, but not for ever.
+func TestLinesThatKeepComingAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ lines, minutes int }{{10, 10}, {1000, 15}} {
+		synctest.Test(t, func(t *testing.T) {
+			hold := func(nc net.Conn, in *bufio.Reader) {
+				for range tt.lines {
+					if _, err := io.WriteString(nc, "250-please hold the line\r\n"); err != nil {
+						return
+					}
+					time.Sleep(time.Minute)
+				}
+				_, _ = io.WriteString(nc, "250 ok\r\n")
+				silent(nc, in)
+			}
+			start := time.Now()
+			c, err := Dial(t.Context(), anywhere, Options{Hello: "client.example", Dial: overPipe(stageServer(StageHello, hold))})
+			if want := tt.lines == tt.minutes; (err == nil) != want {
+				t.Errorf("%d lines: %v", tt.lines, err)
+			}
+			within(t, start, time.Duration(tt.minutes)*time.Minute)
+			if err == nil {
+				c.Close()
+			}
+			time.Sleep(time.Hour) // until the server has noticed
+		})
 	}
 }
 

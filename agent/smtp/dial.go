@@ -83,7 +83,8 @@ func (c *Conn) open(o *Options) error {
 	return c.auth(o.Auth, o.TLS == Verify)
 }
 
-// hello says EHLO, and HELO where that is answered with 5xx (RFC 5321 3.2).
+// hello says EHLO, and HELO where that is refused. RFC 5321 3.2 has that for 5xx; servers are
+// met that say 4xx and mean the same, and smtp(8) asks them all the same, but after 421.
 func (c *Conn) hello(name string) error {
 	c.ext = Extensions{}
 	first := true
@@ -96,14 +97,10 @@ func (c *Conn) hello(name string) error {
 	if err != nil {
 		return err
 	}
-	switch c.replies.code / 100 {
-	case 2:
+	if c.replies.code/100 == 2 {
 		return nil
-	case 5:
-		c.ext = Extensions{}
-	default:
-		return c.refused(StageHello)
 	}
+	c.ext = Extensions{}
 	if err := c.ask(StageHello, "HELO "+name, nil); err != nil {
 		return err
 	}

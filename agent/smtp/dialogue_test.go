@@ -35,6 +35,7 @@ import (
 //	fails STAGE: TEXT      the error of the dial or send before; without it there is none
 //	as NAME                and errors.Is that sentinel
 //	chunk                  and Error.Chunk is set
+//	group                  and Error.Group is set
 //	check                  the idle connection is fine
 //	quit
 //
@@ -333,6 +334,10 @@ func follow(t *testing.T, addr string, script []string, conf *tls.Config) {
 		case "chunk":
 			if e, ok := errors.AsType[*Error](err); !ok || !e.Chunk {
 				t.Errorf("%v does not blame BDAT", err)
+			}
+		case "group":
+			if e, ok := errors.AsType[*Error](err); !ok || !e.Group {
+				t.Errorf("%v does not blame the group", err)
 			}
 		case "check":
 			settled()

@@ -29,12 +29,12 @@ var (
 	// ErrMalformedReply means that the peer sent something that is no SMTP
 	// reply, or one that is no answer to its command.
 	ErrMalformedReply = errors.New("malformed reply")
-	// ErrReplyTooLong means that a reply exceeded 64 KiB or 256 lines.
+	// ErrReplyTooLong means that a reply exceeded 64 KiB.
 	ErrReplyTooLong = errors.New("reply too long")
 	// ErrOutOfTurn means that the peer sent something nobody had asked for.
 	ErrOutOfTurn = errors.New("server spoke out of turn")
-	// ErrNoChunking means that the peer announced CHUNKING and answered BDAT with 500 to
-	// 504: it does not know the command, and has said nothing of the message.
+	// ErrNoChunking means that the peer announced CHUNKING and refused BDAT, by code, status
+	// or words: it does not know the command, and has said nothing of the message.
 	ErrNoChunking = errors.New("server does not take BDAT")
 	// ErrAbandoned means that Abandon cut a transaction.
 	ErrAbandoned = errors.New("the server takes long, and others wait")
@@ -117,6 +117,11 @@ type Error struct {
 	// ErrNoChunking, on a connection where no message went that way before: with DATA the
 	// peer may fare better.
 	Chunk bool
+
+	// Group says that commands went in a group (PIPELINING) and that what came back was no
+	// reply to each: a line that is none, one out of step, or silence after the first. With
+	// a command at a time the peer may fare better.
+	Group bool
 }
 
 // Error gives the stage and the reply or the cause: "RCPT: 421 4.3.2 shutting down". It

@@ -25,9 +25,15 @@ type Extensions struct {
 }
 
 // add takes one line of an EHLO reply in, "SIZE 1000000", unless it is to be ignored.
-// Keywords are case insensitive (RFC 5321 4.1.1.1), unknown ones are passed over.
+// Keywords are case insensitive (RFC 5321 4.1.1.1), unknown ones are passed over. One may
+// end in an equals sign, as early drafts of AUTH had it; smtp(8) takes it so (smtp_proto.c).
 func (e *Extensions) add(line []byte, ignore []string) {
 	f := bytes.Fields(line)
+	if len(f) > 0 {
+		if word, rest, ok := bytes.Cut(f[0], []byte("=")); ok {
+			f = append(append([][]byte{word}, rest), f[1:]...)
+		}
+	}
 	if len(f) == 0 || slices.ContainsFunc(ignore, func(k string) bool { return strings.EqualFold(k, string(f[0])) }) {
 		return
 	}

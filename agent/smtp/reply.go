@@ -9,8 +9,7 @@ import (
 const (
 	replyBuffer   = 4096     // what one read takes at most
 	maxReplyBytes = 64 << 10 // of one reply, line ends included
-	maxReplyLines = 256
-	maxReplyText  = 1024 // kept of a reply
+	maxReplyText  = 1024     // kept of a reply
 	// maxReplyLine is kept of one line; the rest of the line is read over. It
 	// is more than maxReplyText and the codes need.
 	maxReplyLine = 1280
@@ -21,6 +20,7 @@ const (
 type replyReader struct {
 	src     io.Reader
 	seen    func(line []byte) // sees every line, if not nil
+	more    func()            // is called after each line that does not end a reply, if not nil
 	lenient bool              // lines that are no replies are read over
 	buf     []byte
 	r, w    int // buf[r:w] is read and not yet taken
@@ -58,7 +58,7 @@ func (p *replyReader) next(each func(text []byte)) error {
 // lines reads the lines of a reply.
 func (p *replyReader) lines(each func(text []byte)) error {
 	used := 0
-	for range maxReplyLines {
+	for {
 		line, n, err := p.line(maxReplyBytes - used)
 		if err != nil {
 			return err
@@ -88,8 +88,10 @@ func (p *replyReader) lines(each func(text []byte)) error {
 		if last {
 			return nil
 		}
+		if p.more != nil {
+			p.more()
+		}
 	}
-	return ErrReplyTooLong
 }
 
 // reply makes the reply just read a value that lasts.

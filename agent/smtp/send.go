@@ -2,7 +2,9 @@ package smtp
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
 	"time"
 )
 
@@ -26,7 +28,7 @@ type step struct {
 type envelope struct {
 	alive    int  // recipients not refused: accepted, or not answered yet
 	accepted int  // recipients whose RCPT had 2xx
-	started  bool // DATA had 354
+	started  bool // DATA had 3xx
 }
 
 // Send carries out one transaction.
@@ -156,7 +158,7 @@ func (c *Conn) envelope(tx *Tx, out []RcptResult, env *envelope) (Stage, error) 
 			// A peer that said 421 and closed has said it: read that first.
 			c.lost = err
 		}
-		if stage, err := c.answers(group, out, env); err != nil {
+		if stage, err := c.answers(group, false, out, env); err != nil {
 			return stage, err
 		}
 	}
@@ -180,11 +182,19 @@ func (c *Conn) appendSteps(b []byte, tx *Tx, steps []step) []byte {
 	return b
 }
 
-// answers reads the replies to the steps of one write. On an error it gives the
-// stage.
-func (c *Conn) answers(steps []step, out []RcptResult, env *envelope) (Stage, error) {
-	for _, s := range steps {
+// answers reads the replies to the steps of one write, of which the last is that of the
+// write unless more says that another one follows. On an error it gives the stage.
+func (c *Conn) answers(steps []step, more bool, out []RcptResult, env *envelope) (Stage, error) {
+	defer func() { c.behind = 0 }()
+	for i, s := range steps {
+		c.behind = len(steps) - 1 - i
+		if more {
+			c.behind++
+		}
 		if err := c.answer(s, out, env); err != nil {
+			if e, ok := errors.AsType[*Error](err); ok {
+				e.Group = !more && len(steps) > 1 && (errors.Is(err, ErrMalformedReply) || i > 0 && errors.Is(err, os.ErrDeadlineExceeded))
+			}
 			return s.stage, err
 		}
 	}
@@ -228,7 +238,7 @@ func (c *Conn) answer(s step, out []RcptResult, env *envelope) error {
 			env.alive--
 		}
 	case StageData:
-		ok = code == 354
+		ok = code/100 == 3 // 354, and what is met in its place
 		env.started = ok
 		if refused && env.alive > 0 {
 			settle(out, Refused, s.stage, c.replies.reply())

@@ -24,7 +24,7 @@
 //     happened. Its error is non-nil exactly when the connection is of no more
 //     use (it is closed then, and the error is an *Error); the Result is valid
 //     in both cases. A refusal of a message is no error.
-//   - Nothing waits without a deadline, a reply is bounded in octets, lines and
+//   - Nothing waits without a deadline, a reply is bounded in octets and
 //     time, and a cancelled context ends a call at once. That is a hard stop,
 //     also between the final dot and its reply: those recipients are InDoubt. A
 //     caller that wants to wait for that reply cancels later.

@@ -15,8 +15,9 @@ type wire struct {
 	nc  net.Conn // what is spoken on: raw, or TLS over it
 
 	ctx     context.Context // the one bound
-	timeout time.Duration   // of the reply awaited
+	timeout time.Duration   // of each line of the reply awaited
 	armed   bool            // its deadline is set
+	latest  time.Time       // no deadline of the reply is later; zero: none was set yet
 
 	mu   sync.Mutex
 	turn int             // which binding is in force
@@ -63,15 +64,30 @@ func (w *wire) unbind() {
 	}
 }
 
-// await gives the reads that follow d in all, counted from the first of them
-// that reaches the network.
-func (w *wire) await(d time.Duration) { w.timeout, w.armed = d, false }
+// lineTimes is how many times the time of one line a reply of many lines has.
+const lineTimes = 3
+
+// await gives the reads that follow d, counted from the first of them that reaches the
+// network.
+func (w *wire) await(d time.Duration) { w.timeout, w.armed, w.latest = d, false, time.Time{} }
+
+// goOn gives the next line of a reply the same time again. There are servers that keep a
+// client waiting by one line after the other, before they take its mail; smtp(8) has a time
+// limit for each read alone. Here there is one for the whole reply, too.
+func (w *wire) goOn() { w.armed = false }
 
 // Read reads under the deadline of await.
 func (w *wire) Read(p []byte) (int, error) {
 	if !w.armed {
 		w.armed = true
-		if err := w.nc.SetReadDeadline(time.Now().Add(w.timeout)); err != nil {
+		end := time.Now().Add(w.timeout)
+		if w.latest.IsZero() {
+			w.latest = end.Add((lineTimes - 1) * w.timeout)
+		}
+		if end.After(w.latest) {
+			end = w.latest
+		}
+		if err := w.nc.SetReadDeadline(end); err != nil {
 			return 0, err
 		}
 	}
