@@ -25,7 +25,7 @@ import (
 	"github.com/millrace/millrace/agent/trace"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
-	"github.com/millrace/millrace/contrib/lab/tcpport"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 func TestMain(m *testing.M) {
@@ -423,7 +423,7 @@ func TestSecondAgentOnASpoolIsRefused(t *testing.T) {
 // freePort is a TCP address nobody listens on; the agent of the test may have it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	f, addr, err := tcpport.Reserve("127.0.0.1:0")
+	f, addr, err := sockets.Reserve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/millrace/millrace/contrib/lab/tcpport"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // greet says what a server says up to EHLO's reply.
@@ -154,7 +154,7 @@ func TestQuitIsPolite(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	f, bound, err := tcpport.Reserve("127.0.0.1:0")
+	f, bound, err := sockets.Reserve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,7 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/millrace/millrace/contrib/lab/tcpport"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // ports are those that were chosen for a server. They stay its own until release, also
@@ -16,7 +16,7 @@ func (p *ports) on(loopback string, port int) (string, error) {
 	if port != 0 {
 		return loopback + ":" + strconv.Itoa(port), nil
 	}
-	f, addr, err := tcpport.Reserve(loopback + ":0")
+	f, addr, err := sockets.Reserve(loopback + ":0")
 	if err != nil {
 		return "", err
 	}

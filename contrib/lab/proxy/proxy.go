@@ -28,7 +28,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/lab/tcpport"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // dialTimeout limits the connect to the server, all of it on one machine.
@@ -68,7 +68,7 @@ func New(o Options) (*Proxy, error) {
 	p.network, p.address = lab.Network(o.Listen)
 	if p.network == "tcp" {
 		var err error
-		if p.reserved, p.address, err = tcpport.Reserve(p.address); err != nil {
+		if p.reserved, p.address, err = sockets.Reserve(p.address); err != nil {
 			return nil, err
 		}
 	}
@@ -154,7 +154,7 @@ func (p *Proxy) become(serve func(net.Conn)) error {
 // listen starts a listener whose Close is its end.
 func (p *Proxy) listen() (net.Listener, error) {
 	if p.network == "tcp" {
-		return tcpport.Listen(p.address)
+		return sockets.Listen(p.address)
 	}
 	return net.Listen(p.network, p.address)
 }

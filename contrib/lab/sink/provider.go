@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/millrace/millrace/contrib/lab/tcpport"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // provider is a provider at work. Its mutex guards everything that is counted
@@ -157,7 +157,7 @@ func (h *host) appear(b *Behaviour) error {
 // listen starts the receiver's listener.
 func (h *host) listen() error {
 	n := h.provider.internet
-	ln, err := tcpport.Listen(netip.AddrPortFrom(h.addr, n.Port()).String())
+	ln, err := sockets.Listen(netip.AddrPortFrom(h.addr, n.Port()).String())
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func reset(c stream) {
 	c.Close()
 }
 
-func (h *host) accept(ln tcpport.Listener) {
+func (h *host) accept(ln sockets.Listener) {
 	n := h.provider.internet
 	for {
 		c, err := ln.AcceptTCP()

@@ -40,7 +40,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab/ledger"
-	"github.com/millrace/millrace/contrib/lab/tcpport"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // Options are the settings of an [Internet]. The zero value is usable.
@@ -150,7 +150,7 @@ func New(o Options) (*Internet, error) {
 	if o.Port == 0 {
 		// Each host listens at an address of its own.
 		var bound string
-		if n.claim, bound, err = tcpport.Reserve("0.0.0.0:0"); err != nil {
+		if n.claim, bound, err = sockets.Reserve("0.0.0.0:0"); err != nil {
 			return nil, fmt.Errorf("sink: claim a port: %w", err)
 		}
 		n.port = netip.MustParseAddrPort(bound).Port()

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/millrace/millrace/contrib/lab/tcpport"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // ignore makes the host's port answer nothing at all.
@@ -67,5 +67,5 @@ func shortListener(at netip.AddrPort) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tcpport.Listener{TCPListener: ln.(*net.TCPListener)}, nil
+	return sockets.Listener{TCPListener: ln.(*net.TCPListener)}, nil
 }

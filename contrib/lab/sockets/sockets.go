@@ -1,19 +1,20 @@
-// Package tcpport keeps TCP ports for tests: [Reserve] has one of its own, at which nobody
-// answers until somebody listens there, and [Listen] is a listener whose address is free
-// again as soon as it is closed.
+// Package sockets has what tests need of sockets beyond package net: [Reserve], a port of
+// one's own at which nobody answers until somebody listens there; [Listen], a listener
+// whose address is free again as soon as it is closed; and [End], the same for others.
 //
-// Neither is so of package net. A port that was found free by listening and closing may be
-// another's by the time a program comes to listen there. And a closed listener lives on in
-// every process that is just being started: a child has all sockets of its parent until
-// its execve closes them (O_CLOEXEC in open(2)). While it lives, a client is connected and
-// never answered, and the address is in use.
-package tcpport
+// A port that was found free by listening and closing may be another's by the time a
+// program comes to listen there. And a closed socket lives on in every process that is just
+// being started: a child has all sockets of its parent until its execve closes them
+// (O_CLOEXEC in open(2)). While it lives, a client is connected and never answered, the
+// address is in use, and the other side sees no end.
+package sockets
 
 import (
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,8 +70,8 @@ func Listen(addr string) (Listener, error) {
 }
 
 // Close ends the listener: connections that nobody has accepted are reset, connects are
-// refused, and others may listen. The end is that of the socket, not of our descriptor
-// alone, and comes after it, so that a waiting Accept returns net.ErrClosed.
+// refused, and others may listen. The end comes after the close, so that a waiting Accept
+// returns net.ErrClosed.
 func (l Listener) Close() error {
 	raw, err := l.SyscallConn()
 	if err != nil {
@@ -84,8 +85,21 @@ func (l Listener) Close() error {
 	}
 	err = l.TCPListener.Close()
 	if socket >= 0 {
-		_ = unix.Shutdown(socket, unix.SHUT_RD) // no listener any more, shutdown(2)
+		_ = unix.Shutdown(socket, unix.SHUT_RDWR)
 		_ = unix.Close(socket)
 	}
 	return err
+}
+
+// End ends a socket itself, whoever has a descriptor of it (shutdown(2)): of a connection
+// both directions, and a listener listens no more. It is still to be closed.
+func End(c syscall.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if e := raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), unix.SHUT_RDWR) }); e != nil {
+		return e
+	}
+	return os.NewSyscallError("shutdown", err)
 }

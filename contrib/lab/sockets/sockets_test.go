@@ -1,4 +1,4 @@
-package tcpport
+package sockets
 
 import (
 	"errors"
