@@ -182,9 +182,10 @@ func (c *chromium) checkContrast() {
 func (c *chromium) checkKeyboard() {
 	c.t.Helper()
 	var all []string
-	// By name, for an update may put another element in the place of one.
+	// By name, for an update may put another element in the place of one, with other numbers
+	// in it.
 	c.script(`(() => {
-		window.nameOf = e => e.closest("[id]")?.id + " " + e.tagName + " " + (e.getAttribute("href") || e.getAttribute("aria-label") || e.textContent.trim());
+		window.nameOf = e => e.closest("[id]")?.id + " " + e.tagName + " " + (e.getAttribute("href") || e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.textContent.trim());
 		document.activeElement.blur();
 		getSelection().removeAllRanges();
 		return Array.from(document.querySelectorAll("a[href], button, summary, input, [tabindex='0']")).filter(e => e.checkVisibility({visibilityProperty: true})).map(nameOf);
