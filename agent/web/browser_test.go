@@ -266,7 +266,7 @@ func TestPageNeedsNoScript(t *testing.T) {
 // until waits for something to become true in the page.
 func (c *chromium) until(what string) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := lab.Until(ctx, func() (ok bool, err error) { c.script(what, &ok); return ok, nil }); err != nil {
 		c.t.Fatalf("never: %s", what)

@@ -24,7 +24,7 @@ const LocalDomain = "lab.test"
 const Hostname = "mail." + LocalDomain
 
 // postfixStart is how long Postfix may take to answer on its first port.
-const postfixStart = 30 * time.Second
+const postfixStart = 2 * time.Minute
 
 // PostfixOptions says how a private Postfix differs from Debian's default
 // internet site. The zero value is a Postfix that delivers everything itself.

@@ -118,7 +118,7 @@ func (f *far) start(ctx context.Context, o ReceiverOptions, install func(*far, R
 }
 
 // receiverStart is how long a receiver may take to answer.
-const receiverStart = 30 * time.Second
+const receiverStart = 2 * time.Minute
 
 func (f *far) SMTPAddr() string { return f.smtp }
 

@@ -16,7 +16,7 @@ import (
 )
 
 // sendmailStart is how long Sendmail may take to answer on its ports.
-const sendmailStart = 30 * time.Second
+const sendmailStart = 2 * time.Minute
 
 // Users of Debian's packages; only the tree knows their numbers.
 const (
