@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -26,6 +25,7 @@ import (
 	"github.com/millrace/millrace/agent/trace"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 func TestMain(m *testing.M) {
@@ -169,7 +169,7 @@ func cmpTime(t time.Time) time.Time {
 // until waits for a condition.
 func (s *stage) until(what string, holds func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("never: %s\nlog:\n%s", what, s.log)
 		}
@@ -420,15 +420,15 @@ func TestSecondAgentOnASpoolIsRefused(t *testing.T) {
 	}
 }
 
-// freePort is a TCP address nobody listens on.
+// freePort is a TCP address nobody listens on; the agent of the test may have it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	f, addr, err := sockets.Reserve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { f.Close() })
+	return addr
 }
 
 func (s *stage) ready() (int, string) {

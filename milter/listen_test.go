@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 var testTime = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
@@ -39,6 +41,9 @@ func TestStaleSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
 		t.Errorf("live socket: %v", err)
 	}
 	old.(*net.UnixListener).SetUnlinkOnClose(false) // as a crash leaves it
+	if err := sockets.End(old.(*net.UnixListener)); err != nil {
+		t.Fatal(err)
+	}
 	old.Close()
 	ls, err := Listen([]string{"unix:" + path})
 	if err != nil {

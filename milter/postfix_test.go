@@ -21,7 +21,7 @@ import (
 // in its queue.
 func postfix(t *testing.T, s *serving, o lab.PostfixOptions) (context.Context, *lab.Postfix) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	host, port, _ := strings.Cut(s.addr, ":")
 	o.Milter = "inet:" + host + ":" + port

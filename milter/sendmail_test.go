@@ -60,7 +60,7 @@ func TestSendmailWaitsForASlowDisk(t *testing.T) {
 	release := sync.OnceFunc(func() { close(f.hold) })
 	defer release()
 	s := serve(t, divertAll(), f, wire.Options{ProgressEvery: time.Second})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	const patience = 5 * time.Second // much longer than the interval of our PROGRESS
 	m := filtered(ctx, t, s, "C:5s;S:5s;R:5s;E:1m")
@@ -97,7 +97,7 @@ func TestSendmailKeepsWhatItGaveUpToWaitFor(t *testing.T) {
 	release := sync.OnceFunc(func() { close(f.hold) })
 	defer release()
 	s := serve(t, divertAll(), f)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	m := filtered(ctx, t, s, "C:5s;S:5s;R:5s;E:1s") // shorter than the interval of our PROGRESS
 	if err := <-submit(ctx, t, m.SMTPAddr()); err != nil {

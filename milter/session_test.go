@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // mta is an MTA played by go-milter's client.
@@ -301,6 +303,9 @@ func TestReceiptIsVoidedWhenTheMTAIsGone(t *testing.T) {
 				ended <- err
 			}()
 			<-f.reached // the body is all there, the verdict is not
+			if err := sockets.End(conn.(syscall.Conn)); err != nil {
+				t.Fatal(err)
+			}
 			conn.Close()
 			if err := <-ended; err == nil {
 				t.Error("a verdict came over a closed connection")

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // greet says what a server says up to EHLO's reply.
@@ -152,12 +154,12 @@ func TestQuitIsPolite(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	f, bound, err := sockets.Reserve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close()
+	defer f.Close()
+	addr := netip.MustParseAddrPort(bound)
 	_, err = Dial(t.Context(), addr, Options{Hello: "client.example"})
 	var e *Error
 	if !errors.As(err, &e) || e.Stage != StageConnect || !errors.Is(err, unix.ECONNREFUSED) {

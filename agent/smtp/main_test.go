@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience ends a test that hangs; nothing is measured by it.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 func patient() Timeouts {
 	return Timeouts{

@@ -182,9 +182,10 @@ func (c *chromium) checkContrast() {
 func (c *chromium) checkKeyboard() {
 	c.t.Helper()
 	var all []string
-	// By name, for an update may put another element in the place of one.
+	// By name, for an update may put another element in the place of one, with other numbers
+	// in it.
 	c.script(`(() => {
-		window.nameOf = e => e.closest("[id]")?.id + " " + e.tagName + " " + (e.getAttribute("href") || e.getAttribute("aria-label") || e.textContent.trim());
+		window.nameOf = e => e.closest("[id]")?.id + " " + e.tagName + " " + (e.getAttribute("href") || e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.textContent.trim());
 		document.activeElement.blur();
 		getSelection().removeAllRanges();
 		return Array.from(document.querySelectorAll("a[href], button, summary, input, [tabindex='0']")).filter(e => e.checkVisibility({visibilityProperty: true})).map(nameOf);
@@ -265,7 +266,7 @@ func TestPageNeedsNoScript(t *testing.T) {
 // until waits for something to become true in the page.
 func (c *chromium) until(what string) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := lab.Until(ctx, func() (ok bool, err error) { c.script(what, &ok); return ok, nil }); err != nil {
 		c.t.Fatalf("never: %s", what)

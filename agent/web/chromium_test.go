@@ -121,7 +121,7 @@ func (c *chromium) call(method string, params map[string]any, result any) {
 				c.t.Fatalf("%s: %v", method, err)
 			}
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(2 * time.Minute):
 		c.t.Fatalf("%s is not answered", method)
 	}
 }
@@ -168,7 +168,7 @@ func (c *chromium) open(url string) {
 	if r.ErrorText != "" {
 		c.t.Fatalf("%s: %s", url, r.ErrorText)
 	}
-	for end := time.After(time.Minute); ; {
+	for end := time.After(2 * time.Minute); ; {
 		select {
 		case loader := <-c.loaded:
 			if loader == r.LoaderID { // not the page before

@@ -146,15 +146,21 @@ func past(now time.Time) *history.History {
 	return h
 }
 
-// serve runs a handler as the agent does, with its deadlines.
+// serve runs a handler as the agent does, for readers that may be slow.
 func serve(t *testing.T, b Backend, h *history.History) (*httptest.Server, *Handler) {
+	t.Helper()
+	return serveWithin(t, b, h, 2*time.Minute)
+}
+
+// serveWithin also says how long a request and its answer may take.
+func serveWithin(t *testing.T, b Backend, h *history.History, deadline time.Duration) (*httptest.Server, *Handler) {
 	t.Helper()
 	web := New(Options{
 		Backend: b, History: h, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 		Hostnames: func() []string { return []string{"mail.example.com"} },
 	})
 	s := httptest.NewUnstartedServer(web)
-	s.Config.ReadTimeout, s.Config.WriteTimeout = time.Second, time.Second
+	s.Config.ReadTimeout, s.Config.WriteTimeout = deadline, deadline
 	s.Start()
 	t.Cleanup(s.CloseClientConnections)
 	t.Cleanup(s.Close)

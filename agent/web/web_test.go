@@ -209,7 +209,7 @@ func watch(t *testing.T, url string, change func(*http.Request)) (*http.Response
 // a request take.
 func TestUpdatesOutliveTheServersDeadlines(t *testing.T) {
 	t.Parallel()
-	s, _ := serve(t, busy(time.Now()), past(time.Now()))
+	s, _ := serveWithin(t, busy(time.Now()), past(time.Now()), time.Second)
 	resp, in := watch(t, s.URL+"/", nil)
 	if resp.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("%v", resp.Header)

@@ -57,7 +57,7 @@ func begin(t *testing.T, dir, config, env string, files ...*os.File) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	p := &running{t: t, dir: dir, config: config, lines: make(chan string, 1000)}
 	p.cmd = exec.CommandContext(ctx, "sh", "-c", env+` exec "$0" --config "$1"`, exe, config)

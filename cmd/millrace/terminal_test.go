@@ -73,7 +73,7 @@ func (x *terminal) until(text string) {
 
 func (x *terminal) wait(what string, holds func(screen string) bool) {
 	x.t.Helper()
-	ctx, cancel := context.WithTimeout(x.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(x.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := lab.Until(ctx, func() (bool, error) { return holds(x.screen()), nil }); err != nil {
 		x.t.Fatalf("no %s on the screen:\n%s", what, x.screen())

@@ -188,7 +188,7 @@ func TestVerdictEndsAtOnceWhenItIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe, "--config", config, "verdict", pipe)
 	cmd.Env = append(os.Environ(), asProgram+"=1")

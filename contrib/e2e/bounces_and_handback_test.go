@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -116,8 +118,9 @@ func TestHandbackQueue(t *testing.T) {
 			}
 			if port == "with milter" {
 				// An admin's mistake: our own mark keeps it from going round.
-				o.postfix.SMTPPort = 10025
-				o.millrace.Set = map[string]string{"handback.relay": `"127.0.0.1:10025"`}
+				relay := netip.MustParseAddrPort(freePort(t))
+				o.postfix.SMTPPort = int(relay.Port())
+				o.millrace.Set = map[string]string{"handback.relay": strconv.Quote(relay.String())}
 			}
 			r := enter(t, o)
 			const n = 60

@@ -220,6 +220,8 @@ func TestSmarthostClientKeepsItsMail(t *testing.T) {
 	app.says("250", "EHLO app.test")
 	h.logged(app.sends("<news@lab.test>", []string{"<c@far.test>"}, bulk("smart-local")), "verdict=leave", `reason="no remote recipient"`)
 	h.commands(command{"smart-cmd", []string{"d@far.test"}, false})
+	// Mail that still waits goes by the new one.
+	h.until("all have left by the smarthost", func() bool { return len(h.all()) == 5 })
 	// relayhost in another form, which still is not the recipient's domain.
 	if err := h.Postfix.Set(h.ctx, "relayhost", "far.example"); err != nil {
 		t.Fatal(err)

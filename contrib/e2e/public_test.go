@@ -39,7 +39,7 @@ func TestSetupOnRunningPublicConfigurations(t *testing.T) {
 		}
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			runPublic(t, path, fmt.Sprintf("127.77.%d.1", i+1))
+			runPublic(t, path, fmt.Sprintf("127.85.%d.1", i+1))
 		})
 	}
 }

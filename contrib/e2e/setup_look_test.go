@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 	"github.com/millrace/millrace/contrib/postfix"
 )
 
@@ -69,14 +70,15 @@ func enterSetup(t *testing.T, extra map[string]string, set map[string]string, ma
 	return r
 }
 
+// freePort is a TCP address nobody listens on; whoever tries may have it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	f, addr, err := sockets.Reserve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { f.Close() })
+	return addr
 }
 
 // command runs millrace; it may fail.

@@ -38,6 +38,7 @@ type Mailman struct {
 	tree  *tree
 	lmtp  string
 	rest  string
+	ports ports
 	group *group
 }
 
@@ -50,10 +51,10 @@ func StartMailman(ctx context.Context, o MailmanOptions) (*Mailman, error) {
 	}
 	m := &Mailman{tree: t, lmtp: o.LMTP}
 	if m.lmtp == "" {
-		m.lmtp, err = addrOrFree(0)
+		m.lmtp, err = m.ports.free()
 	}
 	if err == nil {
-		m.rest, err = addrOrFree(0)
+		m.rest, err = m.ports.free()
 	}
 	if err == nil {
 		err = m.install(o)
@@ -187,6 +188,7 @@ func (m *Mailman) Stop() error {
 	if m.group != nil {
 		m.group.kill()
 	}
+	m.ports.release()
 	return m.tree.remove()
 }
 

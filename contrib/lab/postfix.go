@@ -24,7 +24,7 @@ const LocalDomain = "lab.test"
 const Hostname = "mail." + LocalDomain
 
 // postfixStart is how long Postfix may take to answer on its first port.
-const postfixStart = 30 * time.Second
+const postfixStart = 2 * time.Minute
 
 // PostfixOptions says how a private Postfix differs from Debian's default
 // internet site. The zero value is a Postfix that delivers everything itself.
@@ -80,6 +80,7 @@ type Postfix struct {
 	dns      string
 	own      bool
 	domains  []string
+	ports    ports
 	group    *group
 	earlier  time.Duration // CPU time of masters before a Kill and Start
 }
@@ -106,11 +107,11 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 		loopback = "[::1]"
 	}
 	if p.smtp == "" {
-		p.smtp, err = addrOn(loopback, o.SMTPPort)
+		p.smtp, err = p.ports.on(loopback, o.SMTPPort)
 	}
 	p.handback = "unix:" + filepath.Join(p.Queue(), "public", postfix.Socket)
 	if err == nil && o.HandbackPort != 0 {
-		p.handback, err = addrOn(loopback, max(0, o.HandbackPort))
+		p.handback, err = p.ports.on(loopback, max(0, o.HandbackPort))
 	}
 	if err == nil {
 		err = p.install(o)
@@ -119,6 +120,7 @@ func StartPostfix(ctx context.Context, o PostfixOptions) (*Postfix, error) {
 		err = p.Start(ctx)
 	}
 	if err != nil {
+		p.ports.release()
 		return nil, errors.Join(fmt.Errorf("start postfix: %w", err), os.RemoveAll(dir))
 	}
 	return p, nil
@@ -249,6 +251,7 @@ func (p *Postfix) Halt() error { return p.group.terminate() }
 // in its queue is gone.
 func (p *Postfix) Stop() error {
 	p.group.kill() // nothing is worth the two seconds postlogd takes to end
+	p.ports.release()
 	if err := os.RemoveAll(p.dir); err != nil {
 		return fmt.Errorf("stop postfix: %w", err)
 	}

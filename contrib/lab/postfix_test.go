@@ -14,7 +14,7 @@ import (
 	snippets "github.com/millrace/millrace/contrib/postfix"
 )
 
-const deadline = time.Minute
+const deadline = 5 * time.Minute
 
 func start(t *testing.T, o PostfixOptions) (context.Context, *Postfix) {
 	t.Helper()

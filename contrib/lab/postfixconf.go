@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -260,25 +258,4 @@ func postfixIDs() (uid, own, postdrop int, err error) {
 	}
 	postdrop, err = strconv.Atoi(g.Gid)
 	return uid, own, postdrop, err
-}
-
-// addrOrFree is addrOn 127.0.0.1.
-func addrOrFree(port int) (string, error) { return addrOn("127.0.0.1", port) }
-
-// addrOn is a port on a loopback address, or for 0 a free one. Free ports are taken
-// from below the range the kernel gives to outgoing connections, so that none
-// of those sits on the port when the server comes to listen.
-func addrOn(loopback string, port int) (string, error) {
-	if port != 0 {
-		return loopback + ":" + strconv.Itoa(port), nil
-	}
-	for range 100 {
-		addr := loopback + ":" + strconv.Itoa(11000+rand.IntN(20000))
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		return addr, l.Close()
-	}
-	return "", fmt.Errorf("no free port on loopback")
 }

@@ -28,7 +28,7 @@ func outputOf(cmd *exec.Cmd) ([]byte, error) {
 }
 
 // stopGrace is how long a program may take to end on SIGTERM.
-const stopGrace = 20 * time.Second
+const stopGrace = 2 * time.Minute
 
 // group is a program with all its descendants: one session and process group
 // of its own. Descendants that lose their parent become our children, as we are

@@ -12,7 +12,7 @@ import (
 )
 
 // daemonStart is how long one of our daemons may take to answer.
-const daemonStart = 30 * time.Second
+const daemonStart = 2 * time.Minute
 
 // BuildPrograms builds the three programs into dir, with the race detector if
 // LAB_RACE=1 is in the environment.

@@ -65,6 +65,7 @@ type far struct {
 	tree  *tree
 	smtp  string
 	log   string
+	ports ports
 	group *group
 }
 
@@ -86,7 +87,7 @@ func startFar(ctx context.Context, name string, o ReceiverOptions, install func(
 func (f *far) start(ctx context.Context, o ReceiverOptions, install func(*far, ReceiverOptions) ([]string, error)) error {
 	var err error
 	if f.smtp == "" {
-		if f.smtp, err = addrOrFree(0); err != nil {
+		if f.smtp, err = f.ports.free(); err != nil {
 			return err
 		}
 	}
@@ -117,7 +118,7 @@ func (f *far) start(ctx context.Context, o ReceiverOptions, install func(*far, R
 }
 
 // receiverStart is how long a receiver may take to answer.
-const receiverStart = 30 * time.Second
+const receiverStart = 2 * time.Minute
 
 func (f *far) SMTPAddr() string { return f.smtp }
 
@@ -131,5 +132,6 @@ func (f *far) Stop() error {
 	if f.group != nil {
 		f.group.kill()
 	}
+	f.ports.release()
 	return f.tree.remove()
 }

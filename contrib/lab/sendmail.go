@@ -16,7 +16,7 @@ import (
 )
 
 // sendmailStart is how long Sendmail may take to answer on its ports.
-const sendmailStart = 30 * time.Second
+const sendmailStart = 2 * time.Minute
 
 // Users of Debian's packages; only the tree knows their numbers.
 const (
@@ -51,6 +51,7 @@ type Sendmail struct {
 	smtp     string
 	handback string // "" without Millrace
 	domains  []string
+	ports    ports
 	group    *group
 }
 
@@ -66,10 +67,10 @@ func StartSendmail(ctx context.Context, o SendmailOptions) (*Sendmail, error) {
 		s.smtp, s.domains = o.Receiver.Addr, append(o.Receiver.domains(), Hostname)
 	}
 	if s.smtp == "" {
-		s.smtp, err = addrOrFree(0)
+		s.smtp, err = s.ports.free()
 	}
 	if err == nil && o.Millrace {
-		s.handback, err = addrOrFree(0)
+		s.handback, err = s.ports.free()
 	}
 	if err == nil {
 		err = s.install(o)
@@ -78,6 +79,7 @@ func StartSendmail(ctx context.Context, o SendmailOptions) (*Sendmail, error) {
 		err = s.Start(ctx)
 	}
 	if err != nil {
+		s.ports.release()
 		return nil, errors.Join(fmt.Errorf("start sendmail: %w", err), t.remove())
 	}
 	return s, nil
@@ -147,6 +149,7 @@ func (s *Sendmail) Halt() error {
 // gone.
 func (s *Sendmail) Stop() error {
 	s.Kill()
+	s.ports.release()
 	return s.tree.remove()
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // unboundStart is how long unbound may take to answer.
-const unboundStart = 30 * time.Second
+const unboundStart = 2 * time.Minute
 
 // UnboundOptions say what a validating resolver knows.
 type UnboundOptions struct {

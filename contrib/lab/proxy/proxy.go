@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // dialTimeout limits the connect to the server, all of it on one machine.
@@ -67,7 +68,7 @@ func New(o Options) (*Proxy, error) {
 	p.network, p.address = lab.Network(o.Listen)
 	if p.network == "tcp" {
 		var err error
-		if p.reserved, p.address, err = reserve(p.address); err != nil {
+		if p.reserved, p.address, err = sockets.Reserve(p.address); err != nil {
 			return nil, err
 		}
 	}
@@ -138,7 +139,7 @@ func (p *Proxy) become(serve func(net.Conn)) error {
 	if p.listener != nil {
 		return nil
 	}
-	l, err := net.Listen(p.network, p.address)
+	l, err := p.listen()
 	if err != nil {
 		return err
 	}
@@ -148,6 +149,14 @@ func (p *Proxy) become(serve func(net.Conn)) error {
 		}
 	})
 	return nil
+}
+
+// listen starts a listener whose Close is its end.
+func (p *Proxy) listen() (net.Listener, error) {
+	if p.network == "tcp" {
+		return sockets.Listen(p.address)
+	}
+	return net.Listen(p.network, p.address)
 }
 
 // accept serves one connection. It returns false when the listener is closed.

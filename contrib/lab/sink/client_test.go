@@ -46,7 +46,7 @@ type client struct {
 	in *bufio.Reader
 }
 
-const patience = 20 * time.Second // for what must come; a test never waits so long when all is well
+const patience = 2 * time.Minute // for what must come; a test never waits so long when all is well
 
 func addrOf(n *Internet, host string) string {
 	return netip.AddrPortFrom(n.hostNamed(host).addr, n.Port()).String()

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // provider is a provider at work. Its mutex guards everything that is counted
@@ -155,7 +157,7 @@ func (h *host) appear(b *Behaviour) error {
 // listen starts the receiver's listener.
 func (h *host) listen() error {
 	n := h.provider.internet
-	ln, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(h.addr, n.Port())))
+	ln, err := sockets.Listen(netip.AddrPortFrom(h.addr, n.Port()).String())
 	if err != nil {
 		return err
 	}
@@ -189,7 +191,7 @@ func reset(c stream) {
 	c.Close()
 }
 
-func (h *host) accept(ln *net.TCPListener) {
+func (h *host) accept(ln sockets.Listener) {
 	n := h.provider.internet
 	for {
 		c, err := ln.AcceptTCP()

@@ -31,6 +31,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // Options are the settings of an [Internet]. The zero value is usable.
@@ -100,7 +102,8 @@ type Host struct {
 type Internet struct {
 	options Options
 	log     *slog.Logger
-	claim   *portClaim
+	claim   *os.File // keeps the port of the receivers; nil: a port that was given
+	port    uint16
 	ledger  ledger.Ledger
 	names   *nameServer
 	ca      func() (*authority, error)
@@ -129,18 +132,10 @@ func New(o Options) (*Internet, error) {
 	if o.Idle <= 0 {
 		o.Idle = 5 * time.Minute
 	}
-	claim := &portClaim{fd: -1}
-	var err error
-	if !o.Offline {
-		claim, err = claimPort(o.Port)
-	}
-	if err != nil {
-		return nil, err
-	}
 	n := &Internet{
 		options: o,
 		log:     o.Logger,
-		claim:   claim,
+		port:    o.Port,
 		ca:      sync.OnceValues(newAuthority),
 		start:   time.Now(),
 		closed:  make(chan struct{}),
@@ -151,9 +146,17 @@ func New(o Options) (*Internet, error) {
 	if o.Offline {
 		return n, nil
 	}
-	n.names, err = startNames(o.DNS, n)
-	if err != nil {
-		claim.release()
+	var err error
+	if o.Port == 0 {
+		// Each host listens at an address of its own.
+		var bound string
+		if n.claim, bound, err = sockets.Reserve("0.0.0.0:0"); err != nil {
+			return nil, fmt.Errorf("sink: claim a port: %w", err)
+		}
+		n.port = netip.MustParseAddrPort(bound).Port()
+	}
+	if n.names, err = startNames(o.DNS, n); err != nil {
+		n.claim.Close() // of nil an error
 		return nil, err
 	}
 	return n, nil
@@ -163,7 +166,7 @@ func New(o Options) (*Internet, error) {
 func (n *Internet) DNSAddr() string { return n.names.addr }
 
 // Port is the port of every SMTP receiver.
-func (n *Internet) Port() uint16 { return n.claim.port }
+func (n *Internet) Port() uint16 { return n.port }
 
 // Ledger is the ledger of what was accepted.
 func (n *Internet) Ledger() *ledger.Ledger { return &n.ledger }
@@ -392,5 +395,5 @@ func (n *Internet) Close() {
 		n.names.stop(context.Background())
 	}
 	n.work.Wait()
-	n.claim.release()
+	n.claim.Close() // of nil an error
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // ignore makes the host's port answer nothing at all.
@@ -61,5 +63,9 @@ func shortListener(at netip.AddrPort) (net.Listener, error) {
 	if err := unix.Listen(fd, 0); err != nil {
 		return nil, fmt.Errorf("%s: %w", at, os.NewSyscallError("listen", err))
 	}
-	return net.FileListener(f)
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	return sockets.Listener{TCPListener: ln.(*net.TCPListener)}, nil
 }
