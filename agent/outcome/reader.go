@@ -38,7 +38,7 @@ func newLexicon(keep func(phrase string) bool) lexicon {
 				continue
 			}
 			p, inName := strings.CutPrefix(p, "+")
-			words := strings.Fields(p)
+			words := phraseWords(p)
 			first, isStem := strings.CutSuffix(words[0], "*")
 			if isStem && len(words) == 1 {
 				l.stems[first[:stemKey]] = append(l.stems[first[:stemKey]], stem{first, v.notion, inName})
@@ -48,6 +48,32 @@ func newLexicon(keep func(phrase string) bool) lexicon {
 		}
 	}
 	return l
+}
+
+// phraseWords are those of a phrase, as split takes them from a text.
+func phraseWords(phrase string) (words []string) {
+	for field := range strings.FieldsSeq(phrase) {
+		start := 0
+		for i, c := range field {
+			if isCharacter(c) {
+				if start < i {
+					words = append(words, field[start:i])
+				}
+				start = i + utf8.RuneLen(c)
+				words = append(words, field[i:start])
+			}
+		}
+		if start < len(field) {
+			words = append(words, field[start:])
+		}
+	}
+	return words
+}
+
+// isCharacter says whether a rune is a word by itself: Chinese, Japanese and Korean have
+// no blanks between words.
+func isCharacter(c rune) bool {
+	return 0x3040 <= c && c < 0xa000 || 0xac00 <= c && c < 0xd7b0 || 0xf900 <= c && c < 0xfb00
 }
 
 const (
@@ -157,6 +183,12 @@ func (r *reader) run(run string, name bool) {
 		c := run[i]
 		switch {
 		case c >= utf8.RuneSelf:
+			if char, n := utf8.DecodeRuneInString(run[i:]); isCharacter(char) {
+				end()
+				i += r.lower(run[i:][:n]) - 1
+				end()
+				continue
+			}
 			i += r.lower(run[i:]) - 1
 			continue
 		case (c == '\'' || c == '`') && r.size-start > 1: // doesn't is one word, l'utente two
@@ -213,7 +245,7 @@ func isWord(c byte) bool {
 func (r *reader) notions(l *lexicon) (found notions) {
 	const (
 		things  = nRecipient | nDomain | nSender | nSource | nMessage
-		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected // whose place matters
+		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected | nUnavailable // whose place matters
 		far     = -maxWords
 	)
 	denied, named, missing := far, far, far // where, and who is missing is not known yet
@@ -224,7 +256,7 @@ func (r *reader) notions(l *lexicon) (found notions) {
 			at++
 		}
 		here, length := r.notionsAt(i, l, found&^grammar)
-		found |= here &^ (nUnknown | nRejected)
+		found |= here &^ (nUnknown | nRejected | nUnavailable)
 		if thing := here & things; thing != 0 {
 			if named, name = at, thing; at-missing <= nextReach {
 				found |= absent(name)
@@ -246,6 +278,9 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		}
 		if here&nRejected != 0 && name == nRecipient && at-named <= refusalReach {
 			found |= nRejected
+		}
+		if here&nUnavailable != 0 && (r.isOf(i-1, l) || r.precedes(i, i+length, l)) {
+			found |= nUnavailable
 		}
 		if here&nNot != 0 {
 			denied = at
@@ -287,6 +322,37 @@ func (r *reader) fills(i int, l *lexicon) bool {
 		default:
 			here, _ := r.notionsAt(i, l, 0)
 			return here&nNot != 0
+		}
+	}
+	return false
+}
+
+// isOf says whether what stands up to word i is said of the recipient's address: "mailbox is
+// currently". A service that is unavailable is another thing.
+func (r *reader) isOf(i int, l *lexicon) bool {
+	for ; i >= 0; i-- {
+		switch string(r.word(i)) {
+		case "is", "was", "are", "currently", "temporarily", "permanently", "now", "presently":
+		default:
+			here, _ := r.notionsAt(i, l, 0)
+			return here&nRecipient != 0
+		}
+	}
+	return false
+}
+
+// precedes says whether an adjective before word next begins a text, or follows a number,
+// and is one of the recipient's address: "unavailable mail user".
+func (r *reader) precedes(i, next int, l *lexicon) bool {
+	if i > 0 && (r.word(i - 1)[0] < '0' || r.word(i - 1)[0] > '9') {
+		return false
+	}
+	for ; next < r.n; next++ {
+		switch string(r.word(next)) {
+		case "mail", "email", "destination":
+		default:
+			here, _ := r.notionsAt(next, l, 0)
+			return here&nRecipient != 0
 		}
 	}
 	return false

@@ -154,7 +154,7 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 	x.ofRecipient = (a.Stage == Rcpt || a.Stage == Data) && st.ofRecipient() &&
 		(found&ofRecipient != 0 || found&^says == 0 && st.subject == 1) &&
 		(found&nUnnamed == 0 || found&nRecipient != 0 || st.subject == 1 || text.addresses > 0) &&
-		(x.class != ClassHostUnknown || st.subject == 1 || text.hosts == 0 || names(a.Text, domain)) &&
+		(x.class != ClassHostUnknown || st.subject == 1 || st == status{4, 4} || text.hosts == 0 || names(a.Text, domain)) &&
 		!(a.Stage == Data && a.Shared && !names(a.Text, a.To))
 	return x
 }

@@ -52,7 +52,7 @@ func (s status) meaning(a *Attempt) Class {
 		case 3:
 			return ClassSizeLimit
 		case 4:
-			return ClassPolicy
+			return ClassSystem // a list cannot be expanded
 		}
 		return ClassSuspended
 	case 3:
