@@ -35,7 +35,7 @@ var otherLanguages = []entry{
 	{nBusy, "ueberlastet|überlastet"},
 	{nAgain, "spater|später|spaeter|erneut versuchen|nochmals"},
 	{nTLS, "verschlusselung|verschlüsselung|verschluesselung"},
-	{nSystem, "vorubergehend|vorübergehend|voruebergehend|interner fehler|systemfehler|serverfehler|wartung|wartungsarbeiten|nicht verfügbar|nicht erreichbar"},
+	{nSystem, "vorubergehend*|vorübergehend*|voruebergehend*|interner fehler|systemfehler|serverfehler|wartung|wartungsarbeiten|nicht verfügbar|nicht erreichbar"},
 	{nNot, "nicht|kein|keine|keinen"},
 	{nExist, "existiert|gefunden|bekannt|vorhanden"},
 	{nInUse, "aktiv"},

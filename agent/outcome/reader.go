@@ -245,18 +245,24 @@ func isWord(c byte) bool {
 func (r *reader) notions(l *lexicon) (found notions) {
 	const (
 		things  = nRecipient | nDomain | nSender | nSource | nMessage
-		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected | nUnavailable // whose place matters
+		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected | nUnavailable | nState // whose place matters
 		far     = -maxWords
 	)
 	denied, named, missing := far, far, far // where, and who is missing is not known yet
 	var name notions
-	at := 0 // words, without those of names
+	at := 0    // words, without those of names
+	until := 0 // the end of a phrase that names something: "sender address" is no address
 	for i := range r.n {
 		if !r.words[i].inName {
 			at++
 		}
 		here, length := r.notionsAt(i, l, found&^grammar)
-		found |= here &^ (nUnknown | nRejected | nUnavailable)
+		if i < until {
+			here &^= things
+		} else if here&things != 0 {
+			until = i + length
+		}
+		found |= here &^ (nUnknown | nRejected | nUnavailable | nState)
 		if thing := here & things; thing != 0 {
 			if named, name = at, thing; at-missing <= nextReach {
 				found |= absent(name)
@@ -281,6 +287,9 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		}
 		if here&nUnavailable != 0 && (r.isOf(i-1, l) || r.precedes(i, i+length, l)) {
 			found |= nUnavailable
+		}
+		if here&nState != 0 && r.isOf(i-1, l) {
+			found |= nDisabled
 		}
 		if here&nNot != 0 {
 			denied = at
@@ -314,14 +323,18 @@ func absent(name notions) notions {
 }
 
 // fills says whether the words before a noun, from word i back to the denial that there
-// is, are such as stand between "no" and a noun.
+// is, are such as stand between "no" and a noun. No active user is no user; who is not an
+// active one is there.
 func (r *reader) fills(i int, l *lexicon) bool {
+	said := false // of which kind it is not
 	for ; i >= 0; i-- {
 		switch string(r.word(i)) {
-		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail":
+		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail", "email", "virtual", "matching", "existing", "destination", "solcher", "solche", "solches", "solchen":
+		case "active", "local", "valid":
+			said = true
 		default:
 			here, _ := r.notionsAt(i, l, 0)
-			return here&nNot != 0
+			return here&nNot != 0 && (!said || string(r.word(i)) == "no")
 		}
 	}
 	return false
@@ -332,7 +345,7 @@ func (r *reader) fills(i int, l *lexicon) bool {
 func (r *reader) isOf(i int, l *lexicon) bool {
 	for ; i >= 0; i-- {
 		switch string(r.word(i)) {
-		case "is", "was", "are", "currently", "temporarily", "permanently", "now", "presently":
+		case "is", "was", "are", "currently", "temporarily", "permanently", "now", "presently", "has", "been", "ist", "wurde", "est", "esta", "está", "e", "è":
 		default:
 			here, _ := r.notionsAt(i, l, 0)
 			return here&nRecipient != 0
@@ -374,7 +387,7 @@ func (r *reader) ends(i int) bool {
 		return true
 	}
 	switch string(r.word(i)) {
-	case "here", "by", "with", "for", "at", "in", "on", "of", "that", "found", "available", "named", "called", "matching", "exists", "exist", "from", "mit", "unter", "avec", "con", "com":
+	case "here", "by", "with", "for", "at", "in", "on", "of", "that", "found", "available", "named", "called", "matching", "exists", "exist", "from", "mit", "unter", "avec", "de", "con", "com":
 		return true
 	}
 	return r.words[i].inName

@@ -70,7 +70,7 @@ var readings = []rule{
 		sample: "rcpt - 503 HELO first, please"},
 
 	// 2. Throttles.
-	{name: "messages-per-connection", all: nPerConn | nMessages, class: ClassConnections, sig: of(elastic.Closed),
+	{name: "messages-per-connection", all: nPerConn | nMessages, none: nPeriod, class: ClassConnections, sig: of(elastic.Closed),
 		sample: "mail - 421 Max message per connection reached, closing transmission channel"},
 	{name: "messages-kept", stages: afterMail, all: nFull | nTooMany, class: ClassMailboxFull,
 		sample: "rcpt - 550 User has too many messages on the server."},
@@ -178,7 +178,9 @@ var readings = []rule{
 		sample: "data - 550 5.7.1 Requested action not taken: mailbox unavailable"},
 	{name: "unavailable-by-policy", stages: []Stage{Rcpt}, code: 5, any: nUnavailable, status: [][3]int{{7, 0, 999}}, class: ClassPolicy,
 		sample: "rcpt - 550 5.7.1 Requested action not taken: mailbox not available"},
-	{name: "unavailable", stages: []Stage{Rcpt}, code: 5, any: nUnavailable, none: nPolicy | nAgain, notStatus: [][3]int{{2, 1, 1}, {7, 0, 999}}, class: ClassUserUnknown,
+	{name: "unavailable-by-mailbox", stages: afterMail, code: 5, any: nUnavailable, status: [][3]int{{2, 0, 1}}, none: nPolicy | nSender, class: ClassSuspended,
+		sample: "rcpt - 550 5.2.0 Recipient unavailable"},
+	{name: "unavailable", stages: []Stage{Rcpt}, code: 5, any: nUnavailable, none: nPolicy | nAgain, notStatus: [][3]int{{2, 0, 1}, {7, 0, 999}}, class: ClassUserUnknown,
 		sample: "rcpt *.olc.protection.outlook.com 550 5.5.0 Requested action not taken: mailbox unavailable"},
 	{name: "address-rejected", stages: []Stage{Rcpt}, code: 5, any: nRejected, none: nBlocked | nPolicy | nSystem | nAgain | nSpam | nSource | nMessage | nForm | nProtocol | nSize | nLoop | nVerify,
 		notStatus: [][3]int{{7, 0, 999}, {2, 1, 3}, {3, 0, 9}}, class: ClassUserUnknown,

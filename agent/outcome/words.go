@@ -79,6 +79,7 @@ const (
 	nLines // lines and headers that are too long or too many
 	nNotListed
 	nChoice // the recipient's own choice
+	nState  // expired, closed: of a mailbox, that it is not in use
 )
 
 // entry is a notion and phrases for it.
@@ -94,24 +95,24 @@ type entry struct {
 // It is English here; other languages are in languages.go.
 var vocabulary = append([]entry{
 	{nRecipient, "recipient|user|users|mailbox|mbox|inbox|account|addressee|alias|local part|rcpt|address|adress" +
-		"|customer|person|mail box|such id|user id|that name|this name|such name|rcptto"},
+		"|customer|person|mail box|such id|user id|that name|this name|such name|rcptto|mailing list|distribution list|distribution group|mail group|email group|list address|group address|subscriber|employee|username|userid|mail id|mailid|email id|emailid|unknown email|no such email|invalid email|email does|email not|email doesnt|email is not|email unknown|email could not|email was not|email cannot|staff member"},
 	{nNoDomain, "destination system address|domain is not reachable|recipient address has null"},
 	{nSender, "postmaster verification|to send from|sender|senders|mail from|mailfrom|from domain|from address|envelope from|return path|originator" +
-		"|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not|message sending|sending for|outgoing"},
+		"|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not|message sending|sending for|outgoing|your domain|your email|your e mail|your mail address|reply to address|reply to header"},
 	{nSource, "ip|ips|client|your host|your server|your network|sending server|sending host|mta|connecting host" +
 		"|netblock|mail server|servers|mail exchanger|your access|to connect|connection refused|connection denied|connection rejected|address 0ip|client address|remote address"},
 	{nMessage, "message|messages|mail|email|body|content|attachment|attachments|mailsize"},
 	{nRecipients, "recipients|rcpts|rcpt numbers|receivers|only one recipient|one recipient at|split transaction"},
 	{nMessages, "messages|emails|mails|max message per"},
 	{nConnections, "connections|sessions|concurrent|simultaneous|parallel|concurrency|connection limit|thread limit|threads"},
-	{nDomain, "domain|domains|name server|host|hostname"},
+	{nDomain, "domain|domains|name server|host"},
 
 	{nUnknown, "no users|handle mail for that user|user not ok|recipient cannot be verified|unknown|unrecogni*|no such|non existent|nonexistent" +
 		"|unrouteable|unroutable|cannot route|undeliverable address|not listed in domino|not listed in public" +
 		"|not listed in directory|not in directory|not used|doesnt have a|does not have a|hasnt got" +
 		"|no longer with|nobody here|there is no one|mapiexceptionnotfound|not local user" +
-		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid|is not here|not in my local|deliver mail for|user have no mail|no redirect entry|non existant|misspelled|no record of|not on file|not in our records|not our user|not our customer|unallocated|not allocated|not assigned|gone away|has left|no longer employed|no longer works|unresolvable address|forged e mail address|nonexisting|non existing|mail user unavailable"},
-	{nInvalid, "invalid|illegal|bad|wrong|bogus|unusable"},
+		"|+recipnotfound|+recipientnotfound|+nosuchuser|bad destination mailbox address|destination mailbox address invalid|is not here|not in my local|deliver mail for|user have no mail|no redirect entry|non existant|misspelled|no record of|not on file|not in our records|not our user|not our customer|unallocated|not allocated|not assigned|gone away|has left|no longer employed|no longer works|unresolvable address|forged e mail address|nonexisting|non existing|mail user unavailable|undefined|not in database|not in our database|not in the database|not in our directory|not in the directory|not in our system|not on this system|not on our system|not on this server|not on our server|isnt here|not here|unresolvable user|unresolvable recipient|user missing|mailbox missing|never existed|unresolvable"},
+	{nInvalid, "invalid|illegal|bad|wrong|bogus|unusable|incorrect"},
 	{nMoved, "has moved|have moved|moved to|no longer at|address has changed|has changed address|user not local please try|please try forward|new address is|no longer on server|forwarding address|been moved|been replaced by|replaced by|relocated"},
 	{nDisabled, "previously bounced|account is expired|account has expired|no longer accepts|no longer accepting|disabl*|inactiv*|noactivity|recipient activity|deactiv*|suspend*|frozen|locked|archived|discontinued|expired account|account expired|account is blocked|account has been blocked|mailbox is blocked|mailbox blocked" +
 		"|no longer valid|no longer in use|no longer available|cannot be accessed|dormant" +
@@ -119,7 +120,7 @@ var vocabulary = append([]entry{
 	{nFull, "storage full|enough storage|enough space|mailbox full|inbox full|full mailbox|over quota|overquota|out of storage|over storage|user is over|exceeded storage|exceeds storage" +
 		"|storage limit|allowed storage|exhausted allowed|no space left in mailbox|messages on the server|mailbox size limit|mailbox limit|mailbox exceeded|mailbox disk|exceeded its quota|exceeded his quota|exceeded their quota" +
 		"|its storage" +
-		"|is full|too much mail data|quotaexceeded*|mapiexceptionshutoffquotaexceeded|insufficient mailbox|insufficient storage for the mailbox|mailbox has exceeded|mailbox space|messages in this mailbox|messages in the mailbox|messages in mailbox|space available|available space|space has used|has used up|out of space|out of quota|over quote|overdrawn|mailbox is over|exceeds available|no more space|insufficient space"},
+		"|is full|too much mail data|quotaexceeded*|mapiexceptionshutoffquotaexceeded|insufficient mailbox|insufficient storage for the mailbox|mailbox has exceeded|mailbox space|messages in this mailbox|messages in the mailbox|messages in mailbox|space available|available space|space has used|has used up|out of space|out of quota|over quote|overdrawn|mailbox is over|exceeds available|no more space|insufficient space|has no space|storage exceeded|no room|capacity exceeded"},
 	{nQuota, "quota|quotas|contingent|credits"},
 	{nUnavailable, "unavailable|not available"},
 	{nVerify, "verify|validate|verification|verified|unverified|callout|validation|verifying|cannot check"},
@@ -134,14 +135,14 @@ var vocabulary = append([]entry{
 	{nLogin, "requires authentication|auth failed|authentication failed|authentication required|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|client was not|password|credentials|login"},
 	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|not local|not a gateway|smtp server of your|no mail gateway|local user only|hosted|our domains|local account|handle mail"},
 	{nPolicy, "access|rule|rules|approved|whitelist*|allowlist*|confirmation|no permit|not permit|policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|restrictive|not welcome|bounce attacks|isnt allowed|legitimate bounces|mailpolicy|policy violation|go away|moderated|members only|subscribers only|not subscribed|only accepting|only accepts|held for|null senders|null sender"},
-	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|bulk|scored|scoring|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link|mass mailer|mass mail|+mcspam*|phone number filter"},
-	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|characters|media|mime|security issue|data format|message format|unicode character|file containing|url in|html|comply|conversion|words|bare line|line feed|linefeed|bare lfs|bare crs|bare newline|bare newlines|nul characters|null characters|password protected|protected zip|zip file|zip files|credential leak|message filtered|return path header|separator|+surbl|+uribl|message contains"},
+	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|bulk|scored|scoring|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link|mass mailer|mass mail|+mcspam*|phone number filter|antivirus|anti virus|score too high|spam score"},
+	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|characters|media|mime|security issue|data format|message format|unicode character|file containing|url in|html|comply|conversion|words|bare line|line feed|linefeed|bare lfs|bare crs|bare newline|bare newlines|nul characters|null characters|password protected|protected zip|zip file|zip files|credential leak|message filtered|return path header|separator|+surbl|+uribl|message contains|file type|blocked url|executable"},
 	{nLoop, "points back|back to myself|received header|loop|loops|looping|hops|hop count|already has my delivered|received headers"},
-	{nSize, "size|too long|large|big|message length|mailsize"},
+	{nSize, "size|too long|large|big|message length|mailsize|larger|bigger|oversize|oversized"},
 	{nLimit, "limit|limits|threshold|exceed|exceeds|exceeded|exceeding|maximum|over the"},
 
 	{nRate, "0ip temporarily deferred|too many requests|rate limit|rate limited|rate limiting|ratelimit|ratelimited|rate exceeded|rate limits|too fast|too quickly|throttl*|slow down|slower|unusual rate|frequency|unexpected volume|excessive volume|unusual volume|high volume|too much mail from|too many messages|too many emails|too many e mails|too many mails|sending quota|rate quota|send rate|sending rate|submission rate|message rate|mail rate" +
-		"|sending limit|send limit|relay quota|daily relay|max defers|volume limit|received too much|in a short|rl000001|rl000002|rl000003|rl000010|quota exceeded for sender|policy rejection quota|recipient quota|sender quota|sender rate|emails per hour|messages per hour|message limit|sends too many|sent too many|send too many|recipients from 0ip|mail from 0ip|dyn t1|queue quota|submission quota|limit of messages|messaging limit|messaging limits|too many recent"},
+		"|sending limit|send limit|relay quota|daily relay|max defers|volume limit|received too much|in a short|rl000001|rl000002|rl000003|rl000010|quota exceeded for sender|policy rejection quota|recipient quota|sender quota|sender rate|emails per hour|messages per hour|message limit|sends too many|sent too many|send too many|recipients from 0ip|mail from 0ip|dyn t1|queue quota|submission quota|limit of messages|messaging limit|messaging limits|too many recent|too much mail|sending limits|mail volume|traffic limit|unusual traffic|your limit"},
 	{nPeriod, "hour|hourly|hours|minute|day|daily|short period|period of time"},
 	{nTooMany, "too many|too much|excessive|maximum number|max number|out of allow|exceeded the number|number of|only one recipient|one recipient at|split transaction"},
 	{nPerConn, "per connection|per session|on this connection|in this session|in one session|in this connection|one connection|same connection|session limit|max message per|number of messages per"},
@@ -163,10 +164,12 @@ var vocabulary = append([]entry{
 	// A denial counts where it stands before one of the next, or before the recipient
 	// (reader.notions). Where it stands after it, the two are a phrase above.
 	{nNot, "no|not|non|never|cannot|cant|couldnt|doesnt|dosnt|isnt|arent|dont|hasnt|wasnt|unable"},
-	{nExist, "exist|exists|found|find|known|recognized|recognised|registered|handled|member|know|listed in our|recipient list|recipient table|user list|user table|directory"},
+	{nExist, "exist|exists|found|find|known|recognized|recognised|registered|handled|member|know|listed in our|recipient list|recipient table|user list|user table|located|present|defined|provisioned|listed|existed|matching"},
 	{nInUse, "active|activated|enabled|receive|receives|receiving|logged|entered"},
 	{nRejected, "rejected|reject|refused|refuse|bounced|not accepted"},
 	{nValid, "valid"},
+
+	{nState, "expired|closed|blocked|terminated|not accepting|not in service|out of service|abgelaufen|geschlossen|gesperrt|bloque|bloqué|bloquée|cerrada|cerrado|bloqueada|bloqueado|bloccata|bloccato"},
 
 	{nYahooBlock, "ts03|tss05|tss07|tss09|tss11|bl21|bl23"},
 	{nYahooRate, "ts01|ts02|tss01|tss02|tss04|tss06|tss08|tss10|ipts04"},
