@@ -98,13 +98,13 @@ var vocabulary = append([]entry{
 		"|customer|person|mail box|such id|user id|that name|this name|such name|rcptto|mailing list|distribution list|distribution group|mail group|email group|list address|group address|subscriber|employee|username|userid|mail id|mailid|email id|emailid|unknown email|no such email|invalid email|email does|email not|email doesnt|email is not|email unknown|email could not|email was not|email cannot|staff member"},
 	{nNoDomain, "destination system address|domain is not reachable|recipient address has null"},
 	{nSender, "postmaster verification|to send from|sender|senders|mail from|mailfrom|from domain|from address|envelope from|return path|originator" +
-		"|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not|message sending|sending for|outgoing|your domain|your email|your e mail|your mail address|reply to address|reply to header"},
+		"|domain may not exist|callback|return address|reply address|sending address|your account|your user|your address|author|you are not|message sending|sending for|outgoing|your domain|your email|your e mail|your mail address|reply to address|reply to header|both you|sender address|sender addresses|sender domain|sender email|sender ip address"},
 	{nSource, "ip|ips|client|your host|your server|your network|sending server|sending host|mta|connecting host" +
 		"|netblock|mail server|servers|mail exchanger|your access|to connect|connection refused|connection denied|connection rejected|address 0ip|client address|remote address"},
 	{nMessage, "message|messages|mail|email|body|content|attachment|attachments|mailsize"},
-	{nRecipients, "recipients|rcpts|rcpt numbers|receivers|only one recipient|one recipient at|split transaction"},
+	{nRecipients, "recipients|rcpts|rcpt numbers|receivers|only one recipient|one recipient at|split transaction|rcpt limit|recipient limit|rcpt count|recipient count"},
 	{nMessages, "messages|emails|mails|max message per"},
-	{nConnections, "connections|sessions|concurrent|simultaneous|parallel|concurrency|connection limit|thread limit|threads"},
+	{nConnections, "connections|sessions|concurrent|simultaneous|parallel|concurrency|connection limit|thread limit|threads|connects"},
 	{nDomain, "domain|domains|name server|host"},
 
 	{nUnknown, "no users|handle mail for that user|user not ok|recipient cannot be verified|unknown|unrecogni*|no such|non existent|nonexistent" +
@@ -129,42 +129,42 @@ var vocabulary = append([]entry{
 	{nBlocked, "blocked|block|banned|0ip blocked|hangup"},
 	{nListed, "this ip has been|ip has been temporarily blocked|ip has been blocked|ip address has been blocked|your ip is blocked|0ip listed|0ip found|block list|blocklist*|black list|blacklist*|black listed|black ip|block listed|+dnsbl*|+rbl|rbls|+spamhaus|+spamcop|+sorbs|+barracudacentral|+uribl|+hostkarma|+invaluement|+manitu|listed in|listed at|listed by|listed on|is listed|due to listing|realtime block|blocked using|+xbl|+sbl|+cbl|+mail abuse|+proofpoint com|+spamrl|+junkemailfilter|cxbl|cdrbl"},
 	{nReputation, "0ip is blocked|reputation|attack|harvesting|bad behavior|bad behaviour|complaints|an open relay|open proxy|banned sending ip|banned sender|spam ip|ip is rejected|permanently deferred|blocked for abuse|spammer list|spammers|blocked for an hour" +
-		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many unknown|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refused|unwanted messages|sbrs|senderbase|senderscore|sender score|connections from your ip|rtr du|due to abuse|for abuse|abuse detected|rejection abuse|abusive|karma|spam source|known spammer|bad reputation|poor reputation|low reputation"},
+		"|blocked for the day|has been blocked for|is blocked for|too many invalid|too many failed|too many bad recipients|excessive unknown recipients|invalid recipients|submit messages to this|allowed to connect|bad ip|must register your ip|ip control|0ip blocked|a problem occurred|dynamic ip|messages have been sent from|service refused|unwanted messages|sbrs|senderbase|senderscore|sender score|connections from your ip|rtr du|due to abuse|for abuse|abuse detected|rejection abuse|abusive|karma|spam source|known spammer|bad reputation|poor reputation|low reputation|too many unknown"},
 	{nAuth, "spf|dkim|dmarc|arc|unauthenticated email|is unauthenticated|not authenticate|unauthenticated mail|authentication checks|sender policy framework|sender id|authentication level|authentication information|does not pass|domain authentication|domainkeys|mismatches client ip|invalid ip for sending|purported responsible|domain requires authentication|spoofed|unverifyable"},
-	{nReverse, "reverse|+ptr|cannot find your|ip name lookup|helo|ehlo|forward confirmed|has no name|+rdns"},
+	{nReverse, "reverse|+ptr|cannot find your|ip name lookup|helo|ehlo|forward confirmed|has no name|+rdns|backtranslate|to a host name|no host name"},
 	{nLogin, "requires authentication|auth failed|authentication failed|authentication required|auth required|smtp authentication|not authenticated|unauthenticated senders|must authenticate|authenticate first|smtp auth|client was not|password|credentials|login"},
 	{nRelay, "relay|relays|relayed|relaying|rcpthosts|allowed hosts|gatewaying|not local|not a gateway|smtp server of your|no mail gateway|local user only|hosted|our domains|local account|handle mail"},
 	{nPolicy, "access|rule|rules|approved|whitelist*|allowlist*|confirmation|no permit|not permit|policy|policies|prohibit|prohibition|not allowed|not permitted|not authorized|not authorised|unauthorized|unauthorised|permission|restricted|restriction|restrictions|preferences|doesnt want|does not want|refused by|rejected by|by recipient|by user|reject list|administrative|restrictive|not welcome|bounce attacks|isnt allowed|legitimate bounces|mailpolicy|policy violation|go away|moderated|members only|subscribers only|not subscribed|only accepting|only accepts|held for|null senders|null sender"},
-	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|bulk|scored|scoring|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link|mass mailer|mass mail|+mcspam*|phone number filter|antivirus|anti virus|score too high|spam score"},
+	{nSpam, "spam*|+outboundspam*|junk|junkmail|ube|uce|unsolicited|virus|viruses|malware|phish*|infected|trojan|antispam*|bulk|scored|scoring|ofr 506|ofr 513|suspicious|blacklisted url|blacklisted link|mass mailer|mass mail|+mcspam*|phone number filter|antivirus|anti virus|score too high|spam score|unwanted"},
 	{nForm, "fields|field|character set|character sets|charset|data in message|rfc 5322|rfc5322|rfc2822|rfc 2822|compliant|conform|header|headers|duplicate|malformed|bare lf|bare cr|8 bit data|attachment|attachments|macros|content|contents|url in message|characters|media|mime|security issue|data format|message format|unicode character|file containing|url in|html|comply|conversion|words|bare line|line feed|linefeed|bare lfs|bare crs|bare newline|bare newlines|nul characters|null characters|password protected|protected zip|zip file|zip files|credential leak|message filtered|return path header|separator|+surbl|+uribl|message contains|file type|blocked url|executable"},
 	{nLoop, "points back|back to myself|received header|loop|loops|looping|hops|hop count|already has my delivered|received headers"},
 	{nSize, "size|too long|large|big|message length|mailsize|larger|bigger|oversize|oversized"},
 	{nLimit, "limit|limits|threshold|exceed|exceeds|exceeded|exceeding|maximum|over the"},
 
 	{nRate, "0ip temporarily deferred|too many requests|rate limit|rate limited|rate limiting|ratelimit|ratelimited|rate exceeded|rate limits|too fast|too quickly|throttl*|slow down|slower|unusual rate|frequency|unexpected volume|excessive volume|unusual volume|high volume|too much mail from|too many messages|too many emails|too many e mails|too many mails|sending quota|rate quota|send rate|sending rate|submission rate|message rate|mail rate" +
-		"|sending limit|send limit|relay quota|daily relay|max defers|volume limit|received too much|in a short|rl000001|rl000002|rl000003|rl000010|quota exceeded for sender|policy rejection quota|recipient quota|sender quota|sender rate|emails per hour|messages per hour|message limit|sends too many|sent too many|send too many|recipients from 0ip|mail from 0ip|dyn t1|queue quota|submission quota|limit of messages|messaging limit|messaging limits|too many recent|too much mail|sending limits|mail volume|traffic limit|unusual traffic|your limit"},
+		"|sending limit|send limit|relay quota|daily relay|max defers|volume limit|received too much|in a short|rl000001|rl000002|rl000003|rl000010|quota exceeded for sender|policy rejection quota|recipient quota|sender quota|sender rate|emails per hour|messages per hour|message limit|sends too many|sent too many|send too many|recipients from 0ip|mail from 0ip|dyn t1|queue quota|submission quota|limit of messages|messaging limit|messaging limits|too many recent|too much mail|sending limits|mail volume|traffic limit|unusual traffic|your limit|number of messages"},
 	{nPeriod, "hour|hourly|hours|minute|day|daily|short period|period of time"},
-	{nTooMany, "too many|too much|excessive|maximum number|max number|out of allow|exceeded the number|number of|only one recipient|one recipient at|split transaction"},
+	{nTooMany, "too many|too much|excessive|maximum number|max number|out of allow|exceeded the number|number of|only one recipient|one recipient at|split transaction|too frequent|too often|to many"},
 	{nPerConn, "per connection|per session|on this connection|in this session|in one session|in this connection|one connection|same connection|session limit|max message per|number of messages per"},
 	{nOneBox, "receiving mail|mailbox received|messages to deferred|to this recipient|to this user|one mailbox|recipient thread limit|recipients per hour message receive|message receive limit|this mailbox|user is receiving|recipient has exceeded"},
 	{nBusy, "busy|overloaded|overload|under load|high load"},
-	{nGrey, "greylist*|graylist*|grey list|gray list|grey listed|gray listed|grey listing|gray listing|postgrey|greylst|+grey rbl|internal resource temporarily|internal resources are temporarily|first time sender"},
+	{nGrey, "greylist*|graylist*|grey list|gray list|grey listed|gray listed|grey listing|gray listing|postgrey|greylst|+grey rbl|internal resource temporarily|internal resources are temporarily|first time sender|gl01"},
 	{nAgain, "try again|please try|come back|later|retry|try another|attempt again"},
-	{nTLS, "starttls|tls|ssl|encryption|encrypted|high strength ciphers"},
+	{nTLS, "starttls|tls|ssl|encryption|encrypted|high strength ciphers|mta sts|dane|tlsa"},
 
 	{nSystem, "create output|io error|input output error|i o error|system error|system problem|internal error|local error|local problem|temporary failure|temporary error|temporary problem|temporary local|temporary server|temporary system|lookup failure|configuration problem|config error|configuration error|not available" +
 		"|insufficient system|resources|queue|upstream|server error|in progress|memory|error in processing|database|trouble|unable to process|not accepting network|not accepting connections|system not|mta failure|server configuration|inbounds disabled|temporary recipient|operating system|server temporarily|unable to connect|another server|storage failure|write error|unavailable|unknown error|unknown reason|unknown failure|unknown problem|maintenance|out of memory|shutting down|going down|license expired|not be saved|no data saved|could not store|unable to store|cannot store|unable to scan|cannot scan|could not scan|failed to scan|replicated"},
 	{nDisk, "no such file|disk|no space left|storage"},
 	{nTimeout, "lost incoming connection|lost connection|connection lost|timeout|timed out|time out|bad connection|connection expired|idle too long|lost input|read data from client|open for too long|session expired|session timed"},
 	{nLookup, "dns|name server|resolver|nameserver|doesnt resolve|does not resolve|resolving|unresolvable"},
-	{nProtocol, "command|commands|syntax|characters in user name|characters in local part|bad sequence|parameter|parameters|protocol|need rcpt|need mail|valid recipients|unimplemented|not implemented|unsupported|not supported|improper sequence|argument|arguments|option|too many errors|domain name required|sequence error|amounts of data|rfc 5321 address|rfc5321 address|rfc 821 address|rfc 822 address|rfc 2821 address|rfc 2822 address"},
+	{nProtocol, "command|commands|syntax|characters in user name|characters in local part|bad sequence|parameter|parameters|protocol|need rcpt|need mail|valid recipients|unimplemented|not implemented|unsupported|not supported|improper sequence|argument|arguments|option|too many errors|domain name required|sequence error|amounts of data|rfc 5321 address|rfc5321 address|rfc 821 address|rfc 822 address|rfc 2821 address|rfc 2822 address|one valid recipient|at least one recipient|no valid recipient"},
 	{nNullMX, "null mx|nullmx"},
-	{nDomains, "destination domains|multiple domains|one domain per|different domains"},
+	{nDomains, "destination domains|multiple domains|one domain per|recipients in different domains"},
 
 	// A denial counts where it stands before one of the next, or before the recipient
 	// (reader.notions). Where it stands after it, the two are a phrase above.
 	{nNot, "no|not|non|never|cannot|cant|couldnt|doesnt|dosnt|isnt|arent|dont|hasnt|wasnt|unable"},
-	{nExist, "exist|exists|found|find|known|recognized|recognised|registered|handled|member|know|listed in our|recipient list|recipient table|user list|user table|located|present|defined|provisioned|listed|existed|matching"},
+	{nExist, "exist|exists|found|find|known|recognized|recognised|registered|handled|member|know|listed in our|recipient list|recipient table|user list|user table|located|present|defined|provisioned|listed|existed|matching|validrcptto"},
 	{nInUse, "active|activated|enabled|receive|receives|receiving|logged|entered"},
 	{nRejected, "rejected|reject|refused|refuse|bounced|not accepted"},
 	{nValid, "valid"},
@@ -179,6 +179,6 @@ var vocabulary = append([]entry{
 	{nNetEaseList, "hl rep|hl mep|hl ihu|dt rbl|hl ipb|wm bli|wm blu|hl irb"},
 	{nNetEaseSpam, "dt spm|dt spd|dt sum|dt mli|dt dmo"},
 	{nLines, "line|lines|headers too|duplicate|header size limit|header size|headers size|header too|header lines|many headers|line length|line is too long"},
-	{nNotListed, "not listed|isnt listed|not found in|blacklisted url|listed url|url in message|blacklisted link|url in|+surbl|message contains"},
+	{nNotListed, "not listed|isnt listed|not found in|blacklisted url|listed url|url in message|blacklisted link|url in|+surbl|message contains|may be blacklisted"},
 	{nChoice, "rejected by recipients|rejected by recipient|rejected by this user|by users reject|recipient preferences|doesnt want|does not want|by user|user entry|user domain entry|permanent failure for one or more|anti spoofing|antispoofing|dont want|user reject|recipient reject|user rejects|recipient rejects|blocked by the recipient|blocked by recipient|blocked by the user|blocked by user|blocked you|rejected by user"},
 }, otherLanguages...)
