@@ -329,7 +329,7 @@ func (r *reader) fills(i int, l *lexicon) bool {
 	said := false // of which kind it is not
 	for ; i >= 0; i-- {
 		switch string(r.word(i)) {
-		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail", "email", "virtual", "matching", "existing", "destination", "solcher", "solche", "solches", "solchen":
+		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "e", "mail", "email", "virtual", "matching", "existing", "destination", "solcher", "solche", "solches", "solchen":
 		case "active", "local", "valid":
 			said = true
 		default:
@@ -387,6 +387,8 @@ func (r *reader) ends(i int) bool {
 		return true
 	}
 	switch string(r.word(i)) {
+	case "account", "address", "id", "mailbox", "name": // "no user account"
+		return r.ends(i + 1)
 	case "here", "by", "with", "for", "at", "in", "on", "of", "that", "found", "available", "named", "called", "matching", "exists", "exist", "from", "mit", "unter", "avec", "de", "con", "com":
 		return true
 	}
