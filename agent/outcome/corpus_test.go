@@ -124,16 +124,33 @@ func TestTenthsReadByWhatTheOthersCallFor(t *testing.T) {
 	all := corpus(t)
 	wrongClass, wrongHard := 0, 0
 	texts := make([]reader, len(all))
+	saying := make(map[string][]int) // replies with a word
 	for i, l := range all {
 		texts[i].split(l.text, "r")
+		for k := range texts[i].n {
+			w := string(texts[i].word(k))
+			saying[w] = append(saying[w], i)
+		}
 	}
 	with := make(map[string][]int) // phrase: tenths that it occurs in
+	look := func(p string, lexicon *lexicon, replies []int) {
+		for _, i := range replies {
+			if fold := all[i].fold; !slices.Contains(with[p], fold) && texts[i].notions(lexicon) != 0 {
+				with[p] = append(with[p], fold)
+			}
+		}
+	}
 	for _, v := range vocabulary {
 		for p := range strings.SplitSeq(v.phrases, "|") {
 			only := newLexicon(func(x string) bool { return x == p })
-			for i, l := range all {
-				if !slices.Contains(with[p], l.fold) && texts[i].notions(&only) != 0 {
-					with[p] = append(with[p], l.fold)
+			first, isStem := strings.CutSuffix(phraseWords(strings.TrimPrefix(p, "+"))[0], "*")
+			if !isStem {
+				look(p, &only, saying[first])
+				continue
+			}
+			for w, replies := range saying {
+				if strings.HasPrefix(w, first) {
+					look(p, &only, replies)
 				}
 			}
 		}
@@ -169,7 +186,7 @@ func TestTenthsReadByWhatTheOthersCallFor(t *testing.T) {
 	}
 	n := float64(len(all))
 	t.Logf("%d replies, %d classes (%.1f%%) and %d hard or not (%.1f%%) wrong", len(all), wrongClass, 100*float64(wrongClass)/n, wrongHard, 100*float64(wrongHard)/n)
-	if float64(wrongClass) > 0.2*n || float64(wrongHard) > 0.03*n {
+	if float64(wrongClass) > 0.14*n || float64(wrongHard) > 0.025*n {
 		t.Errorf("%d classes and %d hard or not are wrong of %d", wrongClass, wrongHard, len(all))
 	}
 }

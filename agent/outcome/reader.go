@@ -38,7 +38,7 @@ func newLexicon(keep func(phrase string) bool) lexicon {
 				continue
 			}
 			p, inName := strings.CutPrefix(p, "+")
-			words := strings.Fields(p)
+			words := phraseWords(p)
 			first, isStem := strings.CutSuffix(words[0], "*")
 			if isStem && len(words) == 1 {
 				l.stems[first[:stemKey]] = append(l.stems[first[:stemKey]], stem{first, v.notion, inName})
@@ -48,6 +48,32 @@ func newLexicon(keep func(phrase string) bool) lexicon {
 		}
 	}
 	return l
+}
+
+// phraseWords are those of a phrase, as split takes them from a text.
+func phraseWords(phrase string) (words []string) {
+	for field := range strings.FieldsSeq(phrase) {
+		start := 0
+		for i, c := range field {
+			if isCharacter(c) {
+				if start < i {
+					words = append(words, field[start:i])
+				}
+				start = i + utf8.RuneLen(c)
+				words = append(words, field[i:start])
+			}
+		}
+		if start < len(field) {
+			words = append(words, field[start:])
+		}
+	}
+	return words
+}
+
+// isCharacter says whether a rune is a word by itself: Chinese, Japanese and Korean have
+// no blanks between words.
+func isCharacter(c rune) bool {
+	return 0x3040 <= c && c < 0xa000 || 0xac00 <= c && c < 0xd7b0 || 0xf900 <= c && c < 0xfb00
 }
 
 const (
@@ -157,6 +183,12 @@ func (r *reader) run(run string, name bool) {
 		c := run[i]
 		switch {
 		case c >= utf8.RuneSelf:
+			if char, n := utf8.DecodeRuneInString(run[i:]); isCharacter(char) {
+				end()
+				i += r.lower(run[i:][:n]) - 1
+				end()
+				continue
+			}
 			i += r.lower(run[i:]) - 1
 			continue
 		case (c == '\'' || c == '`') && r.size-start > 1: // doesn't is one word, l'utente two
@@ -213,18 +245,24 @@ func isWord(c byte) bool {
 func (r *reader) notions(l *lexicon) (found notions) {
 	const (
 		things  = nRecipient | nDomain | nSender | nSource | nMessage
-		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected // whose place matters
+		grammar = things | nUnknown | nExist | nValid | nInUse | nNot | nRejected | nUnavailable | nState // whose place matters
 		far     = -maxWords
 	)
 	denied, named, missing := far, far, far // where, and who is missing is not known yet
 	var name notions
-	at := 0 // words, without those of names
+	at := 0    // words, without those of names
+	until := 0 // the end of a phrase that names something: "sender address" is no address
 	for i := range r.n {
 		if !r.words[i].inName {
 			at++
 		}
 		here, length := r.notionsAt(i, l, found&^grammar)
-		found |= here &^ (nUnknown | nRejected)
+		if i < until {
+			here &^= things
+		} else if here&things != 0 {
+			until = i + length
+		}
+		found |= here &^ (nUnknown | nRejected | nUnavailable | nState)
 		if thing := here & things; thing != 0 {
 			if named, name = at, thing; at-missing <= nextReach {
 				found |= absent(name)
@@ -246,6 +284,12 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		}
 		if here&nRejected != 0 && name == nRecipient && at-named <= refusalReach {
 			found |= nRejected
+		}
+		if here&nUnavailable != 0 && (r.isOf(i-1, l) || r.precedes(i, i+length, l)) {
+			found |= nUnavailable
+		}
+		if here&nState != 0 && r.isOf(i-1, l) {
+			found |= nDisabled
 		}
 		if here&nNot != 0 {
 			denied = at
@@ -279,14 +323,49 @@ func absent(name notions) notions {
 }
 
 // fills says whether the words before a noun, from word i back to the denial that there
-// is, are such as stand between "no" and a noun.
+// is, are such as stand between "no" and a noun. No active user is no user; who is not an
+// active one is there.
 func (r *reader) fills(i int, l *lexicon) bool {
+	said := false // of which kind it is not
 	for ; i >= 0; i-- {
 		switch string(r.word(i)) {
-		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "mail":
+		case "such", "a", "an", "any", "the", "our", "known", "have", "registered", "of", "e", "mail", "email", "virtual", "matching", "existing", "destination", "solcher", "solche", "solches", "solchen":
+		case "active", "local", "valid":
+			said = true
 		default:
 			here, _ := r.notionsAt(i, l, 0)
-			return here&nNot != 0
+			return here&nNot != 0 && (!said || string(r.word(i)) == "no")
+		}
+	}
+	return false
+}
+
+// isOf says whether what stands up to word i is said of the recipient's address: "mailbox is
+// currently". A service that is unavailable is another thing.
+func (r *reader) isOf(i int, l *lexicon) bool {
+	for ; i >= 0; i-- {
+		switch string(r.word(i)) {
+		case "is", "was", "are", "currently", "temporarily", "permanently", "now", "presently", "has", "been", "ist", "wurde", "est", "esta", "está", "e", "è":
+		default:
+			here, _ := r.notionsAt(i, l, 0)
+			return here&nRecipient != 0
+		}
+	}
+	return false
+}
+
+// precedes says whether an adjective before word next begins a text, or follows a number,
+// and is one of the recipient's address: "unavailable mail user".
+func (r *reader) precedes(i, next int, l *lexicon) bool {
+	if i > 0 && (r.word(i - 1)[0] < '0' || r.word(i - 1)[0] > '9') {
+		return false
+	}
+	for ; next < r.n; next++ {
+		switch string(r.word(next)) {
+		case "mail", "email", "destination":
+		default:
+			here, _ := r.notionsAt(next, l, 0)
+			return here&nRecipient != 0
 		}
 	}
 	return false
@@ -308,7 +387,9 @@ func (r *reader) ends(i int) bool {
 		return true
 	}
 	switch string(r.word(i)) {
-	case "here", "by", "with", "for", "at", "in", "on", "of", "that", "found", "available", "named", "called", "matching", "exists", "exist", "from", "mit", "unter", "avec", "con", "com":
+	case "account", "address", "id", "mailbox", "name": // "no user account"
+		return r.ends(i + 1)
+	case "here", "by", "with", "for", "at", "in", "on", "of", "that", "found", "available", "named", "called", "matching", "exists", "exist", "from", "mit", "unter", "avec", "de", "con", "com":
 		return true
 	}
 	return r.words[i].inName

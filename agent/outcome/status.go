@@ -52,7 +52,7 @@ func (s status) meaning(a *Attempt) Class {
 		case 3:
 			return ClassSizeLimit
 		case 4:
-			return ClassPolicy
+			return ClassSystem // a list cannot be expanded
 		}
 		return ClassSuspended
 	case 3:
@@ -73,6 +73,8 @@ func (s status) meaning(a *Attempt) Class {
 		switch {
 		case s.detail == 4, s.detail == 5, s.detail == 10, s.detail == 30: // RFC 3463, 5248, 8689
 			return ClassTLS
+		case s.detail == 7: // RFC 3463: message integrity failure
+			return ClassContent
 		case s.detail == 13 && sure: // RFC 5248: account disabled
 			return ClassSuspended
 		case s.detail >= 500 && s.detail <= 699 && a.Code/100 == 4: // Microsoft: "server busy"
@@ -95,8 +97,8 @@ func (s status) ofRecipient() bool {
 		return s.detail <= 1
 	case 3:
 		return s.detail == 0
-	case 4: // Microsoft 365 for an address that it does not have; no route
-		return s.detail == 0 || s.detail == 1 || s.detail == 4
+	case 4: // Microsoft 365 for an address or a domain (310) that there is not; no route
+		return s.detail == 0 || s.detail == 1 || s.detail == 4 || s.detail == 310
 	case 5:
 		return s.detail == 0 || s.detail == 1 || s.detail == 4
 	case 7: // RFC 7293: the mailbox has another owner
