@@ -67,8 +67,10 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 	return best
 }
 
-// room is how many slots could be held at the addresses that answer, as far as is known.
+// room is how many slots could be held at the addresses that answer, beside those of other
+// sites, as far as is known.
 func (s *Site) room(now time.Time) (n int) {
+	n = -s.others()
 	for _, a := range s.addresses {
 		if a.Strikes > 0 || a.Down(now) {
 			n += a.Held()

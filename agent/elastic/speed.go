@@ -50,18 +50,42 @@ func (s *Site) Unslow(now time.Time, cause string) {
 // token if that is now.
 func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 	a := x.Address
-	// A little more at each than its share, so that all of them together reach theirs.
-	each := tighter(1.1*s.pace.Value, a.Pace.Value)
 	all := tighter(s.pace.Value*float64(s.active()), s.limits.MaxRate)
 	if cl, ok := s.Clamped(now); ok {
 		all = tighter(all, cl.Pace)
 	}
-	wait := max(a.Bucket.Wait(now, each), s.bucket.Wait(now, all))
+	wait := max(a.Bucket.Wait(now, a.Pace.Value), s.bucket.Wait(now, all))
+	var spaced *slots.Bucket
+	if s.pace.Value > 0 {
+		// A little more at each than its share, so that all of them together reach theirs.
+		spaced = s.spaced(a, now)
+		wait = max(wait, spaced.Wait(now, 1.1*s.pace.Value))
+	} else {
+		s.spacing = nil
+	}
 	if wait == 0 {
 		a.Bucket.Take()
 		s.bucket.Take()
+		if spaced != nil {
+			spaced.Take()
+		}
 	}
 	return wait
+}
+
+// spaced is what spaces the site's messages at an address.
+func (s *Site) spaced(a *slots.Address, now time.Time) *slots.Bucket {
+	b := s.spacing[a]
+	if b == nil {
+		if s.spacing == nil || len(s.spacing) >= 2*mostAddresses {
+			s.spacing = make(map[*slots.Address]*slots.Bucket)
+		}
+		b = new(slots.Bucket)
+		b.Wait(now, 0) // empty: messages have just been too fast
+		b.Take()
+		s.spacing[a] = b
+	}
+	return b
 }
 
 // active is the number of addresses that what is sent is spread over.

@@ -136,7 +136,7 @@ func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 		if fits(d.site) {
 			for i, c := range d.candidates {
 				c.Forget()
-				d.shunned[i] = shun{}
+				d.shunned[i] = shun{open: d.shunned[i].open}
 			}
 			d.failures, d.calls, d.holdoff, d.allowance = 0, 0, time.Time{}, allowance{}
 		}

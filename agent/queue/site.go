@@ -64,6 +64,7 @@ type site struct {
 
 	paced    []*destination // with mail and sessions ready, which the pace holds back
 	crowd    *slots.Address // where it waits for a slot that another site holds; nil: nowhere
+	stranger bool           // it is one there
 	connects tokens         // for new connections
 	planned  time.Time      // when a timer will next look at the site
 }
