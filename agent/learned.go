@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/durable"
@@ -64,6 +66,10 @@ func (a *Agent) saveLearned(now time.Time, stopped bool) error {
 	}
 	l := a.queue.Learned(now)
 	l.Stopped = stopped
+	// The names first, see sites.Book.Keep.
+	if err := a.settings.Now().Sites.Keep(now, slices.Collect(maps.Keys(l.Sites))); err != nil {
+		return err
+	}
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err

@@ -54,15 +54,16 @@ func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 	if cl, ok := s.Clamped(now); ok {
 		all = tighter(all, cl.Pace)
 	}
-	wait := max(a.Bucket.Wait(now, a.Pace.Value), s.bucket.Wait(now, all))
+	wait := s.bucket.Wait(now, all)
 	var spaced *slots.Bucket
 	if s.pace.Value > 0 {
 		// A little more at each than its share, so that all of them together reach theirs.
-		spaced = s.spaced(a, now)
+		spaced = s.spaced(a)
 		wait = max(wait, spaced.Wait(now, 1.1*s.pace.Value))
 	} else {
 		s.spacing = nil
 	}
+	wait = max(wait, a.Bucket.Wait(now, a.Pace.Value))
 	if wait == 0 {
 		a.Bucket.Take()
 		s.bucket.Take()
@@ -74,15 +75,14 @@ func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 }
 
 // spaced is what spaces the site's messages at an address.
-func (s *Site) spaced(a *slots.Address, now time.Time) *slots.Bucket {
+func (s *Site) spaced(a *slots.Address) *slots.Bucket {
 	b := s.spacing[a]
 	if b == nil {
 		if s.spacing == nil || len(s.spacing) >= 2*mostAddresses {
 			s.spacing = make(map[*slots.Address]*slots.Bucket)
 		}
-		b = new(slots.Bucket)
-		b.Wait(now, 0) // empty: messages have just been too fast
-		b.Take()
+		last := a.Bucket // of before the pace: it knows when the last message was
+		b = &last
 		s.spacing[a] = b
 	}
 	return b

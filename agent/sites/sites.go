@@ -5,7 +5,7 @@
 // A Book knows the sites. Settings.Route calls Site with each answer of the DNS, and gets
 // the name of the domain's site; admins' verbs call Find with a name, an MX host or an
 // address. Open reads what an earlier Book has saved; Save, called once a second, writes
-// it now and then. Pin keeps the names that an order is about, Expect has orders carried over
+// it now and then, and Keep before anything is written that refers to names. Pin keeps the names that an order is about, Expect has orders carried over
 // from names of earlier versions, to the parts of a site that falls apart, and to those that
 // its mail has when source addresses are configured, or no more.
 //
@@ -103,8 +103,10 @@ type Book struct {
 	changed  bool   // since it was saved, for more than times
 	touched  bool   // for times alone
 
-	saving sync.Mutex
-	saved  time.Time
+	saving  sync.Mutex
+	saved   time.Time
+	written uint32 // number of the last writing of the file that succeeded
+	writing uint32 // of the next one, from 1 on
 }
 
 // site is a set of addresses, or a provider. It has a name once it is the best set of a domain.
@@ -121,9 +123,10 @@ type site struct {
 	base      key    // of the leader's registrable domain; 0 without a leader
 	led       uint32 // when the leader was looked up; seconds, as all times here
 	used      uint32
-	strangers bool  // groups of other registrable domains are members
-	gone      bool  // it is no site any more
-	heir      *site // where the members of one that is gone belong; nil: nowhere
+	named     uint32 // number of the first writing of the file that has the name for it; 0: an earlier Book's
+	strangers bool   // groups of other registrable domains are members
+	gone      bool   // it is no site any more
+	heir      *site  // where the members of one that is gone belong; nil: nowhere
 }
 
 // member is a group's place.
@@ -138,7 +141,7 @@ func New() *Book {
 	return &Book{
 		log: slog.New(slog.DiscardHandler), most: mostSites,
 		sets: make(map[key]*site), groups: make(map[key]member), names: make(map[string]*site), numbers: make(map[string]int),
-		sources: make(map[netip.Addr]bool),
+		sources: make(map[netip.Addr]bool), writing: 1,
 	}
 }
 
@@ -398,7 +401,7 @@ func (b *Book) lead(now uint32, source netip.Addr, k key, m member, g *Group, se
 		left.was, left.hosts = s.name, without(left.hosts, g.Hosts)
 		s.noteHosts(g)
 		if s.name != "" {
-			b.names[s.name] = s
+			b.names[s.name], s.named = s, b.writing
 			b.left, b.of.Hosts = left, left.hosts
 			if len(left.hosts) == 0 {
 				b.of.Hosts = g.Hosts
