@@ -32,6 +32,9 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 	if s.state != bounded || s.Held()-s.Hanging < min(s.want-s.host.kept, s.room(now)) || s.Held() >= s.limits.MaxSessions {
 		return nil
 	}
+	if s.suffices(now) {
+		return nil
+	}
 	if s.probe.round > 0 && s.probe.open == 0 && now.Sub(s.probe.began) > testLong {
 		s.probe.round = 0
 	}
@@ -65,6 +68,13 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 		best.Probed = now
 	}
 	return best
+}
+
+// suffices says whether what is held is enough for the rate that a limit or a clamp allows: one
+// more would only wait.
+func (s *Site) suffices(now time.Time) bool {
+	rate := s.rate(now)
+	return rate > 0 && float64(s.Held()) >= 1+1.5*rate*(s.latency+s.connect/10)
 }
 
 // room is how many slots could be held at the addresses that answer, beside those of other

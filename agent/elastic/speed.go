@@ -50,10 +50,7 @@ func (s *Site) Unslow(now time.Time, cause string) {
 // token if that is now.
 func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 	a := x.Address
-	all := tighter(s.pace.Value*float64(s.active()), s.limits.MaxRate)
-	if cl, ok := s.Clamped(now); ok {
-		all = tighter(all, cl.Pace)
-	}
+	all := tighter(s.pace.Value*float64(s.active()), s.rate(now))
 	wait := s.bucket.Wait(now, all)
 	var spaced *slots.Bucket
 	if s.pace.Value > 0 {
@@ -72,6 +69,14 @@ func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 		}
 	}
 	return wait
+}
+
+// rate is how many messages a second a limit or a clamp allows; 0: any number.
+func (s *Site) rate(now time.Time) float64 {
+	if cl, ok := s.Clamped(now); ok {
+		return tighter(s.limits.MaxRate, cl.Pace)
+	}
+	return s.limits.MaxRate
 }
 
 // spaced is what spaces the site's messages at an address.

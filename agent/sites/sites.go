@@ -7,7 +7,7 @@
 // address. Open reads what an earlier Book has saved; Save, called once a second, writes
 // it now and then, and Keep before anything is written that refers to names. Pin keeps the names that an order is about, Expect has orders carried over
 // from names of earlier versions, to the parts of a site that falls apart, and to those that
-// its mail has when source addresses are configured, or no more.
+// its mail has when source addresses are configured, exchanged, or no more.
 //
 // # Groups and sets
 //
@@ -74,11 +74,12 @@ type Group struct {
 // Answer is what the DNS says of a domain, and what our configuration makes of it.
 type Answer struct {
 	Domain   string
-	Provider string     // name of the queue, if it has MX patterns
-	Source   netip.Addr // that connections favour; zero: the kernel's choice
-	Several  bool       // there is more than one source: names say which
-	Groups   []Group    // the best first
-	Old      string     // the site's name in versions that named sites by their MX hosts
+	Provider string       // name of the queue, if it has MX patterns
+	Source   netip.Addr   // that connections favour; zero: the kernel's choice
+	Several  bool         // there is more than one source: names say which
+	Sources  []netip.Addr // all that are configured
+	Groups   []Group      // the best first
+	Old      string       // the site's name in versions that named sites by their MX hosts
 	Queue    func(name string) bool
 }
 
@@ -252,9 +253,10 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 	return best, best.name, string(list), best.was, b.expected[a.Old]
 }
 
-// until is the name of the site that an answer had until sources were configured, or
-// until they were no more, if orders are about it: "" once it has been looked up since. Both
-// are not in use at once, as the addresses of a set that a source fits favour one.
+// until is the name of the site that an answer had until sources were configured, until
+// they were no more, or until one was exchanged for another, if orders are about it: "" once it
+// has been looked up since. Sites with a source and without are not in use at once, as the
+// addresses of a set that a source fits favour one.
 func (b *Book) until(source netip.Addr, a *Answer) (name string) {
 	if b.orders == nil || len(b.pinned) == 0 || len(a.Groups) == 0 {
 		return ""
@@ -270,7 +272,7 @@ func (b *Book) until(source netip.Addr, a *Answer) (name string) {
 		since = s.used
 	}
 	for from := range b.sources {
-		if from.IsValid() == source.IsValid() {
+		if from == source || from.IsValid() == source.IsValid() && slices.ContainsFunc(a.Sources, func(x netip.Addr) bool { return canonical(x) == from }) {
 			continue
 		}
 		if s := at(from); s != nil && b.pinned[s.name] && s.used >= since {

@@ -664,10 +664,11 @@ func TestOrdersHoldWhenSourcesComeAndGo(t *testing.T) {
 	for _, provider := range []string{"", "big"} {
 		for _, restart := range []bool{false, true} {
 			w := newWorld(t)
-			source := netip.MustParseAddr("198.51.100.1")
+			source, other, third := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2"), netip.MustParseAddr("198.51.100.3")
+			sources := []netip.Addr{source}
 			site := func(from netip.Addr, list ...string) string {
 				a := w.answer("a.test", tier("mx.a.test", list...))
-				a.Provider, a.Source, a.Several = provider, from, from.IsValid()
+				a.Provider, a.Source, a.Several, a.Sources = provider, from, from.IsValid(), sources
 				name, _ := w.Site(w.now, &a)
 				return name
 			}
@@ -700,8 +701,15 @@ func TestOrdersHoldWhenSourcesComeAndGo(t *testing.T) {
 				t.Errorf("no order is about it: %q", heard)
 			}
 			// Another source beside it is another site, by the admin's own word.
-			if site(netip.MustParseAddr("198.51.100.2"), "192.0.2.1"); len(heard) > 0 {
+			w.Pin([]string{after})
+			sources = []netip.Addr{source, other}
+			if site(other, "192.0.2.1"); len(heard) > 0 {
 				t.Errorf("of another source: %q", heard)
+			}
+			// One that has taken its place is sent the same mail.
+			sources = []netip.Addr{third}
+			if got := site(third, "192.0.2.1"); strings.Join(heard, "; ") != after+" + "+got {
+				t.Errorf("of a source in its stead: %q", heard)
 			}
 		}
 	}
