@@ -2,7 +2,9 @@ package agent
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -65,6 +68,34 @@ func TestEffectOfARuleIsListedKeptAndLifted(t *testing.T) {
 	})
 	if _, err := s.admin().Resume(t.Context(), control.Filter{Site: "none"}); !errors.Is(err, control.ErrUnknown) {
 		t.Errorf("a site without any: %v", err)
+	}
+}
+
+// Whatever file refers to a site, the file of names has it before: a kill between the two
+// leaves no suspension to a site that gets the name after it.
+func TestNamesAreWrittenBeforeWhatRefersToThem(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]func(*Agent) error{
+		"orders":  func(a *Agent) error { a.orders.SaveRulePauses(time.Now(), true); return nil },
+		"learned": func(a *Agent) error { return a.saveLearned(time.Now(), false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, func(c *config.Config) {
+				c.Replies = []config.Reply{{Name: "come-back", Text: "come back", Action: config.ReplySuspend, For: time.Hour, After: 1, Within: time.Hour}}
+			}, sink.Provider{Name: "busy", Domains: []string{"busy.test"}, Behaviour: sink.Behaviour{
+				TempShare: 1, Say: map[sink.Cause]string{sink.CauseTemp: "451 4.7.1 come back"}}})
+			a := s.start()
+			s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@busy.test")
+			s.until("the effect is listed", func() bool { return len(a.orders.Standing().Effects) == 1 })
+			if err := write(a); err != nil {
+				t.Fatal(err)
+			}
+			site := a.orders.Standing().Effects[0].Site
+			if !sites.Open(filepath.Join(s.config.Agent.StateDirectory, sitesFile), slog.New(slog.DiscardHandler), time.Now()).Has(site) {
+				t.Errorf("the file of names has no %s yet", site)
+			}
+		})
 	}
 }
 

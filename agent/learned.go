@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/durable"
@@ -44,16 +46,20 @@ func (a *Agent) recall(now time.Time) {
 	a.queue.Recall(now, l)
 }
 
-// remember writes what was learned, again and again.
+// remember writes what was learned, at once, so that it is known whether it can be written, and
+// again and again.
 func (a *Agent) remember(ctx context.Context) {
 	failing := false
-	loop.Every(ctx, learnedEvery, func(now time.Time) {
+	save := func(now time.Time) {
 		err := a.saveLearned(now, false)
 		if err != nil && !failing {
-			a.log.Warn("what is learned of receivers will not outlive this run", "err", err)
+			a.log.Error("what is learned of receivers will not outlive this run", "err", err)
 		}
+		a.watch.SetUnsaved(err)
 		failing = err != nil
-	})
+	}
+	save(time.Now())
+	loop.Every(ctx, learnedEvery, save)
 }
 
 // saveLearned writes what was learned; stopped says that no connection is up any more.
@@ -64,6 +70,10 @@ func (a *Agent) saveLearned(now time.Time, stopped bool) error {
 	}
 	l := a.queue.Learned(now)
 	l.Stopped = stopped
+	// The names first, see sites.Book.Keep.
+	if err := a.settings.Now().Sites.Keep(now, slices.Collect(maps.Keys(l.Sites))); err != nil {
+		return err
+	}
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err

@@ -220,3 +220,27 @@ func TestPausesByRulesAreBounded(t *testing.T) {
 		t.Errorf("after the stop: %s, %v", b, err)
 	}
 }
+
+// A state directory that cannot be written endangers no mail: /readyz says so and stays well.
+func TestReadyzWarnsOfAStateDirectoryThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} })
+	in := filepath.Join(s.config.Agent.StateDirectory, learnedFile, "in its place")
+	if err := os.MkdirAll(in, 0o700); err != nil { // root may write to whatever the mode is
+		t.Fatal(err)
+	}
+	s.start()
+	s.until("a warning", func() bool {
+		code, text := get(t, s.config.Agent.HTTP.Listen[0], "/readyz", "")
+		return code == http.StatusOK && strings.HasPrefix(text, "ok\nwarning: what is learned of receivers, and orders, will not outlive this run: ")
+	})
+	s.stop()
+	if err := os.RemoveAll(filepath.Dir(in)); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	s.until("none", func() bool {
+		code, text := get(t, s.config.Agent.HTTP.Listen[0], "/readyz", "")
+		return code == http.StatusOK && text == "ok\n"
+	})
+}

@@ -24,17 +24,21 @@ func (s *Site) awake(now time.Time) {
 		s.asked = now
 		return
 	}
+	what := "without mail"
+	if s.refusals.opens.After(s.asked) { // there may have been some, and what was learned is as old
+		what = "with no connect allowed"
+	}
 	s.asked = now
-	s.age(now, idle)
+	s.age(now, idle, what)
 }
 
 // age lets what was learned fade.
-func (s *Site) age(now time.Time, idle time.Duration) {
+func (s *Site) age(now time.Time, idle time.Duration, what string) {
 	left := math.Exp2(-float64(idle) / float64(halfLife))
 	n := startSessions + int(math.Round(float64(s.want-startSessions)*left))
 	s.window = max(startSessions, n/2)
 	s.now, s.growth.ref = level{}, level{}
-	s.set(now, n, fmt.Sprintf("%v without mail", idle.Round(time.Second)))
+	s.set(now, n, fmt.Sprintf("%v %s", idle.Round(time.Second), what))
 }
 
 // Learned is what a Site has learned, to be kept over a restart. The addresses' part is
@@ -95,7 +99,7 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 	}
 	s.reply = l.Reply
 	s.want = max(1, min(cmp.Or(l.Want, startSessions), s.limits.MaxSessions))
-	s.age(now, max(0, now.Sub(l.At)))
+	s.age(now, max(0, now.Sub(l.At)), "without mail")
 	if l.Unsure {
 		s.window = 1 // one connect shows whether they do
 	}

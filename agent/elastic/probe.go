@@ -32,6 +32,9 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 	if s.state != bounded || s.Held()-s.Hanging < min(s.want-s.host.kept, s.room(now)) || s.Held() >= s.limits.MaxSessions {
 		return nil
 	}
+	if s.suffices(now) {
+		return nil
+	}
 	if s.probe.round > 0 && s.probe.open == 0 && now.Sub(s.probe.began) > testLong {
 		s.probe.round = 0
 	}
@@ -67,8 +70,17 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 	return best
 }
 
-// room is how many slots could be held at the addresses that answer, as far as is known.
+// suffices says whether what is held is enough for the rate that a limit or a clamp allows: one
+// more would only wait.
+func (s *Site) suffices(now time.Time) bool {
+	rate := s.rate(now)
+	return rate > 0 && float64(s.Held()) >= 1+1.5*rate*(s.latency+s.connect/10)
+}
+
+// room is how many slots could be held at the addresses that answer, beside those of other
+// sites, as far as is known.
 func (s *Site) room(now time.Time) (n int) {
+	n = -s.others()
 	for _, a := range s.addresses {
 		if a.Strikes > 0 || a.Down(now) {
 			n += a.Held()

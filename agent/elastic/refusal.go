@@ -146,11 +146,21 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 // receiver may not even know of them.
 func (s *Site) most(now time.Time) {
 	if s.state == bounded {
-		if n := max(1, s.Held()-s.Hanging+s.Vacant-s.probe.open+s.hostHolds(now)); n < s.want {
+		if n := max(1, s.Held()+s.others()-s.Hanging+s.Vacant-s.probe.open+s.hostHolds(now)); n < s.want {
 			s.want = n
 			s.now = level{n: n}
 		}
 	}
+}
+
+// others is how many slots other sites hold at the addresses of this one: they count in the
+// limit that a refusal shows, and may be this site's another time.
+func (s *Site) others() int {
+	n := -s.Held()
+	for _, a := range s.addresses {
+		n += a.Held()
+	}
+	return max(0, n)
 }
 
 // strike reads a refusal though no more was asked for than was held before. It is taken for

@@ -56,8 +56,9 @@ type Site struct {
 
 	pace    slots.Pace // of each address
 	bucket  slots.Bucket
-	fast    *slots.Address // that said too fast last
-	fastRow int            // times in a row, no other did
+	spacing map[*slots.Address]*slots.Bucket // by the pace, at each address; nil without one: others' messages there have a pace of theirs
+	fast    *slots.Address                   // that said too fast last
+	fastRow int                              // times in a row, no other did
 
 	growth   growth
 	late     late

@@ -50,18 +50,47 @@ func (s *Site) Unslow(now time.Time, cause string) {
 // token if that is now.
 func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 	a := x.Address
-	// A little more at each than its share, so that all of them together reach theirs.
-	each := tighter(1.1*s.pace.Value, a.Pace.Value)
-	all := tighter(s.pace.Value*float64(s.active()), s.limits.MaxRate)
-	if cl, ok := s.Clamped(now); ok {
-		all = tighter(all, cl.Pace)
+	all := tighter(s.pace.Value*float64(s.active()), s.rate(now))
+	wait := s.bucket.Wait(now, all)
+	var spaced *slots.Bucket
+	if s.pace.Value > 0 {
+		// A little more at each than its share, so that all of them together reach theirs.
+		spaced = s.spaced(a)
+		wait = max(wait, spaced.Wait(now, 1.1*s.pace.Value))
+	} else {
+		s.spacing = nil
 	}
-	wait := max(a.Bucket.Wait(now, each), s.bucket.Wait(now, all))
+	wait = max(wait, a.Bucket.Wait(now, a.Pace.Value))
 	if wait == 0 {
 		a.Bucket.Take()
 		s.bucket.Take()
+		if spaced != nil {
+			spaced.Take()
+		}
 	}
 	return wait
+}
+
+// rate is how many messages a second a limit or a clamp allows; 0: any number.
+func (s *Site) rate(now time.Time) float64 {
+	if cl, ok := s.Clamped(now); ok {
+		return tighter(s.limits.MaxRate, cl.Pace)
+	}
+	return s.limits.MaxRate
+}
+
+// spaced is what spaces the site's messages at an address.
+func (s *Site) spaced(a *slots.Address) *slots.Bucket {
+	b := s.spacing[a]
+	if b == nil {
+		if s.spacing == nil || len(s.spacing) >= 2*mostAddresses {
+			s.spacing = make(map[*slots.Address]*slots.Bucket)
+		}
+		last := a.Bucket // of before the pace: it knows when the last message was
+		b = &last
+		s.spacing[a] = b
+	}
+	return b
 }
 
 // active is the number of addresses that what is sent is spread over.

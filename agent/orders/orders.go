@@ -365,7 +365,15 @@ func (o *Orders) save(s *control.StandingOrders) error {
 	}
 	names := siteNames(s)
 	o.old = slices.DeleteFunc(slices.Clone(o.old), func(x string) bool { return !slices.Contains(names, x) })
-	b, err := json.MarshalIndent(kept{*s, siteNaming, o.old}, "", "\t")
+	// The names first, see sites.Book.Keep.
+	for i := range s.Effects {
+		names = append(names, s.Effects[i].Site)
+	}
+	err := o.settings.Now().Sites.Keep(o.kept, names)
+	var b []byte
+	if err == nil {
+		b, err = json.MarshalIndent(kept{*s, siteNaming, o.old}, "", "\t")
+	}
 	if err == nil {
 		err = durable.Replace(filepath.Join(dir, StandingFile), append(b, '\n'))
 	}

@@ -87,22 +87,54 @@ func Reach(ctx context.Context, c *config.Config) ([]Finding, error) {
 			return found, nil
 		}
 	}
-	cmd := exec.CommandContext(ctx, "test", flag, path)
-	if !own {
-		if cmd.SysProcAttr, err = as(u); err != nil {
-			return found, err
-		}
-	}
-	var no *exec.ExitError
-	switch err := cmd.Run(); {
-	case errors.As(err, &no) && no.ExitCode() == 1:
+	may, err := test(ctx, u, flag, path)
+	if err == nil && !may {
 		f := Shut(config.RelaySocket(c.Handback.Relay), u.Username, fs.ErrPermission)
 		f.Severity = inDivert(c)
 		found = append(found, f)
-	case err != nil:
-		return found, fmt.Errorf("test %s %s as user %s: %w", flag, path, u.Username, err)
 	}
-	return found, nil
+	return found, err
+}
+
+// test is test(1) by the rights of a user, which root and the user can ask for.
+func test(ctx context.Context, u *user.User, flag, path string) (bool, error) {
+	cmd := exec.CommandContext(ctx, "test", flag, path)
+	if strconv.Itoa(os.Geteuid()) != u.Uid {
+		var err error
+		if cmd.SysProcAttr, err = as(u); err != nil {
+			return false, err
+		}
+	}
+	err := cmd.Run()
+	if no, ok := errors.AsType[*exec.ExitError](err); ok && no.ExitCode() == 1 {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("test %s %s as user %s: %w", flag, path, u.Username, err)
+	}
+	return true, nil
+}
+
+// Keeps looks whether the agent's user may write to state_directory. Where no agent has
+// been, or who asks may not look, there are no findings.
+func Keeps(ctx context.Context, c *config.Config) ([]Finding, error) {
+	dir := c.Agent.StateDirectory
+	u, err := agentUser(c)
+	if dir == "" || u == nil || err != nil || strconv.Itoa(os.Geteuid()) != u.Uid && os.Geteuid() != 0 {
+		return nil, err
+	}
+	f := Finding{Severity: Contradiction, Where: "[agent] state_directory " + dir}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		f.Wrong = "there is no such directory, so pauses, the suppression list and what is learned of receivers are lost with each restart"
+		f.Remedy = fmt.Sprintf("install -d -m 750 -o %s -g %s %s", u.Username, groupOf(c.Spool.Directory), dir)
+		return []Finding{f}, nil
+	}
+	if may, err := test(ctx, u, "-w", dir); may || err != nil {
+		return nil, err
+	}
+	f.Wrong = fmt.Sprintf("user %s may not write to it, so pauses, the suppression list and what is learned of receivers are lost with each restart", u.Username)
+	f.Remedy = fmt.Sprintf("chown %s %s", u.Username, dir)
+	return []Finding{f}, nil
 }
 
 // takeable says which directories of a socket others than their owner may write. A

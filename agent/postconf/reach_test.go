@@ -113,3 +113,42 @@ func TestPortsOfRootAreNotExposed(t *testing.T) {
 		}
 	}
 }
+
+// A state directory that the agent's user cannot write is an error of the configuration.
+func TestStateDirectoryIsWrittenByTheAgentsUser(t *testing.T) {
+	t.Parallel()
+	const nobody = 65534
+	top, err := os.MkdirTemp("", "state-") // passable for others, as t.TempDir is not
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(top) })
+	state, spool := filepath.Join(top, "state"), filepath.Join(top, "spool")
+	c := &config.Config{Spool: config.Spool{Directory: spool}, Agent: config.Agent{StateDirectory: state}}
+	expect := func(what, want string) {
+		t.Helper()
+		found, err := Keeps(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want == "" && len(found) == 0 {
+			return
+		}
+		if len(found) != 1 || !strings.HasPrefix(fmt.Sprint(found[0].Severity, " ", found[0]), fmt.Sprint(Contradiction, " [agent] state_directory ", state, ": ", want)) {
+			t.Errorf("%s: %v", what, found)
+		}
+	}
+	expect("no agent yet", "")
+	if err := errors.Join(os.Chmod(top, 0o755), os.Mkdir(spool, 0o700), os.Chown(spool, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	expect("none", "there is no such directory")
+	if err := os.Mkdir(state, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	expect("root's", "user nobody may not write to it")
+	if err := os.Chown(state, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	expect("its own", "")
+}

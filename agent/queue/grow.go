@@ -17,10 +17,12 @@ import (
 //  5. the budget of connects to sites where nothing is up (overBudget, probing.go);
 //  6. max_sessions of the agent;
 //  7. max_connection_rate of the queue (connects);
-//  8. the controller has a place, in the site and at an address of the destination
+//  8. at an address with a limit, where its mail is not accepted, a destination comes after
+//     those of others (strangers.go);
+//  9. the controller has a place, in the site and at an address of the destination
 //     (elastic.Site.Open): limits and clamps, lag, refusals, breakers.
 //
-// At 6 and 8 an idle session elsewhere makes room if there is one. A lane that is paused
+// At 6, 8 and 9 an idle session elsewhere makes room if there is one. A lane that is paused
 // is not among those that wait. Once a session is up, each transaction waits for the pace
 // (elastic.Site.MayBegin).
 func (q *Queue) grow(s *site, now time.Time) {
@@ -116,6 +118,8 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 	q.spare = nil
 	s.dest, s.route, s.wake, s.holds = d, d.route, make(chan wake, 1), true
 	s.place = d.placeOf(a)
+	d.shunned[s.place].open++
+	q.estrange(s, d.shunned[s.place].stranger())
 	q.heldBy(a, d.site)
 	q.leaveCrowd(d.site)
 	q.freed(a, now) // there may be room for the next one

@@ -137,6 +137,9 @@ func (q *Queue) attach(l *lane, dest *destination, now time.Time) {
 	f := dest.flows[l.key.stream]
 	if f == nil {
 		f = &flow{dest: dest, stream: l.key.stream}
+		if dest.flows == nil {
+			dest.flows = make(map[uint32]*flow)
+		}
 		dest.flows[l.key.stream] = f
 	}
 	f.refs++
@@ -161,7 +164,9 @@ func (q *Queue) detach(l *lane) {
 	}
 	q.moveWaiting(f.dest, -l.n)
 	if f.refs--; f.refs == 0 {
-		delete(f.dest.flows, f.stream)
+		if delete(f.dest.flows, f.stream); len(f.dest.flows) == 0 {
+			f.dest.flows = nil // most destinations have no mail most of the time
+		}
 	}
 }
 

@@ -57,7 +57,14 @@ func (q *Queue) Learned(now time.Time) Learned {
 	q.mu.Lock()
 	keys := q.table.Keys()
 	q.mu.Unlock()
-	eachPage(q, keys, func(page []slots.Key) { l.Addresses = q.table.Learned(l.Addresses, page) })
+	eachPage(q, keys, func(page []slots.Key) {
+		for _, k := range page {
+			if a := q.table.Known(k); a != nil {
+				a.Look(now) // lets go of sessions that have ended, where no mail has come since
+			}
+		}
+		l.Addresses = q.table.Learned(l.Addresses, page)
+	})
 	return l
 }
 
@@ -136,7 +143,7 @@ func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 		if fits(d.site) {
 			for i, c := range d.candidates {
 				c.Forget()
-				d.shunned[i] = shun{}
+				d.shunned[i] = shun{open: d.shunned[i].open}
 			}
 			d.failures, d.calls, d.holdoff, d.allowance = 0, 0, time.Time{}, allowance{}
 		}

@@ -1,6 +1,9 @@
 package queue
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A receiver may refuse one stream's messages with the words that others use for a rate, for
 // ever. The pace of the site must not fall for the other streams.
@@ -8,10 +11,40 @@ import "time"
 // streamRates are the streams of a site that were accepted lately, and those that were
 // refused for their rate since.
 type streamRates struct {
-	accepted map[uint32]time.Time
+	accepted []streamTime // few: most sites have one
 	refused  map[uint32]streamRow
 	slowedBy uint32 // the stream whose refusals lowered the pace, if it was one alone
 	slowed   slowed
+}
+
+// streamTime is when something last happened to a stream.
+type streamTime struct {
+	stream uint32
+	at     time.Time
+}
+
+// acceptedAt is when a stream was last accepted; zero: not lately.
+func (r *streamRates) acceptedAt(stream uint32) time.Time {
+	for i := range r.accepted {
+		if r.accepted[i].stream == stream {
+			return r.accepted[i].at
+		}
+	}
+	return time.Time{}
+}
+
+// accept notes that a stream was accepted.
+func (r *streamRates) accept(stream uint32, now time.Time) {
+	for i := range r.accepted {
+		if r.accepted[i].stream == stream {
+			r.accepted[i].at = now
+			return
+		}
+	}
+	if len(r.accepted) >= maxRateStream {
+		r.accepted = r.accepted[:0]
+	}
+	r.accepted = append(r.accepted, streamTime{stream, now})
 }
 
 // slowed is who lowered the pace.
@@ -52,13 +85,7 @@ func (r *streamRates) took(stream uint32, now time.Time) (forNothing bool) {
 	if forNothing || r.slowedBy == stream {
 		r.slowed = notSlowed
 	}
-	if r.accepted == nil {
-		r.accepted = make(map[uint32]time.Time)
-	}
-	if _, known := r.accepted[stream]; !known && len(r.accepted) >= maxRateStream {
-		clear(r.accepted)
-	}
-	r.accepted[stream] = now
+	r.accept(stream, now)
 	delete(r.refused, stream)
 	return forNothing
 }
@@ -70,7 +97,7 @@ func (r *streamRates) ownAffair(stream uint32, now time.Time) bool {
 	row, known := r.refused[stream]
 	if !known || now.Sub(row.last) > bringFor {
 		row.since = now
-		if now.Sub(r.accepted[stream]) >= rateNear {
+		if now.Sub(r.acceptedAt(stream)) >= rateNear {
 			row.since = now.Add(-rateNear)
 		}
 	}
@@ -84,10 +111,5 @@ func (r *streamRates) ownAffair(stream uint32, now time.Time) bool {
 			return false
 		}
 	}
-	for other, at := range r.accepted {
-		if other != stream && at.After(row.since) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.accepted, func(x streamTime) bool { return x.stream != stream && x.at.After(row.since) })
 }

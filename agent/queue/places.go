@@ -12,10 +12,12 @@ import (
 // no mail. What is wrong may be an affair of this destination alone (its TLS policy), so the
 // address's own breaker does not know of it.
 type shun struct {
+	open  int // sessions of the destination there
 	times int
 	until time.Time
 	row   int  // transactions in a row that met trouble of the host
 	took  bool // it has taken mail
+	vain  int  // transactions in a row of which nothing was accepted (strangers.go)
 }
 
 const (
@@ -31,22 +33,31 @@ func (q *Queue) aim(d *destination, w *Route, now time.Time) {
 	if d.route != nil && w.Key != "" && slices.Equal(d.route.Places, w.Places) {
 		return
 	}
-	old := d.candidates
+	old, known := d.candidates, d.shunned
 	d.candidates, d.shunned, d.calls = nil, nil, 0
 	if w.Key != "" {
-		for _, p := range w.Places {
+		d.candidates = make([]elastic.Candidate, 0, max(1, len(w.Places)))
+		d.shunned = make([]shun, max(1, len(w.Places)))
+		for i, p := range w.Places {
 			row := q.table.Row(slots.Key{Source: p.Source, Host: p.Addr}, now)
 			row.Users++
 			d.candidates = append(d.candidates, elastic.Candidate{Address: row, Tier: p.Tier})
+			for k := range old {
+				if old[k].Address == row {
+					d.shunned[i] = known[k]
+				}
+			}
 		}
 		if len(w.Places) == 0 {
-			d.candidates = []elastic.Candidate{{Address: &slots.Address{Users: 1}}}
+			d.candidates = append(d.candidates, elastic.Candidate{Address: &slots.Address{Users: 1}})
 		}
-		d.shunned = make([]shun, len(d.candidates))
 	}
 	for _, c := range old {
 		if c.Users--; c.Users == 0 {
 			delete(q.holders, c.Address)
+			if x := q.strangers[c.Address]; x != nil && x.n == 0 {
+				delete(q.strangers, c.Address)
+			}
 		}
 	}
 }
@@ -70,17 +81,19 @@ func (s *Session) Place() Place {
 	return Place{}
 }
 
-// callable are the places that a destination does not pass by; all, when it would pass by
-// all.
+// callable are the places where a destination is admitted and which it does not pass by; those
+// too, when there are no others.
 func (q *Queue) callable(d *destination, now time.Time) []elastic.Candidate {
-	q.scratch = q.scratch[:0]
-	for i, c := range d.candidates {
-		if !now.Before(d.shunned[i].until) {
-			q.scratch = append(q.scratch, c)
+	for _, all := range [...]bool{false, true} {
+		q.scratch = q.scratch[:0]
+		for i, c := range d.candidates {
+			if (all || !now.Before(d.shunned[i].until)) && (!d.shunned[i].stranger() || q.admits(c.Address, now)) {
+				q.scratch = append(q.scratch, c)
+			}
 		}
-	}
-	if len(q.scratch) == 0 {
-		return d.candidates
+		if len(q.scratch) > 0 {
+			break
+		}
 	}
 	return q.scratch
 }
@@ -122,30 +135,48 @@ func (q *Queue) crowd(d *destination, now time.Time) {
 		}
 	}
 	var at *slots.Address
-	for _, c := range d.candidates {
+	stranger := false
+	for i, c := range d.candidates {
 		if c.Down(now) || c.Tier != tier {
 			continue
 		}
-		if c.Held() < c.Room() {
+		full := c.Held() >= c.Room()
+		if !full && (!d.shunned[i].stranger() || q.admits(c.Address, now)) {
 			return // it is not for want of a slot
 		}
+		if full && c.Held() <= d.shunned[i].open {
+			continue // all are its own
+		}
 		if at == nil || len(q.crowds[c.Address]) < len(q.crowds[at]) {
-			at = c.Address
+			at, stranger = c.Address, d.shunned[i].stranger()
 		}
 	}
 	if at == nil {
 		return
 	}
-	d.site.crowd = at
+	d.site.crowd, d.site.stranger = at, stranger
 	q.crowds[at] = append(q.crowds[at], d.site)
-	q.retireIdle(func(s *Session) bool { return s.slot.Address == at && s.dest.waiting == 0 && q.heirAt(s) != nil })
+	q.retireIdle(func(s *Session) bool {
+		return s.slot.Address == at && s.dest.waiting == 0 && q.heirAt(s, s.dest.site.held(), now) != nil
+	})
 	q.freed(at, now)
 }
 
-// freed has the site looked at that has waited longest for a slot at an address: now, or
-// when the receiver has noticed that the first session there has ended.
+// freed has the site looked at that has waited longest for a slot at an address, of those that
+// may have one: now, or when the receiver has noticed that the first session there has ended.
 func (q *Queue) freed(a *slots.Address, now time.Time) {
-	if len(q.crowds[a]) == 0 {
+	crowd := q.crowds[a]
+	if len(crowd) == 0 {
+		return
+	}
+	admits := q.admits(a, now)
+	i := slices.IndexFunc(crowd, func(s *site) bool { return admits || !s.stranger })
+	if !admits {
+		if k := slices.IndexFunc(crowd, func(s *site) bool { return s.stranger }); k >= 0 {
+			q.lookAgain(crowd[k], q.strangers[a].again, now)
+		}
+	}
+	if i < 0 {
 		return
 	}
 	at := now.Add(soonest)
@@ -155,7 +186,7 @@ func (q *Queue) freed(a *slots.Address, now time.Time) {
 		}
 		at = free
 	}
-	q.lookAgain(q.crowds[a][0], at, now)
+	q.lookAgain(crowd[i], at, now)
 }
 
 // leaveCrowd ends the site's waiting at an address.
@@ -173,11 +204,11 @@ func (q *Queue) leaveCrowd(s *site) {
 }
 
 // heirAt finds the site that has waited longest for a slot at the session's address, if
-// that is not as well off as the session's own. Sites that have none take turns with those
-// that have one.
-func (q *Queue) heirAt(s *Session) *site {
+// that is not as well off as the session's own, which has so many. Sites that have none take
+// turns with those that have one.
+func (q *Queue) heirAt(s *Session, held int, now time.Time) *site {
 	for _, x := range q.crowds[s.slot.Address] {
-		if n := x.held(); x != s.dest.site && (n == 0 || n+1 < s.dest.site.held()) {
+		if n := x.held(); x != s.dest.site && (n == 0 || n+1 < held) && (!x.stranger || q.admits(s.slot.Address, now)) {
 			return x
 		}
 	}

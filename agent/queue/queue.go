@@ -112,9 +112,10 @@ type Queue struct {
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
 	recalled   map[string]elastic.Learned // of sites that have had no mail since the start
-	holders    map[*slots.Address]*site   // that began the last connect there, from a source of the pool
-	sources    []netip.Addr               // of these
-	spare      *Session                   // for the next connect
+	strangers  map[*slots.Address]*strangers
+	holders    map[*slots.Address]*site // that began the last connect there, from a source of the pool
+	sources    []netip.Addr             // of these
+	spare      *Session                 // for the next connect
 	scratch    []elastic.Candidate
 
 	timers         timers
@@ -227,6 +228,7 @@ func New(o Options) *Queue {
 		sites:      make(map[string]*site),
 		table:      slots.NewTable(maxRows),
 		crowds:     make(map[*slots.Address][]*site),
+		strangers:  make(map[*slots.Address]*strangers),
 		holders:    make(map[*slots.Address]*site),
 		recalled:   make(map[string]elastic.Learned),
 		due:        make(map[uint32]*bucket),

@@ -59,11 +59,12 @@ type site struct {
 	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
 
-	trouble trouble
+	trouble *trouble // nil: there was none yet
 	rates   streamRates
 
 	paced    []*destination // with mail and sessions ready, which the pace holds back
 	crowd    *slots.Address // where it waits for a slot that another site holds; nil: nowhere
+	stranger bool           // it is one there
 	connects tokens         // for new connections
 	planned  time.Time      // when a timer will next look at the site
 }
@@ -99,9 +100,9 @@ type destination struct {
 	route                *Route // replaced, never changed: sessions read it unlocked
 	site                 *site
 	domains              int
-	flows                map[uint32]*flow
-	active               ring[*flow] // streams with mail waiting
-	ready                []*Session  // the ready list; the last one was used last
+	flows                map[uint32]*flow // nil: none
+	active               ring[*flow]      // streams with mail waiting
+	ready                []*Session       // the ready list; the last one was used last
 	waiting              int
 	live, opening        int
 	idleSinceUp          int // of live, those that have not asked for work yet
@@ -233,7 +234,7 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 			s.no = q.siteByNo.add(s)
 		}
 		s.dests++
-		d = &destination{site: s, flows: make(map[uint32]*flow)}
+		d = &destination{site: s}
 		q.dests[w.Key] = d
 		d.no = q.destByNo.add(d)
 	}

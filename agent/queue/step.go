@@ -24,6 +24,7 @@ type Session struct {
 	place            int            // of its route's places
 	holds            bool           // the slot
 	onTrial          bool           // counted in site.trying
+	stranger         bool           // counted in Queue.strangers
 	stalls           bool           // its first transaction has taken so long that it gave its slot back
 	hangs            bool           // its connect has been under way for HangAfter
 	mayTakeLong      bool           // its connect was given patience
@@ -205,6 +206,11 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 		q.mu.Unlock()
 		return s.job, nil
 	}
+	if q.outstays(s, true) {
+		q.retire(s)
+		q.mu.Unlock()
+		return Job{}, ErrRetire
+	}
 	q.grow(site, now)
 	s.dest.ready = append(s.dest.ready, s)
 	q.idle.push(s)
@@ -303,9 +309,14 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
 			x := &d.shunned[i]
 			x.times, x.until = 0, time.Time{}
-			if took && !s.second {
-				x.row, x.took = 0, true
+			switch {
+			case s.second: // some of it was told by another address
+			case took:
+				x.row, x.took, x.vain = 0, true, 0
+			default:
+				x.vain++
 			}
+			q.estrange(s, x.stranger())
 		}
 		if took && d.site.rates.took(s.stream, now) {
 			d.site.control.Unslow(now, "another stream is taken: the pace was lowered for one that is not")
@@ -363,14 +374,14 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) {
+	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) {
 		return ErrRetire
 	}
 	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
 		return nil
 	}
 	// Others wait for room: give it up when idle, or after a fair turn.
-	if s.successor = q.heirAt(s); s.successor != nil {
+	if s.successor = q.heirAt(s, d.site.held(), now); s.successor != nil {
 		q.leaveCrowd(s.successor)
 		s.successor.incoming++
 		return ErrRetire
@@ -464,6 +475,10 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	} else {
 		q.tried(s)
 	}
+	q.farewell(s, now)
+	if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address && d.shunned[i].open > 0 {
+		d.shunned[i].open--
+	}
 	if s.holds {
 		s.holds = false
 		if s.up {
@@ -502,6 +517,9 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		q.schedule(now.Add(forget), d)
 	}
 	// First the one that it went for, or one that has less; then the site itself.
+	if heir == nil && s.up {
+		heir = q.heirAt(s, d.site.held()+1, now)
+	}
 	if heir == nil {
 		heir = q.neediest(d.site.held() + 1)
 	}

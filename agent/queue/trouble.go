@@ -67,9 +67,20 @@ const (
 // repeats. A probe costs one message a try, and the site's mail waits as long when it is well.
 var probeWaits = [...]time.Duration{2 * time.Second, 5 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute}
 
+// on says whether a site is suspended for its trouble.
+func (t *trouble) on() bool { return t != nil && !t.until.IsZero() }
+
+// troubles is what is known of the site's trouble.
+func (s *site) troubles() *trouble {
+	if s.trouble == nil {
+		s.trouble = new(trouble)
+	}
+	return s.trouble
+}
+
 // withholds says whether a site in trouble gives a session no mail: all but its probe.
 func (s *site) withholds(x *Session) bool {
-	return !s.trouble.until.IsZero() && (x == nil || x != s.trouble.probe)
+	return s.trouble.on() && (x == nil || x != s.trouble.probe)
 }
 
 // mayProbe says whether a probe of a suspended site may be launched now.
@@ -99,7 +110,7 @@ func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, now time
 			}
 		}
 		q.troubled(s, done, text, !troubled, now)
-	case len(done) > 0 && s.dest.site.trouble.until.IsZero():
+	case len(done) > 0 && s.dest.site.trouble != nil && !s.dest.site.trouble.on():
 		s.dest.site.trouble.row = 0 // it has another word for it
 	}
 }
@@ -109,7 +120,7 @@ func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, now time
 func (q *Queue) troubled(s *Session, done []Settled, text string, fast bool, now time.Time) {
 	stream := s.stream
 	site := s.dest.site
-	t := &site.trouble
+	t := site.troubles()
 	if now.Before(t.greylists) {
 		return
 	}
@@ -173,7 +184,7 @@ func (t *trouble) another(d *destination) bool {
 // be taken.
 func (q *Queue) relent(d *destination, now time.Time) {
 	s := d.site
-	if t := &s.trouble; !t.until.IsZero() && t.another(d) {
+	if t := s.trouble; t.on() && t.another(d) {
 		t.until, t.probe, t.row = time.Time{}, nil, 0
 		s.control.Lift(now, t.reason)
 		q.grow(s, now)
@@ -182,7 +193,7 @@ func (q *Queue) relent(d *destination, now time.Time) {
 
 // suspendFor suspends a site until its next probe.
 func (q *Queue) suspendFor(s *site, text string, now time.Time) {
-	t := &s.trouble
+	t := s.trouble
 	t.probe = nil
 	t.until = now.Add(probeWaits[min(t.probes, len(probeWaits)-1)])
 	t.probes++
@@ -194,8 +205,8 @@ func (q *Queue) suspendFor(s *site, text string, now time.Time) {
 // launched makes a session of a suspended site its probe. Every second one takes mail that
 // was tried before, if that is long ago: at a receiver that greylists no other is accepted.
 func (q *Queue) launched(s *Session, now time.Time) {
-	t := &s.dest.site.trouble
-	if t.until.IsZero() {
+	t := s.dest.site.trouble
+	if !t.on() {
 		return
 	}
 	t.probe = s
@@ -216,7 +227,7 @@ func (q *Queue) launched(s *Session, now time.Time) {
 
 // left notes the end of a session. A probe that told nothing is followed by another one.
 func (q *Queue) leftProbe(s *Session, now time.Time) {
-	if t := &s.dest.site.trouble; t.probe == s {
+	if t := s.dest.site.trouble; t != nil && t.probe == s {
 		q.suspendFor(s.dest.site, "no answer yet", now)
 	}
 }
@@ -224,7 +235,10 @@ func (q *Queue) leftProbe(s *Session, now time.Time) {
 // recovered notes that mail was accepted.
 func (q *Queue) recovered(s *Session, now time.Time) {
 	site, stream := s.dest.site, s.stream
-	t := &site.trouble
+	t := site.trouble
+	if t == nil {
+		return
+	}
 	t.row = 0
 	suspended := !t.until.IsZero()
 	if suspended {
@@ -325,7 +339,8 @@ func (q *Queue) Elsewhere(s *Session, closing bool) bool {
 	}
 	x.row = 0
 	if need > 1 { // the first ones are deferred: they are as well off there
-		d.site.trouble.ended, d.site.trouble.revived = now, false
+		t := d.site.troubles()
+		t.ended, t.revived = now, false
 	}
 	s.moves = true
 	return true

@@ -80,7 +80,7 @@ func (s *Settings) handbackRoute() queue.Route {
 // source alone in its identity, as most of its connections come from there.
 func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue.Route {
 	sources := sources(s.Config.Agent.SourceAddresses, name, plan)
-	answer := sites.Answer{Domain: name, Groups: groups(plan), Several: len(s.Config.Agent.SourceAddresses) > 1, Queue: s.IsQueue}
+	answer := sites.Answer{Domain: name, Groups: groups(plan), Several: len(s.Config.Agent.SourceAddresses) > 1, Sources: s.Config.Agent.SourceAddresses, Queue: s.IsQueue}
 	from, first := "", ""
 	for _, a := range sources {
 		from += " from " + a.String()

@@ -120,6 +120,24 @@ func (b *Book) restore(f *file, now uint32) error {
 	return nil
 }
 
+// Keep writes the file if one of the names is not in it yet. Whoever writes a file of his own
+// that refers to sites calls it before: after a crash between the two a name is then known
+// that nothing refers to, and none is given to another site that something refers to.
+func (b *Book) Keep(now time.Time, names []string) error {
+	for part := range slices.Chunk(names, atATime) {
+		b.mu.Lock()
+		known := !slices.ContainsFunc(part, func(name string) bool {
+			s := b.names[name]
+			return s != nil && s.named > b.written
+		})
+		b.mu.Unlock()
+		if !known {
+			return b.Save(now, true)
+		}
+	}
+	return nil
+}
+
 // Save writes the file if something has changed, and it is time, or must be. On return
 // it will outlive a crash. The lock is not held while it is written.
 func (b *Book) Save(now time.Time, must bool) error {
@@ -133,6 +151,8 @@ func (b *Book) Save(now time.Time, must bool) error {
 		return nil
 	}
 	b.changed, b.touched, b.saved = false, false, now
+	number := b.writing
+	b.writing++
 	type placed struct {
 		site   *site
 		leads  bool
@@ -163,6 +183,9 @@ func (b *Book) Save(now time.Time, must bool) error {
 		b.mu.Unlock()
 		return fmt.Errorf("the names of sites: %w", err)
 	}
+	b.mu.Lock()
+	b.written = number
+	b.mu.Unlock()
 	return nil
 }
 

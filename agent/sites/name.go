@@ -68,7 +68,7 @@ func (b *Book) rename(s *site, a *Answer, of *Group) {
 			}
 		}
 		if b.names[name] == nil && (!b.expected[name] || name == a.Old) {
-			s.name = name
+			s.name, s.named = name, b.writing
 			b.names[name] = s
 			b.changed = true
 			if n > 8 {

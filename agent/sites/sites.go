@@ -5,9 +5,9 @@
 // A Book knows the sites. Settings.Route calls Site with each answer of the DNS, and gets
 // the name of the domain's site; admins' verbs call Find with a name, an MX host or an
 // address. Open reads what an earlier Book has saved; Save, called once a second, writes
-// it now and then. Pin keeps the names that an order is about, Expect has orders carried over
+// it now and then, and Keep before anything is written that refers to names. Pin keeps the names that an order is about, Expect has orders carried over
 // from names of earlier versions, to the parts of a site that falls apart, and to those that
-// its mail has when source addresses are configured, or no more.
+// its mail has when source addresses are configured, exchanged, or no more.
 //
 // # Groups and sets
 //
@@ -74,11 +74,12 @@ type Group struct {
 // Answer is what the DNS says of a domain, and what our configuration makes of it.
 type Answer struct {
 	Domain   string
-	Provider string     // name of the queue, if it has MX patterns
-	Source   netip.Addr // that connections favour; zero: the kernel's choice
-	Several  bool       // there is more than one source: names say which
-	Groups   []Group    // the best first
-	Old      string     // the site's name in versions that named sites by their MX hosts
+	Provider string       // name of the queue, if it has MX patterns
+	Source   netip.Addr   // that connections favour; zero: the kernel's choice
+	Several  bool         // there is more than one source: names say which
+	Sources  []netip.Addr // all that are configured
+	Groups   []Group      // the best first
+	Old      string       // the site's name in versions that named sites by their MX hosts
 	Queue    func(name string) bool
 }
 
@@ -103,8 +104,10 @@ type Book struct {
 	changed  bool   // since it was saved, for more than times
 	touched  bool   // for times alone
 
-	saving sync.Mutex
-	saved  time.Time
+	saving  sync.Mutex
+	saved   time.Time
+	written uint32 // number of the last writing of the file that succeeded
+	writing uint32 // of the next one, from 1 on
 }
 
 // site is a set of addresses, or a provider. It has a name once it is the best set of a domain.
@@ -121,9 +124,10 @@ type site struct {
 	base      key    // of the leader's registrable domain; 0 without a leader
 	led       uint32 // when the leader was looked up; seconds, as all times here
 	used      uint32
-	strangers bool  // groups of other registrable domains are members
-	gone      bool  // it is no site any more
-	heir      *site // where the members of one that is gone belong; nil: nowhere
+	named     uint32 // number of the first writing of the file that has the name for it; 0: an earlier Book's
+	strangers bool   // groups of other registrable domains are members
+	gone      bool   // it is no site any more
+	heir      *site  // where the members of one that is gone belong; nil: nowhere
 }
 
 // member is a group's place.
@@ -138,7 +142,7 @@ func New() *Book {
 	return &Book{
 		log: slog.New(slog.DiscardHandler), most: mostSites,
 		sets: make(map[key]*site), groups: make(map[key]member), names: make(map[string]*site), numbers: make(map[string]int),
-		sources: make(map[netip.Addr]bool),
+		sources: make(map[netip.Addr]bool), writing: 1,
 	}
 }
 
@@ -249,9 +253,10 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 	return best, best.name, string(list), best.was, b.expected[a.Old]
 }
 
-// until is the name of the site that an answer had until sources were configured, or
-// until they were no more, if orders are about it: "" once it has been looked up since. Both
-// are not in use at once, as the addresses of a set that a source fits favour one.
+// until is the name of the site that an answer had until sources were configured, until
+// they were no more, or until one was exchanged for another, if orders are about it: "" once it
+// has been looked up since. Sites with a source and without are not in use at once, as the
+// addresses of a set that a source fits favour one.
 func (b *Book) until(source netip.Addr, a *Answer) (name string) {
 	if b.orders == nil || len(b.pinned) == 0 || len(a.Groups) == 0 {
 		return ""
@@ -267,7 +272,7 @@ func (b *Book) until(source netip.Addr, a *Answer) (name string) {
 		since = s.used
 	}
 	for from := range b.sources {
-		if from.IsValid() == source.IsValid() {
+		if from == source || from.IsValid() == source.IsValid() && slices.ContainsFunc(a.Sources, func(x netip.Addr) bool { return canonical(x) == from }) {
 			continue
 		}
 		if s := at(from); s != nil && b.pinned[s.name] && s.used >= since {
@@ -398,7 +403,7 @@ func (b *Book) lead(now uint32, source netip.Addr, k key, m member, g *Group, se
 		left.was, left.hosts = s.name, without(left.hosts, g.Hosts)
 		s.noteHosts(g)
 		if s.name != "" {
-			b.names[s.name] = s
+			b.names[s.name], s.named = s, b.writing
 			b.left, b.of.Hosts = left, left.hosts
 			if len(left.hosts) == 0 {
 				b.of.Hosts = g.Hosts

@@ -664,10 +664,11 @@ func TestOrdersHoldWhenSourcesComeAndGo(t *testing.T) {
 	for _, provider := range []string{"", "big"} {
 		for _, restart := range []bool{false, true} {
 			w := newWorld(t)
-			source := netip.MustParseAddr("198.51.100.1")
+			source, other, third := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2"), netip.MustParseAddr("198.51.100.3")
+			sources := []netip.Addr{source}
 			site := func(from netip.Addr, list ...string) string {
 				a := w.answer("a.test", tier("mx.a.test", list...))
-				a.Provider, a.Source, a.Several = provider, from, from.IsValid()
+				a.Provider, a.Source, a.Several, a.Sources = provider, from, from.IsValid(), sources
 				name, _ := w.Site(w.now, &a)
 				return name
 			}
@@ -700,8 +701,15 @@ func TestOrdersHoldWhenSourcesComeAndGo(t *testing.T) {
 				t.Errorf("no order is about it: %q", heard)
 			}
 			// Another source beside it is another site, by the admin's own word.
-			if site(netip.MustParseAddr("198.51.100.2"), "192.0.2.1"); len(heard) > 0 {
+			w.Pin([]string{after})
+			sources = []netip.Addr{source, other}
+			if site(other, "192.0.2.1"); len(heard) > 0 {
 				t.Errorf("of another source: %q", heard)
+			}
+			// One that has taken its place is sent the same mail.
+			sources = []netip.Addr{third}
+			if got := site(third, "192.0.2.1"); strings.Join(heard, "; ") != after+" + "+got {
+				t.Errorf("of a source in its stead: %q", heard)
 			}
 		}
 	}
@@ -717,5 +725,47 @@ func TestOrdersHoldWhenSourcesComeAndGo(t *testing.T) {
 	after, _ := w.Site(w.now, &a)
 	if got := strings.Join(heard, "; "); got != before+" + "+after {
 		t.Errorf("%q, and then %q: orders hold for %q", before, after, got)
+	}
+}
+
+// What refers to a name has it written first, and no more often than there are new ones.
+func TestKeepWritesNamesThatAreNew(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "sites.json")
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	b := Open(path, slog.New(slog.DiscardHandler), now)
+	site := func(domain, addr string) string {
+		name, _ := b.Site(now, &Answer{Domain: domain, Groups: []Group{{Hosts: []string{"mx." + domain}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}}})
+		return name
+	}
+	has := func(name string) bool { return Open(path, slog.New(slog.DiscardHandler), now).Has(name) }
+	for i := range 2 { // the second time as known from the file
+		a := site("a.example", "192.0.2.1")
+		if err := b.Keep(now, []string{"general", a}); err != nil || !has(a) {
+			t.Fatalf("%d: %s is not kept: %v", i, a, err)
+		}
+		before, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := site(fmt.Sprintf("b%d.example", i), fmt.Sprintf("192.0.2.%d", 10+i))
+		if err := b.Keep(now, []string{"general", a}); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) || has(other) {
+			t.Errorf("%d: the file is written for a name that nothing refers to: %v", i, err)
+		}
+		b = Open(path, slog.New(slog.DiscardHandler), now)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.Keep(now, []string{site("c.example", "192.0.2.3")}); err == nil {
+			t.Error("no error though it cannot be written")
+		}
 	}
 }

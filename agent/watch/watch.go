@@ -69,6 +69,7 @@ type Watch struct {
 	web      *web.Handler
 
 	loaded    atomic.Bool                  // the spool has been read
+	unsaved   atomic.Pointer[string]       // why state_directory cannot be written; "" if it can, as far as is known
 	shutOut   atomic.Pointer[string]       // why mail cannot go back to the host; "" if it can, as far as is known
 	bypassed  atomic.Pointer[[]string]     // settings of Postfix that diverted mail passes by; nil: not asked yet
 	reloaded  chan struct{}                // wakes SettingsLoop

@@ -87,6 +87,12 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	} else if err != nil {
 		return err
 	}
+	if found, err = postconf.Keeps(ctx, cfg); err != nil {
+		return err
+	}
+	for _, f := range found {
+		r.add(f)
+	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {
 			r.warn(w)

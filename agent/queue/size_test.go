@@ -1,0 +1,72 @@
+package queue
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// sitesAtRest has so many sites of one address each take one message. Mail of most is gone a
+// moment later, and what is left is what all sites of a day take.
+func sitesAtRest(tb testing.TB, n int) *Queue {
+	tb.Helper()
+	policy := &config.Queue{Name: "general", MaxSessions: 20, MaxMessagesPerConnection: 100, MaxRecipientsPerMessage: 50}
+	var launched []*Session
+	q := New(Options{
+		Resolve: func(string) {}, Launch: func(s *Session) { launched = append(launched, s) },
+		Relay: RelayDomain("127.0.0.1:10626"), MaxSessions: 2000,
+	})
+	e := &spool.Envelope{Size: 8000, Arrived: time.Now(), Recipients: make([]spool.Recipient, 1)}
+	for i := range n {
+		name := fmt.Sprintf("d%d.example", i)
+		q.Add(spool.ID(i+1), e, []string{name}, nil, false)
+		q.Routed(name, Route{
+			Queue: policy, Site: name, Key: name + " #" + fmt.Sprint(i) + " general opportunistic ", Expires: time.Now().Add(time.Hour),
+			Places: []Place{{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i)}), 25)}},
+		})
+		for _, s := range launched {
+			q.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: time.Now()}})
+			job, err := q.Step(tb.Context(), s, nil, nil)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			q.Leave(s, []Settled{{Handle: job.Items[0].Handle, State: spool.State{Status: spool.Delivered}}},
+				[]elastic.Signal{{Kind: elastic.Accepted, Began: time.Now()}, {Kind: elastic.Closed}}, "")
+		}
+		launched = launched[:0]
+	}
+	if q.Queued() != 0 {
+		tb.Fatalf("%d of %d are left", q.Queued(), n)
+	}
+	q.Learned(time.Now().Add(time.Minute)) // as twice a minute
+	return q
+}
+
+// A site with one address, in whose queue there was mail, has its place in memory: the greater
+// part are the controller's 1,152 octets and the address's 512.
+func TestMemoryOfManySites(t *testing.T) {
+	const n, most = 20_000, 3500
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	q := sitesAtRest(t, n)
+	each := int(heap()-before) / n
+	t.Logf("%d octets a site, with its address, destination, route, domain and timers", each)
+	if each > most {
+		t.Errorf("%d octets a site, want at most %d", each, most)
+	}
+	if len(q.sites) != n {
+		t.Fatalf("%d sites", len(q.sites))
+	}
+}

@@ -1,0 +1,202 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/spool"
+)
+
+// A stranger's domains that list the addresses of others, whose hosts take no mail for them,
+// cost these next to nothing, however much mail there is for them and however many sets of
+// addresses they list. The pace that the stranger's own host asks for is the stranger's.
+func TestDomainsThatListOthersAddressesCostThemLittle(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name           string
+		limit          int // connections of each host
+		sites, backlog int // of the stranger; messages of each
+	}{
+		{"no stranger", 10, 0, 0},
+		{"a little mail", 10, 1, 1000},
+		{"a backlog", 10, 1, 50_000},
+		{"a backlog for many sites", 10, 30, 2000},
+		{"hosts with one connection", 1, 5, 5000},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const hosts, from, to = 4, 30 * time.Second, 3 * time.Minute
+				x := &answering{receivers: receiversAt()}
+				for i := range hosts {
+					x.at[spot(i+1, 0).Addr] = &receiver{limit: tt.limit, messages: 20}
+				}
+				x.takes = func(domain string, n int) elastic.Signal {
+					switch stranger := domain[0] == 'e'; {
+					case stranger == (n > hosts):
+						return elastic.Signal{Kind: elastic.Accepted}
+					default:
+						return elastic.Signal{Kind: elastic.Accepted, Text: "554 5.7.1 Relay access denied"}
+					}
+				}
+				x.at[spot(hosts+1, 0).Addr] = &receiver{limit: 1}
+				x.rate = map[int]time.Duration{hosts + 1: time.Second}
+				w := newWorld(t, func(w *world) {
+					w.o.MaxSessions = 400
+					w.policy.MaxSessions = 200
+					w.server = x.serve
+					w.service = 200 * time.Millisecond
+					w.way = func(d string) (Route, bool) {
+						if d[0] == 'e' {
+							places := []Place{spot(hosts+1, 0)}
+							for i := range hosts {
+								places = append(places, spot(i+1, 0))
+							}
+							return w.toPlaces(d, d, places...), true
+						}
+						n := int(d[1] - '0')
+						return w.toPlaces(d, d, spot(2*n+1, 0), spot(2*n+2, 0)), true
+					}
+				})
+				id := spool.ID(1)
+				for range 200 * 4 * tt.limit * hosts {
+					for v := range hosts / 2 {
+						w.add(id, "s", fmt.Sprintf("v%d.example", v))
+						id++
+					}
+				}
+				for range tt.backlog {
+					for e := range tt.sites {
+						w.add(id, "s", fmt.Sprintf("e%d.example", e))
+						id++
+					}
+				}
+				pass(from)
+				before := x.took(hosts)
+				pass(to - from)
+				if tt.limit == 1 && x.took(hosts)-before < 2800 {
+					for _, d := range w.Why("v1.example") {
+						fmt.Println(d)
+					}
+					for _, d := range w.Why("v0.example") {
+						fmt.Println(d)
+					}
+				}
+				got := float64(x.took(hosts)-before) / (to - from).Seconds()
+				// A connection of twenty messages takes 20 ms to be made.
+				most := float64(tt.limit*hosts) * 20 / (20*0.2 + 0.02)
+				t.Logf("%.1f messages/s of %.1f; the stranger: %d asked there, %d accepted by its own", got, most, x.denied, x.met(hosts+1).taken)
+				if got < 0.98*most {
+					t.Errorf("%.1f messages/s, possible are %.1f", got, most)
+				}
+				if tt.sites == 0 {
+					return
+				}
+				if n := x.met(hosts + 1).taken; n < int(to.Seconds())/2 {
+					t.Errorf("the stranger's own host took %d messages, one a second is possible", n)
+				}
+				if x.denied < 20 { // they are tried there now and then: one may be accepted
+					t.Errorf("%d of the stranger's messages were tried there in %v", x.denied, to)
+				}
+			})
+		})
+	}
+}
+
+// answering are receivers whose answer depends on the domain.
+type answering struct {
+	*receivers
+	takes  func(domain string, n int) elastic.Signal // at the n-th address; a Text is a refusal of the recipient
+	rate   map[int]time.Duration                     // between two messages
+	last   map[int]time.Time
+	denied int
+}
+
+// took is how many messages the first n hosts have accepted.
+func (x *answering) took(n int) (sum int) {
+	for i := range n {
+		sum += x.met(i + 1).taken
+	}
+	return sum
+}
+
+func (x *answering) serve(w *world, s *Session) {
+	n := int(s.Place().Addr.Addr().As4()[3])
+	x.mu.Lock()
+	r := x.at[s.Place().Addr]
+	r.calls++
+	refuse := r.up >= r.limit
+	if refuse {
+		r.refused++
+	} else {
+		r.up++
+	}
+	x.mu.Unlock()
+	began := time.Now()
+	time.Sleep(20 * time.Millisecond)
+	if refuse {
+		w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Refused, Began: began, Text: "421 too many"}}, "421 too many")
+		return
+	}
+	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
+	var done []Settled
+	var sig []elastic.Signal
+	for k := 1; ; k++ {
+		job, err := w.Step(context.Background(), s, done, sig)
+		if err != nil {
+			x.mu.Lock()
+			r.up--
+			x.mu.Unlock()
+			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
+			return
+		}
+		began = time.Now()
+		state := spool.State{Status: spool.Delivered}
+		answer := x.takes(job.Domain, n)
+		x.mu.Lock()
+		if gap, paced := x.rate[n]; paced && answer.Text == "" {
+			if x.last == nil {
+				x.last = make(map[int]time.Time)
+			}
+			if began.Sub(x.last[n]) < gap {
+				answer = elastic.Signal{Kind: elastic.RateRefused, Text: "450 too fast"}
+				state = spool.State{Status: spool.Queued, Due: began.Add(5 * time.Minute)}
+			} else {
+				x.last[n] = began
+			}
+		}
+		if answer.Kind == elastic.Accepted && answer.Text != "" {
+			state = spool.State{Status: spool.Bounced}
+		}
+		x.mu.Unlock()
+		wait := w.service
+		if answer.Text != "" {
+			wait = 60 * time.Millisecond
+		}
+		time.Sleep(wait)
+		x.mu.Lock()
+		switch {
+		case answer.Text == "":
+			r.taken++
+		case answer.Kind == elastic.Accepted:
+			x.denied++
+		}
+		x.mu.Unlock()
+		answer.Began = began
+		done, sig = done[:0], append(sig[:0], answer)
+		for _, item := range job.Items {
+			done = append(done, Settled{Handle: item.Handle, State: state})
+		}
+		if k == r.messages {
+			x.mu.Lock()
+			r.up--
+			x.mu.Unlock()
+			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
+			return
+		}
+	}
+}
