@@ -39,6 +39,11 @@ unknown user name or bad password
 invalid user credentials
 Mailbox access refused by a rule
 NOACTIVITY: no recipient activity since January
+5.1.1 <r@far.test>: Recipient address rejected: unverified address: mail for far.test loops back to myself
+5.1.1 <r@far.test>: Recipient address rejected: undeliverable address: mail for far.test loops back to myself
+5.1.1 <r@far.test>: Recipient address rejected: unverified address: connect to mx.far.test[192.0.2.2]:25: Connection timed out
+5.1.1 <r@far.test>: Recipient address rejected: unverified address: connect to mx.far.test[192.0.2.2]:25: Connection refused
+5.1.1 <r@far.test>: Recipient address rejected: unverified address: Name service error for name=far.test type=MX: Host not found, try again
 5.7.1 no such user
 `), "\n") {
 		for _, stage := range []Stage{Mail, Rcpt, Data} {
