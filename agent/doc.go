@@ -89,7 +89,8 @@
 //     a stream paused or held, there or everywhere. orders/effects.go keeps those of sites.
 //  5. The address is remembered: one that is silent or full is called after its equals
 //     (slots/address.go), one that takes no mail of this destination likewise
-//     (queue/places.go).
+//     (queue/places.go), and one that refuses all of its mail gives it next to none of the
+//     slots that others want (queue/strangers.go).
 //  6. Where all of a transaction is deferred for what reads as trouble, another address
 //     takes it in the same delivery (Queue.Elsewhere), or the site is suspended but for
 //     probes (queue/trouble.go).

@@ -26,7 +26,7 @@
 // was accepted there lately; and the site's, by the number of slots wanted. Evenly filled
 // hosts answer alike whether each has a limit or all have one together, so both are kept,
 // and nothing depends on which it is. The slots that other sites hold at an address count in
-// the limit that a refusal shows.
+// the limit that a refusal shows, and a site's pace spaces its own messages alone.
 //
 // Each connect has a purpose (slots.Why): growth, the replacement of a session that has
 // ended, an early replacement (before the lag is over, to learn whether less would do), or

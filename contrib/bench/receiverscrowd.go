@@ -206,7 +206,7 @@ func (b *bench) joined(ctx context.Context, t *target, joiners int) (rate float6
 
 const aboutHostile = `Four receivers, each of two hosts with 10 connections, alone; and beside %d domains of a stranger who lists
 the eight hosts of these among the exchangers of each of his domains, before a host of his own that throttles (one message a second, one
-connection), with %d messages each. The rate is of the four's own mail, from second %.0f to %.0f.`
+connection), with %d messages each, which the four refuse (554). The rate is of the four's own mail, from second %.0f to %.0f.`
 
 const (
 	hostileDomains  = 50
