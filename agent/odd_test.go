@@ -166,7 +166,7 @@ func TestBDATThatIsNotKnownIsFollowedByDATA(t *testing.T) {
 // messages after it are cut to measure.
 func TestTooManyRecipientsGoInTheNextTransaction(t *testing.T) {
 	t.Parallel()
-	for _, reply := range []string{"552 5.5.3 Too many recipients", "452 4.5.3 Too many recipients", "550 5.5.3 no more", "452 maximum recipients reached"} {
+	for _, reply := range []string{"552 5.5.3 Too many recipients", "452 4.5.3 Too many recipients", "550 5.5.3 no more", "452 maximum recipients reached", "421 4.5.3 Too many recipients"} {
 		t.Run(reply, func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t, func(c *config.Config) { hours(c); c.General.MaxSessions = 1 }, far(sink.Behaviour{
