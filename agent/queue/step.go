@@ -300,10 +300,10 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		s.dest.site.answered = seconds(now)
 		d := s.dest
 		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
-		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
+		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address && !s.second {
 			x := &d.shunned[i]
 			x.times, x.until = 0, time.Time{}
-			if took && !s.second {
+			if took {
 				x.row, x.took = 0, true
 			}
 		}
