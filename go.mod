@@ -2,6 +2,9 @@ module github.com/millrace/millrace
 
 go 1.26.0
 
+// Certificates with a negative serial number are met: OpenSSL, and so Postfix, takes them.
+godebug x509negativeserial=1
+
 require (
 	charm.land/bubbletea/v2 v2.1.1
 	github.com/BurntSushi/toml v1.6.0

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -41,6 +42,18 @@ func withRSA(t *testing.T) tls.Certificate {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// withNegativeSerial is a certificate as appliances are met to make for themselves.
+func withNegativeSerial(t *testing.T, c tls.Certificate) tls.Certificate {
+	t.Helper()
+	const serial = "\xa0\x03\x02\x01\x02\x02\x01"
+	before, after, ok := bytes.Cut(c.Certificate[0], []byte(serial+"\x01"))
+	if !ok {
+		t.Fatal("there is no serial number of 1")
+	}
+	c.Certificate = [][]byte{slices.Concat(before, []byte(serial+"\xfb"), after)} // -5; whoever signed it is not asked
+	return c
 }
 
 // Opportunistic TLS delivers to every receiver: with what its TLS can do, else in the clear,
@@ -91,6 +104,7 @@ func TestMailIsDeliveredWhereTLSIsOdd(t *testing.T) {
 		{"RSA key exchange only", &smtptest.Server{Conf: &tls.Config{
 			Certificates: []tls.Certificate{byRSA}, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA},
 		}}, manners.Whole, true},
+		{"a negative serial number", &smtptest.Server{Conf: &tls.Config{Certificates: []tls.Certificate{withNegativeSerial(t, byRSA)}}}, manners.Whole, true},
 		{"3DES only", &smtptest.Server{Conf: &tls.Config{
 			Certificates: []tls.Certificate{byRSA}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10, CipherSuites: []uint16{tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA},
 		}}, manners.Whole, false},

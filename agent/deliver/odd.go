@@ -49,6 +49,16 @@ func (w *worker) learn(r *settle.Settlement, result smtp.Result, err error) {
 			continue
 		}
 		switch {
+		case x.Stage == smtp.StageRcpt && x.Reply.Code == 421:
+			// It closed over that, and took none: those before it fit.
+			if fits = i; i == 0 || err == nil {
+				continue
+			}
+			for k := range r.Results {
+				if k != i && result.Recipients[k].Fate == smtp.NotOffered && result.Recipients[k].Err == nil {
+					r.Results[k].Untried, r.Results[k].Again = true, true
+				}
+			}
 		case x.Stage == smtp.StageRcpt && taken > 0:
 		case x.Stage > smtp.StageRcpt && taken > 1:
 			fits = taken / 2 // it does not say how many

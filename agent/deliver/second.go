@@ -39,6 +39,8 @@ const (
 	leastSecond = time.Minute // doubles
 	mostSecond  = time.Hour
 	maxSeconds  = 10_000 // sites; past these the others are forgotten
+	// partWait is how long the session's own connection has to end first.
+	partWait = time.Second
 	// secondConnect is how long a second host has to answer.
 	secondConnect = 30 * time.Second
 )
@@ -100,7 +102,7 @@ func (w *worker) askSecond(ctx context.Context, set *settings.Settings, r *settl
 		d.seconds.end(r.Route.Site, false, time.Now())
 		return nil, false
 	}
-	w.conn.Quit(ctx)
+	w.conn.Part(ctx, partWait)
 	other = d.sendSecond(ctx, set, at, r, deferred)
 	better := other != nil && len(other.Results) > 0
 	d.seconds.end(r.Route.Site, better, time.Now())

@@ -306,15 +306,12 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		s.dest.site.answered = seconds(now)
 		d := s.dest
 		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
-		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
+		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address && !s.second {
 			x := &d.shunned[i]
 			x.times, x.until = 0, time.Time{}
-			switch {
-			case s.second: // some of it was told by another address
-			case took:
+			x.vain++
+			if took {
 				x.row, x.took, x.vain = 0, true, 0
-			default:
-				x.vain++
 			}
 			q.estrange(s, x.stranger())
 		}

@@ -156,6 +156,23 @@ func (c *Conn) Quit(ctx context.Context) {
 	}
 }
 
+// Part is Quit for a caller whose next connection is to take this one's place: it waits, at
+// most d, until the peer has closed. The receiver counts the place as free then.
+func (c *Conn) Part(ctx context.Context, d time.Duration) {
+	if c.closed.Load() {
+		return
+	}
+	defer c.Close()
+	c.wire.bind(ctx)
+	end := time.Now().Add(d)
+	if c.say([]byte("QUIT\r\n"), d) != nil {
+		return
+	}
+	for time.Now().Before(end) && c.reply(time.Until(end), nil) == nil {
+		continue // 221, and then its end
+	}
+}
+
 // Close cuts the connection, without a word and without waiting. A Send under
 // way in another goroutine fails. It may be called again.
 func (c *Conn) Close() {

@@ -160,6 +160,28 @@ func TestLinesThatKeepComingAreWaitedFor(t *testing.T) {
 	}
 }
 
+// A connection that makes room for another one is over when the peer has closed it, or after
+// the time it was given.
+func TestPartWaitsForThePeersEnd(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ closes, want time.Duration }{{300 * time.Millisecond, 300 * time.Millisecond}, {time.Hour, time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			bye := func(nc net.Conn, _ *bufio.Reader) {
+				_, _ = io.WriteString(nc, "221 bye\r\n")
+				time.Sleep(tt.closes)
+			}
+			c, err := Dial(t.Context(), anywhere, Options{Hello: "client.example", Dial: overPipe(stageServer(StageQuit, bye))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			c.Part(t.Context(), time.Second)
+			within(t, start, tt.want)
+			time.Sleep(2 * time.Hour) // until the server has gone
+		})
+	}
+}
+
 func TestConnectHasItsDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
