@@ -169,7 +169,7 @@ func cmpTime(t time.Time) time.Time {
 // until waits for a condition.
 func (s *stage) until(what string, holds func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(4 * time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("never: %s\nlog:\n%s", what, s.log)
 		}

@@ -28,7 +28,8 @@ func TestStopReportsWhatIsHeld(t *testing.T) {
 		n, _ := s.agent.settler.Pending()
 		return n
 	}
-	s.until("the failure is held", func() bool { return held() == 1 && strings.Contains(s.log.String(), "status=deferred") })
+	// The other recipient may be as late as it likes: a failure is held for seconds only.
+	s.until("the failure is held", func() bool { return held() == 1 })
 	if st := s.states(id); st[0].Status != spool.Queued {
 		t.Errorf("the journal says %s before there is a report", st[0].Status)
 	}

@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	// settles is how long Postfix may take until it does what it was told to read.
+	// settles is how long Postfix may take until it answers by what it was told to read.
 	settles = 20 * time.Second
 	// lookEvery is how often it is looked at meanwhile.
 	lookEvery = 100 * time.Millisecond
 	// goodLooks are enough: two seconds, longer than a busy master(8) takes to read its
-	// files.
+	// files, and more on a host where each look takes long, too.
 	goodLooks = 20
 	// greeting is how long a port may take to greet.
 	greeting = 5 * time.Second
@@ -34,21 +34,17 @@ const (
 // moment after the reload, and a service that was there before may still answer until
 // then, so one good answer is not enough.
 func (p *Plan) look(ctx context.Context, c *config.Config) error {
-	ctx, cancel := context.WithTimeout(ctx, settles)
-	defer cancel()
-	answered := p.Restored || !p.After.takesBack(c.Handback.Relay)
-	for good := 0; good < goodLooks; {
-		if err := postfix(ctx, p.Dir, "status"); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("postfix stopped when it was told to read its new configuration%s", hint(c))
-		}
-		if answered = answered || greets(ctx, c.Handback.Relay) == nil; answered {
-			good++
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("no answer from Postfix at [handback] relay %s after it was told to read its new configuration%s", c.Handback.Relay, hint(c))
-		case <-time.After(lookEvery):
-		}
+	silent := !p.Restored && p.After.takesBack(c.Handback.Relay)
+	err := lives(ctx,
+		func(ctx context.Context) error { return postfix(ctx, p.Dir, "status") },
+		func(ctx context.Context) bool { return !silent || greets(ctx, c.Handback.Relay) == nil })
+	switch {
+	case errors.Is(err, errStopped):
+		return fmt.Errorf("postfix stopped when it was told to read its new configuration%s", hint(c))
+	case errors.Is(err, errSilent):
+		return fmt.Errorf("no answer from Postfix at [handback] relay %s after it was told to read its new configuration%s", c.Handback.Relay, hint(c))
+	case err != nil:
+		return err
 	}
 	if p.Restored {
 		return nil
@@ -61,6 +57,32 @@ func (p *Plan) look(ctx context.Context, c *config.Config) error {
 	for _, text := range contradictions(now, c) {
 		if !slices.Contains(foreseen, text) {
 			return errors.New(text)
+		}
+	}
+	return nil
+}
+
+var errStopped, errSilent = errors.New("stopped"), errors.New("no answer")
+
+// lives waits until Postfix runs at goodLooks looks, of which the first has an answer. Only
+// the answer has a limit: looks may take as long as a busy host has them take.
+func lives(ctx context.Context, running func(context.Context) error, answers func(context.Context) bool) error {
+	late := time.After(settles)
+	answered := false
+	for good := 0; good < goodLooks; {
+		if err := running(ctx); err != nil && ctx.Err() == nil {
+			return errStopped
+		}
+		if answered = answered || answers(ctx); answered {
+			good++
+			late = nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
+			return errSilent
+		case <-time.After(lookEvery):
 		}
 	}
 	return nil

@@ -52,7 +52,7 @@ func (b *suppressing) Suppress(next func(*control.Suppression) error) (n int, er
 			s.Class = "none"
 		}
 		if s.Last.IsZero() {
-			s.Last = time.Unix(1_700_000_000, 0)
+			s.Last = time.Unix(1_700_000_000, 0).UTC()
 		}
 		s.Suppressed = s.Class == "none" || s.Bounces >= 3
 		b.list = append(b.list, s)

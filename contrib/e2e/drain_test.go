@@ -56,13 +56,13 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 		}
 		return times
 	}
-	r.until("it is held", func() bool { return held() == 1 })
+	r.until("it is held", func() bool { return held() > 0 })
 	r.until("nothing is under way", func() bool { return state().Later == 0 })
-	first := state()
+	first, times := state(), held()
 	if first.Held == "" || first.HostQueue <= 5 || first.Waiting == 0 {
 		t.Errorf("%+v", first)
 	}
-	r.until("it is held on", func() bool { return held() == 2 })
+	r.until("it is held on", func() bool { return held() > times })
 	if now := state(); now.Done != first.Done || now.Waiting != first.Waiting {
 		t.Errorf("it went on: %+v, then %+v", first, now)
 	}
