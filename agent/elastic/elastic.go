@@ -9,6 +9,7 @@
 // The order of calls:
 //
 //	a, ok := s.Open(now, &slot, candidates)     // with mail waiting; a says where to dial
+//	s.Wants(now, candidates)                    // whether Open would; for who must ask elsewhere first
 //	s.Hangs(&slot)                              // after slots.HangAfter
 //	s.CameUp | s.Refused | s.Failed | s.Void    // exactly one of them ends the connect
 //	wait := s.MayBegin(&slot, now)              // before each message; 0: it may
