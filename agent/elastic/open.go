@@ -169,7 +169,7 @@ func (s *Site) usable(now time.Time, a *slots.Address) bool {
 	}
 	// Sessions above one and a half times what its pace needs would only wait.
 	p := tighter(a.Pace.Value, s.pace.Value)
-	return p == 0 || float64(a.Held()) < 1+1.5*p*(s.latency+s.connect/10)
+	return p == 0 || float64(a.Opening+a.Live) < 1+1.5*p*(s.latency+s.connect/10)
 }
 
 // enough says whether the sessions suffice for the pace.
