@@ -57,13 +57,15 @@ type end struct {
 	of *slots.Address
 }
 
+// mostEnds bounds the ends of sessions that are looked at for each connect.
+const mostEnds = 512
+
 // ended notes the end of a session.
 func (l *late) ended(now time.Time, a *slots.Address) {
-	old := 0
-	for old < len(l.ends) && now.UnixNano()-l.ends[old].at > int64(2*slots.LagMax) {
-		old++
+	if len(l.ends) >= 2*mostEnds {
+		l.ends = append(l.ends[:0], l.ends[mostEnds:]...)
 	}
-	l.ends = append(slices.Delete(l.ends, 0, old), end{now.UnixNano(), a})
+	l.ends = append(l.ends, end{now.UnixNano(), a})
 }
 
 // meet takes in what a connect met that has just been answered. Before the first refusal
@@ -92,8 +94,11 @@ func (l *votes) meet(now time.Time, x *slots.Slot, ends []end, letIn bool) {
 	began, there := x.Began.UnixNano(), x.Began.Add(now.Sub(x.Began)/2).UnixNano()
 	var n, all held
 	atAddress, atAll := x.Met()
-	for _, e := range ends {
+	for _, e := range slices.Backward(ends[max(0, len(ends)-mostEnds):]) {
 		if e.at > there {
+			continue
+		}
+		if there-e.at > int64(slots.LagMax) {
 			break
 		}
 		k, found := slices.BinarySearch(lags[:], time.Duration(there-e.at))
