@@ -9,6 +9,7 @@
 // The order of calls:
 //
 //	a, ok := s.Open(now, &slot, candidates)     // with mail waiting; a says where to dial
+//	s.Wants(now, candidates)                    // says whether Open would begin a connect
 //	s.Hangs(&slot)                              // after slots.HangAfter
 //	s.CameUp | s.Refused | s.Failed | s.Void    // exactly one of them ends the connect
 //	wait := s.MayBegin(&slot, now)              // before each message; 0: it may
@@ -40,7 +41,7 @@
 //
 // Four conditions qualify the bounded state:
 //
-//	lag unsure  it is not known how late the receiver frees slots (late.sure is false)
+//	lag unsure  no replacement was accepted since the lag was found or put in question
 //	on trial    probes won slots that may be others' places (probe.trial)
 //	shut        no slot was free for slots.LagMax (refusals.shut)
 //	wary        nothing was let in though nothing was up: refusals are punished (refusals.punish)
@@ -60,23 +61,24 @@
 //	probe is proven       no session      the limit is higher   one more is wanted; the next round begins at once
 //	                      ended meanwhile                       and has twice as many
 //	                      -               maybe another's place one more is wanted, on trial
-//	replacement accepted  lag unsure      its wait sufficed     that is the lag; 0 if none was refused
+//	replacement accepted  lag unsure      its wait sufficed     more than one at a time are replaced again
 //	                      on trial        8 of them: ours       as a probe that is proven
 //	replacement refused   wary; or shut,  punished              a quarter of what is held is given up; wary for
 //	                      nothing is up                         1 h; shut as in the next row
 //	                      shut, 8 in a    lowered, or a ban     what is held is wanted, no more; shut for 15 s,
 //	                      row, or unsure                        then 1, 4, 15 min
 //	                      for 6 s
+//	                      votes for a     not free yet          nothing is given up, what was is wanted again;
+//	                      longer lag                            slots are held so much longer after their end
 //	                      lag unsure      not free yet          nothing is given up; tried again after 0.2, 0.6,
 //	                                                            1.4, 2.8 s
 //	                      on trial        others' places        what is on trial is given back
-//	                      3 (or 1/8)      slots are freed late? lag unsure; what was given up is wanted again
+//	                      3 (or 1/8)      late, or a ban?       lag unsure; what was given up is wanted again
 //	                      given up before
 //	                      -               one too many, or      one place is given up, at that address and of the
 //	                                      somebody took it      site; it waits 0.5 s, then longer, if it alone
 //	                                                            refuses; a round of probes within 4 s
-//	early replacement     accepted        its wait sufficed     that is the lag
-//	                      refused         its wait did not      the lag is longer; nothing is given up
+//	early replacement     -               -                     nothing but the votes
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
 //	many
@@ -84,6 +86,11 @@
 //	message too fast      4 in a row      its own affair        the pace of that address is lowered
 //	                      from one only
 //	                      -               the receiver's rate   the pace of all addresses is lowered
+//
+// How late slots are freed is told by what connects met (votes.go): every connect that was
+// let in or refused at once votes on the lag, unless it was refused when an earlier refusal
+// may have had consequences, or by the host's place. Where later messages are refused as one
+// too many, the votes are forgotten: what a connect met is not judged there.
 //
 // While a site is growing or on a plateau every connect counts as growth. A refusal of a
 // session's first message is one of its connect. A connect that was begun before the last

@@ -48,7 +48,6 @@ type Learned struct {
 	Want   int           `json:"want"`            // slots accepted, or grown to
 	Bound  bool          `json:"bound,omitempty"` // one more was refused
 	Lag    time.Duration `json:"lag,omitempty"`
-	Floor  time.Duration `json:"floor,omitempty"`
 	Sure   bool          `json:"sure,omitempty"`   // the lag is known
 	Pace   float64       `json:"pace,omitempty"`   // messages per second at each address
 	Punish time.Time     `json:"punish,omitzero"`  // refusals are punished until then
@@ -67,7 +66,7 @@ func (s *Site) Learned(now time.Time) (Learned, bool) {
 		at = now
 	}
 	l := Learned{
-		At: at, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag, Floor: s.late.floor, Sure: s.late.sure,
+		At: at, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag, Sure: s.late.sure,
 		Pace: s.pace.Value, Punish: s.refusals.punish, Opens: s.refusals.opens, Reply: s.reply,
 	}
 	if s.clamps != nil {
@@ -90,7 +89,9 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 		s.probe.at = now.Add(gapMin)
 	}
 	s.late.lag = min(max(l.Lag, 0), slots.LagMax)
-	s.late.floor, s.late.floorAt, s.late.sure = min(max(l.Floor, 0), s.late.lag), now, l.Sure
+	if s.late.sure = l.Sure; s.late.lag > 0 {
+		s.late.votes = remembered(s.late.lag)
+	}
 	s.pace.Value, s.pace.Known = max(l.Pace, 0), max(l.Pace, 0)
 	s.refusals.punish = earlier(l.Punish, now.Add(waryLong))
 	s.refusals.opens = earlier(l.Opens, now.Add(waits[len(waits)-1]))

@@ -20,6 +20,22 @@ type Candidate struct {
 // Open begins a connect on a slot if one is wanted now, and says to which address. When
 // it is not, Next is when to ask again.
 func (s *Site) Open(now time.Time, x *slots.Slot, list []Candidate) (*slots.Address, bool) {
+	a, why := s.wanted(now, list)
+	if a == nil {
+		return nil, false
+	}
+	s.begin(now, x, a, why)
+	return a, true
+}
+
+// Wants says whether Open would begin a connect now.
+func (s *Site) Wants(now time.Time, list []Candidate) bool {
+	a, _ := s.wanted(now, list)
+	return a != nil
+}
+
+// wanted is to which address a connect is wanted now, and what for; nil if none is.
+func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Why) {
 	s.run(now)
 	s.awake(now)
 	s.next = time.Time{}
@@ -31,11 +47,11 @@ func (s *Site) Open(now time.Time, x *slots.Slot, list []Candidate) (*slots.Addr
 	s.look(now)
 	s.grow(now, list)
 	if s.Held() >= most {
-		return nil, false
+		return nil, 0
 	}
 	if now.Before(s.refusals.opens) {
 		s.sooner(now, s.refusals.opens)
-		return nil, false
+		return nil, 0
 	}
 	under := s.Opening - s.Hanging
 	window := s.window
@@ -43,41 +59,41 @@ func (s *Site) Open(now time.Time, x *slots.Slot, list []Candidate) (*slots.Addr
 		window = 1 // the first replacement shows whether slots are freed late
 	}
 	if under >= window {
-		return nil, false
+		return nil, 0
 	}
 	kept := s.keep(now)
 	if s.Held()-s.Hanging < s.want-kept-s.probe.open && under < max(window, 2) {
 		if a := s.choose(now, list); a != nil {
 			switch {
 			case s.state != growing || s.Vacant > 0 || a.Held() < a.Accepted:
-				return s.begin(now, x, a, slots.Replace)
+				return a, slots.Replace
 			case s.growth.open-s.Hanging < max(2, s.Live/8): // each may turn out to be one too many
-				return s.begin(now, x, a, slots.Grow)
+				return a, slots.Grow
 			}
 		}
 	}
 	if a := s.replaceEarly(now, list); a != nil {
-		s.late.early = x
-		return s.begin(now, x, a, slots.Early)
+		return a, slots.Early
 	}
 	if s.probe.open > s.want/16+kept {
-		return nil, false
+		return nil, 0
 	}
-	if a := s.more(now, list); a != nil {
-		a, ok := s.begin(now, x, a, slots.Probe)
-		s.probe.round--
-		s.probe.open++
-		return a, ok
-	}
-	return nil, false
+	return s.more(now, list), slots.Probe
 }
 
-func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) (*slots.Address, bool) {
+func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) {
 	over := s.Held() >= s.want
 	full := s.state == bounded && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
 	last := full && a.Held()+a.Vacant+1 >= a.Room()
-	if why == slots.Grow {
+	switch why {
+	case slots.Grow:
 		s.growth.open++
+	case slots.Early:
+		s.late.early = x
+	case slots.Probe:
+		s.probe.round--
+		s.probe.open++
+		a.Probed = now
 	}
 	if s.state == growing && a.Vacant == 0 && s.Vacant > 0 { // it is in the stead of one that ended elsewhere
 		s.drop()
@@ -90,7 +106,6 @@ func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.W
 		}
 		s.addresses = append(s.addresses, a)
 	}
-	return a, true
 }
 
 func (s *Site) sooner(now, t time.Time) {
@@ -154,7 +169,7 @@ func (s *Site) usable(now time.Time, a *slots.Address) bool {
 	}
 	// Sessions above one and a half times what its pace needs would only wait.
 	p := tighter(a.Pace.Value, s.pace.Value)
-	return p == 0 || float64(a.Held()) < 1+1.5*p*(s.latency+s.connect/10)
+	return p == 0 || float64(a.Opening+a.Live) < 1+1.5*p*(s.latency+s.connect/10)
 }
 
 // enough says whether the sessions suffice for the pace.

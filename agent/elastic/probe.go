@@ -64,9 +64,6 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 			best = c.Address
 		}
 	}
-	if best != nil {
-		best.Probed = now
-	}
 	return best
 }
 

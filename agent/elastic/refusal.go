@@ -74,16 +74,20 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.grown(x)
 	}
 	proven := x.Proven()
-	waited, replaces := x.Waited()
+	_, replaces := x.Waited()
 	free := now
 	if x.Why == slots.Early {
 		free = x.After.Add(s.late.lag)
 	}
+	tells := !x.Began.Before(a.Cut) && !x.Began.Before(s.refusals.closed)
+	// What may be the consequence of another refusal, or the host's place, has no vote.
+	votes := tells && !proven && !s.refusals.doubt && s.refusals.shut == 0 && !s.wary(now) && !s.hostBusy(now)
+	later := votes && s.met(now, x, false)
 	x.Void(now, free)
 	a.Answered()
 	a.Reply, s.reply = reply, reply
 	s.window = max(1, min(s.window, s.Opening+1)/2)
-	if x.Began.Before(a.Cut) || x.Began.Before(s.refusals.closed) { // it met the crowd that the last refusal told of
+	if !tells { // it met the crowd that the last refusal told of
 		if x.Why == slots.Grow || x.Why == slots.Probe {
 			s.most(now)
 			s.history[len(s.history)-1].To = s.want
@@ -97,16 +101,16 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	switch {
 	case proven && again: // as many as had a message under way are refused with the first
 		s.credit--
-	case proven: // told late: what is left fits
+	case proven: // told late: what is left fits, and what a connect met was not judged
+		s.late.votes = nil
 		a.Limited, a.Accepted = true, max(1, min(a.Accepted, a.Held()))
 		s.state, s.probe.trial = bounded, 0
 		s.probe.gap = min(2*s.probe.gap, gapMax)
 		s.probe.streak, s.probe.at = 0, now.Add(s.probe.gap)
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
-		s.late.floor, s.late.floorAt = max(s.late.floor, waited), now
 	case s.state == bounded && x.Why == slots.Replace:
-		s.strike(x, now, waited, replaces)
+		s.strike(x, now, later, replaces)
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
 		s.probe.tight = s.probe.tight || x.Over
@@ -167,7 +171,7 @@ func (s *Site) others() int {
 // a place too many, which is given up; a row of them for slots that are not yet free, and
 // how late they are is found out; if none is free in slots.LagMax, the limit was lowered, or an
 // earlier refusal is being punished: waiting is right in both.
-func (s *Site) strike(x *slots.Slot, now time.Time, waited time.Duration, replaces bool) {
+func (s *Site) strike(x *slots.Slot, now time.Time, later, replaces bool) {
 	a := x.Address
 	a.Strikes++
 	if s.refusals.row++; s.refusals.row == 1 {
@@ -189,11 +193,12 @@ func (s *Site) strike(x *slots.Slot, now time.Time, waited time.Duration, replac
 		s.probe.at, s.probe.streak, s.probe.tight = now.Add(s.probe.gap), 0, true
 		s.set(now, s.want-s.probe.trial, cause)
 		s.probe.trial = 0
+	case later && replaces: // it is not free yet
 	case s.late.sure && replaces && s.refusals.given >= max(inQuestion-1, s.want/8):
-		s.late.sure, s.late.floor, s.late.floorAt, s.late.tries, s.refusals.since = false, max(waited, time.Millisecond), now, 0, now
+		s.late.sure, s.late.passed, s.refusals.since = false, 0, now
 		s.refusals.opens = now.Add(tries[0])
 		s.set(now, s.want+s.refusals.given, "are slots freed late? "+cause)
-		s.refusals.given, s.late.passed = 0, 0
+		s.refusals.given, s.refusals.row = 0, 1
 	case s.late.sure:
 		a.Limited, s.probe.tight = true, false
 		a.Accepted = max(1, a.Held(), a.Accepted-1)
@@ -201,15 +206,11 @@ func (s *Site) strike(x *slots.Slot, now time.Time, waited time.Duration, replac
 		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
 		s.set(now, max(s.Held(), s.want-1), cause)
 	case now.Sub(s.refusals.since) <= slots.LagMax:
-		if replaces {
-			s.late.floor, s.late.floorAt = max(s.late.floor, waited, time.Millisecond), now
-		}
-		s.refusals.opens = now.Add(tries[min(s.late.tries, len(tries)-1)])
-		s.late.tries++
+		s.refusals.opens = now.Add(tries[min(s.refusals.row, len(tries))-1])
 	case s.refusals.shut == 0 && s.Live > 0 && s.Live >= s.want-max(2, s.want/4):
 		// Nearly all that is wanted is up, and works: the rest was never there.
 		a.Limited, a.Accepted = true, max(1, a.Held())
-		s.late.tries, s.refusals.row = 0, 0
+		s.refusals.row = 0
 		s.set(now, s.Held(), cause)
 	default:
 		s.close(now, cause)
@@ -247,5 +248,5 @@ func (s *Site) letIn(now time.Time) {
 		s.refusals.regained = true
 		s.set(now, max(s.want, s.refusals.regain), "we are let in again")
 	}
-	s.refusals.row, s.refusals.shut, s.late.tries, s.refusals.opens = 0, 0, 0, time.Time{}
+	s.refusals.row, s.refusals.shut, s.refusals.opens = 0, 0, time.Time{}
 }

@@ -117,6 +117,9 @@ func (s *Site) Hangs(x *slots.Slot) { x.Hangs() }
 // CameUp notes that greeting and EHLO were answered.
 func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 	s.run(now)
+	if !s.refusals.atMail {
+		s.met(now, x, true)
+	}
 	x.CameUp(now)
 	s.grown(x)
 	if !s.refusals.atMail {
@@ -152,6 +155,9 @@ func (s *Site) Accepted(x *slots.Slot, now, began time.Time) {
 // prove reads the first transaction of a session: the slot was accepted.
 func (s *Site) prove(x *slots.Slot, now time.Time) {
 	a := x.Address
+	if s.refusals.atMail {
+		s.met(now, x, true)
+	}
 	x.Prove()
 	s.letIn(now)
 	if s.refusals.doubt { // a refusal had no consequences
@@ -162,8 +168,8 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 		up = a.Proven
 	}
 	a.Accepted = max(a.Accepted, up+a.Lagging)
-	if waited, ok := x.Waited(); ok {
-		s.accepted(now, x, waited)
+	if _, ok := x.Waited(); ok {
+		s.accepted(x)
 	}
 	a.Strikes, a.Opens = 0, time.Time{}
 	if s.late.early == x {
@@ -204,6 +210,7 @@ func (s *Site) Ended(x *slots.Slot, now time.Time) {
 	s.ends[s.nends%len(s.ends)] = now.UnixNano()
 	s.nends++
 	x.End(now, s.late.lag)
+	s.late.ended(now, x.Address)
 }
 
 // grown ends a connect.
@@ -246,8 +253,8 @@ func (s *Site) Latency() time.Duration { return time.Duration(s.latency * float6
 
 // String tells the state in a line.
 func (s *Site) String() string {
-	return fmt.Sprintf("%v: %d wanted, %d up, %d opening (window %d), %d lagging, %d vacant; lag %.2gs (sure %t, floor %.2gs); credit %.2f, streak %d, trial %d, row %d, pace %.3g, kept %d",
-		s.state, s.want, s.Live, s.Opening, s.window, s.Lagging, s.Vacant, s.late.lag.Seconds(), s.late.sure, s.late.floor.Seconds(), s.credit, s.probe.streak, s.probe.trial, s.refusals.row, s.pace.Value, s.host.kept)
+	return fmt.Sprintf("%v: %d wanted, %d up, %d opening (window %d), %d lagging, %d vacant; lag %.2gs (sure %t, from %.2gs); credit %.2f, streak %d, trial %d, row %d, pace %.3g, kept %d",
+		s.state, s.want, s.Live, s.Opening, s.window, s.Lagging, s.Vacant, s.late.lag.Seconds(), s.late.sure, lags[s.late.from].Seconds(), s.credit, s.probe.streak, s.probe.trial, s.refusals.row, s.pace.Value, s.host.kept)
 }
 
 // smooth is an exponential mean over some sixteen samples.

@@ -55,6 +55,7 @@ func TestSitesShareTheBudgetFairly(t *testing.T) {
 		{"two large among many small", [][]int{{100, 1, 1, 1, 1, 1, 1, 1, 1, 100}}},
 		{"less wanted than there is", [][]int{{1, 2, 5, 20}}},
 		{"one, then many", [][]int{{100, 0, 0, 0, 0, 0}, {100, 100, 100, 100, 100, 100}}},
+		{"one, then one as large beside small ones", [][]int{{100, 0, 0, 0}, {100, 100, 1, 2}}},
 		{"many, then two", [][]int{{100, 100, 100, 100, 100, 100}, {0, 0, 0, 100, 0, 100}}},
 		{"in turn", [][]int{{100, 100, 0, 0, 3}, {100, 0, 100, 0, 3}, {0, 0, 100, 100, 3}, {100, 100, 100, 100, 0}}},
 	} {

@@ -15,7 +15,7 @@ import (
 //     (holdoff, failures);
 //  4. beside others that work, one that has taken nothing yet has a part of the site (trials);
 //  5. the budget of connects to sites where nothing is up (overBudget, probing.go);
-//  6. max_sessions of the agent;
+//  6. max_sessions of the agent, for which only a site stands in line that 8 lets pass;
 //  7. max_connection_rate of the queue (connects);
 //  8. at an address with a limit, where its mail is not accepted, a destination comes after
 //     those of others (strangers.go);
@@ -48,7 +48,10 @@ func (q *Queue) grow(s *site, now time.Time) {
 			q.waitForSlot(s)
 			break
 		}
-		if q.sessions >= q.o.MaxSessions {
+		// A site whose controller has no place now must not stand in line: sessions of
+		// others would go for it in vain, and not for those that have too few.
+		full := q.sessions >= q.o.MaxSessions
+		if full && s.control.Wants(now, q.callable(d, now)) {
 			if q.sessions-q.retiring >= q.o.MaxSessions {
 				q.retireIdle(func(*Session) bool { return true })
 			}
@@ -61,7 +64,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 			break
 		}
 		s.wanting.last(d)
-		if q.launch(d, now) {
+		if !full && q.launch(d, now) {
 			s.connects.take()
 			if s.withholds(nil) {
 				break // one is the probe

@@ -22,7 +22,7 @@ const (
 // Pace is the rate that addresses accept, each of them, as far as they have told.
 type Pace struct {
 	Value float64 // messages per second at each address; 0: no limit is known
-	Known float64 // what was accepted when it last refused only some
+	Known float64 // what was accepted when it last refused only some; 0: too few to measure
 
 	cut, step time.Time // last lowered; next raised
 	good, bad int       // answers to what was begun since the cut
@@ -69,7 +69,11 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	if now.Before(p.step) {
 		return
 	}
-	if p.Value < p.Known { // the way back from a time when all was refused
+	switch {
+	case p.Known == 0: // a guess
+		p.Value, p.step = 2*p.Value, now.Add(time.Second)
+		return
+	case p.Value < p.Known: // the way back from a time when all was refused
 		p.Value, p.step = min(max(2*p.Value, p.Known/4), p.Known), now.Add(time.Second)
 		return
 	}
@@ -102,10 +106,9 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	switch {
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
-		if p.meter.Few() {
-			p.Value = max(p.Value, paceStart/float64(n))
+		if p.Known = p.Value; p.meter.Few() {
+			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
-		p.Known = p.Value
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
 		p.Value = max(p.Value/2, paceShut)
 	case p.good+p.bad >= paceSample && share < paceFar:

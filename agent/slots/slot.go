@@ -36,6 +36,7 @@ type Slot struct {
 	Last    bool // and the address all that it is known to accept
 
 	of    *Count // of the site
+	ahead [2]int // slots up and connects under way, at the address and of the site, when it began; and those turned away until then
 	phase phase
 	hangs bool
 	free  time.Time // when the receiver has surely noticed the end
@@ -70,6 +71,7 @@ type Count struct {
 	Proven  int // of these
 	Lagging int // ended, but maybe not noticed
 	Vacant  int // ended lately and not replaced
+	turned  int // connects that came to nothing, ever
 }
 
 // Held is the number of slots that the receiver may count.
@@ -161,6 +163,9 @@ func (a *Address) Oldest(now time.Time) (ended, free time.Time) {
 // Begin notes the start of a connect for a site.
 func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
 	*s = Slot{Address: a, Why: why, Began: now, of: of, phase: opening}
+	for i, c := range [...]*Count{&a.Count, of} {
+		s.ahead[i] = c.Live + c.Opening + c.turned
+	}
 	if a.Look(now); a.Vacant > 0 && why != Probe || a.late != nil && why == Early {
 		s.After = a.pop().Ended
 	}
@@ -170,6 +175,12 @@ func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
 		a.news = now
 	}
 	a.trying = a.failures > 0
+}
+
+// Met is how many slots, at the address and of the site, were up when the connect began or
+// have come up since of those that were under way then.
+func (s *Slot) Met() (atAddress, atSite int) {
+	return s.ahead[0] - s.Address.turned, s.ahead[1] - s.of.turned
 }
 
 // Hangs notes that the connect has been under way for long.
@@ -249,6 +260,8 @@ func (s *Slot) End(now time.Time, lag time.Duration) {
 func (s *Slot) Void(now, free time.Time) {
 	s.leave(now)
 	a := s.Address
+	a.turned++
+	s.of.turned++
 	if s.After.IsZero() || now.Sub(s.After) > LagMax {
 		return
 	}

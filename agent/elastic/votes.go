@@ -1,0 +1,201 @@
+package elastic
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/agent/slots"
+)
+
+// lagSteps is how many lags are thinkable: none, and from 75 ms to slots.LagMax in steps of
+// a tenth.
+const lagSteps = 48
+
+// certain is how many votes more than against another one show that there is a lag at all.
+const certain = 2
+
+// lags are the thinkable ones.
+var lags = func() (l [lagSteps]time.Duration) {
+	for i := range l[1:] {
+		l[i+1] = time.Duration(float64(75*time.Millisecond) * math.Pow(1.1, float64(i)))
+	}
+	return l
+}()
+
+// fade is the half-life of a vote.
+const fade = 2 * time.Minute
+
+// held is how many slots a connect met when it arrived, for each thinkable lag: those of
+// sessions that were up, and of those that had ended less than the lag before.
+type held [lagSteps]uint16
+
+// scope is what connects met at one address, or at all of the site's.
+type scope struct {
+	refused, letIn held // the last of each
+	any            [2]bool
+}
+
+// votes tell how late the receiver frees slots, by what connects met. Who was refused met
+// more slots than who was let in, if both are counted with the right lag: with one that is
+// too short not all are counted when many have just ended, with one that is too long too
+// many. So each pair of a refusal and an acceptance, one after the other, speaks against the
+// lags with which it is the wrong way round, and the lag is that against which least is
+// spoken. Nothing has to be known of the limit, and connects that meet a receiver with room
+// tell nothing wrong. Whether the limit is each address's or the site's is told in the same
+// way.
+type votes struct {
+	all     scope                     // all addresses together
+	each    map[*slots.Address]*scope // those by themselves
+	faded   time.Time
+	against [2][lagSteps]float32 // if the limit is each address's, and the site's
+}
+
+// end is the end of a session.
+type end struct {
+	at int64 // Unix time in nanoseconds
+	of *slots.Address
+}
+
+// mostEnds bounds the ends of sessions that are looked at for each connect.
+const mostEnds = 512
+
+// ended notes the end of a session.
+func (l *late) ended(now time.Time, a *slots.Address) {
+	if len(l.ends) >= 2*mostEnds {
+		l.ends = append(l.ends[:0], l.ends[mostEnds:]...)
+	}
+	l.ends = append(l.ends, end{now.UnixNano(), a})
+}
+
+// meet takes in what a connect met that has just been answered. Before the first refusal
+// there is nothing to compare it with, and most sites never refuse one.
+func (l *late) meet(now time.Time, x *slots.Slot, letIn bool) {
+	if l.votes == nil {
+		if letIn {
+			return
+		}
+		l.votes = newVotes()
+	}
+	l.votes.meet(now, x, l.ends, letIn)
+}
+
+func newVotes() *votes { return &votes{each: make(map[*slots.Address]*scope)} }
+
+func (l *votes) meet(now time.Time, x *slots.Slot, ends []end, letIn bool) {
+	here := l.each[x.Address]
+	if here == nil {
+		if len(l.each) >= 2*mostAddresses {
+			clear(l.each)
+		}
+		here = &scope{}
+		l.each[x.Address] = here
+	}
+	began, there := x.Began.UnixNano(), x.Began.Add(now.Sub(x.Began)/2).UnixNano()
+	var n, all held
+	atAddress, atAll := x.Met()
+	for _, e := range slices.Backward(ends[max(0, len(ends)-mostEnds):]) {
+		if e.at > there {
+			continue
+		}
+		if there-e.at > int64(slots.LagMax) {
+			break
+		}
+		k, found := slices.BinarySearch(lags[:], time.Duration(there-e.at))
+		if found {
+			k++ // with that lag it is free just now
+		}
+		if k < lagSteps {
+			all[k]++
+		}
+		if e.at > began { // it was up then
+			atAll--
+		}
+		if e.of != x.Address {
+			continue
+		}
+		if k < lagSteps {
+			n[k]++
+		}
+		if e.at > began {
+			atAddress--
+		}
+	}
+	n[0] += uint16(max(0, atAddress))
+	all[0] += uint16(max(0, atAll))
+	for k := 1; k < lagSteps; k++ {
+		n[k] += n[k-1]
+		all[k] += all[k-1]
+	}
+	left := float32(math.Exp2(-now.Sub(l.faded).Seconds() / fade.Seconds()))
+	for i := range l.against {
+		for k := range l.against[i] {
+			l.against[i][k] *= left
+		}
+	}
+	l.faded = now
+	here.compare(&n, &l.against[0], letIn)
+	l.all.compare(&all, &l.against[1], letIn)
+}
+
+// compare votes against the lags with which what was met does not fit the last answer of the
+// other kind, and says whether that tells any of them from others.
+func (s *scope) compare(n *held, against *[lagSteps]float32, letIn bool) {
+	for k := range n {
+		if letIn && s.any[0] && n[k] >= s.refused[k] || !letIn && s.any[1] && s.letIn[k] >= n[k] {
+			against[k]++
+		}
+	}
+	if letIn {
+		s.letIn, s.any[1] = *n, true
+	} else {
+		s.refused, s.any[0] = *n, true
+	}
+}
+
+// least are the shortest and the longest of the lags against which least is spoken.
+func (l *votes) least() (from, to int) {
+	if l == nil {
+		return 0, 0
+	}
+	least := float32(math.Inf(1))
+	for i := range l.against {
+		against := &l.against[i]
+		at := lowest(against)
+		if against[at] >= least {
+			continue
+		}
+		least = against[at]
+		if from = at; against[0] < least+certain {
+			from = 0
+		}
+		for to = at; to+1 < lagSteps && against[to+1] < least+0.5; {
+			to++
+		}
+	}
+	return from, to
+}
+
+// lowest is the first of the least.
+func lowest(x *[lagSteps]float32) (at int) {
+	for k := range x {
+		if x[k] < x[at] {
+			at = k
+		}
+	}
+	return at
+}
+
+// remembered are votes for a lag that was learned before.
+func remembered(lag time.Duration) *votes {
+	v := newVotes()
+	k, _ := slices.BinarySearch(lags[:], lag)
+	for i := range v.against {
+		for j := range v.against[i] {
+			if j != min(k, lagSteps-1) {
+				v.against[i][j] = certain
+			}
+		}
+	}
+	return v
+}
