@@ -131,7 +131,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
 	a.deliverer = deliver.New(deliver.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
-		Metrics: a.metrics, Key: key, Opening: a.opening, Stop: a.stop,
+		Metrics: a.metrics, Key: key, Secrets: c.Feedback.Secrets, Opening: a.opening, Stop: a.stop,
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,

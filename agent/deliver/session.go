@@ -105,6 +105,7 @@ type worker struct {
 	tx        smtp.Tx
 	events    []spool.Event
 	done      []queue.Settled
+	to        []uint32 // ordinals of the transaction's recipients
 }
 
 // transact sends one job. The error says that the connection is of no more use.
@@ -199,8 +200,8 @@ func (w *worker) check(now time.Time) error {
 }
 
 // prepare fills the transaction. The Received field is made anew each time; it
-// depends only on the envelope and the configuration, so every try sends the
-// same bytes.
+// depends only on the envelope, the recipients and the configuration, so every try for
+// these sends the same bytes.
 func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, rt queue.Route, c *config.Config) {
 	tx := &w.tx
 	tx.AsTaken = rt.Handback
@@ -211,7 +212,11 @@ func (w *worker) prepare(e *spool.Envelope, content io.Reader, job queue.Job, rt
 		if c.Agent.HideClient {
 			shown.Helo, shown.ClientName, shown.ClientAddr = "", "", ""
 		}
-		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, w.deliverer.key)
+		w.to = w.to[:0]
+		for _, item := range job.Items {
+			w.to = append(w.to, item.Ordinal)
+		}
+		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, w.deliverer.keys.Load(), w.to)
 	}
 	tx.Size = e.Size + int64(len(tx.Prefix))
 	tx.Recipients = tx.Recipients[:0]

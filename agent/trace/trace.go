@@ -8,7 +8,13 @@
 // through this spool before, so it is never diverted a second time; nobody
 // without the key can write it, and nothing has to be stripped.
 //
-// Everything here is a pure function of its arguments: each retry of a message
+// Behind the spool id, after a hyphen, stands what is sealed (seal.go): the day, the stream
+// and the recipients of the transaction. Whoever gets the header of a message back, in a
+// delivery report or a complaint, knows by it whom the copy was for, long after the message
+// has left the spool, and though the report leaves the recipient out. The hash covers it, so a
+// version that does not know of it knows the mark all the same.
+//
+// Everything here is a pure function of its arguments: each retry of a transaction
 // writes the same octets.
 package trace
 
@@ -16,6 +22,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"iter"
 	"strings"
 
 	"github.com/millrace/millrace/agent/address"
@@ -34,9 +41,10 @@ const macLen = 10
 // not name the host MTA. The date is e.Arrived, in UTC. An envelope without a
 // client gets a field without one: mail of sendmail(1), or a client to be hidden.
 //
-// The recipient is named only when there is just one, as Postfix does: a field
-// with several would show each of them the others.
-func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byte {
+// The recipient is named only when the message has just one, as Postfix does: a field
+// with several would show each of them the others. to are the ordinals of the transaction's
+// recipients; they stand in the mark, sealed.
+func Received(e *spool.Envelope, id spool.ID, hostname string, keys *Keys, to []uint32) []byte {
 	var b strings.Builder
 	b.WriteString("Received: ")
 	if e.ClientAddr != "" || e.Helo != "" {
@@ -52,7 +60,11 @@ func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byt
 		b.WriteString(" with " + word(e.Protocol, "SMTP"))
 	}
 	qid := queueID(e.QueueID)
-	b.WriteString("\r\n\tid " + qid + "." + id.String() + "." + mac(key, id.String(), qid))
+	word := id.String()
+	if text := keys.seals[0].sealed(e, word, qid, to); text != "" {
+		word += "-" + text
+	}
+	b.WriteString("\r\n\tid " + qid + "." + word + "." + mac(keys.Loop, word, qid))
 	if len(e.Recipients) == 1 && address.Plain(e.Recipients[0].Address) {
 		b.WriteString("\r\n\tfor <" + e.Recipients[0].Address + ">")
 	}
@@ -63,23 +75,34 @@ func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byt
 // Marked reports whether a Received field's value carries our mark. Folding may
 // be CRLF or LF, and other hops may have refolded the field.
 func Marked(received string, key []byte) bool {
-	words := strings.FieldsFunc(received, func(r rune) bool {
-		return r == ' ' || r == '\t' || r == '\r' || r == '\n' || r == ';'
-	})
-	for i, w := range words {
-		if i == 0 || !strings.EqualFold(words[i-1], "id") {
-			continue
-		}
-		qid, rest, ok1 := strings.Cut(w, ".")
-		id, sum, ok2 := strings.Cut(rest, ".")
-		if ok1 && ok2 && hmac.Equal([]byte(mac(key, id, qid)), []byte(sum)) {
+	for qid, rest := range ids(received) {
+		id, sum, _ := strings.Cut(rest, ".")
+		if hmac.Equal([]byte(mac(key, id, qid)), []byte(sum)) {
 			return true
 		}
 	}
 	return false
 }
 
-// mac is the keyed hash over the two ids as they are written in the field.
+// ids are the words after "id" that have the form of our mark: the host's queue id, and
+// what follows.
+func ids(received string) iter.Seq2[string, string] {
+	return func(yield func(qid, rest string) bool) {
+		before := ""
+		for w := range strings.FieldsFuncSeq(received, func(r rune) bool {
+			return r == ' ' || r == '\t' || r == '\r' || r == '\n' || r == ';'
+		}) {
+			qid, rest, ok := strings.Cut(w, ".")
+			if ok && strings.EqualFold(before, "id") && strings.Count(rest, ".") == 1 && !yield(qid, rest) {
+				return
+			}
+			before = w
+		}
+	}
+}
+
+// mac is the keyed hash over the two ids, the sealed part with the second, as they are
+// written in the field.
 func mac(key []byte, id, qid string) string {
 	h := hmac.New(sha256.New, key)
 	h.Write([]byte(id + "\x00" + qid))
