@@ -36,7 +36,9 @@ type Box struct {
 }
 
 // NewBox returns the box of a spool directory. The directory is made with the first message.
-func NewBox(spool string) *Box { return &Box{filepath.Join(spool, "reports"), MaxWaiting, MaxWaitingOctets} }
+func NewBox(spool string) *Box {
+	return &Box{filepath.Join(spool, "reports"), MaxWaiting, MaxWaitingOctets}
+}
 
 // suffix ends the names of messages.
 const suffix = ".eml"
