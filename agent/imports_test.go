@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"agent"},
 	{"agent/admin"},
 	{"agent/watch", "agent/deliver"},
-	{"agent/orders", "agent/settle"},
+	{"agent/assess", "agent/orders", "agent/settle"},
 	{"agent/settings"},
 	{"agent/metrics", "agent/web"},
 	{"agent/history", "agent/postconf"},

@@ -41,6 +41,9 @@ type Report struct {
 	Reporter string
 	// From is the address in the From field of the report itself, in lower case.
 	From string
+	// Ambiguous: From or Content-Type is there more than once, so that another reader may
+	// take another one. A signature covers the last.
+	Ambiguous bool
 	// Recipients are those that the report is about; of a feedback report there may be
 	// none, as many leave them out (RFC 6590).
 	Recipients []Recipient

@@ -31,7 +31,7 @@ var ErrNone = errors.New("not a delivery report or feedback report")
 // Parse reads a report from a message, or its first MaxSize octets. ErrNone if it is none.
 func Parse(b []byte) (*Report, error) {
 	m := newMessage(b[:min(len(b), MaxSize)], "text/plain")
-	r := &Report{From: fromAddress(m.get("From"))}
+	r := &Report{From: fromAddress(m.get("From")), Ambiguous: m.times("From") > 1 || m.times("Content-Type") > 1}
 	declared := ""
 	if m.get("Content-Type") != "" {
 		declared = m.media
@@ -264,6 +264,16 @@ func (h fields) get(name string) string {
 		}
 	}
 	return ""
+}
+
+// times is how often a field is there.
+func (h fields) times(name string) (n int) {
+	for _, f := range h {
+		if strings.EqualFold(f.name, name) {
+			n++
+		}
+	}
+	return n
 }
 
 // header reads the fields at the beginning of a text, up to an empty line. A line that is
