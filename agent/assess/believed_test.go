@@ -82,7 +82,7 @@ func TestForgedReportsChangeNothing(t *testing.T) {
 	w := newWorld(t, drop)
 	genuine := message(1, bob).field()
 	forged := message(2, bob)
-	forged.received = strings.Replace(genuine, "M1-1-", "M1-2-", 1)
+	forged.received = strings.Replace(genuine, "M1-1.", "M1-2.", 1)
 	foreign := message(1, bob)
 	foreign.keys = trace.NewKeys([]byte("another host"))
 	cut := message(1, bob)

@@ -190,23 +190,21 @@ func (s *seal) crypt(b []byte) {
 }
 
 // Read returns what our mark in a Received field's value proves; ok is false if there is
-// none that holds under the keys.
+// none that holds under the keys. What is sealed holds by itself, under a shared secret too;
+// the hash alone proves no recipient.
 func (k *Keys) Read(received string) (m Mark, ok bool) {
-	for qid, id := range ids(received) {
-		rest, sum, _ := strings.Cut(id, ".")
-		seg, off, _ := strings.Cut(rest, "-")
-		off, text, isSealed := strings.Cut(off, "-")
-		at, err := spool.ParseID(seg + "-" + off)
+	for x := range ids(received) {
+		id, err := spool.ParseID(x.id)
 		if err != nil {
 			continue
 		}
-		m = Mark{ID: at, QueueID: qid}
+		m = Mark{ID: id, QueueID: x.qid}
 		for i := range k.seals {
-			if isSealed && k.seals[i].open(&m, text) {
+			if x.sealed != "" && k.seals[i].open(&m, x.sealed) {
 				return m, true
 			}
 		}
-		if hmac.Equal([]byte(mac(k.Loop, rest, qid)), []byte(sum)) {
+		if x.holds(k.Loop) {
 			return m, true
 		}
 	}

@@ -60,27 +60,29 @@ func TestMarkIsOfOnePiece(t *testing.T) {
 	t.Parallel()
 	v := value(Received(letter(), 77, "h", &keys, []uint32{2}))
 	o := value(Received(letter(), 78, "h", &keys, []uint32{1}))
-	word := func(v string) (qid, id, sum string) {
-		for q, rest := range ids(v) {
-			id, sum, _ := strings.Cut(rest, ".")
-			return q, id, sum
+	mark := func(v string) written {
+		for x := range ids(v) {
+			return x
 		}
-		return "", "", ""
+		return written{}
 	}
-	qid, id, sum := word(v)
-	_, other, _ := word(o)
-	_, text, _ := strings.Cut(strings.TrimPrefix(id, "M0-"), "-")
-	_, foreign, _ := strings.Cut(strings.TrimPrefix(other, "M0-"), "-")
-	for _, w := range []string{
-		qid + "." + strings.Replace(id, text, foreign, 1) + "." + sum,
-		"4XyZ2." + id + "." + sum,
-		qid + "." + strings.Replace(id, "M0-4D", "M0-4E", 1) + "." + sum,
-		qid + "." + id[:len(id)-1] + "." + sum,
-		qid + "." + strings.Repeat("A", 5000) + "." + sum,
+	x, other := mark(v), mark(o)
+	x.sum = "" // what is sealed holds without it
+	for name, w := range map[string]written{
+		"another's seal":      {x.qid, x.id, "", other.sealed},
+		"another queue id":    {"4XyZ2", x.id, "", x.sealed},
+		"another message":     {x.qid, "M0-4E", "", x.sealed},
+		"cut short":           {x.qid, x.id, "", x.sealed[:len(x.sealed)-1]},
+		"one bit":             {x.qid, x.id, "", strings.ToUpper(x.sealed[:20]) + x.sealed[20:]},
+		"far too long":        {x.qid, x.id, "", strings.Repeat("A", 5000)},
+		"nothing but the ids": {x.qid, x.id, "", ""},
 	} {
-		if m, ok := keys.Read("by h id " + w + "; x"); ok {
-			t.Errorf("%s: %+v", w, m)
+		if m, ok := keys.Read("by h id " + w.qid + "." + w.id + "." + w.sum + "\r\n\t(" + w.sealed + "); x"); ok {
+			t.Errorf("%s: %+v", name, m)
 		}
+	}
+	if m, ok := keys.Read("by h id " + x.qid + "." + x.id + ".0 (" + x.sealed + "); x"); !ok || m.Recipient != "cleo@example.org" {
+		t.Errorf("as it was: %v, %+v", ok, m)
 	}
 }
 

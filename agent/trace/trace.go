@@ -8,11 +8,10 @@
 // through this spool before, so it is never diverted a second time; nobody
 // without the key can write it, and nothing has to be stripped.
 //
-// Behind the spool id, after a hyphen, stands what is sealed (seal.go): the day, the stream
-// and the recipients of the transaction. Whoever gets the header of a message back, in a
-// delivery report or a complaint, knows by it whom the copy was for, long after the message
-// has left the spool, and though the report leaves the recipient out. The hash covers it, so a
-// version that does not know of it knows the mark all the same.
+// After the id, as a comment, stands what is sealed (seal.go): the day, the stream and the
+// recipients of the transaction. Whoever gets the header of a message back, in a delivery
+// report or a complaint, knows by it whom the copy was for, long after the message has left
+// the spool, and though the report leaves the recipient out.
 //
 // Everything here is a pure function of its arguments: each retry of a transaction
 // writes the same octets.
@@ -60,11 +59,10 @@ func Received(e *spool.Envelope, id spool.ID, hostname string, keys *Keys, to []
 		b.WriteString(" with " + word(e.Protocol, "SMTP"))
 	}
 	qid := queueID(e.QueueID)
-	word := id.String()
-	if text := keys.seals[0].sealed(e, word, qid, to); text != "" {
-		word += "-" + text
+	b.WriteString("\r\n\tid " + qid + "." + id.String() + "." + mac(keys.Loop, id.String(), qid))
+	if text := keys.seals[0].sealed(e, id.String(), qid, to); text != "" {
+		b.WriteString("\r\n\t(" + text + ")")
 	}
-	b.WriteString("\r\n\tid " + qid + "." + word + "." + mac(keys.Loop, word, qid))
 	if len(e.Recipients) == 1 && address.Plain(e.Recipients[0].Address) {
 		b.WriteString("\r\n\tfor <" + e.Recipients[0].Address + ">")
 	}
@@ -75,34 +73,47 @@ func Received(e *spool.Envelope, id spool.ID, hostname string, keys *Keys, to []
 // Marked reports whether a Received field's value carries our mark. Folding may
 // be CRLF or LF, and other hops may have refolded the field.
 func Marked(received string, key []byte) bool {
-	for qid, rest := range ids(received) {
-		id, sum, _ := strings.Cut(rest, ".")
-		if hmac.Equal([]byte(mac(key, id, qid)), []byte(sum)) {
+	for x := range ids(received) {
+		if x.holds(key) {
 			return true
 		}
 	}
 	return false
 }
 
-// ids are the words after "id" that have the form of our mark: the host's queue id, and
-// what follows.
-func ids(received string) iter.Seq2[string, string] {
-	return func(yield func(qid, rest string) bool) {
-		before := ""
-		for w := range strings.FieldsFuncSeq(received, func(r rune) bool {
+// written is what a field has after "id" in the form of our mark.
+type written struct{ qid, id, sum, sealed string }
+
+// holds reports whether the hash is that of the two ids.
+func (x *written) holds(key []byte) bool {
+	return hmac.Equal([]byte(mac(key, x.id, x.qid)), []byte(x.sum))
+}
+
+// ids are the marks of a field, held or not.
+func ids(received string) iter.Seq[written] {
+	return func(yield func(written) bool) {
+		words := strings.FieldsFunc(received, func(r rune) bool {
 			return r == ' ' || r == '\t' || r == '\r' || r == '\n' || r == ';'
-		}) {
-			qid, rest, ok := strings.Cut(w, ".")
-			if ok && strings.EqualFold(before, "id") && strings.Count(rest, ".") == 1 && !yield(qid, rest) {
+		})
+		for i, w := range words {
+			if i == 0 || !strings.EqualFold(words[i-1], "id") {
+				continue
+			}
+			var x written
+			var ok1, ok2 bool
+			x.qid, w, ok1 = strings.Cut(w, ".")
+			x.id, x.sum, ok2 = strings.Cut(w, ".")
+			if i+1 < len(words) && words[i+1][0] == '(' {
+				x.sealed = strings.Trim(words[i+1], "()")
+			}
+			if ok1 && ok2 && !yield(x) {
 				return
 			}
-			before = w
 		}
 	}
 }
 
-// mac is the keyed hash over the two ids, the sealed part with the second, as they are
-// written in the field.
+// mac is the keyed hash over the two ids as they are written in the field.
 func mac(key []byte, id, qid string) string {
 	h := hmac.New(sha256.New, key)
 	h.Write([]byte(id + "\x00" + qid))

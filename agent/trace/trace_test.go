@@ -35,7 +35,8 @@ func TestReceivedReadsLikePostfixes(t *testing.T) {
 	seal := keys.seals[0].sealed(envelope(), "M1A-3F0040", "4XyZ1", []uint32{0})
 	want := "Received: from app (app.example.com [192.0.2.7])\r\n" +
 		"\tby mail.example.com (Millrace) with ESMTPSA\r\n" +
-		"\tid 4XyZ1.M1A-3F0040-" + seal + "." + mac(key, "M1A-3F0040-"+seal, "4XyZ1") + "\r\n" +
+		"\tid 4XyZ1.M1A-3F0040." + mac(key, "M1A-3F0040", "4XyZ1") + "\r\n" +
+		"\t(" + seal + ")\r\n" +
 		"\tfor <ann@example.net>;\r\n" +
 		"\tWed, 04 Mar 2026 04:06:07 +0000 (UTC)\r\n"
 	if got != want {
@@ -52,7 +53,7 @@ func TestReceivedOfSendmailCommandHasNoFrom(t *testing.T) {
 	e := envelope()
 	e.Protocol, e.ClientAddr, e.ClientName, e.Helo, e.ByHost = "", "", "", "", ""
 	got := string(Received(e, 1, "host.example", &keys, []uint32{0}))
-	if !strings.HasPrefix(got, "Received: by host.example (Millrace)\r\n\tid 4XyZ1.M0-1-") {
+	if !strings.HasPrefix(got, "Received: by host.example (Millrace)\r\n\tid 4XyZ1.M0-1.") {
 		t.Errorf("got %q", got)
 	}
 }
@@ -92,7 +93,7 @@ func TestMarkSurvivesRefolding(t *testing.T) {
 }
 
 var shape = regexp.MustCompile(`\AReceived: (from [^\s()]+ \([^\s()]+ \[[^\s()]+\]\)\r\n\t)?by [^\s()]+ \(Millrace\)( with [^\s()]+)?\r\n` +
-	`\tid [A-Za-z0-9_-]+\.M[0-9A-F]+-[0-9A-F]+(-[A-Za-z0-9_-]+)?\.[0-9a-f]{20}(\r\n\tfor <[^\s()<>]+>)?;\r\n\t[^\r\n]+\r\n\z`)
+	`\tid [A-Za-z0-9_-]+\.M[0-9A-F]+-[0-9A-F]+\.[0-9a-f]{20}(\r\n\t\([A-Za-z0-9_-]+\))?(\r\n\tfor <[^\s()<>]+>)?;\r\n\t[^\r\n]+\r\n\z`)
 
 // Whatever an envelope holds, the field keeps its shape and its mark.
 func FuzzReceived(f *testing.F) {
