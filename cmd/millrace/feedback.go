@@ -24,17 +24,17 @@ const exitTempFail = 75
 const exitNoInput = 66
 
 func (c *feedbackCmd) Help() string {
-	return `Reads one delivery report or complaint (RFC 3464, 5965; qmail's and JMRP's forms) and has
-the agent judge it. Those that pass the milter of this host are read without it; this is for
-return paths that end elsewhere, or that Postfix gives to a pipe without the milter. What is
-about mail of another host is known where both have the same [feedback] key_file.
+	return `Reads one delivery report or complaint (RFC 3464, 5965; also the forms of qmail and
+JMRP) and has the agent judge it. Those that pass this host's milter are read anyhow;
+this is for return paths that end on another host, or in a pipe. What is about mail of
+another host is known where both have the same [feedback] key_file.
 
-A report counts for the recipient whose copy came back with it, once; see millrace(7). The
-agent's user, root and the group of the control socket may use it: as a pipe, give it a user
-of that group. Of a message 256 KiB are read.
+A report counts for the recipient whose copy came back with it, once: millrace(7) says
+more. Root, the agent's user and the group of the control socket may use it; as a
+pipe, it needs a user of that group. 256 KiB of the message are read.
 
-Exit codes, as pipes want them: 0 read, whatever came of it, also if it is no report; 66 the
-file cannot be read; 75 the agent cannot take it now, and the MTA is to try again.
+Exit codes, as pipes want them: 0 read, whatever came of it, also if it is no report;
+66 the file cannot be read; 75 the agent cannot take it now: the MTA tries again.
 
 Examples:
   millrace feedback - <report.eml
