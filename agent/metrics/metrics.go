@@ -157,6 +157,9 @@ func (m *Metrics) Handler(log *slog.Logger) http.Handler {
 
 // Delivery counts a delivery attempt.
 func (m *Metrics) Delivery(d *event.Delivery) {
+	if d.Uncounted != "" && d.Status != event.Feedback {
+		return // anybody who has seen a message could raise it; reports_total has it
+	}
 	stream := ""
 	if d.Envelope != nil {
 		stream = d.Envelope.Stream

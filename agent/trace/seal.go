@@ -68,7 +68,7 @@ const (
 type Mark struct {
 	ID      spool.ID
 	QueueID string
-	// Sealed: the fields below are known. Marks of versions before 0.3, and of a
+	// Sealed: the fields below are known. Marks of earlier versions, and of a
 	// transaction with more recipients than fit, are not.
 	Sealed bool
 	Day    time.Time // when the message arrived, to the day, UTC
