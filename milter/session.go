@@ -74,7 +74,7 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	s.d = m.setup.classifier.Decide(&m.Message)
 	if s.d.Divert == nil {
 		if r := s.server.reports; r != nil && cfg.Feedback.Read {
-			if s.report = r.gather(m.Header); s.report != nil {
+			if s.report = r.gather(m.Header, time.Now()); s.report != nil {
 				return wire.Verdict{Action: wire.Continue}
 			}
 		}
