@@ -43,6 +43,11 @@ func hostile() map[string][]byte {
 func TestHostileReportsAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, b := range hostile() {
+		parts := 0
+		newMessage(b[:min(len(b), MaxSize)], "text/plain").walk(0, func(*message) bool { parts++; return true })
+		if parts > maxParts {
+			t.Errorf("%s: %d parts are looked at", name, parts)
+		}
 		r, err := Parse(b)
 		if err == nil {
 			bounded(t, name, r)
