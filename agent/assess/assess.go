@@ -34,6 +34,7 @@
 package assess
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/agent/event"
@@ -87,6 +89,8 @@ type Options struct {
 type Assessor struct {
 	Options
 	seen *seen
+
+	waits atomic.Pointer[error] // why reports stay in the box, nil: they do not
 
 	mu     sync.Mutex
 	record Record
@@ -176,19 +180,26 @@ func (a *Assessor) count(c Count) {
 
 // Run takes what is in the box, again and again, until ctx ends.
 func (a *Assessor) Run(ctx context.Context) {
-	failing := false
 	loop.Every(ctx, lookEvery, func(now time.Time) {
 		err := a.empty(ctx)
-		if err != nil && !failing {
+		if err != nil && a.Trouble() == "" {
 			a.Log.Error("reports that came back wait in the spool", "err", err)
 		}
-		failing = err != nil
+		a.waits.Store(&err)
 		a.save(now)
 	})
 	if err := a.seen.close(); err != nil {
 		a.Log.Error("stopping", "err", err)
 	}
 	a.save(time.Time{})
+}
+
+// Trouble says why reports that came back wait in the spool, "" if they do not.
+func (a *Assessor) Trouble() string {
+	if err := a.waits.Load(); err != nil && *err != nil {
+		return "reports that came back wait in the spool: " + (*err).Error()
+	}
+	return ""
 }
 
 // empty takes all that is in the box now.
@@ -432,11 +443,13 @@ func (j *judge) follow(ctx context.Context, f *Finding, x told) {
 		}
 	case Complaint:
 		d.Status, d.Class = event.Complaint, outcome.ClassComplaint
+		d.Reason = j.report.Type + ", by " + cmp.Or(j.report.Reporter, "a report that names nobody")
 		if counts && a.Bounced.Complained(m.Stream, f.Recipient, j.now) {
 			a.tell(d, "recipient has complained")
 		}
 	default:
 		d.Status = event.Feedback
+		d.Reason = j.report.Type + ", by " + cmp.Or(j.report.Reporter, "a report that names nobody")
 	}
 	a.Mail.CameBack(d)
 	for _, l := range a.Listeners {

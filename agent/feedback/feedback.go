@@ -65,7 +65,7 @@ type Recipient struct {
 }
 
 // Failed reports whether the recipient has failed for good.
-func (r *Recipient) Failed() bool { return r.Action == "failed" }
+func (x *Recipient) Failed() bool { return x.Action == "failed" }
 
 // Complains reports whether the receiver does not want such mail. Other types tell of
 // failed checks, of viruses, or that the mail was wanted.

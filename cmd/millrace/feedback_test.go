@@ -69,3 +69,23 @@ func TestFeedbackExitCodesArePipes(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckSaysThatNoReportEverCame(t *testing.T) {
+	t.Parallel()
+	for last, want := range map[string]bool{"": true, `, "last": "2026-11-02T10:00:00Z"`: false} {
+		dir := t.TempDir()
+		config := filepath.Join(dir, "millrace.toml")
+		for file, text := range map[string]string{
+			config:                             "hostname = \"mail.example.com\"\n[spool]\ndirectory = \"" + dir + "\"\n[agent]\nstate_directory = \"" + dir + "\"\n",
+			filepath.Join(dir, "reports.json"): `{"sent": 10000, "since": "2026-11-01T10:00:00Z"` + last + "}\n",
+		} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := millrace(t, "MAIL_CONFIG="+dir, "--config", config, "check", "--no-dns")
+		if said := strings.Contains(r.stderr, "millrace: warning: 10000 recipients were sent to since 2026-11-01, and no delivery report"); said != want {
+			t.Errorf("last%s: exit code %d\n%s", last, r.code, r.stderr)
+		}
+	}
+}
