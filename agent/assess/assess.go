@@ -334,9 +334,9 @@ func (j *judge) about() []told {
 		x := &j.report.Recipients[i]
 		switch {
 		case j.mark.For(x.Original):
-			list = append(list, told{x, x.Original})
+			list = append(list, told{x, j.spelled(x.Original)})
 		case j.mark.For(x.Final):
-			list = append(list, told{x, x.Final})
+			list = append(list, told{x, j.spelled(x.Final)})
 		}
 	}
 	switch {
@@ -350,6 +350,10 @@ func (j *judge) about() []told {
 	}
 	return []told{{}}
 }
+
+// spelled is a recipient's address as the message had it, where the mark tells: letters that
+// are the same but for case are many beyond ASCII, and one recipient is to be one.
+func (j *judge) spelled(address string) string { return cmp.Or(j.mark.Recipient, address) }
 
 // settle judges what is said of a recipient, and does what follows.
 func (j *judge) settle(ctx context.Context, x told) (Finding, error) {

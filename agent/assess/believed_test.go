@@ -116,8 +116,12 @@ func TestReplaysChangeNothing(t *testing.T) {
 		exim, _ := dialect(t, "seen/exim.eml", one, bob) // the same in other words
 		w.take(exim)
 	}
-	if e := w.told(); len(e) != 1 {
-		t.Errorf("%d events of one report", len(e))
+	w.take(postfix(t, one, "BOB@remote.example"))
+	w.take(postfix(t, one, "bob@remote.e\u00d7ample"))
+	w.take(postfix(t, message(9, "susi@remote.example"), "susi@remote.example"))
+	w.take(postfix(t, message(9, "susi@remote.example"), "\u017fusi@remote.example")) // a long s
+	if e := w.told(); len(e) != 3 || e[1].Uncounted == "" {
+		t.Errorf("%d events of one report, one of another recipient, and one of another message: %+v", len(e), e)
 	}
 	if _, is := w.bounced.Check(stream, bob, time.Now()); is {
 		t.Error("one message bounced three times")

@@ -60,7 +60,8 @@
 //	            late_bounce is of a delivery report, with dsn, code and reply of it, class and
 //	            hard as for a bounce; complaint and feedback of a feedback report, the first
 //	            if somebody does not want such mail. sender, size, tries and the delays say
-//	            nothing there; recipient is "" if the report tells none that the message had.
+//	            nothing there, nor does ordinal where the copy had several recipients;
+//	            recipient is "" if the report tells none that the message had.
 //	gap:        with v, time, until and lost only: so many events between the two
 //	            times could not be written, because the disk stalled or was full
 //	            for longer than the buffer of 16 MiB lasts

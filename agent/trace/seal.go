@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"hash"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/agent/spool"
@@ -34,8 +36,29 @@ func NewKeys(loop []byte, shared ...[]byte) Keys {
 
 // seal is one secret, as two keys.
 type seal struct {
-	mac   []byte
-	block cipher.Block
+	hashers *sync.Pool // of *hasher: to make one costs as much as to use it
+	block   cipher.Block
+}
+
+// hasher is a keyed hash with room for what it is over.
+type hasher struct {
+	hash.Hash
+	b []byte
+}
+
+// sum is the keyed hash over texts, each ended by a NUL, and octets behind them.
+func (s *seal) sum(octets []byte, texts ...string) (sum [sha256.Size]byte) {
+	h := s.hashers.Get().(*hasher)
+	defer s.hashers.Put(h)
+	h.b = h.b[:0]
+	for _, t := range texts {
+		h.b = append(append(h.b, t...), 0)
+	}
+	h.b = append(h.b, octets...)
+	h.Reset()
+	h.Write(h.b)
+	h.b = h.Sum(h.b[:0])
+	return [sha256.Size]byte(h.b)
 }
 
 func newSeal(secret []byte) seal {
@@ -48,7 +71,8 @@ func newSeal(secret []byte) seal {
 	if err != nil {
 		panic(err) // a key of 32 octets is one
 	}
-	return seal{derive("mac"), block}
+	mac := derive("mac")
+	return seal{&sync.Pool{New: func() any { return &hasher{Hash: hmac.New(sha256.New, mac)} }}, block}
 }
 
 const (
@@ -95,11 +119,9 @@ func (m *Mark) For(address string) bool {
 }
 
 // hash is what the mark of several recipients has of one.
-func (s *seal) hash(id, qid, address string) (b [hashSize]byte) {
-	h := hmac.New(sha256.New, s.mac)
-	h.Write([]byte("recipient\x00" + id + "\x00" + qid + "\x00" + strings.ToLower(address)))
-	copy(b[:], h.Sum(nil))
-	return b
+func (s *seal) hash(id, qid, address string) [hashSize]byte {
+	sum := s.sum(nil, "recipient", id, qid, strings.ToLower(address))
+	return [hashSize]byte(sum[:])
 }
 
 // sealed is the sealed part of a mark: for these recipients, by their ordinals, of a
@@ -174,12 +196,9 @@ func (s *seal) open(m *Mark, text string) bool {
 	return true
 }
 
-func (s *seal) tag(id, qid string, plain []byte) (t [tagSize]byte) {
-	h := hmac.New(sha256.New, s.mac)
-	h.Write([]byte("seal\x00" + id + "\x00" + qid + "\x00"))
-	h.Write(plain)
-	copy(t[:], h.Sum(nil))
-	return t
+func (s *seal) tag(id, qid string, plain []byte) [tagSize]byte {
+	sum := s.sum(plain, "seal", id, qid)
+	return [tagSize]byte(sum[:])
 }
 
 // crypt encrypts, or decrypts, what follows the tag.
