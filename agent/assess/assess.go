@@ -65,8 +65,15 @@ const (
 	// readers is how many messages of the box are read at the same time: one whose
 	// signature waits for the DNS holds up no other.
 	readers = 4
-	// lookUpFor is how long the DNS may take over one report.
+	// lookUpFor is how long the DNS may take over the keys of one report, and siteFor over
+	// the name of a site, which is told if it is at hand.
 	lookUpFor = 5 * time.Second
+	siteFor   = time.Second
+	// slowFor is how long the keys of a domain are not asked for after that took too long,
+	// and maxSlow how many such domains are remembered: a domain's owner must not have the
+	// reports of others wait for his name servers.
+	slowFor = time.Minute
+	maxSlow = 1000
 )
 
 // Options are what an Assessor works with. None may be missing, where nothing else is said.
@@ -95,6 +102,7 @@ type Assessor struct {
 	mu     sync.Mutex
 	record Record
 	counts map[Count]uint64
+	slow   map[string]time.Time // domains whose keys took too long, and when
 
 	saved saved // of Run alone
 }
@@ -140,7 +148,7 @@ type Finding struct {
 
 // New opens what is remembered in the state directory.
 func New(o Options) (*Assessor, error) {
-	a := &Assessor{Options: o, counts: make(map[Count]uint64)}
+	a := &Assessor{Options: o, counts: make(map[Count]uint64), slow: make(map[string]time.Time)}
 	if a.LookupKey == nil {
 		a.LookupKey = func(ctx context.Context, name string) ([]string, error) {
 			return o.Settings.Now().Resolver.Key(ctx, name)
@@ -176,6 +184,24 @@ func (a *Assessor) count(c Count) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.counts[c]++
+}
+
+// isSlow reports whether a domain's keys took too long lately.
+func (a *Assessor) isSlow(domain string, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, ok := a.slow[domain]
+	return ok && now.Sub(at) < slowFor
+}
+
+// tookLong notes that a domain's keys took too long.
+func (a *Assessor) tookLong(domain string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.slow) >= maxSlow {
+		clear(a.slow)
+	}
+	a.slow[domain] = now
 }
 
 // Run takes what is in the box, again and again, until ctx ends.
@@ -427,7 +453,7 @@ func (j *judge) follow(ctx context.Context, f *Finding, x told) {
 	d.Domain, d.Queue = domain, q.Name
 	if f.Recipient != "" {
 		// From the cache most often: mail went there a moment or some days ago.
-		ask, done := context.WithTimeout(ctx, lookUpFor)
+		ask, done := context.WithTimeout(ctx, siteFor)
 		if rt, err := j.set.Route(ask, domain, false); err == nil {
 			d.Site = rt.Site
 		}

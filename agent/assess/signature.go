@@ -32,8 +32,16 @@ func (j *judge) signature(ctx context.Context, domain string) bool {
 	if j.report.Ambiguous || !programs[local] && !strings.HasPrefix(local, "microsoftexchange329e71ec88ae4615bbc36ab6ce41109e") || !aligned(from, domain) {
 		return false
 	}
+	if j.a.isSlow(domain, j.now) {
+		return false
+	}
 	ctx, done := context.WithTimeout(ctx, lookUpFor)
 	defer done()
+	defer func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			j.a.tookLong(domain, j.now)
+		}
+	}()
 	var asked atomic.Int32
 	found, err := dkim.VerifyWithOptions(bytes.NewReader(j.message), &dkim.VerifyOptions{
 		MaxVerifications: maxSignatures,
