@@ -38,8 +38,9 @@ Exit codes, as pipes want them: 0 read, whatever came of it, also if it is no re
 
 Examples:
   millrace feedback - <report.eml
-  bounces:  "|/usr/bin/millrace feedback -"                       in aliases(5)
-  flags=R user=millrace argv=/usr/bin/millrace feedback -         a pipe(8) in master.cf`
+  reports unix - n n - 2 pipe user=millrace argv=/usr/bin/millrace feedback -
+                                         in master.cf, with a transport(5) that leads there
+(local(8) runs a pipe of aliases(5) as nobody, who may not use the socket.)`
 }
 
 func (c *feedbackCmd) Run(ctx context.Context, g *globals) error {
