@@ -39,7 +39,7 @@ Exit codes, as pipes want them: 0 read, whatever came of it, also if it is no re
 Examples:
   millrace feedback - <report.eml
   reports unix - n n - 2 pipe user=millrace argv=/usr/bin/millrace feedback -
-                                         in master.cf, with a transport(5) that leads there
+                                 in master.cf, and a transport(5) that leads there
 (local(8) runs a pipe of aliases(5) as nobody, who may not use the socket.)`
 }
 
