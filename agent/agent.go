@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/admin"
+	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/deliver"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
@@ -39,6 +41,7 @@ type Agent struct {
 	queue     *queue.Queue
 	events    *event.File
 	bounced   *suppress.List
+	assessor  *assess.Assessor
 	history   *history.History
 	metrics   *metrics.Metrics
 	dns       route.Tally
@@ -123,19 +126,27 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a.bounced.Use(settings.SuppressPolicy(c))
 	a.events = event.NewFile(settings.EventPlace(c), log)
+	a.assessor, err = assess.New(assess.Options{
+		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: feedback.NewBox(dir), Bounced: a.bounced,
+		Listeners: []event.Listener{a.events, a.metrics}, State: c.Agent.StateDirectory,
+	})
+	if err != nil {
+		a.closeEvents()
+		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
-		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.history, a.metrics},
+		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.history, a.metrics, a.assessor},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
 	a.deliverer = deliver.New(deliver.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
-		Metrics: a.metrics, Key: key, Opening: a.opening, Stop: a.stop,
+		Metrics: a.metrics, Key: key, Secrets: c.Feedback.Secrets, Opening: a.opening, Stop: a.stop,
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, History: a.history, Metrics: a.metrics, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }
@@ -182,7 +193,7 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 func (a *Agent) backend() *admin.Backend {
 	return admin.New(admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Reload: a.reload,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Assessor: a.assessor, Reload: a.reload,
 	})
 }
 
@@ -225,6 +236,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.orders.Run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
+	in.Go(func() { a.assessor.Run(ctx) })
 	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.watch.HistoryLoop(late) })
 	base.Go(func() { a.watch.QueueLoop(late) })

@@ -12,12 +12,13 @@
 //	  admin                   what admins may do and see: verbs, listings
 //	    watch                 what is seen: /readyz, /metrics, the page, the host MTA
 //	      deliver             a session's life: connect, send, read the replies
+//	        assess            what reports that came back count for
 //	        orders            what admins and rules have ordered, and what lasts
 //	          settle          where outcomes become final: report, journal, publish
 //	            settings      the configuration in the terms of those below
 //
 // Imports go downwards only; imports_test.go has all layers and says so. deliver and
-// watch do not know each other, nor do orders and settle. Below them are packages for one
+// watch do not know each other, nor do assess, orders and settle. Below them are packages for one
 // thing each:
 //
 //	queue     which recipients wait, which sessions exist, who is next
@@ -32,13 +33,14 @@
 //	spool     files shared with the milter, the journal of outcomes
 //	event     the account of a delivery: the log's two forms, the event file
 //	suppress  addresses that are not mailed any more
+//	feedback  the text of reports that come back, and the box in which they wait
 //	history   the last hours, for the page; web, the page itself
 //	metrics   counters for Prometheus
 //	control   the admin socket: requests, answers, the client
 //	config    millrace.toml as data
 //	postconf  what this host's Postfix is set to
 //	maillog   lines of the log in Postfix's form
-//	trace     our Received field and its keyed mark
+//	trace     our Received field and its keyed mark, which tells whose copy it is on
 //	address, durable, listen, loop, printable, transient
 //	          what several of them need: plain addresses, files that outlive a crash,
 //	          bounded listeners, loops, text for terminals, errors that pass
@@ -160,6 +162,8 @@
 //	clamp        the same by the agent itself, by a rule or for the host
 //	orders       pauses, limits and priorities in force ("standing")
 //	hand back    to give mail to the host MTA, which sends it itself
+//	came back    of a report by others on mail that they had taken: a late bounce, a
+//	             complaint, or feedback of another kind
 //	stuck        refused by the host MTA; kept, and tried again
 //	host MTA     the Postfix or Sendmail that mail was diverted from
 //	relay        a server that the configuration names in place of exchangers

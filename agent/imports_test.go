@@ -20,13 +20,13 @@ var layers = [][]string{
 	{"agent"},
 	{"agent/admin"},
 	{"agent/watch", "agent/deliver"},
-	{"agent/orders", "agent/settle"},
+	{"agent/assess", "agent/orders", "agent/settle"},
 	{"agent/settings"},
 	{"agent/metrics", "agent/web"},
 	{"agent/history", "agent/postconf"},
 	{"agent/event", "agent/queue", "agent/suppress"},
 	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
-	{"agent/config", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
+	{"agent/config", "agent/feedback", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/printable", "agent/slots", "agent/transient"},
 }
 
@@ -42,14 +42,14 @@ var alone = map[string]string{
 // others are what the programs and the milter may import of the agent's packages and of
 // each other's: the milter decides and spools, and does not know the agent.
 var others = map[string][]string{
-	"milter":               {"agent/config", "agent/maillog", "agent/spool", "agent/trace", "milter/classify", "milter/wire"},
+	"milter":               {"agent/config", "agent/feedback", "agent/maillog", "agent/spool", "agent/trace", "milter/classify", "milter/wire"},
 	"milter/classify":      {"agent/address", "agent/config"},
 	"milter/wire":          nil,
 	"cmd/internal/program": {"agent/config", "agent/maillog", "agent/printable", "packaging/man/roff"},
-	"cmd/millrace-milter":  {"agent/config", "agent/control", "agent/spool", "cmd/internal/program", "milter"},
+	"cmd/millrace-milter":  {"agent/config", "agent/control", "agent/feedback", "agent/spool", "cmd/internal/program", "milter"},
 	"cmd/millrace-agent":   {"agent", "agent/config", "cmd/internal/program"},
 	"cmd/millrace": {
-		"agent/address", "agent/config", "agent/control", "agent/deliver", "agent/outcome", "agent/postconf", "agent/printable", "agent/route",
+		"agent/address", "agent/assess", "agent/config", "agent/control", "agent/deliver", "agent/feedback", "agent/outcome", "agent/postconf", "agent/printable", "agent/route",
 		"agent/settings", "agent/spool",
 		"cmd/internal/program", "contrib/sendmail", "milter", "milter/classify",
 	},

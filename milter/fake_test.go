@@ -157,12 +157,18 @@ func serveOn(t testing.TB, cfg *config.Config, f *fakeSpool, ln net.Listener, li
 
 func serveSpool(t testing.TB, cfg *config.Config, sp milter.Spool, ln net.Listener, limits ...wire.Options) *serving {
 	t.Helper()
-	s := &serving{log: &logbuf.Buffer{}, addr: ln.Addr().String()}
-	var err error
-	o := milter.Options{Spool: sp, Key: loopKey, Logger: s.log.Logger()}
+	o := milter.Options{Spool: sp, Key: loopKey}
 	if len(limits) > 0 {
 		o.Wire = limits[0]
 	}
+	return serveOptions(t, cfg, o, ln)
+}
+
+func serveOptions(t testing.TB, cfg *config.Config, o milter.Options, ln net.Listener) *serving {
+	t.Helper()
+	s := &serving{log: &logbuf.Buffer{}, addr: ln.Addr().String()}
+	o.Logger = s.log.Logger()
+	var err error
 	s.server, err = milter.New(cfg, o)
 	if err != nil {
 		t.Fatal(err)

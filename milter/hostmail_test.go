@@ -26,7 +26,7 @@ func TestRecipientsThatTheHostSendsToAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var s Server
-	m := &message{setup: &setup{cfg, c}}
+	m := &message{setup: &setup{cfg: cfg, classifier: c}}
 	m.Recipients = []classify.Recipient{
 		{Address: "a@BIG.test", Mailer: "smtp"}, {Address: "b@big.test", Mailer: "smtp"}, {Address: "c@mx.big.test", Mailer: "esmtp"},
 		{Address: "d@small.test", Mailer: "smtp"}, {Address: "e@big.test", Mailer: "local"}, {Address: "f@big.test", Mailer: "relay"},

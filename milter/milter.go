@@ -6,7 +6,8 @@
 //
 //	MAIL, RCPT..., fields   collected, nothing is answered
 //	end of headers          decided. Not bulk, or in observe mode: ACCEPT, the
-//	                        body is never read. Bulk: spool.Append begins
+//	                        body is never read, but for what may be a report on
+//	                        mail of ours (reports.go). Bulk: spool.Append begins
 //	body                    streams into Append, checked on its way
 //	end of message          Append returns: the message is durable
 //	                        verdict, one write(2): DELRCPT... ACCEPT, or DISCARD
@@ -50,6 +51,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/trace"
 	"github.com/millrace/millrace/milter/classify"
 	"github.com/millrace/millrace/milter/wire"
 )
@@ -92,9 +94,11 @@ type Options struct {
 	Spool Spool
 	// Key is the spool's loop key: mail that carries a mark made with it was
 	// here before and is not diverted again.
-	Key    []byte
-	Logger *slog.Logger // nil: none
-	Wire   wire.Options // its Logger and MaxConnections are set from here
+	Key []byte
+	// Reports takes the reports that come back about mail of ours; nil: they are not read.
+	Reports Reports
+	Logger  *slog.Logger // nil: none
+	Wire    wire.Options // its Logger and MaxConnections are set from here
 }
 
 // Server serves the connections of host MTAs.
@@ -110,6 +114,7 @@ type Server struct {
 	buffers sync.Pool      // of *[]byte
 	appends sync.WaitGroup // Append calls that have not returned
 
+	reports   *reports // nil: none are read
 	host      hostMail
 	tally     tally
 	silent    throttle // warnings about a silent agent
@@ -128,6 +133,7 @@ type Server struct {
 type setup struct {
 	cfg        *config.Config
 	classifier *classify.Classifier
+	keys       trace.Keys // of marks that come back
 }
 
 // New returns a server, or an error if the configuration's rules cannot be used.
@@ -136,6 +142,9 @@ func New(cfg *config.Config, o Options) (*Server, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{spool: o.Spool, key: o.Key, log: o.Logger, volume: classify.NewVolume(), bodies: make(chan struct{}, cfg.Milter.MaxBodies)}
+	if o.Reports != nil {
+		s.reports = newReports(o.Reports, o.Spool.Room, o.Logger)
+	}
 	if err := s.Reload(cfg); err != nil {
 		return nil, err
 	}
@@ -152,7 +161,7 @@ func (s *Server) Reload(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	s.setup.Store(&setup{cfg, c})
+	s.setup.Store(&setup{cfg, c, trace.NewKeys(s.key, cfg.Feedback.Secrets...)})
 	return nil
 }
 
@@ -162,6 +171,14 @@ func (s *Server) Reload(cfg *config.Config) error {
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if len(listeners) == 0 {
 		return errors.New("no milter socket to listen on")
+	}
+	var aside sync.WaitGroup
+	if s.reports != nil {
+		// It goes on until the last session has ended.
+		reading, end := context.WithCancel(context.WithoutCancel(ctx))
+		aside.Go(func() { s.reports.run(reading) })
+		defer aside.Wait()
+		defer end()
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, ln := range listeners {

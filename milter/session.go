@@ -21,7 +21,8 @@ type session struct {
 	bareSender bool
 	m          *message // nil between messages
 	d          classify.Decision
-	upload     *upload // nil unless the message in hand is being diverted
+	upload     *upload    // nil unless the message in hand is being diverted
+	report     *gathering // nil unless it stays with the host, and may be a report
 }
 
 var _ wire.Handler = (*session)(nil)
@@ -72,6 +73,11 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	m.finish(s.client, s.bareSender, s.server.key)
 	s.d = m.setup.classifier.Decide(&m.Message)
 	if s.d.Divert == nil {
+		if r := s.server.reports; r != nil && cfg.Feedback.Read {
+			if s.report = r.gather(m.Header, time.Now()); s.report != nil {
+				return wire.Verdict{Action: wire.Continue}
+			}
+		}
 		return s.leave(s.d.Reason)
 	}
 	if !m.sameFate(s.d.Divert) {
@@ -151,8 +157,11 @@ func (s *session) head(b []byte, most int64) ([]byte, error) {
 
 // Body passes a piece of the body on.
 func (s *session) Body(chunk []byte) {
-	if s.upload != nil {
+	switch {
+	case s.upload != nil:
 		s.upload.write(chunk)
+	case s.report != nil:
+		s.report.write(chunk)
 	}
 }
 
@@ -160,8 +169,14 @@ func (s *session) Body(chunk []byte) {
 // the spool: one whose commit was under way.
 const DrainSettles = commitTime + time.Second
 
-// EndOfMessage waits for the commit and prepares the verdict.
+// EndOfMessage waits for the commit and prepares the verdict. One that may be a report stays
+// with the host as it would have without its body.
 func (s *session) EndOfMessage(context.Context) wire.Verdict {
+	if s.report != nil {
+		s.report.end(&s.m.setup.keys)
+		s.report = nil
+		return s.leave(s.d.Reason)
+	}
 	if s.draining(time.Now()) {
 		s.upload.giveUp(errDraining)
 		s.upload = nil
@@ -193,7 +208,10 @@ func (s *session) Abort() {
 	if s.upload != nil {
 		s.upload.giveUp(errors.New("message aborted by the MTA"))
 	}
-	s.upload, s.m = nil, nil
+	if s.report != nil {
+		s.report.drop()
+	}
+	s.upload, s.report, s.m = nil, nil, nil
 }
 
 // Close has nothing left to do: wire aborts what is in hand.

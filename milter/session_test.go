@@ -152,7 +152,8 @@ func TestSendmailIsToldToDiscardWholeMessages(t *testing.T) {
 func TestMailIsLeftBeforeTheBody(t *testing.T) {
 	t.Parallel()
 	ok := []string{"c@d.example"}
-	mark := string(trace.Received(&spool.Envelope{QueueID: "Q", Protocol: "ESMTP"}, 7, "h", loopKey))
+	keys := trace.NewKeys(loopKey)
+	mark := string(trace.Received(&spool.Envelope{QueueID: "Q", Protocol: "ESMTP", Recipients: []spool.Recipient{{Address: "ann@example.net"}}}, 7, "h", &keys, []uint32{0}))
 	mark = strings.TrimSuffix(strings.ReplaceAll(mark, "\r\n", "\n"), "\n")
 	for name, c := range map[string]struct {
 		spool   *fakeSpool

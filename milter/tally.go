@@ -17,6 +17,9 @@ type Counts struct {
 	OneFamily   map[string]uint64
 	Recipients  uint64 // diverted
 	Connections uint64 // of the MTA
+	// Reports are messages that may be reports on mail of ours, by what became of them:
+	// kept, unverified, none, unread, lost.
+	Reports map[string]uint64
 }
 
 // tally counts verdicts.
@@ -50,5 +53,9 @@ func (t *tally) addOneFamily(f classify.Family) {
 func (s *Server) Counts() Counts {
 	s.tally.mu.Lock()
 	defer s.tally.mu.Unlock()
-	return Counts{Messages: maps.Clone(s.tally.messages), OneFamily: maps.Clone(s.tally.oneFamily), Recipients: s.tally.recipients, Connections: s.connections.Load()}
+	c := Counts{Messages: maps.Clone(s.tally.messages), OneFamily: maps.Clone(s.tally.oneFamily), Recipients: s.tally.recipients, Connections: s.connections.Load()}
+	if s.reports != nil {
+		c.Reports = s.reports.counted()
+	}
+	return c
 }

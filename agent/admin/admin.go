@@ -17,6 +17,7 @@ package admin
 import (
 	"log/slog"
 
+	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
@@ -42,6 +43,7 @@ type Options struct {
 	History  *history.History
 	Metrics  *metrics.Metrics
 	Bounced  *suppress.List
+	Assessor *assess.Assessor
 	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
@@ -58,6 +60,7 @@ type Backend struct {
 	history  *history.History
 	metrics  *metrics.Metrics
 	bounced  *suppress.List
+	assessor *assess.Assessor
 	reload   func() error
 }
 
@@ -67,6 +70,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, reload: o.Reload,
 	}
 }

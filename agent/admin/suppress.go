@@ -37,7 +37,7 @@ func (b *Backend) Suppress(next func(*control.Suppression) error) (n int, err er
 		}
 		if x.Class != "" {
 			var ok bool
-			if e.Class, ok = outcome.ParseClass(x.Class); !ok || e.Class != outcome.ClassNone && !e.Class.Hard() {
+			if e.Class, ok = outcome.ParseClass(x.Class); !ok || e.Class != outcome.ClassNone && e.Class != outcome.ClassComplaint && !e.Class.Hard() {
 				err = fmt.Errorf("%s: class %q suppresses no address", x.Address, x.Class)
 				break
 			}

@@ -28,6 +28,7 @@ func (l *loader) check() {
 		l.fail("events.file", remedy(fmt.Sprintf("file: %q is not an absolute path", f), `begin it with /, or write "" for no events`))
 	}
 	l.checkSuppression(&c.Suppression)
+	l.checkFeedback(&c.Feedback)
 	l.checkQueues()
 	l.checkReplies()
 }

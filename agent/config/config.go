@@ -51,6 +51,7 @@ type Config struct {
 	Events   Events   `toml:"events"`
 
 	Suppression Suppression `toml:"suppression"`
+	Feedback    Feedback    `toml:"feedback"`
 
 	// General is the general queue: every domain that no specific queue lists.
 	General Queue `toml:"general"`
@@ -328,7 +329,8 @@ func defaults() *Config {
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
 		},
-		Log: Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
+		Feedback: Feedback{Read: true},
+		Log:      Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
 		General: Queue{
 			Name:                     generalName,
 			Route:                    Route{Kind: RouteMX},

@@ -138,6 +138,9 @@ type Backend interface {
 	// WebLink is the URL that lets one browser see addresses on the status page.
 	WebLink() (string, error)
 	SuppressionBackend
+	// Feedback judges a message that is a delivery report or a complaint and does what
+	// follows; no findings say that it is none.
+	Feedback(ctx context.Context, message []byte) ([]Finding, error)
 }
 
 // Server serves a Backend.
@@ -229,6 +232,7 @@ func (s *Server) routes() {
 	s.suppression()
 	s.handback()
 	s.milter()
+	s.feedback()
 }
 
 // Serve answers requests until Close.

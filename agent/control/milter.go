@@ -21,6 +21,7 @@ type MilterCounts struct {
 	OneFamily   map[string]uint64 `json:"one_family,omitempty"` // left, as their evidence of bulk was of one family alone; by family
 	Recipients  uint64            `json:"recipients"`           // diverted
 	Connections uint64            `json:"connections"`          // of the host MTA
+	Reports     map[string]uint64 `json:"reports,omitempty"`    // that may be about our mail, by what became of them
 }
 
 func (s *Server) milter() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -41,6 +42,13 @@ func (f fixed) Unsuppress(x SuppressionRemoval) (int, error) {
 		return 1, nil
 	}
 	return len(x.Addresses), nil
+}
+
+func (f fixed) Feedback(_ context.Context, b []byte) ([]Finding, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	return []Finding{{Kind: "late_bounce", Result: "counted", Recipient: string(b[:min(len(b), 20)]), Why: strconv.Itoa(len(b))}}, nil
 }
 
 func (f fixed) SuppressionStats() SuppressionStats {

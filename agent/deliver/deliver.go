@@ -19,6 +19,7 @@ package deliver
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
@@ -29,9 +30,10 @@ import (
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/trace"
 )
 
-// Options are what a Deliverer works with. None may be missing.
+// Options are what a Deliverer works with. None may be missing, where nothing else is said.
 type Options struct {
 	Log      *slog.Logger
 	Mail     *event.Log
@@ -42,6 +44,7 @@ type Options struct {
 	Orders   *orders.Orders
 	Metrics  *metrics.Metrics
 	Key      []byte          // of the loop mark in our Received fields
+	Secrets  [][]byte        // that this host shares with others for what is sealed there; may be missing
 	Opening  context.Context // ends when connects under way are to be given up
 	Stop     context.Context // ends when transactions in flight must be cut
 }
@@ -57,6 +60,7 @@ type Deliverer struct {
 	orders   *orders.Orders
 	metrics  *metrics.Metrics
 	key      []byte
+	keys     atomic.Pointer[trace.Keys] // of key and the secrets of the configuration
 	opening  context.Context
 	stop     context.Context
 
@@ -67,14 +71,25 @@ type Deliverer struct {
 
 // New returns a Deliverer that knows nothing of any host.
 func New(o Options) *Deliverer {
-	return &Deliverer{
+	d := &Deliverer{
 		log: o.Log, mail: o.Mail, settings: o.Settings, store: o.Store, queue: o.Queue, settler: o.Settler, orders: o.Orders,
 		metrics: o.Metrics, key: o.Key, opening: o.Opening, stop: o.Stop, manners: manners.New(),
 	}
+	d.mark(o.Secrets)
+	return d
+}
+
+// mark takes shared secrets for the marks of what is sent from now on.
+func (d *Deliverer) mark(secrets [][]byte) {
+	keys := trace.NewKeys(d.key, secrets...)
+	d.keys.Store(&keys)
 }
 
 // Trouble is what an admin must know of queues whose relay cannot be verified.
 func (d *Deliverer) Trouble() []string { return d.relays.shown() }
 
-// Reload forgets what a new configuration makes untrue.
-func (d *Deliverer) Reload(c *config.Config) { d.relays.keep(c) }
+// Reload forgets what a new configuration makes untrue, and takes its secrets.
+func (d *Deliverer) Reload(c *config.Config) {
+	d.relays.keep(c)
+	d.mark(c.Feedback.Secrets)
+}

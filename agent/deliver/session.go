@@ -207,8 +207,8 @@ func (w *worker) check(now time.Time) error {
 }
 
 // prepare fills the transaction. The Received field is made anew each time; it
-// depends only on the envelope and the configuration, so every try sends the
-// same bytes.
+// depends only on the envelope, the recipients and the configuration, so every try for
+// these sends the same bytes.
 func (d *Deliverer) prepare(tx *smtp.Tx, e *spool.Envelope, content io.Reader, job queue.Job, rt queue.Route, c *config.Config) {
 	tx.AsTaken = rt.Handback
 	tx.Sender, tx.Args, tx.EightBit, tx.Content = e.Sender, e.Args, e.EightBit, content
@@ -218,7 +218,11 @@ func (d *Deliverer) prepare(tx *smtp.Tx, e *spool.Envelope, content io.Reader, j
 		if c.Agent.HideClient {
 			shown.Helo, shown.ClientName, shown.ClientAddr = "", "", ""
 		}
-		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, d.key)
+		to := make([]uint32, 0, len(job.Items))
+		for _, item := range job.Items {
+			to = append(to, item.Ordinal)
+		}
+		tx.Prefix = trace.Received(&shown, job.ID, c.Hostname, d.keys.Load(), to)
 	}
 	tx.Size = e.Size + int64(len(tx.Prefix))
 	tx.Recipients = tx.Recipients[:0]

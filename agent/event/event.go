@@ -45,12 +45,23 @@
 //	dsn            string?  enhanced status code of RFC 3463
 //	reply          string?  the reply or the reason, one line
 //	due            time?    of the next attempt
+//	feedback_type  string?  of a complaint or feedback: "abuse", "not-spam", ...
+//	reporter       string?  of a report that came back, who says so: a host, a program
+//	counted        boolean? of a report that came back: it counts for suppression
+//	uncounted      string?  why it does not
 //
 // A time is a string of RFC 3339 in UTC with microseconds. The events are
 //
 //	final:      sent, bounced, handed_back, cancelled, suppressed, damaged
 //	not final:  deferred, returning (waits for the host's hand-back port now),
 //	            stuck (the host refused what it was given back)
+//	came back:  late_bounce, complaint, feedback: what a report says of a recipient whose
+//	            message was taken. They may come more than once, and after final events.
+//	            late_bounce is of a delivery report, with dsn, code and reply of it, class and
+//	            hard as for a bounce; complaint and feedback of a feedback report, the first
+//	            if somebody does not want such mail. sender, size, tries and the delays say
+//	            nothing there, nor does ordinal where the copy had several recipients;
+//	            recipient is "" if the report tells none that the message had.
 //	gap:        with v, time, until and lost only: so many events between the two
 //	            times could not be written, because the disk stalled or was full
 //	            for longer than the buffer of 16 MiB lasts
@@ -92,12 +103,20 @@ const (
 	Cancelled  Status = "cancelled"         // by an admin
 	Suppressed Status = "suppressed"        // not tried: the address has bounced too often
 	Damaged    Status = "damaged"           // its content cannot be read
+
+	// What came back about a recipient that was sent (package assess).
+	LateBounce Status = "late bounce" // it failed after its host had taken the message
+	Complaint  Status = "complaint"   // somebody does not want such mail
+	Feedback   Status = "feedback"    // something else that a feedback report tells
 )
+
+// CameBack reports whether it is not about an attempt of ours.
+func (s Status) CameBack() bool { return s == LateBounce || s == Complaint || s == Feedback }
 
 // Final reports whether the recipient is done with.
 func (s Status) Final() bool {
 	switch s {
-	case Deferred, Returned, Returning, Stuck:
+	case Deferred, Returned, Returning, Stuck, LateBounce, Complaint, Feedback:
 		return false
 	default:
 		return true
@@ -130,6 +149,12 @@ type Delivery struct {
 	Enhanced string    // status code of RFC 3463
 	Reason   string    // the reply, or what failed; one line
 	Due      time.Time // of the next attempt; zero for a final status
+
+	// Of what came back. The envelope has no recipients then, only what the mark told.
+	To           string // the recipient, "" if none is told
+	FeedbackType string
+	Reporter     string // who says so
+	Uncounted    string // why it does not count for suppression; "": it does
 }
 
 // Listener hears of deliveries. It may be called by many goroutines.
@@ -137,8 +162,8 @@ type Listener interface{ Delivery(*Delivery) }
 
 // Recipient is the recipient's address, "" if the envelope could not be read.
 func (d *Delivery) Recipient() string {
-	if d.Envelope == nil {
-		return ""
+	if d.Envelope == nil || d.Status.CameBack() {
+		return d.To
 	}
 	return d.Envelope.Recipients[d.Ordinal].Address
 }
@@ -146,7 +171,7 @@ func (d *Delivery) Recipient() string {
 // Delay is the time since the message arrived, and its parts as Postfix splits
 // them: in the queue, connecting, transmitting.
 func (d *Delivery) Delay() (total, queued, connect, transmit time.Duration) {
-	if d.Envelope == nil {
+	if d.Envelope == nil || d.Status.CameBack() {
 		return 0, 0, d.Connect, d.Transmit
 	}
 	total = max(d.Time.Sub(d.Envelope.Arrived), 0)

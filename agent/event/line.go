@@ -44,6 +44,11 @@ type line struct {
 	Enhanced  string  `json:"dsn,omitempty"`
 	Reply     string  `json:"reply,omitempty"`
 	Due       stamp   `json:"due,omitzero"`
+
+	FeedbackType string `json:"feedback_type,omitempty"`
+	Reporter     string `json:"reporter,omitempty"`
+	Counted      *bool  `json:"counted,omitempty"`
+	Uncounted    string `json:"uncounted,omitempty"`
 }
 
 // gap is the line that stands where events were lost.
@@ -81,6 +86,8 @@ func (s Status) word() string {
 		return "returning"
 	case HandedBack:
 		return "handed_back"
+	case LateBounce:
+		return "late_bounce"
 	default:
 		return string(s)
 	}
@@ -106,6 +113,10 @@ func appendLine(b []byte, d *Delivery) []byte {
 		if e.Origin == spool.Report {
 			l.Origin = "report"
 		}
+	}
+	if d.Status.CameBack() {
+		counted := d.Uncounted == ""
+		l.FeedbackType, l.Reporter, l.Counted, l.Uncounted = d.FeedbackType, d.Reporter, &counted, d.Uncounted
 	}
 	total, queued, connect, transmit := d.Delay()
 	l.Delay, l.Queued, l.Connect, l.Transmit = seconds(total), seconds(queued), seconds(connect), seconds(transmit)

@@ -86,6 +86,13 @@ func (l *Log) Shown(d *Delivery) (to, reason string) {
 	if to != "" && !l.mail.Recipients {
 		to = maillog.Hidden(to)
 	}
+	if d.Status.CameBack() {
+		reason = d.Reason
+		if !l.mail.Recipients && d.To != "" {
+			reason = maillog.HiddenIn(reason, d.To)
+		}
+		return to, reason
+	}
 	return to, l.ShownReason(d.Reason, d.Envelope, d.Ordinal)
 }
 
@@ -144,3 +151,23 @@ func short(d time.Duration) string {
 
 // postfix reports whether lines about messages are in Postfix's form.
 func (l *Log) postfix() bool { return l.mail.Format == config.LogPostfix }
+
+// CameBack writes the line of what a report says that came back.
+func (l *Log) CameBack(d *Delivery) {
+	if !l.tells(Bounced) {
+		return
+	}
+	to, reason := l.Shown(d)
+	attrs := []slog.Attr{slog.String("qid", d.Envelope.QueueID), slog.String("id", d.ID.String()), slog.String("to", "<"+to+">")}
+	if d.FeedbackType != "" {
+		attrs = append(attrs, slog.String("type", d.FeedbackType))
+	}
+	if d.Enhanced != "" {
+		attrs = append(attrs, slog.String("dsn", d.Enhanced))
+	}
+	attrs = append(attrs, slog.String("status", string(d.Status)), slog.String("reply", reason))
+	if d.Uncounted != "" {
+		attrs = append(attrs, slog.String("uncounted", d.Uncounted))
+	}
+	l.log.LogAttrs(context.Background(), slog.LevelInfo, "report", attrs...)
+}

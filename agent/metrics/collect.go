@@ -23,6 +23,7 @@ type State struct {
 	Spool                                  spool.Usage
 	Damaged                                int // records
 	DNS                                    route.Counts
+	Reports                                map[[2]string]uint64 // that came back, by kind and result
 	Milter                                 control.MilterCounts
 	MilterAt                               time.Time // of the milter's last report; zero: none yet
 }
@@ -98,6 +99,13 @@ func (s *scrape) whole(st *State) {
 	s.count(queries, st.DNS.Failed, "failed")
 	s.count(desc("dns_cache_hits_total", "Questions answered from the agent's own cache."), st.DNS.Cached)
 
+	reports := desc("reports_total", "What reports that came back said of recipients since the start, by kind and by what came of it; the milter's count has those that it did not keep.", "kind", "result")
+	for _, kind := range [...]string{"late_bounce", "complaint", "feedback", "no_failure", "unknown"} {
+		for _, result := range [...]string{"counted", "uncounted", "repeated", "old", "unverified"} {
+			s.count(reports, st.Reports[[2]string{kind, result}], kind, result)
+		}
+	}
+
 	if st.MilterAt.IsZero() {
 		return
 	}
@@ -109,6 +117,10 @@ func (s *scrape) whole(st *State) {
 	oneFamily := desc("milter_one_family_total", "Messages that the milter left with the host as their evidence of bulk was of one family alone, by family.", "family")
 	for _, f := range [...]string{"opt-in", "list-software", "campaign-software", "structure"} {
 		s.count(oneFamily, st.Milter.OneFamily[f], f)
+	}
+	passing := desc("milter_reports_total", "Messages that may be reports on mail of ours and passed the milter since its start, by what became of them: kept for the agent; unverified, without a mark of ours; none; unread, as there were too many; lost.", "result")
+	for _, r := range [...]string{"kept", "unverified", "none", "unread", "lost"} {
+		s.count(passing, st.Milter.Reports[r], r)
 	}
 	s.count(desc("milter_diverted_recipients_total", "Recipients that the milter diverted since its start."), st.Milter.Recipients)
 	s.count(desc("milter_connections_total", "Connections of the host MTA to the milter since its start."), st.Milter.Connections)

@@ -94,7 +94,7 @@ type streamCounts struct {
 // statuses have a series each; others are counted together.
 var statuses = [...]event.Status{
 	event.Sent, event.Deferred, event.Bounced, event.HandedBack, event.Returned, event.Returning, event.Stuck,
-	event.Cancelled, event.Suppressed, event.Damaged,
+	event.Cancelled, event.Suppressed, event.Damaged, event.LateBounce, event.Complaint, event.Feedback,
 }
 
 // statusCounts are counts by status; the last one is of statuses that are not listed.
@@ -157,6 +157,9 @@ func (m *Metrics) Handler(log *slog.Logger) http.Handler {
 
 // Delivery counts a delivery attempt.
 func (m *Metrics) Delivery(d *event.Delivery) {
+	if d.Uncounted != "" && d.Status != event.Feedback {
+		return // anybody who has seen a message could raise it; reports_total has it
+	}
 	stream := ""
 	if d.Envelope != nil {
 		stream = d.Envelope.Stream

@@ -28,9 +28,12 @@ const (
 	// of a time, which is ClassRateLimited. Those accepted go on; the others fit in the
 	// next transaction, at once.
 	ClassTooManyRecipients Class = 21
+	// ClassComplaint is of a recipient who has complained. No reply says so, a feedback
+	// report does.
+	ClassComplaint Class = 22
 
 	// Classes is how many there are.
-	Classes = 22
+	Classes = 23
 )
 
 // String is the class in the vocabulary of bounce tools.
@@ -78,6 +81,8 @@ func (c Class) String() string {
 		return "suspended"
 	case ClassTooManyRecipients:
 		return "toomanyrecipients"
+	case ClassComplaint:
+		return "complaint"
 	}
 	return "undefined"
 }

@@ -25,9 +25,10 @@ const (
 
 // What is kept of an answer's records, however many its owner publishes.
 const (
-	// maxTXT is the longest text: MTA-STS, the only one that is asked for, has
-	// announcements of some 30 octets (RFC 8461 section 3.1).
-	maxTXT = 512
+	// maxTXT is the longest text of MTA-STS, whose announcements have some 30 octets
+	// (RFC 8461 section 3.1); maxKeyText that of a key of DKIM, 740 octets with RSA of 4096 bits.
+	maxTXT     = 512
+	maxKeyText = 1024
 	// maxTLSA records are kept, and maxTLSAOctets of each answer's data: whole
 	// certificates are rare there, and take one to two KiB.
 	maxTLSA       = 16
@@ -55,7 +56,7 @@ type answer struct {
 	nullMX  bool         // there are MX records, and all name the root (RFC 7505)
 	mx      []MX         // as publish has them
 	addrs   []netip.Addr // at most maxAddresses
-	txt     []string     // announcements of MTA-STS, the strings of a record joined
+	txt     []string     // announcements of MTA-STS, or keys of DKIM, the strings of a record joined
 	tlsa    []dane.Record
 	target  string // where a chain of CNAMEs led; "" without one
 	secure  bool   // validated by a resolver whose word counts (RFC 6840 section 5.8)
@@ -154,7 +155,7 @@ func read(m *dns.Msg, q question, now time.Time) *answer {
 	owner := dns.Fqdn(q.name)
 	for range 16 { // a longer chain of CNAMEs is a loop
 		var next string
-		k := keeper{answer: &answer{status: found}}
+		k := keeper{answer: &answer{status: found}, key: strings.Contains(q.name, "._domainkey.")}
 		if owner != dns.Fqdn(q.name) {
 			k.target = strings.ToLower(strings.TrimSuffix(owner, "."))
 		}
@@ -191,7 +192,8 @@ type keeper struct {
 	*answer
 	records int // taken, also those of which nothing is kept
 	all     []MX
-	octets  int // of TLSA data
+	octets  int  // of TLSA data
+	key     bool // a key of DKIM was asked for
 }
 
 // take takes a record of the kind that was asked for, and says whether it is one
@@ -214,8 +216,8 @@ func (k *keeper) take(rr dns.RR) bool {
 		k.keep(ip)
 	case *dns.TXT:
 		text := strings.Join(rr.Txt, "")
-		// Two are as good as none (RFC 8461 section 3.1).
-		if strings.HasPrefix(text, "v=STSv1") && len(text) <= maxTXT && len(k.txt) < 2 {
+		// Two are as good as none (RFC 8461 section 3.1, RFC 6376 section 3.6.2.2).
+		if (strings.HasPrefix(text, "v=STSv1") && len(text) <= maxTXT || k.key && len(text) <= maxKeyText) && len(k.txt) < 2 {
 			k.txt = append(k.txt, text)
 		}
 	case *dns.TLSA:

@@ -204,6 +204,12 @@ func (r *Resolver) txt(ctx context.Context, name string) ([]string, error) {
 	return a.txt, a.err
 }
 
+// Key returns the records of a key of DKIM: of a name like "s1._domainkey.example.com". None
+// is no error.
+func (r *Resolver) Key(ctx context.Context, name string) ([]string, error) {
+	return r.txt(ctx, strings.ToLower(strings.TrimSuffix(name, ".")))
+}
+
 // dial connects to a host by its addresses, the refused ones left out: whoever
 // publishes a policy's address must not make us talk to what only this host can reach.
 func (r *Resolver) dial(ctx context.Context, network, address string) (net.Conn, error) {

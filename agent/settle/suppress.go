@@ -102,6 +102,10 @@ func (s *Settler) withheld(entry *suppress.Entry) outcome.Decision {
 	case outcome.ClassHasMoved:
 		d.Enhanced = "5.1.6"
 	}
+	if entry.Class == outcome.ClassComplaint {
+		d.Reason = fmt.Sprintf("suppressed: the recipient has complained on %s", entry.Last.Format(time.DateOnly))
+		return d
+	}
 	times := "once"
 	if entry.Bounces > 1 {
 		times = fmt.Sprintf("%d times in a row", entry.Bounces)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"strconv"
+	"strings"
 
 	"github.com/millrace/millrace/agent/outcome"
 )
@@ -14,11 +15,14 @@ import (
 //	+  seconds since 1970, bounces, class, number, stream, address, CRC
 //	-  stream, address, CRC
 //
-// + puts an entry on the list in place of an older one, - takes one off. The
+// The class has "late:" before it if the bounce came in a report. + puts an entry on the list in place of an older one, - takes one off. The
 // number is mark.seq. Stream and address are quoted as in Go where they have
 // characters that would not do here. The CRC is CRC32C of all before the last
 // tab, in eight hexadecimal digits. A line whose CRC does not match counts for
 // nothing: the last one, when a crash cut it short.
+
+// late stands before the class of a bounce that came in a report.
+const late = "late:"
 
 // header is the first line of the file.
 const header = "millrace suppression 1\n"
@@ -32,7 +36,10 @@ func appendAdd(b []byte, m mark, e *Entry) []byte {
 	b = append(b, '\t')
 	b = strconv.AppendUint(b, uint64(m.bounces), 10)
 	b = append(b, '\t')
-	b = append(b, outcome.Class(m.class).String()...)
+	if m.class&lateBit != 0 {
+		b = append(b, late...)
+	}
+	b = append(b, outcome.Class(m.class&^lateBit).String()...)
 	b = append(b, '\t')
 	b = strconv.AppendUint(b, uint64(m.seq), 10)
 	return appendNames(b, start, e.Stream, e.Address)
@@ -96,12 +103,16 @@ func parseLine(line []byte) (e Entry, m mark, add bool, err error) {
 	case len(fields) == 7 && string(fields[0]) == "+":
 		last, err1 := strconv.ParseUint(string(fields[1]), 10, 32)
 		bounces, err2 := strconv.ParseUint(string(fields[2]), 10, 8)
-		class, ok := outcome.ParseClass(string(fields[3]))
+		name, isLate := strings.CutPrefix(string(fields[3]), late)
+		class, ok := outcome.ParseClass(name)
 		seq, err3 := strconv.ParseUint(string(fields[4]), 10, 16)
 		if err := errors.Join(err1, err2, err3); err != nil || !ok {
 			return e, m, false, errLine
 		}
 		m = mark{last: uint32(last), bounces: uint8(bounces), class: uint8(class), seq: uint16(seq)}
+		if isLate {
+			m.class |= lateBit
+		}
 		e, add = m.entry(), true
 	case len(fields) == 3 && string(fields[0]) == "-":
 	default:

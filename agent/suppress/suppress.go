@@ -9,6 +9,11 @@
 // last one. A delivery makes it good again at once. What an admin adds stays until
 // an admin removes it, whatever bounces, expires or is delivered.
 //
+// A bounce may come late, in a report, from a receiver that had taken the message: then a
+// delivery says nothing, and what has bounced so is good again when it has not for
+// Policy.Within. A complaint suppresses at once, in its own stream alone, until Policy.Expire
+// after it. Package assess says which reports are believed.
+//
 // An address is suppressed in one stream, or in all: that is the stream "". With
 // Policy.Global bounces count for all streams together. Upper and lower case are
 // the same, in the local part too: a receiver for which they differ is yet to be met.
@@ -82,14 +87,18 @@ type Entry struct {
 	Last    time.Time     // of the last bounce, or when the admin added it; to the second
 	Bounces int           // in a row, up to 255
 	Class   outcome.Class // of the last bounce; ClassNone if the admin added it
+	Late    bool          // the last bounce came in a report: a delivery does not clear it
 }
+
+// complained reports whether the recipient has complained.
+func (e *Entry) complained() bool { return e.Class == outcome.ClassComplaint }
 
 // Admin reports whether an admin put it there.
 func (e *Entry) Admin() bool { return e.Class == outcome.ClassNone }
 
 // Suppressed reports whether the policy keeps mail from the address.
 func (e *Entry) Suppressed(p *Policy, now time.Time) bool {
-	return e.Admin() || e.Bounces >= p.After && now.Sub(e.Last) < p.Expire
+	return e.Admin() || (e.Bounces >= p.After || e.complained()) && now.Sub(e.Last) < p.Expire
 }
 
 // alive reports whether the entry still means something.
@@ -164,6 +173,37 @@ func streams(stream string) []string {
 // against the share of its domain that is hard. It reports whether the address is
 // suppressed from now on.
 func (l *List) Bounced(stream, address string, class outcome.Class, now time.Time) bool {
+	return l.bounced(stream, address, class, now, false)
+}
+
+// BouncedLate counts a bounce that came in a report, after the message had been taken.
+func (l *List) BouncedLate(stream, address string, class outcome.Class, now time.Time) bool {
+	return l.bounced(stream, address, class, now, true)
+}
+
+// Complained suppresses an address in a stream. It reports whether that is new.
+func (l *List) Complained(stream, address string, now time.Time) bool {
+	p := l.policy.Load()
+	if p.ModeOf(stream) == Off || stream == "" { // "" would be all streams
+		return false
+	}
+	address = fold(address)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.table.get(stream, address)
+	if ok && e.Admin() {
+		return false
+	}
+	is := ok && e.Suppressed(p, now)
+	if !ok || !e.alive(p, now) {
+		e.Bounces = 0
+	}
+	e.Address, e.Stream, e.Class, e.Last, e.Late = address, stream, outcome.ClassComplaint, now, true
+	l.set(&e)
+	return !is
+}
+
+func (l *List) bounced(stream, address string, class outcome.Class, now time.Time, late bool) bool {
 	p := l.policy.Load()
 	if p.ModeOf(stream) == Off {
 		return false
@@ -179,7 +219,7 @@ func (l *List) Bounced(stream, address string, class outcome.Class, now time.Tim
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, ok := l.table.get(stream, address)
-	if ok && e.Admin() {
+	if ok && (e.Admin() || e.complained() && e.Suppressed(p, now)) {
 		return false
 	}
 	confirmed := ok && e.alive(p, now) && now.Sub(e.Last) >= anotherDay
@@ -195,7 +235,7 @@ func (l *List) Bounced(stream, address string, class outcome.Class, now time.Tim
 	if confirmed || !trouble {
 		e.Bounces = min(e.Bounces+1, maxBounces)
 	}
-	e.Address, e.Stream, e.Class, e.Last = address, stream, class, now
+	e.Address, e.Stream, e.Class, e.Last, e.Late = address, stream, class, now, late
 	l.set(&e)
 	return before < p.After && e.Bounces >= p.After
 }
@@ -220,7 +260,7 @@ func (l *List) takeBack(list []bounced) {
 		"domain", list[0].address[strings.LastIndexByte(list[0].address, '@')+1:], "bounces", taken)
 }
 
-// Delivered takes an address off the list that has bounced before.
+// Delivered takes an address off the list that has bounced before, unless that came late.
 func (l *List) Delivered(stream, address string, now time.Time) {
 	address = fold(address)
 	if l.policy.Load().ModeOf(stream) != Off {
@@ -233,7 +273,7 @@ func (l *List) Delivered(stream, address string, now time.Time) {
 		l.mu.RLock()
 		e, ok := l.table.get(s, address)
 		l.mu.RUnlock()
-		if ok && !e.Admin() {
+		if ok && !e.Admin() && !e.Late {
 			l.mu.Lock()
 			l.drop(s, address)
 			l.mu.Unlock()

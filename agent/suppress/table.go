@@ -17,11 +17,14 @@ type mark struct {
 	last    uint32 // seconds since 1970, until 2106
 	seq     uint16 // with the rest, tells its line in the file from older ones
 	bounces uint8
-	class   uint8
+	class   uint8 // with lateBit
 }
 
+// lateBit marks an entry whose last bounce came in a report. No class is as great.
+const lateBit = 0x80
+
 func (m mark) entry() Entry {
-	return Entry{Last: time.Unix(int64(m.last), 0).UTC(), Bounces: int(m.bounces), Class: outcome.Class(m.class)}
+	return Entry{Last: time.Unix(int64(m.last), 0).UTC(), Bounces: int(m.bounces), Class: outcome.Class(m.class &^ lateBit), Late: m.class&lateBit != 0}
 }
 
 // table holds the marks by their hashes.
@@ -56,6 +59,9 @@ func (t *table) set(e *Entry) mark {
 	m := mark{
 		last: uint32(max(0, min(e.Last.Unix(), math.MaxUint32))), seq: t.seq,
 		bounces: uint8(e.Bounces), class: uint8(e.Class),
+	}
+	if e.Late {
+		m.class |= lateBit
 	}
 	t.marks[t.key(e.Stream, e.Address)] = m
 	return m

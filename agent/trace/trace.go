@@ -8,7 +8,12 @@
 // through this spool before, so it is never diverted a second time; nobody
 // without the key can write it, and nothing has to be stripped.
 //
-// Everything here is a pure function of its arguments: each retry of a message
+// After the id, as a comment, stands what is sealed (seal.go): the day, the stream and the
+// recipients of the transaction. Whoever gets the header of a message back, in a delivery
+// report or a complaint, knows by it whom the copy was for, long after the message has left
+// the spool, and though the report leaves the recipient out.
+//
+// Everything here is a pure function of its arguments: each retry of a transaction
 // writes the same octets.
 package trace
 
@@ -16,6 +21,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"iter"
 	"strings"
 
 	"github.com/millrace/millrace/agent/address"
@@ -34,9 +40,10 @@ const macLen = 10
 // not name the host MTA. The date is e.Arrived, in UTC. An envelope without a
 // client gets a field without one: mail of sendmail(1), or a client to be hidden.
 //
-// The recipient is named only when there is just one, as Postfix does: a field
-// with several would show each of them the others.
-func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byte {
+// The recipient is named only when the message has just one, as Postfix does: a field
+// with several would show each of them the others. to are the ordinals of the transaction's
+// recipients; they stand in the mark, sealed.
+func Received(e *spool.Envelope, id spool.ID, hostname string, keys *Keys, to []uint32) []byte {
 	var b strings.Builder
 	b.WriteString("Received: ")
 	if e.ClientAddr != "" || e.Helo != "" {
@@ -52,7 +59,10 @@ func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byt
 		b.WriteString(" with " + word(e.Protocol, "SMTP"))
 	}
 	qid := queueID(e.QueueID)
-	b.WriteString("\r\n\tid " + qid + "." + id.String() + "." + mac(key, id.String(), qid))
+	b.WriteString("\r\n\tid " + qid + "." + id.String() + "." + mac(keys.Loop, id.String(), qid))
+	if text := keys.seals[0].sealed(e, id.String(), qid, to); text != "" {
+		b.WriteString("\r\n\t(" + text + ")")
+	}
 	if len(e.Recipients) == 1 && address.Plain(e.Recipients[0].Address) {
 		b.WriteString("\r\n\tfor <" + e.Recipients[0].Address + ">")
 	}
@@ -63,20 +73,44 @@ func Received(e *spool.Envelope, id spool.ID, hostname string, key []byte) []byt
 // Marked reports whether a Received field's value carries our mark. Folding may
 // be CRLF or LF, and other hops may have refolded the field.
 func Marked(received string, key []byte) bool {
-	words := strings.FieldsFunc(received, func(r rune) bool {
-		return r == ' ' || r == '\t' || r == '\r' || r == '\n' || r == ';'
-	})
-	for i, w := range words {
-		if i == 0 || !strings.EqualFold(words[i-1], "id") {
-			continue
-		}
-		qid, rest, ok1 := strings.Cut(w, ".")
-		id, sum, ok2 := strings.Cut(rest, ".")
-		if ok1 && ok2 && hmac.Equal([]byte(mac(key, id, qid)), []byte(sum)) {
+	for x := range ids(received) {
+		if x.holds(key) {
 			return true
 		}
 	}
 	return false
+}
+
+// written is what a field has after "id" in the form of our mark.
+type written struct{ qid, id, sum, sealed string }
+
+// holds reports whether the hash is that of the two ids.
+func (x *written) holds(key []byte) bool {
+	return hmac.Equal([]byte(mac(key, x.id, x.qid)), []byte(x.sum))
+}
+
+// ids are the marks of a field, held or not.
+func ids(received string) iter.Seq[written] {
+	return func(yield func(written) bool) {
+		words := strings.FieldsFunc(received, func(r rune) bool {
+			return r == ' ' || r == '\t' || r == '\r' || r == '\n' || r == ';'
+		})
+		for i, w := range words {
+			if i == 0 || !strings.EqualFold(words[i-1], "id") {
+				continue
+			}
+			var x written
+			var ok1, ok2 bool
+			x.qid, w, ok1 = strings.Cut(w, ".")
+			x.id, x.sum, ok2 = strings.Cut(w, ".")
+			if i+1 < len(words) && words[i+1][0] == '(' {
+				x.sealed = strings.Trim(words[i+1], "()")
+			}
+			if ok1 && ok2 && !yield(x) {
+				return
+			}
+		}
+	}
 }
 
 // mac is the keyed hash over the two ids as they are written in the field.

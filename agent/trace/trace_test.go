@@ -11,7 +11,10 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-var key = []byte("0123456789abcdef")
+var (
+	key  = []byte("0123456789abcdef")
+	keys = NewKeys(key)
+)
 
 func envelope() *spool.Envelope {
 	return &spool.Envelope{
@@ -28,10 +31,12 @@ func envelope() *spool.Envelope {
 
 func TestReceivedReadsLikePostfixes(t *testing.T) {
 	t.Parallel()
-	got := string(Received(envelope(), spool.MakeID(0x1a, 0x3f0040), "other", key))
+	got := string(Received(envelope(), spool.MakeID(0x1a, 0x3f0040), "other", &keys, []uint32{0}))
+	seal := keys.seals[0].sealed(envelope(), "M1A-3F0040", "4XyZ1", []uint32{0})
 	want := "Received: from app (app.example.com [192.0.2.7])\r\n" +
 		"\tby mail.example.com (Millrace) with ESMTPSA\r\n" +
 		"\tid 4XyZ1.M1A-3F0040." + mac(key, "M1A-3F0040", "4XyZ1") + "\r\n" +
+		"\t(" + seal + ")\r\n" +
 		"\tfor <ann@example.net>;\r\n" +
 		"\tWed, 04 Mar 2026 04:06:07 +0000 (UTC)\r\n"
 	if got != want {
@@ -47,7 +52,7 @@ func TestReceivedOfSendmailCommandHasNoFrom(t *testing.T) {
 	t.Parallel()
 	e := envelope()
 	e.Protocol, e.ClientAddr, e.ClientName, e.Helo, e.ByHost = "", "", "", "", ""
-	got := string(Received(e, 1, "host.example", key))
+	got := string(Received(e, 1, "host.example", &keys, []uint32{0}))
 	if !strings.HasPrefix(got, "Received: by host.example (Millrace)\r\n\tid 4XyZ1.M0-1.") {
 		t.Errorf("got %q", got)
 	}
@@ -57,14 +62,14 @@ func TestReceivedNamesNoRecipientAmongSeveral(t *testing.T) {
 	t.Parallel()
 	e := envelope()
 	e.Recipients = append(e.Recipients, spool.Recipient{Address: "bob@example.net"})
-	if got := Received(e, 1, "h", key); bytes.Contains(got, []byte("example.net")) {
+	if got := Received(e, 1, "h", &keys, []uint32{0, 1}); bytes.Contains(got, []byte("example.net")) {
 		t.Errorf("a recipient is shown: %s", got)
 	}
 }
 
 func TestMarkSurvivesRefolding(t *testing.T) {
 	t.Parallel()
-	field := string(Received(envelope(), 77, "h", key))
+	field := string(Received(envelope(), 77, "h", &keys, []uint32{0}))
 	value := strings.TrimPrefix(field, "Received:")
 	flat := regexp.MustCompile(`\s+`).ReplaceAllString(value, " ")
 	for _, v := range []string{value, flat, strings.ReplaceAll(value, "\r\n", "\n")} {
@@ -88,7 +93,7 @@ func TestMarkSurvivesRefolding(t *testing.T) {
 }
 
 var shape = regexp.MustCompile(`\AReceived: (from [^\s()]+ \([^\s()]+ \[[^\s()]+\]\)\r\n\t)?by [^\s()]+ \(Millrace\)( with [^\s()]+)?\r\n` +
-	`\tid [A-Za-z0-9_-]+\.M[0-9A-F]+-[0-9A-F]+\.[0-9a-f]{20}(\r\n\tfor <[^\s()<>]+>)?;\r\n\t[^\r\n]+\r\n\z`)
+	`\tid [A-Za-z0-9_-]+\.M[0-9A-F]+-[0-9A-F]+\.[0-9a-f]{20}(\r\n\t\([A-Za-z0-9_-]+\))?(\r\n\tfor <[^\s()<>]+>)?;\r\n\t[^\r\n]+\r\n\z`)
 
 // Whatever an envelope holds, the field keeps its shape and its mark.
 func FuzzReceived(f *testing.F) {
@@ -99,15 +104,18 @@ func FuzzReceived(f *testing.F) {
 	f.Fuzz(func(t *testing.T, qid, name, addr, helo, proto, by, rcpt string) {
 		e := &spool.Envelope{QueueID: qid, ClientName: name, ClientAddr: addr, Helo: helo, Protocol: proto, ByHost: by,
 			Recipients: []spool.Recipient{{Address: rcpt}}, Arrived: time.Unix(1790000000, 0)}
-		got := Received(e, 5, "host", key)
+		got := Received(e, 5, "host", &keys, []uint32{0})
 		if !shape.Match(got) {
 			t.Fatalf("bad shape: %q", got)
 		}
-		if !bytes.Equal(got, Received(e, 5, "host", key)) {
+		if !bytes.Equal(got, Received(e, 5, "host", &keys, []uint32{0})) {
 			t.Fatal("two writes differ")
 		}
 		if !Marked(strings.TrimPrefix(string(got), "Received:"), key) {
 			t.Fatalf("own mark not found: %q", got)
+		}
+		if m, ok := keys.Read(strings.TrimPrefix(string(got), "Received:")); !ok || m.Sealed && m.Recipient != rcpt {
+			t.Fatalf("the mark says %+v: %q", m, got)
 		}
 	})
 }

@@ -38,6 +38,10 @@ func (w *Watch) State() metrics.State {
 		}
 	}
 	st.PausedStreams = len(paused)
+	st.Reports = make(map[[2]string]uint64)
+	for c, n := range w.assessor.Counts() {
+		st.Reports[[2]string{string(c.Kind), string(c.Result)}] = n
+	}
 	// Without an answer of the file system the rest is still worth telling; what
 	// fails here fails for the journal too, which is loud.
 	st.Spool, _ = w.store.Usage()

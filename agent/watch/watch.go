@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
@@ -44,6 +45,7 @@ type Options struct {
 	Events   *event.File
 	History  *history.History
 	Metrics  *metrics.Metrics
+	Assessor *assess.Assessor
 	DNS      *route.Tally
 	// Relays is what an admin must know of queues whose relay cannot be verified.
 	Relays func() []string
@@ -63,6 +65,7 @@ type Watch struct {
 	events   *event.File
 	history  *history.History
 	metrics  *metrics.Metrics
+	assessor *assess.Assessor
 	dns      *route.Tally
 	relays   func() []string
 	opening  context.Context
@@ -81,7 +84,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, history: o.History, metrics: o.Metrics, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

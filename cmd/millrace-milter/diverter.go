@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/milter"
 )
@@ -31,9 +32,13 @@ func newDiverter(c *config.Config, log *slog.Logger) (*diverter, error) {
 		return nil, err
 	}
 	d := &diverter{cfg: c, log: log, writer: w}
+	box := feedback.NewBox(c.Spool.Directory)
+	if err := box.Clean(); err != nil {
+		log.Warn("what a crash left behind among the reports is still there", "err", err)
+	}
 	key, err := spool.LoopKey(c.Spool.Directory)
 	if err == nil {
-		d.server, err = milter.New(c, milter.Options{Spool: milter.FromWriter(w), Key: key, Logger: log})
+		d.server, err = milter.New(c, milter.Options{Spool: milter.FromWriter(w), Key: key, Reports: box, Logger: log})
 	}
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
@@ -94,7 +99,7 @@ func (d *diverter) tellAgent(ctx context.Context) {
 		c := d.server.Counts()
 		report := control.MilterReport{
 			HostMail:     d.server.HostMail(),
-			MilterCounts: control.MilterCounts{Messages: c.Messages, OneFamily: c.OneFamily, Recipients: c.Recipients, Connections: c.Connections},
+			MilterCounts: control.MilterCounts{Messages: c.Messages, OneFamily: c.OneFamily, Recipients: c.Recipients, Connections: c.Connections, Reports: c.Reports},
 		}
 		call, cancel := context.WithTimeout(ctx, tellEvery)
 		if err := agent.Milter(call, report); err != nil {

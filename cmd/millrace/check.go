@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/agent/printable"
@@ -63,6 +64,12 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 			cfg.Spool.Directory, since.Local().Format(time.DateTime)))
 	} else if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
+	}
+	// Who may not read the state directory hears of nothing there.
+	if record, err := assess.ReadRecord(cfg.Agent.StateDirectory); err == nil {
+		if s := record.Silence(); s != "" {
+			r.warn(s)
+		}
 	}
 	host, err := postconf.Read(ctx, c.PostfixConfig)
 	switch {

@@ -50,6 +50,8 @@ type cli struct {
 
 	Suppress suppressCmd `cmd:"" help:"The addresses that are not tried again: list, add, remove, import, export, stats."`
 
+	Feedback feedbackCmd `cmd:"" help:"Take a delivery report or a complaint from a pipe."`
+
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
 	Trace traceCmd `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
 

@@ -18,6 +18,7 @@ func (backend) Suppressions(context.Context, func(*control.Suppression) error) e
 func (backend) Suppress(func(*control.Suppression) error) (int, error)               { return 0, nil }
 func (backend) Unsuppress(control.SuppressionRemoval) (int, error)                   { return 0, nil }
 func (backend) SuppressionStats() control.SuppressionStats                           { return control.SuppressionStats{} }
+func (backend) Feedback(context.Context, []byte) ([]control.Finding, error)          { return nil, nil }
 
 // suppressing is a backend with a list.
 type suppressing struct {

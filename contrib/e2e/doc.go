@@ -17,7 +17,7 @@
 //	envelope, arguments, verdict     recipients, ESMTP arguments, what is diverted
 //	inbound, chroot, sasl, session   where mail comes from, and how
 //	crash, crash_moments, restart    kill -9 under load, and in the moments around a verdict
-//	bounces, bounces_and_handback, mailman, sympa, suppress
+//	bounces, bounces_and_handback, mailman, sympa, suppress, reports
 //	                                 what senders and list software are told, and what goes back to the host
 //	handback, handback_kill, handback_outage, handback_socket, drain, hostroom
 //	                                 the way back: a hostile main.cf, crashes, a closed port, a host that has enough to do
