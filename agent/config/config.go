@@ -329,8 +329,7 @@ func defaults() *Config {
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
 		},
-		Feedback: Feedback{Read: true},
-		Log:      Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
+		Log: Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
 		General: Queue{
 			Name:                     generalName,
 			Route:                    Route{Kind: RouteMX},

@@ -15,7 +15,8 @@ type Feedback struct {
 	// 5965) that pass through the host's MTA to whomever they are for, unchanged. What
 	// they say of mail of ours is told by events (late_bounce, complaint, feedback) and
 	// counts for [suppression] as the mode of the stream says, where it can be believed.
-	// millrace feedback reads a report whatever stands here. Default: true.
+	// millrace feedback reads a report whatever stands here. Default: false; the
+	// configuration of a new installation has true.
 	Read bool `toml:"read"`
 	// KeyFile is a file with secrets that hosts share whose reports come to one of them:
 	// one a line, of 32 characters or more. The first one marks mail, all are known in
@@ -25,6 +26,14 @@ type Feedback struct {
 	KeyFile string `toml:"key_file"`
 
 	Secrets [][]byte `toml:"-"` // what KeyFile holds; none where it may not be used
+}
+
+// Offer is what a host is told where reports are not read; "" if they are.
+func (f *Feedback) Offer() string {
+	if f.Read {
+		return ""
+	}
+	return "delivery reports and complaints that come back are not read: with read = true under [feedback] they are events, and count for [suppression] as its mode says"
 }
 
 // minSecret is the least length of a secret, in octets.

@@ -135,7 +135,7 @@ func TestReportsAreReadInPassing(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "events.jsonl")
 	r := enter(t, setup{keep: true, millrace: lab.MillraceOptions{Set: map[string]string{
-		"suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
+		"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
 	}}})
 	all := dialects(t)
 	for i := range all {
@@ -236,7 +236,7 @@ func TestMailmanStillReadsWhatComesBackLate(t *testing.T) {
 			"relay_domains": domain, "relay_transport": "lmtp:inet:" + lmtp,
 		}},
 		millrace: lab.MillraceOptions{Set: map[string]string{
-			"suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
+			"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
 		}},
 	})
 	mailman, err := lab.StartMailman(r.ctx, lab.MailmanOptions{Relay: r.Postfix.SMTPAddr(), LMTP: lmtp})
@@ -280,7 +280,7 @@ func TestReportsOfOneSubscriberAndOfAPipe(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "events.jsonl")
 	r := enter(t, setup{keep: true, millrace: lab.MillraceOptions{Set: map[string]string{
-		"suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
+		"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
 	}}})
 	d := dialects(t)[slices.IndexFunc(dialects(t), func(d dialect) bool { return d.name == "postfix.eml" })]
 	r.send("news@lab.test", []string{"ann@far.test", "bob@far.test"}, news("both"))
