@@ -1,14 +1,13 @@
 package outcomes
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +28,7 @@ CREATE TABLE kinds (id INTEGER PRIMARY KEY, event TEXT NOT NULL, class TEXT, har
 CREATE TABLE attempts (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, message INTEGER NOT NULL, ordinal INTEGER NOT NULL, qid TEXT,
 	recipient, kind INTEGER NOT NULL, words TEXT, tries INTEGER NOT NULL, due INTEGER);
 CREATE TABLE runs (id INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL);
-CREATE TABLE keys (run INTEGER NOT NULL, hash INTEGER NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (run, hash, attempt)) WITHOUT ROWID;
+CREATE TABLE keys (run INTEGER NOT NULL, first INTEGER NOT NULL, list BLOB NOT NULL, PRIMARY KEY (run, first)) WITHOUT ROWID;
 CREATE VIEW outcomes AS SELECT strftime('%Y-%m-%dT%H:%M:%fZ', a.time / 1000.0, 'unixepoch') AS time, k.event,
 	printf('M%X-%X', a.message >> 32, a.message & 4294967295) AS id, a.ordinal, a.qid, a.recipient, k.stream, k.domain, k.queue, k.site, k.relay,
 	a.tries, k.class, k.hard, k.rule, k.code, k.dsn, k.before || coalesce(a.words, '') || k.after AS reply,
@@ -45,7 +44,6 @@ const (
 	// insertRows is how many rows one statement inserts: a statement for each would cost
 	// half as much again.
 	insertRows = 50
-	insertKeys = 3 * insertRows
 	// maxKinds bounds the kinds that are remembered. What is forgotten gets another row.
 	maxKinds = 1 << 16
 	// autoCheckpoint is in pages of 4 KiB: a checkpoint syncs twice.
@@ -59,35 +57,27 @@ type kind struct {
 	hard, report                                                               bool
 }
 
-// key finds an attempt by the hash of a text.
-type key struct {
-	hash    uint32
-	attempt int64
-}
-
 // day is the file of a day, open for writing.
 type day struct {
 	path    string
 	db      *sql.DB
 	conn    *sql.Conn
-	insert  *sql.Stmt // insertRows attempts
-	one     *sql.Stmt
+	insert  driver.StmtExecContext // insertRows attempts
+	one     driver.StmtExecContext
 	addKind *sql.Stmt
-
-	insertKeys *sql.Stmt // insertKeys keys
-	oneKey     *sql.Stmt
+	addKeys *sql.Stmt
 
 	cursor  eventlog.Cursor
 	next    int64 // id of the next attempt
 	runs    int64
-	pending []key // of attempts after the last run
+	pending keys  // of attempts after the last run
 	first   int64 // the first attempt without keys
 	low     int64 // least message among them
 	high    int64
 	kinds   map[kind]int64
 	kindID  int64 // the last one given
 	lastID  spool.ID
-	args    []any
+	args    []driver.NamedValue
 }
 
 // dsn names a database file for the driver.
@@ -183,17 +173,25 @@ func (d *day) load(ctx context.Context) error {
 	}
 	const columns = "(?,?,?,?,?,?,?,?,?,?)"
 	const into = "INSERT INTO attempts (id, time, message, ordinal, qid, recipient, kind, words, tries, due) VALUES " + columns
-	if d.insert, err = d.conn.PrepareContext(ctx, into+strings.Repeat(","+columns, insertRows-1)); err != nil {
+	// The rows go to the driver itself: what database/sql does with each argument costs a
+	// tenth of the whole.
+	prepare := func(query string) (st driver.StmtExecContext) {
+		if err == nil {
+			err = d.conn.Raw(func(c any) error {
+				prepared, err := c.(driver.ConnPrepareContext).PrepareContext(ctx, query)
+				if err == nil {
+					st = prepared.(driver.StmtExecContext)
+				}
+				return err
+			})
+		}
+		return st
+	}
+	d.insert, d.one = prepare(into+strings.Repeat(","+columns, insertRows-1)), prepare(into)
+	if err != nil {
 		return err
 	}
-	if d.one, err = d.conn.PrepareContext(ctx, into); err != nil {
-		return err
-	}
-	const intoKeys = "INSERT INTO keys VALUES (?,?,?)"
-	if d.insertKeys, err = d.conn.PrepareContext(ctx, intoKeys+strings.Repeat(",(?,?,?)", insertKeys-1)); err != nil {
-		return err
-	}
-	if d.oneKey, err = d.conn.PrepareContext(ctx, intoKeys); err != nil {
+	if d.addKeys, err = d.conn.PrepareContext(ctx, "INSERT INTO keys VALUES (?,?,?)"); err != nil {
 		return err
 	}
 	d.addKind, err = d.conn.PrepareContext(ctx, "INSERT INTO kinds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
@@ -260,10 +258,10 @@ func (d *day) loadPending(ctx context.Context) error {
 // note keeps the keys of an attempt until the run is written.
 func (d *day) note(id int64, r *eventlog.Record) {
 	if h, ok := recipientKey(r.Recipient, r.Hash); ok {
-		d.pending = append(d.pending, key{h, id})
+		d.pending = append(d.pending, keyOf(h, id))
 	}
 	if r.QueueID != "" && (r.ID != d.lastID || id == d.first) { // one of a message is enough to find it
-		d.pending = append(d.pending, key{hashOf(r.QueueID), id})
+		d.pending = append(d.pending, keyOf(hashOf(r.QueueID), id))
 	}
 	m := int64(r.ID)
 	if id == d.first {
@@ -287,7 +285,11 @@ func (d *day) add(ctx context.Context, records []eventlog.Record, to eventlog.Cu
 					return err
 				}
 			}
-			if _, err := st.ExecContext(ctx, d.args...); err != nil {
+			err := d.conn.Raw(func(any) error {
+				_, err := st.ExecContext(ctx, d.args)
+				return err
+			})
+			if err != nil {
 				return err
 			}
 			records = records[n:]
@@ -366,7 +368,9 @@ func (d *day) row(ctx context.Context, r *eventlog.Record) error {
 	if !r.Due.IsZero() {
 		due = r.Due.UnixMilli()
 	}
-	d.args = append(d.args, d.next, r.Time.UnixMilli(), int64(r.ID), int64(r.Ordinal), qid, recipient, kindID, spare, int64(r.Tries), due)
+	for _, v := range [...]driver.Value{d.next, r.Time.UnixMilli(), int64(r.ID), int64(r.Ordinal), qid, recipient, kindID, spare, int64(r.Tries), due} {
+		d.args = append(d.args, driver.NamedValue{Ordinal: len(d.args) + 1, Value: v})
+	}
 	d.note(d.next, r)
 	d.next++
 	return nil
@@ -378,30 +382,19 @@ func (k *kind) clone() {
 	}
 }
 
-// writeRun writes the keys of attempts that have none yet, sorted, behind those of earlier
-// runs. So the table of keys only grows at its end: kept in one order throughout, as an
+// writeRun writes the keys of attempts that have none yet, sorted, in lists behind those of
+// earlier runs. So the table of keys only grows at its end: kept in one order throughout, as an
 // index of SQLite is, each new key would change a page of its own.
 func (d *day) writeRun(ctx context.Context) (err error) {
 	if d.next == d.first {
 		return nil
 	}
-	slices.SortFunc(d.pending, func(a, b key) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.attempt, b.attempt)) })
-	d.pending = slices.Compact(d.pending)
 	run := d.runs + 1
 	err = transaction(ctx, d.conn, func(ctx context.Context) error {
-		for rest := d.pending; len(rest) > 0; {
-			n, st := 1, d.oneKey
-			if len(rest) >= insertKeys {
-				n, st = insertKeys, d.insertKeys
-			}
-			d.args = d.args[:0]
-			for _, k := range rest[:n] {
-				d.args = append(d.args, run, int64(k.hash), k.attempt)
-			}
-			if _, err := st.ExecContext(ctx, d.args...); err != nil {
+		for first, list := range d.pending.lists() {
+			if _, err := d.addKeys.ExecContext(ctx, run, int64(first), list); err != nil {
 				return err
 			}
-			rest = rest[n:]
 		}
 		_, err := d.conn.ExecContext(ctx, "INSERT INTO runs VALUES (?,?,?,?,?)", run, d.first, d.next-1, d.low, d.high)
 		return err

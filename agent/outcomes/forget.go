@@ -126,16 +126,34 @@ func forgetRow(ctx context.Context, conn *sql.Conn, find finder, local string, i
 		}
 	}
 	exec("DELETE FROM attempts WHERE id = ?", id)
-	if key, ok := recipientKey(text, hash); ok {
-		exec("DELETE FROM keys WHERE run = ? AND hash = ? AND attempt = ?", run, int64(key), id)
+	if key, ok := recipientKey(text, hash); err == nil && ok {
+		err = replaceKey(ctx, conn, run, key, id, 0)
 	}
-	// The key of the message goes to its next attempt, if that stands beside this one.
-	exec(`UPDATE OR IGNORE keys SET attempt = (SELECT min(id) FROM attempts WHERE id > ?3) WHERE run = ?1 AND hash = ?2 AND attempt = ?3
-		AND EXISTS (SELECT 1 FROM attempts a JOIN runs r ON r.id = ?1 AND a.id <= r.last WHERE a.id = (SELECT min(id) FROM attempts WHERE id > ?3) AND a.message = ?4)`,
-		run, int64(hashOf(qid.String)), id, message)
-	exec("DELETE FROM keys WHERE run = ? AND hash = ? AND attempt = ?", run, int64(hashOf(qid.String)), id)
+	if err == nil && qid.String != "" {
+		// The key of the message goes to its next attempt, if that stands beside this one.
+		var next int64
+		err = conn.QueryRowContext(ctx, `SELECT coalesce(max(a.id), 0) FROM attempts a JOIN runs r ON r.id = ?1 AND a.id <= r.last
+			WHERE a.id = (SELECT min(id) FROM attempts WHERE id > ?2) AND a.message = ?3`, run, id, message).Scan(&next)
+		if err == nil {
+			err = replaceKey(ctx, conn, run, hashOf(qid.String), id, next)
+		}
+	}
 	if len(local) >= 3 && (containsFold(before, local) || containsFold(after, local)) {
 		exec("DELETE FROM kinds WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM attempts WHERE kind = ?1)", kindID)
 	}
 	return err == nil, err
+}
+
+// replaceKey replaces the attempt of a key by another one; 0 removes the key.
+func replaceKey(ctx context.Context, conn *sql.Conn, run int64, hash uint32, attempt, by int64) error {
+	var first int64
+	var list []byte
+	err := conn.QueryRowContext(ctx, "SELECT first, list FROM keys WHERE run = ? AND first <= ? ORDER BY first DESC LIMIT 1", run, int64(hash)).Scan(&first, &list)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		_, err = conn.ExecContext(ctx, "UPDATE keys SET list = ? WHERE run = ? AND first = ?", replaced(list, hash, attempt, by), run, first)
+	}
+	return err
 }

@@ -186,27 +186,53 @@ func (f *finder) ids(ctx context.Context, conn *sql.Conn) (list []int64, err err
 		}
 		err = rows.Err()
 	}
-	const byKey = "SELECT k.attempt FROM runs r CROSS JOIN keys k ON k.run = r.id AND k.hash = ?"
+	byHash := func(hash uint32) {
+		if err == nil {
+			var found []int64
+			found, err = byKey(ctx, conn, hash)
+			list = append(list, found...)
+		}
+	}
 	const newest = "SELECT id FROM attempts WHERE id > (SELECT coalesce(max(last), 0) FROM runs) AND "
 	switch {
 	case q.Recipient != "":
-		collect(byKey, int64(hashOf(q.Recipient)))
+		byHash(hashOf(q.Recipient))
 		collect(newest+"recipient = ? COLLATE NOCASE", q.Recipient)
 		if f.hash != 0 {
-			collect(byKey, int64(uint32(f.hash)))
+			byHash(uint32(f.hash))
 			collect(newest+"recipient = ?", f.hash)
 		}
 	case q.QueueID != "":
-		// A key is of the first of attempts of one message that stand together.
-		collect(`SELECT b.id FROM runs r CROSS JOIN keys k ON k.run = r.id AND k.hash = ? CROSS JOIN attempts a ON a.id = k.attempt AND a.qid = ?
-			CROSS JOIN attempts b ON b.id >= a.id AND b.id <= r.last AND b.message = a.message
-			AND b.id < coalesce((SELECT min(id) FROM attempts c WHERE c.id > a.id AND c.message <> a.message), 1 << 62)`, int64(hashOf(q.QueueID)), q.QueueID)
+		byHash(hashOf(q.QueueID))
+		for _, first := range list {
+			// A key is of the first of attempts of one message that stand together.
+			collect(`SELECT b.id FROM attempts a JOIN attempts b ON b.id > a.id AND b.message = a.message
+				AND b.id < coalesce((SELECT min(id) FROM attempts c WHERE c.id > a.id AND c.message <> a.message), 1 << 62)
+				WHERE a.id = ? AND a.qid = ?`, first, q.QueueID)
+		}
 		collect(newest+"qid = ?", q.QueueID)
 	default: // a report of our own, which has no queue id: all attempts are looked at
 		collect("SELECT id FROM attempts WHERE message = ?", int64(q.Message))
 	}
 	slices.Sort(list)
 	return slices.Compact(list), err
+}
+
+// byKey are the attempts with a key of that hash, and perhaps others.
+func byKey(ctx context.Context, conn *sql.Conn, hash uint32) (attempts []int64, err error) {
+	rows, err := conn.QueryContext(ctx, "SELECT (SELECT list FROM keys k WHERE k.run = r.id AND k.first <= ? ORDER BY k.first DESC LIMIT 1) FROM runs r", int64(hash))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list sql.RawBytes
+	for rows.Next() {
+		if err := rows.Scan(&list); err != nil {
+			return nil, err
+		}
+		attempts = append(attempts, found(list, hash)...)
+	}
+	return attempts, rows.Err()
 }
 
 // queueID finds the queue id of a message, by which its attempts are found: in the runs
