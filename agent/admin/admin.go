@@ -21,6 +21,7 @@ import (
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
@@ -42,6 +43,7 @@ type Options struct {
 	History  *history.History
 	Metrics  *metrics.Metrics
 	Bounced  *suppress.List
+	Outcomes *outcomes.Outcomes
 	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
@@ -58,6 +60,7 @@ type Backend struct {
 	history  *history.History
 	metrics  *metrics.Metrics
 	bounced  *suppress.List
+	outcomes *outcomes.Outcomes
 	reload   func() error
 }
 
@@ -67,6 +70,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, outcomes: o.Outcomes, reload: o.Reload,
 	}
 }

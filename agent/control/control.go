@@ -131,6 +131,7 @@ type Backend interface {
 	// WebLink is the URL that lets one browser see addresses on the status page.
 	WebLink() (string, error)
 	SuppressionBackend
+	OutcomesBackend
 }
 
 // Server serves a Backend.
@@ -220,6 +221,7 @@ func (s *Server) routes() {
 	})
 	s.admin()
 	s.suppression()
+	s.outcomes()
 	s.handback()
 	s.milter()
 }

@@ -147,13 +147,10 @@ type Outcomes struct {
 
 // Stats is what is kept.
 type Stats struct {
-	On     bool
-	Rows   uint64 // written since the start
-	Lost   uint64 // events that are in no file, since the start
-	Octets int64  // of the databases
-	Log    int64  // octets of the log of events
-	WAL    int64  // octets that an open reader keeps from being taken over
-	Days   int    // files
+	On               bool
+	Rows, Lost       uint64 // since the start: written; in no file
+	Octets, Log, WAL int64  // of the databases; of the log of events; of the WAL of the day under way
+	Days             int    // files
 }
 
 // New returns an Outcomes that keeps nothing until Use.

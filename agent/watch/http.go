@@ -38,8 +38,8 @@ func (w *Watch) ListenHTTP() (list []*listen.Listener, err error) {
 }
 
 // ServeListener serves /healthz, /readyz, /metrics and the status page on one listener until ctx
-// ends. The first two answer 200 with "ok", or 503 with a reason on each line. None of
-// them tells a mail address.
+// ends. The first two answer 200 with "ok", or 503 with a reason on each line; lines that
+// begin with "warning: " change nothing of that. None of them tells a mail address.
 func (w *Watch) ServeListener(ctx context.Context, l *listen.Listener) {
 	s := newServer(ctx, w.handler(), l, w.log)
 	stop := context.AfterFunc(ctx, func() { s.Close() })
@@ -61,8 +61,8 @@ func newServer(ctx context.Context, h http.Handler, l *listen.Listener, log *slo
 
 func (w *Watch) handler() http.Handler {
 	own := http.NewServeMux()
-	own.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { answer(rw, nil) })
-	own.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) { answer(rw, w.NotReady()) })
+	own.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { answer(rw, nil, nil) })
+	own.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) { answer(rw, w.NotReady(), w.Warnings()) })
 	own.Handle("GET /metrics", whole(w.metrics.Handler(w.log)))
 	guarded := w.ownNamesOnly(own)
 	mux := http.NewServeMux()
@@ -124,16 +124,20 @@ type buffered struct {
 func (b *buffered) WriteHeader(code int)        { b.code = code }
 func (b *buffered) Write(p []byte) (int, error) { return b.body.Write(p) }
 
-func answer(w http.ResponseWriter, wrong []string) {
+// answer is 503 with what is wrong, or 200 with "ok"; warnings follow either.
+func answer(w http.ResponseWriter, wrong, warnings []string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if len(wrong) == 0 {
 		fmt.Fprintln(w, "ok")
-		return
+	} else {
+		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	w.WriteHeader(http.StatusServiceUnavailable)
 	for _, reason := range wrong {
 		printable.Fprintln(w, reason)
+	}
+	for _, text := range warnings {
+		printable.Fprintln(w, "warning: "+text)
 	}
 }
 
@@ -143,6 +147,16 @@ func begun(since time.Time) string {
 		return ""
 	}
 	return " since " + since.Format(time.RFC3339)
+}
+
+// Warnings says what an admin should look at, though neither mail nor its accounting in the
+// spool is in danger.
+func (w *Watch) Warnings() []string {
+	var list []string
+	if why := w.outcomes.Trouble(); why != "" {
+		list = append(list, why)
+	}
+	return public(list)
 }
 
 // NotReady says what an admin must look at. Nothing here stops mail.

@@ -28,7 +28,7 @@ func TestConnectionsThatDoNotAskAreEnded(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			pipes := &pipes{more: make(chan net.Conn, 1), ended: make(chan struct{})}
 			l := listen.Bound(pipes, settings.MaxHTTP, slog.New(slog.DiscardHandler))
-			ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
+			ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, nil, nil) })
 			s := newServer(t.Context(), withoutBody(ok), l, slog.New(slog.DiscardHandler))
 			served := make(chan error, 1)
 			go func() { served <- s.Serve(l) }()

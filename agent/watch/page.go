@@ -33,7 +33,7 @@ const maxUnknown = 5
 func (p *page) Snapshot() web.Snapshot {
 	w := p.watch
 	s := web.Snapshot{
-		Time: time.Now(), Hostname: w.settings.Now().Config.Hostname, Version: w.version, Trouble: w.NotReady(),
+		Time: time.Now(), Hostname: w.settings.Now().Config.Hostname, Version: w.version, Trouble: append(w.NotReady(), w.Warnings()...),
 	}
 	s.Waiting, s.Deferred, s.Active, s.Sessions = w.queue.Counts()
 	w.queue.EachSite(func(page []queue.Site) bool {

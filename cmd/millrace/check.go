@@ -87,6 +87,9 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	} else if err != nil {
 		return err
 	}
+	if offer := cfg.Outcomes.Offer(); offer != "" {
+		r.say(offer)
+	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {
 			r.warn(w)
