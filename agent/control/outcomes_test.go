@@ -19,7 +19,9 @@ func (f fixed) Outcomes(_ context.Context, q OutcomeQuestion, yield func(*Outcom
 	return nil
 }
 
-func (fixed) Erase(_ context.Context, e Erasure) (Erased, error) { return Erased{Rows: len(e.Address)}, nil }
+func (fixed) Erase(_ context.Context, e Erasure) (Erased, error) {
+	return Erased{Rows: len(e.Address)}, nil
+}
 
 func TestOutcomesPassTheSocket(t *testing.T) {
 	t.Parallel()

@@ -96,9 +96,10 @@ func openDB(ctx context.Context, path, schema string) (*sql.DB, *sql.Conn, error
 		return nil, nil, err
 	}
 	// synchronous=NORMAL: a commit waits for no sync; power loss takes the last commits
-	// whole, rows and cursor, and they are made anew from the log.
-	db, err := sql.Open("sqlite", dsn(path, fmt.Sprintf("_pragma=busy_timeout(2000)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)"+
-		"&_pragma=wal_autocheckpoint(%d)&_pragma=cache_size(-8000)&_txlock=immediate", autoCheckpoint)))
+	// whole, rows and cursor, and they are made anew from the log. Without secure_delete a
+	// page that is split leaves copies of rows behind, which Forget would not find.
+	db, err := sql.Open("sqlite", dsn(path, fmt.Sprintf("_pragma=busy_timeout(100)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)"+
+		"&_pragma=wal_autocheckpoint(%d)&_pragma=cache_size(-8000)&_pragma=secure_delete(fast)", autoCheckpoint)))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -437,4 +438,17 @@ func sizeOf(path string) (int64, error) {
 	return info.Size(), nil
 }
 
-func (d *day) close() error { return errors.Join(d.conn.Close(), d.db.Close()) }
+// close closes the file, and ends its WAL. A statement that is left open would keep both.
+func (d *day) close() (err error) {
+	for _, st := range []driver.StmtExecContext{d.insert, d.one} {
+		if st, ok := st.(driver.Stmt); ok {
+			err = errors.Join(err, d.conn.Raw(func(any) error { return st.Close() }))
+		}
+	}
+	for _, st := range []*sql.Stmt{d.addKind, d.addKeys} {
+		if st != nil {
+			err = errors.Join(err, st.Close())
+		}
+	}
+	return errors.Join(err, d.conn.Close(), d.db.Close())
+}

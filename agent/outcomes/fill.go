@@ -17,6 +17,9 @@ import (
 const (
 	prefix = "outcomes-"
 	suffix = ".db"
+
+	// damaged ends the names of files that were set aside. There is one of a day at most.
+	damaged = ".damaged"
 )
 
 // dayPath is the file of the day of a time, in UTC.
@@ -128,7 +131,7 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 }
 
 // open opens totals.db, and finds out where the rows of all days end.
-func (o *Outcomes) open(ctx context.Context) (err error) {
+func (o *Outcomes) open(ctx context.Context) error {
 	p := o.policy.Load()
 	if err := os.MkdirAll(o.dir(), 0o700); err != nil {
 		return err
@@ -137,10 +140,12 @@ func (o *Outcomes) open(ctx context.Context) (err error) {
 		o.told(o.totals.close())
 		o.totals = nil
 	}
-	if p.KeepTotals > 0 && o.totals == nil {
-		if o.totals, err = openTotals(ctx, o.totalsPath()); err != nil {
-			o.totals = nil
-			return o.mendFile(o.totalsPath(), err)
+	for p.KeepTotals > 0 && o.totals == nil {
+		t, err := openTotals(ctx, o.totalsPath())
+		if err == nil {
+			o.totals = t
+		} else if err = o.mendFile(o.totalsPath(), err); err != nil {
+			return err
 		}
 	}
 	if p.Keep == 0 && o.day != nil {
@@ -295,7 +300,7 @@ func (o *Outcomes) mendFile(path string, err error) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	o.closeFiles()
-	aside := path + ".damaged"
+	aside := path + damaged
 	o.o.Log.Error("a file of outcomes is damaged; it is set aside, and begun anew", "file", path, "aside", aside, "err", err)
 	for _, end := range []string{"", "-wal"} {
 		if err := os.Rename(path+end, aside+end); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -328,14 +333,14 @@ func (o *Outcomes) watchWAL(ctx context.Context) error {
 		return nil
 	}
 	n, err := sizeOf(o.day.path + "-wal")
-	if err != nil || n < largeWAL {
+	if err != nil || n < o.large {
 		return err
 	}
-	if n, err = o.day.checkpoint(ctx); err != nil || n < largeWAL {
+	if n, err = o.day.checkpoint(ctx); err != nil || n < o.large {
 		return err
 	}
 	text := fmt.Sprintf("%s-wal has %d MiB, since another program has been reading the database for long; remedy: end it (fuser %s)", o.day.path, n>>20, o.day.path)
-	if n < maxWAL {
+	if n < o.most {
 		o.setTrouble(text)
 		return nil
 	}

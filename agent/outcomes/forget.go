@@ -54,19 +54,19 @@ func (o *Outcomes) Forget(ctx context.Context, address string) (f Forgotten, err
 			failed = o.mendFile(path, failed)
 		}
 		err = errors.Join(err, failed)
-		for _, name := range beside(path) {
-			if strings.HasPrefix(name, path+".damaged") {
-				if err = errors.Join(err, os.Remove(name)); err == nil {
-					f.Files++
-				}
-			}
+	}
+	for _, path := range o.asides() {
+		failed := os.Remove(path)
+		if failed == nil {
+			f.Files++
 		}
+		err = errors.Join(err, failed)
 	}
 	return f, err
 }
 
 func forgetIn(ctx context.Context, path string, find finder) (n int, err error) {
-	db, err := sql.Open("sqlite", dsn(path, "mode=rw&_pragma=busy_timeout(10000)&_pragma=secure_delete(1)&_txlock=immediate"))
+	db, err := sql.Open("sqlite", dsn(path, "mode=rw&_pragma=busy_timeout(10000)&_pragma=secure_delete(1)"))
 	if err != nil {
 		return 0, err
 	}

@@ -1,7 +1,9 @@
 package outcomes
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,12 @@ func (o *Outcomes) look(now time.Time) {
 			list = list[1:]
 		}
 	}
+	asides := o.asides()
+	for _, path := range asides {
+		if info, err := os.Stat(path); err == nil && now.Sub(info.ModTime()) > p.Keep {
+			o.told(os.Remove(path))
+		}
+	}
 	if p.KeepTotals == 0 && o.totals == nil {
 		o.unlink(o.totalsPath())
 	}
@@ -34,6 +42,15 @@ func (o *Outcomes) look(now time.Time) {
 		if why == "" || !p.on() {
 			o.measure(total, len(list))
 			return
+		}
+		if len(asides) > 0 {
+			for _, path := range asides {
+				if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+					o.told(err)
+				}
+			}
+			asides = nil
+			continue
 		}
 		if len(list) <= 1 || o.day != nil && list[0] == o.day.path {
 			o.full = why + ", and there is but one day; remedy: make room, or max_size larger"
@@ -68,6 +85,12 @@ func (o *Outcomes) unlink(path string) {
 	for _, name := range beside(path) {
 		o.told(os.Remove(name))
 	}
+}
+
+// asides lists the damaged files that were set aside.
+func (o *Outcomes) asides() []string {
+	list, _ := filepath.Glob(filepath.Join(o.dir(), "*"+suffix+damaged+"*"))
+	return list
 }
 
 // beside lists a database, what SQLite has beside it, and what was set aside of it.

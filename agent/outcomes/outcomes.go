@@ -125,6 +125,8 @@ type Outcomes struct {
 	policy atomic.Pointer[Policy]
 	events atomic.Pointer[eventlog.Log] // nil: nothing is kept
 
+	large, most int64 // octets of a WAL: largeWAL, maxWAL
+
 	useMu sync.Mutex
 
 	mu     sync.Mutex // of what follows: one fills, forgets, or sets aside at a time
@@ -155,7 +157,7 @@ type Stats struct {
 
 // New returns an Outcomes that keeps nothing until Use.
 func New(o Options) *Outcomes {
-	x := &Outcomes{o: o, broken: make(chan string, 8)}
+	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, broken: make(chan string, 8)}
 	x.policy.Store(&Policy{})
 	x.stats.Store(&Stats{})
 	x.trouble.Store(new(string))
