@@ -87,12 +87,14 @@ func dsn(path string, query string) string {
 
 // openDB opens a file for writing and makes its schema in one transaction.
 func openDB(ctx context.Context, path, schema string) (*sql.DB, *sql.Conn, error) {
-	// Nobody but the admin is to read addresses. SQLite would make it by the umask.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, nil, err
+	// Nobody but the admin is to read addresses; SQLite would make it by the umask. One that
+	// is there is not opened: to close it again would end the locks that SQLite has on it
+	// in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err == nil {
+		err = f.Close()
 	}
-	if err := f.Close(); err != nil {
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, nil, err
 	}
 	// synchronous=NORMAL: a commit waits for no sync; power loss takes the last commits

@@ -170,7 +170,10 @@ func (o *Outcomes) open(ctx context.Context) error {
 		}
 		if i < len(list)-1 {
 			if err := o.finish(ctx, path); err != nil { // of a crash around midnight
-				return o.mendFile(path, err)
+				if err = o.mendFile(path, err); err != nil {
+					return err
+				}
+				return o.open(ctx)
 			}
 		}
 	}

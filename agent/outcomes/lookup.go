@@ -335,6 +335,10 @@ func finished(ctx context.Context, path string) (done bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	tables := 0
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil || tables == 0 {
+		return true, err // one that was just begun
+	}
 	err = db.QueryRowContext(ctx, "SELECT (SELECT coalesce(max(id), 0) FROM attempts) = (SELECT coalesce(max(last), 0) FROM runs)").Scan(&done)
 	return done, err
 }
