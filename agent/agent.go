@@ -233,6 +233,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.outcomes.Run(late) })
 	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.watch.HistoryLoop(late) })
+	base.Go(func() { a.watch.PastLoop(late) })
 	base.Go(func() { a.watch.QueueLoop(late) })
 	base.Go(func() { a.watch.KnockLoop(late) })
 	a.watch.PollRunning() // before mail is read

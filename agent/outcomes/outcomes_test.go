@@ -158,3 +158,37 @@ func BenchmarkRows(b *testing.B) {
 	x.Close()
 	b.ReportMetric(float64(x.size())/float64(b.N), "octets/row")
 }
+
+// Counts become wider as they age, and none is lost by that.
+func TestCountsAreFoldedAndDropped(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), Policy{KeepTotals: 400 * 24 * time.Hour})
+	for _, age := range []time.Duration{0, 10 * time.Minute, 3 * 24 * time.Hour, 3*24*time.Hour + 20*time.Minute, 60 * 24 * time.Hour, 60*24*time.Hour + 5*time.Hour} {
+		b.Add(sent(noon.Add(-age), 1))
+	}
+	b.Add(eventlog.Record{Time: noon, Event: "bounced", Class: "userunknown", Stream: "news@example.com", Recipient: "a@example.com"})
+	old := sent(noon.Add(-500*24*time.Hour), 1)
+	b.Add(old)
+	b.fill()
+	for range 2 {
+		b.now = b.now.Add(time.Hour)
+		b.fill()
+	}
+	past, err := b.Past(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, c := range past {
+		fmt.Fprintf(&got, "%s %s %d %d\n", c.Start.UTC().Format("01-02 15:04"), c.Width, c.Sent, c.Bounces)
+	}
+	if want := "09-29 00:00 24h0m0s 2 0\n11-25 11:00 1h0m0s 1 0\n11-25 12:00 1h0m0s 1 0\n11-28 11:50 5m0s 1 0\n11-28 12:00 5m0s 1 1\n"; got.String() != want {
+		t.Errorf("%s\nwant\n%s", got.String(), want)
+	}
+	if n := query(t, b.totalsPath(), "SELECT count(*) FROM totals WHERE stream LIKE '%news@%'"); n != 0 {
+		t.Error("a stream's name is an address")
+	}
+	if rows, _ := b.counts(); rows != 0 {
+		t.Errorf("%d rows", rows)
+	}
+}
