@@ -177,6 +177,7 @@ func (l *Log) Add(r *Record) {
 		r.Reply = maillog.HiddenIn(r.Reply, r.Recipient)
 		r.Recipient, r.Hash = "", to.Hash(r.Recipient)
 	}
+	r.Reply = r.Reply[:min(len(r.Reply), maxReply)]
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// Once one was lost all are until the gap is told, so that it stands in its place.

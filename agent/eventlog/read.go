@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/millrace/millrace/agent/durable"
 )
@@ -33,10 +34,12 @@ type Batch struct {
 	Lost    uint64   // events before the first one that are gone, unread
 	Damaged bool     // of Lost: a segment could not be read to its end
 	More    bool     // there may be more
+
+	buf []byte // what was read last; its room is used again
 }
 
-// chunk is the most that Read reads at once.
-const chunk = 4 << 20
+// chunk is the most that Read reads at once: some 5,000 events.
+const chunk = 1 << 20
 
 // Read returns events after a cursor, at most so many. Erased ones, and those of a later
 // form, are left out.
@@ -86,12 +89,12 @@ func (l *Log) read(s segment, most int, into *Batch) (whole bool, err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	at := into.Next.Offset
-	b := make([]byte, min(s.size-at, chunk))
-	n, err := f.ReadAt(b, at)
+	into.buf = slices.Grow(into.buf[:0], int(min(s.size-at, chunk)))
+	n, err := f.ReadAt(into.buf[:min(s.size-at, chunk)], at)
 	if err != nil && err != io.EOF {
 		return false, err
 	}
-	b = b[:n]
+	b := into.buf[:n]
 	text := string(b)
 	used := 0
 	for ; most > 0; most-- {

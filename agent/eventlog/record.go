@@ -47,7 +47,9 @@ type Record struct {
 const (
 	frameSize = 8 // length and CRC-32C of the payload
 	// maxRecord bounds the octets of a payload that are believed.
-	maxRecord = 1 << 20
+	maxRecord = chunk - frameSize
+	// maxReply bounds the octets of a reply, the only text that a stranger makes as long as he likes.
+	maxReply = 64 << 10
 	// form is the first octet of a payload: how the rest is written.
 	form = 1
 )

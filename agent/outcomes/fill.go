@@ -90,7 +90,7 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 	if err := o.open(ctx); err != nil {
 		return err
 	}
-	var b eventlog.Batch
+	b := &o.batch
 	for {
 		if o.due(&o.looked, now, lookEvery) {
 			o.look(now)
@@ -110,13 +110,13 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 		if o.totals != nil && (!first || o.totals.cursor.Before(from)) {
 			from = o.totals.cursor
 		}
-		if err := l.Read(from, batchRows, &b); err != nil {
+		if err := l.Read(from, batchRows, b); err != nil {
 			return err
 		}
 		if b.Lost > 0 {
-			o.gap(p, &b, now)
+			o.gap(p, b, now)
 		}
-		if err := o.takeIn(ctx, p, &b, now); err != nil {
+		if err := o.takeIn(ctx, p, b, now); err != nil {
 			return o.mend(err)
 		}
 		if o.totals != nil && o.due(&o.folded, now, time.Hour) {

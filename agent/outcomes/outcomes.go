@@ -138,7 +138,8 @@ type Outcomes struct {
 	aged   time.Time
 	folded time.Time
 	hasty  time.Time // no try before
-	full   string    // why nothing is added for want of room
+	batch  eventlog.Batch
+	full   string // why nothing is added for want of room
 
 	broken  chan string // files that a look-up found damaged
 	stats   atomic.Pointer[Stats]
