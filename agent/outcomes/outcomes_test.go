@@ -54,7 +54,7 @@ func begin(t testing.TB, dir string, p Policy) *bench {
 // sent is an event of a message of one recipient.
 func sent(at time.Time, i int) eventlog.Record {
 	return eventlog.Record{
-		Time: at, Event: "sent", ID: spool.ID(7<<32 | i*8192), QueueID: fmt.Sprintf("4f%09dz", i), Stream: "news", Recipient: fmt.Sprintf("user%d@example%d.com", i, i%50),
+		Time: at, Event: "sent", ID: spool.ID(7<<32 + i*8192), QueueID: fmt.Sprintf("4f%09dz", i), Stream: "news", Recipient: fmt.Sprintf("user%d@example%d.com", i, i%50),
 		Domain: fmt.Sprintf("example%d.com", i%50), Queue: "general", Site: fmt.Sprintf("site%d", i%20), Relay: fmt.Sprintf("mx%d.example[192.0.2.1]:25", i%20), Tries: 1,
 		Class: "none", Code: 250, Enhanced: "2.0.0", Reply: fmt.Sprintf("250 2.0.0 Ok: queued as 4R%09dQ", i),
 	}
