@@ -5,8 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -102,7 +102,7 @@ func (c *historyCmd) question(now time.Time) (q control.OutcomeQuestion, err err
 	if since != "" {
 		d, err := config.ParseDuration(since)
 		if err != nil {
-			return q, err
+			return control.OutcomeQuestion{}, err
 		}
 		q.Since = now.Add(-d)
 	}
@@ -111,30 +111,21 @@ func (c *historyCmd) question(now time.Time) (q control.OutcomeQuestion, err err
 
 // attemptLine is one attempt in words.
 func attemptLine(o *control.Outcome) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %-11s", o.Time.Local().Format(time.DateTime), strings.ReplaceAll(o.Event, "_", " "))
-	if o.Recipient != "" {
-		fmt.Fprintf(&b, " <%s>", o.Recipient)
+	event := strings.ReplaceAll(o.Event, "_", " ")
+	line := o.Time.Local().Format(time.DateTime) + "  " + event + strings.Repeat(" ", max(0, len("handed back")-len(event)))
+	add := func(wanted bool, parts ...string) {
+		if wanted {
+			line += strings.Join(parts, "")
+		}
 	}
-	if o.Relay != "" {
-		fmt.Fprintf(&b, " at %s", o.Relay)
-	}
-	if o.HostID != "" {
-		fmt.Fprintf(&b, ", now %s of the host", o.HostID)
-	}
-	if o.Tries > 1 {
-		fmt.Fprintf(&b, ", try %d", o.Tries)
-	}
-	if o.Class != "" && o.Class != "none" {
-		fmt.Fprintf(&b, ", %s", o.Class)
-	}
-	if o.Reply != "" {
-		fmt.Fprintf(&b, ": %s", o.Reply)
-	}
-	if !o.Due.IsZero() && o.Event == "deferred" {
-		fmt.Fprintf(&b, " (again %s)", o.Due.Local().Format(time.DateTime))
-	}
-	return b.String()
+	add(o.Recipient != "", " <", o.Recipient, ">")
+	add(o.Relay != "", " at ", o.Relay)
+	add(o.HostID != "", ", now ", o.HostID, " of the host")
+	add(o.Tries > 1, ", try ", strconv.Itoa(o.Tries))
+	add(o.Class != "" && o.Class != "none", ", ", o.Class)
+	add(o.Reply != "", ": ", o.Reply)
+	add(!o.Due.IsZero() && o.Event == "deferred", " (again ", o.Due.Local().Format(time.DateTime), ")")
+	return line
 }
 
 // forgetCmd erases an address.
@@ -144,8 +135,9 @@ type forgetCmd struct {
 
 func (c *forgetCmd) Help() string {
 	return `Erases what the agent keeps of an address: its attempts in the databases of [outcomes],
-by address or by hash, and its events in the agent's own log. Files that were damaged and
-set aside go as a whole. It is logged that this was done and by whom, not for which address.
+by address or by hash, and its events in the agent's own log. Files that were damaged
+and set aside go as a whole. The log tells that this was done and by whom, not for
+which address.
 
 Not ours to erase: [events] file, the log, Postfix's log, backups. Mail that is still
 queued for the address goes on, and makes new rows (millrace cancel --recipient ends it);
