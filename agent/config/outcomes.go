@@ -4,7 +4,8 @@ package config
 // and the charts. It is in state_directory, in SQLite databases: millrace-events(5).
 type Outcomes struct {
 	// Keep is how long every attempt and its reply is kept, by recipient; "" keeps none.
-	// A million attempts take some 105 MB. The millrace.toml of a new install says "7d".
+	// A million attempts take some 105 MB; what was kept longer before is removed. The
+	// millrace.toml of a new install says "7d".
 	// Default: "".
 	Keep Age `toml:"keep"`
 	// KeepTotals is how long counts without addresses are kept, by stream, queue, site and

@@ -113,6 +113,11 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 		if err := l.Read(from, batchRows, b); err != nil {
 			return err
 		}
+		for i := range b.Records {
+			if r := &b.Records[i]; r.Event == eventlog.Gap {
+				o.missed(r.Lost, now)
+			}
+		}
 		if b.Lost > 0 {
 			o.gap(p, b, now)
 		}
@@ -197,6 +202,7 @@ func (o *Outcomes) finish(ctx context.Context, path string) error {
 func (o *Outcomes) gap(p *Policy, b *eventlog.Batch, now time.Time) {
 	if p.Keep > 0 && !b.Next.Before(o.rows) || p.Keep == 0 {
 		o.lostN.Add(b.Lost)
+		o.missed(b.Lost, now)
 		o.o.Log.Warn("events are missing among the outcomes", "events", b.Lost, "damaged", b.Damaged)
 	}
 	at := now

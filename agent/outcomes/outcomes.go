@@ -83,6 +83,8 @@ const (
 	retryEvery = 10 * time.Second
 	// agedEvery is the time between two files that are removed for their age.
 	agedEvery = time.Hour
+	// gapToldFor is how long Trouble tells of events that are lost.
+	gapToldFor = time.Hour
 
 	// A WAL of this many octets is told of; beyond maxWAL nothing is added.
 	largeWAL = 64 << 20
@@ -144,6 +146,7 @@ type Outcomes struct {
 	broken  chan string // files that a look-up found damaged
 	stats   atomic.Pointer[Stats]
 	trouble atomic.Pointer[string]
+	gapped  atomic.Pointer[gapSeen] // the last gap; nil: none
 	rowsN   atomic.Uint64
 	lostN   atomic.Uint64
 }
@@ -314,14 +317,36 @@ func (o *Outcomes) Stats() Stats {
 	return st
 }
 
-// Trouble says why outcomes are not kept as they should be, "" if they are.
+// gapSeen is what is known of events that are lost.
+type gapSeen struct {
+	at   time.Time // when that was found
+	lost uint64    // in all, since the start
+}
+
+// Trouble says why outcomes are not kept as they should be, "" if they are. Of events that
+// were lost it tells for an hour.
 func (o *Outcomes) Trouble() string {
 	if l := o.events.Load(); l != nil {
 		if why := l.Trouble(); why != "" {
 			return "the log of events of outcomes cannot be written: " + why
 		}
 	}
-	return *o.trouble.Load()
+	if why := *o.trouble.Load(); why != "" {
+		return why
+	}
+	if g := o.gapped.Load(); g != nil && o.o.Now().Sub(g.at) < gapToldFor {
+		return fmt.Sprintf("%d events are missing among the outcomes, the last found at %s; millrace history has an event \"gap\" there", g.lost, g.at.Format(time.RFC3339))
+	}
+	return ""
+}
+
+// missed notes events that are lost.
+func (o *Outcomes) missed(n uint64, now time.Time) {
+	lost := n
+	if g := o.gapped.Load(); g != nil {
+		lost += g.lost
+	}
+	o.gapped.Store(&gapSeen{now, lost})
 }
 
 // setTrouble tells what is wrong, and logs it once.

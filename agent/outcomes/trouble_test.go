@@ -407,6 +407,10 @@ func TestGapIsARowAndIsCounted(t *testing.T) {
 	}
 	b = begin(t, dir, week)
 	b.fill()
+	if why := b.Trouble(); !strings.HasPrefix(why, "100 events are missing") {
+		t.Errorf("trouble %q", why)
+	}
+	b.now = b.now.Add(gapToldFor)
 	b.well()
 	rows, totals := b.counts()
 	if lost := b.Stats().Lost; rows != 201 || totals != 300 || lost != 100 {
