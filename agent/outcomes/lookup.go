@@ -87,7 +87,7 @@ func (o *Outcomes) History(ctx context.Context, q Question, yield func(*Entry) e
 // read opens a file for a reader, in one transaction: no run is written between its
 // queries.
 func (o *Outcomes) read(ctx context.Context, path string, f func(*sql.Conn) error) (err error) {
-	db, err := sql.Open("sqlite", dsn(path, "mode=rw&_pragma=busy_timeout(2000)&_pragma=query_only(1)&_pragma=cache_size(-8000)"))
+	db, err := sql.Open("sqlite", dsn(path, "mode=rw&_pragma=busy_timeout(2000)&_pragma=query_only(1)&_pragma=automatic_index(0)&_pragma=cache_size(-8000)"))
 	if err != nil {
 		return err
 	}
