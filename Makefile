@@ -10,7 +10,7 @@ VULNDB   ?= https://vuln.go.dev
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs groff chromium pflogsumm tmux zsh fish
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs sqlite3 groff chromium pflogsumm tmux zsh fish
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 

@@ -20,6 +20,7 @@ import (
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
@@ -40,6 +41,7 @@ type Agent struct {
 	writer    *spool.Writer // our own segment, for reports
 	queue     *queue.Queue
 	events    *event.File
+	outcomes  *outcomes.Outcomes
 	bounced   *suppress.List
 	assessor  *assess.Assessor
 	history   *history.History
@@ -126,9 +128,11 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a.bounced.Use(settings.SuppressPolicy(c))
 	a.events = event.NewFile(settings.EventPlace(c), log)
+	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
+	a.outcomes.Use(settings.OutcomesPolicy(c))
 	a.assessor, err = assess.New(assess.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: feedback.NewBox(dir), Bounced: a.bounced,
-		Listeners: []event.Listener{a.events, a.metrics}, State: c.Agent.StateDirectory,
+		Listeners: []event.Listener{a.events, a.outcomes, a.metrics}, State: c.Agent.StateDirectory,
 	})
 	if err != nil {
 		a.closeEvents()
@@ -136,7 +140,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
-		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.history, a.metrics, a.assessor},
+		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.history, a.metrics, a.assessor},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
@@ -146,7 +150,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, Outcomes: a.outcomes, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }
@@ -180,6 +184,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	a.queue.Reload(settings.Descriptors(&next.Agent, open.Segments, a.log).Sessions)
 	a.events.Reopen(settings.EventPlace(&next))
+	a.outcomes.Use(settings.OutcomesPolicy(&next))
 	a.bounced.Use(settings.SuppressPolicy(&next))
 	a.watch.Reloaded()
 	return nil
@@ -193,7 +198,7 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 func (a *Agent) backend() *admin.Backend {
 	return admin.New(admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Assessor: a.assessor, Reload: a.reload,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Assessor: a.assessor, Reload: a.reload,
 	})
 }
 
@@ -236,9 +241,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.orders.Run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
+	base.Go(func() { a.outcomes.Run(late) })
 	in.Go(func() { a.assessor.Run(ctx) })
 	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.watch.HistoryLoop(late) })
+	base.Go(func() { a.watch.PastLoop(late) })
 	base.Go(func() { a.watch.QueueLoop(late) })
 	base.Go(func() { a.watch.KnockLoop(late) })
 	a.watch.PollRunning() // before mail is read
@@ -295,6 +302,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 
 // closeEvents writes the last events; they are no reason to hold up a stop for long.
 func (a *Agent) closeEvents() {
+	defer a.outcomes.Close()
 	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
 	defer done()
 	if err := a.events.Close(ctx); err != nil {

@@ -34,6 +34,8 @@
 //	event     the account of a delivery: the log's two forms, the event file
 //	suppress  addresses that are not mailed any more
 //	feedback  the text of reports that come back, and the box in which they wait
+//	eventlog  the agent's own log of events, read by cursor
+//	outcomes  what became of mail, for days and months: databases filled from eventlog
 //	history   the last hours, for the page; web, the page itself
 //	metrics   counters for Prometheus
 //	control   the admin socket: requests, answers, the client
@@ -70,7 +72,7 @@
 //     decide on each recipient (outcome/decide.go), and gives Results to a Settlement.
 //  8. Settlement.Settle (settle/settle.go): a report that is owed is made durable, the
 //     outcome is journalled, the listeners hear of it: log, suppression list, event file,
-//     history, metrics.
+//     log of events, history, metrics.
 //  9. The session's next Step hands the settled recipients to the queue: done, or due
 //     again in its timers (queue/timers.go).
 //  10. Mail that cannot be tried expires (upkeep.go, queue/overdue.go).

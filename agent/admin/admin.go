@@ -22,6 +22,7 @@ import (
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
@@ -44,6 +45,7 @@ type Options struct {
 	Metrics  *metrics.Metrics
 	Bounced  *suppress.List
 	Assessor *assess.Assessor
+	Outcomes *outcomes.Outcomes
 	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
@@ -61,6 +63,7 @@ type Backend struct {
 	metrics  *metrics.Metrics
 	bounced  *suppress.List
 	assessor *assess.Assessor
+	outcomes *outcomes.Outcomes
 	reload   func() error
 }
 
@@ -70,6 +73,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, reload: o.Reload,
 	}
 }

@@ -49,6 +49,7 @@ type Config struct {
 	Handback Handback `toml:"handback"`
 	Log      Log      `toml:"log"`
 	Events   Events   `toml:"events"`
+	Outcomes Outcomes `toml:"outcomes"`
 
 	Suppression Suppression `toml:"suppression"`
 	Feedback    Feedback    `toml:"feedback"`
@@ -115,8 +116,8 @@ type Agent struct {
 	// what receivers say. Default: none.
 	Replies string `toml:"replies"`
 	// StateDirectory holds what the agent learned and wants to keep over a
-	// restart: MTA-STS policies, pauses, temporary limits, the suppression list. An
-	// absolute path, made if need be.
+	// restart: MTA-STS policies, pauses, temporary limits, the suppression list, what
+	// became of mail. An absolute path, made if need be.
 	// Default: "/var/lib/millrace".
 	StateDirectory string `toml:"state_directory"`
 	// DANE is true, false or "auto". DANE (RFC 7672) is only as good as the
@@ -326,6 +327,7 @@ func defaults() *Config {
 		},
 		Handback: Handback{Relay: DefaultRelay, MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
+		Outcomes: Outcomes{MaxSize: 2 << 30},
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
 		},

@@ -49,7 +49,7 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
-		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Suppression, *Feedback, *Log, *Queue:
+		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Log, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(
@@ -279,6 +279,8 @@ func assign(value, p any, key string) []fault {
 		*p = DANEAuto
 	case *SuppressionMode:
 		return oneOf(value, p, key, SuppressOff, SuppressAdvise, SuppressDrop)
+	case *OutcomeRecipients:
+		return oneOf(value, p, key, RecipientsPlain, RecipientsHashed, RecipientsNone)
 	case *SuppressionScope:
 		return oneOf(value, p, key, SuppressStream, SuppressGlobal)
 	case *TLSVersion:

@@ -36,6 +36,7 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		},
 		Handback: Handback{Relay: "127.0.0.1:10626", MaxMessageRate: 50, MaxHostQueue: 5000},
 		Events:   Events{MaxSize: 100 << 20, Keep: 10},
+		Outcomes: Outcomes{MaxSize: 2 << 30},
 		Suppression: Suppression{
 			Mode: "advise", After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: "stream", Notify: true,
 		},

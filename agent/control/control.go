@@ -141,6 +141,7 @@ type Backend interface {
 	// Feedback judges a message that is a delivery report or a complaint and does what
 	// follows; no findings say that it is none.
 	Feedback(ctx context.Context, message []byte) ([]Finding, error)
+	OutcomesBackend
 }
 
 // Server serves a Backend.
@@ -230,6 +231,7 @@ func (s *Server) routes() {
 	})
 	s.admin()
 	s.suppression()
+	s.outcomes()
 	s.handback()
 	s.milter()
 	s.feedback()

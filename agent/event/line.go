@@ -93,6 +93,9 @@ func (s Status) word() string {
 	}
 }
 
+// Event is the status as the value of "event" in the event file; "" for what is no event.
+func (s Status) Event() string { return s.word() }
+
 // appendLine adds the delivery's line to b; it adds nothing for what is no event.
 func appendLine(b []byte, d *Delivery) []byte {
 	l := line{

@@ -4,7 +4,8 @@
 //
 // The agent calls Delivery for each delivery attempt, which costs one short lock and
 // a few additions, and Sample every Step with what the queue counts. Everybody else
-// reads. Nothing survives a restart: metrics are for that.
+// reads. Nothing survives a restart by itself; SetPast gives the series of the whole what
+// package outcomes has counted before, for months.
 //
 // There is a series for the whole, for each of the maxQueues busiest queues and the
 // maxSites busiest sites, and one for all other sites together. A series takes 60 kB
@@ -48,6 +49,7 @@ type History struct {
 	streams map[string]*stream
 	classes classes
 
+	past   []Moment // of the whole, before what total has; oldest first
 	total  series
 	queues group
 	places group // sites

@@ -2,6 +2,7 @@ package history
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 )
@@ -145,11 +146,66 @@ func (g *group) least() (name string) {
 	return name
 }
 
-// Total is the series of the whole, from a time on.
+// Total is the series of the whole, from a time on. What comes of SetPast has the rates of
+// attempts only; the rest of it is NaN.
 func (h *History) Total(from time.Time) Series {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.read("", &h.total, from)
+	own := h.read("", &h.total, from)
+	oldest := h.sampled
+	if h.samples > 0 {
+		oldest = time.Unix(0, h.at[max(h.total.first, h.samples-points)%points])
+	}
+	var past []Moment
+	for _, m := range h.past {
+		if !m.At.Before(from) && m.At.Before(oldest) {
+			past = append(past, m)
+		}
+	}
+	own.Moments = append(past, own.Moments...)
+	return own
+}
+
+// Count is how many attempts ended in which way in the time of Width from Start on.
+type Count struct {
+	Start                    time.Time
+	Width                    time.Duration
+	Sent, Deferrals, Bounces int64
+}
+
+// SetPast replaces what is known of the time before our own samples, oldest first. Of the
+// last Span it is drawn step by step, as if it had been sampled.
+func (h *History) SetPast(counts []Count, now time.Time) {
+	var past []Moment
+	unknown := float32(math.NaN())
+	for _, c := range counts {
+		s := float32(c.Width.Seconds())
+		p := Point{
+			Sent: float32(c.Sent) / s, Deferrals: float32(c.Deferrals) / s, Bounces: float32(c.Bounces) / s,
+			Sessions: unknown, Waiting: unknown, Deferred: unknown, Median: unknown, Slow: unknown,
+		}
+		end := c.Start.Add(c.Width)
+		if now.Sub(c.Start) > Span {
+			past = append(past, Moment{c.Start.Add(c.Width / 2), p})
+			continue
+		}
+		for at := c.Start.Add(Step); !at.After(end); at = at.Add(Step) {
+			past = append(past, Moment{at, p})
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.past = past
+}
+
+// Reach is how far back the series of the whole goes.
+func (h *History) Reach(now time.Time) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.past) == 0 {
+		return min(now.Sub(h.began), Span)
+	}
+	return max(now.Sub(h.past[0].At), min(now.Sub(h.began), Span))
 }
 
 // Queues are the series of the busiest queues, the busiest first.

@@ -24,8 +24,18 @@ type State struct {
 	Damaged                                int // records
 	DNS                                    route.Counts
 	Reports                                map[[2]string]uint64 // that came back, by kind and result
+	Outcomes                               OutcomeStats
+	OutcomesFail                           bool // they are not kept as they should be
 	Milter                                 control.MilterCounts
 	MilterAt                               time.Time // of the milter's last report; zero: none yet
+}
+
+// OutcomeStats are those of package outcomes.
+type OutcomeStats struct {
+	On               bool
+	Rows, Lost       uint64
+	Octets, Log, WAL int64
+	Days             int
 }
 
 var _ prometheus.Collector = (*Metrics)(nil)
@@ -91,6 +101,15 @@ func (s *scrape) whole(st *State) {
 	s.gauge(desc("spool_free_bytes", "Bytes that can still be written on the spool's file system."), float64(st.Spool.Free))
 	s.gauge(desc("spool_damaged_records", "Records of the spool found damaged since the start, at most 1,000."), float64(st.Damaged))
 	s.count(desc("journal_errors_total", "Outcomes that could not be written to the journal, each try counted."), s.journal.Load())
+
+	if x := &st.Outcomes; x.On {
+		s.gauge(desc("outcomes_failing", "1 while outcomes are not kept as they should be; /readyz says why. Mail goes on."), number(st.OutcomesFail))
+		s.count(desc("outcomes_rows_total", "Attempts that were written to the databases of outcomes."), x.Rows)
+		s.count(desc("outcomes_lost_events_total", "Events that are missing among the outcomes."), x.Lost)
+		s.gauge(desc("outcomes_bytes", "Bytes of the databases of outcomes."), float64(x.Octets))
+		s.gauge(desc("outcomes_log_bytes", "Bytes of the log of events that they are filled from."), float64(x.Log))
+		s.gauge(desc("outcomes_wal_bytes", "Bytes of the write-ahead log of the day under way; it grows while another program reads."), float64(x.WAL))
+	}
 
 	queries := desc("dns_queries_total", "Queries to the resolvers, by what came of them.", "result")
 	s.count(queries, st.DNS.Found, "found")

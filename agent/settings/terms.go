@@ -1,14 +1,32 @@
 package settings
 
 import (
+	"time"
+
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/suppress"
 )
 
 // EventPlace is where events are written.
 func EventPlace(c *config.Config) event.Place {
 	return event.Place{Path: c.Events.File, MaxSize: int64(c.Events.MaxSize), Keep: c.Events.Keep}
+}
+
+// OutcomesPolicy is what is kept of what became of mail.
+func OutcomesPolicy(c *config.Config) outcomes.Policy {
+	o := &c.Outcomes
+	p := outcomes.Policy{
+		Keep: time.Duration(o.Keep), KeepTotals: time.Duration(o.KeepTotals), MaxSize: int64(o.MaxSize), MinFree: int64(c.Spool.MinFree),
+	}
+	switch {
+	case o.Recipients == config.RecipientsNone:
+		p.Recipients = outcomes.None
+	case o.Recipients == config.RecipientsHashed, o.Recipients == "" && !c.Log.Recipients:
+		p.Recipients = outcomes.Hashed
+	}
+	return p
 }
 
 // SuppressPolicy is what the suppression list is to do.

@@ -61,7 +61,10 @@ func (disk) SyncDir(dir string) error {
 	return d.Sync()
 }
 
-func (disk) Free(dir string) (int64, error) {
+func (disk) Free(dir string) (int64, error) { return Free(dir) }
+
+// Free is how many octets of the file system of a directory can be written by users.
+func Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}

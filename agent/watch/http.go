@@ -156,6 +156,11 @@ func (w *Watch) Warnings() []string {
 	if why := w.unsaved.Load(); why != nil && *why != "" {
 		list = append(list, *why)
 	}
+	for _, why := range []string{w.outcomes.Trouble(), w.assessor.Trouble()} {
+		if why != "" {
+			list = append(list, why)
+		}
+	}
 	return public(list)
 }
 

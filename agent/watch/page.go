@@ -110,6 +110,25 @@ func (w *Watch) HistoryLoop(ctx context.Context) {
 	})
 }
 
+// pastEvery is the time between two looks at what was counted long ago.
+const pastEvery = 5 * time.Minute
+
+// PastLoop gives the history what was counted before its own samples, until ctx ends.
+func (w *Watch) PastLoop(ctx context.Context) {
+	look := func(now time.Time) {
+		counts, err := w.outcomes.Past(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				w.log.Warn("the charts do not show what was counted earlier", "err", err)
+			}
+			return
+		}
+		w.history.SetPast(counts, now)
+	}
+	look(time.Now())
+	loop.Every(ctx, pastEvery, look)
+}
+
 // WebLink is the URL that lets one browser see addresses on the status page.
 func (w *Watch) WebLink() (string, error) {
 	listen := w.settings.Now().Config.Agent.HTTP.Listen.First()

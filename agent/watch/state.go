@@ -30,6 +30,7 @@ func (w *Watch) State() metrics.State {
 	}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = w.queue.Counts()
 	st.MaxSessions = w.queue.MaxSessions()
+	st.Outcomes, st.OutcomesFail = metrics.OutcomeStats(w.outcomes.Stats()), w.outcomes.Trouble() != ""
 	st.UnknownReplies = w.orders.Unknown().Total()
 	paused := make(map[string]bool)
 	for _, b := range w.orders.Standing().Pauses {

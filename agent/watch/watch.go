@@ -25,6 +25,7 @@ import (
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
@@ -43,6 +44,7 @@ type Options struct {
 	Orders   *orders.Orders
 	Settler  *settle.Settler
 	Events   *event.File
+	Outcomes *outcomes.Outcomes
 	History  *history.History
 	Metrics  *metrics.Metrics
 	Assessor *assess.Assessor
@@ -63,6 +65,7 @@ type Watch struct {
 	orders   *orders.Orders
 	settler  *settle.Settler
 	events   *event.File
+	outcomes *outcomes.Outcomes
 	history  *history.History
 	metrics  *metrics.Metrics
 	assessor *assess.Assessor
@@ -84,7 +87,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

@@ -94,7 +94,7 @@ func (c curve) means(x axis, n int) []float64 {
 	for _, m := range c.series.Moments {
 		i := int(int64(m.At.Sub(x.from)) * int64(n) / max(1, int64(width)))
 		y := float64(c.value(m.Point))
-		if i < 0 || i > n || c.holes && y == 0 {
+		if i < 0 || i > n || c.holes && y == 0 || math.IsNaN(y) {
 			continue
 		}
 		i = min(i, n-1)
@@ -110,7 +110,7 @@ func (c curve) means(x axis, n int) []float64 {
 // last is the newest value that was measured, NaN if none was.
 func (c curve) last() float64 {
 	for _, m := range slices.Backward(c.series.Moments) {
-		if y := float64(c.value(m.Point)); y != 0 || !c.holes {
+		if y := float64(c.value(m.Point)); !math.IsNaN(y) && (y != 0 || !c.holes) {
 			return y
 		}
 	}
@@ -186,12 +186,20 @@ func ago(d time.Duration) string {
 	if d < time.Hour {
 		return fmt.Sprintf("%d minutes ago", int(d.Minutes()))
 	}
-	return plural(int(d.Hours()), "hour") + " ago"
+	return length(d) + " ago"
 }
 
 func perSecond(x float64) string { return amount(x) + "/s" }
 
 func count(x float64) string { return number(int(math.Round(x))) }
+
+// length writes the span of a chart of an hour and more.
+func length(d time.Duration) string {
+	if d >= 48*time.Hour {
+		return plural(int(d.Hours()/24), "day")
+	}
+	return plural(int(d.Hours()), "hour")
+}
 
 // spanLink chooses how far back the charts reach.
 type spanLink struct {
@@ -202,12 +210,19 @@ type spanLink struct {
 var spans = []struct {
 	name string
 	span time.Duration
-}{{"15m", 15 * time.Minute}, {"1h", time.Hour}, {"6h", history.Span}}
+}{{"15m", 15 * time.Minute}, {"1h", time.Hour}, {"6h", history.Span}, {"7d", 7 * 24 * time.Hour}, {"400d", 400 * 24 * time.Hour}}
+
+// ownSpans is how many of them our own samples fill. The others are offered where there
+// are older counts: package outcomes has them.
+const ownSpans = 3
 
 // span is how far back the charts reach: what is asked for, or the shortest
 // that shows all there is.
 func (v *view) span(page string) (axis, []spanLink) {
-	chosen := len(spans) - 1
+	chosen, offered := ownSpans-1, ownSpans
+	if v.history.Reach(v.Time) > history.Span {
+		offered = len(spans)
+	}
 	if all := v.history.Total(v.Time.Add(-history.Span)).Moments; len(all) > 0 {
 		age := v.Time.Sub(all[0].At)
 		for chosen > 0 && age <= spans[chosen-1].span {
@@ -216,7 +231,7 @@ func (v *view) span(page string) (axis, []spanLink) {
 	} else {
 		chosen = 0
 	}
-	for i, s := range spans {
+	for i, s := range spans[:offered] {
 		if v.query.Get("span") == s.name {
 			chosen = i
 		}
@@ -226,8 +241,8 @@ func (v *view) span(page string) (axis, []spanLink) {
 		separator = "&"
 	}
 	var links []spanLink
-	for i, s := range spans {
-		text := plural(int(s.span.Hours()), "hour")
+	for i, s := range spans[:offered] {
+		text := length(s.span)
 		if s.span < time.Hour {
 			text = fmt.Sprintf("%d minutes", int(s.span.Minutes()))
 		}

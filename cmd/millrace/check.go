@@ -100,6 +100,11 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	for _, f := range found {
 		r.add(f)
 	}
+	for _, offer := range []string{cfg.Outcomes.Offer(), cfg.Feedback.Offer()} {
+		if offer != "" {
+			r.say(offer)
+		}
+	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {
 			r.warn(w)

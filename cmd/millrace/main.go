@@ -19,6 +19,7 @@ type cli struct {
 	Check   checkCmd   `cmd:"" help:"Check the configuration, and whether the running Postfix fits it."`
 	Queue   queueCmd   `cmd:"" aliases:"q" help:"List what is queued, as mailq does."`
 	Find    findCmd    `cmd:"" help:"Look for queued mail: by recipient, sender, queue id, message id."`
+	History historyCmd `cmd:"" help:"Tell what became of an address, a message or a stream: every attempt and its reply."`
 	Cat     catCmd     `cmd:"" help:"Print a message with its envelope, as postcat does."`
 	Top     topCmd     `cmd:"" help:"Watch the sites and streams at work; with keys to pause, flush, explain."`
 	Shape   shapeCmd   `cmd:"" help:"Show how old the queue is, as qshape does."`
@@ -48,6 +49,7 @@ type cli struct {
 	Handback handbackCmd `cmd:"" help:"Give queued mail back to Postfix."`
 	Drain    drainCmd    `cmd:"" help:"Divert nothing more, and send what is queued."`
 
+	Forget   forgetCmd   `cmd:"" help:"Erase what is kept of an address."`
 	Suppress suppressCmd `cmd:"" help:"The addresses that are not tried again: list, add, remove, import, export, stats."`
 
 	Feedback feedbackCmd `cmd:"" help:"Take a delivery report or a complaint from a pipe."`

@@ -24,6 +24,7 @@ func scenarios() []scenario {
 		{"blast", blast},
 		{"limits", limits},
 		{"outage", outage},
+		{"outcomes", outcomesKept},
 		{"odd", odd},
 		{"milter", milterOverhead},
 		{"session", sessions},

@@ -19,12 +19,16 @@ import (
 	"github.com/millrace/millrace/contrib/lab/ledger"
 )
 
-// drain fills a spool, starts the agent and waits until all is delivered.
-func drain(ctx context.Context, b *bench, size int) (f flow, err error) {
+// drain fills a spool, starts the agent and waits until all is delivered, and for a time
+// after that.
+func drain(ctx context.Context, b *bench, size int, after time.Duration, change ...func(*lab.MillraceOptions)) (f flow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
 	m := b.draining()
 	m.Set["handback.relay"] = `"127.0.0.1:10626"` // nobody listens, and nobody needs it
+	for _, c := range change {
+		c(m)
+	}
 	h, err := start(ctx, world{providers: ideal(), millrace: m, asleep: true})
 	if err != nil {
 		return f, err
@@ -40,6 +44,13 @@ func drain(ctx context.Context, b *bench, size int) (f flow, err error) {
 	}
 	if err := h.arrived(ctx, n); err != nil {
 		return f, err
+	}
+	if after > 0 {
+		select {
+		case <-time.After(after):
+		case <-ctx.Done():
+			return f, context.Cause(ctx)
+		}
 	}
 	f.each = h.kill().per(n)
 	f.rate = rateOf(h.Internet.Ledger())

@@ -34,7 +34,7 @@ func exposition(t *testing.T) string {
 	t.Helper()
 	m := metrics.New("1.0", func() metrics.State {
 		return metrics.State{
-			Ready: true, MilterAt: time.Now(), Milter: control.MilterCounts{Messages: map[string]uint64{"delrcpt": 1}},
+			Ready: true, Outcomes: metrics.OutcomeStats{On: true}, MilterAt: time.Now(), Milter: control.MilterCounts{Messages: map[string]uint64{"delrcpt": 1}},
 			Sites: []queue.Site{{Name: "mx.example", Queue: "general", Waiting: 1, Sessions: 2, Ready: 1, Target: elastic.Target{Sessions: 3, Pace: 4}}},
 		}
 	})

@@ -3,7 +3,8 @@
 //	go run ./packaging/man DIRECTORY
 //
 // It runs in the top of the source. The programs' pages are made of their --help,
-// that of the configuration of the documented types in agent/config; what the
+// that of the configuration of the documented types in agent/config, that of events of
+// the package comment of agent/event; what the
 // programs do together is told by millrace.7 beside this file.
 package main
 
@@ -47,6 +48,13 @@ func write(dir string) error {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "millrace.toml.5"), page, 0o644); err != nil {
+		return err
+	}
+	page, err = events("agent/event/event.go")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "millrace-events.5"), page, 0o644); err != nil {
 		return err
 	}
 	overview, err := os.ReadFile("packaging/man/millrace.7")

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -36,6 +37,31 @@ func TestEveryKeyIsExplained(t *testing.T) {
 	}
 }
 
+// TestEveryColumnIsExplained compares millrace-events(5) with the tables.
+func TestEveryColumnIsExplained(t *testing.T) {
+	t.Parallel()
+	page, err := events("../../agent/event/event.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns := 0
+	for _, file := range []string{"day.go", "totals.go"} {
+		source, err := os.ReadFile("../../agent/outcomes/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`[(,]\s*(\w+) (?:INTEGER|TEXT|BLOB)|\s(recipient),`).FindAllSubmatch(source, -1) {
+			columns++
+			if name := string(m[1]) + string(m[2]); !regexp.MustCompile(`\b` + name + `\b`).Match(page) {
+				t.Errorf("%s is not explained", name)
+			}
+		}
+	}
+	if columns < 40 {
+		t.Errorf("only %d columns found", columns)
+	}
+}
+
 // TestThePagesAreWellFormed has groff read them.
 func TestThePagesAreWellFormed(t *testing.T) {
 	t.Parallel()
@@ -46,7 +72,7 @@ func TestThePagesAreWellFormed(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	pages, err := filepath.Glob(dir + "/*.[1578]")
-	if err != nil || len(pages) != 5 {
+	if err != nil || len(pages) != 6 {
 		t.Fatalf("%v, %v", pages, err)
 	}
 	for _, page := range pages {

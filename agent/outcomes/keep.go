@@ -1,0 +1,124 @@
+package outcomes
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// look removes files that are too old or too many, and measures the rest. The caller holds mu.
+func (o *Outcomes) look(now time.Time) {
+	p := o.policy.Load()
+	list := o.files()
+	if len(list) > 0 {
+		day, _ := dayOf(list[0])
+		if now.Sub(day) >= p.Keep+24*time.Hour && o.due(&o.aged, now, agedEvery) {
+			o.remove(list[0], "it is older than [outcomes] keep")
+			list = list[1:]
+		}
+	}
+	asides := o.asides()
+	for _, path := range asides {
+		if info, err := os.Stat(path); err == nil && now.Sub(info.ModTime()) > p.Keep {
+			o.told(os.Remove(path))
+		}
+	}
+	if p.KeepTotals == 0 && o.totals == nil {
+		o.unlink(o.totalsPath())
+	}
+	o.full = ""
+	for {
+		total := o.size()
+		why := ""
+		if p.MaxSize > 0 && total > p.MaxSize {
+			why = fmt.Sprintf("all files of outcomes have %d MiB, more than [outcomes] max_size", total>>20)
+		} else if err := o.room(); err != nil {
+			why = err.Error()
+		}
+		if why == "" || !p.on() {
+			o.measure(total, len(list))
+			return
+		}
+		if len(asides) > 0 {
+			for _, path := range asides {
+				if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+					o.told(err)
+				}
+			}
+			asides = nil
+			continue
+		}
+		if len(list) <= 1 || o.day != nil && list[0] == o.day.path {
+			o.full = why + ", and there is but one day; remedy: make room, or max_size larger"
+			o.measure(total, len(list))
+			return
+		}
+		o.remove(list[0], why)
+		list = list[1:]
+	}
+}
+
+// room returns an error when the file system has less left than it must have.
+func (o *Outcomes) room() error {
+	free, err := o.o.Free(o.o.StateDirectory)
+	if least := o.policy.Load().MinFree; err == nil && free < least {
+		return fmt.Errorf("the file system of %s has %d MiB left, less than [spool] min_free", o.o.StateDirectory, free>>20)
+	}
+	return nil // an error of the file system shows when it is written to
+}
+
+// remove ends the file of a day, with what SQLite has beside it and what was set aside of it.
+func (o *Outcomes) remove(path, why string) {
+	if o.day != nil && o.day.path == path {
+		o.told(o.day.close())
+		o.day = nil
+	}
+	o.o.Log.Info("a day of outcomes is removed", "file", path, "reason", why)
+	o.unlink(path)
+}
+
+func (o *Outcomes) unlink(path string) {
+	for _, name := range beside(path) {
+		o.told(os.Remove(name))
+	}
+}
+
+// asides lists the damaged files that were set aside.
+func (o *Outcomes) asides() []string {
+	list, _ := filepath.Glob(filepath.Join(o.dir(), "*"+suffix+damaged+"*"))
+	return list
+}
+
+// beside lists a database, what SQLite has beside it, and what was set aside of it.
+func beside(path string) (list []string) {
+	entries, _ := os.ReadDir(filepath.Dir(path))
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), filepath.Base(path)) {
+			list = append(list, filepath.Join(filepath.Dir(path), e.Name()))
+		}
+	}
+	return list
+}
+
+// size is how many octets the directory takes.
+func (o *Outcomes) size() (n int64) {
+	entries, _ := os.ReadDir(o.dir())
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
+func (o *Outcomes) measure(octets int64, days int) {
+	st := Stats{Octets: octets, Days: days}
+	if o.day != nil {
+		st.WAL, _ = sizeOf(o.day.path + "-wal")
+	}
+	o.stats.Store(&st)
+}

@@ -1,0 +1,5 @@
+//go:build long
+
+package outcomes
+
+func init() { kills = 100 }
