@@ -54,6 +54,8 @@ type stage struct {
 type accepted struct {
 	provider, sender, recipient string
 	content                     string
+	tls                         bool
+	client                      netip.Addr
 }
 
 // relayDomain's provider stands for the host MTA's hand-back port.
@@ -106,7 +108,7 @@ func (s *stage) arrived(m *sink.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range m.Recipients {
-		s.accepted = append(s.accepted, accepted{m.Provider, m.Sender, r.Address, string(m.Content)})
+		s.accepted = append(s.accepted, accepted{m.Provider, m.Sender, r.Address, string(m.Content), m.TLS, m.Client})
 	}
 }
 
