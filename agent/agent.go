@@ -61,6 +61,7 @@ type Agent struct {
 	shut      context.CancelFunc
 	stop      context.Context // ends when transactions in flight must be cut
 	cut       context.CancelFunc
+	grace     time.Duration // finish, or less in tests
 }
 
 // suppressFile, in the state directory, holds the suppression list.
@@ -72,7 +73,7 @@ const sitesFile = "sites.json"
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
-	a := &Agent{log: log, version: version}
+	a := &Agent{log: log, version: version, grace: finish}
 	a.mail = event.NewLog(log, c.Log, time.Now())
 	a.metrics = metrics.New(version, func() metrics.State { return a.watch.State() }) // asked by scrapes, which Run serves
 	set, err := settings.New(c, log, &a.dns)
@@ -272,11 +273,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		a.log.Error("the agent cannot go on", "err", err)
 	}
-	a.log.Info("stopping", "grace", finish)
+	a.log.Info("stopping", "grace", a.grace)
 	end()
 	a.lookups.close()
 	a.shut() // sessions that are still connecting hold no mail
-	grace, done := context.WithTimeout(context.Background(), finish)
+	grace, done := context.WithTimeout(context.Background(), a.grace)
 	if a.queue.Close(grace) != nil {
 		a.log.Warn("transactions still in flight are cut; their recipients will be tried again")
 	}

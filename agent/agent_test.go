@@ -45,7 +45,9 @@ type stage struct {
 	stopped  chan error
 	stopNow  context.CancelFunc
 	log      *logbuf.Buffer
-	logger   *slog.Logger // of the agent; nil: to log, as text
+	logger   *slog.Logger  // of the agent; nil: to log, as text
+	grace    time.Duration // of the agents' stops; 0: as New has it
+	thinks   chan struct{} // receivers that have accepted a message answer once it is closed; nil: at once
 	mu       sync.Mutex
 	accepted []accepted
 }
@@ -54,6 +56,8 @@ type stage struct {
 type accepted struct {
 	provider, sender, recipient string
 	content                     string
+	tls                         bool
+	client                      netip.Addr
 }
 
 // relayDomain's provider stands for the host MTA's hand-back port.
@@ -104,9 +108,12 @@ func newStage(t *testing.T, change func(*config.Config), providers ...sink.Provi
 
 func (s *stage) arrived(m *sink.Message) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, r := range m.Recipients {
-		s.accepted = append(s.accepted, accepted{m.Provider, m.Sender, r.Address, string(m.Content)})
+		s.accepted = append(s.accepted, accepted{m.Provider, m.Sender, r.Address, string(m.Content), m.TLS, m.Client})
+	}
+	s.mu.Unlock()
+	if s.thinks != nil {
+		<-s.thinks
 	}
 }
 
@@ -116,6 +123,7 @@ func (s *stage) start() *Agent {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	a.grace = cmp.Or(s.grace, a.grace)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})
 	stopped := make(chan error, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -150,48 +151,78 @@ func TestSlowLookupsLeaveRoom(t *testing.T) {
 	}
 }
 
-// TestReloadWhileADomainIsLookedUp changes the route while the name server thinks: its answer
-// is one to a question that nobody asks any more.
+// TestReloadWhileADomainIsLookedUp changes the route, the TLS level and the source while the
+// name server thinks: its answer is one to a question that nobody asks any more.
 func TestReloadWhileADomainIsLookedUp(t *testing.T) {
 	t.Parallel()
-	asked, answer := make(chan struct{}), make(chan struct{})
-	first := sync.OnceFunc(func() { close(asked) })
+	source := netip.MustParseAddr("127.77.0.9")
+	for name, x := range map[string]struct {
+		change   func(s *stage, next *config.Config)
+		provider string // that gets the mail
+		fits     func(accepted) bool
+	}{
+		"route": {func(s *stage, next *config.Config) {
+			next.General.Route = config.Route{Kind: config.RouteRelay, Relay: fmt.Sprintf("%s:%d", relay, s.net.Port())}
+		}, "host", func(accepted) bool { return true }},
+		"TLS level": {func(_ *stage, next *config.Config) { next.General.TLS = config.TLSRequired },
+			"far", func(a accepted) bool { return a.tls }},
+		"source": {func(_ *stage, next *config.Config) { next.Agent.SourceAddresses = []netip.Addr{source} },
+			"far", func(a accepted) bool { return a.client == source }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			names := newSlowServer(t)
+			s := newStage(t, func(c *config.Config) {
+				c.Agent.Resolvers, c.General.TLS = []string{names.addr}, config.TLSNone
+			}, far(sink.Behaviour{StartTLS: true}))
+			names.upstream = s.net.DNSAddr()
+			s.start()
+			s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@far.test")
+			<-names.asked
+			next := *s.config
+			x.change(s, &next)
+			if err := s.agent.Reload(&next); err != nil {
+				t.Fatal(err)
+			}
+			close(names.answer)
+			s.until("delivered", func() bool { return len(s.at("far"))+len(s.at("host")) == 1 })
+			for _, a := range append(s.at("far"), s.at("host")...) {
+				if a.provider != x.provider || !x.fits(a) {
+					t.Errorf("as before the reload: to %s, from %v, TLS %v", a.provider, a.client, a.tls)
+				}
+			}
+		})
+	}
+}
+
+// slowServer is a name server that passes questions on once it may.
+type slowServer struct {
+	addr, upstream string
+	asked, answer  chan struct{} // closed by the first question, and by the test
+}
+
+func newSlowServer(t *testing.T) *slowServer {
+	t.Helper()
+	x := &slowServer{asked: make(chan struct{}), answer: make(chan struct{})}
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	x.addr = pc.LocalAddr().String()
+	first := sync.OnceFunc(func() { close(x.asked) })
 	server := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
 		first()
-		<-answer
-		r := new(dns.Msg)
-		r.SetReply(m)
-		switch m.Question[0].Qtype {
-		case dns.TypeMX:
-			r.Answer = append(r.Answer, &dns.MX{Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeMX, Class: dns.ClassINET, Ttl: 3600}, Mx: "mx.slow.test."})
-		case dns.TypeA:
-			r.Answer = append(r.Answer, &dns.A{Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 3600}, A: net.IPv4(127, 0, 0, 9)})
+		select {
+		case <-x.answer:
+		case <-t.Context().Done():
+			return
 		}
-		_ = w.WriteMsg(r)
+		if r, err := dns.Exchange(m, x.upstream); err == nil {
+			_ = w.WriteMsg(r)
+		}
 	})}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.ActivateAndServe() }()
 	t.Cleanup(func() { _ = server.Shutdown(); <-served })
-	s := newStage(t, func(c *config.Config) { c.Agent.Resolvers = []string{pc.LocalAddr().String()} }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
-	s.start()
-	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@slow.test")
-	<-asked
-	next := *s.config
-	next.General.Route = config.Route{Kind: config.RouteRelay, Relay: "127.0.0.1:9"}
-	if err := s.agent.Reload(&next); err != nil {
-		t.Fatal(err)
-	}
-	close(answer)
-	s.until("its mail goes by the new route", func() bool {
-		for _, site := range s.agent.queue.Sites() {
-			if site.Name == "relay:127.0.0.1:9" && site.Waiting > 0 {
-				return true
-			}
-		}
-		return false
-	})
+	return x
 }

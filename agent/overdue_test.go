@@ -2,12 +2,14 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -102,5 +104,55 @@ func TestMailForTheHostWaitsForIt(t *testing.T) {
 	})
 	if got := s.at("host")[0]; got.recipient != "a@far.test" {
 		t.Errorf("the host got mail to %s:\n%s", got.recipient, got.content)
+	}
+}
+
+// TestAReadErrorEndsNoMail has the two ways in which mail ends without a session, while the
+// spool cannot be read: that may pass, and the mail waits for it.
+func TestAReadErrorEndsNoMail(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(a *Agent){
+		"a domain that does not exist": func(a *Agent) {
+			a.resolver.unroutable(a.settings.Now(), "gone.test", quick, &route.Error{Domain: "gone.test", Reason: route.NXDomain})
+		},
+		"past its age, and no route": func(a *Agent) {
+			a.queue.Unrouted("gone.test", "no answer", time.Now().Add(time.Hour))
+			a.expireOverdue()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, nil)
+			s.send(spool.Envelope{Sender: "n@news.test", Arrived: time.Now().Add(-200 * time.Hour)}, letter, "a@gone.test", "b@gone.test")
+			a, err := New(s.config, s.log.Logger(), "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.closeEvents()
+			defer a.writer.Close()
+			defer a.lookups.close()
+			if err := a.load(); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.store.Close(); err != nil { // from now on every reading fails
+				t.Fatal(err)
+			}
+			a.cut() // nothing waits for a journal that is closed
+			var left []queue.Entry
+			s.until("its end has come", func() bool {
+				end(a)
+				left = nil
+				a.queue.List(func(page []queue.Entry) bool { left = append(left, page...); return true })
+				return len(left) == 0 || left[0].Tries > 0
+			})
+			if len(left) != 2 {
+				t.Errorf("%d of 2 recipients are left", len(left))
+			}
+			for _, e := range left {
+				if e.State != "deferred" || !strings.HasPrefix(e.Reason, "spool: ") {
+					t.Errorf("%s: %s", e.State, e.Reason)
+				}
+			}
+		})
 	}
 }

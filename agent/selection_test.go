@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -102,4 +103,50 @@ func TestFilterSelectsStreamsThatShareAName(t *testing.T) {
 			t.Errorf("%q: selected %v", stream, got)
 		}
 	}
+}
+
+// A pause that was said for a stream holds it where there is mail of 4,096 others, whether it
+// was said before or after the mail came, over a restart, and until it is taken off.
+func TestPauseHoldsAStreamAmongThousands(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, far(sink.Behaviour{}))
+	s.start()
+	flood, all := control.Filter{Domain: "flood.test"}, control.Filter{Domain: "far.test"}
+	for _, f := range []control.Filter{flood, all, {Stream: "before"}} {
+		s.pause(f, "wait for the test")
+	}
+	const others = 4096 + 64 // those after the 4,096th share 64 names; of the four here each has its own
+	s.flood(others, func(i int) (spool.Envelope, string) {
+		return spool.Envelope{Sender: "f@news.test", Stream: fmt.Sprint("flood", i)}, fmt.Sprintf("u%d@flood.test", i)
+	})
+	s.until("the others wait", func() bool { return s.status().Waiting == others })
+	streams := []string{"before", "after", "unpaused"}
+	for _, x := range streams {
+		s.send(spool.Envelope{Sender: "n@news.test", Stream: x}, letter, x+"@far.test")
+	}
+	s.until("they wait, too", func() bool { return s.status().Waiting == others+len(streams) })
+	s.pause(control.Filter{Stream: "after"}, "wait for the test")
+	s.resume(all)
+	s.until("the one without a pause is delivered", func() bool { return strings.Contains(s.arrivals("far"), "unpaused") })
+	s.until("no try is under way", func() bool { st := s.status(); return st.Active == 0 && st.Waiting <= others+2 })
+	if got := s.arrivals("far"); got != "unpaused" {
+		t.Fatalf("%q were delivered", got)
+	}
+	for _, x := range streams[:2] {
+		if got := s.listed(control.Filter{Stream: x}); got != x {
+			t.Errorf("stream %s lists %q", x, got)
+		}
+	}
+	s.stop()
+	s.start()
+	s.until("all is back", func() bool { return s.status().Waiting == others+2 })
+	s.send(spool.Envelope{Sender: "n@news.test", Stream: "late"}, letter, "late@far.test")
+	s.until("mail goes on", func() bool { return strings.Contains(s.arrivals("far"), "late") })
+	if got := s.arrivals("far"); got != "late unpaused" {
+		t.Errorf("after a restart %q were delivered", got)
+	}
+	s.resume(control.Filter{Stream: "after"})
+	s.until("the pause has ended", func() bool { return s.arrivals("far") == "after late unpaused" })
+	s.resume(control.Filter{Stream: "before"})
+	s.until("the other has, too", func() bool { return s.arrivals("far") == "after before late unpaused" })
 }

@@ -95,7 +95,7 @@ func failure(err error, p settings.Host) outcome.Attempt {
 	if !ok {
 		return at
 	}
-	at.Stage = stages[e.Stage]
+	at.Stage, at.BeforeContent = stages[e.Stage], e.Stage == smtp.StageData
 	if e.Reply.Code != 0 {
 		at.Fault, at.Code, at.Enhanced, at.Text = outcome.NoFault, e.Reply.Code, e.Reply.Enhanced, e.Reply.Text
 		return at

@@ -20,7 +20,7 @@ import (
 // read decides on one recipient of a transaction. err is the connection's.
 func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queue.Item, res smtp.RcptResult, err error) {
 	at := outcome.Attempt{
-		Stage: stages[res.Stage], Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
+		Stage: stages[res.Stage], BeforeContent: res.Stage == smtp.StageData, Code: res.Reply.Code, Enhanced: res.Reply.Enhanced, Text: res.Reply.Text,
 		Tries: item.Tries, Born: r.Job.Born, Jitter: rand.Float64(), Peer: r.Names.Name,
 		To:     r.Envelope.Recipients[item.Ordinal].Address,
 		ToHost: r.Route.Handback, Report: r.Envelope.Origin == spool.Report,
@@ -48,7 +48,7 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 			f.Untried = true
 		default:
 			x := failure(err, r.Host)
-			at.Stage, at.Fault, at.Code, at.Enhanced, at.Text = x.Stage, x.Fault, x.Code, x.Enhanced, x.Text
+			at.Stage, at.BeforeContent, at.Fault, at.Code, at.Enhanced, at.Text = x.Stage, x.BeforeContent, x.Fault, x.Code, x.Enhanced, x.Text
 		}
 	case smtp.InDoubt:
 		at.Stage, at.Fault, at.Text = outcome.Data, outcome.InDoubt, err.Error()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -77,6 +78,31 @@ func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 	for _, res := range []smtp.RcptResult{doubt, lost} {
 		if got := decide(res, cut); got != outcome.Retry {
 			t.Errorf("a transaction cut by a stop: action %v", got)
+		}
+	}
+}
+
+// A refusal is told with the command that it answered, as by smtp(8): DATA itself, or what
+// ended the content.
+func TestReasonNamesTheCommandThatWasRefused(t *testing.T) {
+	t.Parallel()
+	d := testDeliverer(t, &settings.Settings{}, nil)
+	no := smtp.Reply{Code: 554, Enhanced: "5.7.1", Text: "no"}
+	for stage, want := range map[smtp.Stage]string{
+		smtp.StageMail: "MAIL FROM command", smtp.StageRcpt: "RCPT TO command", smtp.StageData: "DATA command", smtp.StageDot: "end of DATA command",
+	} {
+		for name, x := range map[string]struct {
+			result smtp.RcptResult
+			err    error
+		}{
+			"refused":            {smtp.RcptResult{Fate: smtp.Refused, Stage: stage, Reply: no}, nil},
+			"ended by the reply": {smtp.RcptResult{Fate: smtp.NotOffered, Stage: stage}, &smtp.Error{Stage: stage, Reply: no}},
+		} {
+			r := settle.Settlement{Envelope: &spool.Envelope{Recipients: []spool.Recipient{{Address: "a@far.test"}}}, Route: queue.Route{Queue: &config.Queue{}, Handback: true}, Reuse: 1}
+			d.read(&settings.Settings{}, &r, queue.Item{}, x.result, x.err)
+			if got := r.Results[0].Decision.Reason; !strings.HasSuffix(got, "said: 554 5.7.1 no (in reply to "+want+")") {
+				t.Errorf("stage %v, %s: %q, want %s", stage, name, got, want)
+			}
 		}
 	}
 }

@@ -142,12 +142,12 @@ func reason(a *Attempt) string {
 	case a.Stage == Connect:
 		return host + " refused to talk to me: " + reply
 	}
-	return fmt.Sprintf("%s said: %s (in reply to %s)", host, reply, a.Stage.command())
+	return fmt.Sprintf("%s said: %s (in reply to %s)", host, reply, a.command())
 }
 
-// command is what a reply at the stage answered.
-func (s Stage) command() string {
-	switch s {
+// command is what a reply answered, as Postfix's log calls it.
+func (a *Attempt) command() string {
+	switch a.Stage {
 	case TLS:
 		return "STARTTLS command"
 	case Mail:
@@ -155,6 +155,9 @@ func (s Stage) command() string {
 	case Rcpt:
 		return "RCPT TO command"
 	case Data:
+		if a.BeforeContent {
+			return "DATA command"
+		}
 		return "end of DATA command"
 	}
 	return "no command"

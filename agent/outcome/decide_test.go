@@ -83,6 +83,7 @@ func TestReasonIsOneLineAsPostfixWritesIt(t *testing.T) {
 		"host mx1.example[192.0.2.1] said: 550 5.1.1 User unknown (in reply to RCPT TO command)":   {Stage: Rcpt, Code: 550, Enhanced: "5.1.1", Text: "User unknown", Peer: peer},
 		"host mx1.example[192.0.2.1] said: 451 later (in reply to MAIL FROM command)":              {Stage: Mail, Code: 451, Text: "later", Peer: peer},
 		"host mx1.example[192.0.2.1] said: 554 5.6.0 two  lines (in reply to end of DATA command)": {Stage: Data, Code: 554, Enhanced: "5.6.0", Text: "two\r\nlines", Peer: peer},
+		"host mx1.example[192.0.2.1] said: 554 5.5.1 no (in reply to DATA command)":                {Stage: Data, BeforeContent: true, Code: 554, Enhanced: "5.5.1", Text: "no", Peer: peer},
 		"host mx1.example[192.0.2.1] said: 454 4.7.0 no (in reply to STARTTLS command)":            {Stage: TLS, Code: 454, Enhanced: "4.7.0", Text: "no", Peer: peer},
 		"host mx1.example[192.0.2.1] refused to talk to me: 421 busy":                              {Stage: Connect, Code: 421, Text: "busy", Peer: peer},
 		"250 2.0.0 Ok: queued as 1":                                                           {Stage: Data, Code: 250, Enhanced: "2.0.0", Text: "Ok: queued as 1", Peer: peer},

@@ -54,20 +54,21 @@ const (
 
 // Attempt is what happened to one recipient, or to a connect.
 type Attempt struct {
-	Stage    Stage
-	Code     int    // SMTP reply code; 0 if no server spoke
-	Enhanced string // "4.7.28", or ""
-	Text     string
-	Fault    Fault     // what went wrong when Code is 0
-	To       string    // the recipient, whose address a reply may repeat; "" if it is about none
-	Peer     string    // who spoke: "mx1.example[192.0.2.1]"; "" if nobody was reached
-	Tries    int       // tries before this one
-	Born     time.Time // of the message; zero: it does not expire
-	Jitter   float64   // in [0, 1): puts a retry off by up to a tenth, so that not all come at once
-	ToHost   bool      // this was the hand-back relay
-	Report   bool      // the message is a DSN of ours
-	First    bool      // of a reply to RCPT: no other recipient of the transaction was accepted before
-	Shared   bool      // of a reply to DATA: it is about other recipients too
+	Stage         Stage
+	Code          int    // SMTP reply code; 0 if no server spoke
+	Enhanced      string // "4.7.28", or ""
+	Text          string
+	Fault         Fault     // what went wrong when Code is 0
+	To            string    // the recipient, whose address a reply may repeat; "" if it is about none
+	Peer          string    // who spoke: "mx1.example[192.0.2.1]"; "" if nobody was reached
+	Tries         int       // tries before this one
+	Born          time.Time // of the message; zero: it does not expire
+	Jitter        float64   // in [0, 1): puts a retry off by up to a tenth, so that not all come at once
+	ToHost        bool      // this was the hand-back relay
+	Report        bool      // the message is a DSN of ours
+	First         bool      // of a reply to RCPT: no other recipient of the transaction was accepted before
+	Shared        bool      // of a reply to DATA: it is about other recipients too
+	BeforeContent bool      // of a reply to DATA: it is the one to the command itself
 }
 
 // Fault is a failure that no server's reply describes.

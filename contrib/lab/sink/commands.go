@@ -465,7 +465,7 @@ func (s *session) accept(unanswered bool) {
 
 func (s *session) message() *Message {
 	m := &Message{
-		Provider: s.host.provider.name, Host: s.host.name, TLS: s.tls, Helo: s.helo,
+		Provider: s.host.provider.name, Host: s.host.name, TLS: s.tls, Client: s.client(), Helo: s.helo,
 		Sender: string(s.bytes(s.sender)), MailArgs: string(s.bytes(s.mailArgs)), Content: s.keep.Bytes(),
 	}
 	for _, r := range s.rcpts {

@@ -66,6 +66,7 @@ type Message struct {
 	Provider   string
 	Host       string
 	TLS        bool
+	Client     netip.Addr
 	Helo       string
 	Sender     string
 	MailArgs   string // ESMTP parameters of MAIL, as sent
