@@ -16,7 +16,7 @@ type late struct {
 	ends     []end         // of the last sessions, oldest first
 	votes    *votes        // nil: none was refused
 	lag      time.Duration // so long after its end a slot is free
-	from, to int           // of lags, those that it may be
+	from, to uint8         // of lags, those that it may be
 	sure     bool          // a replacement was accepted since it was found to be longer
 	early    *slots.Slot   // the one that finds out whether less would do
 	passed   int           // replacements accepted while it is not sure

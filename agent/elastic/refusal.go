@@ -102,7 +102,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	case proven && again: // as many as had a message under way are refused with the first
 		s.credit--
 	case proven: // told late: what is left fits, and what a connect met was not judged
-		s.late.votes = nil
+		s.late.votes, s.late.lag = nil, 0
 		a.Limited, a.Accepted = true, max(1, min(a.Accepted, a.Held()))
 		s.state, s.probe.trial = bounded, 0
 		s.probe.gap = min(2*s.probe.gap, gapMax)

@@ -43,7 +43,7 @@ type scope struct {
 // lags with which it is the wrong way round, and the lag is that against which least is
 // spoken. Nothing has to be known of the limit, and connects that meet a receiver with room
 // tell nothing wrong. Whether the limit is each address's or the site's is told in the same
-// way.
+// way. They take some 600 octets, and 250 for each address, of which there are 128 at most.
 type votes struct {
 	all     scope                     // all addresses together
 	each    map[*slots.Address]*scope // those by themselves
@@ -57,30 +57,68 @@ type end struct {
 	of *slots.Address
 }
 
-// mostEnds bounds the ends of sessions that are looked at for each connect.
-const mostEnds = 512
+const (
+	// mostEnds bounds the ends of sessions that are looked at for each connect.
+	mostEnds = 512
+	// endLong is how long the end of a session is kept: for connects that were under way at
+	// most so long. An end takes 16 octets, and the most that are kept 10 KB.
+	endLong = time.Minute
+	// faded is after how long without a vote there are none worth keeping: five half-lives.
+	faded = 5 * fade
+)
 
 // ended notes the end of a session.
 func (l *late) ended(now time.Time, a *slots.Address) {
-	if len(l.ends) >= 2*mostEnds {
-		l.ends = append(l.ends[:0], l.ends[mostEnds:]...)
+	if len(l.ends) == cap(l.ends) {
+		l.shed(now)
 	}
 	l.ends = append(l.ends, end{now.UnixNano(), a})
+}
+
+// shed lets go of ends that are of no use any more, and sees that there is room for about
+// as many again as are left, but not for many more.
+func (l *late) shed(now time.Time) {
+	from, to := now.Add(-endLong).UnixNano(), now.UnixNano()
+	l.ends = slices.DeleteFunc(l.ends, func(e end) bool { return e.at < from || e.at > to }) // the clock may have stepped back
+	l.ends = slices.Delete(l.ends, 0, max(0, len(l.ends)-mostEnds))
+	room := min(max(4, 2*len(l.ends)), mostEnds+mostEnds/4)
+	if n := cap(l.ends); n < room || n > 2*room {
+		l.ends = append(make([]end, 0, room), l.ends...)
+	}
+}
+
+// rest frees what is of no use any more. The lag that was found is kept, and counts as
+// remembered when there is something to compare again.
+func (l *late) rest(now time.Time) {
+	if len(l.ends) > 0 {
+		l.shed(now)
+	}
+	if len(l.ends) == 0 {
+		l.ends = nil
+	}
+	l.forget(now)
+}
+
+// forget drops votes that have faded.
+func (l *late) forget(now time.Time) {
+	if l.votes != nil && now.Sub(l.votes.faded) >= faded {
+		l.votes = nil
+	}
 }
 
 // meet takes in what a connect met that has just been answered. Before the first refusal
 // there is nothing to compare it with, and most sites never refuse one.
 func (l *late) meet(now time.Time, x *slots.Slot, letIn bool) {
-	if l.votes == nil {
-		if letIn {
+	if l.forget(now); l.votes == nil {
+		if letIn && l.lag == 0 {
 			return
 		}
-		l.votes = newVotes()
+		l.votes = remembered(now, l.lag)
 	}
-	l.votes.meet(now, x, l.ends, letIn)
+	if now.Sub(x.Began) <= endLong {
+		l.votes.meet(now, x, l.ends, letIn)
+	}
 }
-
-func newVotes() *votes { return &votes{each: make(map[*slots.Address]*scope)} }
 
 func (l *votes) meet(now time.Time, x *slots.Slot, ends []end, letIn bool) {
 	here := l.each[x.Address]
@@ -94,16 +132,17 @@ func (l *votes) meet(now time.Time, x *slots.Slot, ends []end, letIn bool) {
 	began, there := x.Began.UnixNano(), x.Began.Add(now.Sub(x.Began)/2).UnixNano()
 	var n, all held
 	atAddress, atAll := x.Met()
+	k := 0 // the shortest lag with which the slot was held
 	for _, e := range slices.Backward(ends[max(0, len(ends)-mostEnds):]) {
 		if e.at > there {
 			continue
 		}
-		if there-e.at > int64(slots.LagMax) {
+		ago := time.Duration(there - e.at)
+		if ago > slots.LagMax {
 			break
 		}
-		k, found := slices.BinarySearch(lags[:], time.Duration(there-e.at))
-		if found {
-			k++ // with that lag it is free just now
+		for k < lagSteps && lags[k] <= ago {
+			k++
 		}
 		if k < lagSteps {
 			all[k]++
@@ -154,7 +193,7 @@ func (s *scope) compare(n *held, against *[lagSteps]float32, letIn bool) {
 }
 
 // least are the shortest and the longest of the lags against which least is spoken.
-func (l *votes) least() (from, to int) {
+func (l *votes) least() (from, to uint8) {
 	if l == nil {
 		return 0, 0
 	}
@@ -166,10 +205,10 @@ func (l *votes) least() (from, to int) {
 			continue
 		}
 		least = against[at]
-		if from = at; against[0] < least+certain {
+		if from = uint8(at); against[0] < least+certain {
 			from = 0
 		}
-		for to = at; to+1 < lagSteps && against[to+1] < least+0.5; {
+		for to = uint8(at); to+1 < lagSteps && against[to+1] < least+0.5; {
 			to++
 		}
 	}
@@ -186,14 +225,17 @@ func lowest(x *[lagSteps]float32) (at int) {
 	return at
 }
 
-// remembered are votes for a lag that was learned before.
-func remembered(lag time.Duration) *votes {
-	v := newVotes()
+// remembered are votes for a lag that was found before; none if there was none.
+func remembered(now time.Time, lag time.Duration) *votes {
+	v := &votes{each: make(map[*slots.Address]*scope), faded: now}
+	if lag == 0 {
+		return v
+	}
 	k, _ := slices.BinarySearch(lags[:], lag)
 	for i := range v.against {
 		for j := range v.against[i] {
 			if j != min(k, lagSteps-1) {
-				v.against[i][j] = certain
+				v.against[i][j] = 2 * certain // so that they are enough for a half-life
 			}
 		}
 	}

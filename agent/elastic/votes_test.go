@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/millrace/millrace/agent/slots"
 )
@@ -54,6 +55,91 @@ func TestLagIsToldByWhatConnectsMet(t *testing.T) {
 		t.Logf("slots are free after %v, found to be after %v to %v", lag, least, most)
 		if lag == 0 && from > 0 || lag > 0 && (least > lag*11/10 || most < lag*9/10 || most > lag*13/10) {
 			t.Error("that is wrong")
+		}
+	}
+}
+
+// busyLate is what is known of a receiver of so many addresses where a session has ended
+// every gap for the last minute, and that has refused and let in at each of them; and a connect
+// that is under way.
+func busyLate(tb testing.TB, addresses int, gap time.Duration) (*late, *slots.Slot, time.Time) {
+	tb.Helper()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	table := slots.NewTable(addresses)
+	var of slots.Count
+	l := &late{}
+	a := make([]*slots.Address, addresses)
+	for i := range a {
+		a[i] = table.Row(slots.Key{Host: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 25)}, now)
+	}
+	for i := range int(time.Minute / gap) {
+		now = now.Add(gap)
+		l.ended(now, a[i%addresses])
+	}
+	for i := range 2 * addresses {
+		x := &slots.Slot{}
+		a[i%addresses].Begin(x, &of, slots.Grow, now)
+		l.meet(now, x, i >= addresses)
+		x.Void(now, now)
+	}
+	x := &slots.Slot{}
+	a[0].Begin(x, &of, slots.Grow, now)
+	return l, x, now
+}
+
+// BenchmarkMeet is what each connect costs that is answered, under the queue's mutex: of a
+// receiver of 30 addresses where as many sessions end as are looked at.
+func BenchmarkMeet(b *testing.B) {
+	l, x, now := busyLate(b, 30, slots.LagMax/mostEnds)
+	for i := 0; b.Loop(); i++ {
+		l.meet(now, x, i%2 == 0)
+		l.votes.least()
+	}
+}
+
+func BenchmarkEnded(b *testing.B) {
+	l, x, now := busyLate(b, 30, slots.LagMax/mostEnds)
+	for b.Loop() {
+		now = now.Add(slots.LagMax / mostEnds)
+		l.ended(now, x.Address)
+	}
+}
+
+// The memory of what sessions' ends and connects have told goes with its use.
+func TestALateSitesMemory(t *testing.T) {
+	t.Parallel()
+	l, x, now := busyLate(t, 30, time.Millisecond)
+	if n := cap(l.ends) * int(unsafe.Sizeof(end{})); n > 10<<10 {
+		t.Errorf("%d octets of ends", n)
+	}
+	for range 40 { // 20 minutes with little to do
+		now = now.Add(30 * time.Second)
+		l.ended(now, x.Address)
+		l.rest(now)
+	}
+	if n := cap(l.ends); n > 16 {
+		t.Errorf("%d ends have a place where two are of use", n)
+	}
+	l.rest(now.Add(faded))
+	if l.ends != nil || l.votes != nil {
+		t.Errorf("%d ends and votes (%t) are kept where nothing happens", cap(l.ends), l.votes != nil)
+	}
+}
+
+// A lag is known from before: over a restart, and after a time without connects.
+func TestALagIsRemembered(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	list, up := sharedAddress(t, now, 1)
+	list[0].late.lag = lags[30]
+	l, _ := list[0].Learned(now)
+	for what, s := range map[string]*Site{"a restart": Restore(now, Limits{MaxSessions: 20}, l), "a rest": list[0]} {
+		s.Rest(now)
+		var x slots.Slot
+		up[0].Address.Begin(&x, &s.Count, slots.Replace, now)
+		s.CameUp(&x, now)
+		if s.late.lag != lags[30] {
+			t.Errorf("the lag is %v after %s, was %v", s.late.lag, what, lags[30])
 		}
 	}
 }

@@ -32,7 +32,7 @@ const (
 	recallLooks = 16
 )
 
-// Learned returns what is to be kept. It looks at some hundred sites at a time under the
+// Learned returns what is to be kept, and frees what is of no more use. It looks at some hundred sites at a time under the
 // mutex.
 func (q *Queue) Learned(now time.Time) Learned {
 	l := Learned{At: now, Sites: make(map[string]elastic.Learned)}
@@ -50,6 +50,7 @@ func (q *Queue) Learned(now time.Time) Learned {
 		}
 	})
 	walk(q, &q.siteByNo, func(s *site) {
+		s.control.Rest(now)
 		if x, any := s.control.Learned(now); any {
 			l.Sites[s.key] = x
 		}
