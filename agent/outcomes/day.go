@@ -44,6 +44,8 @@ const (
 	// insertRows is how many rows one statement inserts: a statement for each would cost
 	// half as much again.
 	insertRows = 50
+	// maxFresh is how many new kinds a transaction may make before replies are kept whole.
+	maxFresh = 200
 	// maxKinds bounds the kinds that are remembered. What is forgotten gets another row.
 	maxKinds = 1 << 16
 	// autoCheckpoint is in pages of 4 KiB: a checkpoint syncs twice.
@@ -76,6 +78,7 @@ type day struct {
 	high    int64
 	kinds   map[kind]int64
 	kindID  int64 // the last one given
+	fresh   int   // kinds that the transaction has made
 	lastID  spool.ID
 	args    []driver.NamedValue
 }
@@ -275,6 +278,7 @@ func (d *day) note(id int64, r *eventlog.Record) {
 
 // add writes attempts, and a cursor, in one transaction.
 func (d *day) add(ctx context.Context, records []eventlog.Record, to eventlog.Cursor) (err error) {
+	d.fresh = 0
 	next, pending, lastID, kindID := d.next, len(d.pending), d.lastID, d.kindID
 	err = transaction(ctx, d.conn, func(ctx context.Context) error {
 		for len(records) > 0 {
@@ -343,7 +347,12 @@ func (d *day) row(ctx context.Context, r *eventlog.Record) error {
 	var words string
 	k.before, words, k.after = split(r.Reply, r.Recipient)
 	kindID, ok := d.kinds[k]
+	if !ok && d.fresh >= maxFresh { // of replies that have nothing in common
+		k.before, words, k.after = "", r.Reply, ""
+		kindID, ok = d.kinds[k]
+	}
 	if !ok {
+		d.fresh++
 		k.clone()
 		if len(d.kinds) >= maxKinds {
 			clear(d.kinds)

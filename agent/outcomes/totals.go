@@ -41,6 +41,7 @@ type totals struct {
 	path   string
 	db     *sql.DB
 	conn   *sql.Conn
+	insert *sql.Stmt
 	cursor eventlog.Cursor
 	start  int64 // of the bucket that seen is about
 	seen   map[bucket]bool
@@ -53,7 +54,11 @@ func openTotals(ctx context.Context, path string) (_ *totals, err error) {
 	if t.db, t.conn, err = openDB(ctx, path, totalsSchema); err != nil {
 		return nil, err
 	}
-	if t.cursor, err = readCursor(ctx, t.conn); err != nil {
+	t.cursor, err = readCursor(ctx, t.conn)
+	if err == nil {
+		t.insert, err = t.conn.PrepareContext(ctx, "INSERT INTO totals VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n")
+	}
+	if err != nil {
 		return nil, errors.Join(err, t.close())
 	}
 	return t, nil
@@ -85,8 +90,7 @@ func (t *totals) add(ctx context.Context, records []eventlog.Record, to eventlog
 	}
 	err = transaction(ctx, t.conn, func(ctx context.Context) error {
 		for b, n := range counts {
-			_, err := t.conn.ExecContext(ctx, "INSERT INTO totals VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
-				fine, b.start, b.stream, b.queue, b.site, b.event, b.class, n)
+			_, err := t.insert.ExecContext(ctx, fine, b.start, b.stream, b.queue, b.site, b.event, b.class, n)
 			if err != nil {
 				return err
 			}
@@ -124,4 +128,9 @@ func (t *totals) fold(ctx context.Context, now time.Time, keep time.Duration) er
 	})
 }
 
-func (t *totals) close() error { return errors.Join(t.conn.Close(), t.db.Close()) }
+func (t *totals) close() (err error) {
+	if t.insert != nil {
+		err = t.insert.Close()
+	}
+	return errors.Join(err, t.conn.Close(), t.db.Close())
+}

@@ -29,8 +29,8 @@ func split(reply, recipient string) (before, words, after string) {
 	return reply[:first], reply[first:last], reply[last:]
 }
 
-// own reports whether a word is likely to be of one reply only: six octets and more with a
-// digit among them, an address, or what repeats the recipient's local part.
+// own reports whether a word is likely to be of one reply only: with a digit, but for reply
+// codes and enhanced status codes, an address, or what repeats the recipient's local part.
 func own(word, local string) bool {
 	digit := false
 	for i := 0; i < len(word); i++ {
@@ -41,11 +41,29 @@ func own(word, local string) bool {
 			return true
 		}
 	}
-	if digit && len(word) >= 6 {
+	if digit && !isCode(word) {
 		return true
 	}
 	// Shorter ones are found by chance in other words.
 	return len(local) >= 3 && len(word) >= len(local) && len(word) <= len(local)+4 && containsFold(word, local)
+}
+
+// isCode reports whether a word is a reply code, "250", or an enhanced status code, "2.0.0",
+// perhaps the two of them, "250-2.0.0".
+func isCode(word string) bool {
+	if len(word) > len("550-5.7.509") || word[0] != '2' && word[0] != '4' && word[0] != '5' {
+		return false
+	}
+	dots := 0
+	for i := 0; i < len(word); i++ {
+		switch c := word[i]; {
+		case c == '.':
+			dots++
+		case c != '-' && (c < '0' || c > '9'):
+			return false
+		}
+	}
+	return dots == 2 || dots == 0 && len(word) <= 4
 }
 
 func containsFold(s, part string) bool {
