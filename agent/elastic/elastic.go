@@ -16,6 +16,7 @@
 //	s.Accepted | s.TooFast | s.Refused          // after it; Refused ends the session, too
 //	s.Ended(&slot, now)                         // however else a session that was up ends
 //	s.Surplus(now), s.Next()                    // sessions to retire; when to call Open again
+//	s.Rest(now)                                 // about twice a minute: frees what has faded
 //
 // # Slots
 //
@@ -90,7 +91,8 @@
 // How late slots are freed is told by what connects met (votes.go): every connect that was
 // let in or refused at once votes on the lag, unless it was refused when an earlier refusal
 // may have had consequences, or by the host's place. Where later messages are refused as one
-// too many, the votes are forgotten: what a connect met is not judged there.
+// too many, the votes are forgotten: what a connect met is not judged there. Votes fade within
+// minutes; the lag that they told stays until others speak against it.
 //
 // While a site is growing or on a plateau every connect counts as growth. A refusal of a
 // session's first message is one of its connect. A connect that was begun before the last

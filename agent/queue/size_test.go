@@ -48,20 +48,57 @@ func sitesAtRest(tb testing.TB, n int) *Queue {
 	return q
 }
 
+// octetsInUse is what the heap takes.
+func octetsInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// What a site's refusals told of its limits is freed when it is old: the greater part are
+// the controller's votes, 1,000 octets with one address.
+func TestMemoryOfRefusalsIsFreed(t *testing.T) {
+	const n, least = 2000, 800
+	var launched []*Session
+	q := New(Options{
+		Resolve: func(string) {}, Launch: func(s *Session) { launched = append(launched, s) },
+		Relay: RelayDomain("127.0.0.1:10626"), MaxSessions: 2 * n,
+	})
+	policy := &config.Queue{Name: "general", MaxSessions: 20, MaxMessagesPerConnection: 100, MaxRecipientsPerMessage: 50}
+	for i := range n {
+		name := fmt.Sprintf("d%d.example", i)
+		q.Add(spool.ID(i+1), &spool.Envelope{Size: 8000, Arrived: time.Now(), Recipients: make([]spool.Recipient, 1)}, []string{name}, nil, false)
+		q.Routed(name, Route{
+			Queue: policy, Site: name, Key: name, Expires: time.Now().Add(time.Hour),
+			Places: []Place{{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 25)}},
+		})
+	}
+	if len(launched) != n {
+		t.Fatalf("%d connects to %d sites", len(launched), n)
+	}
+	for _, s := range launched {
+		q.Leave(s, nil, []elastic.Signal{{Kind: elastic.Refused, Began: time.Now(), Text: "421 too many"}}, "421 too many")
+	}
+	launched = nil
+	before := octetsInUse()
+	q.Learned(time.Now().Add(time.Hour))
+	each := (int(before) - int(octetsInUse())) / n
+	runtime.KeepAlive(q)
+	t.Logf("%d octets a site", each)
+	if each < least {
+		t.Errorf("%d octets a site are freed, want at least %d", each, least)
+	}
+}
+
 // A site with one address, in whose queue there was mail, has its place in memory: the greater
 // part are the controller's 1,152 octets and the address's 512.
 func TestMemoryOfManySites(t *testing.T) {
 	const n, most = 20_000, 3500
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
+	before := octetsInUse()
 	q := sitesAtRest(t, n)
-	each := int(heap()-before) / n
+	each := int(octetsInUse()-before) / n
 	t.Logf("%d octets a site, with its address, destination, route, domain and timers", each)
 	if each > most {
 		t.Errorf("%d octets a site, want at most %d", each, most)
