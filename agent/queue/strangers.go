@@ -81,9 +81,11 @@ func (q *Queue) farewell(s *Session, now time.Time) {
 	if !s.stranger {
 		return
 	}
-	q.estrange(s, false)
 	a := s.slot.Address
-	if x := q.strangers[a]; q.contested(a, x) {
+	x := q.strangers[a]
+	contested := q.contested(a, x) // as long as it counts itself: who is alone there keeps nobody away
+	q.estrange(s, false)
+	if contested {
 		x.again = now.Add(min(mostAgain, now.Sub(s.slot.Began)*time.Duration(max(0, strangersPart/a.Room()-1))))
 	} else if x.n == 0 {
 		delete(q.strangers, a)

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"testing"
@@ -78,14 +79,6 @@ func TestDomainsThatListOthersAddressesCostThemLittle(t *testing.T) {
 				pass(from)
 				before := x.took(hosts)
 				pass(to - from)
-				if tt.limit == 1 && x.took(hosts)-before < 2800 {
-					for _, d := range w.Why("v1.example") {
-						fmt.Println(d)
-					}
-					for _, d := range w.Why("v0.example") {
-						fmt.Println(d)
-					}
-				}
 				got := float64(x.took(hosts)-before) / (to - from).Seconds()
 				// A connection of twenty messages takes 20 ms to be made.
 				most := float64(tt.limit*hosts) * 20 / (20*0.2 + 0.02)
@@ -107,12 +100,50 @@ func TestDomainsThatListOthersAddressesCostThemLittle(t *testing.T) {
 	}
 }
 
+// Who is alone at an address keeps nobody else away there, however little of its mail is
+// taken, and what the host MTA takes back is taken.
+func TestWhoIsAloneAtAnAddressIsNeverKeptAway(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		status spool.Status
+	}{{"nothing taken", spool.Bounced}, {"handed back", spool.HandedBack}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const limit, from, to = 4, 30 * time.Second, 3 * time.Minute
+				x := &answering{receivers: receiversAt(), final: tt.status}
+				x.at[spot(1, 0).Addr] = &receiver{limit: limit, messages: 20}
+				x.takes = func(string, int) elastic.Signal {
+					return elastic.Signal{Kind: elastic.Accepted, Text: "told for the recipient"}
+				}
+				w := newWorld(t, func(w *world) {
+					w.policy.MaxSessions = 20
+					w.server = x.serve
+					w.way = func(d string) (Route, bool) { return w.toPlaces(d, d, spot(1, 0)), true }
+				})
+				for id := range spool.ID(15_000) {
+					w.add(id+1, "s", "alone.example")
+				}
+				pass(from)
+				before := x.denied
+				pass(to - from)
+				got := float64(x.denied-before) / (to - from).Seconds()
+				if most := limit * 20 / (20*0.06 + 0.02); got < 0.9*most {
+					t.Errorf("%.1f messages/s were answered, possible are %.1f", got, most)
+				}
+			})
+		})
+	}
+}
+
 // answering are receivers whose answer depends on the domain.
 type answering struct {
 	*receivers
 	takes  func(domain string, n int) elastic.Signal // at the n-th address; a Text is a refusal of the recipient
 	rate   map[int]time.Duration                     // between two messages
 	last   map[int]time.Time
+	final  spool.Status // of a recipient that is refused; default: Bounced
 	denied int
 }
 
@@ -170,7 +201,7 @@ func (x *answering) serve(w *world, s *Session) {
 			}
 		}
 		if answer.Kind == elastic.Accepted && answer.Text != "" {
-			state = spool.State{Status: spool.Bounced}
+			state = spool.State{Status: cmp.Or(x.final, spool.Bounced)}
 		}
 		x.mu.Unlock()
 		wait := w.service
