@@ -115,8 +115,8 @@ func test(ctx context.Context, u *user.User, flag, path string) (bool, error) {
 	return true, nil
 }
 
-// Keeps looks whether the agent's user may write to state_directory. Where no agent has
-// been, or who asks may not look, there are no findings.
+// Keeps looks whether the agent's user may write to state_directory, or make it. Where no
+// agent has been, or who asks may not look, there are no findings.
 func Keeps(ctx context.Context, c *config.Config) ([]Finding, error) {
 	dir := c.Agent.StateDirectory
 	u, err := agentUser(c)
@@ -124,7 +124,13 @@ func Keeps(ctx context.Context, c *config.Config) ([]Finding, error) {
 		return nil, err
 	}
 	f := Finding{Severity: Contradiction, Where: "[agent] state_directory " + dir}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) { // the agent makes it when it starts, if it may
+		if may, err := test(ctx, u, "-w", above(dir)); may || err != nil {
+			return nil, err
+		}
+	}
+	if err != nil || !info.IsDir() {
 		f.Wrong = "there is no such directory, so pauses, the suppression list and what is learned of receivers are lost with each restart"
 		f.Remedy = fmt.Sprintf("install -d -m 750 -o %s -g %s %s", u.Username, groupOf(c.Spool.Directory), dir)
 		return []Finding{f}, nil
@@ -135,6 +141,15 @@ func Keeps(ctx context.Context, c *config.Config) ([]Finding, error) {
 	f.Wrong = fmt.Sprintf("user %s may not write to it, so pauses, the suppression list and what is learned of receivers are lost with each restart", u.Username)
 	f.Remedy = fmt.Sprintf("chown %s %s", u.Username, dir)
 	return []Finding{f}, nil
+}
+
+// above is the nearest directory above a path that is there.
+func above(path string) string {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+	}
 }
 
 // takeable says which directories of a socket others than their owner may write. A

@@ -143,6 +143,13 @@ func TestStateDirectoryIsWrittenByTheAgentsUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("none", "there is no such directory")
+	if err := os.Chmod(top, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	expect("none, and the agent may make it", "")
+	if err := os.Chmod(top, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Mkdir(state, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -246,7 +247,9 @@ func TestCheckFindsHardStops(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Stop()
-			m, err := lab.NewMillrace(lab.MillraceOptions{Host: p, Set: c.set})
+			set := map[string]string{"outcomes.keep": `"7d"`, "feedback.read": "true"} // else they are offered
+			maps.Copy(set, c.set)
+			m, err := lab.NewMillrace(lab.MillraceOptions{Host: p, Set: set})
 			if err != nil {
 				t.Fatal(err)
 			}
