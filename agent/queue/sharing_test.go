@@ -165,3 +165,53 @@ func (x *sharing) count() (list, others int) {
 	defer x.mu.Unlock()
 	return x.tried["d.example"], x.taken["a.example"] + x.taken["b.example"]
 }
+
+// Where the hosts of several sites have one connection for all of them, and one site's mail is
+// greylisted, that site's probes cost the others next to nothing, nor do they tell these of a
+// lag. When all was deferred for a while, all go on.
+func TestTroubleOfSomeWhoShareAnAddressCostsOthersNothing(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name     string
+		deferred func(domain string, first Item, at time.Duration) bool
+		least    float64 // messages/s of the others, from the 14th minute on
+	}{
+		{"greylisting", func(domain string, first Item, _ time.Duration) bool { return domain[0] == 'd' && first.Tries == 0 }, 3.8},
+		{"an outage", func(_ string, _ Item, at time.Duration) bool { return at > 30*time.Second && at < 10*time.Minute }, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := &sharing{receivers: receiversAt(), taken: map[string]int{}, tried: map[string]int{}}
+				x.at[spot(1, 0).Addr] = &receiver{limit: 1, messages: 20}
+				start := time.Now()
+				x.say = func(domain string, first Item, _ int) verdict {
+					if tt.deferred(domain, first, time.Since(start)) {
+						return verdict{status: spool.Queued, wait: 60 * time.Millisecond, due: 5 * time.Minute, sig: elastic.Signal{Kind: elastic.Accepted, Trouble: true, Text: "451 later"}}
+					}
+					return verdict{status: spool.Delivered, wait: 200 * time.Millisecond, sig: elastic.Signal{Kind: elastic.Accepted}}
+				}
+				w := newWorld(t, func(w *world) {
+					w.server = x.serve
+					w.way = func(d string) (Route, bool) { return w.toPlaces(d, d, spot(1, 0)), true }
+				})
+				id := spool.ID(1)
+				for range 5000 {
+					for _, d := range []string{"d.example", "a.example", "b.example"} {
+						w.add(id, "s", d)
+						id++
+					}
+				}
+				pass(14 * time.Minute)
+				_, before := x.count()
+				pass(6 * time.Minute)
+				_, after := x.count()
+				got := float64(after-before) / (6 * time.Minute).Seconds()
+				t.Logf("%.2f messages/s of the others", got)
+				if got < tt.least {
+					t.Errorf("%.2f messages/s of the others were accepted, %.2f are possible", got, tt.least)
+				}
+			})
+		})
+	}
+}
