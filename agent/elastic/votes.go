@@ -160,6 +160,10 @@ func (l *votes) meet(now time.Time, x *slots.Slot, ends []end, letIn bool) {
 			atAddress--
 		}
 	}
+	if !letIn { // who began later may have come first
+		besideHere, beside := x.Beside()
+		atAddress, atAll = max(atAddress, besideHere), max(atAll, beside)
+	}
 	n[0] += uint16(max(0, atAddress))
 	all[0] += uint16(max(0, atAll))
 	for k := 1; k < lagSteps; k++ {

@@ -59,6 +59,50 @@ func TestLagIsToldByWhatConnectsMet(t *testing.T) {
 	}
 }
 
+// Connects that are under way together arrive in any order, so that who began first is refused
+// for the one after it. At a receiver that frees slots at once that tells of no lag.
+func TestConnectsThatPassEachOtherTellOfNoLag(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	a := slots.NewTable(1).Row(slots.Key{Host: netip.MustParseAddrPort("192.0.2.1:25")}, now)
+	var sites [2]late // share the address, which takes one connection
+	var counts [2]slots.Count
+	var up *slots.Slot
+	for i := range 100 {
+		now = now.Add(4 * time.Second)
+		in, out := i%2, 1-i%2 // they take turns
+		if up != nil {
+			up.End(now, 0)
+			sites[out].ended(now, a)
+		}
+		now = now.Add(5 * time.Millisecond)
+		var first *slots.Slot
+		if i%4 == 1 {
+			first = &slots.Slot{}
+			a.Begin(first, &counts[out], slots.Probe, now)
+		}
+		up = &slots.Slot{}
+		a.Begin(up, &counts[in], slots.Replace, now)
+		now = now.Add(20 * time.Millisecond)
+		if first != nil && i%8 == 5 { // their answers pass each other, too
+			sites[out].meet(now, first, false)
+			first.Void(now, now)
+			first = nil
+		}
+		sites[in].meet(now, up, true)
+		up.CameUp(now)
+		if first != nil {
+			sites[out].meet(now, first, false)
+			first.Void(now, now)
+		}
+	}
+	for i := range sites {
+		if from, to := sites[i].votes.least(); from > 0 {
+			t.Errorf("site %d: slots are found to be free after %v to %v", i, lags[from], lags[to])
+		}
+	}
+}
+
 // busyLate is what is known of a receiver of so many addresses where a session has ended
 // every gap for the last minute, and that has refused and let in at each of them; and a connect
 // that is under way.

@@ -34,7 +34,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 		return
 	}
 	for tries := min(s.wanting.n, looks); tries > 0 && s.wanting.n > 0; tries-- {
-		d := s.first(now)
+		d := q.first(s, now)
 		if d.waiting <= d.opening+d.idleSinceUp+len(d.ready) {
 			s.wanting.remove(d)
 			continue
@@ -88,15 +88,16 @@ func (q *Queue) grow(s *site, now time.Time) {
 // first is the destination that is looked at next. They take turns; while nothing of a site
 // is known to work, the one with the most mail comes first: others may have joined a
 // provider by the names of their hosts, and never answer.
-func (s *site) first(now time.Time) *destination {
+func (q *Queue) first(s *site, now time.Time) *destination {
 	best := s.wanting.head
 	if s.reachable {
 		return best
 	}
-	d := best
+	free := func(d *destination) bool { return d.opening == 0 && !d.holdoff.After(now) && !q.keptAway(d, now) }
+	d, is := best, free(best)
 	for range min(s.wanting.n, pageSize) {
-		if free := d.opening == 0 && !d.holdoff.After(now); free && (d.waiting > best.waiting || best.opening > 0 || best.holdoff.After(now)) {
-			best = d
+		if (!is || d.waiting > best.waiting) && free(d) {
+			best, is = d, true
 		}
 		if d = d.next; d == nil {
 			break

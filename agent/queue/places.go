@@ -87,7 +87,7 @@ func (q *Queue) callable(d *destination, now time.Time) []elastic.Candidate {
 	for _, all := range [...]bool{false, true} {
 		q.scratch = q.scratch[:0]
 		for i, c := range d.candidates {
-			if (all || !now.Before(d.shunned[i].until)) && (!d.shunned[i].stranger() || q.admits(c.Address, now)) {
+			if (all || !now.Before(d.shunned[i].until)) && (!d.shunned[i].stranger() || q.admits(c.Address, d.site, now)) {
 				q.scratch = append(q.scratch, c)
 			}
 		}
@@ -96,6 +96,17 @@ func (q *Queue) callable(d *destination, now time.Time) []elastic.Candidate {
 		}
 	}
 	return q.scratch
+}
+
+// keptAway says whether there is no place where a destination is admitted: it is a stranger
+// at all of them, and it is the others' turn.
+func (q *Queue) keptAway(d *destination, now time.Time) bool {
+	for i, c := range d.candidates {
+		if !d.shunned[i].stranger() || q.admits(c.Address, d.site, now) {
+			return false
+		}
+	}
+	return len(d.candidates) > 0
 }
 
 // pass makes a destination pass by the place of a session for a while.
@@ -121,11 +132,14 @@ func (d *destination) another(now time.Time) bool {
 // site holds, at the address where fewest wait. One that has nothing up, and nothing under
 // way, hears of no end of a session: it is looked at again all the same.
 func (q *Queue) crowd(d *destination, now time.Time) {
-	if d.site.crowd != nil {
-		return
-	}
 	if d.site.live+d.site.opening == 0 {
 		q.lookAgain(d.site, now.Add(time.Second), now)
+	}
+	if at := d.site.crowd; at != nil {
+		if i := d.placeOf(at); d.candidates[i].Address == at && !d.shunned[i].stranger() {
+			d.site.stranger = false // another destination of the site came first, or it was accepted since
+		}
+		return
 	}
 	tier := 0
 	for _, c := range d.candidates {
@@ -141,7 +155,7 @@ func (q *Queue) crowd(d *destination, now time.Time) {
 			continue
 		}
 		full := c.Held() >= c.Room()
-		if !full && (!d.shunned[i].stranger() || q.admits(c.Address, now)) {
+		if !full && (!d.shunned[i].stranger() || q.admits(c.Address, d.site, now)) {
 			return // it is not for want of a slot
 		}
 		if full && c.Held() <= d.shunned[i].open {
@@ -169,12 +183,9 @@ func (q *Queue) freed(a *slots.Address, now time.Time) {
 	if len(crowd) == 0 {
 		return
 	}
-	admits := q.admits(a, now)
-	i := slices.IndexFunc(crowd, func(s *site) bool { return admits || !s.stranger })
-	if !admits {
-		if k := slices.IndexFunc(crowd, func(s *site) bool { return s.stranger }); k >= 0 {
-			q.lookAgain(crowd[k], q.strangers[a].again, now)
-		}
+	i := slices.IndexFunc(crowd, func(s *site) bool { return !s.stranger || q.admits(a, s, now) })
+	if k := slices.IndexFunc(crowd, func(s *site) bool { return s.stranger && !q.admits(a, s, now) }); k >= 0 {
+		q.lookAgain(crowd[k], q.strangers[a].again, now)
 	}
 	if i < 0 {
 		return
@@ -208,7 +219,7 @@ func (q *Queue) leaveCrowd(s *site) {
 // turns with those that have one.
 func (q *Queue) heirAt(s *Session, held int, now time.Time) *site {
 	for _, x := range q.crowds[s.slot.Address] {
-		if n := x.held(); x != s.dest.site && (n == 0 || n+1 < held) && (!x.stranger || q.admits(s.slot.Address, now)) {
+		if n := x.held(); x != s.dest.site && (n == 0 || n+1 < held) && (!x.stranger || q.admits(s.slot.Address, x, now)) {
 			return x
 		}
 	}

@@ -20,6 +20,10 @@ const (
 	// vainRow is how many transactions in a row, of which nothing was accepted, make a
 	// destination a stranger; a stranger's turn is as long.
 	vainRow = 5
+	// knownRow is how many make one of whom something was accepted there before, since lists
+	// with many dead recipients have rows of their own: of 50, where one in twenty is alive,
+	// one after a thousand transactions.
+	knownRow = 50
 	// mostAgain bounds how long they are kept away; those who work there may have gone.
 	mostAgain = time.Minute
 )
@@ -31,20 +35,34 @@ type strangers struct {
 }
 
 // stranger says whether a destination is one there.
-func (x *shun) stranger() bool { return x.vain >= vainRow }
+func (x *shun) stranger() bool { return x.vain >= vainRow && (!x.took || x.vain >= knownRow) }
 
 // most is how many sessions strangers may have at an address.
 func (x *strangers) most(a *slots.Address) int { return max(1, a.Room()/strangersPart) }
 
-// admits says whether one more session of a stranger may go to an address.
-func (q *Queue) admits(a *slots.Address, now time.Time) bool {
+// admits says whether one more session of a site's stranger may go to an address.
+func (q *Queue) admits(a *slots.Address, s *site, now time.Time) bool {
 	x := q.strangers[a]
-	return x == nil || !now.Before(x.again) && (x.n < x.most(a) || !q.contested(a, x))
+	return x == nil || !now.Before(x.again) && (x.n < x.most(a) || !q.contested(a, x, s))
 }
 
-// contested says whether others than strangers hold some of an address's slots, or wait for one.
-func (q *Queue) contested(a *slots.Address, x *strangers) bool {
-	return a.Limited && (a.Live+a.Opening > x.n || slices.ContainsFunc(q.crowds[a], func(s *site) bool { return !s.stranger }))
+// contested says whether others than strangers hold some of an address's slots, or wait for
+// one; of those who wait for another session of their own site, a few are looked at.
+func (q *Queue) contested(a *slots.Address, x *strangers, s *site) bool {
+	if !a.Limited {
+		return false
+	}
+	if a.Live+a.Opening > x.n || slices.ContainsFunc(q.crowds[a], func(s *site) bool { return !s.stranger }) {
+		return true
+	}
+	d := s.wanting.head
+	for range min(s.wanting.n, looks) {
+		if i := d.placeOf(a); d.candidates[i].Address == a && !d.shunned[i].stranger() {
+			return true
+		}
+		d = d.next
+	}
+	return false
 }
 
 // estrange counts a session among those of strangers, or no more.
@@ -72,7 +90,7 @@ func (q *Queue) outstays(s *Session, idle bool) bool {
 	}
 	a := s.slot.Address
 	x := q.strangers[a]
-	return (idle || s.tried >= vainRow || x.n > x.most(a)) && q.contested(a, x)
+	return (idle || s.tried >= vainRow || x.n > x.most(a)) && q.contested(a, x, s.dest.site)
 }
 
 // farewell notes the end of a session. As long as a stranger has had a slot, and longer the
@@ -83,7 +101,7 @@ func (q *Queue) farewell(s *Session, now time.Time) {
 	}
 	a := s.slot.Address
 	x := q.strangers[a]
-	contested := q.contested(a, x) // as long as it counts itself: who is alone there keeps nobody away
+	contested := q.contested(a, x, s.dest.site) // as long as it counts itself: who is alone there keeps nobody away
 	q.estrange(s, false)
 	if contested {
 		x.again = now.Add(min(mostAgain, now.Sub(s.slot.Began)*time.Duration(max(0, strangersPart/a.Room()-1))))

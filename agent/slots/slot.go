@@ -183,6 +183,11 @@ func (s *Slot) Met() (atAddress, atSite int) {
 	return s.ahead[0] - s.Address.turned, s.ahead[1] - s.of.turned
 }
 
+// Beside is how many other slots, at the address and of the site, are up or under way.
+func (s *Slot) Beside() (atAddress, atSite int) {
+	return s.Address.Live + s.Address.Opening - 1, s.of.Live + s.of.Opening - 1
+}
+
 // Hangs notes that the connect has been under way for long.
 func (s *Slot) Hangs() {
 	if s.phase == opening && !s.hangs {
