@@ -327,8 +327,8 @@ func (o *Outcomes) mendFile(path string, err error) error {
 func (o *Outcomes) setAside() {
 	for {
 		select {
-		case path := <-o.broken:
-			o.told(o.mendFile(path, errVersion))
+		case f := <-o.broken:
+			o.told(o.mendFile(f.path, f.err))
 		default:
 			return
 		}

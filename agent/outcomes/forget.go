@@ -77,6 +77,9 @@ func forgetIn(ctx context.Context, path string, find finder) (n int, err error) 
 		return 0, err
 	}
 	defer conn.Close()
+	if there, err := begun(ctx, conn); !there {
+		return 0, err
+	}
 	ids, err := find.ids(ctx, conn)
 	if err != nil || len(ids) == 0 {
 		return 0, err

@@ -68,7 +68,7 @@ func (o *Outcomes) History(ctx context.Context, q Question, yield func(*Entry) e
 		}
 		find.after = 0
 		for more := true; more; {
-			find.page = find.page[:0]
+			find.page, more = find.page[:0], false // a file that is gone, or empty, has none
 			err := o.read(ctx, path, func(conn *sql.Conn) (err error) { more, err = find.next(ctx, conn); return err })
 			if err != nil {
 				wrong = errors.Join(wrong, err)
@@ -96,7 +96,11 @@ func (o *Outcomes) read(ctx context.Context, path string, f func(*sql.Conn) erro
 	if err == nil {
 		defer conn.Close()
 		if _, err = conn.ExecContext(ctx, "BEGIN"); err == nil {
-			err = errors.Join(f(conn), end(conn))
+			var there bool
+			if there, err = begun(ctx, conn); there {
+				err = f(conn)
+			}
+			err = errors.Join(err, end(conn))
 		}
 	}
 	switch {
@@ -106,7 +110,7 @@ func (o *Outcomes) read(ctx context.Context, path string, f func(*sql.Conn) erro
 		return nil
 	case unusable(err):
 		select {
-		case o.broken <- path:
+		case o.broken <- fileError{path, err}:
 		default:
 		}
 		return fmt.Errorf("%s is damaged, and is set aside: %w", path, err)
@@ -115,6 +119,14 @@ func (o *Outcomes) read(ctx context.Context, path string, f func(*sql.Conn) erro
 		return nil // it was removed meanwhile
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// begun reports whether a file has its schema. The writer makes that in one transaction, after
+// the file: in between, and after a crash there, the file is empty, and not damaged.
+func begun(ctx context.Context, conn *sql.Conn) (bool, error) {
+	tables := 0
+	err := conn.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables)
+	return tables > 0, err
 }
 
 func end(conn *sql.Conn) error {
@@ -321,9 +333,8 @@ func cursorOf(path string) (c eventlog.Cursor, err error) {
 		return c, err
 	}
 	defer conn.Close()
-	tables := 0
-	if err := conn.QueryRowContext(context.Background(), "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil || tables == 0 {
-		return c, err // one that was just begun
+	if there, err := begun(context.Background(), conn); !there {
+		return c, err
 	}
 	return readCursor(context.Background(), conn)
 }
@@ -335,10 +346,14 @@ func finished(ctx context.Context, path string) (done bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	tables := 0
-	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil || tables == 0 {
-		return true, err // one that was just begun
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return false, err
 	}
-	err = db.QueryRowContext(ctx, "SELECT (SELECT coalesce(max(id), 0) FROM attempts) = (SELECT coalesce(max(last), 0) FROM runs)").Scan(&done)
+	defer conn.Close()
+	if there, err := begun(ctx, conn); !there {
+		return true, err
+	}
+	err = conn.QueryRowContext(ctx, "SELECT (SELECT coalesce(max(id), 0) FROM attempts) = (SELECT coalesce(max(last), 0) FROM runs)").Scan(&done)
 	return done, err
 }

@@ -143,7 +143,7 @@ type Outcomes struct {
 	batch  eventlog.Batch
 	full   string // why nothing is added for want of room
 
-	broken  chan string // files that a look-up found damaged
+	broken  chan fileError // files that a look-up found damaged
 	stats   atomic.Pointer[Stats]
 	trouble atomic.Pointer[string]
 	gapped  atomic.Pointer[gapSeen] // the last gap; nil: none
@@ -161,7 +161,7 @@ type Stats struct {
 
 // New returns an Outcomes that keeps nothing until Use.
 func New(o Options) *Outcomes {
-	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, broken: make(chan string, 8)}
+	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, broken: make(chan fileError, 8)}
 	x.policy.Store(&Policy{})
 	x.stats.Store(&Stats{})
 	x.trouble.Store(new(string))

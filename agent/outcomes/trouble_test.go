@@ -332,6 +332,36 @@ func TestDamageThatALookUpFinds(t *testing.T) {
 	}
 }
 
+// Files whose schema is not there yet, as a look-up meets them beside the writer that begins
+// them, and as a crash leaves them, are empty, and not damaged.
+func TestFilesThatWereJustBegunAreNotDamaged(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	if err := os.MkdirAll(b.dir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{b.totalsPath(), b.dayPath(noon.Add(-24 * time.Hour)), b.dayPath(noon)} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err := b.Past(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("charts: %v, %v", list, err)
+	}
+	if list := b.ask(Question{Recipient: "user1@example1.com"}); len(list) != 0 {
+		t.Errorf("history: %v", list)
+	}
+	if f, err := b.Forget(t.Context(), "user1@example1.com"); err != nil || f != (Forgotten{}) {
+		t.Errorf("forgotten: %+v, %v", f, err)
+	}
+	b.put(noon, 0, 10)
+	b.well()
+	rows := query(t, b.dayPath(noon), "SELECT count(*) FROM attempts")
+	if totals := query(t, b.totalsPath(), "SELECT sum(n) FROM totals"); rows != 10 || totals != 10 || len(b.asides()) != 0 {
+		t.Errorf("%d rows, %d counted, set aside %v", rows, totals, b.asides())
+	}
+}
+
 // A reader that never ends lets the WAL grow: it is told, and beyond a bound the rows wait
 // in the log. When the reader ends all is taken in.
 func TestReaderThatNeverEnds(t *testing.T) {

@@ -124,10 +124,16 @@ func (c *replyCmd) print(out io.Writer, a *replyAnswer) error {
 	return err
 }
 
+// maxReplyLine bounds a line of standard input, in octets. The agent keeps far less of a
+// reply; a log may have more.
+const maxReplyLine = 1 << 20
+
 // lines answers each line of in.
 func (c *replyCmd) lines(p *outcome.Policy, in io.Reader, out io.Writer) error {
 	s := bufio.NewScanner(in)
-	for n := 1; s.Scan(); n++ {
+	s.Buffer(nil, maxReplyLine)
+	n := 1
+	for ; s.Scan(); n++ {
 		fields := strings.SplitN(strings.TrimSuffix(s.Text(), "\r"), "\t", 3)
 		if len(fields) < 3 {
 			return fmt.Errorf("line %d: it is not stage, tab, host or -, tab, reply", n)
@@ -139,6 +145,9 @@ func (c *replyCmd) lines(p *outcome.Policy, in io.Reader, out io.Writer) error {
 		if err := c.print(out, &a); err != nil {
 			return err
 		}
+	}
+	if errors.Is(s.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("line %d: it is longer than %d octets", n, maxReplyLine)
 	}
 	return s.Err()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -68,6 +69,13 @@ func TestRepliesAreReadInBatches(t *testing.T) {
 	}
 	if _, err := run("rcpt 550 no\n"); err == nil {
 		t.Error("a line without tabs is read")
+	}
+	if out, err := run("rcpt\t-\t550 5.1.1 " + strings.Repeat("x", 100_000) + "\nrcpt\t-\t450 busy\n"); err != nil || strings.Count(out, "\n") != 2 {
+		t.Errorf("a long line: %q, %v", out, err)
+	}
+	var failed *exec.ExitError
+	if _, err := run("rcpt\t-\t450 busy\nrcpt\t-\t550 " + strings.Repeat("x", maxReplyLine)); !errors.As(err, &failed) || !strings.Contains(string(failed.Stderr), "line 2: it is longer") {
+		t.Errorf("a line that is too long: %v", err)
 	}
 }
 

@@ -81,13 +81,16 @@ func (c *verdictCmd) print(w io.Writer, stdin io.Reader, cfg *config.Milter) err
 	enc := json.NewEncoder(printable.NewJSON(out))
 	var unread []error
 	for _, file := range c.Files {
-		m, err := c.read(file, stdin, cfg)
+		m, large, err := c.read(file, stdin, cfg)
 		if err != nil {
 			unread = append(unread, fmt.Errorf("%s: %w", nameOf(file), err))
 			continue
 		}
 		d := classifier.Decide(m)
 		o := opinion{nameOf(file), d.Divert != nil, d.Reason, []string{}, d.Stream}
+		if o.Divert && large {
+			o.Divert, o.Reason, o.Stream = false, "message is larger than max_message_size", ""
+		}
 		for _, e := range d.Evidence {
 			o.Evidence = append(o.Evidence, e.String())
 		}
@@ -127,23 +130,35 @@ func (o *opinion) print(w io.Writer) {
 // host.
 const maxHead = 1 << 20
 
-// read makes of a file what the MTA would tell the milter of it.
-func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (*classify.Message, error) {
+// read makes of a file what the MTA would tell the milter of it; large says that the
+// message has more octets than the milter takes.
+func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (m *classify.Message, large bool, err error) {
 	in := stdin
 	if file != "-" {
 		f, err := os.Open(file)
 		if path := (*fs.PathError)(nil); errors.As(err, &path) {
-			return nil, path.Err
+			return nil, false, path.Err
 		} else if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		defer f.Close()
 		in = f
 	}
-	m := &classify.Message{Arrived: time.Now(), AuthUser: c.User, Client: netip.MustParseAddr("127.0.0.1")}
-	var err error
-	if m.Header, err = readHeader(bufio.NewReader(io.LimitReader(in, maxHead+1))); err != nil {
-		return nil, err
+	m = &classify.Message{Arrived: time.Now(), AuthUser: c.User, Client: netip.MustParseAddr("127.0.0.1")}
+	r := bufio.NewReader(io.LimitReader(in, maxHead+1))
+	// A mailbox file has more than the one message.
+	start, _ := r.Peek(len(mboxFrom))
+	mbox := string(start) == mboxFrom
+	var size int64
+	if m.Header, size, err = readHeader(r); err != nil {
+		return nil, false, err
+	}
+	if most := int64(cfg.MaxMessageSize); most > 0 && !mbox {
+		rest, err := io.CopyN(io.Discard, io.MultiReader(r, in), max(0, most-size)+1)
+		if err != nil && err != io.EOF {
+			return nil, false, err
+		}
+		large = size+rest > most
 	}
 	// What the final delivery has added is no word of the submitter.
 	var path string
@@ -168,7 +183,7 @@ func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (*cl
 			}
 		}
 		if m.Sender == "" { // which is not the null sender
-			return nil, errors.New("no Return-Path, Sender or From names the sender; give --sender")
+			return nil, false, errors.New("no Return-Path, Sender or From names the sender; give --sender")
 		}
 	}
 	to := c.Rcpt
@@ -187,20 +202,23 @@ func (c *verdictCmd) read(file string, stdin io.Reader, cfg *config.Milter) (*cl
 		}
 		m.Recipients = append(m.Recipients, r)
 	}
-	return m, nil
+	return m, large, nil
 }
 
+// mboxFrom begins the line before a message in an mbox file.
+const mboxFrom = "From "
+
 // readHeader reads fields up to the first empty line, in lines that end as in files or
-// on the wire. The line before a message in an mbox file is passed over.
-func readHeader(r *bufio.Reader) ([]classify.Field, error) {
-	var fields []classify.Field
-	for size := 0; ; {
+// on the wire, and tells how many octets it has read. The line before a message in an mbox
+// file is passed over.
+func readHeader(r *bufio.Reader) (fields []classify.Field, size int64, err error) {
+	for {
 		line, err := r.ReadString('\n')
-		if size += len(line); size > maxHead {
-			return nil, errors.New("header is too large to hold; the milter leaves such mail with the host")
+		if size += int64(len(line)); size > maxHead {
+			return nil, 0, errors.New("header is too large to hold; the milter leaves such mail with the host")
 		}
 		if err != nil && err != io.EOF {
-			return nil, err
+			return nil, 0, err
 		}
 		last := err == io.EOF
 		line = strings.TrimRight(line, "\r\n")
@@ -213,15 +231,15 @@ func readHeader(r *bufio.Reader) ([]classify.Field, error) {
 			fields[len(fields)-1].Value += "\n" + line
 		case ok && name != "" && !strings.ContainsAny(name, " \t"):
 			fields = append(fields, classify.Field{Name: name, Value: value})
-		case len(fields) == 0 && strings.HasPrefix(line, "From "): // of an mbox file
+		case len(fields) == 0 && strings.HasPrefix(line, mboxFrom):
 		default: // the body begins without an empty line, as for Postfix
 			last = true
 		}
 		if last {
 			if len(fields) == 0 {
-				return nil, errors.New("no header: is this a message?")
+				return nil, 0, errors.New("no header: is this a message?")
 			}
-			return fields, nil
+			return fields, size, nil
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/agent/config"
 )
 
 // letters are the messages of these tests, by the names of their files.
@@ -111,6 +113,37 @@ func TestVerdictReadsStandardInputWithinBounds(t *testing.T) {
 	for _, text := range []string{"", "\n\nFrom: x\n", strings.Repeat("X: y\n", maxHead/5+1), strings.Repeat("x", 2*maxHead)} {
 		if err := c.print(&out, strings.NewReader(text), &cfg); err == nil {
 			t.Errorf("%d octets were taken for a message", len(text))
+		}
+	}
+}
+
+// TestVerdictLeavesWhatIsTooLarge has a message of one octet more than max_message_size, by
+// file, by standard input, and as the first of a mailbox file, whose size is not its own.
+func TestVerdictLeavesWhatIsTooLarge(t *testing.T) {
+	t.Parallel()
+	cfg := observing().Milter
+	text := letters["news.eml"] + strings.Repeat("x", 100_000)
+	file := filepath.Join(t.TempDir(), "news.eml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		file, stdin string
+		most        int
+		want        string
+	}{
+		{file, "", len(text), "divert, "},
+		{file, "", len(text) - 1, "leave: message is larger than max_message_size"},
+		{"-", text, len(text), "divert, "},
+		{"-", text, len(text) - 1, "leave: message is larger than max_message_size"},
+		{"-", text, 0, "divert, "},
+		{"-", "From a@b.example Mon Mar  2 09:00:00 2026\n" + text, 10_000, "divert, "},
+	} {
+		cfg.MaxMessageSize = config.Size(x.most)
+		c := verdictCmd{Files: []string{x.file}}
+		var out strings.Builder
+		if err := c.print(&out, strings.NewReader(x.stdin), &cfg); err != nil || !strings.HasPrefix(out.String(), x.file+": "+x.want) {
+			t.Errorf("%s, at most %d octets of %d: %q, %v; want %s", x.file, x.most, len(text), out.String(), err, x.want)
 		}
 	}
 }
