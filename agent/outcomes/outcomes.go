@@ -168,6 +168,15 @@ func New(o Options) *Outcomes {
 	return x
 }
 
+func (o *Outcomes) eventsDir() string { return filepath.Join(o.o.StateDirectory, "events") }
+
+func (o *Outcomes) removeEvents() error {
+	if o.o.StateDirectory == "" {
+		return nil
+	}
+	return os.RemoveAll(o.eventsDir())
+}
+
 func (o *Outcomes) dir() string { return filepath.Join(o.o.StateDirectory, "outcomes") }
 
 // Use puts a policy into force.
@@ -190,12 +199,18 @@ func (o *Outcomes) Use(p Policy) {
 	switch l := o.events.Load(); {
 	case l == nil && p.on():
 		o.events.Store(eventlog.Open(eventlog.Options{
-			Dir: filepath.Join(o.o.StateDirectory, "events"), Log: o.o.Log, After: o.remembered(), Recipients: to, Room: o.room,
+			Dir: o.eventsDir(), Log: o.o.Log, After: o.remembered(), Recipients: to, Room: o.room,
 		}))
-	case l != nil && !p.on():
-		o.events.Store(nil)
-		o.closeLog(l)
-	case l != nil:
+	case !p.on():
+		if l != nil {
+			o.events.Store(nil)
+			o.closeLog(l)
+		}
+		// Nobody reads the events any more, nobody would age them, and they have addresses.
+		if err := o.removeEvents(); err != nil {
+			o.o.Log.Error("events of outcomes that are not kept any more cannot be removed", "err", err, "remedy", "rm -r "+o.eventsDir())
+		}
+	default:
 		l.Use(to)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -456,6 +457,18 @@ func TestNothingIsKeptAfterItIsTurnedOff(t *testing.T) {
 	b := begin(t, t.TempDir(), week)
 	b.put(noon, 0, 10)
 	b.Use(Policy{})
+	gone := func(when string) {
+		t.Helper()
+		if _, err := os.Stat(b.eventsDir()); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s the events are there, with their addresses (%v)", when, err)
+		}
+	}
+	gone("turned off,")
+	if err := os.MkdirAll(b.eventsDir(), 0o700); err != nil { // turned off while nothing ran
+		t.Fatal(err)
+	}
+	b.Use(Policy{})
+	gone("begun without them,")
 	b.put(noon, 10, 20)
 	if rows, _ := b.counts(); rows != 10 {
 		t.Errorf("%d rows", rows)
