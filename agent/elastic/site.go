@@ -177,7 +177,10 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 	}
 	if x.Why == slots.Probe {
 		s.probe.open--
-		if x.Over && s.want < s.limits.MaxSessions {
+		// Places that are left to the host are not held for long, so that no replacement shows
+		// that a slot won is one: then what is up must be more than what was wanted, and not only
+		// what was under way with those that were refused.
+		if x.Over && (s.host.kept == 0 || s.Live+s.Lagging > s.want) && s.want < s.limits.MaxSessions {
 			s.want++
 			s.probe.trial++
 			s.now = level{n: s.want}
