@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/millrace/millrace/agent/control"
@@ -15,11 +16,11 @@ import (
 // judging is a backend that judges reports.
 type judging struct {
 	backend
-	got []byte
+	octets atomic.Int64 // of the last one
 }
 
 func (b *judging) Feedback(_ context.Context, m []byte) ([]control.Finding, error) {
-	b.got = m
+	b.octets.Store(int64(len(m)))
 	if strings.HasPrefix(string(m), "Subject:") {
 		return nil, nil
 	}
@@ -44,8 +45,8 @@ func TestFeedbackSaysWhatCameOfIt(t *testing.T) {
 	if want := "failed <bob@remote.example> of M1-2 in stream \"news\": counted\ncomplaint: unverified, as no mark of ours came back with it\n"; out != want {
 		t.Errorf("got\n%swant\n%s", out, want)
 	}
-	if len(b.got) != 256<<10 {
-		t.Errorf("%d octets", len(b.got))
+	if n := b.octets.Load(); n != 256<<10 {
+		t.Errorf("%d octets", n)
 	}
 	if out := millrace(t, "TZ=UTC", "--config", config, "feedback", letter).stdout; out != "no delivery report and no complaint\n" {
 		t.Errorf("of a letter: %s", out)
