@@ -29,38 +29,20 @@ type sharing struct {
 
 func (x *sharing) serve(w *world, s *Session) {
 	n := int(s.Place().Addr.Addr().As4()[3])
-	x.mu.Lock()
-	r := x.at[s.Place().Addr]
-	r.calls++
-	refuse := r.limit > 0 && r.up >= r.limit
-	if refuse {
-		r.refused++
-	} else {
-		r.up++
-	}
-	x.mu.Unlock()
-	began := time.Now()
-	time.Sleep(20 * time.Millisecond)
-	if refuse {
-		w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Refused, Began: began, Text: "421 too many"}}, "421 too many")
+	r := x.connect(w, s)
+	if r == nil {
 		return
-	}
-	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
-	end := func() {
-		x.mu.Lock()
-		r.up--
-		x.mu.Unlock()
 	}
 	var done []Settled
 	var sig []elastic.Signal
 	for k := 1; ; k++ {
 		job, err := w.Step(context.Background(), s, done, sig)
 		if err != nil {
-			end()
+			x.end(r)
 			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
 			return
 		}
-		began = time.Now()
+		began := time.Now()
 		x.mu.Lock()
 		v := x.say(job.Domain, job.Items[0], n)
 		x.mu.Unlock()
@@ -81,7 +63,7 @@ func (x *sharing) serve(w *world, s *Session) {
 			done = append(done, Settled{Handle: item.Handle, State: state})
 		}
 		if k == r.messages {
-			end()
+			x.end(r)
 			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
 			return
 		}

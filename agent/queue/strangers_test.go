@@ -164,35 +164,20 @@ func (x *answering) took(n int) (sum int) {
 
 func (x *answering) serve(w *world, s *Session) {
 	n := int(s.Place().Addr.Addr().As4()[3])
-	x.mu.Lock()
-	r := x.at[s.Place().Addr]
-	r.calls++
-	refuse := r.up >= r.limit
-	if refuse {
-		r.refused++
-	} else {
-		r.up++
-	}
-	x.mu.Unlock()
-	began := time.Now()
-	time.Sleep(20 * time.Millisecond)
-	if refuse {
-		w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Refused, Began: began, Text: "421 too many"}}, "421 too many")
+	r := x.connect(w, s)
+	if r == nil {
 		return
 	}
-	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
 	var done []Settled
 	var sig []elastic.Signal
 	for k := 1; ; k++ {
 		job, err := w.Step(context.Background(), s, done, sig)
 		if err != nil {
-			x.mu.Lock()
-			r.up--
-			x.mu.Unlock()
+			x.end(r)
 			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
 			return
 		}
-		began = time.Now()
+		began := time.Now()
 		state := spool.State{Status: spool.Delivered}
 		answer := x.takes(job.Domain, n)
 		x.mu.Lock()
@@ -230,9 +215,7 @@ func (x *answering) serve(w *world, s *Session) {
 			done = append(done, Settled{Handle: item.Handle, State: state})
 		}
 		if k == r.messages {
-			x.mu.Lock()
-			r.up--
-			x.mu.Unlock()
+			x.end(r)
 			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
 			return
 		}
