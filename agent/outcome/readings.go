@@ -100,6 +100,10 @@ var readings = []rule{
 		sample: "mail - 421 4.7.0 mx.far.test Error: too many errors"},
 
 	// 3. About us.
+	{name: "protocol-of-tls", status: [][3]int{{5, 0, 0}}, all: nTLS | nProtocol, class: ClassProtocol,
+		sample: "mail - 454 4.5.0 SMTP protocol violation, no commands allowed to pipeline after STARTTLS"},
+	{name: "host-takes-no-mail", stages: []Stage{Connect}, any: nNullMX, class: ClassPolicy, // RFC 7504
+		sample: "connect - 521 mx.far.test does not accept mail"},
 	{name: "encryption-of-content", stages: []Stage{Data}, code: 4, all: nTLS | nSystem, class: ClassSystem, // TLS was over long before
 		sample: "data - 421 Encryption failed - retry later"},
 	{name: "tls", any: nTLS, none: nAuth, class: ClassTLS,
@@ -116,6 +120,8 @@ var readings = []rule{
 		sample: "data - 550 5.7.1 Email rejected per DMARC policy for near.test"},
 	{name: "command-order", stages: []Stage{Mail}, all: nProtocol, any: nSender | nReverse, none: nLogin | nInvalid, notStatus: [][3]int{{1, 0, 999}}, class: ClassProtocol,
 		sample: "mail - 501 5.5.1 MAIL FROM already established"},
+	{name: "authentication-of-content", stages: []Stage{Data}, any: nLogin, status: [][3]int{{7, 0, 0}}, class: ClassAuthentication, // who is at DATA needs no login
+		sample: "data - 570 5.7.0 Authentication failed"},
 	{name: "login", any: nLogin, none: nQuota | nForm, class: ClassPolicy,
 		sample: "mail - 530 5.7.1 Authentication required"},
 	{name: "host-identity", any: nReverse, class: ClassAuthentication,
@@ -156,8 +162,8 @@ var readings = []rule{
 		sample: "rcpt - 551 5.1.6 User has moved to r@other.test"},
 	{name: "microsoft-unknown", stages: afterMail, code: 5, status: [][3]int{{4, 1, 1}}, all: nRefused, any: nRecipient | nRecipients, class: ClassUserUnknown,
 		sample: "rcpt *.mail.protection.outlook.com 550 5.4.1 Recipient address rejected: Access denied."},
-	{name: "null-mx", stages: afterMail, any: nNullMX, none: nDomain, class: ClassHostUnknown,
-		sample: "rcpt - 556 Recipient address has null MX"},
+	{name: "null-mx", stages: afterMail, any: nNullMX, none: nSender, class: ClassHostUnknown,
+		sample: "rcpt - 556 Domain does not accept mail"},
 	{name: "syntax-status", stages: []Stage{Rcpt}, status: [][3]int{{1, 3, 3}}, none: nUnknown, class: ClassPolicy,
 		sample: "rcpt - 553 5.1.3 Invalid address format"},
 	{name: "syntax-code", stages: []Stage{Rcpt}, code: 501, all: nRecipient | nInvalid, notStatus: [][3]int{{1, 1, 1}}, class: ClassPolicy, // RFC 5321 section 4.2.2
@@ -207,9 +213,11 @@ var readings = []rule{
 		sample: "data - 554 5.4.6 Too many hops"},
 	{name: "content-status", status: [][3]int{{6, 0, 999}}, class: ClassContent,
 		sample: "data - 500 5.6.1 Message content rejected"},
+	{name: "too-big-unsaid", stages: []Stage{Data}, code: 5, all: nSize | nLimit, none: nMessage | nSpam | nForm | nLines | nDisk | nRecipient, class: ClassTooBig,
+		sample: "data - 552 Size limit exceeded"},
 	{name: "too-big-now", code: 4, all: nMessage | nSize | nLimit, none: nSpam | nFull | nQuota, class: ClassTooBig,
 		sample: "data - 451 Maximum message size exceeded"},
-	{name: "too-big", code: 5, all: nMessage, any: nSize | nLimit, none: nSpam, class: ClassTooBig,
+	{name: "too-big", code: 5, all: nMessage, any: nSize | nLimit, none: nSpam | nProtocol, class: ClassTooBig,
 		sample: "data - 552 5.7.0 message size exceeds corporate limit"},
 	{name: "scanner", code: 4, all: nSpam | nSystem, class: ClassSystem,
 		sample: "data - 450 Unable to scan for viruses"},
