@@ -322,6 +322,8 @@ func TestWhatIsNoLackOfAnAddress(t *testing.T) {
 		{Rcpt, "5.1.2 malformed recipient domain", ClassPolicy},
 		{Rcpt, "the mailbox may not exist", ClassUserUnknown},
 		{Rcpt, "this account might not be valid", ClassUserUnknown},
+		{Rcpt, "this server does not accept mail for that, <r@far.test>", ClassPolicy},
+		{Rcpt, "<r@far.test> does not accept mail from you", ClassPolicy},
 		{Connect, "no thanks", ClassReputation},
 		{Connect, "5.7.1 refused", ClassReputation},
 		{Connect, "4.2.1 suspended", ClassReputation},
@@ -329,7 +331,7 @@ func TestWhatIsNoLackOfAnAddress(t *testing.T) {
 		l := line{stage: x.stage, host: "-"}
 		l.code, l.status, l.text = parseReply(t, "550 "+x.text)
 		d := policy().Decide(born, l.attempt())
-		if d.Hard || d.Class != x.class && x.class != ClassUserUnknown {
+		if d.Hard || d.Class != x.class {
 			t.Errorf("%s: %v by %s, hard %v; want %v", x.text, d.Class, d.Rule, d.Hard, x.class)
 		}
 	}

@@ -163,7 +163,7 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 }
 
 // ofRecipient are the notions that speak of a recipient's address.
-const ofRecipient = nRecipient | nUnknown | nNoDomain | nMoved | nUnavailable | nNullMX | nInvalid
+const ofRecipient = nRecipient | nUnknown | nNoDomain | nMoved | nUnavailable | nNullMX | nTakesNone | nInvalid
 
 // says are the notions that leave open whom a refusal is about.
 const says = nMessage | nMessages | nDomain | nRefused | nNot | nExist | nValid | nAgain

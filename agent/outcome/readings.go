@@ -63,8 +63,6 @@ var readings = []rule{
 		sample: "rcpt - 550 5.7.1 XGEMAIL_0011 Command rejected"},
 	{name: "netease-listed", any: nNetEaseList, class: ClassReputation,
 		sample: "mail *.netease.com 450 DT:RBL 163 mx3,please see http://mail.163.com/help/help_spam_16.htm"},
-	{name: "netease-content", any: nNetEaseSpam, class: ClassContent,
-		sample: "data *.netease.com 554 DT:SPM 163 mx12,please see http://mail.163.com/help/help_spam_16.htm"},
 
 	{name: "sequence-status", code: 503, status: [][3]int{{5, 1, 1}}, none: nLogin, class: ClassProtocol,
 		sample: "mail - 503 5.5.1 Not before HELO, by our policy"},
@@ -102,7 +100,7 @@ var readings = []rule{
 	// 3. About us.
 	{name: "protocol-of-tls", status: [][3]int{{5, 0, 0}}, all: nTLS | nProtocol, class: ClassProtocol,
 		sample: "mail - 454 4.5.0 SMTP protocol violation, no commands allowed to pipeline after STARTTLS"},
-	{name: "host-takes-no-mail", stages: []Stage{Connect}, any: nNullMX, class: ClassPolicy, // RFC 7504
+	{name: "host-takes-no-mail", stages: []Stage{Connect}, any: nTakesNone, class: ClassPolicy, // RFC 7504
 		sample: "connect - 521 mx.far.test does not accept mail"},
 	{name: "encryption-of-content", stages: []Stage{Data}, code: 4, all: nTLS | nSystem, class: ClassSystem, // TLS was over long before
 		sample: "data - 421 Encryption failed - retry later"},
@@ -162,8 +160,10 @@ var readings = []rule{
 		sample: "rcpt - 551 5.1.6 User has moved to r@other.test"},
 	{name: "microsoft-unknown", stages: afterMail, code: 5, status: [][3]int{{4, 1, 1}}, all: nRefused, any: nRecipient | nRecipients, class: ClassUserUnknown,
 		sample: "rcpt *.mail.protection.outlook.com 550 5.4.1 Recipient address rejected: Access denied."},
-	{name: "null-mx", stages: afterMail, any: nNullMX, none: nSender, class: ClassHostUnknown,
-		sample: "rcpt - 556 Domain does not accept mail"},
+	{name: "domain-takes-no-mail", stages: []Stage{Rcpt}, all: nTakesNone | nDomain, none: nRecipient | nSender | nSource | nRelay | nPolicy, class: ClassHostUnknown,
+		sample: "rcpt - 510 The domain does not accept mail"},
+	{name: "null-mx", stages: afterMail, any: nNullMX, none: nDomain, class: ClassHostUnknown,
+		sample: "rcpt - 556 Recipient address has null MX"},
 	{name: "syntax-status", stages: []Stage{Rcpt}, status: [][3]int{{1, 3, 3}}, none: nUnknown, class: ClassPolicy,
 		sample: "rcpt - 553 5.1.3 Invalid address format"},
 	{name: "syntax-code", stages: []Stage{Rcpt}, code: 501, all: nRecipient | nInvalid, notStatus: [][3]int{{1, 1, 1}}, class: ClassPolicy, // RFC 5321 section 4.2.2
