@@ -28,8 +28,9 @@
 // A program that starts begins a segment of its own. It never goes on in an old one,
 // since a reader's cursor, which is synced, may be beyond what power loss has left of it.
 // Of the old one a torn tail is cut. A segment that ends early, or has a record
-// that cannot be read, is left at that place, and the reader goes on with the next one;
-// by the sequence numbers it knows how many events it has missed.
+// that cannot be read, or is not there any more, is left at that place, and the reader goes
+// on with the next one; by the sequence numbers it knows how many events it has missed. If
+// that is the one which is written to, the writer begins another one.
 //
 // # Bounds
 //
@@ -96,8 +97,9 @@ type Options struct {
 
 // Log is open for events until Close. Its methods may be called by many goroutines.
 type Log struct {
-	o  Options
-	to atomic.Pointer[Recipients]
+	o       Options
+	to      atomic.Pointer[Recipients]
+	spoiled atomic.Uint64 // number of a segment that a reader could not read to its end
 
 	mu      sync.Mutex
 	buf     []byte // whole records, not yet taken by the writer

@@ -83,7 +83,7 @@ type writer struct {
 	torn    bool     // out may have octets beyond at
 }
 
-// begin looks at what earlier runs left, and cuts the torn tail of the last segment.
+// begin makes the directory, looks at what is there, and cuts the torn tail of the last segment.
 func (w *writer) begin() error {
 	l := w.log
 	if err := os.MkdirAll(l.o.Dir, 0o700); err != nil {
@@ -93,7 +93,7 @@ func (w *writer) begin() error {
 	if err != nil {
 		return err
 	}
-	w.number = l.o.After
+	w.number = max(w.number, l.o.After)
 	var found []segment
 	for i, n := range list {
 		w.number = max(w.number, n)
@@ -220,7 +220,7 @@ func (w *writer) write() error {
 			return err
 		}
 	}
-	if w.out != nil && w.at+int64(len(w.pending)) > l.o.SegmentSize && w.at > headerSize {
+	if w.out != nil && (w.at+int64(len(w.pending)) > l.o.SegmentSize && w.at > headerSize || l.spoiled.Load() == w.number) {
 		w.close()
 	}
 	if w.out == nil {
@@ -260,6 +260,9 @@ func (w *writer) open() (err error) {
 	f, err := os.OpenFile(l.path(number), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if errors.Is(err, fs.ErrExist) { // of a try that failed
 		f, err = os.OpenFile(l.path(number), os.O_TRUNC|os.O_RDWR, 0o600)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		w.begun = false // somebody has removed the directory: the next try makes it
 	}
 	if err != nil {
 		return err
