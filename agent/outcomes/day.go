@@ -62,6 +62,7 @@ type kind struct {
 // day is the file of a day, open for writing.
 type day struct {
 	path    string
+	file    fs.FileInfo // as it was last; nil: not looked at yet
 	db      *sql.DB
 	conn    *sql.Conn
 	insert  driver.StmtExecContext // insertRows attempts
@@ -93,6 +94,15 @@ func openDB(ctx context.Context, path, schema string) (*sql.DB, *sql.Conn, error
 	// Nobody but the admin is to read addresses; SQLite would make it by the umask. One that
 	// is there is not opened: to close it again would end the locks that SQLite has on it
 	// in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		// What was left beside one that somebody removed is not this one's: SQLite would
+		// take the WAL over into it.
+		for _, end := range []string{"-wal", "-shm"} {
+			if err := os.Remove(path + end); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, nil, err
+			}
+		}
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err == nil {
 		err = f.Close()

@@ -66,7 +66,7 @@ func (o *Outcomes) fill(ctx context.Context, last bool) {
 		return
 	}
 	if last {
-		o.told(l.Flush(ctx))
+		_ = l.Flush(ctx) // an error is in Trouble
 	}
 	if err := o.fillFrom(ctx, l, now); err != nil && ctx.Err() == nil {
 		o.hasty = now.Add(retryEvery)
@@ -87,6 +87,7 @@ func (o *Outcomes) due(last *time.Time, now time.Time, d time.Duration) bool {
 }
 
 func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time) error {
+	o.reopen()
 	if err := o.open(ctx); err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 	for {
 		if o.due(&o.looked, now, lookEvery) {
 			o.look(now)
-			o.told(l.Flush(ctx)) // old segments go
+			_ = l.Flush(ctx) // old segments go; an error is in Trouble
 		}
 		if o.full != "" {
 			return errors.New(o.full)
@@ -311,6 +312,7 @@ func (o *Outcomes) mendFile(path string, err error) error {
 	o.closeFiles()
 	aside := path + damaged
 	o.o.Log.Error("a file of outcomes is damaged; it is set aside, and begun anew", "file", path, "aside", aside, "err", err)
+	o.renewed.Store(&renewal{o.o.Now(), path, "damaged"})
 	for _, end := range []string{"", "-wal"} {
 		if err := os.Rename(path+end, aside+end); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -321,6 +323,27 @@ func (o *Outcomes) mendFile(path string, err error) error {
 	}
 	o.hasty = time.Time{}
 	return nil
+}
+
+// reopen closes all files if one that is in use is not there any more, is another one, or
+// has become shorter. The next fill opens them, and finds out what they have.
+func (o *Outcomes) reopen() {
+	taken := func(path string, seen *fs.FileInfo) bool {
+		info, err := os.Stat(path)
+		gone := errors.Is(err, fs.ErrNotExist) || err == nil && *seen != nil && (!os.SameFile(info, *seen) || info.Size() < (*seen).Size())
+		if gone {
+			o.o.Log.Error("a file of outcomes was removed or replaced while it was in use; it is begun anew", "file", path)
+			o.renewed.Store(&renewal{o.o.Now(), path, "removed or replaced"})
+		} else if err == nil {
+			*seen = info
+		}
+		return gone
+	}
+	day := o.day != nil && taken(o.day.path, &o.day.file)
+	totals := o.totals != nil && taken(o.totals.path, &o.totals.file)
+	if day || totals {
+		o.closeFiles()
+	}
 }
 
 // setAside does so with files that look-ups found damaged.

@@ -29,7 +29,7 @@
 // Delivery of mail goes on whatever happens here; Trouble tells it. On a full disk, and while another
 // program reads a file so long that its WAL grows past maxWAL, Run waits, and events wait
 // in the log. A file that is damaged is renamed and begun anew, from the log as far as that
-// reaches back. What the log has lost meanwhile is a row with the event "gap", and counted
+// reaches back, and so is one that somebody removes while it is in use. What the log has lost meanwhile is a row with the event "gap", and counted
 // by Stats.
 //
 // # Room
@@ -83,8 +83,9 @@ const (
 	retryEvery = 10 * time.Second
 	// agedEvery is the time between two files that are removed for their age.
 	agedEvery = time.Hour
-	// gapToldFor is how long Trouble tells of events that are lost.
-	gapToldFor = time.Hour
+	// toldFor is how long Trouble tells of what is over: events that are lost, a file that
+	// was begun anew.
+	toldFor = time.Hour
 
 	// A WAL of this many octets is told of; beyond maxWAL nothing is added.
 	largeWAL = 64 << 20
@@ -147,6 +148,7 @@ type Outcomes struct {
 	stats   atomic.Pointer[Stats]
 	trouble atomic.Pointer[string]
 	gapped  atomic.Pointer[gapSeen] // the last gap; nil: none
+	renewed atomic.Pointer[renewal] // the last file that was begun anew; nil: none
 	rowsN   atomic.Uint64
 	lostN   atomic.Uint64
 }
@@ -338,8 +340,15 @@ type gapSeen struct {
 	lost uint64    // in all, since the start
 }
 
+// renewal is what is known of a file that was begun anew.
+type renewal struct {
+	at   time.Time
+	path string
+	why  string
+}
+
 // Trouble says why outcomes are not kept as they should be, "" if they are. Of events that
-// were lost it tells for an hour.
+// were lost, and of files that were begun anew, it tells for an hour.
 func (o *Outcomes) Trouble() string {
 	if l := o.events.Load(); l != nil {
 		if why := l.Trouble(); why != "" {
@@ -349,8 +358,11 @@ func (o *Outcomes) Trouble() string {
 	if why := *o.trouble.Load(); why != "" {
 		return why
 	}
-	if g := o.gapped.Load(); g != nil && o.o.Now().Sub(g.at) < gapToldFor {
+	if g := o.gapped.Load(); g != nil && o.o.Now().Sub(g.at) < toldFor {
 		return fmt.Sprintf("%d events are missing among the outcomes, the last found at %s; millrace history has an event \"gap\" there", g.lost, g.at.Format(time.RFC3339))
+	}
+	if r := o.renewed.Load(); r != nil && o.o.Now().Sub(r.at) < toldFor {
+		return fmt.Sprintf("%s was %s at %s, and begun anew; it may lack what the log of events did not have any more", r.path, r.why, r.at.Format(time.RFC3339))
 	}
 	return ""
 }

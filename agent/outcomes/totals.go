@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -39,6 +40,7 @@ type bucket struct {
 // totals is totals.db, open for writing.
 type totals struct {
 	path   string
+	file   fs.FileInfo // as it was last; nil: not looked at yet
 	db     *sql.DB
 	conn   *sql.Conn
 	insert *sql.Stmt

@@ -291,6 +291,10 @@ func TestDamagedFileIsBegunAnewFromTheLog(t *testing.T) {
 			for range 4 { // each try sets one aside
 				b.fill()
 			}
+			if why := b.Trouble(); (why == "") != (name == "empty") { // which an empty file is not
+				t.Errorf("trouble %q", why)
+			}
+			b.now = b.now.Add(toldFor)
 			b.well()
 			if rows, totals := b.counts(); rows != 1001 || totals != 1001 {
 				t.Errorf("%d rows, %d counted\nlog:\n%s", rows, totals, b.logs.String())
@@ -321,6 +325,10 @@ func TestDamageThatALookUpFinds(t *testing.T) {
 		t.Errorf("%d rows, %v", n, err)
 	}
 	b.fill()
+	if why := b.Trouble(); !strings.Contains(why, "damaged") {
+		t.Errorf("trouble %q", why)
+	}
+	b.now = b.now.Add(toldFor)
 	b.well()
 	if got := b.ask(Question{Recipient: sent(noon, 5050).Recipient}); len(got) != 1 {
 		t.Errorf("%+v", got)
@@ -441,7 +449,7 @@ func TestGapIsARowAndIsCounted(t *testing.T) {
 	if why := b.Trouble(); !strings.HasPrefix(why, "100 events are missing") {
 		t.Errorf("trouble %q", why)
 	}
-	b.now = b.now.Add(gapToldFor)
+	b.now = b.now.Add(toldFor)
 	b.well()
 	rows, totals := b.counts()
 	if lost := b.Stats().Lost; rows != 201 || totals != 300 || lost != 100 {
@@ -481,5 +489,55 @@ func TestNothingIsKeptAfterItIsTurnedOff(t *testing.T) {
 	b.well()
 	if rows, totals := b.counts(); rows != 20 || totals != 20 {
 		t.Errorf("on again: %d rows, %d counted", rows, totals)
+	}
+}
+
+// Files that somebody removes, replaces or cuts while they are in use are made anew from the
+// log, and that is told for an hour.
+func TestFilesThatAreTakenAwayWhileTheyAreInUse(t *testing.T) {
+	t.Parallel()
+	replace := func(path string) error {
+		return errors.Join(os.Rename(path, path+".mine"), os.WriteFile(path, []byte("not a database, but of some length"), 0o600))
+	}
+	for name, spoil := range map[string]func(path string) error{
+		"removed": os.Remove, "cut": func(path string) error { return os.Truncate(path, 0) }, "replaced": replace,
+		"removed with what is beside": func(path string) error {
+			return errors.Join(os.Remove(path), os.Remove(path+"-wal"), os.Remove(path+"-shm"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := begin(t, t.TempDir(), week)
+			b.put(noon.Add(-24*time.Hour), 0, 100)
+			b.put(noon, 100, 1000)
+			b.well()
+			for _, path := range []string{b.dayPath(noon), b.totalsPath()} {
+				if err := spoil(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.now = b.now.Add(lookEvery)
+			b.Add(sent(noon, 1000))
+			for range 4 { // each try sets one aside
+				b.fill()
+			}
+			if rows, totals := b.counts(); rows != 1001 || totals != 1001 {
+				t.Errorf("%d rows, %d counted\nlog:\n%s", rows, totals, b.logs.String())
+			}
+			if why := b.Trouble(); !strings.Contains(why, "begun anew") {
+				t.Errorf("trouble %q", why)
+			}
+			b.now = b.now.Add(toldFor)
+			b.well()
+			if err := os.RemoveAll(b.dir()); err != nil { // all of them
+				t.Fatal(err)
+			}
+			b.now = b.now.Add(lookEvery)
+			b.put(noon, 1001, 1010)
+			b.fill()
+			if rows, totals := b.counts(); rows != 1010 || totals != 1010 {
+				t.Errorf("without a directory: %d rows, %d counted\nlog:\n%s", rows, totals, b.logs.String())
+			}
+		})
 	}
 }
