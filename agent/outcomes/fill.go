@@ -325,23 +325,33 @@ func (o *Outcomes) mendFile(path string, err error) error {
 	return nil
 }
 
+// inUse lists the files that are open for writing.
+func (o *Outcomes) inUse() (list []*database) {
+	if o.day != nil {
+		list = append(list, o.day.database)
+	}
+	if o.totals != nil {
+		list = append(list, o.totals.database)
+	}
+	return list
+}
+
 // reopen closes all files if one that is in use is not there any more, is another one, or
 // has become shorter. The next fill opens them, and finds out what they have.
 func (o *Outcomes) reopen() {
-	taken := func(path string, seen *fs.FileInfo) bool {
-		info, err := os.Stat(path)
-		gone := errors.Is(err, fs.ErrNotExist) || err == nil && *seen != nil && (!os.SameFile(info, *seen) || info.Size() < (*seen).Size())
-		if gone {
-			o.o.Log.Error("a file of outcomes was removed or replaced while it was in use; it is begun anew", "file", path)
-			o.renewed.Store(&renewal{o.o.Now(), path, "removed or replaced"})
-		} else if err == nil {
-			*seen = info
+	taken := false
+	for _, d := range o.inUse() {
+		info, err := os.Stat(d.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), err == nil && d.file != nil && (!os.SameFile(info, d.file) || info.Size() < d.file.Size()):
+			o.o.Log.Error("a file of outcomes was removed or replaced while it was in use; it is begun anew", "file", d.path)
+			o.renewed.Store(&renewal{o.o.Now(), d.path, "removed or replaced"})
+			taken = true
+		case err == nil:
+			d.file = info
 		}
-		return gone
 	}
-	day := o.day != nil && taken(o.day.path, &o.day.file)
-	totals := o.totals != nil && taken(o.totals.path, &o.totals.file)
-	if day || totals {
+	if taken {
 		o.closeFiles()
 	}
 }
@@ -361,20 +371,22 @@ func (o *Outcomes) setAside() {
 // watchWAL returns an error while a reader of another program keeps a WAL from being
 // taken over, and it has grown too large.
 func (o *Outcomes) watchWAL(ctx context.Context) error {
-	if o.day == nil {
-		return nil
-	}
-	n, err := sizeOf(o.day.path + "-wal")
-	if err != nil || n < o.large {
-		return err
-	}
-	if n, err = o.day.checkpoint(ctx); err != nil || n < o.large {
-		return err
-	}
-	text := fmt.Sprintf("%s-wal has %d MiB, since another program has been reading the database for long; remedy: end it (fuser %s)", o.day.path, n>>20, o.day.path)
-	if n < o.most {
+	for _, d := range o.inUse() {
+		n, err := sizeOf(d.path + "-wal")
+		if err == nil && n >= o.large {
+			n, err = d.checkpoint(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		if n < o.large {
+			continue
+		}
+		text := fmt.Sprintf("%s-wal has %d MiB, since another program has been reading the database for long; remedy: end it (fuser %s)", d.path, n>>20, d.path)
+		if n >= o.most {
+			return errors.New(text)
+		}
 		o.setTrouble(text)
-		return nil
 	}
-	return errors.New(text)
+	return nil
 }

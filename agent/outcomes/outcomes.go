@@ -35,7 +35,8 @@
 // # Room
 //
 // Files of days that are older than Keep are removed, one an hour, so that a clock that is
-// wrong for some minutes does not remove them all. When all files take more than MaxSize, or the
+// wrong for some minutes does not remove them all; those that such a clock has made, as far
+// ahead, go likewise. Counts older than KeepTotals go a day an hour. When all files take more than MaxSize, or the
 // file system has less than MinFree, the oldest day goes at once, then the log shrinks; the
 // day under way stays, but nothing is added to it.
 //

@@ -541,3 +541,103 @@ func TestFilesThatAreTakenAwayWhileTheyAreInUse(t *testing.T) {
 		})
 	}
 }
+
+// A clock that is years ahead for some minutes takes a day of counts of each width, not all,
+// and the file that it has made goes once the clock is right again.
+func TestClockThatIsAheadForSomeMinutes(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	for day := range 30 {
+		b.put(noon.Add(time.Duration(day-29)*24*time.Hour), 10*day, 10*day+10)
+	}
+	b.well()
+	_, before := b.counts()
+	b.now = noon.Add(20 * 365 * 24 * time.Hour)
+	b.put(b.now, 300, 310)
+	for range 5 {
+		b.now = b.now.Add(time.Minute)
+		b.fill()
+	}
+	if _, after := b.counts(); after < before+10-3*10 {
+		t.Errorf("%d counted, %d before", after, before)
+	}
+	ahead := b.dayPath(b.now)
+	if _, err := os.Stat(ahead); err != nil {
+		t.Error(err)
+	}
+	for hour := range 3 {
+		b.now = noon.Add(time.Duration(hour)*time.Hour + 10*time.Minute)
+		b.put(b.now, 310+hour, 311+hour)
+	}
+	b.well()
+	if _, err := os.Stat(ahead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s stays (%v)", ahead, err)
+	}
+}
+
+// A day that is larger than max_size stops at that size, and the next day goes on.
+func TestDayLargerThanMaxSize(t *testing.T) {
+	t.Parallel()
+	p := week
+	p.MaxSize = 200 << 10
+	b := begin(t, t.TempDir(), p)
+	n := 0
+	for day := range 3 {
+		at := noon.Add(time.Duration(day) * 24 * time.Hour)
+		b.now = at
+		for range 4 {
+			b.put(b.now, n, n+2000)
+			n += 2000
+			b.now = b.now.Add(lookEvery)
+		}
+		b.fill()
+		if why := b.Trouble(); !strings.Contains(why, "max_size") {
+			t.Errorf("day %d: trouble %q", day, why)
+		}
+		rows := 0
+		if _, err := os.Stat(b.dayPath(at)); err == nil {
+			rows = query(t, b.dayPath(at), "SELECT count(*) FROM attempts")
+		}
+		if rows == 0 || len(b.files()) != 1 {
+			t.Errorf("day %d: %d rows, %v", day, rows, b.files())
+		}
+	}
+}
+
+// A reader of totals.db is told like one of the rows.
+func TestReaderOfTotalsThatNeverEnds(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	b.large, b.most = 40<<10, 160<<10
+	b.put(noon, 0, 100)
+	db, err := sql.Open("sqlite", dsn(b.totalsPath(), "mode=ro"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := tx.QueryRow("SELECT sum(n) FROM totals").Scan(&n); err != nil || n != 100 {
+		t.Fatal(n, err)
+	}
+	told, added := false, 100
+	for i := range 20 {
+		b.put(noon.Add(time.Duration(i)*5*time.Minute), added, added+100)
+		added += 100
+		told = told || strings.Contains(b.Trouble(), "totals.db-wal")
+	}
+	if wal, _ := sizeOf(b.totalsPath() + "-wal"); !told || wal > b.most+100<<10 {
+		t.Errorf("told %v, a WAL of %d octets", told, wal)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	b.fill()
+	b.well()
+	if rows, totals := b.counts(); rows != added || totals != added {
+		t.Errorf("%d rows, %d counted of %d", rows, totals, added)
+	}
+}
