@@ -115,7 +115,7 @@ func (w *writer) begin() error {
 // examine reads a segment's header; of the last one it counts the events, and cuts what
 // stands behind the last whole one.
 func (l *Log) examine(number uint64, last bool) (s segment, count uint64, err error) {
-	f, err := os.OpenFile(l.path(number), os.O_RDWR, 0)
+	f, err := os.Open(l.path(number))
 	if err != nil {
 		return s, 0, err
 	}
@@ -154,8 +154,8 @@ func (l *Log) examine(number uint64, last bool) (s segment, count uint64, err er
 	}
 	if at < len(b) {
 		l.o.Log.Info("the torn end of the log of events is cut", "file", f.Name(), "octets", len(b)-at)
-		if err := f.Truncate(int64(at)); err != nil {
-			return s, 0, err
+		if err := os.Truncate(f.Name(), int64(at)); err != nil { // readers stop there all the same
+			l.o.Log.Warn("the torn end of the log of events stays", "err", err)
 		}
 	}
 	s.size = int64(at)

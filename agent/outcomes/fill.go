@@ -91,6 +91,15 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 	if err := o.open(ctx); err != nil {
 		return err
 	}
+	if o.policy.Load().Keep > 0 {
+		o.bared = false
+	} else if !o.bared {
+		// What came with an address is in the log before it is read to its end, and erased
+		// there only then.
+		if err := l.Flush(ctx); err != nil {
+			return err
+		}
+	}
 	b := &o.batch
 	for {
 		if o.due(&o.looked, now, lookEvery) {
@@ -130,10 +139,24 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 				return o.mend(err)
 			}
 		}
-		if !b.More || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return nil
 		}
+		if !b.More {
+			return o.bare(ctx, l, p)
+		}
 	}
+}
+
+// bare erases the events that have a recipient, once, where no rows are kept: they are counted
+// by now, and nobody wants the addresses.
+func (o *Outcomes) bare(ctx context.Context, l *eventlog.Log, p *Policy) error {
+	if p.Keep > 0 || o.bared {
+		return nil
+	}
+	_, err := l.Erase(ctx, func(r *eventlog.Record) bool { return r.Recipient != "" || r.Hash != 0 })
+	o.bared = err == nil
+	return err
 }
 
 // open opens totals.db, and finds out where the rows of all days end.

@@ -46,9 +46,11 @@ func (o *Outcomes) History(ctx context.Context, q Question, yield func(*Entry) e
 	var wrong error
 	find := finder{question: q}
 	if q.Recipient != "" {
-		if keyed, err := o.hash(false); err == nil && keyed != nil {
+		keyed, err := o.hash(false)
+		if keyed != nil {
 			find.hash = keyed(q.Recipient)
 		}
+		wrong = err // rows with plain addresses are found all the same
 	}
 	list := o.files()
 	if q.Message != 0 {

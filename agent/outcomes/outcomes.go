@@ -138,6 +138,7 @@ type Outcomes struct {
 	totals *totals
 	rows   eventlog.Cursor // of the rows: the greatest of all days
 	known  bool            // rows was read
+	bared  bool            // the log has no address, as no rows are kept
 	looked time.Time
 	aged   time.Time
 	folded time.Time
@@ -148,6 +149,7 @@ type Outcomes struct {
 	broken  chan fileError // files that a look-up found damaged
 	stats   atomic.Pointer[Stats]
 	trouble atomic.Pointer[string]
+	keyless atomic.Pointer[string]  // why recipients are not kept though they should be; "" if they are
 	gapped  atomic.Pointer[gapSeen] // the last gap; nil: none
 	renewed atomic.Pointer[renewal] // the last file that was begun anew; nil: none
 	rowsN   atomic.Uint64
@@ -168,6 +170,7 @@ func New(o Options) *Outcomes {
 	x.policy.Store(&Policy{})
 	x.stats.Store(&Stats{})
 	x.trouble.Store(new(string))
+	x.keyless.Store(new(string))
 	return x
 }
 
@@ -189,14 +192,20 @@ func (o *Outcomes) Use(p Policy) {
 	if o.o.StateDirectory == "" {
 		p = Policy{}
 	}
-	to := eventlog.Recipients{None: p.Recipients == None}
-	if p.on() && p.Recipients == Hashed {
+	to := eventlog.Recipients{None: p.Recipients == None || p.Keep == 0}
+	keyless := ""
+	if p.Keep > 0 && p.Recipients == Hashed {
 		keyed, err := o.hash(true)
 		if err != nil {
-			o.o.Log.Error("outcomes are kept without recipients: the key of their hashes cannot be read", "err", err)
+			keyless = fmt.Sprintf("outcomes are kept without recipients until a reload: the key of their hashes cannot be read: %v", err)
+			o.o.Log.Error(keyless)
 			to.None = true
 		}
 		to.Hash = keyed
+	}
+	o.keyless.Store(&keyless)
+	if l := o.events.Load(); l != nil {
+		l.Use(to) // before the policy: bare erases what came with addresses until then
 	}
 	o.policy.Store(&p)
 	switch l := o.events.Load(); {
@@ -213,8 +222,6 @@ func (o *Outcomes) Use(p Policy) {
 		if err := o.removeEvents(); err != nil {
 			o.o.Log.Error("events of outcomes that are not kept any more cannot be removed", "err", err, "remedy", "rm -r "+o.eventsDir())
 		}
-	default:
-		l.Use(to)
 	}
 }
 
@@ -356,8 +363,10 @@ func (o *Outcomes) Trouble() string {
 			return "the log of events of outcomes cannot be written: " + why
 		}
 	}
-	if why := *o.trouble.Load(); why != "" {
-		return why
+	for _, why := range []string{*o.trouble.Load(), *o.keyless.Load()} {
+		if why != "" {
+			return why
+		}
 	}
 	if g := o.gapped.Load(); g != nil && o.o.Now().Sub(g.at) < toldFor {
 		return fmt.Sprintf("%d events are missing among the outcomes, the last found at %s; millrace history has an event \"gap\" there", g.lost, g.at.Format(time.RFC3339))

@@ -641,3 +641,79 @@ func TestReaderOfTotalsThatNeverEnds(t *testing.T) {
 		t.Errorf("%d rows, %d counted of %d", rows, totals, added)
 	}
 }
+
+// Where no attempts are kept no addresses are either: not those of new events, and not those
+// that the log has from before. The counts have them all.
+func TestNoAddressIsStoredWhereNoAttemptsAreKept(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := begin(t, dir, week)
+	b.put(noon, 0, 100)
+	for i := 100; i < 200; i++ {
+		b.Add(sent(noon, i)) // not taken in yet
+	}
+	p := week
+	p.Keep = 0
+	b.Use(p)
+	b.put(noon, 200, 300)
+	b.well()
+	none := func(when string) {
+		t.Helper()
+		segments, err := filepath.Glob(filepath.Join(b.eventsDir(), "*.log"))
+		if err != nil || len(segments) == 0 {
+			t.Errorf("%s: %v, %v", when, segments, err)
+		}
+		for _, path := range segments {
+			if text, err := os.ReadFile(path); err != nil || strings.Contains(string(text), "user") {
+				t.Errorf("%s: %s has addresses (%v)", when, path, err)
+			}
+		}
+		if _, totals := b.counts(); totals != 300 {
+			t.Errorf("%s: %d counted", when, totals)
+		}
+	}
+	none("after a reload")
+	b.Close()
+	b = begin(t, t.TempDir(), week)
+	for i := range 300 {
+		b.Add(sent(noon, i))
+	}
+	b.crash()
+	b = begin(t, b.o.StateDirectory, p)
+	b.fill()
+	b.well()
+	none("after a restart")
+}
+
+// Without the key of their hashes recipients are not kept, and that is told, by a question
+// too.
+func TestKeyThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	b.put(noon, 0, 10)
+	key := filepath.Join(b.dir(), keyFile)
+	if err := os.WriteFile(key, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := week
+	p.Recipients = Hashed
+	b.Use(p)
+	b.put(noon, 10, 20)
+	if why := b.Trouble(); !strings.Contains(why, key) {
+		t.Errorf("trouble %q", why)
+	}
+	n := 0
+	err := b.History(t.Context(), Question{Recipient: sent(noon, 5).Recipient}, func(*Entry) error { n++; return nil })
+	if err == nil || !strings.Contains(err.Error(), key) || n != 1 {
+		t.Errorf("%d attempts, %v", n, err)
+	}
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	b.Use(p)
+	b.put(noon, 20, 30)
+	b.well()
+	if got := b.ask(Question{Recipient: sent(noon, 25).Recipient}); len(got) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
