@@ -223,7 +223,7 @@ func TestAddNeverWaitsAndTellsWhatWasLost(t *testing.T) {
 	}
 	l := open(t, Options{Dir: dir})
 	long := strings.Repeat("x", 1<<16)
-	n := bufferSize>>16 + 10
+	n := event.BufferSize>>16 + 10
 	for i := range n {
 		l.Add(&Record{Time: noon.Add(time.Duration(i) * time.Second), Event: "sent", ID: spool.ID(i), Reply: long})
 	}

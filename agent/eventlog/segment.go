@@ -167,7 +167,7 @@ func (w *writer) run(ctx context.Context) {
 	l := w.log
 	defer close(l.stopped)
 	for {
-		again := l.wake
+		again := l.buffer.Wake()
 		var later <-chan time.Time
 		if len(w.pending) > 0 {
 			again, later = nil, time.After(retryEvery)
@@ -197,13 +197,10 @@ func (w *writer) run(ctx context.Context) {
 func (w *writer) work() error {
 	l := w.log
 	var count uint64
-	w.pending, count = l.take(w.pending)
+	w.pending, count = l.buffer.Take(w.pending)
 	w.count += count
 	err := w.write()
-	l.wrote(len(w.pending), err)
-	if cap(w.pending) > bufferSize/8 && len(w.pending) == 0 {
-		w.pending = nil
-	}
+	l.buffer.Wrote(len(w.pending), err)
 	w.tidy()
 	return err
 }
