@@ -43,6 +43,7 @@ func (o *Outcomes) Forget(ctx context.Context, address string) (f Forgotten, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.known = false   // in case a file goes while none is open
 	if o.day != nil { // it is opened anew, and its pending keys are read anew
 		o.told(o.day.close())
 		o.day = nil

@@ -717,3 +717,20 @@ func TestKeyThatCannotBeRead(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A file that is removed while nothing has it open, after Forget, is made anew as well.
+func TestFileThatIsRemovedAfterForget(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	b.put(noon, 0, 100)
+	if _, err := b.Forget(t.Context(), sent(noon, 5).Recipient); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(b.dayPath(noon)); err != nil {
+		t.Fatal(err)
+	}
+	b.put(noon, 100, 110)
+	if rows, totals := b.counts(); rows != 109 || totals != 110 {
+		t.Errorf("%d rows, %d counted", rows, totals)
+	}
+}
