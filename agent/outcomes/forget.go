@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 
@@ -23,7 +24,7 @@ type Forgotten struct {
 // deleted; so nothing that was read from the log comes after. Rows are overwritten, and no copy
 // stays in a WAL. Mail that is still queued for the address makes new ones.
 func (o *Outcomes) Forget(ctx context.Context, address string) (f Forgotten, err error) {
-	find := finder{question: Question{Recipient: address}}
+	find := finder{question: Question{Recipient: address}, most: math.MaxInt}
 	keyed, err := o.hash(false)
 	if err != nil {
 		return f, err

@@ -130,6 +130,7 @@ type Outcomes struct {
 	events atomic.Pointer[eventlog.Log] // nil: nothing is kept
 
 	large, most int64 // octets of a WAL: largeWAL, maxWAL
+	found       int   // maxFound
 
 	useMu sync.Mutex
 
@@ -166,7 +167,7 @@ type Stats struct {
 
 // New returns an Outcomes that keeps nothing until Use.
 func New(o Options) *Outcomes {
-	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, broken: make(chan fileError, 8)}
+	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, found: maxFound, broken: make(chan fileError, 8)}
 	x.policy.Store(&Policy{})
 	x.stats.Store(&Stats{})
 	x.trouble.Store(new(string))

@@ -734,3 +734,24 @@ func TestFileThatIsRemovedAfterForget(t *testing.T) {
 		t.Errorf("%d rows, %d counted", rows, totals)
 	}
 }
+
+// An address that got very much, as a test account does, is forgotten as a whole.
+func TestForgetIsNotBounded(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), Policy{Keep: week.Keep})
+	b.found = 10
+	const n = 25
+	for i := range n {
+		r := sent(noon, i)
+		r.Recipient = "probe@example.com"
+		b.Add(r)
+	}
+	b.fill()
+	if got := b.ask(Question{Recipient: "probe@example.com"}); len(got) != b.found {
+		t.Errorf("a question is told of %d", len(got))
+	}
+	f, err := b.Forget(t.Context(), "probe@example.com")
+	if rows, _ := b.counts(); err != nil || f.Rows != n || rows != 0 {
+		t.Errorf("%+v, %d rows are left, %v", f, rows, err)
+	}
+}
