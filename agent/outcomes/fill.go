@@ -258,7 +258,7 @@ func (o *Outcomes) takeIn(ctx context.Context, p *Policy, b *eventlog.Batch, now
 			if n < len(records) {
 				to = places[n]
 			}
-			if day, _ := dayOf(path); now.Sub(day) < p.Keep+48*time.Hour { // else it would be removed at once
+			if !expired(path, now, p.Keep+24*time.Hour) { // else it would be removed at once
 				if err := o.openDayFile(ctx, path); err != nil {
 					return fileError{path, err}
 				}
