@@ -72,7 +72,7 @@ func (o *Outcomes) fill(ctx context.Context, last bool) {
 		o.hasty = now.Add(retryEvery)
 		o.setTrouble(err.Error())
 	} else if err == nil {
-		o.setTrouble("")
+		o.setTrouble(o.wal)
 	}
 }
 
@@ -392,8 +392,9 @@ func (o *Outcomes) setAside() {
 }
 
 // watchWAL returns an error while a reader of another program keeps a WAL from being
-// taken over, and it has grown too large.
+// taken over, and it has grown too large; before that it tells in wal that one grows.
 func (o *Outcomes) watchWAL(ctx context.Context) error {
+	o.wal = ""
 	for _, d := range o.inUse() {
 		n, err := sizeOf(d.path + "-wal")
 		if err == nil && n >= o.large {
@@ -409,7 +410,7 @@ func (o *Outcomes) watchWAL(ctx context.Context) error {
 		if n >= o.most {
 			return errors.New(text)
 		}
-		o.setTrouble(text)
+		o.wal = text
 	}
 	return nil
 }

@@ -146,6 +146,7 @@ type Outcomes struct {
 	hasty  time.Time // no try before
 	batch  eventlog.Batch
 	full   string // why nothing is added for want of room
+	wal    string // which WAL is large, though it may grow further; "" if none is
 
 	broken  chan fileError // files that a look-up found damaged
 	stats   atomic.Pointer[Stats]
