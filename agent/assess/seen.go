@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -55,7 +54,7 @@ func openSeen(path string, now time.Time, log *slog.Logger) (*seen, error) {
 		return s, nil
 	}
 	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if durable.Missing(err) {
 		return s, nil
 	}
 	if err != nil {

@@ -192,7 +192,7 @@ func TestAStalledDiskHoldsNobodyUp(t *testing.T) {
 		d := &disk{stall: make(chan struct{}), room: -1}
 		f := newFile(Place{Path: "x"}, quiet, d.open)
 		one := len(appendLine(nil, number(1)))
-		fit := bufferSize / one
+		fit := BufferSize / one
 		const beyond = 100
 		for n := 1; n <= fit+beyond; n++ {
 			f.Delivery(number(n))
