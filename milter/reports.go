@@ -2,14 +2,16 @@ package milter
 
 import (
 	"context"
+	"hash/fnv"
+	"io"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/millrace/millrace/agent/feedback"
-	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
 	"github.com/millrace/millrace/milter/classify"
 )
@@ -17,8 +19,9 @@ import (
 // Reports is where delivery reports and complaints go that are about mail of ours: a
 // feedback.Box.
 type Reports interface {
-	// Put keeps a message for the agent; gone is how many older ones went for it.
-	Put(message []byte, now time.Time) (gone int, err error)
+	// Put keeps a message for the agent, about a copy that has a number; gone is how many
+	// older ones went for it.
+	Put(message []byte, about uint64, now time.Time) (gone int, err error)
 }
 
 const (
@@ -178,17 +181,31 @@ func (r *reports) run(ctx context.Context) {
 	}
 }
 
-// take reads one message, and keeps it if our mark came back.
+// copyNumber is the same for all reports on one copy: of a message, for its recipient.
+func copyNumber(m *trace.Mark) uint64 {
+	h := fnv.New64a()
+	io.WriteString(h, m.ID.String()+"\x00"+m.QueueID+"\x00"+m.Recipient)
+	return h.Sum64()
+}
+
+// take reads one message, and keeps it if our mark came back. A panic over one is logged
+// here: whoever sends it must not end the milter, over which all mail goes.
 func (r *reports) take(m report) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.count(reportNone, 1)
+			r.log.Error("panic over a report, leaving it unread", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
 	x, err := feedback.Parse(m.message)
 	if err != nil {
 		r.count(reportNone, 1)
 		return
 	}
-	id, ours := spool.ID(0), false
+	var mark trace.Mark
+	ours := false
 	for _, v := range x.Received {
-		if mark, ok := m.keys.Read(v); ok {
-			id, ours = mark.ID, true
+		if mark, ours = m.keys.Read(v); ours {
 			break
 		}
 	}
@@ -198,13 +215,13 @@ func (r *reports) take(m report) {
 	}
 	if err = r.room(); err == nil {
 		var gone int
-		gone, err = r.box.Put(m.message, time.Now())
+		gone, err = r.box.Put(m.message, copyNumber(&mark), time.Now())
 		r.count(reportLost, gone)
 	}
 	if err != nil {
 		r.count(reportLost, 1)
 		if r.full.pass(time.Now()) {
-			r.log.Warn("a report on mail of ours is not kept for the agent", "id", id.String(), "err", err)
+			r.log.Warn("a report on mail of ours is not kept for the agent", "id", mark.ID.String(), "err", err)
 		}
 		return
 	}

@@ -240,8 +240,10 @@ func address(s string) string {
 	return s
 }
 
-// fromAddress is the address in a From field, lower case; "" if there is not just one.
+// fromAddress is the address in a From field, lower case; "" if there is not just one. Of a
+// field longer than maxValue the beginning is read, as everywhere.
 func fromAddress(v string) string {
+	v = v[:min(len(v), maxValue)]
 	if list, err := mail.ParseAddressList(v); err == nil {
 		if len(list) != 1 {
 			return ""
