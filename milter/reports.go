@@ -29,11 +29,15 @@ const (
 	// how many wait to be read: 24 MiB of memory in all. What is beyond passes unread.
 	maxGathering   = 64
 	reportsWaiting = 32
-	// reportRate and reportBurst bound how many are asked for, in a second and at once. To
-	// have Postfix send the body of 8 KB and to read it costs a tenth of what Postfix spends
-	// on the message; of a flood of 500 messages a second so many more than a hundredth.
+	// reportRate and reportBurst bound how many are asked for, in a second and at once, of
+	// reportUnit octets: a larger one counts as so many of them, though never as more than
+	// reportBurst. To have Postfix send the body of 8 KB and to read it costs a twentieth of
+	// what Postfix spends on the message, of 256 KB in short lines more than a third; so a
+	// flood, at the rate at which Postfix takes it, costs some hundredths in no size
+	// (contrib/bench, scenario reports).
 	reportRate  = 50
 	reportBurst = 500
+	reportUnit  = 8 << 10
 )
 
 // reports reads delivery reports and feedback reports that pass through the host MTA.
@@ -54,7 +58,7 @@ type reports struct {
 
 	mu     sync.Mutex
 	counts map[string]uint64
-	budget float64   // how many may be asked for
+	budget float64   // how many may be asked for; below 0 after a large one
 	at     time.Time // of budget
 }
 
@@ -93,6 +97,13 @@ func (r *reports) allowed(now time.Time) bool {
 	}
 	r.budget--
 	return true
+}
+
+// charge takes for the octets of one beyond the first reportUnit.
+func (r *reports) charge(octets int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.budget = max(r.budget-max(float64(octets)/reportUnit-1, 0), -reportBurst)
 }
 
 func (r *reports) count(what string, n int) {
@@ -142,10 +153,12 @@ func (r *reports) gather(fields []classify.Field, now time.Time) *gathering {
 type gathering struct {
 	reports *reports
 	held    []byte
+	octets  int // of all, held or not
 }
 
-// write takes a piece, and of all no more than feedback.MaxSize.
+// write takes a piece, and keeps of all no more than feedback.MaxSize.
 func (g *gathering) write(b []byte) {
+	g.octets += len(b)
 	g.held = append(g.held, b[:min(len(b), feedback.MaxSize-len(g.held))]...)
 }
 
@@ -159,8 +172,11 @@ func (g *gathering) end(keys *trace.Keys) {
 	g.drop()
 }
 
-// drop gives the place back.
-func (g *gathering) drop() { <-g.reports.places }
+// drop gives the place back. Only now is it known how large the message is.
+func (g *gathering) drop() {
+	g.reports.charge(g.octets)
+	<-g.reports.places
+}
 
 // run reads until ctx ends, and then what waits.
 func (r *reports) run(ctx context.Context) {
