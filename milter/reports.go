@@ -31,7 +31,7 @@ const (
 	reportsWaiting = 32
 	// reportRate and reportBurst bound how many are asked for, in a second and at once, of
 	// reportUnit octets: a larger one counts as so many of them, though never as more than
-	// reportBurst. To have Postfix send the body of 8 KB and to read it costs a twentieth of
+	// reportBurst. To have Postfix send the body of 8 KB and to read it costs a tenth of
 	// what Postfix spends on the message, of 256 KB in short lines more than a third; so a
 	// flood, at the rate at which Postfix takes it, costs some hundredths in no size
 	// (contrib/bench, scenario reports).
