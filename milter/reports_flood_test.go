@@ -75,9 +75,9 @@ func TestFloodOfLargeReportsPassesUnread(t *testing.T) {
 	if n := flood(1000, large); n < reportBurst*reportUnit/large || n > reportBurst*reportUnit/large+1 {
 		t.Errorf("%d of 256 KB are asked for at once", n)
 	}
-	now = now.Add(8 * time.Second)
+	now = now.Add(400 / reportRate * time.Second)
 	if n := flood(1000, large); n < 11 || n > 13 {
-		t.Errorf("%d of 256 KB in eight seconds", n)
+		t.Errorf("%d of 256 KB in the time of 400 of 8 KB", n)
 	}
 	now = now.Add(time.Hour)
 	flood(1, 16<<20)
