@@ -154,9 +154,13 @@ func (r *Report) feedback(b []byte) {
 
 // returned notes the Received fields of a message that came back, or of its header.
 func (r *Report) returned(b []byte) {
-	for _, f := range header(b) {
-		if f.name == "received" && len(r.Received) < maxReceived {
-			r.Received = append(r.Received, f.value)
+	for range maxFields {
+		name, value, rest, ok := cutField(b)
+		if !ok || len(r.Received) >= maxReceived {
+			return
+		}
+		if b = rest; name == "received" {
+			r.Received = append(r.Received, value)
 		}
 	}
 }
