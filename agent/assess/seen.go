@@ -41,6 +41,9 @@ type seen struct {
 	out     *os.File // nil: not open
 }
 
+// errNotRemembered says that a report cannot be remembered, as the disk is full.
+var errNotRemembered = errors.New("reports that were taken are not remembered")
+
 const (
 	seenHeader = "millrace reports 1\n"
 	seenRecord = 10
@@ -115,7 +118,7 @@ func (s *seen) add(day time.Time, id spool.ID, qid, recipient, kind string, now 
 	if len(s.days) >= s.most {
 		s.forget(now)
 		if err := s.rewrite(); err != nil {
-			return false, err
+			return false, fmt.Errorf("%w: %w", errNotRemembered, err)
 		}
 		if d < s.from {
 			return true, nil
@@ -123,7 +126,7 @@ func (s *seen) add(day time.Time, id spool.ID, qid, recipient, kind string, now 
 	}
 	if s.path != "" {
 		if err := s.write(d, h); err != nil {
-			return false, fmt.Errorf("reports that were taken: %w", err)
+			return false, fmt.Errorf("%w: %w", errNotRemembered, err)
 		}
 	}
 	s.days[h] = d

@@ -154,9 +154,13 @@ func (r *Report) feedback(b []byte) {
 
 // returned notes the Received fields of a message that came back, or of its header.
 func (r *Report) returned(b []byte) {
-	for _, f := range header(b) {
-		if f.name == "received" && len(r.Received) < maxReceived {
-			r.Received = append(r.Received, f.value)
+	for range maxFields {
+		name, value, rest, ok := cutField(b)
+		if !ok || len(r.Received) >= maxReceived {
+			return
+		}
+		if b = rest; name == "received" {
+			r.Received = append(r.Received, value)
 		}
 	}
 }
@@ -240,8 +244,10 @@ func address(s string) string {
 	return s
 }
 
-// fromAddress is the address in a From field, lower case; "" if there is not just one.
+// fromAddress is the address in a From field, lower case; "" if there is not just one. Of a
+// field longer than maxValue the beginning is read, as everywhere.
 func fromAddress(v string) string {
+	v = v[:min(len(v), maxValue)]
 	if list, err := mail.ParseAddressList(v); err == nil {
 		if len(list) != 1 {
 			return ""
