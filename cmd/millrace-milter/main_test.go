@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/emersion/go-milter"
-	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/cmd/internal/program"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leaks.Main(m)
 }
 
 // running is a running millrace-milter.
