@@ -131,14 +131,10 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
 	a.outcomes.Use(settings.OutcomesPolicy(c))
-	a.assessor, err = assess.New(assess.Options{
+	a.assessor = assess.New(assess.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: feedback.NewBox(dir), Bounced: a.bounced,
 		Listeners: []event.Listener{a.events, a.outcomes, a.metrics}, State: c.Agent.StateDirectory,
 	})
-	if err != nil {
-		a.closeEvents()
-		return nil, errors.Join(err, writer.Close(), store.Close())
-	}
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
 		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.history, a.metrics, a.assessor},

@@ -149,7 +149,7 @@ type Finding struct {
 }
 
 // New opens what is remembered in the state directory.
-func New(o Options) (*Assessor, error) {
+func New(o Options) *Assessor {
 	a := &Assessor{Options: o, counts: make(map[Count]uint64), slow: make(map[string]time.Time)}
 	if a.LookupKey == nil {
 		a.LookupKey = func(ctx context.Context, name string) ([]string, error) {
@@ -160,15 +160,13 @@ func New(o Options) (*Assessor, error) {
 	if o.State != "" {
 		path = filepath.Join(o.State, seenFile)
 	}
+	a.seen = openSeen(path, time.Now(), o.Log)
 	var err error
-	if a.seen, err = openSeen(path, time.Now(), o.Log); err != nil {
-		return nil, err
-	}
 	if a.record, err = ReadRecord(o.State); err != nil {
 		o.Log.Warn("what was counted of reports is lost", "err", err)
 	}
 	a.saved.Record = a.record
-	return a, nil
+	return a
 }
 
 // Counts are those since the start.

@@ -6,6 +6,8 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -381,6 +383,37 @@ func TestReportWaitsForTheDisk(t *testing.T) {
 	// The others are not read, to no end, again each second: they would wait as well.
 	if looks > 2*readers {
 		t.Errorf("%d of %d were looked at", looks, n)
+	}
+}
+
+// What is remembered and cannot be read keeps no agent from starting; reports wait until it can.
+func TestReportWaitsForWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, drop)
+	w.take(postfix(t, message(1, bob), bob))
+	path := filepath.Join(w.options.State, seenFile)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(b []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change([]byte("of another version\n"))
+	w.restart()
+	if _, err := w.a.Take(t.Context(), postfix(t, message(1, bob), bob), time.Now()); !errors.Is(err, errNotRemembered) || !strings.Contains(err.Error(), path) {
+		t.Errorf("taken: %v", err)
+	}
+	change(append(whole, 7)) // and a record that was cut short
+	if f := w.take(postfix(t, message(1, bob), bob)); len(f) != 1 || f[0].Result != Repeated {
+		t.Errorf("%+v", f)
+	}
+	w.take(postfix(t, message(2, ann), ann))
+	if b, err := os.ReadFile(path); err != nil || len(b) != len(whole)+seenRecord {
+		t.Errorf("%d octets, %v, want %d", len(b), err, len(whole)+seenRecord)
 	}
 }
 
