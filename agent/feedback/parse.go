@@ -8,6 +8,7 @@ import (
 	"mime"
 	"mime/quotedprintable"
 	"net/mail"
+	"regexp"
 	"strings"
 
 	"github.com/millrace/millrace/agent/printable"
@@ -437,13 +438,17 @@ func cutPart(b []byte, boundary string) (part, rest []byte, last bool) {
 	return b, nil, true
 }
 
+// boundaryIs finds its place in the field as it came: in lower case, octets that are no UTF-8
+// become longer.
+var boundaryIs = regexp.MustCompile(`(?i)boundary=`)
+
 // looseBoundary finds the boundary in a field that cannot be parsed.
 func looseBoundary(v string) string {
-	i := strings.Index(strings.ToLower(v), "boundary=")
-	if i < 0 {
+	at := boundaryIs.FindStringIndex(v)
+	if at == nil {
 		return ""
 	}
-	v = strings.TrimLeft(v[i+len("boundary="):], " \t")
+	v = strings.TrimLeft(v[at[1]:], " \t")
 	if strings.HasPrefix(v, `"`) {
 		v, _, _ = strings.Cut(v[1:], `"`)
 		return v
