@@ -415,6 +415,12 @@ func TestReportWaitsForWhatIsRemembered(t *testing.T) {
 	if b, err := os.ReadFile(path); err != nil || len(b) != len(whole)+seenRecord {
 		t.Errorf("%d octets, %v, want %d", len(b), err, len(whole)+seenRecord)
 	}
+	change([]byte(seenHeader[:len(seenHeader)-1])) // its line was cut short, and nothing came
+	w.restart()
+	w.take(postfix(t, message(3, ann), ann))
+	if b, err := os.ReadFile(path); err != nil || len(b) != len(seenHeader)+seenRecord {
+		t.Errorf("after a line that was cut short: %d octets, %v, want %d", len(b), err, len(seenHeader)+seenRecord)
+	}
 }
 
 // A report over which something breaks is the only one that is lost, and does not stop the

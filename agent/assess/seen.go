@@ -81,6 +81,9 @@ func (s *seen) read(now time.Time) error {
 		s.unread = err
 		return err
 	}
+	if !ok {
+		return nil // cut short before there was a report
+	}
 	for ; len(rest) >= seenRecord; rest = rest[seenRecord:] {
 		s.days[binary.LittleEndian.Uint64([]byte(rest[2:seenRecord]))] = binary.LittleEndian.Uint16([]byte(rest))
 		s.records++
