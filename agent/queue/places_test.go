@@ -80,13 +80,10 @@ func (x *receivers) end(r *receiver) {
 	x.mu.Unlock()
 }
 
-// serve is a session's life at the address that the queue chose.
-func (x *receivers) serve(w *world, s *Session) {
+// steps is a session's life once it is up: take is asked what becomes of each transaction, and
+// takes as long as that does.
+func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) (spool.State, elastic.Signal)) {
 	began := time.Now()
-	r := x.connect(w, s)
-	if r == nil {
-		return
-	}
 	var done []Settled
 	var sig []elastic.Signal
 	for n := 1; ; n++ {
@@ -105,21 +102,34 @@ func (x *receivers) serve(w *world, s *Session) {
 			return
 		}
 		began = time.Now()
-		time.Sleep(w.service)
-		done, sig = done[:0], append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Began: began})
+		state, said := take(job)
+		said.Began = began
+		done, sig = done[:0], append(sig[:0], said)
 		for _, item := range job.Items {
-			done = append(done, Settled{Handle: item.Handle, State: spool.State{Status: spool.Delivered}})
+			done = append(done, Settled{Handle: item.Handle, State: state})
 		}
-		x.mu.Lock()
-		r.taken++
-		x.mu.Unlock()
-		w.set(func() { w.sent = append(w.sent, job.ID) })
 		if n == messages {
 			x.end(r)
 			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
 			return
 		}
 	}
+}
+
+// serve is a session's life at the address that the queue chose.
+func (x *receivers) serve(w *world, s *Session) {
+	r := x.connect(w, s)
+	if r == nil {
+		return
+	}
+	x.steps(w, s, r, func(job Job) (spool.State, elastic.Signal) {
+		time.Sleep(w.service)
+		x.mu.Lock()
+		r.taken++
+		x.mu.Unlock()
+		w.set(func() { w.sent = append(w.sent, job.ID) })
+		return spool.State{Status: spool.Delivered}, elastic.Signal{Kind: elastic.Accepted}
+	})
 }
 
 // at is what one address has met.

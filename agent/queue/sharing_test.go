@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"context"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -33,16 +32,7 @@ func (x *sharing) serve(w *world, s *Session) {
 	if r == nil {
 		return
 	}
-	var done []Settled
-	var sig []elastic.Signal
-	for k := 1; ; k++ {
-		job, err := w.Step(context.Background(), s, done, sig)
-		if err != nil {
-			x.end(r)
-			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
-			return
-		}
-		began := time.Now()
+	x.steps(w, s, r, func(job Job) (spool.State, elastic.Signal) {
 		x.mu.Lock()
 		v := x.say(job.Domain, job.Items[0], n)
 		x.mu.Unlock()
@@ -57,17 +47,8 @@ func (x *sharing) serve(w *world, s *Session) {
 		if v.due > 0 {
 			state.Due = time.Now().Add(v.due)
 		}
-		v.sig.Began = began
-		done, sig = done[:0], append(sig[:0], v.sig)
-		for _, item := range job.Items {
-			done = append(done, Settled{Handle: item.Handle, State: state})
-		}
-		if k == r.messages {
-			x.end(r)
-			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
-			return
-		}
-	}
+		return state, v.sig
+	})
 }
 
 // A destination of whose mail a part is accepted is none of a stranger, however many of its

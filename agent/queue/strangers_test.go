@@ -2,7 +2,6 @@ package queue
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -168,15 +167,7 @@ func (x *answering) serve(w *world, s *Session) {
 	if r == nil {
 		return
 	}
-	var done []Settled
-	var sig []elastic.Signal
-	for k := 1; ; k++ {
-		job, err := w.Step(context.Background(), s, done, sig)
-		if err != nil {
-			x.end(r)
-			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
-			return
-		}
+	x.steps(w, s, r, func(job Job) (spool.State, elastic.Signal) {
 		began := time.Now()
 		state := spool.State{Status: spool.Delivered}
 		answer := x.takes(job.Domain, n)
@@ -209,15 +200,6 @@ func (x *answering) serve(w *world, s *Session) {
 			x.denied++
 		}
 		x.mu.Unlock()
-		answer.Began = began
-		done, sig = done[:0], append(sig[:0], answer)
-		for _, item := range job.Items {
-			done = append(done, Settled{Handle: item.Handle, State: state})
-		}
-		if k == r.messages {
-			x.end(r)
-			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
-			return
-		}
-	}
+		return state, answer
+	})
 }
