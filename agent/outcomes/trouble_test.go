@@ -182,9 +182,7 @@ func TestClockThatStepsBackwards(t *testing.T) {
 		b = begin(t, dir, week)
 		b.fill()
 	}
-	if rows, totals := b.counts(); rows != n || totals != n {
-		t.Errorf("%d rows and %d counted of %d", rows, totals, n)
-	}
+	b.has(n, "in the end")
 	if days := len(b.files()); days != 3 {
 		t.Errorf("%d days", days)
 	}
@@ -296,9 +294,7 @@ func TestDamagedFileIsBegunAnewFromTheLog(t *testing.T) {
 			}
 			b.now = b.now.Add(toldFor)
 			b.well()
-			if rows, totals := b.counts(); rows != 1001 || totals != 1001 {
-				t.Errorf("%d rows, %d counted\nlog:\n%s", rows, totals, b.logs.String())
-			}
+			b.has(1001, "in the end")
 		})
 	}
 }
@@ -405,9 +401,7 @@ func TestReaderThatNeverEnds(t *testing.T) {
 	}
 	b.fill()
 	b.well()
-	if rows, totals := b.counts(); rows != added || totals != added {
-		t.Errorf("%d rows, %d counted of %d", rows, totals, added)
-	}
+	b.has(added, "in the end")
 	if wal, _ := sizeOf(b.dayPath(noon) + "-wal"); wal > b.most {
 		t.Errorf("the WAL stays at %d octets", wal)
 	}
@@ -487,9 +481,7 @@ func TestNothingIsKeptAfterItIsTurnedOff(t *testing.T) {
 	b.Use(week)
 	b.put(noon, 20, 30)
 	b.well()
-	if rows, totals := b.counts(); rows != 20 || totals != 20 {
-		t.Errorf("on again: %d rows, %d counted", rows, totals)
-	}
+	b.has(20, "on again")
 }
 
 // Files that somebody removes, replaces or cuts while they are in use are made anew from the
@@ -521,9 +513,7 @@ func TestFilesThatAreTakenAwayWhileTheyAreInUse(t *testing.T) {
 			for range 4 { // each try sets one aside
 				b.fill()
 			}
-			if rows, totals := b.counts(); rows != 1001 || totals != 1001 {
-				t.Errorf("%d rows, %d counted\nlog:\n%s", rows, totals, b.logs.String())
-			}
+			b.has(1001, "in the end")
 			if why := b.Trouble(); !strings.Contains(why, "begun anew") {
 				t.Errorf("trouble %q", why)
 			}
@@ -535,9 +525,7 @@ func TestFilesThatAreTakenAwayWhileTheyAreInUse(t *testing.T) {
 			b.now = b.now.Add(lookEvery)
 			b.put(noon, 1001, 1010)
 			b.fill()
-			if rows, totals := b.counts(); rows != 1010 || totals != 1010 {
-				t.Errorf("without a directory: %d rows, %d counted\nlog:\n%s", rows, totals, b.logs.String())
-			}
+			b.has(1010, "without a directory")
 		})
 	}
 }
@@ -645,9 +633,7 @@ func TestReaderOfTotalsThatNeverEnds(t *testing.T) {
 	}
 	b.fill()
 	b.well()
-	if rows, totals := b.counts(); rows != added || totals != added {
-		t.Errorf("%d rows, %d counted of %d", rows, totals, added)
-	}
+	b.has(added, "in the end")
 }
 
 // Where no attempts are kept no addresses are either: not those of new events, and not those
