@@ -192,8 +192,9 @@ func (d *day) load(ctx context.Context) error {
 	if err := d.loadPending(ctx); err != nil {
 		return err
 	}
-	const columns = "(?,?,?,?,?,?,?,?,?,?)"
-	const into = "INSERT INTO attempts (id, time, message, ordinal, qid, recipient, kind, words, tries, due) VALUES " + columns
+	// Rows after the first of a statement get the ids that follow its id, which is the greatest.
+	const columns = "?,?,?,?,?,?,?,?,?)"
+	const into = "INSERT INTO attempts (id, time, message, ordinal, qid, recipient, kind, words, tries, due) VALUES (?," + columns
 	// The rows go to the driver itself: what database/sql does with each argument costs a
 	// tenth of the whole.
 	prepare := func(query string) (st driver.StmtExecContext) {
@@ -208,7 +209,7 @@ func (d *day) load(ctx context.Context) error {
 		}
 		return st
 	}
-	d.insert, d.one = prepare(into+strings.Repeat(","+columns, insertRows-1)), prepare(into)
+	d.insert, d.one = prepare(into+strings.Repeat(",(NULL,"+columns, insertRows-1)), prepare(into)
 	if err != nil {
 		return err
 	}
@@ -301,7 +302,7 @@ func (d *day) add(ctx context.Context, records []eventlog.Record, to eventlog.Cu
 			if len(records) >= insertRows {
 				n, st = insertRows, d.insert
 			}
-			d.args = d.args[:0]
+			d.args = append(d.args[:0], driver.NamedValue{Ordinal: 1, Value: d.next})
 			for i := range records[:n] {
 				if err := d.row(ctx, &records[i]); err != nil {
 					return err
@@ -395,7 +396,7 @@ func (d *day) row(ctx context.Context, r *eventlog.Record) error {
 	if !r.Due.IsZero() {
 		due = r.Due.UnixMilli()
 	}
-	for _, v := range [...]driver.Value{d.next, r.Time.UnixMilli(), int64(r.ID), int64(r.Ordinal), qid, recipient, kindID, spare, int64(r.Tries), due} {
+	for _, v := range [...]driver.Value{r.Time.UnixMilli(), int64(r.ID), int64(r.Ordinal), qid, recipient, kindID, spare, int64(r.Tries), due} {
 		d.args = append(d.args, driver.NamedValue{Ordinal: len(d.args) + 1, Value: v})
 	}
 	d.note(d.next, r)
