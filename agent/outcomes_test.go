@@ -125,7 +125,7 @@ func TestOutcomesThatCannotBeKeptAreAWarning(t *testing.T) {
 		code, body := get(t, s.config.Agent.HTTP.Listen[0], "/readyz", "")
 		return code == http.StatusOK && strings.HasPrefix(body, "ok\nwarning: ")
 	})
-	if _, body := get(t, s.config.Agent.HTTP.Listen[0], "/metrics", ""); !strings.Contains(body, "millrace_outcomes_failing 1\n") || !strings.Contains(body, "millrace_ready 1\n") {
+	if _, body := s.page(s.config.Agent.HTTP.Listen[0], "/metrics"); !strings.Contains(body, "millrace_outcomes_failing 1\n") || !strings.Contains(body, "millrace_ready 1\n") {
 		t.Errorf("metrics:\n%s", body)
 	}
 	for _, name := range []string{"outcomes", "events"} {
