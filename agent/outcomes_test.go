@@ -51,6 +51,10 @@ func TestHistoryOfAnAddressOverARestart(t *testing.T) {
 		}
 		return b.String()
 	}
+	// A stop waits for seconds only until all is taken in; the next agent goes on.
+	s.until("all is taken in", func() bool {
+		return len(s.history(control.OutcomeQuestion{ID: id})) >= 4 && len(s.history(control.OutcomeQuestion{Recipient: "n@news.test"})) >= 1
+	})
 	if got := words(s.history(control.OutcomeQuestion{Recipient: "B@grey.test"})); got != "b@grey.test deferred\nb@grey.test sent\n" {
 		t.Errorf("of an address:\n%s", got)
 	}
