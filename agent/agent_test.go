@@ -46,6 +46,7 @@ type stage struct {
 	log      *logbuf.Buffer
 	logger   *slog.Logger  // of the agent; nil: to log, as text
 	grace    time.Duration // of the agents' stops; 0: as New has it
+	own      int64         // connections that admitted has made
 	thinks   chan struct{} // receivers that have accepted a message answer once it is closed; nil: at once
 	mu       sync.Mutex
 	accepted []accepted
@@ -326,16 +327,20 @@ func TestDomainsWithoutMailBounceAndOurOwnLimitsHandBack(t *testing.T) {
 	s.start()
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@gone.test", "a@null.test", "a@self.test")
 	s.until("all settled", func() bool { return len(s.at("host")) >= 2 && s.empty() })
-	var reports, back []accepted
+	var back []accepted
+	told := ""
 	for _, a := range s.at("host") {
 		if a.recipient == "n@news.test" {
-			reports = append(reports, a)
+			told += a.content
 		} else {
 			back = append(back, a)
 		}
 	}
-	if len(reports) != 1 || !strings.Contains(reports[0].content, "a@gone.test") || !strings.Contains(reports[0].content, "a@null.test") {
-		t.Errorf("want one report of both domains that take no mail: %+v", reports)
+	// One report tells of both if the answers are not seconds apart.
+	for _, to := range []string{"a@gone.test", "a@null.test"} {
+		if n := strings.Count(told, "Final-Recipient: rfc822; "+to+"\r\n"); n != 1 {
+			t.Errorf("reports tell of %s %d times:\n%s", to, n, told)
+		}
 	}
 	if len(back) != 1 || back[0].recipient != "a@self.test" || back[0].sender != "n@news.test" {
 		t.Errorf("handed back: %+v", back)
@@ -438,17 +443,17 @@ func freePort(t *testing.T) string {
 	return addr
 }
 
-func (s *stage) ready() (int, string) {
-	resp, err := http.Get("http://" + s.config.Agent.HTTP.Listen.First() + "/readyz")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
+func (s *stage) ready() (int, string) { return s.page(s.config.Agent.HTTP.Listen[0], "/readyz") }
+
+// page asks over HTTP until there is an answer: the agent ends a connection on which nothing
+// is asked for seconds, as on a slow machine. at is as in [agent.http] listen.
+func (s *stage) page(at, path string) (code int, body string) {
+	s.t.Helper()
+	s.until(path+" answers", func() bool {
+		code, body = get(s.t, at, path, "")
+		return code != 0
+	})
+	return code, body
 }
 
 func TestWhatTheConfigurationDoesNotGetIsShown(t *testing.T) {
@@ -456,7 +461,6 @@ func TestWhatTheConfigurationDoesNotGetIsShown(t *testing.T) {
 		c.Agent.HTTP.Listen = config.Listeners{freePort(t)}
 		c.Refused = []config.Notice{{File: "millrace.toml", Line: 3, Text: "listen: open"}}
 	})
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	s.start()
 	s.until("the spool is read", s.agent.watch.Loaded)
 	if code, text := s.ready(); code != http.StatusServiceUnavailable || text != "millrace.toml:3: listen: open\n" {
@@ -469,7 +473,6 @@ func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
 		c.Agent.HTTP.Listen = config.Listeners{freePort(t)}
 		c.Events.File = filepath.Join(t.TempDir(), "events.jsonl")
 	}, sink.Provider{Name: "far", Domains: []string{"far.test"}})
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	spoiled := s.send(spool.Envelope{Sender: "n@news.test", Stream: "spoiled"}, letter, "a@far.test")
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@far.test")
 	if err := s.writer.Close(); err != nil {
@@ -501,7 +504,6 @@ func TestDamagedMailIsSettledAndToldToTheAdmin(t *testing.T) {
 
 func TestReadyOnceTheSpoolIsRead(t *testing.T) {
 	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} })
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	s.start()
 	if code, text := s.ready(); code != http.StatusOK || text != "ok\n" {
 		t.Errorf("%d %q", code, text)

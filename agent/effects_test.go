@@ -49,11 +49,11 @@ func TestEffectOfARuleIsListedKeptAndLifted(t *testing.T) {
 	}
 	s.stop()
 
-	before := connections(s.net.Stats(), "busy")
+	before := s.admitted("busy")
 	a := s.start()
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@busy.test")
 	s.until("the site is suspended again", suspended)
-	if now := connections(s.net.Stats(), "busy"); now != before {
+	if now := s.admitted("busy"); now != before {
 		t.Errorf("%d connections to a site that was suspended before the restart", now-before)
 	}
 	if list := effects(); len(list) != 1 || list[0].Site != e.Site {
@@ -67,7 +67,7 @@ func TestEffectOfARuleIsListedKeptAndLifted(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.until("it connects, and the rule takes hold again", func() bool {
-		return connections(s.net.Stats(), "busy") > before && len(effects()) == 1 && suspended()
+		return len(effects()) == 1 && suspended() && s.admitted("busy") > before
 	})
 	if _, err := s.admin().Resume(t.Context(), control.Filter{Site: "none"}); !errors.Is(err, control.ErrUnknown) {
 		t.Errorf("a site without any: %v", err)
@@ -154,7 +154,7 @@ func TestRepliesThatNothingKnewAreShown(t *testing.T) {
 		t.Errorf("%+v", x)
 	}
 	for path, want := range map[string]string{"/metrics": "millrace_replies_unknown_total 2", "/": "Xyzzy 17 plugh"} {
-		if code, body := get(t, s.config.Agent.HTTP.Listen[0], path, ""); code != http.StatusOK || !strings.Contains(body, want) {
+		if code, body := s.page(s.config.Agent.HTTP.Listen[0], path); code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d without %q", path, code, want)
 		}
 	}

@@ -24,6 +24,8 @@ func TestAHostThatInsistsOnTLSGetsIt(t *testing.T) {
 	s.until("delivered", func() bool { r.Mu.Lock(); defer r.Mu.Unlock(); return len(r.Mails) == 1 })
 	s.until("settled", s.empty)
 	s.stop()
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	if !r.Mails[0] || r.StartTLS != 2 {
 		t.Errorf("TLS %v after %d STARTTLS", r.Mails, r.StartTLS)
 	}

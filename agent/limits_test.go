@@ -20,6 +20,7 @@ type strict struct {
 	mu         sync.Mutex
 	recipients map[string]int // how often each was accepted
 	mails      int            // accepted
+	open       int            // connections
 	wrong      []string
 }
 
@@ -29,8 +30,16 @@ func (s *strict) note(format string, args ...any) {
 	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
 }
 
+func (s *strict) count(more int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open += more
+}
+
 // serve is one connection.
 func (s *strict) serve(nc net.Conn) {
+	s.count(1)
+	defer s.count(-1)
 	defer nc.Close()
 	in := bufio.NewReader(nc)
 	say := func(text string) { fmt.Fprintf(nc, "%s\r\n", text) }
@@ -87,12 +96,7 @@ func (s *strict) serve(nc net.Conn) {
 func TestLimitsThatAPeerNamesAreKept(t *testing.T) {
 	t.Parallel()
 	r := &strict{mailMax: 2, rcptMax: 3, recipients: map[string]int{}}
-	var wg sync.WaitGroup
-	addr := smtptest.ServeAt(t, "127.0.0.1:0", func(nc net.Conn) {
-		wg.Add(1)
-		defer wg.Done()
-		r.serve(nc)
-	})
+	addr := smtptest.ServeAt(t, "127.0.0.1:0", r.serve)
 	s := newStage(t, func(c *config.Config) {
 		c.General.Route = config.Route{Kind: config.RouteRelay, Relay: addr.String()}
 		c.General.MaxSessions = 2
@@ -108,7 +112,9 @@ func TestLimitsThatAPeerNamesAreKept(t *testing.T) {
 	s.start()
 	s.until("all is sent", s.empty)
 	s.stop()
-	wg.Wait() // for what each connection has to say of its end
+	s.until("each connection has told of its end", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.open == 0 })
+	r.mu.Lock() // one on which nothing was sent may come late
+	defer r.mu.Unlock()
 	for _, w := range r.wrong {
 		t.Error(w)
 	}

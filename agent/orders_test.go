@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -145,19 +146,25 @@ func TestPausesThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-// TestPausesAndLimitsEndByThemselves has one of each kind that lasts a second.
+// TestPausesAndLimitsEndByThemselves has one of each kind that lasts a second, or as long as
+// it takes to ask for all of them.
 func TestPausesAndLimitsEndByThemselves(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	s.start()
-	soon := time.Now().Add(time.Second)
-	for _, f := range []control.Filter{{Stream: "s"}, {User: "joe"}} {
-		if err := s.admin().Pause(t.Context(), control.Pause{Filter: f, Until: soon}); err != nil {
+	var soon time.Time
+	for lasts := time.Second; ; lasts *= 2 {
+		soon = time.Now().Add(lasts)
+		err := errors.Join(
+			s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{Stream: "s"}, Until: soon}),
+			s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{User: "joe"}, Until: soon}),
+			s.admin().Limit(t.Context(), control.Limit{Name: "general", Sessions: 1, Until: soon}))
+		if err == nil {
+			break
+		}
+		if time.Now().Before(soon) {
 			t.Fatal(err)
 		}
-	}
-	if err := s.admin().Limit(t.Context(), control.Limit{Name: "general", Sessions: 1, Until: soon}); err != nil {
-		t.Fatal(err)
 	}
 	s.send(spool.Envelope{Sender: "n@news.test", Stream: "s"}, letter, "a@far.test")
 	s.send(spool.Envelope{Sender: "n@news.test", AuthUser: "joe"}, letter, "b@far.test")
@@ -231,23 +238,29 @@ func TestReaderThatStallsDoesNotHoldUpDelivery(t *testing.T) {
 		return bufio.NewReaderSize(conn, 16)
 	}
 	ask("POST /v1/act HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{") // and the rest never comes
-	list := ask("GET /v1/queue HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-	if _, err := list.Peek(1); err != nil { // it has begun, and is not read on
-		t.Fatal(err)
-	}
-	for i := range 100 {
-		s.send(spool.Envelope{Sender: "n@news.test", Stream: "goes"}, letter, fmt.Sprintf("v%d@far.test", i))
-	}
-	s.until("the other stream's mail is delivered", func() bool { return len(s.at("far")) == 100 })
-	// The reader was not given up for that: it gets the rest.
-	resp, err := http.ReadResponse(list, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if got := strings.Count(string(b), `"queue_id"`); err != nil || got < n {
-		t.Errorf("%d of %d listed, %v", got, n, err)
+	const patience = 25 * time.Second                                        // less than the time that the agent gives a reader
+	for sent := 100; ; sent += 100 {
+		began := time.Now()
+		list := ask("GET /v1/queue HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if _, err := list.Peek(1); err != nil { // it has begun, and is not read on
+			t.Fatal(err)
+		}
+		for i := range 100 {
+			s.send(spool.Envelope{Sender: "n@news.test", Stream: "goes"}, letter, fmt.Sprintf("v%d.%d@far.test", sent, i))
+		}
+		s.until("the other stream's mail is delivered", func() bool { return len(s.at("far")) == sent })
+		// The reader was not given up for that: it gets the rest.
+		resp, err := http.ReadResponse(list, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if got := strings.Count(string(b), `"queue_id"`); err == nil && got >= n {
+			return
+		} else if time.Since(began) < patience { // else a slow machine had him given up
+			t.Fatalf("%d of %d listed, %v", got, n, err)
+		}
 	}
 }
 

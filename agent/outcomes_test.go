@@ -51,6 +51,10 @@ func TestHistoryOfAnAddressOverARestart(t *testing.T) {
 		}
 		return b.String()
 	}
+	// A stop waits for seconds only until all is taken in; the next agent goes on.
+	s.until("all is taken in", func() bool {
+		return len(s.history(control.OutcomeQuestion{ID: id})) >= 4 && len(s.history(control.OutcomeQuestion{Recipient: "n@news.test"})) >= 1
+	})
 	if got := words(s.history(control.OutcomeQuestion{Recipient: "B@grey.test"})); got != "b@grey.test deferred\nb@grey.test sent\n" {
 		t.Errorf("of an address:\n%s", got)
 	}
@@ -125,7 +129,7 @@ func TestOutcomesThatCannotBeKeptAreAWarning(t *testing.T) {
 		code, body := get(t, s.config.Agent.HTTP.Listen[0], "/readyz", "")
 		return code == http.StatusOK && strings.HasPrefix(body, "ok\nwarning: ")
 	})
-	if _, body := get(t, s.config.Agent.HTTP.Listen[0], "/metrics", ""); !strings.Contains(body, "millrace_outcomes_failing 1\n") || !strings.Contains(body, "millrace_ready 1\n") {
+	if _, body := s.page(s.config.Agent.HTTP.Listen[0], "/metrics"); !strings.Contains(body, "millrace_outcomes_failing 1\n") || !strings.Contains(body, "millrace_ready 1\n") {
 		t.Errorf("metrics:\n%s", body)
 	}
 	for _, name := range []string{"outcomes", "events"} {

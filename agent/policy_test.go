@@ -33,6 +33,8 @@ func TestBrokenTLSIsNotTriedAgainAtOnce(t *testing.T) {
 		s.until("settled", s.empty)
 	}
 	s.stop()
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	if r.StartTLS != 2 || len(r.Hellos) < n { // whole, and with a small ClientHello
 		t.Errorf("STARTTLS %d times in %d sessions", r.StartTLS, len(r.Hellos))
 	}
@@ -50,6 +52,8 @@ func TestRequiredTLSIsNeverGivenUp(t *testing.T) {
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
 	s.until("a second try", func() bool { r.Mu.Lock(); defer r.Mu.Unlock(); return r.StartTLS >= 2 })
 	s.stop()
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	if len(r.Mails) > 0 || strings.Contains(s.log.String(), "bounced") {
 		t.Errorf("%d messages without the TLS that is required\n%s", len(r.Mails), s.log)
 	}
@@ -72,6 +76,8 @@ func TestRelayTakesImplicitTLSAuthAndAClientCertificate(t *testing.T) {
 	s.until("delivered", func() bool { r.Mu.Lock(); defer r.Mu.Unlock(); return len(r.Mails) == 1 })
 	s.until("settled", s.empty)
 	s.stop()
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	if n := len(r.Hellos); !r.Mails[0] || r.StartTLS != 0 || r.Clients != n || r.Authed != n {
 		t.Errorf("%d sessions: TLS %v, %d STARTTLS, %d client certificates, %d logins", n, r.Mails, r.StartTLS, r.Clients, r.Authed)
 	}

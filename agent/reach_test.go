@@ -123,7 +123,6 @@ func TestStreamThatManyRefuseIsHeldEverywhere(t *testing.T) {
 					c.Queues = append(c.Queues, q)
 				}
 			}, append(x.providers, sink.Provider{Name: "far", Domains: []string{"far.test"}})...)
-			t.Cleanup(http.DefaultClient.CloseIdleConnections)
 			s.start()
 			for n := range x.each {
 				for i := range x.providers {
@@ -164,7 +163,6 @@ func networks(n int) (list []sink.Provider) {
 // TestPausesOfAnEarlierAgentStayInForce has what the agent before this rule kept.
 func TestPausesOfAnEarlierAgentStayInForce(t *testing.T) {
 	s := newStage(t, func(c *config.Config) { c.Agent.HTTP.Listen = config.Listeners{freePort(t)} }, sink.Provider{Name: "far", Domains: []string{"far.test"}})
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	const kept = `{
 	"brakes": [
 		{

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,16 +14,11 @@ import (
 // exposition reads /metrics.
 func (s *stage) exposition() string {
 	s.t.Helper()
-	resp, err := http.Get("http://" + s.config.Agent.HTTP.Listen.First() + "/metrics")
-	if err != nil {
-		s.t.Fatal(err)
+	code, text := s.page(s.config.Agent.HTTP.Listen[0], "/metrics")
+	if code != http.StatusOK {
+		s.t.Fatalf("%d: %s", code, text)
 	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		s.t.Fatal(resp.Status, err)
-	}
-	return string(b)
+	return text
 }
 
 // TestMetricsTellWhatHappened sends mail to three kinds of receivers and compares
@@ -34,7 +28,6 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 		sink.Provider{Name: "far", Domains: []string{"far.test"}},
 		sink.Provider{Name: "bad", Domains: []string{"bad.test"}, Behaviour: sink.Behaviour{PermShare: 1}},
 	)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	s.start()
 	s.send(spool.Envelope{Sender: "n@news.test", Stream: "news"}, letter, "a@far.test", "b@far.test")
 	s.send(spool.Envelope{Sender: "n@news.test", Stream: "news"}, letter, "c@bad.test")

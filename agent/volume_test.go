@@ -91,15 +91,29 @@ func TestHundredThousandMessagesAreCancelled(t *testing.T) {
 func TestCancelLetsTransactionsFinish(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, func(c *config.Config) { c.General.MaxSessions = 1 },
-		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{AcceptTime: time.Second}})
+		sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.thinks = make(chan struct{})
+	answer := sync.OnceFunc(func() { close(s.thinks) })
 	s.start()
+	t.Cleanup(answer) // before the stop, which waits for it
 	for i := range 5 {
 		s.send(spool.Envelope{Sender: "n@news.test"}, letter, fmt.Sprintf("u%d@far.test", i))
 	}
-	s.until("one is in flight", func() bool { return s.status().Active == 1 })
-	n := s.act(control.VerbCancel, control.Filter{All: true})
+	s.until("one is in flight, and the others wait", func() bool {
+		st := s.status()
+		return len(s.at("far")) == 1 && st.Active == 1 && st.Waiting == 4
+	})
+	var done control.Selected
+	var err error
+	var act sync.WaitGroup
+	act.Go(func() {
+		done, err = s.admin().Act(t.Context(), control.Action{Verb: control.VerbCancel, Filter: control.Filter{All: true}}, nil)
+	})
+	s.until("the others are cancelled", func() bool { return s.status().Waiting == 0 })
+	answer() // the command waits for it, for some seconds
+	act.Wait()
 	s.until("all is done", s.empty)
-	if sent := len(s.at("far")); n+sent != 5 || sent < 1 {
-		t.Errorf("%d cancelled, %d sent, of 5", n, sent)
+	if sent := len(s.at("far")); err != nil || done.Recipients != 4 || sent != 1 {
+		t.Errorf("%d cancelled, %v, %d sent, of 5", done.Recipients, err, sent)
 	}
 }

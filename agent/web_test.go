@@ -34,16 +34,19 @@ func TestStatusPageTellsWhatHappens(t *testing.T) {
 	t.Cleanup(browser.CloseIdleConnections)
 	get := func(url string) (int, string) {
 		t.Helper()
-		resp, err := browser.Get(url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(b)
+		var code int
+		var b []byte
+		s.until("there is an answer", func() bool { // see page
+			resp, err := browser.Get(url)
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			code = resp.StatusCode
+			b, err = io.ReadAll(resp.Body)
+			return err == nil
+		})
+		return code, string(b)
 	}
 	s.start()
 	for _, to := range []string{"a@far.test", "secret.name@gone.test", "secret.name@busy.test", "b@dead.test", "c@nodns.test"} {

@@ -97,7 +97,7 @@ func TestSilentConnectionsGiveWayToNewOnes(t *testing.T) {
 	}
 	var log logbuf.Buffer
 	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error)
+	done, began := make(chan error), time.Now()
 	server := NewServer(func(*Conn) Handler { return deaf{} },
 		Options{MaxConnections: places, NegotiationTimeout: time.Hour, Logger: log.Logger()})
 	go func() { done <- server.Serve(ctx, ln) }()
@@ -106,7 +106,8 @@ func TestSilentConnectionsGiveWayToNewOnes(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if l := log.Lines(); len(l) > 2 || !strings.Contains(l[0], "say nothing") {
+		most := 2 + int(time.Since(began).Minutes())
+		if l := log.Lines(); len(l) == 0 || len(l) > most || !strings.Contains(l[0], "say nothing") {
 			t.Errorf("log of %d silent connections:\n%s", silent, strings.Join(l, "\n"))
 		}
 	}()
