@@ -69,8 +69,10 @@
 //	                      shut, 8 in a    lowered, or a ban     what is held is wanted, no more; shut for 15 s,
 //	                      row, or unsure                        then 1, 4, 15 min
 //	                      for 6 s
-//	                      votes for a     not free yet          nothing is given up, what was is wanted again;
-//	                      longer lag                            slots are held so much longer after their end
+//	                      votes for a     not free yet          nothing is given up; what was, and what was held
+//	                      longer lag                            uncounted when growth was refused, is wanted
+//	                                                            again, each at its address; slots are held so
+//	                                                            much longer after their end
 //	                      lag unsure      not free yet          nothing is given up; tried again after 0.2, 0.6,
 //	                                                            1.4, 2.8 s
 //	                      on trial        others' places        what is on trial is given back

@@ -2,6 +2,7 @@ package elastic
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/slots"
@@ -45,10 +46,22 @@ func (s *Site) met(now time.Time, x *slots.Slot, letIn bool) (later bool) {
 	}
 	if later = l.lag > was; later {
 		l.sure = false
-		s.set(now, s.want+s.refusals.given, fmt.Sprintf("a slot is free %.2g s after its session ended", l.lag.Seconds()))
-		s.refusals.given = 0
+		s.recount(was)
+		s.regain(now, fmt.Sprintf("a slot is free %.2g s after its session ended", l.lag.Seconds()))
 	}
 	return later
+}
+
+// recount adds to what was given up the slots that were held when the site was bounded, though
+// the lag that was thought then had them free.
+func (s *Site) recount(was time.Duration) {
+	from, to := s.refusals.bounded.Add(-s.late.lag).UnixNano(), s.refusals.bounded.Add(-was).UnixNano()
+	for _, e := range s.late.ends {
+		if from < e.at && e.at <= to {
+			s.refusals.given++
+			e.of.Missed()
+		}
+	}
 }
 
 // accepted learns from a replacement that was accepted.
@@ -62,12 +75,22 @@ func (s *Site) accepted(x *slots.Slot) {
 	}
 }
 
+// half is the lag halfway to what was too soon; false if nothing is left to find out.
+func (l *late) half() (time.Duration, bool) {
+	if !l.sure || l.lag == 0 || l.from == l.to {
+		return 0, false
+	}
+	at, _ := slices.BinarySearch(lags[:], l.lag)
+	i := (int(l.from) + at) / 2
+	return lags[i], i < at
+}
+
 // replaceEarly finds a slot to replace before its lag is over, halfway to what was too soon.
 func (s *Site) replaceEarly(now time.Time, list []Candidate) (best *slots.Address) {
-	if !s.late.sure || s.late.lag == 0 || s.late.from == s.late.to || s.late.early != nil || s.credit < 1 {
+	half, ok := s.late.half()
+	if !ok || s.late.early != nil || s.credit < 1 {
 		return nil
 	}
-	half := lags[(s.late.from+s.late.to)/2]
 	for _, c := range list {
 		ended, _ := c.Oldest(now)
 		if ended.IsZero() || c.Vacant > 0 || !s.usable(now, c.Address) {

@@ -39,7 +39,7 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 		s.probe.round = 0
 	}
 	if s.probe.round == 0 {
-		if s.probe.open > 0 || s.probe.trial > 0 || s.credit < 1 && !s.wary(now) {
+		if s.probe.open > 0 || s.probe.trial > 0 || s.late.early != nil || s.credit < 1 && !s.wary(now) {
 			return nil
 		}
 		at := s.probe.at
@@ -57,7 +57,7 @@ func (s *Site) more(now time.Time, list []Candidate) (best *slots.Address) {
 	}
 	t := tier(now, list)
 	for _, c := range list {
-		if c.Tier > t || c.Strikes > 0 || !s.usable(now, c.Address) {
+		if c.Tier > t || !s.usable(now, c.Address) {
 			continue
 		}
 		if best == nil || worse(best, c.Address) {
@@ -112,7 +112,8 @@ func worse(a, b *slots.Address) bool {
 
 // confirm ends a round of probes that brought more slots.
 func (s *Site) confirm(now time.Time) {
-	s.probe.trial, s.refusals.given, s.refusals.regained = 0, 0, false
+	s.settle()
+	s.probe.trial, s.refusals.regained = 0, false
 	s.probe.streak++
 	s.credit = max(s.credit, 1)
 	if s.probe.gap, s.probe.at = gapMin, now; s.wary(now) {

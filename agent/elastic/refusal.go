@@ -28,7 +28,9 @@ type refusals struct {
 	atMail   bool      // sessions are let in and refused at their first MAIL
 	row      int       // none came up since the first of them
 	since    time.Time // the first of the row
-	given    int       // places given up since probes last won any
+	bounded  time.Time // when growth was refused
+	misses   int       // replacements refused, a place given up for each that there was, since probes last won one
+	given    int       // these places
 	shut     int       // times in a row that no slot was free for slots.LagMax
 	closed   time.Time // the last of these
 	opens    time.Time // no connect before
@@ -137,7 +139,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 			}
 		}
 		if s.state != bounded {
-			s.state = bounded
+			s.state, s.refusals.bounded = bounded, now
 			s.probe.streak = 0
 		}
 		from := s.want
@@ -194,17 +196,19 @@ func (s *Site) strike(x *slots.Slot, now time.Time, later, replaces bool) {
 		s.set(now, s.want-s.probe.trial, cause)
 		s.probe.trial = 0
 	case later && replaces: // it is not free yet
-	case s.late.sure && replaces && s.refusals.given >= max(inQuestion-1, s.want/8):
+	case s.late.sure && replaces && s.refusals.misses >= max(inQuestion-1, s.want/8):
 		s.late.sure, s.late.passed, s.refusals.since = false, 0, now
 		s.refusals.opens = now.Add(tries[0])
-		s.set(now, s.want+s.refusals.given, "are slots freed late? "+cause)
-		s.refusals.given, s.refusals.row = 0, 1
+		s.regain(now, "are slots freed late? "+cause)
+		s.refusals.row = 1
 	case s.late.sure:
-		a.Limited, s.probe.tight = true, false
-		a.Accepted = max(1, a.Held(), a.Accepted-1)
-		s.refusals.given++
+		s.probe.tight = false
+		a.GiveUp()
+		s.refusals.misses++
 		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
+		from := s.want
 		s.set(now, max(s.Held(), s.want-1), cause)
+		s.refusals.given += max(0, from-s.want)
 	case now.Sub(s.refusals.since) <= slots.LagMax:
 		s.refusals.opens = now.Add(tries[min(s.refusals.row, len(tries))-1])
 	case s.refusals.shut == 0 && s.Live > 0 && s.Live >= s.want-max(2, s.want/4):
@@ -215,6 +219,23 @@ func (s *Site) strike(x *slots.Slot, now time.Time, later, replaces bool) {
 	default:
 		s.close(now, cause)
 	}
+}
+
+// regain wants again what was given up.
+func (s *Site) regain(now time.Time, cause string) {
+	for _, a := range s.addresses {
+		a.Regain()
+	}
+	s.set(now, s.want+s.refusals.given, cause)
+	s.refusals.misses, s.refusals.given = 0, 0
+}
+
+// settle says that what was given up is not wanted again.
+func (s *Site) settle() {
+	for _, a := range s.addresses {
+		a.Settle()
+	}
+	s.refusals.misses, s.refusals.given = 0, 0
 }
 
 // close reads that no slot was free for slots.LagMax: the limit was lowered, or an earlier

@@ -26,8 +26,16 @@ type limitedHosts struct {
 	now     time.Time
 	list    []Candidate
 	limit   int
+	shut    *slots.Address // takes none
+	lag     time.Duration  // after the end of a session its place is free
+	late    []lateEnd
 	up      []*slots.Slot
 	refused int
+}
+
+type lateEnd struct {
+	of *slots.Address
+	at time.Time
 }
 
 func newLimitedHosts(n, limit int) *limitedHosts {
@@ -47,7 +55,7 @@ func (x *limitedHosts) open() bool {
 	switch {
 	case !ok:
 		return false
-	case a.Live >= x.limit:
+	case a == x.shut, a.Live+x.lagging(a) >= x.limit:
 		x.refused++
 		x.s.Refused(slot, x.now, "421 too many connections")
 	default:
@@ -55,6 +63,16 @@ func (x *limitedHosts) open() bool {
 		x.up = append(x.up, slot)
 	}
 	return true
+}
+
+// lagging is how many places the receiver has not noticed to be free.
+func (x *limitedHosts) lagging(a *slots.Address) (n int) {
+	for _, e := range x.late {
+		if e.of == a && x.now.Before(e.at.Add(x.lag)) {
+			n++
+		}
+	}
+	return n
 }
 
 // run lets time pass with mail waiting.
@@ -73,6 +91,7 @@ func (x *limitedHosts) run(d time.Duration) {
 // end ends all sessions at once.
 func (x *limitedHosts) end() {
 	for _, slot := range x.up {
+		x.late = append(x.late, lateEnd{slot.Address, x.now})
 		x.s.Ended(slot, x.now)
 	}
 	x.up = nil
@@ -101,6 +120,65 @@ func TestReconnectsThatComeTogetherAreNoEvent(t *testing.T) {
 	}
 	if len(x.up) != 30 || x.refused > refused+5 {
 		t.Errorf("%d up, %d more refused", len(x.up), x.refused-refused)
+	}
+}
+
+// Places given up before it was known that slots are freed late are had again, each at its
+// address.
+func TestPlacesGivenUpForALagAreHadAgain(t *testing.T) {
+	t.Parallel()
+	for _, hosts := range []int{1, 3} {
+		x := newLimitedHosts(hosts, 4)
+		x.run(time.Minute)
+		x.lag = 2200 * time.Millisecond
+		for range 12 {
+			x.run(5 * time.Second)
+			x.end()
+		}
+		if x.run(5 * time.Second); len(x.up) != 4*hosts {
+			t.Errorf("%d hosts: %d up", hosts, len(x.up))
+		}
+		for _, c := range x.list {
+			if c.Room() != 4 {
+				t.Errorf("%d hosts: %v has room for %d", hosts, c.Key.Host, c.Room())
+			}
+		}
+	}
+}
+
+// What ended sessions still held when growth was refused counts as accepted once it is known
+// how late slots are freed.
+func TestWhatWasHeldUncountedIsHadWhenTheLagIsKnown(t *testing.T) {
+	t.Parallel()
+	for _, lag := range []time.Duration{time.Second, 4 * time.Second} {
+		x := newLimitedHosts(1, 2)
+		x.lag = lag
+		x.open()
+		x.open()
+		x.now = at(100 * time.Millisecond)
+		x.end()
+		x.run(90 * time.Second)
+		for range 4 {
+			x.end()
+			x.run(8 * time.Second)
+		}
+		if len(x.up) != 2 {
+			t.Errorf("%v: %d up, room for %d", lag, len(x.up), x.list[0].Room())
+		}
+	}
+}
+
+// A host that took none while others did has its turn among the probes later.
+func TestHostThatTookNoneIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(3, 4)
+	x.shut = x.list[2].Address
+	if x.run(time.Minute); len(x.up) != 8 {
+		t.Fatalf("%d up without it", len(x.up))
+	}
+	x.shut = nil
+	if x.run(4 * time.Minute); len(x.up) != 12 {
+		t.Errorf("%d up with it", len(x.up))
 	}
 }
 
