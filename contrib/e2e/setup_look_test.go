@@ -314,7 +314,7 @@ func TestMailThatAFilterGivesBackIsNotTheHosts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(lines) == n
+		return len(lines) >= n
 	})
 	if taken := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "diverted=1"); len(taken) > 0 {
 		t.Errorf("mail from outside was diverted:\n%s", strings.Join(taken, "\n"))
