@@ -5,6 +5,7 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
 )
@@ -286,7 +287,7 @@ func TestSendmailKillNine(t *testing.T) {
 	t.Parallel()
 	const sessions = 12
 	r := enter(t, setup{
-		providers: busy(),
+		providers: busy(150 * time.Millisecond),
 		sendmail:  &lab.SendmailOptions{},
 		millrace:  lab.MillraceOptions{Set: map[string]string{"agent.max_sessions": "12"}},
 	})
