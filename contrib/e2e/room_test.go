@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 // How long a test may take in all, and wait for one thing. That is for slow
 // machines and programs with the race detector; nothing is timed.
 const (
-	patience = 5 * time.Minute
-	waiting  = 2 * time.Minute
+	patience = 8 * time.Minute
+	waiting  = 4 * time.Minute
 )
 
 // setup says how a room differs from the plain one: a Postfix with our milter,
