@@ -20,6 +20,9 @@ import (
 // stall is how long a measurement that ought to end by itself may take.
 const stall = 10 * time.Minute
 
+// answers is how long another program may take to start or to write its log.
+const answers = 2 * time.Minute
+
 // world says what a measurement runs on. Nil parts are left out.
 type world struct {
 	providers []sink.Provider

@@ -122,7 +122,7 @@ func hostRateOf(ctx context.Context, b *bench, message func(i int) *inject.Messa
 // wentItsWay waits until Postfix has logged as many deliveries as there should
 // be: a rate of messages that went another way would mean nothing.
 func (h *host) wentItsWay(ctx context.Context, deliveries int) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answers)
 	defer cancel()
 	logged := 0
 	err := lab.Until(ctx, func() (bool, error) {

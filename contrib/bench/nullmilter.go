@@ -123,7 +123,7 @@ func startNullMilter(ctx context.Context, v nullVerdict, socket string) (*nullMi
 	if err := m.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("null milter: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answers)
 	defer cancel()
 	err = lab.Until(ctx, func() (bool, error) {
 		c, err := net.Dial("unix", socket)

@@ -19,8 +19,8 @@ import (
 // its variant says.
 func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 	var out bytes.Buffer
-	s, err := parse([]string{"-quick", "-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "4s", "-idle", "1s",
-		"-limits", "3s", "-outage", "1s", "-recovery", "4s", "-sessions", "5", "-size", "8",
+	s, err := parse([]string{"-quick", "-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "8s", "-idle", "1s",
+		"-limits", "3s", "-outage", "1s", "-recovery", "10s", "-sessions", "5", "-size", "8",
 		"-receivers", "2", "-without", "postfix", "-learn", "1s", "-measure", "1s", "-out", t.TempDir()})
 	if err != nil {
 		t.Fatal(err)

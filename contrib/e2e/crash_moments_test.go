@@ -19,7 +19,7 @@ func TestVerdictThatComesTooLateIsVoid(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
 			r, p := tapped(t, network, fmt.Sprintf("127.78.%d.1", i), "accept", setup{
-				postfix: lab.PostfixOptions{Extra: map[string]string{"milter_content_timeout": "3s"}},
+				postfix: lab.PostfixOptions{Extra: map[string]string{"milter_content_timeout": "10s"}},
 			})
 			p.on(func(fromMilter bool, code byte) bool {
 				if !fromMilter && code == 'E' {

@@ -22,11 +22,12 @@ func patient(o lab.PostfixOptions) lab.PostfixOptions {
 }
 
 // busy is an internet where transactions take a while, so that a crash always
-// finds some of them half done.
-func busy() []sink.Provider {
+// finds some of them half done: accept is how long the nearer one takes over a message, the
+// longer the fewer come.
+func busy(accept time.Duration) []sink.Provider {
 	return []sink.Provider{
-		{Name: "near", Domains: []string{"a*.example"}, Hosts: 2, Behaviour: sink.Behaviour{RTT: 5 * time.Millisecond, AcceptTime: 20 * time.Millisecond}},
-		{Name: "slow", Domains: []string{"b*.example"}, Behaviour: sink.Behaviour{RTT: 30 * time.Millisecond, AcceptTime: 50 * time.Millisecond}},
+		{Name: "near", Domains: []string{"a*.example"}, Hosts: 2, Behaviour: sink.Behaviour{RTT: 5 * time.Millisecond, AcceptTime: accept}},
+		{Name: "slow", Domains: []string{"b*.example"}, Behaviour: sink.Behaviour{RTT: 30 * time.Millisecond, AcceptTime: accept * 5 / 2}},
 	}
 }
 
@@ -108,7 +109,7 @@ func TestKillNine(t *testing.T) {
 			t.Parallel()
 			const sessions = 12
 			r := enter(t, setup{
-				providers: busy(),
+				providers: busy(20 * time.Millisecond),
 				postfix:   patient(lab.PostfixOptions{Milter: "{ unix:millrace/milter.sock, default_action=" + action + " }"}),
 				millrace:  lab.MillraceOptions{Set: map[string]string{"agent.max_sessions": fmt.Sprint(sessions)}},
 			})
@@ -172,7 +173,7 @@ func (r *room) explain(rep *ledger.Report, sent *ledger.Ledger, most int) {
 func TestGracefulStop(t *testing.T) {
 	t.Parallel()
 	r := enter(t, setup{
-		providers: busy(),
+		providers: busy(20 * time.Millisecond),
 		postfix:   lab.PostfixOptions{Milter: "{ unix:millrace/milter.sock, default_action=accept }"},
 	})
 	s := r.flow(9, 150)

@@ -30,7 +30,6 @@ func (r *room) call(from netip.Addr, addr string) *peer {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(waiting))
 	p := &peer{r, c, bufio.NewReader(c)}
 	p.hears("220")
 	return p
@@ -42,6 +41,9 @@ func (r *room) local() *peer {
 	return r.call(netip.Addr{}, r.Postfix.SMTPAddr())
 }
 
+// waits gives the next step its time. A session has none: it may be of hundreds of messages.
+func (p *peer) waits() { _ = p.conn.SetDeadline(time.Now().Add(waiting)) }
+
 // write writes lines in one write; each gets its CRLF.
 func (p *peer) write(lines ...string) {
 	p.room.t.Helper()
@@ -50,6 +52,7 @@ func (p *peer) write(lines ...string) {
 
 func (p *peer) raw(octets string) {
 	p.room.t.Helper()
+	p.waits()
 	if _, err := p.conn.Write([]byte(octets)); err != nil {
 		p.room.t.Fatal(err)
 	}
@@ -60,6 +63,7 @@ func (p *peer) raw(octets string) {
 func (p *peer) hears(codes string) (last string) {
 	p.room.t.Helper()
 	for _, want := range strings.Fields(codes) {
+		p.waits()
 		for {
 			line, err := p.in.ReadString('\n')
 			if err != nil {

@@ -1,15 +1,20 @@
 package e2e
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"errors"
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/millrace/millrace/contrib/lab"
 )
 
 // zone is an authoritative DNS zone, signed or not, served by a name server of
@@ -120,16 +125,29 @@ func canonical(a, b string) int {
 	return slices.Compare(x, y)
 }
 
+// listening takes an address that a room before may have had: a process that is being
+// started holds that one's sockets until its exec.
+func listening[T any](t *testing.T, listen func() (T, error)) (at T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), waiting)
+	defer cancel()
+	err := lab.Until(ctx, func() (bool, error) {
+		var err error
+		if at, err = listen(); errors.Is(err, syscall.EADDRINUSE) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
 func (z *zone) listen(addr string) {
 	z.t.Helper()
-	pc, err := net.ListenPacket("udp", addr+":53")
-	if err != nil {
-		z.t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", addr+":53")
-	if err != nil {
-		z.t.Fatal(err)
-	}
+	pc := listening(z.t, func() (net.PacketConn, error) { return net.ListenPacket("udp", addr+":53") })
+	l := listening(z.t, func() (net.Listener, error) { return net.Listen("tcp", addr+":53") })
 	for _, s := range []*dns.Server{{PacketConn: pc, Handler: z}, {Listener: l, Handler: z}} {
 		started, ended := make(chan struct{}), make(chan error, 1)
 		s.NotifyStartedFunc = func() { close(started) }

@@ -57,15 +57,18 @@ func TestHandBackWaitsForTheHost(t *testing.T) {
 		return times
 	}
 	r.until("it is held", func() bool { return held() > 0 })
-	r.until("nothing is under way", func() bool { return state().Later == 0 })
+	// An agent that has to wait for the machine looks late, and some goes on until then: what
+	// counts is that between two looks nothing does.
 	first, times := state(), held()
-	if first.Held == "" || first.HostQueue <= 5 || first.Waiting == 0 {
-		t.Errorf("%+v", first)
-	}
-	r.until("it is held on", func() bool { return held() > times })
-	if now := state(); now.Done != first.Done || now.Waiting != first.Waiting {
-		t.Errorf("it went on: %+v, then %+v", first, now)
-	}
+	r.until("it is held on, and nothing went on meanwhile", func() bool {
+		now, more := state(), held()
+		if more == times {
+			return false
+		}
+		same := now.Done == first.Done && now.Waiting == first.Waiting && now.Held != "" && now.HostQueue > 5 && now.Waiting > 0 && now.Later == 0
+		first, times = now, more
+		return same
+	})
 	if err := r.Postfix.Set(r.ctx, "default_destination_rate_delay", "0"); err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func TestReusedQueueIDsKeepApart(t *testing.T) {
 		}
 	}
 	// One verdict and one outcome for each spool id.
-	verdicts := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "qid="+qid+" ")
+	verdicts := r.verdicts(4, "qid="+qid+" ")
 	ids := make(map[string]bool)
 	for _, line := range verdicts {
 		id := field(line, "id")

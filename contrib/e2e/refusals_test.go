@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"net"
 	"strings"
 	"testing"
@@ -35,6 +36,10 @@ func TestRefusalsOfRealReceivers(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { only.Close() })
+		// Who is greeted has the place; who is only connected may be counted later than the next.
+		if greeting, err := bufio.NewReader(only).ReadString('\n'); err != nil || !strings.HasPrefix(greeting, "220 ") {
+			t.Fatalf("%q, %v", greeting, err)
+		}
 		mail := func(octets int, to ...string) letter {
 			id, domain, _ := strings.Cut(to[0], "@")
 			l := letter{id: id, from: "news@" + lab.LocalDomain, content: news(id + "-" + domain)}

@@ -206,6 +206,7 @@ func TestReportsAreReadInPassing(t *testing.T) {
 	}
 	r.reportsRead()
 	// What has lost its seal and has its hash is told, once, and counts for nothing.
+	r.until("the events", func() bool { return len(r.cameBack(file)) >= before+5 })
 	again := r.cameBack(file)[before:]
 	if len(again) != 5 {
 		t.Errorf("%d events, want 5", len(again))

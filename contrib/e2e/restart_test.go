@@ -134,11 +134,15 @@ func TestPostfixRestartInMidSession(t *testing.T) {
 	whole("killed")
 
 	r.exactly(want...)
-	lost := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "closing MTA connection", "stage=envelope", "in the middle of a message")
+	var lost []string
+	r.until("the milter has noticed both", func() bool {
+		lost = logbuf.Lines(read(t, r.Millrace.Milter.Log()), "closing MTA connection", "stage=envelope", "in the middle of a message")
+		return len(lost) >= 2
+	})
 	if len(lost) != 2 {
 		t.Errorf("%d lines tell of a connection that Postfix left in the middle of a message:\n%s", len(lost), strings.Join(lost, "\n"))
 	}
-	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "msg=verdict"); len(got) != len(want) {
+	if got := r.verdicts(len(want), "msg=verdict"); len(got) != len(want) {
 		t.Errorf("%d verdicts, want %d", len(got), len(want))
 	}
 }

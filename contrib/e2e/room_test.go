@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 // How long a test may take in all, and wait for one thing. That is for slow
 // machines and programs with the race detector; nothing is timed.
 const (
-	patience = 5 * time.Minute
-	waiting  = 2 * time.Minute
+	patience = 8 * time.Minute
+	waiting  = 4 * time.Minute
 )
 
 // setup says how a room differs from the plain one: a Postfix with our milter,
@@ -294,6 +294,29 @@ func (r *room) start(daemons ...*lab.Daemon) {
 	}
 }
 
+// rewrite changes a text of the configuration.
+func (r *room) rewrite(old, new string) {
+	r.t.Helper()
+	text := read(r.t, r.Millrace.Config())
+	if !strings.Contains(text, old) {
+		r.t.Fatalf("no %s in the configuration:\n%s", old, text)
+	}
+	if err := os.WriteFile(r.Millrace.Config(), []byte(strings.Replace(text, old, new, 1)), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// reload has a daemon read its configuration and waits until it has.
+func (r *room) reload(d *lab.Daemon) {
+	r.t.Helper()
+	const says = "configuration reloaded"
+	before := len(logbuf.Lines(read(r.t, d.Log()), says))
+	if err := d.Reload(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.until(says, func() bool { return len(logbuf.Lines(read(r.t, d.Log()), says)) > before })
+}
+
 // stop stops daemons in order.
 func (r *room) stop(daemons ...*lab.Daemon) {
 	r.t.Helper()
@@ -337,6 +360,19 @@ func (r *room) until(what string, holds func() bool) {
 func (r *room) verdict(qid string) string {
 	r.t.Helper()
 	return r.logLine(r.Millrace.Milter, "verdict", "qid="+qid+" ")
+}
+
+// verdicts waits until the milter's log has n lines about verdicts with all the texts, and
+// returns all of those. That a message was diverted is logged when the host has been told
+// and the agent has it, so its copy may have arrived by then.
+func (r *room) verdicts(n int, texts ...string) (lines []string) {
+	r.t.Helper()
+	texts = append([]string{"verdict="}, texts...)
+	r.until(fmt.Sprintf("%d lines with %q in %s", n, texts, r.Millrace.Milter.Log()), func() bool {
+		lines = logbuf.Lines(read(r.t, r.Millrace.Milter.Log()), texts...)
+		return len(lines) >= n
+	})
+	return lines
 }
 
 // logLine waits for a line of a daemon's log that has all the texts.

@@ -5,9 +5,9 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/contrib/lab"
-	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // talk is an SMTP session said line by line.
@@ -258,7 +258,7 @@ func TestSendmailBounceComesHome(t *testing.T) {
 	if n, m := r.count("far"), len(r.mailbox("news@lab.test", 1)); n != 2 || m != 1 {
 		t.Errorf("%d copies at far, %d reports in the mailbox", n, m)
 	}
-	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict="); len(got) != 2 {
+	if got := r.verdicts(2); len(got) != 2 {
 		t.Errorf("the milter saw more than two newsletters:\n%s", strings.Join(got, "\n"))
 	}
 	if got := r.hostLines(2, "daemon=HANDBACK", "from=<>"); len(got) != 2 {
@@ -276,7 +276,7 @@ func TestSendmailHandbackQueue(t *testing.T) {
 	})
 	const n = 30
 	r.farAndHome(r.Host.SMTPAddr(), n)
-	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict=discard"); len(got) != n {
+	if got := r.verdicts(n, "verdict=discard"); len(got) != n {
 		t.Errorf("%d messages diverted, want each of %d once", len(got), n)
 	}
 }
@@ -287,7 +287,7 @@ func TestSendmailKillNine(t *testing.T) {
 	t.Parallel()
 	const sessions = 12
 	r := enter(t, setup{
-		providers: busy(),
+		providers: busy(150 * time.Millisecond),
 		sendmail:  &lab.SendmailOptions{},
 		millrace:  lab.MillraceOptions{Set: map[string]string{"agent.max_sessions": "12"}},
 	})

@@ -8,7 +8,6 @@ import (
 
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
-	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -37,7 +36,7 @@ func TestSendmailEveryByteArrives(t *testing.T) {
 					t.Errorf("%s to %s went by Sendmail", a.id, a.recipient)
 				}
 			}
-			got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict="+verdict+" ")
+			got := r.verdicts(n, "verdict="+verdict+" ")
 			if len(got) != n {
 				t.Errorf("%d verdicts %s", len(got), verdict)
 			}

@@ -24,10 +24,10 @@ func tolerant() lab.PostfixOptions {
 // quiet checks that the milter logged so many verdicts and no trouble.
 func (r *room) quiet(verdicts int) {
 	r.t.Helper()
-	log := read(r.t, r.Millrace.Milter.Log())
-	if got := logbuf.Lines(log, "verdict="); len(got) != verdicts {
+	if got := r.verdicts(verdicts); len(got) != verdicts {
 		r.t.Errorf("%d verdicts logged, want %d:\n%s", len(got), verdicts, strings.Join(got, "\n"))
 	}
+	log := read(r.t, r.Millrace.Milter.Log())
 	for _, trouble := range []string{"level=WARN", "level=ERROR"} {
 		if got := logbuf.Lines(log, trouble); len(got) > 0 {
 			r.t.Errorf("the milter has trouble:\n%s", strings.Join(got, "\n"))

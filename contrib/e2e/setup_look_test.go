@@ -131,30 +131,39 @@ func TestSetupTakesItselfBack(t *testing.T) {
 	relay := freePort(t)
 	r := enterSetup(t, nil, map[string]string{"handback.relay": fmt.Sprintf("%q", relay)})
 	before := r.all()
-	taken := make(chan net.Listener, 1)
-	ctx, stop := context.WithCancel(r.ctx)
-	go func() {
-		path := filepath.Join(r.Postfix.Config(), "master.cf")
-		for ctx.Err() == nil {
-			if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), relay) {
-				l, err := net.Listen("tcp", relay)
-				if err != nil {
-					l = nil
+	// once sets up, and says whether the port was taken in time: Postfix may be faster.
+	once := func() (out string, taken net.Listener, err error) {
+		took := make(chan net.Listener, 1)
+		ctx, stop := context.WithCancel(r.ctx)
+		go func() {
+			path := filepath.Join(r.Postfix.Config(), "master.cf")
+			for ctx.Err() == nil {
+				if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), relay) {
+					if l, err := net.Listen("tcp", relay); err == nil {
+						took <- l
+						return
+					}
+					break
 				}
-				taken <- l
-				return
+				runtime.Gosched()
 			}
-			runtime.Gosched()
-		}
-		taken <- nil
-	}()
-	out, err := r.setup()
-	stop()
-	if l := <-taken; l == nil {
-		t.Fatalf("the port was not taken\n%s", out)
-	} else {
-		defer l.Close()
+			took <- nil
+		}()
+		out, err = r.setup()
+		stop()
+		return out, <-took, err
 	}
+	out, taken, err := once()
+	for taken == nil {
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if out, err := r.setup("--undo"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		out, taken, err = once()
+	}
+	defer taken.Close()
 	if err == nil || !strings.Contains(out, "postfix stopped") && !strings.Contains(out, "no answer from Postfix") || !strings.Contains(out, "everything is as it was") || strings.Contains(out, "done\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -314,7 +323,7 @@ func TestMailThatAFilterGivesBackIsNotTheHosts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(lines) == n
+		return len(lines) >= n
 	})
 	if taken := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "diverted=1"); len(taken) > 0 {
 		t.Errorf("mail from outside was diverted:\n%s", strings.Join(taken, "\n"))

@@ -29,6 +29,8 @@ func TestSuppressedAddressComesHomeAtOnce(t *testing.T) {
 		t.Errorf("the first report:\n%s", dsn.Content)
 	}
 	r.rest()
+	// The events are written by the agent when it comes to it.
+	r.until("both events", func() bool { return strings.Count(read(t, file), "\n") >= 2 })
 	if err := os.Rename(file, file+".old"); err != nil {
 		t.Fatal(err)
 	}

@@ -286,10 +286,7 @@ type policies struct {
 func servePolicies(t *testing.T, addr string, by *authority, policy map[string]string) *policies {
 	t.Helper()
 	w := &policies{}
-	l, err := net.Listen("tcp", addr+":443")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listening(t, func() (net.Listener, error) { return net.Listen("tcp", addr+":443") })
 	w.server = &http.Server{
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

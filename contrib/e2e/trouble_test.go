@@ -12,7 +12,6 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
 	"github.com/millrace/millrace/contrib/lab/ledger"
-	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -84,7 +83,7 @@ func TestObserveModeDivertsNothing(t *testing.T) {
 		}
 	}
 	// What would have been diverted is told.
-	if got := logbuf.Lines(read(t, r.Millrace.Milter.Log()), "verdict=observe"); len(got) != bulk {
+	if got := r.verdicts(bulk, "verdict=observe"); len(got) != bulk {
 		t.Errorf("%d of %d newsletters recognised", len(got), bulk)
 	}
 }
@@ -94,13 +93,15 @@ func TestObserveModeDivertsNothing(t *testing.T) {
 // is back.
 func TestAgentDownSpoolsThenLeaves(t *testing.T) {
 	t.Parallel()
-	r := enter(t, setup{millrace: lab.MillraceOptions{Set: map[string]string{"milter.agent_grace": `"5s"`}}})
+	r := enter(t, setup{millrace: lab.MillraceOptions{Set: map[string]string{"milter.agent_grace": `"1h"`}}})
 	p := &post{room: r}
 	r.Millrace.Agent.Kill()
 	spooled, line := p.send(0)
 	if !strings.Contains(line, "verdict=delrcpt") {
 		t.Fatalf("not spooled: %s", line)
 	}
+	r.rewrite(`agent_grace = "1h"`, `agent_grace = "5s"`)
+	r.reload(r.Millrace.Milter)
 	left, line := p.diverts(false, 0)
 	if !strings.Contains(line, "agent is silent") {
 		t.Errorf("verdict: %s", line)

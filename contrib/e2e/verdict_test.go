@@ -36,7 +36,7 @@ func TestVerdictsAndBccCopies(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r.reloadPostfix()
+			r.restartPostfix()
 			r.eachShape("bcc", whole)
 			want = append(want,
 				"whole-bcc a@far.test ours", "whole-bcc b@far.example ours",

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
 // exitEnv makes the test binary end with a code right after isolation, or if it
@@ -29,7 +29,7 @@ func (r testRunner) Run() int {
 	switch {
 	case err != nil:
 		code = r.m.Run()
-		if leak := goleak.Find(); leak != nil && code == 0 {
+		if leak := leaks.Find(); leak != nil && code == 0 {
 			os.Stderr.WriteString(leak.Error() + "\n")
 			code = 1
 		}

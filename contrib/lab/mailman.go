@@ -19,7 +19,7 @@ import (
 
 // mailmanStart is how long Mailman may take to answer: it makes a database, and
 // each of its runners loads some hundred Python modules.
-const mailmanStart = 2 * time.Minute
+const mailmanStart = 4 * time.Minute
 
 // listUser is the user of mailing list managers in Debian's base system.
 const listUser = 38

@@ -39,11 +39,12 @@ func standIn(path string) int {
 		return 1
 	}
 	defer l.Close()
+	// Said before the mode lets anybody in: who has found us running may kill us at once.
+	fmt.Fprintln(os.Stderr, "listening")
 	if err := os.Chmod(socket, 0o660); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Fprintln(os.Stderr, "listening")
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	<-stop

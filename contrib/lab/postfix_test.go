@@ -150,7 +150,11 @@ func TestQueueOutlivesACrash(t *testing.T) {
 	if err := p.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	q, err := p.Queued(ctx)
+	var q []QueueEntry
+	err = Until(ctx, func() (bool, error) { // it is in no queue to postqueue while it moves to another
+		q, err = p.Queued(ctx)
+		return len(q) > 0, err
+	})
 	if err != nil || len(q) != 1 || q[0].ID != QueueID(reply) || q[0].Recipients[0].Address != "b@remote.example" {
 		t.Errorf("queue %+v, %v", q, err)
 	}

@@ -25,7 +25,7 @@ import (
 
 const (
 	grace    = 4 * time.Second // [milter] agent_grace
-	patience = time.Minute     // for whatever must come back after a fault
+	patience = 3 * time.Minute // for whatever must come back after a fault
 	httpAddr = "127.0.0.1:8891"
 	sinkDNS  = "127.53.0.1"
 )
