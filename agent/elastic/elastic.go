@@ -69,15 +69,18 @@
 //	                      shut, 8 in a    lowered, or a ban     what is held is wanted, no more; shut for 15 s,
 //	                      row, or unsure                        then 1, 4, 15 min
 //	                      for 6 s
-//	                      votes for a     not free yet          nothing is given up; what was, and what was held
-//	                      longer lag                            uncounted when growth was refused, is wanted
-//	                                                            again, each at its address; slots are held so
-//	                                                            much longer after their end
+//	                      votes for a     not free yet          nothing is given up; slots are held so much
+//	                      longer lag                            longer after their end; if it never was so long,
+//	                                                            what was given up is wanted again, each place at
+//	                                                            its address, and what was held uncounted when
+//	                                                            growth was refused
 //	                      lag unsure      not free yet          nothing is given up; tried again after 0.2, 0.6,
 //	                                                            1.4, 2.8 s
 //	                      on trial        others' places        what is on trial is given back
 //	                      3 (or 1/8)      late, or a ban?       lag unsure; what was given up is wanted again
-//	                      given up before
+//	                      given up since
+//	                      probes won one,
+//	                      the first time
 //	                      -               one too many, or      one place is given up, at that address and of the
 //	                                      somebody took it      site; it waits 0.5 s, then longer, if it alone
 //	                                                            refuses; a round of probes within 4 s

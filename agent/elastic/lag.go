@@ -46,19 +46,26 @@ func (s *Site) met(now time.Time, x *slots.Slot, letIn bool) (later bool) {
 	}
 	if later = l.lag > was; later {
 		l.sure = false
-		s.recount(was)
-		s.regain(now, fmt.Sprintf("a slot is free %.2g s after its session ended", l.lag.Seconds()))
+		cause := fmt.Sprintf("a slot is free %.2g s after its session ended", l.lag.Seconds())
+		if l.lag > s.refusals.counted {
+			s.recount()
+			s.regain(now, cause)
+		} else {
+			s.set(now, s.want, cause)
+		}
 	}
 	return later
 }
 
-// recount adds to what was given up the slots that were held when the site was bounded, though
-// the lag that was thought then had them free.
-func (s *Site) recount(was time.Duration) {
-	from, to := s.refusals.bounded.Add(-s.late.lag).UnixNano(), s.refusals.bounded.Add(-was).UnixNano()
+// recount adds to what was given up the slots that were held when growth was refused, though
+// by the lag that was thought then they were free.
+func (s *Site) recount() {
+	r := &s.refusals
+	from, to := r.bounded-int64(s.late.lag), r.bounded-int64(r.counted)
+	r.counted = s.late.lag
 	for _, e := range s.late.ends {
 		if from < e.at && e.at <= to {
-			s.refusals.given++
+			r.given++
 			e.of.Missed()
 		}
 	}

@@ -23,20 +23,22 @@ const inQuestion = 4
 
 // refusals are those of what was held before.
 type refusals struct {
-	last     time.Time // of any kind
-	doubt    bool      // no new slot was proven since, so it may have had consequences
-	atMail   bool      // sessions are let in and refused at their first MAIL
-	row      int       // none came up since the first of them
-	since    time.Time // the first of the row
-	bounded  time.Time // when growth was refused
-	misses   int       // replacements refused, a place given up for each that there was, since probes last won one
-	given    int       // these places
-	shut     int       // times in a row that no slot was free for slots.LagMax
-	closed   time.Time // the last of these
-	opens    time.Time // no connect before
-	regain   int       // slots to come back to after a shut door
-	regained bool      // that was done
-	punish   time.Time // refusals are taken to be punished until then
+	last     time.Time     // of any kind
+	doubt    bool          // no new slot was proven since, so it may have had consequences
+	atMail   bool          // sessions are let in and refused at their first MAIL
+	row      int           // none came up since the first of them
+	since    time.Time     // the first of the row
+	bounded  int64         // when growth was refused, Unix time in nanoseconds
+	counted  time.Duration // the lag with which what was held then is counted
+	misses   int           // replacements refused, a place given up for each that there was, since probes last won one
+	given    int           // these places
+	had      bool          // what was given up was had again since
+	shut     int           // times in a row that no slot was free for slots.LagMax
+	closed   time.Time     // the last of these
+	opens    time.Time     // no connect before
+	regain   int           // slots to come back to after a shut door
+	regained bool          // that was done
+	punish   time.Time     // refusals are taken to be punished until then
 }
 
 // Void notes a connect that came to nothing in a way that tells nothing of limits, nor of
@@ -139,7 +141,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 			}
 		}
 		if s.state != bounded {
-			s.state, s.refusals.bounded = bounded, now
+			s.state, s.refusals.bounded, s.refusals.counted = bounded, now.UnixNano(), s.late.lag
 			s.probe.streak = 0
 		}
 		from := s.want
@@ -196,11 +198,11 @@ func (s *Site) strike(x *slots.Slot, now time.Time, later, replaces bool) {
 		s.set(now, s.want-s.probe.trial, cause)
 		s.probe.trial = 0
 	case later && replaces: // it is not free yet
-	case s.late.sure && replaces && s.refusals.misses >= max(inQuestion-1, s.want/8):
+	case s.late.sure && replaces && s.refusals.misses >= max(inQuestion-1, s.want/8) && !s.refusals.had:
 		s.late.sure, s.late.passed, s.refusals.since = false, 0, now
 		s.refusals.opens = now.Add(tries[0])
 		s.regain(now, "are slots freed late? "+cause)
-		s.refusals.row = 1
+		s.refusals.row, s.refusals.had = 1, true
 	case s.late.sure:
 		s.probe.tight = false
 		a.GiveUp()
@@ -235,7 +237,7 @@ func (s *Site) settle() {
 	for _, a := range s.addresses {
 		a.Settle()
 	}
-	s.refusals.misses, s.refusals.given = 0, 0
+	s.refusals.misses, s.refusals.given, s.refusals.had = 0, 0, false
 }
 
 // close reads that no slot was free for slots.LagMax: the limit was lowered, or an earlier

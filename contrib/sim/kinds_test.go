@@ -28,6 +28,7 @@ var gaveWay = map[string]Marks{
 	"2 of 4 hosts refuse":                 {Start: 123, Why: "two hosts that refuse from the start look like a small limit of the site, which grows by probes then: 30 s, not 8"},
 	"limit of 10, refusal bans 1s":        {Refusals: 0.0018, Why: "whether slots are freed late is tried four times, each a refusal"},
 	"limit of 10, refusal bans 5s":        {Refusals: 0.0019, Why: "the same"},
+	"limit of 20, refusal bans 5s":        {Goodput: 0.7, Why: "as with 30 s where a ban meets the end of many sessions, which is the chance of a seed (0.66 to 0.92 of five each)"},
 	"limit of 10, refusal bans 30s":       {Goodput: 0.44, Refusals: 0.015, Why: "the same, and each makes the ban longer: we wait up to 15 minutes until it is over, and once more after a probe"},
 	"limit of 20, refusal bans 30s":       {Goodput: 0.41, Refusals: 0.0075, Why: "the same"},
 	"refusal takes 1 of 10":               {Goodput: 0.09, Refusals: 0.017, Why: "a limit that falls with each refusal is not told from one that was lowered, and is probed again and again"},
