@@ -51,7 +51,7 @@
 //
 //	evidence              condition       meaning               action
 //	growth is refused     that address    its own affair        it waits 0.5 s, then longer; the site grows on
-//	                      never let one
+//	                      never let one                         and tries it among the probes once bounded
 //	                      in, others do
 //	                      -               the limit             bounded at what is held; that address at what it
 //	                                                            accepted, others not; a round of probes after 4 s,
@@ -105,7 +105,8 @@
 //
 // Every other refusal costs 1 of a credit that accepted messages earn, 0.01 each. A round of
 // probes and an early replacement need 1, so that refusals stay near one percent; while wary
-// it is time that a round is paid with. After growth or a probe was refused the next round
+// it is time that a round is paid with. No round begins while an early replacement is under
+// way: one's refusal might be the other's. After growth or a probe was refused the next round
 // also waits until a session has been proven, which shows that the refusal had no
 // consequences, or for 30 s.
 //
