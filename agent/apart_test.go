@@ -24,7 +24,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
@@ -193,9 +192,8 @@ func TestSilentConnectionsStopNothing(t *testing.T) {
 	}
 	// A connection may give way before its request has been read, when the machine is slow:
 	// an admin asks again then.
-	admin := control.NewClient(s.config.Agent.Control)
 	s.until("an admin is answered, and all is settled", func() bool {
-		st, err := admin.Status(t.Context())
+		st, err := s.admin().Status(t.Context())
 		return err == nil && st.Waiting+st.Active+st.Deferred == 0
 	})
 	p.cmd.Process.Signal(syscall.SIGTERM)

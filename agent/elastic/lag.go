@@ -2,7 +2,6 @@ package elastic
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/slots"
@@ -49,7 +48,7 @@ func (s *Site) met(now time.Time, x *slots.Slot, letIn bool) (later bool) {
 		cause := fmt.Sprintf("a slot is free %.2g s after its session ended", l.lag.Seconds())
 		if l.lag > s.refusals.counted {
 			s.recount()
-			s.regain(now, cause)
+			s.takeBack(now, cause)
 		} else {
 			s.set(now, s.want, cause)
 		}
@@ -66,7 +65,7 @@ func (s *Site) recount() {
 	for _, e := range s.late.ends {
 		if from < e.at && e.at <= to {
 			r.given++
-			e.of.Missed()
+			e.of.Given++
 		}
 	}
 }
@@ -82,22 +81,12 @@ func (s *Site) accepted(x *slots.Slot) {
 	}
 }
 
-// half is the lag halfway to what was too soon; false if nothing is left to find out.
-func (l *late) half() (time.Duration, bool) {
-	if !l.sure || l.lag == 0 || l.from == l.to {
-		return 0, false
-	}
-	at, _ := slices.BinarySearch(lags[:], l.lag)
-	i := (int(l.from) + at) / 2
-	return lags[i], i < at
-}
-
 // replaceEarly finds a slot to replace before its lag is over, halfway to what was too soon.
 func (s *Site) replaceEarly(now time.Time, list []Candidate) (best *slots.Address) {
-	half, ok := s.late.half()
-	if !ok || s.late.early != nil || s.credit < 1 {
+	if !s.late.sure || s.late.lag == 0 || s.late.from == s.late.to || s.late.early != nil || s.credit < 1 {
 		return nil
 	}
+	half := lags[(int(s.late.from)+step(s.late.lag))/2]
 	for _, c := range list {
 		ended, _ := c.Oldest(now)
 		if ended.IsZero() || c.Vacant > 0 || !s.usable(now, c.Address) {

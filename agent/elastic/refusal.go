@@ -32,7 +32,7 @@ type refusals struct {
 	counted  time.Duration // the lag with which what was held then is counted
 	misses   int           // replacements refused, a place given up for each that there was, since probes last won one
 	given    int           // these places
-	had      bool          // what was given up was had again since
+	tookBack bool          // they were wanted again, as slots seemed to be freed late
 	shut     int           // times in a row that no slot was free for slots.LagMax
 	closed   time.Time     // the last of these
 	opens    time.Time     // no connect before
@@ -198,11 +198,11 @@ func (s *Site) strike(x *slots.Slot, now time.Time, later, replaces bool) {
 		s.set(now, s.want-s.probe.trial, cause)
 		s.probe.trial = 0
 	case later && replaces: // it is not free yet
-	case s.late.sure && replaces && s.refusals.misses >= max(inQuestion-1, s.want/8) && !s.refusals.had:
+	case s.late.sure && replaces && s.refusals.misses >= max(inQuestion-1, s.want/8) && !s.refusals.tookBack:
 		s.late.sure, s.late.passed, s.refusals.since = false, 0, now
 		s.refusals.opens = now.Add(tries[0])
-		s.regain(now, "are slots freed late? "+cause)
-		s.refusals.row, s.refusals.had = 1, true
+		s.takeBack(now, "are slots freed late? "+cause)
+		s.refusals.row, s.refusals.tookBack = 1, true
 	case s.late.sure:
 		s.probe.tight = false
 		a.GiveUp()
@@ -223,10 +223,11 @@ func (s *Site) strike(x *slots.Slot, now time.Time, later, replaces bool) {
 	}
 }
 
-// regain wants again what was given up.
-func (s *Site) regain(now time.Time, cause string) {
+// takeBack wants again what was given up, each place at its address.
+func (s *Site) takeBack(now time.Time, cause string) {
 	for _, a := range s.addresses {
-		a.Regain()
+		a.Accepted += a.Given
+		a.Given = 0
 	}
 	s.set(now, s.want+s.refusals.given, cause)
 	s.refusals.misses, s.refusals.given = 0, 0
@@ -235,9 +236,9 @@ func (s *Site) regain(now time.Time, cause string) {
 // settle says that what was given up is not wanted again.
 func (s *Site) settle() {
 	for _, a := range s.addresses {
-		a.Settle()
+		a.Given = 0
 	}
-	s.refusals.misses, s.refusals.given, s.refusals.had = 0, 0, false
+	s.refusals.misses, s.refusals.given, s.refusals.tookBack = 0, 0, false
 }
 
 // close reads that no slot was free for slots.LagMax: the limit was lowered, or an earlier

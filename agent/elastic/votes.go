@@ -23,6 +23,12 @@ var lags = func() (l [lagSteps]time.Duration) {
 	return l
 }()
 
+// step is the place of a lag among the thinkable ones.
+func step(lag time.Duration) int {
+	k, _ := slices.BinarySearch(lags[:], lag)
+	return min(k, lagSteps-1)
+}
+
 // fade is the half-life of a vote.
 const fade = 2 * time.Minute
 
@@ -235,10 +241,10 @@ func remembered(now time.Time, lag time.Duration) *votes {
 	if lag == 0 {
 		return v
 	}
-	k, _ := slices.BinarySearch(lags[:], lag)
+	k := step(lag)
 	for i := range v.against {
 		for j := range v.against[i] {
-			if j != min(k, lagSteps-1) {
+			if j != k {
 				v.against[i][j] = 2 * certain // so that they are enough for a half-life
 			}
 		}

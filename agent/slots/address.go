@@ -49,7 +49,7 @@ type Address struct {
 	// Accepted is the greatest number of slots at which a connect was accepted
 	// lately. It bounds only where one more was refused: Limited.
 	Accepted int
-	given    int // places given up of it, that may be wanted again
+	Given    int // places that are not counted in it, and may be wanted again
 	Limited  bool
 	Users    int       // destinations that list it; while there are any the row stays
 	Strikes  int       // replacements refused in a row
@@ -88,21 +88,9 @@ func (a *Address) Room() int {
 // GiveUp lowers what counts as accepted by a place, but not below what is held.
 func (a *Address) GiveUp() {
 	n := max(1, a.Held(), a.Accepted-1)
-	a.given += max(0, a.Accepted-n)
+	a.Given += max(0, a.Accepted-n)
 	a.Limited, a.Accepted = true, n
 }
-
-// Missed notes a slot that was held there and not counted in what was accepted.
-func (a *Address) Missed() { a.given++ }
-
-// Regain counts as accepted again what was given up since the last Settle.
-func (a *Address) Regain() {
-	a.Accepted += a.given
-	a.given = 0
-}
-
-// Settle says that what was given up is not wanted again.
-func (a *Address) Settle() { a.given = 0 }
 
 // Down says whether connects pass the address by while there is another: it lately gave
 // no answer, or a connect there hangs. Of those whose time is over one connect tries it.
