@@ -7,6 +7,7 @@ package spool
 // are few, and beyond twice the bound nothing. The journal has the whole text
 // until its next checkpoint.
 type replies struct {
+	whole   bool // a text is kept as it is, or not at all
 	numbers map[string]uint32
 	texts   []replyText // 0 is ""
 	free    []uint32
@@ -18,18 +19,28 @@ type replyText struct {
 }
 
 const (
-	maxReplies = 16 << 10
-	replyCodes = 9 // octets of "451 4.7.1"
+	maxReplies = 16 << 10 // and twice as many numbers at most, which fit in 16 bits
+	replyCodes = 9        // octets of "451 4.7.1"
 )
 
 func newReplies() *replies {
 	return &replies{numbers: make(map[string]uint32), texts: make([]replyText, 1)}
 }
 
+// newFroms returns a table of State.From: few, unless there are pools of hundreds of
+// addresses in each family.
+func newFroms() *replies {
+	t := newReplies()
+	t.whole = true
+	return t
+}
+
 // hold returns the number of a text, for one use of it.
 func (t *replies) hold(text string) uint32 {
 	no, ok := t.numbers[text]
-	if !ok && len(t.numbers) >= maxReplies {
+	if !ok && t.whole && len(t.numbers) >= maxReplies {
+		text = ""
+	} else if !ok && len(t.numbers) >= maxReplies {
 		text = text[:min(len(text), replyCodes)]
 		if no, ok = t.numbers[text]; !ok && len(t.numbers) >= 2*maxReplies {
 			text = ""
