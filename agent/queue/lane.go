@@ -5,10 +5,10 @@ import "time"
 // laneKey names a lane.
 type laneKey struct {
 	stream uint32
-	domain string
+	name   string // of the route: a domain, and what its mail leaves from
 }
 
-// lane is a first-in-first-out list of recipients of one (stream, domain).
+// lane is a first-in-first-out list of recipients of one (stream, domain, from).
 type lane struct {
 	linked[*lane]
 	no         uint32 // in Queue.laneByNo
@@ -48,9 +48,12 @@ const (
 	maxCost       = 1 << 20
 )
 
-// domain is a recipient domain (or a relay's pseudo domain) with mail.
+// domain is a recipient domain (or a relay's pseudo domain) with mail that leaves from one
+// place.
 type domain struct {
-	name      string
+	name      string // RouteName of the next two
+	domain    string
+	from      string
 	lanes     []*lane
 	dest      *destination // nil: not routed yet
 	resolving bool
@@ -61,8 +64,8 @@ type domain struct {
 	failed    time.Time // when there was last no route; zero: never yet
 }
 
-// lane returns the lane for a stream and a domain, and asks for the route if the
-// domain is new.
+// lane returns the lane for a stream and the name of a route, and asks for the route if
+// that is new.
 func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	key := laneKey{stream, name}
 	if l := q.lanes[key]; l != nil {
@@ -71,7 +74,9 @@ func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	d := q.domains[name]
 	if d == nil {
 		d = &domain{name: name}
+		d.domain, d.from = SplitRouteName(name)
 		q.domains[name] = d
+		q.noteFrom(d)
 		d.no = q.domainByNo.add(d)
 		q.resolve(d)
 	}
@@ -115,6 +120,7 @@ func (q *Queue) unref(l *lane) {
 // forgetDomain drops a domain without lanes.
 func (q *Queue) forgetDomain(d *domain) {
 	delete(q.domains, d.name)
+	q.forgetFrom(d)
 	q.domainByNo.free(d.no)
 	q.abandon(d.dest)
 }
@@ -264,7 +270,7 @@ func (q *Queue) fill(l *lane, limit int, items []Item) Job {
 		r, rec := q.pop(l)
 		items = append(items, Item{Handle: Handle(r), Ordinal: rec.ordinal, Tries: int(rec.tries)})
 	}
-	return Job{ID: m.id, Domain: l.key.domain, Born: moment(m.born), Items: items}
+	return Job{ID: m.id, Domain: l.domain.domain, Born: moment(m.born), Items: items}
 }
 
 // next takes the destination's next transaction, of up to limit recipients, by deficit round robin over

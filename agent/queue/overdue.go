@@ -22,7 +22,7 @@ import (
 // each job, by the queue and the reason that come with it.
 func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job Job, by *config.Queue, reason string)) {
 	for _, l := range q.failing() {
-		without := policy(l.key.domain)
+		without := policy(l.domain.domain)
 		for begun, more := false, true; more; begun = true {
 			var jobs []Job
 			var by *config.Queue
@@ -50,7 +50,7 @@ func (q *Queue) failing() (lanes []*lane) {
 func (q *Queue) failed(l *lane) time.Time {
 	d := l.domain.dest
 	switch {
-	case l.key.domain == q.o.Relay || l.paused || l.n == 0:
+	case l.domain.name == q.o.Relay || l.paused || l.n == 0:
 	case d == nil:
 		return l.domain.failed
 	case d.route.Handback || d.live > 0:

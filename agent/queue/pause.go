@@ -16,7 +16,7 @@ type Pause struct {
 
 // covers says whether the pause holds for a lane, which may have no route yet.
 func (b *Pause) covers(l *lane, stream, relay string) bool {
-	if l.key.domain == relay && b.Queue == "" && b.Site == "" {
+	if l.domain.name == relay && b.Queue == "" && b.Site == "" {
 		return false
 	}
 	queue, site := "", ""
@@ -24,7 +24,7 @@ func (b *Pause) covers(l *lane, stream, relay string) bool {
 		queue, site = d.route.Queue.Name, d.site.key
 	}
 	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
-		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream) && (b.Domain == "" || b.Domain == l.key.domain)
+		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream) && (b.Domain == "" || b.Domain == l.domain.domain)
 }
 
 // SetPauses replaces the pauses in force. It moves lanes, not messages. Streams
@@ -102,5 +102,5 @@ func (q *Queue) setPaused(entries []Entry, paused bool) {
 
 // isPaused says whether a recipient stays parked while its message is paused.
 func (q *Queue) isPaused(rec *recipient) bool {
-	return q.messages.at(rec.message).paused && (*q.laneByNo.at(rec.lane)).key.domain != q.o.Relay
+	return q.messages.at(rec.message).paused && (*q.laneByNo.at(rec.lane)).domain.name != q.o.Relay
 }

@@ -4,7 +4,8 @@
 //
 // # Words
 //
-// A recipient waits in a lane, first in, first out, for one (stream, domain).
+// A recipient waits in a lane, first in, first out, for one (stream, domain, from): from.go
+// says what the last is.
 // A domain that has been routed belongs to a destination (one MX set, port, TLS
 // policy and source address), and so do its lanes; when the route of a domain
 // changes, its lanes move, not their entries. A destination belongs to a site,
@@ -57,11 +58,14 @@ import (
 
 // Options are what a queue needs from its owner.
 type Options struct {
-	// Resolve is called when the route to a domain is wanted, with the mutex held:
-	// it must not block and not call the queue.
-	Resolve func(domain string)
+	// Resolve is called when the route to a domain is wanted (RouteName), with the mutex
+	// held: it must not block and not call the queue.
+	Resolve func(name string)
 	// Launch is called for each new session, with the mutex held, likewise.
 	Launch func(*Session)
+	// From says what the mail to a recipient leaves from, where the journal does not: a
+	// pools.From, or "". It is called with the mutex held, likewise; nil says nothing.
+	From func(e *spool.Envelope, recipient int, domain string) string
 	// Relay is the pseudo domain (RelayDomain of the hand-back relay) where
 	// reports and handed-back recipients wait.
 	Relay string
@@ -101,6 +105,7 @@ type Queue struct {
 	limits     []Limit
 	reasons    names
 	domains    map[string]*domain
+	froms      map[string][]*domain // by their domain, those of which it is said what they leave from
 	lanes      map[laneKey]*lane
 	expected   map[spool.ID]struct{}
 	laneByNo   slab[*lane]
@@ -220,6 +225,7 @@ func New(o Options) *Queue {
 	return &Queue{
 		o:        o,
 		domains:  make(map[string]*domain),
+		froms:    make(map[string][]*domain),
 		lanes:    make(map[laneKey]*lane),
 		expected: make(map[spool.ID]struct{}),
 
@@ -322,6 +328,13 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		if name == "" || st.Handback || e.Origin == spool.Report {
 			name = q.o.Relay
 		}
+		if name != q.o.Relay {
+			from := st.From
+			if from == "" && q.o.From != nil {
+				from = q.o.From(e, i, name)
+			}
+			name = RouteName(name, from)
+		}
 		l := q.lane(uint32(msg.stream), name, now)
 		r, rec := q.recipients.take()
 		*rec = recipient{
@@ -381,15 +394,22 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		rec.tries++
 	}
 	if s.How == ToHost {
-		old := *q.laneByNo.at(rec.lane)
-		l := q.lane(uint32(q.messages.at(rec.message).stream), q.o.Relay, now)
-		l.refs++
-		rec.lane = l.no
+		q.moveLane(rec, q.o.Relay, now)
 		rec.tries = 0
-		q.unref(old)
+	} else {
+		q.leaveFrom(rec, st.From, now)
 	}
 	rec.due = seconds(st.Due)
 	q.put(uint32(s.Handle), rec, st.Due, now)
+}
+
+// moveLane gives a taken recipient to the lane of its stream and another route.
+func (q *Queue) moveLane(rec *recipient, name string, now time.Time) {
+	old := *q.laneByNo.at(rec.lane)
+	l := q.lane(uint32(q.messages.at(rec.message).stream), name, now)
+	l.refs++
+	rec.lane = l.no
+	q.unref(old)
 }
 
 // put gives a recipient that is on no list its place. A lane it comes to is

@@ -22,6 +22,7 @@ type Route struct {
 	Handback bool          // the relay is the host MTA: mail accepted there is handed back
 	Places   []Place       // where a connection may go, the best tier first; none: the relay's socket, or nowhere at present
 	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
+	From     string        // what mail with this route leaves from, for the journal; "": the choice is not kept
 	Expires  time.Time     // ask again then; zero: never
 }
 
@@ -290,13 +291,15 @@ func (q *Queue) Slow(name string, until time.Time, reason string) bool {
 
 // HostMail tells of recipients in a domain to whom the host MTA itself sends: the
 // site leaves it the connections for that.
-func (q *Queue) HostMail(domain string, recipients int) {
+func (q *Queue) HostMail(name string, recipients int) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if d := q.domains[domain]; d != nil && d.dest != nil {
-		d.dest.site.control.HostMail(now, recipients)
-	}
+	q.eachFrom(name, func(d *domain) {
+		if d.dest != nil {
+			d.dest.site.control.HostMail(now, recipients)
+		}
+	})
 }
 
 // Why returns the last changes of what the site's controller wants, oldest first,
