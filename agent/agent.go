@@ -18,6 +18,7 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/history"
+	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
@@ -102,6 +103,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		names = filepath.Join(c.Agent.StateDirectory, sitesFile)
 	}
 	set.Sites = sites.Open(names, log, time.Now())
+	set.Presence = settings.NewPresence()
 	a.settings = settings.NewSource(set)
 	open, err := a.store.Usage()
 	if err != nil {
@@ -115,6 +117,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	// A session needs the queue and the queue sessions: it launches none before Run.
 	a.queue = queue.New(queue.Options{
 		Resolve:     a.lookups.put,
+		From:        func(e *spool.Envelope, i int, domain string) string { return a.settings.Now().FromOf(e, i, domain) },
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.deliverer.Session(s) }) },
 		Relay:       set.Relay,
 		MaxSessions: files.Sessions,
@@ -174,7 +177,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	before := a.settings.Now()
-	set.Relay, set.Sites = before.Relay, before.Sites
+	set.Relay, set.Sites, set.Presence = before.Relay, before.Sites, before.Presence
 	set.Resolver.Adopt(before.Resolver)
 	a.resolver.use(set)
 	a.deliverer.Reload(&next)
@@ -239,6 +242,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	base.Go(func() { a.heartbeat(late) })
 	base.Go(func() { a.upkeep(late) })
+	a.lookAround() // before mail is read
+	base.Go(func() { loop.Every(late, presenceEvery, func(time.Time) { a.lookAround() }) })
 	base.Go(func() { a.orders.Run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })

@@ -143,8 +143,12 @@ func (r *resolver) unroutable(set *settings.Settings, name string, k lookupKind,
 	if e, ok := errors.AsType[*route.Error](err); ok {
 		fault = faults[e.Reason]
 	}
-	p := set.QueueOf(name)
+	domain, _ := queue.SplitRouteName(name)
+	p := set.QueueOf(domain)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
+	if e, ok := errors.AsType[settings.Rejected](err); ok {
+		attempt.Fault, attempt.Enhanced = outcome.Rejected, e.Enhanced()
+	}
 	if set.RetryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
 		retry := r.lookups.failed(name, k, now, leastRetry, longestRetry)
 		r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retry.Sub(now).Round(time.Second))

@@ -123,7 +123,7 @@ func Parse(s string) (From, error) {
 // is for all.
 func (p *Pool) Choose(key string, usable func(netip.Addr) bool) Choice {
 	if p.Name == "" {
-		return p.ByName(key, usable)
+		return p.ByName(key)
 	}
 	return ordered(p.best(key, true, usable), p.best(key, false, usable), p.Favour6)
 }
@@ -191,9 +191,8 @@ func mix(x uint64) uint64 {
 }
 
 // ByName picks as the first release did: a name has one address of the whole pool, which is
-// favoured, and one of the other family. Those that cannot be used are left out where that
-// leaves any of the family.
-func (p *Pool) ByName(name string, usable func(netip.Addr) bool) (c Choice) {
+// favoured, and one of the other family, whether they can be used or not.
+func (p *Pool) ByName(name string) (c Choice) {
 	n := uint32(len(p.Addresses))
 	if n == 0 {
 		return c
@@ -203,27 +202,16 @@ func (p *Pool) ByName(name string, usable func(netip.Addr) bool) (c Choice) {
 	sum := h.Sum32()
 	own := p.Addresses[sum%n].Addr
 	c[0] = own
-	if list := p.family(!own.Is4(), nil); len(list) > 0 {
-		c[1] = list[sum/n%uint32(len(list))] // sum%n is spent: it led here
-	}
-	for i, a := range c {
-		if a.IsValid() && usable != nil && !usable(a) {
-			if list := p.family(a.Is4(), usable); len(list) > 0 {
-				c[i] = list[sum/n%uint32(len(list))]
-			}
+	var others []netip.Addr
+	for _, a := range p.Addresses {
+		if a.Is4() != own.Is4() {
+			others = append(others, a.Addr)
 		}
+	}
+	if len(others) > 0 {
+		c[1] = others[sum/n%uint32(len(others))] // sum%n is spent: it led here
 	}
 	return c
-}
-
-// family are the addresses of one family that can be used.
-func (p *Pool) family(is4 bool, usable func(netip.Addr) bool) (list []netip.Addr) {
-	for _, a := range p.Addresses {
-		if a.Is4() == is4 && (usable == nil || usable(a.Addr)) {
-			list = append(list, a.Addr)
-		}
-	}
-	return list
 }
 
 // Resettle is a choice as it holds now: an address of it that keep refuses is replaced by the

@@ -75,15 +75,6 @@ func (s *Settings) Options(rt queue.Route, p Host, report func(string)) smtp.Opt
 	return o
 }
 
-// hello is the EHLO name that goes with a source address.
-func (s *Settings) hello(source netip.Addr) string {
-	agent := &s.Config.Agent
-	if i := slices.Index(agent.SourceAddresses, source); i >= 0 && i < len(agent.SourceHostnames) {
-		return agent.SourceHostnames[i]
-	}
-	return s.Config.Hostname
-}
-
 // Hosts lists the addresses of a route, in order, without the hosts that the domain's
 // policies keep us from. When that leaves none, the error says why. A queue that wants no
 // TLS minds no policy.

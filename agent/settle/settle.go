@@ -228,6 +228,7 @@ func (r *Settlement) settled(f *Result) queue.Settled {
 		st.Handback, st.Tries = true, 0 // at the host they are counted anew
 	default:
 		st.Handback, st.Due, st.Stuck = r.Route.Handback, d.Due, d.Action == outcome.Stuck
+		st.From = r.Route.From // settled by the first try; the same at each further one
 	}
 	if f.suppressed && st.Status.Final() {
 		st.Status = spool.Suppressed
