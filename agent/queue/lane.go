@@ -34,6 +34,13 @@ type flow struct {
 	lanes  ring[*lane]
 	refs   int // lanes attached, with mail or without
 	credit int // octets it may send before the next stream's turn
+	mail   int // recipients in the lanes
+
+	priority int   // of its [[stream]]; 0: none
+	gate     *gate // that it passes; nil: none
+	sleeper  sleeper
+	warm     bool     // the line at the gate where it waits is that of those with sessions up
+	permits  []permit // to pass it
 }
 
 func (f *flow) link() *linked[*flow] { return &f.linked }
@@ -147,12 +154,15 @@ func (q *Queue) attach(l *lane, dest *destination, now time.Time) {
 			dest.flows = make(map[uint32]*flow)
 		}
 		dest.flows[l.key.stream] = f
+		q.setGate(f)
 	}
 	f.refs++
 	l.flow = f
-	q.moveWaiting(dest, l.n)
 	if l.n > 0 {
 		f.lanes.push(l)
+	}
+	q.offer(f, l.n)
+	if l.n > 0 && f.served() {
 		dest.active.push(f)
 	}
 }
@@ -168,7 +178,7 @@ func (q *Queue) detach(l *lane) {
 	if f.lanes.n == 0 {
 		f.dest.active.remove(f)
 	}
-	q.moveWaiting(f.dest, -l.n)
+	q.offer(f, -l.n)
 	if f.refs--; f.refs == 0 {
 		if delete(f.dest.flows, f.stream); len(f.dest.flows) == 0 {
 			f.dest.flows = nil // most destinations have no mail most of the time
@@ -208,9 +218,11 @@ func (q *Queue) arrived(l *lane) {
 	if f == nil {
 		return
 	}
-	q.moveWaiting(f.dest, 1)
 	if l.n == 1 {
 		f.lanes.push(l)
+	}
+	q.offer(f, 1)
+	if l.n == 1 && f.served() {
 		f.dest.active.push(f)
 	}
 }
@@ -239,13 +251,13 @@ func (q *Queue) departed(l *lane) {
 	q.waiting--
 	q.active++
 	if f := l.flow; f != nil {
-		q.moveWaiting(f.dest, -1)
 		if l.n == 0 {
 			f.lanes.remove(l)
 			if f.lanes.n == 0 {
 				f.dest.active.remove(f)
 			}
 		}
+		q.offer(f, -1)
 	}
 }
 
@@ -275,23 +287,28 @@ func (q *Queue) fill(l *lane, limit int, items []Item) Job {
 
 // next takes the destination's next transaction, of up to limit recipients, by deficit round robin over
 // its streams and round robin over a stream's domains. There must be mail.
-func (q *Queue) next(d *destination, limit int, items []Item) Job {
+func (q *Queue) next(d *destination, limit int, items []Item) (Job, *flow, *permit) {
 	f := d.active.head
 	for d.active.n > 1 && f.credit <= 0 {
-		f.credit += quantum * q.priority(f.stream)
+		f.credit += quantum * q.priority(f)
 		d.active.rotate()
 		f = d.active.head
 	}
 	l := f.lanes.head
 	size := int(q.messages.at(q.recipients.at(l.head).message).size)
 	f.lanes.rotate()
-	job := q.fill(l, limit, items)
-	if d.active.n > 1 {
-		f.credit -= min(size+recipientCost*len(job.Items), maxCost)
-	} else {
-		f.credit = 0 // alone: no turns to count
+	alone := d.active.n == 1
+	p := q.use(f)
+	if p != nil && p.n > 0 {
+		limit = min(limit, p.n)
 	}
-	return job
+	job := q.fill(l, limit, items)
+	if alone {
+		f.credit = 0 // no turns to count
+	} else {
+		f.credit -= min(size+recipientCost*len(job.Items), maxCost)
+	}
+	return job, f, p
 }
 
 // share counts one more holder of a number.

@@ -102,6 +102,8 @@ type Queue struct {
 	streams    names
 	priorities map[string]int // of streams that have any
 	pauses     []Pause
+	limited    []*limited // streams
+	knocking   []*limited // of these, where flows have come to a gate
 	limits     []Limit
 	reasons    names
 	domains    map[string]*domain

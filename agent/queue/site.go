@@ -44,7 +44,9 @@ type site struct {
 	policy        *config.Queue
 	dests         int
 	wanting       ring[*destination] // with mail waiting and wanting a session
-	waiting       int
+	waiting       int                // of mail behind a gate, the permits
+	gated         int                // recipients behind gates, with permits or without
+	permits       int
 	live          int
 	opening       int
 	trying        int    // sessions to destinations that have taken nothing yet, see trials
@@ -358,6 +360,7 @@ func (q *Queue) serveChanged(now time.Time) {
 	}
 	clear(q.changed)
 	q.changed = q.changed[:0]
+	q.passGates(now)
 }
 
 // serveOne hands one transaction to a ready session, or wants a new one. It
@@ -391,6 +394,7 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 func (q *Queue) serveAll(d *destination, now time.Time) {
 	for q.serveOne(d, now) {
 	}
+	q.passGates(now)
 }
 
 // lookAgain plans a look at the site, unless an earlier one is planned.

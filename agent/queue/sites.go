@@ -134,7 +134,7 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 		e.connectRate = rate
 	}
 	return Site{
-		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting, Sessions: s.live, Opening: s.opening,
+		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Sessions: s.live, Opening: s.opening,
 		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: s.refused,
 		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
 	}, e

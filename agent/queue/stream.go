@@ -27,12 +27,14 @@ func (q *Queue) SetPriority(stream string, priority int) error {
 	return nil
 }
 
-// priority is a stream's share.
-func (q *Queue) priority(stream uint32) int {
-	if len(q.priorities) == 0 {
-		return 1
+// priority is a stream's share: what an admin has set, or what its [[stream]] says.
+func (q *Queue) priority(f *flow) int {
+	if len(q.priorities) > 0 {
+		if n := q.priorities[q.streams.text(f.stream)]; n > 0 {
+			return n
+		}
 	}
-	return max(1, q.priorities[q.streams.text(stream)])
+	return max(1, f.priority)
 }
 
 // Stream is the state of one stream, as listings show it.

@@ -1,0 +1,300 @@
+package queue
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/quotas"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/windows"
+)
+
+func only(names ...string) func(string) bool {
+	return func(s string) bool {
+		for _, name := range names {
+			if s == name {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// counts of a test's quotas.
+func counts(t *testing.T, list map[quotas.Key]quotas.Quota) *quotas.Book {
+	t.Helper()
+	b, err := quotas.Open(quotas.Options{Log: slog.New(slog.DiscardHandler)}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Use(list)
+	return b
+}
+
+// of counts the messages of a stream that were sent, by the hundreds of their ids.
+func (w *world) of(hundreds spool.ID) (n int) {
+	for _, id := range w.delivered() {
+		if id/1000 == hundreds {
+			n++
+		}
+	}
+	return n
+}
+
+// settledGates checks that nothing is left of what was counted behind gates.
+func (w *world) settledGates() {
+	w.t.Helper()
+	w.Queue.mu.Lock()
+	defer w.Queue.mu.Unlock()
+	for _, s := range w.sites {
+		if s.waiting != 0 || s.gated != 0 || s.permits != 0 {
+			w.t.Errorf("site %s: %d waiting, %d behind gates, %d permits", s.key, s.waiting, s.gated, s.permits)
+		}
+	}
+	for _, l := range w.limited {
+		if l.open.n != 0 {
+			w.t.Errorf("%s: %d gates wait", l.Name, l.open.n)
+		}
+	}
+}
+
+// A stream with a rate keeps to it, uses all of it, and costs the others nothing.
+func TestCappedStreamCostsTheOthersNothing(t *testing.T) {
+	t.Parallel()
+	others := make(map[bool]time.Duration) // how long they took, beside one that is capped and alone
+	for _, capped := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(w *world) { w.policy.MaxSessions = 5 })
+			w.SetStreams([]StreamLimits{{Name: "capped", Fits: only("capped"), Rate: 10}})
+			began := time.Now()
+			if capped {
+				for i := range 600 {
+					w.add(spool.ID(1000+i), "capped", fmt.Sprintf("d%d.example", i%10))
+				}
+			}
+			for i := range 9000 {
+				w.add(spool.ID(10_000+i), "other", fmt.Sprintf("d%d.example", i%10))
+			}
+			for w.Queued() > 0 {
+				pass(time.Second)
+				n := w.of(1)
+				if n > 10*int(time.Since(began)/time.Second)+11 { // a second's worth may go at once
+					t.Fatalf("%d of the capped stream after %v", n, time.Since(began))
+				}
+				if others[capped] == 0 && len(w.delivered())-n == 9000 {
+					others[capped] = time.Since(began)
+				}
+			}
+			if took := time.Since(began); capped && took > 62*time.Second {
+				t.Errorf("600 at 10/s took %v", took)
+			}
+			w.settledGates()
+		})
+	}
+	if with, without := others[true], others[false]; with > without*102/100+time.Second {
+		t.Errorf("the others took %v, and %v without", with, without)
+	}
+}
+
+// A quota lets as much go as it says, by the hour and by the day; what was not accepted does not
+// count.
+func TestQuotaHoldsBackWhatIsBeyondIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hour, day := quotas.Key{Stream: "news"}, quotas.Key{Stream: "news", Day: true}
+		book := counts(t, map[quotas.Key]quotas.Quota{hour: {Limit: 100}, day: {Limit: 250, Zone: time.UTC}})
+		w := newWorld(t, nil)
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Quotas: []*quotas.Counter{book.Counter(hour), book.Counter(day)}}})
+		for i := range 400 {
+			w.add(spool.ID(1000+i), "news", fmt.Sprintf("d%d.example", i%7))
+		}
+		w.add(5000, "other", "d1.example")
+		for _, want := range []int{100, 200, 250, 250} {
+			pass(time.Minute)
+			if n := w.of(1); n != want {
+				t.Fatalf("%d after %v, want %d", n, time.Now(), want)
+			}
+			pass(time.Hour)
+		}
+		if n := w.of(5); n != 1 {
+			t.Error("another stream was held back")
+		}
+		pass(24 * time.Hour)
+		if n := w.Queued(); n != 0 {
+			t.Errorf("%d are left", n)
+		}
+		w.settledGates()
+	})
+}
+
+// A quota of each queue bounds that queue's mail alone.
+func TestQuotaOfAProvider(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := quotas.Key{Stream: "news", Provider: "big"}
+		book := counts(t, map[quotas.Key]quotas.Quota{k: {Limit: 10}})
+		w := newWorld(t, nil)
+		big := w.policy
+		big.Name = "big"
+		w.way = func(domain string) (Route, bool) {
+			rt := w.to(domain)
+			if domain == "big.example" {
+				rt.Queue = &big
+			}
+			return rt, true
+		}
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), ByQueue: map[string][]*quotas.Counter{"big": {book.Counter(k)}}}})
+		for i := range 100 {
+			w.add(spool.ID(1000+i), "news", "big.example")
+			w.add(spool.ID(2000+i), "news", "small.example")
+		}
+		pass(time.Minute)
+		if a, b := w.of(1), w.of(2); a != 10 || b != 100 {
+			t.Errorf("%d to the big one, %d to the small one", a, b)
+		}
+		pass(12 * time.Hour)
+		w.settledGates()
+	})
+}
+
+// Recipients of a message go together, through a gate too, and a quota that has room for some of
+// them takes these.
+func TestMessageGoesThroughAGateTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := quotas.Key{Stream: "news"}
+		book := counts(t, map[quotas.Key]quotas.Quota{k: {Limit: 500}}) // blocks of 5
+		w := newWorld(t, nil)
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Rate: 100, Quotas: []*quotas.Counter{book.Counter(k)}}})
+		w.add(1, "news", "a.example", "a.example", "a.example", "b.example", "b.example")
+		pass(time.Minute)
+		jobs := w.transactions()
+		if len(jobs) > 3 {
+			t.Errorf("%d transactions", len(jobs))
+		}
+		n := 0
+		for _, j := range jobs {
+			n += len(j.Items)
+		}
+		if n != 5 || book.List(time.Now())[0].Used != 5 {
+			t.Errorf("%d recipients sent, %+v", n, book.List(time.Now()))
+		}
+		w.settledGates()
+	})
+}
+
+// Outside its window a stream waits; what others have goes on.
+func TestStreamWaitsForItsWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // it begins on 2000-01-01 00:00 UTC, a Saturday
+		open, err := windows.Parse("Mon-Fri 08:00-09:00", time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, nil)
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Window: open}})
+		for i := range 200 {
+			w.add(spool.ID(1000+i), "news", fmt.Sprintf("d%d.example", i%7))
+			w.add(spool.ID(2000+i), "other", fmt.Sprintf("d%d.example", i%7))
+		}
+		pass(2*24*time.Hour + 8*time.Hour - time.Second)
+		if a, b := w.of(1), w.of(2); a != 0 || b != 200 {
+			t.Fatalf("%d before the window, %d of the others", a, b)
+		}
+		pass(time.Minute)
+		if n := w.of(1); n != 200 {
+			t.Errorf("%d when it is open", n)
+		}
+		pass(time.Hour)
+		w.add(1500, "news", "d1.example")
+		pass(time.Minute)
+		if n := w.of(1); n != 200 {
+			t.Error("sent after it closed")
+		}
+		pass(24 * time.Hour)
+		if n := w.of(1); n != 201 {
+			t.Errorf("%d on the next day", n)
+		}
+		w.settledGates()
+	})
+}
+
+// Receivers that are down, or hang, keep no permit from those that are up.
+func TestDeadReceiversHoldNoPermits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(w *world) {
+			live := w.server
+			w.server = func(w *world, s *Session) {
+				if s.Route().Site[0] != 'x' {
+					live(w, s)
+					return
+				}
+				time.Sleep(time.Minute)
+				w.Leave(s, nil, nil, "no answer")
+			}
+		})
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Rate: 2}})
+		for i := range 300 {
+			w.add(spool.ID(1000+i), "news", fmt.Sprintf("x%d.example", i))
+			w.add(spool.ID(2000+i), "news", "alive.example")
+		}
+		pass(20 * time.Minute)
+		if n := w.of(2); n != 300 {
+			t.Errorf("%d of 300 in 20 minutes at 2/s, beside 300 that are dead", n)
+		}
+	})
+}
+
+// A reload changes, lifts and sets limits for what is queued already.
+func TestLimitsChangeForWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.SetPauses([]Pause{{Reason: "until all is there"}})
+		for i := range 1000 {
+			w.add(spool.ID(1000+i), "news", fmt.Sprintf("d%d.example", i%7))
+		}
+		pass(time.Second)
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Rate: 1}})
+		w.SetPauses(nil)
+		pass(100 * time.Second)
+		if n := w.of(1); n < 99 || n > 102 {
+			t.Errorf("%d at 1/s", n)
+		}
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Rate: 5}})
+		pass(20 * time.Second)
+		if n := w.of(1); n < 195 || n > 210 {
+			t.Errorf("%d after 20 s at 5/s", n)
+		}
+		w.SetStreams(nil)
+		pass(time.Minute)
+		if n := w.Queued(); n != 0 {
+			t.Errorf("%d are left without a limit", n)
+		}
+		w.settledGates()
+	})
+}
+
+// A listing knows all mail of a site, also what is behind a gate.
+func TestListingKnowsWhatIsBehindAGate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Rate: 0.001}})
+		for i := range 100 {
+			w.add(spool.ID(1000+i), "news", "a.example")
+		}
+		pass(time.Minute)
+		sites := w.Sites()
+		if len(sites) != 1 || sites[0].Waiting != 99 || sites[0].Sessions > 1 {
+			t.Errorf("%+v", sites)
+		}
+		if top := w.most(); top > 2 {
+			t.Errorf("%d sessions for one message", top)
+		}
+	})
+}
