@@ -23,6 +23,7 @@ import (
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/quotas"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
@@ -44,6 +45,7 @@ type Agent struct {
 	events    *event.File
 	outcomes  *outcomes.Outcomes
 	bounced   *suppress.List
+	quotas    *quotas.Book
 	assessor  *assess.Assessor
 	history   *history.History
 	metrics   *metrics.Metrics
@@ -67,6 +69,9 @@ type Agent struct {
 
 // suppressFile, in the state directory, holds the suppression list.
 const suppressFile = "suppressed"
+
+// quotasFile, in the state directory, keeps the counts of streams' quotas.
+const quotasFile = "quotas.json"
 
 // sitesFile, in the state directory, keeps the names of sites.
 const sitesFile = "sites.json"
@@ -131,6 +136,14 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		return nil, errors.Join(fmt.Errorf("the suppression list: %w", err), writer.Close(), store.Close())
 	}
 	a.bounced.Use(settings.SuppressPolicy(c))
+	counts := ""
+	if c.Agent.StateDirectory != "" {
+		counts = filepath.Join(c.Agent.StateDirectory, quotasFile)
+	}
+	if a.quotas, err = quotas.Open(quotas.Options{Path: counts, Log: log, Granted: a.queue.QuotasGranted}, time.Now()); err != nil {
+		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
+	a.limitStreams(c)
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
 	a.outcomes.Use(settings.OutcomesPolicy(c))
@@ -186,12 +199,19 @@ func (a *Agent) Reload(c *config.Config) error {
 	if err != nil {
 		a.log.Warn("spool", "err", err) // of its free room; the segments are counted
 	}
+	a.limitStreams(&next)
 	a.queue.Reload(settings.Descriptors(&next.Agent, open.Segments, a.log).Sessions)
 	a.events.Reopen(settings.EventPlace(&next))
 	a.outcomes.Use(settings.OutcomesPolicy(&next))
 	a.bounced.Use(settings.SuppressPolicy(&next))
 	a.watch.Reloaded()
 	return nil
+}
+
+// limitStreams puts what a configuration says of streams into force. What was counted counts on.
+func (a *Agent) limitStreams(c *config.Config) {
+	a.quotas.Use(settings.Quotas(c))
+	a.queue.SetStreams(settings.StreamLimits(c, a.quotas))
 }
 
 // ReloadBy says what reads the configuration anew and calls Reload with it. It is
@@ -248,6 +268,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })
+	base.Go(func() { a.quotas.Run(late) })
 	in.Go(func() { a.assessor.Run(ctx) })
 	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.watch.HistoryLoop(late) })
@@ -295,6 +316,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Wait()
 	a.settler.Bounce() // what is still held
 	a.orders.SaveRulePauses(time.Now(), true)
+	if err := a.quotas.Close(time.Now()); err != nil {
+		a.log.Error("stopping", "err", err)
+	}
 	if err := a.saveLearned(time.Now(), true); err != nil {
 		a.log.Warn("what was learned of receivers is lost", "err", err)
 	}

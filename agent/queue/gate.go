@@ -29,8 +29,12 @@ type StreamLimits struct {
 	Priority int     // of each of them; 0: none
 	Rate     float64 // messages per second; 0: no limit
 	Window   windows.Window
-	Quotas   []*quotas.Counter // of all receivers
-	ByQueue  map[string][]*quotas.Counter
+	// Expire takes the place of the queue's; 0: it does not. The time outside of the window
+	// does not count for either, unless ExpireAlways.
+	Expire       time.Duration
+	ExpireAlways bool
+	Quotas       []*quotas.Counter // of all receivers
+	ByQueue      map[string][]*quotas.Counter
 }
 
 // bounds says whether there is anything that a gate would mind.

@@ -62,6 +62,14 @@ func (q *Queue) failed(l *lane) time.Time {
 	return time.Time{}
 }
 
+// lived is how long mail has lived, as far as that counts for its age.
+func (l *limited) lived(born, now time.Time) time.Duration {
+	if l == nil || l.ExpireAlways {
+		return now.Sub(born)
+	}
+	return l.Window.Within(born, now)
+}
+
 // overdueAtOnce is how many recipients are taken out in one turn under the mutex.
 const overdueAtOnce = 256
 
@@ -84,7 +92,12 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 			reason = c.Reason
 		}
 	}
-	age := cmp.Or(time.Duration(by.HandbackAfter), by.Expire)
+	limits := q.limitsFor(l.key.stream)
+	expire := by.Expire
+	if limits != nil && limits.Expire > 0 {
+		expire = limits.Expire
+	}
+	age := cmp.Or(time.Duration(by.HandbackAfter), expire)
 	if failed.IsZero() || age <= 0 || seconds(failed) <= l.since {
 		l.cursor = 0
 		return nil, nil, "", false
@@ -100,7 +113,7 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 		}
 		rec := q.recipients.at(r)
 		l.cursor = rec.next // before it is taken out: the places behind it may go with it
-		if rec.message != 0 && rec.due < at && q.messages.at(rec.message).born <= born {
+		if rec.message != 0 && rec.due < at && q.messages.at(rec.message).born <= born && limits.lived(moment(q.messages.at(rec.message).born), failed) >= age {
 			job := q.job(l, rec)
 			job.Items = append(job.Items, q.takeOut(r))
 			jobs = append(jobs, job)

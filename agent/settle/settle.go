@@ -293,11 +293,13 @@ func (s *Settler) Fail(job queue.Job, q *config.Queue, at outcome.Attempt) []que
 
 func (s *Settler) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
 	r := s.Begin(e, job, queue.Route{Queue: q})
-	at.Born, at.Jitter = job.Born, rand.Float64()
-	at.Report = e != nil && e.Origin == spool.Report
+	now, set := time.Now(), s.settings.Now()
+	at.Born, at.Jitter = set.BornOf(e.Stream, job.Born, now), rand.Float64()
+	at.Report = e.Origin == spool.Report
+	policy := set.PolicyOf(q, e.Stream)
 	for _, item := range job.Items {
 		at.Tries = item.Tries
-		r.Results = append(r.Results, Result{Item: item, Decision: s.settings.Now().RetryPolicy(q).Decide(time.Now(), at)})
+		r.Results = append(r.Results, Result{Item: item, Decision: policy.Decide(now, at)})
 	}
 	done, _ := r.Settle(nil, nil)
 	return done
