@@ -294,9 +294,12 @@ func (s *Settler) Fail(job queue.Job, q *config.Queue, at outcome.Attempt) []que
 func (s *Settler) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
 	r := s.Begin(e, job, queue.Route{Queue: q})
 	now, set := time.Now(), s.settings.Now()
-	at.Born, at.Jitter = set.BornOf(e.Stream, job.Born, now), rand.Float64()
-	at.Report = e.Origin == spool.Report
-	policy := set.PolicyOf(q, e.Stream)
+	stream := ""
+	if e != nil {
+		stream, at.Report = e.Stream, e.Origin == spool.Report
+	}
+	at.Born, at.Jitter = set.BornOf(stream, job.Born, now), rand.Float64()
+	policy := set.PolicyOf(q, stream)
 	for _, item := range job.Items {
 		at.Tries = item.Tries
 		r.Results = append(r.Results, Result{Item: item, Decision: policy.Decide(now, at)})
