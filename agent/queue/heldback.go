@@ -47,6 +47,7 @@ type evidence struct {
 	inLine                            bool          // it waits for a place among the sessions of the agent
 	crowd                             string        // the address where it waits for a slot that another site holds
 	connectRate                       float64       // max_connection_rate, if the next connect waits for that
+	total                             int           // max_sessions_total, if that is reached
 	down                              down
 }
 
@@ -73,7 +74,7 @@ const silentFor = time.Minute
 //	dead           connects failed, or they hang
 //	agent_limit    it waits in line for a session
 //	crowded        another site has the slots
-//	queue_limit    max_connection_rate
+//	queue_limit    max_sessions_total, max_connection_rate
 //	             sessions are up:
 //	dead           none of them had an answer for a minute
 //	agent_limit    it waits in line for another session
@@ -81,7 +82,7 @@ const silentFor = time.Minute
 //	slowed         a clamp's sessions are all there
 //	slowed, queue_limit   sessions stand ready with mail waiting: the tightest pace
 //	dead, refused, slowed, queue_limit   fewer slots are held than wanted: addresses that give
-//	               no answer or let nobody in, the pace, max_connection_rate
+//	               no answer or let nobody in, the pace, max_connection_rate, max_sessions_total
 //	queue_limit    max_sessions slots are wanted
 //	refused        one more than is wanted was refused
 //	dead         a part of its destinations is down
@@ -117,6 +118,8 @@ func (e *evidence) judge() HeldBack {
 		return e.paced()
 	case !full && e.connectRate > 0:
 		return e.connects()
+	case !full && e.total > 0:
+		return e.inTotal()
 	case e.waiting <= e.opening+e.ready:
 	case c.Want >= c.Limits.MaxSessions && full:
 		h := e.ceiling("max_sessions is " + strconv.Itoa(c.Limits.MaxSessions))
@@ -149,6 +152,8 @@ func (e *evidence) nothingUp() HeldBack {
 		return e.inLineForOne()
 	case e.crowd != "":
 		return e.crowded()
+	case e.total > 0:
+		return e.inTotal()
 	case e.connectRate > 0:
 		return e.connects()
 	}

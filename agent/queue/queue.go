@@ -115,6 +115,7 @@ type Queue struct {
 	dests      map[string]*destination
 	destByNo   slab[*destination]
 	sites      map[string]*site
+	receivers  map[string]*receiverSites
 	siteByNo   slab[*site]
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
@@ -234,6 +235,7 @@ func New(o Options) *Queue {
 		priorities: make(map[string]int),
 		dests:      make(map[string]*destination),
 		sites:      make(map[string]*site),
+		receivers:  make(map[string]*receiverSites),
 		table:      slots.NewTable(maxRows),
 		crowds:     make(map[*slots.Address][]*site),
 		strangers:  make(map[*slots.Address]*strangers),

@@ -22,6 +22,7 @@ type Route struct {
 	Handback bool          // the relay is the host MTA: mail accepted there is handed back
 	Places   []Place       // where a connection may go, the best tier first; none: the relay's socket, or nowhere at present
 	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
+	Receiver string        // name of the site without its source, which it shares with those of other sources; "": there are none
 	From     string        // what mail with this route leaves from, for the journal; "": the choice is not kept
 	Expires  time.Time     // ask again then; zero: never
 }
@@ -61,6 +62,9 @@ type site struct {
 	took      bool      // has taken a message since
 	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
+
+	receiver     *receiverSites // nil: there is one source alone
+	receiverName string
 
 	trouble *trouble // nil: there was none yet
 	rates   streamRates
@@ -234,6 +238,7 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 			s = &site{key: w.Site, policy: w.Queue, control: q.newControl(w.Site, q.limitsOf(w.Site, w.Queue), now)}
 			s.connects.filled = now
 			q.sites[w.Site] = s
+			q.join(s, w.Receiver)
 			s.no = q.siteByNo.add(s)
 		}
 		s.dests++
@@ -436,6 +441,7 @@ func (d *destination) fire(q *Queue, now time.Time) {
 			q.leaveCrowd(d.site)
 			q.preserve(d.site, now)
 			delete(q.sites, d.site.key)
+			q.part(d.site)
 			q.siteByNo.free(d.site.no)
 		}
 		return

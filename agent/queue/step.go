@@ -395,13 +395,17 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) {
+	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) || d.site.overTotal() {
 		return ErrRetire
 	}
 	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
 		return nil
 	}
 	// Others wait for room: give it up when idle, or after a fair turn.
+	if s.successor = s.heirOfTotal(); s.successor != nil {
+		s.successor.incoming++
+		return ErrRetire
+	}
 	if s.successor = q.heirAt(s, d.site.held(), now); s.successor != nil {
 		q.leaveCrowd(s.successor)
 		s.successor.incoming++
@@ -555,6 +559,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	q.passGates(now)
 	q.grow(d.site, now)
 	q.freed(s.slot.Address, now)
+	q.roomInTotal(d.site, now)
 	q.grantSlots(now)
 }
 

@@ -116,6 +116,10 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	if site == "" { // no host has an address, which no Resolver answers
 		site = answer.Old
 	}
+	receiver := ""
+	if from := ":" + answer.Source.String(); answer.Several && answer.Source.IsValid() && strings.HasSuffix(site, from) {
+		receiver = strings.TrimSuffix(site, from)
+	}
 	needs := ""
 	if q.TLS != config.TLSNone {
 		needs = plan.Needs()
@@ -125,8 +129,8 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	}
 	rt := queue.Route{
 		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
-		Site: site,
-		Key:  site + " " + hosts + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
+		Site: site, Receiver: receiver,
+		Key: site + " " + hosts + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
 	}
 	if len(s.Config.Pools) > 0 && settled.Choice != (pools.Choice{}) {
 		rt.From = settled.String()
