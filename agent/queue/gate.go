@@ -52,8 +52,7 @@ type limited struct {
 	granted bool    // a grant is under way
 	again   bool    // it is to look once more
 	planned time.Time
-	turn    int    // permits given
-	why     string // what it waits for, if it does
+	turn    int // permits given
 }
 
 // gate is where flows wait for a permit.
@@ -137,13 +136,38 @@ func (q *Queue) limitsFor(stream uint32) *limited {
 	if len(q.limited) == 0 {
 		return nil
 	}
-	name := q.streams.text(stream)
+	return q.limitsOfName(q.streams.text(stream))
+}
+
+func (q *Queue) limitsOfName(name string) *limited {
 	for _, l := range q.limited {
 		if l.Fits(name) {
 			return l
 		}
 	}
 	return nil
+}
+
+// waitsFor says which limit mail behind the gates waits for, and until when; "" if for none.
+func (l *limited) waitsFor(now time.Time) (why string, until time.Time) {
+	asleep := 0
+	for _, g := range l.gates {
+		asleep += g.asleep()
+		if g.asleep() > 0 && g.until.After(now) && (until.IsZero() || g.until.Before(until)) {
+			why, until = "a quota of [[stream]] "+l.Name+" is used up", g.until
+		}
+	}
+	switch {
+	case asleep == 0:
+		return "", time.Time{}
+	case !l.Window.Open(now):
+		return "the window of [[stream]] " + l.Name + " (" + l.Window.String() + ") is closed", l.Window.Next(now)
+	case why != "":
+		return why, until
+	case l.Rate > 0 && l.open.n > 0 && l.tokens.n < 1:
+		return "max_message_rate of [[stream]] " + l.Name + " is " + rate(l.Rate), time.Time{}
+	}
+	return "", time.Time{}
 }
 
 // setGate puts a flow without mail behind its gate, if it has one.
@@ -273,17 +297,14 @@ func (q *Queue) grant(l *limited, now time.Time) {
 
 // grantOne gives a permit to the flow whose turn it is.
 func (q *Queue) grantOne(l *limited, now time.Time) bool {
-	l.why = ""
 	if q.closed || l.open.n == 0 {
 		return false
 	}
 	if !l.Window.Open(now) {
-		l.why = "the window is closed"
 		q.lookAtStream(l, l.Window.Next(now), now)
 		return false
 	}
 	if wait := l.tokens.wait(now, l.Rate, max(1, l.Rate)); wait > 0 {
-		l.why = "max_message_rate"
 		q.lookAtStream(l, now.Add(wait), now)
 		return false
 	}
@@ -320,7 +341,6 @@ func (q *Queue) grantOne(l *limited, now time.Time) bool {
 // shut keeps a gate closed until a quota has room again; zero: until a block is written, of
 // which QuotasGranted tells.
 func (q *Queue) shut(g *gate, next, now time.Time) {
-	g.of.why = "a quota is used up"
 	g.of.open.remove(g)
 	if next.IsZero() {
 		next = now.Add(time.Second)

@@ -85,6 +85,10 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 			e.Reason = l.domain.reason
 		} else if d.reason != "" {
 			e.Reason = d.reason
+		} else if f := l.flow; f != nil && f.gate != nil {
+			if why, _ := f.gate.of.waitsFor(time.Now()); why != "" {
+				e.Reason = why
+			}
 		}
 	case onHold:
 		e.State, e.OnHold = "held", true

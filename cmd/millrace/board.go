@@ -128,7 +128,7 @@ func siteRow(s *control.Site, deferred map[string]int) boardRow {
 
 func streamRow(s *control.Stream) boardRow {
 	return boardRow{
-		name: s.Name, cause: s.Paused, backlog: s.Waiting + s.Deferred, deferred: s.Deferred, sessions: s.Active, refused: s.Held, rate: float64(max(1, s.Priority)),
+		name: s.Name, cause: cmp.Or(s.Paused, s.Waits), backlog: s.Waiting + s.Deferred, deferred: s.Deferred, sessions: s.Active, refused: s.Held, rate: float64(max(1, s.Priority)),
 		cells: []string{short(s.Waiting), short(s.Deferred), short(s.Active), short(s.Held), fmt.Sprint(max(1, s.Priority)), s.Name},
 	}
 }

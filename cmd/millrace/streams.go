@@ -29,7 +29,8 @@ type streamsCmd struct {
 
 func (c *streamsCmd) Help() string {
 	return `Lists the streams (campaigns and lists) that have mail in the queue, or that are
-paused or have a priority. Counts are recipients.
+paused or have a priority, and which limit of their [[stream]] they wait for. Counts are
+recipients.
 
 Examples:
   millrace streams
@@ -62,6 +63,12 @@ func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
 		name := s.Name
 		if s.Paused != "" {
 			name += "  (paused: " + s.Paused + ")"
+		} else if s.Waits != "" {
+			name += "  (" + s.Waits
+			if !s.Until.IsZero() {
+				name += ", until " + s.Until.Local().Format("Mon 15:04")
+			}
+			name += ")"
 		}
 		printable.Fprintf(out, row, s.Waiting, s.Deferred, s.Active, s.Held, max(1, s.Priority), name)
 	}
