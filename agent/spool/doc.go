@@ -152,7 +152,7 @@
 //	    of the events (4), zero (4)
 //	24  events: id (8), recipient (4), due (8), tries (2), status (1), class (1),
 //	    flags (1): 1 hand-back, 2 span, 4 stuck, 8 held, 16 from; octets of reply (2),
-//	    reply; with from: its octets (1), where the mail leaves from
+//	    reply; with from its end, behind the last tab, is where the mail leaves from
 //
 // An event says all about its recipient; the last one counts. Status is as the
 // constants are in order, from 0. An event of a span says that all records are

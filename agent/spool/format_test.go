@@ -218,8 +218,8 @@ func docFrames(t *testing.T, b []byte, magic string, yield func(id uint64, recip
 			id, recipient := u64(e, 0), u32(e, 8)
 			e = e[27+n:]
 			if st.flags&16 != 0 {
-				st.from = string(e[1 : 1+e[0]])
-				e = e[1+e[0]:]
+				at := strings.LastIndexByte(st.reply, '\t')
+				st.reply, st.from = st.reply[:at], st.reply[at+1:]
 			}
 			yield(id, recipient, st)
 		}
@@ -238,7 +238,7 @@ func TestFlagsOfAnEventAreAsDocumented(t *testing.T) {
 	o.byHand = true
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
-	for i, st := range []State{{}, {Handback: true}, {Held: true, Reply: "450 later", From: "news 192.0.2.1"}, {Handback: true, Stuck: true, Held: true}} {
+	for i, st := range []State{{}, {Handback: true}, {Held: true, Reply: "450\tlater", From: "news 192.0.2.1"}, {Handback: true, Stuck: true, Held: true}} {
 		if err := s.Record(Event{ID: r.ID(), Recipient: uint32(i), State: st}); err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestFlagsOfAnEventAreAsDocumented(t *testing.T) {
 	var got []byte
 	docFrames(t, b, "MRJNL\r\n\x1a", func(_ uint64, n uint32, st docState) {
 		got = append(got, st.flags)
-		if want := map[uint32]string{2: "450 later|news 192.0.2.1"}[n]; st.reply+"|"+st.from != cmp.Or(want, "|") {
+		if want := map[uint32]string{2: "450\tlater|news 192.0.2.1"}[n]; st.reply+"|"+st.from != cmp.Or(want, "|") {
 			t.Errorf("recipient %d: %+v", n, st)
 		}
 	})

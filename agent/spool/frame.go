@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // The places in a journal file or a checkpoint.
@@ -18,9 +19,12 @@ const (
 	frameHeaderSize = 24
 	maxPayload      = 4 << 20
 
-	eventSize    = 27 // without the reply, and where the mail leaves from
-	maxReply     = 512
-	maxFrom      = 255
+	eventSize = 27 // without the reply, and where the mail leaves from
+	maxReply  = 512
+	maxFrom   = 255
+	// besideReply stands between a reply and where the mail leaves from, which has none. An
+	// agent that does not know of that takes both for the reply.
+	besideReply  = "\t"
 	flagHandback = 1 << 0
 	flagSpan     = 1 << 1
 	flagStuck    = 1 << 2
@@ -97,12 +101,13 @@ func appendEvent(b []byte, id ID, recipient uint32, s *state) []byte {
 		flags |= flagFrom
 	}
 	b = append(b, byte(s.status), s.class, flags)
-	b = le.AppendUint16(b, uint16(len(s.reply)))
-	b = append(b, s.reply...)
-	if s.from != "" {
-		b = append(append(b, byte(len(s.from))), s.from...)
+	if s.from == "" {
+		b = le.AppendUint16(b, uint16(len(s.reply)))
+		return append(b, s.reply...)
 	}
-	return b
+	b = le.AppendUint16(b, uint16(len(s.reply)+len(besideReply)+len(s.from)))
+	b = append(append(b, s.reply...), besideReply...)
+	return append(b, s.from...)
 }
 
 // appendSpan encodes that all records which start in a span are done.
@@ -126,12 +131,11 @@ func decodeEvents(p []byte, yield func(id ID, recipient uint32, s state)) error 
 		}
 		reply, from := string(p[eventSize:n]), ""
 		if p[24]&flagFrom != 0 {
-			at := n + 1
-			if at > len(p) || at+int(p[n]) > len(p) {
-				return fmt.Errorf("%w: event cut short", ErrDamaged)
+			at := strings.LastIndex(reply, besideReply)
+			if at < 0 {
+				return fmt.Errorf("%w: event without where the mail leaves from", ErrDamaged)
 			}
-			n = at + int(p[n])
-			from = string(p[at:n])
+			reply, from = reply[:at], reply[at+len(besideReply):]
 		}
 		yield(ID(le.Uint64(p)), le.Uint32(p[8:]), state{
 			due: int64(le.Uint64(p[12:])), tries: le.Uint16(p[20:]), status: Status(p[22]),

@@ -124,7 +124,7 @@ func packState(s *State) state {
 		reply = strings.NewReplacer("\r", " ", "\n", " ").Replace(reply)
 	}
 	from := s.From
-	if len(from) > maxFrom {
+	if len(from) > maxFrom || strings.Contains(from, besideReply) {
 		from = ""
 	}
 	return state{due: timeToFile(s.Due), reply: reply, from: from, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback, stuck: s.Stuck, held: s.Held}
