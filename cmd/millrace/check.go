@@ -105,6 +105,9 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 			r.say(offer)
 		}
 	}
+	for _, w := range absent(cfg, isHere) {
+		r.warn(w)
+	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {
 			r.warn(w)
