@@ -96,8 +96,10 @@ type permit struct {
 const (
 	// permitFor is how long a permit may be unused where no session is up.
 	permitFor = 30 * time.Second
-	// gateLooks bounds how many flows behind a gate are looked at for one permit.
+	// gateLooks bounds how many flows behind a gate are looked at for one permit; where none of
+	// them can use one, the next are looked at after gateRest.
 	gateLooks = 64
+	gateRest  = 250 * time.Millisecond
 	// coldTurn is the turn of those that have no session up: one of so many.
 	coldTurn = 4
 )
@@ -172,7 +174,7 @@ func (l *limited) waitsFor(now time.Time) (why string, until time.Time) {
 
 // setGate puts a flow without mail behind its gate, if it has one.
 func (q *Queue) setGate(f *flow) {
-	f.gate, f.priority = nil, 0
+	f.gate, f.priority, f.out = nil, 0, false
 	l := q.limitsFor(f.stream)
 	if l == nil {
 		return
@@ -333,7 +335,7 @@ func (q *Queue) grantOne(l *limited, now time.Time) bool {
 		}
 	}
 	if l.open.n > 0 { // they cannot use one: their receivers are down, or busy
-		q.lookAtStream(l, now.Add(time.Second), now)
+		q.lookAtStream(l, now.Add(gateRest), now)
 	}
 	return false
 }
@@ -400,7 +402,8 @@ func (q *Queue) headCount(f *flow) (n int) {
 
 // permit gives a flow a permit.
 func (q *Queue) permit(f *flow, p permit, now time.Time) {
-	if len(f.permits) == 0 {
+	if !f.out {
+		f.out = true
 		f.gate.of.out = append(f.gate.of.out, f)
 		q.lookAtStream(f.gate.of, now.Add(permitFor), now)
 	}
@@ -469,9 +472,9 @@ func (q *Queue) giveBack(g *gate, p *permit, n int, now time.Time) {
 			c.Return(p.taken[i], n)
 		}
 	}
-	if !g.until.IsZero() && g.asleep() > 0 {
-		q.lookAtStream(g.of, now.Add(time.Second), now) // others come with it
-		g.until = now.Add(time.Second)
+	if at := now.Add(time.Second); g.until.After(at) && g.asleep() > 0 { // others come with it
+		g.until = at
+		q.lookAtStream(g.of, at, now)
 	}
 }
 
@@ -529,7 +532,10 @@ func (l *limited) fire(q *Queue, now time.Time) {
 			q.revoke(f, now)
 			q.sleep(f)
 		}
-		if f.gate != nil && f.gate.of == l && len(f.permits) > 0 {
+		if f.gate == nil || f.gate.of != l {
+			continue // behind another gate by now
+		}
+		if f.out = len(f.permits) > 0; f.out {
 			l.out = append(l.out, f)
 		}
 	}

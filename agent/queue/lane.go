@@ -41,6 +41,7 @@ type flow struct {
 	sleeper  sleeper
 	warm     bool     // the line at the gate where it waits is that of those with sessions up
 	permits  []permit // to pass it
+	out      bool     // it is among limited.out
 }
 
 func (f *flow) link() *linked[*flow] { return &f.linked }
