@@ -108,7 +108,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		names = filepath.Join(c.Agent.StateDirectory, sitesFile)
 	}
 	set.Sites = sites.Open(names, log, time.Now())
-	set.Presence = settings.NewPresence()
+	set.Presence, set.Blocks = settings.NewPresence(), &settings.Blocks{}
 	a.settings = settings.NewSource(set)
 	open, err := a.store.Usage()
 	if err != nil {
@@ -190,7 +190,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	before := a.settings.Now()
-	set.Relay, set.Sites, set.Presence = before.Relay, before.Sites, before.Presence
+	set.Relay, set.Sites, set.Presence, set.Blocks = before.Relay, before.Sites, before.Presence, before.Blocks
 	set.Resolver.Adopt(before.Resolver)
 	a.resolver.use(set)
 	a.deliverer.Reload(&next)

@@ -46,6 +46,12 @@ type Effect struct {
 	Reason   string    `json:"reason"`         // the rule and the reply
 	Since    time.Time `json:"since"`
 	Until    time.Time `json:"until"`
+
+	// Of a source address that a provider refuses, where others take its mail there: the
+	// address, the provider's queue, and the stream that earned it, which waits.
+	Address string `json:"address,omitempty"`
+	Queue   string `json:"queue,omitempty"`
+	Stream  string `json:"stream,omitempty"`
 }
 
 // Priority is a stream's share beside the others, from 1.

@@ -44,6 +44,7 @@ type Settings struct {
 	Rules    []outcome.Rule // about replies
 	Sites    *sites.Book    // names of sites; New makes one of its own, which its caller may replace
 	Presence *Presence      // of source addresses; nil: all are here
+	Blocks   *Blocks        // of source addresses at providers
 	tls      *tlsBase
 	pools    map[string]*pools.Pool
 	streams  struct {

@@ -83,7 +83,7 @@ func (s *Settings) FromOf(e *spool.Envelope, recipient int, domain string) strin
 		if f.Pool == "" {
 			f.Pool = q.Pool
 		}
-		f.Choice = s.pool(f.Pool).Choose(strings.ToLower(e.Recipients[recipient].Address), s.usable(f.Pool))
+		f.Choice = s.pool(f.Pool).Choose(strings.ToLower(e.Recipients[recipient].Address), s.usable(f.Pool, q))
 	}
 	return f.String()
 }
@@ -110,14 +110,29 @@ func (s *Settings) StreamOf(name string) *config.Stream {
 // mostStreams is how many names are remembered.
 const mostStreams = 4096
 
-// usable says which addresses of a pool can be bound; nil: nobody has looked. What source_addresses
-// lists is chosen by name, come what may, as ever.
-func (s *Settings) usable(pool string) func(netip.Addr) bool {
+// usable says which addresses of a pool can be bound, and are not blocked where the mail of a
+// queue goes; nil: all are. What source_addresses lists is chosen by name, come what may, as
+// ever.
+func (s *Settings) usable(pool string, q *config.Queue) func(netip.Addr) bool {
 	if s.Presence == nil || pool == "" {
 		return nil
 	}
-	return s.Presence.Here
+	return func(a netip.Addr) bool { return s.Presence.Here(a) && !s.Blocks.At(q.Name, a) }
 }
+
+// OnBlock is what becomes of the mail of an address that is blocked.
+func (s *Settings) OnBlock(a netip.Addr) config.OnBlock {
+	for i := range s.Config.Pools {
+		if slices.Contains(s.Config.Pools[i].Addresses, a) {
+			return s.Config.Pools[i].OnBlock
+		}
+	}
+	return config.BlockWait
+}
+
+// LocalFor is the address that a connection of a route to a host comes from; the zero address: the
+// kernel's choice.
+func LocalFor(rt *queue.Route, to netip.Addr) netip.Addr { return source(rt, to) }
 
 // settle makes the choice that is open in what mail of a domain leaves from.
 func (s *Settings) settle(text, domain string, q *config.Queue) pools.From {
@@ -129,7 +144,7 @@ func (s *Settings) settle(text, domain string, q *config.Queue) pools.From {
 		f.Pool = q.Pool
 	}
 	p := s.pool(f.Pool)
-	usable := s.usable(f.Pool)
+	usable := s.usable(f.Pool, q)
 	if f.Choice == (pools.Choice{}) {
 		f.Choice = p.Choose(domain, usable)
 		return f
