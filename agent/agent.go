@@ -167,7 +167,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, Outcomes: a.outcomes, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, Outcomes: a.outcomes, Quotas: a.quotas, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }

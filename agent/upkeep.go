@@ -52,23 +52,20 @@ func (a *Agent) upkeep(ctx context.Context) {
 // presenceEvery is how often it is looked which source addresses are on this host.
 const presenceEvery = 5 * time.Second
 
-// lookAround looks which addresses of pools can be bound. When that has changed all routes are
+// lookAround looks which source addresses can be bound. When that has changed all routes are
 // asked for again: mail whose address is gone leaves from another one of its pool, and what was
-// not tried meanwhile leaves from its own when that is back. source_addresses without a
-// [[pool]] are left as they are: no mail moves there, as ever.
+// not tried meanwhile leaves from its own when that is back. That of source_addresses without a
+// [[pool]] waits, as ever.
 func (a *Agent) lookAround() {
 	set := a.settings.Now()
-	if len(set.Config.Pools) == 0 {
-		return
-	}
 	come, gone := set.Presence.Look(set.SourceAddresses())
 	for _, x := range gone {
-		a.log.Error("a source address cannot be bound; others of its pool take its mail, if there are any", "address", x)
+		a.log.Error("a source address cannot be bound: others of its pool take its mail, if there are any", "address", x)
 	}
 	for _, x := range come {
 		a.log.Info("a source address can be bound again", "address", x)
 	}
-	if len(come)+len(gone) > 0 {
+	if len(come)+len(gone) > 0 && len(set.Config.Pools) > 0 {
 		a.queue.Reload(a.queue.MaxSessions())
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/quotas"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -19,6 +20,8 @@ type State struct {
 	Sessions, MaxSessions, StalledSessions int
 	PausedStreams                          int
 	UnknownReplies                         int // since the start
+	Quotas                                 []quotas.Count
+	Sources                                map[string]bool // addresses that mail may leave from: can they be bound
 	Sites                                  []queue.Site
 	Spool                                  spool.Usage
 	Damaged                                int // records
@@ -95,6 +98,20 @@ func (s *scrape) whole(st *State) {
 	s.gauge(desc("sessions_stalled", "Sessions that send nothing because an outcome cannot be written to the journal."), float64(st.StalledSessions))
 	s.count(desc("replies_unknown_total", "Replies of receivers that no rule or reading knew; millrace reply --unknown lists examples."), uint64(st.UnknownReplies))
 	s.gauge(desc("streams_paused", "Streams that are paused or held."), float64(st.PausedStreams))
+	limit := desc("stream_quota", "Recipients that may accept mail of a [[stream]] in an hour or on a day, of a queue or of all.", "stream", "queue", "period")
+	used := desc("stream_quota_used", "How many of these have.", "stream", "queue", "period")
+	for _, x := range st.Quotas {
+		period := "hour"
+		if x.Day {
+			period = "day"
+		}
+		s.gauge(limit, float64(x.Limit), x.Stream, x.Provider, period)
+		s.gauge(used, float64(x.Used), x.Stream, x.Provider, period)
+	}
+	present := desc("source_present", "1 if an address that mail leaves from can be bound, 0 if it cannot.", "address")
+	for address, is := range st.Sources {
+		s.gauge(present, number(is), address)
+	}
 
 	s.gauge(desc("spool_segments", "Segment files of the spool."), float64(st.Spool.Segments))
 	s.gauge(desc("spool_segment_bytes", "Bytes of the records in segment files, without holes; large messages have files of their own."), float64(st.Spool.SegmentOctets))

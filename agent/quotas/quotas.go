@@ -481,15 +481,22 @@ func (b *Book) Close(now time.Time) error {
 	return nil
 }
 
-// Failed says why the file could not be written at the last try; nil if it could.
+// Failed says why the file could not be written at the last try; nil if it could, or there is
+// no Book.
 func (b *Book) Failed() error {
+	if b == nil {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.failed
 }
 
-// List tells all counts of quotas that are in use, by their keys.
+// List tells all counts of quotas that are in use, by their keys; none if there is no Book.
 func (b *Book) List(now time.Time) (list []Count) {
+	if b == nil {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for k, c := range b.counters {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -161,7 +162,26 @@ func (w *Watch) Warnings() []string {
 			list = append(list, why)
 		}
 	}
+	if err := w.quotas.Failed(); err != nil {
+		list = append(list, "streams that have quotas wait, as the counts cannot be written: "+err.Error()+"; see that the agent may write to state_directory (millrace check)")
+	}
+	for _, a := range w.absent() {
+		list = append(list, "source address "+a.String()+" cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none")
+	}
+	for _, e := range w.orders.Standing().Effects {
+		if e.Queue != "" {
+			list = append(list, "source address "+e.Address+" is blocked at "+e.Queue+", where others of its pool take its mail, until "+e.Until.Format(time.RFC3339))
+		}
+	}
 	return public(list)
+}
+
+// absent are the source addresses that are not on this host at the moment.
+func (w *Watch) absent() []netip.Addr {
+	if p := w.settings.Now().Presence; p != nil {
+		return p.Absent()
+	}
+	return nil
 }
 
 // SetUnsaved says why what is kept in state_directory cannot be written; nil: it can.
