@@ -65,6 +65,11 @@ type gate struct {
 	until    time.Time // a quota is used up; zero: none is
 }
 
+// shut says whether mail behind a gate waits for a window or a quota; none has any.
+func (g *gate) shut(now time.Time) bool {
+	return g != nil && (g.until.After(now) || !g.of.Window.Open(now))
+}
+
 // asleep is how many flows wait.
 func (g *gate) asleep() int { return g.cold.n + g.warm.n }
 

@@ -298,3 +298,89 @@ func TestListingKnowsWhatIsBehindAGate(t *testing.T) {
 		}
 	})
 }
+
+// On days of 23 and 25 hours a stream has its quota of the day, and sends within its window by
+// the clock on the wall; a crash of the counts' owner in the middle of a day is the quotas' affair.
+func TestWindowAndQuotaOnDaysOf23And25Hours(t *testing.T) {
+	t.Parallel()
+	for _, from := range []time.Time{ // clocks were set on 26 March and 29 October of 2000, when bubbles begin
+		time.Date(2000, 3, 24, 11, 0, 0, 0, time.UTC), time.Date(2000, 10, 27, 10, 0, 0, 0, time.UTC),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			night, err := windows.Parse("22:00-06:00 Europe/Berlin", time.UTC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			berlin := night.Zone()
+			k := quotas.Key{Stream: "news", Day: true}
+			book := counts(t, map[quotas.Key]quotas.Quota{k: {Limit: 100, Zone: berlin}})
+			sent := make(map[string]int) // by the day
+			w := newWorld(t, nil)
+			pass(time.Until(from))
+			w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Window: night, Quotas: []*quotas.Counter{book.Counter(k)}}})
+			for i := range 1000 {
+				w.add(spool.ID(1000+i), "news", "a.example")
+			}
+			last := 0
+			for range 5 * 24 * 60 {
+				pass(time.Minute)
+				n := w.of(1)
+				now := time.Now().In(berlin)
+				if n > last {
+					if h := now.Add(-time.Second).Hour(); h >= 6 && h < 22 {
+						t.Fatalf("sent at %v", now)
+					}
+					sent[now.Add(-time.Second).Format(time.DateOnly)] += n - last
+				}
+				last = n
+			}
+			days := 0
+			for day, n := range sent {
+				if n > 100 {
+					t.Errorf("%d on %s", n, day)
+				}
+				if n == 100 {
+					days++
+				}
+			}
+			if days < 4 { // the first and the last are half
+				t.Errorf("%v", sent)
+			}
+			w.SetStreams(nil)
+			pass(time.Hour)
+		})
+	}
+}
+
+// The time outside of its window does not spend a stream's expire, unless asked; and nothing
+// ends while it is closed.
+func TestTimeOutsideTheWindowDoesNotSpendExpire(t *testing.T) {
+	t.Parallel()
+	for _, always := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) { // from a Saturday on
+			open, err := windows.Parse("00:00-01:00", time.UTC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(t, func(w *world) { w.refuse = true })
+			w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Window: open, Expire: 150 * time.Minute, ExpireAlways: always}})
+			w.add(1000, "news", "a.example")
+			ended := time.Time{}
+			for range 5 * 24 * 60 {
+				pass(time.Minute)
+				if list := w.overdue(); len(list) > 0 {
+					ended = time.Now().UTC()
+					break
+				}
+			}
+			// Two and a half hours of three windows, or the first look in the second one.
+			want := time.Date(2000, 1, 3, 0, 30, 0, 0, time.UTC)
+			if always {
+				want = time.Date(2000, 1, 2, 0, 0, 0, 0, time.UTC)
+			}
+			if ended.Before(want) || ended.After(want.Add(20*time.Minute)) {
+				t.Errorf("expire_always %v: ended at %v, want %v", always, ended, want)
+			}
+		})
+	}
+}

@@ -14,7 +14,8 @@ import (
 // message taken in between. The mail must have been there for it: old enough, due, and with
 // no pause on. All else that keeps mail waiting is our own doing, ends nothing, and is
 // followed by a try: a look-up or connect that is under way or has no place yet
-// (max_sessions, a pace, a suspension), a pause, a start after a week.
+// (max_sessions, a pace, a suspension), a pause, the window or a quota of its stream, a start
+// after a week.
 
 // Overdue takes out recipients that ended so: a failure came when they were older than
 // handback_after or expire of their queue; policy is that of a domain without a route.
@@ -50,7 +51,7 @@ func (q *Queue) failing() (lanes []*lane) {
 func (q *Queue) failed(l *lane) time.Time {
 	d := l.domain.dest
 	switch {
-	case l.domain.name == q.o.Relay || l.paused || l.n == 0:
+	case l.domain.name == q.o.Relay || l.paused || l.n == 0 || l.flow != nil && l.flow.gate.shut(time.Now()):
 	case d == nil:
 		return l.domain.failed
 	case d.route.Handback || d.live > 0:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/queue"
@@ -239,5 +240,34 @@ func TestRejectingQueueIsAnError(t *testing.T) {
 	r, ok := errors.AsType[Rejected](err)
 	if !ok || r.Reply != "550 5.7.9 we send no mail there" || r.Enhanced() != "5.7.9" {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestAgeOfAStreamsMail(t *testing.T) {
+	t.Parallel()
+	s := pooled(t, `
+[[stream]]
+name = "day"
+window = "08:00-20:00"
+zone = "UTC"
+expire = "1d"
+[[stream]]
+name = "always"
+window = "08:00-20:00"
+zone = "UTC"
+expire_always = true
+`)
+	born := time.Date(2026, 11, 27, 19, 0, 0, 0, time.UTC)
+	now := time.Date(2026, 11, 28, 9, 0, 0, 0, time.UTC)
+	for stream, want := range map[string]time.Duration{"day": 2 * time.Hour, "always": 14 * time.Hour, "other": 14 * time.Hour} {
+		if age := now.Sub(s.BornOf(stream, born, now)); age != want {
+			t.Errorf("%s: %v old", stream, age)
+		}
+	}
+	if p := s.PolicyOf(&s.Config.General, "day"); p.Expire != 24*time.Hour {
+		t.Errorf("expires after %v", p.Expire)
+	}
+	if p := s.PolicyOf(&s.Config.General, "other"); p.Expire != s.Config.General.Expire {
+		t.Errorf("expires after %v", p.Expire)
 	}
 }
