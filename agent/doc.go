@@ -146,7 +146,6 @@
 //	source       an address that connections come from
 //	pool         sources, with weights, that a rule, a stream or a queue names
 //	from         what a recipient's mail leaves from: a pool, and once it was tried its sources
-//	receiver     the sites of one name that differ in their source alone
 //	gate         where mail of a stream with limits waits; a permit lets one transaction pass
 //	session      one connection, from the wish for it to its end
 //	job          recipients of one message that a session has taken

@@ -52,6 +52,7 @@ type limited struct {
 	granted bool    // a grant is under way
 	again   bool    // it is to look once more
 	planned time.Time
+	closes  time.Time // when the window closes next, if a timer knows
 	turn    int // permits given
 }
 
@@ -307,9 +308,16 @@ func (q *Queue) grantOne(l *limited, now time.Time) bool {
 	if q.closed || l.open.n == 0 {
 		return false
 	}
-	if !l.Window.Open(now) {
-		q.lookAtStream(l, l.Window.Next(now), now)
-		return false
+	if !l.Window.Zero() {
+		next := l.Window.Next(now)
+		if !l.Window.Open(now) {
+			q.lookAtStream(l, next, now)
+			return false
+		}
+		if !next.Equal(l.closes) { // then what was permitted and not used by that time goes back
+			l.closes = next
+			q.schedule(next, l)
+		}
 	}
 	if wait := l.tokens.wait(now, l.Rate, max(1, l.Rate)); wait > 0 {
 		q.lookAtStream(l, now.Add(wait), now)
@@ -526,14 +534,17 @@ func (l *limited) fire(q *Queue, now time.Time) {
 	for _, x := range q.limited {
 		current = current || x == l
 	}
-	if !current || l.planned.After(now) {
+	closed := !l.Window.Open(now)
+	if !current || l.planned.After(now) && !closed {
 		return
 	}
-	l.planned = time.Time{}
+	if !l.planned.After(now) {
+		l.planned = time.Time{}
+	}
 	out := l.out
 	l.out = nil
 	for _, f := range out {
-		for f.gate != nil && f.gate.of == l && len(f.permits) > 0 && f.dest.live == 0 && now.Sub(f.permits[0].since) >= permitFor {
+		for f.gate != nil && f.gate.of == l && len(f.permits) > 0 && (closed || f.dest.live == 0 && now.Sub(f.permits[0].since) >= permitFor) {
 			q.revoke(f, now)
 			q.sleep(f)
 		}
