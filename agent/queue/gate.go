@@ -53,7 +53,7 @@ type limited struct {
 	again   bool    // it is to look once more
 	planned time.Time
 	closes  time.Time // when the window closes next, if a timer knows
-	turn    int // permits given
+	turn    int       // permits given
 }
 
 // gate is where flows wait for a permit.
