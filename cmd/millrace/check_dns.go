@@ -23,7 +23,7 @@ type names interface {
 const dnsTime = 10 * time.Second
 
 // resolver asks the servers that the agent asks.
-func resolver(c *config.Config) names {
+func resolver(c *config.Config) records {
 	if len(c.Agent.Resolvers) == 0 {
 		return net.DefaultResolver
 	}
