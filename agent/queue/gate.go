@@ -139,6 +139,18 @@ func (q *Queue) SetStreams(list []StreamLimits) {
 	}
 }
 
+// shared is the name that those of its streams have which are past the number of distinct ones:
+// no limit ends where there are many streams.
+func (l *limited) shared() string { return sharedPrefix + "of " + l.Name + ")" }
+
+// sharedStream is the name that a stream shares with others past the number of distinct ones.
+func (q *Queue) sharedStream(name string) string {
+	if l := q.limitsOfName(name); l != nil {
+		return l.shared()
+	}
+	return shared(name)
+}
+
 // limitsFor is what holds for a stream; nil: nothing.
 func (q *Queue) limitsFor(stream uint32) *limited {
 	if len(q.limited) == 0 {
@@ -149,7 +161,7 @@ func (q *Queue) limitsFor(stream uint32) *limited {
 
 func (q *Queue) limitsOfName(name string) *limited {
 	for _, l := range q.limited {
-		if l.Fits(name) {
+		if l.Fits(name) || name == l.shared() {
 			return l
 		}
 	}

@@ -3,6 +3,7 @@ package queue
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -383,4 +384,35 @@ func TestTimeOutsideTheWindowDoesNotSpendExpire(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A limit holds for streams past the number of distinct ones, too, and so does a pause of one of
+// them.
+func TestLimitHoldsHoweverManyStreamsThereAre(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: func(s string) bool { return strings.HasPrefix(s, "news-") }, Rate: 1}})
+		w.SetPauses([]Pause{{Domain: "a.example", Reason: "until all is there"}})
+		for i := range maxStreams {
+			w.add(spool.ID(100_000+i), fmt.Sprintf("other-%d", i), "a.example")
+		}
+		for i := range 300 {
+			w.add(spool.ID(1000+i), fmt.Sprintf("news-%d", i), "b.example")
+			w.add(spool.ID(2000+i), fmt.Sprintf("more-%d", i), "b.example")
+		}
+		pass(100 * time.Second)
+		if n := w.of(1); n < 95 || n > 103 {
+			t.Errorf("%d at 1/s", n)
+		}
+		if n := w.of(2); n != 300 {
+			t.Errorf("%d without a limit", n)
+		}
+		w.SetPauses([]Pause{{Domain: "a.example", Reason: "until all is there"}, {Stream: "news-299", Reason: "by test"}})
+		before := w.of(1)
+		pass(100 * time.Second)
+		if n := w.of(1) - before; n != 0 {
+			t.Errorf("%d sent of those that share a name with one that is paused", n)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,8 +15,9 @@ type Pause struct {
 	Reason                      string
 }
 
-// covers says whether the pause holds for a lane, which may have no route yet.
-func (b *Pause) covers(l *lane, stream, relay string) bool {
+// covers says whether the pause holds for a lane, which may have no route yet. shares is the name
+// that the pause's stream would have past the number of distinct ones.
+func (b *Pause) covers(l *lane, stream, shares, relay string) bool {
 	if l.domain.name == relay && b.Queue == "" && b.Site == "" {
 		return false
 	}
@@ -24,7 +26,7 @@ func (b *Pause) covers(l *lane, stream, relay string) bool {
 		queue, site = d.route.Queue.Name, d.site.key
 	}
 	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
-		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream) && (b.Domain == "" || b.Domain == l.domain.domain)
+		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream || shares == stream) && (b.Domain == "" || b.Domain == l.domain.domain)
 }
 
 // SetPauses replaces the pauses in force. It moves lanes, not messages. Streams
@@ -62,7 +64,13 @@ func (q *Queue) lanePaused(l *lane) bool { return q.pauseOf(l) != nil }
 // pauseOf is the first that is on for a lane, or nil.
 func (q *Queue) pauseOf(l *lane) *Pause {
 	for i := range q.pauses {
-		if b := &q.pauses[i]; b.covers(l, q.streams.text(l.key.stream), q.o.Relay) {
+		b := &q.pauses[i]
+		stream := q.streams.text(l.key.stream)
+		shares := ""
+		if strings.HasPrefix(stream, sharedPrefix) {
+			shares = q.sharedStream(b.Stream)
+		}
+		if b.covers(l, stream, shares, q.o.Relay) {
 			return b
 		}
 	}

@@ -225,7 +225,7 @@ func New(o Options) *Queue {
 	if o.Idle == 0 {
 		o.Idle = 10 * time.Second
 	}
-	return &Queue{
+	q := &Queue{
 		o:        o,
 		domains:  make(map[string]*domain),
 		froms:    make(map[string][]*domain),
@@ -245,9 +245,10 @@ func New(o Options) *Queue {
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),
 		pulses:     make(chan chan struct{}),
-		streams:    names{limit: maxStreams},
 		reasons:    names{limit: maxReasons},
 	}
+	q.streams = names{limit: maxStreams, pastLimit: q.sharedStream}
+	return q
 }
 
 // maxRows is how many addresses are remembered beside those in use.
