@@ -45,6 +45,7 @@ func (q *Queue) part(s *site) {
 	if len(r.sites) == 0 {
 		delete(q.receivers, s.receiverName)
 	}
+	s.receiver, s.receiverName = nil, ""
 }
 
 // totalReached says whether all sites of a site's receiver together have what its queue allows.

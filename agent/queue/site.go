@@ -238,7 +238,6 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 			s = &site{key: w.Site, policy: w.Queue, control: q.newControl(w.Site, q.limitsOf(w.Site, w.Queue), now)}
 			s.connects.filled = now
 			q.sites[w.Site] = s
-			q.join(s, w.Receiver)
 			s.no = q.siteByNo.add(s)
 		}
 		s.dests++
@@ -248,6 +247,10 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 	}
 	q.aim(d, &w, now)
 	d.route = &w
+	if s := d.site; s.receiverName != w.Receiver { // there are several sources since, or no more
+		q.part(s)
+		q.join(s, w.Receiver)
+	}
 	if s := d.site; s.policy != w.Queue {
 		s.policy = w.Queue
 		s.control.SetLimits(now, q.limitsOf(s.key, w.Queue))

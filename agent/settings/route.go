@@ -117,8 +117,8 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 		site = answer.Old
 	}
 	receiver := ""
-	if from := ":" + answer.Source.String(); answer.Several && answer.Source.IsValid() && strings.HasSuffix(site, from) {
-		receiver = strings.TrimSuffix(site, from)
+	if answer.Several && answer.Source.IsValid() { // one that was known before there were several has no source in its name
+		receiver = strings.TrimSuffix(site, ":"+answer.Source.String())
 	}
 	needs := ""
 	if q.TLS != config.TLSNone {

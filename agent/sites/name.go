@@ -99,7 +99,7 @@ func (b *Book) sibling(s *site, of *Group) (stem string) {
 		if x == nil || x.provider != "" {
 			continue
 		}
-		if name, ok := strings.CutSuffix(x.name, ":"+from.String()); ok && (stem == "" || name < stem) {
+		if name := strings.TrimSuffix(x.name, ":"+from.String()); stem == "" || name != "" && name < stem {
 			stem = name
 		}
 	}
