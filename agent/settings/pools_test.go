@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -158,7 +159,7 @@ func TestAbsentAddressIsLeftOut(t *testing.T) {
 	gone := make(map[netip.Addr]bool)
 	s.Presence = &Presence{bind: func(a netip.Addr) error {
 		if gone[a] {
-			return errors.New("cannot assign requested address")
+			return syscall.EADDRNOTAVAIL
 		}
 		return nil
 	}}
@@ -179,6 +180,12 @@ func TestAbsentAddressIsLeftOut(t *testing.T) {
 	if rt := s.MXRoute("a.example from orders", &s.Config.General, plan); rt.From != alone.From {
 		t.Errorf("from %v: the only one of its pool", rt.Sources)
 	}
+	bind := s.Presence.bind
+	s.Presence.bind = func(netip.Addr) error { return syscall.EMFILE } // tells nothing of the addresses
+	if come, lost := s.Presence.Look(s.SourceAddresses()); len(come)+len(lost) != 0 {
+		t.Errorf("%v came, %v went, for want of descriptors", come, lost)
+	}
+	s.Presence.bind = bind
 	clear(gone)
 	if come, _ := s.Presence.Look(s.SourceAddresses()); len(come) != 2 {
 		t.Fatalf("%v came", come)

@@ -1,10 +1,12 @@
 package settings
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 )
 
 // Presence knows which of our source addresses are on this host: one may come later (IPv6,
@@ -34,7 +36,11 @@ func bind(a netip.Addr) error {
 func (p *Presence) Look(all []netip.Addr) (come, gone []netip.Addr) {
 	var absent []netip.Addr
 	for _, a := range all {
-		if p.bind(a) != nil {
+		switch err := p.bind(a); {
+		case err == nil:
+		case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
+			absent = append(absent, a)
+		case !p.Here(a): // another error, as of a want of descriptors, tells nothing
 			absent = append(absent, a)
 		}
 	}
