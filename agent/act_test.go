@@ -75,7 +75,7 @@ func TestFlushIsAboutWhatItSelects(t *testing.T) {
 	if n := s.act(control.VerbFlush, control.Filter{Domain: "farther.test"}); n != 1 {
 		t.Errorf("%d flushed", n)
 	}
-	s.until("b's is delivered", func() bool { return s.arrivals("far") == "b" })
+	s.until("b's is delivered, and the reply read", func() bool { return s.arrivals("far") == "b" && s.status().Active == 0 })
 	if got := s.listed(control.Filter{}); got != "a" {
 		t.Errorf("%q still queued", got)
 	}

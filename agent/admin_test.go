@@ -95,7 +95,7 @@ func TestSiteIsExplained(t *testing.T) {
 	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	s.start()
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@far.test")
-	s.until("delivered", func() bool { return len(s.at("far")) == 1 })
+	s.until("delivered, and the reply read", func() bool { return len(s.at("far")) == 1 && s.empty() })
 	for _, site := range s.status().Sites {
 		changes, err := s.admin().Why(t.Context(), site.Name)
 		if err != nil || len(changes) == 0 || changes[0].Cause == "" {

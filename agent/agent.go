@@ -147,14 +147,10 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
 	a.outcomes.Use(settings.OutcomesPolicy(c))
-	a.assessor, err = assess.New(assess.Options{
+	a.assessor = assess.New(assess.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: feedback.NewBox(dir), Bounced: a.bounced,
 		Listeners: []event.Listener{a.events, a.outcomes, a.metrics}, State: c.Agent.StateDirectory,
 	})
-	if err != nil {
-		a.closeEvents()
-		return nil, errors.Join(err, writer.Close(), store.Close())
-	}
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
 		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.history, a.metrics, a.assessor},
@@ -172,18 +168,18 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	return a, nil
 }
 
-// Reload puts a new configuration into force. The spool directory, the control
-// socket and the address of the status page are those of the start; a change of them
-// is reported and waits for a restart. The hand-back relay changes, and keeps until then
+// Reload puts a new configuration into force. The spool directory, the state directory, the
+// control socket and the address of the status page are those of the start; a change of
+// them is reported and waits for a restart. The hand-back relay changes, and keeps until then
 // the name that it has in the queue, where mail waits for it.
 func (a *Agent) Reload(c *config.Config) error {
 	old := a.settings.Now().Config
-	if c.Spool.Directory != old.Spool.Directory || c.Agent.Control != old.Agent.Control ||
+	if c.Spool.Directory != old.Spool.Directory || c.Agent.StateDirectory != old.Agent.StateDirectory || c.Agent.Control != old.Agent.Control ||
 		!slices.Equal(c.Agent.HTTP.Listen, old.Agent.HTTP.Listen) {
-		a.log.Warn("spool.directory, agent.control and agent.http.listen change only with a restart")
+		a.log.Warn("spool.directory, agent.state_directory, agent.control and agent.http.listen change only with a restart")
 	}
 	next := *c
-	next.Spool.Directory, next.Agent.Control = old.Spool.Directory, old.Agent.Control
+	next.Spool.Directory, next.Agent.StateDirectory, next.Agent.Control = old.Spool.Directory, old.Agent.StateDirectory, old.Agent.Control
 	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
 	set, err := settings.New(&next, a.log, &a.dns)
 	if err != nil {

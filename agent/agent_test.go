@@ -17,12 +17,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
 	"github.com/millrace/millrace/contrib/lab/sockets"
@@ -32,7 +31,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asAgent) != "" {
 		runApart()
 	}
-	goleak.VerifyTestMain(m)
+	leaks.Main(m)
 }
 
 // stage is an agent between a real spool and a fake internet.

@@ -133,7 +133,7 @@ func silently(t *testing.T, network, address string, n int) {
 // get asks over HTTP, on a connection of its own; at is as in [agent.http] listen.
 func get(t *testing.T, at, path, host string) (code int, body string) {
 	t.Helper()
-	tr := &http.Transport{DisableKeepAlives: true}
+	tr := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
 	url := "http://" + at + path
 	if file, ok := strings.CutPrefix(at, "unix:"); ok {
 		url = "http://localhost" + path

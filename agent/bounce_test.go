@@ -259,7 +259,15 @@ func TestManyBouncesComeOverFewSessions(t *testing.T) {
 		s.send(spool.Envelope{Sender: fmt.Sprintf("n+%d@news.test", i)}, letter, fmt.Sprintf("a%d@strict.test", i))
 	}
 	s.start()
-	s.until("the host has them all", func() bool { return len(s.at("host")) >= n && s.empty() })
+	most := 0
+	s.until("the host has them all", func() bool {
+		for _, x := range s.status().Sites {
+			if x.Queue == settings.HandbackQueue {
+				most = max(most, x.Sessions+x.Opening)
+			}
+		}
+		return len(s.at("host")) >= n && s.empty()
+	})
 	told := make(map[string]int)
 	for _, a := range s.at("host") {
 		told[a.recipient]++
@@ -267,11 +275,12 @@ func TestManyBouncesComeOverFewSessions(t *testing.T) {
 	if len(told) != n || len(s.at("host")) != n {
 		t.Errorf("%d reports to %d senders, want one for each of %d", len(s.at("host")), len(told), n)
 	}
-	// A host counts a connection until it has read its end, so that a session
-	// and the one it replaced can both be counted.
-	for _, h := range s.net.Stats().Hosts {
-		if h.Provider == "host" && h.Peak > 2*settings.HandbackSessions {
-			t.Errorf("%d connections at a time, want at most %d and those that end", h.Peak, settings.HandbackSessions)
-		}
+	// The host counts a connection until it has read its end, and may be slow to: how many
+	// there are at a time is the agent's to tell.
+	if most == 0 || most > settings.HandbackSessions {
+		t.Errorf("%d sessions at a time, want at most %d", most, settings.HandbackSessions)
+	}
+	if k := connections(s.net.Stats(), "host"); k > n/20 {
+		t.Errorf("%d connections for %d reports", k, n)
 	}
 }

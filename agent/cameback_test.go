@@ -43,7 +43,7 @@ func TestCopiesAreMarkedAndReportsOnThemTaken(t *testing.T) {
 		"--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.other.test\r\n\r\nFinal-Recipient: rfc822; c@other.test\r\nAction: failed\r\n" +
 		"Status: 5.1.1\r\nDiagnostic-Code: smtp; 550 5.1.1 User unknown\r\n\r\n--b\r\nContent-Type: text/rfc822-headers\r\n\r\n" + head + "\r\n--b--\r\n"
 	box := feedback.NewBox(s.config.Spool.Directory)
-	if _, err := box.Put([]byte(report), m.Day); err != nil {
+	if _, err := box.Put([]byte(report), 1, m.Day); err != nil {
 		t.Fatal(err)
 	}
 	s.until("the report is taken", func() bool { list, err := box.Waiting(); return err == nil && len(list) == 0 })

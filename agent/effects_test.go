@@ -7,11 +7,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
+	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
@@ -153,6 +156,32 @@ func TestRepliesThatNothingKnewAreShown(t *testing.T) {
 	for path, want := range map[string]string{"/metrics": "millrace_replies_unknown_total 2", "/": "Xyzzy 17 plugh"} {
 		if code, body := get(t, s.config.Agent.HTTP.Listen[0], path, ""); code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d without %q", path, code, want)
+		}
+	}
+}
+
+// What is listed as an effect of a rule on a site is in force there, whatever was forgotten
+// while it took hold.
+func TestEffectThatTakesHoldWhileItsSiteIsForgotten(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil, sink.Provider{Name: "busy", Domains: []string{"busy.test"}})
+	a := s.start()
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@busy.test")
+	s.until("delivered", func() bool { return len(s.at("busy")) == 1 && s.empty() })
+	reply := orders.Reply{Decision: outcome.Decision{Rule: "r", Effect: &outcome.Effect{Rule: "r", Kind: outcome.Bound, Sessions: 1, For: time.Hour, After: 1, Within: time.Hour}}}
+	reply.Route.Site = "busy.test"
+	for range 300 {
+		var both sync.WaitGroup
+		both.Go(func() { a.orders.ApplyRule(reply) })
+		both.Go(func() {
+			if _, err := a.backend().Forget(t.Context(), "busy.test"); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+		_, clamped := a.queue.Clamped("busy.test")
+		if listed := len(a.orders.Standing().Effects) > 0; listed != clamped {
+			t.Fatalf("listed %v, in force %v", listed, clamped)
 		}
 	}
 }

@@ -31,12 +31,13 @@ func TestSitesThatHangDoNotKeepNewOnesWaiting(t *testing.T) {
 	for _, x := range sites {
 		s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@"+x.Domains[0])
 	}
-	s.until("the sites that hang are being called", func() bool {
-		opening := 0
+	s.until("the sites that hang are known, and are being called", func() bool {
+		opening, waiting := 0, 0
 		for _, x := range s.status().Sites {
 			opening += x.Opening
+			waiting += x.Waiting
 		}
-		return opening >= 10
+		return opening >= 10 && waiting == len(sites)
 	})
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "a@new.test", "a@slow.test")
 	s.until("mail for the new site has arrived", func() bool { return len(s.at("new")) == 1 })

@@ -22,6 +22,8 @@ const (
 	learnedFile = "learned.json"
 	// learnedEvery is how often it is written: what a crash may cost is that much of learning.
 	learnedEvery = 30 * time.Second
+	// relearnEvery is the time between tries while it cannot be written.
+	relearnEvery = 2 * time.Second
 )
 
 // recall puts into force what an earlier agent has learned. What cannot be read is learned
@@ -50,7 +52,12 @@ func (a *Agent) recall(now time.Time) {
 // again and again.
 func (a *Agent) remember(ctx context.Context) {
 	failing := false
+	var tried time.Time
 	save := func(now time.Time) {
+		if !failing && now.Sub(tried) < learnedEvery {
+			return
+		}
+		tried = now
 		err := a.saveLearned(now, false)
 		if err != nil && !failing {
 			a.log.Error("what is learned of receivers will not outlive this run", "err", err)
@@ -59,7 +66,7 @@ func (a *Agent) remember(ctx context.Context) {
 		failing = err != nil
 	}
 	save(time.Now())
-	loop.Every(ctx, learnedEvery, save)
+	loop.Every(ctx, relearnEvery, save)
 }
 
 // saveLearned writes what was learned; stopped says that no connection is up any more.

@@ -40,7 +40,7 @@ func (s *strict) serve(nc net.Conn) {
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
-			if !polite {
+			if !polite && mails > 0 { // a connect that nothing is left for may be given up
 				s.note("closed after %d messages: %v", mails, err)
 			}
 			return

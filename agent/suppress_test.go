@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/contrib/lab/sink"
@@ -201,6 +202,46 @@ func TestOnlyHardClassesAreImported(t *testing.T) {
 		})
 		if (err == nil) != good || n == 1 != good {
 			t.Errorf("class %q: %d added, %v", class, n, err)
+		}
+	}
+}
+
+// What is known by reports stays, when the list is moved to another host, over a delivery
+// there: an address takes mail and bounces it later, or its owner has complained.
+func TestWhatCameBackIsMovedWithTheList(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, dropping(1))
+	a := s.start()
+	now := time.Now()
+	a.bounced.Bounced("news", "direct@b.test", outcome.ClassUserUnknown, now)
+	a.bounced.BouncedLate("news", "late@b.test", outcome.ClassUserUnknown, now)
+	a.bounced.Complained("news", "complained@b.test", now)
+	var list []control.Suppression
+	if err := a.backend().Suppressions(t.Context(), func(x *control.Suppression) error { list = append(list, *x); return nil }); err != nil || len(list) != 3 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, x := range list { // what an earlier version exported says nothing of it
+		if x.Address == "complained@b.test" {
+			x.Address, x.Late = "exported-before@b.test", false
+			list = append(list, x)
+		}
+	}
+	other := newStage(t, dropping(1))
+	b := other.start()
+	n, err := b.backend().Suppress(func(x *control.Suppression) error {
+		if len(list) == 0 {
+			return io.EOF
+		}
+		*x, list = list[0], list[1:]
+		return nil
+	})
+	if n != 4 || err != nil {
+		t.Fatalf("%d added, %v", n, err)
+	}
+	for address, stays := range map[string]bool{"direct@b.test": false, "late@b.test": true, "complained@b.test": true, "exported-before@b.test": true} {
+		b.bounced.Delivered("news", address, now)
+		if _, is := b.bounced.Check("news", address, now); is != stays {
+			t.Errorf("%s, after a delivery: suppressed %v", address, is)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func TestTheSignOfLifeWaitsForNothing(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
 	a := s.start()
-	end := time.Now().Add(500 * time.Millisecond)
+	end := time.Now().Add(5 * time.Second) // the change is on disk before, and Exclusively has begun
 	if err := a.orders.Change(func(st *control.StandingOrders) error {
 		st.Pauses = append(st.Pauses, control.Pause{Filter: control.Filter{Sender: "bad@news.test"}, Until: end})
 		return nil

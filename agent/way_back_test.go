@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,12 +21,7 @@ func TestWaitingMailFollowsTheRelay(t *testing.T) {
 			t.Parallel()
 			s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{PermShare: 1}})
 			host := s.config.Handback.Relay
-			shut, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.config.Handback.Relay = shut.Addr().String()
-			shut.Close()
+			s.config.Handback.Relay = freePort(t)
 			s.start()
 			const n = 3
 			for range n {

@@ -51,15 +51,14 @@ func TestStatusPageTellsWhatHappens(t *testing.T) {
 	}
 	front := "http://" + s.config.Agent.HTTP.Listen.First()
 	var overview string
-	s.until("all is told", func() bool {
-		_, overview = get(front + "/")
-		return strings.Contains(overview, "2 of 5") && strings.Contains(overview, "suspended until") &&
-			strings.Contains(overview, "no answer") && strings.Contains(overview, "no mail server is known yet")
-	})
-	for _, part := range []string{"busy-rule: ", "connection refused", "Sale &#34;&lt;b&gt;&#34; &lt;sale.test&gt;", "userunknown", "mail.lab.test"} {
-		if !strings.Contains(overview, part) {
-			t.Errorf("the overview does not say %s:\n%s", part, overview)
-		}
+	for _, part := range []string{
+		"2 of 5", "suspended until", "no answer", "no mail server is known yet",
+		"busy-rule: ", "connection refused", "Sale &#34;&lt;b&gt;&#34; &lt;sale.test&gt;", "userunknown", "mail.lab.test",
+	} {
+		s.until("the overview says "+part, func() bool {
+			_, overview = get(front + "/")
+			return strings.Contains(overview, part)
+		})
 	}
 	pages := []string{overview}
 	for _, site := range s.status().Sites {

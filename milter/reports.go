@@ -2,14 +2,16 @@ package milter
 
 import (
 	"context"
+	"hash/fnv"
+	"io"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/millrace/millrace/agent/feedback"
-	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
 	"github.com/millrace/millrace/milter/classify"
 )
@@ -17,8 +19,9 @@ import (
 // Reports is where delivery reports and complaints go that are about mail of ours: a
 // feedback.Box.
 type Reports interface {
-	// Put keeps a message for the agent; gone is how many older ones went for it.
-	Put(message []byte, now time.Time) (gone int, err error)
+	// Put keeps a message for the agent, about a copy that has a number; gone is how many
+	// older ones went for it.
+	Put(message []byte, about uint64, now time.Time) (gone int, err error)
 }
 
 const (
@@ -26,11 +29,15 @@ const (
 	// how many wait to be read: 24 MiB of memory in all. What is beyond passes unread.
 	maxGathering   = 64
 	reportsWaiting = 32
-	// reportRate and reportBurst bound how many are asked for, in a second and at once. To
-	// have Postfix send the body of 8 KB and to read it costs a tenth of what Postfix spends
-	// on the message; of a flood of 500 messages a second so many more than a hundredth.
-	reportRate  = 50
+	// reportRate and reportBurst bound how many are asked for, in a second and at once, of
+	// reportUnit octets: a larger one counts as so many of them, though never as more than
+	// reportBurst. To have Postfix send the body of 8 KB and to read it costs up to a sixth of
+	// what Postfix spends on the message, of 256 KB in short lines more than a third; so of
+	// 300 of 8 KB or 45 of 256 KB in a second, a flood as two cores take it, one or two
+	// hundredths (contrib/bench, scenario reports). It is two million reports a day.
+	reportRate  = 25
 	reportBurst = 500
+	reportUnit  = 8 << 10
 )
 
 // reports reads delivery reports and feedback reports that pass through the host MTA.
@@ -51,7 +58,7 @@ type reports struct {
 
 	mu     sync.Mutex
 	counts map[string]uint64
-	budget float64   // how many may be asked for
+	budget float64   // how many may be asked for; below 0 after a large one
 	at     time.Time // of budget
 }
 
@@ -90,6 +97,13 @@ func (r *reports) allowed(now time.Time) bool {
 	}
 	r.budget--
 	return true
+}
+
+// charge takes for the octets of one beyond the first reportUnit.
+func (r *reports) charge(octets int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.budget = max(r.budget-max(float64(octets)/reportUnit-1, 0), -reportBurst)
 }
 
 func (r *reports) count(what string, n int) {
@@ -139,10 +153,12 @@ func (r *reports) gather(fields []classify.Field, now time.Time) *gathering {
 type gathering struct {
 	reports *reports
 	held    []byte
+	octets  int // of all, held or not
 }
 
-// write takes a piece, and of all no more than feedback.MaxSize.
+// write takes a piece, and keeps of all no more than feedback.MaxSize.
 func (g *gathering) write(b []byte) {
+	g.octets += len(b)
 	g.held = append(g.held, b[:min(len(b), feedback.MaxSize-len(g.held))]...)
 }
 
@@ -156,8 +172,11 @@ func (g *gathering) end(keys *trace.Keys) {
 	g.drop()
 }
 
-// drop gives the place back.
-func (g *gathering) drop() { <-g.reports.places }
+// drop gives the place back. Only now is it known how large the message is.
+func (g *gathering) drop() {
+	g.reports.charge(g.octets)
+	<-g.reports.places
+}
 
 // run reads until ctx ends, and then what waits.
 func (r *reports) run(ctx context.Context) {
@@ -178,17 +197,31 @@ func (r *reports) run(ctx context.Context) {
 	}
 }
 
-// take reads one message, and keeps it if our mark came back.
+// copyNumber is the same for all reports on one copy: of a message, for its recipient.
+func copyNumber(m *trace.Mark) uint64 {
+	h := fnv.New64a()
+	io.WriteString(h, m.ID.String()+"\x00"+m.QueueID+"\x00"+m.Recipient)
+	return h.Sum64()
+}
+
+// take reads one message, and keeps it if our mark came back. A panic over one is logged
+// here: whoever sends it must not end the milter, over which all mail goes.
 func (r *reports) take(m report) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.count(reportNone, 1)
+			r.log.Error("panic over a report, leaving it unread", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
 	x, err := feedback.Parse(m.message)
 	if err != nil {
 		r.count(reportNone, 1)
 		return
 	}
-	id, ours := spool.ID(0), false
+	var mark trace.Mark
+	ours := false
 	for _, v := range x.Received {
-		if mark, ok := m.keys.Read(v); ok {
-			id, ours = mark.ID, true
+		if mark, ours = m.keys.Read(v); ours {
 			break
 		}
 	}
@@ -198,13 +231,13 @@ func (r *reports) take(m report) {
 	}
 	if err = r.room(); err == nil {
 		var gone int
-		gone, err = r.box.Put(m.message, time.Now())
+		gone, err = r.box.Put(m.message, copyNumber(&mark), time.Now())
 		r.count(reportLost, gone)
 	}
 	if err != nil {
 		r.count(reportLost, 1)
 		if r.full.pass(time.Now()) {
-			r.log.Warn("a report on mail of ours is not kept for the agent", "id", id.String(), "err", err)
+			r.log.Warn("a report on mail of ours is not kept for the agent", "id", mark.ID.String(), "err", err)
 		}
 		return
 	}

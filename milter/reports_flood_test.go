@@ -52,6 +52,48 @@ func TestFloodOfReportsPassesUnread(t *testing.T) {
 	}
 }
 
+// What is asked for is bounded in octets, too: large reports count as so many of 8 KB, and one
+// of any size holds up others for some seconds only.
+func TestFloodOfLargeReportsPassesUnread(t *testing.T) {
+	t.Parallel()
+	r := newReports(nil, nil, slog.New(slog.DiscardHandler))
+	now := time.Unix(1790000000, 0)
+	chunk := make([]byte, 64<<10)
+	flood := func(n, octets int) (asked int) {
+		for range n {
+			if g := r.gather(fieldsOf(" multipart/report"), now); g != nil {
+				asked++
+				for left := octets; left > 0; left -= len(chunk) {
+					g.write(chunk[:min(left, len(chunk))])
+				}
+				g.drop()
+			}
+		}
+		return asked
+	}
+	const large = 256 << 10
+	if n := flood(1000, large); n < reportBurst*reportUnit/large || n > reportBurst*reportUnit/large+1 {
+		t.Errorf("%d of 256 KB are asked for at once", n)
+	}
+	now = now.Add(400 / reportRate * time.Second)
+	if n := flood(1000, large); n < 11 || n > 13 {
+		t.Errorf("%d of 256 KB in the time of 400 of 8 KB", n)
+	}
+	now = now.Add(time.Hour)
+	flood(1, 16<<20)
+	if n := flood(1, 1000); n != 0 {
+		t.Error("one of 16 MB counts for nothing")
+	}
+	now = now.Add(reportBurst / reportRate * time.Second)
+	if n := flood(1, 1000); n != 0 {
+		t.Error("one of 16 MB is paid for in no time")
+	}
+	now = now.Add(time.Second)
+	if n := flood(1, 1000); n != 1 {
+		t.Error("one of 16 MB has others unread for longer than that")
+	}
+}
+
 // BenchmarkLetGo is what all other mail costs.
 func BenchmarkLetGo(b *testing.B) {
 	r := newReports(nil, nil, slog.New(slog.DiscardHandler))

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,13 +21,19 @@ import (
 
 // fakeBox keeps reports in memory.
 type fakeBox struct {
-	mu   sync.Mutex
-	kept [][]byte
-	err  error
-	hold chan struct{} // if set, Put waits for it
+	mu    sync.Mutex
+	kept  [][]byte
+	about []uint64 // the copies that they are about
+	err   error
+	hold  chan struct{} // if set, Put waits for it
+
+	breaks bool // Put panics
 }
 
-func (f *fakeBox) Put(b []byte, _ time.Time) (int, error) {
+func (f *fakeBox) Put(b []byte, about uint64, _ time.Time) (int, error) {
+	if f.breaks {
+		panic("a defect")
+	}
 	if f.hold != nil {
 		<-f.hold
 	}
@@ -34,6 +41,7 @@ func (f *fakeBox) Put(b []byte, _ time.Time) (int, error) {
 	defer f.mu.Unlock()
 	if f.err == nil {
 		f.kept = append(f.kept, bytes.Clone(b))
+		f.about = append(f.about, about)
 	}
 	return 0, f.err
 }
@@ -136,6 +144,9 @@ func TestReportsAreReadInPassing(t *testing.T) {
 	if whole := strings.ReplaceAll(strings.Join(fields, "\n"), "\n", "\r\n") + "\r\n\r\n" + body; string(kept[0]) != whole {
 		t.Errorf("kept\n%q\nwant\n%q", kept[0], whole)
 	}
+	if a := slices.Compact(box.about); len(a) != 1 {
+		t.Errorf("reports on one copy are about %d", len(a))
+	}
 	for _, b := range kept {
 		if _, err := feedback.Parse(b); err != nil {
 			t.Errorf("what is kept cannot be read: %v", err)
@@ -195,5 +206,27 @@ func TestReportsNeverWait(t *testing.T) {
 	got := s.server.Counts().Reports
 	if got["unread"] < 60 || got["unread"]+got["lost"] != 100 {
 		t.Errorf("%v", got)
+	}
+}
+
+// A defect that a report meets is told, and ends no milter.
+func TestReportThatBreaksSomethingIsLeftUnread(t *testing.T) {
+	t.Parallel()
+	box := &fakeBox{breaks: true}
+	s := serveReports(t, readingAll(), box)
+	m := connect(t, s, postfixVersion, actions, steps)
+	fields, body := report(t, "seen/postfix.eml", marked())
+	for range 2 {
+		m.wants(m.headers("<>", []string{"<news@lists.example> local"}, fields...), cont)
+		if v := m.body(body); v != "a" {
+			t.Fatalf("verdict %q", v)
+		}
+	}
+	s.stop()
+	if got := s.server.Counts().Reports; got["none"] != 2 {
+		t.Errorf("%v", got)
+	}
+	if !strings.Contains(s.log.String(), "a defect") {
+		t.Errorf("logged:\n%s", s.log)
 	}
 }

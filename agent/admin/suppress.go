@@ -18,7 +18,7 @@ func (b *Backend) Suppressions(ctx context.Context, yield func(*control.Suppress
 	return b.bounced.Each(ctx, now, func(e *suppress.Entry) error {
 		return yield(&control.Suppression{
 			Address: e.Address, Stream: e.Stream, Last: e.Last, Bounces: e.Bounces,
-			Class: e.Class.String(), Suppressed: e.Suppressed(&p, now),
+			Class: e.Class.String(), Suppressed: e.Suppressed(&p, now), Late: e.Late,
 		})
 	})
 }
@@ -42,6 +42,7 @@ func (b *Backend) Suppress(next func(*control.Suppression) error) (n int, err er
 				break
 			}
 		}
+		e.Late = x.Late || e.Class == outcome.ClassComplaint // lists of before do not say so
 		b.bounced.Put(e)
 		if n++; n%1000 == 0 {
 			// A long list waits for the disk here, and not in memory.

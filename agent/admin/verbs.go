@@ -164,8 +164,6 @@ func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 			return ctx.Err() == nil
 		})
 	}
-	// First they go from the file, or a restart would bring them back.
-	err = b.liftEffects(func(site string) bool { return name == "" || concerns[site] })
 	var addresses []netip.Addr
 	book := b.settings.Now().Sites
 	for _, x := range book.Find(name) {
@@ -173,25 +171,11 @@ func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 			addresses = x.Addresses
 		}
 	}
-	if n = b.queue.Forget(name, addresses...); n == 0 && name != "" && !ofQueue && !book.Has(name) {
+	err = b.orders.Forget(func(site string) bool { return name == "" || concerns[site] }, func() { n = b.queue.Forget(name, addresses...) })
+	if n == 0 && name != "" && !ofQueue && !book.Has(name) {
 		return 0, fmt.Errorf("site or queue %s: %w", name, control.ErrUnknown)
 	}
 	return n, err
-}
-
-// liftEffects ends what rules have done to some sites.
-func (b *Backend) liftEffects(of func(site string) bool) error {
-	if !slices.ContainsFunc(b.orders.Standing().Effects, func(e control.Effect) bool { return of(e.Site) }) {
-		return nil
-	}
-	return b.orders.Change(func(s *control.StandingOrders) error {
-		for _, e := range slices.Clone(s.Effects) {
-			if of(e.Site) {
-				b.orders.LiftEffects(s, e.Site)
-			}
-		}
-		return nil
-	})
 }
 
 // Prioritize implements control.Backend.

@@ -10,7 +10,8 @@
 //   - for a recipient of the transaction that the mark was made for: nobody else is touched;
 //   - if the transaction had that one recipient. A mark of several was seen by each of them,
 //     who must not speak for the others; there the receiver itself must say so, by a DKIM
-//     signature that holds (signature.go);
+//     signature that holds (signature.go), and of the final recipient: the original one is
+//     what any client wrote (ORCPT, RFC 3461 section 4.2);
 //   - once for each message, recipient and kind, failed or complaint (seen.go);
 //   - if the message is not older than MaxAge.
 //
@@ -40,6 +41,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -147,7 +149,7 @@ type Finding struct {
 }
 
 // New opens what is remembered in the state directory.
-func New(o Options) (*Assessor, error) {
+func New(o Options) *Assessor {
 	a := &Assessor{Options: o, counts: make(map[Count]uint64), slow: make(map[string]time.Time)}
 	if a.LookupKey == nil {
 		a.LookupKey = func(ctx context.Context, name string) ([]string, error) {
@@ -158,15 +160,13 @@ func New(o Options) (*Assessor, error) {
 	if o.State != "" {
 		path = filepath.Join(o.State, seenFile)
 	}
+	a.seen = openSeen(path, time.Now(), o.Log)
 	var err error
-	if a.seen, err = openSeen(path, time.Now(), o.Log); err != nil {
-		return nil, err
-	}
 	if a.record, err = ReadRecord(o.State); err != nil {
 		o.Log.Warn("what was counted of reports is lost", "err", err)
 	}
 	a.saved.Record = a.record
-	return a, nil
+	return a
 }
 
 // Counts are those since the start.
@@ -237,6 +237,7 @@ func (a *Assessor) empty(ctx context.Context) error {
 	work := make(chan string)
 	var all sync.WaitGroup
 	var mu sync.Mutex
+	var full atomic.Bool
 	for range min(readers, len(names)) {
 		all.Go(func() {
 			for name := range work {
@@ -244,12 +245,15 @@ func (a *Assessor) empty(ctx context.Context) error {
 					mu.Lock()
 					err = e
 					mu.Unlock()
+					if errors.Is(e, errNotRemembered) {
+						full.Store(true) // nor would be the others: they are not read for nothing
+					}
 				}
 			}
 		})
 	}
 	for _, name := range names {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || full.Load() {
 			break
 		}
 		work <- name
@@ -266,13 +270,27 @@ func (a *Assessor) takeOut(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.Take(ctx, b, time.Now()); err != nil && !errors.Is(err, feedback.ErrNone) {
+	if err := a.takeGuarded(ctx, b); err != nil && !errors.Is(err, feedback.ErrNone) {
 		return err
 	}
 	if ctx.Err() != nil {
 		return nil // a signature may not have been looked at; the next agent reads it anew
 	}
 	return a.Box.Remove(name)
+}
+
+// takeGuarded takes a message, and counts one as unknown over which something panics: left in
+// the box it would stop every agent that starts, and all mail with it.
+func (a *Assessor) takeGuarded(ctx context.Context, message []byte) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			a.count(Count{Unknown, Unverified})
+			a.Log.Error("panic over a report that came back, leaving it out", "panic", v, "stack", string(debug.Stack()))
+			err = nil
+		}
+	}()
+	_, err = a.Take(ctx, message, time.Now())
+	return err
 }
 
 // Take judges a message and does what follows. ErrNone of package feedback says that it is no
@@ -359,10 +377,10 @@ func (j *judge) about() []told {
 	for i := range j.report.Recipients {
 		x := &j.report.Recipients[i]
 		switch {
-		case j.mark.For(x.Original):
-			list = append(list, told{x, j.spelled(x.Original)})
 		case j.mark.For(x.Final):
 			list = append(list, told{x, j.spelled(x.Final)})
+		case j.mark.For(x.Original):
+			list = append(list, told{x, j.spelled(x.Original)})
 		}
 	}
 	switch {
@@ -393,7 +411,7 @@ func (j *judge) settle(ctx context.Context, x told) (Finding, error) {
 		f.Result, f.Why = Old, fmt.Sprintf("the message is older than %d days", MaxAge/(24*time.Hour))
 		return f, nil
 	}
-	if f.Why = j.doubt(ctx, x.address); f.Why != "" {
+	if f.Why = j.doubt(ctx, x); f.Why != "" {
 		f.Result = Uncounted
 	}
 	if f.Kind == Feedback {
@@ -416,7 +434,8 @@ func (j *judge) settle(ctx context.Context, x told) (Finding, error) {
 }
 
 // doubt says why a report of a recipient does not count, "" if it does.
-func (j *judge) doubt(ctx context.Context, address string) string {
+func (j *judge) doubt(ctx context.Context, x told) string {
+	address := x.address
 	switch {
 	case !j.mark.Sealed:
 		return "the mark tells no recipient"
@@ -424,6 +443,8 @@ func (j *judge) doubt(ctx context.Context, address string) string {
 		return "it is about no recipient of the message"
 	case j.mark.Recipient != "":
 		return ""
+	case x.said == nil || x.said.Final != address:
+		return "others had the same copy, and the receiver speaks of another address"
 	}
 	domain := strings.ToLower(address[strings.LastIndexByte(address, '@')+1:])
 	holds, ok := j.signed[domain]

@@ -110,11 +110,7 @@ func (w *world) restart() {
 		w.a.save(time.Time{})
 		w.a.seen.close()
 	}
-	a, err := New(w.options)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.a = a
+	w.a = New(w.options)
 }
 
 // take has a report judged.

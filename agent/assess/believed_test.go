@@ -2,8 +2,12 @@ package assess
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -249,6 +253,65 @@ func TestReceiversSignatureSpeaksForItsOwn(t *testing.T) {
 	}
 }
 
+// The receiver's signature covers what the receiver says of an address of its own, and not
+// what a client had it write: Ann sends to a dead address of that receiver, with her copy of
+// a message in it and Bob's address as the original one (ORCPT of RFC 3461), and the receiver
+// signs its report on that.
+func TestOriginalRecipientIsNotTheReceiversWord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, drop)
+	of := func(m sent, final, original string) []byte {
+		b := postfix(t, m, original)
+		return w.signedBy("remote.example", bytes.Replace(b, []byte("Final-Recipient: rfc822; "+original), []byte("Final-Recipient: rfc822; "+final), 1))
+	}
+	among := message(1, ann, bob)
+	if f := w.only(of(among, "nosuch@remote.example", bob)); f.Result != Uncounted || f.Recipient != bob || f.Why == "" {
+		t.Errorf("%+v", f)
+	}
+	if l := w.listed(); len(l) != 0 {
+		t.Errorf("listed: %v", l)
+	}
+	// Ann's own address has failed, whatever she calls the original one.
+	if f := w.only(of(among, ann, bob)); f.Result != Counted || f.Recipient != ann {
+		t.Errorf("%+v", f)
+	}
+	// Where the mark names one, it is that one's, under whatever name the mail was passed on.
+	if f := w.only(of(message(2, bob), "b@store.remote.example", bob)); f.Result != Counted || f.Recipient != bob {
+		t.Errorf("%+v", f)
+	}
+}
+
+// What a signature asks for costs no more than one that hosts write: a list of names as long
+// as the message, over as many fields, had taken half a minute.
+func TestCostlySignaturesAreNotLookedAt(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fields, names int
+		want          Result
+	}{
+		"as hosts write": {60, 60, Counted},
+		"many fields":    {maxSignedFields + 1, 10, Uncounted},
+		"many names":     {60, maxSignedNames + 1, Uncounted},
+		"much of both":   {20_000, 30_000, Uncounted},
+	} {
+		w := newWorld(t, drop)
+		b := bytes.Replace(postfix(t, message(1, ann, bob), bob), []byte("\r\n\r\n"), []byte("\r\n"+strings.Repeat("a:x\r\n", c.fields)+"\r\n"), 1)
+		fields := append([]string{"From", "Content-Type"}, slices.Repeat([]string{"b"}, c.names)...)
+		if c.names > maxSignedNames {
+			// To sign it would take as long.
+			b = append([]byte("DKIM-Signature: v=1; a=ed25519-sha256; d=remote.example; s=s; bh=AAAA; b=AAAA;\r\n h="+strings.Join(fields, ":")+"\r\n"), b...)
+		} else {
+			b = w.signedBy("remote.example", b, fields...)
+		}
+		if f := w.only(b); f.Result != c.want {
+			t.Errorf("%s: %+v", name, f)
+		}
+		if c.want == Uncounted && len(w.lookups) > 0 {
+			t.Errorf("%s: its key is asked for", name)
+		}
+	}
+}
+
 // Hosts with a secret in common take each other's reports, also those on mail that was marked
 // with the secret before.
 func TestReportsOnMailOfOtherHostsCount(t *testing.T) {
@@ -274,11 +337,11 @@ func TestBoxIsEmptied(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, drop)
 	for i := range 20 {
-		if _, err := w.options.Box.Put(postfix(t, message(uint32(i+1), bob), bob), time.Unix(int64(i+1), 0)); err != nil {
+		if _, err := w.options.Box.Put(postfix(t, message(uint32(i+1), bob), bob), uint64(i), time.Unix(int64(i+1), 0)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := w.options.Box.Put([]byte("Subject: none\r\n\r\n"), time.Unix(99, 0)); err != nil {
+	if _, err := w.options.Box.Put([]byte("Subject: none\r\n\r\n"), 0, time.Unix(99, 0)); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.a.empty(t.Context()); err != nil {
@@ -297,14 +360,92 @@ func TestReportWaitsForTheDisk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, drop)
 	w.a.seen.path = "/proc/none/reports" // no file can be made there
-	if _, err := w.options.Box.Put(postfix(t, message(1, bob), bob), time.Now()); err != nil {
-		t.Fatal(err)
+	const n = 100
+	looks := 0
+	w.a.LookupKey = func(context.Context, string) ([]string, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		looks++
+		return nil, errors.New("no such key")
+	}
+	for i := range n {
+		b := w.signedBy("remote.example", postfix(t, message(uint32(i+1), ann, bob), bob))
+		if _, err := w.options.Box.Put(b, uint64(i), time.Unix(int64(i+1), 0)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := w.a.empty(t.Context()); err == nil {
 		t.Error("no error")
 	}
-	if list, _ := w.options.Box.Waiting(); len(list) != 1 || len(w.told()) != 0 || len(w.listed()) != 0 {
+	if list, _ := w.options.Box.Waiting(); len(list) != n || len(w.told()) != 0 || len(w.listed()) != 0 {
 		t.Errorf("%v waits", list)
+	}
+	// The others are not read, to no end, again each second: they would wait as well.
+	if looks > 2*readers {
+		t.Errorf("%d of %d were looked at", looks, n)
+	}
+}
+
+// What is remembered and cannot be read keeps no agent from starting; reports wait until it can.
+func TestReportWaitsForWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, drop)
+	w.take(postfix(t, message(1, bob), bob))
+	path := filepath.Join(w.options.State, seenFile)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(b []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change([]byte("of another version\n"))
+	w.restart()
+	if _, err := w.a.Take(t.Context(), postfix(t, message(1, bob), bob), time.Now()); !errors.Is(err, errNotRemembered) || !strings.Contains(err.Error(), path) {
+		t.Errorf("taken: %v", err)
+	}
+	change(append(whole, 7)) // and a record that was cut short
+	if f := w.take(postfix(t, message(1, bob), bob)); len(f) != 1 || f[0].Result != Repeated {
+		t.Errorf("%+v", f)
+	}
+	w.take(postfix(t, message(2, ann), ann))
+	if b, err := os.ReadFile(path); err != nil || len(b) != len(whole)+seenRecord {
+		t.Errorf("%d octets, %v, want %d", len(b), err, len(whole)+seenRecord)
+	}
+	change([]byte(seenHeader[:len(seenHeader)-1])) // its line was cut short, and nothing came
+	w.restart()
+	w.take(postfix(t, message(3, ann), ann))
+	if b, err := os.ReadFile(path); err != nil || len(b) != len(seenHeader)+seenRecord {
+		t.Errorf("after a line that was cut short: %d octets, %v, want %d", len(b), err, len(seenHeader)+seenRecord)
+	}
+}
+
+// A report over which something breaks is the only one that is lost, and does not stop the
+// agent each time that it starts.
+func TestReportThatBreaksSomethingIsLeftOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, drop)
+	w.a.LookupKey = func(context.Context, string) ([]string, error) { panic("a defect") }
+	for i, m := range []sent{message(1, ann, bob), message(2, bob)} {
+		b := w.signedBy("remote.example", postfix(t, m, bob))
+		if _, err := w.options.Box.Put(b, uint64(i), time.Unix(int64(i+1), 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.a.empty(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if list, err := w.options.Box.Waiting(); err != nil || len(list) != 0 {
+		t.Errorf("%d are left, %v", len(list), err)
+	}
+	if l := w.listed(); !slices.Equal(l, []string{stream + " " + bob}) {
+		t.Errorf("listed: %v", l)
+	}
+	if !strings.Contains(w.log.String(), "a defect") || w.a.Counts()[Count{Unknown, Unverified}] != 1 {
+		t.Errorf("counted %v, logged\n%s", w.a.Counts(), w.log)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -40,7 +39,11 @@ type seen struct {
 	records int      // in the file
 	from    uint16   // messages before that day are not taken
 	out     *os.File // nil: not open
+	unread  error    // why the file cannot be read; nil: it was
 }
+
+// errNotRemembered says that a report cannot be remembered, as the disk is full.
+var errNotRemembered = errors.New("reports that were taken are not remembered")
 
 const (
 	seenHeader = "millrace reports 1\n"
@@ -49,24 +52,37 @@ const (
 
 func dayOf(t time.Time) uint16 { return uint16(t.Unix() / 86400) }
 
-func openSeen(path string, now time.Time, log *slog.Logger) (*seen, error) {
+// openSeen reads what is remembered. A file that cannot be read stops no agent: it is told,
+// and until it can be read no report is taken.
+func openSeen(path string, now time.Time, log *slog.Logger) *seen {
 	s := &seen{path: path, log: log, most: maxSeen, days: make(map[uint64]uint16)}
-	if path == "" {
-		return s, nil
+	if err := s.read(now); err != nil {
+		log.Error("reports that come back wait in the spool", "err", err)
 	}
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
+	return s
+}
+
+// read reads the file. One that was cut short, or is mostly of no more use, counts as without
+// records, so that it is written anew before the next one: the disk may take none now.
+func (s *seen) read(now time.Time) error {
+	s.unread = nil
+	if s.path == "" {
+		return nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reports that were taken: %w", err)
+	b, err := os.ReadFile(s.path)
+	if durable.Missing(err) {
+		return nil
 	}
 	rest, ok := strings.CutPrefix(string(b), seenHeader)
+	if err == nil && !ok && !strings.HasPrefix(seenHeader, string(b)) {
+		err = fmt.Errorf("%s is no such file of this version; remedy: move it away", s.path)
+	}
+	if err != nil {
+		s.unread = err
+		return err
+	}
 	if !ok {
-		if !strings.HasPrefix(seenHeader, string(b)) {
-			return nil, fmt.Errorf("reports that were taken: %s is no such file of this version; remedy: move it away", path)
-		}
-		return s, s.rewrite() // cut short before there was a report
+		return nil // cut short before there was a report
 	}
 	for ; len(rest) >= seenRecord; rest = rest[seenRecord:] {
 		s.days[binary.LittleEndian.Uint64([]byte(rest[2:seenRecord]))] = binary.LittleEndian.Uint16([]byte(rest))
@@ -74,9 +90,9 @@ func openSeen(path string, now time.Time, log *slog.Logger) (*seen, error) {
 	}
 	s.forget(now)
 	if len(rest) > 0 || s.records > 2*len(s.days)+1000 {
-		return s, s.rewrite()
+		s.records = 0
 	}
-	return s, nil
+	return nil
 }
 
 // forget drops what is too old to count, and the oldest day if there is too much.
@@ -110,13 +126,18 @@ func (s *seen) add(day time.Time, id spool.ID, qid, recipient, kind string, now 
 	d := dayOf(day)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.unread != nil {
+		if err := s.read(now); err != nil {
+			return false, fmt.Errorf("%w: %w", errNotRemembered, err)
+		}
+	}
 	if _, ok := s.days[h]; ok || d < s.from {
 		return true, nil
 	}
 	if len(s.days) >= s.most {
 		s.forget(now)
 		if err := s.rewrite(); err != nil {
-			return false, err
+			return false, fmt.Errorf("%w: %w", errNotRemembered, err)
 		}
 		if d < s.from {
 			return true, nil
@@ -124,7 +145,7 @@ func (s *seen) add(day time.Time, id spool.ID, qid, recipient, kind string, now 
 	}
 	if s.path != "" {
 		if err := s.write(d, h); err != nil {
-			return false, fmt.Errorf("reports that were taken: %w", err)
+			return false, fmt.Errorf("%w: %w", errNotRemembered, err)
 		}
 	}
 	s.days[h] = d

@@ -3,7 +3,8 @@ package config
 // Outcomes configures what the agent keeps of what became of mail, for "millrace history"
 // and the charts. It is in state_directory, in SQLite databases: millrace-events(5).
 type Outcomes struct {
-	// Keep is how long every attempt and its reply is kept, by recipient; "" keeps none.
+	// Keep is how long every attempt and its reply is kept, by recipient; "" keeps none, and
+	// no address.
 	// A million attempts take some 105 MB; what was kept longer before is removed. The
 	// millrace.toml of a new install says "7d".
 	// Default: "".
@@ -18,8 +19,8 @@ type Outcomes struct {
 	MaxSize Size `toml:"max_size"`
 	// Recipients is "plain", "hashed" (by a key in state_directory: who knows an address
 	// finds what became of it, and nobody can list addresses) or "none". Replies are
-	// kept without the address then. Default: "plain", and "hashed" where [log] recipients
-	// is false.
+	// kept without the address then. What is there already stays as it is, until its day
+	// goes. Default: "plain", and "hashed" where [log] recipients is false.
 	Recipients OutcomeRecipients `toml:"recipients"`
 }
 

@@ -16,15 +16,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // net/http lets a client whose request is too long read the answer: it waits half
 // a second before it closes the connection.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+	leaks.Main(m)
 }
 
 // fixed is a backend with n messages.

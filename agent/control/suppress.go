@@ -19,6 +19,8 @@ type Suppression struct {
 	Bounces    int       `json:"bounces"`
 	Class      string    `json:"class"`      // of the last bounce; "none": added by an admin
 	Suppressed bool      `json:"suppressed"` // or only counted; not read by the agent
+	// Late: it came in a report, after the message was taken; a delivery does not clear it.
+	Late bool `json:"late,omitempty"`
 }
 
 // SuppressionStats counts the entries of the suppression list.

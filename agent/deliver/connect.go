@@ -27,7 +27,7 @@ func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place)
 	began := time.Now()
 	if c, err = d.dial(ctx, set, rt, p); err == nil {
 		d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), elastic.Up)
-		return c, p, []elastic.Signal{{Kind: elastic.Up, Host: p.Place(), Began: began}}, nil
+		return c, p, []elastic.Signal{{Kind: elastic.Up, Began: began}}, nil
 	}
 	abandoned := errors.Is(context.Cause(ctx), errAbandoned)
 	if ctx.Err() != nil && !abandoned {
@@ -43,7 +43,7 @@ func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place)
 	// TLS that does not satisfy this destination may do for the next: the address answers.
 	if attempt.Stage != outcome.TLS {
 		sig = []elastic.Signal{{
-			Kind: decision.Signal, Host: p.Place(), Began: began, Text: attempt.Text,
+			Kind: decision.Signal, Began: began, Text: attempt.Text,
 			Wordless:  wordless(&decision),
 			Connected: attempt.Stage == outcome.Connect && (attempt.Fault == outcome.LostConnection || attempt.Fault == outcome.Garbled),
 		}}

@@ -3,7 +3,7 @@ package deliver
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }

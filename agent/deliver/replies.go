@@ -98,7 +98,7 @@ func shared(r *settle.Settlement) bool {
 
 // evidence is the transaction's evidence for the controller.
 func evidence(r *settle.Settlement, began time.Time) elastic.Signal {
-	s := elastic.Signal{Kind: elastic.Accepted, Host: r.Names.Place, Began: began}
+	s := elastic.Signal{Kind: elastic.Accepted, Began: began}
 	for _, f := range r.Results {
 		if f.Again {
 			continue

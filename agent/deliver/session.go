@@ -41,7 +41,7 @@ func (d *Deliverer) Session(s *queue.Session) {
 		job, err := d.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
-			d.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}), "")
+			d.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Began: began}), "")
 			return
 		}
 		rt = s.Route() // a reload may have changed the policy
@@ -53,7 +53,7 @@ func (d *Deliverer) Session(s *queue.Session) {
 				conn.Close()
 			}
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
-				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began})
+				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Began: began})
 			}
 			d.queue.Leave(s, done, sig, queue.ReasonOf(err))
 			return
@@ -111,7 +111,7 @@ type worker struct {
 func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, sig []elastic.Signal) ([]queue.Settled, []elastic.Signal, error) {
 	d := w.deliverer
 	began := time.Now()
-	closed := elastic.Signal{Kind: elastic.Closed, Host: w.names.Place, Began: began}
+	closed := elastic.Signal{Kind: elastic.Closed, Began: began}
 	if err := w.check(began); err != nil {
 		// Closed while it stood idle: nothing was offered, the mail goes back uncounted.
 		return nil, append(sig, closed), err
@@ -162,7 +162,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		w.done, w.events = second.Settle(w.done, w.events[:0])
 	}
 	if moves {
-		return w.done, append(sig, elastic.Signal{Kind: elastic.Lost, Host: w.names.Place, Began: began}), err
+		return w.done, append(sig, elastic.Signal{Kind: elastic.Lost, Began: began}), err
 	}
 	x := evidence(&r, began)
 	x.Trouble = trouble.any && second == nil

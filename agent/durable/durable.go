@@ -5,13 +5,21 @@ package durable
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Suffix ends the names of files that are not yet complete. Those that a crash left
 // behind may be removed by whoever owns the directory.
 const Suffix = ".tmp"
+
+// Missing reports whether an error says that there is no such file, nor can be, as what is
+// named as its directory is none.
+func Missing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}
 
 // Replace puts a file in the place of another, or where none was, and makes its
 // directory if there is none. The new file is synced before it takes the name, and

@@ -134,7 +134,6 @@ const (
 // Site.
 type Signal struct {
 	Kind  Kind
-	Host  string    // address of the server, for telling one host's trouble from the site's
 	Text  string    // the reply, to be shown as the cause; may be ""
 	Began time.Time // when the connect (Up, Refused, Failed) or the transaction began
 

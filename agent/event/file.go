@@ -20,9 +20,6 @@ type Place struct {
 }
 
 const (
-	// bufferSize is how many octets of events wait for a disk that stalls: some
-	// 30,000 events, a minute at 500 a second.
-	bufferSize = 16 << 20
 	// chunkSize is the most of one write, so that a file outgrows MaxSize little.
 	chunkSize = 256 << 10
 	// retryEvery is the time between tries to open or write a file that failed.
@@ -38,21 +35,14 @@ type target interface {
 // File writes events to a file from a goroutine of its own, so that nobody who
 // has an event ever waits for the disk. Close it after the last event.
 type File struct {
-	log  *slog.Logger
-	open func(path string) (target, int64, error) // and the size
+	buffer *Buffer
+	open   func(path string) (target, int64, error) // and the size
 
-	mu      sync.Mutex
-	buf     []byte // whole lines, not yet taken by the writer
-	held    int    // octets that the writer has taken and not yet written
-	lost    int64  // events since the buffer was full, not yet told by a gap line
-	from    time.Time
-	until   time.Time
-	gone    int64  // lost ever
-	place   Place  // wanted
-	renew   bool   // the file is to be opened anew
-	trouble string // why nothing is written; "" if all is well
+	mu    sync.Mutex
+	place Place // wanted
+	renew bool  // the file is to be opened anew
 
-	wake    chan struct{} // something above has changed
+	left    int // lines that the writer could not write, once it has stopped
 	stop    context.CancelFunc
 	stopped chan struct{}
 }
@@ -66,8 +56,8 @@ func NewFile(place Place, log *slog.Logger) *File {
 func newFile(place Place, log *slog.Logger, open func(string) (target, int64, error)) *File {
 	ctx, stop := context.WithCancel(context.Background())
 	f := &File{
-		log: log, open: open, place: place, renew: true,
-		wake: make(chan struct{}, 1), stop: stop, stopped: make(chan struct{}),
+		buffer: NewBuffer(log, "the event file", "file", place.Path, appendGap),
+		open:   open, place: place, renew: true, stop: stop, stopped: make(chan struct{}),
 	}
 	go f.run(ctx)
 	return f
@@ -79,11 +69,7 @@ func (f *File) Reopen(place Place) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.place, f.renew = place, true
-	if place.Path == "" {
-		f.buf = f.buf[:0]
-		f.lost = 0
-	}
-	f.nudge()
+	f.buffer.Move(place.Path)
 }
 
 // Delivery writes an event. It never waits; when the buffer is full the event is
@@ -95,40 +81,21 @@ func (f *File) Delivery(d *Delivery) {
 	if off {
 		return
 	}
-	b := appendLine(nil, d) // outside of the mutex: this is most of the work
-	if len(b) == 0 {
-		return
+	line := appendLine(nil, d) // outside of the mutex: this is most of the work
+	if len(line) > 0 {
+		f.buffer.Add(d.Time, func(b []byte) []byte { return append(b, line...) })
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	// Once one was lost all are until the gap is told, so that it stands in its place.
-	if f.lost > 0 || len(f.buf)+f.held+len(b) > bufferSize {
-		if f.lost == 0 {
-			f.from = d.Time
-			f.log.Error("events are lost: the disk of the event file does not keep up", "file", f.place.Path)
-		}
-		f.lost++
-		f.gone++
-		f.until = d.Time
-		return
-	}
-	f.buf = append(f.buf, b...)
-	f.nudge()
+}
+
+func appendGap(b []byte, from, until time.Time, lost uint64) []byte {
+	return encode(b, gap{Version, stamp(from), "gap", stamp(until), int64(lost)})
 }
 
 // Lost is how many events were lost since the start.
-func (f *File) Lost() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.gone
-}
+func (f *File) Lost() uint64 { return f.buffer.Lost() }
 
 // Trouble says why no events can be written, "" if they can.
-func (f *File) Trouble() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.trouble
-}
+func (f *File) Trouble() string { return f.buffer.Trouble() }
 
 // Close writes what waits, and gives up when ctx ends: a disk that stalls cannot
 // be interrupted.
@@ -136,22 +103,12 @@ func (f *File) Close(ctx context.Context) error {
 	f.stop()
 	select {
 	case <-f.stopped:
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if n := int64(bytes.Count(f.buf, []byte{'\n'})) + f.lost; n > 0 {
-			return fmt.Errorf("event file: %d events not written: %s", n, f.trouble)
+		if n := uint64(f.left) + f.buffer.Waiting(); n > 0 {
+			return fmt.Errorf("event file: %d events not written: %s", n, f.Trouble())
 		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("event file: the disk stalls; events in memory are not written: %w", context.Cause(ctx))
-	}
-}
-
-// nudge wakes the writer. Callers hold mu.
-func (f *File) nudge() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -161,7 +118,7 @@ func (f *File) run(ctx context.Context) {
 	w := writer{file: f}
 	defer w.close()
 	for {
-		again := f.wake
+		again := f.buffer.Wake()
 		var later <-chan time.Time
 		if err := w.work(); err != nil {
 			again, later = nil, time.After(retryEvery)
@@ -171,52 +128,9 @@ func (f *File) run(ctx context.Context) {
 		case <-later:
 		case <-ctx.Done():
 			_ = w.work() // what came since; an error is in trouble
-			w.giveBack()
+			f.left = bytes.Count(w.pending, []byte{'\n'})
 			return
 		}
-	}
-}
-
-// take moves what waits to the writer, and says where to write it. If there is a
-// gap its line comes last: once all that the writer had is written, for until
-// then the gap may grow.
-func (f *File) take(pending []byte) (_ []byte, place Place, renew bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	place, renew, f.renew = f.place, f.renew, false
-	over := len(pending) == 0
-	pending = append(pending, f.buf...)
-	f.buf = f.buf[:0]
-	if cap(f.buf) > bufferSize/8 {
-		f.buf = nil // a stall is over; do not keep its memory
-	}
-	if f.lost > 0 && over {
-		pending = encode(pending, gap{Version, stamp(f.from), "gap", stamp(f.until), f.lost})
-		f.log.Error("events were lost", "file", place.Path, "events", f.lost, "from", f.from, "until", f.until)
-		f.lost = 0
-	}
-	f.held = len(pending)
-	return pending, place, renew
-}
-
-// wrote tells how much the writer still holds, and how it fares.
-func (f *File) wrote(held int, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.held = held
-	if held == 0 && f.lost > 0 {
-		f.nudge() // nobody else may come to have the gap told
-	}
-	before := f.trouble
-	f.trouble = ""
-	if err != nil {
-		f.trouble = err.Error()
-	}
-	switch {
-	case err != nil && before == "":
-		f.log.Error("cannot write the event file; events wait in memory", "file", f.place.Path, "err", err)
-	case err == nil && before != "":
-		f.log.Info("the event file is written again", "file", f.place.Path)
 	}
 }
 
@@ -233,8 +147,12 @@ type writer struct {
 
 // work writes all that waits.
 func (w *writer) work() error {
-	var renew bool
-	w.pending, w.place, renew = w.file.take(w.pending)
+	f := w.file
+	w.pending, _ = f.buffer.Take(w.pending)
+	f.mu.Lock()
+	renew := f.renew
+	w.place, f.renew = f.place, false
+	f.mu.Unlock()
 	if renew {
 		w.close()
 		w.stays = false
@@ -244,10 +162,7 @@ func (w *writer) work() error {
 		w.pending = nil
 	}
 	err := w.write()
-	w.file.wrote(len(w.pending), err)
-	if cap(w.pending) > bufferSize/8 && len(w.pending) == 0 {
-		w.pending = nil
-	}
+	f.buffer.Wrote(len(w.pending), err)
 	return err
 }
 
@@ -281,7 +196,7 @@ func (w *writer) write() error {
 		if err != nil {
 			return fmt.Errorf("%w; remedy: make room on the disk of %s", err, w.place.Path)
 		}
-		w.file.wrote(len(rest), nil)
+		w.file.buffer.Wrote(len(rest), nil)
 	}
 }
 
@@ -301,7 +216,7 @@ func (w *writer) rotate() {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		w.stays = true
-		w.file.log.Error("cannot rotate the event file; it grows", "err", err)
+		w.file.buffer.log.Error("cannot rotate the event file; it grows", "err", err)
 		return
 	}
 	w.close()
@@ -310,18 +225,10 @@ func (w *writer) rotate() {
 func (w *writer) close() {
 	if w.out != nil {
 		if err := w.out.Close(); err != nil {
-			w.file.log.Error("closing the event file", "err", err)
+			w.file.buffer.log.Error("closing the event file", "err", err)
 		}
 		w.out = nil
 	}
-}
-
-// giveBack lets Close count what could not be written.
-func (w *writer) giveBack() {
-	f := w.file
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.buf, f.held = append(w.pending, f.buf...), 0
 }
 
 // openAppend opens a file of events. A last line that was cut short, by kill -9 or

@@ -16,12 +16,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
@@ -192,7 +191,7 @@ func TestAStalledDiskHoldsNobodyUp(t *testing.T) {
 		d := &disk{stall: make(chan struct{}), room: -1}
 		f := newFile(Place{Path: "x"}, quiet, d.open)
 		one := len(appendLine(nil, number(1)))
-		fit := bufferSize / one
+		fit := BufferSize / one
 		const beyond = 100
 		for n := 1; n <= fit+beyond; n++ {
 			f.Delivery(number(n))

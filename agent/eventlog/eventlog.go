@@ -28,8 +28,9 @@
 // A program that starts begins a segment of its own. It never goes on in an old one,
 // since a reader's cursor, which is synced, may be beyond what power loss has left of it.
 // Of the old one a torn tail is cut. A segment that ends early, or has a record
-// that cannot be read, is left at that place, and the reader goes on with the next one;
-// by the sequence numbers it knows how many events it has missed.
+// that cannot be read, or is not there any more, is left at that place, and the reader goes
+// on with the next one; by the sequence numbers it knows how many events it has missed. If
+// that is the one which is written to, the writer begins another one.
 //
 // # Bounds
 //
@@ -54,8 +55,6 @@ import (
 )
 
 const (
-	// bufferSize is how many octets wait for a disk that stalls: some 80,000 events.
-	bufferSize = 16 << 20
 	// writeEvery is the time from one write to the next. Woken for each event, the writer
 	// would cost as much as the event itself.
 	writeEvery = 100 * time.Millisecond
@@ -96,23 +95,14 @@ type Options struct {
 
 // Log is open for events until Close. Its methods may be called by many goroutines.
 type Log struct {
-	o  Options
-	to atomic.Pointer[Recipients]
-
-	mu      sync.Mutex
-	buf     []byte // whole records, not yet taken by the writer
-	count   uint64 // of these
-	held    int    // octets that the writer has taken and not yet written
-	lost    uint64 // events since the buffer was full, not yet told by a gap
-	from    time.Time
-	until   time.Time
-	gone    uint64 // events lost ever
-	trouble string // why nothing is written; "" if all is well
+	o       Options
+	buffer  *event.Buffer
+	to      atomic.Pointer[Recipients]
+	spoiled atomic.Uint64 // number of a segment that a reader could not read to its end
 
 	filesMu  sync.Mutex
 	segments []segment // oldest first; the last one is written to, if it is open
 
-	wake    chan struct{}
 	orders  chan func(*writer) // run by the writer, between two writes
 	stop    context.CancelFunc
 	stopped chan struct{}
@@ -132,12 +122,13 @@ func Open(o Options) *Log {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	l := &Log{
-		o: o, wake: make(chan struct{}, 1), orders: make(chan func(*writer)), stop: stop, stopped: make(chan struct{}),
+		o: o, buffer: event.NewBuffer(o.Log, "the log of events", "directory", o.Dir, appendGap),
+		orders: make(chan func(*writer)), stop: stop, stopped: make(chan struct{}),
 	}
 	l.Use(o.Recipients)
 	w := &writer{log: l}
 	if err := w.begin(); err != nil {
-		l.wrote(0, err)
+		l.buffer.Wrote(0, err)
 	}
 	go w.run(ctx)
 	return l
@@ -178,91 +169,18 @@ func (l *Log) Add(r *Record) {
 		r.Recipient, r.Hash = "", to.Hash(r.Recipient)
 	}
 	r.Reply = r.Reply[:min(len(r.Reply), maxReply)]
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	// Once one was lost all are until the gap is told, so that it stands in its place.
-	if l.lost > 0 || len(l.buf)+l.held >= bufferSize {
-		if l.lost == 0 {
-			l.from = r.Time
-			l.o.Log.Error("events of outcomes are lost: the disk does not keep up", "directory", l.o.Dir)
-		}
-		l.lost++
-		l.gone++
-		l.until = r.Time
-		return
-	}
-	first := len(l.buf) == 0
-	l.buf = appendRecord(l.buf, r)
-	l.count++
-	if first {
-		l.nudge()
-	}
+	l.buffer.Add(r.Time, func(b []byte) []byte { return appendRecord(b, r) })
 }
 
-// nudge wakes the writer. Callers hold mu.
-func (l *Log) nudge() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take moves what waits to the writer. If there is a gap its record comes last: once all
-// that the writer had is written, for until then the gap may grow.
-func (l *Log) take(pending []byte) (_ []byte, count uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	over := len(pending) == 0
-	pending = append(pending, l.buf...)
-	count = l.count
-	l.buf, l.count = l.buf[:0], 0
-	if cap(l.buf) > bufferSize/8 {
-		l.buf = nil // a stall is over; do not keep its memory
-	}
-	if l.lost > 0 && over {
-		pending = appendRecord(pending, &Record{Time: l.from, Event: Gap, Due: l.until, Lost: l.lost})
-		count++
-		l.o.Log.Error("events of outcomes were lost", "directory", l.o.Dir, "events", l.lost, "from", l.from, "until", l.until)
-		l.lost = 0
-	}
-	l.held = len(pending)
-	return pending, count
-}
-
-// wrote tells how many octets the writer still holds, and how it fares.
-func (l *Log) wrote(held int, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.held = held
-	if held == 0 && l.lost > 0 {
-		l.nudge() // nobody else may come to have the gap told
-	}
-	before := l.trouble
-	l.trouble = ""
-	if err != nil {
-		l.trouble = err.Error()
-	}
-	switch {
-	case err != nil && before == "":
-		l.o.Log.Error("cannot write the log of events; they wait in memory", "directory", l.o.Dir, "err", err)
-	case err == nil && before != "":
-		l.o.Log.Info("the log of events is written again", "directory", l.o.Dir)
-	}
+func appendGap(b []byte, from, until time.Time, lost uint64) []byte {
+	return appendRecord(b, &Record{Time: from, Event: Gap, Due: until, Lost: lost})
 }
 
 // Lost is how many events were lost, since the start, for want of memory.
-func (l *Log) Lost() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.gone
-}
+func (l *Log) Lost() uint64 { return l.buffer.Lost() }
 
 // Trouble says why no events can be written, "" if they can.
-func (l *Log) Trouble() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.trouble
-}
+func (l *Log) Trouble() string { return l.buffer.Trouble() }
 
 // Size is how many octets the segments take.
 func (l *Log) Size() (n int64) {

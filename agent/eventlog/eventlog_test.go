@@ -10,14 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 var noon = time.Date(2026, 11, 28, 12, 0, 0, 123000, time.UTC)
 
@@ -223,7 +222,7 @@ func TestAddNeverWaitsAndTellsWhatWasLost(t *testing.T) {
 	}
 	l := open(t, Options{Dir: dir})
 	long := strings.Repeat("x", 1<<16)
-	n := bufferSize>>16 + 10
+	n := event.BufferSize>>16 + 10
 	for i := range n {
 		l.Add(&Record{Time: noon.Add(time.Duration(i) * time.Second), Event: "sent", ID: spool.ID(i), Reply: long})
 	}
@@ -328,5 +327,45 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	if n := l.Lost(); n > 0 {
 		b.Errorf("%d lost", n)
+	}
+}
+
+// What becomes of the segment that is written to, while it is, costs what it had unread and
+// the events until that is seen; they are counted, and those after it are read.
+func TestSegmentThatIsSpoiledWhileItIsWritten(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(path string) error{
+		"removed":           os.Remove,
+		"cut":               func(path string) error { return os.Truncate(path, 0) },
+		"garbage":           func(path string) error { return os.WriteFile(path, []byte(strings.Repeat("no event. ", 1000)), 0o600) },
+		"directory removed": func(path string) error { return os.RemoveAll(filepath.Dir(path)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := open(t, Options{})
+			l.put(t, 0, 10)
+			ids, _, at := l.all(t, Cursor{}, 100)
+			if !upTo(ids, 0, 10) {
+				t.Fatal(ids)
+			}
+			l.put(t, 10, 20)
+			if err := spoil(l.path(1)); err != nil {
+				t.Fatal(err)
+			}
+			if ids, lost, next := l.all(t, at, 100); len(ids) != 0 || lost != 0 {
+				t.Errorf("%v, %d lost", ids, lost)
+			} else {
+				at = next
+			}
+			for i := 20; i < 30; i++ {
+				l.Add(&Record{Time: noon, Event: "sent", ID: spool.ID(i)})
+			}
+			for l.Flush(context.Background()) != nil { // a directory is made at the second try
+			}
+			ids, lost, _ := l.all(t, at, 100)
+			if !upTo(ids, 20, 30) || lost != 10 {
+				t.Errorf("%v, %d lost", ids, lost)
+			}
+		})
 	}
 }

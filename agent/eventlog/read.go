@@ -73,6 +73,7 @@ func (l *Log) Read(from Cursor, most int, into *Batch) error {
 				continue
 			}
 			into.Damaged = true
+			l.spoiled.Store(s.number)
 		}
 		if l.newest(s.number) {
 			return nil // what comes next will stand there, or in a segment after it

@@ -83,7 +83,7 @@ type writer struct {
 	torn    bool     // out may have octets beyond at
 }
 
-// begin looks at what earlier runs left, and cuts the torn tail of the last segment.
+// begin makes the directory, looks at what is there, and cuts the torn tail of the last segment.
 func (w *writer) begin() error {
 	l := w.log
 	if err := os.MkdirAll(l.o.Dir, 0o700); err != nil {
@@ -93,7 +93,7 @@ func (w *writer) begin() error {
 	if err != nil {
 		return err
 	}
-	w.number = l.o.After
+	w.number = max(w.number, l.o.After)
 	var found []segment
 	for i, n := range list {
 		w.number = max(w.number, n)
@@ -115,7 +115,7 @@ func (w *writer) begin() error {
 // examine reads a segment's header; of the last one it counts the events, and cuts what
 // stands behind the last whole one.
 func (l *Log) examine(number uint64, last bool) (s segment, count uint64, err error) {
-	f, err := os.OpenFile(l.path(number), os.O_RDWR, 0)
+	f, err := os.Open(l.path(number))
 	if err != nil {
 		return s, 0, err
 	}
@@ -154,8 +154,8 @@ func (l *Log) examine(number uint64, last bool) (s segment, count uint64, err er
 	}
 	if at < len(b) {
 		l.o.Log.Info("the torn end of the log of events is cut", "file", f.Name(), "octets", len(b)-at)
-		if err := f.Truncate(int64(at)); err != nil {
-			return s, 0, err
+		if err := os.Truncate(f.Name(), int64(at)); err != nil { // readers stop there all the same
+			l.o.Log.Warn("the torn end of the log of events stays", "err", err)
 		}
 	}
 	s.size = int64(at)
@@ -167,7 +167,7 @@ func (w *writer) run(ctx context.Context) {
 	l := w.log
 	defer close(l.stopped)
 	for {
-		again := l.wake
+		again := l.buffer.Wake()
 		var later <-chan time.Time
 		if len(w.pending) > 0 {
 			again, later = nil, time.After(retryEvery)
@@ -197,13 +197,10 @@ func (w *writer) run(ctx context.Context) {
 func (w *writer) work() error {
 	l := w.log
 	var count uint64
-	w.pending, count = l.take(w.pending)
+	w.pending, count = l.buffer.Take(w.pending)
 	w.count += count
 	err := w.write()
-	l.wrote(len(w.pending), err)
-	if cap(w.pending) > bufferSize/8 && len(w.pending) == 0 {
-		w.pending = nil
-	}
+	l.buffer.Wrote(len(w.pending), err)
 	w.tidy()
 	return err
 }
@@ -220,7 +217,7 @@ func (w *writer) write() error {
 			return err
 		}
 	}
-	if w.out != nil && w.at+int64(len(w.pending)) > l.o.SegmentSize && w.at > headerSize {
+	if w.out != nil && (w.at+int64(len(w.pending)) > l.o.SegmentSize && w.at > headerSize || l.spoiled.Load() == w.number) {
 		w.close()
 	}
 	if w.out == nil {
@@ -260,6 +257,9 @@ func (w *writer) open() (err error) {
 	f, err := os.OpenFile(l.path(number), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if errors.Is(err, fs.ErrExist) { // of a try that failed
 		f, err = os.OpenFile(l.path(number), os.O_TRUNC|os.O_RDWR, 0o600)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		w.begun = false // somebody has removed the directory: the next try makes it
 	}
 	if err != nil {
 		return err

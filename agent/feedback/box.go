@@ -14,7 +14,9 @@ import (
 	"github.com/millrace/millrace/agent/durable"
 )
 
-// The bounds of a Box. Where reports wait because the agent is away, the oldest go first.
+// The bounds of a Box. Where reports wait because the agent is away, the oldest go first of
+// those about the copy of which the most wait: who has one copy, and sends reports on it
+// without end, takes no place from reports on others.
 const (
 	MaxWaiting       = 4096
 	MaxWaitingOctets = 64 << 20
@@ -22,8 +24,8 @@ const (
 
 // Box is the directory of the spool in which messages that are reports wait for the agent.
 // One program puts them there, the milter, and one takes them, the agent. Their names tell
-// when they came and how large they are, so that nobody has to look at each: no name comes
-// from mail.
+// when they came, how large they are and, by a number, which copy of a message they are about, so
+// that nobody has to look at each: no name comes from mail.
 //
 // A message is written and synced under another name before it gets its own, and the
 // directory is synced then: what the agent finds is whole. It removes a message only when
@@ -45,12 +47,14 @@ const suffix = ".eml"
 
 // waiting is a message in the box.
 type waiting struct {
-	name string
-	size int64
+	name  string
+	size  int64
+	about uint64
 }
 
-// Put adds a message and returns how many older ones had to go for it.
-func (b *Box) Put(message []byte, now time.Time) (gone int, err error) {
+// Put adds a message, about a copy that has a number, and returns how many older ones had to
+// go for it.
+func (b *Box) Put(message []byte, about uint64, now time.Time) (gone int, err error) {
 	list, err := b.list()
 	if err != nil {
 		return 0, err
@@ -59,16 +63,33 @@ func (b *Box) Put(message []byte, now time.Time) (gone int, err error) {
 	for _, w := range list {
 		octets += w.size
 	}
-	for len(list) >= b.most || octets > b.octets && len(list) > 0 {
-		if err := b.Remove(list[0].name); err != nil {
+	list = append(list, waiting{about: about}) // the new one
+	for len(list) > b.most || octets > b.octets && len(list) > 1 {
+		i := leastMissed(list)
+		if err := b.Remove(list[i].name); err != nil {
 			return gone, err
 		}
-		octets -= list[0].size
-		list = list[1:]
+		octets -= list[i].size
+		list = slices.Delete(list, i, i+1)
 		gone++
 	}
-	name := fmt.Sprintf("%016x-%x%s", now.UnixNano(), len(message), suffix)
+	name := fmt.Sprintf("%016x-%x-%x%s", now.UnixNano(), len(message), about, suffix)
 	return gone, durable.Replace(filepath.Join(b.dir, name), message)
+}
+
+// leastMissed is the oldest of those about the copy of which the most are there.
+func leastMissed(list []waiting) int {
+	count := make(map[uint64]int)
+	for _, w := range list {
+		count[w.about]++
+	}
+	best := 0
+	for i, w := range list {
+		if count[w.about] > count[list[best].about] {
+			best = i
+		}
+	}
+	return best
 }
 
 // Clean removes what a crash has left behind in the making. The program that puts messages
@@ -110,8 +131,8 @@ func (b *Box) list() ([]waiting, error) {
 		}
 		w := waiting{name: e.Name()}
 		var nano uint64
-		if n, err := fmt.Sscanf(at, "%016x-%x", &nano, &w.size); n != 2 || err != nil {
-			continue // not ours
+		if n, _ := fmt.Sscanf(at, "%016x-%x-%x", &nano, &w.size, &w.about); n < 2 {
+			continue // not ours; names of before have no third number
 		}
 		list = append(list, w)
 	}

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"mime/quotedprintable"
 	"net/mail"
+	"regexp"
 	"strings"
 
 	"github.com/millrace/millrace/agent/printable"
@@ -154,9 +155,13 @@ func (r *Report) feedback(b []byte) {
 
 // returned notes the Received fields of a message that came back, or of its header.
 func (r *Report) returned(b []byte) {
-	for _, f := range header(b) {
-		if f.name == "received" && len(r.Received) < maxReceived {
-			r.Received = append(r.Received, f.value)
+	for range maxFields {
+		name, value, rest, ok := cutField(b)
+		if !ok || len(r.Received) >= maxReceived {
+			return
+		}
+		if b = rest; name == "received" {
+			r.Received = append(r.Received, value)
 		}
 	}
 }
@@ -240,8 +245,10 @@ func address(s string) string {
 	return s
 }
 
-// fromAddress is the address in a From field, lower case; "" if there is not just one.
+// fromAddress is the address in a From field, lower case; "" if there is not just one. Of a
+// field longer than maxValue the beginning is read, as everywhere.
 func fromAddress(v string) string {
+	v = v[:min(len(v), maxValue)]
 	if list, err := mail.ParseAddressList(v); err == nil {
 		if len(list) != 1 {
 			return ""
@@ -431,13 +438,17 @@ func cutPart(b []byte, boundary string) (part, rest []byte, last bool) {
 	return b, nil, true
 }
 
+// boundaryIs finds its place in the field as it came: in lower case, octets that are no UTF-8
+// become longer.
+var boundaryIs = regexp.MustCompile(`(?i)boundary=`)
+
 // looseBoundary finds the boundary in a field that cannot be parsed.
 func looseBoundary(v string) string {
-	i := strings.Index(strings.ToLower(v), "boundary=")
-	if i < 0 {
+	at := boundaryIs.FindStringIndex(v)
+	if at == nil {
 		return ""
 	}
-	v = strings.TrimLeft(v[i+len("boundary="):], " \t")
+	v = strings.TrimLeft(v[at[1]:], " \t")
 	if strings.HasPrefix(v, `"`) {
 		v, _, _ = strings.Cut(v[1:], `"`)
 		return v

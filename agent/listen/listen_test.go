@@ -16,12 +16,11 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // serve answers over a bounded listener on a Unix socket. A request for /stay is answered
 // when stay is closed.

@@ -26,8 +26,11 @@ var effectKinds = map[outcome.EffectKind]string{outcome.Slow: "slow", outcome.Su
 // them a site is clamped all the same, and the agent's end is the clamp's.
 const maxEffects = 1000
 
-// clampFor clamps a site for a rule, at once; the file follows.
+// clampFor clamps a site for a rule, at once; the file follows. No Forget comes between the
+// clamp and its listing.
 func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	switch kind {
 	case outcome.Slow:
 		o.queue.Slow(e.Site, e.Until, e.Reason)
@@ -39,8 +42,6 @@ func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
 			o.queue.RecallClamp(e.Site, clampOf(&e), e.Since) // another address of a network: no mail has gone there yet
 		}
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	old := o.now.Load()
 	next := *old
 	next.Effects = slices.DeleteFunc(slices.Clone(old.Effects), func(x control.Effect) bool { return x.Site == e.Site && x.Rule == e.Rule })
@@ -130,6 +131,28 @@ func (o *Orders) LiftEffects(s *control.StandingOrders, site string) int {
 		return true
 	})
 	return n - len(s.Effects)
+}
+
+// Forget ends what rules have done to some sites, and has the rest that is known of them
+// forgotten. First the effects go from the file, or a restart would bring them back.
+func (o *Orders) Forget(of func(site string) bool, rest func()) (err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	old := o.now.Load()
+	next := *old
+	for _, e := range old.Effects {
+		if of(e.Site) {
+			next.Effects = slices.Clone(next.Effects)
+			o.LiftEffects(&next, e.Site)
+		}
+	}
+	if len(next.Effects) < len(old.Effects) {
+		if err = o.apply(*old, next); err == nil {
+			err = o.save(&next)
+		}
+	}
+	rest()
+	return err
 }
 
 // placeOf is where the matches of a rule are counted: at a site, for a stream or for all.

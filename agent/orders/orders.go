@@ -21,9 +21,7 @@ package orders
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -396,7 +394,7 @@ func (o *Orders) load() error {
 	}
 	path := filepath.Join(dir, StandingFile)
 	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if durable.Missing(err) {
 		return nil
 	}
 	var s kept

@@ -26,8 +26,6 @@ type line struct {
 	fold   int
 }
 
-var stageNames = map[string]Stage{"connect": Connect, "tls": TLS, "mail": Mail, "rcpt": Rcpt, "data": Data}
-
 // parseReply takes "550 5.1.1 no" apart as package smtp does.
 func parseReply(t testing.TB, s string) (code int, status, text string) {
 	t.Helper()
@@ -71,7 +69,7 @@ func corpus(t testing.TB) (list []line) {
 		}
 		l := line{at: at, host: x[1], hard: x[4] == "hard", origin: x[6], fold: fold(x[2])}
 		var ok, known bool
-		l.stage, ok = stageNames[x[0]]
+		l.stage, ok = ParseStage(x[0])
 		l.class, known = ParseClass(x[3])
 		if l.action = Retry; x[5] == "bounce" {
 			l.action = Bounce
@@ -202,7 +200,8 @@ func TestEachReadingIsForItsSample(t *testing.T) {
 		}
 		names[r.name] = true
 		x := strings.SplitN(r.sample, " ", 3)
-		l := line{stage: stageNames[x[0]], host: x[1]}
+		stage, _ := ParseStage(x[0])
+		l := line{stage: stage, host: x[1]}
 		l.code, l.status, l.text = parseReply(t, x[2])
 		a := l.attempt()
 		if got := shipped.classify(&a, l.status); got.name != r.name || got.class != r.class {

@@ -300,9 +300,39 @@ suspended|rcpt 550 휴면 계정입니다
 		want, rest, _ := strings.Cut(l, "|")
 		stage, reply, _ := strings.Cut(rest, " ")
 		code, status, text := parseReply(t, reply)
-		d := policy().Decide(born, Attempt{Stage: stageNames[stage], Code: code, Enhanced: status, Text: text, To: "r@far.test", Born: born})
+		at, _ := ParseStage(stage)
+		d := policy().Decide(born, Attempt{Stage: at, Code: code, Enhanced: status, Text: text, To: "r@far.test", Born: born})
 		if d.Class.String() != want || d.Hard != (want == "userunknown") {
 			t.Errorf("%s: %v, hard %v, by %s; want %s", rest, d.Class, d.Hard, d.Rule, want)
+		}
+	}
+}
+
+// What a reply says of more than the address, or of its form, or guesses, is no lack of it;
+// and who talks to nobody yet can only mean us.
+func TestWhatIsNoLackOfAnAddress(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		stage Stage
+		text  string
+		class Class
+	}{
+		{Rcpt, "5.1.1 local part of the address is too long", ClassPolicy},
+		{Rcpt, "5.1.3 recipient address contains non-ASCII characters", ClassPolicy},
+		{Rcpt, "5.1.2 malformed recipient domain", ClassPolicy},
+		{Rcpt, "the mailbox may not exist", ClassUserUnknown},
+		{Rcpt, "this account might not be valid", ClassUserUnknown},
+		{Rcpt, "this server does not accept mail for that, <r@far.test>", ClassPolicy},
+		{Rcpt, "<r@far.test> does not accept mail from you", ClassPolicy},
+		{Connect, "no thanks", ClassReputation},
+		{Connect, "5.7.1 refused", ClassReputation},
+		{Connect, "4.2.1 suspended", ClassReputation},
+	} {
+		l := line{stage: x.stage, host: "-"}
+		l.code, l.status, l.text = parseReply(t, "550 "+x.text)
+		d := policy().Decide(born, l.attempt())
+		if d.Hard || d.Class != x.class {
+			t.Errorf("%s: %v by %s, hard %v; want %v", x.text, d.Class, d.Rule, d.Hard, x.class)
 		}
 	}
 }

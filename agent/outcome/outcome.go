@@ -29,7 +29,8 @@
 //
 // Hard means that words and status both speak of the recipient's address. Nothing said of
 // our sender, our host, a policy or a quota is hard, nor is a thing unknown that no word
-// names. Of a text the first 512 octets and 64 words are read, in at most some 5 us.
+// names, nor a guess ("may not exist"). Whoever refuses us at connect, and says not why,
+// distrusts our address: nothing else of us is known there. Of a text the first 512 octets and 64 words are read, in at most some 5 us.
 package outcome
 
 import (
@@ -51,6 +52,24 @@ const (
 	Data                  // DATA, content, and the final dot
 	Internal              // our own limit or failure; no server spoke
 )
+
+// ParseStage reads the name of a stage at which a server replies: connect, tls, mail, rcpt
+// or data.
+func ParseStage(s string) (Stage, bool) {
+	switch s {
+	case "connect":
+		return Connect, true
+	case "tls":
+		return TLS, true
+	case "mail":
+		return Mail, true
+	case "rcpt":
+		return Rcpt, true
+	case "data":
+		return Data, true
+	}
+	return Route, false
+}
 
 // Attempt is what happened to one recipient, or to a connect.
 type Attempt struct {

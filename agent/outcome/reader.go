@@ -88,8 +88,9 @@ type reader struct {
 	n     int // words
 	size  int // octets of text
 
-	addresses int // mail addresses that were left out
-	hosts     int // words of host names and URLs
+	guess     bool // something is denied that may be
+	addresses int  // mail addresses that were left out
+	hosts     int  // words of host names and URLs
 }
 
 // word is one of a text.
@@ -293,6 +294,7 @@ func (r *reader) notions(l *lexicon) (found notions) {
 		}
 		if here&nNot != 0 {
 			denied = at
+			r.guess = r.guess || i > 0 && guesses(r.word(i-1))
 		}
 	}
 	if missing != far {
@@ -311,16 +313,19 @@ const (
 
 // absent is the notion that what was named does not exist.
 func absent(name notions) notions {
-	switch name {
-	case nRecipient:
-		return nUnknown
-	case nDomain:
-		return nNoDomain
-	case nSource, nSender:
+	switch {
+	case name&(nSource|nSender) != 0:
 		return 0
+	case name&nRecipient != 0:
+		return nUnknown
+	case name&nDomain != 0: // or a "mail domain"
+		return nNoDomain
 	}
 	return nUnknown | nUnnamed
 }
+
+// guesses says whether a word before a denial makes a guess of it: "may not exist".
+func guesses(word []byte) bool { return string(word) == "may" || string(word) == "might" }
 
 // fills says whether the words before a noun, from word i back to the denial that there
 // is, are such as stand between "no" and a noun. No active user is no user; who is not an
@@ -401,7 +406,7 @@ func (r *reader) notionsAt(i int, l *lexicon, found notions) (notions, int) {
 	w, longest := r.word(i), 1
 	list := l.words[string(w)]
 	for k := range list {
-		if p := &list[k]; found&p.notion == 0 && (p.inName || !r.words[i].inName) && r.goesOn(i+1, p) {
+		if p := &list[k]; (found&p.notion == 0 || len(p.rest) >= longest) && (p.inName || !r.words[i].inName) && r.goesOn(i+1, p) {
 			found |= p.notion
 			longest = max(longest, 1+len(p.rest))
 		}

@@ -122,6 +122,9 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 	var text reader
 	text.split(a.Text, local)
 	found := text.notions(&t.words)
+	if a.Stage == Connect || a.Stage == Mail {
+		found &^= nDisabled // no mailbox was named yet
+	}
 	if enhanced == "" {
 		enhanced = statusInText(a.Text[:min(len(a.Text), maxOctets)])
 	}
@@ -152,16 +155,16 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 	// The words may be unknown, and say nothing else: then an address that the status
 	// calls bad is so. Something unknown is an address only if one is mentioned, and a
 	// domain by name is the recipient's only if it is that one.
-	x.ofRecipient = (a.Stage == Rcpt || a.Stage == Data) && st.ofRecipient() && found&nSender == 0 &&
+	x.ofRecipient = (a.Stage == Rcpt || a.Stage == Data) && st.ofRecipient() && found&nSender == 0 && !text.guess &&
 		(found&ofRecipient != 0 || found&^says == 0 && st.subject == 1) &&
 		(found&nUnnamed == 0 || found&nRecipient != 0 || st.subject == 1 && st.detail != 0 || text.addresses > 0) &&
-		(x.class != ClassHostUnknown || st.subject == 1 || st == status{4, 4} || text.hosts == 0 || names(a.Text, domain)) &&
+		(x.class != ClassHostUnknown || st.subject == 1 || st == status{4, 4} || text.hosts == 0 && found&nNoDomain != 0 || names(a.Text, domain)) &&
 		!(a.Stage == Data && a.Shared && !names(a.Text, a.To))
 	return x
 }
 
 // ofRecipient are the notions that speak of a recipient's address.
-const ofRecipient = nRecipient | nUnknown | nNoDomain | nMoved | nUnavailable | nNullMX | nInvalid
+const ofRecipient = nRecipient | nUnknown | nNoDomain | nMoved | nUnavailable | nNullMX | nTakesNone | nInvalid
 
 // says are the notions that leave open whom a refusal is about.
 const says = nMessage | nMessages | nDomain | nRefused | nNot | nExist | nValid | nAgain

@@ -119,7 +119,7 @@ var replies = []sample{
 	{TLS, 502, "5.5.1", "Command not implemented", ClassTLS, Retry, elastic.Failed},
 
 	// The receiver's troubles, and what nothing tells.
-	{Connect, 554, "", "mx.example.com", ClassUndefined, Retry, elastic.Failed},
+	{Connect, 554, "", "mx.example.com", ClassReputation, Retry, elastic.Failed},
 	{Connect, 450, "", "try later", ClassSystem, Retry, elastic.Failed},
 	{Mail, 451, "4.3.0", "Temporary lookup failure", ClassSystem, Retry, elastic.Accepted},
 	{Rcpt, 451, "", "Temporary local problem - please try later", ClassSystem, Retry, elastic.Accepted},

@@ -43,12 +43,12 @@ func (s status) meaning(a *Attempt) Class {
 		}
 		return ClassPolicy
 	case 2:
+		if !sure {
+			return ClassNone
+		}
 		switch s.detail {
 		case 2:
-			if sure {
-				return ClassMailboxFull
-			}
-			return ClassSystem
+			return ClassMailboxFull
 		case 3:
 			return ClassSizeLimit
 		case 4:
@@ -79,6 +79,8 @@ func (s status) meaning(a *Attempt) Class {
 			return ClassSuspended
 		case s.detail >= 500 && s.detail <= 699 && a.Code/100 == 4: // Microsoft: "server busy"
 			return ClassRateLimited
+		case a.Stage == Connect && a.Code/100 == 5:
+			return ClassReputation
 		}
 		return ClassPolicy
 	}
@@ -112,6 +114,8 @@ func meaningOfCode(a *Attempt) Class {
 	switch {
 	case a.Code/100 == 4:
 		return ClassSystem
+	case a.Stage == Connect && a.Code > 504: // whoever refuses us before we said anything knows our address only
+		return ClassReputation
 	case a.Code == 551 && a.Stage == Rcpt:
 		return ClassHasMoved
 	case a.Code == 552 && a.Stage == Rcpt:

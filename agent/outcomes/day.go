@@ -59,11 +59,17 @@ type kind struct {
 	hard, report                                                               bool
 }
 
-// day is the file of a day, open for writing.
+// database is a file that is open for writing.
+type database struct {
+	path string
+	file fs.FileInfo // as it was last; nil: not looked at yet
+	db   *sql.DB
+	conn *sql.Conn
+}
+
+// day is the file of a day.
 type day struct {
-	path    string
-	db      *sql.DB
-	conn    *sql.Conn
+	*database
 	insert  driver.StmtExecContext // insertRows attempts
 	one     driver.StmtExecContext
 	addKind *sql.Stmt
@@ -89,16 +95,25 @@ func dsn(path string, query string) string {
 }
 
 // openDB opens a file for writing and makes its schema in one transaction.
-func openDB(ctx context.Context, path, schema string) (*sql.DB, *sql.Conn, error) {
+func openDB(ctx context.Context, path, schema string) (*database, error) {
 	// Nobody but the admin is to read addresses; SQLite would make it by the umask. One that
 	// is there is not opened: to close it again would end the locks that SQLite has on it
 	// in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		// What was left beside one that somebody removed is not this one's: SQLite would
+		// take the WAL over into it.
+		for _, end := range []string{"-wal", "-shm"} {
+			if err := os.Remove(path + end); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err == nil {
 		err = f.Close()
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, nil, err
+		return nil, err
 	}
 	// synchronous=NORMAL: a commit waits for no sync; power loss takes the last commits
 	// whole, rows and cursor, and they are made anew from the log. Without secure_delete a
@@ -106,12 +121,12 @@ func openDB(ctx context.Context, path, schema string) (*sql.DB, *sql.Conn, error
 	db, err := sql.Open("sqlite", dsn(path, fmt.Sprintf("_pragma=busy_timeout(100)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)"+
 		"&_pragma=wal_autocheckpoint(%d)&_pragma=cache_size(-8000)&_pragma=secure_delete(fast)", autoCheckpoint)))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	db.SetMaxOpenConns(1)
 	conn, err := db.Conn(ctx)
 	if err != nil {
-		return nil, nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
 	version := 0
 	err = conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version)
@@ -123,9 +138,9 @@ func openDB(ctx context.Context, path, schema string) (*sql.DB, *sql.Conn, error
 		err = fmt.Errorf("%w: its version is %d", errVersion, version)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, conn.Close(), db.Close())
+		return nil, errors.Join(err, conn.Close(), db.Close())
 	}
-	return db, conn, nil
+	return &database{path: path, db: db, conn: conn}, nil
 }
 
 var errVersion = errors.New("a file of another version of Millrace")
@@ -149,8 +164,8 @@ func unusable(err error) bool {
 }
 
 func openDay(ctx context.Context, path string) (_ *day, err error) {
-	d := &day{path: path, kinds: make(map[kind]int64)}
-	if d.db, d.conn, err = openDB(ctx, path, daySchema); err != nil {
+	d := &day{kinds: make(map[kind]int64)}
+	if d.database, err = openDB(ctx, path, daySchema); err != nil {
 		return nil, err
 	}
 	if err := d.load(ctx); err != nil {
@@ -420,7 +435,7 @@ func (d *day) writeRun(ctx context.Context) (err error) {
 
 // checkpoint moves what it can from the WAL to the file, and returns the octets of the WAL
 // that are left. They stay while somebody reads.
-func (d *day) checkpoint(ctx context.Context) (int64, error) {
+func (d *database) checkpoint(ctx context.Context) (int64, error) {
 	if _, err := truncateWAL(ctx, d.conn); err != nil {
 		return 0, err
 	}
@@ -449,6 +464,8 @@ func sizeOf(path string) (int64, error) {
 	return info.Size(), nil
 }
 
+func (d *database) close() error { return errors.Join(d.conn.Close(), d.db.Close()) }
+
 // close closes the file, and ends its WAL. A statement that is left open would keep both.
 func (d *day) close() (err error) {
 	for _, st := range []driver.StmtExecContext{d.insert, d.one} {
@@ -461,5 +478,5 @@ func (d *day) close() (err error) {
 			err = errors.Join(err, st.Close())
 		}
 	}
-	return errors.Join(err, d.conn.Close(), d.db.Close())
+	return errors.Join(err, d.database.close())
 }

@@ -66,13 +66,13 @@ func (o *Outcomes) fill(ctx context.Context, last bool) {
 		return
 	}
 	if last {
-		o.told(l.Flush(ctx))
+		_ = l.Flush(ctx) // an error is in Trouble
 	}
 	if err := o.fillFrom(ctx, l, now); err != nil && ctx.Err() == nil {
 		o.hasty = now.Add(retryEvery)
 		o.setTrouble(err.Error())
 	} else if err == nil {
-		o.setTrouble("")
+		o.setTrouble(o.wal)
 	}
 }
 
@@ -87,14 +87,24 @@ func (o *Outcomes) due(last *time.Time, now time.Time, d time.Duration) bool {
 }
 
 func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time) error {
+	o.reopen()
 	if err := o.open(ctx); err != nil {
 		return err
+	}
+	if o.policy.Load().Keep > 0 {
+		o.bared = false
+	} else if !o.bared {
+		// What came with an address is in the log before it is read to its end, and erased
+		// there only then.
+		if err := l.Flush(ctx); err != nil {
+			return err
+		}
 	}
 	b := &o.batch
 	for {
 		if o.due(&o.looked, now, lookEvery) {
 			o.look(now)
-			o.told(l.Flush(ctx)) // old segments go
+			_ = l.Flush(ctx) // old segments go; an error is in Trouble
 		}
 		if o.full != "" {
 			return errors.New(o.full)
@@ -129,10 +139,24 @@ func (o *Outcomes) fillFrom(ctx context.Context, l *eventlog.Log, now time.Time)
 				return o.mend(err)
 			}
 		}
-		if !b.More || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return nil
 		}
+		if !b.More {
+			return o.bare(ctx, l, p)
+		}
 	}
+}
+
+// bare erases the events that have a recipient, once, where no rows are kept: they are counted
+// by now, and nobody wants the addresses.
+func (o *Outcomes) bare(ctx context.Context, l *eventlog.Log, p *Policy) error {
+	if p.Keep > 0 || o.bared {
+		return nil
+	}
+	_, err := l.Erase(ctx, func(r *eventlog.Record) bool { return r.Recipient != "" || r.Hash != 0 })
+	o.bared = err == nil
+	return err
 }
 
 // open opens totals.db, and finds out where the rows of all days end.
@@ -234,7 +258,7 @@ func (o *Outcomes) takeIn(ctx context.Context, p *Policy, b *eventlog.Batch, now
 			if n < len(records) {
 				to = places[n]
 			}
-			if day, _ := dayOf(path); now.Sub(day) < p.Keep+48*time.Hour { // else it would be removed at once
+			if !expired(path, now, p.Keep+24*time.Hour) { // else it would be removed at once
 				if err := o.openDayFile(ctx, path); err != nil {
 					return fileError{path, err}
 				}
@@ -311,6 +335,7 @@ func (o *Outcomes) mendFile(path string, err error) error {
 	o.closeFiles()
 	aside := path + damaged
 	o.o.Log.Error("a file of outcomes is damaged; it is set aside, and begun anew", "file", path, "aside", aside, "err", err)
+	o.renewed.Store(&renewal{o.o.Now(), path, "damaged"})
 	for _, end := range []string{"", "-wal"} {
 		if err := os.Rename(path+end, aside+end); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -321,6 +346,37 @@ func (o *Outcomes) mendFile(path string, err error) error {
 	}
 	o.hasty = time.Time{}
 	return nil
+}
+
+// inUse lists the files that are open for writing.
+func (o *Outcomes) inUse() (list []*database) {
+	if o.day != nil {
+		list = append(list, o.day.database)
+	}
+	if o.totals != nil {
+		list = append(list, o.totals.database)
+	}
+	return list
+}
+
+// reopen closes all files if one that is in use is not there any more, is another one, or
+// has become shorter. The next fill opens them, and finds out what they have.
+func (o *Outcomes) reopen() {
+	taken := false
+	for _, d := range o.inUse() {
+		info, err := os.Stat(d.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), err == nil && d.file != nil && (!os.SameFile(info, d.file) || info.Size() < d.file.Size()):
+			o.o.Log.Error("a file of outcomes was removed or replaced while it was in use; it is begun anew", "file", d.path)
+			o.renewed.Store(&renewal{o.o.Now(), d.path, "removed or replaced"})
+			taken = true
+		case err == nil:
+			d.file = info
+		}
+	}
+	if taken {
+		o.closeFiles()
+	}
 }
 
 // setAside does so with files that look-ups found damaged.
@@ -336,22 +392,25 @@ func (o *Outcomes) setAside() {
 }
 
 // watchWAL returns an error while a reader of another program keeps a WAL from being
-// taken over, and it has grown too large.
+// taken over, and it has grown too large; before that it tells in wal that one grows.
 func (o *Outcomes) watchWAL(ctx context.Context) error {
-	if o.day == nil {
-		return nil
+	o.wal = ""
+	for _, d := range o.inUse() {
+		n, err := sizeOf(d.path + "-wal")
+		if err == nil && n >= o.large {
+			n, err = d.checkpoint(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		if n < o.large {
+			continue
+		}
+		text := fmt.Sprintf("%s-wal has %d MiB, since another program has been reading the database for long; remedy: end it (fuser %s)", d.path, n>>20, d.path)
+		if n >= o.most {
+			return errors.New(text)
+		}
+		o.wal = text
 	}
-	n, err := sizeOf(o.day.path + "-wal")
-	if err != nil || n < o.large {
-		return err
-	}
-	if n, err = o.day.checkpoint(ctx); err != nil || n < o.large {
-		return err
-	}
-	text := fmt.Sprintf("%s-wal has %d MiB, since another program has been reading the database for long; remedy: end it (fuser %s)", o.day.path, n>>20, o.day.path)
-	if n < o.most {
-		o.setTrouble(text)
-		return nil
-	}
-	return errors.New(text)
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 
@@ -23,7 +24,7 @@ type Forgotten struct {
 // deleted; so nothing that was read from the log comes after. Rows are overwritten, and no copy
 // stays in a WAL. Mail that is still queued for the address makes new ones.
 func (o *Outcomes) Forget(ctx context.Context, address string) (f Forgotten, err error) {
-	find := finder{question: Question{Recipient: address}}
+	find := finder{question: Question{Recipient: address}, most: math.MaxInt}
 	keyed, err := o.hash(false)
 	if err != nil {
 		return f, err
@@ -43,6 +44,7 @@ func (o *Outcomes) Forget(ctx context.Context, address string) (f Forgotten, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.known = false   // in case a file goes while none is open
 	if o.day != nil { // it is opened anew, and its pending keys are read anew
 		o.told(o.day.close())
 		o.day = nil

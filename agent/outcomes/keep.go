@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,12 +15,9 @@ import (
 func (o *Outcomes) look(now time.Time) {
 	p := o.policy.Load()
 	list := o.files()
-	if len(list) > 0 {
-		day, _ := dayOf(list[0])
-		if now.Sub(day) >= p.Keep+24*time.Hour && o.due(&o.aged, now, agedEvery) {
-			o.remove(list[0], "it is older than [outcomes] keep")
-			list = list[1:]
-		}
+	if i := slices.IndexFunc(list, func(path string) bool { return expired(path, now, p.Keep) }); i >= 0 && o.due(&o.aged, now, agedEvery) {
+		o.remove(list[i], "it is older than [outcomes] keep, or of a clock that was ahead")
+		list = slices.Delete(list, i, i+1)
 	}
 	asides := o.asides()
 	for _, path := range asides {
@@ -52,14 +50,23 @@ func (o *Outcomes) look(now time.Time) {
 			asides = nil
 			continue
 		}
-		if len(list) <= 1 || o.day != nil && list[0] == o.day.path {
+		i := slices.IndexFunc(list, func(path string) bool { return path != o.dayPath(now) })
+		if i < 0 {
 			o.full = why + ", and there is but one day; remedy: make room, or max_size larger"
 			o.measure(total, len(list))
 			return
 		}
-		o.remove(list[0], why)
-		list = list[1:]
+		o.remove(list[i], why)
+		list = slices.Delete(list, i, i+1)
 	}
+}
+
+// expired reports whether a day is further from now than it is kept: before now, or after it,
+// as a clock that was ahead leaves them.
+func expired(path string, now time.Time, keep time.Duration) bool {
+	day, _ := dayOf(path)
+	age := now.Sub(day)
+	return age >= keep+24*time.Hour || -age >= keep+24*time.Hour
 }
 
 // room returns an error when the file system has less left than it must have.

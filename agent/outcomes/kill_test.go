@@ -154,7 +154,7 @@ func playFullDisk(dir string) error {
 		return fmt.Errorf("mount: %w", err)
 	}
 	o := victim(dir)
-	defer o.Close()
+	defer func() { o.Close() }()
 	ctx := context.Background()
 	add := func(from, to int) {
 		for i := from; i < to; i++ {
@@ -193,6 +193,32 @@ func playFullDisk(dir string) error {
 	}
 	if st := o.Stats(); st.Lost != 0 || int(st.Rows) != n {
 		return fmt.Errorf("%d events, %+v", n, st)
+	}
+	// It is read-only at the next start, as after an error of the disk, and later writable.
+	for i := n; i < n+1000; i++ {
+		o.Add(sent(noon, i))
+	}
+	l := o.events.Swap(nil)
+	if err := errors.Join(l.Flush(ctx), l.Close(ctx)); err != nil {
+		return err
+	}
+	o.Close()
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("remount: %w", err)
+	}
+	o = victim(dir)
+	add(n+1000, n+1010)
+	if o.Trouble() == "" {
+		return errors.New("a read-only disk is not told")
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=8m"); err != nil {
+		return fmt.Errorf("remount: %w", err)
+	}
+	for range 3 {
+		add(n, n)
+	}
+	if st := o.Stats(); o.Trouble() != "" || st.Lost != 0 || st.Rows != 1010 {
+		return fmt.Errorf("writable again: %q, %+v", o.Trouble(), st)
 	}
 	return nil
 }

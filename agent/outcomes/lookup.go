@@ -33,7 +33,8 @@ type Entry struct {
 // whoever reads slowly.
 const pageRows = 1000
 
-// maxFound bounds the attempts of one recipient or message in the file of a day.
+// maxFound bounds the attempts of one recipient or message that a question is told of, in
+// the file of a day.
 const maxFound = 100_000
 
 // History calls yield for what is known, by the files of days, and in them as it happened,
@@ -44,11 +45,13 @@ func (o *Outcomes) History(ctx context.Context, q Question, yield func(*Entry) e
 		return errors.New(`outcomes are not kept; remedy: set keep = "7d" under [outcomes]`)
 	}
 	var wrong error
-	find := finder{question: q}
+	find := finder{question: q, most: o.found}
 	if q.Recipient != "" {
-		if keyed, err := o.hash(false); err == nil && keyed != nil {
+		keyed, err := o.hash(false)
+		if keyed != nil {
 			find.hash = keyed(q.Recipient)
 		}
+		wrong = err // rows with plain addresses are found all the same
 	}
 	list := o.files()
 	if q.Message != 0 {
@@ -138,6 +141,7 @@ func end(conn *sql.Conn) error {
 type finder struct {
 	question Question
 	hash     int64 // of the recipient; 0: none
+	most     int   // attempts without keys that are looked for in a file
 	after    int64 // the last attempt that was seen
 	page     []Entry
 }
@@ -189,7 +193,7 @@ func (f *finder) ids(ctx context.Context, conn *sql.Conn) (list []int64, err err
 			return
 		}
 		defer rows.Close()
-		for rows.Next() && len(list) < maxFound {
+		for rows.Next() && len(list) < f.most {
 			var id int64
 			if err = rows.Scan(&id); err != nil {
 				return

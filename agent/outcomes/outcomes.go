@@ -29,13 +29,14 @@
 // Delivery of mail goes on whatever happens here; Trouble tells it. On a full disk, and while another
 // program reads a file so long that its WAL grows past maxWAL, Run waits, and events wait
 // in the log. A file that is damaged is renamed and begun anew, from the log as far as that
-// reaches back. What the log has lost meanwhile is a row with the event "gap", and counted
+// reaches back, and so is one that somebody removes while it is in use. What the log has lost meanwhile is a row with the event "gap", and counted
 // by Stats.
 //
 // # Room
 //
 // Files of days that are older than Keep are removed, one an hour, so that a clock that is
-// wrong for some minutes does not remove them all. When all files take more than MaxSize, or the
+// wrong for some minutes does not remove them all; those that such a clock has made, as far
+// ahead, go likewise. Counts older than KeepTotals go a day an hour. When all files take more than MaxSize, or the
 // file system has less than MinFree, the oldest day goes at once, then the log shrinks; the
 // day under way stays, but nothing is added to it.
 //
@@ -83,8 +84,9 @@ const (
 	retryEvery = 10 * time.Second
 	// agedEvery is the time between two files that are removed for their age.
 	agedEvery = time.Hour
-	// gapToldFor is how long Trouble tells of events that are lost.
-	gapToldFor = time.Hour
+	// toldFor is how long Trouble tells of what is over: events that are lost, a file that
+	// was begun anew.
+	toldFor = time.Hour
 
 	// A WAL of this many octets is told of; beyond maxWAL nothing is added.
 	largeWAL = 64 << 20
@@ -128,6 +130,7 @@ type Outcomes struct {
 	events atomic.Pointer[eventlog.Log] // nil: nothing is kept
 
 	large, most int64 // octets of a WAL: largeWAL, maxWAL
+	found       int   // maxFound
 
 	useMu sync.Mutex
 
@@ -136,17 +139,21 @@ type Outcomes struct {
 	totals *totals
 	rows   eventlog.Cursor // of the rows: the greatest of all days
 	known  bool            // rows was read
+	bared  bool            // the log has no address, as no rows are kept
 	looked time.Time
 	aged   time.Time
 	folded time.Time
 	hasty  time.Time // no try before
 	batch  eventlog.Batch
 	full   string // why nothing is added for want of room
+	wal    string // which WAL is large, though it may grow further; "" if none is
 
 	broken  chan fileError // files that a look-up found damaged
 	stats   atomic.Pointer[Stats]
 	trouble atomic.Pointer[string]
+	keyless atomic.Pointer[string]  // why recipients are not kept though they should be; "" if they are
 	gapped  atomic.Pointer[gapSeen] // the last gap; nil: none
+	renewed atomic.Pointer[renewal] // the last file that was begun anew; nil: none
 	rowsN   atomic.Uint64
 	lostN   atomic.Uint64
 }
@@ -161,10 +168,11 @@ type Stats struct {
 
 // New returns an Outcomes that keeps nothing until Use.
 func New(o Options) *Outcomes {
-	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, broken: make(chan fileError, 8)}
+	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, found: maxFound, broken: make(chan fileError, 8)}
 	x.policy.Store(&Policy{})
 	x.stats.Store(&Stats{})
 	x.trouble.Store(new(string))
+	x.keyless.Store(new(string))
 	return x
 }
 
@@ -186,14 +194,20 @@ func (o *Outcomes) Use(p Policy) {
 	if o.o.StateDirectory == "" {
 		p = Policy{}
 	}
-	to := eventlog.Recipients{None: p.Recipients == None}
-	if p.on() && p.Recipients == Hashed {
+	to := eventlog.Recipients{None: p.Recipients == None || p.Keep == 0}
+	keyless := ""
+	if p.Keep > 0 && p.Recipients == Hashed {
 		keyed, err := o.hash(true)
 		if err != nil {
-			o.o.Log.Error("outcomes are kept without recipients: the key of their hashes cannot be read", "err", err)
+			keyless = fmt.Sprintf("outcomes are kept without recipients until a reload: the key of their hashes cannot be read: %v", err)
+			o.o.Log.Error(keyless)
 			to.None = true
 		}
 		to.Hash = keyed
+	}
+	o.keyless.Store(&keyless)
+	if l := o.events.Load(); l != nil {
+		l.Use(to) // before the policy: bare erases what came with addresses until then
 	}
 	o.policy.Store(&p)
 	switch l := o.events.Load(); {
@@ -210,8 +224,6 @@ func (o *Outcomes) Use(p Policy) {
 		if err := o.removeEvents(); err != nil {
 			o.o.Log.Error("events of outcomes that are not kept any more cannot be removed", "err", err, "remedy", "rm -r "+o.eventsDir())
 		}
-	default:
-		l.Use(to)
 	}
 }
 
@@ -338,19 +350,31 @@ type gapSeen struct {
 	lost uint64    // in all, since the start
 }
 
+// renewal is what is known of a file that was begun anew.
+type renewal struct {
+	at   time.Time
+	path string
+	why  string
+}
+
 // Trouble says why outcomes are not kept as they should be, "" if they are. Of events that
-// were lost it tells for an hour.
+// were lost, and of files that were begun anew, it tells for an hour.
 func (o *Outcomes) Trouble() string {
 	if l := o.events.Load(); l != nil {
 		if why := l.Trouble(); why != "" {
 			return "the log of events of outcomes cannot be written: " + why
 		}
 	}
-	if why := *o.trouble.Load(); why != "" {
-		return why
+	for _, why := range []string{*o.trouble.Load(), *o.keyless.Load()} {
+		if why != "" {
+			return why
+		}
 	}
-	if g := o.gapped.Load(); g != nil && o.o.Now().Sub(g.at) < gapToldFor {
+	if g := o.gapped.Load(); g != nil && o.o.Now().Sub(g.at) < toldFor {
 		return fmt.Sprintf("%d events are missing among the outcomes, the last found at %s; millrace history has an event \"gap\" there", g.lost, g.at.Format(time.RFC3339))
+	}
+	if r := o.renewed.Load(); r != nil && o.o.Now().Sub(r.at) < toldFor {
+		return fmt.Sprintf("%s was %s at %s, and begun anew; it may lack what the log of events did not have any more", r.path, r.why, r.at.Format(time.RFC3339))
 	}
 	return ""
 }

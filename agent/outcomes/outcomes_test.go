@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/eventlog"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
 func TestMain(m *testing.M) {
@@ -23,7 +22,7 @@ func TestMain(m *testing.M) {
 		child(dir)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leaks.Main(m)
 }
 
 var noon = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
@@ -87,6 +86,14 @@ func (b *bench) counts() (rows, totals int) {
 	return rows, totals
 }
 
+// has fails the test if there are not n rows, and as many events counted.
+func (b *bench) has(n int, when string) {
+	b.t.Helper()
+	if rows, totals := b.counts(); rows != n || totals != n {
+		b.t.Errorf("%s: %d rows, %d counted, want %d\nlog:\n%s", when, rows, totals, n, b.logs.String())
+	}
+}
+
 func query(t testing.TB, path, text string) (n int) {
 	t.Helper()
 	db, err := sql.Open("sqlite", dsn(path, "mode=rw&_pragma=busy_timeout(2000)"))
@@ -137,9 +144,7 @@ func TestHistoryTellsEveryAttempt(t *testing.T) {
 	if got := b.ask(Question{Recipient: "nobody@example.com"}); len(got) != 0 {
 		t.Errorf("of nobody: %+v", got)
 	}
-	if rows, totals := b.counts(); rows != 4 || totals != 4 {
-		t.Errorf("%d rows, %d counted", rows, totals)
-	}
+	b.has(4, "in the end")
 }
 
 // cpu is the CPU time that the process has used.

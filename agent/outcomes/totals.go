@@ -36,11 +36,9 @@ type bucket struct {
 	stream, queue, site, event, class string
 }
 
-// totals is totals.db, open for writing.
+// totals is totals.db.
 type totals struct {
-	path   string
-	db     *sql.DB
-	conn   *sql.Conn
+	*database
 	insert *sql.Stmt
 	cursor eventlog.Cursor
 	start  int64 // of the bucket that seen is about
@@ -50,8 +48,8 @@ type totals struct {
 func (o *Outcomes) totalsPath() string { return filepath.Join(o.dir(), "totals.db") }
 
 func openTotals(ctx context.Context, path string) (_ *totals, err error) {
-	t := &totals{path: path, seen: make(map[bucket]bool)}
-	if t.db, t.conn, err = openDB(ctx, path, totalsSchema); err != nil {
+	t := &totals{seen: make(map[bucket]bool)}
+	if t.database, err = openDB(ctx, path, totalsSchema); err != nil {
 		return nil, err
 	}
 	t.cursor, err = readCursor(ctx, t.conn)
@@ -104,27 +102,37 @@ func (t *totals) add(ctx context.Context, records []eventlog.Record, to eventlog
 	return nil
 }
 
-// fold adds up buckets that are old to wider ones, and drops those older than keep.
+// fold adds up buckets that are old to wider ones, and drops those older than keep: of each
+// width a day's at most, and it is called once an hour, so that a clock that is ahead for
+// some minutes does not cost them all.
 func (t *totals) fold(ctx context.Context, now time.Time, keep time.Duration) error {
-	return transaction(ctx, t.conn, func(ctx context.Context) error {
+	return transaction(ctx, t.conn, func(ctx context.Context) (err error) {
+		// until is the end of what is taken of a width, a multiple of step seconds.
+		until := func(width, step int64, age time.Duration) (end int64) {
+			var oldest sql.NullInt64
+			if err == nil {
+				err = t.conn.QueryRowContext(ctx, "SELECT min(start) FROM totals WHERE width = ?", width).Scan(&oldest)
+			}
+			return min(now.Add(-age).Unix(), oldest.Int64+wide) / step * step
+		}
+		exec := func(query string, args ...any) {
+			if err == nil {
+				_, err = t.conn.ExecContext(ctx, query, args...)
+			}
+		}
 		for _, step := range []struct {
 			from, to int64
 			after    time.Duration
 		}{{fine, hour, fineFor}, {hour, wide, hourFor}} {
-			until := now.Add(-step.after).Unix() / step.to * step.to
-			_, err := t.conn.ExecContext(ctx, `INSERT INTO totals SELECT ?1, start / ?1 * ?1, stream, queue, site, event, class, sum(n) FROM totals
-			WHERE width = ?2 AND start < ?3 GROUP BY 2, stream, queue, site, event, class ON CONFLICT DO UPDATE SET n = n + excluded.n`, step.to, step.from, until)
-			if err == nil {
-				_, err = t.conn.ExecContext(ctx, "DELETE FROM totals WHERE width = ? AND start < ?", step.from, until)
-			}
-			if err != nil {
-				return err
-			}
+			end := until(step.from, step.to, step.after)
+			exec(`INSERT INTO totals SELECT ?1, start / ?1 * ?1, stream, queue, site, event, class, sum(n) FROM totals
+			WHERE width = ?2 AND start < ?3 GROUP BY 2, stream, queue, site, event, class ON CONFLICT DO UPDATE SET n = n + excluded.n`, step.to, step.from, end)
+			exec("DELETE FROM totals WHERE width = ? AND start < ?", step.from, end)
 		}
-		if _, err := t.conn.ExecContext(ctx, "DELETE FROM totals WHERE start < ?", now.Add(-keep).Unix()); err != nil {
-			return err
+		for _, width := range []int64{fine, hour, wide} {
+			exec("DELETE FROM totals WHERE width = ? AND start < ?", width, until(width, width, keep))
 		}
-		return nil
+		return err
 	})
 }
 
@@ -132,5 +140,5 @@ func (t *totals) close() (err error) {
 	if t.insert != nil {
 		err = t.insert.Close()
 	}
-	return errors.Join(err, t.conn.Close(), t.db.Close())
+	return errors.Join(err, t.database.close())
 }

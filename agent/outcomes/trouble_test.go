@@ -182,9 +182,7 @@ func TestClockThatStepsBackwards(t *testing.T) {
 		b = begin(t, dir, week)
 		b.fill()
 	}
-	if rows, totals := b.counts(); rows != n || totals != n {
-		t.Errorf("%d rows and %d counted of %d", rows, totals, n)
-	}
+	b.has(n, "in the end")
 	if days := len(b.files()); days != 3 {
 		t.Errorf("%d days", days)
 	}
@@ -291,10 +289,12 @@ func TestDamagedFileIsBegunAnewFromTheLog(t *testing.T) {
 			for range 4 { // each try sets one aside
 				b.fill()
 			}
-			b.well()
-			if rows, totals := b.counts(); rows != 1001 || totals != 1001 {
-				t.Errorf("%d rows, %d counted\nlog:\n%s", rows, totals, b.logs.String())
+			if why := b.Trouble(); (why == "") != (name == "empty") { // which an empty file is not
+				t.Errorf("trouble %q", why)
 			}
+			b.now = b.now.Add(toldFor)
+			b.well()
+			b.has(1001, "in the end")
 		})
 	}
 }
@@ -321,6 +321,10 @@ func TestDamageThatALookUpFinds(t *testing.T) {
 		t.Errorf("%d rows, %v", n, err)
 	}
 	b.fill()
+	if why := b.Trouble(); !strings.Contains(why, "damaged") {
+		t.Errorf("trouble %q", why)
+	}
+	b.now = b.now.Add(toldFor)
 	b.well()
 	if got := b.ask(Question{Recipient: sent(noon, 5050).Recipient}); len(got) != 1 {
 		t.Errorf("%+v", got)
@@ -397,9 +401,7 @@ func TestReaderThatNeverEnds(t *testing.T) {
 	}
 	b.fill()
 	b.well()
-	if rows, totals := b.counts(); rows != added || totals != added {
-		t.Errorf("%d rows, %d counted of %d", rows, totals, added)
-	}
+	b.has(added, "in the end")
 	if wal, _ := sizeOf(b.dayPath(noon) + "-wal"); wal > b.most {
 		t.Errorf("the WAL stays at %d octets", wal)
 	}
@@ -441,7 +443,7 @@ func TestGapIsARowAndIsCounted(t *testing.T) {
 	if why := b.Trouble(); !strings.HasPrefix(why, "100 events are missing") {
 		t.Errorf("trouble %q", why)
 	}
-	b.now = b.now.Add(gapToldFor)
+	b.now = b.now.Add(toldFor)
 	b.well()
 	rows, totals := b.counts()
 	if lost := b.Stats().Lost; rows != 201 || totals != 300 || lost != 100 {
@@ -479,7 +481,271 @@ func TestNothingIsKeptAfterItIsTurnedOff(t *testing.T) {
 	b.Use(week)
 	b.put(noon, 20, 30)
 	b.well()
-	if rows, totals := b.counts(); rows != 20 || totals != 20 {
-		t.Errorf("on again: %d rows, %d counted", rows, totals)
+	b.has(20, "on again")
+}
+
+// Files that somebody removes, replaces or cuts while they are in use are made anew from the
+// log, and that is told for an hour.
+func TestFilesThatAreTakenAwayWhileTheyAreInUse(t *testing.T) {
+	t.Parallel()
+	replace := func(path string) error {
+		return errors.Join(os.Rename(path, path+".mine"), os.WriteFile(path, []byte("not a database, but of some length"), 0o600))
+	}
+	for name, spoil := range map[string]func(path string) error{
+		"removed": os.Remove, "cut": func(path string) error { return os.Truncate(path, 0) }, "replaced": replace,
+		"removed with what is beside": func(path string) error {
+			return errors.Join(os.Remove(path), os.Remove(path+"-wal"), os.Remove(path+"-shm"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := begin(t, t.TempDir(), week)
+			b.put(noon.Add(-24*time.Hour), 0, 100)
+			b.put(noon, 100, 1000)
+			b.well()
+			for _, path := range []string{b.dayPath(noon), b.totalsPath()} {
+				if err := spoil(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.now = b.now.Add(lookEvery)
+			b.Add(sent(noon, 1000))
+			for range 4 { // each try sets one aside
+				b.fill()
+			}
+			b.has(1001, "in the end")
+			if why := b.Trouble(); !strings.Contains(why, "begun anew") {
+				t.Errorf("trouble %q", why)
+			}
+			b.now = b.now.Add(toldFor)
+			b.well()
+			if err := os.RemoveAll(b.dir()); err != nil { // all of them
+				t.Fatal(err)
+			}
+			b.now = b.now.Add(lookEvery)
+			b.put(noon, 1001, 1010)
+			b.fill()
+			b.has(1010, "without a directory")
+		})
+	}
+}
+
+// A clock that is years ahead for some minutes takes a day of counts of each width, not all,
+// and the file that it has made goes once the clock is right again.
+func TestClockThatIsAheadForSomeMinutes(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	for day := range 30 {
+		b.put(noon.Add(time.Duration(day-29)*24*time.Hour), 10*day, 10*day+10)
+	}
+	b.well()
+	_, before := b.counts()
+	b.now = noon.Add(20 * 365 * 24 * time.Hour)
+	b.put(b.now, 300, 310)
+	for range 5 {
+		b.now = b.now.Add(time.Minute)
+		b.fill()
+	}
+	if _, after := b.counts(); after < before+10-3*10 {
+		t.Errorf("%d counted, %d before", after, before)
+	}
+	ahead := b.dayPath(b.now)
+	if _, err := os.Stat(ahead); err != nil {
+		t.Error(err)
+	}
+	for hour := range 3 {
+		b.now = noon.Add(time.Duration(hour)*time.Hour + 10*time.Minute)
+		b.put(b.now, 310+hour, 311+hour)
+	}
+	b.well()
+	if _, err := os.Stat(ahead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s stays (%v)", ahead, err)
+	}
+}
+
+// A day that is larger than max_size stops at that size, and the next day goes on.
+func TestDayLargerThanMaxSize(t *testing.T) {
+	t.Parallel()
+	p := week
+	p.MaxSize = 200 << 10
+	b := begin(t, t.TempDir(), p)
+	n := 0
+	for day := range 3 {
+		at := noon.Add(time.Duration(day) * 24 * time.Hour)
+		b.now = at
+		for range 4 {
+			b.put(b.now, n, n+2000)
+			n += 2000
+			b.now = b.now.Add(lookEvery)
+		}
+		b.fill()
+		if why := b.Trouble(); !strings.Contains(why, "max_size") {
+			t.Errorf("day %d: trouble %q", day, why)
+		}
+		rows := 0
+		if _, err := os.Stat(b.dayPath(at)); err == nil {
+			rows = query(t, b.dayPath(at), "SELECT count(*) FROM attempts")
+		}
+		if rows == 0 || len(b.files()) != 1 {
+			t.Errorf("day %d: %d rows, %v", day, rows, b.files())
+		}
+	}
+}
+
+// A reader of totals.db is told like one of the rows.
+func TestReaderOfTotalsThatNeverEnds(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	b.large, b.most = 40<<10, 160<<10
+	b.put(noon, 0, 100)
+	db, err := sql.Open("sqlite", dsn(b.totalsPath(), "mode=ro"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := tx.QueryRow("SELECT sum(n) FROM totals").Scan(&n); err != nil || n != 100 {
+		t.Fatal(n, err)
+	}
+	told, added := false, 100
+	for i := range 20 {
+		b.put(noon.Add(time.Duration(i)*5*time.Minute), added, added+100)
+		added += 100
+		if wal, _ := sizeOf(b.totalsPath() + "-wal"); wal >= b.large && !told {
+			b.fill()
+			if told = true; wal >= b.most || !strings.Contains(b.Trouble(), "totals.db-wal") {
+				t.Errorf("a WAL of %d octets, trouble %q", wal, b.Trouble())
+			}
+			if n := strings.Count(b.logs.String(), "kept again"); n > 0 {
+				t.Errorf("%d times kept again", n)
+			}
+		}
+	}
+	if wal, _ := sizeOf(b.totalsPath() + "-wal"); !told || wal > b.most+100<<10 {
+		t.Errorf("told %v, a WAL of %d octets", told, wal)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	b.fill()
+	b.well()
+	b.has(added, "in the end")
+}
+
+// Where no attempts are kept no addresses are either: not those of new events, and not those
+// that the log has from before. The counts have them all.
+func TestNoAddressIsStoredWhereNoAttemptsAreKept(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := begin(t, dir, week)
+	b.put(noon, 0, 100)
+	for i := 100; i < 200; i++ {
+		b.Add(sent(noon, i)) // not taken in yet
+	}
+	p := week
+	p.Keep = 0
+	b.Use(p)
+	b.put(noon, 200, 300)
+	b.well()
+	none := func(when string) {
+		t.Helper()
+		segments, err := filepath.Glob(filepath.Join(b.eventsDir(), "*.log"))
+		if err != nil || len(segments) == 0 {
+			t.Errorf("%s: %v, %v", when, segments, err)
+		}
+		for _, path := range segments {
+			if text, err := os.ReadFile(path); err != nil || strings.Contains(string(text), "user") {
+				t.Errorf("%s: %s has addresses (%v)", when, path, err)
+			}
+		}
+		if _, totals := b.counts(); totals != 300 {
+			t.Errorf("%s: %d counted", when, totals)
+		}
+	}
+	none("after a reload")
+	b.Close()
+	b = begin(t, t.TempDir(), week)
+	for i := range 300 {
+		b.Add(sent(noon, i))
+	}
+	b.crash()
+	b = begin(t, b.o.StateDirectory, p)
+	b.fill()
+	b.well()
+	none("after a restart")
+}
+
+// Without the key of their hashes recipients are not kept, and that is told, by a question
+// too.
+func TestKeyThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	b.put(noon, 0, 10)
+	key := filepath.Join(b.dir(), keyFile)
+	if err := os.WriteFile(key, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := week
+	p.Recipients = Hashed
+	b.Use(p)
+	b.put(noon, 10, 20)
+	if why := b.Trouble(); !strings.Contains(why, key) {
+		t.Errorf("trouble %q", why)
+	}
+	n := 0
+	err := b.History(t.Context(), Question{Recipient: sent(noon, 5).Recipient}, func(*Entry) error { n++; return nil })
+	if err == nil || !strings.Contains(err.Error(), key) || n != 1 {
+		t.Errorf("%d attempts, %v", n, err)
+	}
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	b.Use(p)
+	b.put(noon, 20, 30)
+	b.well()
+	if got := b.ask(Question{Recipient: sent(noon, 25).Recipient}); len(got) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A file that is removed while nothing has it open, after Forget, is made anew as well.
+func TestFileThatIsRemovedAfterForget(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), week)
+	b.put(noon, 0, 100)
+	if _, err := b.Forget(t.Context(), sent(noon, 5).Recipient); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(b.dayPath(noon)); err != nil {
+		t.Fatal(err)
+	}
+	b.put(noon, 100, 110)
+	if rows, totals := b.counts(); rows != 109 || totals != 110 {
+		t.Errorf("%d rows, %d counted", rows, totals)
+	}
+}
+
+// An address that got very much, as a test account does, is forgotten as a whole.
+func TestForgetIsNotBounded(t *testing.T) {
+	t.Parallel()
+	b := begin(t, t.TempDir(), Policy{Keep: week.Keep})
+	b.found = 10
+	const n = 25
+	for i := range n {
+		r := sent(noon, i)
+		r.Recipient = "probe@example.com"
+		b.Add(r)
+	}
+	b.fill()
+	if got := b.ask(Question{Recipient: "probe@example.com"}); len(got) != b.found {
+		t.Errorf("a question is told of %d", len(got))
+	}
+	f, err := b.Forget(t.Context(), "probe@example.com")
+	if rows, _ := b.counts(); err != nil || f.Rows != n || rows != 0 {
+		t.Errorf("%+v, %d rows are left, %v", f, rows, err)
 	}
 }

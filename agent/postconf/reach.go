@@ -133,6 +133,9 @@ func Keeps(ctx context.Context, c *config.Config) ([]Finding, error) {
 	if err != nil || !info.IsDir() {
 		f.Wrong = "there is no such directory, so pauses, the suppression list and what is learned of receivers are lost with each restart"
 		f.Remedy = fmt.Sprintf("install -d -m 750 -o %s -g %s %s", u.Username, groupOf(c.Spool.Directory), dir)
+		if err == nil {
+			f.Remedy = fmt.Sprintf("mv %s %s.old; %s", dir, dir, f.Remedy)
+		}
 		return []Finding{f}, nil
 	}
 	if may, err := test(ctx, u, "-w", dir); may || err != nil {

@@ -150,7 +150,14 @@ func TestStateDirectoryIsWrittenByTheAgentsUser(t *testing.T) {
 	if err := os.Chmod(top, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(state, 0o755); err != nil {
+	if err := os.WriteFile(state, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("a file", "there is no such directory")
+	if found, err := Keeps(t.Context(), c); err != nil || len(found) != 1 || !strings.HasPrefix(found[0].Remedy, "mv "+state) {
+		t.Errorf("a file: %v, %v", found, err) // install would say that it is there
+	}
+	if err := errors.Join(os.Remove(state), os.Mkdir(state, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	expect("root's", "user nobody may not write to it")

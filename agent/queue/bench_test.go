@@ -65,19 +65,19 @@ func drain(b *testing.B, backlog, destinations int) {
 
 // sendAll is a session that delivers everything at once.
 func sendAll(q *Queue, s *Session) {
-	q.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h", Began: time.Now()}})
+	q.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: time.Now()}})
 	var done []Settled
 	sig := make([]elastic.Signal, 0, 1)
 	for {
 		job, err := q.Step(context.Background(), s, done, sig)
 		if err != nil {
-			q.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}, "")
+			q.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
 			return
 		}
 		done = done[:0]
 		for _, it := range job.Items {
 			done = append(done, Settled{Handle: it.Handle, State: spool.State{Status: spool.Delivered}})
 		}
-		sig = append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Host: "h", Began: time.Now()})
+		sig = append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Began: time.Now()})
 	}
 }

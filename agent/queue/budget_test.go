@@ -57,12 +57,12 @@ func TestConnectionsAreOpenedAtTheConfiguredRate(t *testing.T) {
 func closing(n int) func(*world, *Session) {
 	return func(w *world, s *Session) {
 		time.Sleep(w.service)
-		w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h"}})
+		w.Opened(s, []elastic.Signal{{Kind: elastic.Up}})
 		w.set(func() { w.launched++ })
 		var done []Settled
 		for sent := 0; ; sent++ {
 			job, err := w.Step(context.Background(), s, done, nil)
-			closed := []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}
+			closed := []elastic.Signal{{Kind: elastic.Closed}}
 			if err != nil {
 				w.set(func() { w.asked = append(w.asked, fmt.Sprint("quit after ", sent)) })
 				w.Leave(s, nil, closed, "")
@@ -300,7 +300,7 @@ func TestConnectsThatHangAreReplaced(t *testing.T) {
 				if hangs {
 					w.set(func() { w.launched++ })
 					w.lasts(s, 5*time.Minute) // agent/smtp's limit for a greeting
-					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "silent"}}, "no greeting")
+					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed}}, "no greeting")
 					return
 				}
 				w.serveSession(s)

@@ -140,7 +140,7 @@ func TestNobodyMakesRoomForASiteThatIsDown(t *testing.T) {
 			w.server = func(w *world, s *Session) {
 				if s.Route().Key == "down.example" {
 					w.set(func() { w.launched++ })
-					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h"}}, "connection refused")
+					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed}}, "connection refused")
 					return
 				}
 				w.serveSession(s)

@@ -200,7 +200,7 @@ func TestMailEndsByAFailureAfterItsAge(t *testing.T) {
 		},
 		"the site wants no connection, whenever it is asked": func(w *world) {
 			w.server = func(w *world, s *Session) {
-				w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h"}})
+				w.Opened(s, []elastic.Signal{{Kind: elastic.Up}})
 				job, err := w.Step(w.t.Context(), s, nil, nil)
 				if err != nil {
 					w.Leave(s, nil, nil, "")
@@ -211,7 +211,7 @@ func TestMailEndsByAFailureAfterItsAge(t *testing.T) {
 				if time.Since(job.Born) >= w.policy.Expire {
 					done.State.Status = spool.Bounced // by its transaction
 				}
-				w.Leave(s, []Settled{done}, []elastic.Signal{{Kind: elastic.Lost, Host: "h"}}, "")
+				w.Leave(s, []Settled{done}, []elastic.Signal{{Kind: elastic.Lost}}, "")
 			}
 		},
 	} {
@@ -262,7 +262,7 @@ func TestNoMailEndsBeforeAFailureThatCameAfterItsAge(t *testing.T) {
 						}
 						mu.Unlock()
 						if d {
-							w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h"}}, "connection refused")
+							w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed}}, "connection refused")
 							return
 						}
 						w.serveSession(s)

@@ -41,10 +41,11 @@ func (w *world) toPlaces(site, key string, places ...Place) Route {
 	return r
 }
 
-// serve is a session's life at the address that the queue chose.
-func (x *receivers) serve(w *world, s *Session) {
+// connect is a session's connect to the address that the queue chose; r is nil when nothing
+// came up, and the session has left then.
+func (x *receivers) connect(w *world, s *Session) (r *receiver) {
 	x.mu.Lock()
-	r := x.at[s.Place().Addr]
+	r = x.at[s.Place().Addr]
 	r.calls++
 	refuse := r.limit < 0 || r.limit > 0 && r.up >= r.limit
 	if refuse {
@@ -58,55 +59,77 @@ func (x *receivers) serve(w *world, s *Session) {
 	leave := func(kind elastic.Kind, why string) {
 		w.Leave(s, nil, []elastic.Signal{{Kind: kind, Began: began, Text: why}}, why)
 	}
-	end := func() {
-		x.mu.Lock()
-		r.up--
-		x.mu.Unlock()
-	}
 	if silent > 0 {
 		w.lasts(s, silent)
 		leave(elastic.Failed, "timed out")
-		return
+		return nil
 	}
 	time.Sleep(20 * time.Millisecond)
 	if refuse {
 		leave(elastic.Refused, "421 too many")
-		return
+		return nil
 	}
 	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
+	return r
+}
+
+// end gives back the place of a connection.
+func (x *receivers) end(r *receiver) {
+	x.mu.Lock()
+	r.up--
+	x.mu.Unlock()
+}
+
+// steps is a session's life once it is up: take is asked what becomes of each transaction, and
+// takes as long as that does.
+func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) (spool.State, elastic.Signal)) {
+	began := time.Now()
 	var done []Settled
 	var sig []elastic.Signal
 	for n := 1; ; n++ {
 		job, err := w.Step(context.Background(), s, done, sig)
 		if err != nil {
-			end()
-			leave(elastic.Closed, "")
+			x.end(r)
+			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
 			return
 		}
 		x.mu.Lock()
 		stalls, messages := r.stalls, r.messages
 		x.mu.Unlock()
 		if stalls {
-			end()
-			leave(elastic.Lost, "closed")
+			x.end(r)
+			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Lost, Began: began, Text: "closed"}}, "closed")
 			return
 		}
 		began = time.Now()
-		time.Sleep(w.service)
-		done, sig = done[:0], append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Began: began})
+		state, said := take(job)
+		said.Began = began
+		done, sig = done[:0], append(sig[:0], said)
 		for _, item := range job.Items {
-			done = append(done, Settled{Handle: item.Handle, State: spool.State{Status: spool.Delivered}})
+			done = append(done, Settled{Handle: item.Handle, State: state})
 		}
-		x.mu.Lock()
-		r.taken++
-		x.mu.Unlock()
-		w.set(func() { w.sent = append(w.sent, job.ID) })
 		if n == messages {
-			end()
+			x.end(r)
 			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
 			return
 		}
 	}
+}
+
+// serve is a session's life at the address that the queue chose.
+func (x *receivers) serve(w *world, s *Session) {
+	r := x.connect(w, s)
+	if r == nil {
+		return
+	}
+	x.steps(w, s, r, func(job Job) (spool.State, elastic.Signal) {
+		time.Sleep(w.service)
+		x.mu.Lock()
+		r.taken++
+		x.mu.Unlock()
+		w.set(func() { w.sent = append(w.sent, job.ID) })
+		return spool.State{Status: spool.Delivered}, elastic.Signal{Kind: elastic.Accepted}
+	})
 }
 
 // at is what one address has met.

@@ -27,7 +27,7 @@ func (w *world) silent(dead, tarpit time.Duration) {
 		up := w.lasts(s, wait) && wait != dead
 		w.set(func() { w.launched--; w.now-- })
 		if !up {
-			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h", Began: began}}, "no answer")
+			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Began: began}}, "no answer")
 			return
 		}
 		w.serveSession(s)
@@ -173,7 +173,7 @@ func TestConnectThatHangsIsFoundOutWhileOthersComeAndGo(t *testing.T) {
 				w.set(func() { hangs = w.launched == 0; w.launched++ })
 				if hangs {
 					w.lasts(s, 5*time.Minute)
-					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "silent"}}, "no greeting")
+					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed}}, "no greeting")
 					return
 				}
 				w.serveSession(s)

@@ -180,7 +180,7 @@ func TestHangingConnectHoldsNoMail(t *testing.T) {
 		w := newWorld(t, func(w *world) {
 			w.server = func(w *world, s *Session) {
 				<-release
-				w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Host: "h", Began: time.Now()}}, "timed out")
+				w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Failed, Began: time.Now()}}, "timed out")
 			}
 		})
 		w.add(1, "s", "a.example")
@@ -246,12 +246,12 @@ func TestWhatWasNotSettledGoesBackToTheHead(t *testing.T) {
 					serve(w, s)
 					return
 				}
-				w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h"}})
+				w.Opened(s, []elastic.Signal{{Kind: elastic.Up}})
 				job, err := w.Step(context.Background(), s, nil, nil)
 				if err != nil || job.ID != 1 {
 					t.Errorf("job %v, %v", job, err)
 				}
-				w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}, "")
+				w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
 			}
 		})
 		for i := range 3 {
@@ -401,7 +401,7 @@ func TestContextEndsAWaitOnTheReadyList(t *testing.T) {
 		var got error
 		w := newWorld(t, func(w *world) {
 			w.server = func(w *world, s *Session) {
-				w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h"}})
+				w.Opened(s, []elastic.Signal{{Kind: elastic.Up}})
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()
 				job, err := w.Step(ctx, s, nil, nil)

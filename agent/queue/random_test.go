@@ -30,7 +30,7 @@ func (l *ledger) moody(seed uint64) func(w *world, s *Session) {
 		rng := rand.New(rand.NewPCG(seed, no))
 		l.mu.Unlock()
 		began := time.Now()
-		sig := func(k elastic.Kind) []elastic.Signal { return []elastic.Signal{{Kind: k, Host: "h", Began: began}} }
+		sig := func(k elastic.Kind) []elastic.Signal { return []elastic.Signal{{Kind: k, Began: began}} }
 		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
 		switch rng.IntN(12) {
 		case 0:

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"context"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -29,38 +28,11 @@ type sharing struct {
 
 func (x *sharing) serve(w *world, s *Session) {
 	n := int(s.Place().Addr.Addr().As4()[3])
-	x.mu.Lock()
-	r := x.at[s.Place().Addr]
-	r.calls++
-	refuse := r.limit > 0 && r.up >= r.limit
-	if refuse {
-		r.refused++
-	} else {
-		r.up++
-	}
-	x.mu.Unlock()
-	began := time.Now()
-	time.Sleep(20 * time.Millisecond)
-	if refuse {
-		w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Refused, Began: began, Text: "421 too many"}}, "421 too many")
+	r := x.connect(w, s)
+	if r == nil {
 		return
 	}
-	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
-	end := func() {
-		x.mu.Lock()
-		r.up--
-		x.mu.Unlock()
-	}
-	var done []Settled
-	var sig []elastic.Signal
-	for k := 1; ; k++ {
-		job, err := w.Step(context.Background(), s, done, sig)
-		if err != nil {
-			end()
-			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
-			return
-		}
-		began = time.Now()
+	x.steps(w, s, r, func(job Job) (spool.State, elastic.Signal) {
 		x.mu.Lock()
 		v := x.say(job.Domain, job.Items[0], n)
 		x.mu.Unlock()
@@ -75,17 +47,8 @@ func (x *sharing) serve(w *world, s *Session) {
 		if v.due > 0 {
 			state.Due = time.Now().Add(v.due)
 		}
-		v.sig.Began = began
-		done, sig = done[:0], append(sig[:0], v.sig)
-		for _, item := range job.Items {
-			done = append(done, Settled{Handle: item.Handle, State: state})
-		}
-		if k == r.messages {
-			end()
-			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
-			return
-		}
-	}
+		return state, v.sig
+	})
 }
 
 // A destination of whose mail a part is accepted is none of a stranger, however many of its

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -164,35 +163,12 @@ func (x *answering) took(n int) (sum int) {
 
 func (x *answering) serve(w *world, s *Session) {
 	n := int(s.Place().Addr.Addr().As4()[3])
-	x.mu.Lock()
-	r := x.at[s.Place().Addr]
-	r.calls++
-	refuse := r.up >= r.limit
-	if refuse {
-		r.refused++
-	} else {
-		r.up++
-	}
-	x.mu.Unlock()
-	began := time.Now()
-	time.Sleep(20 * time.Millisecond)
-	if refuse {
-		w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Refused, Began: began, Text: "421 too many"}}, "421 too many")
+	r := x.connect(w, s)
+	if r == nil {
 		return
 	}
-	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
-	var done []Settled
-	var sig []elastic.Signal
-	for k := 1; ; k++ {
-		job, err := w.Step(context.Background(), s, done, sig)
-		if err != nil {
-			x.mu.Lock()
-			r.up--
-			x.mu.Unlock()
-			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
-			return
-		}
-		began = time.Now()
+	x.steps(w, s, r, func(job Job) (spool.State, elastic.Signal) {
+		began := time.Now()
 		state := spool.State{Status: spool.Delivered}
 		answer := x.takes(job.Domain, n)
 		x.mu.Lock()
@@ -224,17 +200,6 @@ func (x *answering) serve(w *world, s *Session) {
 			x.denied++
 		}
 		x.mu.Unlock()
-		answer.Began = began
-		done, sig = done[:0], append(sig[:0], answer)
-		for _, item := range job.Items {
-			done = append(done, Settled{Handle: item.Handle, State: state})
-		}
-		if k == r.messages {
-			x.mu.Lock()
-			r.up--
-			x.mu.Unlock()
-			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
-			return
-		}
-	}
+		return state, answer
+	})
 }

@@ -10,15 +10,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // world drives a queue: it answers Resolve with the way of the domain's name
 // and runs each session as a small model of a server.
@@ -106,16 +105,16 @@ func (w *world) serveSession(s *Session) {
 	began := time.Now()
 	time.Sleep(w.service)
 	if refuse {
-		leave(elastic.Signal{Kind: elastic.Failed, Host: "h", Began: began}, "connection refused")
+		leave(elastic.Signal{Kind: elastic.Failed, Began: began}, "connection refused")
 		return
 	}
-	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h", Began: began}})
+	w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: began}})
 	var done []Settled
 	var sig []elastic.Signal
 	for {
 		job, err := w.Step(context.Background(), s, done, sig)
 		if err != nil {
-			leave(elastic.Signal{Kind: elastic.Closed, Host: "h"}, "")
+			leave(elastic.Signal{Kind: elastic.Closed}, "")
 			return
 		}
 		began = time.Now()
@@ -129,7 +128,7 @@ func (w *world) serveSession(s *Session) {
 		job.Items = slices.Clone(job.Items)
 		w.jobs = append(w.jobs, job)
 		w.mu.Unlock()
-		sig = append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Host: "h", Began: began})
+		sig = append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Began: began})
 	}
 }
 

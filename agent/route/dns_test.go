@@ -10,10 +10,11 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
-	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // zone is a DNS as a literal: "name TYPE" to records without owner and class
 // ("300 MX 10 mx.example.", "300 @other.example. A 192.0.2.1" for another

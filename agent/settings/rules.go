@@ -30,7 +30,8 @@ func ReplyRules(list []config.Reply) ([]outcome.Rule, error) {
 			x.Hosts = append(x.Hosts, strings.ToLower(glob))
 		}
 		for _, s := range r.Stage {
-			x.Stages = append(x.Stages, replyStages[s])
+			stage, _ := outcome.ParseStage(s) // that it is one was checked when the configuration was read
+			x.Stages = append(x.Stages, stage)
 		}
 		x.Class, _ = outcome.ParseClass(r.Class)
 		if r.Text != "" {
@@ -49,10 +50,6 @@ var effects = map[config.ReplyAction]outcome.EffectKind{
 	config.ReplySlow: outcome.Slow, config.ReplySuspend: outcome.Suspend, config.ReplySessions: outcome.Bound,
 	config.ReplyLearn: outcome.Learn, config.ReplyRecipient: outcome.Alone, config.ReplyRetry: outcome.Later,
 	config.ReplyBounce: outcome.Never, config.ReplyPause: outcome.Pause, config.ReplyHold: outcome.HoldStream,
-}
-
-var replyStages = map[string]outcome.Stage{
-	"connect": outcome.Connect, "tls": outcome.TLS, "mail": outcome.Mail, "rcpt": outcome.Rcpt, "data": outcome.Data,
 }
 
 // Naming are the patterns that name somebody, as "*" does not.

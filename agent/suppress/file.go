@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/millrace/millrace/agent/durable"
 )
 
 // file is the log on disk. Two locks: List.mu guards what is pending, io the
@@ -51,7 +53,7 @@ func (f *file) append(line func([]byte) []byte) {
 // load reads the file into a table and returns how many lines could not be read.
 func (f *file) load(t *table) (bad int, err error) {
 	in, err := os.Open(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if durable.Missing(err) {
 		return 0, nil
 	}
 	if err != nil {

@@ -28,6 +28,10 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
+// maxMarks is how many ids of a field are looked at. Ours is the first of its own field; to
+// look at each costs hashes, and a field of a stranger may have thousands.
+const maxMarks = 3
+
 // maxWord bounds every word taken from the envelope, so no line of the field
 // nears the 998 octets of RFC 5322 section 2.1.1.
 const maxWord = 255
@@ -89,12 +93,13 @@ func (x *written) holds(key []byte) bool {
 	return hmac.Equal([]byte(mac(key, x.id, x.qid)), []byte(x.sum))
 }
 
-// ids are the marks of a field, held or not.
+// ids are the marks of a field, held or not, maxMarks of them at most.
 func ids(received string) iter.Seq[written] {
 	return func(yield func(written) bool) {
 		words := strings.FieldsFunc(received, func(r rune) bool {
 			return r == ' ' || r == '\t' || r == '\r' || r == '\n' || r == ';'
 		})
+		left := maxMarks
 		for i, w := range words {
 			if i == 0 || !strings.EqualFold(words[i-1], "id") {
 				continue
@@ -106,7 +111,10 @@ func ids(received string) iter.Seq[written] {
 			if i+1 < len(words) && words[i+1][0] == '(' {
 				x.sealed = strings.Trim(words[i+1], "()")
 			}
-			if ok1 && ok2 && !yield(x) {
+			if !ok1 || !ok2 {
+				continue
+			}
+			if left--; !yield(x) || left == 0 {
 				return
 			}
 		}

@@ -119,3 +119,16 @@ func FuzzReceived(f *testing.F) {
 		}
 	})
 }
+
+// One field of a stranger costs no more hashes than the trace of a hop may need.
+func TestManyMarksInOneFieldAreNotLookedAt(t *testing.T) {
+	t.Parallel()
+	forged := " id A.M1-1.x (AAAAAAAAAAAAAAAA)"
+	ours := strings.TrimPrefix(string(Received(envelope(), 7, "h", &keys, []uint32{0})), "Received:")
+	for n, want := range map[int]bool{0: true, maxMarks - 1: true, maxMarks: false, 100_000: false} {
+		v := strings.Repeat(forged, n) + ours
+		if _, ok := keys.Read(v); ok != want || Marked(v, key) != want {
+			t.Errorf("behind %d others: %v, %v", n, ok, Marked(v, key))
+		}
+	}
+}

@@ -80,7 +80,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 	defer cancel()
 	wait := func(what string, holds func() bool) {
 		t.Helper()
-		limit, cancel := context.WithTimeout(ctx, time.Minute)
+		limit, cancel := context.WithTimeout(ctx, 5*time.Minute)
 		defer cancel()
 		if err := lab.Until(limit, func() (bool, error) { return holds(), nil }); err != nil {
 			t.Fatalf("never: %s (%v)", what, err)

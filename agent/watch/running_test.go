@@ -1,11 +1,25 @@
 package watch
 
 import (
+	"context"
 	"net"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/contrib/lab"
 )
+
+// ends waits until nobody listens any more: a program that another test is just starting has
+// our sockets until its execve.
+func ends(t *testing.T, address string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := lab.Until(ctx, func() (bool, error) { up, err := listening(address); return !up, err }); err != nil {
+		t.Errorf("%s without a listener: %v", address, err)
+	}
+}
 
 func TestListenerIsSeenWithoutAConnection(t *testing.T) {
 	t.Parallel()
@@ -20,9 +34,7 @@ func TestListenerIsSeenWithoutAConnection(t *testing.T) {
 			t.Errorf("%s while somebody listens on %s: %v, %v", ask, x.listen, up, err)
 		}
 		l.Close()
-		if up, err := listening(ask); err != nil || up {
-			t.Errorf("%s without a listener: %v, %v", ask, up, err)
-		}
+		ends(t, ask)
 	}
 	path := filepath.Join(t.TempDir(), "s")
 	if up, err := listening("unix:" + path); err != nil || up {
@@ -44,9 +56,7 @@ func TestListenerIsSeenWithoutAConnection(t *testing.T) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // as Postfix leaves its own
 	l.Close()
-	if up, err := listening("unix:" + path); err != nil || up {
-		t.Errorf("a socket that somebody left: %v, %v", up, err)
-	}
+	ends(t, "unix:"+path)
 	if _, err := listening("unix:" + path + "/s"); err == nil {
 		t.Error("a path that cannot be followed tells nothing")
 	}

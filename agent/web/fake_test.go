@@ -12,15 +12,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // hostile is what a stranger might put into a name or a reply.
 const hostile = "<script>alert(1)</script>\" onmouseover='alert(2)' \u202egnp.exe\r\n\x00 {{.}} joe.secret@victim.example javascript:alert(3) averylongwordxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"

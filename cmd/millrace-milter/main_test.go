@@ -14,9 +14,10 @@ import (
 	"time"
 
 	"github.com/emersion/go-milter"
-	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/cmd/internal/program"
+	"github.com/millrace/millrace/contrib/lab/leaks"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
 // asProgram makes the test binary be the program.
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leaks.Main(m)
 }
 
 // running is a running millrace-milter.
@@ -181,12 +182,12 @@ func TestSystemdsSocketWins(t *testing.T) {
 func TestOpenSocketStartsInItsSafeForm(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	free, err := net.Listen("tcp4", "127.0.0.1:0")
+	free, addr, err := sockets.Reserve("0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, err := net.SplitHostPort(free.Addr().String())
-	free.Close()
+	defer free.Close()
+	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
 	}

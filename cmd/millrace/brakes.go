@@ -140,17 +140,25 @@ func limitInWords(l *control.Limit) string {
 	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who)
 }
 
+// What a reply rule does to a site, after the site's name.
+const (
+	siteSuspended = "is suspended"
+	siteSlowed    = "goes on at half its pace"
+)
+
+func siteBound(sessions int) string { return "gets at most " + count(sessions, "session") }
+
 // effectOf is what a reply rule does to a site.
 func effectOf(e *control.Effect) string {
-	what := "is suspended"
+	what := siteSuspended
 	switch e.Action {
 	case "slow":
-		what = "goes on at half its pace"
+		what = siteSlowed
 		if e.Rate > 0 {
 			what = fmt.Sprintf("gets at most %.3g/s", e.Rate)
 		}
 	case "sessions":
-		what = "gets at most " + count(e.Sessions, "session")
+		what = siteBound(e.Sessions)
 	}
 	return fmt.Sprintf("site %s %s", e.Site, what)
 }

@@ -152,14 +152,9 @@ func (c *replyCmd) lines(p *outcome.Policy, in io.Reader, out io.Writer) error {
 	return s.Err()
 }
 
-// replyStages are the stages by their names in the configuration.
-var replyStages = map[string]outcome.Stage{
-	"connect": outcome.Connect, "tls": outcome.TLS, "mail": outcome.Mail, "rcpt": outcome.Rcpt, "data": outcome.Data,
-}
-
 // readReply has the agent's own code decide on a reply to a message that does not expire.
 func readReply(p *outcome.Policy, stage, host, reply string) (replyAnswer, error) {
-	at, ok := replyStages[strings.ToLower(stage)]
+	at, ok := outcome.ParseStage(strings.ToLower(stage))
 	if !ok {
 		return replyAnswer{}, fmt.Errorf("stage %q is unknown; write connect, tls, mail, rcpt or data", stage)
 	}
@@ -201,11 +196,11 @@ func effectInWords(e *outcome.Effect) string {
 	what := ""
 	switch e.Kind {
 	case outcome.Slow:
-		what = "the site goes on at half its pace"
+		what = "the site " + siteSlowed
 	case outcome.Suspend:
-		what = "the site is suspended"
+		what = "the site " + siteSuspended
 	case outcome.Bound:
-		what = "the site gets at most " + count(e.Sessions, "session")
+		what = "the site " + siteBound(e.Sessions)
 	case outcome.Pause:
 		what = "the stream waits at the site"
 	case outcome.HoldStream:

@@ -165,8 +165,8 @@ type suppressImport struct {
 
 func (c *suppressImport) Help() string {
 	return `Reads one address a line (# begins a comment), or CSV with a first line that names
-the columns: address, and if you like stream, last (RFC 3339), bounces and class,
-as millrace suppress export writes them. Entries without a class stay until they
+the columns: address, and if you like stream, last (RFC 3339), bounces, class and
+late, as millrace suppress export writes them. Entries without a class stay until they
 are removed, as those of millrace suppress add do. A million takes some seconds.
 After an error, what stands before that line is on the list; to import it again
 does no harm.`
@@ -185,8 +185,10 @@ func (c *suppressImport) Run(ctx context.Context, g *globals) error {
 	return g.suppress(ctx, readList(in, name, c.Stream))
 }
 
-// listColumns are those of a list in CSV.
-func listColumns() []string { return []string{"address", "stream", "last", "bounces", "class"} }
+// listColumns are those of a list in CSV; wasLate stands in the last one, or nothing.
+func listColumns() []string { return []string{"address", "stream", "last", "bounces", "class", "late"} }
+
+const wasLate = "late"
 
 // readList reads a list in either form, entry by entry. Errors name file and line.
 func readList(in io.Reader, name, stream string) func(*control.Suppression) error {
@@ -233,6 +235,10 @@ func readList(in io.Reader, name, stream string) func(*control.Suppression) erro
 					return fail(fmt.Errorf("last: %q is not a time; remedy: write it like %q", v, "2026-11-24T12:00:00Z"))
 				}
 			}
+			if v := field("late"); v != "" && v != wasLate {
+				return fail(fmt.Errorf("late: %q; remedy: write %q if the last bounce came in a report, or nothing", v, wasLate))
+			}
+			s.Late = field("late") != ""
 			if v := field("bounces"); v != "" {
 				if s.Bounces, err = strconv.Atoi(v); err != nil || s.Bounces < 0 {
 					return fail(fmt.Errorf("bounces: %q is not a number", v))
@@ -264,8 +270,9 @@ type suppressExport struct {
 
 func (c *suppressExport) Help() string {
 	return `Writes CSV with the columns address, stream (empty: all), last (time of the last
-bounce), bounces and class ("none": added by an admin), also of what has bounced and
-is not suppressed yet. millrace suppress import reads it.`
+bounce), bounces, class ("none": added by an admin) and late ("late": that bounce or
+complaint came in a report, and a delivery does not clear it), also of what has bounced
+and is not suppressed yet. millrace suppress import reads it.`
 }
 
 func (c *suppressExport) Run(ctx context.Context, g *globals) error {
@@ -281,7 +288,11 @@ func (c *suppressExport) Run(ctx context.Context, g *globals) error {
 		if c.Stream != nil && *c.Stream != s.Stream {
 			return nil
 		}
-		return out.Write([]string{printable.String(s.Address), printable.String(s.Stream), s.Last.UTC().Format(time.RFC3339), strconv.Itoa(s.Bounces), printable.String(s.Class)})
+		late := ""
+		if s.Late {
+			late = wasLate
+		}
+		return out.Write([]string{printable.String(s.Address), printable.String(s.Stream), s.Last.UTC().Format(time.RFC3339), strconv.Itoa(s.Bounces), printable.String(s.Class), late})
 	})
 	out.Flush()
 	return errors.Join(err, out.Error())

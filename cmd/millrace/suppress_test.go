@@ -89,11 +89,11 @@ func TestSuppressVerbs(t *testing.T) {
 		}
 		return path
 	}
-	const export = `address,stream,last,bounces,class
-a@b.test,,2023-11-14T22:13:20Z,0,none
-c@b.test,news,2023-11-14T22:13:20Z,0,none
-old@b.test,"Spring, sale",2026-11-01T10:00:00Z,4,userunknown
-once@b.test,news,2026-11-02T10:00:00Z,1,hasmoved
+	const export = `address,stream,last,bounces,class,late
+a@b.test,,2023-11-14T22:13:20Z,0,none,
+c@b.test,news,2023-11-14T22:13:20Z,0,none,
+old@b.test,"Spring, sale",2026-11-01T10:00:00Z,4,userunknown,late
+once@b.test,news,2026-11-02T10:00:00Z,1,hasmoved,
 `
 	for _, x := range []struct {
 		args   []string
@@ -105,8 +105,9 @@ once@b.test,news,2026-11-02T10:00:00Z,1,hasmoved
 		{args: []string{"add", "nobody"}, code: 1, stderr: `"nobody" is not an address`},
 		{args: []string{"import", file("plain", "# complaints\nc@b.test\n"), "--stream", "news"}, stdout: "1 entry added\n"},
 		{args: []string{"import", file("bad", "c@b.test\n\n# and\nhere is nothing\n")}, code: 1, stderr: "bad:4: "},
-		{args: []string{"import", file("csv", "class,Address,stream,bounces,last\nuserunknown,old@b.test,\"Spring, sale\",4,2026-11-01T10:00:00Z\nhasmoved,once@b.test,news,1,2026-11-02T10:00:00Z\n")},
+		{args: []string{"import", file("csv", "class,Address,stream,bounces,last,late\nuserunknown,old@b.test,\"Spring, sale\",4,2026-11-01T10:00:00Z,late\nhasmoved,once@b.test,news,1,2026-11-02T10:00:00Z\n")},
 			stdout: "2 entries added\n"},
+		{args: []string{"import", file("when", "address,late\nx@b.test,2026-11-01\n")}, code: 1, stderr: "when:2: "},
 		{args: []string{"import", file("names", "mail,stream\n")}, code: 1, stderr: "names:1: "},
 		{args: []string{"list"}, stdout: `LAST                BOUNCES  CLASS       STREAM                         ADDRESS
 2023-11-14 22:13:20       0  (by admin)  (all)                          a@b.test

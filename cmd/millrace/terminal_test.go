@@ -43,7 +43,7 @@ func open(t *testing.T, env []string, command ...string) *terminal {
 
 func (x *terminal) run(args ...string) string {
 	x.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "tmux", append([]string{"-S", x.sock}, args...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
@@ -73,7 +73,7 @@ func (x *terminal) until(text string) {
 
 func (x *terminal) wait(what string, holds func(screen string) bool) {
 	x.t.Helper()
-	ctx, cancel := context.WithTimeout(x.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(x.t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := lab.Until(ctx, func() (bool, error) { return holds(x.screen()), nil }); err != nil {
 		x.t.Fatalf("no %s on the screen:\n%s", what, x.screen())

@@ -27,6 +27,7 @@ func scenarios() []scenario {
 		{"outcomes", outcomesKept},
 		{"odd", odd},
 		{"milter", milterOverhead},
+		{"reports", reportsRead},
 		{"session", sessions},
 		{"appends", appends},
 		{"backlog", backlog},

@@ -147,11 +147,11 @@ func labID(content []byte) string {
 // joinClose closes the host of a measurement and adds its error.
 func joinClose(err error, h *host) error { return errors.Join(err, h.close()) }
 
-// inject sends the messages from to from+n-1 of g into Postfix and returns when
+// inject sends the messages from to from+n-1 into Postfix and returns when
 // it has taken all of them.
-func (h *host) inject(ctx context.Context, g *inject.Generator, from, n, connections int) error {
+func (h *host) inject(ctx context.Context, message func(i int) *inject.Message, from, n, connections int) error {
 	in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: connections, Ledger: &h.sent}
-	r, err := in.Run(ctx, n, func(i int) *inject.Message { return g.Message(from + i) })
+	r, err := in.Run(ctx, n, func(i int) *inject.Message { return message(from + i) })
 	if err != nil {
 		return fmt.Errorf("inject: %w", err)
 	}

@@ -81,6 +81,15 @@ func milterOverhead(ctx context.Context, b *bench) ([]section, error) {
 
 // hostRate injects until Postfix has nothing left to do.
 func hostRate(ctx context.Context, b *bench, g *inject.Generator, w world) (f flow, err error) {
+	deliveries := b.warmUp() + b.messages
+	if g.Transactional == 0 {
+		deliveries = 0
+	}
+	return hostRateOf(ctx, b, g.Message, deliveries, w)
+}
+
+// hostRateOf is hostRate of messages of which Postfix makes so many deliveries itself.
+func hostRateOf(ctx context.Context, b *bench, message func(i int) *inject.Message, deliveries int, w world) (f flow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
 	h, err := start(ctx, w)
@@ -89,24 +98,20 @@ func hostRate(ctx context.Context, b *bench, g *inject.Generator, w world) (f fl
 	}
 	defer func() { err = joinClose(err, h) }()
 	warm := b.warmUp()
-	if err := h.inject(ctx, g, 0, warm, b.sessions); err != nil {
+	if err := h.inject(ctx, message, 0, warm, b.sessions); err != nil {
 		return f, err
 	}
 	if err := lab.Until(ctx, h.queueEmpty); err != nil {
 		return f, err
 	}
 	began := time.Now()
-	if err := h.inject(ctx, g, warm, b.messages, b.sessions); err != nil {
+	if err := h.inject(ctx, message, warm, b.messages, b.sessions); err != nil {
 		return f, err
 	}
 	if err := lab.Until(ctx, h.queueEmpty); err != nil {
 		return f, err
 	}
 	f.rate = float64(b.messages) / time.Since(began).Seconds()
-	deliveries := warm + b.messages
-	if g.Transactional == 0 {
-		deliveries = 0
-	}
 	if err := h.wentItsWay(ctx, deliveries); err != nil {
 		return f, err
 	}

@@ -171,14 +171,14 @@ func endToEnd(ctx context.Context, b *bench, size int, w world) (f flow, err err
 	defer func() { err = joinClose(err, h) }()
 	g := &inject.Generator{Seed: 1, Domains: domains(bulkDomains), MinSize: size}
 	warm := b.warmUp()
-	if err := h.inject(ctx, g, 0, warm, b.sessions); err != nil {
+	if err := h.inject(ctx, g.Message, 0, warm, b.sessions); err != nil {
 		return f, err
 	}
 	if err := h.arrived(ctx, warm); err != nil {
 		return f, err
 	}
 	began := time.Now()
-	if err := h.inject(ctx, g, warm, b.messages, b.sessions); err != nil {
+	if err := h.inject(ctx, g.Message, warm, b.messages, b.sessions); err != nil {
 		return f, err
 	}
 	if err := h.arrived(ctx, warm+b.messages); err != nil {

@@ -48,8 +48,8 @@ func TestAdminsDay(t *testing.T) {
 			d := &day{room: enter(t, setup{
 				providers: []sink.Provider{
 					{Name: "far", Domains: []string{"far.test"}},
-					{Name: "slow", Domains: []string{"slow.test"}, Behaviour: sink.Behaviour{AcceptTime: 300 * time.Millisecond}},
-					{Name: "narrow", Domains: []string{"narrow.test"}, Behaviour: sink.Behaviour{AcceptTime: 20 * time.Millisecond, HostConnections: 2}},
+					{Name: "slow", Domains: []string{"slow.test"}, Behaviour: sink.Behaviour{AcceptTime: time.Second}},
+					{Name: "narrow", Domains: []string{"narrow.test"}, Behaviour: sink.Behaviour{AcceptTime: 200 * time.Millisecond, HostConnections: 2}},
 					{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{
 						PermShare: 1, Say: map[sink.Cause]string{sink.CausePerm: "550 5.1.1 No such user here"},
 					}},

@@ -29,7 +29,8 @@ func TestVerdictThatComesTooLateIsVoid(t *testing.T) {
 				}
 				return true
 			})
-			r.send("news@lab.test", []string{"a@far.test", "b@far.example"}, news("late")) // Postfix has given up by then
+			r.send("news@lab.test", []string{"a@far.test", "b@far.example"}, news("late"))
+			r.until("Postfix has given up, and the milter's side is closed as well", func() bool { return p.Passing() == 0 })
 			if err := r.Millrace.Milter.Signal(syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}

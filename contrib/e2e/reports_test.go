@@ -123,7 +123,7 @@ func (r *room) outsider() *peer {
 }
 
 func (r *room) strangers(from netip.Addr) *peer {
-	p := r.call(from, r.Postfix.SMTPAddr())
+	p := r.call(from, r.Host.SMTPAddr())
 	p.says("250", "EHLO remote.test")
 	return p
 }
@@ -224,52 +224,31 @@ func TestReportsAreReadInPassing(t *testing.T) {
 // it does without us; and we know which member's copy it was by the mark.
 func TestMailmanStillReadsWhatComesBackLate(t *testing.T) {
 	t.Parallel()
-	const (
-		domain = "lists.lab.test"
-		list   = "news@" + domain
-		lmtp   = "127.0.0.1:8025"
-	)
+	postfix, lmtp := hostsLists(t)
 	file := filepath.Join(t.TempDir(), "events.jsonl")
 	r := enter(t, setup{
-		keep: true,
-		postfix: lab.PostfixOptions{Extra: map[string]string{
-			"relay_domains": domain, "relay_transport": "lmtp:inet:" + lmtp,
-		}},
+		keep:    true,
+		postfix: postfix,
 		millrace: lab.MillraceOptions{Set: map[string]string{
 			"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
 		}},
 	})
-	mailman, err := lab.StartMailman(r.ctx, lab.MailmanOptions{Relay: r.Postfix.SMTPAddr(), LMTP: lmtp})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Defer(mailman.Stop)
-	if err := mailman.AddList(r.ctx, list, "reader@far.test", "gone@far.test"); err != nil {
-		t.Fatal(err)
-	}
-	score := func(member string) int {
-		m, err := mailman.Member(r.ctx, list, member)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m.BounceScore
-	}
-	r.send("editor@lab.test", []string{list}, "X-Lab-ID: late\r\nFrom: Editor <editor@lab.test>\r\nTo: "+list+"\r\nSubject: News\r\n"+
-		"Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-ID: <1@lab.test>\r\n\r\nWhat is new.\r\n")
+	list := r.mailing(lmtp, "reader@far.test", "gone@far.test")
+	list.post()
 	r.until("a copy at both", func() bool { return len(r.all()) == 2 })
 	all := r.all()
 	gone := all[slices.IndexFunc(all, func(a arrival) bool { return a.recipient == "gone@far.test" })]
 	d := dialects(t)[slices.IndexFunc(dialects(t), func(d dialect) bool { return d.name == "exchange.eml" })]
 	r.outsider().sends("<>", []string{"<" + gone.sender + ">"}, d.about(gone, "gone@far.test"))
-	r.until("Mailman counts the bounce", func() bool { return score("gone@far.test") == 1 })
+	r.until("Mailman counts the bounce", func() bool { return list.score("gone@far.test") == 1 })
 	r.until("the event", func() bool { return len(r.cameBack(file)) == 1 })
-	if e := r.cameBack(file)[0]; e.Event != "late_bounce" || e.Recipient != "gone@far.test" || !*e.Counted || e.Stream != "news."+domain {
+	if e := r.cameBack(file)[0]; e.Event != "late_bounce" || e.Recipient != "gone@far.test" || !*e.Counted || e.Stream != "news."+listDomain {
 		t.Errorf("event %+v", e)
 	}
-	if n := score("reader@far.test"); n != 0 {
+	if n := list.score("reader@far.test"); n != 0 {
 		t.Errorf("the reader has a bounce score of %d", n)
 	}
-	if got := r.suppressed(); !slices.Equal(got, []string{"news." + domain + " gone@far.test"}) {
+	if got := r.suppressed(); !slices.Equal(got, []string{"news." + listDomain + " gone@far.test"}) {
 		t.Errorf("suppressed: %v", got)
 	}
 }
@@ -314,5 +293,47 @@ func TestReportsOfOneSubscriberAndOfAPipe(t *testing.T) {
 	}
 	if got := r.suppressed(); !slices.Equal(got, []string{"news.lab.test bob@far.test"}) {
 		t.Errorf("suppressed: %v", got)
+	}
+}
+
+// Where the host is a Sendmail, reports are read in passing as well, and come home unchanged.
+func TestSendmailReportsAreReadInPassing(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "events.jsonl")
+	r := enter(t, setup{keep: true, sendmail: &lab.SendmailOptions{}, millrace: lab.MillraceOptions{Set: map[string]string{
+		"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
+	}}})
+	all := dialects(t)
+	var reports []string
+	for i, name := range []string{"postfix.eml", "qmail.eml", "arf-yahoo.eml"} {
+		rcpt := fmt.Sprintf("u%d@far.test", i)
+		r.send("news@lab.test", []string{rcpt}, news(name))
+		r.until("the copy", func() bool { return len(r.copies(name)) == 1 })
+		d := all[slices.IndexFunc(all, func(d dialect) bool { return d.name == name })]
+		reports = append(reports, d.about(r.copies(name)[0], rcpt))
+	}
+	p := r.outsider()
+	for _, text := range reports {
+		qid := p.sends("<>", []string{"<news@lab.test>"}, text)
+		if line := r.verdict(qid); !strings.Contains(line, "verdict=leave") {
+			t.Error(line)
+		}
+	}
+	r.until("every event", func() bool { return len(r.cameBack(file)) == len(reports) })
+	want := []string{"news.lab.test u0@far.test", "news.lab.test u1@far.test", "news.lab.test u2@far.test"}
+	if got := r.suppressed(); !slices.Equal(got, want) {
+		t.Errorf("suppressed: %v, want %v", got, want)
+	}
+	home := r.mailbox("news@lab.test", len(reports))
+	for i, text := range reports {
+		lf := []byte(strings.ReplaceAll(text, "\r\n", "\n"))
+		if !slices.ContainsFunc(home, func(m lab.Message) bool { return bytes.HasSuffix(m.Content, lf) }) {
+			t.Errorf("report %d has not come home as it was sent:\n%s", i, lf)
+		}
+	}
+	if t.Failed() {
+		for _, m := range home {
+			t.Logf("%s", m.Content)
+		}
 	}
 }

@@ -353,6 +353,17 @@ func (r *room) logLine(d *lab.Daemon, texts ...string) (line string) {
 	return line
 }
 
+// hostLines waits until the log of the room's MTA has n lines with all the texts, and
+// returns all of those. The MTA writes its log by another process, after the fact.
+func (r *room) hostLines(n int, texts ...string) (lines []string) {
+	r.t.Helper()
+	r.until(fmt.Sprintf("%d lines with %q in %s", n, texts, r.Host.Log()), func() bool {
+		lines = logbuf.Lines(read(r.t, r.Host.Log()), texts...)
+		return len(lines) >= n
+	})
+	return lines
+}
+
 // rest waits until the host's queue and the agent's are empty. What was spooled
 // this moment may not be in the agent's queue yet: wait for arrivals first.
 func (r *room) rest() {

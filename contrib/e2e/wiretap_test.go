@@ -15,6 +15,8 @@ import (
 // tap stands between Postfix and the milter and can stop what passes, to put a
 // crash at one place of the dialogue.
 type tap struct {
+	*proxy.Proxy
+
 	mu   sync.Mutex
 	hook hook
 }
@@ -30,7 +32,8 @@ type hook func(fromMilter bool, code byte) bool
 func tapped(t *testing.T, network, addr, action string, s setup) (*room, *tap) {
 	t.Helper()
 	var tap tap
-	p, err := proxy.New(proxy.Options{
+	var err error
+	tap.Proxy, err = proxy.New(proxy.Options{
 		Listen:   addr + ":8890",
 		ToServer: func(dst io.Writer, src io.Reader) error { return tap.carry(dst, src, false) },
 		ToClient: func(dst io.Writer, src io.Reader) error { return tap.carry(dst, src, true) },
@@ -38,8 +41,8 @@ func tapped(t *testing.T, network, addr, action string, s setup) (*room, *tap) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.Close)
-	s.postfix.Milter = "{ inet:" + p.Addr() + ", default_action=" + action + " }"
+	t.Cleanup(tap.Close)
+	s.postfix.Milter = "{ inet:" + tap.Addr() + ", default_action=" + action + " }"
 	s.furnish = func(m *lab.Millrace) {
 		milter := m.Socket()
 		if network == "tcp" {
@@ -50,7 +53,7 @@ func tapped(t *testing.T, network, addr, action string, s setup) (*room, *tap) {
 				t.Fatal(err)
 			}
 		}
-		if err := p.Pass(milter); err != nil {
+		if err := tap.Pass(milter); err != nil {
 			t.Fatal(err)
 		}
 	}

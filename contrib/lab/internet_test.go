@@ -63,7 +63,11 @@ func TestPostfixAloneServesTheInternet(t *testing.T) {
 	if r := ledger.Compare(res.Ledger, net.Ledger()); !r.Clean() {
 		t.Errorf("ledgers differ: %v", r)
 	}
-	lines, err := p.LogLines("status=sent", ".mx.big.example[127.201.0.", "]:25,")
+	var lines []string
+	err = Until(ctx, func() (bool, error) { // the log is written by another process
+		lines, err = p.LogLines("status=sent", ".mx.big.example[127.201.0.", "]:25,")
+		return len(lines) >= 40, err
+	})
 	if err != nil || len(lines) != 40 {
 		t.Errorf("%d deliveries to port 25 of the MX hosts in the log, want 40 (%v)", len(lines), err)
 	}

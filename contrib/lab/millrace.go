@@ -124,7 +124,12 @@ func (m *Millrace) daemon(programs, name string, ready func(context.Context) boo
 	}
 }
 
+// listens reports whether the group of a socket finds somebody there: the file has its mode
+// only a moment after it is bound, when we, who are root, can connect already.
 func listens(ctx context.Context, socket string) bool {
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm()&0o020 == 0 {
+		return false
+	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {

@@ -39,6 +39,10 @@ func standIn(path string) int {
 		return 1
 	}
 	defer l.Close()
+	if err := os.Chmod(socket, 0o660); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	fmt.Fprintln(os.Stderr, "listening")
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)

@@ -91,6 +91,7 @@ func TestRulesDoWhatTheyShould(t *testing.T) {
 
 // panel is the part of a dashboard's panel that is looked at.
 type panel struct {
+	ID          int
 	Title, Type string
 	GridPos     struct{ X, Y, W, H int }
 	Targets     []struct{ RefID, Expr string }
@@ -118,6 +119,17 @@ func expressions(t *testing.T) (list []string) {
 	return list
 }
 
+// What came back is to be seen, of the agent and of the milter.
+func TestDashboardShowsReports(t *testing.T) {
+	t.Parallel()
+	all := strings.Join(expressions(t), "\n")
+	for _, metric := range []string{"millrace_reports_total", "millrace_milter_reports_total"} {
+		if !strings.Contains(all, metric+"{") {
+			t.Errorf("no panel shows %s", metric)
+		}
+	}
+}
+
 func TestDashboardCanBeShown(t *testing.T) {
 	t.Parallel()
 	all := panels(t)
@@ -127,6 +139,9 @@ func TestDashboardCanBeShown(t *testing.T) {
 			t.Errorf("panel %d: %+v", i, p)
 		}
 		for _, other := range all[:i] {
+			if other.ID == p.ID { // Grafana links to a panel by it
+				t.Errorf("%q and %q are both panel %d", p.Title, other.Title, p.ID)
+			}
 			o := other.GridPos
 			if at.X < o.X+o.W && o.X < at.X+at.W && at.Y < o.Y+o.H && o.Y < at.Y+at.H {
 				t.Errorf("%q lies over %q", p.Title, other.Title)

@@ -80,13 +80,13 @@ func (k *Kind) Possible(at time.Duration) float64 {
 	return p
 }
 
-// hostPlaces is how many connections the host's own mail needs, by Erlang's loss
-// formula.
+// hostPlaces is how many slots the host's own mail needs, those that the receiver frees
+// late included, by Erlang's loss formula.
 func (k *Kind) hostPlaces(at time.Duration) int {
 	if k.HostEvery == 0 {
 		return 0
 	}
-	busy := hostLife(&k.Receiver).Seconds() / k.HostEvery.Seconds()
+	busy := (hostLife(&k.Receiver) + k.Receiver.Lag).Seconds() / k.HostEvery.Seconds()
 	if x, ok := k.HostPace.at(at); ok {
 		busy *= x
 	}

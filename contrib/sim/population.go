@@ -102,7 +102,7 @@ func (p Population) Draw(seed uint64) Kind {
 	if chance(0.20) && limit > 0 {
 		host := chance(0.5)
 		if host {
-			k.HostEvery = time.Duration(float64(hostLife(r)) / (limit * among(0.05, 0.3)))
+			k.HostEvery = time.Duration(float64(hostLife(r)+r.Lag) / (limit * among(0.05, 0.3)))
 		}
 		for at := 0.0; at < drawnLength.Seconds(); at += 5 + 20*rng.ExpFloat64() {
 			if host {

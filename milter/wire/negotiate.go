@@ -16,7 +16,9 @@ const wantedActions = milter.OptRemoveRcpt | milter.OptSetSymList
 
 // wantedSteps are the steps we want: no reply wherever nothing is decided, and
 // header values with their leading blank. The end of headers keeps its reply:
-// the decision is made there.
+// the decision is made there. SMFIP_SKIP is not asked for: to skip the rest of a long body
+// is an answer to a piece of it, so that all diverted mail would have to wait for answers to
+// its pieces, and terms hold for the connection. A Handler that reads enough ignores the rest.
 const wantedSteps = milter.OptNoConnReply | milter.OptNoHeloReply | milter.OptNoMailReply |
 	milter.OptNoRcptReply | milter.OptNoDataReply | milter.OptNoUnknownReply |
 	milter.OptNoHeaderReply | milter.OptNoBodyReply | milter.OptHeaderLeadingSpace

@@ -10,13 +10,12 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/pipes"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // peer is an MTA made of raw packets.
 type peer struct {

@@ -45,7 +45,7 @@ sqlite3(1) reads them while the agent runs:
   sqlite3 -readonly /var/lib/millrace/outcomes/outcomes-2026-11-28.db \
     "SELECT time, event, reply FROM outcomes WHERE recipient = 'a@example.com'"
 
-The agent writes once a second. Do not leave a transaction open: while one reads, the file -wal beside the database grows, /readyz warns, and at 256 MiB the agent waits. Do not write. New columns may be added; user_version grows if one goes or changes its meaning.`)
+The agent writes once a second. Do not leave a transaction open: while one reads, the file -wal beside the database grows, /readyz warns, and at 256 MiB the agent waits. Do not write. A file that is removed while the agent has it open is begun anew from its own log of events, two days or 256 MiB of them, as one that is damaged is; /readyz tells that for an hour. New columns may be added; user_version grows if one goes or changes its meaning.`)
 	w.Sub("outcomes, a view")
 	w.Text("One row for each event, with the names and values of the event file: time, event, id, ordinal, qid, recipient, stream, domain, queue, site, relay, tries, class, hard, rule, code, dsn, reply, due, and report, 1 for a report of Millrace's own. An event \"gap\" stands where events were lost; its reply says how many.")
 	w.Sub("attempts and kinds")

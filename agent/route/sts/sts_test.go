@@ -17,13 +17,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 const good = "version: STSv1\nmode: enforce\nmx: mx.example.com\nmax_age: 604800\n"
 

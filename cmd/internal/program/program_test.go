@@ -16,9 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
 // asProgram makes the test binary be a daemon; its value says how that behaves.
@@ -37,7 +36,7 @@ func TestMain(m *testing.M) {
 			return d, nil
 		})
 	}
-	goleak.VerifyTestMain(m)
+	leaks.Main(m)
 }
 
 // daemon logs what is asked of it.
@@ -93,7 +92,7 @@ func begin(t *testing.T, how string, env []string, args ...string) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	p := &running{t: t, cmd: exec.CommandContext(ctx, exe, args...)}
 	p.cmd.Env = append(append(os.Environ(), asProgram+"="+how), env...)
@@ -212,7 +211,7 @@ func serviceManager(t *testing.T, name string) *net.UnixConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { socket.Close() })
-	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := socket.SetReadDeadline(time.Now().Add(5 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return socket

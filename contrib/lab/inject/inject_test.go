@@ -10,13 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/ledger"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // start runs a sink with one host and gives it and the host's address.
 func start(t *testing.T, b sink.Behaviour) (*sink.Internet, string) {
@@ -35,7 +34,7 @@ func start(t *testing.T, b sink.Behaviour) (*sink.Internet, string) {
 
 func runInjector(t *testing.T, in *Injector, n int, message func(int) *Message) *Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	r, err := in.Run(ctx, n, message)
 	if err != nil {

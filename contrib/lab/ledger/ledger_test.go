@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 func msg(id, content string, rcpts ...string) *Message {
 	m := &Message{ID: []byte(id), Sender: []byte("s@x"), Hash: hashOf(content), Time: time.Unix(1, 2), Size: 3, Above: 4, Conn: 5}

@@ -11,9 +11,8 @@ import (
 	"fmt"
 	"os"
 
-	"go.uber.org/goleak"
-
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 )
 
 // Main is lab.Main, with the check. It never returns.
@@ -23,7 +22,7 @@ type runner struct{ tests lab.Runner }
 
 func (r runner) Run() int {
 	code := r.tests.Run()
-	if leak := goleak.Find(); leak != nil && code == 0 {
+	if leak := leaks.Find(); leak != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, leak)
 		code = 1
 	}

@@ -14,14 +14,14 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
-	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/contrib/lab/inject"
+	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/ledger"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 func parse(t *testing.T, args ...string) *options {
 	t.Helper()
