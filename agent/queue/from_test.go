@@ -36,12 +36,12 @@ func newFromWorld(t *testing.T, choose func(recipient string) string) *fromWorld
 			return rt, true
 		}
 		w.server = func(w *world, s *Session) {
-			w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Host: "h", Began: time.Now()}})
+			w.Opened(s, []elastic.Signal{{Kind: elastic.Up, Began: time.Now()}})
 			var done []Settled
 			for {
 				job, err := w.Step(context.Background(), s, done, nil)
 				if err != nil {
-					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed, Host: "h"}}, "")
+					w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
 					return
 				}
 				time.Sleep(w.service)
