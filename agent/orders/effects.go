@@ -61,7 +61,7 @@ func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
 // as much is paused already as rules may, the mail waits as elsewhere.
 func (o *Orders) blocked(w *Reply, e *control.Effect) {
 	set := o.settings.Now()
-	from := settings.LocalFor(&w.Route, w.Host.Addr.Addr())
+	from := w.Route.Source(w.Host.Addr.Addr())
 	if w.Decision.Class != outcome.ClassReputation || !from.IsValid() || w.Route.Receiver == "" {
 		return
 	}

@@ -20,7 +20,7 @@
 // # Without pools
 //
 // [agent] source_addresses without any [[pool]] is a Pool without a name, which chooses as
-// the first release did (ByName): an upgrade moves no domain to another address.
+// the first release did (byName): an upgrade moves no domain to another address.
 //
 // # One reputation
 //
@@ -33,7 +33,6 @@ import (
 	"hash/fnv"
 	"math"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -41,7 +40,7 @@ import (
 type Pool struct {
 	Name      string // "" is that of source_addresses
 	Addresses []Address
-	// Favour says which family is called first where a receiver has both: IPv6 if true.
+	// Favour6 says which family is called first where a receiver has both: IPv6 if true.
 	Favour6 bool
 }
 
@@ -55,19 +54,6 @@ type Address struct {
 // Choice is an address of each family, or of one, the favoured first; the zero Choice is none:
 // the kernel chooses.
 type Choice [2]netip.Addr
-
-// For is the address for connections to a peer; the zero address: the kernel's choice.
-func (c Choice) For(peer netip.Addr) netip.Addr {
-	for _, a := range c {
-		if a.IsValid() && a.Is4() == peer.Unmap().Is4() {
-			return a
-		}
-	}
-	return netip.Addr{}
-}
-
-// Has says whether an address is among the chosen.
-func (c Choice) Has(a netip.Addr) bool { return a.IsValid() && slices.Contains(c[:], a) }
 
 // From is the pool that mail leaves from, and the choice in it.
 type From struct {
@@ -123,7 +109,7 @@ func Parse(s string) (From, error) {
 // is for all.
 func (p *Pool) Choose(key string, usable func(netip.Addr) bool) Choice {
 	if p.Name == "" {
-		return p.ByName(key)
+		return p.byName(key)
 	}
 	return ordered(p.best(key, true, usable), p.best(key, false, usable), p.Favour6)
 }
@@ -190,9 +176,9 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// ByName picks as the first release did: a name has one address of the whole pool, which is
+// byName picks as the first release did: a name has one address of the whole pool, which is
 // favoured, and one of the other family, whether they can be used or not.
-func (p *Pool) ByName(name string) (c Choice) {
+func (p *Pool) byName(name string) (c Choice) {
 	n := uint32(len(p.Addresses))
 	if n == 0 {
 		return c
@@ -235,11 +221,6 @@ func (p *Pool) Resettle(c Choice, key string, keep, usable func(netip.Addr) bool
 		}
 	}
 	return ordered(is[0], is[1], !c[0].Is4())
-}
-
-// Has says whether an address is in the pool.
-func (p *Pool) Has(addr netip.Addr) bool {
-	return slices.ContainsFunc(p.Addresses, func(a Address) bool { return a.Addr == addr })
 }
 
 // Same says whether two addresses have one reputation.

@@ -139,24 +139,9 @@ func TestPoolWithoutNameChoosesAsEver(t *testing.T) {
 	}
 }
 
-func TestChoiceIsOfThePeersFamily(t *testing.T) {
+func TestFavouredFamilyComesFirst(t *testing.T) {
 	t.Parallel()
 	four, six := addr("192.0.2.1"), addr("2001:db8::1")
-	for _, tt := range []struct {
-		c    Choice
-		peer string
-		want netip.Addr
-	}{
-		{Choice{four, six}, "198.51.100.1", four},
-		{Choice{four, six}, "::ffff:198.51.100.1", four},
-		{Choice{six, four}, "2001:db8:9::1", six},
-		{Choice{four}, "2001:db8:9::1", netip.Addr{}},
-		{Choice{}, "198.51.100.1", netip.Addr{}},
-	} {
-		if got := tt.c.For(addr(tt.peer)); got != tt.want {
-			t.Errorf("%v to %s: %v", tt.c, tt.peer, got)
-		}
-	}
 	p := pool("news", "192.0.2.1", 1, "2001:db8::1", 1)
 	p.Favour6 = true
 	if c := p.Choose("a.example", nil); c != (Choice{six, four}) {

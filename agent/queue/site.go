@@ -27,6 +27,17 @@ type Route struct {
 	Expires  time.Time     // ask again then; zero: never
 }
 
+// Source is where a connection to an address comes from; the zero address: the kernel
+// chooses.
+func (r *Route) Source(to netip.Addr) netip.Addr {
+	for _, a := range r.Sources {
+		if a.Is4() == to.Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
 // Place is an address that connections may go to, and where they come from. Those of a
 // higher tier are for when all of the lower ones are down: worse MX preferences, and of
 // a host the later protocols.

@@ -30,7 +30,7 @@ func pooled(t *testing.T, text string) *Settings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Settings{Config: c, Sites: sites.New(), pools: poolsOf(c)}
+	return &Settings{Config: c, Sites: sites.New()}
 }
 
 const threePools = `

@@ -46,8 +46,11 @@ type Settings struct {
 	Presence *Presence      // of source addresses; nil: all are here
 	Blocks   *Blocks        // of source addresses at providers
 	tls      *tlsBase
-	pools    map[string]*pools.Pool
-	streams  struct {
+	pools    struct {
+		once sync.Once
+		of   map[string]*pools.Pool
+	}
+	streams struct {
 		mu sync.Mutex
 		of map[string]*config.Stream
 	}
@@ -105,7 +108,7 @@ func New(c *config.Config, log *slog.Logger, tally *route.Tally) (*Settings, err
 	if err != nil {
 		return nil, err
 	}
-	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules, Sites: sites.New(), pools: poolsOf(c)}, nil
+	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules, Sites: sites.New()}, nil
 }
 
 var trusts = map[config.DANE]route.Trust{

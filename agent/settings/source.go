@@ -7,7 +7,6 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/pools"
-	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -48,11 +47,12 @@ func poolsOf(c *config.Config) map[string]*pools.Pool {
 }
 
 // pool is a pool by its name; nil if there is none.
-func (s *Settings) pool(name string) *pools.Pool {
-	if s.pools == nil { // of a test
-		return poolsOf(s.Config)[name]
-	}
-	return s.pools[name]
+func (s *Settings) pool(name string) *pools.Pool { return s.allPools()[name] }
+
+// allPools are the pools by their names, made when they are wanted first.
+func (s *Settings) allPools() map[string]*pools.Pool {
+	s.pools.once.Do(func() { s.pools.of = poolsOf(s.Config) })
+	return s.pools.of
 }
 
 // SourceAddresses are all addresses that mail may leave from.
@@ -130,10 +130,6 @@ func (s *Settings) OnBlock(a netip.Addr) config.OnBlock {
 	return config.BlockWait
 }
 
-// LocalFor is the address that a connection of a route to a host comes from; the zero address: the
-// kernel's choice.
-func LocalFor(rt *queue.Route, to netip.Addr) netip.Addr { return source(rt, to) }
-
 // settle makes the choice that is open in what mail of a domain leaves from.
 func (s *Settings) settle(text, domain string, q *config.Queue) pools.From {
 	f, err := pools.Parse(text)
@@ -169,24 +165,9 @@ func sources(c pools.Choice, plan *route.Plan) (list []netip.Addr) {
 	return list
 }
 
-// source is where a connection to an address comes from; the zero address: the
-// kernel chooses.
-func source(rt *queue.Route, to netip.Addr) netip.Addr {
-	for _, a := range rt.Sources {
-		if a.Is4() == to.Is4() {
-			return a
-		}
-	}
-	return netip.Addr{}
-}
-
 // hello is the EHLO name that goes with a source address.
 func (s *Settings) hello(source netip.Addr) string {
-	all := s.pools
-	if all == nil {
-		all = poolsOf(s.Config)
-	}
-	for _, p := range all {
+	for _, p := range s.allPools() {
 		for i := range p.Addresses {
 			if a := &p.Addresses[i]; a.Addr == source && a.Hello != "" {
 				return a.Hello

@@ -41,7 +41,7 @@ func TestDomainsKeepTheAddressTheyHad(t *testing.T) {
 				plan := &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.example", Addrs: hosts}}}
 				rt := s.MXRoute(name, &config.Queue{Name: "general"}, plan)
 				for _, h := range hosts {
-					from := source(&rt, h)
+					from := rt.Source(h)
 					if from.IsValid() && from.Is4() != h.Is4() {
 						t.Fatalf("pool %v, %s: from %v to %v", pool, name, from, h)
 					}

@@ -1,7 +1,6 @@
 package settings
 
 import (
-	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -42,7 +41,7 @@ func StreamLimits(c *config.Config, book *quotas.Book) (list []queue.StreamLimit
 			return found
 		}
 		x := queue.StreamLimits{
-			Name: st.Name, Fits: func(stream string) bool { return fitsStream(st, stream) },
+			Name: st.Name, Fits: func(stream string) bool { return config.MatchesAny(st.Streams, stream) },
 			Priority: st.Priority, Rate: float64(st.MaxMessageRate), Window: st.Open,
 			Expire: st.Expire, ExpireAlways: st.ExpireAlways,
 			Quotas: counters("", st.Quotas),
@@ -57,13 +56,6 @@ func StreamLimits(c *config.Config, book *quotas.Book) (list []queue.StreamLimit
 		list = append(list, x)
 	}
 	return list
-}
-
-func fitsStream(st *config.Stream, stream string) bool {
-	if len(st.Streams) == 1 && !strings.ContainsAny(st.Streams[0], "*?") {
-		return strings.EqualFold(st.Streams[0], stream)
-	}
-	return config.MatchesAny(st.Streams, stream)
 }
 
 // PolicyOf is what a queue says about retries of a stream's mail, whose expire counts before the

@@ -243,14 +243,6 @@ func (w Window) Next(t time.Time) time.Time {
 	}
 }
 
-// Until is t if the window is open then, else when it opens next.
-func (w Window) Until(t time.Time) time.Time {
-	if w.Open(t) {
-		return t
-	}
-	return w.Next(t)
-}
-
 // Within is how long the window was open from one moment to a later one; 0 if that is not
 // later. Its cost grows with the changes in between: two a day, in most windows.
 func (w Window) Within(from, to time.Time) time.Duration {

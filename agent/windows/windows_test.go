@@ -154,7 +154,7 @@ func TestAlwaysOpen(t *testing.T) {
 	now := time.Now()
 	for _, s := range []string{"", "00:00-24:00", "Mon-Fri 00:00-24:00; Sat-Sun 00:00-24:00", "20:00-08:00; 08:00-20:00"} {
 		w := parse(t, s)
-		if !w.Zero() || !w.Open(now) || !w.Next(now).IsZero() || !w.Until(now).Equal(now) || w.Within(now, now.Add(time.Hour)) != time.Hour {
+		if !w.Zero() || !w.Open(now) || !w.Next(now).IsZero() || w.Within(now, now.Add(time.Hour)) != time.Hour {
 			t.Errorf("%q is not always open", s)
 		}
 	}
