@@ -140,9 +140,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	if c.Agent.StateDirectory != "" {
 		counts = filepath.Join(c.Agent.StateDirectory, quotasFile)
 	}
-	if a.quotas, err = quotas.Open(quotas.Options{Path: counts, Log: log, Granted: a.queue.QuotasGranted}, time.Now()); err != nil {
-		return nil, errors.Join(err, writer.Close(), store.Close())
-	}
+	a.quotas = quotas.Open(quotas.Options{Path: counts, Log: log, Granted: a.queue.QuotasGranted}, time.Now())
 	a.limitStreams(c)
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})

@@ -10,7 +10,8 @@ import (
 // destination and a site of its own, and so limits, a pace and suspensions. From is the text of
 // a pools.From, opaque here: "" is what nothing was said of. What mail without a choice leaves
 // from is known with its route (Route.From); the first try puts the recipient into the lane of
-// that, as the journal has it, and no later route moves it.
+// that, as the journal has it, and no later route moves it. Who takes a job looks whether what was
+// never tried is in the right lane still: a reload may have changed that (FromElsewhere).
 
 // fromMark stands in the name of a route between a domain and what its mail leaves from. No
 // domain has a blank.

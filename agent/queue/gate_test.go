@@ -27,10 +27,7 @@ func only(names ...string) func(string) bool {
 // counts of a test's quotas.
 func counts(t *testing.T, list map[quotas.Key]quotas.Quota) *quotas.Book {
 	t.Helper()
-	b, err := quotas.Open(quotas.Options{Log: slog.New(slog.DiscardHandler)}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := quotas.Open(quotas.Options{Log: slog.New(slog.DiscardHandler)}, time.Now())
 	b.Use(list)
 	return b
 }

@@ -48,6 +48,7 @@ type evidence struct {
 	crowd                             string        // the address where it waits for a slot that another site holds
 	connectRate                       float64       // max_connection_rate, if the next connect waits for that
 	total                             int           // max_sessions_total, if that is reached
+	sources                           int           // sites that share it: one for each source address
 	down                              down
 }
 
@@ -82,8 +83,8 @@ const silentFor = time.Minute
 //	slowed         a clamp's sessions are all there
 //	slowed, queue_limit   sessions stand ready with mail waiting: the tightest pace
 //	dead, refused, slowed, queue_limit   fewer slots are held than wanted: addresses that give
-//	               no answer or let nobody in, the pace, max_connection_rate, max_sessions_total
-//	queue_limit    max_sessions slots are wanted
+//	               no answer or let nobody in, the pace, max_connection_rate
+//	queue_limit    max_sessions_total is reached, or max_sessions slots are wanted
 //	refused        one more than is wanted was refused
 //	dead         a part of its destinations is down
 //
@@ -118,9 +119,9 @@ func (e *evidence) judge() HeldBack {
 		return e.paced()
 	case !full && e.connectRate > 0:
 		return e.connects()
-	case !full && e.total > 0:
-		return e.inTotal()
 	case e.waiting <= e.opening+e.ready:
+	case e.total > 0 && !(full && c.Bounded()):
+		return e.inTotal()
 	case c.Want >= c.Limits.MaxSessions && full:
 		h := e.ceiling("max_sessions is " + strconv.Itoa(c.Limits.MaxSessions))
 		if c.Host > 0 {

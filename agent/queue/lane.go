@@ -283,7 +283,7 @@ func (q *Queue) fill(l *lane, limit int, items []Item) Job {
 		r, rec := q.pop(l)
 		items = append(items, Item{Handle: Handle(r), Ordinal: rec.ordinal, Tries: int(rec.tries)})
 	}
-	return Job{ID: m.id, Domain: l.domain.domain, Born: moment(m.born), Items: items}
+	return Job{ID: m.id, Domain: l.domain.domain, From: l.domain.from, Born: moment(m.born), Items: items}
 }
 
 // next takes the destination's next transaction, of up to limit recipients, by deficit round robin over

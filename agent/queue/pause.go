@@ -15,10 +15,9 @@ type Pause struct {
 	Reason                      string
 }
 
-// covers says whether the pause holds for a lane, which may have no route yet. shares is the name
-// that the pause's stream would have past the number of distinct ones.
-func (b *Pause) covers(l *lane, stream, shares, relay string) bool {
-	if l.domain.name == relay && b.Queue == "" && b.Site == "" {
+// holds says whether a pause is on for a lane, which may have no route yet.
+func (q *Queue) holds(b *Pause, l *lane) bool {
+	if l.domain.name == q.o.Relay && b.Queue == "" && b.Site == "" {
 		return false
 	}
 	queue, site := "", ""
@@ -26,7 +25,13 @@ func (b *Pause) covers(l *lane, stream, shares, relay string) bool {
 		queue, site = d.route.Queue.Name, d.site.key
 	}
 	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
-		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream || shares == stream) && (b.Domain == "" || b.Domain == l.domain.domain)
+		(b.Stream == "" || q.mayBe(q.streams.text(l.key.stream), b.Stream)) && (b.Domain == "" || b.Domain == l.domain.domain)
+}
+
+// mayBe says whether a stream is, or has in it, the one of a name: past the number of distinct
+// ones several share a name, by the limits of now or of before a reload.
+func (q *Queue) mayBe(stream, name string) bool {
+	return stream == name || strings.HasPrefix(stream, sharedPrefix) && (stream == shared(name) || stream == q.sharedStream(name))
 }
 
 // SetPauses replaces the pauses in force. It moves lanes, not messages. Streams
@@ -64,13 +69,7 @@ func (q *Queue) lanePaused(l *lane) bool { return q.pauseOf(l) != nil }
 // pauseOf is the first that is on for a lane, or nil.
 func (q *Queue) pauseOf(l *lane) *Pause {
 	for i := range q.pauses {
-		b := &q.pauses[i]
-		stream := q.streams.text(l.key.stream)
-		shares := ""
-		if strings.HasPrefix(stream, sharedPrefix) {
-			shares = q.sharedStream(b.Stream)
-		}
-		if b.covers(l, stream, shares, q.o.Relay) {
+		if b := &q.pauses[i]; q.holds(b, l) {
 			return b
 		}
 	}

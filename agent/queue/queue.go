@@ -193,6 +193,7 @@ type Item struct {
 type Job struct {
 	ID     spool.ID
 	Domain string
+	From   string // what they leave from, as far as that is told (from.go)
 	Born   time.Time
 	Items  []Item // valid until the next call of Step or Leave by the same session
 }
@@ -202,7 +203,7 @@ type Settled struct {
 	Handle Handle
 	How    How
 	// State is the outcome, as the journal has it, if it is Decided or ToHost: final, or
-	// queued again for Due.
+	// queued again for Due. For FromElsewhere From alone counts.
 	State spool.State
 }
 
@@ -211,12 +212,13 @@ type How uint8
 
 // What a settled recipient does.
 const (
-	Decided  How = iota // it leaves, or waits for its next try, as State says
-	ToHost              // it waits in the lane of the hand-back relay
-	Pending             // it stays taken: the owner says more by Settle
-	Untried             // it goes back to the head of its lane, uncounted
-	Held                // it stays on hold until it is settled with Released, uncounted
-	Released            // it goes back where it was, or would be if it had not been held, uncounted
+	Decided       How = iota // it leaves, or waits for its next try, as State says
+	ToHost                   // it waits in the lane of the hand-back relay
+	Pending                  // it stays taken: the owner says more by Settle
+	Untried                  // it goes back to the head of its lane, uncounted
+	FromElsewhere            // it goes into the lane of what it leaves from by now, uncounted
+	Held                     // it stays on hold until it is settled with Released, uncounted
+	Released                 // it goes back where it was, or would be if it had not been held, uncounted
 )
 
 // New returns an empty queue. Run must be running for deferred mail and paced
@@ -388,6 +390,11 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		return
 	}
 	st := &s.State
+	if s.How == FromElsewhere {
+		q.moveLane(rec, RouteName((*q.laneByNo.at(rec.lane)).domain.domain, st.From), now)
+		q.put(uint32(s.Handle), rec, now, now)
+		return
+	}
 	if st.Status.Final() {
 		q.remove(uint32(s.Handle), rec)
 		return

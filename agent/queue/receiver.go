@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -13,10 +14,18 @@ import (
 // receiverSites are the sites of one receiver, one for each source.
 type receiverSites struct{ sites []*site }
 
-// held is how many sessions they have, and will have.
-func (r *receiverSites) held() (n int) {
-	for _, s := range r.sites {
-		n += s.held()
+// ofReceiver are all sites of a site's receiver, itself among them.
+func (s *site) ofReceiver() []*site {
+	if s.receiver == nil {
+		return []*site{s}
+	}
+	return s.receiver.sites
+}
+
+// inAll is how many sessions the receiver's sites have, and will have.
+func (s *site) inAll() (n int) {
+	for _, x := range s.ofReceiver() {
+		n += x.held()
 	}
 	return n
 }
@@ -51,7 +60,7 @@ func (q *Queue) part(s *site) {
 // totalReached says whether all sites of a site's receiver together have what its queue allows.
 func (s *site) totalReached() bool {
 	total := s.policy.MaxSessionsTotal
-	return total > 0 && s.receiver != nil && s.receiver.held() >= total
+	return total > 0 && s.inAll() >= total
 }
 
 // waitForTotal has an idle session of another source make room for a site that may have no
@@ -59,7 +68,7 @@ func (s *site) totalReached() bool {
 func (q *Queue) waitForTotal(s *site, now time.Time) {
 	q.retireIdle(func(x *Session) bool {
 		o := x.dest.site
-		return o != s && o.receiver == s.receiver && x.dest.waiting == 0 && o.held() > s.held()
+		return o != s && s.receiver != nil && o.receiver == s.receiver && x.dest.waiting == 0 && o.held() > s.held()
 	})
 	q.lookAgain(s, now.Add(time.Second), now)
 }
@@ -70,7 +79,7 @@ func (s *Session) heirOfTotal() *site {
 	if !site.totalReached() {
 		return nil
 	}
-	for _, x := range site.receiver.sites {
+	for _, x := range site.ofReceiver() {
 		if x != site && x.wanting.n > 0 && x.held()+1 < site.held() {
 			return x
 		}
@@ -82,18 +91,15 @@ func (s *Session) heirOfTotal() *site {
 // one that has most does.
 func (s *site) overTotal() bool {
 	total := s.policy.MaxSessionsTotal
-	if total == 0 || s.receiver == nil || s.receiver.held() <= total {
-		return false
-	}
-	return !slices.ContainsFunc(s.receiver.sites, func(x *site) bool { return x.held() > s.held() })
+	return total > 0 && s.inAll() > total && !slices.ContainsFunc(s.ofReceiver(), func(x *site) bool { return x.held() > s.held() })
 }
 
 // roomInTotal lets the other sites of a receiver go on, when a session of one has ended.
 func (q *Queue) roomInTotal(s *site, now time.Time) {
-	if s.receiver == nil || s.policy.MaxSessionsTotal == 0 {
+	if s.policy.MaxSessionsTotal == 0 {
 		return
 	}
-	for _, x := range s.receiver.sites {
+	for _, x := range s.ofReceiver() {
 		if x != s && x.wanting.n > 0 && !x.totalReached() {
 			q.grow(x, now)
 		}
@@ -102,5 +108,9 @@ func (q *Queue) roomInTotal(s *site, now time.Time) {
 
 // inTotal tells of max_sessions_total.
 func (e *evidence) inTotal() HeldBack {
-	return HeldBack{Reason: QueueLimit, How: "max_sessions_total is " + strconv.Itoa(e.total) + ", and other source addresses have a part of it", Reply: "the configuration"}
+	h := HeldBack{Reason: QueueLimit, How: "max_sessions_total is " + strconv.Itoa(e.total), Reply: "the configuration"}
+	if e.sources > 1 {
+		h.How += fmt.Sprintf(", for all of %d source addresses", e.sources)
+	}
+	return h
 }

@@ -130,8 +130,8 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 	if s.crowd != nil && s.crowd.Held() > c.Held() {
 		e.crowd = s.crowd.Key.Host.Addr().String()
 	}
-	if s.totalReached() && len(s.receiver.sites) > 1 {
-		e.total = s.policy.MaxSessionsTotal
+	if s.totalReached() {
+		e.total, e.sources = s.policy.MaxSessionsTotal, len(s.ofReceiver())
 	}
 	if rate := float64(s.policy.MaxConnectionRate); rate > 0 && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
 		e.connectRate = rate

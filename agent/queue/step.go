@@ -308,7 +308,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	tried, took := false, false
 	for _, x := range done {
 		q.settle(x, now)
-		tried = tried || x.How != Untried
+		tried = tried || x.How != Untried && x.How != FromElsewhere
 		if x.State.Status == spool.Delivered || x.State.Status == spool.HandedBack {
 			took = true
 			s.dest.site.took, s.dest.site.shut = true, time.Time{}

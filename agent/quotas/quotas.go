@@ -27,8 +27,8 @@
 // not: a block that is not finished counts as spent, in a day's count on its day, in an
 // hour's as if all of it had been used in the moment of the start, since nobody knows when
 // it was. At most a hundredth of a quota is lost that way. Close notes what was really
-// used. While the file cannot be written, no block is granted: streams with a quota wait,
-// all others go on.
+// used. While the file cannot be written, or read at first, no block is granted: streams with a
+// quota wait, all others go on.
 //
 // # Clocks
 //
@@ -91,7 +91,9 @@ type Book struct {
 
 	mu       sync.Mutex
 	counters map[Key]*Counter
-	failed   error // why the file could not be written at the last try
+	unread   bool  // the file could not be read, and may have counts
+	failed   error // why the file could not be read or written at the last try
+	told     bool  // the log has it
 }
 
 // Counter counts for one quota.
@@ -136,27 +138,38 @@ type savedCounter struct {
 	Reserved *block  `json:"reserved,omitempty"` // not finished
 }
 
-// Open returns the Book of a file, or an empty one if there is no such file. The error
-// says that the file cannot be read: to send more than somebody has allowed is worse than
-// not to start.
-func Open(o Options, now time.Time) (*Book, error) {
+// Open returns the Book of a file, or an empty one if there is no such file. One that cannot be
+// read is tried again before each write, and never replaced: to send more than somebody has
+// allowed is worse than to wait.
+func Open(o Options, now time.Time) *Book {
 	b := &Book{o: o, kick: make(chan struct{}, 1), counters: make(map[Key]*Counter)}
-	if o.Path == "" {
-		return b, nil
+	b.failed = b.read(now)
+	b.unread = b.failed != nil
+	return b
+}
+
+// read adds what the file has to the counts.
+func (b *Book) read(now time.Time) error {
+	if b.o.Path == "" {
+		return nil
 	}
-	text, err := os.ReadFile(o.Path)
+	text, err := os.ReadFile(b.o.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return b, nil
+		return nil
 	}
 	var s saved
 	if err == nil {
 		err = json.Unmarshal(text, &s)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the counts of quotas cannot be read: %w; remedy: mend %s, or remove it to begin all counts anew", err, o.Path)
+		return fmt.Errorf("the counts of quotas cannot be read: %w; remedy: mend %s, or remove it to begin all counts anew", err, b.o.Path)
 	}
 	for _, x := range s.Counters {
-		c := &Counter{book: b, key: x.Key}
+		c := b.counters[x.Key]
+		if c == nil {
+			c = &Counter{book: b, key: x.Key}
+			b.counters[x.Key] = c
+		}
 		if x.Reserved != nil {
 			x.Reserved.At = now
 			x.Spent = append(x.Spent, *x.Reserved)
@@ -167,9 +180,8 @@ func Open(o Options, now time.Time) (*Book, error) {
 			}
 			c.spend(s)
 		}
-		b.counters[x.Key] = c
 	}
-	return b, nil
+	return nil
 }
 
 // Use puts quotas into force. What was counted for the same key counts on, also when the key was
@@ -394,6 +406,14 @@ func (b *Book) reserve(now time.Time) error {
 		since time.Time
 	}
 	b.mu.Lock()
+	if b.unread {
+		err := b.read(now)
+		if b.unread = err != nil; b.unread {
+			b.tell(err)
+			b.mu.Unlock()
+			return err
+		}
+	}
 	asked := make(map[*Counter]wish)
 	s := b.snapshot(now)
 	for _, c := range b.counters {
@@ -407,24 +427,26 @@ func (b *Book) reserve(now time.Time) error {
 	}
 	err := b.write(s)
 	b.mu.Lock()
-	told := b.failed != nil
-	b.failed = err
+	b.tell(err)
 	if err == nil {
 		for c, x := range asked {
 			c.grant(x.size, x.since)
 		}
 	}
 	b.mu.Unlock()
-	if err != nil {
-		if !told {
-			b.o.Log.Error("the counts of quotas cannot be written; streams that have quotas wait", "err", err)
-		}
-		return err
-	}
-	if b.o.Granted != nil {
+	if err == nil && b.o.Granted != nil {
 		b.o.Granted()
 	}
-	return nil
+	return err
+}
+
+// tell notes how reading or writing ended, and logs the first failure of several. The caller holds
+// mu.
+func (b *Book) tell(err error) {
+	if b.failed = err; err != nil && !b.told {
+		b.o.Log.Error("streams that have quotas wait", "err", err)
+	}
+	b.told = err != nil
 }
 
 // snapshot is the file: what is spent, and what is reserved or about to be. The caller holds mu.
@@ -456,7 +478,10 @@ func (b *Book) write(s saved) error {
 	if err != nil {
 		return err
 	}
-	return durable.Replace(b.o.Path, append(text, '\n'))
+	if err := durable.Replace(b.o.Path, append(text, '\n')); err != nil {
+		return fmt.Errorf("the counts of quotas cannot be written: %w; remedy: see that the agent may write to state_directory (millrace check)", err)
+	}
+	return nil
 }
 
 // Close notes what was really used. Nothing is taken after it.
@@ -465,7 +490,7 @@ func (b *Book) Close(now time.Time) error {
 		return nil
 	}
 	b.mu.Lock()
-	if len(b.counters) == 0 {
+	if len(b.counters) == 0 || b.unread { // there is nothing to note
 		b.mu.Unlock()
 		return nil
 	}
@@ -475,21 +500,23 @@ func (b *Book) Close(now time.Time) error {
 	}
 	s := b.snapshot(now)
 	b.mu.Unlock()
-	if err := b.write(s); err != nil {
-		return fmt.Errorf("the counts of quotas: %w; up to a hundredth of each counts as used", err)
-	}
-	return nil
+	return b.write(s) // else up to a hundredth of each counts as used
 }
 
-// Failed says why the file could not be written at the last try; nil if it could, or there is
-// no Book.
+// Failed says why the file could not be read or written at the last try; nil if it could, or
+// there is no Book or no quota in force.
 func (b *Book) Failed() error {
 	if b == nil {
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.failed
+	for _, c := range b.counters {
+		if c.quota.Limit > 0 {
+			return b.failed
+		}
+	}
+	return nil
 }
 
 // List tells all counts of quotas that are in use, by their keys; none if there is no Book.

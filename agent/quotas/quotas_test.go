@@ -18,10 +18,7 @@ var (
 
 func open(t *testing.T, path string, now time.Time, list map[Key]Quota) *Book {
 	t.Helper()
-	b, err := Open(Options{Path: path, Log: slog.New(slog.DiscardHandler)}, now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := Open(Options{Path: path, Log: slog.New(slog.DiscardHandler)}, now)
 	b.Use(list)
 	return b
 }
@@ -245,10 +242,7 @@ func TestRunGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		granted := make(chan struct{}, 1)
-		b, err := Open(Options{Log: slog.New(slog.DiscardHandler), Granted: func() { granted <- struct{}{} }}, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := Open(Options{Log: slog.New(slog.DiscardHandler), Granted: func() { granted <- struct{}{} }}, time.Now())
 		b.o.Path = filepath.Join(file, "quotas.json")
 		b.Use(map[Key]Quota{hour: {Limit: 50}})
 		go b.Run(t.Context())
@@ -378,14 +372,55 @@ func TestNextIsWhenThereIsRoom(t *testing.T) {
 	}
 }
 
-func TestUnreadableFileIsAnError(t *testing.T) {
+// A file that cannot be read may have counts: it is never replaced, and read once that is
+// possible, or begun anew once it is gone.
+func TestUnreadableFileIsNotReplaced(t *testing.T) {
 	t.Parallel()
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	path := filepath.Join(t.TempDir(), "quotas.json")
-	if err := os.WriteFile(path, []byte(`{"counters": [`), 0o600); err != nil {
+	quota := map[Key]Quota{hour: {Limit: 100}}
+	b := open(t, path, now, quota)
+	take(t, b, hour, now, 60)
+	if err := b.Close(now); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Open(Options{Path: path}, time.Now())
-	if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "remedy: ") {
-		t.Error(err)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for left, content := range map[int][]byte{40: good, 100: nil} {
+		bad := []byte(`{"counters": [`)
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b = open(t, path, now, nil)
+		if err := b.Failed(); err != nil {
+			t.Errorf("without quotas: %v", err)
+		}
+		b.Use(quota)
+		if err := b.Failed(); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "remedy: ") {
+			t.Error(err)
+		}
+		if n, _ := b.Counter(hour).Room(now); n != 0 || b.reserve(now) == nil {
+			t.Errorf("room for %d", n)
+		}
+		if err := b.Close(now); err != nil {
+			t.Error(err)
+		}
+		if is, err := os.ReadFile(path); err != nil || string(is) != string(bad) {
+			t.Errorf("%q, %v", is, err)
+		}
+		b = open(t, path, now, quota)
+		if content == nil {
+			err = os.Remove(path)
+		} else {
+			err = os.WriteFile(path, content, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := take(t, b, hour, now, 200); got != left || b.Failed() != nil {
+			t.Errorf("%d of %d, %v", got, left, b.Failed())
+		}
 	}
 }

@@ -163,7 +163,7 @@ func (w *Watch) Warnings() []string {
 		}
 	}
 	if err := w.quotas.Failed(); err != nil {
-		list = append(list, "streams that have quotas wait, as the counts cannot be written: "+err.Error()+"; see that the agent may write to state_directory (millrace check)")
+		list = append(list, "streams that have quotas wait: "+err.Error())
 	}
 	for _, a := range w.absent() {
 		list = append(list, "source address "+a.String()+" cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none")
