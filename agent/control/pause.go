@@ -47,8 +47,9 @@ type Effect struct {
 	Since    time.Time `json:"since"`
 	Until    time.Time `json:"until"`
 
-	// Of a source address that a provider refuses, where others take its mail there: the
-	// address, the provider's queue, and the stream that earned it, which waits.
+	// Address is the source address that the receiver says is blocked; "": none was spoken of.
+	// Where others take its mail meanwhile, Queue is the provider at which they do, and Stream
+	// the one that earned the block, whose mail waits.
 	Address string `json:"address,omitempty"`
 	Queue   string `json:"queue,omitempty"`
 	Stream  string `json:"stream,omitempty"`

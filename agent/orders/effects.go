@@ -55,20 +55,25 @@ func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
 }
 
 // blocked completes the effect of a rule that suspends a site, where the reply says that the
-// provider distrusts the address that the mail came from. The other addresses of its /64 are
-// suspended there with it. Where the pool says so, others take its mail meanwhile, but never that of
-// the stream that earned the block, which is paused at the provider: if that cannot be told, or
-// as much is paused already as rules may, the mail waits as elsewhere.
+// receiver distrusts the address that the mail came from. The other addresses of its /64 are
+// suspended there with it. Where the pool says so, others take its mail at a provider meanwhile,
+// but never that of the stream that earned the block, which is paused there. A block that is
+// said at the banner was earned by nobody knows whom: then, or if as much is paused already as
+// rules may, the mail waits as elsewhere.
 func (o *Orders) blocked(w *Reply, e *control.Effect) {
 	set := o.settings.Now()
 	from := w.Route.Source(w.Host.Addr.Addr())
-	if w.Decision.Class != outcome.ClassReputation || !from.IsValid() || w.Route.Receiver == "" {
+	if w.Decision.Class != outcome.ClassReputation || !from.IsValid() {
+		return
+	}
+	e.Address = from.String()
+	if w.Route.Receiver == "" { // it is the only one
 		return
 	}
 	for _, a := range set.SourceAddresses() {
 		if a != from && pools.Same(a, from) {
 			x := *e
-			x.Site = w.Route.Receiver + ":" + a.String()
+			x.Address, x.Site = a.String(), w.Route.Receiver+":"+a.String()
 			o.clampFor(x, outcome.Suspend)
 		}
 	}
@@ -77,7 +82,7 @@ func (o *Orders) blocked(w *Reply, e *control.Effect) {
 		return
 	}
 	if o.PauseForRule(e.Rule, control.Filter{Queue: q.Name, Stream: w.Stream}, e.Reason, e.Until) {
-		e.Address, e.Queue, e.Stream = from.String(), q.Name, w.Stream
+		e.Queue, e.Stream = q.Name, w.Stream
 	}
 }
 

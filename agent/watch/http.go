@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/listen"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/settings"
@@ -168,12 +170,19 @@ func (w *Watch) Warnings() []string {
 	for _, a := range w.absent() {
 		list = append(list, "source address "+a.String()+" cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none")
 	}
-	for _, e := range w.orders.Standing().Effects {
+	for _, e := range w.blocked() {
+		becomes := "its mail there waits"
 		if e.Queue != "" {
-			list = append(list, "source address "+e.Address+" is blocked at "+e.Queue+", where others of its pool take its mail, until "+e.Until.Format(time.RFC3339))
+			becomes = "others of its pool take its mail there"
 		}
+		list = append(list, fmt.Sprintf("source address %s is blocked at %s, and %s, until %s", e.Address, e.Site, becomes, e.Until.Format(time.RFC3339)))
 	}
 	return public(list)
+}
+
+// blocked are the effects of rules by which receivers refuse source addresses of ours.
+func (w *Watch) blocked() []control.Effect {
+	return slices.DeleteFunc(slices.Clone(w.orders.Standing().Effects), func(e control.Effect) bool { return e.Address == "" || !time.Now().Before(e.Until) })
 }
 
 // absent are the source addresses that are not on this host at the moment.
