@@ -137,6 +137,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	w.last = time.Now()
 	took := w.last.Sub(began)
 	r := d.settler.Begin(e, job, rt)
+	r.Source = w.conn.LocalAddr()
 	r.Host, r.Names, r.Reuse, r.Connect, r.Transmit = w.peer, w.names, w.sent, w.connected, took
 	w.connected = 0
 	if errors.Is(err, spool.ErrDamaged) {

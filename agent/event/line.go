@@ -31,6 +31,7 @@ type line struct {
 	Queue     string  `json:"queue,omitempty"`
 	Site      string  `json:"site,omitempty"`
 	Relay     string  `json:"relay,omitempty"`
+	Source    string  `json:"source,omitempty"`
 	Reuse     int     `json:"conn_use,omitempty"`
 	Tries     int     `json:"tries"`
 	Delay     seconds `json:"delay"`
@@ -109,6 +110,9 @@ func appendLine(b []byte, d *Delivery) []byte {
 	}
 	if d.Relay != "none" {
 		l.Relay = d.Relay
+	}
+	if d.Source.IsValid() {
+		l.Source = d.Source.String()
 	}
 	if e := d.Envelope; e != nil {
 		l.QueueID, l.Stream, l.Sender, l.Arrived, l.Size = e.QueueID, e.Stream, e.Sender, stamp(e.Arrived), e.Size

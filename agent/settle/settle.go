@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -109,6 +110,7 @@ type Settlement struct {
 	Job      queue.Job
 	Route    queue.Route
 	Host     settings.Host // the zero Host: none was reached
+	Source   netip.Addr    // where the connection came from; zero: there was none, or by a Unix socket
 	Names    settings.HostNames
 	Reuse    int           // transactions on the connection, this one counted
 	Connect  time.Duration // 0 on a connection that was up
@@ -313,7 +315,7 @@ func (r *Settlement) delivery(d *event.Delivery, f *Result) {
 	*d = event.Delivery{
 		Time: r.at, ID: r.Job.ID, Envelope: r.Envelope, Ordinal: f.Item.Ordinal,
 		Domain: r.Job.Domain, Queue: r.Route.Queue.Name, Site: r.Route.Site,
-		Peer: r.Host.Addr, Relay: "none", Reuse: r.Reuse, Tries: f.Item.Tries + 1,
+		Peer: r.Host.Addr, Source: r.Source, Relay: "none", Reuse: r.Reuse, Tries: f.Item.Tries + 1,
 		Connect: r.Connect, Transmit: r.Transmit,
 		Status: f.status(r.Route.Handback), Class: f.Decision.Class, Hard: f.Decision.Hard, Rule: f.Decision.Rule, Code: f.Reply.Code,
 		Enhanced: f.Decision.Enhanced, Reason: f.Decision.Reason, Due: f.Decision.Due,
