@@ -14,6 +14,9 @@ func siteOf(s *queue.Site, rate float64) control.Site {
 		Rate: rate, Latency: s.Latency.Seconds(), Refused: s.Refused,
 		State: s.State, Want: s.Want, Held: s.Held, Lagging: s.Lagging,
 	}
+	if s.Source.IsValid() {
+		x.Source = s.Source.String()
+	}
 	if h := &s.HeldBack; h.Reason != "" {
 		x.HeldBack = &control.HeldBack{Reason: string(h.Reason), How: h.How, Reply: h.Reply, Until: h.Until, Next: h.Next}
 	}

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -25,6 +26,7 @@ type Site struct {
 	Held     int           // slots: up, being opened, or ended and maybe not noticed
 	Lagging  int           // of these, the last
 	HeldBack HeldBack      // why it gets less than it could
+	Source   netip.Addr    // that its connections favour; zero: the kernel's choice
 }
 
 // sums are what is told of a site's destinations together.
@@ -140,6 +142,7 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Sessions: s.live, Opening: s.opening,
 		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: s.refused,
 		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
+		Source: s.source,
 	}, e
 }
 

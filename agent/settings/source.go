@@ -55,6 +55,18 @@ func (s *Settings) allPools() map[string]*pools.Pool {
 	return s.pools.of
 }
 
+// Pools are all pools that have addresses: that of source_addresses, then those of [[pool]], as
+// the configuration has them.
+func (s *Settings) Pools() (list []*pools.Pool) {
+	if p := s.pool(""); len(p.Addresses) > 0 {
+		list = append(list, p)
+	}
+	for i := range s.Config.Pools {
+		list = append(list, s.pool(s.Config.Pools[i].Name))
+	}
+	return list
+}
+
 // SourceAddresses are all addresses that mail may leave from.
 func (s *Settings) SourceAddresses() (list []netip.Addr) {
 	list = slices.Clone(s.Config.Agent.SourceAddresses)

@@ -8,12 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/listen"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/settings"
@@ -167,30 +164,15 @@ func (w *Watch) Warnings() []string {
 	if err := w.quotas.Failed(); err != nil {
 		list = append(list, "streams that have quotas wait: "+err.Error())
 	}
-	for _, a := range w.absent() {
-		list = append(list, "source address "+a.String()+" cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none")
+	for _, x := range w.Sources() {
+		if x.Absent {
+			list = append(list, "source address "+x.Address+" cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none")
+		}
 	}
 	for _, e := range w.blocked() {
-		becomes := "its mail there waits"
-		if e.Queue != "" {
-			becomes = "others of its pool take its mail there"
-		}
-		list = append(list, fmt.Sprintf("source address %s is blocked at %s, and %s, until %s", e.Address, e.Site, becomes, e.Until.Format(time.RFC3339)))
+		list = append(list, "source address "+e.Address+" is "+e.Blocks())
 	}
 	return public(list)
-}
-
-// blocked are the effects of rules by which receivers refuse source addresses of ours.
-func (w *Watch) blocked() []control.Effect {
-	return slices.DeleteFunc(slices.Clone(w.orders.Standing().Effects), func(e control.Effect) bool { return e.Address == "" || !time.Now().Before(e.Until) })
-}
-
-// absent are the source addresses that are not on this host at the moment.
-func (w *Watch) absent() []netip.Addr {
-	if p := w.settings.Now().Presence; p != nil {
-		return p.Absent()
-	}
-	return nil
 }
 
 // SetUnsaved says why what is kept in state_directory cannot be written; nil: it can.

@@ -2,7 +2,6 @@ package watch
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
@@ -32,14 +31,7 @@ func (w *Watch) State() metrics.State {
 	st.Waiting, st.Deferred, st.Active, st.Sessions = w.queue.Counts()
 	st.MaxSessions = w.queue.MaxSessions()
 	st.Outcomes, st.OutcomesFail = metrics.OutcomeStats(w.outcomes.Stats()), w.outcomes.Trouble() != ""
-	st.Quotas = w.quotas.List(time.Now())
-	absent := w.absent()
-	for _, a := range w.settings.Now().SourceAddresses() {
-		if st.Sources == nil {
-			st.Sources = make(map[string]bool)
-		}
-		st.Sources[a.String()] = !slices.Contains(absent, a)
-	}
+	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
 	st.UnknownReplies = w.orders.Unknown().Total()
 	paused := make(map[string]bool)
 	for _, b := range w.orders.Standing().Pauses {
