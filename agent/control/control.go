@@ -64,6 +64,7 @@ type Site struct {
 	Queue    string  `json:"queue"`
 	Hosts    int     `json:"hosts"`
 	Waiting  int     `json:"waiting"`
+	Limited  int     `json:"limited,omitempty"` // of these, recipients that wait for limits of their streams
 	Sessions int     `json:"sessions"`
 	Opening  int     `json:"opening"`
 	Ready    int     `json:"ready"`

@@ -35,7 +35,7 @@ func (s *Source) InWords() string {
 func (e *Effect) Blocks() string {
 	becomes := "its mail there waits"
 	if e.Queue != "" {
-		becomes = "others of its pool take its mail there, but for stream " + e.Stream
+		becomes = "others of its pool take its mail there, but for the stream that earned it"
 	}
 	return fmt.Sprintf("blocked at %s until %s: %s", e.Site, e.Until.Local().Format(time.DateTime), becomes)
 }

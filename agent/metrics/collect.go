@@ -20,6 +20,7 @@ type State struct {
 	Sessions, MaxSessions, StalledSessions int
 	PausedStreams                          int
 	UnknownReplies                         int // since the start
+	Limited                                int // recipients that wait for a window or a quota of their streams
 	Sources                                []control.Source
 	Limits                                 []control.StreamLimits
 	Sites                                  []queue.Site
@@ -133,6 +134,7 @@ func (s *scrape) whole(st *State) {
 	s.gauge(recipients, float64(st.Waiting), "waiting")
 	s.gauge(recipients, float64(st.Deferred), "deferred")
 	s.gauge(recipients, float64(st.Active), "active")
+	s.gauge(desc("recipients_limited", "Recipients that wait for the window or a quota of their [[stream]]; they are among those waiting."), float64(st.Limited))
 	s.gauge(desc("sessions", "Connections, up or being opened."), float64(st.Sessions))
 	s.gauge(desc("sessions_limit", "Most connections of all sites together, max_sessions of [agent]."), float64(st.MaxSessions))
 	s.gauge(desc("sessions_stalled", "Sessions that send nothing because an outcome cannot be written to the journal."), float64(st.StalledSessions))

@@ -28,6 +28,7 @@ type gate struct {
 	counters []*quotas.Counter
 	cold     ring[*sleeper] // whose destinations have no session up
 	warm     ring[*sleeper]
+	mail     int       // recipients behind it, with permits or without
 	until    time.Time // a quota is used up; zero: none is
 	since    time.Time // when that was found
 }
@@ -123,6 +124,7 @@ func (q *Queue) offer(f *flow, n int) {
 		q.moveWaiting(f.dest, n)
 		return
 	}
+	f.gate.mail += n
 	f.dest.site.gated += n
 	for len(f.permits) > f.mail {
 		q.revoke(f, time.Now())

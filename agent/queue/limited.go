@@ -99,6 +99,21 @@ func (q *Queue) limitsOfName(name string) *limited {
 	return nil
 }
 
+// Limited is how many recipients wait for a window to open or a quota to have room.
+func (q *Queue) Limited() (n int) {
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range q.limited {
+		for _, g := range l.gates {
+			if g.shut(now) {
+				n += g.mail
+			}
+		}
+	}
+	return n
+}
+
 // waitsFor says which limit mail behind the gates waits for, and until when; "" if for none.
 func (l *limited) waitsFor(now time.Time) (why string, until time.Time) {
 	asleep := 0

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -140,6 +141,20 @@ func (q *Queue) Reason(name string) string {
 		}
 	})
 	return reason
+}
+
+// SitesOf are the sites at which mail for a domain waits or is tried, by name: one, unless it
+// leaves from several addresses.
+func (q *Queue) SitesOf(name string) (list []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.eachFrom(name, func(d *domain) {
+		if d.dest != nil && !slices.Contains(list, d.dest.site.key) {
+			list = append(list, d.dest.site.key)
+		}
+	})
+	slices.Sort(list)
+	return list
 }
 
 // AtHost returns how many recipients wait for the hand-back relay, of domains too

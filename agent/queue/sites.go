@@ -13,6 +13,7 @@ type Site struct {
 	Queue    string
 	Hosts    int // addresses of its destinations
 	Waiting  int
+	Limited  int // of these, recipients that wait for limits of their streams
 	Sessions int // up
 	Opening  int
 	Ready    int    // of the sessions, those without work
@@ -139,7 +140,7 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 		e.connectRate = rate
 	}
 	return Site{
-		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Sessions: s.live, Opening: s.opening,
+		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Limited: s.gated - s.permits, Sessions: s.live, Opening: s.opening,
 		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: s.refused,
 		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
 		Source: s.source,

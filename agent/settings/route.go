@@ -98,7 +98,7 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	domain, text := queue.SplitRouteName(name)
 	settled := s.settle(text, domain, q)
 	sources, all := sources(settled.Choice, plan), s.SourceAddresses()
-	answer := sites.Answer{Domain: domain, Groups: groups(plan), Several: len(all) > 1, Sources: all, Queue: s.IsQueue}
+	answer := sites.Answer{Domain: domain, Groups: groups(plan), Several: len(all) > 1, Alike: q.MaxSessionsTotal > 0, Sources: all, Queue: s.IsQueue}
 	from, first := "", ""
 	for _, a := range sources {
 		from += " from " + a.String()

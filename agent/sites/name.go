@@ -55,11 +55,13 @@ func (b *Book) rename(s *site, a *Answer, of *Group) {
 	if a.Several && a.Source.IsValid() {
 		from = ":" + canonical(a.Source).String()
 	}
-	if name := b.sibling(s, of) + from; from != "" && name != from && len(name) <= MaxName && b.names[name] == nil && (!b.expected[name] || name == a.Old) {
-		s.name, s.named = name, b.writing
-		b.names[name] = s
-		b.changed = true
-		return
+	if stem := b.sibling(s, of); a.Alike && from != "" && stem != "" {
+		if name := stem + from; len(name) <= MaxName && b.names[name] == nil && (!b.expected[name] || name == a.Old) {
+			s.name, s.named = name, b.writing
+			b.names[name] = s
+			b.changed = true
+			return
+		}
 	}
 	for n := max(1, b.numbers[base]); ; n++ {
 		number := ""

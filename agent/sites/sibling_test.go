@@ -15,7 +15,7 @@ func TestSitesOfOneReceiverAreNamedAlike(t *testing.T) {
 	first, second := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	ask := func(domain, host, addr string, source netip.Addr) string {
 		name, _ := b.Site(now, &Answer{
-			Domain: domain, Source: source, Several: true, Sources: []netip.Addr{first, second},
+			Domain: domain, Source: source, Several: true, Alike: true, Sources: []netip.Addr{first, second},
 			Groups: []Group{{Hosts: []string{host}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}},
 		})
 		return name

@@ -61,6 +61,8 @@ type Snapshot struct {
 	Trouble  []string // what an admin must look at
 	Sites    []Site
 	Streams  []Stream
+	Sources  []Source       // that mail leaves from
+	Limits   []Limit        // of streams
 	Unknown  []UnknownReply // replies that no rule knew, the most frequent
 }
 
@@ -119,6 +121,17 @@ type Stream struct {
 	Waiting, Deferred, Active int // recipients
 	Paused                    string
 }
+
+// Source is an address that mail leaves from.
+type Source struct {
+	Address  string
+	What     string // its pool, its name, what is wrong with it
+	Sessions int
+	Trouble  bool
+}
+
+// Limit is what a [[stream]] bounds, and how much of it is used.
+type Limit struct{ Name, What string }
 
 // Change is one change of what a site gets, and why.
 type Change struct {

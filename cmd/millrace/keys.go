@@ -50,10 +50,17 @@ func (b *board) press(key string) command {
 		b.sort[b.page] = (b.sort[b.page] + 1) % len(boardColumns[b.page])
 		b.arrange()
 	case "tab":
-		b.page = 1 - b.page
+		b.page = b.nextPage()
 		b.chosen = ""
 		b.arrange()
 		return command{what: wishNow}
+	case "p", "f", "enter", "e", "w":
+		if b.page == sourcesPage {
+			b.said = "millrace pauses and explains sites and streams; tab shows them"
+			return command{}
+		}
+	}
+	switch key {
 	case "p":
 		if b.paused(b.chosen) {
 			return b.about(wishResume)

@@ -20,7 +20,6 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/queue"
-	"github.com/millrace/millrace/agent/quotas"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -35,7 +34,8 @@ func exposition(t *testing.T) string {
 	t.Helper()
 	m := metrics.New("1.0", func() metrics.State {
 		return metrics.State{
-			Ready: true, Sources: map[string]bool{"192.0.2.25": true}, Quotas: []quotas.Count{{Key: quotas.Key{Stream: "news"}, Limit: 5000, Used: 7}},
+			Ready: true, Sources: []control.Source{{Address: "192.0.2.25", Pool: "news", Blocked: []control.Effect{{Site: "google:192.0.2.25"}}}},
+			Limits:   []control.StreamLimits{{Name: "news", Window: "08:00-20:00", Quotas: []control.Quota{{Limit: 5000, Used: 7}}}},
 			Outcomes: metrics.OutcomeStats{On: true}, MilterAt: time.Now(), Milter: control.MilterCounts{Messages: map[string]uint64{"delrcpt": 1}},
 			Sites: []queue.Site{{Name: "mx.example", Queue: "general", Waiting: 1, Sessions: 2, Ready: 1, Target: elastic.Target{Sessions: 3, Pace: 4}}},
 		}
