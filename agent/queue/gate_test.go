@@ -212,9 +212,51 @@ func TestStreamWaitsForItsWindow(t *testing.T) {
 		if n := w.of(1); n != 200 {
 			t.Error("sent after it closed")
 		}
+		if n := w.Limited(); n != 1 {
+			t.Errorf("%d wait for the window, of 1", n)
+		}
 		pass(24 * time.Hour)
 		if n := w.of(1); n != 201 {
 			t.Errorf("%d on the next day", n)
+		}
+		w.settledGates()
+	})
+}
+
+// Whoever sets the host's clock moves windows and days: no look at them is further away than a
+// minute, however long the window is closed or the quota used up.
+func TestClockThatIsSetIsNoticedInAMinute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // from a Saturday on
+		closed, err := windows.Parse("Wed 08:00-09:00", time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := quotas.Key{Stream: "few", Day: true}
+		few := map[quotas.Key]quotas.Quota{k: {Limit: 10, Zone: time.UTC}}
+		book := counts(t, few)
+		w := newWorld(t, nil)
+		w.SetStreams([]StreamLimits{{Name: "news", Fits: only("news"), Window: closed}, {Name: "few", Fits: only("few"), Quotas: []*quotas.Counter{book.Counter(k)}}})
+		for i := range 20 {
+			w.add(spool.ID(1000+i), "news", "a.example")
+			w.add(spool.ID(2000+i), "few", "a.example")
+		}
+		pass(3 * time.Hour)
+		if a, b := w.of(1), w.of(2); a != 0 || b != 10 {
+			t.Fatalf("%d outside the window, %d of a quota of 10", a, b)
+		}
+		// What a clock that is set would change at once: the window is open, it is another day.
+		w.Queue.mu.Lock()
+		w.limited[0].Window = windows.Window{}
+		w.Queue.mu.Unlock()
+		few[k] = quotas.Quota{Limit: 20, Zone: time.UTC}
+		book.Use(few)
+		pass(2 * time.Minute)
+		if a, b := w.of(1), w.of(2); a != 20 || b != 20 {
+			t.Errorf("%d and %d of 20 two minutes later", a, b)
+		}
+		if n := w.Limited(); n != 0 {
+			t.Errorf("%d still wait for a limit", n)
 		}
 		w.settledGates()
 	})

@@ -172,6 +172,42 @@ func TestCountsOutliveTheAgent(t *testing.T) {
 	}
 }
 
+// On days of 23, 24 and 25 hours, with restarts and crashes in the middle of them, no day of the
+// calendar has more than its quota, and none loses more than a block for each crash.
+func TestRestartsOnDaysOf23And25Hours(t *testing.T) {
+	t.Parallel()
+	z := berlin(t)
+	for _, from := range []time.Time{time.Date(2026, 3, 28, 0, 0, 0, 0, z), time.Date(2026, 10, 24, 0, 0, 0, 0, z)} {
+		r := rand.New(rand.NewPCG(5, uint64(from.Unix())))
+		path := filepath.Join(t.TempDir(), "quotas.json")
+		quota := map[Key]Quota{day: {Limit: 1000, Zone: z}}
+		b := open(t, path, from, quota)
+		sent, crashes := make(map[string]int), make(map[string]int)
+		for now := from; now.Before(from.AddDate(0, 0, 3)); now = now.Add(10 * time.Minute) {
+			today := now.In(z).Format(time.DateOnly)
+			sent[today] += take(t, b, day, now, r.IntN(20))
+			switch r.IntN(10) {
+			case 0:
+				crashes[today]++
+				b = open(t, path, now, quota)
+			case 1:
+				if err := b.Close(now); err != nil {
+					t.Fatal(err)
+				}
+				b = open(t, path, now, quota)
+			}
+		}
+		for today, n := range sent {
+			if n > 1000 || n < 1000-10*crashes[today] {
+				t.Errorf("%s: %d of 1000, with %d crashes", today, n, crashes[today])
+			}
+		}
+		if len(sent) != 3 {
+			t.Errorf("%v", sent)
+		}
+	}
+}
+
 // A block that an agent took from for hours, and did not finish, counts from the start on: it
 // may have been used just before the crash.
 func TestUnfinishedHourCountsFromTheStart(t *testing.T) {

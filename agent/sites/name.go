@@ -55,8 +55,9 @@ func (b *Book) rename(s *site, a *Answer, of *Group) {
 	if a.Several && a.Source.IsValid() {
 		from = ":" + canonical(a.Source).String()
 	}
-	if stem := b.sibling(s, of); a.Alike && from != "" && stem != "" {
-		if name := stem + from; len(name) <= MaxName && b.names[name] == nil && (!b.expected[name] || name == a.Old) {
+	if a.Alike && from != "" {
+		stem := b.sibling(s, of)
+		if name := stem + from; stem != "" && len(name) <= MaxName && b.names[name] == nil && (!b.expected[name] || name == a.Old) {
 			s.name, s.named = name, b.writing
 			b.names[name] = s
 			b.changed = true
