@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,5 +104,37 @@ func TestBlockedAddressWaitsOrOthersTakeItsMail(t *testing.T) {
 				return slices.ContainsFunc(s.at("big")[before:], func(a accepted) bool { return a.client == blocked })
 			})
 		})
+	}
+}
+
+// A block that is said at the banner was earned by nobody knows whom: nothing moves, whatever the
+// pool says, and the admin is told.
+func TestBlockAtTheBannerMovesNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) {
+		c.Pools = []config.Pool{{Name: "all", Addresses: addresses("127.0.7.1", "127.0.7.2"), OnBlock: config.BlockOthers}}
+		c.General.Pool = "all"
+		q := c.General
+		q.Name, q.MX = "big", []string{"*.big.test"}
+		c.Queues = append(c.Queues, q)
+		c.Replies = []config.Reply{{
+			Name: "distrusted", Text: "on our block list", Class: outcome.ClassReputation.String(), Action: config.ReplySuspend,
+			For: time.Hour, After: 1, Within: time.Hour, MX: []string{"*.big.test"},
+		}}
+	}, sink.Provider{Name: "big", Domains: []string{"d*.test"}, Behaviour: sink.Behaviour{
+		Trouble: sink.TroubleBanner, Say: map[sink.Cause]string{sink.CauseTrouble: "421 4.7.1 your address is on our block list"}}})
+	s.start()
+	s.send(spool.Envelope{Sender: "n@news.test", Stream: "news"}, letter, "x@d0.test")
+	effects := func() []control.Effect { return s.agent.orders.Standing().Effects }
+	s.until("the address is suspended", func() bool { return len(effects()) == 1 })
+	e := effects()[0]
+	if e.Address == "" || e.Site != "big:"+e.Address || e.Queue+e.Stream != "" {
+		t.Errorf("%+v", e)
+	}
+	if n := len(s.agent.orders.Standing().Pauses); n != 0 {
+		t.Errorf("%d pauses", n)
+	}
+	if list := s.agent.watch.Warnings(); !slices.ContainsFunc(list, func(w string) bool { return strings.Contains(w, e.Address+" is blocked at big:") && strings.Contains(w, "its mail there waits") }) {
+		t.Errorf("/readyz: %q", list)
 	}
 }

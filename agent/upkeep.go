@@ -66,7 +66,7 @@ func (a *Agent) lookAround() {
 		a.log.Info("a source address can be bound again", "address", x)
 	}
 	if len(come)+len(gone) > 0 && len(set.Config.Pools) > 0 {
-		a.queue.Reload(a.queue.MaxSessions())
+		a.queue.RerouteAll()
 	}
 }
 

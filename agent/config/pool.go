@@ -31,9 +31,9 @@ const (
 // [[stream]] or a queue names it; of these the first that does counts, in that order. What
 // names none leaves from agent.source_addresses, as ever.
 //
-// A domain has one address of a pool in each family, chosen by the weights. The first try
-// of a recipient settles its address: no retry moves to another one, also when pools or weights
-// are changed. An address that cannot be bound, as before a VRRP master takes over, is left
+// A domain has one address of a pool in each family, chosen by the weights. Until a recipient is
+// tried the configuration in force counts, also after a reload. The first try settles its
+// address: no retry moves to another one, also when pools or weights are changed. An address that cannot be bound, as before a VRRP master takes over, is left
 // out where the pool has others, and comes back by itself.
 type Pool struct {
 	// Name names the pool; required, and each name once.
@@ -51,7 +51,9 @@ type Pool struct {
 	// OnBlock is what becomes of an address's mail to a provider that says it is blocked
 	// (a [[reply]] of class "reputation" with action "suspend"): "wait" for the end of that,
 	// or "others", by which other addresses of the pool take it, but never that of the
-	// stream that earned the block. An IPv6 /64 is one address in this. Default: "wait".
+	// stream that earned the block. One that is said at the banner, before any message, was
+	// earned by no stream that is known: then it waits. An IPv6 /64 is one address in this.
+	// Default: "wait".
 	OnBlock OnBlock `toml:"on_block"`
 
 	File string `toml:"-"` // where the pool stands, for messages

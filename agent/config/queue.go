@@ -62,8 +62,8 @@ type Queue struct {
 	// Pool is the [[pool]] that mail leaves from, unless its rule or stream names another
 	// one. Default: agent.source_addresses.
 	Pool string `toml:"pool"`
-	// Spread is "domain" (a domain has one address of a pool) or "recipient" (its recipients
-	// share all of them; each always has the same). Default: "domain".
+	// Spread is "domain" (a domain has one address of a pool) or "recipient" (the recipients
+	// of the listed domains share all of them; each always has the same). Default: "domain".
 	Spread Spread `toml:"spread"`
 	// MaxMessagesPerConnection is after how many messages a connection is
 	// closed. Default: 100.

@@ -26,7 +26,8 @@ type Stream struct {
 	// receiver, 1 to 100; millrace priority overrides it. Default: 1.
 	Priority int `toml:"priority"`
 	// MaxMessageRate bounds the messages per time to all receivers together, as those of
-	// queues: "20/s", "600/m"; "" is no limit. Default: "".
+	// queues: "20/s", "600/m"; "" is no limit. A message to several recipients of a domain
+	// counts once. Default: "".
 	MaxMessageRate Rate `toml:"max_message_rate"`
 	// Quotas are how many recipients may accept mail in a rolling hour, "5000/h", and on a
 	// day of the calendar, "50000/d"; of each kind one at most. Default: none.

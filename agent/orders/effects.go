@@ -97,7 +97,7 @@ func (o *Orders) moveBlocked(s *control.StandingOrders) {
 		}
 	}
 	if o.settings.Now().Blocks.Set(list) {
-		o.queue.Reload(o.queue.MaxSessions()) // all routes are asked for again
+		o.queue.RerouteAll()
 	}
 }
 

@@ -237,8 +237,11 @@ func (q *Queue) Reload(maxSessions int) {
 	q.mu.Lock()
 	q.o.MaxSessions = maxSessions
 	q.mu.Unlock()
-	walk(q, &q.domainByNo, q.resolve, always)
+	q.RerouteAll()
 }
+
+// RerouteAll asks for all routes again, as what they leave from may be another.
+func (q *Queue) RerouteAll() { walk(q, &q.domainByNo, q.resolve, always) }
 
 // destination returns the destination of a route, with the route's latest hosts and
 // policy.

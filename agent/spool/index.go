@@ -10,8 +10,8 @@ import (
 // is fresh, and a deferred one with a single recipient 24. What is done and
 // can be given back takes none, whatever it was.
 type index struct {
-	replies *replies
-	froms   *replies
+	replies *textTable
+	froms   *textTable
 
 	keys    []uint32 // one for each message, by offset
 	slots   []uint32 // beside keys: the place in states, plus 1; 0 is fresh; nil while all are

@@ -17,8 +17,8 @@ import (
 type Reader struct {
 	tree
 	segments map[uint32]*segment
-	replies  *replies
-	froms    *replies
+	replies  *textTable
+	froms    *textTable
 	journals []string // and the checkpoint, by name
 	size     int64    // of these
 }

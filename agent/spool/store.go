@@ -34,8 +34,8 @@ type Store struct {
 
 	mu       sync.Mutex
 	segments map[uint32]*segment
-	replies  *replies
-	froms    *replies
+	replies  *textTable
+	froms    *textTable
 	done     []doneBlob
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
