@@ -60,7 +60,7 @@ func (a *Agent) lookAround() {
 	set := a.settings.Now()
 	come, gone := set.Presence.Look(set.SourceAddresses())
 	for _, x := range gone {
-		a.log.Error("a source address cannot be bound: others of its pool take its mail, if there are any", "address", x)
+		a.log.Error("a source address cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none", "address", x)
 	}
 	for _, x := range come {
 		a.log.Info("a source address can be bound again", "address", x)
