@@ -49,6 +49,15 @@ func TestStreamsKeepTheirLimitsOverARestart(t *testing.T) {
 	send("s", "slow", 60)
 	send("o", "other", 100)
 	s.until("the unlimited and the quota's first", func() bool { return sent("o") == 100 && sent("f") == 25 })
+	for _, l := range s.status().Limits {
+		switch {
+		case l.Name == "few" && len(l.Quotas) == 2 && l.Quotas[0].Used == 25 && l.Quotas[1].Used == 25 && l.Quotas[1].Day:
+		case l.Name == "night" && l.Closed && l.Window != "" && l.Changes.After(began):
+		case l.Name == "slow" && l.Rate == 20:
+		default:
+			t.Errorf("%+v", l)
+		}
+	}
 	s.stop()
 	if _, err := os.Stat(filepath.Join(s.config.Agent.StateDirectory, quotasFile)); err != nil {
 		t.Error(err)
@@ -64,7 +73,7 @@ func TestStreamsKeepTheirLimitsOverARestart(t *testing.T) {
 	if f, g, n := sent("f"), sent("g"), sent("n"); f != 25 || g != 5 || n != 0 {
 		t.Errorf("%d and %d of a quota of 30, %d outside the window", f, g, n)
 	}
-	if w, d, _, _ := s.agent.queue.Counts(); w+d != 30 {
-		t.Errorf("%d wait, %d are deferred", w, d)
+	if w, d, _, _ := s.agent.queue.Counts(); w+d != 30 || s.agent.queue.Limited() != 30 {
+		t.Errorf("%d wait, %d are deferred, %d are limited", w, d, s.agent.queue.Limited())
 	}
 }

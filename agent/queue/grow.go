@@ -24,8 +24,8 @@ import (
 //     (elastic.Site.Open): limits and clamps, lag, refusals, breakers.
 //
 // At 5, 7, 9 and 10 an idle session elsewhere makes room if there is one. A lane that is paused
-// is not among those that wait, and what is behind a gate (gate.go) only as far as it has permits. Once a session is up, each transaction waits for the pace
-// (elastic.Site.MayBegin).
+// is not among those that wait, and what is behind a gate (gate.go) only as far as it has
+// permits. Once a session is up, each transaction waits for the pace (elastic.Site.MayBegin).
 func (q *Queue) grow(s *site, now time.Time) {
 	if q.closed {
 		return

@@ -216,6 +216,23 @@ func TestPoolsHaveTheirNames(t *testing.T) {
 	}
 }
 
+// A pool of one address beside the system's choice makes two sites of one receiver.
+func TestPoolBesideTheSystemsChoice(t *testing.T) {
+	t.Parallel()
+	s := pooled(t, "[[pool]]\nname = \"one\"\naddresses = [\"192.0.2.1\"]\n")
+	for i, from := range []string{"", "one", "", "one"} {
+		domain := fmt.Sprintf("d%d.example", i/2)
+		rt := s.MXRoute(queue.RouteName(domain, from), &s.Config.General, planOf(domain, fmt.Sprintf("198.51.100.%d", i/2)))
+		name := domain
+		if from != "" {
+			name += ":192.0.2.1"
+		}
+		if rt.Site != name || rt.Receiver != domain || (rt.From == "") != (from == "") {
+			t.Errorf("%s from %q: site %s of %s, %q", domain, from, rt.Site, rt.Receiver, rt.From)
+		}
+	}
+}
+
 // A journal that nobody understands is as one that does not say.
 func TestUnknownFromIsChosenAnew(t *testing.T) {
 	t.Parallel()

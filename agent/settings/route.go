@@ -85,10 +85,9 @@ func (s *Settings) handbackRoute() queue.Route {
 }
 
 // MXRoute is the route to the mail exchangers of a domain, and of what its mail leaves from
-// (queue.RouteName). The key of a
-// destination, whose sessions its domains share, holds all that a session was
-// opened under: the site, the hosts, the queue's policy with its TLS level, what the
-// domain's own policies need (route.Plan.Needs), the sources. Where no name is verified
+// (queue.RouteName). The key of a destination, whose sessions its domains share, holds all
+// that a session was opened under: the site, the hosts, the queue's policy with its TLS level,
+// what the domain's own policies need (route.Plan.Needs), the sources. Where no name is verified
 // the hosts are their sets of addresses (sites.Book), so that domains with names of their own
 // on one host share its sessions; else they are the names. When a policy of the
 // domain changes, so does the key: the mail moves on, and the sessions opened
@@ -98,7 +97,9 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	domain, text := queue.SplitRouteName(name)
 	settled := s.settle(text, domain, q)
 	sources, all := sources(settled.Choice, plan), s.SourceAddresses()
-	answer := sites.Answer{Domain: domain, Groups: groups(plan), Several: len(all) > 1, Alike: q.MaxSessionsTotal > 0, Sources: all, Queue: s.IsQueue}
+	answer := sites.Answer{Domain: domain, Groups: groups(plan), Sources: all, Queue: s.IsQueue}
+	answer.Several = len(all) > 1 || len(s.Config.Pools) > 0 // beside one the system chooses
+	answer.Alike = q.MaxSessionsTotal > 0
 	from, first := "", ""
 	for _, a := range sources {
 		from += " from " + a.String()
@@ -117,7 +118,7 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 		site = answer.Old
 	}
 	receiver := ""
-	if answer.Several && answer.Source.IsValid() { // one that was known before there were several has no source in its name
+	if answer.Several { // one that was known before there were several has no source in its name
 		receiver = strings.TrimSuffix(site, ":"+answer.Source.String())
 	}
 	needs := ""

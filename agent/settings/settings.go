@@ -2,9 +2,9 @@
 // of a domain, where its mail goes and from which addresses, the hosts there, what TLS a
 // connection must have, when a recipient is tried again, what replies mean.
 //
-// Settings are made of a Config and never change, but for what they remember. Source holds those in force; a reload
-// makes new ones and puts them into force at once for all who ask from then on. The
-// package owns nothing else: the resolver's cache and TLS tickets belong to their
+// Settings are made of a Config and never change, but for what they remember. Source holds
+// those in force; a reload makes new ones and puts them into force at once for all who ask
+// from then on. The package owns nothing else: the resolver's cache and TLS tickets belong to their
 // Settings, and go with them. The names of sites are handed from one to the next (Sites).
 //
 // New reads the files that the configuration names (certificates, authorities), and fails

@@ -92,7 +92,7 @@ func (b *Book) rename(s *site, a *Answer, of *Group) {
 // source: the two are one receiver, and their names say so. It is "" if there is none.
 func (b *Book) sibling(s *site, of *Group) (stem string) {
 	for from := range b.sources {
-		if from == s.source || !from.IsValid() || s.provider != "" {
+		if from == s.source || s.provider != "" {
 			continue
 		}
 		x := b.sets[setKey(from, s.addrs)]
