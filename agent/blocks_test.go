@@ -134,7 +134,9 @@ func TestBlockAtTheBannerMovesNothing(t *testing.T) {
 	if n := len(s.agent.orders.Standing().Pauses); n != 0 {
 		t.Errorf("%d pauses", n)
 	}
-	if list := s.agent.watch.Warnings(); !slices.ContainsFunc(list, func(w string) bool { return strings.Contains(w, e.Address+" is blocked at big:") && strings.Contains(w, "its mail there waits") }) {
+	if list := s.agent.watch.Warnings(); !slices.ContainsFunc(list, func(w string) bool {
+		return strings.Contains(w, e.Address+" is blocked at big:") && strings.Contains(w, "its mail there waits")
+	}) {
 		t.Errorf("/readyz: %q", list)
 	}
 }
