@@ -2,6 +2,8 @@ package agent
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +43,7 @@ func TestUntriedMailFollowsAReload(t *testing.T) {
 	s := newStage(t, func(c *config.Config) {
 		c.Pools = []config.Pool{{Name: "old", Addresses: addresses("127.0.6.1")}, {Name: "new", Addresses: addresses("127.0.6.2")}}
 		c.Streams = []config.Stream{{Name: "news", Streams: []string{"news"}, Pool: "old"}}
+		c.Events.File = filepath.Join(t.TempDir(), "events.jsonl")
 	}, sink.Provider{Name: "far", Domains: []string{"d*.test"}})
 	s.start()
 	if err := s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{All: true}}); err != nil {
@@ -64,6 +67,10 @@ func TestUntriedMailFollowsAReload(t *testing.T) {
 			t.Errorf("%s arrived from %v", a.recipient, a.client)
 		}
 	}
+	s.until("the events tell", func() bool {
+		b, err := os.ReadFile(s.config.Events.File)
+		return err == nil && strings.Count(string(b), `"source":"127.0.6.2","pool":"new"`) == 2*n
+	})
 }
 
 // Seen from the receivers: each recipient is always called from one address, over retries, a

@@ -58,8 +58,9 @@ func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
 // receiver distrusts the address that the mail came from. The other addresses of its /64 are
 // suspended there with it. Where the pool says so, others take its mail at a provider meanwhile,
 // but never that of the stream that earned the block, which is paused there. A block that is
-// said at the banner was earned by nobody knows whom: then, or if as much is paused already as
-// rules may, the mail waits as elsewhere.
+// said at the banner was earned by nobody knows whom: then the mail waits as elsewhere, and so it
+// does if the stream is paused there already, as it has earned one block after the other, or if as
+// much is paused as rules may.
 func (o *Orders) blocked(w *Reply, e *control.Effect) {
 	set := o.settings.Now()
 	from := w.Route.Source(w.Host.Addr.Addr())

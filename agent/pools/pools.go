@@ -82,6 +82,15 @@ func (f From) String() string {
 	return text
 }
 
+// PoolOf is the name of the pool in what String wrote.
+func PoolOf(s string) string {
+	name, _, _ := strings.Cut(s, " ")
+	if name == noPool {
+		return ""
+	}
+	return name
+}
+
 // Parse reads what String wrote.
 func Parse(s string) (From, error) {
 	fields := strings.Fields(s)

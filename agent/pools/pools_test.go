@@ -167,6 +167,9 @@ func TestFromIsReadAsItWasWritten(t *testing.T) {
 		if got := tt.f.String(); got != tt.text {
 			t.Errorf("%+v is %q", tt.f, got)
 		}
+		if got := PoolOf(tt.text); got != tt.f.Pool {
+			t.Errorf("%q is of pool %q", tt.text, got)
+		}
 		if f, err := Parse(tt.text); err != nil || f != tt.f {
 			t.Errorf("%q is %+v, %v", tt.text, f, err)
 		}

@@ -32,6 +32,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/pools"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
@@ -315,7 +316,7 @@ func (r *Settlement) delivery(d *event.Delivery, f *Result) {
 	*d = event.Delivery{
 		Time: r.at, ID: r.Job.ID, Envelope: r.Envelope, Ordinal: f.Item.Ordinal,
 		Domain: r.Job.Domain, Queue: r.Route.Queue.Name, Site: r.Route.Site,
-		Peer: r.Host.Addr, Source: r.Source, Relay: "none", Reuse: r.Reuse, Tries: f.Item.Tries + 1,
+		Peer: r.Host.Addr, Pool: pools.PoolOf(r.Route.From), Source: r.Source, Relay: "none", Reuse: r.Reuse, Tries: f.Item.Tries + 1,
 		Connect: r.Connect, Transmit: r.Transmit,
 		Status: f.status(r.Route.Handback), Class: f.Decision.Class, Hard: f.Decision.Hard, Rule: f.Decision.Rule, Code: f.Reply.Code,
 		Enhanced: f.Decision.Enhanced, Reason: f.Decision.Reason, Due: f.Decision.Due,

@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -77,7 +76,7 @@ func (p *page) waiting() []web.Stream {
 	if began := time.Now(); !began.Before(p.stale) {
 		p.streams = nil
 		for _, x := range p.watch.queue.Streams() {
-			p.streams = append(p.streams, web.Stream{Name: x.Name, Waiting: x.Waiting, Deferred: x.Deferred, Active: x.Active, Paused: cmp.Or(x.Paused, x.Waits)})
+			p.streams = append(p.streams, web.Stream{Name: x.Name, Waiting: x.Waiting, Deferred: x.Deferred, Active: x.Active, Paused: x.Paused, Waits: x.Waits})
 		}
 		now := time.Now()
 		p.stale = now.Add(max(2*time.Second, 20*now.Sub(began)))

@@ -260,6 +260,8 @@ func (v *view) streamRow(p progress) streamRow {
 	}
 	if p.Paused != "" {
 		row.Paused, row.Left = v.text(p.Paused), "paused"
+	} else if p.Waits != "" {
+		row.Paused, row.Left = v.text(p.Waits), "waits"
 	}
 	return row
 }

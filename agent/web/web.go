@@ -120,6 +120,7 @@ type Stream struct {
 	Name                      string
 	Waiting, Deferred, Active int // recipients
 	Paused                    string
+	Waits                     string // which limit of its [[stream]] it waits for
 }
 
 // Source is an address that mail leaves from.

@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 // command is what a key asks of the agent or of the program, about a row.
 type command struct {
 	what wishKind
@@ -35,6 +37,10 @@ func (b *board) press(key string) command {
 		return command{}
 	}
 	b.said = ""
+	if b.page == sourcesPage && slices.Contains([]string{"p", "f", "enter", "e", "w"}, key) {
+		b.said = "millrace pauses and explains sites and streams; tab shows them"
+		return command{}
+	}
 	switch key {
 	case "q", "ctrl+c", "esc":
 		return command{what: wishQuit}
@@ -54,13 +60,6 @@ func (b *board) press(key string) command {
 		b.chosen = ""
 		b.arrange()
 		return command{what: wishNow}
-	case "p", "f", "enter", "e", "w":
-		if b.page == sourcesPage {
-			b.said = "millrace pauses and explains sites and streams; tab shows them"
-			return command{}
-		}
-	}
-	switch key {
 	case "p":
 		if b.paused(b.chosen) {
 			return b.about(wishResume)
