@@ -18,10 +18,12 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/history"
+	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/quotas"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
@@ -43,6 +45,7 @@ type Agent struct {
 	events    *event.File
 	outcomes  *outcomes.Outcomes
 	bounced   *suppress.List
+	quotas    *quotas.Book
 	assessor  *assess.Assessor
 	history   *history.History
 	metrics   *metrics.Metrics
@@ -66,6 +69,9 @@ type Agent struct {
 
 // suppressFile, in the state directory, holds the suppression list.
 const suppressFile = "suppressed"
+
+// quotasFile, in the state directory, keeps the counts of streams' quotas.
+const quotasFile = "quotas.json"
 
 // sitesFile, in the state directory, keeps the names of sites.
 const sitesFile = "sites.json"
@@ -102,6 +108,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		names = filepath.Join(c.Agent.StateDirectory, sitesFile)
 	}
 	set.Sites = sites.Open(names, log, time.Now())
+	set.Presence, set.Blocks = settings.NewPresence(), &settings.Blocks{}
 	a.settings = settings.NewSource(set)
 	open, err := a.store.Usage()
 	if err != nil {
@@ -115,6 +122,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	// A session needs the queue and the queue sessions: it launches none before Run.
 	a.queue = queue.New(queue.Options{
 		Resolve:     a.lookups.put,
+		From:        func(e *spool.Envelope, i int, domain string) string { return a.settings.Now().FromOf(e, i, domain) },
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.deliverer.Session(s) }) },
 		Relay:       set.Relay,
 		MaxSessions: files.Sessions,
@@ -128,6 +136,12 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		return nil, errors.Join(fmt.Errorf("the suppression list: %w", err), writer.Close(), store.Close())
 	}
 	a.bounced.Use(settings.SuppressPolicy(c))
+	counts := ""
+	if c.Agent.StateDirectory != "" {
+		counts = filepath.Join(c.Agent.StateDirectory, quotasFile)
+	}
+	a.quotas = quotas.Open(quotas.Options{Path: counts, Log: log, Granted: a.queue.QuotasGranted}, time.Now())
+	a.limitStreams(c)
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
 	a.outcomes.Use(settings.OutcomesPolicy(c))
@@ -147,7 +161,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, Outcomes: a.outcomes, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, Outcomes: a.outcomes, Quotas: a.quotas, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }
@@ -170,7 +184,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	before := a.settings.Now()
-	set.Relay, set.Sites = before.Relay, before.Sites
+	set.Relay, set.Sites, set.Presence, set.Blocks = before.Relay, before.Sites, before.Presence, before.Blocks
 	set.Resolver.Adopt(before.Resolver)
 	a.resolver.use(set)
 	a.deliverer.Reload(&next)
@@ -179,12 +193,19 @@ func (a *Agent) Reload(c *config.Config) error {
 	if err != nil {
 		a.log.Warn("spool", "err", err) // of its free room; the segments are counted
 	}
+	a.limitStreams(&next)
 	a.queue.Reload(settings.Descriptors(&next.Agent, open.Segments, a.log).Sessions)
 	a.events.Reopen(settings.EventPlace(&next))
 	a.outcomes.Use(settings.OutcomesPolicy(&next))
 	a.bounced.Use(settings.SuppressPolicy(&next))
 	a.watch.Reloaded()
 	return nil
+}
+
+// limitStreams puts what a configuration says of streams into force. What was counted counts on.
+func (a *Agent) limitStreams(c *config.Config) {
+	a.quotas.Use(settings.Quotas(c))
+	a.queue.SetStreams(settings.StreamLimits(c, a.quotas))
 }
 
 // ReloadBy says what reads the configuration anew and calls Reload with it. It is
@@ -235,10 +256,13 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	base.Go(func() { a.heartbeat(late) })
 	base.Go(func() { a.upkeep(late) })
+	a.lookAround() // before mail is read
+	base.Go(func() { loop.Every(late, presenceEvery, func(time.Time) { a.lookAround() }) })
 	base.Go(func() { a.orders.Run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })
+	base.Go(func() { a.quotas.Run(late) })
 	in.Go(func() { a.assessor.Run(ctx) })
 	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.watch.HistoryLoop(late) })
@@ -286,6 +310,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Wait()
 	a.settler.Bounce() // what is still held
 	a.orders.SaveRulePauses(time.Now(), true)
+	if err := a.quotas.Close(time.Now()); err != nil {
+		a.log.Error("stopping", "err", err)
+	}
 	if err := a.saveLearned(time.Now(), true); err != nil {
 		a.log.Warn("what was learned of receivers is lost", "err", err)
 	}

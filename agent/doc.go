@@ -27,6 +27,9 @@
 //	manners   how a host must be spoken to, where that is not as it announces
 //	route     DNS: exchangers, addresses; route/dane and route/sts, policies
 //	sites     which domains are one site, and what it is called
+//	pools     which address mail leaves from
+//	quotas    what streams may send in an hour and on a day; counts that outlive a crash
+//	windows   when streams may send, by the clock on a wall
 //	smtp      one connection and its transactions
 //	outcome   what a reply or a failure means for a recipient
 //	dsn       the text of reports
@@ -56,10 +59,12 @@
 //  1. The milter appends it to the spool; Store.Follow reads it (spool/follow.go), or
 //     Store.Load at the next start (spool/load.go).
 //  2. Agent.follow or load gives it to Orders.Add (orders/orders.go): is its sender
-//     paused? Then Queue.Add (queue/queue.go): one entry for each recipient, in a lane.
+//     paused? Then Queue.Add (queue/queue.go): one entry for each recipient, in a lane of its
+//     stream, its domain and what it leaves from (settings/source.go, queue/from.go).
 //  3. A domain that is new is asked for (resolve.go, in the order of lookups.go);
 //     Settings.Route (settings/route.go) finds its queue, with package route its hosts, and with package sites the name of its
 //     site. Queue.Routed makes a site of it.
+//     Mail of a stream with limits waits for a permit (queue/gate.go).
 //  4. The gates in Queue.grow (queue/grow.go) let a connect through, or not; the last of
 //     them is the site's controller, which names the address (elastic/open.go). To an admin
 //     they are told by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
@@ -139,6 +144,9 @@
 //	slot         a place among the connections that an address takes from us: held from the
 //	             start of a connect until the receiver has noticed the end
 //	source       an address that connections come from
+//	pool         sources, with weights, that a rule, a stream or a queue names
+//	from         what a recipient's mail leaves from: a pool, and once it was tried its sources
+//	gate         where mail of a stream with limits waits; a permit lets one transaction pass
 //	session      one connection, from the wish for it to its end
 //	job          recipients of one message that a session has taken
 //	transaction  one job on the wire, from MAIL to the replies

@@ -68,6 +68,7 @@ func (r *resolver) lookup(ctx context.Context, name string, k lookupKind) {
 		patience = longestLookup
 	}
 	set := r.settings.Now()
+	domain, _ := queue.SplitRouteName(name)
 	// No deadline, which a socket would notice before the context does: what failed
 	// for want of our patience would be kept as the domain's failure.
 	limit, cancel := context.WithCancel(ctx)
@@ -93,7 +94,7 @@ func (r *resolver) lookup(ctx context.Context, name string, k lookupKind) {
 		r.queue.Unasked(name, err.Error(), time.Now().Add(leastRetry))
 	case settings.Ours(err) || unasked(err):
 		retry := r.lookups.failed(name, k, time.Now(), leastOwnRetry, longestOwnRetry)
-		r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", time.Until(retry).Round(time.Second))
+		r.log.Warn("no way to domain for now", "domain", domain, "err", err, "retry", time.Until(retry).Round(time.Second))
 		r.tell(set, name, func() { r.queue.Unasked(name, err.Error(), retry) })
 	default:
 		r.unroutable(set, name, k, err)
@@ -143,11 +144,15 @@ func (r *resolver) unroutable(set *settings.Settings, name string, k lookupKind,
 	if e, ok := errors.AsType[*route.Error](err); ok {
 		fault = faults[e.Reason]
 	}
-	p := set.QueueOf(name)
+	domain, _ := queue.SplitRouteName(name)
+	p := set.QueueOf(domain)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
+	if e, ok := errors.AsType[settings.Rejected](err); ok {
+		attempt.Fault, attempt.Enhanced = outcome.Rejected, e.Enhanced()
+	}
 	if set.RetryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
 		retry := r.lookups.failed(name, k, now, leastRetry, longestRetry)
-		r.log.Warn("no way to domain for now", "domain", name, "err", err, "retry", retry.Sub(now).Round(time.Second))
+		r.log.Warn("no way to domain for now", "domain", domain, "err", err, "retry", retry.Sub(now).Round(time.Second))
 		r.tell(set, name, func() { r.queue.Unrouted(name, queue.ReasonOf(err), retry) })
 		return
 	}

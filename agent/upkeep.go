@@ -49,6 +49,27 @@ func (a *Agent) upkeep(ctx context.Context) {
 	})
 }
 
+// presenceEvery is how often it is looked which source addresses are on this host.
+const presenceEvery = 5 * time.Second
+
+// lookAround looks which source addresses can be bound. When that has changed all routes are
+// asked for again: mail whose address is gone leaves from another one of its pool, and what was
+// not tried meanwhile leaves from its own when that is back. That of source_addresses without a
+// [[pool]] waits, as ever.
+func (a *Agent) lookAround() {
+	set := a.settings.Now()
+	come, gone := set.Presence.Look(set.SourceAddresses())
+	for _, x := range gone {
+		a.log.Error("a source address cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none", "address", x)
+	}
+	for _, x := range come {
+		a.log.Info("a source address can be bound again", "address", x)
+	}
+	if len(come)+len(gone) > 0 && len(set.Config.Pools) > 0 {
+		a.queue.RerouteAll()
+	}
+}
+
 // hugeBacklog is how many queued recipients make the collector's slack matter.
 // Their records have no pointers, so a collection costs no more for them; but at
 // Go's default the heap may grow by as much again as they take before there is one. A quarter

@@ -133,6 +133,7 @@ func (m *message) envelope(c client, conn *wire.Conn, d *classify.Decision) *spo
 		Args:       m.Args,
 		Stream:     d.Stream,
 		Formerly:   d.Formerly,
+		Pool:       d.Pool,
 		Arrived:    m.Arrived,
 		QueueID:    conn.Macro("i"),
 		AuthUser:   m.AuthUser,

@@ -8,11 +8,14 @@ import (
 // siteOf is a site as the socket shows it, that accepts so many recipients a second.
 func siteOf(s *queue.Site, rate float64) control.Site {
 	x := control.Site{
-		Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting,
+		Name: s.Name, Queue: s.Queue, Hosts: s.Hosts, Waiting: s.Waiting, Limited: s.Limited,
 		Sessions: s.Sessions, Opening: s.Opening, Ready: s.Ready,
 		Target: s.Target.Sessions, Pace: s.Target.Pace, Cause: s.Target.Cause,
 		Rate: rate, Latency: s.Latency.Seconds(), Refused: s.Refused,
 		State: s.State, Want: s.Want, Held: s.Held, Lagging: s.Lagging,
+	}
+	if s.Source.IsValid() {
+		x.Source = s.Source.String()
 	}
 	if h := &s.HeldBack; h.Reason != "" {
 		x.HeldBack = &control.HeldBack{Reason: string(h.Reason), How: h.How, Reply: h.Reply, Until: h.Until, Next: h.Next}

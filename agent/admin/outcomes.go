@@ -24,7 +24,7 @@ func (b *Backend) Outcomes(ctx context.Context, q control.OutcomeQuestion, yield
 	return b.outcomes.History(ctx, ask, func(e *outcomes.Entry) error {
 		o := control.Outcome{
 			Time: e.Time, Event: e.Event, ID: e.ID.String(), Ordinal: e.Ordinal, QueueID: e.QueueID, Origin: "diverted", Stream: e.Stream,
-			Recipient: e.Recipient, Domain: e.Domain, Queue: e.Queue, Site: e.Site, Relay: e.Relay, Tries: e.Tries, Class: e.Class, Hard: e.Hard,
+			Recipient: e.Recipient, Domain: e.Domain, Queue: e.Queue, Site: e.Site, Relay: e.Relay, Source: e.Source, Tries: e.Tries, Class: e.Class, Hard: e.Hard,
 			Rule: e.Rule, Code: e.Code, Enhanced: e.Enhanced, Reply: e.Reply, Due: e.Due,
 		}
 		if e.Report {

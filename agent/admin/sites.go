@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -31,8 +30,12 @@ func (b *Backend) site(ctx context.Context, text string) (string, error) {
 	}
 	found := book.Find(text)
 	if len(found) == 0 || found[0].As == sites.Domain {
-		if name := b.siteOfDomain(ctx, text); name != "" {
-			return name, nil
+		switch names := b.sitesOfDomain(ctx, text); len(names) {
+		case 0:
+		case 1:
+			return names[0], nil
+		default:
+			return "", several(text, names)
 		}
 	}
 	switch len(found) {
@@ -45,10 +48,15 @@ func (b *Backend) site(ctx context.Context, text string) (string, error) {
 	for i := range found {
 		list = append(list, inWords(&found[i]))
 	}
+	return "", several(text, list)
+}
+
+// several is the error that a text means one of some sites.
+func several(text string, list []string) error {
 	if n := len(list) - mostNamed; n > 0 {
 		list = append(list[:mostNamed], fmt.Sprintf("%d more", n))
 	}
-	return "", fmt.Errorf("%s may mean several sites; remedy: name one of them: %s", text, strings.Join(list, ", "))
+	return fmt.Errorf("%s may mean several sites; remedy: name one of them: %s", text, strings.Join(list, ", "))
 }
 
 // inWords tells a site from others.
@@ -66,30 +74,23 @@ func (b *Backend) isRelay(name string) bool {
 	return strings.HasPrefix(name, queue.RelayDomain("")) && b.queue.Why(name) != nil
 }
 
-// siteOfDomain is the site that mail for a domain waits for; if none does, that to which it
-// would go, provided that the queue knows it. "" if there is neither.
-func (b *Backend) siteOfDomain(ctx context.Context, name string) (site string) {
+// sitesOfDomain are the sites that mail for a domain waits for, several if it leaves from several
+// addresses; if none does, that to which it would go, provided that the queue knows it.
+func (b *Backend) sitesOfDomain(ctx context.Context, name string) (found []string) {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	if !strings.Contains(name, ".") || strings.ContainsAny(name, " ,;:/@") {
-		return ""
+		return nil
 	}
-	b.queue.List(func(page []queue.Entry) bool {
-		i := slices.IndexFunc(page, func(e queue.Entry) bool { return e.Domain == name && e.Site != "" })
-		if i >= 0 {
-			site = page[i].Site
-		}
-		return i < 0
-	})
-	if site != "" {
-		return site
+	if found = b.queue.SitesOf(name); found != nil {
+		return found
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookUpFor)
 	defer cancel()
 	rt, err := b.settings.Now().Route(ctx, name, true)
 	if err != nil || b.queue.Why(rt.Site) == nil {
-		return ""
+		return nil
 	}
-	return rt.Site
+	return []string{rt.Site}
 }
 
 // siteOf is a filter with the name of the site that it means, for an order that lasts.

@@ -21,7 +21,7 @@ func (b *Backend) Streams() []control.Stream {
 	for _, s := range b.queue.Streams() {
 		list = append(list, control.Stream{
 			Name: s.Name, Waiting: s.Waiting, Deferred: s.Deferred, Active: s.Active, Held: s.Held,
-			Paused: s.Paused, Priority: s.Priority,
+			Paused: s.Paused, Priority: s.Priority, Limits: s.Limits, Waits: s.Waits, Until: s.Until,
 		})
 	}
 	return list

@@ -29,6 +29,8 @@ func (l *loader) check() {
 	}
 	l.checkSuppression(&c.Suppression)
 	l.checkFeedback(&c.Feedback)
+	l.checkPools()
+	l.checkStreams()
 	l.checkQueues()
 	l.checkReplies()
 }
@@ -106,6 +108,10 @@ func (l *loader) checkRule(r *Rule, path string, names map[string]Rule) {
 		l.fail(path, remedy(fmt.Sprintf("rule %q does not say what to do", r.Name), `add action = "divert" or action = "leave"`))
 	}
 	l.checkStream(r.Stream, path+".stream")
+	l.checkPoolName(r.Pool, path+".pool")
+	if r.Pool != "" && r.Action == ActionLeave {
+		l.fail(path+".pool", remedy(fmt.Sprintf("pool: mail of rule %q stays with the host, and leaves from where that sends", r.Name), `remove pool, or write action = "divert"`))
+	}
 	l.globs(path+".sender", r.Sender, addressGlob)
 	l.globs(path+".auth_user", r.AuthUser, plainGlob)
 	l.globs(path+".recipient_domain", r.RecipientDomain, domainGlob)
@@ -236,6 +242,7 @@ func (l *loader) checkQueues() {
 	}
 	l.checkSchedule(&l.cfg.General, "general")
 	l.checkRelay(&l.cfg.General, "general")
+	l.checkSources(&l.cfg.General, "general")
 	l.cfg.domains = domainSet{}
 	host := map[string]bool{}
 	for _, domain := range l.cfg.Milter.HostDomains {
@@ -248,6 +255,7 @@ func (l *loader) checkQueues() {
 		l.checkName(q, path, names)
 		l.checkSchedule(q, path)
 		l.checkRelay(q, path)
+		l.checkSources(q, path)
 		l.globs(path+".mx", q.MX, hostGlob)
 		if bad := l.bad[path+".domains"] || l.bad[path+".domain_files"] || l.bad[path+".mx"]; !bad &&
 			len(q.Domains)+len(q.DomainFiles)+len(q.MX) == 0 {
@@ -262,7 +270,15 @@ func (l *loader) checkQueues() {
 }
 
 // notGeneral lists the keys of a queue that the general queue has no use for.
-func notGeneral() []string { return []string{"name", "domains", "domain_files", "mx"} }
+func notGeneral() []string { return []string{"name", "domains", "domain_files", "mx", "spread"} }
+
+// checkSources looks at what a queue says of where its mail leaves from.
+func (l *loader) checkSources(q *Queue, path string) {
+	l.checkPoolName(q.Pool, path+".pool")
+	if q.MaxSessionsTotal == 0 && len(l.cfg.Pools) > 0 {
+		q.MaxSessionsTotal = 2 * q.MaxSessions
+	}
+}
 
 func (l *loader) checkName(q *Queue, path string, names map[string]*Queue) {
 	first, twice := names[q.Name]

@@ -1,5 +1,6 @@
 // Package config owns Millrace's configuration: plain data, read once, never
-// changed afterwards. It imports none of our other packages.
+// changed afterwards. It imports none of our other packages but pure ones that a value
+// belongs to (windows, pools).
 //
 // Load reads millrace.toml and, merged in name order, conf.d/*.toml beside it.
 // The result has every default filled in and has been checked as a whole: no
@@ -58,6 +59,10 @@ type Config struct {
 	General Queue `toml:"general"`
 	// Queues are the specific queues in the order of the files.
 	Queues []Queue `toml:"queue"`
+	// Pools are sets of addresses that mail leaves from.
+	Pools []Pool `toml:"pool"`
+	// Streams are what holds for campaigns or lists.
+	Streams []Stream `toml:"stream"`
 	// Replies are rules about what receivers say: the admin's, then the shipped ones.
 	Replies []Reply `toml:"reply"`
 

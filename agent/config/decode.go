@@ -43,6 +43,18 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &r, hereItem, pathItem)
 				*p = append(*p, r)
 			})
+		case *[]Pool:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				x := Pool{File: t.file, Line: t.line(hereItem)}
+				t.table(value, &x, hereItem, pathItem)
+				*p = append(*p, x)
+			})
+		case *[]Stream:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				x := Stream{File: t.file, Line: t.line(hereItem)}
+				t.table(value, &x, hereItem, pathItem)
+				*p = append(*p, x)
+			})
 		case *[]SuppressionStream:
 			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
 				var x SuppressionStream
@@ -254,6 +266,10 @@ func assign(value, p any, key string) []fault {
 		return scalar(value, (*time.Duration)(p), key+` = "4h"`, positiveDuration)
 	case *Route:
 		return scalar(value, p, key+` = "mx"`, parseRoute)
+	case *OnBlock:
+		return oneOf(value, p, key, BlockWait, BlockOthers)
+	case *Spread:
+		return oneOf(value, p, key, SpreadDomain, SpreadRecipient)
 	case *Mode:
 		return oneOf(value, p, key, Observe, Divert)
 	case *Verdict:
@@ -301,6 +317,10 @@ func assign(value, p any, key string) []fault {
 		return list(value, p, key, func(s string) (string, error) { return s, nil })
 	case *[]time.Duration:
 		return list(value, p, key, positiveDuration)
+	case *[]Quota:
+		return list(value, p, key, ParseQuota)
+	case *[]int:
+		return integers(value, p, key, 1, 1000)
 	case *[]netip.Prefix:
 		return list(value, p, key, parsePrefix)
 	case *[]netip.Addr:
@@ -344,6 +364,24 @@ func integer[T int | Count | int64 | uint16](value any, p *T, key string, least,
 	}
 	*p = T(n)
 	return nil
+}
+
+func integers(value any, p *[]int, key string, least, most int64) []fault {
+	values, ok := value.([]any)
+	if !ok {
+		return wrongType(value, "a list of numbers", key+" = [1, 1]")
+	}
+	var faults []fault
+	out := make([]int, len(values))
+	for i, value := range values {
+		if f := integer(value, &out[i], key, least, most); f != nil {
+			faults = append(faults, fault{i, f[0].text})
+		}
+	}
+	if faults == nil {
+		*p = out
+	}
+	return faults
 }
 
 func oneOf[T ~string](value any, p *T, key string, allowed ...T) []fault {

@@ -166,7 +166,7 @@ route = "handback"
 	if b.MaxSessions != 3 || b.MaxMessageRate != 10 || len(b.Retry) != 2 {
 		t.Errorf("queue b: %+v", b)
 	}
-	if last.TLS != TLSVerify || len(last.Retry) != 1 || last.Route != (Route{RouteRelay, "[2001:db8::1]:2525"}) {
+	if last.TLS != TLSVerify || len(last.Retry) != 1 || last.Route != (Route{Kind: RouteRelay, Relay: "[2001:db8::1]:2525"}) {
 		t.Errorf("queue c: %+v", last)
 	}
 	if len(c.General.Retry) != 2 || c.General.TLS != TLSOpportunistic {

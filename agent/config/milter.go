@@ -140,6 +140,9 @@ type Rule struct {
 	// {sender_domain} and {header:NAME} are filled in from the message.
 	// Default: List-Id, Feedback-ID or the sender's domain.
 	Stream string `toml:"stream"`
+	// Pool is the [[pool]] that the mail leaves from, before that of its [[stream]] or
+	// queue. Default: theirs.
+	Pool string `toml:"pool"`
 
 	// Sender are globs over the envelope sender, case folded.
 	Sender []string `toml:"sender"`

@@ -22,12 +22,14 @@ const (
 	RouteMX       RouteKind = "mx"
 	RouteHandback RouteKind = "handback"
 	RouteRelay    RouteKind = "relay"
+	RouteReject   RouteKind = "reject"
 )
 
-// Route is a queue's way: "mx", "handback" or "relay:host:port".
+// Route is a queue's way: "mx", "handback", "relay:host:port" or "reject: 550 5.7.1 text".
 type Route struct {
-	Kind  RouteKind
-	Relay string // "host:port" when Kind is RouteRelay
+	Kind   RouteKind
+	Relay  string // "host:port" when Kind is RouteRelay
+	Reject string // "550 5.7.1 text" when Kind is RouteReject
 }
 
 // Queue is a policy and a name: the general queue, or a [[queue]], which starts
@@ -47,12 +49,22 @@ type Queue struct {
 	// one if all its hosts match. The first queue that claims it has it.
 	MX []string `toml:"mx"`
 
-	// Route is "mx", "handback" (give this mail back to the host MTA) or
-	// "relay:host:port". Default: "mx".
+	// Route is "mx", "handback" (give this mail back to the host MTA),
+	// "relay:host:port", or "reject: 550 5.7.1 text" for hosts that no mail shall reach,
+	// by mx as by domain: the sender gets it back with that reply. Default: "mx".
 	Route Route `toml:"route"`
 	// MaxSessions bounds the connections of a site and source address; how many
 	// are really used the agent finds out. Default: 20.
 	MaxSessions int `toml:"max_sessions"`
+	// MaxSessionsTotal bounds the connections of a site from all source addresses
+	// together. Default: twice max_sessions where there are [[pool]]s, else no limit.
+	MaxSessionsTotal int `toml:"max_sessions_total"`
+	// Pool is the [[pool]] that mail leaves from, unless its rule or stream names another
+	// one. Default: agent.source_addresses.
+	Pool string `toml:"pool"`
+	// Spread is "domain" (a domain has one address of a pool) or "recipient" (the recipients
+	// of the listed domains share all of them; each always has the same). Default: "domain".
+	Spread Spread `toml:"spread"`
 	// MaxMessagesPerConnection is after how many messages a connection is
 	// closed. Default: 100.
 	MaxMessagesPerConnection int `toml:"max_messages_per_connection"`

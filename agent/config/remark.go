@@ -11,6 +11,7 @@ import (
 func (l *loader) remark() {
 	l.refuseStrangers(&l.cfg.Milter)
 	l.remarkRelays()
+	l.remarkPools()
 	path := "agent.http.listen"
 	if !l.given(path) {
 		return

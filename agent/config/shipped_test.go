@@ -96,6 +96,10 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 	if n := len(c.Milter.HostDomains); n != 2 || len(c.Milter.Peers) != 2 || len(c.Milter.AcceptBypass) != 1 || len(c.Milter.Rules) != 1 || c.Queue("partners") == nil {
 		t.Error("the examples were not switched on")
 	}
+	if c.PoolNamed("news") == nil || c.StreamOf("news-1") == nil {
+		t.Error("the examples of a pool and a stream were not switched on")
+	}
+	c.General.MaxSessionsTotal = 0 // follows from there being a pool
 	c.Milter.HostDomains, c.Milter.Peers, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil, nil
 	// A default that would move mail on hosts of before is for new installations only.
 	if c.Milter.BulkWindow != time.Hour {

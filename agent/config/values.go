@@ -146,14 +146,25 @@ func RelaySocket(relay string) string {
 	return ""
 }
 
-// parseRoute reads "mx", "handback" or "relay:host:port".
+// rejection is a reply with a permanent status code (RFC 3463) and a text of printable
+// ASCII, that can stand in a report.
+var rejection = regexp.MustCompile(`^5[0-9][0-9] 5\.[0-9]{1,3}\.[0-9]{1,3} [!-~][ -~]{0,199}$`)
+
+// parseRoute reads "mx", "handback", "relay:host:port" or "reject: 550 5.7.1 text".
 func parseRoute(s string) (Route, error) {
 	if s == string(RouteMX) || s == string(RouteHandback) {
 		return Route{Kind: RouteKind(s)}, nil
 	}
+	if reply, ok := strings.CutPrefix(s, "reject:"); ok {
+		reply = strings.TrimSpace(reply)
+		if !rejection.MatchString(reply) {
+			return Route{}, fmt.Errorf("%q names no reply that refuses for good; remedy: write it like \"reject: 550 5.7.1 we send no mail there\"", s)
+		}
+		return Route{Kind: RouteReject, Reject: reply}, nil
+	}
 	relay, ok := strings.CutPrefix(s, "relay:")
 	if !ok || !isHostPort(relay) {
-		return Route{}, fmt.Errorf("%q is not a route; remedy: write \"mx\", \"handback\" or \"relay:host:port\"", s)
+		return Route{}, fmt.Errorf("%q is not a route; remedy: write \"mx\", \"handback\", \"relay:host:port\" or \"reject: 550 5.7.1 text\"", s)
 	}
 	return Route{Kind: RouteRelay, Relay: relay}, nil
 }

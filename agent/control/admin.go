@@ -22,6 +22,10 @@ type Stream struct {
 	Held     int    `json:"held,omitempty"`
 	Paused   string `json:"paused,omitempty"`   // why a brake of the stream is on; "" if none is
 	Priority int    `json:"priority,omitempty"` // its share beside others; 0 is 1
+
+	Limits string    `json:"limits,omitempty"` // name of its [[stream]]
+	Waits  string    `json:"waits,omitempty"`  // which of its limits it waits for
+	Until  time.Time `json:"until,omitzero"`   // when that ends, if that is known
 }
 
 // Change is one change of what a site's controller wants, and the reply or

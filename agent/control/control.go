@@ -64,6 +64,7 @@ type Site struct {
 	Queue    string  `json:"queue"`
 	Hosts    int     `json:"hosts"`
 	Waiting  int     `json:"waiting"`
+	Limited  int     `json:"limited,omitempty"` // of these, recipients that wait for limits of their streams
 	Sessions int     `json:"sessions"`
 	Opening  int     `json:"opening"`
 	Ready    int     `json:"ready"`
@@ -79,6 +80,7 @@ type Site struct {
 	Held     int       `json:"slots_held"`              // connections that the receiver may count
 	Lagging  int       `json:"slots_lagging,omitempty"` // of these, ended and maybe not noticed
 	HeldBack *HeldBack `json:"held_back,omitempty"`     // why it gets less than it could
+	Source   string    `json:"source,omitempty"`        // address that its connections favour; "": the system chooses
 }
 
 // Status is the state of the agent.
@@ -90,6 +92,9 @@ type Status struct {
 	Held     int    `json:"held"` // on hold, or of a paused sender, user or client
 	Sessions int    `json:"sessions"`
 	Sites    []Site `json:"sites"`
+	// Sources are the addresses that mail leaves from, Limits what [[stream]]s bound.
+	Sources []Source       `json:"sources,omitempty"`
+	Limits  []StreamLimits `json:"stream_limits,omitempty"`
 	// Loading says that the spool is still being read: there may be more than is
 	// counted.
 	Loading bool `json:"loading,omitempty"`

@@ -36,6 +36,7 @@ type Outcome struct {
 	Queue     string    `json:"queue,omitempty"`
 	Site      string    `json:"site,omitempty"`
 	Relay     string    `json:"relay,omitempty"`
+	Source    string    `json:"source,omitempty"`
 	Tries     int       `json:"tries"`
 	Class     string    `json:"class"`
 	Hard      bool      `json:"hard"`

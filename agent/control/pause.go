@@ -46,6 +46,13 @@ type Effect struct {
 	Reason   string    `json:"reason"`         // the rule and the reply
 	Since    time.Time `json:"since"`
 	Until    time.Time `json:"until"`
+
+	// Address is the source address that the receiver says is blocked; "": none was spoken of.
+	// Where others take its mail meanwhile, Queue is the provider at which they do, and Stream
+	// the one that earned the block, whose mail waits.
+	Address string `json:"address,omitempty"`
+	Queue   string `json:"queue,omitempty"`
+	Stream  string `json:"stream,omitempty"`
 }
 
 // Priority is a stream's share beside the others, from 1.

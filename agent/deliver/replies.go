@@ -59,7 +59,11 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 	case smtp.Accepted:
 		f.Relayed = !res.DSNTaken
 	}
-	f.Decision = set.RetryPolicy(r.Route.Queue).Decide(time.Now(), at)
+	now := time.Now()
+	if !at.ToHost {
+		at.Born = set.BornOf(r.Envelope.Stream, at.Born, now)
+	}
+	f.Decision = set.PolicyOf(r.Route.Queue, r.Envelope.Stream).Decide(now, at)
 	if !at.ToHost { // rules are about receivers
 		shown := f.Decision
 		shown.Reason = d.mail.ShownReason(shown.Reason, r.Envelope, item.Ordinal) // it is logged

@@ -39,9 +39,9 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 		{"lost in the content", smtp.RcptResult{Stage: smtp.StageContent}, &smtp.Error{Stage: smtp.StageContent, Err: io.EOF}, 2, false},
 		{"in doubt", smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageMail}, &smtp.Error{Stage: smtp.StageMail, Err: io.EOF}, 2, false},
 	} {
-		d := testDeliverer(t, &settings.Settings{}, nil)
+		d := testDeliverer(t, &settings.Settings{Config: &config.Config{}}, nil)
 		r := settle.Settlement{Envelope: &spool.Envelope{Recipients: []spool.Recipient{{Address: "a@far.test"}}}, Route: queue.Route{Queue: &config.Queue{}}, Reuse: test.reuse}
-		d.read(&settings.Settings{}, &r, queue.Item{}, test.result, test.err)
+		d.read(&settings.Settings{Config: &config.Config{}}, &r, queue.Item{}, test.result, test.err)
 		if got := r.Results[0].Untried; got != test.untried {
 			t.Errorf("%s: untried: %v", test.name, got)
 		}
@@ -53,13 +53,13 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 	t.Parallel()
 	general := &config.Queue{Name: "general", Retry: []time.Duration{100 * time.Millisecond}, Expire: 120 * time.Hour}
-	d := testDeliverer(t, &settings.Settings{}, nil)
+	d := testDeliverer(t, &settings.Settings{Config: &config.Config{}}, nil)
 	decide := func(res smtp.RcptResult, err error) outcome.Action {
 		r := settle.Settlement{
 			Envelope: &spool.Envelope{Sender: "n@news.test", Recipients: []spool.Recipient{{Address: "a@far.test"}}},
 			Job:      queue.Job{Born: time.Now().Add(-200 * time.Hour)}, Route: queue.Route{Queue: general}, Reuse: 1,
 		}
-		d.read(&settings.Settings{}, &r, queue.Item{}, res, err)
+		d.read(&settings.Settings{Config: &config.Config{}}, &r, queue.Item{}, res, err)
 		return r.Results[0].Decision.Action
 	}
 	doubt := smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageDot}
@@ -86,7 +86,7 @@ func TestWhatWeCutShortEndsNoMail(t *testing.T) {
 // ended the content.
 func TestReasonNamesTheCommandThatWasRefused(t *testing.T) {
 	t.Parallel()
-	d := testDeliverer(t, &settings.Settings{}, nil)
+	d := testDeliverer(t, &settings.Settings{Config: &config.Config{}}, nil)
 	no := smtp.Reply{Code: 554, Enhanced: "5.7.1", Text: "no"}
 	for stage, want := range map[smtp.Stage]string{
 		smtp.StageMail: "MAIL FROM command", smtp.StageRcpt: "RCPT TO command", smtp.StageData: "DATA command", smtp.StageDot: "end of DATA command",
@@ -99,7 +99,7 @@ func TestReasonNamesTheCommandThatWasRefused(t *testing.T) {
 			"ended by the reply": {smtp.RcptResult{Fate: smtp.NotOffered, Stage: stage}, &smtp.Error{Stage: stage, Reply: no}},
 		} {
 			r := settle.Settlement{Envelope: &spool.Envelope{Recipients: []spool.Recipient{{Address: "a@far.test"}}}, Route: queue.Route{Queue: &config.Queue{}, Handback: true}, Reuse: 1}
-			d.read(&settings.Settings{}, &r, queue.Item{}, x.result, x.err)
+			d.read(&settings.Settings{Config: &config.Config{}}, &r, queue.Item{}, x.result, x.err)
 			if got := r.Results[0].Decision.Reason; !strings.HasSuffix(got, "said: 554 5.7.1 no (in reply to "+want+")") {
 				t.Errorf("stage %v, %s: %q, want %s", stage, name, got, want)
 			}

@@ -149,7 +149,7 @@ func (d *Deliverer) sendSecond(ctx context.Context, set *settings.Settings, at q
 	stalled.Stop()
 
 	other := d.settler.Begin(e, job, r.Route)
-	other.Host, other.Names, other.Reuse = p, p.Names(), 1
+	other.Host, other.Source, other.Names, other.Reuse = p, conn.LocalAddr(), p.Names(), 1
 	other.Connect, other.Transmit = connected.Sub(began), time.Since(connected)
 	for i, item := range job.Items {
 		d.read(set, &other, item, result.Recipients[i], err)

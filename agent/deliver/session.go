@@ -121,11 +121,14 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		return d.settler.Unreadable(job, rt.Queue, e, err), sig, nil
 	}
 	defer content.Close()
+	set := d.settings.Now() // one for the whole transaction: a reload in between changes nothing of it
 	w.done = w.done[:0]
+	if job.Items, w.done = skipMisplaced(set, e, job, rt, w.done); len(job.Items) == 0 {
+		return w.done, sig, nil
+	}
 	if job.Items, w.done = d.settler.SkipSuppressed(e, job, rt, w.done); len(job.Items) == 0 {
 		return w.done, sig, nil
 	}
-	set := d.settings.Now() // one for the whole transaction: a reload in between changes nothing of it
 	d.prepare(&w.tx, e, content, job, rt, set.Config)
 	w.watch()
 	result, err := w.conn.Send(ctx, &w.tx)
@@ -134,6 +137,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	w.last = time.Now()
 	took := w.last.Sub(began)
 	r := d.settler.Begin(e, job, rt)
+	r.Source = w.conn.LocalAddr()
 	r.Host, r.Names, r.Reuse, r.Connect, r.Transmit = w.peer, w.names, w.sent, w.connected, took
 	w.connected = 0
 	if errors.Is(err, spool.ErrDamaged) {
@@ -174,6 +178,36 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		return w.done, append(sig, closed), errInsists
 	}
 	return w.done, sig, err
+}
+
+// skipMisplaced takes those of a job's recipients out that were never tried, and leave from
+// elsewhere since a reload: until its first try the pools in force hold for a recipient. It adds
+// to done what the queue must know of them, and returns the others.
+func skipMisplaced(set *settings.Settings, e *spool.Envelope, job queue.Job, rt queue.Route, done []queue.Settled) ([]queue.Item, []queue.Settled) {
+	if rt.Handback || e.Origin != spool.Diverted {
+		return job.Items, done
+	}
+	var others []queue.Item
+	misplaced := false
+	for i, item := range job.Items {
+		from := job.From
+		if item.Tries == 0 {
+			from = set.FromOf(e, int(item.Ordinal), job.Domain)
+		}
+		switch {
+		case from != job.From:
+			if !misplaced {
+				misplaced, others = true, append(others, job.Items[:i]...)
+			}
+			done = append(done, queue.Settled{Handle: item.Handle, How: queue.FromElsewhere, State: spool.State{From: from}})
+		case misplaced:
+			others = append(others, item)
+		}
+	}
+	if !misplaced {
+		return job.Items, done
+	}
+	return others, done
 }
 
 var errInsists = errors.New("the host takes no mail without TLS")

@@ -32,6 +32,8 @@
 //	site           string?  provider, or a short name for its hosts' addresses
 //	relay          string?  the server: "mx1.example[192.0.2.1]:25", "localhost[/path]"
 //	                        for a socket
+//	source         string?  the address of this host that the connection came from
+//	pool           string?  the [[pool]] that it was chosen from
 //	conn_use       number?  which transaction of its connection this was, from 1
 //	tries          number   attempts so far
 //	delay          number   seconds since it arrived, to the millisecond
@@ -135,6 +137,8 @@ type Delivery struct {
 	Site     string          // "" if no connection was wanted
 
 	Peer     netip.AddrPort // of the server; zero if none was reached
+	Pool     string         // that the source was chosen from; "": source_addresses, or the system
+	Source   netip.Addr     // where the connection came from; zero if there was none, or by a Unix socket
 	Relay    string         // "mx1.example[192.0.2.1]:25", or "none"
 	Reuse    int            // transactions on the connection, this one counted
 	Tries    int            // attempts that count, this one included

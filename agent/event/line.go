@@ -31,6 +31,8 @@ type line struct {
 	Queue     string  `json:"queue,omitempty"`
 	Site      string  `json:"site,omitempty"`
 	Relay     string  `json:"relay,omitempty"`
+	Source    string  `json:"source,omitempty"`
+	Pool      string  `json:"pool,omitempty"`
 	Reuse     int     `json:"conn_use,omitempty"`
 	Tries     int     `json:"tries"`
 	Delay     seconds `json:"delay"`
@@ -101,7 +103,7 @@ func appendLine(b []byte, d *Delivery) []byte {
 	l := line{
 		Version: Version, Time: stamp(d.Time), Event: d.Status.word(), ID: d.ID.String(), Ordinal: d.Ordinal,
 		Recipient: d.Recipient(), Domain: d.Domain, Queue: d.Queue, Site: d.Site,
-		Reuse: d.Reuse, Tries: d.Tries, Class: d.Class.String(), Hard: d.Hard, Rule: d.Rule,
+		Pool: d.Pool, Reuse: d.Reuse, Tries: d.Tries, Class: d.Class.String(), Hard: d.Hard, Rule: d.Rule,
 		Code: d.Code, Enhanced: d.Enhanced, Reply: d.Reason, Due: stamp(d.Due),
 	}
 	if l.Event == "" {
@@ -109,6 +111,9 @@ func appendLine(b []byte, d *Delivery) []byte {
 	}
 	if d.Relay != "none" {
 		l.Relay = d.Relay
+	}
+	if d.Source.IsValid() {
+		l.Source = d.Source.String()
 	}
 	if e := d.Envelope; e != nil {
 		l.QueueID, l.Stream, l.Sender, l.Arrived, l.Size = e.QueueID, e.Stream, e.Sender, stamp(e.Arrived), e.Size

@@ -63,6 +63,7 @@ func examples() []*Delivery {
 		none(Cancelled, outcome.ClassNone, "cancelled by the admin"),
 		none(Suppressed, outcome.ClassUserUnknown, "has bounced 3 times"),
 		{Time: at, ID: spool.MakeID(2, 0x40), Relay: "none", Status: Damaged, Class: outcome.ClassSystem, Reason: "checksum"},
+		with(func(d *Delivery) { d.Source, d.Pool = netip.MustParseAddr("2001:db8::25"), "news" }),
 	}
 }
 

@@ -147,6 +147,9 @@ func (l *Log) Delivery(d *event.Delivery) {
 		Time: d.Time, Event: word, ID: d.ID, Ordinal: d.Ordinal, Recipient: d.Recipient(), Domain: d.Domain, Queue: d.Queue, Site: d.Site,
 		Tries: d.Tries, Class: d.Class.String(), Hard: d.Hard, Rule: d.Rule, Code: d.Code, Enhanced: d.Enhanced, Reply: d.Reason, Due: d.Due,
 	}
+	if d.Source.IsValid() {
+		r.Source = d.Source.String()
+	}
 	if d.Relay != "none" {
 		r.Relay = d.Relay
 	}

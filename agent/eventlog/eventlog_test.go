@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,7 +77,7 @@ func TestDeliveryIsReadBackWhole(t *testing.T) {
 	t.Parallel()
 	l := open(t, Options{})
 	l.Delivery(&event.Delivery{
-		Time: noon, ID: 77<<32 | 5, Ordinal: 1, Domain: "example.com", Queue: "general", Site: "example", Relay: "mx.example.com[192.0.2.1]:25",
+		Time: noon, ID: 77<<32 | 5, Ordinal: 1, Domain: "example.com", Queue: "general", Site: "example", Relay: "mx.example.com[192.0.2.1]:25", Source: netip.MustParseAddr("192.0.2.25"),
 		Tries: 3, Status: event.Deferred, Class: outcome.ClassRateLimited, Hard: true, Rule: "r", Code: 421, Enhanced: "4.7.0", Reason: "421 4.7.0 later", Due: noon.Add(time.Hour),
 		Envelope: &spool.Envelope{QueueID: "4fKz", Stream: "news", Origin: spool.Report, Recipients: []spool.Recipient{{Address: "a@example.com"}, {Address: "b@example.com"}}},
 	})
@@ -91,14 +92,14 @@ func TestDeliveryIsReadBackWhole(t *testing.T) {
 	}
 	want := Record{
 		Time: noon, Event: "deferred", ID: 77<<32 | 5, Ordinal: 1, QueueID: "4fKz", Report: true, Stream: "news", Recipient: "b@example.com",
-		Domain: "example.com", Queue: "general", Site: "example", Relay: "mx.example.com[192.0.2.1]:25", Tries: 3, Class: "ratelimited", Hard: true,
+		Domain: "example.com", Queue: "general", Site: "example", Relay: "mx.example.com[192.0.2.1]:25", Source: "192.0.2.25", Tries: 3, Class: "ratelimited", Hard: true,
 		Rule: "r", Code: 421, Enhanced: "4.7.0", Reply: "421 4.7.0 later", Due: noon.Add(time.Hour),
 	}
 	want.Class = outcome.ClassRateLimited.String()
 	if b.Records[0] != want {
 		t.Errorf("%+v\nwant %+v", b.Records[0], want)
 	}
-	if r := b.Records[1]; r.Event != "damaged" || r.Relay != "" || !r.Due.IsZero() {
+	if r := b.Records[1]; r.Event != "damaged" || r.Relay+r.Source != "" || !r.Due.IsZero() {
 		t.Errorf("%+v", r)
 	}
 }

@@ -33,6 +33,7 @@ type Record struct {
 	Queue     string
 	Site      string
 	Relay     string // "" if no server was reached
+	Source    string // address that the connection came from; "": there was none, or it is not known
 	Tries     int
 	Class     string
 	Hard      bool
@@ -65,6 +66,7 @@ const (
 	flagHash
 	flagDue
 	flagLost
+	flagSource
 )
 
 // appendRecord adds a record with its frame to b. The payload is the form, flags, numbers
@@ -89,6 +91,9 @@ func appendRecord(b []byte, r *Record) []byte {
 	if r.Lost != 0 {
 		flags |= flagLost
 	}
+	if r.Source != "" {
+		flags |= flagSource
+	}
 	b = append(b, flags)
 	b = binary.AppendVarint(b, r.Time.UnixMicro())
 	b = binary.AppendUvarint(b, uint64(r.ID))
@@ -107,6 +112,9 @@ func appendRecord(b []byte, r *Record) []byte {
 	}
 	if flags&flagLost != 0 {
 		b = binary.AppendUvarint(b, r.Lost)
+	}
+	if flags&flagSource != 0 {
+		b = append(binary.AppendUvarint(b, uint64(len(r.Source))), r.Source...)
 	}
 	seal(b[at:])
 	return b
@@ -200,6 +208,13 @@ func decode(b []byte, text string, r *Record) error {
 	}
 	if flags&flagLost != 0 {
 		r.Lost = unsigned()
+	}
+	if flags&flagSource != 0 {
+		n := unsigned()
+		if ok = ok && n <= uint64(len(b)-at); !ok {
+			return errRecord
+		}
+		r.Source = text[at : at+int(n)]
 	}
 	if !ok {
 		return errRecord

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/maillog"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -19,6 +20,9 @@ type State struct {
 	Sessions, MaxSessions, StalledSessions int
 	PausedStreams                          int
 	UnknownReplies                         int // since the start
+	Limited                                int // recipients that wait for a window or a quota of their streams
+	Sources                                []control.Source
+	Limits                                 []control.StreamLimits
 	Sites                                  []queue.Site
 	Spool                                  spool.Usage
 	Damaged                                int // records
@@ -83,6 +87,46 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
+// limits are those of [[stream]]s. Their names are the admin's; what they have of addresses is
+// nobody's business all the same.
+func (s *scrape) limits(list []control.StreamLimits) {
+	limit := desc("stream_quota", "Recipients that may accept mail of a [[stream]] in an hour or on a day, of a queue or of all.", "stream", "queue", "period")
+	used := desc("stream_quota_used", "How many of these have.", "stream", "queue", "period")
+	open := desc("stream_window_open", "1 if the window of a [[stream]] is open, 0 if it is closed.", "stream")
+	for i := range list {
+		x := &list[i]
+		name := maillog.WithoutLocalParts(x.Name)
+		for _, q := range x.Quotas {
+			period := "hour"
+			if q.Day {
+				period = "day"
+			}
+			s.gauge(limit, float64(q.Limit), name, q.Queue, period)
+			s.gauge(used, float64(q.Used), name, q.Queue, period)
+		}
+		if x.Window != "" {
+			s.gauge(open, number(!x.Closed), name)
+		}
+	}
+}
+
+// sources are the addresses that mail leaves from.
+func (s *scrape) sources(list []control.Source) {
+	present := desc("source_present", "1 if an address that mail leaves from can be bound, 0 if it cannot.", "address", "pool")
+	blocked := desc("source_blocked", "1 for an address that mail leaves from and a receiver that says it is blocked.", "address", "pool", "site")
+	for i := range list {
+		x := &list[i]
+		s.gauge(present, number(!x.Absent), x.Address, x.Pool)
+		sites := make(map[string]bool) // two rules may say it of one
+		for _, e := range x.Blocked {
+			if !sites[e.Site] {
+				sites[e.Site] = true
+				s.gauge(blocked, 1, x.Address, x.Pool, e.Site)
+			}
+		}
+	}
+}
+
 // whole are the metrics of the agent as a whole, and of the milter.
 func (s *scrape) whole(st *State) {
 	s.gauge(desc("ready", "1 if /readyz says ok, 0 if an admin is needed."), number(st.Ready))
@@ -90,11 +134,14 @@ func (s *scrape) whole(st *State) {
 	s.gauge(recipients, float64(st.Waiting), "waiting")
 	s.gauge(recipients, float64(st.Deferred), "deferred")
 	s.gauge(recipients, float64(st.Active), "active")
+	s.gauge(desc("recipients_limited", "Recipients that wait for the window or a quota of their [[stream]]; they are among those waiting."), float64(st.Limited))
 	s.gauge(desc("sessions", "Connections, up or being opened."), float64(st.Sessions))
 	s.gauge(desc("sessions_limit", "Most connections of all sites together, max_sessions of [agent]."), float64(st.MaxSessions))
 	s.gauge(desc("sessions_stalled", "Sessions that send nothing because an outcome cannot be written to the journal."), float64(st.StalledSessions))
 	s.count(desc("replies_unknown_total", "Replies of receivers that no rule or reading knew; millrace reply --unknown lists examples."), uint64(st.UnknownReplies))
 	s.gauge(desc("streams_paused", "Streams that are paused or held."), float64(st.PausedStreams))
+	s.limits(st.Limits)
+	s.sources(st.Sources)
 
 	s.gauge(desc("spool_segments", "Segment files of the spool."), float64(st.Spool.Segments))
 	s.gauge(desc("spool_segment_bytes", "Bytes of the records in segment files, without holes; large messages have files of their own."), float64(st.Spool.SegmentOctets))

@@ -1,13 +1,17 @@
 package orders
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/pools"
+	"github.com/millrace/millrace/agent/settings"
 )
 
 // What a reply rule does to a site is one of the orders in force (control.Effect): it is
@@ -34,7 +38,9 @@ func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
 			e.Rate = cl.Pace
 		}
 	default:
-		o.queue.Clamp(e.Site, clampOf(&e))
+		if !o.queue.Clamp(e.Site, clampOf(&e)) {
+			o.queue.RecallClamp(e.Site, clampOf(&e), e.Since) // another address of a network: no mail has gone there yet
+		}
 	}
 	old := o.now.Load()
 	next := *old
@@ -45,6 +51,55 @@ func (o *Orders) clampFor(e control.Effect, kind outcome.EffectKind) {
 	next.Effects = append(next.Effects, e)
 	o.Exclusively(func() { o.now.Store(&next) })
 	o.dirty = true
+	o.moveBlocked(&next)
+}
+
+// blocked completes the effect of a rule that suspends a site, where the reply says that the
+// receiver distrusts the address that the mail came from. The other addresses of its /64 are
+// suspended there with it. Where the pool says so, others take its mail at a provider meanwhile,
+// but never that of the stream that earned the block, which is paused there. A block that is
+// said at the banner was earned by nobody knows whom: then the mail waits as elsewhere, and so it
+// does if the stream is paused there already, as it has earned one block after the other, or if as
+// much is paused as rules may.
+func (o *Orders) blocked(w *Reply, e *control.Effect) {
+	set := o.settings.Now()
+	from := w.Route.Source(w.Host.Addr.Addr())
+	if w.Decision.Class != outcome.ClassReputation || !from.IsValid() {
+		return
+	}
+	e.Address = from.String()
+	if w.Route.Receiver == "" { // it is the only one
+		return
+	}
+	for _, a := range set.SourceAddresses() {
+		if a != from && pools.Same(a, from) {
+			x := *e
+			x.Address, x.Site = a.String(), w.Route.Receiver+":"+a.String()
+			o.clampFor(x, outcome.Suspend)
+		}
+	}
+	q := w.Route.Queue
+	if set.OnBlock(from) != config.BlockOthers || len(q.MX) == 0 || w.Stream == "" {
+		return
+	}
+	if o.PauseForRule(e.Rule, control.Filter{Queue: q.Name, Stream: w.Stream}, e.Reason, e.Until) {
+		e.Queue, e.Stream = q.Name, w.Stream
+	}
+}
+
+// moveBlocked has the mail of addresses that are blocked leave from others, or from its own again.
+func (o *Orders) moveBlocked(s *control.StandingOrders) {
+	var list []settings.Block
+	for i := range s.Effects {
+		if e := &s.Effects[i]; e.Queue != "" {
+			if a, err := netip.ParseAddr(e.Address); err == nil {
+				list = append(list, settings.Block{Queue: e.Queue, Address: a})
+			}
+		}
+	}
+	if o.settings.Now().Blocks.Set(list) {
+		o.queue.RerouteAll()
+	}
 }
 
 // clampOf is an effect as the site's controller has it.

@@ -214,6 +214,7 @@ func (o *Orders) apply(old, next control.StandingOrders) error {
 		pauses = append(pauses, queue.Pause{Reason: hostPause().Reason})
 	}
 	o.queue.SetPauses(pauses)
+	o.moveBlocked(&next)
 	if slices.Equal(old.Limits, next.Limits) {
 		return nil
 	}

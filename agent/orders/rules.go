@@ -139,10 +139,14 @@ func (o *Orders) ApplyRule(w Reply) {
 		}
 	}
 	if !e.OnStream() {
-		o.clampFor(control.Effect{
+		x := control.Effect{
 			Site: site, Rule: e.Rule, Action: effectKinds[e.Kind], Sessions: e.Sessions, Since: now, Until: until,
 			Reason: printable.Shorten(reason, MaxPauseReason),
-		}, e.Kind)
+		}
+		if e.Kind == outcome.Suspend {
+			o.blocked(&w, &x)
+		}
+		o.clampFor(x, e.Kind)
 	}
 	line := filter.String() + " " + what
 	if everywhere {

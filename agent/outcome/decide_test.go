@@ -33,6 +33,7 @@ func TestOnlyARemoteWordOrAgeBounces(t *testing.T) {
 		Loop:           {HandBack, ClassNetwork, "5.4.6", elastic.Failed},
 		RefusedAddress: {HandBack, ClassPolicy, "5.7.0", elastic.Failed},
 		NeedsExtension: {HandBack, ClassProtocol, "5.6.3", elastic.Accepted},
+		Rejected:       {Bounce, ClassPolicy, "5.7.1", elastic.Accepted},
 		Unreadable:     {Damage, ClassSystem, "5.3.0", elastic.Accepted},
 	} {
 		d := policy().Decide(born, Attempt{Stage: Mail, Fault: fault, Born: born})

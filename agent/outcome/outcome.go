@@ -110,6 +110,7 @@ const (
 	Oversize       // larger than the peer's SIZE
 	Unreadable     // our spool cannot give the content
 	Garbled        // the server said something that is no reply: Attempt.Text
+	Rejected       // by our configuration, which names the reply: Attempt.Text, Enhanced
 )
 
 // Action is what to do with the recipient.

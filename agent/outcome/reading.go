@@ -1,6 +1,7 @@
 package outcome
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -256,6 +257,8 @@ func readFault(a *Attempt) reading {
 		return set(unfit, ClassProtocol, elastic.Accepted, "5.6.3")
 	case Oversize:
 		return set(permanent, ClassTooBig, elastic.Accepted, "5.3.4")
+	case Rejected:
+		return set(permanent, ClassPolicy, elastic.Accepted, cmp.Or(a.Enhanced, "5.7.1"))
 	case Unreadable:
 		return set(damaged, ClassSystem, elastic.Accepted, "5.3.0")
 	}
@@ -291,6 +294,8 @@ func (f Fault) String() string {
 		return "the message is too big for the server"
 	case Garbled:
 		return "the server said something that is no reply"
+	case Rejected:
+		return "the configuration rejects mail to these hosts"
 	case Unreadable:
 		return "the spooled content cannot be read"
 	}

@@ -20,6 +20,10 @@ import (
 // schemaVersion is the user_version of the files of a day, and of totals.db.
 const schemaVersion = 1
 
+// sourcesTable is not a part of kinds, as an agent that knows of no sources names no columns
+// there.
+const sourcesTable = "CREATE TABLE sources (kind INTEGER PRIMARY KEY, source TEXT NOT NULL);"
+
 // daySchema is that of the file of a day; millrace-events(5) has it for admins.
 const daySchema = `
 CREATE TABLE cursor (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER NOT NULL, offset INTEGER NOT NULL, seq INTEGER NOT NULL);
@@ -27,13 +31,14 @@ CREATE TABLE kinds (id INTEGER PRIMARY KEY, event TEXT NOT NULL, class TEXT, har
 	domain TEXT, queue TEXT, site TEXT, relay TEXT, report INTEGER, before TEXT, after TEXT);
 CREATE TABLE attempts (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, message INTEGER NOT NULL, ordinal INTEGER NOT NULL, qid TEXT,
 	recipient, kind INTEGER NOT NULL, words TEXT, tries INTEGER NOT NULL, due INTEGER);
+` + sourcesTable + `
 CREATE TABLE runs (id INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL);
 CREATE TABLE keys (run INTEGER NOT NULL, first INTEGER NOT NULL, list BLOB NOT NULL, PRIMARY KEY (run, first)) WITHOUT ROWID;
 CREATE VIEW outcomes AS SELECT strftime('%Y-%m-%dT%H:%M:%fZ', a.time / 1000.0, 'unixepoch') AS time, k.event,
 	printf('M%X-%X', a.message >> 32, a.message & 4294967295) AS id, a.ordinal, a.qid, a.recipient, k.stream, k.domain, k.queue, k.site, k.relay,
 	a.tries, k.class, k.hard, k.rule, k.code, k.dsn, k.before || coalesce(a.words, '') || k.after AS reply,
-	strftime('%Y-%m-%dT%H:%M:%fZ', a.due / 1000.0, 'unixepoch') AS due, k.report
-	FROM attempts a JOIN kinds k ON k.id = a.kind;
+	strftime('%Y-%m-%dT%H:%M:%fZ', a.due / 1000.0, 'unixepoch') AS due, k.report, s.source
+	FROM attempts a JOIN kinds k ON k.id = a.kind LEFT JOIN sources s ON s.kind = a.kind;
 `
 
 const (
@@ -54,9 +59,9 @@ const (
 
 // kind is what attempts have in common.
 type kind struct {
-	event, class, dsn, rule, stream, domain, queue, site, relay, before, after string
-	code                                                                       int
-	hard, report                                                               bool
+	event, class, dsn, rule, stream, domain, queue, site, relay, source, before, after string
+	code                                                                               int
+	hard, report                                                                       bool
 }
 
 // database is a file that is open for writing.
@@ -73,6 +78,7 @@ type day struct {
 	insert  driver.StmtExecContext // insertRows attempts
 	one     driver.StmtExecContext
 	addKind *sql.Stmt
+	addFrom *sql.Stmt
 	addKeys *sql.Stmt
 
 	cursor  eventlog.Cursor
@@ -186,6 +192,13 @@ func (d *day) load(ctx context.Context) error {
 		return err
 	}
 	d.next, d.first = last+1, indexed+1
+	if there, err := hasSources(ctx, d.conn); err != nil {
+		return err
+	} else if !there { // of an agent that knew of none, which goes on to read and write this file
+		if _, err := d.conn.ExecContext(ctx, sourcesTable); err != nil {
+			return err
+		}
+	}
 	if err := d.loadKinds(ctx); err != nil {
 		return err
 	}
@@ -216,6 +229,9 @@ func (d *day) load(ctx context.Context) error {
 	if d.addKeys, err = d.conn.PrepareContext(ctx, "INSERT INTO keys VALUES (?,?,?)"); err != nil {
 		return err
 	}
+	if d.addFrom, err = d.conn.PrepareContext(ctx, "INSERT INTO sources VALUES (?,?)"); err != nil {
+		return err
+	}
 	d.addKind, err = d.conn.PrepareContext(ctx, "INSERT INTO kinds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
 	return err
 }
@@ -235,7 +251,7 @@ func putCursor(ctx context.Context, conn *sql.Conn, c eventlog.Cursor) error {
 }
 
 func (d *day) loadKinds(ctx context.Context) error {
-	rows, err := d.conn.QueryContext(ctx, "SELECT * FROM kinds ORDER BY id DESC LIMIT ?", maxKinds/2)
+	rows, err := d.conn.QueryContext(ctx, "SELECT k.*, coalesce(s.source, '') FROM kinds k LEFT JOIN sources s ON s.kind = k.id ORDER BY id DESC LIMIT ?", maxKinds/2)
 	if err != nil {
 		return err
 	}
@@ -243,7 +259,7 @@ func (d *day) loadKinds(ctx context.Context) error {
 	for rows.Next() {
 		var k kind
 		var id int64
-		if err := rows.Scan(&id, &k.event, &k.class, &k.hard, &k.code, &k.dsn, &k.rule, &k.stream, &k.domain, &k.queue, &k.site, &k.relay, &k.report, &k.before, &k.after); err != nil {
+		if err := rows.Scan(&id, &k.event, &k.class, &k.hard, &k.code, &k.dsn, &k.rule, &k.stream, &k.domain, &k.queue, &k.site, &k.relay, &k.report, &k.before, &k.after, &k.source); err != nil {
 			return err
 		}
 		d.kinds[k] = id
@@ -354,7 +370,7 @@ func transaction(ctx context.Context, conn *sql.Conn, f func(context.Context) er
 // row appends the arguments of one attempt.
 func (d *day) row(ctx context.Context, r *eventlog.Record) error {
 	k := kind{
-		event: r.Event, class: r.Class, dsn: r.Enhanced, rule: r.Rule, stream: r.Stream, domain: r.Domain, queue: r.Queue, site: r.Site, relay: r.Relay,
+		event: r.Event, class: r.Class, dsn: r.Enhanced, rule: r.Rule, stream: r.Stream, domain: r.Domain, queue: r.Queue, site: r.Site, relay: r.Relay, source: r.Source,
 		code: r.Code, hard: r.Hard, report: r.Report,
 	}
 	if r.Event == eventlog.Gap {
@@ -377,6 +393,11 @@ func (d *day) row(ctx context.Context, r *eventlog.Record) error {
 		kindID = d.kindID
 		if _, err := d.addKind.ExecContext(ctx, kindID, k.event, k.class, k.hard, k.code, k.dsn, k.rule, k.stream, k.domain, k.queue, k.site, k.relay, k.report, k.before, k.after); err != nil {
 			return err
+		}
+		if k.source != "" {
+			if _, err := d.addFrom.ExecContext(ctx, kindID, k.source); err != nil {
+				return err
+			}
 		}
 		d.kinds[k] = kindID
 	}
@@ -405,7 +426,7 @@ func (d *day) row(ctx context.Context, r *eventlog.Record) error {
 }
 
 func (k *kind) clone() {
-	for _, s := range []*string{&k.event, &k.class, &k.dsn, &k.rule, &k.stream, &k.domain, &k.queue, &k.site, &k.relay, &k.before, &k.after} {
+	for _, s := range []*string{&k.event, &k.class, &k.dsn, &k.rule, &k.stream, &k.domain, &k.queue, &k.site, &k.relay, &k.source, &k.before, &k.after} {
 		*s = strings.Clone(*s)
 	}
 }
@@ -474,7 +495,7 @@ func (d *day) close() (err error) {
 			err = errors.Join(err, d.conn.Raw(func(any) error { return st.Close() }))
 		}
 	}
-	for _, st := range []*sql.Stmt{d.addKind, d.addKeys} {
+	for _, st := range []*sql.Stmt{d.addKind, d.addFrom, d.addKeys} {
 		if st != nil {
 			err = errors.Join(err, st.Close())
 		}

@@ -132,6 +132,13 @@ func begun(ctx context.Context, conn *sql.Conn) (bool, error) {
 	return tables > 0, err
 }
 
+// hasSources reports whether a file has the table of sources.
+func hasSources(ctx context.Context, conn *sql.Conn) (bool, error) {
+	tables := 0
+	err := conn.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema WHERE name = 'sources'").Scan(&tables)
+	return tables > 0, err
+}
+
 func end(conn *sql.Conn) error {
 	_, err := conn.ExecContext(context.Background(), "ROLLBACK")
 	return err
@@ -147,8 +154,13 @@ type finder struct {
 }
 
 const attemptColumns = `SELECT a.id, a.time, a.message, a.ordinal, a.qid, a.recipient, a.words, a.tries, a.due,
-	k.event, k.class, k.hard, k.code, k.dsn, k.rule, k.stream, k.domain, k.queue, k.site, k.relay, k.report, k.before, k.after
-	FROM attempts a JOIN kinds k ON k.id = a.kind `
+	k.event, k.class, k.hard, k.code, k.dsn, k.rule, k.stream, k.domain, k.queue, k.site, k.relay, k.report, k.before, k.after, `
+
+// The rest of the query, for files that have sources, and for those of before.
+const (
+	withSources    = "coalesce(s.source, '') FROM attempts a JOIN kinds k ON k.id = a.kind LEFT JOIN sources s ON s.kind = a.kind "
+	withoutSources = "'' FROM attempts a JOIN kinds k ON k.id = a.kind "
+)
 
 // next reads a page, and reports whether there may be another one.
 func (f *finder) next(ctx context.Context, conn *sql.Conn) (more bool, err error) {
@@ -267,7 +279,13 @@ func (f *finder) queueID(ctx context.Context, conn *sql.Conn) error {
 
 // scan adds rows to the page. A page that is full may have another one after it.
 func (f *finder) scan(ctx context.Context, conn *sql.Conn, most int, where string, args ...any) (more bool, err error) {
-	rows, err := conn.QueryContext(ctx, attemptColumns+where, args...)
+	from := withoutSources
+	if there, err := hasSources(ctx, conn); err != nil {
+		return false, err
+	} else if there {
+		from = withSources
+	}
+	rows, err := conn.QueryContext(ctx, attemptColumns+from+where, args...)
 	if err != nil {
 		return false, err
 	}
@@ -281,7 +299,7 @@ func (f *finder) scan(ctx context.Context, conn *sql.Conn, most int, where strin
 		var recipient any
 		var before, after string
 		if err := rows.Scan(&id, &at, &message, &e.Ordinal, &qid, &recipient, &words, &e.Tries, &due,
-			&e.Event, &e.Class, &e.Hard, &e.Code, &e.Enhanced, &e.Rule, &e.Stream, &e.Domain, &e.Queue, &e.Site, &e.Relay, &e.Report, &before, &after); err != nil {
+			&e.Event, &e.Class, &e.Hard, &e.Code, &e.Enhanced, &e.Rule, &e.Stream, &e.Domain, &e.Queue, &e.Site, &e.Relay, &e.Report, &before, &after, &e.Source); err != nil {
 			return false, err
 		}
 		n++

@@ -3,6 +3,7 @@ package outcomes
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -112,7 +113,7 @@ func TestHistoryTellsEveryAttempt(t *testing.T) {
 	b := begin(t, t.TempDir(), week)
 	first := eventlog.Record{
 		Time: noon, Event: "deferred", ID: 7<<32 | 5, Ordinal: 1, QueueID: "4fKz1T0Qx9z", Stream: "news", Recipient: "Bob@example.com", Domain: "example.com", Queue: "general",
-		Site: "example", Relay: "mx1.example[192.0.2.1]:25", Tries: 1, Class: "ratelimited", Rule: "r", Code: 421, Enhanced: "4.7.0",
+		Site: "example", Relay: "mx1.example[192.0.2.1]:25", Source: "192.0.2.25", Tries: 1, Class: "ratelimited", Rule: "r", Code: 421, Enhanced: "4.7.0",
 		Reply: "421 4.7.0 bob@example.com, try later abc123def", Due: noon.Add(5 * time.Minute),
 	}
 	second := first
@@ -145,6 +146,43 @@ func TestHistoryTellsEveryAttempt(t *testing.T) {
 		t.Errorf("of nobody: %+v", got)
 	}
 	b.has(4, "in the end")
+}
+
+// Files of an agent that knew of no sources are read as they are, written on, and left as that
+// agent can write them on, too.
+func TestFileWithoutSourcesIsReadAndWrittenOn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := begin(t, dir, week)
+	b.Add(sent(noon, 1))
+	b.fill()
+	path := b.files()[0]
+	b.Close()
+	db, err := sql.Open("sqlite", dsn(path, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec("DROP VIEW outcomes; DROP TABLE sources") // as it was
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	find := finder{question: Question{QueueID: sent(noon, 1).QueueID}, most: 10}
+	if err := b.read(t.Context(), path, func(conn *sql.Conn) error { _, err := find.next(t.Context(), conn); return err }); err != nil || len(find.page) != 1 {
+		t.Errorf("%+v, %v", find.page, err)
+	}
+	b = begin(t, dir, week)
+	r := sent(noon, 2)
+	r.Source = "192.0.2.25"
+	b.Add(r)
+	b.fill()
+	stream := "news"
+	if got := b.ask(Question{Stream: &stream}); len(got) != 2 || got[0].Source != "" || got[1].Source != r.Source {
+		t.Errorf("%+v", got)
+	}
+	if n := query(t, path, "SELECT count(*) FROM pragma_table_info('kinds')"); n != 15 {
+		t.Errorf("%d columns of kinds", n)
+	}
+	b.has(2, "in the end")
 }
 
 // cpu is the CPU time that the process has used.

@@ -138,8 +138,12 @@ var families = []struct {
 	{"ipv6", "smtp_bind_address6", netip.Addr.Is6},
 }
 
-// source compares the addresses that connections come from.
+// source compares the addresses that connections come from. Where each queue names a [[pool]],
+// it has been said where all mail leaves from.
 func (p *Postfix) source(c *config.Config, smtp *service) []Finding {
+	if c.General.Pool != "" && !slices.ContainsFunc(c.Queues, func(q config.Queue) bool { return q.Pool == "" }) {
+		return nil
+	}
 	var findings []Finding
 	for _, family := range families {
 		if !slices.Contains(c.Agent.Protocols, family.protocol) {

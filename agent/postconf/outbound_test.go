@@ -36,12 +36,23 @@ func TestSourceIsTheAddressPostfixBindsTo(t *testing.T) {
 		for _, s := range strings.Fields(c.sources) {
 			cfg.Agent.SourceAddresses = append(cfg.Agent.SourceAddresses, netip.MustParseAddr(s))
 		}
-		var got []string
-		for _, f := range p.source(cfg, nil) {
-			got = append(got, strings.TrimPrefix(f.Remedy, "set [agent] source_addresses = "))
+		remedies := func() (got []string) {
+			for _, f := range p.source(cfg, nil) {
+				got = append(got, strings.TrimPrefix(f.Remedy, "set [agent] source_addresses = "))
+			}
+			return got
 		}
+		got := remedies()
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%+v: %q", c, got)
+		}
+		cfg.General.Pool, cfg.Queues = "news", []config.Queue{{Name: "a"}}
+		if got := remedies(); !slices.Equal(got, c.want) {
+			t.Errorf("%+v: %q, where a queue names no pool", c, got)
+		}
+		cfg.Queues[0].Pool = "news"
+		if got := remedies(); got != nil {
+			t.Errorf("%+v: %q, where all queues name a pool", c, got)
 		}
 	}
 }

@@ -14,17 +14,18 @@ import (
 //  3. the destination is not held off after a failure, and no probe of it is under way
 //     (holdoff, failures);
 //  4. beside others that work, one that has taken nothing yet has a part of the site (trials);
-//  5. the budget of connects to sites where nothing is up (overBudget, probing.go);
-//  6. max_sessions of the agent, for which only a site stands in line that 8 lets pass;
-//  7. max_connection_rate of the queue (connects);
-//  8. at an address with a limit, where its mail is not accepted, a destination comes after
+//  5. max_sessions_total of the queue, over all source addresses (receiver.go);
+//  6. the budget of connects to sites where nothing is up (overBudget, probing.go);
+//  7. max_sessions of the agent, for which only a site stands in line that 9 lets pass;
+//  8. max_connection_rate of the queue (connects);
+//  9. at an address with a limit, where its mail is not accepted, a destination comes after
 //     those of others (strangers.go);
-//  9. the controller has a place, in the site and at an address of the destination
+//  10. the controller has a place, in the site and at an address of the destination
 //     (elastic.Site.Open): limits and clamps, lag, refusals, breakers.
 //
-// At 6, 8 and 9 an idle session elsewhere makes room if there is one. A lane that is paused
-// is not among those that wait. Once a session is up, each transaction waits for the pace
-// (elastic.Site.MayBegin).
+// At 5, 7, 9 and 10 an idle session elsewhere makes room if there is one. A lane that is paused
+// is not among those that wait, and what is behind a gate (gate.go) only as far as it has
+// permits. Once a session is up, each transaction waits for the pace (elastic.Site.MayBegin).
 func (q *Queue) grow(s *site, now time.Time) {
 	if q.closed {
 		return
@@ -43,6 +44,10 @@ func (q *Queue) grow(s *site, now time.Time) {
 		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 || q.onTrial(d) && s.trying >= s.trials() {
 			s.wanting.last(d) // its probe is among the timers, or under way
 			continue
+		}
+		if s.totalReached() {
+			q.waitForTotal(s, now)
+			break
 		}
 		if q.overBudget(s) {
 			q.waitForSlot(s)

@@ -47,6 +47,8 @@ type evidence struct {
 	inLine                            bool          // it waits for a place among the sessions of the agent
 	crowd                             string        // the address where it waits for a slot that another site holds
 	connectRate                       float64       // max_connection_rate, if the next connect waits for that
+	total                             int           // max_sessions_total, if that is reached
+	sources                           int           // sites that share it: one for each source address
 	down                              down
 }
 
@@ -73,7 +75,7 @@ const silentFor = time.Minute
 //	dead           connects failed, or they hang
 //	agent_limit    it waits in line for a session
 //	crowded        another site has the slots
-//	queue_limit    max_connection_rate
+//	queue_limit    max_sessions_total, max_connection_rate
 //	             sessions are up:
 //	dead           none of them had an answer for a minute
 //	agent_limit    it waits in line for another session
@@ -82,7 +84,7 @@ const silentFor = time.Minute
 //	slowed, queue_limit   sessions stand ready with mail waiting: the tightest pace
 //	dead, refused, slowed, queue_limit   fewer slots are held than wanted: addresses that give
 //	               no answer or let nobody in, the pace, max_connection_rate
-//	queue_limit    max_sessions slots are wanted
+//	queue_limit    max_sessions_total is reached, or max_sessions slots are wanted
 //	refused        one more than is wanted was refused
 //	dead         a part of its destinations is down
 //
@@ -118,6 +120,8 @@ func (e *evidence) judge() HeldBack {
 	case !full && e.connectRate > 0:
 		return e.connects()
 	case e.waiting <= e.opening+e.ready:
+	case e.total > 0 && !(full && c.Bounded()):
+		return e.inTotal()
 	case c.Want >= c.Limits.MaxSessions && full:
 		h := e.ceiling("max_sessions is " + strconv.Itoa(c.Limits.MaxSessions))
 		if c.Host > 0 {
@@ -149,6 +153,8 @@ func (e *evidence) nothingUp() HeldBack {
 		return e.inLineForOne()
 	case e.crowd != "":
 		return e.crowded()
+	case e.total > 0:
+		return e.inTotal()
 	case e.connectRate > 0:
 		return e.connects()
 	}

@@ -5,10 +5,10 @@ import "time"
 // laneKey names a lane.
 type laneKey struct {
 	stream uint32
-	domain string
+	name   string // of the route: a domain, and what its mail leaves from
 }
 
-// lane is a first-in-first-out list of recipients of one (stream, domain).
+// lane is a first-in-first-out list of recipients of one (stream, domain, from).
 type lane struct {
 	linked[*lane]
 	no         uint32 // in Queue.laneByNo
@@ -34,6 +34,14 @@ type flow struct {
 	lanes  ring[*lane]
 	refs   int // lanes attached, with mail or without
 	credit int // octets it may send before the next stream's turn
+	mail   int // recipients in the lanes
+
+	priority int   // of its [[stream]]; 0: none
+	gate     *gate // that it passes; nil: none
+	sleeper  sleeper
+	warm     bool     // the line at the gate where it waits is that of those with sessions up
+	permits  []permit // to pass it
+	out      bool     // it is among limited.out
 }
 
 func (f *flow) link() *linked[*flow] { return &f.linked }
@@ -48,9 +56,12 @@ const (
 	maxCost       = 1 << 20
 )
 
-// domain is a recipient domain (or a relay's pseudo domain) with mail.
+// domain is a recipient domain (or a relay's pseudo domain) with mail that leaves from one
+// place.
 type domain struct {
-	name      string
+	name      string // RouteName of the next two
+	domain    string
+	from      string
 	lanes     []*lane
 	dest      *destination // nil: not routed yet
 	resolving bool
@@ -61,8 +72,8 @@ type domain struct {
 	failed    time.Time // when there was last no route; zero: never yet
 }
 
-// lane returns the lane for a stream and a domain, and asks for the route if the
-// domain is new.
+// lane returns the lane for a stream and the name of a route, and asks for the route if
+// that is new.
 func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	key := laneKey{stream, name}
 	if l := q.lanes[key]; l != nil {
@@ -71,7 +82,9 @@ func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	d := q.domains[name]
 	if d == nil {
 		d = &domain{name: name}
+		d.domain, d.from = SplitRouteName(name)
 		q.domains[name] = d
+		q.noteFrom(d)
 		d.no = q.domainByNo.add(d)
 		q.resolve(d)
 	}
@@ -115,6 +128,7 @@ func (q *Queue) unref(l *lane) {
 // forgetDomain drops a domain without lanes.
 func (q *Queue) forgetDomain(d *domain) {
 	delete(q.domains, d.name)
+	q.forgetFrom(d)
 	q.domainByNo.free(d.no)
 	q.abandon(d.dest)
 }
@@ -141,12 +155,15 @@ func (q *Queue) attach(l *lane, dest *destination, now time.Time) {
 			dest.flows = make(map[uint32]*flow)
 		}
 		dest.flows[l.key.stream] = f
+		q.setGate(f)
 	}
 	f.refs++
 	l.flow = f
-	q.moveWaiting(dest, l.n)
 	if l.n > 0 {
 		f.lanes.push(l)
+	}
+	q.offer(f, l.n)
+	if l.n > 0 && f.served() {
 		dest.active.push(f)
 	}
 }
@@ -162,7 +179,7 @@ func (q *Queue) detach(l *lane) {
 	if f.lanes.n == 0 {
 		f.dest.active.remove(f)
 	}
-	q.moveWaiting(f.dest, -l.n)
+	q.offer(f, -l.n)
 	if f.refs--; f.refs == 0 {
 		if delete(f.dest.flows, f.stream); len(f.dest.flows) == 0 {
 			f.dest.flows = nil // most destinations have no mail most of the time
@@ -202,9 +219,11 @@ func (q *Queue) arrived(l *lane) {
 	if f == nil {
 		return
 	}
-	q.moveWaiting(f.dest, 1)
 	if l.n == 1 {
 		f.lanes.push(l)
+	}
+	q.offer(f, 1)
+	if l.n == 1 && f.served() {
 		f.dest.active.push(f)
 	}
 }
@@ -233,13 +252,13 @@ func (q *Queue) departed(l *lane) {
 	q.waiting--
 	q.active++
 	if f := l.flow; f != nil {
-		q.moveWaiting(f.dest, -1)
 		if l.n == 0 {
 			f.lanes.remove(l)
 			if f.lanes.n == 0 {
 				f.dest.active.remove(f)
 			}
 		}
+		q.offer(f, -1)
 	}
 }
 
@@ -264,28 +283,33 @@ func (q *Queue) fill(l *lane, limit int, items []Item) Job {
 		r, rec := q.pop(l)
 		items = append(items, Item{Handle: Handle(r), Ordinal: rec.ordinal, Tries: int(rec.tries)})
 	}
-	return Job{ID: m.id, Domain: l.key.domain, Born: moment(m.born), Items: items}
+	return Job{ID: m.id, Domain: l.domain.domain, From: l.domain.from, Born: moment(m.born), Items: items}
 }
 
 // next takes the destination's next transaction, of up to limit recipients, by deficit round robin over
 // its streams and round robin over a stream's domains. There must be mail.
-func (q *Queue) next(d *destination, limit int, items []Item) Job {
+func (q *Queue) next(d *destination, limit int, items []Item) (Job, *flow, *permit) {
 	f := d.active.head
 	for d.active.n > 1 && f.credit <= 0 {
-		f.credit += quantum * q.priority(f.stream)
+		f.credit += quantum * q.priority(f)
 		d.active.rotate()
 		f = d.active.head
 	}
 	l := f.lanes.head
 	size := int(q.messages.at(q.recipients.at(l.head).message).size)
 	f.lanes.rotate()
-	job := q.fill(l, limit, items)
-	if d.active.n > 1 {
-		f.credit -= min(size+recipientCost*len(job.Items), maxCost)
-	} else {
-		f.credit = 0 // alone: no turns to count
+	alone := d.active.n == 1
+	p := q.use(f)
+	if p != nil && p.n > 0 {
+		limit = min(limit, p.n)
 	}
-	return job
+	job := q.fill(l, limit, items)
+	if alone {
+		f.credit = 0 // no turns to count
+	} else {
+		f.credit -= min(size+recipientCost*len(job.Items), maxCost)
+	}
+	return job, f, p
 }
 
 // share counts one more holder of a number.

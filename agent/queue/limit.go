@@ -32,6 +32,9 @@ func (q *Queue) SetLimits(list []Limit) {
 // limitsOf are the policy's limits, or those that an admin has set for a time.
 func (q *Queue) limitsOf(site string, policy *config.Queue) elastic.Limits {
 	l := elastic.Limits{MaxSessions: policy.MaxSessions, MaxRate: float64(policy.MaxMessageRate), Why: "the configuration"}
+	if n := policy.MaxSessionsTotal; n > 0 { // of all sources together: see receiver.go
+		l.MaxSessions = min(l.MaxSessions, n)
+	}
 	for _, name := range [...]string{policy.Name, site} {
 		for _, x := range q.limits {
 			if x.Name != name {

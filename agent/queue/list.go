@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -67,7 +68,7 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 	l := *q.laneByNo.at(rec.lane)
 	e := Entry{
 		Handle: Handle(r), ID: m.id, Ordinal: rec.ordinal, Born: moment(m.born), Size: int64(m.size),
-		Stream: q.streams.text(uint32(m.stream)), Domain: l.key.domain,
+		Stream: q.streams.text(uint32(m.stream)), Domain: l.domain.domain,
 		Tries: int(rec.tries), Reason: q.reasons.text(rec.reason), Pending: int(m.pending), Paused: m.paused,
 	}
 	d := l.domain.dest
@@ -85,6 +86,10 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 			e.Reason = l.domain.reason
 		} else if d.reason != "" {
 			e.Reason = d.reason
+		} else if f := l.flow; f != nil && f.gate != nil {
+			if why, _ := f.gate.of.waitsFor(time.Now()); why != "" {
+				e.Reason = why
+			}
 		}
 	case onHold:
 		e.State, e.OnHold = "held", true
@@ -122,17 +127,34 @@ func (q *Queue) Stuck() int {
 
 // Reason says why mail for a domain waits: there is no route to it, or no session. It
 // is "" if neither is known to be so.
-func (q *Queue) Reason(domain string) string {
+func (q *Queue) Reason(name string) string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	d := q.domains[domain]
-	switch {
-	case d == nil:
-		return ""
-	case d.dest == nil:
-		return d.reason
-	}
-	return d.dest.reason
+	reason := ""
+	q.eachFrom(name, func(d *domain) {
+		switch {
+		case reason != "":
+		case d.dest == nil:
+			reason = d.reason
+		default:
+			reason = d.dest.reason
+		}
+	})
+	return reason
+}
+
+// SitesOf are the sites at which mail for a domain waits or is tried, by name: one, unless it
+// leaves from several addresses.
+func (q *Queue) SitesOf(name string) (list []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.eachFrom(name, func(d *domain) {
+		if d.dest != nil && !slices.Contains(list, d.dest.site.key) {
+			list = append(list, d.dest.site.key)
+		}
+	})
+	slices.Sort(list)
+	return list
 }
 
 // AtHost returns how many recipients wait for the hand-back relay, of domains too

@@ -14,7 +14,8 @@ import (
 // message taken in between. The mail must have been there for it: old enough, due, and with
 // no pause on. All else that keeps mail waiting is our own doing, ends nothing, and is
 // followed by a try: a look-up or connect that is under way or has no place yet
-// (max_sessions, a pace, a suspension), a pause, a start after a week.
+// (max_sessions, a pace, a suspension), a pause, the window or a quota of its stream, a start
+// after a week.
 
 // Overdue takes out recipients that ended so: a failure came when they were older than
 // handback_after or expire of their queue; policy is that of a domain without a route.
@@ -22,7 +23,7 @@ import (
 // each job, by the queue and the reason that come with it.
 func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job Job, by *config.Queue, reason string)) {
 	for _, l := range q.failing() {
-		without := policy(l.key.domain)
+		without := policy(l.domain.domain)
 		for begun, more := false, true; more; begun = true {
 			var jobs []Job
 			var by *config.Queue
@@ -50,7 +51,7 @@ func (q *Queue) failing() (lanes []*lane) {
 func (q *Queue) failed(l *lane) time.Time {
 	d := l.domain.dest
 	switch {
-	case l.key.domain == q.o.Relay || l.paused || l.n == 0:
+	case l.domain.name == q.o.Relay || l.paused || l.n == 0 || l.flow != nil && l.flow.gate.shut(time.Now()):
 	case d == nil:
 		return l.domain.failed
 	case d.route.Handback || d.live > 0:
@@ -60,6 +61,14 @@ func (q *Queue) failed(l *lane) time.Time {
 		return d.failed
 	}
 	return time.Time{}
+}
+
+// lived is how long mail has lived, as far as that counts for its age.
+func (l *limited) lived(born, now time.Time) time.Duration {
+	if l == nil || l.ExpireAlways {
+		return now.Sub(born)
+	}
+	return l.Window.Within(born, now)
 }
 
 // overdueAtOnce is how many recipients are taken out in one turn under the mutex.
@@ -84,7 +93,12 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 			reason = c.Reason
 		}
 	}
-	age := cmp.Or(time.Duration(by.HandbackAfter), by.Expire)
+	limits := q.limitsFor(l.key.stream)
+	expire := by.Expire
+	if limits != nil && limits.Expire > 0 {
+		expire = limits.Expire
+	}
+	age := cmp.Or(time.Duration(by.HandbackAfter), expire)
 	if failed.IsZero() || age <= 0 || seconds(failed) <= l.since {
 		l.cursor = 0
 		return nil, nil, "", false
@@ -100,7 +114,7 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 		}
 		rec := q.recipients.at(r)
 		l.cursor = rec.next // before it is taken out: the places behind it may go with it
-		if rec.message != 0 && rec.due < at && q.messages.at(rec.message).born <= born {
+		if rec.message != 0 && rec.due < at && q.messages.at(rec.message).born <= born && limits.lived(moment(q.messages.at(rec.message).born), failed) >= age {
 			job := q.job(l, rec)
 			job.Items = append(job.Items, q.takeOut(r))
 			jobs = append(jobs, job)

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,9 +15,9 @@ type Pause struct {
 	Reason                      string
 }
 
-// covers says whether the pause holds for a lane, which may have no route yet.
-func (b *Pause) covers(l *lane, stream, relay string) bool {
-	if l.key.domain == relay && b.Queue == "" && b.Site == "" {
+// holds says whether a pause is on for a lane, which may have no route yet.
+func (q *Queue) holds(b *Pause, l *lane) bool {
+	if l.domain.name == q.o.Relay && b.Queue == "" && b.Site == "" {
 		return false
 	}
 	queue, site := "", ""
@@ -24,7 +25,13 @@ func (b *Pause) covers(l *lane, stream, relay string) bool {
 		queue, site = d.route.Queue.Name, d.site.key
 	}
 	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
-		(b.Stream == "" || b.Stream == stream || shared(b.Stream) == stream) && (b.Domain == "" || b.Domain == l.key.domain)
+		(b.Stream == "" || q.mayBe(q.streams.text(l.key.stream), b.Stream)) && (b.Domain == "" || b.Domain == l.domain.domain)
+}
+
+// mayBe says whether a stream is, or has in it, the one of a name: past the number of distinct
+// ones several share a name, by the limits of now or of before a reload.
+func (q *Queue) mayBe(stream, name string) bool {
+	return stream == name || strings.HasPrefix(stream, sharedPrefix) && (stream == shared(name) || stream == q.sharedStream(name))
 }
 
 // SetPauses replaces the pauses in force. It moves lanes, not messages. Streams
@@ -62,7 +69,7 @@ func (q *Queue) lanePaused(l *lane) bool { return q.pauseOf(l) != nil }
 // pauseOf is the first that is on for a lane, or nil.
 func (q *Queue) pauseOf(l *lane) *Pause {
 	for i := range q.pauses {
-		if b := &q.pauses[i]; b.covers(l, q.streams.text(l.key.stream), q.o.Relay) {
+		if b := &q.pauses[i]; q.holds(b, l) {
 			return b
 		}
 	}
@@ -102,5 +109,5 @@ func (q *Queue) setPaused(entries []Entry, paused bool) {
 
 // isPaused says whether a recipient stays parked while its message is paused.
 func (q *Queue) isPaused(rec *recipient) bool {
-	return q.messages.at(rec.message).paused && (*q.laneByNo.at(rec.lane)).key.domain != q.o.Relay
+	return q.messages.at(rec.message).paused && (*q.laneByNo.at(rec.lane)).domain.name != q.o.Relay
 }

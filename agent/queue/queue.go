@@ -4,7 +4,8 @@
 //
 // # Words
 //
-// A recipient waits in a lane, first in, first out, for one (stream, domain).
+// A recipient waits in a lane, first in, first out, for one (stream, domain, from): from.go
+// says what the last is.
 // A domain that has been routed belongs to a destination (one MX set, port, TLS
 // policy and source address), and so do its lanes; when the route of a domain
 // changes, its lanes move, not their entries. A destination belongs to a site,
@@ -57,11 +58,14 @@ import (
 
 // Options are what a queue needs from its owner.
 type Options struct {
-	// Resolve is called when the route to a domain is wanted, with the mutex held:
-	// it must not block and not call the queue.
-	Resolve func(domain string)
+	// Resolve is called when the route to a domain is wanted (RouteName), with the mutex
+	// held: it must not block and not call the queue.
+	Resolve func(name string)
 	// Launch is called for each new session, with the mutex held, likewise.
 	Launch func(*Session)
+	// From says what the mail to a recipient leaves from, where the journal does not: a
+	// pools.From, or "". It is called with the mutex held, likewise; nil says nothing.
+	From func(e *spool.Envelope, recipient int, domain string) string
 	// Relay is the pseudo domain (RelayDomain of the hand-back relay) where
 	// reports and handed-back recipients wait.
 	Relay string
@@ -98,9 +102,12 @@ type Queue struct {
 	streams    names
 	priorities map[string]int // of streams that have any
 	pauses     []Pause
+	limited    []*limited // streams
+	knocking   []*limited // of these, where flows have come to a gate
 	limits     []Limit
 	reasons    names
 	domains    map[string]*domain
+	froms      map[string][]*domain // by their domain, those of which it is said what they leave from
 	lanes      map[laneKey]*lane
 	expected   map[spool.ID]struct{}
 	laneByNo   slab[*lane]
@@ -108,6 +115,7 @@ type Queue struct {
 	dests      map[string]*destination
 	destByNo   slab[*destination]
 	sites      map[string]*site
+	receivers  map[string]*receiverSites
 	siteByNo   slab[*site]
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
@@ -185,6 +193,7 @@ type Item struct {
 type Job struct {
 	ID     spool.ID
 	Domain string
+	From   string // what they leave from, as far as that is told (from.go)
 	Born   time.Time
 	Items  []Item // valid until the next call of Step or Leave by the same session
 }
@@ -194,7 +203,7 @@ type Settled struct {
 	Handle Handle
 	How    How
 	// State is the outcome, as the journal has it, if it is Decided or ToHost: final, or
-	// queued again for Due.
+	// queued again for Due. For FromElsewhere From alone counts.
 	State spool.State
 }
 
@@ -203,12 +212,13 @@ type How uint8
 
 // What a settled recipient does.
 const (
-	Decided  How = iota // it leaves, or waits for its next try, as State says
-	ToHost              // it waits in the lane of the hand-back relay
-	Pending             // it stays taken: the owner says more by Settle
-	Untried             // it goes back to the head of its lane, uncounted
-	Held                // it stays on hold until it is settled with Released, uncounted
-	Released            // it goes back where it was, or would be if it had not been held, uncounted
+	Decided       How = iota // it leaves, or waits for its next try, as State says
+	ToHost                   // it waits in the lane of the hand-back relay
+	Pending                  // it stays taken: the owner says more by Settle
+	Untried                  // it goes back to the head of its lane, uncounted
+	FromElsewhere            // it goes into the lane of what it leaves from by now, uncounted
+	Held                     // it stays on hold until it is settled with Released, uncounted
+	Released                 // it goes back where it was, or would be if it had not been held, uncounted
 )
 
 // New returns an empty queue. Run must be running for deferred mail and paced
@@ -217,15 +227,17 @@ func New(o Options) *Queue {
 	if o.Idle == 0 {
 		o.Idle = 10 * time.Second
 	}
-	return &Queue{
+	q := &Queue{
 		o:        o,
 		domains:  make(map[string]*domain),
+		froms:    make(map[string][]*domain),
 		lanes:    make(map[laneKey]*lane),
 		expected: make(map[spool.ID]struct{}),
 
 		priorities: make(map[string]int),
 		dests:      make(map[string]*destination),
 		sites:      make(map[string]*site),
+		receivers:  make(map[string]*receiverSites),
 		table:      slots.NewTable(maxRows),
 		crowds:     make(map[*slots.Address][]*site),
 		strangers:  make(map[*slots.Address]*strangers),
@@ -235,9 +247,10 @@ func New(o Options) *Queue {
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),
 		pulses:     make(chan chan struct{}),
-		streams:    names{limit: maxStreams},
 		reasons:    names{limit: maxReasons},
 	}
+	q.streams = names{limit: maxStreams, pastLimit: q.sharedStream}
+	return q
 }
 
 // maxRows is how many addresses are remembered beside those in use.
@@ -322,6 +335,13 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		if name == "" || st.Handback || e.Origin == spool.Report {
 			name = q.o.Relay
 		}
+		if name != q.o.Relay {
+			from := st.From
+			if from == "" && q.o.From != nil {
+				from = q.o.From(e, i, name)
+			}
+			name = RouteName(name, from)
+		}
 		l := q.lane(uint32(msg.stream), name, now)
 		r, rec := q.recipients.take()
 		*rec = recipient{
@@ -370,6 +390,11 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		return
 	}
 	st := &s.State
+	if s.How == FromElsewhere {
+		q.moveLane(rec, RouteName((*q.laneByNo.at(rec.lane)).domain.domain, st.From), now)
+		q.put(uint32(s.Handle), rec, now, now)
+		return
+	}
 	if st.Status.Final() {
 		q.remove(uint32(s.Handle), rec)
 		return
@@ -381,15 +406,22 @@ func (q *Queue) settle(s Settled, now time.Time) {
 		rec.tries++
 	}
 	if s.How == ToHost {
-		old := *q.laneByNo.at(rec.lane)
-		l := q.lane(uint32(q.messages.at(rec.message).stream), q.o.Relay, now)
-		l.refs++
-		rec.lane = l.no
+		q.moveLane(rec, q.o.Relay, now)
 		rec.tries = 0
-		q.unref(old)
+	} else {
+		q.leaveFrom(rec, st.From, now)
 	}
 	rec.due = seconds(st.Due)
 	q.put(uint32(s.Handle), rec, st.Due, now)
+}
+
+// moveLane gives a taken recipient to the lane of its stream and another route.
+func (q *Queue) moveLane(rec *recipient, name string, now time.Time) {
+	old := *q.laneByNo.at(rec.lane)
+	l := q.lane(uint32(q.messages.at(rec.message).stream), name, now)
+	l.refs++
+	rec.lane = l.no
+	q.unref(old)
 }
 
 // put gives a recipient that is on no list its place. A lane it comes to is

@@ -22,7 +22,20 @@ type Route struct {
 	Handback bool          // the relay is the host MTA: mail accepted there is handed back
 	Places   []Place       // where a connection may go, the best tier first; none: the relay's socket, or nowhere at present
 	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
+	Receiver string        // name of the site without its source, which it shares with those of other sources; "": there are none
+	From     string        // what mail with this route leaves from, for the journal; "": the choice is not kept
 	Expires  time.Time     // ask again then; zero: never
+}
+
+// Source is where a connection to an address comes from; the zero address: the kernel
+// chooses.
+func (r *Route) Source(to netip.Addr) netip.Addr {
+	for _, a := range r.Sources {
+		if a.Is4() == to.Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 // Place is an address that connections may go to, and where they come from. Those of a
@@ -43,7 +56,9 @@ type site struct {
 	policy        *config.Queue
 	dests         int
 	wanting       ring[*destination] // with mail waiting and wanting a session
-	waiting       int
+	waiting       int                // of mail behind a gate, the permits
+	gated         int                // recipients behind gates, with permits or without
+	permits       int
 	live          int
 	opening       int
 	trying        int    // sessions to destinations that have taken nothing yet, see trials
@@ -58,6 +73,10 @@ type site struct {
 	took      bool      // has taken a message since
 	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
+
+	source       netip.Addr     // that its connections favour; zero: the kernel's choice
+	receiver     *receiverSites // nil: there is one source alone
+	receiverName string
 
 	trouble *trouble // nil: there was none yet
 	rates   streamRates
@@ -218,8 +237,11 @@ func (q *Queue) Reload(maxSessions int) {
 	q.mu.Lock()
 	q.o.MaxSessions = maxSessions
 	q.mu.Unlock()
-	walk(q, &q.domainByNo, q.resolve, always)
+	q.RerouteAll()
 }
+
+// RerouteAll asks for all routes again, as what they leave from may be another.
+func (q *Queue) RerouteAll() { walk(q, &q.domainByNo, q.resolve, always) }
 
 // destination returns the destination of a route, with the route's latest hosts and
 // policy.
@@ -240,6 +262,13 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 	}
 	q.aim(d, &w, now)
 	d.route = &w
+	if len(w.Sources) > 0 {
+		d.site.source = w.Sources[0]
+	}
+	if s := d.site; s.receiverName != w.Receiver { // there are several sources since, or no more
+		q.part(s)
+		q.join(s, w.Receiver)
+	}
 	if s := d.site; s.policy != w.Queue {
 		s.policy = w.Queue
 		s.control.SetLimits(now, q.limitsOf(s.key, w.Queue))
@@ -290,13 +319,15 @@ func (q *Queue) Slow(name string, until time.Time, reason string) bool {
 
 // HostMail tells of recipients in a domain to whom the host MTA itself sends: the
 // site leaves it the connections for that.
-func (q *Queue) HostMail(domain string, recipients int) {
+func (q *Queue) HostMail(name string, recipients int) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if d := q.domains[domain]; d != nil && d.dest != nil {
-		d.dest.site.control.HostMail(now, recipients)
-	}
+	q.eachFrom(name, func(d *domain) {
+		if d.dest != nil {
+			d.dest.site.control.HostMail(now, recipients)
+		}
+	})
 }
 
 // Why returns the last changes of what the site's controller wants, oldest first,
@@ -355,6 +386,7 @@ func (q *Queue) serveChanged(now time.Time) {
 	}
 	clear(q.changed)
 	q.changed = q.changed[:0]
+	q.passGates(now)
 }
 
 // serveOne hands one transaction to a ready session, or wants a new one. It
@@ -388,6 +420,7 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 func (q *Queue) serveAll(d *destination, now time.Time) {
 	for q.serveOne(d, now) {
 	}
+	q.passGates(now)
 }
 
 // lookAgain plans a look at the site, unless an earlier one is planned.
@@ -429,6 +462,7 @@ func (d *destination) fire(q *Queue, now time.Time) {
 			q.leaveCrowd(d.site)
 			q.preserve(d.site, now)
 			delete(q.sites, d.site.key)
+			q.part(d.site)
 			q.siteByNo.free(d.site.no)
 		}
 		return

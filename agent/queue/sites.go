@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -12,6 +13,7 @@ type Site struct {
 	Queue    string
 	Hosts    int // addresses of its destinations
 	Waiting  int
+	Limited  int // of these, recipients that wait for limits of their streams
 	Sessions int // up
 	Opening  int
 	Ready    int    // of the sessions, those without work
@@ -25,6 +27,7 @@ type Site struct {
 	Held     int           // slots: up, being opened, or ended and maybe not noticed
 	Lagging  int           // of these, the last
 	HeldBack HeldBack      // why it gets less than it could
+	Source   netip.Addr    // that its connections favour; zero: the kernel's choice
 }
 
 // sums are what is told of a site's destinations together.
@@ -130,13 +133,17 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 	if s.crowd != nil && s.crowd.Held() > c.Held() {
 		e.crowd = s.crowd.Key.Host.Addr().String()
 	}
+	if s.totalReached() {
+		e.total, e.sources = s.policy.MaxSessionsTotal, len(s.ofReceiver())
+	}
 	if rate := float64(s.policy.MaxConnectionRate); rate > 0 && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
 		e.connectRate = rate
 	}
 	return Site{
-		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting, Sessions: s.live, Opening: s.opening,
+		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Limited: s.gated - s.permits, Sessions: s.live, Opening: s.opening,
 		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: s.refused,
 		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
+		Source: s.source,
 	}, e
 }
 

@@ -43,9 +43,10 @@ func (s *slab[T]) free(n uint32) {
 // when its last holder drops it. Past limit distinct strings, new ones share
 // one number per hash, so hostile input cannot grow the table without bound.
 type names struct {
-	limit int
-	index map[string]uint32
-	texts slab[name]
+	limit     int
+	pastLimit func(text string) string // the name that a string shares past limit; nil: shared
+	index     map[string]uint32
+	texts     slab[name]
 }
 
 type name struct {
@@ -71,7 +72,11 @@ func (t *names) ref(text string) uint32 {
 		return no
 	}
 	if len(t.index) >= t.limit {
-		text = shared(text)
+		if t.pastLimit != nil {
+			text = t.pastLimit(text)
+		} else {
+			text = shared(text)
+		}
 		if no, ok := t.index[text]; ok {
 			t.texts.at(no).refs++
 			return no

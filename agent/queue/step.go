@@ -36,6 +36,9 @@ type Session struct {
 	up               bool
 	idleSinceUp      bool // up, and has not asked for work yet
 
+	permit *permit // of the job; nil: it needed none
+	gate   *gate   // that it passed
+
 	job    Job
 	stream uint32 // of the job, or of the last one
 	before int    // tries of its recipients before it, at the least
@@ -76,8 +79,14 @@ func (q *Queue) assign(s *Session) {
 	if s.recipients > 0 {
 		limit = min(limit, s.recipients)
 	}
-	s.job = q.next(s.dest, limit, s.items)
+	var f *flow
+	s.job, f, s.permit = q.next(s.dest, limit, s.items)
 	s.items = s.job.Items
+	if s.permit != nil {
+		s.gate = f.gate
+		q.giveBack(s.gate, s.permit, s.permit.n-len(s.items), time.Now())
+		q.sleep(f)
+	}
 	s.jobs++
 	for i, x := range s.items { // now: when they are settled, their places may be others'
 		if i == 0 {
@@ -116,6 +125,9 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	s.most, s.turnAt = spread(s.route.Queue.MaxMessagesPerConnection), now
 	d.live++
 	d.site.live++
+	if d.live == 1 {
+		q.warm(d)
+	}
 	d.reason, d.failed = "", time.Time{}
 	s.idleSinceUp = true
 	d.idleSinceUp++
@@ -202,6 +214,7 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	}
 	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && !site.withholds(s) && site.control.MayBegin(&s.slot, now) == 0 {
 		q.assign(s)
+		q.passGates(now)
 		q.grow(site, now) // the evidence may have raised what is wanted
 		q.mu.Unlock()
 		return s.job, nil
@@ -214,7 +227,8 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	q.grow(site, now)
 	s.dest.ready = append(s.dest.ready, s)
 	q.idle.push(s)
-	if s.dest.waiting > 0 { // the pace holds it back, or those before it
+	q.passGates(now)
+	if s.on && s.dest.waiting > 0 { // the pace holds it back, or those before it
 		q.serveOne(s.dest, now)
 	}
 	q.mu.Unlock()
@@ -294,7 +308,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	tried, took := false, false
 	for _, x := range done {
 		q.settle(x, now)
-		tried = tried || x.How != Untried
+		tried = tried || x.How != Untried && x.How != FromElsewhere
 		if x.State.Status == spool.Delivered || x.State.Status == spool.HandedBack {
 			took = true
 			s.dest.site.took, s.dest.site.shut = true, time.Time{}
@@ -324,6 +338,16 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 			q.settle(Settled{Handle: s.job.Items[i].Handle, How: Untried}, now)
 		}
 	}
+	if s.permit != nil && s.permit.n > 0 {
+		accepted := 0
+		for _, x := range done {
+			if x.State.Status == spool.Delivered {
+				accepted++
+			}
+		}
+		q.giveBack(s.gate, s.permit, min(len(s.job.Items), s.permit.n)-accepted, now)
+	}
+	s.permit, s.gate = nil, nil
 	s.job, s.second = Job{}, false
 	site := s.dest.site
 	own := false
@@ -371,13 +395,17 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) {
+	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) || d.site.overTotal() {
 		return ErrRetire
 	}
 	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
 		return nil
 	}
 	// Others wait for room: give it up when idle, or after a fair turn.
+	if s.successor = s.heirOfTotal(); s.successor != nil {
+		s.successor.incoming++
+		return ErrRetire
+	}
 	if s.successor = q.heirAt(s, d.site.held(), now); s.successor != nil {
 		q.leaveCrowd(s.successor)
 		s.successor.incoming++
@@ -466,6 +494,9 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if s.up {
 		d.live--
 		d.site.live--
+		if d.live == 0 {
+			q.warm(d)
+		}
 		if n := len(sig); n > 0 && sig[n-1].Kind == elastic.Closed && !ours && now.Sub(s.last) < allowanceNear {
 			d.allowance.closed(now, s.tried)
 		}
@@ -525,8 +556,10 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		q.grow(heir, now)
 	}
 	q.serveOne(d, now)
+	q.passGates(now)
 	q.grow(d.site, now)
 	q.freed(s.slot.Address, now)
+	q.roomInTotal(d.site, now)
 	q.grantSlots(now)
 }
 
@@ -584,5 +617,8 @@ func (q *Queue) failedConnect(d *destination, why string, refused bool, now time
 	if until := now.Add(wait); !refused && until.After(d.holdoff) {
 		d.holdoff = until
 		q.schedule(until, d)
+	}
+	if d.live == 0 {
+		q.revokeAll(d, now)
 	}
 }

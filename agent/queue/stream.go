@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // MaxPriority is the highest priority of a stream: so many times the share of
@@ -27,12 +28,14 @@ func (q *Queue) SetPriority(stream string, priority int) error {
 	return nil
 }
 
-// priority is a stream's share.
-func (q *Queue) priority(stream uint32) int {
-	if len(q.priorities) == 0 {
-		return 1
+// priority is a stream's share: what an admin has set, or what its [[stream]] says.
+func (q *Queue) priority(f *flow) int {
+	if len(q.priorities) > 0 {
+		if n := q.priorities[q.streams.text(f.stream)]; n > 0 {
+			return n
+		}
 	}
-	return max(1, q.priorities[q.streams.text(stream)])
+	return max(1, f.priority)
 }
 
 // Stream is the state of one stream, as listings show it.
@@ -41,9 +44,12 @@ type Stream struct {
 	Waiting  int // recipients in lanes
 	Deferred int
 	Active   int
-	Held     int    // on hold, or paused
-	Paused   string // why a pause of the stream is on; "" if none is
-	Priority int    // 0 is 1
+	Held     int       // on hold, or paused
+	Paused   string    // why a pause of the stream is on; "" if none is
+	Priority int       // 0 is 1
+	Limits   string    // name of its [[stream]]; "" if it has none
+	Waits    string    // which of its limits it waits for; "" if for none
+	Until    time.Time // when that ends; zero: that is not known
 }
 
 // Streams lists the streams with mail, a pause or a priority, by name. It looks at
@@ -81,6 +87,15 @@ func (q *Queue) Streams() []Stream {
 			s.Held++
 		}
 	}, func() bool { return true })
+	now := time.Now()
+	q.mu.Lock()
+	for name, s := range all {
+		if l := q.limitsOfName(name); l != nil {
+			s.Limits, s.Priority = l.Name, cmp.Or(s.Priority, l.Priority)
+			s.Waits, s.Until = l.waitsFor(now)
+		}
+	}
+	q.mu.Unlock()
 	list := make([]Stream, 0, len(all))
 	for _, s := range all {
 		list = append(list, *s)

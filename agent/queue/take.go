@@ -74,15 +74,13 @@ func (q *Queue) Hasten(entries []Entry) (n int) {
 func (q *Queue) Reroute(domain string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if d := q.domains[domain]; d != nil {
-		q.resolve(d)
-	}
+	q.eachFrom(domain, q.resolve)
 }
 
 // job is a job, without items, for a recipient of a lane.
 func (q *Queue) job(l *lane, rec *recipient) Job {
 	m := q.messages.at(rec.message)
-	return Job{ID: m.id, Domain: l.key.domain, Born: moment(m.born)}
+	return Job{ID: m.id, Domain: l.domain.domain, From: l.domain.from, Born: moment(m.born)}
 }
 
 // takeOut takes a recipient from wherever it is in a lane or bucket. These lists

@@ -60,7 +60,7 @@ func (p Host) Names() HostNames { return HostNames{p.String(), p.Relay(), p.Plac
 // Options are how a connection to a host is opened. report is told what
 // MTA-STS in testing mode finds.
 func (s *Settings) Options(rt queue.Route, p Host, report func(string)) smtp.Options {
-	from := source(&rt, p.Addr.Addr())
+	from := rt.Source(p.Addr.Addr())
 	o := smtp.Options{Hello: s.hello(from), Local: from, Socket: p.Socket, ImplicitTLS: rt.Queue.RelayWrappermode}
 	if auth := rt.Queue.RelayAuth; auth != nil {
 		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: rt.Queue.RelayAuthTLS == config.TLSRequired}
@@ -73,15 +73,6 @@ func (s *Settings) Options(rt queue.Route, p Host, report func(string)) smtp.Opt
 		o.ServerName = ""
 	}
 	return o
-}
-
-// hello is the EHLO name that goes with a source address.
-func (s *Settings) hello(source netip.Addr) string {
-	agent := &s.Config.Agent
-	if i := slices.Index(agent.SourceAddresses, source); i >= 0 && i < len(agent.SourceHostnames) {
-		return agent.SourceHostnames[i]
-	}
-	return s.Config.Hostname
 }
 
 // Hosts lists the addresses of a route, in order, without the hosts that the domain's
@@ -155,7 +146,7 @@ func (s *Settings) places(rt queue.Route) []queue.Place {
 		if first[h.Name] != is4 {
 			tier++
 		}
-		places = append(places, queue.Place{Addr: h.Addr, Source: source(&rt, h.Addr.Addr()), Tier: tier})
+		places = append(places, queue.Place{Addr: h.Addr, Source: rt.Source(h.Addr.Addr()), Tier: tier})
 	}
 	slices.SortStableFunc(places, func(a, b queue.Place) int { return cmp.Or(cmp.Compare(a.Tier, b.Tier), a.Addr.Compare(b.Addr)) })
 	return places

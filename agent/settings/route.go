@@ -4,28 +4,40 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/pools"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/sites"
 )
 
-// Route finds the route of a domain: its queue, and the hosts or the relay. It asks the
+// Rejected is why mail is refused by us: the queue of its hosts has a route that rejects.
+type Rejected struct{ Reply string } // "550 5.7.1 text"
+
+func (r Rejected) Error() string { return r.Reply }
+
+// Enhanced is the enhanced status code of the reply.
+func (r Rejected) Enhanced() string { return strings.Fields(r.Reply)[1] }
+
+// Route finds the route of a domain, and of what its mail leaves from (queue.RouteName): its
+// queue, and the hosts or the relay. The error is Rejected where the queue says so. It asks the
 // DNS, whose errors are *route.Error, and fetches the domain's MTA-STS policy if need be.
 // Without fetch it does not: where there is none at hand the error is route.ErrFetch.
 func (s *Settings) Route(ctx context.Context, name string, fetch bool) (queue.Route, error) {
-	q := s.QueueOf(name)
 	if name == s.Relay {
 		return relayed(ctx, s.handbackRoute())
 	}
+	domain, _ := queue.SplitRouteName(name)
+	q := s.QueueOf(domain)
 	if q.Route.Kind == config.RouteMX {
 		lookup := s.Resolver.Ask
 		if fetch {
 			lookup = s.Resolver.Lookup
 		}
-		plan, err := lookup(ctx, name)
+		plan, err := lookup(ctx, domain)
 		if err != nil {
 			return queue.Route{}, err
 		}
@@ -37,6 +49,9 @@ func (s *Settings) Route(ctx context.Context, name string, fetch bool) (queue.Ro
 		if q.Route.Kind == config.RouteMX {
 			return s.MXRoute(name, q, plan), nil
 		}
+	}
+	if q.Route.Kind == config.RouteReject {
+		return queue.Route{}, Rejected{q.Route.Reject}
 	}
 	if q.Route.Kind == config.RouteHandback {
 		return relayed(ctx, s.handbackRoute())
@@ -69,18 +84,22 @@ func (s *Settings) handbackRoute() queue.Route {
 	return queue.Route{Queue: &q, Relay: relay, Site: s.Relay, Key: queue.RelayDomain(relay), Handback: true}
 }
 
-// MXRoute is the route to the mail exchangers of a domain. The key of a
-// destination, whose sessions its domains share, holds all that a session was
-// opened under: the site, the hosts, the queue's policy with its TLS level, what the
-// domain's own policies need (route.Plan.Needs), the sources. Where no name is verified
+// MXRoute is the route to the mail exchangers of a domain, and of what its mail leaves from
+// (queue.RouteName). The key of a destination, whose sessions its domains share, holds all
+// that a session was opened under: the site, the hosts, the queue's policy with its TLS level,
+// what the domain's own policies need (route.Plan.Needs), the sources. Where no name is verified
 // the hosts are their sets of addresses (sites.Book), so that domains with names of their own
 // on one host share its sessions; else they are the names. When a policy of the
 // domain changes, so does the key: the mail moves on, and the sessions opened
 // under the old one end when nobody needs them any more. The site has the favoured
 // source alone in its identity, as most of its connections come from there.
 func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue.Route {
-	sources := sources(s.Config.Agent.SourceAddresses, name, plan)
-	answer := sites.Answer{Domain: name, Groups: groups(plan), Several: len(s.Config.Agent.SourceAddresses) > 1, Sources: s.Config.Agent.SourceAddresses, Queue: s.IsQueue}
+	domain, text := queue.SplitRouteName(name)
+	settled := s.settle(text, domain, q)
+	sources, all := sources(settled.Choice, plan), s.SourceAddresses()
+	answer := sites.Answer{Domain: domain, Groups: groups(plan), Sources: all, Queue: s.IsQueue}
+	answer.Several = len(all) > 1 || len(s.Config.Pools) > 0 // beside one the system chooses
+	answer.Alike = q.MaxSessionsTotal > 0
 	from, first := "", ""
 	for _, a := range sources {
 		from += " from " + a.String()
@@ -98,6 +117,10 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	if site == "" { // no host has an address, which no Resolver answers
 		site = answer.Old
 	}
+	receiver := ""
+	if answer.Several { // one that was known before there were several has no source in its name
+		receiver = strings.TrimSuffix(site, ":"+answer.Source.String())
+	}
 	needs := ""
 	if q.TLS != config.TLSNone {
 		needs = plan.Needs()
@@ -107,8 +130,11 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	}
 	rt := queue.Route{
 		Queue: q, Plan: plan, Sources: sources, Expires: plan.Expires,
-		Site: site,
-		Key:  site + " " + hosts + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
+		Site: site, Receiver: receiver,
+		Key: site + " " + hosts + " " + q.Name + " " + string(q.TLS) + " " + needs + from,
+	}
+	if len(s.Config.Pools) > 0 && settled.Choice != (pools.Choice{}) {
+		rt.From = settled.String()
 	}
 	rt.Places = s.places(rt)
 	return rt

@@ -2,9 +2,9 @@
 // of a domain, where its mail goes and from which addresses, the hosts there, what TLS a
 // connection must have, when a recipient is tried again, what replies mean.
 //
-// Settings are made of a Config and never change. Source holds those in force; a reload
-// makes new ones and puts them into force at once for all who ask from then on. The
-// package owns nothing else: the resolver's cache and TLS tickets belong to their
+// Settings are made of a Config and never change, but for what they remember. Source holds
+// those in force; a reload makes new ones and puts them into force at once for all who ask
+// from then on. The package owns nothing else: the resolver's cache and TLS tickets belong to their
 // Settings, and go with them. The names of sites are handed from one to the next (Sites).
 //
 // New reads the files that the configuration names (certificates, authorities), and fails
@@ -23,11 +23,13 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/pools"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/sites"
@@ -41,7 +43,17 @@ type Settings struct {
 	Relay    string         // queue.RelayDomain of the hand-back relay as it was at the start
 	Rules    []outcome.Rule // about replies
 	Sites    *sites.Book    // names of sites; New makes one of its own, which its caller may replace
+	Presence *Presence      // of source addresses; nil: all are here
+	Blocks   *Blocks        // of source addresses at providers
 	tls      *tlsBase
+	pools    struct {
+		once sync.Once
+		of   map[string]*pools.Pool
+	}
+	streams struct {
+		mu sync.Mutex
+		of map[string]*config.Stream
+	}
 }
 
 // Source holds the settings in force. It may be used by many goroutines.
@@ -76,7 +88,7 @@ func New(c *config.Config, log *slog.Logger, tally *route.Tally) (*Settings, err
 		Resolvers: c.Agent.Resolvers,
 		Protocols: c.Agent.Protocols,
 		Allow:     c.Agent.AllowDestinations,
-		SelfNames: append([]string{c.Hostname}, c.Agent.SourceHostnames...),
+		SelfNames: selfNames(c),
 		SelfAddrs: ownAddresses(),
 		DANE:      trusts[c.Agent.DANE],
 		Port:      c.Agent.Port,
@@ -103,6 +115,15 @@ var trusts = map[config.DANE]route.Trust{
 	config.DANEAuto:  route.TrustLoopback,
 	config.DANETrue:  route.TrustAlways,
 	config.DANEFalse: route.TrustNever,
+}
+
+// selfNames are the names that this host calls itself by.
+func selfNames(c *config.Config) []string {
+	names := append([]string{c.Hostname}, c.Agent.SourceHostnames...)
+	for i := range c.Pools {
+		names = append(names, c.Pools[i].Hostnames...)
+	}
+	return names
 }
 
 // ownAddresses are this host's addresses. Without them a loop is still seen by

@@ -41,7 +41,7 @@ func TestDomainsKeepTheAddressTheyHad(t *testing.T) {
 				plan := &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.example", Addrs: hosts}}}
 				rt := s.MXRoute(name, &config.Queue{Name: "general"}, plan)
 				for _, h := range hosts {
-					from := source(&rt, h)
+					from := rt.Source(h)
 					if from.IsValid() && from.Is4() != h.Is4() {
 						t.Fatalf("pool %v, %s: from %v to %v", pool, name, from, h)
 					}
@@ -76,14 +76,13 @@ func TestEachSourceAddressHasItsName(t *testing.T) {
 	t.Parallel()
 	a, b := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
 	c := &config.Config{Hostname: "mail.test", Agent: config.Agent{SourceAddresses: []netip.Addr{a, b}}}
-	s := &Settings{Config: c}
 	for source, want := range map[netip.Addr][2]string{a: {"mail.test", "out1.test"}, b: {"mail.test", "out2.test"}, {}: {"mail.test", "mail.test"}} {
 		c.Agent.SourceHostnames = nil
-		if got := s.hello(source); got != want[0] {
+		if got := (&Settings{Config: c}).hello(source); got != want[0] {
 			t.Errorf("%v: %q", source, got)
 		}
 		c.Agent.SourceHostnames = []string{"out1.test", "out2.test"}
-		if got := s.hello(source); got != want[1] {
+		if got := (&Settings{Config: c}).hello(source); got != want[1] {
 			t.Errorf("%v: %q", source, got)
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/pools"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/smtp"
@@ -109,6 +111,7 @@ type Settlement struct {
 	Job      queue.Job
 	Route    queue.Route
 	Host     settings.Host // the zero Host: none was reached
+	Source   netip.Addr    // where the connection came from; zero: there was none, or by a Unix socket
 	Names    settings.HostNames
 	Reuse    int           // transactions on the connection, this one counted
 	Connect  time.Duration // 0 on a connection that was up
@@ -228,6 +231,7 @@ func (r *Settlement) settled(f *Result) queue.Settled {
 		st.Handback, st.Tries = true, 0 // at the host they are counted anew
 	default:
 		st.Handback, st.Due, st.Stuck = r.Route.Handback, d.Due, d.Action == outcome.Stuck
+		st.From = r.Route.From // settled by the first try; the same at each further one
 	}
 	if f.suppressed && st.Status.Final() {
 		st.Status = spool.Suppressed
@@ -292,11 +296,16 @@ func (s *Settler) Fail(job queue.Job, q *config.Queue, at outcome.Attempt) []que
 
 func (s *Settler) failWith(job queue.Job, q *config.Queue, e *spool.Envelope, at outcome.Attempt) []queue.Settled {
 	r := s.Begin(e, job, queue.Route{Queue: q})
-	at.Born, at.Jitter = job.Born, rand.Float64()
-	at.Report = e != nil && e.Origin == spool.Report
+	now, set := time.Now(), s.settings.Now()
+	stream := ""
+	if e != nil {
+		stream, at.Report = e.Stream, e.Origin == spool.Report
+	}
+	at.Born, at.Jitter = set.BornOf(stream, job.Born, now), rand.Float64()
+	policy := set.PolicyOf(q, stream)
 	for _, item := range job.Items {
 		at.Tries = item.Tries
-		r.Results = append(r.Results, Result{Item: item, Decision: s.settings.Now().RetryPolicy(q).Decide(time.Now(), at)})
+		r.Results = append(r.Results, Result{Item: item, Decision: policy.Decide(now, at)})
 	}
 	done, _ := r.Settle(nil, nil)
 	return done
@@ -307,7 +316,7 @@ func (r *Settlement) delivery(d *event.Delivery, f *Result) {
 	*d = event.Delivery{
 		Time: r.at, ID: r.Job.ID, Envelope: r.Envelope, Ordinal: f.Item.Ordinal,
 		Domain: r.Job.Domain, Queue: r.Route.Queue.Name, Site: r.Route.Site,
-		Peer: r.Host.Addr, Relay: "none", Reuse: r.Reuse, Tries: f.Item.Tries + 1,
+		Peer: r.Host.Addr, Pool: pools.PoolOf(r.Route.From), Source: r.Source, Relay: "none", Reuse: r.Reuse, Tries: f.Item.Tries + 1,
 		Connect: r.Connect, Transmit: r.Transmit,
 		Status: f.status(r.Route.Handback), Class: f.Decision.Class, Hard: f.Decision.Hard, Rule: f.Decision.Rule, Code: f.Reply.Code,
 		Enhanced: f.Decision.Enhanced, Reason: f.Decision.Reason, Due: f.Decision.Due,

@@ -55,6 +55,15 @@ func (b *Book) rename(s *site, a *Answer, of *Group) {
 	if a.Several && a.Source.IsValid() {
 		from = ":" + canonical(a.Source).String()
 	}
+	if a.Alike && from != "" {
+		stem := b.sibling(s, of)
+		if name := stem + from; stem != "" && len(name) <= MaxName && b.names[name] == nil && (!b.expected[name] || name == a.Old) {
+			s.name, s.named = name, b.writing
+			b.names[name] = s
+			b.changed = true
+			return
+		}
+	}
 	for n := max(1, b.numbers[base]); ; n++ {
 		number := ""
 		if n > 1 {
@@ -77,6 +86,27 @@ func (b *Book) rename(s *site, a *Answer, of *Group) {
 			return
 		}
 	}
+}
+
+// sibling is the name, without its source, of a site that has the same hosts called from another
+// source: the two are one receiver, and their names say so. It is "" if there is none.
+func (b *Book) sibling(s *site, of *Group) (stem string) {
+	for from := range b.sources {
+		if from == s.source || s.provider != "" {
+			continue
+		}
+		x := b.sets[setKey(from, s.addrs)]
+		if x == nil || x.provider != "" {
+			x = b.member(from, of.Hosts...)
+		}
+		if x == nil || x.provider != "" {
+			continue
+		}
+		if name := strings.TrimSuffix(x.name, ":"+from.String()); stem == "" || name != "" && name < stem {
+			stem = name
+		}
+	}
+	return stem
 }
 
 // note adds a name to some that are known.

@@ -77,6 +77,7 @@ type Answer struct {
 	Provider string       // name of the queue, if it has MX patterns
 	Source   netip.Addr   // that connections favour; zero: the kernel's choice
 	Several  bool         // there is more than one source: names say which
+	Alike    bool         // the sites of one receiver are to have one name, but for the source
 	Sources  []netip.Addr // all that are configured
 	Groups   []Group      // the best first
 	Old      string       // the site's name in versions that named sites by their MX hosts

@@ -18,6 +18,7 @@ import (
 // Conn is one connection to an SMTP server, past greeting, EHLO and STARTTLS.
 type Conn struct {
 	addr     netip.AddrPort
+	local    netip.Addr
 	timeouts Timeouts
 	wire     wire
 	replies  replyReader
@@ -47,6 +48,9 @@ type Conn struct {
 
 func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent)) *Conn {
 	c := &Conn{addr: addr, timeouts: t, trace: trace}
+	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
+		c.local = a.AddrPort().Addr().Unmap()
+	}
 	c.wire.raw, c.wire.nc = nc, nc
 	c.wire.ctx = context.Background()
 	c.replies = newReplyReader(&c.wire)
@@ -67,6 +71,10 @@ func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent
 	}
 	return c
 }
+
+// LocalAddr is the address that the connection comes from; the zero address: it is of a Unix
+// socket.
+func (c *Conn) LocalAddr() netip.Addr { return c.local }
 
 // RemoteAddr is the address that was dialled.
 func (c *Conn) RemoteAddr() netip.AddrPort { return c.addr }

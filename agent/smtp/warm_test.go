@@ -48,6 +48,7 @@ func (p *parrot) Write(b []byte) (int, error) {
 }
 
 func (p *parrot) Read(b []byte) (int, error)       { return p.in.Read(b) }
+func (p *parrot) LocalAddr() net.Addr              { return nil }
 func (p *parrot) Close() error                     { return nil }
 func (p *parrot) SetReadDeadline(time.Time) error  { return nil }
 func (p *parrot) SetWriteDeadline(time.Time) error { return nil }

@@ -101,7 +101,8 @@
 //	64  envelope, content unless it is in blobs, zeros up to a multiple of 8
 //
 // An envelope is, in this order: origin (1); sender; list of arguments of MAIL;
-// stream, with a tab and its former name if it has one; arrival (8); queue id,
+// stream, with a tab and its former name if it has one, and another tab and the pool if a
+// rule names one; arrival (8); queue id,
 // client name, client address, HELO, protocol, SASL user, daemon name, host;
 // number of recipients, and for each its address and the list of its arguments. A
 // string is its length and its octets, a list its length and its strings; these
@@ -150,7 +151,8 @@
 //	16  CRC with the salt and the frame's offset, of the 16 octets before it and
 //	    of the events (4), zero (4)
 //	24  events: id (8), recipient (4), due (8), tries (2), status (1), class (1),
-//	    flags (1): 1 hand-back, 2 span, 4 stuck, 8 held; octets of reply (2), reply
+//	    flags (1): 1 hand-back, 2 span, 4 stuck, 8 held, 16 from; octets of reply (2),
+//	    reply; with from its end, behind the last tab, is where the mail leaves from
 //
 // An event says all about its recipient; the last one counts. Status is as the
 // constants are in order, from 0. An event of a span says that all records are

@@ -30,16 +30,19 @@ func timeFromFile(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
-// formerName stands in files between a stream's name and its former one. No name has a
-// control character. An agent that does not know of former names, while a package is
-// being upgraded, takes both for the name of one stream.
-const formerName = "\t"
+// besideStream stands in files between a stream's name, its former one and the pool. No name
+// has a control character. An agent that does not know of these, while a package is being
+// upgraded, takes them for a part of the stream's name, or of the former one.
+const besideStream = "\t"
 
-func streamToFile(stream, formerly string) string {
-	if formerly == "" {
-		return stream
+func streamToFile(e *Envelope) string {
+	switch {
+	case e.Pool != "":
+		return e.Stream + besideStream + e.Formerly + besideStream + e.Pool
+	case e.Formerly != "":
+		return e.Stream + besideStream + e.Formerly
 	}
-	return stream + formerName + formerly
+	return e.Stream
 }
 
 // appendEnvelope encodes e as the package comment says. Size, HeaderSize and
@@ -49,7 +52,7 @@ func appendEnvelope(b []byte, e *Envelope) []byte {
 	b = append(b, byte(e.Origin))
 	b = appendString(b, e.Sender)
 	b = appendStrings(b, e.Args)
-	b = appendString(b, streamToFile(e.Stream, e.Formerly))
+	b = appendString(b, streamToFile(e))
 	b = binary.LittleEndian.AppendUint64(b, uint64(timeToFile(e.Arrived)))
 	for _, s := range e.trace() {
 		b = appendString(b, *s)
@@ -86,7 +89,8 @@ func decodeEnvelope(b []byte) (*Envelope, error) {
 	e := &Envelope{Origin: Origin(d.byte())}
 	e.Sender = d.string()
 	e.Args = d.strings()
-	e.Stream, e.Formerly, _ = strings.Cut(d.string(), formerName)
+	e.Stream, e.Formerly, _ = strings.Cut(d.string(), besideStream)
+	e.Formerly, e.Pool, _ = strings.Cut(e.Formerly, besideStream)
 	e.Arrived = timeFromFile(int64(d.uint64()))
 	for _, s := range e.trace() {
 		*s = d.string()

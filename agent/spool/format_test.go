@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -33,7 +34,7 @@ type docState struct {
 	due                  int64
 	tries                uint16
 	status, class, flags byte
-	reply                string
+	reply, from          string
 }
 
 var docTable = crc32.MakeTable(crc32.Castagnoli)
@@ -211,10 +212,16 @@ func docFrames(t *testing.T, b []byte, magic string, yield func(id uint64, recip
 		at += (24 + uint64(len(events)) + 7) / 8 * 8
 		for e := events; len(e) > 0; {
 			n := binary.LittleEndian.Uint16(e[25:])
-			yield(u64(e, 0), u32(e, 8), docState{
-				int64(u64(e, 12)), binary.LittleEndian.Uint16(e[20:]), e[22], e[23], e[24], string(e[27 : 27+n]),
-			})
+			st := docState{
+				due: int64(u64(e, 12)), tries: binary.LittleEndian.Uint16(e[20:]), status: e[22], class: e[23], flags: e[24], reply: string(e[27 : 27+n]),
+			}
+			id, recipient := u64(e, 0), u32(e, 8)
 			e = e[27+n:]
+			if st.flags&16 != 0 {
+				at := strings.LastIndexByte(st.reply, '\t')
+				st.reply, st.from = st.reply[:at], st.reply[at+1:]
+			}
+			yield(id, recipient, st)
 		}
 	}
 }
@@ -231,7 +238,7 @@ func TestFlagsOfAnEventAreAsDocumented(t *testing.T) {
 	o.byHand = true
 	s := openStore(t, dir, o)
 	newSeen().load(t, s)
-	for i, st := range []State{{}, {Handback: true}, {Held: true}, {Handback: true, Stuck: true, Held: true}} {
+	for i, st := range []State{{}, {Handback: true}, {Held: true, Reply: "450\tlater", From: "news 192.0.2.1"}, {Handback: true, Stuck: true, Held: true}} {
 		if err := s.Record(Event{ID: r.ID(), Recipient: uint32(i), State: st}); err != nil {
 			t.Fatal(err)
 		}
@@ -241,8 +248,13 @@ func TestFlagsOfAnEventAreAsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []byte
-	docFrames(t, b, "MRJNL\r\n\x1a", func(_ uint64, _ uint32, st docState) { got = append(got, st.flags) })
-	if !bytes.Equal(got, []byte{0, 1, 8, 13}) {
+	docFrames(t, b, "MRJNL\r\n\x1a", func(_ uint64, n uint32, st docState) {
+		got = append(got, st.flags)
+		if want := map[uint32]string{2: "450\tlater|news 192.0.2.1"}[n]; st.reply+"|"+st.from != cmp.Or(want, "|") {
+			t.Errorf("recipient %d: %+v", n, st)
+		}
+	})
+	if !bytes.Equal(got, []byte{0, 1, 24, 13}) {
 		t.Errorf("flags %v", got)
 	}
 }
@@ -333,7 +345,7 @@ func TestPackageCommentIsEnoughToReadASpool(t *testing.T) {
 					if s.due == -1<<63 {
 						due = time.Time{}
 					}
-					if want := (State{Status(s.status), s.flags&1 != 0, s.flags&4 != 0, s.flags&8 != 0, s.tries, s.class, due, s.reply}); st != want {
+					if want := (State{Status(s.status), s.flags&1 != 0, s.flags&4 != 0, s.flags&8 != 0, s.tries, s.class, due, s.reply, s.from}); st != want {
 						t.Errorf("%s/%d: %+v, the package says %+v", have.ID, i, want, st)
 					}
 				}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // The places in a journal file or a checkpoint.
@@ -18,12 +19,17 @@ const (
 	frameHeaderSize = 24
 	maxPayload      = 4 << 20
 
-	eventSize    = 27 // without the reply
-	maxReply     = 512
+	eventSize = 27 // without the reply, and where the mail leaves from
+	maxReply  = 512
+	maxFrom   = 255
+	// besideReply stands between a reply and where the mail leaves from, which has none. An
+	// agent that does not know of that takes both for the reply.
+	besideReply  = "\t"
 	flagHandback = 1 << 0
 	flagSpan     = 1 << 1
 	flagStuck    = 1 << 2
 	flagHeld     = 1 << 3
+	flagFrom     = 1 << 4
 )
 
 // logHeader starts a journal file or a checkpoint.
@@ -91,9 +97,17 @@ func appendEvent(b []byte, id ID, recipient uint32, s *state) []byte {
 	if s.stuck {
 		flags |= flagStuck
 	}
+	if s.from != "" {
+		flags |= flagFrom
+	}
 	b = append(b, byte(s.status), s.class, flags)
-	b = le.AppendUint16(b, uint16(len(s.reply)))
-	return append(b, s.reply...)
+	if s.from == "" {
+		b = le.AppendUint16(b, uint16(len(s.reply)))
+		return append(b, s.reply...)
+	}
+	b = le.AppendUint16(b, uint16(len(s.reply)+len(besideReply)+len(s.from)))
+	b = append(append(b, s.reply...), besideReply...)
+	return append(b, s.from...)
 }
 
 // appendSpan encodes that all records which start in a span are done.
@@ -115,11 +129,19 @@ func decodeEvents(p []byte, yield func(id ID, recipient uint32, s state)) error 
 		if n > len(p) {
 			return fmt.Errorf("%w: event cut short", ErrDamaged)
 		}
+		reply, from := string(p[eventSize:n]), ""
+		if p[24]&flagFrom != 0 {
+			at := strings.LastIndex(reply, besideReply)
+			if at < 0 {
+				return fmt.Errorf("%w: event without where the mail leaves from", ErrDamaged)
+			}
+			reply, from = reply[:at], reply[at+len(besideReply):]
+		}
 		yield(ID(le.Uint64(p)), le.Uint32(p[8:]), state{
 			due: int64(le.Uint64(p[12:])), tries: le.Uint16(p[20:]), status: Status(p[22]),
 			class: p[23], handback: p[24]&flagHandback != 0, stuck: p[24]&flagStuck != 0, held: p[24]&flagHeld != 0,
 			span:  p[24]&flagSpan != 0,
-			reply: string(p[eventSize:n]),
+			reply: reply, from: from,
 		})
 		p = p[n:]
 	}

@@ -10,7 +10,8 @@ import (
 // is fresh, and a deferred one with a single recipient 24. What is done and
 // can be given back takes none, whatever it was.
 type index struct {
-	replies *replies
+	replies *textTable
+	froms   *textTable
 
 	keys    []uint32 // one for each message, by offset
 	slots   []uint32 // beside keys: the place in states, plus 1; 0 is fresh; nil while all are
@@ -51,7 +52,8 @@ type multi struct {
 // kept is a state in memory, in 16 octets.
 type kept struct {
 	due   int64
-	reply uint32 // in replies
+	reply uint16 // in replies
+	from  uint16 // in froms
 	tries uint16
 	how   uint8 // status, and the flags below
 	class uint8
@@ -69,7 +71,10 @@ var freshKept = kept{due: noTime}
 func (k kept) status() Status { return Status(k.how & keptStatus) }
 
 func (x *index) pack(s *state) kept {
-	k := kept{due: s.due, reply: x.replies.hold(s.reply), tries: s.tries, how: uint8(s.status) & keptStatus, class: s.class}
+	k := kept{
+		due: s.due, reply: uint16(x.replies.hold(s.reply)), from: uint16(x.froms.hold(s.from)), tries: s.tries,
+		how: uint8(s.status) & keptStatus, class: s.class,
+	}
 	if s.handback {
 		k.how |= keptHandback
 	}
@@ -84,9 +89,15 @@ func (x *index) pack(s *state) kept {
 
 func (x *index) unpack(k kept) state {
 	return state{
-		due: k.due, reply: x.replies.text(k.reply), tries: k.tries,
+		due: k.due, reply: x.replies.text(uint32(k.reply)), from: x.froms.text(uint32(k.from)), tries: k.tries,
 		status: k.status(), class: k.class, handback: k.how&keptHandback != 0, stuck: k.how&keptStuck != 0, held: k.how&keptHeld != 0,
 	}
+}
+
+// drop ends the use of a state's texts.
+func (x *index) drop(k kept) {
+	x.replies.drop(uint32(k.reply))
+	x.froms.drop(uint32(k.from))
 }
 
 // store puts a state into a free place.
@@ -253,10 +264,10 @@ func (x *index) set(i int, recipient uint32, s *state) (done bool) {
 	k := x.pack(s)
 	if !x.hasMany(i) {
 		if place, ok := x.slot(i); ok {
-			x.replies.drop(x.states[place].reply)
+			x.drop(x.states[place])
 			x.states[place] = k
 		} else if k.status().Final() && k.status() != Damaged {
-			x.replies.drop(k.reply) // the usual way of a message: nothing to keep
+			x.drop(k) // the usual way of a message: nothing to keep
 		} else {
 			x.setSlot(i, x.store(k)+1)
 		}
@@ -266,7 +277,7 @@ func (x *index) set(i int, recipient uint32, s *state) (done bool) {
 	if m.states == nil {
 		m.fill()
 	}
-	x.replies.drop(m.states[recipient].reply)
+	x.drop(m.states[recipient])
 	m.states[recipient] = k
 	if k.status().Final() {
 		m.open--
@@ -287,7 +298,7 @@ func (x *index) finish(i int) {
 			x.keys[i] |= keyKept
 			return
 		}
-		x.replies.drop(x.take(place).reply)
+		x.drop(x.take(place))
 		x.slots[i] = 0
 	}
 	if m := x.many(i); m != nil {
@@ -296,7 +307,7 @@ func (x *index) finish(i int) {
 			return
 		}
 		for _, k := range m.states {
-			x.replies.drop(k.reply)
+			x.drop(k)
 		}
 		delete(x.multi, x.offset(i))
 	}
@@ -307,7 +318,7 @@ func (x *index) replayed(offset, recipient uint32, s *state) {
 	k := x.pack(s)
 	if recipient == 0 {
 		if place, ok := x.replay[offset]; ok {
-			x.replies.drop(x.states[place].reply)
+			x.drop(x.states[place])
 			x.states[place] = k
 			return
 		}
@@ -328,7 +339,7 @@ func (x *index) replayed(offset, recipient uint32, s *state) {
 	for len(m.states) <= int(recipient) {
 		m.states = append(m.states, freshKept)
 	}
-	x.replies.drop(m.states[recipient].reply)
+	x.drop(m.states[recipient])
 	m.states[recipient] = k
 }
 
@@ -349,11 +360,11 @@ func (x *index) unread(yield func(offset, recipient uint32, s state)) {
 // forgetUnread ends the replay.
 func (x *index) forgetUnread() {
 	for _, place := range x.replay {
-		x.replies.drop(x.take(place).reply)
+		x.drop(x.take(place))
 	}
 	for _, m := range x.replayMulti {
 		for _, k := range m.states {
-			x.replies.drop(k.reply)
+			x.drop(k)
 		}
 	}
 	x.replay, x.replayMulti = nil, nil
@@ -394,18 +405,17 @@ func (x *index) compact() {
 	}
 }
 
-// forget ends the use of the replies.
+// forget ends the use of all texts.
 func (x *index) forget() {
 	for i := range x.keys {
 		if place, ok := x.slot(i); ok {
-			x.replies.drop(x.states[place].reply)
+			x.drop(x.states[place])
 		}
 	}
 	for _, m := range x.multi {
 		for _, k := range m.states {
-			x.replies.drop(k.reply)
+			x.drop(k)
 		}
 	}
-	replies := x.replies
-	*x = index{replies: replies}
+	*x = index{replies: x.replies, froms: x.froms}
 }

@@ -17,7 +17,8 @@ import (
 type Reader struct {
 	tree
 	segments map[uint32]*segment
-	replies  *replies
+	replies  *textTable
+	froms    *textTable
 	journals []string // and the checkpoint, by name
 	size     int64    // of these
 }
@@ -69,7 +70,7 @@ func (r *Reader) reload() error {
 
 func (r *Reader) loadOnce() error {
 	r.Close()
-	r.segments, r.replies, r.journals, r.size = make(map[uint32]*segment), newReplies(), nil, 0
+	r.segments, r.replies, r.froms, r.journals, r.size = make(map[uint32]*segment), newReplies(), newFroms(), nil, 0
 	// Segments come first: those that are made later are not in what we show.
 	names, err := r.fs.List(r.path(segmentsDir))
 	if err != nil {
@@ -87,7 +88,7 @@ func (r *Reader) loadOnce() error {
 		if err != nil {
 			return err
 		}
-		seg := &segment{number: n, file: f, index: index{replies: r.replies}}
+		seg := &segment{number: n, file: f, index: index{replies: r.replies, froms: r.froms}}
 		r.segments[n] = seg
 		h, err := readSegmentHeader(f)
 		if err == nil && h.number != n {

@@ -1,12 +1,14 @@
 package spool
 
-// replies holds each reply text once, however many recipients share it.
+// textTable holds each text once, however many recipients share it: replies, or what mail leaves
+// from.
 //
-// Texts with a session id in each are many, so their number is bounded: beyond
+// Replies with a session id in each are many, so their number is bounded: beyond
 // it only the reply code and the enhanced status code are kept (RFC 3463), which
 // are few, and beyond twice the bound nothing. The journal has the whole text
 // until its next checkpoint.
-type replies struct {
+type textTable struct {
+	whole   bool // a text is kept as it is, or not at all
 	numbers map[string]uint32
 	texts   []replyText // 0 is ""
 	free    []uint32
@@ -18,18 +20,28 @@ type replyText struct {
 }
 
 const (
-	maxReplies = 16 << 10
-	replyCodes = 9 // octets of "451 4.7.1"
+	maxReplies = 16 << 10 // and twice as many numbers at most, which fit in 16 bits
+	replyCodes = 9        // octets of "451 4.7.1"
 )
 
-func newReplies() *replies {
-	return &replies{numbers: make(map[string]uint32), texts: make([]replyText, 1)}
+func newReplies() *textTable {
+	return &textTable{numbers: make(map[string]uint32), texts: make([]replyText, 1)}
+}
+
+// newFroms returns a table of State.From: few, unless there are pools of hundreds of
+// addresses in each family.
+func newFroms() *textTable {
+	t := newReplies()
+	t.whole = true
+	return t
 }
 
 // hold returns the number of a text, for one use of it.
-func (t *replies) hold(text string) uint32 {
+func (t *textTable) hold(text string) uint32 {
 	no, ok := t.numbers[text]
-	if !ok && len(t.numbers) >= maxReplies {
+	if !ok && t.whole && len(t.numbers) >= maxReplies {
+		text = ""
+	} else if !ok && len(t.numbers) >= maxReplies {
 		text = text[:min(len(text), replyCodes)]
 		if no, ok = t.numbers[text]; !ok && len(t.numbers) >= 2*maxReplies {
 			text = ""
@@ -54,7 +66,7 @@ func (t *replies) hold(text string) uint32 {
 }
 
 // drop ends one use.
-func (t *replies) drop(no uint32) {
+func (t *textTable) drop(no uint32) {
 	if no == 0 {
 		return
 	}
@@ -66,4 +78,4 @@ func (t *replies) drop(no uint32) {
 	}
 }
 
-func (t *replies) text(no uint32) string { return t.texts[no].text }
+func (t *textTable) text(no uint32) string { return t.texts[no].text }

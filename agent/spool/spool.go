@@ -58,7 +58,9 @@ type Envelope struct {
 	// Formerly is the name that the stream would have had from a milter that took ids of
 	// recipients for streams; "" if the same. Orders and suppressions under it hold on.
 	Formerly string
-	Arrived  time.Time
+	// Pool is the [[pool]] that the rule of the milter names; "" if it names none.
+	Pool    string
+	Arrived time.Time
 
 	// Where the message came from, for our Received field, the log and pauses.
 	QueueID    string // the host MTA's queue id
@@ -119,6 +121,7 @@ type State struct {
 	Class    uint8     // outcome.Class of the last try; opaque here
 	Due      time.Time // next try, for Queued; zero: at once
 	Reply    string    // last reply or reason, one line, at most 512 octets are kept
+	From     string    // where the mail leaves from, as the first try settled it (pools.From); opaque here. An event without it keeps it
 }
 
 // Event is a change of one recipient's state.

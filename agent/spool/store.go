@@ -34,7 +34,8 @@ type Store struct {
 
 	mu       sync.Mutex
 	segments map[uint32]*segment
-	replies  *replies
+	replies  *textTable
+	froms    *textTable
 	done     []doneBlob
 	damages  []Damage
 	table    []byte // of Load and Follow: a footer
@@ -104,6 +105,7 @@ type waiting struct {
 type state struct {
 	due      int64 // nanoseconds since 1970, or noTime
 	reply    string
+	from     string
 	tries    uint16
 	status   Status
 	class    uint8
@@ -121,11 +123,15 @@ func packState(s *State) state {
 	if strings.ContainsAny(reply, "\r\n") {
 		reply = strings.NewReplacer("\r", " ", "\n", " ").Replace(reply)
 	}
-	return state{due: timeToFile(s.Due), reply: reply, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback, stuck: s.Stuck, held: s.Held}
+	from := s.From
+	if len(from) > maxFrom || strings.Contains(from, besideReply) {
+		from = ""
+	}
+	return state{due: timeToFile(s.Due), reply: reply, from: from, tries: s.Tries, status: s.Status, class: s.Class, handback: s.Handback, stuck: s.Stuck, held: s.Held}
 }
 
 func (s *state) unpack() State {
-	return State{Status: s.status, Handback: s.handback, Stuck: s.stuck, Held: s.held, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply}
+	return State{Status: s.status, Handback: s.handback, Stuck: s.stuck, Held: s.held, Tries: s.tries, Class: s.class, Due: timeFromFile(s.due), Reply: s.reply, From: s.from}
 }
 
 // ErrFinal says that a recipient is final and does not change any more.
@@ -170,7 +176,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 		return nil, fmt.Errorf("spool %s: %w", dir, err)
 	}
 	s := &Store{
-		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment), replies: newReplies(),
+		tree: t, log: o.Logger, opts: o, agent: lock, segments: make(map[uint32]*segment), replies: newReplies(), froms: newFroms(),
 		unopened: make(map[uint32]bool), rounds: rounds{began: time.Now()},
 		kick: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
@@ -251,7 +257,7 @@ func (s *Store) openSegment(n uint32) (*segment, error) {
 		f.Close()
 		return nil, fmt.Errorf("segment %s: %w", segmentName(n), err)
 	}
-	seg := &segment{number: n, salt: h.salt, file: f, scanned: recordsAt, index: index{replies: s.replies}}
+	seg := &segment{number: n, salt: h.salt, file: f, scanned: recordsAt, index: index{replies: s.replies, froms: s.froms}}
 	s.mu.Lock()
 	s.segments[n] = seg
 	s.mu.Unlock()
@@ -288,7 +294,7 @@ func (s *Store) Record(events ...Event) error {
 	}
 	var refused []error
 	for len(events) > 0 {
-		part := events[:min(len(events), maxPayload/(eventSize+maxReply))]
+		part := events[:min(len(events), maxPayload/(eventSize+maxReply+1+maxFrom))]
 		events = events[len(part):]
 		accepted, bad := s.check(part)
 		refused = append(refused, bad...)
@@ -342,7 +348,12 @@ func (s *Store) check(events []Event) (good []change, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		good = append(good, change{ev.ID, ev.Recipient, packState(&ev.State), seg, i, ev})
+		st := packState(&ev.State)
+		if st.from == "" {
+			was, _ := seg.state(i, ev.Recipient)
+			st.from = was.from
+		}
+		good = append(good, change{ev.ID, ev.Recipient, st, seg, i, ev})
 	}
 	return good, bad
 }

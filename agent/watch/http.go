@@ -161,6 +161,17 @@ func (w *Watch) Warnings() []string {
 			list = append(list, why)
 		}
 	}
+	if err := w.quotas.Failed(); err != nil {
+		list = append(list, "streams that have quotas wait: "+err.Error())
+	}
+	for _, x := range w.Sources() {
+		if x.Absent {
+			list = append(list, "source address "+x.Address+" cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none")
+		}
+	}
+	for _, e := range w.blocked() {
+		list = append(list, "source address "+e.Address+" is "+e.Blocks())
+	}
 	return public(list)
 }
 

@@ -36,9 +36,13 @@ func (p *page) Snapshot() web.Snapshot {
 		Time: time.Now(), Hostname: w.settings.Now().Config.Hostname, Version: w.version, Trouble: append(w.NotReady(), w.Warnings()...),
 	}
 	s.Waiting, s.Deferred, s.Active, s.Sessions = w.queue.Counts()
+	sessions := make(map[string]int) // by source
 	w.queue.EachSite(func(page []queue.Site) bool {
 		for i := range page {
 			x := &page[i]
+			if x.Source.IsValid() {
+				sessions[x.Source.String()] += x.Sessions
+			}
 			s.Sites = append(s.Sites, web.Site{
 				Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Sessions: x.Sessions, Opening: x.Opening,
 				Target: x.Target.Sessions, Pace: x.Target.Pace, Cause: x.Target.Cause, Held: held(&x.HeldBack),
@@ -47,6 +51,15 @@ func (p *page) Snapshot() web.Snapshot {
 		return true
 	})
 	s.Streams = slices.Clone(p.waiting())
+	sources := w.Sources()
+	for i := range sources {
+		x := &sources[i]
+		s.Sources = append(s.Sources, web.Source{Address: x.Address, What: x.InWords(), Sessions: sessions[x.Address], Trouble: x.Absent || x.Blocked != nil})
+	}
+	limits := w.StreamLimits()
+	for i := range limits {
+		s.Limits = append(s.Limits, web.Limit{Name: limits[i].Name, What: limits[i].InWords()})
+	}
 	unknown := w.orders.Unknown().List()
 	for _, x := range unknown[:min(len(unknown), maxUnknown)] {
 		s.Unknown = append(s.Unknown, web.UnknownReply{Count: x.Count, Example: x.Example})
@@ -63,7 +76,7 @@ func (p *page) waiting() []web.Stream {
 	if began := time.Now(); !began.Before(p.stale) {
 		p.streams = nil
 		for _, x := range p.watch.queue.Streams() {
-			p.streams = append(p.streams, web.Stream{Name: x.Name, Waiting: x.Waiting, Deferred: x.Deferred, Active: x.Active, Paused: x.Paused})
+			p.streams = append(p.streams, web.Stream{Name: x.Name, Waiting: x.Waiting, Deferred: x.Deferred, Active: x.Active, Paused: x.Paused, Waits: x.Waits})
 		}
 		now := time.Now()
 		p.stale = now.Add(max(2*time.Second, 20*now.Sub(began)))

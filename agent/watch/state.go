@@ -29,8 +29,9 @@ func (w *Watch) State() metrics.State {
 		Sites: w.queue.Sites(), Damaged: len(w.store.Damaged()), DNS: w.dns.Counts(),
 	}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = w.queue.Counts()
-	st.MaxSessions = w.queue.MaxSessions()
+	st.MaxSessions, st.Limited = w.queue.MaxSessions(), w.queue.Limited()
 	st.Outcomes, st.OutcomesFail = metrics.OutcomeStats(w.outcomes.Stats()), w.outcomes.Trouble() != ""
+	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
 	st.UnknownReplies = w.orders.Unknown().Total()
 	paused := make(map[string]bool)
 	for _, b := range w.orders.Standing().Pauses {

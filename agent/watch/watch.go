@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/quotas"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
@@ -45,6 +46,7 @@ type Options struct {
 	Settler  *settle.Settler
 	Events   *event.File
 	Outcomes *outcomes.Outcomes
+	Quotas   *quotas.Book
 	History  *history.History
 	Metrics  *metrics.Metrics
 	Assessor *assess.Assessor
@@ -66,6 +68,7 @@ type Watch struct {
 	settler  *settle.Settler
 	events   *event.File
 	outcomes *outcomes.Outcomes
+	quotas   *quotas.Book
 	history  *history.History
 	metrics  *metrics.Metrics
 	assessor *assess.Assessor
@@ -87,7 +90,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, quotas: o.Quotas, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

@@ -87,6 +87,11 @@ func busy(now time.Time) *fixed {
 				{Name: "Spring sale <sale.example.com>", Waiting: 5200, Deferred: 1000, Paused: "gmail-authentication: 550-5.7.26 this mail is unauthenticated"},
 				{Name: hostile, Waiting: 1040, Deferred: 20, Active: 4, Paused: hostile},
 			},
+			Sources: []Source{
+				{Address: "192.0.2.25", What: "of pool news, weight 3, greets as out1.example.com", Sessions: 40},
+				{Address: "192.0.2.26", What: "of pool news, weight 1, greets as out2.example.com; blocked at yahoo", Trouble: true},
+			},
+			Limits:  []Limit{{"newsletters", "4321 of 5000/h; Mon-Fri 08:00-20:00 Europe/Berlin, open until Mon 20:00"}, {hostile, hostile}},
 			Unknown: []UnknownReply{{17, "host mx.far.test[192.0.2.3] said: 550 ask joe@example.com (in reply to RCPT TO command)"}, {2, hostile}},
 		},
 		changes: map[string][]Change{

@@ -18,6 +18,7 @@ import (
 const (
 	maxSiteRows   = 50
 	maxStreamRows = 50
+	maxSourceRows = 50
 	maxHolds      = 10
 )
 
@@ -71,6 +72,10 @@ type overviewPage struct {
 	MoreSites   int
 	Streams     []streamRow
 	MoreStreams int
+	Sources     []Source
+	MoreSources int
+	Limits      []Limit
+	MoreLimits  int
 	Classes     []classRow
 	Since       string // what Classes cover
 	Unknown     []UnknownReply
@@ -86,6 +91,14 @@ func (h *Handler) overview(v *view) (any, *problem) {
 	p.Spans, p.Charts = links, v.charts(span)
 	p.Sites, p.MoreSites = v.siteRows()
 	p.Streams, p.MoreStreams = v.streamRows()
+	p.Sources, p.MoreSources = first(slices.Clone(v.Sources), maxSourceRows)
+	for i := range p.Sources {
+		p.Sources[i].What = v.text(p.Sources[i].What)
+	}
+	p.Limits, p.MoreLimits = first(slices.Clone(v.Limits), maxSourceRows)
+	for i := range p.Limits {
+		p.Limits[i] = Limit{v.text(p.Limits[i].Name), v.text(p.Limits[i].What)}
+	}
 	p.Classes = v.classRows()
 	for _, x := range v.Unknown {
 		p.Unknown = append(p.Unknown, UnknownReply{x.Count, v.text(x.Example)})
@@ -247,6 +260,8 @@ func (v *view) streamRow(p progress) streamRow {
 	}
 	if p.Paused != "" {
 		row.Paused, row.Left = v.text(p.Paused), "paused"
+	} else if p.Waits != "" {
+		row.Paused, row.Left = v.text(p.Waits), "waits"
 	}
 	return row
 }

@@ -61,6 +61,8 @@ type Snapshot struct {
 	Trouble  []string // what an admin must look at
 	Sites    []Site
 	Streams  []Stream
+	Sources  []Source       // that mail leaves from
+	Limits   []Limit        // of streams
 	Unknown  []UnknownReply // replies that no rule knew, the most frequent
 }
 
@@ -118,7 +120,19 @@ type Stream struct {
 	Name                      string
 	Waiting, Deferred, Active int // recipients
 	Paused                    string
+	Waits                     string // which limit of its [[stream]] it waits for
 }
+
+// Source is an address that mail leaves from.
+type Source struct {
+	Address  string
+	What     string // its pool, its name, what is wrong with it
+	Sessions int
+	Trouble  bool
+}
+
+// Limit is what a [[stream]] bounds, and how much of it is used.
+type Limit struct{ Name, What string }
 
 // Change is one change of what a site gets, and why.
 type Change struct {

@@ -59,7 +59,11 @@ func printAccount(out io.Writer, a *control.Account) {
 		held = "no: nothing waits"
 	}
 	printable.Fprintf(out, "held back  %s\n", held)
-	printable.Fprintf(out, "waiting    %s\n", count(a.Waiting, "recipient"))
+	waiting := count(a.Waiting, "recipient")
+	if a.Limited > 0 {
+		waiting += fmt.Sprintf(", %d of them for limits of their streams (millrace streams)", a.Limited)
+	}
+	printable.Fprintf(out, "waiting    %s\n", waiting)
 	slots := fmt.Sprintf("%d held of %d wanted: %d up, %d connecting, %d just ended", a.Held, a.Want, a.Sessions, a.Opening, a.Lagging)
 	if a.Host > 0 {
 		slots += fmt.Sprintf("; %d left to the host", a.Host)

@@ -17,6 +17,7 @@ import (
 const (
 	sitesPage = iota
 	streamsPage
+	sourcesPage // if mail leaves from addresses of the configuration
 	pages
 )
 
@@ -48,6 +49,12 @@ var boardColumns = [pages][]boardColumn{
 		{"HELD", 6, func(a, b *boardRow) int { return cmp.Compare(b.refused, a.refused) }},
 		{"PRIO", 5, func(a, b *boardRow) int { return cmp.Compare(b.rate, a.rate) }},
 		{"STREAM", 28, byName},
+	},
+	{
+		{"WAIT", 6, func(a, b *boardRow) int { return cmp.Compare(b.backlog, a.backlog) }},
+		{"SESS", 7, func(a, b *boardRow) int { return cmp.Compare(b.sessions, a.sessions) }},
+		{"RATE", 6, func(a, b *boardRow) int { return cmp.Compare(b.rate, a.rate) }},
+		{"ADDRESS", 28, byName},
 	},
 }
 
@@ -101,7 +108,12 @@ func (b *board) arrange() {
 	}
 	if b.page == streamsPage {
 		for i := range b.news.streams {
-			b.rows = append(b.rows, streamRow(&b.news.streams[i]))
+			b.rows = append(b.rows, streamRow(&b.news.streams[i], b.news.status))
+		}
+	}
+	if b.page == sourcesPage && b.news.status != nil {
+		for i := range b.news.status.Sources {
+			b.rows = append(b.rows, sourceRow(&b.news.status.Sources[i], b.news.status.Sites))
 		}
 	}
 	less := boardColumns[b.page][b.sort[b.page]].less
@@ -126,9 +138,31 @@ func siteRow(s *control.Site, deferred map[string]int) boardRow {
 	}
 }
 
-func streamRow(s *control.Stream) boardRow {
+// sourceRow sums up the sites that are called from a source address.
+func sourceRow(s *control.Source, sites []control.Site) boardRow {
+	r := boardRow{name: s.Address, cause: s.InWords()}
+	for i := range sites {
+		if x := &sites[i]; x.Source == s.Address {
+			r.backlog += x.Waiting
+			r.sessions += x.Sessions
+			r.rate += x.Rate
+		}
+	}
+	r.cells = []string{short(r.backlog), short(r.sessions), rateOf(r.rate), s.Address}
+	return r
+}
+
+func streamRow(s *control.Stream, st *control.Status) boardRow {
+	limits := ""
+	if st != nil {
+		for i := range st.Limits {
+			if l := &st.Limits[i]; l.Name == s.Limits {
+				limits = l.Name + ": " + l.InWords()
+			}
+		}
+	}
 	return boardRow{
-		name: s.Name, cause: s.Paused, backlog: s.Waiting + s.Deferred, deferred: s.Deferred, sessions: s.Active, refused: s.Held, rate: float64(max(1, s.Priority)),
+		name: s.Name, cause: cmp.Or(s.Paused, s.Waits, limits), backlog: s.Waiting + s.Deferred, deferred: s.Deferred, sessions: s.Active, refused: s.Held, rate: float64(max(1, s.Priority)),
 		cells: []string{short(s.Waiting), short(s.Deferred), short(s.Active), short(s.Held), fmt.Sprint(max(1, s.Priority)), s.Name},
 	}
 }
@@ -138,13 +172,22 @@ func (b *board) place() int {
 	return max(0, slices.IndexFunc(b.rows, func(r boardRow) bool { return r.name == b.chosen }))
 }
 
+// nextPage is the page behind this one; that of addresses is there if there are any.
+func (b *board) nextPage() int {
+	next := (b.page + 1) % pages
+	if next == sourcesPage && (b.news.status == nil || len(b.news.status.Sources) == 0) {
+		next = sitesPage
+	}
+	return next
+}
+
 // paused says whether a pause of exactly this row is on, which is what the key ends.
 func (b *board) paused(name string) bool {
 	f := control.Filter{Site: name}
 	if b.page == streamsPage {
 		f = control.Filter{Stream: name}
 	}
-	return name != "" && slices.ContainsFunc(b.news.standing.Pauses, func(x control.Pause) bool { return x.Filter == f })
+	return name != "" && b.page != sourcesPage && slices.ContainsFunc(b.news.standing.Pauses, func(x control.Pause) bool { return x.Filter == f })
 }
 
 // lines is how many rows there is room for: there are two lines of head, one of headings,
@@ -180,10 +223,7 @@ func (b *board) text() string {
 			heads[i] = "*" + c.head
 		}
 	}
-	last := "WHY"
-	if b.page == streamsPage {
-		last = "PAUSED"
-	}
+	last := [pages]string{"WHY", "PAUSED, LIMITS", "WHAT"}[b.page]
 	line("  %s  %s", cells(b.page, heads), last)
 	n := b.lines()
 	first := max(0, min(b.place()-n/2, len(b.rows)-n))
@@ -223,10 +263,14 @@ func (b *board) foot(line func(string, ...any)) {
 	if b.paused(b.chosen) {
 		pause = "p resume"
 	}
-	if b.page == sitesPage {
-		line("q quit  tab streams  s sort  %s  f flush  enter explain", pause)
-	} else {
-		line("q quit  tab sites  s sort  %s  f flush", pause)
+	next := [pages]string{"sites", "streams", "addresses"}[b.nextPage()]
+	switch b.page {
+	case sitesPage:
+		line("q quit  tab %s  s sort  %s  f flush  enter explain", next, pause)
+	case streamsPage:
+		line("q quit  tab %s  s sort  %s  f flush", next, pause)
+	default:
+		line("q quit  tab %s  s sort", next)
 	}
 }
 

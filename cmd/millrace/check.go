@@ -22,7 +22,7 @@ import (
 // Postfix fits it.
 type checkCmd struct {
 	PostfixConfig string `placeholder:"DIR" help:"Postfix's configuration directory, as postconf -c takes it. Default: the one that Postfix uses."`
-	DNS           bool   `name:"dns" default:"true" negatable:"" help:"Ask whether the addresses that mail leaves from have names that resolve back to them."`
+	DNS           bool   `name:"dns" default:"true" negatable:"" help:"Ask whether the addresses that mail leaves from have names that resolve back to them, and whether SPF records of senders have those of pools."`
 }
 
 func (c *checkCmd) Help() string {
@@ -105,8 +105,14 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 			r.say(offer)
 		}
 	}
+	for _, w := range absent(cfg, isHere) {
+		r.warn(w)
+	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {
+			r.warn(w)
+		}
+		for _, w := range uncovered(ctx, cfg, seen(cfg), resolver(cfg)) {
 			r.warn(w)
 		}
 	}

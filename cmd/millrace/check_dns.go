@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/settings"
 )
 
 // names is the part of the DNS that identity asks.
@@ -22,7 +23,7 @@ type names interface {
 const dnsTime = 10 * time.Second
 
 // resolver asks the servers that the agent asks.
-func resolver(c *config.Config) names {
+func resolver(c *config.Config) records {
 	if len(c.Agent.Resolvers) == 0 {
 		return net.DefaultResolver
 	}
@@ -38,23 +39,66 @@ func resolver(c *config.Config) names {
 func identity(ctx context.Context, c *config.Config, dns names) (wrong []string) {
 	ctx, cancel := context.WithTimeout(ctx, dnsTime)
 	defer cancel()
-	sources := c.Agent.SourceAddresses
-	if len(sources) == 0 {
-		sources = defaultSources(c)
-	}
-	for i, addr := range sources {
-		if addr.IsPrivate() || addr.IsLoopback() || addr.IsLinkLocalUnicast() {
+	for _, s := range greetings(c) {
+		if s.addr.IsPrivate() || s.addr.IsLoopback() || s.addr.IsLinkLocalUnicast() {
 			continue
 		}
-		hello := c.Hostname
-		if i < len(c.Agent.SourceHostnames) {
-			hello = c.Agent.SourceHostnames[i]
-		}
-		if w := identityOf(ctx, addr, hello, dns); w != "" {
+		if w := identityOf(ctx, s.addr, s.hello, dns); w != "" {
 			wrong = append(wrong, w)
 		}
 	}
 	return wrong
+}
+
+// greeting is an address that mail leaves from, and what it greets with.
+type greeting struct {
+	addr  netip.Addr
+	hello string
+}
+
+// greetings are those of source_addresses and of all pools; where some mail has none of these,
+// also what the system would send from.
+func greetings(c *config.Config) (list []greeting) {
+	add := func(addrs []netip.Addr, hellos []string) {
+		for i, addr := range addrs {
+			g := greeting{addr, c.Hostname}
+			if i < len(hellos) {
+				g.hello = hellos[i]
+			}
+			list = append(list, g)
+		}
+	}
+	sources := c.Agent.SourceAddresses
+	if len(sources) == 0 && c.General.Pool == "" {
+		sources = defaultSources(c)
+	}
+	add(sources, c.Agent.SourceHostnames)
+	for i := range c.Pools {
+		add(c.Pools[i].Addresses, c.Pools[i].Hostnames)
+	}
+	return list
+}
+
+// absent says which addresses of pools are not this host's at the moment. They may come later
+// (VRRP, IPv6), and the agent starts without them.
+func absent(c *config.Config, here func(netip.Addr) bool) (wrong []string) {
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		for _, a := range p.Addresses {
+			if !here(a) {
+				wrong = append(wrong, fmt.Sprintf("%s:%d: pool %q: %s is not an address of this host at the moment: until it is, mail leaves from others of the pool, or waits where there are none; remedy: give the host the address, or take it out of addresses",
+					p.File, p.Line, p.Name, a))
+			}
+		}
+	}
+	return wrong
+}
+
+// isHere says whether an address can be bound.
+func isHere(a netip.Addr) bool {
+	p := settings.NewPresence()
+	p.Look([]netip.Addr{a})
+	return p.Here(a)
 }
 
 func identityOf(ctx context.Context, addr netip.Addr, hello string, dns names) string {

@@ -57,3 +57,28 @@ func TestIdentityIsForwardConfirmed(t *testing.T) {
 		}
 	}
 }
+
+// Each address of a pool greets with its own name, and is looked at like the others.
+func TestIdentityOfPools(t *testing.T) {
+	t.Parallel()
+	z := zone{
+		reverse: map[string][]string{"198.51.100.1": {"out1.example.com."}, "198.51.100.2": {"out1.example.com."}},
+		forward: map[string][]string{"out1.example.com": {"198.51.100.1", "198.51.100.2"}},
+	}
+	c := &config.Config{Hostname: "mail.example.com", General: config.Queue{Pool: "news"}, Pools: []config.Pool{{
+		Name: "news", File: "millrace.toml", Line: 3,
+		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")},
+		Hostnames: []string{"out1.example.com", "out2.example.com"},
+	}}}
+	got := identity(t.Context(), c, z)
+	if len(got) != 1 || !strings.Contains(got[0], "198.51.100.2, which is out1.example.com, and greets as out2.example.com") {
+		t.Errorf("%q", got)
+	}
+	got = absent(c, func(a netip.Addr) bool { return a == netip.MustParseAddr("198.51.100.1") })
+	if len(got) != 1 || !strings.HasPrefix(got[0], `millrace.toml:3: pool "news": 198.51.100.2 is not an address of this host`) || !strings.Contains(got[0], "; remedy: ") {
+		t.Errorf("%q", got)
+	}
+	if isHere(netip.MustParseAddr("192.0.2.77")) || !isHere(netip.MustParseAddr("127.0.0.1")) {
+		t.Error("what can be bound is not what is here")
+	}
+}

@@ -120,6 +120,7 @@ func attemptLine(o *control.Outcome) string {
 	}
 	add(o.Recipient != "", " <", o.Recipient, ">")
 	add(o.Relay != "", " at ", o.Relay)
+	add(o.Source != "", " from ", o.Source)
 	add(o.HostID != "", ", now ", o.HostID, " of the host")
 	add(o.Tries > 1, ", try ", strconv.Itoa(o.Tries))
 	add(o.Class != "" && o.Class != "none", ", ", o.Class)

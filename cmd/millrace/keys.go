@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 // command is what a key asks of the agent or of the program, about a row.
 type command struct {
 	what wishKind
@@ -35,6 +37,10 @@ func (b *board) press(key string) command {
 		return command{}
 	}
 	b.said = ""
+	if b.page == sourcesPage && slices.Contains([]string{"p", "f", "enter", "e", "w"}, key) {
+		b.said = "millrace pauses and explains sites and streams; tab shows them"
+		return command{}
+	}
 	switch key {
 	case "q", "ctrl+c", "esc":
 		return command{what: wishQuit}
@@ -50,7 +56,7 @@ func (b *board) press(key string) command {
 		b.sort[b.page] = (b.sort[b.page] + 1) % len(boardColumns[b.page])
 		b.arrange()
 	case "tab":
-		b.page = 1 - b.page
+		b.page = b.nextPage()
 		b.chosen = ""
 		b.arrange()
 		return command{what: wishNow}

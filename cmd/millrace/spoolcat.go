@@ -85,6 +85,7 @@ func (c *spoolCat) cat(out, content io.Writer, r *spool.Reader) error {
 	attr("host", e.ByHost)
 	attr("host_queue_id", e.QueueID)
 	attr("stream", e.Stream)
+	attr("pool", e.Pool)
 	attr("verdict", string(m.Verdict))
 	if e.Origin == spool.Report {
 		attr("origin", "report")
@@ -113,6 +114,9 @@ func stateText(st *spool.State) string {
 	s := stateName(st)
 	if st.Tries > 0 {
 		s += fmt.Sprintf(", %d tries", st.Tries)
+	}
+	if st.From != "" {
+		s += ", from " + st.From
 	}
 	if st.Status == spool.Queued && !st.Due.IsZero() {
 		s += ", next " + st.Due.Format(time.RFC3339)

@@ -29,7 +29,8 @@ type streamsCmd struct {
 
 func (c *streamsCmd) Help() string {
 	return `Lists the streams (campaigns and lists) that have mail in the queue, or that are
-paused or have a priority. Counts are recipients.
+paused or have a priority, and which limit of their [[stream]] they wait for. Counts are
+recipients. Then come the limits, and how much of them is used.
 
 Examples:
   millrace streams
@@ -62,8 +63,21 @@ func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
 		name := s.Name
 		if s.Paused != "" {
 			name += "  (paused: " + s.Paused + ")"
+		} else if s.Waits != "" {
+			name += "  (" + s.Waits
+			if !s.Until.IsZero() {
+				name += ", until " + s.Until.Local().Format("Mon 15:04")
+			}
+			name += ")"
 		}
 		printable.Fprintf(out, row, s.Waiting, s.Deferred, s.Active, s.Held, max(1, s.Priority), name)
+	}
+	st, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range st.Limits {
+		printable.Fprintf(out, "[[stream]] %s: %s\n", st.Limits[i].Name, st.Limits[i].InWords())
 	}
 	return nil
 }
@@ -100,8 +114,8 @@ func (c *whyCmd) Help() string {
 	return `Shows the last changes of how many sessions a site gets and how fast they may send,
 each with the receiver's reply or the measurement behind it, oldest first; then how it
 stands now: what holds it back, and until when; its slots (connections that the receiver
-may count) and the limit that was found, as a whole and by address; then what is paused
-or limited there by hand.
+may count) and the limit that was found, as a whole and by address; the address that its
+mail leaves from, with its pool; then what is paused or limited there by hand.
 
 A limit is of "each address" where all of them are at what they accepted, of "the site"
 where together they have less. Both are kept.
@@ -160,6 +174,9 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	}
 	if now != nil {
 		printAccount(out, now)
+		if text := c.source(ctx, client, now.Source); text != "" {
+			printable.Fprintf(out, "source     %s\n", text)
+		}
 	}
 	printStanding(out, &standing,
 		func(b *control.Pause) bool {
@@ -168,6 +185,22 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 		},
 		func(l *control.Limit) bool { return l.Name == site.Name || l.Name == queue })
 	return nil
+}
+
+// source tells of the address that a site's connections favour; "" if the system chooses.
+func (c *whyCmd) source(ctx context.Context, client *control.Client, address string) string {
+	if address == "" {
+		return ""
+	}
+	st, err := client.Status(ctx)
+	if err == nil {
+		for i := range st.Sources {
+			if s := &st.Sources[i]; s.Address == address {
+				return address + " " + s.InWords()
+			}
+		}
+	}
+	return address
 }
 
 // siteInLine is what is known of a site; "" if nothing is.

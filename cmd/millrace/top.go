@@ -33,9 +33,9 @@ func (c *topCmd) Help() string {
               else what was behind the last change of sessions or pace. Of the row that
               is marked with > it stands below in full
 
-Keys: up and down, or j and k, choose a row; tab changes between sites and streams; s
-sorts by the next column; p pauses the row, or lets it go on; f flushes it, enter
-explains a site, as millrace why does; q quits.
+Keys: up and down, or j and k, choose a row; tab changes between sites, streams and the
+addresses that mail leaves from; s sorts by the next column; p pauses the row, or lets it
+go on; f flushes it, enter explains a site, as millrace why does; q quits.
 
 Without a terminal, or where TERM is dumb, it prints the table once.
 

@@ -16,9 +16,11 @@ import (
 // busy is an agent with three sites and two streams; it keeps what was asked of it.
 type busy struct {
 	backend
-	asked  []string
-	pauses []control.Pause
-	fault  error
+	asked   []string
+	pauses  []control.Pause
+	fault   error
+	sources []control.Source
+	limits  []control.StreamLimits
 }
 
 func (b *busy) Status(context.Context) (*control.Status, error) {
@@ -27,6 +29,12 @@ func (b *busy) Status(context.Context) (*control.Status, error) {
 	}
 	st := b.backend.Status()
 	st.Sites = append(st.Sites, control.Site{Name: "mx.slow.example", Queue: "general", Waiting: 5, Rate: 99.5, Latency: 300, Refused: 1_234_567})
+	for i := range st.Sites {
+		if b.sources != nil {
+			st.Sites[i].Source = b.sources[0].Address
+		}
+	}
+	st.Sources, st.Limits = b.sources, b.limits
 	return &st, nil
 }
 
@@ -163,6 +171,43 @@ func TestKeysAskTheAgent(t *testing.T) {
 	}
 	if got := m.text(); !strings.Contains(got, ">   1200    30     20     3    4 news.example.com\n") || !strings.Contains(got, " sale.example.com              wrong price\n") {
 		t.Errorf("the streams:\n%s", got)
+	}
+}
+
+// Where mail leaves from addresses of the configuration they have a page of their own; streams
+// show how much of their limits is used.
+func TestBoardShowsAddressesAndLimits(t *testing.T) {
+	t.Parallel()
+	m, b := watching(t)
+	keys(m, "tab", "tab")
+	if m.page != sitesPage {
+		t.Errorf("page %d without addresses", m.page)
+	}
+	b.sources = []control.Source{
+		{Address: "192.0.2.25", Pool: "news", Hello: "out1.example.com", Weight: 3},
+		{Address: "192.0.2.26", Pool: "news", Hello: "out2.example.com", Weight: 1, Absent: true},
+	}
+	b.limits = []control.StreamLimits{{Name: "letters", Rate: 20}}
+	feed(m, m.ask(m.page))
+	keys(m, "tab")
+	m.news.streams[0].Limits = "letters"
+	m.arrange()
+	if got := m.text(); !strings.Contains(got, "\nnews.example.com: letters: at most 20 messages/s\n") || !strings.Contains(got, "q quit  tab addresses") {
+		t.Errorf("the streams:\n%s", got)
+	}
+	keys(m, "tab")
+	got := m.text()
+	if !strings.Contains(got, ">   1205      8   144 192.0.2.25                    of pool news, weight 3") ||
+		!strings.Contains(got, "       0      0     0 192.0.2.26                    of pool news, weight 1") {
+		t.Errorf("the addresses:\n%s", got)
+	}
+	keys(m, "p", "f", "enter", "down")
+	if got := m.text(); len(b.asked) != 0 || !strings.Contains(got, "192.0.2.26: of pool news, weight 1, greets as out2.example.com; cannot be bound") {
+		t.Errorf("asked %q\n%s", b.asked, got)
+	}
+	keys(m, "tab")
+	if m.page != sitesPage {
+		t.Errorf("page %d", m.page)
 	}
 }
 

@@ -67,8 +67,9 @@ type opinion struct {
 	File     string   `json:"file"` // nameOf it
 	Divert   bool     `json:"divert"`
 	Reason   string   `json:"reason"`
-	Evidence []string `json:"evidence"` // "family: mark"
-	Stream   string   `json:"stream"`   // "" if it is not diverted
+	Evidence []string `json:"evidence"`       // "family: mark"
+	Stream   string   `json:"stream"`         // "" if it is not diverted
+	Pool     string   `json:"pool,omitempty"` // that the rule names
 }
 
 func (c *verdictCmd) print(w io.Writer, stdin io.Reader, cfg *config.Milter) error {
@@ -87,9 +88,9 @@ func (c *verdictCmd) print(w io.Writer, stdin io.Reader, cfg *config.Milter) err
 			continue
 		}
 		d := classifier.Decide(m)
-		o := opinion{nameOf(file), d.Divert != nil, d.Reason, []string{}, d.Stream}
+		o := opinion{nameOf(file), d.Divert != nil, d.Reason, []string{}, d.Stream, d.Pool}
 		if o.Divert && large {
-			o.Divert, o.Reason, o.Stream = false, "message is larger than max_message_size", ""
+			o.Divert, o.Reason, o.Stream, o.Pool = false, "message is larger than max_message_size", "", ""
 		}
 		for _, e := range d.Evidence {
 			o.Evidence = append(o.Evidence, e.String())
@@ -117,7 +118,11 @@ func nameOf(file string) string {
 
 func (o *opinion) print(w io.Writer) {
 	if o.Divert {
-		printable.Fprintf(w, "%s: divert, stream %s: %s\n", o.File, o.Stream, o.Reason)
+		pool := ""
+		if o.Pool != "" {
+			pool = ", pool " + o.Pool
+		}
+		printable.Fprintf(w, "%s: divert, stream %s%s: %s\n", o.File, o.Stream, pool, o.Reason)
 	} else {
 		printable.Fprintf(w, "%s: leave: %s\n", o.File, o.Reason)
 	}

@@ -41,7 +41,7 @@ func TestVerdictTellsWhatTheMilterWouldDecide(t *testing.T) {
 	t.Parallel()
 	dir := writeLetters(t)
 	config := filepath.Join(dir, "millrace.toml")
-	text := "hostname = 'mail.example.com'\n[milter]\nhost_domains = ['example.com']\n[[milter.rule]]\nname = 'joe'\naction = 'divert'\nauth_user = ['joe']\nstream = 'joes'\n"
+	text := "hostname = 'mail.example.com'\n[milter]\nhost_domains = ['example.com']\n[[milter.rule]]\nname = 'joe'\naction = 'divert'\nauth_user = ['joe']\nstream = 'joes'\npool = 'news'\n[[pool]]\nname = 'news'\naddresses = ['192.0.2.1']\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -52,17 +52,17 @@ func TestVerdictTellsWhatTheMilterWouldDecide(t *testing.T) {
 	}{
 		"several": {[]string{at("news.eml"), at("receipt.eml"), at("plain.eml")}, []opinion{
 			{at("news.eml"), true, "List-Id, Precedence, list software, list's sender",
-				[]string{"opt-in: List-Id", "opt-in: Precedence", "list-software: list software", "structure: list's sender"}, "news.lists.example.net"},
+				[]string{"opt-in: List-Id", "opt-in: Precedence", "list-software: list software", "structure: list's sender"}, "news.lists.example.net", ""},
 			{at("receipt.eml"), false, "no evidence of bulk but List-Unsubscribe, Feedback-ID",
-				[]string{"opt-in: List-Unsubscribe", "opt-in: Feedback-ID"}, ""},
-			{at("plain.eml"), false, "no evidence of bulk", []string{}, ""},
+				[]string{"opt-in: List-Unsubscribe", "opt-in: Feedback-ID"}, "", ""},
+			{at("plain.eml"), false, "no evidence of bulk", []string{}, "", ""},
 		}},
-		"a user":       {[]string{"--user", "joe", at("plain.eml")}, []opinion{{at("plain.eml"), true, "rule says divert", []string{}, "joes"}}},
-		"null sender":  {[]string{"--sender", "<>", at("news.eml")}, []opinion{{at("news.eml"), false, "null sender", []string{}, ""}}},
-		"empty sender": {[]string{"--sender=", at("news.eml")}, []opinion{{at("news.eml"), false, "null sender", []string{}, ""}}},
-		"local":        {[]string{"--rcpt", "eve@example.com", at("news.eml")}, []opinion{{at("news.eml"), false, "no remote recipient", []string{}, ""}}},
+		"a user":       {[]string{"--user", "joe", at("plain.eml")}, []opinion{{at("plain.eml"), true, "rule says divert", []string{}, "joes", "news"}}},
+		"null sender":  {[]string{"--sender", "<>", at("news.eml")}, []opinion{{at("news.eml"), false, "null sender", []string{}, "", ""}}},
+		"empty sender": {[]string{"--sender=", at("news.eml")}, []opinion{{at("news.eml"), false, "null sender", []string{}, "", ""}}},
+		"local":        {[]string{"--rcpt", "eve@example.com", at("news.eml")}, []opinion{{at("news.eml"), false, "no remote recipient", []string{}, "", ""}}},
 		"both kinds": {[]string{"--rcpt", "eve@example.com", "--rcpt", "bob@web.de", "--sender", "owner-news@example.com", at("plain.eml")},
-			[]opinion{{at("plain.eml"), false, "no evidence of bulk but list's sender", []string{"structure: list's sender"}, ""}}},
+			[]opinion{{at("plain.eml"), false, "no evidence of bulk but list's sender", []string{"structure: list's sender"}, "", ""}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -25,6 +25,7 @@
 //	check, config, setup, admin_days what admins do; testdata/admin_days has one script for each of their tasks
 //	trouble, flowdelay, queueid, pflogsumm
 //	                                 full disks, daemons that are down, reused queue ids, what pflogsumm makes of the logs
+//	pools                            where mail leaves from, over greylisting, restarts and other weights
 //	half                             a newsletter beside a campaign with an id for each recipient
 //	sendmail, sendmail_session       the same with Sendmail
 //

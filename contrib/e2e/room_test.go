@@ -87,6 +87,7 @@ type arrival struct {
 	qid, spool                  string // from our trace; "" if it came by the host alone
 	content                     string // if the room keeps it
 	tls                         bool
+	client                      netip.Addr // where the connection came from
 }
 
 // ours reports whether Millrace delivered it.
@@ -222,7 +223,7 @@ var trace = regexp.MustCompile(`\AReceived: (?:[^\r]|\r\n\s)*?\bby \S+ \(Millrac
 // arrived notes what a receiver took, before it answers.
 func (r *room) arrived(m *sink.Message) {
 	content := string(m.Content)
-	a := arrival{provider: m.Provider, sender: m.Sender, mailArgs: strings.Clone(m.MailArgs), tls: m.TLS}
+	a := arrival{provider: m.Provider, sender: m.Sender, mailArgs: strings.Clone(m.MailArgs), tls: m.TLS, client: m.Client}
 	if i := strings.Index(content, ledger.IDHeader+": "); i >= 0 {
 		id, _, _ := strings.Cut(content[i+len(ledger.IDHeader)+2:], "\r\n")
 		a.id = strings.Clone(id)

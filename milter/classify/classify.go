@@ -130,6 +130,7 @@ type Message struct {
 type Decision struct {
 	Divert []bool // by recipient; nil if none is diverted
 	Stream string // of diverted mail
+	Pool   string // that the admin's rule names; ""
 	Rule   string // name of the admin's rule that decided, "builtin", or ""
 	Reason string // in a few words, for the log
 
@@ -217,7 +218,7 @@ func (c *Classifier) Decide(m *Message) Decision {
 			return Decision{Rule: r.name, Reason: "rule says leave"}
 		}
 		stream, formerly := c.stream(r.stream, m, h, count(divert))
-		return Decision{Divert: divert, Stream: stream, Formerly: formerly, Rule: r.name, Reason: "rule says divert"}
+		return Decision{Divert: divert, Stream: stream, Pool: r.pool, Formerly: formerly, Rule: r.name, Reason: "rule says divert"}
 	}
 	if !c.builtin {
 		return Decision{Reason: "no rule matches"}

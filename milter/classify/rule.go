@@ -16,6 +16,7 @@ type rule struct {
 	name   string
 	action config.Action
 	stream template
+	pool   string
 
 	sender          globs
 	header          []headerMatch
@@ -37,7 +38,7 @@ type headerMatch struct {
 
 func newRule(r *config.Rule) (rule, error) {
 	out := rule{
-		name: r.Name, action: r.Action,
+		name: r.Name, action: r.Action, pool: r.Pool,
 		sender: newGlobs(r.Sender), client: r.Client, authUser: newGlobs(r.AuthUser), daemon: r.Daemon,
 		minRecipients: r.MinRecipients, recipientDomain: newGlobs(r.RecipientDomain), minSize: int64(r.MinSize),
 	}

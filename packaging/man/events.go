@@ -47,11 +47,13 @@ sqlite3(1) reads them while the agent runs:
 
 The agent writes once a second. Do not leave a transaction open: while one reads, the file -wal beside the database grows, /readyz warns, and at 256 MiB the agent waits. Do not write. A file that is removed while the agent has it open is begun anew from its own log of events, two days or 256 MiB of them, as one that is damaged is; /readyz tells that for an hour. New columns may be added; user_version grows if one goes or changes its meaning.`)
 	w.Sub("outcomes, a view")
-	w.Text("One row for each event, with the names and values of the event file: time, event, id, ordinal, qid, recipient, stream, domain, queue, site, relay, tries, class, hard, rule, code, dsn, reply, due, and report, 1 for a report of Millrace's own. An event \"gap\" stands where events were lost; its reply says how many.")
+	w.Text("One row for each event, with the names and values of the event file: time, event, id, ordinal, qid, recipient, stream, domain, queue, site, relay, tries, class, hard, rule, code, dsn, reply, due, source, and report, 1 for a report of Millrace's own. An event \"gap\" stands where events were lost; its reply says how many.")
 	w.Sub("attempts and kinds")
 	w.Text(`The tables behind it. attempts: id, in the order they were written; time and due in milliseconds since 1970; message, the id of the message as a number (segment << 32 | offset); ordinal of the recipient; qid; recipient, a text, or a number (recipients = "hashed"), or NULL; tries; words, the part of the reply that is this one's; kind, a row of kinds.
 
 kinds: id, and what many attempts have in common: event, class, hard, code, dsn, rule, stream, domain, queue, site, relay, report, and the reply around the words, before and after.
+
+sources: kind, and the address that attempts of that kind came from.
 
 A hashed recipient is the first 64 bits of HMAC-SHA256 over the address in lower case, with the key in the file "key"; its last bit is 1.`)
 	w.Sub("keys, runs, cursor")

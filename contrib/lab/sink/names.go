@@ -93,7 +93,7 @@ func (s *nameServer) answer(m *dns.Msg, q dns.Question) (time.Duration, bool) {
 	}
 	if h := s.internet.hostNamed(name); h != nil {
 		b := h.provider.behaviour.Load()
-		if q.Qtype == dns.TypeA && b.DNS != NoAddress {
+		if q.Qtype == addressType(h) && b.DNS != NoAddress {
 			m.Answer = append(m.Answer, addressRecord(q.Name, h, b))
 		}
 		finish(m, q, b)
@@ -119,8 +119,8 @@ func (s *nameServer) answer(m *dns.Msg, q dns.Question) (time.Duration, bool) {
 			m.Answer = append(m.Answer, &dns.MX{Hdr: header(q.Name, dns.TypeMX, b), Mx: "."})
 		}
 	case NoMX:
-		if q.Qtype == dns.TypeA {
-			for _, h := range v.hosts {
+		for _, h := range v.hosts {
+			if q.Qtype == addressType(h) {
 				m.Answer = append(m.Answer, addressRecord(q.Name, h, b))
 			}
 		}
@@ -149,7 +149,17 @@ func finish(m *dns.Msg, q dns.Question, b *Behaviour) {
 	m.Ns = append(m.Ns, &dns.SOA{Hdr: h, Ns: "ns.sink.test.", Mbox: "admin.sink.test.", Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: h.Ttl})
 }
 
+func addressType(h *host) uint16 {
+	if h.addr.Is6() {
+		return dns.TypeAAAA
+	}
+	return dns.TypeA
+}
+
 func addressRecord(name string, h *host, b *Behaviour) dns.RR {
+	if h.addr.Is6() {
+		return &dns.AAAA{Hdr: header(name, dns.TypeAAAA, b), AAAA: h.addr.AsSlice()}
+	}
 	return &dns.A{Hdr: header(name, dns.TypeA, b), A: h.addr.AsSlice()}
 }
 

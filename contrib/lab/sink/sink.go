@@ -94,7 +94,7 @@ type Provider struct {
 // Host is one host of a provider.
 type Host struct {
 	Name       string     `toml:"name"`
-	Addr       netip.Addr `toml:"addr"`       // in 127.0.0.0/8; default: 127.<16 + number of provider>.0.<number of host>
+	Addr       netip.Addr `toml:"addr"`       // in 127.0.0.0/8, or ::1; default: 127.<16 + number of provider>.0.<number of host>
 	Preference uint16     `toml:"preference"` // of its MX record; default 10
 	Behaviour  *Behaviour `toml:"behaviour"`  // its own; default: the provider's
 }
@@ -277,8 +277,8 @@ func (n *Internet) hostList(p Provider) ([]Host, error) {
 			}
 			h.Addr = netip.AddrFrom4([4]byte{127, byte(16 + len(n.providers)), byte(i / 250), byte(1 + i%250)})
 		}
-		if !h.Addr.Is4() || !h.Addr.IsLoopback() {
-			return nil, fmt.Errorf("host %s: %s is not in 127.0.0.0/8", h.Name, h.Addr)
+		if !h.Addr.IsLoopback() {
+			return nil, fmt.Errorf("host %s: %s is not in 127.0.0.0/8, nor ::1", h.Name, h.Addr)
 		}
 	}
 	return list, nil

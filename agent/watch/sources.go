@@ -1,0 +1,70 @@
+package watch
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+)
+
+// Sources are the addresses that mail leaves from; none where the system chooses.
+func (w *Watch) Sources() (list []control.Source) {
+	set := w.settings.Now()
+	absent, blocked := w.absent(), w.blocked()
+	for _, p := range set.Pools() {
+		for i := range p.Addresses {
+			a := &p.Addresses[i]
+			x := control.Source{
+				Address: a.Addr.String(), Pool: p.Name, Hello: cmp.Or(a.Hello, set.Config.Hostname), Weight: a.Weight,
+				Absent: slices.Contains(absent, a.Addr),
+			}
+			for _, e := range blocked {
+				if e.Address == x.Address {
+					x.Blocked = append(x.Blocked, e)
+				}
+			}
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+// StreamLimits are what the [[stream]]s of the configuration bound; those that only name a pool,
+// a priority or an age are left out.
+func (w *Watch) StreamLimits() (list []control.StreamLimits) {
+	now := time.Now()
+	counts := w.quotas.List(now)
+	streams := w.settings.Now().Config.Streams
+	for i := range streams {
+		st := &streams[i]
+		x := control.StreamLimits{Name: st.Name, Rate: float64(st.MaxMessageRate)}
+		for _, c := range counts {
+			if c.Stream == st.Name {
+				x.Quotas = append(x.Quotas, control.Quota{Queue: c.Provider, Day: c.Day, Limit: c.Limit, Used: c.Used, Next: c.Next})
+			}
+		}
+		if !st.Open.Zero() {
+			x.Window, x.Closed, x.Changes = st.Open.String(), !st.Open.Open(now), st.Open.Next(now)
+		}
+		if x.Rate > 0 || x.Quotas != nil || x.Window != "" {
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+// blocked are the effects of rules by which receivers refuse source addresses of ours.
+func (w *Watch) blocked() []control.Effect {
+	now := time.Now()
+	return slices.DeleteFunc(slices.Clone(w.orders.Standing().Effects), func(e control.Effect) bool { return e.Address == "" || !now.Before(e.Until) })
+}
+
+// absent are the source addresses that are not on this host at the moment.
+func (w *Watch) absent() []netip.Addr {
+	if p := w.settings.Now().Presence; p != nil {
+		return p.Absent()
+	}
+	return nil
+}
