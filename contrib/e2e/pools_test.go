@@ -104,21 +104,9 @@ func TestPoolsBehindPostfix(t *testing.T) {
 		many    = 2000 // recipients of each domain that is spread
 		atOnce  = 50
 	)
-	add := func(addr string) {
-		t.Helper()
-		remove, err := lab.AddAddress(netip.MustParseAddr(addr))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := remove(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 	for pool := range 3 {
-		add(fmt.Sprintf("fd00:%d::1", 31+pool))
-		add(fmt.Sprintf("fd00:%d:0:1::2", 31+pool))
+		addAddress(t, fmt.Sprintf("fd00:%d::1", 31+pool))
+		addAddress(t, fmt.Sprintf("fd00:%d:0:1::2", 31+pool))
 	}
 	grey := sink.Behaviour{Greylist: time.Millisecond}
 	r := enter(t, setup{
@@ -210,7 +198,7 @@ func TestPoolsBehindPostfix(t *testing.T) {
 		}
 	}
 
-	add("192.0.2.177")
+	addAddress(t, "192.0.2.177")
 	i := 0
 	r.until("mail leaves from the address that has come", func() bool {
 		i++
@@ -246,6 +234,20 @@ func TestPoolsBehindPostfix(t *testing.T) {
 	if why := r.verb("why", "strict:"+blocked); !strings.Contains(why, "suspended") || !strings.Contains(why, blocked) {
 		t.Errorf("millrace why: %s", why)
 	}
+}
+
+// addAddress gives the room an address for the time of a test.
+func addAddress(t *testing.T, addr string) {
+	t.Helper()
+	remove, err := lab.AddAddress(netip.MustParseAddr(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := remove(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // froms are what recipients in the spool leave from, by their addresses.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,9 +49,7 @@ func runPublic(t *testing.T, path, host string) {
 	s := publicHost{host: host}
 	s.read(t, path)
 	// Postfix wants to find each address of inet_interfaces on an interface.
-	if err := lab.Alias(strings.ReplaceAll(strings.TrimPrefix(host, "127."), ".", "-"), netip.MustParseAddr(host)); err != nil {
-		t.Fatal(err)
-	}
+	addAddress(t, host)
 	r := newRoom(t, ctx)
 	if err := r.StartPostfix(ctx, lab.PostfixOptions{Own: &lab.PostfixOwn{Main: s.main, Master: s.master, Addr: host + ":" + s.port}}); err != nil {
 		t.Fatal(err)

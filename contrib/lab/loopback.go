@@ -12,7 +12,9 @@ import (
 )
 
 // AddAddress gives the loopback interface of an isolated program another address, as a host
-// gets one by VRRP; all of 127.0.0.0/8 is there from the start. remove takes it away again.
+// gets one by VRRP; all of 127.0.0.0/8 can be bound from the start, but is not seen on the
+// interface. It is that address alone, without its network: the rest of which nobody can bind.
+// The error is EEXIST if it has the address already. remove takes it away again.
 func AddAddress(a netip.Addr) (remove func() error, err error) {
 	if !Isolated() {
 		return nil, errors.New("add address: the program is not isolated: call lab.Isolate or lab.Main first")
