@@ -198,6 +198,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	a.events.Reopen(settings.EventPlace(&next))
 	a.outcomes.Use(settings.OutcomesPolicy(&next))
 	a.bounced.Use(settings.SuppressPolicy(&next))
+	a.orders.Reloaded()
 	a.watch.Reloaded()
 	return nil
 }

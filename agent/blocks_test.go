@@ -94,6 +94,28 @@ func TestBlockedAddressWaitsOrOthersTakeItsMail(t *testing.T) {
 			if on == config.BlockOthers && (len(pauses) != 1 || pauses[0].Filter != (control.Filter{Queue: "big", Stream: "bad"})) {
 				t.Errorf("pauses %+v", pauses)
 			}
+			if on == config.BlockOthers { // what the pool says holds, from a reload on
+				c := *s.config
+				c.Pools = slices.Clone(c.Pools)
+				c.Pools[0].OnBlock = config.BlockWait
+				if err := s.agent.Reload(&c); err != nil {
+					t.Fatal(err)
+				}
+				before, mine := len(s.at("big")), ""
+				for i := 0; mine == ""; i++ { // a domain whose own address is the blocked one
+					if d := fmt.Sprintf("d%d.test", i); p.Choose(d, nil)[0] == blocked {
+						mine = d
+					}
+				}
+				s.send(spool.Envelope{Sender: "good@news.test", Stream: "good"}, letter, "r@"+mine)
+				s.until("it waits for its own address", func() bool {
+					return slices.ContainsFunc(s.agent.watch.Warnings(), func(w string) bool { return strings.Contains(w, "its mail there waits") }) &&
+						slices.ContainsFunc(s.agent.queue.SitesOf(mine), func(site string) bool { return site == "big:"+blocked.String() })
+				})
+				if n := len(s.at("big")) - before; n != 0 {
+					t.Errorf("%d moved", n)
+				}
+			}
 			if _, err := s.admin().Resume(t.Context(), control.Filter{Site: "big:" + blocked.String()}); err != nil {
 				t.Fatal(err)
 			}

@@ -242,6 +242,8 @@ func assign(value, p any, key string) []fault {
 		*p = b
 	case *int:
 		return integer(value, p, key, 1, 1<<31-1)
+	case *Share:
+		return integer(value, p, key, 1, MaxPriority)
 	case *Count:
 		return integer(value, p, key, 0, 1<<31-1)
 	case *int64:
@@ -354,7 +356,7 @@ func scalar[T any](value any, p *T, example string, parse func(string) (T, error
 	return nil
 }
 
-func integer[T int | Count | int64 | uint16](value any, p *T, key string, least, most int64) []fault {
+func integer[T int | Share | Count | int64 | uint16](value any, p *T, key string, least, most int64) []fault {
 	n, ok := value.(int64)
 	if !ok {
 		return wrongType(value, "a whole number, without quotes", key+" = 10")

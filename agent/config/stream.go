@@ -24,7 +24,7 @@ type Stream struct {
 	Pool string `toml:"pool"`
 	// Priority is the share of each of its streams beside others that wait for the same
 	// receiver, 1 to 100; millrace priority overrides it. Default: 1.
-	Priority int `toml:"priority"`
+	Priority Share `toml:"priority"`
 	// MaxMessageRate bounds the messages per time to all receivers together, as those of
 	// queues: "20/s", "600/m"; "" is no limit. A message to several recipients of a domain
 	// counts once. Default: "".
@@ -61,6 +61,9 @@ type Quota struct {
 	N   int
 	Day bool
 }
+
+// Share is the priority of a stream, 1 to MaxPriority; 0: none is given.
+type Share int
 
 // MaxPriority is the highest priority of a stream.
 const MaxPriority = 100
@@ -110,9 +113,6 @@ func (l *loader) checkStreams() {
 			s.Streams = []string{s.Name}
 		}
 		l.checkPoolName(s.Pool, path+".pool")
-		if s.Priority > MaxPriority {
-			l.fail(path+".priority", remedy(fmt.Sprintf("priority: %d is out of range", s.Priority), fmt.Sprintf("write a number from 1 to %d", MaxPriority)))
-		}
 		l.checkQuotas(path+".quotas", s.Quotas)
 		l.checkQuotas(path+".provider_quotas", s.ProviderQuotas)
 		l.checkWindow(s, path)

@@ -103,6 +103,19 @@ func ParseRate(s string) (Rate, error) {
 	return Rate(float64(n) / per), nil
 }
 
+// Per is a rate as so many messages in a unit that rates are written with, "second", "minute" or
+// "hour": the first in which there is one at least, else the last.
+func (r Rate) Per() (n float64, unit string) {
+	switch n := float64(r); {
+	case n >= 1:
+		return n, "second"
+	case n*60 >= 1:
+		return n * 60, "minute"
+	default:
+		return n * 3600, "hour"
+	}
+}
+
 // ParseListen reads a listening address in the notation of milters and returns
 // what net.Listen wants: "unix:/path" is ("unix", "/path"),
 // "inet:8890@127.0.0.1" is ("tcp4", "127.0.0.1:8890") and "inet6:8890@[::1]" is

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,17 @@ func TestParseRate(t *testing.T) {
 	for _, s := range []string{"100", "/s", "0/s", "-1/s", "1/d", "1/s/s", "NaN/s"} {
 		if got, err := ParseRate(s); err == nil {
 			t.Errorf("ParseRate(%q) = %v, want an error", s, got)
+		}
+	}
+}
+
+func TestRateInTheUnitThatItIsWrittenWith(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]string{"100/s": "100 second", "60/m": "1 second", "30/m": "30 minute", "1800/h": "30 minute", "5/h": "5 hour", "1/h": "1 hour"} {
+		r, err := ParseRate(s)
+		n, unit := r.Per()
+		if got := fmt.Sprintf("%.3g %s", n, unit); err != nil || got != want {
+			t.Errorf("%s is %s, %v; want %s", s, got, err, want)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/agent/config"
 )
 
 // Source is an address that mail leaves from.
@@ -63,7 +65,8 @@ type Quota struct {
 func (l *StreamLimits) InWords() string {
 	var parts []string
 	if l.Rate > 0 {
-		parts = append(parts, fmt.Sprintf("at most %.3g messages/s", l.Rate))
+		n, unit := config.Rate(l.Rate).Per()
+		parts = append(parts, fmt.Sprintf("at most %.3g messages/%s", n, unit[:1]))
 	}
 	for i := range l.Quotas {
 		parts = append(parts, l.Quotas[i].inWords())

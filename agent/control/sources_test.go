@@ -20,6 +20,8 @@ func TestSourcesAndLimitsInWords(t *testing.T) {
 				"blocked at yahoo:192.0.2.1 until 2026-11-30 08:00:00: others of its pool take its mail there, but for the stream that earned it",
 		},
 		{&StreamLimits{Name: "a", Rate: 20}, "at most 20 messages/s"},
+		{&StreamLimits{Name: "a", Rate: 10. / 60}, "at most 10 messages/m"},
+		{&StreamLimits{Name: "a", Rate: 1. / 3600}, "at most 1 messages/h"},
 		{
 			&StreamLimits{Name: "a", Window: "Mon-Fri 08:00-20:00", Closed: true, Changes: at, Quotas: []Quota{{Limit: 5000, Used: 17}, {Queue: "google", Day: true, Limit: 100, Used: 100, Next: at}}},
 			"17 of 5000/h; google 100 of 100/d, room at Mon 08:00; Mon-Fri 08:00-20:00, closed until Mon 08:00",

@@ -102,6 +102,38 @@ func (o *Orders) moveBlocked(s *control.StandingOrders) {
 	}
 }
 
+// Reloaded has a configuration that was read anew decide what becomes of the mail of addresses that
+// are blocked: where its pools do not say "others" any more, it waits from now on. The stream that
+// earned the block stays paused until that ends. What waits already goes on waiting, whatever
+// they say now: which stream earned the block is not known of it.
+func (o *Orders) Reloaded() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next := *o.now.Load()
+	if !o.withdraw(&next) {
+		return
+	}
+	o.Exclusively(func() { o.now.Store(&next) })
+	o.dirty = true
+	o.moveBlocked(&next)
+}
+
+// withdraw ends the move of mail from addresses whose pools do not say "others", and says whether
+// there was any.
+func (o *Orders) withdraw(s *control.StandingOrders) (any bool) {
+	s.Effects = slices.Clone(s.Effects)
+	for i := range s.Effects {
+		e := &s.Effects[i]
+		if e.Queue == "" {
+			continue
+		}
+		if a, err := netip.ParseAddr(e.Address); err != nil || o.settings.Now().OnBlock(a) != config.BlockOthers {
+			e.Queue, e.Stream, any = "", "", true
+		}
+	}
+	return any
+}
+
 // clampOf is an effect as the site's controller has it.
 func clampOf(e *control.Effect) elastic.Clamp {
 	cl := elastic.Clamp{Sessions: e.Sessions, Pace: e.Rate, Until: e.Until, Reason: e.Reason}
@@ -115,6 +147,7 @@ func clampOf(e *control.Effect) elastic.Clamp {
 // force yet.
 func (o *Orders) recall(s *control.StandingOrders, now time.Time) {
 	s.Effects = slices.DeleteFunc(s.Effects, func(e control.Effect) bool { return !now.Before(e.Until) })
+	o.withdraw(s)
 	for _, e := range s.Effects {
 		o.queue.RecallClamp(e.Site, clampOf(&e), now)
 		o.effects.tally.Last(&outcome.Effect{Rule: e.Rule}, placeOf("", e.Site), e.Until)

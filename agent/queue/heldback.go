@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 )
 
@@ -234,10 +235,15 @@ func count(n int, one, more string) string {
 	return strconv.Itoa(n) + " " + more
 }
 
-// rate writes a rate of messages with three digits.
+// rate writes a rate of messages per second with three digits, of few in a minute or an hour.
 func rate(r float64) string {
 	if r >= 100 {
 		return fmt.Sprintf("%.0f messages a second", math.Round(r))
 	}
-	return fmt.Sprintf("%.3g messages a second", r)
+	n, unit := config.Rate(r).Per()
+	article := "a"
+	if unit == "hour" {
+		article = "an"
+	}
+	return fmt.Sprintf("%.3g messages %s %s", n, article, unit)
 }

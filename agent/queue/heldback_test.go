@@ -65,6 +65,9 @@ func TestWhyASiteIsHeldBack(t *testing.T) {
 		{"max_message_rate", grows(func(e *evidence) {
 			e.ready, e.target, e.control.Limits.MaxRate = 2, elastic.Target{Pace: 5}, 5
 		}), "queue_limit: max_message_rate is 5 messages a second (the configuration)"},
+		{"max_message_rate of few", grows(func(e *evidence) {
+			e.ready, e.target, e.control.Limits.MaxRate = 2, elastic.Target{Pace: 1. / 3600}, 1./3600
+		}), "queue_limit: max_message_rate is 1 messages an hour (the configuration)"},
 		{"dead", none(func(e *evidence) {
 			e.down = down{waiting: 208, reason: "connect to mx[192.0.2.1]: timed out", next: later}
 		}), "dead: no answer (connect to mx[192.0.2.1]: timed out) next 13:00"},

@@ -138,6 +138,20 @@ type savedCounter struct {
 	Reserved *block  `json:"reserved,omitempty"` // not finished
 }
 
+// check says whether a file can be what snapshot made. A count below zero would be room that
+// nobody has given.
+func (s *saved) check() error {
+	if s == nil {
+		return errors.New("it has no counters")
+	}
+	for _, x := range s.Counters {
+		if x.Reserved != nil && x.Reserved.N < 0 || slices.ContainsFunc(x.Spent, func(b block) bool { return b.N < 0 }) {
+			return fmt.Errorf("a count of stream %q is below zero", x.Stream)
+		}
+	}
+	return nil
+}
+
 // Open returns the Book of a file, or an empty one if there is no such file. One that cannot be
 // read is tried again before each write, and never replaced: to send more than somebody has
 // allowed is worse than to wait.
@@ -157,9 +171,12 @@ func (b *Book) read(now time.Time) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var s saved
+	var s *saved
 	if err == nil {
 		err = json.Unmarshal(text, &s)
+	}
+	if err == nil {
+		err = s.check()
 	}
 	if err != nil {
 		return fmt.Errorf("the counts of quotas cannot be read: %w; remedy: mend %s, or remove it to begin all counts anew", err, b.o.Path)

@@ -424,8 +424,19 @@ func TestUnreadableFileIsNotReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for left, content := range map[int][]byte{40: good, 100: nil} {
-		bad := []byte(`{"counters": [`)
+	for _, x := range []struct {
+		bad     string
+		left    int
+		content []byte // that it is mended with; nil: it is removed
+	}{
+		{`{"counters": [`, 40, good},
+		{`{"counters": [`, 100, nil},
+		{"", 40, good},
+		{"null", 40, good},
+		{`{"counters": [{"stream": "a", "spent": [{"n": -60}]}]}`, 40, good},
+		{`{"counters": [{"stream": "a", "reserved": {"n": -60}}]}`, 40, good},
+	} {
+		left, content, bad := x.left, x.content, []byte(x.bad)
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}

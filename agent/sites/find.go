@@ -48,7 +48,7 @@ func (b *Book) Find(text string) []Info {
 	text = lower
 	ip, err := netip.ParseAddr(strings.TrimPrefix(strings.Trim(text, "[]"), "ipv6:"))
 	ip = canonical(ip)
-	var list, domains []Info
+	var list, domains, siblings []Info
 	sources := make(map[netip.Addr]bool)
 	b.each(func(s *site) {
 		sources[s.source] = true
@@ -60,6 +60,8 @@ func (b *Book) Find(text string) []Info {
 			list = append(list, s.info(Host))
 		case slices.Contains(s.domains, text):
 			domains = append(domains, s.info(Domain))
+		case s.source.IsValid() && s.name == text+":"+s.source.String():
+			siblings = append(siblings, s.info(Name))
 		}
 	})
 	b.mu.Lock()
@@ -71,6 +73,9 @@ func (b *Book) Find(text string) []Info {
 	}
 	if len(list) == 0 {
 		list = domains
+	}
+	if len(list) == 0 { // one receiver, called from several addresses
+		list = siblings
 	}
 	slices.SortFunc(list, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
 	return list

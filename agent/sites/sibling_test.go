@@ -2,6 +2,7 @@ package sites
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -34,6 +35,18 @@ func TestSitesOfOneReceiverAreNamedAlike(t *testing.T) {
 	} {
 		if got := ask(x.domain, x.host, x.addr, x.source); got != x.want {
 			t.Errorf("%s from %v is %s, want %s", x.host, x.source, got, x.want)
+		}
+	}
+	// What all of them are called means all of them.
+	for text, want := range map[string][]string{
+		"ISP.example-2": {"isp.example-2:192.0.2.1", "isp.example-2:192.0.2.2"}, "isp.example-2:192.0.2.1": {"isp.example-2:192.0.2.1"}, "isp.example-4": nil,
+	} {
+		var got []string
+		for _, x := range b.Find(text) {
+			got = append(got, x.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s means %q, want %q", text, got, want)
 		}
 	}
 }

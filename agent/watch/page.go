@@ -44,7 +44,7 @@ func (p *page) Snapshot() web.Snapshot {
 				sessions[x.Source.String()] += x.Sessions
 			}
 			s.Sites = append(s.Sites, web.Site{
-				Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Sessions: x.Sessions, Opening: x.Opening,
+				Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Limited: x.Limited, Sessions: x.Sessions, Opening: x.Opening,
 				Target: x.Target.Sessions, Pace: x.Target.Pace, Cause: x.Target.Cause, Held: held(&x.HeldBack),
 			})
 		}

@@ -116,25 +116,40 @@ func first[T any](list []T, most int) ([]T, int) {
 }
 
 func (v *view) headline() string {
-	var b strings.Builder
-	switch {
-	case v.Waiting+v.Active+v.Deferred == 0:
+	if v.Waiting+v.Active+v.Deferred == 0 {
 		return "Nothing waits. New bulk mail is sent as it comes."
-	case v.Waiting+v.Active == 0:
-		return fmt.Sprintf("Nothing is ready to go. %s for a later attempt.", wait(v.Deferred))
 	}
-	fmt.Fprintf(&b, "Sending to %s recipients a second over %s. %s ready to go", amount(v.rate), plural(v.Sessions, "session"), are(v.Waiting+v.Active))
-	if d, stuck, ok := v.empty(); ok && stuck == 0 {
-		fmt.Fprintf(&b, "; the last of them is gone in about %s", about(d))
-	} else if ok {
-		fmt.Fprintf(&b, "; all but %s are gone in about %s", number(stuck), about(d))
+	var b strings.Builder
+	if ready := v.ready(); ready == 0 {
+		b.WriteString("Nothing is ready to go")
+	} else {
+		fmt.Fprintf(&b, "Sending to %s recipients a second over %s. %s ready to go", amount(v.rate), plural(v.Sessions, "session"), are(ready))
+		if d, stuck, ok := v.empty(); ok && stuck == 0 {
+			fmt.Fprintf(&b, "; the last of them is gone in about %s", about(d))
+		} else if ok {
+			fmt.Fprintf(&b, "; all but %s are gone in about %s", number(stuck), about(d))
+		}
 	}
 	b.WriteString(".")
+	if n := v.limited(); n > 0 {
+		fmt.Fprintf(&b, " %s for limits of their streams.", wait(n))
+	}
 	if v.Deferred > 0 {
 		fmt.Fprintf(&b, " %s for a later attempt.", wait(v.Deferred))
 	}
 	return b.String()
 }
+
+// limited are the recipients that wait for limits of their streams, whatever their receivers take.
+func (v *view) limited() (n int) {
+	for i := range v.Sites {
+		n += v.Sites[i].Limited
+	}
+	return min(n, v.Waiting)
+}
+
+// ready are the recipients that may go.
+func (v *view) ready() int { return v.Waiting - v.limited() + v.Active }
 
 func are(n int) string {
 	if n == 1 {
@@ -152,7 +167,7 @@ func wait(n int) string {
 
 func (v *view) figures() []figure {
 	empty, note := "—", "nothing is being delivered"
-	ready := v.Waiting + v.Active
+	ready := v.ready()
 	if d, stuck, ok := v.empty(); ok {
 		empty, note = about(d), "at the present rates"
 		if stuck > 0 {
@@ -163,7 +178,7 @@ func (v *view) figures() []figure {
 		empty, note = "now", "nothing is ready to go"
 	}
 	return []figure{
-		{"Backlog", number(ready + v.Deferred), number(v.Deferred) + " of it deferred"},
+		{"Backlog", number(v.Waiting + v.Active + v.Deferred), number(v.Deferred) + " of it deferred"},
 		{"Rate", amount(v.rate) + "/s", "deliveries"},
 		{"Time to empty", empty, note},
 		{"Sessions", number(v.Sessions), "to " + plural(v.connected(), "site")},
@@ -176,13 +191,14 @@ func (v *view) figures() []figure {
 func (v *view) empty() (d time.Duration, stuck int, ok bool) {
 	stuck = v.homeless()
 	for _, s := range v.Sites {
-		if s.Waiting == 0 {
+		n := s.Waiting - s.Limited
+		if n <= 0 {
 			continue
 		}
-		if x, moves := left(s.Waiting, v.rates[s.Name]); moves && s.Held.Reason != "suspended" {
+		if x, moves := left(n, v.rates[s.Name]); moves && s.Held.Reason != "suspended" {
 			d, ok = max(d, x), true
 		} else {
-			stuck += s.Waiting
+			stuck += n
 		}
 	}
 	return d, stuck, ok

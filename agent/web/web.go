@@ -76,6 +76,7 @@ type UnknownReply struct {
 type Site struct {
 	Name, Queue       string
 	Waiting           int
+	Limited           int // of those waiting: for limits of their streams
 	Sessions, Opening int
 	Target            int     // sessions that are wanted
 	Pace              float64 // messages a second; 0: no limit

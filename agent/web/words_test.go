@@ -23,6 +23,14 @@ func TestHeadlineSaysWhatHappens(t *testing.T) {
 		{Snapshot{Waiting: 1000, Sessions: 1, Sites: []Site{
 			{Name: "a", Waiting: 100}, {Name: "b", Waiting: 200}, {Name: "c", Waiting: 300, Held: Held{Reason: "suspended", Until: time.Unix(1, 0)}}}}, map[string]float64{"a": 1, "c": 1},
 			"Sending to 2 recipients a second over 1 session. 1,000 recipients are ready to go; all but 900 are gone in about 2 minutes."},
+		{
+			Snapshot{Waiting: 1000, Sessions: 1, Sites: []Site{{Name: "a", Waiting: 1000, Limited: 900}}}, map[string]float64{"a": 2},
+			"Sending to 2 recipients a second over 1 session. 100 recipients are ready to go; the last of them is gone in about 50 seconds. 900 recipients wait for limits of their streams.",
+		},
+		{
+			Snapshot{Waiting: 900, Deferred: 1, Sites: []Site{{Name: "a", Waiting: 900, Limited: 900}}}, map[string]float64{"a": 2},
+			"Nothing is ready to go. 900 recipients wait for limits of their streams. 1 recipient waits for a later attempt.",
+		},
 		{Snapshot{Waiting: 1, Sessions: 1, Deferred: 2}, nil, "Sending to 0 recipients a second over 1 session. 1 recipient is ready to go. 2 recipients wait for a later attempt."},
 	} {
 		v := &view{Snapshot: x.s, rates: x.rates}
