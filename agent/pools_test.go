@@ -18,10 +18,12 @@ import (
 // configuration, whether the domain is listed or joins by its mail hosts.
 func TestRejectingRouteReturnsMail(t *testing.T) {
 	t.Parallel()
+	events := filepath.Join(t.TempDir(), "events.jsonl")
 	s := newStage(t, func(c *config.Config) {
 		q := c.General
 		q.Name, q.MX, q.Route = "never", []string{"*.never.test"}, config.Route{Kind: config.RouteReject, Reject: "550 5.7.9 we send no mail there"}
 		c.Queues = append(c.Queues, q)
+		c.Events.File = events
 	}, sink.Provider{Name: "never", Domains: []string{"a.test"}}, sink.Provider{Name: "fine", Domains: []string{"b.test"}})
 	s.start()
 	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "x@a.test", "y@b.test")
@@ -33,6 +35,10 @@ func TestRejectingRouteReturnsMail(t *testing.T) {
 	if n := len(s.at("never")); n != 0 {
 		t.Errorf("%d arrived", n)
 	}
+	s.until("the event tells the queue", func() bool {
+		told, _ := os.ReadFile(events)
+		return strings.Contains(string(told), `"queue":"never"`)
+	})
 }
 
 // Until it is tried, mail leaves from where the configuration in force says: a reload changes that

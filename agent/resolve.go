@@ -148,7 +148,7 @@ func (r *resolver) unroutable(set *settings.Settings, name string, k lookupKind,
 	p := set.QueueOf(domain)
 	attempt := outcome.Attempt{Stage: outcome.Route, Fault: fault, Text: err.Error(), Born: now}
 	if e, ok := errors.AsType[settings.Rejected](err); ok {
-		attempt.Fault, attempt.Enhanced = outcome.Rejected, e.Enhanced()
+		p, attempt.Fault, attempt.Enhanced = e.Queue, outcome.Rejected, e.Enhanced()
 	}
 	if set.RetryPolicy(p).Decide(now, attempt).Action == outcome.Retry {
 		retry := r.lookups.failed(name, k, now, leastRetry, longestRetry)

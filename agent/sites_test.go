@@ -148,6 +148,9 @@ func TestVerbsTakeADomainAHostOrAnAddress(t *testing.T) {
 			}
 		}
 	}
+	if x, err := s.admin().FindSite(t.Context(), at); err != nil || !slices.Equal(x.Several, sites[:2]) || x.Name != "" {
+		t.Errorf("sites at %s: %+v, %v", at, x, err)
+	}
 	for _, text := range []string{"other.test", "mx1.other.test", sites[2]} {
 		s.pause(control.Filter{Site: text}, "by "+text)
 		st, err := s.admin().Standing(t.Context())

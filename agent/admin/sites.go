@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ func (b *Backend) site(ctx context.Context, text string) (string, error) {
 		case 1:
 			return names[0], nil
 		default:
-			return "", several(text, names)
+			return "", severalSites{text, names, names}
 		}
 	}
 	switch len(found) {
@@ -44,19 +45,27 @@ func (b *Backend) site(ctx context.Context, text string) (string, error) {
 	case 1:
 		return found[0].Name, nil
 	}
-	list := make([]string, 0, len(found))
+	several := severalSites{text: text}
 	for i := range found {
-		list = append(list, inWords(&found[i]))
+		several.names = append(several.names, found[i].Name)
+		several.words = append(several.words, inWords(&found[i]))
 	}
-	return "", several(text, list)
+	return "", several
 }
 
-// several is the error that a text means one of some sites.
-func several(text string, list []string) error {
+// severalSites is the error that a text means one of some sites.
+type severalSites struct {
+	text  string
+	names []string
+	words []string // with which one knows them apart
+}
+
+func (s severalSites) Error() string {
+	list := s.words
 	if n := len(list) - mostNamed; n > 0 {
-		list = append(list[:mostNamed], fmt.Sprintf("%d more", n))
+		list = append(slices.Clone(list[:mostNamed]), fmt.Sprintf("%d more", n))
 	}
-	return fmt.Errorf("%s may mean several sites; remedy: name one of them: %s", text, strings.Join(list, ", "))
+	return fmt.Sprintf("%s may mean several sites; remedy: name one of them: %s", s.text, strings.Join(list, ", "))
 }
 
 // inWords tells a site from others.
@@ -132,6 +141,9 @@ func (b *Backend) selected(ctx context.Context, f control.Filter) (control.Filte
 // FindSite implements control.Backend.
 func (b *Backend) FindSite(ctx context.Context, text string) (control.SiteFound, error) {
 	name, err := b.site(ctx, text)
+	if several, ok := errors.AsType[severalSites](err); ok {
+		return control.SiteFound{Several: several.names}, nil
+	}
 	if err != nil {
 		return control.SiteFound{}, err
 	}

@@ -164,6 +164,15 @@ func (l *loader) checkPoolName(name, path string) {
 
 // remarkPools is about addresses of several pools that receivers take for one.
 func (l *loader) remarkPools() {
+	for i := range l.cfg.Queues {
+		q, key := &l.cfg.Queues[i], fmt.Sprintf("queue[%d].spread", i)
+		if q.Spread == SpreadRecipient && len(q.Domains) == 0 {
+			at := l.place(key)
+			at.Text = remedy(fmt.Sprintf("spread: queue %q lists no domains, and those that join by mx are not spread", q.Name),
+				"list the domains whose recipients all addresses are to share")
+			l.notices = append(l.notices, at)
+		}
+	}
 	for i := range l.cfg.Pools {
 		for j, a := range l.cfg.Pools[i].Addresses {
 			for k := range l.cfg.Pools[:i] {

@@ -59,7 +59,16 @@ pool = "news"
 		t.Errorf("%+v", r)
 	}
 	// Two pools in one /64: they start, and the admin is told.
-	if len(notices) != 1 || !strings.Contains(notices[0].String(), "2001:db8::9 is of the same /64 as 2001:db8::1 of pool \"news\"") {
+	if len(notices) != 2 || !strings.Contains(notices[1].String(), "2001:db8::9 is of the same /64 as 2001:db8::1 of pool \"news\"") {
+		t.Errorf("%v", notices)
+	}
+}
+
+// Whom a queue spreads is known of its listed domains alone.
+func TestSpreadWithoutDomainsIsRemarked(t *testing.T) {
+	t.Parallel()
+	_, notices := load(t, "[[queue]]\nname = \"far\"\nmx = [\"*.far.example\"]\nspread = \"recipient\"\n")
+	if len(notices) != 1 || !strings.Contains(notices[0].String(), "millrace.toml:5: spread: queue \"far\" lists no domains") {
 		t.Errorf("%v", notices)
 	}
 }

@@ -42,7 +42,8 @@ type Change struct {
 
 // SiteFound is a site and what is known of it.
 type SiteFound struct {
-	Name      string   `json:"name"`
+	Name      string   `json:"name"`                // "": there are several
+	Several   []string `json:"several,omitempty"`   // their names
 	Source    string   `json:"source,omitempty"`    // address that connections favour
 	Hosts     []string `json:"hosts,omitempty"`     // some, of the best preference
 	Addresses []string `json:"addresses,omitempty"` // of a provider some
@@ -170,7 +171,7 @@ func (c *Client) Why(ctx context.Context, site string) (list []Change, err error
 	return list, err
 }
 
-// FindSite asks which site a text means: a name, a former name, an MX host, an address or a
+// FindSite asks which site, or sites, a text means: a name, a former name, an MX host, an address or a
 // domain; ErrUnknown if none.
 func (c *Client) FindSite(ctx context.Context, text string) (x SiteFound, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/site?of="+url.QueryEscape(text), nil, &x)

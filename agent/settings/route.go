@@ -15,7 +15,10 @@ import (
 )
 
 // Rejected is why mail is refused by us: the queue of its hosts has a route that rejects.
-type Rejected struct{ Reply string } // "550 5.7.1 text"
+type Rejected struct {
+	Queue *config.Queue
+	Reply string // "550 5.7.1 text"
+}
 
 func (r Rejected) Error() string { return r.Reply }
 
@@ -51,7 +54,7 @@ func (s *Settings) Route(ctx context.Context, name string, fetch bool) (queue.Ro
 		}
 	}
 	if q.Route.Kind == config.RouteReject {
-		return queue.Route{}, Rejected{q.Route.Reject}
+		return queue.Route{}, Rejected{q, q.Route.Reject}
 	}
 	if q.Route.Kind == config.RouteHandback {
 		return relayed(ctx, s.handbackRoute())

@@ -123,7 +123,11 @@ func (b backend) WebLink() (string, error) { return "http://127.0.0.1:8891/enter
 func (b backend) Milter(control.MilterReport) {}
 
 func (b backend) FindSite(_ context.Context, text string) (control.SiteFound, error) {
-	if text != "google" && text != "gmail.com" {
+	switch text {
+	case "both.example": // from two addresses, at one of which no mail is left
+		return control.SiteFound{Several: []string{"google", "gone", "google"}}, nil
+	case "google", "gmail.com":
+	default:
 		return control.SiteFound{}, fmt.Errorf("site %s: %w", text, control.ErrUnknown)
 	}
 	return control.SiteFound{

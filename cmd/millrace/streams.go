@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -129,7 +130,8 @@ asked for, a domain, an MX host or an address will do.
 
 Examples:
   millrace why google
-  millrace why example.com      the site that mail to this domain goes to`
+  millrace why example.com      the site that mail to this domain goes to; of several
+                                source addresses each has a site`
 }
 
 func (c *whyCmd) Run(ctx context.Context, g *globals) error {
@@ -137,13 +139,39 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	list, err := client.Why(ctx, c.Site)
+	site, err := client.FindSite(ctx, c.Site)
+	if err != nil { // an agent of before an upgrade knows it by this name; else its error is Why's
+		site = control.SiteFound{Name: c.Site}
+	}
+	if len(site.Several) == 0 {
+		return c.explain(ctx, client, site)
+	}
+	if c.JSON { // whose lines do not name the site
+		return c.explain(ctx, client, control.SiteFound{Name: c.Site})
+	}
+	for i, name := range site.Several {
+		site, err := client.FindSite(ctx, name)
+		if errors.Is(err, control.ErrUnknown) {
+			continue // it has ended since
+		}
+		if i > 0 {
+			printable.Fprintln(os.Stdout)
+		}
+		if err == nil {
+			err = c.explain(ctx, client, site)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// explain tells of one site.
+func (c *whyCmd) explain(ctx context.Context, client *control.Client, site control.SiteFound) error {
+	list, err := client.Why(ctx, site.Name)
 	if err != nil {
 		return err
-	}
-	site, err := client.FindSite(ctx, c.Site)
-	if err != nil { // an agent of before an upgrade, which knows it by this name
-		site = control.SiteFound{Name: c.Site}
 	}
 	standing, err := client.Standing(ctx)
 	if err != nil {
@@ -157,8 +185,8 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
-	if line := siteInLine(&site); line != "" && !c.JSON {
-		printable.Fprintln(out, line)
+	if !c.JSON {
+		printable.Fprintln(out, siteInLine(&site))
 	}
 	for _, x := range list {
 		if c.JSON {
@@ -203,7 +231,7 @@ func (c *whyCmd) source(ctx context.Context, client *control.Client, address str
 	return address
 }
 
-// siteInLine is what is known of a site; "" if nothing is.
+// siteInLine is what is known of a site, with its name.
 func siteInLine(s *control.SiteFound) string {
 	var list []string
 	add := func(what string, names []string) {
@@ -218,7 +246,7 @@ func siteInLine(s *control.SiteFound) string {
 	add("addresses", s.Addresses)
 	add("domains such as", s.Domains)
 	if list == nil {
-		return ""
+		return s.Name
 	}
 	return s.Name + ": " + strings.Join(list, "; ")
 }

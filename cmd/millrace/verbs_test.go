@@ -14,6 +14,23 @@ M1-1F00!               800 Tue Nov 14 22:14:22 sale@example.com
 -- 0 Kbytes in 1 Request.
 `
 
+const whyGoogle = `google: hosts mx1.google.example; addresses 192.0.2.1, 2001:db8::1; domains such as gmail.com
+2023-11-14 22:13:20    0 -> 2    start
+2023-11-14 22:14:20   20 -> 11  at most 12.5/s  refused with 11 up: 421 too many
+held back  refused: takes 8 sessions, 20 are allowed; 421 too many
+waiting    1,100 recipients
+slots      8 held of 8 wanted: 7 up, 0 connecting, 0 just ended; 1 left to the host
+limit      8, of each address; 20 sessions allowed by the configuration (bounded)
+lag        a slot is free 0.4 s after its session ended
+pace       at most 50 messages/s
+refused    421 too many
+ HELD LIMIT    PACE  ADDRESS
+    8     8       -  192.0.2.25:25  421 too many
+    0     -  2.00/s  [2001:db8::25]:25  no answer
+paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
+limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
+`
+
 func TestVerbs(t *testing.T) {
 	t.Parallel()
 	config := serve(t, messages())
@@ -62,22 +79,9 @@ limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (
 		{args: []string{"flush", "--site", "google"}, code: 1, stderr: "{Verb:flush Filter:site google Dry:false}; 7 recipients will be tried now until then"},
 		{args: []string{"requeue", "--older-than", "1d", "--state", "deferred"}, code: 1, stderr: "{Verb:requeue Filter:state deferred, older than 24h0m0s Dry:false}"},
 		{args: []string{"requeue", "--state", "lost"}, code: 64, stderr: "must be one of"},
-		{args: []string{"why", "gmail.com"}, stdout: `google: hosts mx1.google.example; addresses 192.0.2.1, 2001:db8::1; domains such as gmail.com
-2023-11-14 22:13:20    0 -> 2    start
-2023-11-14 22:14:20   20 -> 11  at most 12.5/s  refused with 11 up: 421 too many
-held back  refused: takes 8 sessions, 20 are allowed; 421 too many
-waiting    1,100 recipients
-slots      8 held of 8 wanted: 7 up, 0 connecting, 0 just ended; 1 left to the host
-limit      8, of each address; 20 sessions allowed by the configuration (bounded)
-lag        a slot is free 0.4 s after its session ended
-pace       at most 50 messages/s
-refused    421 too many
- HELD LIMIT    PACE  ADDRESS
-    8     8       -  192.0.2.25:25  421 too many
-    0     -  2.00/s  [2001:db8::25]:25  no answer
-paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
-limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
-`},
+		{args: []string{"why", "gmail.com"}, stdout: whyGoogle},
+		{args: []string{"why", "both.example"}, stdout: whyGoogle + "\n" + whyGoogle},
+		{args: []string{"why", "both.example", "--json"}, code: 1, stderr: "site both.example: not known"},
 		{args: []string{"web"}, stdout: "http://127.0.0.1:8891/enter?token=x\n"},
 		{args: []string{"shape", "--by", "site", "--top", "2", "--state", "held"}, stdout: `                                         T  5 10 20 40 80 160 320 640 1280 1280+
                                   TOTAL 14  4  1  0  1  1   1   1   2    2     1
