@@ -184,7 +184,7 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 	t := tier(now, list)
 	s.turn++
 	for i := range list {
-		c := list[(i+s.turn)%len(list)]
+		c := list[(i+int(s.turn))%len(list)]
 		if c.Tier > t || !s.usable(now, c.Address) || c.Held() >= c.Room() {
 			continue
 		}

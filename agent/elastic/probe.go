@@ -126,11 +126,11 @@ func (s *Site) confirm(now time.Time) {
 // then it may have got that one's place.
 func (s *Site) endedWhile(x *slots.Slot, now time.Time) bool {
 	there := x.Began.Add(now.Sub(x.Began) / 2).UnixNano()
-	n := min(s.nends, len(s.ends))
+	n := min(int(s.nends), len(s.ends))
 	for _, at := range s.ends[:n] {
 		if at >= x.Began.UnixNano() && at <= there {
 			return true
 		}
 	}
-	return n == len(s.ends) && s.ends[s.nends%n] > there
+	return n == len(s.ends) && s.ends[int(s.nends)%n] > there
 }

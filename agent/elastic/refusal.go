@@ -24,21 +24,21 @@ const inQuestion = 4
 // refusals are those of what was held before.
 type refusals struct {
 	last     time.Time     // of any kind
-	doubt    bool          // no new slot was proven since, so it may have had consequences
-	atMail   bool          // sessions are let in and refused at their first MAIL
 	row      int           // none came up since the first of them
 	since    time.Time     // the first of the row
 	bounded  int64         // when growth was refused, Unix time in nanoseconds
 	counted  time.Duration // the lag with which what was held then is counted
 	misses   int           // replacements refused, a place given up for each that there was, since probes last won one
 	given    int           // these places
-	tookBack bool          // they were wanted again, as slots seemed to be freed late
 	shut     int           // times in a row that no slot was free for slots.LagMax
 	closed   time.Time     // the last of these
 	opens    time.Time     // no connect before
 	regain   int           // slots to come back to after a shut door
-	regained bool          // that was done
 	punish   time.Time     // refusals are taken to be punished until then
+	doubt    bool          // no new slot was proven since, so it may have had consequences
+	atMail   bool          // sessions are let in and refused at their first MAIL
+	tookBack bool          // the given places were wanted again, as slots seemed to be freed late
+	regained bool          // what was to be regained was
 }
 
 // Void notes a connect that came to nothing in a way that tells nothing of limits, nor of

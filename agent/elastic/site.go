@@ -46,20 +46,20 @@ type Site struct {
 	slots.Count                  // of its own slots
 	addresses   []*slots.Address // where it has, or lately had, slots
 
-	state  state
 	want   int // slots: to be doubled, or what was accepted at most lately
 	window int // connects that may be under way
 	credit float64
-	turn   int      // so that equal addresses take turns
 	ends   [8]int64 // of the last sessions, Unix time in nanoseconds
-	nends  int
+	nends  uint32
+	turn   uint32 // so that equal addresses take turns
 
 	pace    slots.Pace // of each address
 	bucket  slots.Bucket
 	spacing map[*slots.Address]*slots.Bucket // by the pace, at each address; nil without one: others' messages there have a pace of theirs
 	fast    *slots.Address                   // that said too fast last
-	fastRow int                              // times in a row, no other did
+	fastRow uint32                           // times in a row, no other did
 
+	state    state
 	growth   growth
 	late     late
 	probe    probing
@@ -210,7 +210,7 @@ func earlier(a, b time.Time) time.Time {
 func (s *Site) Ended(x *slots.Slot, now time.Time) {
 	s.run(now)
 	s.unprobe(x)
-	s.ends[s.nends%len(s.ends)] = now.UnixNano()
+	s.ends[s.nends%uint32(len(s.ends))] = now.UnixNano()
 	s.nends++
 	x.End(now, s.late.lag)
 	s.late.ended(now, x.Address)

@@ -12,7 +12,18 @@ import (
 // they are equals: one that has more makes room, after a turn, for one that waits with less.
 
 // receiverSites are the sites of one receiver, one for each source.
-type receiverSites struct{ sites []*site }
+type receiverSites struct {
+	name  string
+	sites []*site
+}
+
+// called is the name of a site's receiver; "" if it is alone.
+func (r *receiverSites) called() string {
+	if r == nil {
+		return ""
+	}
+	return r.name
+}
 
 // ofReceiver are all sites of a site's receiver, itself among them.
 func (s *site) ofReceiver() []*site {
@@ -37,10 +48,10 @@ func (q *Queue) join(s *site, name string) {
 	}
 	r := q.receivers[name]
 	if r == nil {
-		r = &receiverSites{}
+		r = &receiverSites{name: name}
 		q.receivers[name] = r
 	}
-	s.receiver, s.receiverName = r, name
+	s.receiver = r
 	r.sites = append(r.sites, s)
 }
 
@@ -52,9 +63,9 @@ func (q *Queue) part(s *site) {
 	}
 	r.sites = slices.DeleteFunc(r.sites, func(x *site) bool { return x == s })
 	if len(r.sites) == 0 {
-		delete(q.receivers, s.receiverName)
+		delete(q.receivers, r.name)
 	}
-	s.receiver, s.receiverName = nil, ""
+	s.receiver = nil
 }
 
 // totalReached says whether all sites of a site's receiver together have what its queue allows.

@@ -74,9 +74,8 @@ type site struct {
 	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
 
-	source       netip.Addr     // that its connections favour; zero: the kernel's choice
-	receiver     *receiverSites // nil: there is one source alone
-	receiverName string
+	source   netip.Addr     // that its connections favour; zero: the kernel's choice
+	receiver *receiverSites // nil: there is one source alone
 
 	trouble *trouble // nil: there was none yet
 	rates   streamRates
@@ -265,7 +264,7 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 	if len(w.Sources) > 0 {
 		d.site.source = w.Sources[0]
 	}
-	if s := d.site; s.receiverName != w.Receiver { // there are several sources since, or no more
+	if s := d.site; s.receiver.called() != w.Receiver { // there are several sources since, or no more
 		q.part(s)
 		q.join(s, w.Receiver)
 	}

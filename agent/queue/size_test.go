@@ -95,7 +95,7 @@ func TestMemoryOfRefusalsIsFreed(t *testing.T) {
 // A site with one address, in whose queue there was mail, has its place in memory: the greater
 // part are the controller's 1,152 octets and the address's 512.
 func TestMemoryOfManySites(t *testing.T) {
-	const n, most = 20_000, 3500
+	const n, most = 20_000, 3400
 	before := octetsInUse()
 	q := sitesAtRest(t, n)
 	each := int(octetsInUse()-before) / n

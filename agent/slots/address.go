@@ -49,14 +49,15 @@ type Address struct {
 	// Accepted is the greatest number of slots at which a connect was accepted
 	// lately. It bounds only where one more was refused: Limited.
 	Accepted int
-	Given    int // places that are not counted in it, and may be wanted again
-	Limited  bool
+	Given    int       // places that are not counted in it, and may be wanted again
 	Users    int       // destinations that list it; while there are any the row stays
 	Strikes  int       // replacements refused in a row
 	Opens    time.Time // no connect before
 	Cut      time.Time // connects begun before it tell nothing new
 	Probed   time.Time // when one more was last tried
 	Reply    string    // the last refusal
+	Limited  bool
+	trying   bool // one connect is to show whether it answers again
 
 	Pace   Pace // its own, where it alone refuses
 	Bucket Bucket
@@ -64,7 +65,6 @@ type Address struct {
 	failures int // connects in a row that got no answer
 	noted    time.Time
 	until    time.Time
-	trying   bool      // one connect is to show whether it answers again
 	news     time.Time // when the oldest connect under way began, about
 }
 
