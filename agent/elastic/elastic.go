@@ -42,7 +42,8 @@
 //
 // Four conditions qualify the bounded state:
 //
-//	lag unsure  no replacement was accepted since the lag was found or put in question
+//	lag unsure  at first, and since the lag was found or put in question: until a replacement
+//	            was accepted; where no lag is known, one that filled the site, or the fifth
 //	on trial    probes won slots that may be others' places (probe.trial)
 //	shut        no slot was free for slots.LagMax (refusals.shut)
 //	wary        nothing was let in though nothing was up: refusals are punished (refusals.punish)
@@ -94,14 +95,17 @@
 //	                      -               the receiver's rate   the pace of all addresses is lowered
 //
 // How late slots are freed is told by what connects met (votes.go): every connect that was
-// let in or refused at once votes on the lag, unless it was refused when an earlier refusal
-// may have had consequences, or by the host's place. Where later messages are refused as one
-// too many, the votes are forgotten: what a connect met is not judged there. Votes fade within
-// minutes; the lag that they told stays until others speak against it.
+// let in or refused at once votes on the lag, unless it was refused when an earlier
+// refusal may have had consequences, or by the host's place. That there is a lag at all
+// takes three votes at least; one replacement refused before that costs a place. Where
+// later messages are refused as one too many, the votes are forgotten: what a connect met
+// is not judged there. Votes fade within minutes; the lag that they told stays until
+// others speak against it.
 //
 // While a site is growing or on a plateau every connect counts as growth. A refusal of a
-// session's first message is one of its connect. A connect that was begun before the last
-// refusal at its address tells nothing new.
+// session's first message is one of its connect; from the first such on a session counts
+// as let in when a message of it was accepted, no longer when it came up. A connect that
+// was begun before the last refusal at its address tells nothing new.
 //
 // Every other refusal costs 1 of a credit that accepted messages earn, 0.01 each. A round of
 // probes and an early replacement need 1, so that refusals stay near one percent; while wary
@@ -114,10 +118,12 @@
 // and halves with each refusal. Growth has at most two, or an eighth of what is up, under
 // way; an address that gave no answer, and replacements at an unsure lag, one.
 //
-// The host MTA's own mail has places of the limit, and may be what was refused for (host.go); several sources at one limit
-// share it (sources.go); a Clamp bounds a site from outside for a time; what was learned is
-// kept over restarts and fades (learned.go). History tells each change and the reply or
-// measurement behind it.
+// The host MTA's own mail has places of the limit, and may be what was refused for
+// (host.go); several sources at one limit share it (sources.go); a Clamp bounds a site
+// from outside for a time; what was learned is kept over restarts and fades (learned.go).
+// History, which "millrace why" shows, tells each change of what is wanted, and each probe
+// refused, with the reply or measurement behind it; what changes nothing (an early
+// replacement, one at an unsure lag) is told as the last reply.
 package elastic
 
 import "time"
