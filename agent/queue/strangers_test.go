@@ -15,8 +15,9 @@ import (
 // A stranger's domains that list the addresses of others, whose hosts take no mail for them,
 // cost these next to nothing, however much mail there is for them and however many sets of
 // addresses they list. The pace that the stranger's own host asks for is the stranger's. It is the
-// median of five courses that is held to that: in two of a hundred a session that waits for
-// its pace keeps a victim's only connection, by turns of ten seconds.
+// median of five courses that is held to that: in two or three of a hundred, a victim's only
+// connection is held for some ten seconds, time and again, by a session of the stranger's that is not
+// counted as one and has nothing taken. Why is not known yet.
 func TestDomainsThatListOthersAddressesCostThemLittle(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
