@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
@@ -180,8 +181,8 @@ func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 
 // Prioritize implements control.Backend.
 func (b *Backend) Prioritize(_ context.Context, p control.Priority) error {
-	if p.Priority < 1 || p.Priority > queue.MaxPriority {
-		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, queue.MaxPriority)
+	if p.Priority < 1 || p.Priority > config.MaxPriority {
+		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, config.MaxPriority)
 	}
 	return b.orders.Change(func(s *control.StandingOrders) error {
 		if s.Priorities == nil {

@@ -162,12 +162,13 @@ func (l *loader) checkPoolName(name, path string) {
 	l.fail(path, remedy(fmt.Sprintf("pool: there is no pool %q", name), todo))
 }
 
-// remarkPools is about addresses of several pools that receivers take for one.
+// remarkPools is about queues that spread nothing, and addresses of several pools that receivers
+// take for one.
 func (l *loader) remarkPools() {
 	for i := range l.cfg.Queues {
-		q, key := &l.cfg.Queues[i], fmt.Sprintf("queue[%d].spread", i)
+		q := &l.cfg.Queues[i]
 		if q.Spread == SpreadRecipient && len(q.Domains) == 0 {
-			at := l.place(key)
+			at := l.place(fmt.Sprintf("queue[%d].spread", i))
 			at.Text = remedy(fmt.Sprintf("spread: queue %q lists no domains, and those that join by mx are not spread", q.Name),
 				"list the domains whose recipients all addresses are to share")
 			l.notices = append(l.notices, at)

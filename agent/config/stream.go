@@ -65,7 +65,7 @@ type Quota struct {
 // Share is the priority of a stream, 1 to MaxPriority; 0: none is given.
 type Share int
 
-// MaxPriority is the highest priority of a stream.
+// MaxPriority is the highest priority of a stream: so many times the share of one without.
 const MaxPriority = 100
 
 // StreamOf returns the [[stream]] of a stream; nil if there is none.

@@ -171,8 +171,8 @@ func (c *Client) Why(ctx context.Context, site string) (list []Change, err error
 	return list, err
 }
 
-// FindSite asks which site, or sites, a text means: a name, a former name, an MX host, an address or a
-// domain; ErrUnknown if none.
+// FindSite asks which site, or sites, a text means: a name, a former name, an MX host, an
+// address or a domain; ErrUnknown if none.
 func (c *Client) FindSite(ctx context.Context, text string) (x SiteFound, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/site?of="+url.QueryEscape(text), nil, &x)
 	return x, err

@@ -5,18 +5,16 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/millrace/millrace/agent/config"
 )
 
-// MaxPriority is the highest priority of a stream: so many times the share of
-// one without.
-const MaxPriority = 100
-
 // SetPriority sets a stream's share of a destination beside the others that wait
-// there, 1 (as 0) to MaxPriority, whether it has mail or not. Streams past the limit
+// there, 1 (as 0) to config.MaxPriority, whether it has mail or not. Streams past the limit
 // of distinct ones are hashed together and have no priority of their own.
 func (q *Queue) SetPriority(stream string, priority int) error {
-	if priority < 0 || priority > MaxPriority {
-		return fmt.Errorf("priority %d is not between 1 and %d", priority, MaxPriority)
+	if priority < 0 || priority > config.MaxPriority {
+		return fmt.Errorf("priority %d is not between 1 and %d", priority, config.MaxPriority)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

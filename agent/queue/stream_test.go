@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -32,7 +33,7 @@ func TestPriorityIsAShare(t *testing.T) {
 		if fast < 3*slow || fast > 5*slow {
 			t.Errorf("priority 4 sent %d, priority 1 %d", fast, slow)
 		}
-		if err := w.SetPriority("fast", MaxPriority+1); err == nil {
+		if err := w.SetPriority("fast", config.MaxPriority+1); err == nil {
 			t.Error("no error for a priority out of range")
 		}
 	})

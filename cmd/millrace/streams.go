@@ -143,11 +143,15 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil { // an agent of before an upgrade knows it by this name; else its error is Why's
 		site = control.SiteFound{Name: c.Site}
 	}
-	if len(site.Several) == 0 {
-		return c.explain(ctx, client, site)
+	if c.JSON && len(site.Several) > 0 { // its lines do not name the site: Why's error names the several
+		site = control.SiteFound{Name: c.Site}
 	}
-	if c.JSON { // whose lines do not name the site
-		return c.explain(ctx, client, control.SiteFound{Name: c.Site})
+	standing, err := client.Standing(ctx)
+	if err != nil {
+		return err
+	}
+	if len(site.Several) == 0 {
+		return c.explain(ctx, client, site, &standing)
 	}
 	for i, name := range site.Several {
 		site, err := client.FindSite(ctx, name)
@@ -158,7 +162,7 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 			printable.Fprintln(os.Stdout)
 		}
 		if err == nil {
-			err = c.explain(ctx, client, site)
+			err = c.explain(ctx, client, site, &standing)
 		}
 		if err != nil {
 			return err
@@ -167,13 +171,9 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	return nil
 }
 
-// explain tells of one site.
-func (c *whyCmd) explain(ctx context.Context, client *control.Client, site control.SiteFound) error {
+// explain tells of one site, with the orders that stand.
+func (c *whyCmd) explain(ctx context.Context, client *control.Client, site control.SiteFound, standing *control.StandingOrders) error {
 	list, err := client.Why(ctx, site.Name)
-	if err != nil {
-		return err
-	}
-	standing, err := client.Standing(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (c *whyCmd) explain(ctx context.Context, client *control.Client, site contr
 			printable.Fprintf(out, "source     %s\n", text)
 		}
 	}
-	printStanding(out, &standing,
+	printStanding(out, standing,
 		func(b *control.Pause) bool {
 			f := b.Filter
 			return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue
