@@ -17,11 +17,12 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/inject"
 	"github.com/millrace/millrace/contrib/lab/ledger"
+	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
-// drain fills a spool, starts the agent and waits until all is delivered, and for a time
-// after that.
-func drain(ctx context.Context, b *bench, size int, after time.Duration, change ...func(*lab.MillraceOptions)) (f flow, err error) {
+// drain fills a spool with n messages, starts the agent and waits until all is delivered, and
+// for a time after that.
+func drain(ctx context.Context, b *bench, to []sink.Provider, n, size int, after time.Duration, change ...func(*lab.MillraceOptions)) (f flow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
 	m := b.draining()
@@ -29,13 +30,12 @@ func drain(ctx context.Context, b *bench, size int, after time.Duration, change 
 	for _, c := range change {
 		c(m)
 	}
-	h, err := start(ctx, world{providers: ideal(), millrace: m, asleep: true})
+	h, err := start(ctx, world{providers: to, millrace: m, asleep: true})
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = joinClose(err, h) }()
 	g := &inject.Generator{Seed: 1, Domains: domains(bulkDomains), MinSize: size}
-	n := b.backlogOf(size)
 	if err := fill(ctx, h.Millrace.Spool(), g, n, &h.sent); err != nil {
 		return f, err
 	}

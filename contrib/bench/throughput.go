@@ -61,7 +61,7 @@ func throughputAt(ctx context.Context, b *bench, size int) (section, error) {
 		variants = append(variants, variant[flow]{c.name, func(ctx context.Context) (flow, error) { return endToEnd(ctx, b, size, c.world) }})
 	}
 	variants = append(variants,
-		variant[flow]{"agent, draining", func(ctx context.Context) (flow, error) { return drain(ctx, b, size, 0) }},
+		variant[flow]{"agent, draining", func(ctx context.Context) (flow, error) { return drain(ctx, b, ideal(), b.backlogOf(size), size, 0) }},
 		variant[flow]{"smtp-source", func(ctx context.Context) (flow, error) { return smtpSource(ctx, b, size) }})
 	title := fmt.Sprintf("Throughput, %d KB", size>>10)
 	found, err := alternate(ctx, b, title, variants, flow.String)
