@@ -35,8 +35,8 @@ import "math"
 const alpha = 1.0 / 20_000
 
 // rates are those that the average is over, in bars, with their weights. Three times the bar
-// has half of it: it is asked of that at most 7% more failures than of a test that knew it.
-var rates = [...]struct{ bars, weight float64 }{{1.5, 0.125}, {2, 0.125}, {3, 0.5}, {6, 0.125}, {12, 0.125}}
+// has most of it: there log(1/0.6) is 5% of log(1/alpha).
+var rates = [...]struct{ bars, weight float64 }{{1.5, 0.1}, {2, 0.1}, {3, 0.6}, {6, 0.1}, {12, 0.1}}
 
 // mostRate is the highest rate that is compared with the bar.
 const mostRate = 0.95
@@ -44,6 +44,9 @@ const mostRate = 0.95
 // proven says whether failed of trials are above the bar with confidence, also if that was asked
 // after each of them.
 func proven(trials, failed int, bar float64) bool {
+	if float64(failed) <= bar*float64(trials) {
+		return false // no rate above the bar is likelier than the bar
+	}
 	return evidence(trials, failed, bar) >= math.Log(1/alpha)
 }
 
