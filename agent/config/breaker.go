@@ -14,20 +14,21 @@ import (
 // alone there for seven days.
 type Breaker struct {
 	// HardBounces is the share of recipients whose addresses the provider calls useless.
-	// Amazon SES reviews senders from 5% on and stops them at 10%
-	// (https://docs.aws.amazon.com/ses/latest/dg/reputationdashboardmessages.html). "" is no
-	// bar. The millrace.toml of a new install says "5%". Default: "".
+	// Amazon SES reviews senders from 5% on and stops them at 10% (its developer guide,
+	// "Reputation metrics messages"). "" is no bar. The millrace.toml of a new install says "5%". Default: "".
 	HardBounces Percent `toml:"hard_bounces"`
 	// Complaints is the share of recipients that complained, by feedback reports that count
-	// (see [feedback]). Google and Yahoo want less than 0.3%
-	// (https://support.google.com/a/answer/81126, https://senders.yahooinc.com/best-practices/).
-	// Google itself sends no such reports, so there bounces are all that is known. "" is no
+	// (see [feedback]). Google's and Yahoo's rules for senders want less than 0.3%. Google itself sends no such reports, so there bounces are all that is known. "" is no
 	// bar. The millrace.toml of a new install says "0.3%". Default: "".
 	Complaints Percent `toml:"complaints"`
 	// Notify is whom a mail by the host's MTA tells of what is held, once an hour at most; ""
 	// is nobody. Default: "postmaster".
 	Notify string `toml:"notify"`
 }
+
+// The sources of the bars of a new install are
+// docs.aws.amazon.com/ses/latest/dg/reputationdashboardmessages.html (bounces),
+// support.google.com/a/answer/81126 and senders.yahooinc.com/best-practices (complaints).
 
 // Percent is a share of 1; 0 is none. Written "5%", "0.3%".
 type Percent float64
