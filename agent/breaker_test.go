@@ -59,7 +59,9 @@ func TestBreakerHoldsAStreamAtOneProvider(t *testing.T) {
 			t.Errorf("the mail: %s", a.content)
 		}
 	}
-	if list, err := s.admin().Streams(t.Context()); err != nil || !slices.ContainsFunc(list, func(x control.Stream) bool { return x.Name == "news" && strings.HasPrefix(x.Waits, "held at gone, breaker: ") }) {
+	if list, err := s.admin().Streams(t.Context()); err != nil || !slices.ContainsFunc(list, func(x control.Stream) bool {
+		return x.Name == "news" && strings.HasPrefix(x.Waits, "held at gone, breaker: ")
+	}) {
 		t.Errorf("streams: %+v", list)
 	}
 	if code, body := s.ready(); code != http.StatusOK || !strings.Contains(body, "warning: 1 stream is held by the breaker") {
