@@ -155,7 +155,8 @@ type Delivery struct {
 	Due      time.Time // of the next attempt; zero for a final status
 
 	// Of what came back. The envelope has no recipients then, only what the mark told.
-	To           string // the recipient, "" if none is told
+	To           string    // the recipient, "" if none is told
+	Arrived      time.Time // day on which the message arrived, UTC; zero: the mark does not tell
 	FeedbackType string
 	Reporter     string // who says so
 	Uncounted    string // why it does not count for suppression; "": it does

@@ -175,7 +175,8 @@ type brakesCmd struct {
 
 func (c *brakesCmd) Help() string {
 	return `Lists what is paused, why, since when and by whom, the temporary limits, and what reply
-rules do to sites. millrace resume ends each; of a rule, with --site.
+rules do to sites. millrace resume ends each; of a rule, with --site; of the breaker, with
+--queue and --stream, and then it leaves that stream alone there for seven days.
 
 Example:
   millrace brakes`
@@ -195,6 +196,9 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
+	for _, r := range s.Released {
+		printable.Fprintf(out, "resumed: %s, which the breaker leaves alone until %s\n", r.Filter, r.Until.Local().Format(time.DateTime))
+	}
 	if len(s.Pauses)+len(s.Limits)+len(s.Effects) == 0 {
 		printable.Fprintln(out, "Nothing is paused or limited")
 	}
