@@ -155,7 +155,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		runs = filepath.Join(c.Agent.StateDirectory, breakerFile)
 	}
 	a.breaker = breaker.New(breaker.Options{
-		Log: log, Path: runs, Hold: a.orders.Hold,
+		Log: log, Path: runs, Hold: a.orders.Hold, Held: a.orders.HeldByBreaker,
 		Post: func(e *spool.Envelope, content []byte) error { return a.settler.Post(e, content) }, // called by Run
 	}, time.Now())
 	a.breaker.Use(settings.BreakerPolicy(c))
@@ -175,7 +175,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, Outcomes: a.outcomes, Quotas: a.quotas, Breaker: a.breaker, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, Outcomes: a.outcomes, Quotas: a.quotas, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }

@@ -19,11 +19,7 @@ import (
 // Streams implements control.Backend.
 func (b *Backend) Streams() []control.Stream {
 	var list []control.Stream
-	held := b.orders.HeldStreams()
-	for _, s := range b.queue.Streams() {
-		if why := held[s.Name]; why != "" && s.Waits == "" {
-			s.Waits = why
-		}
+	for _, s := range b.orders.Streams() {
 		list = append(list, control.Stream{
 			Name: s.Name, Waiting: s.Waiting, Deferred: s.Deferred, Active: s.Active, Held: s.Held,
 			Paused: s.Paused, Priority: s.Priority, Limits: s.Limits, Waits: s.Waits, Until: s.Until,

@@ -2,8 +2,8 @@
 // complaints pass a bar, while it is being sent.
 //
 // A Breaker is a listener of deliveries, and counts; Hold of its Options, which package orders
-// serves, keeps the mail from being sent; Run writes the counts and tells the admin by mail; List
-// tells what is counted. What an admin has resumed is remembered by the orders.
+// serves, keeps the mail from being sent; Run writes the counts and tells the admin by mail. What
+// an admin has resumed is remembered by the orders.
 //
 // # What is counted
 //
@@ -16,11 +16,14 @@
 // provider accepted or whose address it called useless (outcome.Decision.Hard, as for
 // suppression). What it refuses for another reason tells of sender, content or reputation, and
 // is a matter of [[reply]]. A late bounce or complaint counts if it counts for suppression
-// (package assess), once for its message and recipient. Mail without a stream is not counted.
+// (package assess), once for its message and recipient, and if the DNS tells whose the
+// recipient is now. Mail without a stream is not counted.
 //
 // Where no complaint was ever seen from a provider, nothing is known of them: Google's feedback
-// loop is aggregate and sends no reports (https://support.google.com/a/answer/6254652). There
-// the breaker goes by bounces alone; KnowsComplaints tells.
+// loop has rates of campaigns, and sends no reports (support.google.com/a/answer/6254652). There
+// the breaker goes by bounces alone, and InWords says so. Google and Yahoo count complaints
+// against the mail that reached inboxes (senders.yahooinc.com/best-practices), which no sender
+// knows; of all that was accepted they are a smaller share.
 //
 // When a run is above a bar with confidence (evidence.go), the stream is held at that provider
 // until an admin resumes it. The trials are taken to be alike: of a list whose dead addresses
@@ -28,9 +31,10 @@
 //
 // # What is durable
 //
-// Counts are written once a minute and at a stop. A crash costs those of a minute, both of
-// trials and of failures; mail that was sent then and is complained about later makes the rate
-// of that day look higher by it. A file that cannot be read is told, and counted anew.
+// Counts are written once a minute, at a stop, and within a second where a run has grown by a
+// tenth since, or by a hundred recipients if that is more. So a crash makes a run smaller by no
+// more than that and a second's mail, and complaints about it look as much more. Bounces are lost
+// with the recipients that they were of. A file that cannot be read is told, and counted anew.
 package breaker
 
 import (
@@ -43,6 +47,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/spool"
@@ -65,8 +70,9 @@ type Options struct {
 	Log  *slog.Logger
 	Path string // of the file; "": counts are kept in memory alone
 	// Hold holds a stream at a provider, and returns false if it is held already or an admin
-	// has resumed it.
+	// has resumed it. Held tells what is held, in the order in which it was.
 	Hold func(stream, provider, reason string) bool
+	Held func() []control.Pause
 	// Post sends a mail of our own by the host MTA.
 	Post func(e *spool.Envelope, content []byte) error
 }
@@ -86,12 +92,7 @@ type Run struct {
 	Complaints  int `json:"complaints,omitempty"`
 
 	asked time.Time // when Hold was called last
-}
-
-// Held is a stream that was held just now.
-type Held struct {
-	Stream, Provider, Reason string
-	At                       time.Time
+	saved int       // recipients that the file has
 }
 
 const (
@@ -102,6 +103,8 @@ const (
 	maxRuns = 20_000
 	// askEvery is the least time between two calls of Hold for a run.
 	askEvery = 10 * time.Second
+	// mostUnsaved is by how many recipients a small run may grow until it is written.
+	mostUnsaved = 100
 	// lookEvery is how often there is a look at what is to be written and told.
 	lookEvery = time.Second
 )
@@ -114,10 +117,11 @@ type Breaker struct {
 	policy   Policy
 	runs     map[Key]*Run
 	reported map[string]bool // providers from which a complaint was seen
-	untold   []Held          // what no mail has told yet
-	missed   int             // held, and for want of room not in untold
 	mailed   time.Time       // when the last mail went
+	told     time.Time       // since when the last of what it told is held
+	retry    time.Time       // a mail could not be sent; not before
 	dirty    bool            // the file lacks something
+	urgent   bool            // and that is not to wait
 	saved    time.Time
 	failed   bool // it could not be written at the last try
 }
@@ -158,43 +162,35 @@ func (b *Breaker) Delivery(d *event.Delivery) {
 	case event.Bounced:
 		trial, bounce = d.Hard, d.Hard
 	case event.LateBounce:
-		arrived, bounce = d.Arrived, d.Hard && d.Uncounted == ""
+		arrived, bounce = d.Arrived, d.Hard && d.Uncounted == "" && d.Site != ""
 	case event.Complaint:
-		arrived, complaint = d.Arrived, d.Uncounted == ""
+		arrived, complaint = d.Arrived, d.Uncounted == "" && d.Site != ""
 	}
 	if !trial && !bounce && !complaint {
 		return
 	}
-	if h, ok := b.count(Key{e.Stream, d.Queue, dayOf(arrived)}, trial, bounce, complaint, d.Time); ok && b.o.Hold(h.Stream, h.Provider, h.Reason) {
-		b.o.Log.Error("a stream is held at a provider; see to the cause, then millrace resume --stream and --queue",
-			"stream", h.Stream, "queue", h.Provider, "reason", h.Reason)
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.policy.Notify == "" {
-			return
-		}
-		if len(b.untold) < maxTold {
-			b.untold = append(b.untold, h)
-		} else {
-			b.missed++
-		}
+	k := Key{e.Stream, d.Queue, dayOf(arrived)}
+	if reason := b.count(k, trial, bounce, complaint, d.Time); reason != "" && b.o.Hold(k.Stream, k.Provider, reason) {
+		b.o.Log.Error("a stream is held at a provider; see to the cause, then millrace resume",
+			"stream", k.Stream, "queue", k.Provider, "reason", reason)
 	}
 }
 
-// count counts, and returns what is to be held.
-func (b *Breaker) count(k Key, trial, bounce, complaint bool, now time.Time) (Held, bool) {
+// count counts, and returns why the stream is to be held; "" if it is not.
+func (b *Breaker) count(k Key, trial, bounce, complaint bool, now time.Time) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if complaint {
+	if complaint && !b.reported[k.Provider] {
 		b.reported[strings.Clone(k.Provider)] = true
+		b.dirty = true
 	}
 	if b.policy.Bars == (Bars{}) || k.Day < oldest(now) {
-		return Held{}, false
+		return ""
 	}
 	r := b.runs[k]
 	if r == nil {
 		if !trial {
-			return Held{}, false // the mail was counted nowhere
+			return "" // the mail was counted nowhere
 		}
 		b.makeRoom(now)
 		k.Stream, k.Provider = strings.Clone(k.Stream), strings.Clone(k.Provider)
@@ -204,6 +200,7 @@ func (b *Breaker) count(k Key, trial, bounce, complaint bool, now time.Time) (He
 	b.dirty = true
 	if trial {
 		r.Recipients++
+		b.urgent = b.urgent || r.Recipients-r.saved > max(mostUnsaved, r.saved/10)
 	}
 	if bounce {
 		r.HardBounces++
@@ -212,17 +209,17 @@ func (b *Breaker) count(k Key, trial, bounce, complaint bool, now time.Time) (He
 		r.Complaints++
 	}
 	if !bounce && !complaint || !r.asked.IsZero() && now.Sub(r.asked) < askEvery {
-		return Held{}, false // no more evidence than before
+		return "" // no more evidence than before
 	}
 	reason := r.above(b.policy.Bars)
 	if reason == "" {
-		return Held{}, false
+		return ""
 	}
 	r.asked = now
 	if !b.reported[k.Provider] {
 		reason += "; " + unknownComplaints
 	}
-	return Held{k.Stream, k.Provider, reason, now}, true
+	return reason
 }
 
 // unknownComplaints says what is not known where no reports come.
@@ -275,13 +272,6 @@ func (b *Breaker) forgetOld(now time.Time) {
 	}
 }
 
-// KnowsComplaints says whether a complaint was ever seen from a provider.
-func (b *Breaker) KnowsComplaints(provider string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.reported[provider]
-}
-
 // InWords says by what mail to a provider is judged; "" if it is not.
 func (b *Breaker) InWords(provider string) string {
 	b.mu.Lock()
@@ -290,7 +280,6 @@ func (b *Breaker) InWords(provider string) string {
 	if x := b.policy.HardBounces; x > 0 {
 		list = append(list, fmt.Sprintf("%.3g%% hard bounces", 100*x))
 	}
-	known := b.reported[provider]
 	if x := b.policy.Complaints; x > 0 {
 		list = append(list, fmt.Sprintf("%.3g%% complaints", 100*x))
 	}
@@ -298,16 +287,14 @@ func (b *Breaker) InWords(provider string) string {
 		return ""
 	}
 	text := "streams are held above " + strings.Join(list, " or ")
-	if !known {
+	if !b.reported[provider] {
 		text += "; " + unknownComplaints
 	}
 	return text
 }
 
-// List tells the runs, by stream, provider and day.
-func (b *Breaker) List() []Run {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// list tells the runs, by stream, provider and day. The caller holds mu.
+func (b *Breaker) list() []Run {
 	list := make([]Run, 0, len(b.runs))
 	for _, r := range b.runs {
 		list = append(list, *r)

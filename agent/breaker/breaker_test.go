@@ -9,10 +9,12 @@ import (
 	"net/mail"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -25,20 +27,25 @@ var (
 // bench is a Breaker whose holds are kept here.
 type bench struct {
 	*Breaker
-	held  []Held
+	now   time.Time // of what is held
+	held  []control.Pause
 	mails []string
 	fail  error // of Post
 	log   strings.Builder
 }
 
 func newBench(path string, now time.Time) *bench {
-	x := &bench{}
+	x := &bench{now: now}
 	x.Breaker = New(Options{
 		Log: slog.New(slog.NewTextHandler(&x.log, nil)), Path: path,
 		Hold: func(stream, provider, reason string) bool {
-			x.held = append(x.held, Held{Stream: stream, Provider: provider, Reason: reason})
+			if x.holds(stream, provider) {
+				return false
+			}
+			x.held = append(x.held, control.Pause{Filter: control.Filter{Stream: stream, Queue: provider}, Reason: reason, Since: x.now, Who: control.Breaker})
 			return true
 		},
+		Held: func() []control.Pause { return slices.Clone(x.held) },
 		Post: func(e *spool.Envelope, content []byte) error {
 			if x.fail == nil {
 				x.mails = append(x.mails, string(content))
@@ -51,16 +58,18 @@ func newBench(path string, now time.Time) *bench {
 }
 
 func (x *bench) holds(stream, provider string) bool {
-	for _, h := range x.held {
-		if h.Stream == stream && h.Provider == provider {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(x.held, func(p control.Pause) bool { return p.Filter == control.Filter{Stream: stream, Queue: provider} })
+}
+
+// counted are the runs.
+func (x *bench) counted() []Run {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.list()
 }
 
 func delivery(stream, provider string, s event.Status, at time.Time) *event.Delivery {
-	d := &event.Delivery{Time: at, Queue: provider, Status: s, Envelope: &spool.Envelope{Origin: spool.Diverted, Stream: stream, Arrived: noon}}
+	d := &event.Delivery{Time: at, Queue: provider, Site: provider, Status: s, Envelope: &spool.Envelope{Origin: spool.Diverted, Stream: stream, Arrived: noon}}
 	switch s {
 	case event.Bounced:
 		d.Hard = true
@@ -96,48 +105,45 @@ func (x *bench) fails(stream, provider string, s event.Status, rate float64, r *
 	return n
 }
 
-// enough is how many recipients a test needs that is made for a rate and asked once, after
-// so many, to be wrong at the bar no more often than ours, and to find the rate in 999 of 1,000
-// (by the normal approximation; the two quantiles are of alpha and of 0.001).
-func enough(bar, rate float64) int {
-	x := (3.891*math.Sqrt(bar*(1-bar)) + 3.090*math.Sqrt(rate*(1-rate))) / (rate - bar)
-	return int(x * x)
-}
-
-// Of a thousand campaigns each has a stream at three times the bar at one provider. It is held
-// there before a fiftieth of it was sent beyond what the confidence needs: the number that is
-// enough for a test of a fixed one, or where luck would have it that Wald's test needs more,
-// which knows the rate and is the shortest on average, then that. On average it is held before
-// a 300th was sent beyond what Wald's needs. The same stream elsewhere, and another stream there, are at
-// the bar at most, and are not touched.
+// A thousand campaigns of a hundred thousand recipients have each a stream that fails at three
+// times the bar at one provider. What the confidence needs to find that is what Wald's test needs
+// of the very same outcomes: it knows both rates, and of all tests that err as seldom it is the
+// one that needs the least on average (A. Wald, J. Wolfowitz, "Optimum character of the sequential
+// probability ratio test", Annals of Mathematical Statistics 19, 1948). The breaker holds the
+// stream before a fiftieth of the campaign was sent beyond that, in all but one of a thousand: no
+// test that finds other rates, too, can promise it for each. The same stream elsewhere, and
+// another stream there, are at the bar at most, and are not touched.
 func TestThousandCampaigns(t *testing.T) {
 	t.Parallel()
-	const campaigns, size, healthy = 1000, 50_000, 10_000
-	wrong, worst, late, beyond, needed := 0, 0, 0, 0, 0
-	for seed := range campaigns {
-		r := rand.New(rand.NewPCG(25, uint64(seed)))
+	const (
+		campaigns, size, healthy = 1000, 100_000, 5_000
+		firstSeed                = 7_000_001
+	)
+	wrong, late, worst, beyond, needed := 0, 0, 0, 0, 0
+	for i := range campaigns {
+		seed := uint64(firstSeed + i)
+		r := rand.New(rand.NewPCG(25, seed))
 		x := newBench("", noon)
 		kind, bar := event.Bounced, bars.HardBounces
 		if seed%2 == 1 {
 			kind, bar = event.Complaint, bars.Complaints
 		}
-		sent, failed, best := 0, 0, 0
-		for !x.holds("ill", "far") {
+		sent, failed, walds, ours := 0, 0, 0, 0
+		for (walds == 0 || ours == 0) && sent <= size {
 			sent += x.fails("ill", "far", kind, 3*bar, r)
 			failed++
-			if best == 0 && ratio(sent, failed, bar, 3*bar) >= math.Log(1/alpha) {
-				best = sent
+			if walds == 0 && ratio(sent, failed, bar, 3*bar) >= math.Log(1/alpha) {
+				walds = sent
 			}
-			if sent > size {
-				t.Fatalf("campaign %d: not held", seed)
+			if ours == 0 && x.holds("ill", "far") {
+				ours = sent
 			}
-			x.runs[Key{"ill", "far", dayOf(noon)}].asked = time.Time{}
 		}
-		if best == 0 { // it was held before that
-			best = sent
+		if walds == 0 || ours == 0 {
+			t.Fatalf("campaign %d: held after %d, Wald's after %d (0: not)", i, ours, walds)
 		}
-		worst, needed, beyond = max(worst, sent-max(best, enough(bar, 3*bar))), needed+best, beyond+sent-best
-		if sent-best > size/50 {
+		needed, beyond, worst = needed+walds, beyond+ours-walds, max(worst, ours-walds)
+		if ours-walds > size/50 {
 			late++
 		}
 		for _, well := range [...][2]string{{"ill", "near"}, {"well", "far"}} {
@@ -158,41 +164,43 @@ func TestThousandCampaigns(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of %d healthy ones were held; Wald's test needed %d recipients on average, ours %d more, and in %d campaigns more than %d more; the last was held %d after what the confidence needs",
-		wrong, 2*campaigns, needed/campaigns, beyond/campaigns, late, size/50, worst)
+	t.Logf("Wald's test needed %d recipients on average, ours %d more; at worst %d more, and in %d of %d campaigns more than %d; %d of %d healthy ones were held",
+		needed/campaigns, beyond/campaigns, worst, late, campaigns, size/50, wrong, 2*campaigns)
+	if late > campaigns/1000 {
+		t.Errorf("%d campaigns were held too late", late)
+	}
 	if wrong > campaigns/1000 {
 		t.Errorf("%d healthy ones are held", wrong)
-	}
-	if worst > size/50 || beyond/campaigns > size/300 {
-		t.Errorf("%d recipients were sent beyond what it takes", worst)
 	}
 }
 
 // A test for a fixed number, asked after each failure, holds what is healthy: why this one is
-// sequential. Asked as often, it keeps its promise at the bar itself.
+// sequential. Asked as often, over a whole campaign, it keeps its promise at either bar itself.
 func TestConfidenceHoldsOverAllLooks(t *testing.T) {
 	t.Parallel()
-	fixed, sequential := 0, 0
-	for seed := range 1000 {
-		r := rand.New(rand.NewPCG(7, uint64(seed)))
-		n, s, once, ever := 0, 0, false, false
-		for n < 20_000 {
-			n += 1 + int(math.Log(1-r.Float64())/math.Log1p(-0.05))
-			s++
-			z := (float64(s) - 0.05*float64(n)) / math.Sqrt(0.05*0.95*float64(n))
-			once = once || z > 3.09 // one of 1,000, if it is asked once
-			ever = ever || proven(n, s, 0.05)
+	for _, bar := range []float64{bars.HardBounces, bars.Complaints} {
+		fixed, sequential := 0, 0
+		for seed := range 1000 {
+			r := rand.New(rand.NewPCG(7, uint64(seed)))
+			n, s, once, ever := 0, 0, false, false
+			for n < 100_000 {
+				n += 1 + int(math.Log(1-r.Float64())/math.Log1p(-bar))
+				s++
+				z := (float64(s) - bar*float64(n)) / math.Sqrt(bar*(1-bar)*float64(n))
+				once = once || z > 3.09 && float64(n)*bar > 5 // one of 1,000, if it is asked once
+				ever = ever || proven(n, s, bar)
+			}
+			if once {
+				fixed++
+			}
+			if ever {
+				sequential++
+			}
 		}
-		if once {
-			fixed++
+		t.Logf("of 1,000 at a bar of %.3g%%: %d held by a test of a fixed number, %d by ours", 100*bar, fixed, sequential)
+		if sequential > 1 || fixed < 10 {
+			t.Errorf("%d and %d", sequential, fixed)
 		}
-		if ever {
-			sequential++
-		}
-	}
-	t.Logf("of 1,000 at the bar: %d held by a test of a fixed number, %d by ours", fixed, sequential)
-	if sequential > 1 || fixed < 10 {
-		t.Errorf("%d and %d", sequential, fixed)
 	}
 }
 
@@ -201,7 +209,7 @@ func TestFewRecipientsProveNothing(t *testing.T) {
 	for _, x := range [...]struct {
 		n, s int
 		want bool
-	}{{5, 3, false}, {10, 5, false}, {4, 4, false}, {20, 12, true}, {1000, 60, false}, {10_000, 500, false}, {10_000, 700, true}} {
+	}{{5, 3, false}, {10, 10, false}, {99, 99, false}, {100, 5, false}, {100, 10, false}, {100, 40, true}, {1000, 60, false}, {10_000, 500, false}, {10_000, 700, true}} {
 		if got := proven(x.n, x.s, 0.05); got != x.want {
 			t.Errorf("%d of %d: %v", x.s, x.n, got)
 		}
@@ -232,15 +240,17 @@ func TestWhatCounts(t *testing.T) {
 	old.Arrived = noon.AddDate(0, 0, -3)
 	unread := delivery("news", "far", event.Bounced, noon)
 	unread.Envelope = nil
+	lost, lostToo := delivery("news", "far", event.Complaint, noon), delivery("news", "far", event.LateBounce, noon)
+	lost.Site, lostToo.Site = "", "" // the DNS did not tell whose it is
 	x.accept("news", "far", 10)
 	for _, d := range []*event.Delivery{
-		soft, own, nobody, doubted, old, unread,
+		soft, own, nobody, doubted, old, unread, lost, lostToo,
 		delivery("news", "far", event.Deferred, noon), delivery("news", "far", event.HandedBack, noon), delivery("news", "far", event.Suppressed, noon),
 		delivery("news", "far", event.Bounced, noon), delivery("news", "far", event.LateBounce, noon), delivery("news", "far", event.Complaint, noon),
 	} {
 		x.Delivery(d)
 	}
-	list := x.List()
+	list := x.counted()
 	if len(list) != 1 || list[0].Key != (Key{"news", "far", "2026-11-29"}) || list[0].Recipients != 11 || list[0].HardBounces != 2 || list[0].Complaints != 1 {
 		t.Errorf("%+v", list)
 	}
@@ -266,11 +276,11 @@ func TestComplaintsBelongToTheMailTheyAreAbout(t *testing.T) {
 func TestWhereNoComplaintEverCameTheReasonSaysSo(t *testing.T) {
 	t.Parallel()
 	x := newBench("", noon)
-	for range 20 {
+	for range least {
 		x.Delivery(delivery("news", "google", event.Bounced, noon))
 	}
 	x.Delivery(delivery("other", "far", event.Complaint, noon))
-	for range 20 {
+	for range least {
 		x.Delivery(delivery("news", "far", event.Bounced, noon))
 	}
 	if len(x.held) != 2 || !strings.Contains(x.held[0].Reason, unknownComplaints) || strings.Contains(x.held[1].Reason, unknownComplaints) {
@@ -285,11 +295,11 @@ func TestWithoutBarsNothingIsHeld(t *testing.T) {
 	t.Parallel()
 	x := newBench("", noon)
 	x.Use(Policy{})
-	for range 100 {
+	for range least {
 		x.Delivery(delivery("news", "far", event.Bounced, noon))
 	}
-	if len(x.held) > 0 || len(x.List()) > 0 || x.InWords("far") != "" {
-		t.Errorf("%+v, %+v", x.held, x.List())
+	if len(x.held) > 0 || len(x.counted()) > 0 || x.InWords("far") != "" {
+		t.Errorf("%+v, %+v", x.held, x.counted())
 	}
 }
 
@@ -301,16 +311,45 @@ func TestCountsOutliveARestartAndADamagedFileStopsNothing(t *testing.T) {
 	x.Delivery(delivery("news", "far", event.Complaint, noon))
 	x.save(noon, true)
 	y := newBench(path, noon)
-	if fmt.Sprint(y.List()) != fmt.Sprint(x.List()) || !y.KnowsComplaints("far") {
-		t.Errorf("%+v, %+v", x.List(), y.List())
+	if fmt.Sprint(y.counted()) != fmt.Sprint(x.counted()) || strings.Contains(y.InWords("far"), unknownComplaints) {
+		t.Errorf("%+v, %+v", x.counted(), y.counted())
 	}
 	y.save(noon.AddDate(0, 0, 30), true) // nothing changed
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	z := newBench(path, noon)
-	if len(z.List()) > 0 || !strings.Contains(z.log.String(), "is lost") {
-		t.Errorf("%+v: %s", z.List(), z.log.String())
+	if len(z.counted()) > 0 || !strings.Contains(z.log.String(), "is lost") {
+		t.Errorf("%+v: %s", z.counted(), z.log.String())
+	}
+}
+
+// A crash costs a run no more than a tenth, so complaints about what was sent in it do not look
+// like many more; and for that the file is not written all the time.
+func TestCrashCostsARunLittle(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "breaker.json")
+	x := newBench(path, noon)
+	now, writes := noon, 0
+	for second := range 100 {
+		for range 100 {
+			x.Delivery(delivery("news", "far", event.Sent, now))
+		}
+		now = now.Add(time.Second)
+		x.save(now, false)
+		if x.saved.Equal(now) {
+			writes++
+		}
+		left, sent := 0, 100*(second+1)
+		for _, r := range newBench(path, now).counted() {
+			left += r.Recipients
+		}
+		if sent-left > max(mostUnsaved, sent/10) {
+			t.Errorf("after a crash %d of %d are left", left, sent)
+		}
+	}
+	if writes > 50 {
+		t.Errorf("written %d times in 100 seconds", writes)
 	}
 }
 
@@ -327,18 +366,39 @@ func TestRunsAreBoundedAndTheLargeOnesStay(t *testing.T) {
 }
 
 // One mail tells of all that was held since the last one, at most once an hour, also over a
-// restart; it is from the null sender, says that nobody wrote it, and no name of a stream can
-// make a field of it.
+// crash; it is from the null sender, says that nobody wrote it, and no name of a stream can
+// make a field of it. What was resumed before is not told, and nothing is told twice or lost.
 func TestAdminIsToldByOneMailAnHour(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "breaker.json")
 	x := newBench(path, noon)
-	hold := func(x *bench, stream string, at time.Time) {
-		for range 20 {
+	hold := func(stream string, at time.Time) {
+		x.now = at
+		for range least {
 			x.Delivery(delivery(stream, "far", event.Bounced, at))
 		}
+		x.save(at, false)
 	}
-	hold(x, "news\r\nBcc: <victim@example.com>\r\n\r\n\u202ebody", noon)
+	told := func(mails int, streams ...string) {
+		t.Helper()
+		if len(x.mails) != mails {
+			t.Fatalf("%d mails, want %d", len(x.mails), mails)
+		}
+		text := ""
+		for _, s := range streams {
+			text += "stream    " + s + "\r\n"
+		}
+		got := ""
+		for line := range strings.Lines(x.mails[mails-1]) {
+			if strings.HasPrefix(line, "stream ") {
+				got += line
+			}
+		}
+		if got != text {
+			t.Errorf("told %q, want %q", got, text)
+		}
+	}
+	hold("news\r\nBcc: <victim@example.com>\r\n\r\n\u202ebody", noon)
 	x.fail = errors.New("disk full")
 	x.tell(noon)
 	x.fail = nil
@@ -347,9 +407,7 @@ func TestAdminIsToldByOneMailAnHour(t *testing.T) {
 		t.Fatal("tried again at once")
 	}
 	x.tell(noon.Add(time.Minute))
-	if len(x.mails) != 1 {
-		t.Fatalf("%d mails", len(x.mails))
-	}
+	told(1, `news\r\nBcc: <victim@example.com>\r\n\r\n\u202ebody`)
 	m, err := mail.ReadMessage(strings.NewReader(x.mails[0]))
 	if err != nil {
 		t.Fatal(err)
@@ -358,28 +416,40 @@ func TestAdminIsToldByOneMailAnHour(t *testing.T) {
 		strings.ContainsFunc(x.mails[0], func(r rune) bool { return r > 0x7e }) || !strings.Contains(x.mails[0], "hard bounces of") {
 		t.Errorf("%s", x.mails[0])
 	}
-	hold(x, "b", noon.Add(2*time.Minute))
-	hold(x, "c", noon.Add(3*time.Minute))
-	x.tell(noon.Add(10 * time.Minute))
-	if len(x.mails) != 1 {
-		t.Error("a second mail within the hour")
+	hold("b", noon.Add(2*time.Minute))
+	hold("c", noon.Add(3*time.Minute))
+	hold("d", noon.Add(4*time.Minute))
+	x.tell(noon.Add(60 * time.Minute))
+	told(1, `news\r\nBcc: <victim@example.com>\r\n\r\n\u202ebody`)
+	x.held = slices.DeleteFunc(x.held, func(p control.Pause) bool { return p.Filter.Stream == "c" }) // an admin resumes it
+	crash := func() {
+		y := newBench(path, noon)
+		y.held, y.mails = x.held, x.mails
+		x = y
 	}
-	x.tell(noon.Add(62 * time.Minute))
-	if len(x.mails) != 2 || !strings.Contains(x.mails[1], "2 streams") {
-		t.Errorf("%q", x.mails)
+	crash()
+	x.tell(noon.Add(61 * time.Minute))
+	told(2, "b", "d")
+	x.save(noon.Add(61*time.Minute+time.Second), false)
+	crash()
+	hold("e", noon.Add(62*time.Minute))
+	x.tell(noon.Add(2 * time.Hour))
+	told(2, "b", "d")
+	x.tell(noon.Add(3 * time.Hour))
+	told(3, "e")
+	x.tell(noon.Add(5 * time.Hour))
+	told(3, "e")
+
+	// A clock that is set back keeps nothing from the admin.
+	hold("f", noon.Add(-time.Hour))
+	x.tell(noon.Add(-time.Hour))
+	if len(x.mails) != 4 || !strings.Contains(x.mails[3], "stream    f\r\n") {
+		t.Errorf("%d mails", len(x.mails))
 	}
-	x.save(noon.Add(62*time.Minute), true)
-	y := newBench(path, noon.Add(63*time.Minute))
-	hold(y, "d", noon.Add(63*time.Minute))
-	y.tell(noon.Add(64 * time.Minute))
-	if len(y.mails) != 0 {
-		t.Error("a restart began the hour anew")
-	}
-	y.Use(Policy{Bars: bars})
-	y.tell(noon.Add(5 * time.Hour))
-	hold(y, "e", noon.Add(5*time.Hour))
-	y.tell(noon.Add(6 * time.Hour))
-	if len(y.mails) != 0 {
+	x.Use(Policy{Bars: bars})
+	hold("g", noon.Add(5*time.Hour))
+	x.tell(noon.Add(6 * time.Hour))
+	if len(x.mails) != 4 {
 		t.Error("told although notify is empty")
 	}
 }

@@ -19,6 +19,7 @@ type file struct {
 	Runs     []Run     `json:"runs,omitempty"`
 	Reported []string  `json:"complaints_from,omitempty"` // providers from which a complaint was seen
 	Mailed   time.Time `json:"mailed,omitzero"`
+	Told     time.Time `json:"told,omitzero"`
 }
 
 func (b *Breaker) load() error {
@@ -38,29 +39,32 @@ func (b *Breaker) load() error {
 	}
 	for i := range f.Runs {
 		if r := &f.Runs[i]; r.Recipients > 0 && r.HardBounces >= 0 && r.Complaints >= 0 && len(b.runs) < maxRuns {
+			r.saved = r.Recipients
 			b.runs[r.Key] = r
 		}
 	}
 	for _, p := range f.Reported {
 		b.reported[p] = true
 	}
-	b.mailed = f.Mailed
+	b.mailed, b.told = f.Mailed, f.Told
 	return nil
 }
 
 // save writes the file now and then; with must in any case.
 func (b *Breaker) save(now time.Time, must bool) {
 	b.mu.Lock()
-	if !b.dirty || b.o.Path == "" || !must && now.Sub(b.saved) < saveEvery {
+	if !b.dirty || b.o.Path == "" || !must && !b.urgent && now.Sub(b.saved) < saveEvery {
 		b.mu.Unlock()
 		return
 	}
 	b.forgetOld(now)
-	f := file{Reported: slices.Sorted(maps.Keys(b.reported)), Mailed: b.mailed}
+	f := file{Runs: b.list(), Reported: slices.Sorted(maps.Keys(b.reported)), Mailed: b.mailed, Told: b.told}
+	for _, r := range b.runs {
+		r.saved = r.Recipients // if that fails, the next try is in a minute
+	}
 	told := b.failed
-	b.dirty, b.saved = false, now
+	b.dirty, b.urgent, b.saved = false, false, now
 	b.mu.Unlock()
-	f.Runs = b.List()
 	text, err := json.Marshal(f)
 	if err == nil {
 		err = durable.Replace(b.o.Path, append(text, '\n'))

@@ -3,10 +3,12 @@ package breaker
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -18,40 +20,44 @@ import (
 // sender chose, so they stand in the body alone, quoted and in ASCII.
 
 const (
-	// mailEvery is the least time between two mails.
+	// mailEvery is the least time between two mails, retryMail to the next try of one that
+	// could not be sent.
 	mailEvery = time.Hour
-	// maxTold is how many streams one mail names, and maxName the octets of each name.
-	maxTold = 50
+	retryMail = time.Minute
+	// maxName is how many octets of a name a mail has.
 	maxName = 150
 )
 
-// tell sends a mail if there is something to tell and the last one is long enough ago. What
-// cannot be sent is told with the next look.
+// tell sends a mail if there is something to tell and the last one is long enough ago. What was
+// resumed meanwhile is not told, and what is held was told once: the orders know, over restarts
+// too.
 func (b *Breaker) tell(now time.Time) {
 	b.mu.Lock()
-	policy, list, missed := b.policy, b.untold, b.missed
-	if policy.Notify == "" {
-		b.untold, b.missed = nil, 0
+	policy, mailed, told, retry := b.policy, b.mailed, b.told, b.retry
+	b.mu.Unlock()
+	if mailed.After(now) || told.After(now) {
+		mailed, told = time.Time{}, time.Time{} // a clock that was set back keeps no mail from the admin
 	}
-	// A clock that was set back must not keep the admin without mail for longer.
-	wait := now.Sub(b.mailed) < mailEvery && !b.mailed.After(now)
-	if policy.Notify == "" || len(list) == 0 || wait {
-		b.mu.Unlock()
+	if policy.Notify == "" || now.Sub(mailed) < mailEvery || now.Before(retry) {
 		return
 	}
-	b.untold, b.missed, b.mailed, b.dirty = nil, 0, now, true
-	b.mu.Unlock()
-	if err := b.o.Post(compose(&policy, list, missed, now)); err != nil {
-		b.o.Log.Error("no mail tells the admin what the breaker holds; it is tried again", "err", err)
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.untold, b.missed = append(list, b.untold...), missed+b.missed
-		b.mailed = now.Add(time.Minute - mailEvery)
+	list := slices.DeleteFunc(b.o.Held(), func(p control.Pause) bool { return !p.Since.After(told) })
+	if len(list) == 0 {
+		return
 	}
+	err := b.o.Post(compose(&policy, list, now))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		b.retry = now.Add(retryMail)
+		b.o.Log.Error("no mail tells the admin what the breaker holds; it is tried again", "err", err)
+		return
+	}
+	b.mailed, b.told, b.dirty, b.urgent = now, list[len(list)-1].Since, true, true
 }
 
 // compose makes the mail.
-func compose(p *Policy, list []Held, missed int, now time.Time) (*spool.Envelope, []byte) {
+func compose(p *Policy, list []control.Pause, now time.Time) (*spool.Envelope, []byte) {
 	var body strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&body, format+"\r\n", args...) }
 	line("Millrace on %s holds mail of these streams at one provider each. Mail to", p.Hostname)
@@ -60,15 +66,11 @@ func compose(p *Policy, list []Held, missed int, now time.Time) (*spool.Envelope
 	for i := range list {
 		h := &list[i]
 		line("")
-		line("stream    %s", quoted(h.Stream))
-		line("provider  %s", quoted(h.Provider))
-		line("since     %s", h.At.UTC().Format(time.RFC3339))
-		line("reason    %s", quoted(h.Reason))
-		line("          millrace resume --queue %s --stream ...", quoted(h.Provider))
-	}
-	if missed > 0 {
-		line("")
-		line("and %d more.", missed)
+		line("stream    %s", quoted(h.Filter.Stream))
+		line("provider  %s", quoted(h.Filter.Queue))
+		line("since     %s", h.Since.UTC().Format(time.RFC3339))
+		line("reason    %s", h.Reason)
+		line("          millrace resume --queue %s STREAM", quoted(h.Filter.Queue))
 	}
 	line("")
 	line("millrace brakes lists all. At most one such mail is sent in an hour; notify")
@@ -79,7 +81,7 @@ func compose(p *Policy, list []Held, missed int, now time.Time) (*spool.Envelope
 		"Date: " + now.Format(time.RFC1123Z),
 		"From: Millrace <MAILER-DAEMON@" + p.Hostname + ">",
 		"To: <" + p.Notify + ">",
-		"Subject: Millrace holds mail: " + streams(len(list)+missed),
+		"Subject: Millrace holds mail: " + streams(len(list)),
 		fmt.Sprintf("Message-ID: <%s.breaker.%016x@%s>", now.UTC().Format("20060102150405"), sum.Sum64(), p.Hostname),
 		"Auto-Submitted: auto-generated", // RFC 3834 section 5
 		"MIME-Version: 1.0",

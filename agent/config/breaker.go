@@ -8,18 +8,21 @@ import (
 )
 
 // Breaker holds a stream at a provider, and there only, when its hard bounces or complaints
-// pass a bar with statistical confidence. A provider is a [[queue]]; domains that none lists are
-// one, "general". What is counted is the mail of a stream that arrived on one day (UTC). What is
-// held waits until "millrace resume --queue Q --stream S"; then the breaker leaves that stream
-// alone there for seven days.
+// pass a bar with statistical confidence, over a hundred recipients at least. A provider is a
+// [[queue]]; domains that none lists are one, "general". What is counted is the mail of a stream
+// that arrived on one day (UTC); a crash of the agent costs the counts of its last moments. What
+// is held waits until "millrace resume --queue QUEUE STREAM"; then the breaker leaves that stream
+// alone there for seven days. A queue that gets another name is another provider.
 type Breaker struct {
 	// HardBounces is the share of recipients whose addresses the provider calls useless.
-	// Amazon SES reviews senders from 5% on and stops them at 10% (its developer guide,
-	// "Reputation metrics messages"). "" is no bar. The millrace.toml of a new install says "5%". Default: "".
+	// Amazon SES reviews senders from 5% on and may stop them at 10% (its developer guide,
+	// "Reputation metrics messages"). "" is no bar. The millrace.toml of a new install says
+	// "5%". Default: "".
 	HardBounces Percent `toml:"hard_bounces"`
 	// Complaints is the share of recipients that complained, by feedback reports that count
-	// (see [feedback]). Google's and Yahoo's rules for senders want less than 0.3%. Google itself sends no such reports, so there bounces are all that is known. "" is no
-	// bar. The millrace.toml of a new install says "0.3%". Default: "".
+	// (see [feedback]). Google's and Yahoo's rules for senders want less than 0.3%. Google
+	// itself sends no such reports, so there bounces are all that is known. "" is no bar. The
+	// millrace.toml of a new install says "0.3%". Default: "".
 	Complaints Percent `toml:"complaints"`
 	// Notify is whom a mail by the host's MTA tells of what is held, once an hour at most; ""
 	// is nobody. Default: "postmaster".
@@ -30,11 +33,16 @@ type Breaker struct {
 // docs.aws.amazon.com/ses/latest/dg/reputationdashboardmessages.html (bounces),
 // support.google.com/a/answer/81126 and senders.yahooinc.com/best-practices (complaints).
 
+// Offer is what a host is told where nothing is judged; "" if something is.
+func (b *Breaker) Offer() string {
+	if b.HardBounces > 0 || b.Complaints > 0 {
+		return ""
+	}
+	return `no stream is held for its bounces or complaints: with hard_bounces = "5%" and complaints = "0.3%" under [breaker] one that is above for certain is, at that provider`
+}
+
 // Percent is a share of 1; 0 is none. Written "5%", "0.3%".
 type Percent float64
-
-// On reports whether anything is judged.
-func (b *Breaker) On() bool { return b.HardBounces > 0 || b.Complaints > 0 }
 
 // maxBar is the highest bar: three times as much must still be a share.
 const maxBar = 0.3

@@ -138,7 +138,7 @@ const (
 // byRule begins the name of who paused, where a rule about replies did.
 const byRule = "reply rule "
 
-// pauseFor pauses for a rule about replies or the breaker, at once; the file follows. It returns
+// pauseFor pauses from now on for a rule about replies or the breaker; the file follows. It returns
 // false if the same, or the stream everywhere, is paused already, or as much is as rules
 // may pause.
 func (o *Orders) pauseFor(b control.Pause) bool {
@@ -168,7 +168,7 @@ func (o *Orders) pauseFor(b control.Pause) bool {
 	if *told = full; full {
 		return false
 	}
-	b.Reason = printable.Shorten(b.Reason, MaxPauseReason)
+	b.Since, b.Reason = time.Now(), printable.Shorten(b.Reason, MaxPauseReason)
 	next := old
 	next.Pauses = append(slices.Clone(old.Pauses), b)
 	if err := o.apply(old, next); err != nil {

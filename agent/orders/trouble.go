@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/outcome"
 )
 
@@ -65,44 +64,6 @@ func (o *Orders) tells(rule string) bool {
 		}
 	}
 	return true
-}
-
-// Held is what an admin should look at of what the breaker holds; "" if it holds nothing.
-func (o *Orders) Held() string {
-	n := 0
-	for _, k := range o.HeldAt() {
-		n += k
-	}
-	if n == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%s held by the breaker at one provider or more; see to the cause, then millrace resume (millrace brakes lists them)", streams(n))
-}
-
-// HeldAt counts the streams that the breaker holds, by provider.
-func (o *Orders) HeldAt() map[string]int {
-	n := make(map[string]int)
-	for _, p := range o.now.Load().Pauses {
-		if p.Who == control.Breaker {
-			n[p.Filter.Queue]++
-		}
-	}
-	return n
-}
-
-// HeldStreams says where and why the breaker holds streams, by their names.
-func (o *Orders) HeldStreams() map[string]string {
-	m := make(map[string]string)
-	for _, p := range o.now.Load().Pauses {
-		if f := p.Filter; p.Who == control.Breaker {
-			text := "held at " + f.Queue + ", " + p.Reason
-			if m[f.Stream] != "" {
-				text = m[f.Stream] + "; " + text
-			}
-			m[f.Stream] = text
-		}
-	}
-	return m
 }
 
 func streams(n int) string {

@@ -21,7 +21,6 @@ import (
 	"sync/atomic"
 
 	"github.com/millrace/millrace/agent/assess"
-	"github.com/millrace/millrace/agent/breaker"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
@@ -48,7 +47,6 @@ type Options struct {
 	Events   *event.File
 	Outcomes *outcomes.Outcomes
 	Quotas   *quotas.Book
-	Breaker  *breaker.Breaker
 	History  *history.History
 	Metrics  *metrics.Metrics
 	Assessor *assess.Assessor
@@ -71,7 +69,6 @@ type Watch struct {
 	events   *event.File
 	outcomes *outcomes.Outcomes
 	quotas   *quotas.Book
-	breaker  *breaker.Breaker
 	history  *history.History
 	metrics  *metrics.Metrics
 	assessor *assess.Assessor
@@ -93,7 +90,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, quotas: o.Quotas, breaker: o.Breaker, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, quotas: o.Quotas, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

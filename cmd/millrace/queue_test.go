@@ -67,8 +67,9 @@ func (b backend) Streams() []control.Stream {
 func (b backend) Standing() control.StandingOrders {
 	at := time.Unix(1_700_000_000, 0)
 	return control.StandingOrders{
-		Pauses: []control.Pause{{Filter: control.Filter{Site: "google"}, Reason: "too fast", Who: "ann (uid 1000)", Since: at, Until: at.Add(time.Hour)}},
-		Limits: []control.Limit{{Name: "general", Sessions: 5, Rate: 0.5, Until: at.Add(time.Hour), Who: "root (uid 0)"}},
+		Pauses:   []control.Pause{{Filter: control.Filter{Site: "google"}, Reason: "too fast", Who: "ann (uid 1000)", Since: at, Until: at.Add(time.Hour)}},
+		Limits:   []control.Limit{{Name: "general", Sessions: 5, Rate: 0.5, Until: at.Add(time.Hour), Who: "root (uid 0)"}},
+		Released: []control.Release{{Filter: control.Filter{Queue: "yahoo", Stream: "old list"}, Since: at, Until: at.Add(24 * time.Hour)}},
 	}
 }
 
