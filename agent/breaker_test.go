@@ -6,9 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -142,5 +144,42 @@ func TestBreakerHoldsByTheNameOfTheQueue(t *testing.T) {
 	s.resume(goneNews)
 	if st := s.orders(); len(st.Pauses) != 0 || len(st.Released) != 1 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// A complaint is one of the provider that the mail went to, also where only its MX hosts tell who
+// that is.
+func TestComplaintIsCountedAtTheProviderOfItsMail(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) {
+		c.Breaker = config.Breaker{Complaints: 0.003}
+		q := c.General
+		q.Name, q.MX = "big", []string{"*.far.test"}
+		c.Queues = append(c.Queues, q)
+	}, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	s.send(news, letter, "a@far.test")
+	s.until("delivered", func() bool { return s.arrivals("far") == "a" })
+	judged := func() string {
+		s.t.Helper()
+		why, err := s.admin().Why(t.Context(), "far.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return why[len(why)-1].Now.Breaker
+	}
+	if got := judged(); !strings.Contains(got, "no complaint was ever reported") {
+		t.Errorf("before: %q", got)
+	}
+	head, _, _ := strings.Cut(s.at("far")[0].content, "Subject:")
+	report := "From: fbl@far.test\r\nContent-Type: multipart/report; report-type=feedback-report; boundary=b\r\n\r\n" +
+		"--b\r\nContent-Type: message/feedback-report\r\n\r\nFeedback-Type: abuse\r\nUser-Agent: x\r\nVersion: 1\r\n\r\n" +
+		"--b\r\nContent-Type: text/rfc822-headers\r\n\r\n" + head + "\r\n--b--\r\n"
+	if _, err := feedback.NewBox(s.config.Spool.Directory).Put([]byte(report), 1, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	s.until("the complaint is taken", func() bool { return strings.Contains(s.log.String(), "msg=report") })
+	if got := judged(); got != "streams are held above 0.3% complaints" {
+		t.Errorf("after: %q", got)
 	}
 }

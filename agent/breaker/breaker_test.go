@@ -175,7 +175,7 @@ func TestThousandCampaigns(t *testing.T) {
 }
 
 // A test for a fixed number, asked after each failure, holds what is healthy: why this one is
-// sequential. Asked as often, over a whole campaign, it keeps its promise at either bar itself.
+// sequential. Asked as often, up to 1,500 times, it keeps its promise at either bar itself.
 func TestConfidenceHoldsOverAllLooks(t *testing.T) {
 	t.Parallel()
 	for _, bar := range []float64{bars.HardBounces, bars.Complaints} {
@@ -183,7 +183,7 @@ func TestConfidenceHoldsOverAllLooks(t *testing.T) {
 		for seed := range 1000 {
 			r := rand.New(rand.NewPCG(7, uint64(seed)))
 			n, s, once, ever := 0, 0, false, false
-			for n < 100_000 {
+			for n < 100_000 && s < 1500 {
 				n += 1 + int(math.Log(1-r.Float64())/math.Log1p(-bar))
 				s++
 				z := (float64(s) - bar*float64(n)) / math.Sqrt(bar*(1-bar)*float64(n))
@@ -213,6 +213,14 @@ func TestFewRecipientsProveNothing(t *testing.T) {
 		if got := proven(x.n, x.s, 0.05); got != x.want {
 			t.Errorf("%d of %d: %v", x.s, x.n, got)
 		}
+	}
+	// Ville's inequality wants weights that sum up to 1.
+	sum := 0.0
+	for _, r := range rates {
+		sum += r.weight
+	}
+	if math.Abs(sum-1) > 1e-9 {
+		t.Errorf("the weights sum up to %g", sum)
 	}
 	// Whatever is asked, the answer is a number.
 	for _, bar := range []float64{0.0001, 0.003, 0.3} {
@@ -253,6 +261,43 @@ func TestWhatCounts(t *testing.T) {
 	list := x.counted()
 	if len(list) != 1 || list[0].Key != (Key{"news", "far", "2026-11-29"}) || list[0].Recipients != 11 || list[0].HardBounces != 2 || list[0].Complaints != 1 {
 		t.Errorf("%+v", list)
+	}
+}
+
+// A run is counted for eight days, and mail that is older when its outcome comes is not.
+func TestRunsAreCountedForEightDays(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "breaker.json")
+	x := newBench(path, noon)
+	x.accept("news", "far", 10)
+	last := noon.AddDate(0, 0, keptDays-1)
+	x.Delivery(delivery("news", "far", event.Sent, last))
+	x.Delivery(delivery("old", "far", event.Sent, last.AddDate(0, 0, 1)))
+	x.save(last, true)
+	if list := x.counted(); len(list) != 1 || list[0].Recipients != 11 {
+		t.Errorf("%+v", list)
+	}
+	x.dirty = true
+	x.save(last.AddDate(0, 0, 1), true)
+	if list := x.counted(); len(list) != 0 {
+		t.Errorf("%+v", list)
+	}
+}
+
+// What cannot be held when it is asked, as all of the stream is paused, is asked again.
+func TestHoldIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	x := newBench("", noon)
+	asked := 0
+	x.o.Hold = func(string, string, string) bool { asked++; return false }
+	x.accept("news", "far", least)
+	for second := range 25 {
+		for range 10 {
+			x.Delivery(delivery("news", "far", event.Bounced, noon.Add(time.Duration(second)*time.Second)))
+		}
+	}
+	if asked != 3 {
+		t.Errorf("asked %d times in 25 seconds", asked)
 	}
 }
 

@@ -164,4 +164,7 @@ func TestHoldsOfTheBreakerAreBounded(t *testing.T) {
 	if !o.PauseForRule("rule", control.Filter{Stream: "another"}, "x", time.Time{}) {
 		t.Error("rules have no room")
 	}
+	if n := len(o.HeldByBreaker()); n != maxRulePauses {
+		t.Errorf("the breaker holds %d", n)
+	}
 }
