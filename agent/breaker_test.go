@@ -3,6 +3,8 @@ package agent
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -181,5 +183,10 @@ func TestComplaintIsCountedAtTheProviderOfItsMail(t *testing.T) {
 	s.until("the complaint is taken", func() bool { return strings.Contains(s.log.String(), "msg=report") })
 	if got := judged(); got != "streams are held above 0.3% complaints" {
 		t.Errorf("after: %q", got)
+	}
+	s.stop()
+	text, err := os.ReadFile(filepath.Join(s.config.Agent.StateDirectory, breakerFile))
+	if err != nil || !strings.Contains(string(text), `"recipients":1,"complaints":1}`) { // of the day on which it arrived
+		t.Errorf("counted: %s, %v", text, err)
 	}
 }

@@ -473,6 +473,8 @@ func TestAdminIsToldByOneMailAnHour(t *testing.T) {
 		x = y
 	}
 	crash()
+	x.dirty = true
+	x.save(noon.Add(61*time.Minute), true)
 	x.tell(noon.Add(61 * time.Minute))
 	told(2, "b", "d")
 	x.save(noon.Add(61*time.Minute+time.Second), false)
