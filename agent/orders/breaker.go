@@ -2,6 +2,7 @@ package orders
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,14 +24,13 @@ const ReleasedFor = 7 * 24 * time.Hour
 // Hold pauses a stream at a provider for the breaker, until an admin resumes it. It returns
 // false if it is paused already, or was resumed lately, or as much is paused as the breaker may.
 func (o *Orders) Hold(stream, provider, reason string) bool {
-	f := control.Filter{Queue: provider, Stream: stream}
+	return o.pauseFor(control.Pause{Filter: control.Filter{Queue: provider, Stream: stream}, Reason: reason, Who: control.Breaker})
+}
+
+// isReleased says whether an admin has lately resumed what the breaker had paused.
+func isReleased(s *control.StandingOrders, f control.Filter) bool {
 	now := time.Now()
-	for _, r := range o.now.Load().Released {
-		if r.Filter == f && now.Before(r.Until) {
-			return false
-		}
-	}
-	return o.pauseFor(control.Pause{Filter: f, Reason: reason, Who: control.Breaker})
+	return slices.ContainsFunc(s.Released, func(r control.Release) bool { return r.Filter == f && now.Before(r.Until) })
 }
 
 // release notes what an admin's change has resumed of what the breaker had paused, or has made

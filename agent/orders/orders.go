@@ -139,13 +139,14 @@ const (
 const byRule = "reply rule "
 
 // pauseFor pauses from now on for a rule about replies or the breaker; the file follows. It returns
-// false if the same, or the stream everywhere, is paused already, or as much is as rules
-// may pause.
+// false if the same, or the stream everywhere, is paused already, or an admin has resumed it, or
+// as much is paused as may be.
 func (o *Orders) pauseFor(b control.Pause) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := *o.now.Load()
-	if pauseWith(&old, b.Filter) != nil || pauseWith(&old, control.Filter{Stream: b.Filter.Stream}) != nil {
+	if pauseWith(&old, b.Filter) != nil || pauseWith(&old, control.Filter{Stream: b.Filter.Stream}) != nil ||
+		b.Who == control.Breaker && isReleased(&old, b.Filter) {
 		return false
 	}
 	paused := 0

@@ -24,6 +24,7 @@ limit      8, of each address; 20 sessions allowed by the configuration (bounded
 lag        a slot is free 0.4 s after its session ended
 pace       at most 50 messages/s
 refused    421 too many
+breaker    streams are held above 5% hard bounces
  HELD LIMIT    PACE  ADDRESS
     8     8       -  192.0.2.25:25  421 too many
     0     -  2.00/s  [2001:db8::25]:25  no answer
