@@ -42,13 +42,17 @@ func breaking(t *testing.T) *stage {
 // news is mail of the stream that is held there.
 var news = spool.Envelope{Sender: "n@news.test", Stream: "news"}
 
-// breaks sends as much of it as is enough, and waits until it is held.
+// breaks sends as much of it as is enough, and waits until it is held: in the queue, too, when
+// that is logged.
 func (s *stage) breaks() {
 	s.t.Helper()
 	for i := range 100 {
 		s.send(news, letter, fmt.Sprintf("x%d@gone.test", i))
 	}
-	s.until("held", s.held)
+	s.until("held", func() bool { return strings.Contains(s.log.String(), "a stream is held at a provider") })
+	if !s.held() {
+		s.t.Fatal("not as it should be")
+	}
 }
 
 // goneNews is what the breaker holds.
@@ -114,6 +118,9 @@ func TestBreakerHoldsAStreamAtOneProvider(t *testing.T) {
 	if !s.held() {
 		t.Fatal("not held after a restart")
 	}
+	if list := s.statuses("late@gone.test"); len(list) != 0 {
+		t.Errorf("what is held is %s", list)
+	}
 	s.resume(goneNews)
 	s.until("resumed", s.outcome(waits))
 	s.goesOn("z0@gone.test", "z1@gone.test", "z2@gone.test")
@@ -132,7 +139,7 @@ func TestBreakerHoldsByTheNameOfTheQueue(t *testing.T) {
 	s := breaking(t)
 	s.breaks()
 	waits := s.send(news, letter, "late@gone.test")
-	s.until("it waits", func() bool { return s.listed(control.Filter{State: "held"}) == "late" || s.status().Waiting == 1 })
+	s.until("it waits", func() bool { return s.listed(control.Filter{Stream: "news"}) == "late" })
 	next := *s.config
 	next.Queues = slices.Clone(next.Queues)
 	next.Queues[len(next.Queues)-1].Name = "left"
