@@ -8,8 +8,8 @@
 // # What is counted
 //
 // A run is the mail of one stream that arrived on one day (UTC) and goes to one provider:
-// complaints come days later, and belong to the mail that they are about. Receivers count by
-// the day, too (Google's Postmaster Tools, "user-reported spam rate"). A provider is a [[queue]],
+// complaints come days later, and belong to the mail that they are about. Google, too, counts
+// complaints by the day of the mail (support.google.com/a/answer/6254652). A provider is a [[queue]],
 // as for provider_quotas; all domains that no [[queue]] lists are one, the general queue: a
 // test of each of ten thousand small domains would find some ill by chance, and one whose
 // addresses are all gone says nothing of a list. A trial is a recipient that the
@@ -20,10 +20,10 @@
 // recipient is now. Mail without a stream is not counted.
 //
 // Where no complaint was ever seen from a provider, nothing is known of them: Google's feedback
-// loop has rates of campaigns, and sends no reports (support.google.com/a/answer/6254652). There
-// the breaker goes by bounces alone, and InWords says so. Google and Yahoo count complaints
-// against the mail that reached inboxes (senders.yahooinc.com/best-practices), which no sender
-// knows; of all that was accepted they are a smaller share.
+// loop has rates of campaigns on a page, and sends no reports (the same). There the breaker goes
+// by bounces alone, and InWords says so. Yahoo counts complaints against the mail that reached
+// inboxes (senders.yahooinc.com/best-practices), which no sender knows; of all that was accepted
+// they are a smaller share.
 //
 // When a run is above a bar with confidence (evidence.go), the stream is held at that provider
 // until an admin resumes it. The trials are taken to be alike: of a list whose dead addresses
