@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/admin"
 	"github.com/millrace/millrace/agent/assess"
+	"github.com/millrace/millrace/agent/breaker"
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/deliver"
@@ -46,6 +47,7 @@ type Agent struct {
 	outcomes  *outcomes.Outcomes
 	bounced   *suppress.List
 	quotas    *quotas.Book
+	breaker   *breaker.Breaker
 	assessor  *assess.Assessor
 	history   *history.History
 	metrics   *metrics.Metrics
@@ -72,6 +74,9 @@ const suppressFile = "suppressed"
 
 // quotasFile, in the state directory, keeps the counts of streams' quotas.
 const quotasFile = "quotas.json"
+
+// breakerFile, in the state directory, keeps what the breaker counts.
+const breakerFile = "breaker.json"
 
 // sitesFile, in the state directory, keeps the names of sites.
 const sitesFile = "sites.json"
@@ -145,13 +150,22 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
 	a.outcomes.Use(settings.OutcomesPolicy(c))
+	runs := ""
+	if c.Agent.StateDirectory != "" {
+		runs = filepath.Join(c.Agent.StateDirectory, breakerFile)
+	}
+	a.breaker = breaker.New(breaker.Options{
+		Log: log, Path: runs, Hold: a.orders.Hold, Held: a.orders.HeldByBreaker,
+		Post: func(e *spool.Envelope, content []byte) error { return a.settler.Post(e, content) }, // called by Run
+	}, time.Now())
+	a.breaker.Use(settings.BreakerPolicy(c))
 	a.assessor = assess.New(assess.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: feedback.NewBox(dir), Bounced: a.bounced,
-		Listeners: []event.Listener{a.events, a.outcomes, a.metrics}, State: c.Agent.StateDirectory,
+		Listeners: []event.Listener{a.events, a.outcomes, a.metrics, a.breaker}, State: c.Agent.StateDirectory,
 	})
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
-		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.history, a.metrics, a.assessor},
+		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.history, a.metrics, a.assessor, a.breaker},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
@@ -197,6 +211,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	a.queue.Reload(settings.Descriptors(&next.Agent, open.Segments, a.log).Sessions)
 	a.events.Reopen(settings.EventPlace(&next))
 	a.outcomes.Use(settings.OutcomesPolicy(&next))
+	a.breaker.Use(settings.BreakerPolicy(&next))
 	a.bounced.Use(settings.SuppressPolicy(&next))
 	a.orders.Reloaded()
 	a.watch.Reloaded()
@@ -217,7 +232,7 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 func (a *Agent) backend() *admin.Backend {
 	return admin.New(admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Assessor: a.assessor, Reload: a.reload,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Assessor: a.assessor, Reload: a.reload,
 	})
 }
 
@@ -264,6 +279,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })
 	base.Go(func() { a.quotas.Run(late) })
+	base.Go(func() { a.breaker.Run(late) })
 	in.Go(func() { a.assessor.Run(ctx) })
 	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.watch.HistoryLoop(late) })

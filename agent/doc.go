@@ -29,6 +29,7 @@
 //	sites     which domains are one site, and what it is called
 //	pools     which address mail leaves from
 //	quotas    what streams may send in an hour and on a day; counts that outlive a crash
+//	breaker   which streams bounce or are complained about too much, by a sequential test
 //	windows   when streams may send, by the clock on a wall
 //	smtp      one connection and its transactions
 //	outcome   what a reply or a failure means for a recipient

@@ -19,7 +19,7 @@ import (
 // Streams implements control.Backend.
 func (b *Backend) Streams() []control.Stream {
 	var list []control.Stream
-	for _, s := range b.queue.Streams() {
+	for _, s := range b.orders.Streams() {
 		list = append(list, control.Stream{
 			Name: s.Name, Waiting: s.Waiting, Deferred: s.Deferred, Active: s.Active, Held: s.Held,
 			Paused: s.Paused, Priority: s.Priority, Limits: s.Limits, Waits: s.Waits, Until: s.Until,
@@ -219,6 +219,7 @@ func (b *Backend) Why(site string) ([]control.Change, error) {
 		list[i] = control.Change{At: c.At, From: c.From, To: c.To, Pace: c.Pace, Cause: c.Cause}
 	}
 	list[len(list)-1].Now = account(&a, b.history.SiteRates(time.Now())[site])
+	list[len(list)-1].Now.Breaker = b.breaker.InWords(a.Queue)
 	return list, nil
 }
 

@@ -465,7 +465,7 @@ func (j *judge) doubt(ctx context.Context, x told) string {
 func (j *judge) follow(ctx context.Context, f *Finding, x told) {
 	a, m := j.a, &j.mark
 	d := &event.Delivery{
-		Time: j.now, ID: m.ID, Ordinal: m.Ordinal, To: f.Recipient, Relay: "none", FeedbackType: j.report.Type, Reporter: j.report.Reporter, Uncounted: f.Why,
+		Time: j.now, ID: m.ID, Ordinal: m.Ordinal, To: f.Recipient, Relay: "none", Arrived: m.Day, FeedbackType: j.report.Type, Reporter: j.report.Reporter, Uncounted: f.Why,
 		Envelope: &spool.Envelope{Origin: spool.Diverted, QueueID: m.QueueID, Stream: m.Stream},
 		Class:    outcome.ClassUndefined,
 	}
@@ -476,7 +476,7 @@ func (j *judge) follow(ctx context.Context, f *Finding, x told) {
 		// From the cache most often: mail went there a moment or some days ago.
 		ask, done := context.WithTimeout(ctx, siteFor)
 		if rt, err := j.set.Route(ask, domain, false); err == nil {
-			d.Site = rt.Site
+			d.Site, d.Queue = rt.Site, rt.Queue.Name // a provider has domains that nobody lists
 		}
 		done()
 	}

@@ -29,6 +29,7 @@ func (l *loader) check() {
 	}
 	l.checkSuppression(&c.Suppression)
 	l.checkFeedback(&c.Feedback)
+	l.checkBreaker(&c.Breaker)
 	l.checkPools()
 	l.checkStreams()
 	l.checkQueues()

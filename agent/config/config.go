@@ -54,6 +54,7 @@ type Config struct {
 
 	Suppression Suppression `toml:"suppression"`
 	Feedback    Feedback    `toml:"feedback"`
+	Breaker     Breaker     `toml:"breaker"`
 
 	// General is the general queue: every domain that no specific queue lists.
 	General Queue `toml:"general"`
@@ -336,7 +337,8 @@ func defaults() *Config {
 		Suppression: Suppression{
 			Mode: SuppressAdvise, After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: SuppressStream, Notify: true,
 		},
-		Log: Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
+		Breaker: Breaker{Notify: "postmaster"},
+		Log:     Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
 		General: Queue{
 			Name:                     generalName,
 			Route:                    Route{Kind: RouteMX},

@@ -61,7 +61,7 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
-		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Log, *Queue:
+		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Log, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(
@@ -256,6 +256,8 @@ func assign(value, p any, key string) []fault {
 			return nil
 		}
 		return scalar(value, p, key+` = "1GiB"`, ParseSize)
+	case *Percent:
+		return scalar(value, p, key+` = "5%"`, ParsePercent)
 	case *Rate:
 		return scalar(value, p, key+` = "100/s"`, ParseRate)
 	case *time.Duration:

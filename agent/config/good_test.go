@@ -40,7 +40,8 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 		Suppression: Suppression{
 			Mode: "advise", After: 3, Within: 30 * 24 * time.Hour, Expire: 180 * 24 * time.Hour, Scope: "stream", Notify: true,
 		},
-		Log: Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
+		Breaker: Breaker{Notify: "postmaster"},
+		Log:     Log{Format: LogLogfmt, Level: LevelInfo, Deliveries: DeliveriesAll, Recipients: true, Repeats: 5},
 		General: Queue{
 			Name: "general", Route: Route{Kind: "mx"}, MaxSessions: 20, MaxMessagesPerConnection: 100,
 			MaxRecipientsPerMessage: 50, DelayWarningTime: Age(4 * time.Hour), Expire: 120 * time.Hour, TLS: "opportunistic", RelayAuthTLS: "verify",

@@ -33,6 +33,18 @@ type StandingOrders struct {
 	Limits     []Limit        `json:"limits,omitempty"`
 	Priorities map[string]int `json:"priorities,omitempty"` // of streams
 	Effects    []Effect       `json:"effects,omitempty"`
+	Released   []Release      `json:"released,omitempty"`
+}
+
+// Breaker is Who of a Pause that the breaker made.
+const Breaker = "breaker"
+
+// Release is what the breaker had paused and an admin has resumed: it is not paused again
+// by the breaker until then.
+type Release struct {
+	Filter Filter    `json:"filter"`
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until"`
 }
 
 // Effect is what a reply rule does to a site for a time. What rules do to streams are

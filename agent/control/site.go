@@ -25,6 +25,7 @@ type Account struct {
 	Opens       time.Time `json:"opens,omitzero"`             // no connect before
 	Punished    time.Time `json:"punished_until,omitzero"`    // refusals are taken to be punished until then
 	Addresses   []Address `json:"addresses,omitempty"`
+	Breaker     string    `json:"breaker,omitempty"` // by what streams are held at its queue, and what is not known there
 }
 
 // Address is one address of a site, as all sites together use it.

@@ -63,7 +63,9 @@
 //	            hard as for a bounce; complaint and feedback of a feedback report, the first
 //	            if somebody does not want such mail. sender, size, tries and the delays say
 //	            nothing there, nor does ordinal where the copy had several recipients;
-//	            recipient is "" if the report tells none that the message had.
+//	            recipient is "" if the report tells none that the message had. domain, queue
+//	            and site are those that mail to the recipient has when the report comes; without
+//	            an answer of the DNS there is no site, and queue is the one that lists the domain.
 //	gap:        with v, time, until and lost only: so many events between the two
 //	            times could not be written, because the disk stalled or was full
 //	            for longer than the buffer of 16 MiB lasts
@@ -155,7 +157,8 @@ type Delivery struct {
 	Due      time.Time // of the next attempt; zero for a final status
 
 	// Of what came back. The envelope has no recipients then, only what the mark told.
-	To           string // the recipient, "" if none is told
+	To           string    // the recipient, "" if none is told
+	Arrived      time.Time // day on which the message arrived, UTC; zero: the mark does not tell
 	FeedbackType string
 	Reporter     string // who says so
 	Uncounted    string // why it does not count for suppression; "": it does

@@ -19,8 +19,9 @@ type State struct {
 	Waiting, Deferred, Active              int // recipients
 	Sessions, MaxSessions, StalledSessions int
 	PausedStreams                          int
-	UnknownReplies                         int // since the start
-	Limited                                int // recipients that wait for a window or a quota of their streams
+	BreakerHeld                            map[string]int // streams that the breaker holds, by queue
+	UnknownReplies                         int            // since the start
+	Limited                                int            // recipients that wait for a window or a quota of their streams
 	Sources                                []control.Source
 	Limits                                 []control.StreamLimits
 	Sites                                  []queue.Site
@@ -140,6 +141,10 @@ func (s *scrape) whole(st *State) {
 	s.gauge(desc("sessions_stalled", "Sessions that send nothing because an outcome cannot be written to the journal."), float64(st.StalledSessions))
 	s.count(desc("replies_unknown_total", "Replies of receivers that no rule or reading knew; millrace reply --unknown lists examples."), uint64(st.UnknownReplies))
 	s.gauge(desc("streams_paused", "Streams that are paused or held."), float64(st.PausedStreams))
+	held := desc("breaker_streams_held", "Streams that the breaker holds at a queue.", "queue")
+	for queue, n := range st.BreakerHeld {
+		s.gauge(held, float64(n), queue)
+	}
 	s.limits(st.Limits)
 	s.sources(st.Sources)
 

@@ -57,8 +57,9 @@ type Orders struct {
 	dirty bool      // the file lacks what rules about replies have changed, or what could not be written
 	lost  bool      // it could not be written at the last try
 	kept  time.Time // when the file was written last
-	// full: no more is paused for rules, for good or for a time, which was told.
-	full struct{ good, time bool }
+	// full: no more is paused for rules, for good or for a time, or by the breaker, which was
+	// told.
+	full struct{ good, time, breaker bool }
 	// arrivals is held to read while a message that was compared is brought into the
 	// queue: ApplyToQueued misses none that came before a change.
 	arrivals sync.RWMutex
@@ -110,11 +111,12 @@ func (o *Orders) Change(change func(*control.StandingOrders) error) error {
 	old := *o.now.Load()
 	next := control.StandingOrders{
 		Pauses: slices.Clone(old.Pauses), Limits: slices.Clone(old.Limits), Priorities: maps.Clone(old.Priorities),
-		Effects: slices.Clone(old.Effects),
+		Effects: slices.Clone(old.Effects), Released: slices.Clone(old.Released),
 	}
 	if err := change(&next); err != nil {
 		return err
 	}
+	release(&old, &next, time.Now())
 	if err := o.apply(old, next); err != nil {
 		return err
 	}
@@ -136,37 +138,42 @@ const (
 // byRule begins the name of who paused, where a rule about replies did.
 const byRule = "reply rule "
 
-// pauseFor pauses for a rule about replies, at once; the file follows. It returns
-// false if the same, or the stream everywhere, is paused already, or as much is as rules
-// may pause.
+// pauseFor pauses from now on for a rule about replies or the breaker; the file follows. It returns
+// false if the same, or the stream everywhere, is paused already, or an admin has resumed it, or
+// as much is paused as may be.
 func (o *Orders) pauseFor(b control.Pause) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := *o.now.Load()
-	if pauseWith(&old, b.Filter) != nil || pauseWith(&old, control.Filter{Stream: b.Filter.Stream}) != nil {
+	if pauseWith(&old, b.Filter) != nil || pauseWith(&old, control.Filter{Stream: b.Filter.Stream}) != nil ||
+		b.Who == control.Breaker && isReleased(&old, b.Filter) {
 		return false
 	}
 	paused := 0
 	for _, x := range old.Pauses {
-		if strings.HasPrefix(x.Who, byRule) && x.Until.IsZero() == b.Until.IsZero() {
+		if automatic(x.Who) == automatic(b.Who) && x.Until.IsZero() == b.Until.IsZero() {
 			paused++
 		}
 	}
 	full, told := paused >= maxRulePauses, &o.full.time
-	if b.Until.IsZero() {
+	switch {
+	case b.Who == control.Breaker:
+		told = &o.full.breaker
+	case b.Until.IsZero():
 		told = &o.full.good
 	}
 	if full && !*told {
-		o.log.Error("no more is paused for reply rules, as so much is already; see to the cause, then millrace resume",
+		o.log.Error("no more is paused by "+automatic(b.Who)+", as so much is already; see to the cause, then millrace resume",
 			"paused", paused, "next", b.Filter.String(), "who", b.Who)
 	}
 	if *told = full; full {
 		return false
 	}
-	b.Reason = printable.Shorten(b.Reason, MaxPauseReason)
-	next := control.StandingOrders{Pauses: append(slices.Clone(old.Pauses), b), Limits: old.Limits, Priorities: old.Priorities, Effects: old.Effects}
+	b.Since, b.Reason = time.Now(), printable.Shorten(b.Reason, MaxPauseReason)
+	next := old
+	next.Pauses = append(slices.Clone(old.Pauses), b)
 	if err := o.apply(old, next); err != nil {
-		o.log.Error("paused by a reply rule", "on", b.Filter.String(), "err", err)
+		o.log.Error("paused by "+automatic(b.Who), "on", b.Filter.String(), "err", err)
 		return false
 	}
 	o.dirty = true
@@ -308,7 +315,8 @@ func (o *Orders) Expire(now time.Time) {
 	st := o.Standing()
 	if !slices.ContainsFunc(st.Pauses, func(b control.Pause) bool { return over(b.Until) }) &&
 		!slices.ContainsFunc(st.Limits, func(l control.Limit) bool { return over(l.Until) }) &&
-		!slices.ContainsFunc(st.Effects, func(e control.Effect) bool { return over(e.Until) }) {
+		!slices.ContainsFunc(st.Effects, func(e control.Effect) bool { return over(e.Until) }) &&
+		!slices.ContainsFunc(st.Released, func(r control.Release) bool { return over(r.Until) }) {
 		return
 	}
 	requeue := false
@@ -322,6 +330,7 @@ func (o *Orders) Expire(now time.Time) {
 			return true
 		})
 		s.Effects = slices.DeleteFunc(s.Effects, func(e control.Effect) bool { return over(e.Until) }) // the clamp ends by itself
+		s.Released = slices.DeleteFunc(s.Released, func(r control.Release) bool { return over(r.Until) })
 		s.Limits = slices.DeleteFunc(s.Limits, func(l control.Limit) bool {
 			if over(l.Until) {
 				o.log.Info("temporary limit ends", "of", l.Name)

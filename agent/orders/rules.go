@@ -184,7 +184,7 @@ func (h *ruleEffects) alertTexts(now time.Time) (list []string) {
 // It returns false if the stream is paused already, there or everywhere, or as much is as
 // rules may pause.
 func (o *Orders) PauseForRule(rule string, f control.Filter, reason string, until time.Time) bool {
-	return o.pauseFor(control.Pause{Filter: f, Reason: reason, Since: time.Now(), Until: until, Who: byRule + rule})
+	return o.pauseFor(control.Pause{Filter: f, Reason: reason, Until: until, Who: byRule + rule})
 }
 
 // pauseWith is the pause of a filter, or nil.

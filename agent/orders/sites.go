@@ -56,7 +56,8 @@ func (o *Orders) Moved(old, name string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := *o.now.Load()
-	next := control.StandingOrders{Pauses: slices.Clone(now.Pauses), Limits: slices.Clone(now.Limits), Priorities: now.Priorities, Effects: slices.Clone(now.Effects)}
+	next := now
+	next.Pauses, next.Limits, next.Effects = slices.Clone(now.Pauses), slices.Clone(now.Limits), slices.Clone(now.Effects)
 	for i := range next.Pauses {
 		if next.Pauses[i].Filter.Site == old {
 			next.Pauses[i].Filter.Site = name
@@ -89,7 +90,8 @@ func (o *Orders) Split(name, also string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := *o.now.Load()
-	next := control.StandingOrders{Pauses: slices.Clone(now.Pauses), Limits: slices.Clone(now.Limits), Priorities: now.Priorities, Effects: slices.Clone(now.Effects)}
+	next := now
+	next.Pauses, next.Limits, next.Effects = slices.Clone(now.Pauses), slices.Clone(now.Limits), slices.Clone(now.Effects)
 	for _, p := range now.Pauses {
 		if p.Filter.Site == name {
 			p.Filter.Site = also

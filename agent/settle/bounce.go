@@ -259,19 +259,32 @@ func (s *Settler) notify(e *spool.Envelope, id spool.ID, what string, list []dsn
 		s.log.Error("cannot compose a delivery report; none is sent", "qid", e.QueueID, "id", id, "err", err)
 		return nil
 	}
-	// A stop does not cut this short: the outcome waits for it.
-	ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
-	defer cancel()
-	receipt, err := s.writer.Append(ctx, env, bytes.NewReader(content))
+	as, err := s.post(env, content)
 	if err != nil {
 		return err
 	}
-	s.queue.Expect(receipt.ID())
-	if err := receipt.Release(); err != nil {
-		return err
-	}
-	s.mail.Report(what, e, id, receipt.ID(), len(list))
+	s.mail.Report(what, e, id, as, len(list))
 	return nil
+}
+
+// post appends mail of our own to the spool, durable.
+func (s *Settler) post(e *spool.Envelope, content []byte) (spool.ID, error) {
+	// A stop does not cut this short: the outcome waits for it.
+	ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
+	defer cancel()
+	receipt, err := s.writer.Append(ctx, e, bytes.NewReader(content))
+	if err != nil {
+		return 0, err
+	}
+	s.queue.Expect(receipt.ID())
+	return receipt.ID(), receipt.Release()
+}
+
+// Post appends a mail of our own that is no delivery report to the spool, durable; the host MTA
+// gets it as it gets those.
+func (s *Settler) Post(e *spool.Envelope, content []byte) error {
+	_, err := s.post(e, content)
+	return err
 }
 
 // toldBefore says whether the sender has had a report of a failure of the message. Only the

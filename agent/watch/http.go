@@ -156,7 +156,7 @@ func (w *Watch) Warnings() []string {
 	if why := w.unsaved.Load(); why != nil && *why != "" {
 		list = append(list, *why)
 	}
-	for _, why := range []string{w.outcomes.Trouble(), w.assessor.Trouble()} {
+	for _, why := range []string{w.outcomes.Trouble(), w.assessor.Trouble(), w.orders.BreakerTrouble()} {
 		if why != "" {
 			list = append(list, why)
 		}

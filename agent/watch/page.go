@@ -75,7 +75,7 @@ func (p *page) waiting() []web.Stream {
 	defer p.mu.Unlock()
 	if began := time.Now(); !began.Before(p.stale) {
 		p.streams = nil
-		for _, x := range p.watch.queue.Streams() {
+		for _, x := range p.watch.orders.Streams() {
 			p.streams = append(p.streams, web.Stream{Name: x.Name, Waiting: x.Waiting, Deferred: x.Deferred, Active: x.Active, Paused: x.Paused, Waits: x.Waits})
 		}
 		now := time.Now()

@@ -32,6 +32,10 @@ func (w *Watch) State() metrics.State {
 	st.MaxSessions, st.Limited = w.queue.MaxSessions(), w.queue.Limited()
 	st.Outcomes, st.OutcomesFail = metrics.OutcomeStats(w.outcomes.Stats()), w.outcomes.Trouble() != ""
 	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
+	st.BreakerHeld = make(map[string]int)
+	for _, p := range w.orders.HeldByBreaker() {
+		st.BreakerHeld[p.Filter.Queue]++
+	}
 	st.UnknownReplies = w.orders.Unknown().Total()
 	paused := make(map[string]bool)
 	for _, b := range w.orders.Standing().Pauses {

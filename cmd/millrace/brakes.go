@@ -86,6 +86,7 @@ when the receiver says the same once more.
 
 Examples:
   millrace resume "Spring sale <sale.example.com>"
+  millrace resume --queue google news.example.com
   millrace resume --site google`
 }
 
@@ -175,7 +176,8 @@ type brakesCmd struct {
 
 func (c *brakesCmd) Help() string {
 	return `Lists what is paused, why, since when and by whom, the temporary limits, and what reply
-rules do to sites. millrace resume ends each; of a rule, with --site.
+rules do to sites. millrace resume ends each; of a rule, with --site; of the breaker, with
+--queue and the stream, which it then leaves alone there for seven days.
 
 Example:
   millrace brakes`
@@ -202,6 +204,9 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 		printable.Fprintln(out, "by rule: "+effectInListing(&s.Effects[i]))
 	}
 	printStanding(out, &s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
+	for _, r := range s.Released {
+		printable.Fprintf(out, "resumed: %s, which the breaker leaves alone until %s\n", r.Filter, r.Until.Local().Format(time.DateTime))
+	}
 	return nil
 }
 

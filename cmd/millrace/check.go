@@ -100,7 +100,7 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	for _, f := range found {
 		r.add(f)
 	}
-	for _, offer := range []string{cfg.Outcomes.Offer(), cfg.Feedback.Offer()} {
+	for _, offer := range []string{cfg.Outcomes.Offer(), cfg.Feedback.Offer(), cfg.Breaker.Offer()} {
 		if offer != "" {
 			r.say(offer)
 		}

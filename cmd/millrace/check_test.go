@@ -42,7 +42,7 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 			for _, f := range archive.Files {
 				texts[f.Name] = string(f.Data)
 				if f.Name == "millrace.toml" { // behind all lines that are named
-					f.Data = append(slices.Clip(f.Data), "\n[outcomes]\nkeep = \"7d\"\n[feedback]\nread = true\n"...)
+					f.Data = append(slices.Clip(f.Data), "\n[outcomes]\nkeep = \"7d\"\n[feedback]\nread = true\n[breaker]\ncomplaints = \"0.3%\"\n"...)
 				}
 				if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
 					t.Fatal(err)
@@ -78,7 +78,7 @@ func TestShippedSnippetsFit(t *testing.T) {
 	main := "compatibility_level = 3.6\nmyhostname = mail.example.com\nmydestination = mail.example.com\nsmtp_tls_security_level = may\n" + snippets.MainCF
 	master := "smtp inet n - y - - smtpd\nsubmission inet n - n - - smtpd\ncleanup unix n - y - 0 cleanup\nsmtp unix - - y - - smtp\n" + snippets.MasterCF
 	file := filepath.Join(t.TempDir(), "millrace.toml")
-	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[milter]\nmode = \"divert\"\nhost_domains = [\"mail.example.com\"]\n[handback]\nrelay = \"unix:/var/spool/postfix/public/millrace\"\n[outcomes]\nkeep = \"7d\"\n[feedback]\nread = true\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("hostname = \"mail.example.com\"\n[milter]\nmode = \"divert\"\nhost_domains = [\"mail.example.com\"]\n[handback]\nrelay = \"unix:/var/spool/postfix/public/millrace\"\n[outcomes]\nkeep = \"7d\"\n[feedback]\nread = true\n[breaker]\ncomplaints = \"0.3%\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := millrace(t, "", "--config", file, "check", "--no-dns", "--postfix-config", instance(t, main+"in_flow_delay = 0\n", master))
@@ -103,14 +103,15 @@ func TestWithoutPostfixOnlyTheConfigurationIsChecked(t *testing.T) {
 	// MAIL_CONFIG is Postfix's own way to name another directory; there is no main.cf.
 	r := millrace(t, "MAIL_CONFIG="+dir, "--config", file, "check", "--no-dns")
 	lines := strings.Split(r.stderr, "\n")
-	if r.code != 0 || len(lines) != 7 ||
+	if r.code != 0 || len(lines) != 8 ||
 		!strings.HasPrefix(lines[0], "millrace: warning: "+file+":3: ") ||
 		!strings.HasPrefix(lines[1], "millrace: there is no Postfix on this host (") ||
 		lines[2] != "millrace: warning: millrace.toml: while the host's MTA is down any local user can listen at [handback] relay 127.0.0.1:10626, "+
 			"and take bounces and mail that Millrace hands back; remedy: give the MTA and relay a port below 1024, which only root can take" ||
 		!strings.HasPrefix(lines[3], `millrace: what became of mail is not kept: with keep = "7d"`) || // an offer
 		!strings.HasPrefix(lines[4], "millrace: delivery reports and complaints that come back are not read: ") ||
-		lines[5] != "millrace: no errors, 2 warnings" {
+		!strings.HasPrefix(lines[5], "millrace: no stream is held for its bounces or complaints: ") ||
+		lines[6] != "millrace: no errors, 2 warnings" {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
 	}
 	// Who names a directory means it.

@@ -67,8 +67,9 @@ func (b backend) Streams() []control.Stream {
 func (b backend) Standing() control.StandingOrders {
 	at := time.Unix(1_700_000_000, 0)
 	return control.StandingOrders{
-		Pauses: []control.Pause{{Filter: control.Filter{Site: "google"}, Reason: "too fast", Who: "ann (uid 1000)", Since: at, Until: at.Add(time.Hour)}},
-		Limits: []control.Limit{{Name: "general", Sessions: 5, Rate: 0.5, Until: at.Add(time.Hour), Who: "root (uid 0)"}},
+		Pauses:   []control.Pause{{Filter: control.Filter{Site: "google"}, Reason: "too fast", Who: "ann (uid 1000)", Since: at, Until: at.Add(time.Hour)}},
+		Limits:   []control.Limit{{Name: "general", Sessions: 5, Rate: 0.5, Until: at.Add(time.Hour), Who: "root (uid 0)"}},
+		Released: []control.Release{{Filter: control.Filter{Queue: "yahoo", Stream: "old list"}, Since: at, Until: at.Add(24 * time.Hour)}},
 	}
 }
 
@@ -144,7 +145,7 @@ func (b backend) Why(site string) ([]control.Change, error) {
 	return []control.Change{
 		{At: at, From: 0, To: 2, Cause: "start"},
 		{At: at.Add(time.Minute), From: 20, To: 11, Pace: 12.5, Cause: "refused with 11 up: 421 too many", Now: &control.Account{
-			Site: b.Status().Sites[0], MaxSessions: 20, LimitsBy: "the configuration", Whose: "each address", Lag: 0.4, Reply: "421 too many", Host: 1,
+			Site: b.Status().Sites[0], MaxSessions: 20, LimitsBy: "the configuration", Whose: "each address", Lag: 0.4, Reply: "421 too many", Host: 1, Breaker: "streams are held above 5% hard bounces",
 			Addresses: []control.Address{{Address: "192.0.2.25:25", Held: 8, Accepted: 8, Limited: true, Reply: "421 too many"}, {Address: "[2001:db8::25]:25", Down: true, Pace: 2}},
 		}},
 	}, nil

@@ -24,6 +24,7 @@ limit      8, of each address; 20 sessions allowed by the configuration (bounded
 lag        a slot is free 0.4 s after its session ended
 pace       at most 50 messages/s
 refused    421 too many
+breaker    streams are held above 5% hard bounces
  HELD LIMIT    PACE  ADDRESS
     8     8       -  192.0.2.25:25  421 too many
     0     -  2.00/s  [2001:db8::25]:25  no answer
@@ -56,6 +57,7 @@ func TestVerbs(t *testing.T) {
 		{args: []string{"resume", "news"}, code: 1, stderr: "no brake is on for stream news: not known"},
 		{args: []string{"brakes"}, stdout: `paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
 limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
+resumed: stream old list, queue yahoo, which the breaker leaves alone until 2023-11-15 22:13:20
 `},
 		{args: []string{"set", "google", "--sessions", "5", "--rate", "600/m"}},
 		{args: []string{"set", "google", "--sessions", "5", "--rate", "fast"}, code: 64, stderr: "not a rate"},

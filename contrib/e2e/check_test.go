@@ -246,7 +246,7 @@ func TestCheckFindsHardStops(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Stop()
-			set := map[string]string{"outcomes.keep": `"7d"`, "feedback.read": "true"} // else they are offered
+			set := map[string]string{"outcomes.keep": `"7d"`, "feedback.read": "true", "breaker.complaints": `"0.3%"`} // else they are offered
 			maps.Copy(set, c.set)
 			m, err := lab.NewMillrace(lab.MillraceOptions{Host: p, Set: set})
 			if err != nil {
