@@ -154,8 +154,16 @@ func (r *rig) until(what string, ok func() bool) {
 
 // pipes is a network in memory, for virtual time.
 type pipes struct {
+	server *http.Server
 	accept chan net.Conn
 	down   func() bool
+}
+
+func serve(x http.Handler) (*pipes, <-chan struct{}) {
+	p := &pipes{server: &http.Server{Handler: x}, accept: make(chan net.Conn), down: func() bool { return false }}
+	served := make(chan struct{})
+	go func() { defer close(served); p.server.Serve(p) }()
+	return p, served
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
@@ -209,10 +217,8 @@ func TestHourOfTroubleLosesNothing(t *testing.T) {
 			}
 			return http.StatusOK
 		}
-		net := &pipes{accept: make(chan net.Conn), down: func() bool { return at() >= 35 && at() < 45 }}
-		server := &http.Server{Handler: x}
-		served := make(chan struct{})
-		go func() { defer close(served); server.Serve(net) }()
+		net, served := serve(x)
+		net.down = func() bool { return at() >= 35 && at() < 45 }
 		r := newRig(t, Options{Dial: net.dial, SegmentSize: 1 << 20})
 		hook := crm("http://192.168.0.1/events")
 		r.start(hook)
@@ -267,84 +273,84 @@ func TestHourOfTroubleLosesNothing(t *testing.T) {
 			t.Errorf("%d requests in ten minutes of 500, %d in two of 429", wrong, len(retryAfter))
 		}
 		r.stop()
-		server.Close()
+		net.server.Close()
 		<-served
 	})
 }
 
 func TestOneBadEventOfABatchIsFound(t *testing.T) {
 	t.Parallel()
-	x := &receiver{}
-	bad := []string{"r17@far.test", "r18@far.test", "r99@far.test"}
-	alone := map[string]int{}
-	x.do = func(_ *http.Request, body []byte) int {
-		for _, who := range bad {
-			if strings.Contains(string(body), strconv.Quote(who)) {
-				if strings.Count(string(body), "event_id") == 1 {
-					x.mu.Lock()
-					alone[who]++
-					x.mu.Unlock()
+	synctest.Test(t, func(t *testing.T) {
+		bad := []string{"r17@far.test", "r18@far.test", "r99@far.test"}
+		alone := map[string]int{}
+		x := &receiver{do: func(_ *http.Request, body []byte) int {
+			for _, who := range bad {
+				if strings.Contains(string(body), strconv.Quote(who)) {
+					if strings.Count(string(body), "event_id") == 1 {
+						alone[who]++
+					}
+					return http.StatusUnprocessableEntity
 				}
-				return http.StatusUnprocessableEntity
+			}
+			return http.StatusAccepted
+		}}
+		net, served := serve(x)
+		r := newRig(t, Options{Dial: net.dial})
+		const url = "http://192.168.0.1/token-of-the-url"
+		r.start(crm(url))
+		for i := range 150 {
+			r.s.Delivery(delivery(i, "news", fmt.Sprintf("r%d@far.test", i), event.Bounced))
+		}
+		time.Sleep(time.Minute)
+		if st := r.s.Status()[0]; x.taken() != 147 || len(st.Aside) != 3 || !st.Since.IsZero() || st.Host != "http://192.168.0.1" {
+			t.Errorf("%d, %+v", x.taken(), st)
+		}
+		for _, who := range bad {
+			if alone[who] != triesAlone {
+				t.Errorf("%s was tried %d times", who, alone[who])
 			}
 		}
-		return http.StatusAccepted
-	}
-	server := httptest.NewServer(x)
-	defer server.Close()
-	r := newRig(t, Options{})
-	r.start(crm(server.URL))
-	for i := range 150 {
-		r.s.Delivery(delivery(i, "news", fmt.Sprintf("r%d@far.test", i), event.Bounced))
-	}
-	r.until("all but three", func() bool { return x.taken() == 147 && len(r.s.Status()[0].Aside) == 3 })
-	for _, who := range bad {
-		if alone[who] != triesAlone {
-			t.Errorf("%s was tried %d times", who, alone[who])
+		if x.requests > 80 {
+			t.Errorf("%d requests", x.requests)
 		}
-	}
-	if x.requests > 80 {
-		t.Errorf("%d requests", x.requests)
-	}
-	log := r.log.String()
-	if strings.Count(log, "it is set aside") != 3 || strings.Contains(log, "r17@") || strings.Contains(log, server.URL) {
-		t.Errorf("the log:\n%s", log)
-	}
-	// A restart remembers them, and a replay that is taken takes them off the list.
-	r.stop()
-	r.start(crm(server.URL))
-	if st := r.s.Status()[0]; len(st.Aside) != 3 || st.Waiting != 0 || st.Taken != 147 {
-		t.Fatalf("%+v", st)
-	}
-	x.set(nil)
-	if n, err := r.s.Replay(t.Context(), "crm", time.Now().Add(-time.Hour)); err != nil || n != 150 {
-		t.Fatalf("%d, %v", n, err)
-	}
-	r.until("the three", func() bool { return x.taken() == 150 && len(r.s.Status()[0].Aside) == 0 })
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if len(x.times) != 150 || x.times[x.first()] != 2 {
-		t.Errorf("%d ids, the first %d times", len(x.times), x.times[x.first()])
-	}
-}
-
-// first is the id of an event that was taken before.
-func (x *receiver) first() string {
-	for id, n := range x.times {
-		if n > 1 {
-			return id
+		log := r.log.String()
+		if strings.Count(log, "it is set aside") != 3 || strings.Contains(log, "r17@") || strings.Contains(log, "token-of-the-url") {
+			t.Errorf("the log:\n%s", log)
 		}
-	}
-	return ""
+		// A restart remembers them, and a replay that is taken takes them off the list.
+		r.stop()
+		r.start(crm(url))
+		if st := r.s.Status()[0]; len(st.Aside) != 3 || st.Waiting != 0 || st.Taken != 147 {
+			t.Fatalf("%+v", st)
+		}
+		x.set(nil)
+		if n, err := r.s.Replay(t.Context(), "crm", time.Now().Add(-time.Hour)); err != nil || n != 150 {
+			t.Fatalf("%d, %v", n, err)
+		}
+		time.Sleep(time.Minute)
+		if st := r.s.Status()[0]; x.taken() != 150 || len(st.Aside) != 0 || st.Waiting != 0 {
+			t.Errorf("%d, %+v", x.taken(), st)
+		}
+		twice := 0
+		for _, n := range x.times {
+			if n == 2 {
+				twice++
+			}
+		}
+		if len(x.times) != 150 || twice != 147 {
+			t.Errorf("%d ids, %d of them twice", len(x.times), twice)
+		}
+		r.stop()
+		net.server.Close()
+		<-served
+	})
 }
 
 func TestReceiverThatRefusesEverythingCostsFewEvents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		x := &receiver{do: func(*http.Request, []byte) int { return http.StatusUnauthorized }}
-		net := &pipes{accept: make(chan net.Conn), down: func() bool { return false }}
-		server := &http.Server{Handler: x}
-		go server.Serve(net)
+		net, served := serve(x)
 		r := newRig(t, Options{Dial: net.dial})
 		r.start(crm("http://192.168.0.1/"))
 		for i := range 1000 {
@@ -365,7 +371,8 @@ func TestReceiverThatRefusesEverythingCostsFewEvents(t *testing.T) {
 			t.Errorf("%d", got)
 		}
 		r.stop()
-		server.Close()
+		net.server.Close()
+		<-served
 	})
 }
 
