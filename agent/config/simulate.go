@@ -12,7 +12,7 @@ type Simulate struct {
 	// (RFC 2606). Mail for it and for what is below it goes to a receiver in the agent, and
 	// no octet of it leaves the host. That does as the local part says, up to a "+" or "-":
 	// "bounce" is refused for good, "defer" for now, "complain" is taken, and a complaint
-	// comes back two seconds later; everybody else is taken. Events, outcomes and the log are
+	// comes back a second later; everybody else is taken. Events, outcomes and the log are
 	// as those of others and say "simulated"; reports of bounces go to their senders.
 	// Default: none.
 	Domain string `toml:"domain"`

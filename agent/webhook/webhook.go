@@ -272,7 +272,8 @@ func wants(c *config.Webhook, word, stream string) bool {
 	return slices.Contains(c.Events, word) && (len(c.Streams) == 0 || config.MatchesAny(c.Streams, stream))
 }
 
-var errUnknown = errors.New("there is no webhook of this name; millrace webhook list has those that are")
+// ErrUnknown says that there is no webhook of a name.
+var ErrUnknown = errors.New("there is no webhook of this name")
 
 func (s *Sender) named(name string) (*hook, *eventlog.Log, error) {
 	s.mu.Lock()
@@ -282,7 +283,7 @@ func (s *Sender) named(name string) (*hook, *eventlog.Log, error) {
 			return h, s.events.Load(), nil
 		}
 	}
-	return nil, nil, errUnknown
+	return nil, nil, ErrUnknown
 }
 
 // Test posts one event that says so, and returns how the receiver answered.
