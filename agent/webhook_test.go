@@ -36,7 +36,9 @@ func (p *posted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b, _ := io.ReadAll(r.Body)
-	var m struct{ Data struct{ Events []webhook.Event } }
+	var m struct {
+		Data struct{ Events []webhook.Event }
+	}
 	if json.Unmarshal(b, &m) == nil {
 		p.events = append(p.events, m.Data.Events...)
 	}
@@ -160,7 +162,10 @@ func TestWebhookThatIsAwayHoldsNothingUp(t *testing.T) {
 	if answer, err := client.TestWebhook(t.Context(), control.WebhookTest{Name: "crm"}); err != nil || answer != "200 OK" {
 		t.Errorf("%q, %v", answer, err)
 	}
-	s.until("taken", func() bool { list, err := client.Webhooks(t.Context()); return err == nil && list[0].Taken == 20 && list[0].Waiting == 0 })
+	s.until("taken", func() bool {
+		list, err := client.Webhooks(t.Context())
+		return err == nil && list[0].Taken == 20 && list[0].Waiting == 0
+	})
 	if n, err := client.ReplayWebhook(t.Context(), control.WebhookReplay{Name: "crm", Since: time.Now().Add(-time.Hour)}); err != nil || n != 20 {
 		t.Errorf("%d, %v", n, err)
 	}
