@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/eventlog"
+	"github.com/millrace/millrace/agent/maillog"
 )
 
 const (
@@ -299,7 +300,7 @@ func (h *hook) refuse(x *item, a *answer) time.Duration {
 		h.fail("an event that was refused cannot be set aside: "+err.Error(), true)
 		return backOff(h.failed, 0)
 	}
-	h.sender.o.Log.Warn("a webhook refuses an event; it is set aside (millrace webhook list)", "webhook", h.config.Name, "event", x.id, "id", x.about, "answer", a.text)
+	h.sender.o.Log.Warn("a webhook refuses an event; it is set aside (millrace webhook list)", "webhook", h.config.Name, "event", x.id, "id", x.about, "answer", maillog.WithoutLocalParts(a.text))
 	h.advance(x.after, 0)
 	h.window, h.tries = h.window[1:], 0
 	if h.asides++; h.asides > patience {
@@ -318,7 +319,7 @@ func (h *hook) fail(why string, tell bool) {
 	if h.since.IsZero() {
 		h.since = time.Now()
 		if tell {
-			h.sender.o.Log.Warn("a webhook is not taken; its events wait", "webhook", h.config.Name, "reason", why)
+			h.sender.o.Log.Warn("a webhook is not taken; its events wait", "webhook", h.config.Name, "reason", maillog.WithoutLocalParts(why))
 		}
 	}
 	h.why = why

@@ -259,8 +259,9 @@ func (s *Sender) Delivery(d *event.Delivery) {
 	if d.Envelope != nil {
 		stream = d.Envelope.Stream
 	}
-	for i := range *s.wanted.Load() {
-		if wants(&(*s.wanted.Load())[i], word, stream) {
+	hooks := *s.wanted.Load()
+	for i := range hooks {
+		if wants(&hooks[i], word, stream) {
 			l.Delivery(d)
 			return
 		}
