@@ -29,6 +29,7 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/agent/watch"
+	"github.com/millrace/millrace/agent/webhook"
 )
 
 // Options are what a Backend works with. None but Reload may be missing.
@@ -46,6 +47,7 @@ type Options struct {
 	Bounced  *suppress.List
 	Assessor *assess.Assessor
 	Outcomes *outcomes.Outcomes
+	Webhooks *webhook.Sender
 	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
@@ -64,6 +66,7 @@ type Backend struct {
 	bounced  *suppress.List
 	assessor *assess.Assessor
 	outcomes *outcomes.Outcomes
+	webhooks *webhook.Sender
 	reload   func() error
 }
 
@@ -73,6 +76,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, webhooks: o.Webhooks, reload: o.Reload,
 	}
 }

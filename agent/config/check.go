@@ -29,6 +29,8 @@ func (l *loader) check() {
 	}
 	l.checkSuppression(&c.Suppression)
 	l.checkFeedback(&c.Feedback)
+	l.checkSimulate(&c.Simulate)
+	l.checkWebhooks()
 	l.checkPools()
 	l.checkStreams()
 	l.checkQueues()

@@ -370,3 +370,47 @@ func TestSegmentThatIsSpoiledWhileItIsWritten(t *testing.T) {
 		})
 	}
 }
+
+func TestEndIsBehindWhatIsWritten(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := open(t, Options{Dir: dir, SegmentSize: 1000, MaxSize: 3000})
+	begin := l.End()
+	l.put(t, 0, 10)
+	end := l.End()
+	l.put(t, 10, 20)
+	if ids, lost, _ := l.all(t, end, 7); !upTo(ids, 10, 20) || lost != 0 || end.Seq != 10 {
+		t.Errorf("%v, %d lost, from %+v", ids, lost, end)
+	}
+	if ids, lost, _ := l.all(t, begin, 7); !upTo(ids, 0, 20) || lost != 0 {
+		t.Errorf("%v, %d lost, from %+v", ids, lost, begin)
+	}
+	for i := 2; i < 20; i++ {
+		l.put(t, 10*i, 10*i+10)
+	}
+	if ids, lost, _ := l.all(t, begin, 7); len(ids) == 0 || int(lost) != ids[0] {
+		t.Errorf("%d lost, then %v", lost, ids)
+	}
+	l.Close(context.Background())
+	l = open(t, Options{Dir: dir})
+	end = l.End()
+	l.put(t, 200, 210)
+	if ids, lost, _ := l.all(t, end, 7); !upTo(ids, 200, 210) || lost != 0 || end.Seq != 200 {
+		t.Errorf("%v, %d lost, after a restart from %+v", ids, lost, end)
+	}
+}
+
+func TestWhatCameBackIsReadBackWhole(t *testing.T) {
+	t.Parallel()
+	l := open(t, Options{})
+	want := Record{Time: noon, Event: "complaint", Recipient: "a@far.test", Source: "192.0.2.1", Simulated: true, FeedbackType: "abuse", Reporter: "far.test", Uncounted: "old"}
+	r := want
+	l.Add(&r)
+	if err := l.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	var b Batch
+	if err := l.Read(Cursor{}, 1, &b); err != nil || len(b.Records) != 1 || b.Records[0] != want {
+		t.Errorf("%+v, %v", b.Records, err)
+	}
+}
