@@ -13,8 +13,10 @@ type Simulate struct {
 	// no octet of it leaves the host. That does as the local part says, up to a "+" or "-":
 	// "bounce" is refused for good, "defer" for now, "complain" is taken, and a complaint
 	// comes back a second later; everybody else is taken. Events, outcomes and the log are
-	// as those of others and say "simulated"; reports of bounces go to their senders.
-	// Default: none.
+	// as those of others and say "simulated"; reports of bounces go to their senders. Only
+	// what the milter diverts gets there. Where Postfix has reject_unknown_recipient_domain
+	// before permit_mynetworks, put check_recipient_access inline:{simulated.test=permit_mynetworks}
+	// before it: there is no such domain in the DNS. Default: none.
 	Domain string `toml:"domain"`
 }
 

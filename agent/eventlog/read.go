@@ -37,6 +37,17 @@ func (l *Log) End() Cursor {
 	return Cursor{s.number, s.size, l.nextSeq}
 }
 
+// Start is the place of the oldest event that is there, or End.
+func (l *Log) Start() Cursor {
+	l.filesMu.Lock()
+	defer l.filesMu.Unlock()
+	if len(l.segments) == 0 {
+		return Cursor{Segment: l.o.After + 1, Seq: l.nextSeq}
+	}
+	s := l.segments[0]
+	return Cursor{s.number, headerSize, s.first}
+}
+
 // Batch is what Read returns.
 type Batch struct {
 	Records []Record

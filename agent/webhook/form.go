@@ -99,14 +99,14 @@ func stamp(t time.Time) string {
 
 // hashed is an id that is made of a text, with no "." in it: Standard Webhooks, "Signature
 // scheme".
-func hashed(prefix, text string) string {
-	sum := sha256.Sum256([]byte(text))
+func hashed(prefix string, text []byte) string {
+	sum := sha256.Sum256(text)
 	return prefix + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:20]))
 }
 
 // eventID is the same whenever the same is told: it is made of what no two events have in common.
 func eventID(r *eventlog.Record) string {
-	return hashed("evt_", fmt.Sprintf("%d %s %d %d %s %s %d %d", r.Time.UnixMicro(), r.Event, r.ID, r.Ordinal, r.Recipient, r.Reporter, r.Tries, r.Lost))
+	return hashed("evt_", fmt.Appendf(nil, "%d %s %d %d %s %s %d %d", r.Time.UnixMicro(), r.Event, r.ID, r.Ordinal, r.Recipient, r.Reporter, r.Tries, r.Lost))
 }
 
 func eventOf(r *eventlog.Record) Event {
@@ -148,19 +148,20 @@ func wantsRecord(c *config.Webhook, r *eventlog.Record) bool {
 
 // item is an event on its way.
 type item struct {
-	id    string
-	at    eventlog.Cursor // the event itself
-	after eventlog.Cursor // behind it, and behind what is not for the webhook
-	about string          // the message, for the log
-	json  []byte
+	id, time string
+	about    string          // the message, for the log
+	after    eventlog.Cursor // behind it, and behind what is not for the webhook
+	lost     uint64          // events, between the item before it and after
+	json     []byte
 }
 
-// newItem makes the event's part of a request: the whole of it for listmonk.
-func newItem(c *config.Webhook, r *eventlog.Record, at eventlog.Cursor) item {
-	e := eventOf(r)
-	x := item{id: e.EventID, at: at, about: e.ID, json: encode(e)}
-	if c.Form == config.FormListmonk {
-		x.json = encode(bounceOf(&e))
+// item makes the event's part of a request: the whole of it for listmonk.
+func (h *hook) item(e *Event) item {
+	x := item{id: e.EventID, time: e.Time, about: e.ID}
+	if h.config.Form == config.FormListmonk {
+		x.json = encode(bounceOf(e))
+	} else {
+		x.json = encode(e)
 	}
 	return x
 }
@@ -194,27 +195,16 @@ func bounceOf(e *Event) bounce {
 	return b
 }
 
-// request makes the id and the body of a request with items, which are the same whenever
-// it has the same.
-func (h *hook) request(items []item) (id string, body []byte) {
+// request makes the body of a request with items.
+func (h *hook) request(kind string, items []item) []byte {
 	if h.config.Form == config.FormListmonk {
-		return items[0].id, items[0].json
+		return items[0].json
 	}
-	id = items[0].id
-	m := message{Type: typeEvents, Data: data{Host: h.hostname, Webhook: h.config.Name}}
-	var ids strings.Builder
+	m := message{Type: kind, Timestamp: items[0].time, Data: data{Host: h.hostname, Webhook: h.config.Name}}
 	for i := range items {
-		ids.WriteString(items[i].id)
 		m.Data.Events = append(m.Data.Events, items[i].json)
 	}
-	if len(items) > 1 {
-		id = hashed("msg_", ids.String())
-	}
-	var first struct{ Time string }
-	if json.Unmarshal(items[0].json, &first) == nil {
-		m.Timestamp = first.Time
-	}
-	return id, encode(m)
+	return encode(m)
 }
 
 // encode cannot fail for our types: what is not UTF-8 becomes U+FFFD.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -53,7 +52,7 @@ type hook struct {
 
 	batch  eventlog.Batch
 	window []item // what was read and waits, in order
-	seen   int    // turns, when the window was read
+	seen   int    // turns, when it was read
 	size   int    // most events of the next request
 	tries  int    // how often window[0] was refused alone
 	failed int    // requests in a row that the receiver could not take
@@ -61,6 +60,9 @@ type hook struct {
 
 	mu        sync.Mutex
 	kept      state
+	read      eventlog.Cursor // behind what was read, which may not be in the log any more
+	coming    uint64          // events that the window tells are lost
+	told      uint64          // of what is lost: the log tells it once
 	saved     time.Time
 	unsaved   bool   // events were taken since
 	unwritten string // why the cursor could not be written last; "": it could
@@ -142,13 +144,13 @@ func (h *hook) turn(ctx context.Context) time.Duration {
 	}
 	h.mu.Unlock()
 	if len(h.window) == 0 {
-		if err := h.read(from); err != nil {
+		if err := h.fill(from); err != nil {
 			h.failed++
 			h.fail("the log of events cannot be read: "+err.Error(), true)
 			return backOff(h.failed, 0)
 		}
 		if len(h.window) == 0 {
-			h.advance(h.batch.Next, 0)
+			h.advance(h.batch.Next, 0, h.coming)
 			if h.batch.More {
 				return 0
 			}
@@ -156,8 +158,7 @@ func (h *hook) turn(ctx context.Context) time.Duration {
 		}
 	}
 	items := h.window[:h.fits()]
-	id, body := h.request(items)
-	a := h.post(ctx, id, body)
+	a := h.post(ctx, h.request(typeEvents, items))
 	switch {
 	case ctx.Err() != nil && !a.taken():
 		return 0 // it says nothing of the receiver
@@ -181,19 +182,26 @@ func (h *hook) turn(ctx context.Context) time.Duration {
 	}
 }
 
-// read fills the window with what follows a place.
-func (h *hook) read(from eventlog.Cursor) error {
+// fill reads into the window what follows a place.
+func (h *hook) fill(from eventlog.Cursor) error {
 	b := &h.batch
 	if err := h.log.Read(from, readEvents, b); err != nil {
 		return err
 	}
 	h.tries = 0
-	add := func(r *eventlog.Record, at eventlog.Cursor) {
+	var lost, coming uint64 // lost: since the last item
+	add := func(r *eventlog.Record, next int) {
 		if r.Event == eventlog.Gap {
-			h.lost(r.Lost)
+			lost, coming = lost+r.Lost, coming+r.Lost
 		}
 		if wantsRecord(&h.config, r) {
-			h.window = append(h.window, newItem(&h.config, r, at))
+			e := eventOf(r)
+			x := h.item(&e)
+			x.lost, lost = lost, 0
+			if x.after = b.Next; next < len(b.Records) {
+				x.after = b.Places[next]
+			}
+			h.window = append(h.window, x)
 		}
 	}
 	if b.Lost > 0 {
@@ -201,28 +209,40 @@ func (h *hook) read(from eventlog.Cursor) error {
 		if len(b.Records) > 0 {
 			at = b.Records[0].Time
 		}
-		add(&eventlog.Record{Time: at, Event: eventlog.Gap, Due: at, Lost: b.Lost}, from)
+		add(&eventlog.Record{Time: at, Event: eventlog.Gap, Due: at, Lost: b.Lost}, 0)
 	}
 	for i := range b.Records {
-		add(&b.Records[i], b.Places[i])
+		add(&b.Records[i], i+1)
 	}
-	for i := range h.window {
-		if i+1 < len(h.window) {
-			h.window[i].after = h.window[i+1].at
-		} else {
-			h.window[i].after = b.Next
-		}
+	if n := len(h.window); n > 0 { // it ends the batch: what follows is not for the webhook
+		h.window[n-1].after = b.Next
+		h.window[n-1].lost += lost
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.read, h.coming = b.Next, coming
+	h.tellLost()
 	return nil
 }
 
-// lost counts events that nobody can post any more.
-func (h *hook) lost(n uint64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.kept.Lost += n
-	h.lostAt = time.Now()
-	h.sender.o.Log.Warn("events are lost that had waited for a webhook too long, or could not be written; those of other webhooks are counted with them", "webhook", h.config.Name, "events", n)
+// lost is how many events nobody can post any more: those that the webhook has passed, those
+// that it has read of, and those that the log has dropped since.
+func (h *hook) lost() uint64 {
+	n := h.kept.Lost + h.coming
+	if start := h.log.Start().Seq; start > h.read.Seq {
+		n += start - h.read.Seq
+	}
+	return n
+}
+
+// tellLost logs that more events are lost.
+func (h *hook) tellLost() {
+	n := h.lost()
+	if n <= h.told {
+		return
+	}
+	h.sender.o.Log.Warn("events are lost that had waited for a webhook too long, or could not be written; those of other webhooks are counted with them", "webhook", h.config.Name, "events", n-h.told)
+	h.told, h.lostAt = n, time.Now()
 }
 
 // fits is how many events of the window the next request has.
@@ -237,16 +257,17 @@ func (h *hook) fits() (n int) {
 	return n
 }
 
-// advance moves the cursor behind events that were taken, or are not for the webhook, unless
-// a replay has moved it meanwhile. It is written now and then.
-func (h *hook) advance(to eventlog.Cursor, taken int) {
+// advance moves the cursor behind events that were taken or lost, or are not for the webhook,
+// unless others have moved it meanwhile. It is written now and then.
+func (h *hook) advance(to eventlog.Cursor, taken int, lost uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.turns != h.seen {
 		return
 	}
 	moved := to != h.kept.Cursor
-	h.kept.Cursor, h.kept.Taken = to, h.kept.Taken+uint64(taken)
+	h.kept.Cursor, h.kept.Taken, h.kept.Lost = to, h.kept.Taken+uint64(taken), h.kept.Lost+lost
+	h.coming -= lost
 	h.unsaved = h.unsaved || taken > 0
 	since := time.Since(h.saved)
 	switch {
@@ -268,7 +289,11 @@ func (h *hook) taken(items []item) {
 	h.window = h.window[len(items):]
 	h.size = min(2*max(h.size, 1), h.most())
 	h.tries, h.failed, h.asides = 0, 0, 0
-	h.advance(items[len(items)-1].after, len(items))
+	lost := uint64(0)
+	for i := range items {
+		lost += items[i].lost
+	}
+	h.advance(items[len(items)-1].after, len(items), lost)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.since.IsZero() {
@@ -301,7 +326,7 @@ func (h *hook) refuse(x *item, a *answer) time.Duration {
 		return backOff(h.failed, 0)
 	}
 	h.sender.o.Log.Warn("a webhook refuses an event; it is set aside (millrace webhook list)", "webhook", h.config.Name, "event", x.id, "id", x.about, "answer", maillog.WithoutLocalParts(a.text))
-	h.advance(x.after, 0)
+	h.advance(x.after, 0, x.lost)
 	h.window, h.tries = h.window[1:], 0
 	if h.asides++; h.asides > patience {
 		return backOff(h.asides-patience, a.after)
@@ -312,17 +337,19 @@ func (h *hook) refuse(x *item, a *answer) time.Duration {
 	return 0
 }
 
-// fail notes that the receiver took nothing, and logs the first time if tell is set.
+// fail notes that the receiver took nothing, and logs the first time if tell is set. What it
+// said may have addresses, and is told to more than those who may see them.
 func (h *hook) fail(why string, tell bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.why = maillog.WithoutLocalParts(why)
+	h.tellLost()
 	if h.since.IsZero() {
 		h.since = time.Now()
 		if tell {
-			h.sender.o.Log.Warn("a webhook is not taken; its events wait", "webhook", h.config.Name, "reason", maillog.WithoutLocalParts(why))
+			h.sender.o.Log.Warn("a webhook is not taken; its events wait", "webhook", h.config.Name, "reason", h.why)
 		}
 	}
-	h.why = why
 }
 
 // backOff is how long to wait after so many failures in a row: half of a span that doubles, and
@@ -379,12 +406,9 @@ func (h *hook) test(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("nothing is posted to it: %s", h.why)
 	}
 	now := time.Now()
-	e := Event{EventID: hashed("evt_", fmt.Sprint("test ", now.UnixNano())), Time: stamp(now), Event: "test", Recipient: "test@example.invalid", Reply: "a test by millrace webhook test"}
-	body := encode(bounceOf(&e))
-	if h.config.Form != config.FormListmonk {
-		body = encode(message{Type: typeTest, Timestamp: e.Time, Data: data{Host: h.hostname, Webhook: h.config.Name, Events: []json.RawMessage{encode(e)}}})
-	}
-	a := h.post(ctx, e.EventID, body)
+	e := Event{EventID: hashed("evt_", fmt.Append(nil, "test ", now.UnixNano())), Time: stamp(now), Event: "test", Recipient: "test@example.invalid", Reply: "a test by millrace webhook test"}
+	x := h.item(&e)
+	a := h.post(ctx, h.request(typeTest, []item{x}))
 	if !a.taken() {
 		return "", fmt.Errorf("it is not taken: %s", a.text)
 	}
@@ -395,61 +419,4 @@ func (h *hook) test(ctx context.Context) (string, error) {
 	default:
 	}
 	return a.text, nil
-}
-
-// Status is how a webhook stands.
-type Status struct {
-	Name, Form string
-	Host       string // of its URL, with the scheme; the rest may be a secret
-	Waiting    uint64 // events of the log, those for others with them
-	Taken      uint64
-	Lost       uint64
-	Gone       uint64  // that had been set aside, and are not listed any more
-	Aside      []Aside // the oldest first
-	Since      time.Time
-	Why        string
-	Last       time.Time
-	Refused    string // why nothing is posted; "": it is
-
-	unwritten       string
-	lostAt, asideAt time.Time
-}
-
-func (h *hook) status(l *eventlog.Log) Status {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	st := Status{
-		Name: h.config.Name, Form: string(h.config.Form), Taken: h.kept.Taken, Lost: h.kept.Lost, Gone: h.kept.Gone, Aside: h.aside,
-		Since: h.since, Why: h.why, Last: h.last, Refused: h.config.Refused, unwritten: h.unwritten, lostAt: h.lostAt, asideAt: h.asideAt,
-	}
-	if u, err := url.Parse(h.config.URL); err == nil {
-		st.Host = u.Scheme + "://" + u.Host
-	}
-	if end := l.End().Seq; end > h.kept.Cursor.Seq {
-		st.Waiting = end - h.kept.Cursor.Seq
-	}
-	return st
-}
-
-// Failing reports whether nothing is taken, for longer than a receiver needs to start.
-func (s *Status) Failing(now time.Time) bool {
-	return s.Refused != "" || !s.Since.IsZero() && now.Sub(s.Since) >= failingAfter
-}
-
-// trouble is what an admin should know; "" if all is well.
-func (s *Status) trouble(now time.Time) string {
-	name := "webhook " + s.Name
-	switch {
-	case s.Refused != "":
-		return name + ": nothing is posted, " + s.Refused
-	case s.Failing(now):
-		return fmt.Sprintf("%s has not been taken since %s, and %d events wait: %s", name, s.Since.Format(time.RFC3339), s.Waiting, s.Why)
-	case s.unwritten != "":
-		return name + ": its place in the log cannot be written: " + s.unwritten
-	case !s.lostAt.IsZero() && now.Sub(s.lostAt) < toldFor:
-		return fmt.Sprintf("%s: events are lost, %d in all, the last found at %s", name, s.Lost, s.lostAt.Format(time.RFC3339))
-	case !s.asideAt.IsZero() && now.Sub(s.asideAt) < toldFor:
-		return fmt.Sprintf("%s: an event was refused at %s, and set aside: millrace webhook list", name, s.asideAt.Format(time.RFC3339))
-	}
-	return ""
 }

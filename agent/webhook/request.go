@@ -97,18 +97,20 @@ func (a *answer) refused() bool {
 	return a.code/100 == 4
 }
 
-// post sends one request. id and body are the same at each try.
-func (h *hook) post(ctx context.Context, id string, body []byte) answer {
+// post sends one request. Its id is made of the body, and so is the same at each try, and for no
+// other body.
+func (h *hook) post(ctx context.Context, body []byte) answer {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.config.URL, bytes.NewReader(body))
 	if err != nil {
 		return answer{text: "its url cannot be used"}
 	}
-	now := time.Now()
+	now, id := time.Now(), hashed("msg_", body)
 	stamp := strconv.FormatInt(now.Unix(), 10)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("User-Agent", "Millrace/"+h.sender.o.Version)
 	r.Header["webhook-id"] = []string{id} // the specification has these names in lower case
 	r.Header["webhook-timestamp"] = []string{stamp}
+	r.Header["Idempotency-Key"] = nil // not sent: net/http then tries again itself where a kept connection has just ended
 	if len(h.config.Keys) > 0 {
 		r.Header["webhook-signature"] = []string{sign(h.config.Keys, id, stamp, body)}
 	}

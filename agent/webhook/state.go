@@ -56,8 +56,9 @@ func (h *hook) load(l *eventlog.Log) {
 		}
 	} else if err != nil {
 		h.sender.o.Log.Error("the place of a webhook in the log of events cannot be read; all that the log has is posted again", "webhook", h.config.Name, "err", err)
-		h.kept = state{}
+		h.kept = state{Cursor: l.Start()}
 	}
+	h.read, h.told = h.kept.Cursor, h.kept.Lost
 	if err := read(h.asidePath(), &h.aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		h.sender.o.Log.Error("events that a webhook had set aside cannot be read, and are listed no more", "webhook", h.config.Name, "err", err)
 		h.aside = nil

@@ -9,9 +9,9 @@
 //	state_directory/webhooks/NAME.json        the cursor of a webhook: what was taken
 //	state_directory/webhooks/aside/NAME.json  events that it refused
 //
-// The log is apart from that of package outcomes, which has recipients by hash, or not at all,
-// where the admin says so, and has every event: this one has addresses, as receivers want them, and
-// nothing else than they asked for.
+// The log is apart from that of package outcomes, and one cannot serve both: that one has recipients
+// by hash, or not at all, where the admin says so, and has every event; this one has addresses, as
+// receivers want them, and nothing that no receiver asked for, so that its bounds reach further.
 //
 // # What is promised
 //
@@ -20,8 +20,10 @@
 // taken last: so order holds for all events of a webhook, and those of a stream. Each event
 // has an id that is made of what it says; it is the same at each try, in a replay, after a
 // crash. The cursor is written after the receiver's answer: kill -9 repeats a second of events,
-// of those in the form of listmonk, which knows no ids, one. What the log's writer had not
-// written yet is lost by that, a tenth of a second (package eventlog).
+// of those in the form of listmonk, which knows no ids, one. What was in memory then is lost,
+// and nobody counts it: outcomes whose session was between journal and log, and a tenth of a second
+// of events that the log's writer had not written (package eventlog). To have these in the log
+// first, each transaction would wait for a write of its own.
 //
 // A receiver that is away costs no memory: what waits is on disk. What the bounds of the log drop
 // meanwhile is an event "gap", a count, a warning of /readyz and of the log.
@@ -100,7 +102,7 @@ type Sender struct {
 	mu      sync.Mutex
 	policy  Policy
 	hooks   []*hook
-	running context.Context // nil: Run was not called yet
+	running context.Context // nil: Run is not under way
 	all     sync.WaitGroup
 }
 
@@ -188,6 +190,9 @@ func (s *Sender) Run(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
+	s.mu.Lock()
+	s.running = nil // Use starts none that nobody would wait for
+	s.mu.Unlock()
 	s.all.Wait()
 }
 
@@ -276,20 +281,20 @@ func wants(c *config.Webhook, word, stream string) bool {
 // ErrUnknown says that there is no webhook of a name.
 var ErrUnknown = errors.New("there is no webhook of this name")
 
-func (s *Sender) named(name string) (*hook, *eventlog.Log, error) {
+func (s *Sender) named(name string) (*hook, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range s.hooks {
 		if h.config.Name == name {
-			return h, s.events.Load(), nil
+			return h, nil
 		}
 	}
-	return nil, nil, ErrUnknown
+	return nil, ErrUnknown
 }
 
 // Test posts one event that says so, and returns how the receiver answered.
 func (s *Sender) Test(ctx context.Context, name string) (answer string, err error) {
-	h, _, err := s.named(name)
+	h, err := s.named(name)
 	if err != nil {
 		return "", err
 	}
@@ -299,10 +304,11 @@ func (s *Sender) Test(ctx context.Context, name string) (answer string, err erro
 // Replay has a webhook post all that the log has from a time on again. It returns how many
 // events of the log stand there, some of which are not for it.
 func (s *Sender) Replay(ctx context.Context, name string, since time.Time) (events uint64, err error) {
-	h, l, err := s.named(name)
+	h, err := s.named(name)
 	if err != nil {
 		return 0, err
 	}
+	l := h.log
 	if err := l.Flush(ctx); err != nil {
 		return 0, fmt.Errorf("the log of events of webhooks cannot be written: %w", err)
 	}
@@ -351,13 +357,9 @@ func (s *Sender) Forget(ctx context.Context, address string) (events int, err er
 func (s *Sender) Status() []Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.events.Load()
-	if l == nil {
-		return nil
-	}
 	list := make([]Status, 0, len(s.hooks))
 	for _, h := range s.hooks {
-		list = append(list, h.status(l))
+		list = append(list, h.status())
 	}
 	return list
 }
