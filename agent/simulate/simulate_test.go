@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +18,14 @@ func TestMain(m *testing.M) { leaks.Main(m) }
 func TestDialogue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var reports []string
-		r := New(slog.New(slog.DiscardHandler), func(m []byte) error { reports = append(reports, string(m)); return nil })
+		r := New(slog.New(slog.DiscardHandler), func(m []byte) error {
+			mu.Lock()
+			defer mu.Unlock()
+			reports = append(reports, string(m))
+			return nil
+		})
 		conn, err := r.Dial(t.Context(), "unix", "simulated")
 		if err != nil {
 			t.Fatal(err)
@@ -59,9 +66,12 @@ func TestDialogue(t *testing.T) {
 		ask("RCPT TO:<b@s.test>", "452 ")
 		ask("DATA", "354 ")
 		ask("Received: mark\r\nSubject: "+strings.Repeat("x", 3*maxHead)+"\r\n\r\nsecret body\r\n.", "250 ")
+		synctest.Wait()
+		mu.Lock()
 		if len(reports) > 0 {
 			t.Error("a complaint comes at once")
 		}
+		mu.Unlock()
 		time.Sleep(complainAfter)
 		synctest.Wait()
 		ask("NOOP", "250 ")

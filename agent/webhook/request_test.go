@@ -189,6 +189,18 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
+// A refusal is of the request; everything else that is not 2xx says that the receiver cannot.
+func TestAnswersSayWhoIsAtFault(t *testing.T) {
+	t.Parallel()
+	for code := range 600 {
+		a := answer{code: code}
+		refused := code >= 400 && code < 500 && code != 408 && code != 425 && code != 429
+		if a.taken() != (code >= 200 && code < 300) || a.refused() != refused {
+			t.Errorf("%d: taken %v, refused %v", code, a.taken(), a.refused())
+		}
+	}
+}
+
 func TestBackOffHasBounds(t *testing.T) {
 	t.Parallel()
 	for n := range 40 {
