@@ -518,6 +518,25 @@ func TestReplayBeginsWhereItIsAsked(t *testing.T) {
 		if len(x.times) != 300 || twice != 100 || x.requests > 300+5 {
 			t.Errorf("%d events, %d again, %d requests", len(x.times), twice, x.requests)
 		}
+		// Also while others wait for the receiver, which come in their place then.
+		x.set(func(*http.Request, []byte) int { return http.StatusServiceUnavailable })
+		for i := range 5 {
+			r.s.Delivery(delivery(300+i, "news", fmt.Sprintf("r%d@far.test", 300+i), event.Sent))
+		}
+		time.Sleep(time.Minute)
+		if n, err := r.s.Replay(t.Context(), "crm", time.Now().Add(-12*time.Minute)); err != nil || n != 15 {
+			t.Errorf("%d, %v", n, err)
+		}
+		x.set(nil)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		again := 0
+		for _, n := range x.times {
+			again += n - 1
+		}
+		if len(x.times) != 305 || again != twice+10 || r.s.Status()[0].Waiting != 0 {
+			t.Errorf("%d events, %d again, %+v", len(x.times), again-twice, r.s.Status()[0])
+		}
 		if n, err := r.s.Replay(t.Context(), "crm", time.Now()); err == nil {
 			t.Errorf("%d", n)
 		}
