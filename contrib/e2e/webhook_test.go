@@ -273,11 +273,14 @@ func TestSimulatedOutcomesByPostfix(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("POST /events", h)
 	mux.HandleFunc("POST /webhooks/bounce", func(_ http.ResponseWriter, r *http.Request) {
-		var b struct{ Email, Type, Source, Campaign_UUID string }
+		var b struct {
+			Email, Type, Source string
+			Campaign            string `json:"campaign_uuid"`
+		}
 		err := json.NewDecoder(r.Body).Decode(&b)
 		mu.Lock()
 		defer mu.Unlock()
-		bounces = append(bounces, fmt.Sprint(b.Email, " ", b.Type, " ", b.Source, " ", b.Campaign_UUID, " ", err))
+		bounces = append(bounces, fmt.Sprint(b.Email, " ", b.Type, " ", b.Source, " ", b.Campaign, " ", err))
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
