@@ -3,4 +3,4 @@
 package e2e
 
 // webhookKills is how often TestWebhookOutlivesKillNine kills the agent.
-const webhookKills = 100
+const webhookKills = 60

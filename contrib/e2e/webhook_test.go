@@ -111,8 +111,8 @@ func TestWebhookOutlivesKillNine(t *testing.T) {
 	providers[0].Behaviour.PermShare = 0.05
 	providers[1].Behaviour.TempShare, providers[1].Behaviour.TempTimes = 0.05, 1
 	r := enter(t, setup{
-		providers: providers,
-		postfix:   patient(lab.PostfixOptions{}),
+		providers: providers, patience: time.Hour,
+		postfix: patient(lab.PostfixOptions{}),
 		millrace: lab.MillraceOptions{
 			Set: map[string]string{"agent.max_sessions": fmt.Sprint(sessions), "general.retry": `["1s"]`},
 			Extra: fmt.Sprintf("[[webhook]]\nname = \"crm\"\nurl = %q\nevents = [\"sent\", \"bounced\", \"deferred\"]\nsecret = \"whsec_%s\"\n",
