@@ -65,7 +65,7 @@ func TestDialogue(t *testing.T) {
 		ask("RCPT TO:<complain+7@s.test>", "250 ")
 		ask("RCPT TO:<b@s.test>", "452 ")
 		ask("DATA", "354 ")
-		ask("Received: mark\r\nSubject: "+strings.Repeat("x", 3*maxHead)+"\r\n\r\nsecret body\r\n.", "250 ")
+		ask("Received: mark\r\nSubject: "+strings.Repeat("x", 3*maxHead)+strings.Repeat("\r\nX: "+strings.Repeat("x", maxLine/2), 10)+"\r\n\r\nsecret body\r\n.", "250 ")
 		synctest.Wait()
 		mu.Lock()
 		if len(reports) > 0 {
