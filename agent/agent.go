@@ -28,10 +28,12 @@ import (
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
+	"github.com/millrace/millrace/agent/simulate"
 	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/agent/watch"
+	"github.com/millrace/millrace/agent/webhook"
 )
 
 // Agent is a running transport agent.
@@ -45,6 +47,7 @@ type Agent struct {
 	queue     *queue.Queue
 	events    *event.File
 	outcomes  *outcomes.Outcomes
+	webhooks  *webhook.Sender
 	bounced   *suppress.List
 	quotas    *quotas.Book
 	breaker   *breaker.Breaker
@@ -114,6 +117,12 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	set.Sites = sites.Open(names, log, time.Now())
 	set.Presence, set.Blocks = settings.NewPresence(), &settings.Blocks{}
+	box := feedback.NewBox(dir)
+	set.Simulated = simulate.New(log, func(complaint []byte) error {
+		now := time.Now()
+		_, err := box.Put(complaint, uint64(now.UnixNano()), now)
+		return err
+	})
 	a.settings = settings.NewSource(set)
 	open, err := a.store.Usage()
 	if err != nil {
@@ -150,6 +159,8 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
 	a.outcomes.Use(settings.OutcomesPolicy(c))
+	a.webhooks = webhook.New(webhook.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Version: version, Free: spool.Free})
+	a.webhooks.Use(set.WebhookPolicy())
 	runs := ""
 	if c.Agent.StateDirectory != "" {
 		runs = filepath.Join(c.Agent.StateDirectory, breakerFile)
@@ -160,12 +171,12 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}, time.Now())
 	a.breaker.Use(settings.BreakerPolicy(c))
 	a.assessor = assess.New(assess.Options{
-		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: feedback.NewBox(dir), Bounced: a.bounced,
-		Listeners: []event.Listener{a.events, a.outcomes, a.metrics, a.breaker}, State: c.Agent.StateDirectory,
+		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: box, Bounced: a.bounced,
+		Listeners: []event.Listener{a.events, a.outcomes, a.webhooks, a.metrics, a.breaker}, State: c.Agent.StateDirectory,
 	})
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
-		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.history, a.metrics, a.assessor, a.breaker},
+		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.webhooks, a.history, a.metrics, a.assessor, a.breaker},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
@@ -175,7 +186,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, Outcomes: a.outcomes, Quotas: a.quotas, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Quotas: a.quotas, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }
@@ -198,7 +209,7 @@ func (a *Agent) Reload(c *config.Config) error {
 		return err
 	}
 	before := a.settings.Now()
-	set.Relay, set.Sites, set.Presence, set.Blocks = before.Relay, before.Sites, before.Presence, before.Blocks
+	set.Relay, set.Sites, set.Presence, set.Blocks, set.Simulated = before.Relay, before.Sites, before.Presence, before.Blocks, before.Simulated
 	set.Resolver.Adopt(before.Resolver)
 	a.resolver.use(set)
 	a.deliverer.Reload(&next)
@@ -212,6 +223,7 @@ func (a *Agent) Reload(c *config.Config) error {
 	a.events.Reopen(settings.EventPlace(&next))
 	a.outcomes.Use(settings.OutcomesPolicy(&next))
 	a.breaker.Use(settings.BreakerPolicy(&next))
+	a.webhooks.Use(set.WebhookPolicy())
 	a.bounced.Use(settings.SuppressPolicy(&next))
 	a.orders.Reloaded()
 	a.watch.Reloaded()
@@ -232,7 +244,7 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 func (a *Agent) backend() *admin.Backend {
 	return admin.New(admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Assessor: a.assessor, Reload: a.reload,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Assessor: a.assessor, Reload: a.reload,
 	})
 }
 
@@ -278,6 +290,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })
+	base.Go(func() { a.webhooks.Run(late) })
 	base.Go(func() { a.quotas.Run(late) })
 	base.Go(func() { a.breaker.Run(late) })
 	in.Go(func() { a.assessor.Run(ctx) })
@@ -321,6 +334,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	done()
 	a.cut()
 	a.sessions.Wait()
+	a.settings.Now().Simulated.Wait()
 	release()
 	server.Close()
 	in.Wait()
@@ -344,6 +358,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 // closeEvents writes the last events; they are no reason to hold up a stop for long.
 func (a *Agent) closeEvents() {
 	defer a.outcomes.Close()
+	defer a.webhooks.Close()
 	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
 	defer done()
 	if err := a.events.Close(ctx); err != nil {

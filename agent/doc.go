@@ -26,6 +26,7 @@
 //	slots     what is known of an address, and the places that we hold there
 //	manners   how a host must be spoken to, where that is not as it announces
 //	route     DNS: exchangers, addresses; route/dane and route/sts, policies
+//	simulate  a receiver inside the agent, to try what becomes of outcomes
 //	sites     which domains are one site, and what it is called
 //	pools     which address mail leaves from
 //	quotas    what streams may send in an hour and on a day; counts that outlive a crash
@@ -40,6 +41,7 @@
 //	feedback  the text of reports that come back, and the box in which they wait
 //	eventlog  the agent's own log of events, read by cursor
 //	outcomes  what became of mail, for days and months: databases filled from eventlog
+//	webhook   events posted to receivers of the admin's, from an eventlog of its own
 //	history   the last hours, for the page; web, the page itself
 //	metrics   counters for Prometheus
 //	control   the admin socket: requests, answers, the client
@@ -78,7 +80,7 @@
 //     decide on each recipient (outcome/decide.go), and gives Results to a Settlement.
 //  8. Settlement.Settle (settle/settle.go): a report that is owed is made durable, the
 //     outcome is journalled, the listeners hear of it: log, suppression list, event file,
-//     log of events, history, metrics.
+//     logs of events, history, metrics.
 //  9. The session's next Step hands the settled recipients to the queue: done, or due
 //     again in its timers (queue/timers.go).
 //  10. Mail that cannot be tried expires (upkeep.go, queue/overdue.go).

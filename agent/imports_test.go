@@ -22,12 +22,12 @@ var layers = [][]string{
 	{"agent/watch", "agent/deliver"},
 	{"agent/assess", "agent/orders", "agent/settle"},
 	{"agent/settings"},
-	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker"},
+	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/webhook"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
 	{"agent/event", "agent/queue", "agent/suppress"},
 	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
 	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
-	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/slots", "agent/transient", "agent/windows"},
+	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/simulate", "agent/slots", "agent/transient", "agent/windows"},
 }
 
 // alone names packages that import none of ours but those of the last line, and why.

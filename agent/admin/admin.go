@@ -30,6 +30,7 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
 	"github.com/millrace/millrace/agent/watch"
+	"github.com/millrace/millrace/agent/webhook"
 )
 
 // Options are what a Backend works with. None but Reload may be missing.
@@ -48,6 +49,7 @@ type Options struct {
 	Assessor *assess.Assessor
 	Outcomes *outcomes.Outcomes
 	Breaker  *breaker.Breaker
+	Webhooks *webhook.Sender
 	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
@@ -67,6 +69,7 @@ type Backend struct {
 	assessor *assess.Assessor
 	outcomes *outcomes.Outcomes
 	breaker  *breaker.Breaker
+	webhooks *webhook.Sender
 	reload   func() error
 }
 
@@ -76,6 +79,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, reload: o.Reload,
 	}
 }

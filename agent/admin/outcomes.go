@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -56,5 +57,6 @@ func (b *Backend) Erase(ctx context.Context, e control.Erasure) (control.Erased,
 		return control.Erased{}, fmt.Errorf("%q is not an address", e.Address)
 	}
 	f, err := b.outcomes.Forget(ctx, e.Address)
-	return control.Erased{Rows: f.Rows, Events: f.Events, Files: f.Files}, err
+	n, failed := b.webhooks.Forget(ctx, e.Address)
+	return control.Erased{Rows: f.Rows, Events: f.Events + n, Files: f.Files}, errors.Join(err, failed)
 }

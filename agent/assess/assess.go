@@ -471,7 +471,7 @@ func (j *judge) follow(ctx context.Context, f *Finding, x told) {
 	}
 	domain := strings.ToLower(f.Recipient[strings.LastIndexByte(f.Recipient, '@')+1:])
 	q := j.set.QueueOf(domain)
-	d.Domain, d.Queue = domain, q.Name
+	d.Domain, d.Queue, d.Simulated = domain, q.Name, j.set.Config.Simulates(domain)
 	if f.Recipient != "" {
 		// From the cache most often: mail went there a moment or some days ago.
 		ask, done := context.WithTimeout(ctx, siteFor)

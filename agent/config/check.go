@@ -30,6 +30,8 @@ func (l *loader) check() {
 	l.checkSuppression(&c.Suppression)
 	l.checkFeedback(&c.Feedback)
 	l.checkBreaker(&c.Breaker)
+	l.checkSimulate(&c.Simulate)
+	l.checkWebhooks()
 	l.checkPools()
 	l.checkStreams()
 	l.checkQueues()

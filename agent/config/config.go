@@ -55,6 +55,7 @@ type Config struct {
 	Suppression Suppression `toml:"suppression"`
 	Feedback    Feedback    `toml:"feedback"`
 	Breaker     Breaker     `toml:"breaker"`
+	Simulate    Simulate    `toml:"simulate"`
 
 	// General is the general queue: every domain that no specific queue lists.
 	General Queue `toml:"general"`
@@ -64,6 +65,8 @@ type Config struct {
 	Pools []Pool `toml:"pool"`
 	// Streams are what holds for campaigns or lists.
 	Streams []Stream `toml:"stream"`
+	// Webhooks are where events are posted to.
+	Webhooks []Webhook `toml:"webhook"`
 	// Replies are rules about what receivers say: the admin's, then the shipped ones.
 	Replies []Reply `toml:"reply"`
 
@@ -132,7 +135,7 @@ type Agent struct {
 	// then be trusted. Default: "auto".
 	DANE DANE `toml:"dane"`
 	// TLSCAFile is a PEM file with the authorities that count for "verify",
-	// MTA-STS and its policies. Default: those of the system.
+	// MTA-STS and its policies, and webhooks. Default: those of the system.
 	TLSCAFile string `toml:"tls_ca_file"`
 	// TLSCertFile and TLSKeyFile are PEM files with a client certificate, its
 	// chain and its key, for receivers that ask for one. Default: none.

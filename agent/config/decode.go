@@ -55,13 +55,19 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
+		case *[]Webhook:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				x := Webhook{File: t.file, Line: t.line(hereItem)}
+				t.table(value, &x, hereItem, pathItem)
+				*p = append(*p, x)
+			})
 		case *[]SuppressionStream:
 			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
 				var x SuppressionStream
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
-		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Log, *Queue:
+		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Simulate, *Log, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(
@@ -299,6 +305,8 @@ func assign(value, p any, key string) []fault {
 		*p = DANEAuto
 	case *SuppressionMode:
 		return oneOf(value, p, key, SuppressOff, SuppressAdvise, SuppressDrop)
+	case *WebhookForm:
+		return oneOf(value, p, key, FormMillrace, FormListmonk)
 	case *OutcomeRecipients:
 		return oneOf(value, p, key, RecipientsPlain, RecipientsHashed, RecipientsNone)
 	case *SuppressionScope:

@@ -139,38 +139,52 @@ func (l *loader) checkRelay(q *Queue, path string) {
 		q.RelayAuth, q.RelayAuthRefused = l.cfg.General.RelayAuth, l.cfg.General.RelayAuthRefused // read, and complained of, already
 		return
 	}
-	info, err := os.Stat(file)
-	switch {
-	case !filepath.IsAbs(file):
-		wrong("is not an absolute path", "begin it with /")
-		return
-	case errors.Is(err, fs.ErrPermission):
-		return
-	case err != nil:
-		wrong("cannot be read: "+cause(err), "create it, or correct its name")
-		return
-	case info.Mode().Perm()&0o027 != 0:
-		wrong(fmt.Sprintf("has mode %04o: others could read or change the password", info.Mode().Perm()), "chmod 0600, or 0640 for the agent's group")
+	line, refused, ok := l.secretFile(path+".relay_auth_file", file, "the password is not used, and the mail waits")
+	if q.RelayAuthRefused = refused; !ok {
 		return
 	}
-	if who := l.exposed(file); who != "" {
-		q.RelayAuthRefused = fmt.Sprintf("relay_auth_file: %s can read %q", who, file)
-		l.refuse(path+".relay_auth_file", remedy(q.RelayAuthRefused+"; the password is not used, and the mail waits", ownReaders))
-		return
-	}
-	text, err := os.ReadFile(file)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return
-	case err != nil:
-		wrong("cannot be read: "+cause(err), "let the agent's user read it")
-		return
-	}
-	line := strings.TrimRight(string(text), "\r\n")
 	user, password, ok := strings.Cut(line, ":")
 	if !ok || user == "" || password == "" || strings.ContainsAny(line, "\r\n\x00") {
 		wrong("is not one line \"user:password\"", "write the user, a colon and the password, nothing else")
 		return
 	}
 	q.RelayAuth = &Auth{User: user, Password: password}
+}
+
+// secretFile reads the file that the key at path names, for what is a secret, without the end
+// of its last line. Where that is not done ok is false, and the admin is told, unless this
+// user may not read it. refused says who else can read it; then told is what follows.
+func (l *loader) secretFile(path, file, told string) (text, refused string, ok bool) {
+	key := path[strings.LastIndexByte(path, '.')+1:]
+	wrong := func(text, todo string) {
+		l.fail(path, remedy(fmt.Sprintf("%s: %q %s", key, file, text), todo))
+	}
+	info, err := os.Stat(file)
+	switch {
+	case !filepath.IsAbs(file):
+		wrong("is not an absolute path", "begin it with /")
+		return "", "", false
+	case errors.Is(err, fs.ErrPermission):
+		return "", "", false
+	case err != nil:
+		wrong("cannot be read: "+cause(err), "create it, or correct its name")
+		return "", "", false
+	case info.Mode().Perm()&0o027 != 0:
+		wrong(fmt.Sprintf("has mode %04o: others could read or change the password", info.Mode().Perm()), "chmod 0600, or 0640 for the agent's group")
+		return "", "", false
+	}
+	if who := l.exposed(file); who != "" {
+		refused = fmt.Sprintf("%s: %s can read %q", key, who, file)
+		l.refuse(path, remedy(refused+"; "+told, ownReaders))
+		return "", refused, false
+	}
+	b, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "", "", false
+	case err != nil:
+		wrong("cannot be read: "+cause(err), "let the agent's user read it")
+		return "", "", false
+	}
+	return strings.TrimRight(string(b), "\r\n"), "", true
 }

@@ -99,6 +99,9 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 	if c.PoolNamed("news") == nil || c.StreamOf("news-1") == nil {
 		t.Error("the examples of a pool and a stream were not switched on")
 	}
+	if len(c.Webhooks) != 1 || !c.Simulates("simulated.test") {
+		t.Error("the examples of a webhook and of simulated outcomes were not switched on")
+	}
 	c.General.MaxSessionsTotal = 0 // follows from there being a pool
 	c.Milter.HostDomains, c.Milter.Peers, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil, nil
 	// A default that would move mail on hosts of before is for new installations only.

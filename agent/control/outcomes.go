@@ -56,7 +56,7 @@ type Erasure struct {
 // Erased is what was erased of an address.
 type Erased struct {
 	Rows   int `json:"rows"`   // attempts
-	Events int `json:"events"` // in the agent's own log of events
+	Events int `json:"events"` // in the agent's own logs of events
 	Files  int `json:"files"`  // damaged ones that had been set aside
 }
 

@@ -59,6 +59,10 @@ func Transcript(ctx context.Context, c *config.Config, destination string, log *
 func showRoute(set *settings.Settings, rt queue.Route, show func(string)) {
 	q := rt.Queue
 	show(fmt.Sprintf("queue %s, tls = %q", q.Name, q.TLS))
+	if rt.Simulated {
+		show("simulated: the receiver is that of [simulate], inside the agent")
+		return
+	}
 	if rt.Plan == nil {
 		show("relay " + rt.Relay)
 		return

@@ -47,6 +47,7 @@
 //	dsn            string?  enhanced status code of RFC 3463
 //	reply          string?  the reply or the reason, one line
 //	due            time?    of the next attempt
+//	simulated      boolean? the receiver was the one of [simulate], in the agent itself
 //	feedback_type  string?  of a complaint or feedback: "abuse", "not-spam", ...
 //	reporter       string?  of a report that came back, who says so: a host, a program
 //	counted        boolean? of a report that came back: it counts for suppression
@@ -155,6 +156,8 @@ type Delivery struct {
 	Enhanced string    // status code of RFC 3463
 	Reason   string    // the reply, or what failed; one line
 	Due      time.Time // of the next attempt; zero for a final status
+
+	Simulated bool // the receiver was [simulate]'s: nothing left the agent
 
 	// Of what came back. The envelope has no recipients then, only what the mark told.
 	To           string    // the recipient, "" if none is told

@@ -46,6 +46,7 @@ type line struct {
 	Enhanced  string  `json:"dsn,omitempty"`
 	Reply     string  `json:"reply,omitempty"`
 	Due       stamp   `json:"due,omitzero"`
+	Simulated bool    `json:"simulated,omitempty"`
 
 	FeedbackType string `json:"feedback_type,omitempty"`
 	Reporter     string `json:"reporter,omitempty"`
@@ -104,7 +105,7 @@ func appendLine(b []byte, d *Delivery) []byte {
 		Version: Version, Time: stamp(d.Time), Event: d.Status.word(), ID: d.ID.String(), Ordinal: d.Ordinal,
 		Recipient: d.Recipient(), Domain: d.Domain, Queue: d.Queue, Site: d.Site,
 		Pool: d.Pool, Reuse: d.Reuse, Tries: d.Tries, Class: d.Class.String(), Hard: d.Hard, Rule: d.Rule,
-		Code: d.Code, Enhanced: d.Enhanced, Reply: d.Reason, Due: stamp(d.Due),
+		Code: d.Code, Enhanced: d.Enhanced, Reply: d.Reason, Due: stamp(d.Due), Simulated: d.Simulated,
 	}
 	if l.Event == "" {
 		return b

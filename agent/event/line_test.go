@@ -6,6 +6,7 @@ import (
 	"flag"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,5 +109,17 @@ func TestEveryStatusButReturnedIsAnEvent(t *testing.T) {
 			t.Errorf("%q and %q are both written %q", s, other, w)
 		}
 		words[w] = s
+	}
+}
+
+func TestSimulatedDeliveriesSaySo(t *testing.T) {
+	t.Parallel()
+	d := Delivery{Status: Sent, Simulated: true}
+	if line := string(appendLine(nil, &d)); !strings.Contains(line, `"simulated":true`) {
+		t.Error(line)
+	}
+	d.Simulated = false
+	if line := string(appendLine(nil, &d)); strings.Contains(line, "simulated") {
+		t.Error(line)
 	}
 }

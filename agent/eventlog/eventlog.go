@@ -102,6 +102,7 @@ type Log struct {
 
 	filesMu  sync.Mutex
 	segments []segment // oldest first; the last one is written to, if it is open
+	nextSeq  uint64    // sequence number of the event that is written next
 
 	orders  chan func(*writer) // run by the writer, between two writes
 	stop    context.CancelFunc
@@ -146,6 +147,7 @@ func (l *Log) Delivery(d *event.Delivery) {
 	r := Record{
 		Time: d.Time, Event: word, ID: d.ID, Ordinal: d.Ordinal, Recipient: d.Recipient(), Domain: d.Domain, Queue: d.Queue, Site: d.Site,
 		Tries: d.Tries, Class: d.Class.String(), Hard: d.Hard, Rule: d.Rule, Code: d.Code, Enhanced: d.Enhanced, Reply: d.Reason, Due: d.Due,
+		Simulated: d.Simulated, FeedbackType: d.FeedbackType, Reporter: d.Reporter, Uncounted: d.Uncounted,
 	}
 	if d.Source.IsValid() {
 		r.Source = d.Source.String()

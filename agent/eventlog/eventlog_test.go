@@ -2,11 +2,13 @@ package eventlog
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -368,5 +370,104 @@ func TestSegmentThatIsSpoiledWhileItIsWritten(t *testing.T) {
 				t.Errorf("%v, %d lost", ids, lost)
 			}
 		})
+	}
+}
+
+func TestEndIsBehindWhatIsWritten(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := open(t, Options{Dir: dir, SegmentSize: 1000, MaxSize: 3000})
+	begin := l.End()
+	l.put(t, 0, 10)
+	end := l.End()
+	l.put(t, 10, 20)
+	if ids, lost, _ := l.all(t, end, 7); !upTo(ids, 10, 20) || lost != 0 || end.Seq != 10 {
+		t.Errorf("%v, %d lost, from %+v", ids, lost, end)
+	}
+	if ids, lost, _ := l.all(t, begin, 7); !upTo(ids, 0, 20) || lost != 0 {
+		t.Errorf("%v, %d lost, from %+v", ids, lost, begin)
+	}
+	if start := l.Start(); start.Seq != 0 {
+		t.Errorf("it starts at %+v", start)
+	}
+	for i := 2; i < 20; i++ {
+		l.put(t, 10*i, 10*i+10)
+	}
+	ids, lost, _ := l.all(t, begin, 7)
+	if start := l.Start(); len(ids) == 0 || int(lost) != ids[0] || start.Seq != lost {
+		t.Errorf("%d lost, then %v; it starts at %+v", lost, ids, start)
+	}
+	if from, lost, _ := l.all(t, l.Start(), 7); lost != 0 || !slices.Equal(from, ids) {
+		t.Errorf("%d lost, then %v", lost, from)
+	}
+	l.Close(context.Background())
+	l = open(t, Options{Dir: dir})
+	end = l.End()
+	l.put(t, 200, 210)
+	if ids, lost, _ := l.all(t, end, 7); !upTo(ids, 200, 210) || lost != 0 || end.Seq != 200 {
+		t.Errorf("%v, %d lost, after a restart from %+v", ids, lost, end)
+	}
+}
+
+func TestWhatCameBackIsReadBackWhole(t *testing.T) {
+	t.Parallel()
+	l := open(t, Options{})
+	want := Record{Time: noon, Event: "complaint", Recipient: "a@far.test", Source: "192.0.2.1", Simulated: true, FeedbackType: "abuse", Reporter: "far.test", Uncounted: "old"}
+	r := want
+	l.Add(&r)
+	if err := l.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	var b Batch
+	if err := l.Read(Cursor{}, 1, &b); err != nil || len(b.Records) != 1 || b.Records[0] != want {
+		t.Errorf("%+v, %v", b.Records, err)
+	}
+}
+
+// formerSegment is a segment as commit 5a4eaeb wrote it, before records told of simulated
+// receivers, of sources and of what comes back: in base64.
+const formerSegment = `
+bXJldmVudDEBAAAAAAAAAAAAAAAAAAAAcSpJm7QAAACzO015AQL2waiondWwBsCA/IGgAwMCpgQHYm91bmNlZAw0YlhxMXowQ2t5ejEQbmV3cy5leGFtcGxl
+LmNvbQphQGZhci50ZXN0CGZhci50ZXN0B2dlbmVyYWwIZmFyLnRlc3QabXgxLmZhci50ZXN0WzE5Mi4wLjIuMV06MjULdXNlcnVua25vd24Hc2hpcHBlZAU1
+LjEuMR81NTAgNS4xLjEgPGFAZmFyLnRlc3Q+OiB1bmtub3duYwAAAEgl5FABCPbKoqmd1bAGBwABwwMIZGVmZXJyZWQAAApiQGZhci50ZXN0CGZhci50ZXN0
+B2dlbmVyYWwAAAtncmV5bGlzdGluZwAFNC43LjEPNDUxIDQuNy4xIGxhdGVy9s21xp/VsAZTAAAAQz/RZAEF9tOcqp3VsAYIAAH6AQtoYW5kZWRfYmFjawAA
+AA1yZWxheTp1bml4Oi94AAAABG5vbmUAABQyNTAg4oCmQG5ld3MudGVzdCBva9b/////////JwAAAIxSAWEBGPbclqud1bAGAAAAAANnYXAAAAAAAAAAAAAA
+APblkKyd1bAGrAI=`
+
+// A log of the program before this one is read, and gone on with.
+func TestFormerLogIsRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b, err := base64.StdEncoding.DecodeString(formerSegment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "0000000000000001.log"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, Options{Dir: dir})
+	l.put(t, 9, 10)
+	var got Batch
+	if err := l.Read(Cursor{}, 10, &got); err != nil || got.Lost > 0 {
+		t.Fatalf("%v, %d lost", err, got.Lost)
+	}
+	want := []Record{
+		{
+			Time: noon, Event: "bounced", ID: 0x1A003F0040, Ordinal: 3, QueueID: "4bXq1z0Ckyz1", Stream: "news.example.com", Recipient: "a@far.test", Domain: "far.test", Queue: "general",
+			Site: "far.test", Relay: "mx1.far.test[192.0.2.1]:25", Tries: 2, Class: "userunknown", Hard: true, Rule: "shipped", Code: 550, Enhanced: "5.1.1", Reply: "550 5.1.1 <a@far.test>: unknown",
+		},
+		{
+			Time: noon.Add(time.Second), Event: "deferred", ID: 7, Recipient: "b@far.test", Domain: "far.test", Queue: "general", Tries: 1, Class: "greylisting", Code: 451,
+			Enhanced: "4.7.1", Reply: "451 4.7.1 later", Due: noon.Add(5 * time.Minute),
+		},
+		{Time: noon.Add(2 * time.Second), Event: "handed_back", ID: 8, Report: true, Hash: -42, Domain: "relay:unix:/x", Tries: 1, Class: "none", Code: 250, Reply: "250 …@news.test ok"},
+		{Time: noon.Add(3 * time.Second), Event: Gap, Due: noon.Add(4 * time.Second), Lost: 300},
+		{Time: noon, Event: "sent", ID: 9, Recipient: "r9@example.com", Class: "", Reply: "250 ok"},
+	}
+	if !slices.Equal(got.Records, want) {
+		t.Errorf("%+v", got.Records)
+	}
+	if got.Next.Seq != 5 {
+		t.Errorf("it goes on as number %d", got.Next.Seq)
 	}
 }

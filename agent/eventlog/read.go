@@ -26,6 +26,28 @@ func (c Cursor) Before(o Cursor) bool {
 	return c.Segment < o.Segment || c.Segment == o.Segment && c.Offset < o.Offset
 }
 
+// End is the place behind all that is written now: before what comes after the next Flush.
+func (l *Log) End() Cursor {
+	l.filesMu.Lock()
+	defer l.filesMu.Unlock()
+	if len(l.segments) == 0 { // not the zero Cursor: what is dropped from here on is missed
+		return Cursor{Segment: l.o.After + 1, Seq: l.nextSeq}
+	}
+	s := l.segments[len(l.segments)-1]
+	return Cursor{s.number, s.size, l.nextSeq}
+}
+
+// Start is the place of the oldest event that is there, or End.
+func (l *Log) Start() Cursor {
+	l.filesMu.Lock()
+	defer l.filesMu.Unlock()
+	if len(l.segments) == 0 {
+		return Cursor{Segment: l.o.After + 1, Seq: l.nextSeq}
+	}
+	s := l.segments[0]
+	return Cursor{s.number, headerSize, s.first}
+}
+
 // Batch is what Read returns.
 type Batch struct {
 	Records []Record

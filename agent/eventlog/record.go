@@ -43,6 +43,12 @@ type Record struct {
 	Reply     string
 	Due       time.Time // zero: none
 	Lost      uint64    // of a gap
+	Simulated bool      // the receiver was [simulate]'s
+
+	// Of what came back, as in event.Delivery.
+	FeedbackType string
+	Reporter     string
+	Uncounted    string
 }
 
 const (
@@ -67,6 +73,8 @@ const (
 	flagDue
 	flagLost
 	flagSource
+	flagSimulated
+	flagCameBack
 )
 
 // appendRecord adds a record with its frame to b. The payload is the form, flags, numbers
@@ -94,6 +102,13 @@ func appendRecord(b []byte, r *Record) []byte {
 	if r.Source != "" {
 		flags |= flagSource
 	}
+	if r.Simulated {
+		flags |= flagSimulated
+	}
+	cameBack := [...]string{r.FeedbackType, r.Reporter, r.Uncounted}
+	if cameBack != [3]string{} {
+		flags |= flagCameBack
+	}
 	b = append(b, flags)
 	b = binary.AppendVarint(b, r.Time.UnixMicro())
 	b = binary.AppendUvarint(b, uint64(r.ID))
@@ -101,8 +116,7 @@ func appendRecord(b []byte, r *Record) []byte {
 	b = binary.AppendUvarint(b, uint64(max(r.Tries, 0)))
 	b = binary.AppendUvarint(b, uint64(max(r.Code, 0)))
 	for _, s := range [...]string{r.Event, r.QueueID, r.Stream, r.Recipient, r.Domain, r.Queue, r.Site, r.Relay, r.Class, r.Rule, r.Enhanced, r.Reply} {
-		b = binary.AppendUvarint(b, uint64(len(s)))
-		b = append(b, s...)
+		b = appendText(b, s)
 	}
 	if flags&flagHash != 0 {
 		b = binary.LittleEndian.AppendUint64(b, uint64(r.Hash))
@@ -114,10 +128,19 @@ func appendRecord(b []byte, r *Record) []byte {
 		b = binary.AppendUvarint(b, r.Lost)
 	}
 	if flags&flagSource != 0 {
-		b = append(binary.AppendUvarint(b, uint64(len(r.Source))), r.Source...)
+		b = appendText(b, r.Source)
+	}
+	if flags&flagCameBack != 0 {
+		for _, s := range cameBack {
+			b = appendText(b, s)
+		}
 	}
 	seal(b[at:])
 	return b
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 // seal fills in the frame of a record.
@@ -181,21 +204,24 @@ func decode(b []byte, text string, r *Record) error {
 		at += max(n, 0)
 		return v
 	}
+	texts := func(list ...*string) {
+		for _, s := range list {
+			n := unsigned()
+			if ok = ok && n <= uint64(len(b)-at); !ok {
+				return
+			}
+			*s = text[at : at+int(n)]
+			at += int(n)
+		}
+	}
 	flags := octet()
-	r.Report, r.Hard = flags&flagReport != 0, flags&flagHard != 0
+	r.Report, r.Hard, r.Simulated = flags&flagReport != 0, flags&flagHard != 0, flags&flagSimulated != 0
 	r.Time = time.UnixMicro(signed()).UTC()
 	r.ID = spool.ID(unsigned())
 	r.Ordinal = uint32(min(unsigned(), math.MaxUint32))
 	r.Tries = int(min(unsigned(), math.MaxInt32))
 	r.Code = int(min(unsigned(), math.MaxInt32))
-	for _, s := range [...]*string{&r.Event, &r.QueueID, &r.Stream, &r.Recipient, &r.Domain, &r.Queue, &r.Site, &r.Relay, &r.Class, &r.Rule, &r.Enhanced, &r.Reply} {
-		n := unsigned()
-		if ok = ok && n <= uint64(len(b)-at); !ok {
-			return errRecord
-		}
-		*s = text[at : at+int(n)]
-		at += int(n)
-	}
+	texts(&r.Event, &r.QueueID, &r.Stream, &r.Recipient, &r.Domain, &r.Queue, &r.Site, &r.Relay, &r.Class, &r.Rule, &r.Enhanced, &r.Reply)
 	if flags&flagHash != 0 {
 		if ok = ok && at+8 <= len(b); !ok {
 			return errRecord
@@ -210,11 +236,10 @@ func decode(b []byte, text string, r *Record) error {
 		r.Lost = unsigned()
 	}
 	if flags&flagSource != 0 {
-		n := unsigned()
-		if ok = ok && n <= uint64(len(b)-at); !ok {
-			return errRecord
-		}
-		r.Source = text[at : at+int(n)]
+		texts(&r.Source)
+	}
+	if flags&flagCameBack != 0 {
+		texts(&r.FeedbackType, &r.Reporter, &r.Uncounted)
 	}
 	if !ok {
 		return errRecord

@@ -106,7 +106,7 @@ func (w *writer) begin() error {
 		found = append(found, s)
 	}
 	l.filesMu.Lock()
-	l.segments = found
+	l.segments, l.nextSeq = found, w.next
 	l.filesMu.Unlock()
 	w.begun = true
 	return nil
@@ -241,6 +241,7 @@ func (w *writer) write() error {
 	l.filesMu.Lock()
 	s := &l.segments[len(l.segments)-1]
 	s.size, s.last = w.at, time.Now()
+	l.nextSeq = w.next
 	l.filesMu.Unlock()
 	return nil
 }

@@ -31,6 +31,7 @@ type State struct {
 	Reports                                map[[2]string]uint64 // that came back, by kind and result
 	Outcomes                               OutcomeStats
 	OutcomesFail                           bool // they are not kept as they should be
+	Webhooks                               []Webhook
 	Milter                                 control.MilterCounts
 	MilterAt                               time.Time // of the milter's last report; zero: none yet
 }
@@ -41,6 +42,14 @@ type OutcomeStats struct {
 	Rows, Lost       uint64
 	Octets, Log, WAL int64
 	Days             int
+}
+
+// Webhook is how a [[webhook]] stands.
+type Webhook struct {
+	Name           string
+	Failing        bool
+	Waiting, Aside uint64 // events
+	Taken, Lost    uint64 // since it began
 }
 
 var _ prometheus.Collector = (*Metrics)(nil)
@@ -85,6 +94,22 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	m.mu.Unlock()
 	for _, x := range s.out {
 		out <- x
+	}
+}
+
+func (s *scrape) webhooks(list []Webhook) {
+	failing := desc("webhook_failing", "1 while a [[webhook]] takes nothing, for five minutes or more; /readyz says why. Mail goes on.", "webhook")
+	waiting := desc("webhook_waiting_events", "Events of the log that a [[webhook]] has not passed; those for others are counted with them.", "webhook")
+	aside := desc("webhook_aside_events", "Events that a [[webhook]] refused, and that are listed; millrace webhook list has them.", "webhook")
+	taken := desc("webhook_taken_events_total", "Events that a [[webhook]] has taken.", "webhook")
+	lost := desc("webhook_lost_events_total", "Events that waited for a [[webhook]] too long, or could not be written; those for others are counted with them.", "webhook")
+	for i := range list {
+		x := &list[i]
+		s.gauge(failing, number(x.Failing), x.Name)
+		s.gauge(waiting, float64(x.Waiting), x.Name)
+		s.gauge(aside, float64(x.Aside), x.Name)
+		s.count(taken, x.Taken, x.Name)
+		s.count(lost, x.Lost, x.Name)
 	}
 }
 
@@ -163,6 +188,7 @@ func (s *scrape) whole(st *State) {
 		s.gauge(desc("outcomes_wal_bytes", "Bytes of the write-ahead log of the day under way; it grows while another program reads."), float64(x.WAL))
 	}
 
+	s.webhooks(st.Webhooks)
 	queries := desc("dns_queries_total", "Queries to the resolvers, by what came of them.", "result")
 	s.count(queries, st.DNS.Found, "found")
 	s.count(queries, st.DNS.NoData, "nodata")

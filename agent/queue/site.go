@@ -14,17 +14,18 @@ import (
 // with the same Key share a destination, destinations with the same Site their
 // limits; Key and Site must differ between sources and TLS policies.
 type Route struct {
-	Queue    *config.Queue // policy
-	Site     string        // key and display name of the site
-	Key      string        // key of the destination
-	Plan     *route.Plan   // hosts, for an MX route
-	Relay    string        // "host:port" or "unix:/path", for a relay
-	Handback bool          // the relay is the host MTA: mail accepted there is handed back
-	Places   []Place       // where a connection may go, the best tier first; none: the relay's socket, or nowhere at present
-	Sources  []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
-	Receiver string        // name of the site without its source, which it shares with those of other sources; "": there are none
-	From     string        // what mail with this route leaves from, for the journal; "": the choice is not kept
-	Expires  time.Time     // ask again then; zero: never
+	Queue     *config.Queue // policy
+	Site      string        // key and display name of the site
+	Key       string        // key of the destination
+	Plan      *route.Plan   // hosts, for an MX route
+	Relay     string        // "host:port" or "unix:/path", for a relay
+	Handback  bool          // the relay is the host MTA: mail accepted there is handed back
+	Simulated bool          // the receiver is that of [simulate], inside the agent
+	Places    []Place       // where a connection may go, the best tier first; none: the relay's socket, or nowhere at present
+	Sources   []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
+	Receiver  string        // name of the site without its source, which it shares with those of other sources; "": there are none
+	From      string        // what mail with this route leaves from, for the journal; "": the choice is not kept
+	Expires   time.Time     // ask again then; zero: never
 }
 
 // Source is where a connection to an address comes from; the zero address: the kernel

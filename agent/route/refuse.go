@@ -83,3 +83,7 @@ func (r *Resolver) allowed(a netip.Addr) bool {
 	}
 	return false
 }
+
+// Special reports whether an address is loopback, link-local, private or otherwise special:
+// no stranger's name for it may have us connect to it.
+func Special(a netip.Addr) bool { return new(Resolver).refuses(a) }

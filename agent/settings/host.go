@@ -21,7 +21,7 @@ import (
 type Host struct {
 	Name   string
 	Addr   netip.AddrPort
-	Socket string // path of a Unix socket, which has no address
+	Socket string // path of a Unix socket, which has no address; "simulated" of [simulate]
 	Need   route.Need
 
 	Preference uint16 // of the MX record
@@ -65,6 +65,9 @@ func (s *Settings) Options(rt queue.Route, p Host, report func(string)) smtp.Opt
 	if auth := rt.Queue.RelayAuth; auth != nil {
 		o.Auth = &smtp.Auth{User: auth.User, Password: auth.Password, AnyCertificate: rt.Queue.RelayAuthTLS == config.TLSRequired}
 	}
+	if rt.Simulated {
+		o.Dial = s.Simulated.Dial
+	}
 	s.tls.secure(&o, rt.Queue, p, report)
 	if rt.Plan != nil && o.TLS < smtp.Verify && p.Need.Asks == route.Nothing {
 		// Nobody's name is checked, so none is sent, as smtp(8) sends none: all whose mail
@@ -79,6 +82,9 @@ func (s *Settings) Options(rt queue.Route, p Host, report func(string)) smtp.Opt
 // policies keep us from. When that leaves none, the error says why. A queue that wants no
 // TLS minds no policy.
 func (s *Settings) Hosts(rt queue.Route) ([]Host, error) {
+	if rt.Simulated {
+		return []Host{{Name: rt.Site, Socket: "simulated"}}, nil
+	}
 	if rt.Plan == nil {
 		return relayHosts(rt)
 	}

@@ -35,6 +35,9 @@ func (s *Settings) Route(ctx context.Context, name string, fetch bool) (queue.Ro
 	}
 	domain, _ := queue.SplitRouteName(name)
 	q := s.QueueOf(domain)
+	if s.Config.Simulates(domain) {
+		return simulatedRoute(domain, q), nil
+	}
 	if q.Route.Kind == config.RouteMX {
 		lookup := s.Resolver.Ask
 		if fetch {
@@ -85,6 +88,17 @@ func (s *Settings) handbackRoute() queue.Route {
 	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
 	relay := s.Config.Handback.Relay
 	return queue.Route{Queue: &q, Relay: relay, Site: s.Relay, Key: queue.RelayDomain(relay), Handback: true}
+}
+
+// simulatedRoute is the route to the receiver inside the agent, by a queue's rules, whatever its
+// route: no name is looked up, and nothing connected to.
+func simulatedRoute(domain string, by *config.Queue) queue.Route {
+	q := *by
+	q.Route = config.Route{Kind: config.RouteRelay}
+	q.TLS = config.TLSNone // there is no wire
+	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
+	domain = strings.ToLower(domain)
+	return queue.Route{Queue: &q, Simulated: true, Site: domain, Key: "simulated " + domain + " " + q.Name}
 }
 
 // MXRoute is the route to the mail exchangers of a domain, and of what its mail leaves from

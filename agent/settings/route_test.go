@@ -2,11 +2,13 @@ package settings
 
 import (
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/sites"
+	"github.com/millrace/millrace/agent/smtp"
 )
 
 // Where no name is verified, domains with MX names of their own on the same hosts share
@@ -70,5 +72,46 @@ func TestRouteStaysWhileAHostHasNoAddress(t *testing.T) {
 	lone := s.MXRoute("e.test", &q, &route.Plan{MX: []route.MX{{Name: "dead.test", Preference: 1}, {Name: "backup.example", Preference: 20}}, Hosts: hosts[2:]})
 	if lone.Site != "backup.example" {
 		t.Errorf("a best host that never had an address: %q", lone.Site)
+	}
+}
+
+// A simulated domain is asked of nobody, and called nowhere, whatever its queue says of the way
+// and of TLS.
+func TestSimulatedDomainIsCalledInsideTheAgent(t *testing.T) {
+	t.Parallel()
+	s, err := New(pooled(t, `
+[agent]
+resolvers = ["127.0.0.1:1"]
+state_directory = "`+t.TempDir()+`"
+[simulate]
+domain = "simulated.test"
+[[queue]]
+name = "own"
+domains = ["simulated.test"]
+route = "reject: 550 5.7.1 we send no mail there"
+tls = "verify"
+max_sessions = 3
+`).Config, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, site := range map[string]string{"simulated.test": "simulated.test", "SUB.simulated.test from x": "sub.simulated.test"} {
+		rt, err := s.Route(t.Context(), name, true)
+		if err != nil || !rt.Simulated || rt.Site != site || rt.Plan != nil || len(rt.Places) > 0 {
+			t.Fatalf("%+v, %v", rt, err)
+		}
+		hosts, err := s.Hosts(rt)
+		if err != nil || len(hosts) != 1 || hosts[0].Relay() != site+"[simulated]" {
+			t.Fatalf("%+v, %v", hosts, err)
+		}
+		c, err := smtp.Dial(t.Context(), hosts[0].Addr, s.Options(rt, hosts[0], nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Quit(t.Context())
+	}
+	s.Simulated.Wait()
+	if rt, _ := s.Route(t.Context(), "simulated.test", true); rt.Queue.Name != "own" || rt.Queue.MaxSessions != 3 {
+		t.Errorf("%+v", rt.Queue)
 	}
 }

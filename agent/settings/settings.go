@@ -32,6 +32,7 @@ import (
 	"github.com/millrace/millrace/agent/pools"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
+	"github.com/millrace/millrace/agent/simulate"
 	"github.com/millrace/millrace/agent/sites"
 )
 
@@ -45,8 +46,11 @@ type Settings struct {
 	Sites    *sites.Book    // names of sites; New makes one of its own, which its caller may replace
 	Presence *Presence      // of source addresses; nil: all are here
 	Blocks   *Blocks        // of source addresses at providers
-	tls      *tlsBase
-	pools    struct {
+
+	Simulated *simulate.Receiver // of [simulate]; New makes one without complaints, which its caller may replace
+
+	tls   *tlsBase
+	pools struct {
 		once sync.Once
 		of   map[string]*pools.Pool
 	}
@@ -108,7 +112,7 @@ func New(c *config.Config, log *slog.Logger, tally *route.Tally) (*Settings, err
 	if err != nil {
 		return nil, err
 	}
-	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules, Sites: sites.New()}, nil
+	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules, Sites: sites.New(), Simulated: simulate.New(log, nil)}, nil
 }
 
 var trusts = map[config.DANE]route.Trust{

@@ -7,6 +7,7 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/suppress"
+	"github.com/millrace/millrace/agent/webhook"
 )
 
 // EventPlace is where events are written.
@@ -27,6 +28,12 @@ func OutcomesPolicy(c *config.Config) outcomes.Policy {
 		p.Recipients = outcomes.Hashed
 	}
 	return p
+}
+
+// WebhookPolicy is what is posted where.
+func (s *Settings) WebhookPolicy() webhook.Policy {
+	c := s.Config
+	return webhook.Policy{Hooks: c.Webhooks, Hostname: c.Hostname, Roots: s.tls.roots, MinFree: int64(c.Spool.MinFree)}
 }
 
 // SuppressPolicy is what the suppression list is to do.

@@ -320,6 +320,7 @@ func (r *Settlement) delivery(d *event.Delivery, f *Result) {
 		Connect: r.Connect, Transmit: r.Transmit,
 		Status: f.status(r.Route.Handback), Class: f.Decision.Class, Hard: f.Decision.Hard, Rule: f.Decision.Rule, Code: f.Reply.Code,
 		Enhanced: f.Decision.Enhanced, Reason: f.Decision.Reason, Due: f.Decision.Due,
+		Simulated: r.Route.Simulated,
 	}
 	if r.Host.Known() {
 		d.Relay = r.Names.Relay

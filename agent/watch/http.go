@@ -161,6 +161,7 @@ func (w *Watch) Warnings() []string {
 			list = append(list, why)
 		}
 	}
+	list = append(list, w.webhooks.Trouble()...)
 	if err := w.quotas.Failed(); err != nil {
 		list = append(list, "streams that have quotas wait: "+err.Error())
 	}

@@ -31,6 +31,11 @@ func (w *Watch) State() metrics.State {
 	st.Waiting, st.Deferred, st.Active, st.Sessions = w.queue.Counts()
 	st.MaxSessions, st.Limited = w.queue.MaxSessions(), w.queue.Limited()
 	st.Outcomes, st.OutcomesFail = metrics.OutcomeStats(w.outcomes.Stats()), w.outcomes.Trouble() != ""
+	for _, x := range w.webhooks.Status() {
+		st.Webhooks = append(st.Webhooks, metrics.Webhook{
+			Name: x.Name, Failing: x.Failing(time.Now()), Waiting: x.Waiting, Aside: uint64(len(x.Aside)), Taken: x.Taken, Lost: x.Lost,
+		})
+	}
 	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
 	st.BreakerHeld = make(map[string]int)
 	for _, p := range w.orders.HeldByBreaker() {

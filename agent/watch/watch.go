@@ -33,6 +33,7 @@ import (
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/web"
+	"github.com/millrace/millrace/agent/webhook"
 )
 
 // Options are what a Watch works with. None may be missing.
@@ -46,6 +47,7 @@ type Options struct {
 	Settler  *settle.Settler
 	Events   *event.File
 	Outcomes *outcomes.Outcomes
+	Webhooks *webhook.Sender
 	Quotas   *quotas.Book
 	History  *history.History
 	Metrics  *metrics.Metrics
@@ -68,6 +70,7 @@ type Watch struct {
 	settler  *settle.Settler
 	events   *event.File
 	outcomes *outcomes.Outcomes
+	webhooks *webhook.Sender
 	quotas   *quotas.Book
 	history  *history.History
 	metrics  *metrics.Metrics
@@ -90,7 +93,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, quotas: o.Quotas, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, quotas: o.Quotas, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

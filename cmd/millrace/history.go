@@ -136,9 +136,9 @@ type forgetCmd struct {
 
 func (c *forgetCmd) Help() string {
 	return `Erases what the agent keeps of an address: its attempts in the databases of [outcomes],
-by address or by hash, and its events in the agent's own log. Files that were damaged
-and set aside go as a whole. The log tells that this was done and by whom, not for
-which address.
+by address or by hash, and its events in the agent's own logs, also those that a
+[[webhook]] has not taken or refused. Files that were damaged and set aside go as a
+whole. The log tells that this was done and by whom, not for which address.
 
 Not ours to erase: [events] file, the log, Postfix's log, backups. Mail that is still
 queued for the address goes on, and makes new rows (millrace cancel --recipient ends it);

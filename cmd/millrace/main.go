@@ -52,6 +52,8 @@ type cli struct {
 	Forget   forgetCmd   `cmd:"" help:"Erase what is kept of an address."`
 	Suppress suppressCmd `cmd:"" help:"The addresses that are not tried again: list, add, remove, import, export, stats."`
 
+	Webhook webhookCmd `cmd:"" help:"The receivers of events: list, test, replay."`
+
 	Feedback feedbackCmd `cmd:"" help:"Take a delivery report or a complaint from a pipe."`
 
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`

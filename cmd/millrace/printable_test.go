@@ -131,7 +131,7 @@ func TestVerbsPrintNothingThatTerminalsObey(t *testing.T) {
 	config := serve(t, liar{messages()})
 	for _, verb := range []string{
 		"queue", "find x", "streams", "brakes", "stats", "shape --by site", "why google", "resume --user joe", "web", "top", "top --streams",
-		"handback --all --yes", "reload", "pause x", "set x --sessions 1", "priority x 4", "flush --site x", "hold --user joe", "suppress list", "suppress export", "suppress stats",
+		"handback --all --yes", "reload", "pause x", "set x --sessions 1", "priority x 4", "flush --site x", "hold --user joe", "suppress list", "suppress export", "suppress stats", "webhook list",
 	} {
 		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, strings.Fields(verb)...)...)
 		fit(t, verb, r.stdout)

@@ -26,6 +26,7 @@
 //	trouble, flowdelay, queueid, pflogsumm
 //	                                 full disks, daemons that are down, reused queue ids, what pflogsumm makes of the logs
 //	pools                            where mail leaves from, over greylisting, restarts and other weights
+//	webhook                          events reach their receiver over kill -9; simulated outcomes
 //	half                             a newsletter beside a campaign with an id for each recipient
 //	sendmail, sendmail_session       the same with Sendmail
 //
@@ -33,5 +34,6 @@
 // their own, so nothing leaves the machine. With LAB_RACE=1 the programs carry the race
 // detector, and a race that it finds fails the test that caused it. The build tag "long"
 // sends about 1 GB where otherwise 120 MB are sent, hands 10,000 messages back under
-// 60 crashes instead of 500 under 6, and has a campaign of 50,000 where otherwise it is 1,000.
+// 60 crashes instead of 500 under 6, kills the agent 60 times instead of 10 while a webhook is
+// posted to, and has a campaign of 50,000 where otherwise it is 1,000.
 package e2e

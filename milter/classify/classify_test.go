@@ -322,6 +322,24 @@ func TestFirstRuleThatMatchesDecides(t *testing.T) {
 	}
 }
 
+// A rule makes listmonk's campaign the stream, letter by letter: webhooks tell it to listmonk as the
+// campaign that an address bounced in.
+func TestCampaignOfListmonkIsTheStream(t *testing.T) {
+	t.Parallel()
+	cfg := base()
+	cfg.Rules = []config.Rule{{Name: "listmonk", Action: config.ActionDivert, HeaderExists: []string{"X-Listmonk-Campaign"}, Stream: "{header:X-Listmonk-Campaign}"}}
+	c := mustNew(t, cfg)
+	for _, campaign := range []string{"9f86b50d-5711-41c8-ab03-bc91c43d711b", "9F86B50D-5711-41C8-AB03-BC91C43D711B"} {
+		m := newsletter()
+		m.Header = append(fields("X-Listmonk-Campaign: "+campaign, "X-Listmonk-Subscriber: 0f86b50d-5711-41c8-ab03-bc91c43d711c"), listFields...)
+		for range 300 { // as many as a campaign has, which no learning of ids may change
+			if got := c.Decide(m); got.Divert == nil || got.Rule != "listmonk" || got.Stream != campaign || got.Formerly != "" {
+				t.Fatalf("%+v", got)
+			}
+		}
+	}
+}
+
 func TestUnknownSizeLeaves(t *testing.T) {
 	t.Parallel()
 	cfg := base()

@@ -27,11 +27,21 @@ func events(source string) ([]byte, error) {
 	w.Head("NAME")
 	w.Text("millrace-events - what Millrace tells programs of each delivery")
 	w.Head("DESCRIPTION")
-	w.Text(`Every final outcome and every deferral is an event. [events] file has them as lines of JSON, for programs that follow along; [outcomes] keeps them in SQLite databases, for questions later: millrace history asks them, and so may you.
+	w.Text(`Every final outcome and every deferral is an event. [events] file has them as lines of JSON, for programs that follow along; [outcomes] keeps them in SQLite databases, for questions later: millrace history asks them, and so may you; a [[webhook]] has them posted to your own programs.
 
 A program that rotates [events] file renames it and has millrace-agent reload (SIGHUP); nothing is lost. To copy and truncate it, as logrotate's copytruncate does, loses what is written between the two.`)
 	w.Head("THE EVENT FILE")
 	w.Text(strings.TrimLeft(text, "\n"))
+	w.Head("WEBHOOKS")
+	w.Text(`A [[webhook]] of form "millrace" gets POST requests with a JSON object, as Standard Webhooks (standardwebhooks.com) recommends: type "millrace.events", or "millrace.test" of millrace webhook test; timestamp, of the first event; and data, with host (hostname of the configuration), webhook (its name) and events, 1 to 100 of them. An event has event_id and the fields of the event file, without sender, arrived, size, pool, conn_use and the delays; an event "gap" has time, until and lost. A reply is cut after 2048 octets.
+
+webhook-id, a header, is an id of the body: the same at each try, and of no other body. event_id stays the same over tries, restarts and replays. Events come at least once: keep the ids that you have seen, of a day at least. They come in the order in which they became final, one request at a time. What a kill -9 of the agent finds in memory does not come, nor does anything count it: a tenth of a second of events. webhook-timestamp is the time of the try, webhook-signature is there if [[webhook]] secret is: "v1," and the base64 of HMAC-SHA256 over webhook-id, ".", webhook-timestamp, "." and the body.
+
+Any 2xx says that the events are taken; answer within 30 seconds. 4xx other than 408, 425 and 429 refuses: several events are posted in halves then, one alone five times, until it is set aside. Everything else has the same request come again, after half a second at first and ten minutes at most, not before Retry-After says, up to an hour. Redirects are not followed.
+
+Form "listmonk" is one bounce a request: email, campaign_uuid (a stream that is a UUID), source "millrace", type (hard, soft, complaint), created_at, and meta, a JSON object as text with event_id, event, id, qid, stream, class, dsn, reply, feedback_type. listmonk knows no ids: what a crash repeats, one event, it counts twice. A complaint or late bounce that does not count for suppression is not posted, nor is what becomes of reports.
+
+Events wait in state_directory/webhooks, apart from those of [outcomes]: only what a webhook asks for, with addresses as they are.`)
 	w.Head("THE DATABASES")
 	w.Text(`They lie in state_directory/outcomes, for root and the agent's user:
 
@@ -61,7 +71,7 @@ A hashed recipient is the first 64 bits of HMAC-SHA256 over the address in lower
 	w.Sub("totals, in totals.db")
 	w.Text(`n events of one stream, queue, site, event and class, in the width seconds from start (since 1970) on: of 300 seconds for two days, of 3600 for 35 days, then of 86400. Of more than 500 combinations in five minutes the rest is counted under the stream and site "other". Names of streams have no local parts of addresses.`)
 	w.Head("FORGETTING")
-	w.Text("millrace forget ADDRESS erases an address from the databases, and from the agent's own log of events in state_directory/events. [events] file is yours.")
+	w.Text("millrace forget ADDRESS erases an address from the databases, and from the agent's own logs of events in state_directory/events and state_directory/webhooks. [events] file is yours.")
 	w.Head("SEE ALSO")
 	w.Text("millrace(1), millrace.toml(5), sqlite3(1)")
 	return b.Bytes(), nil

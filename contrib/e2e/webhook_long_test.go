@@ -1,0 +1,6 @@
+//go:build long
+
+package e2e
+
+// webhookKills is how often TestWebhookOutlivesKillNine kills the agent.
+const webhookKills = 60
