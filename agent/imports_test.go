@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"agent/settings"},
 	{"agent/metrics", "agent/web", "agent/outcomes"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
-	{"agent/event", "agent/queue", "agent/suppress"},
+	{"agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
 	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
 	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/slots", "agent/transient", "agent/windows"},

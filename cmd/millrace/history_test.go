@@ -77,3 +77,13 @@ func TestHistoryQuestions(t *testing.T) {
 		}
 	}
 }
+
+// Watch implements control.Backend.
+func (backend) Watch(_ context.Context, q control.WatchQuestion, yield func([]control.WatchLine) error) error {
+	at := time.Unix(1700000000, 0)
+	return yield([]control.WatchLine{
+		{Time: at, Session: 3, From: control.WatchNote, Text: "session of site " + q.Site},
+		{Time: at, Session: 3, From: control.WatchClient, Text: "EHLO mail.example.com"},
+		{Time: at, Session: 3, From: control.WatchServer, Text: "250 \x1b[31mred"},
+	})
+}
