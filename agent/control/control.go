@@ -239,6 +239,7 @@ func (s *Server) routes() {
 	s.suppression()
 	s.outcomes()
 	s.watch()
+	s.day()
 	s.handback()
 	s.milter()
 	s.feedback()

@@ -107,7 +107,7 @@ func TestWarmMessageLeavesNoGarbage(t *testing.T) {
 	defer cancel()
 	tx := message("s@a.example", "r1@b.example", "r2@b.example")
 	tx.Prefix = []byte("Received: x\r\n")
-	c, _ := warm(t, ctx, tx, letter8K)
+	c, _ := warm(t, ctx, tx, letter8K, unwatched)
 	defer c.Close()
 	content := strings.NewReader(letter8K)
 	tx.Content = content
