@@ -262,7 +262,7 @@ func (r *Report) heldBack(p func(string, ...any)) {
 		p("not known: %v\n", r.NowErr)
 		return
 	}
-	p("%16s  recipients queued, of these %s deferred and %s held\n", number(r.Status.Queued()), number(r.Status.Deferred), number(r.Status.Held))
+	p("%16s  recipients queued; of these deferred %s, on hold or of a paused sender %s\n", number(r.Status.Queued()), number(r.Status.Deferred), number(r.Status.Held))
 	n := 0
 	line := func(format string, args ...any) {
 		if n++; n <= 2*most {

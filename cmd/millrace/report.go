@@ -29,7 +29,7 @@ type reportCmd struct {
 	Since string   `placeholder:"TIME" help:"From here on: a time, or how long ago (\"24h\", \"7d\")."`
 	Until string   `placeholder:"TIME" help:"Up to here, likewise."`
 	Top   int      `default:"20" placeholder:"N" help:"Rows of each table; 0 is all. Default: ${default}."`
-	Mail  string   `placeholder:"ADDRESS" help:"Mail the daily report to this address, in place of what is said here."`
+	Mail  string   `placeholder:"ADDRESS" help:"Mail the daily report to this address, a name alone is of this host."`
 	Day   string   `placeholder:"YYYY-MM-DD" help:"The day of the daily report, in UTC; alone, it is printed. Default with --mail: yesterday."`
 	JSON  bool     `name:"json" help:"For programs: one JSON object."`
 	Files []string `arg:"" optional:"" placeholder:"FILE" help:"Logs, plain or gzipped; - is standard input."`

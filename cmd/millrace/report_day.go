@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/daily"
 	"github.com/millrace/millrace/agent/deliver"
+	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/cmd/internal/program"
 )
 
@@ -31,21 +31,25 @@ func (c *reportCmd) daily(ctx context.Context, g *globals, now time.Time) error 
 			return usage("--day: %q is no day; remedy: write it like \"2026-03-02\"", c.Day)
 		}
 	}
-	if c.Mail != "" {
-		if err := checkAddress(c.Mail); err != nil {
-			return err
-		}
-	}
 	cfg, _, err := g.Load()
 	if err != nil {
 		return err
 	}
+	to := c.Mail
+	if to != "" {
+		if !strings.Contains(to, "@") {
+			to += "@" + cfg.Hostname
+		}
+		if err := checkAddress(to); err != nil {
+			return err
+		}
+	}
 	r := dayReport(ctx, cfg, control.NewClient(cfg.Agent.Control), day, now)
-	if c.Mail == "" {
-		_, err = io.WriteString(os.Stdout, r.Text())
+	if to == "" {
+		_, err = printable.Fprintf(os.Stdout, "%s", printable.Block(r.Text()))
 		return err
 	}
-	return deliver.ToHost(ctx, cfg, c.Mail, dayMail(cfg.Hostname, c.Mail, r, now))
+	return deliver.ToHost(ctx, cfg, to, dayMail(cfg.Hostname, to, r, now))
 }
 
 // dayReport asks for all that the report has. What is not to be had it tells.

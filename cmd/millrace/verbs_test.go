@@ -82,6 +82,7 @@ limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (
 22:13:20.000     3 C: EHLO mail.example.com
 22:13:20.000     3 S: 250 ?[31mred
 `},
+		{args: []string{"report", "--day", "2023-11-14", "--json"}, code: 64, stderr: "a whole day"},
 		{args: []string{"watch"}, code: 1, stderr: "say whose dialogues"},
 		{args: []string{"web"}, stdout: "http://127.0.0.1:8891/enter?token=x\n"},
 		{args: []string{"shape", "--by", "site", "--top", "2", "--state", "held"}, stdout: `                                         T  5 10 20 40 80 160 320 640 1280 1280+
