@@ -69,7 +69,7 @@ func TestDailyReportOfALivelyDay(t *testing.T) {
 		`Deferred, why\n +2  \w+\n`, `Bounced, why\n +3  userunknown\n`,
 		` 3 +- +0 +0 +0 +0 +0  far\.test\n`, ` 0 +- +0 +3 +0 +0 +0  strict\.test\n`, ` 1 +- +2 +0 +0 +0 +0  grey\.test\n`,
 		` 3 +- +2 +2 +0 +0 +0  news\n`, ` 1 +- +0 +1 +0 +0 +0  offers\n`,
-		` 1  recipients queued, of these deferred 0, on hold or of a paused sender 0\n`, `paused: stream held: a wrong price \(`,
+		` 1  recipients queued; of these deferred 0, on hold or of a paused sender 0\n`, `paused: stream held: a wrong price \(`,
 		`for comparison: nothing happened, or nothing was kept`,
 	} {
 		if !regexp.MustCompile(`(?m)` + want).MatchString(text) {
