@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
@@ -57,4 +58,17 @@ func (b *Backend) Erase(ctx context.Context, e control.Erasure) (control.Erased,
 	}
 	f, err := b.outcomes.Forget(ctx, e.Address)
 	return control.Erased{Rows: f.Rows, Events: f.Events, Files: f.Files}, err
+}
+
+// Day implements control.Backend.
+func (b *Backend) Day(ctx context.Context, day time.Time) (d control.DayTotals, err error) {
+	x, err := b.outcomes.Day(ctx, day)
+	if err != nil {
+		return d, err
+	}
+	d = control.DayTotals{From: x.From, Until: x.Until, Totals: []control.DayTotal{}, Trouble: b.outcomes.Trouble()}
+	for _, t := range x.Totals {
+		d.Totals = append(d.Totals, control.DayTotal(t))
+	}
+	return d, nil
 }

@@ -147,6 +147,7 @@ type Backend interface {
 	// follows; no findings say that it is none.
 	Feedback(ctx context.Context, message []byte) ([]Finding, error)
 	OutcomesBackend
+	WatchBackend
 }
 
 // Server serves a Backend.
@@ -237,6 +238,8 @@ func (s *Server) routes() {
 	s.admin()
 	s.suppression()
 	s.outcomes()
+	s.watch()
+	s.day()
 	s.handback()
 	s.milter()
 	s.feedback()

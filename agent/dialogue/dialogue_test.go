@@ -1,0 +1,196 @@
+package dialogue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/smtp"
+)
+
+func begin(t *testing.T, b *Board, q control.WatchQuestion) *Watcher {
+	t.Helper()
+	w, err := b.Watch(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	return w
+}
+
+func say(s *Session, lines ...string) {
+	for _, l := range lines {
+		from := smtp.Server
+		if l[0] == 'C' {
+			from = smtp.Client
+		}
+		s.Trace(smtp.TraceEvent{Time: time.Unix(1, 0), From: from, Line: l[2:]})
+	}
+}
+
+// now is what a watcher has to read, without waiting.
+func now(t *testing.T, w *Watcher) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	lines, err := w.Next(ctx)
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString(l.From + " " + l.Text + "\n")
+	}
+	return b.String()
+}
+
+var ann = []smtp.Rcpt{{Address: "ann@far.test"}}
+
+// A reader that stops misses lines, which are counted in their place; it costs no more memory,
+// and the others miss nothing.
+func TestSlowReaderIsToldWhatItMissed(t *testing.T) {
+	t.Parallel()
+	var b Board
+	slow, quick := begin(t, &b, control.WatchQuestion{Site: "far"}), begin(t, &b, control.WatchQuestion{Site: "far"})
+	s := b.Session("far")
+	got := 0
+	for i := range 10_000 {
+		say(s, fmt.Sprintf("C NOOP %d", i))
+		got += strings.Count(now(t, quick), "NOOP")
+	}
+	if got != 10_000 {
+		t.Errorf("the other one got %d", got)
+	}
+	text := now(t, slow)
+	if n := strings.Count(text, "NOOP"); n != maxLines-1 || !strings.HasSuffix(text, fmt.Sprintf("NOOP %d\n- %d lines are left out here: they were not read fast enough\n", n-1, 10_000-n)) {
+		t.Errorf("%d lines, and at the end %q", n, text[max(0, len(text)-200):])
+	}
+	say(s, "C QUIT")
+	if got := now(t, slow); got != "C QUIT\n" {
+		t.Errorf("then %q", got)
+	}
+}
+
+// A session that was up already is shown from now on, and what was said while nobody watched
+// is not taken for what follows.
+func TestWatchThatBeginsLate(t *testing.T) {
+	t.Parallel()
+	var b Board
+	s := b.Session("far")
+	s.With("mx.far.test")
+	failed := begin(t, &b, control.WatchQuestion{Failed: true})
+	s.Begin("M1-1", ann)
+	say(s, "C MAIL", "S 550 no")
+	failed.Close()
+	if b.Watched() {
+		t.Error("watched by nobody")
+	}
+	s.End()
+	failed = begin(t, &b, control.WatchQuestion{Failed: true})
+	site := begin(t, &b, control.WatchQuestion{Site: "far"})
+	s.Begin("M1-2", ann)
+	say(s, "C MAIL", "S 250 ok")
+	s.End()
+	s.Close(nil)
+	if got := now(t, failed); got != "" {
+		t.Errorf("shown as refused: %q", got)
+	}
+	got := now(t, site)
+	if !strings.HasPrefix(got, "- session of site far with mx.far.test, up since ") || !strings.Contains(got, "transactions before: 1\n- message M1-2\nC MAIL\nS 250 ok\n- closed\n") {
+		t.Errorf("%q", got)
+	}
+}
+
+// So many dialogues are shown and no more, and then the watch is over.
+func TestFirstOnes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Board
+		for _, q := range []control.WatchQuestion{{Site: "far", First: 2}, {Recipient: "ann@far.test", First: 2}, {Failed: true, First: 2}} {
+			w := begin(t, &b, q)
+			for range 3 {
+				s := b.Session("far")
+				say(s, "S 220 hello")
+				s.Begin("M1-1", ann)
+				say(s, "C MAIL", "S 450 later")
+				s.End()
+				s.Close(nil)
+			}
+			var all []control.WatchLine
+			for {
+				lines, err := w.Next(t.Context())
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, lines...)
+			}
+			refusals, openings := 0, 0
+			for _, l := range all {
+				if l.Text == "450 later" {
+					refusals++
+				}
+				if l.Text == "220 hello" {
+					openings++
+				}
+			}
+			if refusals != 2 || openings != 2 {
+				t.Errorf("%+v: %v", q, all)
+			}
+			w.Close()
+		}
+	})
+}
+
+// Of a transaction that is too long to be kept the middle is left out, and counted.
+func TestLongTransactionIsBounded(t *testing.T) {
+	t.Parallel()
+	var b Board
+	w := begin(t, &b, control.WatchQuestion{Failed: true})
+	s := b.Session("far")
+	s.Begin("M1-1", ann)
+	for i := range 5000 {
+		say(s, fmt.Sprintf("C RCPT TO:<%d@far.test>", i))
+	}
+	if n := s.piece.inHead + s.piece.inTail; n > maxHead+maxTail {
+		t.Errorf("%d octets are kept", n)
+	}
+	say(s, "S 550 none of them")
+	s.End()
+	got := now(t, w)
+	shown := strings.Count(got, "RCPT")
+	if !strings.Contains(got, "RCPT TO:<0@") || !strings.Contains(got, "RCPT TO:<4999@") || !strings.HasSuffix(got, "S 550 none of them\n") ||
+		!strings.Contains(got, fmt.Sprintf("- %d lines are left out here", 5000-shown)) {
+		t.Errorf("%d shown: %s", shown, got)
+	}
+}
+
+func TestFewWatch(t *testing.T) {
+	t.Parallel()
+	var b Board
+	for range MaxWatchers {
+		begin(t, &b, control.WatchQuestion{Failed: true})
+	}
+	if _, err := b.Watch(control.WatchQuestion{Failed: true}); !errors.Is(err, ErrTooMany) {
+		t.Errorf("%v", err)
+	}
+}
+
+// What a line costs while nobody watches.
+func BenchmarkUnwatched(b *testing.B) {
+	var board Board
+	s := board.Session("far")
+	for b.Loop() {
+		if s.Traced() {
+			b.Fatal("watched")
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"net/mail"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/contrib/lab/sink"
+)
+
+// The daily report is printed, or mailed by the hand-back port, as mail that nobody answers;
+// without counts it says so.
+func TestDailyReport(t *testing.T) {
+	t.Parallel()
+	arrived := make(chan sink.Message, 1)
+	net, err := sink.New(sink.Options{Message: func(m *sink.Message) { arrived <- *m }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(net.Close)
+	const host = "127.99.0.9"
+	if err := net.Add(sink.Provider{Name: "host", Domains: []string{"*"}, Host: []sink.Host{{Name: "host.test", Addr: netip.MustParseAddr(host)}}}); err != nil {
+		t.Fatal(err)
+	}
+	config := serve(t, messages())
+	text, err := os.ReadFile(config)
+	if err == nil {
+		err = os.WriteFile(config, fmt.Appendf(text, "[handback]\nrelay = \"%s:%d\"\n", host, net.Port()), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := millrace(t, "TZ=UTC", "--config", config, "report", "--day", "2023-11-14")
+	inOrder(t, printed.stdout, "Millrace on mail.example.com, Tuesday 2023-11-14 (UTC)", "between 00:00 and 24:00", "2023-11-07, for comparison",
+		"sent                               1,200         1,000  +20%", "By provider", "1,200     +20%", "google", "By stream", "news", "Held back, as it stands at ", "paused: site google")
+	if r := millrace(t, "TZ=UTC", "--config", config, "report", "--day", "2023-11-14", "--mail", "root"); r.code != 0 || r.stdout != "" {
+		t.Fatalf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
+	}
+	m := <-arrived
+	got, err := mail.ReadMessage(strings.NewReader(string(m.Content)))
+	if err != nil || m.Sender != "" || m.Recipients[0].Address != "root@mail.example.com" {
+		t.Fatalf("%v: from %q to %v", err, m.Sender, m.Recipients)
+	}
+	for key, want := range map[string]string{
+		"Auto-Submitted": "auto-generated", "To": "<root@mail.example.com>",
+		"Subject": "Millrace on mail.example.com, 2023-11-14: 1,200 sent, 0 bounced, 0 complaints",
+	} {
+		if got.Header.Get(key) != want {
+			t.Errorf("%s: %q", key, got.Header.Get(key))
+		}
+	}
+	for _, args := range [][]string{{"--day", "soon"}, {"--mail", "root", "--json"}} {
+		if r := millrace(t, "TZ=UTC", append([]string{"--config", config, "report"}, args...)...); r.code != 64 {
+			t.Errorf("%v: exit code %d", args, r.code)
+		}
+	}
+	nobody := configure(t, t.TempDir(), "unix:/nonexistent/s")
+	if r := millrace(t, "TZ=UTC", "--config", nobody, "report", "--day", "2023-11-14"); r.code != 0 || strings.Count(r.stdout, "not running") != 2 {
+		t.Errorf("without an agent: %s%s", r.stdout, r.stderr)
+	}
+}
