@@ -70,5 +70,8 @@ func (b *Backend) Day(ctx context.Context, day time.Time) (d control.DayTotals, 
 	for _, t := range x.Totals {
 		d.Totals = append(d.Totals, control.DayTotal(t))
 	}
+	for _, x := range x.Examples {
+		d.Examples = append(d.Examples, control.DayExample(x))
+	}
 	return d, nil
 }

@@ -12,7 +12,10 @@ type DayTotals struct {
 	From   time.Time  `json:"from,omitzero"` // what is counted begins and ends there; zero: nothing is
 	Until  time.Time  `json:"until,omitzero"`
 	Totals []DayTotal `json:"totals"`
-	// Trouble is why counts may be missing; "" if none is known.
+	// Examples are replies; there are none where attempts are not kept.
+	Examples []DayExample `json:"examples,omitempty"`
+	// Trouble is what is wrong with the outcomes now, so that counts may be missing; "" if
+	// nothing is.
 	Trouble string `json:"trouble,omitempty"`
 }
 
@@ -24,6 +27,14 @@ type DayTotal struct {
 	Event  string `json:"event"`
 	Class  string `json:"class,omitempty"`
 	N      int    `json:"n"`
+}
+
+// DayExample is what was answered to one of the deferrals, or of the bounces, of a class: of the
+// kind of answer that came most often. Addresses in it have no local part.
+type DayExample struct {
+	Event string `json:"event"`
+	Class string `json:"class"`
+	Reply string `json:"reply"`
 }
 
 // day is the request for what is counted of a day.

@@ -2,7 +2,7 @@
 // and complained about, by provider and stream, beside the same weekday of the week before,
 // and what is held back as it is written.
 //
-// It is pure. The counts are those of totals.db (package outcomes), of days in UTC, as its
+// Ask asks an agent; the rest is pure. The counts are those of totals.db (package outcomes), of days in UTC, as its
 // buckets of a month ago are of UTC days too. Each number is of recipients, and of deferrals
 // one a try. What is not counted is told: a count that is not kept, a part of the day, events
 // that were lost.
@@ -10,10 +10,11 @@ package daily
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ import (
 type Report struct {
 	Hostname string
 	Day      time.Time // its begin, in UTC
-	Now      time.Time // when the rest was asked for
+	Now      time.Time // when the rest was asked for; its zone is that of the section about now
 
 	Counts    control.DayTotals
 	CountsErr error // why there are none
@@ -33,97 +34,113 @@ type Report struct {
 	BeforeErr error
 
 	Status   *control.Status // as it stands now; nil: see NowErr
-	Standing *control.StandingOrders
+	Standing control.StandingOrders
+	Paused   []int // recipients that wait for each of the first pauses of Standing
 	NowErr   error
 }
 
-// most is how many rows a table has; the others are added up.
+// most is how many rows a table has; the others are added up, or counted.
 const most = 20
 
-// refusals are the classes of replies by which a receiver refuses us, not an address.
-var refusals = map[string]bool{"reputation": true, "authentication": true, "policy": true, "content": true}
+// The longest name of a row, and reply, in octets. The receiver's and the sender's words are
+// in them, and a line of a mail has at most 998 octets (RFC 5322 2.1.1).
+const (
+	longestName  = 80
+	longestReply = 300
+)
 
-// sum is the counts of one provider or stream.
-type sum struct{ sent, deferred, bounced, refused, returned, suppressed, cancelled, damaged, complaints, late int }
-
-func (s *sum) add(t *control.DayTotal) {
-	switch t.Event {
-	case "sent":
-		s.sent += t.N
-	case "deferred":
-		s.deferred += t.N
-	case "bounced":
-		s.bounced += t.N
-	case "handed_back":
-		s.returned += t.N
-	case "suppressed":
-		s.suppressed += t.N
-	case "cancelled":
-		s.cancelled += t.N
-	case "damaged":
-		s.damaged += t.N
-	case "complaint":
-		s.complaints += t.N
-	case "late_bounce":
-		s.late += t.N
+// Ask asks the agent for all that the report has. What is not to be had it tells.
+func Ask(ctx context.Context, c *control.Client, day, now time.Time) *Report {
+	r := &Report{Day: day, Now: now}
+	r.Counts, r.CountsErr = c.Day(ctx, day)
+	r.Before, r.BeforeErr = c.Day(ctx, day.AddDate(0, 0, -7))
+	if r.Status, r.NowErr = c.Status(ctx); r.NowErr == nil {
+		r.Standing, r.NowErr = c.Standing(ctx)
 	}
-	if (t.Event == "deferred" || t.Event == "bounced") && refusals[t.Class] {
-		s.refused += t.N
+	for i := range r.Standing.Pauses[:min(len(r.Standing.Pauses), most)] {
+		held := r.Standing.Pauses[i].Filter
+		held.State = "held"
+		n := 0
+		rows, err := c.Shape(ctx, "queue", held)
+		if err != nil {
+			r.NowErr = err
+			break
+		}
+		for _, row := range rows {
+			n += row.Total
+		}
+		r.Paused = append(r.Paused, n)
 	}
+	return r
 }
 
-func (s *sum) all() int { return s.sent + s.deferred + s.bounced + s.complaints + s.late }
+// refused is counted beside the events: of the deferred and bounced, those of the classes by
+// which a receiver refuses us, not an address.
+const refused = "refused"
 
-// by adds up what has one key; rows of mail back to the host have the key "".
-func by(d *control.DayTotals, key func(*control.DayTotal) string) map[string]*sum {
-	m := make(map[string]*sum)
+var refusals = []string{"reputation", "authentication", "policy", "content"}
+
+// sum is the counts of events by their names, and refused.
+type sum map[string]int
+
+// all is how much there is to tell in a row of a table.
+func (s sum) all() int {
+	return s["sent"] + s["deferred"] + s["bounced"] + s["complaint"] + s["late_bounce"]
+}
+
+// by adds up what has one key.
+func by(d *control.DayTotals, key func(*control.DayTotal) string) map[string]sum {
+	m := make(map[string]sum)
 	for i := range d.Totals {
 		t := &d.Totals[i]
-		if t.Event == "gap" {
-			continue
-		}
 		k := key(t)
 		if m[k] == nil {
-			m[k] = &sum{}
+			m[k] = make(sum)
 		}
-		m[k].add(t)
+		m[k][t.Event] += t.N
+		if (t.Event == "deferred" || t.Event == "bounced") && slices.Contains(refusals, t.Class) {
+			m[k][refused] += t.N
+		}
 	}
 	return m
 }
 
-func total(d *control.DayTotals) *sum {
-	if s := by(d, func(*control.DayTotal) string { return "" })[""]; s != nil {
-		return s
-	}
-	return &sum{}
+// total adds up all.
+func total(d *control.DayTotals) sum {
+	return by(d, func(*control.DayTotal) string { return "" })[""]
 }
 
 // Subject is the subject of the mail.
 func (r *Report) Subject() string {
+	about := printable.Sprintf("Millrace on %s, %s: ", r.Hostname, r.Day.Format(time.DateOnly))
 	if r.CountsErr != nil {
-		return printable.Sprintf("Millrace on %s, %s: no counts", r.Hostname, r.Day.Format(time.DateOnly))
+		return about + "no counts"
 	}
 	s := total(&r.Counts)
-	return printable.Sprintf("Millrace on %s, %s: %s sent, %s bounced, %s complaints", r.Hostname, r.Day.Format(time.DateOnly),
-		number(s.sent), number(s.bounced), number(s.complaints))
+	return about + number(s["sent"]) + " sent, " + number(s["bounced"]) + " bounced, " + printable.Count(s["complaint"], "complaint")
 }
 
 // Text is the report, of lines that end in LF.
 func (r *Report) Text() string {
-	var b strings.Builder
-	p := func(format string, args ...any) { printable.Fprintf(&b, format, args...) }
-	before := r.Day.AddDate(0, 0, -7)
-	p("Millrace on %s, %s (UTC)\n", r.Hostname, r.Day.Format("Monday 2006-01-02"))
+	b := &page{}
+	b.line("Millrace on %s, %s (UTC)", r.Hostname, r.Day.Format("Monday 2006-01-02"))
 	if r.CountsErr != nil {
-		p("\nNothing is known of the day: %v\n", r.CountsErr)
+		b.line("\nNothing is known of the day: %v", r.CountsErr)
 	} else {
-		r.counts(p, before)
+		r.counts(b)
 	}
-	r.heldBack(p)
+	r.heldBack(b)
 	return b.String()
 }
 
-// period says which part of a day is counted.
+// page is what is written so far.
+type page struct{ strings.Builder }
+
+func (b *page) line(format string, args ...any) {
+	_, _ = printable.Fprintf(b, format+"\n", args...)
+}
+
+// period says which part of a day is counted, and what of it is not.
 func period(d *control.DayTotals, err error) string {
 	switch {
 	case err != nil:
@@ -135,177 +152,178 @@ func period(d *control.DayTotals, err error) string {
 	if until == "00:00" {
 		until = "24:00"
 	}
-	return "first and last count between " + d.From.Format("15:04") + " and " + until
+	said := "first and last count between " + d.From.Format("15:04") + " and " + until
+	if n := total(d)["gap"]; n > 0 {
+		said += "; " + printable.Count(n, "event") + " lost, and in no count"
+	}
+	return said
 }
 
-func (r *Report) counts(p func(string, ...any), before time.Time) {
-	p("%s: %s\n%s, for comparison: %s\n", r.Day.Format(time.DateOnly), period(&r.Counts, nil),
-		before.Format(time.DateOnly), period(&r.Before, r.BeforeErr))
+func (r *Report) counts(b *page) {
+	before := r.Day.AddDate(0, 0, -7)
+	b.line("%s: %s", r.Day.Format(time.DateOnly), period(&r.Counts, nil))
+	b.line("%s, for comparison: %s", before.Format(time.DateOnly), period(&r.Before, r.BeforeErr))
 	if r.Counts.Trouble != "" {
-		p("Counts may be missing: %s\n", r.Counts.Trouble)
-	}
-	for i := range r.Counts.Totals {
-		if t := &r.Counts.Totals[i]; t.Event == "gap" {
-			p("%s events were lost, and are in no count\n", number(t.N))
-		}
+		b.line("What is wrong with the outcomes now, so that counts may be missing: %s", r.Counts.Trouble)
 	}
 	now, was := total(&r.Counts), total(&r.Before)
 	compared := r.BeforeErr == nil && !r.Before.From.IsZero()
-	p("\nRecipients%30s%14s\n", "the day", "a week before")
+	b.line("\nRecipients%30s%14s", "the day", "a week before")
 	for _, x := range []struct {
-		what     string
-		now, was int
-		always   bool
+		what, event string
+		always      bool
 	}{
-		{"sent", now.sent, was.sent, true},
-		{"deferred (each try)", now.deferred, was.deferred, true},
-		{"bounced", now.bounced, was.bounced, true},
-		{"refused (*)", now.refused, was.refused, true},
-		{"complaints", now.complaints, was.complaints, true},
-		{"late bounces", now.late, was.late, false},
-		{"not tried, suppressed", now.suppressed, was.suppressed, false},
-		{"back to the host (**)", now.returned, was.returned, false},
-		{"cancelled", now.cancelled, was.cancelled, false},
-		{"damaged in the spool", now.damaged, was.damaged, false},
+		{"sent", "sent", true},
+		{"deferred (each try)", "deferred", true},
+		{"bounced", "bounced", true},
+		{"refused (*)", refused, true},
+		{"complaints", "complaint", true},
+		{"late bounces", "late_bounce", false},
+		{"not tried, suppressed", "suppressed", false},
+		{"back to the host (**)", "handed_back", false},
+		{"cancelled", "cancelled", false},
+		{"damaged in the spool", "damaged", false},
 	} {
-		if !x.always && x.now == 0 && x.was == 0 {
+		n, m := now[x.event], was[x.event]
+		if !x.always && n == 0 && m == 0 {
 			continue
 		}
 		last, change := "-", ""
 		if compared {
-			last, change = number(x.was), difference(x.now, x.was)
+			last, change = number(m), "  "+difference(n, m)
 		}
-		p("%-24s%16s%14s  %s\n", x.what, number(x.now), last, change)
+		b.line("%-24s%16s%14s%s", x.what, number(n), last, change)
 	}
-	p("(*) of the deferred and bounced, those that a receiver refused for our reputation,\n    authentication, content or its policy\n")
-	if now.returned+was.returned > 0 {
-		p("(**) reports to senders are among them\n")
+	b.line("(*) of the deferred and bounced, those that a receiver refused for our reputation,")
+	b.line("    authentication, content or its policy")
+	if now["handed_back"]+was["handed_back"] > 0 {
+		b.line("(**) reports to senders count there, too")
 	}
-	r.why(p, "Deferred, why", "deferred")
-	r.why(p, "Bounced, why", "bounced")
-	r.table(p, "By provider", compared, func(t *control.DayTotal) string {
-		if t.Site == "" {
-			return "(none was called)"
-		}
-		return t.Site
-	})
-	r.table(p, "By stream", compared, func(t *control.DayTotal) string { return cmp.Or(t.Stream, "(no name)") })
+	r.why(b, "Deferred, why", "deferred")
+	r.why(b, "Bounced, why", "bounced")
+	r.table(b, "By provider", compared, func(t *control.DayTotal) string { return cmp.Or(t.Site, "(no site)") })
+	r.table(b, "By stream", compared, func(t *control.DayTotal) string { return cmp.Or(t.Stream, "(no name)") })
 }
 
-// why lists the classes of an event.
-func (r *Report) why(p func(string, ...any), title, event string) {
+// why lists the classes of an event, each with what a receiver says.
+func (r *Report) why(b *page, title, event string) {
 	m := make(map[string]int)
 	for i := range r.Counts.Totals {
 		if t := &r.Counts.Totals[i]; t.Event == event {
-			m[cmp.Or(t.Class, "undefined")] += t.N
+			m[t.Class] += t.N
 		}
 	}
 	if len(m) == 0 {
 		return
 	}
-	p("\n%s\n", title)
+	b.line("\n%s", title)
 	for _, class := range slices.SortedFunc(maps.Keys(m), func(a, b string) int { return cmp.Or(m[b]-m[a], cmp.Compare(a, b)) }) {
-		p("%16s  %s\n", number(m[class]), class)
+		b.line("%10s  %s", number(m[class]), class)
+		for _, x := range r.Counts.Examples {
+			if x.Event == event && x.Class == class {
+				b.line("            such as: %s", printable.Shorten(x.Reply, longestReply))
+			}
+		}
 	}
 }
 
 // table lists the sums of a key, the busiest first.
-func (r *Report) table(p func(string, ...any), title string, compared bool, key func(*control.DayTotal) string) {
-	now, was := by(&r.Counts, key), by(&r.Before, key)
+func (r *Report) table(b *page, title string, compared bool, key func(*control.DayTotal) string) {
+	// What a bucket has no room for is counted under this name (package outcomes).
+	shown := func(t *control.DayTotal) string {
+		if t.Stream == "other" && t.Site == "other" {
+			return "(of too many to count apart)"
+		}
+		return key(t)
+	}
+	now, was := by(&r.Counts, shown), by(&r.Before, shown)
 	var names []string
-	for name, s := range was { // what had mail a week before, and none now
-		if now[name] == nil && s.all() > 0 {
-			now[name] = &sum{}
-			names = append(names, name)
+	for k := range maps.Keys(now) {
+		if now[k].all() > 0 {
+			names = append(names, k)
 		}
 	}
-	for name, s := range now {
-		if s.all() > 0 {
-			names = append(names, name)
+	for k := range maps.Keys(was) { // what had mail a week before, and none now
+		if now[k].all() == 0 && was[k].all() > 0 {
+			names = append(names, k)
 		}
 	}
 	if names == nil {
 		return
 	}
 	slices.SortFunc(names, func(a, b string) int { return cmp.Or(now[b].all()-now[a].all(), cmp.Compare(a, b)) })
-	p("\n%s\n%10s%9s%10s%9s%9s%11s%6s\n", title, "sent", "change", "deferred", "bounced", "refused", "complaints", "late")
-	row := func(s *sum, change, name string) {
-		p("%10s%9s%10s%9s%9s%11s%6s  %s\n", number(s.sent), change, number(s.deferred), number(s.bounced), number(s.refused), number(s.complaints), number(s.late), name)
+	b.line("\n%s\n%10s%9s%10s%9s%9s%11s%6s", title, "sent", "change", "deferred", "bounced", "refused", "complaints", "late")
+	row := func(s sum, change, key string) {
+		b.line("%10s%9s%10s%9s%9s%11s%6s  %s", number(s["sent"]), change, number(s["deferred"]), number(s["bounced"]), number(s[refused]),
+			number(s["complaint"]), number(s["late_bounce"]), key)
 	}
-	var others sum
-	for i, name := range names {
-		s := now[name]
+	others := make(sum)
+	for i, k := range names {
 		if i >= most {
-			others.sent, others.deferred, others.bounced = others.sent+s.sent, others.deferred+s.deferred, others.bounced+s.bounced
-			others.refused, others.complaints, others.late = others.refused+s.refused, others.complaints+s.complaints, others.late+s.late
+			for event, n := range now[k] {
+				others[event] += n
+			}
 			continue
 		}
 		change := "-"
 		if compared {
-			w := was[name]
-			if w == nil {
-				w = &sum{}
-			}
-			change = difference(s.sent, w.sent)
+			change = difference(now[k]["sent"], was[k]["sent"])
 		}
-		row(s, change, name)
+		row(now[k], change, name(k))
 	}
-	if len(names) > most {
-		row(&others, "", fmt.Sprintf("(%d others)", len(names)-most))
+	if n := len(names) - most; n > 0 {
+		row(others, "", "("+number(n)+" more)")
 	}
 }
 
 // heldBack lists what waits and why, now: of the day only its outcomes are kept.
-func (r *Report) heldBack(p func(string, ...any)) {
-	p("\nHeld back, as it stands at %s UTC\n", r.Now.UTC().Format("2006-01-02 15:04"))
+func (r *Report) heldBack(b *page) {
+	b.line("\nHeld back, as it stands at %s", r.Now.Format("2006-01-02 15:04 MST"))
 	if r.NowErr != nil {
-		p("not known: %v\n", r.NowErr)
+		b.line("not known: %v", r.NowErr)
 		return
 	}
-	p("%16s  recipients queued; of these deferred %s, on hold or of a paused sender %s\n", number(r.Status.Queued()), number(r.Status.Deferred), number(r.Status.Held))
-	n := 0
-	line := func(format string, args ...any) {
-		if n++; n <= 2*most {
-			p(format, args...)
-		}
+	b.line("%s queued; of these %s deferred, %s on hold or of a paused sender", printable.Count(r.Status.Queued(), "recipient"), number(r.Status.Deferred), number(r.Status.Held))
+	if r.Status.Loading {
+		b.line("the spool is still being read: there may be more")
 	}
+	var list []string
 	for i := range r.Standing.Pauses {
-		x := &r.Standing.Pauses[i]
-		text := x.Filter.String()
-		if !x.Until.IsZero() {
-			text += " until " + x.Until.UTC().Format("2006-01-02 15:04")
+		line := "paused"
+		if i < len(r.Paused) {
+			line += ", " + printable.Count(r.Paused[i], "recipient") + " held"
 		}
-		line("paused: %s: %s (%s, %s)\n", text, x.Reason, x.Who, x.Since.UTC().Format("2006-01-02 15:04"))
+		list = append(list, line+": "+r.Standing.Pauses[i].InWords())
+	}
+	for i := range r.Standing.Limits {
+		list = append(list, "limited: "+r.Standing.Limits[i].InWords())
+	}
+	for i := range r.Standing.Effects {
+		list = append(list, "by rule: "+r.Standing.Effects[i].InWords())
 	}
 	for i := range r.Status.Limits {
-		line("stream %s: %s\n", r.Status.Limits[i].Name, r.Status.Limits[i].InWords())
+		list = append(list, "stream "+r.Status.Limits[i].Name+": "+r.Status.Limits[i].InWords())
 	}
-	held := slices.DeleteFunc(slices.Clone(r.Status.Sites), func(s control.Site) bool { return s.HeldBack == nil })
-	slices.SortStableFunc(held, func(a, b control.Site) int { return b.Waiting - a.Waiting })
-	for i := range held {
-		h := held[i].HeldBack
-		text := h.Reason + ": " + h.How
-		if h.Reply != "" {
-			text += "; " + h.Reply
-		}
-		line("%16s  wait for %s: %s\n", number(held[i].Waiting), held[i].Name, printable.Shorten(text, 300))
+	sites := slices.DeleteFunc(slices.Clone(r.Status.Sites), func(s control.Site) bool { return s.HeldBack == nil })
+	slices.SortStableFunc(sites, func(a, b control.Site) int { return b.Waiting - a.Waiting })
+	for i := range sites {
+		list = append(list, "site "+sites[i].Name+", "+printable.Count(sites[i].Waiting, "recipient")+" waiting: "+sites[i].HeldBack.InWords())
 	}
-	switch {
-	case n == 0:
-		p("nothing is paused, and no site gets less than it could\n")
-	case n > 2*most:
-		p("and %s more: millrace brakes, millrace top\n", number(n-2*most))
+	if list == nil {
+		b.line("nothing is paused or limited, and no site gets less than it could")
+	}
+	for _, line := range list[:min(len(list), 2*most)] {
+		b.line("%s", printable.Shorten(line, longestReply+longestName))
+	}
+	if n := len(list) - 2*most; n > 0 {
+		b.line("and %s more: millrace brakes, millrace streams, millrace top", number(n))
 	}
 }
 
-// number writes a number with a comma between groups of three digits.
-func number(n int) string {
-	s := strconv.Itoa(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
+func number(n int) string { return printable.Thousands(n) }
+
+// name is a name as a row has it.
+func name(s string) string { return printable.Shorten(s, longestName) }
 
 // difference is a change in percent, or what there is without a number to compare with.
 func difference(now, was int) string {
@@ -315,5 +333,8 @@ func difference(now, was int) string {
 	case was == 0:
 		return "new"
 	}
-	return fmt.Sprintf("%+.0f%%", 100*float64(now-was)/float64(was))
+	if percent := 100 * float64(now-was) / float64(was); math.Abs(percent) >= 1 {
+		return fmt.Sprintf("%+.0f%%", percent)
+	}
+	return "<1%"
 }

@@ -16,41 +16,33 @@ import (
 // which asks no milter of ours, so that no rule diverts it. The sender is null, as that of
 // reports: nobody is told when it cannot be delivered. The content has CRLF lines.
 func ToHost(ctx context.Context, c *config.Config, to string, content []byte) error {
-	o := smtp.Options{Hello: c.Hostname, TLS: smtp.None, Socket: config.RelaySocket(c.Handback.Relay)}
-	var at netip.AddrPort
+	relay := c.Handback.Relay
+	o := smtp.Options{Hello: c.Hostname, TLS: smtp.None, Socket: config.RelaySocket(relay)}
 	if o.Socket == "" {
-		a, err := new(net.Resolver).LookupNetIP(ctx, "ip", hostOf(c.Handback.Relay))
-		if err != nil {
-			return fmt.Errorf("[handback] relay: %w", err)
+		// Each address of the name is tried.
+		o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, relay)
 		}
-		port, err := net.DefaultResolver.LookupPort(ctx, "tcp", portOf(c.Handback.Relay))
-		if err != nil {
-			return fmt.Errorf("[handback] relay: %w", err)
-		}
-		at = netip.AddrPortFrom(a[0].Unmap(), uint16(port))
 	}
-	conn, err := smtp.Dial(ctx, at, o)
+	conn, err := smtp.Dial(ctx, netip.AddrPort{}, o)
 	if err != nil {
-		return fmt.Errorf("the host's MTA at %s: %w", c.Handback.Relay, err)
+		return fmt.Errorf("the host's MTA at %s: %w", relay, err)
 	}
 	defer conn.Quit(ctx)
-	eight := bytes.ContainsFunc(content, func(r rune) bool { return r > 127 })
-	result, err := conn.Send(ctx, &smtp.Tx{Recipients: []smtp.Rcpt{{Address: to}}, Size: int64(len(content)), EightBit: eight, Content: bytes.NewReader(content)})
+	result, err := conn.Send(ctx, &smtp.Tx{
+		Recipients: []smtp.Rcpt{{Address: to}}, Size: int64(len(content)), Content: bytes.NewReader(content),
+		EightBit: bytes.ContainsFunc(content, func(r rune) bool { return r > 127 }),
+	})
 	if err == nil {
-		switch r := result.Recipients[0]; {
-		case r.Err != nil:
+		if r := result.Recipients[0]; r.Fate != smtp.Accepted {
 			err = r.Err
-		case r.Fate != smtp.Accepted:
-			err = errors.New(printableReply(r.Reply))
+			if err == nil {
+				err = errors.New(r.Reply.String())
+			}
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("the host's MTA at %s did not take it: %w", c.Handback.Relay, err)
+		return fmt.Errorf("the host's MTA at %s did not take it: %w", relay, err)
 	}
 	return nil
 }
-
-func hostOf(relay string) string { host, _, _ := net.SplitHostPort(relay); return host }
-func portOf(relay string) string { _, port, _ := net.SplitHostPort(relay); return port }
-
-func printableReply(r smtp.Reply) string { return fmt.Sprintf("%d %s%s", r.Code, r.Enhanced, r.Text) }

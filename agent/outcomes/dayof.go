@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"time"
+
+	"github.com/millrace/millrace/agent/maillog"
 )
 
 // Total is how many events of a day were alike.
@@ -19,7 +21,12 @@ type DayTotals struct {
 	// counted. Of days that are long ago buckets are an hour or a day wide.
 	From, Until time.Time
 	Totals      []Total
+	Examples    []Example
 }
+
+// Example is what was answered to one of the deferrals, or of the bounces, of a class: of the
+// kind of answer that came most often. Addresses in it have no local part.
+type Example struct{ Event, Class, Reply string }
 
 // errNoTotals says that counts are not kept.
 var errNoTotals = errors.New(`counts are not kept; remedy: set keep_totals = "400d" under [outcomes]`)
@@ -52,5 +59,40 @@ func (o *Outcomes) Day(ctx context.Context, day time.Time) (d DayTotals, err err
 		}
 		return rows.Err()
 	})
-	return d, err
+	if err != nil || len(d.Totals) == 0 {
+		return d, err
+	}
+	d.Examples, err = o.examples(ctx, day)
+	o.told(err) // counts without examples are better than none; Trouble tells of a damaged file
+	return d, nil
+}
+
+// examples finds one for each class, in the attempts; none where these are not kept.
+func (o *Outcomes) examples(ctx context.Context, day time.Time) (list []Example, err error) {
+	err = o.read(ctx, o.dayPath(day), func(conn *sql.Conn) error {
+		// With max() the other columns are of the row that has it
+		// (https://sqlite.org/lang_select.html, section 2.5).
+		rows, err := conn.QueryContext(ctx, `SELECT k.event, k.class, k.before || coalesce(a.words, '') || k.after, a.recipient, max(c.n)
+			FROM (SELECT kind, min(id) AS first, count(*) AS n FROM attempts GROUP BY kind) c JOIN kinds k ON k.id = c.kind JOIN attempts a ON a.id = c.first
+			WHERE k.event IN ('deferred', 'bounced') GROUP BY k.event, k.class ORDER BY k.event, k.class`)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var x Example
+			var recipient any
+			var n int
+			if err := rows.Scan(&x.Event, &x.Class, &x.Reply, &recipient, &n); err != nil {
+				return err
+			}
+			if address, ok := recipient.(string); ok { // else it is not in the reply
+				x.Reply = maillog.HiddenIn(x.Reply, address)
+			}
+			x.Reply = maillog.WithoutLocalParts(x.Reply)
+			list = append(list, x)
+		}
+		return rows.Err()
+	})
+	return list, err
 }

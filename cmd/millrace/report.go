@@ -49,11 +49,12 @@ are shown with * for what differs from recipient to recipient. A message to many
 domains is logged with its five largest; the others count as (other).
 
 With --mail or --day it is the daily report, of what became of diverted mail, from the
-counts of [outcomes] keep_totals: by provider and stream sent, deferred and bounced and
-why, refused, complaints, what changed against the same weekday of the week before, and
-what is held back now. It goes to the host at the hand-back port, so no rule diverts it.
-millrace-report.timer mails it to root each night; "systemctl enable --now
-millrace-report.timer" turns that on, and "systemctl edit millrace-report.service" sends it elsewhere.
+counts of [outcomes] keep_totals: sent, deferred and bounced, each with why and what a
+receiver says, refused, complaints, by provider and stream, beside the same weekday of
+the week before; and what is held back now. It goes to the host at the hand-back port,
+so no rule diverts it. "systemctl enable --now millrace-report.timer" has yesterday's
+mailed to root each night, at 00:15 UTC; to somebody else with "systemctl edit
+millrace-report.service".
 
 Examples:
   millrace report --since 24h

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/daily"
 	"github.com/millrace/millrace/agent/deliver"
@@ -44,37 +43,25 @@ func (c *reportCmd) daily(ctx context.Context, g *globals, now time.Time) error 
 			return err
 		}
 	}
-	r := dayReport(ctx, cfg, control.NewClient(cfg.Agent.Control), day, now)
+	r := daily.Ask(ctx, control.NewClient(cfg.Agent.Control), day, now)
+	r.Hostname = cfg.Hostname
 	if to == "" {
 		_, err = printable.Fprintf(os.Stdout, "%s", printable.Block(r.Text()))
 		return err
 	}
-	return deliver.ToHost(ctx, cfg, to, dayMail(cfg.Hostname, to, r, now))
-}
-
-// dayReport asks for all that the report has. What is not to be had it tells.
-func dayReport(ctx context.Context, cfg *config.Config, client *control.Client, day, now time.Time) *daily.Report {
-	r := &daily.Report{Hostname: cfg.Hostname, Day: day, Now: now}
-	r.Counts, r.CountsErr = client.Day(ctx, day)
-	r.Before, r.BeforeErr = client.Day(ctx, day.AddDate(0, 0, -7))
-	if r.Status, r.NowErr = client.Status(ctx); r.NowErr == nil {
-		var standing control.StandingOrders
-		standing, r.NowErr = client.Standing(ctx)
-		r.Standing = &standing
-	}
-	return r
+	return deliver.ToHost(ctx, cfg, to, dayMail(to, r))
 }
 
 // dayMail is the report as a message. Auto-Submitted is as RFC 3834 5 has it for what no
 // message asked for.
-func dayMail(hostname, to string, r *daily.Report, now time.Time) []byte {
+func dayMail(to string, r *daily.Report) []byte {
 	var b strings.Builder
 	for _, f := range [][2]string{
-		{"Date", now.Format(time.RFC1123Z)},
-		{"From", "MAILER-DAEMON@" + hostname + " (Millrace)"},
+		{"Date", r.Now.Format(time.RFC1123Z)},
+		{"From", "MAILER-DAEMON@" + r.Hostname + " (Millrace)"},
 		{"To", "<" + to + ">"},
 		{"Subject", r.Subject()},
-		{"Message-Id", "<" + strings.ToLower(rand.Text()) + "@" + hostname + ">"},
+		{"Message-Id", "<" + strings.ToLower(rand.Text()) + "@" + r.Hostname + ">"},
 		{"Auto-Submitted", "auto-generated"},
 		{"MIME-Version", "1.0"},
 		{"Content-Type", "text/plain; charset=utf-8"},

@@ -35,7 +35,7 @@ func TestDailyReport(t *testing.T) {
 	}
 	printed := millrace(t, "TZ=UTC", "--config", config, "report", "--day", "2023-11-14")
 	inOrder(t, printed.stdout, "Millrace on mail.example.com, Tuesday 2023-11-14 (UTC)", "between 00:00 and 24:00", "2023-11-07, for comparison",
-		"sent                               1,200         1,000  +20%", "By provider", "1,200     +20%", "google", "By stream", "news", "Held back, as it stands at ", "paused: site google")
+		"sent                               1,200         1,000  +20%", "By provider", "1,200     +20%", "google", "By stream", "news", "Held back, as it stands at ", "paused, 14 recipients held: site google", "limited: general: at most 5 sessions")
 	if r := millrace(t, "TZ=UTC", "--config", config, "report", "--day", "2023-11-14", "--mail", "root"); r.code != 0 || r.stdout != "" {
 		t.Fatalf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
 	}
@@ -46,7 +46,7 @@ func TestDailyReport(t *testing.T) {
 	}
 	for key, want := range map[string]string{
 		"Auto-Submitted": "auto-generated", "To": "<root@mail.example.com>",
-		"Subject": "Millrace on mail.example.com, 2023-11-14: 1,200 sent, 0 bounced, 0 complaints",
+		"Subject": "Millrace on mail.example.com, 2023-11-14: 1,200 sent, 0 bounced, no complaints",
 	} {
 		if got.Header.Get(key) != want {
 			t.Errorf("%s: %q", key, got.Header.Get(key))

@@ -29,8 +29,8 @@ With --site, a session is shown to its end, and one that was up already from now
 these. A connect that fails is not yet for any recipient: --site with --failed shows it.
 
 It ends with ^C. Nothing is kept, and mail does not wait for it: lines that are not read
-fast enough are left out, and counted where they are missing. 8 can watch at a time.
-millrace trace shows a dialogue without mail; for root and the group of the control socket.
+fast enough are left out, and counted where they are missing. 8 can watch at a time:
+root, and the group of the control socket. millrace trace shows a dialogue without mail.
 
 Examples:
   millrace watch --site gmail.com --first 3
