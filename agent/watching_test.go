@@ -1,9 +1,13 @@
 package agent
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"regexp"
 	"strings"
 	"sync"
@@ -69,6 +73,7 @@ func TestDialoguesAreWatched(t *testing.T) {
 	s := newStage(t, nil,
 		sink.Provider{Name: "far", Domains: []string{"far.test"}, Behaviour: sink.Behaviour{StartTLS: true}},
 		sink.Provider{Name: "strict", Domains: []string{"strict.test"}, Behaviour: sink.Behaviour{PermShare: 1}},
+		sink.Provider{Name: "drops", Domains: []string{"drops.test"}, Behaviour: sink.Behaviour{Drop: 1}},
 		sink.Provider{Name: "down", Domains: []string{"down.test"}, Behaviour: sink.Behaviour{Down: true}},
 	)
 	s.start()
@@ -76,6 +81,7 @@ func TestDialoguesAreWatched(t *testing.T) {
 	other := s.watch(control.WatchQuestion{Recipient: "nobody@far.test"})
 	failed := s.watch(control.WatchQuestion{Failed: true})
 	strict := s.watch(control.WatchQuestion{Site: "strict.test", Failed: true, First: 1})
+	drops := s.watch(control.WatchQuestion{Recipient: "d@drops.test", Failed: true, First: 1})
 	s.send(spool.Envelope{Sender: "n@news.test", Stream: "news"}, letter, "a@far.test")
 	if err := <-to.ended; err != nil { // of itself
 		t.Error(err)
@@ -98,7 +104,7 @@ S 250 .*
 S 354 .*
 C \[\d+ octets of content\]
 S 250 [^\n]*`)
-	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@strict.test", "c@down.test")
+	s.send(spool.Envelope{Sender: "n@news.test"}, letter, "b@strict.test", "c@down.test", "d@drops.test")
 	if err := <-strict.ended; err != nil {
 		t.Error(err)
 	}
@@ -108,6 +114,14 @@ S 250 [^\n]*
 - message .*
 C RCPT TO:<b@strict\.test>.*
 S 550 .*`)
+	if err := <-drops.ended; err != nil {
+		t.Error(err)
+	}
+	matches(t, "what broke off", drops.text(), `- session of site drops\.test with .*
+S 220 .*
+- message .*
+C \[\d+ octets of content\]
+- broken off: [^\n]*`)
 	s.until("the connect that fails is shown", func() bool { return strings.Contains(failed.text(), "- session of site down.test") })
 	if got := failed.text(); strings.Contains(got, "far.test") || !strings.Contains(got, "- closed: ") || !strings.Contains(got, "S 550 ") {
 		t.Errorf("what failed:\n%s", got)
@@ -128,4 +142,92 @@ S 550 .*`)
 		}
 	}
 	s.until("nobody watches", func() bool { return !s.agent.dialogues.Watched() })
+}
+
+// stall begins to watch a site over a connection that it does not read from, but for the
+// header of the answer.
+func (s *stage) stall(site string) (net.Conn, *bufio.Reader) {
+	s.t.Helper()
+	_, path, _ := strings.Cut(s.config.Agent.Control, ":")
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	body := fmt.Sprintf(`{"site":%q}`, site)
+	if _, err := fmt.Fprintf(c, "POST /v1/watch HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+		s.t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	for line := ""; line != "\r\n"; {
+		if line, err = in.ReadString('\n'); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return c, in
+}
+
+// told is how many lines of sessions a line stands for.
+func told(l *control.WatchLine) int {
+	if l.Session == 0 && l.Lost == 0 {
+		return 0
+	}
+	return max(l.Lost, 1)
+}
+
+// Readers that stop reading hold up neither mail nor other watchers nor the end of the agent.
+// One that goes on is told how much it has missed: lines and gaps make up what another one was
+// shown.
+func TestStalledWatchersHoldNothingUp(t *testing.T) {
+	t.Parallel()
+	const n = 1000
+	s := newStage(t, nil, sink.Provider{Name: "far", Domains: []string{"far.test"}})
+	s.start()
+	_, in := s.stall("far.test")
+	forgotten, _ := s.stall("far.test")
+	var mu sync.Mutex
+	var slow, quick, lost int
+	ctx, stop := context.WithCancel(t.Context())
+	begun, ended := make(chan struct{}), make(chan error, 2)
+	go func() {
+		ended <- s.admin().Watch(ctx, control.WatchQuestion{Site: "far.test"}, func(l *control.WatchLine) error {
+			if l == nil {
+				close(begun)
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			quick += told(l)
+			return nil
+		})
+	}()
+	<-begun
+	s.flood(n, func(i int) (spool.Envelope, string) {
+		return spool.Envelope{Sender: "n@news.test"}, fmt.Sprintf("u%d@far.test", i)
+	})
+	s.until("all is delivered", func() bool { return len(s.at("far")) == n && s.empty() })
+	go func() {
+		for dec := json.NewDecoder(in); ; {
+			var l control.WatchLine
+			if err := dec.Decode(&l); err != nil {
+				ended <- nil
+				return
+			}
+			mu.Lock()
+			slow, lost = slow+told(&l), lost+l.Lost
+			mu.Unlock()
+		}
+	}()
+	s.until("the slow one has all, or knows what it has missed", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slow == quick && lost > 0 && quick > 3*n
+	})
+	s.stop() // with all of them there
+	stop()
+	<-ended
+	<-ended
+	if _, err := io.Copy(io.Discard, forgotten); err != nil {
+		t.Errorf("after the agent's end: %v", err)
+	}
 }

@@ -148,11 +148,9 @@ func (d *Deliverer) sendSecond(ctx context.Context, set *settings.Settings, at q
 	d.prepare(&tx, e, content, job, r.Route, set.Config)
 	connected := time.Now()
 	stalled := time.AfterFunc(stallAfter, func() { conn.Abandon() })
-	if d.dialogues.Watched() {
-		said.Begin(messageName(job.ID, e), tx.Recipients)
-	}
+	said.Begin(job.ID, e, tx.Recipients)
 	result, err := conn.Send(ctx, &tx)
-	said.End()
+	said.End(err)
 	stalled.Stop()
 
 	other := d.settler.Begin(e, job, r.Route)

@@ -137,11 +137,9 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	}
 	d.prepare(&w.tx, e, content, job, rt, set.Config)
 	w.watch()
-	if d.dialogues.Watched() {
-		w.said.Begin(messageName(job.ID, e), w.tx.Recipients)
-	}
+	w.said.Begin(job.ID, e, w.tx.Recipients)
 	result, err := w.conn.Send(ctx, &w.tx)
-	w.said.End()
+	w.said.End(err)
 	w.unwatch()
 	w.sent++
 	w.last = time.Now()
@@ -188,18 +186,6 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		return w.done, append(sig, closed), errInsists
 	}
 	return w.done, sig, err
-}
-
-// messageName is how watchers of the dialogue know a message.
-func messageName(id spool.ID, e *spool.Envelope) string {
-	name := id.String()
-	if e.QueueID != "" {
-		name += ", " + e.QueueID + " of the host"
-	}
-	if e.Stream != "" {
-		name += ", stream " + e.Stream
-	}
-	return name
 }
 
 // skipMisplaced takes those of a job's recipients out that were never tried, and leave from

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/spool"
 )
 
 func begin(t *testing.T, b *Board, q control.WatchQuestion) *Watcher {
@@ -85,18 +86,18 @@ func TestWatchThatBeginsLate(t *testing.T) {
 	s := b.Session("far")
 	s.With("mx.far.test")
 	failed := begin(t, &b, control.WatchQuestion{Failed: true})
-	s.Begin("M1-1", ann)
+	s.Begin(1<<32|1, &spool.Envelope{}, ann)
 	say(s, "C MAIL", "S 550 no")
 	failed.Close()
 	if b.Watched() {
 		t.Error("watched by nobody")
 	}
-	s.End()
+	s.End(nil)
 	failed = begin(t, &b, control.WatchQuestion{Failed: true})
 	site := begin(t, &b, control.WatchQuestion{Site: "far"})
-	s.Begin("M1-2", ann)
+	s.Begin(1<<32|2, &spool.Envelope{}, ann)
 	say(s, "C MAIL", "S 250 ok")
-	s.End()
+	s.End(nil)
 	s.Close(nil)
 	if got := now(t, failed); got != "" {
 		t.Errorf("shown as refused: %q", got)
@@ -104,6 +105,36 @@ func TestWatchThatBeginsLate(t *testing.T) {
 	got := now(t, site)
 	if !strings.HasPrefix(got, "- session of site far with mx.far.test, up since ") || !strings.Contains(got, "transactions before: 1\n- message M1-2\nC MAIL\nS 250 ok\n- closed\n") {
 		t.Errorf("%q", got)
+	}
+}
+
+// A transaction in which the connection breaks has failed, though nothing was refused in it.
+func TestBrokenConnectionIsAFailure(t *testing.T) {
+	t.Parallel()
+	var b Board
+	whose := begin(t, &b, control.WatchQuestion{Recipient: "ANN@far.test", Failed: true, First: 1})
+	all := begin(t, &b, control.WatchQuestion{Failed: true})
+	other := begin(t, &b, control.WatchQuestion{Recipient: "bob@far.test", Failed: true})
+	s := b.Session("far")
+	say(s, "S 220 hello")
+	for range 2 {
+		s.Begin(1<<32|1, &spool.Envelope{}, ann)
+		say(s, "C MAIL", "S 250 ok")
+		s.End(nil)
+	}
+	s.Begin(1<<32|2, &spool.Envelope{QueueID: "4Q", Stream: "news"}, ann)
+	say(s, "C MAIL")
+	s.End(io.EOF)
+	s.Close(io.EOF)
+	const shown = "- session of site far\nS 220 hello\n- message M1-2, 4Q of the host, stream news\nC MAIL\n- broken off: EOF\n"
+	if got := now(t, whose); got != shown {
+		t.Errorf("for a recipient: %q", got)
+	}
+	if got := now(t, all); got != shown+"- closed: EOF\n" {
+		t.Errorf("for all: %q", got)
+	}
+	if got := now(t, other); got != "" {
+		t.Errorf("for another one: %q", got)
 	}
 }
 
@@ -117,9 +148,9 @@ func TestFirstOnes(t *testing.T) {
 			for range 3 {
 				s := b.Session("far")
 				say(s, "S 220 hello")
-				s.Begin("M1-1", ann)
+				s.Begin(1<<32|1, &spool.Envelope{}, ann)
 				say(s, "C MAIL", "S 450 later")
-				s.End()
+				s.End(nil)
 				s.Close(nil)
 			}
 			var all []control.WatchLine
@@ -156,7 +187,7 @@ func TestLongTransactionIsBounded(t *testing.T) {
 	var b Board
 	w := begin(t, &b, control.WatchQuestion{Failed: true})
 	s := b.Session("far")
-	s.Begin("M1-1", ann)
+	s.Begin(1<<32|1, &spool.Envelope{}, ann)
 	for i := range 5000 {
 		say(s, fmt.Sprintf("C RCPT TO:<%d@far.test>", i))
 	}
@@ -164,7 +195,7 @@ func TestLongTransactionIsBounded(t *testing.T) {
 		t.Errorf("%d octets are kept", n)
 	}
 	say(s, "S 550 none of them")
-	s.End()
+	s.End(nil)
 	got := now(t, w)
 	shown := strings.Count(got, "RCPT")
 	if !strings.Contains(got, "RCPT TO:<0@") || !strings.Contains(got, "RCPT TO:<4999@") || !strings.HasSuffix(got, "S 550 none of them\n") ||

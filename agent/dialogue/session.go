@@ -8,6 +8,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/smtp"
+	"github.com/millrace/millrace/agent/spool"
 )
 
 // Session is the dialogue of one connection. It is used by one goroutine at a time.
@@ -41,7 +42,7 @@ func (b *Board) Session(site string) *Session {
 }
 
 // Traced says whether Trace is wanted, for smtp.Options.
-func (s *Session) Traced() bool { return s.board.now.Load() != nil }
+func (s *Session) Traced() bool { return s.board.Watched() }
 
 // With names the host.
 func (s *Session) With(relay string) { s.relay = relay }
@@ -155,9 +156,9 @@ func (s *Session) pushNote(w *Watcher, text string) {
 	w.push(control.WatchLine{Time: time.Now(), Session: s.number, From: control.WatchNote, Text: printable.String(text)})
 }
 
-// Begin tells of a transaction: which message, and the recipients, which stay as they are
-// until End.
-func (s *Session) Begin(message string, to []smtp.Rcpt) {
+// Begin tells of a transaction: the message, its envelope, and those of its recipients that are
+// in it, which stay as they are until End.
+func (s *Session) Begin(id spool.ID, e *spool.Envelope, to []smtp.Rcpt) {
 	list := s.audience()
 	if list == nil {
 		return
@@ -173,13 +174,24 @@ func (s *Session) Begin(message string, to []smtp.Rcpt) {
 			v.live = true
 		}
 	}
-	s.note("message " + message)
+	text := "message " + id.String()
+	if e.QueueID != "" {
+		text += ", " + e.QueueID + " of the host"
+	}
+	if e.Stream != "" {
+		text += ", stream " + e.Stream
+	}
+	s.note(text)
 }
 
-// End tells that the transaction is over, and how often the connection had one.
-func (s *Session) End() {
+// End tells that the transaction is over, and by which error if the connection broke in it.
+func (s *Session) End(err error) {
 	s.sent++
 	if list := s.audience(); list != nil {
+		if err != nil {
+			s.note("broken off: " + err.Error())
+			s.refused = true
+		}
 		s.cut(list)
 	}
 	s.tx, s.to = false, nil
