@@ -54,7 +54,7 @@ func TestDailyMailIsNeverDiverted(t *testing.T) {
 			t.Fatal(err)
 		}
 		for key, want := range map[string]string{
-			"From": "MAILER-DAEMON@" + lab.Hostname + " (Millrace)", "To": "<" + to + ">", "Auto-Submitted": "auto-generated", "MIME-Version": "1.0",
+			"From": "MAILER-DAEMON@" + lab.Hostname + " (Millrace)", "To": "<" + to + ">", "Auto-Submitted": "auto-generated", "Mime-Version": "1.0",
 			"Content-Type": "text/plain; charset=utf-8",
 			"Subject":      fmt.Sprintf("Millrace on %s, %s: 1 sent, 0 bounced, no complaints", lab.Hostname, day.Format(time.DateOnly)),
 		} {
