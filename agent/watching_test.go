@@ -142,6 +142,9 @@ C \[\d+ octets of content\]
 		}
 	}
 	s.until("nobody watches", func() bool { return !s.agent.dialogues.Watched() })
+	if n := strings.Count(s.log.String(), "do=watch "); n != 5 {
+		t.Errorf("%d watches are logged:\n%s", n, s.log)
+	}
 }
 
 // stall begins to watch a site over a connection that it does not read from, but for the

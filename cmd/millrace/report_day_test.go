@@ -25,14 +25,23 @@ func TestDailyReport(t *testing.T) {
 	if err := net.Add(sink.Provider{Name: "host", Domains: []string{"*"}, Host: []sink.Host{{Name: "host.test", Addr: netip.MustParseAddr(host)}}}); err != nil {
 		t.Fatal(err)
 	}
-	config := serve(t, messages())
-	text, err := os.ReadFile(config)
-	if err == nil {
-		err = os.WriteFile(config, fmt.Appendf(text, "[handback]\nrelay = \"%s:%d\"\n", host, net.Port()), 0o600)
+	const refuses = "127.99.0.10"
+	if err := net.Add(sink.Provider{Name: "refuses", Domains: []string{"refuses.test"}, Host: []sink.Host{{Name: "refuses.test", Addr: netip.MustParseAddr(refuses)}},
+		Behaviour: sink.Behaviour{PermShare: 1, Say: map[sink.Cause]string{sink.CausePerm: "550 5.1.1 nobody here"}}}); err != nil {
+		t.Fatal(err)
 	}
+	config := serve(t, messages())
+	plain, err := os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	relay := func(at string) {
+		t.Helper()
+		if err := os.WriteFile(config, fmt.Appendf(nil, "%s[handback]\nrelay = %q\n", plain, at), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	relay(fmt.Sprintf("%s:%d", host, net.Port()))
 	printed := millrace(t, "TZ=UTC", "--config", config, "report", "--day", "2023-11-14")
 	inOrder(t, printed.stdout, "Millrace on mail.example.com, Tuesday 2023-11-14 (UTC)", "between 00:00 and 24:00", "2023-11-07, for comparison",
 		"sent                               1,200         1,000  +20%", "By provider", "1,200     +20%", "google", "By stream", "news", "Held back, as it stands at ", "paused, 14 recipients held: site google", "limited: general: at most 5 sessions")
@@ -50,6 +59,16 @@ func TestDailyReport(t *testing.T) {
 	} {
 		if got.Header.Get(key) != want {
 			t.Errorf("%s: %q", key, got.Header.Get(key))
+		}
+	}
+	for at, says := range map[string]string{
+		fmt.Sprintf("%s:%d", refuses, net.Port()): "did not take it: 550 5.1.1 nobody here",
+		"127.0.0.1:9":         "the host's MTA at 127.0.0.1:9: ",
+		"unix:/nonexistent/s": "the host's MTA at unix:/nonexistent/s: ",
+	} {
+		relay(at)
+		if r := millrace(t, "TZ=UTC", "--config", config, "report", "--mail", "root@refuses.test"); r.code != 1 || !strings.Contains(r.stderr, says) {
+			t.Errorf("%s: exit code %d: %s", at, r.code, r.stderr)
 		}
 	}
 	for _, args := range [][]string{{"--day", "soon"}, {"--mail", "root", "--json"}} {
