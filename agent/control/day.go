@@ -29,8 +29,8 @@ type DayTotal struct {
 	N      int    `json:"n"`
 }
 
-// DayExample is what was answered to one of the deferrals, or of the bounces, of a class: of the
-// kind of answer that came most often. Addresses in it have no local part.
+// DayExample is what was answered to one of the deferrals, or of the bounces, of a class: of those
+// who got the answer that came most often. Addresses in it have no local part.
 type DayExample struct {
 	Event string `json:"event"`
 	Class string `json:"class"`

@@ -24,8 +24,9 @@ type DayTotals struct {
 	Examples    []Example
 }
 
-// Example is what was answered to one of the deferrals, or of the bounces, of a class: of the
-// kind of answer that came most often. Addresses in it have no local part.
+// Example is what was answered to one of the deferrals, or of the bounces, of a class: of those
+// who got the answer that came most often, but for words such as host names and addresses (split).
+// Addresses in it have no local part.
 type Example struct{ Event, Class, Reply string }
 
 // errNoTotals says that counts are not kept.
@@ -72,9 +73,11 @@ func (o *Outcomes) examples(ctx context.Context, day time.Time) (list []Example,
 	err = o.read(ctx, o.dayPath(day), func(conn *sql.Conn) error {
 		// With max() the other columns are of the row that has it
 		// (https://sqlite.org/lang_select.html, section 2.5).
-		rows, err := conn.QueryContext(ctx, `SELECT k.event, k.class, k.before || coalesce(a.words, '') || k.after, a.recipient, max(c.n)
-			FROM (SELECT kind, min(id) AS first, count(*) AS n FROM attempts GROUP BY kind) c JOIN kinds k ON k.id = c.kind JOIN attempts a ON a.id = c.first
-			WHERE k.event IN ('deferred', 'bounced') GROUP BY k.event, k.class ORDER BY k.event, k.class`)
+		rows, err := conn.QueryContext(ctx, `SELECT event, class, before || coalesce(a.words, '') || after, a.recipient, max(n) FROM (
+				SELECT k.event, k.class, k.before, k.after, min(c.first) AS first, sum(c.n) AS n
+				FROM (SELECT kind, min(id) AS first, count(*) AS n FROM attempts GROUP BY kind) c JOIN kinds k ON k.id = c.kind
+				WHERE k.event IN ('deferred', 'bounced') GROUP BY k.event, k.class, k.before, k.after
+			) JOIN attempts a ON a.id = first GROUP BY event, class ORDER BY event, class`)
 		if err != nil {
 			return err
 		}

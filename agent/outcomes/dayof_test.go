@@ -26,7 +26,7 @@ func TestDay(t *testing.T) {
 	add(0, "sent", "none", "250 2.0.0 Ok")
 	for i := range 3 {
 		add(i, "deferred", "policy", fmt.Sprintf("451 4.7.1 <user%d@example%d.com>: user%d try later", i, i, i))
-		add(i, "bounced", "userunknown", fmt.Sprintf("550 5.1.1 <user%d@example%d.com>: user%d unknown", i, i, i))
+		add(i, "bounced", "userunknown", fmt.Sprintf("550 5.1.1 <user%d@example%d.com>: user%d unknown, ask help@x.test, please", i, i, i))
 	}
 	add(10, "deferred", "policy", "451 4.7.1 go away")
 	add(11, "deferred", "policy", "451 4.7.1 go away, really")
@@ -38,7 +38,7 @@ func TestDay(t *testing.T) {
 		{"", "", "", "gap", "", 12},
 		{"news", "general", "site", "bounced", "userunknown", 3}, {"news", "general", "site", "deferred", "policy", 5}, {"news", "general", "site", "sent", "none", 1},
 	}
-	examples := []Example{{"bounced", "userunknown", "550 5.1.1 <…@example0.com>: … unknown"}, {"deferred", "policy", "451 4.7.1 <…@example0.com>: … try later"}}
+	examples := []Example{{"bounced", "userunknown", "550 5.1.1 <…@example0.com>: … unknown, ask …@x.test, please"}, {"deferred", "policy", "451 4.7.1 <…@example0.com>: … try later"}}
 	check := func(what string, until time.Duration, examples []Example) {
 		t.Helper()
 		d, err := b.Day(t.Context(), day)
