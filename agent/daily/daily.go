@@ -2,10 +2,10 @@
 // and complained about, by provider and stream, beside the same weekday of the week before,
 // and what is held back as it is written.
 //
-// Ask asks an agent; the rest is pure. The counts are those of totals.db (package outcomes), of days in UTC, as its
-// buckets of a month ago are of UTC days too. Each number is of recipients, and of deferrals
-// one a try. What is not counted is told: a count that is not kept, a part of the day, events
-// that were lost.
+// Ask asks an agent; the rest is pure. The counts are those of totals.db (package outcomes), of
+// days in UTC, as its buckets of a month ago are of UTC days too. Each number is of recipients,
+// and of deferrals one a try. What is not counted is told: a count that is not kept, a part of
+// the day, events that were lost.
 package daily
 
 import (
