@@ -108,6 +108,23 @@ func TestWatchThatBeginsLate(t *testing.T) {
 	}
 }
 
+// What was kept for one who watched is not shown to who watches after that, though nothing was
+// said in between: somebody else's watch says nothing of what this one has missed.
+func TestNextWatcherIsShownNothingEarlier(t *testing.T) {
+	t.Parallel()
+	var b Board
+	s := b.Session("far")
+	first := begin(t, &b, control.WatchQuestion{Failed: true})
+	s.Begin(1<<32|1, &spool.Envelope{}, ann)
+	say(s, "C MAIL", "S 550 no")
+	first.Close()
+	next := begin(t, &b, control.WatchQuestion{Failed: true})
+	s.End(nil)
+	if got := now(t, next); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
 // A transaction in which the connection breaks has failed, though nothing was refused in it.
 func TestBrokenConnectionIsAFailure(t *testing.T) {
 	t.Parallel()
