@@ -132,6 +132,7 @@ func TestBrokenConnectionIsAFailure(t *testing.T) {
 	whose := begin(t, &b, control.WatchQuestion{Recipient: "ANN@far.test", Failed: true, First: 1})
 	all := begin(t, &b, control.WatchQuestion{Failed: true})
 	other := begin(t, &b, control.WatchQuestion{Recipient: "bob@far.test", Failed: true})
+	elsewhere, failedElsewhere := begin(t, &b, control.WatchQuestion{Site: "other"}), begin(t, &b, control.WatchQuestion{Site: "other", Failed: true})
 	s := b.Session("far")
 	say(s, "S 220 hello")
 	for range 2 {
@@ -150,8 +151,8 @@ func TestBrokenConnectionIsAFailure(t *testing.T) {
 	if got := now(t, all); got != shown+"- closed: EOF\n" {
 		t.Errorf("for all: %q", got)
 	}
-	if got := now(t, other); got != "" {
-		t.Errorf("for another one: %q", got)
+	if got := now(t, other) + now(t, elsewhere) + now(t, failedElsewhere); got != "" {
+		t.Errorf("for another one, and of another site: %q", got)
 	}
 }
 
