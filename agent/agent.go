@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/deliver"
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/history"
@@ -62,6 +63,7 @@ type Agent struct {
 	orders    *orders.Orders
 	settler   *settle.Settler
 	deliverer *deliver.Deliverer
+	dialogues dialogue.Board
 	watch     *watch.Watch
 	reload    func() error // reads the configuration; nil: there is none to read
 	sessions  sync.WaitGroup
@@ -182,7 +184,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
 	a.deliverer = deliver.New(deliver.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
-		Metrics: a.metrics, Key: key, Secrets: c.Feedback.Secrets, Opening: a.opening, Stop: a.stop,
+		Metrics: a.metrics, Dialogues: &a.dialogues, Key: key, Secrets: c.Feedback.Secrets, Opening: a.opening, Stop: a.stop,
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
@@ -244,7 +246,7 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 func (a *Agent) backend() *admin.Backend {
 	return admin.New(admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Assessor: a.assessor, Reload: a.reload,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
 	})
 }
 

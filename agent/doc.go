@@ -33,6 +33,8 @@
 //	breaker   which streams bounce or are complained about too much, by a sequential test
 //	windows   when streams may send, by the clock on a wall
 //	smtp      one connection and its transactions
+//	daily     the report of a day, for the mail to the admin
+//	dialogue  what sessions and receivers say, for admins who look on
 //	outcome   what a reply or a failure means for a recipient
 //	dsn       the text of reports
 //	spool     files shared with the milter, the journal of outcomes

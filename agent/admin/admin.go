@@ -20,6 +20,7 @@ import (
 	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/breaker"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
@@ -50,27 +51,30 @@ type Options struct {
 	Outcomes *outcomes.Outcomes
 	Breaker  *breaker.Breaker
 	Webhooks *webhook.Sender
-	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
+	// Dialogues may be watched.
+	Dialogues *dialogue.Board
+	Reload    func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
 // Backend serves the control socket. Its methods may be called by many goroutines.
 type Backend struct {
-	log      *slog.Logger
-	version  string
-	settings *settings.Source
-	store    *spool.Store
-	queue    *queue.Queue
-	orders   *orders.Orders
-	settler  *settle.Settler
-	watch    *watch.Watch
-	history  *history.History
-	metrics  *metrics.Metrics
-	bounced  *suppress.List
-	assessor *assess.Assessor
-	outcomes *outcomes.Outcomes
-	breaker  *breaker.Breaker
-	webhooks *webhook.Sender
-	reload   func() error
+	log       *slog.Logger
+	version   string
+	settings  *settings.Source
+	store     *spool.Store
+	queue     *queue.Queue
+	orders    *orders.Orders
+	settler   *settle.Settler
+	watch     *watch.Watch
+	history   *history.History
+	metrics   *metrics.Metrics
+	bounced   *suppress.List
+	assessor  *assess.Assessor
+	outcomes  *outcomes.Outcomes
+	dialogues *dialogue.Board
+	breaker   *breaker.Breaker
+	webhooks  *webhook.Sender
+	reload    func() error
 }
 
 var _ control.Backend = (*Backend)(nil)
@@ -79,6 +83,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, dialogues: o.Dialogues, reload: o.Reload,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
@@ -59,4 +60,20 @@ func (b *Backend) Erase(ctx context.Context, e control.Erasure) (control.Erased,
 	f, err := b.outcomes.Forget(ctx, e.Address)
 	n, failed := b.webhooks.Forget(ctx, e.Address)
 	return control.Erased{Rows: f.Rows, Events: f.Events + n, Files: f.Files}, errors.Join(err, failed)
+}
+
+// Day implements control.Backend.
+func (b *Backend) Day(ctx context.Context, day time.Time) (d control.DayTotals, err error) {
+	x, err := b.outcomes.Day(ctx, day)
+	if err != nil {
+		return d, err
+	}
+	d = control.DayTotals{From: x.From, Until: x.Until, Totals: []control.DayTotal{}, Trouble: b.outcomes.Trouble()}
+	for _, t := range x.Totals {
+		d.Totals = append(d.Totals, control.DayTotal(t))
+	}
+	for _, x := range x.Examples {
+		d.Examples = append(d.Examples, control.DayExample(x))
+	}
+	return d, nil
 }

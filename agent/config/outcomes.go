@@ -10,7 +10,8 @@ type Outcomes struct {
 	// Default: "".
 	Keep Age `toml:"keep"`
 	// KeepTotals is how long counts without addresses are kept, by stream, queue, site and
-	// outcome: of five minutes for two days, of an hour for 35, then of a day; "" keeps none.
+	// outcome: of five minutes for two days, of an hour for 35, then of a day; "" keeps none,
+	// and the daily report, millrace report --mail, has no numbers.
 	// The millrace.toml of a new install says "400d". Default: "".
 	KeepTotals Age `toml:"keep_totals"`
 	// MaxSize is the size in bytes of all of it; above it, and with less than [spool]

@@ -148,6 +148,7 @@ type Backend interface {
 	Feedback(ctx context.Context, message []byte) ([]Finding, error)
 	OutcomesBackend
 	WebhookBackend
+	WatchBackend
 }
 
 // Server serves a Backend.
@@ -239,6 +240,8 @@ func (s *Server) routes() {
 	s.suppression()
 	s.outcomes()
 	s.webhooks()
+	s.watch()
+	s.day()
 	s.handback()
 	s.milter()
 	s.feedback()

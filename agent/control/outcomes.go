@@ -64,6 +64,8 @@ type Erased struct {
 type OutcomesBackend interface {
 	// Outcomes calls yield for what is kept until it returns an error.
 	Outcomes(ctx context.Context, q OutcomeQuestion, yield func(*Outcome) error) error
+	// Day is what is counted of the day that begins then, in UTC.
+	Day(ctx context.Context, day time.Time) (DayTotals, error)
 	// Erase erases what is kept of an address.
 	Erase(ctx context.Context, e Erasure) (Erased, error)
 }

@@ -49,3 +49,5 @@ func TestOutcomesPassTheSocket(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
+
+func (fixed) Day(context.Context, time.Time) (DayTotals, error) { return DayTotals{}, nil }

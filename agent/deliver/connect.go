@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/orders"
@@ -18,14 +19,14 @@ import (
 
 // connect opens a connection for a session to the place that the queue chose. sig is the
 // evidence of it. When ctx ends for errAbandoned, the host had its time to answer.
-func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
+func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place, said *dialogue.Session) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
 	set := d.settings.Now()
 	if p, err = set.Host(rt, at); err != nil {
 		d.log.Info("connect", "site", rt.Site, "status", "failed", "reason", err)
 		return nil, p, nil, err // the site has shown nothing
 	}
 	began := time.Now()
-	if c, err = d.dial(ctx, set, rt, p); err == nil {
+	if c, err = d.dial(ctx, set, rt, p, said); err == nil {
 		d.metrics.Connect(rt.Queue.Name, rt.Site, time.Now(), elastic.Up)
 		return c, p, []elastic.Signal{{Kind: elastic.Up, Began: began}}, nil
 	}
@@ -62,8 +63,10 @@ func (e *connectError) Error() string { return e.reason }
 func (e *connectError) Unwrap() error { return e.cause }
 
 // dial opens a connection to one host.
-func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host) (*smtp.Conn, error) {
+func (d *Deliverer) dial(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host, said *dialogue.Session) (*smtp.Conn, error) {
 	opt := set.Options(rt, p, func(what string) { d.reportTesting(rt, p, what) })
+	said.With(p.Relay())
+	opt.Trace, opt.Traced = said.Trace, said.Traced
 	c, err := call(ctx, d.manners, p, opt, func(next manners.TLS, err error) {
 		d.log.Info("TLS failed, trying "+next.String(), "relay", p.Relay(), "err", err)
 	})

@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/metrics"
@@ -43,26 +44,29 @@ type Options struct {
 	Settler  *settle.Settler
 	Orders   *orders.Orders
 	Metrics  *metrics.Metrics
-	Key      []byte          // of the loop mark in our Received fields
-	Secrets  [][]byte        // that this host shares with others for what is sealed there; may be missing
-	Opening  context.Context // ends when connects under way are to be given up
-	Stop     context.Context // ends when transactions in flight must be cut
+	// Dialogues are those that admins may watch.
+	Dialogues *dialogue.Board
+	Key       []byte          // of the loop mark in our Received fields
+	Secrets   [][]byte        // that this host shares with others for what is sealed there; may be missing
+	Opening   context.Context // ends when connects under way are to be given up
+	Stop      context.Context // ends when transactions in flight must be cut
 }
 
 // Deliverer serves sessions. Its methods may be called by many goroutines.
 type Deliverer struct {
-	log      *slog.Logger
-	mail     *event.Log
-	settings *settings.Source
-	store    *spool.Store
-	queue    *queue.Queue
-	settler  *settle.Settler
-	orders   *orders.Orders
-	metrics  *metrics.Metrics
-	key      []byte
-	keys     atomic.Pointer[trace.Keys] // of key and the secrets of the configuration
-	opening  context.Context
-	stop     context.Context
+	log       *slog.Logger
+	mail      *event.Log
+	settings  *settings.Source
+	store     *spool.Store
+	queue     *queue.Queue
+	settler   *settle.Settler
+	orders    *orders.Orders
+	metrics   *metrics.Metrics
+	dialogues *dialogue.Board
+	key       []byte
+	keys      atomic.Pointer[trace.Keys] // of key and the secrets of the configuration
+	opening   context.Context
+	stop      context.Context
 
 	manners *manners.Memory
 	relays  relays
@@ -73,7 +77,7 @@ type Deliverer struct {
 func New(o Options) *Deliverer {
 	d := &Deliverer{
 		log: o.Log, mail: o.Mail, settings: o.Settings, store: o.Store, queue: o.Queue, settler: o.Settler, orders: o.Orders,
-		metrics: o.Metrics, key: o.Key, opening: o.Opening, stop: o.Stop, manners: manners.New(),
+		metrics: o.Metrics, dialogues: o.Dialogues, key: o.Key, opening: o.Opening, stop: o.Stop, manners: manners.New(),
 	}
 	d.mark(o.Secrets)
 	return d

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -48,7 +49,7 @@ func TestNoFallbackWhereTLSIsNeeded(t *testing.T) {
 			for _, tt := range needs {
 				rt := queue.Route{Queue: &config.Queue{TLS: tt.level}}
 				before := r.Seen()
-				c, err := d.dial(t.Context(), set, rt, settings.Host{Name: "mx.test", Addr: r.Addr, Need: tt.need})
+				c, err := d.dial(t.Context(), set, rt, settings.Host{Name: "mx.test", Addr: r.Addr, Need: tt.need}, new(dialogue.Board).Session(""))
 				if err == nil {
 					_, secret := c.TLS()
 					c.Quit(t.Context())
@@ -90,7 +91,7 @@ func TestANeighboursNameDoesNotBreakTLS(t *testing.T) {
 		rt := queue.Route{Site: host, Queue: &config.Queue{TLS: config.TLSOpportunistic}, Plan: &route.Plan{
 			Domain: host, Hosts: []route.Host{{Name: host, Addrs: []netip.Addr{r.Addr.Addr()}}},
 		}}
-		c, _, _, err := d.connect(t.Context(), rt, queue.Place{Addr: r.Addr})
+		c, _, _, err := d.connect(t.Context(), rt, queue.Place{Addr: r.Addr}, new(dialogue.Board).Session(""))
 		if err != nil {
 			t.Fatalf("%s: %v", host, err)
 		}

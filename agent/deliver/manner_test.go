@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/manners"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -196,14 +197,14 @@ func TestAHandshakeThatIsGivenUpIsRemembered(t *testing.T) {
 			<-shaking
 			cancel(errAbandoned)
 		}()
-		if _, _, _, err := d.connect(ctx, rt, queue.Place{Addr: r.Addr}); err == nil {
+		if _, _, _, err := d.connect(ctx, rt, queue.Place{Addr: r.Addr}, new(dialogue.Board).Session("")); err == nil {
 			t.Fatal("connected")
 		}
 		if got := d.manners.Of(at, time.Now()).TLS; got != want {
 			t.Errorf("remembered: %s, want %s", got, want)
 		}
 	}
-	c, _, _, err := d.connect(t.Context(), rt, queue.Place{Addr: r.Addr})
+	c, _, _, err := d.connect(t.Context(), rt, queue.Place{Addr: r.Addr}, new(dialogue.Board).Session(""))
 	if err != nil {
 		t.Fatal(err)
 	}

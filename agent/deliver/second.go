@@ -125,11 +125,14 @@ func (d *Deliverer) sendSecond(ctx context.Context, set *settings.Settings, at q
 	began := time.Now()
 	opening, cancel := context.WithTimeout(d.opening, secondConnect)
 	defer cancel()
-	conn, err := d.dial(opening, set, r.Route, p)
+	said := d.dialogues.Session(r.Route.Site)
+	conn, err := d.dial(opening, set, r.Route, p, said)
 	if err != nil {
+		said.Close(err)
 		d.log.Info("connect", "relay", p.Relay(), "site", r.Route.Site, "status", "failed", "reason", err)
 		return nil
 	}
+	defer said.Close(nil)
 	defer conn.Quit(ctx)
 	job := r.Job
 	job.Items = make([]queue.Item, 0, len(which))
@@ -145,7 +148,9 @@ func (d *Deliverer) sendSecond(ctx context.Context, set *settings.Settings, at q
 	d.prepare(&tx, e, content, job, r.Route, set.Config)
 	connected := time.Now()
 	stalled := time.AfterFunc(stallAfter, func() { conn.Abandon() })
+	said.Begin(job.ID, e, tx.Recipients)
 	result, err := conn.Send(ctx, &tx)
+	said.End(err)
 	stalled.Stop()
 
 	other := d.settler.Begin(e, job, r.Route)

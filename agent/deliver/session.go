@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
@@ -23,15 +24,17 @@ func (d *Deliverer) Session(s *queue.Session) {
 	ctx := d.stop
 	rt := s.Route()
 	began := time.Now()
-	conn, p, sig, err := d.connectPatiently(s, rt)
+	said := d.dialogues.Session(rt.Site)
+	conn, p, sig, err := d.connectPatiently(s, rt, said)
 	if err != nil {
+		said.Close(err)
 		if d.opening.Err() != nil || settings.Ours(err) {
 			s.Untried()
 		}
 		d.queue.Leave(s, nil, sig, queue.ReasonOf(err))
 		return
 	}
-	w := worker{deliverer: d, conn: conn, peer: p, names: p.Names(), connected: time.Since(began)}
+	w := worker{deliverer: d, said: said, conn: conn, peer: p, names: p.Names(), connected: time.Since(began)}
 	w.session = s
 	w.announce()
 	d.queue.Opened(s, sig)
@@ -41,6 +44,7 @@ func (d *Deliverer) Session(s *queue.Session) {
 		job, err := d.queue.Step(ctx, s, done, sig)
 		if err != nil {
 			conn.Quit(ctx)
+			said.Close(nil)
 			d.queue.Leave(s, nil, append(sig[:0], elastic.Signal{Kind: elastic.Closed, Began: began}), "")
 			return
 		}
@@ -52,6 +56,7 @@ func (d *Deliverer) Session(s *queue.Session) {
 			} else {
 				conn.Close()
 			}
+			said.Close(err)
 			if n := len(sig); n == 0 || sig[n-1].Kind != elastic.Closed && sig[n-1].Kind != elastic.Lost {
 				sig = append(sig, elastic.Signal{Kind: elastic.Lost, Began: began})
 			}
@@ -62,13 +67,13 @@ func (d *Deliverer) Session(s *queue.Session) {
 }
 
 // connectPatiently connects, for as long as the queue lets a connect that hangs go on.
-func (d *Deliverer) connectPatiently(s *queue.Session, rt queue.Route) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
+func (d *Deliverer) connectPatiently(s *queue.Session, rt queue.Route, said *dialogue.Session) (c *smtp.Conn, p settings.Host, sig []elastic.Signal, err error) {
 	ctx, cancel := context.WithCancelCause(d.opening)
 	defer cancel(nil)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		c, p, sig, err = d.connect(ctx, rt, s.Place())
+		c, p, sig, err = d.connect(ctx, rt, s.Place(), said)
 	}()
 	timer := time.NewTimer(queue.HangAfter)
 	defer timer.Stop()
@@ -94,6 +99,7 @@ type worker struct {
 	deliverer *Deliverer
 	session   *queue.Session
 	conn      *smtp.Conn
+	said      *dialogue.Session
 	peer      settings.Host
 	names     settings.HostNames
 	last      time.Time     // when the last transaction ended
@@ -131,7 +137,9 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	}
 	d.prepare(&w.tx, e, content, job, rt, set.Config)
 	w.watch()
+	w.said.Begin(job.ID, e, w.tx.Recipients)
 	result, err := w.conn.Send(ctx, &w.tx)
+	w.said.End(err)
 	w.unwatch()
 	w.sent++
 	w.last = time.Now()

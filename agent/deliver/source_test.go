@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/contrib/lab/smtptest"
 )
@@ -42,7 +43,7 @@ func TestConnectionLeavesFromItsPeersFamily(t *testing.T) {
 			rt := set.MXRoute(name, &config.Queue{TLS: config.TLSNone}, &route.Plan{Domain: name, Hosts: []route.Host{{Name: "mx.test", Addrs: tt.hosts}}})
 			var first string
 			for try := range 3 { // more connections are up each time
-				c, _, _, err := d.connect(t.Context(), rt, rt.Places[0])
+				c, _, _, err := d.connect(t.Context(), rt, rt.Places[0], new(dialogue.Board).Session(""))
 				if err != nil {
 					t.Fatalf("pool %v, hosts %v: %v", tt.pool, tt.hosts, err)
 				}
@@ -78,10 +79,10 @@ func TestOtherFamilyServesWhereTheFavouredOneIsSilent(t *testing.T) {
 	if len(rt.Places) != 2 || !rt.Places[0].Addr.Addr().Is6() || rt.Places[0].Tier >= rt.Places[1].Tier {
 		t.Fatalf("places %+v", rt.Places)
 	}
-	if _, _, _, err := d.connect(t.Context(), rt, rt.Places[0]); err == nil {
+	if _, _, _, err := d.connect(t.Context(), rt, rt.Places[0], new(dialogue.Board).Session("")); err == nil {
 		t.Fatal("connected where nobody listens")
 	}
-	c, p, _, err := d.connect(t.Context(), rt, rt.Places[1])
+	c, p, _, err := d.connect(t.Context(), rt, rt.Places[1], new(dialogue.Board).Session(""))
 	if err != nil {
 		t.Fatal(err)
 	}

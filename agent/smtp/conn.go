@@ -39,6 +39,7 @@ type Conn struct {
 	steps   []step // scratch: commands of one transaction
 
 	trace      func(TraceEvent)          // nil: nobody looks on
+	traced     func() bool               // whether somebody does now; nil: always
 	writeBlock func([]byte) (int, error) // writes content
 
 	idle     syscall.RawConn // nil: the transport has none
@@ -46,8 +47,8 @@ type Conn struct {
 	readable bool // peek's answer
 }
 
-func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent)) *Conn {
-	c := &Conn{addr: addr, timeouts: t, trace: trace}
+func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent), traced func() bool) *Conn {
+	c := &Conn{addr: addr, timeouts: t, trace: trace, traced: traced}
 	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
 		c.local = a.AddrPort().Addr().Unmap()
 	}
@@ -56,7 +57,11 @@ func newConn(nc net.Conn, addr netip.AddrPort, t Timeouts, trace func(TraceEvent
 	c.replies = newReplyReader(&c.wire)
 	c.replies.more = c.wire.goOn
 	if trace != nil {
-		c.replies.seen = func(line []byte) { c.traced(Server, line) }
+		c.replies.seen = func(line []byte) {
+			if c.traces() {
+				c.show(Server, line)
+			}
+		}
 	}
 	c.writeBlock = func(p []byte) (int, error) {
 		if c.body.ended && !c.commit() { // this block has the final dot

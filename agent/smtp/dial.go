@@ -45,7 +45,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, o Options) (*Conn, error) {
 		return nil, &Error{Stage: StageConnect, Err: err}
 	}
 
-	c := newConn(nc, addr, t, o.Trace)
+	c := newConn(nc, addr, t, o.Trace, o.Traced)
 	c.ignore = o.Ignore
 	c.note("connected to %s", to)
 	c.wire.bind(ctx)
@@ -159,7 +159,7 @@ func (c *Conn) encrypt(o *Options) error {
 		return c.fail(StageStartTLS, err)
 	}
 	c.tls, c.heard = tc, false
-	if c.trace != nil {
+	if c.traces() {
 		c.note("%s", describe(tc.ConnectionState()))
 	}
 	if o.VerifyPeer == nil {

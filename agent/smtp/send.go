@@ -299,7 +299,7 @@ func (c *Conn) content(tx *Tx, out []RcptResult) error {
 func (c *Conn) writeContent(tx *Tx) (Stage, error) {
 	c.body = body{Reader: tx.Content}
 	defer func() { c.body = body{} }()
-	if c.trace == nil {
+	if !c.traces() {
 		return writeContent(tx.Prefix, &c.body, c.writeBlock)
 	}
 	octets := 0

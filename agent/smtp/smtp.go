@@ -110,6 +110,9 @@ type Options struct {
 	// Trace, if not nil, sees the dialogue line by line, as it happens. It is
 	// called by the goroutine that uses the connection, which waits for it.
 	Trace func(TraceEvent)
+	// Traced says whether Trace is called now; nil: always. It is asked for each line, by
+	// the same goroutine.
+	Traced func() bool
 
 	// Socket, if not "", is the path of a Unix socket that is dialled in place of the
 	// address, which may be zero then.

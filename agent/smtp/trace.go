@@ -41,39 +41,42 @@ func (p Party) String() string {
 	return "--"
 }
 
-// traced tells one line.
-func (c *Conn) traced(from Party, line []byte) {
+// traces tells whether somebody looks on.
+func (c *Conn) traces() bool { return c.trace != nil && (c.traced == nil || c.traced()) }
+
+// show tells one line.
+func (c *Conn) show(from Party, line []byte) {
 	c.trace(TraceEvent{Time: time.Now(), From: from, Line: printable.Cut(string(line), maxReplyLine)})
 }
 
 // note tells of the connection.
 func (c *Conn) note(format string, args ...any) {
-	if c.trace != nil {
-		c.traced(Note, fmt.Appendf(nil, format, args...))
+	if c.traces() {
+		c.show(Note, fmt.Appendf(nil, format, args...))
 	}
 }
 
 // traceCommands tells commands that are about to be written.
 func (c *Conn) traceCommands(lines []byte) {
-	if c.trace == nil {
+	if !c.traces() {
 		return
 	}
 	for l := range bytes.Lines(lines) {
-		c.traced(Client, bytes.TrimRight(l, "\r\n"))
+		c.show(Client, bytes.TrimRight(l, "\r\n"))
 	}
 }
 
 // traceContent tells of content: how many octets went to the network, those of
 // dot-stuffing and the final dot included.
 func (c *Conn) traceContent(octets int, err error) {
-	if c.trace == nil {
+	if !c.traces() {
 		return
 	}
 	text := fmt.Appendf(nil, "[%d octets of content]", octets)
 	if err != nil {
 		text = fmt.Appendf(text, " and then: %v", err)
 	}
-	c.traced(Client, text)
+	c.show(Client, text)
 }
 
 // masked leaves of a line of AUTH the command and the mechanism.

@@ -54,11 +54,15 @@ func (p *parrot) SetReadDeadline(time.Time) error  { return nil }
 func (p *parrot) SetWriteDeadline(time.Time) error { return nil }
 
 // warm gives a connection to a parrot after its first message.
-func warm(t testing.TB, ctx context.Context, tx *Tx, content string) (*Conn, *parrot) {
+func warm(t testing.TB, ctx context.Context, tx *Tx, content string, change ...func(*Options)) (*Conn, *parrot) {
 	t.Helper()
 	p := &parrot{}
 	p.in.WriteString("220 mx.example\r\n")
-	c, err := Dial(ctx, anywhere, Options{Hello: "client.example", Dial: func(context.Context, string, string) (net.Conn, error) { return p, nil }})
+	o := Options{Hello: "client.example", Dial: func(context.Context, string, string) (net.Conn, error) { return p, nil }}
+	for _, f := range change {
+		f(&o)
+	}
+	c, err := Dial(ctx, anywhere, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +107,7 @@ func TestWarmMessageLeavesNoGarbage(t *testing.T) {
 	defer cancel()
 	tx := message("s@a.example", "r1@b.example", "r2@b.example")
 	tx.Prefix = []byte("Received: x\r\n")
-	c, _ := warm(t, ctx, tx, letter8K)
+	c, _ := warm(t, ctx, tx, letter8K, unwatched)
 	defer c.Close()
 	content := strings.NewReader(letter8K)
 	tx.Content = content
@@ -274,21 +278,33 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// The same without a network: what the dialogue itself costs.
+// The same without a network: what the dialogue itself costs, also where it could be watched
+// and nobody does.
 func BenchmarkWarmSessionInMemory(b *testing.B) {
-	ctx, cancel := context.WithCancel(b.Context())
-	defer cancel()
-	tx := message("s@a.example", "r@b.example")
-	tx.Prefix = []byte("Received: x\r\n")
-	c, _ := warm(b, ctx, tx, letter8K)
-	defer c.Close()
-	content := strings.NewReader("")
-	tx.Content = content
-	b.ReportAllocs()
-	for b.Loop() {
-		content.Reset(letter8K)
-		if _, err := c.Send(ctx, tx); err != nil {
-			b.Fatal(err)
-		}
+	for name, change := range map[string]func(*Options){"untraced": func(*Options) {}, "unwatched": unwatched} {
+		b.Run(name, func(b *testing.B) {
+			ctx, cancel := context.WithCancel(b.Context())
+			defer cancel()
+			tx := message("s@a.example", "r@b.example")
+			tx.Prefix = []byte("Received: x\r\n")
+			c, _ := warm(b, ctx, tx, letter8K, change)
+			defer c.Close()
+			content := strings.NewReader("")
+			tx.Content = content
+			b.ReportAllocs()
+			for b.Loop() {
+				content.Reset(letter8K)
+				if _, err := c.Send(ctx, tx); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
+}
+
+// unwatched lets a connection be traced by somebody who does not look.
+func unwatched(o *Options) {
+	var looks atomic.Pointer[int]
+	o.Trace = func(TraceEvent) { panic("traced") }
+	o.Traced = func() bool { return looks.Load() != nil }
 }

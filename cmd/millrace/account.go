@@ -20,17 +20,7 @@ func heldBack(s *control.Site) string {
 	if h == nil {
 		return ""
 	}
-	text := h.Reason + ": " + h.How
-	switch {
-	case !h.Until.IsZero():
-		text += " until " + h.Until.Local().Format(time.DateTime)
-	case h.Next.After(time.Now()):
-		text += ", tried again at " + h.Next.Local().Format(time.DateTime)
-	}
-	if h.Reply != "" {
-		text += "; " + h.Reply
-	}
-	return text
+	return h.InWords()
 }
 
 // heldBackSum counts sites by what holds them back, "held back: 2 dead, 1 refused"; "" if

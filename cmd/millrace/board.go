@@ -284,7 +284,7 @@ func (b *board) notice() string {
 		return b.said
 	}
 	if n := len(b.news.standing.Pauses); n == 1 {
-		return "paused: " + inWords(&b.news.standing.Pauses[0])
+		return "paused: " + b.news.standing.Pauses[0].InWords()
 	} else if n > 1 {
 		return fmt.Sprintf("%d pauses are on: millrace brakes", n)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -110,63 +109,14 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 	if f == (control.Filter{Site: f.Site}) {
 		for i := range before.Effects {
 			if e := &before.Effects[i]; e.Site == f.Site {
-				printable.Fprintln(os.Stdout, fmt.Sprintf("lifted: %s; the rule may do so again when the receiver says the same", effectOf(e)))
+				printable.Fprintln(os.Stdout, fmt.Sprintf("lifted: site %s %s; the rule may do so again when the receiver says the same", e.Site, e.Does()))
 			}
 		}
 	}
 	for _, b := range left {
-		printable.Fprintln(os.Stdout, "still paused: "+inWords(&b))
+		printable.Fprintln(os.Stdout, "still paused: "+b.InWords())
 	}
 	return nil
-}
-
-// inWords is a pause as listings show it.
-func inWords(b *control.Pause) string {
-	s := b.Filter.String()
-	if !b.Until.IsZero() {
-		s += " until " + b.Until.Local().Format(time.DateTime)
-	}
-	return fmt.Sprintf("%s: %s (%s, %s)", s, b.Reason, b.Who, b.Since.Local().Format(time.DateTime))
-}
-
-// limitInWords is a temporary limit as listings show it.
-func limitInWords(l *control.Limit) string {
-	var at []string
-	if l.Sessions > 0 {
-		at = append(at, count(l.Sessions, "session"))
-	}
-	if l.Rate > 0 {
-		at = append(at, fmt.Sprintf("%.3g/s", l.Rate))
-	}
-	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who)
-}
-
-// What a reply rule does to a site, after the site's name.
-const (
-	siteSuspended = "is suspended"
-	siteSlowed    = "goes on at half its pace"
-)
-
-func siteBound(sessions int) string { return "gets at most " + count(sessions, "session") }
-
-// effectOf is what a reply rule does to a site.
-func effectOf(e *control.Effect) string {
-	what := siteSuspended
-	switch e.Action {
-	case "slow":
-		what = siteSlowed
-		if e.Rate > 0 {
-			what = fmt.Sprintf("gets at most %.3g/s", e.Rate)
-		}
-	case "sessions":
-		what = siteBound(e.Sessions)
-	}
-	return fmt.Sprintf("site %s %s", e.Site, what)
-}
-
-// effectInListing is the same with its end and its reason, which names the rule.
-func effectInListing(e *control.Effect) string {
-	return fmt.Sprintf("%s until %s: %s", effectOf(e), e.Until.Local().Format(time.DateTime), e.Reason)
 }
 
 // brakesCmd lists what is in force.
@@ -201,7 +151,7 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 		printable.Fprintln(out, "Nothing is paused or limited")
 	}
 	for i := range s.Effects {
-		printable.Fprintln(out, "by rule: "+effectInListing(&s.Effects[i]))
+		printable.Fprintln(out, "by rule: "+s.Effects[i].InWords())
 	}
 	printStanding(out, &s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
 	for _, r := range s.Released {
@@ -213,12 +163,12 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 func printStanding(out io.Writer, s *control.StandingOrders, pause func(*control.Pause) bool, limit func(*control.Limit) bool) {
 	for i := range s.Pauses {
 		if pause(&s.Pauses[i]) {
-			printable.Fprintln(out, "paused: "+inWords(&s.Pauses[i]))
+			printable.Fprintln(out, "paused: "+s.Pauses[i].InWords())
 		}
 	}
 	for i := range s.Limits {
 		if limit(&s.Limits[i]) {
-			printable.Fprintln(out, "limited: "+limitInWords(&s.Limits[i]))
+			printable.Fprintln(out, "limited: "+s.Limits[i].InWords())
 		}
 	}
 }

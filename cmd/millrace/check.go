@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/millrace/millrace/agent/assess"
@@ -179,21 +178,6 @@ func (r *printer) counts() string {
 	return count(r.errors, "error") + ", " + count(r.warnings, "warning")
 }
 
-func count(n int, what string) string {
-	switch n {
-	case 0:
-		return "no " + what + "s"
-	case 1:
-		return "1 " + what
-	}
-	return thousands(n) + " " + what + "s"
-}
+func count(n int, what string) string { return printable.Count(n, what) }
 
-// thousands writes a number with a comma between groups of three digits.
-func thousands(n int) string {
-	s := strconv.Itoa(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
+func thousands(n int) string { return printable.Thousands(n) }

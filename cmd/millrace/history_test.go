@@ -77,3 +77,23 @@ func TestHistoryQuestions(t *testing.T) {
 		}
 	}
 }
+
+// Watch implements control.Backend.
+func (backend) Watch(_ context.Context, q control.WatchQuestion, yield func([]control.WatchLine) error) error {
+	at := time.Unix(1700000000, 0)
+	return yield([]control.WatchLine{
+		{Time: at, Session: 3, From: control.WatchNote, Text: "session of site " + q.Site},
+		{Time: at, Session: 3, From: control.WatchClient, Text: "EHLO mail.example.com"},
+		{Time: at, Session: 3, From: control.WatchServer, Text: "250 \x1b[31mred"},
+	})
+}
+
+func (backend) Day(_ context.Context, day time.Time) (control.DayTotals, error) {
+	d := control.DayTotals{From: day, Until: day.Add(24 * time.Hour)}
+	n := 1200
+	if day.Day() == 7 {
+		n = 1000
+	}
+	d.Totals = []control.DayTotal{{Stream: "news", Queue: "google", Site: "google", Event: "sent", Class: "none", N: n}}
+	return d, nil
+}

@@ -58,6 +58,7 @@ type cli struct {
 
 	Spool spoolCmd `cmd:"" help:"Look into the spool directory: ls, cat, verify, stats."`
 	Trace traceCmd `cmd:"" help:"Show how mail for a destination would go, with a live transcript."`
+	Watch watchCmd `cmd:"" help:"Show the dialogue of sessions as it happens: of a site, for a recipient, what failed."`
 
 	Completion completionCmd `cmd:"" help:"Print the completion of verbs, flags and names for a shell."`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:""`

@@ -196,11 +196,11 @@ func effectInWords(e *outcome.Effect) string {
 	what := ""
 	switch e.Kind {
 	case outcome.Slow:
-		what = "the site " + siteSlowed
+		what = "the site " + (&control.Effect{Action: "slow"}).Does()
 	case outcome.Suspend:
-		what = "the site " + siteSuspended
+		what = "the site " + (&control.Effect{Action: "suspend"}).Does()
 	case outcome.Bound:
-		what = "the site " + siteBound(e.Sessions)
+		what = "the site " + (&control.Effect{Action: "sessions", Sessions: e.Sessions}).Does()
 	case outcome.Pause:
 		what = "the stream waits at the site"
 	case outcome.HoldStream:

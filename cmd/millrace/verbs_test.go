@@ -84,6 +84,12 @@ resumed: stream old list, queue yahoo, which the breaker leaves alone until 2023
 		{args: []string{"why", "gmail.com"}, stdout: whyGoogle},
 		{args: []string{"why", "both.example"}, stdout: whyGoogle + "\n" + whyGoogle},
 		{args: []string{"why", "both.example", "--json"}, code: 1, stderr: "site both.example: not known"},
+		{args: []string{"watch", "--site", "google"}, stderr: "watching; ^C ends it", stdout: `22:13:20.000     3 -- session of site google
+22:13:20.000     3 C: EHLO mail.example.com
+22:13:20.000     3 S: 250 ?[31mred
+`},
+		{args: []string{"report", "--day", "2023-11-14", "--json"}, code: 64, stderr: "a whole day"},
+		{args: []string{"watch"}, code: 1, stderr: "say whose dialogues"},
 		{args: []string{"web"}, stdout: "http://127.0.0.1:8891/enter?token=x\n"},
 		{args: []string{"shape", "--by", "site", "--top", "2", "--state", "held"}, stdout: `                                         T  5 10 20 40 80 160 320 640 1280 1280+
                                   TOTAL 14  4  1  0  1  1   1   1   2    2     1

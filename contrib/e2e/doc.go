@@ -22,7 +22,8 @@
 //	handback, handback_kill, handback_outage, handback_socket, drain, hostroom
 //	                                 the way back: a hostile main.cf, crashes, a closed port, a host that has enough to do
 //	receivers, refusals, tlspolicy   real MTAs at the far end; DANE and MTA-STS, with the zones of dns_test.go
-//	check, config, setup, admin_days what admins do; testdata/admin_days has one script for each of their tasks
+//	check, config, setup, admin_days, daily_mail
+//	                                 what admins do, and are told; testdata/admin_days has one script for each of their tasks
 //	trouble, flowdelay, queueid, pflogsumm
 //	                                 full disks, daemons that are down, reused queue ids, what pflogsumm makes of the logs
 //	pools                            where mail leaves from, over greylisting, restarts and other weights

@@ -172,6 +172,10 @@ func (l *life) live(ctx context.Context) error {
 	if n, err := spooled(); err != nil || n == 0 {
 		return errors.Join(errors.New("nothing was diverted"), err)
 	}
+	step("the daily report, by its timer's service")
+	if err := daily(ctx); err != nil {
+		return err
+	}
 	step("remove it with mail in the queue: must fail")
 	out, err := exec.CommandContext(ctx, "apt-get", "remove", "--yes", "millrace").CombinedOutput()
 	if err == nil || !bytes.Contains(out, []byte("millrace retreat")) {
@@ -190,6 +194,9 @@ func (l *life) live(ctx context.Context) error {
 	step("purge")
 	if err := run(ctx, "apt-get", "purge", "--yes", "millrace"); err != nil {
 		return err
+	}
+	if out, _ := exec.CommandContext(ctx, "systemctl", "is-active", reportTimer).Output(); string(out) != "inactive\n" {
+		return fmt.Errorf("after the purge %s is %s", reportTimer, out)
 	}
 	after, err := look(ctx)
 	if err != nil {
@@ -217,6 +224,30 @@ func (l *life) upgrade(ctx context.Context) error {
 		return err
 	}
 	return run(ctx, "apt-get", "install", "--yes", "--reinstall", l.next)
+}
+
+const reportTimer = "millrace-report.timer"
+
+// daily turns the daily report on, which no package does, and has it sent.
+func daily(ctx context.Context) error {
+	if out, _ := exec.CommandContext(ctx, "systemctl", "is-enabled", reportTimer).Output(); string(out) != "disabled\n" {
+		return fmt.Errorf("%s is %s", reportTimer, out)
+	}
+	for _, args := range [][]string{{"enable", "--now", reportTimer}, {"start", "millrace-report.service"}} {
+		if err := run(ctx, "systemctl", args...); err != nil {
+			return errors.Join(err, run(ctx, "journalctl", "--no-pager", "-u", "millrace-report"))
+		}
+	}
+	for {
+		box, err := os.ReadFile("/var/mail/root")
+		if bytes.Contains(box, []byte("\nSubject: Millrace on mail.host.test, ")) && bytes.Contains(box, []byte("\nAuto-Submitted: auto-generated\n")) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("the daily report did not come: %w (%v): %s", ctx.Err(), err, box)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // host makes a Postfix that sends to our internet.

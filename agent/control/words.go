@@ -1,0 +1,66 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/printable"
+)
+
+// InWords tells of the pause in a line, as listings and reports have it.
+func (p *Pause) InWords() string {
+	s := p.Filter.String()
+	if !p.Until.IsZero() {
+		s += " until " + p.Until.Local().Format(time.DateTime)
+	}
+	return fmt.Sprintf("%s: %s (%s, %s)", s, p.Reason, p.Who, p.Since.Local().Format(time.DateTime))
+}
+
+// InWords tells of the limit in a line.
+func (l *Limit) InWords() string {
+	var at []string
+	if l.Sessions > 0 {
+		at = append(at, printable.Count(l.Sessions, "session"))
+	}
+	if l.Rate > 0 {
+		at = append(at, fmt.Sprintf("%.3g/s", l.Rate))
+	}
+	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who)
+}
+
+// Does tells what the effect does to a site, to stand after the site's name.
+func (e *Effect) Does() string {
+	switch {
+	case e.Action == "slow" && e.Rate > 0:
+		return fmt.Sprintf("gets at most %.3g/s", e.Rate)
+	case e.Action == "slow":
+		return "goes on at half its pace"
+	case e.Action == "sessions":
+		return "gets at most " + printable.Count(e.Sessions, "session")
+	}
+	return "is suspended"
+}
+
+// InWords tells of the effect in a line; its reason names the rule.
+func (e *Effect) InWords() string {
+	if e.Address != "" {
+		return fmt.Sprintf("address %s is %s; %s", e.Address, e.Blocks(), e.Reason)
+	}
+	return fmt.Sprintf("site %s %s until %s: %s", e.Site, e.Does(), e.Until.Local().Format(time.DateTime), e.Reason)
+}
+
+// InWords tells in a line what holds a site back.
+func (h *HeldBack) InWords() string {
+	text := h.Reason + ": " + h.How
+	switch {
+	case !h.Until.IsZero():
+		text += " until " + h.Until.Local().Format(time.DateTime)
+	case h.Next.After(time.Now()):
+		text += ", tried again at " + h.Next.Local().Format(time.DateTime)
+	}
+	if h.Reply != "" {
+		text += "; " + h.Reply
+	}
+	return text
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/daily"
+	"github.com/millrace/millrace/agent/deliver"
+	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/cmd/internal/program"
+)
+
+// daily prints the report of a day, or mails it.
+func (c *reportCmd) daily(ctx context.Context, g *globals, now time.Time) error {
+	usage := func(format string, args ...any) error {
+		return program.Error{Code: program.ExitUsage, Err: fmt.Errorf(format, args...)}
+	}
+	if c.Since != "" || c.Until != "" || c.JSON || len(c.Files) > 0 {
+		return usage("--mail and --day are about a whole day, from the agent's counts: they take no --since, --until, --json and no file")
+	}
+	day := now.UTC().Truncate(24*time.Hour).AddDate(0, 0, -1)
+	if c.Day != "" {
+		var err error
+		if day, err = time.Parse(time.DateOnly, c.Day); err != nil {
+			return usage("--day: %q is no day; remedy: write it like \"2026-03-02\"", c.Day)
+		}
+	}
+	cfg, _, err := g.Load()
+	if err != nil {
+		return err
+	}
+	to := c.Mail
+	if to != "" {
+		if !strings.Contains(to, "@") {
+			to += "@" + cfg.Hostname
+		}
+		if err := checkAddress(to); err != nil {
+			return err
+		}
+	}
+	r := daily.Ask(ctx, control.NewClient(cfg.Agent.Control), day, now)
+	r.Hostname = cfg.Hostname
+	if to == "" {
+		_, err = printable.Fprintf(os.Stdout, "%s", printable.Block(r.Text()))
+		return err
+	}
+	return deliver.ToHost(ctx, cfg, to, dayMail(to, r))
+}
+
+// dayMail is the report as a message. Auto-Submitted is as RFC 3834 5 has it for what no
+// message asked for.
+func dayMail(to string, r *daily.Report) []byte {
+	var b strings.Builder
+	for _, f := range [][2]string{
+		{"Date", r.Now.Format(time.RFC1123Z)},
+		{"From", "MAILER-DAEMON@" + r.Hostname + " (Millrace)"},
+		{"To", "<" + to + ">"},
+		{"Subject", r.Subject()},
+		{"Message-Id", "<" + strings.ToLower(rand.Text()) + "@" + r.Hostname + ">"},
+		{"Auto-Submitted", "auto-generated"},
+		{"MIME-Version", "1.0"},
+		{"Content-Type", "text/plain; charset=utf-8"},
+		{"Content-Transfer-Encoding", "8bit"},
+	} {
+		b.WriteString(f[0] + ": " + f[1] + "\r\n")
+	}
+	b.WriteString("\r\n")
+	for line := range strings.Lines(r.Text()) {
+		b.WriteString(strings.TrimRight(line, "\n") + "\r\n")
+	}
+	return []byte(b.String())
+}
