@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"agent/watch", "agent/deliver"},
 	{"agent/assess", "agent/orders", "agent/settle"},
 	{"agent/settings"},
-	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker"},
+	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
 	{"agent/event", "agent/queue", "agent/suppress"},
 	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},

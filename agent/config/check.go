@@ -31,6 +31,7 @@ func (l *loader) check() {
 	l.checkFeedback(&c.Feedback)
 	l.checkBreaker(&c.Breaker)
 	l.checkPools()
+	l.checkWarmups()
 	l.checkStreams()
 	l.checkQueues()
 	l.checkReplies()

@@ -62,6 +62,8 @@ type Config struct {
 	Queues []Queue `toml:"queue"`
 	// Pools are sets of addresses that mail leaves from.
 	Pools []Pool `toml:"pool"`
+	// Warmups are plans by which addresses of pools begin.
+	Warmups []Warmup `toml:"warmup"`
 	// Streams are what holds for campaigns or lists.
 	Streams []Stream `toml:"stream"`
 	// Replies are rules about what receivers say: the admin's, then the shipped ones.

@@ -33,6 +33,7 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/sites"
+	"github.com/millrace/millrace/agent/warmup"
 )
 
 // Settings are one configuration in the others' terms. They do not change: a reload makes
@@ -45,6 +46,7 @@ type Settings struct {
 	Sites    *sites.Book    // names of sites; New makes one of its own, which its caller may replace
 	Presence *Presence      // of source addresses; nil: all are here
 	Blocks   *Blocks        // of source addresses at providers
+	Warmup   *warmup.Warmup // of source addresses; nil: all are warm
 	tls      *tlsBase
 	pools    struct {
 		once sync.Once

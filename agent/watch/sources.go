@@ -55,6 +55,24 @@ func (w *Watch) StreamLimits() (list []control.StreamLimits) {
 	return list
 }
 
+// Warmups are the courses of addresses that have a plan.
+func (w *Watch) Warmups() (list []control.Warmup) {
+	now := time.Now()
+	for _, c := range w.warmup.List(now) {
+		x := control.Warmup{Address: c.Address, Queue: c.Provider, Plan: c.Plan, Shares: c.Shares, Done: c.Done, Lost: c.Lost, Reports: c.Knows, HeldDays: c.BadDays}
+		for _, d := range c.Days {
+			x.Days = append(x.Days, control.WarmupDay{
+				Date: d.Date, Day: d.Step + 1, Share: d.Share, Used: d.Used, Accepted: d.Accepted, Refused: d.Deferrals, HardBounces: d.HardBounces, Verdict: d.Verdict, Bad: d.Bad,
+			})
+		}
+		if n := len(x.Days); n > 0 && x.Done == "" {
+			x.Day, x.Share, x.Used = x.Days[n-1].Day, x.Days[n-1].Share, x.Days[n-1].Used
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
 // blocked are the effects of rules by which receivers refuse source addresses of ours.
 func (w *Watch) blocked() []control.Effect {
 	now := time.Now()

@@ -32,6 +32,7 @@ func (w *Watch) State() metrics.State {
 	st.MaxSessions, st.Limited = w.queue.MaxSessions(), w.queue.Limited()
 	st.Outcomes, st.OutcomesFail = metrics.OutcomeStats(w.outcomes.Stats()), w.outcomes.Trouble() != ""
 	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
+	st.Warmups, st.WarmingUp = w.Warmups(), w.queue.WarmingUp()
 	st.BreakerHeld = w.orders.HeldAt()
 	st.UnknownReplies = w.orders.Unknown().Total()
 	paused := make(map[string]bool)
