@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +16,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
@@ -63,11 +62,11 @@ type receiver struct {
 	code      int
 	enhanced  string
 	text      string
-	greylists bool // an address and recipient that it does not know is deferred, once
-	rand      *rand.Rand
-	distrusts map[string]float64 // by date: the share of recipients that it defers all the same
-	unknown   map[string]float64 // by date: the share of addresses that do not exist
+	greylists bool           // an address and recipient that it does not know is deferred, once
+	distrusts map[string]int // by date: each recipient of so many is deferred all the same
+	unknown   map[string]int // by date: each address of so many does not exist
 
+	n      int                           // recipients, on those days
 	took   map[netip.Addr]map[string]int // by date
 	met    map[string]bool
 	excess int // recipients that were too many
@@ -86,6 +85,13 @@ func (r *receiver) answer(source netip.Addr, to string, warm bool) (at outcome.A
 			most = max(most, 2*n)
 		}
 	}
+	every := func(n int) bool {
+		if warm || n == 0 {
+			return false
+		}
+		r.n++
+		return r.n%n == 0
+	}
 	limited := outcome.Attempt{Stage: outcome.Mail, Code: r.code, Enhanced: r.enhanced, Text: r.text}
 	switch {
 	case r.greylists && !r.met[source.String()+to]:
@@ -94,9 +100,9 @@ func (r *receiver) answer(source netip.Addr, to string, warm bool) (at outcome.A
 	case !warm && days[today] >= most:
 		r.excess++
 		return limited, false
-	case !warm && r.rand.Float64() < r.distrusts[today]:
+	case every(r.distrusts[today]):
 		return limited, false
-	case r.rand.Float64() < r.unknown[today]:
+	case every(r.unknown[today]):
 		return outcome.Attempt{Stage: outcome.Rcpt, Code: 550, Enhanced: "5.1.1", Text: "The email account that you tried to reach does not exist."}, false
 	}
 	days[today]++
@@ -107,6 +113,21 @@ var (
 	warmAddress = netip.MustParseAddr("192.0.2.1")
 	coldAddress = netip.MustParseAddr("192.0.2.2")
 )
+
+// hosts are the addresses of the receivers.
+var hosts = map[string]string{"gmail.example": "198.51.100.1", "yahoo.example": "198.51.100.2", "outlook.example": "198.51.100.3"}
+
+// quickDir is a directory of a file system in memory, where there is one: thirty days have
+// thousands of syncs.
+func quickDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "millrace-warmup-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
 
 // google is a receiver in Google's words.
 func google(allowance int) *receiver {
@@ -142,25 +163,11 @@ func newSeason(t *testing.T, text, dir string, receivers map[string]*receiver) *
 	s := &season{t: t, dir: dir, receivers: receivers, set: &settings.Settings{Config: c, Sites: sites.New(), Rules: rules},
 		envelopes: make(map[spool.ID]*spool.Envelope), states: make(map[spool.ID]spool.State),
 		first: make(map[string]map[string]int), hourly: make(map[string]int), waits: make(map[spool.ID]time.Duration), sources: make(map[spool.ID][]netip.Addr)}
-	seed := uint64(1)
-	for _, d := range slices.Sorted(mapsKeys(receivers)) {
-		r := receivers[d]
-		r.rand = rand.New(rand.NewPCG(25, seed))
+	for _, r := range receivers {
 		r.took, r.met = make(map[netip.Addr]map[string]int), make(map[string]bool)
-		seed++
 	}
 	s.start()
 	return s
-}
-
-func mapsKeys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // start starts a queue with what the journal has.
@@ -178,16 +185,9 @@ func (s *season) start() {
 	var all sync.WaitGroup
 	all.Go(func() { s.Run(ctx) })
 	all.Go(func() { s.warm.Run(ctx) })
-	all.Go(func() {
-		for tick := time.NewTicker(time.Second); ; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				s.handBack()
-			}
-		}
-	})
+	if s.set.Config.Pools[0].Overflow == config.OverflowHandback {
+		all.Go(func() { loop.Every(ctx, time.Second, func(time.Time) { s.handBack() }) })
+	}
 	s.stop = func() {
 		if err := s.Close(context.Background()); err != nil {
 			s.t.Error(err)
@@ -223,7 +223,7 @@ func (s *season) resolve(name string) {
 		s.Routed(name, queue.Route{Queue: &q, Relay: "127.0.0.1:10626", Site: name, Key: name, Handback: true})
 		return
 	}
-	plan := &route.Plan{Domain: domain, Hosts: []route.Host{{Name: "mx." + domain, Addrs: []netip.Addr{netip.MustParseAddr("198.51.100.1")}}}}
+	plan := &route.Plan{Domain: domain, Hosts: []route.Host{{Name: "mx." + domain, Addrs: []netip.Addr{netip.MustParseAddr(hosts[domain])}}}}
 	rt := s.set.MXRoute(name, s.set.QueueOf(domain), plan)
 	rt.Expires = time.Now().Add(time.Hour)
 	s.Routed(name, rt)
@@ -319,7 +319,7 @@ func (s *season) try(e *spool.Envelope, job queue.Job, item queue.Item, rt queue
 	if ok {
 		s.waits[job.ID] = now.Sub(e.Arrived)
 	} else {
-		at.Tries, at.Born, at.Peer = item.Tries, e.Arrived, "mx."+job.Domain+"[198.51.100.1]"
+		at.Tries, at.Born, at.Peer = item.Tries, e.Arrived, "mx."+job.Domain+"["+hosts[job.Domain]+"]"
 		v := s.set.RetryPolicy(rt.Queue).Decide(now, at)
 		d.Class, d.Hard = v.Class, v.Hard
 		switch v.Action {
@@ -366,7 +366,7 @@ func pass(d time.Duration) {
 
 // seasonDays is a plan of 30 days.
 var seasonDays = func() (days []int) {
-	for x := 48.0; len(days) < 30; x *= 1.06 {
+	for x := 12.0; len(days) < 30; x *= 1.06 {
 		days = append(days, int(x))
 	}
 	return days
@@ -427,22 +427,21 @@ func (s *season) settledSeason() {
 	}
 }
 
-// Thirty days of hourly mail to three receivers, one of which greylists. The plan is kept to a
-// recipient, but for a day on which a receiver defers too much, which is repeated, and one far
+// Thirty days of hourly mail to three receivers, one of which greylists. The plan is kept, but for a day on which a receiver defers too much, which is repeated, and one far
 // above the bar, after which the course goes a day back. No receiver ever sees more than it
 // takes from an address of that past. Agent and outcomes database break on the way.
 func TestThirtyDaysOfWarmup(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := quickDir(t)
 	synctest.Test(t, func(t *testing.T) {
-		r := map[string]*receiver{"gmail.example": google(60), "yahoo.example": yahoo(60), "outlook.example": microsoft(60)}
+		r := map[string]*receiver{"gmail.example": google(15), "yahoo.example": yahoo(15), "outlook.example": microsoft(15)}
 		r["outlook.example"].greylists = true
-		r["gmail.example"].distrusts = map[string]float64{day(9): 0.10, day(19): 0.5}
-		r["yahoo.example"].unknown = map[string]float64{day(14): 0.06}
+		r["gmail.example"].distrusts = map[string]int{day(9): 10, day(19): 2}
+		r["yahoo.example"].unknown = map[string]int{day(14): 12}
 		s := newSeason(t, seasonConfig("warm"), dir, r)
 		for hour := range 30 * 24 {
 			for domain := range r {
-				s.send(domain, 26)
+				s.send(domain, 10)
 			}
 			if hour == 15*24+12 {
 				pass(20 * time.Minute)
@@ -461,24 +460,33 @@ func TestThirtyDaysOfWarmup(t *testing.T) {
 		s.settledSeason()
 		for _, x := range []struct {
 			provider string
-			held     map[int]int // day after which the step changes by another number than 1
+			bad      map[int]int // day -> what it does to the step
 		}{{"google", map[int]int{9: 0, 19: -1}}, {"yahoo", map[int]int{14: 0}}, {"microsoft", nil}} {
 			step, c := 0, s.course(x.provider)
+			back := -9 // the last day that took it a day back: the limits to which it taught us hold for some more
 			for n := range 30 {
 				d := c.Days[n]
 				if d.Date != day(n) || d.Step != step || d.Share != seasonDays[step] {
 					t.Fatalf("%s: day %d is %+v, want step %d", x.provider, n, d, step)
 				}
-				if sent := s.first[x.provider][d.Date]; sent > d.Share || sent < d.Share*97/100 {
+				by, bad := x.bad[n]
+				if by < 0 {
+					back = n
+				}
+				slow := n-back < 5
+				if sent := s.first[x.provider][d.Date]; sent > d.Share || sent < d.Share-3 && !slow {
 					t.Errorf("%s: %d were first tried on %s, the share is %d", x.provider, sent, d.Date, d.Share)
 				}
-				by, held := x.held[n]
-				if !held {
-					by = 1
-				}
-				if step += by; held != (d.Verdict != "") || held != d.Bad {
+				if bad != d.Bad || d.Verdict != "" && !bad && !slow {
 					t.Errorf("%s: %s was found %q (%+v)", x.provider, d.Date, d.Verdict, d)
 				}
+				if !bad && d.Verdict == "" {
+					by = 1
+				}
+				step += by
+			}
+			if step < 22 {
+				t.Errorf("%s: step %d after thirty days", x.provider, step)
 			}
 		}
 		for domain, x := range r {
@@ -493,45 +501,52 @@ func TestThirtyDaysOfWarmup(t *testing.T) {
 }
 
 // Where warm addresses take what has no room, nothing waits longer than the same mail does
-// without warm-up.
+// without warm-up: message by message where they come one by one. A burst goes by fewer addresses
+// then, and waits no longer than it would without the cold one, give or take a transaction.
 func TestOverflowToWarmAddressesWaitsForNothing(t *testing.T) {
 	t.Parallel()
-	var waits [2]map[spool.ID]time.Duration
-	overflowed := 0
-	for i, text := range []string{seasonConfig("warm"), strings.ReplaceAll(strings.ReplaceAll(seasonConfig("warm"), `warmup = ["", "month"]`, ""), `overflow = "warm"`, "")} {
+	with := seasonConfig("warm")
+	without := strings.ReplaceAll(strings.ReplaceAll(with, `warmup = ["", "month"]`, ""), `overflow = "warm"`, "")
+	alone := strings.ReplaceAll(without, `, "192.0.2.2"]`, "]")
+	run := func(text string, days, every time.Duration, n int) (s *season) {
 		synctest.Test(t, func(t *testing.T) {
-			s := newSeason(t, text, "", map[string]*receiver{"gmail.example": google(1 << 30), "yahoo.example": yahoo(1 << 30)})
-			for range 5 * 24 {
-				s.send("gmail.example", 30)
-				s.send("yahoo.example", 200)
-				pass(time.Hour)
+			s = newSeason(t, text, "", map[string]*receiver{"gmail.example": google(1 << 30), "yahoo.example": yahoo(1 << 30)})
+			for range days / every {
+				s.send("gmail.example", n)
+				pass(every / 2)
+				s.send("yahoo.example", n)
+				pass(every / 2)
 			}
 			s.stop()
 			s.settledSeason()
-			waits[i] = s.waits
-			if i == 0 {
-				for _, list := range s.sources {
-					if list[0] == warmAddress {
-						overflowed++
-					}
-				}
-			}
 		})
+		return s
 	}
-	if len(waits[0]) != len(waits[1]) || overflowed < len(waits[0])*8/10 {
-		t.Fatalf("%d and %d messages arrived, %d by the warm address", len(waits[0]), len(waits[1]), overflowed)
-	}
-	var most [2]time.Duration
-	var sum [2]time.Duration
-	for i := range waits {
-		for _, w := range waits[i] {
-			most[i] = max(most[i], w)
-			sum[i] += w
+	for _, x := range []struct {
+		name     string
+		than     string
+		every    time.Duration
+		n        int
+		eachlike bool
+		slack    time.Duration
+	}{{"one by one", without, 2 * time.Minute, 1, true, 0}, {"bursts", alone, time.Hour, 60, false, serviceTime}} {
+		a, b := run(with, 3*24*time.Hour, x.every, x.n), run(x.than, 3*24*time.Hour, x.every, x.n)
+		overflowed, longer := 0, 0
+		var most, sum [2]time.Duration
+		for id, w := range a.waits {
+			v := b.waits[id]
+			most[0], most[1], sum[0], sum[1] = max(most[0], w), max(most[1], v), sum[0]+w, sum[1]+v
+			if w > v {
+				longer++
+			}
+			if a.sources[id][0] == warmAddress && strings.Contains(a.set.FromOf(a.envelopes[id], 0, domainOf(a.envelopes[id])), coldAddress.String()) {
+				overflowed++
+			}
 		}
-	}
-	t.Logf("longest wait %v with, %v without; mean %v and %v", most[0], most[1], sum[0]/time.Duration(len(waits[0])), sum[1]/time.Duration(len(waits[1])))
-	if most[0] > most[1] || sum[0] > sum[1] {
-		t.Errorf("mail waits longer")
+		t.Logf("%s: %d of %d overflowed; longest wait %v and %v, all together %v and %v, %d longer", x.name, overflowed, len(a.waits), most[0], most[1], sum[0], sum[1], longer)
+		if len(a.waits) != len(b.waits) || overflowed < len(a.waits)/3 || most[0] > most[1]+x.slack || sum[0] > sum[1] || x.eachlike && longer > 0 {
+			t.Errorf("%s: mail waits longer", x.name)
+		}
 	}
 }
 
@@ -540,16 +555,16 @@ func TestOverflowToWarmAddressesWaitsForNothing(t *testing.T) {
 func TestOverflowWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newSeason(t, seasonConfig("wait"), "", map[string]*receiver{"gmail.example": google(60)})
+		s := newSeason(t, seasonConfig("wait"), "", map[string]*receiver{"gmail.example": google(15)})
 		home := make(map[spool.ID]bool) // of the cold address
 		for range 24 {
-			s.send("gmail.example", 12)
+			s.send("gmail.example", 8)
 			pass(time.Hour)
 		}
 		for id, e := range s.envelopes {
 			home[id] = strings.Contains(s.set.FromOf(e, 0, "gmail.example"), coldAddress.String())
 		}
-		for range 3 * 24 {
+		for range 7 * 24 {
 			pass(time.Hour)
 		}
 		s.stop()
@@ -560,7 +575,7 @@ func TestOverflowWaits(t *testing.T) {
 			}
 		}
 		for hour, n := range s.hourly {
-			if n > 2*48/24+1 {
+			if n > 2 {
 				t.Errorf("%d were sent in %s", n, hour)
 			}
 		}
@@ -576,7 +591,7 @@ func TestOverflowWaits(t *testing.T) {
 func TestOverflowGoesBackToTheHost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newSeason(t, seasonConfig("handback"), "", map[string]*receiver{"gmail.example": google(60)})
+		s := newSeason(t, seasonConfig("handback"), "", map[string]*receiver{"gmail.example": google(15)})
 		for range 2 * 24 {
 			s.send("gmail.example", 12)
 			pass(time.Hour)

@@ -29,6 +29,8 @@ type Budget interface {
 	Take(now time.Time, n int) (int, quotas.Taken)
 	// Add counts n of them for which there is no room.
 	Add(now time.Time, n int)
+	// Renew has n of those that were taken together count on the day of now.
+	Renew(now time.Time, from quotas.Taken, n int) quotas.Taken
 	// Return takes back n of those that were taken together: they were not tried.
 	Return(from quotas.Taken, n int)
 }
@@ -163,6 +165,9 @@ func (p *permit) useWarmup(items []Item, now time.Time) {
 	}
 	n := untried(items, nil)
 	p.unwarm(p.fresh - n)
+	for i, b := range p.budgets {
+		p.shares[i] = b.Renew(now, p.shares[i], min(n, p.fresh))
+	}
 	if more := n - p.fresh; more > 0 {
 		for _, b := range p.budgets {
 			b.Add(now, more)

@@ -132,7 +132,7 @@ const hours = 24
 // fill brings the pace up to date. It is full at its first use on a day of which nothing was
 // used, and empty else: a restart is no reason for another burst.
 func (p *pace) fill(now time.Time, limit int, fresh bool) {
-	burst := max(1, float64(limit)/hours)
+	burst := float64(limit)/hours + 1 // a fraction that is left over is not lost
 	switch {
 	case !p.filled.IsZero():
 		p.n += max(0, now.Sub(p.filled).Seconds()) * p.rate(limit)
@@ -370,6 +370,17 @@ func (c *Counter) Take(now time.Time, n int) (int, Taken) {
 	return n, Taken{c.open.no, c.open.Day}
 }
 
+// Renew has n recipients that were taken together count on the day of now, and says how they
+// were taken then: they are sent to only now.
+func (c *Counter) Renew(now time.Time, from Taken, n int) Taken {
+	if today := c.day(now); from.day != today {
+		c.Return(from, n)
+		c.Add(now, n)
+		return Taken{day: today}
+	}
+	return from
+}
+
 // Add counts n recipients that are sent to without room for them. They are in the file with the
 // next block.
 func (c *Counter) Add(now time.Time, n int) {
@@ -409,7 +420,7 @@ func (c *Counter) Return(from Taken, n int) {
 		return
 	}
 	for i := range c.spent {
-		if s := &c.spent[i]; s.no == from.no || s.Day != "" && s.Day == from.day {
+		if s := &c.spent[i]; from.no > 0 && s.no == from.no || s.Day != "" && s.Day == from.day {
 			n = min(n, s.N)
 			s.N -= n
 			c.sum -= n

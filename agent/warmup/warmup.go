@@ -26,7 +26,7 @@
 //
 // The counts of the day are those of a quotas.Book with a file of its own, warmup-counts.json: no
 // share is exceeded by a crash, a restart or a clock that is set, and an unfinished block of a
-// hundredth counts as used. The courses are in warmup.json, which is written within a second
+// hundredth counts as used. The courses are in warmup.json, which is written within seconds
 // of a change of the day, else each minute, and at a stop: a crash costs a minute of outcomes,
 // and of the days nothing.
 //
@@ -84,7 +84,7 @@ const (
 	// idleDays is after how many days without mail a course begins anew.
 	idleDays = 30
 	// lookEvery is how often there is a look at the day and at what is to be written.
-	lookEvery = time.Second
+	lookEvery = 5 * time.Second
 )
 
 // Warmup has the courses. Its methods may be called by many goroutines.
@@ -218,6 +218,10 @@ func (w *Warmup) course(k Key) *course {
 // turn brings a course to the day of a moment. The caller holds mu.
 func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 	today := w.date(now)
+	if d := c.today(); d != nil && d.Date == today && c.Done == "" {
+		w.limit(c, d, p)
+		return
+	}
 	for n := len(c.Days); n > 0 && c.Days[n-1].Date > today; n-- { // the clock showed a later day
 		c.Days = c.Days[:n-1]
 		w.changed()
@@ -233,7 +237,7 @@ func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 		return
 	}
 	n := len(c.Days)
-	if n > 0 && c.Days[n-1].Date == today {
+	if n > 0 && c.Days[n-1].Date == today { // the clock was set back into it
 		w.limit(c, c.Days[n-1], p)
 		return
 	}
@@ -365,6 +369,16 @@ func (s *Share) Add(now time.Time, n int) {
 	if c := s.now(now); c != nil {
 		c.Add(now, n)
 	}
+}
+
+// Renew has n recipients that were taken together count on the day of now.
+func (s *Share) Renew(now time.Time, from quotas.Taken, n int) quotas.Taken {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if c := s.now(now); c != nil && n > 0 && from != (quotas.Taken{}) {
+		return c.Renew(now, from, n)
+	}
+	return from
 }
 
 // Return takes back n of the recipients that were taken together: those that were not tried.
