@@ -28,6 +28,7 @@
 //	route     DNS: exchangers, addresses; route/dane and route/sts, policies
 //	sites     which domains are one site, and what it is called
 //	pools     which address mail leaves from
+//	warmup    how much new addresses send, a day after the other; what a day was
 //	quotas    what streams may send in an hour and on a day; counts that outlive a crash
 //	breaker   which streams bounce or are complained about too much, by a sequential test
 //	windows   when streams may send, by the clock on a wall

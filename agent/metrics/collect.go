@@ -115,11 +115,11 @@ func (s *scrape) limits(list []control.StreamLimits) {
 
 // warmups are the courses of addresses that warm up.
 func (s *scrape) warmups(list []control.Warmup) {
-	day := desc("warmup_day", "Day of its plan that an address is on at a queue, from 1; 0: it is warm.", "address", "queue")
-	days := desc("warmup_days", "Days that the plan of an address has.", "address", "queue")
+	day := desc("warmup_step", "Day of its plan that an address is on at a queue, from 1; 0: it is warm.", "address", "queue")
+	days := desc("warmup_steps", "Days that the plan of an address has.", "address", "queue")
 	share := desc("warmup_share", "Recipients that an address may send to for the first time at a queue today; 0: as many as it likes.", "address", "queue")
 	used := desc("warmup_used", "How many of these it has.", "address", "queue")
-	bad := desc("warmup_bad_days", "Days in a row, up to yesterday, on which too much was refused, bounced or complained about to go on.", "address", "queue")
+	bad := desc("warmup_held", "Days in a row, up to yesterday, on which too much was refused, bounced or complained about to go on.", "address", "queue")
 	for i := range list {
 		x := &list[i]
 		s.gauge(day, float64(x.Day), x.Address, x.Queue)

@@ -257,6 +257,21 @@ func (q *Queue) WarmingUp() (n int) {
 	return n
 }
 
+// warmingUpAt is the same of a site. The caller holds mu.
+func (q *Queue) warmingUpAt(s *site, now time.Time) (n int) {
+	for _, d := range q.dests {
+		if d.site != s || d.route.Warmup == nil {
+			continue
+		}
+		for _, f := range d.flows {
+			if g := f.gate; g != nil && g.forWarmup && g.until.After(now) {
+				n += f.mail
+			}
+		}
+	}
+	return n
+}
+
 func (q *Queue) eachGate(f func(*gate)) {
 	for _, g := range q.coldGates.gates {
 		f(g)

@@ -246,6 +246,7 @@ func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 		last := c.Days[n-1]
 		last.Used = w.book.UsedOn(c.count(), last.Date)
 		step = w.judge(c, last, p)
+		w.tell(c, last, step, p)
 	} else if c.Last == "" && !c.share.asked {
 		return // no mail yet
 	}
@@ -261,6 +262,19 @@ func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 		c.Days = slices.Delete(c.Days, 0, len(c.Days)-keptDays)
 	}
 	w.limit(c, d, p)
+}
+
+// tell logs how a day ended.
+func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
+	attrs := []any{"address", c.Address, "queue", c.Provider, "plan", p.Name, "date", d.Date, "day", d.Step + 1, "share", d.Share, "used", d.Used}
+	switch {
+	case d.Bad:
+		w.o.Log.Warn("warm-up does not go on", append(attrs, "why", d.Verdict)...)
+	case d.Verdict != "":
+		w.o.Log.Info("warm-up stays where it is", append(attrs, "why", d.Verdict)...)
+	case step < len(p.Days):
+		w.o.Log.Info("warm-up goes on", append(attrs, "next", p.Days[step])...)
+	}
 }
 
 // limit has a day's share counted.

@@ -2,11 +2,13 @@ package watch
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/warmup"
 )
 
 // Sources are the addresses that mail leaves from; none where the system chooses.
@@ -71,6 +73,24 @@ func (w *Watch) Warmups() (list []control.Warmup) {
 		list = append(list, x)
 	}
 	return list
+}
+
+// WarmupOf tells of the warm-up of an address at a queue, where so many recipients of a site wait
+// for it; "" if it is warm.
+func (w *Watch) WarmupOf(a netip.Addr, queue string, waiting int) string {
+	if !a.IsValid() {
+		return ""
+	}
+	for _, x := range w.Warmups() {
+		if x.Address == warmup.Address(a) && x.Queue == queue && x.Done == "" {
+			text := x.Address + " is on " + x.InWords()
+			if waiting > 0 {
+				text += fmt.Sprintf("; %d recipients wait for room", waiting)
+			}
+			return text
+		}
+	}
+	return ""
 }
 
 // blocked are the effects of rules by which receivers refuse source addresses of ours.
