@@ -134,7 +134,10 @@ func TestRestartLosesNoCount(t *testing.T) {
 		b.crash()
 		noon := monday.Add(12 * time.Hour)
 		b = open(t, dir, noon)
-		second := b.sendOver(noon, 12)
+		if n := b.send(noon, 1000); n > 1 {
+			t.Errorf("%d at once after a restart", n)
+		}
+		second := b.today(noon).Accepted - first + b.sendOver(noon, 12)
 		if first+second > 480 || first+second < 480*9/10 {
 			t.Errorf("%d and %d of 480", first, second)
 		}
@@ -250,6 +253,14 @@ func TestJudgement(t *testing.T) {
 				b.outcome(noon, event.Deferred, outcome.ClassGreylisted)
 			}
 		}, want: 2},
+		{name: "greylisted beside refusals", share: 100, then: func(b *bench, noon time.Time) {
+			for range 900 {
+				b.outcome(noon, event.Deferred, outcome.ClassGreylisted)
+			}
+			for range 60 {
+				b.outcome(noon, event.Deferred, outcome.ClassReputation)
+			}
+		}, want: 1, verdict: "60 of 1020 refused"},
 		{name: "deferred below the bar", share: 100, then: func(b *bench, noon time.Time) {
 			for range 48 {
 				b.outcome(noon, event.Deferred, outcome.ClassReputation)
