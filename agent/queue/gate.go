@@ -258,6 +258,9 @@ func (q *Queue) grantOne(l *limited, now time.Time) bool {
 			}
 			p, next, ok, over := q.ask(f, now)
 			if over {
+				if f.promised()+q.headCount(f) > f.mail {
+					continue // it is what permits were given for
+				}
 				if l.left >= overflowAtOnce {
 					q.lookAtStream(l, now.Add(soonest), now)
 					return false

@@ -227,6 +227,14 @@ func (q *Queue) overflow(f *flow, now time.Time) bool {
 	return true
 }
 
+// promised is how many recipients of a flow have permits.
+func (f *flow) promised() (n int) {
+	for i := range f.permits {
+		n += max(1, f.permits[i].n)
+	}
+	return n
+}
+
 // serveLane serves what has come to a lane, if it has a route.
 func (q *Queue) serveLane(l *lane, now time.Time) {
 	if l != nil && l.flow != nil {
