@@ -427,17 +427,17 @@ func (s *season) settledSeason() {
 	}
 }
 
-// Thirty days of hourly mail to three receivers, one of which greylists. The plan is kept, but for a day on which a receiver defers too much, which is repeated, and one far
+// Thirty days of hourly mail to two receivers, one of which greylists. The plan is kept, but for a day on which a receiver defers too much, which is repeated, and one far
 // above the bar, after which the course goes a day back. No receiver ever sees more than it
 // takes from an address of that past. Agent and outcomes database break on the way.
 func TestThirtyDaysOfWarmup(t *testing.T) {
 	t.Parallel()
 	dir := quickDir(t)
 	synctest.Test(t, func(t *testing.T) {
-		r := map[string]*receiver{"gmail.example": google(15), "yahoo.example": yahoo(15), "outlook.example": microsoft(15)}
+		r := map[string]*receiver{"gmail.example": google(15), "outlook.example": microsoft(15)}
 		r["outlook.example"].greylists = true
 		r["gmail.example"].distrusts = map[string]int{day(9): 10, day(19): 2}
-		r["yahoo.example"].unknown = map[string]int{day(14): 12}
+		r["outlook.example"].unknown = map[string]int{day(14): 12}
 		s := newSeason(t, seasonConfig("warm"), dir, r)
 		for hour := range 30 * 24 {
 			for domain := range r {
@@ -461,7 +461,7 @@ func TestThirtyDaysOfWarmup(t *testing.T) {
 		for _, x := range []struct {
 			provider string
 			bad      map[int]int // day -> what it does to the step
-		}{{"google", map[int]int{9: 0, 19: -1}}, {"yahoo", map[int]int{14: 0}}, {"microsoft", nil}} {
+		}{{"google", map[int]int{9: 0, 19: -1}}, {"microsoft", map[int]int{14: 0}}} {
 			step, c := 0, s.course(x.provider)
 			back := -9 // the last day that took it a day back: the limits to which it taught us hold for some more
 			for n := range 30 {
@@ -530,7 +530,7 @@ func TestOverflowToWarmAddressesWaitsForNothing(t *testing.T) {
 		eachlike bool
 		slack    time.Duration
 	}{{"one by one", without, 2 * time.Minute, 1, true, 0}, {"bursts", alone, time.Hour, 60, false, serviceTime}} {
-		a, b := run(with, 3*24*time.Hour, x.every, x.n), run(x.than, 3*24*time.Hour, x.every, x.n)
+		a, b := run(with, 24*time.Hour, x.every, x.n), run(x.than, 24*time.Hour, x.every, x.n)
 		overflowed, longer := 0, 0
 		var most, sum [2]time.Duration
 		for id, w := range a.waits {

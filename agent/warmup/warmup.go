@@ -101,7 +101,8 @@ type Warmup struct {
 	dirty     bool  // the file lacks something
 	urgent    bool  // and that is more than outcomes
 	saved     time.Time
-	failed    error // it could not be written at the last try
+	news      []func() // lines to be logged
+	failed    error    // it could not be written at the last try
 
 	lost    atomic.Pointer[string] // the day on which a file was found damaged; nil: never
 	unsaved atomic.Bool            // the file lacks that
@@ -253,7 +254,7 @@ func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 	w.changed()
 	if step >= len(p.Days) {
 		c.Done = today
-		w.o.Log.Info("an address is warm", "address", c.Address, "queue", c.Provider)
+		w.log(slog.LevelInfo, "an address is warm", "address", c.Address, "queue", c.Provider)
 		return
 	}
 	d := &Day{Date: today, Step: step, Share: p.Days[step]}
@@ -264,16 +265,21 @@ func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 	w.limit(c, d, p)
 }
 
+// log has a line logged by look: who brings a course up to date may hold others' mutexes.
+func (w *Warmup) log(level slog.Level, text string, attrs ...any) {
+	w.news = append(w.news, func() { w.o.Log.Log(context.Background(), level, text, attrs...) })
+}
+
 // tell logs how a day ended.
 func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
 	attrs := []any{"address", c.Address, "queue", c.Provider, "plan", p.Name, "date", d.Date, "day", d.Step + 1, "share", d.Share, "used", d.Used}
 	switch {
 	case d.Bad:
-		w.o.Log.Warn("warm-up does not go on", append(attrs, "why", d.Verdict)...)
+		w.log(slog.LevelWarn, "warm-up does not go on", append(attrs, "why", d.Verdict)...)
 	case d.Verdict != "":
-		w.o.Log.Info("warm-up stays where it is", append(attrs, "why", d.Verdict)...)
+		w.log(slog.LevelInfo, "warm-up stays where it is", append(attrs, "why", d.Verdict)...)
 	case step < len(p.Days):
-		w.o.Log.Info("warm-up goes on", append(attrs, "next", p.Days[step])...)
+		w.log(slog.LevelInfo, "warm-up goes on", append(attrs, "next", p.Days[step])...)
 	}
 }
 
@@ -516,7 +522,12 @@ func (w *Warmup) look(now time.Time) {
 			w.turn(c, p, now)
 		}
 	}
+	news := w.news
+	w.news = nil
 	w.mu.Unlock()
+	for _, log := range news {
+		log()
+	}
 	w.save(now, false)
 }
 

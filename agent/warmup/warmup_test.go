@@ -89,6 +89,7 @@ func (b *bench) outcome(now time.Time, s event.Status, c outcome.Class) {
 
 func (b *bench) today(now time.Time) Day {
 	b.t.Helper()
+	b.look(now)
 	list := b.List(now)
 	if len(list) != 1 || len(list[0].Days) == 0 {
 		b.t.Fatalf("%+v", list)
@@ -326,6 +327,9 @@ func TestJudgement(t *testing.T) {
 				}
 				d := b.today(monday.AddDate(0, 0, 2))
 				before := b.List(monday.AddDate(0, 0, 2))[0].Days[1]
+				if before.Bad && !strings.Contains(b.log.String(), "warm-up does not go on") {
+					t.Errorf("the log has %s", b.log.String())
+				}
 				if d.Step != tt.want || !strings.Contains(before.Verdict, tt.verdict) || (tt.verdict == "") != (before.Verdict == "") {
 					t.Errorf("step %d, %q (%+v), want %d", d.Step, before.Verdict, before, tt.want)
 				}
