@@ -147,6 +147,26 @@ func TestBegunMailPassesAnEmptyShare(t *testing.T) {
 	}
 }
 
+// Of a message that is to go to the host what was tried stays.
+func TestBegunMailIsNotGivenToTheHost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		p := &purse{more: time.Now().Add(1000 * time.Hour)}
+		w.cold(p, func(x *Warmup) { x.Elsewhere, x.Handback = nil, true })
+		e := &spool.Envelope{Stream: "news", Size: 8000, Arrived: time.Now(), Recipients: []spool.Recipient{{Address: "a@a.example"}, {Address: "b@a.example"}, {Address: "c@a.example"}}}
+		w.Add(1, e, []string{"a.example", "a.example", "a.example"}, []spool.State{{}, {Tries: 1}, {}}, false)
+		pass(time.Minute)
+		jobs := w.Overflowed()
+		if len(jobs) != 1 || len(jobs[0].Items) != 2 || jobs[0].Items[0].Ordinal != 0 || jobs[0].Items[1].Ordinal != 2 {
+			t.Fatalf("to the host: %+v", jobs)
+		}
+		if all := w.transactions(); len(all) != 1 || len(all[0].Items) != 1 || all[0].Items[0].Ordinal != 1 {
+			t.Errorf("sent: %+v", all)
+		}
+	})
+}
+
 // A stream with limits of its own passes one gate for both, and neither is exceeded.
 func TestStreamsLimitsAndWarmupHoldTogether(t *testing.T) {
 	t.Parallel()
