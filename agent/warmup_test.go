@@ -50,8 +50,8 @@ func (s *stage) from(client string) (n int) {
 	return n
 }
 
-// accepted is what a course counts on all of its days.
-func accepted(w control.Warmup) (n int) {
+// taken is what a course counts on all of its days.
+func taken(w control.Warmup) (n int) {
 	for _, d := range w.Days {
 		n += d.Accepted
 	}
@@ -82,7 +82,7 @@ func TestColdAddressSendsItsShareOnly(t *testing.T) {
 		t.Errorf("%d of 200 from the cold address, whose share is %d now", cold, room(began))
 	}
 	list := s.status().Warmups
-	if len(list) != 1 || list[0].Address != coldClient || list[0].Queue != "general" || list[0].Share != 1000 || accepted(list[0]) != cold {
+	if len(list) != 1 || list[0].Address != coldClient || list[0].Queue != "general" || list[0].Share != 1000 || taken(list[0]) != cold {
 		t.Errorf("told: %+v", list)
 	}
 	s.stop()

@@ -113,6 +113,19 @@ func (q *Queue) Limited() (n int) {
 	return n
 }
 
+// waitsFor says which limit mail behind a gate waits for; "" if for none. What one address has no
+// room for says nothing of the others.
+func (g *gate) waitsFor(now time.Time) string {
+	if g.forWarmup && g.warmup != nil && g.until.After(now) && g.asleep() > 0 {
+		return g.warmup.inWords()
+	}
+	if g.of.Name == "" { // of addresses that warm up, and no [[stream]]
+		return ""
+	}
+	why, _ := g.of.waitsFor(now)
+	return why
+}
+
 // waitsFor says which limit mail behind the gates waits for, and until when; "" if for none.
 func (l *limited) waitsFor(now time.Time) (why string, until time.Time) {
 	asleep := 0

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,10 +186,21 @@ func TestStreamsLimitsAndWarmupHoldTogether(t *testing.T) {
 		if n := len(w.delivered()); n != 20 {
 			t.Errorf("%d of 26 left from an address that may send 20", n)
 		}
-		if n := w.WarmingUp(); n == 0 {
-			t.Error("nothing is told to wait for warm-up")
+		if n := w.WarmingUp(); n != 6 {
+			t.Errorf("%d are told to wait for warm-up", n)
 		}
-		w.set(func() {})
+		told := 0
+		w.List(func(page []Entry) bool {
+			for i := range page {
+				if strings.Contains(page[i].Reason, "the warm-up of 192.0.2.2 has no room") {
+					told++
+				}
+			}
+			return true
+		})
+		if told != 6 {
+			t.Errorf("%d of 6 say what they wait for", told)
+		}
 		w.Queue.mu.Lock()
 		p.left = 1000
 		w.Queue.mu.Unlock()
