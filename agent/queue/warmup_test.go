@@ -15,8 +15,8 @@ import (
 
 // purse is a Budget of so many recipients, with more at a moment.
 type purse struct {
-	left, added int
-	more        time.Time
+	left, added, renewed int
+	more                 time.Time
 }
 
 func (p *purse) Room(time.Time) (int, time.Time) { return max(0, p.left), p.more }
@@ -25,9 +25,12 @@ func (p *purse) Take(_ time.Time, n int) (int, quotas.Taken) {
 	p.left -= n
 	return n, quotas.Taken{}
 }
-func (p *purse) Add(_ time.Time, n int)                                   { p.left -= n; p.added += n }
-func (p *purse) Renew(_ time.Time, from quotas.Taken, _ int) quotas.Taken { return from }
-func (p *purse) Return(_ quotas.Taken, n int)                             { p.left += n }
+func (p *purse) Add(_ time.Time, n int) { p.left -= n; p.added += n }
+func (p *purse) Renew(_ time.Time, from quotas.Taken, n int) quotas.Taken {
+	p.renewed += n
+	return from
+}
+func (p *purse) Return(_ quotas.Taken, n int) { p.left += n }
 
 // cold has all mail without a choice leave from a cold address, and what has overflowed from
 // a warm one.
@@ -73,8 +76,8 @@ func TestMessageWithoutRoomLeavesAsAWhole(t *testing.T) {
 			w.add(spool.ID(i+1), "news", to...)
 		}
 		pass(time.Minute)
-		if all := w.leftFrom(); all[""] != 20 || all["news warm"] != 80 || p.left != 5 || p.added != 0 {
-			t.Errorf("%v, %d of the share are left", all, p.left)
+		if all := w.leftFrom(); all[""] != 20 || all["news warm"] != 80 || p.left != 5 || p.added != 0 || p.renewed != 20 {
+			t.Errorf("%v, %d of the share are left, %d count on the day of their try", all, p.left, p.renewed)
 		}
 		for _, job := range w.transactions() {
 			if len(job.Items) != 10 {

@@ -125,6 +125,28 @@ func TestShareIsSpreadOverTheDay(t *testing.T) {
 	})
 }
 
+// What was let go before midnight and is tried after it counts on the new day.
+func TestShareCountsOnTheDayOfTheTry(t *testing.T) {
+	in(t, func(t *testing.T, dir string) {
+		b := open(t, "", monday)
+		defer b.crash()
+		s := b.Share(Address(source), "google")
+		s.Room(monday)
+		late := monday.Add(24*time.Hour - time.Second)
+		n, from := s.Take(late, 4)
+		from = s.Renew(late, from, n)
+		from = s.Renew(late.Add(2*time.Second), from, 3)
+		k := b.courses[Key{Address(source), "google"}].count()
+		if before, after := b.book.UsedOn(k, "2026-11-30"), b.book.UsedOn(k, "2026-12-01"); n != 4 || before != 1 || after != 3 {
+			t.Errorf("%d count on the day, %d on the next", before, after)
+		}
+		s.Return(from, 3)
+		if after := b.book.UsedOn(k, "2026-12-01"); after != 0 {
+			t.Errorf("%d count on the next day when they came back", after)
+		}
+	})
+}
+
 // A crash, and a stop, lose no count: what both agents send in a day is the share at most, and
 // an unfinished block counts as used.
 func TestRestartLosesNoCount(t *testing.T) {
