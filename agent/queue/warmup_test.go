@@ -243,6 +243,14 @@ func TestReloadBringsAndTakesWarmup(t *testing.T) {
 		if n := len(w.delivered()); n != 1 {
 			t.Errorf("%d were sent, the second without room", n)
 		}
+		w.List(func(page []Entry) bool {
+			for i := range page {
+				if page[i].Reason != "the warm-up of 192.0.2.2 has no room" {
+					t.Errorf("it waits for %q", page[i].Reason)
+				}
+			}
+			return true
+		})
 		w.way = func(name string) (Route, bool) { return w.to("a.example"), true }
 		w.RerouteAll()
 		pass(time.Minute)
