@@ -33,6 +33,7 @@ import (
 	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/suppress"
+	"github.com/millrace/millrace/agent/warmup"
 	"github.com/millrace/millrace/agent/watch"
 	"github.com/millrace/millrace/agent/webhook"
 )
@@ -52,6 +53,7 @@ type Agent struct {
 	bounced   *suppress.List
 	quotas    *quotas.Book
 	breaker   *breaker.Breaker
+	warmup    *warmup.Warmup
 	assessor  *assess.Assessor
 	history   *history.History
 	metrics   *metrics.Metrics
@@ -158,6 +160,9 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a.quotas = quotas.Open(quotas.Options{Path: counts, Log: log, Granted: a.queue.QuotasGranted}, time.Now())
 	a.limitStreams(c)
+	a.warmup = warmup.New(warmup.Options{Log: log, Directory: c.Agent.StateDirectory, Granted: a.queue.QuotasGranted}, time.Now())
+	a.warmup.Use(settings.WarmupPlans(c))
+	set.Warmup = a.warmup
 	a.events = event.NewFile(settings.EventPlace(c), log)
 	a.outcomes = outcomes.New(outcomes.Options{StateDirectory: c.Agent.StateDirectory, Log: log, Now: time.Now, Free: spool.Free})
 	a.outcomes.Use(settings.OutcomesPolicy(c))
@@ -174,11 +179,11 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.breaker.Use(settings.BreakerPolicy(c))
 	a.assessor = assess.New(assess.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: box, Bounced: a.bounced,
-		Listeners: []event.Listener{a.events, a.outcomes, a.webhooks, a.metrics, a.breaker}, State: c.Agent.StateDirectory,
+		Listeners: []event.Listener{a.events, a.outcomes, a.webhooks, a.metrics, a.breaker, a.warmup}, State: c.Agent.StateDirectory,
 	})
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
-		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.webhooks, a.history, a.metrics, a.assessor, a.breaker},
+		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.webhooks, a.history, a.metrics, a.assessor, a.breaker, a.warmup},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
@@ -188,7 +193,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Quotas: a.quotas, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }
@@ -212,6 +217,8 @@ func (a *Agent) Reload(c *config.Config) error {
 	}
 	before := a.settings.Now()
 	set.Relay, set.Sites, set.Presence, set.Blocks, set.Simulated = before.Relay, before.Sites, before.Presence, before.Blocks, before.Simulated
+	set.Warmup = a.warmup
+	a.warmup.Use(settings.WarmupPlans(&next))
 	set.Resolver.Adopt(before.Resolver)
 	a.resolver.use(set)
 	a.deliverer.Reload(&next)
@@ -295,6 +302,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.webhooks.Run(late) })
 	base.Go(func() { a.quotas.Run(late) })
 	base.Go(func() { a.breaker.Run(late) })
+	base.Go(func() { a.warmup.Run(late) })
 	in.Go(func() { a.assessor.Run(ctx) })
 	base.Go(func() { a.settler.BounceLoop(late) })
 	base.Go(func() { a.watch.HistoryLoop(late) })
@@ -344,6 +352,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.settler.Bounce() // what is still held
 	a.orders.SaveRulePauses(time.Now(), true)
 	if err := a.quotas.Close(time.Now()); err != nil {
+		a.log.Error("stopping", "err", err)
+	}
+	if err := a.warmup.Close(time.Now()); err != nil {
 		a.log.Error("stopping", "err", err)
 	}
 	if err := a.saveLearned(time.Now(), true); err != nil {

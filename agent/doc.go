@@ -29,6 +29,7 @@
 //	simulate  a receiver inside the agent, to try what becomes of outcomes
 //	sites     which domains are one site, and what it is called
 //	pools     which address mail leaves from
+//	warmup    how much new addresses send, a day after the other; what a day was
 //	quotas    what streams may send in an hour and on a day; counts that outlive a crash
 //	breaker   which streams bounce or are complained about too much, by a sequential test
 //	windows   when streams may send, by the clock on a wall
@@ -69,7 +70,8 @@
 //  3. A domain that is new is asked for (resolve.go, in the order of lookups.go);
 //     Settings.Route (settings/route.go) finds its queue, with package route its hosts, and with package sites the name of its
 //     site. Queue.Routed makes a site of it.
-//     Mail of a stream with limits waits for a permit (queue/gate.go).
+//     Mail of a stream with limits waits for a permit (queue/gate.go), and what would leave
+//     from an address that warms up, or it leaves from another (queue/warmup.go).
 //  4. The gates in Queue.grow (queue/grow.go) let a connect through, or not; the last of
 //     them is the site's controller, which names the address (elastic/open.go). To an admin
 //     they are told by millrace queue --domain X, why SITE, brakes, trace X, and by /readyz.
@@ -152,6 +154,9 @@
 //	pool         sources, with weights, that a rule, a stream or a queue names
 //	from         what a recipient's mail leaves from: a pool, and once it was tried its sources
 //	gate         where mail of a stream with limits waits; a permit lets one transaction pass
+//	course       how far an address that warms up has come at a provider, by its plan
+//	share        of a day: how many recipients it may try there for the first time
+//	overflow     mail for which it has no room: sent by warm addresses, waiting, or handed back
 //	session      one connection, from the wish for it to its end
 //	job          recipients of one message that a session has taken
 //	transaction  one job on the wire, from MAIL to the replies

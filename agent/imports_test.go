@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"agent/watch", "agent/deliver"},
 	{"agent/assess", "agent/orders", "agent/settle"},
 	{"agent/settings"},
-	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/webhook"},
+	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup", "agent/webhook"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
 	{"agent/daily", "agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
 	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},

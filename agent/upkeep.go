@@ -10,6 +10,7 @@ import (
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/spool"
 )
 
 // heartbeat tells the milter once a second that the agent lives, and how much
@@ -34,6 +35,7 @@ func (a *Agent) upkeep(ctx context.Context) {
 	tight, unsaved, damaged := false, false, 0
 	loop.Every(ctx, time.Second, func(now time.Time) {
 		damaged = a.settler.SettleDamaged(damaged)
+		a.handBackOverflow()
 		a.orders.Expire(time.Now())
 		a.settings.Now().Resolver.Forget()
 		a.orders.SaveRulePauses(time.Now(), false)
@@ -46,6 +48,21 @@ func (a *Agent) upkeep(ctx context.Context) {
 			tight = huge
 			debug.SetGCPercent(gcPercent(huge))
 		}
+	})
+}
+
+// handBackOverflow gives the host what has no room at addresses that warm up, where a pool says
+// so.
+func (a *Agent) handBackOverflow() {
+	jobs := a.queue.Overflowed()
+	if len(jobs) == 0 {
+		return
+	}
+	a.settler.Decide(jobs, func(id spool.ID) *spool.Envelope {
+		e, _ := a.store.Envelope(id)
+		return e
+	}, func(string) outcome.Decision {
+		return outcome.Decision{Action: outcome.HandBack, Enhanced: "4.3.0", Reason: "handed back: the address that it would leave from warms up, and has no room for more"}
 	})
 }
 

@@ -15,7 +15,7 @@ import (
 
 // Status implements control.Backend.
 func (b *Backend) Status() control.Status {
-	st := control.Status{Version: b.version, Loading: !b.watch.Loaded(), Sources: b.watch.Sources(), Limits: b.watch.StreamLimits()}
+	st := control.Status{Version: b.version, Loading: !b.watch.Loaded(), Sources: b.watch.Sources(), Limits: b.watch.StreamLimits(), Warmups: b.watch.Warmups()}
 	st.Waiting, st.Deferred, st.Active, st.Sessions = b.queue.Counts()
 	st.Held = b.queue.Held()
 	rates := b.history.SiteRates(time.Now())

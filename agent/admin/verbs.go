@@ -220,6 +220,7 @@ func (b *Backend) Why(site string) ([]control.Change, error) {
 	}
 	list[len(list)-1].Now = account(&a, b.history.SiteRates(time.Now())[site])
 	list[len(list)-1].Now.Breaker = b.breaker.InWords(a.Queue)
+	list[len(list)-1].Now.Warmup = b.watch.WarmupOf(a.Source, a.Queue, a.WarmingUp)
 	return list, nil
 }
 

@@ -33,6 +33,7 @@ func (l *loader) check() {
 	l.checkSimulate(&c.Simulate)
 	l.checkWebhooks()
 	l.checkPools()
+	l.checkWarmups()
 	l.checkStreams()
 	l.checkQueues()
 	l.checkReplies()

@@ -63,6 +63,8 @@ type Config struct {
 	Queues []Queue `toml:"queue"`
 	// Pools are sets of addresses that mail leaves from.
 	Pools []Pool `toml:"pool"`
+	// Warmups are plans by which addresses of pools begin.
+	Warmups []Warmup `toml:"warmup"`
 	// Streams are what holds for campaigns or lists.
 	Streams []Stream `toml:"stream"`
 	// Webhooks are where events are posted to.

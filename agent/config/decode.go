@@ -49,6 +49,12 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
+		case *[]Warmup:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				x := Warmup{Deferrals: warmupDeferrals, HardBounces: warmupHardBounces, Complaints: warmupComplaints, File: t.file, Line: t.line(hereItem)}
+				t.table(value, &x, hereItem, pathItem)
+				*p = append(*p, x)
+			})
 		case *[]Stream:
 			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
 				x := Stream{File: t.file, Line: t.line(hereItem)}
@@ -278,6 +284,16 @@ func assign(value, p any, key string) []fault {
 		return scalar(value, p, key+` = "mx"`, parseRoute)
 	case *OnBlock:
 		return oneOf(value, p, key, BlockWait, BlockOthers)
+	case *Overflow:
+		return oneOf(value, p, key, OverflowWarm, OverflowWait, OverflowHandback)
+	case *PoolWarmup:
+		if s, ok := value.(string); ok {
+			*p = PoolWarmup{All: s}
+			return nil
+		}
+		return list(value, &p.Each, key, func(s string) (string, error) { return s, nil })
+	case *Days:
+		return integers(value, (*[]int)(p), key, 1, 1_000_000_000)
 	case *Spread:
 		return oneOf(value, p, key, SpreadDomain, SpreadRecipient)
 	case *Mode:

@@ -55,6 +55,17 @@ type Pool struct {
 	// earned by no stream that is known: then it waits. An IPv6 /64 is one address in this.
 	// Default: "wait".
 	OnBlock OnBlock `toml:"on_block"`
+	// Warmup is the plan by which an address that is new to receivers begins: "standard" or
+	// the name of a [[warmup]], for all addresses, or one for each in the same order, "" for
+	// one that is warm: ["", "standard"]. It limits what goes out from an address, and brings
+	// no mail to it: that is up to weights, and to spread. A domain without spread has one
+	// address, cold or not. Default: all are warm.
+	Warmup PoolWarmup `toml:"warmup"`
+	// Overflow is what becomes of mail that was never tried, when its address has no room for it
+	// at the moment: "warm" addresses of the pool send it at once, it has to "wait", or
+	// goes back to the host's MTA ("handback"). What was tried stays at its address, and counts
+	// no more. Required with warmup.
+	Overflow Overflow `toml:"overflow"`
 
 	File string `toml:"-"` // where the pool stands, for messages
 	Line int    `toml:"-"`

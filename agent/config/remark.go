@@ -12,6 +12,7 @@ func (l *loader) remark() {
 	l.refuseStrangers(&l.cfg.Milter)
 	l.remarkRelays()
 	l.remarkPools()
+	l.remarkWarmups()
 	path := "agent.http.listen"
 	if !l.given(path) {
 		return

@@ -95,6 +95,8 @@ type Status struct {
 	// Sources are the addresses that mail leaves from, Limits what [[stream]]s bound.
 	Sources []Source       `json:"sources,omitempty"`
 	Limits  []StreamLimits `json:"stream_limits,omitempty"`
+	// Warmups are the courses of addresses that have a plan.
+	Warmups []Warmup `json:"warmup,omitempty"`
 	// Loading says that the spool is still being read: there may be more than is
 	// counted.
 	Loading bool `json:"loading,omitempty"`

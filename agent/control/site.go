@@ -25,6 +25,7 @@ type Account struct {
 	Opens       time.Time `json:"opens,omitzero"`             // no connect before
 	Punished    time.Time `json:"punished_until,omitzero"`    // refusals are taken to be punished until then
 	Addresses   []Address `json:"addresses,omitempty"`
+	Warmup      string    `json:"warmup,omitempty"`  // of the address that its connections come from
 	Breaker     string    `json:"breaker,omitempty"` // by what streams are held at its queue, and what is not known there
 }
 

@@ -203,7 +203,7 @@ func skipMisplaced(set *settings.Settings, e *spool.Envelope, job queue.Job, rt 
 			from = set.FromOf(e, int(item.Ordinal), job.Domain)
 		}
 		switch {
-		case from != job.From:
+		case from != job.From && !set.Overflowed(from, job.From, job.Domain, rt.Queue):
 			if !misplaced {
 				misplaced, others = true, append(others, job.Items[:i]...)
 			}

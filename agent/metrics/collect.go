@@ -24,6 +24,8 @@ type State struct {
 	Limited                                int            // recipients that wait for a window or a quota of their streams
 	Sources                                []control.Source
 	Limits                                 []control.StreamLimits
+	Warmups                                []control.Warmup
+	WarmingUp                              int // recipients that wait for room at addresses that warm up
 	Sites                                  []queue.Site
 	Spool                                  spool.Usage
 	Damaged                                int // records
@@ -136,6 +138,23 @@ func (s *scrape) limits(list []control.StreamLimits) {
 	}
 }
 
+// warmups are the courses of addresses that warm up.
+func (s *scrape) warmups(list []control.Warmup) {
+	day := desc("warmup_step", "Day of its plan that an address is on at a queue, from 1; 0: it is warm.", "address", "queue")
+	days := desc("warmup_steps", "Days that the plan of an address has.", "address", "queue")
+	share := desc("warmup_share", "Recipients that an address may send to for the first time at a queue today; 0: as many as it likes.", "address", "queue")
+	used := desc("warmup_used", "How many of these it has.", "address", "queue")
+	bad := desc("warmup_held", "Days in a row, up to yesterday, on which too much was refused, bounced or complained about to go on.", "address", "queue")
+	for i := range list {
+		x := &list[i]
+		s.gauge(day, float64(x.Day), x.Address, x.Queue)
+		s.gauge(days, float64(len(x.Shares)), x.Address, x.Queue)
+		s.gauge(share, float64(x.Share), x.Address, x.Queue)
+		s.gauge(used, float64(x.Used), x.Address, x.Queue)
+		s.gauge(bad, float64(x.HeldDays), x.Address, x.Queue)
+	}
+}
+
 // sources are the addresses that mail leaves from.
 func (s *scrape) sources(list []control.Source) {
 	present := desc("source_present", "1 if an address that mail leaves from can be bound, 0 if it cannot.", "address", "pool")
@@ -171,6 +190,10 @@ func (s *scrape) whole(st *State) {
 		s.gauge(held, float64(n), queue)
 	}
 	s.limits(st.Limits)
+	s.warmups(st.Warmups)
+	if len(st.Warmups) > 0 {
+		s.gauge(desc("recipients_warmup", "Recipients that wait for room at addresses that warm up; they are among those limited."), float64(st.WarmingUp))
+	}
 	s.sources(st.Sources)
 
 	s.gauge(desc("spool_segments", "Segment files of the spool."), float64(st.Spool.Segments))

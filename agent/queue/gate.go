@@ -26,11 +26,14 @@ type gate struct {
 	linked[*gate]
 	of       *limited
 	counters []*quotas.Counter
+	warmup   *Warmup        // nil: the addresses are warm
 	cold     ring[*sleeper] // whose destinations have no session up
 	warm     ring[*sleeper]
 	mail     int       // recipients behind it, with permits or without
 	until    time.Time // a quota is used up; zero: none is
 	since    time.Time // when that was found
+
+	forWarmup bool // it is the budget of an address that is used up
 }
 
 // shut says whether mail behind a gate waits for a window or a quota; none has any.
@@ -64,6 +67,10 @@ type permit struct {
 	since time.Time
 	n     int // recipients, if there are counters
 	taken []quotas.Taken
+
+	fresh   int // of them, those that are tried for the first time, if there are budgets
+	budgets []Budget
+	shares  []quotas.Taken // of each
 }
 
 const (
@@ -84,23 +91,33 @@ const (
 func (q *Queue) setGate(f *flow) {
 	f.gate, f.priority, f.out = nil, 0, false
 	l := q.limitsFor(f.stream)
-	if l == nil {
+	if l != nil {
+		f.priority = l.Priority
+	}
+	if f.dest.route.Relay != "" && f.dest.route.Handback {
 		return
 	}
-	f.priority = l.Priority
-	if !l.bounds() || f.dest.route.Relay != "" && f.dest.route.Handback {
-		return
+	w := f.dest.route.Warmup
+	if l == nil || !l.bounds() {
+		if w == nil {
+			return
+		}
+		l = q.coldGates
 	}
-	by := f.dest.route.Queue.Name
-	own := l.ByQueue[by]
-	if own == nil {
-		by = ""
+	var k gateKey
+	if w != nil {
+		k.warmup = w.Key
 	}
-	f.gate = l.gates[by]
+	own := l.ByQueue[f.dest.route.Queue.Name]
+	if own != nil {
+		k.queue = f.dest.route.Queue.Name
+	}
+	f.gate = l.gates[k]
 	if f.gate == nil {
 		f.gate = &gate{of: l, counters: append(append([]*quotas.Counter(nil), l.Quotas...), own...)}
-		l.gates[by] = f.gate
+		l.gates[k] = f.gate
 	}
+	f.gate.warmup = w
 }
 
 // regate brings a flow behind another gate, or before it.
@@ -179,7 +196,7 @@ func (q *Queue) wakeUp(f *flow) {
 // warm has the flows of a destination wait in the line that they belong in, when its first
 // session has come up or the last one has gone.
 func (q *Queue) warm(d *destination) {
-	if len(q.limited) == 0 {
+	if len(q.limited) == 0 && d.route.Warmup == nil {
 		return
 	}
 	for _, f := range d.flows {
@@ -197,7 +214,7 @@ func (q *Queue) grant(l *limited, now time.Time) {
 		l.again = true
 		return
 	}
-	l.granted = true
+	l.granted, l.left = true, 0
 	defer func() { l.granted = false }()
 	for l.again = true; l.again; {
 		l.again = false
@@ -239,7 +256,20 @@ func (q *Queue) grantOne(l *limited, now time.Time) bool {
 			if f == nil {
 				continue
 			}
-			p, next, ok := q.ask(f, now)
+			p, next, ok, over := q.ask(f, now)
+			if over {
+				if f.promised()+q.headCount(f) > f.mail {
+					continue // it is what permits were given for
+				}
+				if l.left >= overflowAtOnce {
+					q.lookAtStream(l, now.Add(soonest), now)
+					return false
+				}
+				if q.overflow(f, now) {
+					l.left++
+					return true
+				}
+			}
 			if !ok {
 				q.shut(g, next, now)
 				continue
@@ -280,26 +310,34 @@ func nextAsleep(line *ring[*sleeper], now time.Time) *flow {
 	return nil
 }
 
-// ask takes from the quotas what the message at the head of a flow needs. Without room in one
-// of them ok is false, and next is when there is some; zero: when a block is written.
-func (q *Queue) ask(f *flow, now time.Time) (p permit, next time.Time, ok bool) {
+// ask takes from the quotas, and from the budgets of addresses that warm up, what the message at
+// the head of a flow needs. Without room in one of them ok is false, and next is when there is
+// some; zero: when a block is written. over says that the message is to leave the flow.
+func (q *Queue) ask(f *flow, now time.Time) (p permit, next time.Time, ok, over bool) {
 	p.since = now
-	if len(f.gate.counters) == 0 {
-		return p, next, true
+	f.gate.forWarmup = false
+	if len(f.gate.counters) == 0 && f.gate.warmup == nil {
+		return p, next, true, false
 	}
 	p.n = q.headCount(f)
 	for _, c := range f.gate.counters {
 		room, at := c.Room(now)
 		if room == 0 {
-			return permit{}, at, false
+			return permit{}, at, false, false
 		}
 		p.n = min(p.n, room)
+	}
+	if f.gate.warmup != nil {
+		if next, ok, over := q.askWarmup(f, &p, now); !ok {
+			f.gate.forWarmup = true
+			return permit{}, next, false, over
+		}
 	}
 	for _, c := range f.gate.counters {
 		_, from := c.Take(now, p.n) // there is room: nobody else takes, under this mutex
 		p.taken = append(p.taken, from)
 	}
-	return p, next, true
+	return p, next, true, false
 }
 
 // headCount is how many recipients the next transaction of a flow may have.
@@ -361,12 +399,13 @@ func (q *Queue) revoke(f *flow, now time.Time) {
 	q.unpermit(f)
 	l := f.gate.of
 	l.tokens.n = min(l.tokens.n+1, max(1, l.Rate))
+	p.unwarm(p.fresh)
 	q.giveBack(f.gate, &p, p.n, now)
 }
 
 // revokeAll takes back all permits at a destination where no session comes up.
 func (q *Queue) revokeAll(d *destination, now time.Time) {
-	if len(q.limited) == 0 {
+	if len(q.limited) == 0 && d.route.Warmup == nil {
 		return
 	}
 	for _, f := range d.flows {
@@ -399,7 +438,7 @@ func (q *Queue) QuotasGranted() {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, l := range q.limited {
+	for _, l := range append([]*limited{q.coldGates}, q.limited...) {
 		for _, g := range l.gates {
 			q.reopen(g)
 		}
@@ -432,7 +471,7 @@ func (q *Queue) lookAtStream(l *limited, at, now time.Time) {
 
 // fire gives what may be given by now.
 func (l *limited) fire(q *Queue, now time.Time) {
-	current := false
+	current := l == q.coldGates
 	for _, x := range q.limited {
 		current = current || x == l
 	}

@@ -295,11 +295,14 @@ func (q *Queue) next(d *destination, limit int, items []Item) (Job, *flow, *perm
 		d.active.rotate()
 		f = d.active.head
 	}
+	alone := d.active.n == 1
+	p := q.use(f)
+	if p != nil && p.budgets != nil && p.fresh == 0 {
+		q.seekTried(f)
+	}
 	l := f.lanes.head
 	size := int(q.messages.at(q.recipients.at(l.head).message).size)
 	f.lanes.rotate()
-	alone := d.active.n == 1
-	p := q.use(f)
 	if p != nil && p.n > 0 {
 		limit = min(limit, p.n)
 	}

@@ -30,8 +30,8 @@ func (l *StreamLimits) bounds() bool {
 // limited is a [[stream]] with what waits behind its gates.
 type limited struct {
 	StreamLimits
-	gates   map[string]*gate // by queue, if it has quotas of its own; else one at ""
-	open    ring[*gate]      // with flows behind them, and no quota that is used up
+	gates   map[gateKey]*gate
+	open    ring[*gate] // with flows behind them, and no quota that is used up
 	tokens  tokens
 	out     []*flow // that have permits, perhaps
 	granted bool    // a grant is under way
@@ -39,6 +39,7 @@ type limited struct {
 	planned time.Time
 	closes  time.Time // when the window closes next, if a timer knows
 	turn    int       // permits given
+	left    int       // messages that left their flows in this grant (overflow)
 }
 
 // SetStreams replaces what holds for streams. The first that fits is a stream's.
@@ -48,7 +49,7 @@ func (q *Queue) SetStreams(list []StreamLimits) {
 	old := q.limited
 	q.limited = nil
 	for i := range list {
-		l := &limited{StreamLimits: list[i], gates: make(map[string]*gate)}
+		l := &limited{StreamLimits: list[i], gates: make(map[gateKey]*gate)}
 		for _, x := range old {
 			if x.Name == l.Name {
 				l.tokens = x.tokens // a reload is no reason for another burst
@@ -104,14 +105,25 @@ func (q *Queue) Limited() (n int) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, l := range q.limited {
-		for _, g := range l.gates {
-			if g.shut(now) {
-				n += g.mail
-			}
+	q.eachGate(func(g *gate) {
+		if g.shut(now) {
+			n += g.mail
 		}
-	}
+	})
 	return n
+}
+
+// waitsFor says which limit mail behind a gate waits for; "" if for none. What one address has no
+// room for says nothing of the others.
+func (g *gate) waitsFor(now time.Time) string {
+	if g.forWarmup && g.warmup != nil && g.until.After(now) && g.asleep() > 0 {
+		return g.warmup.inWords()
+	}
+	if g.of.Name == "" { // of addresses that warm up, and no [[stream]]
+		return ""
+	}
+	why, _ := g.of.waitsFor(now)
+	return why
 }
 
 // waitsFor says which limit mail behind the gates waits for, and until when; "" if for none.
@@ -121,6 +133,9 @@ func (l *limited) waitsFor(now time.Time) (why string, until time.Time) {
 		asleep += g.asleep()
 		if g.asleep() > 0 && g.until.After(now) && (until.IsZero() || g.until.Before(until)) {
 			why, until = "a quota of [[stream]] "+l.Name+" is used up", g.until
+			if g.forWarmup && g.warmup != nil {
+				why = g.warmup.inWords()
+			}
 		}
 	}
 	switch {

@@ -87,7 +87,7 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 		} else if d.reason != "" {
 			e.Reason = d.reason
 		} else if f := l.flow; f != nil && f.gate != nil {
-			if why, _ := f.gate.of.waitsFor(time.Now()); why != "" {
+			if why := f.gate.waitsFor(time.Now()); why != "" {
 				e.Reason = why
 			}
 		}

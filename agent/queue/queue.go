@@ -103,6 +103,8 @@ type Queue struct {
 	priorities map[string]int // of streams that have any
 	pauses     []Pause
 	limited    []*limited // streams
+	coldGates  *limited   // where mail waits that no [[stream]] limits, at addresses that warm up
+	overflowed []Job      // taken, for the host MTA
 	knocking   []*limited // of these, where flows have come to a gate
 	limits     []Limit
 	reasons    names
@@ -249,6 +251,7 @@ func New(o Options) *Queue {
 		pulses:     make(chan chan struct{}),
 		reasons:    names{limit: maxReasons},
 	}
+	q.coldGates = &limited{gates: make(map[gateKey]*gate)}
 	q.streams = names{limit: maxStreams, pastLimit: q.sharedStream}
 	return q
 }

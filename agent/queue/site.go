@@ -24,6 +24,7 @@ type Route struct {
 	Places    []Place       // where a connection may go, the best tier first; none: the relay's socket, or nowhere at present
 	Sources   []netip.Addr  // where connections come from, one of a family at most, the favoured first; an address of no such family: the kernel's choice
 	Receiver  string        // name of the site without its source, which it shares with those of other sources; "": there are none
+	Warmup    *Warmup       // of the sources; nil: all are warm
 	From      string        // what mail with this route leaves from, for the journal; "": the choice is not kept
 	Expires   time.Time     // ask again then; zero: never
 }
@@ -261,7 +262,19 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 		d.no = q.destByNo.add(d)
 	}
 	q.aim(d, &w, now)
+	old := d.route
 	d.route = &w
+	if old != nil && old.Warmup.key() != w.Warmup.key() {
+		for _, f := range d.flows {
+			q.regate(f)
+		}
+	} else if w.Warmup != nil {
+		for _, f := range d.flows {
+			if f.gate != nil {
+				f.gate.warmup = w.Warmup // of the settings in force
+			}
+		}
+	}
 	if len(w.Sources) > 0 {
 		d.site.source = w.Sources[0]
 	}

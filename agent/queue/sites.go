@@ -152,7 +152,9 @@ type Account struct {
 	Site
 	Limits   elastic.Limits // in force
 	Snapshot elastic.Snapshot
-	Changes  []elastic.Change // the last ones, oldest first, each with the reply or measurement behind it
+	// WarmingUp is how many recipients wait for room at an address that warms up.
+	WarmingUp int
+	Changes   []elastic.Change // the last ones, oldest first, each with the reply or measurement behind it
 }
 
 // Explain tells all of a site; false if it is not known.
@@ -178,5 +180,6 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	var e evidence
 	a.Site, e = q.look(s, &x, now)
 	a.HeldBack, a.Limits = e.judge(), e.control.Limits
+	a.WarmingUp = q.warmingUpAt(s, now)
 	return a, true
 }

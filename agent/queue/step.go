@@ -84,6 +84,7 @@ func (q *Queue) assign(s *Session) {
 	s.items = s.job.Items
 	if s.permit != nil {
 		s.gate = f.gate
+		s.permit.useWarmup(s.items, time.Now())
 		q.giveBack(s.gate, s.permit, s.permit.n-len(s.items), time.Now())
 		q.sleep(f)
 	}
@@ -337,6 +338,9 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		if !settled(done, s.job.Items[i].Handle) {
 			q.settle(Settled{Handle: s.job.Items[i].Handle, How: Untried}, now)
 		}
+	}
+	if s.permit != nil && s.permit.budgets != nil {
+		s.permit.unwarm(untried(s.job.Items, done))
 	}
 	if s.permit != nil && s.permit.n > 0 {
 		accepted := 0

@@ -48,6 +48,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -60,11 +61,14 @@ import (
 type Quota struct {
 	Limit int
 	Zone  *time.Location // whose days, for a quota of a day; nil: the host's
+	// Spread spreads a quota of a day over it: an hour's part may be taken at once, and what
+	// was taken comes back evenly.
+	Spread bool
 }
 
 // Key names a count. It stays when the quota changes.
 type Key struct {
-	Stream   string `json:"stream"`             // as the configuration calls it
+	Stream   string `json:"stream"`             // whose count it is: a stream as the configuration calls it, or an address (package warmup)
 	Provider string `json:"provider,omitempty"` // "": all receivers together
 	Day      bool   `json:"day,omitempty"`      // else an hour
 }
@@ -82,6 +86,10 @@ type Options struct {
 	Log  *slog.Logger
 	// Granted is called when blocks were granted that Room had to ask for.
 	Granted func()
+	// Damaged, if there is one, is told of a file that can be read and makes no sense. It was
+	// renamed then, all is counted anew, and who is told must see that nothing is sent on the
+	// strength of that. nil: such a file stays, and streams wait.
+	Damaged func(error)
 }
 
 // Book holds the counts. It may be used by many goroutines.
@@ -108,6 +116,38 @@ type Counter struct {
 	asked int       // size of the block that is asked for; 0: none is
 	since time.Time // when it was asked for
 	last  uint64    // number of the last block
+	pace  pace      // of a quota that is spread
+}
+
+// pace is what may be taken at once of a quota that is spread over the day.
+type pace struct {
+	n      float64   // recipients
+	filled time.Time // when n was found; zero: never yet
+}
+
+// hours is how many parts a spread day has. Twilio SendGrid's warm-up, too, goes by the hour
+// (package warmup has the source).
+const hours = 24
+
+// fill brings the pace up to date. It is full at its first use on a day of which nothing was
+// used, and empty else: a restart is no reason for another burst.
+func (p *pace) fill(now time.Time, limit int, fresh bool) {
+	burst := float64(limit)/hours + 1 // a fraction that is left over is not lost
+	switch {
+	case !p.filled.IsZero():
+		p.n += max(0, now.Sub(p.filled).Seconds()) * p.rate(limit)
+	case fresh:
+		p.n = burst
+	}
+	p.n, p.filled = min(p.n, burst), now
+}
+
+// rate is in recipients per second.
+func (*pace) rate(limit int) float64 { return float64(limit) / (hours * 3600) }
+
+// next is when there is one more recipient.
+func (p *pace) next(now time.Time, limit int) time.Time {
+	return now.Add(time.Millisecond + time.Duration((math.Floor(p.n)+1-p.n)/p.rate(limit)*float64(time.Second)))
 }
 
 // block is a number of recipients that were sent to.
@@ -173,10 +213,13 @@ func (b *Book) read(now time.Time) error {
 	}
 	var s *saved
 	if err == nil {
-		err = json.Unmarshal(text, &s)
-	}
-	if err == nil {
-		err = s.check()
+		if err = json.Unmarshal(text, &s); err == nil {
+			err = s.check()
+		}
+		if err != nil && b.o.Damaged != nil {
+			b.o.Damaged(SetAside(b.o.Path, now, err))
+			return nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("the counts of quotas cannot be read: %w; remedy: mend %s, or remove it to begin all counts anew", err, b.o.Path)
@@ -201,6 +244,16 @@ func (b *Book) read(now time.Time) error {
 	return nil
 }
 
+// SetAside renames a file that makes no sense, so that nobody reads it again and it can be looked
+// at. It returns what is to be told.
+func SetAside(path string, now time.Time, why error) error {
+	aside := path + ".damaged-" + now.UTC().Format("20060102T150405Z")
+	if err := os.Rename(path, aside); err != nil {
+		return fmt.Errorf("%s is damaged: %w, and cannot be renamed: %w", path, why, err)
+	}
+	return fmt.Errorf("%s was damaged: %w; it is %s now", path, why, aside)
+}
+
 // Use puts quotas into force. What was counted for the same key counts on, also when the key was
 // without a quota for a while.
 func (b *Book) Use(list map[Key]Quota) {
@@ -210,16 +263,29 @@ func (b *Book) Use(list map[Key]Quota) {
 		c.quota = Quota{}
 	}
 	for k, q := range list {
-		if q.Zone == nil {
-			q.Zone = time.Local
-		}
-		c := b.counters[k]
-		if c == nil {
-			c = &Counter{book: b, key: k}
-			b.counters[k] = c
-		}
-		c.quota = q
+		b.set(k, q)
 	}
+}
+
+// Set puts one quota into force beside those that are, and returns its count. A limit of 0 lets
+// nothing go.
+func (b *Book) Set(k Key, q Quota) *Counter {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.set(k, q)
+}
+
+func (b *Book) set(k Key, q Quota) *Counter {
+	if q.Zone == nil {
+		q.Zone = time.Local
+	}
+	c := b.counters[k]
+	if c == nil {
+		c = &Counter{book: b, key: k}
+		b.counters[k] = c
+	}
+	c.quota = q
+	return c
 }
 
 // Counter is the count of a quota that Use has put into force; nil if there is none.
@@ -233,7 +299,9 @@ func (b *Book) Counter(k Key) *Counter {
 }
 
 // Room is how many recipients may be taken now. If that is 0, next is when there will be
-// some, or the zero time when a block is being reserved, of which Granted tells.
+// some, or the zero time when a block is being reserved, of which Granted tells. Of a quota that
+// is spread next is told in any case, and the zero time says that there is more than n as
+// soon as the next block is reserved.
 func (c *Counter) Room(now time.Time) (n int, next time.Time) {
 	c.book.mu.Lock()
 	defer c.book.mu.Unlock()
@@ -242,26 +310,43 @@ func (c *Counter) Room(now time.Time) (n int, next time.Time) {
 
 func (c *Counter) room(now time.Time) (n int, next time.Time) {
 	c.expire(now)
-	left := c.quota.Limit - c.used(now)
+	used := c.used(now)
+	left := c.quota.Limit - used
 	if left <= 0 {
 		return 0, c.next(now)
+	}
+	if c.quota.Spread {
+		c.pace.fill(now, c.quota.Limit, used == 0)
+		if n := int(c.pace.n); n < left {
+			if left, next = n, c.pace.next(now, c.quota.Limit); left <= 0 {
+				return 0, next
+			}
+		}
+	}
+	if c.quota.Spread && next.IsZero() {
+		next = c.next(now)
 	}
 	if c.size > 0 && (c.open.N >= c.size || c.open.Day != c.day(now)) {
 		c.finish()
 	}
-	if c.size > 0 {
-		return min(left, c.size-c.open.N), time.Time{}
-	}
-	c.asked, c.since = min(left, max(1, c.quota.Limit/part)), now
-	if c.book.o.Path == "" {
+	if c.size == 0 {
+		c.asked, c.since = min(c.quota.Limit-used, max(1, c.quota.Limit/part)), now
+		if c.book.o.Path != "" {
+			select {
+			case c.book.kick <- struct{}{}:
+			default:
+			}
+			if c.quota.Spread && c.book.failed != nil { // nobody knows when: mail need not wait for it
+				return 0, now.Add(retryWrite)
+			}
+			return 0, time.Time{}
+		}
 		c.grant(c.asked, now)
-		return c.size, time.Time{}
 	}
-	select {
-	case c.book.kick <- struct{}{}:
-	default:
+	if block := c.size - c.open.N; block < left {
+		return block, time.Time{}
 	}
-	return 0, time.Time{}
+	return left, next
 }
 
 // Taken says which block recipients were taken from.
@@ -281,7 +366,47 @@ func (c *Counter) Take(now time.Time, n int) (int, Taken) {
 	}
 	c.open.N += n
 	c.open.At = now
+	c.pace.n -= float64(n)
 	return n, Taken{c.open.no, c.open.Day}
+}
+
+// Renew has n recipients that were taken together count on the day of now, and says how they
+// were taken then: they are sent to only now.
+func (c *Counter) Renew(now time.Time, from Taken, n int) Taken {
+	if today := c.day(now); from.day != today {
+		c.Return(from, n)
+		c.Add(now, n)
+		return Taken{day: today}
+	}
+	return from
+}
+
+// Add counts n recipients that are sent to without room for them. They are in the file with the
+// next block.
+func (c *Counter) Add(now time.Time, n int) {
+	c.book.mu.Lock()
+	defer c.book.mu.Unlock()
+	c.spend(block{At: now, Day: c.day(now), N: n})
+	c.pace.n -= float64(n)
+}
+
+// UsedOn is how many recipients counted on a day, "2026-11-28", of the last days.
+func (b *Book) UsedOn(k Key, day string) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.counters[k]
+	if c == nil {
+		return 0
+	}
+	for i := range c.spent {
+		if c.spent[i].Day == day {
+			n += c.spent[i].N
+		}
+	}
+	if c.size > 0 && c.open.Day == day {
+		n += c.open.N
+	}
+	return n
 }
 
 // Return takes back n of the recipients that were taken together: those that have not
@@ -289,12 +414,13 @@ func (c *Counter) Take(now time.Time, n int) (int, Taken) {
 func (c *Counter) Return(from Taken, n int) {
 	c.book.mu.Lock()
 	defer c.book.mu.Unlock()
+	c.pace.n += float64(n) // fill bounds it
 	if c.size > 0 && c.open.no == from.no {
 		c.open.N -= min(n, c.open.N)
 		return
 	}
 	for i := range c.spent {
-		if s := &c.spent[i]; s.no == from.no || s.Day != "" && s.Day == from.day {
+		if s := &c.spent[i]; from.no > 0 && s.no == from.no || s.Day != "" && s.Day == from.day {
 			n = min(n, s.N)
 			s.N -= n
 			c.sum -= n

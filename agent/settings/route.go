@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,7 +113,7 @@ func simulatedRoute(domain string, by *config.Queue) queue.Route {
 // source alone in its identity, as most of its connections come from there.
 func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue.Route {
 	domain, text := queue.SplitRouteName(name)
-	settled := s.settle(text, domain, q)
+	settled, narrow := s.settle(text, domain, q)
 	sources, all := sources(settled.Choice, plan), s.SourceAddresses()
 	answer := sites.Answer{Domain: domain, Groups: groups(plan), Sources: all, Queue: s.IsQueue}
 	answer.Several = len(all) > 1 || len(s.Config.Pools) > 0 // beside one the system chooses
@@ -154,6 +155,10 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 		rt.From = settled.String()
 	}
 	rt.Places = s.places(rt)
+	if narrow {
+		rt.Places = slices.DeleteFunc(rt.Places, func(p queue.Place) bool { return !p.Source.IsValid() })
+	}
+	rt.Warmup = s.warmupOf(settled, sources, plan, q)
 	return rt
 }
 

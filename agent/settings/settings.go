@@ -34,6 +34,7 @@ import (
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/simulate"
 	"github.com/millrace/millrace/agent/sites"
+	"github.com/millrace/millrace/agent/warmup"
 )
 
 // Settings are one configuration in the others' terms. They do not change: a reload makes
@@ -48,6 +49,7 @@ type Settings struct {
 	Blocks   *Blocks        // of source addresses at providers
 
 	Simulated *simulate.Receiver // of [simulate]; New makes one without complaints, which its caller may replace
+	Warmup    *warmup.Warmup     // of source addresses; nil: all are warm
 
 	tls   *tlsBase
 	pools struct {

@@ -142,10 +142,11 @@ func (s *Settings) OnBlock(a netip.Addr) config.OnBlock {
 	return config.BlockWait
 }
 
-// settle makes the choice that is open in what mail of a domain leaves from.
-func (s *Settings) settle(text, domain string, q *config.Queue) pools.From {
-	f, err := pools.Parse(text)
-	if err != nil { // a journal of a later version, perhaps
+// settle makes the choice that is open in what mail of a domain leaves from. It is narrow if
+// hosts of a family that it lacks are not to be called (settings/warmup.go).
+func (s *Settings) settle(text, domain string, q *config.Queue) (f pools.From, narrow bool) {
+	var err error
+	if f, err = pools.Parse(text); err != nil { // a journal of a later version, perhaps
 		f = pools.From{}
 	}
 	if f == (pools.From{}) || s.pool(f.Pool) == nil {
@@ -155,15 +156,16 @@ func (s *Settings) settle(text, domain string, q *config.Queue) pools.From {
 	usable := s.usable(f.Pool, q)
 	if f.Choice == (pools.Choice{}) {
 		f.Choice = p.Choose(domain, usable)
-		return f
+		return f, false
 	}
-	all := s.SourceAddresses()
+	all, old := s.SourceAddresses(), f.Choice
 	f.Choice = p.Resettle(f.Choice, domain, func(a netip.Addr) bool {
 		return slices.Contains(all, a) && (usable == nil || usable(a) || !slices.ContainsFunc(p.Addresses, func(x pools.Address) bool {
 			return x.Is4() == a.Is4() && usable(x.Addr)
 		}))
 	}, usable)
-	return f
+	f.Choice, narrow = s.withoutWarming(f.Choice, old, q)
+	return f, narrow
 }
 
 // sources are the addresses of a choice that the hosts of a plan have the family of, the

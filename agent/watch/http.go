@@ -165,6 +165,17 @@ func (w *Watch) Warnings() []string {
 	if err := w.quotas.Failed(); err != nil {
 		list = append(list, "streams that have quotas wait: "+err.Error())
 	}
+	if err := w.warmup.Failed(); err != nil {
+		list = append(list, "addresses that warm up send nothing new, or a restart would know less of them: "+err.Error())
+	}
+	for _, x := range w.Warmups() {
+		switch {
+		case x.Lost && x.Done == "":
+			list = append(list, "address "+x.Address+" sends nothing new to "+x.Queue+" today: what was known of its warm-up was damaged (the log says more)")
+		case x.HeldDays > 0:
+			list = append(list, "the warm-up of "+x.Address+" at "+x.Queue+" does not go on: "+x.Stays())
+		}
+	}
 	for _, x := range w.Sources() {
 		if x.Absent {
 			list = append(list, "source address "+x.Address+" cannot be bound: its mail leaves from others of its [[pool]], or waits where there are none")

@@ -60,6 +60,16 @@ func (p *page) Snapshot() web.Snapshot {
 	for i := range limits {
 		s.Limits = append(s.Limits, web.Limit{Name: limits[i].Name, What: limits[i].InWords()})
 	}
+	for _, x := range w.Warmups() {
+		if x.Done != "" {
+			continue
+		}
+		y := web.Warmup{Address: x.Address, Queue: x.Queue, What: x.InWords(), Trouble: x.HeldDays > 0 || x.Lost}
+		for _, d := range x.Days {
+			y.Days = append(y.Days, web.WarmupDay{Date: d.Date, Share: d.Share, Used: d.Used})
+		}
+		s.Warmups = append(s.Warmups, y)
+	}
 	unknown := w.orders.Unknown().List()
 	for _, x := range unknown[:min(len(unknown), maxUnknown)] {
 		s.Unknown = append(s.Unknown, web.UnknownReply{Count: x.Count, Example: x.Example})

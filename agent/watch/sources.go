@@ -2,11 +2,13 @@ package watch
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/warmup"
 )
 
 // Sources are the addresses that mail leaves from; none where the system chooses.
@@ -53,6 +55,42 @@ func (w *Watch) StreamLimits() (list []control.StreamLimits) {
 		}
 	}
 	return list
+}
+
+// Warmups are the courses of addresses that have a plan.
+func (w *Watch) Warmups() (list []control.Warmup) {
+	now := time.Now()
+	for _, c := range w.warmup.List(now) {
+		x := control.Warmup{Address: c.Address, Queue: c.Provider, Plan: c.Plan, Shares: c.Shares, Done: c.Done, Lost: c.Lost, Reports: c.Knows, HeldDays: c.BadDays}
+		for _, d := range c.Days {
+			x.Days = append(x.Days, control.WarmupDay{
+				Date: d.Date, Day: d.Step + 1, Share: d.Share, Used: d.Used, Accepted: d.Accepted, Refused: d.Deferrals, HardBounces: d.HardBounces, Verdict: d.Verdict, Bad: d.Bad,
+			})
+		}
+		if n := len(x.Days); n > 0 && x.Done == "" {
+			x.Day, x.Share, x.Used = x.Days[n-1].Day, x.Days[n-1].Share, x.Days[n-1].Used
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+// WarmupOf tells of the warm-up of an address at a queue, where so many recipients of a site wait
+// for it; "" if it is warm.
+func (w *Watch) WarmupOf(a netip.Addr, queue string, waiting int) string {
+	if !a.IsValid() {
+		return ""
+	}
+	for _, x := range w.Warmups() {
+		if x.Address == warmup.Address(a) && x.Queue == queue && x.Done == "" {
+			text := x.Address + " is on " + x.InWords()
+			if waiting > 0 {
+				text += fmt.Sprintf("; %d recipients wait for room", waiting)
+			}
+			return text
+		}
+	}
+	return ""
 }
 
 // blocked are the effects of rules by which receivers refuse source addresses of ours.

@@ -37,6 +37,7 @@ func (w *Watch) State() metrics.State {
 		})
 	}
 	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
+	st.Warmups, st.WarmingUp = w.Warmups(), w.queue.WarmingUp()
 	st.BreakerHeld = make(map[string]int)
 	for _, p := range w.orders.HeldByBreaker() {
 		st.BreakerHeld[p.Filter.Queue]++

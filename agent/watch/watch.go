@@ -32,6 +32,7 @@ import (
 	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/settle"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/agent/warmup"
 	"github.com/millrace/millrace/agent/web"
 	"github.com/millrace/millrace/agent/webhook"
 )
@@ -49,6 +50,7 @@ type Options struct {
 	Outcomes *outcomes.Outcomes
 	Webhooks *webhook.Sender
 	Quotas   *quotas.Book
+	Warmup   *warmup.Warmup
 	History  *history.History
 	Metrics  *metrics.Metrics
 	Assessor *assess.Assessor
@@ -72,6 +74,7 @@ type Watch struct {
 	outcomes *outcomes.Outcomes
 	webhooks *webhook.Sender
 	quotas   *quotas.Book
+	warmup   *warmup.Warmup
 	history  *history.History
 	metrics  *metrics.Metrics
 	assessor *assess.Assessor
@@ -93,7 +96,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, quotas: o.Quotas, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

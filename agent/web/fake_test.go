@@ -91,6 +91,10 @@ func busy(now time.Time) *fixed {
 				{Address: "192.0.2.25", What: "of pool news, weight 3, greets as out1.example.com", Sessions: 40},
 				{Address: "192.0.2.26", What: "of pool news, weight 1, greets as out2.example.com; blocked at yahoo", Trouble: true},
 			},
+			Warmups: []Warmup{
+				{Address: "192.0.2.26", Queue: "google", What: "day 3 of 30: 300 of 960 recipients", Days: []WarmupDay{{"2026-11-27", 480, 478}, {"2026-11-28", 672, 672}, {"2026-11-29", 960, 300}}},
+				{Address: "2001:db8:25::/64", Queue: "outlook", What: hostile, Trouble: true, Days: []WarmupDay{{"2026-11-29", 1, 1}}},
+			},
 			Limits:  []Limit{{"newsletters", "4321 of 5000/h; Mon-Fri 08:00-20:00 Europe/Berlin, open until Mon 20:00"}, {hostile, hostile}},
 			Unknown: []UnknownReply{{17, "host mx.far.test[192.0.2.3] said: 550 ask joe@example.com (in reply to RCPT TO command)"}, {2, hostile}},
 		},

@@ -76,6 +76,8 @@ type overviewPage struct {
 	MoreSources int
 	Limits      []Limit
 	MoreLimits  int
+	Warmups     []warmupRow
+	MoreWarmups int
 	Classes     []classRow
 	Since       string // what Classes cover
 	Unknown     []UnknownReply
@@ -99,6 +101,7 @@ func (h *Handler) overview(v *view) (any, *problem) {
 	for i := range p.Limits {
 		p.Limits[i] = Limit{v.text(p.Limits[i].Name), v.text(p.Limits[i].What)}
 	}
+	p.Warmups, p.MoreWarmups = v.warmups()
 	p.Classes = v.classRows()
 	for _, x := range v.Unknown {
 		p.Unknown = append(p.Unknown, UnknownReply{x.Count, v.text(x.Example)})

@@ -63,6 +63,7 @@ type Snapshot struct {
 	Streams  []Stream
 	Sources  []Source       // that mail leaves from
 	Limits   []Limit        // of streams
+	Warmups  []Warmup       // of addresses, those that are not warm yet
 	Unknown  []UnknownReply // replies that no rule knew, the most frequent
 }
 

@@ -84,6 +84,9 @@ func printAccount(out io.Writer, a *control.Account) {
 	if a.Punished.After(now) {
 		printable.Fprintf(out, "careful    refusals are punished there; one more is seldom tried until %s\n", a.Punished.Local().Format(time.DateTime))
 	}
+	if a.Warmup != "" {
+		printable.Fprintf(out, "warm-up    %s\n", a.Warmup)
+	}
 	if a.Breaker != "" {
 		printable.Fprintf(out, "breaker    %s\n", a.Breaker)
 	}

@@ -37,6 +37,7 @@ type cli struct {
 	Pause    pauseCmd    `cmd:"" help:"Stop a stream, a queue, a site, a user ... or everything."`
 	Resume   resumeCmd   `cmd:"" help:"Let go on what is paused."`
 	Brakes   brakesCmd   `cmd:"" help:"List what is paused or limited, and by whom."`
+	Warmup   warmupCmd   `cmd:"" help:"Show how far addresses that warm up have come."`
 	Set      setCmd      `cmd:"" help:"Limit a site or a queue for a time."`
 
 	Flush    flushCmd    `cmd:"" help:"Try queued mail now, as postqueue -f does."`

@@ -1,0 +1,555 @@
+// Package warmup lets new source addresses begin with little mail, and have more each day that
+// was good, as receivers distrust an address that nobody knows and that sends much.
+//
+// A Warmup has a course for each address and provider: a plan of shares, one for each day, and
+// how far it has come. Warming says whether an address is on a course; Share is what
+// package queue asks before mail leaves for the first time (queue.Budget). Delivery hears what
+// became of it, List tells, Run writes, Close writes for the last time.
+//
+// # What is counted
+//
+// An address is one address of IPv4, and a /64 of IPv6, since receivers count that as one
+// sender. A provider is a [[queue]]; all domains that none lists are one, the general queue, as
+// in package breaker. A share counts recipients that are tried for the first time: a message
+// that was tried belongs to its address, so its further tries pass, and count no more.
+// Each receiver sees its own part only, so a plan holds for each provider by itself.
+//
+// # When a day counts
+//
+// At midnight of the host's zone the day that ends is judged (judge.go): the course goes on if
+// it was good and used, else it stays or steps back. What a day was is kept, so a clock that
+// shows tomorrow for a minute moves nothing: when it is set back, what came after is forgotten.
+// An address that has sent nothing to a provider for a month begins anew there, also one that
+// had come to its end (SendGrid's advice, see Standard).
+//
+// # What is durable
+//
+// The counts of the day are those of a quotas.Book with a file of its own, warmup-counts.json: no
+// share is exceeded by a crash, a restart or a clock that is set, and an unfinished block of a
+// hundredth counts as used. The courses are in warmup.json, which is written within seconds
+// of a change of the day, else each minute, and at a stop: a crash costs a minute of outcomes,
+// and of the days nothing.
+//
+// A file that makes no sense is renamed and told. Its safe form is this: for the rest of that
+// day no share is left, as nobody knows what was used of it, and from the next day on courses
+// that are not known begin with their first day. Too little costs time, too much the
+// reputation. A file that cannot be read is tried again, and no share is left meanwhile.
+package warmup
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/loop"
+	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/quotas"
+)
+
+// Plan is how an address warms up.
+type Plan struct {
+	Name string
+	Days []int // shares: recipients of a provider on each day
+	Bars Bars
+}
+
+// Key names a course.
+type Key struct {
+	Address  string `json:"address"` // "192.0.2.1", "2001:db8::/64"
+	Provider string `json:"provider"`
+}
+
+// Options are what a Warmup works with.
+type Options struct {
+	Log       *slog.Logger
+	Directory string         // of its files; "": all is kept in memory alone
+	Zone      *time.Location // of its days; nil: the host's
+	// Granted is called when there is room that was not there when Share.Room was asked.
+	Granted func()
+}
+
+const (
+	planFile  = "warmup.json"
+	countFile = "warmup-counts.json"
+	// keptDays is how many days of a course are kept.
+	keptDays = 90
+	// idleDays is after how many days without mail a course begins anew.
+	idleDays = 30
+	// lookEvery is how often there is a look at the day and at what is to be written.
+	lookEvery = 5 * time.Second
+)
+
+// Warmup has the courses. Its methods may be called by many goroutines.
+type Warmup struct {
+	o    Options
+	path string // of the courses; "": in memory alone
+	book *quotas.Book
+
+	mu        sync.Mutex
+	plans     map[string]Plan // by address
+	courses   map[Key]*course
+	providers map[string]*provider
+	unread    error // the courses could not be read
+	dirty     bool  // the file lacks something
+	urgent    bool  // and that is more than outcomes
+	saved     time.Time
+	news      []func() // lines to be logged
+	failed    error    // it could not be written at the last try
+
+	lost    atomic.Pointer[string] // the day on which a file was found damaged; nil: never
+	unsaved atomic.Bool            // the file lacks that
+}
+
+// course is how far an address has come at a provider.
+type course struct {
+	Key
+	Days []*Day `json:"days"`           // the oldest first
+	Done string `json:"done,omitempty"` // the day on which it came to its end
+	Last string `json:"last,omitempty"` // the last day with mail
+
+	share   *Share
+	counter *quotas.Counter
+	set     int // its limit
+}
+
+// provider is what is known of one apart from addresses: a feedback report does not tell which
+// address its message came from.
+type provider struct {
+	Reported bool   `json:"complaints_seen,omitempty"` // ever
+	Days     []seen `json:"days,omitempty"`            // the last two, the older first
+}
+
+// seen is what was seen of a provider on a day.
+type seen struct {
+	Date       string `json:"date"`
+	Accepted   int    `json:"accepted,omitempty"` // from all addresses
+	Complaints int    `json:"complaints,omitempty"`
+}
+
+// New returns the Warmup of a directory. Nothing is written before an address warms up.
+func New(o Options, now time.Time) *Warmup {
+	if o.Zone == nil {
+		o.Zone = time.Local
+	}
+	w := &Warmup{o: o, plans: make(map[string]Plan), courses: make(map[Key]*course), providers: make(map[string]*provider), saved: now}
+	counts := ""
+	if o.Directory != "" {
+		w.path, counts = filepath.Join(o.Directory, planFile), filepath.Join(o.Directory, countFile)
+	}
+	w.unread = w.load(now)
+	w.book = quotas.Open(quotas.Options{Path: counts, Log: o.Log, Granted: o.Granted, Damaged: func(err error) { w.damaged(err, now) }}, now)
+	return w
+}
+
+// damaged notes that a file was damaged: nothing is left of any share today.
+func (w *Warmup) damaged(err error, now time.Time) {
+	today := w.date(now)
+	w.lost.Store(&today)
+	w.unsaved.Store(true)
+	w.o.Log.Error("what was known of warm-up is lost: nothing more is sent from addresses that warm up today, and courses that are not known begin anew tomorrow; "+
+		"remedy: take warmup from addresses that are warm", "err", err)
+}
+
+// Address names what of a source address has one reputation.
+func Address(a netip.Addr) string {
+	if a.Is4() || !a.IsValid() {
+		return a.String()
+	}
+	return netip.PrefixFrom(a.WithZone(""), 64).Masked().String()
+}
+
+// date is the day of a moment.
+func (w *Warmup) date(t time.Time) string { return t.In(w.o.Zone).Format(time.DateOnly) }
+
+// Use puts plans into force, by addresses (Address). Courses of others are kept as they are.
+func (w *Warmup) Use(plans map[string]Plan) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.plans = plans
+	for _, c := range w.courses {
+		c.counter = nil // its share may be another
+	}
+}
+
+// Warming says whether an address is on a course at a provider.
+func (w *Warmup) Warming(address, to string, now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p, ok := w.plans[address]
+	if !ok {
+		return false
+	}
+	c := w.courses[Key{address, to}]
+	if c == nil {
+		return true
+	}
+	w.turn(c, p, now)
+	return c.Done == ""
+}
+
+// Share is what an address may send to a provider; nil if it has no plan.
+func (w *Warmup) Share(address, to string) *Share {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.plans[address]; !ok {
+		return nil
+	}
+	return w.course(Key{address, to}).share
+}
+
+// course returns the course of a key. It begins with the first mail.
+func (w *Warmup) course(k Key) *course {
+	c := w.courses[k]
+	if c == nil {
+		c = &course{Key: k}
+		c.share = &Share{w: w, c: c}
+		w.courses[k] = c
+	}
+	return c
+}
+
+// turn brings a course to the day of a moment. The caller holds mu.
+func (w *Warmup) turn(c *course, p Plan, now time.Time) {
+	today := w.date(now)
+	if d := c.today(); d != nil && d.Date == today && c.Done == "" {
+		w.limit(c, d, p)
+		return
+	}
+	for n := len(c.Days); n > 0 && c.Days[n-1].Date > today; n-- { // the clock showed a later day
+		c.Days = c.Days[:n-1]
+		w.changed()
+	}
+	if c.Done > today {
+		c.Done = ""
+	}
+	if c.Last != "" && days(c.Last, today) > idleDays {
+		c.Days, c.Done, c.Last, c.counter = nil, "", "", nil
+		w.changed()
+	}
+	if c.Done != "" {
+		return
+	}
+	n := len(c.Days)
+	if n > 0 && c.Days[n-1].Date == today { // the clock was set back into it
+		w.limit(c, c.Days[n-1], p)
+		return
+	}
+	step := 0
+	if n > 0 {
+		last := c.Days[n-1]
+		last.Used = w.book.UsedOn(c.count(), last.Date)
+		step = w.judge(c, last, p)
+		w.tell(c, last, step, p)
+	} else if c.Last == "" && !c.share.asked {
+		return // no mail yet
+	}
+	w.changed()
+	if step >= len(p.Days) {
+		c.Done = today
+		w.log(slog.LevelInfo, "an address is warm", "address", c.Address, "queue", c.Provider)
+		return
+	}
+	d := &Day{Date: today, Step: step, Share: p.Days[step]}
+	c.Days = append(c.Days, d)
+	if len(c.Days) > keptDays {
+		c.Days = slices.Delete(c.Days, 0, len(c.Days)-keptDays)
+	}
+	w.limit(c, d, p)
+}
+
+// log has a line logged by look: who brings a course up to date may hold others' mutexes.
+func (w *Warmup) log(level slog.Level, text string, attrs ...any) {
+	w.news = append(w.news, func() { w.o.Log.Log(context.Background(), level, text, attrs...) })
+}
+
+// tell logs how a day ended.
+func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
+	attrs := []any{"address", c.Address, "queue", c.Provider, "plan", p.Name, "date", d.Date, "day", d.Step + 1, "share", d.Share, "used", d.Used}
+	switch {
+	case d.Bad:
+		w.log(slog.LevelWarn, "warm-up does not go on", append(attrs, "why", d.Verdict)...)
+	case d.Verdict != "":
+		w.log(slog.LevelInfo, "warm-up stays where it is", append(attrs, "why", d.Verdict)...)
+	case step < len(p.Days):
+		w.log(slog.LevelInfo, "warm-up goes on", append(attrs, "next", p.Days[step])...)
+	}
+}
+
+// limit has a day's share counted.
+func (w *Warmup) limit(c *course, d *Day, p Plan) {
+	share := d.Share
+	if d.Step < len(p.Days) {
+		share = p.Days[d.Step] // of a plan that was changed since
+	}
+	if d.Share != share {
+		d.Share = share
+		w.changed()
+	}
+	if w.lostOn() == d.Date || w.unread != nil {
+		share = 0
+	}
+	if c.counter == nil || c.set != share {
+		c.counter = w.book.Set(c.count(), quotas.Quota{Limit: share, Zone: w.o.Zone, Spread: true})
+		c.set = share
+	}
+}
+
+// count names the count of a course.
+func (c *course) count() quotas.Key {
+	return quotas.Key{Stream: c.Address, Provider: c.Provider, Day: true}
+}
+
+// lostOn is the day on which a file was last found damaged; "" if that never was.
+func (w *Warmup) lostOn() string {
+	if day := w.lost.Load(); day != nil {
+		return *day
+	}
+	return ""
+}
+
+func (w *Warmup) changed() { w.dirty, w.urgent = true, true }
+
+// days is how many days lie between two dates.
+func days(from, to string) int {
+	a, err := time.Parse(time.DateOnly, from)
+	b, err2 := time.Parse(time.DateOnly, to)
+	if err != nil || err2 != nil {
+		return 0
+	}
+	return int(b.Sub(a) / (24 * time.Hour))
+}
+
+// Share is what an address may send to a provider today.
+type Share struct {
+	w     *Warmup
+	c     *course
+	asked bool // for room: there is mail
+}
+
+// unlimited is the room of an address that is warm.
+const unlimited = 1 << 30
+
+// now brings the course up to date and returns its count; nil if nothing bounds it.
+func (s *Share) now(now time.Time) *quotas.Counter {
+	w := s.w
+	p, ok := w.plans[s.c.Address]
+	if !ok {
+		return nil
+	}
+	s.asked = true
+	w.turn(s.c, p, now)
+	if s.c.Done != "" {
+		return nil
+	}
+	return s.c.counter
+}
+
+// Room is how many recipients may be tried for the first time now, and next when there will be
+// more; that is the zero time if it is when the count has been written, of which Granted tells.
+func (s *Share) Room(now time.Time) (n int, next time.Time) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	c := s.now(now)
+	if c == nil {
+		return unlimited, time.Time{}
+	}
+	n, next = c.Room(now)
+	if n == 0 && !next.IsZero() && s.c.set > 0 && s.w.book.Failed() == nil {
+		if d := s.c.today(); d != nil && !d.Limited {
+			d.Limited = true
+			s.w.dirty = true
+		}
+	}
+	return n, next
+}
+
+// Take counts up to n recipients that are about to be tried for the first time, and says how many
+// those are.
+func (s *Share) Take(now time.Time, n int) (int, quotas.Taken) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if c := s.now(now); c != nil {
+		return c.Take(now, n)
+	}
+	return n, quotas.Taken{}
+}
+
+// Add counts n recipients for which there is no room.
+func (s *Share) Add(now time.Time, n int) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if c := s.now(now); c != nil {
+		c.Add(now, n)
+	}
+}
+
+// Renew has n recipients that were taken together count on the day of now.
+func (s *Share) Renew(now time.Time, from quotas.Taken, n int) quotas.Taken {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if c := s.now(now); c != nil && n > 0 && from != (quotas.Taken{}) {
+		return c.Renew(now, from, n)
+	}
+	return from
+}
+
+// Return takes back n of the recipients that were taken together: those that were not tried.
+func (s *Share) Return(from quotas.Taken, n int) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if c := s.c.counter; c != nil && from != (quotas.Taken{}) {
+		c.Return(from, n)
+	}
+}
+
+// today is the last day of a course; nil if it has not begun.
+func (c *course) today() *Day {
+	if n := len(c.Days); n > 0 {
+		return c.Days[n-1]
+	}
+	return nil
+}
+
+// Delivery implements event.Listener.
+func (w *Warmup) Delivery(d *event.Delivery) {
+	if d.Queue == "" {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.plans) == 0 {
+		return
+	}
+	switch d.Status {
+	case event.Complaint:
+		if d.Uncounted == "" {
+			w.provider(d.Queue).Reported = true
+			w.provider(d.Queue).on(w.date(d.Time)).Complaints++
+			w.dirty = true
+		}
+		return
+	case event.Sent:
+		w.provider(d.Queue).on(w.date(d.Time)).Accepted++
+		w.dirty = true
+	case event.Deferred, event.Bounced:
+	default:
+		return
+	}
+	if !d.Source.IsValid() {
+		return
+	}
+	address := Address(d.Source)
+	plan, ok := w.plans[address]
+	if !ok {
+		return
+	}
+	c := w.course(Key{address, d.Queue})
+	c.share.asked = true
+	w.turn(c, plan, d.Time)
+	w.dirty = true
+	c.Last = max(c.Last, w.date(d.Time))
+	x := c.today()
+	if x == nil || c.Done != "" {
+		return
+	}
+	switch {
+	case d.Status == event.Sent:
+		x.Accepted++
+		x.Attempts++
+	case d.Class == outcome.ClassGreylisted: // it says nothing of us, and the next try is taken
+	default:
+		x.Attempts++
+		if d.Class == outcome.ClassReputation || d.Class == outcome.ClassRateLimited {
+			x.Deferrals++ // the large providers say distrust as a limit: Google 4.7.28, Yahoo TSS04, Microsoft 4.7.650
+		}
+		if d.Status == event.Bounced && d.Hard {
+			x.HardBounces++
+		}
+	}
+}
+
+// provider is what is counted of a provider.
+func (w *Warmup) provider(name string) *provider {
+	p := w.providers[name]
+	if p == nil {
+		p = &provider{}
+		w.providers[strings.Clone(name)] = p
+	}
+	return p
+}
+
+// on is what is counted on a day.
+func (p *provider) on(day string) *seen {
+	i := slices.IndexFunc(p.Days, func(x seen) bool { return x.Date == day })
+	if i < 0 {
+		p.Days = append(p.Days, seen{Date: day})
+		slices.SortFunc(p.Days, func(a, b seen) int { return cmp.Compare(a.Date, b.Date) })
+		if len(p.Days) > 2 {
+			p.Days = slices.Delete(p.Days, 0, 1)
+		}
+		i = max(0, slices.IndexFunc(p.Days, func(x seen) bool { return x.Date == day }))
+	}
+	return &p.Days[i]
+}
+
+// Run writes, and looks at the day, until ctx ends.
+func (w *Warmup) Run(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.book.Run(ctx)
+	}()
+	loop.Every(ctx, lookEvery, w.look)
+	<-done
+}
+
+// look brings all courses up to date and writes what is to be written.
+func (w *Warmup) look(now time.Time) {
+	w.mu.Lock()
+	if w.unread != nil {
+		w.unread = w.load(now)
+	}
+	for _, c := range w.courses {
+		if p, ok := w.plans[c.Address]; ok {
+			w.turn(c, p, now)
+		}
+	}
+	news := w.news
+	w.news = nil
+	w.mu.Unlock()
+	for _, log := range news {
+		log()
+	}
+	w.save(now, false)
+}
+
+// Close writes for the last time. Nothing is taken after it.
+func (w *Warmup) Close(now time.Time) error {
+	w.save(now, true)
+	return cmp.Or(w.book.Close(now), w.Failed())
+}
+
+// Failed says why the files could not be read or written at the last try; nil if they could,
+// or no address warms up.
+func (w *Warmup) Failed() error {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.plans) == 0 {
+		return nil
+	}
+	return cmp.Or(w.unread, w.failed, w.book.Failed())
+}
+
+// Lost says whether a file was found damaged today.
+func (w *Warmup) Lost(now time.Time) bool { return w.lostOn() == w.date(now) }
