@@ -60,7 +60,9 @@ func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
 		return
 	}
 	s.run(now)
-	s.grown(x)
+	if !x.Up() {
+		s.grown(x)
+	}
 	s.unprobe(x)
 	x.Void(now, now)
 	x.Address.Failed(x.Began, now)

@@ -440,6 +440,19 @@ func TestRefusalBegunBeforeTheLastTellsNothingNew(t *testing.T) {
 	}
 }
 
+// A session on trial ends the growth under way once, when it comes up, and not again when it
+// breaks without a word before its first message.
+func TestSessionThatBreaksEndsItsGrowthOnce(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(1, 10)
+	slot := x.dial(t)
+	x.s.CameUp(slot, x.now)
+	x.s.Failed(slot, x.now, true)
+	if slot.Why != slots.Grow || x.s.growth.open != 0 {
+		t.Errorf("a %v, %d under way for growth", slot.Why, x.s.growth.open)
+	}
+}
+
 func TestHostsTroubleIsNoLimit(t *testing.T) {
 	t.Parallel()
 	x := replaced(t)
