@@ -23,6 +23,7 @@ func (l *loader) check() {
 	}
 	l.checkMilter(&c.Milter)
 	l.checkInlet(&c.Inlet)
+	l.checkDKIM()
 	l.checkAgent(&c.Agent)
 	l.checkHandback(&c.Handback)
 	if f := c.Events.File; f != "" && !filepath.IsAbs(f) {

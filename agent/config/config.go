@@ -64,6 +64,8 @@ type Config struct {
 	Pools []Pool `toml:"pool"`
 	// Streams are what holds for campaigns or lists.
 	Streams []Stream `toml:"stream"`
+	// DKIM are the keys that sign mail which the inlet spools.
+	DKIM []DKIM `toml:"dkim"`
 	// Replies are rules about what receivers say: the admin's, then the shipped ones.
 	Replies []Reply `toml:"reply"`
 

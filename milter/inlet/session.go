@@ -225,6 +225,7 @@ func (s *session) Data(r io.Reader) error {
 				Sender: tx.sender, Args: tx.args, Recipients: tx.rcpts, Arrived: arrived, Helo: s.conn.Hostname(),
 				Client: s.front.loopback(), User: s.front.user, ID: id, By: s.server.hostname,
 				Head: c.mem[:c.head], Body: c.rest(), Rewind: c.rest,
+				Sign: func(head []byte, body io.Reader) ([]byte, error) { return sign(s.server.judge.Config(), head, body) },
 			})
 			switch {
 			case x.Told != nil:
