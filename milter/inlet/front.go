@@ -122,7 +122,7 @@ func (f *front) command(b []byte) (int, error) {
 		f.chunk, f.mode, f.began, f.taken = announced(rest), chunk, time.Now(), 0
 	case "MAIL", "RCPT", "DATA", "QUIT":
 	case "CONNECT", "GET", "POST": // Postfix's smtpd_forbidden_commands
-		return f.refuse("221 2.7.0 I can break rules, too. Goodbye.", "HTTP")
+		return f.refuse("221 2.7.0 this is SMTP", "HTTP")
 	default:
 		if f.junk++; f.junk > maxJunk {
 			return f.refuse("421 4.7.0 too many commands", "too many commands")
