@@ -36,7 +36,7 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	})
 	admin := s.admin()
 	defer admin.Close()
-	err := admin.Milter(t.Context(), control.MilterReport{MilterCounts: control.MilterCounts{
+	_, err := admin.Milter(t.Context(), control.MilterReport{MilterCounts: control.MilterCounts{
 		Messages: map[string]uint64{"delrcpt": 2, "leave": 40}, Recipients: 3, Connections: 7,
 	}})
 	if err != nil {

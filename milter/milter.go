@@ -149,7 +149,9 @@ func New(cfg *config.Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	o.Wire.Logger, o.Wire.MaxConnections = o.Logger, cfg.Milter.MaxConnections
-	s.wire = wire.NewServer(func(c *wire.Conn) wire.Handler { return &session{server: s, id: s.connections.Add(1), conn: c} }, o.Wire)
+	s.wire = wire.NewServer(func(c *wire.Conn) wire.Handler {
+		return &session{intake: intake{server: s}, id: s.connections.Add(1), conn: c}
+	}, o.Wire)
 	return s, nil
 }
 

@@ -24,7 +24,7 @@ func (w *Watch) SettingsLoop(ctx context.Context) {
 	failing := false
 	for {
 		cfg := w.settings.Now().Config
-		found, err := unaccepted(ctx, cfg)
+		found, inlet, err := unaccepted(ctx, cfg)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -32,7 +32,10 @@ func (w *Watch) SettingsLoop(ctx context.Context) {
 			// The findings of before stay: a setting does not go away by this.
 			w.log.Warn("Postfix's settings cannot be read, so /readyz does not show which of them diverted mail passes by", "err", err)
 		case err == nil:
-			w.noteBypasses(found)
+			w.noteBypasses(slices.Concat(found, inlet))
+			if cfg == w.settings.Now().Config { // nobody has changed what is accepted meanwhile
+				w.inletBypassed.Store(&inlet)
+			}
 		}
 		failing = err != nil
 		select {
@@ -59,20 +62,22 @@ func (w *Watch) noteBypasses(found []string) {
 }
 
 // unaccepted asks Postfix; none is no error. postconf.Read has a deadline.
-func unaccepted(ctx context.Context, c *config.Config) ([]string, error) {
+func unaccepted(ctx context.Context, c *config.Config) (found, inlet []string, err error) {
 	if c.Milter.Mode != config.Divert {
-		return nil, nil
+		return nil, nil, nil
 	}
 	host, err := postconf.Read(ctx, "")
 	if errors.Is(err, postconf.ErrNone) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var found []string
 	for _, f := range host.Bypassed(c) {
 		found = append(found, f.String())
 	}
-	return found, nil
+	for _, f := range host.InletStops(c) {
+		inlet = append(inlet, f.String())
+	}
+	return found, inlet, nil
 }

@@ -65,7 +65,7 @@ func TestHostIsAskedAgain(t *testing.T) {
 		}}})
 	}
 	mode(config.Divert)
-	if found, err := unaccepted(t.Context(), source.Now().Config); found != nil || err != nil {
+	if found, inlet, err := unaccepted(t.Context(), source.Now().Config); found != nil || inlet != nil || err != nil {
 		t.Fatalf("without Postfix: %q, %v", found, err)
 	}
 

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
@@ -14,12 +15,17 @@ type milterReport struct {
 	at     time.Time
 }
 
-// Milter takes the milter's report.
-func (w *Watch) Milter(r control.MilterReport) {
+// Milter takes the milter's report, and tells it of the host's settings.
+func (w *Watch) Milter(r control.MilterReport) control.MilterAnswer {
 	for domain, n := range r.HostMail {
 		w.queue.HostMail(domain, n)
 	}
 	w.milter.Store(&milterReport{r.MilterCounts, time.Now()})
+	var answer control.MilterAnswer
+	if found := w.inletBypassed.Load(); found != nil {
+		answer.InletKnown, answer.InletBypassed = true, strings.Join(*found, "; ")
+	}
+	return answer
 }
 
 // State is what a scrape of the metrics finds.
