@@ -28,12 +28,14 @@ type Inlet struct {
 	// socket's mode lets in. Default: none.
 	Allow []string `toml:"allow"`
 	// AcceptBypass names settings of the host MTA that never see mail that the inlet has
-	// spooled, and that may be passed by: those of [milter] accept_bypass and of
-	// InletBypasses. While one is in use that is not named here, all mail is passed to the host,
+	// spooled, and that may be passed by: those of [milter] accept_bypass and
+	// "smtpd_sender_login_maps", "transport_maps", "relayhost"; on a host without Postfix,
+	// whose settings cannot be read, "not-postfix" for all that its MTA would do. While one is in use that is not named here, all mail is passed to the host,
 	// and "millrace check" says which. Default: none.
 	AcceptBypass []string `toml:"accept_bypass"`
 	// MaxConnections is how many clients are served at a time, and half of it how many of one
-	// user; more are told 421. Default: 100 (Postfix's default_process_limit).
+	// user at a Unix socket; more are told 421. Whose a connection to an address is the kernel
+	// does not say, so any user of this host can take all of them there. Default: 100 (Postfix's default_process_limit).
 	MaxConnections int `toml:"max_connections"`
 	// MaxRecipients is how many recipients a message may have; more are told 452. Default:
 	// 1000 (Postfix's smtpd_recipient_limit).
@@ -54,11 +56,15 @@ type Inlet struct {
 // On reports whether there is an inlet.
 func (i *Inlet) On() bool { return len(i.Listen) > 0 }
 
+// NotPostfix is the name of [inlet] accept_bypass for all that another MTA than Postfix would
+// do with the mail; its settings cannot be read.
+const NotPostfix = "not-postfix"
+
 // InletBypasses are the names of [inlet] accept_bypass beside those of Bypasses: settings
 // that act before the milter, or on the choice of the next hop, and so on mail that the
-// milter diverts.
+// milter diverts; and NotPostfix.
 func InletBypasses() []string {
-	return []string{"smtpd_sender_login_maps", "transport_maps", "relayhost"}
+	return []string{"smtpd_sender_login_maps", "transport_maps", "relayhost", NotPostfix}
 }
 
 func (l *loader) checkInlet(i *Inlet) {
