@@ -207,7 +207,7 @@ func TestCrowdIsBounded(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	// The clients are of this process, too.
-	if used := (after.HeapInuse + after.StackInuse - before.HeapInuse - before.StackInuse) / crowd; int64(used) > 24<<10 {
+	if used := (int64(after.HeapInuse+after.StackInuse) - int64(before.HeapInuse+before.StackInuse)) / crowd; used > 24<<10 {
 		t.Errorf("%d octets for each client", used)
 	}
 	if n := s.server.Counts().Turned; n != crowd-served {

@@ -131,7 +131,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	select {
 	case <-ctx.Done():
 	case err = <-ended:
-		err = fmt.Errorf("inlet: %w", err)
+		if err != nil {
+			err = fmt.Errorf("inlet: %w", err)
+		}
 	}
 	stopNow()
 	for _, ln := range listeners {

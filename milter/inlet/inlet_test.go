@@ -39,7 +39,7 @@ type mta struct {
 	early    int  // commands that came before the reply to the one before, where it does not
 }
 
-func startMTA(t *testing.T) *mta {
+func startMTA(t testing.TB) *mta {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -79,6 +79,13 @@ func (m *mta) reply(command string) string {
 	return "250 2.1.0 Ok"
 }
 
+// met is how many sessions there were, and commands that came early.
+func (m *mta) met() (sessions, early int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sessions, m.early
+}
+
 func (m *mta) all() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -89,6 +96,7 @@ func (m *mta) serve(c net.Conn) {
 	defer c.Close()
 	m.mu.Lock()
 	m.sessions++
+	plain := m.plain
 	m.mu.Unlock()
 	in := bufio.NewReader(c)
 	fmt.Fprint(c, "220 mta.test ESMTP\r\n")
@@ -104,14 +112,14 @@ func (m *mta) serve(c net.Conn) {
 		if r == "" {
 			return
 		}
-		if m.plain && in.Buffered() > 0 {
+		if plain && in.Buffered() > 0 {
 			m.mu.Lock()
 			m.early++
 			m.mu.Unlock()
 		}
 		switch verb {
 		case "EHLO":
-			if r = "250-mta.test\r\n250-PIPELINING\r\n250 DSN"; m.plain {
+			if r = "250-mta.test\r\n250-PIPELINING\r\n250 DSN"; plain {
 				r = "250-mta.test\r\n250 DSN"
 			}
 		case "MAIL":
@@ -156,7 +164,7 @@ func (m *mta) serve(c net.Conn) {
 
 // serving is an inlet under test, with a real spool.
 type serving struct {
-	t      *testing.T
+	t      testing.TB
 	addr   string
 	unix   string
 	dir    string
@@ -166,13 +174,22 @@ type serving struct {
 	stop   func()
 
 	appended func()        // called when a message is durable
+	full     error         // why there is no room in the spool
 	grace    time.Duration // of a stop
 }
 
-// watched is a spool that calls appended.
+// watched is a spool that calls appended, or is full.
 type watched struct {
 	milter.Spool
 	appended func()
+	full     error
+}
+
+func (w watched) Room() error {
+	if w.full != nil {
+		return w.full
+	}
+	return w.Spool.Room()
 }
 
 func (w watched) Append(ctx context.Context, e *spool.Envelope, content io.Reader) (milter.Receipt, error) {
@@ -183,7 +200,7 @@ func (w watched) Append(ctx context.Context, e *spool.Envelope, content io.Reade
 	return r, err
 }
 
-func configured(t *testing.T, m *mta) *config.Config {
+func configured(t testing.TB, m *mta) *config.Config {
 	_, port, _ := net.SplitHostPort(m.addr)
 	return &config.Config{
 		Hostname: "host.test",
@@ -203,7 +220,7 @@ func configured(t *testing.T, m *mta) *config.Config {
 	}
 }
 
-func serve(t *testing.T, change ...func(*config.Config)) *serving {
+func serve(t testing.TB, change ...func(*config.Config)) *serving {
 	t.Helper()
 	s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}}
 	cfg := configured(t, s.mta)
@@ -226,7 +243,7 @@ func (s *serving) run(cfg *config.Config, bypassed func() string) *serving {
 	if err != nil {
 		t.Fatal(err)
 	}
-	judge, err := milter.New(cfg, milter.Options{Spool: watched{milter.FromWriter(w), s.appended}, Key: key, Logger: s.log.Logger()})
+	judge, err := milter.New(cfg, milter.Options{Spool: watched{milter.FromWriter(w), s.appended, s.full}, Key: key, Logger: s.log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +323,7 @@ func (s *serving) envelopes(each func(*spool.Envelope)) {
 
 // client speaks as it is told.
 type client struct {
-	t *testing.T
+	t testing.TB
 	net.Conn
 	*textproto.Reader
 }
@@ -371,7 +388,7 @@ func TestWhollyBulkIsSpooledAndTheRestIsPassed(t *testing.T) {
 	c.wants("250", "250", "250", "354")
 	c.send(stuffed(text))
 	c.wants("250 2.0.0 Ok: queued as I")
-	if s.mta.sessions != 0 {
+	if n, _ := s.mta.met(); n != 0 {
 		t.Error("the host's MTA was asked")
 	}
 	// By BDAT, in pieces, of which one begins within CRLF.
@@ -402,8 +419,8 @@ func TestWhollyBulkIsSpooledAndTheRestIsPassed(t *testing.T) {
 			t.Errorf("%q: judged %v", passed[i], judged)
 		}
 	}
-	if s.mta.sessions != 1 {
-		t.Errorf("%d sessions with the MTA for one client", s.mta.sessions)
+	if n, _ := s.mta.met(); n != 1 {
+		t.Errorf("%d sessions with the MTA for one client", n)
 	}
 	want := []string{"n@b.test c@d.test,NOTIFY=FAILURE,ORCPT=rfc822;c@d.test e@f.test\n" + text, "m@b.test c@d.test\n" + text}
 	if got := s.spooled(); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
@@ -449,7 +466,7 @@ func TestMTAThatIsAwayIs451(t *testing.T) {
 		s.mta.says1(when, "")
 		c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
 		c.wants("250", "250", "354", "451 4.4.2")
-		s.mta.says1(when, "250 2.0.0 Ok")
+		s.mta.says1(when, "250 2.1.0 Ok")
 	}
 	s.mta.says1("MAIL", "421 4.3.2 going down")
 	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<x@home.test>\r\n")
@@ -651,6 +668,27 @@ func TestObserveDrainAndBypassesPassEverything(t *testing.T) {
 	}
 }
 
+// on_failure says what becomes of bulk that cannot be spooled.
+func TestBulkThatCannotBeSpooled(t *testing.T) {
+	t.Parallel()
+	for onFailure, reply := range map[string]string{"accept": "250 2.1.0 Ok", "tempfail": "451 4.3.1"} {
+		s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}, full: spool.ErrFull}
+		cfg := configured(t, s.mta)
+		cfg.Milter.OnFailure = onFailure
+		s.run(cfg, nothing)
+		c := s.dial()
+		c.hello()
+		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "354", reply)
+		if got := s.mta.all(); len(got) == 1 != (onFailure == "accept") {
+			t.Errorf("%s: the MTA has %q", onFailure, got)
+		}
+		if got := s.spooled(); len(got) != 0 {
+			t.Errorf("%s: spool has %q", onFailure, got)
+		}
+	}
+}
+
 // What cannot leave unchanged stays with the host, whole, whatever its size.
 func TestUnfitContentIsPassedWhole(t *testing.T) {
 	t.Parallel()
@@ -767,14 +805,17 @@ func TestTheMTAAnswersWhatIsNotUnderstood(t *testing.T) {
 func TestMTAIsPipelinedToWhereItSaysSo(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
+	s.mta.mu.Lock()
 	s.mta.plain = true
+	s.mta.mu.Unlock()
 	c := s.dial()
 	c.hello()
 	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<a@d.test>\r\nRCPT TO:<b@d.test>\r\nRCPT TO:<x@home.test>\r\nDATA\r\n" + stuffed(text))
 	c.wants("250", "250", "250", "250", "354", "250")
 	s.stop()
-	if got := s.mta.all(); len(got) != 1 || s.mta.early != 0 {
-		t.Errorf("the MTA has %q; %d commands came early", got, s.mta.early)
+	_, early := s.mta.met()
+	if got := s.mta.all(); len(got) != 1 || early != 0 {
+		t.Errorf("the MTA has %q; %d commands came early", got, early)
 	}
 }
 

@@ -237,6 +237,7 @@ func (s *session) rcpt(line string) reply {
 // open replays the envelope to the host MTA. What the MTA refuses of what was answered 250
 // is in tx.refused; else the reply is that to MAIL.
 func (s *session) open(tx *transaction) reply {
+	s.flush() // the client need not wait for what is answered; that it has gone is seen later
 	commands := append([]string{tx.mail}, tx.held...)
 	var replies []reply
 	for {
@@ -273,6 +274,7 @@ func (s *session) open(tx *transaction) reply {
 
 // ask has the host MTA answer a command.
 func (s *session) ask(line string) reply {
+	s.flush()
 	r, err := s.host.command(line)
 	if err != nil {
 		return s.away(err)
@@ -397,6 +399,7 @@ func (s *session) message(m *content) {
 		s.refuse(err)
 		return
 	}
+	s.flush()
 	r, told := s.settle(m)
 	s.say(r)
 	if told != nil {
