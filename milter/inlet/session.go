@@ -443,7 +443,7 @@ func (s *session) settle(m *content) (r reply, told func(error)) {
 // submit offers a message to the spool.
 func (s *session) submit(m *content, id string, arrived time.Time) milter.Submitted {
 	if why := s.server.bypassed(); why != "" {
-		s.server.warn("bypassed", "all mail of the inlet goes to the host's MTA", "why", why)
+		s.server.warn("bypassed "+why, "all mail of the inlet goes to the host's MTA", "why", why)
 		return milter.Submitted{Reason: why}
 	}
 	if m.unfit != "" || m.head < 0 {
