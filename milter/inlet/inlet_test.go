@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/smtp"
 	"net/textproto"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -572,6 +573,21 @@ func TestHostileClientsAreBounded(t *testing.T) {
 	ends(c)
 	c = s.dial()
 	c.hello()
+	c.send(strings.Repeat("FROB\r\n", 21) + "NOOP\r\n")
+	for range 21 {
+		c.wants("500 5.5.2")
+	}
+	c.wants("421 4.7.0 too many errors")
+	ends(c)
+	c = s.dial()
+	c.hello()
+	c.send("BDAT 4000000000 LAST\r\n")
+	c.wants("552 5.3.4")
+	ends(c)
+	c = s.dial()
+	c.hello()
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 4096\r\n" + strings.Repeat("x\r\n", 1365) + "\r" + "BDAT 5 LAST\r\n\n\r\n\r\nNOOP\r\n")
+	c.wants("250", "250", "250", "552 5.3.4", "250")
 	c.send("MAIL FROM:<n@b.test> SIZE=5000\r\n")
 	c.wants("552")
 	c.send("MAIL FROM:<n@b.test>\r\nMAIL FROM:<n@b.test>\r\n" + strings.Repeat("RCPT TO:<c@d.test>\r\n", 4))
@@ -608,6 +624,42 @@ func TestSlowClientsAreToldTimeout(t *testing.T) {
 	c.wants("220")
 	c.send("NO")
 	c.wants("421 4.4.2")
+}
+
+// Within a message a client may neither be silent nor trickle.
+func TestSlowContentIsToldTimeout(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(c *config.Config) { c.Inlet.Timeout = 100 * time.Millisecond })
+	for _, how := range []string{"DATA\r\n", "BDAT 100000 LAST\r\n"} {
+		c := s.dial()
+		c.hello()
+		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\n" + how)
+		c.wants("250", "250")
+		if how[0] == 'D' {
+			c.wants("354")
+		}
+		c.wants("421 4.4.2")
+		c = s.dial()
+		c.hello()
+		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\n" + how)
+		c.wants("250", "250")
+		if how[0] == 'D' {
+			c.wants("354")
+		}
+		for { // an octet every 10 ms, which is a fifth of the least rate
+			if _, err := c.Conn.Write([]byte("x")); err != nil {
+				break
+			}
+			c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			line, err := c.ReadLine()
+			if err == nil && !strings.HasPrefix(line, "421 4.4.2") {
+				t.Errorf("%q", line)
+			}
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+		}
+	}
 }
 
 // A client that stops in the middle of a message has handed in nothing.
