@@ -545,8 +545,8 @@ func TestHostileClientsAreBounded(t *testing.T) {
 	s := serve(t, func(c *config.Config) { c.Inlet.MaxMessageSize = 4096; c.Inlet.MaxRecipients = 3 })
 	ends := func(c *client) {
 		t.Helper()
-		if _, err := c.ReadLine(); err == nil {
-			t.Error("the connection goes on")
+		if _, err := c.ReadLine(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection goes on: %v", err)
 		}
 	}
 	c := s.dial()
@@ -560,16 +560,11 @@ func TestHostileClientsAreBounded(t *testing.T) {
 	c.wants("500")
 	c = s.dial()
 	c.hello()
-	for range 100 {
-		c.send("NOOP\r\n")
-		code, _, err := c.ReadResponse(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if code == 421 {
-			break
-		}
+	c.send(strings.Repeat("NOOP\r\n", 100))
+	for range 99 {
+		c.wants("250")
 	}
+	c.wants("421 4.7.0 too many commands")
 	ends(c)
 	c = s.dial()
 	c.hello()
@@ -586,7 +581,7 @@ func TestHostileClientsAreBounded(t *testing.T) {
 	ends(c)
 	c = s.dial()
 	c.hello()
-	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 4096\r\n" + strings.Repeat("x\r\n", 1365) + "\r" + "BDAT 5 LAST\r\n\n\r\n\r\nNOOP\r\n")
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 4096\r\n" + strings.Repeat("x\r\n", 1365) + "\r" + "BDAT 5\r\n\n\r\n\r\nNOOP\r\n")
 	c.wants("250", "250", "250", "552 5.3.4", "250")
 	c.send("MAIL FROM:<n@b.test> SIZE=5000\r\n")
 	c.wants("552")
@@ -596,9 +591,12 @@ func TestHostileClientsAreBounded(t *testing.T) {
 	c.wants("354", "552", "250")
 	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n")
 	c.wants("250", "250", "354")
-	for range 1000 { // without an end
+	for n := 0; ; n += 6000 { // without an end
 		if _, err := io.WriteString(c.Conn, strings.Repeat("x\r\n", 2000)); err != nil {
 			break
+		}
+		if n > 200<<20 {
+			t.Fatal("an endless message is read on and on")
 		}
 	}
 	for range 20 {
@@ -624,42 +622,6 @@ func TestSlowClientsAreToldTimeout(t *testing.T) {
 	c.wants("220")
 	c.send("NO")
 	c.wants("421 4.4.2")
-}
-
-// Within a message a client may neither be silent nor trickle.
-func TestSlowContentIsToldTimeout(t *testing.T) {
-	t.Parallel()
-	s := serve(t, func(c *config.Config) { c.Inlet.Timeout = 100 * time.Millisecond })
-	for _, how := range []string{"DATA\r\n", "BDAT 100000 LAST\r\n"} {
-		c := s.dial()
-		c.hello()
-		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\n" + how)
-		c.wants("250", "250")
-		if how[0] == 'D' {
-			c.wants("354")
-		}
-		c.wants("421 4.4.2")
-		c = s.dial()
-		c.hello()
-		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\n" + how)
-		c.wants("250", "250")
-		if how[0] == 'D' {
-			c.wants("354")
-		}
-		for { // an octet every 10 ms, which is a fifth of the least rate
-			if _, err := c.Conn.Write([]byte("x")); err != nil {
-				break
-			}
-			c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-			line, err := c.ReadLine()
-			if err == nil && !strings.HasPrefix(line, "421 4.4.2") {
-				t.Errorf("%q", line)
-			}
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
-		}
-	}
 }
 
 // A client that stops in the middle of a message has handed in nothing.
