@@ -42,11 +42,12 @@ var alone = map[string]string{
 // others are what the programs and the milter may import of the agent's packages and of
 // each other's: the milter decides and spools, and does not know the agent.
 var others = map[string][]string{
+	"milter/inlet":         {"agent/address", "agent/config", "agent/trace", "milter", "milter/classify", "milter/wire"},
 	"milter":               {"agent/config", "agent/feedback", "agent/maillog", "agent/spool", "agent/trace", "milter/classify", "milter/wire"},
 	"milter/classify":      {"agent/address", "agent/config"},
 	"milter/wire":          nil,
 	"cmd/internal/program": {"agent/config", "agent/maillog", "agent/printable", "packaging/man/roff"},
-	"cmd/millrace-milter":  {"agent/config", "agent/control", "agent/feedback", "agent/spool", "cmd/internal/program", "milter"},
+	"cmd/millrace-milter":  {"agent/config", "agent/control", "agent/feedback", "agent/spool", "cmd/internal/program", "milter", "milter/inlet"},
 	"cmd/millrace-agent":   {"agent", "agent/config", "cmd/internal/program"},
 	"cmd/millrace": {
 		"agent/address", "agent/assess", "agent/config", "agent/control", "agent/daily", "agent/deliver", "agent/feedback", "agent/outcome", "agent/pools", "agent/postconf", "agent/printable", "agent/route",

@@ -20,7 +20,8 @@ func Listen(addresses []string) ([]net.Listener, error) {
 		return listeners, err
 	}
 	for _, a := range addresses {
-		ln, err := listen(a)
+		// The MTA's group may connect, nobody else.
+		ln, err := ListenAt(a, 0o660)
 		if err != nil {
 			for _, l := range listeners {
 				l.Close()
@@ -32,7 +33,8 @@ func Listen(addresses []string) ([]net.Listener, error) {
 	return listeners, nil
 }
 
-func listen(address string) (net.Listener, error) {
+// ListenAt opens one socket; the mode is that of a Unix socket's file.
+func ListenAt(address string, mode os.FileMode) (net.Listener, error) {
 	network, addr, err := config.ParseListen(address)
 	if err != nil {
 		return nil, fmt.Errorf("milter socket: %w", err)
@@ -47,8 +49,7 @@ func listen(address string) (net.Listener, error) {
 		return nil, fmt.Errorf("milter socket: %w", err)
 	}
 	if network == "unix" {
-		// The MTA's group may connect, nobody else.
-		if err := os.Chmod(addr, 0o660); err != nil {
+		if err := os.Chmod(addr, mode); err != nil {
 			ln.Close()
 			return nil, fmt.Errorf("milter socket: %w", err)
 		}

@@ -89,9 +89,16 @@ func (m *message) finish(c client, bareSender bool, key []byte) {
 		_, bare := address(m.raw[i])
 		m.Command = m.Command && bare && r.Mailer == "" && len(r.Args) == 0
 	}
+	m.marks(key)
+}
+
+// marks looks for our own: of mail that was here before, and of mail that the inlet has
+// judged a moment ago.
+func (m *message) marks(key []byte) {
 	for _, f := range m.Header {
-		if strings.EqualFold(f.Name, "Received") && trace.Marked(f.Value, key) {
-			m.Looped = true
+		if strings.EqualFold(f.Name, "Received") {
+			m.Looped = m.Looped || trace.Marked(f.Value, key)
+			m.Counted = m.Counted || trace.Judged(f.Value, key, m.Arrived)
 		}
 	}
 }
@@ -126,7 +133,7 @@ func (m *message) deletions(divert []bool) []string {
 }
 
 // envelope is what the spool gets of the diverted recipients.
-func (m *message) envelope(c client, conn *wire.Conn, d *classify.Decision) *spool.Envelope {
+func (m *message) envelope(c client, qid, by, protocol string, d *classify.Decision) *spool.Envelope {
 	e := &spool.Envelope{
 		Origin:     spool.Diverted,
 		Sender:     m.Sender,
@@ -135,15 +142,15 @@ func (m *message) envelope(c client, conn *wire.Conn, d *classify.Decision) *spo
 		Formerly:   d.Formerly,
 		Pool:       d.Pool,
 		Arrived:    m.Arrived,
-		QueueID:    conn.Macro("i"),
+		QueueID:    qid,
 		AuthUser:   m.AuthUser,
 		Daemon:     m.Daemon,
-		ByHost:     conn.Macro("j"),
+		ByHost:     by,
 		Recipients: make([]spool.Recipient, 0, len(d.Divert)),
 	}
 	if !m.Command {
 		e.ClientName, e.ClientAddr, e.Helo = c.name, c.literal(), c.helo
-		e.Protocol = protocol(conn.Macro("tls_version") != "", m.AuthUser != "")
+		e.Protocol = protocol
 	}
 	seen := make(map[string]bool, len(d.Divert))
 	for i, divert := range d.Divert {

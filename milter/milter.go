@@ -113,6 +113,7 @@ type Server struct {
 	bodies  chan struct{}  // a place for each large message on its way into the spool
 	buffers sync.Pool      // of *[]byte
 	appends sync.WaitGroup // Append calls that have not returned
+	inlet   sync.WaitGroup // and those of Submit
 
 	reports   *reports // nil: none are read
 	host      hostMail
@@ -149,7 +150,9 @@ func New(cfg *config.Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	o.Wire.Logger, o.Wire.MaxConnections = o.Logger, cfg.Milter.MaxConnections
-	s.wire = wire.NewServer(func(c *wire.Conn) wire.Handler { return &session{server: s, id: s.connections.Add(1), conn: c} }, o.Wire)
+	s.wire = wire.NewServer(func(c *wire.Conn) wire.Handler {
+		return &session{intake: intake{server: s}, id: s.connections.Add(1), conn: c}
+	}, o.Wire)
 	return s, nil
 }
 

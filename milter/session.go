@@ -5,23 +5,19 @@ import (
 	"errors"
 	"time"
 
-	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/milter/classify"
 	"github.com/millrace/millrace/milter/wire"
 )
 
 // session is the backend of one MTA connection.
 type session struct {
-	server *Server
 	id     uint64 // of the connection, for flowDelay
 	conn   *wire.Conn
 	client client
 
 	discarded  time.Time // when the last message was, see flowDelay; zero: it was not
 	bareSender bool
-	m          *message // nil between messages
-	d          classify.Decision
-	upload     *upload    // nil unless the message in hand is being diverted
+	intake                // its m is nil between messages
 	report     *gathering // nil unless it stays with the host, and may be a report
 }
 
@@ -102,38 +98,15 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	if err != nil {
 		return s.leave(err.Error())
 	}
-	now := time.Now()
-	if cfg.Milter.Mode != config.Divert || s.draining(now) {
-		return s.end("observe", s.d.Reason, wire.Verdict{Action: wire.Accept})
+	switch verdict, reason := s.obstacle(time.Now()); verdict {
+	case "":
+	case failed:
+		return s.failure(reason)
+	default:
+		return s.end(verdict, reason, wire.Verdict{Action: wire.Accept})
 	}
-	if silence := s.server.spool.AgentSilence(now); silence > cfg.Milter.AgentGrace {
-		if s.server.silent.pass(now) {
-			s.server.log.Warn("agent gives no sign of life, leaving mail with the host", "silence", silence.Round(time.Second).String())
-		}
-		return s.leave("agent is silent")
-	}
-	if err := s.server.spool.Room(); err != nil {
-		if s.server.full.pass(now) {
-			s.server.log.Warn("spool takes no mail", "err", err)
-		}
-		return s.failure(err.Error())
-	}
-	if s.server.slow.standing(now) {
-		return s.failure("spool was too slow a moment ago")
-	}
-	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn, &s.d), content, most)
+	s.upload = newUpload(ctx, s.server, m.envelope(s.client, s.conn.Macro("i"), s.conn.Macro("j"), protocol(s.conn.Macro("tls_version") != "", m.AuthUser != ""), &s.d), content, most)
 	return wire.Verdict{Action: wire.Continue}
-}
-
-// draining says, and tells now and then, that the spool takes nothing more.
-func (s *session) draining(now time.Time) bool {
-	if !s.server.spool.Draining(now) {
-		return false
-	}
-	if s.server.drains.pass(now) {
-		s.server.log.Warn("draining: bulk mail stays with the host until millrace drain --end")
-	}
-	return true
 }
 
 // head puts the header together as it goes to the spool, of at most so many octets
@@ -177,30 +150,14 @@ func (s *session) EndOfMessage(context.Context) wire.Verdict {
 		s.report = nil
 		return s.leave(s.d.Reason)
 	}
-	if s.draining(time.Now()) {
-		s.upload.giveUp(errDraining)
-		s.upload = nil
-		return s.leave(errDraining.Error())
-	}
-	receipt, err := s.upload.finish()
-	s.upload = nil
-	if err == nil {
+	receipt, verdict, reason := s.commit()
+	switch {
+	case receipt != nil:
 		return s.diverted(receipt)
+	case verdict == failed:
+		return s.failure(reason)
 	}
-	now := time.Now()
-	if errors.Is(err, errBusy) && s.server.busy.pass(now) {
-		s.server.log.Warn("leaving large messages with the host, too many arrive at the same time", "max_bodies", cap(s.server.bodies))
-	}
-	if _, ok := errors.AsType[unfit](err); ok {
-		return s.leave(err.Error())
-	}
-	if slow(err) {
-		s.server.slow.begin(now)
-	}
-	if s.server.full.pass(now) {
-		s.server.log.Warn("spool takes no mail", "err", err)
-	}
-	return s.failure(err.Error())
+	return s.leave(reason)
 }
 
 // Abort forgets the message in hand.

@@ -225,7 +225,7 @@ func (b *Backend) Why(site string) ([]control.Change, error) {
 }
 
 // Milter implements control.Backend.
-func (b *Backend) Milter(r control.MilterReport) { b.watch.Milter(r) }
+func (b *Backend) Milter(r control.MilterReport) control.MilterAnswer { return b.watch.Milter(r) }
 
 // WebLink implements control.Backend.
 func (b *Backend) WebLink() (string, error) { return b.watch.WebLink() }

@@ -22,6 +22,8 @@ func (l *loader) check() {
 		l.fail("spool.directory", remedy(fmt.Sprintf("directory: %q is not an absolute path", c.Spool.Directory), "begin it with /"))
 	}
 	l.checkMilter(&c.Milter)
+	l.checkInlet(&c.Inlet)
+	l.checkDKIM()
 	l.checkAgent(&c.Agent)
 	l.checkHandback(&c.Handback)
 	if f := c.Events.File; f != "" && !filepath.IsAbs(f) {

@@ -46,6 +46,7 @@ type Config struct {
 
 	Spool    Spool    `toml:"spool"`
 	Milter   Milter   `toml:"milter"`
+	Inlet    Inlet    `toml:"inlet"`
 	Agent    Agent    `toml:"agent"`
 	Handback Handback `toml:"handback"`
 	Log      Log      `toml:"log"`
@@ -69,6 +70,8 @@ type Config struct {
 	Streams []Stream `toml:"stream"`
 	// Webhooks are where events are posted to.
 	Webhooks []Webhook `toml:"webhook"`
+	// DKIM are the keys that sign mail which the inlet spools.
+	DKIM []DKIM `toml:"dkim"`
 	// Replies are rules about what receivers say: the admin's, then the shipped ones.
 	Replies []Reply `toml:"reply"`
 
@@ -323,6 +326,9 @@ func defaults() *Config {
 			BuiltinRules:   true,
 			BulkRecipients: 500,
 			BulkWindow:     10 * time.Minute,
+		},
+		Inlet: Inlet{
+			PassTo: "inet:25@127.0.0.1", MaxConnections: 100, MaxRecipients: 1000, MaxMessageSize: 10240000, Timeout: 5 * time.Minute,
 		},
 		Agent: Agent{
 			Control:     "unix:/run/millrace/control.sock",

@@ -55,6 +55,12 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
+		case *[]DKIM:
+			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
+				x := DKIM{File: t.file, Line: t.line(hereItem)}
+				t.table(value, &x, hereItem, pathItem)
+				*p = append(*p, x)
+			})
 		case *[]Stream:
 			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
 				x := Stream{File: t.file, Line: t.line(hereItem)}
@@ -73,7 +79,7 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 				t.table(value, &x, hereItem, pathItem)
 				*p = append(*p, x)
 			})
-		case *Spool, *Milter, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Simulate, *Log, *Queue:
+		case *Spool, *Milter, *Inlet, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Simulate, *Log, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(

@@ -29,6 +29,9 @@ func TestAnEmptyFileHasEveryDefault(t *testing.T) {
 			VetoHeaders:    []HeaderMatch{{"X-Spam-Flag", "YES*"}, {"X-Spam", "YES*"}, {"X-Spam-Status", "YES*"}},
 			BulkRecipients: 500, BulkWindow: 10 * time.Minute,
 		},
+		Inlet: Inlet{
+			PassTo: "inet:25@127.0.0.1", MaxConnections: 100, MaxRecipients: 1000, MaxMessageSize: 10240000, Timeout: 5 * time.Minute,
+		},
 		Agent: Agent{
 			Control: "unix:/run/millrace/control.sock", Port: 25, Protocols: []string{"ipv4", "ipv6"},
 			MaxSessions: 2000, StateDirectory: "/var/lib/millrace", DANE: "auto", TLSMinVersion: "1.2",

@@ -134,7 +134,7 @@ type Backend interface {
 	// HandbackStatus is the state of that.
 	HandbackStatus() HandbackStatus
 	// Milter takes the milter's report.
-	Milter(MilterReport)
+	Milter(MilterReport) MilterAnswer
 	// Why explains a site, the last change with how it stands now; ErrUnknown if there is
 	// none of the name.
 	Why(site string) ([]Change, error)

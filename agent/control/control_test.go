@@ -94,10 +94,11 @@ func (f fixed) WebLink() (string, error) {
 	return "http://127.0.0.1:8891/enter?token=x", nil
 }
 
-func (f fixed) Milter(r MilterReport) {
+func (f fixed) Milter(r MilterReport) MilterAnswer {
 	if f.told != nil {
 		f.told <- r
 	}
+	return MilterAnswer{InletKnown: true, InletBypassed: "always_bcc"}
 }
 
 // Act says 1, 2 ... of n, and fails for state "stuck".
@@ -191,8 +192,9 @@ func TestMiltersReportArrives(t *testing.T) {
 		HostMail:     map[string]int{"big.test": 2},
 		MilterCounts: MilterCounts{Messages: map[string]uint64{"leave": 3}, Recipients: 4, Connections: 5},
 	}
-	if err := client(t, open(t, f)).Milter(t.Context(), want); err != nil {
-		t.Fatal(err)
+	answer, err := client(t, open(t, f)).Milter(t.Context(), want)
+	if err != nil || !answer.InletKnown || answer.InletBypassed != "always_bcc" {
+		t.Fatalf("%+v, %v", answer, err)
 	}
 	if got := <-f.told; !reflect.DeepEqual(got, want) {
 		t.Errorf("the agent was told %+v, not %+v", got, want)

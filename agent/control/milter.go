@@ -22,6 +22,16 @@ type MilterCounts struct {
 	Recipients  uint64            `json:"recipients"`           // diverted
 	Connections uint64            `json:"connections"`          // of the host MTA
 	Reports     map[string]uint64 `json:"reports,omitempty"`    // that may be about our mail, by what became of them
+	Inlet       map[string]uint64 `json:"inlet,omitempty"`      // its messages, by what became of them
+}
+
+// MilterAnswer is what the milter hears.
+type MilterAnswer struct {
+	// InletKnown says that the host's settings were looked at for the inlet, with the
+	// configuration that the agent has now. InletBypassed is what mail of the inlet would
+	// pass by that nobody has accepted, "" if nothing.
+	InletKnown    bool   `json:"inlet_known,omitempty"`
+	InletBypassed string `json:"inlet_bypassed,omitempty"`
 }
 
 func (s *Server) milter() {
@@ -29,13 +39,13 @@ func (s *Server) milter() {
 	s.mux.HandleFunc("POST /v1/milter", func(w http.ResponseWriter, r *http.Request) {
 		var report MilterReport
 		if decodeReport(w, r, &report) {
-			b.Milter(report)
-			respond(w, struct{}{}, nil)
+			respond(w, b.Milter(report), nil)
 		}
 	})
 }
 
-// Milter gives the agent the milter's report.
-func (c *Client) Milter(ctx context.Context, r MilterReport) error {
-	return c.call(ctx, http.MethodPost, "/v1/milter", r, &struct{}{})
+// Milter gives the agent the milter's report. The answer of an earlier agent is empty.
+func (c *Client) Milter(ctx context.Context, r MilterReport) (answer MilterAnswer, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/milter", r, &answer)
+	return answer, err
 }

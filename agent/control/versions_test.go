@@ -82,7 +82,7 @@ func TestOlderAgentIsNamed(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := c.Milter(t.Context(), MilterReport{}); !errors.Is(err, ErrOlder) {
+	if _, err := c.Milter(t.Context(), MilterReport{}); !errors.Is(err, ErrOlder) {
 		t.Errorf("milter: %v", err)
 	}
 	if _, err := today.Why(t.Context(), "other"); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrOlder) {

@@ -35,6 +35,7 @@ func (p *Postfix) Check(c *config.Config) []Finding {
 		p.reinjected(c, m),
 		p.discards(c, m),
 		p.bypassed(c, m),
+		p.Inlet(c),
 		p.outbound(c),
 	)
 }
@@ -45,7 +46,9 @@ func (p *Postfix) Bypassed(c *config.Config) []Finding {
 	if m := p.milters(c); len(m.through) == 0 && !m.command {
 		return nil
 	}
-	return slices.DeleteFunc(p.Check(c), func(f Finding) bool { return f.Bypass == "" || f.Severity != Contradiction })
+	without := *c
+	without.Inlet.Listen = nil // Inlet's own
+	return slices.DeleteFunc(p.Check(&without), func(f Finding) bool { return f.Bypass == "" || f.Severity != Contradiction })
 }
 
 // milters is Millrace's place among Postfix's milters.

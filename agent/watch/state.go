@@ -2,8 +2,10 @@ package watch
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/metrics"
 )
@@ -14,12 +16,17 @@ type milterReport struct {
 	at     time.Time
 }
 
-// Milter takes the milter's report.
-func (w *Watch) Milter(r control.MilterReport) {
+// Milter takes the milter's report, and tells it of the host's settings.
+func (w *Watch) Milter(r control.MilterReport) control.MilterAnswer {
 	for domain, n := range r.HostMail {
 		w.queue.HostMail(domain, n)
 	}
 	w.milter.Store(&milterReport{r.MilterCounts, time.Now()})
+	var answer control.MilterAnswer
+	var stops []string
+	stops, answer.InletKnown = w.inletStops(time.Now())
+	answer.InletBypassed = strings.Join(stops, "; ")
+	return answer
 }
 
 // State is what a scrape of the metrics finds.
@@ -59,6 +66,10 @@ func (w *Watch) State() metrics.State {
 	st.Spool, _ = w.store.Usage()
 	if r := w.milter.Load(); r != nil {
 		st.Milter, st.MilterAt = r.counts, r.at
+		if w.settings.Now().Config.Milter.Mode == config.Divert {
+			stops, known := w.inletStops(time.Now())
+			st.InletPassing = !known || len(stops) > 0
+		}
 	}
 	return st
 }

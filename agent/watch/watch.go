@@ -87,6 +87,7 @@ type Watch struct {
 	unsaved   atomic.Pointer[string]       // why state_directory cannot be written; "" if it can, as far as is known
 	shutOut   atomic.Pointer[string]       // why mail cannot go back to the host; "" if it can, as far as is known
 	bypassed  atomic.Pointer[[]string]     // settings of Postfix that diverted mail passes by; nil: not asked yet
+	inlet     atomic.Pointer[inletLook]    // nil: not asked yet
 	reloaded  chan struct{}                // wakes SettingsLoop
 	hostQueue atomic.Pointer[hostQueue]    // nil: nothing goes back that would make it matter
 	milter    atomic.Pointer[milterReport] // the last one; nil: none yet

@@ -5,15 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/milter"
+	"github.com/millrace/millrace/milter/inlet"
 )
 
 // diverter is the daemon: the spool's writer and the milter server over it.
@@ -22,6 +27,41 @@ type diverter struct {
 	log    *slog.Logger
 	writer *spool.Writer
 	server *milter.Server
+	inlet  *inlet.Server // nil: there is none
+
+	bypassed atomic.Pointer[bypassed]
+}
+
+// bypassed is what the agent said last of the settings that mail of the inlet passes by.
+type bypassed struct {
+	what string // "": none that is not accepted
+	at   time.Time
+}
+
+// bypassedFor is how long the agent's word counts.
+const bypassedFor = 5 * time.Minute
+
+// notAccepted is what keeps the inlet from spooling. Only the agent may run postconf, so
+// until it has looked, or when it is silent, all mail is passed.
+func (d *diverter) notAccepted() string {
+	switch b := d.bypassed.Load(); {
+	case b == nil:
+		return "the agent does not say yet which of the host's settings inlet mail passes by"
+	case time.Since(b.at) > bypassedFor:
+		return "the agent no longer says which of the host's settings inlet mail passes by"
+	default:
+		return b.what
+	}
+}
+
+// heard takes the agent's word. Where it does not know, what it knew before counts no more:
+// it has read another configuration since, or observes.
+func (d *diverter) heard(answer control.MilterAnswer, now time.Time) {
+	if !answer.InletKnown {
+		d.bypassed.Store(nil)
+		return
+	}
+	d.bypassed.Store(&bypassed{answer.InletBypassed, now})
 }
 
 func newDiverter(c *config.Config, log *slog.Logger) (*diverter, error) {
@@ -43,6 +83,9 @@ func newDiverter(c *config.Config, log *slog.Logger) (*diverter, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
+	if c.Inlet.On() {
+		d.inlet = inlet.New(c, inlet.Options{Judge: d.server, Key: key, Bypassed: d.notAccepted, Logger: log})
+	}
 	return d, nil
 }
 
@@ -52,6 +95,10 @@ func (d *diverter) Reload(c *config.Config) error {
 	if !slices.Equal(now.Listen, then.Listen) || c.Spool != d.cfg.Spool ||
 		now.MaxConnections != then.MaxConnections || now.MaxBodies != then.MaxBodies {
 		d.log.Warn("changes of listen, max_connections and max_bodies in [milter], and of [spool], take effect with a restart")
+	}
+	if x, y := c.Inlet, d.cfg.Inlet; !slices.Equal(x.Listen, y.Listen) || !slices.Equal(x.UIDs, y.UIDs) || x.Anybody != y.Anybody ||
+		x.MaxConnections != y.MaxConnections || x.MaxRecipients != y.MaxRecipients || x.MaxMessageSize != y.MaxMessageSize || x.Timeout != y.Timeout {
+		d.log.Warn("changes of [inlet], but for pass_to and accept_bypass, take effect with a restart")
 	}
 	return d.server.Reload(c)
 }
@@ -71,13 +118,29 @@ func (d *diverter) serve(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	var inlets []net.Listener
+	for _, address := range d.cfg.Inlet.Listen {
+		ln, err := milter.ListenAt(address, 0o666) // who has connected, the kernel says
+		if err != nil {
+			// The host's mail does not wait for the inlet.
+			d.log.Error("the inlet does not listen", "listen", address, "err", err, "remedy", "choose another address in [inlet] listen, or make its directory writable for the user millrace")
+			continue
+		}
+		inlets = append(inlets, ln)
+	}
 	ready()
 	ctx, stop := context.WithCancel(ctx)
 	var aside sync.WaitGroup
 	aside.Go(func() { d.tellAgent(ctx) })
 	defer aside.Wait()
 	defer stop()
-	return d.server.Serve(ctx, listeners...)
+	if len(inlets) == 0 {
+		return d.server.Serve(ctx, listeners...)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.inlet.Serve(ctx, inlets...) })
+	g.Go(func() error { return d.server.Serve(ctx, listeners...) })
+	return g.Wait()
 }
 
 // tellEvery is how often the agent hears of us.
@@ -90,21 +153,28 @@ func (d *diverter) tellAgent(ctx context.Context) {
 	defer agent.Close()
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for { // at once: until the agent has answered, the inlet spools nothing
 		c := d.server.Counts()
 		report := control.MilterReport{
 			HostMail:     d.server.HostMail(),
 			MilterCounts: control.MilterCounts{Messages: c.Messages, OneFamily: c.OneFamily, Recipients: c.Recipients, Connections: c.Connections, Reports: c.Reports},
 		}
 		call, cancel := context.WithTimeout(ctx, tellEvery)
-		if err := agent.Milter(call, report); err != nil {
+		if d.inlet != nil {
+			n := d.inlet.Counts()
+			report.Inlet = map[string]uint64{"spooled": n.Spooled, "passed": n.Passed, "refused": n.Refused, "unsure": n.Unsure, "turned_away": n.Turned}
+		}
+		answer, err := agent.Milter(call, report)
+		if err != nil {
 			d.log.Debug("the agent was not told of the host's own mail", "err", err)
+		} else {
+			d.heard(answer, time.Now())
 		}
 		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }

@@ -121,7 +121,7 @@ func (b backend) ReloadConfig(context.Context) error {
 
 func (b backend) WebLink() (string, error) { return "http://127.0.0.1:8891/enter?token=x", nil }
 
-func (b backend) Milter(control.MilterReport) {}
+func (b backend) Milter(control.MilterReport) (a control.MilterAnswer) { return }
 
 func (b backend) FindSite(_ context.Context, text string) (control.SiteFound, error) {
 	switch text {

@@ -20,6 +20,7 @@ type scenario struct {
 func scenarios() []scenario {
 	return []scenario{
 		{"throughput", throughput},
+		{"inlet", inletThroughput},
 		{"tls", encrypted},
 		{"blast", blast},
 		{"limits", limits},

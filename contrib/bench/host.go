@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type host struct {
 	null *nullMilter
 	idle cost // CPU time of getting ready
 	sent ledger.Ledger
+	into string // where mail is injected; "": into Postfix
 }
 
 func start(ctx context.Context, w world) (_ *host, err error) {
@@ -153,7 +155,7 @@ func joinClose(err error, h *host) error { return errors.Join(err, h.close()) }
 // inject sends the messages from to from+n-1 into Postfix and returns when
 // it has taken all of them.
 func (h *host) inject(ctx context.Context, message func(i int) *inject.Message, from, n, connections int) error {
-	in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: connections, Ledger: &h.sent}
+	in := &inject.Injector{Addr: cmp.Or(h.into, h.Postfix.SMTPAddr()), Connections: connections, Ledger: &h.sent}
 	r, err := in.Run(ctx, n, func(i int) *inject.Message { return message(from + i) })
 	if err != nil {
 		return fmt.Errorf("inject: %w", err)

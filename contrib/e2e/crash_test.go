@@ -43,16 +43,21 @@ type stream struct {
 // flow starts a stream of so many messages a second. A program on a host sends
 // again what was not taken, over a new connection now and then; so does this.
 func (r *room) flow(seed uint64, rate float64) *stream {
-	return r.flowOf(&inject.Generator{
+	return r.flowTo(r.Host.SMTPAddr(), seed, rate)
+}
+
+// flowTo is flow to another server than the host MTA.
+func (r *room) flowTo(addr string, seed uint64, rate float64) *stream {
+	return r.flowOf(addr, &inject.Generator{
 		Seed: seed, Domains: []string{"a1.example", "a2.example", "b1.example"},
 		MinSize: 2 << 10, MaxSize: 16 << 10, MaxRecipients: 4,
 	}, rate)
 }
 
-func (r *room) flowOf(g *inject.Generator, rate float64) *stream {
+func (r *room) flowOf(addr string, g *inject.Generator, rate float64) *stream {
 	s := &stream{room: r, quit: make(chan struct{}), ended: make(chan struct{})}
 	in := &inject.Injector{
-		Addr: r.Host.SMTPAddr(), Connections: 6, PerConnection: 8, Rate: rate,
+		Addr: addr, Connections: 6, PerConnection: 8, Rate: rate,
 		Retry: 50 * time.Millisecond, Timeout: patience, Ledger: &s.sent,
 	}
 	go func() {

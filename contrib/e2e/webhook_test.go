@@ -124,7 +124,7 @@ func TestWebhookOutlivesKillNine(t *testing.T) {
 			}
 		},
 	})
-	s := r.flowOf(&inject.Generator{
+	s := r.flowOf(r.Host.SMTPAddr(), &inject.Generator{
 		Seed: 26, Domains: []string{"a1.example", "a2.example", "b1.example"}, Sender: "news@lab.test",
 		MinSize: 2 << 10, MaxSize: 8 << 10, MaxRecipients: maxRecipients,
 	}, 150)

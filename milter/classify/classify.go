@@ -123,7 +123,9 @@ type Message struct {
 	AuthUser string     // SASL user
 	Daemon   string     // {daemon_name}
 	Command  bool       // sendmail(1) handed it in: no transport is known, and no client
+	Inlet    bool       // a client handed it to the inlet: no transport is known either
 	Looped   bool       // a Received field carries our own mark
+	Counted  bool       // the inlet judged it a moment ago: volume and ids have it already
 }
 
 // Decision is the outcome.
@@ -138,6 +140,8 @@ type Decision struct {
 	// "" if the same. What was ordered under it holds on (agent/orders).
 	Formerly string
 	Evidence []Evidence // that the built-in rule found, if it decided
+	// Judged says that the message came as far as rules and evidence, where it is counted.
+	Judged bool
 }
 
 // OneFamily reports whether the mail stays because its evidence is of one family alone.
@@ -209,6 +213,17 @@ func (c *Classifier) Decide(m *Message) Decision {
 	if divert == nil {
 		return Decision{Reason: why}
 	}
+	d := c.judge(m, h, divert)
+	d.Judged = true
+	return d
+}
+
+// judge goes by the admin's rules, then by evidence.
+func (c *Classifier) judge(m *Message, h headers, divert []bool) Decision {
+	n := count(divert)
+	if m.Counted {
+		n = 0 // adds nothing to what is remembered
+	}
 	for i := range c.rules {
 		r := &c.rules[i]
 		if !r.holds(m, h) {
@@ -217,15 +232,15 @@ func (c *Classifier) Decide(m *Message) Decision {
 		if r.action == config.ActionLeave {
 			return Decision{Rule: r.name, Reason: "rule says leave"}
 		}
-		stream, formerly := c.stream(r.stream, m, h, count(divert))
+		stream, formerly := c.stream(r.stream, m, h, n)
 		return Decision{Divert: divert, Stream: stream, Pool: r.pool, Formerly: formerly, Rule: r.name, Reason: "rule says divert"}
 	}
 	if !c.builtin {
 		return Decision{Reason: "no rule matches"}
 	}
-	switch what, marks, why := c.evidence(m, h, count(divert)); what {
+	switch what, marks, why := c.evidence(m, h, n); what {
 	case bulk:
-		stream, formerly := c.stream(nil, m, h, count(divert))
+		stream, formerly := c.stream(nil, m, h, n)
 		return Decision{Divert: divert, Stream: stream, Formerly: formerly, Rule: "builtin", Reason: why, Evidence: marks}
 	case notBulk:
 		return Decision{Rule: "builtin", Reason: why}

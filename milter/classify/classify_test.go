@@ -64,6 +64,7 @@ func TestNewsletterIsDiverted(t *testing.T) {
 		Divert: []bool{true, true}, Stream: "weekly.example.com", Rule: "builtin", Reason: "List-Id, List-Unsubscribe",
 		Formerly: "news.example.com", // the id is new
 		Evidence: []Evidence{{Structure, "List-Id"}, {OptInHeaders, "List-Unsubscribe"}},
+		Judged:   true,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

@@ -63,6 +63,7 @@ func newIDs() ids {
 
 // stable notes the id that a message of a domain has in a field, and reports whether the
 // domain's ids there are such that name a list or campaign, and whether this one is new.
+// No recipients are those of a message that was noted before: it is not noted again.
 func (x *ids) stable(domain string, f idField, id string, recipients int) (stable, fresh bool) {
 	var h maphash.Hash
 	h.SetSeed(x.seed)
@@ -73,15 +74,19 @@ func (x *ids) stable(domain string, f idField, id string, recipients int) (stabl
 
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	fresh = x.note(sum)
 	all := &x.owners.at(domain)[f]
-	all.add(fresh, recipients)
+	if recipients > 0 {
+		fresh = x.note(sum)
+		all.add(fresh, recipients)
+	}
 	part := within(f, id)
 	if part == "" {
 		return !all.varies, fresh
 	}
 	own := &x.owners.at(domain + "\x00" + part)[f]
-	own.add(fresh, recipients)
+	if recipients > 0 {
+		own.add(fresh, recipients)
+	}
 	if own.seen < varies { // too few to tell: as the domain's others
 		return !all.varies && !own.varies, fresh
 	}

@@ -11,7 +11,10 @@ import (
 // are, it returns nil and why.
 func (c *Classifier) remoteOnes(m *Message) ([]bool, string) {
 	if m.Command {
-		return c.commandRecipients(m)
+		return c.allOrNone(m, "sendmail(1) mail")
+	}
+	if m.Inlet {
+		return c.allOrNone(m, "mail of the inlet")
 	}
 	divert := make([]bool, len(m.Recipients))
 	any := false
@@ -46,24 +49,29 @@ func (c *Classifier) remoteOne(r *Recipient) bool {
 // whichever host.
 func (c *Classifier) Remote(mailer string) bool { return c.mailers[strings.ToLower(mailer)] }
 
-// commandRecipients judges mail of sendmail(1), for which no transport is
+// allOrNone judges mail of sendmail(1) and of the inlet, for which no transport is
 // known: its recipients are remote if their domains are none of the host's, and
 // only when the host's domains have been listed. The MTA cannot be told to keep
-// some of them, so it is all or none.
-func (c *Classifier) commandRecipients(m *Message) ([]bool, string) {
+// some of sendmail(1)'s, and a message of the inlet has one owner, so it is all or none.
+func (c *Classifier) allOrNone(m *Message, what string) ([]bool, string) {
 	if len(c.hostDomains) == 0 {
-		return nil, "sendmail(1) mail, and host_domains is empty"
+		return nil, what + ", and host_domains is empty"
 	}
 	if len(m.Recipients) == 0 {
 		return nil, "no remote recipient"
 	}
 	divert := make([]bool, len(m.Recipients))
 	for i := range m.Recipients {
-		a := m.Recipients[i].Address
-		if !address.Plain(a) || c.hostDomains.match(domainOf(a)) {
-			return nil, "sendmail(1) mail with a recipient that is not remote"
+		if !c.MayBeRemote(m.Recipients[i].Address) {
+			return nil, what + " with a recipient that is not remote"
 		}
 		divert[i] = true
 	}
 	return divert, ""
+}
+
+// MayBeRemote reports whether an address without a known transport is one that the host
+// does not deliver itself, by the list of its domains; without that list, none is.
+func (c *Classifier) MayBeRemote(a string) bool {
+	return len(c.hostDomains) > 0 && address.Plain(a) && !c.hostDomains.match(domainOf(a))
 }

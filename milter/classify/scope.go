@@ -42,9 +42,12 @@ func newScope(entries []string) (scope, error) {
 }
 
 // holds reports whether a message is in scope. sendmail(1) is run on the host
-// itself, which is what loopback means.
+// itself, which is what loopback means, and so are the clients of the inlet.
 func (s *scope) holds(m *Message) bool {
-	if m.Command {
+	if m.Inlet && m.Daemon != "" && s.daemons[m.Daemon] {
+		return true
+	}
+	if m.Command || m.Inlet {
 		return s.loopback
 	}
 	return s.authenticated && m.AuthUser != "" ||

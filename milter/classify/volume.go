@@ -38,7 +38,7 @@ type tally struct {
 // NewVolume returns a Volume that has seen nothing.
 func NewVolume() *Volume { return &Volume{tallies: newRecent[tally](maxTallies), ids: newIDs()} }
 
-// add counts n recipients more for a key and returns how many there were within
+// add counts n recipients more for a key (0: only looks) and returns how many there were within
 // the window that ends now.
 func (v *Volume) add(key string, n int, now time.Time, window time.Duration) int {
 	width := max(window/slots, 1)

@@ -69,7 +69,7 @@ Sizes are written "500MB" or "1GiB", times "90s", "4h30m" or "5d", rates "100/s"
 
 // heads are the tables whose name in a file is not their path.
 var heads = map[string]string{
-	"general": "[general] and [[queue]]", "milter.rule": "[[milter.rule]]", "reply": "[[reply]]", "pool": "[[pool]]", "warmup": "[[warmup]]", "stream": "[[stream]]", "webhook": "[[webhook]]",
+	"general": "[general] and [[queue]]", "milter.rule": "[[milter.rule]]", "reply": "[[reply]]", "pool": "[[pool]]", "warmup": "[[warmup]]", "stream": "[[stream]]", "webhook": "[[webhook]]", "dkim": "[[dkim]]",
 }
 
 // table explains the keys of a struct, then its tables.
