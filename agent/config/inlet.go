@@ -54,6 +54,17 @@ type Inlet struct {
 // On reports whether there is an inlet.
 func (i *Inlet) On() bool { return len(i.Listen) > 0 }
 
+// Host is where mail goes that does not go by the inlet, as it is set in a client:
+// "127.0.0.1 port 25", or "the socket /path".
+func (i *Inlet) Host() string {
+	network, addr, err := ParseListen(i.PassTo)
+	if err != nil || network == "unix" {
+		return "the socket " + addr
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	return host + " port " + port
+}
+
 // InletBypasses are the names of [inlet] accept_bypass beside those of Bypasses: settings
 // that act before the milter, or on the choice of the next hop, and so on mail that the
 // milter diverts.
