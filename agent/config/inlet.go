@@ -95,7 +95,7 @@ func (l *loader) checkInlet(i *Inlet) {
 		l.fail("inlet.pass_to", "pass_to: "+err.Error())
 	} else if network != "unix" && !onLoopback(addr) {
 		l.fail("inlet.pass_to", remedy(fmt.Sprintf("pass_to: %q is not on this host", i.PassTo), `write the port of the host MTA, like "inet:25@127.0.0.1"`))
-	} else if _, port, _ := net.SplitHostPort(addr); network != "unix" && l.isHandback(addr, port) {
+	} else if _, port, _ := net.SplitHostPort(addr); network != "unix" && i.On() && l.isHandback(addr, port) {
 		l.fail("inlet.pass_to", remedy("pass_to: this is the port for mail that is handed back, where nothing is checked", "name the port where the host MTA takes mail of its clients"))
 	}
 	for n, name := range i.Allow {

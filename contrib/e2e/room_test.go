@@ -53,6 +53,7 @@ type setup struct {
 	providers []sink.Provider // instead of the one
 	postfix   lab.PostfixOptions
 	sendmail  *lab.SendmailOptions // the host is a Sendmail, and no Postfix
+	offering  *lab.OfferingOptions // the host is an Exim or OpenSMTPD, and no Postfix
 	millrace  lab.MillraceOptions
 	keep      bool                // keep the content of what arrives
 	patience  time.Duration       // instead of the usual one
@@ -134,6 +135,14 @@ func newRoom(t *testing.T, ctx context.Context) *room {
 // startHost starts the room's MTA.
 func (r *room) startHost(s setup) {
 	r.t.Helper()
+	if s.offering != nil {
+		o := *s.offering
+		o.DNS = r.dns
+		if err := r.StartOffering(r.ctx, o); err != nil {
+			r.t.Fatal(err)
+		}
+		return
+	}
 	if s.sendmail != nil {
 		o := *s.sendmail
 		o.Millrace, o.DNS = true, r.dns

@@ -96,14 +96,14 @@ func (f *front) Read(b []byte) (int, error) {
 func (f *front) command(b []byte) (int, error) {
 	f.Conn.SetReadDeadline(time.Now().Add(f.server.cfg.Timeout))
 	if f.server.stopping.Load() {
-		return f.refuse("421 4.3.2 service is shutting down", "")
+		return f.refuse(f.server.closing(), "")
 	}
 	line, err := f.in.ReadSlice('\n')
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull) || len(line) > maxCommand:
 		return f.refuse("500 5.5.2 line is too long", "command line too long")
 	case errors.Is(err, os.ErrDeadlineExceeded) && f.server.stopping.Load():
-		return f.refuse("421 4.3.2 service is shutting down", "")
+		return f.refuse(f.server.closing(), "")
 	case err != nil:
 		f.end = err
 		return 0, err

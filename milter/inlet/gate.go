@@ -69,7 +69,7 @@ func (s *Server) admit(c net.Conn) (*front, string) {
 	defer s.mu.Unlock()
 	switch {
 	case s.stopping.Load():
-		return nil, "421 4.3.2 service is shutting down"
+		return nil, s.closing()
 	case len(s.fronts) >= s.cfg.MaxConnections || s.byUser[who] >= (s.cfg.MaxConnections+1)/2:
 		return nil, "421 4.7.0 too many connections"
 	}

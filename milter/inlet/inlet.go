@@ -149,6 +149,11 @@ func (s *Server) stop() {
 	}
 }
 
+// closing is what a client is told then: the host MTA takes its mail, now and for good.
+func (s *Server) closing() string {
+	return "421 4.3.2 service is shutting down; " + s.judge.Config().Inlet.Host() + " takes mail meanwhile"
+}
+
 func (s *Server) closeAll() {
 	s.mu.Lock()
 	all := make([]*front, 0, len(s.fronts))
