@@ -61,7 +61,7 @@ func speakToTheInlet(t *testing.T, list []mailer) {
 	sent := map[string]string{}
 	for _, m := range list {
 		content := news(m.name) + strings.Join([]string{
-			".", "..", ".dot", "...", "", "Größe \xe2\x82\xac", "\ttab  ", strings.Repeat("0123456789", 100)[:998], "From here", ".", "",
+			".", "..", ".dot", "...", "", "Größe \xe2\x82\xac", "\ttab  ", strings.Repeat("0123456789", 100)[:998], "From here", ".", "The end.", "",
 		}, "\r\n")
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "message"), []byte(strings.ReplaceAll(content, "\r\n", "\n")), 0o600); err != nil {

@@ -12,8 +12,9 @@ import (
 	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
-// withOffering is a room whose host has no milter and offers its bulk mail to the inlet.
-func withOffering(t *testing.T, mta string, s setup) setup {
+// withOffering is a room whose host has no milter and offers its bulk mail to the inlet, and the
+// inlet's address.
+func withOffering(t *testing.T, mta string, s setup) (_ setup, inlet string) {
 	t.Helper()
 	var at [2]string // inlet, pass_to
 	for i := range at {
@@ -38,7 +39,7 @@ func withOffering(t *testing.T, mta string, s setup) setup {
 	}
 	maps.Copy(set, s.millrace.Set)
 	s.millrace.Set = set
-	return s
+	return s, at[0]
 }
 
 // TestEximAndOpenSMTPDOfferTheirBulk has Debian's real MTAs, with the lines that are shipped,
@@ -55,7 +56,7 @@ func TestEximAndOpenSMTPDOfferTheirBulk(t *testing.T) {
 }
 
 func offersItsBulk(t *testing.T, mta string) {
-	r := enter(t, withOffering(t, mta, setup{
+	s, addr := withOffering(t, mta, setup{
 		keep: true,
 		providers: []sink.Provider{
 			{Name: "far", Domains: []string{"far.test", "back.test"}},
@@ -64,7 +65,11 @@ func offersItsBulk(t *testing.T, mta string) {
 			}},
 		},
 		millrace: lab.MillraceOptions{Extra: "[[queue]]\nname = \"back\"\ndomains = [\"back.test\"]\nroute = \"handback\"\n"},
-	}))
+	})
+	r := enter(t, s)
+	r.spools(addr)
+	r.rest()
+	r.forget()
 	// Bulk that names a list; a person's letter; mail that looks like bulk and is none, or a
 	// letter of a sender whose mail is offered: Exim looks at the header, OpenSMTPD at the sender.
 	letter := func(id, from string) string {

@@ -137,7 +137,7 @@ func (r *room) startHost(s setup) {
 	r.t.Helper()
 	if s.offering != nil {
 		o := *s.offering
-		o.DNS = r.dns
+		o.DNS, o.Far = r.dns, r.hostOf(0).String()
 		if err := r.StartOffering(r.ctx, o); err != nil {
 			r.t.Fatal(err)
 		}
@@ -210,6 +210,15 @@ func (r *room) internet(providers []sink.Provider) (dns string) {
 	}
 }
 
+// hostOf is the first host of a provider of the room.
+func (r *room) hostOf(provider int) netip.Addr {
+	var n byte
+	if _, err := fmt.Sscanf(r.dns, "127.53.0.%d", &n); err != nil {
+		r.t.Fatal(err)
+	}
+	return netip.AddrFrom4([4]byte{127, 100 + n, byte(provider + 1), 1})
+}
+
 // hosted gives the providers of room n their hosts.
 func hosted(providers []sink.Provider, n int) []sink.Provider {
 	providers = slices.Clone(providers)
@@ -256,6 +265,13 @@ func (r *room) all() []arrival {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.arrivals)
+}
+
+// forget drops what has arrived.
+func (r *room) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.arrivals = nil
 }
 
 // copies gives the arrivals of one message.

@@ -68,9 +68,7 @@ func TestSympasPostsGoAndItsAnswersStay(t *testing.T) {
 	}
 	r.spools(addr)
 	r.rest()
-	r.mu.Lock()
-	r.arrivals = nil
-	r.mu.Unlock()
+	r.forget()
 	// The same through msmtp, called as Sympa calls what its parameter sendmail names.
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {

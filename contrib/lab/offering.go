@@ -19,6 +19,9 @@ type OfferingOptions struct {
 	Pass  string // [inlet] pass_to
 	// DNS is the address, without a port, of the name server. Default: Resolver.
 	DNS string
+	// Far is the host, as 127.101.1.1, that OpenSMTPD gives its own mail to: it looks up no
+	// addresses where the only interface is loopback (AI_ADDRCONFIG).
+	Far string
 	// Senders are those whose mail OpenSMTPD offers: "@news.example.com".
 	Senders []string
 }
@@ -122,7 +125,7 @@ func (h *Offering) installOpenSMTPD(o OfferingOptions, at func(string) string) (
 	senders := strings.Replace(inlet.Part(inlet.OpenSMTPD, "table"), `"@news.example.com", "@lists.example.com"`, `"`+strings.Join(o.Senders, `", "`)+`"`, 1)
 	listen, err := listenOn(h.smtp, "hostname "+Hostname)
 	return h.far.installOpenSMTPD(listen+at(inlet.Part(inlet.OpenSMTPD, "listen"))+senders+openSMTPDBox+`
-action "outbound" relay helo `+Hostname+`
+action "outbound" relay host "smtp://`+o.Far+`" helo `+Hostname+`
 match from any for domain { `+strings.Join(h.LocalDomains(), ", ")+` } action "box"
 `+at(inlet.Part(inlet.OpenSMTPD, "match"))+`
 match from local for any action "outbound"

@@ -43,6 +43,9 @@ func (f *far) installOpenSMTPD(conf string, err error) ([]string, error) {
 		t.write("/etc/mailname", Hostname+"\n"),
 		t.write("/etc/smtpd.conf", conf),
 		os.Chmod(t.path("/etc/smtpd.conf"), 0o600),
+		// Its sendmail(1) is a link to smtpctl.
+		os.Chown(t.path("/usr/sbin/smtpctl"), 0, opensmtpq),
+		os.Chmod(t.path("/usr/sbin/smtpctl"), 0o755|os.ModeSetgid),
 		t.certificate(0),
 	)
 }
