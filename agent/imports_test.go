@@ -43,7 +43,7 @@ var alone = map[string]string{
 // others are what the programs and the milter may import of the agent's packages and of
 // each other's: the milter decides and spools, and does not know the agent.
 var others = map[string][]string{
-	"milter/inlet":         {"agent/config", "agent/trace", "milter", "milter/classify", "milter/wire"},
+	"milter/inlet":         {"agent/address", "agent/config", "agent/trace", "milter", "milter/classify", "milter/wire"},
 	"milter":               {"agent/config", "agent/feedback", "agent/maillog", "agent/spool", "agent/trace", "milter/classify", "milter/wire"},
 	"milter/classify":      {"agent/address", "agent/config"},
 	"milter/wire":          nil,

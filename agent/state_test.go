@@ -37,7 +37,8 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	admin := s.admin()
 	defer admin.Close()
 	_, err := admin.Milter(t.Context(), control.MilterReport{MilterCounts: control.MilterCounts{
-		Messages: map[string]uint64{"delrcpt": 2, "leave": 40}, Recipients: 3, Connections: 7,
+		Messages: map[string]uint64{"delrcpt": 2, "leave": 40, "inlet": 5}, Recipients: 3, Connections: 7,
+		Inlet: map[string]uint64{"spooled": 5, "passed": 6, "refused": 7, "unsure": 1, "turned_away": 8},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +56,12 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 		`millrace_ready 1`,
 		`millrace_build_info{version="test"} 1`,
 		`millrace_milter_messages_total{verdict="delrcpt"} 2`,
+		`millrace_milter_messages_total{verdict="inlet"} 5`,
+		`millrace_inlet_messages_total{result="spooled"} 5`,
+		`millrace_inlet_messages_total{result="passed"} 6`,
+		`millrace_inlet_messages_total{result="refused"} 7`,
+		`millrace_inlet_messages_total{result="unsure"} 1`,
+		`millrace_inlet_turned_away_total 8`,
 		`millrace_milter_messages_total{verdict="lost"} 0`,
 		`millrace_milter_diverted_recipients_total 3`,
 		`millrace_milter_connections_total 7`,

@@ -11,9 +11,9 @@ import (
 	"github.com/millrace/millrace/milter/classify"
 )
 
-// maxLine is the longest line, without its CRLF, that may leave (RFC 5321
+// MaxLine is the longest line, without its CRLF, that may leave (RFC 5321
 // section 4.5.3.1.6).
-const maxLine = 998
+const MaxLine = 998
 
 // appendHead puts the header together as it goes to the spool: the fields as the
 // client sent them, with CRLF for the LF that the milter protocol folds with,
@@ -66,7 +66,7 @@ var (
 	errNUL    = errors.New("a NUL")
 	errBareCR = errors.New("a bare CR")
 	errBareLF = errors.New("a bare LF")
-	errLong   = fmt.Errorf("a line of more than %d octets", maxLine)
+	errLong   = fmt.Errorf("a line of more than %d octets", MaxLine)
 )
 
 func (l *lines) write(b []byte) error {
@@ -92,7 +92,7 @@ func (l *lines) write(b []byte) error {
 		} else if end >= 0 {
 			return errBareLF
 		}
-		if l.length += len(line); l.length > maxLine {
+		if l.length += len(line); l.length > MaxLine {
 			return errLong
 		}
 		if b = b[len(line):]; l.cr {

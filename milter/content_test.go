@@ -55,7 +55,7 @@ func atOnce(b []byte) error {
 		return errBareLF
 	}
 	for _, l := range bytes.Split(rest, []byte{0}) {
-		if len(l) > maxLine {
+		if len(l) > MaxLine {
 			return errLong
 		}
 	}

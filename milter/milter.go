@@ -113,6 +113,7 @@ type Server struct {
 	bodies  chan struct{}  // a place for each large message on its way into the spool
 	buffers sync.Pool      // of *[]byte
 	appends sync.WaitGroup // Append calls that have not returned
+	inlet   sync.WaitGroup // and those of Submit
 
 	reports   *reports // nil: none are read
 	host      hostMail

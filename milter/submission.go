@@ -23,16 +23,19 @@ type Submission struct {
 	Recipients []classify.Recipient // neither Mailer nor Host are known
 	Arrived    time.Time
 	Helo       string
+	Protocol   string     // as Received fields call it (RFC 3848)
 	Client     netip.Addr // zero: a Unix socket
 	User       string     // of the client at a Unix socket, ""
 	ID         string     // of the log
 	By         string     // our host's name
 	Head       []byte     // the header with its CRLFs, without the empty line
-	Body       io.Reader  // what follows the empty line
+	// Body reads what follows the empty line, from its beginning. It ends in CRLF, and has
+	// been looked at: it can leave unchanged.
+	Body func() io.Reader
+	Size int64 // octets of head, empty line and body
+	Held bool  // Body reads from memory
 	// Sign returns fields to stand on top, of a header and body that were taken; nil: none.
 	Sign func(head []byte, body io.Reader) ([]byte, error)
-	// Rewind gives the body anew, for Sign.
-	Rewind func() io.Reader
 }
 
 // InletDaemon is what [[milter.rule]] daemon and scope call mail of the inlet.
@@ -73,6 +76,10 @@ func (s *Server) Submit(ctx context.Context, x *Submission) Submitted {
 	if m.tooBig {
 		return Submitted{Reason: "envelope is too large to hold"}
 	}
+	most := int64(m.setup.cfg.Milter.MaxMessageSize)
+	if most > 0 && x.Size > most {
+		return Submitted{Reason: errTooBig.Error()}
+	}
 	verdict, reason := t.obstacle(time.Now())
 	if verdict != "" && verdict != failed {
 		return Submitted{Reason: reason} // the milter judges it, on its way
@@ -96,20 +103,9 @@ func (s *Server) Submit(ctx context.Context, x *Submission) Submitted {
 		return passed
 	}
 	c := client{name: "localhost", addr: x.Client, helo: x.Helo}
-	t.upload = newUpload(ctx, s, m.envelope(c, x.ID, x.By, "ESMTP", &t.d), append(s.buffer(), head...), int64(m.setup.cfg.Milter.MaxMessageSize))
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := x.Body.Read(buf)
-		t.upload.write(buf[:n])
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.upload.giveUp(err)
-			passed.Reason = err.Error()
-			return passed
-		}
-	}
+	t.upload = newUpload(ctx, s, m.envelope(c, x.ID, x.By, x.Protocol, &t.d), head, 0)
+	t.upload.appends = &s.inlet
+	t.upload.whole(x.Body(), x.Held)
 	receipt, verdict, reason := t.commit()
 	switch {
 	case receipt != nil:
@@ -120,6 +116,10 @@ func (s *Server) Submit(ctx context.Context, x *Submission) Submitted {
 	passed.Reason = reason
 	return passed
 }
+
+// WaitSubmitted waits for what calls of Submit have left behind: while a disk hangs they
+// return, and their message is voided when it answers. No Submit may be running.
+func (s *Server) WaitSubmitted() { s.inlet.Wait() }
 
 // unspooled is the answer to bulk that cannot be spooled now.
 func (t *intake) unspooled(ctx context.Context, x *Submission, passed Submitted, reason string) Submitted {
@@ -139,11 +139,11 @@ func (t *intake) head(x *Submission) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	head, err := appendHead([]byte(missing), withoutBcc(t.m.Header))
+	head, err := appendHead(append(t.server.buffer(), missing...), withoutBcc(t.m.Header))
 	if err != nil || x.Sign == nil {
 		return head, err
 	}
-	signature, err := x.Sign(head, x.Rewind())
+	signature, err := x.Sign(head, x.Body())
 	if err != nil {
 		return nil, fmt.Errorf("cannot be signed: %w", err)
 	}

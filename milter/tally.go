@@ -10,7 +10,8 @@ import (
 // Counts are counted from the start of the Server.
 type Counts struct {
 	// Messages are verdicts, by the word that the log has for them: leave, observe,
-	// delrcpt, discard, tempfail; lost are those that the MTA did not hear.
+	// delrcpt, discard, tempfail, inlet; lost are those that the MTA, or the client of the
+	// inlet, did not hear.
 	Messages map[string]uint64
 	// OneFamily are messages that were left as their evidence of bulk was of one family
 	// alone, by the family.

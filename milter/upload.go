@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/agent/spool"
@@ -52,14 +53,37 @@ type upload struct {
 	max      int64 // octets, 0: no limit
 	size     int64
 	check    lines
-	held     []byte  // all of a message that is small so far
-	stream   *stream // takes the rest of one that is not
-	err      error   // why no more is taken
+	held     []byte          // all of a message that is small so far
+	rest     io.Reader       // of one that is in memory already; nil: none
+	stream   *stream         // takes the rest of one that is not small
+	appends  *sync.WaitGroup // to wait for before the spool is closed
+	err      error           // why no more is taken
 }
 
 // newUpload begins with the header, in a buffer of the server's.
 func newUpload(ctx context.Context, s *Server, e *spool.Envelope, head []byte, max int64) *upload {
-	return &upload{server: s, ctx: ctx, envelope: e, max: max, size: int64(len(head)), held: head}
+	return &upload{server: s, ctx: ctx, envelope: e, max: max, size: int64(len(head)), held: head, appends: &s.appends}
+}
+
+// whole takes a body that has been checked. One that is in memory goes from there into the
+// spool, of whatever size: Append does not touch the disk before it waits for the syncer, so it needs
+// no goroutine of its own. That holds below the size from which the spool has files.
+func (u *upload) whole(body io.Reader, inMemory bool) {
+	if inMemory {
+		u.rest = body
+		return
+	}
+	buf := make([]byte, 32<<10)
+	for u.err == nil {
+		n, err := body.Read(buf)
+		u.add(buf[:n])
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			u.giveUp(err)
+		}
+	}
 }
 
 // write takes a piece of the body. Once the message cannot be spooled, the rest
@@ -90,7 +114,7 @@ func (u *upload) add(b []byte) {
 			u.giveUp(errBusy)
 			return
 		}
-		u.stream, u.held = u.server.newStream(u.ctx, u.envelope, u.held), nil
+		u.stream, u.held = u.server.newStream(u.ctx, u.envelope, u.held, u.appends), nil
 	}
 	if !u.stream.write(b) {
 		u.giveUp(errStalled)
@@ -118,7 +142,11 @@ func (u *upload) finish() (Receipt, error) {
 	ctx, cancel := context.WithTimeoutCause(u.ctx, commitTime, errLate)
 	defer cancel()
 	defer u.server.recycle(u.held)
-	return u.server.spool.Append(ctx, u.envelope, bytes.NewReader(u.held))
+	content := io.Reader(bytes.NewReader(u.held))
+	if u.rest != nil {
+		content = io.MultiReader(content, u.rest)
+	}
+	return u.server.spool.Append(ctx, u.envelope, content)
 }
 
 // giveUp ends the upload: there will be no record, or it is voided.
@@ -151,11 +179,11 @@ type outcome struct {
 
 // newStream begins an Append with what was held of a message. It owns that from
 // now on, and the place among max_bodies.
-func (s *Server) newStream(ctx context.Context, e *spool.Envelope, held []byte) *stream {
+func (s *Server) newStream(ctx context.Context, e *spool.Envelope, held []byte, appends *sync.WaitGroup) *stream {
 	r, w := io.Pipe()
 	t := &stream{pipe: w, done: make(chan outcome)}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
-	s.appends.Go(func() {
+	appends.Go(func() {
 		receipt, err := s.spool.Append(t.ctx, e, io.MultiReader(bytes.NewReader(held), r))
 		r.CloseWithError(errors.New("append has ended")) // no write waits for a reader that is gone
 		s.recycle(held)

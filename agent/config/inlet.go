@@ -28,12 +28,14 @@ type Inlet struct {
 	// socket's mode lets in. Default: none.
 	Allow []string `toml:"allow"`
 	// AcceptBypass names settings of the host MTA that never see mail that the inlet has
-	// spooled, and that may be passed by: those of [milter] accept_bypass and of
-	// InletBypasses. While one is in use that is not named here, all mail is passed to the host,
+	// spooled, and that may be passed by: those of [milter] accept_bypass and
+	// "smtpd_sender_login_maps", "transport_maps", "relayhost"; on a host without Postfix,
+	// whose settings cannot be read, "not-postfix" for all that its MTA would do. While one is in use that is not named here, all mail is passed to the host,
 	// and "millrace check" says which. Default: none.
 	AcceptBypass []string `toml:"accept_bypass"`
 	// MaxConnections is how many clients are served at a time, and half of it how many of one
-	// user; more are told 421. Default: 100 (Postfix's default_process_limit).
+	// user at a Unix socket; more are told 421. Whose a connection to an address is the kernel
+	// does not say, so any user of this host can take all of them there. Default: 100 (Postfix's default_process_limit).
 	MaxConnections int `toml:"max_connections"`
 	// MaxRecipients is how many recipients a message may have; more are told 452. Default:
 	// 1000 (Postfix's smtpd_recipient_limit).
@@ -65,11 +67,15 @@ func (i *Inlet) Host() string {
 	return host + " port " + port
 }
 
+// NotPostfix is the name of [inlet] accept_bypass for all that another MTA than Postfix would
+// do with the mail; its settings cannot be read.
+const NotPostfix = "not-postfix"
+
 // InletBypasses are the names of [inlet] accept_bypass beside those of Bypasses: settings
 // that act before the milter, or on the choice of the next hop, and so on mail that the
-// milter diverts.
+// milter diverts; and NotPostfix.
 func InletBypasses() []string {
-	return []string{"smtpd_sender_login_maps", "transport_maps", "relayhost"}
+	return []string{"smtpd_sender_login_maps", "transport_maps", "relayhost", NotPostfix}
 }
 
 func (l *loader) checkInlet(i *Inlet) {
@@ -95,7 +101,7 @@ func (l *loader) checkInlet(i *Inlet) {
 		l.fail("inlet.pass_to", "pass_to: "+err.Error())
 	} else if network != "unix" && !onLoopback(addr) {
 		l.fail("inlet.pass_to", remedy(fmt.Sprintf("pass_to: %q is not on this host", i.PassTo), `write the port of the host MTA, like "inet:25@127.0.0.1"`))
-	} else if _, port, _ := net.SplitHostPort(addr); network != "unix" && i.On() && l.isHandback(addr, port) {
+	} else if _, port, _ := net.SplitHostPort(addr); i.On() && network != "unix" && l.isHandback(addr, port) {
 		l.fail("inlet.pass_to", remedy("pass_to: this is the port for mail that is handed back, where nothing is checked", "name the port where the host MTA takes mail of its clients"))
 	}
 	for n, name := range i.Allow {

@@ -32,6 +32,7 @@ type State struct {
 	OutcomesFail                           bool // they are not kept as they should be
 	Milter                                 control.MilterCounts
 	MilterAt                               time.Time // of the milter's last report; zero: none yet
+	InletPassing                           bool      // all mail of the inlet goes to the host MTA
 }
 
 // OutcomeStats are those of package outcomes.
@@ -177,7 +178,7 @@ func (s *scrape) whole(st *State) {
 	}
 	s.gauge(desc("milter_report_timestamp_seconds", "When the milter last reported to the agent, as Unix time."), float64(st.MilterAt.UnixMilli())/1000)
 	verdicts := desc("milter_messages_total", "Messages that the milter decided on since its start, by verdict.", "verdict")
-	for _, v := range [...]string{"leave", "observe", "delrcpt", "discard", "tempfail", "lost"} {
+	for _, v := range [...]string{"leave", "observe", "delrcpt", "discard", "inlet", "tempfail", "lost"} {
 		s.count(verdicts, st.Milter.Messages[v], v)
 	}
 	oneFamily := desc("milter_one_family_total", "Messages that the milter left with the host as their evidence of bulk was of one family alone, by family.", "family")
@@ -187,6 +188,14 @@ func (s *scrape) whole(st *State) {
 	passing := desc("milter_reports_total", "Messages that may be reports on mail of ours and passed the milter since its start, by what became of them: kept for the agent; unverified, without a mark of ours; none; unread, as there were too many; lost.", "result")
 	for _, r := range [...]string{"kept", "unverified", "none", "unread", "lost"} {
 		s.count(passing, st.Milter.Reports[r], r)
+	}
+	if len(st.Milter.Inlet) > 0 {
+		inlet := desc("inlet_messages_total", "Messages that clients handed to the inlet since the milter's start, by result: spooled; passed, the host MTA took it; refused, nobody took it; unsure, of those refused, the host MTA may have taken it.", "result")
+		for _, r := range [...]string{"spooled", "passed", "refused", "unsure"} {
+			s.count(inlet, st.Milter.Inlet[r], r)
+		}
+		s.count(desc("inlet_turned_away_total", "Connections that the inlet turned away or ended since the milter's start: too many, not allowed, or not SMTP."), st.Milter.Inlet["turned_away"])
+		s.gauge(desc("inlet_passing", "1 while all mail of the inlet goes to the host MTA, as a setting is passed by that nobody has accepted, or that is not known; millrace check says which."), number(st.InletPassing))
 	}
 	s.count(desc("milter_diverted_recipients_total", "Recipients that the milter diverted since its start."), st.Milter.Recipients)
 	s.count(desc("milter_connections_total", "Connections of the host MTA to the milter since its start."), st.Milter.Connections)

@@ -82,9 +82,24 @@ func (p *Postfix) Inlet(c *config.Config) []Finding {
 	return findings
 }
 
-// InletStops are the findings of Inlet that keep it from spooling.
-func (p *Postfix) InletStops(c *config.Config) []Finding {
-	return slices.DeleteFunc(p.Inlet(c), func(f Finding) bool { return f.Severity != Contradiction })
+// InletWithoutPostfix is Inlet for a host without Postfix, whose settings nobody can read: all
+// that its MTA would do with the mail counts as passed by until it is accepted as a whole.
+func InletWithoutPostfix(c *config.Config) []Finding {
+	if !c.Inlet.On() {
+		return nil
+	}
+	f := Finding{Severity: inDivert(c), Where: "[inlet]", Bypass: config.NotPostfix,
+		Wrong:  "the host MTA is not Postfix, so nobody can tell which of its routers, filters and rules mail that the inlet spools never sees",
+		Remedy: fmt.Sprintf("until then all mail of the inlet goes to the host MTA; if bulk mail of this host needs none of them, add %q to [inlet] accept_bypass", config.NotPostfix)}
+	if slices.Contains(c.Inlet.AcceptBypass, config.NotPostfix) {
+		f.Severity, f.Remedy = Accepted, ""
+	}
+	return []Finding{f}
+}
+
+// InletStops are those findings of Inlet, or of InletWithoutPostfix, that keep it from spooling.
+func InletStops(found []Finding) []Finding {
+	return slices.DeleteFunc(found, func(f Finding) bool { return f.Severity != Contradiction })
 }
 
 // cleanupOf is the cleanup service of an smtpd service.

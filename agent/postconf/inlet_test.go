@@ -23,7 +23,7 @@ func TestInletPassesByWhatIsSet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range p.InletStops(c) {
+		for _, f := range InletStops(p.Inlet(c)) {
 			name := f.Bypass
 			if name == "" {
 				name = f.Wrong[:10]
@@ -60,5 +60,28 @@ func TestInletPassesByWhatIsSet(t *testing.T) {
 	off.Inlet.Listen = nil
 	if got := stops(smtp+"always_bcc = all@example.com\n", master, &off); got != nil {
 		t.Errorf("without an inlet %q", got)
+	}
+}
+
+// Another MTA's settings cannot be read, so its mail is passed until that is accepted.
+func TestInletWithoutPostfixIsPassedUntilAccepted(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{
+		Milter: config.Milter{Mode: config.Divert},
+		Inlet:  config.Inlet{Listen: []string{"inet:8825@127.0.0.1"}, PassTo: "inet:25@127.0.0.1"},
+	}
+	if got := InletStops(InletWithoutPostfix(c)); len(got) != 1 || got[0].Bypass != config.NotPostfix {
+		t.Errorf("%v", got)
+	}
+	if got := InletStops(Elsewhere(c)); len(got) != 1 {
+		t.Errorf("check does not say so: %v", got)
+	}
+	c.Inlet.AcceptBypass = []string{config.NotPostfix}
+	if got := InletStops(InletWithoutPostfix(c)); len(got) != 0 {
+		t.Errorf("accepted, and yet %v", got)
+	}
+	c.Inlet.Listen = nil
+	if got := InletWithoutPostfix(c); got != nil {
+		t.Errorf("without an inlet %v", got)
 	}
 }

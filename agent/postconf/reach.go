@@ -244,11 +244,12 @@ func Exposed(relay string, files fs.FS) string {
 	return fmt.Sprintf("while the host's MTA is down any local user can listen at [handback] relay %s, and take bounces and mail that Millrace hands back", relay)
 }
 
-// Elsewhere is what there is to say of the hand-back port on a host without Postfix.
+// Elsewhere is what there is to say of the hand-back port and of the inlet on a host without
+// Postfix.
 func Elsewhere(c *config.Config) []Finding {
-	wrong := Exposed(c.Handback.Relay, os.DirFS("/"))
-	if wrong == "" {
-		return nil
+	found := InletWithoutPostfix(c)
+	if wrong := Exposed(c.Handback.Relay, os.DirFS("/")); wrong != "" {
+		found = append(found, Finding{Where: "millrace.toml", Wrong: wrong, Remedy: "give the MTA and relay a port below 1024, which only root can take"})
 	}
-	return []Finding{{Where: "millrace.toml", Wrong: wrong, Remedy: "give the MTA and relay a port below 1024, which only root can take"}}
+	return found
 }

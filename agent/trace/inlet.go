@@ -18,13 +18,14 @@ const judgedFor = 10 * time.Minute
 
 // Hop is what the inlet's Received field says of mail that it passes to the host MTA.
 type Hop struct {
-	Helo   string
-	Client netip.Addr // zero: a Unix socket
-	By     string
-	ID     string // a word of the log, unique
-	At     time.Time
-	For    string // the only recipient, "" if there are more
-	Judged bool   // rules and evidence have looked at the message, and counted it
+	Helo     string
+	Client   netip.Addr // zero: a Unix socket
+	By       string
+	Protocol string // SMTP or ESMTP (RFC 3848)
+	ID       string // a word of the log, unique
+	At       time.Time
+	For      string // the only recipient, "" if there are more
+	Judged   bool   // rules and evidence have looked at the message, and counted it
 }
 
 // Passed returns the Received field (RFC 5321 section 4.4) of the inlet, folded, each line
@@ -44,7 +45,7 @@ func Passed(h *Hop, key []byte) []byte {
 		id += ".inlet." + judgedMAC(key, id)
 	}
 	s := "Received: from " + word(h.Helo, "unknown") + " (localhost [" + word(client, "unknown") + "])\r\n\tby " +
-		word(h.By, "localhost") + " (Millrace inlet) with ESMTP\r\n\tid " + id
+		word(h.By, "localhost") + " (Millrace inlet) with " + word(h.Protocol, "SMTP") + "\r\n\tid " + id
 	if address.Plain(h.For) {
 		s += "\r\n\tfor <" + h.For + ">"
 	}

@@ -11,8 +11,11 @@ import (
 func TestInletsMarkIsOfTheMoment(t *testing.T) {
 	t.Parallel()
 	key, now := []byte("a key"), time.Unix(1_800_000_000, 0)
-	field := string(Passed(&Hop{Helo: "app", By: "h.example", ID: "I1-2", At: now, For: "a@b.example", Judged: true}, key))
+	field := string(Passed(&Hop{Helo: "app", By: "h.example", Protocol: "ESMTP", ID: "I1-2", At: now, For: "a@b.example", Judged: true}, key))
 	v := strings.TrimPrefix(field, "Received:")
+	if !strings.Contains(field, " (Millrace inlet) with ESMTP\r\n") {
+		t.Errorf("%s", field)
+	}
 	if !Judged(v, key, now.Add(time.Minute)) {
 		t.Errorf("not known: %s", field)
 	}

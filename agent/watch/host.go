@@ -24,7 +24,8 @@ func (w *Watch) SettingsLoop(ctx context.Context) {
 	failing := false
 	for {
 		cfg := w.settings.Now().Config
-		found, inlet, err := unaccepted(ctx, cfg)
+		look := inletLook{cfg: cfg, at: time.Now()}
+		found, err := unaccepted(ctx, cfg, &look)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -32,10 +33,8 @@ func (w *Watch) SettingsLoop(ctx context.Context) {
 			// The findings of before stay: a setting does not go away by this.
 			w.log.Warn("Postfix's settings cannot be read, so /readyz does not show which of them diverted mail passes by", "err", err)
 		case err == nil:
-			w.noteBypasses(slices.Concat(found, inlet))
-			if cfg == w.settings.Now().Config { // nobody has changed what is accepted meanwhile
-				w.inletBypassed.Store(&inlet)
-			}
+			w.noteBypasses(slices.Concat(found, look.stops))
+			w.inlet.Store(&look)
 		}
 		failing = err != nil
 		select {
@@ -61,23 +60,48 @@ func (w *Watch) noteBypasses(found []string) {
 	w.bypassed.Store(&found)
 }
 
-// unaccepted asks Postfix; none is no error. postconf.Read has a deadline.
-func unaccepted(ctx context.Context, c *config.Config) (found, inlet []string, err error) {
+// inletLook is what was found of the settings that mail of the inlet passes by.
+type inletLook struct {
+	cfg   *config.Config // as it was then
+	at    time.Time      // when the look began
+	known bool           // the host was asked, or it is known that there is nothing to ask
+	stops []string       // what nobody has accepted
+}
+
+// inletLookFor is how long a look counts. Postfix that cannot be asked for so long may have
+// been changed to anything.
+const inletLookFor = 3 * settingsEvery
+
+// inletStops is what keeps the inlet from spooling, with the configuration of now. Without a
+// recent look at the host by that configuration it is not known.
+func (w *Watch) inletStops(now time.Time) (stops []string, known bool) {
+	look := w.inlet.Load()
+	if look == nil || !look.known || look.cfg != w.settings.Now().Config || now.Sub(look.at) > inletLookFor {
+		return nil, false
+	}
+	return look.stops, true
+}
+
+// unaccepted asks Postfix; none is no error. postconf.Read has a deadline. In observe mode the
+// host is not asked, so nothing is known of the inlet.
+func unaccepted(ctx context.Context, c *config.Config, inlet *inletLook) (found []string, err error) {
 	if c.Milter.Mode != config.Divert {
-		return nil, nil, nil
+		return nil, nil
 	}
 	host, err := postconf.Read(ctx, "")
-	if errors.Is(err, postconf.ErrNone) {
-		return nil, nil, nil
+	if err != nil && !errors.Is(err, postconf.ErrNone) {
+		return nil, err
 	}
-	if err != nil {
-		return nil, nil, err
+	stops := postconf.InletWithoutPostfix(c)
+	if err == nil {
+		stops = host.Inlet(c)
+		for _, f := range host.Bypassed(c) {
+			found = append(found, f.String())
+		}
 	}
-	for _, f := range host.Bypassed(c) {
-		found = append(found, f.String())
+	inlet.known = true
+	for _, f := range postconf.InletStops(stops) {
+		inlet.stops = append(inlet.stops, f.String())
 	}
-	for _, f := range host.InletStops(c) {
-		inlet = append(inlet, f.String())
-	}
-	return found, inlet, nil
+	return found, nil
 }

@@ -65,8 +65,9 @@ func TestHostIsAskedAgain(t *testing.T) {
 		}}})
 	}
 	mode(config.Divert)
-	if found, inlet, err := unaccepted(t.Context(), source.Now().Config); found != nil || inlet != nil || err != nil {
-		t.Fatalf("without Postfix: %q, %v", found, err)
+	var look inletLook
+	if found, err := unaccepted(t.Context(), source.Now().Config, &look); found != nil || look.stops != nil || err != nil {
+		t.Fatalf("without Postfix: %q, %q, %v", found, look.stops, err)
 	}
 
 	write("main.cf", "compatibility_level = 3.6\nqueue_directory = /var/spool/postfix\nmyhostname = mail.example.com\n"+
@@ -109,5 +110,79 @@ func TestHostIsAskedAgain(t *testing.T) {
 	}
 	if n := len(log.Lines("passes by a setting")); n != 1 {
 		t.Errorf("the setting was logged %d times", n)
+	}
+}
+
+// What the milter hears of the host's settings is of the configuration in force, and of a
+// while ago at most: what is not known is not said to be nothing.
+func TestInletHearsOnlyWhatIsKnown(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("MAIL_CONFIG", dir)
+	old := time.Now().Add(-time.Minute)
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := func(m config.Mode, accepted ...string) *settings.Settings {
+		return &settings.Settings{Config: &config.Config{
+			Milter: config.Milter{Mode: m, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}},
+			Inlet:  config.Inlet{Listen: []string{"inet:8825@127.0.0.1"}, PassTo: "inet:25@127.0.0.1", AcceptBypass: accepted},
+		}}
+	}
+	source := settings.NewSource(cfg(config.Observe))
+	w := &Watch{settings: source}
+	look := func() error {
+		l := inletLook{cfg: source.Now().Config, at: time.Now()}
+		_, err := unaccepted(t.Context(), l.cfg, &l)
+		if err == nil {
+			w.inlet.Store(&l)
+		}
+		return err
+	}
+	says := func(when string, known bool, stops int) {
+		t.Helper()
+		if got, ok := w.inletStops(time.Now()); ok != known || len(got) != stops {
+			t.Errorf("%s: %q, known %v", when, got, ok)
+		}
+	}
+	says("before the first look", false, 0)
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
+	says("in observe, where nobody is asked", false, 0)
+	source.Use(cfg(config.Divert))
+	says("after a reload to divert", false, 0)
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
+	says("on a host without Postfix", true, 1)
+	source.Use(cfg(config.Divert, config.NotPostfix))
+	says("after a reload", false, 0)
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
+	says("once that is accepted", true, 0)
+
+	write("main.cf", "compatibility_level = 3.6\nqueue_directory = /var/spool/postfix\nmyhostname = mail.example.com\nmynetworks = 127.0.0.0/8\n"+
+		"smtpd_milters = unix:millrace/milter.sock\nalways_bcc = all@example.com\n")
+	write("master.cf", "smtp inet n - y - - smtpd\ncleanup unix n - y - 0 cleanup\n")
+	source.Use(cfg(config.Divert))
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
+	says("with Postfix", true, 1)
+	write("master.cf", "smtp inet\n")
+	if err := look(); err == nil {
+		t.Fatal("postconf does not fail")
+	}
+	says("when postconf fails", true, 1)
+	if _, known := w.inletStops(time.Now().Add(inletLookFor + time.Second)); known {
+		t.Error("it has failed for long, and what was found before is still the word")
 	}
 }

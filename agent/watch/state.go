@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/metrics"
 )
@@ -22,9 +23,9 @@ func (w *Watch) Milter(r control.MilterReport) control.MilterAnswer {
 	}
 	w.milter.Store(&milterReport{r.MilterCounts, time.Now()})
 	var answer control.MilterAnswer
-	if found := w.inletBypassed.Load(); found != nil {
-		answer.InletKnown, answer.InletBypassed = true, strings.Join(*found, "; ")
-	}
+	var stops []string
+	stops, answer.InletKnown = w.inletStops(time.Now())
+	answer.InletBypassed = strings.Join(stops, "; ")
 	return answer
 }
 
@@ -55,6 +56,10 @@ func (w *Watch) State() metrics.State {
 	st.Spool, _ = w.store.Usage()
 	if r := w.milter.Load(); r != nil {
 		st.Milter, st.MilterAt = r.counts, r.at
+		if w.settings.Now().Config.Milter.Mode == config.Divert {
+			stops, known := w.inletStops(time.Now())
+			st.InletPassing = !known || len(stops) > 0
+		}
 	}
 	return st
 }

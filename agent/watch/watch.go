@@ -77,15 +77,14 @@ type Watch struct {
 	opening  context.Context
 	web      *web.Handler
 
-	loaded   atomic.Bool              // the spool has been read
-	unsaved  atomic.Pointer[string]   // why state_directory cannot be written; "" if it can, as far as is known
-	shutOut  atomic.Pointer[string]   // why mail cannot go back to the host; "" if it can, as far as is known
-	bypassed atomic.Pointer[[]string] // settings of Postfix that diverted mail passes by; nil: not asked yet
-	// inletBypassed are settings that mail of the inlet passes by and nobody has accepted; nil: not asked yet
-	inletBypassed atomic.Pointer[[]string]
-	reloaded      chan struct{}                // wakes SettingsLoop
-	hostQueue     atomic.Pointer[hostQueue]    // nil: nothing goes back that would make it matter
-	milter        atomic.Pointer[milterReport] // the last one; nil: none yet
+	loaded    atomic.Bool                  // the spool has been read
+	unsaved   atomic.Pointer[string]       // why state_directory cannot be written; "" if it can, as far as is known
+	shutOut   atomic.Pointer[string]       // why mail cannot go back to the host; "" if it can, as far as is known
+	bypassed  atomic.Pointer[[]string]     // settings of Postfix that diverted mail passes by; nil: not asked yet
+	inlet     atomic.Pointer[inletLook]    // nil: not asked yet
+	reloaded  chan struct{}                // wakes SettingsLoop
+	hostQueue atomic.Pointer[hostQueue]    // nil: nothing goes back that would make it matter
+	milter    atomic.Pointer[milterReport] // the last one; nil: none yet
 }
 
 // New returns a Watch that has looked at nothing yet.

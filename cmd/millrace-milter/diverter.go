@@ -46,12 +46,22 @@ const bypassedFor = 5 * time.Minute
 func (d *diverter) notAccepted() string {
 	switch b := d.bypassed.Load(); {
 	case b == nil:
-		return "the agent has not yet said which of the host's settings inlet mail passes by"
+		return "the agent does not say yet which of the host's settings inlet mail passes by"
 	case time.Since(b.at) > bypassedFor:
 		return "the agent no longer says which of the host's settings inlet mail passes by"
 	default:
 		return b.what
 	}
+}
+
+// heard takes the agent's word. Where it does not know, what it knew before counts no more:
+// it has read another configuration since, or observes.
+func (d *diverter) heard(answer control.MilterAnswer, now time.Time) {
+	if !answer.InletKnown {
+		d.bypassed.Store(nil)
+		return
+	}
+	d.bypassed.Store(&bypassed{answer.InletBypassed, now})
 }
 
 func newDiverter(c *config.Config, log *slog.Logger) (*diverter, error) {
@@ -162,8 +172,8 @@ func (d *diverter) tellAgent(ctx context.Context) {
 		answer, err := agent.Milter(call, report)
 		if err != nil {
 			d.log.Debug("the agent was not told of the host's own mail", "err", err)
-		} else if answer.InletKnown {
-			d.bypassed.Store(&bypassed{answer.InletBypassed, time.Now()})
+		} else {
+			d.heard(answer, time.Now())
 		}
 		cancel()
 	}

@@ -181,7 +181,7 @@ func (a *account) add(v *verdict) {
 		return
 	case v.Verdict == "observe":
 		a.observed.add(1, v.Diverted)
-	case v.Verdict == "delrcpt", v.Verdict == "discard":
+	case v.Verdict == "delrcpt", v.Verdict == "discard", v.Verdict == "inlet":
 		a.diverted.add(1, v.Diverted)
 	case v.Verdict == "tempfail":
 		a.deferred.add(1, v.NRcpt)

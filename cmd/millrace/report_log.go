@@ -20,7 +20,7 @@ type verdict struct {
 	From      string    `json:"from"`
 	NRcpt     int       `json:"nrcpt"`
 	Diverted  int       `json:"diverted"`
-	Verdict   string    `json:"verdict"` // observe, delrcpt, discard, leave or tempfail
+	Verdict   string    `json:"verdict"` // observe, delrcpt, discard, inlet, leave or tempfail
 	Rule      string    `json:"rule"`
 	Stream    string    `json:"stream"`
 	Reason    string    `json:"reason"`

@@ -319,3 +319,16 @@ func TestReportShowsDoubtfulStreamsFirst(t *testing.T) {
 		t.Errorf("JSON is\n%s", got)
 	}
 }
+
+// What the inlet has spooled was diverted, as what the milter has.
+func TestReportCountsWhatTheInletSpooled(t *testing.T) {
+	t.Parallel()
+	const line = `level=INFO msg=verdict qid=I1-1 from=news@example.com nrcpt=2 diverted=2 verdict=inlet rule=builtin stream=weekly reason="List-Id" to_domains=gmail.com:2` + "\n"
+	a, out := reportOf(t, reportCmd{}, []byte(line+strings.Replace(strings.Replace(line, "msg=verdict", `msg="verdict lost"`, 1), "level=INFO", "level=WARN", 1)))
+	if a.diverted != (tally{1, 2}) || a.left != (tally{1, 2}) {
+		t.Errorf("diverted %+v, left %+v:\n%s", a.diverted, a.left, out)
+	}
+	if !strings.Contains(out, "gmail.com") || !strings.Contains(out, "weekly") {
+		t.Error(out)
+	}
+}

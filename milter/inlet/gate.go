@@ -12,83 +12,74 @@ import (
 	"time"
 )
 
-// gate is a listener that lets in whom the configuration allows, and not too many.
-type gate struct {
-	net.Listener
-	server *Server
-}
-
-// Accept returns the next client. Others are told why not, and closed: they may wait for a
-// greeting, and 4xx makes them come again.
-func (g gate) Accept() (net.Conn, error) {
-	for {
-		c, err := g.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		f, refusal := g.server.admit(c)
-		if refusal == "" {
-			return f, nil
-		}
-		g.server.turned.Add(1)
-		g.server.warn("turned", "client of the inlet turned away", "why", refusal, "from", c.RemoteAddr().String())
-		// The buffer of a new socket takes a line; nobody is waited for.
-		c.SetWriteDeadline(time.Now().Add(time.Second))
-		c.Write([]byte(refusal + "\r\n"))
-		c.Close()
-	}
-}
-
-// admit makes the front of a client, or says with which reply it is turned away.
-func (s *Server) admit(c net.Conn) (*front, string) {
-	f := &front{Conn: c, server: s}
-	who := ""
-	switch c := c.(type) {
+// admit lets in whom the configuration allows, and not too many; for others it says with
+// which reply they are turned away. 4xx makes them come again.
+//
+// At most half of the connections are for one user of a Unix socket. The kernel does not say
+// whose a TCP connection is, so no such bound would be of one user there; Postfix has none
+// for loopback either (smtpd_client_event_limit_exceptions).
+func (s *Server) admit(c *conn) (refusal reply) {
+	switch nc := c.Conn.(type) {
 	case *net.UnixConn:
-		uid, err := peer(c)
+		uid, err := peer(nc)
 		if err != nil {
-			return nil, "421 4.3.0 who you are cannot be found out"
+			return "421 4.3.0 who you are cannot be found out"
 		}
 		if !s.cfg.Anybody && !slices.Contains(s.cfg.UIDs, uid) {
-			return nil, fmt.Sprintf("554 5.7.1 user %d may not send here: [inlet] allow does not name it", uid)
+			return reply(fmt.Sprintf("554 5.7.1 user %d may not send here: [inlet] allow does not name it", uid))
 		}
-		f.user = s.users.name(uid)
-		who = "uid " + strconv.FormatUint(uint64(uid), 10)
+		c.user = s.users.name(uid)
+		c.who = "uid " + strconv.FormatUint(uint64(uid), 10)
 	case *net.TCPConn:
-		from, to := addr(c.RemoteAddr()), addr(c.LocalAddr())
+		from, to := addr(nc.RemoteAddr()), addr(nc.LocalAddr())
 		if !from.IsLoopback() || !to.IsLoopback() {
-			return nil, "554 5.7.1 this is for programs of this host"
+			return "554 5.7.1 this is for programs of this host"
 		}
-		f.client = from
-		who = from.String()
+		c.client = from
 	default:
-		return nil, "421 4.3.0 unknown kind of socket"
+		return "421 4.3.0 unknown kind of socket"
 	}
-	f.who = who
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.stopping.Load():
-		return nil, s.closing()
-	case len(s.fronts) >= s.cfg.MaxConnections || s.byUser[who] >= (s.cfg.MaxConnections+1)/2:
-		return nil, "421 4.7.0 too many connections"
+	if s.sessions >= s.cfg.MaxConnections || c.who != "" && s.byUser[c.who] >= (s.cfg.MaxConnections+1)/2 {
+		return "421 4.7.0 too many connections"
 	}
-	s.fronts[f] = struct{}{}
-	s.byUser[who]++
-	f.begin()
-	return f, ""
+	s.sessions++
+	if c.who != "" {
+		s.byUser[c.who]++
+	}
+	return ""
+}
+
+// turnAway says why, and closes. The buffer of a new socket takes a line, so nobody is
+// waited for.
+func (s *Server) turnAway(c *conn, why reply) {
+	s.turned.Add(1)
+	s.warn("turned", "client of the inlet turned away", "why", string(why), "from", c.RemoteAddr().String())
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	c.Write([]byte(why + "\r\n"))
+	c.Close()
 }
 
 // left forgets a client.
-func (s *Server) left(f *front) {
+func (s *Server) left(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.fronts[f]; ok {
-		delete(s.fronts, f)
-		if s.byUser[f.who]--; s.byUser[f.who] <= 0 {
-			delete(s.byUser, f.who)
-		}
+	s.sessions--
+	if c.who == "" {
+		return
 	}
+	if s.byUser[c.who]--; s.byUser[c.who] == 0 {
+		delete(s.byUser, c.who)
+	}
+}
+
+// from is the address that a client counts as: a Unix socket is of this host.
+func (c *conn) from() netip.Addr {
+	if c.client.IsValid() {
+		return c.client
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
 
 func addr(a net.Addr) netip.Addr {

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/emersion/go-smtp"
-
 	"github.com/millrace/millrace/agent/config"
 )
 
@@ -38,80 +36,64 @@ var errAway = errors.New("host MTA is away")
 
 // host is a session with the host MTA, for one client.
 type host struct {
-	conn net.Conn
-	r    *bufio.Reader
+	conn      net.Conn
+	r         *bufio.Reader
+	pipelines bool        // it has announced that it takes commands before it has answered
+	stop      func() bool // ends the watch of the context
 }
 
-// dial opens a session. Its error wraps errAway.
-func dial(ctx context.Context, passTo, hostname string) (*host, error) {
+// dial opens a session, which ends with ctx at the latest. Its error wraps errAway.
+func dial(ctx context.Context, passTo, hostname string) (_ *host, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w: %w", errAway, err)
+		}
+	}()
 	network, address, err := config.ParseListen(passTo)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errAway, err)
+		return nil, err
 	}
 	d := net.Dialer{Timeout: dialTimeout}
 	c, err := d.DialContext(ctx, network, address)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errAway, err)
+		return nil, err
 	}
-	h := &host{conn: c, r: bufio.NewReaderSize(c, maxReplyLine)}
-	greeting, err := h.read(replyTimeout)
-	if err == nil && greeting.Code == 220 {
-		var ehlo *smtp.SMTPError
-		if ehlo, err = h.command("EHLO " + hostname); err == nil && ehlo.Code == 250 {
+	h := &host{conn: c, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
+	r, err := h.read(replyTimeout)
+	if err == nil && r.ok() {
+		if r, err = h.command("EHLO " + hostname); err == nil && r.ok() {
+			for line := range strings.SplitSeq(string(r), "\r\n") {
+				h.pipelines = h.pipelines || strings.EqualFold(line[min(4, len(line)):], "PIPELINING")
+			}
 			return h, nil
 		}
-		greeting = ehlo
 	}
 	h.close()
 	if err == nil {
-		err = greeting
+		err = errors.New(string(r))
 	}
-	return nil, fmt.Errorf("%w: %w", errAway, err)
+	return nil, err
 }
 
 // read reads one reply.
-func (h *host) read(within time.Duration) (*smtp.SMTPError, error) {
+func (h *host) read(within time.Duration) (reply, error) {
 	h.conn.SetReadDeadline(time.Now().Add(within))
-	reply := &smtp.SMTPError{EnhancedCode: smtp.NoEnhancedCode}
-	var text []string
+	var lines []string
 	for range maxReplyLines {
 		line, err := h.r.ReadSlice('\n')
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errAway, err)
+			return "", fmt.Errorf("%w: %w", errAway, err)
 		}
 		s := strings.TrimRight(string(line), "\r\n")
 		code, err := strconv.Atoi(s[:min(3, len(s))])
 		if err != nil || code < 200 || code > 599 || len(s) > 3 && s[3] != ' ' && s[3] != '-' {
-			return nil, fmt.Errorf("%w: it says %.40q", errAway, s)
+			return "", fmt.Errorf("%w: it says %.40q", errAway, s)
 		}
-		reply.Code = code
-		words := s[min(4, len(s)):]
-		reply.EnhancedCode, words = enhanced(code, words)
-		text = append(text, words)
-		if len(s) < 4 || s[3] == ' ' {
-			reply.Message = strings.Join(text, "\n")
-			return reply, nil
+		if lines = append(lines, s); len(s) < 4 || s[3] == ' ' {
+			return reply(strings.Join(lines, "\r\n")), nil
 		}
 	}
-	return nil, fmt.Errorf("%w: its reply has no end", errAway)
-}
-
-// enhanced takes the enhanced status code off a reply's text (RFC 2034).
-func enhanced(code int, s string) (smtp.EnhancedCode, string) {
-	word, rest, _ := strings.Cut(s, " ")
-	parts := strings.Split(word, ".")
-	if len(parts) != 3 || parts[0] != strconv.Itoa(code/100) {
-		return smtp.NoEnhancedCode, s
-	}
-	var e smtp.EnhancedCode
-	for i, p := range parts {
-		n, err := strconv.Atoi(p)
-		if err != nil || n < 0 || len(p) > 3 {
-			return smtp.NoEnhancedCode, s
-		}
-		e[i] = n
-	}
-	return e, rest
+	return "", fmt.Errorf("%w: its reply has no end", errAway)
 }
 
 func (h *host) write(b []byte) error {
@@ -123,30 +105,30 @@ func (h *host) write(b []byte) error {
 }
 
 // command sends a command and reads its reply. 421 is an MTA that is away.
-func (h *host) command(line string) (*smtp.SMTPError, error) {
+func (h *host) command(line string) (reply, error) {
 	replies, err := h.commands([]string{line})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	return replies[0], nil
 }
 
-// commands sends commands that may be pipelined, and reads all replies.
-func (h *host) commands(lines []string) ([]*smtp.SMTPError, error) {
-	var replies []*smtp.SMTPError
+// commands sends commands, together if the MTA takes them so, and reads all replies.
+func (h *host) commands(lines []string) ([]reply, error) {
+	var replies []reply
 	for len(lines) > 0 {
-		now := lines[:min(len(lines), atOnce)]
-		lines = lines[len(now):]
-		if err := h.write([]byte(strings.Join(now, "\r\n") + "\r\n")); err != nil {
+		n := 1
+		if h.pipelines {
+			n = min(len(lines), atOnce)
+		}
+		if err := h.write([]byte(strings.Join(lines[:n], "\r\n") + "\r\n")); err != nil {
 			return nil, err
 		}
-		for range now {
-			r, err := h.read(replyTimeout)
+		lines = lines[n:]
+		for range n {
+			r, err := h.last(replyTimeout)
 			if err != nil {
 				return nil, err
-			}
-			if r.Code == 421 {
-				return nil, fmt.Errorf("%w: %w", errAway, r)
 			}
 			replies = append(replies, r)
 		}
@@ -154,24 +136,41 @@ func (h *host) commands(lines []string) ([]*smtp.SMTPError, error) {
 	return replies, nil
 }
 
-// data sends a message. sent says that all of it was, with its end: then the MTA may have
-// taken it although its reply is lost.
-func (h *host) data(parts ...io.Reader) (reply *smtp.SMTPError, sent bool, err error) {
-	reply, err = h.command("DATA")
-	if err != nil || reply.Code != 354 {
-		return reply, false, err
+// last reads a reply that may be the last one: 421 is an MTA that is away.
+func (h *host) last(within time.Duration) (reply, error) {
+	r, err := h.read(within)
+	if err == nil && strings.HasPrefix(string(r), "421") {
+		return "", fmt.Errorf("%w: %s", errAway, r)
+	}
+	return r, err
+}
+
+// data sends a message. With sent it is out of our hands: the reply is the MTA's to its end,
+// or, with an error, the MTA may have taken it and the reply is lost.
+func (h *host) data(parts ...io.Reader) (r reply, sent bool, err error) {
+	r, err = h.command("DATA")
+	switch {
+	case err != nil:
+		return "", false, err
+	case r[0] > '3':
+		return r, false, nil
+	case !strings.HasPrefix(string(r), "354"): // no word of its must make a client believe that the message was taken
+		return "", false, fmt.Errorf("%w: it says %.40q to DATA", errAway, r)
 	}
 	w := bufio.NewWriterSize(deadlined{h.conn}, 64<<10)
 	if err := stuff(w, io.MultiReader(parts...)); err != nil {
-		return nil, false, fmt.Errorf("%w: %w", errAway, err)
+		return "", false, fmt.Errorf("%w: %w", errAway, err)
 	}
 	// From here on a part of the mark, or all of it, may be on its way.
 	w.WriteString(".\r\n")
 	if err := w.Flush(); err != nil {
-		return nil, true, fmt.Errorf("%w: %w", errAway, err)
+		return "", true, fmt.Errorf("%w: %w", errAway, err)
 	}
-	reply, err = h.read(dotTimeout)
-	return reply, true, err
+	r, err = h.read(dotTimeout)
+	if err == nil && strings.HasPrefix(string(r), "421") {
+		return "", false, fmt.Errorf("%w: %s", errAway, r) // it has not taken it
+	}
+	return r, true, err
 }
 
 // stuff writes content, which ends in CRLF, with its leading dots doubled (RFC 5321 section
@@ -221,4 +220,7 @@ func (h *host) quit() {
 	h.close()
 }
 
-func (h *host) close() { h.conn.Close() }
+func (h *host) close() {
+	h.stop()
+	h.conn.Close()
+}

@@ -18,23 +18,23 @@
 // Nothing that was answered 250 at the end of its data is dropped: it is in the spool, or
 // the MTA said so.
 //
-// The SMTP server is go-smtp's. front stands between it and the socket and does what it does
-// not: only CRLF ends a line, time-outs are of commands and of progress, what is refused is
-// refused before it is parsed, and the text of MAIL and RCPT is kept as written.
+// The dialogue is our own, as it has to be that of the host MTA and not of a library: a command
+// that is not understood here is the MTA's to answer, in its words, and the text of MAIL and
+// RCPT goes there as written. go-smtp's server (0.25.1) takes lines that LF ends, lets a bare
+// LF through, drops a bare CR, takes a chunk of BDAT that was cut short for the end of the
+// message, and refuses what Postfix would mend; of its loop over ten verbs little was left.
 package inlet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/emersion/go-smtp"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/milter"
@@ -49,7 +49,10 @@ type Options struct {
 	// Bypassed says what of the host's settings inlet mail would pass by that nobody has
 	// accepted, or why that is not known; "": nothing. While it is not "", all mail is passed.
 	Bypassed func() string
-	Logger   *slog.Logger // nil: none
+	// StopGrace is how long sessions may take over the message in hand when the server stops;
+	// 0: 30 s.
+	StopGrace time.Duration
+	Logger    *slog.Logger // nil: none
 }
 
 // Server serves the clients of the inlet.
@@ -62,15 +65,17 @@ type Server struct {
 	hostname string
 	dir      string // of the spool
 	users    users
+	grace    time.Duration
 
-	serial   atomic.Uint64
-	started  time.Time
-	stopping atomic.Bool
+	serial  atomic.Uint64
+	started time.Time
+	stop    context.Context // done: sessions without a message in hand end
+	abort   context.Context // done: all end
 
-	mu     sync.Mutex
-	fronts map[*front]struct{}
-	byUser map[string]int
-	warned map[string]time.Time
+	mu       sync.Mutex
+	sessions int
+	byUser   map[string]int
+	warned   map[string]time.Time
 
 	spooled, passed, refused, unsure, turned atomic.Uint64
 }
@@ -96,73 +101,80 @@ func New(cfg *config.Config, o Options) *Server {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
+		grace: cmp.Or(o.StopGrace, 30*time.Second),
 		judge: o.Judge, key: o.Key, bypassed: o.Bypassed, log: o.Logger, cfg: cfg.Inlet, hostname: cfg.Hostname, dir: cfg.Spool.Directory,
-		started: time.Now(), fronts: map[*front]struct{}{}, byUser: map[string]int{}, warned: map[string]time.Time{},
+		started: time.Now(), byUser: map[string]int{}, warned: map[string]time.Time{},
 	}
 }
 
-// stopGrace is how long sessions may take over the message in hand when the server stops.
-const stopGrace = 30 * time.Second
+// acceptPause is how long no client is taken after one could not be: mostly for want of file
+// descriptors.
+const acceptPause = 100 * time.Millisecond
 
 // Serve serves the listeners until ctx is done or one of them fails, and closes them. A
-// client without a message in hand is told 421 then.
+// client without a message in hand is told 421 then. After StopGrace nobody is waited for,
+// neither client nor host MTA; Serve returns when the last session has ended.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
-	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
-		return &session{server: s, conn: c, front: c.Conn().(*front)}, nil
-	}))
-	srv.Domain = s.hostname
-	srv.MaxMessageBytes = int64(s.cfg.MaxMessageSize)
-	srv.MaxLineLength = 0 // front bounds commands; a long line of content is no error
-	srv.WriteTimeout = s.cfg.Timeout
-	srv.EnableSMTPUTF8, srv.EnableDSN = true, true
-	srv.ErrorLog = quiet{s.log}
+	stop, stopNow := context.WithCancel(ctx)
+	defer stopNow()
+	abort, abortNow := context.WithCancel(context.WithoutCancel(ctx))
+	defer abortNow()
+	s.stop, s.abort = stop, abort
 
 	ended := make(chan error, len(listeners))
-	var wg sync.WaitGroup
+	var sessions sync.WaitGroup
 	for _, ln := range listeners {
 		s.log.Info("listening", "inlet", ln.Addr().String())
-		wg.Go(func() { ended <- srv.Serve(gate{ln, s}) })
+		sessions.Go(func() { ended <- s.accept(ln, &sessions) })
 	}
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-ended:
-		err = fmt.Errorf("inlet: %w", err)
+		if err != nil {
+			err = fmt.Errorf("inlet: %w", err)
+		}
 	}
-	s.stop()
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-	defer cancel()
-	if end := srv.Shutdown(grace); errors.Is(end, context.DeadlineExceeded) {
-		s.closeAll()
+	stopNow()
+	for _, ln := range listeners {
+		ln.Close()
 	}
-	wg.Wait()
+	grace := time.AfterFunc(s.grace, abortNow)
+	defer grace.Stop()
+	sessions.Wait()
+	s.judge.WaitSubmitted()
 	return err
 }
 
-// stop tells clients without a message in hand to go.
-func (s *Server) stop() {
-	s.stopping.Store(true)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for f := range s.fronts {
-		f.wake()
-	}
-}
-
-// closing is what a client is told then: the host MTA takes its mail, now and for good.
-func (s *Server) closing() string {
-	return "421 4.3.2 service is shutting down; " + s.judge.Config().Inlet.Host() + " takes mail meanwhile"
-}
-
-func (s *Server) closeAll() {
-	s.mu.Lock()
-	all := make([]*front, 0, len(s.fronts))
-	for f := range s.fronts {
-		all = append(all, f)
-	}
-	s.mu.Unlock()
-	for _, f := range all {
-		f.Close()
+// accept takes clients until the listener is closed.
+func (s *Server) accept(ln net.Listener, sessions *sync.WaitGroup) error {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			if s.stop.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			s.warn("accept", "a client of the inlet cannot be taken", "err", err)
+			select {
+			case <-s.stop.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
+		}
+		x := newConn(c, s)
+		if refusal := s.admit(x); refusal != "" {
+			s.turnAway(x, refusal)
+			continue
+		}
+		sessions.Go(func() {
+			defer s.left(x)
+			defer context.AfterFunc(s.stop, func() { x.hurry(0) })()
+			defer context.AfterFunc(s.abort, func() { x.hurry(lastWord) })()
+			(&session{conn: x}).serve()
+		})
 	}
 }
 
@@ -184,13 +196,3 @@ func (s *Server) warn(kind, text string, args ...any) {
 func (s *Server) id() string {
 	return fmt.Sprintf("I%x-%x", s.started.UnixMilli(), s.serial.Add(1))
 }
-
-// quiet takes what go-smtp says of connections that broke.
-type quiet struct{ log *slog.Logger }
-
-func (q quiet) Printf(format string, v ...any) {
-	q.log.Debug("inlet", "smtp", fmt.Sprintf(format, v...))
-}
-func (q quiet) Println(v ...any) { q.log.Debug("inlet", "smtp", fmt.Sprint(v...)) }
-
-var _ io.Closer = (*front)(nil)

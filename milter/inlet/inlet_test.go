@@ -32,12 +32,14 @@ type mta struct {
 	addr string
 
 	mu       sync.Mutex
-	says     map[string]string // by the start of a command; "dot"; "": the connection breaks
+	says     map[string]string // by the start of a command; "dot"; "": the connection breaks; "hang": no reply comes
 	taken    []string          // commands and content of messages that were answered 2xx
 	sessions int
+	plain    bool // it does not pipeline
+	early    int  // commands that came before the reply to the one before, where it does not
 }
 
-func startMTA(t *testing.T) *mta {
+func startMTA(t testing.TB) *mta {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -77,6 +79,13 @@ func (m *mta) reply(command string) string {
 	return "250 2.1.0 Ok"
 }
 
+// met is how many sessions there were, and commands that came early.
+func (m *mta) met() (sessions, early int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sessions, m.early
+}
+
 func (m *mta) all() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,6 +96,7 @@ func (m *mta) serve(c net.Conn) {
 	defer c.Close()
 	m.mu.Lock()
 	m.sessions++
+	plain := m.plain
 	m.mu.Unlock()
 	in := bufio.NewReader(c)
 	fmt.Fprint(c, "220 mta.test ESMTP\r\n")
@@ -102,10 +112,16 @@ func (m *mta) serve(c net.Conn) {
 		if r == "" {
 			return
 		}
+		if plain && in.Buffered() > 0 {
+			m.mu.Lock()
+			m.early++
+			m.mu.Unlock()
+		}
 		switch verb {
 		case "EHLO":
-			fmt.Fprint(c, "250-mta.test\r\n250-PIPELINING\r\n250 DSN\r\n")
-			continue
+			if r = "250-mta.test\r\n250-PIPELINING\r\n250 DSN"; plain {
+				r = "250-mta.test\r\n250 DSN"
+			}
 		case "MAIL":
 			said = line + "\n"
 		case "RCPT":
@@ -113,7 +129,7 @@ func (m *mta) serve(c net.Conn) {
 				said += line + "\n"
 			}
 		case "DATA":
-			if r[0] == '2' {
+			if r == "250 2.1.0 Ok" {
 				fmt.Fprint(c, "354 go\r\n")
 				var b strings.Builder
 				for {
@@ -126,7 +142,11 @@ func (m *mta) serve(c net.Conn) {
 					}
 					b.WriteString(strings.TrimPrefix(l, "."))
 				}
-				if r = m.reply("dot"); r == "" {
+				switch r = m.reply("dot"); r {
+				case "":
+					return
+				case "hang":
+					io.Copy(io.Discard, in)
 					return
 				}
 				if r[0] == '2' {
@@ -144,7 +164,7 @@ func (m *mta) serve(c net.Conn) {
 
 // serving is an inlet under test, with a real spool.
 type serving struct {
-	t      *testing.T
+	t      testing.TB
 	addr   string
 	unix   string
 	dir    string
@@ -152,9 +172,35 @@ type serving struct {
 	log    *logbuf.Buffer
 	server *inlet.Server
 	stop   func()
+
+	appended func()        // called when a message is durable
+	full     error         // why there is no room in the spool
+	grace    time.Duration // of a stop
 }
 
-func configured(t *testing.T, m *mta) *config.Config {
+// watched is a spool that calls appended, or is full.
+type watched struct {
+	milter.Spool
+	appended func()
+	full     error
+}
+
+func (w watched) Room() error {
+	if w.full != nil {
+		return w.full
+	}
+	return w.Spool.Room()
+}
+
+func (w watched) Append(ctx context.Context, e *spool.Envelope, content io.Reader) (milter.Receipt, error) {
+	r, err := w.Spool.Append(ctx, e, content)
+	if err == nil && w.appended != nil {
+		w.appended()
+	}
+	return r, err
+}
+
+func configured(t testing.TB, m *mta) *config.Config {
 	_, port, _ := net.SplitHostPort(m.addr)
 	return &config.Config{
 		Hostname: "host.test",
@@ -174,15 +220,20 @@ func configured(t *testing.T, m *mta) *config.Config {
 	}
 }
 
-func serve(t *testing.T, change ...func(*config.Config)) *serving {
+func serve(t testing.TB, change ...func(*config.Config)) *serving {
 	t.Helper()
 	s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}}
 	cfg := configured(t, s.mta)
 	for _, f := range change {
 		f(cfg)
 	}
-	return s.run(cfg, func() string { return "" })
+	return s.run(cfg, nothing)
 }
+
+func nothing() string { return "" }
+
+// never is no deadline.
+var never time.Time
 
 func (s *serving) run(cfg *config.Config, bypassed func() string) *serving {
 	t := s.t
@@ -192,11 +243,11 @@ func (s *serving) run(cfg *config.Config, bypassed func() string) *serving {
 	if err != nil {
 		t.Fatal(err)
 	}
-	judge, err := milter.New(cfg, milter.Options{Spool: milter.FromWriter(w), Key: key, Logger: s.log.Logger()})
+	judge, err := milter.New(cfg, milter.Options{Spool: watched{milter.FromWriter(w), s.appended, s.full}, Key: key, Logger: s.log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.server = inlet.New(cfg, inlet.Options{Judge: judge, Key: key, Bypassed: bypassed, Logger: s.log.Logger()})
+	s.server = inlet.New(cfg, inlet.Options{Judge: judge, Key: key, Bypassed: bypassed, StopGrace: s.grace, Logger: s.log.Logger()})
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -257,9 +308,22 @@ func (s *serving) spooled() (found []string) {
 	return found
 }
 
+// envelopes gives the envelopes of what the agent would find.
+func (s *serving) envelopes(each func(*spool.Envelope)) {
+	s.t.Helper()
+	store, err := spool.OpenStore(s.dir, spool.StoreOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.Load(func(_ spool.ID, e *spool.Envelope, _ []spool.State) error { each(e); return nil }); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // client speaks as it is told.
 type client struct {
-	t *testing.T
+	t testing.TB
 	net.Conn
 	*textproto.Reader
 }
@@ -316,7 +380,7 @@ func TestWhollyBulkIsSpooledAndTheRestIsPassed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "Hello client.test\nPIPELINING\n8BITMIME\nENHANCEDSTATUSCODES\nCHUNKING\nSMTPUTF8\nDSN\nSIZE 8388608"; offer != want {
+	if want := "host.test\nPIPELINING\nSIZE 8388608\nENHANCEDSTATUSCODES\n8BITMIME\nDSN\nSMTPUTF8\nCHUNKING"; offer != want {
 		t.Errorf("EHLO offers %q, want %q", offer, want)
 	}
 	// All of it at once, as PIPELINING allows.
@@ -324,7 +388,7 @@ func TestWhollyBulkIsSpooledAndTheRestIsPassed(t *testing.T) {
 	c.wants("250", "250", "250", "354")
 	c.send(stuffed(text))
 	c.wants("250 2.0.0 Ok: queued as I")
-	if s.mta.sessions != 0 {
+	if n, _ := s.mta.met(); n != 0 {
 		t.Error("the host's MTA was asked")
 	}
 	// By BDAT, in pieces, of which one begins within CRLF.
@@ -355,8 +419,8 @@ func TestWhollyBulkIsSpooledAndTheRestIsPassed(t *testing.T) {
 			t.Errorf("%q: judged %v", passed[i], judged)
 		}
 	}
-	if s.mta.sessions != 1 {
-		t.Errorf("%d sessions with the MTA for one client", s.mta.sessions)
+	if n, _ := s.mta.met(); n != 1 {
+		t.Errorf("%d sessions with the MTA for one client", n)
 	}
 	want := []string{"n@b.test c@d.test,NOTIFY=FAILURE,ORCPT=rfc822;c@d.test e@f.test\n" + text, "m@b.test c@d.test\n" + text}
 	if got := s.spooled(); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
@@ -377,7 +441,7 @@ func TestTheMTAsRepliesAreTheClients(t *testing.T) {
 	c := s.dial()
 	c.hello()
 	c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<no@d.test>\r\nDATA\r\n" + stuffed(text))
-	c.wants("250", "250", "354", "550 first\n5.1.1 no such user")
+	c.wants("250", "250", "354", "550 5.1.1 first\n5.1.1 no such user")
 	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<no@d.test>\r\nRCPT TO:<x@home.test>\r\n")
 	c.wants("250", "250", "550")
 	c.send("RSET\r\nMAIL FROM:<n@b.test>\r\nRCPT TO:<later@home.test>\r\nRCPT TO:<x@home.test>\r\nDATA\r\n" + stuffed(text))
@@ -402,7 +466,7 @@ func TestMTAThatIsAwayIs451(t *testing.T) {
 		s.mta.says1(when, "")
 		c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
 		c.wants("250", "250", "354", "451 4.4.2")
-		s.mta.says1(when, "250 2.0.0 Ok")
+		s.mta.says1(when, "250 2.1.0 Ok")
 	}
 	s.mta.says1("MAIL", "421 4.3.2 going down")
 	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<x@home.test>\r\n")
@@ -506,7 +570,7 @@ func TestHostileClientsAreBounded(t *testing.T) {
 		s.dial()
 	}
 	c = s.dial()
-	c.wants("421 4.7.0")
+	c.wants("421 4.7.0 too many connections")
 	if n := s.server.Counts().Turned; n == 0 {
 		t.Error("not counted")
 	}
@@ -548,22 +612,36 @@ func TestCutMessageIsNobodys(t *testing.T) {
 	}
 }
 
-// Whoever cannot be told 250 still has the message, and the agent does not take it too.
+// Whoever cannot be told 250 still has the message, and the agent does not take it too. The
+// client goes when its message is durable, before it is told: at a Unix socket the next write
+// fails then, at TCP the reset has come by the time that close returns, on loopback.
 func TestUntoldClientKeepsTheMessage(t *testing.T) {
 	t.Parallel()
-	s := serve(t)
-	c := s.dial()
-	c.hello()
-	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n")
-	c.wants("250", "250", "354")
-	c.Conn.(*net.TCPConn).SetLinger(0)
-	c.send(stuffed(text))
-	c.Close() // a reset: the reply may find no socket, or just find it
-	s.stop()
-	said := len(s.log.Lines("verdict=inlet"))
-	lost := len(s.log.Lines(`"verdict lost"`))
-	if got := s.spooled(); len(got) != said-lost {
-		t.Errorf("%d in the spool; %d verdicts, of which %d were lost", len(got), said, lost)
+	for _, network := range []string{"unix", "tcp4"} {
+		var c *client
+		s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}}
+		s.appended = func() {
+			if tcp, ok := c.Conn.(*net.TCPConn); ok {
+				tcp.SetLinger(0)
+			}
+			c.Close()
+		}
+		s.run(configured(t, s.mta), nothing)
+		c = s.dialAt(network, map[string]string{"unix": s.unix, "tcp4": s.addr}[network])
+		c.hello()
+		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n")
+		c.wants("250", "250", "354")
+		c.send(stuffed(text))
+		s.stop()
+		if len(s.log.Lines("verdict=inlet")) != 1 || len(s.log.Lines(`"verdict lost"`)) != 1 {
+			t.Errorf("%s: nobody noticed that the client was not told", network)
+		}
+		if got := s.spooled(); len(got) != 0 {
+			t.Errorf("%s: the agent would send %q, and so does the client", network, got)
+		}
+		if got := s.mta.all(); len(got) != 0 {
+			t.Errorf("%s: the MTA has %q", network, got)
+		}
 	}
 }
 
@@ -587,6 +665,27 @@ func TestObserveDrainAndBypassesPassEverything(t *testing.T) {
 	send(s.run(configured(t, s.mta), func() string { return "main.cf: always_bcc is set" }))
 	if len(s.log.Lines("always_bcc is set")) != 1 {
 		t.Error("nobody is told why")
+	}
+}
+
+// on_failure says what becomes of bulk that cannot be spooled.
+func TestBulkThatCannotBeSpooled(t *testing.T) {
+	t.Parallel()
+	for onFailure, reply := range map[string]string{"accept": "250 2.1.0 Ok", "tempfail": "451 4.3.1"} {
+		s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}, full: spool.ErrFull}
+		cfg := configured(t, s.mta)
+		cfg.Milter.OnFailure = onFailure
+		s.run(cfg, nothing)
+		c := s.dial()
+		c.hello()
+		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "354", reply)
+		if got := s.mta.all(); len(got) == 1 != (onFailure == "accept") {
+			t.Errorf("%s: the MTA has %q", onFailure, got)
+		}
+		if got := s.spooled(); len(got) != 0 {
+			t.Errorf("%s: spool has %q", onFailure, got)
+		}
 	}
 }
 
@@ -656,5 +755,212 @@ func TestStopTellsClientsToGo(t *testing.T) {
 		t.Error("it listens still")
 	} else if _, ok := errors.AsType[*net.OpError](err); !ok {
 		t.Error(err)
+	}
+}
+
+// A command that is not understood here is the MTA's to answer, as it was written.
+func TestTheMTAAnswersWhatIsNotUnderstood(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	s.mta.says1("MAIL FROM:<n@b.test> XODD=1", "555 5.5.4 Unsupported option: XODD=1")
+	s.mta.says1("RCPT TO:<c@d.test> NOTIFY=NEVER,DELAY", "501 5.5.4 Error: Bad NOTIFY parameter syntax")
+	c := s.dial()
+	c.hello()
+	c.send("MAIL FROM:<n@b.test> XODD=1\r\n")
+	c.wants("555 5.5.4 Unsupported option: XODD=1")
+	want := 0
+	for _, x := range []struct{ mail, rcpt string }{
+		{"MAIL FROM:<n@b.test>", "RCPT TO:<root>"},
+		{"MAIL FROM:<root>", "RCPT TO:<c@d.test>"},
+		{"MAIL FROM:<n@b.test> AUTH=<>", "RCPT TO:<c@d.test>"},
+		{"MAIL FROM:<n@b.test> SIZE=1 SIZE=2", "RCPT TO:<c@d.test>"},
+		{"MAIL FROM:<n@b.test> BODY=BINARYMIME", "RCPT TO:<c@d.test>"},
+		{"MAIL FROM:<n@b.test> RET=half", "RCPT TO:<c@d.test>"},
+		{"MAIL FROM:n@b.test", "RCPT TO:<c@d.test>"},
+		{"MAIL FROM:<<n@b.test>>", "RCPT TO:<c@d.test>"},
+		{"mail from: <n@b.test>", "RCPT TO:<@relay.test:c@d.test>"},
+		{"MAIL FROM:<n@b.test>", `RCPT TO:<"c d"@d.test>`},
+		{"MAIL FROM:<n@b.test>", "RCPT TO:<c@d.test> XODD"},
+		{"MAIL FROM:<n@b.test>", "RCPT TO:<c@d.test> ORCPT=c@d.test"},
+		{"MAIL FROM:<n@b.test>", "RCPT TO:<c@d.test>x"},
+	} {
+		c.send(x.mail + "\r\n" + x.rcpt + "\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "354", "250 2.1.0 Ok")
+		want++
+		if got := s.mta.all(); len(got) != want || !strings.HasPrefix(got[want-1], x.mail+"\n"+x.rcpt+"\n\n") {
+			t.Fatalf("%s %s: the MTA has %q", x.mail, x.rcpt, got)
+		}
+	}
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test> NOTIFY=NEVER,DELAY\r\nRSET\r\n")
+	c.wants("250", "501 5.5.4 Error: Bad NOTIFY", "250")
+	// What is odd but clear is understood.
+	c.send("mail  from:<n@b.test> size=20 body=7bit ret=full envid=a+2Bb smtputf8\r\nrcpt to:<c@d.test> notify=success,delay orcpt=rfc822;c+40d.test\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "354", "250 2.0.0 Ok: queued")
+	if got := s.spooled(); len(got) != 1 {
+		t.Errorf("spool has %q", got)
+	}
+}
+
+// A host MTA that does not announce PIPELINING gets one command at a time.
+func TestMTAIsPipelinedToWhereItSaysSo(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	s.mta.mu.Lock()
+	s.mta.plain = true
+	s.mta.mu.Unlock()
+	c := s.dial()
+	c.hello()
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<a@d.test>\r\nRCPT TO:<b@d.test>\r\nRCPT TO:<x@home.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "250", "250", "354", "250")
+	s.stop()
+	_, early := s.mta.met()
+	if got := s.mta.all(); len(got) != 1 || early != 0 {
+		t.Errorf("the MTA has %q; %d commands came early", got, early)
+	}
+}
+
+// What a client speaks stands in the Received fields (RFC 3848).
+func TestHELOIsSMTP(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	for hello, protocol := range map[string]string{"HELO": "SMTP", "EHLO": "ESMTP"} {
+		c := s.dial()
+		c.wants("220")
+		c.send(hello + " client.test\r\nMAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "250", "354", "250")
+		got := s.mta.all()
+		if !strings.Contains(got[len(got)-1], "(Millrace inlet) with "+protocol+"\r\n") {
+			t.Errorf("%s: %q", hello, got[len(got)-1])
+		}
+		c.send("MAIL FROM:<" + protocol + "@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "354", "250")
+	}
+	s.stop()
+	n := 0
+	s.envelopes(func(e *spool.Envelope) {
+		n++
+		if want, _, _ := strings.Cut(e.Sender, "@"); e.Protocol != want || e.Helo != "client.test" {
+			t.Errorf("envelope of %s: %s, HELO %s", e.Sender, e.Protocol, e.Helo)
+		}
+	})
+	if n != 2 {
+		t.Errorf("%d in the spool", n)
+	}
+}
+
+// A host MTA that goes away in the middle of an envelope is told all of it when it is back.
+func TestMTAThatComesBackHearsTheWholeEnvelope(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	c := s.dial()
+	c.hello()
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<x@home.test>\r\n")
+	c.wants("250", "250", "250")
+	s.mta.says1("RCPT TO:<y@home.test>", "")
+	c.send("RCPT TO:<y@home.test>\r\n")
+	c.wants("451 4.4.2")
+	s.mta.says1("RCPT TO:<y@home.test>", "250 2.1.5 Ok")
+	c.send("RCPT TO:<z@home.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "354", "250")
+	if got := s.mta.all(); len(got) != 1 || !strings.HasPrefix(got[0], "MAIL FROM:<n@b.test>\nRCPT TO:<c@d.test>\nRCPT TO:<x@home.test>\nRCPT TO:<z@home.test>\n\n") {
+		t.Errorf("the MTA has %q", got)
+	}
+	// Away at the end of the envelope, and back for the message.
+	s.mta.says1("RCPT TO:<y@home.test>", "")
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<x@home.test>\r\nRCPT TO:<y@home.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "451 4.4.2", "354", "250")
+	if got := s.mta.all(); len(got) != 2 || !strings.HasPrefix(got[1], "MAIL FROM:<n@b.test>\nRCPT TO:<x@home.test>\n\n") {
+		t.Errorf("the MTA has %q", got)
+	}
+	if got := s.spooled(); len(got) != 0 {
+		t.Errorf("spool has %q", got)
+	}
+}
+
+// An MTA that has not asked for the content has not taken it, whatever it says.
+func TestMTAThatSaysOddThingsHasTakenNothing(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	c := s.dial()
+	c.hello()
+	for _, odd := range []string{"250 2.0.0 Ok", "220 again", "nonsense", "421 4.3.2 going down"} {
+		s.mta.says1("DATA", odd)
+		c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "354", "451 4.4.2")
+	}
+	s.mta.says1("DATA", "250 2.1.0 Ok")
+	s.mta.says1("dot", "421 4.3.2 going down")
+	c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "354", "451 4.4.2")
+	if n := s.server.Counts(); n.Passed != 0 || n.Unsure != 0 || n.Refused != 5 {
+		t.Errorf("counts %+v", n)
+	}
+}
+
+// After the time for a stop nobody is waited for: neither a host MTA nor a client.
+func TestStopWaitsForNobodyForLong(t *testing.T) {
+	t.Parallel()
+	s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}, grace: 50 * time.Millisecond}
+	s.run(configured(t, s.mta), nothing)
+	s.mta.says1("dot", "hang")
+	waits, sends := s.dial(), s.dial()
+	waits.hello()
+	waits.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+	waits.wants("250", "250", "354")
+	sends.hello()
+	sends.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nSubject: x\r\n")
+	sends.wants("250", "250", "354")
+	s.stop()
+	waits.wants("451 4.4.2", "421 4.3.2")
+	sends.wants("421 4.3.2")
+	if n := s.server.Counts(); n.Unsure != 1 {
+		t.Errorf("counts %+v", n)
+	}
+	if got := s.spooled(); len(got) != 0 {
+		t.Errorf("spool has %q", got)
+	}
+}
+
+// A user of the Unix socket has half of the connections; clients at an address, whom nobody
+// can tell apart, have what is there.
+func TestConnectionsOfOneUserAreBounded(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(c *config.Config) { c.Inlet.MaxConnections = 6 })
+	for range 3 {
+		s.dialAt("unix", s.unix).wants("220")
+	}
+	s.dialAt("unix", s.unix).wants("421 4.7.0")
+	for range 3 {
+		s.dial().wants("220")
+	}
+	s.dial().wants("421 4.7.0")
+	s = serve(t, func(c *config.Config) { c.Inlet.MaxConnections = 6 })
+	for range 6 {
+		s.dial().wants("220")
+	}
+	s.dial().wants("421 4.7.0")
+}
+
+// Commands in an order that makes no sense are refused, and a chunk never is a command.
+func TestOrderOfCommands(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	c := s.dial()
+	c.wants("220")
+	c.send("MAIL FROM:<n@b.test>\r\nBDAT 6 LAST\r\nNOOP\r\nEHLO\r\nEHLO client.test\r\n")
+	c.wants("503 5.5.1", "503 5.5.1", "501", "250")
+	c.send("RCPT TO:<c@d.test>\r\nDATA\r\nBDAT 6 LAST\r\nNOOP\r\nMAIL FROM:<n@b.test>\r\nDATA\r\nBDAT 6\r\nNOOP\r\nDATA now\r\n")
+	c.wants("503 5.5.1", "503 5.5.1", "503 5.5.1", "250", "554 5.5.1", "554 5.5.1", "501")
+	c.send("RCPT TO:<c@d.test>\r\nBDAT 3\r\na\r\nRCPT TO:<e@d.test>\r\nDATA\r\nMAIL FROM:<n@b.test>\r\nNOOP\r\nRSET\r\nBDAT 3 LAST\r\nb\r\n")
+	c.wants("250", "250", "503 5.5.1", "503 5.5.1", "503 5.5.1", "250", "250", "503 5.5.1")
+	c.send("FROB\r\nVRFY x\r\nSTARTTLS\r\nAUTH PLAIN\r\n")
+	c.wants("500", "252", "500", "500")
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT x LAST\r\n")
+	c.wants("250", "250", "501")
+	if _, err := c.ReadLine(); err == nil {
+		t.Error("the connection goes on although nobody knows where the chunk ends")
+	}
+	if got := s.spooled(); len(got) != 0 {
+		t.Errorf("spool has %q", got)
 	}
 }

@@ -2,151 +2,248 @@ package inlet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/emersion/go-smtp"
-
+	"github.com/millrace/millrace/agent/address"
 	"github.com/millrace/millrace/agent/trace"
 	"github.com/millrace/millrace/milter"
 	"github.com/millrace/millrace/milter/classify"
 )
 
-// session is one client's dialogue. go-smtp calls from one goroutine, but for Data of BDAT,
-// which Reset and Logout may come upon.
-type session struct {
-	server *Server
-	conn   *smtp.Conn
-	front  *front
+const (
+	// maxJunk is how many commands that lead nowhere there may be between two messages
+	// (Postfix's smtpd_junk_command_limit).
+	maxJunk = 100
+	// maxRefusals is how many commands may be refused between two messages (Postfix's
+	// smtpd_hard_error_limit).
+	maxRefusals = 20
+)
 
-	mu   sync.Mutex
+// session is one client's dialogue.
+type session struct {
+	*conn
+	helo     string // "": it has not said
+	protocol string // as Received fields call it (RFC 3848)
+	junk     int    // commands
+	refusals int    // of commands
+
 	tx   *transaction // nil between messages
 	host *host        // nil: none is open
 }
 
-// transaction is the envelope in hand.
+// transaction is the envelope in hand, and with BDAT what has come of the message.
 type transaction struct {
 	mail    string // the command as the client wrote it
 	sender  string
 	args    []string
 	rcpts   []classify.Recipient
-	held    []string        // RCPT commands that were answered here
-	live    bool            // the host MTA has MAIL
-	refused *smtp.SMTPError // by the host MTA, of what was answered here
+	held    []string // RCPT commands of rcpts
+	theirs  bool     // the host MTA is to have it, whatever it contains
+	live    bool     // the host MTA has all of that
+	refused reply    // by the host MTA, of what was answered here; "": none
+	content *content // of BDAT; nil: none
 }
 
-func reply(code int, e smtp.EnhancedCode, text string) *smtp.SMTPError {
-	return &smtp.SMTPError{Code: code, EnhancedCode: e, Message: text}
-}
+// reply is one of one or more lines, joined by CRLF.
+type reply string
 
-var (
-	errNested  = reply(503, smtp.EnhancedCode{5, 5, 1}, "nested MAIL command")
-	errMany    = reply(452, smtp.EnhancedCode{4, 5, 3}, "too many recipients")
-	errGone    = reply(451, smtp.EnhancedCode{4, 4, 2}, "the host's MTA is away, try again later")
-	errUnsure  = reply(451, smtp.EnhancedCode{4, 4, 2}, "the host's MTA has not answered, try again later")
-	errFull    = reply(451, smtp.EnhancedCode{4, 3, 1}, "mail cannot be spooled now, try again later")
-	errContent = reply(550, smtp.EnhancedCode{5, 6, 0}, "bare <CR> or <LF> in the message")
-	errBroken  = reply(451, smtp.EnhancedCode{4, 3, 0}, "message did not come to its end")
+func (r reply) ok() bool { return r[0] == '2' }
+
+const (
+	replyOK        reply = "250 2.0.0 Ok"
+	replySender    reply = "250 2.1.0 Ok"
+	replyRecipient reply = "250 2.1.5 Ok"
+	replyData      reply = "354 End data with <CR><LF>.<CR><LF>"
+	replyVerify    reply = "252 2.0.0 it will be seen when it is sent to"
+	replyHello     reply = "503 5.5.1 send HELO or EHLO first"
+	replyNested    reply = "503 5.5.1 nested MAIL command"
+	replyNeedMail  reply = "503 5.5.1 need MAIL command"
+	replyNeedRcpt  reply = "554 5.5.1 no valid recipients"
+	replyInBDAT    reply = "503 5.5.1 a message is being sent by BDAT"
+	replySyntax    reply = "501 5.5.4 syntax error in arguments"
+	replyUnknown   reply = "500 5.5.2 command not recognized"
+	replyMany      reply = "452 4.5.3 too many recipients"
+	replyTooLarge  reply = "552 5.3.4 message is larger than SIZE says"
+	replyBare      reply = "550 5.6.0 bare <CR> or <LF> in the message"
+	replyBroken    reply = "451 4.3.0 message cannot be held now, try again later"
+	replyFull      reply = "451 4.3.1 mail cannot be spooled now, try again later"
+	replyGone      reply = "451 4.4.2 the host's MTA is away, try again later"
+	replyUnsure    reply = "451 4.4.2 the host's MTA has not answered, try again later"
 )
 
-// path takes the address and the arguments off a MAIL or RCPT command, as written.
-func path(line string) (address string, args []string) {
-	_, s, _ := strings.Cut(line, ":")
-	s = strings.TrimSpace(s)
-	quoted, end := false, -1
-	for i := 0; i < len(s) && end < 0; i++ {
-		switch c := s[i]; {
-		case c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case c == '>' && !quoted && s[0] == '<':
-			end = i + 1
-		case c == ' ' && s[0] != '<':
-			end = i
+// serve is the whole dialogue.
+func (s *session) serve() {
+	defer s.leave()
+	s.say(reply("220 " + s.server.hostname + " ESMTP Millrace inlet"))
+	for {
+		line, err := s.command()
+		if err == nil {
+			err = s.obey(line)
+		}
+		if err != nil {
+			s.farewell(err)
+			return
 		}
 	}
-	if end < 0 {
-		end = len(s)
-	}
-	address = strings.TrimSuffix(strings.TrimPrefix(s[:end], "<"), ">")
-	return address, strings.Fields(s[end:])
 }
 
-// Mail begins a message. go-smtp has checked the syntax.
-func (s *session) Mail(string, *smtp.MailOptions) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tx != nil {
-		return errNested
+// errQuit ends a session in peace: all is said.
+var errQuit = errors.New("quit")
+
+// obey does what one command asks for. After an error the session is over.
+func (s *session) obey(line string) error {
+	verb, args, _ := strings.Cut(line, " ")
+	switch verb = strings.ToUpper(verb); verb {
+	case "MAIL":
+		return s.answer(s.mail(line))
+	case "RCPT":
+		return s.answer(s.rcpt(line))
+	case "DATA":
+		return s.data(args)
+	case "BDAT":
+		return s.bdat(args)
+	case "QUIT":
+		s.say("221 2.0.0 Bye")
+		return errQuit
+	case "CONNECT", "GET", "POST": // Postfix's smtpd_forbidden_commands
+		return end{"221 2.7.0 this is SMTP", "HTTP"}
 	}
-	tx := &transaction{mail: s.front.line}
-	tx.sender, tx.args = path(tx.mail)
-	if tx.sender == "" { // mail that is never taken
-		if err := s.open(tx); err != nil {
-			return err
+	if s.junk++; s.junk > maxJunk {
+		return end{"421 4.7.0 too many commands", "too many commands"}
+	}
+	switch verb {
+	case "EHLO", "HELO":
+		return s.answer(s.hello(verb, strings.TrimSpace(args)))
+	case "RSET":
+		s.reset()
+		return s.answer(replyOK)
+	case "NOOP":
+		return s.answer(replyOK)
+	case "VRFY":
+		return s.answer(replyVerify)
+	}
+	return s.answer(replyUnknown)
+}
+
+// answer says the reply to a command. Too many refusals end the session; those of recipients
+// above the limit do not, for the client sends them with the next message.
+func (s *session) answer(r reply) error {
+	s.say(r)
+	if r[0] > '3' && r != replyMany {
+		if s.refusals++; s.refusals > maxRefusals {
+			return end{"421 4.7.0 too many errors", "too many errors"}
 		}
 	}
-	s.tx = tx
 	return nil
 }
 
-// Rcpt adds a recipient.
-func (s *session) Rcpt(string, *smtp.RcptOptions) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *session) hello(verb, name string) reply {
+	if name == "" {
+		return replySyntax
+	}
+	s.reset()
+	s.helo, s.protocol = name, "SMTP"
+	if verb == "HELO" {
+		return reply("250 " + s.server.hostname)
+	}
+	s.protocol = "ESMTP"
+	return reply("250-" + s.server.hostname + "\r\n250-PIPELINING\r\n250-SIZE " + strconv.FormatInt(int64(s.server.cfg.MaxMessageSize), 10) +
+		"\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n250 CHUNKING")
+}
+
+// envelope says which reply keeps a command of the envelope from having any effect, "" if
+// none does.
+func (s *session) envelope() reply {
+	switch {
+	case s.helo == "":
+		return replyHello
+	case s.tx != nil && s.tx.content != nil:
+		return replyInBDAT
+	}
+	return ""
+}
+
+// mail begins a message. What is never spooled (the null sender) or not understood here is
+// the host MTA's to answer.
+func (s *session) mail(line string) reply {
+	if r := s.envelope(); r != "" {
+		return r
+	}
+	if s.tx != nil {
+		return replyNested
+	}
+	tx := &transaction{mail: line}
+	sender, args, ok := path(line, "FROM:", mailArgument)
+	if tx.sender, tx.args = sender, args; ok && address.Plain(sender) {
+		if declared(args) > int64(s.server.cfg.MaxMessageSize) {
+			return replyTooLarge
+		}
+		s.tx = tx
+		return replySender
+	}
+	tx.theirs = true
+	r := s.open(tx)
+	if r.ok() {
+		s.tx = tx
+	}
+	return r
+}
+
+// rcpt adds a recipient. It is answered here while all could be taken; from the first that
+// could not on, the host MTA answers.
+func (s *session) rcpt(line string) reply {
 	tx := s.tx
-	if tx == nil {
-		return errNested
+	if r := s.envelope(); r != "" {
+		return r
 	}
-	if len(tx.rcpts) >= s.server.cfg.MaxRecipients {
-		return errMany
-	}
-	line := s.front.line
-	address, args := path(line)
-	r := classify.Recipient{Address: address, Args: args}
-	if !tx.live && s.server.judge.MayDivert(address) {
-		tx.rcpts, tx.held = append(tx.rcpts, r), append(tx.held, line)
-		return nil
-	}
-	if tx.refused != nil {
+	switch {
+	case tx == nil:
+		return replyNeedMail
+	case len(tx.rcpts) >= s.server.cfg.MaxRecipients:
+		return replyMany
+	case tx.refused != "":
 		return tx.refused
 	}
-	if !tx.live {
-		if err := s.open(tx); err != nil {
-			return err
+	to, args, ok := path(line, "TO:", rcptArgument)
+	if !ok || !s.server.judge.MayDivert(to) {
+		tx.theirs = true
+	}
+	r := replyRecipient
+	if tx.theirs {
+		if !tx.live {
+			if r := s.open(tx); !r.ok() {
+				return r
+			}
 		}
-		if tx.refused != nil {
+		if tx.refused != "" {
 			return tx.refused
 		}
+		r = s.ask(line)
 	}
-	got, err := s.host.command(line)
-	if err != nil {
-		return s.away(err)
+	if r.ok() {
+		tx.rcpts = append(tx.rcpts, classify.Recipient{Address: to, Args: args})
+		tx.held = append(tx.held, line)
 	}
-	if got.Code/100 != 2 {
-		return got
-	}
-	tx.rcpts = append(tx.rcpts, r)
-	return nil
+	return r
 }
 
-// open replays the envelope to the host MTA, over a session of its own. What the MTA refuses
-// of what was answered here stands in tx.refused; without that, an error is its reply to MAIL.
-func (s *session) open(tx *transaction) error {
+// open replays the envelope to the host MTA. What the MTA refuses of what was answered 250
+// is in tx.refused; else the reply is that to MAIL.
+func (s *session) open(tx *transaction) reply {
+	s.flush() // the client need not wait for what is answered; that it has gone is seen later
 	commands := append([]string{tx.mail}, tx.held...)
-	var replies []*smtp.SMTPError
+	var replies []reply
 	for {
 		old := s.host != nil
 		if !old {
-			ctx, cancel := context.WithTimeout(context.Background(), dialTimeout+replyTimeout)
-			h, err := dial(ctx, s.server.judge.Config().Inlet.PassTo, s.server.hostname)
-			cancel()
+			h, err := dial(s.server.abort, s.server.judge.Config().Inlet.PassTo, s.server.hostname)
 			if err != nil {
 				return s.away(err)
 			}
@@ -156,145 +253,274 @@ func (s *session) open(tx *transaction) error {
 		if replies, err = s.host.commands(commands); err == nil {
 			break
 		}
-		s.host.close()
-		s.host = nil
-		if !old { // a session that was kept may have timed out: once more, anew
+		if !old {
 			return s.away(err)
 		}
+		s.host.close() // one that was kept may have timed out: once more, anew
+		s.host = nil
 	}
-	for i, r := range replies {
-		if r.Code/100 == 2 {
-			continue
-		}
-		if i == 0 && len(tx.held) == 0 {
-			return r
-		}
-		tx.refused = r
-		break
+	tx.live = replies[0].ok()
+	if s.tx == nil {
+		return replies[0]
 	}
-	tx.live = true
-	return nil
+	for _, r := range replies {
+		if !r.ok() {
+			tx.refused = r
+			break
+		}
+	}
+	return replySender
 }
 
-// away ends the session with a host MTA that does not answer.
-func (s *session) away(err error) error {
+// ask has the host MTA answer a command.
+func (s *session) ask(line string) reply {
+	s.flush()
+	r, err := s.host.command(line)
+	if err != nil {
+		return s.away(err)
+	}
+	return r
+}
+
+// away ends the session with a host MTA that does not answer. What it was told of the
+// message in hand is to be told to another.
+func (s *session) away(err error) reply {
 	s.server.warn("away", "the host's MTA is away, clients of the inlet are told to try again", "pass_to", s.server.judge.Config().Inlet.PassTo, "err", err)
 	if s.host != nil {
 		s.host.close()
 		s.host = nil
 	}
-	return errGone
+	if s.tx != nil {
+		s.tx.live = false
+	}
+	return replyGone
 }
 
-// Data takes the message, or has the host MTA take it.
-func (s *session) Data(r io.Reader) error {
-	s.mu.Lock()
-	tx, h := s.tx, s.host
-	s.mu.Unlock()
-	if tx == nil {
-		return errBroken
+// data takes a message by DATA.
+func (s *session) data(args string) error {
+	switch r := s.envelope(); {
+	case r != "":
+		return s.answer(r)
+	case args != "":
+		return s.answer(replySyntax)
+	case s.tx == nil:
+		return s.answer(replyNeedMail)
+	case len(s.tx.rcpts) == 0:
+		return s.answer(replyNeedRcpt)
 	}
-	c, err := receive(r, s.server.dir)
-	switch {
-	case errors.Is(err, errBare):
-		s.server.refused.Add(1)
-		return errContent
-	case err != nil:
-		s.server.refused.Add(1)
-		if e, ok := errors.AsType[*smtp.SMTPError](err); ok {
-			return e // too large
-		}
-		s.server.warn("broken", "message of a client of the inlet not taken", "err", err)
-		return errBroken
+	s.say(replyData)
+	m := newContent(s.server.dir, int64(s.server.cfg.MaxMessageSize))
+	defer m.close()
+	if err := s.conn.data(m); err != nil {
+		return err
 	}
-	defer c.close()
+	s.message(m)
+	return nil
+}
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tx != tx || s.host != h {
-		return errBroken
+// chunkSize reads the arguments of BDAT.
+func chunkSize(args string) (size int64, last, ok bool) {
+	words := strings.Fields(args)
+	if len(words) == 2 && strings.EqualFold(words[1], "LAST") {
+		words, last = words[:1], true
 	}
-	s.front.junk = 0
-	id, arrived := s.server.id(), time.Now()
-	judged := false
-	if !tx.live {
-		if why := s.server.bypassed(); why != "" {
-			s.server.warn("bypassed", "all mail of the inlet goes to the host's MTA", "why", why)
-		} else if c.head >= 0 {
-			x := s.server.judge.Submit(context.Background(), &milter.Submission{
-				Sender: tx.sender, Args: tx.args, Recipients: tx.rcpts, Arrived: arrived, Helo: s.conn.Hostname(),
-				Client: s.front.loopback(), User: s.front.user, ID: id, By: s.server.hostname,
-				Head: c.mem[:c.head], Body: c.rest(), Rewind: c.rest,
-				Sign: func(head []byte, body io.Reader) ([]byte, error) { return sign(s.server.judge.Config(), head, body) },
-			})
-			switch {
-			case x.Told != nil:
-				s.server.spooled.Add(1)
-				s.front.onReply(x.Told)
-				return reply(250, smtp.EnhancedCode{2, 0, 0}, "Ok: queued as "+id)
-			case x.Refused:
-				s.server.refused.Add(1)
-				return errFull
-			}
-			judged = x.Judged
-			s.server.log.Debug("passed to the host's MTA", "id", id, "reason", x.Reason)
-		}
-		if err := s.open(tx); err != nil {
-			s.server.refused.Add(1)
-			return err
-		}
+	if len(words) != 1 {
+		return 0, false, false
 	}
-	if tx.refused != nil {
+	n, err := strconv.ParseUint(words[0], 10, 63)
+	return int64(n), last, err == nil
+}
+
+// bdat takes a chunk of a message, and the message with the last.
+func (s *session) bdat(args string) error {
+	size, last, ok := chunkSize(args)
+	switch {
+	case !ok: // where the chunk ends, nobody knows
+		return end{"501 5.5.4 size of the chunk is not understood", "BDAT without a size"}
+	case s.helo == "":
+		return s.skip(size, replyHello)
+	case s.tx == nil:
+		return s.skip(size, replyNeedMail)
+	case len(s.tx.rcpts) == 0:
+		return s.skip(size, replyNeedRcpt)
+	case s.tx.content == nil:
+		s.tx.content = newContent(s.server.dir, int64(s.server.cfg.MaxMessageSize))
+	}
+	m := s.tx.content
+	if size > m.max-m.size {
 		s.server.refused.Add(1)
-		return tx.refused
+		s.reset()
+		return s.skip(size, replyTooLarge)
 	}
-	hop := trace.Hop{Helo: s.conn.Hostname(), Client: s.front.client, By: s.server.hostname, ID: id, At: arrived, Judged: judged}
-	if len(tx.rcpts) == 1 {
-		hop.For = tx.rcpts[0].Address
+	if err := s.chunk(m, size); err != nil {
+		return err
 	}
-	got, sent, err := s.host.data(bytes.NewReader(trace.Passed(&hop, s.server.key)), c.all())
+	switch {
+	case last:
+		s.message(m)
+	case m.err != nil: // the client need not send the rest
+		s.refuse(m.err)
+	default:
+		s.say(reply("250 2.0.0 Ok: " + strconv.FormatInt(size, 10) + " octets"))
+	}
+	return nil
+}
+
+// skip refuses a chunk, which follows its command all the same.
+func (s *session) skip(size int64, r reply) error {
+	if size > 2*int64(s.server.cfg.MaxMessageSize)+1<<20 {
+		return endEndless
+	}
+	if err := s.chunk(nil, size); err != nil {
+		return err
+	}
+	return s.answer(r)
+}
+
+// refuse says why content cannot be had by anybody, and forgets the message.
+func (s *session) refuse(err error) {
+	s.server.refused.Add(1)
+	switch {
+	case errors.Is(err, errLarge):
+		s.say(replyTooLarge)
+	case errors.Is(err, errBare):
+		s.say(replyBare)
+	default:
+		s.server.warn("broken", "message of a client of the inlet not taken", "err", err)
+		s.say(replyBroken)
+	}
+	s.reset()
+}
+
+// message is a whole message: it goes into the spool, or the host MTA takes it, and whoever
+// does gives the reply.
+func (s *session) message(m *content) {
+	if err := m.finish(); err != nil {
+		s.refuse(err)
+		return
+	}
+	s.flush()
+	r, told := s.settle(m)
+	s.say(r)
+	if told != nil {
+		told(s.flush())
+	}
+	if r.ok() {
+		s.junk, s.refusals = 0, 0
+	} else {
+		s.server.refused.Add(1)
+	}
+	s.reset()
+}
+
+// settle finds the one owner of a message. With told, that is the spool once the client has
+// heard the reply.
+func (s *session) settle(m *content) (r reply, told func(error)) {
+	tx, id, arrived, judged := s.tx, s.server.id(), time.Now(), false
+	if !tx.theirs {
+		x := s.submit(m, id, arrived)
+		switch {
+		case x.Told != nil:
+			s.server.spooled.Add(1)
+			return reply("250 2.0.0 Ok: queued as " + id), x.Told
+		case x.Refused:
+			return replyFull, nil
+		}
+		judged = x.Judged
+		s.server.log.Debug("passed to the host's MTA", "id", id, "reason", x.Reason)
+	}
+	if !tx.live && tx.refused == "" {
+		if r := s.open(tx); !r.ok() {
+			return r, nil
+		}
+	}
+	if tx.refused != "" {
+		return tx.refused, nil
+	}
+	return s.pass(m, &trace.Hop{Helo: s.helo, Client: s.client, By: s.server.hostname, Protocol: s.protocol, ID: id, At: arrived, Judged: judged}), nil
+}
+
+// submit offers a message to the spool.
+func (s *session) submit(m *content, id string, arrived time.Time) milter.Submitted {
+	if why := s.server.bypassed(); why != "" {
+		s.server.warn("bypassed", "all mail of the inlet goes to the host's MTA", "why", why)
+		return milter.Submitted{Reason: why}
+	}
+	if m.unfit != "" || m.head < 0 {
+		return milter.Submitted{Reason: cmp.Or(m.unfit, "header is too large to judge")}
+	}
+	return s.server.judge.Submit(s.server.abort, &milter.Submission{
+		Sender: s.tx.sender, Args: s.tx.args, Recipients: s.tx.rcpts, Arrived: arrived, Helo: s.helo, Protocol: s.protocol,
+		Client: s.from(), User: s.user, ID: id, By: s.server.hostname,
+		Head: m.mem[:m.head], Body: m.rest, Size: m.size, Held: m.file == nil,
+		Sign: func(head []byte, body io.Reader) ([]byte, error) { return sign(s.server.judge.Config(), head, body) },
+	})
+}
+
+// pass hands a message to the host MTA, whose reply is the client's.
+func (s *session) pass(m *content, hop *trace.Hop) reply {
+	if len(s.tx.rcpts) == 1 {
+		hop.For = s.tx.rcpts[0].Address
+	}
+	r, sent, err := s.host.data(bytes.NewReader(trace.Passed(hop, s.server.key)), m.all())
 	if err != nil {
 		gone := s.away(err)
-		s.server.refused.Add(1)
 		if sent {
 			s.server.unsure.Add(1)
-			s.server.log.Log(context.Background(), slog.LevelWarn, "the host's MTA has not answered after the end of a message: possible duplicate", "id", id, "err", err)
-			return errUnsure
+			s.server.log.Log(context.Background(), slog.LevelWarn, "the host's MTA has not answered after the end of a message: possible duplicate", "id", hop.ID, "err", err)
+			return replyUnsure
 		}
 		return gone
 	}
 	if sent {
-		tx.live = false // that was its last word
+		s.tx.live = false // that was its last word
 	}
-	if got.Code/100 == 2 {
+	if r.ok() {
 		s.server.passed.Add(1)
-	} else {
-		s.server.refused.Add(1)
 	}
-	return got
+	return r
 }
 
-// Reset forgets the message in hand.
-func (s *session) Reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tx != nil && s.tx.live && s.host != nil {
-		if r, err := s.host.command("RSET"); err != nil || r.Code != 250 {
+// reset forgets the message in hand.
+func (s *session) reset() {
+	if s.tx == nil {
+		return
+	}
+	if s.tx.live && s.host != nil {
+		if r, err := s.host.command("RSET"); err != nil || !r.ok() {
 			s.host.close()
 			s.host = nil
 		}
 	}
+	if s.tx.content != nil {
+		s.tx.content.close()
+	}
 	s.tx = nil
 }
 
-// Logout ends the session with the host MTA, too.
-func (s *session) Logout() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// farewell says the last word to a client.
+func (s *session) farewell(err error) {
+	last, ok := errors.AsType[end](err)
+	if !ok {
+		s.flush()
+		return // it has gone, or all is said
+	}
+	if last.why != "" {
+		s.server.warn("refused "+last.why, "client of the inlet refused", "why", last.why, "from", s.RemoteAddr().String(), "user", s.user)
+		s.server.turned.Add(1)
+	}
+	s.say(reply(last.reply))
+	s.flush()
+}
+
+// leave closes what the session has.
+func (s *session) leave() {
+	if s.tx != nil && s.tx.content != nil {
+		s.tx.content.close()
+	}
 	s.tx = nil
 	if s.host != nil {
 		s.host.quit()
-		s.host = nil
 	}
-	return nil
+	s.Close()
 }
