@@ -36,7 +36,10 @@ func inletThroughput(ctx context.Context, b *bench) ([]section, error) {
 		rate := over(found[1], flow.perSecond).to(over(found[0], flow.perSecond))
 		s := section{
 			title: title, about: fmt.Sprintf(aboutInlet, bulkDomains, b.sessions),
-			tables: []table{flowTable("agent", variants, found)},
+			tables: []table{flowTable("agent", variants, found), {
+				title: "Peak memory of millrace-milter with the inlet", columns: []string{"", "MB"},
+				rows: [][]string{{"inlet", over(found[1], func(f flow) float64 { return f.memory / 1e6 }).cell(count)}},
+			}},
 			claims: []claim{
 				{what: fmt.Sprintf("messages/s, %d KB, injection to remote 250: inlet / Postfix with Millrace", size>>10), got: rate},
 				{what: fmt.Sprintf("CPU a message of %d KB: inlet / Postfix with Millrace", size>>10), got: over(found[1], flow.cpu).to(over(found[0], flow.cpu))},
@@ -47,6 +50,9 @@ func inletThroughput(ctx context.Context, b *bench) ([]section, error) {
 			s.claims[0].reach, s.claims[0].met = "at least 3", atLeast(3)
 		case 100 << 10:
 			s.claims[0].reach, s.claims[0].met = "at least 2", atLeast(2)
+			// What KumoMTA publishes for two CPUs, there without fsync. A figure and no ratio, so
+			// it needs a machine that is calm.
+			s.claims = append(s.claims, claim{what: "messages/s of 100 KB, by the inlet", got: over(found[1], flow.perSecond), reach: "more than 750", met: func(v float64) bool { return v > 750 }})
 		}
 		all = append(all, s)
 	}
@@ -114,6 +120,9 @@ func throughInlet(ctx context.Context, b *bench, size int, w world) (f flow, err
 		return f, err
 	}
 	f.rate = float64(b.messages) / time.Since(began).Seconds()
+	if f.memory, err = peakMemory(h.Millrace.Milter.PID()); err != nil {
+		return f, err
+	}
 	f.each = h.kill().per(sent) // as endToEnd counts
 	return f, h.agree()
 }

@@ -32,8 +32,9 @@ what was sent (3%).`
 
 // flow is what was measured of one way of getting messages to the receivers.
 type flow struct {
-	rate float64 // messages a second
-	each cost    // CPU time a message
+	rate   float64 // messages a second
+	each   cost    // CPU time a message
+	memory float64 // of the milter, its peak resident set in octets; 0: not measured
 }
 
 func (f flow) String() string {

@@ -163,6 +163,7 @@ func TestInletKillNine(t *testing.T) {
 func TestInletPassesToPostfixThatIsKilled(t *testing.T) {
 	t.Parallel()
 	s, addr := withInlet(t, setup{
+		keep:      true,
 		providers: busy(20 * time.Millisecond),
 		postfix:   patient(lab.PostfixOptions{}),
 		millrace:  lab.MillraceOptions{Set: map[string]string{"milter.mode": `"observe"`}},

@@ -59,7 +59,7 @@ func model(b []byte) (content, rest []byte, ended bool, err error) {
 
 func FuzzData(f *testing.F) {
 	for _, s := range []string{
-		"", ".", ".\r", ".\r\n", "..\r\n.\r\n", "a\r\n.\r\nQUIT\r\n", "\r\n.\r\n", "a\n.\r\n", "a\r.\r\n", "\r\n.\r\r\n", "\r\n\r\n.\r\n.\r\n", ".a\r\n..\r\n...\r\n.\r\n", "a\r\n.\n", "\r\r\n.\r\n", "a\r\n.\rb\r\n",
+		"", ".", ".\r", ".\r\n", "..\r\n.\r\n", "a\r\n.\r\nQUIT\r\n", "\r\n.\r\n", "a\n.\r\n", "a\r.\r\n", "\r\n.\r\r\n", "\r\n\r\n.\r\n.\r\n", ".a\r\n..\r\n...\r\n.\r\n", "a\r\n.\n", "\r\r\n.\r\n", "a\r\n.\rb\r\n", "a.b..\r\n.\r\n", "..a.\r\n.\r\n",
 	} {
 		f.Add([]byte(s), []byte{0})
 		f.Add([]byte(s), []byte{1, 2})

@@ -184,6 +184,9 @@ func (s *Server) warn(kind, text string, args ...any) {
 	now := time.Now()
 	again := now.Sub(s.warned[kind]) >= time.Minute
 	if again {
+		if len(s.warned) > 100 { // there are no more than a few kinds at a time
+			clear(s.warned)
+		}
 		s.warned[kind] = now
 	}
 	s.mu.Unlock()

@@ -174,18 +174,34 @@ type serving struct {
 	stop   func()
 
 	appended func()        // called when a message is durable
+	settled  func()        // called when the client was told
 	full     error         // why there is no room in the spool
 	grace    time.Duration // of a stop
 }
+
+// errPanic has a spool panic.
+var errPanic = errors.New("panic")
 
 // watched is a spool that calls appended, or is full.
 type watched struct {
 	milter.Spool
 	appended func()
+	settled  func()
 	full     error
 }
 
+// receipt calls settled.
+type receipt struct {
+	milter.Receipt
+	settled func()
+}
+
+func (r receipt) Release() error { r.settled(); return r.Receipt.Release() }
+
 func (w watched) Room() error {
+	if w.full == errPanic {
+		panic("room")
+	}
 	if w.full != nil {
 		return w.full
 	}
@@ -196,6 +212,9 @@ func (w watched) Append(ctx context.Context, e *spool.Envelope, content io.Reade
 	r, err := w.Spool.Append(ctx, e, content)
 	if err == nil && w.appended != nil {
 		w.appended()
+	}
+	if err == nil && w.settled != nil {
+		r = receipt{r, w.settled}
 	}
 	return r, err
 }
@@ -243,7 +262,7 @@ func (s *serving) run(cfg *config.Config, bypassed func() string) *serving {
 	if err != nil {
 		t.Fatal(err)
 	}
-	judge, err := milter.New(cfg, milter.Options{Spool: watched{milter.FromWriter(w), s.appended, s.full}, Key: key, Logger: s.log.Logger()})
+	judge, err := milter.New(cfg, milter.Options{Spool: watched{milter.FromWriter(w), s.appended, s.settled, s.full}, Key: key, Logger: s.log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -686,6 +705,36 @@ func TestBulkThatCannotBeSpooled(t *testing.T) {
 		if got := s.spooled(); len(got) != 0 {
 			t.Errorf("%s: spool has %q", onFailure, got)
 		}
+	}
+}
+
+// A panic over a message leaves it with the host, and the others alone.
+func TestPanicIsOfOneMessage(t *testing.T) {
+	t.Parallel()
+	s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}, full: errPanic}
+	s.run(configured(t, s.mta), nothing)
+	c := s.dial()
+	c.hello()
+	for range 2 {
+		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "354", "250 2.1.0 Ok")
+	}
+	if got := s.mta.all(); len(got) != 2 {
+		t.Errorf("the MTA has %q", got)
+	}
+	// After the reply there is no message any more: the session ends.
+	s = &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}, settled: func() { panic("settled") }}
+	s.run(configured(t, s.mta), nothing)
+	c = s.dial()
+	c.hello()
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "354", "250 2.0.0")
+	if _, err := c.ReadLine(); err == nil {
+		t.Error("the session goes on")
+	}
+	s.dial().hello()
+	if len(s.log.Lines("panic")) == 0 {
+		t.Error("nobody is told")
 	}
 }
 

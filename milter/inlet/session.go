@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -81,6 +82,10 @@ const (
 // serve is the whole dialogue.
 func (s *session) serve() {
 	defer s.leave()
+	s.guarded(s.dialogue)
+}
+
+func (s *session) dialogue() {
 	s.say(reply("220 " + s.server.hostname + " ESMTP Millrace inlet"))
 	for {
 		line, err := s.command()
@@ -440,10 +445,31 @@ func (s *session) settle(m *content) (r reply, told func(error)) {
 	return s.pass(m, &trace.Hop{Helo: s.helo, Client: s.client, By: s.server.hostname, Protocol: s.protocol, ID: id, At: arrived, Judged: judged}), nil
 }
 
-// submit offers a message to the spool.
-func (s *session) submit(m *content, id string, arrived time.Time) milter.Submitted {
+// guarded runs f and reports whether it came back. A panic over one message costs neither the other
+// sessions nor the milter.
+func (s *session) guarded(f func()) (ok bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.server.log.Error("panic over a message of the inlet", "panic", v, "stack", string(debug.Stack()))
+			ok = false
+		}
+	}()
+	f()
+	return true
+}
+
+// submit offers a message to the spool. One over which it panics goes to the host MTA, as one of
+// the milter's stays there.
+func (s *session) submit(m *content, id string, arrived time.Time) (x milter.Submitted) {
+	if !s.guarded(func() { x = s.judge(m, id, arrived) }) {
+		x = milter.Submitted{Reason: "panic"}
+	}
+	return x
+}
+
+func (s *session) judge(m *content, id string, arrived time.Time) milter.Submitted {
 	if why := s.server.bypassed(); why != "" {
-		s.server.warn("bypassed", "all mail of the inlet goes to the host's MTA", "why", why)
+		s.server.warn("bypassed "+why, "all mail of the inlet goes to the host's MTA", "why", why)
 		return milter.Submitted{Reason: why}
 	}
 	if m.unfit != "" || m.head < 0 {
