@@ -38,8 +38,9 @@ var errAway = errors.New("host MTA is away")
 
 // host is a session with the host MTA, for one client.
 type host struct {
-	conn net.Conn
-	r    *bufio.Reader
+	conn      net.Conn
+	r         *bufio.Reader
+	pipelines bool // it has announced PIPELINING; OpenSMTPD refuses commands that come before it has answered
 }
 
 // dial opens a session. Its error wraps errAway.
@@ -58,6 +59,9 @@ func dial(ctx context.Context, passTo, hostname string) (*host, error) {
 	if err == nil && greeting.Code == 220 {
 		var ehlo *smtp.SMTPError
 		if ehlo, err = h.command("EHLO " + hostname); err == nil && ehlo.Code == 250 {
+			for line := range strings.SplitSeq(ehlo.Message, "\n") {
+				h.pipelines = h.pipelines || strings.EqualFold(line, "PIPELINING")
+			}
 			return h, nil
 		}
 		greeting = ehlo
@@ -134,8 +138,12 @@ func (h *host) command(line string) (*smtp.SMTPError, error) {
 // commands sends commands that may be pipelined, and reads all replies.
 func (h *host) commands(lines []string) ([]*smtp.SMTPError, error) {
 	var replies []*smtp.SMTPError
+	most := 1
+	if h.pipelines {
+		most = atOnce
+	}
 	for len(lines) > 0 {
-		now := lines[:min(len(lines), atOnce)]
+		now := lines[:min(len(lines), most)]
 		lines = lines[len(now):]
 		if err := h.write([]byte(strings.Join(now, "\r\n") + "\r\n")); err != nil {
 			return nil, err
