@@ -17,7 +17,8 @@ require('/usr/share/nodejs/nodemailer').createTransport({ host: '127.0.0.1', por
   .catch((e) => { console.error(e); process.exit(1); });
 `
 
-// phpmailer makes a newsletter, as phpList does, sends it and prints what it has sent.
+// phpmailer makes a newsletter, as phpList does, sends it and prints what it has sent: its
+// class SMTP ends the content with one more line end.
 const phpmailer = `<?php
 require '/usr/share/php/libphp-phpmailer/autoload.php';
 $m = new PHPMailer\PHPMailer\PHPMailer(true);
@@ -36,7 +37,7 @@ $m->Subject = 'News';
 $m->Encoding = '8bit';
 $m->Body = ".\n..\n.dot\n\nGrüße\n\ttab\n" . str_repeat('0123456789', 80) . "\nFrom here\n.\n";
 $m->send();
-echo $m->getSentMIMEMessage();
+echo $m->getSentMIMEMessage(), "\r\n";
 `
 
 // TestFurtherMailersSpeakToTheInlet needs what "make long" installs: Node.js and PHP.

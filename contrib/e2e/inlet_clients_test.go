@@ -19,6 +19,8 @@ type mailer struct {
 	run []string
 	// files are written beside it, and named in run as DIR/NAME.
 	files map[string]string
+	// open is set for a program that adds a line end to the message.
+	open bool
 	// own is set for a program that makes the message: it prints what it has sent.
 	own bool
 }
@@ -37,7 +39,7 @@ func msmtprc(t *testing.T) string {
 func mailers(t *testing.T) []mailer {
 	return []mailer{
 		{name: "swaks", run: []string{"swaks", "--server", "127.0.0.1", "--port", "PORT", "--pipeline", "--from", "news@lab.test",
-			"--to", "swaks@far.test,second@far.example", "--data", "@FILE"}},
+			"--to", "swaks@far.test,second@far.example", "--data", "@FILE"}, open: true},
 		{name: "msmtp", run: []string{"msmtp", "-C", "DIR/msmtprc", "-oi", "-f", "news@lab.test", "--", "msmtp@far.test", "second@far.example"},
 			files: map[string]string{"msmtprc": msmtprc(t)}},
 	}
@@ -64,7 +66,11 @@ func speakToTheInlet(t *testing.T, list []mailer) {
 			".", "..", ".dot", "...", "", "Größe \xe2\x82\xac", "\ttab  ", strings.Repeat("0123456789", 100)[:998], "From here", ".", "The end.", "",
 		}, "\r\n")
 		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "message"), []byte(strings.ReplaceAll(content, "\r\n", "\n")), 0o600); err != nil {
+		text := strings.ReplaceAll(content, "\r\n", "\n")
+		if m.open {
+			text = strings.TrimSuffix(text, "\n")
+		}
+		if err := os.WriteFile(filepath.Join(dir, "message"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		for name, text := range m.files {

@@ -12,9 +12,8 @@ import (
 	"github.com/millrace/millrace/contrib/lab/sockets"
 )
 
-// withOffering is a room whose host has no milter and offers its bulk mail to the inlet, and the
-// inlet's address.
-func withOffering(t *testing.T, mta string, s setup) (_ setup, inlet string) {
+// withOffering is a room whose host has no milter and offers its bulk mail to the inlet.
+func withOffering(t *testing.T, mta string, s setup) setup {
 	t.Helper()
 	var at [2]string // inlet, pass_to
 	for i := range at {
@@ -39,7 +38,7 @@ func withOffering(t *testing.T, mta string, s setup) (_ setup, inlet string) {
 	}
 	maps.Copy(set, s.millrace.Set)
 	s.millrace.Set = set
-	return s, at[0]
+	return s
 }
 
 // TestEximAndOpenSMTPDOfferTheirBulk has Debian's real MTAs, with the lines that are shipped,
@@ -56,7 +55,7 @@ func TestEximAndOpenSMTPDOfferTheirBulk(t *testing.T) {
 }
 
 func offersItsBulk(t *testing.T, mta string) {
-	s, addr := withOffering(t, mta, setup{
+	r := enter(t, withOffering(t, mta, setup{
 		keep: true,
 		providers: []sink.Provider{
 			{Name: "far", Domains: []string{"far.test", "back.test"}},
@@ -65,9 +64,14 @@ func offersItsBulk(t *testing.T, mta string) {
 			}},
 		},
 		millrace: lab.MillraceOptions{Extra: "[[queue]]\nname = \"back\"\ndomains = [\"back.test\"]\nroute = \"handback\"\n"},
+	}))
+	probes := 0
+	r.until("the inlet spools", func() bool {
+		probes++
+		r.deliver("news@lab.test", "probe@far.test", news("probe"))
+		r.until("it arrives", func() bool { return len(r.copies("probe")) == probes })
+		return r.copies("probe")[probes-1].ours()
 	})
-	r := enter(t, s)
-	r.spools(addr)
 	r.rest()
 	r.forget()
 	// Bulk that names a list; a person's letter; mail that looks like bulk and is none, or a
