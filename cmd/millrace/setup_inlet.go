@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/millrace/millrace/agent/config"
@@ -31,7 +33,7 @@ func (c *setupCmd) inlet(g *globals, root fs.FS, out io.Writer) error {
 	if !in.On() {
 		lines := inletTOML
 		if exim || smtpd {
-			lines = strings.Replace(lines, ":25@", ":"+snippets.Pass+"@", 1)
+			lines = strings.Replace(lines, ":25@", ":"+snippets.Pass+"@", 1) + "accept_bypass = [\"" + config.NotPostfix + "\"]\n"
 		}
 		printable.Fprintf(out, "%s", printable.Block("Write this into "+g.Config+", and restart millrace-milter:\n\n"+lines+"\n"))
 		missing = append(missing, errors.New("[inlet] listen is empty: nobody takes such mail yet"))
@@ -63,6 +65,9 @@ func (c *setupCmd) inlet(g *globals, root fs.FS, out io.Writer) error {
 		if mta.here {
 			printable.Fprintf(out, "%s\n", printable.Block(snippets.At(mta.text, port, pass, back)))
 		}
+	}
+	if in.On() && (exim || smtpd) && !slices.Contains(in.AcceptBypass, config.NotPostfix) {
+		missing = append(missing, fmt.Errorf("[inlet] accept_bypass has no %q, so that all mail goes through to this MTA; remedy: add it, if bulk mail needs nothing that the MTA does to it as it leaves", config.NotPostfix))
 	}
 	if known := findInletClients(root, in).String(); known != "" {
 		printable.Fprintf(out, "Of the inlet's clients %s.\n", known)

@@ -33,8 +33,9 @@ func withOffering(t *testing.T, mta string, s setup) setup {
 		return port
 	}
 	set := map[string]string{
-		"inlet.listen":  `["inet:` + port(at[0]) + `@127.0.0.1"]`,
-		"inlet.pass_to": `"inet:` + port(at[1]) + `@127.0.0.1"`,
+		"inlet.listen":        `["inet:` + port(at[0]) + `@127.0.0.1"]`,
+		"inlet.pass_to":       `"inet:` + port(at[1]) + `@127.0.0.1"`,
+		"inlet.accept_bypass": `["not-postfix"]`,
 	}
 	maps.Copy(set, s.millrace.Set)
 	s.millrace.Set = set
