@@ -175,7 +175,7 @@ func TestVerbsKnowOfTheInlet(t *testing.T) {
 	} {
 		r := millrace(t, "MAIL_CONFIG="+dir, append([]string{"--config", file}, x.args...)...)
 		said := r.stdout + r.stderr
-		if r.code != x.code || !strings.Contains(said, x.says) || x.says == "" && strings.Contains(said, "the inlet") {
+		if r.code != x.code || !strings.Contains(said, x.says) || x.says == "" && strings.Contains(said, "inlet's clients") {
 			t.Errorf("%s: exit code %d\n%s", x.args, r.code, said)
 		}
 	}
