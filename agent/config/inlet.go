@@ -41,7 +41,7 @@ type Inlet struct {
 	// 1000 (Postfix's smtpd_recipient_limit).
 	MaxRecipients int `toml:"max_recipients"`
 	// MaxMessageSize is the size of a message, in octets, that is announced and above which it
-	// is refused. Set it to the host MTA's own limit. Default: 10240000 (Postfix's
+	// is refused. While it is above the limit of a host's Postfix all mail is passed. Default: 10240000 (Postfix's
 	// message_size_limit).
 	MaxMessageSize Size `toml:"max_message_size"`
 	// Timeout is how long a client may take over a command, or be silent within a message.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/millrace/millrace/agent/config"
@@ -32,6 +33,11 @@ func (p *Postfix) Inlet(c *config.Config) []Finding {
 		findings = append(findings, Finding{Severity: severity, Where: p.where(s, "mynetworks"),
 			Wrong:  fmt.Sprintf("mynetworks is %q, without 127.0.0.0/8: clients of the inlet may not send to everywhere by Postfix, so all their mail is passed to it", networks),
 			Remedy: "let these programs use the submission port, or add 127.0.0.0/8 to mynetworks"})
+	}
+	if limit, err := strconv.ParseInt(p.value(s, "message_size_limit"), 10, 64); err == nil && limit > 0 && int64(c.Inlet.MaxMessageSize) > limit {
+		findings = append(findings, Finding{Severity: severity, Where: p.where(s, "message_size_limit"),
+			Wrong:  fmt.Sprintf("message_size_limit is %d, and the inlet takes messages of %d octets", limit, int64(c.Inlet.MaxMessageSize)),
+			Remedy: fmt.Sprintf("until then all mail of the inlet goes to Postfix; write max_message_size = %d in [inlet]", limit)})
 	}
 	var seen []string
 	for _, parameter := range append(config.Bypasses(), config.InletBypasses()...) {

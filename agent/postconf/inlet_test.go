@@ -15,7 +15,7 @@ func TestInletPassesByWhatIsSet(t *testing.T) {
 	const master = "smtp inet n - y - - smtpd\ncleanup unix n - y - 0 cleanup\n"
 	c := &config.Config{
 		Milter: config.Milter{Mode: config.Divert, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}},
-		Inlet:  config.Inlet{Listen: []string{"inet:8825@127.0.0.1"}, PassTo: "inet:25@127.0.0.1"},
+		Inlet:  config.Inlet{Listen: []string{"inet:8825@127.0.0.1"}, PassTo: "inet:25@127.0.0.1", MaxMessageSize: 10240000},
 	}
 	stops := func(main, master string, c *config.Config) (names []string) {
 		t.Helper()
@@ -44,6 +44,8 @@ func TestInletPassesByWhatIsSet(t *testing.T) {
 		{smtp + "smtpd_milters = inet:127.0.0.1:8891, unix:millrace/milter.sock\n", master, []string{"smtpd_milters"}},
 		{smtp, "smtp inet n - y - - smtpd\n  -o content_filter=scan:x\ncleanup unix n - y - 0 cleanup\n  -o always_bcc=x@example.com\n", []string{"always_bcc", "content_filter"}},
 		{smtp + "mynetworks = 192.0.2.0/24\n", master, []string{"mynetworks"}},
+		{smtp + "message_size_limit = 5000\n", master, []string{"message_si"}},
+		{smtp + "message_size_limit = 0\n", master, nil},
 		{smtp, "587 inet n - y - - smtpd\n", []string{"no service"}},
 	} {
 		got := stops(x.main, x.master, c)

@@ -153,12 +153,7 @@ func (d *diverter) tellAgent(ctx context.Context) {
 	defer agent.Close()
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for { // at once: until the agent has answered, the inlet spools nothing
 		c := d.server.Counts()
 		report := control.MilterReport{
 			HostMail:     d.server.HostMail(),
@@ -176,5 +171,10 @@ func (d *diverter) tellAgent(ctx context.Context) {
 			d.heard(answer, time.Now())
 		}
 		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }

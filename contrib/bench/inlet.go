@@ -50,9 +50,10 @@ func inletThroughput(ctx context.Context, b *bench) ([]section, error) {
 			s.claims[0].reach, s.claims[0].met = "at least 3", atLeast(3)
 		case 100 << 10:
 			s.claims[0].reach, s.claims[0].met = "at least 2", atLeast(2)
-			// What KumoMTA publishes for two CPUs, there without fsync. A figure and no ratio, so
-			// it needs a machine that is calm.
-			s.claims = append(s.claims, claim{what: "messages/s of 100 KB, by the inlet", got: over(found[1], flow.perSecond), reach: "more than 750", met: func(v float64) bool { return v > 750 }})
+			// KumoMTA publishes 750 for two CPUs, there without fsync. That is no figure of this
+			// run, so it needs a machine that is calm.
+			s.claims = append(s.claims, claim{what: "messages/s, 100 KB, by the inlet / 750, KumoMTA's published figure for 2 CPUs",
+				got: over(found[1], func(f flow) float64 { return f.rate / 750 }), reach: "more than 1", met: func(m float64) bool { return m > 1 }})
 		}
 		all = append(all, s)
 	}

@@ -3,10 +3,11 @@
 // each message has one owner:
 //
 //	MAIL, RCPT...     answered here while each recipient could be taken. The first that
-//	                  could not, or a null sender, opens the session to the host MTA and
-//	                  replays the envelope there; from then on its replies are the client's
-//	DATA or BDAT      the whole message is read first: in memory, from 1 MiB on in a file
-//	                  without a name beside the spool, which is not synced
+//	                  could not, a null sender, or a command that is not understood opens
+//	                  the session to the host MTA and replays the envelope there; from then
+//	                  on its replies are the client's
+//	DATA or BDAT      the whole message is read first: in memory, what is above 256 KiB in a
+//	                  file without a name beside the spool, which is not synced
 //	wholly bulk       spool.Append returns: durable. Then 250; then Release, or Void if
 //	                  nothing of the 250 could be written
 //	all else          to the host MTA, whole, and its reply to the dot is ours. If it refuses
@@ -16,7 +17,8 @@
 //	                  again and the MTA may have both (RFC 1047); Counts.Unsure has how many
 //
 // Nothing that was answered 250 at the end of its data is dropped: it is in the spool, or
-// the MTA said so.
+// the MTA said so. conn reads lines and content, session is the dialogue (owner.go has
+// whose a message becomes), content the message in hand, host the session with the MTA.
 //
 // The dialogue is our own, as it has to be that of the host MTA and not of a library: a command
 // that is not understood here is the MTA's to answer, in its words, and the text of MAIL and

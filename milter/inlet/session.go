@@ -1,20 +1,11 @@
 package inlet
 
 import (
-	"bytes"
-	"cmp"
-	"context"
 	"errors"
-	"io"
-	"log/slog"
-	"runtime/debug"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/millrace/millrace/agent/address"
-	"github.com/millrace/millrace/agent/trace"
-	"github.com/millrace/millrace/milter"
 	"github.com/millrace/millrace/milter/classify"
 )
 
@@ -239,68 +230,6 @@ func (s *session) rcpt(line string) reply {
 	return r
 }
 
-// open replays the envelope to the host MTA. What the MTA refuses of what was answered 250
-// is in tx.refused; else the reply is that to MAIL.
-func (s *session) open(tx *transaction) reply {
-	s.flush() // the client need not wait for what is answered; that it has gone is seen later
-	commands := append([]string{tx.mail}, tx.held...)
-	var replies []reply
-	for {
-		old := s.host != nil
-		if !old {
-			h, err := dial(s.server.abort, s.server.judge.Config().Inlet.PassTo, s.server.hostname)
-			if err != nil {
-				return s.away(err)
-			}
-			s.host = h
-		}
-		var err error
-		if replies, err = s.host.commands(commands); err == nil {
-			break
-		}
-		if !old {
-			return s.away(err)
-		}
-		s.host.close() // one that was kept may have timed out: once more, anew
-		s.host = nil
-	}
-	tx.live = replies[0].ok()
-	if s.tx == nil {
-		return replies[0]
-	}
-	for _, r := range replies {
-		if !r.ok() {
-			tx.refused = r
-			break
-		}
-	}
-	return replySender
-}
-
-// ask has the host MTA answer a command.
-func (s *session) ask(line string) reply {
-	s.flush()
-	r, err := s.host.command(line)
-	if err != nil {
-		return s.away(err)
-	}
-	return r
-}
-
-// away ends the session with a host MTA that does not answer. What it was told of the
-// message in hand is to be told to another.
-func (s *session) away(err error) reply {
-	s.server.warn("away", "the host's MTA is away, clients of the inlet are told to try again", "pass_to", s.server.judge.Config().Inlet.PassTo, "err", err)
-	if s.host != nil {
-		s.host.close()
-		s.host = nil
-	}
-	if s.tx != nil {
-		s.tx.live = false
-	}
-	return replyGone
-}
-
 // data takes a message by DATA.
 func (s *session) data(args string) error {
 	switch r := s.envelope(); {
@@ -416,95 +345,6 @@ func (s *session) message(m *content) {
 		s.server.refused.Add(1)
 	}
 	s.reset()
-}
-
-// settle finds the one owner of a message. With told, that is the spool once the client has
-// heard the reply.
-func (s *session) settle(m *content) (r reply, told func(error)) {
-	tx, id, arrived, judged := s.tx, s.server.id(), time.Now(), false
-	if !tx.theirs {
-		x := s.submit(m, id, arrived)
-		switch {
-		case x.Told != nil:
-			s.server.spooled.Add(1)
-			return reply("250 2.0.0 Ok: queued as " + id), x.Told
-		case x.Refused:
-			return replyFull, nil
-		}
-		judged = x.Judged
-		s.server.log.Debug("passed to the host's MTA", "id", id, "reason", x.Reason)
-	}
-	if !tx.live && tx.refused == "" {
-		if r := s.open(tx); !r.ok() {
-			return r, nil
-		}
-	}
-	if tx.refused != "" {
-		return tx.refused, nil
-	}
-	return s.pass(m, &trace.Hop{Helo: s.helo, Client: s.client, By: s.server.hostname, Protocol: s.protocol, ID: id, At: arrived, Judged: judged}), nil
-}
-
-// guarded runs f and reports whether it came back. A panic over one message costs neither the other
-// sessions nor the milter.
-func (s *session) guarded(f func()) (ok bool) {
-	defer func() {
-		if v := recover(); v != nil {
-			s.server.log.Error("panic over a message of the inlet", "panic", v, "stack", string(debug.Stack()))
-			ok = false
-		}
-	}()
-	f()
-	return true
-}
-
-// submit offers a message to the spool. One over which it panics goes to the host MTA, as one of
-// the milter's stays there.
-func (s *session) submit(m *content, id string, arrived time.Time) (x milter.Submitted) {
-	if !s.guarded(func() { x = s.judge(m, id, arrived) }) {
-		x = milter.Submitted{Reason: "panic"}
-	}
-	return x
-}
-
-func (s *session) judge(m *content, id string, arrived time.Time) milter.Submitted {
-	if why := s.server.bypassed(); why != "" {
-		s.server.warn("bypassed "+why, "all mail of the inlet goes to the host's MTA", "why", why)
-		return milter.Submitted{Reason: why}
-	}
-	if m.unfit != "" || m.head < 0 {
-		return milter.Submitted{Reason: cmp.Or(m.unfit, "header is too large to judge")}
-	}
-	return s.server.judge.Submit(s.server.abort, &milter.Submission{
-		Sender: s.tx.sender, Args: s.tx.args, Recipients: s.tx.rcpts, Arrived: arrived, Helo: s.helo, Protocol: s.protocol,
-		Client: s.from(), User: s.user, ID: id, By: s.server.hostname,
-		Head: m.mem[:m.head], Body: m.rest, Size: m.size, Held: m.file == nil,
-		Sign: func(head []byte, body io.Reader) ([]byte, error) { return sign(s.server.judge.Config(), head, body) },
-	})
-}
-
-// pass hands a message to the host MTA, whose reply is the client's.
-func (s *session) pass(m *content, hop *trace.Hop) reply {
-	if len(s.tx.rcpts) == 1 {
-		hop.For = s.tx.rcpts[0].Address
-	}
-	r, sent, err := s.host.data(bytes.NewReader(trace.Passed(hop, s.server.key)), m.all())
-	if err != nil {
-		gone := s.away(err)
-		if sent {
-			s.server.unsure.Add(1)
-			s.server.log.Log(context.Background(), slog.LevelWarn, "the host's MTA has not answered after the end of a message: possible duplicate", "id", hop.ID, "err", err)
-			return replyUnsure
-		}
-		return gone
-	}
-	if sent {
-		s.tx.live = false // that was its last word
-	}
-	if r.ok() {
-		s.server.passed.Add(1)
-	}
-	return r
 }
 
 // reset forgets the message in hand.
