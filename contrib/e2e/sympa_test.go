@@ -66,7 +66,8 @@ func TestSympasPostsGoAndItsAnswersStay(t *testing.T) {
 	for _, list := range []string{"news", "personal"} {
 		r.logLine(r.Millrace.Milter, "verdict=discard", "stream="+list+".lists.lab.test")
 	}
-	r.spools(addr)
+	probes := len(r.all()) + r.spools(addr)
+	r.until("the probes have arrived", func() bool { return len(r.all()) >= probes })
 	r.rest()
 	r.forget()
 	// The same through msmtp, called as Sympa calls what its parameter sendmail names.
