@@ -10,7 +10,9 @@ VULNDB   ?= https://vuln.go.dev
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs sqlite3 groff chromium pflogsumm tmux zsh fish
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs sqlite3 groff chromium pflogsumm tmux zsh fish swaks msmtp
+# What the tests with the build tag "long" add to that.
+LONG_PACKAGES = nodejs node-nodemailer php-cli libphp-phpmailer
 RACE_PACKAGES = gcc libc6-dev
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
@@ -64,6 +66,7 @@ race: deps
 
 # Fuzzing for a while, and the tests with the build tag "long".
 long: deps
+	contrib/lab/deps/install $(LONG_PACKAGES)
 	$(MAKE) fuzz FUZZTIME=5m
 	$(GO) test -tags long -timeout 6h ./...
 

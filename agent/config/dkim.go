@@ -6,7 +6,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -56,58 +55,55 @@ func (l *loader) checkDKIM() {
 		d.Domain = strings.ToLower(d.Domain)
 		switch {
 		case !isHostname(d.Domain):
-			l.fail(path, remedy(fmt.Sprintf("domain: %q is not a domain", d.Domain), `write it like "news.example.com"`))
+			l.fail(path+".domain", remedy(fmt.Sprintf("domain: %q is not a domain", d.Domain), `write it like "news.example.com"`))
 		case slices.Contains(seen, d.Domain):
-			l.fail(path, remedy(fmt.Sprintf("domain: %q has a key already", d.Domain), "leave one of the two [[dkim]] out"))
-		case !isHostname(d.Selector):
-			l.fail(path, remedy(fmt.Sprintf("selector: %q is not a name of the DNS", d.Selector), `write it like "2026a"`))
-		case !filepath.IsAbs(d.KeyFile):
-			l.fail(path, remedy(fmt.Sprintf("key_file: %q is not an absolute path", d.KeyFile), "begin it with /"))
-		default:
-			var err error
-			if d.Signer, err = privateKey(d.KeyFile); err == nil {
-				if who := l.exposed(d.KeyFile); who != "" {
-					d.Signer, err = nil, fmt.Errorf("%s can read %q", who, d.KeyFile)
-				}
-			}
-			if err != nil {
-				l.refuse(path+".key_file", remedy(fmt.Sprintf("key_file: %v; mail of %s goes to the host and is not spooled by the inlet", err, d.Domain),
-					ownReaders+", and let it be a private key in PEM"))
-			}
+			l.fail(path+".domain", remedy(fmt.Sprintf("domain: %q has a key already", d.Domain), "leave one of the two [[dkim]] out"))
 		}
 		seen = append(seen, d.Domain)
+		if !isHostname(d.Selector) {
+			l.fail(path+".selector", remedy(fmt.Sprintf("selector: %q is not a name of the DNS", d.Selector), `write it like "2026a"`))
+		}
+		if !filepath.IsAbs(d.KeyFile) {
+			l.fail(path+".key_file", remedy(fmt.Sprintf("key_file: %q is not an absolute path", d.KeyFile), "begin it with /"))
+			continue
+		}
+		var wrong, todo string
+		if d.Signer, wrong, todo = l.privateKey(d.KeyFile); wrong != "" {
+			l.refuse(path+".key_file", remedy(fmt.Sprintf("key_file: %q %s; the inlet spools no mail of %s, the host gets it", d.KeyFile, wrong, d.Domain), todo))
+		}
 	}
 }
 
-// privateKey reads a key.
-func privateKey(file string) (crypto.Signer, error) {
+// privateKey reads a key that nobody else can read; without one it says what is wrong with the
+// file, and what to do.
+func (l *loader) privateKey(file string) (key crypto.Signer, wrong, todo string) {
+	const generate = "let opendkim-genkey -b 2048 make one, and publish it"
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, err
+		return nil, "cannot be read: " + cause(err), ownReaders
+	}
+	if who := l.exposed(file); who != "" {
+		return nil, "can be read by " + who, ownReaders + "; then make a new key"
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return nil, fmt.Errorf("%s has no PEM", file)
-	}
-	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
-		return rsaKey(key)
+		return nil, "has no PEM", generate
 	}
 	any, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("%s has no private key: %w", file, err)
+		any, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, "has no private key", generate
 	}
 	switch key := any.(type) {
 	case *rsa.PrivateKey:
-		return rsaKey(key)
+		if key.N.BitLen() < 1024 { // RFC 8301 section 3.2
+			return nil, fmt.Sprintf("has an RSA key of %d bits, which receivers ignore", key.N.BitLen()), generate
+		}
+		return key, "", ""
 	case ed25519.PrivateKey:
-		return key, nil
+		return key, "", ""
 	}
-	return nil, fmt.Errorf("%s has a key of a kind that DKIM does not know", file)
-}
-
-func rsaKey(key *rsa.PrivateKey) (crypto.Signer, error) {
-	if key.N.BitLen() < 1024 { // RFC 8301 section 3.2
-		return nil, errors.New("RSA key of less than 1024 bits, which receivers ignore")
-	}
-	return key, nil
+	return nil, "has a key that is neither RSA nor Ed25519", generate
 }

@@ -56,6 +56,17 @@ type Inlet struct {
 // On reports whether there is an inlet.
 func (i *Inlet) On() bool { return len(i.Listen) > 0 }
 
+// Host is where mail goes that does not go by the inlet, as it is set in a client:
+// "127.0.0.1 port 25", or "the socket /path".
+func (i *Inlet) Host() string {
+	network, addr, err := ParseListen(i.PassTo)
+	if err != nil || network == "unix" {
+		return "the socket " + addr
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	return host + " port " + port
+}
+
 // NotPostfix is the name of [inlet] accept_bypass for all that another MTA than Postfix would
 // do with the mail; its settings cannot be read.
 const NotPostfix = "not-postfix"

@@ -102,6 +102,10 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 	if len(c.Webhooks) != 1 || !c.Simulates("simulated.test") {
 		t.Error("the examples of a webhook and of simulated outcomes were not switched on")
 	}
+	if !c.Inlet.On() || c.DKIMFor("news.example.com") == nil || len(c.Inlet.Allow) != 2 || len(c.Inlet.AcceptBypass) != 1 {
+		t.Error("the examples of an inlet and its key were not switched on")
+	}
+	c.Inlet.Listen, c.Inlet.Allow, c.Inlet.UIDs, c.Inlet.AcceptBypass = nil, nil, nil, nil
 	c.General.MaxSessionsTotal = 0 // follows from there being a pool
 	c.Milter.HostDomains, c.Milter.Peers, c.Milter.AcceptBypass, c.Milter.Rules = nil, nil, nil, nil
 	// A default that would move mail on hosts of before is for new installations only.
@@ -110,13 +114,18 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 	}
 	c.Milter.BulkWindow = want.Milter.BulkWindow
 	for _, p := range [][2]any{
-		{c.Spool, want.Spool}, {c.Milter, want.Milter}, {c.Handback, want.Handback}, {c.Log, want.Log}, {c.General, want.General},
+		{c.Spool, want.Spool}, {c.Milter, want.Milter}, {c.Inlet, want.Inlet}, {c.Handback, want.Handback}, {c.Log, want.Log}, {c.General, want.General},
 		{c.Agent.HTTP.Listen, want.Agent.HTTP.Listen}, {c.Agent.Control, want.Agent.Control}, {c.Agent.Port, want.Agent.Port},
 		{c.Agent.Protocols, want.Agent.Protocols}, {c.Agent.MaxSessions, want.Agent.MaxSessions},
 		{len(c.Agent.Resolvers) + len(c.Agent.SourceAddresses) + len(c.Agent.AllowDestinations) + len(c.Agent.HTTP.Hostnames), 0},
 	} {
 		if !reflect.DeepEqual(p[0], p[1]) {
 			t.Errorf("shown as default: %+v\nis:               %+v", p[0], p[1])
+		}
+	}
+	for key := range fieldsOf(&Inlet{}) {
+		if !regexp.MustCompile(`(?m)^` + key + ` = `).MatchString(text) {
+			t.Errorf("the shipped file does not show %s of [inlet]", key)
 		}
 	}
 	// Each key of [general] stands in the file, so that none is forgotten there.

@@ -137,9 +137,9 @@ func (d *diverter) serve(ctx context.Context, ready func()) error {
 	if len(inlets) == 0 {
 		return d.server.Serve(ctx, listeners...)
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.inlet.Serve(ctx, inlets...) })
-	g.Go(func() error { return d.server.Serve(ctx, listeners...) })
+	g, both := errgroup.WithContext(ctx) // not ctx: tellAgent reads that
+	g.Go(func() error { return d.inlet.Serve(both, inlets...) })
+	g.Go(func() error { return d.server.Serve(both, listeners...) })
 	return g.Wait()
 }
 

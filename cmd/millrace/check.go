@@ -64,6 +64,9 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	} else if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
+	if w := inletWarning(os.DirFS("/"), &cfg.Inlet, on); w != "" {
+		r.warn(w)
+	}
 	// Who may not read the state directory hears of nothing there.
 	if record, err := assess.ReadRecord(cfg.Agent.StateDirectory); err == nil {
 		if s := record.Silence(); s != "" {

@@ -55,6 +55,9 @@ func (c *drainCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	printable.Fprintln(os.Stdout, "the milter diverts nothing more; millrace drain --end ends that")
+	if cfg.Inlet.On() {
+		printable.Fprintf(os.Stdout, "mail of the inlet goes to %s\n", cfg.Inlet.Host())
+	}
 	if !c.Wait {
 		return nil
 	}

@@ -32,7 +32,8 @@ func (c *retreatCmd) Help() string {
   2. every queued message goes back to Postfix, paced, which delivers it
      (with --deliver Millrace delivers it itself)
   3. Postfix's configuration becomes what it was before millrace setup
-  4. it says that Millrace may be removed
+  4. it says that Millrace may be removed, or what still stands in the way: clients
+     of the inlet, whose mail goes to Postfix meanwhile, must send there themselves
 
 It may be interrupted and run again at any point. Until 3 nothing is final:
 millrace drain --end lets Millrace go on as before.
@@ -49,6 +50,10 @@ func (c *retreatCmd) Run(ctx context.Context, g *globals) error {
 	}
 	if c.Check {
 		return c.check(ctx, g, cfg)
+	}
+	// Said before, as the rest may take its time.
+	if err := inletLeft(os.DirFS("/"), &cfg.Inlet, g.Config); err != nil {
+		(&printer{out: os.Stderr}).say("note: " + err.Error())
 	}
 	client := control.NewClient(cfg.Agent.Control)
 	defer client.Close()
@@ -187,6 +192,7 @@ func (c *retreatCmd) check(ctx context.Context, g *globals, cfg *config.Config) 
 			wrong = errors.Join(wrong, fmt.Errorf("the Postfix of %s still names Millrace: millrace setup --undo --postfix-config %s", o.Dir(), o.Dir()))
 		}
 	}
+	wrong = errors.Join(wrong, inletLeft(os.DirFS("/"), &cfg.Inlet, g.Config))
 	own := filepath.Join(filepath.Dir(g.Config), hostFile)
 	if _, err := os.Stat(own); err == nil {
 		wrong = errors.Join(wrong, fmt.Errorf("%s is there, of millrace setup", own))

@@ -31,6 +31,7 @@ type setupCmd struct {
 	Yes           bool   `help:"Do not ask."`
 	Undo          bool   `help:"Take out again what was set up; queued mail stays in the spool. millrace retreat does both."`
 	Sendmail      bool   `help:"The host's MTA is Sendmail: show the lines for sendmail.mc, and whether the running configuration has them."`
+	Inlet         bool   `help:"Show what to set in list software, Exim and OpenSMTPD, so that their bulk mail comes to the inlet."`
 	NoTest        bool   `help:"Send no test message."`
 }
 
@@ -55,12 +56,16 @@ Examples:
   millrace setup --dry-run
   millrace setup
   millrace setup --divert
-  millrace setup --postfix-config /etc/postfix-bulk`
+  millrace setup --postfix-config /etc/postfix-bulk
+  millrace setup --inlet`
 }
 
 func (c *setupCmd) Run(ctx context.Context, g *globals) error {
 	if c.Sendmail {
 		return c.sendmail(g)
+	}
+	if c.Inlet {
+		return c.inlet(g, os.DirFS("/"), os.Stdout)
 	}
 	if c.Undo {
 		return c.undo(ctx, g)

@@ -28,6 +28,8 @@
 //	                                 full disks, daemons that are down, reused queue ids, what pflogsumm makes of the logs
 //	pools                            where mail leaves from, over greylisting, restarts and other weights
 //	webhook                          events reach their receiver over kill -9; simulated outcomes
+//	inlet, inlet_clients, inlet_dkim, inlet_offering
+//	                                 SMTP without a milter: list software and mailers, Exim and OpenSMTPD as the host
 //	half                             a newsletter beside a campaign with an id for each recipient
 //	sendmail, sendmail_session       the same with Sendmail
 //

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"strings"
 	"testing"
 
@@ -31,10 +32,11 @@ func hostsLists(t *testing.T) (o lab.PostfixOptions, lmtp string) {
 	return lab.PostfixOptions{Extra: map[string]string{"relay_domains": listDomain, "relay_transport": "lmtp:inet:" + lmtp}}, lmtp
 }
 
-// mailing starts Mailman beside a Postfix that hosts lists, with one list.
-func (r *room) mailing(lmtp string, members ...string) *mailing {
+// mailing starts Mailman beside a Postfix that hosts lists, with one list. It sends by relay, and
+// for "" by Postfix.
+func (r *room) mailing(lmtp, relay string, members ...string) *mailing {
 	r.t.Helper()
-	mailman, err := lab.StartMailman(r.ctx, lab.MailmanOptions{Relay: r.Postfix.SMTPAddr(), LMTP: lmtp})
+	mailman, err := lab.StartMailman(r.ctx, lab.MailmanOptions{Relay: cmp.Or(relay, r.Postfix.SMTPAddr()), LMTP: lmtp})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -91,7 +93,7 @@ func TestMailmanProcessesTheBounceThatComesHome(t *testing.T) {
 		},
 		postfix: postfix,
 	})
-	list := r.mailing(lmtp, "reader@far.test", "gone@strict.test")
+	list := r.mailing(lmtp, "", "reader@far.test", "gone@strict.test")
 	list.post()
 	r.until("a copy at the reader", func() bool { return len(r.all()) == 1 })
 	if a := r.all()[0]; !a.ours() || a.recipient != "reader@far.test" || a.sender != "news-bounces+reader=far.test@"+listDomain {

@@ -234,7 +234,7 @@ func TestMailmanStillReadsWhatComesBackLate(t *testing.T) {
 			"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
 		}},
 	})
-	list := r.mailing(lmtp, "reader@far.test", "gone@far.test")
+	list := r.mailing(lmtp, "", "reader@far.test", "gone@far.test")
 	list.post()
 	r.until("a copy at both", func() bool { return len(r.all()) == 2 })
 	all := r.all()

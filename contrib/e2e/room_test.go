@@ -53,6 +53,7 @@ type setup struct {
 	providers []sink.Provider // instead of the one
 	postfix   lab.PostfixOptions
 	sendmail  *lab.SendmailOptions // the host is a Sendmail, and no Postfix
+	offering  *lab.OfferingOptions // the host is an Exim or OpenSMTPD, and no Postfix
 	millrace  lab.MillraceOptions
 	keep      bool                // keep the content of what arrives
 	patience  time.Duration       // instead of the usual one
@@ -134,6 +135,14 @@ func newRoom(t *testing.T, ctx context.Context) *room {
 // startHost starts the room's MTA.
 func (r *room) startHost(s setup) {
 	r.t.Helper()
+	if s.offering != nil {
+		o := *s.offering
+		o.DNS, o.Far = r.dns, r.hostOf(0).String()
+		if err := r.StartOffering(r.ctx, o); err != nil {
+			r.t.Fatal(err)
+		}
+		return
+	}
 	if s.sendmail != nil {
 		o := *s.sendmail
 		o.Millrace, o.DNS = true, r.dns
@@ -201,6 +210,15 @@ func (r *room) internet(providers []sink.Provider) (dns string) {
 	}
 }
 
+// hostOf is the first host of a provider of the room.
+func (r *room) hostOf(provider int) netip.Addr {
+	var n byte
+	if _, err := fmt.Sscanf(r.dns, "127.53.0.%d", &n); err != nil {
+		r.t.Fatal(err)
+	}
+	return netip.AddrFrom4([4]byte{127, 100 + n, byte(provider + 1), 1})
+}
+
 // hosted gives the providers of room n their hosts.
 func hosted(providers []sink.Provider, n int) []sink.Provider {
 	providers = slices.Clone(providers)
@@ -247,6 +265,13 @@ func (r *room) all() []arrival {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.arrivals)
+}
+
+// forget drops what has arrived.
+func (r *room) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.arrivals = nil
 }
 
 // copies gives the arrivals of one message.

@@ -3,26 +3,27 @@ package lab
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"strings"
 )
 
 // StartExim starts Debian's Exim as a receiver.
 func StartExim(ctx context.Context, o ReceiverOptions) (Receiver, error) {
-	return startFar(ctx, "exim4", o, installExim)
+	f, err := startFar(ctx, "exim4", o.Addr, "", func(f *far) ([]string, error) {
+		return f.installExim(eximConf(o.domains(), f.smtp) + eximReceiver)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // debianExim is the user Exim runs as; only the tree knows its number.
 const debianExim = 64103
 
-func installExim(f *far, o ReceiverOptions) ([]string, error) {
+// installExim does what installing the package does, with a configuration.
+func (f *far) installExim(conf string) ([]string, error) {
 	t := f.tree
-	listen, port, err := net.SplitHostPort(f.smtp)
-	if err != nil {
-		return nil, err
-	}
-	conf := strings.NewReplacer("LISTEN", listen, "PORT", port, "DOMAINS", strings.Join(o.domains(), " : "), "HOSTNAME", Hostname).Replace(eximConf)
 	f.log = t.path("/var/log/exim4/mainlog")
 	return []string{"/usr/sbin/exim4", "-bdf", "-q1m"}, errors.Join(
 		t.user("Debian-exim", debianExim),
@@ -34,12 +35,18 @@ func installExim(f *far, o ReceiverOptions) ([]string, error) {
 	)
 }
 
-// eximConf has what Debian's has of extensions, and DSN.
-const eximConf = `
-primary_hostname = HOSTNAME
-domainlist local_domains = DOMAINS
-local_interfaces = LISTEN
-daemon_smtp_ports = PORT
+// eximConf is the main part of a configuration, for mail to its own domains at addresses. It
+// has what Debian's has of extensions, and DSN.
+func eximConf(domains []string, addresses ...string) string {
+	var interfaces []string
+	for _, a := range addresses {
+		interfaces = append(interfaces, strings.Replace(a, ":", ".", 1)) // as local_interfaces has ports
+	}
+	return "primary_hostname = " + Hostname + "\ndomainlist local_domains = " + strings.Join(domains, " : ") +
+		"\nlocal_interfaces = " + strings.Join(interfaces, " : ") + eximMain
+}
+
+const eximMain = `
 tls_advertise_hosts = *
 tls_certificate = ` + certFile + `
 tls_privatekey = ` + keyFile + `
@@ -50,7 +57,9 @@ smtp_accept_queue_per_connection = 0
 keep_environment =
 log_selector = +smtp_protocol_error +smtp_syntax_error
 log_file_path = /var/log/exim4/%slog
+`
 
+const eximReceiver = `
 begin acl
 acl_rcpt:
   accept domains = +local_domains
@@ -62,6 +71,10 @@ local:
   transport = box
 
 begin transports
+` + eximBox
+
+// eximBox is the transport into the mailbox.
+const eximBox = `
 box:
   driver = appendfile
   directory = ` + boxDir + `

@@ -2,7 +2,8 @@ package lab
 
 import "context"
 
-// Host is an MTA with our milter before it: a Postfix or a Sendmail.
+// Host is an MTA with our milter before it, a Postfix or a Sendmail, or one that offers its
+// mail to our inlet.
 type Host interface {
 	// SMTPAddr is the port where any loopback client may relay, through the
 	// milter.

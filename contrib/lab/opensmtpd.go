@@ -13,7 +13,15 @@ import (
 // version knows no OpenSSL 3 (OpenSMTPD's issues 1171 and 1239). So it is a real
 // host whose STARTTLS is broken.
 func StartOpenSMTPD(ctx context.Context, o ReceiverOptions) (Receiver, error) {
-	return startFar(ctx, "opensmtpd", o, installOpenSMTPD)
+	f, err := startFar(ctx, "opensmtpd", o.Addr, "", func(f *far) ([]string, error) {
+		listen, err := listenOn(f.smtp, "hostname "+Hostname+" tls pki lab")
+		return f.installOpenSMTPD(openSMTPDPKI+listen+openSMTPDBox+
+			"match from any for domain { "+strings.Join(o.domains(), ", ")+" } action \"box\"\n", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // Users of OpenSMTPD; only the tree knows their numbers.
@@ -22,14 +30,12 @@ const (
 	opensmtpq = 64105
 )
 
-func installOpenSMTPD(f *far, o ReceiverOptions) ([]string, error) {
+// installOpenSMTPD does what installing the package does, with a configuration, if there is no
+// error in it.
+func (f *far) installOpenSMTPD(conf string, err error) ([]string, error) {
 	t := f.tree
-	listen, port, err := net.SplitHostPort(f.smtp)
-	if err != nil {
-		return nil, err
-	}
-	conf := strings.NewReplacer("LISTEN", listen, "PORT", port, "DOMAINS", strings.Join(o.domains(), ", "), "HOSTNAME", Hostname).Replace(openSMTPDConf)
 	return []string{"/usr/sbin/smtpd", "-d"}, errors.Join(
+		err,
 		t.user("opensmtpd", opensmtpd), t.user("opensmtpq", opensmtpq),
 		t.directory("/var/lib/opensmtpd/empty", 0, 0, 0o755),
 		t.directory("/var/spool/smtpd", 0, 0, 0o711),
@@ -37,15 +43,26 @@ func installOpenSMTPD(f *far, o ReceiverOptions) ([]string, error) {
 		t.write("/etc/mailname", Hostname+"\n"),
 		t.write("/etc/smtpd.conf", conf),
 		os.Chmod(t.path("/etc/smtpd.conf"), 0o600),
+		// Its sendmail(1) is a link to smtpctl.
+		os.Chown(t.path("/usr/sbin/smtpctl"), 0, opensmtpq),
+		os.Chmod(t.path("/usr/sbin/smtpctl"), 0o755|os.ModeSetgid),
 		t.certificate(0),
 	)
 }
 
-const openSMTPDConf = `
+// listenOn is the line of a listener.
+func listenOn(addr, options string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	return "listen on " + host + " port " + port + " " + options + "\n", err
+}
+
+const openSMTPDPKI = `
 pki lab cert "` + certFile + `"
 pki lab key "` + keyFile + `"
+`
+
+// openSMTPDBox is the action that delivers into the mailbox.
+const openSMTPDBox = `
 table users { "@" = "nobody" }
-listen on LISTEN port PORT hostname HOSTNAME tls pki lab
 action "box" maildir "` + boxDir + `" virtual <users>
-match from any for domain { DOMAINS } action "box"
 `

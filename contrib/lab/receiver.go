@@ -60,50 +60,53 @@ func (t *tree) certificate(uid int) error {
 	)
 }
 
-// far is a receiver that runs in a tree.
+// far is an MTA that runs in a tree.
 type far struct {
 	tree  *tree
 	smtp  string
-	log   string
+	said  string   // the file of what it writes to its standard output and error
+	log   string   // the same, or the file of its log
+	args  []string // how it is run in the foreground
 	ports ports
 	group *group
 }
 
-// startFar starts a receiver of an unpacked package; install writes its
-// configuration and says how it is run in the foreground.
-func startFar(ctx context.Context, name string, o ReceiverOptions, install func(*far, ReceiverOptions) ([]string, error)) (Receiver, error) {
-	t, err := newTree(name, "")
+// startFar starts an MTA of an unpacked package, which listens at addr or, for "", at a free
+// port, and asks the name server dns; install writes its configuration and says how it is run
+// in the foreground.
+func startFar(ctx context.Context, name, addr, dns string, install func(*far) ([]string, error)) (*far, error) {
+	t, err := newTree(name, dns)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	f := &far{tree: t, smtp: o.Addr, log: filepath.Join(t.dir, "memory", "log")}
-	if err := f.start(ctx, o, install); err != nil {
-		log, _ := os.ReadFile(f.log)
-		return nil, errors.Join(fmt.Errorf("start %s: %w\n%s", name, err, log), f.Stop())
+	f := &far{tree: t, smtp: addr, said: filepath.Join(t.dir, "memory", "log")}
+	f.log = f.said
+	if f.smtp == "" {
+		f.smtp, err = f.ports.free()
+	}
+	if err == nil {
+		err = t.mailbox()
+	}
+	if err == nil {
+		f.args, err = install(f)
+	}
+	if err == nil {
+		err = f.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), f.Stop())
 	}
 	return f, nil
 }
 
-func (f *far) start(ctx context.Context, o ReceiverOptions, install func(*far, ReceiverOptions) ([]string, error)) error {
-	var err error
-	if f.smtp == "" {
-		if f.smtp, err = f.ports.free(); err != nil {
-			return err
-		}
-	}
-	said, err := os.Create(f.log)
+// Start runs it, and waits until it answers.
+func (f *far) Start(ctx context.Context) error {
+	said, err := os.OpenFile(f.said, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer said.Close()
-	if err := f.tree.mailbox(); err != nil {
-		return err
-	}
-	args, err := install(f, o)
-	if err != nil {
-		return err
-	}
-	cmd := f.tree.command(args[0], args[1:]...)
+	cmd := f.tree.command(f.args[0], f.args[1:]...)
 	cmd.Stdout, cmd.Stderr = said, said
 	if f.group, err = startGroup(cmd); err != nil {
 		return err

@@ -53,7 +53,6 @@ type end struct{ reply, why string }
 func (e end) Error() string { return e.why }
 
 var (
-	endStop    = end{"421 4.3.2 service is shutting down", ""}
 	endTimeout = end{"421 4.4.2 time-out", ""}
 	endLong    = end{"500 5.5.2 line is too long", "line of a command that is too long"}
 	endBareLF  = end{"550 5.5.2 bare <LF> received", "bare LF"}
@@ -61,6 +60,12 @@ var (
 	endNUL     = end{"550 5.5.2 NUL received", "NUL in a command"}
 	endEndless = end{"552 5.3.4 message is too large", "endless message"}
 )
+
+// endStop is what a client is told when the inlet ends: the host MTA takes its mail, now and
+// for good.
+func (s *Server) endStop() end {
+	return end{"421 4.3.2 service is shutting down; " + s.judge.Config().Inlet.Host() + " takes mail meanwhile", ""}
+}
 
 // command returns the next command line without its CRLF. Its deadline is that of the whole
 // line, so nobody stays by sending an octet now and then.
@@ -105,7 +110,7 @@ func (c *conn) read(b []byte, deadline time.Time, stop context.Context) (int, er
 	// stop is seen.
 	c.SetReadDeadline(deadline)
 	if stop.Err() != nil {
-		return 0, endStop
+		return 0, c.server.endStop()
 	}
 	n, err := c.Conn.Read(b)
 	switch {
@@ -114,7 +119,7 @@ func (c *conn) read(b []byte, deadline time.Time, stop context.Context) (int, er
 	case !errors.Is(err, os.ErrDeadlineExceeded):
 		return 0, err
 	case stop.Err() != nil:
-		return 0, endStop
+		return 0, c.server.endStop()
 	case time.Now().Before(deadline):
 		return 0, nil // another stop, of clients without a message in hand
 	}

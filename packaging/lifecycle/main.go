@@ -7,7 +7,7 @@
 // leaves the loopback interface; packaging/try makes one. In this order: install; set up, to
 // observe; divert; orders of an admin, with mail that they keep; a blast to slow and
 // limited receivers, in the middle of which the package is upgraded; what was ordered is
-// in force still, and the hand-back works; an attempt to remove it with mail in the
+// in force still; programs hand mail in at the inlet, and the hand-back works; an attempt to remove it with mail in the
 // queue, which must fail; retreat; purge. In the end every message has arrived once, the
 // configuration of Postfix is what it was, and of Millrace nothing is left but
 // what the admin made.
@@ -163,6 +163,10 @@ func (l *life) live(ctx context.Context) error {
 		return err
 	}
 	if err := orders.stand(ctx, l); err != nil {
+		return err
+	}
+	step("the inlet, and removal with its clients: must fail")
+	if err := l.inlet(ctx); err != nil {
 		return err
 	}
 	step("hand back, and lift the orders")

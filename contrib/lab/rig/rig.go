@@ -3,8 +3,8 @@
 // benchmarks start and end their worlds with it.
 //
 // A Rig owns what it has started. Its calls follow the way of a message backwards, so
-// that each part finds running what it talks to: StartInternet, then StartPostfix or
-// StartSendmail, then NewMillrace or StartMillrace; each may be left out. What else a
+// that each part finds running what it talks to: StartInternet, then StartPostfix,
+// StartSendmail or StartOffering, then NewMillrace or StartMillrace; each may be left out. What else a
 // world needs (a resolver, a proxy, a disk) is started between them and given to Defer.
 // Close ends everything, the last first, and may be called after any of them has failed.
 //
@@ -82,6 +82,17 @@ func (r *Rig) StartSendmail(ctx context.Context, o lab.SendmailOptions) error {
 	}
 	r.Host = s
 	r.Defer(s.Stop)
+	return nil
+}
+
+// StartOffering starts an Exim or OpenSMTPD as the host MTA.
+func (r *Rig) StartOffering(ctx context.Context, o lab.OfferingOptions) error {
+	h, err := lab.StartOffering(ctx, o)
+	if err != nil {
+		return err
+	}
+	r.Host = h
+	r.Defer(h.Stop)
 	return nil
 }
 
