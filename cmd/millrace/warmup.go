@@ -19,8 +19,8 @@ type warmupCmd struct {
 
 func (c *warmupCmd) Help() string {
 	return `Shows each address that has a plan (warmup of a [[pool]]), at each queue to which it has
-sent: the plan, today's share and what is used of it, the days so far, and why a day did not
-count. The plan is drawn beside what was done.
+sent: the plan, today's share and what is used of it, the days so far, and why a day did
+not count. The plan is drawn beside what was done.
 
 Examples:
   millrace warmup
