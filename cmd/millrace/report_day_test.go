@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -71,9 +72,13 @@ func TestDailyReport(t *testing.T) {
 			t.Errorf("%s: exit code %d: %s", at, r.code, r.stderr)
 		}
 	}
-	for _, args := range [][]string{{"--day", "soon"}, {"--mail", "root", "--json"}} {
-		if r := millrace(t, "TZ=UTC", append([]string{"--config", config, "report"}, args...)...); r.code != 64 {
-			t.Errorf("%v: exit code %d", args, r.code)
+	for _, args := range [][]string{
+		{"--day", "soon"}, {"--mail", "root", "--json"},
+		{"--mail="}, {"--day="}, {"--mail", "two..dots@far.test"}, {"--mail", "a@far.test."}, {"--mail", "a@b.test,c@d.test"},
+		{"--day", time.Now().UTC().AddDate(0, 0, 1).Format(time.DateOnly)},
+	} {
+		if r := millrace(t, "TZ=UTC", append([]string{"--config", config, "report"}, args...)...); r.code != 64 || !strings.Contains(r.stderr, args[0][:5]) {
+			t.Errorf("%v: exit code %d: %s", args, r.code, r.stderr)
 		}
 	}
 	nobody := configure(t, t.TempDir(), "unix:/nonexistent/s")
