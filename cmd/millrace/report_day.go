@@ -36,10 +36,12 @@ func (c *reportCmd) daily(ctx context.Context, g *globals, now time.Time) error 
 	}
 	to := ""
 	if c.Mail != nil {
-		if to = *c.Mail; to != "" && !strings.Contains(to, "@") {
-			to += "@" + cfg.Hostname
+		to = *c.Mail
+		whole := to
+		if !strings.Contains(to, "@") {
+			whole += "@host.invalid" // the host's MTA adds its own domain
 		}
-		if !address.International(to) {
+		if !address.International(whole) {
 			return program.Usage("--mail: %q is not an address; remedy: write it like \"name@example.com\"", *c.Mail)
 		}
 	}
