@@ -40,7 +40,7 @@ func (l *loader) checkSimulate(s *Simulate) {
 		l.fail(path, "domain: "+err.Error())
 		return
 	}
-	if !strings.HasSuffix(domain, ".test") && !strings.HasSuffix(domain, ".invalid") {
+	if !strings.HasSuffix(domain, ".test") && !strings.HasSuffix(domain, ".invalid") || strings.HasPrefix(domain, "*") {
 		l.fail(path, remedy(fmt.Sprintf("domain: mail for %q may be somebody's", s.Domain), `write a domain below .test or .invalid, like "simulated.test"`))
 		return
 	}

@@ -143,6 +143,10 @@ func (l *loader) checkWebhookURL(w *Webhook, path string) {
 	addr, err := netip.ParseAddr(u.Hostname())
 	literal := err == nil && addr.Zone() == ""
 	addr = addr.Unmap()
+	if name, err := ListedDomain(u.Hostname()); !literal && (err != nil || strings.HasPrefix(name, "*")) || u.Port() != "" && !isPort(u.Port()) {
+		wrong("this is no URL of http or https", `write it like "https://example.com/events"`)
+		return
+	}
 	switch {
 	case literal && (addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast()):
 		wrong(fmt.Sprintf("nothing is posted to %s, which is unspecified, multicast or link-local", addr), "name the address of one host")
@@ -155,7 +159,11 @@ func (l *loader) checkWebhookURL(w *Webhook, path string) {
 
 func (l *loader) checkWebhookSecrets(w *Webhook, path string) {
 	if w.Secret != "" && !l.bad[path+".secret"] {
-		for _, s := range strings.Fields(w.Secret) {
+		secrets := strings.Fields(w.Secret)
+		if len(secrets) == 0 {
+			secrets = []string{""} // blanks alone sign nothing, and whoever wrote them wants signatures
+		}
+		for _, s := range secrets {
 			text, ok := strings.CutPrefix(s, "whsec_")
 			key, err := base64.StdEncoding.DecodeString(text)
 			if !ok || err != nil || len(key) < 24 || len(key) > 64 {
@@ -177,8 +185,11 @@ func (l *loader) checkWebhookSecrets(w *Webhook, path string) {
 	case w.PasswordFile == "":
 		l.fail(path+".user", remedy("user: a user without a password", "name the file that has it in password_file"))
 		return
-	case w.User == "" || strings.Contains(w.User, ":"):
+	case w.User == "":
 		l.fail(path+".password_file", remedy("password_file: a password without a user", "name the user, without a colon, in user"))
+		return
+	case strings.Contains(w.User, ":"):
+		l.fail(path+".user", remedy(fmt.Sprintf("user: %q has a colon, which ends a user's name there", w.User), "name another user"))
 		return
 	}
 	text, refused, ok := l.secretFile(path+".password_file", w.PasswordFile, "nothing is posted, and its events wait")

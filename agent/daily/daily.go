@@ -80,6 +80,10 @@ const refused = "refused"
 
 var refusals = []string{"reputation", "authentication", "policy", "content"}
 
+// uncounted is the class, and beside the events the count, of reports that came back and count
+// for nothing (package outcomes).
+const uncounted = "uncounted"
+
 // sum is the counts of events by their names, and refused.
 type sum map[string]int
 
@@ -96,6 +100,12 @@ func by(d *control.DayTotals, key func(*control.DayTotal) string) map[string]sum
 		k := key(t)
 		if m[k] == nil {
 			m[k] = make(sum)
+		}
+		if t.Class == uncounted {
+			if t.Event == "complaint" || t.Event == "late_bounce" {
+				m[k][uncounted] += t.N
+			}
+			continue
 		}
 		m[k][t.Event] += t.N
 		if (t.Event == "deferred" || t.Event == "bounced") && slices.Contains(refusals, t.Class) {
@@ -179,6 +189,7 @@ func (r *Report) counts(b *page) {
 		{"refused (*)", refused, true},
 		{"complaints", "complaint", true},
 		{"late bounces", "late_bounce", false},
+		{"not counted (***)", uncounted, false},
 		{"not tried, suppressed", "suppressed", false},
 		{"back to the host (**)", "handed_back", false},
 		{"cancelled", "cancelled", false},
@@ -198,6 +209,10 @@ func (r *Report) counts(b *page) {
 	b.line("    authentication, content or its policy")
 	if now["handed_back"]+was["handed_back"] > 0 {
 		b.line("(**) reports to senders count there, too")
+	}
+	if now[uncounted]+was[uncounted] > 0 {
+		b.line("(***) complaints and late bounces that anybody could have written, or that are too old:")
+		b.line("    they suppress and hold nothing, and are in no other count")
 	}
 	r.why(b, "Deferred, why", "deferred")
 	r.why(b, "Bounced, why", "bounced")

@@ -79,7 +79,8 @@ not known: not running
 			r: Report{
 				Counts: control.DayTotals{
 					From: monday.Add(time.Hour), Until: monday.Add(90 * time.Minute), Trouble: "the disk is full",
-					Totals: []control.DayTotal{of("gap", "", "", "", 1200), of("sent", "none", "far.test", "news", 1), of("complaint", "complaint", "", "news", 1)},
+					Totals: []control.DayTotal{of("gap", "", "", "", 1200), of("sent", "none", "far.test", "news", 1), of("complaint", "complaint", "", "news", 1),
+						of("complaint", "uncounted", "", "forged", 3), of("late_bounce", "uncounted", "", "news", 1)},
 				},
 				BeforeErr: errors.New("totals.db is damaged"),
 			},
@@ -94,7 +95,10 @@ deferred (each try)                    0             -
 bounced                                0             -
 refused (*)                            0             -
 complaints                             1             -
-` + legend + `
+not counted (***)                      4             -
+` + legend + `(***) complaints and late bounces that anybody could have written, or that are too old:
+    they suppress and hold nothing, and are in no other count
+
 By provider
       sent   change  deferred  bounced  refused complaints  late
          0        -         0        0        0          1     0  (no site)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 
@@ -14,7 +15,8 @@ import (
 
 // ToHost gives the host MTA a message of this host's own: at the port where mail comes back,
 // which asks no milter of ours, so that no rule diverts it. The sender is null, as that of
-// reports: nobody is told when it cannot be delivered. The content has CRLF lines.
+// reports: nobody is told when it cannot be delivered. To a name without a domain the host adds
+// its own. The content has CRLF lines.
 func ToHost(ctx context.Context, c *config.Config, to string, content []byte) error {
 	relay := c.Handback.Relay
 	o := smtp.Options{Hello: c.Hostname, TLS: smtp.None, Socket: config.RelaySocket(relay)}
@@ -25,12 +27,15 @@ func ToHost(ctx context.Context, c *config.Config, to string, content []byte) er
 		}
 	}
 	conn, err := smtp.Dial(ctx, netip.AddrPort{}, o)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; remedy: become root, or a member of the socket's group", err)
+	}
 	if err != nil {
 		return fmt.Errorf("the host's MTA at %s: %w", relay, err)
 	}
 	defer conn.Quit(ctx)
 	result, err := conn.Send(ctx, &smtp.Tx{
-		Recipients: []smtp.Rcpt{{Address: to}}, Size: int64(len(content)), Content: bytes.NewReader(content),
+		AsTaken: true, Recipients: []smtp.Rcpt{{Address: to}}, Size: int64(len(content)), Content: bytes.NewReader(content),
 		EightBit: bytes.ContainsFunc(content, func(r rune) bool { return r > 127 }),
 	})
 	if err == nil {

@@ -29,6 +29,10 @@ type DayTotals struct {
 // Addresses in it have no local part.
 type Example struct{ Event, Class, Reply string }
 
+// Uncounted is the class under which totals have reports that came back and count for nothing, as
+// anybody could have written them, say (eventlog.Record.Uncounted).
+const Uncounted = "uncounted"
+
 // errNoTotals says that counts are not kept.
 var errNoTotals = errors.New(`counts are not kept; remedy: set keep_totals = "400d" under [outcomes]`)
 

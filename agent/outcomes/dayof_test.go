@@ -30,13 +30,19 @@ func TestDay(t *testing.T) {
 	}
 	add(10, "deferred", "policy", "451 4.7.1 go away")
 	add(11, "deferred", "policy", "451 4.7.1 go away, really")
+	for _, why := range []string{"", "the receiver has not signed it"} {
+		r := sent(noon, 1)
+		r.Event, r.Class, r.Site, r.Uncounted = "complaint", "complaint", "site", why
+		b.Add(r)
+	}
 	b.Add(eventlog.Record{Time: noon, Event: eventlog.Gap, Due: noon, Lost: 12})
 	b.Add(sent(noon.Add(24*time.Hour), 99)) // the next day's
 	b.fill()
 
 	want := []Total{
 		{"", "", "", "gap", "", 12},
-		{"news", "general", "site", "bounced", "userunknown", 3}, {"news", "general", "site", "deferred", "policy", 5}, {"news", "general", "site", "sent", "none", 1},
+		{"news", "general", "site", "bounced", "userunknown", 3},
+		{"news", "general", "site", "complaint", "complaint", 1}, {"news", "general", "site", "complaint", "uncounted", 1}, {"news", "general", "site", "deferred", "policy", 5}, {"news", "general", "site", "sent", "none", 1},
 	}
 	examples := []Example{{"bounced", "userunknown", "550 5.1.1 <…@example0.com>: … unknown, ask …@x.test, please"}, {"deferred", "policy", "451 4.7.1 <…@example0.com>: … try later"}}
 	check := func(what string, until time.Duration, examples []Example) {

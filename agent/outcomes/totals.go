@@ -69,6 +69,9 @@ func (t *totals) add(ctx context.Context, records []eventlog.Record, to eventlog
 	for i := range records {
 		r := &records[i]
 		b := bucket{r.Time.Unix() / fine * fine, maillog.WithoutLocalParts(r.Stream), r.Queue, r.Site, r.Event, r.Class}
+		if r.Uncounted != "" {
+			b.class = Uncounted
+		}
 		n := int64(1)
 		if r.Event == eventlog.Gap {
 			n = int64(r.Lost)

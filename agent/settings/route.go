@@ -97,6 +97,8 @@ func simulatedRoute(domain string, by *config.Queue) queue.Route {
 	q := *by
 	q.Route = config.Route{Kind: config.RouteRelay}
 	q.TLS = config.TLSNone // there is no wire
+	// A complaint counts for the only recipient of a transaction.
+	q.MaxRecipientsPerMessage = 1
 	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
 	domain = strings.ToLower(domain)
 	return queue.Route{Queue: &q, Simulated: true, Site: domain, Key: "simulated " + domain + " " + q.Name}

@@ -111,7 +111,7 @@ max_sessions = 3
 		c.Quit(t.Context())
 	}
 	s.Simulated.Wait()
-	if rt, _ := s.Route(t.Context(), "simulated.test", true); rt.Queue.Name != "own" || rt.Queue.MaxSessions != 3 {
+	if rt, _ := s.Route(t.Context(), "simulated.test", true); rt.Queue.Name != "own" || rt.Queue.MaxSessions != 3 || rt.Queue.MaxRecipientsPerMessage != 1 {
 		t.Errorf("%+v", rt.Queue)
 	}
 }

@@ -11,8 +11,8 @@
 //	           header of the copy, and is judged as if the milter had seen it pass
 //	any other  taken
 //
-// A recipient that complains gets a copy of its own, as a complaint counts for a recipient that
-// was alone. The complaint comes a second after the copy was taken, or when the session goes
+// Each recipient gets a copy of its own (package settings), as a complaint counts for a recipient
+// that was alone. The complaint comes a second after the copy was taken, or when the session goes
 // on or ends: what became of the transaction is in the journal and told by then.
 package simulate
 
@@ -77,8 +77,8 @@ type session struct {
 	conn     net.Conn
 	in       *bufio.Reader
 
-	taken       int    // recipients of the transaction
-	complaining string // the one of them that will complain; "": none
+	taken       bool   // the transaction has a recipient
+	complaining string // it, if it will complain; else ""
 	after       []byte // the complaint that is due; nil: none
 }
 
@@ -101,14 +101,14 @@ func (s *session) serve() {
 		case "HELO":
 			ok = s.say("250 simulated")
 		case "MAIL":
-			s.taken, s.complaining = 0, ""
+			s.taken, s.complaining = false, ""
 			ok = s.say("250 2.1.0 simulated: sender ok")
 		case "RCPT":
 			ok = s.say(s.rcpt(string(line)))
 		case "DATA":
 			ok = s.data()
 		case "RSET":
-			s.taken, s.complaining = 0, ""
+			s.taken, s.complaining = false, ""
 			ok = s.say("250 2.0.0 simulated: reset")
 		case "NOOP":
 			ok = s.say("250 2.0.0 simulated: ok")
@@ -165,18 +165,18 @@ func (s *session) rcpt(line string) string {
 		return "550 5.1.1 simulated: user unknown"
 	case name == "defer":
 		return "450 4.2.1 simulated: mailbox busy, try again later"
-	case s.complaining != "" || name == "complain" && s.taken > 0:
-		return "452 4.5.3 simulated: too many recipients beside one that complains"
+	case s.taken:
+		return "452 4.5.3 simulated: one recipient at a time"
 	case name == "complain":
 		s.complaining = address
 	}
-	s.taken++
+	s.taken = true
 	return "250 2.1.5 simulated: recipient ok"
 }
 
 // data takes content, and keeps the header of what will be complained of.
 func (s *session) data() bool {
-	if s.taken == 0 {
+	if !s.taken {
 		return s.say("554 5.5.1 simulated: no recipients")
 	}
 	if !s.say("354 simulated: go on") {
@@ -200,7 +200,7 @@ func (s *session) data() bool {
 	if s.complaining != "" {
 		s.after = complaint(s.complaining, head.Bytes())
 	}
-	s.taken, s.complaining = 0, ""
+	s.taken, s.complaining = false, ""
 	return s.say("250 2.0.0 simulated: taken")
 }
 

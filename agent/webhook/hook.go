@@ -172,9 +172,9 @@ func (h *hook) turn(ctx context.Context) time.Duration {
 		h.tries++
 		h.fail(a.text, false)
 		if h.tries < triesAlone {
-			return backOff(h.tries, a.after)
+			return backOff(h.tries, 0)
 		}
-		return h.refuse(&items[0], &a)
+		return h.refuse(&items[0], a.text)
 	default:
 		h.failed++
 		h.fail(a.text, true)
@@ -313,9 +313,9 @@ func (h *hook) taken(items []item) {
 }
 
 // refuse sets an event aside, and goes on behind it.
-func (h *hook) refuse(x *item, a *answer) time.Duration {
+func (h *hook) refuse(x *item, why string) time.Duration {
 	h.mu.Lock()
-	err := h.setAside(Aside{ID: x.id, Time: time.Now(), Answer: a.text, Event: json.RawMessage(x.json)})
+	err := h.setAside(Aside{ID: x.id, Time: time.Now(), Answer: why, Event: json.RawMessage(x.json)})
 	if err == nil {
 		h.asideAt = time.Now()
 	}
@@ -325,11 +325,11 @@ func (h *hook) refuse(x *item, a *answer) time.Duration {
 		h.fail("an event that was refused cannot be set aside: "+err.Error(), true)
 		return backOff(h.failed, 0)
 	}
-	h.sender.o.Log.Warn("a webhook refuses an event; it is set aside (millrace webhook list)", "webhook", h.config.Name, "event", x.id, "id", x.about, "answer", maillog.WithoutLocalParts(a.text))
+	h.sender.o.Log.Warn("a webhook refuses an event; it is set aside (millrace webhook list)", "webhook", h.config.Name, "event", x.id, "id", x.about, "answer", maillog.WithoutLocalParts(why))
 	h.advance(x.after, 0, x.lost)
 	h.window, h.tries = h.window[1:], 0
 	if h.asides++; h.asides > patience {
-		return backOff(h.asides-patience, a.after)
+		return backOff(h.asides-patience, 0)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

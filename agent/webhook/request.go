@@ -134,7 +134,9 @@ func (h *hook) post(ctx context.Context, body []byte) answer {
 		if t := plain(string(text)); t != "" {
 			a.text += ": " + t
 		}
-		a.after = retryAfter(resp.Header.Get("Retry-After"), now)
+		if !a.refused() { // of one event that it refuses, Retry-After would hold up the others
+			a.after = retryAfter(resp.Header.Get("Retry-After"), now)
+		}
 	}
 	if a.code/100 == 3 {
 		a.text += "; redirects are not followed; remedy: write the URL that it leads to"

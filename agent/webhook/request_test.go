@@ -129,7 +129,7 @@ func TestKeptConnectionThatEndsIsNoFailure(t *testing.T) {
 }
 
 // A receiver that does not answer is given up after half a minute; one that says when to come again
-// is not called before, but after an hour at most.
+// is not called before, but after an hour at most. What it says so of one event is not heard.
 func TestReceiverIsWaitedForAsItAsks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -145,6 +145,9 @@ func TestReceiverIsWaitedForAsItAsks(t *testing.T) {
 			case 3:
 				w.Header().Set("Retry-After", time.Now().Add(100*24*time.Hour).UTC().Format(http.TimeFormat))
 				w.WriteHeader(http.StatusTooManyRequests)
+			case 4: // of the request alone, which is to hold up no other
+				w.Header().Set("Retry-After", "3600")
+				w.WriteHeader(http.StatusBadRequest)
 			}
 		})
 		net, served := serve(x)
@@ -153,10 +156,10 @@ func TestReceiverIsWaitedForAsItAsks(t *testing.T) {
 		r.s.Delivery(delivery(1, "news", "a@far.test", event.Sent))
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if len(at) != 4 {
+		if len(at) != 5 {
 			t.Fatalf("%v", at)
 		}
-		for i, want := range []time.Duration{requestFor, 120 * time.Second, maxRetryAfter} {
+		for i, want := range []time.Duration{requestFor, 120 * time.Second, maxRetryAfter, 0} {
 			if got := at[i+1].Sub(at[i]); got < want || got > want+maxWait/100 {
 				t.Errorf("%v, want %v", got, want)
 			}

@@ -3,6 +3,7 @@ package webhook
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -48,7 +49,7 @@ func (h *hook) asidePath() string {
 // load reads what an earlier run has left. A webhook that is new begins at the end of the log;
 // one whose state cannot be read at the beginning of it: what was taken comes again.
 func (h *hook) load(l *eventlog.Log) {
-	err := read(h.statePath(), &h.kept)
+	err := readState(h.statePath(), &h.kept)
 	if errors.Is(err, fs.ErrNotExist) {
 		h.kept = state{Cursor: l.End()}
 		if err := h.save(); err != nil { // else a crash would have it begin anew
@@ -63,6 +64,19 @@ func (h *hook) load(l *eventlog.Log) {
 		h.sender.o.Log.Error("events that a webhook had set aside cannot be read, and are listed no more", "webhook", h.config.Name, "err", err)
 		h.aside = nil
 	}
+}
+
+// maxSegment is a number that no log reaches: what says it was not written by us.
+const maxSegment = 1 << 62
+
+func readState(path string, into *state) error {
+	if err := read(path, into); err != nil {
+		return err
+	}
+	if into.Cursor.Segment > maxSegment {
+		return fmt.Errorf("%s: no log has a segment %d", path, into.Cursor.Segment)
+	}
+	return nil
 }
 
 func read(path string, into any) error {
@@ -121,7 +135,7 @@ func (h *hook) replace(path string, v any) error {
 func (s *Sender) remembered(hooks []config.Webhook) (highest uint64) {
 	for _, c := range hooks {
 		var st state
-		if read(filepath.Join(s.dir(), c.Name+stateSuffix), &st) == nil {
+		if readState(filepath.Join(s.dir(), c.Name+stateSuffix), &st) == nil {
 			highest = max(highest, st.Cursor.Segment)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -544,4 +546,28 @@ func TestReplayBeginsWhereItIsAsked(t *testing.T) {
 		net.server.Close()
 		<-served
 	})
+}
+
+// A cursor of a place that no log reaches is one that cannot be read: what the log has is posted
+// again, and what comes later is posted too.
+func TestCursorBeyondAllLogs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "webhooks"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`{"cursor":{"Segment":%d,"Offset":9,"Seq":%[1]d},"taken":7}`, uint64(math.MaxUint64))
+	if err := os.WriteFile(filepath.Join(dir, "webhooks", "crm.json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{StateDirectory: dir, Log: slog.New(slog.DiscardHandler)})
+	s.Use(Policy{Hooks: []config.Webhook{crm("http://127.0.0.1:1/")}, Hostname: "mail.lab.test"})
+	defer s.Close()
+	s.Delivery(&event.Delivery{Status: event.Bounced, Time: time.Now(), To: "a@far.test"})
+	if err := s.events.Load().Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status(); len(st) != 1 || st[0].Waiting != 1 {
+		t.Errorf("%+v", st)
+	}
 }

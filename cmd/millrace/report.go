@@ -29,8 +29,8 @@ type reportCmd struct {
 	Since string   `placeholder:"TIME" help:"From here on: a time, or how long ago (\"24h\", \"7d\")."`
 	Until string   `placeholder:"TIME" help:"Up to here, likewise."`
 	Top   int      `default:"20" placeholder:"N" help:"Rows of each table; 0 is all. Default: ${default}."`
-	Mail  string   `placeholder:"ADDRESS" help:"Mail the daily report to this address, a name alone is of this host."`
-	Day   string   `placeholder:"YYYY-MM-DD" help:"The day of the daily report, in UTC; alone, it is printed. Default with --mail: yesterday."`
+	Mail  *string  `placeholder:"ADDRESS" help:"Mail the daily report to this address, a name alone is of this host."`
+	Day   *string  `placeholder:"YYYY-MM-DD" help:"The day of the daily report, in UTC; alone, it is printed. Default with --mail: yesterday."`
 	JSON  bool     `name:"json" help:"For programs: one JSON object."`
 	Files []string `arg:"" optional:"" placeholder:"FILE" help:"Logs, plain or gzipped; - is standard input."`
 }
@@ -66,7 +66,7 @@ Examples:
 }
 
 func (c *reportCmd) Run(ctx context.Context, g *globals) error {
-	if c.Mail != "" || c.Day != "" {
+	if c.Mail != nil || c.Day != nil {
 		return c.daily(ctx, g, time.Now())
 	}
 	// Nothing here needs tidying up: let ^C end a read that waits.
@@ -74,7 +74,7 @@ func (c *reportCmd) Run(ctx context.Context, g *globals) error {
 	clock := logClock{time.Now(), time.Local}
 	a, err := c.period(clock)
 	if err != nil {
-		return program.Error{Code: program.ExitUsage, Err: err}
+		return program.Usage("%w", err)
 	}
 	files := c.Files
 	if len(files) == 0 {

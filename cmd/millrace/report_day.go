@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/agent/address"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/daily"
 	"github.com/millrace/millrace/agent/deliver"
@@ -17,30 +17,32 @@ import (
 
 // daily prints the report of a day, or mails it.
 func (c *reportCmd) daily(ctx context.Context, g *globals, now time.Time) error {
-	usage := func(format string, args ...any) error {
-		return program.Error{Code: program.ExitUsage, Err: fmt.Errorf(format, args...)}
-	}
 	if c.Since != "" || c.Until != "" || c.JSON || len(c.Files) > 0 {
-		return usage("--mail and --day are about a whole day, from the agent's counts: they take no --since, --until, --json and no file")
+		return program.Usage("--mail and --day are about a whole day, from the agent's counts: they take no --since, --until, --json and no file")
 	}
 	day := now.UTC().Truncate(24*time.Hour).AddDate(0, 0, -1)
-	if c.Day != "" {
+	if c.Day != nil {
 		var err error
-		if day, err = time.Parse(time.DateOnly, c.Day); err != nil {
-			return usage("--day: %q is no day; remedy: write it like \"2026-03-02\"", c.Day)
+		if day, err = time.Parse(time.DateOnly, *c.Day); err != nil {
+			return program.Usage("--day: %q is no day; remedy: write it like \"2026-03-02\"", *c.Day)
+		}
+		if day.After(now) {
+			return program.Usage("--day: %s has not begun in UTC", *c.Day)
 		}
 	}
 	cfg, _, err := g.Load()
 	if err != nil {
 		return err
 	}
-	to := c.Mail
-	if to != "" {
+	to := ""
+	if c.Mail != nil {
+		to = *c.Mail
+		whole := to
 		if !strings.Contains(to, "@") {
-			to += "@" + cfg.Hostname
+			whole += "@host.invalid" // the host's MTA adds its own domain
 		}
-		if err := checkAddress(to); err != nil {
-			return err
+		if !address.International(whole) {
+			return program.Usage("--mail: %q is not an address; remedy: write it like \"name@example.com\"", *c.Mail)
 		}
 	}
 	r := daily.Ask(ctx, control.NewClient(cfg.Agent.Control), day, now)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
@@ -50,11 +51,11 @@ func TestDailyReport(t *testing.T) {
 	}
 	m := <-arrived
 	got, err := mail.ReadMessage(strings.NewReader(string(m.Content)))
-	if err != nil || m.Sender != "" || m.Recipients[0].Address != "root@mail.example.com" {
+	if err != nil || m.Sender != "" || m.Recipients[0].Address != "root" {
 		t.Fatalf("%v: from %q to %v", err, m.Sender, m.Recipients)
 	}
 	for key, want := range map[string]string{
-		"Auto-Submitted": "auto-generated", "To": "<root@mail.example.com>",
+		"Auto-Submitted": "auto-generated", "To": "<root>",
 		"Subject": "Millrace on mail.example.com, 2023-11-14: 1,200 sent, 0 bounced, no complaints",
 	} {
 		if got.Header.Get(key) != want {
@@ -71,9 +72,13 @@ func TestDailyReport(t *testing.T) {
 			t.Errorf("%s: exit code %d: %s", at, r.code, r.stderr)
 		}
 	}
-	for _, args := range [][]string{{"--day", "soon"}, {"--mail", "root", "--json"}} {
-		if r := millrace(t, "TZ=UTC", append([]string{"--config", config, "report"}, args...)...); r.code != 64 {
-			t.Errorf("%v: exit code %d", args, r.code)
+	for _, args := range [][]string{
+		{"--day", "soon"}, {"--mail", "root", "--json"},
+		{"--mail="}, {"--day="}, {"--mail", "a b"}, {"--mail", "@"}, {"--mail", "two..dots@far.test"}, {"--mail", "a@far.test."}, {"--mail", "a@b.test,c@d.test"},
+		{"--day", time.Now().UTC().AddDate(0, 0, 1).Format(time.DateOnly)},
+	} {
+		if r := millrace(t, "TZ=UTC", append([]string{"--config", config, "report"}, args...)...); r.code != 64 || !strings.Contains(r.stderr, args[0][:5]) {
+			t.Errorf("%v: exit code %d: %s", args, r.code, r.stderr)
 		}
 	}
 	nobody := configure(t, t.TempDir(), "unix:/nonexistent/s")

@@ -89,7 +89,9 @@ resumed: stream old list, queue yahoo, which the breaker leaves alone until 2023
 22:13:20.000     3 S: 250 ?[31mred
 `},
 		{args: []string{"report", "--day", "2023-11-14", "--json"}, code: 64, stderr: "a whole day"},
-		{args: []string{"watch"}, code: 1, stderr: "say whose dialogues"},
+		{args: []string{"watch"}, code: 64, stderr: "say whose dialogues"},
+		{args: []string{"watch", "--failed", "--first", "0"}, code: 64, stderr: "--first: "},
+		{args: []string{"watch", "--recipient", "google"}, code: 64, stderr: `"google" is not an address; remedy: `},
 		{args: []string{"web"}, stdout: "http://127.0.0.1:8891/enter?token=x\n"},
 		{args: []string{"shape", "--by", "site", "--top", "2", "--state", "held"}, stdout: `                                         T  5 10 20 40 80 160 320 640 1280 1280+
                                   TOTAL 14  4  1  0  1  1   1   1   2    2     1

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // watchCmd shows dialogues of sessions as they happen.
@@ -15,7 +16,7 @@ type watchCmd struct {
 	Site      string `placeholder:"SITE" help:"Sessions with this site: its name, a domain, an MX host or an address of it."`
 	Recipient string `placeholder:"ADDRESS" help:"Transactions for this recipient, with the opening of their connection."`
 	Failed    bool   `help:"Only what had a refusal or a broken connection, shown once the transaction, or the session, is over."`
-	First     int    `placeholder:"N" help:"The first N that match, and then end."`
+	First     *int   `placeholder:"N" help:"The first N that match, and then end."`
 	JSON      bool   `name:"json" help:"One JSON object a line."`
 }
 
@@ -40,14 +41,17 @@ Examples:
 
 func (c *watchCmd) Run(ctx context.Context, g *globals) error {
 	if c.Site == "" && c.Recipient == "" && !c.Failed {
-		return errors.New("say whose dialogues: --site, --recipient or --failed")
+		return program.Usage("say whose dialogues: --site, --recipient or --failed")
 	}
-	if c.First < 0 {
-		return errors.New("--first: a number of dialogues is at least 1")
+	q := control.WatchQuestion{Site: c.Site, Recipient: c.Recipient, Failed: c.Failed}
+	if c.First != nil {
+		if q.First = *c.First; q.First < 1 {
+			return program.Usage("--first: a number of dialogues is at least 1")
+		}
 	}
 	if c.Recipient != "" {
 		if err := checkAddress(c.Recipient); err != nil {
-			return err
+			return program.Usage("--recipient: %w", err)
 		}
 	}
 	client, err := g.client()
@@ -55,7 +59,6 @@ func (c *watchCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	enc := json.NewEncoder(printable.NewJSON(os.Stdout))
-	q := control.WatchQuestion{Site: c.Site, Recipient: c.Recipient, Failed: c.Failed, First: c.First}
 	err = client.Watch(ctx, q, func(l *control.WatchLine) error {
 		switch {
 		case l == nil:

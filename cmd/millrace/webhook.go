@@ -10,6 +10,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // webhookCmd looks after webhooks, of a running agent.
@@ -115,7 +116,7 @@ type webhookReplay struct {
 func (c *webhookReplay) Run(ctx context.Context, g *globals) error {
 	d, err := config.ParseDuration(c.Since)
 	if err != nil {
-		return err
+		return program.Usage("--since: %w", err)
 	}
 	client, err := g.client()
 	if err != nil {

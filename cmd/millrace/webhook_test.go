@@ -54,7 +54,7 @@ listmonk refused 3 more, listed no longer
 		{args: "webhook test listmonk", code: 1, stderr: "401 Unauthorized"},
 		{args: "webhook replay crm --since 4h", stdout: "crm will post again what is for it of 1,200 events, in their order\n"},
 		{args: "webhook replay crm", code: 64, stderr: "--since"},
-		{args: "webhook replay crm --since soon", code: 1, stderr: "soon"},
+		{args: "webhook replay crm --since soon", code: 64, stderr: "--since: \"soon\""},
 	} {
 		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, strings.Fields(x.args)...)...)
 		if r.code != x.code || x.code != 64 && r.stdout != x.stdout || !strings.Contains(r.stderr, x.stderr) {

@@ -306,7 +306,7 @@ form = "listmonk"
 `},
 	})
 	var to []string
-	for _, local := range []string{"deliver", "bounce", "defer", "complain"} {
+	for _, local := range []string{"bounce", "complain", "defer", "deliver"} { // none has a part in what becomes of another
 		to = append(to, local+"@simulated.test")
 	}
 	qid := r.send("news@lab.test", to, "X-Listmonk-Campaign: "+campaign+"\r\n"+news("simulated"))

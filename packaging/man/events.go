@@ -69,7 +69,7 @@ A hashed recipient is the first 64 bits of HMAC-SHA256 over the address in lower
 	w.Sub("keys, runs, cursor")
 	w.Text(`How millrace history finds an attempt, and how far the file is filled. A run is a range of attempts, first to last, with messages from low to high; keys has for each run the sorted hashes of its recipients and queue ids, from the hash "first" on, as a list of 8 octets each. cursor (one, segment, offset, seq) is the place in the agent's own log of events that comes next; it changes in one transaction with the rows.`)
 	w.Sub("totals, in totals.db")
-	w.Text(`n events of one stream, queue, site, event and class, in the width seconds from start (since 1970) on: of 300 seconds for two days, of 3600 for 35 days, then of 86400. Of more than 500 combinations in five minutes the rest is counted under the stream and site "other". Names of streams have no local parts of addresses.`)
+	w.Text(`n events of one stream, queue, site, event and class, in the width seconds from start (since 1970) on: of 300 seconds for two days, of 3600 for 35 days, then of 86400. Of more than 500 combinations in five minutes the rest is counted under the stream and site "other". Reports that came back and do not count have the class "uncounted" here. Names of streams have no local parts of addresses.`)
 	w.Head("FORGETTING")
 	w.Text("millrace forget ADDRESS erases an address from the databases, and from the agent's own logs of events in state_directory/events and state_directory/webhooks. [events] file is yours.")
 	w.Head("SEE ALSO")

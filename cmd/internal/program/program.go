@@ -28,6 +28,11 @@ const (
 	ExitConfig  = 78 // EX_CONFIG: the configuration cannot be used
 )
 
+// Usage is an error about the command line.
+func Usage(format string, args ...any) error {
+	return Error{Code: ExitUsage, Err: fmt.Errorf(format, args...)}
+}
+
 // version is set by packagers: -ldflags "-X .../program.version=1.2.3".
 var version string
 
