@@ -270,9 +270,16 @@ func (w *Warmup) log(level slog.Level, text string, attrs ...any) {
 	w.news = append(w.news, func() { w.o.Log.Log(context.Background(), level, text, attrs...) })
 }
 
-// tell logs how a day ended.
+// tell logs how a day ended: the course advanced, stayed, or went a day back.
 func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
-	attrs := []any{"address", c.Address, "queue", c.Provider, "plan", p.Name, "date", d.Date, "day", d.Step + 1, "share", d.Share, "used", d.Used}
+	verdict := "advanced"
+	switch {
+	case step < d.Step:
+		verdict = "back"
+	case step == d.Step:
+		verdict = "stayed"
+	}
+	attrs := []any{"address", c.Address, "queue", c.Provider, "plan", p.Name, "date", d.Date, "day", d.Step + 1, "share", d.Share, "used", d.Used, "verdict", verdict}
 	switch {
 	case d.Bad:
 		w.log(slog.LevelWarn, "warm-up does not go on", append(attrs, "why", d.Verdict)...)
@@ -280,6 +287,8 @@ func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
 		w.log(slog.LevelInfo, "warm-up stays where it is", append(attrs, "why", d.Verdict)...)
 	case step < len(p.Days):
 		w.log(slog.LevelInfo, "warm-up goes on", append(attrs, "next", p.Days[step])...)
+	default: // it is warm
+		w.log(slog.LevelInfo, "warm-up goes on", attrs...)
 	}
 }
 
@@ -484,6 +493,18 @@ func (w *Warmup) provider(name string) *provider {
 		w.providers[strings.Clone(name)] = p
 	}
 	return p
+}
+
+// complaints is how many a provider had on a day of the last two.
+func (w *Warmup) complaints(name, day string) int {
+	if p := w.providers[name]; p != nil {
+		for _, x := range p.Days {
+			if x.Date == day {
+				return x.Complaints
+			}
+		}
+	}
+	return 0
 }
 
 // on is what is counted on a day.

@@ -349,7 +349,8 @@ func TestJudgement(t *testing.T) {
 				}
 				d := b.today(monday.AddDate(0, 0, 2))
 				before := b.List(monday.AddDate(0, 0, 2))[0].Days[1]
-				if before.Bad && !strings.Contains(b.log.String(), "warm-up does not go on") {
+				if before.Bad && !strings.Contains(b.log.String(), "warm-up does not go on") ||
+					!strings.Contains(b.log.String(), "date=2026-12-01 day=2 share=960 used="+fmt.Sprint(before.Used)+" verdict="+[]string{"back", "stayed", "advanced"}[tt.want]+" ") {
 					t.Errorf("the log has %s", b.log.String())
 				}
 				if d.Step != tt.want || !strings.Contains(before.Verdict, tt.verdict) || (tt.verdict == "") != (before.Verdict == "") {
