@@ -104,6 +104,7 @@ type Warmup struct {
 	news      []func() // lines to be logged
 	failed    error    // it could not be written at the last try
 
+	any     atomic.Bool            // an address has a plan
 	lost    atomic.Pointer[string] // the day on which a file was found damaged; nil: never
 	unsaved atomic.Bool            // the file lacks that
 }
@@ -174,10 +175,14 @@ func (w *Warmup) Use(plans map[string]Plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.plans = plans
+	w.any.Store(len(plans) > 0)
 	for _, c := range w.courses {
 		c.counter = nil // its share may be another
 	}
 }
+
+// Any says whether any address has a plan.
+func (w *Warmup) Any() bool { return w.any.Load() }
 
 // Warming says whether an address is on a course at a provider.
 func (w *Warmup) Warming(address, to string, now time.Time) bool {
@@ -340,7 +345,8 @@ func days(from, to string) int {
 type Share struct {
 	w     *Warmup
 	c     *course
-	asked bool // for room: there is mail
+	asked bool      // for room: there is mail
+	known time.Time // when a recipient who took mail before last wanted room
 }
 
 // unlimited is the room of an address that is warm.
@@ -378,6 +384,34 @@ func (s *Share) Room(now time.Time) (n int, next time.Time) {
 		}
 	}
 	return n, next
+}
+
+// Spared says whether n recipients may have what room there is, or it is kept for those who
+// took mail from this host before. It is half of an hour's part: where they take all that
+// comes back, others get none of it, and where they take less, others get the rest, so nothing
+// of a day is left but that half. For an hour after the last of those who took mail it is
+// kept, else for nobody: where none is known, all are alike.
+func (s *Share) Spared(now time.Time, n int, known bool) bool {
+	w := s.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := s.now(now)
+	switch {
+	case c == nil:
+		return true
+	case known:
+		s.known = now
+		return true
+	case s.known.IsZero() || now.Before(s.known) || now.Sub(s.known) > time.Hour:
+		return true
+	case c.Ahead(now)-n >= s.c.set/(2*24):
+		return true
+	}
+	if d := s.c.today(); d != nil && s.c.set > 0 && !d.Limited {
+		d.Limited = true
+		w.dirty = true
+	}
+	return false
 }
 
 // Take counts up to n recipients that are about to be tried for the first time, and says how many
