@@ -402,7 +402,7 @@ func (s *Share) Spared(now time.Time, n int, known bool) bool {
 	case known:
 		s.known = now
 		return true
-	case s.known.IsZero() || now.Before(s.known) || now.Sub(s.known) > time.Hour:
+	case now.Before(s.known) || now.Sub(s.known) > time.Hour:
 		return true
 	case c.Ahead(now)-n >= s.c.set/(2*24):
 		return true
