@@ -141,6 +141,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.queue = queue.New(queue.Options{
 		Resolve:     a.lookups.put,
 		From:        func(e *spool.Envelope, i int, domain string) string { return a.settings.Now().FromOf(e, i, domain) },
+		Known:       a.known,
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.deliverer.Session(s) }) },
 		Relay:       set.Relay,
 		MaxSessions: files.Sessions,

@@ -157,6 +157,7 @@
 //	course       how far an address that warms up has come at a provider, by its plan
 //	share        of a day: how many recipients it may try there for the first time
 //	overflow     mail for which it has no room: sent by warm addresses, waiting, or handed back
+//	known        of a recipient: took mail from this host before, as far as outcomes are kept
 //	session      one connection, from the wish for it to its end
 //	job          recipients of one message that a session has taken
 //	transaction  one job on the wire, from MAIL to the replies

@@ -141,3 +141,67 @@ func TestNoWarmupLeavesNoFile(t *testing.T) {
 		t.Error("nothing left from the second address")
 	}
 }
+
+// Over sockets: what a cold address has is used by recipients that took mail before, and others
+// leave from the warm one at once. With a damaged database nobody is known and nothing waits.
+func TestColdAddressSendsToKnownRecipientsFirst(t *testing.T) {
+	t.Parallel()
+	const known, unknown = 200, 400 // their domains end there
+	for _, damaged := range []bool{false, true} {
+		t.Run(fmt.Sprintf("damaged %v", damaged), func(t *testing.T) {
+			t.Parallel()
+			s := warmingStage(t, config.OverflowWarm, keepOutcomes)
+			plan, own := s.config.Pools[0].Warmup, s.config.Warmups
+			s.config.Pools[0].Warmup, s.config.Warmups = config.PoolWarmup{}, nil
+			s.start()
+			s.sendEach(0, known)
+			s.until("all arrive", func() bool { return len(s.at("far")) == known && s.empty() })
+			s.until("outcomes are taken in", func() bool {
+				return len(s.history(control.OutcomeQuestion{Recipient: fmt.Sprintf("a@d%d.test", known-1)})) == 1
+			})
+			s.stop()
+			files, _ := filepath.Glob(filepath.Join(s.config.Agent.StateDirectory, "outcomes", "outcomes-*.db"))
+			for _, file := range files {
+				if damaged {
+					if err := os.WriteFile(file, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			before := s.from(coldClient)
+			s.config.Pools[0].Warmup, s.config.Warmups = plan, own
+			began := time.Now()
+			s.start()
+			if took := func() bool { return s.agent.outcomes.Took("a@d0.test") }; damaged {
+				took()
+				s.until("the damage is found", func() bool { return strings.Contains(s.log.String(), "damaged") })
+			} else {
+				s.until("who took mail is known", took)
+				// The first of them at the cold address has room kept for the others.
+				i := 0
+				for s.from(coldClient) == before {
+					s.sendEach(i, i+1)
+					i++
+					s.until("it arrives", func() bool { return len(s.at("far")) == known+i })
+				}
+			}
+			first := len(s.at("far"))
+			s.sendEach(known, unknown)
+			s.until("those whom nobody knows arrive", func() bool { return len(s.at("far")) == first+unknown-known && s.empty() })
+			others := s.from(coldClient) - before
+			s.sendEach(0, known)
+			s.until("those who took mail arrive", func() bool { return len(s.at("far")) == first+unknown && s.empty() })
+			all := s.from(coldClient) - before
+			if all > room(began) || all < firstHour-1 {
+				t.Errorf("%d from the cold address, whose share is %d", all, room(began))
+			}
+			const kept = 1000 / 48
+			if !damaged && all-others < kept-2 {
+				t.Errorf("%d to those who took mail, after %d others", all-others, others)
+			}
+			if damaged && others < firstHour-1 {
+				t.Errorf("%d to those whom nobody knows, who are all", others)
+			}
+		})
+	}
+}

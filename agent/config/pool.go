@@ -64,7 +64,9 @@ type Pool struct {
 	// Overflow is what becomes of mail that was never tried, when its address has no room for it
 	// at the moment: "warm" addresses of the pool send it at once, it has to "wait", or
 	// goes back to the host's MTA ("handback"). What was tried stays at its address, and counts
-	// no more. Required with warmup.
+	// no more. Unless mail waits, half of an hour's part of the share is kept for recipients
+	// who took mail from this host before, as far as [outcomes] keeps recipients. Required
+	// with warmup.
 	Overflow Overflow `toml:"overflow"`
 
 	File string `toml:"-"` // where the pool stands, for messages

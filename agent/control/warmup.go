@@ -27,6 +27,7 @@ type WarmupDay struct {
 	Accepted    int    `json:"accepted"`
 	Refused     int    `json:"refused"` // tries, for reputation or volume
 	HardBounces int    `json:"hard_bounces"`
+	Complaints  int    `json:"complaints"`        // at this queue, about mail of all addresses
 	Verdict     string `json:"verdict,omitempty"` // why the next day has no more; "" if it has, or the day is not over
 	Bad         bool   `json:"bad,omitempty"`     // and that was not for want of mail
 }

@@ -32,6 +32,7 @@ func (o *Outcomes) Forget(ctx context.Context, address string) (f Forgotten, err
 	if keyed != nil {
 		find.hash = keyed(address)
 	}
+	defer o.took.forget(address) // after what was read meanwhile
 	local, _, _ := strings.Cut(address, "@")
 	if l := o.events.Load(); l != nil {
 		f.Events, err = l.Erase(ctx, func(r *eventlog.Record) bool {

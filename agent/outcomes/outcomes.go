@@ -58,6 +58,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"hash/maphash"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -148,6 +149,8 @@ type Outcomes struct {
 	full   string // why nothing is added for want of room
 	wal    string // which WAL is large, though it may grow further; "" if none is
 
+	took took
+
 	broken  chan fileError // files that a look-up found damaged
 	stats   atomic.Pointer[Stats]
 	trouble atomic.Pointer[string]
@@ -168,7 +171,7 @@ type Stats struct {
 
 // New returns an Outcomes that keeps nothing until Use.
 func New(o Options) *Outcomes {
-	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, found: maxFound, broken: make(chan fileError, 8)}
+	x := &Outcomes{o: o, large: largeWAL, most: maxWAL, found: maxFound, took: took{plain: maphash.MakeSeed()}, broken: make(chan fileError, 8)}
 	x.policy.Store(&Policy{})
 	x.stats.Store(&Stats{})
 	x.trouble.Store(new(string))
@@ -205,6 +208,7 @@ func (o *Outcomes) Use(p Policy) {
 		}
 		to.Hash = keyed
 	}
+	o.took.use(to.Hash)
 	o.keyless.Store(&keyless)
 	if l := o.events.Load(); l != nil {
 		l.Use(to) // before the policy: bare erases what came with addresses until then
@@ -272,6 +276,7 @@ func (o *Outcomes) remembered() (highest uint64) {
 
 // Delivery implements event.Listener. It never waits.
 func (o *Outcomes) Delivery(d *event.Delivery) {
+	o.noteTook(d)
 	if l := o.events.Load(); l != nil {
 		l.Delivery(d)
 	}
@@ -287,7 +292,15 @@ func (o *Outcomes) Add(r eventlog.Record) {
 // Run fills the databases until ctx ends. Close comes after the last Delivery.
 func (o *Outcomes) Run(ctx context.Context) {
 	o.fill(ctx, false)
-	loop.Every(ctx, fillEvery, func(time.Time) { o.fill(ctx, false) })
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	loop.Every(ctx, fillEvery, func(time.Time) {
+		if o.took.asked.Load() && !o.took.read {
+			o.took.read = true
+			reading.Go(func() { o.readTook(ctx) })
+		}
+		o.fill(ctx, false)
+	})
 }
 
 func (o *Outcomes) closeLog(l *eventlog.Log) {

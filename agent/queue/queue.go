@@ -66,6 +66,9 @@ type Options struct {
 	// From says what the mail to a recipient leaves from, where the journal does not: a
 	// pools.From, or "". It is called with the mutex held, likewise; nil says nothing.
 	From func(e *spool.Envelope, recipient int, domain string) string
+	// Known says whether all recipients of a message took mail from this host before. It is
+	// called without the mutex, and must not wait; nil: nobody knows.
+	Known func(e *spool.Envelope) bool
 	// Relay is the pseudo domain (RelayDomain of the hand-back relay) where
 	// reports and handed-back recipients wait.
 	Relay string
@@ -154,6 +157,7 @@ type message struct {
 	pending uint32 // recipients not final
 	stream  uint16 // in Queue.streams, which has fewer
 	paused  bool   // what is not on its way home stays parked
+	known   bool   // Options.Known
 }
 
 // recipient is one recipient that is not done, or a place left behind by one
@@ -315,6 +319,7 @@ func (q *Queue) Expect(id spool.ID) {
 // states may be nil (all fresh). A paused message is one that Pause would be called for.
 func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []spool.State, paused bool) {
 	now := time.Now()
+	known := q.o.Known != nil && q.o.Known(e)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.expected, id)
@@ -325,6 +330,7 @@ func (q *Queue) Add(id spool.ID, e *spool.Envelope, domains []string, states []s
 		born:   seconds(e.Arrived),
 		stream: uint16(q.streams.ref(e.Stream)),
 		paused: paused,
+		known:  known,
 	}
 	for i := range e.Recipients {
 		var st spool.State

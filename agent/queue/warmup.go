@@ -17,6 +17,10 @@ import (
 // addresses, or for the host MTA (Overflowed). That happens as soon as the flow could have a
 // permit, so where a receiver is down mail waits for it, as without warm-up.
 //
+// Where mail overflows, a part of the room is kept for recipients who took mail before (Spared):
+// others go elsewhere at once as well, and nothing waits. Where mail waits for room it goes as it came, since those whom
+// nobody knows would wait as long as others come.
+//
 // A permit is good for whatever is first in its flow when it is used. Should that be mail
 // that was never tried, where the permit was for mail that was, it is counted all the same.
 
@@ -25,6 +29,9 @@ type Budget interface {
 	// Room is how many recipients may be tried for the first time now, and next when there will be
 	// more. If that is the zero time, QuotasGranted will tell, in a moment.
 	Room(now time.Time) (n int, next time.Time)
+	// Spared says whether n recipients of mail that overflows may have room, where there is any: it
+	// is kept for those who are known to have taken mail before.
+	Spared(now time.Time, n int, known bool) bool
 	// Take counts up to n of them, and says how many those are.
 	Take(now time.Time, n int) (int, quotas.Taken)
 	// Add counts n of them for which there is no room.
@@ -121,6 +128,9 @@ func (q *Queue) askWarmup(f *flow, p *permit, now time.Time) (next time.Time, ok
 		p.warm(g, min(room, p.n), now)
 		return next, true, false
 	}
+	if g.warmup.overflows() && !q.spared(f, fresh, now) {
+		return now.Add(lookEvery), false, true
+	}
 	if room >= fresh {
 		p.warm(g, fresh, now)
 		return next, true, false
@@ -136,6 +146,25 @@ func (q *Queue) askWarmup(f *flow, p *permit, now time.Time) (next time.Time, ok
 	p.n = within
 	p.warm(g, fresh, now)
 	return next, true, false
+}
+
+// spared says whether the n fresh recipients at the head of a flow may have room as those at an
+// address do who took mail before, or who do not and cannot go elsewhere.
+func (q *Queue) spared(f *flow, n int, now time.Time) bool {
+	known := q.messages.at(q.recipients.at(f.lanes.head.head).message).known
+	for _, b := range f.gate.warmup.Budgets {
+		if !b.Spared(now, n, known) {
+			return !q.canOverflow(f)
+		}
+	}
+	return true
+}
+
+// canOverflow says whether what is at the head of a flow can go elsewhere.
+func (q *Queue) canOverflow(f *flow) bool {
+	w, l := f.gate.warmup, f.lanes.head
+	rec := q.recipients.at(l.head)
+	return w.Handback || w.Elsewhere(l.domain.domain, q.messages.at(rec.message).id, rec.ordinal) != ""
 }
 
 // warm counts n recipients of a permit as being tried for the first time.
@@ -190,11 +219,10 @@ func untried(items []Item, done []Settled) (n int) {
 // overflow has those at the head of a flow leave it that belong to one message and were never
 // tried, and says whether they could.
 func (q *Queue) overflow(f *flow, now time.Time) bool {
-	w, l := f.gate.warmup, f.lanes.head
-	m := q.messages.at(q.recipients.at(l.head).message)
-	if !w.Handback && w.Elsewhere(l.domain.domain, m.id, q.recipients.at(l.head).ordinal) == "" {
+	if !q.canOverflow(f) {
 		return false
 	}
+	w, l := f.gate.warmup, f.lanes.head
 	job := q.fill(l, q.headCount(f), nil)
 	left := Job{ID: job.ID, Domain: job.Domain, From: job.From, Born: job.Born}
 	var stay []Item

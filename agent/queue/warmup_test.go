@@ -16,10 +16,12 @@ import (
 // purse is a Budget of so many recipients, with more at a moment.
 type purse struct {
 	left, added, renewed int
+	kept                 int // for recipients that are known
 	more                 time.Time
 }
 
-func (p *purse) Room(time.Time) (int, time.Time) { return max(0, p.left), p.more }
+func (p *purse) Room(time.Time) (int, time.Time)            { return max(0, p.left), p.more }
+func (p *purse) Spared(_ time.Time, n int, known bool) bool { return known || p.left-n >= p.kept }
 func (p *purse) Take(_ time.Time, n int) (int, quotas.Taken) {
 	n = min(n, max(0, p.left))
 	p.left -= n
@@ -259,4 +261,50 @@ func TestReloadBringsAndTakesWarmup(t *testing.T) {
 		}
 		w.settledGates()
 	})
+}
+
+// Of the room where mail overflows a part is kept for messages whose recipients all took mail before; where
+// others cannot go elsewhere, or mail waits for room, all are alike.
+func TestKnownRecipientsGoFirst(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		change func(*Warmup)
+		cold   string // unknown and known recipients that left from the cold address
+	}{
+		{"overflow", nil, "10 20"},
+		{"overflow to the host", func(x *Warmup) { x.Elsewhere, x.Handback = nil, true }, "10 20"},
+		{"nowhere to go", func(x *Warmup) { x.Elsewhere = func(string, spool.ID, uint32) string { return "" } }, "20 10"},
+		{"wait", func(x *Warmup) { x.Elsewhere = nil }, "20 10"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, func(w *world) {
+					w.o.Known = func(e *spool.Envelope) bool { return strings.HasSuffix(e.Recipients[0].Address, "@known.example") }
+				})
+				p := &purse{left: 30, kept: 20, more: time.Now().Add(24 * time.Hour)}
+				w.cold(p, tt.change)
+				for _, domain := range []string{"new.example", "known.example"} {
+					for i := range 20 {
+						w.add(spool.ID(100*len(domain)+i), "news", domain)
+					}
+					pass(time.Minute)
+				}
+				known, unknown := 0, 0
+				for _, job := range w.transactions() {
+					if job.From == "news warm" {
+						continue
+					}
+					if job.Domain == "known.example" {
+						known += len(job.Items)
+					} else {
+						unknown += len(job.Items)
+					}
+				}
+				if got := fmt.Sprint(unknown, known); got != tt.cold {
+					t.Errorf("%s left from the cold address, want %s", got, tt.cold)
+				}
+			})
+		})
+	}
 }

@@ -308,6 +308,17 @@ func (c *Counter) Room(now time.Time) (n int, next time.Time) {
 	return c.room(now)
 }
 
+// Ahead is how many recipients could be taken now of a quota that is spread, if all blocks were
+// reserved that this needs.
+func (c *Counter) Ahead(now time.Time) int {
+	c.book.mu.Lock()
+	defer c.book.mu.Unlock()
+	c.expire(now)
+	used := c.used(now)
+	c.pace.fill(now, c.quota.Limit, used == 0)
+	return max(0, min(c.quota.Limit-used, int(c.pace.n)))
+}
+
 func (c *Counter) room(now time.Time) (n int, next time.Time) {
 	c.expire(now)
 	used := c.used(now)

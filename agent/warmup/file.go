@@ -70,7 +70,7 @@ func (f *file) check() error {
 		}
 		before := ""
 		for _, d := range c.Days {
-			if d == nil || d.Step < 0 || d.Share < 0 || d.Date <= before || d.Attempts < 0 || d.Accepted < 0 || d.Deferrals < 0 || d.HardBounces < 0 {
+			if d == nil || d.Step < 0 || d.Share < 0 || d.Date <= before || d.Attempts < 0 || d.Accepted < 0 || d.Deferrals < 0 || d.HardBounces < 0 || d.Complaints < 0 {
 				return fmt.Errorf("the days of %s at %s make no sense", c.Address, c.Provider)
 			}
 			if _, err := time.Parse(time.DateOnly, d.Date); err != nil {
@@ -178,7 +178,9 @@ func (w *Warmup) List(now time.Time) (list []Course) {
 		}
 		if d := c.today(); d != nil && c.Done == "" {
 			x.Used = w.book.UsedOn(c.count(), d.Date)
-			x.Days[len(x.Days)-1].Used = x.Used
+			now := &x.Days[len(x.Days)-1]
+			now.Used = x.Used
+			now.Complaints = w.complaints(c.Provider, d.Date)
 		}
 		for i := len(x.Days) - 2; i >= 0 && x.Days[i].Bad; i-- {
 			x.BadDays++

@@ -20,6 +20,8 @@ type Day struct {
 	Accepted    int `json:"accepted,omitempty"`
 	Deferrals   int `json:"deferrals,omitempty"` // for reputation or volume
 	HardBounces int `json:"hard_bounces,omitempty"`
+	// Complaints are those of the provider about mail of all addresses, when the day was over.
+	Complaints int `json:"complaints,omitempty"`
 	// Limited says that there was mail for which there was no room.
 	Limited bool `json:"limited,omitempty"`
 	// Verdict says why the course did not go on after that day; "" if it did, or the day is not over.
@@ -47,11 +49,11 @@ func (w *Warmup) judge(c *course, d *Day, p Plan) int {
 		d.Verdict = fmt.Sprintf(format, args...)
 		return step
 	}
-	d.Verdict, d.Bad = "", false
+	s := w.provider(c.Provider).on(d.Date)
+	d.Verdict, d.Bad, d.Complaints = "", false, s.Complaints
 	if d.Attempts < max(1, min(few, d.Share/2)) {
 		return stay(d.Step, "too little mail to judge: %d tries", d.Attempts)
 	}
-	s := w.provider(c.Provider).on(d.Date)
 	step := d.Step
 	for _, x := range [...]struct {
 		n, of int

@@ -104,6 +104,7 @@ type Warmup struct {
 	news      []func() // lines to be logged
 	failed    error    // it could not be written at the last try
 
+	any     atomic.Bool            // an address has a plan
 	lost    atomic.Pointer[string] // the day on which a file was found damaged; nil: never
 	unsaved atomic.Bool            // the file lacks that
 }
@@ -174,10 +175,14 @@ func (w *Warmup) Use(plans map[string]Plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.plans = plans
+	w.any.Store(len(plans) > 0)
 	for _, c := range w.courses {
 		c.counter = nil // its share may be another
 	}
 }
+
+// Any says whether any address has a plan.
+func (w *Warmup) Any() bool { return w.any.Load() }
 
 // Warming says whether an address is on a course at a provider.
 func (w *Warmup) Warming(address, to string, now time.Time) bool {
@@ -270,9 +275,16 @@ func (w *Warmup) log(level slog.Level, text string, attrs ...any) {
 	w.news = append(w.news, func() { w.o.Log.Log(context.Background(), level, text, attrs...) })
 }
 
-// tell logs how a day ended.
+// tell logs how a day ended: the course advanced, stayed, or went a day back.
 func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
-	attrs := []any{"address", c.Address, "queue", c.Provider, "plan", p.Name, "date", d.Date, "day", d.Step + 1, "share", d.Share, "used", d.Used}
+	verdict := "advanced"
+	switch {
+	case step < d.Step:
+		verdict = "back"
+	case step == d.Step:
+		verdict = "stayed"
+	}
+	attrs := []any{"address", c.Address, "queue", c.Provider, "plan", p.Name, "date", d.Date, "day", d.Step + 1, "share", d.Share, "used", d.Used, "verdict", verdict}
 	switch {
 	case d.Bad:
 		w.log(slog.LevelWarn, "warm-up does not go on", append(attrs, "why", d.Verdict)...)
@@ -280,6 +292,8 @@ func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
 		w.log(slog.LevelInfo, "warm-up stays where it is", append(attrs, "why", d.Verdict)...)
 	case step < len(p.Days):
 		w.log(slog.LevelInfo, "warm-up goes on", append(attrs, "next", p.Days[step])...)
+	default: // it is warm
+		w.log(slog.LevelInfo, "warm-up goes on", attrs...)
 	}
 }
 
@@ -331,7 +345,8 @@ func days(from, to string) int {
 type Share struct {
 	w     *Warmup
 	c     *course
-	asked bool // for room: there is mail
+	asked bool      // for room: there is mail
+	known time.Time // when a recipient who took mail before last wanted room
 }
 
 // unlimited is the room of an address that is warm.
@@ -369,6 +384,34 @@ func (s *Share) Room(now time.Time) (n int, next time.Time) {
 		}
 	}
 	return n, next
+}
+
+// Spared says whether n recipients may have what room there is, or it is kept for those who
+// took mail from this host before. It is half of an hour's part: where they take all that
+// comes back, others get none of it, and where they take less, others get the rest, so nothing
+// of a day is left but that half. For an hour after the last of those who took mail it is
+// kept, else for nobody: where none is known, all are alike.
+func (s *Share) Spared(now time.Time, n int, known bool) bool {
+	w := s.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := s.now(now)
+	switch {
+	case c == nil:
+		return true
+	case known:
+		s.known = now
+		return true
+	case now.Before(s.known) || now.Sub(s.known) > time.Hour:
+		return true
+	case c.Ahead(now)-n >= s.c.set/(2*24):
+		return true
+	}
+	if d := s.c.today(); d != nil && s.c.set > 0 && !d.Limited {
+		d.Limited = true
+		w.dirty = true
+	}
+	return false
 }
 
 // Take counts up to n recipients that are about to be tried for the first time, and says how many
@@ -484,6 +527,18 @@ func (w *Warmup) provider(name string) *provider {
 		w.providers[strings.Clone(name)] = p
 	}
 	return p
+}
+
+// complaints is how many a provider had on a day of the last two.
+func (w *Warmup) complaints(name, day string) int {
+	if p := w.providers[name]; p != nil {
+		for _, x := range p.Days {
+			if x.Date == day {
+				return x.Complaints
+			}
+		}
+	}
+	return 0
 }
 
 // on is what is counted on a day.

@@ -349,7 +349,8 @@ func TestJudgement(t *testing.T) {
 				}
 				d := b.today(monday.AddDate(0, 0, 2))
 				before := b.List(monday.AddDate(0, 0, 2))[0].Days[1]
-				if before.Bad && !strings.Contains(b.log.String(), "warm-up does not go on") {
+				if before.Bad && !strings.Contains(b.log.String(), "warm-up does not go on") ||
+					!strings.Contains(b.log.String(), "date=2026-12-01 day=2 share=960 used="+fmt.Sprint(before.Used)+" verdict="+[]string{"back", "stayed", "advanced"}[tt.want]+" ") {
 					t.Errorf("the log has %s", b.log.String())
 				}
 				if d.Step != tt.want || !strings.Contains(before.Verdict, tt.verdict) || (tt.verdict == "") != (before.Verdict == "") {
@@ -460,4 +461,57 @@ func ExampleWarmup_List() {
 	c := w.List(monday)[0]
 	fmt.Println(n, next.IsZero(), c.Address, c.Provider, c.Days[0].Share)
 	// Output: 4 true 192.0.2.2 google 480
+}
+
+// Half of an hour's part is kept for those who took mail before, for an hour after the last of
+// them; of the day nothing else is left, and it counts.
+func TestRoomIsKeptForThoseWhoTookMail(t *testing.T) {
+	in(t, func(t *testing.T, dir string) {
+		b := open(t, "", monday)
+		defer b.crash()
+		s := b.Share(Address(source), "google")
+		// try is one recipient, who goes elsewhere without room.
+		try := func(now time.Time, known bool) int {
+			if !s.Spared(now, 1, known) {
+				return 0
+			}
+			return b.send(now, 1)
+		}
+		if n := try(monday, true); n != 1 {
+			t.Errorf("%d of one who took mail", n)
+		}
+		n := 0
+		for range 100 {
+			n += try(monday, false)
+		}
+		if n != 10 || !b.today(monday).Limited {
+			t.Errorf("%d of those whom nobody knows had room, want 10: %+v", n, b.today(monday))
+		}
+		for n = 0; n < 100 && try(monday, true) == 1; n++ {
+		}
+		if n != 10 {
+			t.Errorf("%d of those who took mail had room, want 10", n)
+		}
+		unknown, known := 0, 0
+		for minute := range 23 * 60 {
+			now := monday.Add(time.Hour + time.Duration(minute)*time.Minute)
+			unknown += try(now, false)
+			if minute%6 == 0 {
+				known += try(now, true)
+			}
+		}
+		if used := b.today(monday.Add(24*time.Hour - time.Minute)); known != 230 || unknown < 480-230-10-11-11 || used.Share != 480 {
+			t.Errorf("over the day %d who took mail and %d others had room: %+v", known, unknown, used)
+		}
+		if used := b.List(monday.Add(24*time.Hour - time.Minute))[0].Used; used < 480-11 {
+			t.Errorf("%d of 480 were used", used)
+		}
+
+		tuesday := monday.AddDate(0, 0, 1)
+		for n = 0; n < 100 && try(tuesday.Add(2*time.Hour), false) == 1; n++ { // no known one for two hours
+		}
+		if n < 40 {
+			t.Errorf("%d had room where nobody is known, of an hour's part", n)
+		}
+	})
 }

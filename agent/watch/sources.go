@@ -64,7 +64,7 @@ func (w *Watch) Warmups() (list []control.Warmup) {
 		x := control.Warmup{Address: c.Address, Queue: c.Provider, Plan: c.Plan, Shares: c.Shares, Done: c.Done, Lost: c.Lost, Reports: c.Knows, HeldDays: c.BadDays}
 		for _, d := range c.Days {
 			x.Days = append(x.Days, control.WarmupDay{
-				Date: d.Date, Day: d.Step + 1, Share: d.Share, Used: d.Used, Accepted: d.Accepted, Refused: d.Deferrals, HardBounces: d.HardBounces, Verdict: d.Verdict, Bad: d.Bad,
+				Date: d.Date, Day: d.Step + 1, Share: d.Share, Used: d.Used, Accepted: d.Accepted, Refused: d.Deferrals, HardBounces: d.HardBounces, Complaints: d.Complaints, Verdict: d.Verdict, Bad: d.Bad,
 			})
 		}
 		if n := len(x.Days); n > 0 && x.Done == "" {

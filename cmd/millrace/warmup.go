@@ -20,7 +20,8 @@ type warmupCmd struct {
 func (c *warmupCmd) Help() string {
 	return `Shows each address that has a plan (warmup of a [[pool]]), at each queue to which it has
 sent: the plan, today's share and what is used of it, the days so far, and why a day did
-not count. The plan is drawn beside what was done.
+not count. Complaints are those at the queue about mail of all addresses, as no report
+tells the address. The plan is drawn beside what was done.
 
 Examples:
   millrace warmup
@@ -72,9 +73,9 @@ func printWarmup(out io.Writer, w *control.Warmup) {
 	for _, d := range days {
 		most = max(most, d.Share, d.Used)
 	}
-	printable.Fprintf(out, "%-10s %4s %9s %9s %9s %8s %8s  %s\n", "DATE", "DAY", "SHARE", "USED", "ACCEPTED", "REFUSED", "BOUNCED", "USED OF SHARE")
+	printable.Fprintf(out, "%-10s %4s %9s %9s %9s %8s %8s %10s  %s\n", "DATE", "DAY", "SHARE", "USED", "ACCEPTED", "REFUSED", "BOUNCED", "COMPLAINED", "USED OF SHARE")
 	for _, d := range days {
-		printable.Fprintf(out, "%-10s %4d %9d %9d %9d %8d %8d  %s\n", d.Date, d.Day, d.Share, d.Used, d.Accepted, d.Refused, d.HardBounces, bar(d.Used, d.Share, most))
+		printable.Fprintf(out, "%-10s %4d %9d %9d %9d %8d %8d %10d  %s\n", d.Date, d.Day, d.Share, d.Used, d.Accepted, d.Refused, d.HardBounces, d.Complaints, bar(d.Used, d.Share, most))
 		if d.Verdict != "" {
 			printable.Fprintf(out, "%15s %s\n", "", d.Verdict)
 		}

@@ -119,11 +119,12 @@ func expressions(t *testing.T) (list []string) {
 	return list
 }
 
-// What came back is to be seen, of the agent and of the milter.
-func TestDashboardShowsReports(t *testing.T) {
+// What came back is to be seen, of the agent and of the milter, and warm-up: what was done beside
+// the plan.
+func TestDashboardShowsReportsAndWarmup(t *testing.T) {
 	t.Parallel()
 	all := strings.Join(expressions(t), "\n")
-	for _, metric := range []string{"millrace_reports_total", "millrace_milter_reports_total"} {
+	for _, metric := range []string{"millrace_reports_total", "millrace_milter_reports_total", "millrace_warmup_share", "millrace_warmup_used", "millrace_warmup_held"} {
 		if !strings.Contains(all, metric+"{") {
 			t.Errorf("no panel shows %s", metric)
 		}
