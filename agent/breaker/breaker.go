@@ -118,7 +118,7 @@ type Breaker struct {
 	runs     map[Key]*Run
 	reported map[string]bool // providers from which a complaint was seen
 	mailed   time.Time       // when the last mail went
-	told     time.Time       // since when the last of what it told is held
+	told     map[hold]bool   // what mails have told of what is held
 	retry    time.Time       // a mail could not be sent; not before
 	dirty    bool            // the file lacks something
 	urgent   bool            // and that is not to wait
@@ -128,7 +128,7 @@ type Breaker struct {
 
 // New returns the Breaker of a file.
 func New(o Options, now time.Time) *Breaker {
-	b := &Breaker{o: o, runs: make(map[Key]*Run), reported: make(map[string]bool), saved: now}
+	b := &Breaker{o: o, runs: make(map[Key]*Run), reported: make(map[string]bool), told: make(map[hold]bool), saved: now}
 	if err := b.load(); err != nil {
 		o.Log.Warn("what the breaker had counted is lost; it counts anew", "err", err)
 	}
