@@ -20,6 +20,10 @@ type Day struct {
 	Accepted    int `json:"accepted,omitempty"`
 	Deferrals   int `json:"deferrals,omitempty"` // for reputation or volume
 	HardBounces int `json:"hard_bounces,omitempty"`
+	// Last is the last day with mail: this one, or where the address is warm from it on, a later one.
+	Last string `json:"last,omitempty"`
+	// Warm says that the course came to its end: from that day on there is no share.
+	Warm bool `json:"warm,omitempty"`
 	// Limited says that there was mail for which there was no room.
 	Limited bool `json:"limited,omitempty"`
 	// Verdict says why the course did not go on after that day; "" if it did, or the day is not over.

@@ -18,7 +18,8 @@
 //
 // At midnight of the host's zone the day that ends is judged (judge.go): the course goes on if
 // it was good and used, else it stays or steps back. What a day was is kept, so a clock that
-// shows tomorrow for a minute moves nothing: when it is set back, what came after is forgotten.
+// shows another day for a while, also one years off, moves nothing: see step. A plan that
+// was changed goes on with the day's share or less: see fit.
 // An address that has sent nothing to a provider for a month begins anew there, also one that
 // had come to its end (SendGrid's advice, see Standard).
 //
@@ -111,9 +112,8 @@ type Warmup struct {
 // course is how far an address has come at a provider.
 type course struct {
 	Key
-	Days []*Day `json:"days"`           // the oldest first
-	Done string `json:"done,omitempty"` // the day on which it came to its end
-	Last string `json:"last,omitempty"` // the last day with mail
+	Days  []*Day `json:"days"`            // the oldest first
+	Later []*Day `json:"later,omitempty"` // beyond what the clock shows, as it was set back
 
 	share   *Share
 	counter *quotas.Counter
@@ -192,7 +192,7 @@ func (w *Warmup) Warming(address, to string, now time.Time) bool {
 		return true
 	}
 	w.turn(c, p, now)
-	return c.Done == ""
+	return c.done() == ""
 }
 
 // Share is what an address may send to a provider; nil if it has no plan.
@@ -219,50 +219,91 @@ func (w *Warmup) course(k Key) *course {
 // turn brings a course to the day of a moment. The caller holds mu.
 func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 	today := w.date(now)
-	if d := c.today(); d != nil && d.Date == today && c.Done == "" {
-		w.limit(c, d, p)
+	if len(c.Later) > 0 || len(c.Days) > 0 && c.today().Date > today {
+		w.step(c, today)
+	}
+	last := c.today()
+	idle := c.idle(today)
+	switch {
+	case last != nil && last.Date == today:
+		w.limit(c, last, p)
+		return
+	case last == nil && !c.share.asked, // no mail yet
+		last != nil && last.Warm && !idle:
 		return
 	}
-	for n := len(c.Days); n > 0 && c.Days[n-1].Date > today; n-- { // the clock showed a later day
-		c.Days = c.Days[:n-1]
-		w.changed()
-	}
-	if c.Done > today {
-		c.Done = ""
-	}
-	if c.Last != "" && days(c.Last, today) > idleDays {
-		c.Days, c.Done, c.Last, c.counter = nil, "", "", nil
-		w.changed()
-	}
-	if c.Done != "" {
-		return
-	}
-	n := len(c.Days)
-	if n > 0 && c.Days[n-1].Date == today { // the clock was set back into it
-		w.limit(c, c.Days[n-1], p)
-		return
-	}
-	step := 0
-	if n > 0 {
-		last := c.Days[n-1]
+	next := 0
+	if last != nil && !last.Warm && !idle {
+		w.fit(last, p)
 		last.Used = w.book.UsedOn(c.count(), last.Date)
-		step = w.judge(c, last, p)
-		w.tell(c, last, step, p)
-	} else if c.Last == "" && !c.share.asked {
-		return // no mail yet
+		next = w.judge(c, last, p)
+		w.tell(c, last, next, p)
 	}
 	w.changed()
-	if step >= len(p.Days) {
-		c.Done = today
-		w.log(slog.LevelInfo, "an address is warm", "address", c.Address, "queue", c.Provider)
-		return
+	d := &Day{Date: today, Step: next}
+	if len(c.Later) > 0 && c.Later[0].Date <= today { // the clock had shown this day before
+		if x := c.Later[0]; x.Date == today && !x.Warm {
+			*d = *x
+			d.Step, d.Verdict, d.Bad = next, "", false
+		}
+		c.Later = slices.DeleteFunc(c.Later, func(x *Day) bool { return x.Date <= today })
 	}
-	d := &Day{Date: today, Step: step, Share: p.Days[step]}
 	c.Days = append(c.Days, d)
 	if len(c.Days) > keptDays {
 		c.Days = slices.Delete(c.Days, 0, len(c.Days)-keptDays)
 	}
+	if next >= len(p.Days) {
+		d.Warm, d.Step, d.Last = true, 0, today
+		w.log(slog.LevelInfo, "an address is warm", "address", c.Address, "queue", c.Provider)
+		return
+	}
+	d.Share = p.Days[next]
 	w.limit(c, d, p)
+}
+
+// step has a course know that the clock was set. Set back, it shows a day before the last: what
+// came after is put aside, and forgotten only when the clock has come there again day by day. If it
+// is there at once, it was wrong in between, as on a host that booted without a battery, and
+// what was put aside is what happened.
+func (w *Warmup) step(c *course, today string) {
+	n := len(c.Days)
+	for n > 0 && c.Days[n-1].Date > today {
+		n--
+	}
+	if n < len(c.Days) {
+		c.Later = append(slices.Clone(c.Days[n:]), c.Later...)
+		c.Days = c.Days[:n:n]
+		if d := c.today(); d != nil {
+			d.Verdict, d.Bad = "", false // it is not over
+			d.Last = min(d.Last, today)
+		}
+		w.changed()
+	}
+	if len(c.Later) == 0 || c.Later[0].Date > today || n > 0 && days(c.Days[n-1].Date, today) <= 1 {
+		return
+	}
+	for n > 0 && c.Days[n-1].Date >= c.Later[0].Date {
+		n--
+	}
+	c.Days = c.Days[:n:n]
+	for len(c.Later) > 0 && c.Later[0].Date <= today {
+		c.Days, c.Later = append(c.Days, c.Later[0]), c.Later[1:]
+	}
+	w.changed()
+}
+
+// fit fits a day to a plan that may have been changed since it began: to the step whose share it
+// has, else to the last one that has no more than that.
+func (w *Warmup) fit(d *Day, p Plan) {
+	if d.Step < len(p.Days) && p.Days[d.Step] == d.Share {
+		return
+	}
+	d.Step = 0
+	for d.Step+1 < len(p.Days) && p.Days[d.Step+1] <= d.Share {
+		d.Step++
+	}
+	d.Share = p.Days[d.Step]
+	w.changed()
 }
 
 // log has a line logged by look: who brings a course up to date may hold others' mutexes.
@@ -285,14 +326,11 @@ func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
 
 // limit has a day's share counted.
 func (w *Warmup) limit(c *course, d *Day, p Plan) {
+	if d.Warm {
+		return
+	}
+	w.fit(d, p)
 	share := d.Share
-	if d.Step < len(p.Days) {
-		share = p.Days[d.Step] // of a plan that was changed since
-	}
-	if d.Share != share {
-		d.Share = share
-		w.changed()
-	}
 	if w.lostOn() == d.Date || w.unread != nil {
 		share = 0
 	}
@@ -346,7 +384,7 @@ func (s *Share) now(now time.Time) *quotas.Counter {
 	}
 	s.asked = true
 	w.turn(s.c, p, now)
-	if s.c.Done != "" {
+	if s.c.done() != "" {
 		return nil
 	}
 	return s.c.counter
@@ -418,6 +456,24 @@ func (c *course) today() *Day {
 	return nil
 }
 
+// done is the day on which a course came to its end; "" if it has not.
+func (c *course) done() string {
+	if d := c.today(); d != nil && d.Warm {
+		return d.Date
+	}
+	return ""
+}
+
+// idle says whether there was mail, and none for so long that a course begins anew.
+func (c *course) idle(today string) bool {
+	for i := len(c.Days) - 1; i >= 0; i-- {
+		if last := c.Days[i].Last; last != "" {
+			return days(last, today) > idleDays
+		}
+	}
+	return false
+}
+
 // Delivery implements event.Listener.
 func (w *Warmup) Delivery(d *event.Delivery) {
 	if d.Queue == "" {
@@ -455,9 +511,12 @@ func (w *Warmup) Delivery(d *event.Delivery) {
 	c.share.asked = true
 	w.turn(c, plan, d.Time)
 	w.dirty = true
-	c.Last = max(c.Last, w.date(d.Time))
 	x := c.today()
-	if x == nil || c.Done != "" {
+	if x == nil {
+		return
+	}
+	x.Last = max(x.Last, w.date(d.Time))
+	if x.Warm {
 		return
 	}
 	switch {
