@@ -32,7 +32,8 @@ type Warmup struct {
 	// "" is no bar. Default: "3%".
 	HardBounces Percent `toml:"hard_bounces"`
 	// Complaints is the share of a provider's recipients that may complain, of those who
-	// accepted mail that day from any address, as no report tells the address; "" is no
+	// got the mail of one day (UTC) from any address, as no report tells the address; a day is bad
+	// on which complaints come about mail above the bar. "" is no
 	// bar. Where no reports come from, as from Google, there is nothing to count. Default: "0.1%".
 	Complaints Percent `toml:"complaints"`
 

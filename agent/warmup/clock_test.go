@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/spool"
 )
 
 // A host that boots with a wrong clock, before its time server is asked, has what its addresses
@@ -111,4 +112,50 @@ func TestPlanChangedInTheMiddleOfACourse(t *testing.T) {
 func each(t *testing.T, f func(t *testing.T, dir string)) {
 	t.Helper()
 	t.Run("", func(t *testing.T) { in(t, f) })
+}
+
+// Complaints come after the mail that they are about: those about a large campaign of yesterday
+// are no rate of today's few messages, and many about little mail stay many after a campaign.
+func TestComplaintsAreOfTheMailTheyAreAbout(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		before     int // recipients on the day before, of other addresses
+		complaints int // about that day's mail
+		todays     int // about this day's
+		bad        bool
+	}{
+		{"few about much", 20_000, 5, 0, false},
+		{"many about much", 20_000, 50, 0, true},
+		{"few about much, one about little", 20_000, 5, 1, false},
+		{"many about little", 20_000, 0, 5, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in(t, func(t *testing.T, dir string) {
+				b := open(t, dir, monday)
+				b.sendOver(monday, 24)
+				noon := monday.Add(12 * time.Hour)
+				for range tt.before {
+					b.Delivery(&event.Delivery{Time: noon, Queue: "google", Status: event.Sent, Envelope: &spool.Envelope{Arrived: noon.Add(-time.Hour)}})
+				}
+				tuesday := noon.AddDate(0, 0, 1)
+				b.look(tuesday)
+				b.send(tuesday, 1000)
+				for i := range tt.complaints + tt.todays {
+					about := monday
+					if i >= tt.complaints {
+						about = tuesday
+					}
+					b.Delivery(&event.Delivery{Time: tuesday, Queue: "google", Status: event.Complaint, Arrived: about})
+				}
+				b.Close(tuesday)
+				b.crash()
+				b = open(t, dir, tuesday)
+				defer b.crash()
+				b.look(tuesday.AddDate(0, 0, 1))
+				if d := b.courses[Key{Address(source), "google"}].Days[1]; d.Bad != tt.bad {
+					t.Errorf("%+v", d)
+				}
+			})
+		})
+	}
 }

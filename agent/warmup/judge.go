@@ -6,7 +6,7 @@ import "fmt"
 type Bars struct {
 	Deferrals   float64 // refused for reputation or for volume, of all tries
 	HardBounces float64 // of what was accepted or bounced so
-	Complaints  float64 // of what the provider accepted from all addresses
+	Complaints  float64 // of what the provider accepted of a day's mail from all addresses, of that about which some came
 }
 
 // Day is one day of a course.
@@ -55,7 +55,7 @@ func (w *Warmup) judge(c *course, d *Day, p Plan) int {
 	if d.Attempts < max(1, min(few, d.Share/2)) {
 		return stay(d.Step, "too little mail to judge: %d tries", d.Attempts)
 	}
-	s := w.provider(c.Provider).on(d.Date)
+	s := w.provider(c.Provider).worst(d.Date)
 	step := d.Step
 	for _, x := range [...]struct {
 		n, of int
@@ -64,7 +64,7 @@ func (w *Warmup) judge(c *course, d *Day, p Plan) int {
 	}{
 		{d.Deferrals, d.Attempts, p.Bars.Deferrals, "refused for reputation or volume"},
 		{d.HardBounces, d.Accepted + d.HardBounces, p.Bars.HardBounces, "bounced hard"},
-		{s.Complaints, s.Accepted, p.Bars.Complaints, "complained"},
+		{s.Complaints, s.Accepted, p.Bars.Complaints, "who got mail of " + s.Date + " complained"},
 	} {
 		if x.bar == 0 || x.n < 2 || float64(x.n) <= x.bar*float64(x.of) {
 			continue

@@ -82,6 +82,8 @@ const (
 	countFile = "warmup-counts.json"
 	// keptDays is how many days of a course are kept.
 	keptDays = 90
+	// keptMail is of how many days' mail complaints are counted.
+	keptMail = 8
 	// idleDays is after how many days without mail a course begins anew.
 	idleDays = 30
 	// lookEvery is how often there is a look at the day and at what is to be written.
@@ -124,14 +126,16 @@ type course struct {
 // address its message came from.
 type provider struct {
 	Reported bool   `json:"complaints_seen,omitempty"` // ever
-	Days     []seen `json:"days,omitempty"`            // the last two, the older first
+	Days     []seen `json:"days,omitempty"`            // the last ones, the oldest first
 }
 
-// seen is what was seen of a provider on a day.
+// seen is what was seen of the mail to a provider that arrived on a day, from all addresses.
+// Complaints come days later, and belong to the mail that they are about, as in package breaker.
 type seen struct {
-	Date       string `json:"date"`
-	Accepted   int    `json:"accepted,omitempty"` // from all addresses
+	Date       string `json:"date"` // UTC, as marks tell no more of mail (event.Delivery.Arrived)
+	Accepted   int    `json:"accepted,omitempty"`
 	Complaints int    `json:"complaints,omitempty"`
+	Last       string `json:"last,omitempty"` // the day on which the last complaint came
 }
 
 // New returns the Warmup of a directory. Nothing is written before an address warms up.
@@ -487,13 +491,26 @@ func (w *Warmup) Delivery(d *event.Delivery) {
 	switch d.Status {
 	case event.Complaint:
 		if d.Uncounted == "" {
-			w.provider(d.Queue).Reported = true
-			w.provider(d.Queue).on(w.date(d.Time)).Complaints++
+			p, arrived := w.provider(d.Queue), d.Arrived
+			if arrived.IsZero() {
+				arrived = d.Time
+			}
+			p.Reported = true
+			if s := p.on(arrived); s != nil {
+				s.Complaints++
+				s.Last = w.date(d.Time)
+			}
 			w.dirty = true
 		}
 		return
 	case event.Sent:
-		w.provider(d.Queue).on(w.date(d.Time)).Accepted++
+		arrived := d.Time
+		if d.Envelope != nil {
+			arrived = d.Envelope.Arrived
+		}
+		if s := w.provider(d.Queue).on(arrived); s != nil {
+			s.Accepted++
+		}
 		w.dirty = true
 	case event.Deferred, event.Bounced:
 	default:
@@ -545,18 +562,33 @@ func (w *Warmup) provider(name string) *provider {
 	return p
 }
 
-// on is what is counted on a day.
-func (p *provider) on(day string) *seen {
-	i := slices.IndexFunc(p.Days, func(x seen) bool { return x.Date == day })
-	if i < 0 {
-		p.Days = append(p.Days, seen{Date: day})
-		slices.SortFunc(p.Days, func(a, b seen) int { return cmp.Compare(a.Date, b.Date) })
-		if len(p.Days) > 2 {
-			p.Days = slices.Delete(p.Days, 0, 1)
-		}
-		i = max(0, slices.IndexFunc(p.Days, func(x seen) bool { return x.Date == day }))
+// on is what is counted of the mail that arrived on the day of a moment; nil if that is too long
+// ago.
+func (p *provider) on(arrived time.Time) *seen {
+	day := arrived.UTC().Format(time.DateOnly)
+	i, ok := slices.BinarySearchFunc(p.Days, day, func(x seen, day string) int { return cmp.Compare(x.Date, day) })
+	switch {
+	case ok:
+		return &p.Days[i]
+	case len(p.Days) < keptMail:
+		p.Days = slices.Insert(p.Days, i, seen{Date: day})
+		return &p.Days[i]
+	case i == 0:
+		return nil
 	}
-	return &p.Days[i]
+	p.Days = slices.Insert(slices.Delete(p.Days, 0, 1), i-1, seen{Date: day})
+	return &p.Days[i-1]
+}
+
+// worst is the mail about which complaints came on a day, of the day of which most of those that
+// got it complained.
+func (p *provider) worst(day string) (worst seen) {
+	for _, x := range p.Days {
+		if x.Last == day && x.Complaints > 1 && x.Complaints*max(1, worst.Accepted) > worst.Complaints*x.Accepted {
+			worst = x
+		}
+	}
+	return worst
 }
 
 // Run writes, and looks at the day, until ctx ends.

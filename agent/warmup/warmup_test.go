@@ -320,7 +320,7 @@ func TestJudgement(t *testing.T) {
 		{name: "complaints", share: 100, then: func(b *bench, noon time.Time) {
 			b.outcome(noon, event.Complaint, outcome.ClassComplaint)
 			b.outcome(noon, event.Complaint, outcome.ClassComplaint)
-		}, want: 1, verdict: "2 of 960 complained, more than 0.1%"},
+		}, want: 1, verdict: "2 of 960 who got mail of 2026-12-01 complained, more than 0.1%"},
 		{name: "complaints beside much from others", share: 100, then: func(b *bench, noon time.Time) {
 			for range 3000 {
 				b.Delivery(&event.Delivery{Time: noon, Queue: "google", Source: netip.MustParseAddr("192.0.2.1"), Status: event.Sent})
