@@ -157,8 +157,14 @@ func TestRestartLosesNoCount(t *testing.T) {
 		b.crash()
 		noon := monday.Add(12 * time.Hour)
 		b = open(t, dir, noon)
+		if n := b.send(noon, 1000); n > 480/24 {
+			t.Errorf("%d at once after an hour and a restart", n)
+		}
+		b.look(noon.Add(2 * time.Minute))
+		b.crash()
+		b = open(t, dir, noon)
 		if n := b.send(noon, 1000); n > 1 {
-			t.Errorf("%d at once after a restart", n)
+			t.Errorf("%d at once after another restart", n)
 		}
 		second := b.today(noon).Accepted - first + b.sendOver(noon, 12)
 		if first+second > 480 || first+second < 480*9/10 {
