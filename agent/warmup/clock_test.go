@@ -49,6 +49,9 @@ func TestClockThatIsFarOffForAWhileForgetsNoCourse(t *testing.T) {
 					if b.Warming(Address(source), "google", now) {
 						t.Errorf("a warm address is cold: %+v", b.List(now))
 					}
+					if !b.Warming(Address(source), "google", now.AddDate(0, 0, 40)) {
+						t.Error("it is warm after forty days without mail")
+					}
 					return
 				}
 				if d := b.today(now); d.Step != 2 || d.Used < 10 || d.Accepted < 10 {
@@ -155,7 +158,38 @@ func TestComplaintsAreOfTheMailTheyAreAbout(t *testing.T) {
 				if d := b.courses[Key{Address(source), "google"}].Days[1]; d.Bad != tt.bad {
 					t.Errorf("%+v", d)
 				}
+				b.send(tuesday.AddDate(0, 0, 1), 1000)
+				b.look(tuesday.AddDate(0, 0, 2))
+				if d := b.courses[Key{Address(source), "google"}].Days[2]; d.Bad {
+					t.Errorf("a day on which nobody complained: %+v", d)
+				}
 			})
 		})
 	}
+}
+
+// A clock that shows yesterday for a minute makes no bad day a good one, also over a restart then.
+func TestClockThatShowsYesterdayForgetsNoBadDay(t *testing.T) {
+	in(t, func(t *testing.T, dir string) {
+		b := open(t, dir, monday)
+		b.sendOver(monday, 24)
+		tuesday := monday.AddDate(0, 0, 1)
+		b.sendOver(tuesday, 12)
+		noon := tuesday.Add(12 * time.Hour)
+		for range 60 {
+			b.outcome(noon, event.Deferred, outcome.ClassReputation)
+		}
+		for _, at := range []time.Time{noon.AddDate(0, 0, -1), noon.Add(time.Minute)} {
+			b.look(at)
+			b.Close(at)
+			b.crash()
+			b = open(t, dir, at)
+		}
+		defer b.crash()
+		b.sendOver(noon.Add(time.Hour), 11)
+		d := b.today(tuesday.AddDate(0, 0, 1))
+		if before := b.List(tuesday.AddDate(0, 0, 1))[0].Days[1]; d.Step != 1 || !before.Bad || before.Deferrals != 60 || before.Step != 1 {
+			t.Errorf("%+v, then %+v", before, d)
+		}
+	})
 }
