@@ -279,7 +279,6 @@ func (w *Warmup) step(c *course, today string) {
 		c.Days = c.Days[:n:n]
 		if d := c.today(); d != nil {
 			d.Verdict, d.Bad = "", false // it is not over
-			d.Last = min(d.Last, today)
 		}
 		w.changed()
 	}
