@@ -38,3 +38,22 @@ func TestClockThatIsSetBackMakesNoStormOfMail(t *testing.T) {
 		t.Errorf("%d mails", len(x.mails))
 	}
 }
+
+// A clock that shows next month for a minute costs a run nothing.
+func TestClockThatIsAheadForgetsNoRun(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "breaker.json")
+	x := newBench(path, noon)
+	x.accept("news", "far", 500)
+	ahead := noon.AddDate(0, 1, 0)
+	x.save(ahead, true)
+	x = newBench(path, ahead)
+	d := delivery("news", "far", "sent", ahead)
+	d.Envelope.Arrived = ahead
+	x.Delivery(d)
+	x.save(ahead.Add(time.Minute), true)
+	x = newBench(path, noon)
+	if list := x.counted(); len(list) != 2 || list[0].Recipients != 500 {
+		t.Errorf("%+v", list)
+	}
+}

@@ -60,7 +60,7 @@ func (b *Breaker) save(now time.Time, must bool) {
 		b.mu.Unlock()
 		return
 	}
-	b.forgetOld(now)
+	b.forgetOld()
 	f := file{Runs: b.list(), Reported: slices.Sorted(maps.Keys(b.reported)), Mailed: b.mailed, Told: slices.Collect(maps.Keys(b.told))}
 	for _, r := range b.runs {
 		r.saved = r.Recipients // if that fails, the next try is in a minute
