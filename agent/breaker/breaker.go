@@ -118,7 +118,7 @@ type Breaker struct {
 	runs     map[Key]*Run
 	reported map[string]bool // providers from which a complaint was seen
 	mailed   time.Time       // when the last mail went
-	told     time.Time       // since when the last of what it told is held
+	told     map[hold]bool   // what mails have told of what is held
 	retry    time.Time       // a mail could not be sent; not before
 	dirty    bool            // the file lacks something
 	urgent   bool            // and that is not to wait
@@ -128,7 +128,7 @@ type Breaker struct {
 
 // New returns the Breaker of a file.
 func New(o Options, now time.Time) *Breaker {
-	b := &Breaker{o: o, runs: make(map[Key]*Run), reported: make(map[string]bool), saved: now}
+	b := &Breaker{o: o, runs: make(map[Key]*Run), reported: make(map[string]bool), told: make(map[hold]bool), saved: now}
 	if err := b.load(); err != nil {
 		o.Log.Warn("what the breaker had counted is lost; it counts anew", "err", err)
 	}
@@ -192,7 +192,7 @@ func (b *Breaker) count(k Key, trial, bounce, complaint bool, now time.Time) str
 		if !trial {
 			return "" // the mail was counted nowhere
 		}
-		b.makeRoom(now)
+		b.makeRoom()
 		k.Stream, k.Provider = strings.Clone(k.Stream), strings.Clone(k.Provider)
 		r = &Run{Key: k}
 		b.runs[k] = r
@@ -241,11 +241,11 @@ func (r *Run) above(bars Bars) string {
 }
 
 // makeRoom forgets what is old, and if that is not enough the smaller half of the runs.
-func (b *Breaker) makeRoom(now time.Time) {
+func (b *Breaker) makeRoom() {
 	if len(b.runs) < maxRuns {
 		return
 	}
-	b.forgetOld(now)
+	b.forgetOld()
 	if len(b.runs) < maxRuns {
 		return
 	}
@@ -263,8 +263,19 @@ func (b *Breaker) makeRoom(now time.Time) {
 	}
 }
 
-func (b *Breaker) forgetOld(now time.Time) {
-	first := oldest(now)
+// forgetOld forgets all but the last days that there are. It goes by their number, so that a clock
+// that is ahead for a while costs nothing.
+func (b *Breaker) forgetOld() {
+	var days []string
+	for k := range b.runs {
+		if i, ok := slices.BinarySearch(days, k.Day); !ok {
+			days = slices.Insert(days, i, k.Day)
+		}
+	}
+	if len(days) <= keptDays {
+		return
+	}
+	first := days[len(days)-keptDays]
 	for k := range b.runs {
 		if k.Day < first {
 			delete(b.runs, k)

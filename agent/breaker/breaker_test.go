@@ -277,9 +277,13 @@ func TestRunsAreCountedForEightDays(t *testing.T) {
 	if list := x.counted(); len(list) != 1 || list[0].Recipients != 11 {
 		t.Errorf("%+v", list)
 	}
-	x.dirty = true
-	x.save(last.AddDate(0, 0, 1), true)
-	if list := x.counted(); len(list) != 0 {
+	for n := 1; n <= keptDays; n++ {
+		d := delivery("news", "far", event.Sent, noon.AddDate(0, 0, n))
+		d.Envelope.Arrived = d.Time
+		x.Delivery(d)
+		x.save(d.Time, true)
+	}
+	if list := x.counted(); len(list) != keptDays || list[0].Day != "2026-11-30" {
 		t.Errorf("%+v", list)
 	}
 }

@@ -19,7 +19,7 @@ type file struct {
 	Runs     []Run     `json:"runs,omitempty"`
 	Reported []string  `json:"complaints_from,omitempty"` // providers from which a complaint was seen
 	Mailed   time.Time `json:"mailed,omitzero"`
-	Told     time.Time `json:"told,omitzero"`
+	Told     []hold    `json:"told_of,omitempty"`
 }
 
 func (b *Breaker) load() error {
@@ -46,7 +46,10 @@ func (b *Breaker) load() error {
 	for _, p := range f.Reported {
 		b.reported[p] = true
 	}
-	b.mailed, b.told = f.Mailed, f.Told
+	for _, h := range f.Told {
+		b.told[h] = true
+	}
+	b.mailed = f.Mailed
 	return nil
 }
 
@@ -57,8 +60,8 @@ func (b *Breaker) save(now time.Time, must bool) {
 		b.mu.Unlock()
 		return
 	}
-	b.forgetOld(now)
-	f := file{Runs: b.list(), Reported: slices.Sorted(maps.Keys(b.reported)), Mailed: b.mailed, Told: b.told}
+	b.forgetOld()
+	f := file{Runs: b.list(), Reported: slices.Sorted(maps.Keys(b.reported)), Mailed: b.mailed, Told: slices.Collect(maps.Keys(b.told))}
 	for _, r := range b.runs {
 		r.saved = r.Recipients // if that fails, the next try is in a minute
 	}

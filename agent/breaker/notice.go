@@ -28,20 +28,35 @@ const (
 	maxName = 150
 )
 
+// hold names what is held: one that was resumed and is held again is another.
+type hold struct {
+	Stream   string `json:"stream"`
+	Provider string `json:"provider"`
+	Since    int64  `json:"since"` // nanoseconds since 1970
+}
+
+func holdOf(p *control.Pause) hold {
+	return hold{p.Filter.Stream, p.Filter.Queue, p.Since.UnixNano()}
+}
+
 // tell sends a mail if there is something to tell and the last one is long enough ago. What was
-// resumed meanwhile is not told, and what is held was told once: the orders know, over restarts
-// too.
+// resumed meanwhile is not told, and what is held is told once, whatever the clock shows: the
+// orders have it over restarts, too.
 func (b *Breaker) tell(now time.Time) {
 	b.mu.Lock()
-	policy, mailed, told, retry := b.policy, b.mailed, b.told, b.retry
+	policy, mailed, retry, told := b.policy, b.mailed, b.retry, b.told
 	b.mu.Unlock()
-	if mailed.After(now) || told.After(now) {
-		mailed, told = time.Time{}, time.Time{} // a clock that was set back keeps no mail from the admin
+	if mailed.After(now) {
+		mailed = time.Time{} // a clock that was set back keeps no mail from the admin
+	}
+	if retry.Sub(now) > retryMail {
+		retry = time.Time{}
 	}
 	if policy.Notify == "" || now.Sub(mailed) < mailEvery || now.Before(retry) {
 		return
 	}
-	list := slices.DeleteFunc(b.o.Held(), func(p control.Pause) bool { return !p.Since.After(told) })
+	held := b.o.Held()
+	list := slices.DeleteFunc(slices.Clone(held), func(p control.Pause) bool { return told[holdOf(&p)] })
 	if len(list) == 0 {
 		return
 	}
@@ -53,7 +68,11 @@ func (b *Breaker) tell(now time.Time) {
 		b.o.Log.Error("no mail tells the admin what the breaker holds; it is tried again", "err", err)
 		return
 	}
-	b.mailed, b.told, b.dirty, b.urgent = now, list[len(list)-1].Since, true, true
+	b.told = make(map[hold]bool, len(held)) // what was resumed is forgotten
+	for i := range held {
+		b.told[holdOf(&held[i])] = true
+	}
+	b.mailed, b.dirty, b.urgent = now, true, true
 }
 
 // compose makes the mail.

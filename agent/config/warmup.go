@@ -15,7 +15,9 @@ const StandardWarmup = "standard"
 // to each provider by itself (a [[queue]]; domains that none lists are one), spread over the
 // day of the host's zone. Days of which too much was refused or complained about, or on
 // which the share was not used, are repeated; far above a bar it goes a day back. After the
-// last day it is warm. An IPv6 /64 is one address in this.
+// last day it is warm, until it has sent that provider nothing for more than 30 days. A queue that
+// is new or gets another name is another provider: an address that is warm begins anew there
+// while its pool has a plan for it, so take that out first. An IPv6 /64 is one address in this.
 type Warmup struct {
 	// Name names the plan; required, and each name once. One that is named "standard" takes
 	// the place of the shipped plan.
@@ -32,7 +34,8 @@ type Warmup struct {
 	// "" is no bar. Default: "3%".
 	HardBounces Percent `toml:"hard_bounces"`
 	// Complaints is the share of a provider's recipients that may complain, of those who
-	// accepted mail that day from any address, as no report tells the address; "" is no
+	// got the mail of one day (UTC) from any address, as no report tells the address; a day is bad
+	// on which complaints come about mail above the bar. "" is no
 	// bar. Where no reports come from, as from Google, there is nothing to count. Default: "0.1%".
 	Complaints Percent `toml:"complaints"`
 

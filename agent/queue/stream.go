@@ -46,7 +46,7 @@ type Stream struct {
 	Paused   string    // why a pause of the stream is on; "" if none is
 	Priority int       // 0 is 1
 	Limits   string    // name of its [[stream]]; "" if it has none
-	Waits    string    // which of its limits it waits for; "" if for none
+	Waits    string    // which of its limits, or which warm-up, some of it waits for; "" if for none
 	Until    time.Time // when that ends; zero: that is not known
 }
 
@@ -91,6 +91,18 @@ func (q *Queue) Streams() []Stream {
 		if l := q.limitsOfName(name); l != nil {
 			s.Limits, s.Priority = l.Name, cmp.Or(s.Priority, l.Priority)
 			s.Waits, s.Until = l.waitsFor(now)
+		}
+	}
+	for _, g := range q.coldGates.gates {
+		if !g.forWarmup || g.warmup == nil || !g.until.After(now) {
+			continue
+		}
+		for _, r := range [...]*ring[*sleeper]{&g.cold, &g.warm} {
+			for x, i := r.head, r.n; i > 0; x, i = x.next, i-1 {
+				if s := all[q.streams.text(x.flow.stream)]; s != nil && (s.Until.IsZero() || g.until.Before(s.Until)) {
+					s.Waits, s.Until = g.warmup.inWords(), g.until
+				}
+			}
 		}
 	}
 	q.mu.Unlock()

@@ -253,6 +253,9 @@ func TestReloadBringsAndTakesWarmup(t *testing.T) {
 			}
 			return true
 		})
+		if list := w.Streams(); len(list) != 1 || list[0].Waits != "the warm-up of 192.0.2.2 has no room" || list[0].Until.IsZero() {
+			t.Errorf("the streams: %+v", list)
+		}
 		w.way = func(name string) (Route, bool) { return w.to("a.example"), true }
 		w.RerouteAll()
 		pass(time.Minute)

@@ -121,8 +121,8 @@ type Counter struct {
 
 // pace is what may be taken at once of a quota that is spread over the day.
 type pace struct {
-	n      float64   // recipients
-	filled time.Time // when n was found; zero: never yet
+	N  float64   `json:"n"`  // recipients
+	At time.Time `json:"at"` // when N was found; zero: never yet
 }
 
 // hours is how many parts a spread day has. Twilio SendGrid's warm-up, too, goes by the hour
@@ -130,16 +130,17 @@ type pace struct {
 const hours = 24
 
 // fill brings the pace up to date. It is full at its first use on a day of which nothing was
-// used, and empty else: a restart is no reason for another burst.
+// used, and empty else. The file has it: a restart is no reason for another burst, and many of
+// them are none to send less.
 func (p *pace) fill(now time.Time, limit int, fresh bool) {
 	burst := float64(limit)/hours + 1 // a fraction that is left over is not lost
 	switch {
-	case !p.filled.IsZero():
-		p.n += max(0, now.Sub(p.filled).Seconds()) * p.rate(limit)
+	case !p.At.IsZero():
+		p.N += max(0, now.Sub(p.At).Seconds()) * p.rate(limit)
 	case fresh:
-		p.n = burst
+		p.N = burst
 	}
-	p.n, p.filled = min(p.n, burst), now
+	p.N, p.At = min(p.N, burst), now
 }
 
 // rate is in recipients per second.
@@ -147,7 +148,7 @@ func (*pace) rate(limit int) float64 { return float64(limit) / (hours * 3600) }
 
 // next is when there is one more recipient.
 func (p *pace) next(now time.Time, limit int) time.Time {
-	return now.Add(time.Millisecond + time.Duration((math.Floor(p.n)+1-p.n)/p.rate(limit)*float64(time.Second)))
+	return now.Add(time.Millisecond + time.Duration((math.Floor(p.N)+1-p.N)/p.rate(limit)*float64(time.Second)))
 }
 
 // block is a number of recipients that were sent to.
@@ -176,6 +177,7 @@ type savedCounter struct {
 	Key
 	Spent    []block `json:"spent,omitempty"`
 	Reserved *block  `json:"reserved,omitempty"` // not finished
+	Pace     *pace   `json:"pace,omitempty"`     // of a quota that is spread
 }
 
 // check says whether a file can be what snapshot made. A count below zero would be room that
@@ -230,7 +232,14 @@ func (b *Book) read(now time.Time) error {
 			c = &Counter{book: b, key: x.Key}
 			b.counters[x.Key] = c
 		}
+		if x.Pace != nil {
+			c.pace = *x.Pace
+			if c.pace.At.After(now) {
+				c.pace.At = now
+			}
+		}
 		if x.Reserved != nil {
+			c.pace.N -= float64(x.Reserved.N) // as its block counts as spent
 			x.Reserved.At = now
 			x.Spent = append(x.Spent, *x.Reserved)
 		}
@@ -316,7 +325,7 @@ func (c *Counter) Ahead(now time.Time) int {
 	c.expire(now)
 	used := c.used(now)
 	c.pace.fill(now, c.quota.Limit, used == 0)
-	return max(0, min(c.quota.Limit-used, int(c.pace.n)))
+	return max(0, min(c.quota.Limit-used, int(c.pace.N)))
 }
 
 func (c *Counter) room(now time.Time) (n int, next time.Time) {
@@ -328,7 +337,7 @@ func (c *Counter) room(now time.Time) (n int, next time.Time) {
 	}
 	if c.quota.Spread {
 		c.pace.fill(now, c.quota.Limit, used == 0)
-		if n := int(c.pace.n); n < left {
+		if n := int(c.pace.N); n < left {
 			if left, next = n, c.pace.next(now, c.quota.Limit); left <= 0 {
 				return 0, next
 			}
@@ -377,7 +386,7 @@ func (c *Counter) Take(now time.Time, n int) (int, Taken) {
 	}
 	c.open.N += n
 	c.open.At = now
-	c.pace.n -= float64(n)
+	c.pace.N -= float64(n)
 	return n, Taken{c.open.no, c.open.Day}
 }
 
@@ -398,7 +407,7 @@ func (c *Counter) Add(now time.Time, n int) {
 	c.book.mu.Lock()
 	defer c.book.mu.Unlock()
 	c.spend(block{At: now, Day: c.day(now), N: n})
-	c.pace.n -= float64(n)
+	c.pace.N -= float64(n)
 }
 
 // UsedOn is how many recipients counted on a day, "2026-11-28", of the last days.
@@ -425,7 +434,7 @@ func (b *Book) UsedOn(k Key, day string) (n int) {
 func (c *Counter) Return(from Taken, n int) {
 	c.book.mu.Lock()
 	defer c.book.mu.Unlock()
-	c.pace.n += float64(n) // fill bounds it
+	c.pace.N += float64(n) // fill bounds it
 	if c.size > 0 && c.open.no == from.no {
 		c.open.N -= min(n, c.open.N)
 		return
@@ -613,6 +622,13 @@ func (b *Book) snapshot(now time.Time) (s saved) {
 			x.Reserved = &block{At: c.open.At, Day: c.open.Day, N: c.size}
 		case c.asked > 0:
 			x.Reserved = &block{At: c.since, Day: c.day(c.since), N: c.asked}
+		}
+		if c.quota.Spread && !c.pace.At.IsZero() {
+			p := c.pace
+			if x.Reserved != nil {
+				p.N += float64(c.open.N) // what was taken of it
+			}
+			x.Pace = &p
 		}
 		if len(x.Spent) > 0 || x.Reserved != nil {
 			s.Counters = append(s.Counters, x)

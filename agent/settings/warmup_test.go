@@ -97,6 +97,10 @@ func TestOverflowNeverFillsInAColdFamily(t *testing.T) {
 	if to != "six 192.0.2.11" || next.Warmup != nil || len(next.Places) != 1 || next.Places[0].Source != netip.MustParseAddr("192.0.2.11") {
 		t.Errorf("overflows to %q, at %+v, %+v", to, next.Places, next.Warmup)
 	}
+	four := planOf("a.dual.example", "198.51.100.1")
+	if rt := s.MXRoute("a.dual.example", dual, four); rt.Warmup != nil {
+		t.Errorf("a receiver of IPv4 alone waits for an address of IPv6: %+v", rt.Warmup)
+	}
 	if to := s.MXRoute("a.dual.example", dual, six).Warmup.Elsewhere("a.dual.example", 1, 0); to != "" {
 		t.Errorf("a receiver of IPv6 alone is called from %q", to)
 	}

@@ -69,7 +69,7 @@ func (f *file) check() error {
 			return errors.New("a course is of no address")
 		}
 		before := ""
-		for _, d := range c.Days {
+		for _, d := range slices.Concat(c.Days, c.Later) {
 			if d == nil || d.Step < 0 || d.Share < 0 || d.Date <= before || d.Attempts < 0 || d.Accepted < 0 || d.Deferrals < 0 || d.HardBounces < 0 || d.Complaints < 0 {
 				return fmt.Errorf("the days of %s at %s make no sense", c.Address, c.Provider)
 			}
@@ -93,18 +93,18 @@ func (w *Warmup) save(now time.Time, must bool) {
 	if w.unsaved.Swap(false) {
 		w.changed()
 	}
-	begun := slices.ContainsFunc(w.list(), func(c *course) bool { return len(c.Days) > 0 })
+	begun := slices.ContainsFunc(w.list(), func(c *course) bool { return len(c.Days) > 0 || len(c.Later) > 0 })
 	if w.path == "" || w.unread != nil || !w.dirty || !begun && w.lost.Load() == nil || !must && !w.urgent && now.Sub(w.saved) < saveEvery {
 		w.mu.Unlock()
 		return
 	}
 	f := file{Providers: w.providers, Lost: w.lostOn()}
 	for _, c := range w.list() {
-		if c.Last == "" && len(c.Days) == 0 {
+		if len(c.Days) == 0 && len(c.Later) == 0 {
 			continue // no mail yet
 		}
-		if c.Last != "" && days(c.Last, w.date(now)) > idleDays {
-			continue // it would begin anew
+		if _, ok := w.plans[c.Address]; !ok && c.idle(w.date(now)) {
+			continue // it would begin anew, if ever
 		}
 		f.Courses = append(f.Courses, c)
 	}
@@ -166,17 +166,19 @@ func (w *Warmup) List(now time.Time) (list []Course) {
 			continue
 		}
 		w.turn(c, p, now)
-		if c.Last == "" && len(c.Days) == 0 {
+		if len(c.Days) == 0 || c.idle(w.date(now)) {
 			continue
 		}
-		x := Course{Key: c.Key, Plan: p.Name, Shares: p.Days, Done: c.Done, Lost: w.Lost(now)}
+		x := Course{Key: c.Key, Plan: p.Name, Shares: p.Days, Done: c.done(), Lost: w.Lost(now)}
 		if s := w.providers[c.Provider]; s != nil {
 			x.Knows = s.Reported
 		}
 		for _, d := range c.Days {
-			x.Days = append(x.Days, *d)
+			if !d.Warm {
+				x.Days = append(x.Days, *d)
+			}
 		}
-		if d := c.today(); d != nil && c.Done == "" {
+		if d := c.today(); x.Done == "" {
 			x.Used = w.book.UsedOn(c.count(), d.Date)
 			now := &x.Days[len(x.Days)-1]
 			now.Used = x.Used

@@ -6,7 +6,7 @@ import "fmt"
 type Bars struct {
 	Deferrals   float64 // refused for reputation or for volume, of all tries
 	HardBounces float64 // of what was accepted or bounced so
-	Complaints  float64 // of what the provider accepted from all addresses
+	Complaints  float64 // of what the provider accepted of a day's mail from all addresses, of that about which some came
 }
 
 // Day is one day of a course.
@@ -20,8 +20,12 @@ type Day struct {
 	Accepted    int `json:"accepted,omitempty"`
 	Deferrals   int `json:"deferrals,omitempty"` // for reputation or volume
 	HardBounces int `json:"hard_bounces,omitempty"`
-	// Complaints are those of the provider about mail of all addresses, when the day was over.
+	// Complaints are those about the mail of all addresses of which some came on that day.
 	Complaints int `json:"complaints,omitempty"`
+	// Last is the last day with mail: this one, or where the address is warm from it on, a later one.
+	Last string `json:"last,omitempty"`
+	// Warm says that the course came to its end: from that day on there is no share.
+	Warm bool `json:"warm,omitempty"`
 	// Limited says that there was mail for which there was no room.
 	Limited bool `json:"limited,omitempty"`
 	// Verdict says why the course did not go on after that day; "" if it did, or the day is not over.
@@ -49,8 +53,8 @@ func (w *Warmup) judge(c *course, d *Day, p Plan) int {
 		d.Verdict = fmt.Sprintf(format, args...)
 		return step
 	}
-	s := w.provider(c.Provider).on(d.Date)
-	d.Verdict, d.Bad, d.Complaints = "", false, s.Complaints
+	s := w.provider(c.Provider).worst(d.Date)
+	d.Verdict, d.Bad, d.Complaints = "", false, w.complaints(c.Provider, d.Date)
 	if d.Attempts < max(1, min(few, d.Share/2)) {
 		return stay(d.Step, "too little mail to judge: %d tries", d.Attempts)
 	}
@@ -62,7 +66,7 @@ func (w *Warmup) judge(c *course, d *Day, p Plan) int {
 	}{
 		{d.Deferrals, d.Attempts, p.Bars.Deferrals, "refused for reputation or volume"},
 		{d.HardBounces, d.Accepted + d.HardBounces, p.Bars.HardBounces, "bounced hard"},
-		{s.Complaints, s.Accepted, p.Bars.Complaints, "complained"},
+		{s.Complaints, s.Accepted, p.Bars.Complaints, "who got mail of " + s.Date + " complained"},
 	} {
 		if x.bar == 0 || x.n < 2 || float64(x.n) <= x.bar*float64(x.of) {
 			continue

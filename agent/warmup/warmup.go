@@ -18,7 +18,8 @@
 //
 // At midnight of the host's zone the day that ends is judged (judge.go): the course goes on if
 // it was good and used, else it stays or steps back. What a day was is kept, so a clock that
-// shows tomorrow for a minute moves nothing: when it is set back, what came after is forgotten.
+// shows another day for a while, also one years off, moves nothing: see step. A plan that
+// was changed goes on with the day's share or less: see fit.
 // An address that has sent nothing to a provider for a month begins anew there, also one that
 // had come to its end (SendGrid's advice, see Standard).
 //
@@ -81,6 +82,8 @@ const (
 	countFile = "warmup-counts.json"
 	// keptDays is how many days of a course are kept.
 	keptDays = 90
+	// keptMail is of how many days' mail complaints are counted.
+	keptMail = 8
 	// idleDays is after how many days without mail a course begins anew.
 	idleDays = 30
 	// lookEvery is how often there is a look at the day and at what is to be written.
@@ -112,9 +115,8 @@ type Warmup struct {
 // course is how far an address has come at a provider.
 type course struct {
 	Key
-	Days []*Day `json:"days"`           // the oldest first
-	Done string `json:"done,omitempty"` // the day on which it came to its end
-	Last string `json:"last,omitempty"` // the last day with mail
+	Days  []*Day `json:"days"`            // the oldest first
+	Later []*Day `json:"later,omitempty"` // beyond what the clock shows, as it was set back
 
 	share   *Share
 	counter *quotas.Counter
@@ -125,14 +127,16 @@ type course struct {
 // address its message came from.
 type provider struct {
 	Reported bool   `json:"complaints_seen,omitempty"` // ever
-	Days     []seen `json:"days,omitempty"`            // the last two, the older first
+	Days     []seen `json:"days,omitempty"`            // the last ones, the oldest first
 }
 
-// seen is what was seen of a provider on a day.
+// seen is what was seen of the mail to a provider that arrived on a day, from all addresses.
+// Complaints come days later, and belong to the mail that they are about, as in package breaker.
 type seen struct {
-	Date       string `json:"date"`
-	Accepted   int    `json:"accepted,omitempty"` // from all addresses
+	Date       string `json:"date"` // UTC, as marks tell no more of mail (event.Delivery.Arrived)
+	Accepted   int    `json:"accepted,omitempty"`
 	Complaints int    `json:"complaints,omitempty"`
+	Last       string `json:"last,omitempty"` // the day on which the last complaint came
 }
 
 // New returns the Warmup of a directory. Nothing is written before an address warms up.
@@ -197,7 +201,7 @@ func (w *Warmup) Warming(address, to string, now time.Time) bool {
 		return true
 	}
 	w.turn(c, p, now)
-	return c.Done == ""
+	return c.done() == ""
 }
 
 // Share is what an address may send to a provider; nil if it has no plan.
@@ -224,50 +228,90 @@ func (w *Warmup) course(k Key) *course {
 // turn brings a course to the day of a moment. The caller holds mu.
 func (w *Warmup) turn(c *course, p Plan, now time.Time) {
 	today := w.date(now)
-	if d := c.today(); d != nil && d.Date == today && c.Done == "" {
-		w.limit(c, d, p)
+	if len(c.Later) > 0 || len(c.Days) > 0 && c.today().Date > today {
+		w.step(c, today)
+	}
+	last := c.today()
+	idle := c.idle(today)
+	switch {
+	case last != nil && last.Date == today:
+		w.limit(c, last, p)
+		return
+	case last == nil && !c.share.asked, // no mail yet
+		last != nil && last.Warm && !idle:
 		return
 	}
-	for n := len(c.Days); n > 0 && c.Days[n-1].Date > today; n-- { // the clock showed a later day
-		c.Days = c.Days[:n-1]
-		w.changed()
-	}
-	if c.Done > today {
-		c.Done = ""
-	}
-	if c.Last != "" && days(c.Last, today) > idleDays {
-		c.Days, c.Done, c.Last, c.counter = nil, "", "", nil
-		w.changed()
-	}
-	if c.Done != "" {
-		return
-	}
-	n := len(c.Days)
-	if n > 0 && c.Days[n-1].Date == today { // the clock was set back into it
-		w.limit(c, c.Days[n-1], p)
-		return
-	}
-	step := 0
-	if n > 0 {
-		last := c.Days[n-1]
+	next := 0
+	if last != nil && !last.Warm && !idle {
+		w.fit(last, p)
 		last.Used = w.book.UsedOn(c.count(), last.Date)
-		step = w.judge(c, last, p)
-		w.tell(c, last, step, p)
-	} else if c.Last == "" && !c.share.asked {
-		return // no mail yet
+		next = w.judge(c, last, p)
+		w.tell(c, last, next, p)
 	}
 	w.changed()
-	if step >= len(p.Days) {
-		c.Done = today
-		w.log(slog.LevelInfo, "an address is warm", "address", c.Address, "queue", c.Provider)
-		return
+	d := &Day{Date: today, Step: next}
+	if len(c.Later) > 0 && c.Later[0].Date <= today { // the clock had shown this day before
+		if x := c.Later[0]; x.Date == today && !x.Warm {
+			*d = *x
+			d.Step, d.Verdict, d.Bad = next, "", false
+		}
+		c.Later = slices.DeleteFunc(c.Later, func(x *Day) bool { return x.Date <= today })
 	}
-	d := &Day{Date: today, Step: step, Share: p.Days[step]}
 	c.Days = append(c.Days, d)
 	if len(c.Days) > keptDays {
 		c.Days = slices.Delete(c.Days, 0, len(c.Days)-keptDays)
 	}
+	if next >= len(p.Days) {
+		d.Warm, d.Step, d.Last = true, 0, today
+		w.log(slog.LevelInfo, "an address is warm", "address", c.Address, "queue", c.Provider)
+		return
+	}
+	d.Share = p.Days[next]
 	w.limit(c, d, p)
+}
+
+// step has a course know that the clock was set. Set back, it shows a day before the last: what
+// came after is put aside, and forgotten only when the clock has come there again day by day. If it
+// is there at once, it was wrong in between, as on a host that booted without a battery, and
+// what was put aside is what happened.
+func (w *Warmup) step(c *course, today string) {
+	n := len(c.Days)
+	for n > 0 && c.Days[n-1].Date > today {
+		n--
+	}
+	if n < len(c.Days) {
+		c.Later = append(slices.Clone(c.Days[n:]), c.Later...)
+		c.Days = c.Days[:n:n]
+		if d := c.today(); d != nil {
+			d.Verdict, d.Bad = "", false // it is not over
+		}
+		w.changed()
+	}
+	if len(c.Later) == 0 || c.Later[0].Date > today || n > 0 && days(c.Days[n-1].Date, today) <= 1 {
+		return
+	}
+	for n > 0 && c.Days[n-1].Date >= c.Later[0].Date {
+		n--
+	}
+	c.Days = c.Days[:n:n]
+	for len(c.Later) > 0 && c.Later[0].Date <= today {
+		c.Days, c.Later = append(c.Days, c.Later[0]), c.Later[1:]
+	}
+	w.changed()
+}
+
+// fit fits a day to a plan that may have been changed since it began: to the step whose share it
+// has, else to the last one that has no more than that.
+func (w *Warmup) fit(d *Day, p Plan) {
+	if d.Step < len(p.Days) && p.Days[d.Step] == d.Share {
+		return
+	}
+	d.Step = 0
+	for d.Step+1 < len(p.Days) && p.Days[d.Step+1] <= d.Share {
+		d.Step++
+	}
+	d.Share = p.Days[d.Step]
+	w.changed()
 }
 
 // log has a line logged by look: who brings a course up to date may hold others' mutexes.
@@ -299,14 +343,11 @@ func (w *Warmup) tell(c *course, d *Day, step int, p Plan) {
 
 // limit has a day's share counted.
 func (w *Warmup) limit(c *course, d *Day, p Plan) {
+	if d.Warm {
+		return
+	}
+	w.fit(d, p)
 	share := d.Share
-	if d.Step < len(p.Days) {
-		share = p.Days[d.Step] // of a plan that was changed since
-	}
-	if d.Share != share {
-		d.Share = share
-		w.changed()
-	}
 	if w.lostOn() == d.Date || w.unread != nil {
 		share = 0
 	}
@@ -361,7 +402,7 @@ func (s *Share) now(now time.Time) *quotas.Counter {
 	}
 	s.asked = true
 	w.turn(s.c, p, now)
-	if s.c.Done != "" {
+	if s.c.done() != "" {
 		return nil
 	}
 	return s.c.counter
@@ -461,6 +502,24 @@ func (c *course) today() *Day {
 	return nil
 }
 
+// done is the day on which a course came to its end; "" if it has not.
+func (c *course) done() string {
+	if d := c.today(); d != nil && d.Warm {
+		return d.Date
+	}
+	return ""
+}
+
+// idle says whether there was mail, and none for so long that a course begins anew.
+func (c *course) idle(today string) bool {
+	for i := len(c.Days) - 1; i >= 0; i-- {
+		if last := c.Days[i].Last; last != "" {
+			return days(last, today) > idleDays
+		}
+	}
+	return false
+}
+
 // Delivery implements event.Listener.
 func (w *Warmup) Delivery(d *event.Delivery) {
 	if d.Queue == "" {
@@ -474,13 +533,26 @@ func (w *Warmup) Delivery(d *event.Delivery) {
 	switch d.Status {
 	case event.Complaint:
 		if d.Uncounted == "" {
-			w.provider(d.Queue).Reported = true
-			w.provider(d.Queue).on(w.date(d.Time)).Complaints++
+			p, arrived := w.provider(d.Queue), d.Arrived
+			if arrived.IsZero() {
+				arrived = d.Time
+			}
+			p.Reported = true
+			if s := p.on(arrived); s != nil {
+				s.Complaints++
+				s.Last = w.date(d.Time)
+			}
 			w.dirty = true
 		}
 		return
 	case event.Sent:
-		w.provider(d.Queue).on(w.date(d.Time)).Accepted++
+		arrived := d.Time
+		if d.Envelope != nil {
+			arrived = d.Envelope.Arrived
+		}
+		if s := w.provider(d.Queue).on(arrived); s != nil {
+			s.Accepted++
+		}
 		w.dirty = true
 	case event.Deferred, event.Bounced:
 	default:
@@ -498,9 +570,12 @@ func (w *Warmup) Delivery(d *event.Delivery) {
 	c.share.asked = true
 	w.turn(c, plan, d.Time)
 	w.dirty = true
-	c.Last = max(c.Last, w.date(d.Time))
 	x := c.today()
-	if x == nil || c.Done != "" {
+	if x == nil {
+		return
+	}
+	x.Last = max(x.Last, w.date(d.Time))
+	if x.Warm {
 		return
 	}
 	switch {
@@ -529,30 +604,45 @@ func (w *Warmup) provider(name string) *provider {
 	return p
 }
 
-// complaints is how many a provider had on a day of the last two.
-func (w *Warmup) complaints(name, day string) int {
+// complaints is how many a provider had about the mail of which some came on a day.
+func (w *Warmup) complaints(name, day string) (n int) {
 	if p := w.providers[name]; p != nil {
 		for _, x := range p.Days {
-			if x.Date == day {
-				return x.Complaints
+			if x.Last == day {
+				n += x.Complaints
 			}
 		}
 	}
-	return 0
+	return n
 }
 
-// on is what is counted on a day.
-func (p *provider) on(day string) *seen {
-	i := slices.IndexFunc(p.Days, func(x seen) bool { return x.Date == day })
-	if i < 0 {
-		p.Days = append(p.Days, seen{Date: day})
-		slices.SortFunc(p.Days, func(a, b seen) int { return cmp.Compare(a.Date, b.Date) })
-		if len(p.Days) > 2 {
-			p.Days = slices.Delete(p.Days, 0, 1)
-		}
-		i = max(0, slices.IndexFunc(p.Days, func(x seen) bool { return x.Date == day }))
+// on is what is counted of the mail that arrived on the day of a moment; nil if that is too long
+// ago.
+func (p *provider) on(arrived time.Time) *seen {
+	day := arrived.UTC().Format(time.DateOnly)
+	i, ok := slices.BinarySearchFunc(p.Days, day, func(x seen, day string) int { return cmp.Compare(x.Date, day) })
+	switch {
+	case ok:
+		return &p.Days[i]
+	case len(p.Days) < keptMail:
+		p.Days = slices.Insert(p.Days, i, seen{Date: day})
+		return &p.Days[i]
+	case i == 0:
+		return nil
 	}
-	return &p.Days[i]
+	p.Days = slices.Insert(slices.Delete(p.Days, 0, 1), i-1, seen{Date: day})
+	return &p.Days[i-1]
+}
+
+// worst is the mail about which complaints came on a day, of the day of which most of those that
+// got it complained.
+func (p *provider) worst(day string) (worst seen) {
+	for _, x := range p.Days {
+		if x.Last == day && x.Complaints > 1 && x.Complaints*max(1, worst.Accepted) > worst.Complaints*x.Accepted {
+			worst = x
+		}
+	}
+	return worst
 }
 
 // Run writes, and looks at the day, until ctx ends.
