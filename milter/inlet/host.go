@@ -36,10 +36,10 @@ var errAway = errors.New("host MTA is away")
 
 // host is a session with the host MTA, for one client.
 type host struct {
-	conn      net.Conn
-	r         *bufio.Reader
-	pipelines bool        // it has announced that it takes commands before it has answered
-	stop      func() bool // ends the watch of the context
+	conn   net.Conn
+	r      *bufio.Reader
+	offers map[string]bool // keywords of the extensions that it has announced, in capitals
+	stop   func() bool     // ends the watch of the context
 }
 
 // dial opens a session, which ends with ctx at the latest. Its error wraps errAway.
@@ -58,12 +58,13 @@ func dial(ctx context.Context, passTo, hostname string) (_ *host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{conn: c, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
+	h := &host{conn: c, offers: map[string]bool{}, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
 	r, err := h.read(replyTimeout)
 	if err == nil && r.ok() {
 		if r, err = h.command("EHLO " + hostname); err == nil && r.ok() {
 			for line := range strings.SplitSeq(string(r), "\r\n") {
-				h.pipelines = h.pipelines || strings.EqualFold(line[min(4, len(line)):], "PIPELINING")
+				keyword, _, _ := strings.Cut(line[min(4, len(line)):], " ")
+				h.offers[strings.ToUpper(keyword)] = true
 			}
 			return h, nil
 		}
@@ -118,7 +119,7 @@ func (h *host) commands(lines []string) ([]reply, error) {
 	var replies []reply
 	for len(lines) > 0 {
 		n := 1
-		if h.pipelines {
+		if h.offers["PIPELINING"] {
 			n = min(len(lines), atOnce)
 		}
 		if err := h.write([]byte(strings.Join(lines[:n], "\r\n") + "\r\n")); err != nil {

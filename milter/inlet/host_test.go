@@ -105,7 +105,7 @@ func TestMTAIsPipelinedToWhereItSaysSo(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
 	s.mta.mu.Lock()
-	s.mta.plain = true
+	s.mta.without = []string{"PIPELINING"}
 	s.mta.mu.Unlock()
 	c := s.dial()
 	c.hello()

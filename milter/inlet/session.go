@@ -2,6 +2,7 @@ package inlet
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,6 +44,11 @@ type transaction struct {
 	content *content // of BDAT; nil: none
 }
 
+// utf8 reports whether its client has asked for SMTPUTF8.
+func (tx *transaction) utf8() bool {
+	return slices.ContainsFunc(strings.Fields(tx.mail), func(w string) bool { return strings.EqualFold(w, "SMTPUTF8") })
+}
+
 // reply is one of one or more lines, joined by CRLF.
 type reply string
 
@@ -66,6 +72,7 @@ const (
 	replyBare      reply = "550 5.6.0 bare <CR> or <LF> in the message"
 	replyBroken    reply = "451 4.3.0 message cannot be held now, try again later"
 	replyFull      reply = "451 4.3.1 mail cannot be spooled now, try again later"
+	replyUTF8      reply = "550 5.6.7 SMTPUTF8 is needed, and the host's MTA does not offer it"
 	replyGone      reply = "451 4.4.2 the host's MTA is away, try again later"
 	replyUnsure    reply = "451 4.4.2 the host's MTA has not answered, try again later"
 )
@@ -202,7 +209,7 @@ func (s *session) rcpt(line string) reply {
 	switch {
 	case tx == nil:
 		return replyNeedMail
-	case len(tx.rcpts) >= s.server.cfg.MaxRecipients:
+	case len(tx.rcpts) >= s.server.maxRecipients():
 		return replyMany
 	case tx.refused != "":
 		return tx.refused
@@ -221,7 +228,10 @@ func (s *session) rcpt(line string) reply {
 		if tx.refused != "" {
 			return tx.refused
 		}
-		r = s.ask(line)
+		if s.needsUTF8(tx, line) {
+			return replyUTF8
+		}
+		r = s.ask(s.host.fit(line))
 	}
 	if r.ok() {
 		tx.rcpts = append(tx.rcpts, classify.Recipient{Address: to, Args: args})
