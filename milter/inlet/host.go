@@ -125,12 +125,15 @@ func (h *host) commands(lines []string) ([]reply, error) {
 		if err := h.write([]byte(strings.Join(lines[:n], "\r\n") + "\r\n")); err != nil {
 			return nil, err
 		}
-		lines = lines[n:]
 		for range n {
 			r, err := h.last(replyTimeout)
 			if err != nil {
 				return nil, err
 			}
+			if verb, _, _ := strings.Cut(lines[0], " "); r[0] == '3' && verb != "DATA" {
+				return nil, r.odd(verb)
+			}
+			lines = lines[1:]
 			replies = append(replies, r)
 		}
 	}
@@ -146,6 +149,11 @@ func (h *host) last(within time.Duration) (reply, error) {
 	return r, err
 }
 
+// odd is the error of a reply that the command cannot have.
+func (r reply) odd(command string) error {
+	return fmt.Errorf("%w: it says %.40q to %s", errAway, string(r), command)
+}
+
 // data sends a message. With sent it is out of our hands: the reply is the MTA's to its end,
 // or, with an error, the MTA may have taken it and the reply is lost.
 func (h *host) data(parts ...io.Reader) (r reply, sent bool, err error) {
@@ -156,7 +164,7 @@ func (h *host) data(parts ...io.Reader) (r reply, sent bool, err error) {
 	case r[0] > '3':
 		return r, false, nil
 	case !strings.HasPrefix(string(r), "354"): // no word of its must make a client believe that the message was taken
-		return "", false, fmt.Errorf("%w: it says %.40q to DATA", errAway, r)
+		return "", false, r.odd("DATA")
 	}
 	w := bufio.NewWriterSize(deadlined{h.conn}, 64<<10)
 	if err := stuff(w, io.MultiReader(parts...)); err != nil {
@@ -170,6 +178,9 @@ func (h *host) data(parts ...io.Reader) (r reply, sent bool, err error) {
 	r, err = h.read(dotTimeout)
 	if err == nil && strings.HasPrefix(string(r), "421") {
 		return "", false, fmt.Errorf("%w: %s", errAway, r) // it has not taken it
+	}
+	if err == nil && r[0] == '3' {
+		return "", true, r.odd("the end of a message")
 	}
 	return r, true, err
 }

@@ -166,10 +166,24 @@ func (s *session) submit(m *content, id string, arrived time.Time) (x milter.Sub
 	return x
 }
 
+// bypasses is what keeps the inlet from spooling, as Options.Bypassed says, and logs it.
+func (s *session) bypasses() string {
+	why := s.server.bypassed()
+	if why != "" {
+		s.server.warn("bypassed "+why, "all mail of the inlet goes to the host's MTA", "why", why)
+	}
+	return why
+}
+
+// mayDivert reports whether mail to a recipient could be spooled. What could not is the host
+// MTA's from here on, so its replies are to each recipient.
+func (s *session) mayDivert(to string) bool {
+	return s.server.judge.MayDivert(to) && s.bypasses() == ""
+}
+
 // judge is submit, unguarded.
 func (s *session) judge(m *content, id string, arrived time.Time) milter.Submitted {
-	if why := s.server.bypassed(); why != "" {
-		s.server.warn("bypassed "+why, "all mail of the inlet goes to the host's MTA", "why", why)
+	if why := s.bypasses(); why != "" {
 		return milter.Submitted{Reason: why}
 	}
 	if m.unfit != "" || m.head < 0 {
@@ -191,7 +205,11 @@ func (s *session) pass(m *content, hop *trace.Hop) reply {
 	if s.needsUTF8(s.tx, string(m.header())) {
 		return replyUTF8
 	}
-	r, sent, err := s.host.data(bytes.NewReader(trace.Passed(hop, s.server.key)), m.all())
+	received := trace.Passed(hop, s.server.key)
+	if len(m.mem) > 0 && (m.mem[0] == ' ' || m.mem[0] == '\t') {
+		received = append(received, "\r\n"...) // this is text, and no more of our field
+	}
+	r, sent, err := s.host.data(bytes.NewReader(received), m.all())
 	if err != nil {
 		gone := s.away(err)
 		if sent {
