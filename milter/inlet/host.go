@@ -60,6 +60,9 @@ func dial(ctx context.Context, passTo, hostname string) (_ *host, err error) {
 	}
 	h := &host{conn: c, offers: map[string]bool{}, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
 	r, err := h.read(replyTimeout)
+	if err == nil && strings.HasSuffix(string(r), greeting) {
+		err = errors.New("pass_to is an inlet itself; remedy: name the port of the host MTA there")
+	}
 	if err == nil && r.ok() {
 		if r, err = h.command("EHLO " + hostname); err == nil && r.ok() {
 			for line := range strings.SplitSeq(string(r), "\r\n") {

@@ -217,3 +217,21 @@ func TestTextWithoutAHeaderStaysText(t *testing.T) {
 		}
 	}
 }
+
+// An inlet is no host MTA, by whatever name pass_to has it: its own mail would go round until
+// it has no connections left.
+func TestInletIsNoHostMTA(t *testing.T) {
+	t.Parallel()
+	other := serve(t)
+	s := serve(t, func(c *config.Config) {
+		_, port, _ := strings.Cut(other.addr, ":")
+		c.Inlet.PassTo = "inet:" + port + "@localhost"
+	})
+	c := s.dial()
+	c.hello()
+	c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "354", "451 4.4.2")
+	if len(s.log.Lines("pass_to is an inlet")) != 1 || len(other.mta.all()) != 0 {
+		t.Errorf("the other MTA has %q", other.mta.all())
+	}
+}

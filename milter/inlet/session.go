@@ -94,7 +94,7 @@ func (s *session) serve() {
 }
 
 func (s *session) dialogue() {
-	s.say(reply("220 " + s.server.hostname + " ESMTP Millrace inlet"))
+	s.say(reply("220 " + s.server.hostname + greeting))
 	for {
 		line, err := s.command()
 		if err == nil {
@@ -106,6 +106,9 @@ func (s *session) dialogue() {
 		}
 	}
 }
+
+// greeting is what an inlet says of itself, and no host MTA.
+const greeting = " ESMTP Millrace inlet"
 
 // errQuit ends a session in peace: all is said.
 var errQuit = errors.New("quit")
