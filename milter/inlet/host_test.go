@@ -1,10 +1,13 @@
 package inlet_test
 
 import (
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
@@ -198,6 +201,14 @@ func TestEachRecipientIsAskedOfWhileAllIsPassed(t *testing.T) {
 		c.wants("250", "550 5.1.1", "250", "354", "250 2.1.0")
 	}
 	refuses(serve(t, func(c *config.Config) { c.Milter.Mode = config.Observe }))
+	refuses(serve(t, func(c *config.Config) {
+		if err := os.MkdirAll(c.Spool.Directory, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := spool.Drain(c.Spool.Directory, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}))
 	s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}}
 	refuses(s.run(configured(t, s.mta), func() string { return "main.cf: always_bcc is set" }))
 }

@@ -83,6 +83,9 @@ func TestUTF8IsNotPassedToAnMTAWithoutIt(t *testing.T) {
 		if !without {
 			send("stay@b.test", "c\xc3\xa4@d.test", text, "250", "250", "354", last)
 		} else {
+			// Who has not asked for it has all along sent what it likes.
+			c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(utf8))
+			c.wants("250", "250", "354", "250 2.1.0 Ok")
 			c.send("MAIL FROM:<stay@b.test> SMTPUTF8\r\nRCPT TO:<c\xc3\xa4@d.test>\r\nDATA\r\nRSET\r\n")
 			c.wants("250", "550 5.6.7", "554 5.5.1", "250")
 			c.send("MAIL FROM:<stay@b.test> SMTPUTF8\r\nRCPT TO:<x@home.test>\r\nRCPT TO:<\xc3\xa4@home.test>\r\nDATA\r\n" + stuffed(text))

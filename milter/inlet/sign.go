@@ -109,7 +109,7 @@ func fromDomain(value string) string {
 	}
 	at := strings.LastIndexByte(addr, '@')
 	domain := strings.TrimSpace(addr[at+1:])
-	if quoted || comments > 0 || at < 0 || strings.ContainsAny(name, ",:;") || strings.ContainsAny(addr, ",:;<>") || !address.PlainDomain(domain) {
+	if at < 0 || strings.ContainsAny(name, ",:;") || strings.ContainsAny(addr, ",:;<>") || !address.PlainDomain(domain) {
 		return ""
 	}
 	return domain
