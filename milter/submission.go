@@ -55,9 +55,10 @@ type Submitted struct {
 }
 
 // MayDivert reports whether mail to an address could be taken at all. It is a first look,
-// before the message is known.
+// before the message is known: neither while the milter observes nor while the spool is drained.
 func (s *Server) MayDivert(address string) bool {
-	return s.setup.Load().classifier.MayBeRemote(address)
+	now := s.setup.Load()
+	return now.cfg.Milter.Mode == config.Divert && now.classifier.MayBeRemote(address) && !s.spool.Draining(time.Now())
 }
 
 // Config is the configuration in force.

@@ -37,8 +37,9 @@ type Inlet struct {
 	// user at a Unix socket; more are told 421. Whose a connection to an address is the kernel
 	// does not say, so any user of this host can take all of them there. Default: 100 (Postfix's default_process_limit).
 	MaxConnections int `toml:"max_connections"`
-	// MaxRecipients is how many recipients a message may have; more are told 452. Default:
-	// 1000 (Postfix's smtpd_recipient_limit).
+	// MaxRecipients is how many recipients a message may have; more are told 452. While it is
+	// above the limit of a host's Postfix all mail is passed, and of a host MTA that takes
+	// fewer the limit is learnt. Default: 1000 (Postfix's smtpd_recipient_limit).
 	MaxRecipients int `toml:"max_recipients"`
 	// MaxMessageSize is the size of a message, in octets, that is announced and above which it
 	// is refused. While it is above the limit of a host's Postfix all mail is passed. Default: 10240000 (Postfix's

@@ -34,10 +34,18 @@ func (p *Postfix) Inlet(c *config.Config) []Finding {
 			Wrong:  fmt.Sprintf("mynetworks is %q, without 127.0.0.0/8: clients of the inlet may not send to everywhere by Postfix, so all their mail is passed to it", networks),
 			Remedy: "let these programs use the submission port, or add 127.0.0.0/8 to mynetworks"})
 	}
-	if limit, err := strconv.ParseInt(p.value(s, "message_size_limit"), 10, 64); err == nil && limit > 0 && int64(c.Inlet.MaxMessageSize) > limit {
-		findings = append(findings, Finding{Severity: severity, Where: p.where(s, "message_size_limit"),
-			Wrong:  fmt.Sprintf("message_size_limit is %d, and the inlet takes messages of %d octets", limit, int64(c.Inlet.MaxMessageSize)),
-			Remedy: fmt.Sprintf("until then all mail of the inlet goes to Postfix; write max_message_size = %d in [inlet]", limit)})
+	for _, x := range []struct {
+		parameter, key, unit string
+		ours                 int64
+	}{
+		{"message_size_limit", "max_message_size", "octets", int64(c.Inlet.MaxMessageSize)},
+		{"smtpd_recipient_limit", "max_recipients", "recipients", int64(c.Inlet.MaxRecipients)},
+	} {
+		if limit, err := strconv.ParseInt(p.value(s, x.parameter), 10, 64); err == nil && limit > 0 && x.ours > limit {
+			findings = append(findings, Finding{Severity: severity, Where: p.where(s, x.parameter),
+				Wrong:  fmt.Sprintf("%s is %d, and the inlet takes messages of %d %s", x.parameter, limit, x.ours, x.unit),
+				Remedy: fmt.Sprintf("until then all mail of the inlet goes to Postfix; write %s = %d in [inlet]", x.key, limit)})
+		}
 	}
 	var seen []string
 	for _, parameter := range append(config.Bypasses(), config.InletBypasses()...) {

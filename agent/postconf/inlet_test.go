@@ -15,7 +15,7 @@ func TestInletPassesByWhatIsSet(t *testing.T) {
 	const master = "smtp inet n - y - - smtpd\ncleanup unix n - y - 0 cleanup\n"
 	c := &config.Config{
 		Milter: config.Milter{Mode: config.Divert, Listen: []string{"unix:/var/spool/postfix/millrace/milter.sock"}},
-		Inlet:  config.Inlet{Listen: []string{"inet:8825@127.0.0.1"}, PassTo: "inet:25@127.0.0.1", MaxMessageSize: 10240000},
+		Inlet:  config.Inlet{Listen: []string{"inet:8825@127.0.0.1"}, PassTo: "inet:25@127.0.0.1", MaxMessageSize: 10240000, MaxRecipients: 1000},
 	}
 	stops := func(main, master string, c *config.Config) (names []string) {
 		t.Helper()
@@ -46,6 +46,8 @@ func TestInletPassesByWhatIsSet(t *testing.T) {
 		{smtp + "mynetworks = 192.0.2.0/24\n", master, []string{"mynetworks"}},
 		{smtp + "message_size_limit = 5000\n", master, []string{"message_si"}},
 		{smtp + "message_size_limit = 0\n", master, nil},
+		{smtp + "smtpd_recipient_limit = 50\n", master, []string{"smtpd_reci"}},
+		{smtp + "smtpd_recipient_limit = 50\n", "smtp inet n - y - - smtpd\n  -o smtpd_recipient_limit=1000\ncleanup unix n - y - 0 cleanup\n", nil},
 		{smtp, "587 inet n - y - - smtpd\n", []string{"no service"}},
 	} {
 		got := stops(x.main, x.master, c)

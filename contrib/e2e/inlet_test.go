@@ -134,6 +134,36 @@ func TestInletPassesByNothingUnasked(t *testing.T) {
 	r.mailbox("archive@lab.test", 1)
 }
 
+// A Postfix that offers less than the inlet does gets all the mail, and no word of the rest.
+func TestInletPassesToPostfixThatOffersLess(t *testing.T) {
+	t.Parallel()
+	s, addr := withInlet(t, setup{postfix: lab.PostfixOptions{Extra: map[string]string{
+		"smtputf8_enable": "no", "smtpd_discard_ehlo_keywords": "8bitmime, dsn, size, pipelining", "smtpd_recipient_limit": "3",
+	}}})
+	r := enter(t, s)
+	r.logLine(r.Millrace.Agent, "smtpd_recipient_limit is 3", "max_recipients = 3")
+	person := func(id string) string {
+		return strings.Replace(strings.Replace(news(id), "List-Id", "X-Other", 1), "List-Unsubscribe", "X-More", 1)
+	}
+	// Go's client asks for all that it knows; and each recipient hears Postfix's own reply.
+	if err := smtp.SendMail(addr, nil, "news@lab.test", []string{"a@far.test"}, []byte(person("go"))); err != nil {
+		t.Error(err)
+	}
+	script := `import smtplib, sys
+s = smtplib.SMTP("127.0.0.1", int(sys.argv[1])); s.ehlo()
+r = s.sendmail("news@lab.test", ["%d@far.test" % i for i in range(5)], sys.argv[2].encode(),
+	mail_options=["BODY=8BITMIME", "SIZE=1000", "SMTPUTF8", "RET=HDRS"], rcpt_options=["NOTIFY=NEVER"])
+assert sorted((k, v[0]) for k, v in r.items()) == [("3@far.test", 452), ("4@far.test", 452)], r
+s.rset(); s.command_encoding = "utf-8"
+assert s.mail("n\u00e4ws@lab.test", ["SMTPUTF8"])[0] == 550
+s.quit()`
+	_, port, _ := net.SplitHostPort(addr)
+	if out, err := exec.CommandContext(r.ctx, "python3", "-c", script, port, person("python")).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	r.exactly("go a@far.test postfix", "python 0@far.test postfix", "python 1@far.test postfix", "python 2@far.test postfix")
+}
+
 // kill -9 of milter and agent while mail flows through the inlet: nothing is lost, every octet
 // is there, and what comes twice is what invariant 3 allows.
 func TestInletKillNine(t *testing.T) {

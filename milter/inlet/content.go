@@ -187,6 +187,14 @@ func (c *content) add(b []byte) {
 	}
 }
 
+// header is the header, or as much of one that is too large to judge as is in memory.
+func (c *content) header() []byte {
+	if c.head < 0 {
+		return c.mem
+	}
+	return c.mem[:c.head]
+}
+
 // all reads the whole message, rest what follows the header's empty line.
 func (c *content) all() io.Reader { return c.from(0) }
 

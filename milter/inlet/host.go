@@ -36,10 +36,10 @@ var errAway = errors.New("host MTA is away")
 
 // host is a session with the host MTA, for one client.
 type host struct {
-	conn      net.Conn
-	r         *bufio.Reader
-	pipelines bool        // it has announced that it takes commands before it has answered
-	stop      func() bool // ends the watch of the context
+	conn   net.Conn
+	r      *bufio.Reader
+	offers map[string]bool // keywords of the extensions that it has announced, in capitals
+	stop   func() bool     // ends the watch of the context
 }
 
 // dial opens a session, which ends with ctx at the latest. Its error wraps errAway.
@@ -58,12 +58,16 @@ func dial(ctx context.Context, passTo, hostname string) (_ *host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{conn: c, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
+	h := &host{conn: c, offers: map[string]bool{}, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
 	r, err := h.read(replyTimeout)
+	if err == nil && strings.HasSuffix(string(r), greeting) {
+		err = errors.New("pass_to is an inlet itself; remedy: name the port of the host MTA there")
+	}
 	if err == nil && r.ok() {
 		if r, err = h.command("EHLO " + hostname); err == nil && r.ok() {
 			for line := range strings.SplitSeq(string(r), "\r\n") {
-				h.pipelines = h.pipelines || strings.EqualFold(line[min(4, len(line)):], "PIPELINING")
+				keyword, _, _ := strings.Cut(line[min(4, len(line)):], " ")
+				h.offers[strings.ToUpper(keyword)] = true
 			}
 			return h, nil
 		}
@@ -118,18 +122,21 @@ func (h *host) commands(lines []string) ([]reply, error) {
 	var replies []reply
 	for len(lines) > 0 {
 		n := 1
-		if h.pipelines {
+		if h.offers["PIPELINING"] {
 			n = min(len(lines), atOnce)
 		}
 		if err := h.write([]byte(strings.Join(lines[:n], "\r\n") + "\r\n")); err != nil {
 			return nil, err
 		}
-		lines = lines[n:]
 		for range n {
 			r, err := h.last(replyTimeout)
 			if err != nil {
 				return nil, err
 			}
+			if verb, _, _ := strings.Cut(lines[0], " "); r[0] == '3' && verb != "DATA" {
+				return nil, r.odd(verb)
+			}
+			lines = lines[1:]
 			replies = append(replies, r)
 		}
 	}
@@ -145,6 +152,11 @@ func (h *host) last(within time.Duration) (reply, error) {
 	return r, err
 }
 
+// odd is the error of a reply that the command cannot have.
+func (r reply) odd(command string) error {
+	return fmt.Errorf("%w: it says %.40q to %s", errAway, string(r), command)
+}
+
 // data sends a message. With sent it is out of our hands: the reply is the MTA's to its end,
 // or, with an error, the MTA may have taken it and the reply is lost.
 func (h *host) data(parts ...io.Reader) (r reply, sent bool, err error) {
@@ -155,7 +167,7 @@ func (h *host) data(parts ...io.Reader) (r reply, sent bool, err error) {
 	case r[0] > '3':
 		return r, false, nil
 	case !strings.HasPrefix(string(r), "354"): // no word of its must make a client believe that the message was taken
-		return "", false, fmt.Errorf("%w: it says %.40q to DATA", errAway, r)
+		return "", false, r.odd("DATA")
 	}
 	w := bufio.NewWriterSize(deadlined{h.conn}, 64<<10)
 	if err := stuff(w, io.MultiReader(parts...)); err != nil {
@@ -169,6 +181,9 @@ func (h *host) data(parts ...io.Reader) (r reply, sent bool, err error) {
 	r, err = h.read(dotTimeout)
 	if err == nil && strings.HasPrefix(string(r), "421") {
 		return "", false, fmt.Errorf("%w: %s", errAway, r) // it has not taken it
+	}
+	if err == nil && r[0] == '3' {
+		return "", true, r.odd("the end of a message")
 	}
 	return r, true, err
 }

@@ -1,8 +1,14 @@
 package inlet_test
 
 import (
+	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/contrib/lab/logbuf"
 )
 
 // What the MTA says of mail that was answered here is the reply to the dot; of what was not,
@@ -17,7 +23,12 @@ func TestTheMTAsRepliesAreTheClients(t *testing.T) {
 	c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<no@d.test>\r\nDATA\r\n" + stuffed(text))
 	c.wants("250", "250", "354", "550 5.1.1 first\n5.1.1 no such user")
 	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<no@d.test>\r\nRCPT TO:<x@home.test>\r\n")
-	c.wants("250", "250", "550")
+	c.wants("250", "250", "451 4.3.0")
+	c.send("RCPT TO:<y@home.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("451 4.3.0", "354", "550 5.1.1 first")
+	s.mta.says1("MAIL FROM:<bad@b.test>", "550 5.7.1 bad sender")
+	c.send("MAIL FROM:<bad@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<x@home.test>\r\nRCPT TO:<y@home.test>\r\n")
+	c.wants("250", "250", "550 5.7.1", "550 5.7.1")
 	c.send("RSET\r\nMAIL FROM:<n@b.test>\r\nRCPT TO:<later@home.test>\r\nRCPT TO:<x@home.test>\r\nDATA\r\n" + stuffed(text))
 	c.wants("250", "250", "450 4.2.0 greylisted", "250", "354", "250")
 	s.mta.says1("dot", "554 5.7.1 spam")
@@ -105,7 +116,7 @@ func TestMTAIsPipelinedToWhereItSaysSo(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
 	s.mta.mu.Lock()
-	s.mta.plain = true
+	s.mta.without = []string{"PIPELINING"}
 	s.mta.mu.Unlock()
 	c := s.dial()
 	c.hello()
@@ -162,7 +173,76 @@ func TestMTAThatSaysOddThingsHasTakenNothing(t *testing.T) {
 	s.mta.says1("dot", "421 4.3.2 going down")
 	c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
 	c.wants("250", "250", "354", "451 4.4.2")
+	s.mta.says1("RCPT TO:<x@home.test>", "354 go")
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<x@home.test>\r\nRSET\r\n")
+	c.wants("250", "451 4.4.2", "250")
 	if n := s.server.Counts(); n.Passed != 0 || n.Unsure != 0 || n.Refused != 5 {
 		t.Errorf("counts %+v", n)
+	}
+	// Nobody can know what this means.
+	s.mta.says1("dot", "354 go on")
+	c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "354", "451 4.4.2")
+	if n := s.server.Counts(); n.Passed != 0 || n.Unsure != 1 {
+		t.Errorf("counts %+v", n)
+	}
+}
+
+// While all mail is passed, the MTA is asked of each recipient, and one refusal costs the
+// others nothing.
+func TestEachRecipientIsAskedOfWhileAllIsPassed(t *testing.T) {
+	t.Parallel()
+	refuses := func(s *serving) {
+		t.Helper()
+		s.mta.says1("RCPT TO:<no@d.test>", "550 5.1.1 no such user")
+		c := s.dial()
+		c.hello()
+		c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<no@d.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "550 5.1.1", "250", "354", "250 2.1.0")
+	}
+	refuses(serve(t, func(c *config.Config) { c.Milter.Mode = config.Observe }))
+	refuses(serve(t, func(c *config.Config) {
+		if err := os.MkdirAll(c.Spool.Directory, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := spool.Drain(c.Spool.Directory, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}))
+	s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}}
+	refuses(s.run(configured(t, s.mta), func() string { return "main.cf: always_bcc is set" }))
+}
+
+// Text that begins with a blank is no continuation of the Received field before it.
+func TestTextWithoutAHeaderStaysText(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	c := s.dial()
+	c.hello()
+	for _, first := range []string{" ", "\t"} {
+		c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(first+"text\r\n"))
+		c.wants("250", "250", "354", "250")
+		got := s.mta.all()
+		if last := got[len(got)-1]; !strings.HasSuffix(last, "(UTC)\r\n\r\n"+first+"text\r\n") {
+			t.Errorf("the MTA has %q", last)
+		}
+	}
+}
+
+// An inlet is no host MTA, by whatever name pass_to has it: its own mail would go round until
+// it has no connections left.
+func TestInletIsNoHostMTA(t *testing.T) {
+	t.Parallel()
+	other := serve(t)
+	s := serve(t, func(c *config.Config) {
+		_, port, _ := strings.Cut(other.addr, ":")
+		c.Inlet.PassTo = "inet:" + port + "@localhost"
+	})
+	c := s.dial()
+	c.hello()
+	c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+	c.wants("250", "250", "354", "451 4.4.2")
+	if len(s.log.Lines("pass_to is an inlet")) != 1 || len(other.mta.all()) != 0 {
+		t.Errorf("the other MTA has %q", other.mta.all())
 	}
 }

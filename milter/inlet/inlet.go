@@ -79,6 +79,8 @@ type Server struct {
 	byUser   map[string]int
 	warned   map[string]time.Time
 
+	most atomic.Int64 // recipients that the host MTA takes in a message; 0: not known
+
 	spooled, passed, refused, unsure, turned atomic.Uint64
 }
 

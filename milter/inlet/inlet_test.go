@@ -10,6 +10,7 @@ import (
 	"net/smtp"
 	"net/textproto"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,8 +36,14 @@ type mta struct {
 	says     map[string]string // by the start of a command; "dot"; "": the connection breaks; "hang": no reply comes
 	taken    []string          // commands and content of messages that were answered 2xx
 	sessions int
-	plain    bool // it does not pipeline
-	early    int  // commands that came before the reply to the one before, where it does not
+	without  []string // of offered it does not know, and refuses the arguments of
+	most     int      // recipients of a message; 0: any number
+	early    int      // commands that came before the reply to the one before, where it does not pipeline
+}
+
+// offered are the extensions of a host MTA, each with the arguments of MAIL and RCPT that need it.
+var offered = map[string][]string{
+	"PIPELINING": nil, "SIZE": {"SIZE"}, "8BITMIME": {"BODY"}, "SMTPUTF8": {"SMTPUTF8"}, "DSN": {"RET", "ENVID", "NOTIFY", "ORCPT"},
 }
 
 func startMTA(t testing.TB) *mta {
@@ -96,11 +103,19 @@ func (m *mta) serve(c net.Conn) {
 	defer c.Close()
 	m.mu.Lock()
 	m.sessions++
-	plain := m.plain
+	plain, most := slices.Contains(m.without, "PIPELINING"), m.most
+	offer, refuses := "250-mta.test\r\n", []string(nil)
+	for name, args := range offered {
+		if slices.Contains(m.without, name) {
+			refuses = append(refuses, args...)
+		} else {
+			offer += "250-" + name + "\r\n"
+		}
+	}
 	m.mu.Unlock()
 	in := bufio.NewReader(c)
 	fmt.Fprint(c, "220 mta.test ESMTP\r\n")
-	said := ""
+	said, rcpts := "", 0
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
@@ -119,14 +134,20 @@ func (m *mta) serve(c net.Conn) {
 		}
 		switch verb {
 		case "EHLO":
-			if r = "250-mta.test\r\n250-PIPELINING\r\n250 DSN"; plain {
-				r = "250-mta.test\r\n250 DSN"
+			r = offer + "250 HELP"
+		case "MAIL", "RCPT":
+			for _, arg := range strings.Fields(line[strings.LastIndexByte(line, '>')+1:]) {
+				if name, _, _ := strings.Cut(strings.ToUpper(arg), "="); slices.Contains(refuses, name) {
+					r = "503 5.5.4 Invalid command arguments: Unsupported option " + arg // OpenSMTPD's words
+				}
 			}
-		case "MAIL":
-			said = line + "\n"
-		case "RCPT":
-			if r[0] == '2' {
-				said += line + "\n"
+			switch {
+			case verb == "MAIL":
+				said, rcpts = line+"\n", 0
+			case most > 0 && rcpts >= most && r[0] == '2':
+				r = "452 4.5.3 Error: too many recipients"
+			case r[0] == '2':
+				said, rcpts = said+line+"\n", rcpts+1
 			}
 		case "DATA":
 			if r == "250 2.1.0 Ok" {

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/trace"
@@ -17,7 +20,7 @@ import (
 // is in tx.refused; else the reply is that to MAIL.
 func (s *session) open(tx *transaction) reply {
 	s.flush() // the client need not wait for what is answered; that it has gone is seen later
-	commands := append([]string{tx.mail}, tx.held...)
+	lines := append([]string{tx.mail}, tx.held...)
 	var replies []reply
 	for {
 		old := s.host != nil
@@ -27,6 +30,14 @@ func (s *session) open(tx *transaction) reply {
 				return s.away(err)
 			}
 			s.host = h
+		}
+		if s.needsUTF8(tx, strings.Join(lines, "")) {
+			tx.refused = replyUTF8
+			return replyUTF8
+		}
+		commands := make([]string, len(lines))
+		for i, line := range lines {
+			commands[i] = s.host.fit(line)
 		}
 		var err error
 		if replies, err = s.host.commands(commands); err == nil {
@@ -42,13 +53,44 @@ func (s *session) open(tx *transaction) reply {
 	if s.tx == nil {
 		return replies[0]
 	}
-	for _, r := range replies {
+	for i, r := range replies {
 		if !r.ok() {
 			tx.refused = r
+			if n := i - 1; n > 0 && tooMany.MatchString(string(r)) { // before it MAIL and n recipients
+				s.server.limitRecipients(n)
+			}
 			break
 		}
 	}
 	return replySender
+}
+
+// tooMany is a host MTA's reply to a recipient above its limit (RFC 5321 section 4.5.3.1.10,
+// RFC 3463 section 3.6), with an enhanced code or without.
+var tooMany = regexp.MustCompile(`^(?:45[0-9][ -]4\.5\.3\b|452[ -][^0-9])`)
+
+// limitRecipients learns how many recipients the host MTA takes in one message, until the end.
+// The first message that has more is told so too late, at its dot; from then on the client is
+// told at RCPT, and sends the rest with another message.
+func (s *Server) limitRecipients(n int) {
+	if old := s.most.Swap(int64(n)); old != int64(n) {
+		s.log.Warn("the host's MTA takes fewer recipients in a message than the inlet", "recipients", n, "remedy", fmt.Sprintf("write max_recipients = %d in [inlet]", n))
+	}
+}
+
+// maxRecipients is how many recipients a message may have.
+func (s *Server) maxRecipients() int {
+	if n := int(s.most.Load()); n > 0 {
+		return min(n, s.cfg.MaxRecipients)
+	}
+	return s.cfg.MaxRecipients
+}
+
+// needsUTF8 reports whether text, of an envelope or a header, keeps a message from the host MTA:
+// its client has asked for SMTPUTF8, the text is not ASCII, and the MTA does not take such
+// (RFC 6531 section 3.2).
+func (s *session) needsUTF8(tx *transaction, text string) bool {
+	return tx.utf8() && !s.host.offers["SMTPUTF8"] && !ascii(text)
 }
 
 // ask has the host MTA answer a command.
@@ -124,10 +166,24 @@ func (s *session) submit(m *content, id string, arrived time.Time) (x milter.Sub
 	return x
 }
 
+// bypasses is what keeps the inlet from spooling, as Options.Bypassed says, and logs it.
+func (s *session) bypasses() string {
+	why := s.server.bypassed()
+	if why != "" {
+		s.server.warn("bypassed "+why, "all mail of the inlet goes to the host's MTA", "why", why)
+	}
+	return why
+}
+
+// mayDivert reports whether mail to a recipient could be spooled. What could not is the host
+// MTA's from here on, so its replies are to each recipient.
+func (s *session) mayDivert(to string) bool {
+	return s.server.judge.MayDivert(to) && s.bypasses() == ""
+}
+
 // judge is submit, unguarded.
 func (s *session) judge(m *content, id string, arrived time.Time) milter.Submitted {
-	if why := s.server.bypassed(); why != "" {
-		s.server.warn("bypassed "+why, "all mail of the inlet goes to the host's MTA", "why", why)
+	if why := s.bypasses(); why != "" {
 		return milter.Submitted{Reason: why}
 	}
 	if m.unfit != "" || m.head < 0 {
@@ -146,7 +202,14 @@ func (s *session) pass(m *content, hop *trace.Hop) reply {
 	if len(s.tx.rcpts) == 1 {
 		hop.For = s.tx.rcpts[0].Address
 	}
-	r, sent, err := s.host.data(bytes.NewReader(trace.Passed(hop, s.server.key)), m.all())
+	if s.needsUTF8(s.tx, string(m.header())) {
+		return replyUTF8
+	}
+	received := trace.Passed(hop, s.server.key)
+	if len(m.mem) > 0 && (m.mem[0] == ' ' || m.mem[0] == '\t') {
+		received = append(received, "\r\n"...) // this is text, and no more of our field
+	}
+	r, sent, err := s.host.data(bytes.NewReader(received), m.all())
 	if err != nil {
 		gone := s.away(err)
 		if sent {

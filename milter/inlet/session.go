@@ -2,6 +2,7 @@ package inlet
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,6 +44,20 @@ type transaction struct {
 	content *content // of BDAT; nil: none
 }
 
+// apart is the reply to a recipient of whom the host MTA was not asked, as it has refused the
+// message: its refusal, but where that is for good and another recipient's.
+func (tx *transaction) apart() reply {
+	if tx.live && tx.refused[0] == '5' {
+		return replyApart
+	}
+	return tx.refused
+}
+
+// utf8 reports whether its client has asked for SMTPUTF8.
+func (tx *transaction) utf8() bool {
+	return slices.ContainsFunc(strings.Fields(tx.mail), func(w string) bool { return strings.EqualFold(w, "SMTPUTF8") })
+}
+
 // reply is one of one or more lines, joined by CRLF.
 type reply string
 
@@ -66,6 +81,8 @@ const (
 	replyBare      reply = "550 5.6.0 bare <CR> or <LF> in the message"
 	replyBroken    reply = "451 4.3.0 message cannot be held now, try again later"
 	replyFull      reply = "451 4.3.1 mail cannot be spooled now, try again later"
+	replyApart     reply = "451 4.3.0 another recipient of this message has been refused, send to this one apart"
+	replyUTF8      reply = "550 5.6.7 SMTPUTF8 is needed, and the host's MTA does not offer it"
 	replyGone      reply = "451 4.4.2 the host's MTA is away, try again later"
 	replyUnsure    reply = "451 4.4.2 the host's MTA has not answered, try again later"
 )
@@ -77,7 +94,7 @@ func (s *session) serve() {
 }
 
 func (s *session) dialogue() {
-	s.say(reply("220 " + s.server.hostname + " ESMTP Millrace inlet"))
+	s.say(reply("220 " + s.server.hostname + greeting))
 	for {
 		line, err := s.command()
 		if err == nil {
@@ -89,6 +106,9 @@ func (s *session) dialogue() {
 		}
 	}
 }
+
+// greeting is what an inlet says of itself, and no host MTA.
+const greeting = " ESMTP Millrace inlet"
 
 // errQuit ends a session in peace: all is said.
 var errQuit = errors.New("quit")
@@ -202,13 +222,13 @@ func (s *session) rcpt(line string) reply {
 	switch {
 	case tx == nil:
 		return replyNeedMail
-	case len(tx.rcpts) >= s.server.cfg.MaxRecipients:
+	case len(tx.rcpts) >= s.server.maxRecipients():
 		return replyMany
 	case tx.refused != "":
-		return tx.refused
+		return tx.apart()
 	}
 	to, args, ok := path(line, "TO:", rcptArgument)
-	if !ok || !s.server.judge.MayDivert(to) {
+	if !tx.theirs && (!ok || !s.mayDivert(to)) {
 		tx.theirs = true
 	}
 	r := replyRecipient
@@ -219,9 +239,12 @@ func (s *session) rcpt(line string) reply {
 			}
 		}
 		if tx.refused != "" {
-			return tx.refused
+			return tx.apart()
 		}
-		r = s.ask(line)
+		if s.needsUTF8(tx, line) {
+			return replyUTF8
+		}
+		r = s.ask(s.host.fit(line))
 	}
 	if r.ok() {
 		tx.rcpts = append(tx.rcpts, classify.Recipient{Address: to, Args: args})

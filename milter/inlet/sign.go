@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net/mail"
 	"strings"
 
 	"github.com/emersion/go-msgauth/dkim"
 
+	"github.com/millrace/millrace/agent/address"
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/milter"
 )
@@ -40,9 +40,7 @@ func sign(cfg *config.Config, head []byte, body io.Reader) ([]byte, error) {
 			if from != "" {
 				return nil, errors.New("header has two From fields")
 			}
-			if list, err := mail.ParseAddressList(strings.ReplaceAll(f.Value, "\n", "")); err == nil && len(list) == 1 {
-				from = list[0].Address[strings.LastIndexByte(list[0].Address, '@')+1:]
-			} else {
+			if from = fromDomain(f.Value); from == "" {
 				return nil, errors.New("header has a From that is not one address")
 			}
 		}
@@ -78,6 +76,43 @@ func sign(cfg *config.Config, head []byte, body io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(s.Signature()), nil
+}
+
+// fromDomain is the domain of the one address of a From field, or "". A display name may be in
+// any charset, and have what RFC 5322 allows only in quotes, like an address: list software
+// writes both, which net/mail refuses. No comma may stand there, which begins another address.
+func fromDomain(value string) string {
+	var bare []byte // without comments, and what is quoted (RFC 5322 sections 3.2.2, 3.2.4)
+	quoted, comments := false, 0
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case c == '\\':
+			i++
+		case c == '"' && comments == 0:
+			quoted = !quoted
+		case quoted:
+		case c == '(':
+			comments++
+		case c == ')' && comments > 0:
+			comments--
+		case comments == 0:
+			bare = append(bare, c)
+		}
+	}
+	name, addr, angled := strings.Cut(string(bare), "<")
+	if !angled {
+		name, addr = "", name
+	} else if end := strings.TrimSpace(addr); strings.HasSuffix(end, ">") {
+		addr = strings.TrimSuffix(end, ">")
+	} else {
+		return ""
+	}
+	at := strings.LastIndexByte(addr, '@')
+	domain := strings.TrimSpace(addr[at+1:])
+	if at < 0 || strings.ContainsAny(name, ",:;") || strings.ContainsAny(addr, ",:;<>") || !address.PlainDomain(domain) {
+		return ""
+	}
+	return domain
 }
 
 // signs reports whether a signature is one of a domain or of a subdomain.
