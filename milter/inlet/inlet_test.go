@@ -192,6 +192,7 @@ type serving struct {
 	mta    *mta
 	log    *logbuf.Buffer
 	server *inlet.Server
+	judge  *milter.Server
 	stop   func()
 
 	appended func()        // called when a message is durable
@@ -287,6 +288,7 @@ func (s *serving) run(cfg *config.Config, bypassed func() string) *serving {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.judge = judge
 	s.server = inlet.New(cfg, inlet.Options{Judge: judge, Key: key, Bypassed: bypassed, StopGrace: s.grace, Logger: s.log.Logger()})
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
