@@ -65,7 +65,10 @@ func dial(ctx context.Context, passTo, hostname string) (_ *host, err error) {
 		err = errors.New("pass_to is an inlet itself; remedy: name the port of the host MTA there")
 	}
 	if err == nil && r.ok() {
-		if r, err = h.command("EHLO " + hostname); err == nil && r.ok() {
+		if r, err = h.command("EHLO " + hostname); err == nil && r[0] == '5' {
+			r, err = h.command("HELO " + hostname) // RFC 5321 section 3.2
+		}
+		if err == nil && r.ok() {
 			for line := range strings.SplitSeq(string(r), "\r\n") {
 				keyword, _, _ := strings.Cut(line[min(4, len(line)):], " ")
 				h.offers[strings.ToUpper(keyword)] = true

@@ -134,7 +134,9 @@ func (m *mta) serve(c net.Conn) {
 		}
 		switch verb {
 		case "EHLO":
-			r = offer + "250 HELP"
+			if r[0] == '2' {
+				r = offer + "250 HELP"
+			}
 		case "MAIL", "RCPT":
 			for _, arg := range strings.Fields(line[strings.LastIndexByte(line, '>')+1:]) {
 				if name, _, _ := strings.Cut(strings.ToUpper(arg), "="); slices.Contains(refuses, name) {
