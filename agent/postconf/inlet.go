@@ -37,14 +37,22 @@ func (p *Postfix) Inlet(c *config.Config) []Finding {
 	for _, x := range []struct {
 		parameter, key, unit string
 		ours                 int64
+		forGood              bool // what is above it is refused with 5xx
 	}{
-		{"message_size_limit", "max_message_size", "octets", int64(c.Inlet.MaxMessageSize)},
-		{"smtpd_recipient_limit", "max_recipients", "recipients", int64(c.Inlet.MaxRecipients)},
+		{"message_size_limit", "max_message_size", "octets", int64(c.Inlet.MaxMessageSize), true},
+		{"smtpd_recipient_limit", "max_recipients", "recipients", int64(c.Inlet.MaxRecipients), false},
 	} {
-		if limit, err := strconv.ParseInt(p.value(s, x.parameter), 10, 64); err == nil && limit > 0 && x.ours > limit {
+		limit, err := strconv.ParseInt(p.value(s, x.parameter), 10, 64)
+		switch {
+		case err != nil:
+		case limit > 0 && x.ours > limit:
 			findings = append(findings, Finding{Severity: severity, Where: p.where(s, x.parameter),
 				Wrong:  fmt.Sprintf("%s is %d, and the inlet takes messages of %d %s", x.parameter, limit, x.ours, x.unit),
 				Remedy: fmt.Sprintf("until then all mail of the inlet goes to Postfix; write %s = %d in [inlet]", x.key, limit)})
+		case x.forGood && (limit <= 0 || x.ours < limit):
+			findings = append(findings, Finding{Severity: Warning, Where: p.where(s, x.parameter),
+				Wrong:  fmt.Sprintf("%s is %d, and the inlet refuses messages of more than %d %s", x.parameter, limit, x.ours, x.unit),
+				Remedy: fmt.Sprintf("if its clients send larger ones, raise %s in [inlet]", x.key)})
 		}
 	}
 	var seen []string

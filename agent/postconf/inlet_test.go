@@ -2,6 +2,7 @@ package postconf
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
@@ -53,6 +54,16 @@ func TestInletPassesByWhatIsSet(t *testing.T) {
 		got := stops(x.main, x.master, c)
 		if !slices.Equal(got, x.want) {
 			t.Errorf("%s%s: %q, want %q", x.main, x.master, got, x.want)
+		}
+	}
+	for limit, warns := range map[string]bool{"0": true, "50000000": true, "10240000": false} {
+		p, err := Read(t.Context(), instance(t, smtp+"message_size_limit = "+limit+"\n", master))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := p.Inlet(c)
+		if got := len(found) == 1 && found[0].Severity == Warning && strings.Contains(found[0].Remedy, "max_message_size"); got != warns {
+			t.Errorf("message_size_limit = %s: %v", limit, found)
 		}
 	}
 	accepted := *c

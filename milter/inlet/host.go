@@ -36,6 +36,7 @@ var errAway = errors.New("host MTA is away")
 
 // host is a session with the host MTA, for one client.
 type host struct {
+	at     string // pass_to
 	conn   net.Conn
 	r      *bufio.Reader
 	offers map[string]bool // keywords of the extensions that it has announced, in capitals
@@ -58,13 +59,16 @@ func dial(ctx context.Context, passTo, hostname string) (_ *host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{conn: c, offers: map[string]bool{}, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
+	h := &host{at: passTo, conn: c, offers: map[string]bool{}, r: bufio.NewReaderSize(c, maxReplyLine), stop: context.AfterFunc(ctx, func() { c.Close() })}
 	r, err := h.read(replyTimeout)
 	if err == nil && strings.HasSuffix(string(r), greeting) {
 		err = errors.New("pass_to is an inlet itself; remedy: name the port of the host MTA there")
 	}
 	if err == nil && r.ok() {
-		if r, err = h.command("EHLO " + hostname); err == nil && r.ok() {
+		if r, err = h.command("EHLO " + hostname); err == nil && r[0] == '5' {
+			r, err = h.command("HELO " + hostname) // RFC 5321 section 3.2
+		}
+		if err == nil && r.ok() {
 			for line := range strings.SplitSeq(string(r), "\r\n") {
 				keyword, _, _ := strings.Cut(line[min(4, len(line)):], " ")
 				h.offers[strings.ToUpper(keyword)] = true

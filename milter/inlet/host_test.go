@@ -246,3 +246,28 @@ func TestInletIsNoHostMTA(t *testing.T) {
 		t.Errorf("the other MTA has %q", other.mta.all())
 	}
 }
+
+// A client that stays connected is no reason to go on with an MTA that the configuration no
+// longer names.
+func TestPassToIsThatOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	s := &serving{t: t, mta: startMTA(t), log: &logbuf.Buffer{}}
+	cfg := configured(t, s.mta)
+	s.run(cfg, nothing)
+	c := s.dial()
+	c.hello()
+	other := startMTA(t)
+	for range 2 {
+		c.send("MAIL FROM:<stay@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n" + stuffed(text))
+		c.wants("250", "250", "354", "250")
+		_, port, _ := strings.Cut(other.addr, ":")
+		now := *cfg
+		now.Inlet.PassTo = "inet:" + port + "@127.0.0.1"
+		if err := s.judge.Reload(&now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, b := len(s.mta.all()), len(other.all()); a != 1 || b != 1 {
+		t.Errorf("the former MTA has %d, the new one %d", a, b)
+	}
+}

@@ -134,7 +134,9 @@ func (m *mta) serve(c net.Conn) {
 		}
 		switch verb {
 		case "EHLO":
-			r = offer + "250 HELP"
+			if r[0] == '2' {
+				r = offer + "250 HELP"
+			}
 		case "MAIL", "RCPT":
 			for _, arg := range strings.Fields(line[strings.LastIndexByte(line, '>')+1:]) {
 				if name, _, _ := strings.Cut(strings.ToUpper(arg), "="); slices.Contains(refuses, name) {
@@ -192,6 +194,7 @@ type serving struct {
 	mta    *mta
 	log    *logbuf.Buffer
 	server *inlet.Server
+	judge  *milter.Server
 	stop   func()
 
 	appended func()        // called when a message is durable
@@ -287,6 +290,7 @@ func (s *serving) run(cfg *config.Config, bypassed func() string) *serving {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.judge = judge
 	s.server = inlet.New(cfg, inlet.Options{Judge: judge, Key: key, Bypassed: bypassed, StopGrace: s.grace, Logger: s.log.Logger()})
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

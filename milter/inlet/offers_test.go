@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/agent/config"
 )
 
 // A client believes what the inlet announces; the host MTA may not know it, and then does not
@@ -49,6 +51,12 @@ func TestMTAHearsOfNothingThatItDoesNotOffer(t *testing.T) {
 	if err := smtp.SendMail(s.addr, nil, "stay@b.test", []string{"c@d.test"}, []byte(ascii)); err != nil {
 		t.Error(err)
 	}
+	// One that does not even know EHLO.
+	s.mta.says1("EHLO", "502 5.5.2 Error: command not recognized")
+	if err := smtp.SendMail(s.addr, nil, "stay@b.test", []string{"c@d.test"}, []byte(ascii)); err != nil {
+		t.Error(err)
+	}
+	s.mta.says1("EHLO", "250 2.1.0 Ok")
 	// What nobody has announced, or is written wrongly, is the MTA's to refuse.
 	c := s.dial()
 	c.hello()
@@ -94,6 +102,30 @@ func TestUTF8IsNotPassedToAnMTAWithoutIt(t *testing.T) {
 			c.wants("550 5.6.7")
 		}
 	}
+}
+
+// Recipients that belong into the next message are no reason to end the session.
+func TestRefusalsThatTheClientCannotAvoidAreNotCounted(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(c *config.Config) { c.Inlet.MaxRecipients = 10 })
+	s.mta.mu.Lock()
+	s.mta.most = 3
+	s.mta.mu.Unlock()
+	s.mta.says1("RCPT TO:<no@d.test>", "550 5.1.1 no such user")
+	c := s.dial()
+	c.hello()
+	c.send("MAIL FROM:<n@b.test>\r\nRCPT TO:<no@d.test>\r\n" + strings.Repeat("RCPT TO:<x@home.test>\r\n", 50) + "RSET\r\n")
+	c.wants("250", "250")
+	for range 50 {
+		c.wants("451 4.3.0")
+	}
+	c.wants("250")
+	c.send("MAIL FROM:<n@b.test>\r\n" + strings.Repeat("RCPT TO:<x@home.test>\r\n", 50) + "DATA\r\n" + stuffed(text))
+	c.wants("250", "250", "250", "250")
+	for range 47 {
+		c.wants("452 4.5.3")
+	}
+	c.wants("354", "250 2.1.0 Ok")
 }
 
 // What a host MTA takes in one message, its clients are soon told: the whole message comes

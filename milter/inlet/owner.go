@@ -21,11 +21,16 @@ import (
 func (s *session) open(tx *transaction) reply {
 	s.flush() // the client need not wait for what is answered; that it has gone is seen later
 	lines := append([]string{tx.mail}, tx.held...)
+	passTo := s.server.judge.Config().Inlet.PassTo
+	if s.host != nil && s.host.at != passTo { // the configuration has changed since
+		s.host.quit()
+		s.host = nil
+	}
 	var replies []reply
 	for {
 		old := s.host != nil
 		if !old {
-			h, err := dial(s.server.abort, s.server.judge.Config().Inlet.PassTo, s.server.hostname)
+			h, err := dial(s.server.abort, passTo, s.server.hostname)
 			if err != nil {
 				return s.away(err)
 			}

@@ -149,10 +149,10 @@ func (s *session) obey(line string) error {
 }
 
 // answer says the reply to a command. Too many refusals end the session; those of recipients
-// above the limit do not, for the client sends them with the next message.
+// that the client is to send to with the next message do not, be the limit ours or the MTA's.
 func (s *session) answer(r reply) error {
 	s.say(r)
-	if r[0] > '3' && r != replyMany {
+	if r[0] > '3' && r != replyApart && !tooMany.MatchString(string(r)) {
 		if s.refusals++; s.refusals > maxRefusals {
 			return end{"421 4.7.0 too many errors", "too many errors"}
 		}
