@@ -107,6 +107,9 @@ func TestBlockedAddressWaitsOrOthersTakeItsMail(t *testing.T) {
 						mine = d
 					}
 				}
+				s.until("its route is asked for again", func() bool { // until then the old one stays in use
+					return !slices.ContainsFunc(s.agent.queue.SitesOf(mine), func(site string) bool { return site != "big:"+blocked.String() })
+				})
 				s.send(spool.Envelope{Sender: "good@news.test", Stream: "good"}, letter, "r@"+mine)
 				s.until("it waits for its own address", func() bool {
 					return slices.ContainsFunc(s.agent.watch.Warnings(), func(w string) bool { return strings.Contains(w, "its mail there waits") }) &&

@@ -65,6 +65,7 @@ type domain struct {
 	lanes     []*lane
 	dest      *destination // nil: not routed yet
 	resolving bool
+	outdated  bool      // what it is being asked for may have changed since: the answer is not used
 	stale     bool      // its route expired while it had no mail waiting
 	no        uint32    // in Queue.domainByNo
 	reason    string    // why there is no route at present

@@ -152,6 +152,9 @@ func (q *Queue) Routed(name string, w Route) {
 	if d == nil {
 		return // its mail is gone meanwhile
 	}
+	if q.outdated(d) {
+		return
+	}
 	d.resolving, d.reason, d.expires = false, "", w.Expires
 	if !w.Expires.IsZero() {
 		q.schedule(w.Expires, d)
@@ -186,7 +189,7 @@ func (q *Queue) noWay(name, reason string, retry, failed time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := q.domains[name]
-	if d == nil {
+	if d == nil || q.outdated(d) {
 		return
 	}
 	d.resolving, d.reason, d.expires = false, reason, retry
@@ -241,8 +244,25 @@ func (q *Queue) Reload(maxSessions int) {
 	q.RerouteAll()
 }
 
-// RerouteAll asks for all routes again, as what they leave from may be another.
-func (q *Queue) RerouteAll() { walk(q, &q.domainByNo, q.resolve, always) }
+// RerouteAll asks for all routes again, as what they leave from may be another. An answer that
+// is under way may have been found before that changed: it is not used, and asked for once more.
+func (q *Queue) RerouteAll() {
+	walk(q, &q.domainByNo, func(d *domain) {
+		d.outdated = d.resolving
+		q.resolve(d)
+	}, always)
+}
+
+// outdated asks for a domain's route once more if RerouteAll came between the question and
+// its answer.
+func (q *Queue) outdated(d *domain) bool {
+	if !d.outdated {
+		return false
+	}
+	d.outdated, d.resolving = false, false
+	q.resolve(d)
+	return true
+}
 
 // destination returns the destination of a route, with the route's latest hosts and
 // policy.
