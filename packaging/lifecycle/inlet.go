@@ -60,6 +60,11 @@ func (l *life) inlet(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, size := range []int{8 << 10, 100 << 10} {
+		if err := l.pace(ctx, size); err != nil {
+			return err
+		}
+	}
 	out, err := exec.CommandContext(ctx, "apt-get", "remove", "--yes", "millrace").CombinedOutput()
 	if err == nil || !bytes.Contains(out, []byte("the inlet still takes mail at inet:8825@127.0.0.1")) {
 		return fmt.Errorf("removal with an inlet: %v\n%s", err, out)
@@ -87,6 +92,32 @@ func (l *life) bySpool(ctx context.Context, addr string) error {
 		time.Sleep(200 * time.Millisecond)
 	}
 	return err
+}
+
+// pace tells how many messages of a size a second go from a program to the receiver, by Postfix
+// with the packaged milter and by the packaged inlet. It judges nothing: queue and spool lie in
+// memory here.
+func (l *life) pace(ctx context.Context, size int) error {
+	const n = 1000
+	var rates [2]float64
+	for i, addr := range []string{"127.0.0.1:25", inletPort} {
+		g := &inject.Generator{Seed: uint64(2*size + i), Domains: []string{"quick.test"}, MinSize: size}
+		in := &inject.Injector{Addr: addr, Connections: 20, Ledger: l.sent}
+		want, start := l.internet.Ledger().Len()+n, time.Now()
+		res, err := in.Run(ctx, n, g.Message)
+		if err != nil || res.Messages != n {
+			return fmt.Errorf("%s took %d of %d messages: %w", addr, res.Messages, n, errors.Join(err, res.Err))
+		}
+		for l.internet.Ledger().Len() < want {
+			if ctx.Err() != nil {
+				return fmt.Errorf("of %d messages by %s, %d are missing: %w", n, addr, want-l.internet.Ledger().Len(), context.Cause(ctx))
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		rates[i] = n / time.Since(start).Seconds()
+	}
+	fmt.Printf("%d messages of %d octets: by Postfix %.0f a second, by the inlet %.0f (%.2f times as many)\n", n, size, rates[0], rates[1], rates[1]/rates[0])
+	return nil
 }
 
 // verdicts counts the messages that the inlet has spooled.
