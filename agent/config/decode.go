@@ -32,53 +32,23 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 		switch p := field.(type) {
 		case *[]Queue: // by queues, when [general] is complete
 		case *[]Rule:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				rule := Rule{File: t.file, Line: t.line(hereItem)}
-				t.table(value, &rule, hereItem, pathItem)
-				*p = append(*p, rule)
-			})
+			appendTables(t, values[key], hereKey, pathKey, p, func(line int) Rule { return Rule{File: t.file, Line: line} })
 		case *[]Reply:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				r := Reply{After: 1, Within: 10 * time.Minute, File: t.file, Line: t.line(hereItem)}
-				t.table(value, &r, hereItem, pathItem)
-				*p = append(*p, r)
-			})
+			appendTables(t, values[key], hereKey, pathKey, p, func(line int) Reply { return Reply{After: 1, Within: 10 * time.Minute, File: t.file, Line: line} })
 		case *[]Pool:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				x := Pool{File: t.file, Line: t.line(hereItem)}
-				t.table(value, &x, hereItem, pathItem)
-				*p = append(*p, x)
-			})
+			appendTables(t, values[key], hereKey, pathKey, p, func(line int) Pool { return Pool{File: t.file, Line: line} })
 		case *[]Warmup:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				x := Warmup{Deferrals: warmupDeferrals, HardBounces: warmupHardBounces, Complaints: warmupComplaints, File: t.file, Line: t.line(hereItem)}
-				t.table(value, &x, hereItem, pathItem)
-				*p = append(*p, x)
+			appendTables(t, values[key], hereKey, pathKey, p, func(line int) Warmup {
+				return Warmup{Deferrals: warmupDeferrals, HardBounces: warmupHardBounces, Complaints: warmupComplaints, File: t.file, Line: line}
 			})
 		case *[]DKIM:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				x := DKIM{File: t.file, Line: t.line(hereItem)}
-				t.table(value, &x, hereItem, pathItem)
-				*p = append(*p, x)
-			})
+			appendTables(t, values[key], hereKey, pathKey, p, func(line int) DKIM { return DKIM{File: t.file, Line: line} })
 		case *[]Stream:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				x := Stream{File: t.file, Line: t.line(hereItem)}
-				t.table(value, &x, hereItem, pathItem)
-				*p = append(*p, x)
-			})
+			appendTables(t, values[key], hereKey, pathKey, p, func(line int) Stream { return Stream{File: t.file, Line: line} })
 		case *[]Webhook:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				x := Webhook{File: t.file, Line: t.line(hereItem)}
-				t.table(value, &x, hereItem, pathItem)
-				*p = append(*p, x)
-			})
+			appendTables(t, values[key], hereKey, pathKey, p, func(line int) Webhook { return Webhook{File: t.file, Line: line} })
 		case *[]SuppressionStream:
-			t.elements(values[key], hereKey, pathKey, len(*p), func(value map[string]any, hereItem, pathItem string) {
-				var x SuppressionStream
-				t.table(value, &x, hereItem, pathItem)
-				*p = append(*p, x)
-			})
+			appendTables(t, values[key], hereKey, pathKey, p, func(_ int) SuppressionStream { return SuppressionStream{} })
 		case *Spool, *Milter, *Inlet, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Simulate, *Log, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
@@ -130,6 +100,16 @@ func (t *tree) queues() {
 		q.Domains, q.DomainFiles, q.MX = nil, nil, nil
 		t.table(value, &q, here, path)
 		t.cfg.Queues = append(t.cfg.Queues, q)
+	})
+}
+
+// appendTables reads tables into a list, each into a value that fresh makes for the line on which
+// it begins.
+func appendTables[T any](t *tree, value any, here, path string, list *[]T, fresh func(line int) T) {
+	t.elements(value, here, path, len(*list), func(value map[string]any, here, path string) {
+		x := fresh(t.line(here))
+		t.table(value, &x, here, path)
+		*list = append(*list, x)
 	})
 }
 

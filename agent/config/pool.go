@@ -83,6 +83,27 @@ func (c *Config) PoolNamed(name string) *Pool {
 	return nil
 }
 
+// checkUnique sees that something at a path has a name of its own, of so many octets at most (0:
+// any number); example is one. names has those so far, with their places.
+func (l *loader) checkUnique(kind, example, path, name string, most int, names map[string]Notice) {
+	first, twice := names[name]
+	switch {
+	case l.bad[path+".name"]:
+	case name == "":
+		l.fail(path, remedy(fmt.Sprintf("a %s without a name", kind), fmt.Sprintf("give it one: name = %q", example)))
+	case !isPlainName(name), most > 0 && len(name) > most:
+		how := "begin with a letter or digit, and use these, dots, hyphens and underscores"
+		if most > 0 {
+			how += fmt.Sprintf(", %d at most", most)
+		}
+		l.fail(path+".name", remedy(fmt.Sprintf("name: %q cannot name a %s", name, kind), how))
+	case twice:
+		l.fail(path+".name", remedy(fmt.Sprintf("name: there is a %s %q already at %s:%d", kind, name, first.File, first.Line), "choose another name, or join the two"))
+	default:
+		names[name] = l.place(path)
+	}
+}
+
 func (l *loader) checkPools() {
 	names := map[string]Notice{}
 	all := map[netip.Addr]string{} // address -> what has it already, and where
@@ -95,18 +116,7 @@ func (l *loader) checkPools() {
 	}
 	for i := range l.cfg.Pools {
 		p, path := &l.cfg.Pools[i], fmt.Sprintf("pool[%d]", i)
-		first, twice := names[p.Name]
-		switch {
-		case l.bad[path+".name"]:
-		case p.Name == "":
-			l.fail(path, remedy("a pool without a name", `give it one: name = "news"`))
-		case !isPlainName(p.Name):
-			l.fail(path+".name", remedy(fmt.Sprintf("name: %q cannot name a pool", p.Name), "begin with a letter or digit, and use these, dots, hyphens and underscores"))
-		case twice:
-			l.fail(path+".name", remedy(fmt.Sprintf("name: there is a pool %q already at %s:%d", p.Name, first.File, first.Line), "choose another name, or join the two"))
-		default:
-			names[p.Name] = l.place(path)
-		}
+		l.checkUnique("pool", "news", path, p.Name, 0, names)
 		if len(p.Addresses) == 0 && !l.bad[path+".addresses"] {
 			l.fail(path+".addresses", remedy(fmt.Sprintf("pool %q has no address", p.Name), `add addresses = ["192.0.2.1"]`))
 		}

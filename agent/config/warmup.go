@@ -97,18 +97,7 @@ func (l *loader) checkWarmups() {
 	names := map[string]Notice{}
 	for i := range l.cfg.Warmups {
 		w, path := &l.cfg.Warmups[i], fmt.Sprintf("warmup[%d]", i)
-		first, twice := names[w.Name]
-		switch {
-		case l.bad[path+".name"]:
-		case w.Name == "":
-			l.fail(path, remedy("a plan without a name", `give it one: name = "careful"`))
-		case !isPlainName(w.Name):
-			l.fail(path+".name", remedy(fmt.Sprintf("name: %q cannot name a plan", w.Name), "begin with a letter or digit, and use these, dots, hyphens and underscores"))
-		case twice:
-			l.fail(path+".name", remedy(fmt.Sprintf("name: there is a plan %q already at %s:%d", w.Name, first.File, first.Line), "choose another name, or join the two"))
-		default:
-			names[w.Name] = l.place(path)
-		}
+		l.checkUnique("plan", "careful", path, w.Name, 0, names)
 		if len(w.Days) == 0 && w.Name != StandardWarmup && !l.bad[path+".days"] {
 			l.fail(path, remedy(fmt.Sprintf("plan %q has no days", w.Name), "add the recipients of each day: days = [50, 100, 500, 1000]"))
 		}

@@ -80,18 +80,7 @@ func (l *loader) checkWebhooks() {
 	names := map[string]Notice{}
 	for i := range l.cfg.Webhooks {
 		w, path := &l.cfg.Webhooks[i], fmt.Sprintf("webhook[%d]", i)
-		first, twice := names[w.Name]
-		switch {
-		case l.bad[path+".name"]:
-		case w.Name == "":
-			l.fail(path, remedy("a webhook without a name", `give it one: name = "crm"`))
-		case !isPlainName(w.Name) || len(w.Name) > 64:
-			l.fail(path+".name", remedy(fmt.Sprintf("name: %q cannot name a webhook", w.Name), "begin with a letter or digit, and use these, dots, hyphens and underscores, 64 at most"))
-		case twice:
-			l.fail(path+".name", remedy(fmt.Sprintf("name: there is a webhook %q already at %s:%d", w.Name, first.File, first.Line), "choose another name, or join the two"))
-		default:
-			names[w.Name] = l.place(path)
-		}
+		l.checkUnique("webhook", "crm", path, w.Name, 64, names)
 		if i == maxWebhooks {
 			l.fail(path, remedy(fmt.Sprintf("more than %d webhooks", maxWebhooks), "have one receiver pass events on"))
 		}
