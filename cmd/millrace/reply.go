@@ -227,13 +227,7 @@ func (c *replyCmd) unknown(ctx context.Context, g *globals, out io.Writer) error
 		return err
 	}
 	if c.JSON {
-		enc := json.NewEncoder(printable.NewJSON(out))
-		for _, x := range t.UnknownReplies {
-			if err := enc.Encode(x); err != nil {
-				return err
-			}
-		}
-		return nil
+		return printJSON(out, t.UnknownReplies)
 	}
 	if len(t.UnknownReplies) == 0 {
 		printable.Fprintln(out, "Every reply was known to a rule")

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"io"
 	"os"
 	"strconv"
@@ -47,13 +46,7 @@ func (c *shapeCmd) Run(ctx context.Context, g *globals) error {
 		shown = rows[:min(c.Top, len(rows))]
 	}
 	if c.JSON {
-		enc := json.NewEncoder(printable.NewJSON(out))
-		for _, row := range shown {
-			if err := enc.Encode(row); err != nil {
-				return err
-			}
-		}
-		return nil
+		return printJSON(out, shown)
 	}
 	qshape(out, rows, shown)
 	return nil

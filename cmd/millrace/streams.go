@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -21,6 +22,17 @@ func (g *globals) client() (*control.Client, error) {
 		return nil, err
 	}
 	return control.NewClient(cfg.Agent.Control), nil
+}
+
+// printJSON writes a list as one JSON object a line.
+func printJSON[T any](out io.Writer, list []T) error {
+	enc := json.NewEncoder(printable.NewJSON(out))
+	for i := range list {
+		if err := enc.Encode(&list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // streamsCmd lists streams.
@@ -50,13 +62,7 @@ func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	if c.JSON {
-		enc := json.NewEncoder(printable.NewJSON(out))
-		for _, s := range list {
-			if err := enc.Encode(s); err != nil {
-				return err
-			}
-		}
-		return nil
+		return printJSON(out, list)
 	}
 	const row = "%10v %10v %8v %8v %8v  %s\n"
 	printable.Fprintf(out, row, "WAITING", "DEFERRED", "ACTIVE", "HELD", "PRIORITY", "STREAM")

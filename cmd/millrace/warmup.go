@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"io"
 	"os"
 	"strings"
@@ -40,13 +39,7 @@ func (c *warmupCmd) Run(ctx context.Context, g *globals) error {
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	if c.JSON {
-		enc := json.NewEncoder(printable.NewJSON(out))
-		for i := range st.Warmups {
-			if err := enc.Encode(&st.Warmups[i]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return printJSON(out, st.Warmups)
 	}
 	if len(st.Warmups) == 0 {
 		printable.Fprintln(out, "No address warms up, or none of those has sent mail yet")

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"os"
 	"time"
 
@@ -50,13 +49,7 @@ func (c *webhookList) Run(ctx context.Context, g *globals) error {
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	if c.JSON {
-		enc := json.NewEncoder(printable.NewJSON(out))
-		for i := range list {
-			if err := enc.Encode(&list[i]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return printJSON(out, list)
 	}
 	if len(list) == 0 {
 		printable.Fprintln(out, "no [[webhook]] in the configuration")
