@@ -67,6 +67,7 @@ func (r *resolver) lookup(ctx context.Context, name string, k lookupKind) {
 	if k != quick {
 		patience = longestLookup
 	}
+	r.queue.Asking(name) // before anything is looked at that may change
 	set := r.settings.Now()
 	domain, _ := queue.SplitRouteName(name)
 	// No deadline, which a socket would notice before the context does: what failed

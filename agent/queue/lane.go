@@ -65,7 +65,7 @@ type domain struct {
 	lanes     []*lane
 	dest      *destination // nil: not routed yet
 	resolving bool
-	outdated  bool      // what it is being asked for may have changed since: the answer is not used
+	outdated  bool      // what its route depends on may have changed since the search began: the answer is not used
 	stale     bool      // its route expired while it had no mail waiting
 	no        uint32    // in Queue.domainByNo
 	reason    string    // why there is no route at present

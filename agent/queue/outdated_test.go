@@ -35,4 +35,12 @@ func TestAnswerOfBeforeIsNotUsed(t *testing.T) {
 	if asked != 4 {
 		t.Errorf("asked %d times, want 4", asked)
 	}
+	// A search that has not begun when the routes are asked for again finds the state of now.
+	q.RerouteAll()
+	q.RerouteAll()
+	q.Asking("a.test")
+	answer("newest", "newest")
+	if asked != 5 {
+		t.Errorf("asked %d times, want 5", asked)
+	}
 }

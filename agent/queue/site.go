@@ -244,8 +244,19 @@ func (q *Queue) Reload(maxSessions int) {
 	q.RerouteAll()
 }
 
+// Asking says that the search for an answer to Options.Resolve begins now: what changed before
+// is in it.
+func (q *Queue) Asking(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d := q.domains[name]; d != nil {
+		d.outdated = false
+	}
+}
+
 // RerouteAll asks for all routes again, as what they leave from may be another. An answer that
-// is under way may have been found before that changed: it is not used, and asked for once more.
+// has been searched for since before (Asking) may be of before: it is not used, and asked for
+// once more.
 func (q *Queue) RerouteAll() {
 	walk(q, &q.domainByNo, func(d *domain) {
 		d.outdated = d.resolving
@@ -253,8 +264,8 @@ func (q *Queue) RerouteAll() {
 	}, always)
 }
 
-// outdated asks for a domain's route once more if RerouteAll came between the question and
-// its answer.
+// outdated asks for a domain's route once more if RerouteAll came between the beginning of the
+// search and its answer.
 func (q *Queue) outdated(d *domain) bool {
 	if !d.outdated {
 		return false
