@@ -323,9 +323,9 @@ func (c *Counter) Room(now time.Time) (n int, next time.Time) {
 	return c.room(now)
 }
 
-// Counted calls yield with what this node has counted of each quota in force, blocks that are
-// reserved included, with the lock held: until it is let go, nothing more is taken. day is "" of
-// an hour's quota.
+// Counted calls yield with what this node has counted of each quota of a day in force, blocks that
+// are reserved included, with the lock held: today's, and of days that may still go on elsewhere,
+// by another clock, those that have any.
 func (b *Book) Counted(now time.Time, yield func(k Key, day string, limit, counted int)) {
 	if b == nil {
 		return
@@ -333,15 +333,30 @@ func (b *Book) Counted(now time.Time, yield func(k Key, day string, limit, count
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for k, c := range b.counters {
-		if c.quota.Limit > 0 {
-			c.expire(now)
-			n := c.used(now)
-			if c.size > 0 && c.open.Day == c.day(now) {
-				n += max(0, c.size-c.open.N)
+		if !k.Day || c.quota.Limit == 0 {
+			continue
+		}
+		today := c.day(now)
+		yield(k, today, c.quota.Limit, c.counted(today))
+		for _, day := range [...]string{c.day(now.AddDate(0, 0, -1)), c.day(now.AddDate(0, 0, 1))} {
+			if n := c.counted(day); n > 0 {
+				yield(k, day, c.quota.Limit, n)
 			}
-			yield(k, c.day(now), c.quota.Limit, n)
 		}
 	}
+}
+
+// counted is what counts on a day, with all of its open block.
+func (c *Counter) counted(day string) (n int) {
+	for i := range c.spent {
+		if c.spent[i].Day == day {
+			n += c.spent[i].N
+		}
+	}
+	if c.size > 0 && c.open.Day == day {
+		n += max(c.size, c.open.N)
+	}
+	return n
 }
 
 // Ahead is how many recipients could be taken now of a quota that is spread, if all blocks were
