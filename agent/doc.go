@@ -31,6 +31,8 @@
 //	pools     which address mail leaves from
 //	warmup    how much new addresses send, a day after the other; what a day was
 //	quotas    what streams may send in an hour and on a day; counts that outlive a crash
+//	fleet/lease
+//	          what each node of a fleet may use of a limit that they share
 //	breaker   which streams bounce or are complained about too much, by a sequential test
 //	windows   when streams may send, by the clock on a wall
 //	smtp      one connection and its transactions
