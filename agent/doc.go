@@ -31,8 +31,10 @@
 //	pools     which address mail leaves from
 //	warmup    how much new addresses send, a day after the other; what a day was
 //	quotas    what streams may send in an hour and on a day; counts that outlive a crash
+//	fleet/lease
+//	          what each node of a fleet may use of a limit that they share
 //	breaker   which streams bounce or are complained about too much, by a sequential test
-//	fleet     this host's part among others that share limits; fleet/lease, how these are divided
+//	fleet     this host's part among others: its connection to the store, its calls
 //	windows   when streams may send, by the clock on a wall
 //	smtp      one connection and its transactions
 //	daily     the report of a day, for the mail to the admin
