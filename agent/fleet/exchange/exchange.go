@@ -396,6 +396,11 @@ func (x *Exchange) members() (list []string) {
 	return list
 }
 
+// IsMember reports whether a node belongs to the fleet now.
+func (x *Exchange) IsMember(node string) bool {
+	return node == x.o.Log.Node() || slices.Contains(x.members(), node)
+}
+
 // Spread is who has an order.
 type Spread struct {
 	Confirmed []string // this node too
