@@ -59,7 +59,7 @@ type Options struct {
 	Dialogues *dialogue.Board
 	// Fleet is that of Orders.Common; nil if there is none.
 	Fleet  Fleet
-	Reload    func() error // reads the configuration and puts it into force; nil: there is none to read
+	Reload func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
 // Backend serves the control socket. Its methods may be called by many goroutines.

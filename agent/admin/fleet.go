@@ -32,7 +32,7 @@ func (b *Backend) Spread(ctx context.Context) control.Spread {
 	ctx, done := context.WithTimeout(ctx, spreadFor)
 	defer done()
 	s := b.fleet.Spread(ctx)
-	return control.Spread{Fleet: b.settings.Now().Config.Hostname, Confirmed: s.Confirmed, Missing: s.Missing}
+	return control.Spread{Fleet: b.orders.Common().Fleet(), Confirmed: s.Confirmed, Missing: s.Missing}
 }
 
 // commonCancel is the body of a cancel: what, and for each node how far into its spool it reaches

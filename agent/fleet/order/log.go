@@ -96,6 +96,9 @@ func Open(o Options) (*Log, error) {
 // Node is the name of this node.
 func (l *Log) Node() string { return l.o.Node }
 
+// Fleet is the name of the fleet.
+func (l *Log) Fleet() string { return l.o.Fleet }
+
 // Issue makes an order of this node with a body (nil: none), which lifts others. On return it is
 // durable, and stands; with an error and an ID that is not zero it stands, but may not outlive the
 // process.
