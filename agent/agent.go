@@ -21,6 +21,8 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/fleet"
+	"github.com/millrace/millrace/agent/fleet/exchange"
+	"github.com/millrace/millrace/agent/fleet/order"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/metrics"
@@ -67,6 +69,7 @@ type Agent struct {
 	fleet *fleet.Fleet // nil: this host is of none
 
 	orders    *orders.Orders
+	exchange  *exchange.Exchange // nil: this node is in no fleet
 	settler   *settle.Settler
 	deliverer *deliver.Deliverer
 	dialogues dialogue.Board
@@ -95,6 +98,16 @@ const sitesFile = "sites.json"
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
+	return newAgent(c, log, version, common{})
+}
+
+// common is what brings common orders of a fleet; the zero value: there is none.
+type common struct {
+	log      *order.Log
+	exchange exchange.Options // but for Log, Fleet, Logger and Position
+}
+
+func newAgent(c *config.Config, log *slog.Logger, version string, shared common) (*Agent, error) {
 	a := &Agent{log: log, version: version, grace: finish}
 	a.mail = event.NewLog(log, c.Log, time.Now())
 	a.metrics = metrics.New(version, func() metrics.State { return a.watch.State() }) // asked by scrapes, which Run serves
@@ -156,9 +169,14 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Lender:      lender,
 		Shared:      func(w *queue.Route) string { return a.settings.Now().SharedLimit(w) },
 	})
-	a.orders, err = orders.New(orders.Options{Log: log, Settings: a.settings, Store: store, Queue: a.queue, Stop: a.stop})
+	a.orders, err = orders.New(orders.Options{Log: log, Settings: a.settings, Store: store, Queue: a.queue, Stop: a.stop, Common: shared.log})
 	if err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
+	if shared.log != nil {
+		x := shared.exchange
+		x.Log, x.Fleet, x.Logger, x.Position = shared.log, shared.log.Fleet(), log, func() string { return store.Position().String() }
+		a.exchange = exchange.New(x)
 	}
 	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
 		// To mail whom one should not is worse than not to start.
@@ -266,10 +284,14 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 
 // backend is what the control socket serves.
 func (a *Agent) backend() *admin.Backend {
-	return admin.New(admin.Options{
+	o := admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
 		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
-	})
+	}
+	if a.exchange != nil {
+		o.Fleet = a.exchange
+	}
+	return admin.New(o)
 }
 
 // finish is how long transactions in flight may take after a stop was asked for. Receivers
@@ -286,7 +308,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer end()
 	defer a.cut()
 	defer a.closeEvents()
-	server, err := control.Listen(a.settings.Now().Config.Agent.Control, a.backend(), a.log)
+	backend := a.backend()
+	if a.exchange != nil {
+		a.bounced.Learned(backend.Learn)
+	}
+	server, err := control.Listen(a.settings.Now().Config.Agent.Control, backend, a.log)
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
@@ -311,6 +337,12 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.lookAround() // before mail is read
 	base.Go(func() { loop.Every(late, presenceEvery, func(time.Time) { a.lookAround() }) })
 	base.Go(func() { a.orders.Run(late) })
+	if a.exchange != nil {
+		base.Go(func() { a.orders.FollowFleet(late) })
+		base.Go(func() { backend.FollowCancels(late) })
+		base.Go(func() { backend.FollowSuppression(late) })
+		base.Go(func() { a.exchange.Run(late) })
+	}
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })

@@ -10,12 +10,16 @@
 // them settled; those that are in a transaction it goes after for some seconds. While the
 // spool is being read they are refused, as half of what is meant would be left out.
 //
+// In a fleet a cancel and what becomes of the suppression list are orders for all nodes: FollowCancels
+// and FollowSuppression (fleet.go, fleetsuppress.go) run beside the requests.
+//
 // The rest lists (listing.go, shape.go) or is about the suppression list (suppress.go). The
 // terms are explained in agent/doc.go.
 package admin
 
 import (
 	"log/slog"
+	"sync"
 
 	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/breaker"
@@ -34,7 +38,7 @@ import (
 	"github.com/millrace/millrace/agent/webhook"
 )
 
-// Options are what a Backend works with. None but Reload may be missing.
+// Options are what a Backend works with. None but Fleet and Reload may be missing.
 type Options struct {
 	Log      *slog.Logger
 	Version  string
@@ -53,7 +57,9 @@ type Options struct {
 	Webhooks *webhook.Sender
 	// Dialogues may be watched.
 	Dialogues *dialogue.Board
-	Reload    func() error // reads the configuration and puts it into force; nil: there is none to read
+	// Fleet is that of Orders.Common; nil if there is none.
+	Fleet  Fleet
+	Reload func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
 // Backend serves the control socket. Its methods may be called by many goroutines.
@@ -75,6 +81,11 @@ type Backend struct {
 	breaker   *breaker.Breaker
 	webhooks  *webhook.Sender
 	reload    func() error
+
+	fleet      Fleet
+	cancelling sync.Mutex // one cancel of the fleet at a time
+	learnedMu  sync.Mutex
+	learned    []suppress.Entry // that the fleet is to be told
 }
 
 var _ control.Backend = (*Backend)(nil)
@@ -83,6 +94,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, dialogues: o.Dialogues, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet,
 	}
 }

@@ -201,7 +201,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l}
 	s.routes()
 	s.http = &http.Server{
-		Handler:           d.guard(s.mux),
+		Handler:           d.guard(withHere(s.mux)),
 		ConnContext:       withPeer,
 		ConnState:         l.State,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -247,6 +247,7 @@ func (s *Server) routes() {
 	s.handback()
 	s.milter()
 	s.feedback()
+	s.fleet()
 }
 
 // Serve answers requests until Close.
@@ -261,7 +262,10 @@ func (s *Server) Serve() error {
 func (s *Server) Close() error { return s.http.Close() }
 
 // Client speaks to an agent's socket.
-type Client struct{ http http.Client }
+type Client struct {
+	http http.Client
+	here bool
+}
 
 // NewClient returns a client for a socket address ("unix:/path").
 func NewClient(address string) *Client {
@@ -285,6 +289,9 @@ func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	if c.here && method == http.MethodPost {
+		path += "?here=1"
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://millrace"+path, body)
 	if err != nil {
 		return nil, err

@@ -178,6 +178,7 @@ func (s *Store) lookAtAll(yield func(ID, *Envelope, []State, bool) error) error 
 	if err != nil {
 		return unreadError{err}
 	}
+	found := len(names)
 	s.mu.Lock()
 	known := slices.Sorted(maps.Keys(s.segments))
 	s.mu.Unlock()
@@ -186,7 +187,12 @@ func (s *Store) lookAtAll(yield func(ID, *Envelope, []State, bool) error) error 
 			names = append(names, name)
 		}
 	}
-	return s.lookAt(names, nil, yield)
+	listed := slices.Clone(names[:found])
+	err = s.lookAt(names, nil, yield)
+	if err == nil {
+		s.survey(listed) // now, as each of them was opened or is in unopened
+	}
+	return err
 }
 
 // unreadError says that the directory of the segments could not be read.
