@@ -160,6 +160,8 @@ type Server struct {
 	mux      *http.ServeMux
 	http     *http.Server
 	listener net.Listener
+	fleet    Fleet         // nil: there is none
+	patience time.Duration // with its nodes: answerWithin
 }
 
 // writeTimeout is how long a write to a client may take before the request is given up.
@@ -198,7 +200,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l}
+	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l, patience: answerWithin}
 	s.routes()
 	s.http = &http.Server{
 		Handler:           d.guard(s.mux),
@@ -247,6 +249,7 @@ func (s *Server) routes() {
 	s.handback()
 	s.milter()
 	s.feedback()
+	s.mux.HandleFunc("GET "+viewPath+"{view}", s.ofFleet)
 }
 
 // Serve answers requests until Close.
