@@ -160,7 +160,7 @@ type Server struct {
 	mux      *http.ServeMux
 	http     *http.Server
 	listener net.Listener
-	fleet    Fleet         // nil: there is none
+	nodes    Fleet         // how the others are asked; nil: there are none
 	patience time.Duration // with its nodes: answerWithin
 }
 

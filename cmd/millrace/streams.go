@@ -109,7 +109,7 @@ func (c *streamsCmd) ofFleet(ctx context.Context, client *control.Client, out io
 
 // streamLine is a line of a list of streams, and streamsHead its head.
 const (
-	streamLine   = "%10v %10v %8v %8v %8v  %s\n"
+	streamLine  = "%10v %10v %8v %8v %8v  %s\n"
 	streamsHead = "   WAITING   DEFERRED   ACTIVE     HELD PRIORITY  STREAM"
 )
 

@@ -66,17 +66,17 @@ func isUnanswered(err error) bool {
 	return errors.As(err, &e) && e.Code == program.ExitTempFail
 }
 
-// printItem writes an object in JSON with its node.
+// printItem writes an object in JSON with its node to a writer of package printable.
 func printItem(out io.Writer, node string, item json.RawMessage) error {
 	name, err := json.Marshal(node)
 	if err != nil {
 		return err
 	}
-	sep := ","
-	if string(item) == "{}" {
-		sep = ""
+	line := append([]byte(`{"node":`), name...)
+	if string(item) != "{}" {
+		line = append(line, ',')
 	}
-	_, err = fmt.Fprintf(out, "{\"node\":%s%s%s\n", name, sep, item[1:])
+	_, err = out.Write(append(append(line, item[1:]...), '\n'))
 	return err
 }
 

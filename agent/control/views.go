@@ -185,11 +185,11 @@ func (l *lines) alive(ctx context.Context) {
 }
 
 // ShowFleet serves views of all nodes to admins of this one. It is called before Serve.
-func (s *Server) ShowFleet(f Fleet) { s.fleet = f }
+func (s *Server) ShowFleet(f Fleet) { s.nodes = f }
 
 // ofFleet asks all nodes, and passes on what they say as it comes.
 func (s *Server) ofFleet(w http.ResponseWriter, r *http.Request) {
-	if s.fleet == nil {
+	if s.nodes == nil {
 		respond(w, nil, ErrNoFleet)
 		return
 	}
@@ -202,7 +202,7 @@ func (s *Server) ofFleet(w http.ResponseWriter, r *http.Request) {
 	defer done()
 	l := newLines(w)
 	var all sync.WaitGroup
-	for _, node := range s.fleet.Nodes() {
+	for _, node := range s.nodes.Nodes() {
 		all.Go(func() {
 			head, _ := json.Marshal(node) // a text
 			head = append(append([]byte(`{"node":`), head...), `,"item":`...)
@@ -224,7 +224,7 @@ func (s *Server) ofFleet(w http.ResponseWriter, r *http.Request) {
 
 // ofNode passes on a node's items.
 func (s *Server) ofNode(ctx context.Context, node, name string, f Filter, pass func(item []byte) error) error {
-	if node == s.fleet.Node() {
+	if node == s.nodes.Node() {
 		return view(ctx, s.backend, name, f, func(v any) error {
 			item, err := json.Marshal(v)
 			if err == nil {
@@ -247,7 +247,7 @@ func (s *Server) ofNode(ctx context.Context, node, name string, f Filter, pass f
 	if v := f.values(); len(v) > 0 {
 		path += "?" + v.Encode()
 	}
-	body, err := s.fleet.Get(ctx, node, path)
+	body, err := s.nodes.Get(ctx, node, path)
 	if err != nil {
 		return why(err)
 	}
