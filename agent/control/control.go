@@ -160,7 +160,7 @@ type Server struct {
 	mux      *http.ServeMux
 	http     *http.Server
 	listener net.Listener
-	nodes    Fleet         // how the others are asked; nil: there are none
+	nodes    Nodes         // how the others are asked; nil: there are none
 	patience time.Duration // with its nodes: answerWithin
 }
 
@@ -249,7 +249,7 @@ func (s *Server) routes() {
 	s.handback()
 	s.milter()
 	s.feedback()
-	s.mux.HandleFunc("GET "+viewPath+"{view}", s.ofFleet)
+	s.mux.HandleFunc("GET "+viewPath+"{view}", s.viewOfFleet)
 }
 
 // Serve answers requests until Close.

@@ -23,8 +23,8 @@ const (
 	ViewStanding = "standing" // StandingOrders, one
 )
 
-// Fleet is how the other nodes are asked.
-type Fleet interface {
+// Nodes is how the other nodes are asked.
+type Nodes interface {
 	// Node is the name of this one, Nodes are those of all members.
 	Node() string
 	Nodes() []string
@@ -33,8 +33,8 @@ type Fleet interface {
 	Get(ctx context.Context, node, path string) (io.ReadCloser, error)
 }
 
-// ErrNoFleet says that there are no other nodes to ask.
-var ErrNoFleet = errors.New("this host is of no fleet, or its nodes do not listen for each other; remedy: name and listen in [fleet], millrace-fleet(7)")
+// ErrNoNodes says that there are no other nodes to ask.
+var ErrNoNodes = errors.New("this host is of no fleet, or its nodes do not listen for each other; remedy: name and listen in [fleet], millrace-fleet(7)")
 
 const (
 	// viewPath begins the paths of Views.
@@ -52,9 +52,9 @@ const (
 // Unanswered is a node that did not answer, or not to the end.
 type Unanswered struct{ Node, Why string }
 
-// fleetLine is a line of the answer to a view: an item of a node, a node that did not answer
+// viewLine is a line of the answer to a view: an item of a node, a node that did not answer
 // to its end, or the end of all.
-type fleetLine struct {
+type viewLine struct {
 	Node  string          `json:"node,omitempty"`
 	Item  json.RawMessage `json:"item,omitempty"`
 	Error string          `json:"error,omitempty"`
@@ -67,16 +67,16 @@ func view(ctx context.Context, b Backend, name string, f Filter, yield func(any)
 	case ViewQueue:
 		return b.Messages(ctx, f, func(m *Message) error { return yield(m) })
 	case ViewStreams:
-		return each(b.Streams(), yield)
+		return eachOf(b.Streams(), yield)
 	case ViewLimits:
-		return each(b.Status().Limits, yield)
+		return eachOf(b.Status().Limits, yield)
 	case ViewStanding:
 		return yield(b.Standing())
 	}
 	return fmt.Errorf("view %s: %w", name, ErrUnknown)
 }
 
-func each[T any](list []T, yield func(any) error) error {
+func eachOf[T any](list []T, yield func(any) error) error {
 	for i := range list {
 		if err := yield(&list[i]); err != nil {
 			return err
@@ -85,15 +85,15 @@ func each[T any](list []T, yield func(any) error) error {
 	return nil
 }
 
-// known reports whether there is a view of the name.
-func known(name string) bool {
+// viewKnown reports whether there is a view of the name.
+func viewKnown(name string) bool {
 	return name == ViewQueue || name == ViewStreams || name == ViewLimits || name == ViewStanding
 }
 
-// asked reads what a request for a view is about, or answers that there is none.
-func asked(w http.ResponseWriter, r *http.Request) (name string, f Filter, ok bool) {
+// viewAsked reads what a request for a view is about, or answers that there is none.
+func viewAsked(w http.ResponseWriter, r *http.Request) (name string, f Filter, ok bool) {
 	name = r.PathValue("view")
-	if !known(name) {
+	if !viewKnown(name) {
 		respond(w, nil, fmt.Errorf("view %s: %w", name, ErrUnknown))
 		return name, f, false
 	}
@@ -109,12 +109,12 @@ func asked(w http.ResponseWriter, r *http.Request) (name string, f Filter, ok bo
 func Views(b Backend, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+viewPath+"{view}", func(w http.ResponseWriter, r *http.Request) {
-		name, f, ok := asked(w, r)
+		name, f, ok := viewAsked(w, r)
 		if !ok {
 			return
 		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		l := newLines(w)
+		l := newViewLines(w)
 		var alive sync.WaitGroup
 		ctx, end := context.WithCancel(r.Context())
 		alive.Go(func() { l.alive(ctx) })
@@ -138,19 +138,19 @@ func Views(b Backend, log *slog.Logger) http.Handler {
 	return mux
 }
 
-// lines writes lines of several goroutines.
-type lines struct {
+// viewLines writes lines of several goroutines.
+type viewLines struct {
 	mu  sync.Mutex
 	out *bufio.Writer
 	to  *http.ResponseController
 }
 
-func newLines(w http.ResponseWriter) *lines {
-	return &lines{out: bufio.NewWriterSize(deadlineWriter{w}, listingBuffer), to: http.NewResponseController(w)}
+func newViewLines(w http.ResponseWriter) *viewLines {
+	return &viewLines{out: bufio.NewWriterSize(deadlineWriter{w}, listingBuffer), to: http.NewResponseController(w)}
 }
 
 // write writes the parts of a line, and its end.
-func (l *lines) write(parts ...[]byte) error {
+func (l *viewLines) write(parts ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range parts {
@@ -159,7 +159,7 @@ func (l *lines) write(parts ...[]byte) error {
 	return l.out.WriteByte('\n') // with the error of all before
 }
 
-func (l *lines) flush() error {
+func (l *viewLines) flush() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.out.Flush(); err != nil {
@@ -169,7 +169,7 @@ func (l *lines) flush() error {
 }
 
 // alive sends an empty line now and then, with what waits.
-func (l *lines) alive(ctx context.Context) {
+func (l *viewLines) alive(ctx context.Context) {
 	t := time.NewTicker(aliveEvery)
 	defer t.Stop()
 	for {
@@ -185,22 +185,22 @@ func (l *lines) alive(ctx context.Context) {
 }
 
 // ShowFleet serves views of all nodes to admins of this one. It is called before Serve.
-func (s *Server) ShowFleet(f Fleet) { s.nodes = f }
+func (s *Server) ShowFleet(n Nodes) { s.nodes = n }
 
-// ofFleet asks all nodes, and passes on what they say as it comes.
-func (s *Server) ofFleet(w http.ResponseWriter, r *http.Request) {
+// viewOfFleet asks all nodes, and passes on what they say as it comes.
+func (s *Server) viewOfFleet(w http.ResponseWriter, r *http.Request) {
 	if s.nodes == nil {
-		respond(w, nil, ErrNoFleet)
+		respond(w, nil, ErrNoNodes)
 		return
 	}
-	name, f, ok := asked(w, r)
+	name, f, ok := viewAsked(w, r)
 	if !ok {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	ctx, done := context.WithTimeout(r.Context(), viewWithin)
 	defer done()
-	l := newLines(w)
+	l := newViewLines(w)
 	var all sync.WaitGroup
 	for _, node := range s.nodes.Nodes() {
 		all.Go(func() {
@@ -209,7 +209,7 @@ func (s *Server) ofFleet(w http.ResponseWriter, r *http.Request) {
 			pass := func(item []byte) error { return l.write(head, item, []byte{'}'}) }
 			err := s.ofNode(ctx, node, name, f, pass)
 			if err != nil {
-				line, _ := json.Marshal(fleetLine{Node: node, Error: err.Error()})
+				line, _ := json.Marshal(viewLine{Node: node, Error: err.Error()})
 				l.write(line)
 			}
 			l.flush()
@@ -276,10 +276,10 @@ func (s *Server) ofNode(ctx context.Context, node, name string, f Filter, pass f
 	return why(in.Err())
 }
 
-// Fleet asks all nodes for a view, and calls yield with each item, an object in JSON, as it
+// ViewOfFleet asks all nodes for a view, and calls yield with each item, an object in JSON, as it
 // comes; the filter is for ViewQueue alone. It returns the nodes that did not answer, or not
 // to the end.
-func (c *Client) Fleet(ctx context.Context, view string, f Filter, yield func(node string, item json.RawMessage) error) (missing []Unanswered, err error) {
+func (c *Client) ViewOfFleet(ctx context.Context, view string, f Filter, yield func(node string, item json.RawMessage) error) (missing []Unanswered, err error) {
 	path := url.URL{Path: viewPath + view, RawQuery: f.values().Encode()}
 	resp, err := c.get(ctx, path.String())
 	if err != nil {
@@ -288,7 +288,7 @@ func (c *Client) Fleet(ctx context.Context, view string, f Filter, yield func(no
 	defer resp.Body.Close()
 	dec := json.NewDecoder(bufio.NewReaderSize(resp.Body, listingBuffer))
 	for {
-		var line fleetLine
+		var line viewLine
 		if err := dec.Decode(&line); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF

@@ -58,7 +58,7 @@ func answering(t *testing.T, h http.Handler) string {
 }
 
 // ofFleet serves an agent whose fleet has these nodes.
-func ofFleet(t *testing.T, b Backend, f Fleet, patience time.Duration) *Client {
+func ofFleet(t *testing.T, b Backend, f Nodes, patience time.Duration) *Client {
 	t.Helper()
 	address := "unix:" + filepath.Join(t.TempDir(), "s")
 	s, err := Listen(address, b, slog.New(slog.DiscardHandler))
@@ -88,13 +88,13 @@ func TestViewsAreOfAllNodes(t *testing.T) {
 		ViewLimits:   {},
 	} {
 		got := map[string]int{}
-		missing, err := c.Fleet(t.Context(), view, Filter{}, func(node string, item json.RawMessage) error { got[node]++; return nil })
+		missing, err := c.ViewOfFleet(t.Context(), view, Filter{}, func(node string, item json.RawMessage) error { got[node]++; return nil })
 		if err != nil || len(missing) > 0 || fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s: %v, %v, %v", view, got, missing, err)
 		}
 	}
 	var senders []string
-	_, err := c.Fleet(t.Context(), ViewQueue, Filter{User: "joe", OlderThan: Age(time.Hour)}, func(node string, item json.RawMessage) error {
+	_, err := c.ViewOfFleet(t.Context(), ViewQueue, Filter{User: "joe", OlderThan: Age(time.Hour)}, func(node string, item json.RawMessage) error {
 		var m Message
 		err := json.Unmarshal(item, &m)
 		senders = append(senders, m.Sender)
@@ -103,7 +103,7 @@ func TestViewsAreOfAllNodes(t *testing.T) {
 	if want := (Filter{User: "joe", OlderThan: Age(time.Hour)}); err != nil || len(senders) != 3 || senders[1] != fmt.Sprintf("%+v", want) {
 		t.Errorf("the filter arrived as %q, %v", senders, err)
 	}
-	if _, err := c.Fleet(t.Context(), "secrets", Filter{}, nil); !errors.Is(err, ErrUnknown) {
+	if _, err := c.ViewOfFleet(t.Context(), "secrets", Filter{}, nil); !errors.Is(err, ErrUnknown) {
 		t.Error(err)
 	}
 }
@@ -130,7 +130,7 @@ func TestNodesThatDoNotAnswerAreNamed(t *testing.T) {
 		"forging": answering(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{\"a\":1}},{\"node\":\"a\"\n") })),
 	}, 300*time.Millisecond)
 	got := map[string]int{}
-	missing, err := c.Fleet(t.Context(), ViewQueue, Filter{}, func(node string, item json.RawMessage) error { got[node]++; return nil })
+	missing, err := c.ViewOfFleet(t.Context(), ViewQueue, Filter{}, func(node string, item json.RawMessage) error { got[node]++; return nil })
 	if want := "map[a:3 cut:1 stops:1]"; err != nil || fmt.Sprint(got) != want {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -154,7 +154,7 @@ func TestSlowViewsAreAlive(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	c := ofFleet(t, fixed{}, nodes{"slow": answering(t, Views(slow, log)), "broken": answering(t, Views(broken, log))}, 2*time.Second)
 	got := map[string]int{}
-	missing, err := c.Fleet(t.Context(), ViewQueue, Filter{}, func(node string, item json.RawMessage) error { got[node]++; return nil })
+	missing, err := c.ViewOfFleet(t.Context(), ViewQueue, Filter{}, func(node string, item json.RawMessage) error { got[node]++; return nil })
 	if err != nil || len(missing) != 1 || missing[0].Node != "broken" || got["slow"] != 2 {
 		t.Errorf("%v, %v, %v", got, missing, err)
 	}
@@ -191,7 +191,7 @@ func TestViewsAreAllThatOtherNodesGet(t *testing.T) {
 func TestWithoutAFleetThereIsNoView(t *testing.T) {
 	t.Parallel()
 	c := client(t, open(t, fixed{n: 3}))
-	if _, err := c.Fleet(t.Context(), ViewQueue, Filter{}, nil); err == nil || !strings.Contains(err.Error(), "remedy: name and listen in [fleet]") {
+	if _, err := c.ViewOfFleet(t.Context(), ViewQueue, Filter{}, nil); err == nil || !strings.Contains(err.Error(), "remedy: name and listen in [fleet]") {
 		t.Error(err)
 	}
 }

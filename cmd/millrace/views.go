@@ -32,7 +32,7 @@ type ofNode[T any] struct {
 // fromFleet gathers a view of all nodes, in the order of their names. The error, if not nil,
 // is about nodes that did not answer: what others said is returned beside it.
 func fromFleet[T any](ctx context.Context, client *control.Client, view string) (list []ofNode[T], err error) {
-	missing, err := client.Fleet(ctx, view, control.Filter{}, func(node string, item json.RawMessage) error {
+	missing, err := client.ViewOfFleet(ctx, view, control.Filter{}, func(node string, item json.RawMessage) error {
 		x := ofNode[T]{node: node, raw: slices.Clone(item)}
 		if err := json.Unmarshal(item, &x.item); err != nil {
 			return fmt.Errorf("node %s: %w", node, err)
@@ -95,7 +95,7 @@ func printItems[T any](out io.Writer, list []ofNode[T]) error {
 func mailqOfFleet(ctx context.Context, client *control.Client, f control.Filter, asJSON bool, l *mailq) error {
 	l.fleet = true
 	in := printable.NewJSON(l.out)
-	missing, err := client.Fleet(ctx, control.ViewQueue, f, func(node string, item json.RawMessage) error {
+	missing, err := client.ViewOfFleet(ctx, control.ViewQueue, f, func(node string, item json.RawMessage) error {
 		if asJSON {
 			l.messages++
 			return printItem(in, node, item)
