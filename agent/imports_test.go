@@ -24,8 +24,8 @@ var layers = [][]string{
 	{"agent/settings"},
 	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup", "agent/webhook", "agent/fleet"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
-	{"agent/daily", "agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
-	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
+	{"agent/fleet/marks", "agent/daily", "agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
+	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control", "agent/fleet/peer"},
 	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane", "agent/fleet/lease"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/simulate", "agent/slots", "agent/transient", "agent/windows"},
 }
@@ -49,7 +49,7 @@ var others = map[string][]string{
 	"milter/classify":      {"agent/address", "agent/config"},
 	"milter/wire":          nil,
 	"cmd/internal/program": {"agent/config", "agent/maillog", "agent/printable", "packaging/man/roff"},
-	"cmd/millrace-milter":  {"agent/config", "agent/control", "agent/feedback", "agent/spool", "cmd/internal/program", "milter", "milter/inlet"},
+	"cmd/millrace-milter":  {"agent/config", "agent/control", "agent/feedback", "agent/fleet/marks", "agent/spool", "cmd/internal/program", "milter", "milter/inlet"},
 	"cmd/millrace-agent":   {"agent", "agent/config", "cmd/internal/program"},
 	"cmd/millrace": {
 		"agent/address", "agent/assess", "agent/config", "agent/control", "agent/daily", "agent/deliver", "agent/feedback", "agent/outcome", "agent/pools", "agent/postconf", "agent/printable", "agent/route",

@@ -160,6 +160,8 @@ type Server struct {
 	mux      *http.ServeMux
 	http     *http.Server
 	listener net.Listener
+	nodes    Nodes         // how the others are asked; nil: there are none
+	patience time.Duration // with its nodes: answerWithin
 }
 
 // writeTimeout is how long a write to a client may take before the request is given up.
@@ -198,7 +200,7 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l}
+	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l, patience: answerWithin}
 	s.routes()
 	s.http = &http.Server{
 		Handler:           d.guard(withHere(s.mux)),
@@ -248,6 +250,7 @@ func (s *Server) routes() {
 	s.milter()
 	s.feedback()
 	s.fleet()
+	s.mux.HandleFunc("GET "+viewPath+"{view}", s.viewOfFleet)
 }
 
 // Serve answers requests until Close.

@@ -225,6 +225,9 @@ func (s *scrape) whole(st *State) {
 		for _, result := range [...]string{"counted", "uncounted", "repeated", "old", "unverified"} {
 			s.count(reports, st.Reports[[2]string{kind, result}], kind, result)
 		}
+		if n := st.Reports[[2]string{kind, "handedover"}]; n > 0 { // in a fleet alone
+			s.count(reports, n, kind, "handedover")
+		}
 	}
 
 	if st.MilterAt.IsZero() {

@@ -42,6 +42,7 @@
 //
 //	format                    "millrace spool 1\n"
 //	key                       the 32 octets of LoopKey
+//	members                   in a fleet, such keys of its other hosts (package fleet/marks)
 //	next                      the last segment number, and the lock of the directory
 //	agent.lock                locked by the agent; its last sign of life
 //	drain                     only while an admin drains the spool; since when

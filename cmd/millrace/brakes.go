@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -121,7 +123,8 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 
 // brakesCmd lists what is in force.
 type brakesCmd struct {
-	JSON bool `name:"json" help:"As one JSON object."`
+	fleetFlag `embed:""`
+	JSON      bool `name:"json" help:"As one JSON object; with --fleet, one for each node."`
 }
 
 func (c *brakesCmd) Help() string {
@@ -138,6 +141,9 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	if c.Fleet {
+		return c.ofFleet(ctx, client)
+	}
 	s, err := client.Standing(ctx)
 	if err != nil {
 		return err
@@ -150,14 +156,44 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	if len(s.Pauses)+len(s.Limits)+len(s.Effects) == 0 {
 		printable.Fprintln(out, "Nothing is paused or limited")
 	}
+	printBrakes(out, &s)
+	return nil
+}
+
+func printBrakes(out io.Writer, s *control.StandingOrders) {
 	for i := range s.Effects {
 		printable.Fprintln(out, "by rule: "+s.Effects[i].InWords())
 	}
-	printStanding(out, &s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
+	printStanding(out, s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
 	for _, r := range s.Released {
 		printable.Fprintf(out, "resumed: %s, which the breaker leaves alone until %s\n", r.Filter, r.Until.Local().Format(time.DateTime))
 	}
-	return nil
+}
+
+// ofFleet lists what is in force at each node.
+func (c *brakesCmd) ofFleet(ctx context.Context, client *control.Client) error {
+	list, missing := fromFleet[control.StandingOrders](ctx, client, control.ViewStanding)
+	if missing != nil && !isUnanswered(missing) {
+		return missing
+	}
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	if c.JSON {
+		return cmp.Or(printItems(out, list), missing)
+	}
+	any := false
+	for i := range list {
+		var b strings.Builder
+		printBrakes(&b, &list[i].item)
+		for line := range strings.Lines(b.String()) {
+			any = true
+			printable.Fprintf(out, nodeColumn+"%s\n", list[i].node, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if !any {
+		printable.Fprintln(out, "Nothing is paused or limited")
+	}
+	return missing
 }
 
 func printStanding(out io.Writer, s *control.StandingOrders, pause func(*control.Pause) bool, limit func(*control.Limit) bool) {

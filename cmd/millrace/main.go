@@ -72,7 +72,7 @@ func main() {
 	k := program.Parse("millrace", `Millrace drives bulk mail beside the MTA you already run.
 
 Exit codes: 0 done; 1 it failed, or nothing was selected other than by --all; 64 wrong
-arguments; 78 the configuration cannot be used.`, &c)
+arguments; 75 not all nodes of a fleet answered; 78 the configuration cannot be used.`, &c)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	k.BindTo(ctx, (*context.Context)(nil))
