@@ -367,6 +367,11 @@ func (w *world) until(what string, holds func() bool) {
 func (w *world) settled() {
 	w.t.Helper()
 	for _, n := range w.nodes {
+		if n.p != nil {
+			n.p.dieAt("", 0) // nobody dies from here on
+		}
+	}
+	for _, n := range w.nodes {
 		if n.p == nil || n.p.isDead() {
 			n.kill()
 			n.start()
@@ -386,6 +391,15 @@ func (w *world) settled() {
 func (w *world) ledger() {
 	w.t.Helper()
 	w.settled()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		there := len(w.sent)
+		for _, n := range w.nodes {
+			there += len(n.p.queued())
+		}
+		if there >= len(w.want) {
+			break // else they are lost, as is told below
+		}
+	}
 	for _, n := range w.nodes {
 		n.p.send(func(*queue.Entry) bool { return true })
 	}
