@@ -48,6 +48,8 @@
 //	history   the last hours, for the page; web, the page itself
 //	metrics   counters for Prometheus
 //	control   the admin socket: requests, answers, the client
+//	fleet/peer
+//	          how nodes of a fleet speak to each other, and who is let in
 //	config    millrace.toml as data
 //	postconf  what this host's Postfix is set to
 //	maillog   lines of the log in Postfix's form

@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup", "agent/webhook"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
 	{"agent/daily", "agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
-	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
+	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control", "agent/fleet/peer"},
 	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/simulate", "agent/slots", "agent/transient", "agent/windows"},
 }
