@@ -43,8 +43,6 @@ const (
 	// arriveWithin is how long it may take until the store has yielded what was appended. It looks
 	// at once, or, without a notice of the kernel, every few seconds.
 	arriveWithin = 20 * time.Second
-	// readWithin is how long the next message of a batch may take to come.
-	readWithin = time.Minute
 )
 
 // errGone says that a batch is not the open one.
@@ -54,9 +52,9 @@ var errGone = errors.New("that batch is not open here any more")
 // not let in. It is for all paths under /v1/move/.
 func (m *Mover) Handler(node func(*http.Request) string) http.Handler {
 	mux := http.NewServeMux()
-	handle := func(path string, do func(node string, w http.ResponseWriter, r *http.Request) (answer, error)) {
+	handle := func(path string, do func(node string, r *http.Request) (answer, error)) {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
-			a, err := do(node(r), w, r)
+			a, err := do(node(r), r)
 			switch {
 			case errors.Is(err, errGone):
 				http.Error(w, err.Error(), http.StatusConflict)
@@ -68,7 +66,7 @@ func (m *Mover) Handler(node func(*http.Request) string) http.Handler {
 			}
 		})
 	}
-	handle(pathReady, func(string, http.ResponseWriter, *http.Request) (answer, error) {
+	handle(pathReady, func(string, *http.Request) (answer, error) {
 		if err := m.whole(); err != nil {
 			return answer{}, err
 		}
@@ -93,7 +91,7 @@ func (m *Mover) incomingOf(node, transfer string) *incoming {
 }
 
 // take takes a batch: T1 to T3.
-func (m *Mover) take(node string, w http.ResponseWriter, r *http.Request) (a answer, err error) {
+func (m *Mover) take(node string, r *http.Request) (a answer, err error) {
 	if err := m.whole(); err != nil {
 		return a, err
 	}
@@ -114,7 +112,6 @@ func (m *Mover) take(node string, w http.ResponseWriter, r *http.Request) (a ans
 		wg     sync.WaitGroup
 		mu     sync.Mutex
 		places = make(chan struct{}, appendsAtOnce)
-		rc     = http.NewResponseController(w)
 	)
 	note := func(was string, as spool.ID, err error) {
 		mu.Lock()
@@ -126,7 +123,6 @@ func (m *Mover) take(node string, w http.ResponseWriter, r *http.Request) (a ans
 		a.Has[was] = as.String()
 	}
 	for i := range h.Messages {
-		rc.SetReadDeadline(time.Now().Add(readWithin))
 		x := &h.Messages[i]
 		id, _ := spool.ParseID(x.ID)
 		var content io.Reader = io.LimitReader(body, x.Size)
@@ -296,7 +292,7 @@ func cancelled(id spool.ID, e *spool.Envelope, why string) []spool.Event {
 }
 
 // confirmed makes a batch this node's: T4 to T6.
-func (m *Mover) confirmed(node string, _ http.ResponseWriter, r *http.Request) (a answer, err error) {
+func (m *Mover) confirmed(node string, r *http.Request) (a answer, err error) {
 	if err := m.whole(); err != nil {
 		return a, err
 	}
