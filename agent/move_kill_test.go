@@ -91,7 +91,9 @@ func TestKilledAgainAndAgainWhileMailMoves(t *testing.T) {
 		k.until("it is up", func() bool { return k.left() >= 0 })
 		k.pause(control.Filter{Domain: "later.test"}, "until the end")
 	}
-	body := func(i int) string { return fmt.Sprintf("Subject: %d\r\n\r\n%s", i, strings.Repeat(fmt.Sprintf("%d and so on\r\n", i), 10+i%200)) }
+	body := func(i int) string {
+		return fmt.Sprintf("Subject: %d\r\n\r\n%s", i, strings.Repeat(fmt.Sprintf("%d and so on\r\n", i), 10+i%200))
+	}
 	to := func(i int) string {
 		if i%10 == 0 {
 			return fmt.Sprintf("u%d@now.test", i)

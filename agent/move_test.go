@@ -189,4 +189,3 @@ func TestMailInATransactionIsNotMoved(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
-

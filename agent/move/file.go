@@ -14,14 +14,10 @@ import (
 	"github.com/millrace/millrace/agent/spool"
 )
 
-// Directory is where open transfers are kept, in the spool: they belong to its mail, on whatever
-// host an agent starts on it.
-const Directory = "moves"
-
 // version is that of files and requests. Neither is read if it is greater.
 const version = 1
 
-// list is what a file in Directory holds: the open batch of a transfer, here and there.
+// list is what a file of the directory holds: the open batch of a transfer, here and there.
 type list struct {
 	Version  int       `json:"v"`
 	Transfer string    `json:"transfer"`
@@ -93,15 +89,15 @@ func (m *Mover) write(l *list) error {
 	if err != nil {
 		return err
 	}
-	return durable.Replace(filepath.Join(m.o.Directory, l.name()), b)
+	return durable.Replace(filepath.Join(m.o.directory, l.name()), b)
 }
 
 // remove removes the list, durable on return.
 func (m *Mover) remove(l *list) error {
-	if err := os.Remove(filepath.Join(m.o.Directory, l.name())); err != nil && !durable.Missing(err) {
+	if err := os.Remove(filepath.Join(m.o.directory, l.name())); err != nil && !durable.Missing(err) {
 		return err
 	}
-	d, err := os.Open(m.o.Directory)
+	d, err := os.Open(m.o.directory)
 	if durable.Missing(err) {
 		return nil
 	}

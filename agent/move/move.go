@@ -53,7 +53,7 @@ type Options struct {
 	// Stop ends when work that is under way is to be given up.
 	Stop context.Context
 
-	Directory string // Directory in Spool; set by New
+	directory string // of the files, in Spool; set by New
 	// step is called by tests at each step of the package comment; nil: not at all.
 	step func(string)
 	// again is how long after its first failure a transfer is tried again; 0: retryFirst.
@@ -85,9 +85,9 @@ func New(o Options) (*Mover, error) {
 		o.step = func(string) {}
 	}
 	o.again = cmp.Or(o.again, retryFirst)
-	o.Directory = filepath.Join(o.Spool, Directory)
+	o.directory = filepath.Join(o.Spool, spool.MovesDirectory)
 	m := &Mover{o: o, out: make(map[string]*outgoing), in: make(map[inKey]*incoming), kept: make(map[spool.ID][]keeping)}
-	all, err := read(o.Directory)
+	all, err := read(o.directory)
 	if err != nil {
 		return nil, fmt.Errorf("mail on its way between nodes: %w", err)
 	}

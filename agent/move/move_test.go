@@ -165,7 +165,7 @@ func TestAbandonedMailIsSentFromHere(t *testing.T) {
 			}
 			a.send(all)
 			w.ledger()
-			if files, _ := filepath.Glob(filepath.Join(w.nodes["b"].dir, Directory, "*")); len(files) != 0 {
+			if files, _ := filepath.Glob(filepath.Join(w.nodes["b"].dir, spool.MovesDirectory, "*")); len(files) != 0 {
 				t.Errorf("left: %q", files)
 			}
 		})
@@ -219,7 +219,7 @@ func TestAcceptedMailIsRemembered(t *testing.T) {
 		}
 		w.nodes["a"].start()
 		w.ledger()
-		if files, _ := filepath.Glob(filepath.Join(w.nodes["b"].dir, Directory, "*")); len(files) != 0 {
+		if files, _ := filepath.Glob(filepath.Join(w.nodes["b"].dir, spool.MovesDirectory, "*")); len(files) != 0 {
 			t.Errorf("left: %q", files)
 		}
 	}
@@ -275,15 +275,15 @@ func TestListThatCannotBeReadStopsTheStart(t *testing.T) {
 		"in-b.x.json":                 `{"v":1,"transfer":"y","node":"b","in":true}`,
 	} {
 		dir := t.TempDir()
-		os.Mkdir(filepath.Join(dir, Directory), 0o700)
-		os.WriteFile(filepath.Join(dir, Directory, name), []byte(content), 0o600)
+		os.Mkdir(filepath.Join(dir, spool.MovesDirectory), 0o700)
+		os.WriteFile(filepath.Join(dir, spool.MovesDirectory, name), []byte(content), 0o600)
 		if _, err := New(Options{Spool: dir}); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "remedy") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	dir := t.TempDir()
-	os.Mkdir(filepath.Join(dir, Directory), 0o700)
-	left := filepath.Join(dir, Directory, "out-x.json.1.tmp")
+	os.Mkdir(filepath.Join(dir, spool.MovesDirectory), 0o700)
+	left := filepath.Join(dir, spool.MovesDirectory, "out-x.json.1.tmp")
 	os.WriteFile(left, nil, 0o600)
 	if _, err := New(Options{Spool: dir}); err != nil {
 		t.Error(err)
