@@ -26,6 +26,7 @@ import (
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/move"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
@@ -71,6 +72,7 @@ type Agent struct {
 	orders    *orders.Orders
 	exchange  *exchange.Exchange // nil: this node is in no fleet
 	settler   *settle.Settler
+	mover     *move.Mover
 	deliverer *deliver.Deliverer
 	dialogues dialogue.Board
 	watch     *watch.Watch
@@ -215,6 +217,13 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.webhooks, a.history, a.metrics, a.assessor, a.breaker, a.warmup},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
+	a.mover, err = move.New(move.Options{
+		Log: log, Spool: dir, Store: store, Writer: writer, Queue: a.queue, Settler: a.settler, Add: a.movedHere, Stop: a.stop,
+	})
+	if err != nil {
+		// To send what another node may have is worse than not to start.
+		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
 	a.deliverer = deliver.New(deliver.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
@@ -286,7 +295,7 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 func (a *Agent) backend() *admin.Backend {
 	o := admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Mover: a.mover, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
 	}
 	if a.exchange != nil {
 		o.Fleet = a.exchange
@@ -343,6 +352,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		base.Go(func() { backend.FollowSuppression(late) })
 		base.Go(func() { a.exchange.Run(late) })
 	}
+	base.Go(func() { a.mover.Run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })
@@ -369,6 +379,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.remember(late) })
 	err = a.load()
 	if err == nil {
+		a.mover.Loaded() // before an admin's verb could take what is on its way
 		a.watch.SetLoaded()
 		ready()
 		in.Go(func() { a.expire(ctx) })
@@ -431,9 +442,13 @@ func (a *Agent) closeEvents() {
 func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
+		messages++
+		st, keep := a.mover.Arrived(id, e, st)
+		if keep {
+			return nil
+		}
 		a.orders.Add(id, e, st)
 		a.settler.ScheduleWarning(id, e, a.store.LastAlive())
-		messages++
 		return nil
 	})
 	if err != nil {
@@ -445,6 +460,10 @@ func (a *Agent) load() error {
 
 // follow takes one message from the milter.
 func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan bool) error {
+	st, keep := a.mover.Arrived(id, e, st)
+	if keep {
+		return nil
+	}
 	if orphan {
 		a.log.Warn("possible duplicate: the milter died before its verdict was known to be written",
 			"qid", e.QueueID, "id", id, "from", a.mail.ShownSender(e.Sender), "nrcpt", len(e.Recipients))
@@ -453,4 +472,12 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 	a.orders.Add(id, e, st)
 	a.settler.ScheduleWarning(id, e, a.store.LastAlive())
 	return nil
+}
+
+// movedHere takes one message from another node.
+func (a *Agent) movedHere(id spool.ID, e *spool.Envelope, st []spool.State, node, was string) {
+	a.mail.MovedHere(e, id, node, was)
+	a.mail.Active(e, id, len(e.Recipients))
+	a.orders.Add(id, e, st)
+	a.settler.ScheduleWarning(id, e, time.Now()) // what was late before was told by that node
 }

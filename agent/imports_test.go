@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"agent"},
 	{"agent/admin"},
 	{"agent/watch", "agent/deliver"},
-	{"agent/assess", "agent/orders", "agent/settle"},
+	{"agent/assess", "agent/move", "agent/orders", "agent/settle"},
 	{"agent/settings"},
 	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup", "agent/webhook", "agent/fleet"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},

@@ -89,6 +89,9 @@ const (
 
 // Act implements control.Backend.
 func (b *Backend) Act(ctx context.Context, o control.Action, tell func(control.Selected)) (done control.Selected, err error) {
+	if o.Verb == control.VerbMove {
+		return b.move(ctx, o, tell)
+	}
 	d := actionOf(o.Verb)
 	if d == nil {
 		return done, fmt.Errorf("%q %s", o.Verb, control.NoVerb)

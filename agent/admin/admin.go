@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/move"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
@@ -55,6 +56,7 @@ type Options struct {
 	Outcomes *outcomes.Outcomes
 	Breaker  *breaker.Breaker
 	Webhooks *webhook.Sender
+	Mover    *move.Mover
 	// Dialogues may be watched.
 	Dialogues *dialogue.Board
 	// Fleet is that of Orders.Common; nil if there is none.
@@ -80,6 +82,7 @@ type Backend struct {
 	dialogues *dialogue.Board
 	breaker   *breaker.Breaker
 	webhooks  *webhook.Sender
+	mover     *move.Mover
 	reload    func() error
 
 	fleet      Fleet
@@ -94,6 +97,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, mover: o.Mover, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet,
 	}
 }

@@ -129,6 +129,10 @@ type Backend interface {
 	Act(ctx context.Context, o Action, tell func(Selected)) (Selected, error)
 	// ReloadConfig reads the configuration anew and puts it into force.
 	ReloadConfig(context.Context) error
+	// Transfers lists mail on its way to or from other nodes that waits; EndTransfer ends the
+	// wait of one, ErrUnknown if there is none of the name.
+	Transfers() []Transfer
+	EndTransfer(context.Context, TransferOrder) (Selected, error)
 	// HandBack sends the selected recipients to the host MTA.
 	HandBack(ctx context.Context, f Filter) (Selected, error)
 	// HandbackStatus is the state of that.
@@ -247,6 +251,7 @@ func (s *Server) routes() {
 	s.watch()
 	s.day()
 	s.handback()
+	s.moves()
 	s.milter()
 	s.feedback()
 	s.fleet()

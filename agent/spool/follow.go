@@ -220,6 +220,10 @@ func (s *Store) Progress() (turned, looked time.Duration) {
 	return time.Duration(now - t), time.Duration(now - l)
 }
 
+// Looked reports whether Follow has looked at the whole directory: whatever was in the spool at
+// the start has been yielded by then, orphans too, but for what Unreadable names.
+func (s *Store) Looked() bool { return s.rounds.looked.Load() != 0 }
+
 // pause waits, but not for long.
 func pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {

@@ -165,12 +165,17 @@ func nothing(verb control.Verb, f control.Filter) error {
 	return fmt.Errorf("nothing to %s: %s", verb, f)
 }
 
-// act gives an order and says what came of it.
+// act gives an order about what flags select.
 func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags, done string) error {
 	f, err := flags.some()
 	if err != nil {
 		return err
 	}
+	return g.give(ctx, control.Action{Verb: verb, Filter: f}, done)
+}
+
+// give gives an order and says what came of it.
+func (g *globals) give(ctx context.Context, o control.Action, done string) error {
 	client, err := g.client()
 	if err != nil {
 		return err
@@ -182,12 +187,12 @@ func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags
 		}
 		defer printable.Fprintf(os.Stderr, "\r\x1b[K") // erases the line
 	}
-	n, err := client.Act(ctx, control.Action{Verb: verb, Filter: f}, progress)
+	n, err := client.Act(ctx, o, progress)
 	if err != nil {
 		return fmt.Errorf("%w; %s %s until then", err, count(n.Recipients, "recipient"), done)
 	}
 	if n == (control.Selected{}) {
-		return nothing(verb, f)
+		return nothing(o.Verb, o.Filter)
 	}
 	printable.Fprintf(os.Stdout, "%s of %s %s\n", count(n.Recipients, "recipient"), count(n.Messages, "message"), done)
 	if n.Active > 0 {

@@ -48,6 +48,7 @@ type cli struct {
 	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good, as postsuper -d does."`
 	Reload   reloadCmd   `cmd:"" help:"Have the agent read its configuration anew."`
 	Handback handbackCmd `cmd:"" help:"Give queued mail back to Postfix."`
+	Move     moveCmd     `cmd:"" help:"Give queued mail to another node of the fleet."`
 	Drain    drainCmd    `cmd:"" help:"Divert nothing more, and send what is queued."`
 
 	Forget   forgetCmd   `cmd:"" help:"Erase what is kept of an address."`
