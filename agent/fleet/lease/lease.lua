@@ -194,6 +194,7 @@ local floor = math.floor
 local function lease(field, rec, limit, want, claim)
   if rec.e ~= st.eid then rec = {e = st.eid, m = {}} end
   rec.m[c.node] = nil
+  want = math.min(want, limit)
   local taken = nodes > 0 and unseen * floor(limit / nodes) or 0
   local left, own = limit - taken, 0 -- left: for those who ask
   local asking, wants, floors = {}, {}, {}

@@ -90,8 +90,9 @@ type grant struct {
 
 // Member is a node's side. Its methods may be called by several goroutines.
 type Member struct {
-	o    Options
-	path string
+	o       Options
+	path    string
+	replace func(path string, content []byte) error // durable.Replace
 
 	turn sync.Mutex // one call, one file; never locked by those who only ask
 
@@ -135,19 +136,24 @@ func Open(path string, o Options) (*Member, error) {
 	if o.Fleet == "" || o.Node == "" || strings.ContainsAny(o.Node, ", ") {
 		return nil, fmt.Errorf("a member needs the names of its fleet and node: %q, %q", o.Fleet, o.Node)
 	}
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the state of this member of the fleet: %w", err)
+	}
+	return begin(path, text, o), nil
+}
+
+// begin is a member with the state file's content, which may be nothing.
+func begin(path string, text []byte, o Options) *Member {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Member{o: o, path: path, id: rand.Text(), grants: make(map[subject]*grant)}
+	m := &Member{o: o, path: path, replace: durable.Replace, id: rand.Text(), grants: make(map[subject]*grant)}
 	if o.Nodes > 0 {
 		m.table, m.active = Table{Divisor: o.Nodes}, true
 	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the state of this member of the fleet: %w", err)
+	if len(text) == 0 {
+		return m
 	}
 	var f file
 	switch err := json.Unmarshal(text, &f); {
@@ -159,7 +165,7 @@ func Open(path string, o Options) (*Member, error) {
 		m.id, m.table, m.active = f.ID, f.Table, f.Active
 		m.table.Divisor = max(m.table.Divisor, o.Nodes)
 	}
-	return m, nil
+	return m
 }
 
 // floor is what may be used of a limit without a lease.
@@ -170,14 +176,14 @@ func (m *Member) floor(limit int64) int64 {
 	return max(0, limit) / int64(m.table.Divisor)
 }
 
-// use is what may be used of a limit now. What was lent under a greater limit than it has
-// now is not counted: the others were lent under this one.
+// use is what may be used of a limit now. What was lent under another limit than it has
+// now is not: the others' part may be of this one.
 func (m *Member) use(l subject, limit int64) int64 {
 	var own int64
 	if l.kind != Count {
 		own = m.floor(limit)
 	}
-	if g := m.grants[l]; g != nil && g.limit <= limit && m.o.Boot() < g.end {
+	if g := m.grants[l]; g != nil && g.limit == limit && m.o.Boot() < g.end {
 		own = max(own, g.granted)
 	}
 	return min(own, max(0, limit))
@@ -471,7 +477,7 @@ func (m *Member) persist(f file) error {
 	if err != nil {
 		return err
 	}
-	return durable.Replace(m.path, text)
+	return m.replace(m.path, text)
 }
 
 // Ends is when the lease of the last answered call ends, by Options.Boot.

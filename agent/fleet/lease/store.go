@@ -306,6 +306,7 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 		*rc = rec{epoch: t.state.epoch.ID, parts: make(map[string]part)}
 	}
 	delete(rc.parts, me)
+	a.Want = min(a.Want, a.Limit)
 	var taken, own int64
 	if t.nodes > 0 {
 		taken = int64(max(0, t.nodes-len(t.state.members))) * (a.Limit / int64(t.nodes))
