@@ -251,7 +251,9 @@ local function lease(field, rec, limit, want, claim)
   local grant = math.max(0, math.min(target, limit - taken))
   if not serving then grant = math.min(grant, claim) end
   local hold = math.max(claim, grant)
-  if want > own or hold > own then rec.m[c.node] = {want, hold, now + LEASE} end
+  -- The floor that it has is enough to know, the one that is made ready is not.
+  local sure = m.act and floor(limit / m.d) or 0
+  if want > sure or hold > sure then rec.m[c.node] = {want, hold, now + LEASE} end
   return grant, rec, next(rec.m) ~= nil
 end
 

@@ -103,6 +103,7 @@ type Member struct {
 	leaving  bool
 	left     bool
 	grants   map[subject]*grant
+	asked    map[subject]bool // in the last call
 	wants    []Demand
 	wanted   bool // Want was called
 	forget   string
@@ -243,11 +244,11 @@ func (m *Member) Want(list []Demand) {
 			if g == nil {
 				g = &grant{}
 				m.grants[l] = g
-				m.soon = true
 			}
+			m.soon = m.soon || !m.asked[l]
 			// A bound that fell did so before this was counted: the count does not pass it any more.
 			g.claim = max(g.granted, want)
-		case g == nil && want > m.floor(lim):
+		case want > m.floor(lim) && !m.asked[l]:
 			m.soon = true
 		}
 	}
@@ -334,6 +335,7 @@ func (m *Member) next() *Call {
 // it lets go of that first.
 func (m *Member) ask(c *Call, now time.Duration) {
 	said := make(map[subject]bool, len(m.wants))
+	m.asked = make(map[subject]bool, len(m.wants))
 	add := func(l subject, lim, want int64) {
 		g := m.grants[l]
 		said[l] = true
@@ -351,6 +353,7 @@ func (m *Member) ask(c *Call, now time.Duration) {
 				a.Claim = max(own, g.granted)
 			}
 		}
+		m.asked[l] = true
 		c.Asks, c.subjects = append(c.Asks, a), append(c.subjects, l)
 	}
 	for i := range m.wants {

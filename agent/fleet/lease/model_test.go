@@ -199,10 +199,10 @@ func (h *host) tick(m *Member) {
 		}
 	}
 	next := max(1, int64((m.Due()-h.boottime())/time.Millisecond))
-	if !w.calm {
-		next = min(next, 1000)
+	if m.call != nil || m.left {
+		next = 100
 	}
-	w.in(min(next, 5000), func() { h.tick(m) })
+	w.in(min(next, 1000), func() { h.tick(m) })
 }
 
 func (h *host) boottime() time.Duration {
@@ -537,4 +537,3 @@ func history(seed uint64, verbose bool) *world {
 	w.run(600_000)
 	return w
 }
-

@@ -383,7 +383,12 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 	if !t.serving {
 		grant = min(grant, a.Claim)
 	}
-	if hold := max(a.Claim, grant); a.Want > own || hold > own {
+	// The floor that it has is enough to know, the one that is made ready is not.
+	sure := int64(0)
+	if x := t.state.nodes[me]; x.active {
+		sure = a.Limit / int64(x.divisor)
+	}
+	if hold := max(a.Claim, grant); a.Want > sure || hold > sure {
 		rc.parts[me] = part{a.Want, hold, now + storeLease}
 	}
 	return grant
