@@ -120,9 +120,14 @@ if st.valid then
     table.sort(st.s)
     bump()
   end
-  if math.max(#st.s, nodes) > st.d then
-    if st.d == 0 then st.low = math.max(#st.s, nodes) end
-    st.d = math.max(#st.s, nodes)
+  -- A table of a former epoch that came later may have the greater divisor: floors must
+  -- not grow by what the store has forgotten.
+  local least = math.max(#st.s, nodes)
+  local grown = least
+  if c.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = math.max(least, c.d) end
+  if grown > st.d then
+    if st.d == 0 then st.low = grown end
+    st.d = grown
     bump()
   end
 
@@ -133,7 +138,6 @@ if st.valid then
     all = all and x and x.called
     settled = settled and x and x.called and x.v == version()
   end
-  local least = math.max(#st.s, nodes)
   if settled then st.low = st.d end
   if not settled or least >= st.d then
     st.shrink = -1

@@ -49,6 +49,7 @@ type host struct {
 	i       int
 	name    string
 	m       *Member // nil: down
+	id      string  // of its state file
 	file    []byte
 	badDisk bool
 	boot    int64 // of BOOTTIME 0
@@ -130,6 +131,7 @@ func (h *host) start() {
 	if len(h.file) > 0 {
 		h.m = begin(h.name, h.file, o)
 	}
+	h.id = h.m.id
 	h.m.replace = func(_ string, text []byte) error {
 		if h.badDisk {
 			return errors.New("no space")
@@ -147,11 +149,7 @@ func (h *host) lose() {
 	for i := range h.w.keys {
 		k := &h.w.keys[i]
 		if n := h.counts[k.key+k.day]; n > 0 {
-			known := int64(0)
-			if h.m != nil {
-				known = h.w.store.recs[subject{k.kind, k.key, k.day}.field()].parts[h.m.id].hold
-			}
-			if known >= n {
+			if h.w.store.recs[subject{k.kind, k.key, k.day}.field()].parts[h.id].hold >= n {
 				h.w.retired[k.key+k.day] += n
 			}
 		}
@@ -200,9 +198,9 @@ func (h *host) tick(m *Member) {
 	}
 	next := max(1, int64((m.Due()-h.boottime())/time.Millisecond))
 	if m.call != nil || m.left {
-		next = 100
+		next = 250
 	}
-	w.in(min(next, 1000), func() { h.tick(m) })
+	w.in(min(next, 2500), func() { h.tick(m) })
 }
 
 func (h *host) boottime() time.Duration {
@@ -290,6 +288,7 @@ func (h *host) arrive(m *Member, c *Call, r *Reply) {
 	h.w.log("%s has reply %d %s", h.name, c.N, r.Why)
 	if m.left && !h.gone {
 		h.gone = true
+		h.lose()
 	}
 	h.w.in(0, func() { h.spend() })
 }
@@ -441,6 +440,7 @@ func (w *world) trouble() {
 				w.log("%s forgets %s", by.name, h.name)
 				by.m.Forget(h.name)
 				h.gone = true
+				h.lose()
 				break
 			}
 		}
@@ -534,6 +534,6 @@ func history(seed uint64, verbose bool) *world {
 		w.in(1+w.r.Int64N(2*pace), chaos)
 	}
 	w.in(w.r.Int64N(90_000), chaos)
-	w.run(600_000)
+	w.run(400_000)
 	return w
 }

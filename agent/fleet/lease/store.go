@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Milliseconds of the store's time.
@@ -230,12 +231,18 @@ func (t *terms) members(m *node) {
 		slices.Sort(st.members)
 		st.version++
 	}
+	// A table of a former epoch that came later may have the greater divisor: floors must
+	// not grow by what the store has forgotten.
 	least := max(len(st.members), t.nodes)
-	if least > st.divisor {
+	grown := least
+	if c.Active && !strings.HasPrefix(c.Table.Version, st.epoch.ID+"/") {
+		grown = max(least, c.Table.Divisor)
+	}
+	if grown > st.divisor {
 		if st.divisor == 0 {
-			st.low = least
+			st.low = grown
 		}
-		st.divisor = least
+		st.divisor = grown
 		st.version++
 	}
 
