@@ -8,7 +8,7 @@
 --
 -- The reply is a list: the reply but for its grants, in JSON, and a grant for each ask.
 
-local LEASE, TURN, DAYS = 31000, 120000, 72 * 3600000
+local LEASE, TURN, DAYS, MARK = 31000, 120000, 72 * 3600000, 1000
 local key, c = KEYS[1], cjson.decode(ARGV[1])
 
 -- A restart has another run_id, a replica that becomes primary another master_replid.
@@ -28,16 +28,16 @@ local m = st and st.m[c.node]
 if not st or st.run ~= run or c.en > st.en or (c.en == st.en and c.eid ~= st.eid)
   or (m and m.tok == c.tok and m.n < c.ack) then
   local en = math.max(st and st.en or 0, c.en) + 1
-  st = {run = run, en = en, eid = en .. '.' .. string.sub(run, 1, 8) .. '.' .. unique, t = 0, hellos = 0,
+  st = {run = run, en = en, eid = en .. '.' .. string.sub(run, 1, 8) .. '.' .. unique, t = 0, seq = 0, dead = -1, hellos = 0,
     valid = false, s = {}, v = 0, d = 0, low = 0, base = 0, shrink = -1, m = {}, cursor = '0'}
   m = nil
 end
 
-local out = {why = '', tok = '', v = '', d = 0, low = 0, s = '', act = false}
+local out = {why = '', tok = '', clk = 0, v = '', d = 0, low = 0, s = '', act = false}
 local grants = {''}
 local function finish()
   redis.call('HSET', key, '', cmsgpack.pack(st))
-  out.en, out.eid, out.t = st.en, st.eid, st.t
+  out.en, out.eid, out.t, out.seq = st.en, st.eid, st.t, st.seq
   grants[1] = cjson.encode(out)
   return grants
 end
@@ -53,7 +53,7 @@ end
 if not m or m.tok ~= c.tok then
   st.hellos = st.hellos + 1
   m = m or {called = false}
-  m.tok, m.n = st.eid .. ':' .. st.hellos, 0
+  m.tok, m.n, m.marks = st.eid .. ':' .. st.hellos, 0, {}
   st.m[c.node] = m
   out.why, out.tok = 'hello', m.tok
   return finish()
@@ -64,8 +64,19 @@ if c.n <= m.n then
   return finish()
 end
 m.n = c.n
-st.t = math.max(st.t, c.t + c.since)
-local now = st.t
+
+-- How much time has certainly passed. A call says how long ago the reply to an earlier one
+-- arrived, so that long at least lies between the two executions. Such times are added up member by
+-- member, as they follow each other there, and never across members, where they overlap.
+out.clk = c.clk + c.since
+local marks = m.marks
+if #marks == 0 or c.clk - marks[#marks][2] >= MARK then marks[#marks + 1] = {c.seq, c.clk} end
+while #marks > 0 and out.clk - marks[1][2] >= LEASE do
+  st.dead = math.max(st.dead, marks[1][1])
+  table.remove(marks, 1)
+end
+st.t, st.seq = math.max(st.t, c.t + c.since), st.seq + 1
+local now, seq, dead = st.t, st.seq, st.dead
 
 if c.leave then
   if not st.valid then
@@ -83,7 +94,7 @@ if c.leave then
 end
 
 -- What the caller may be using.
-m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act, c.nodes, now
+m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act, c.nodes, seq
 local nodes, called = 0, 0
 for _, x in pairs(st.m) do
   if x.called then
@@ -108,9 +119,9 @@ end
 local settled, serving, all = false, false, false
 local reserved = 0
 if st.valid then
-  local i = c.forget ~= '' and c.forget ~= c.node and now >= LEASE and place(c.forget)
+  local i = c.forget ~= '' and c.forget ~= c.node and dead >= 0 and place(c.forget)
   local x = i and st.m[c.forget]
-  if i and not (x and x.called and x.last + LEASE > now) then
+  if i and not (x and x.called and x.last > dead) then
     table.remove(st.s, i)
     st.m[c.forget] = nil
     bump()
@@ -142,8 +153,8 @@ if st.valid then
   if not settled or least >= st.d then
     st.shrink = -1
   elseif st.shrink < 0 then
-    st.shrink = now
-  elseif now >= st.shrink + LEASE then
+    st.shrink = seq
+  elseif dead >= st.shrink then
     st.d, st.low, st.shrink = least, least, -1
     bump()
   end
@@ -159,8 +170,8 @@ if st.valid then
     if not ready then
       m.ready = nil
     elseif not m.ready then
-      m.ready = now
-    elseif now >= m.ready + LEASE then
+      m.ready = seq
+    elseif dead >= m.ready then
       m.act, m.d = true, st.d
       out.act = true
     end
@@ -170,7 +181,7 @@ if st.valid then
   end
   out.v, out.d, out.low, out.s = version(), st.d, st.low, table.concat(st.s, ',')
 end
-serving = st.valid and now >= LEASE
+serving = st.valid and dead >= 0
 if not st.valid then
   out.why = 'unknown'
 elseif not serving then
@@ -205,7 +216,7 @@ local function lease(field, rec, limit, want, claim)
   for i, s in ipairs(st.s) do
     local f = div[i] > 0 and floor(limit / div[i]) or 0
     local x = rec.m[s]
-    if x and x[3] <= now then x = nil end
+    if x and x[3] <= dead then x = nil end
     if s == c.node then
       own = f
       asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, want, f
@@ -217,7 +228,7 @@ local function lease(field, rec, limit, want, claim)
     end
   end
   for s, x in pairs(rec.m) do
-    if x[3] <= now then
+    if x[3] <= dead then
       rec.m[s] = nil
     elseif not place(s) then
       taken, left = taken + x[2], left - x[2]
@@ -257,7 +268,7 @@ local function lease(field, rec, limit, want, claim)
   local hold = math.max(claim, grant)
   -- The floor that it has is enough to know, the one that is made ready is not.
   local sure = m.act and floor(limit / m.d) or 0
-  if want > sure or hold > sure then rec.m[c.node] = {want, hold, now + LEASE} end
+  if want > sure or hold > sure then rec.m[c.node] = {want, hold, seq} end
   return grant, rec, next(rec.m) ~= nil
 end
 
@@ -314,17 +325,17 @@ for i = 1, #scan[2], 2 do
   local field, raw = scan[2][i], scan[2][i + 1]
   if field ~= '' then
     local rec = cmsgpack.unpack(raw)
-    local dead = true
+    local over = true
     if rec.last then
-      dead = rec.e == st.eid and rec.last + DAYS <= now
+      over = rec.e == st.eid and rec.last + DAYS <= now
       if rec.e ~= st.eid then
         rec.e, rec.last = st.eid, now
         redis.call('HSET', key, field, cmsgpack.pack(rec))
       end
     elseif rec.e == st.eid then
-      for _, x in pairs(rec.m) do dead = dead and x[3] <= now end
+      for _, x in pairs(rec.m) do over = over and x[3] <= dead end
     end
-    if dead then redis.call('HDEL', key, field) end
+    if over then redis.call('HDEL', key, field) end
   end
 end
 return finish()

@@ -113,7 +113,7 @@ type Member struct {
 	n        int64
 	answered int64
 	epoch    Epoch
-	time     int64         // of the store, in its last reply
+	last     Reply         // of which seq, time and clock are sent back
 	arrived  time.Duration // that reply
 	sent     time.Duration // the last call
 	ends     time.Duration // of the last lease
@@ -320,7 +320,8 @@ func (m *Member) next() *Call {
 		Table: m.table, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Forget: m.forget}
 	m.call, m.soon = c, false
 	if m.token != "" {
-		c.Time, c.Since = m.time, (now - m.arrived).Milliseconds()
+		c.Seq, c.Time, c.Clock = m.last.Seq, m.last.Time, m.last.Clock
+		c.Since = (now - m.arrived).Milliseconds()
 		if !m.leaving {
 			m.ask(c, now)
 		}
@@ -403,7 +404,8 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 		return
 	}
 	now := m.o.Boot()
-	m.why, m.epoch, m.time, m.arrived = r.Why, r.Epoch, r.Time, now
+	m.why, m.epoch, m.arrived = r.Why, r.Epoch, now
+	m.last.Seq, m.last.Time, m.last.Clock = r.Seq, r.Time, r.Clock
 	switch r.Why {
 	case Hello:
 		m.token, m.n, m.answered, m.soon = r.Token, 0, 0, true
