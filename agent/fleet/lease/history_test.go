@@ -21,7 +21,7 @@ func histories(t *testing.T, first, number uint64) {
 				if i >= number {
 					return
 				}
-				w := history(first+i, false)
+				w := history(first+i, func(*world) {})
 				lent.Add(int64(w.lent))
 				active.Add(int64(w.active))
 				spent.Add(w.spent)
@@ -43,7 +43,7 @@ func histories(t *testing.T, first, number uint64) {
 
 func TestHistories(t *testing.T) {
 	t.Parallel()
-	first, number := uint64(1), uint64(2000)
+	first, number := uint64(1), uint64(300)
 	if s := os.Getenv("LEASE_HISTORIES"); s != "" { // FIRST,NUMBER
 		a, b, _ := strings.Cut(s, ",")
 		x, err1 := strconv.ParseUint(a, 10, 64)
@@ -54,7 +54,7 @@ func TestHistories(t *testing.T) {
 		first, number = x, y
 	}
 	if number == 1 {
-		w := history(first, true)
+		w := history(first, func(w *world) { w.verbose = true })
 		t.Log("\n" + strings.Join(w.trace, "\n"))
 		t.Log(w.wrong)
 		return

@@ -30,8 +30,10 @@ type world struct {
 	wrong   string
 	trace   []string
 	verbose bool
-	lent    int // moments at which somebody had more than its floor
-	active  int // moments at which somebody had a floor
+	call    string                              // something unique of the call that is executed
+	each    func(empty bool, c *Call, r *Reply) // sees each call, nil: nobody; then no old copies come back
+	lent    int                                 // moments at which somebody had more than its floor
+	active  int                                 // moments at which somebody had a floor
 	spent   int64
 }
 
@@ -96,7 +98,7 @@ func (w *world) log(format string, args ...any) {
 // newWorld has n nodes, of which none is up.
 func newWorld(seed uint64, n int) *world {
 	w := &world{r: rand.New(rand.NewPCG(seed, 27)), up: true, retired: make(map[string]int64)}
-	w.store = &Store{Unique: w.serial}
+	w.store = &Store{Unique: func() string { return w.call }}
 	w.store.Run = w.serial()
 	for i := range n {
 		w.nodes = append(w.nodes, &host{w: w, i: i, name: string(rune('a' + i)), boot: -w.r.Int64N(1e9), counts: make(map[string]int64)})
@@ -255,7 +257,12 @@ func (w *world) execute(h *host, m *Member, c *Call) {
 	case w.paused:
 		w.waiting = append(w.waiting, func() { w.execute(h, m, c) })
 	default:
+		w.call = w.serial()
+		empty := w.store.state == nil
 		r := w.store.Do(c)
+		if w.each != nil {
+			w.each(empty, c, r)
+		}
 		w.founded = w.founded || r.Table.Version != ""
 		if w.verbose {
 			w.log("store executes %s's %d: %+v", c.Node, c.N, *r)
@@ -454,10 +461,10 @@ func (w *world) trouble() {
 			w.log("as another, with all data")
 		}
 	case 12:
-		w.storeLoses(&Store{Unique: w.serial})
+		w.storeLoses(&Store{Unique: func() string { return w.call }})
 		w.log("store empty")
 	case 13:
-		if len(w.copies) > 0 {
+		if len(w.copies) > 0 && w.each == nil {
 			w.storeLoses(w.copies[w.r.IntN(len(w.copies))].Clone())
 			w.log("store is an old copy")
 		}
@@ -502,10 +509,10 @@ func (w *world) trouble() {
 }
 
 // history is a random one, with nodes of seed's number and pace.
-func history(seed uint64, verbose bool) *world {
+func history(seed uint64, set func(*world)) *world {
 	n := 2 + int(seed%5)
 	w := newWorld(seed, n)
-	w.verbose = verbose
+	set(w)
 	if w.r.IntN(3) == 0 {
 		w.fleet = n + w.r.IntN(2)
 	}
