@@ -293,10 +293,6 @@ func (h *host) arrive(m *Member, c *Call, r *Reply) {
 	}
 	m.Done(c, r, nil)
 	h.w.log("%s has reply %d %s", h.name, c.N, r.Why)
-	if m.left && !h.gone {
-		h.gone = true
-		h.lose()
-	}
 	h.w.in(0, func() { h.spend() })
 }
 
@@ -434,8 +430,12 @@ func (w *world) trouble() {
 	case 8:
 		if h.m != nil && !h.stopped && !h.badDisk {
 			w.log("%s leaves", h.name)
-			if c, err := h.m.Leave(); err == nil && c != nil {
-				h.send(h.m, c)
+			if c, err := h.m.Leave(); err == nil {
+				h.gone = true
+				h.lose() // nobody tells a store that loses it of this count again
+				if c != nil {
+					h.send(h.m, c)
+				}
 			}
 		}
 	case 9: // whoever is forgotten is off
