@@ -9,6 +9,8 @@
 -- The reply is a list: the reply but for its grants, in JSON, and a grant for each ask.
 
 local LEASE, TURN, DAYS, MARK = 31000, 120000, 72 * 3600000, 1000
+local max, min, floor = math.max, math.min, math.floor
+local pack, unpackm = cmsgpack.pack, cmsgpack.unpack
 local key, c = KEYS[1], cjson.decode(ARGV[1])
 
 -- A restart has another run_id, a replica that becomes primary another master_replid.
@@ -21,13 +23,13 @@ if run == '' then
 end
 
 local raw = redis.call('HGET', key, '')
-local st = raw and cmsgpack.unpack(raw)
+local st = raw and unpackm(raw)
 local m = st and st.m[c.node]
 
 -- A new epoch, if this is not the store that the caller knew, or not all of it.
 if not st or st.run ~= run or c.en > st.en or (c.en == st.en and c.eid ~= st.eid)
   or (m and m.tok == c.tok and m.n < c.ack) then
-  local en = math.max(st and st.en or 0, c.en) + 1
+  local en = max(st and st.en or 0, c.en) + 1
   st = {run = run, en = en, eid = en .. '.' .. string.sub(run, 1, 8) .. '.' .. unique, t = 0, seq = 0, dead = -1, hellos = 0,
     valid = false, s = {}, v = 0, d = 0, low = 0, base = 0, shrink = -1, m = {}, cursor = '0'}
   m = nil
@@ -36,7 +38,7 @@ end
 local out = {why = '', tok = '', clk = 0, v = '', d = 0, low = 0, s = '', act = false}
 local grants = {''}
 local function finish()
-  redis.call('HSET', key, '', cmsgpack.pack(st))
+  redis.call('HSET', key, '', pack(st))
   out.en, out.eid, out.t, out.seq = st.en, st.eid, st.t, st.seq
   grants[1] = cjson.encode(out)
   return grants
@@ -72,10 +74,10 @@ out.clk = c.clk + c.since
 local marks = m.marks
 if #marks == 0 or c.clk - marks[#marks][2] >= MARK then marks[#marks + 1] = {c.seq, c.clk} end
 while #marks > 0 and out.clk - marks[1][2] >= LEASE do
-  st.dead = math.max(st.dead, marks[1][1])
+  st.dead = max(st.dead, marks[1][1])
   table.remove(marks, 1)
 end
-st.t, st.seq = math.max(st.t, c.t + c.since), st.seq + 1
+st.t, st.seq = max(st.t, c.t + c.since), st.seq + 1
 local now, seq, dead = st.t, st.seq, st.dead
 
 if c.leave then
@@ -98,7 +100,7 @@ m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act, c.nodes, seq
 local nodes, called = 0, 0
 for _, x in pairs(st.m) do
   if x.called then
-    nodes, called = math.max(nodes, x.nodes), called + 1
+    nodes, called = max(nodes, x.nodes), called + 1
   end
 end
 
@@ -107,7 +109,7 @@ if not st.valid then
   if c.act and c.v ~= '' then
     for s in string.gmatch(c.s, '[^,]+') do st.s[#st.s + 1] = s end
     st.valid, st.d = true, c.d
-    st.low = math.min(c.low, #st.s, c.d)
+    st.low = min(c.low, #st.s, c.d)
     st.base = st.low
     bump()
   elseif c.found or (nodes > 0 and called >= nodes) then
@@ -133,9 +135,9 @@ if st.valid then
   end
   -- A table of a former epoch that came later may have the greater divisor: floors must
   -- not grow by what the store has forgotten.
-  local least = math.max(#st.s, nodes)
+  local least = max(#st.s, nodes)
   local grown = least
-  if c.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = math.max(least, c.d) end
+  if c.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = max(least, c.d) end
   if grown > st.d then
     if st.d == 0 then st.low = grown end
     st.d = grown
@@ -177,7 +179,7 @@ if st.valid then
     end
   else
     out.act = true
-    m.d = math.min(m.d, st.d)
+    m.d = min(m.d, st.d)
   end
   out.v, out.d, out.low, out.s = version(), st.d, st.low, table.concat(st.s, ',')
 end
@@ -193,23 +195,21 @@ local div = {}
 for i, s in ipairs(st.s) do
   local x = st.m[s]
   if not x or not x.called then
-    div[i] = math.min(st.base, reserved)
+    div[i] = min(st.base, reserved)
   elseif x.act then
-    div[i] = math.min(x.d, reserved)
+    div[i] = min(x.d, reserved)
   elseif x.ready then
     div[i] = reserved
   else
     div[i] = 0
   end
 end
-local unseen = math.max(0, nodes - #st.s)
-local floor = math.floor
-
+local unseen = max(0, nodes - #st.s)
 -- What the caller may use of a limit until its lease ends.
 local function lease(field, rec, limit, want, claim)
   if rec.e ~= st.eid then rec = {e = st.eid, m = {}} end
   rec.m[c.node] = nil
-  want = math.min(want, limit)
+  want = min(want, limit)
   local taken = nodes > 0 and unseen * floor(limit / nodes) or 0
   local left, own = limit - taken, 0 -- left: for those who ask
   local asking, wants, floors = {}, {}, {}
@@ -221,7 +221,7 @@ local function lease(field, rec, limit, want, claim)
       own = f
       asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, want, f
     elseif x then
-      taken = taken + math.max(f, x[2])
+      taken = taken + max(f, x[2])
       asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, x[1], f
     else
       taken, left = taken + f, left - f
@@ -238,16 +238,24 @@ local function lease(field, rec, limit, want, claim)
   -- The greatest level to which all that ask can be filled, none under its floor.
   local function filled(level)
     local sum = 0
-    for i, w in ipairs(wants) do sum = sum + math.max(floors[i], math.min(w, level)) end
+    for i, w in ipairs(wants) do sum = sum + max(floors[i], min(w, level)) end
     return sum
   end
-  local low, high = 0, math.max(0, limit)
-  if filled(high) <= left then low = high end
+  local low, high = 0, max(0, limit)
+  if filled(high) <= left then
+    low = high
+  else -- all the same for each is a good guess
+    local even = max(0, floor(left / #asking))
+    if filled(even) <= left then
+      low = even
+      if filled(even + 1) > left then high = even end
+    end
+  end
   while low < high do
     local mid = floor((low + high + 1) / 2)
     if filled(mid) <= left then low = mid else high = mid - 1 end
   end
-  local target = math.max(own, math.min(want, low))
+  local target = max(own, min(want, low))
 
   -- The rest, one for each, goes round in turns.
   local rest = left - filled(low)
@@ -263,9 +271,9 @@ local function lease(field, rec, limit, want, claim)
     if (rank - start) % n < rest then target = target + 1 end
   end
 
-  local grant = math.max(0, math.min(target, limit - taken))
-  if not serving then grant = math.min(grant, claim) end
-  local hold = math.max(claim, grant)
+  local grant = max(0, min(target, limit - taken))
+  if not serving then grant = min(grant, claim) end
+  local hold = max(claim, grant)
   -- The floor that it has is enough to know, the one that is made ready is not.
   local sure = m.act and floor(limit / m.d) or 0
   if want > sure or hold > sure then rec.m[c.node] = {want, hold, seq} end
@@ -282,24 +290,24 @@ local function count(rec, limit, used, claim)
   end
   local grant = claim
   if st.valid and (all or now >= DAYS / 2) and c.act and c.v ~= '' then
-    local ahead = math.ceil(math.max(0, limit - spent) / (2 * #st.s))
-    grant = math.max(0, math.min(used + ahead, limit - taken))
+    local ahead = math.ceil(max(0, limit - spent) / (2 * #st.s))
+    grant = max(0, min(used + ahead, limit - taken))
   end
-  rec.m[c.id] = {used, math.max(claim, grant)}
+  rec.m[c.id] = {used, max(claim, grant)}
   rec.e, rec.last = st.eid, now
   return grant, rec
 end
 
 local asks = (#ARGV - 3) / 5
 for from = 0, asks - 1, 500 do
-  local to = math.min(from + 500, asks) - 1
+  local to = min(from + 500, asks) - 1
   local names, sets, gone = {}, {}, {}
   for i = from, to do names[#names + 1] = ARGV[4 + 5 * i] end
   local recs = redis.call('HMGET', key, unpack(names))
   for i = from, to do
     local at = 4 + 5 * i
     local field, raw = ARGV[at], recs[i - from + 1]
-    local rec = raw and cmsgpack.unpack(raw) or {e = st.eid, m = {}}
+    local rec = raw and unpackm(raw) or {e = st.eid, m = {}}
     local limit, want, claim = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
     local grant, keep = 0, true
     if ARGV[at + 1] == 'c' then
@@ -309,7 +317,7 @@ for from = 0, asks - 1, 500 do
     end
     grants[i + 2] = grant
     if keep then
-      sets[#sets + 1], sets[#sets + 2] = field, cmsgpack.pack(rec)
+      sets[#sets + 1], sets[#sets + 2] = field, pack(rec)
     elseif raw then
       gone[#gone + 1] = field
     end
@@ -324,13 +332,13 @@ st.cursor = scan[1]
 for i = 1, #scan[2], 2 do
   local field, raw = scan[2][i], scan[2][i + 1]
   if field ~= '' then
-    local rec = cmsgpack.unpack(raw)
+    local rec = unpackm(raw)
     local over = true
     if rec.last then
       over = rec.e == st.eid and rec.last + DAYS <= now
       if rec.e ~= st.eid then
         rec.e, rec.last = st.eid, now
-        redis.call('HSET', key, field, cmsgpack.pack(rec))
+        redis.call('HSET', key, field, pack(rec))
       end
     elseif rec.e == st.eid then
       for _, x in pairs(rec.m) do over = over and x[3] <= dead end
