@@ -151,7 +151,10 @@ if st.valid then
     all = all and x and x.called
     settled = settled and x and x.called and x.v == version()
   end
-  if settled then st.low = st.d end
+  if settled then
+    st.low = st.d
+    for _, s in ipairs(st.s) do st.m[s].named = true end
+  end
   if not settled or least >= st.d then
     st.shrink = -1
   elseif st.shrink < 0 then
@@ -289,7 +292,7 @@ local function count(rec, limit, used, claim)
     end
   end
   local grant = claim
-  if st.valid and (all or now >= DAYS / 2) and c.act and c.v ~= '' then
+  if st.valid and (all or now >= DAYS / 2) and c.act and m.named then
     local ahead = math.ceil(max(0, limit - spent) / (2 * #st.s))
     grant = max(0, min(used + ahead, limit - taken))
   end

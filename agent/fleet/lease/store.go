@@ -54,6 +54,7 @@ type node struct {
 	nodes      int
 	last       int64 // the seq of that call
 	marks      []mark
+	named      bool // in the table of all: with Nodes a member has floors before that
 	ready      bool
 	readySince int64 // its floor is kept for it
 }
@@ -278,6 +279,12 @@ func (t *terms) members(m *node) {
 	}
 	if settled {
 		st.low = st.divisor
+		for _, name := range st.members {
+			x := st.nodes[name]
+			x.named = true
+			st.nodes[name] = x
+		}
+		m.named = true
 	}
 	switch {
 	case !settled || least >= st.divisor:
@@ -434,7 +441,7 @@ func (t *terms) count(rc *rec, a Ask) int64 {
 		}
 	}
 	grant := a.Claim
-	if t.state.valid && (t.all || t.state.time >= days/2) && t.call.Active && t.call.Table.Version != "" {
+	if t.state.valid && (t.all || t.state.time >= days/2) && t.call.Active && t.state.nodes[t.call.Node].named {
 		n := int64(2 * len(t.state.members))
 		ahead := (max(0, a.Limit-spent) + n - 1) / n
 		grant = max(0, min(a.Want+ahead, a.Limit-taken))
