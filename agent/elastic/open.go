@@ -55,8 +55,8 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 	}
 	under := s.Opening - s.Hanging
 	window := s.window
-	if !s.late.sure && s.Vacant > 0 && s.state == bounded {
-		window = 1 // the first replacement shows whether slots are freed late
+	if s.refusals.row > 0 {
+		window = 1 // the next shows whether any is free
 	}
 	if under >= window {
 		return nil, 0
@@ -84,7 +84,6 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) {
 	over := s.Held() >= s.want
 	full := s.state == bounded && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
-	last := full && a.Held()+a.Vacant+1 >= a.Room()
 	switch why {
 	case slots.Grow:
 		s.growth.open++
@@ -99,7 +98,7 @@ func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.W
 		s.drop()
 	}
 	a.Begin(x, &s.Count, why, now)
-	x.Over, x.Full, x.Last = over, full, last
+	x.Over, x.Full = over, full
 	if !slices.Contains(s.addresses, a) {
 		if len(s.addresses) >= mostAddresses { // those that DNS no longer names
 			s.addresses = slices.DeleteFunc(s.addresses, func(a *slots.Address) bool { return a.Held()+a.Vacant == 0 })

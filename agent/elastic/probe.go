@@ -112,7 +112,6 @@ func worse(a, b *slots.Address) bool {
 
 // confirm ends a round of probes that brought more slots.
 func (s *Site) confirm(now time.Time) {
-	s.settle()
 	s.probe.trial, s.refusals.regained = 0, false
 	s.probe.streak++
 	s.credit = max(s.credit, 1)

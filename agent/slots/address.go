@@ -49,7 +49,6 @@ type Address struct {
 	// Accepted is the greatest number of slots at which a connect was accepted
 	// lately. It bounds only where one more was refused: Limited.
 	Accepted int
-	Given    int       // places that are not counted in it, and may be wanted again
 	Users    int       // destinations that list it; while there are any the row stays
 	Strikes  int       // replacements refused in a row
 	Opens    time.Time // no connect before
@@ -87,9 +86,7 @@ func (a *Address) Room() int {
 
 // GiveUp lowers what counts as accepted by a place, but not below what is held.
 func (a *Address) GiveUp() {
-	n := max(1, a.Held(), a.Accepted-1)
-	a.Given += max(0, a.Accepted-n)
-	a.Limited, a.Accepted = true, n
+	a.Limited, a.Accepted = true, max(1, a.Held(), a.Accepted-1)
 }
 
 // Down says whether connects pass the address by while there is another: it lately gave
