@@ -62,7 +62,7 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 		return nil, 0
 	}
 	kept := s.keep(now)
-	if s.Held()-s.Hanging < s.want-kept-s.probe.open && under < max(window, 2) {
+	if s.Held()-s.Hanging+s.Waiting < s.want-kept-s.probe.open && under < max(window, 2) {
 		if a := s.choose(now, list); a != nil {
 			switch {
 			case s.state != growing || s.Vacant > 0 || a.Held() < a.Accepted:
@@ -83,7 +83,7 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 
 func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) {
 	over := s.Held() >= s.want
-	full := s.state == bounded && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
+	full := s.state == bounded && s.Waiting == 0 && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
 	switch why {
 	case slots.Grow:
 		s.growth.open++
@@ -101,7 +101,7 @@ func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.W
 	x.Over, x.Full = over, full
 	if !slices.Contains(s.addresses, a) {
 		if len(s.addresses) >= mostAddresses { // those that DNS no longer names
-			s.addresses = slices.DeleteFunc(s.addresses, func(a *slots.Address) bool { return a.Held()+a.Vacant == 0 })
+			s.addresses = slices.DeleteFunc(s.addresses, func(a *slots.Address) bool { return a.Held()+a.Vacant+a.Waiting == 0 })
 		}
 		s.addresses = append(s.addresses, a)
 	}
@@ -184,7 +184,7 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 	s.turn++
 	for i := range list {
 		c := list[(i+int(s.turn))%len(list)]
-		if c.Tier > t || !s.usable(now, c.Address) || c.Held() >= c.Room() {
+		if c.Tier > t || !s.usable(now, c.Address) || c.Held()+c.Waiting >= c.Room() {
 			continue
 		}
 		if best == nil || s.before(c.Address, best) {

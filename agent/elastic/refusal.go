@@ -148,7 +148,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 // receiver may not even know of them.
 func (s *Site) most(now time.Time) {
 	if s.state == bounded {
-		if n := max(1, s.Held()+s.others()-s.Hanging+s.Vacant-s.probe.open+s.hostHolds(now)); n < s.want {
+		if n := max(1, s.Held()+s.others()-s.Hanging+s.Vacant+s.Waiting-s.probe.open+s.hostHolds(now)); n < s.want {
 			s.want = n
 			s.now = level{n: n}
 		}

@@ -251,8 +251,8 @@ func (s *Site) Latency() time.Duration { return time.Duration(s.latency * float6
 
 // String tells the state in a line.
 func (s *Site) String() string {
-	return fmt.Sprintf("%v: %d wanted, %d up, %d opening (window %d), %d lagging, %d vacant; lag %.2gs (from %.2gs); credit %.2f, streak %d, trial %d, row %d, pace %.3g, kept %d",
-		s.state, s.want, s.Live, s.Opening, s.window, s.Lagging, s.Vacant, s.late.lag.Seconds(), lags[s.late.from].Seconds(), s.credit, s.probe.streak, s.probe.trial, s.refusals.row, s.pace.Value, s.host.kept)
+	return fmt.Sprintf("%v: %d wanted, %d up, %d opening (window %d), %d lagging, %d waiting, %d vacant; lag %.2gs (from %.2gs); credit %.2f, streak %d, trial %d, row %d, pace %.3g, kept %d",
+		s.state, s.want, s.Live, s.Opening, s.window, s.Lagging, s.Waiting, s.Vacant, s.late.lag.Seconds(), lags[s.late.from].Seconds(), s.credit, s.probe.streak, s.probe.trial, s.refusals.row, s.pace.Value, s.host.kept)
 }
 
 // smooth is an exponential mean over some sixteen samples.

@@ -70,6 +70,7 @@ type Count struct {
 	Live    int // up, proven or not
 	Proven  int // of these
 	Lagging int // ended, but maybe not noticed
+	Waiting int // ended, and refused to the replacement, which is to be tried again later
 	Vacant  int // ended lately and not replaced
 	turned  int // connects that came to nothing, ever
 }
@@ -89,17 +90,31 @@ func (a *Address) Look(now time.Time) {
 	for a.late != nil && !a.late.free.After(now) {
 		a.unlag()
 	}
-	for a.first != a.late && now.Sub(a.first.Ended) > LagMax {
+	for a.first != a.late && now.Sub(a.first.free) > LagMax {
 		a.pop()
 	}
 }
 
 func (a *Address) unlag() {
-	a.late.of.Lagging--
-	a.late.of.Vacant++
-	a.Lagging--
-	a.Vacant++
+	a.late.notFree(-1)
+	a.late.vacant(1)
 	a.late = a.late.next
+}
+
+// notFree counts a slot that is lagging, or waiting.
+func (s *Slot) notFree(n int) {
+	if s.Tries > 0 {
+		s.Address.Waiting += n
+		s.of.Waiting += n
+	} else {
+		s.Address.Lagging += n
+		s.of.Lagging += n
+	}
+}
+
+func (s *Slot) vacant(n int) {
+	s.Address.Vacant += n
+	s.of.Vacant += n
 }
 
 // Relag applies a lag, now that it is known, to slots of the site that have ended.
@@ -110,11 +125,9 @@ func (a *Address) Relag(of *Count, lag time.Duration, now time.Time) {
 	for vacant := true; s != nil; {
 		next := s.next
 		if vacant = vacant && s != late; vacant {
-			a.Vacant--
-			s.of.Vacant--
+			s.vacant(-1)
 		} else {
-			a.Lagging--
-			s.of.Lagging--
+			s.notFree(-1)
 		}
 		if s.of == of {
 			if free := s.Ended.Add(lag); s.Tries == 0 || free.After(s.free) {
@@ -142,15 +155,13 @@ func (a *Address) add(s *Slot, now time.Time) {
 		a.last = s
 	}
 	if !s.free.After(now) {
-		a.Vacant++
-		s.of.Vacant++
+		s.vacant(1)
 		return
 	}
 	if a.late == s.next {
 		a.late = s
 	}
-	a.Lagging++
-	s.of.Lagging++
+	s.notFree(1)
 }
 
 // pop takes the slot that ended first.
@@ -159,8 +170,7 @@ func (a *Address) pop() *Slot {
 	if a.late == s {
 		a.unlag()
 	}
-	s.of.Vacant--
-	a.Vacant--
+	s.vacant(-1)
 	if a.first = s.next; a.first == nil {
 		a.last = nil
 	}
@@ -196,6 +206,8 @@ func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
 	if a.Look(now); a.Vacant > 0 && why != Probe || a.late != nil && why == Early {
 		was := a.pop()
 		s.After, s.Tries = was.Ended, was.Tries
+	} else if why == Replace {
+		s.After = now
 	}
 	a.Opening++
 	of.Opening++
