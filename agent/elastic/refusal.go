@@ -108,7 +108,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
 	case s.state == bounded && x.Why == slots.Replace:
-		s.strike(x, now, replaces && waited <= slots.LagMax)
+		s.strike(x, now, replaces && waited <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
 		s.probe.tight = s.probe.tight || x.Over

@@ -225,6 +225,20 @@ func (l *votes) least() (from, to uint8) {
 	return from, to
 }
 
+// most is the longest lag against which not clearly more is spoken than against another.
+func (l *votes) most() time.Duration {
+	if l == nil {
+		return slots.LagMax
+	}
+	least := min(l.against[0][lowest(&l.against[0])], l.against[1][lowest(&l.against[1])])
+	for k := lagSteps - 1; k > 0; k-- {
+		if min(l.against[0][k], l.against[1][k]) < least+certain {
+			return lags[k]
+		}
+	}
+	return 0
+}
+
 // lowest is the first of the least.
 func lowest(x *[lagSteps]float32) (at int) {
 	for k := range x {
