@@ -15,6 +15,9 @@ const lagSteps = 48
 // certain is how many votes more than against another one show that there is a lag at all.
 const certain = 2
 
+// chance is how many votes against each lag show that refusals do not go by the slots held.
+const chance = 4
+
 // lags are the thinkable ones.
 var lags = func() (l [lagSteps]time.Duration) {
 	for i := range l[1:] {
@@ -232,7 +235,7 @@ func (l *votes) most() time.Duration {
 	}
 	least := min(l.against[0][lowest(&l.against[0])], l.against[1][lowest(&l.against[1])])
 	for k := lagSteps - 1; k > 0; k-- {
-		if min(l.against[0][k], l.against[1][k]) < least+certain {
+		if least > chance || min(l.against[0][k], l.against[1][k]) < least+certain {
 			return lags[k]
 		}
 	}
