@@ -53,7 +53,7 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 		s.sooner(now, s.refusals.opens)
 		return nil, 0
 	}
-	under := s.Opening - s.Hanging
+	under := s.under()
 	window := s.window
 	if s.refusals.row > 0 {
 		window = 1 // the next shows whether any is free
@@ -79,6 +79,15 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 		return nil, 0
 	}
 	return s.more(now, list), slots.Probe
+}
+
+// under is how many connects are under way that do not seem to hang: until a message was
+// accepted, where sessions are let in and refused then.
+func (s *Site) under() int {
+	if s.refusals.atMail {
+		return s.Opening - s.Hanging + s.Live - s.Proven
+	}
+	return s.Opening - s.Hanging
 }
 
 func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) {

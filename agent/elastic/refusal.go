@@ -84,7 +84,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	x.Void(now, again)
 	a.Answered()
 	a.Reply, s.reply = reply, reply
-	s.window = max(1, min(s.window, s.Opening+1)/2)
+	s.window = max(1, min(s.window, s.under()+1)/2)
 	if !tells { // it met the crowd that the last refusal told of
 		if x.Why == slots.Grow || x.Why == slots.Probe {
 			s.most(now)
@@ -94,6 +94,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	}
 	a.Cut = now
 	crowd := now.Sub(s.refusals.last).Seconds() <= s.latency
+	alone := !x.Began.Before(s.refusals.last)
 	s.refusals.last = now
 	s.credit = max(owed, s.credit-1)
 	switch {
@@ -108,7 +109,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
 	case s.state == bounded && x.Why == slots.Replace:
-		s.strike(x, now, replaces && waited <= s.late.votes.most())
+		s.strike(x, now, alone, replaces && waited <= s.late.votes.most(!s.refusals.atMail))
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
 		s.probe.tight = s.probe.tight || x.Over
@@ -169,12 +170,14 @@ func (s *Site) others() int {
 // is tried again until it has waited for slots.LagMax, and then is given up. If nothing is let
 // in for so long, the limit was lowered, or an earlier refusal is being punished: waiting is
 // right in both.
-func (s *Site) strike(x *slots.Slot, now time.Time, lags bool) {
+func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 	a, r := x.Address, &s.refusals
-	if r.row++; r.row == 1 {
-		r.since = now
-	} else {
-		r.opens = now.Add(wait(r.row-1, lagTries))
+	switch {
+	case r.row == 0:
+		r.row, r.since = 1, now
+	case alone:
+		r.opens = now.Add(wait(r.row, lagTries))
+		r.row++
 	}
 	if s.host.kept > 0 && s.probe.trial == 0 && s.hostBusy(now) {
 		a.Opens = now.Add(hostMoment) // the host's own connection has the place for a moment

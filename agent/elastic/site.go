@@ -126,6 +126,7 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 	x.CameUp(now)
 	if !s.refusals.atMail {
 		s.letIn(now)
+		s.window = min(s.window+1, s.limits.MaxSessions)
 	}
 	switch {
 	case x.Why == slots.Probe:
@@ -135,7 +136,6 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 			s.confirm(now)
 		}
 	}
-	s.window = min(s.window+1, s.limits.MaxSessions)
 	smooth(&s.connect, now.Sub(x.Began).Seconds())
 }
 
@@ -159,6 +159,7 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 	a := x.Address
 	if s.refusals.atMail {
 		s.met(now, x, true)
+		s.window = min(s.window+1, s.limits.MaxSessions)
 	}
 	x.Prove()
 	s.letIn(now)

@@ -229,13 +229,13 @@ func (l *votes) least() (from, to uint8) {
 }
 
 // most is the longest lag against which not clearly more is spoken than against another.
-func (l *votes) most() time.Duration {
+func (l *votes) most(byCount bool) time.Duration {
 	if l == nil {
 		return slots.LagMax
 	}
 	least := min(l.against[0][lowest(&l.against[0])], l.against[1][lowest(&l.against[1])])
 	for k := lagSteps - 1; k > 0; k-- {
-		if least > chance || min(l.against[0][k], l.against[1][k]) < least+certain {
+		if least > chance && byCount || min(l.against[0][k], l.against[1][k]) < least+certain {
 			return lags[k]
 		}
 	}
