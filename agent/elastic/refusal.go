@@ -109,7 +109,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
 	case s.state == bounded && x.Why == slots.Replace:
-		s.strike(x, now, alone, replaces && waited <= s.late.votes.most(!s.refusals.atMail))
+		s.strike(x, now, alone, replaces && waited <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
 		s.probe.tight = s.probe.tight || x.Over

@@ -15,8 +15,9 @@ const lagSteps = 48
 // certain is how many votes more than against another one show that there is a lag at all.
 const certain = 2
 
-// chance is how many votes against each lag show that refusals do not go by the slots held.
-const chance = 4
+// chance is the share of the votes against the worst lag that are against the best one where
+// refusals do not go by the slots held.
+const chance = 1.0 / 3
 
 // lags are the thinkable ones.
 var lags = func() (l [lagSteps]time.Duration) {
@@ -228,18 +229,26 @@ func (l *votes) least() (from, to uint8) {
 	return from, to
 }
 
-// most is the longest lag against which not clearly more is spoken than against another.
-func (l *votes) most(byCount bool) time.Duration {
+// most is the longest lag that is not ruled out, as clearly more is spoken against it than
+// against another. None is where much is spoken against each: refusals go by chance there, or
+// by what others hold, and not by the slots that connects met.
+func (l *votes) most() time.Duration {
 	if l == nil {
 		return slots.LagMax
 	}
-	least := min(l.against[0][lowest(&l.against[0])], l.against[1][lowest(&l.against[1])])
-	for k := lagSteps - 1; k > 0; k-- {
-		if least > chance && byCount || min(l.against[0][k], l.against[1][k]) < least+certain {
-			return lags[k]
-		}
+	var against [lagSteps]float32
+	for k := range against {
+		against[k] = min(l.against[0][k], l.against[1][k])
 	}
-	return 0
+	least, highest := slices.Min(against[:]), slices.Max(against[:])
+	if least > certain && least > chance*highest {
+		return slots.LagMax
+	}
+	k := lagSteps - 1
+	for against[k] >= least+certain {
+		k--
+	}
+	return lags[k]
 }
 
 // lowest is the first of the least.
