@@ -309,7 +309,7 @@ func replaced(t *testing.T) *limitedHosts {
 	x.run(time.Minute)
 	x.end()
 	x.run(10 * time.Second)
-	if len(x.up) != 30 || !x.s.late.sure || x.s.late.lag > 0 {
+	if len(x.up) != 30 || x.s.late.lag > 0 {
 		t.Fatalf("%d up; %v", len(x.up), x.s)
 	}
 	return x

@@ -90,7 +90,7 @@ func (a *Address) Look(now time.Time) {
 	for a.late != nil && !a.late.free.After(now) {
 		a.unlag()
 	}
-	for a.first != a.late && now.Sub(a.first.free) > LagMax {
+	for a.first != a.late && now.Sub(a.first.vacantSince()) > LagMax {
 		a.pop()
 	}
 }
@@ -99,6 +99,14 @@ func (a *Address) unlag() {
 	a.late.notFree(-1)
 	a.late.vacant(1)
 	a.late = a.late.next
+}
+
+// vacantSince is when the connection ended, or when the place may be tried again.
+func (s *Slot) vacantSince() time.Time {
+	if s.Tries > 0 {
+		return s.free
+	}
+	return s.Ended
 }
 
 // notFree counts a slot that is lagging, or waiting.
@@ -299,5 +307,8 @@ func (s *Slot) Void(now, free time.Time) {
 		return
 	}
 	s.Ended, s.free = s.After, free
+	if !free.After(now) { // as it was, before those that ended later
+		s.free = s.After
+	}
 	a.add(s, now)
 }
