@@ -23,7 +23,6 @@ type probing struct {
 	streak  int  // rounds that came up, one after the other
 	at      time.Time
 	gap     time.Duration
-	tight   bool // one more than is wanted was refused, and nothing was given up since
 }
 
 // more finds where one more than was accepted is tried: where none was refused yet, and

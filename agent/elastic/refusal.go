@@ -112,7 +112,6 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.strike(x, now, alone, replaces && waited <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
-		s.probe.tight = s.probe.tight || x.Over
 		a.Limited, a.Probed = true, now
 		most := gapMax
 		if s.wary(now) {
@@ -166,42 +165,32 @@ func (s *Site) others() int {
 	return max(0, n)
 }
 
-// strike reads a refusal though no more was asked for than was held before. The place lags: it
-// is tried again until it has waited for slots.LagMax, and then is given up. If nothing is let
-// in for so long, the limit was lowered, or an earlier refusal is being punished: waiting is
-// right in both.
+// strike reads a refusal though no more was asked for than was held before: its place lags, or
+// is given up. If nothing is let in for slots.LagMax, the limit was lowered, or an earlier refusal
+// is being punished: waiting is right in both.
 func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 	a, r := x.Address, &s.refusals
 	switch {
 	case r.row == 0:
 		r.row, r.since = 1, now
-	case alone:
+	case alone: // of a crowd, one tells what all do
 		r.opens = now.Add(wait(r.row, lagTries))
 		r.row++
 	}
 	if s.host.kept > 0 && s.probe.trial == 0 && s.hostBusy(now) {
-		a.Opens = now.Add(hostMoment) // the host's own connection has the place for a moment
-		return
+		return // the host's own connection has the place for a moment
 	}
 	cause := fmt.Sprintf("%s refused a replacement with %d up: %s", a.Key.Host.Addr(), a.Live, s.reply)
 	switch {
-	case s.wary(now) || r.shut > 0:
+	case s.wary(now) || r.shut > 0 || now.Sub(r.since) > slots.LagMax && (s.Live == 0 || s.Live < s.want-max(2, s.want/4)):
 		s.close(now, cause)
 	case s.probe.trial > 0: // what was won were others' places
 		s.probe.gap = min(2*s.probe.gap, gapMax)
-		s.probe.at, s.probe.streak, s.probe.tight = now.Add(s.probe.gap), 0, true
+		s.probe.at, s.probe.streak = now.Add(s.probe.gap), 0
 		s.set(now, s.want-s.probe.trial, cause)
 		s.probe.trial = 0
-	case now.Sub(r.since) > slots.LagMax && s.Live > 0 && s.Live >= s.want-max(2, s.want/4):
-		// Nearly all that is wanted is up, and works: the rest was never there.
-		a.Limited, a.Accepted = true, max(1, a.Held())
-		r.row = 0
-		s.set(now, s.Held(), cause)
-	case now.Sub(r.since) > slots.LagMax:
-		s.close(now, cause)
 	case lags: // it may not be free yet
 	default:
-		s.probe.tight = false
 		a.GiveUp()
 		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
 		s.set(now, max(s.Held(), s.want-1), cause)
@@ -212,7 +201,7 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 // refusal is being punished.
 func (s *Site) close(now time.Time, cause string) {
 	s.refusals.shut++
-	s.probe.tight, s.refusals.closed = false, now
+	s.refusals.closed = now
 	s.refusals.opens = now.Add(wait(lagTries+s.refusals.shut, len(waits)))
 	n := s.Held() + s.Vacant - 1
 	if s.refusals.shut > 1 && s.Live == 0 || s.wary(now) { // of what is up, part may be past the limit
