@@ -223,7 +223,10 @@ func (s *Site) close(now time.Time, cause string) {
 func (s *Site) wary(now time.Time) bool { return now.Before(s.refusals.punish) }
 
 // letIn ends a row of refusals. If it was a punishment, all that was held may be had again.
-func (s *Site) letIn(now time.Time) {
+func (s *Site) letIn(x *slots.Slot, now time.Time) {
+	if x.Began.Before(s.refusals.closed) { // that does not show that a door is open which was shut since
+		return
+	}
 	if s.refusals.shut > 0 {
 		s.refusals.regained = true
 		s.set(now, max(s.want, s.refusals.regain), "we are let in again")

@@ -125,7 +125,7 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 	}
 	x.CameUp(now)
 	if !s.refusals.atMail {
-		s.letIn(now)
+		s.letIn(x, now)
 		s.window = min(s.window+1, s.limits.MaxSessions)
 	}
 	switch {
@@ -162,7 +162,7 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 		s.window = min(s.window+1, s.limits.MaxSessions)
 	}
 	x.Prove()
-	s.letIn(now)
+	s.letIn(x, now)
 	if s.refusals.doubt { // a refusal had no consequences
 		s.refusals.doubt, s.probe.at = false, earlier(s.probe.at, now.Add(s.probe.gap-gapMin+time.Second))
 	}
