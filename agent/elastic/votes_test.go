@@ -170,7 +170,6 @@ func TestALateSitesMemory(t *testing.T) {
 	}
 }
 
-// A lag is known from before: over a restart, and after a time without connects.
 func TestALagIsRuledOutByVotes(t *testing.T) {
 	t.Parallel()
 	var none *votes
@@ -199,6 +198,7 @@ func TestALagIsRuledOutByVotes(t *testing.T) {
 	}
 }
 
+// A lag is known from before: over a restart, and after a time without connects.
 func TestALagIsRemembered(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
