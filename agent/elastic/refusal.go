@@ -7,9 +7,10 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// waits is how long to wait after so many refusals in a row: short at first, for a slot that
-// is freed late (these are slots.LagMax together, about), and then, since each try at a door
-// that is shut as a punishment shuts it for longer, growing much faster than penalties do.
+// waits is how long to wait after so many refusals in a row, of a place, of the whole site, and
+// of an address that takes none: short at first, for a slot that is freed late (together nearly
+// slots.LagMax), and then, since each try at a door that is shut as a punishment shuts it for
+// longer, growing much faster than penalties do.
 var waits = [...]time.Duration{
 	200 * time.Millisecond, 600 * time.Millisecond, 1400 * time.Millisecond, 2800 * time.Millisecond,
 	15 * time.Second, time.Minute, 4 * time.Minute, 15 * time.Minute,
@@ -18,12 +19,13 @@ var waits = [...]time.Duration{
 // lagTries is how many of the waits are for slots that are freed late.
 const lagTries = 4
 
+// wait is the wait after so many refusals, of the first most of them.
 func wait(row, most int) time.Duration { return waits[min(max(row, 1), most)-1] }
 
 // refusals are those of what was held before.
 type refusals struct {
 	last     time.Time     // of any kind
-	row      int           // none came up since the first of them
+	row      int           // none was let in since the first of them; those that come together are one
 	since    time.Time     // the first of the row
 	bounded  int64         // when growth was refused, Unix time in nanoseconds
 	counted  time.Duration // the lag with which what was held then is counted
@@ -168,6 +170,9 @@ func (s *Site) others() int {
 // strike reads a refusal though no more was asked for than was held before: its place lags, or
 // is given up. If nothing is let in for slots.LagMax, the limit was lowered, or an earlier refusal
 // is being punished: waiting is right in both.
+//
+// The refusal is alone where its connect was begun after the last one; the place lags where it has
+// waited no longer than slots can be freed late.
 func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 	a, r := x.Address, &s.refusals
 	switch {

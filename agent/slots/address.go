@@ -121,7 +121,7 @@ func (a *Address) Answered() { a.failures, a.until, a.trying = 0, time.Time{}, f
 // idle says that nothing is lost with the row but what was learned.
 func (a *Address) idle(now time.Time) bool {
 	a.Look(now)
-	return a.Users == 0 && a.Held() == 0
+	return a.Users == 0 && a.Held()+a.Waiting == 0
 }
 
 // Table is the rows, by key. It is guarded by the lock of its owner.

@@ -24,7 +24,7 @@ func (w Why) String() string {
 // Slot is a place among the connections that an address takes from us: from the
 // start of a connect until the receiver has surely noticed the end. It belongs to one
 // connect, is never used again, and stays in its row's memory for LagMax at most after
-// the end.
+// the end, or after the next try is due if its replacement was refused.
 type Slot struct {
 	Address *Address
 	Why     Why
@@ -33,7 +33,7 @@ type Slot struct {
 	Ended   time.Time
 	Over    bool // it is one more than the site wants
 	Full    bool // with it, and those vacant, the site has all that it wants
-	Tries   int  // replacements of the connection before it that were refused
+	Tries   int  // refused replacements of the connection before it
 
 	of    *Count // of the site
 	ahead [2]int // slots up and connects under way, at the address and of the site, when it began; and those turned away until then
