@@ -155,7 +155,7 @@ type Book struct {
 
 	asked map[string]time.Time     // of Run alone: when each is to be asked next
 	waits map[string]time.Duration // likewise: how long before that, of those that did not answer
-	dirty bool                 // of Run alone: the file lacks what is known
+	dirty bool                     // of Run alone: the file lacks what is known
 }
 
 // Open reads what is known. A file that cannot be read is told of and begun anew: the others
