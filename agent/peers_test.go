@@ -94,6 +94,9 @@ func TestNodesKnowEachOthersMail(t *testing.T) {
 		t.Errorf("%v, %+v, %v", got, missing, err)
 	}
 
+	if l := append(a.agent.peers.trouble(), b.agent.peers.trouble()...); len(l) > 0 {
+		t.Errorf("trouble: %q", l)
+	}
 	known := func(s *stage, node string) {
 		s.until("its key is known", func() bool {
 			list, err := marks.Read(s.config.Spool.Directory, time.Now())
