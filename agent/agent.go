@@ -55,6 +55,7 @@ type Agent struct {
 	events    *event.File
 	outcomes  *outcomes.Outcomes
 	webhooks  *webhook.Sender
+	peers     *peers // nil: there are none
 	bounced   *suppress.List
 	quotas    *quotas.Book
 	breaker   *breaker.Breaker
@@ -210,7 +211,7 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 	a.breaker.Use(settings.BreakerPolicy(c))
 	a.assessor = assess.New(assess.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: box, Bounced: a.bounced,
-		Listeners: []event.Listener{a.events, a.outcomes, a.webhooks, a.metrics, a.breaker, a.warmup}, State: c.Agent.StateDirectory,
+		Listeners: []event.Listener{a.events, a.outcomes, a.webhooks, a.metrics, a.breaker, a.warmup}, State: c.Agent.StateDirectory, Members: pastMembers(dir, log),
 	})
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
@@ -330,6 +331,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		server.Close()
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
+	if a.peers != nil {
+		server.ShowFleet(a.peers)
+	}
 	settings.LimitMemory(a.settings.Now().Config, a.log)
 	// Everything that only brings work in ends with ctx; the queue's clock and
 	// the control socket serve until the last session has left.
@@ -353,6 +357,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		base.Go(func() { a.exchange.Run(late) })
 	}
 	base.Go(func() { a.mover.Run(late) })
+	base.Go(func() { a.peers.run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })

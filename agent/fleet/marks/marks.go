@@ -43,11 +43,12 @@ const (
 	// in octets.
 	ofNode  = 4
 	keySize = 32
-	// askEvery is how often a host is asked, againAfter how long after it has not answered,
-	// askWithin how long that may take.
+	// askEvery is how often a host is asked, askWithin how long that may take. One that does not
+	// answer is asked again after lookEvery, and then after twice as long each time, up to
+	// againAfter: most often the whole fleet has just been started.
 	askEvery   = 10 * time.Minute
-	againAfter = time.Minute
 	askWithin  = 5 * time.Second
+	againAfter = time.Minute
 	// lookEvery is how often it is looked for hosts to ask, and by the milter at the file.
 	lookEvery = 5 * time.Second
 	// stale is how old the time in the file may be before it is written anew.
@@ -152,14 +153,15 @@ type Book struct {
 	mu   sync.Mutex
 	list []kept
 
-	asked map[string]time.Time // of Run alone: when each is to be asked next
-	dirty bool                 // of Run alone: the file lacks what is known
+	asked map[string]time.Time     // of Run alone: when each is to be asked next
+	waits map[string]time.Duration // likewise: how long before that, of those that did not answer
+	dirty bool                     // of Run alone: the file lacks what is known
 }
 
 // Open reads what is known. A file that cannot be read is told of and begun anew: the others
 // are asked for all that is in it.
 func Open(o Options) *Book {
-	b := &Book{o: o, asked: make(map[string]time.Time)}
+	b := &Book{o: o, asked: make(map[string]time.Time), waits: make(map[string]time.Duration)}
 	var err error
 	if b.list, err = load(o.Spool, time.Now()); err != nil {
 		o.Log.Warn("mail of other hosts of the fleet is not known by its marks", "err", err)
@@ -200,6 +202,7 @@ func (b *Book) ask(ctx context.Context, now time.Time) {
 	for n := range b.asked {
 		if !slices.Contains(nodes, n) {
 			delete(b.asked, n) // asked at once when it is back
+			delete(b.waits, n)
 		}
 	}
 	if len(due) == 0 {
@@ -217,11 +220,13 @@ func (b *Book) ask(ctx context.Context, now time.Time) {
 	for range due {
 		x := <-answers
 		if x.err != nil {
-			b.asked[x.node] = now.Add(againAfter)
+			wait := min(max(2*b.waits[x.node], lookEvery), againAfter)
+			b.waits[x.node], b.asked[x.node] = wait, now.Add(wait)
 			b.o.Log.Debug("a node does not say how it marks mail", "node", x.node, "err", x.err)
 			continue
 		}
 		b.asked[x.node] = now.Add(askEvery)
+		delete(b.waits, x.node)
 		for _, k := range x.keys[:min(len(x.keys), ofNode)] {
 			b.dirty = b.learn(x.node, k, now) || b.dirty
 		}

@@ -122,8 +122,8 @@ func TestDamagedFileIsBegunAnew(t *testing.T) {
 	}
 }
 
-// A member that is new is asked at once, all others every ten minutes, one that does not answer every
-// minute; the milter hears of it.
+// A member that is new is asked at once, all others every ten minutes, one that does not answer
+// soon and then every minute; the milter hears of it.
 func TestMembersAreAskedInTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -159,12 +159,12 @@ func TestMembersAreAskedInTime(t *testing.T) {
 				t.Errorf("asked %v, want %v; the milter knows %q", asked, want, known)
 			}
 		}
-		after(6*time.Second, map[string]int{"a": 1, "away": 1}, "a=a")
+		after(6*time.Second, map[string]int{"a": 1, "away": 2}, "a=a")
 		mu.Lock()
 		nodes = append(nodes, "c")
 		mu.Unlock()
-		after(12*time.Second, map[string]int{"a": 1, "away": 1, "c": 1}, "a=a c=c")
-		after(10*time.Minute, map[string]int{"a": 2, "away": 11, "c": 2}, "a=a c=c")
+		after(12*time.Second, map[string]int{"a": 1, "away": 3, "c": 1}, "a=a c=c")
+		after(10*time.Minute, map[string]int{"a": 2, "away": 14, "c": 2}, "a=a c=c")
 		end()
 		done.Wait()
 	})
