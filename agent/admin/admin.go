@@ -21,6 +21,7 @@ import (
 	"github.com/millrace/millrace/agent/breaker"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/dialogue"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
@@ -51,6 +52,7 @@ type Options struct {
 	Outcomes *outcomes.Outcomes
 	Breaker  *breaker.Breaker
 	Webhooks *webhook.Sender
+	Fleet    *fleet.Fleet // nil: there is none
 	// Dialogues may be watched.
 	Dialogues *dialogue.Board
 	Reload    func() error // reads the configuration and puts it into force; nil: there is none to read
@@ -74,6 +76,7 @@ type Backend struct {
 	dialogues *dialogue.Board
 	breaker   *breaker.Breaker
 	webhooks  *webhook.Sender
+	fleet     *fleet.Fleet
 	reload    func() error
 }
 
@@ -83,6 +86,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, dialogues: o.Dialogues, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, fleet: o.Fleet, dialogues: o.Dialogues, reload: o.Reload,
 	}
 }

@@ -150,6 +150,7 @@ type Backend interface {
 	Feedback(ctx context.Context, message []byte) ([]Finding, error)
 	OutcomesBackend
 	WebhookBackend
+	FleetBackend
 	WatchBackend
 }
 
@@ -242,6 +243,7 @@ func (s *Server) routes() {
 	s.suppression()
 	s.outcomes()
 	s.webhooks()
+	s.fleet()
 	s.watch()
 	s.day()
 	s.handback()

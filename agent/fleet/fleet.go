@@ -307,6 +307,21 @@ func (f *Fleet) Status() Status {
 	return s
 }
 
+// State is how that is in a word.
+func (s *Status) State() string {
+	switch {
+	case s.Left:
+		return "left"
+	case s.Away != nil:
+		return "away"
+	case s.Why != "":
+		return s.Why
+	case !s.Active:
+		return "new"
+	}
+	return "ok"
+}
+
 // Warnings are what an admin should look at. Nothing of it stops mail.
 func (s *Status) Warnings() (list []string) {
 	switch {
