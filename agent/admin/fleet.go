@@ -49,9 +49,7 @@ func (b *Backend) LeaveFleet(ctx context.Context) error {
 	if b.fleet == nil {
 		return errNoFleet
 	}
-	err := b.fleet.Leave(ctx)
-	b.queue.Lent(true)
-	return err
+	return b.fleet.Leave(ctx, b.queue.Lent)
 }
 
 // BootstrapFleet implements control.Backend.

@@ -363,15 +363,17 @@ func (f *Fleet) Bootstrap() error {
 	return nil
 }
 
-// Leave gives up all of this node's floors and leases, for good. Without the store's word the
-// others do not have them; until it comes Run repeats it.
-func (f *Fleet) Leave(ctx context.Context) error {
+// Leave gives up all of this node's floors and leases, for good; lent has the queue end what is
+// beyond them, before the store hears of it. Without the store's word the others do not have them;
+// until it comes Run repeats it.
+func (f *Fleet) Leave(ctx context.Context, lent func(all bool)) error {
 	f.turn.Lock()
 	defer f.turn.Unlock()
 	c, err := f.member.Leave()
 	if err != nil {
 		return err
 	}
+	lent(true)
 	f.call(ctx, c)
 	f.Ask()
 	s := f.Status()
