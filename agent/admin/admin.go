@@ -25,6 +25,7 @@ import (
 	"github.com/millrace/millrace/agent/breaker"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/dialogue"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/move"
@@ -57,11 +58,12 @@ type Options struct {
 	Breaker  *breaker.Breaker
 	Webhooks *webhook.Sender
 	Mover    *move.Mover
+	Fleet    *fleet.Fleet // nil: there is none
 	// Dialogues may be watched.
 	Dialogues *dialogue.Board
-	// Fleet is that of Orders.Common; nil if there is none.
-	Fleet  Fleet
-	Reload func() error // reads the configuration and puts it into force; nil: there is none to read
+	// Exchange carries the orders of Orders.Common; nil if there are none.
+	Exchange Exchange
+	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
 // Backend serves the control socket. Its methods may be called by many goroutines.
@@ -83,9 +85,10 @@ type Backend struct {
 	breaker   *breaker.Breaker
 	webhooks  *webhook.Sender
 	mover     *move.Mover
+	fleet     *fleet.Fleet
 	reload    func() error
 
-	fleet      Fleet
+	exchange   Exchange
 	cancelling sync.Mutex // one cancel of the fleet at a time
 	learnedMu  sync.Mutex
 	learned    []suppress.Entry // that the fleet is to be told
@@ -97,6 +100,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, mover: o.Mover, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, mover: o.Mover, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet, exchange: o.Exchange,
 	}
 }

@@ -154,6 +154,7 @@ type Backend interface {
 	Feedback(ctx context.Context, message []byte) ([]Finding, error)
 	OutcomesBackend
 	WebhookBackend
+	FleetBackend
 	WatchBackend
 }
 
@@ -248,13 +249,14 @@ func (s *Server) routes() {
 	s.suppression()
 	s.outcomes()
 	s.webhooks()
+	s.fleet()
 	s.watch()
 	s.day()
 	s.handback()
 	s.moves()
 	s.milter()
 	s.feedback()
-	s.fleet()
+	s.common()
 	s.mux.HandleFunc("GET "+viewPath+"{view}", s.viewOfFleet)
 }
 

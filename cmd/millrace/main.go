@@ -54,6 +54,7 @@ type cli struct {
 	Forget   forgetCmd   `cmd:"" help:"Erase what is kept of an address."`
 	Suppress suppressCmd `cmd:"" help:"The addresses that are not tried again: list, add, remove, import, export, stats."`
 
+	Fleet   fleetCmd   `cmd:"" help:"Hosts that share limits: status, forget, leave, bootstrap."`
 	Webhook webhookCmd `cmd:"" help:"The receivers of events: list, test, replay."`
 
 	Feedback feedbackCmd `cmd:"" help:"Take a delivery report or a complaint from a pipe."`
