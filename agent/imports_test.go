@@ -26,7 +26,8 @@ var layers = [][]string{
 	{"agent/history", "agent/postconf", "agent/eventlog"},
 	{"agent/daily", "agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
 	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
-	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
+	{"agent/fleet/exchange"},
+	{"agent/config", "agent/feedback", "agent/fleet/order", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/simulate", "agent/slots", "agent/transient", "agent/windows"},
 }
 
@@ -35,6 +36,7 @@ var alone = map[string]string{
 	"agent/manners":    "how a host is spoken to depends on nothing else of the agent",
 	"agent/elastic":    "a controller is pure, so that it can be simulated",
 	"agent/spool":      "mail must be readable whatever else changes",
+	"agent/fleet/order": "what two nodes make of the same orders depends on nothing else",
 	"contrib/inlet":    "it is embedded in the product, which carries nothing of the lab",
 	"contrib/postfix":  "it is embedded in the product, which carries nothing of the lab",
 	"contrib/sendmail": "it is embedded in the product, which carries nothing of the lab",

@@ -111,7 +111,7 @@ func (b *Backend) FollowCancels(ctx context.Context) {
 		b.cancelling.Lock()
 		for _, o := range log.Pending(order.Cancel) {
 			tries[o.ID]++
-			if left := b.cancelFor(ctx, &o); (left == 0 || tries[o.ID] >= cancelTries) && ctx.Err() == nil {
+			if left := b.cancelFor(ctx, &o); (!left || tries[o.ID] >= cancelTries) && ctx.Err() == nil {
 				delete(tries, o.ID)
 				if err := log.Done(o.ID); err != nil {
 					b.log.Error("cancel in the fleet", "err", err)
@@ -122,17 +122,22 @@ func (b *Backend) FollowCancels(ctx context.Context) {
 	}
 }
 
-// cancelFor cancels what an order is about, and returns how many recipients were in transactions.
-func (b *Backend) cancelFor(ctx context.Context, o *order.Order) (active int) {
+// cancelFor cancels what an order is about, and says whether something is left to try again:
+// recipients in transactions. The cancel of a node that is no member, as it was dropped or as this
+// node does not know of it yet, waits.
+func (b *Backend) cancelFor(ctx context.Context, o *order.Order) (left bool) {
+	if !b.isMember(o.ID.Node) {
+		return true
+	}
 	var body commonCancel
-	if err := json.Unmarshal(o.Body, &body); err != nil || body.Filter.Empty() || !b.isMember(o.ID.Node) {
-		b.log.Warn("a cancel of the fleet is left out: it cannot be read, or its node is no member any more", "order", o.ID, "err", err)
-		return 0
+	if err := json.Unmarshal(o.Body, &body); err != nil || body.Filter.Empty() {
+		b.log.Warn("a cancel of the fleet is left out: it cannot be read", "order", o.ID, "err", err)
+		return false
 	}
 	reach, err := spool.ParsePosition(body.Reach[b.orders.Common().Node()])
 	if err != nil || !b.store.IsAt(reach) {
 		b.log.Warn("a cancel of the fleet does not reach this node: it names no position of this spool", "order", o.ID, "filter", body.Filter.String())
-		return 0
+		return false
 	}
 	a := actionOf(control.VerbCancel)
 	a.steps[0].picks = func(_ *Backend, _ *orders.Selection, e *queue.Entry) bool { return reach.Has(e.ID) }
@@ -142,5 +147,5 @@ func (b *Backend) cancelFor(ctx context.Context, o *order.Order) (active int) {
 	if done.Recipients > 0 || err != nil {
 		b.log.Info("cancelled for the fleet", "order", o.ID, "who", body.Who, "filter", body.Filter.String(), "recipients", done.Recipients, "active", done.Active, "err", err)
 	}
-	return done.Active
+	return done.Active > 0 || err != nil
 }
