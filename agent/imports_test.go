@@ -33,13 +33,13 @@ var layers = [][]string{
 
 // alone names packages that import none of ours but those of the last line, and why.
 var alone = map[string]string{
-	"agent/manners":    "how a host is spoken to depends on nothing else of the agent",
-	"agent/elastic":    "a controller is pure, so that it can be simulated",
-	"agent/spool":      "mail must be readable whatever else changes",
+	"agent/manners":     "how a host is spoken to depends on nothing else of the agent",
+	"agent/elastic":     "a controller is pure, so that it can be simulated",
+	"agent/spool":       "mail must be readable whatever else changes",
 	"agent/fleet/order": "what two nodes make of the same orders depends on nothing else",
-	"contrib/inlet":    "it is embedded in the product, which carries nothing of the lab",
-	"contrib/postfix":  "it is embedded in the product, which carries nothing of the lab",
-	"contrib/sendmail": "it is embedded in the product, which carries nothing of the lab",
+	"contrib/inlet":     "it is embedded in the product, which carries nothing of the lab",
+	"contrib/postfix":   "it is embedded in the product, which carries nothing of the lab",
+	"contrib/sendmail":  "it is embedded in the product, which carries nothing of the lab",
 }
 
 // others are what the programs and the milter may import of the agent's packages and of

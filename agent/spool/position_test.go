@@ -9,13 +9,18 @@ import (
 // meanwhile are told from it, and another spool is another.
 func TestPositionHasWhatCameBeforeIt(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	for _, d := range []string{dir, elsewhere} {
+		if _, err := LoopKey(d); err != nil {
+			t.Fatal(err)
+		}
+	}
 	first, second := openWriter(t, dir, smallWriter(t, nil)), openWriter(t, dir, smallWriter(t, nil))
 	s := openStore(t, dir, smallStore(t, nil))
 	got := newSeen()
 	got.load(t, s)
 	got.follow(t, s)
-	seed := uint64(0)
+	seed := 0
 	put := func(w *Writer) ID {
 		seed++
 		r := post(t, w, seed, 1)
@@ -62,7 +67,7 @@ func TestPositionHasWhatCameBeforeIt(t *testing.T) {
 			t.Errorf("after a restart %v is not before %v", id, last)
 		}
 	}
-	other := openStore(t, t.TempDir(), smallStore(t, nil))
+	other := openStore(t, elsewhere, smallStore(t, nil))
 	newSeen().load(t, other)
 	if other.IsAt(p) {
 		t.Error("a position is one of another spool")
