@@ -50,6 +50,7 @@ type stage struct {
 	log      *logbuf.Buffer
 	logger   *slog.Logger  // of the agent; nil: to log, as text
 	grace    time.Duration // of the agents' stops; 0: as New has it
+	fleet    common        // of the agents; the zero value: none
 	own      int64         // connections that admitted has made
 	thinks   chan struct{} // receivers that have accepted a message answer once it is closed; nil: at once
 	mu       sync.Mutex
@@ -123,7 +124,7 @@ func (s *stage) arrived(m *sink.Message) {
 
 func (s *stage) start() *Agent {
 	s.t.Helper()
-	a, err := New(s.config, cmp.Or(s.logger, s.log.Logger()), "test")
+	a, err := newAgent(s.config, cmp.Or(s.logger, s.log.Logger()), "test", s.fleet)
 	if err != nil {
 		s.t.Fatal(err)
 	}

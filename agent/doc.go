@@ -47,6 +47,8 @@
 //	feedback  the text of reports that come back, and the box in which they wait
 //	eventlog  the agent's own log of events, read by cursor
 //	outcomes  what became of mail, for days and months: databases filled from eventlog
+//	fleet/order     common orders of a fleet's nodes: signed, and merged in any order
+//	fleet/exchange  how they come to all nodes: by a store, and directly
 //	webhook   events posted to receivers of the admin's, from an eventlog of its own
 //	history   the last hours, for the page; web, the page itself
 //	metrics   counters for Prometheus
@@ -191,6 +193,9 @@
 //	loan         a shared limit of sessions, and what this node does with it (queue/loan.go)
 //	lease        what the store has lent, to its end
 //	orders       pauses, limits and priorities in force ("standing")
+//	common       of an order: all nodes of the fleet obey it; the others are of this node alone
+//	lift         to end a common order by naming it
+//	position     how far a spool was filled at a moment
 //	hand back    to give mail to the host MTA, which sends it itself
 //	came back    of a report by others on mail that they had taken: a late bounce, a
 //	             complaint, or feedback of another kind

@@ -25,8 +25,8 @@ var layers = [][]string{
 	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup", "agent/webhook", "agent/fleet"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
 	{"agent/fleet/marks", "agent/daily", "agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
-	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control", "agent/fleet/peer"},
-	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane", "agent/fleet/lease"},
+	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control", "agent/fleet/peer", "agent/fleet/exchange"},
+	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane", "agent/fleet/lease", "agent/fleet/order"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/simulate", "agent/slots", "agent/transient", "agent/windows"},
 }
 
@@ -35,6 +35,7 @@ var alone = map[string]string{
 	"agent/manners":     "how a host is spoken to depends on nothing else of the agent",
 	"agent/elastic":     "a controller is pure, so that it can be simulated",
 	"agent/fleet/lease": "who may use what is pure but for one file, so that it can be simulated",
+	"agent/fleet/order": "what two nodes make of the same orders depends on nothing else",
 	"agent/spool":       "mail must be readable whatever else changes",
 	"contrib/inlet":     "it is embedded in the product, which carries nothing of the lab",
 	"contrib/postfix":   "it is embedded in the product, which carries nothing of the lab",

@@ -111,7 +111,7 @@ func (c *moveCmd) move(ctx context.Context, g *globals, client *control.Client) 
 			return err
 		}
 	}
-	return g.give(ctx, control.Action{Verb: control.VerbMove, To: c.To, Filter: f}, "moved to node "+c.To)
+	return g.give(ctx, control.Action{Verb: control.VerbMove, To: c.To, Filter: f}, true, "moved to node "+c.To)
 }
 
 func printTransfers(out io.Writer, list []control.Transfer) {

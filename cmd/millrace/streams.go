@@ -131,6 +131,7 @@ func printStream(out io.Writer, s *control.Stream) {
 type priorityCmd struct {
 	Stream   string `arg:"" help:"The stream, as millrace streams lists it."`
 	Priority int    `arg:"" help:"Its share beside the other streams, 1 to 100; 1 is what each has."`
+	hereFlag
 }
 
 func (c *priorityCmd) Help() string {
@@ -142,11 +143,14 @@ Example:
 }
 
 func (c *priorityCmd) Run(ctx context.Context, g *globals) error {
-	client, err := g.client()
+	client, err := g.clientFor(c.Here)
 	if err != nil {
 		return err
 	}
-	return client.Prioritize(ctx, control.Priority{Stream: c.Stream, Priority: c.Priority})
+	if err := client.Prioritize(ctx, control.Priority{Stream: c.Stream, Priority: c.Priority}); err != nil {
+		return err
+	}
+	return g.spread(ctx, client, c.Here, "set")
 }
 
 // whyCmd explains a site.

@@ -192,3 +192,22 @@ func TestNodesCallEachOtherWithoutAStore(t *testing.T) {
 		t.Error("half a message was taken")
 	}
 }
+
+// TestStreamThatBeganAnewIsReadFromItsStart has a store whose clock was far ahead end: the ids of the
+// next one's entries are less than what was read.
+func TestStreamThatBeganAnewIsReadFromItsStart(t *testing.T) {
+	t.Parallel()
+	ca, server := fleetca.New(t), redisd.Start(t)
+	by := func(o *Options) { o.Client = server.Client() }
+	a, b := newPeer(t, ca, "a", by), newPeer(t, ca, "b", by)
+	c := server.Client()
+	defer c.Close()
+	if err := c.XAdd(t.Context(), &redis.XAddArgs{Stream: "millrace:{f}:orders", ID: "99999999999999-1", Values: []any{"o", "junk"}}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both have read it", func() bool { return a.log.Refused()["format"] > 0 && b.log.Refused()["format"] > 0 })
+	server.Stop()
+	server.Again()
+	a.pause(t, "one")
+	eventually(t, "b has it", func() bool { return len(b.pauses()) == 1 })
+}

@@ -258,17 +258,14 @@ func (w *world) known(id order.ID) (struct{}, bool) {
 
 // hostile is the store.
 type hostile struct {
-	w        *world
-	entries  [][]byte
-	first    int // number of entries[0]
-	base     int // of its ids: an emptied store counts anew
-	all      [][]byte
-	reports  map[string][]byte
-	old      map[string][]byte
-	copy     [][]byte
-	away     bool
-	bad      bool
-	withheld bool
+	w       *world
+	entries [][]byte
+	first   int // number of entries[0]
+	all     [][]byte
+	reports map[string][]byte
+	old     map[string][]byte
+	away    bool
+	bad     bool
 }
 
 func (s *hostile) add(x []byte) {
@@ -346,18 +343,15 @@ func (s *hostile) trouble() {
 	case 0:
 		s.w.seen["empty"]++
 		s.entries, s.reports, s.first = nil, map[string][]byte{}, 0
-	case 1:
-		s.copy = slices.Clone(s.entries)
-	case 2:
-		if s.copy != nil && len(s.copy) <= len(s.entries) {
+	case 1, 2:
+		if n := len(s.entries); n > 1 { // failed over to a copy that lags behind
 			s.w.seen["old"]++
-			s.entries = slices.Clone(s.copy)
-			s.copy = nil
+			s.entries = s.entries[:s.w.rnd.IntN(n)]
 		}
 	case 3:
 		if n := len(s.entries); n > 2 {
 			s.w.seen["trim"]++
-			s.entries, s.first, s.copy = s.entries[n/2:], s.first+n/2, nil
+			s.entries, s.first = s.entries[n/2:], s.first+n/2
 		}
 	case 4:
 		s.away = !s.away

@@ -223,7 +223,7 @@ func TestBoundsDropTheOldestAndSaySo(t *testing.T) {
 	pause := issue(t, l, Pause, "stays")
 	body := strings.Repeat("x", MaxBody-10)
 	var ids []ID
-	for range 800 { // 64 MiB
+	for range 500 { // 40 MiB
 		now = now.Add(time.Second)
 		ids = append(ids, issue(t, l, Suppress, body))
 	}
@@ -231,7 +231,7 @@ func TestBoundsDropTheOldestAndSaySo(t *testing.T) {
 	for _, k := range l.orders {
 		size += len(k.line)
 	}
-	if size > MaxChangesSize+MaxSize || l.Has(ids[0]) || !l.Has(ids[799]) || !l.Has(pause) {
+	if size > MaxChangesSize+MaxSize || l.Has(ids[0]) || !l.Has(ids[499]) || !l.Has(pause) {
 		t.Errorf("%d octets are kept", size)
 	}
 	// Another node that has them all sends none that would be dropped again.
@@ -243,7 +243,7 @@ func TestBoundsDropTheOldestAndSaySo(t *testing.T) {
 	if err := other.TakeReport(report); err != nil {
 		t.Fatal(err)
 	}
-	if r := other.Reports()["a"]; r.NoChanges.IsZero() || !r.Known.Has(ids[799]) || r.Known.Has(ids[0]) {
+	if r := other.Reports()["a"]; r.NoChanges.IsZero() || !r.Known.Has(ids[499]) || r.Known.Has(ids[0]) {
 		t.Errorf("reported as %v", r.NoChanges)
 	}
 	now = now.Add(SuppressFor)
@@ -253,6 +253,37 @@ func TestBoundsDropTheOldestAndSaySo(t *testing.T) {
 	}
 	if _, err := l.Issue(Pause, strings.Repeat("x", MaxBody+1), time.Time{}); err == nil {
 		t.Error("an order without a bound was made")
+	}
+}
+
+// TestWhatLiftsIsSentThoughItIsLifted has a node that knows of a pause, and of the last of two orders
+// that replaced it one after the other: the one in between must still come to it, as only that says
+// that the pause is over.
+func TestWhatLiftsIsSentThoughItIsLifted(t *testing.T) {
+	t.Parallel()
+	ca := fleetca.New(t)
+	a, b := open(t, ca, ca.Node(t, "a"), "a", ""), open(t, ca, ca.Node(t, "b"), "b", "")
+	first := issue(t, a, Pause, "one")
+	lines := all(a)
+	second := issue(t, a, Pause, "two", first)
+	last := issue(t, a, Lift, nil, second)
+	for _, line := range all(a) {
+		if id, _ := IDOf(line); id == last {
+			lines = append(lines, line)
+		}
+	}
+	if n, err := b.TakeAll(lines); n != 2 || err != nil || len(b.Live(Pause)) != 1 {
+		t.Fatalf("%d taken, %v, %v stands", n, err, b.Live(Pause))
+	}
+	report, err := b.Report("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.TakeReport(report); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.TakeAll(a.Lacking(a.Reports()["b"], true, 10)); err != nil || len(b.Live(Pause)) != 0 {
+		t.Errorf("%v, %v stands", err, b.Live(Pause))
 	}
 }
 
