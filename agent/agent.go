@@ -469,7 +469,11 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 	if keep {
 		return nil
 	}
-	if orphan {
+	switch {
+	case orphan && e.Moved != "":
+		a.log.Warn("possible duplicate: power failed before it was known to be written that this message of another node is ours",
+			"qid", e.QueueID, "id", id, "was", e.Moved, "nrcpt", len(e.Recipients))
+	case orphan:
 		a.log.Warn("possible duplicate: the milter died before its verdict was known to be written",
 			"qid", e.QueueID, "id", id, "from", a.mail.ShownSender(e.Sender), "nrcpt", len(e.Recipients))
 	}

@@ -53,6 +53,7 @@
 //	history   the last hours, for the page; web, the page itself
 //	metrics   counters for Prometheus
 //	control   the admin socket: requests, answers, the client
+//	move      queued mail goes to another node, and comes from others
 //	fleet     peer, how nodes of a fleet speak to each other, and who is let in;
 //	          marks, the keys by which they know each other's mail
 //	config    millrace.toml as data
@@ -131,6 +132,8 @@
 //  2. control.Backend is implemented by admin.Backend. What is once goes over the queue in
 //     passes (admin/act.go: actionOf says which for each verb): Queue.List shows pages, an
 //     orders.Selection picks, Queue.Take takes out, and package settle settles.
+//     Mail that moves to another node (admin/move.go) is taken out in the same way, and package
+//     move has it settled once it is durable there.
 //  3. What lasts changes orders (admin/verbs.go, Orders.Change): standing.json is replaced,
 //     the queue's pauses, limits and priorities are set, and messages that a pause of their
 //     envelope is for are parked (ApplyToQueued).
@@ -203,4 +206,6 @@
 //	host MTA     the Postfix or Sendmail that mail was diverted from
 //	relay        a server that the configuration names in place of exchangers
 //	expire       to be too old for a further try
+//	moved        of a recipient: another node has it, durable, and sends it from now on
+//	transfer     what one move gives to one node, in batches
 package agent

@@ -8,7 +8,7 @@ import (
 )
 
 // histories is how many random histories are played.
-var histories = 12
+var histories = 6
 
 // TestRandomHistories lets mail come, be sent, be moved between three nodes that die at random
 // steps, and be kept by admins. In the end each recipient was sent to once.

@@ -125,7 +125,7 @@ func (m *Mover) take(node string, r *http.Request) (a answer, err error) {
 	for i := range h.Messages {
 		x := &h.Messages[i]
 		id, _ := spool.ParseID(x.ID)
-		var content io.Reader = io.LimitReader(body, x.Size)
+		content := io.LimitReader(body, x.Size)
 		m.mu.Lock()
 		old := in.have[id]
 		m.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,7 +44,8 @@ type node struct {
 	dir  string
 	full bool // its spool takes nothing
 
-	p *process
+	p    *process                // of the test's own goroutine
+	live atomic.Pointer[process] // the same, for the others
 }
 
 // process is a running agent, as far as it has to do with moves.
@@ -143,6 +145,7 @@ func (n *node) start() {
 	})
 	p.work.Go(func() { p.mover.Run(ctx) })
 	n.p = p
+	n.live.Store(p)
 	n.w.until("the spool is read", func() bool { return p.mover.whole() == nil })
 }
 
@@ -188,19 +191,27 @@ func (l lines) Do(ctx context.Context, to, method, path string, body io.Reader) 
 		runtime.Goexit()
 	}
 	n := l.w.nodes[to]
-	if n == nil || n.p == nil || n.p.isDead() {
+	if n == nil || n.live.Load() == nil {
 		return nil, errors.New("connection refused")
 	}
-	p := n.p
+	p := n.live.Load()
+	p.mu.Lock()
+	if p.dead {
+		p.mu.Unlock()
+		return nil, errors.New("connection refused")
+	}
+	p.work.Add(1) // a kill waits for it
+	p.mu.Unlock()
 	rec := httptest.NewRecorder()
 	done := make(chan bool, 1)
-	p.work.Go(func() {
+	go func() {
+		defer p.work.Done()
 		answered := false
 		defer func() { done <- answered }()
 		r := httptest.NewRequestWithContext(ctx, method, path, body)
 		p.mover.Handler(func(*http.Request) string { return l.from.n.name }).ServeHTTP(rec, r)
 		answered = true
-	})
+	}()
 	answered := <-done
 	if l.from.isDead() {
 		runtime.Goexit()
