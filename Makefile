@@ -36,11 +36,10 @@ deps:
 
 # -count=1: some tests run programs that they build themselves, which the test
 # cache does not see. -vet=off: go vet looks for all that go test would look for, and more.
-TEST = $(GO) test -count=1 -vet=off -p $(AT_ONCE)
+TEST = $(GO) test -count=1 -vet=off
 
-# Of the longest packages some wait for much of their time, so they begin first and have the others
-# beside them, one more at once than there are cores.
-AT_ONCE = $$(( $$(nproc) + 1 ))
+# The longest packages begin first: they wait for much of their time, and have the others beside
+# them.
 LONGEST = ./contrib/e2e ./agent ./contrib/bench ./contrib/soak
 
 # What has one goroutine cannot race, and make race leaves it out; agent/race_test.go looks
