@@ -34,7 +34,7 @@ type Runner interface{ Run() int }
 // Option changes what Main does before it isolates.
 type Option func(*preparation)
 
-type preparation struct{ programs bool }
+type preparation struct{ programs, clocks bool }
 
 // WithPrograms builds the three programs once before isolation, while modules
 // can still be downloaded; Programs tells where they are. With LAB_RACE=1 in
@@ -114,7 +114,7 @@ func runInside(p preparation) (int, error) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return 0, fmt.Errorf("isolate: %w", err)
 		}
-		if err := BuildPrograms(dir); err != nil {
+		if err := buildPrograms(dir, p.clocks); err != nil {
 			return 0, err
 		}
 		cmd.Env = append(cmd.Env, programsEnv+"="+dir)

@@ -16,8 +16,17 @@ const daemonStart = 2 * time.Minute
 
 // BuildPrograms builds the three programs into dir, with the race detector if
 // LAB_RACE=1 is in the environment.
-func BuildPrograms(dir string) error {
+func BuildPrograms(dir string) error { return buildPrograms(dir, false) }
+
+func buildPrograms(dir string, clocks bool) error {
 	args := []string{"build", "-o", dir}
+	if clocks {
+		overlay, err := overlayClock(dir)
+		if err != nil {
+			return fmt.Errorf("build the programs: %w", err)
+		}
+		args = append(args, "-overlay", overlay)
+	}
 	if os.Getenv("LAB_RACE") == "1" {
 		args = append(args, "-race")
 	}
@@ -60,6 +69,7 @@ type Daemon struct {
 	user    *syscall.Credential // nil: ours
 	dir     string
 	ready   func(ctx context.Context) bool
+	machine *Machine // nil: ours
 	group   *group
 	earlier time.Duration // CPU time of earlier runs
 }
@@ -79,7 +89,16 @@ func (d *Daemon) Start(ctx context.Context) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.user}
 	}
 	earlier := d.CPU()
-	if d.group, err = startGroup(cmd); err != nil {
+	start := func() error {
+		d.group, err = startGroup(cmd)
+		return err
+	}
+	if d.machine != nil {
+		err = d.machine.Within(start)
+	} else {
+		err = start()
+	}
+	if err != nil {
 		return fmt.Errorf("start %s: %w", d.name, err)
 	}
 	d.earlier = earlier
