@@ -55,6 +55,11 @@ func (w *Wire) Close() error {
 	return errors.Join(append(errs, ip(context.Background(), "link", "delete", w.bridge))...)
 }
 
+// AddAddress gives the program another address on the wire.
+func (w *Wire) AddAddress(ctx context.Context, a netip.Addr) error {
+	return ip(ctx, "address", "add", netip.PrefixFrom(a, w.prefix.Bits()).String(), "dev", w.bridge)
+}
+
 // Machine is a network of its own: a namespace with a loopback interface and one that is
 // plugged to a [Wire]. Its programs share the room's files, processes and users.
 type Machine struct {

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// The lease time of a grant, and the longest that a recovery of the store takes: what failures
+// are held against.
+const (
+	lease    = 30 * time.Second
+	recovery = 45 * time.Second
+)
+
+// ready has mail flow from all nodes at the limits.
+func (w *world) ready(ctx context.Context) error {
+	if err := w.startNodes(ctx); err != nil {
+		return err
+	}
+	w.feed(ctx, w.nodes, steady...)
+	w.grow(ctx, steady)
+	return ctx.Err()
+}
+
+// floors are what nodes may have together of a limit while each has but its floor.
+func floors(r receiver) int { return r.limit / fleetSize * fleetSize }
+
+// loseStore shows what becomes of the limits and of the mail while the store is not there, or
+// has forgotten what it granted.
+func (w *world) loseStore(ctx context.Context) error {
+	if err := w.ready(ctx); err != nil {
+		return err
+	}
+	// The copy that the store will fail over to is of a time when a had all of one receiver.
+	a, c := w.nodes[0], w.nodes[2]
+	if n := a.waiting(w.traffic, moving.name); n < 300 {
+		if err := a.give(ctx, &w.sent, moving.name, 300-n); err != nil {
+			return err
+		}
+	}
+	w.await(ctx, rampUp, func() bool { return w.traffic.connections(a.name, moving.name) >= moving.limit })
+	if err := w.store.copy(); err != nil {
+		return err
+	}
+	w.say("A copy of the store is kept. Then: %s.", w.shares(moving))
+
+	w.say("The store is killed.")
+	began := w.traffic.now()
+	w.store.kill()
+	if err := w.watch(ctx, lease+15*time.Second, ten, forty); err != nil {
+		return err
+	}
+	w.limits("store killed", began, w.traffic.now(), steady...)
+	for _, r := range []receiver{ten, forty} {
+		now := w.traffic.now()
+		got, may := w.traffic.goodput(r.name, now-10*time.Second, now), float64(floors(r))/pace
+		w.claim("store killed", got >= 0.9*may, fmt.Sprintf("limit %d: each node goes on with its floor", r.limit), "%.2f/s, three floors make %.2f/s", got, may)
+	}
+
+	w.say("The store comes back empty.")
+	began = w.traffic.now()
+	if err := w.store.empty(); err != nil {
+		return err
+	}
+	if err := w.store.start(ctx); err != nil {
+		return err
+	}
+	if err := w.watch(ctx, recovery, steady...); err != nil {
+		return err
+	}
+	w.recovered(ctx, "store empty", began)
+
+	w.say("The store stands still for 40 s.")
+	began = w.traffic.now()
+	if err := w.store.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	if err := w.watch(ctx, 40*time.Second, ten, forty); err != nil {
+		return err
+	}
+	if err := w.store.signal(syscall.SIGCONT); err != nil {
+		return err
+	}
+	w.recovered(ctx, "store paused", began)
+
+	// Meanwhile a's mail for the receiver of the copy is out, or nearly so, and c has all of it.
+	if err := c.give(ctx, &w.sent, moving.name, 500); err != nil {
+		return err
+	}
+	w.await(ctx, rampUp, func() bool { return w.traffic.connections(c.name, moving.name) > moving.limit/2 })
+	w.say("The store fails over to the copy of before. Now: %s.", w.shares(moving))
+	began = w.traffic.now()
+	w.store.kill()
+	if err := w.store.restore(); err != nil {
+		return err
+	}
+	if err := w.store.start(ctx); err != nil {
+		return err
+	}
+	if err := w.watch(ctx, recovery, ten, moving); err != nil {
+		return err
+	}
+	w.limits("old copy", began, w.traffic.now(), moving)
+	w.recovered(ctx, "old copy", began)
+	return nil
+}
+
+// pace is how long a message takes at a receiver, about, in seconds: its own time, and the flights of
+// commands.
+const pace = 1.04
+
+// recovered claims that limits were kept since began, and that goodput comes back.
+func (w *world) recovered(ctx context.Context, part string, began time.Duration) {
+	_, ok := w.await(ctx, recovery, func() bool {
+		now := w.traffic.now()
+		return w.traffic.goodput(ten.name, now-4*time.Second, now) >= 0.9*float64(ten.limit)/pace &&
+			w.traffic.goodput(forty.name, now-4*time.Second, now) >= 0.9*float64(forty.limit)/pace
+	})
+	w.limits(part, began, w.traffic.now(), steady...)
+	w.claim(part, ok, "all of the limits is used again", "%.0f s after it began; %s, %s", (w.traffic.now() - began).Seconds(), w.shares(ten), w.shares(forty))
+}
+
+// stopNode has one node stand still for two minutes, and cuts another one off from the store
+// meanwhile.
+func (w *world) stopNode(ctx context.Context) error {
+	if err := w.ready(ctx); err != nil {
+		return err
+	}
+	b, c := w.nodes[1], w.nodes[2]
+	w.say("Node c stands still (SIGSTOP) for two minutes. %s; %s.", w.shares(ten), w.shares(forty))
+	if err := c.millrace.Agent.Freeze(ctx); err != nil {
+		return err
+	}
+	began := w.traffic.now()
+	const still = 2 * time.Minute
+	// What it had under way stays open, as the receivers see it, until it goes on and ends it.
+	w.traffic.excuse(excuse{node: c.name, at: began, until: began + still + 10*time.Second})
+	if err := w.watch(ctx, lease+10*time.Second, ten, forty); err != nil {
+		return err
+	}
+	now := w.traffic.now()
+	got, may := w.traffic.goodput(forty.name, now-8*time.Second, now), float64(forty.limit-forty.limit/fleetSize)/pace
+	w.claim("stop", got >= 0.9*may, "the others have all but the stopped node's floor", "limit 40: %.2f/s of %.2f/s", got, may)
+
+	w.say("Meanwhile node b and the store do not reach each other, for 45 s.")
+	if err := b.machine.Cut(ctx, w.store.machine); err != nil {
+		return err
+	}
+	cut := w.traffic.now()
+	w.traffic.excuse(excuse{node: b.name, at: cut + lease, until: cut + lease + 10*time.Second})
+	if err := w.watch(ctx, 45*time.Second, ten, forty); err != nil {
+		return err
+	}
+	for _, r := range []receiver{ten, forty} {
+		k := w.traffic.connections(b.name, r.name)
+		w.claim("stop", k > 0 && k <= r.limit/fleetSize, fmt.Sprintf("limit %d: who cannot reach the store has its floor", r.limit), "b has %d, its floor is %d", k, r.limit/fleetSize)
+	}
+	if err := b.machine.Mend(ctx, w.store.machine); err != nil {
+		return err
+	}
+	w.say("They reach each other again.")
+	if err := w.watch(ctx, began+still-w.traffic.now(), ten, forty); err != nil {
+		return err
+	}
+	w.say("Node c goes on.")
+	if err := c.millrace.Agent.Signal(syscall.SIGCONT); err != nil {
+		return err
+	}
+	if err := w.watch(ctx, 15*time.Second, ten, forty); err != nil {
+		return err
+	}
+	w.recovered(ctx, "stop", began)
+	return nil
+}
