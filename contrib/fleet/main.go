@@ -40,6 +40,7 @@ import (
 type settings struct {
 	parts    []string
 	apart    bool          // the nodes are of no fleet
+	clocks   bool          // the nodes' clocks are wrong
 	measure  time.Duration // how long goodput is measured
 	evidence string        // directory
 	timeout  time.Duration
@@ -51,6 +52,7 @@ func main() {
 	f := flag.NewFlagSet("fleet", flag.ContinueOnError)
 	f.StringVar(&chosen, "parts", "", "`names` of the parts to show, of "+strings.Join(names(), ",")+" (default all)")
 	f.BoolVar(&s.apart, "apart", false, "the nodes know nothing of each other; shows that the lab finds what it looks for, and fails")
+	f.BoolVar(&s.clocks, "clocks", true, "the nodes' clocks are five minutes apart; without it all have the machine's")
 	f.DurationVar(&s.measure, "measure", 125*time.Second, "`time` over which the goodput of three nodes is measured; below 2m no turn at the smallest limit need fall into it")
 	f.DurationVar(&s.timeout, "timeout", 20*time.Minute, "give up after this `time`")
 	f.StringVar(&s.evidence, "evidence", "fleet-evidence", "`directory` for the logs of a run that failed")
@@ -74,9 +76,16 @@ func main() {
 		os.Exit(2)
 	}
 	if !lab.Isolated() {
-		fmt.Println("Building the programs, with clocks that can be set wrong ...")
+		fmt.Println("Building the programs ...")
 	}
-	lab.Main(s, lab.WithClocks)
+	if !s.clocks {
+		lab.Main(s, lab.WithPrograms)
+	}
+	var ahead []time.Duration
+	for _, c := range clocks[1:] {
+		ahead = append(ahead, c.clock)
+	}
+	lab.Main(s, lab.WithClocks(ahead...))
 }
 
 // Run runs inside the closed room and returns the exit code.

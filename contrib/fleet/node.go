@@ -79,11 +79,11 @@ func newNode(m *lab.Machine, dns string, clock, boot time.Duration, ca *selfsign
 			set["fleet.tls_"+key+"_file"] = strconv.Quote(path)
 		}
 	}
-	if n.programs, err = lab.Programs(); err != nil {
+	if n.programs, err = lab.ProgramsAt(clock); err != nil {
 		return nil, err
 	}
 	n.millrace, err = lab.NewMillrace(lab.MillraceOptions{
-		Set: set, Extra: queues(ca != nil), DNS: dns, Machine: m, Clock: clock, Boot: boot,
+		Set: set, Extra: queues(ca != nil), DNS: dns, Machine: m, Boot: boot, Programs: n.programs,
 	})
 	if err != nil {
 		return nil, err
@@ -110,7 +110,6 @@ func (n *node) close() error {
 func (n *node) command(ctx context.Context, args ...string) (string, error) {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(n.programs, "millrace"), append([]string{"--config", n.millrace.Config()}, args...)...)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", lab.ClockEnv, n.clock/time.Second))
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := n.machine.Within(cmd.Run)
 	said := strings.TrimSpace(out.String())

@@ -153,8 +153,15 @@ func (w *world) startNodes(ctx context.Context) error {
 	if w.apart {
 		ca = nil
 	}
-	w.say("Three nodes: b's clock is five minutes ahead of a's, c's five minutes behind; their machines began at other times.")
+	if w.clocks {
+		w.say("Three nodes: b's clock is five minutes ahead of a's, c's five minutes behind; their machines began at other times.")
+	} else {
+		w.say("Three nodes; their clocks are the machine's, but their machines began at other times.")
+	}
 	for i, c := range clocks {
+		if !w.clocks {
+			c.clock = 0
+		}
 		m, err := w.machine(ctx, c.name, byte(11+i))
 		if err != nil {
 			return err

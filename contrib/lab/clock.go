@@ -3,67 +3,119 @@ package lab
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
 )
 
-// ClockEnv is by how many seconds the clock of a program is ahead that was built with
-// [WithClocks]: "300", "-300". Programs that know nothing of it have the machine's.
-const ClockEnv = "MILLRACE_LAB_CLOCK"
+// WithClocks is WithPrograms, and has the same programs with clocks on the wall that are ahead by
+// so many seconds; ProgramsAt tells where they are. Nothing else gives a Go program a wrong clock
+// of its own: a time namespace moves CLOCK_MONOTONIC and CLOCK_BOOTTIME only, and a Go program asks
+// the kernel itself, so a library that is put before it (faketime) is never called. What the kernel
+// writes, such as the times of files, stays right.
+func WithClocks(ahead ...time.Duration) Option {
+	return func(p *preparation) { p.programs, p.clocks = true, ahead }
+}
 
-// WithClocks is WithPrograms, whose programs may have clocks that go wrong ([ClockEnv]). Nothing
-// else can give a Go program a wrong clock of its own: a time namespace moves CLOCK_MONOTONIC and
-// CLOCK_BOOTTIME only, and the program asks the kernel itself, so that a library which is put before it
-// (faketime) is never called. So package time is compiled with one line more. Only the clock on
-// the wall is shifted; what the kernel writes, such as the times of files, is not.
-func WithClocks(p *preparation) { p.programs, p.clocks = true, true }
-
-// overlayClock writes what go build -overlay needs into dir, and gives its path.
-func overlayClock(dir string) (string, error) {
-	root, err := outputOf(exec.Command("go", "env", "GOROOT"))
-	if err != nil {
-		return "", err
+// ProgramsAt is the directory of the programs whose clock is so much ahead.
+func ProgramsAt(ahead time.Duration) (string, error) {
+	dir, err := Programs()
+	if err != nil || ahead == 0 {
+		return dir, err
 	}
-	path := filepath.Join(string(bytes.TrimSpace(root)), "src", "time", "time.go")
+	dir = clockDir(dir, ahead)
+	if _, err := os.Stat(dir); err != nil {
+		return "", fmt.Errorf("programs with a clock %v ahead were not built: %w", ahead, err)
+	}
+	return dir, nil
+}
+
+func clockDir(dir string, ahead time.Duration) string {
+	return filepath.Join(dir, fmt.Sprintf("clock%+d", ahead/time.Second))
+}
+
+// buildClock links the three programs once more, against a runtime that adds to the seconds of the
+// clock. Only its assembly is another: all other packages fit it as they are, and nothing of
+// them is compiled anew.
+func buildClock(dir string, ahead time.Duration) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("build the programs with a clock %v ahead: %w", ahead, err)
+		}
+	}()
+	if runtime.GOARCH != "amd64" || os.Getenv("LAB_RACE") == "1" {
+		return errors.New("only on amd64, and without the race detector")
+	}
+	dir = clockDir(dir, ahead)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := goSays("env", "GOROOT")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(root, "src", "runtime", "time_linux_amd64.s")
 	source, err := os.ReadFile(path)
 	if err != nil {
-		return "", err
+		return err
 	}
-	const read = "sec, nsec, mono := runtimeNow()\n"
-	if bytes.Count(source, []byte(read)) != 1 {
-		return "", fmt.Errorf("%s: time.Now does not read the clock as this lab knows it (%q): adapt contrib/lab/clock.go", path, read)
+	const read = "MOVQ\t16(SP), AX\t// realtime sec\n"
+	if strings.Count(string(source), read) != 1 {
+		return fmt.Errorf("%s does not read the clock as this lab knows it (%q): adapt contrib/lab/clock.go", path, read)
 	}
-	source = bytes.Replace(source, []byte(read), []byte(read+"\tsec += labClock\n"), 1)
-	source = append(source, fmt.Sprintf(`
-var labClock = func() (n int64) {
-	s, _ := syscall.Getenv(%q)
-	minus := len(s) > 0 && s[0] == '-'
-	for _, c := range s {
-		if '0' <= c && c <= '9' {
-			n = 10*n + int64(c-'0')
-		}
-	}
-	if minus {
-		return -n
-	}
-	return n
-}()
-`, ClockEnv)...)
-	const unsafeImport = "import (\n"
-	if !bytes.Contains(source, []byte(unsafeImport)) {
-		return "", fmt.Errorf("%s: no list of imports", path)
-	}
-	source = bytes.Replace(source, []byte(unsafeImport), []byte(unsafeImport+"\t\"syscall\"\n"), 1)
-	shifted := filepath.Join(dir, "time.go")
+	shifted := filepath.Join(dir, "time.s")
+	source = bytes.Replace(source, []byte(read), fmt.Appendf([]byte(read), "\tADDQ\t$%d, AX\n", ahead/time.Second), 1)
 	if err := os.WriteFile(shifted, source, 0o644); err != nil {
-		return "", err
+		return err
 	}
 	list, err := json.Marshal(map[string]map[string]string{"Replace": {path: shifted}})
 	if err != nil {
-		return "", err
+		return err
 	}
-	file := filepath.Join(dir, "overlay.json")
-	return file, os.WriteFile(file, list, 0o644)
+	overlay := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlay, list, 0o644); err != nil {
+		return err
+	}
+	clock, err := goSays("list", "-export", "-overlay", overlay, "-f", "{{.Export}}", "runtime")
+	if err != nil {
+		return err
+	}
+	for _, program := range []string{"millrace", "millrace-agent", "millrace-milter"} {
+		pkg := "github.com/millrace/millrace/cmd/" + program
+		packages, err := goSays("list", "-export", "-deps", "-f", "{{if .Export}}packagefile {{.ImportPath}}={{.Export}}{{end}}", pkg)
+		if err != nil {
+			return err
+		}
+		main := ""
+		var files strings.Builder
+		for line := range strings.Lines(packages + "\n") {
+			switch name, file, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "packagefile ")), "="); name {
+			case pkg:
+				main = file
+			case "runtime":
+				fmt.Fprintf(&files, "packagefile runtime=%s\n", clock)
+			default:
+				files.WriteString(line)
+			}
+		}
+		config := filepath.Join(dir, program+".link")
+		if err := os.WriteFile(config, []byte(files.String()), 0o644); err != nil {
+			return err
+		}
+		if _, err := goSays("tool", "link", "-importcfg", config, "-buildmode=exe", "-o", filepath.Join(dir, program), main); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// goSays runs go with these arguments, and gives what it wrote.
+func goSays(args ...string) (string, error) {
+	out, err := outputOf(exec.Command("go", args...))
+	return string(bytes.TrimSpace(out)), err
 }

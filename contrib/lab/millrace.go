@@ -39,10 +39,9 @@ type MillraceOptions struct {
 	AgentUser int
 	// Machine is where the daemons run on. Default: the room itself.
 	Machine *Machine
-	// Clock is by how much their clock on the wall is ahead, in whole seconds, if the programs
-	// were built WithClocks; Boot is by how much longer their machine has run than this one (CLOCK_BOOTTIME,
+	// Boot is by how much longer their machine has run than this one (CLOCK_BOOTTIME,
 	// time_namespaces(7)), in whole seconds.
-	Clock, Boot time.Duration
+	Boot time.Duration
 	// Programs is the directory of the programs. Default: Programs().
 	Programs string
 }
@@ -92,9 +91,6 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 		os.WriteFile(m.Config(), []byte(m.toml(o)), 0o644))
 	for _, d := range []*Daemon{m.Milter, m.Agent} {
 		d.machine = o.Machine
-		if o.Clock != 0 {
-			d.env = append(d.env, fmt.Sprintf("%s=%d", ClockEnv, o.Clock/time.Second))
-		}
 		if o.Boot != 0 { // unshare(1) becomes the program, under the same process id
 			d.args = append([]string{"--time", "--boottime", strconv.FormatInt(int64(o.Boot/time.Second), 10), d.path}, d.args...)
 			d.path = "unshare"

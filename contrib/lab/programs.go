@@ -16,17 +16,8 @@ const daemonStart = 2 * time.Minute
 
 // BuildPrograms builds the three programs into dir, with the race detector if
 // LAB_RACE=1 is in the environment.
-func BuildPrograms(dir string) error { return buildPrograms(dir, false) }
-
-func buildPrograms(dir string, clocks bool) error {
+func BuildPrograms(dir string) error {
 	args := []string{"build", "-o", dir}
-	if clocks {
-		overlay, err := overlayClock(dir)
-		if err != nil {
-			return fmt.Errorf("build the programs: %w", err)
-		}
-		args = append(args, "-overlay", overlay)
-	}
 	if os.Getenv("LAB_RACE") == "1" {
 		args = append(args, "-race")
 	}
