@@ -95,7 +95,8 @@ soak: deps
 # see contrib/fleet. FLEET is for its flags: make fleet FLEET="-parts share"
 fleet:
 	contrib/lab/deps/install $(FLEET_PACKAGES)
-	$(GO) run ./contrib/fleet $(FLEET)
+	@echo "Building the programs ..."
+	@$(GO) run ./contrib/fleet $(FLEET)
 
 # Known vulnerabilities in what the programs call. Without the database nothing
 # is known, and that is a failure; VULNDB=file:///DIR names a copy of it.

@@ -75,9 +75,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "fleet: times must be positive, and there are no arguments but flags")
 		os.Exit(2)
 	}
-	if !lab.Isolated() {
-		fmt.Println("Building the programs ...")
-	}
 	if !s.clocks {
 		lab.Main(s, lab.WithPrograms)
 	}
