@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/millrace/millrace/agent/dialogue"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/feedback"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/metrics"
@@ -61,6 +63,8 @@ type Agent struct {
 	lookups   *lookups
 	resolver  *resolver
 	resolvers int // how many domains are looked up at once
+
+	fleet *fleet.Fleet // nil: this host is of none
 
 	orders    *orders.Orders
 	settler   *settle.Settler
@@ -137,6 +141,10 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	store.LimitSegments(files.Segments)
 	a.stop, a.cut = context.WithCancel(context.Background())
 	a.opening, a.shut = context.WithCancel(a.stop)
+	lender, err := a.joinFleet(c)
+	if err != nil {
+		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
 	// A session needs the queue and the queue sessions: it launches none before Run.
 	a.queue = queue.New(queue.Options{
 		Resolve:     a.lookups.put,
@@ -145,6 +153,8 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Launch:      func(s *queue.Session) { a.sessions.Go(func() { a.deliverer.Session(s) }) },
 		Relay:       set.Relay,
 		MaxSessions: files.Sessions,
+		Lender:      lender,
+		Shared:      func(w *queue.Route) string { return a.settings.Now().SharedLimit(w) },
 	})
 	a.orders, err = orders.New(orders.Options{Log: log, Settings: a.settings, Store: store, Queue: a.queue, Stop: a.stop})
 	if err != nil {
@@ -159,9 +169,9 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	if c.Agent.StateDirectory != "" {
 		counts = filepath.Join(c.Agent.StateDirectory, quotasFile)
 	}
-	a.quotas = quotas.Open(quotas.Options{Path: counts, Log: log, Granted: a.queue.QuotasGranted}, time.Now())
+	a.quotas = quotas.Open(quotas.Options{Path: counts, Log: log, Granted: a.queue.QuotasGranted, Bound: a.quotaBound()}, time.Now())
 	a.limitStreams(c)
-	a.warmup = warmup.New(warmup.Options{Log: log, Directory: c.Agent.StateDirectory, Granted: a.queue.QuotasGranted}, time.Now())
+	a.warmup = warmup.New(warmup.Options{Log: log, Directory: c.Agent.StateDirectory, Granted: a.queue.QuotasGranted, Bound: a.warmupBound()}, time.Now())
 	a.warmup.Use(settings.WarmupPlans(c))
 	set.Warmup = a.warmup
 	a.events = event.NewFile(settings.EventPlace(c), log)
@@ -212,6 +222,10 @@ func (a *Agent) Reload(c *config.Config) error {
 	next := *c
 	next.Spool.Directory, next.Agent.StateDirectory, next.Agent.Control = old.Spool.Directory, old.Agent.StateDirectory, old.Agent.Control
 	next.Agent.HTTP.Listen = old.Agent.HTTP.Listen
+	if !reflect.DeepEqual(next.Fleet, old.Fleet) {
+		a.log.Warn("[fleet] changes only with a restart")
+		next.Fleet = old.Fleet
+	}
 	set, err := settings.New(&next, a.log, &a.dns)
 	if err != nil {
 		return err
@@ -302,6 +316,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.outcomes.Run(late) })
 	base.Go(func() { a.webhooks.Run(late) })
 	base.Go(func() { a.quotas.Run(late) })
+	base.Go(func() { a.runFleet(late) })
 	base.Go(func() { a.breaker.Run(late) })
 	base.Go(func() { a.warmup.Run(late) })
 	in.Go(func() { a.assessor.Run(ctx) })

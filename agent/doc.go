@@ -31,7 +31,10 @@
 //	pools     which address mail leaves from
 //	warmup    how much new addresses send, a day after the other; what a day was
 //	quotas    what streams may send in an hour and on a day; counts that outlive a crash
+//	fleet/lease
+//	          what each node of a fleet may use of a limit that they share
 //	breaker   which streams bounce or are complained about too much, by a sequential test
+//	fleet     this host's part among others: its connection to the store, its calls
 //	windows   when streams may send, by the clock on a wall
 //	smtp      one connection and its transactions
 //	daily     the report of a day, for the mail to the admin
@@ -181,6 +184,10 @@
 //	held         of one message or recipient, by hold, until it is released
 //	limit        bounds a site's or queue's sessions or rate for a time
 //	clamp        the same by the agent itself, by a rule or for the host
+//	fleet        hosts that share limits; each is a node, and the store lends between them
+//	floor        this node's own part of a shared limit
+//	loan         a shared limit of sessions, and what this node does with it (queue/loan.go)
+//	lease        what the store has lent, to its end
 //	orders       pauses, limits and priorities in force ("standing")
 //	hand back    to give mail to the host MTA, which sends it itself
 //	came back    of a report by others on mail that they had taken: a late bounce, a

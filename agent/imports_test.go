@@ -22,22 +22,23 @@ var layers = [][]string{
 	{"agent/watch", "agent/deliver"},
 	{"agent/assess", "agent/orders", "agent/settle"},
 	{"agent/settings"},
-	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup", "agent/webhook"},
+	{"agent/metrics", "agent/web", "agent/outcomes", "agent/breaker", "agent/warmup", "agent/webhook", "agent/fleet"},
 	{"agent/history", "agent/postconf", "agent/eventlog"},
 	{"agent/daily", "agent/dialogue", "agent/event", "agent/queue", "agent/suppress"},
 	{"agent/manners", "agent/outcome", "agent/dsn", "agent/trace", "agent/smtp", "agent/route", "agent/control"},
-	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane"},
+	{"agent/config", "agent/feedback", "agent/quotas", "agent/spool", "agent/elastic", "agent/maillog", "agent/listen", "agent/sites", "agent/route/sts", "agent/route/dane", "agent/fleet/lease"},
 	{"agent/address", "agent/durable", "agent/loop", "agent/pools", "agent/printable", "agent/simulate", "agent/slots", "agent/transient", "agent/windows"},
 }
 
 // alone names packages that import none of ours but those of the last line, and why.
 var alone = map[string]string{
-	"agent/manners":    "how a host is spoken to depends on nothing else of the agent",
-	"agent/elastic":    "a controller is pure, so that it can be simulated",
-	"agent/spool":      "mail must be readable whatever else changes",
-	"contrib/inlet":    "it is embedded in the product, which carries nothing of the lab",
-	"contrib/postfix":  "it is embedded in the product, which carries nothing of the lab",
-	"contrib/sendmail": "it is embedded in the product, which carries nothing of the lab",
+	"agent/manners":     "how a host is spoken to depends on nothing else of the agent",
+	"agent/elastic":     "a controller is pure, so that it can be simulated",
+	"agent/fleet/lease": "who may use what is pure but for one file, so that it can be simulated",
+	"agent/spool":       "mail must be readable whatever else changes",
+	"contrib/inlet":     "it is embedded in the product, which carries nothing of the lab",
+	"contrib/postfix":   "it is embedded in the product, which carries nothing of the lab",
+	"contrib/sendmail":  "it is embedded in the product, which carries nothing of the lab",
 }
 
 // others are what the programs and the milter may import of the agent's packages and of

@@ -32,6 +32,7 @@ func (l *loader) check() {
 	l.checkSuppression(&c.Suppression)
 	l.checkFeedback(&c.Feedback)
 	l.checkBreaker(&c.Breaker)
+	l.checkFleet(&c.Fleet)
 	l.checkSimulate(&c.Simulate)
 	l.checkWebhooks()
 	l.checkPools()

@@ -56,6 +56,7 @@ type Config struct {
 	Suppression Suppression `toml:"suppression"`
 	Feedback    Feedback    `toml:"feedback"`
 	Breaker     Breaker     `toml:"breaker"`
+	Fleet       Fleet       `toml:"fleet"`
 	Simulate    Simulate    `toml:"simulate"`
 
 	// General is the general queue: every domain that no specific queue lists.

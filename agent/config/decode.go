@@ -49,7 +49,7 @@ func (t *tree) table(values map[string]any, target any, here, path string) {
 			appendTables(t, values[key], hereKey, pathKey, p, func(line int) Webhook { return Webhook{File: t.file, Line: line} })
 		case *[]SuppressionStream:
 			appendTables(t, values[key], hereKey, pathKey, p, func(_ int) SuppressionStream { return SuppressionStream{} })
-		case *Spool, *Milter, *Inlet, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Simulate, *Log, *Queue:
+		case *Spool, *Milter, *Inlet, *Agent, *HTTP, *Handback, *Events, *Outcomes, *Suppression, *Feedback, *Breaker, *Fleet, *Simulate, *Log, *Queue:
 			sub, ok := values[key].(map[string]any)
 			if !ok {
 				t.errs = append(t.errs, Notice{t.file, t.line(hereKey), remedy(

@@ -55,6 +55,10 @@ type Pool struct {
 	// earned by no stream that is known: then it waits. An IPv6 /64 is one address in this.
 	// Default: "wait".
 	OnBlock OnBlock `toml:"on_block"`
+	// Shared makes the day's shares of addresses that warm up those of all nodes of the fleet
+	// together, as for nodes that send from the same addresses, behind NAT or by a proxy.
+	// Default: false.
+	Shared bool `toml:"shared"`
 	// Warmup is the plan by which an address that is new to receivers begins: "standard" or
 	// the name of a [[warmup]], for all addresses, or one for each in the same order, "" for
 	// one that is warm: ["", "standard"]. It limits what goes out from an address, and brings

@@ -13,6 +13,7 @@ func (l *loader) remark() {
 	l.remarkRelays()
 	l.remarkPools()
 	l.remarkWarmups()
+	l.remarkFleet()
 	path := "agent.http.listen"
 	if !l.given(path) {
 		return

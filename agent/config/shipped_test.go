@@ -123,9 +123,14 @@ func TestShippedConfigurationShowsTheDefaults(t *testing.T) {
 			t.Errorf("shown as default: %+v\nis:               %+v", p[0], p[1])
 		}
 	}
-	for key := range fieldsOf(&Inlet{}) {
-		if !regexp.MustCompile(`(?m)^` + key + ` = `).MatchString(text) {
-			t.Errorf("the shipped file does not show %s of [inlet]", key)
+	if c.Fleet.On() || len(c.Fleet.Stores) != 2 {
+		t.Errorf("fleet: %+v", c.Fleet)
+	}
+	for table, fields := range map[string]map[string]any{"inlet": fieldsOf(&Inlet{}), "fleet": fieldsOf(&Fleet{})} {
+		for key := range fields {
+			if !regexp.MustCompile(`(?m)^` + key + ` = `).MatchString(text) {
+				t.Errorf("the shipped file does not show %s of [%s]", key, table)
+			}
 		}
 	}
 	// Each key of [general] stands in the file, so that none is forgotten there.

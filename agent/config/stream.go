@@ -29,6 +29,9 @@ type Stream struct {
 	// queues: "20/s", "600/m"; "" is no limit. A message to several recipients of a domain
 	// counts once. Default: "".
 	MaxMessageRate Rate `toml:"max_message_rate"`
+	// Shared makes max_message_rate that of all nodes of the fleet together; quotas are so in a
+	// fleet whatever stands here. Default: false.
+	Shared bool `toml:"shared"`
 	// Quotas are how many recipients may accept mail in a rolling hour, "5000/h", and on a
 	// day of the calendar, "50000/d"; of each kind one at most. Default: none.
 	Quotas []Quota `toml:"quotas"`

@@ -239,7 +239,12 @@ func (q *Queue) grantOne(l *limited, now time.Time) bool {
 			q.schedule(next, l)
 		}
 	}
-	if wait := l.tokens.wait(now, l.Rate, max(1, l.Rate)); wait > 0 {
+	rate, none := q.rateOf(l)
+	if none {
+		q.lookAtStream(l, now.Add(time.Second), now)
+		return false
+	}
+	if wait := l.tokens.wait(now, rate, max(1, rate)); wait > 0 {
 		q.lookAtStream(l, now.Add(wait), now)
 		return false
 	}

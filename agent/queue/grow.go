@@ -15,15 +15,16 @@ import (
 //     (holdoff, failures);
 //  4. beside others that work, one that has taken nothing yet has a part of the site (trials);
 //  5. max_sessions_total of the queue, over all source addresses (receiver.go);
-//  6. the budget of connects to sites where nothing is up (overBudget, probing.go);
-//  7. max_sessions of the agent, for which only a site stands in line that 9 lets pass;
-//  8. max_connection_rate of the queue (connects);
-//  9. at an address with a limit, where its mail is not accepted, a destination comes after
+//  6. what this node may use of a limit that it shares with others of a fleet (loan.go);
+//  7. the budget of connects to sites where nothing is up (overBudget, probing.go);
+//  8. max_sessions of the agent, for which only a site stands in line that 10 lets pass;
+//  9. max_connection_rate of the queue (connects);
+//  10. at an address with a limit, where its mail is not accepted, a destination comes after
 //     those of others (strangers.go);
-//  10. the controller has a place, in the site and at an address of the destination
+//  11. the controller has a place, in the site and at an address of the destination
 //     (elastic.Site.Open): limits and clamps, lag, refusals, breakers.
 //
-// At 5, 7, 9 and 10 an idle session elsewhere makes room if there is one. A lane that is paused
+// At 5, 6, 8, 10 and 11 an idle session elsewhere makes room if there is one. A lane that is paused
 // is not among those that wait, and what is behind a gate (gate.go) only as far as it has
 // permits. Once a session is up, each transaction waits for the pace (elastic.Site.MayBegin).
 func (q *Queue) grow(s *site, now time.Time) {
@@ -47,6 +48,10 @@ func (q *Queue) grow(s *site, now time.Time) {
 		}
 		if s.totalReached() {
 			q.waitForTotal(s, now)
+			break
+		}
+		if q.lentOut(s) {
+			q.waitForLoan(s, now)
 			break
 		}
 		if q.overBudget(s) {

@@ -22,10 +22,11 @@ const (
 	Crowded    Reason = "crowded"     // another site has the connections that its address takes
 	QueueLimit Reason = "queue_limit" // max_sessions, max_message_rate or max_connection_rate of its queue, or an admin's limit
 	AgentLimit Reason = "agent_limit" // max_sessions of the agent
+	FleetLimit Reason = "fleet_limit" // what this node may use of a limit that the fleet's nodes share
 )
 
 // Reasons are all of them.
-var Reasons = [...]Reason{Suspended, Dead, Refused, Slowed, Crowded, QueueLimit, AgentLimit}
+var Reasons = [...]Reason{Suspended, Dead, Refused, Slowed, Crowded, QueueLimit, AgentLimit, FleetLimit}
 
 // HeldBack says why a site gets less than it could. The zero value: it is not held back.
 type HeldBack struct {
@@ -49,9 +50,13 @@ type evidence struct {
 	crowd                             string        // the address where it waits for a slot that another site holds
 	connectRate                       float64       // max_connection_rate, if the next connect waits for that
 	total                             int           // max_sessions_total, if that is reached
+	loan                              loaned        // of a limit that nodes share, if that is used up
 	sources                           int           // sites that share it: one for each source address
 	down                              down
 }
+
+// loaned is what this node may use of a limit; the zero value: nothing is to be told of it.
+type loaned struct{ may, limit, floor int }
 
 // down is what is known of a site's destinations that have mail and, since a connect
 // failed, nothing up.
@@ -76,7 +81,9 @@ const silentFor = time.Minute
 //	dead           connects failed, or they hang
 //	agent_limit    it waits in line for a session
 //	crowded        another site has the slots
-//	queue_limit    max_sessions_total, max_connection_rate
+//	queue_limit    max_sessions_total
+//	fleet_limit    what this node may use of a limit that others share
+//	queue_limit    max_connection_rate
 //	             sessions are up:
 //	dead           none of them had an answer for a minute
 //	agent_limit    it waits in line for another session
@@ -85,6 +92,7 @@ const silentFor = time.Minute
 //	slowed, queue_limit   sessions stand ready with mail waiting: the tightest pace
 //	dead, refused, slowed, queue_limit   fewer slots are held than wanted: addresses that give
 //	               no answer or let nobody in, the pace, max_connection_rate
+//	fleet_limit    what this node may use of a limit that others share is used up
 //	queue_limit    max_sessions_total is reached, or max_sessions slots are wanted
 //	refused        one more than is wanted was refused
 //	dead         a part of its destinations is down
@@ -121,6 +129,8 @@ func (e *evidence) judge() HeldBack {
 	case !full && e.connectRate > 0:
 		return e.connects()
 	case e.waiting <= e.opening+e.ready:
+	case e.loan.limit > 0 && !(full && c.Bounded()):
+		return e.onLoan()
 	case e.total > 0 && !(full && c.Bounded()):
 		return e.inTotal()
 	case c.Want >= c.Limits.MaxSessions && full:
@@ -156,6 +166,8 @@ func (e *evidence) nothingUp() HeldBack {
 		return e.crowded()
 	case e.total > 0:
 		return e.inTotal()
+	case e.loan.limit > 0:
+		return e.onLoan()
 	case e.connectRate > 0:
 		return e.connects()
 	}

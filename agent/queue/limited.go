@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/millrace/millrace/agent/quotas"
@@ -13,6 +14,7 @@ type StreamLimits struct {
 	Fits     func(stream string) bool
 	Priority int     // of each of them; 0: none
 	Rate     float64 // messages per second; 0: no limit
+	Shared   bool    // the rate is that of all nodes of the fleet together
 	Window   windows.Window
 	// Expire takes the place of the queue's; 0: it does not. The time outside of the window
 	// does not count for either, unless ExpireAlways.
@@ -30,16 +32,19 @@ func (l *StreamLimits) bounds() bool {
 // limited is a [[stream]] with what waits behind its gates.
 type limited struct {
 	StreamLimits
-	gates   map[gateKey]*gate
-	open    ring[*gate] // with flows behind them, and no quota that is used up
-	tokens  tokens
-	out     []*flow // that have permits, perhaps
-	granted bool    // a grant is under way
-	again   bool    // it is to look once more
-	planned time.Time
-	closes  time.Time // when the window closes next, if a timer knows
-	turn    int       // permits given
-	left    int       // messages that left their flows in this grant (overflow)
+	gates    map[gateKey]*gate
+	open     ring[*gate] // with flows behind them, and no quota that is used up
+	tokens   tokens
+	out      []*flow // that have permits, perhaps
+	granted  bool    // a grant is under way
+	again    bool    // it is to look once more
+	lent     float64 // of the rate, if that is shared with others of the fleet
+	planned  time.Time
+	closes   time.Time // when the window closes next, if a timer knows
+	turn     int       // permits given
+	toldAt   time.Time // when Wanted told last
+	toldTurn int       // permits given by then
+	left     int       // messages that left their flows in this grant (overflow)
 }
 
 // SetStreams replaces what holds for streams. The first that fits is a stream's.
@@ -52,6 +57,7 @@ func (q *Queue) SetStreams(list []StreamLimits) {
 		l := &limited{StreamLimits: list[i], gates: make(map[gateKey]*gate)}
 		for _, x := range old {
 			if x.Name == l.Name {
+				l.turn, l.toldTurn, l.toldAt = x.turn, x.toldTurn, x.toldAt
 				l.tokens = x.tokens // a reload is no reason for another burst
 			}
 		}
@@ -145,6 +151,8 @@ func (l *limited) waitsFor(now time.Time) (why string, until time.Time) {
 		return "the window of [[stream]] " + l.Name + " (" + l.Window.String() + ") is closed", l.Window.Next(now)
 	case why != "":
 		return why, until
+	case l.Shared && l.lent < l.Rate && l.open.n > 0 && l.tokens.n < 1:
+		return fmt.Sprintf("max_message_rate of [[stream]] %s is %s for the whole fleet, which has lent this node %.3g%% of it", l.Name, rate(l.Rate), 100*l.lent/l.Rate), time.Time{}
 	case l.Rate > 0 && l.open.n > 0 && l.tokens.n < 1:
 		return "max_message_rate of [[stream]] " + l.Name + " is " + rate(l.Rate), time.Time{}
 	}

@@ -74,6 +74,11 @@ type Options struct {
 	Relay string
 	// MaxSessions bounds the sessions of all sites together.
 	MaxSessions int
+	// Lender bounds limits that are shared with other nodes; nil: this host is of no fleet, and
+	// they are its own. Shared names the limit that a route's site shares, "": none; it is called
+	// with the mutex held, likewise.
+	Lender Lender
+	Shared func(*Route) string
 	// Idle is how long a session stands on the ready list before it is closed; 0: 10 s.
 	Idle time.Duration
 }
@@ -121,6 +126,8 @@ type Queue struct {
 	destByNo   slab[*destination]
 	sites      map[string]*site
 	receivers  map[string]*receiverSites
+	loans      map[string]*loan
+	borrowing  []*loan // that want, or have, more than their floor
 	siteByNo   slab[*site]
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
@@ -244,6 +251,7 @@ func New(o Options) *Queue {
 		dests:      make(map[string]*destination),
 		sites:      make(map[string]*site),
 		receivers:  make(map[string]*receiverSites),
+		loans:      make(map[string]*loan),
 		table:      slots.NewTable(maxRows),
 		crowds:     make(map[*slots.Address][]*site),
 		strangers:  make(map[*slots.Address]*strangers),

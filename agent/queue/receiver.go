@@ -84,13 +84,18 @@ func (q *Queue) waitForTotal(s *site, now time.Time) {
 	q.lookAgain(s, now.Add(time.Second), now)
 }
 
-// heirOfTotal is the site of the same receiver that a session makes room for.
-func (s *Session) heirOfTotal() *site {
+// heirOfTotal is the site of the same receiver, or of one limit of a fleet's, that a session makes
+// room for.
+func (q *Queue) heirOfTotal(s *Session) *site {
 	site := s.dest.site
-	if !site.totalReached() {
+	sites := site.ofReceiver()
+	switch {
+	case q.lentOut(site):
+		sites = site.loan.sites
+	case !site.totalReached():
 		return nil
 	}
-	for _, x := range site.ofReceiver() {
+	for _, x := range sites {
 		if x != site && x.wanting.n > 0 && x.held()+1 < site.held() {
 			return x
 		}

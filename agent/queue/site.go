@@ -68,23 +68,25 @@ type site struct {
 	incoming      int    // sessions of other sites that were told to go in its favour, not yet gone
 	reachable     bool   // it has worked since the last connect that failed with none up
 	slow          bool   // the last one hung
+	stranger      bool   // it is one where it waits in a crowd
 	no            uint32 // in Queue.siteByNo
 	refused       int    // signals that it was one session too many, or too fast; for listings alone
 
 	suspended bool      // has been clamped to no session
 	took      bool      // has taken a message since
+	ready     uint16    // of live, the sessions on ready lists
 	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
 	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
 
 	source   netip.Addr     // that its connections favour; zero: the kernel's choice
 	receiver *receiverSites // nil: there is one source alone
+	loan     *loan          // nil: its limits are this node's own
 
 	trouble *trouble // nil: there was none yet
 	rates   streamRates
 
 	paced    []*destination // with mail and sessions ready, which the pace holds back
 	crowd    *slots.Address // where it waits for a slot that another site holds; nil: nowhere
-	stranger bool           // it is one there
 	connects tokens         // for new connections
 	planned  time.Time      // when a timer will next look at the site
 }
@@ -317,6 +319,7 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 		s.policy = w.Queue
 		s.control.SetLimits(now, q.limitsOf(s.key, w.Queue))
 	}
+	q.borrow(d.site, q.sharedBy(&w))
 	return d
 }
 
@@ -440,6 +443,9 @@ func (q *Queue) serveOne(d *destination, now time.Time) bool {
 		return false
 	}
 	q.relent(d, now)
+	if d.site.loan != nil {
+		q.repay(d.site.loan)
+	}
 	if len(d.ready) > 0 {
 		if d.site.withholds(d.ready[len(d.ready)-1]) {
 			return false
@@ -507,6 +513,7 @@ func (d *destination) fire(q *Queue, now time.Time) {
 			q.preserve(d.site, now)
 			delete(q.sites, d.site.key)
 			q.part(d.site)
+			q.borrow(d.site, "")
 			q.siteByNo.free(d.site.no)
 		}
 		return

@@ -136,6 +136,9 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 	if s.totalReached() {
 		e.total, e.sources = s.policy.MaxSessionsTotal, len(s.ofReceiver())
 	}
+	if q.lentOut(s) {
+		e.loan = loaned{q.o.Lender.Sessions(s.loan.key, s.loan.limit), s.loan.limit, q.o.Lender.Floor(s.loan.limit)}
+	}
 	if rate := float64(s.policy.MaxConnectionRate); rate > 0 && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
 		e.connectRate = rate
 	}

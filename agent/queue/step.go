@@ -227,6 +227,7 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 	}
 	q.grow(site, now)
 	s.dest.ready = append(s.dest.ready, s)
+	site.ready++
 	q.idle.push(s)
 	q.passGates(now)
 	if s.on && s.dest.waiting > 0 { // the pace holds it back, or those before it
@@ -298,6 +299,7 @@ func (q *Queue) unready(s *Session) {
 	for i := len(r) - 1; i >= 0; i-- {
 		if r[i] == s {
 			s.dest.ready = append(r[:i], r[i+1:]...)
+			s.dest.site.ready--
 			return
 		}
 	}
@@ -399,14 +401,14 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) || d.site.overTotal() {
+	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) || d.site.overTotal() || q.overLoan(d.site) {
 		return ErrRetire
 	}
 	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
 		return nil
 	}
 	// Others wait for room: give it up when idle, or after a fair turn.
-	if s.successor = s.heirOfTotal(); s.successor != nil {
+	if s.successor = q.heirOfTotal(s); s.successor != nil {
 		s.successor.incoming++
 		return ErrRetire
 	}
@@ -415,7 +417,7 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.successor.incoming++
 		return ErrRetire
 	}
-	if d.site.wanting.n > 0 && d.site.retiring == 0 && d.site.control.Full() && q.hungryElsewhere(d, now) {
+	if d.site.wanting.n > 0 && d.site.retiring == 0 && (d.site.control.Full() || q.lentOut(d.site)) && q.hungryElsewhere(d, now) {
 		return ErrRetire
 	}
 	if q.sessions >= q.o.MaxSessions {
@@ -564,6 +566,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	q.grow(d.site, now)
 	q.freed(s.slot.Address, now)
 	q.roomInTotal(d.site, now)
+	q.roomInLoan(d.site, now)
 	q.grantSlots(now)
 }
 

@@ -354,6 +354,9 @@ func (q *Queue) Second(s *Session) (Place, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := s.dest
+	if q.overLoan(d.site) {
+		return Place{}, false
+	}
 	own := d.placeOf(s.slot.Address)
 	for i, c := range d.candidates {
 		if i != own && i < len(s.route.Places) && !c.Down(now) && !now.Before(c.Opens) && !now.Before(d.shunned[i].until) && c.Held() < c.Room() {

@@ -86,6 +86,10 @@ type Options struct {
 	Log  *slog.Logger
 	// Granted is called when blocks were granted that Room had to ask for.
 	Granted func()
+	// Bound, if there is one, is how much of a limit this node may count, of one that it shares with
+	// others (package fleet); day is "" for an hour's. It is called with locks held, and must
+	// wait for nothing. nil: all limits are this node's own.
+	Bound func(k Key, day string, limit int) int
 	// Damaged, if there is one, is told of a file that can be read and makes no sense. It was
 	// renamed then, all is counted anew, and who is told must see that nothing is sent on the
 	// strength of that. nil: such a file stays, and streams wait.
@@ -164,6 +168,8 @@ const (
 	part = 100
 	// keptDays is how many days are remembered for clocks that are set back.
 	keptDays = 8
+	// lookAgain is after how long a bound is asked for again, if Look does not tell before.
+	lookAgain = 5 * time.Second
 	// retryWrite is how long after a failure the file is written again.
 	retryWrite = time.Second
 )
@@ -317,6 +323,42 @@ func (c *Counter) Room(now time.Time) (n int, next time.Time) {
 	return c.room(now)
 }
 
+// Counted calls yield with what this node has counted of each quota of a day in force, blocks that
+// are reserved included, with the lock held: today's, and of days that may still go on elsewhere,
+// by another clock, those that have any.
+func (b *Book) Counted(now time.Time, yield func(k Key, day string, limit, counted int)) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k, c := range b.counters {
+		if !k.Day || c.quota.Limit == 0 {
+			continue
+		}
+		today := c.day(now)
+		yield(k, today, c.quota.Limit, c.counted(today))
+		for _, day := range [...]string{c.day(now.AddDate(0, 0, -1)), c.day(now.AddDate(0, 0, 1))} {
+			if n := c.counted(day); n > 0 {
+				yield(k, day, c.quota.Limit, n)
+			}
+		}
+	}
+}
+
+// counted is what counts on a day, with all of its open block.
+func (c *Counter) counted(day string) (n int) {
+	for i := range c.spent {
+		if c.spent[i].Day == day {
+			n += c.spent[i].N
+		}
+	}
+	if c.size > 0 && c.open.Day == day {
+		n += max(c.size, c.open.N)
+	}
+	return n
+}
+
 // Ahead is how many recipients could be taken now of a quota that is spread, if all blocks were
 // reserved that this needs.
 func (c *Counter) Ahead(now time.Time) int {
@@ -325,13 +367,25 @@ func (c *Counter) Ahead(now time.Time) int {
 	c.expire(now)
 	used := c.used(now)
 	c.pace.fill(now, c.quota.Limit, used == 0)
-	return max(0, min(c.quota.Limit-used, int(c.pace.N)))
+	return max(0, min(c.limit(now)-used, int(c.pace.N)))
+}
+
+// limit is how much this node may count now.
+func (c *Counter) limit(now time.Time) int {
+	if c.book.o.Bound == nil || c.quota.Limit == 0 {
+		return c.quota.Limit
+	}
+	return min(c.quota.Limit, c.book.o.Bound(c.key, c.day(now), c.quota.Limit))
 }
 
 func (c *Counter) room(now time.Time) (n int, next time.Time) {
 	c.expire(now)
 	used := c.used(now)
-	left := c.quota.Limit - used
+	limit := c.limit(now)
+	left := limit - used
+	if left <= 0 && used < c.quota.Limit {
+		return 0, now.Add(lookAgain) // other nodes have the rest
+	}
 	if left <= 0 {
 		return 0, c.next(now)
 	}
@@ -350,7 +404,7 @@ func (c *Counter) room(now time.Time) (n int, next time.Time) {
 		c.finish()
 	}
 	if c.size == 0 {
-		c.asked, c.since = min(c.quota.Limit-used, max(1, c.quota.Limit/part)), now
+		c.asked, c.since = min(limit-used, max(1, c.quota.Limit/part)), now
 		if c.book.o.Path != "" {
 			select {
 			case c.book.kick <- struct{}{}:
@@ -593,6 +647,10 @@ func (b *Book) reserve(now time.Time) error {
 	b.tell(err)
 	if err == nil {
 		for c, x := range asked {
+			if b.o.Bound != nil && c.used(now)+x.size > c.limit(now) {
+				c.asked = 0 // the bound was lowered meanwhile; to the file the block is spent until the next write
+				continue
+			}
 			c.grant(x.size, x.since)
 		}
 	}

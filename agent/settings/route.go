@@ -164,6 +164,27 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 	return rt
 }
 
+// SharedLimit names the limit of sessions that the site of a route shares with other nodes of the
+// fleet; "": it is this node's own. It does not go by the site's name, which depends on what
+// else a node has seen, but by what that begins with: two sites of which other nodes cannot say
+// which is which have one limit.
+func (s *Settings) SharedLimit(w *queue.Route) string {
+	if w.Handback || w.Simulated || !s.Config.SharedQueue(w.Queue) {
+		return ""
+	}
+	name := w.Relay
+	switch {
+	case w.Plan == nil:
+	case len(w.Queue.MX) > 0:
+		name = w.Queue.Name
+	default:
+		if list := groups(w.Plan); len(list) > 0 {
+			name = sites.Base(list[0].Hosts)
+		}
+	}
+	return "queue/" + w.Queue.Name + "/" + name
+}
+
 // groups are the hosts of a plan, those of equal preference together. Those without an
 // address at the moment are among them by name, so that a set is known again.
 func groups(plan *route.Plan) []sites.Group {

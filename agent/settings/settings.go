@@ -51,6 +51,8 @@ type Settings struct {
 	Simulated *simulate.Receiver // of [simulate]; New makes one without complaints, which its caller may replace
 	Warmup    *warmup.Warmup     // of source addresses; nil: all are warm
 
+	sharedWarmups map[string]bool
+
 	tls   *tlsBase
 	pools struct {
 		once sync.Once
@@ -114,7 +116,7 @@ func New(c *config.Config, log *slog.Logger, tally *route.Tally) (*Settings, err
 	if err != nil {
 		return nil, err
 	}
-	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules, Sites: sites.New(), Simulated: simulate.New(log, nil)}, nil
+	return &Settings{Config: c, Resolver: r, tls: base, Relay: queue.RelayDomain(c.Handback.Relay), Rules: rules, Sites: sites.New(), Simulated: simulate.New(log, nil), sharedWarmups: sharedWarmups(c)}, nil
 }
 
 var trusts = map[config.DANE]route.Trust{

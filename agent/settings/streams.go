@@ -42,7 +42,7 @@ func StreamLimits(c *config.Config, book *quotas.Book) (list []queue.StreamLimit
 		}
 		x := queue.StreamLimits{
 			Name: st.Name, Fits: func(stream string) bool { return config.MatchesAny(st.Streams, stream) },
-			Priority: int(st.Priority), Rate: float64(st.MaxMessageRate), Window: st.Open,
+			Priority: int(st.Priority), Rate: float64(st.MaxMessageRate), Shared: c.Fleet.On() && st.Shared, Window: st.Open,
 			Expire: st.Expire, ExpireAlways: st.ExpireAlways,
 			Quotas: counters("", st.Quotas),
 		}

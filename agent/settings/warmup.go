@@ -37,6 +37,23 @@ func WarmupPlans(c *config.Config) map[string]warmup.Plan {
 	return all
 }
 
+// SharesWarmup says whether the share of an address, as package warmup calls it, is that of all
+// nodes of the fleet together.
+func (s *Settings) SharesWarmup(address string) bool { return s.sharedWarmups[address] }
+
+// sharedWarmups are those addresses.
+func sharedWarmups(c *config.Config) map[string]bool {
+	all := make(map[string]bool)
+	for i := range c.Pools {
+		if p := &c.Pools[i]; c.Fleet.On() && p.Shared {
+			for _, a := range p.Addresses {
+				all[warmup.Address(a)] = true
+			}
+		}
+	}
+	return all
+}
+
 // warming says whether an address is not warm yet where the mail of a queue goes.
 func (s *Settings) warming(a netip.Addr, q *config.Queue) bool {
 	return s.Warmup != nil && a.IsValid() && s.Warmup.Warming(warmup.Address(a), q.Name, time.Now())

@@ -27,6 +27,15 @@ func baseOf(hosts []string) string {
 	return base
 }
 
+// Base is what the name of a group's site begins with, before it is made to differ from others:
+// the same on every host that has the same answer of the DNS.
+func Base(hosts []string) string {
+	if base := plain(baseOf(hosts)); base != "" {
+		return base
+	}
+	return "site"
+}
+
 // plain has nothing in it that would have to be quoted, and begins with a letter or digit.
 func plain(name string) string {
 	return strings.TrimLeft(strings.Map(func(r rune) rune {
@@ -47,10 +56,7 @@ func (b *Book) rename(s *site, a *Answer, of *Group) {
 	}
 	base, from := s.provider, ""
 	if s.provider == "" {
-		base = plain(baseOf(of.Hosts))
-		if base == "" {
-			base = "site"
-		}
+		base = Base(of.Hosts)
 	}
 	if a.Several && a.Source.IsValid() {
 		from = ":" + canonical(a.Source).String()

@@ -73,6 +73,9 @@ type Options struct {
 	Log       *slog.Logger
 	Directory string         // of its files; "": all is kept in memory alone
 	Zone      *time.Location // of its days; nil: the host's
+	// Bound, if there is one, is how much of an address's share at a provider this node may count
+	// on a day, of one that it shares with other nodes. It is called with locks held.
+	Bound func(k Key, day string, share int) int
 	// Granted is called when there is room that was not there when Share.Room was asked.
 	Granted func()
 }
@@ -150,7 +153,11 @@ func New(o Options, now time.Time) *Warmup {
 		w.path, counts = filepath.Join(o.Directory, planFile), filepath.Join(o.Directory, countFile)
 	}
 	w.unread = w.load(now)
-	w.book = quotas.Open(quotas.Options{Path: counts, Log: o.Log, Granted: o.Granted, Damaged: func(err error) { w.damaged(err, now) }}, now)
+	book := quotas.Options{Path: counts, Log: o.Log, Granted: o.Granted, Damaged: func(err error) { w.damaged(err, now) }}
+	if o.Bound != nil {
+		book.Bound = func(k quotas.Key, day string, limit int) int { return o.Bound(Key{k.Stream, k.Provider}, day, limit) }
+	}
+	w.book = quotas.Open(book, now)
 	return w
 }
 
@@ -202,6 +209,13 @@ func (w *Warmup) Warming(address, to string, now time.Time) bool {
 	}
 	w.turn(c, p, now)
 	return c.done() == ""
+}
+
+// Counted is quotas.Book.Counted of the shares of the day.
+func (w *Warmup) Counted(now time.Time, yield func(k Key, day string, share, counted int)) {
+	w.book.Counted(now, func(k quotas.Key, day string, limit, counted int) {
+		yield(Key{k.Stream, k.Provider}, day, limit, counted)
+	})
 }
 
 // Share is what an address may send to a provider; nil if it has no plan.

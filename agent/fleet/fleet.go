@@ -1,0 +1,362 @@
+// Package fleet is a node's part in a fleet: hosts that share limits by a store, Valkey or Redis,
+// and nothing else that mail would wait for. Package lease has the rules by which limits are
+// divided; this one makes its calls, by one connection to the store.
+//
+// Open makes a Fleet, which then says what may be used of each limit (it is a queue.Lender), Run
+// renews until its context ends, which is no leave: the node comes back, and its floors wait for
+// it. Forget, Bootstrap and Leave are an admin's words to the store.
+//
+// Nothing waits for the store. Who asks what may be used gets what is known; a call has its
+// deadline, and is made by a goroutine of its own. While the store is away a lease counts to its
+// end, by a clock that goes on while the host sleeps, then the floor. Run has the queue end what is
+// idle beyond it in that moment.
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sys/unix"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/fleet/lease"
+	"github.com/millrace/millrace/agent/queue"
+)
+
+// ACLHint is what the store's user must be allowed.
+const ACLHint = "ACL SETUSER millrace on >PASSWORD resetkeys ~millrace:* resetchannels -@all +hello +auth +ping +role +info +time +eval +evalsha " +
+	"+hget +hset +hmget +hdel +hscan +xadd +xread +xrange +xtrim +xlen"
+
+// stateFile, in the state directory, keeps which floors this node has.
+const stateFile = "fleet.json"
+
+// Options are what a Fleet needs.
+type Options struct {
+	Config    config.Fleet // in force until the agent ends
+	Directory string       // of the state file
+	Log       *slog.Logger
+	Boot      func() time.Duration // CLOCK_BOOTTIME; of tests: another
+	Store     Store                // of tests: in place of the servers
+}
+
+// Store executes calls.
+type Store interface {
+	Do(ctx context.Context, c *lease.Call) (*lease.Reply, error)
+}
+
+// Work is what the limits are for.
+type Work struct {
+	Wanted  func() ([]queue.Want, []queue.RateWant) // what could be used
+	Lent    func(all bool)                          // more or less may be used than before
+	Counted func(time.Time, func(Count))            // what was counted of quotas of a day
+	Granted func()                                  // more may be counted than before
+}
+
+// Count is what this node has counted of a limit on a day.
+type Count struct {
+	Key, Day       string
+	Limit, Counted int
+}
+
+// Fleet is a node's part. Its methods may be called by many goroutines; a nil Fleet is that of a
+// host without one.
+type Fleet struct {
+	o      Options
+	member *lease.Member
+	store  Store
+	own    *store // the same, if it is a connection
+	kick   chan struct{}
+	asked  atomic.Bool
+
+	turn sync.Mutex // one call at a time
+
+	mu     sync.Mutex
+	status Status
+}
+
+// Status is how a node stands with its fleet.
+type Status struct {
+	lease.Status
+	Fleet, Node string
+	Server      string    // of the store, that answered last
+	Away        error     // why the store did not answer the last call; nil: it did
+	Since       time.Time // when that began
+	Runs        float64   // seconds that the lease runs yet; 0: it has ended
+	Calls       int64     // answered
+	Errors      int64     // not answered
+	Took        time.Duration
+}
+
+// Boot is the time since the host was booted, while it slept, too.
+func Boot() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // every Linux since 2.6.39 has it
+	}
+	return time.Duration(t.Nano())
+}
+
+// Open reads what this node knows of its fleet. The store is not asked before Run.
+func Open(o Options) (*Fleet, error) {
+	if o.Boot == nil {
+		o.Boot = Boot
+	}
+	f := &Fleet{o: o, store: o.Store, kick: make(chan struct{}, 1)}
+	m, err := lease.Open(filepath.Join(o.Directory, stateFile), lease.Options{
+		Fleet: o.Config.Name, Node: o.Config.Node, Nodes: int(o.Config.Nodes), Boot: o.Boot, Log: o.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.member = m
+	if f.store == nil {
+		f.own = &store{o: &f.o.Config, script: redis.NewScript(lease.Script)}
+		f.store = f.own
+	}
+	f.status = Status{Fleet: o.Config.Name, Node: o.Config.Node, Since: time.Now(), Away: errNotAsked}
+	return f, nil
+}
+
+// errNotAsked is how a Fleet begins.
+var errNotAsked = errors.New("it was not asked yet")
+
+// Sessions implements queue.Lender, as the next ones do.
+func (f *Fleet) Sessions(key string, limit int) int { return f.member.Sessions(key, limit) }
+
+// Rate implements queue.Lender.
+func (f *Fleet) Rate(key string, limit float64) float64 { return f.member.Rate(key, limit) }
+
+// Floor implements queue.Lender: of a limit that nobody asks for, nothing is lent.
+func (f *Fleet) Floor(limit int) int { return f.member.Sessions("", limit) }
+
+// FloorRate implements queue.Lender.
+func (f *Fleet) FloorRate(limit float64) float64 { return f.member.Rate("", limit) }
+
+// Ask implements queue.Lender: it has the next call made at once.
+func (f *Fleet) Ask() {
+	if !f.asked.Swap(true) {
+		select {
+		case f.kick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Bound is how far this node's own count of a day may go. What is counted by the hour has no
+// loans, day "": each node has its floor.
+func (f *Fleet) Bound(key, day string, limit int) int {
+	if day == "" {
+		return f.Floor(limit)
+	}
+	return f.member.Bound(key, day, limit)
+}
+
+// Run renews the leases until ctx ends.
+func (f *Fleet) Run(ctx context.Context, w Work) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { f.watchEnd(ctx, w) })
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	last := f.o.Boot() - lease.Interval
+	for {
+		select {
+		case <-ctx.Done():
+			if f.own != nil {
+				f.turn.Lock()
+				f.own.close()
+				f.turn.Unlock()
+			}
+			return
+		case <-timer.C:
+		case <-f.kick:
+		}
+		due := f.member.Due()
+		if f.asked.Load() {
+			due = min(due, last+lease.Shortest)
+		}
+		if wait := due - f.o.Boot(); wait > 0 {
+			timer.Reset(min(wait, time.Second)) // a timer stands still while the host sleeps
+			continue
+		}
+		f.asked.Store(false)
+		last = f.o.Boot()
+		f.renew(ctx, w)
+		timer.Reset(0)
+	}
+}
+
+// renew makes one call.
+func (f *Fleet) renew(ctx context.Context, w Work) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	var list []lease.Demand
+	sessions, rates := w.Wanted()
+	for _, x := range sessions {
+		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Sessions, Limit: float64(x.Limit), Want: float64(x.Want)})
+	}
+	for _, x := range rates {
+		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Rate, Limit: x.Limit, Want: x.Want})
+	}
+	counts := 0
+	w.Counted(time.Now(), func(x Count) {
+		counts++
+		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Count, Day: x.Day, Limit: float64(x.Limit), Used: int64(x.Counted)})
+	})
+	f.member.Want(list)
+	before := f.member.Status()
+	if !f.call(ctx, f.member.Call()) {
+		return
+	}
+	after := f.member.Status()
+	w.Lent(after.Active != before.Active || after.Table.Divisor != before.Table.Divisor)
+	if counts > 0 {
+		w.Granted()
+	}
+}
+
+// call has the store execute a call, and notes how that went. The caller holds turn.
+func (f *Fleet) call(ctx context.Context, c *lease.Call) bool {
+	if c == nil {
+		return false
+	}
+	began := time.Now()
+	r, err := f.store.Do(ctx, c)
+	f.member.Done(c, r, err)
+	if ctx.Err() != nil {
+		return false // it is the agent that ends
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := &f.status
+	if (err == nil) != (s.Away == nil) || s.Away == errNotAsked {
+		s.Since = began
+		if err != nil {
+			f.o.Log.Warn("the fleet's store is away: this node uses its lease, then its floors", "err", err)
+		} else if s.Away != errNotAsked {
+			f.o.Log.Info("the fleet's store is back")
+		}
+	}
+	s.Away = err
+	if err != nil {
+		s.Errors++
+		return false
+	}
+	s.Calls++
+	s.Took = time.Since(began)
+	if f.own != nil {
+		s.Server = f.own.server
+	}
+	return true
+}
+
+// watchEnd tells when a lease has ended, while a call may be under way.
+func (f *Fleet) watchEnd(ctx context.Context, w Work) {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	var told time.Duration
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		wait := time.Second
+		if end, ok := f.member.Ends(); ok && end != told {
+			if left := end - f.o.Boot(); left > 0 {
+				wait = min(wait, left)
+			} else {
+				told = end
+				w.Lent(false)
+			}
+		}
+		timer.Reset(max(wait, time.Millisecond))
+	}
+}
+
+// Status tells how the node stands with its fleet; of a nil Fleet it is the zero value.
+func (f *Fleet) Status() Status {
+	if f == nil {
+		return Status{}
+	}
+	m := f.member.Status()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.status
+	s.Status = m
+	if m.Answered {
+		s.Runs = max(0, (m.Ends - f.o.Boot()).Seconds())
+	}
+	return s
+}
+
+// Warnings are what an admin should look at. Nothing of it stops mail.
+func (s *Status) Warnings() (list []string) {
+	switch {
+	case s.Fleet == "":
+	case s.Left:
+		list = append(list, fmt.Sprintf("this node has left the fleet %s, and sends nothing of what is shared: take [fleet] out of the configuration, or join anew by a restart", s.Fleet))
+	case s.Away != nil && s.Away != errNotAsked:
+		list = append(list, fmt.Sprintf("the store of the fleet %s is away since %s: this node uses its own part of each shared limit", s.Fleet, s.Since.Format(time.TimeOnly)))
+	case s.Why == lease.Recovery:
+		list = append(list, "the store of the fleet "+s.Fleet+" is new or was started anew: for half a minute it lends nothing more")
+	case s.Why == lease.Unknown:
+		list = append(list, "the store of the fleet "+s.Fleet+" knows no member: if this is a new fleet say so, once and at one node, by millrace fleet bootstrap; else wait for a node that was a member")
+	}
+	return list
+}
+
+// Forget has the store drop a node that is off for good: its floors are lent to others. The next
+// call says so.
+func (f *Fleet) Forget(node string) error {
+	s := f.member.Status()
+	switch {
+	case node == f.o.Config.Node:
+		return errors.New("that is this node; remedy: millrace fleet leave")
+	case !slices.Contains(s.Table.Members, node):
+		return fmt.Errorf("there is no member %q; remedy: see millrace fleet", node)
+	}
+	f.member.Forget(node)
+	f.Ask()
+	return nil
+}
+
+// Bootstrap says that no node of this fleet was ever granted anything.
+func (f *Fleet) Bootstrap() error {
+	if s := f.member.Status(); s.Table.Version != "" {
+		return fmt.Errorf("the fleet has members: %v", s.Table.Members)
+	}
+	f.member.Found()
+	f.Ask()
+	return nil
+}
+
+// Leave gives up all of this node's floors and leases, for good. Without the store's word the
+// others do not have them; until it comes Run repeats it.
+func (f *Fleet) Leave(ctx context.Context) error {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	c, err := f.member.Leave()
+	if err != nil {
+		return err
+	}
+	f.call(ctx, c)
+	f.Ask()
+	s := f.Status()
+	if !s.Left {
+		return cmp.Or(s.Away, errors.New("the store has not taken it yet; this node says so again until it has"))
+	}
+	return nil
+}
+
+// printable is a server's text as one line.
+func printable(s string) string { return queue.ReasonOf(errors.New(s)) }

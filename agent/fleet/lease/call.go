@@ -1,0 +1,156 @@
+package lease
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Script is what the store runs for each call: EVALSHA with the one key Call.Key and the
+// arguments Call.Args; ParseReply reads what comes back.
+//
+//go:embed lease.lua
+var Script string
+
+// Epoch is one life of the store's data. A later one has a greater number; of equal numbers
+// the IDs differ where two lives do not know of each other.
+type Epoch struct {
+	N  int64
+	ID string
+}
+
+// Table is who is a member of the fleet, as a member persists it.
+type Table struct {
+	Version string   // compared for equality alone; "": none
+	Members []string // sorted; some may not have a floor yet
+	Divisor int      // of this member's floors, at least len(Members); 0: no floor
+	Low     int      // no member that has a floor uses a smaller divisor, as long as this table is somebody's
+}
+
+// Call is what a member asks of the store, once every five seconds for all its limits.
+type Call struct {
+	Fleet, Node string
+	ID          string // of the member's state file
+	Token       string // which the store gave; "": asks for one
+	N           int64  // of this call under the token
+	Answered    int64  // the greatest N that was answered
+	Epoch       Epoch  // the newest that the member knows of
+	Time, Since int64  // milliseconds: the store's time at the last reply, and how long ago that arrived
+	Table       Table  // that is persisted
+	Active      bool   // has floors
+	Nodes       int
+	Leave       bool
+	Found       bool   // the admin says that no node of this fleet has been granted anything
+	Forget      string // a node that the admin says is off for good
+	Asks        []Ask
+
+	sent     time.Duration // by Options.Boot
+	subjects []subject     // of the asks
+}
+
+// Ask is what a call says of one limit. Rates are in thousandths.
+type Ask struct {
+	Field string // of the store's hash
+	Count bool   // of a day
+	Limit int64
+	Want  int64 // what could be used now; of a count what has been used
+	Claim int64 // the member may be using up to this, now and until the reply arrives
+}
+
+// Reply is the store's answer.
+type Reply struct {
+	Why    string // nothing was done: Hello, Late; nothing new is lent: Recovery, Unknown; or Left, or ""
+	Token  string
+	Epoch  Epoch
+	Time   int64 // of the store, milliseconds since the epoch began
+	Table  Table // Version "": none
+	Active bool
+	Grants []int64 // one for each ask; none with Hello, Late and Left
+}
+
+// Why a reply grants nothing new.
+const (
+	Hello    = "hello"    // here is a token: call again
+	Late     = "late"     // a later call has been answered already
+	Left     = "left"     // the member has left, as it wanted
+	Unknown  = "unknown"  // the store has no table, and nobody who has one has called
+	Recovery = "recovery" // the store's data are new: leases of the former may run
+)
+
+// header is a call or a reply in JSON, but for asks and grants.
+type header struct {
+	Why      string `json:"why,omitempty"`
+	Node     string `json:"node"`
+	ID       string `json:"id"`
+	Token    string `json:"tok"`
+	N        int64  `json:"n"`
+	Answered int64  `json:"ack"`
+	Epoch    int64  `json:"en"`
+	EpochID  string `json:"eid"`
+	Time     int64  `json:"t"`
+	Since    int64  `json:"since"`
+	Version  string `json:"v"`
+	Members  string `json:"s"` // with commas between
+	Divisor  int    `json:"d"`
+	Low      int    `json:"low"`
+	Active   bool   `json:"act"`
+	Nodes    int    `json:"nodes"`
+	Leave    bool   `json:"leave"`
+	Found    bool   `json:"found"`
+	Forget   string `json:"forget"`
+}
+
+// Key is the one key of the store that the call needs.
+func (c *Call) Key() string { return "millrace:{" + c.Fleet + "}:lease" }
+
+// Args are the arguments of the script: a few hundred bytes, and about 60 for each ask.
+func (c *Call) Args() []any {
+	h := header{Node: c.Node, ID: c.ID, Token: c.Token, N: c.N, Answered: c.Answered, Epoch: c.Epoch.N, EpochID: c.Epoch.ID,
+		Time: c.Time, Since: c.Since, Version: c.Table.Version, Members: strings.Join(c.Table.Members, ","), Divisor: c.Table.Divisor,
+		Low: c.Table.Low, Active: c.Active, Nodes: c.Nodes, Leave: c.Leave, Found: c.Found, Forget: c.Forget}
+	text, err := json.Marshal(h)
+	if err != nil {
+		panic(err) // strings, numbers and truths can be written
+	}
+	args := make([]any, 3, 3+5*len(c.Asks))
+	args[0], args[1], args[2] = string(text), "", ""
+	for _, a := range c.Asks {
+		kind := "l"
+		if a.Count {
+			kind = "c"
+		}
+		args = append(args, a.Field, kind, a.Limit, a.Want, a.Claim)
+	}
+	return args
+}
+
+// ParseReply reads what the script returned.
+func ParseReply(v any) (*Reply, error) {
+	list, ok := v.([]any)
+	if !ok || len(list) == 0 {
+		return nil, fmt.Errorf("the store's script returned %T, not a list", v)
+	}
+	text, ok := list[0].(string)
+	if !ok {
+		return nil, fmt.Errorf("the store's script returned %T for the head of its reply", list[0])
+	}
+	var h header
+	if err := json.Unmarshal([]byte(text), &h); err != nil {
+		return nil, fmt.Errorf("the head of the store's reply: %w", err)
+	}
+	r := &Reply{Why: h.Why, Token: h.Token, Epoch: Epoch{h.Epoch, h.EpochID}, Time: h.Time, Active: h.Active,
+		Table: Table{Version: h.Version, Divisor: h.Divisor, Low: h.Low}}
+	if h.Members != "" {
+		r.Table.Members = strings.Split(h.Members, ",")
+	}
+	for _, x := range list[1:] {
+		n, ok := x.(int64)
+		if !ok {
+			return nil, fmt.Errorf("the store's script returned %T for a grant", x)
+		}
+		r.Grants = append(r.Grants, n)
+	}
+	return r, nil
+}

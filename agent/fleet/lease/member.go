@@ -1,0 +1,502 @@
+package lease
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/agent/durable"
+)
+
+// Lengths of time by the member's own clock (Options.Boot).
+const (
+	Lease    = 30 * time.Second       // a grant's, from when its call was sent
+	Interval = 5 * time.Second        // between calls
+	Shortest = 200 * time.Millisecond // between calls that something is waiting for
+	dayLease = 35 * time.Hour         // of a count's bound: less than after which the store lends what was lost
+)
+
+// Kind is what a limit bounds.
+type Kind int
+
+const (
+	Sessions Kind = iota // at one time
+	Rate                 // a second
+	Count                // on a day
+)
+
+// Demand is what this node could use of a limit.
+type Demand struct {
+	Key   string
+	Kind  Kind
+	Day   string // of a Count
+	Limit float64
+	Want  float64 // what is in use and what could be besides; not for a Count
+	Used  int64   // of a Count: all that this node has counted on that day, what is under way included
+}
+
+// Options are a member's surroundings.
+type Options struct {
+	Fleet, Node string
+	Nodes       int                  // at least as many as there will ever be, the same on all; 0: unknown
+	Boot        func() time.Duration // CLOCK_BOOTTIME: goes on while the host sleeps or the process is stopped
+	Log         *slog.Logger
+}
+
+// Status is what an admin may want to know.
+type Status struct {
+	Active   bool          // this node has floors
+	Left     bool          // it left, and the store knows
+	Table    Table         // as persisted
+	Why      string        // of the last reply: why nothing new is lent; "": all is well
+	Answered bool          // a call was answered and its lease runs
+	Ends     time.Duration // the end of that, by Options.Boot
+	Limits   int           // of which more than the floor is held
+	Waiting  int           // of which more is wanted than may be used
+}
+
+type subject struct {
+	kind     Kind
+	key, day string
+}
+
+func (l subject) field() string {
+	switch l.kind {
+	case Sessions:
+		return "s:" + l.key
+	case Rate:
+		return "r:" + l.key
+	}
+	return "c:" + l.day + ":" + l.key
+}
+
+// grant is what was lent of one limit.
+type grant struct {
+	limit   int64 // under which it was lent
+	granted int64 // may be used
+	claim   int64 // of a Count: may have been used, until the node says what was
+	end     time.Duration
+}
+
+// Member is a node's side. Its methods may be called by several goroutines.
+type Member struct {
+	o    Options
+	path string
+
+	turn sync.Mutex // one call, one file; never locked by those who only ask
+
+	mu       sync.Mutex
+	id       string
+	table    Table
+	active   bool
+	leaving  bool
+	left     bool
+	grants   map[subject]*grant
+	wants    []Demand
+	wanted   bool // Want was called
+	forget   string
+	found    bool
+	call     *Call // under way
+	token    string
+	n        int64
+	answered int64
+	epoch    Epoch
+	time     int64         // of the store, in its last reply
+	arrived  time.Duration // that reply
+	sent     time.Duration // the last call
+	ends     time.Duration // of the last lease
+	granted  bool          // there was one
+	why      string
+	soon     bool // the next call has something to say
+	failed   bool // the last one was not answered
+}
+
+// file is what a member persists.
+type file struct {
+	Fleet, Node, ID string
+	Active          bool
+	Table           Table
+}
+
+// Open reads the member's state from path. Without that file, or where it is of another
+// fleet or node or cannot be understood, the node is a new one, which has no floors: 0, or
+// limit/Nodes. The file must not be brought back from a backup: remove it instead.
+func Open(path string, o Options) (*Member, error) {
+	if o.Fleet == "" || o.Node == "" || strings.ContainsAny(o.Node, ", ") {
+		return nil, fmt.Errorf("a member needs the names of its fleet and node: %q, %q", o.Fleet, o.Node)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Member{o: o, path: path, id: rand.Text(), grants: make(map[subject]*grant)}
+	if o.Nodes > 0 {
+		m.table, m.active = Table{Divisor: o.Nodes}, true
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the state of this member of the fleet: %w", err)
+	}
+	var f file
+	switch err := json.Unmarshal(text, &f); {
+	case err != nil:
+		o.Log.Warn("the state of this member of the fleet cannot be read: it counts as a new one", "file", path, "err", err)
+	case f.Fleet != o.Fleet || f.Node != o.Node:
+		o.Log.Warn("the state of this member of the fleet is of another one: it counts as a new one", "file", path, "fleet", f.Fleet, "node", f.Node)
+	case f.ID != "" && f.Table.Version != "":
+		m.id, m.table, m.active = f.ID, f.Table, f.Active
+		m.table.Divisor = max(m.table.Divisor, o.Nodes)
+	}
+	return m, nil
+}
+
+// floor is what may be used of a limit without a lease.
+func (m *Member) floor(limit int64) int64 {
+	if !m.active || m.table.Divisor == 0 || m.leaving {
+		return 0
+	}
+	return max(0, limit) / int64(m.table.Divisor)
+}
+
+// use is what may be used of a limit now. What was lent under a greater limit than it has
+// now is not counted: the others were lent under this one.
+func (m *Member) use(l subject, limit int64) int64 {
+	var own int64
+	if l.kind != Count {
+		own = m.floor(limit)
+	}
+	if g := m.grants[l]; g != nil && g.limit <= limit && m.o.Boot() < g.end {
+		own = max(own, g.granted)
+	}
+	return min(own, max(0, limit))
+}
+
+// Sessions says how many of limit sessions this node may have. The answer holds for this
+// moment: whoever opens a session asks again.
+func (m *Member) Sessions(key string, limit int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return int(m.use(subject{Sessions, key, ""}, int64(limit)))
+}
+
+// Rate says how much of a rate this node may use.
+func (m *Member) Rate(key string, limit float64) float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return float64(m.use(subject{Rate, key, ""}, thousandths(limit))) / 1000
+}
+
+// Bound says up to what this node's own count of a day may go, what it has counted
+// already included.
+func (m *Member) Bound(key, day string, limit int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return int(m.use(subject{Count, key, day}, int64(limit)))
+}
+
+func thousandths(x float64) int64 { return int64(min(math.Floor(x*1000), 1e14)) }
+
+// whole are limit and demand in the store's units.
+func (d *Demand) whole() (limit, want int64) {
+	switch d.Kind {
+	case Rate:
+		return thousandths(d.Limit), thousandths(d.Want)
+	case Count:
+		return int64(d.Limit), d.Used
+	}
+	return int64(d.Limit), int64(d.Want)
+}
+
+// Want replaces what the next call asks for, and what was used is as it was at some moment after
+// Done last returned. Every count must be in it of which this node
+// has used any on a day that may still go on somewhere, wanted or not, as the store may have
+// lost it; and before Want was called the first time there is no call.
+func (m *Member) Want(list []Demand) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wants, m.wanted = slices.Clone(list), true
+	for i := range m.wants {
+		d := &m.wants[i]
+		l := subject{d.Kind, d.Key, d.Day}
+		lim, want := d.whole()
+		g := m.grants[l]
+		switch {
+		case d.Kind == Count:
+			if g == nil {
+				g = &grant{}
+				m.grants[l] = g
+				m.soon = true
+			}
+			// A bound that fell did so before this was counted: the count does not pass it any more.
+			g.claim = max(g.granted, want)
+		case g == nil && want > m.floor(lim):
+			m.soon = true
+		}
+	}
+}
+
+// Forget has the next call say that a node is off for good, which the admin must know: it
+// must not start again with its state file. The store refuses that for one that calls.
+func (m *Member) Forget(node string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget, m.soon = node, true
+}
+
+// Found has the calls say, until this node is a member, that no node of the fleet has been granted anything,
+// which the admin must know: a store that is empty does not.
+func (m *Member) Found() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.found, m.soon = true, true
+}
+
+// Leave gives everything up, for good and durably, and returns the call that says so, as
+// Call does from then on until the store has answered with Left.
+func (m *Member) Leave() (*Call, error) {
+	m.turn.Lock()
+	defer m.turn.Unlock()
+	// First the file, so that a crash cannot bring the floors back once others may have them.
+	if err := m.persist(file{}); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	m.leaving, m.active, m.table = true, false, Table{}
+	clear(m.grants)
+	m.mu.Unlock()
+	return m.next(), nil
+}
+
+// Due is when the next call should be made, by Options.Boot.
+func (m *Member) Due() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.sent == 0 && m.n == 0:
+		return 0
+	case m.failed:
+		return m.sent + Interval/5
+	case m.soon:
+		return m.sent + Shortest
+	}
+	return m.sent + Interval
+}
+
+// Call is the next call, nil while one is under way, and once this node has left.
+func (m *Member) Call() *Call {
+	m.turn.Lock()
+	defer m.turn.Unlock()
+	return m.next()
+}
+
+func (m *Member) next() *Call {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.call != nil || !m.wanted || m.left {
+		return nil
+	}
+	now := m.o.Boot()
+	m.n++
+	c := &Call{Fleet: m.o.Fleet, Node: m.o.Node, ID: m.id, Token: m.token, N: m.n, Answered: m.answered, Epoch: m.epoch,
+		Table: m.table, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Forget: m.forget}
+	m.call, m.soon = c, false
+	if m.token != "" {
+		c.Time, c.Since = m.time, (now - m.arrived).Milliseconds()
+		if !m.leaving {
+			m.ask(c, now)
+		}
+	}
+	// The last thing read is the clock: what the call claims was true before.
+	c.sent = m.o.Boot()
+	m.sent = c.sent
+	return c
+}
+
+// ask says what this node wants and what it may be using. Where it wants less than it holds
+// it lets go of that first.
+func (m *Member) ask(c *Call, now time.Duration) {
+	said := make(map[subject]bool, len(m.wants))
+	add := func(l subject, lim, want int64) {
+		g := m.grants[l]
+		said[l] = true
+		a := Ask{Field: l.field(), Count: l.kind == Count, Limit: lim, Want: want}
+		if l.kind == Count {
+			a.Claim = max(g.claim, want)
+		} else {
+			own := m.floor(lim)
+			if g == nil && want <= own {
+				return
+			}
+			a.Claim = own
+			if g != nil && now < g.end {
+				g.granted = min(g.granted, want)
+				a.Claim = max(own, g.granted)
+			}
+		}
+		c.Asks, c.subjects = append(c.Asks, a), append(c.subjects, l)
+	}
+	for i := range m.wants {
+		d := &m.wants[i]
+		if l := (subject{d.Kind, d.Key, d.Day}); !said[l] {
+			lim, want := d.whole()
+			add(l, lim, want)
+		}
+	}
+	var rest []subject
+	for l, g := range m.grants {
+		if said[l] {
+			continue
+		}
+		if now >= g.end {
+			delete(m.grants, l)
+			continue
+		}
+		rest = append(rest, l)
+	}
+	slices.SortFunc(rest, func(a, b subject) int { return cmp.Compare(a.field(), b.field()) })
+	for _, l := range rest {
+		want := int64(0)
+		if l.kind == Count { // nobody says how much of it was used
+			want = m.grants[l].claim
+		}
+		add(l, m.grants[l].limit, want)
+	}
+}
+
+// Done takes the answer to a call, or the error instead of one; whatever comes later for
+// that call must be thrown away. Answers to other calls than the one under way are. The table is
+// persisted before it is used or acknowledged.
+func (m *Member) Done(c *Call, r *Reply, err error) {
+	m.turn.Lock()
+	defer m.turn.Unlock()
+	m.mu.Lock()
+	if c == nil || c != m.call {
+		m.mu.Unlock()
+		return
+	}
+	m.call = nil
+	m.failed = err != nil || r == nil
+	if m.failed {
+		m.soon = true
+		m.mu.Unlock()
+		return
+	}
+	now := m.o.Boot()
+	m.why, m.epoch, m.time, m.arrived = r.Why, r.Epoch, r.Time, now
+	switch r.Why {
+	case Hello:
+		m.token, m.n, m.answered, m.soon = r.Token, 0, 0, true
+	case Late:
+		m.token, m.soon = "", true
+	case Left:
+		m.left = true
+	}
+	if r.Why == Hello || r.Why == Late || r.Why == Left || m.leaving {
+		m.mu.Unlock()
+		return
+	}
+	m.answered = c.N
+	if m.forget == c.Forget {
+		m.forget = ""
+	}
+	if r.Table.Version != "" {
+		m.found = false
+	}
+	old := file{m.o.Fleet, m.o.Node, m.id, m.active, m.table}
+	m.mu.Unlock()
+
+	f := old
+	if t := r.Table; t.Version != "" && (t.Version != old.Table.Version || r.Active != old.Active) {
+		f.Active, f.Table = r.Active, t
+		if err := m.persist(f); err != nil {
+			m.o.Log.Error("the state of this member of the fleet cannot be written: it keeps its floors as they were", "file", m.path, "err", err)
+			f = old
+		}
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f.Table.Version != old.Table.Version || f.Active != old.Active {
+		m.soon = true // to acknowledge it
+	}
+	m.table, m.active = f.Table, f.Active
+	m.granted, m.ends = true, c.sent+Lease
+	for i, l := range c.subjects {
+		if i >= len(r.Grants) {
+			break
+		}
+		m.take(l, c.Asks[i], r.Grants[i], c.sent)
+	}
+}
+
+func (m *Member) take(l subject, a Ask, granted int64, sent time.Duration) {
+	g := m.grants[l]
+	if l.kind != Count && granted <= m.floor(a.Limit) {
+		if a.Claim > granted && g != nil {
+			m.soon = true
+		}
+		delete(m.grants, l)
+		return
+	}
+	if g == nil {
+		g = &grant{}
+		m.grants[l] = g
+	}
+	g.limit, g.granted = a.Limit, granted
+	if l.kind == Count {
+		g.claim, g.end = max(a.Claim, granted), sent+dayLease
+		return
+	}
+	g.end = sent + Lease
+	if granted < a.Claim {
+		m.soon = true // so that others have the difference at once
+	}
+}
+
+// persist replaces the state file.
+func (m *Member) persist(f file) error {
+	text, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	return durable.Replace(m.path, text)
+}
+
+// Ends is when the lease of the last answered call ends, by Options.Boot.
+func (m *Member) Ends() (time.Duration, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ends, m.granted
+}
+
+// Status tells how things are.
+func (m *Member) Status() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := Status{Active: m.active, Left: m.left, Table: m.table, Why: m.why, Ends: m.ends, Answered: m.granted && m.o.Boot() < m.ends}
+	s.Table.Members = slices.Clone(s.Table.Members)
+	for l, g := range m.grants {
+		if l.kind != Count && m.o.Boot() < g.end {
+			s.Limits++
+		}
+	}
+	for i := range m.wants {
+		d := &m.wants[i]
+		if lim, want := d.whole(); d.Kind != Count && want > m.use(subject{d.Kind, d.Key, ""}, lim) {
+			s.Waiting++
+		}
+	}
+	return s
+}

@@ -1,0 +1,176 @@
+package fleet
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/fleet/lease"
+)
+
+// How long the store may take. All of a lease's calls are short; a store that is slower is away.
+const (
+	connectIn = time.Second     // to each server, with TLS, login and ROLE
+	answerIn  = 2 * time.Second // a call
+)
+
+// store is the connection to the fleet's store. One goroutine uses it.
+type store struct {
+	o      *config.Fleet
+	script *redis.Script
+	client *redis.Client // nil: there is no connection
+	server string        // that it goes to
+}
+
+// Do has the store execute a call. After an error the connection is closed, and the next call
+// begins with the first server.
+func (s *store) Do(ctx context.Context, c *lease.Call) (*lease.Reply, error) {
+	if s.client == nil {
+		client, server, err := Connect(ctx, s.o)
+		if err != nil {
+			return nil, err
+		}
+		s.client, s.server = client, server
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerIn)
+	defer cancel()
+	v, err := s.script.Run(ctx, s.client, []string{c.Key()}, c.Args()...).Result()
+	if err == nil {
+		var r *lease.Reply
+		if r, err = lease.ParseReply(v); err == nil {
+			return r, nil
+		}
+	}
+	err = fmt.Errorf("%s: %w", s.server, plain(err))
+	s.close()
+	return nil, err
+}
+
+func (s *store) close() {
+	if s.client != nil {
+		s.client.Close() // all that it could say is that it was closed
+		s.client, s.server = nil, ""
+	}
+}
+
+// Connect returns a client of the first server that answers and is no replica, with one
+// connection, and the server's address. The client sends nothing again by itself: what was not
+// answered may have been executed.
+func Connect(ctx context.Context, o *config.Fleet) (*redis.Client, string, error) {
+	if o.StoreRefused != "" {
+		return nil, "", errors.New(o.StoreRefused)
+	}
+	secure, err := storeTLS(o)
+	if err != nil {
+		return nil, "", err
+	}
+	var errs []error
+	for _, at := range o.Stores {
+		c := redis.NewClient(options(o, at, secure))
+		err := isPrimary(ctx, c)
+		if err == nil {
+			return c, at.Address, nil
+		}
+		c.Close()
+		errs = append(errs, fmt.Errorf("%s: %w", at.Address, plain(err)))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, "", errors.Join(errs...)
+}
+
+func options(o *config.Fleet, at config.FleetStore, secure *tls.Config) *redis.Options {
+	host, _, _ := net.SplitHostPort(at.Address)
+	return &redis.Options{
+		Addr: at.Address, Username: o.User, Password: o.Password, Protocol: 2, DisableIdentity: true,
+		MaxRetries: -1, DialerRetries: 1, PoolSize: 1, ContextTimeoutEnabled: true,
+		DialTimeout: connectIn, ReadTimeout: answerIn, WriteTimeout: answerIn,
+		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
+			d := net.Dialer{Timeout: connectIn}
+			conn, err := d.DialContext(ctx, network, address)
+			if err != nil || !at.TLS {
+				return &guard{Conn: conn}, err
+			}
+			own := secure.Clone()
+			own.ServerName = host
+			t := tls.Client(conn, own)
+			if err := t.HandshakeContext(ctx); err != nil {
+				conn.Close()
+				return nil, err
+			}
+			return &guard{Conn: t}, nil
+		},
+	}
+}
+
+// errReplica is why a server is passed over.
+var errReplica = errors.New("it is a replica")
+
+// isPrimary says whether a server answers, and may be written to.
+func isPrimary(ctx context.Context, c *redis.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, connectIn)
+	defer cancel()
+	role, err := c.Do(ctx, "ROLE").Slice()
+	switch {
+	case err != nil:
+		return err
+	case len(role) == 0 || role[0] != "master":
+		return errReplica
+	}
+	return nil
+}
+
+// storeTLS are the authorities that vouch for the store, and the certificate it is shown. Files are
+// read anew for each connection, so that a certificate may be renewed.
+func storeTLS(o *config.Fleet) (*tls.Config, error) {
+	secure := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.TLSCAFile != "" {
+		text, err := os.ReadFile(o.TLSCAFile)
+		if err != nil {
+			return nil, err
+		}
+		if secure.RootCAs, err = x509.SystemCertPool(); err != nil {
+			secure.RootCAs = x509.NewCertPool()
+		}
+		secure.RootCAs.AppendCertsFromPEM(text)
+	}
+	if o.TLSCertFile != "" && o.KeyRefused == "" {
+		pair, err := tls.LoadX509KeyPair(o.TLSCertFile, o.TLSKeyFile)
+		if err != nil {
+			return nil, err
+		}
+		secure.Certificates = []tls.Certificate{pair}
+	}
+	return secure, nil
+}
+
+// plain is an error in one line of bounded length: a server may say anything.
+func plain(err error) error {
+	var refused redis.Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	text := refused.Error()
+	hint := ""
+	switch word, _, _ := strings.Cut(text, " "); word {
+	case "WRONGPASS", "NOAUTH":
+		hint = "; remedy: write the user and the password of the store's ACL into user and password_file of [fleet]"
+	case "NOPERM":
+		hint = "; remedy: " + ACLHint
+	case "READONLY", "MASTERDOWN":
+		hint = "; remedy: list its primary among servers of [fleet]"
+	case "NOREPLICAS":
+		hint = "; remedy: bring its replica back, or see min-replicas-to-write of the store"
+	}
+	return errors.New(printable(text) + hint)
+}
