@@ -119,13 +119,8 @@ func runInside(p preparation) (int, error) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return 0, fmt.Errorf("isolate: %w", err)
 		}
-		if err := BuildPrograms(dir); err != nil {
+		if err := p.build(dir, tmp); err != nil {
 			return 0, err
-		}
-		for _, ahead := range p.clocks {
-			if err := buildClock(dir, ahead); err != nil {
-				return 0, err
-			}
 		}
 		cmd.Env = append(cmd.Env, programsEnv+"="+dir)
 	}
@@ -175,6 +170,30 @@ func runInside(p preparation) (int, error) {
 		return 128 + int(ws.Signal()), nil
 	}
 	return cmd.ProcessState.ExitCode(), nil
+}
+
+// build builds the programs into dir. A signal meanwhile ends this program, and nothing of tmp is
+// left.
+func (p *preparation) build(dir, tmp string) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer close(signals)
+	defer signal.Stop(signals)
+	go func() {
+		if s, ok := <-signals; ok {
+			os.RemoveAll(tmp)
+			os.Exit(128 + int(s.(syscall.Signal)))
+		}
+	}()
+	if err := BuildPrograms(dir); err != nil {
+		return err
+	}
+	for _, ahead := range p.clocks {
+		if err := buildClock(dir, ahead); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func namespaces() (net, mnt string, err error) {
