@@ -17,9 +17,10 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 )
 
-// store is a redis-server on a machine of its own. It keeps nothing on disk of its own accord,
-// so one that is killed comes back empty, unless it is given a copy.
+// store is a redis-server, or where that is not a valkey-server, on a machine of its own. It keeps
+// nothing on disk of its own accord, so one that is killed comes back empty, unless it is given a copy.
 type store struct {
+	program string
 	machine *lab.Machine
 	dir     string
 	cmd     *exec.Cmd
@@ -28,8 +29,15 @@ type store struct {
 const storePort = 6379
 
 func newStore(m *lab.Machine) (*store, error) {
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		program, err = exec.LookPath("valkey-server")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the store: neither redis-server nor valkey-server is installed; remedy: apt-get install redis-server: %w", err)
+	}
 	dir, err := os.MkdirTemp("", "store-")
-	return &store{machine: m, dir: dir}, err
+	return &store{program: program, machine: m, dir: dir}, err
 }
 
 func (s *store) addr() string {
@@ -41,10 +49,10 @@ func (s *store) data() string { return filepath.Join(s.dir, "dump.rdb") }
 
 // start starts the store with what its data file has, or empty, and waits until it answers.
 func (s *store) start(ctx context.Context) error {
-	cmd := exec.Command("redis-server", "--port", strconv.Itoa(storePort), "--bind", s.machine.Addr.String(), "--protected-mode", "no",
+	cmd := exec.Command(s.program, "--port", strconv.Itoa(storePort), "--bind", s.machine.Addr.String(), "--protected-mode", "no",
 		"--dir", s.dir, "--save", "", "--appendonly", "no", "--logfile", s.log(), "--daemonize", "no")
 	if err := s.machine.Within(cmd.Start); err != nil {
-		return fmt.Errorf("start redis-server: %w", err)
+		return fmt.Errorf("start %s: %w", s.program, err)
 	}
 	s.cmd = cmd
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
