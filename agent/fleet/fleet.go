@@ -44,8 +44,11 @@ type Options struct {
 	Config    config.Fleet // in force until the agent ends
 	Directory string       // of the state file
 	Log       *slog.Logger
-	Boot      func() time.Duration // CLOCK_BOOTTIME; of tests: another
-	Store     Store                // of tests: in place of the servers
+	// Of tests: another clock than CLOCK_BOOTTIME, how often it is looked at (else each second),
+	// and what is called in place of the servers.
+	Boot  func() time.Duration
+	Look  time.Duration
+	Store Store
 }
 
 // Store executes calls.
@@ -109,6 +112,9 @@ func Boot() time.Duration {
 func Open(o Options) (*Fleet, error) {
 	if o.Boot == nil {
 		o.Boot = Boot
+	}
+	if o.Look == 0 {
+		o.Look = time.Second
 	}
 	f := &Fleet{o: o, store: o.Store, kick: make(chan struct{}, 1)}
 	m, err := lease.Open(filepath.Join(o.Directory, stateFile), lease.Options{
@@ -185,13 +191,13 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 			due = min(due, last+lease.Shortest)
 		}
 		if wait := due - f.o.Boot(); wait > 0 {
-			timer.Reset(min(wait, time.Second)) // a timer stands still while the host sleeps
+			timer.Reset(min(wait, f.o.Look)) // a timer stands still while the host sleeps
 			continue
 		}
 		f.asked.Store(false)
 		last = f.o.Boot()
 		f.renew(ctx, w)
-		timer.Reset(0)
+		timer.Reset(min(lease.Shortest, f.o.Look))
 	}
 }
 
@@ -214,7 +220,9 @@ func (f *Fleet) renew(ctx context.Context, w Work) {
 	})
 	f.member.Want(list)
 	before := f.member.Status()
-	if !f.call(ctx, f.member.Call()) {
+	c := f.member.Call()
+	w.Lent(false) // what the call gives up ends before the store hears of it
+	if !f.call(ctx, c) {
 		return
 	}
 	after := f.member.Status()
@@ -261,7 +269,7 @@ func (f *Fleet) call(ctx context.Context, c *lease.Call) bool {
 
 // watchEnd tells when a lease has ended, while a call may be under way.
 func (f *Fleet) watchEnd(ctx context.Context, w Work) {
-	timer := time.NewTimer(time.Second)
+	timer := time.NewTimer(f.o.Look)
 	defer timer.Stop()
 	var told time.Duration
 	for {
@@ -270,7 +278,7 @@ func (f *Fleet) watchEnd(ctx context.Context, w Work) {
 			return
 		case <-timer.C:
 		}
-		wait := time.Second
+		wait := f.o.Look
 		if end, ok := f.member.Ends(); ok && end != told {
 			if left := end - f.o.Boot(); left > 0 {
 				wait = min(wait, left)

@@ -1,0 +1,301 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/fleet/lease"
+	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/contrib/lab/leaks"
+)
+
+func TestMain(m *testing.M) { leaks.Main(m) }
+
+// twin is the store in memory, which a test can take away.
+type twin struct {
+	mu   sync.Mutex
+	of   lease.Store
+	away map[string]bool // nodes that do not reach it
+}
+
+var errAway = errors.New("connection refused")
+
+func (s *twin) Do(ctx context.Context, c *lease.Call) (*lease.Reply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away[c.Node] || s.away["*"] {
+		return nil, errAway
+	}
+	return s.of.Do(c), nil
+}
+
+func (s *twin) set(node string, away bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away[node] = away
+}
+
+// receiver takes connections of all nodes and fails the test where they are too many.
+type receiver struct {
+	t     *testing.T
+	limit int
+	mu    sync.Mutex
+	open  int
+}
+
+func (r *receiver) add(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open += n; r.open > r.limit && n > 0 {
+		r.t.Errorf("%d connections at a receiver that takes %d", r.open, r.limit)
+	}
+}
+
+// node is a fleet's node with a queue that has idle sessions alone.
+type node struct {
+	*Fleet
+	to    *receiver
+	floor bool
+	stop  func()
+
+	mu   sync.Mutex
+	want int
+	open int
+}
+
+const key = "queue/general/a.test"
+
+func newNode(t *testing.T, name, dir string, nodes int, to *receiver, o Options) *node {
+	o.Config.Name, o.Config.Node, o.Config.Nodes = "mail", name, config.Count(nodes)
+	o.Directory, o.Log = dir, slog.New(slog.DiscardHandler)
+	f, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{Fleet: f, to: to}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { n.Run(ctx, n.work()); close(done) }()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.to.add(-n.open)
+		n.open, n.want = 0, 0
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+func (n *node) work() Work {
+	return Work{
+		Wanted: func() ([]queue.Want, []queue.RateWant) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if n.want <= n.Floor(n.to.limit) {
+				return nil, nil
+			}
+			return []queue.Want{{Key: key, Limit: n.to.limit, Want: n.want}}, nil
+		},
+		Lent:    func(bool) { n.turn() },
+		Counted: func(time.Time, func(Count)) {},
+		Granted: func() {},
+	}
+}
+
+// turn has as many sessions as are wanted and may be used.
+func (n *node) turn() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	may := n.Sessions(key, n.to.limit)
+	for ; n.open > min(may, n.want); n.open-- {
+		n.to.add(-1)
+	}
+	for ; n.open < min(may, n.want); n.open++ {
+		n.to.add(1)
+	}
+}
+
+func (n *node) set(want int) {
+	n.mu.Lock()
+	n.want = want
+	n.mu.Unlock()
+	n.turn()
+	n.Ask()
+}
+
+func (n *node) sessions() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.open
+}
+
+// bubble has three nodes in a synctest bubble, at a receiver of a limit.
+func bubble(t *testing.T, limit int, test func(*receiver, *twin, []*node)) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		r := &receiver{t: t, limit: limit}
+		var nodes []*node
+		for _, name := range []string{"a", "b", "c"} {
+			nodes = append(nodes, newNode(t, name, t.TempDir(), 3, r, Options{Store: s, Boot: func() time.Duration { return time.Hour + time.Since(began) }}))
+		}
+		time.Sleep(2 * time.Minute)
+		test(r, s, nodes)
+	})
+}
+
+func wait(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func open(nodes []*node) (list [3]int) {
+	for i, n := range nodes {
+		list[i] = n.sessions()
+	}
+	return list
+}
+
+func TestNodesShareWhatAReceiverTakes(t *testing.T) {
+	t.Parallel()
+	bubble(t, 10, func(r *receiver, s *twin, nodes []*node) {
+		nodes[0].set(10)
+		wait(10 * time.Second)
+		if got := open(nodes); got != [3]int{4, 0, 0} && got[0] < 4 {
+			t.Errorf("%v where one node alone has mail", got) // the others' floors are never lent
+		}
+		nodes[1].set(10)
+		nodes[2].set(10)
+		wait(10 * time.Second)
+		if got := open(nodes); got[0]+got[1]+got[2] != 10 || min(got[0], got[1], got[2]) < 3 {
+			t.Errorf("%v where all have mail", got)
+		}
+		nodes[0].set(1)
+		wait(10 * time.Second)
+		if got := open(nodes); got[0] != 1 || got[1]+got[2] < 7 {
+			t.Errorf("%v when the first has little mail left", got)
+		}
+	})
+}
+
+func TestLeaseEndsWhileTheStoreIsAway(t *testing.T) {
+	t.Parallel()
+	bubble(t, 10, func(r *receiver, s *twin, nodes []*node) {
+		nodes[0].set(10)
+		wait(10 * time.Second)
+		before := nodes[0].sessions()
+		s.set("*", true)
+		wait(20 * time.Second)
+		if n := nodes[0].sessions(); n != before {
+			t.Errorf("%d sessions of %d while the lease runs", n, before)
+		}
+		st := nodes[0].Status()
+		if w := st.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is away since") || st.Runs <= 0 || st.Errors == 0 {
+			t.Errorf("%q, %+v", w, st)
+		}
+		wait(11 * time.Second)
+		if n := nodes[0].sessions(); n != 3 {
+			t.Errorf("%d sessions where the lease has ended, and the floor is 3", n)
+		}
+		nodes[1].set(10)
+		nodes[2].set(10)
+		wait(10 * time.Second)
+		if got := open(nodes); got != [3]int{3, 3, 3} {
+			t.Errorf("%v without a store", got)
+		}
+		// It comes back empty.
+		s.mu.Lock()
+		s.of = lease.Store{Run: "second"}
+		s.away["*"] = false
+		s.mu.Unlock()
+		wait(10 * time.Second)
+		if st := nodes[0].Status(); st.Away != nil || len(st.Warnings()) != 1 || !strings.Contains(st.Warnings()[0], "lends nothing more") {
+			t.Errorf("%q, %+v", st.Warnings(), st)
+		}
+		wait(time.Minute)
+		if got := open(nodes); got[0]+got[1]+got[2] != 10 {
+			t.Errorf("%v with a store that came back", got)
+		}
+		if st := nodes[0].Status(); len(st.Warnings()) > 0 {
+			t.Errorf("%q", st.Warnings())
+		}
+	})
+}
+
+func TestStoppedNodeKeepsItsFloorUntilItIsForgotten(t *testing.T) {
+	t.Parallel()
+	bubble(t, 12, func(r *receiver, s *twin, nodes []*node) {
+		for _, n := range nodes {
+			n.set(12)
+		}
+		wait(10 * time.Second)
+		nodes[2].stop()
+		wait(5 * time.Minute)
+		if got := open(nodes); got != [3]int{4, 4, 0} {
+			t.Errorf("%v, of which the floors are 4", got)
+		}
+		if err := nodes[0].Forget("x"); err == nil || !strings.Contains(err.Error(), "; remedy: ") {
+			t.Errorf("forget nobody: %v", err)
+		}
+		if err := nodes[0].Forget("a"); err == nil {
+			t.Error("a node forgets itself")
+		}
+		if err := nodes[0].Forget("c"); err != nil {
+			t.Fatal(err)
+		}
+		wait(5 * time.Minute)
+		if m := nodes[0].Status().Table.Members; len(m) != 2 {
+			t.Errorf("members %v", m)
+		}
+	})
+}
+
+func TestNodeLeaves(t *testing.T) {
+	t.Parallel()
+	bubble(t, 12, func(r *receiver, s *twin, nodes []*node) {
+		for _, n := range nodes {
+			n.set(12)
+		}
+		wait(10 * time.Second)
+		if err := nodes[2].Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		nodes[2].turn()
+		wait(10 * time.Second)
+		if n := nodes[2].sessions(); n != 0 {
+			t.Errorf("%d sessions of one who left", n)
+		}
+		st := nodes[2].Status()
+		if !st.Left || len(st.Warnings()) != 1 {
+			t.Errorf("%+v", st)
+		}
+		if m := nodes[0].Status().Table.Members; fmt.Sprint(m) != "[a b]" {
+			t.Errorf("members %v", m)
+		}
+	})
+}
+
+// A node that more is wanted of asks at once, but not more than five times a second.
+func TestAsksAreBounded(t *testing.T) {
+	t.Parallel()
+	bubble(t, 10, func(r *receiver, s *twin, nodes []*node) {
+		before := nodes[0].Status().Calls
+		for range 1000 {
+			nodes[0].Ask()
+			wait(10 * time.Millisecond)
+		}
+		if n := nodes[0].Status().Calls - before; n < 40 || n > 51 {
+			t.Errorf("%d calls in 10 s", n)
+		}
+	})
+}

@@ -1,0 +1,291 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/fleet/lease"
+)
+
+// server is a real redis-server of the test, on loopback.
+type server struct {
+	t       *testing.T
+	address string
+	args    []string
+	process *exec.Cmd
+}
+
+func startServer(t *testing.T, args ...string) *server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, address: l.Addr().String(), args: args}
+	l.Close()
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.address)
+	args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.t.TempDir()}, s.args...)
+	s.process = exec.Command("redis-server", args...)
+	if err := s.process.Start(); err != nil {
+		s.t.Fatalf("%v: make deps installs redis-server", err)
+	}
+	for {
+		conn, err := net.Dial("tcp", s.address)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if s.t.Context().Err() != nil {
+			s.t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (s *server) kill() {
+	if s.process != nil {
+		s.process.Process.Kill()
+		s.process.Wait() // of its status is known that it was killed
+		s.process = nil
+	}
+}
+
+func (s *server) do(args ...any) any {
+	s.t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: s.address, Protocol: 2, DisableIdentity: true})
+	defer c.Close()
+	v, err := c.Do(context.Background(), args...).Result()
+	if err != nil {
+		s.t.Fatalf("%v: %v", args, err)
+	}
+	return v
+}
+
+// quick is a clock that goes so fast that a lease takes two seconds.
+func quick() func() time.Duration {
+	began := time.Now()
+	return func() time.Duration { return time.Hour + 15*time.Since(began) }
+}
+
+// until waits until something is so; the test's own deadline ends it.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for !is() {
+		if t.Context().Err() != nil {
+			t.Fatalf("%s never came", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestFleetOfARealStore(t *testing.T) {
+	t.Parallel()
+	dead := startServer(t)
+	s := startServer(t)
+	replica := startServer(t, "--replicaof", strings.Replace(s.address, ":", " ", 1))
+	user := strings.Fields(strings.NewReplacer(">PASSWORD", ">geheim").Replace(ACLHint))
+	var acl []any
+	for _, w := range user {
+		acl = append(acl, w)
+	}
+	s.do(acl...)
+	dead.kill()
+	r := &receiver{t: t, limit: 10}
+	var nodes []*node
+	for _, name := range []string{"a", "b"} {
+		nodes = append(nodes, newNode(t, name, t.TempDir(), 2, r, Options{Boot: quick(), Look: 10 * time.Millisecond, Config: config.Fleet{
+			User: "millrace", Password: "geheim", Stores: []config.FleetStore{{Address: dead.address}, {Address: replica.address}, {Address: s.address}},
+		}}))
+	}
+	until(t, "the store", func() bool { return nodes[0].Status().Calls > 0 })
+	if at := nodes[0].Status().Server; at != s.address {
+		t.Errorf("the store is %s, of which %s is down, %s a replica, %s the primary", at, dead.address, replica.address, s.address)
+	}
+	nodes[0].set(10)
+	nodes[1].set(10)
+	until(t, "all in use", func() bool { return nodes[0].sessions()+nodes[1].sessions() == 10 })
+	s.kill()
+	until(t, "the end of the leases", func() bool { return nodes[0].Status().Runs == 0 && nodes[1].Status().Runs == 0 })
+	nodes[0].turn()
+	if n := nodes[0].sessions(); n != 5 || nodes[0].Status().Away == nil {
+		t.Errorf("%d sessions without a store, of a floor of 5", n)
+	}
+	s.start() // empty, and without the user
+	until(t, "a refusal", func() bool {
+		why := nodes[0].Status().Away
+		return why != nil && strings.Contains(why.Error(), "WRONGPASS") && strings.Contains(why.Error(), "; remedy: write the user")
+	})
+	s.do("ACL", "SETUSER", "millrace", "on", ">geheim", "-@all", "+hello", "+auth", "+role")
+	until(t, "a refusal", func() bool {
+		why := nodes[0].Status().Away
+		return why != nil && strings.Contains(why.Error(), "NOPERM") && strings.Contains(why.Error(), ACLHint)
+	})
+	s.do(acl...)
+	until(t, "the store", func() bool { st := nodes[0].Status(); return st.Away == nil && st.Why == "" })
+	until(t, "all in use", func() bool { return nodes[0].sessions()+nodes[1].sessions() == 10 })
+}
+
+// A store that says anything but what it should, or nothing, is away. Nothing else comes of it.
+func TestStoreThatTalksNonsense(t *testing.T) {
+	t.Parallel()
+	for name, says := range map[string]string{
+		"a length":     "$99999999999\r\n",
+		"a long list":  "*99999999\r\n",
+		"nested lists": strings.Repeat("*1\r\n", 10_000),
+		"a banner":     "220 mail.example.com ESMTP\r\n",
+		"a long error": "-" + strings.Repeat("x", 1<<20),
+		"binary":       "\x16\x03\x01\x02",
+		"a push":       ">99999999\r\n",
+		"half":         "*3\r\n$6\r\nmas",
+		"the end":      "",
+		"other types":  "*1\r\n:5\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer conn.Close()
+						var b [512]byte
+						for {
+							if _, err := conn.Read(b[:]); err != nil {
+								return
+							}
+							if io.WriteString(conn, says); says == "" {
+								return
+							}
+						}
+					}()
+				}
+			}()
+			st := &store{o: &config.Fleet{Stores: []config.FleetStore{{Address: l.Addr().String()}}}, script: redis.NewScript(lease.Script)}
+			if _, err := st.Do(t.Context(), &lease.Call{Fleet: "mail", Node: "a"}); err == nil || len(err.Error()) > 2000 {
+				t.Errorf("%.100v", err)
+			}
+		})
+	}
+}
+
+// A store that hangs costs a call its deadline, and the next server is asked.
+func TestStoreThatHangs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0") // and nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	st := &store{o: &config.Fleet{Stores: []config.FleetStore{{Address: l.Addr().String()}, {Address: s.address}}}, script: redis.NewScript(lease.Script)}
+	defer st.close()
+	r, err := st.Do(t.Context(), &lease.Call{Fleet: "mail", Node: "a", N: 1})
+	if err != nil || r.Why != lease.Hello || st.server != s.address {
+		t.Errorf("%+v, %v", r, err)
+	}
+	s.do("CLIENT", "PAUSE", 20_000, "ALL")
+	if _, err := st.Do(t.Context(), &lease.Call{Fleet: "mail", Node: "a", N: 2}); err == nil {
+		t.Error("a store that is paused answers")
+	}
+}
+
+func TestGuardPassesWhatRedisSays(t *testing.T) {
+	t.Parallel()
+	const good = "+OK\r\n-ERR no\r\n:5\r\n$-1\r\n*-1\r\n$0\r\n\r\n$5\r\na\r\n*9\r\n*2\r\n*0\r\n$1\r\nx\r\n"
+	for _, size := range []int{1, 3, 1000} {
+		a, b := net.Pipe()
+		go func() {
+			for part := range bytes.SplitSeq([]byte(good), []byte("|")) {
+				for len(part) > 0 {
+					n := min(size, len(part))
+					b.Write(part[:n])
+					part = part[n:]
+				}
+			}
+			b.Close()
+		}()
+		got, err := io.ReadAll(&guard{Conn: a})
+		if string(got) != good || err != nil {
+			t.Errorf("by %d: %q, %v", size, got, err)
+		}
+	}
+}
+
+// BenchmarkRenewal is a call for 10,000 sites of which more is wanted than the floor, with a real
+// store: one every five seconds.
+func BenchmarkRenewal(b *testing.B) {
+	for _, sites := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(sites), func(b *testing.B) { benchmarkRenewal(b, sites) })
+	}
+}
+
+func benchmarkRenewal(b *testing.B, sites int) {
+	dir := b.TempDir()
+	address := filepath.Join(dir, "unused")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	address = l.Addr().String()
+	l.Close()
+	_, port, _ := net.SplitHostPort(address)
+	process := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", dir)
+	process.Stdout = os.Stderr
+	if err := process.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { process.Process.Kill(); process.Wait() }()
+	m, err := lease.Open(filepath.Join(dir, "state"), lease.Options{Fleet: "mail", Node: "a", Nodes: 1, Boot: Boot, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	st := &store{o: &config.Fleet{Stores: []config.FleetStore{{Address: address}}}, script: redis.NewScript(lease.Script)}
+	defer st.close()
+	var list []lease.Demand
+	for i := range sites {
+		list = append(list, lease.Demand{Key: fmt.Sprintf("queue/general/receiver%d.example", i), Kind: lease.Sessions, Limit: 20, Want: 40})
+	}
+	renew := func() error {
+		m.Want(list)
+		c := m.Call()
+		r, err := st.Do(context.Background(), c)
+		m.Done(c, r, err)
+		return err
+	}
+	for renew() != nil || m.Status().Table.Version == "" {
+		time.Sleep(50 * time.Millisecond)
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		if err := renew(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
