@@ -33,14 +33,14 @@ func (w *world) loseStore(ctx context.Context) error {
 	if err := w.ready(ctx); err != nil {
 		return err
 	}
-	// The copy that the store will fail over to is of a time when a had all of one receiver.
+	// The copy that the store will fail over to is of a time when a had all that is lent of one receiver.
 	a, c := w.nodes[0], w.nodes[2]
 	if n := a.waiting(w.traffic, moving.name); n < 300 {
 		if err := a.give(ctx, &w.sent, moving.name, 300-n); err != nil {
 			return err
 		}
 	}
-	w.await(ctx, rampUp, func() bool { return w.traffic.connections(a.name, moving.name) >= moving.limit })
+	w.await(ctx, rampUp, func() bool { return w.traffic.connections(a.name, moving.name) > moving.limit/2 })
 	if err := w.store.copy(); err != nil {
 		return err
 	}
@@ -85,11 +85,16 @@ func (w *world) loseStore(ctx context.Context) error {
 	}
 	w.recovered(ctx, "store paused", began)
 
-	// Meanwhile a's mail for the receiver of the copy is out, or nearly so, and c has all of it.
+	// Now a has no mail for the receiver of the copy, and c has what is lent of it. Then a wants what
+	// it had by the copy.
+	w.await(ctx, rampUp, func() bool { return a.waiting(w.traffic, moving.name) == 0 })
 	if err := c.give(ctx, &w.sent, moving.name, 500); err != nil {
 		return err
 	}
 	w.await(ctx, rampUp, func() bool { return w.traffic.connections(c.name, moving.name) > moving.limit/2 })
+	if err := a.give(ctx, &w.sent, moving.name, 100); err != nil {
+		return err
+	}
 	w.say("The store fails over to the copy of before. Now: %s.", w.shares(moving))
 	began = w.traffic.now()
 	w.store.kill()

@@ -105,35 +105,35 @@ func (w *world) alone(ctx context.Context) error {
 }
 
 // demand moves the demand for one receiver: all of it is a's, then c has some too, and then c
-// has none again.
+// has none again. Floors are lent to nobody, so what moves is what is above them.
 func (w *world) demand(ctx context.Context) error {
 	const within = 10 * time.Second
 	a, c := w.nodes[0], w.nodes[2]
 	r := moving
+	floor := r.limit / fleetSize
 	open := func(n *node) int { return w.traffic.connections(n.name, r.name) }
-	if err := a.give(ctx, &w.sent, r.name, 600); err != nil {
+	if err := a.give(ctx, &w.sent, r.name, 400); err != nil {
 		return err
 	}
-	// A controller that has never met the receiver grows by its replies, in a fleet or not: what
-	// is measured of the fleet begins when a node has connections.
-	took, ok := w.await(ctx, rampUp, func() bool { return open(a) >= r.limit })
-	w.claim("demand", ok, "who alone has mail gets the whole limit", "%s after %.1f s, its own growth in it", w.shares(r), took.Seconds())
+	// A controller that has never met the receiver grows by its replies, in a fleet or not.
+	alone := r.limit - (fleetSize-1)*floor
+	took, ok := w.await(ctx, rampUp, func() bool { return open(a) >= alone })
+	w.claim("demand", ok, fmt.Sprintf("limit %d: who alone has mail gets all but the others' floors, %d", r.limit, alone), "%s after %.1f s, its own growth in it", w.shares(r), took.Seconds())
 	if err := sleep(ctx, 5*time.Second); err != nil {
 		return err
 	}
-	w.say("  c gets mail for a receiver of 10, of which a has all connections")
-	const some = 120
+	w.say("  c gets mail for a receiver of %d, of which a has all that is lent", r.limit)
+	const some = 40
 	if err := c.give(ctx, &w.sent, r.name, some); err != nil {
 		return err
 	}
-	half := r.limit / 2
-	took, ok = w.await(ctx, rampUp, func() bool { return open(c) >= half-1 && open(a) <= half+1 })
+	took, ok = w.await(ctx, rampUp, func() bool { return open(c) > floor && open(a) < alone })
 	w.claim("demand", ok && took <= within, "shares follow new demand within 10 s", "%s after %.1f s", w.shares(r), took.Seconds())
 	if _, ok := w.await(ctx, rampUp, func() bool { return c.waiting(w.traffic, r.name) == 0 }); !ok {
 		return fmt.Errorf("c's %d messages for %s are not out: %d wait", some, r.name, c.waiting(w.traffic, r.name))
 	}
 	gone := w.traffic.last(c.name, r.name)
-	_, ok = w.await(ctx, rampUp, func() bool { return open(a) >= r.limit-1 })
+	_, ok = w.await(ctx, rampUp, func() bool { return open(a) >= alone })
 	took = w.traffic.now() - gone
 	w.claim("demand", ok && took <= within, "what nobody wants any more goes back within 10 s", "%s after %.1f s", w.shares(r), took.Seconds())
 	return nil

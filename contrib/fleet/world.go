@@ -35,8 +35,9 @@ var (
 	two   = receiver{"two", 2, 60}
 	ten   = receiver{"ten", 10, 250}
 	forty = receiver{"forty", 40, 900}
-	// What is for this one is given by hand, so that demand moves.
-	moving = receiver{"moving", 10, 0}
+	// What is for this one is given by hand, so that demand moves: beyond three floors of 1 there
+	// are 2 to lend.
+	moving = receiver{"moving", 5, 0}
 
 	receivers = []receiver{two, ten, forty, moving}
 	steady    = []receiver{two, ten, forty}
