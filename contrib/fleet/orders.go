@@ -71,14 +71,16 @@ func (w *world) loseNode(ctx context.Context) error {
 	}
 	a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
 	w.crashed += w.traffic.openOf(c.name)
-	w.say("Node c's machine dies: kill -9, and its cable is out. %s.", w.shares(forty))
+	w.say("Node c's machine dies: kill -9, and then its cable is out. %s.", w.shares(forty))
 	began := w.traffic.now()
-	// Its connections are open at the receivers, who have not heard of its end.
-	w.traffic.excuse(excuse{node: c.name, at: began, until: began + time.Hour})
+	c.millrace.Agent.Kill()
+	// The receivers hear the end of its connections: how long they would keep dead ones is their own affair.
+	if _, ok := w.await(ctx, 10*time.Second, func() bool { return w.traffic.openOf(c.name) == 0 }); !ok {
+		return fmt.Errorf("%d connections of a killed node are open", w.traffic.openOf(c.name))
+	}
 	if err := c.machine.Unplug(ctx); err != nil {
 		return err
 	}
-	c.millrace.Agent.Kill()
 	w.feed(ctx, []*node{a, b}, steady...)
 	if err := w.watch(ctx, lease+5*time.Second, ten, forty); err != nil {
 		return err
