@@ -37,14 +37,23 @@ deps:
 	command -v promtool >/dev/null || contrib/lab/deps/unpack prometheus prometheus
 
 # -count=1: some tests run programs that they build themselves, which the test
-# cache does not see. contrib/e2e waits most of the time, so it begins first and has
-# the others beside it.
-EVERYTHING = ./contrib/e2e ./...
+# cache does not see. -vet=off: go vet looks for all that go test would look for, and more.
+TEST = $(GO) test -count=1 -vet=off -p $(AT_ONCE)
+
+# Of the longest packages some wait for much of their time, so they begin first and have the others
+# beside them, one more at once than there are cores.
+AT_ONCE = $$(( $$(nproc) + 1 ))
+LONGEST = ./contrib/e2e ./agent ./contrib/bench ./contrib/soak
+
+# What has one goroutine cannot race, and make race leaves it out; agent/race_test.go looks
+# whether it has.
+ONE_GOROUTINE = agent/address agent/config agent/durable agent/elastic agent/feedback agent/pools agent/printable agent/route/dane agent/slots agent/windows contrib/lab/plot contrib/threats packaging/man
+RACING = $(or $(filter-out $(addprefix %/millrace/,$(ONE_GOROUTINE)),$(shell $(GO) list ./...)),$(error $(GO) list names no packages))
 
 test: deps
 	$(GO) vet ./...
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt: $$files" >&2; exit 1; }
-	$(GO) test -count=1 -timeout 10m $(EVERYTHING)
+	$(TEST) -timeout 10m $(LONGEST) ./...
 
 # 5,000 messages through a private Postfix, both daemons and an internet that
 # is not there, with the account of it at the end.
@@ -61,10 +70,10 @@ lint:
 
 # The tests again with the race detector, in them and in the programs they run. Files with
 # the build constraint !race have what one goroutine does alone: simulations, measurements,
-# shells that call the command.
+# shells that call the command. Vetting is make lint's.
 race: deps
 	contrib/lab/deps/install $(RACE_PACKAGES)
-	LAB_RACE=1 $(GO) test -count=1 -race -timeout 20m $(EVERYTHING)
+	LAB_RACE=1 $(TEST) -race -timeout 20m $(LONGEST) $(RACING)
 
 # Fuzzing for a while, and the tests with the build tag "long".
 long: deps

@@ -21,6 +21,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/agent/trace"
+	"github.com/millrace/millrace/contrib/lab/abreast"
 	"github.com/millrace/millrace/contrib/lab/leaks"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/sink"
@@ -31,6 +32,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asAgent) != "" {
 		runApart()
 	}
+	abreast.Wait() // for timers and receivers: two at once they took 183 s and more, with 88 s of CPU time
 	leaks.Main(m)
 }
 

@@ -4,15 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"regexp"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +18,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/contrib/lab"
+	"github.com/millrace/millrace/contrib/lab/abreast"
 	"github.com/millrace/millrace/contrib/lab/ledger"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/rig"
@@ -29,14 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	// Most of their time these tests wait for a Postfix, and more of them wait at once without
-	// harm: on two cores six take half the time of two.
-	if n := flag.Lookup("test.parallel"); n.Value.String() == n.DefValue {
-		if err := n.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0))); err != nil {
-			panic(err)
-		}
-	}
+	abreast.Wait() // for a Postfix: on two cores six take half the time of two
 	tidy.Main(m, lab.WithPrograms)
 }
 
