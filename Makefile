@@ -10,7 +10,7 @@ VULNDB   ?= https://vuln.go.dev
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs sqlite3 groff chromium pflogsumm tmux zsh fish swaks msmtp redis-server
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs sqlite3 groff chromium pflogsumm tmux zsh fish swaks msmtp iproute2 redis-server
 # What the tests with the build tag "long" add to that.
 LONG_PACKAGES = nodejs node-nodemailer php-cli libphp-phpmailer
 RACE_PACKAGES = gcc libc6-dev

@@ -82,9 +82,6 @@ func (w *Wire) Plug(ctx context.Context, name string, addr netip.Addr) (_ *Machi
 	if n.namespace, err = newNamespace(); err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	w.machines = append(w.machines, n)
-	w.mu.Unlock()
 	// An ip(8) that gets a path opens it: the namespace needs no name in /run/netns, which is the
 	// host's.
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.namespace.Fd())
@@ -93,8 +90,11 @@ func (w *Wire) Plug(ctx context.Context, name string, addr netip.Addr) (_ *Machi
 		ip(ctx, "link", "set", n.outer, "master", w.bridge, "up"),
 	)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, n.namespace.Close())
 	}
+	w.mu.Lock()
+	w.machines = append(w.machines, n)
+	w.mu.Unlock()
 	return n, n.Within(func() error {
 		return errors.Join(
 			loopbackUp(),
@@ -110,39 +110,44 @@ func hardwareOf(addr netip.Addr) string {
 	return fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])
 }
 
+// onThread runs f on a thread of its own, which ends with it: f may change what the thread sees. It
+// is never the first one, which does not end, and by which /proc/self goes.
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			done <- f()
+			return // with the lock: the thread ends
+		}
+		defer runtime.UnlockOSThread() // while this goroutine has the first thread, the next has another
+		done <- onThread(f)
+	}()
+	return <-done
+}
+
 // newNamespace makes a network namespace, which lives as long as the file is open or a program
 // is in it.
 func newNamespace() (file *os.File, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // the thread ends with the goroutine, as it is in another network now
-		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			err = os.NewSyscallError("unshare", err)
-			return
+	err = onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("unshare", err)
 		}
 		file, err = os.Open("/proc/thread-self/ns/net")
-	}()
-	<-done
+		return err
+	})
 	return file, err
 }
 
 // Within runs f on a thread that is in the network: sockets that it opens and programs that it
 // starts are there. Goroutines that it starts are not.
 func (n *Machine) Within(f func() error) error {
-	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err = unix.Setns(int(n.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			err = os.NewSyscallError("setns", err)
-			return
+	return onThread(func() error {
+		if err := unix.Setns(int(n.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns", err)
 		}
-		err = f()
-	}()
-	<-done
-	return err
+		return f()
+	})
 }
 
 // Cut loses all that the machine and another one on the wire send each other, in silence, as a
