@@ -180,7 +180,7 @@ func (t *traffic) peak(receiver string, limit int, from, to time.Duration) peak 
 		if c.receiver != receiver || c.to < from || c.from > to {
 			continue
 		}
-		moments = append(moments, moment{c.from, 1, c})
+		moments = append(moments, moment{max(c.from, from), 1, c}) // those that are open at its beginning, too
 		if c.to < math.MaxInt64 {
 			moments = append(moments, moment{c.to, -1, c})
 		}
@@ -203,7 +203,7 @@ func (t *traffic) peak(receiver string, limit int, from, to time.Duration) peak 
 		if m.at < from || m.at > to {
 			continue
 		}
-		if m.c.turnedAway {
+		if m.c.turnedAway && m.c.from >= from {
 			p.refusals++
 		}
 		p.most = max(p.most, len(open))
