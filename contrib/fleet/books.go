@@ -58,6 +58,9 @@ func (w *world) drain(ctx context.Context, nodes ...*node) error {
 func (w *world) books(ctx context.Context) error {
 	w.halt()
 	w.wake()
+	for _, n := range w.nodes { // a pause that could not be taken off where it should have been
+		_, _ = n.command(ctx, "resume", "--user", mallory)
+	}
 	w.say("No more mail comes; the receivers answer at once now, and what waits goes out.")
 	began := w.traffic.now()
 	if err := w.drain(ctx, w.nodes...); err != nil {

@@ -114,7 +114,8 @@ func (n *node) command(ctx context.Context, args ...string) (string, error) {
 	err := n.machine.Within(cmd.Run)
 	said := strings.TrimSpace(out.String())
 	if err != nil {
-		err = fmt.Errorf("%s: millrace %s: %w: %s", n.name, strings.Join(args, " "), err, said)
+		lines := strings.Split(said, "\n") // the last one says what is wrong
+		err = fmt.Errorf("%s: millrace %s: %w: %s", n.name, strings.Join(args, " "), err, lines[len(lines)-1])
 	}
 	return said, err
 }
