@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -107,7 +110,7 @@ func (w *world) loseNode(ctx context.Context) error {
 	}
 	w.halt()
 	w.say("Node b is to be taken out of service: millrace move --to a --all. It has %d recipients.", before)
-	said, err := b.command(ctx, "move", "--to", a.name, "--all")
+	said, err := b.command(ctx, "move", "--to", a.name, "--all", "--yes")
 	if err != nil {
 		w.claim("lose", false, "millrace move brings b's mail to a", "not built: %v", err)
 	} else {
@@ -126,7 +129,11 @@ func (w *world) loseNode(ctx context.Context) error {
 	}
 	w.limits("lose", began, w.traffic.now(), steady...)
 
-	w.say("Node c's machine comes back, with its disk.")
+	w.say("Node c's machine comes back, with its disk; as a node that was forgotten, without its fleet.json.")
+	known := filepath.Join(filepath.Dir(c.millrace.Config()), "state", "fleet.json")
+	if err := os.Remove(known); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	if err := w.wire.Replug(ctx, c.machine); err != nil {
 		return err
 	}
