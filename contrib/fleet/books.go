@@ -63,8 +63,10 @@ func (w *world) books(ctx context.Context) error {
 	}
 	w.say("No more mail comes; the receivers answer at once now, and what waits goes out.")
 	began := w.traffic.now()
+	lost := "lost"
 	if err := w.drain(ctx, w.nodes...); err != nil {
 		w.claim("books", false, "all mail leaves the queues", "%v", err)
+		lost = "lost or still queued"
 	}
 	w.limits("books", began, w.traffic.now(), ten, forty)
 	w.fed.Lock()
@@ -75,7 +77,7 @@ func (w *world) books(ctx context.Context) error {
 	}
 	received := w.Internet.Ledger()
 	report := ledger.Compare(&w.sent, received)
-	w.claim("books", len(report.Lost) == 0 && report.Sent > 0, "nothing is lost", "%d sent, %d received, lost %d", report.Sent, report.Received, len(report.Lost))
+	w.claim("books", len(report.Lost) == 0 && report.Sent > 0, "nothing is lost", "%d sent, %d received, %s %d", report.Sent, report.Received, lost, len(report.Lost))
 	w.claim("books", len(report.Altered)+len(report.Stray) == 0, "nothing is altered, nothing comes that was not sent", "altered %d, stray %d", len(report.Altered), len(report.Stray))
 	w.traffic.mu.Lock()
 	arrivals := slices.Clone(w.traffic.arrivals)

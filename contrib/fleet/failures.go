@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -11,7 +12,7 @@ import (
 // are held against.
 const (
 	lease    = 30 * time.Second
-	recovery = 45 * time.Second
+	recovery = 75 * time.Second
 )
 
 // ready has mail flow from all nodes at the limits.
@@ -49,7 +50,7 @@ func (w *world) loseStore(ctx context.Context) error {
 	w.say("The store is killed.")
 	began := w.traffic.now()
 	w.store.kill()
-	if err := w.watch(ctx, lease+15*time.Second, ten, forty); err != nil {
+	if err := w.watch(ctx, lease+12*time.Second, ten, forty); err != nil {
 		return err
 	}
 	w.limits("store killed", began, w.traffic.now(), steady...)
@@ -67,10 +68,9 @@ func (w *world) loseStore(ctx context.Context) error {
 	if err := w.store.start(ctx); err != nil {
 		return err
 	}
-	if err := w.watch(ctx, recovery, steady...); err != nil {
+	if err := w.recovered(ctx, "store empty", began, steady...); err != nil {
 		return err
 	}
-	w.recovered(ctx, "store empty", began)
 
 	w.say("The store stands still for 40 s.")
 	began = w.traffic.now()
@@ -83,7 +83,9 @@ func (w *world) loseStore(ctx context.Context) error {
 	if err := w.store.signal(syscall.SIGCONT); err != nil {
 		return err
 	}
-	w.recovered(ctx, "store paused", began)
+	if err := w.recovered(ctx, "store paused", began, steady...); err != nil {
+		return err
+	}
 
 	// Now a has no mail for the receiver of the copy, and c has what is lent of it. Then a wants what
 	// it had by the copy.
@@ -104,27 +106,47 @@ func (w *world) loseStore(ctx context.Context) error {
 	if err := w.store.start(ctx); err != nil {
 		return err
 	}
-	if err := w.watch(ctx, recovery, ten, moving); err != nil {
-		return err
-	}
-	w.limits("old copy", began, w.traffic.now(), moving)
-	w.recovered(ctx, "old copy", began)
-	return nil
+	return w.recovered(ctx, "old copy", began, receivers...)
 }
 
 // pace is how long a message takes at a receiver, about, in seconds: its own time, and the flights of
 // commands.
 const pace = 1.04
 
-// recovered claims that limits were kept since began, and that goodput comes back.
-func (w *world) recovered(ctx context.Context, part string, began time.Duration) {
-	_, ok := w.await(ctx, recovery, func() bool {
-		now := w.traffic.now()
-		return w.traffic.goodput(ten.name, now-4*time.Second, now) >= 0.9*float64(ten.limit)/pace &&
-			w.traffic.goodput(forty.name, now-4*time.Second, now) >= 0.9*float64(forty.limit)/pace
-	})
-	w.limits(part, began, w.traffic.now(), steady...)
-	w.claim(part, ok, "all of the limits is used again", "%.0f s after it began; %s, %s", (w.traffic.now() - began).Seconds(), w.shares(ten), w.shares(forty))
+// recovered waits until all of the limits that all nodes want is used again, and claims that, and that
+// limits were kept since began.
+func (w *world) recovered(ctx context.Context, part string, began time.Duration, list ...receiver) error {
+	held := time.Duration(0) // since when all of it is used
+	ok := false
+	for from := w.traffic.now(); !ok && w.traffic.now()-from < recovery; {
+		if err := w.watch(ctx, 5*time.Second); err != nil {
+			return err
+		}
+		full := true
+		for _, r := range steady {
+			full = full && w.traffic.connections("", r.name) >= r.limit-r.limit/20
+		}
+		switch now := w.traffic.now(); {
+		case !full:
+			held = 0
+		case held == 0:
+			held = now
+		default:
+			ok = now-held >= 10*time.Second
+		}
+	}
+	now := w.traffic.now()
+	w.limits(part, began, now, list...)
+	var shares []string
+	for _, r := range steady {
+		shares = append(shares, w.shares(r))
+	}
+	after := "never"
+	if ok {
+		after = fmt.Sprintf("%.0f s after it began", (held - began).Seconds())
+	}
+	w.claim(part, ok, "all of the limits is used again", "%s; %s", after, strings.Join(shares, "; "))
+	return nil
 }
 
 // stopNode has one node stand still for two minutes, and cuts another one off from the store
@@ -173,9 +195,5 @@ func (w *world) stopNode(ctx context.Context) error {
 	if err := c.millrace.Agent.Signal(syscall.SIGCONT); err != nil {
 		return err
 	}
-	if err := w.watch(ctx, 15*time.Second, ten, forty); err != nil {
-		return err
-	}
-	w.recovered(ctx, "stop", began)
-	return nil
+	return w.recovered(ctx, "stop", began, steady...)
 }

@@ -53,7 +53,7 @@ func main() {
 	f.StringVar(&chosen, "parts", "", "`names` of the parts to show, of "+strings.Join(names(), ",")+" (default all)")
 	f.BoolVar(&s.apart, "apart", false, "the nodes know nothing of each other; shows that the lab finds what it looks for, and fails")
 	f.BoolVar(&s.clocks, "clocks", true, "the nodes' clocks are five minutes apart; without it all have the machine's")
-	f.DurationVar(&s.measure, "measure", 125*time.Second, "`time` over which the goodput of three nodes is measured; below 2m no turn at the smallest limit need fall into it")
+	f.DurationVar(&s.measure, "measure", 100*time.Second, "`time` over which the goodput of three nodes is measured; it begins half a minute after the store does, and the first turn at the smallest limit comes after two minutes")
 	f.DurationVar(&s.timeout, "timeout", 20*time.Minute, "give up after this `time`")
 	f.StringVar(&s.evidence, "evidence", "fleet-evidence", "`directory` for the logs of a run that failed")
 	if err := f.Parse(os.Args[1:]); errors.Is(err, flag.ErrHelp) {

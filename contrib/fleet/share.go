@@ -14,7 +14,7 @@ var wanted = map[int]float64{2: 0.85, 10: 0.95, 40: 0.95}
 
 const (
 	rampUp   = 90 * time.Second // in which sessions must have grown to the limit
-	loneTime = 30 * time.Second // over which one node's goodput is measured
+	loneTime = 25 * time.Second // over which one node's goodput is measured
 )
 
 // share measures what one node makes of the receivers, and then that three make as much of them

@@ -264,7 +264,7 @@ func (w *world) shares(r receiver) string {
 	return fmt.Sprintf("%s: %s, together %d of %d", r.name, b.String(), sum, r.limit)
 }
 
-// watch waits for a time, and says every 15 s who has how many connections.
+// watch waits for a time, and says every 15 s who has how many connections at the receivers.
 func (w *world) watch(ctx context.Context, d time.Duration, list ...receiver) error {
 	for end := time.Now().Add(d); ; {
 		left := time.Until(end)
@@ -278,7 +278,9 @@ func (w *world) watch(ctx context.Context, d time.Duration, list ...receiver) er
 		for _, r := range list {
 			b = append(b, w.shares(r))
 		}
-		w.say("  %s", strings.Join(b, "; "))
+		if len(b) > 0 {
+			w.say("  %s", strings.Join(b, "; "))
+		}
 	}
 }
 
