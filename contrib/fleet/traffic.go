@@ -244,3 +244,18 @@ func (t *traffic) openOf(node string) int {
 	}
 	return n
 }
+
+// csv lists all connections.
+func (t *traffic) csv() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := []byte("receiver,node,from,to,turned_away\n")
+	for _, c := range t.list {
+		to := ""
+		if c.to < math.MaxInt64 {
+			to = fmt.Sprintf("%.3f", c.to.Seconds())
+		}
+		b = fmt.Appendf(b, "%s,%s,%.3f,%s,%v\n", c.receiver, c.node, c.from.Seconds(), to, c.turnedAway)
+	}
+	return b
+}

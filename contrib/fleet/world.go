@@ -284,7 +284,7 @@ func (w *world) watch(ctx context.Context, d time.Duration, list ...receiver) er
 	}
 }
 
-// keepEvidence copies the logs of all programs to the directory for them.
+// keepEvidence copies the logs of all programs to the directory for them, and lists all connections.
 func (w *world) keepEvidence() error {
 	if err := os.MkdirAll(w.evidence, 0o755); err != nil {
 		return err
@@ -297,7 +297,7 @@ func (w *world) keepEvidence() error {
 		files[n.name+".log"] = n.millrace.Agent.Log()
 		files[n.name+".toml"] = n.millrace.Config()
 	}
-	var errs []error
+	errs := []error{os.WriteFile(filepath.Join(w.evidence, "connections.csv"), w.traffic.csv(), 0o644)}
 	for name, path := range files {
 		b, err := os.ReadFile(path)
 		if err == nil {
