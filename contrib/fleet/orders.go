@@ -17,12 +17,12 @@ func (w *world) pause(ctx context.Context) error {
 	}
 	a := w.nodes[0]
 	w.say("millrace pause --user %s, on node a alone. A quarter of all mail is his.", mallory)
+	told := w.traffic.now()
 	said, err := a.command(ctx, "pause", "--user", mallory, "--reason", "his password was stolen")
 	if err != nil {
 		return err
 	}
-	told := w.traffic.now()
-	w.say("  a: %s", said)
+	w.say("  a, after %.1f s: %s", (w.traffic.now() - told).Seconds(), said)
 	const (
 		within = 2 * time.Second
 		after  = 12 * time.Second

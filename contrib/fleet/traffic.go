@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -154,9 +155,14 @@ func (t *traffic) excuse(x excuse) {
 	t.excuses = append(t.excuses, x)
 }
 
+// freedLate is how much longer than its client a receiver may take a connection for open: the end is on
+// its way, or the receiver, which shares the machine, has not come to read it.
+const freedLate = 300 * time.Millisecond
+
 // peak is the most connections of a moment.
 type peak struct {
 	most     int           // open
+	late     int           // the most that were one too many only as others ended within freedLate
 	over     int           // the most by which a moment exceeded what is allowed; 0 or less: never
 	overAt   time.Duration // that moment
 	overWho  string        // who had how many then
@@ -164,55 +170,41 @@ type peak struct {
 	refusals int           // connections that were turned away
 }
 
-// peak goes through all moments of a time. Each connection counts from when it was accepted to
-// when its place was free, excused ones too; allowed are limit, and those connections of a
-// stopped or cut node which an excuse names and which go beyond the node's floor.
+// peak goes through all moments of a time at which a connection came. Each counts from when it was accepted to
+// when its place was free, excused ones and those that were turned away too; allowed are limit, what
+// ends within freedLate, and those connections of a stopped or cut node which an excuse names and which
+// go beyond the node's floor.
 func (t *traffic) peak(receiver string, limit int, from, to time.Duration) peak {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	type moment struct {
-		at   time.Duration
-		step int // -1: an end, which comes before a start of the same moment
-		c    *connection
-	}
-	var moments []moment
+	var starts []*connection
 	for _, c := range t.list {
-		if c.receiver != receiver || c.to < from || c.from > to {
-			continue
-		}
-		moments = append(moments, moment{max(c.from, from), 1, c}) // those that are open at its beginning, too
-		if c.to < math.MaxInt64 {
-			moments = append(moments, moment{c.to, -1, c})
+		if c.receiver == receiver && c.to >= from && c.from <= to {
+			starts = append(starts, c)
 		}
 	}
-	slices.SortFunc(moments, func(a, b moment) int {
-		if a.at != b.at {
-			return int(max(-1, min(1, a.at-b.at)))
-		}
-		return a.step - b.step
-	})
+	slices.SortStableFunc(starts, func(a, b *connection) int { return cmp.Compare(a.from, b.from) })
 	var p peak
 	floor := limit / fleetSize
-	open := make(map[*connection]bool)
-	for _, m := range moments {
-		if m.step < 0 {
-			delete(open, m.c)
-			continue
-		}
-		open[m.c] = true
-		if m.at < from || m.at > to {
-			continue
-		}
-		if m.c.turnedAway && m.c.from >= from {
+	var open []*connection
+	for _, c := range starts {
+		at := max(c.from, from) // those that are open at its beginning, too
+		open = append(slices.DeleteFunc(open, func(x *connection) bool { return x.to <= at }), c)
+		if c.turnedAway && c.from >= from {
 			p.refusals++
 		}
 		p.most = max(p.most, len(open))
-		beyond := make(map[string]int)
-		for c := range open {
-			if slices.ContainsFunc(t.excuses, func(x excuse) bool {
-				return x.node == c.node && c.from <= x.at && x.at <= m.at && m.at <= x.until
-			}) {
-				beyond[c.node]++
+		ending := 0
+		beyond, who := make(map[string]int), make(map[string]int)
+		for _, x := range open {
+			who[x.node]++
+			switch {
+			case x != c && x.to <= at+freedLate:
+				ending++
+			case slices.ContainsFunc(t.excuses, func(e excuse) bool {
+				return e.node == x.node && x.from <= e.at && e.at <= at && at <= e.until
+			}):
+				beyond[x.node]++
 			}
 		}
 		excused := 0
@@ -220,12 +212,9 @@ func (t *traffic) peak(receiver string, limit int, from, to time.Duration) peak 
 			excused += max(0, n-floor)
 		}
 		p.excused = max(p.excused, excused)
-		if over := len(open) - limit - excused; over > p.over {
-			p.over, p.overAt = over, m.at
-			who := make(map[string]int)
-			for c := range open {
-				who[c.node]++
-			}
+		p.late = max(p.late, min(ending, len(open)-limit-excused))
+		if over := len(open) - limit - excused - ending; over > p.over {
+			p.over, p.overAt = over, at
 			p.overWho = fmt.Sprint(who)
 		}
 	}

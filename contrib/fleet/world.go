@@ -305,6 +305,17 @@ func (w *world) keepEvidence() error {
 		}
 		errs = append(errs, err)
 	}
+	// What each node says of itself now.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, n := range w.nodes {
+		var said strings.Builder
+		for _, args := range [][]string{{"fleet"}, {"brakes"}, {"queue"}, {"why", "mx.two.test"}, {"why", "mx.ten.test"}, {"why", "mx.forty.test"}, {"why", "mx.moving.test"}} {
+			out, err := n.command(ctx, args...)
+			fmt.Fprintf(&said, "$ millrace %s\n%.4000s\n%v\n\n", strings.Join(args, " "), out, err)
+		}
+		errs = append(errs, os.WriteFile(filepath.Join(w.evidence, n.name+".status"), []byte(said.String()), 0o644))
+	}
 	fmt.Fprintf(w.out, "The logs are in %s.\n", w.evidence)
 	return errors.Join(errs...)
 }
