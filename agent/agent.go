@@ -21,9 +21,12 @@ import (
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/fleet"
+	"github.com/millrace/millrace/agent/fleet/exchange"
+	"github.com/millrace/millrace/agent/fleet/order"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/move"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
@@ -52,6 +55,7 @@ type Agent struct {
 	events    *event.File
 	outcomes  *outcomes.Outcomes
 	webhooks  *webhook.Sender
+	peers     *peers // nil: there are none
 	bounced   *suppress.List
 	quotas    *quotas.Book
 	breaker   *breaker.Breaker
@@ -67,7 +71,9 @@ type Agent struct {
 	fleet *fleet.Fleet // nil: this host is of none
 
 	orders    *orders.Orders
+	exchange  *exchange.Exchange // nil: this node is in no fleet
 	settler   *settle.Settler
+	mover     *move.Mover
 	deliverer *deliver.Deliverer
 	dialogues dialogue.Board
 	watch     *watch.Watch
@@ -95,6 +101,16 @@ const sitesFile = "sites.json"
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
+	return newAgent(c, log, version, common{})
+}
+
+// common is what brings common orders of a fleet; the zero value: there is none.
+type common struct {
+	log      *order.Log
+	exchange exchange.Options // but for Log, Fleet, Logger and Position
+}
+
+func newAgent(c *config.Config, log *slog.Logger, version string, shared common) (*Agent, error) {
 	a := &Agent{log: log, version: version, grace: finish}
 	a.mail = event.NewLog(log, c.Log, time.Now())
 	a.metrics = metrics.New(version, func() metrics.State { return a.watch.State() }) // asked by scrapes, which Run serves
@@ -156,9 +172,14 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 		Lender:      lender,
 		Shared:      func(w *queue.Route) string { return a.settings.Now().SharedLimit(w) },
 	})
-	a.orders, err = orders.New(orders.Options{Log: log, Settings: a.settings, Store: store, Queue: a.queue, Stop: a.stop})
+	a.orders, err = orders.New(orders.Options{Log: log, Settings: a.settings, Store: store, Queue: a.queue, Stop: a.stop, Common: shared.log})
 	if err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
+	if shared.log != nil {
+		x := shared.exchange
+		x.Log, x.Fleet, x.Logger, x.Position = shared.log, shared.log.Fleet(), log, func() string { return store.Position().String() }
+		a.exchange = exchange.New(x)
 	}
 	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
 		// To mail whom one should not is worse than not to start.
@@ -190,13 +211,20 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	a.breaker.Use(settings.BreakerPolicy(c))
 	a.assessor = assess.New(assess.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Key: key, Box: box, Bounced: a.bounced,
-		Listeners: []event.Listener{a.events, a.outcomes, a.webhooks, a.metrics, a.breaker, a.warmup}, State: c.Agent.StateDirectory,
+		Listeners: []event.Listener{a.events, a.outcomes, a.webhooks, a.metrics, a.breaker, a.warmup}, State: c.Agent.StateDirectory, Members: pastMembers(dir, log),
 	})
 	a.settler = settle.New(settle.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Writer: writer, Queue: a.queue, Bounced: a.bounced,
 		Listeners: []event.Listener{a.mail, settle.Learner(a.bounced, log, a.mail), a.events, a.outcomes, a.webhooks, a.history, a.metrics, a.assessor, a.breaker, a.warmup},
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
+	a.mover, err = move.New(move.Options{
+		Log: log, Spool: dir, Store: store, Writer: writer, Queue: a.queue, Settler: a.settler, Add: a.movedHere, Stop: a.stop,
+	})
+	if err != nil {
+		// To send what another node may have is worse than not to start.
+		return nil, errors.Join(err, writer.Close(), store.Close())
+	}
 	a.resolver = &resolver{log: log, settings: a.settings, queue: a.queue, orders: a.orders, settler: a.settler, lookups: a.lookups}
 	a.deliverer = deliver.New(deliver.Options{
 		Log: log, Mail: a.mail, Settings: a.settings, Store: store, Queue: a.queue, Settler: a.settler, Orders: a.orders,
@@ -204,7 +232,7 @@ func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
 	})
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Fleet: a.fleet, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 	})
 	return a, nil
 }
@@ -266,10 +294,14 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 
 // backend is what the control socket serves.
 func (a *Agent) backend() *admin.Backend {
-	return admin.New(admin.Options{
+	o := admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
-	})
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Mover: a.mover, Fleet: a.fleet, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
+	}
+	if a.exchange != nil {
+		o.Exchange = a.exchange
+	}
+	return admin.New(o)
 }
 
 // finish is how long transactions in flight may take after a stop was asked for. Receivers
@@ -286,7 +318,11 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer end()
 	defer a.cut()
 	defer a.closeEvents()
-	server, err := control.Listen(a.settings.Now().Config.Agent.Control, a.backend(), a.log)
+	backend := a.backend()
+	if a.exchange != nil {
+		a.bounced.Learned(backend.Learn)
+	}
+	server, err := control.Listen(a.settings.Now().Config.Agent.Control, backend, a.log)
 	if err != nil {
 		return errors.Join(err, a.writer.Close(), a.store.Close())
 	}
@@ -294,6 +330,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		server.Close()
 		return errors.Join(err, a.writer.Close(), a.store.Close())
+	}
+	if a.peers != nil {
+		server.ShowFleet(a.peers)
 	}
 	settings.LimitMemory(a.settings.Now().Config, a.log)
 	// Everything that only brings work in ends with ctx; the queue's clock and
@@ -311,6 +350,14 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.lookAround() // before mail is read
 	base.Go(func() { loop.Every(late, presenceEvery, func(time.Time) { a.lookAround() }) })
 	base.Go(func() { a.orders.Run(late) })
+	if a.exchange != nil {
+		base.Go(func() { a.orders.FollowFleet(late) })
+		base.Go(func() { backend.FollowCancels(late) })
+		base.Go(func() { backend.FollowSuppression(late) })
+		base.Go(func() { a.exchange.Run(late) })
+	}
+	base.Go(func() { a.mover.Run(late) })
+	base.Go(func() { a.peers.run(late) })
 	base.Go(func() { a.watch.SettingsLoop(late) })
 	base.Go(func() { a.bounced.Run(late) })
 	base.Go(func() { a.outcomes.Run(late) })
@@ -337,6 +384,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	base.Go(func() { a.remember(late) })
 	err = a.load()
 	if err == nil {
+		a.mover.Loaded() // before an admin's verb could take what is on its way
 		a.watch.SetLoaded()
 		ready()
 		in.Go(func() { a.expire(ctx) })
@@ -399,9 +447,13 @@ func (a *Agent) closeEvents() {
 func (a *Agent) load() error {
 	began, messages := time.Now(), 0
 	err := a.store.Load(func(id spool.ID, e *spool.Envelope, st []spool.State) error {
+		messages++
+		st, keep := a.mover.Arrived(id, e, st)
+		if keep {
+			return nil
+		}
 		a.orders.Add(id, e, st)
 		a.settler.ScheduleWarning(id, e, a.store.LastAlive())
-		messages++
 		return nil
 	})
 	if err != nil {
@@ -413,7 +465,15 @@ func (a *Agent) load() error {
 
 // follow takes one message from the milter.
 func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan bool) error {
-	if orphan {
+	st, keep := a.mover.Arrived(id, e, st)
+	if keep {
+		return nil
+	}
+	switch {
+	case orphan && e.Moved != "":
+		a.log.Warn("possible duplicate: power failed before it was known to be written that this message of another node is ours",
+			"qid", e.QueueID, "id", id, "was", e.Moved, "nrcpt", len(e.Recipients))
+	case orphan:
 		a.log.Warn("possible duplicate: the milter died before its verdict was known to be written",
 			"qid", e.QueueID, "id", id, "from", a.mail.ShownSender(e.Sender), "nrcpt", len(e.Recipients))
 	}
@@ -421,4 +481,12 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 	a.orders.Add(id, e, st)
 	a.settler.ScheduleWarning(id, e, a.store.LastAlive())
 	return nil
+}
+
+// movedHere takes one message from another node.
+func (a *Agent) movedHere(id spool.ID, e *spool.Envelope, st []spool.State, node, was string) {
+	a.mail.MovedHere(e, id, node, was)
+	a.mail.Active(e, id, len(e.Recipients))
+	a.orders.Add(id, e, st)
+	a.settler.ScheduleWarning(id, e, time.Now()) // what was late before was told by that node
 }

@@ -42,6 +42,9 @@ func runApart() {
 		defer stop()
 		var a *Agent
 		if a, err = New(&c, log, "test"); err == nil {
+			if m := os.Getenv(asMember); m != "" {
+				joinFleet(ctx, a, m)
+			}
 			err = a.Run(ctx, func() { log.Info("ready") })
 		}
 	}

@@ -47,10 +47,15 @@
 //	feedback  the text of reports that come back, and the box in which they wait
 //	eventlog  the agent's own log of events, read by cursor
 //	outcomes  what became of mail, for days and months: databases filled from eventlog
+//	fleet/order     common orders of a fleet's nodes: signed, and merged in any order
+//	fleet/exchange  how they come to all nodes: by a store, and directly
 //	webhook   events posted to receivers of the admin's, from an eventlog of its own
 //	history   the last hours, for the page; web, the page itself
 //	metrics   counters for Prometheus
 //	control   the admin socket: requests, answers, the client
+//	move      queued mail goes to another node, and comes from others
+//	fleet     peer, how nodes of a fleet speak to each other, and who is let in;
+//	          marks, the keys by which they know each other's mail
 //	config    millrace.toml as data
 //	postconf  what this host's Postfix is set to
 //	maillog   lines of the log in Postfix's form
@@ -127,6 +132,8 @@
 //  2. control.Backend is implemented by admin.Backend. What is once goes over the queue in
 //     passes (admin/act.go: actionOf says which for each verb): Queue.List shows pages, an
 //     orders.Selection picks, Queue.Take takes out, and package settle settles.
+//     Mail that moves to another node (admin/move.go) is taken out in the same way, and package
+//     move has it settled once it is durable there.
 //  3. What lasts changes orders (admin/verbs.go, Orders.Change): standing.json is replaced,
 //     the queue's pauses, limits and priorities are set, and messages that a pause of their
 //     envelope is for are parked (ApplyToQueued).
@@ -189,6 +196,9 @@
 //	loan         a shared limit of sessions, and what this node does with it (queue/loan.go)
 //	lease        what the store has lent, to its end
 //	orders       pauses, limits and priorities in force ("standing")
+//	common       of an order: all nodes of the fleet obey it; the others are of this node alone
+//	lift         to end a common order by naming it
+//	position     how far a spool was filled at a moment
 //	hand back    to give mail to the host MTA, which sends it itself
 //	came back    of a report by others on mail that they had taken: a late bounce, a
 //	             complaint, or feedback of another kind
@@ -196,4 +206,6 @@
 //	host MTA     the Postfix or Sendmail that mail was diverted from
 //	relay        a server that the configuration names in place of exchangers
 //	expire       to be too old for a further try
+//	moved        of a recipient: another node has it, durable, and sends it from now on
+//	transfer     what one move gives to one node, in batches
 package agent

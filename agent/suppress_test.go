@@ -192,7 +192,7 @@ func TestOnlyHardClassesAreImported(t *testing.T) {
 	a := s.start()
 	for class, good := range map[string]bool{"": true, "none": true, "userunknown": true, "hostunknown": true, "hasmoved": true, "mailboxfull": false, "reputation": false, "?": false} {
 		given := false
-		n, err := a.backend().Suppress(func(s *control.Suppression) error {
+		n, err := a.backend().Suppress(t.Context(), func(s *control.Suppression) error {
 			if given {
 				return io.EOF
 			}
@@ -228,7 +228,7 @@ func TestWhatCameBackIsMovedWithTheList(t *testing.T) {
 	}
 	other := newStage(t, dropping(1))
 	b := other.start()
-	n, err := b.backend().Suppress(func(x *control.Suppression) error {
+	n, err := b.backend().Suppress(t.Context(), func(x *control.Suppression) error {
 		if len(list) == 0 {
 			return io.EOF
 		}

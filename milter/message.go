@@ -80,7 +80,7 @@ func (m *message) addRecipient(text string, r classify.Recipient) {
 }
 
 // finish fills what can only be known when the header is complete.
-func (m *message) finish(c client, bareSender bool, key []byte) {
+func (m *message) finish(c client, bareSender bool) {
 	// Postfix gives mail of sendmail(1) as if a client on 127.0.0.1 had sent it,
 	// but without brackets, arguments or a transport. A real client that leaves
 	// the brackets out still gets a transport.
@@ -89,16 +89,17 @@ func (m *message) finish(c client, bareSender bool, key []byte) {
 		_, bare := address(m.raw[i])
 		m.Command = m.Command && bare && r.Mailer == "" && len(r.Args) == 0
 	}
-	m.marks(key)
+	m.marks()
 }
 
-// marks looks for our own: of mail that was here before, and of mail that the inlet has
-// judged a moment ago.
-func (m *message) marks(key []byte) {
+// marks looks for our own: of mail that was here before, or at another host of the fleet,
+// and of mail that the inlet has judged a moment ago.
+func (m *message) marks() {
+	keys := &m.setup.keys
 	for _, f := range m.Header {
 		if strings.EqualFold(f.Name, "Received") {
-			m.Looped = m.Looped || trace.Marked(f.Value, key)
-			m.Counted = m.Counted || trace.Judged(f.Value, key, m.Arrived)
+			m.Looped = m.Looped || keys.Marked(f.Value)
+			m.Counted = m.Counted || trace.Judged(f.Value, keys.Loop, m.Arrived)
 		}
 	}
 }

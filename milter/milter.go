@@ -110,6 +110,9 @@ type Server struct {
 	volume *classify.Volume // outlives every setup
 	setup  atomic.Pointer[setup]
 
+	changes sync.Mutex // one change of setup at a time
+	members []trace.Member
+
 	bodies  chan struct{}  // a place for each large message on its way into the spool
 	buffers sync.Pool      // of *[]byte
 	appends sync.WaitGroup // Append calls that have not returned
@@ -164,8 +167,21 @@ func (s *Server) Reload(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	s.setup.Store(&setup{cfg, c, trace.NewKeys(s.key, cfg.Feedback.Secrets...)})
+	s.changes.Lock()
+	defer s.changes.Unlock()
+	s.setup.Store(&setup{cfg, c, trace.NewKeys(s.key, cfg.Feedback.Secrets...).With(s.members)})
 	return nil
+}
+
+// Members takes the loop keys of the other hosts of the fleet, from the next message on: what
+// they have sent was here before, and reports on it are kept for the agent.
+func (s *Server) Members(list []trace.Member) {
+	s.changes.Lock()
+	defer s.changes.Unlock()
+	s.members = list
+	now := *s.setup.Load()
+	now.keys = now.keys.With(list)
+	s.setup.Store(&now)
 }
 
 // Serve serves the listeners until ctx is done or one of them fails; it returns

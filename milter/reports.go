@@ -2,8 +2,6 @@ package milter
 
 import (
 	"context"
-	"hash/fnv"
-	"io"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -197,13 +195,6 @@ func (r *reports) run(ctx context.Context) {
 	}
 }
 
-// copyNumber is the same for all reports on one copy: of a message, for its recipient.
-func copyNumber(m *trace.Mark) uint64 {
-	h := fnv.New64a()
-	io.WriteString(h, m.ID.String()+"\x00"+m.QueueID+"\x00"+m.Recipient)
-	return h.Sum64()
-}
-
 // take reads one message, and keeps it if our mark came back. A panic over one is logged
 // here: whoever sends it must not end the milter, over which all mail goes.
 func (r *reports) take(m report) {
@@ -231,7 +222,7 @@ func (r *reports) take(m report) {
 	}
 	if err = r.room(); err == nil {
 		var gone int
-		gone, err = r.box.Put(m.message, copyNumber(&mark), time.Now())
+		gone, err = r.box.Put(m.message, mark.Copy(), time.Now())
 		r.count(reportLost, gone)
 	}
 	if err != nil {

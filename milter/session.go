@@ -66,7 +66,7 @@ func (s *session) EndOfHeaders(ctx context.Context) wire.Verdict {
 	case s.conn.HeaderCut():
 		return s.leave("header is too large to hold")
 	}
-	m.finish(s.client, s.bareSender, s.server.key)
+	m.finish(s.client, s.bareSender)
 	s.d = m.setup.classifier.Decide(&m.Message)
 	if s.d.Divert == nil {
 		if r := s.server.reports; r != nil && cfg.Feedback.Read {

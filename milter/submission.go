@@ -89,7 +89,7 @@ func (s *Server) Submit(ctx context.Context, x *Submission) Submitted {
 	if m.Header, err = Fields(x.Head); err != nil {
 		return Submitted{Reason: err.Error()}
 	}
-	m.marks(s.key)
+	m.marks()
 	t.d = m.setup.classifier.Decide(&m.Message)
 	passed := Submitted{Judged: t.d.Judged, Reason: t.d.Reason}
 	if t.d.Divert == nil {

@@ -89,6 +89,9 @@ const (
 
 // Act implements control.Backend.
 func (b *Backend) Act(ctx context.Context, o control.Action, tell func(control.Selected)) (done control.Selected, err error) {
+	if o.Verb == control.VerbMove {
+		return b.move(ctx, o, tell)
+	}
 	d := actionOf(o.Verb)
 	if d == nil {
 		return done, fmt.Errorf("%q %s", o.Verb, control.NoVerb)
@@ -108,7 +111,14 @@ func (b *Backend) do(ctx context.Context, d *action, o control.Action, tell func
 	if err != nil {
 		return done, err
 	}
-	sel := orders.NewSelection(b.store, filter)
+	if b.isCommonCancel(ctx, o) {
+		return b.cancelInFleet(ctx, o, filter, tell)
+	}
+	return b.pass(ctx, d, orders.NewSelection(b.store, filter), o.Dry, tell)
+}
+
+// pass goes over the queue until what is selected was dealt with.
+func (b *Backend) pass(ctx context.Context, d *action, sel *orders.Selection, dry bool, tell func(control.Selected)) (done control.Selected, err error) {
 	several := make(map[spool.ID]bool) // messages of several recipients that were counted
 	for end := time.Now().Add(retryFor); ; {
 		done.Active = 0
@@ -120,7 +130,7 @@ func (b *Backend) do(ctx context.Context, d *action, o control.Action, tell func
 					if !sel.Selects(e) || !step.picks(b, sel, e) {
 						continue
 					}
-					if e.State == "active" && !o.Dry {
+					if e.State == "active" && !dry {
 						done.Active++
 						continue
 					}
@@ -132,7 +142,7 @@ func (b *Backend) do(ctx context.Context, d *action, o control.Action, tell func
 					}
 					chosen = append(chosen, *e)
 				}
-				if o.Dry {
+				if dry {
 					done.Recipients += len(chosen)
 				} else {
 					done.Recipients += step.do(b, sel, chosen)
@@ -142,7 +152,7 @@ func (b *Backend) do(ctx context.Context, d *action, o control.Action, tell func
 				return err == nil
 			})
 		}
-		if err != nil || o.Dry || !d.again || done.Active == 0 || time.Now().After(end) {
+		if err != nil || dry || !d.again || done.Active == 0 || time.Now().After(end) {
 			return done, err
 		}
 		select {

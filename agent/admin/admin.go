@@ -10,19 +10,25 @@
 // them settled; those that are in a transaction it goes after for some seconds. While the
 // spool is being read they are refused, as half of what is meant would be left out.
 //
+// In a fleet a cancel and what becomes of the suppression list are orders for all nodes: FollowCancels
+// and FollowSuppression (fleet.go, fleetsuppress.go) run beside the requests.
+//
 // The rest lists (listing.go, shape.go) or is about the suppression list (suppress.go). The
 // terms are explained in agent/doc.go.
 package admin
 
 import (
 	"log/slog"
+	"sync"
 
 	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/breaker"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/dialogue"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
+	"github.com/millrace/millrace/agent/move"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcomes"
 	"github.com/millrace/millrace/agent/queue"
@@ -34,7 +40,7 @@ import (
 	"github.com/millrace/millrace/agent/webhook"
 )
 
-// Options are what a Backend works with. None but Reload may be missing.
+// Options are what a Backend works with. None but Fleet and Reload may be missing.
 type Options struct {
 	Log      *slog.Logger
 	Version  string
@@ -51,9 +57,13 @@ type Options struct {
 	Outcomes *outcomes.Outcomes
 	Breaker  *breaker.Breaker
 	Webhooks *webhook.Sender
+	Mover    *move.Mover
+	Fleet    *fleet.Fleet // nil: there is none
 	// Dialogues may be watched.
 	Dialogues *dialogue.Board
-	Reload    func() error // reads the configuration and puts it into force; nil: there is none to read
+	// Exchange carries the orders of Orders.Common; nil if there are none.
+	Exchange Exchange
+	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
 // Backend serves the control socket. Its methods may be called by many goroutines.
@@ -74,7 +84,14 @@ type Backend struct {
 	dialogues *dialogue.Board
 	breaker   *breaker.Breaker
 	webhooks  *webhook.Sender
+	mover     *move.Mover
+	fleet     *fleet.Fleet
 	reload    func() error
+
+	exchange   Exchange
+	cancelling sync.Mutex // one cancel of the fleet at a time
+	learnedMu  sync.Mutex
+	learned    []suppress.Entry // that the fleet is to be told
 }
 
 var _ control.Backend = (*Backend)(nil)
@@ -83,6 +100,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, dialogues: o.Dialogues, reload: o.Reload,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, mover: o.Mover, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet, exchange: o.Exchange,
 	}
 }

@@ -24,8 +24,10 @@ func (b *Backend) Suppressions(ctx context.Context, yield func(*control.Suppress
 }
 
 // Suppress implements control.Backend.
-func (b *Backend) Suppress(next func(*control.Suppression) error) (n int, err error) {
+func (b *Backend) Suppress(ctx context.Context, next func(*control.Suppression) error) (n int, err error) {
 	now := time.Now()
+	common := b.orders.Common() != nil && !control.IsHere(ctx)
+	var shared []suppress.Entry
 	var x control.Suppression
 	for {
 		if err = next(&x); err != nil {
@@ -44,6 +46,12 @@ func (b *Backend) Suppress(next func(*control.Suppression) error) (n int, err er
 		}
 		e.Late = x.Late || e.Class == outcome.ClassComplaint // lists of before do not say so
 		b.bounced.Put(e)
+		if common {
+			if shared = append(shared, e); len(shared) == entriesAtOnce {
+				b.shareEntries(shared)
+				shared = shared[:0]
+			}
+		}
 		if n++; n%1000 == 0 {
 			// A long list waits for the disk here, and not in memory.
 			if err = b.bounced.Flush(); err != nil {
@@ -54,13 +62,23 @@ func (b *Backend) Suppress(next func(*control.Suppression) error) (n int, err er
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
+	if common {
+		b.shareEntries(shared)
+	}
 	b.log.Info("suppression list: added", "entries", n)
 	return n, errors.Join(err, b.bounced.Sync())
 }
 
 // Unsuppress implements control.Backend.
-func (b *Backend) Unsuppress(x control.SuppressionRemoval) (int, error) {
+func (b *Backend) Unsuppress(ctx context.Context, x control.SuppressionRemoval) (int, error) {
+	common := b.orders.Common() != nil && !control.IsHere(ctx)
+	if common {
+		b.shareLearned() // so that the removal is of what it has removed here
+	}
 	n, err := b.bounced.Remove(x.Stream, x.Addresses...)
+	if common {
+		err = errors.Join(err, b.removeInFleet(commonRemoval{x.Addresses, x.Stream}))
+	}
 	b.log.Info("suppression list: removed", "entries", n)
 	return n, err
 }

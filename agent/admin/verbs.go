@@ -37,17 +37,20 @@ func (b *Backend) Pause(ctx context.Context, p control.Pause) error {
 	if err != nil {
 		return err
 	}
-	p.Filter, p.Since, p.Who = f, time.Now(), control.PeerOf(ctx).String()
+	p.Filter, p.Since, p.Who, p.Order = f, time.Now(), control.PeerOf(ctx).String(), ""
 	if p.Reason == "" {
 		p.Reason = "by the admin"
 	}
 	if !p.Until.IsZero() && !p.Until.After(p.Since) {
 		return fmt.Errorf("%s is over already", p.Until.Format(time.RFC3339))
 	}
-	err = b.orders.Change(func(s *control.StandingOrders) error {
-		s.Pauses = append(slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f }), p)
-		return nil
-	})
+	common, err := b.orders.PauseInFleet(ctx, p)
+	if !common {
+		err = b.orders.Change(func(s *control.StandingOrders) error {
+			s.Pauses = append(slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f && x.Order == "" }), p)
+			return nil
+		})
+	}
 	if orders.OfEnvelope(f) {
 		b.orders.ApplyToQueued() // it is in force even if it could not be kept
 	}
@@ -62,20 +65,27 @@ func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.
 			return nil, err
 		}
 	}
+	common := b.orders.CommonPauses(f)
+	if len(common) > 0 && control.IsHere(ctx) {
+		return nil, fmt.Errorf("%s is paused in the whole fleet, and cannot be resumed on one node alone; remedy: leave out --here", f)
+	}
 	err = b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Pauses)
-		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f })
+		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f && x.Order == "" })
 		lifted := 0
 		if f == (control.Filter{Site: f.Site}) && f.Site != "" {
 			lifted = b.orders.LiftEffects(s, f.Site)
 		}
-		if len(s.Pauses) == n && lifted == 0 {
+		if len(s.Pauses) == n && lifted == 0 && len(common) == 0 {
 			return fmt.Errorf("no brake is on for %s: %w", f, control.ErrUnknown)
 		}
 		return nil
 	})
 	if errors.Is(err, control.ErrUnknown) {
 		return nil, err
+	}
+	if len(common) > 0 {
+		err = errors.Join(err, b.orders.ResumeInFleet(common))
 	}
 	if orders.OfEnvelope(f) {
 		b.orders.ApplyToQueued()
@@ -131,10 +141,13 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 			return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
 		}
 	}
-	l.Who = control.PeerOf(ctx).String()
+	l.Who, l.Order = control.PeerOf(ctx).String(), ""
+	if common, err := b.orders.LimitInFleet(ctx, l); common {
+		return err
+	}
 	return b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Limits)
-		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name })
+		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name && x.Order == "" })
 		switch {
 		case !ends:
 			s.Limits = append(s.Limits, l)
@@ -180,9 +193,12 @@ func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 }
 
 // Prioritize implements control.Backend.
-func (b *Backend) Prioritize(_ context.Context, p control.Priority) error {
+func (b *Backend) Prioritize(ctx context.Context, p control.Priority) error {
 	if p.Priority < 1 || p.Priority > config.MaxPriority {
 		return fmt.Errorf("priority %d is not between 1 and %d", p.Priority, config.MaxPriority)
+	}
+	if common, err := b.orders.PrioritizeInFleet(ctx, p); common {
+		return err
 	}
 	return b.orders.Change(func(s *control.StandingOrders) error {
 		if s.Priorities == nil {

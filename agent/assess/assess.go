@@ -30,6 +30,15 @@
 // counted twice. Only then is a message removed from the box of the milter; read once more
 // after a crash, it is a repetition.
 //
+// # In a fleet
+//
+// A report may come home elsewhere: its return path leads to one host, and another has sent
+// the message. The host that gets it hands it over (fleet.go), since only the sender's breaker
+// and warm-up know how much mail a complaint is to be measured by, and only one host may
+// count it. What that suppresses is common to the fleet anyway. Where the sender does not
+// take it, whoever has the report judges it as if the mail were its own: the mark tells all
+// that is needed, and a breaker counts no report on mail that it has not seen leave.
+//
 // New opens what is remembered; Run takes what the milter puts into the box, until its
 // context ends; Take takes one report that came another way.
 package assess
@@ -90,6 +99,11 @@ type Options struct {
 	Listeners []event.Listener
 	// State is the directory of what is to outlive a restart; "" keeps it in memory.
 	State string
+	// Members are the other hosts of the fleet; nil: there are none.
+	Members func() []trace.Member
+	// HandOver gives a report to the host of the fleet that has sent what it is about, which
+	// has made it durable when nil is returned. nil: that host is not asked.
+	HandOver func(ctx context.Context, node string, message []byte) error
 	// LookupKey returns the text of a key of DKIM; nil: the resolver of the settings is asked.
 	LookupKey func(ctx context.Context, name string) ([]string, error)
 }
@@ -105,6 +119,7 @@ type Assessor struct {
 	record Record
 	counts map[Count]uint64
 	slow   map[string]time.Time // domains whose keys took too long, and when
+	away   map[string]time.Time // nodes that took no report, and when
 
 	saved saved // of Run alone
 }
@@ -131,6 +146,7 @@ const (
 	Repeated   Result = "repeated"   // told before
 	Old        Result = "old"        // of a message older than MaxAge
 	Unverified Result = "unverified" // without a mark of ours
+	HandedOver Result = "handedover" // to the host of the fleet that sent the message
 )
 
 // Count is a kind and a result.
@@ -150,7 +166,7 @@ type Finding struct {
 
 // New opens what is remembered in the state directory.
 func New(o Options) *Assessor {
-	a := &Assessor{Options: o, counts: make(map[Count]uint64), slow: make(map[string]time.Time)}
+	a := &Assessor{Options: o, counts: make(map[Count]uint64), slow: make(map[string]time.Time), away: make(map[string]time.Time)}
 	if a.LookupKey == nil {
 		a.LookupKey = func(ctx context.Context, name string) ([]string, error) {
 			return o.Settings.Now().Resolver.Key(ctx, name)
@@ -302,14 +318,18 @@ func (a *Assessor) Take(ctx context.Context, message []byte, now time.Time) ([]F
 		return nil, err
 	}
 	set := a.Settings.Now()
-	keys := trace.NewKeys(a.Key, set.Config.Feedback.Secrets...)
-	m, ok := newestMark(&keys, r.Received)
+	m, ok := newestMark(a.marks(set), r.Received)
 	if !ok {
 		c := Count{kindOf(r, nil), Unverified}
 		a.count(c)
 		return []Finding{{Count: c, Why: "no mark of ours came back with it"}}, nil
 	}
 	a.cameBack(now)
+	if m.Node != "" && a.handOver(ctx, m.Node, message) {
+		c := Count{kindOf(r, nil), HandedOver}
+		a.count(c)
+		return []Finding{{Count: c, ID: m.ID, Stream: m.Stream, Why: "node " + m.Node + ", which sent the message, judges it"}}, nil
+	}
 	j := judge{a: a, set: set, report: r, mark: m, message: message, now: now}
 	var found []Finding
 	for _, x := range j.about() {
@@ -321,6 +341,15 @@ func (a *Assessor) Take(ctx context.Context, message []byte, now time.Time) ([]F
 		found = append(found, f)
 	}
 	return found, nil
+}
+
+// marks are the keys of all marks that are ours.
+func (a *Assessor) marks(set *settings.Settings) *trace.Keys {
+	keys := trace.NewKeys(a.Key, set.Config.Feedback.Secrets...)
+	if a.Members != nil {
+		keys = keys.With(a.Members())
+	}
+	return &keys
 }
 
 // newestMark is the mark of the last of our hosts that had the message, whose field stands

@@ -67,7 +67,7 @@ const (
 // webhookEvents are the names of events, and of these what listmonk has a word for.
 var (
 	webhookEvents = []string{
-		"sent", "deferred", "bounced", "handed_back", "cancelled", "suppressed", "damaged", "returning", "stuck", "late_bounce", "complaint", "feedback",
+		"sent", "deferred", "bounced", "handed_back", "cancelled", "suppressed", "damaged", "returning", "stuck", "late_bounce", "complaint", "feedback", "moved",
 	}
 	listmonkEvents = []string{"bounced", "late_bounce", "complaint", "deferred"}
 	defaultEvents  = []string{"bounced", "late_bounce", "complaint"}

@@ -23,6 +23,7 @@ const (
 	VerbRelease Verb = "release" // end Hold
 	VerbFlush   Verb = "flush"   // try them now
 	VerbRequeue Verb = "requeue" // forget their tries and find their way anew
+	VerbMove    Verb = "move"    // give them to another node
 )
 
 // NoVerb ends the error of an agent that does not know a verb.
@@ -33,6 +34,7 @@ type Action struct {
 	Verb   Verb   `json:"verb"`
 	Filter Filter `json:"filter"`
 	Dry    bool   `json:"dry,omitempty"` // only count
+	To     string `json:"to,omitempty"`  // of VerbMove: the node
 }
 
 // Selected is what became of the recipients that a filter selected.

@@ -129,6 +129,10 @@ type Backend interface {
 	Act(ctx context.Context, o Action, tell func(Selected)) (Selected, error)
 	// ReloadConfig reads the configuration anew and puts it into force.
 	ReloadConfig(context.Context) error
+	// Transfers lists mail on its way to or from other nodes that waits; EndTransfer ends the
+	// wait of one, ErrUnknown if there is none of the name.
+	Transfers() []Transfer
+	EndTransfer(context.Context, TransferOrder) (Selected, error)
 	// HandBack sends the selected recipients to the host MTA.
 	HandBack(ctx context.Context, f Filter) (Selected, error)
 	// HandbackStatus is the state of that.
@@ -150,6 +154,7 @@ type Backend interface {
 	Feedback(ctx context.Context, message []byte) ([]Finding, error)
 	OutcomesBackend
 	WebhookBackend
+	FleetBackend
 	WatchBackend
 }
 
@@ -160,6 +165,8 @@ type Server struct {
 	mux      *http.ServeMux
 	http     *http.Server
 	listener net.Listener
+	nodes    Nodes         // how the others are asked; nil: there are none
+	patience time.Duration // with its nodes: answerWithin
 }
 
 // writeTimeout is how long a write to a client may take before the request is given up.
@@ -198,10 +205,10 @@ func Listen(address string, b Backend, log *slog.Logger) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l}
+	s := &Server{backend: b, log: log, mux: http.NewServeMux(), listener: l, patience: answerWithin}
 	s.routes()
 	s.http = &http.Server{
-		Handler:           d.guard(s.mux),
+		Handler:           d.guard(withHere(s.mux)),
 		ConnContext:       withPeer,
 		ConnState:         l.State,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -242,11 +249,15 @@ func (s *Server) routes() {
 	s.suppression()
 	s.outcomes()
 	s.webhooks()
+	s.fleet()
 	s.watch()
 	s.day()
 	s.handback()
+	s.moves()
 	s.milter()
 	s.feedback()
+	s.common()
+	s.mux.HandleFunc("GET "+viewPath+"{view}", s.viewOfFleet)
 }
 
 // Serve answers requests until Close.
@@ -261,7 +272,10 @@ func (s *Server) Serve() error {
 func (s *Server) Close() error { return s.http.Close() }
 
 // Client speaks to an agent's socket.
-type Client struct{ http http.Client }
+type Client struct {
+	http http.Client
+	here bool
+}
 
 // NewClient returns a client for a socket address ("unix:/path").
 func NewClient(address string) *Client {
@@ -285,6 +299,9 @@ func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	if c.here && method == http.MethodPost {
+		path += "?here=1"
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://millrace"+path, body)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,9 @@ type Pause struct {
 	Since  time.Time `json:"since,omitzero"` // set by the agent, as Who
 	Until  time.Time `json:"until,omitzero"` // when it comes off by itself; zero: when somebody takes it off
 	Who    string    `json:"who,omitempty"`
+	// Order is the identity of a common order of the fleet (package order), which begins with the
+	// node that issued it; "": it is of this node alone.
+	Order string `json:"order,omitempty"`
 }
 
 // Limit bounds a site, or all sites of a queue, for a time, in place of what the
@@ -24,7 +27,8 @@ type Limit struct {
 	Sessions int       `json:"sessions,omitempty"` // 0: as configured
 	Rate     float64   `json:"rate,omitempty"`     // messages per second; 0: as configured
 	Until    time.Time `json:"until"`
-	Who      string    `json:"who,omitempty"` // set by the agent
+	Who      string    `json:"who,omitempty"`   // set by the agent
+	Order    string    `json:"order,omitempty"` // as in Pause
 }
 
 // StandingOrders is what admins, and rules about replies, have asked for, and what lasts.

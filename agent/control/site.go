@@ -4,7 +4,7 @@ import "time"
 
 // HeldBack says why a site gets less than it could.
 type HeldBack struct {
-	// Reason is suspended, dead, refused, slowed, crowded, queue_limit or agent_limit.
+	// Reason is suspended, dead, refused, slowed, crowded, queue_limit, agent_limit or fleet_limit.
 	Reason string    `json:"reason"`
 	How    string    `json:"how"`               // what that means here
 	Reply  string    `json:"reply,omitempty"`   // of the receiver, or the order, behind it

@@ -45,8 +45,8 @@ type SuppressionBackend interface {
 	Suppressions(ctx context.Context, yield func(*Suppression) error) error
 	// Suppress adds what next gives, until that returns io.EOF; durable when it
 	// returns nil. It returns how many it has added, also with an error.
-	Suppress(next func(*Suppression) error) (int, error)
-	Unsuppress(SuppressionRemoval) (int, error)
+	Suppress(ctx context.Context, next func(*Suppression) error) (int, error)
+	Unsuppress(context.Context, SuppressionRemoval) (int, error)
 	SuppressionStats() SuppressionStats
 }
 
@@ -73,7 +73,7 @@ func (s *Server) suppression() {
 	s.mux.HandleFunc("POST /v1/suppress", func(w http.ResponseWriter, r *http.Request) {
 		dec := json.NewDecoder(bufio.NewReaderSize(r.Body, 1<<16))
 		dec.DisallowUnknownFields()
-		n, err := b.Suppress(func(x *Suppression) error {
+		n, err := b.Suppress(r.Context(), func(x *Suppression) error {
 			*x = Suppression{}
 			return dec.Decode(x)
 		})
@@ -83,7 +83,7 @@ func (s *Server) suppression() {
 		s.audit(r, "a list of addresses", n, err)
 		respond(w, n, err)
 	})
-	change(s, "/v1/unsuppress", func(_ context.Context, x SuppressionRemoval) (int, error) { return b.Unsuppress(x) })
+	change(s, "/v1/unsuppress", b.Unsuppress)
 	s.mux.HandleFunc("GET /v1/suppress/stats", func(w http.ResponseWriter, r *http.Request) { respond(w, b.SuppressionStats(), nil) })
 }
 

@@ -22,7 +22,7 @@ func (f fixed) Suppressions(_ context.Context, yield func(*Suppression) error) e
 	return nil
 }
 
-func (f fixed) Suppress(next func(*Suppression) error) (n int, err error) {
+func (f fixed) Suppress(_ context.Context, next func(*Suppression) error) (n int, err error) {
 	var s Suppression
 	for {
 		switch err := next(&s); {
@@ -37,7 +37,7 @@ func (f fixed) Suppress(next func(*Suppression) error) (n int, err error) {
 	}
 }
 
-func (f fixed) Unsuppress(x SuppressionRemoval) (int, error) {
+func (f fixed) Unsuppress(_ context.Context, x SuppressionRemoval) (int, error) {
 	if x.Stream != nil {
 		return 1, nil
 	}

@@ -39,6 +39,7 @@ type QueueTotals struct {
 	Cancelled  int    `json:"cancelled"`
 	Suppressed int    `json:"suppressed"`
 	Damaged    int    `json:"damaged"`
+	Moved      int    `json:"moved,omitempty"` // to another node
 }
 
 // Totals asks what the agent did since it started.

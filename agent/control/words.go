@@ -14,7 +14,7 @@ func (p *Pause) InWords() string {
 	if !p.Until.IsZero() {
 		s += " until " + p.Until.Local().Format(time.DateTime)
 	}
-	return fmt.Sprintf("%s: %s (%s, %s)", s, p.Reason, p.Who, p.Since.Local().Format(time.DateTime))
+	return fmt.Sprintf("%s: %s (%s%s, %s)", s, p.Reason, p.Who, onNode(p.Order), p.Since.Local().Format(time.DateTime))
 }
 
 // InWords tells of the limit in a line.
@@ -26,7 +26,16 @@ func (l *Limit) InWords() string {
 	if l.Rate > 0 {
 		at = append(at, fmt.Sprintf("%.3g/s", l.Rate))
 	}
-	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who)
+	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who+onNode(l.Order))
+}
+
+// onNode tells where a common order was given.
+func onNode(order string) string {
+	node, _, common := strings.Cut(order, "/")
+	if !common {
+		return ""
+	}
+	return " on " + node + ", in the whole fleet"
 }
 
 // Does tells what the effect does to a site, to stand after the site's name.

@@ -193,6 +193,7 @@ func (r *Report) counts(b *page) {
 		{"not tried, suppressed", "suppressed", false},
 		{"back to the host (**)", "handed_back", false},
 		{"cancelled", "cancelled", false},
+		{"moved to other nodes", "moved", false},
 		{"damaged in the spool", "damaged", false},
 	} {
 		n, m := now[x.event], was[x.event]

@@ -40,56 +40,54 @@
 // by goodput. Where it does not pay the site is on a plateau for a while. A refusal makes it
 // bounded: it holds what was accepted, and probes for more in rounds.
 //
-// Four conditions qualify the bounded state:
+// Three conditions qualify the bounded state:
 //
-//	lag unsure  at first, and since the lag was found or put in question: until a replacement
-//	            was accepted; where no lag is known, one that filled the site, or the fifth
 //	on trial    probes won slots that may be others' places (probe.trial)
 //	shut        no slot was free for slots.LagMax (refusals.shut)
 //	wary        nothing was let in though nothing was up: refusals are punished (refusals.punish)
 //
+// So is each place that the site wants in one state: under way, up, lagging (ended, but maybe
+// not noticed), vacant, or waiting: refused to a replacement, which is tried again after 0.2,
+// 0.6, 1.4 and 2.8 s. A place is given up when it is refused after it has waited longer than
+// slots can lag: as the votes say, or slots.LagMax where they rule nothing out.
+//
 // What evidence does; of the rows that fit, the first counts:
 //
 //	evidence              condition       meaning               action
-//	growth is refused     that address    its own affair        it waits 0.5 s, then longer; the site grows on
+//	growth is refused     that address    its own affair        it waits 0.6 s, then longer; the site grows on
 //	                      never let one                         and tries it among the probes once bounded
 //	                      in, others do
 //	                      -               the limit             bounded at what is held; that address at what it
-//	                                                            accepted, others not; a round of probes after 4 s,
-//	                                                            first where none was refused yet
+//	                                                            accepted, others not; one replacement at a time
+//	                                                            at first; a round of probes after 4 s, first
+//	                                                            where none was refused yet
 //	probe is refused      wary            still the limit       nothing is given up; the wait until the next round
 //	                                                            doubles, 10 to 20 min
 //	                      -               still the limit       the same, 8 to 30 s
 //	probe is proven       no session      the limit is higher   one more is wanted; the next round begins at once
 //	                      ended meanwhile                       and has twice as many
 //	                      -               maybe another's place one more is wanted, on trial
-//	replacement accepted  lag unsure      its wait sufficed     more than one at a time are replaced again
-//	                      on trial        8 of them: ours       as a probe that is proven
+//	replacement accepted  on trial        8 of them: ours       as a probe that is proven
 //	replacement refused   wary; or shut,  punished              a quarter of what is held is given up; wary for
 //	                      nothing is up                         1 h; shut as in the next row
-//	                      shut, 8 in a    lowered, or a ban     what is held is wanted, no more; shut for 15 s,
-//	                      row, or unsure                        then 1, 4, 15 min
-//	                      for 6 s
-//	                      votes for a     not free yet          nothing is given up; slots are held so much
-//	                      longer lag                            longer after their end; if it never was so long,
-//	                                                            what was given up is wanted again, each place at
-//	                                                            its address, and what was held uncounted when
-//	                                                            growth was refused
-//	                      lag unsure      not free yet          nothing is given up; tried again after 0.2, 0.6,
-//	                                                            1.4, 2.8 s
+//	                      shut, or none   lowered, or a ban     what is held is wanted, no more; shut for 15 s,
+//	                      let in for 6 s                        then 1, 4, 15 min
+//	                      and a quarter
+//	                      missing
 //	                      on trial        others' places        what is on trial is given back
-//	                      3 (or 1/8)      late, or a ban?       lag unsure; what was given up is wanted again
-//	                      given up since
-//	                      probes won one,
-//	                      the first time
+//	                      waited less     not free yet          the place waits and is tried again
+//	                      than can be
 //	                      -               one too many, or      one place is given up, at that address and of the
-//	                                      somebody took it      site; it waits 0.5 s, then longer, if it alone
-//	                                                            refuses; a round of probes within 4 s
+//	                                      somebody took it      site; a round of probes within 4 s
 //	early replacement     -               -                     nothing but the votes
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
 //	many
 //	anything is let in    shut            it is over            what was wanted before, less an eighth
+//	votes for a longer    -               slots lag             each is held so much longer; one replacement at a
+//	lag                                                         time at first; where it never was so long, what
+//	                                                            was held uncounted when growth was refused is
+//	                                                            wanted, too
 //	message too fast      4 in a row      its own affair        the pace of that address is lowered
 //	                      from one only
 //	                      -               the receiver's rate   the pace of all addresses is lowered
@@ -97,10 +95,11 @@
 // How late slots are freed is told by what connects met (votes.go): every connect that was
 // let in or refused at once votes on the lag, unless it was refused when an earlier
 // refusal may have had consequences, or by the host's place. That there is a lag at all
-// takes three votes at least; one replacement refused before that costs a place. Where
-// later messages are refused as one too many, the votes are forgotten: what a connect met
-// is not judged there. Votes fade within minutes; the lag that they told stays until
-// others speak against it.
+// takes three votes at least. Where much is spoken against every lag, refusals go by chance (one
+// of several backends answers) or by what others hold, and nothing is ruled out: a place waits
+// as long as it may. Where later messages are refused as one too many, the votes are forgotten:
+// what a connect met is not judged there. Votes fade within minutes; the lag that they told
+// stays until others speak against it.
 //
 // While a site is growing or on a plateau every connect counts as growth. A refusal of a
 // session's first message is one of its connect; from the first such on a session counts
@@ -114,16 +113,17 @@
 // also waits until a session has been proven, which shows that the refusal had no
 // consequences, or for 30 s.
 //
-// Connects under way are bounded by a window, which grows by one with each that comes up
+// Connects under way are bounded by a window, which grows by one with each that is let in
 // and halves with each refusal. Growth has at most two, or an eighth of what is up, under
-// way; an address that gave no answer, and replacements at an unsure lag, one.
+// way; an address that gave no answer, one. After a refused replacement one at a time is
+// tried until one is let in, at the waits of a place; refusals that come together count once.
 //
 // The host MTA's own mail has places of the limit, and may be what was refused for
 // (host.go); several sources at one limit share it (sources.go); a Clamp bounds a site
 // from outside for a time; what was learned is kept over restarts and fades (learned.go).
 // History, which "millrace why" shows, tells each change of what is wanted, and each probe
 // refused, with the reply or measurement behind it; what changes nothing (an early
-// replacement, one at an unsure lag) is told as the last reply.
+// replacement, one whose place waits) is told as the last reply.
 package elastic
 
 import "time"

@@ -18,8 +18,6 @@ const (
 	// hostGap is the least time between rounds of probes while places are kept free: a
 	// probe has to take them for a moment.
 	hostGap = 2 * time.Minute
-	// hostMoment is when what a connection of the host's prevented is tried again.
-	hostMoment = time.Second
 )
 
 // hostRoom is what the host MTA itself needs of the receiver.

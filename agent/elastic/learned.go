@@ -52,7 +52,6 @@ type Learned struct {
 	Want   int           `json:"want"`            // slots accepted, or grown to
 	Bound  bool          `json:"bound,omitempty"` // one more was refused
 	Lag    time.Duration `json:"lag,omitempty"`
-	Sure   bool          `json:"sure,omitempty"`   // the lag is known
 	Pace   float64       `json:"pace,omitempty"`   // messages per second at each address
 	Punish time.Time     `json:"punish,omitzero"`  // refusals are punished until then
 	Opens  time.Time     `json:"opens,omitzero"`   // no connect before
@@ -70,7 +69,7 @@ func (s *Site) Learned(now time.Time) (Learned, bool) {
 		at = now
 	}
 	l := Learned{
-		At: at, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag, Sure: s.late.sure,
+		At: at, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag,
 		Pace: s.pace.Value, Punish: s.refusals.punish, Opens: s.refusals.opens, Reply: s.reply,
 	}
 	if s.clamps != nil {
@@ -80,7 +79,7 @@ func (s *Site) Learned(now time.Time) (Learned, bool) {
 			}
 		}
 	}
-	any := l.Bound || l.Sure || l.Pace > 0 || l.Want > startSessions || len(l.Clamps) > 0 || l.Punish.After(now) || l.Opens.After(now)
+	any := l.Bound || l.Lag > 0 || l.Pace > 0 || l.Want > startSessions || len(l.Clamps) > 0 || l.Punish.After(now) || l.Opens.After(now)
 	return l, any
 }
 
@@ -93,7 +92,6 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 		s.probe.at = now.Add(gapMin)
 	}
 	s.late.lag = min(max(l.Lag, 0), slots.LagMax)
-	s.late.sure = l.Sure
 	s.pace.Value, s.pace.Known = max(l.Pace, 0), max(l.Pace, 0)
 	s.refusals.punish = earlier(l.Punish, now.Add(waryLong))
 	s.refusals.opens = earlier(l.Opens, now.Add(waits[len(waits)-1]))

@@ -53,16 +53,16 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 		s.sooner(now, s.refusals.opens)
 		return nil, 0
 	}
-	under := s.Opening - s.Hanging
+	under := s.under()
 	window := s.window
-	if !s.late.sure && s.Vacant > 0 && s.state == bounded {
-		window = 1 // the first replacement shows whether slots are freed late
+	if s.refusals.row > 0 {
+		window = 1 // the next shows whether any is free
 	}
 	if under >= window {
 		return nil, 0
 	}
 	kept := s.keep(now)
-	if s.Held()-s.Hanging < s.want-kept-s.probe.open && under < max(window, 2) {
+	if s.Held()-s.Hanging+s.Waiting < s.want-kept-s.probe.open && under < max(window, 2) {
 		if a := s.choose(now, list); a != nil {
 			switch {
 			case s.state != growing || s.Vacant > 0 || a.Held() < a.Accepted:
@@ -81,10 +81,18 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 	return s.more(now, list), slots.Probe
 }
 
+// under is how many connects are under way that do not seem to hang: until a message was
+// accepted, where sessions are let in and refused then.
+func (s *Site) under() int {
+	if s.refusals.atMail {
+		return s.Opening - s.Hanging + s.Live - s.Proven
+	}
+	return s.Opening - s.Hanging
+}
+
 func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) {
 	over := s.Held() >= s.want
-	full := s.state == bounded && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
-	last := full && a.Held()+a.Vacant+1 >= a.Room()
+	full := s.state == bounded && s.Waiting == 0 && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
 	switch why {
 	case slots.Grow:
 		s.growth.open++
@@ -99,10 +107,10 @@ func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.W
 		s.drop()
 	}
 	a.Begin(x, &s.Count, why, now)
-	x.Over, x.Full, x.Last = over, full, last
+	x.Over, x.Full = over, full
 	if !slices.Contains(s.addresses, a) {
 		if len(s.addresses) >= mostAddresses { // those that DNS no longer names
-			s.addresses = slices.DeleteFunc(s.addresses, func(a *slots.Address) bool { return a.Held()+a.Vacant == 0 })
+			s.addresses = slices.DeleteFunc(s.addresses, func(a *slots.Address) bool { return a.Held()+a.Vacant+a.Waiting == 0 })
 		}
 		s.addresses = append(s.addresses, a)
 	}
@@ -185,7 +193,7 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 	s.turn++
 	for i := range list {
 		c := list[(i+int(s.turn))%len(list)]
-		if c.Tier > t || !s.usable(now, c.Address) || c.Held() >= c.Room() {
+		if c.Tier > t || !s.usable(now, c.Address) || c.Held()+c.Waiting >= c.Room() {
 			continue
 		}
 		if best == nil || s.before(c.Address, best) {

@@ -23,7 +23,6 @@ type probing struct {
 	streak  int  // rounds that came up, one after the other
 	at      time.Time
 	gap     time.Duration
-	tight   bool // one more than is wanted was refused, and nothing was given up since
 }
 
 // more finds where one more than was accepted is tried: where none was refused yet, and
@@ -112,7 +111,6 @@ func worse(a, b *slots.Address) bool {
 
 // confirm ends a round of probes that brought more slots.
 func (s *Site) confirm(now time.Time) {
-	s.settle()
 	s.probe.trial, s.refusals.regained = 0, false
 	s.probe.streak++
 	s.credit = max(s.credit, 1)

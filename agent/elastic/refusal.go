@@ -7,29 +7,28 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// waits is how long no connect is begun after so many refusals in a row: short at
-// first, for a slot that is freed late, and then, since each try at a door that is shut
-// as a punishment shuts it for longer, growing much faster than penalties do.
-var waits = [...]time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 3500 * time.Millisecond, 15 * time.Second, time.Minute, 4 * time.Minute, 15 * time.Minute}
+// waits is how long to wait after so many refusals in a row, of a place, of the whole site, and
+// of an address that takes none: short at first, for a slot that is freed late (together nearly
+// slots.LagMax), and then, since each try at a door that is shut as a punishment shuts it for
+// longer, growing much faster than penalties do.
+var waits = [...]time.Duration{
+	200 * time.Millisecond, 600 * time.Millisecond, 1400 * time.Millisecond, 2800 * time.Millisecond,
+	15 * time.Second, time.Minute, 4 * time.Minute, 15 * time.Minute,
+}
 
-func wait(strikes int) time.Duration { return waits[min(max(strikes, 1), len(waits))-1] }
+// lagTries is how many of the waits are for slots that are freed late.
+const lagTries = 4
 
-// tries is how long to wait between two tries whether a slot is free now.
-var tries = [...]time.Duration{200 * time.Millisecond, 600 * time.Millisecond, 1400 * time.Millisecond, 2800 * time.Millisecond}
-
-// inQuestion is how many replacements refused put the lag in question, while no probe won
-// a place; of many places an eighth.
-const inQuestion = 4
+// wait is the wait after so many refusals, of the first most of them.
+func wait(row, most int) time.Duration { return waits[min(max(row, 1), most)-1] }
 
 // refusals are those of what was held before.
 type refusals struct {
 	last     time.Time     // of any kind
-	row      int           // none came up since the first of them
+	row      int           // none was let in since the first of them; those that come together are one
 	since    time.Time     // the first of the row
 	bounded  int64         // when growth was refused, Unix time in nanoseconds
 	counted  time.Duration // the lag with which what was held then is counted
-	misses   int           // replacements refused, a place given up for each that there was, since probes last won one
-	given    int           // these places
 	shut     int           // times in a row that no slot was free for slots.LagMax
 	closed   time.Time     // the last of these
 	opens    time.Time     // no connect before
@@ -37,7 +36,6 @@ type refusals struct {
 	punish   time.Time     // refusals are taken to be punished until then
 	doubt    bool          // no new slot was proven since, so it may have had consequences
 	atMail   bool          // sessions are let in and refused at their first MAIL
-	tookBack bool          // the given places were wanted again, as slots seemed to be freed late
 	regained bool          // what was to be regained was
 }
 
@@ -45,10 +43,7 @@ type refusals struct {
 // whether the address answers.
 func (s *Site) Void(x *slots.Slot, now time.Time) {
 	s.run(now)
-	s.unprobe(x)
-	if !x.Up() {
-		s.grown(x)
-	}
+	s.leave(x)
 	x.Void(now, now)
 }
 
@@ -60,10 +55,7 @@ func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
 		return
 	}
 	s.run(now)
-	if !x.Up() {
-		s.grown(x)
-	}
-	s.unprobe(x)
+	s.leave(x)
 	x.Void(now, now)
 	x.Address.Failed(x.Began, now)
 }
@@ -73,26 +65,28 @@ func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
 func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	s.run(now)
 	a := x.Address
-	s.unprobe(x)
-	if x.Up() {
-		s.refusals.atMail = true
-	} else {
-		s.grown(x)
-	}
+	s.leave(x)
+	s.refusals.atMail = s.refusals.atMail || x.Up()
 	proven := x.Proven()
-	_, replaces := x.Waited()
-	free := now
-	if x.Why == slots.Early {
-		free = x.After.Add(s.late.lag)
+	waited, replaces := x.Waited()
+	again := now
+	switch {
+	case x.Why == slots.Early:
+		again = x.After.Add(s.late.lag)
+	case x.Why == slots.Replace && !proven:
+		x.Tries++
+		again = now.Add(wait(x.Tries, lagTries))
 	}
 	tells := !x.Began.Before(a.Cut) && !x.Began.Before(s.refusals.closed)
 	// What may be the consequence of another refusal, or the host's place, has no vote.
 	votes := tells && !proven && !s.refusals.doubt && s.refusals.shut == 0 && !s.wary(now) && !s.hostBusy(now)
-	later := votes && s.met(now, x, false)
-	x.Void(now, free)
+	if votes {
+		s.met(now, x, false)
+	}
+	x.Void(now, again)
 	a.Answered()
 	a.Reply, s.reply = reply, reply
-	s.window = max(1, min(s.window, s.Opening+1)/2)
+	s.window = max(1, min(s.window, s.under()+1)/2)
 	if !tells { // it met the crowd that the last refusal told of
 		if x.Why == slots.Grow || x.Why == slots.Probe {
 			s.most(now)
@@ -101,11 +95,12 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		return
 	}
 	a.Cut = now
-	again := now.Sub(s.refusals.last).Seconds() <= s.latency
+	crowd := now.Sub(s.refusals.last).Seconds() <= s.latency
+	alone := !x.Began.Before(s.refusals.last)
 	s.refusals.last = now
 	s.credit = max(owed, s.credit-1)
 	switch {
-	case proven && again: // as many as had a message under way are refused with the first
+	case proven && crowd: // as many as had a message under way are refused with the first
 		s.credit--
 	case proven: // told late: what is left fits, and what a connect met was not judged
 		s.late.votes, s.late.lag = nil, 0
@@ -116,10 +111,9 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
 	case s.state == bounded && x.Why == slots.Replace:
-		s.strike(x, now, later, replaces)
+		s.strike(x, now, alone, replaces && waited <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
-		s.probe.tight = s.probe.tight || x.Over
 		a.Limited, a.Probed = true, now
 		most := gapMax
 		if s.wary(now) {
@@ -137,14 +131,14 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.refusals.doubt, s.probe.at = true, now.Add(gapMin)
 		if a.Live == 0 {
 			a.Strikes++
-			a.Opens = now.Add(wait(a.Strikes))
+			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
 			if a.Accepted == 0 && s.Live > 0 { // this host takes none: its own affair
 				return
 			}
 		}
 		if s.state != bounded {
 			s.state, s.refusals.bounded, s.refusals.counted = bounded, now.UnixNano(), s.late.lag
-			s.probe.streak = 0
+			s.probe.streak, s.window = 0, 1 // the first replacement shows whether slots are freed late
 		}
 		from := s.want
 		s.most(now)
@@ -156,7 +150,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 // receiver may not even know of them.
 func (s *Site) most(now time.Time) {
 	if s.state == bounded {
-		if n := max(1, s.Held()+s.others()-s.Hanging+s.Vacant-s.probe.open+s.hostHolds(now)); n < s.want {
+		if n := max(1, s.Held()+s.others()-s.Hanging+s.Vacant+s.Waiting-s.probe.open+s.hostHolds(now)); n < s.want {
 			s.want = n
 			s.now = level{n: n}
 		}
@@ -173,82 +167,47 @@ func (s *Site) others() int {
 	return max(0, n)
 }
 
-// strike reads a refusal though no more was asked for than was held before. It is taken for
-// a place too many, which is given up; a row of them for slots that are not yet free, and
-// how late they are is found out; if none is free in slots.LagMax, the limit was lowered, or an
-// earlier refusal is being punished: waiting is right in both.
-func (s *Site) strike(x *slots.Slot, now time.Time, later, replaces bool) {
-	a := x.Address
-	a.Strikes++
-	if s.refusals.row++; s.refusals.row == 1 {
-		s.refusals.since = now
-	}
-	if a.Opens = now.Add(wait(a.Strikes)); s.refusals.row > 1 { // it is not this host alone
-		a.Opens = time.Time{}
+// strike reads a refusal though no more was asked for than was held before: its place lags, or
+// is given up. If nothing is let in for slots.LagMax, the limit was lowered, or an earlier refusal
+// is being punished: waiting is right in both.
+//
+// The refusal is alone where its connect was begun after the last one; the place lags where it has
+// waited no longer than slots can be freed late.
+func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
+	a, r := x.Address, &s.refusals
+	switch {
+	case r.row == 0:
+		r.row, r.since = 1, now
+	case alone: // of a crowd, one tells what all do
+		r.opens = now.Add(wait(r.row, lagTries))
+		r.row++
 	}
 	if s.host.kept > 0 && s.probe.trial == 0 && s.hostBusy(now) {
-		a.Opens = now.Add(hostMoment) // the host's own connection has the place for a moment
-		return
+		return // the host's own connection has the place for a moment
 	}
 	cause := fmt.Sprintf("%s refused a replacement with %d up: %s", a.Key.Host.Addr(), a.Live, s.reply)
 	switch {
-	case s.wary(now) || s.refusals.shut > 0 || s.late.sure && s.refusals.row >= 2*inQuestion:
+	case s.wary(now) || r.shut > 0 || now.Sub(r.since) > slots.LagMax && (s.Live == 0 || s.Live < s.want-max(2, s.want/4)):
 		s.close(now, cause)
-	case s.late.sure && s.probe.trial > 0: // what was won were others' places
+	case s.probe.trial > 0: // what was won were others' places
 		s.probe.gap = min(2*s.probe.gap, gapMax)
-		s.probe.at, s.probe.streak, s.probe.tight = now.Add(s.probe.gap), 0, true
+		s.probe.at, s.probe.streak = now.Add(s.probe.gap), 0
 		s.set(now, s.want-s.probe.trial, cause)
 		s.probe.trial = 0
-	case later && replaces: // it is not free yet
-	case s.late.sure && replaces && s.refusals.misses >= max(inQuestion-1, s.want/8) && !s.refusals.tookBack:
-		s.late.sure, s.late.passed, s.refusals.since = false, 0, now
-		s.refusals.opens = now.Add(tries[0])
-		s.takeBack(now, "are slots freed late? "+cause)
-		s.refusals.row, s.refusals.tookBack = 1, true
-	case s.late.sure:
-		s.probe.tight = false
-		a.GiveUp()
-		s.refusals.misses++
-		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
-		from := s.want
-		s.set(now, max(s.Held(), s.want-1), cause)
-		s.refusals.given += max(0, from-s.want)
-	case now.Sub(s.refusals.since) <= slots.LagMax:
-		s.refusals.opens = now.Add(tries[min(s.refusals.row, len(tries))-1])
-	case s.refusals.shut == 0 && s.Live > 0 && s.Live >= s.want-max(2, s.want/4):
-		// Nearly all that is wanted is up, and works: the rest was never there.
-		a.Limited, a.Accepted = true, max(1, a.Held())
-		s.refusals.row = 0
-		s.set(now, s.Held(), cause)
+	case lags: // it may not be free yet
 	default:
-		s.close(now, cause)
+		a.GiveUp()
+		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
+		s.set(now, max(s.Held(), s.want-1), cause)
 	}
-}
-
-// takeBack wants again what was given up, each place at its address.
-func (s *Site) takeBack(now time.Time, cause string) {
-	for _, a := range s.addresses {
-		a.Accepted += a.Given
-		a.Given = 0
-	}
-	s.set(now, s.want+s.refusals.given, cause)
-	s.refusals.misses, s.refusals.given = 0, 0
-}
-
-// settle says that what was given up is not wanted again.
-func (s *Site) settle() {
-	for _, a := range s.addresses {
-		a.Given = 0
-	}
-	s.refusals.misses, s.refusals.given, s.refusals.tookBack = 0, 0, false
 }
 
 // close reads that no slot was free for slots.LagMax: the limit was lowered, or an earlier
 // refusal is being punished.
 func (s *Site) close(now time.Time, cause string) {
 	s.refusals.shut++
-	s.late.sure, s.probe.tight, s.refusals.closed = true, false, now
-	s.refusals.opens = now.Add(wait(3 + s.refusals.shut))
+	s.refusals.closed = now
+	s.refusals.opens = now.Add(wait(lagTries+s.refusals.shut, len(waits)))
 	n := s.Held() + s.Vacant - 1
 	if s.refusals.shut > 1 && s.Live == 0 || s.wary(now) { // of what is up, part may be past the limit
 		n -= n / 4
@@ -269,7 +228,10 @@ func (s *Site) close(now time.Time, cause string) {
 func (s *Site) wary(now time.Time) bool { return now.Before(s.refusals.punish) }
 
 // letIn ends a row of refusals. If it was a punishment, all that was held may be had again.
-func (s *Site) letIn(now time.Time) {
+func (s *Site) letIn(x *slots.Slot, now time.Time) {
+	if x.Began.Before(s.refusals.closed) { // that does not show that a door is open which was shut since
+		return
+	}
 	if s.refusals.shut > 0 {
 		s.refusals.regained = true
 		s.set(now, max(s.want, s.refusals.regain), "we are let in again")

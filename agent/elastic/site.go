@@ -120,10 +120,13 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 	if !s.refusals.atMail {
 		s.met(now, x, true)
 	}
+	if x.Why == slots.Grow {
+		s.growth.open--
+	}
 	x.CameUp(now)
-	s.grown(x)
 	if !s.refusals.atMail {
-		s.letIn(now)
+		s.letIn(x, now)
+		s.window = min(s.window+1, s.limits.MaxSessions)
 	}
 	switch {
 	case x.Why == slots.Probe:
@@ -133,7 +136,6 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 			s.confirm(now)
 		}
 	}
-	s.window = min(s.window+1, s.limits.MaxSessions)
 	smooth(&s.connect, now.Sub(x.Began).Seconds())
 }
 
@@ -157,9 +159,10 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 	a := x.Address
 	if s.refusals.atMail {
 		s.met(now, x, true)
+		s.window = min(s.window+1, s.limits.MaxSessions)
 	}
 	x.Prove()
-	s.letIn(now)
+	s.letIn(x, now)
 	if s.refusals.doubt { // a refusal had no consequences
 		s.refusals.doubt, s.probe.at = false, earlier(s.probe.at, now.Add(s.probe.gap-gapMin+time.Second))
 	}
@@ -168,9 +171,6 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 		up = a.Proven
 	}
 	a.Accepted = max(a.Accepted, up+a.Lagging)
-	if _, ok := x.Waited(); ok {
-		s.accepted(x)
-	}
 	a.Strikes, a.Opens = 0, time.Time{}
 	if s.late.early == x {
 		s.late.early = nil
@@ -209,22 +209,18 @@ func earlier(a, b time.Time) time.Time {
 // Ended notes the end of a session that was up.
 func (s *Site) Ended(x *slots.Slot, now time.Time) {
 	s.run(now)
-	s.unprobe(x)
+	s.leave(x)
 	s.ends[s.nends%uint32(len(s.ends))] = now.UnixNano()
 	s.nends++
 	x.End(now, s.late.lag)
 	s.late.ended(now, x.Address)
 }
 
-// grown ends a connect.
-func (s *Site) grown(x *slots.Slot) {
-	if x.Why == slots.Grow {
+// leave takes a slot out of what it was for: it did not come up, or will not be proven.
+func (s *Site) leave(x *slots.Slot) {
+	if x.Why == slots.Grow && !x.Up() {
 		s.growth.open--
 	}
-}
-
-// unprobe takes out a probe that will not be proven.
-func (s *Site) unprobe(x *slots.Slot) {
 	if s.late.early == x {
 		s.late.early = nil
 	}
@@ -256,8 +252,8 @@ func (s *Site) Latency() time.Duration { return time.Duration(s.latency * float6
 
 // String tells the state in a line.
 func (s *Site) String() string {
-	return fmt.Sprintf("%v: %d wanted, %d up, %d opening (window %d), %d lagging, %d vacant; lag %.2gs (sure %t, from %.2gs); credit %.2f, streak %d, trial %d, row %d, pace %.3g, kept %d",
-		s.state, s.want, s.Live, s.Opening, s.window, s.Lagging, s.Vacant, s.late.lag.Seconds(), s.late.sure, lags[s.late.from].Seconds(), s.credit, s.probe.streak, s.probe.trial, s.refusals.row, s.pace.Value, s.host.kept)
+	return fmt.Sprintf("%v: %d wanted, %d up, %d opening (window %d), %d lagging, %d waiting, %d vacant; lag %.2gs (from %.2gs); credit %.2f, streak %d, trial %d, row %d, pace %.3g, kept %d",
+		s.state, s.want, s.Live, s.Opening, s.window, s.Lagging, s.Waiting, s.Vacant, s.late.lag.Seconds(), lags[s.late.from].Seconds(), s.credit, s.probe.streak, s.probe.trial, s.refusals.row, s.pace.Value, s.host.kept)
 }
 
 // smooth is an exponential mean over some sixteen samples.

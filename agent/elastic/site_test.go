@@ -309,7 +309,7 @@ func replaced(t *testing.T) *limitedHosts {
 	x.run(time.Minute)
 	x.end()
 	x.run(10 * time.Second)
-	if len(x.up) != 30 || !x.s.late.sure || x.s.late.lag > 0 {
+	if len(x.up) != 30 || x.s.late.lag > 0 {
 		t.Fatalf("%d up; %v", len(x.up), x.s)
 	}
 	return x
@@ -399,6 +399,44 @@ func TestRefusedReplacementGivesOnePlaceUp(t *testing.T) {
 	}
 	if x.s.probe.at.After(x.now.Add(gapMin)) {
 		t.Errorf("the next probe after %v", x.s.probe.at.Sub(x.now))
+	}
+}
+
+// Where nothing rules out that slots are freed late, a place waits for another try.
+func TestAPlaceIsGivenUpByItsOwnWait(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(1, 4)
+	x.run(time.Minute)
+	x.s.late.votes = nil
+	x.limit, x.refused = 3, 0
+	x.s.Ended(x.up[0], x.now)
+	x.up = x.up[1:]
+	if x.run(5 * time.Second); x.s.Want() != 4 || x.refused != 4 {
+		t.Errorf("after 5 s %d refused: %v", x.refused, x.s)
+	}
+	if x.run(5 * time.Second); x.s.Want() != 3 || x.refused > 7 {
+		t.Errorf("after 10 s %d refused: %v", x.refused, x.s)
+	}
+}
+
+func TestRefusalsThatComeTogetherAreOneOfARow(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	for _, slot := range x.up[:3] {
+		x.s.Ended(slot, x.now)
+	}
+	x.now = x.now.Add(time.Second)
+	x.s.window = 3
+	var under []*slots.Slot
+	for range 3 {
+		under = append(under, x.dial(t))
+	}
+	for _, slot := range under {
+		x.now = x.now.Add(time.Millisecond)
+		x.s.Refused(slot, x.now, "421 too many connections")
+	}
+	if x.s.refusals.row != 1 || !x.s.refusals.opens.IsZero() {
+		t.Error(x.s)
 	}
 }
 

@@ -15,6 +15,10 @@ const lagSteps = 48
 // certain is how many votes more than against another one show that there is a lag at all.
 const certain = 2
 
+// chance is the share of the votes against the worst lag that are against the best one where
+// refusals do not go by the slots held.
+const chance = 1.0 / 3
+
 // lags are the thinkable ones.
 var lags = func() (l [lagSteps]time.Duration) {
 	for i := range l[1:] {
@@ -223,6 +227,28 @@ func (l *votes) least() (from, to uint8) {
 		}
 	}
 	return from, to
+}
+
+// most is the longest lag that is not ruled out, as clearly more is spoken against it than
+// against another. None is where much is spoken against each: refusals go by chance there, or
+// by what others hold, and not by the slots that connects met.
+func (l *votes) most() time.Duration {
+	if l == nil {
+		return slots.LagMax
+	}
+	var against [lagSteps]float32
+	for k := range against {
+		against[k] = min(l.against[0][k], l.against[1][k])
+	}
+	least, highest := slices.Min(against[:]), slices.Max(against[:])
+	if least > certain && least > chance*highest {
+		return slots.LagMax
+	}
+	k := lagSteps - 1
+	for against[k] >= least+certain {
+		k--
+	}
+	return lags[k]
 }
 
 // lowest is the first of the least.

@@ -170,6 +170,34 @@ func TestALateSitesMemory(t *testing.T) {
 	}
 }
 
+func TestALagIsRuledOutByVotes(t *testing.T) {
+	t.Parallel()
+	var none *votes
+	for _, x := range []struct {
+		what        string
+		least, most float32 // against none and the other lags
+		votes       *votes
+		want        time.Duration
+	}{
+		{"no votes", 0, 0, none, slots.LagMax},
+		{"too few votes", 0, certain - 0.1, &votes{}, lags[lagSteps-1]},
+		{"votes against any lag", 1, 10, &votes{}, 0},
+		{"votes against none and any", 5, 10, &votes{}, slots.LagMax},
+	} {
+		if x.votes != nil {
+			for i := range x.votes.against {
+				for k := range x.votes.against[i] {
+					x.votes.against[i][k] = x.most
+				}
+				x.votes.against[i][0] = x.least
+			}
+		}
+		if got := x.votes.most(); got != x.want {
+			t.Errorf("%s: %v", x.what, got)
+		}
+	}
+}
+
 // A lag is known from before: over a restart, and after a time without connects.
 func TestALagIsRemembered(t *testing.T) {
 	t.Parallel()

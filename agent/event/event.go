@@ -55,7 +55,8 @@
 //
 // A time is a string of RFC 3339 in UTC with microseconds. The events are
 //
-//	final:      sent, bounced, handed_back, cancelled, suppressed, damaged
+//	final:      sent, bounced, handed_back, cancelled, suppressed, damaged, moved (to another
+//	            node, whose events go on under the id that reply names)
 //	not final:  deferred, returning (waits for the host's hand-back port now),
 //	            stuck (the host refused what it was given back)
 //	came back:  late_bounce, complaint, feedback: what a report says of a recipient whose
@@ -108,6 +109,7 @@ const (
 	Cancelled  Status = "cancelled"         // by an admin
 	Suppressed Status = "suppressed"        // not tried: the address has bounced too often
 	Damaged    Status = "damaged"           // its content cannot be read
+	Moved      Status = "moved"             // another node has it, and sends it
 
 	// What came back about a recipient that was sent (package assess).
 	LateBounce Status = "late bounce" // it failed after its host had taken the message

@@ -59,7 +59,7 @@ func (l *Log) tells(s Status) bool {
 	case severity(s) > slog.LevelInfo:
 		return true
 	case l.mail.Deliveries == config.DeliveriesFailures:
-		return s != Sent && s != HandedBack
+		return s != Sent && s != HandedBack && s != Moved
 	default:
 		return l.all()
 	}

@@ -61,6 +61,12 @@ func (l *Log) postfixDelivery(d *Delivery) {
 			reason = id + ": " + reason
 		}
 		reason = "forwarded as " + reason
+	case d.Status == Moved:
+		// "forwarded as" has log readers count it apart from what was delivered.
+		status = "sent"
+		if i := strings.LastIndex(reason, " as "); i >= 0 {
+			reason = "forwarded as " + reason[i+len(" as "):] + ": " + reason
+		}
 	case d.Status == Returning:
 		status, reason = "deferred", "returning to the host: "+reason
 	case d.Status == Stuck:
@@ -94,4 +100,16 @@ func forwardedAs(reply string) string {
 	_, rest, _ := strings.Cut(reply, "queued as ")
 	id, _, _ := strings.Cut(rest, " ")
 	return id
+}
+
+// MovedHere says that a message came from another node, where it had another id.
+func (l *Log) MovedHere(e *spool.Envelope, id spool.ID, node, was string) {
+	if !l.all() {
+		return
+	}
+	if l.postfix() {
+		maillog.Line(context.Background(), l.log, slog.LevelInfo, maillog.Qmgr, qid(e, id), id.String()+": moved here from node "+node+", where it was "+was)
+		return
+	}
+	l.log.Info("moved here", "qid", e.QueueID, "id", id, "node", node, "was", was, "from", l.ShownSender(e.Sender), "nrcpt", len(e.Recipients))
 }

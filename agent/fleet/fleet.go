@@ -307,6 +307,21 @@ func (f *Fleet) Status() Status {
 	return s
 }
 
+// State is how that is in a word.
+func (s *Status) State() string {
+	switch {
+	case s.Left:
+		return "left"
+	case s.Away != nil:
+		return "away"
+	case s.Why != "":
+		return s.Why
+	case !s.Active:
+		return "new"
+	}
+	return "ok"
+}
+
 // Warnings are what an admin should look at. Nothing of it stops mail.
 func (s *Status) Warnings() (list []string) {
 	switch {
@@ -348,15 +363,17 @@ func (f *Fleet) Bootstrap() error {
 	return nil
 }
 
-// Leave gives up all of this node's floors and leases, for good. Without the store's word the
-// others do not have them; until it comes Run repeats it.
-func (f *Fleet) Leave(ctx context.Context) error {
+// Leave gives up all of this node's floors and leases, for good; lent has the queue end what is
+// beyond them, before the store hears of it. Without the store's word the others do not have them;
+// until it comes Run repeats it.
+func (f *Fleet) Leave(ctx context.Context, lent func(all bool)) error {
 	f.turn.Lock()
 	defer f.turn.Unlock()
 	c, err := f.member.Leave()
 	if err != nil {
 		return err
 	}
+	lent(true)
 	f.call(ctx, c)
 	f.Ask()
 	s := f.Status()

@@ -267,14 +267,13 @@ func TestNodeLeaves(t *testing.T) {
 			n.set(12)
 		}
 		wait(10 * time.Second)
-		if err := nodes[2].Leave(t.Context()); err != nil {
+		if err := nodes[2].Leave(t.Context(), func(bool) { nodes[2].turn() }); err != nil {
 			t.Fatal(err)
 		}
-		nodes[2].turn()
-		wait(10 * time.Second)
 		if n := nodes[2].sessions(); n != 0 {
 			t.Errorf("%d sessions of one who left", n)
 		}
+		wait(10 * time.Second)
 		st := nodes[2].Status()
 		if !st.Left || len(st.Warnings()) != 1 {
 			t.Errorf("%+v", st)

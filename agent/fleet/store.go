@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -73,6 +74,7 @@ func Connect(ctx context.Context, o *config.Fleet) (*redis.Client, string, error
 	if err != nil {
 		return nil, "", err
 	}
+	silence()
 	var errs []error
 	for _, at := range o.Stores {
 		c := redis.NewClient(options(o, at, secure))
@@ -88,6 +90,13 @@ func Connect(ctx context.Context, o *config.Fleet) (*redis.Client, string, error
 	}
 	return nil, "", errors.Join(errs...)
 }
+
+// silent takes what the client library would write to standard error: its errors are returned, too.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
+var silence = sync.OnceFunc(func() { redis.SetLogger(silent{}) })
 
 func options(o *config.Fleet, at config.FleetStore, secure *tls.Config) *redis.Options {
 	host, _, _ := net.SplitHostPort(at.Address)
@@ -162,6 +171,9 @@ func plain(err error) error {
 	}
 	text := refused.Error()
 	hint := ""
+	if strings.Contains(text, "user executing the script") {
+		hint = "; remedy: " + ACLHint
+	}
 	switch word, _, _ := strings.Cut(text, " "); word {
 	case "WRONGPASS", "NOAUTH":
 		hint = "; remedy: write the user and the password of the store's ACL into user and password_file of [fleet]"

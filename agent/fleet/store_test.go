@@ -125,9 +125,12 @@ func TestFleetOfARealStore(t *testing.T) {
 	nodes[1].set(10)
 	until(t, "all in use", func() bool { return nodes[0].sessions()+nodes[1].sessions() == 10 })
 	s.kill()
-	until(t, "the end of the leases", func() bool { return nodes[0].Status().Runs == 0 && nodes[1].Status().Runs == 0 })
+	until(t, "the end of the leases", func() bool {
+		a, b := nodes[0].Status(), nodes[1].Status()
+		return a.Runs == 0 && b.Runs == 0 && a.Away != nil && b.Away != nil
+	})
 	nodes[0].turn()
-	if n := nodes[0].sessions(); n != 5 || nodes[0].Status().Away == nil {
+	if n := nodes[0].sessions(); n != 5 {
 		t.Errorf("%d sessions without a store, of a floor of 5", n)
 	}
 	s.start() // empty, and without the user
@@ -287,5 +290,37 @@ func benchmarkRenewal(b *testing.B, sites int) {
 		if err := renew(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestCheckTellsWhatIsWrongWithTheStore(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	o := &config.Fleet{Name: "mail", Node: "a", Stores: []config.FleetStore{{Address: s.address}}}
+	if wrong := Check(t.Context(), o); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
+	}
+	if keys := s.do("DBSIZE"); keys != int64(0) {
+		t.Errorf("%v keys are left", keys)
+	}
+	s.do("ACL", "SETUSER", "millrace", "on", ">geheim", "~millrace:*", "-@all", "+hello", "+auth", "+role", "+eval", "+info", "+time")
+	o.User, o.Password = "millrace", "geheim"
+	if wrong := Check(t.Context(), o); len(wrong) != 1 || !strings.Contains(wrong[0], ACLHint) {
+		t.Errorf("%q", wrong)
+	}
+	var acl []any
+	for _, w := range strings.Fields(strings.NewReplacer(">PASSWORD", ">geheim").Replace(ACLHint)) {
+		acl = append(acl, w)
+	}
+	s.do(acl...)
+	if wrong := Check(t.Context(), o); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
+	}
+	s.kill()
+	if wrong := Check(t.Context(), o); len(wrong) != 2 || !strings.Contains(wrong[0], "connection refused") || !strings.Contains(wrong[1], "; remedy: ") {
+		t.Errorf("%q", wrong)
+	}
+	if wrong := Check(t.Context(), &config.Fleet{Stores: o.Stores}); len(wrong) > 0 {
+		t.Errorf("%q of no fleet", wrong)
 	}
 }

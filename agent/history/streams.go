@@ -16,7 +16,7 @@ type Stream struct {
 	First, Last time.Time // of its attempts that are counted here
 	Sent        int       // recipients
 	Bounced     int
-	Ended       int     // otherwise: handed back, suppressed, cancelled, damaged
+	Ended       int     // otherwise: handed back, suppressed, cancelled, damaged, moved
 	Deferrals   int     // attempts; their recipients are tried again
 	Rate        float64 // recipients a second that were done of late
 }

@@ -34,6 +34,7 @@ type State struct {
 	Outcomes                               OutcomeStats
 	OutcomesFail                           bool // they are not kept as they should be
 	Webhooks                               []Webhook
+	Fleet                                  Fleet
 	Milter                                 control.MilterCounts
 	MilterAt                               time.Time // of the milter's last report; zero: none yet
 	InletPassing                           bool      // all mail of the inlet goes to the host MTA
@@ -45,6 +46,15 @@ type OutcomeStats struct {
 	Rows, Lost       uint64
 	Octets, Log, WAL int64
 	Days             int
+}
+
+// Fleet is how this node stands with its fleet.
+type Fleet struct {
+	On, Store, Recovery bool
+	Lease               float64 // seconds
+	Calls, Errors       uint64
+	Members             int
+	Lent, Wanting       int // limits
 }
 
 // Webhook is how a [[webhook]] stands.
@@ -213,6 +223,16 @@ func (s *scrape) whole(st *State) {
 	}
 
 	s.webhooks(st.Webhooks)
+	if x := &st.Fleet; x.On {
+		s.gauge(desc("fleet_store_up", "1 while the fleet's store answers; without it this node uses its own part of each shared limit. Mail goes on."), number(x.Store))
+		s.gauge(desc("fleet_recovery", "1 while the fleet's store is new or was started anew, and lends nothing more."), number(x.Recovery))
+		s.gauge(desc("fleet_lease_seconds_left", "Seconds that this node's lease runs yet; 0: it has its own part of each shared limit."), x.Lease)
+		s.gauge(desc("fleet_members", "Nodes of the fleet, as this one knows them; 0: it has no part yet."), float64(x.Members))
+		s.gauge(desc("fleet_lent_limits", "Shared limits of which this node has more than its own part."), float64(x.Lent))
+		s.gauge(desc("fleet_wanting_limits", "Shared limits of which this node could use more than it may."), float64(x.Wanting))
+		s.count(desc("fleet_calls_total", "Calls of the fleet's store that were answered."), x.Calls)
+		s.count(desc("fleet_errors_total", "Calls of the fleet's store that were not answered."), x.Errors)
+	}
 	queries := desc("dns_queries_total", "Queries to the resolvers, by what came of them.", "result")
 	s.count(queries, st.DNS.Found, "found")
 	s.count(queries, st.DNS.NoData, "nodata")
@@ -224,6 +244,9 @@ func (s *scrape) whole(st *State) {
 	for _, kind := range [...]string{"late_bounce", "complaint", "feedback", "no_failure", "unknown"} {
 		for _, result := range [...]string{"counted", "uncounted", "repeated", "old", "unverified"} {
 			s.count(reports, st.Reports[[2]string{kind, result}], kind, result)
+		}
+		if n := st.Reports[[2]string{kind, "handedover"}]; n > 0 { // in a fleet alone
+			s.count(reports, n, kind, "handedover")
 		}
 	}
 

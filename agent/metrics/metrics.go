@@ -94,7 +94,7 @@ type streamCounts struct {
 // statuses have a series each; others are counted together.
 var statuses = [...]event.Status{
 	event.Sent, event.Deferred, event.Bounced, event.HandedBack, event.Returned, event.Returning, event.Stuck,
-	event.Cancelled, event.Suppressed, event.Damaged, event.LateBounce, event.Complaint, event.Feedback,
+	event.Cancelled, event.Suppressed, event.Damaged, event.LateBounce, event.Complaint, event.Feedback, event.Moved,
 }
 
 // statusCounts are counts by status; the last one is of statuses that are not listed.

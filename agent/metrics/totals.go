@@ -25,7 +25,7 @@ func (m *Metrics) Totals() control.Totals {
 		t.Queues = append(t.Queues, control.QueueTotals{
 			Name: name, Sent: c.status.of(event.Sent), Deferred: c.status.of(event.Deferred), Bounced: c.status.of(event.Bounced),
 			HandedBack: c.status.of(event.HandedBack), Cancelled: c.status.of(event.Cancelled),
-			Suppressed: c.status.of(event.Suppressed), Damaged: c.status.of(event.Damaged),
+			Suppressed: c.status.of(event.Suppressed), Damaged: c.status.of(event.Damaged), Moved: c.status.of(event.Moved),
 		})
 		c.bounced.sum(t.Bounces)
 		c.deferred.sum(t.Deferrals)

@@ -34,6 +34,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/durable"
+	"github.com/millrace/millrace/agent/fleet/order"
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/queue"
@@ -69,9 +70,11 @@ type Orders struct {
 	hostStopped atomic.Bool
 	effects     ruleEffects
 	unknown     outcome.Unknown
+	common      *order.Log     // nil: this node is in no fleet
+	shares      map[string]int // of streams, by common orders as they were followed last; guarded by mu
 }
 
-// Options are what Orders work with. None may be missing.
+// Options are what Orders work with. None but Common may be missing.
 type Options struct {
 	Log      *slog.Logger
 	Settings *settings.Source
@@ -79,13 +82,20 @@ type Options struct {
 	Queue    *queue.Queue
 	// Stop ends when work on the queue that is under way is to be given up.
 	Stop context.Context
+	// Common are the orders of the fleet (common.go); nil: this node is in none.
+	Common *order.Log
 }
 
 // New returns the Orders that an earlier agent kept, in force.
 func New(o Options) (*Orders, error) {
-	x := &Orders{log: o.Log, settings: o.Settings, store: o.Store, queue: o.Queue, stop: o.Stop, ended: make(chan struct{}, 1)}
+	x := &Orders{log: o.Log, settings: o.Settings, store: o.Store, queue: o.Queue, stop: o.Stop, common: o.Common, ended: make(chan struct{}, 1)}
 	if err := x.load(); err != nil {
 		return nil, err
+	}
+	if x.common != nil {
+		if err := x.follow(); err != nil {
+			return nil, err
+		}
 	}
 	return x, nil
 }
@@ -170,6 +180,15 @@ func (o *Orders) pauseFor(b control.Pause) bool {
 		return false
 	}
 	b.Since, b.Reason = time.Now(), printable.Shorten(b.Reason, MaxPauseReason)
+	if o.common != nil && b.Until.IsZero() {
+		id, err := o.common.Issue(order.Pause, b, time.Time{})
+		if err != nil {
+			o.log.Error("paused by "+automatic(b.Who)+", on this node alone", "on", b.Filter.String(), "err", err)
+		}
+		if id.Number > 0 {
+			b.Order = id.String()
+		}
+	}
 	next := old
 	next.Pauses = append(slices.Clone(old.Pauses), b)
 	if err := o.apply(old, next); err != nil {
@@ -226,7 +245,7 @@ func (o *Orders) apply(old, next control.StandingOrders) error {
 		return nil
 	}
 	var limits []queue.Limit
-	for _, l := range next.Limits {
+	for _, l := range lowest(next.Limits) { // in a fleet there may be several of a name
 		limits = append(limits, queue.Limit{Name: l.Name, Sessions: l.Sessions, Rate: l.Rate,
 			Reason: fmt.Sprintf("set by %s until %s", l.Who, l.Until.UTC().Format(time.RFC3339))})
 	}
@@ -343,14 +362,20 @@ func (o *Orders) Expire(now time.Time) {
 		o.log.Error("brake comes off", "err", err)
 	}
 	if requeue {
-		select {
-		case o.ended <- struct{}{}:
-		default: // a pass is to begin that will see this
-		}
+		o.passAgain()
 	}
 }
 
-// Run lets go what was parked by pauses that ended by themselves, until ctx ends. Each
+// passAgain has Run go over what is queued.
+func (o *Orders) passAgain() {
+	select {
+	case o.ended <- struct{}{}:
+	default: // a pass is to begin that will see this
+	}
+}
+
+// Run lets go what was parked by pauses that ended by themselves, and parks what others of
+// the fleet have paused, until ctx ends. Each
 // pass reads envelopes of all that is queued, so no other work waits for it.
 func (o *Orders) Run(ctx context.Context) {
 	for {

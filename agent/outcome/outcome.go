@@ -125,6 +125,7 @@ const (
 	Stuck                  // the host refused what we gave back: keep, show, try rarely
 	Damage                 // content unreadable
 	Cancel                 // by an admin; Decide never says it
+	Move                   // another node has it; Decide never says it
 )
 
 // Class is a bounce class, in the vocabulary of bounce tools. Its numbers are

@@ -261,3 +261,40 @@ func (q *Queue) wantedRate(l *limited, now time.Time) (RateWant, bool) {
 func (e *evidence) onLoan() HeldBack {
 	return HeldBack{Reason: FleetLimit, How: fmt.Sprintf("the fleet has lent %d of %d, floor %d", e.loan.may, e.loan.limit, e.loan.floor), Reply: "the fleet"}
 }
+
+// Loan is a shared limit of which this node has or wants more than its floor, as listings show it.
+type Loan struct {
+	Key                     string
+	Limit, Floor, May, Want float64 // sessions, or messages a second of a stream
+	Has                     int     // sessions
+}
+
+// Loans lists those, so many at most, and says how many more there are.
+func (q *Queue) Loans(most int) (list []Loan, more int) {
+	if q.o.Lender == nil {
+		return nil, 0
+	}
+	now := time.Now()
+	q.mu.Lock()
+	all := slices.Clone(q.borrowing)
+	for _, l := range q.limited {
+		if l.Shared && l.Rate > 0 {
+			may, _ := q.rateOf(l)
+			list = append(list, Loan{Key: rateKey(l.Name), Limit: l.Rate, Floor: q.o.Lender.FloorRate(l.Rate), May: may})
+		}
+	}
+	q.mu.Unlock()
+	if n := max(0, most-len(list)); len(all) > n {
+		all, more = all[:n], len(all)-n
+	}
+	eachPage(q, all, func(page []*loan) {
+		for _, l := range page {
+			n, _ := l.sessions()
+			list = append(list, Loan{
+				Key: l.key, Limit: float64(l.limit), Floor: float64(q.o.Lender.Floor(l.limit)),
+				May: float64(q.o.Lender.Sessions(l.key, l.limit)), Want: float64(l.wants(now)), Has: n,
+			})
+		}
+	})
+	return list, more
+}

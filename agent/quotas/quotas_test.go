@@ -471,3 +471,44 @@ func TestUnreadableFileIsNotReplaced(t *testing.T) {
 		}
 	}
 }
+
+// What this node may count of a quota that others share bounds its blocks, and what may be taken of one
+// that is open.
+func TestBoundKeepsPartOfAQuotaForOthers(t *testing.T) {
+	t.Parallel()
+	bound := 10
+	key := Key{Stream: "news", Day: true}
+	b := Open(Options{Bound: func(k Key, day string, limit int) int {
+		if k != key || day != "2026-11-29" || limit != 1000 {
+			t.Errorf("asked for %v, %q, %d", k, day, limit)
+		}
+		return bound
+	}}, time.Time{})
+	b.Use(map[Key]Quota{key: {Limit: 1000, Zone: time.UTC}})
+	c := b.Counter(key)
+	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	if n, _ := c.Room(now); n != 10 {
+		t.Fatalf("room for %d of a bound of 10", n)
+	}
+	c.Take(now, 6)
+	bound = 8
+	if n, _ := c.Take(now, 100); n != 2 {
+		t.Errorf("%d taken of 2 that the bound leaves of the open block", n)
+	}
+	if n, next := c.Room(now); n != 0 || !next.Equal(now.Add(lookAgain)) {
+		t.Errorf("room for %d, next at %v", n, next)
+	}
+	bound = 30
+	if n, _ := c.Room(now); n == 0 {
+		t.Error("no room where the bound was raised")
+	}
+	counted := map[string]int{}
+	b.Counted(now, func(_ Key, day string, limit, n int) { counted[day] = n })
+	if len(counted) != 1 || counted["2026-11-29"] != 10 { // its block is reserved whole
+		t.Errorf("%v", counted)
+	}
+	b.Counted(now.AddDate(0, 0, 1), func(_ Key, day string, limit, n int) { counted[day] = n })
+	if len(counted) != 2 || counted["2026-11-30"] != 0 || counted["2026-11-29"] != 10 {
+		t.Errorf("%v on the next day", counted)
+	}
+}

@@ -15,11 +15,20 @@ const journalBatch = 256
 // returns how many. envelope gives a message's envelope, nil if it cannot be read. No
 // sender is told: decide must not return a Bounce.
 func (s *Settler) Decide(jobs []queue.Job, envelope func(spool.ID) *spool.Envelope, decide func(last string) outcome.Decision) (n int) {
+	n, _ = s.DecideEach(jobs, envelope, func(_ spool.ID, last string) outcome.Decision { return decide(last) })
+	return n
+}
+
+// DecideEach is Decide with a decision by message. It says as well whether all of it is in the
+// journal: not if the agent was stopped while that could not be written.
+func (s *Settler) DecideEach(jobs []queue.Job, envelope func(spool.ID) *spool.Envelope, decide func(id spool.ID, last string) outcome.Decision) (n int, recorded bool) {
+	recorded = true
 	var done []queue.Settled
 	var events []spool.Event
 	var parts []Settlement
 	write := func() {
 		written := s.record(events)
+		recorded = recorded && written
 		rest := events
 		for i := range parts { // each with its own part of the events
 			n := len(parts[i].Results)
@@ -30,7 +39,7 @@ func (s *Settler) Decide(jobs []queue.Job, envelope func(spool.ID) *spool.Envelo
 		done, events, parts = done[:0], events[:0], parts[:0]
 	}
 	for _, job := range jobs {
-		r := s.decided(job, envelope(job.ID), decide)
+		r := s.decided(job, envelope(job.ID), func(last string) outcome.Decision { return decide(job.ID, last) })
 		done, events = r.events(done, events)
 		parts = append(parts, r)
 		if len(events) >= journalBatch {
@@ -39,7 +48,7 @@ func (s *Settler) Decide(jobs []queue.Job, envelope func(spool.ID) *spool.Envelo
 		n += len(job.Items)
 	}
 	write()
-	return n
+	return n, recorded
 }
 
 // DecideAndReport is Decide with the reports that are owed, which are sent before it returns.
@@ -72,6 +81,11 @@ func (s *Settler) decided(job queue.Job, e *spool.Envelope, decide func(last str
 // Restate changes what the journal knows of recipients, and then where they are in
 // the queue. It returns of how many.
 func (s *Settler) Restate(jobs []queue.Job, change func(*spool.State) queue.How) int {
+	return s.RestateEach(jobs, func(_ spool.ID, _ uint32, st *spool.State) queue.How { return change(st) })
+}
+
+// RestateEach is Restate with a change by recipient.
+func (s *Settler) RestateEach(jobs []queue.Job, change func(id spool.ID, ordinal uint32, st *spool.State) queue.How) int {
 	var events []spool.Event
 	var done []queue.Settled
 	for _, job := range jobs {
@@ -82,7 +96,7 @@ func (s *Settler) Restate(jobs []queue.Job, change func(*spool.State) queue.How)
 				continue
 			}
 			st := states[item.Ordinal]
-			done = append(done, queue.Settled{Handle: item.Handle, How: change(&st)})
+			done = append(done, queue.Settled{Handle: item.Handle, How: change(job.ID, item.Ordinal, &st)})
 			events = append(events, spool.Event{ID: job.ID, Recipient: item.Ordinal, State: st})
 		}
 	}

@@ -226,6 +226,8 @@ func (r *Settlement) settled(f *Result) queue.Settled {
 		st.Status = spool.Damaged
 	case outcome.Cancel:
 		st.Status = spool.Cancelled
+	case outcome.Move:
+		st.Status, st.Tries = spool.Moved, uint16(min(f.Item.Tries, math.MaxUint16))
 	case outcome.HandBack:
 		s.How = queue.ToHost
 		st.Handback, st.Tries = true, 0 // at the host they are counted anew
@@ -325,7 +327,7 @@ func (r *Settlement) delivery(d *event.Delivery, f *Result) {
 	if r.Host.Known() {
 		d.Relay = r.Names.Relay
 	}
-	if f.Untried || f.suppressed {
+	if f.Untried || f.suppressed || f.Decision.Action == outcome.Move {
 		d.Tries--
 	}
 }
@@ -348,6 +350,8 @@ func (f *Result) status(handback bool) event.Status {
 		return event.Bounced
 	case outcome.Cancel:
 		return event.Cancelled
+	case outcome.Move:
+		return event.Moved
 	case outcome.HandBack:
 		return event.Returning
 	case outcome.Stuck:

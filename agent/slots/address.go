@@ -49,7 +49,6 @@ type Address struct {
 	// Accepted is the greatest number of slots at which a connect was accepted
 	// lately. It bounds only where one more was refused: Limited.
 	Accepted int
-	Given    int       // places that are not counted in it, and may be wanted again
 	Users    int       // destinations that list it; while there are any the row stays
 	Strikes  int       // replacements refused in a row
 	Opens    time.Time // no connect before
@@ -87,9 +86,7 @@ func (a *Address) Room() int {
 
 // GiveUp lowers what counts as accepted by a place, but not below what is held.
 func (a *Address) GiveUp() {
-	n := max(1, a.Held(), a.Accepted-1)
-	a.Given += max(0, a.Accepted-n)
-	a.Limited, a.Accepted = true, n
+	a.Limited, a.Accepted = true, max(1, a.Held(), a.Accepted-1)
 }
 
 // Down says whether connects pass the address by while there is another: it lately gave
@@ -124,7 +121,7 @@ func (a *Address) Answered() { a.failures, a.until, a.trying = 0, time.Time{}, f
 // idle says that nothing is lost with the row but what was learned.
 func (a *Address) idle(now time.Time) bool {
 	a.Look(now)
-	return a.Users == 0 && a.Held() == 0
+	return a.Users == 0 && a.Held()+a.Waiting == 0
 }
 
 // Table is the rows, by key. It is guarded by the lock of its owner.

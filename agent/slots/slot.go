@@ -24,7 +24,7 @@ func (w Why) String() string {
 // Slot is a place among the connections that an address takes from us: from the
 // start of a connect until the receiver has surely noticed the end. It belongs to one
 // connect, is never used again, and stays in its row's memory for LagMax at most after
-// the end.
+// the end, or after the next try is due if its replacement was refused.
 type Slot struct {
 	Address *Address
 	Why     Why
@@ -33,7 +33,7 @@ type Slot struct {
 	Ended   time.Time
 	Over    bool // it is one more than the site wants
 	Full    bool // with it, and those vacant, the site has all that it wants
-	Last    bool // and the address all that it is known to accept
+	Tries   int  // refused replacements of the connection before it
 
 	of    *Count // of the site
 	ahead [2]int // slots up and connects under way, at the address and of the site, when it began; and those turned away until then
@@ -70,6 +70,7 @@ type Count struct {
 	Live    int // up, proven or not
 	Proven  int // of these
 	Lagging int // ended, but maybe not noticed
+	Waiting int // ended, and refused to the replacement, which is to be tried again later
 	Vacant  int // ended lately and not replaced
 	turned  int // connects that came to nothing, ever
 }
@@ -89,45 +90,86 @@ func (a *Address) Look(now time.Time) {
 	for a.late != nil && !a.late.free.After(now) {
 		a.unlag()
 	}
-	for a.first != a.late && now.Sub(a.first.Ended) > LagMax {
+	for a.first != a.late && now.Sub(a.first.vacantSince()) > LagMax {
 		a.pop()
 	}
 }
 
 func (a *Address) unlag() {
-	a.late.of.Lagging--
-	a.late.of.Vacant++
-	a.Lagging--
-	a.Vacant++
+	a.late.notFree(-1)
+	a.late.vacant(1)
 	a.late = a.late.next
+}
+
+// vacantSince is when the connection ended, or when the place may be tried again.
+func (s *Slot) vacantSince() time.Time {
+	if s.Tries > 0 {
+		return s.free
+	}
+	return s.Ended
+}
+
+// notFree counts a slot that is lagging, or waiting.
+func (s *Slot) notFree(n int) {
+	if s.Tries > 0 {
+		s.Address.Waiting += n
+		s.of.Waiting += n
+	} else {
+		s.Address.Lagging += n
+		s.of.Lagging += n
+	}
+}
+
+func (s *Slot) vacant(n int) {
+	s.Address.Vacant += n
+	s.of.Vacant += n
 }
 
 // Relag applies a lag, now that it is known, to slots of the site that have ended.
 func (a *Address) Relag(of *Count, lag time.Duration, now time.Time) {
-	late := false
-	was := a.late
-	a.late = nil
-	for s := a.first; s != nil; s = s.next {
-		if s == was {
-			late = true
+	s := a.first
+	late := a.late
+	a.ended = ended{}
+	for vacant := true; s != nil; {
+		next := s.next
+		if vacant = vacant && s != late; vacant {
+			s.vacant(-1)
+		} else {
+			s.notFree(-1)
 		}
 		if s.of == of {
-			s.free = s.Ended.Add(lag)
-		}
-		if a.late == nil && s.free.After(now) {
-			a.late = s
-		}
-		if is := a.late != nil; is != late {
-			n := 1
-			if late {
-				n = -1
+			if free := s.Ended.Add(lag); s.Tries == 0 || free.After(s.free) {
+				s.free = free
 			}
-			a.Lagging += n
-			a.Vacant -= n
-			s.of.Lagging += n
-			s.of.Vacant -= n
 		}
+		a.add(s, now)
+		s = next
 	}
+}
+
+// add puts a slot that has ended among the others, by when they are free.
+func (a *Address) add(s *Slot, now time.Time) {
+	a.Look(now)
+	p := &a.first
+	if a.last != nil && !a.last.free.After(s.free) {
+		p = &a.last.next
+	}
+	for *p != nil && !(*p).free.After(s.free) {
+		p = &(*p).next
+	}
+	s.next = *p
+	*p = s
+	if s.next == nil {
+		a.last = s
+	}
+	if !s.free.After(now) {
+		s.vacant(1)
+		return
+	}
+	if a.late == s.next {
+		a.late = s
+	}
+	s.notFree(1)
 }
 
 // pop takes the slot that ended first.
@@ -136,8 +178,7 @@ func (a *Address) pop() *Slot {
 	if a.late == s {
 		a.unlag()
 	}
-	s.of.Vacant--
-	a.Vacant--
+	s.vacant(-1)
 	if a.first = s.next; a.first == nil {
 		a.last = nil
 	}
@@ -151,11 +192,15 @@ func (a *Address) Drop() { a.pop() }
 // Since is when the slot ended that has been vacant longest.
 func (a *Address) Since() time.Time { return a.first.Ended }
 
-// Oldest is when the first slot ended that is still lagging; zero if there is none.
+// Oldest is when the slot ended that is the next to be free of those lagging, and when it is;
+// zero if there is none, or if its replacement was refused before.
 func (a *Address) Oldest(now time.Time) (ended, free time.Time) {
 	a.Look(now)
-	if a.late == nil {
+	switch {
+	case a.late == nil:
 		return ended, free
+	case a.late.Tries > 0:
+		return ended, a.late.free
 	}
 	return a.late.Ended, a.late.free
 }
@@ -167,7 +212,10 @@ func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
 		s.ahead[i] = c.Live + c.Opening + c.turned
 	}
 	if a.Look(now); a.Vacant > 0 && why != Probe || a.late != nil && why == Early {
-		s.After = a.pop().Ended
+		was := a.pop()
+		s.After, s.Tries = was.Ended, was.Tries
+	} else if why == Replace {
+		s.After = now
 	}
 	a.Opening++
 	of.Opening++
@@ -244,20 +292,8 @@ func (s *Slot) leave(now time.Time) {
 // End notes the end of a connection that was up; its slot is free after lag.
 func (s *Slot) End(now time.Time, lag time.Duration) {
 	s.leave(now)
-	s.Ended, s.free = now, now.Add(lag)
-	a := s.Address
-	if a.last == nil {
-		a.first = s
-	} else {
-		a.last.next = s
-	}
-	a.last = s
-	a.Lagging++
-	s.of.Lagging++
-	if a.late == nil {
-		a.late = s
-	}
-	a.Look(now)
+	s.Ended, s.free, s.Tries = now, now.Add(lag), 0
+	s.Address.add(s, now)
 }
 
 // Void notes the end of a connect that was refused or got no answer: it had no slot. The
@@ -271,17 +307,8 @@ func (s *Slot) Void(now, free time.Time) {
 		return
 	}
 	s.Ended, s.free = s.After, free
-	s.next = a.first
-	a.first = s
-	if a.last == nil {
-		a.last = s
+	if !free.After(now) { // as it was, before those that ended later
+		s.free = s.After
 	}
-	if a.late == s.next && free.After(now) {
-		a.late = s
-		a.Lagging++
-		s.of.Lagging++
-	} else {
-		a.Vacant++
-		s.of.Vacant++
-	}
+	a.add(s, now)
 }

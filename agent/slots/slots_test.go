@@ -63,6 +63,35 @@ func TestAReplacementTakesThePlaceThatEndedFirst(t *testing.T) {
 	}
 }
 
+// A place whose replacement was refused is neither held nor vacant until its next try.
+func TestAPlaceWaitsForItsNextTry(t *testing.T) {
+	t.Parallel()
+	a, of := address(), &Count{}
+	opened(a, of, at(0)).End(at(0), 0)
+	s := &Slot{}
+	a.Begin(s, of, Replace, at(time.Second))
+	s.Tries++
+	s.Void(at(time.Second), at(2*time.Second))
+	if a.Waiting != 1 || a.Held() != 0 || a.Vacant != 0 || *of != a.Count {
+		t.Errorf("refused: %+v", a.Count)
+	}
+	if a.Relag(of, 0, at(time.Second)); a.Waiting != 1 || *of != a.Count {
+		t.Errorf("without a lag: %+v", a.Count)
+	}
+	a.Relag(of, 7*time.Second, at(time.Second))
+	if a.Look(at(6 * time.Second)); a.Waiting != 1 || *of != a.Count {
+		t.Errorf("with a lag: %+v", a.Count)
+	}
+	if a.Look(at(7 * time.Second)); a.Vacant != 1 || a.Waiting != 0 || *of != a.Count {
+		t.Errorf("to be tried: %+v", a.Count)
+	}
+	next := &Slot{}
+	a.Begin(next, of, Replace, at(8*time.Second))
+	if waited, _ := next.Waited(); waited != 8*time.Second || next.Tries != 1 {
+		t.Errorf("waited %v, %d tries", waited, next.Tries)
+	}
+}
+
 func TestAnEarlyReplacementTakesALaggingSlot(t *testing.T) {
 	t.Parallel()
 	a, of := address(), &Count{}

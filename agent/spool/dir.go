@@ -29,6 +29,9 @@ const (
 	blobsDir    = "blobs"
 	journalDir  = "journal"
 
+	// MovesDirectory is where package move keeps its files: open transfers belong to the mail.
+	MovesDirectory = "moves"
+
 	tmpSuffix    = ".tmp"
 	formatPrefix = "millrace spool "
 )

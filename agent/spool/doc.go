@@ -42,6 +42,7 @@
 //
 //	format                    "millrace spool 1\n"
 //	key                       the 32 octets of LoopKey
+//	members                   in a fleet, such keys of its other hosts (package fleet/marks)
 //	next                      the last segment number, and the lock of the directory
 //	agent.lock                locked by the agent; its last sign of life
 //	drain                     only while an admin drains the spool; since when
@@ -49,6 +50,7 @@
 //	blobs/0000001A-003F0040   the content of a message of 1 MiB or more, by its id
 //	journal/00000007.journal     events of recipients
 //	journal/00000007.checkpoint  their sum before that journal
+//	moves/                       open transfers to and from other nodes: package move
 //
 // Names ending in .tmp are files in the making; an unlocked one is garbage. All
 // locks are flock(2), exclusive. Who creates a segment or a blob holds the lock
@@ -102,7 +104,7 @@
 //
 // An envelope is, in this order: origin (1); sender; list of arguments of MAIL;
 // stream, with a tab and its former name if it has one, and another tab and the pool if a
-// rule names one; arrival (8); queue id,
+// rule names one, and another tab and where it was moved from if another node had it; arrival (8); queue id,
 // client name, client address, HELO, protocol, SASL user, daemon name, host;
 // number of recipients, and for each its address and the list of its arguments. A
 // string is its length and its octets, a list its length and its strings; these
@@ -155,7 +157,7 @@
 //	    reply; with from its end, behind the last tab, is where the mail leaves from
 //
 // An event says all about its recipient; the last one counts. Status is as the
-// constants are in order, from 0. An event of a span says that all records are
+// constants are in order, from 0; one that a reader does not know is final. An event of a span says that all records are
 // done that start from the offset of its id on and before the offset that it has in
 // place of a recipient, and that their octets may be zero by now; what else the
 // journal says of these does not count. A checkpoint holds events for all

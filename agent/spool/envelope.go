@@ -30,13 +30,15 @@ func timeFromFile(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
-// besideStream stands in files between a stream's name, its former one and the pool. No name
+// besideStream stands in files between a stream's name, its former one, the pool and Moved. No name
 // has a control character. An agent that does not know of these, while a package is being
 // upgraded, takes them for a part of the stream's name, or of the former one.
 const besideStream = "\t"
 
 func streamToFile(e *Envelope) string {
 	switch {
+	case e.Moved != "":
+		return e.Stream + besideStream + e.Formerly + besideStream + e.Pool + besideStream + e.Moved
 	case e.Pool != "":
 		return e.Stream + besideStream + e.Formerly + besideStream + e.Pool
 	case e.Formerly != "":
@@ -65,6 +67,18 @@ func appendEnvelope(b []byte, e *Envelope) []byte {
 	return b
 }
 
+// EncodeEnvelope is an envelope in the form that it has in a segment, for one that goes to another
+// node. Size, HeaderSize and EightBit are not in it.
+func EncodeEnvelope(e *Envelope) []byte { return appendEnvelope(nil, e) }
+
+// DecodeEnvelope reads what EncodeEnvelope wrote; the error wraps ErrDamaged.
+func DecodeEnvelope(b []byte) (*Envelope, error) {
+	if len(b) > maxEnvelope {
+		return nil, fmt.Errorf("%w: an envelope of %d octets", ErrDamaged, len(b))
+	}
+	return decodeEnvelope(b)
+}
+
 // trace lists the fields of where the message came from, in file order.
 func (e *Envelope) trace() [8]*string {
 	return [8]*string{&e.QueueID, &e.ClientName, &e.ClientAddr, &e.Helo, &e.Protocol, &e.AuthUser, &e.Daemon, &e.ByHost}
@@ -91,6 +105,7 @@ func decodeEnvelope(b []byte) (*Envelope, error) {
 	e.Args = d.strings()
 	e.Stream, e.Formerly, _ = strings.Cut(d.string(), besideStream)
 	e.Formerly, e.Pool, _ = strings.Cut(e.Formerly, besideStream)
+	e.Pool, e.Moved, _ = strings.Cut(e.Pool, besideStream)
 	e.Arrived = timeFromFile(int64(d.uint64()))
 	for _, s := range e.trace() {
 		*s = d.string()

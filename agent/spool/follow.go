@@ -178,6 +178,7 @@ func (s *Store) lookAtAll(yield func(ID, *Envelope, []State, bool) error) error 
 	if err != nil {
 		return unreadError{err}
 	}
+	found := len(names)
 	s.mu.Lock()
 	known := slices.Sorted(maps.Keys(s.segments))
 	s.mu.Unlock()
@@ -186,7 +187,12 @@ func (s *Store) lookAtAll(yield func(ID, *Envelope, []State, bool) error) error 
 			names = append(names, name)
 		}
 	}
-	return s.lookAt(names, nil, yield)
+	listed := slices.Clone(names[:found])
+	err = s.lookAt(names, nil, yield)
+	if err == nil {
+		s.survey(listed) // now, as each of them was opened or is in unopened
+	}
+	return err
 }
 
 // unreadError says that the directory of the segments could not be read.
@@ -213,6 +219,10 @@ func (s *Store) Progress() (turned, looked time.Duration) {
 	now := int64(time.Since(s.rounds.began))
 	return time.Duration(now - t), time.Duration(now - l)
 }
+
+// Looked reports whether Follow has looked at the whole directory: whatever was in the spool at
+// the start has been yielded by then, orphans too, but for what Unreadable names.
+func (s *Store) Looked() bool { return s.rounds.looked.Load() != 0 }
 
 // pause waits, but not for long.
 func pause(ctx context.Context, d time.Duration) error {

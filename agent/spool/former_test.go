@@ -5,6 +5,23 @@ import (
 	"time"
 )
 
+// TestWhereMailWasBeforeIsKept, with a pool and a former name and without.
+func TestWhereMailWasBeforeIsKept(t *testing.T) {
+	t.Parallel()
+	for _, e := range []Envelope{
+		{Stream: "acme", Moved: "a/20260101-000000-00/1/M1-11000"},
+		{Stream: "acme", Formerly: "r-77:acme", Pool: "warm", Moved: "a/t/1/M1-11000"},
+		{Stream: "acme", Pool: "warm"},
+		{Moved: "a/t/1/M1-11000"},
+	} {
+		e.Arrived, e.Recipients = time.Unix(1, 0), []Recipient{{Address: "c@d.example"}}
+		got, err := DecodeEnvelope(EncodeEnvelope(&e))
+		if err != nil || got.Stream != e.Stream || got.Formerly != e.Formerly || got.Pool != e.Pool || got.Moved != e.Moved {
+			t.Errorf("%+v came back as %+v, %v", e, got, err)
+		}
+	}
+}
+
 // TestFormerNameOfAStreamIsKept has it in the envelope and over a delta of a footer, and a
 // name without one in the octets of before.
 func TestFormerNameOfAStreamIsKept(t *testing.T) {

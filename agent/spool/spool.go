@@ -61,6 +61,9 @@ type Envelope struct {
 	// Pool is the [[pool]] that the rule of the milter names; "" if it names none.
 	Pool    string
 	Arrived time.Time
+	// Moved says where a message came from that another node had in its spool (package move);
+	// "" for what came from the host MTA or is our own. Opaque here; no control characters.
+	Moved string
 
 	// Where the message came from, for our Received field, the log and pauses.
 	QueueID    string // the host MTA's queue id
@@ -97,9 +100,10 @@ const (
 	Cancelled                // by an admin
 	Suppressed
 	Damaged // content unreadable; told to the admin
+	Moved   // another node has it, durable, and sends it from now on
 )
 
-var statusNames = [...]string{"queued", "delivered", "bounced", "handed-back", "cancelled", "suppressed", "damaged"}
+var statusNames = [...]string{"queued", "delivered", "bounced", "handed-back", "cancelled", "suppressed", "damaged", "moved"}
 
 func (s Status) String() string {
 	if int(s) < len(statusNames) {

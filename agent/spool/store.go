@@ -62,6 +62,10 @@ type Store struct {
 
 	rounds rounds
 
+	name     string // see identity
+	surveyed uint32 // see survey: all segments up to this number are known, or gone
+	listed   uint32 // greatest number of a segment in the last listing
+
 	kick chan struct{} // capacity 1: something to sync or to reclaim
 	stop chan struct{}
 	wg   sync.WaitGroup
@@ -212,6 +216,7 @@ func (s *Store) recover() error {
 	}
 	for _, name := range names {
 		if n, ok := parseSegmentName(name); ok {
+			s.listed = max(s.listed, n)
 			if _, err := s.openSegment(n); err != nil {
 				return err
 			}

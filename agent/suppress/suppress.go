@@ -115,6 +115,8 @@ type List struct {
 
 	domains domains // locked for itself, and after mu
 
+	learned func(Entry) // see Learned; nil: nobody is told
+
 	mu    sync.RWMutex // never held over I/O
 	table table
 	file  file
@@ -139,6 +141,31 @@ func Open(path string, log *slog.Logger) (*List, error) {
 
 // Use puts a policy into force.
 func (l *List) Use(p Policy) { l.policy.Store(&p) }
+
+// Learned has f be told of each entry that bounces or a complaint suppress from then on. It must not
+// call the list, and is set before the list is used.
+func (l *List) Learned(f func(Entry)) { l.learned = f }
+
+// tell tells of an entry that is suppressed from now on.
+func (l *List) tell(e *Entry) {
+	if l.learned != nil {
+		l.learned(*e)
+	}
+}
+
+// Merge puts entries on the list that another list has, without Sync. What an admin has added is not
+// replaced by what was learned, nor what is newer by what is older.
+func (l *List) Merge(entries ...Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range entries {
+		e.Address, e.Bounces = fold(e.Address), min(e.Bounces, maxBounces)
+		if old, ok := l.table.get(e.Stream, e.Address); ok && !e.Admin() && (old.Admin() || !e.Last.After(old.Last) && old.Bounces >= e.Bounces) {
+			continue
+		}
+		l.set(&e)
+	}
+}
 
 // Policy is the one in force.
 func (l *List) Policy() Policy { return *l.policy.Load() }
@@ -200,6 +227,9 @@ func (l *List) Complained(stream, address string, now time.Time) bool {
 	}
 	e.Address, e.Stream, e.Class, e.Last, e.Late = address, stream, outcome.ClassComplaint, now, true
 	l.set(&e)
+	if !is {
+		l.tell(&e)
+	}
 	return !is
 }
 
@@ -237,7 +267,11 @@ func (l *List) bounced(stream, address string, class outcome.Class, now time.Tim
 	}
 	e.Address, e.Stream, e.Class, e.Last, e.Late = address, stream, class, now, late
 	l.set(&e)
-	return before < p.After && e.Bounces >= p.After
+	is := before < p.After && e.Bounces >= p.After
+	if is {
+		l.tell(&e)
+	}
+	return is
 }
 
 // takeBack has bounces count no more, as their domain is in trouble. The caller holds mu.

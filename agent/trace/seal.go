@@ -8,6 +8,8 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"hash"
+	"hash/fnv"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -17,8 +19,31 @@ import (
 
 // Keys are the secrets behind a mark.
 type Keys struct {
-	Loop  []byte // of this spool: knows mail that was here before
-	seals []seal // the first one is written, all are read
+	Loop    []byte // of this spool: knows mail that was here before
+	seals   []seal // the first one is written, all are read
+	members []member
+}
+
+// Member is the loop key of another host of the fleet.
+type Member struct {
+	Node string
+	Key  []byte
+}
+
+// member is one with the seal that it writes where it has no secret in common with others.
+type member struct {
+	Member
+	seal seal
+}
+
+// With returns the keys with those of the other hosts of a fleet: their marks are read, and
+// their mail is known for mail that was here before.
+func (k Keys) With(members []Member) Keys {
+	k.members = nil
+	for _, m := range members {
+		k.members = append(k.members, member{m, newSeal(m.Key)})
+	}
+	return k
 }
 
 // NewKeys returns the keys of a spool with its loop key. Hosts with a secret in common read
@@ -92,6 +117,7 @@ const (
 type Mark struct {
 	ID      spool.ID
 	QueueID string
+	Node    string // of the fleet, that wrote it; "": this host, or one that is not known
 	// Sealed: the fields below are known. Marks of earlier versions, and of a
 	// transaction with more recipients than fit, are not.
 	Sealed bool
@@ -220,12 +246,53 @@ func (k *Keys) Read(received string) (m Mark, ok bool) {
 		m = Mark{ID: id, QueueID: x.qid}
 		for i := range k.seals {
 			if x.sealed != "" && k.seals[i].open(&m, x.sealed) {
+				if !x.holds(k.Loop) { // it is a secret that others have, too
+					m.Node, _ = k.memberOf(&x)
+				}
 				return m, true
 			}
 		}
 		if x.holds(k.Loop) {
 			return m, true
 		}
+		if node, seal := k.memberOf(&x); seal != nil {
+			if m.Node = node; x.sealed != "" {
+				seal.open(&m, x.sealed)
+			}
+			return m, true
+		}
 	}
 	return Mark{}, false
+}
+
+// memberOf is the host of the fleet by whose loop key a mark holds, and its seal.
+func (k *Keys) memberOf(x *written) (node string, s *seal) {
+	for i := range k.members {
+		if x.holds(k.members[i].Key) {
+			return k.members[i].Node, &k.members[i].seal
+		}
+	}
+	return "", nil
+}
+
+// Marked reports whether a Received field's value carries a mark of this host, or of another
+// of its fleet.
+func (k *Keys) Marked(received string) bool {
+	for x := range ids(received) {
+		if x.holds(k.Loop) {
+			return true
+		}
+		if _, seal := k.memberOf(&x); seal != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Copy is a number that is the same for all reports on one copy: of a message, for its
+// recipient.
+func (m *Mark) Copy() uint64 {
+	h := fnv.New64a()
+	io.WriteString(h, m.ID.String()+"\x00"+m.QueueID+"\x00"+m.Recipient)
+	return h.Sum64()
 }

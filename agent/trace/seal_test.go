@@ -162,3 +162,43 @@ func BenchmarkReceivedOf50(b *testing.B) {
 		Received(e, 77, "h", &keys, to)
 	}
 }
+
+// Hosts of a fleet read each other's marks, with and without a secret in common, and tell
+// whose each is.
+func TestMarksOfMembersAreKnown(t *testing.T) {
+	t.Parallel()
+	shared := []byte("a secret of all hosts, 32 octets")
+	keyA, keyB, keyC := []byte("the loop key of a"), []byte("the loop key of b"), []byte("the loop key of c")
+	members := []Member{{"c", keyC}, {"a", keyA}}
+	for name, secrets := range map[string][][]byte{"each its own": nil, "a secret in common": {shared}} {
+		a, b := NewKeys(keyA, secrets...), NewKeys(keyB, secrets...)
+		alone := value(Received(letter(), 77, "h", &a, []uint32{1}))
+		among := value(Received(letter(), 77, "h", &a, []uint32{0, 1}))
+		of := b.With(members)
+		if m, ok := of.Read(alone); !ok || m.Node != "a" || m.Recipient != "bob@example.net" || m.Stream != letter().Stream {
+			t.Errorf("%s: %v, %+v", name, ok, m)
+		}
+		if m, ok := of.Read(among); !ok || m.Node != "a" || !m.For("bob@example.net") || m.For("cleo@example.org") {
+			t.Errorf("%s, of several: %v, %+v", name, ok, m)
+		}
+		if !of.Marked(alone) || b.Marked(alone) || !a.Marked(alone) {
+			t.Errorf("%s: here before: %v; without the fleet %v", name, of.Marked(alone), b.Marked(alone))
+		}
+		if m, ok := b.Read(alone); ok != (secrets != nil) || m.Node != "" {
+			t.Errorf("%s, without the fleet: %v, %+v", name, ok, m)
+		}
+		own := value(Received(letter(), 78, "h", &b, []uint32{1}))
+		if m, ok := of.Read(own); !ok || m.Node != "" || !m.Sealed {
+			t.Errorf("%s, its own: %v, %+v", name, ok, m)
+		}
+		gone := of.With(nil)
+		if gone.Marked(alone) {
+			t.Errorf("%s: a member that is none any more is known", name)
+		}
+		for _, forged := range []string{strings.Replace(alone, "M0-4D", "M0-4E", 1), strings.Replace(among, "4XyZ1", "4XyZ2", 1)} {
+			if m, ok := of.Read(forged); ok || of.Marked(forged) {
+				t.Errorf("%s: forged: %+v", name, m)
+			}
+		}
+	}
+}

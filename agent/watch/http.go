@@ -162,6 +162,11 @@ func (w *Watch) Warnings() []string {
 		}
 	}
 	list = append(list, w.webhooks.Trouble()...)
+	st := w.fleet.Status()
+	list = append(list, st.Warnings()...)
+	if common := w.orders.Common(); common != nil {
+		list = append(list, common.Trouble()...)
+	}
 	if err := w.quotas.Failed(); err != nil {
 		list = append(list, "streams that have quotas wait: "+err.Error())
 	}

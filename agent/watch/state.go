@@ -43,6 +43,9 @@ func (w *Watch) State() metrics.State {
 			Name: x.Name, Failing: x.Failing(time.Now()), Waiting: x.Waiting, Aside: uint64(len(x.Aside)), Taken: x.Taken, Lost: x.Lost,
 		})
 	}
+	if x := w.fleet.Status(); x.Fleet != "" {
+		st.Fleet = metrics.Fleet{On: true, Store: x.Away == nil, Recovery: x.State() == "recovery", Lease: x.Runs, Calls: uint64(x.Calls), Errors: uint64(x.Errors), Members: len(x.Table.Members), Lent: x.Limits, Wanting: x.Waiting}
+	}
 	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
 	st.Warmups, st.WarmingUp = w.Warmups(), w.queue.WarmingUp()
 	st.BreakerHeld = make(map[string]int)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/event"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/metrics"
 	"github.com/millrace/millrace/agent/orders"
@@ -49,6 +50,7 @@ type Options struct {
 	Events   *event.File
 	Outcomes *outcomes.Outcomes
 	Webhooks *webhook.Sender
+	Fleet    *fleet.Fleet // nil: there is none
 	Quotas   *quotas.Book
 	Warmup   *warmup.Warmup
 	History  *history.History
@@ -73,6 +75,7 @@ type Watch struct {
 	events   *event.File
 	outcomes *outcomes.Outcomes
 	webhooks *webhook.Sender
+	fleet    *fleet.Fleet
 	quotas   *quotas.Book
 	warmup   *warmup.Warmup
 	history  *history.History
@@ -97,7 +100,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, fleet: o.Fleet, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/feedback"
+	"github.com/millrace/millrace/agent/fleet/marks"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/milter"
 	"github.com/millrace/millrace/milter/inlet"
@@ -132,6 +133,7 @@ func (d *diverter) serve(ctx context.Context, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	var aside sync.WaitGroup
 	aside.Go(func() { d.tellAgent(ctx) })
+	aside.Go(func() { marks.Watch(ctx, d.cfg.Spool.Directory, d.log, d.server.Members) })
 	defer aside.Wait()
 	defer stop()
 	if len(inlets) == 0 {

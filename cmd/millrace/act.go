@@ -31,7 +31,7 @@ Examples:
 }
 
 func (c *flushCmd) Run(ctx context.Context, g *globals) error {
-	return g.act(ctx, control.VerbFlush, &c.filterFlags, "will be tried now")
+	return g.act(ctx, control.VerbFlush, &c.filterFlags, true, "will be tried now")
 }
 
 // holdCmd keeps mail.
@@ -49,7 +49,7 @@ Examples:
 }
 
 func (c *holdCmd) Run(ctx context.Context, g *globals) error {
-	return g.act(ctx, control.VerbHold, &c.filterFlags, "on hold")
+	return g.act(ctx, control.VerbHold, &c.filterFlags, true, "on hold")
 }
 
 // releaseCmd ends hold.
@@ -66,7 +66,7 @@ Example:
 }
 
 func (c *releaseCmd) Run(ctx context.Context, g *globals) error {
-	return g.act(ctx, control.VerbRelease, &c.filterFlags, "released")
+	return g.act(ctx, control.VerbRelease, &c.filterFlags, true, "released")
 }
 
 // requeueCmd takes mail in anew.
@@ -84,19 +84,21 @@ Example, after a change of the queues:
 }
 
 func (c *requeueCmd) Run(ctx context.Context, g *globals) error {
-	return g.act(ctx, control.VerbRequeue, &c.filterFlags, "requeued")
+	return g.act(ctx, control.VerbRequeue, &c.filterFlags, true, "requeued")
 }
 
 // cancelCmd ends mail.
 type cancelCmd struct {
 	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
 	Yes         bool `help:"Do not ask."`
+	hereFlag
 }
 
 func (c *cancelCmd) Help() string {
 	return `Ends queued mail for good, as postsuper -d does: it is not sent, and its sender is not
 told. What is in a transaction at that moment takes its course. Says how much it is and
-asks first.
+asks first; in a fleet that is the mail of this node, and what is selected on the other
+nodes ends with it, but nothing that comes in later.
 
 Examples:
   millrace cancel --stream "Spring sale <sale.example.com>"
@@ -104,7 +106,7 @@ Examples:
 }
 
 func (c *cancelCmd) Run(ctx context.Context, g *globals) error {
-	return g.end(ctx, control.VerbCancel, &c.filterFlags, c.Yes, "for good, without telling their senders", "cancelled")
+	return g.end(ctx, control.VerbCancel, &c.filterFlags, c.Yes, c.Here, "for good, without telling their senders", "cancelled")
 }
 
 // expireCmd ends mail with a report.
@@ -123,11 +125,11 @@ Example:
 }
 
 func (c *expireCmd) Run(ctx context.Context, g *globals) error {
-	return g.end(ctx, control.VerbExpire, &c.filterFlags, c.Yes, "as expired, and reports that to their senders", "expired")
+	return g.end(ctx, control.VerbExpire, &c.filterFlags, c.Yes, true, "as expired, and reports that to their senders", "expired")
 }
 
 // end gives an order that cannot be taken back: it says of how much, and asks.
-func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags, yes bool, how, done string) error {
+func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags, yes, here bool, how, done string) error {
 	if !yes {
 		f, err := flags.some()
 		if err != nil {
@@ -152,7 +154,7 @@ func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags
 			return fmt.Errorf("nothing was %s", done)
 		}
 	}
-	return g.act(ctx, verb, flags, done)
+	return g.act(ctx, verb, flags, here, done)
 }
 
 // nothing says that nothing was selected. Who names some mail wants to know, by exit
@@ -165,13 +167,19 @@ func nothing(verb control.Verb, f control.Filter) error {
 	return fmt.Errorf("nothing to %s: %s", verb, f)
 }
 
-// act gives an order and says what came of it.
-func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags, done string) error {
+// act gives an order about what flags select. Of all verbs but cancel it is for this node
+// alone.
+func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags, here bool, done string) error {
 	f, err := flags.some()
 	if err != nil {
 		return err
 	}
-	client, err := g.client()
+	return g.give(ctx, control.Action{Verb: verb, Filter: f}, here, done)
+}
+
+// give gives an order and says what came of it.
+func (g *globals) give(ctx context.Context, o control.Action, here bool, done string) error {
+	client, err := g.clientFor(here)
 	if err != nil {
 		return err
 	}
@@ -182,12 +190,17 @@ func (g *globals) act(ctx context.Context, verb control.Verb, flags *filterFlags
 		}
 		defer printable.Fprintf(os.Stderr, "\r\x1b[K") // erases the line
 	}
-	n, err := client.Act(ctx, control.Action{Verb: verb, Filter: f}, progress)
+	n, err := client.Act(ctx, o, progress)
 	if err != nil {
 		return fmt.Errorf("%w; %s %s until then", err, count(n.Recipients, "recipient"), done)
 	}
+	if o.Verb == control.VerbCancel && o.Filter.ID == "" {
+		if err := g.spread(ctx, client, here, "ordered"); err != nil {
+			return err
+		}
+	}
 	if n == (control.Selected{}) {
-		return nothing(verb, f)
+		return nothing(o.Verb, o.Filter)
 	}
 	printable.Fprintf(os.Stdout, "%s of %s %s\n", count(n.Recipients, "recipient"), count(n.Messages, "message"), done)
 	if n.Active > 0 {

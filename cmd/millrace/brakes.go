@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
@@ -25,6 +27,7 @@ type pauseFlags struct {
 	Sender string `group:"Or, in place of a stream:" placeholder:"ADDRESS" help:"Mail of this envelope sender."`
 	User   string `group:"Or, in place of a stream:" placeholder:"NAME" help:"Mail that this SASL user submitted."`
 	Client string `group:"Or, in place of a stream:" placeholder:"ADDRESS" help:"Mail that this SMTP client submitted."`
+	hereFlag
 }
 
 func (f *pauseFlags) filter() (control.Filter, error) {
@@ -50,6 +53,10 @@ way home to the host goes on, unless --queue handback is said.
 A queue, a site, a stream and a domain may be combined, and a sender, a SASL user and
 a client. millrace brakes lists what is paused.
 
+In a fleet it is paused on all nodes, and what another node pauses is paused here; the
+command says which nodes have confirmed it. --here pauses on this node alone. What a node
+paused before it joined the fleet is its own.
+
 Examples:
   millrace pause "Spring sale <sale.example.com>" --reason "wrong price in it"
   millrace pause --all
@@ -62,7 +69,7 @@ func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	client, err := g.client()
+	client, err := g.clientFor(c.Here)
 	if err != nil {
 		return err
 	}
@@ -70,7 +77,10 @@ func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
 	if c.For > 0 {
 		b.Until = time.Now().Add(time.Duration(c.For))
 	}
-	return client.Pause(ctx, b)
+	if err := client.Pause(ctx, b); err != nil {
+		return err
+	}
+	return g.spread(ctx, client, c.Here, "paused")
 }
 
 // resumeCmd ends a pause.
@@ -83,6 +93,10 @@ which are left. millrace resume --all ends pause --all, not every pause.
 With --site it also lifts what reply rules have done to the site. A rule may do so again
 when the receiver says the same once more.
 
+In a fleet it ends on all nodes what this node knows of; a pause that another node has
+made at the same time stays, and is listed here once it is known. What reply rules have
+done to sites is lifted on this node alone.
+
 Examples:
   millrace resume "Spring sale <sale.example.com>"
   millrace resume --queue google news.example.com
@@ -94,7 +108,7 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	client, err := g.client()
+	client, err := g.clientFor(c.Here)
 	if err != nil {
 		return err
 	}
@@ -116,12 +130,13 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 	for _, b := range left {
 		printable.Fprintln(os.Stdout, "still paused: "+b.InWords())
 	}
-	return nil
+	return g.spread(ctx, client, c.Here, "resumed")
 }
 
 // brakesCmd lists what is in force.
 type brakesCmd struct {
-	JSON bool `name:"json" help:"As one JSON object."`
+	fleetFlag `embed:""`
+	JSON      bool `name:"json" help:"As one JSON object; with --fleet, one for each node."`
 }
 
 func (c *brakesCmd) Help() string {
@@ -138,6 +153,9 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	if c.Fleet {
+		return c.ofFleet(ctx, client)
+	}
 	s, err := client.Standing(ctx)
 	if err != nil {
 		return err
@@ -150,14 +168,44 @@ func (c *brakesCmd) Run(ctx context.Context, g *globals) error {
 	if len(s.Pauses)+len(s.Limits)+len(s.Effects) == 0 {
 		printable.Fprintln(out, "Nothing is paused or limited")
 	}
+	printBrakes(out, &s)
+	return nil
+}
+
+func printBrakes(out io.Writer, s *control.StandingOrders) {
 	for i := range s.Effects {
 		printable.Fprintln(out, "by rule: "+s.Effects[i].InWords())
 	}
-	printStanding(out, &s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
+	printStanding(out, s, func(*control.Pause) bool { return true }, func(*control.Limit) bool { return true })
 	for _, r := range s.Released {
 		printable.Fprintf(out, "resumed: %s, which the breaker leaves alone until %s\n", r.Filter, r.Until.Local().Format(time.DateTime))
 	}
-	return nil
+}
+
+// ofFleet lists what is in force at each node.
+func (c *brakesCmd) ofFleet(ctx context.Context, client *control.Client) error {
+	list, missing := fromFleet[control.StandingOrders](ctx, client, control.ViewStanding)
+	if missing != nil && !isUnanswered(missing) {
+		return missing
+	}
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	if c.JSON {
+		return cmp.Or(printItems(out, list), missing)
+	}
+	any := false
+	for i := range list {
+		var b strings.Builder
+		printBrakes(&b, &list[i].item)
+		for line := range strings.Lines(b.String()) {
+			any = true
+			printable.Fprintf(out, nodeColumn+"%s\n", list[i].node, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if !any {
+		printable.Fprintln(out, "Nothing is paused or limited")
+	}
+	return missing
 }
 
 func printStanding(out io.Writer, s *control.StandingOrders, pause func(*control.Pause) bool, limit func(*control.Limit) bool) {
@@ -182,6 +230,7 @@ type setCmd struct {
 	Reset    bool      `help:"End the limits that were set."`
 	Forget   bool      `help:"Drop what was learned of its receivers: limits, pace, penalties, suspensions."`
 	All      bool      `help:"With --forget: of all sites."`
+	hereFlag
 }
 
 // perSecond is a rate in the notation of the configuration.
@@ -217,7 +266,7 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 	case c.All != (c.Name == ""), c.All && !c.Forget:
 		return errors.New("name a site or a queue, or say --forget --all")
 	}
-	client, err := g.client()
+	client, err := g.clientFor(c.Here)
 	if err != nil {
 		return err
 	}
@@ -228,9 +277,13 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 		}
 		return err
 	}
-	return client.Limit(ctx, control.Limit{
+	err = client.Limit(ctx, control.Limit{
 		Name: c.Name, Sessions: c.Sessions, Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(c.For)),
 	})
+	if err != nil {
+		return err
+	}
+	return g.spread(ctx, client, c.Here, "set")
 }
 
 // reloadCmd has the agent read its configuration.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
@@ -108,6 +109,9 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 		}
 	}
 	for _, w := range absent(cfg, isHere) {
+		r.warn(w)
+	}
+	for _, w := range fleet.Check(ctx, &cfg.Fleet) {
 		r.warn(w)
 	}
 	if c.DNS {

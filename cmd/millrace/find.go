@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,15 +14,16 @@ import (
 
 // findCmd looks for queued mail by what an admin has at hand.
 type findCmd struct {
-	Text string `arg:"" help:"A part of a recipient's address, of the sender, or of the host's queue id; or the beginning of a message id. In any case."`
-	JSON bool   `name:"json" help:"One JSON object a line, as postqueue -j prints them."`
+	Text      string `arg:"" help:"A part of a recipient's address, of the sender, or of the host's queue id; or the beginning of a message id. In any case."`
+	fleetFlag `embed:""`
+	JSON      bool `name:"json" help:"One JSON object a line, as postqueue -j prints them."`
 }
 
 func (c *findCmd) Help() string {
 	return `Lists the queued mail that has something to do with TEXT, as millrace queue does: what
 waits for someone who complains, what the log names. Mail that is done is in the log.
 
-Exit code: 1 if nothing queued has to do with it.
+Exit code: 1 if nothing queued has to do with it; 75 with --fleet, if a node did not answer.
 
 Examples:
   millrace find someone@example.com
@@ -42,14 +44,19 @@ func (c *findCmd) Run(ctx context.Context, g *globals) error {
 		enc := json.NewEncoder(printable.NewJSON(out))
 		each = func(m *control.Message) error { l.messages++; return enc.Encode(m) }
 	}
-	if err := client.Messages(ctx, control.Filter{Text: c.Text}, each); err != nil {
+	if c.Fleet {
+		err = mailqOfFleet(ctx, client, control.Filter{Text: c.Text}, c.JSON, &l)
+	} else {
+		err = client.Messages(ctx, control.Filter{Text: c.Text}, each)
+	}
+	if err != nil && !isUnanswered(err) {
 		return err
 	}
-	if l.messages == 0 {
+	if l.messages == 0 && err == nil {
 		return fmt.Errorf("nothing queued has to do with %q; what is done is in the log", c.Text)
 	}
-	if c.JSON {
-		return nil
+	if c.JSON || l.messages == 0 {
+		return err
 	}
-	return l.end()
+	return cmp.Or(l.end(), err)
 }

@@ -48,11 +48,13 @@ type cli struct {
 	Cancel   cancelCmd   `cmd:"" help:"End queued mail for good, as postsuper -d does."`
 	Reload   reloadCmd   `cmd:"" help:"Have the agent read its configuration anew."`
 	Handback handbackCmd `cmd:"" help:"Give queued mail back to Postfix."`
+	Move     moveCmd     `cmd:"" help:"Give queued mail to another node of the fleet."`
 	Drain    drainCmd    `cmd:"" help:"Divert nothing more, and send what is queued."`
 
 	Forget   forgetCmd   `cmd:"" help:"Erase what is kept of an address."`
 	Suppress suppressCmd `cmd:"" help:"The addresses that are not tried again: list, add, remove, import, export, stats."`
 
+	Fleet   fleetCmd   `cmd:"" help:"Hosts that share limits: status, forget, leave, bootstrap."`
 	Webhook webhookCmd `cmd:"" help:"The receivers of events: list, test, replay."`
 
 	Feedback feedbackCmd `cmd:"" help:"Take a delivery report or a complaint from a pipe."`
@@ -72,7 +74,7 @@ func main() {
 	k := program.Parse("millrace", `Millrace drives bulk mail beside the MTA you already run.
 
 Exit codes: 0 done; 1 it failed, or nothing was selected other than by --all; 64 wrong
-arguments; 78 the configuration cannot be used.`, &c)
+arguments; 75 not all nodes of a fleet answered; 78 the configuration cannot be used.`, &c)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	k.BindTo(ctx, (*context.Context)(nil))

@@ -16,6 +16,7 @@ import (
 // queueCmd lists the queue as mailq does.
 type queueCmd struct {
 	filterFlags `embed:"" group:"Which mail (several conditions must all hold):"`
+	fleetFlag   `embed:""`
 	JSON        bool `name:"json" help:"One JSON object a line, as postqueue -j prints them."`
 }
 
@@ -29,6 +30,7 @@ func (c *queueCmd) Help() string {
 Examples:
   millrace queue
   millrace queue --state deferred --older-than 1d
+  millrace queue --fleet --user hacked@example.com
   millrace queue --json | jq -r 'select(.queue_name=="google").queue_id'`
 }
 
@@ -36,6 +38,16 @@ func (c *queueCmd) Run(ctx context.Context, g *globals) error {
 	client, err := g.client()
 	if err != nil {
 		return err
+	}
+	if c.Fleet {
+		out := bufio.NewWriter(os.Stdout)
+		defer out.Flush()
+		l := mailq{out: out}
+		err := mailqOfFleet(ctx, client, c.filter(), c.JSON, &l)
+		if c.JSON || err != nil && !isUnanswered(err) {
+			return err
+		}
+		return cmp.Or(l.end(), err)
 	}
 	if c.JSON {
 		return client.Lines(ctx, c.filter(), printable.NewJSON(os.Stdout))
@@ -57,11 +69,22 @@ type mailq struct {
 	out      io.Writer
 	messages int
 	octets   int64
+
+	fleet bool   // each line has its node's name before it
+	node  string // of the next message
+}
+
+// line writes one, with the column of its node.
+func (l *mailq) line(node, format string, args ...any) {
+	if l.fleet {
+		printable.Fprintf(l.out, nodeColumn, node)
+	}
+	printable.Fprintf(l.out, format, args...)
 }
 
 func (l *mailq) message(m *control.Message) error {
 	if l.messages == 0 {
-		printable.Fprintf(l.out, row, "----Queue ID-----", "--Size--", "---Arrival Time----", "--Sender/Recipient------")
+		l.line("----Node-------", row, "----Queue ID-----", "--Size--", "---Arrival Time----", "--Sender/Recipient------")
 	}
 	l.messages++
 	l.octets += m.Size
@@ -78,7 +101,7 @@ func (l *mailq) message(m *control.Message) error {
 	if sender == "" {
 		sender = "MAILER-DAEMON"
 	}
-	printable.Fprintf(l.out, row, m.ID+mark, strconv.FormatInt(m.Size, 10),
+	l.line(l.node, row, m.ID+mark, strconv.FormatInt(m.Size, 10),
 		time.Unix(m.ArrivalTime, 0).Format("Mon Jan _2 15:04:05"), sender)
 	reason := ""
 	for _, r := range m.Recipients {
@@ -87,10 +110,10 @@ func (l *mailq) message(m *control.Message) error {
 			why = "stuck: " + why
 		}
 		if why != reason {
-			printable.Fprintf(l.out, "%78s\n", "("+cmp.Or(why, "reason unavailable")+")")
+			l.line("", "%78s\n", "("+cmp.Or(why, "reason unavailable")+")")
 		}
 		reason = why
-		printable.Fprintf(l.out, row, "", "", "", r.Address)
+		l.line("", row, "", "", "", r.Address)
 	}
 	_, err := printable.Fprintln(l.out)
 	return err

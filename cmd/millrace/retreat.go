@@ -20,6 +20,7 @@ import (
 // retreatCmd makes Millrace safe to remove.
 type retreatCmd struct {
 	Deliver       bool   `help:"Deliver here what is queued, instead of handing it back. That may take days."`
+	To            string `placeholder:"NODE" help:"Give what is queued to this node of the fleet, as millrace move does, instead of handing it back."`
 	Check         bool   `help:"Only say whether Millrace may be removed: exit code 0 if it may."`
 	PostfixConfig string `placeholder:"DIR" help:"Postfix's configuration directory, as for millrace setup."`
 	Yes           bool   `help:"Do not ask."`
@@ -30,7 +31,7 @@ func (c *retreatCmd) Help() string {
 
   1. the milter diverts nothing more (as by millrace drain)
   2. every queued message goes back to Postfix, paced, which delivers it
-     (with --deliver Millrace delivers it itself)
+     (with --deliver Millrace delivers it itself, with --to NODE another node does)
   3. Postfix's configuration becomes what it was before millrace setup
   4. it says that Millrace may be removed, or what still stands in the way: clients
      of the inlet, whose mail goes to Postfix meanwhile, must send there themselves
@@ -77,12 +78,17 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 	if err != nil {
 		return err
 	}
-	if err := nothingStopped(ctx, client); err != nil {
-		return err
+	if c.To == "" { // hold goes along to another node
+		if err := nothingStopped(ctx, client); err != nil {
+			return err
+		}
 	}
 	if left > 0 && !c.Deliver {
-		question := fmt.Sprintf("Divert nothing more, and hand %s back to Postfix?", count(left, "recipient"))
-		if err := consent(c.Yes, question, "this hands queued mail back", "nothing was changed"); err != nil {
+		question, what := fmt.Sprintf("Divert nothing more, and hand %s back to Postfix?", count(left, "recipient")), "this hands queued mail back"
+		if c.To != "" {
+			question, what = fmt.Sprintf("Divert nothing more, and give %s to node %s?", count(left, "recipient"), c.To), "this gives queued mail to another node"
+		}
+		if err := consent(c.Yes, question, what, "nothing was changed"); err != nil {
 			return err
 		}
 	}
@@ -104,21 +110,14 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 	}
 	// A message whose commit was under way when the drain began may be late.
 	for settled := time.Now().Add(milter.DrainSettles); ; {
-		if err := handBack(ctx, client, control.Filter{All: true}, os.Stdout, true); err != nil {
+		if err := c.giveAway(ctx, client); err != nil {
 			return err
 		}
-		err := follow(ctx, os.Stdout, "the agent goes on handing back; run millrace retreat again", func() (string, bool, error) {
-			r, err := client.HandbackStatus(ctx)
-			return returning(&r), r.Left() == 0, err
-		})
+		left, err := queued(ctx, cfg, client)
 		if err != nil {
 			return err
 		}
-		st, err := client.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if st.Queued() == 0 && !st.Loading && time.Now().After(settled) {
+		if left == 0 && time.Now().After(settled) {
 			return nil
 		}
 		select {
@@ -127,6 +126,24 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 			return ctx.Err()
 		}
 	}
+}
+
+// giveAway gives what is queued to whoever is to have it, and waits until he has.
+func (c *retreatCmd) giveAway(ctx context.Context, client *control.Client) error {
+	if c.To != "" {
+		n, err := client.Act(ctx, control.Action{Verb: control.VerbMove, To: c.To, Filter: control.Filter{All: true}}, nil)
+		if n.Recipients > 0 {
+			printable.Fprintf(os.Stdout, "%s moved to node %s\n", count(n.Recipients, "recipient"), c.To)
+		}
+		return err
+	}
+	if err := handBack(ctx, client, control.Filter{All: true}, os.Stdout, true); err != nil {
+		return err
+	}
+	return follow(ctx, os.Stdout, "the agent goes on handing back; run millrace retreat again", func() (string, bool, error) {
+		r, err := client.HandbackStatus(ctx)
+		return returning(&r), r.Left() == 0, err
+	})
 }
 
 // nothingStopped says what an admin has stopped: handed back, Postfix would deliver it.
@@ -208,7 +225,12 @@ func queued(ctx context.Context, cfg *config.Config, client *control.Client) (in
 		return 0, errors.New("the agent is still reading the spool; try again in a moment")
 	}
 	if err == nil {
-		return st.Queued(), nil
+		// What is moved, but not confirmed, is nowhere sent without this node.
+		list, err := client.Transfers(ctx)
+		if errors.Is(err, control.ErrOlder) {
+			err = nil
+		}
+		return st.Queued() + len(list), err
 	}
 	if !errors.Is(err, control.ErrNotRunning) {
 		return 0, err
@@ -221,6 +243,7 @@ func queued(ctx context.Context, cfg *config.Config, client *control.Client) (in
 		return 0, err
 	}
 	defer r.Close()
+	open, _ := filepath.Glob(filepath.Join(cfg.Spool.Directory, spool.MovesDirectory, "*.json"))
 	stats, err := r.Stats()
-	return int(stats.Recipients[spool.Queued] + stats.Pending + stats.Damaged), err
+	return len(open) + int(stats.Recipients[spool.Queued]+stats.Pending+stats.Damaged), err
 }

@@ -84,11 +84,15 @@ func (s *stats) print(out io.Writer, now time.Time) {
 		total.Cancelled += q.Cancelled
 		total.Suppressed += q.Suppressed
 		total.Damaged += q.Damaged
+		total.Moved += q.Moved
 		line(&q, rates[q.Name])
 	}
 	line(&total, all)
 	if total.Damaged > 0 {
 		printable.Fprintf(out, "\n%s damaged: its content cannot be read; millrace spool verify\n", count(total.Damaged, "recipient"))
+	}
+	if total.Moved > 0 {
+		printable.Fprintf(out, "\n%s moved to other nodes\n", count(total.Moved, "recipient"))
 	}
 	classes(out, "Bounces", s.Totals.Bounces)
 	classes(out, "Deferrals", s.Totals.Deferrals)

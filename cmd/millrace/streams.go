@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,8 @@ func printJSON[T any](out io.Writer, list []T) error {
 
 // streamsCmd lists streams.
 type streamsCmd struct {
-	JSON bool `name:"json" help:"One JSON object a line."`
+	fleetFlag `embed:""`
+	JSON      bool `name:"json" help:"One JSON object a line."`
 }
 
 func (c *streamsCmd) Help() string {
@@ -55,29 +57,21 @@ func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	if c.Fleet {
+		return c.ofFleet(ctx, client, out)
+	}
 	list, err := client.Streams(ctx)
 	if err != nil {
 		return err
 	}
-	out := bufio.NewWriter(os.Stdout)
-	defer out.Flush()
 	if c.JSON {
 		return printJSON(out, list)
 	}
-	const row = "%10v %10v %8v %8v %8v  %s\n"
-	printable.Fprintf(out, row, "WAITING", "DEFERRED", "ACTIVE", "HELD", "PRIORITY", "STREAM")
-	for _, s := range list {
-		name := s.Name
-		if s.Paused != "" {
-			name += "  (paused: " + s.Paused + ")"
-		} else if s.Waits != "" {
-			name += "  (" + s.Waits
-			if !s.Until.IsZero() {
-				name += ", until " + s.Until.Local().Format("Mon 15:04")
-			}
-			name += ")"
-		}
-		printable.Fprintf(out, row, s.Waiting, s.Deferred, s.Active, s.Held, max(1, s.Priority), name)
+	printable.Fprintln(out, streamsHead)
+	for i := range list {
+		printStream(out, &list[i])
 	}
 	st, err := client.Status(ctx)
 	if err != nil {
@@ -89,10 +83,55 @@ func (c *streamsCmd) Run(ctx context.Context, g *globals) error {
 	return nil
 }
 
+// ofFleet lists those of all nodes.
+func (c *streamsCmd) ofFleet(ctx context.Context, client *control.Client, out io.Writer) error {
+	list, missing := fromFleet[control.Stream](ctx, client, control.ViewStreams)
+	if missing != nil && !isUnanswered(missing) {
+		return missing
+	}
+	if c.JSON {
+		return cmp.Or(printItems(out, list), missing)
+	}
+	limits, err := fromFleet[control.StreamLimits](ctx, client, control.ViewLimits)
+	if err != nil && !isUnanswered(err) {
+		return err
+	}
+	printable.Fprintf(out, nodeColumn+"%s\n", "NODE", streamsHead)
+	for i := range list {
+		printable.Fprintf(out, nodeColumn, list[i].node)
+		printStream(out, &list[i].item)
+	}
+	for i := range limits {
+		printable.Fprintf(out, nodeColumn+"[[stream]] %s: %s\n", limits[i].node, limits[i].item.Name, limits[i].item.InWords())
+	}
+	return cmp.Or(missing, err)
+}
+
+// streamLine is a line of a list of streams, and streamsHead its head.
+const (
+	streamLine  = "%10v %10v %8v %8v %8v  %s\n"
+	streamsHead = "   WAITING   DEFERRED   ACTIVE     HELD PRIORITY  STREAM"
+)
+
+func printStream(out io.Writer, s *control.Stream) {
+	name := s.Name
+	if s.Paused != "" {
+		name += "  (paused: " + s.Paused + ")"
+	} else if s.Waits != "" {
+		name += "  (" + s.Waits
+		if !s.Until.IsZero() {
+			name += ", until " + s.Until.Local().Format("Mon 15:04")
+		}
+		name += ")"
+	}
+	printable.Fprintf(out, streamLine, s.Waiting, s.Deferred, s.Active, s.Held, max(1, s.Priority), name)
+}
+
 // priorityCmd gives a stream more than one share.
 type priorityCmd struct {
 	Stream   string `arg:"" help:"The stream, as millrace streams lists it."`
 	Priority int    `arg:"" help:"Its share beside the other streams, 1 to 100; 1 is what each has."`
+	hereFlag
 }
 
 func (c *priorityCmd) Help() string {
@@ -104,11 +143,14 @@ Example:
 }
 
 func (c *priorityCmd) Run(ctx context.Context, g *globals) error {
-	client, err := g.client()
+	client, err := g.clientFor(c.Here)
 	if err != nil {
 		return err
 	}
-	return client.Prioritize(ctx, control.Priority{Stream: c.Stream, Priority: c.Priority})
+	if err := client.Prioritize(ctx, control.Priority{Stream: c.Stream, Priority: c.Priority}); err != nil {
+		return err
+	}
+	return g.spread(ctx, client, c.Here, "set")
 }
 
 // whyCmd explains a site.

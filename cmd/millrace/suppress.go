@@ -32,7 +32,9 @@ func (c *suppressCmd) Help() string {
 or moved) are suppressed, in the stream whose mail bounced or in all: [suppression]
 in the configuration says when, and whether mail to them is still sent
 (mode = "advise", the default) or not (mode = "drop"). A delivery clears an address;
-what you add here stays until you remove it.
+what you add here stays until you remove it. In a fleet the nodes tell each other what is
+added, removed and learned; with --here a change stays on this node. Import a long list
+on each node with --here: the fleet keeps the last 4,096 changes of up to 500 entries.
 
 Examples:
   millrace suppress list --stream news.example.com
@@ -86,6 +88,7 @@ func (c *suppressList) Run(ctx context.Context, g *globals) error {
 type suppressAdd struct {
 	Addresses []string `arg:"" name:"address" help:"Addresses."`
 	Stream    string   `placeholder:"NAME" help:"In this stream. Default: in all."`
+	hereFlag
 }
 
 func (c *suppressAdd) Run(ctx context.Context, g *globals) error {
@@ -95,7 +98,7 @@ func (c *suppressAdd) Run(ctx context.Context, g *globals) error {
 		}
 	}
 	rest := c.Addresses
-	return g.suppress(ctx, func(s *control.Suppression) error {
+	return g.suppress(ctx, c.Here, func(s *control.Suppression) error {
 		if len(rest) == 0 {
 			return io.EOF
 		}
@@ -106,8 +109,8 @@ func (c *suppressAdd) Run(ctx context.Context, g *globals) error {
 }
 
 // suppress adds entries, and says so.
-func (g *globals) suppress(ctx context.Context, next func(*control.Suppression) error) error {
-	client, err := g.client()
+func (g *globals) suppress(ctx context.Context, here bool, next func(*control.Suppression) error) error {
+	client, err := g.clientFor(here)
 	if err != nil {
 		return err
 	}
@@ -116,6 +119,9 @@ func (g *globals) suppress(ctx context.Context, next func(*control.Suppression) 
 		return err
 	}
 	printable.Fprintln(os.Stdout, entries(n), "added")
+	if err := g.spread(ctx, client, here, "added"); err != nil {
+		return err
+	}
 	st, err := client.SuppressionStats(ctx)
 	if err == nil && st.Mode != "drop" {
 		printable.Fprintf(os.Stderr, "millrace: [suppression] mode is %q, so mail is sent to these addresses all the same, but in streams with a mode of their own; remedy: set mode = \"drop\"\n", st.Mode)
@@ -140,10 +146,11 @@ func checkAddress(s string) error {
 type suppressRemove struct {
 	Addresses []string `arg:"" name:"address" help:"Addresses."`
 	Stream    *string  `placeholder:"NAME" help:"Only in this stream; \"\" for what is suppressed in all. Default: wherever it stands."`
+	hereFlag
 }
 
 func (c *suppressRemove) Run(ctx context.Context, g *globals) error {
-	client, err := g.client()
+	client, err := g.clientFor(c.Here)
 	if err != nil {
 		return err
 	}
@@ -152,6 +159,9 @@ func (c *suppressRemove) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	printable.Fprintln(os.Stdout, entries(n), "removed")
+	if err := g.spread(ctx, client, c.Here, "removed"); err != nil {
+		return err
+	}
 	if n == 0 {
 		return errors.New("none of these addresses is on the list")
 	}
@@ -161,6 +171,7 @@ func (c *suppressRemove) Run(ctx context.Context, g *globals) error {
 type suppressImport struct {
 	File   string `arg:"" help:"A file, or - for standard input."`
 	Stream string `placeholder:"NAME" help:"The stream of addresses that have none in the file. Default: all streams."`
+	hereFlag
 }
 
 func (c *suppressImport) Help() string {
@@ -182,7 +193,7 @@ func (c *suppressImport) Run(ctx context.Context, g *globals) error {
 		defer f.Close()
 		in, name = f, c.File
 	}
-	return g.suppress(ctx, readList(in, name, c.Stream))
+	return g.suppress(ctx, c.Here, readList(in, name, c.Stream))
 }
 
 // listColumns are those of a list in CSV; wasLate stands in the last one, or nothing.

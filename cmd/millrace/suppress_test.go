@@ -15,10 +15,12 @@ import (
 )
 
 func (backend) Suppressions(context.Context, func(*control.Suppression) error) error { return nil }
-func (backend) Suppress(func(*control.Suppression) error) (int, error)               { return 0, nil }
-func (backend) Unsuppress(control.SuppressionRemoval) (int, error)                   { return 0, nil }
-func (backend) SuppressionStats() control.SuppressionStats                           { return control.SuppressionStats{} }
-func (backend) Feedback(context.Context, []byte) ([]control.Finding, error)          { return nil, nil }
+func (backend) Suppress(context.Context, func(*control.Suppression) error) (int, error) {
+	return 0, nil
+}
+func (backend) Unsuppress(context.Context, control.SuppressionRemoval) (int, error) { return 0, nil }
+func (backend) SuppressionStats() control.SuppressionStats                          { return control.SuppressionStats{} }
+func (backend) Feedback(context.Context, []byte) ([]control.Finding, error)         { return nil, nil }
 
 // suppressing is a backend with a list.
 type suppressing struct {
@@ -39,7 +41,7 @@ func (b *suppressing) Suppressions(_ context.Context, yield func(*control.Suppre
 	return nil
 }
 
-func (b *suppressing) Suppress(next func(*control.Suppression) error) (n int, err error) {
+func (b *suppressing) Suppress(_ context.Context, next func(*control.Suppression) error) (n int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var s control.Suppression
@@ -61,7 +63,7 @@ func (b *suppressing) Suppress(next func(*control.Suppression) error) (n int, er
 	}
 }
 
-func (b *suppressing) Unsuppress(x control.SuppressionRemoval) (int, error) {
+func (b *suppressing) Unsuppress(_ context.Context, x control.SuppressionRemoval) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := len(b.list)

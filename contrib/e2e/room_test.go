@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	abreast.Wait() // for a Postfix: on two cores six take half the time of two
+	abreast.Wait(3) // for a Postfix: on two cores six take half the time of two
 	tidy.Main(m, lab.WithPrograms)
 }
 

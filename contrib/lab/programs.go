@@ -17,7 +17,8 @@ const daemonStart = 2 * time.Minute
 // BuildPrograms builds the three programs into dir, with the race detector if
 // LAB_RACE=1 is in the environment.
 func BuildPrograms(dir string) error {
-	args := []string{"build", "-o", dir}
+	// Without what only a debugger reads, as go test links too; traces have files and lines.
+	args := []string{"build", "-ldflags", "-s -w", "-o", dir}
 	if os.Getenv("LAB_RACE") == "1" {
 		args = append(args, "-race")
 	}

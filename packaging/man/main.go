@@ -5,7 +5,8 @@
 // It runs in the top of the source. The programs' pages are made of their --help,
 // that of the configuration of the documented types in agent/config, that of events of
 // the package comment of agent/event; what the
-// programs do together is told by millrace.7 beside this file.
+// programs do together is told by millrace.7 beside this file, and what hosts do by
+// millrace-fleet.7.
 package main
 
 import (
@@ -57,9 +58,14 @@ func write(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "millrace-events.5"), page, 0o644); err != nil {
 		return err
 	}
-	overview, err := os.ReadFile("packaging/man/millrace.7")
-	if err != nil {
-		return err
+	for _, name := range []string{"millrace.7", "millrace-fleet.7"} {
+		page, err := os.ReadFile("packaging/man/" + name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), page, 0o644); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(filepath.Join(dir, "millrace.7"), overview, 0o644)
+	return nil
 }

@@ -72,7 +72,7 @@ func TestThePagesAreWellFormed(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	pages, err := filepath.Glob(dir + "/*.[1578]")
-	if err != nil || len(pages) != 6 {
+	if err != nil || len(pages) != 7 {
 		t.Fatalf("%v, %v", pages, err)
 	}
 	for _, page := range pages {

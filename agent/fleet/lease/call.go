@@ -37,9 +37,11 @@ type Call struct {
 	N           int64  // of this call under the token
 	Answered    int64  // the greatest N that was answered
 	Epoch       Epoch  // the newest that the member knows of
-	Time, Since int64  // milliseconds: the store's time at the last reply, and how long ago that arrived
-	Table       Table  // that is persisted
-	Active      bool   // has floors
+	Since       int64  // milliseconds since the last reply arrived
+	Seq         int64  // of that reply, and what follows too
+	Time, Clock int64
+	Table       Table // that is persisted
+	Active      bool  // has floors
 	Nodes       int
 	Leave       bool
 	Found       bool   // the admin says that no node of this fleet has been granted anything
@@ -64,7 +66,9 @@ type Reply struct {
 	Why    string // nothing was done: Hello, Late; nothing new is lent: Recovery, Unknown; or Left, or ""
 	Token  string
 	Epoch  Epoch
-	Time   int64 // of the store, milliseconds since the epoch began
+	Seq    int64 // how many calls were executed in this epoch
+	Time   int64 // milliseconds of this epoch that have been witnessed; for turns
+	Clock  int64 // milliseconds that this member alone has witnessed under its token
 	Table  Table // Version "": none
 	Active bool
 	Grants []int64 // one for each ask; none with Hello, Late and Left
@@ -91,6 +95,8 @@ type header struct {
 	EpochID  string `json:"eid"`
 	Time     int64  `json:"t"`
 	Since    int64  `json:"since"`
+	Seq      int64  `json:"seq"`
+	Clock    int64  `json:"clk"`
 	Version  string `json:"v"`
 	Members  string `json:"s"` // with commas between
 	Divisor  int    `json:"d"`
@@ -108,7 +114,7 @@ func (c *Call) Key() string { return "millrace:{" + c.Fleet + "}:lease" }
 // Args are the arguments of the script: a few hundred bytes, and about 60 for each ask.
 func (c *Call) Args() []any {
 	h := header{Node: c.Node, ID: c.ID, Token: c.Token, N: c.N, Answered: c.Answered, Epoch: c.Epoch.N, EpochID: c.Epoch.ID,
-		Time: c.Time, Since: c.Since, Version: c.Table.Version, Members: strings.Join(c.Table.Members, ","), Divisor: c.Table.Divisor,
+		Time: c.Time, Since: c.Since, Seq: c.Seq, Clock: c.Clock, Version: c.Table.Version, Members: strings.Join(c.Table.Members, ","), Divisor: c.Table.Divisor,
 		Low: c.Table.Low, Active: c.Active, Nodes: c.Nodes, Leave: c.Leave, Found: c.Found, Forget: c.Forget}
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -140,7 +146,7 @@ func ParseReply(v any) (*Reply, error) {
 	if err := json.Unmarshal([]byte(text), &h); err != nil {
 		return nil, fmt.Errorf("the head of the store's reply: %w", err)
 	}
-	r := &Reply{Why: h.Why, Token: h.Token, Epoch: Epoch{h.Epoch, h.EpochID}, Time: h.Time, Active: h.Active,
+	r := &Reply{Why: h.Why, Token: h.Token, Epoch: Epoch{h.Epoch, h.EpochID}, Time: h.Time, Seq: h.Seq, Clock: h.Clock, Active: h.Active,
 		Table: Table{Version: h.Version, Divisor: h.Divisor, Low: h.Low}}
 	if h.Members != "" {
 		r.Table.Members = strings.Split(h.Members, ",")

@@ -8,7 +8,9 @@
 --
 -- The reply is a list: the reply but for its grants, in JSON, and a grant for each ask.
 
-local LEASE, TURN, DAYS = 31000, 120000, 72 * 3600000
+local LEASE, TURN, DAYS, MARK = 31000, 120000, 72 * 3600000, 1000
+local max, min, floor = math.max, math.min, math.floor
+local pack, unpackm = cmsgpack.pack, cmsgpack.unpack
 local key, c = KEYS[1], cjson.decode(ARGV[1])
 
 -- A restart has another run_id, a replica that becomes primary another master_replid.
@@ -21,23 +23,23 @@ if run == '' then
 end
 
 local raw = redis.call('HGET', key, '')
-local st = raw and cmsgpack.unpack(raw)
+local st = raw and unpackm(raw)
 local m = st and st.m[c.node]
 
 -- A new epoch, if this is not the store that the caller knew, or not all of it.
 if not st or st.run ~= run or c.en > st.en or (c.en == st.en and c.eid ~= st.eid)
   or (m and m.tok == c.tok and m.n < c.ack) then
-  local en = math.max(st and st.en or 0, c.en) + 1
-  st = {run = run, en = en, eid = en .. '.' .. string.sub(run, 1, 8) .. '.' .. unique, t = 0, hellos = 0,
+  local en = max(st and st.en or 0, c.en) + 1
+  st = {run = run, en = en, eid = en .. '.' .. string.sub(run, 1, 8) .. '.' .. unique, t = 0, seq = 0, dead = -1, hellos = 0,
     valid = false, s = {}, v = 0, d = 0, low = 0, base = 0, shrink = -1, m = {}, cursor = '0'}
   m = nil
 end
 
-local out = {why = '', tok = '', v = '', d = 0, low = 0, s = '', act = false}
+local out = {why = '', tok = '', clk = 0, v = '', d = 0, low = 0, s = '', act = false}
 local grants = {''}
 local function finish()
-  redis.call('HSET', key, '', cmsgpack.pack(st))
-  out.en, out.eid, out.t = st.en, st.eid, st.t
+  redis.call('HSET', key, '', pack(st))
+  out.en, out.eid, out.t, out.seq = st.en, st.eid, st.t, st.seq
   grants[1] = cjson.encode(out)
   return grants
 end
@@ -53,7 +55,7 @@ end
 if not m or m.tok ~= c.tok then
   st.hellos = st.hellos + 1
   m = m or {called = false}
-  m.tok, m.n = st.eid .. ':' .. st.hellos, 0
+  m.tok, m.n, m.marks = st.eid .. ':' .. st.hellos, 0, {}
   st.m[c.node] = m
   out.why, out.tok = 'hello', m.tok
   return finish()
@@ -64,8 +66,19 @@ if c.n <= m.n then
   return finish()
 end
 m.n = c.n
-st.t = math.max(st.t, c.t + c.since)
-local now = st.t
+
+-- How much time has certainly passed. A call says how long ago the reply to an earlier one
+-- arrived, so that long at least lies between the two executions. Such times are added up member by
+-- member, as they follow each other there, and never across members, where they overlap.
+out.clk = c.clk + c.since
+local marks = m.marks
+if #marks == 0 or c.clk - marks[#marks][2] >= MARK then marks[#marks + 1] = {c.seq, c.clk} end
+while #marks > 0 and out.clk - marks[1][2] >= LEASE do
+  st.dead = max(st.dead, marks[1][1])
+  table.remove(marks, 1)
+end
+st.t, st.seq = max(st.t, c.t + c.since), st.seq + 1
+local now, seq, dead = st.t, st.seq, st.dead
 
 if c.leave then
   if not st.valid then
@@ -83,11 +96,11 @@ if c.leave then
 end
 
 -- What the caller may be using.
-m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act, c.nodes, now
+m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act, c.nodes, seq
 local nodes, called = 0, 0
 for _, x in pairs(st.m) do
   if x.called then
-    nodes, called = math.max(nodes, x.nodes), called + 1
+    nodes, called = max(nodes, x.nodes), called + 1
   end
 end
 
@@ -96,7 +109,7 @@ if not st.valid then
   if c.act and c.v ~= '' then
     for s in string.gmatch(c.s, '[^,]+') do st.s[#st.s + 1] = s end
     st.valid, st.d = true, c.d
-    st.low = math.min(c.low, #st.s, c.d)
+    st.low = min(c.low, #st.s, c.d)
     st.base = st.low
     bump()
   elseif c.found or (nodes > 0 and called >= nodes) then
@@ -108,9 +121,9 @@ end
 local settled, serving, all = false, false, false
 local reserved = 0
 if st.valid then
-  local i = c.forget ~= '' and c.forget ~= c.node and now >= LEASE and place(c.forget)
+  local i = c.forget ~= '' and c.forget ~= c.node and dead >= 0 and place(c.forget)
   local x = i and st.m[c.forget]
-  if i and not (x and x.called and x.last + LEASE > now) then
+  if i and not (x and x.called and x.last > dead) then
     table.remove(st.s, i)
     st.m[c.forget] = nil
     bump()
@@ -120,9 +133,14 @@ if st.valid then
     table.sort(st.s)
     bump()
   end
-  if math.max(#st.s, nodes) > st.d then
-    if st.d == 0 then st.low = math.max(#st.s, nodes) end
-    st.d = math.max(#st.s, nodes)
+  -- A table of a former epoch that came later may have the greater divisor: floors must
+  -- not grow by what the store has forgotten.
+  local least = max(#st.s, nodes)
+  local grown = least
+  if c.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = max(least, c.d) end
+  if grown > st.d then
+    if st.d == 0 then st.low = grown end
+    st.d = grown
     bump()
   end
 
@@ -133,13 +151,15 @@ if st.valid then
     all = all and x and x.called
     settled = settled and x and x.called and x.v == version()
   end
-  local least = math.max(#st.s, nodes)
-  if settled then st.low = st.d end
+  if settled then
+    st.low = st.d
+    for _, s in ipairs(st.s) do st.m[s].named = true end
+  end
   if not settled or least >= st.d then
     st.shrink = -1
   elseif st.shrink < 0 then
-    st.shrink = now
-  elseif now >= st.shrink + LEASE then
+    st.shrink = seq
+  elseif dead >= st.shrink then
     st.d, st.low, st.shrink = least, least, -1
     bump()
   end
@@ -155,18 +175,18 @@ if st.valid then
     if not ready then
       m.ready = nil
     elseif not m.ready then
-      m.ready = now
-    elseif now >= m.ready + LEASE then
+      m.ready = seq
+    elseif dead >= m.ready then
       m.act, m.d = true, st.d
       out.act = true
     end
   else
     out.act = true
-    m.d = math.min(m.d, st.d)
+    m.d = min(m.d, st.d)
   end
   out.v, out.d, out.low, out.s = version(), st.d, st.low, table.concat(st.s, ',')
 end
-serving = st.valid and now >= LEASE
+serving = st.valid and dead >= 0
 if not st.valid then
   out.why = 'unknown'
 elseif not serving then
@@ -178,41 +198,40 @@ local div = {}
 for i, s in ipairs(st.s) do
   local x = st.m[s]
   if not x or not x.called then
-    div[i] = math.min(st.base, reserved)
+    div[i] = min(st.base, reserved)
   elseif x.act then
-    div[i] = math.min(x.d, reserved)
+    div[i] = min(x.d, reserved)
   elseif x.ready then
     div[i] = reserved
   else
     div[i] = 0
   end
 end
-local unseen = math.max(0, nodes - #st.s)
-local floor = math.floor
-
+local unseen = max(0, nodes - #st.s)
 -- What the caller may use of a limit until its lease ends.
 local function lease(field, rec, limit, want, claim)
   if rec.e ~= st.eid then rec = {e = st.eid, m = {}} end
   rec.m[c.node] = nil
+  want = min(want, limit)
   local taken = nodes > 0 and unseen * floor(limit / nodes) or 0
   local left, own = limit - taken, 0 -- left: for those who ask
   local asking, wants, floors = {}, {}, {}
   for i, s in ipairs(st.s) do
     local f = div[i] > 0 and floor(limit / div[i]) or 0
     local x = rec.m[s]
-    if x and x[3] <= now then x = nil end
+    if x and x[3] <= dead then x = nil end
     if s == c.node then
       own = f
       asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, want, f
     elseif x then
-      taken = taken + math.max(f, x[2])
+      taken = taken + max(f, x[2])
       asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, x[1], f
     else
       taken, left = taken + f, left - f
     end
   end
   for s, x in pairs(rec.m) do
-    if x[3] <= now then
+    if x[3] <= dead then
       rec.m[s] = nil
     elseif not place(s) then
       taken, left = taken + x[2], left - x[2]
@@ -222,16 +241,24 @@ local function lease(field, rec, limit, want, claim)
   -- The greatest level to which all that ask can be filled, none under its floor.
   local function filled(level)
     local sum = 0
-    for i, w in ipairs(wants) do sum = sum + math.max(floors[i], math.min(w, level)) end
+    for i, w in ipairs(wants) do sum = sum + max(floors[i], min(w, level)) end
     return sum
   end
-  local low, high = 0, math.max(0, limit)
-  if filled(high) <= left then low = high end
+  local low, high = 0, max(0, limit)
+  if filled(high) <= left then
+    low = high
+  else -- all the same for each is a good guess
+    local even = max(0, floor(left / #asking))
+    if filled(even) <= left then
+      low = even
+      if filled(even + 1) > left then high = even end
+    end
+  end
   while low < high do
     local mid = floor((low + high + 1) / 2)
     if filled(mid) <= left then low = mid else high = mid - 1 end
   end
-  local target = math.max(own, math.min(want, low))
+  local target = max(own, min(want, low))
 
   -- The rest, one for each, goes round in turns.
   local rest = left - filled(low)
@@ -247,10 +274,12 @@ local function lease(field, rec, limit, want, claim)
     if (rank - start) % n < rest then target = target + 1 end
   end
 
-  local grant = math.max(0, math.min(target, limit - taken))
-  if not serving then grant = math.min(grant, claim) end
-  local hold = math.max(claim, grant)
-  if want > own or hold > own then rec.m[c.node] = {want, hold, now + LEASE} end
+  local grant = max(0, min(target, limit - taken))
+  if not serving then grant = min(grant, claim) end
+  local hold = max(claim, grant)
+  -- The floor that it has is enough to know, the one that is made ready is not.
+  local sure = m.act and floor(limit / m.d) or 0
+  if want > sure or hold > sure then rec.m[c.node] = {want, hold, seq} end
   return grant, rec, next(rec.m) ~= nil
 end
 
@@ -263,25 +292,25 @@ local function count(rec, limit, used, claim)
     end
   end
   local grant = claim
-  if st.valid and (all or now >= DAYS / 2) and c.act and c.v ~= '' then
-    local ahead = math.ceil(math.max(0, limit - spent) / (2 * #st.s))
-    grant = math.max(0, math.min(used + ahead, limit - taken))
+  if st.valid and (all or now >= DAYS / 2) and c.act and m.named then
+    local ahead = math.ceil(max(0, limit - spent) / (2 * #st.s))
+    grant = max(0, min(used + ahead, limit - taken))
   end
-  rec.m[c.id] = {used, math.max(claim, grant)}
+  rec.m[c.id] = {used, max(claim, grant)}
   rec.e, rec.last = st.eid, now
   return grant, rec
 end
 
 local asks = (#ARGV - 3) / 5
 for from = 0, asks - 1, 500 do
-  local to = math.min(from + 500, asks) - 1
+  local to = min(from + 500, asks) - 1
   local names, sets, gone = {}, {}, {}
   for i = from, to do names[#names + 1] = ARGV[4 + 5 * i] end
   local recs = redis.call('HMGET', key, unpack(names))
   for i = from, to do
     local at = 4 + 5 * i
     local field, raw = ARGV[at], recs[i - from + 1]
-    local rec = raw and cmsgpack.unpack(raw) or {e = st.eid, m = {}}
+    local rec = raw and unpackm(raw) or {e = st.eid, m = {}}
     local limit, want, claim = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
     local grant, keep = 0, true
     if ARGV[at + 1] == 'c' then
@@ -291,7 +320,7 @@ for from = 0, asks - 1, 500 do
     end
     grants[i + 2] = grant
     if keep then
-      sets[#sets + 1], sets[#sets + 2] = field, cmsgpack.pack(rec)
+      sets[#sets + 1], sets[#sets + 2] = field, pack(rec)
     elseif raw then
       gone[#gone + 1] = field
     end
@@ -306,18 +335,18 @@ st.cursor = scan[1]
 for i = 1, #scan[2], 2 do
   local field, raw = scan[2][i], scan[2][i + 1]
   if field ~= '' then
-    local rec = cmsgpack.unpack(raw)
-    local dead = true
+    local rec = unpackm(raw)
+    local over = true
     if rec.last then
-      dead = rec.e == st.eid and rec.last + DAYS <= now
+      over = rec.e == st.eid and rec.last + DAYS <= now
       if rec.e ~= st.eid then
         rec.e, rec.last = st.eid, now
-        redis.call('HSET', key, field, cmsgpack.pack(rec))
+        redis.call('HSET', key, field, pack(rec))
       end
     elseif rec.e == st.eid then
-      for _, x in pairs(rec.m) do dead = dead and x[3] <= now end
+      for _, x in pairs(rec.m) do over = over and x[3] <= dead end
     end
-    if dead then redis.call('HDEL', key, field) end
+    if over then redis.call('HDEL', key, field) end
   end
 end
 return finish()

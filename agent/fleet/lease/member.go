@@ -90,8 +90,9 @@ type grant struct {
 
 // Member is a node's side. Its methods may be called by several goroutines.
 type Member struct {
-	o    Options
-	path string
+	o       Options
+	path    string
+	replace func(path string, content []byte) error // durable.Replace
 
 	turn sync.Mutex // one call, one file; never locked by those who only ask
 
@@ -102,6 +103,7 @@ type Member struct {
 	leaving  bool
 	left     bool
 	grants   map[subject]*grant
+	asked    map[subject]bool // in the last call
 	wants    []Demand
 	wanted   bool // Want was called
 	forget   string
@@ -111,7 +113,7 @@ type Member struct {
 	n        int64
 	answered int64
 	epoch    Epoch
-	time     int64         // of the store, in its last reply
+	last     Reply         // of which seq, time and clock are sent back
 	arrived  time.Duration // that reply
 	sent     time.Duration // the last call
 	ends     time.Duration // of the last lease
@@ -135,19 +137,24 @@ func Open(path string, o Options) (*Member, error) {
 	if o.Fleet == "" || o.Node == "" || strings.ContainsAny(o.Node, ", ") {
 		return nil, fmt.Errorf("a member needs the names of its fleet and node: %q, %q", o.Fleet, o.Node)
 	}
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the state of this member of the fleet: %w", err)
+	}
+	return begin(path, text, o), nil
+}
+
+// begin is a member with the state file's content, which may be nothing.
+func begin(path string, text []byte, o Options) *Member {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Member{o: o, path: path, id: rand.Text(), grants: make(map[subject]*grant)}
+	m := &Member{o: o, path: path, replace: durable.Replace, id: rand.Text(), grants: make(map[subject]*grant)}
 	if o.Nodes > 0 {
 		m.table, m.active = Table{Divisor: o.Nodes}, true
 	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the state of this member of the fleet: %w", err)
+	if len(text) == 0 {
+		return m
 	}
 	var f file
 	switch err := json.Unmarshal(text, &f); {
@@ -159,7 +166,7 @@ func Open(path string, o Options) (*Member, error) {
 		m.id, m.table, m.active = f.ID, f.Table, f.Active
 		m.table.Divisor = max(m.table.Divisor, o.Nodes)
 	}
-	return m, nil
+	return m
 }
 
 // floor is what may be used of a limit without a lease.
@@ -170,14 +177,14 @@ func (m *Member) floor(limit int64) int64 {
 	return max(0, limit) / int64(m.table.Divisor)
 }
 
-// use is what may be used of a limit now. What was lent under a greater limit than it has
-// now is not counted: the others were lent under this one.
+// use is what may be used of a limit now. What was lent under another limit than it has
+// now is not: the others' part may be of this one.
 func (m *Member) use(l subject, limit int64) int64 {
 	var own int64
 	if l.kind != Count {
 		own = m.floor(limit)
 	}
-	if g := m.grants[l]; g != nil && g.limit <= limit && m.o.Boot() < g.end {
+	if g := m.grants[l]; g != nil && g.limit == limit && m.o.Boot() < g.end {
 		own = max(own, g.granted)
 	}
 	return min(own, max(0, limit))
@@ -237,11 +244,11 @@ func (m *Member) Want(list []Demand) {
 			if g == nil {
 				g = &grant{}
 				m.grants[l] = g
-				m.soon = true
 			}
+			m.soon = m.soon || !m.asked[l]
 			// A bound that fell did so before this was counted: the count does not pass it any more.
 			g.claim = max(g.granted, want)
-		case g == nil && want > m.floor(lim):
+		case want > m.floor(lim) && !m.asked[l]:
 			m.soon = true
 		}
 	}
@@ -313,7 +320,8 @@ func (m *Member) next() *Call {
 		Table: m.table, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Forget: m.forget}
 	m.call, m.soon = c, false
 	if m.token != "" {
-		c.Time, c.Since = m.time, (now - m.arrived).Milliseconds()
+		c.Seq, c.Time, c.Clock = m.last.Seq, m.last.Time, m.last.Clock
+		c.Since = (now - m.arrived).Milliseconds()
 		if !m.leaving {
 			m.ask(c, now)
 		}
@@ -328,6 +336,7 @@ func (m *Member) next() *Call {
 // it lets go of that first.
 func (m *Member) ask(c *Call, now time.Duration) {
 	said := make(map[subject]bool, len(m.wants))
+	m.asked = make(map[subject]bool, len(m.wants))
 	add := func(l subject, lim, want int64) {
 		g := m.grants[l]
 		said[l] = true
@@ -345,6 +354,7 @@ func (m *Member) ask(c *Call, now time.Duration) {
 				a.Claim = max(own, g.granted)
 			}
 		}
+		m.asked[l] = true
 		c.Asks, c.subjects = append(c.Asks, a), append(c.subjects, l)
 	}
 	for i := range m.wants {
@@ -394,7 +404,8 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 		return
 	}
 	now := m.o.Boot()
-	m.why, m.epoch, m.time, m.arrived = r.Why, r.Epoch, r.Time, now
+	m.why, m.epoch, m.arrived = r.Why, r.Epoch, now
+	m.last.Seq, m.last.Time, m.last.Clock = r.Seq, r.Time, r.Clock
 	switch r.Why {
 	case Hello:
 		m.token, m.n, m.answered, m.soon = r.Token, 0, 0, true
@@ -471,7 +482,7 @@ func (m *Member) persist(f file) error {
 	if err != nil {
 		return err
 	}
-	return durable.Replace(m.path, text)
+	return m.replace(m.path, text)
 }
 
 // Ends is when the lease of the last answered call ends, by Options.Boot.

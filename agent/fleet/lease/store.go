@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Milliseconds of the store's time.
 const (
 	storeLease = 31_000           // what is lent counts as in use; members stop a second before
 	turn       = 120_000          // what cannot be divided stays with a member
+	markEvery  = 1000             // of a member's calls
 	days       = 72 * 3600 * 1000 // a day's counts are kept after they were last asked for
 )
 
@@ -28,6 +30,8 @@ type state struct {
 	run     string
 	epoch   Epoch
 	time    int64
+	seq     int64 // of the last call that was executed
+	dead    int64 // a lease time has passed since the call of that seq, and all before
 	hellos  int
 	valid   bool // there is a table
 	members []string
@@ -35,7 +39,7 @@ type state struct {
 	divisor int
 	low     int   // the smallest divisor that a member with a floor may use
 	base    int   // the same when the table came, for those who have not called since
-	shrink  int64 // since when smaller divisors are made ready, -1: they are not
+	shrink  int64 // seq since when smaller divisors are made ready, -1: they are not
 	nodes   map[string]node
 }
 
@@ -48,7 +52,9 @@ type node struct {
 	divisor    int
 	active     bool
 	nodes      int
-	last       int64 // the time of that call
+	last       int64 // the seq of that call
+	marks      []mark
+	named      bool // in the table of all: with Nodes a member has floors before that
 	ready      bool
 	readySince int64 // its floor is kept for it
 }
@@ -63,7 +69,28 @@ type rec struct {
 type part struct {
 	want int64 // of a count: used
 	hold int64
-	end  int64 // of a lease
+	seq  int64 // of the call, for a lease
+}
+
+// mark is a call that was answered, by the clock that its member's calls make up.
+type mark struct{ seq, clock int64 }
+
+// witness notes how much time has certainly passed. A call says how long ago the reply to
+// an earlier one arrived, so that long at least lies between the two executions. Such times are added
+// up member by member, as they follow each other there, and never across members,
+// where they overlap.
+func (st *state) witness(c *Call, m *node) (clock int64) {
+	clock = c.Clock + c.Since
+	if n := len(m.marks); n == 0 || c.Clock-m.marks[n-1].clock >= markEvery {
+		m.marks = append(slices.Clone(m.marks), mark{c.Seq, c.Clock})
+	}
+	for len(m.marks) > 0 && clock-m.marks[0].clock >= storeLease {
+		st.dead = max(st.dead, m.marks[0].seq)
+		m.marks = m.marks[1:]
+	}
+	st.time = max(st.time, c.Time+c.Since)
+	st.seq++
+	return clock
 }
 
 // Clone is a copy that shares nothing, as a backup would be.
@@ -106,16 +133,16 @@ func (s *Store) Do(c *Call) *Reply {
 		if st != nil {
 			n = max(st.epoch.N, c.Epoch.N) + 1
 		}
-		st = &state{run: s.Run, epoch: Epoch{n, fmt.Sprintf("%d.%.8s.%s", n, s.Run, s.unique())}, shrink: -1, nodes: make(map[string]node)}
+		st = &state{run: s.Run, epoch: Epoch{n, fmt.Sprintf("%d.%.8s.%s", n, s.Run, s.unique())}, dead: -1, shrink: -1, nodes: make(map[string]node)}
 		s.state, known, m = st, false, node{}
 		if s.recs == nil {
 			s.recs = make(map[string]rec)
 		}
 	}
-	r := &Reply{Epoch: st.epoch, Time: st.time}
+	r := &Reply{Epoch: st.epoch, Time: st.time, Seq: st.seq}
 	if !known || m.token != c.Token {
 		st.hellos++
-		m.token, m.n = fmt.Sprintf("%s:%d", st.epoch.ID, st.hellos), 0
+		m.token, m.n, m.marks = fmt.Sprintf("%s:%d", st.epoch.ID, st.hellos), 0, nil
 		st.nodes[c.Node] = m
 		r.Why, r.Token = Hello, m.token
 		return r
@@ -126,9 +153,8 @@ func (s *Store) Do(c *Call) *Reply {
 		return r
 	}
 	m.n = c.N
-	st.time = max(st.time, c.Time+c.Since)
-	now := st.time
-	r.Time = now
+	r.Clock = st.witness(c, &m)
+	r.Time, r.Seq = st.time, st.seq
 
 	if c.Leave {
 		if !st.valid {
@@ -141,7 +167,7 @@ func (s *Store) Do(c *Call) *Reply {
 		return r
 	}
 
-	m.called, m.version, m.divisor, m.active, m.nodes, m.last = true, c.Table.Version, c.Table.Divisor, c.Active, c.Nodes, now
+	m.called, m.version, m.divisor, m.active, m.nodes, m.last = true, c.Table.Version, c.Table.Divisor, c.Active, c.Nodes, st.seq
 	st.nodes[c.Node] = m
 	nodes, called := 0, 0
 	for _, x := range st.nodes {
@@ -162,7 +188,7 @@ func (s *Store) Do(c *Call) *Reply {
 			st.version++
 		}
 	}
-	t := terms{state: st, call: c, now: now, nodes: nodes, serving: st.valid && now >= storeLease}
+	t := terms{state: st, call: c, nodes: nodes, serving: st.valid && st.dead >= 0}
 	if st.valid {
 		t.members(&m)
 		st.nodes[c.Node] = m
@@ -209,7 +235,6 @@ func (s *Store) unique() string {
 type terms struct {
 	state    *state
 	call     *Call
-	now      int64
 	nodes    int  // the greatest that callers expect
 	serving  bool // more than was claimed may be lent
 	all      bool // members have called in this epoch
@@ -219,9 +244,9 @@ type terms struct {
 
 // members changes the table, or the caller's part in it.
 func (t *terms) members(m *node) {
-	st, c, now := t.state, t.call, t.now
-	if f := c.Forget; f != "" && f != c.Node && now >= storeLease && slices.Contains(st.members, f) {
-		if x := st.nodes[f]; !x.called || x.last+storeLease <= now {
+	st, c := t.state, t.call
+	if f := c.Forget; f != "" && f != c.Node && t.serving && slices.Contains(st.members, f) {
+		if x := st.nodes[f]; !x.called || x.last <= st.dead {
 			st.remove(f)
 		}
 	}
@@ -230,12 +255,18 @@ func (t *terms) members(m *node) {
 		slices.Sort(st.members)
 		st.version++
 	}
+	// A table of a former epoch that came later may have the greater divisor: floors must
+	// not grow by what the store has forgotten.
 	least := max(len(st.members), t.nodes)
-	if least > st.divisor {
+	grown := least
+	if c.Active && !strings.HasPrefix(c.Table.Version, st.epoch.ID+"/") {
+		grown = max(least, c.Table.Divisor)
+	}
+	if grown > st.divisor {
 		if st.divisor == 0 {
-			st.low = least
+			st.low = grown
 		}
-		st.divisor = least
+		st.divisor = grown
 		st.version++
 	}
 
@@ -248,13 +279,19 @@ func (t *terms) members(m *node) {
 	}
 	if settled {
 		st.low = st.divisor
+		for _, name := range st.members {
+			x := st.nodes[name]
+			x.named = true
+			st.nodes[name] = x
+		}
+		m.named = true
 	}
 	switch {
 	case !settled || least >= st.divisor:
 		st.shrink = -1
 	case st.shrink < 0:
-		st.shrink = now
-	case now >= st.shrink+storeLease:
+		st.shrink = st.seq
+	case st.dead >= st.shrink:
 		st.divisor, st.low, st.shrink = least, least, -1
 		st.version++
 	}
@@ -278,8 +315,8 @@ func (t *terms) members(m *node) {
 	case !ready:
 		m.ready = false
 	case !m.ready:
-		m.ready, m.readySince = true, now
-	case now >= m.readySince+storeLease:
+		m.ready, m.readySince = true, st.seq
+	case st.dead >= m.readySince:
 		m.active, m.divisor = true, st.divisor
 	}
 }
@@ -301,11 +338,12 @@ func (t *terms) divisors() {
 
 // lease says what the caller may use of a limit until its lease ends.
 func (t *terms) lease(rc *rec, a Ask) int64 {
-	me, now := t.call.Node, t.now
+	me, dead := t.call.Node, t.state.dead
 	if rc.epoch != t.state.epoch.ID {
 		*rc = rec{epoch: t.state.epoch.ID, parts: make(map[string]part)}
 	}
 	delete(rc.parts, me)
+	a.Want = min(a.Want, a.Limit)
 	var taken, own int64
 	if t.nodes > 0 {
 		taken = int64(max(0, t.nodes-len(t.state.members))) * (a.Limit / int64(t.nodes))
@@ -326,7 +364,7 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 		case name == me:
 			own = f
 			list = append(list, asking{name, a.Want, f})
-		case ok && x.end > now:
+		case ok && x.seq > dead:
 			taken += max(f, x.hold)
 			list = append(list, asking{name, x.want, f})
 		default:
@@ -335,7 +373,7 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 		}
 	}
 	for name, x := range rc.parts {
-		if x.end <= now {
+		if x.seq <= dead {
 			delete(rc.parts, name)
 		} else if !slices.Contains(t.state.members, name) {
 			taken += x.hold
@@ -372,7 +410,7 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 			}
 		}
 		sum := sha1.Sum([]byte(a.Field))
-		start := now/turn + int64(sum[0])<<16 + int64(sum[1])<<8 + int64(sum[2])
+		start := t.state.time/turn + int64(sum[0])<<16 + int64(sum[1])<<8 + int64(sum[2])
 		if ((rank-start)%n+n)%n < rest {
 			target++
 		}
@@ -382,8 +420,13 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 	if !t.serving {
 		grant = min(grant, a.Claim)
 	}
-	if hold := max(a.Claim, grant); a.Want > own || hold > own {
-		rc.parts[me] = part{a.Want, hold, now + storeLease}
+	// The floor that it has is enough to know, the one that is made ready is not.
+	sure := int64(0)
+	if x := t.state.nodes[me]; x.active {
+		sure = a.Limit / int64(x.divisor)
+	}
+	if hold := max(a.Claim, grant); a.Want > sure || hold > sure {
+		rc.parts[me] = part{a.Want, hold, t.state.seq}
 	}
 	return grant
 }
@@ -398,12 +441,12 @@ func (t *terms) count(rc *rec, a Ask) int64 {
 		}
 	}
 	grant := a.Claim
-	if t.state.valid && (t.all || t.now >= days/2) && t.call.Active && t.call.Table.Version != "" {
+	if t.state.valid && (t.all || t.state.time >= days/2) && t.call.Active && t.state.nodes[t.call.Node].named {
 		n := int64(2 * len(t.state.members))
 		ahead := (max(0, a.Limit-spent) + n - 1) / n
 		grant = max(0, min(a.Want+ahead, a.Limit-taken))
 	}
 	rc.parts[t.call.ID] = part{want: a.Want, hold: max(a.Claim, grant)}
-	rc.epoch, rc.last = t.state.epoch.ID, t.now
+	rc.epoch, rc.last = t.state.epoch.ID, t.state.time
 	return grant
 }

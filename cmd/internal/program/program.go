@@ -23,9 +23,10 @@ import (
 
 // Exit codes, as in sysexits(3).
 const (
-	ExitFailure = 1
-	ExitUsage   = 64 // EX_USAGE: wrong flags
-	ExitConfig  = 78 // EX_CONFIG: the configuration cannot be used
+	ExitFailure  = 1
+	ExitUsage    = 64 // EX_USAGE: wrong flags
+	ExitTempFail = 75 // EX_TEMPFAIL: a part of the answer is to be had later
+	ExitConfig   = 78 // EX_CONFIG: the configuration cannot be used
 )
 
 // Usage is an error about the command line.

@@ -1,7 +1,7 @@
 // Package abreast lets the tests of a package wait beside each other:
 //
 //	func TestMain(m *testing.M) {
-//		abreast.Wait()
+//		abreast.Wait(3)
 //		leaks.Main(m)
 //	}
 //
@@ -16,15 +16,15 @@ import (
 	"strconv"
 )
 
-// Wait lets three parallel tests run for each core, unless -parallel says otherwise.
-func Wait() {
+// Wait lets so many parallel tests run for each core, unless -parallel says otherwise.
+func Wait(each int) {
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if given {
 		return
 	}
-	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
+	if err := flag.Set("test.parallel", strconv.Itoa(each*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err) // package testing has no such flag any more
 	}
 }

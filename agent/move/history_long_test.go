@@ -1,0 +1,5 @@
+//go:build long
+
+package move
+
+func init() { histories = 300 }

@@ -1,0 +1,5 @@
+//go:build long
+
+package agent
+
+func init() { moveMessages, moveKills = 100_000, 40 }

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/agent/printable"
+)
+
+// fleetCmd is about hosts that share limits.
+type fleetCmd struct {
+	Status    fleetStatus    `cmd:"" default:"withargs" help:"Print the members, how the store does, and what this node may use."`
+	Forget    fleetForget    `cmd:"" help:"Give to others what is a node's that is off for good."`
+	Leave     fleetLeave     `cmd:"" help:"Give up this node's part, for good."`
+	Bootstrap fleetBootstrap `cmd:"" help:"Begin a new fleet, once and at one node."`
+}
+
+func (c *fleetCmd) Help() string {
+	return `The nodes of a fleet share limits by a store ([fleet] in the configuration). Each has its
+floor of each, limit/members, for good, and more is lent to it for half a minute at a time.
+While the store is away each goes on with its floors.
+
+A node that is stopped keeps its floors, and has them when it comes back: to stop the
+agent is no leave. What is off for good is told by "forget" at another node, or by
+"leave" before. A node that was forgotten must not start with its state_directory again
+as if nothing had been: remove fleet.json there first.
+
+The first node of a new fleet has to be told that it is, by "bootstrap": a store that is
+empty might have lost what it had. With nodes = N in [fleet], the same everywhere, all
+know that once all N have called.
+
+Examples:
+  millrace fleet
+  millrace fleet --json | jq .lease_seconds_left
+  millrace fleet forget mx3`
+}
+
+type fleetStatus struct {
+	JSON bool `name:"json" help:"One JSON object."`
+}
+
+func (c *fleetStatus) Run(ctx context.Context, g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	f, err := client.Fleet(ctx)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	if c.JSON {
+		return printJSON(out, []any{f})
+	}
+	if f.Fleet == "" {
+		printable.Fprintln(out, "this host is of no fleet ([fleet] in the configuration)")
+		return nil
+	}
+	printable.Fprintf(out, "fleet %s, node %s, members: %s\n", f.Fleet, f.Node, strings.Join(f.Members, " "))
+	store := "store " + f.State
+	if f.Server != "" {
+		store += " (" + f.Server + ")"
+	}
+	if !f.Since.IsZero() {
+		store += " since " + f.Since.Local().Format(time.DateTime)
+	}
+	printable.Fprintf(out, "%s, %s calls, %s not answered, lease runs for %.0f s\n", store, thousands(int(f.Calls)), thousands(int(f.Errors)), f.Lease)
+	if f.Away != "" {
+		printable.Fprintf(out, "%s\n", f.Away)
+	}
+	for _, w := range f.Warnings {
+		printable.Fprintf(out, "warning: %s\n", w)
+	}
+	switch f.Divisor {
+	case 0:
+		printable.Fprintln(out, "this node has no floor yet: mail for what is shared waits")
+	case 1:
+		printable.Fprintln(out, "floor of each limit: all of it")
+	default:
+		printable.Fprintf(out, "floor of each limit: 1/%d of it\n", f.Divisor)
+	}
+	if len(f.Limits) == 0 {
+		return nil
+	}
+	const row = "%8s %8s %8s %8s %8s  %s\n"
+	printable.Fprintf(out, row, "LIMIT", "FLOOR", "LENT", "IN USE", "WANTED", "NAME")
+	for _, x := range f.Limits {
+		has, want := strconv.Itoa(x.Has), number(x.Want)
+		if strings.HasPrefix(x.Name, "stream/") {
+			has, want = "-", "-"
+		}
+		printable.Fprintf(out, row, number(x.Limit), number(x.Floor), number(x.May), has, want, x.Name)
+	}
+	if f.More > 0 {
+		printable.Fprintf(out, "and %s more\n", thousands(f.More))
+	}
+	return nil
+}
+
+// number writes sessions or a rate.
+func number(x float64) string { return fmt.Sprintf("%.4g", x) }
+
+type fleetForget struct {
+	Node string `arg:"" help:"Its name."`
+}
+
+func (c *fleetForget) Run(ctx context.Context, g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	if err := client.ForgetNode(ctx, c.Node); err != nil {
+		return err
+	}
+	printable.Fprintf(os.Stdout, "the store will be told that %s is off for good; it refuses that of a node that calls\n", c.Node)
+	return nil
+}
+
+type fleetLeave struct{}
+
+func (c *fleetLeave) Run(ctx context.Context, g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	if err := client.LeaveFleet(ctx); err != nil {
+		return err
+	}
+	printable.Fprintln(os.Stdout, "this node has left: mail for what is shared waits here until [fleet] is taken out of the configuration, or the agent is started again, which joins anew")
+	return nil
+}
+
+type fleetBootstrap struct{}
+
+func (c *fleetBootstrap) Run(ctx context.Context, g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	if err := client.BootstrapFleet(ctx); err != nil {
+		return err
+	}
+	printable.Fprintln(os.Stdout, "the fleet begins here; this node has its part in about half a minute (millrace fleet)")
+	return nil
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/agent/control"
+)
+
+// inFleet is an agent in a fleet.
+type inFleet struct {
+	backend
+	missing []string
+	here    *bool // what the last request has said
+}
+
+func (f inFleet) Spread(context.Context) control.Spread {
+	return control.Spread{Fleet: "f", Confirmed: []string{"a"}, Missing: f.missing}
+}
+
+func (f inFleet) Pause(ctx context.Context, p control.Pause) error {
+	*f.here = control.IsHere(ctx)
+	return f.backend.Pause(ctx, p)
+}
+
+func (f inFleet) Prioritize(ctx context.Context, p control.Priority) error {
+	*f.here = control.IsHere(ctx)
+	return f.backend.Prioritize(ctx, p)
+}
+
+func TestCommandsSayOnWhichNodesAnOrderIsDone(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		missing []string
+		args    string
+		want    string
+		here    bool
+	}{
+		{nil, "pause news --queue general --reason why --for 2h", "paused on 1 of 1 nodes\n", false},
+		{[]string{"c"}, "pause news --queue general --reason why --for 2h", "paused on 1 of 2 nodes; c has not confirmed; it gets it when it is reachable\n", false},
+		{[]string{"b", "c"}, "priority news.example.com 4", "set on 1 of 3 nodes; b, c have not confirmed; they get it when they are reachable\n", false},
+		{[]string{"c"}, "pause news --queue general --reason why --for 2h --here", "", true},
+		{[]string{"c"}, "priority --here news.example.com 4", "", true},
+	} {
+		here := !x.here
+		config := serve(t, inFleet{backend: messages(), missing: x.missing, here: &here})
+		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, strings.Fields(x.args)...)...)
+		if r.code != 0 || r.stdout != x.want || r.stderr != "" || here != x.here {
+			t.Errorf("millrace %s: exit code %d, here %v\n%s\n%s", x.args, r.code, here, r.stdout, r.stderr)
+		}
+	}
+}
