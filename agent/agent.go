@@ -22,7 +22,6 @@ import (
 	"github.com/millrace/millrace/agent/feedback"
 	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/fleet/exchange"
-	"github.com/millrace/millrace/agent/fleet/order"
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/metrics"
@@ -101,13 +100,15 @@ const sitesFile = "sites.json"
 // New opens the spool of the configuration. The control socket and the sessions
 // start with Run.
 func New(c *config.Config, log *slog.Logger, version string) (*Agent, error) {
-	return newAgent(c, log, version, common{})
-}
-
-// common is what brings common orders of a fleet; the zero value: there is none.
-type common struct {
-	log      *order.Log
-	exchange exchange.Options // but for Log, Fleet, Logger and Position
+	shared, err := openCommon(c, log)
+	if err != nil {
+		return nil, err
+	}
+	a, err := newAgent(c, log, version, shared)
+	if err == nil {
+		a.meetPeers(c)
+	}
+	return a, err
 }
 
 func newAgent(c *config.Config, log *slog.Logger, version string, shared common) (*Agent, error) {
@@ -176,11 +177,7 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 	if err != nil {
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
-	if shared.log != nil {
-		x := shared.exchange
-		x.Log, x.Fleet, x.Logger, x.Position = shared.log, shared.log.Fleet(), log, func() string { return store.Position().String() }
-		a.exchange = exchange.New(x)
-	}
+	a.exchangeOrders(shared)
 	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
 		// To mail whom one should not is worse than not to start.
 		return nil, errors.Join(fmt.Errorf("the suppression list: %w", err), writer.Close(), store.Close())
@@ -233,6 +230,7 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
 		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Fleet: a.fleet, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
+		Peers: func() []string { return append(shared.troubles(), a.peers.trouble()...) },
 	})
 	return a, nil
 }

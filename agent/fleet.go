@@ -1,13 +1,27 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/fleet"
+	"github.com/millrace/millrace/agent/fleet/exchange"
+	"github.com/millrace/millrace/agent/fleet/order"
+	"github.com/millrace/millrace/agent/fleet/peer"
+	"github.com/millrace/millrace/agent/move"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/quotas"
 	"github.com/millrace/millrace/agent/warmup"
@@ -79,4 +93,145 @@ func (a *Agent) warmupBound() func(warmup.Key, string, int) int {
 		}
 		return a.fleet.Bound(warmupLimit(k), day, share)
 	}
+}
+
+// ordersFile, in the state directory, has the common orders of the fleet.
+const ordersFile = "orders.log"
+
+// common is what brings common orders of a fleet; the zero value: there is none.
+type common struct {
+	log      *order.Log
+	exchange exchange.Options // but for Log, Fleet, Logger and Position
+	direct   bool             // nodes can call each other
+	trouble  string           // why there is none, where there should be
+}
+
+// troubles is what an admin must know.
+func (c *common) troubles() []string {
+	if c.trouble == "" {
+		return nil
+	}
+	return []string{c.trouble}
+}
+
+// openCommon reads the common orders. Where this node's certificate cannot be used nothing is
+// common, and the agent starts: what is in force here stays so.
+func openCommon(c *config.Config, log *slog.Logger) (common, error) {
+	f := &c.Fleet
+	if !f.On() || f.TLSCertFile == "" {
+		return common{}, nil
+	}
+	pair, roots, err := certificate(f)
+	if err != nil {
+		log.Error("the fleet: nothing is ordered for all nodes from here, and nothing is heard of theirs", "err", err)
+		return common{trouble: "common orders of the fleet are off: " + err.Error()}, nil
+	}
+	l, err := order.Open(order.Options{
+		Fleet: f.Name, Node: f.Node, Path: filepath.Join(c.Agent.StateDirectory, ordersFile), Certificate: pair, Roots: roots, Log: log,
+	})
+	if err != nil {
+		return common{}, fmt.Errorf("the fleet: %w", err)
+	}
+	x := exchange.Options{Client: fleet.Client(f)}
+	if f.Listen != "" {
+		x.Address = f.Advertise
+	}
+	return common{log: l, exchange: x, direct: f.Listen != ""}, nil
+}
+
+func certificate(f *config.Fleet) (*tls.Certificate, *x509.CertPool, error) {
+	if f.KeyRefused != "" {
+		return nil, nil, errors.New(f.KeyRefused)
+	}
+	pair, err := tls.LoadX509KeyPair(f.TLSCertFile, f.TLSKeyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := os.ReadFile(f.TLSCAFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, nil, fmt.Errorf("%s: there is no certificate in it", f.TLSCAFile)
+	}
+	return &pair, roots, nil
+}
+
+// exchangeOrders has common orders brought to all nodes once the agent runs.
+func (a *Agent) exchangeOrders(shared common) {
+	if shared.log == nil {
+		return
+	}
+	x := shared.exchange
+	x.Log, x.Fleet, x.Logger = shared.log, shared.log.Fleet(), a.log
+	x.Position = func() string { return a.store.Position().String() }
+	if a.fleet != nil {
+		x.Members = a.fleet.Members
+	}
+	if shared.direct {
+		x.Send = func(ctx context.Context, node string, body []byte) ([]byte, error) {
+			return a.peers.sendOrders(ctx, node, body)
+		}
+	}
+	a.exchange = exchange.New(x)
+}
+
+// meetPeers has this node speak with the others of its fleet once the agent runs: what each has
+// listed, marks, orders, mail that moves.
+func (a *Agent) meetPeers(c *config.Config) {
+	f := &c.Fleet
+	if !f.On() || f.Listen == "" || f.KeyRefused != "" {
+		return
+	}
+	p := a.joinPeers(peersOptions{
+		Files:  peer.Files{Fleet: f.Name, Node: f.Node, CA: f.TLSCAFile, Cert: f.TLSCertFile, Key: f.TLSKeyFile},
+		Listen: f.Listen, Members: a.fleet.Members,
+		Member: func(node string) bool { return slices.Contains(a.fleet.Members(), node) },
+		Address: func(node string) string {
+			if a.orders.Common() == nil {
+				return ""
+			}
+			return a.orders.Common().Address(node)
+		},
+	})
+	p.server.HandleSized("/v1/move/", move.MaxContent, a.mover.Handler(func(r *http.Request) string { return peer.NodeOf(r.Context()) }))
+	a.mover.Use(f.Node, p.client)
+	if a.exchange != nil {
+		p.server.HandleSized("POST /v1/orders", exchange.MaxMessage, http.HandlerFunc(a.takeOrders))
+	}
+}
+
+// takeOrders answers what another node sends.
+func (a *Agent) takeOrders(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	answer, err := a.exchange.Take(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Write(answer) // an error is the other node's
+}
+
+// errNoPeers is why nothing is sent directly.
+var errNoPeers = errors.New("this node does not listen for others of its fleet")
+
+// sendOrders sends orders to another node, which answers.
+func (p *peers) sendOrders(ctx context.Context, node string, body []byte) ([]byte, error) {
+	if p == nil {
+		return nil, errNoPeers
+	}
+	resp, err := p.client.Do(ctx, node, http.MethodPost, "/v1/orders", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, peer.Refusal(node, resp)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, exchange.MaxMessage))
 }

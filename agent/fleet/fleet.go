@@ -34,7 +34,7 @@ import (
 
 // ACLHint is what the store's user must be allowed.
 const ACLHint = "ACL SETUSER millrace on >PASSWORD resetkeys ~millrace:* resetchannels -@all +hello +auth +ping +role +info +time +eval +evalsha " +
-	"+hget +hset +hmget +hdel +hscan +xadd +xread +xrange +xtrim +xlen"
+	"+hget +hset +hmget +hdel +hscan +hgetall +xadd +xread +xinfo"
 
 // stateFile, in the state directory, keeps which floors this node has.
 const stateFile = "fleet.json"
@@ -320,6 +320,15 @@ func (s *Status) State() string {
 		return "new"
 	}
 	return "ok"
+}
+
+// Members are the names of the fleet's nodes, as this one knows them from the store; none of a nil
+// Fleet.
+func (f *Fleet) Members() []string {
+	if f == nil {
+		return nil
+	}
+	return f.member.Members()
 }
 
 // Warnings are what an admin should look at. Nothing of it stops mail.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -99,34 +100,75 @@ func (silent) Printf(context.Context, string, ...any) {}
 var silence = sync.OnceFunc(func() { redis.SetLogger(silent{}) })
 
 func options(o *config.Fleet, at config.FleetStore, secure *tls.Config) *redis.Options {
-	host, _, _ := net.SplitHostPort(at.Address)
 	return &redis.Options{
 		Addr: at.Address, Username: o.User, Password: o.Password, Protocol: 2, DisableIdentity: true,
 		MaxRetries: -1, DialerRetries: 1, PoolSize: 1, ContextTimeoutEnabled: true,
 		DialTimeout: connectIn, ReadTimeout: answerIn, WriteTimeout: answerIn,
-		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
-			d := net.Dialer{Timeout: connectIn}
-			conn, err := d.DialContext(ctx, network, address)
-			if err != nil || !at.TLS {
-				return &guard{Conn: conn}, err
-			}
-			own := secure.Clone()
-			own.ServerName = host
-			t := tls.Client(conn, own)
-			if err := t.HandshakeContext(ctx); err != nil {
-				conn.Close()
-				return nil, err
-			}
-			return &guard{Conn: t}, nil
-		},
+		Dialer: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, at, secure) },
 	}
+}
+
+func dial(ctx context.Context, at config.FleetStore, secure *tls.Config) (net.Conn, error) {
+	d := net.Dialer{Timeout: connectIn}
+	conn, err := d.DialContext(ctx, "tcp", at.Address)
+	if err != nil || !at.TLS {
+		return &guard{Conn: conn}, err
+	}
+	own := secure.Clone()
+	own.ServerName, _, _ = net.SplitHostPort(at.Address)
+	t := tls.Client(conn, own)
+	if err := t.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &guard{Conn: t}, nil
+}
+
+// Client returns a client with a few connections, for many goroutines; each goes to the first
+// server that answers and is no replica. It connects when it is used.
+func Client(o *config.Fleet) *redis.Client {
+	silence()
+	var first atomic.Int64 // the server among Stores that is tried first
+	ropt := options(o, config.FleetStore{}, nil)
+	ropt.PoolSize = 3
+	ropt.ConnMaxLifetime = time.Minute // a primary that became a replica keeps its clients
+	ropt.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if o.StoreRefused != "" {
+			return nil, errors.New(o.StoreRefused)
+		}
+		secure, err := storeTLS(o)
+		if err != nil {
+			return nil, err
+		}
+		var errs []error
+		for range o.Stores {
+			at := o.Stores[int(first.Load())%len(o.Stores)]
+			conn, err := dial(ctx, at, secure)
+			if err == nil {
+				return conn, nil
+			}
+			errs = append(errs, fmt.Errorf("%s: %w", at.Address, err))
+			first.Add(1)
+		}
+		return nil, errors.Join(errs...)
+	}
+	ropt.OnConnect = func(ctx context.Context, c *redis.Conn) error {
+		err := isPrimary(ctx, c)
+		if err != nil {
+			first.Add(1)
+		}
+		return err
+	}
+	return redis.NewClient(ropt)
 }
 
 // errReplica is why a server is passed over.
 var errReplica = errors.New("it is a replica")
 
 // isPrimary says whether a server answers, and may be written to.
-func isPrimary(ctx context.Context, c *redis.Client) error {
+func isPrimary(ctx context.Context, c interface {
+	Do(ctx context.Context, args ...any) *redis.Cmd
+}) error {
 	ctx, cancel := context.WithTimeout(ctx, connectIn)
 	defer cancel()
 	role, err := c.Do(ctx, "ROLE").Slice()

@@ -167,6 +167,7 @@ func (w *Watch) Warnings() []string {
 	if common := w.orders.Common(); common != nil {
 		list = append(list, common.Trouble()...)
 	}
+	list = append(list, w.peers()...)
 	if err := w.quotas.Failed(); err != nil {
 		list = append(list, "streams that have quotas wait: "+err.Error())
 	}

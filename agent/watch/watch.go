@@ -57,6 +57,8 @@ type Options struct {
 	Metrics  *metrics.Metrics
 	Assessor *assess.Assessor
 	DNS      *route.Tally
+	// Peers is what an admin must know of how this node speaks with others of its fleet.
+	Peers func() []string
 	// Relays is what an admin must know of queues whose relay cannot be verified.
 	Relays func() []string
 	// Opening ends when a stop is asked for: from then on new mail is not looked for.
@@ -83,6 +85,7 @@ type Watch struct {
 	assessor *assess.Assessor
 	dns      *route.Tally
 	relays   func() []string
+	peers    func() []string
 	opening  context.Context
 	web      *web.Handler
 
@@ -100,7 +103,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, fleet: o.Fleet, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, fleet: o.Fleet, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, peers: o.Peers, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

@@ -57,6 +57,8 @@ type Options struct {
 	// Position says how far this node's spool is filled (spool.Position); nil: it is not told, and
 	// no cancel reaches this node.
 	Position func() string
+	// Address is where this node answers others; "": nowhere.
+	Address string
 	// Members are the names of the nodes; nil: those that have reported.
 	Members func() []string
 	// Send posts a body to another node, whose Take answers; nil: nodes cannot call each other.
@@ -253,7 +255,7 @@ func (x *Exchange) ownReport() ([]byte, error) {
 	if x.o.Position != nil {
 		position = x.o.Position()
 	}
-	return x.o.Log.Report(position)
+	return x.o.Log.Report(position, x.o.Address)
 }
 
 // pull takes the reports of the others.

@@ -139,7 +139,7 @@ func TestWhatAStoreMakesUpChangesNothing(t *testing.T) {
 	for _, line := range stranger.Lacking(&order.Report{}, true, 10) {
 		add("o", line)
 	}
-	if err := c.HSet(t.Context(), reports, "c", must(stranger.Report("far")), "d", "junk").Err(); err != nil {
+	if err := c.HSet(t.Context(), reports, "c", must(stranger.Report("far", "")), "d", "junk").Err(); err != nil {
 		t.Fatal(err)
 	}
 	a.pause(t, "two") // behind all that in the stream

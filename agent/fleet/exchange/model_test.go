@@ -234,7 +234,7 @@ func (l *line) list(context.Context) (list [][]byte, err error) {
 		list = append(list, all[node])
 	}
 	if s.bad && s.w.rnd.IntN(4) == 0 {
-		list = append(list, must(s.w.forge.Report("1000000000")))
+		list = append(list, must(s.w.forge.Report("1000000000", "")))
 	}
 	return list, nil
 }

@@ -492,6 +492,13 @@ func (m *Member) Ends() (time.Duration, bool) {
 	return m.ends, m.granted
 }
 
+// Members are the names of the members, as persisted.
+func (m *Member) Members() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.table.Members)
+}
+
 // Status tells how things are.
 func (m *Member) Status() Status {
 	m.mu.Lock()

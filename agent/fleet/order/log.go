@@ -406,14 +406,14 @@ func (l *Log) Lacking(r *Report, own bool, most int) (lines [][]byte) {
 }
 
 // Report makes the report of this node, signed, in JSON.
-func (l *Log) Report(position string) ([]byte, error) {
+func (l *Log) Report(position, address string) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.expire()
 	l.reported++
 	s, err := l.signer.sign(forReport, &Report{
 		Fleet: l.o.Fleet, Node: l.o.Node, Instance: l.instance, Number: l.reported, At: l.o.Now().UTC(),
-		Known: l.known(), NoChanges: l.noChanges, NoTombs: l.noTombs, Position: position,
+		Known: l.known(), NoChanges: l.noChanges, NoTombs: l.noTombs, Position: position, Address: address,
 	})
 	if err != nil {
 		return nil, err
@@ -460,6 +460,16 @@ func (l *Log) Reports() map[string]*Report {
 		all[node] = r
 	}
 	return all
+}
+
+// Address is where another node answers, by its last report; "": it is not known.
+func (l *Log) Address(node string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.reports[node]; r != nil {
+		return r.Address
+	}
+	return ""
 }
 
 // Changes returns a channel that gets a value after each change of the set; several may be one.

@@ -88,7 +88,7 @@ func TestOnlyTrueOrdersAreTaken(t *testing.T) {
 		b, _ := json.Marshal(&s)
 		return b
 	}
-	report, err := from.Report("")
+	report, err := from.Report("", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestFileThatCannotBeWrittenIsTold(t *testing.T) {
 		t.Errorf("%v, %v, %v", id, err, l.Trouble())
 	}
 	d.fails = false
-	if _, err := l.Report(""); err != nil || len(l.Trouble()) != 0 || !bytes.Contains(d.kept, []byte("\no ")) {
+	if _, err := l.Report("", ""); err != nil || len(l.Trouble()) != 0 || !bytes.Contains(d.kept, []byte("\no ")) {
 		t.Errorf("once it can be written: %v, %v", err, l.Trouble())
 	}
 }
@@ -236,7 +236,7 @@ func TestBoundsDropTheOldestAndSaySo(t *testing.T) {
 	}
 	// Another node that has them all sends none that would be dropped again.
 	other := open(t, ca, ca.Node(t, "b"), "b", "")
-	report, err := l.Report("")
+	report, err := l.Report("", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestWhatLiftsIsSentThoughItIsLifted(t *testing.T) {
 	if n, err := b.TakeAll(lines); n != 2 || err != nil || len(b.Live(Pause)) != 1 {
 		t.Fatalf("%d taken, %v, %v stands", n, err, b.Live(Pause))
 	}
-	report, err := b.Report("")
+	report, err := b.Report("", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,6 +176,7 @@ type Report struct {
 	NoChanges time.Time `json:"no_changes,omitzero"`
 	NoTombs   time.Time `json:"no_tombs,omitzero"`
 	Position  string    `json:"position,omitempty"` // of its spool (spool.Position); "": it is not told
+	Address   string    `json:"address,omitempty"`  // host:port where it answers other nodes; "": nowhere
 }
 
 // newer reports whether a report is of a later time than another of the same node.
