@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -101,7 +102,9 @@ func (w *world) loseNode(ctx context.Context) error {
 		took, ok := w.await(ctx, lease+15*time.Second, func() bool {
 			return w.traffic.connections(a.name, forty.name)+w.traffic.connections(b.name, forty.name) >= forty.limit*9/10
 		})
-		w.claim("lose", ok, "then the others have all of it", "%s after %.0f s", w.shares(forty), took.Seconds())
+		members, _ := a.command(ctx, "fleet")
+		members, _, _ = strings.Cut(members, "\n")
+		w.claim("lose", ok, "then the others have all of it", "%s after %.0f s; a says: %s", w.shares(forty), took.Seconds(), members)
 	}
 
 	before, err := b.queued(ctx)
