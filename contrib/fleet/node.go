@@ -56,7 +56,6 @@ func newNode(m *lab.Machine, dns string, clock, boot time.Duration, ca *selfsign
 		set["fleet.name"] = `"lab"`
 		set["fleet.node"] = strconv.Quote(n.name)
 		set["fleet.servers"] = `["` + servers + `"]`
-		set["fleet.nodes"] = strconv.Itoa(fleetSize)
 		set["fleet.listen"] = strconv.Quote(netip.AddrPortFrom(m.Addr, peerPort).String())
 		for _, key := range []string{"ca", "cert", "key"} {
 			set["fleet.tls_"+key+"_file"] = `"` + key + `.pem"`

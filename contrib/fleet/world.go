@@ -172,6 +172,13 @@ func (w *world) startNodes(ctx context.Context) error {
 			return err
 		}
 		w.nodes = append(w.nodes, n)
+		if i == 0 && ca != nil {
+			said, err := n.command(ctx, "fleet", "bootstrap")
+			if err != nil {
+				return err
+			}
+			w.say("millrace fleet bootstrap, on a: %s", said)
+		}
 	}
 	return nil
 }
