@@ -50,7 +50,7 @@ func (w *world) loseStore(ctx context.Context) error {
 	w.say("The store is killed.")
 	began := w.traffic.now()
 	w.store.kill()
-	if err := w.watch(ctx, lease+12*time.Second, ten, forty); err != nil {
+	if err := w.watch(ctx, lease+10*time.Second, ten, forty); err != nil {
 		return err
 	}
 	w.limits("store killed", began, w.traffic.now(), steady...)
@@ -132,7 +132,7 @@ func (w *world) recovered(ctx context.Context, part string, began time.Duration,
 		case held == 0:
 			held = now
 		default:
-			ok = now-held >= 10*time.Second
+			ok = now-held >= 5*time.Second
 		}
 	}
 	now := w.traffic.now()

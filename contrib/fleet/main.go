@@ -1,7 +1,7 @@
 // Command fleet shows three nodes of a fleet and what becomes of their mail while the store, a
 // node or a connection fails:
 //
-//	make fleet                                # all of it, some ten minutes
+//	make fleet                                # all of it, some eleven minutes
 //	make fleet FLEET="-parts share,store"     # parts of it
 //	make fleet FLEET="-apart"                 # nodes that know nothing of each other: it must fail
 //

@@ -124,11 +124,11 @@ func (w *world) loseNode(ctx context.Context) error {
 			return err
 		}
 		moved := w.traffic.now()
-		if err := sleep(ctx, 15*time.Second); err != nil {
+		if err := sleep(ctx, 10*time.Second); err != nil {
 			return err
 		}
 		came := w.traffic.count(moved, w.traffic.now(), func(x *arrival) bool { return x.of == b.name && x.by == a.name })
-		w.claim("lose", ok && before > 0 && came > 0, "millrace move brings b's mail to a, which sends it", "%d recipients moved, %d left at b; a sent %d of them in 15 s", before-left, left, came)
+		w.claim("lose", ok && before > 0 && came > 0, "millrace move brings b's mail to a, which sends it", "%d recipients moved, %d left at b; a sent %d of them in 10 s", before-left, left, came)
 	}
 	w.limits("lose", began, w.traffic.now(), steady...)
 

@@ -110,7 +110,7 @@ func (w *world) limits(part string, from, to time.Duration, list ...receiver) {
 			figure += fmt.Sprintf(", of which up to %d of transactions under way at the node stopped or cut off", p.excused)
 		}
 		if p.late > 0 {
-			figure += fmt.Sprintf(", of which up to %d only until the receiver had seen the end of others (%v)", p.late, freedLate)
+			figure += fmt.Sprintf("; up to %d were too many only until the receiver had seen the end of others (%v)", p.late, freedLate)
 		}
 		if p.over > 0 {
 			figure += fmt.Sprintf("; %d too many at %.1f s: %s", p.over, p.overAt.Seconds(), p.overWho)
