@@ -44,7 +44,7 @@ type node struct {
 const peerPort = 8892
 
 // newNode makes a node; run starts it. Its fleet has ca as its authority; without ca it is of none.
-func newNode(m *lab.Machine, dns string, clock, boot time.Duration, ca *selfsigned.Pair, servers string) (*node, error) {
+func newNode(m *lab.Machine, dns string, clock, boot time.Duration, ca *selfsigned.Authority, servers string) (*node, error) {
 	n := &node{name: m.Name, machine: m, clock: clock, given: make(map[string]int)}
 	set := map[string]string{
 		"hostname":                 strconv.Quote(n.name + ".fleet.test"),
@@ -66,7 +66,7 @@ func newNode(m *lab.Machine, dns string, clock, boot time.Duration, ca *selfsign
 		return nil, err
 	}
 	if ca != nil {
-		pair, err := ca.Issue(n.name)
+		pair, err := ca.Issue(selfsigned.Leaf{DNS: []string{n.name}})
 		if err != nil {
 			return nil, err
 		}

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -70,7 +69,7 @@ type world struct {
 	sent    ledger.Ledger
 	wire    *lab.Wire
 	store   *store
-	ca      *selfsigned.Pair
+	ca      *selfsigned.Authority
 	nodes   []*node // of the fleet; the lone one is not among them
 	rows    []row
 	crashed int // connections that were open when an agent was killed
@@ -83,7 +82,6 @@ type world struct {
 		err  error
 	}
 	lone map[string]float64 // goodput of one node
-	at   map[string]time.Duration
 }
 
 const dnsAddr = "10.71.0.1"
@@ -111,7 +109,7 @@ func (w *world) start(ctx context.Context) error {
 	if err := w.StartInternet(o, providers...); err != nil {
 		return err
 	}
-	if w.ca, err = selfsigned.New("fleet.test"); err != nil {
+	if w.ca, err = selfsigned.NewAuthority("fleet.test"); err != nil {
 		return err
 	}
 	m, err := w.machine(ctx, "store", 2)
@@ -184,7 +182,7 @@ func (w *world) startNodes(ctx context.Context) error {
 }
 
 // run makes a node and starts its agent.
-func (w *world) run(ctx context.Context, m *lab.Machine, clock, boot time.Duration, ca *selfsigned.Pair) (*node, error) {
+func (w *world) run(ctx context.Context, m *lab.Machine, clock, boot time.Duration, ca *selfsigned.Authority) (*node, error) {
 	n, err := newNode(m, dnsAddr, clock, boot, ca, "redis://"+w.store.addr())
 	if err != nil {
 		return nil, err
@@ -325,9 +323,4 @@ func (w *world) keepEvidence() error {
 	}
 	fmt.Fprintf(w.out, "The logs are in %s.\n", w.evidence)
 	return errors.Join(errs...)
-}
-
-// others are the nodes but those.
-func (w *world) others(not ...*node) []*node {
-	return slices.DeleteFunc(slices.Clone(w.nodes), func(n *node) bool { return slices.Contains(not, n) })
 }

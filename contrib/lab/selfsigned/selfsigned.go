@@ -1,7 +1,6 @@
 // Package selfsigned makes certificates for the servers of tests and of the lab. [New]
 // makes a pair of certificate and key for some names. The certificate is signed with its
-// own key, so a client that trusts [Pair.Roots] accepts the server. [Pair.Issue] makes one that is
-// signed with the key of the first, which then is an authority.
+// own key, so a client that trusts [Pair.Roots] accepts the server.
 package selfsigned
 
 import (
@@ -25,12 +24,7 @@ type Pair struct {
 }
 
 // New makes a certificate for names, of hosts or IP addresses, that is good for a year.
-func New(names ...string) (*Pair, error) { return issue(nil, names) }
-
-// Issue makes a certificate for names that is signed by p's key, for servers and clients.
-func (p *Pair) Issue(names ...string) (*Pair, error) { return issue(p, names) }
-
-func issue(by *Pair, names []string) (*Pair, error) {
+func New(names ...string) (*Pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("self-signed certificate: %w", err)
@@ -50,16 +44,7 @@ func issue(by *Pair, names []string) (*Pair, error) {
 			c.DNSNames = append(c.DNSNames, name)
 		}
 	}
-	issuer, signer := c, key
-	if by != nil {
-		c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature
-		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-		if c.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
-			return nil, fmt.Errorf("certificate: %w", err)
-		}
-		issuer, signer = by.TLS.Leaf, by.TLS.PrivateKey.(*ecdsa.PrivateKey)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, issuer, &key.PublicKey, signer)
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
 		return nil, fmt.Errorf("self-signed certificate: %w", err)
 	}
