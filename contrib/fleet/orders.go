@@ -118,7 +118,16 @@ func (w *world) loseNode(ctx context.Context) error {
 		w.claim("lose", false, "millrace move brings b's mail to a", "not built: %v", err)
 	} else {
 		w.say("  b: %s", said)
-		_, ok := w.await(ctx, 30*time.Second, func() bool { n, err := b.queued(ctx); return err == nil && n == 0 })
+		empty := func() bool { n, err := b.queued(ctx); return err == nil && n == 0 }
+		_, ok := w.await(ctx, 10*time.Second, empty)
+		for range 3 { // what was in a transaction then, and was put off
+			if ok {
+				break
+			}
+			said, err := b.command(ctx, "move", "--to", a.name, "--all", "--yes")
+			w.say("  b, once more: %s (%v)", said, err)
+			_, ok = w.await(ctx, 5*time.Second, empty)
+		}
 		left, err := b.queued(ctx)
 		if err != nil {
 			return err
