@@ -38,6 +38,7 @@ func (w *world) drain(ctx context.Context, nodes ...*node) error {
 		if time.Since(flushed) > 5*time.Second { // what was deferred is tried now
 			flushed = time.Now()
 			for _, n := range nodes {
+				_, _ = n.command(ctx, "set", "--forget", "--all") // who was turned away waits for minutes else
 				_, _ = n.client.Act(ctx, control.Action{Verb: control.VerbFlush, Filter: control.Filter{All: true}}, nil)
 			}
 		}
