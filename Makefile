@@ -10,13 +10,15 @@ VULNDB   ?= https://vuln.go.dev
 
 # What the tests run against, and what the race detector needs to be built.
 DEMO_PACKAGES = postfix
-TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs sqlite3 groff chromium pflogsumm tmux zsh fish swaks msmtp redis-server
+TEST_PACKAGES = postfix opendkim opendkim-tools unbound python3 python3-flufl.bounce e2fsprogs sqlite3 groff chromium pflogsumm tmux zsh fish swaks msmtp iproute2 redis-server
 # What the tests with the build tag "long" add to that.
 LONG_PACKAGES = nodejs node-nodemailer php-cli libphp-phpmailer
 RACE_PACKAGES = gcc libc6-dev
+# What contrib/fleet has beside what is in Debian anyway.
+FLEET_PACKAGES = redis-server iproute2 util-linux
 DEB_PACKAGES  = debhelper dh-apparmor dpkg-dev
 
-.PHONY: build test demo lint race long fuzz soak vulncheck bench deps deb rpm package-test clean
+.PHONY: build test demo lint race long fuzz soak fleet vulncheck bench deps deb rpm package-test clean
 
 build:
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -96,6 +98,13 @@ bench:
 # contrib/soak. A seed repeats a run: make soak SOAK=1h SEED=7
 soak: deps
 	$(GO) run ./contrib/soak -duration $(SOAK) -seed $(SEED)
+
+# Three nodes share the limits of receivers, while the store, a node or a connection fails:
+# see contrib/fleet. FLEET is for its flags: make fleet FLEET="-parts share"
+fleet:
+	contrib/lab/deps/install $(FLEET_PACKAGES)
+	@echo "Building the programs ..."
+	@$(GO) run ./contrib/fleet $(FLEET)
 
 # Known vulnerabilities in what the programs call. Without the database nothing
 # is known, and that is a failure; VULNDB=file:///DIR names a copy of it.

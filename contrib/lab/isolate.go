@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,8 @@ import (
 // a value that leaked elsewhere proves nothing.
 const isolatedEnv = "MILLRACE_LAB"
 
-// programsEnv is the directory of the programs built before isolation.
+// programsEnv is the directory of the programs built before isolation. Who sets it beforehand
+// has them built by himself.
 const programsEnv = "MILLRACE_LAB_PROGRAMS"
 
 // Resolver is the name server in resolv.conf of an isolated program.
@@ -34,7 +36,10 @@ type Runner interface{ Run() int }
 // Option changes what Main does before it isolates.
 type Option func(*preparation)
 
-type preparation struct{ programs bool }
+type preparation struct {
+	programs bool
+	clocks   []time.Duration
+}
 
 // WithPrograms builds the three programs once before isolation, while modules
 // can still be downloaded; Programs tells where they are. With LAB_RACE=1 in
@@ -109,12 +114,12 @@ func runInside(p preparation) (int, error) {
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), isolatedEnv+"=enter "+net+" "+mnt, "TMPDIR="+tmp)
-	if p.programs {
+	if p.programs && os.Getenv(programsEnv) == "" {
 		dir := filepath.Join(tmp, "programs")
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return 0, fmt.Errorf("isolate: %w", err)
 		}
-		if err := BuildPrograms(dir); err != nil {
+		if err := p.build(dir, tmp); err != nil {
 			return 0, err
 		}
 		cmd.Env = append(cmd.Env, programsEnv+"="+dir)
@@ -165,6 +170,30 @@ func runInside(p preparation) (int, error) {
 		return 128 + int(ws.Signal()), nil
 	}
 	return cmd.ProcessState.ExitCode(), nil
+}
+
+// build builds the programs into dir. A signal meanwhile ends this program, and nothing of tmp is
+// left.
+func (p *preparation) build(dir, tmp string) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer close(signals)
+	defer signal.Stop(signals)
+	go func() {
+		if s, ok := <-signals; ok {
+			os.RemoveAll(tmp)
+			os.Exit(128 + int(s.(syscall.Signal)))
+		}
+	}()
+	if err := BuildPrograms(dir); err != nil {
+		return err
+	}
+	for _, ahead := range p.clocks {
+		if err := buildClock(dir, ahead); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func namespaces() (net, mnt string, err error) {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // RelativeSocket is the smtpd_milters entry of a host: the milter's socket
@@ -36,6 +37,11 @@ type MillraceOptions struct {
 	// AgentUser is the number of the user that the agent runs as, and to whom spool and
 	// state belong; the milter cannot share them then. 0 is root.
 	AgentUser int
+	// Machine is where the daemons run on. Default: the room itself.
+	Machine *Machine
+	// Boot is by how much longer their machine has run than this one (CLOCK_BOOTTIME,
+	// time_namespaces(7)), in whole seconds.
+	Boot time.Duration
 	// Programs is the directory of the programs. Default: Programs().
 	Programs string
 }
@@ -83,6 +89,13 @@ func NewMillrace(o MillraceOptions) (*Millrace, error) {
 	// The directory is passable, so that the MTA reaches the milter's socket.
 	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(m.Spool(), 0o700),
 		os.WriteFile(m.Config(), []byte(m.toml(o)), 0o644))
+	for _, d := range []*Daemon{m.Milter, m.Agent} {
+		d.machine = o.Machine
+		if o.Boot != 0 { // unshare(1) becomes the program, under the same process id
+			d.args = append([]string{"--time", "--boottime", strconv.FormatInt(int64(o.Boot/time.Second), 10), d.path}, d.args...)
+			d.path = "unshare"
+		}
+	}
 	if id := o.AgentUser; err == nil && id != 0 {
 		m.Agent.user = &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}
 		err = errors.Join(os.Chown(dir, id, id), os.Chown(m.Spool(), id, id))

@@ -61,6 +61,7 @@ type Daemon struct {
 	user    *syscall.Credential // nil: ours
 	dir     string
 	ready   func(ctx context.Context) bool
+	machine *Machine // nil: ours
 	group   *group
 	earlier time.Duration // CPU time of earlier runs
 }
@@ -80,7 +81,16 @@ func (d *Daemon) Start(ctx context.Context) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.user}
 	}
 	earlier := d.CPU()
-	if d.group, err = startGroup(cmd); err != nil {
+	start := func() error {
+		d.group, err = startGroup(cmd)
+		return err
+	}
+	if d.machine != nil {
+		err = d.machine.Within(start)
+	} else {
+		err = start()
+	}
+	if err != nil {
 		return fmt.Errorf("start %s: %w", d.name, err)
 	}
 	d.earlier = earlier

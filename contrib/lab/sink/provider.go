@@ -232,9 +232,12 @@ func (h *host) admit(c stream, ln net.Listener) (*session, bool) {
 	} else {
 		h.refused[s.turnedAway]++
 		if b.OverLimit == ByReset {
+			h.tell(s, false)
+			h.tell(s, true)
 			return nil, false
 		}
 	}
+	h.tell(s, false)
 	h.sessions[s] = struct{}{}
 	return s, true
 }
@@ -244,6 +247,7 @@ func (h *host) leave(s *session) {
 	v := h.provider
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	h.tell(s, true)
 	if s.holds {
 		s.holds = false
 		b := h.behaviour.Load()
@@ -252,6 +256,13 @@ func (h *host) leave(s *session) {
 		if s.place != &h.slots {
 			h.slots.give(now, lag)
 		}
+	}
+}
+
+// tell says to who wants to know that a connection came, or has ended.
+func (h *host) tell(s *session, ended bool) {
+	if f := h.provider.internet.options.Connection; f != nil {
+		f(Connection{Provider: h.provider.name, Number: s.number, Client: s.client(), TurnedAway: s.turnedAway, Ended: ended})
 	}
 }
 

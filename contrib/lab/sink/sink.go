@@ -58,6 +58,20 @@ type Options struct {
 	// Message, if set, is called with each accepted message before it is
 	// answered, on the goroutine of its connection.
 	Message func(*Message)
+
+	// Connection, if set, is called with each connection when it comes, also one that is turned
+	// away, and when it has ended: then its place is free, and the client cannot know yet. It is
+	// called under a lock and must not wait.
+	Connection func(Connection)
+}
+
+// Connection is one that came, or has ended.
+type Connection struct {
+	Provider   string
+	Number     uint64 // of this connection, of all that came to the Internet
+	Client     netip.Addr
+	TurnedAway Cause // "": it was let in
+	Ended      bool
 }
 
 // Message is an accepted message with its content. Its slices are valid only
@@ -94,7 +108,7 @@ type Provider struct {
 // Host is one host of a provider.
 type Host struct {
 	Name       string     `toml:"name"`
-	Addr       netip.Addr `toml:"addr"`       // in 127.0.0.0/8, or ::1; default: 127.<16 + number of provider>.0.<number of host>
+	Addr       netip.Addr `toml:"addr"`       // in 127.0.0.0/8, ::1, or a private one (RFC 1918) that the room has; default: 127.<16 + number of provider>.0.<number of host>
 	Preference uint16     `toml:"preference"` // of its MX record; default 10
 	Behaviour  *Behaviour `toml:"behaviour"`  // its own; default: the provider's
 }
@@ -277,8 +291,8 @@ func (n *Internet) hostList(p Provider) ([]Host, error) {
 			}
 			h.Addr = netip.AddrFrom4([4]byte{127, byte(16 + len(n.providers)), byte(i / 250), byte(1 + i%250)})
 		}
-		if !h.Addr.IsLoopback() {
-			return nil, fmt.Errorf("host %s: %s is not in 127.0.0.0/8, nor ::1", h.Name, h.Addr)
+		if !h.Addr.IsLoopback() && !h.Addr.IsPrivate() {
+			return nil, fmt.Errorf("host %s: %s is not in 127.0.0.0/8, nor ::1, nor private", h.Name, h.Addr)
 		}
 	}
 	return list, nil
