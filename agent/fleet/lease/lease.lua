@@ -118,7 +118,7 @@ if not st.valid then
   end
 end
 
-local settled, serving, all = false, false, false
+local settled, serving = false, false
 local reserved = 0
 if st.valid then
   local i = c.forget ~= '' and c.forget ~= c.node and dead >= 0 and place(c.forget)
@@ -145,10 +145,9 @@ if st.valid then
   end
 
   -- Smaller divisors, a lease after all have the newest table.
-  settled, all = true, true
+  settled = true
   for _, s in ipairs(st.s) do
     local x = st.m[s]
-    all = all and x and x.called
     settled = settled and x and x.called and x.v == version()
   end
   if settled then
@@ -292,7 +291,7 @@ local function count(rec, limit, used, claim)
     end
   end
   local grant = claim
-  if st.valid and (all or now >= DAYS / 2) and c.act and m.named then
+  if st.valid and c.act and m.named then
     local ahead = math.ceil(max(0, limit - spent) / (2 * #st.s))
     grant = max(0, min(used + ahead, limit - taken))
   end

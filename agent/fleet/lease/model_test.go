@@ -134,16 +134,20 @@ func (h *host) start() {
 		h.m = begin(h.name, h.file, o)
 	}
 	h.id = h.m.id
+	w := h.w
 	h.m.replace = func(_ string, text []byte) error {
-		if h.badDisk {
+		if h.badDisk && w.r.IntN(2) == 0 {
 			return errors.New("no space")
 		}
 		h.file = text
+		if h.badDisk {
+			return errors.New("the directory cannot be synced")
+		}
 		return nil
 	}
-	h.w.log("%s starts, state %.80s", h.name, h.file)
+	w.log("%s starts, state %.80s", h.name, h.file)
 	m := h.m
-	h.w.in(0, func() { h.tick(m) })
+	w.in(0, func() { h.tick(m) })
 }
 
 // lose takes the state file away and what was counted. The store knows the counts, or nobody does.

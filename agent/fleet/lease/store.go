@@ -237,7 +237,6 @@ type terms struct {
 	call     *Call
 	nodes    int  // the greatest that callers expect
 	serving  bool // more than was claimed may be lent
-	all      bool // members have called in this epoch
 	reserved int  // no floor has a smaller divisor, now or soon
 	div      []int64
 }
@@ -271,10 +270,8 @@ func (t *terms) members(m *node) {
 	}
 
 	settled := true
-	t.all = true
 	for _, name := range st.members {
 		x := st.nodes[name]
-		t.all = t.all && x.called
 		settled = settled && x.called && x.version == st.v()
 	}
 	if settled {
@@ -441,7 +438,7 @@ func (t *terms) count(rc *rec, a Ask) int64 {
 		}
 	}
 	grant := a.Claim
-	if t.state.valid && (t.all || t.state.time >= days/2) && t.call.Active && t.state.nodes[t.call.Node].named {
+	if t.state.valid && t.call.Active && t.state.nodes[t.call.Node].named {
 		n := int64(2 * len(t.state.members))
 		ahead := (max(0, a.Limit-spent) + n - 1) / n
 		grant = max(0, min(a.Want+ahead, a.Limit-taken))
