@@ -160,6 +160,32 @@ func TestStoreOfAFormerEpochBeginsAnew(t *testing.T) {
 	w.fine(t)
 }
 
+// A copy of the data from before, on another server, is not taken for what it was, also by a
+// member that has noticed nothing.
+func TestOldCopyIsOfAnotherEpoch(t *testing.T) {
+	t.Parallel()
+	w := calmWorld(t, 2, 21)
+	w.run(100_000)
+	b := w.nodes[1]
+	b.cut = true
+	w.run(w.now + 3000)
+	copied := w.store.Clone()
+	w.run(w.now + 31_000)
+	w.nodes[0].wants[0] = 21
+	w.run(w.now + 6000)
+	if u := w.use(); u[0] != 11 {
+		t.Fatalf("%v: nothing is lent", u)
+	}
+	w.storeLoses(copied)
+	w.nodes[0].cut, b.cut = true, false
+	b.wants[0] = 21
+	w.run(w.now + 20_000)
+	if r := w.store.state; r.epoch.N != 2 {
+		t.Errorf("epoch %d", r.epoch.N)
+	}
+	w.fine(t)
+}
+
 // A new store lends of counts once all members have called.
 func TestCountsWaitForAll(t *testing.T) {
 	t.Parallel()

@@ -26,7 +26,8 @@ type world struct {
 	retired map[string]int64 // counts of those that are no more
 	fleet   int              // Options.Nodes
 	founded bool
-	calm    bool // nothing goes wrong
+	calm    bool // nothing goes wrong on the network
+	mild    bool // and little else does but that nodes come and go
 	changed bool
 	wrong   string
 	trace   []string
@@ -36,6 +37,7 @@ type world struct {
 	lent    int                                 // moments at which somebody had more than its floor
 	active  int                                 // moments at which somebody had a floor
 	spent   int64
+	shrunk  int // floors that grew
 }
 
 // shared is a limit that the nodes have in common.
@@ -275,7 +277,14 @@ func (w *world) execute(h *host, m *Member, c *Call) {
 	default:
 		w.call = w.serial()
 		empty := w.store.state == nil
+		var before state
+		if !empty {
+			before = *w.store.state
+		}
 		r := w.store.Do(c)
+		if st := w.store.state; st.epoch == before.epoch && st.divisor < before.divisor {
+			w.shrunk++
+		}
 		if w.each != nil {
 			w.each(empty, c, r)
 		}
@@ -408,7 +417,11 @@ func (w *world) storeLoses(data *Store) {
 // trouble is one thing that goes wrong, or is done by an admin.
 func (w *world) trouble() {
 	h := w.nodes[w.r.IntN(len(w.nodes))]
-	switch w.r.IntN(28) {
+	what := w.r.IntN(28)
+	if w.mild {
+		what = []int{0, 0, 2, 4, 5, 8, 9, 12, 13, 16, 19, 19, 21, 21, 21}[w.r.IntN(15)]
+	}
+	switch what {
 	case 0, 1:
 		if h.m == nil {
 			h.start()
@@ -559,7 +572,8 @@ func history(seed uint64, set func(*world)) *world {
 		}
 	}
 	pace := []int64{4000, 15_000, 60_000}[w.r.IntN(3)]
-	w.calm = w.r.IntN(3) == 0 // a network without faults, to get further
+	w.calm = w.r.IntN(2) == 0 // to get further
+	w.mild = w.calm && w.r.IntN(3) > 0
 	var chaos func()
 	chaos = func() {
 		w.trouble()
