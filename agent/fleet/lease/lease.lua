@@ -51,8 +51,9 @@ local function place(name)
   end
 end
 
--- Who has no token of this epoch gets one, and no more.
-if not m or m.tok ~= c.tok then
+-- Who has no token of this epoch gets one, and no more; also who comes late: what it claims may
+-- be less than it uses by now.
+if not m or m.tok ~= c.tok or c.n <= m.n then
   st.hellos = st.hellos + 1
   m = m or {called = false}
   m.tok, m.n, m.marks = st.eid .. ':' .. st.hellos, 0, {}
@@ -61,10 +62,6 @@ if not m or m.tok ~= c.tok then
   return finish()
 end
 out.tok = m.tok
-if c.n <= m.n then
-  out.why = 'late'
-  return finish()
-end
 m.n = c.n
 
 -- How much time has certainly passed. A call says how long ago the reply to an earlier one

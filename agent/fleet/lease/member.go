@@ -429,12 +429,10 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 		// What was said of one life of the store may not be so in the next.
 		m.found = m.found && (m.foundIn == Epoch{} || m.foundIn == r.Epoch)
 		m.token, m.n, m.answered, m.soon = r.Token, 0, 0, true
-	case Late:
-		m.token, m.soon = "", true
 	case Left:
 		m.left = true
 	}
-	if r.Why == Hello || r.Why == Late || r.Why == Left || m.leaving {
+	if r.Why == Hello || r.Why == Left || m.leaving {
 		m.mu.Unlock()
 		return
 	}

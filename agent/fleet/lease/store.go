@@ -140,7 +140,8 @@ func (s *Store) Do(c *Call) *Reply {
 		}
 	}
 	r := &Reply{Epoch: st.epoch, Time: st.time, Seq: st.seq}
-	if !known || m.token != c.Token {
+	// Also who comes late: what it claims may be less than it uses by now.
+	if !known || m.token != c.Token || c.N <= m.n {
 		st.hellos++
 		m.token, m.n, m.marks = fmt.Sprintf("%s:%d", st.epoch.ID, st.hellos), 0, nil
 		st.nodes[c.Node] = m
@@ -148,10 +149,6 @@ func (s *Store) Do(c *Call) *Reply {
 		return r
 	}
 	r.Token = m.token
-	if c.N <= m.n {
-		r.Why = Late
-		return r
-	}
 	m.n = c.N
 	r.Clock = st.witness(c, &m)
 	r.Time, r.Seq = st.time, st.seq
