@@ -186,6 +186,29 @@ func TestOldCopyIsOfAnotherEpoch(t *testing.T) {
 	w.fine(t)
 }
 
+// What was lent under another limit is let go, not claimed of the new one: a store that does
+// not know the others yet would lend it again, beside their floors.
+func TestChangedLimitIsNotClaimed(t *testing.T) {
+	t.Parallel()
+	w := calmWorld(t, 2, 21)
+	w.nodes[0].wants[0] = 21
+	w.run(100_000)
+	if u := w.use(); u[0] != 11 {
+		t.Fatalf("%v: nothing is lent", u)
+	}
+	for i := range w.keys[0].limits {
+		w.keys[0].limits[i] = 20
+	}
+	m := w.nodes[0].m
+	m.Want([]Demand{{Key: "x", Limit: 20, Want: 20}})
+	if c := m.Call(); c == nil || len(c.Asks) != 1 || c.Asks[0].Claim != 10 {
+		t.Errorf("%+v, want a claim of 10, the floor of the new limit", c)
+	}
+	if n := m.Sessions("x", 21); n != 10 {
+		t.Errorf("%d in use of the former limit, which was not claimed", n)
+	}
+}
+
 // A new store lends of counts once all members have called.
 func TestCountsWaitForAll(t *testing.T) {
 	t.Parallel()

@@ -350,8 +350,8 @@ func (m *Member) next() *Call {
 	return c
 }
 
-// ask says what this node wants and what it may be using. Where it wants less than it holds
-// it lets go of that first.
+// ask says what this node wants and what it may be using. Where it wants less than it holds, or
+// holds it of another limit, it lets go of that first.
 func (m *Member) ask(c *Call, now time.Duration) {
 	said := make(map[subject]bool, len(m.wants))
 	m.asked = make(map[subject]bool, len(m.wants))
@@ -362,6 +362,10 @@ func (m *Member) ask(c *Call, now time.Duration) {
 		if l.kind == Count {
 			a.Claim = max(g.claim, want)
 		} else {
+			if g != nil && g.limit != lim {
+				delete(m.grants, l)
+				g = nil
+			}
 			own := m.floor(lim)
 			if g == nil && want <= own {
 				return
