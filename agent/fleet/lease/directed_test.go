@@ -209,6 +209,33 @@ func TestChangedLimitIsNotClaimed(t *testing.T) {
 	}
 }
 
+// The table of a member without a floor may not name all that have one.
+func TestTableIsOfAMemberWithAFloor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(5, 3)
+	w.calm = true
+	w.share(Sessions, "x", "", 21)
+	a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
+	a.start()
+	w.run(100_000)
+	b.start()
+	w.run(w.now + 12_000)
+	b.cut = true
+	c.start()
+	w.run(w.now + 100_000)
+	if b.m.active || b.m.table.Version == "" || c.m.floor(21) == 0 {
+		t.Fatalf("%+v %+v: the test shows nothing", b.m.table, c.m.table)
+	}
+	a.cut, c.cut, b.cut = true, true, false
+	b.wants[0] = 21
+	w.storeLoses(&Store{Unique: func() string { return w.call }})
+	w.run(w.now + 100_000)
+	w.fine(t)
+	a.cut = false
+	w.run(w.now + 100_000)
+	w.fine(t)
+}
+
 // A new store lends of counts once all members have called.
 func TestCountsWaitForAll(t *testing.T) {
 	t.Parallel()

@@ -288,7 +288,7 @@ local function count(rec, limit, used, claim)
     end
   end
   local grant = claim
-  if st.valid and c.act and m.named then
+  if st.valid and m.named then
     local ahead = math.ceil(max(0, limit - spent) / (2 * #st.s))
     grant = max(0, min(used + ahead, limit - taken))
   end

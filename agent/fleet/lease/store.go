@@ -435,7 +435,7 @@ func (t *terms) count(rc *rec, a Ask) int64 {
 		}
 	}
 	grant := a.Claim
-	if t.state.valid && t.call.Active && t.state.nodes[t.call.Node].named {
+	if t.state.valid && t.state.nodes[t.call.Node].named {
 		n := int64(2 * len(t.state.members))
 		ahead := (max(0, a.Limit-spent) + n - 1) / n
 		grant = max(0, min(a.Want+ahead, a.Limit-taken))
