@@ -76,6 +76,9 @@ func TestStateFileIsEitherOne(t *testing.T) {
 	if r := w.exchange(h); r.Table.Version == "" || len(h.file) == 0 {
 		t.Fatalf("%+v: no table was written", r)
 	}
+	if v := h.m.Status().Table.Version; v != "" {
+		t.Errorf("table %s is used, which may not be in the file", v)
+	}
 	if c := h.m.Call(); c != nil {
 		t.Fatalf("called, with %+v, while the file may say %s", c.Table, h.file)
 	}
@@ -98,6 +101,9 @@ func TestFloorsGrowLate(t *testing.T) {
 	leave, err := c.m.Leave()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if m := begin(c.name, c.file, Options{Fleet: "f", Node: c.name, Boot: c.boottime}); m.floor(20) != 0 {
+		t.Errorf("a floor of %d after a restart, of a node that has left", m.floor(20))
 	}
 	c.send(c.m, leave)
 	w.nodes[1].cut = true
@@ -200,6 +206,9 @@ func TestChangedLimitIsNotClaimed(t *testing.T) {
 		w.keys[0].limits[i] = 20
 	}
 	m := w.nodes[0].m
+	if n := m.Sessions("x", 20); n != 10 {
+		t.Errorf("%d in use, want 10, the floor of the new limit", n)
+	}
 	m.Want([]Demand{{Key: "x", Limit: 20, Want: 20}})
 	if c := m.Call(); c == nil || len(c.Asks) != 1 || c.Asks[0].Claim != 10 {
 		t.Errorf("%+v, want a claim of 10, the floor of the new limit", c)
@@ -234,6 +243,67 @@ func TestTableIsOfAMemberWithAFloor(t *testing.T) {
 	a.cut = false
 	w.run(w.now + 100_000)
 	w.fine(t)
+}
+
+// Data of before on the same server are noticed by a member whose call they do not have.
+func TestRollbackBeginsAnew(t *testing.T) {
+	t.Parallel()
+	w := calmWorld(t, 2, 21)
+	w.run(100_000)
+	before := w.store.Clone()
+	w.nodes[0].wants[0] = 21
+	w.run(w.now + 6000)
+	w.store = before
+	w.nodes[0].cut = true
+	w.nodes[1].wants[0] = 21
+	w.run(w.now + 20_000)
+	if n := w.store.state.epoch.N; n != 2 {
+		t.Errorf("epoch %d", n)
+	}
+	w.fine(t)
+}
+
+// A lease ends 30 s after the call was sent, however late the reply comes.
+func TestLeaseIsFromTheCall(t *testing.T) {
+	t.Parallel()
+	w := calmWorld(t, 2, 21)
+	w.run(100_000)
+	h := w.nodes[0]
+	h.cut, w.queue = true, nil // calls are made by hand from here
+	h.m.call = nil
+	h.m.Want([]Demand{{Key: "x", Limit: 21, Want: 21}})
+	c := h.m.Call()
+	r := w.store.Do(c)
+	w.now += 20_000
+	h.m.Done(c, r, nil)
+	if n := h.m.Sessions("x", 21); n != 11 {
+		t.Fatalf("%d, want 11 lent: the test shows nothing", n)
+	}
+	w.now += 10_000
+	if n := h.m.Sessions("x", 21); n != 10 {
+		t.Errorf("%d, want the floor", n)
+	}
+}
+
+// Of a count whose bound fell, and of which nobody says what was used, the former bound is claimed.
+func TestFallenBoundIsClaimed(t *testing.T) {
+	t.Parallel()
+	w := calmWorld(t, 1, 21)
+	w.run(100_000)
+	h := w.nodes[0]
+	w.queue, h.m.call = nil, nil
+	reply := func(used, grant int64) *Call {
+		h.m.Want([]Demand{{Key: "q", Kind: Count, Day: "1", Limit: 100, Used: used}})
+		c := h.m.Call()
+		h.m.Done(c, &Reply{Epoch: c.Epoch, Token: c.Token, Grants: []int64{grant, 0, 0}}, nil)
+		return c
+	}
+	reply(0, 40)
+	reply(5, 10) // while the reply was on its way, 35 may have been counted
+	h.m.Want(nil)
+	if c := h.m.Call(); len(c.Asks) == 0 || c.Asks[0].Claim != 40 {
+		t.Errorf("%+v, want a claim of 40", c.Asks)
+	}
 }
 
 // A new store lends of counts once all members have called.
