@@ -63,7 +63,7 @@ type Ask struct {
 
 // Reply is the store's answer.
 type Reply struct {
-	Why    string // nothing was done: Hello, Late; nothing new is lent: Recovery, Unknown; or Left, or ""
+	Why    string // nothing was done: Hello; nothing new is lent: Recovery, Unknown; or Left, or ""
 	Token  string
 	Epoch  Epoch
 	Seq    int64 // how many calls were executed in this epoch
@@ -71,13 +71,12 @@ type Reply struct {
 	Clock  int64 // milliseconds that this member alone has witnessed under its token
 	Table  Table // Version "": none
 	Active bool
-	Grants []int64 // one for each ask; none with Hello, Late and Left
+	Grants []int64 // one for each ask; none with Hello and Left
 }
 
 // Why a reply grants nothing new.
 const (
 	Hello    = "hello"    // here is a token: call again
-	Late     = "late"     // a later call has been answered already
 	Left     = "left"     // the member has left, as it wanted
 	Unknown  = "unknown"  // the store has no table, and nobody who has one has called
 	Recovery = "recovery" // the store's data are new: leases of the former may run

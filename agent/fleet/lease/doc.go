@@ -52,12 +52,20 @@
 //
 // A store that was restarted, failed over, emptied or restored begins a new epoch, with new
 // tokens: nothing that was sent before can be executed in it. It takes the table of the first
-// caller that has a floor, and for a lease time grants only what is claimed. Bounds of
-// counts do not end in that time, so of counts more is granted once all members have
-// called. Counts that both the store and the node have lost are lost, also those of a node that
-// has left.
+// caller that has a floor, and for a lease time grants only what is claimed. What was lent under
+// another limit than the call says is not claimed: it was let go.
 //
-// Not guarded against: two primaries at once (min-replicas-to-write 1), a state file
+// Bounds of counts do not end in that time. Of counts more is lent to a member once all members have
+// claimed a table of this epoch that names it: whoever claims has said in the same call what its
+// bounds are, and any table that an epoch to come may begin with names all to whom
+// something was lent. So where a member is off, and the store was started anew, counts stay where
+// they are until the member calls or is forgotten. What is counted must not fall: counts that
+// both the store and the node have lost are lost, also those of a node that has left, and of what a
+// node counted before it was a member the others know nothing.
+//
+// Not guarded against: two primaries at once (min-replicas-to-write 1), also one after the
+// other, where the first comes back without having been started again or made a replica, and is asked first
+// by a node that knows nothing of the second; a state file
 // brought back from a backup, a node started again with its file after it was forgotten, two processes
 // of one node's name, a virtual machine whose CLOCK_BOOTTIME stands still while it is paused.
 package lease

@@ -51,8 +51,9 @@ local function place(name)
   end
 end
 
--- Who has no token of this epoch gets one, and no more.
-if not m or m.tok ~= c.tok then
+-- Who has no token of this epoch gets one, and no more; also who comes late: what it claims may
+-- be less than it uses by now.
+if not m or m.tok ~= c.tok or c.n <= m.n then
   st.hellos = st.hellos + 1
   m = m or {called = false}
   m.tok, m.n, m.marks = st.eid .. ':' .. st.hellos, 0, {}
@@ -61,10 +62,6 @@ if not m or m.tok ~= c.tok then
   return finish()
 end
 out.tok = m.tok
-if c.n <= m.n then
-  out.why = 'late'
-  return finish()
-end
 m.n = c.n
 
 -- How much time has certainly passed. A call says how long ago the reply to an earlier one
@@ -118,7 +115,7 @@ if not st.valid then
   end
 end
 
-local settled, serving, all = false, false, false
+local settled, serving = false, false
 local reserved = 0
 if st.valid then
   local i = c.forget ~= '' and c.forget ~= c.node and dead >= 0 and place(c.forget)
@@ -145,10 +142,9 @@ if st.valid then
   end
 
   -- Smaller divisors, a lease after all have the newest table.
-  settled, all = true, true
+  settled = true
   for _, s in ipairs(st.s) do
     local x = st.m[s]
-    all = all and x and x.called
     settled = settled and x and x.called and x.v == version()
   end
   if settled then
@@ -292,7 +288,7 @@ local function count(rec, limit, used, claim)
     end
   end
   local grant = claim
-  if st.valid and (all or now >= DAYS / 2) and c.act and m.named then
+  if st.valid and m.named then
     local ahead = math.ceil(max(0, limit - spent) / (2 * #st.s))
     grant = max(0, min(used + ahead, limit - taken))
   end

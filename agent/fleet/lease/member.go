@@ -94,7 +94,8 @@ type Member struct {
 	path    string
 	replace func(path string, content []byte) error // durable.Replace
 
-	turn sync.Mutex // one call, one file; never locked by those who only ask
+	turn   sync.Mutex // one call, one file; never locked by those who only ask
+	unsure bool       // with turn: the file may be of before or after a writing that failed
 
 	mu       sync.Mutex
 	id       string
@@ -108,6 +109,7 @@ type Member struct {
 	wanted   bool // Want was called
 	forget   string
 	found    bool
+	foundIn  Epoch // in which the store may have heard that
 	call     *Call // under way
 	token    string
 	n        int64
@@ -262,12 +264,13 @@ func (m *Member) Forget(node string) {
 	m.forget, m.soon = node, true
 }
 
-// Found has the calls say, until this node is a member, that no node of the fleet has been granted anything,
-// which the admin must know: a store that is empty does not.
+// Found has the calls say, until this node is a member or the store has lost its data again,
+// that no node of the fleet has been granted anything, which the admin must know: a store that
+// is empty does not.
 func (m *Member) Found() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.found, m.soon = true, true
+	m.found, m.foundIn, m.soon = true, Epoch{}, true
 }
 
 // Leave gives everything up, for good and durably, and returns the call that says so, as
@@ -301,10 +304,22 @@ func (m *Member) Due() time.Duration {
 	return m.sent + Interval
 }
 
-// Call is the next call, nil while one is under way, and once this node has left.
+// Call is the next call, nil while one is under way, once this node has left, and while its
+// state file cannot be written.
 func (m *Member) Call() *Call {
 	m.turn.Lock()
 	defer m.turn.Unlock()
+	if m.unsure {
+		m.mu.Lock()
+		f := m.file()
+		m.mu.Unlock()
+		if m.persist(f) != nil {
+			m.mu.Lock()
+			m.sent, m.failed = m.o.Boot(), true
+			m.mu.Unlock()
+			return nil
+		}
+	}
 	return m.next()
 }
 
@@ -322,6 +337,9 @@ func (m *Member) next() *Call {
 	if m.token != "" {
 		c.Seq, c.Time, c.Clock = m.last.Seq, m.last.Time, m.last.Clock
 		c.Since = (now - m.arrived).Milliseconds()
+		if m.found {
+			m.foundIn = m.epoch
+		}
 		if !m.leaving {
 			m.ask(c, now)
 		}
@@ -332,8 +350,8 @@ func (m *Member) next() *Call {
 	return c
 }
 
-// ask says what this node wants and what it may be using. Where it wants less than it holds
-// it lets go of that first.
+// ask says what this node wants and what it may be using. Where it wants less than it holds, or
+// holds it of another limit, it lets go of that first.
 func (m *Member) ask(c *Call, now time.Duration) {
 	said := make(map[subject]bool, len(m.wants))
 	m.asked = make(map[subject]bool, len(m.wants))
@@ -344,6 +362,10 @@ func (m *Member) ask(c *Call, now time.Duration) {
 		if l.kind == Count {
 			a.Claim = max(g.claim, want)
 		} else {
+			if g != nil && g.limit != lim {
+				delete(m.grants, l)
+				g = nil
+			}
 			own := m.floor(lim)
 			if g == nil && want <= own {
 				return
@@ -408,13 +430,13 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 	m.last.Seq, m.last.Time, m.last.Clock = r.Seq, r.Time, r.Clock
 	switch r.Why {
 	case Hello:
+		// What was said of one life of the store may not be so in the next.
+		m.found = m.found && (m.foundIn == Epoch{} || m.foundIn == r.Epoch)
 		m.token, m.n, m.answered, m.soon = r.Token, 0, 0, true
-	case Late:
-		m.token, m.soon = "", true
 	case Left:
 		m.left = true
 	}
-	if r.Why == Hello || r.Why == Late || r.Why == Left || m.leaving {
+	if r.Why == Hello || r.Why == Left || m.leaving {
 		m.mu.Unlock()
 		return
 	}
@@ -425,7 +447,7 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 	if r.Table.Version != "" {
 		m.found = false
 	}
-	old := file{m.o.Fleet, m.o.Node, m.id, m.active, m.table}
+	old := m.file()
 	m.mu.Unlock()
 
 	f := old
@@ -476,13 +498,20 @@ func (m *Member) take(l subject, a Ask, granted int64, sent time.Duration) {
 	}
 }
 
-// persist replaces the state file.
+func (m *Member) file() file {
+	return file{m.o.Fleet, m.o.Node, m.id, m.active, m.table}
+}
+
+// persist replaces the state file. Where that fails a crash may still bring up the new one, and
+// a call would claim only what the old one allows: there is none until one of them is surely there.
 func (m *Member) persist(f file) error {
 	text, err := json.Marshal(f)
 	if err != nil {
 		return err
 	}
-	return m.replace(m.path, text)
+	err = m.replace(m.path, text)
+	m.unsure = err != nil
+	return err
 }
 
 // Ends is when the lease of the last answered call ends, by Options.Boot.

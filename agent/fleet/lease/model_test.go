@@ -26,7 +26,9 @@ type world struct {
 	retired map[string]int64 // counts of those that are no more
 	fleet   int              // Options.Nodes
 	founded bool
-	calm    bool // nothing goes wrong
+	calm    bool // nothing goes wrong on the network
+	mild    bool // and little else does but that nodes come and go
+	changed bool
 	wrong   string
 	trace   []string
 	verbose bool
@@ -35,6 +37,7 @@ type world struct {
 	lent    int                                 // moments at which somebody had more than its floor
 	active  int                                 // moments at which somebody had a floor
 	spent   int64
+	shrunk  int // floors that grew
 }
 
 // shared is a limit that the nodes have in common.
@@ -57,6 +60,7 @@ type host struct {
 	boot    int64 // of BOOTTIME 0
 	cut     bool
 	stopped bool
+	ticks   int
 	later   []func() // what has come for a process that is stopped
 	wants   []int64  // by key
 	counts  map[string]int64
@@ -129,21 +133,35 @@ func (h *host) start() {
 		return time.Duration(h.w.now-h.boot) * time.Millisecond
 	}}
 	h.m = begin(h.name, h.file, o)
-	h.m.id = h.name + h.w.serial() // the same in each run of a seed
-	if len(h.file) > 0 {
-		h.m = begin(h.name, h.file, o)
+	if h.m.table.Version == "" {
+		h.m.id = h.name + h.w.serial() // the same in each run of a seed
 	}
 	h.id = h.m.id
+	w := h.w
 	h.m.replace = func(_ string, text []byte) error {
-		if h.badDisk {
+		if h.badDisk && w.r.IntN(2) == 0 {
 			return errors.New("no space")
 		}
 		h.file = text
+		if h.badDisk {
+			return errors.New("the directory cannot be synced")
+		}
 		return nil
 	}
-	h.w.log("%s starts, state %.80s", h.name, h.file)
-	m := h.m
-	h.w.in(0, func() { h.tick(m) })
+	w.log("%s starts, state %.80s", h.name, h.file)
+	w.changed = true
+	h.wake(0)
+}
+
+// wake has the node's loop go on after so many milliseconds, and not before.
+func (h *host) wake(ms int64) {
+	h.ticks++
+	m, n := h.m, h.ticks
+	h.w.in(ms, func() {
+		if h.ticks == n {
+			h.tick(m)
+		}
+	})
 }
 
 // lose takes the state file away and what was counted. The store knows the counts, or nobody does.
@@ -174,7 +192,7 @@ func (h *host) tick(m *Member) {
 		return
 	}
 	w := h.w
-	if w.fleet == 0 && !w.founded && h.i == 0 {
+	if w.fleet != len(w.nodes) && !w.founded && h.i == 0 {
 		m.Found()
 	}
 	var list []Demand
@@ -200,9 +218,9 @@ func (h *host) tick(m *Member) {
 	}
 	next := max(1, int64((m.Due()-h.boottime())/time.Millisecond))
 	if m.call != nil || m.left {
-		next = 250
+		next = 2500
 	}
-	w.in(min(next, 2500), func() { h.tick(m) })
+	h.wake(min(next, 2500))
 }
 
 func (h *host) boottime() time.Duration {
@@ -259,7 +277,14 @@ func (w *world) execute(h *host, m *Member, c *Call) {
 	default:
 		w.call = w.serial()
 		empty := w.store.state == nil
+		var before state
+		if !empty {
+			before = *w.store.state
+		}
 		r := w.store.Do(c)
+		if st := w.store.state; st.epoch == before.epoch && st.divisor < before.divisor {
+			w.shrunk++
+		}
 		if w.each != nil {
 			w.each(empty, c, r)
 		}
@@ -289,11 +314,14 @@ func (h *host) arrive(m *Member, c *Call, r *Reply) {
 	}
 	if r == nil {
 		m.Done(c, nil, errors.New("timeout"))
+		h.wake(0)
 		return
 	}
 	m.Done(c, r, nil)
 	h.w.log("%s has reply %d %s", h.name, c.N, r.Why)
-	h.w.in(0, func() { h.spend() })
+	h.w.changed = true
+	h.spend()
+	h.wake(0)
 }
 
 // spend counts, as far as it may.
@@ -308,9 +336,11 @@ func (h *host) spend() {
 			continue
 		}
 		id := k.key + k.day
-		for n := w.r.Int64N(h.wants[i] + 1); n > 0 && h.counts[id] < int64(h.m.Bound(k.key, k.day, int(k.limits[h.i]))); n-- {
-			h.counts[id]++
-			w.spent++
+		n := min(w.r.Int64N(h.wants[i]+1), int64(h.m.Bound(k.key, k.day, int(k.limits[h.i])))-h.counts[id])
+		if n > 0 {
+			h.counts[id] += n
+			w.spent += n
+			w.changed = true
 		}
 	}
 }
@@ -366,7 +396,10 @@ func (w *world) run(until int64) {
 		e := heap.Pop(&w.queue).(event)
 		w.now = e.at
 		e.do()
-		w.check()
+		if w.changed { // more may be in use only then
+			w.changed = false
+			w.check()
+		}
 	}
 	if w.wrong == "" {
 		w.now = until
@@ -384,7 +417,11 @@ func (w *world) storeLoses(data *Store) {
 // trouble is one thing that goes wrong, or is done by an admin.
 func (w *world) trouble() {
 	h := w.nodes[w.r.IntN(len(w.nodes))]
-	switch w.r.IntN(26) {
+	what := w.r.IntN(28)
+	if w.mild {
+		what = []int{0, 0, 2, 4, 5, 8, 9, 12, 13, 16, 19, 19, 21, 21, 21}[w.r.IntN(15)]
+	}
+	switch what {
 	case 0, 1:
 		if h.m == nil {
 			h.start()
@@ -427,8 +464,8 @@ func (w *world) trouble() {
 				}
 			})
 		}
-	case 8:
-		if h.m != nil && !h.stopped && !h.badDisk {
+	case 8, 26:
+		if h.m != nil && !h.stopped {
 			w.log("%s leaves", h.name)
 			if c, err := h.m.Leave(); err == nil {
 				h.gone = true
@@ -438,10 +475,11 @@ func (w *world) trouble() {
 				}
 			}
 		}
-	case 9: // whoever is forgotten is off
-		if h.m != nil || h.gone {
+	case 9, 27: // whoever is forgotten is off
+		if h.gone {
 			break
 		}
+		h.stop()
 		for _, by := range w.nodes {
 			if by.m != nil && !by.stopped {
 				w.log("%s forgets %s", by.name, h.name)
@@ -490,7 +528,7 @@ func (w *world) trouble() {
 		k.most = max(k.most, limit)
 		for _, n := range w.nodes { // one after the other
 			n := n
-			w.in(w.r.Int64N(60_000), func() { k.limits[n.i] = limit })
+			w.in(w.r.Int64N(60_000), func() { k.limits[n.i], w.changed = limit, true })
 		}
 	case 19: // the network is whole, and the store up
 		for _, n := range w.nodes {
@@ -534,7 +572,8 @@ func history(seed uint64, set func(*world)) *world {
 		}
 	}
 	pace := []int64{4000, 15_000, 60_000}[w.r.IntN(3)]
-	w.calm = w.r.IntN(3) == 0 // a network without faults, to get further
+	w.calm = w.r.IntN(2) == 0 // to get further
+	w.mild = w.calm && w.r.IntN(3) > 0
 	var chaos func()
 	chaos = func() {
 		w.trouble()

@@ -140,7 +140,8 @@ func (s *Store) Do(c *Call) *Reply {
 		}
 	}
 	r := &Reply{Epoch: st.epoch, Time: st.time, Seq: st.seq}
-	if !known || m.token != c.Token {
+	// Also who comes late: what it claims may be less than it uses by now.
+	if !known || m.token != c.Token || c.N <= m.n {
 		st.hellos++
 		m.token, m.n, m.marks = fmt.Sprintf("%s:%d", st.epoch.ID, st.hellos), 0, nil
 		st.nodes[c.Node] = m
@@ -148,10 +149,6 @@ func (s *Store) Do(c *Call) *Reply {
 		return r
 	}
 	r.Token = m.token
-	if c.N <= m.n {
-		r.Why = Late
-		return r
-	}
 	m.n = c.N
 	r.Clock = st.witness(c, &m)
 	r.Time, r.Seq = st.time, st.seq
@@ -237,7 +234,6 @@ type terms struct {
 	call     *Call
 	nodes    int  // the greatest that callers expect
 	serving  bool // more than was claimed may be lent
-	all      bool // members have called in this epoch
 	reserved int  // no floor has a smaller divisor, now or soon
 	div      []int64
 }
@@ -271,10 +267,8 @@ func (t *terms) members(m *node) {
 	}
 
 	settled := true
-	t.all = true
 	for _, name := range st.members {
 		x := st.nodes[name]
-		t.all = t.all && x.called
 		settled = settled && x.called && x.version == st.v()
 	}
 	if settled {
@@ -441,7 +435,7 @@ func (t *terms) count(rc *rec, a Ask) int64 {
 		}
 	}
 	grant := a.Claim
-	if t.state.valid && (t.all || t.state.time >= days/2) && t.call.Active && t.state.nodes[t.call.Node].named {
+	if t.state.valid && t.state.nodes[t.call.Node].named {
 		n := int64(2 * len(t.state.members))
 		ahead := (max(0, a.Limit-spent) + n - 1) / n
 		grant = max(0, min(a.Want+ahead, a.Limit-taken))
