@@ -62,7 +62,7 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 		return nil, 0
 	}
 	kept := s.keep(now)
-	if s.Held()-s.Hanging+s.Waiting < s.want-kept-s.probe.open && under < max(window, 2) {
+	if s.Held()-s.Hanging+s.Waiting < s.want-kept-s.probe.open {
 		if a := s.choose(now, list); a != nil {
 			switch {
 			case s.state != growing || s.Vacant > 0 || a.Held() < a.Accepted:
