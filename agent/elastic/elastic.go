@@ -82,7 +82,9 @@
 //	                      waited less     not free yet          the place waits and is tried again
 //	                      than can be
 //	                      -               one too many, or      one place is given up, at that address and of the
-//	                                      somebody took it      site; a round of probes within 4 s
+//	                                      somebody took it      site, which waits 0.6 s, then longer, if none is
+//	                                                            up there but elsewhere; a round of probes within
+//	                                                            4 s
 //	early replacement     -               -                     nothing but the votes
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
@@ -123,7 +125,8 @@
 // and halves with each refusal. Growth has at most two, or an eighth of what is up, under
 // way; an address that gave no answer, one. After a refused replacement one at a time is
 // tried until one is let in, another vacant place at once, and then, wherever, at the waits of a
-// place; refusals that come together count once.
+// place, one that was refused three times after all others; refusals that come together count
+// once.
 //
 // The host MTA's own mail has places of the limit, and may be what was refused for
 // (host.go); several sources at one limit share it (sources.go); a Clamp bounds a site

@@ -195,7 +195,10 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 		s.probe.trial = 0
 	case lags: // it may not be free yet
 	default:
-		a.GiveUp()
+		if a.GiveUp(); a.Live == 0 && s.Live > 0 { // its own affair
+			a.Strikes++
+			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+		}
 		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
 		s.set(now, max(s.Held(), s.want-1), cause)
 	}

@@ -191,6 +191,14 @@ func (a *Address) Drop() { a.pop() }
 // Since is when the slot ended that has been vacant longest.
 func (a *Address) Since() time.Time { return a.first.Ended }
 
+// Tries is how many replacements were refused of the place that is vacant longest; 0 if none is.
+func (a *Address) Tries() int {
+	if a.Vacant == 0 {
+		return 0
+	}
+	return a.first.Tries
+}
+
 // Oldest is when the slot ended that is the next to be free of those lagging, and when it is;
 // zero if there is none, or if its replacement was refused before.
 func (a *Address) Oldest(now time.Time) (ended, free time.Time) {
