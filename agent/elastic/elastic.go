@@ -47,9 +47,12 @@
 //	wary        nothing was let in though nothing was up: refusals are punished (refusals.punish)
 //
 // So is each place that the site wants in one state: under way, up, lagging (ended, but maybe
-// not noticed), vacant, or waiting: refused to a replacement, which is tried again after 0.2,
-// 0.6, 1.4 and 2.8 s. A place is given up when it is refused after it has waited longer than
-// slots can lag: as the votes say, or slots.LagMax where they rule nothing out.
+// not noticed), vacant, or waiting: refused to a replacement, and tried again 0.2, 0.6 and
+// 1.4 s after its first refusals, 2.8 s after each later one. Until then nobody else is called
+// for it, and no round of probes begins. A place is given up when a replacement is refused that
+// began after slots are free for sure: by the votes, which may rule out any lag so that the first
+// refusal does it, or after slots.LagMax (6 s) where they rule nothing out. A place that nobody
+// had, as after an idle time or a restart, waits from the start of its first connect.
 //
 // What evidence does; of the rows that fit, the first counts:
 //
@@ -57,8 +60,9 @@
 //	growth is refused     that address    its own affair        it waits 0.6 s, then longer; the site grows on
 //	                      never let one                         and tries it among the probes once bounded
 //	                      in, others do
-//	                      -               the limit             bounded at what is held; that address at what it
-//	                                                            accepted, others not; one replacement at a time
+//	                      -               the limit             bounded at what is held, under way, vacant or
+//	                                                            waiting, but the one refused; that address at what
+//	                                                            it accepted, others not; one replacement at a time
 //	                                                            at first; a round of probes after 4 s, first
 //	                                                            where none was refused yet
 //	probe is refused      wary            still the limit       nothing is given up; the wait until the next round
@@ -70,20 +74,23 @@
 //	replacement accepted  on trial        8 of them: ours       as a probe that is proven
 //	replacement refused   wary; or shut,  punished              a quarter of what is held is given up; wary for
 //	                      nothing is up                         1 h; shut as in the next row
-//	                      shut, or none   lowered, or a ban     what is held is wanted, no more; shut for 15 s,
-//	                      let in for 6 s                        then 1, 4, 15 min
-//	                      and a quarter
+//	                      shut, or none   lowered, or a ban     what is held is wanted, at least one; shut for
+//	                      let in for 6 s                        15 s, then 1, 4, 15 min; addresses keep what
+//	                      and a quarter                         they accepted
 //	                      missing
 //	                      on trial        others' places        what is on trial is given back
 //	                      waited less     not free yet          the place waits and is tried again
 //	                      than can be
 //	                      -               one too many, or      one place is given up, at that address and of the
-//	                                      somebody took it      site; a round of probes within 4 s
+//	                                      somebody took it      site, which waits 0.6 s, then longer, if none is
+//	                                                            up there but elsewhere; a round of probes within
+//	                                                            4 s
 //	early replacement     -               -                     nothing but the votes
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
 //	many
-//	anything is let in    shut            it is over            what was wanted before, less an eighth
+//	anything is let in    shut            it is over            what was wanted before, less an eighth; but what
+//	                                                            was held, if no probes came up since the last time
 //	votes for a longer    -               slots lag             each is held so much longer; one replacement at a
 //	lag                                                         time at first; where it never was so long, what
 //	                                                            was held uncounted when growth was refused is
@@ -106,21 +113,25 @@
 // as let in when a message of it was accepted, no longer when it came up. A connect that
 // was begun before the last refusal at its address tells nothing new.
 //
-// Every other refusal costs 1 of a credit that accepted messages earn, 0.01 each. A round of
-// probes and an early replacement need 1, so that refusals stay near one percent; while wary
-// it is time that a round is paid with. No round begins while an early replacement is under
-// way: one's refusal might be the other's. After growth or a probe was refused the next round
+// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01
+// each. A round of probes and an early replacement need 1, so that refusals stay near one
+// percent; while wary it is time that a round is paid with. No round begins while an early
+// replacement is under way: one's refusal might be the other's. After growth or a probe was refused the next round
 // also waits until a session has been proven, which shows that the refusal had no
-// consequences, or for 30 s.
+// consequences (if that is soon, the round comes up to 3 s before its time), or for 30 s: where
+// no session ends meanwhile, that long.
 //
 // Connects under way are bounded by a window, which grows by one with each that is let in
 // and halves with each refusal. Growth has at most two, or an eighth of what is up, under
 // way; an address that gave no answer, one. After a refused replacement one at a time is
-// tried until one is let in, at the waits of a place; refusals that come together count once.
+// tried until one is let in, another vacant place at once, and then, wherever, at the waits of a
+// place, one that was refused three times after all others; refusals that come together count
+// once.
 //
 // The host MTA's own mail has places of the limit, and may be what was refused for
 // (host.go); several sources at one limit share it (sources.go); a Clamp bounds a site
-// from outside for a time; what was learned is kept over restarts and fades (learned.go).
+// from outside for a time; what was learned is kept over restarts, and what is wanted fades,
+// by half in an hour without mail (learned.go).
 // History, which "millrace why" shows, tells each change of what is wanted, and each probe
 // refused, with the reply or measurement behind it; what changes nothing (an early
 // replacement, one whose place waits) is told as the last reply.

@@ -62,7 +62,7 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 		return nil, 0
 	}
 	kept := s.keep(now)
-	if s.Held()-s.Hanging+s.Waiting < s.want-kept-s.probe.open && under < max(window, 2) {
+	if s.Held()-s.Hanging+s.Waiting < s.want-kept-s.probe.open {
 		if a := s.choose(now, list); a != nil {
 			switch {
 			case s.state != growing || s.Vacant > 0 || a.Held() < a.Accepted:
@@ -211,11 +211,21 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 	return nil
 }
 
+// often is how many refusals of a place show that others are better tried first. Fewer would
+// have a ban of a second met by a new place with each try.
+const often = 3
+
 // before says whether a connect goes to a rather than to b: at a limit to where a place
-// has become vacant, else to where fewer slots are held.
+// has become vacant, last to one that was refused so often that the address may take none
+// any more, which must keep no other from being tried; else to where fewer slots are held.
 func (s *Site) before(a, b *slots.Address) bool {
-	if x, y := a.Vacant > 0, b.Vacant > 0; s.state == bounded && x != y {
-		return x
+	if s.state == bounded {
+		if x, y := a.Vacant > 0, b.Vacant > 0; x != y {
+			return x
+		}
+		if x, y := a.Tries() >= often, b.Tries() >= often; x != y {
+			return y
+		}
 	}
 	return a.Held() < b.Held()
 }

@@ -92,7 +92,7 @@ func (s *Site) room(now time.Time) (n int) {
 func worse(a, b *slots.Address) bool {
 	rank := func(a *slots.Address) int {
 		switch {
-		case a.Held() < a.Accepted:
+		case a.Held() < a.Accepted && a.Strikes == 0:
 			return 0
 		case !a.Limited:
 			return 1

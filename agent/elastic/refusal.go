@@ -34,9 +34,9 @@ type refusals struct {
 	opens    time.Time     // no connect before
 	regain   int           // slots to come back to after a shut door
 	punish   time.Time     // refusals are taken to be punished until then
-	doubt    bool          // no new slot was proven since, so it may have had consequences
+	doubt    bool          // no session was proven since growth or a probe was refused: that may have had consequences
 	atMail   bool          // sessions are let in and refused at their first MAIL
-	regained bool          // what was to be regained was
+	regained bool          // let in again after a shut door, and no round of probes has come up since
 }
 
 // Void notes a connect that came to nothing in a way that tells nothing of limits, nor of
@@ -68,7 +68,6 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	s.leave(x)
 	s.refusals.atMail = s.refusals.atMail || x.Up()
 	proven := x.Proven()
-	waited, replaces := x.Waited()
 	again := now
 	switch {
 	case x.Why == slots.Early:
@@ -111,7 +110,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
 	case s.state == bounded && x.Why == slots.Replace:
-		s.strike(x, now, alone, replaces && waited <= s.late.votes.most())
+		s.strike(x, now, alone, x.Waited() <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
 		a.Limited, a.Probed = true, now
@@ -196,7 +195,10 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 		s.probe.trial = 0
 	case lags: // it may not be free yet
 	default:
-		a.GiveUp()
+		if a.GiveUp(); a.Live == 0 && s.Live > 0 { // its own affair
+			a.Strikes++
+			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+		}
 		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
 		s.set(now, max(s.Held(), s.want-1), cause)
 	}

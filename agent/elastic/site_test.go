@@ -182,6 +182,36 @@ func TestHostThatTookNoneIsTriedAgain(t *testing.T) {
 	}
 }
 
+// A host that takes none any more costs its own places, a few refusals, and what the others
+// allow is found as before.
+func TestHostThatTakesNoneAnyMoreCostsTheOthersNothing(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(3, 10)
+	x.run(time.Minute)
+	x.shut, x.refused = x.list[2].Address, 0
+	pass := func(d time.Duration) {
+		for range d / time.Second { // the session that is up longest ends
+			x.s.Ended(x.up[0], x.now)
+			x.up = x.up[1:]
+			x.run(time.Second)
+			if n := x.list[0].Live + x.list[1].Live; n < 17 {
+				t.Fatalf("%v: %d up at the others: %v", x.now.Sub(epoch), n, x.s)
+			}
+		}
+	}
+	pass(2 * time.Minute)
+	if len(x.up) != 20 || x.refused > 40 {
+		t.Errorf("%d up, %d refused: %v", len(x.up), x.refused, x.s)
+	}
+	if b := x.s.Brief(x.now); b.Refusing != 1 {
+		t.Errorf("%d refuse", b.Refusing)
+	}
+	x.limit = 20
+	if pass(2 * time.Minute); len(x.up) < 38 {
+		t.Errorf("%d up of 40: %v", len(x.up), x.s)
+	}
+}
+
 func TestRestoredSiteOpensHalfAtOnceAndTheRestAsThatComesUp(t *testing.T) {
 	t.Parallel()
 	x := newLimitedHosts(1, 40)

@@ -16,7 +16,7 @@ type Brief struct {
 	Host     int       // places left to the host MTA
 	Called   int       // addresses where it has, or lately had, slots
 	Down     int       // of these, without an answer
-	Refusing int       // of these, where no replacement was let in last
+	Refusing int       // of these, where none is up and one was refused
 	Reply    string    // the last refusal
 	TooFast  string    // the last reply that said so
 	Opens    time.Time // no connect before, anywhere

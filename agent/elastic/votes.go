@@ -192,7 +192,7 @@ func (l *votes) meet(now time.Time, x *slots.Slot, ends []end, letIn bool) {
 }
 
 // compare votes against the lags with which what was met does not fit the last answer of the
-// other kind, and says whether that tells any of them from others.
+// other kind.
 func (s *scope) compare(n *held, against *[lagSteps]float32, letIn bool) {
 	for k := range n {
 		if letIn && s.any[0] && n[k] >= s.refused[k] || !letIn && s.any[1] && s.letIn[k] >= n[k] {
@@ -230,8 +230,8 @@ func (l *votes) least() (from, to uint8) {
 }
 
 // most is the longest lag that is not ruled out, as clearly more is spoken against it than
-// against another. None is where much is spoken against each: refusals go by chance there, or
-// by what others hold, and not by the slots that connects met.
+// against another. Where much is spoken against each, none is ruled out: refusals go by chance
+// there, or by what others hold, and not by the slots that connects met.
 func (l *votes) most() time.Duration {
 	if l == nil {
 		return slots.LagMax

@@ -5,7 +5,7 @@
 // mail brought it to light, and the Slot, a place among the connections that an address
 // takes from us. A slot goes Begin -> CameUp -> Prove -> End, or Begin -> Void when the
 // connect, or its first transaction, came to nothing. Ended slots stay with the row for
-// LagMax: a new connect takes the place of the one that ended first.
+// LagMax: a new connect takes the place of the one that is free first.
 //
 // Package elastic decides; this package only counts. It does no I/O, reads no clock,
 // starts no goroutine, takes no lock, and allocates nothing but new rows.
@@ -50,7 +50,7 @@ type Address struct {
 	// lately. It bounds only where one more was refused: Limited.
 	Accepted int
 	Users    int       // destinations that list it; while there are any the row stays
-	Strikes  int       // replacements refused in a row
+	Strikes  int       // refusals in a row with none up there
 	Opens    time.Time // no connect before
 	Cut      time.Time // connects begun before it tell nothing new
 	Probed   time.Time // when one more was last tried

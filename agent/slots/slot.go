@@ -29,10 +29,10 @@ type Slot struct {
 	Address *Address
 	Why     Why
 	Began   time.Time // of the connect
-	After   time.Time // when the connection ended whose place it takes; zero: none
+	After   time.Time // when the connection ended whose place it takes, or its own Began where there was none; zero: it takes no place
 	Ended   time.Time
 	Over    bool // it is one more than the site wants
-	Full    bool // with it, and those vacant, the site has all that it wants
+	Full    bool // with it, and those vacant, the site has all that it wants; no place waits
 	Tries   int  // refused replacements of the connection before it
 
 	of    *Count // of the site
@@ -59,9 +59,8 @@ func (s *Slot) Up() bool { return s.phase == up || s.phase == proven }
 // Proven says whether a transaction was answered.
 func (s *Slot) Proven() bool { return s.phase == proven }
 
-// Waited is how long after the end of the connection before it the connect began; false
-// if it takes nobody's place.
-func (s *Slot) Waited() (time.Duration, bool) { return s.Began.Sub(s.After), !s.After.IsZero() }
+// Waited is how long after the end of the connection before it a replacement began.
+func (s *Slot) Waited() time.Duration { return s.Began.Sub(s.After) }
 
 // Count is a number of slots by phase, of an address or of a site.
 type Count struct {
@@ -78,11 +77,11 @@ type Count struct {
 // Held is the number of slots that the receiver may count.
 func (c *Count) Held() int { return c.Opening + c.Live + c.Lagging }
 
-// ended are an address's slots that have ended and are not yet replaced, in that
-// order: first the vacant, then the lagging.
+// ended are an address's slots that have ended and are not yet replaced, by when they are
+// free: first the vacant, then those that lag or wait.
 type ended struct {
 	first, last *Slot
-	late        *Slot // the first that is lagging
+	late        *Slot // the first that lags or waits
 }
 
 // Look lets go of slots that have become free.
@@ -172,7 +171,7 @@ func (a *Address) add(s *Slot, now time.Time) {
 	s.notFree(1)
 }
 
-// pop takes the slot that ended first.
+// pop takes the slot that was free first, or will be.
 func (a *Address) pop() *Slot {
 	s := a.first
 	if a.late == s {
@@ -191,6 +190,14 @@ func (a *Address) Drop() { a.pop() }
 
 // Since is when the slot ended that has been vacant longest.
 func (a *Address) Since() time.Time { return a.first.Ended }
+
+// Tries is how many replacements were refused of the place that is vacant longest; 0 if none is.
+func (a *Address) Tries() int {
+	if a.Vacant == 0 {
+		return 0
+	}
+	return a.first.Tries
+}
 
 // Oldest is when the slot ended that is the next to be free of those lagging, and when it is;
 // zero if there is none, or if its replacement was refused before.
@@ -214,7 +221,7 @@ func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
 	if a.Look(now); a.Vacant > 0 && why != Probe || a.late != nil && why == Early {
 		was := a.pop()
 		s.After, s.Tries = was.Ended, was.Tries
-	} else if why == Replace {
+	} else if why == Replace { // after an idle time, say: refused, it waits as one that has just ended
 		s.After = now
 	}
 	a.Opening++
@@ -297,7 +304,7 @@ func (s *Slot) End(now time.Time, lag time.Duration) {
 }
 
 // Void notes the end of a connect that was refused or got no answer: it had no slot. The
-// place it was to take is vacant again, or lagging until free.
+// place it was to take is vacant again, or lags or waits until free.
 func (s *Slot) Void(now, free time.Time) {
 	s.leave(now)
 	a := s.Address
