@@ -230,7 +230,8 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
 		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Fleet: a.fleet, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
-		Peers: func() []string { return append(shared.troubles(), a.peers.trouble()...) },
+		Peers:     func() []string { return append(shared.troubles(), a.peers.trouble()...) },
+		Transfers: a.mover.Transfers, PeersRefused: func() uint64 { return a.peers.refused() },
 	})
 	return a, nil
 }

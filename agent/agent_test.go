@@ -50,7 +50,7 @@ type stage struct {
 	log      *logbuf.Buffer
 	logger   *slog.Logger  // of the agent; nil: to log, as text
 	grace    time.Duration // of the agents' stops; 0: as New has it
-	fleet    common        // of the agents; the zero value: none
+	fleet    common        // of the agents; the zero value: that of config
 	own      int64         // connections that admitted has made
 	thinks   chan struct{} // receivers that have accepted a message answer once it is closed; nil: at once
 	mu       sync.Mutex
@@ -124,7 +124,13 @@ func (s *stage) arrived(m *sink.Message) {
 
 func (s *stage) start() *Agent {
 	s.t.Helper()
-	a, err := newAgent(s.config, cmp.Or(s.logger, s.log.Logger()), "test", s.fleet)
+	log := cmp.Or(s.logger, s.log.Logger())
+	a, err := (*Agent)(nil), error(nil)
+	if s.fleet.log != nil {
+		a, err = newAgent(s.config, log, "test", s.fleet)
+	} else {
+		a, err = New(s.config, log, "test")
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -191,10 +191,12 @@
 //	held         of one message or recipient, by hold, until it is released
 //	limit        bounds a site's or queue's sessions or rate for a time
 //	clamp        the same by the agent itself, by a rule or for the host
-//	fleet        hosts that share limits; each is a node, and the store lends between them
+//	fleet        hosts that share limits, by a store that lends between them
+//	node         a host of a fleet, by its name there
+//	member       a node that the store knows, until it leaves or is forgotten
 //	floor        this node's own part of a shared limit
-//	loan         a shared limit of sessions, and what this node does with it (queue/loan.go)
-//	lease        what the store has lent, to its end
+//	lease        all that the store has lent to a member, to its end
+//	loan         of one shared limit of sessions, what this node may use (queue/loan.go)
 //	orders       pauses, limits and priorities in force ("standing")
 //	common       of an order: all nodes of the fleet obey it; the others are of this node alone
 //	lift         to end a common order by naming it

@@ -103,6 +103,14 @@ func (p *peers) trouble() (list []string) {
 	return list
 }
 
+// refused counts who was not let in.
+func (p *peers) refused() uint64 {
+	if p == nil {
+		return 0
+	}
+	return p.server.Refused()
+}
+
 // run answers and asks until ctx ends.
 func (p *peers) run(ctx context.Context) {
 	if p == nil {

@@ -14,6 +14,7 @@ type Transfer struct {
 	In         bool      `json:"in,omitempty"`   // from there to here
 	Who        string    `json:"who,omitempty"`  // asked for it here
 	Began      time.Time `json:"began"`          //
+	Since      time.Time `json:"since"`          // its batch is open
 	Messages   int       `json:"messages"`       // that are open
 	Recipients int       `json:"recipients"`     //
 	Why        string    `json:"why,omitempty"`  // what it waits for

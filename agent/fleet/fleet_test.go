@@ -62,9 +62,8 @@ func (r *receiver) add(n int) {
 // node is a fleet's node with a queue that has idle sessions alone.
 type node struct {
 	*Fleet
-	to    *receiver
-	floor bool
-	stop  func()
+	to   *receiver
+	stop func()
 
 	mu   sync.Mutex
 	want int

@@ -251,12 +251,11 @@ func BenchmarkRenewal(b *testing.B) {
 
 func benchmarkRenewal(b *testing.B, sites int) {
 	dir := b.TempDir()
-	address := filepath.Join(dir, "unused")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	address = l.Addr().String()
+	address := l.Addr().String()
 	l.Close()
 	_, port, _ := net.SplitHostPort(address)
 	process := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", dir)

@@ -54,7 +54,11 @@ type Fleet struct {
 	Lease               float64 // seconds
 	Calls, Errors       uint64
 	Members             int
-	Lent, Wanting       int // limits
+	Lent, Wanting       int            // limits
+	OrdersRefused       map[string]int // by reason; nil: no orders are common here
+	PeersRefused        uint64
+	Transfers           int     // open
+	Oldest              float64 // seconds that the batch of one has been open
 }
 
 // Webhook is how a [[webhook]] stands.
@@ -232,6 +236,13 @@ func (s *scrape) whole(st *State) {
 		s.gauge(desc("fleet_wanting_limits", "Shared limits of which this node could use more than it may."), float64(x.Wanting))
 		s.count(desc("fleet_calls_total", "Calls of the fleet's store that were answered."), x.Calls)
 		s.count(desc("fleet_errors_total", "Calls of the fleet's store that were not answered."), x.Errors)
+		refused := desc("fleet_orders_refused_total", "Orders and reports of other nodes that were not taken, by reason: forged, foreign (of another fleet), unknown (a node that is none), full, format.", "reason")
+		for reason, n := range x.OrdersRefused {
+			s.count(refused, uint64(n), reason)
+		}
+		s.count(desc("fleet_peers_refused_total", "Connections and requests to listen of [fleet] that were no member's."), x.PeersRefused)
+		s.gauge(desc("fleet_transfers_open", "Transfers of mail to and from other nodes whose last batch is not confirmed; millrace move --list has them."), float64(x.Transfers))
+		s.gauge(desc("fleet_transfer_oldest_seconds", "Seconds since the oldest batch of a transfer that is open was begun; 0: none is."), x.Oldest)
 	}
 	queries := desc("dns_queries_total", "Queries to the resolvers, by what came of them.", "result")
 	s.count(queries, st.DNS.Found, "found")

@@ -26,6 +26,7 @@ type list struct {
 	Who      string    `json:"who,omitempty"` // asked for it
 	Began    time.Time `json:"began"`
 	Number   int       `json:"number"` // of the batch, from 1
+	Since    time.Time `json:"since"`  // the batch is open
 	Messages []message `json:"messages"`
 	// Accepted: an admin of the target did not wait for the origin.
 	Accepted bool `json:"accepted,omitempty"`

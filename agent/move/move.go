@@ -273,7 +273,7 @@ func (m *Mover) Transfers() []control.Transfer {
 	defer m.mu.Unlock()
 	var all []control.Transfer
 	add := func(l *list, why string) {
-		t := control.Transfer{ID: l.Transfer, Node: l.Node, In: l.In, Who: l.Who, Began: l.Began, Why: why}
+		t := control.Transfer{ID: l.Transfer, Node: l.Node, In: l.In, Who: l.Who, Began: l.Began, Since: l.Since, Why: why}
 		t.Messages, t.Recipients = l.count()
 		t.Kept = !l.In && t.Messages == 0
 		all = append(all, t)

@@ -167,7 +167,7 @@ func (x *outgoing) batch(messages []message, taken map[spool.ID][]queue.Job) (mo
 	defer x.busy.Unlock()
 	m := x.m
 	next := x.list
-	next.Number, next.Messages = next.Number+1, messages
+	next.Number, next.Messages, next.Since = next.Number+1, messages, time.Now().UTC().Truncate(time.Second)
 	var all []queue.Job
 	for i := range messages {
 		id, _ := spool.ParseID(messages[i].ID)

@@ -216,7 +216,7 @@ func (m *Mover) openBatch(in *incoming, h *header) error {
 		return errGone
 	}
 	next := in.list
-	next.Number, next.Messages = h.Number, messages
+	next.Number, next.Messages, next.Since = h.Number, messages, time.Now().UTC().Truncate(time.Second)
 	if err := m.write(&next); err != nil {
 		return fmt.Errorf("what comes cannot be written down: %w", err)
 	}

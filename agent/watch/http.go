@@ -2,6 +2,7 @@ package watch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,6 +150,10 @@ func begun(since time.Time) string {
 	return " since " + since.Format(time.RFC3339)
 }
 
+// transferSlow is how long a batch of mail between nodes may be open until an admin should look;
+// tries follow each other within a minute.
+const transferSlow = 10 * time.Minute
+
 // Warnings says what an admin should look at, though neither mail nor its accounting in the
 // spool is in danger.
 func (w *Watch) Warnings() []string {
@@ -168,6 +173,12 @@ func (w *Watch) Warnings() []string {
 		list = append(list, common.Trouble()...)
 	}
 	list = append(list, w.peers()...)
+	for _, t := range w.transfers() {
+		if age := time.Since(t.Since); age > transferSlow {
+			list = append(list, fmt.Sprintf("mail on its way between this node and %s has waited for %s (transfer %s): %s; millrace move --list shows it",
+				t.Node, age.Round(time.Minute), t.ID, cmp.Or(t.Why, "it is under way")))
+		}
+	}
 	if err := w.quotas.Failed(); err != nil {
 		list = append(list, "streams that have quotas wait: "+err.Error())
 	}

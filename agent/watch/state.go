@@ -45,6 +45,14 @@ func (w *Watch) State() metrics.State {
 	}
 	if x := w.fleet.Status(); x.Fleet != "" {
 		st.Fleet = metrics.Fleet{On: true, Store: x.Away == nil, Recovery: x.State() == "recovery", Lease: x.Runs, Calls: uint64(x.Calls), Errors: uint64(x.Errors), Members: len(x.Table.Members), Lent: x.Limits, Wanting: x.Waiting}
+		st.Fleet.PeersRefused = w.peersRefused()
+		if common := w.orders.Common(); common != nil {
+			st.Fleet.OrdersRefused = common.Refused()
+		}
+		for _, t := range w.transfers() {
+			st.Fleet.Transfers++
+			st.Fleet.Oldest = max(st.Fleet.Oldest, time.Since(t.Since).Seconds())
+		}
 	}
 	st.Sources, st.Limits = w.Sources(), w.StreamLimits()
 	st.Warmups, st.WarmingUp = w.Warmups(), w.queue.WarmingUp()

@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 
 	"github.com/millrace/millrace/agent/assess"
+	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/event"
 	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/history"
@@ -59,6 +60,10 @@ type Options struct {
 	DNS      *route.Tally
 	// Peers is what an admin must know of how this node speaks with others of its fleet.
 	Peers func() []string
+	// Transfers lists the transfers between nodes that are open.
+	Transfers func() []control.Transfer
+	// PeersRefused counts who was not let in where other nodes of the fleet are.
+	PeersRefused func() uint64
 	// Relays is what an admin must know of queues whose relay cannot be verified.
 	Relays func() []string
 	// Opening ends when a stop is asked for: from then on new mail is not looked for.
@@ -67,27 +72,29 @@ type Options struct {
 
 // Watch sees. Its methods may be called by many goroutines.
 type Watch struct {
-	log      *slog.Logger
-	version  string
-	settings *settings.Source
-	store    *spool.Store
-	queue    *queue.Queue
-	orders   *orders.Orders
-	settler  *settle.Settler
-	events   *event.File
-	outcomes *outcomes.Outcomes
-	webhooks *webhook.Sender
-	fleet    *fleet.Fleet
-	quotas   *quotas.Book
-	warmup   *warmup.Warmup
-	history  *history.History
-	metrics  *metrics.Metrics
-	assessor *assess.Assessor
-	dns      *route.Tally
-	relays   func() []string
-	peers    func() []string
-	opening  context.Context
-	web      *web.Handler
+	log          *slog.Logger
+	version      string
+	settings     *settings.Source
+	store        *spool.Store
+	queue        *queue.Queue
+	orders       *orders.Orders
+	settler      *settle.Settler
+	events       *event.File
+	outcomes     *outcomes.Outcomes
+	webhooks     *webhook.Sender
+	fleet        *fleet.Fleet
+	quotas       *quotas.Book
+	warmup       *warmup.Warmup
+	history      *history.History
+	metrics      *metrics.Metrics
+	assessor     *assess.Assessor
+	dns          *route.Tally
+	relays       func() []string
+	peers        func() []string
+	transfers    func() []control.Transfer
+	peersRefused func() uint64
+	opening      context.Context
+	web          *web.Handler
 
 	loaded    atomic.Bool                  // the spool has been read
 	unsaved   atomic.Pointer[string]       // why state_directory cannot be written; "" if it can, as far as is known
@@ -103,7 +110,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, fleet: o.Fleet, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, peers: o.Peers, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, fleet: o.Fleet, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, peers: o.Peers, transfers: o.Transfers, peersRefused: o.PeersRefused, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

@@ -36,7 +36,7 @@ func exposition(t *testing.T) string {
 		return metrics.State{
 			Ready: true, BreakerHeld: map[string]int{"google": 1}, Warmups: []control.Warmup{{Address: "192.0.2.26", Queue: "google", Shares: []int{480}, Day: 1, Share: 480}}, Sources: []control.Source{{Address: "192.0.2.25", Pool: "news", Blocked: []control.Effect{{Site: "google:192.0.2.25"}}}},
 			Limits:   []control.StreamLimits{{Name: "news", Window: "08:00-20:00", Quotas: []control.Quota{{Limit: 5000, Used: 7}}}},
-			Outcomes: metrics.OutcomeStats{On: true}, Fleet: metrics.Fleet{On: true}, Webhooks: []metrics.Webhook{{Name: "crm"}}, MilterAt: time.Now(), Milter: control.MilterCounts{Messages: map[string]uint64{"delrcpt": 1}, Inlet: map[string]uint64{"spooled": 1}},
+			Outcomes: metrics.OutcomeStats{On: true}, Fleet: metrics.Fleet{On: true, OrdersRefused: map[string]int{"forged": 1, "full": 0}}, Webhooks: []metrics.Webhook{{Name: "crm"}}, MilterAt: time.Now(), Milter: control.MilterCounts{Messages: map[string]uint64{"delrcpt": 1}, Inlet: map[string]uint64{"spooled": 1}},
 			Sites: []queue.Site{{Name: "mx.example", Queue: "general", Waiting: 1, Sessions: 2, Ready: 1, Target: elastic.Target{Sessions: 3, Pace: 4}}},
 		}
 	})

@@ -51,7 +51,7 @@ type Options struct {
 	Log   *order.Log
 	Fleet string
 	// Client is of the store; nil: orders go from node to node only. A blocking read keeps one
-	// of its connections, so its pool must have more than one.
+	// of its connections, so its pool must have more than one. Run closes it at its end.
 	Client redis.UniversalClient
 	Logger *slog.Logger
 	// Position says how far this node's spool is filled (spool.Position); nil: it is not told, and
@@ -104,6 +104,10 @@ func New(o Options) *Exchange {
 func (x *Exchange) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
+	if x.o.Client != nil {
+		// A read that waits for what comes next looks at no context: the end of its connection ends it.
+		defer context.AfterFunc(ctx, func() { x.o.Client.Close() })() // it can say only that it was closed
+	}
 	if x.store != nil {
 		all.Go(func() {
 			for ctx.Err() == nil {
