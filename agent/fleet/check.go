@@ -59,5 +59,16 @@ func mayUse(ctx context.Context, c *redis.Client, name string) error {
 	if err := c.EvalSha(ctx, "0000000000000000000000000000000000000000", []string{"millrace:{" + name + "}:check"}).Err(); err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") {
 		return plain(err)
 	}
+	// Orders: of a stream that does not exist, and is not made.
+	stream := "millrace:{" + name + "}:check"
+	for _, err := range []error{
+		c.XAdd(ctx, &redis.XAddArgs{Stream: stream, NoMkStream: true, Values: []string{"a", "1"}}).Err(),
+		c.XRead(ctx, &redis.XReadArgs{Streams: []string{stream, "0"}, Block: -1}).Err(),
+		c.XInfoStream(ctx, stream).Err(),
+	} {
+		if redis.HasErrorPrefix(err, "NOPERM") {
+			return plain(err)
+		}
+	}
 	return nil
 }

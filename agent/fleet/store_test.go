@@ -317,6 +317,16 @@ func TestCheckTellsWhatIsWrongWithTheStore(t *testing.T) {
 	if wrong := Check(t.Context(), o); len(wrong) > 0 {
 		t.Errorf("%q", wrong)
 	}
+	for _, command := range []string{"xadd", "xread", "xinfo"} { // of orders
+		s.do("ACL", "SETUSER", "millrace", "-"+command)
+		if wrong := Check(t.Context(), o); len(wrong) != 1 || !strings.Contains(wrong[0], ACLHint) {
+			t.Errorf("without %s: %q", command, wrong)
+		}
+		s.do("ACL", "SETUSER", "millrace", "+"+command)
+	}
+	if keys := s.do("DBSIZE"); keys != int64(0) {
+		t.Errorf("%v keys are left", keys)
+	}
 	s.kill()
 	if wrong := Check(t.Context(), o); len(wrong) != 2 || !strings.Contains(wrong[0], "connection refused") || !strings.Contains(wrong[1], "; remedy: ") {
 		t.Errorf("%q", wrong)
