@@ -18,6 +18,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/fleet/lease"
+	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
 // server is a real redis-server of the test, on loopback.
@@ -315,11 +316,52 @@ func TestCheckTellsWhatIsWrongWithTheStore(t *testing.T) {
 	if wrong := Check(t.Context(), o); len(wrong) > 0 {
 		t.Errorf("%q", wrong)
 	}
+	for _, command := range []string{"xadd", "xread", "xinfo"} { // of orders
+		s.do("ACL", "SETUSER", "millrace", "-"+command)
+		if wrong := Check(t.Context(), o); len(wrong) != 1 || !strings.Contains(wrong[0], ACLHint) {
+			t.Errorf("without %s: %q", command, wrong)
+		}
+		s.do("ACL", "SETUSER", "millrace", "+"+command)
+	}
+	if keys := s.do("DBSIZE"); keys != int64(0) {
+		t.Errorf("%v keys are left", keys)
+	}
 	s.kill()
 	if wrong := Check(t.Context(), o); len(wrong) != 2 || !strings.Contains(wrong[0], "connection refused") || !strings.Contains(wrong[1], "; remedy: ") {
 		t.Errorf("%q", wrong)
 	}
 	if wrong := Check(t.Context(), &config.Fleet{Stores: o.Stores}); len(wrong) > 0 {
 		t.Errorf("%q of no fleet", wrong)
+	}
+}
+
+// A certificate that others refuse is told before the agent is started with it.
+func TestCheckTellsWhatIsWrongWithTheCertificate(t *testing.T) {
+	t.Parallel()
+	issue := func(ca *selfsigned.Authority) (auth, cert, key string) {
+		p, err := ca.Issue(selfsigned.Leaf{DNS: []string{"a"}})
+		if err == nil {
+			auth, cert, key, err = ca.Write(t.TempDir(), "a", p)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return auth, cert, key
+	}
+	authority := func() *selfsigned.Authority {
+		ca, err := selfsigned.NewAuthority("authority")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca
+	}
+	auth, cert, key := issue(authority())
+	o := &config.Fleet{Name: "mail", Node: "a", TLSCAFile: auth, TLSCertFile: cert, TLSKeyFile: key}
+	if wrong := Check(t.Context(), o); len(wrong) != 1 || !strings.Contains(wrong[0], "servers") {
+		t.Errorf("%q of a good one", wrong)
+	}
+	_, o.TLSCertFile, o.TLSKeyFile = issue(authority())
+	if wrong := Check(t.Context(), o); len(wrong) != 2 || !strings.Contains(wrong[0], "unknown authority") || !strings.Contains(wrong[0], "; remedy: ") {
+		t.Errorf("%q of one of another authority", wrong)
 	}
 }

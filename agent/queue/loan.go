@@ -259,7 +259,7 @@ func (q *Queue) wantedRate(l *limited, now time.Time) (RateWant, bool) {
 
 // onLoan tells of what the fleet has lent.
 func (e *evidence) onLoan() HeldBack {
-	return HeldBack{Reason: FleetLimit, How: fmt.Sprintf("the fleet has lent %d of %d, floor %d", e.loan.may, e.loan.limit, e.loan.floor), Reply: "the fleet"}
+	return HeldBack{Reason: FleetLimit, How: fmt.Sprintf("the fleet has lent %d of %d, floor %d", e.loan.may, e.loan.limit, e.loan.floor)}
 }
 
 // Loan is a shared limit of which this node has or wants more than its floor, as listings show it.

@@ -84,7 +84,7 @@ func TestSessionsStayWithinWhatIsLent(t *testing.T) {
 		if n := w.most(); n != 3 {
 			t.Fatalf("%d sessions at once where 3 are lent", n)
 		}
-		if s := w.Sites()[0]; s.HeldBack.Reason != FleetLimit || s.HeldBack.How != "the fleet has lent 3 of 10, floor 2" {
+		if s := w.Sites()[0]; s.HeldBack.Reason != FleetLimit || s.HeldBack.How != "the fleet has lent 3 of 10, floor 2" || s.HeldBack.Reply != "" {
 			t.Errorf("held back: %+v", s.HeldBack)
 		}
 		if l.asked == 0 {

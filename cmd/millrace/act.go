@@ -143,10 +143,17 @@ func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags
 		if err != nil {
 			return err
 		}
-		if n.Recipients == 0 {
+		everywhere, err := cancelsElsewhere(ctx, client, verb, f, here)
+		if err != nil {
+			return err
+		}
+		if n.Recipients == 0 && !everywhere {
 			return nothing(verb, f)
 		}
 		what := fmt.Sprintf("This ends %s of %s (%s) %s.", count(n.Recipients, "recipient"), count(n.Messages, "message"), f, how)
+		if everywhere {
+			what = fmt.Sprintf("This ends %s of %s here, and what there is on all other nodes of the fleet (%s), %s.", count(n.Recipients, "recipient"), count(n.Messages, "message"), f, how)
+		}
 		if !term.IsTerminal(int(os.Stdin.Fd())) {
 			return errors.New(what + " Say --yes where nobody can be asked")
 		}
@@ -155,6 +162,16 @@ func (g *globals) end(ctx context.Context, verb control.Verb, flags *filterFlags
 		}
 	}
 	return g.act(ctx, verb, flags, here, done)
+}
+
+// cancelsElsewhere reports whether an order ends mail of other nodes, too. How much that is
+// nobody knows here.
+func cancelsElsewhere(ctx context.Context, client *control.Client, verb control.Verb, f control.Filter, here bool) (bool, error) {
+	if verb != control.VerbCancel || f.ID != "" || here {
+		return false, nil
+	}
+	x, err := client.Spread(ctx)
+	return x.Fleet != "", err
 }
 
 // nothing says that nothing was selected. Who names some mail wants to know, by exit
@@ -195,8 +212,13 @@ func (g *globals) give(ctx context.Context, o control.Action, here bool, done st
 		return fmt.Errorf("%w; %s %s until then", err, count(n.Recipients, "recipient"), done)
 	}
 	if o.Verb == control.VerbCancel && o.Filter.ID == "" {
-		if err := g.spread(ctx, client, here, "ordered"); err != nil {
+		x, err := g.spreadTo(ctx, client, here, "ordered")
+		if err != nil {
 			return err
+		}
+		if x.Fleet != "" && n == (control.Selected{}) {
+			printable.Fprintln(os.Stdout, "nothing on this node")
+			return nil // what is on the others is known there
 		}
 	}
 	if n == (control.Selected{}) {

@@ -118,7 +118,7 @@ func (c *fleetForget) Run(ctx context.Context, g *globals) error {
 	if err := client.ForgetNode(ctx, c.Node); err != nil {
 		return err
 	}
-	printable.Fprintf(os.Stdout, "the store will be told that %s is off for good; it refuses that of a node that calls\n", c.Node)
+	printable.Fprintf(os.Stdout, "the store will be told that %s is off for good; it refuses that of a node that has called within half a minute: look at millrace fleet, and say it again then\n", c.Node)
 	return nil
 }
 

@@ -50,7 +50,7 @@ floor of each limit: 1/3 of it
       20    6.666     12.5        -        -  stream/news
 and 1,200 more
 `},
-		{args: "fleet forget mx3", stdout: "the store will be told that mx3 is off for good; it refuses that of a node that calls\n"},
+		{args: "fleet forget mx3", stdout: "the store will be told that mx3 is off for good; it refuses that of a node that has called within half a minute: look at millrace fleet, and say it again then\n"},
 		{args: "fleet forget mx4", code: 1, stderr: "there is no member"},
 		{args: "fleet leave", code: 1, stderr: "has not taken it yet"},
 		{args: "fleet bootstrap", stdout: "the fleet begins here; this node has its part in about half a minute (millrace fleet)\n"},

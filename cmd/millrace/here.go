@@ -26,15 +26,19 @@ func (g *globals) clientFor(here bool) (*control.Client, error) {
 
 // spread says on which nodes of the fleet an order is done. Without a fleet there is nothing to say.
 func (g *globals) spread(ctx context.Context, client *control.Client, here bool, done string) error {
+	_, err := g.spreadTo(ctx, client, here, done)
+	return err
+}
+
+// spreadTo does what spread does, and returns what it said; of no Fleet if it had nothing to say.
+func (g *globals) spreadTo(ctx context.Context, client *control.Client, here bool, done string) (x control.Spread, err error) {
 	if here {
-		return nil
+		return x, nil
 	}
-	x, err := client.Spread(ctx)
-	if err != nil || x.Fleet == "" {
-		return err
+	if x, err = client.Spread(ctx); err == nil && x.Fleet != "" {
+		printable.Fprintln(os.Stdout, spreadInWords(&x, done))
 	}
-	printable.Fprintln(os.Stdout, spreadInWords(&x, done))
-	return nil
+	return x, err
 }
 
 func spreadInWords(x *control.Spread, done string) string {

@@ -51,3 +51,26 @@ func TestCommandsSayOnWhichNodesAnOrderIsDone(t *testing.T) {
 		}
 	}
 }
+
+// Mail of a user may be on other nodes alone: a cancel that finds none here is no failure, and reaches them.
+func TestCancelInAFleetIsForMailOfOtherNodes(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		args           string
+		code           int
+		stdout, stderr string
+	}{
+		{"cancel --user nobody", 1, "", "This ends no recipients of no messages here, and what there is on all other nodes of the fleet (user nobody), for good, without telling their senders. Say --yes"},
+		{"cancel --user nobody --yes", 0, "ordered on 1 of 2 nodes; c has not confirmed; it gets it when it is reachable\nnothing on this node\n", ""},
+		{"cancel --user nobody --here", 1, "", "nothing to cancel: user nobody"},
+		{"cancel --user nobody --here --yes", 1, "", "nothing to cancel: user nobody"},
+		{"expire --user nobody", 1, "", "nothing to expire: user nobody"},
+	} {
+		here := false
+		config := serve(t, inFleet{backend: messages(), missing: []string{"c"}, here: &here})
+		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, strings.Fields(x.args)...)...)
+		if r.code != x.code || r.stdout != x.stdout || !strings.Contains(r.stderr, x.stderr) {
+			t.Errorf("millrace %s: exit code %d\n%s\n%s", x.args, r.code, r.stdout, r.stderr)
+		}
+	}
+}

@@ -162,6 +162,7 @@ func begin(path string, text []byte, o Options) *Member {
 	switch err := json.Unmarshal(text, &f); {
 	case err != nil:
 		o.Log.Warn("the state of this member of the fleet cannot be read: it counts as a new one", "file", path, "err", err)
+	case f.Fleet == "" && f.Node == "": // Leave wrote it
 	case f.Fleet != o.Fleet || f.Node != o.Node:
 		o.Log.Warn("the state of this member of the fleet is of another one: it counts as a new one", "file", path, "fleet", f.Fleet, "node", f.Node)
 	case f.ID != "" && f.Table.Version != "":

@@ -60,6 +60,8 @@ type Log struct {
 	// noChanges and noTombs are as in Report.
 	noChanges, noTombs time.Time
 	watchers           []chan struct{}
+
+	loading bool // what is read is this node's own file
 }
 
 // Open reads the orders that the file keeps. What is damaged in it is left out, which is logged
@@ -86,7 +88,10 @@ func Open(o Options) (*Log, error) {
 		l.file = &file{path: o.Path}
 	}
 	if l.file != nil {
-		if err := l.load(); err != nil {
+		l.loading = true
+		err := l.load()
+		l.loading = false
+		if err != nil {
 			return nil, fmt.Errorf("orders of the fleet: %w; remedy: mend %s, or move it away: the other nodes send again what they have", err, o.Path)
 		}
 	}
@@ -101,7 +106,7 @@ func (l *Log) Fleet() string { return l.o.Fleet }
 
 // Issue makes an order of this node with a body (nil: none), which lifts others. On return it is
 // durable, and stands; with an error and an ID that is not zero it stands, but may not outlive the
-// process.
+// process, or is for this node alone, as its certificate is not valid now.
 func (l *Log) Issue(kind Kind, body any, until time.Time, lifts ...ID) (ID, error) {
 	o := Order{Fleet: l.o.Fleet, Kind: kind, At: l.o.Now().UTC(), Until: until.UTC(), Lifts: lifts}
 	if until.IsZero() {
@@ -144,6 +149,9 @@ func (l *Log) Issue(kind Kind, body any, until time.Time, lifts ...ID) (ID, erro
 	l.bound()
 	err = l.write(append(orderLine(line), '\n'), 1)
 	l.changed()
+	if _, bad := l.judge.judge(l.signer.cert, o.At); bad != nil {
+		err = errors.Join(err, fmt.Errorf("it stands on this node alone, as the others refuse this node's certificate: %w; remedy: put a new one at tls_cert_file of [fleet], restart the agent, and order it again", bad))
+	}
 	return o.ID, err
 }
 
@@ -197,7 +205,11 @@ func (l *Log) read(line []byte, now time.Time) (*kept, error) {
 	case len(k.Body) > MaxBody || len(k.Lifts) > maxLifts || !k.Seen.valid():
 		return nil, ErrFormat
 	}
-	if err := l.judge.verify(forOrder, &s, k.ID.Node, k.At); err != nil {
+	err := l.judge.verify(forOrder, &s, k.ID.Node, k.At)
+	if l.loading && k.ID.Node == l.o.Node && errors.Is(err, ErrUnknown) {
+		err = nil // given here, when the certificate had ended: the file is ours, and what stands is not dropped
+	}
+	if err != nil {
 		return nil, err
 	}
 	if k.Kind.standing() && l.lifted[k.ID] == 0 && len(l.orders) >= MaxStanding && l.standing() >= MaxStanding {

@@ -310,3 +310,28 @@ func TestKnownHasWhatWasAdded(t *testing.T) {
 		}
 	}
 }
+
+// A pause that is given after the node's certificate has ended is for nobody else, which is said,
+// and is not forgotten here at the next start.
+func TestOrderOfACertificateThatHasEnded(t *testing.T) {
+	t.Parallel()
+	ca := fleetca.New(t)
+	c, path := ca.Node(t, "a"), filepath.Join(t.TempDir(), "orders.log")
+	later := time.Now().Add(3 * 365 * 24 * time.Hour)
+	o := Options{Fleet: "f", Node: "a", Path: path, Certificate: c, Roots: ca.Roots, Now: func() time.Time { return later }, Log: slog.New(slog.DiscardHandler)}
+	l, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := l.Issue(Pause, "all", time.Time{})
+	if id.Number == 0 || err == nil || !strings.Contains(err.Error(), "this node alone") || !strings.Contains(err.Error(), "; remedy: ") {
+		t.Errorf("order %v, %v", id, err)
+	}
+	o.Certificate = ca.Node(t, "a")
+	if l, err = Open(o); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(all(l)); n != 1 {
+		t.Errorf("%d orders after a restart, not the pause", n)
+	}
+}
