@@ -99,7 +99,7 @@ func describe(b *strings.Builder, e *Envelope, states []State, done bool, open f
 	utc := *e
 	utc.Arrived = e.Arrived.UTC()
 	// What older spools cannot have is left out of what they read as.
-	b.WriteString(strings.Replace(fmt.Sprintf("%+v", utc), " Formerly: Pool: ", " ", 1))
+	b.WriteString(strings.NewReplacer(" Formerly: Pool: ", " ", " Moved: ", " ").Replace(fmt.Sprintf("%+v", utc)))
 	for _, st := range states {
 		fmt.Fprintf(b, " [%s tries=%d class=%d handback=%v due=%s %q]", st.Status, st.Tries, st.Class, st.Handback, st.Due.UTC().Format(time.RFC3339Nano), st.Reply)
 	}

@@ -23,7 +23,8 @@ func (c *findCmd) Help() string {
 	return `Lists the queued mail that has something to do with TEXT, as millrace queue does: what
 waits for someone who complains, what the log names. Mail that is done is in the log.
 
-Exit code: 1 if nothing queued has to do with it; 75 with --fleet, if a node did not answer.
+Exit code: 1 if nothing queued has to do with it; 75 with --fleet, if a node did not
+answer.
 
 Examples:
   millrace find someone@example.com

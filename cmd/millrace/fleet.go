@@ -35,9 +35,10 @@ empty might have lost what it had. With nodes = N in [fleet], the same everywher
 know that once all N have called.
 
 Examples:
-  millrace fleet
-  millrace fleet --json | jq .lease_seconds_left
-  millrace fleet forget mx3`
+  millrace fleet bootstrap       # once, at the first node of a new fleet
+  millrace fleet status --json | jq .lease_seconds_left
+  millrace fleet forget mx3      # which will not come back
+  millrace fleet leave           # before [fleet] is taken out of the configuration`
 }
 
 type fleetStatus struct {
