@@ -29,9 +29,9 @@ func (c *topCmd) Help() string {
   RATE LAT    recipients a second that the receiver accepts; how long a transaction takes
   REFUS       connects and messages that were one too many, or too fast
   WHY         what holds the site back: suspended, dead, refused, slowed, crowded (others
-              have its address's connections), queue_limit, agent_limit or fleet_limit, and
-              the reply; else what was behind the last change of sessions or pace. Of the row
-              that is marked with > it stands below in full
+              have its address's connections), queue_limit, agent_limit, fleet_limit,
+              and the reply; else what was behind the last change of sessions or
+              pace. Of the row that is marked with > it stands below in full
 
 Keys: up and down, or j and k, choose a row; tab changes between sites, streams and the
 addresses that mail leaves from; s sorts by the next column; p pauses the row, or lets it
