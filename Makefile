@@ -52,7 +52,7 @@ RACING = $(or $(filter-out $(addprefix %/millrace/,$(ONE_GOROUTINE)),$(shell $(G
 test: deps
 	$(GO) vet ./...
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt: $$files" >&2; exit 1; }
-	$(TEST) -timeout 10m $(LONGEST) ./...
+	$(TEST) -timeout 15m $(LONGEST) ./...
 
 # 5,000 messages through a private Postfix, both daemons and an internet that
 # is not there, with the account of it at the end.
@@ -72,7 +72,7 @@ lint:
 # shells that call the command. Vetting is make lint's.
 race: deps
 	contrib/lab/deps/install $(RACE_PACKAGES)
-	LAB_RACE=1 $(TEST) -race -timeout 20m $(LONGEST) $(RACING)
+	LAB_RACE=1 $(TEST) -race -timeout 30m $(LONGEST) $(RACING)
 
 # Fuzzing for a while, and the tests with the build tag "long".
 long: deps
