@@ -1,12 +1,16 @@
 package agent
 
 import (
+	"log/slog"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/fleet/lease"
 	"github.com/millrace/millrace/contrib/lab/sink"
 )
 
@@ -102,4 +106,43 @@ func TestHostOfNoFleetSharesNothing(t *testing.T) {
 	if err := s.admin().ForgetNode(t.Context(), "mx1"); err == nil || !strings.Contains(err.Error(), "of no fleet") {
 		t.Errorf("%v", err)
 	}
+}
+
+// A node whose configuration has [fleet] no more keeps to no shared limit, which others do not know:
+// that is told until it has left.
+func TestFleetTakenOutWithoutALeaveIsTold(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{}
+	c.Agent.StateDirectory = t.TempDir()
+	told := func(want bool) {
+		t.Helper()
+		shared, err := openCommon(c, slog.New(slog.DiscardHandler))
+		if err != nil || (len(shared.troubles()) > 0) != want {
+			t.Errorf("%v, %q; told is to be %t", err, shared.troubles(), want)
+		}
+	}
+	told(false)
+	boot := func() time.Duration { return time.Minute }
+	path := filepath.Join(c.Agent.StateDirectory, "fleet.json")
+	m, err := lease.Open(path, lease.Options{Fleet: "f", Node: "a", Boot: boot})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Want(nil)
+	m.Found()
+	var s lease.Store
+	for range 20 {
+		if c := m.Call(); c != nil {
+			c.Since = 60_000 // each call a minute after the last
+			m.Done(c, s.Do(c), nil)
+		}
+	}
+	if !m.Status().Active {
+		t.Fatal("it has no part")
+	}
+	told(true)
+	if _, err := m.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	told(false)
 }

@@ -172,6 +172,14 @@ func begin(path string, text []byte, o Options) *Member {
 	return m
 }
 
+// HasPart says whether the state file at path is that of a member with floors, which it did not
+// leave. One that is not there or cannot be read is not.
+func HasPart(path string) bool {
+	text, err := os.ReadFile(path)
+	var f file
+	return err == nil && json.Unmarshal(text, &f) == nil && f.Active && f.Table.Version != ""
+}
+
 // floor is what may be used of a limit without a lease.
 func (m *Member) floor(limit int64) int64 {
 	if !m.active || m.table.Divisor == 0 || m.leaving {
