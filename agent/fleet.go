@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -149,19 +148,13 @@ func certificate(f *config.Fleet) (*tls.Certificate, *x509.CertPool, error) {
 	if f.KeyRefused != "" {
 		return nil, nil, errors.New(f.KeyRefused)
 	}
-	pair, err := tls.LoadX509KeyPair(f.TLSCertFile, f.TLSKeyFile)
-	if err != nil {
-		return nil, nil, err
-	}
-	text, err := os.ReadFile(f.TLSCAFile)
-	if err != nil {
-		return nil, nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(text) {
-		return nil, nil, fmt.Errorf("%s: there is no certificate in it", f.TLSCAFile)
-	}
-	return &pair, roots, nil
+	pair, roots, err := filesOf(f).Load()
+	return &pair, roots, err
+}
+
+// filesOf are this node's certificate and the authorities of its fleet.
+func filesOf(f *config.Fleet) peer.Files {
+	return peer.Files{Fleet: f.Name, Node: f.Node, CA: f.TLSCAFile, Cert: f.TLSCertFile, Key: f.TLSKeyFile}
 }
 
 // exchangeOrders has common orders brought to all nodes once the agent runs.
@@ -191,7 +184,7 @@ func (a *Agent) meetPeers(c *config.Config) {
 		return
 	}
 	p := a.joinPeers(peersOptions{
-		Files:  peer.Files{Fleet: f.Name, Node: f.Node, CA: f.TLSCAFile, Cert: f.TLSCertFile, Key: f.TLSKeyFile},
+		Files:  filesOf(f),
 		Listen: f.Listen, Members: a.fleet.Members,
 		Member: func(node string) bool { return slices.Contains(a.fleet.Members(), node) },
 		Address: func(node string) string {

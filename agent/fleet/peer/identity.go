@@ -148,19 +148,29 @@ func (id *Identity) reread() {
 	}
 }
 
+// Load reads the files: this node's certificate with its key, and the authorities.
+func (f Files) Load() (cert tls.Certificate, roots *x509.CertPool, err error) {
+	text, err := os.ReadFile(f.CA)
+	if err != nil {
+		return cert, nil, fmt.Errorf("tls_ca_file of [fleet]: %w; remedy: let the agent's user read it, or correct its name", err)
+	}
+	roots = x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return cert, nil, fmt.Errorf("tls_ca_file of [fleet]: %s has no certificate; remedy: put that of the fleet's authority there, in PEM", f.CA)
+	}
+	if cert, err = tls.LoadX509KeyPair(f.Cert, f.Key); err != nil {
+		return cert, nil, fmt.Errorf("tls_cert_file of [fleet]: %s and %s cannot be used: %w; remedy: give two PEM files that belong together, readable by the agent's user", f.Cert, f.Key, err)
+	}
+	return cert, roots, nil
+}
+
 // read reads the files, and looks at whether others would take what they hold for this node.
 // Its end is looked at when it is used: a certificate that has ended is replaced, not refused.
 func read(f Files) (*credentials, error) {
-	text, err := os.ReadFile(f.CA)
-	if err != nil {
-		return nil, fmt.Errorf("tls_ca_file of [fleet]: %w; remedy: let the agent's user read it, or correct its name", err)
-	}
-	c := &credentials{roots: x509.NewCertPool()}
-	if !c.roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("tls_ca_file of [fleet]: %s has no certificate; remedy: put that of the fleet's authority there, in PEM", f.CA)
-	}
-	if c.cert, err = tls.LoadX509KeyPair(f.Cert, f.Key); err != nil {
-		return nil, fmt.Errorf("tls_cert_file of [fleet]: %s and %s cannot be used: %w; remedy: give two PEM files that belong together, readable by the agent's user", f.Cert, f.Key, err)
+	c := &credentials{}
+	var err error
+	if c.cert, c.roots, err = f.Load(); err != nil {
+		return nil, err
 	}
 	leaf := c.cert.Leaf
 	if !slices.ContainsFunc(leaf.DNSNames, func(name string) bool { return strings.EqualFold(name, f.Node) }) {
