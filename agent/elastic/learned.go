@@ -45,6 +45,17 @@ func (s *Site) age(now time.Time, idle time.Duration, what string) {
 // mail is left with some 1,200 octets, its addresses apart.
 func (s *Site) Rest(now time.Time) { s.late.rest(now) }
 
+// Spare says of a Site that has learned nothing whether a new one would do as well: it has no
+// slots, the host sends no mail there, and its history tells nothing, or nothing of the last hour.
+func (s *Site) Spare(now time.Time) bool {
+	s.host.age(now)
+	told := len(s.history) > 1 && now.Sub(s.history[len(s.history)-1].At) < time.Hour
+	return s.Held()+s.Waiting+s.Vacant == 0 && s.host.messages < hostLeast && !told
+}
+
+// Limits are the ceilings in force.
+func (s *Site) Limits() Limits { return s.limits }
+
 // Learned is what a Site has learned, to be kept over a restart. The addresses' part is
 // slots.Learned.
 type Learned struct {

@@ -42,7 +42,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 			continue
 		}
 		// Before any budget: for one that would not connect now nobody makes room.
-		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 || q.onTrial(d) && s.trying >= s.trials() {
+		if d.holdoff.After(now) || d.failures > 0 && d.opening > 0 || q.onTrial(d) && s.trying >= q.trials(s) {
 			s.wanting.last(d) // its probe is among the timers, or under way
 			continue
 		}
@@ -61,7 +61,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 		// A site whose controller has no place now must not stand in line: sessions of
 		// others would go for it in vain, and not for those that have too few.
 		full := q.sessions >= q.o.MaxSessions
-		if full && s.control.Wants(now, q.callable(d, now)) {
+		if full && q.control(s).Wants(now, q.callable(d, now)) {
 			if q.sessions-q.retiring >= q.o.MaxSessions {
 				q.retireIdle(func(*Session) bool { return true })
 			}
@@ -82,8 +82,8 @@ func (q *Queue) grow(s *site, now time.Time) {
 			tries = min(s.wanting.n, looks) + 1 // it may want another one
 			continue
 		}
-		q.lookAgain(s, s.control.Next(), now)
-		if s.control.Full() {
+		q.lookAgain(s, q.control(s).Next(), now)
+		if q.control(s).Full() {
 			// A session that stands idle at another destination makes room; its Leave
 			// brings us back here.
 			if s.retiring == 0 && d.live+d.opening == 0 {
@@ -125,7 +125,7 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 		q.spare = &Session{}
 	}
 	s := q.spare
-	a, ok := d.site.control.Open(now, &s.slot, q.callable(d, now))
+	a, ok := q.control(d.site).Open(now, &s.slot, q.callable(d, now))
 	if !ok {
 		return false
 	}
@@ -157,7 +157,7 @@ func (q *Queue) onTrial(d *destination) bool { return !d.proven && d.site.reacha
 
 // trials is how many sessions of a site may be on trial at once, so that those who join a
 // provider by the names of their hosts, and never answer, cost it little.
-func (s *site) trials() int { return max(1, s.control.Want()/16) }
+func (q *Queue) trials(s *site) int { return max(1, q.control(s).Want()/16) }
 
 // endTrial counts a session no more among those on trial.
 func (s *Session) endTrial() {
@@ -171,7 +171,7 @@ func (s *Session) endTrial() {
 // there is one. The last used one goes first, so that those not needed time out; but
 // under a pace they take turns, or one host would get more than its part of the rate.
 func (q *Queue) inTurn(d *destination, now time.Time) (*Session, time.Duration) {
-	control := d.site.control
+	control := q.control(d.site)
 	n := len(d.ready)
 	if !control.Paced(now) {
 		s := d.ready[n-1]

@@ -49,12 +49,6 @@ func (q *Queue) Learned(now time.Time) Learned {
 			}
 		}
 	})
-	walk(q, &q.siteByNo, func(s *site) {
-		s.control.Rest(now)
-		if x, any := s.control.Learned(now); any {
-			l.Sites[s.key] = x
-		}
-	}, always)
 	q.mu.Lock()
 	keys := q.table.Keys()
 	q.mu.Unlock()
@@ -66,6 +60,17 @@ func (q *Queue) Learned(now time.Time) Learned {
 		}
 		l.Addresses = q.table.Learned(l.Addresses, page)
 	})
+	walk(q, &q.siteByNo, func(s *site) { // after the addresses, which have slots of theirs
+		if s.controller == nil {
+			return
+		}
+		s.controller.Rest(now)
+		if x, any := s.controller.Learned(now); any {
+			l.Sites[s.key] = x
+		} else if s.live+s.opening == 0 && s.controller.Spare(now) {
+			s.controller = nil
+		}
+	}, always)
 	return l
 }
 
@@ -91,15 +96,33 @@ func (q *Queue) Recall(now time.Time, l Learned) {
 	maps.Copy(q.recalled, before)
 }
 
-// newControl returns the controller of a site, with what is known of it.
-func (q *Queue) newControl(name string, limits elastic.Limits, now time.Time) *elastic.Site {
-	if x, ok := q.recalled[name]; ok {
-		delete(q.recalled, name)
+// recall gives a new site the controller that it had, if something is known of it.
+func (q *Queue) recall(s *site, now time.Time) {
+	if x, ok := q.recalled[s.key]; ok {
+		delete(q.recalled, s.key)
 		if !lapsed(&x, now) {
-			return elastic.Restore(now, limits, x)
+			s.controller = elastic.Restore(now, q.limitsOf(s.key, s.policy), x)
 		}
 	}
-	return elastic.NewSite(now, limits)
+}
+
+// control is a site's controller. Of most sites nothing is known most of the time: they wait
+// for their first session, or have had a few that told nothing of limits. These have none,
+// until there is something to ask it, or to tell it; Learned takes it from them.
+func (q *Queue) control(s *site) *elastic.Site {
+	if s.controller == nil {
+		s.controller = elastic.NewSite(time.Now(), q.limitsOf(s.key, s.policy))
+	}
+	return s.controller
+}
+
+// newcomer is the controller that a site would have which has none, for a look at it alone:
+// nothing is told to it, as it is that of others, too.
+func (q *Queue) newcomer(s *site, now time.Time) *elastic.Site {
+	if limits := q.limitsOf(s.key, s.policy); q.likeAll == nil || q.likeAll.Limits() != limits {
+		q.likeAll = elastic.NewSite(now, limits)
+	}
+	return q.likeAll
 }
 
 // lapsed says whether what was learned of a site is of no use any more. A bound from outside
@@ -111,7 +134,10 @@ func lapsed(x *elastic.Learned, now time.Time) bool {
 // preserve keeps what was learned of a site that had no mail for a while, for when it has
 // some again. Where too much is kept another one goes that no bound is on.
 func (q *Queue) preserve(s *site, now time.Time) {
-	x, any := s.control.Learned(now)
+	if s.controller == nil {
+		return
+	}
+	x, any := s.controller.Learned(now)
 	if !any {
 		return
 	}
@@ -151,8 +177,9 @@ func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 	}
 	for _, s := range q.sites {
 		if fits(s) {
-			s.control.Forget(now)
-			n++
+			if n++; s.controller != nil {
+				s.controller.Forget(now)
+			}
 			q.grow(s, now)
 		}
 	}
@@ -178,7 +205,7 @@ func (q *Queue) RecallClamp(name string, cl elastic.Clamp, now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if s := q.sites[name]; s != nil {
-		s.control.Clamp(now, cl)
+		q.control(s).Clamp(now, cl)
 		q.bound(s, now)
 		return
 	}

@@ -170,7 +170,7 @@ func TestWhatIsKeptOfSitesIsBounded(t *testing.T) {
 	keep := func(kind string, n int, l elastic.Learned) {
 		l.At = now
 		for i := range n {
-			q.preserve(&site{key: fmt.Sprint(kind, i), control: elastic.Restore(now, elastic.Limits{MaxSessions: 20}, l)}, now)
+			q.preserve(&site{key: fmt.Sprint(kind, i), controller: elastic.Restore(now, elastic.Limits{MaxSessions: 20}, l)}, now)
 		}
 	}
 	clamp := []elastic.Clamp{{Until: now.Add(time.Hour), Reason: "421 go away"}}

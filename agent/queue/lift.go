@@ -18,7 +18,7 @@ func (q *Queue) Lift(name, reason string) bool {
 		x.Clamps = slices.DeleteFunc(slices.Clone(x.Clamps), func(cl elastic.Clamp) bool { return cl.Reason == reason })
 		q.recalled[name] = x
 	}
-	if s == nil || !s.control.Lift(now, reason) {
+	if s == nil || !q.control(s).Lift(now, reason) {
 		return false
 	}
 	q.bound(s, now)
@@ -33,5 +33,5 @@ func (q *Queue) Clamped(name string) (elastic.Clamp, bool) {
 	if s == nil {
 		return elastic.Clamp{}, false
 	}
-	return s.control.Clamped(time.Now())
+	return q.control(s).Clamped(time.Now())
 }

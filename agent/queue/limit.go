@@ -24,7 +24,9 @@ func (q *Queue) SetLimits(list []Limit) {
 	q.mu.Unlock()
 	walk(q, &q.siteByNo, func(s *site) {
 		now := time.Now()
-		s.control.SetLimits(now, q.limitsOf(s.key, s.policy))
+		if s.controller != nil {
+			s.controller.SetLimits(now, q.limitsOf(s.key, s.policy))
+		}
 		q.bound(s, now)
 	}, always)
 }
@@ -54,7 +56,7 @@ func (q *Queue) limitsOf(site string, policy *config.Queue) elastic.Limits {
 
 // bound sends away sessions that stand ready above what a new bound allows.
 func (q *Queue) bound(s *site, now time.Time) {
-	for s.control.Surplus(now) > s.retiring && q.retireIdle(func(x *Session) bool { return x.dest.site == s }) {
+	for s.controller != nil && s.controller.Surplus(now) > s.retiring && q.retireIdle(func(x *Session) bool { return x.dest.site == s }) {
 	}
 	q.grow(s, now) // the controller says when to look again
 }

@@ -98,14 +98,14 @@ func (l *loan) sessions() (n, going int) {
 // wants is how many sessions could be used now: those with work, and as many more as there is
 // mail for, but not beyond what the receiver is known to take and one to try whether it takes
 // more; where nothing is known to be up that is one alone.
-func (l *loan) wants(now time.Time) (n int) {
+func (q *Queue) wants(l *loan, now time.Time) (n int) {
 	for _, s := range l.sites {
 		busy := s.live - s.retiring - int(s.ready) + s.opening
-		most := s.control.Want() + 1
+		most := q.control(s).Want() + 1
 		if !s.reachable {
 			most = 1
 		}
-		if cl, ok := s.control.Clamped(now); ok && cl.Sessions >= 0 {
+		if cl, ok := q.control(s).Clamped(now); ok && cl.Sessions >= 0 {
 			most = min(most, cl.Sessions)
 		}
 		n += max(busy, min(busy+s.waiting, most))
@@ -139,7 +139,7 @@ func (q *Queue) waitForLoan(s *site, now time.Time) {
 		l.asks = true
 		q.borrowing = append(q.borrowing, l)
 	}
-	if n := l.wants(now); n > l.told && n > q.o.Lender.Floor(l.limit) {
+	if n := q.wants(l, now); n > l.told && n > q.o.Lender.Floor(l.limit) {
 		l.told = n // at once, and not again before it is told
 		q.o.Lender.Ask()
 	}
@@ -182,7 +182,7 @@ func (q *Queue) Wanted() (list []Want, rates []RateWant) {
 		for _, l := range page {
 			floor := q.o.Lender.Floor(l.limit)
 			n, _ := l.sessions()
-			l.told = l.wants(now)
+			l.told = q.wants(l, now)
 			switch {
 			case l.told > floor:
 				list = append(list, Want{l.key, l.limit, l.told})
@@ -292,7 +292,7 @@ func (q *Queue) Loans(most int) (list []Loan, more int) {
 			n, _ := l.sessions()
 			list = append(list, Loan{
 				Key: l.key, Limit: float64(l.limit), Floor: float64(q.o.Lender.Floor(l.limit)),
-				May: float64(q.o.Lender.Sessions(l.key, l.limit)), Want: float64(l.wants(now)), Has: n,
+				May: float64(q.o.Lender.Sessions(l.key, l.limit)), Want: float64(q.wants(l, now)), Has: n,
 			})
 		}
 	})

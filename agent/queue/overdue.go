@@ -89,7 +89,7 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 	if d := l.domain.dest; d != nil {
 		by, reason = d.route.Queue, d.reason
 		if reason == "" {
-			c, _ := d.site.control.Clamped(failed)
+			c, _ := q.control(d.site).Clamped(failed)
 			reason = c.Reason
 		}
 	}

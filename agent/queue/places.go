@@ -251,8 +251,8 @@ func (q *Queue) share(poor *site, a *slots.Address, now time.Time) {
 	}
 	if richest != nil && richest.Held() > a.Held()+1 {
 		if s := q.holders[richest]; s != nil {
-			s.control.Yield(now, richest)
-			poor.control.Granted(now, a)
+			q.control(s).Yield(now, richest)
+			q.control(poor).Granted(now, a)
 		}
 	}
 }

@@ -149,7 +149,7 @@ func (q *Queue) MayKeepConnecting(s *Session) time.Duration {
 	site := s.dest.site
 	if !s.hangs {
 		s.hangs = true
-		site.control.Hangs(&s.slot)
+		q.control(site).Hangs(&s.slot)
 	}
 	wait := q.keepConnecting(s)
 	q.grow(site, now) // another connect in its stead
@@ -161,7 +161,7 @@ func (q *Queue) keepConnecting(s *Session) time.Duration {
 	site := s.dest.site
 	if site.live > 0 && site.reachable {
 		q.attempt(s, nil) // it is one host that hangs: what to do about that is up to the controller
-		if q.onTrial(s.dest) && site.control.Held() >= site.control.Want() {
+		if q.onTrial(s.dest) && q.control(site).Held() >= q.control(site).Want() {
 			// It has the place of one that works. Where it was so again and again, its
 			// silence is its destination's.
 			s.untried = s.dest.failures < trialsTold

@@ -132,6 +132,7 @@ type Queue struct {
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
 	recalled   map[string]elastic.Learned // of sites that have had no mail since the start
+	likeAll    *elastic.Site              // of newcomer
 	strangers  map[*slots.Address]*strangers
 	holders    map[*slots.Address]*site // that began the last connect there, from a source of the pool
 	sources    []netip.Addr             // of these

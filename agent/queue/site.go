@@ -54,7 +54,7 @@ type site struct {
 	linked[*site]              // on line
 	line          *ring[*site] // where the site waits to open a session; nil: nowhere
 	key           string
-	control       *elastic.Site
+	controller    *elastic.Site // nil: nothing is known of it; see control
 	policy        *config.Queue
 	dests         int
 	wanting       ring[*destination] // with mail waiting and wanting a session
@@ -284,7 +284,8 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 	if d == nil {
 		s := q.sites[w.Site]
 		if s == nil {
-			s = &site{key: w.Site, policy: w.Queue, control: q.newControl(w.Site, q.limitsOf(w.Site, w.Queue), now)}
+			s = &site{key: w.Site, policy: w.Queue}
+			q.recall(s, now)
 			s.connects.filled = now
 			q.sites[w.Site] = s
 			s.no = q.siteByNo.add(s)
@@ -317,7 +318,9 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 	}
 	if s := d.site; s.policy != w.Queue {
 		s.policy = w.Queue
-		s.control.SetLimits(now, q.limitsOf(s.key, w.Queue))
+		if s.controller != nil {
+			s.controller.SetLimits(now, q.limitsOf(s.key, w.Queue))
+		}
 	}
 	q.borrow(d.site, q.sharedBy(&w))
 	return d
@@ -334,7 +337,7 @@ func (q *Queue) Clamp(name string, cl elastic.Clamp) bool {
 	if s == nil {
 		return false
 	}
-	s.control.Clamp(now, cl)
+	q.control(s).Clamp(now, cl)
 	if cl.Sessions == 0 {
 		s.suspend(now)
 	}
@@ -359,7 +362,7 @@ func (q *Queue) Slow(name string, until time.Time, reason string) bool {
 	defer q.mu.Unlock()
 	s := q.sites[name]
 	if s != nil {
-		s.control.Slow(now, until, reason)
+		q.control(s).Slow(now, until, reason)
 	}
 	return s != nil
 }
@@ -372,7 +375,7 @@ func (q *Queue) HostMail(name string, recipients int) {
 	defer q.mu.Unlock()
 	q.eachFrom(name, func(d *domain) {
 		if d.dest != nil {
-			d.dest.site.control.HostMail(now, recipients)
+			q.control(d.dest.site).HostMail(now, recipients)
 		}
 	})
 }
@@ -383,7 +386,7 @@ func (q *Queue) Why(name string) []elastic.Change {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if s := q.sites[name]; s != nil {
-		return s.control.History()
+		return q.control(s).History()
 	}
 	return nil
 }

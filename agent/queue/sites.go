@@ -120,7 +120,10 @@ func (x *sums) add(d *destination) {
 
 // look is a site as listings show it, without a judgement, and the evidence for that.
 func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
-	c := s.control
+	c := s.controller
+	if c == nil {
+		c = q.newcomer(s, now)
+	}
 	e := evidence{
 		now: now, waiting: s.waiting, sessions: s.live, opening: s.opening, ready: min(sum.ready, s.live),
 		answered: moment(s.answered), latency: c.Latency(), control: c.Brief(now), target: c.Target(now),
@@ -179,7 +182,7 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	if int(s.no) < len(all) {
 		x = all[s.no]
 	}
-	a := Account{Snapshot: s.control.Snapshot(now), Changes: s.control.History()}
+	a := Account{Snapshot: q.control(s).Snapshot(now), Changes: q.control(s).History()}
 	var e evidence
 	a.Site, e = q.look(s, &x, now)
 	a.HeldBack, a.Limits = e.judge(), e.control.Limits

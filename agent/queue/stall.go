@@ -29,13 +29,13 @@ func (s *Session) fire(q *Queue, now time.Time) {
 	switch {
 	case !s.holds || s.tried > 0 || s.dest.proven:
 		return // it has ended, or its destination takes mail
-	case site.wanting.n == 0 || !site.control.Full():
+	case site.wanting.n == 0 || !q.control(site).Full():
 		q.schedule(now.Add(stallAfter), s) // nobody waits for it yet
 		return
 	}
 	s.holds, s.stalls = false, true
-	site.control.Ended(&s.slot, now)
+	q.control(site).Ended(&s.slot, now)
 	q.grow(site, now)
-	q.lookAgain(site, site.control.Next(), now)
+	q.lookAgain(site, q.control(site).Next(), now)
 	q.freed(s.slot.Address, now)
 }

@@ -163,7 +163,7 @@ func spread(most int) int { return most - rand.N(max(1, most/4)) }
 // too fast for reasons of its stream.
 func (q *Queue) tell(s *Session, sig []elastic.Signal, own bool, now time.Time) {
 	site := s.dest.site
-	control := site.control
+	control := q.control(site)
 	for i := range sig {
 		turnedAway(&sig[i], s.slot.Address)
 		x := sig[i]
@@ -213,7 +213,7 @@ func (q *Queue) Step(ctx context.Context, s *Session, done []Settled, sig []elas
 		q.mu.Unlock()
 		return Job{}, err
 	}
-	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && !site.withholds(s) && site.control.MayBegin(&s.slot, now) == 0 {
+	if d := s.dest; d.waiting > 0 && len(d.ready) == 0 && !site.withholds(s) && q.control(site).MayBegin(&s.slot, now) == 0 {
 		q.assign(s)
 		q.passGates(now)
 		q.grow(site, now) // the evidence may have raised what is wanted
@@ -276,7 +276,7 @@ func (q *Queue) sitDown(s *Session, must bool) wake {
 		return <-s.wake
 	}
 	site := s.dest.site
-	if !must && s.dest.waiting > 0 && site.control.Surplus(time.Now()) <= site.retiring {
+	if !must && s.dest.waiting > 0 && q.control(site).Surplus(time.Now()) <= site.retiring {
 		return wakeNone
 	}
 	q.unready(s)
@@ -333,7 +333,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 			q.estrange(s, x.stranger())
 		}
 		if took && d.site.rates.took(s.stream, now) {
-			d.site.control.Unslow(now, "another stream is taken: the pace was lowered for one that is not")
+			q.control(d.site).Unslow(now, "another stream is taken: the pace was lowered for one that is not")
 		}
 	}
 	for i := len(s.job.Items) - 1; i >= 0; i-- {
@@ -401,7 +401,7 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.messages > 0 && s.jobs >= s.messages || most > 0 && s.jobs >= most {
 		return ErrRetire
 	}
-	if !s.holds || d.site.control.Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) || d.site.overTotal() || q.overLoan(d.site) {
+	if !s.holds || q.control(d.site).Surplus(now) > d.site.retiring || d.site.withholds(s) || q.outstays(s, d.waiting == 0) || d.site.overTotal() || q.overLoan(d.site) {
 		return ErrRetire
 	}
 	if turn := s.hadTurn(now); d.waiting > 0 && !turn {
@@ -417,7 +417,7 @@ func (q *Queue) dismiss(s *Session, now time.Time) error {
 		s.successor.incoming++
 		return ErrRetire
 	}
-	if d.site.wanting.n > 0 && d.site.retiring == 0 && (d.site.control.Full() || q.lentOut(d.site)) && q.hungryElsewhere(d, now) {
+	if d.site.wanting.n > 0 && d.site.retiring == 0 && (q.control(d.site).Full() || q.lentOut(d.site)) && q.hungryElsewhere(d, now) {
 		return ErrRetire
 	}
 	if q.sessions >= q.o.MaxSessions {
@@ -468,7 +468,7 @@ func (q *Queue) hungryElsewhere(d *destination, now time.Time) bool {
 	if !ok || x == d || x.live+x.opening > 0 || x.holdoff.After(now) {
 		return false
 	}
-	return !q.onTrial(x) || d.site.trying < d.site.trials()
+	return !q.onTrial(x) || d.site.trying < q.trials(d.site)
 }
 
 // Leave ends a session: it could not connect, its connection is gone, or it was
@@ -516,9 +516,9 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if s.holds {
 		s.holds = false
 		if s.up {
-			d.site.control.Ended(&s.slot, now)
+			q.control(d.site).Ended(&s.slot, now)
 		} else {
-			d.site.control.Void(&s.slot, now)
+			q.control(d.site).Void(&s.slot, now)
 			if !s.untried {
 				d.pass(s, now)
 			}

@@ -186,7 +186,7 @@ func (q *Queue) relent(d *destination, now time.Time) {
 	s := d.site
 	if t := s.trouble; t.on() && t.another(d) {
 		t.until, t.probe, t.row = time.Time{}, nil, 0
-		s.control.Lift(now, t.reason)
+		q.control(s).Lift(now, t.reason)
 		q.grow(s, now)
 	}
 }
@@ -198,7 +198,7 @@ func (q *Queue) suspendFor(s *site, text string, now time.Time) {
 	t.until = now.Add(probeWaits[min(t.probes, len(probeWaits)-1)])
 	t.probes++
 	t.reason = "all mail is deferred, which is tried with a message now and then: " + text
-	s.control.Clamp(now, elastic.Clamp{Until: t.until, Reason: t.reason})
+	q.control(s).Clamp(now, elastic.Clamp{Until: t.until, Reason: t.reason})
 	q.lookAgain(s, t.until, now)
 }
 
@@ -243,7 +243,7 @@ func (q *Queue) recovered(s *Session, now time.Time) {
 	suspended := !t.until.IsZero()
 	if suspended {
 		t.until, t.probe, t.revived, t.ended = time.Time{}, nil, s.before > 0, now
-		site.control.Lift(now, t.reason)
+		q.control(site).Lift(now, t.reason)
 	}
 	if t.lates == 0 {
 		return
