@@ -33,16 +33,16 @@ func SplitRouteName(name string) (domain, from string) {
 
 // noteFrom keeps the domains of one name together that leave from several addresses.
 func (q *Queue) noteFrom(d *domain) {
-	if d.from != "" {
-		q.froms[d.domain] = append(q.froms[d.domain], d)
+	if d.from() != "" {
+		q.froms[d.domain()] = append(q.froms[d.domain()], d)
 	}
 }
 
 func (q *Queue) forgetFrom(d *domain) {
-	if d.from == "" {
+	if d.from() == "" {
 		return
 	}
-	rest := q.froms[d.domain]
+	rest := q.froms[d.domain()]
 	for i := range rest {
 		if rest[i] == d {
 			rest = append(rest[:i], rest[i+1:]...)
@@ -50,9 +50,9 @@ func (q *Queue) forgetFrom(d *domain) {
 		}
 	}
 	if len(rest) == 0 {
-		delete(q.froms, d.domain)
+		delete(q.froms, d.domain())
 	} else {
-		q.froms[d.domain] = rest
+		q.froms[d.domain()] = rest
 	}
 }
 
@@ -69,8 +69,8 @@ func (q *Queue) eachFrom(name string, f func(*domain)) {
 // leaveFrom puts a taken recipient into the lane of what its mail leaves from.
 func (q *Queue) leaveFrom(rec *recipient, from string, now time.Time) {
 	l := *q.laneByNo.at(rec.lane)
-	if from == "" || from == l.domain.from || l.domain.name == q.o.Relay {
+	if from == "" || from == l.domain.from() || l.domain.name == q.o.Relay {
 		return
 	}
-	q.moveLane(rec, RouteName(l.domain.domain, from), now)
+	q.moveLane(rec, RouteName(l.domain.domain(), from), now)
 }

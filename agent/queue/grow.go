@@ -68,14 +68,15 @@ func (q *Queue) grow(s *site, now time.Time) {
 			q.waitForSlot(s)
 			break
 		}
-		rate := float64(s.policy.MaxConnectionRate)
-		if wait := s.connects.wait(now, rate, max(1, rate)); wait > 0 {
+		if wait := s.connectWait(now); wait > 0 {
 			q.lookAgain(s, now.Add(wait), now)
 			break
 		}
 		s.wanting.last(d)
 		if !full && q.launch(d, now) {
-			s.connects.take()
+			if s.connects != nil {
+				s.connects.take()
+			}
 			if s.withholds(nil) {
 				break // one is the probe
 			}
@@ -132,8 +133,8 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 	q.spare = nil
 	s.dest, s.route, s.wake, s.holds = d, d.route, make(chan wake, 1), true
 	s.place = d.placeOf(a)
-	d.shunned[s.place].open++
-	q.estrange(s, d.shunned[s.place].stranger())
+	d.places[s.place].open++
+	q.estrange(s, d.places[s.place].stranger())
 	q.heldBy(a, d.site)
 	q.leaveCrowd(d.site)
 	q.freed(a, now) // there may be room for the next one

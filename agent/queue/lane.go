@@ -59,18 +59,28 @@ const (
 // domain is a recipient domain (or a relay's pseudo domain) with mail that leaves from one
 // place.
 type domain struct {
-	name      string // RouteName of the next two
-	domain    string
-	from      string
+	name      string // RouteName
 	lanes     []*lane
 	dest      *destination // nil: not routed yet
 	resolving bool
 	outdated  bool      // what its route depends on may have changed since the search began: the answer is not used
 	stale     bool      // its route expired while it had no mail waiting
 	no        uint32    // in Queue.domainByNo
+	failed    uint32    // unix seconds: when there was last no route; zero: never yet
 	reason    string    // why there is no route at present
 	expires   time.Time // when the way should be asked for again
-	failed    time.Time // when there was last no route; zero: never yet
+}
+
+// domain is the domain in the name, without what its mail leaves from.
+func (d *domain) domain() string {
+	domain, _ := SplitRouteName(d.name)
+	return domain
+}
+
+// from is what its mail leaves from.
+func (d *domain) from() string {
+	_, from := SplitRouteName(d.name)
+	return from
 }
 
 // lane returns the lane for a stream and the name of a route, and asks for the route if
@@ -83,7 +93,6 @@ func (q *Queue) lane(stream uint32, name string, now time.Time) *lane {
 	d := q.domains[name]
 	if d == nil {
 		d = &domain{name: name}
-		d.domain, d.from = SplitRouteName(name)
 		q.domains[name] = d
 		q.noteFrom(d)
 		d.no = q.domainByNo.add(d)
@@ -284,7 +293,7 @@ func (q *Queue) fill(l *lane, limit int, items []Item) Job {
 		r, rec := q.pop(l)
 		items = append(items, Item{Handle: Handle(r), Ordinal: rec.ordinal, Tries: int(rec.tries)})
 	}
-	return Job{ID: m.id, Domain: l.domain.domain, From: l.domain.from, Born: moment(m.born), Items: items}
+	return Job{ID: m.id, Domain: l.domain.domain(), From: l.domain.from(), Born: moment(m.born), Items: items}
 }
 
 // next takes the destination's next transaction, of up to limit recipients, by deficit round robin over

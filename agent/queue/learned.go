@@ -61,6 +61,9 @@ func (q *Queue) Learned(now time.Time) Learned {
 		l.Addresses = q.table.Learned(l.Addresses, page)
 	})
 	walk(q, &q.siteByNo, func(s *site) { // after the addresses, which have slots of theirs
+		if s.rates != nil && s.rates.past(now) {
+			s.rates = nil
+		}
 		if s.controller == nil {
 			return
 		}
@@ -168,11 +171,11 @@ func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 	fits := func(s *site) bool { return name == "" || s.key == name || s.policy.Name == name }
 	for _, d := range q.dests {
 		if fits(d.site) {
-			for i, c := range d.candidates {
-				c.Forget()
-				d.shunned[i] = shun{open: d.shunned[i].open}
+			for i, p := range d.places {
+				p.Forget()
+				d.places[i] = placeState{Candidate: p.Candidate, open: p.open}
 			}
-			d.failures, d.calls, d.holdoff, d.allowance = 0, 0, time.Time{}, allowance{}
+			d.failures, d.calls, d.holdoff, d.allowance = 0, 0, time.Time{}, nil
 		}
 	}
 	for _, s := range q.sites {

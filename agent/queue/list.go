@@ -68,7 +68,7 @@ func (q *Queue) entry(r uint32, rec *recipient) Entry {
 	l := *q.laneByNo.at(rec.lane)
 	e := Entry{
 		Handle: Handle(r), ID: m.id, Ordinal: rec.ordinal, Born: moment(m.born), Size: int64(m.size),
-		Stream: q.streams.text(uint32(m.stream)), Domain: l.domain.domain,
+		Stream: q.streams.text(uint32(m.stream)), Domain: l.domain.domain(),
 		Tries: int(rec.tries), Reason: q.reasons.text(rec.reason), Pending: int(m.pending), Paused: m.paused,
 	}
 	d := l.domain.dest

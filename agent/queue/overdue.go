@@ -23,7 +23,7 @@ import (
 // each job, by the queue and the reason that come with it.
 func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job Job, by *config.Queue, reason string)) {
 	for _, l := range q.failing() {
-		without := policy(l.domain.domain)
+		without := policy(l.domain.domain())
 		for begun, more := false, true; more; begun = true {
 			var jobs []Job
 			var by *config.Queue
@@ -40,27 +40,26 @@ func (q *Queue) Overdue(policy func(domain string) *config.Queue, yield func(job
 // under the mutex.
 func (q *Queue) failing() (lanes []*lane) {
 	walk(q, &q.laneByNo, func(l *lane) {
-		if !q.failed(l).IsZero() {
+		if q.failed(l) != 0 {
 			lanes = append(lanes, l)
 		}
 	}, always)
 	return lanes
 }
 
-// failed is when a lane's mail was last shown that it cannot be tried; zero: it was not.
-func (q *Queue) failed(l *lane) time.Time {
+// failed is when a lane's mail was last shown that it cannot be tried, in Unix seconds; zero: it
+// was not.
+func (q *Queue) failed(l *lane) uint32 {
 	d := l.domain.dest
 	switch {
 	case l.domain.name == q.o.Relay || l.paused || l.n == 0 || l.flow != nil && l.flow.gate.shut(time.Now()):
 	case d == nil:
 		return l.domain.failed
 	case d.route.Handback || d.live > 0:
-	case d.site.shut.After(d.failed):
-		return d.site.shut
 	default:
-		return d.failed
+		return max(d.failed, d.site.shut)
 	}
-	return time.Time{}
+	return 0
 }
 
 // lived is how long mail has lived, as far as that counts for its age.
@@ -89,7 +88,7 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 	if d := l.domain.dest; d != nil {
 		by, reason = d.route.Queue, d.reason
 		if reason == "" {
-			c, _ := q.control(d.site).Clamped(failed)
+			c, _ := q.control(d.site).Clamped(moment(failed))
 			reason = c.Reason
 		}
 	}
@@ -99,14 +98,14 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 		expire = limits.Expire
 	}
 	age := cmp.Or(time.Duration(by.HandbackAfter), expire)
-	if failed.IsZero() || age <= 0 || seconds(failed) <= l.since {
+	if failed == 0 || age <= 0 || failed <= l.since {
 		l.cursor = 0
 		return nil, nil, "", false
 	}
 	if !begun {
 		l.cursor = l.head
 	}
-	at, born := seconds(failed), seconds(failed.Add(-age))
+	born := seconds(moment(failed).Add(-age))
 	for range batch {
 		r := l.cursor
 		if r == 0 || len(jobs) == overdueAtOnce {
@@ -114,7 +113,7 @@ func (q *Queue) overdue(l *lane, policy *config.Queue, begun bool) (jobs []Job, 
 		}
 		rec := q.recipients.at(r)
 		l.cursor = rec.next // before it is taken out: the places behind it may go with it
-		if rec.message != 0 && rec.due < at && q.messages.at(rec.message).born <= born && limits.lived(moment(q.messages.at(rec.message).born), failed) >= age {
+		if rec.message != 0 && rec.due < failed && q.messages.at(rec.message).born <= born && limits.lived(moment(q.messages.at(rec.message).born), moment(failed)) >= age {
 			job := q.job(l, rec)
 			job.Items = append(job.Items, q.takeOut(r))
 			jobs = append(jobs, job)

@@ -343,7 +343,7 @@ func TestLooksForOverdueMailAreShort(t *testing.T) {
 	}
 	q.Unrouted("gone.example", "no such domain", now.Add(time.Hour))
 	l := q.domains["gone.example"].lanes[0]
-	q.domains["gone.example"].failed = now.Add(time.Minute)
+	q.domains["gone.example"].failed = seconds(now.Add(time.Minute))
 	policy := &config.Queue{Expire: 100 * time.Hour}
 	turns, old := 0, 0
 	for more, begun := true, false; more; begun = true {

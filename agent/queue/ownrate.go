@@ -23,6 +23,20 @@ type streamTime struct {
 	at     time.Time
 }
 
+// streams are what is known of the site's streams.
+func (s *site) streams() *streamRates {
+	if s.rates == nil {
+		s.rates = new(streamRates)
+	}
+	return s.rates
+}
+
+// past says whether nothing of it counts any more.
+func (r *streamRates) past(now time.Time) bool {
+	return len(r.refused) == 0 && r.slowed == notSlowed &&
+		!slices.ContainsFunc(r.accepted, func(x streamTime) bool { return now.Sub(x.at) < rateNear })
+}
+
 // acceptedAt is when a stream was last accepted; zero: not lately.
 func (r *streamRates) acceptedAt(stream uint32) time.Time {
 	for i := range r.accepted {

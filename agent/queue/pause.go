@@ -25,7 +25,7 @@ func (q *Queue) holds(b *Pause, l *lane) bool {
 		queue, site = d.route.Queue.Name, d.site.key
 	}
 	return (b.Queue == "" || b.Queue == queue) && (b.Site == "" || b.Site == site) &&
-		(b.Stream == "" || q.mayBe(q.streams.text(l.key.stream), b.Stream)) && (b.Domain == "" || b.Domain == l.domain.domain)
+		(b.Stream == "" || q.mayBe(q.streams.text(l.key.stream), b.Stream)) && (b.Domain == "" || b.Domain == l.domain.domain())
 }
 
 // mayBe says whether a stream is, or has in it, the one of a name: past the number of distinct

@@ -8,16 +8,17 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// shun is a place that a destination passes by for its equals: it answers, and then takes
-// no mail. What is wrong may be an affair of this destination alone (its TLS policy), so the
-// address's own breaker does not know of it.
-type shun struct {
-	open  int // sessions of the destination there
-	times int
-	until time.Time
-	row   int  // transactions in a row that met trouble of the host
-	took  bool // it has taken mail
-	vain  int  // transactions in a row of which nothing was accepted (strangers.go)
+// placeState is what a destination knows of one of its places. One that answers, and then takes
+// no mail, it passes by for its equals: what is wrong may be an affair of this destination alone
+// (its TLS policy), so the address's own breaker does not know of it.
+type placeState struct {
+	elastic.Candidate
+	until time.Time // it is passed by until then
+	times int32     // in a row that it was
+	open  int32     // sessions of the destination there
+	row   int32     // transactions in a row that met trouble of the host
+	vain  int32     // transactions in a row of which nothing was accepted (strangers.go)
+	took  bool      // it has taken mail
 }
 
 const (
@@ -33,39 +34,43 @@ func (q *Queue) aim(d *destination, w *Route, now time.Time) {
 	if d.route != nil && w.Key != "" && slices.Equal(d.route.Places, w.Places) {
 		return
 	}
-	old, known := d.candidates, d.shunned
-	d.candidates, d.shunned, d.calls = nil, nil, 0
+	old := d.places
+	d.places, d.calls = nil, 0
 	if w.Key != "" {
-		d.candidates = make([]elastic.Candidate, 0, max(1, len(w.Places)))
-		d.shunned = make([]shun, max(1, len(w.Places)))
+		d.places = make([]placeState, max(1, len(w.Places)))
 		for i, p := range w.Places {
 			row := q.table.Row(slots.Key{Source: p.Source, Host: p.Addr}, now)
 			row.Users++
-			d.candidates = append(d.candidates, elastic.Candidate{Address: row, Tier: p.Tier})
 			for k := range old {
 				if old[k].Address == row {
-					d.shunned[i] = known[k]
+					d.places[i] = old[k]
 				}
 			}
+			d.places[i].Candidate = elastic.Candidate{Address: row, Tier: p.Tier}
 		}
 		if len(w.Places) == 0 {
-			d.candidates = append(d.candidates, elastic.Candidate{Address: &slots.Address{Users: 1}})
+			d.places[0].Address = &slots.Address{Users: 1}
 		}
 	}
-	for _, c := range old {
-		if c.Users--; c.Users == 0 {
-			delete(q.holders, c.Address)
-			if x := q.strangers[c.Address]; x != nil && x.n == 0 {
-				delete(q.strangers, c.Address)
+	for _, p := range old {
+		if p.Users--; p.Users == 0 {
+			delete(q.holders, p.Address)
+			if x := q.strangers[p.Address]; x != nil && x.n == 0 {
+				delete(q.strangers, p.Address)
 			}
 		}
 	}
 }
 
+// well says whether nothing is known that speaks against a connect there.
+func (p *placeState) well(now time.Time) bool {
+	return !p.Down(now) && !now.Before(p.Opens) && !now.Before(p.until)
+}
+
 // placeOf is the number of an address among the places.
 func (d *destination) placeOf(a *slots.Address) int {
-	for i := range d.candidates {
-		if d.candidates[i].Address == a {
+	for i := range d.places {
+		if d.places[i].Address == a {
 			return i
 		}
 	}
@@ -86,9 +91,10 @@ func (s *Session) Place() Place {
 func (q *Queue) callable(d *destination, now time.Time) []elastic.Candidate {
 	for _, all := range [...]bool{false, true} {
 		q.scratch = q.scratch[:0]
-		for i, c := range d.candidates {
-			if (all || !now.Before(d.shunned[i].until)) && (!d.shunned[i].stranger() || q.admits(c.Address, d.site, now)) {
-				q.scratch = append(q.scratch, c)
+		for i := range d.places {
+			p := &d.places[i]
+			if (all || !now.Before(p.until)) && (!p.stranger() || q.admits(p.Address, d.site, now)) {
+				q.scratch = append(q.scratch, p.Candidate)
 			}
 		}
 		if len(q.scratch) > 0 {
@@ -101,31 +107,25 @@ func (q *Queue) callable(d *destination, now time.Time) []elastic.Candidate {
 // keptAway says whether there is no place where a destination is admitted: it is a stranger
 // at all of them, and it is the others' turn.
 func (q *Queue) keptAway(d *destination, now time.Time) bool {
-	for i, c := range d.candidates {
-		if !d.shunned[i].stranger() || q.admits(c.Address, d.site, now) {
+	for i := range d.places {
+		if p := &d.places[i]; !p.stranger() || q.admits(p.Address, d.site, now) {
 			return false
 		}
 	}
-	return len(d.candidates) > 0
+	return len(d.places) > 0
 }
 
 // pass makes a destination pass by the place of a session for a while.
 func (d *destination) pass(s *Session, now time.Time) {
-	if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address {
-		x := &d.shunned[i]
-		x.times++
-		x.until = now.Add(slots.OffFor(x.times))
+	if p := &d.places[d.placeOf(s.slot.Address)]; p.Address == s.slot.Address {
+		p.times++
+		p.until = now.Add(slots.OffFor(int(p.times)))
 	}
 }
 
 // another says whether a connect may go to an address that is not known to be in trouble.
 func (d *destination) another(now time.Time) bool {
-	for i, c := range d.candidates {
-		if !c.Down(now) && !now.Before(c.Opens) && !now.Before(d.shunned[i].until) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(d.places, func(p placeState) bool { return p.well(now) })
 }
 
 // crowd makes the site of a destination that is turned away wait for a slot that another
@@ -136,33 +136,34 @@ func (q *Queue) crowd(d *destination, now time.Time) {
 		q.lookAgain(d.site, now.Add(time.Second), now)
 	}
 	if at := d.site.crowd; at != nil {
-		if i := d.placeOf(at); d.candidates[i].Address == at && !d.shunned[i].stranger() {
+		if p := &d.places[d.placeOf(at)]; p.Address == at && !p.stranger() {
 			d.site.stranger = false // another destination of the site came first, or it was accepted since
 		}
 		return
 	}
 	tier := 0
-	for _, c := range d.candidates {
-		if !c.Down(now) {
-			tier = c.Tier
+	for i := range d.places {
+		if p := &d.places[i]; !p.Down(now) {
+			tier = p.Tier
 			break // they are in the order of their tiers
 		}
 	}
 	var at *slots.Address
 	stranger := false
-	for i, c := range d.candidates {
-		if c.Down(now) || c.Tier != tier {
+	for i := range d.places {
+		p := &d.places[i]
+		if p.Down(now) || p.Tier != tier {
 			continue
 		}
-		full := c.Held() >= c.Room()
-		if !full && (!d.shunned[i].stranger() || q.admits(c.Address, d.site, now)) {
+		full := p.Held() >= p.Room()
+		if !full && (!p.stranger() || q.admits(p.Address, d.site, now)) {
 			return // it is not for want of a slot
 		}
-		if full && c.Held() <= d.shunned[i].open {
+		if full && p.Held() <= int(p.open) {
 			continue // all are its own
 		}
-		if at == nil || len(q.crowds[c.Address]) < len(q.crowds[at]) {
-			at, stranger = c.Address, d.shunned[i].stranger()
+		if at == nil || len(q.crowds[p.Address]) < len(q.crowds[at]) {
+			at, stranger = p.Address, p.stranger()
 		}
 	}
 	if at == nil {

@@ -409,7 +409,7 @@ func (q *Queue) settle(s Settled, now time.Time) {
 	}
 	st := &s.State
 	if s.How == FromElsewhere {
-		q.moveLane(rec, RouteName((*q.laneByNo.at(rec.lane)).domain.domain, st.From), now)
+		q.moveLane(rec, RouteName((*q.laneByNo.at(rec.lane)).domain.domain(), st.From), now)
 		q.put(uint32(s.Handle), rec, now, now)
 		return
 	}

@@ -56,39 +56,36 @@ type site struct {
 	key           string
 	controller    *elastic.Site // nil: nothing is known of it; see control
 	policy        *config.Queue
-	dests         int
 	wanting       ring[*destination] // with mail waiting and wanting a session
 	waiting       int                // of mail behind a gate, the permits
 	gated         int                // recipients behind gates, with permits or without
 	permits       int
 	live          int
 	opening       int
-	trying        int    // sessions to destinations that have taken nothing yet, see trials
-	retiring      int    // of live, told to go and not yet gone
-	incoming      int    // sessions of other sites that were told to go in its favour, not yet gone
+	trying        int // sessions to destinations that have taken nothing yet, see trials
+	retiring      int // of live, told to go and not yet gone
+	incoming      int // sessions of other sites that were told to go in its favour, not yet gone
+	dests         int32
+	refused       int32  // signals that it was one session too many, or too fast; for listings alone
+	no            uint32 // in Queue.siteByNo
+	answered      uint32 // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
+	shut          uint32 // unix seconds: when it was last clamped again to no session, having taken nothing; zero: it may have mail
+	ready         uint16 // of live, the sessions on ready lists
+	suspended     bool   // has been clamped to no session
+	took          bool   // has taken a message since
 	reachable     bool   // it has worked since the last connect that failed with none up
 	slow          bool   // the last one hung
 	stranger      bool   // it is one where it waits in a crowd
-	no            uint32 // in Queue.siteByNo
-	refused       int    // signals that it was one session too many, or too fast; for listings alone
 
-	suspended bool      // has been clamped to no session
-	took      bool      // has taken a message since
-	ready     uint16    // of live, the sessions on ready lists
-	answered  uint32    // unix seconds: a transaction was tried, or the first session came up; zero: neither yet
-	shut      time.Time // when it was last clamped so again, having taken nothing; zero: it may have mail
-
-	source   netip.Addr     // that its connections favour; zero: the kernel's choice
 	receiver *receiverSites // nil: there is one source alone
 	loan     *loan          // nil: its limits are this node's own
+	trouble  *trouble       // nil: there was none yet
+	rates    *streamRates   // nil: no stream was accepted or refused lately
+	connects *tokens        // for new connections; nil: their rate has no limit
 
-	trouble *trouble // nil: there was none yet
-	rates   streamRates
-
-	paced    []*destination // with mail and sessions ready, which the pace holds back
-	crowd    *slots.Address // where it waits for a slot that another site holds; nil: nowhere
-	connects tokens         // for new connections
-	planned  time.Time      // when a timer will next look at the site
+	paced   []*destination // with mail and sessions ready, which the pace holds back
+	crowd   *slots.Address // where it waits for a slot that another site holds; nil: nowhere
+	planned time.Time      // when a timer will next look at the site
 }
 
 // tokens is a bucket that fills at a rate; what it holds may go at once.
@@ -114,6 +111,19 @@ func (t *tokens) wait(now time.Time, rate, burst float64) time.Duration {
 // take takes a token; wait said that there is one.
 func (t *tokens) take() { t.n-- }
 
+// connectWait says how long it is until the site's queue lets it make another connection.
+func (s *site) connectWait(now time.Time) time.Duration {
+	rate := float64(s.policy.MaxConnectionRate)
+	if rate == 0 {
+		s.connects = nil
+		return 0
+	}
+	if s.connects == nil {
+		s.connects = &tokens{filled: now}
+	}
+	return s.connects.wait(now, rate, max(1, rate))
+}
+
 func (s *site) link() *linked[*site] { return &s.linked }
 
 // destination is the unit of connections.
@@ -121,7 +131,6 @@ type destination struct {
 	linked[*destination]        // on site.hungry
 	route                *Route // replaced, never changed: sessions read it unlocked
 	site                 *site
-	domains              int
 	flows                map[uint32]*flow // nil: none
 	active               ring[*flow]      // streams with mail waiting
 	ready                []*Session       // the ready list; the last one was used last
@@ -129,18 +138,18 @@ type destination struct {
 	live, opening        int
 	idleSinceUp          int // of live, those that have not asked for work yet
 
-	candidates []elastic.Candidate // the places, as the controller knows them
-	shunned    []shun              // of each of them
-	allowance  allowance           // messages on one connection, if the receiver has a limit
+	places    []placeState // of its route, or one for a socket
+	allowance *allowance   // messages on one connection; nil: the receiver has ended none
 
+	domains  int32
+	calls    int32     // connects failed in this round, each at another address
+	failures int32     // connects failed in a row, with none up; those count too of whose session no mail was tried
+	no       uint32    // in Queue.destByNo
+	failed   uint32    // unix seconds: when the last connect failed; zero when one is up
 	proven   bool      // it has dealt with a transaction since its last connect that failed with none up
 	paced    bool      // it is on site.paced
-	no       uint32    // in Queue.destByNo
-	calls    int       // connects failed in this round, each at another address
-	failures int       // connects failed in a row, with none up; those count too of whose session no mail was tried
 	holdoff  time.Time // no connect before this
 	reason   string    // why the last connect failed; "" when one is up
-	failed   time.Time // when it did; zero when one is up
 }
 
 func (d *destination) link() *linked[*destination] { return &d.linked }
@@ -196,7 +205,7 @@ func (q *Queue) noWay(name, reason string, retry, failed time.Time) {
 	}
 	d.resolving, d.reason, d.expires = false, reason, retry
 	if !failed.IsZero() {
-		d.failed = failed
+		d.failed = seconds(failed)
 	}
 	q.schedule(retry, d)
 }
@@ -286,7 +295,6 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 		if s == nil {
 			s = &site{key: w.Site, policy: w.Queue}
 			q.recall(s, now)
-			s.connects.filled = now
 			q.sites[w.Site] = s
 			s.no = q.siteByNo.add(s)
 		}
@@ -308,9 +316,6 @@ func (q *Queue) destination(w Route, now time.Time) *destination {
 				f.gate.warmup = w.Warmup // of the settings in force
 			}
 		}
-	}
-	if len(w.Sources) > 0 {
-		d.site.source = w.Sources[0]
 	}
 	if s := d.site; s.receiver.called() != w.Receiver { // there are several sources since, or no more
 		q.part(s)
@@ -349,7 +354,7 @@ func (q *Queue) Clamp(name string, cl elastic.Clamp) bool {
 // since it was so before, that is as good as a connect that failed (Overdue).
 func (s *site) suspend(now time.Time) {
 	if s.suspended && !s.took {
-		s.shut = now
+		s.shut = seconds(now)
 	}
 	s.suspended, s.took = true, false
 }

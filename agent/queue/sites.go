@@ -33,6 +33,7 @@ type Site struct {
 // sums are what is told of a site's destinations together.
 type sums struct {
 	name         string // of the site, as its number may be another's since
+	source       netip.Addr
 	hosts, ready int
 	reason       string
 	down         down
@@ -97,6 +98,9 @@ func (q *Queue) sums(only *site) (all []sums) {
 
 func (x *sums) add(d *destination) {
 	x.ready += len(d.ready)
+	if list := d.route.Sources; len(list) > 0 {
+		x.source = list[0]
+	}
 	if d.waiting > 0 && d.reason != "" && (x.reason == "" || d.reason < x.reason) {
 		x.reason = d.reason
 	}
@@ -142,14 +146,14 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 	if q.lentOut(s) {
 		e.loan = loaned{q.o.Lender.Sessions(s.loan.key, s.loan.limit), s.loan.limit, q.o.Lender.Floor(s.loan.limit)}
 	}
-	if rate := float64(s.policy.MaxConnectionRate); rate > 0 && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
+	if rate := float64(s.policy.MaxConnectionRate); rate > 0 && s.connects != nil && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
 		e.connectRate = rate
 	}
 	return Site{
 		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Limited: s.gated - s.permits, Sessions: s.live, Opening: s.opening,
-		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: s.refused,
+		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: int(s.refused),
 		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
-		Source: s.source,
+		Source: sum.source,
 	}, e
 }
 

@@ -129,7 +129,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	if d.live == 1 {
 		q.warm(d)
 	}
-	d.reason, d.failed = "", time.Time{}
+	d.reason, d.failed = "", 0
 	s.idleSinceUp = true
 	d.idleSinceUp++
 	d.calls = 0
@@ -314,7 +314,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		tried = tried || x.How != Untried && x.How != FromElsewhere
 		if x.State.Status == spool.Delivered || x.State.Status == spool.HandedBack {
 			took = true
-			s.dest.site.took, s.dest.site.shut = true, time.Time{}
+			s.dest.site.took, s.dest.site.shut = true, 0
 		}
 	}
 	if tried {
@@ -323,16 +323,15 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		s.dest.site.answered = seconds(now)
 		d := s.dest
 		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
-		if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address && !s.second {
-			x := &d.shunned[i]
-			x.times, x.until = 0, time.Time{}
-			x.vain++
+		if p := &d.places[d.placeOf(s.slot.Address)]; p.Address == s.slot.Address && !s.second {
+			p.times, p.until = 0, time.Time{}
+			p.vain++
 			if took {
-				x.row, x.took, x.vain = 0, true, 0
+				p.row, p.took, p.vain = 0, true, 0
 			}
-			q.estrange(s, x.stranger())
+			q.estrange(s, p.stranger())
 		}
-		if took && d.site.rates.took(s.stream, now) {
+		if took && d.site.streams().took(s.stream, now) {
 			q.control(d.site).Unslow(now, "another stream is taken: the pace was lowered for one that is not")
 		}
 	}
@@ -358,8 +357,8 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	site := s.dest.site
 	own := false
 	if slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) {
-		if own = site.rates.ownAffair(s.stream, now); !own {
-			site.rates.told(s.stream)
+		if own = site.streams().ownAffair(s.stream, now); !own {
+			site.streams().told(s.stream)
 		}
 	}
 	q.tell(s, sig, own, now)
@@ -504,14 +503,17 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 			q.warm(d)
 		}
 		if n := len(sig); n > 0 && sig[n-1].Kind == elastic.Closed && !ours && now.Sub(s.last) < allowanceNear {
+			if d.allowance == nil {
+				d.allowance = new(allowance)
+			}
 			d.allowance.closed(now, s.tried)
 		}
 	} else {
 		q.tried(s)
 	}
 	q.farewell(s, now)
-	if i := d.placeOf(s.slot.Address); d.candidates[i].Address == s.slot.Address && d.shunned[i].open > 0 {
-		d.shunned[i].open--
+	if p := &d.places[d.placeOf(s.slot.Address)]; p.Address == s.slot.Address && p.open > 0 {
+		p.open--
 	}
 	if s.holds {
 		s.holds = false
@@ -538,7 +540,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		q.failedConnect(d, why, refused && !s.onTrial, now)
 		// One too many beside others of ours: that is our doing.
 		if d.live == 0 && !s.untried && !(refused && d.site.live > 0) {
-			d.failed = now
+			d.failed = seconds(now)
 		}
 	}
 	if q.closed {
@@ -593,7 +595,7 @@ func (a *allowance) closed(now time.Time, n int) {
 
 // most is the limit, 0 if none is known: two closes at the same place are one.
 func (a *allowance) most(now time.Time) int {
-	if !a.again || now.After(a.until) {
+	if a == nil || !a.again || now.After(a.until) {
 		return 0
 	}
 	return a.n
@@ -619,7 +621,7 @@ func (q *Queue) failedConnect(d *destination, why string, refused bool, now time
 		if !d.holdoff.After(now) { // several connects failing together count once
 			d.failures++
 		}
-		wait = holdoffs[min(max(d.failures, 1), len(holdoffs))-1]
+		wait = holdoffs[min(max(int(d.failures), 1), len(holdoffs))-1]
 	}
 	if until := now.Add(wait); !refused && until.After(d.holdoff) {
 		d.holdoff = until

@@ -35,7 +35,7 @@ type strangers struct {
 }
 
 // stranger says whether a destination is one there.
-func (x *shun) stranger() bool { return x.vain >= vainRow && (!x.took || x.vain >= knownRow) }
+func (x *placeState) stranger() bool { return x.vain >= vainRow && (!x.took || x.vain >= knownRow) }
 
 // most is how many sessions strangers may have at an address.
 func (x *strangers) most(a *slots.Address) int { return max(1, a.Room()/strangersPart) }
@@ -57,7 +57,7 @@ func (q *Queue) contested(a *slots.Address, x *strangers, s *site) bool {
 	}
 	d := s.wanting.head
 	for range min(s.wanting.n, looks) {
-		if i := d.placeOf(a); d.candidates[i].Address == a && !d.shunned[i].stranger() {
+		if p := &d.places[d.placeOf(a)]; p.Address == a && !p.stranger() {
 			return true
 		}
 		d = d.next

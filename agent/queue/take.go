@@ -80,7 +80,7 @@ func (q *Queue) Reroute(domain string) {
 // job is a job, without items, for a recipient of a lane.
 func (q *Queue) job(l *lane, rec *recipient) Job {
 	m := q.messages.at(rec.message)
-	return Job{ID: m.id, Domain: l.domain.domain, From: l.domain.from, Born: moment(m.born)}
+	return Job{ID: m.id, Domain: l.domain.domain(), From: l.domain.from(), Born: moment(m.born)}
 }
 
 // takeOut takes a recipient from wherever it is in a lane or bucket. These lists

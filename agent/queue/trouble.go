@@ -135,7 +135,7 @@ func (q *Queue) troubled(s *Session, done []Settled, text string, fast bool, now
 	}
 	if !t.until.IsZero() {
 		if s == t.probe {
-			site.shut = now // as good as a connect that failed
+			site.shut = seconds(now) // as good as a connect that failed
 			if len(t.streams) < troubleStreams {
 				t.streams[stream] = struct{}{}
 			}
@@ -325,7 +325,7 @@ func (q *Queue) Elsewhere(s *Session, closing bool) bool {
 	defer q.mu.Unlock()
 	d := s.dest
 	i := d.placeOf(s.slot.Address)
-	x := &d.shunned[i]
+	x := &d.places[i]
 	if closing && s.slot.Address.Proven > 0 {
 		return false
 	}
@@ -334,7 +334,7 @@ func (q *Queue) Elsewhere(s *Session, closing bool) bool {
 	if x.took {
 		need = troubleRow
 	}
-	if x.row < need || !d.anotherThan(i, now) {
+	if int(x.row) < need || !d.anotherThan(i, now) {
 		return false
 	}
 	x.row = 0
@@ -358,8 +358,8 @@ func (q *Queue) Second(s *Session) (Place, bool) {
 		return Place{}, false
 	}
 	own := d.placeOf(s.slot.Address)
-	for i, c := range d.candidates {
-		if i != own && i < len(s.route.Places) && !c.Down(now) && !now.Before(c.Opens) && !now.Before(d.shunned[i].until) && c.Held() < c.Room() {
+	for i := range d.places {
+		if p := &d.places[i]; i != own && i < len(s.route.Places) && p.well(now) && p.Held() < p.Room() {
 			s.second = true
 			return s.route.Places[i], true
 		}
@@ -370,8 +370,8 @@ func (q *Queue) Second(s *Session) (Place, bool) {
 // anotherThan says whether a connect may go to another address than that of a place, and
 // none is known to be in trouble.
 func (d *destination) anotherThan(i int, now time.Time) bool {
-	for k, c := range d.candidates {
-		if k != i && !c.Down(now) && !now.Before(c.Opens) && !now.Before(d.shunned[k].until) {
+	for k := range d.places {
+		if k != i && d.places[k].well(now) {
 			return true
 		}
 	}

@@ -50,7 +50,7 @@ func TestLooksAtAllGoByPages(t *testing.T) {
 			walk(q, &q.domainByNo, func(d *domain) { visit(d.name) }, between)
 		},
 		"lanes": func(visit func(string), between func() bool) {
-			walk(q, &q.laneByNo, func(l *lane) { visit(l.domain.domain) }, between)
+			walk(q, &q.laneByNo, func(l *lane) { visit(l.domain.domain()) }, between)
 		},
 		"the listing": func(visit func(string), between func() bool) {
 			q.EachSite(func(page []Site) bool {

@@ -164,7 +164,7 @@ func (q *Queue) spared(f *flow, n int, now time.Time) bool {
 func (q *Queue) canOverflow(f *flow) bool {
 	w, l := f.gate.warmup, f.lanes.head
 	rec := q.recipients.at(l.head)
-	return w.Handback || w.Elsewhere(l.domain.domain, q.messages.at(rec.message).id, rec.ordinal) != ""
+	return w.Handback || w.Elsewhere(l.domain.domain(), q.messages.at(rec.message).id, rec.ordinal) != ""
 }
 
 // warm counts n recipients of a permit as being tried for the first time.
