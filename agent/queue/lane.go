@@ -1,6 +1,10 @@
 package queue
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // laneKey names a lane.
 type laneKey struct {
@@ -158,15 +162,13 @@ func (q *Queue) attach(l *lane, dest *destination, now time.Time) {
 	if l.paused = q.lanePaused(l); l.paused {
 		return
 	}
-	f := dest.flows[l.key.stream]
-	if f == nil {
-		f = &flow{dest: dest, stream: l.key.stream}
-		if dest.flows == nil {
-			dest.flows = make(map[uint32]*flow)
-		}
-		dest.flows[l.key.stream] = f
+	at, known := dest.flowAt(l.key.stream)
+	if !known {
+		f := &flow{dest: dest, stream: l.key.stream}
+		dest.flows = slices.Insert(dest.flows, at, f)
 		q.setGate(f)
 	}
+	f := dest.flows[at]
 	f.refs++
 	l.flow = f
 	if l.n > 0 {
@@ -191,10 +193,16 @@ func (q *Queue) detach(l *lane) {
 	}
 	q.offer(f, -l.n)
 	if f.refs--; f.refs == 0 {
-		if delete(f.dest.flows, f.stream); len(f.dest.flows) == 0 {
+		at, _ := f.dest.flowAt(f.stream)
+		if f.dest.flows = slices.Delete(f.dest.flows, at, at+1); len(f.dest.flows) == 0 {
 			f.dest.flows = nil // most destinations have no mail most of the time
 		}
 	}
+}
+
+// flowAt is where a stream's flow is among a destination's, or would be.
+func (d *destination) flowAt(stream uint32) (at int, known bool) {
+	return slices.BinarySearchFunc(d.flows, stream, func(f *flow, stream uint32) int { return cmp.Compare(f.stream, stream) })
 }
 
 // push puts a recipient at the tail of its lane.

@@ -131,9 +131,9 @@ type destination struct {
 	linked[*destination]        // on site.hungry
 	route                *Route // replaced, never changed: sessions read it unlocked
 	site                 *site
-	flows                map[uint32]*flow // nil: none
-	active               ring[*flow]      // streams with mail waiting
-	ready                []*Session       // the ready list; the last one was used last
+	flows                []*flow     // by the numbers of their streams
+	active               ring[*flow] // streams with mail waiting
+	ready                []*Session  // the ready list; the last one was used last
 	waiting              int
 	live, opening        int
 	idleSinceUp          int // of live, those that have not asked for work yet
