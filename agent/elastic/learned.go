@@ -119,7 +119,7 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 }
 
 // Forget drops what was learned, but not the slots that are held. The addresses' part is
-// slots.Table.Forget.
+// slots.Address.Forget.
 func (s *Site) Forget(now time.Time) {
 	for _, a := range s.addresses {
 		a.Forget()

@@ -36,30 +36,23 @@ const (
 // mutex.
 func (q *Queue) Learned(now time.Time) Learned {
 	l := Learned{At: now, Sites: make(map[string]elastic.Learned)}
-	q.mu.Lock()
-	names := slices.Collect(maps.Keys(q.recalled))
-	q.mu.Unlock()
-	eachPage(q, names, func(page []string) {
-		for _, name := range page {
-			x, ok := q.recalled[name]
-			if ok && lapsed(&x, now) {
-				delete(q.recalled, name)
-			} else if ok {
-				l.Sites[name] = x
-			}
+	each(q, q.recalled, func(name string, x elastic.Learned) {
+		if lapsed(&x, now) {
+			delete(q.recalled, name)
+		} else {
+			l.Sites[name] = x
 		}
-	})
+	}, always)
 	q.mu.Lock()
-	keys := q.table.Keys()
+	rows := len(q.table.All())
 	q.mu.Unlock()
-	eachPage(q, keys, func(page []slots.Key) {
-		for _, k := range page {
-			if a := q.table.Known(k); a != nil {
-				a.Look(now) // lets go of sessions that have ended, where no mail has come since
-			}
+	l.Addresses = make([]slots.Learned, 0, rows) // to make room for more takes long
+	each(q, q.table.All(), func(_ slots.Key, a *slots.Address) {
+		a.Look(now) // lets go of sessions that have ended, where no mail has come since
+		if x, any := a.Learned(); any {
+			l.Addresses = append(l.Addresses, x)
 		}
-		l.Addresses = q.table.Learned(l.Addresses, page)
-	})
+	}, always)
 	walk(q, &q.siteByNo, func(s *site) { // after the addresses, which have slots of theirs
 		if s.rates != nil && s.rates.past(now) {
 			s.rates = nil
@@ -166,10 +159,8 @@ func (q *Queue) preserve(s *site, now time.Time) {
 // addresses, if it is "". It returns the number of sites.
 func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 	now := time.Now()
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	fits := func(s *site) bool { return name == "" || s.key == name || s.policy.Name == name }
-	for _, d := range q.dests {
+	walk(q, &q.destByNo, func(d *destination) {
 		if fits(d.site) {
 			for i, p := range d.places {
 				p.Forget()
@@ -177,29 +168,29 @@ func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 			}
 			d.failures, d.calls, d.holdoff, d.allowance = 0, 0, time.Time{}, nil
 		}
-	}
-	for _, s := range q.sites {
+	}, always)
+	walk(q, &q.siteByNo, func(s *site) {
 		if fits(s) {
 			if n++; s.controller != nil {
 				s.controller.Forget(now)
 			}
 			q.grow(s, now)
 		}
-	}
-	for key := range q.recalled {
+	}, always)
+	each(q, q.recalled, func(key string, _ elastic.Learned) {
 		if name == "" || key == name {
 			delete(q.recalled, key)
 			n++
 		}
-	}
+	}, always)
 	if name != "" && len(addresses) == 0 {
 		return n
 	}
-	for _, key := range q.table.Keys() {
+	each(q, q.table.All(), func(key slots.Key, a *slots.Address) {
 		if name == "" || slices.Contains(addresses, key.Host.Addr()) {
-			q.table.Forget(key)
+			a.Forget()
 		}
-	}
+	}, always)
 	return n
 }
 

@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,4 +189,68 @@ func TestWhatIsKeptOfSitesIsBounded(t *testing.T) {
 			t.Errorf("suspension %d is forgotten", i)
 		}
 	}
+}
+
+// A site of which nothing is known has no controller. One that was refused, is bounded from
+// outside, has mail of the host's own or a history of the last hour keeps what it has.
+func TestControllerIsThereWhereSomethingIsKnown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := receiversAt(receiver{}, receiver{limit: 1}, receiver{}, receiver{}, receiver{})
+		places := map[string]int{"new.example": 1, "full.example": 2, "bound.example": 3, "host.example": 4, "told.example": 5}
+		route := func(w *world, d string) Route {
+			r := w.toPlaces(d, d, spot(places[d], 0))
+			r.Expires = time.Now().Add(24 * time.Hour)
+			return r
+		}
+		w := worldOf(t, x, route, nil)
+		send := func(id, n int, domains ...string) {
+			for range n {
+				for _, d := range domains {
+					id++
+					w.add(spool.ID(id), "s", d)
+				}
+			}
+			pass(time.Minute)
+		}
+		send(0, 1, "new.example", "bound.example", "host.example", "told.example")
+		send(100, 50, "full.example")
+		w.Clamp("bound.example", elastic.Clamp{Until: time.Now().Add(2 * time.Hour), Reason: "421 go away"})
+		w.HostMail("host.example", 5)
+		w.Clamp("told.example", elastic.Clamp{Until: time.Now().Add(time.Second), Reason: "421 not now"})
+		with := func(want ...string) {
+			t.Helper()
+			w.Learned(time.Now())
+			var has []string
+			for name, s := range w.sites {
+				if s.controller != nil {
+					has = append(has, name)
+				}
+			}
+			if slices.Sort(has); !slices.Equal(has, want) {
+				t.Errorf("%v have controllers, want %v", has, want)
+			}
+		}
+		with("bound.example", "full.example", "host.example", "told.example")
+		for _, s := range w.Sites() {
+			if s.Name == "new.example" && (s.State != "growing" || s.Want != 2 || s.Held != 0 || s.HeldBack.Reason != "") {
+				t.Errorf("%+v", s)
+			}
+		}
+		w.SetLimits([]Limit{{Name: "new.example", Sessions: 1, Reason: "set by root"}})
+		for _, s := range w.Sites() {
+			if s.Name == "new.example" && s.Want != 1 {
+				t.Errorf("with a limit: %+v", s)
+			}
+		}
+		with("bound.example", "full.example", "host.example", "told.example")
+		send(200, 1, "new.example")
+		if n := len(w.delivered()); n != 55 {
+			t.Errorf("%d are delivered", n)
+		}
+		pass(50 * time.Minute)
+		with("bound.example", "full.example", "told.example")
+		pass(10 * time.Minute)
+		with("bound.example", "full.example")
+	})
 }

@@ -37,6 +37,7 @@ type sums struct {
 	hosts, ready int
 	reason       string
 	down         down
+	warmingUp    int // recipients that wait for room at an address that warms up; of one site alone
 }
 
 // Sites lists all sites that are known at the moment.
@@ -56,7 +57,7 @@ func (q *Queue) Sites() []Site {
 // mutex. A page is good until yield returns. What happens meanwhile is in those pages that
 // come after it.
 func (q *Queue) EachSite(yield func([]Site) bool) {
-	all := q.sums(nil)
+	all := q.sums(nil, time.Time{})
 	found := make([]evidence, 0, pageSize)
 	page := make([]Site, 0, pageSize)
 	walk(q, &q.siteByNo, func(s *site) {
@@ -78,7 +79,7 @@ func (q *Queue) EachSite(yield func([]Site) bool) {
 
 // sums adds up the destinations of each site, by its number; those of one site alone, if
 // that is not nil.
-func (q *Queue) sums(only *site) (all []sums) {
+func (q *Queue) sums(only *site, now time.Time) (all []sums) {
 	q.mu.Lock()
 	most := q.siteByNo.used
 	q.mu.Unlock()
@@ -92,6 +93,9 @@ func (q *Queue) sums(only *site) (all []sums) {
 			*x = sums{name: d.site.key}
 		}
 		x.add(d)
+		if only != nil {
+			x.warmingUp += d.warmingUp(now)
+		}
 	}, always)
 	return all
 }
@@ -175,8 +179,8 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	if s == nil {
 		return Account{}, false
 	}
-	all := q.sums(s)
 	now := time.Now()
+	all := q.sums(s, now)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.sites[name] != s {
@@ -190,6 +194,6 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	var e evidence
 	a.Site, e = q.look(s, &x, now)
 	a.HeldBack, a.Limits = e.judge(), e.control.Limits
-	a.WarmingUp = q.warmingUpAt(s, now)
+	a.WarmingUp = x.warmingUp
 	return a, true
 }

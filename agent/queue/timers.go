@@ -49,10 +49,10 @@ func (q *Queue) schedule(at time.Time, e timer) {
 const farthest = 30 * 24 * time.Hour
 
 // runTimers lets what is due happen and returns how long until the next event.
-// What plans itself again for now comes in the next turn, so that the mutex is
-// free in between.
+// What plans itself again for now comes in the next turn, and so do all but the first
+// pageSize where many are due at once, so that the mutex is free in between.
 func (q *Queue) runTimers(now time.Time) time.Duration {
-	for range len(q.timers) {
+	for range min(len(q.timers), pageSize) {
 		if wait := q.timers[0].at.Sub(now); wait > 0 && wait < farthest {
 			return wait
 		}

@@ -29,6 +29,27 @@ func walk[T any](q *Queue, s *slab[*T], visit func(*T), between func() bool) {
 	}
 }
 
+// each is walk for a map, whose range goes on behind what comes and goes meanwhile.
+func each[K comparable, V any](q *Queue, m map[K]V, visit func(K, V), between func() bool) {
+	q.mu.Lock()
+	n, more := 0, true
+	for k, v := range m {
+		visit(k, v)
+		if n++; n%pageSize == 0 {
+			q.mu.Unlock()
+			more = between()
+			q.mu.Lock()
+		}
+		if !more {
+			break
+		}
+	}
+	q.mu.Unlock()
+	if more {
+		between()
+	}
+}
+
 // eachPage is walk for keys that were collected before: visit has a page of them, with the
 // mutex held.
 func eachPage[K any](q *Queue, keys []K, visit func(page []K)) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/slots"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -51,6 +52,9 @@ func TestLooksAtAllGoByPages(t *testing.T) {
 		},
 		"lanes": func(visit func(string), between func() bool) {
 			walk(q, &q.laneByNo, func(l *lane) { visit(l.domain.domain()) }, between)
+		},
+		"addresses": func(visit func(string), between func() bool) {
+			each(q, q.table.All(), func(k slots.Key, _ *slots.Address) { visit(k.Host.String()) }, between)
 		},
 		"the listing": func(visit func(string), between func() bool) {
 			q.EachSite(func(page []Site) bool {
@@ -155,8 +159,10 @@ func BenchmarkLooks(b *testing.B) {
 		{"AtHost", 1, func(int) { q.AtHost() }},
 		{"SetLimits", 1, func(i int) { q.SetLimits([]Limit{{Name: "general", Sessions: 10 + i%2}}) }},
 		{"SetPauses", 1, func(i int) { q.SetPauses([]Pause{{Stream: fmt.Sprint("s", i)}}) }},
+		{"Learned", 2, func(int) { q.Learned(time.Now()) }},
 		{"Overdue", 1, func(int) { q.Overdue(func(string) *config.Queue { return nil }, nil) }},
 		{"Reload", 1, func(int) { q.Reload(2000) }},
+		{"Forget", 3, func(int) { q.Forget("") }},
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			runtime.LockOSThread()

@@ -293,16 +293,11 @@ func (q *Queue) WarmingUp() (n int) {
 	return n
 }
 
-// warmingUpAt is the same of a site. The caller holds mu.
-func (q *Queue) warmingUpAt(s *site, now time.Time) (n int) {
-	for _, d := range q.dests {
-		if d.site != s || d.route.Warmup == nil {
-			continue
-		}
-		for _, f := range d.flows {
-			if g := f.gate; g != nil && g.forWarmup && g.until.After(now) {
-				n += f.mail
-			}
+// warmingUp is the same of a destination. The caller holds mu.
+func (d *destination) warmingUp(now time.Time) (n int) {
+	for _, f := range d.flows {
+		if g := f.gate; g != nil && g.forWarmup && g.until.After(now) {
+			n += f.mail
 		}
 	}
 	return n

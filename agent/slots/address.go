@@ -12,9 +12,7 @@
 package slots
 
 import (
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -160,19 +158,15 @@ func (t *Table) Row(k Key, now time.Time) *Address {
 	return a
 }
 
+// All are all rows, by their keys: to be read, as they come and go by Row alone.
+func (t *Table) All() map[Key]*Address { return t.rows }
+
 // Known returns the row of an address; nil if there is none.
 func (t *Table) Known(k Key) *Address { return t.rows[k.Canonical()] }
 
 // Forget drops what was learned at an address, but not the slots that are held.
 func (a *Address) Forget() {
 	*a = Address{Key: a.Key, Count: a.Count, ended: a.ended, Users: a.Users, Bucket: a.Bucket, news: a.news}
-}
-
-// Forget drops what was learned at an address.
-func (t *Table) Forget(k Key) {
-	if a := t.rows[k.Canonical()]; a != nil {
-		a.Forget()
-	}
 }
 
 // Learned is what was learned at an address, to be kept over a restart.
@@ -189,18 +183,10 @@ type Learned struct {
 	Reply    string         `json:"reply,omitempty"`
 }
 
-// Keys returns the keys of all rows.
-func (t *Table) Keys() []Key { return slices.Collect(maps.Keys(t.rows)) }
-
-// Learned appends what was learned at some addresses, those of which anything is known.
-func (t *Table) Learned(list []Learned, keys []Key) []Learned {
-	for _, k := range keys {
-		a := t.rows[k]
-		if a != nil && (a.Accepted > 0 || a.Pace.Value > 0 || a.Limited || a.failures > 0) {
-			list = append(list, Learned{k.Source, k.Host, a.Accepted, a.Limited, a.Strikes, a.Opens, a.failures, a.until, a.Pace.Value, a.Reply})
-		}
-	}
-	return list
+// Learned returns what is to be kept of an address; false if nothing is known of it.
+func (a *Address) Learned() (Learned, bool) {
+	any := a.Accepted > 0 || a.Pace.Value > 0 || a.Limited || a.failures > 0
+	return Learned{a.Key.Source, a.Key.Host, a.Accepted, a.Limited, a.Strikes, a.Opens, a.failures, a.until, a.Pace.Value, a.Reply}, any
 }
 
 // Restore takes in what was learned before a restart. A clock that has stepped back since
