@@ -9,8 +9,8 @@
 // A domain that has been routed belongs to a destination (one MX set, port, TLS
 // policy and source address), and so do its lanes; when the route of a domain
 // changes, its lanes move, not their entries. A destination belongs to a site,
-// the unit of limits, which has one elastic.Site while there is anything to know of it. An address has one row in the table of
-// slots, whoever's mail leads there. Streams share a destination
+// the unit of limits, which has one elastic.Site while anything is known of it. An address
+// has one row in the table of slots, whoever's mail leads there. Streams share a destination
 // by deficit round robin.
 //
 // # The sequence of calls
