@@ -35,7 +35,7 @@ type strangers struct {
 }
 
 // stranger says whether a destination is one there.
-func (x *placeState) stranger() bool { return x.vain >= vainRow && (!x.took || x.vain >= knownRow) }
+func (p *placeState) stranger() bool { return p.vain >= vainRow && (!p.took || p.vain >= knownRow) }
 
 // most is how many sessions strangers may have at an address.
 func (x *strangers) most(a *slots.Address) int { return max(1, a.Room()/strangersPart) }
