@@ -3,13 +3,9 @@ package fleet
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +19,13 @@ import (
 
 // server is a real redis-server of the test, on loopback.
 type server struct {
-	t       *testing.T
+	t       testing.TB
 	address string
 	args    []string
 	process *exec.Cmd
 }
 
-func startServer(t *testing.T, args ...string) *server {
+func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -238,57 +234,6 @@ func TestGuardPassesWhatRedisSays(t *testing.T) {
 		got, err := io.ReadAll(&guard{Conn: a})
 		if string(got) != good || err != nil {
 			t.Errorf("by %d: %q, %v", size, got, err)
-		}
-	}
-}
-
-// BenchmarkRenewal is a call for 10,000 sites of which more is wanted than the floor, with a real
-// store: one every five seconds.
-func BenchmarkRenewal(b *testing.B) {
-	for _, sites := range []int{100, 10_000} {
-		b.Run(fmt.Sprint(sites), func(b *testing.B) { benchmarkRenewal(b, sites) })
-	}
-}
-
-func benchmarkRenewal(b *testing.B, sites int) {
-	dir := b.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	_, port, _ := net.SplitHostPort(address)
-	process := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", dir)
-	process.Stdout = os.Stderr
-	if err := process.Start(); err != nil {
-		b.Fatal(err)
-	}
-	defer func() { process.Process.Kill(); process.Wait() }()
-	m, err := lease.Open(filepath.Join(dir, "state"), lease.Options{Fleet: "mail", Node: "a", Nodes: 1, Boot: Boot, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		b.Fatal(err)
-	}
-	st := &store{o: &config.Fleet{Stores: []config.FleetStore{{Address: address}}}, script: redis.NewScript(lease.Script)}
-	defer st.close()
-	var list []lease.Demand
-	for i := range sites {
-		list = append(list, lease.Demand{Key: fmt.Sprintf("queue/general/receiver%d.example", i), Kind: lease.Sessions, Limit: 20, Want: 40})
-	}
-	renew := func() error {
-		m.Want(list)
-		c := m.Call()
-		r, err := st.Do(context.Background(), c)
-		m.Done(c, r, err)
-		return err
-	}
-	for renew() != nil || m.Status().Table.Version == "" {
-		time.Sleep(50 * time.Millisecond)
-	}
-	b.ResetTimer()
-	for b.Loop() {
-		if err := renew(); err != nil {
-			b.Fatal(err)
 		}
 	}
 }
