@@ -92,8 +92,10 @@ if c.leave then
   return finish()
 end
 
--- What the caller may be using.
-m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act, c.nodes, seq
+-- What the caller may be using. A floor of which the table knows nothing was given away: its node
+-- was forgotten, and started again with its file. With a number of nodes it is kept.
+local stale = st.valid and c.act and c.v ~= '' and c.nodes == 0 and not (place(c.node) and (m.act or not m.called))
+m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act and not stale, c.nodes, seq
 local nodes, called = 0, 0
 for _, x in pairs(st.m) do
   if x.called then
@@ -101,9 +103,10 @@ for _, x in pairs(st.m) do
   end
 end
 
--- The table: from an active member, or the admin says, or all the nodes there are say, that there is none.
+-- The table: from an active member that does not doubt, or the admin says, or all the nodes there
+-- are say, that there is none.
 if not st.valid then
-  if c.act and c.v ~= '' then
+  if c.act and c.v ~= '' and not c.doubt then
     for s in string.gmatch(c.s, '[^,]+') do st.s[#st.s + 1] = s end
     st.valid, st.d = true, c.d
     st.low = min(c.low, #st.s, c.d)
@@ -120,7 +123,7 @@ local reserved = 0
 if st.valid then
   local i = c.forget ~= '' and c.forget ~= c.node and dead >= 0 and place(c.forget)
   local x = i and st.m[c.forget]
-  if i and not (x and x.called and x.last > dead) then
+  if i and not (x and x.called and (x.last > dead or x.last > c.off)) then
     table.remove(st.s, i)
     st.m[c.forget] = nil
     bump()
@@ -134,7 +137,7 @@ if st.valid then
   -- not grow by what the store has forgotten.
   local least = max(#st.s, nodes)
   local grown = least
-  if c.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = max(least, c.d) end
+  if m.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = max(least, c.d) end
   if grown > st.d then
     if st.d == 0 then st.low = grown end
     st.d = grown
@@ -163,7 +166,7 @@ if st.valid then
 
   -- A floor for the caller, a lease after all others that have one have the newest table.
   if not m.act then
-    local ready = true
+    local ready = not stale
     for _, s in ipairs(st.s) do
       local x = st.m[s]
       if s ~= c.node and (not x or not x.called or (x.act and x.v ~= version())) then ready = false end
@@ -204,10 +207,21 @@ for i, s in ipairs(st.s) do
   end
 end
 local unseen = max(0, nodes - #st.s)
--- What the caller may use of a limit until its lease ends.
+local unequal = {} -- limits that are smaller with others
+-- What the caller may use of a limit until its lease ends. Where others have a smaller limit by
+-- that name, it is that one.
 local function lease(field, rec, limit, want, claim)
   if rec.e ~= st.eid then rec = {e = st.eid, m = {}} end
   rec.m[c.node] = nil
+  local mine, less = limit, nil
+  for s, x in pairs(rec.m) do
+    if x[3] <= dead then
+      rec.m[s] = nil
+    elseif x[4] and (x[4] < limit or less and x[4] == limit and s < less) then
+      limit, less = x[4], s
+    end
+  end
+  if less and #unequal < 5 then unequal[#unequal + 1] = {f = field, l = limit, n = less} end
   want = min(want, limit)
   local taken = nodes > 0 and unseen * floor(limit / nodes) or 0
   local left, own = limit - taken, 0 -- left: for those who ask
@@ -215,7 +229,6 @@ local function lease(field, rec, limit, want, claim)
   for i, s in ipairs(st.s) do
     local f = div[i] > 0 and floor(limit / div[i]) or 0
     local x = rec.m[s]
-    if x and x[3] <= dead then x = nil end
     if s == c.node then
       own = f
       asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, want, f
@@ -227,11 +240,7 @@ local function lease(field, rec, limit, want, claim)
     end
   end
   for s, x in pairs(rec.m) do
-    if x[3] <= dead then
-      rec.m[s] = nil
-    elseif not place(s) then
-      taken, left = taken + x[2], left - x[2]
-    end
+    if not place(s) then taken, left = taken + x[2], left - x[2] end
   end
 
   -- The greatest level to which all that ask can be filled, none under its floor.
@@ -274,8 +283,8 @@ local function lease(field, rec, limit, want, claim)
   if not serving then grant = min(grant, claim) end
   local hold = max(claim, grant)
   -- The floor that it has is enough to know, the one that is made ready is not.
-  local sure = m.act and floor(limit / m.d) or 0
-  if want > sure or hold > sure then rec.m[c.node] = {want, hold, seq} end
+  local sure = m.act and floor(mine / m.d) or 0
+  if want > sure or hold > sure then rec.m[c.node] = {want, hold, seq, mine} end
   return grant, rec, next(rec.m) ~= nil
 end
 
@@ -324,6 +333,8 @@ for from = 0, asks - 1, 500 do
   if #sets > 0 then redis.call('HSET', key, unpack(sets)) end
   if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
 end
+
+if #unequal > 0 then out.less = unequal end
 
 -- What nobody holds any more is swept out, a few at each call.
 local scan = redis.call('HSCAN', key, st.cursor, 'COUNT', 10)

@@ -23,6 +23,7 @@ const (
 	Lease    = 30 * time.Second       // a grant's, from when its call was sent
 	Interval = 5 * time.Second        // between calls
 	Shortest = 200 * time.Millisecond // between calls that something is waiting for
+	Doubt    = 10 * time.Second       // after a start, for the store to say whether the floors of the file are this node's yet
 	dayLease = 35 * time.Hour         // of a count's bound: less than after which the store lends what was lost
 )
 
@@ -56,6 +57,8 @@ type Options struct {
 // Status is what an admin may want to know.
 type Status struct {
 	Active   bool          // this node has floors
+	Doubts   bool          // and does not use them yet: it was started, and the store has not confirmed them
+	Forgot   bool          // its floors were given away while it was off, and it has none again yet
 	Left     bool          // it left, and the store knows
 	Table    Table         // as persisted
 	Why      string        // of the last reply: why nothing new is lent; "": all is well
@@ -63,6 +66,7 @@ type Status struct {
 	Ends     time.Duration // the end of that, by Options.Boot
 	Limits   int           // of which more than the floor is held
 	Waiting  int           // of which more is wanted than may be used
+	Less     []Less        // of the last call: limits that are smaller with others
 }
 
 type subject struct {
@@ -107,7 +111,11 @@ type Member struct {
 	asked    map[subject]bool // in the last call
 	wants    []Demand
 	wanted   bool // Want was called
-	forget   string
+	doubts   bool          // the store has not confirmed the floors of the file
+	doubtEnd time.Duration // they are used from then on
+	forgot   bool          // they were given away
+	less     []Less
+	forget   *forget
 	found    bool
 	foundIn  Epoch // in which the store may have heard that
 	call     *Call // under way
@@ -123,6 +131,14 @@ type Member struct {
 	why      string
 	soon     bool // the next call has something to say
 	failed   bool // the last one was not answered
+}
+
+// forget is what the admin said of a node.
+type forget struct {
+	node string
+	seq  int64         // of the last reply before
+	end  time.Duration // it is not said after that
+	done chan error
 }
 
 // file is what a member persists.
@@ -168,6 +184,7 @@ func begin(path string, text []byte, o Options) *Member {
 	case f.ID != "" && f.Table.Version != "":
 		m.id, m.table, m.active = f.ID, f.Table, f.Active
 		m.table.Divisor = max(m.table.Divisor, o.Nodes)
+		m.doubts, m.doubtEnd = m.active && o.Nodes == 0, o.Boot()+Doubt
 	}
 	return m
 }
@@ -180,7 +197,11 @@ func HasPart(path string) bool {
 	return err == nil && json.Unmarshal(text, &f) == nil && f.Active && f.Table.Version != ""
 }
 
-// floor is what may be used of a limit without a lease.
+// waits says whether the floors are not used yet, as they may be somebody else's by now: this node
+// may have been forgotten while it was off. Without a store it cannot know, and believes its file.
+func (m *Member) waits() bool { return m.doubts && m.o.Boot() < m.doubtEnd }
+
+// floor is what may be used of a limit without a lease, once the node does not doubt it.
 func (m *Member) floor(limit int64) int64 {
 	if !m.active || m.table.Divisor == 0 || m.leaving {
 		return 0
@@ -192,7 +213,7 @@ func (m *Member) floor(limit int64) int64 {
 // now is not: the others' part may be of this one.
 func (m *Member) use(l subject, limit int64) int64 {
 	var own int64
-	if l.kind != Count {
+	if l.kind != Count && !m.waits() {
 		own = m.floor(limit)
 	}
 	if g := m.grants[l]; g != nil && g.limit == limit && m.o.Boot() < g.end {
@@ -265,12 +286,30 @@ func (m *Member) Want(list []Demand) {
 	}
 }
 
-// Forget has the next call say that a node is off for good, which the admin must know: it
-// must not start again with its state file. The store refuses that for one that calls.
-func (m *Member) Forget(node string) {
+// Why a node was not forgotten.
+var (
+	ErrCalls   = errors.New("the store has heard of it within half a minute")
+	ErrUnknown = errors.New("the store was started anew, and does not know yet who is off")
+	ErrNotSaid = errors.New("the store does not answer")
+)
+
+// Forget says that a node is off for good, which the admin must know, and that from now on: what he
+// said does not count for a node that calls after it. What became of it comes out of the channel,
+// within ten seconds if calls are made.
+func (m *Member) Forget(node string) <-chan error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.forget, m.soon = node, true
+	m.endForget(ErrNotSaid)
+	m.forget = &forget{node: node, seq: m.last.Seq, end: m.o.Boot() + 10*time.Second, done: make(chan error, 1)}
+	m.soon = true
+	return m.forget.done
+}
+
+func (m *Member) endForget(err error) {
+	if m.forget != nil {
+		m.forget.done <- err
+		m.forget = nil
+	}
 }
 
 // Found has the calls say, until this node is a member or the store has lost its data again,
@@ -341,8 +380,13 @@ func (m *Member) next() *Call {
 	now := m.o.Boot()
 	m.n++
 	c := &Call{Fleet: m.o.Fleet, Node: m.o.Node, ID: m.id, Token: m.token, N: m.n, Answered: m.answered, Epoch: m.epoch,
-		Table: m.table, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Forget: m.forget}
+		Table: m.table, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Doubt: m.waits()}
 	m.call, m.soon = c, false
+	if f := m.forget; f != nil && now < f.end {
+		c.Forget, c.Off = f.node, f.seq
+	} else {
+		m.endForget(ErrNotSaid)
+	}
 	if m.token != "" {
 		c.Seq, c.Time, c.Clock = m.last.Seq, m.last.Time, m.last.Clock
 		c.Since = (now - m.arrived).Milliseconds()
@@ -434,6 +478,9 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 		m.mu.Unlock()
 		return
 	}
+	if r.Epoch != m.epoch {
+		m.endForget(ErrUnknown)
+	}
 	now := m.o.Boot()
 	m.why, m.epoch, m.arrived = r.Why, r.Epoch, now
 	m.last.Seq, m.last.Time, m.last.Clock = r.Seq, r.Time, r.Clock
@@ -450,13 +497,26 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 		return
 	}
 	m.answered = c.N
-	if m.forget == c.Forget {
-		m.forget = ""
-	}
-	if r.Table.Version != "" {
-		m.found = false
+	if c.Forget != "" && m.forget != nil && c.Off == m.forget.seq {
+		switch {
+		case r.Table.Version == "" || r.Why != "" && slices.Contains(r.Table.Members, c.Forget):
+			m.endForget(ErrUnknown)
+		case slices.Contains(r.Table.Members, c.Forget):
+			m.endForget(ErrCalls)
+		default:
+			m.endForget(nil)
+		}
 	}
 	old := m.file()
+	if r.Table.Version != "" {
+		m.found = false
+		m.doubts = m.doubts && r.Active && r.Why != "" // a lease of the store's former life may have what this node has not
+		if old.Active && !r.Active {
+			m.forgot = true
+			m.o.Log.Warn("this node was forgotten (millrace fleet forget) while it was off, and its floors were given away: it joins the fleet anew, and has none until all others have smaller ones", "file", m.path)
+		}
+		m.forgot = m.forgot && !r.Active
+	}
 	m.mu.Unlock()
 
 	f := old
@@ -465,6 +525,7 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 		if err := m.persist(f); err != nil {
 			m.o.Log.Error("the state of this member of the fleet cannot be written: it keeps its floors as they were", "file", m.path, "err", err)
 			f = old
+			f.Active = old.Active && r.Active // what was given away is not used, whatever the file says
 		}
 	}
 
@@ -474,7 +535,7 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 		m.soon = true // to acknowledge it
 	}
 	m.table, m.active = f.Table, f.Active
-	m.granted, m.ends = true, c.sent+Lease
+	m.granted, m.ends, m.less = true, c.sent+Lease, r.Less
 	for i, l := range c.subjects {
 		if i >= len(r.Grants) {
 			break
@@ -541,7 +602,8 @@ func (m *Member) Members() []string {
 func (m *Member) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := Status{Active: m.active, Left: m.left, Table: m.table, Why: m.why, Ends: m.ends, Answered: m.granted && m.o.Boot() < m.ends}
+	s := Status{Active: m.active, Left: m.left, Table: m.table, Why: m.why, Ends: m.ends, Answered: m.granted && m.o.Boot() < m.ends,
+		Doubts: m.active && m.waits(), Forgot: m.forgot, Less: slices.Clone(m.less)}
 	s.Table.Members = slices.Clone(s.Table.Members)
 	for l, g := range m.grants {
 		if l.kind != Count && m.o.Boot() < g.end {
