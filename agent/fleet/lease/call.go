@@ -2,6 +2,7 @@ package lease
 
 import (
 	_ "embed"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -123,7 +124,7 @@ type header struct {
 // Key is the one key of the store that the call needs.
 func (c *Call) Key() string { return "millrace:{" + c.Fleet + "}:lease" }
 
-// Args are the arguments of the script: a few hundred bytes, and about 60 for each ask.
+// Args are the arguments of the script: a few hundred octets, and about 45 for each ask.
 func (c *Call) Args() []any {
 	h := header{Node: c.Node, ID: c.ID, Token: c.Token, N: c.N, Answered: c.Answered, Epoch: c.Epoch.N, EpochID: c.Epoch.ID,
 		Time: c.Time, Since: c.Since, Seq: c.Seq, Clock: c.Clock, Version: c.Table.Version, Members: strings.Join(c.Table.Members, ","), Divisor: c.Table.Divisor,
@@ -132,16 +133,34 @@ func (c *Call) Args() []any {
 	if err != nil {
 		panic(err) // strings, numbers and truths can be written
 	}
-	args := make([]any, 3, 3+5*len(c.Asks))
-	args[0], args[1], args[2] = string(text), "", ""
-	for _, a := range c.Asks {
-		kind := "l"
+	return []any{string(text), "", "", packed(c.Asks)}
+}
+
+// packed are asks as one list in MessagePack, of which a server reads 10,000 in half the time of as
+// many arguments.
+func packed(asks []Ask) []byte {
+	b := make([]byte, 0, 5+80*len(asks))
+	b = append(b, 0xdd) // https://github.com/msgpack/msgpack/blob/master/spec.md has these
+	b = binary.BigEndian.AppendUint32(b, uint32(5*len(asks)))
+	for _, a := range asks {
+		b = append(b, 0xda)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(a.Field)))
+		b = append(b, a.Field...)
 		if a.Count {
-			kind = "c"
+			b = append(b, 0xc3)
+		} else {
+			b = append(b, 0xc2)
 		}
-		args = append(args, a.Field, kind, a.Limit, a.Want, a.Claim)
+		for _, n := range [...]int64{a.Limit, a.Want, a.Claim} {
+			if n >= 0 && n < 128 {
+				b = append(b, byte(n))
+			} else {
+				b = append(b, 0xd3)
+				b = binary.BigEndian.AppendUint64(b, uint64(n))
+			}
+		}
 	}
-	return args
+	return b
 }
 
 // ParseReply reads what the script returned.
