@@ -44,7 +44,7 @@ func benchmarkRenewal(b *testing.B, sites, above int) {
 		}
 		return high
 	})
-	w := Work{Wanted: q.Wanted, Lent: q.Lent, Counted: func(time.Time, func(Count)) {}, Granted: func() {}}
+	w := workOf(q)
 
 	var demand []lease.Demand
 	for i := range above {

@@ -177,7 +177,6 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 	wg.Go(func() { f.watchEnd(ctx, w) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := f.o.Boot() - lease.Interval
 	for {
 		select {
 		case <-ctx.Done():
@@ -190,16 +189,14 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 		case <-timer.C:
 		case <-f.kick:
 		}
-		due := f.member.Due()
 		if f.asked.Load() {
-			due = min(due, last+lease.Shortest)
+			f.member.Soon()
 		}
-		if wait := due - f.o.Boot(); wait > 0 {
+		if wait := f.member.Due() - f.o.Boot(); wait > 0 {
 			timer.Reset(min(wait, f.o.Look)) // a timer stands still while the host sleeps
 			continue
 		}
 		f.asked.Store(false)
-		last = f.o.Boot()
 		f.renew(ctx, w)
 		timer.Reset(min(lease.Shortest, f.o.Look))
 	}

@@ -22,7 +22,8 @@ import (
 const (
 	Lease    = 30 * time.Second       // a grant's, from when its call was sent
 	Interval = 5 * time.Second        // between calls
-	Shortest = 200 * time.Millisecond // between calls that something is waiting for
+	Shortest = 200 * time.Millisecond // between calls that something is waiting for, and forEach besides
+	forEach  = time.Millisecond       // limit of the last call, for which that took some 4 us of processor time here and 7 us at the store
 	Doubt    = 10 * time.Second       // after a start, for the store to say whether the floors of the file are this node's yet
 	dayLease = 35 * time.Hour         // of a count's bound: less than after which the store lends what was lost
 )
@@ -108,9 +109,10 @@ type Member struct {
 	leaving  bool
 	left     bool
 	grants   map[subject]*grant
-	asked    map[subject]bool // in the last call
+	asked    map[subject]bool // in the last call; false: within the floor
+	asks     int              // of the last call
 	wants    []Demand
-	wanted   bool // Want was called
+	wanted   bool          // Want was called
 	doubts   bool          // the store has not confirmed the floors of the file
 	doubtEnd time.Duration // they are used from then on
 	forgot   bool          // they were given away
@@ -337,6 +339,13 @@ func (m *Member) Leave() (*Call, error) {
 	return m.next(), nil
 }
 
+// Soon has the next call made earlier: something is waiting for it.
+func (m *Member) Soon() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.soon = true
+}
+
 // Due is when the next call should be made, by Options.Boot.
 func (m *Member) Due() time.Duration {
 	m.mu.Lock()
@@ -347,7 +356,7 @@ func (m *Member) Due() time.Duration {
 	case m.failed:
 		return m.sent + Interval/5
 	case m.soon:
-		return m.sent + Shortest
+		return m.sent + min(Interval, Shortest+time.Duration(m.asks)*forEach)
 	}
 	return m.sent + Interval
 }
@@ -406,11 +415,10 @@ func (m *Member) next() *Call {
 // ask says what this node wants and what it may be using. Where it wants less than it holds, or
 // holds it of another limit, it lets go of that first.
 func (m *Member) ask(c *Call, now time.Duration) {
-	said := make(map[subject]bool, len(m.wants))
 	m.asked = make(map[subject]bool, len(m.wants))
 	add := func(l subject, lim, want int64) {
 		g := m.grants[l]
-		said[l] = true
+		m.asked[l] = false
 		a := Ask{Field: l.field(), Count: l.kind == Count, Limit: lim, Want: want}
 		if l.kind == Count {
 			a.Claim = max(g.claim, want)
@@ -434,14 +442,15 @@ func (m *Member) ask(c *Call, now time.Duration) {
 	}
 	for i := range m.wants {
 		d := &m.wants[i]
-		if l := (subject{d.Kind, d.Key, d.Day}); !said[l] {
+		l := subject{d.Kind, d.Key, d.Day}
+		if _, again := m.asked[l]; !again {
 			lim, want := d.whole()
 			add(l, lim, want)
 		}
 	}
 	var rest []subject
 	for l, g := range m.grants {
-		if said[l] {
+		if _, said := m.asked[l]; said {
 			continue
 		}
 		if now >= g.end {
@@ -458,6 +467,7 @@ func (m *Member) ask(c *Call, now time.Duration) {
 		}
 		add(l, m.grants[l].limit, want)
 	}
+	m.asks = len(c.Asks)
 }
 
 // Done takes the answer to a call, or the error instead of one; whatever comes later for
