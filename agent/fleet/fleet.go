@@ -80,7 +80,8 @@ type Fleet struct {
 	kick   chan struct{}
 	asked  atomic.Bool
 
-	turn sync.Mutex // one call at a time
+	turn    sync.Mutex // one call at a time
+	divisor int        // with turn: that of the floors when that was last told
 
 	mu     sync.Mutex
 	status Status
@@ -206,8 +207,8 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 func (f *Fleet) renew(ctx context.Context, w Work) {
 	f.turn.Lock()
 	defer f.turn.Unlock()
-	var list []lease.Demand
 	sessions, rates := w.Wanted()
+	list := make([]lease.Demand, 0, len(sessions)+len(rates))
 	for _, x := range sessions {
 		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Sessions, Limit: float64(x.Limit), Want: float64(x.Want)})
 	}
@@ -220,17 +221,22 @@ func (f *Fleet) renew(ctx context.Context, w Work) {
 		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Count, Day: x.Day, Limit: float64(x.Limit), Used: int64(x.Counted)})
 	})
 	f.member.Want(list)
-	before := f.member.Status()
 	c := f.member.Call()
-	w.Lent(false) // what the call gives up ends before the store hears of it
+	f.lent(w) // what the call gives up ends before the store hears of it
 	if !f.call(ctx, c) {
 		return
 	}
-	after := f.member.Status()
-	w.Lent(after.Active != before.Active || after.Table.Divisor != before.Table.Divisor)
+	f.lent(w)
 	if counts > 0 {
 		w.Granted()
 	}
+}
+
+// lent tells what may be used by now. The caller holds turn.
+func (f *Fleet) lent(w Work) {
+	d := f.member.Divisor()
+	w.Lent(d != f.divisor)
+	f.divisor = d
 }
 
 // call has the store execute a call, and notes how that went. The caller holds turn.

@@ -416,6 +416,7 @@ func (m *Member) next() *Call {
 // holds it of another limit, it lets go of that first.
 func (m *Member) ask(c *Call, now time.Duration) {
 	m.asked = make(map[subject]bool, len(m.wants))
+	c.Asks, c.subjects = make([]Ask, 0, m.asks), make([]subject, 0, m.asks) // about as many as the last time
 	add := func(l subject, lim, want int64) {
 		g := m.grants[l]
 		m.asked[l] = false
@@ -608,15 +609,26 @@ func (m *Member) Members() []string {
 	return slices.Clone(m.table.Members)
 }
 
-// Status tells how things are.
+// Divisor is that of this node's floors, 0: it uses none.
+func (m *Member) Divisor() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.active || m.waits() {
+		return 0
+	}
+	return m.table.Divisor
+}
+
+// Status tells how things are. It looks at all that was wanted and lent.
 func (m *Member) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Status{Active: m.active, Left: m.left, Table: m.table, Why: m.why, Ends: m.ends, Answered: m.granted && m.o.Boot() < m.ends,
 		Doubts: m.active && m.waits(), Forgot: m.forgot, Less: slices.Clone(m.less)}
 	s.Table.Members = slices.Clone(s.Table.Members)
+	now := m.o.Boot()
 	for l, g := range m.grants {
-		if l.kind != Count && m.o.Boot() < g.end {
+		if l.kind != Count && now < g.end {
 			s.Limits++
 		}
 	}
