@@ -110,7 +110,7 @@ type Member struct {
 	grants   map[subject]*grant
 	asked    map[subject]bool // in the last call
 	wants    []Demand
-	wanted   bool // Want was called
+	wanted   bool          // Want was called
 	doubts   bool          // the store has not confirmed the floors of the file
 	doubtEnd time.Duration // they are used from then on
 	forgot   bool          // they were given away
