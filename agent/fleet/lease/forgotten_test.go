@@ -5,6 +5,18 @@ import (
 	"testing"
 )
 
+// outcome is what came of a Forget.
+func outcome(t *testing.T, said <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-said:
+		return err
+	default:
+		t.Fatal("nothing is said of it")
+		return nil
+	}
+}
+
 // trio has three members of which the third is off, and was forgotten; its file is there.
 func trio(t *testing.T) (w *world, c *host) {
 	t.Helper()
@@ -15,7 +27,7 @@ func trio(t *testing.T) (w *world, c *host) {
 	w.run(w.now + 60_000)
 	said := w.nodes[0].m.Forget("c")
 	w.run(w.now + 5000)
-	if err := <-said; err != nil {
+	if err := outcome(t, said); err != nil {
 		t.Fatal(err)
 	}
 	w.nodes[0].wants[0], w.nodes[1].wants[0] = 12, 12
@@ -65,18 +77,49 @@ func TestForgottenNodeWithABadDisk(t *testing.T) {
 	}
 }
 
-// A store that has lost its data does not learn who is a member from one that may have been
-// forgotten, while others call.
-func TestForgottenNodeAtAnEmptyStore(t *testing.T) {
+// A store that was started anew does not learn who is a member from one that may have been
+// forgotten, while others call: one that is cut off has not heard that it is back.
+func TestForgottenNodeAtANewStore(t *testing.T) {
 	t.Parallel()
 	w, c := trio(t)
-	w.empty()
+	w.nodes[1].cut = true
+	w.storeLoses(w.store.Clone())
 	c.start()
 	c.m.Want(nil)
 	for range 4 {
 		w.exchange(c)
 	}
 	w.run(w.now + 100_000)
+	w.fine(t)
+	if c.m.active {
+		t.Error("it has a floor, while one is cut off that has not heard of it")
+	}
+}
+
+// While leases of the store's former life may run, a table does not confirm floors: it may be
+// that of a node which has not heard that they were given away.
+func TestForgottenNodeInRecovery(t *testing.T) {
+	t.Parallel()
+	w := calmWorld(t, 3, 12)
+	w.nodes[0].wants[0] = 12
+	w.run(200_000)
+	a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
+	c.stop()
+	b.cut = true
+	w.run(w.now + 60_000)
+	a.m.Forget("c")
+	w.run(w.now + 10_000)
+	if u := w.use(); u[0] != 8 || u[1] != 4 {
+		t.Fatalf("%v: the test shows nothing", u)
+	}
+	a.cut, b.cut = true, false
+	w.empty()
+	w.run(w.now + 3000)
+	c.start()
+	w.run(w.now + 5000)
+	if c.m.table.Version != w.store.state.v() {
+		t.Fatal("it has not called: the test shows nothing")
+	}
 	w.fine(t)
 }
 
@@ -140,7 +183,7 @@ func TestLateForget(t *testing.T) {
 	if c := a.m.Call(); c.Forget != "" {
 		t.Error("it is said again after ten seconds")
 	}
-	if err := <-said; !errors.Is(err, ErrNotSaid) {
+	if err := outcome(t, said); !errors.Is(err, ErrNotSaid) {
 		t.Error(err)
 	}
 }
@@ -152,20 +195,25 @@ func TestForgetIsRefused(t *testing.T) {
 	w.run(100_000)
 	said := w.nodes[0].m.Forget("b")
 	w.run(w.now + 5000)
-	if err := <-said; !errors.Is(err, ErrCalls) {
+	if err := outcome(t, said); !errors.Is(err, ErrCalls) {
 		t.Error(err)
 	}
 	w.empty()
 	w.run(w.now + 10_000)
 	said = w.nodes[0].m.Forget("b")
 	w.run(w.now + 5000)
-	if err := <-said; !errors.Is(err, ErrUnknown) {
+	if err := outcome(t, said); !errors.Is(err, ErrUnknown) {
 		t.Error(err)
 	}
 	said = w.nodes[0].m.Forget("b")
+	w.each = func(_ bool, c *Call, r *Reply) {
+		if c.Forget != "" && r.Why != Hello {
+			t.Error("what was said of a former life of the store is said to the next")
+		}
+	}
 	w.empty()
 	w.run(w.now + 5000)
-	if err := <-said; !errors.Is(err, ErrUnknown) {
+	if err := outcome(t, said); !errors.Is(err, ErrUnknown) {
 		t.Error(err)
 	}
 }

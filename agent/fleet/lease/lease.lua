@@ -166,7 +166,7 @@ if st.valid then
 
   -- A floor for the caller, a lease after all others that have one have the newest table.
   if not m.act then
-    local ready = not stale
+    local ready = true
     for _, s in ipairs(st.s) do
       local x = st.m[s]
       if s ~= c.node and (not x or not x.called or (x.act and x.v ~= version())) then ready = false end

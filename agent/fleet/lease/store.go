@@ -187,7 +187,7 @@ func (s *Store) Do(c *Call) *Reply {
 			st.version++
 		}
 	}
-	t := terms{state: st, call: c, nodes: nodes, serving: st.valid && st.dead >= 0, stale: stale}
+	t := terms{state: st, call: c, nodes: nodes, serving: st.valid && st.dead >= 0}
 	if st.valid {
 		t.members(&m)
 		st.nodes[c.Node] = m
@@ -239,7 +239,6 @@ type terms struct {
 	serving  bool // more than was claimed may be lent
 	reserved int  // no floor has a smaller divisor, now or soon
 	div      []int64
-	stale    bool   // the caller's floor was given away
 	less     []Less // limits that are smaller with others
 }
 
@@ -303,7 +302,7 @@ func (t *terms) members(m *node) {
 		m.divisor = min(m.divisor, st.divisor)
 		return
 	}
-	ready := !t.stale
+	ready := true
 	for _, name := range st.members {
 		x := st.nodes[name]
 		if name != c.Node && (!x.called || x.active && x.version != st.v()) {
