@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
@@ -27,36 +28,47 @@ type server struct {
 
 func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, address: l.Addr().String(), args: args}
-	l.Close()
+	s := &server{t: t, args: args}
 	s.start()
 	t.Cleanup(s.kill)
 	return s
 }
 
+// start returns when it listens: at the address of before, or at one that nobody else has taken
+// between the choice and redis-server's bind.
 func (s *server) start() {
 	s.t.Helper()
-	_, port, _ := net.SplitHostPort(s.address)
-	args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.t.TempDir()}, s.args...)
-	s.process = exec.Command("redis-server", args...)
-	if err := s.process.Start(); err != nil {
-		s.t.Fatalf("%v: make deps installs redis-server", err)
-	}
-	for {
-		conn, err := net.Dial("tcp", s.address)
+	for s.t.Context().Err() == nil {
+		address := s.address
+		if address == "" {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			address = l.Addr().String()
+			l.Close()
+		}
+		_, port, _ := net.SplitHostPort(address)
+		args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.t.TempDir()}, s.args...)
+		process := exec.Command("redis-server", args...)
+		says, err := process.StdoutPipe()
 		if err == nil {
-			conn.Close()
-			return
+			err = process.Start()
 		}
-		if s.t.Context().Err() != nil {
-			s.t.Fatal(err)
+		if err != nil {
+			s.t.Fatalf("%v: make deps installs redis-server", err)
 		}
+		for lines := bufio.NewScanner(says); lines.Scan(); {
+			if strings.Contains(lines.Text(), "eady to accept connections") {
+				s.address, s.process = address, process
+				go io.Copy(io.Discard, says) // to the end of the process
+				return
+			}
+		}
+		process.Wait() // it could not bind, and has said so
 		time.Sleep(10 * time.Millisecond)
 	}
+	s.t.Fatal("redis-server does not listen")
 }
 
 func (s *server) kill() {

@@ -619,6 +619,13 @@ func (m *Member) Divisor() int {
 	return m.table.Divisor
 }
 
+// Less are limits of the last call that are smaller with others, the first five.
+func (m *Member) Less() []Less {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.less)
+}
+
 // Status tells how things are. It looks at all that was wanted and lent.
 func (m *Member) Status() Status {
 	m.mu.Lock()
