@@ -19,7 +19,7 @@ func (b *Backend) Fleet() control.Fleet {
 	}
 	f.Server, f.Since, f.State = s.Server, s.Since, s.State()
 	f.Lease, f.Calls, f.Errors, f.Warnings = s.Runs, s.Calls, s.Errors, s.Warnings()
-	if s.Active {
+	if s.Active && !s.Doubts {
 		f.Divisor = s.Table.Divisor
 	}
 	if s.Away != nil {
@@ -37,11 +37,11 @@ func (b *Backend) Fleet() control.Fleet {
 var errNoFleet = errors.New("this host is of no fleet; remedy: see [fleet] in millrace.toml(5)")
 
 // ForgetNode implements control.Backend.
-func (b *Backend) ForgetNode(_ context.Context, n control.FleetNode) error {
+func (b *Backend) ForgetNode(ctx context.Context, n control.FleetNode) error {
 	if b.fleet == nil {
 		return errNoFleet
 	}
-	return b.fleet.Forget(n.Node)
+	return b.fleet.Forget(ctx, n.Node)
 }
 
 // LeaveFleet implements control.Backend.

@@ -244,6 +244,9 @@ func (s *Site) Surplus(now time.Time) int {
 // Want is the slots wanted now.
 func (s *Site) Want() int { return s.want }
 
+// Shut says whether no connect begins before a time, as the receiver lets nobody in.
+func (s *Site) Shut(until time.Time) bool { return until.Before(s.refusals.opens) }
+
 // Next is when Open may say something else without new evidence; zero: never.
 func (s *Site) Next() time.Time { return s.next }
 

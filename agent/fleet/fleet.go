@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,10 +81,12 @@ type Fleet struct {
 	kick   chan struct{}
 	asked  atomic.Bool
 
-	turn sync.Mutex // one call at a time
+	turn    sync.Mutex // one call at a time
+	divisor int        // with turn: that of the floors when that was last told
 
 	mu     sync.Mutex
 	status Status
+	told   map[lease.Less]bool // in the log
 }
 
 // Status is how a node stands with its fleet.
@@ -120,7 +123,7 @@ func Open(o Options) (*Fleet, error) {
 	if o.Look == 0 {
 		o.Look = time.Second
 	}
-	f := &Fleet{o: o, store: o.Store, kick: make(chan struct{}, 1)}
+	f := &Fleet{o: o, store: o.Store, kick: make(chan struct{}, 1), told: make(map[lease.Less]bool)}
 	m, err := lease.Open(filepath.Join(o.Directory, stateFile), lease.Options{
 		Fleet: o.Config.Name, Node: o.Config.Node, Nodes: int(o.Config.Nodes), Boot: o.Boot, Log: o.Log,
 	})
@@ -177,7 +180,6 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 	wg.Go(func() { f.watchEnd(ctx, w) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := f.o.Boot() - lease.Interval
 	for {
 		select {
 		case <-ctx.Done():
@@ -190,16 +192,14 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 		case <-timer.C:
 		case <-f.kick:
 		}
-		due := f.member.Due()
 		if f.asked.Load() {
-			due = min(due, last+lease.Shortest)
+			f.member.Soon()
 		}
-		if wait := due - f.o.Boot(); wait > 0 {
+		if wait := f.member.Due() - f.o.Boot(); wait > 0 {
 			timer.Reset(min(wait, f.o.Look)) // a timer stands still while the host sleeps
 			continue
 		}
 		f.asked.Store(false)
-		last = f.o.Boot()
 		f.renew(ctx, w)
 		timer.Reset(min(lease.Shortest, f.o.Look))
 	}
@@ -209,8 +209,8 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 func (f *Fleet) renew(ctx context.Context, w Work) {
 	f.turn.Lock()
 	defer f.turn.Unlock()
-	var list []lease.Demand
 	sessions, rates := w.Wanted()
+	list := make([]lease.Demand, 0, len(sessions)+len(rates))
 	for _, x := range sessions {
 		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Sessions, Limit: float64(x.Limit), Want: float64(x.Want)})
 	}
@@ -223,17 +223,23 @@ func (f *Fleet) renew(ctx context.Context, w Work) {
 		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Count, Day: x.Day, Limit: float64(x.Limit), Used: int64(x.Counted)})
 	})
 	f.member.Want(list)
-	before := f.member.Status()
 	c := f.member.Call()
-	w.Lent(false) // what the call gives up ends before the store hears of it
+	f.lent(w) // what the call gives up ends before the store hears of it
 	if !f.call(ctx, c) {
 		return
 	}
-	after := f.member.Status()
-	w.Lent(after.Active != before.Active || after.Table.Divisor != before.Table.Divisor)
+	f.lent(w)
+	f.tellLess(f.member.Less())
 	if counts > 0 {
 		w.Granted()
 	}
+}
+
+// lent tells what may be used by now. The caller holds turn.
+func (f *Fleet) lent(w Work) {
+	d := f.member.Divisor()
+	w.Lent(d != f.divisor)
+	f.divisor = d
 }
 
 // call has the store execute a call, and notes how that went. The caller holds turn.
@@ -271,11 +277,39 @@ func (f *Fleet) call(ctx context.Context, c *lease.Call) bool {
 	return true
 }
 
-// watchEnd tells when a lease has ended, while a call may be under way.
+// tellLess logs the limits that are smaller with others, when they become so.
+func (f *Fleet) tellLess(list []lease.Less) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, x := range list {
+		if !f.told[x] {
+			f.o.Log.Warn("a shared limit is smaller on another node, and that is what is lent; remedy: the same [[queue]], [[stream]] and millrace set on all nodes",
+				"limit", limitName(x), "there", limitThere(x), "node", x.Node)
+		}
+	}
+	clear(f.told)
+	for _, x := range list {
+		f.told[x] = true
+	}
+}
+
+// limitName is a limit as configurations and listings have it.
+func limitName(x lease.Less) string { _, name, _ := strings.Cut(x.Field, ":"); return name }
+
+// limitThere is a limit in sessions, or in messages a second.
+func limitThere(x lease.Less) string {
+	if strings.HasPrefix(x.Field, "r:") {
+		return fmt.Sprintf("%g/s", float64(x.Limit)/1000)
+	}
+	return fmt.Sprint(x.Limit)
+}
+
+// watchEnd tells when a lease has ended, or the floors of the file are used for want of a store, while a call may be under way.
 func (f *Fleet) watchEnd(ctx context.Context, w Work) {
 	timer := time.NewTimer(f.o.Look)
 	defer timer.Stop()
 	var told time.Duration
+	doubted := f.member.Status().Doubts
 	for {
 		select {
 		case <-ctx.Done():
@@ -283,6 +317,11 @@ func (f *Fleet) watchEnd(ctx context.Context, w Work) {
 		case <-timer.C:
 		}
 		wait := f.o.Look
+		if doubted {
+			if doubted = f.member.Status().Doubts; !doubted {
+				w.Lent(true)
+			}
+		}
 		if end, ok := f.member.Ends(); ok && end != told {
 			if left := end - f.o.Boot(); left > 0 {
 				wait = min(wait, left)
@@ -320,7 +359,7 @@ func (s *Status) State() string {
 		return "away"
 	case s.Why != "":
 		return s.Why
-	case !s.Active:
+	case !s.Active || s.Doubts:
 		return "new"
 	}
 	return "ok"
@@ -342,18 +381,33 @@ func (s *Status) Warnings() (list []string) {
 	case s.Left:
 		list = append(list, fmt.Sprintf("this node has left the fleet %s, and sends nothing of what is shared: take [fleet] out of the configuration, or join anew by a restart", s.Fleet))
 	case s.Away != nil && s.Away != errNotAsked:
-		list = append(list, fmt.Sprintf("the store of the fleet %s is away since %s: this node uses its own part of each shared limit", s.Fleet, s.Since.Format(time.TimeOnly)))
+		uses := "its own part of each shared limit"
+		switch {
+		case s.Runs > 0:
+			uses = fmt.Sprintf("what it was lent for another %.0f s, then %s", s.Runs, uses)
+		case s.Doubts:
+			uses = "nothing of what is shared, for ten seconds from its start, then " + uses
+		case !s.Active:
+			uses = "nothing of what is shared, as it has no part of it yet"
+		}
+		list = append(list, fmt.Sprintf("the store of the fleet %s is away since %s: this node uses %s", s.Fleet, s.Since.Format(time.TimeOnly), uses))
 	case s.Why == lease.Recovery:
 		list = append(list, "the store of the fleet "+s.Fleet+" is new or was started anew: for half a minute it lends nothing more")
 	case s.Why == lease.Unknown:
 		list = append(list, "the store of the fleet "+s.Fleet+" knows no member: if this is a new fleet say so, once and at one node, by millrace fleet bootstrap; else wait for a node that was a member")
 	}
+	if s.Forgot {
+		list = append(list, "this node was forgotten (millrace fleet forget) while it was off: it joins the fleet "+s.Fleet+" anew, and has no part of its own until all others have a smaller one")
+	}
+	for _, x := range s.Less {
+		list = append(list, fmt.Sprintf("the limit %s is smaller on node %s, %s, and that is what is lent: configure the same on all nodes", limitName(x), x.Node, limitThere(x)))
+	}
 	return list
 }
 
-// Forget has the store drop a node that is off for good: its floors are lent to others. The next
-// call says so.
-func (f *Fleet) Forget(node string) error {
+// Forget has the store drop a node that is off for good: its floors are lent to others. The store
+// refuses that of one that it has heard of lately.
+func (f *Fleet) Forget(ctx context.Context, node string) error {
 	s := f.member.Status()
 	switch {
 	case node == f.o.Config.Node:
@@ -361,9 +415,24 @@ func (f *Fleet) Forget(node string) error {
 	case !slices.Contains(s.Table.Members, node):
 		return fmt.Errorf("there is no member %q; remedy: see millrace fleet", node)
 	}
-	f.member.Forget(node)
+	said := f.member.Forget(node)
 	f.Ask()
-	return nil
+	err := lease.ErrNotSaid
+	select {
+	case err = <-said:
+	case <-ctx.Done():
+	case <-time.After(12 * time.Second): // the member does not say it for longer
+	}
+	switch err {
+	case nil:
+		f.o.Log.Info("the fleet has forgotten a node", "node", node)
+		return nil
+	case lease.ErrCalls:
+		return fmt.Errorf("%s was not forgotten: %w; remedy: stop it for good, and say this again in a minute", node, err)
+	case lease.ErrUnknown:
+		return fmt.Errorf("%s was not forgotten: %w; remedy: say this again in a minute", node, err)
+	}
+	return fmt.Errorf("%s was not forgotten, as far as this node knows: %w; remedy: see millrace fleet, and say this again when the store is back", node, err)
 }
 
 // Bootstrap says that no node of this fleet was ever granted anything.

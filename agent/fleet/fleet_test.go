@@ -158,6 +158,8 @@ func wait(d time.Duration) {
 	synctest.Wait()
 }
 
+func warnings(n *node) []string { s := n.Status(); return s.Warnings() }
+
 func open(nodes []*node) (list [3]int) {
 	for i, n := range nodes {
 		list[i] = n.sessions()
@@ -199,12 +201,15 @@ func TestLeaseEndsWhileTheStoreIsAway(t *testing.T) {
 			t.Errorf("%d sessions of %d while the lease runs", n, before)
 		}
 		st := nodes[0].Status()
-		if w := st.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is away since") || st.Runs <= 0 || st.Errors == 0 {
+		if w := st.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is away since") || !strings.Contains(w[0], "what it was lent for another ") || st.Runs <= 0 || st.Errors == 0 {
 			t.Errorf("%q, %+v", w, st)
 		}
 		wait(11 * time.Second)
 		if n := nodes[0].sessions(); n != 3 {
 			t.Errorf("%d sessions where the lease has ended, and the floor is 3", n)
+		}
+		if w := warnings(nodes[0]); len(w) != 1 || !strings.HasSuffix(w[0], "this node uses its own part of each shared limit") {
+			t.Errorf("%q", w)
 		}
 		nodes[1].set(10)
 		nodes[2].set(10)
@@ -239,22 +244,106 @@ func TestStoppedNodeKeepsItsFloorUntilItIsForgotten(t *testing.T) {
 		}
 		wait(10 * time.Second)
 		nodes[2].stop()
+		if err := nodes[0].Forget(context.Background(), "c"); err == nil || !strings.Contains(err.Error(), "half a minute; remedy: ") {
+			t.Errorf("forget one that has just called: %v", err)
+		}
+		s.set("a", true)
+		if err := nodes[0].Forget(context.Background(), "c"); err == nil || !strings.Contains(err.Error(), "does not answer; remedy: ") {
+			t.Errorf("forget without a store: %v", err)
+		}
+		s.set("a", false)
 		wait(5 * time.Minute)
 		if got := open(nodes); got != [3]int{4, 4, 0} {
 			t.Errorf("%v, of which the floors are 4", got)
 		}
-		if err := nodes[0].Forget("x"); err == nil || !strings.Contains(err.Error(), "; remedy: ") {
+		if err := nodes[0].Forget(context.Background(), "x"); err == nil || !strings.Contains(err.Error(), "; remedy: ") {
 			t.Errorf("forget nobody: %v", err)
 		}
-		if err := nodes[0].Forget("a"); err == nil {
+		if err := nodes[0].Forget(context.Background(), "a"); err == nil {
 			t.Error("a node forgets itself")
 		}
-		if err := nodes[0].Forget("c"); err != nil {
+		if err := nodes[0].Forget(context.Background(), "c"); err != nil {
 			t.Fatal(err)
 		}
 		wait(5 * time.Minute)
 		if m := nodes[0].Status().Table.Members; len(m) != 2 {
 			t.Errorf("members %v", m)
+		}
+	})
+}
+
+// A node that was forgotten and starts again with its file sends nothing by what it had, and says
+// why; without a store one that starts waits ten seconds, then uses its floors.
+func TestNodeThatStartsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		boot := func() time.Duration { return time.Hour + time.Since(began) }
+		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		r := &receiver{t: t, limit: 12}
+		dirs := []string{t.TempDir(), t.TempDir()}
+		start := func(i int) *node {
+			return newNode(t, string(rune('a'+i)), dirs[i], 0, r, Options{Store: s, Boot: boot})
+		}
+		nodes := []*node{start(0), start(1)}
+		wait(time.Second)
+		if err := nodes[0].Bootstrap(); err != nil {
+			t.Fatal(err)
+		}
+		nodes[0].set(12)
+		wait(2 * time.Minute)
+		if nodes[1].Floor(12) != 6 {
+			t.Fatal("no floors: the test shows nothing")
+		}
+		s.set("*", true)
+		nodes[1].stop()
+		nodes[1] = start(1)
+		nodes[1].set(12)
+		wait(9 * time.Second)
+		if st := nodes[1].Status(); nodes[1].sessions() != 0 || !strings.HasSuffix(st.Warnings()[0], "for ten seconds from its start, then its own part of each shared limit") || st.State() != "away" {
+			t.Errorf("%d sessions before ten seconds, %q", nodes[1].sessions(), st.Warnings())
+		}
+		wait(2 * time.Second)
+		if n := nodes[1].sessions(); n != 6 {
+			t.Errorf("%d sessions after ten seconds", n)
+		}
+		nodes[1].stop()
+		s.set("*", false)
+		wait(2 * time.Minute)
+		if err := nodes[0].Forget(context.Background(), "b"); err != nil {
+			t.Fatal(err)
+		}
+		wait(2 * time.Minute)
+		if n := nodes[0].sessions(); n != 12 {
+			t.Errorf("%d sessions of one that is alone", n)
+		}
+		nodes[1] = start(1)
+		nodes[1].set(12)
+		wait(3 * time.Second)
+		if w := warnings(nodes[1]); len(w) != 1 || !strings.Contains(w[0], "was forgotten") {
+			t.Errorf("%q", w)
+		}
+		wait(2 * time.Minute)
+		if w := warnings(nodes[1]); len(w) != 0 || nodes[1].Floor(12) != 6 {
+			t.Errorf("%q, floor %d of one that has joined anew", w, nodes[1].Floor(12))
+		}
+	})
+}
+
+// Limits that differ are told by the node that has the greater one.
+func TestLimitsThatDiffer(t *testing.T) {
+	t.Parallel()
+	bubble(t, 12, func(r *receiver, s *twin, nodes []*node) {
+		nodes[1].to = &receiver{t: t, limit: 10}
+		for _, n := range nodes[:2] {
+			n.set(12)
+		}
+		wait(10 * time.Second)
+		if w := warnings(nodes[0]); len(w) != 1 || !strings.Contains(w[0], "the limit "+key+" is smaller on node b, 10,") {
+			t.Errorf("%q", w)
+		}
+		if w := warnings(nodes[1]); len(w) != 0 {
+			t.Errorf("%q of the node with the smaller one", w)
 		}
 	})
 }

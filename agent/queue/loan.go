@@ -36,6 +36,9 @@ type loan struct {
 	told  int  // what was wanted when Wanted told
 }
 
+// renewal is how soon a Lender takes other demands.
+const renewal = 5 * time.Second
+
 // Want is how much this node could use of a limit.
 type Want struct {
 	Key         string
@@ -97,7 +100,8 @@ func (l *loan) sessions() (n, going int) {
 
 // wants is how many sessions could be used now: those with work, and as many more as there is
 // mail for, but not beyond what the receiver is known to take and one to try whether it takes
-// more; where nothing is known to be up that is one alone.
+// more; where nothing is known to be up that is one alone. While the receiver lets nobody in for
+// longer than a renewal takes, only what is up can be used: others are lent the rest meanwhile.
 func (q *Queue) wants(l *loan, now time.Time) (n int) {
 	for _, s := range l.sites {
 		busy := s.live - s.retiring - int(s.ready) + s.opening
@@ -107,6 +111,9 @@ func (q *Queue) wants(l *loan, now time.Time) (n int) {
 		}
 		if cl, ok := q.control(s).Clamped(now); ok && cl.Sessions >= 0 {
 			most = min(most, cl.Sessions)
+		}
+		if q.control(s).Shut(now.Add(renewal)) {
+			most = min(most, s.live+s.opening)
 		}
 		n += max(busy, min(busy+s.waiting, most))
 	}

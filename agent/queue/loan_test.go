@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -35,6 +36,12 @@ func (l *lender) Ask() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked++
+}
+
+func (l *lender) asks() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked
 }
 
 func (l *lender) now() int {
@@ -128,6 +135,72 @@ func TestSessionsStayWithinWhatIsLent(t *testing.T) {
 			t.Errorf("wanted without mail: %v", list)
 		}
 	})
+}
+
+// Where the receiver lets nobody in for long, nothing is wanted that could not be used: other nodes
+// have it. It is wanted again when the door may be open.
+func TestNothingIsWantedBeforeAShutDoor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		shut := false
+		l := &lender{may: 10}
+		w := borrower(t, l, func(w *world) {
+			w.policy.MaxMessagesPerConnection = 1
+			serve := w.server
+			w.server = func(w *world, s *Session) {
+				w.mu.Lock()
+				refuse := shut
+				w.mu.Unlock()
+				if !refuse {
+					serve(w, s)
+					return
+				}
+				began := time.Now()
+				time.Sleep(w.service)
+				w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Refused, Began: began, Text: "421 too many"}}, "421 too many")
+			}
+		})
+		for i := range 20000 {
+			w.add(spool.ID(i+1), "news", "a.test")
+		}
+		pass(10 * time.Second)
+		l.lend(w, 1)
+		pass(time.Second)
+		if list, _ := w.Wanted(); len(list) != 1 || list[0].Want < 4 {
+			t.Fatalf("wanted: %v", list)
+		}
+		w.set(func() { shut = true })
+		waited := 0
+		for range 300 {
+			pass(time.Second)
+			if wait := time.Until(w.opens()); wait > 6*time.Second {
+				if list, _ := w.Wanted(); len(list) > 0 {
+					t.Fatalf("wanted: %v, of which nothing could be used for %v", list, wait)
+				}
+				waited++
+			}
+		}
+		if waited == 0 {
+			t.Fatal("the controller never waited for long: the test shows nothing")
+		}
+		w.set(func() { shut = false })
+		l.lend(w, 0)
+		asked := l.asks()
+		pass(20 * time.Minute)
+		if list, _ := w.Wanted(); len(list) != 1 || l.asks() == asked {
+			t.Errorf("wanted: %v when the door may be open", list)
+		}
+	})
+}
+
+// opens is when the one site's receiver is asked again.
+func (w *world) opens() (at time.Time) {
+	w.Queue.mu.Lock()
+	defer w.Queue.mu.Unlock()
+	for _, l := range w.loans {
+		at = l.sites[0].control.Snapshot(time.Now()).Opens
+	}
+	return at
 }
 
 func TestIdleSessionsBeyondWhatIsLentEndAtOnce(t *testing.T) {

@@ -23,12 +23,14 @@ type fleetCmd struct {
 func (c *fleetCmd) Help() string {
 	return `The nodes of a fleet share limits by a store ([fleet] in the configuration). Each has its
 floor of each, limit/members, for good, and more is lent to it for half a minute at a time.
-While the store is away each goes on with its floors.
+While the store is away each uses its lease to the end, then its floors. MAY USE is what this
+node may use now, floor and loan together.
 
 A node that is stopped keeps its floors, and has them when it comes back: to stop the
 agent is no leave. What is off for good is told by "forget" at another node, or by
-"leave" before. A node that was forgotten must not start with its state_directory again
-as if nothing had been: remove fleet.json there first.
+"leave" before. A node that was forgotten and starts again hears that from the store, and
+joins anew; if the store is away it cannot know, and uses its former floors after ten
+seconds: remove fleet.json in its state_directory then.
 
 The first node of a new fleet has to be told that it is, by "bootstrap": a store that is
 empty might have lost what it had. With nodes = N in [fleet], the same everywhere, all
@@ -63,7 +65,11 @@ func (c *fleetStatus) Run(ctx context.Context, g *globals) error {
 		printable.Fprintln(out, "this host is of no fleet ([fleet] in the configuration)")
 		return nil
 	}
-	printable.Fprintf(out, "fleet %s, node %s, members: %s\n", f.Fleet, f.Node, strings.Join(f.Members, " "))
+	members := "no members known yet"
+	if len(f.Members) > 0 {
+		members = "members: " + strings.Join(f.Members, " ")
+	}
+	printable.Fprintf(out, "fleet %s, node %s, %s\n", f.Fleet, f.Node, members)
 	store := "store " + f.State
 	if f.Server != "" {
 		store += " (" + f.Server + ")"
@@ -71,7 +77,11 @@ func (c *fleetStatus) Run(ctx context.Context, g *globals) error {
 	if !f.Since.IsZero() {
 		store += " since " + f.Since.Local().Format(time.DateTime)
 	}
-	printable.Fprintf(out, "%s, %s calls, %s not answered, lease runs for %.0f s\n", store, thousands(int(f.Calls)), thousands(int(f.Errors)), f.Lease)
+	printable.Fprintf(out, "%s, %s calls, %s not answered", store, thousands(int(f.Calls)), thousands(int(f.Errors)))
+	if f.Lease > 0 && len(f.Members) > 0 { // else nothing can have been lent
+		printable.Fprintf(out, ", lease runs for %.0f s", f.Lease)
+	}
+	printable.Fprintln(out)
 	if f.Away != "" {
 		printable.Fprintf(out, "%s\n", f.Away)
 	}
@@ -90,7 +100,7 @@ func (c *fleetStatus) Run(ctx context.Context, g *globals) error {
 		return nil
 	}
 	const row = "%8s %8s %8s %8s %8s  %s\n"
-	printable.Fprintf(out, row, "LIMIT", "FLOOR", "LENT", "IN USE", "WANTED", "NAME")
+	printable.Fprintf(out, row, "LIMIT", "FLOOR", "MAY USE", "IN USE", "WANTED", "NAME")
 	for _, x := range f.Limits {
 		has, want := strconv.Itoa(x.Has), number(x.Want)
 		if strings.HasPrefix(x.Name, "stream/") {
@@ -119,7 +129,7 @@ func (c *fleetForget) Run(ctx context.Context, g *globals) error {
 	if err := client.ForgetNode(ctx, c.Node); err != nil {
 		return err
 	}
-	printable.Fprintf(os.Stdout, "the store will be told that %s is off for good; it refuses that of a node that has called within half a minute: look at millrace fleet, and say it again then\n", c.Node)
+	printable.Fprintf(os.Stdout, "%s is no member any more: what was its own is lent to the others\n", c.Node)
 	return nil
 }
 

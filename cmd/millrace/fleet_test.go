@@ -45,12 +45,12 @@ store away (192.0.2.7:6379) since 2026-11-29 08:00:00, 12,345 calls, 7 not answe
 192.0.2.7:6379: connection refused?[2J
 warning: the store is away
 floor of each limit: 1/3 of it
-   LIMIT    FLOOR     LENT   IN USE   WANTED  NAME
+   LIMIT    FLOOR  MAY USE   IN USE   WANTED  NAME
       10        3        7        6        9  queue/general/a.example
       20    6.666     12.5        -        -  stream/news
 and 1,200 more
 `},
-		{args: "fleet forget mx3", stdout: "the store will be told that mx3 is off for good; it refuses that of a node that has called within half a minute: look at millrace fleet, and say it again then\n"},
+		{args: "fleet forget mx3", stdout: "mx3 is no member any more: what was its own is lent to the others\n"},
 		{args: "fleet forget mx4", code: 1, stderr: "there is no member"},
 		{args: "fleet leave", code: 1, stderr: "has not taken it yet"},
 		{args: "fleet bootstrap", stdout: "the fleet begins here; this node has its part in about half a minute (millrace fleet)\n"},

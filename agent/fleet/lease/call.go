@@ -2,6 +2,7 @@ package lease
 
 import (
 	_ "embed"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -45,7 +46,9 @@ type Call struct {
 	Nodes       int
 	Leave       bool
 	Found       bool   // the admin says that no node of this fleet has been granted anything
+	Doubt       bool   // it was started, and does not use its floors before the store knows of them
 	Forget      string // a node that the admin says is off for good
+	Off         int64  // the seq of the last reply when he said it
 	Asks        []Ask
 
 	sent     time.Duration // by Options.Boot
@@ -72,6 +75,14 @@ type Reply struct {
 	Table  Table // Version "": none
 	Active bool
 	Grants []int64 // one for each ask; none with Hello and Left
+	Less   []Less  // of the limits that were asked for, some that are smaller with others
+}
+
+// Less is a limit of which another node has a smaller one by the same name; that is what is lent.
+type Less struct {
+	Field string `json:"f"`
+	Limit int64  `json:"l"` // there
+	Node  string `json:"n"`
 }
 
 // Why a reply grants nothing new.
@@ -104,31 +115,52 @@ type header struct {
 	Nodes    int    `json:"nodes"`
 	Leave    bool   `json:"leave"`
 	Found    bool   `json:"found"`
+	Doubt    bool   `json:"doubt"`
 	Forget   string `json:"forget"`
+	Off      int64  `json:"off"`
+	Less     []Less `json:"less,omitempty"`
 }
 
 // Key is the one key of the store that the call needs.
 func (c *Call) Key() string { return "millrace:{" + c.Fleet + "}:lease" }
 
-// Args are the arguments of the script: a few hundred bytes, and about 60 for each ask.
+// Args are the arguments of the script: a few hundred octets, and about 45 for each ask.
 func (c *Call) Args() []any {
 	h := header{Node: c.Node, ID: c.ID, Token: c.Token, N: c.N, Answered: c.Answered, Epoch: c.Epoch.N, EpochID: c.Epoch.ID,
 		Time: c.Time, Since: c.Since, Seq: c.Seq, Clock: c.Clock, Version: c.Table.Version, Members: strings.Join(c.Table.Members, ","), Divisor: c.Table.Divisor,
-		Low: c.Table.Low, Active: c.Active, Nodes: c.Nodes, Leave: c.Leave, Found: c.Found, Forget: c.Forget}
+		Low: c.Table.Low, Active: c.Active, Nodes: c.Nodes, Leave: c.Leave, Found: c.Found, Doubt: c.Doubt, Forget: c.Forget, Off: c.Off}
 	text, err := json.Marshal(h)
 	if err != nil {
 		panic(err) // strings, numbers and truths can be written
 	}
-	args := make([]any, 3, 3+5*len(c.Asks))
-	args[0], args[1], args[2] = string(text), "", ""
-	for _, a := range c.Asks {
-		kind := "l"
+	return []any{string(text), "", "", packed(c.Asks)}
+}
+
+// packed are asks as one list in MessagePack, of which a server reads 10,000 in half the time of as
+// many arguments.
+func packed(asks []Ask) []byte {
+	b := make([]byte, 0, 5+80*len(asks))
+	b = append(b, 0xdd) // https://github.com/msgpack/msgpack/blob/master/spec.md has these
+	b = binary.BigEndian.AppendUint32(b, uint32(5*len(asks)))
+	for _, a := range asks {
+		b = append(b, 0xda)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(a.Field)))
+		b = append(b, a.Field...)
 		if a.Count {
-			kind = "c"
+			b = append(b, 0xc3)
+		} else {
+			b = append(b, 0xc2)
 		}
-		args = append(args, a.Field, kind, a.Limit, a.Want, a.Claim)
+		for _, n := range [...]int64{a.Limit, a.Want, a.Claim} {
+			if n >= 0 && n < 128 {
+				b = append(b, byte(n))
+			} else {
+				b = append(b, 0xd3)
+				b = binary.BigEndian.AppendUint64(b, uint64(n))
+			}
+		}
 	}
-	return args
+	return b
 }
 
 // ParseReply reads what the script returned.
@@ -145,7 +177,7 @@ func ParseReply(v any) (*Reply, error) {
 	if err := json.Unmarshal([]byte(text), &h); err != nil {
 		return nil, fmt.Errorf("the head of the store's reply: %w", err)
 	}
-	r := &Reply{Why: h.Why, Token: h.Token, Epoch: Epoch{h.Epoch, h.EpochID}, Time: h.Time, Seq: h.Seq, Clock: h.Clock, Active: h.Active,
+	r := &Reply{Why: h.Why, Token: h.Token, Epoch: Epoch{h.Epoch, h.EpochID}, Time: h.Time, Seq: h.Seq, Clock: h.Clock, Active: h.Active, Less: h.Less,
 		Table: Table{Version: h.Version, Divisor: h.Divisor, Low: h.Low}}
 	if h.Members != "" {
 		r.Table.Members = strings.Split(h.Members, ",")

@@ -12,7 +12,7 @@ import (
 // histories runs that many, from a first seed.
 func histories(t *testing.T, first, number uint64) {
 	t.Helper()
-	var next, wrong, lent, active, spent, shrunk, told atomic.Int64
+	var next, wrong, lent, active, spent, shrunk, back, told atomic.Int64
 	var group sync.WaitGroup
 	for range 2 {
 		group.Go(func() {
@@ -26,6 +26,7 @@ func histories(t *testing.T, first, number uint64) {
 				active.Add(int64(w.active))
 				spent.Add(w.spent)
 				shrunk.Add(int64(w.shrunk))
+				back.Add(int64(w.told))
 				if w.wrong != "" {
 					wrong.Add(1)
 					if told.Add(1) <= 5 {
@@ -36,8 +37,8 @@ func histories(t *testing.T, first, number uint64) {
 		})
 	}
 	group.Wait()
-	t.Logf("%d histories, %d wrong; moments with more than a floor %d, with a floor %d; counted %d; floors grew %d times", number, wrong.Load(), lent.Load(), active.Load(), spent.Load(), shrunk.Load())
-	if shrunk.Load() == 0 || lent.Load() == 0 || active.Load() == 0 || spent.Load() == 0 {
+	t.Logf("%d histories, %d wrong; moments with more than a floor %d, with a floor %d; counted %d; floors grew %d times; %d came back that were forgotten", number, wrong.Load(), lent.Load(), active.Load(), spent.Load(), shrunk.Load(), back.Load())
+	if shrunk.Load() == 0 || lent.Load() == 0 || active.Load() == 0 || spent.Load() == 0 || back.Load() == 0 {
 		t.Error("nothing was lent, counted or grew: the histories show nothing")
 	}
 }

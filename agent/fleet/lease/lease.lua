@@ -1,10 +1,10 @@
 -- The store of a fleet's leases: one call of one member, as package lease explains it.
--- store.go is the same in Go, line by line, and tests hold the two to equal replies.
+-- store.go has the same rules in Go, to be read beside it, and tests hold the two to equal replies.
 --
 -- KEYS[1]  a hash: field "" is the fleet's state, the others are limits that are lent
 -- ARGV[1]  the call but for its asks, in JSON (Call.Args)
 -- ARGV[2], ARGV[3]  "": of tests alone, this server's incarnation and something unique
--- ARGV[4]...        five for each ask: field, kind, limit, want or used, claim
+-- ARGV[4]  five for each ask, in MessagePack: field, whether it is a count, limit, want or used, claim
 --
 -- The reply is a list: the reply but for its grants, in JSON, and a grant for each ask.
 
@@ -92,8 +92,10 @@ if c.leave then
   return finish()
 end
 
--- What the caller may be using.
-m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act, c.nodes, seq
+-- What the caller may be using. A floor of which the table knows nothing was given away: its node
+-- was forgotten, and started again with its file. With a number of nodes it is kept.
+local stale = st.valid and c.act and c.v ~= '' and c.nodes == 0 and not (place(c.node) and (m.act or not m.called))
+m.called, m.v, m.d, m.act, m.nodes, m.last = true, c.v, c.d, c.act and not stale, c.nodes, seq
 local nodes, called = 0, 0
 for _, x in pairs(st.m) do
   if x.called then
@@ -101,9 +103,10 @@ for _, x in pairs(st.m) do
   end
 end
 
--- The table: from an active member, or the admin says, or all the nodes there are say, that there is none.
+-- The table: from an active member that does not doubt, or the admin says, or all the nodes there
+-- are say, that there is none.
 if not st.valid then
-  if c.act and c.v ~= '' then
+  if c.act and c.v ~= '' and not c.doubt then
     for s in string.gmatch(c.s, '[^,]+') do st.s[#st.s + 1] = s end
     st.valid, st.d = true, c.d
     st.low = min(c.low, #st.s, c.d)
@@ -120,7 +123,7 @@ local reserved = 0
 if st.valid then
   local i = c.forget ~= '' and c.forget ~= c.node and dead >= 0 and place(c.forget)
   local x = i and st.m[c.forget]
-  if i and not (x and x.called and x.last > dead) then
+  if i and not (x and x.called and (x.last > dead or x.last > c.off)) then
     table.remove(st.s, i)
     st.m[c.forget] = nil
     bump()
@@ -134,7 +137,7 @@ if st.valid then
   -- not grow by what the store has forgotten.
   local least = max(#st.s, nodes)
   local grown = least
-  if c.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = max(least, c.d) end
+  if m.act and string.sub(c.v, 1, #st.eid + 1) ~= st.eid .. '/' then grown = max(least, c.d) end
   if grown > st.d then
     if st.d == 0 then st.low = grown end
     st.d = grown
@@ -204,87 +207,128 @@ for i, s in ipairs(st.s) do
   end
 end
 local unseen = max(0, nodes - #st.s)
--- What the caller may use of a limit until its lease ends.
+local node, eid, places = c.node, st.eid, {}
+for i, s in ipairs(st.s) do places[s] = i end
+-- What is the same for all limits of a size: each member's floor; taken, those of the others and of
+-- nodes that never called.
+local sizes = {}
+local function size(limit)
+  local f = {taken = nodes > 0 and unseen * floor(limit / nodes) or 0}
+  for i, d in ipairs(div) do
+    f[i] = d > 0 and floor(limit / d) or 0
+    if i ~= places[node] then f.taken = f.taken + f[i] end
+  end
+  sizes[limit] = f
+  return f
+end
+
+-- A limit's record is a list: epoch; of a count when it was last asked for, else false; and of each
+-- part five, or of a count three: name, want or used, hold, seq, limit. Lists that are used for
+-- one limit after another, and no tables in them, halve what the call takes.
+local wants, floors, at = {}, {}, {}
+-- The sum if all that ask are filled to a level, none under its floor.
+local function filled(level, asking)
+  local sum = 0
+  for i = 1, asking do
+    local w, f = wants[i], floors[i]
+    if w > level then w = level end
+    sum = sum + (w > f and w or f)
+  end
+  return sum
+end
+
+local unequal = {} -- limits that are smaller with others
+-- What the caller may use of a limit until its lease ends. Where others have a smaller limit by
+-- that name, it is that one.
 local function lease(field, rec, limit, want, claim)
-  if rec.e ~= st.eid then rec = {e = st.eid, m = {}} end
-  rec.m[c.node] = nil
-  want = min(want, limit)
-  local taken = nodes > 0 and unseen * floor(limit / nodes) or 0
-  local left, own = limit - taken, 0 -- left: for those who ask
-  local asking, wants, floors = {}, {}, {}
-  for i, s in ipairs(st.s) do
-    local f = div[i] > 0 and floor(limit / div[i]) or 0
-    local x = rec.m[s]
-    if x and x[3] <= dead then x = nil end
-    if s == c.node then
-      own = f
-      asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, want, f
-    elseif x then
-      taken = taken + max(f, x[2])
-      asking[#asking + 1], wants[#wants + 1], floors[#floors + 1] = s, x[1], f
-    else
-      taken, left = taken + f, left - f
+  local mine, less, last = limit, nil, 2
+  for i = 3, rec[1] == eid and #rec or 2, 5 do
+    local name, theirs = rec[i], rec[i + 4]
+    if name ~= node and rec[i + 3] > dead then
+      if theirs < limit or less and theirs == limit and name < less then limit, less = theirs, name end
+      if i > last + 1 then
+        for k = 1, 5 do rec[last + k] = rec[i + k - 1] end
+      end
+      last = last + 5
     end
   end
-  for s, x in pairs(rec.m) do
-    if x[3] <= dead then
-      rec.m[s] = nil
-    elseif not place(s) then
-      taken, left = taken + x[2], left - x[2]
+  if less and #unequal < 5 then unequal[#unequal + 1] = {f = field, l = limit, n = less} end
+  want = min(want, limit)
+  local f = sizes[limit] or size(limit)
+  local taken, left = f.taken, limit - f.taken -- left: for those who ask
+  local me, own, asking = places[node], 0, 0
+  if me then
+    own, asking = f[me], 1
+    wants[1], floors[1], at[1] = want, own, me
+  end
+  for i = 3, last, 5 do
+    local place, hold = places[rec[i]], rec[i + 2]
+    if place then
+      local x = f[place]
+      if hold > x then taken = taken + hold - x end
+      left, asking = left + x, asking + 1
+      wants[asking], floors[asking], at[asking] = rec[i + 1], x, place
+    else
+      taken, left = taken + hold, left - hold
     end
   end
 
-  -- The greatest level to which all that ask can be filled, none under its floor.
-  local function filled(level)
-    local sum = 0
-    for i, w in ipairs(wants) do sum = sum + max(floors[i], min(w, level)) end
-    return sum
-  end
+  -- The greatest level to which all that ask can be filled.
   local low, high = 0, max(0, limit)
-  if filled(high) <= left then
+  if filled(high, asking) <= left then
     low = high
   else -- all the same for each is a good guess
-    local even = max(0, floor(left / #asking))
-    if filled(even) <= left then
+    local even = max(0, floor(left / asking))
+    if filled(even, asking) > left then
+      high = even
+    else
       low = even
-      if filled(even + 1) > left then high = even end
+      if filled(even + 1, asking) > left then high = even end
     end
   end
   while low < high do
     local mid = floor((low + high + 1) / 2)
-    if filled(mid) <= left then low = mid else high = mid - 1 end
+    if filled(mid, asking) <= left then low = mid else high = mid - 1 end
   end
   local target = max(own, min(want, low))
 
   -- The rest, one for each, goes round in turns.
-  local rest = left - filled(low)
-  if want > low and own <= low and rest > 0 then
-    local n, rank = 0, 0
-    for i, w in ipairs(wants) do
-      if w > low and floors[i] <= low then
-        if asking[i] == c.node then rank = n end
-        n = n + 1
+  if want > low and own <= low then
+    local rest = left - filled(low, asking)
+    if rest > 0 then
+      local n, rank = 0, 0
+      for i = 1, asking do
+        if wants[i] > low and floors[i] <= low then
+          n = n + 1
+          if at[i] < me then rank = rank + 1 end
+        end
       end
+      local start = floor(now / TURN) + tonumber(string.sub(redis.sha1hex(field), 1, 6), 16)
+      if (rank - start) % n < rest then target = target + 1 end
     end
-    local start = floor(now / TURN) + tonumber(string.sub(redis.sha1hex(field), 1, 6), 16)
-    if (rank - start) % n < rest then target = target + 1 end
   end
 
   local grant = max(0, min(target, limit - taken))
   if not serving then grant = min(grant, claim) end
   local hold = max(claim, grant)
   -- The floor that it has is enough to know, the one that is made ready is not.
-  local sure = m.act and floor(limit / m.d) or 0
-  if want > sure or hold > sure then rec.m[c.node] = {want, hold, seq} end
-  return grant, rec, next(rec.m) ~= nil
+  local sure = m.act and floor(mine / m.d) or 0
+  rec[1], rec[2] = eid, false
+  if want > sure or hold > sure then
+    rec[last + 1], rec[last + 2], rec[last + 3], rec[last + 4], rec[last + 5] = node, want, hold, seq, mine
+    last = last + 5
+  end
+  return grant, last > 2 and pack(unpack(rec, 1, last))
 end
 
 -- How far the caller's count of a day may go.
 local function count(rec, limit, used, claim)
-  local taken, spent = 0, used
-  for id, x in pairs(rec.m) do
-    if id ~= c.id then
-      taken, spent = taken + x[2], spent + x[1]
+  local taken, spent, own = 0, used, #rec + 1
+  for i = 3, #rec, 3 do
+    if rec[i] == c.id then
+      own = i
+    else
+      taken, spent = taken + rec[i + 2], spent + rec[i + 1]
     end
   end
   local grant = claim
@@ -292,31 +336,30 @@ local function count(rec, limit, used, claim)
     local ahead = math.ceil(max(0, limit - spent) / (2 * #st.s))
     grant = max(0, min(used + ahead, limit - taken))
   end
-  rec.m[c.id] = {used, max(claim, grant)}
-  rec.e, rec.last = st.eid, now
-  return grant, rec
+  rec[own], rec[own + 1], rec[own + 2] = c.id, used, max(claim, grant)
+  rec[1], rec[2] = eid, now
+  return grant, pack(unpack(rec))
 end
 
-local asks = (#ARGV - 3) / 5
-for from = 0, asks - 1, 500 do
-  local to = min(from + 500, asks) - 1
+local asks = unpackm(ARGV[4])
+for from = 0, #asks - 1, 2500 do
+  local to = min(from + 2500, #asks) - 1
   local names, sets, gone = {}, {}, {}
-  for i = from, to do names[#names + 1] = ARGV[4 + 5 * i] end
+  for i = from, to, 5 do names[#names + 1] = asks[i + 1] end
   local recs = redis.call('HMGET', key, unpack(names))
-  for i = from, to do
-    local at = 4 + 5 * i
-    local field, raw = ARGV[at], recs[i - from + 1]
-    local rec = raw and unpackm(raw) or {e = st.eid, m = {}}
-    local limit, want, claim = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-    local grant, keep = 0, true
-    if ARGV[at + 1] == 'c' then
-      grant, rec = count(rec, limit, want, claim)
+  for k, field in ipairs(names) do
+    local i, raw = from + 5 * k - 5, recs[k]
+    local limit, want, claim = asks[i + 3], asks[i + 4], asks[i + 5]
+    local rec = raw and {unpackm(raw)} or {eid, false}
+    local grant, text
+    if asks[i + 2] then
+      grant, text = count(rec, limit, want, claim)
     else
-      grant, rec, keep = lease(field, rec, limit, want, claim)
+      grant, text = lease(field, rec, limit, want, claim)
     end
-    grants[i + 2] = grant
-    if keep then
-      sets[#sets + 1], sets[#sets + 2] = field, pack(rec)
+    grants[#grants + 1] = grant
+    if text then
+      sets[#sets + 1], sets[#sets + 2] = field, text
     elseif raw then
       gone[#gone + 1] = field
     end
@@ -325,22 +368,24 @@ for from = 0, asks - 1, 500 do
   if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
 end
 
+if #unequal > 0 then out.less = unequal end
+
 -- What nobody holds any more is swept out, a few at each call.
 local scan = redis.call('HSCAN', key, st.cursor, 'COUNT', 10)
 st.cursor = scan[1]
 for i = 1, #scan[2], 2 do
   local field, raw = scan[2][i], scan[2][i + 1]
   if field ~= '' then
-    local rec = unpackm(raw)
+    local rec = {unpackm(raw)}
     local over = true
-    if rec.last then
-      over = rec.e == st.eid and rec.last + DAYS <= now
-      if rec.e ~= st.eid then
-        rec.e, rec.last = st.eid, now
-        redis.call('HSET', key, field, pack(rec))
+    if rec[2] then
+      over = rec[1] == eid and rec[2] + DAYS <= now
+      if rec[1] ~= eid then
+        rec[1], rec[2] = eid, now
+        redis.call('HSET', key, field, pack(unpack(rec)))
       end
-    elseif rec.e == st.eid then
-      for _, x in pairs(rec.m) do over = over and x[3] <= dead end
+    elseif rec[1] == eid then
+      for i = 3, #rec, 5 do over = over and rec[i + 3] <= dead end
     end
     if over then redis.call('HDEL', key, field) end
   end

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"container/heap"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -38,6 +39,7 @@ type world struct {
 	active  int                                 // moments at which somebody had a floor
 	spent   int64
 	shrunk  int // floors that grew
+	told    int // nodes heard that they were forgotten
 }
 
 // shared is a limit that the nodes have in common.
@@ -65,6 +67,7 @@ type host struct {
 	wants   []int64  // by key
 	counts  map[string]int64
 	gone    bool // left or forgotten: starts again without its file
+	back    bool // forgotten: starts again with its file
 	patient bool
 }
 
@@ -148,6 +151,14 @@ func (h *host) start() {
 		}
 		return nil
 	}
+	if m := h.m; h.back && m.doubts {
+		// Without a store's word it would use what it had: that cannot be helped, and is no history.
+		w.in(Doubt.Milliseconds()-1, func() {
+			if h.m == m && m.doubts {
+				h.stop()
+			}
+		})
+	}
 	w.log("%s starts, state %.80s", h.name, h.file)
 	w.changed = true
 	h.wake(0)
@@ -175,6 +186,21 @@ func (h *host) lose() {
 		}
 	}
 	h.file, h.counts = nil, make(map[string]int64)
+}
+
+// forgotten has the node off, as far as the others know; with its file it comes back as if
+// nothing had been, but for what it had counted.
+func (h *host) forgotten(back bool) {
+	var f file
+	if !back || json.Unmarshal(h.file, &f) != nil || !f.Active {
+		h.gone = true
+		h.lose()
+		return
+	}
+	h.lose()
+	f.ID = h.name + h.w.serial()
+	h.file, _ = json.Marshal(f)
+	h.back = true
 }
 
 func (h *host) stop() {
@@ -318,6 +344,10 @@ func (h *host) arrive(m *Member, c *Call, r *Reply) {
 		return
 	}
 	m.Done(c, r, nil)
+	if h.back && m.forgot {
+		h.w.told++
+	}
+	h.back = h.back && (m.doubts || !m.active)
 	h.w.log("%s has reply %d %s", h.name, c.N, r.Why)
 	h.w.changed = true
 	h.spend()
@@ -484,8 +514,7 @@ func (w *world) trouble() {
 			if by.m != nil && !by.stopped {
 				w.log("%s forgets %s", by.name, h.name)
 				by.m.Forget(h.name)
-				h.gone = true
-				h.lose()
+				h.forgotten(w.r.IntN(2) == 0)
 				break
 			}
 		}

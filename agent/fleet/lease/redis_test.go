@@ -62,6 +62,9 @@ func (s *server) do(args ...any) (any, error) {
 	fmt.Fprintf(&b, "*%d\r\n", len(args))
 	for _, a := range args {
 		text := fmt.Sprint(a)
+		if octets, ok := a.([]byte); ok {
+			text = string(octets)
+		}
 		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(text), text)
 	}
 	if _, err := io.WriteString(s.conn, b.String()); err != nil {

@@ -7,7 +7,7 @@ func TestWhatOthersHoldCounts(t *testing.T) {
 	t.Parallel()
 	st := &state{members: []string{"a", "b"}, nodes: map[string]node{"a": {called: true}, "b": {called: true}}}
 	terms := terms{state: st, call: &Call{Node: "a"}, serving: true, div: []int64{0, 0}}
-	rc := rec{parts: map[string]part{"b": {want: 5, hold: 10, seq: 1}, "c": {want: 5, hold: 5, seq: 1}}}
+	rc := rec{parts: map[string]part{"b": {want: 5, hold: 10, seq: 1, limit: 20}, "c": {want: 5, hold: 5, seq: 1, limit: 20}}}
 	if n := terms.lease(&rc, Ask{Field: "f", Limit: 20, Want: 20}); n != 5 {
 		t.Errorf("%d lent, want 5: 10 and 5 of 20 are held", n)
 	}

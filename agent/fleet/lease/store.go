@@ -67,9 +67,10 @@ type rec struct {
 }
 
 type part struct {
-	want int64 // of a count: used
-	hold int64
-	seq  int64 // of the call, for a lease
+	want  int64 // of a count: used
+	hold  int64
+	seq   int64 // of the call, for a lease
+	limit int64 // that its node has, for a lease
 }
 
 // mark is a call that was answered, by the clock that its member's calls make up.
@@ -164,7 +165,8 @@ func (s *Store) Do(c *Call) *Reply {
 		return r
 	}
 
-	m.called, m.version, m.divisor, m.active, m.nodes, m.last = true, c.Table.Version, c.Table.Divisor, c.Active, c.Nodes, st.seq
+	stale := st.valid && c.Active && c.Table.Version != "" && c.Nodes == 0 && (!slices.Contains(st.members, c.Node) || m.called && !m.active)
+	m.called, m.version, m.divisor, m.active, m.nodes, m.last = true, c.Table.Version, c.Table.Divisor, c.Active && !stale, c.Nodes, st.seq
 	st.nodes[c.Node] = m
 	nodes, called := 0, 0
 	for _, x := range st.nodes {
@@ -175,7 +177,7 @@ func (s *Store) Do(c *Call) *Reply {
 
 	if !st.valid {
 		switch {
-		case c.Active && c.Table.Version != "":
+		case c.Active && c.Table.Version != "" && !c.Doubt:
 			st.valid, st.members, st.divisor = true, slices.Clone(c.Table.Members), c.Table.Divisor
 			st.low = min(c.Table.Low, len(st.members), st.divisor)
 			st.base = st.low
@@ -217,6 +219,7 @@ func (s *Store) Do(c *Call) *Reply {
 		}
 		r.Grants = append(r.Grants, grant)
 	}
+	r.Less = t.less
 	return r
 }
 
@@ -236,13 +239,14 @@ type terms struct {
 	serving  bool // more than was claimed may be lent
 	reserved int  // no floor has a smaller divisor, now or soon
 	div      []int64
+	less     []Less // limits that are smaller with others
 }
 
 // members changes the table, or the caller's part in it.
 func (t *terms) members(m *node) {
 	st, c := t.state, t.call
 	if f := c.Forget; f != "" && f != c.Node && t.serving && slices.Contains(st.members, f) {
-		if x := st.nodes[f]; !x.called || x.last <= st.dead {
+		if x := st.nodes[f]; !x.called || x.last <= st.dead && x.last <= c.Off {
 			st.remove(f)
 		}
 	}
@@ -255,7 +259,7 @@ func (t *terms) members(m *node) {
 	// not grow by what the store has forgotten.
 	least := max(len(st.members), t.nodes)
 	grown := least
-	if c.Active && !strings.HasPrefix(c.Table.Version, st.epoch.ID+"/") {
+	if m.active && !strings.HasPrefix(c.Table.Version, st.epoch.ID+"/") {
 		grown = max(least, c.Table.Divisor)
 	}
 	if grown > st.divisor {
@@ -337,6 +341,17 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 		*rc = rec{epoch: t.state.epoch.ID, parts: make(map[string]part)}
 	}
 	delete(rc.parts, me)
+	mine, less := a.Limit, ""
+	for name, x := range rc.parts {
+		if x.seq <= dead {
+			delete(rc.parts, name)
+		} else if x.limit < a.Limit || less != "" && x.limit == a.Limit && name < less {
+			a.Limit, less = x.limit, name
+		}
+	}
+	if less != "" && len(t.less) < 5 {
+		t.less = append(t.less, Less{a.Field, a.Limit, less})
+	}
 	a.Want = min(a.Want, a.Limit)
 	var taken, own int64
 	if t.nodes > 0 {
@@ -358,7 +373,7 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 		case name == me:
 			own = f
 			list = append(list, asking{name, a.Want, f})
-		case ok && x.seq > dead:
+		case ok:
 			taken += max(f, x.hold)
 			list = append(list, asking{name, x.want, f})
 		default:
@@ -367,9 +382,7 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 		}
 	}
 	for name, x := range rc.parts {
-		if x.seq <= dead {
-			delete(rc.parts, name)
-		} else if !slices.Contains(t.state.members, name) {
+		if !slices.Contains(t.state.members, name) {
 			taken += x.hold
 			left -= x.hold
 		}
@@ -417,10 +430,10 @@ func (t *terms) lease(rc *rec, a Ask) int64 {
 	// The floor that it has is enough to know, the one that is made ready is not.
 	sure := int64(0)
 	if x := t.state.nodes[me]; x.active {
-		sure = a.Limit / int64(x.divisor)
+		sure = mine / int64(x.divisor)
 	}
 	if hold := max(a.Claim, grant); a.Want > sure || hold > sure {
-		rc.parts[me] = part{a.Want, hold, t.state.seq}
+		rc.parts[me] = part{a.Want, hold, t.state.seq, mine}
 	}
 	return grant
 }
