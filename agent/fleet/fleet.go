@@ -63,6 +63,7 @@ type Work struct {
 	Lent    func(all bool)                          // more or less may be used than before
 	Counted func(time.Time, func(Count))            // what was counted of quotas of a day
 	Granted func()                                  // more may be counted than before
+	Address func(node string) string                // where another node answers, "": not known; nil: none does
 }
 
 // Count is what this node has counted of a limit on a day.
@@ -228,7 +229,11 @@ func (f *Fleet) renew(ctx context.Context, w Work) {
 	before := f.member.Status()
 	c := f.member.Call()
 	w.Lent(false) // what the call gives up ends before the store hears of it
-	if !f.call(ctx, c) {
+	answered := f.call(ctx, c)
+	if w.Address != nil {
+		f.member.Keep(w.Address)
+	}
+	if !answered {
 		return
 	}
 	after := f.member.Status()
@@ -370,6 +375,9 @@ func (f *Fleet) Members() []string {
 	}
 	return f.member.Members()
 }
+
+// Address is where another node was last known to answer, "": it was not; that outlives a restart.
+func (f *Fleet) Address(node string) string { return f.member.Address(node) }
 
 // Warnings are what an admin should look at. Nothing of it stops mail.
 func (s *Status) Warnings() (list []string) {
