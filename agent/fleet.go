@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -46,7 +47,7 @@ func (a *Agent) runFleet(ctx context.Context) {
 		return
 	}
 	a.fleet.Run(ctx, fleet.Work{
-		Wanted: a.queue.Wanted, Lent: a.queue.Lent, Granted: a.queue.QuotasGranted,
+		Wanted: a.queue.Wanted, Lent: a.queue.Lent, Granted: a.queue.QuotasGranted, Address: a.peerAddress,
 		Counted: func(now time.Time, yield func(fleet.Count)) {
 			a.quotas.Counted(now, func(k quotas.Key, day string, limit, counted int) {
 				yield(fleet.Count{Key: quotaLimit(k), Day: day, Limit: limit, Counted: counted})
@@ -186,19 +187,22 @@ func (a *Agent) meetPeers(c *config.Config) {
 	p := a.joinPeers(peersOptions{
 		Files:  filesOf(f),
 		Listen: f.Listen, Members: a.fleet.Members,
-		Member: func(node string) bool { return slices.Contains(a.fleet.Members(), node) },
-		Address: func(node string) string {
-			if a.orders.Common() == nil {
-				return ""
-			}
-			return a.orders.Common().Address(node)
-		},
+		Member:  func(node string) bool { return slices.Contains(a.fleet.Members(), node) },
+		Address: func(node string) string { return cmp.Or(a.peerAddress(node), a.fleet.Address(node)) },
 	})
 	p.server.HandleSized("/v1/move/", move.MaxContent, a.mover.Handler(func(r *http.Request) string { return peer.NodeOf(r.Context()) }))
 	a.mover.Use(f.Node, p.client)
 	if a.exchange != nil {
 		p.server.HandleSized("POST /v1/orders", exchange.MaxMessage, http.HandlerFunc(a.takeOrders))
 	}
+}
+
+// peerAddress is where another node answers, by its last report; "": none has come since the start.
+func (a *Agent) peerAddress(node string) string {
+	if a.orders.Common() == nil {
+		return ""
+	}
+	return a.orders.Common().Address(node)
 }
 
 // takeOrders answers what another node sends.

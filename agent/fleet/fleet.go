@@ -63,6 +63,7 @@ type Work struct {
 	Lent    func(all bool)                          // more or less may be used than before
 	Counted func(time.Time, func(Count))            // what was counted of quotas of a day
 	Granted func()                                  // more may be counted than before
+	Address func(node string) string                // where another node answers, "": not known; nil: none does
 }
 
 // Count is what this node has counted of a limit on a day.
@@ -225,7 +226,11 @@ func (f *Fleet) renew(ctx context.Context, w Work) {
 	f.member.Want(list)
 	c := f.member.Call()
 	f.lent(w) // what the call gives up ends before the store hears of it
-	if !f.call(ctx, c) {
+	answered := f.call(ctx, c)
+	if w.Address != nil {
+		f.member.Keep(w.Address)
+	}
+	if !answered {
 		return
 	}
 	f.lent(w)
@@ -373,6 +378,9 @@ func (f *Fleet) Members() []string {
 	}
 	return f.member.Members()
 }
+
+// Address is where another node was last known to answer, "": it was not; that outlives a restart.
+func (f *Fleet) Address(node string) string { return f.member.Address(node) }
 
 // Warnings are what an admin should look at. Nothing of it stops mail.
 func (s *Status) Warnings() (list []string) {

@@ -330,6 +330,41 @@ func TestNodeThatStartsAgain(t *testing.T) {
 	})
 }
 
+// Where others answer is known after a restart, also without a store, and of members alone.
+func TestAddressesOutliveARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		o := Options{Store: s, Boot: func() time.Duration { return time.Since(began) + time.Hour }, Log: slog.New(slog.DiscardHandler), Directory: t.TempDir()}
+		o.Config.Name, o.Config.Node = "mail", "a"
+		known := map[string]string{"b": "192.0.2.2:8892", "x": "192.0.2.9:8892"}
+		run := func() (f *Fleet) {
+			f, err := Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			f.Bootstrap() // it may be one already
+			f.Run(ctx, Work{
+				Wanted: func() ([]queue.Want, []queue.RateWant) { return nil, nil }, Lent: func(bool) {}, Granted: func() {},
+				Counted: func(time.Time, func(Count)) {}, Address: func(node string) string { return known[node] },
+			})
+			return f
+		}
+		newNode(t, "b", t.TempDir(), 0, &receiver{t: t, limit: 12}, Options{Store: s, Boot: o.Boot})
+		if f := run(); f.Address("b") != known["b"] || f.Address("x") != "" {
+			t.Errorf("%q, %q of no member", f.Address("b"), f.Address("x"))
+		}
+		s.set("*", true)
+		clear(known)
+		if f := run(); f.Address("b") != "192.0.2.2:8892" || !f.Status().Active {
+			t.Errorf("%q after a restart without a store", f.Address("b"))
+		}
+	})
+}
+
 // Limits that differ are told by the node that has the greater one.
 func TestLimitsThatDiffer(t *testing.T) {
 	t.Parallel()

@@ -16,7 +16,9 @@
 //	member with a floor     the greater of L/D and           its bound, for 35 hours
 //	                        what is lent to it
 //	lease over, no store    L/D                              its bound, for 35 hours
-//	restarted               L/D, until it is answered        0, until it is answered
+//	restarted               0, until the store confirms      0, until it is answered
+//	                        L/D, or 10 s without its word
+//	restarted, forgotten    0, told so                       0, until it is answered
 //	restarted, state lost   as if it never was a member      0
 //	L was changed           L/D, until it is answered        0, until it is answered
 //	left                    0                                0
@@ -24,7 +26,7 @@
 // D, the divisor, is one number for all limits, so that floors need no state for each limit
 // and nothing is asked for them. While nodes have different limits by one name, as one was
 // reloaded before the other, the sum may exceed the greatest by less than the number of nodes:
-// that much of what cannot be divided evenly.
+// that much of what cannot be divided evenly. What is lent is lent of the smallest.
 //
 // # Why the sum holds
 //
@@ -50,6 +52,13 @@
 // all others that have one, and knows (Table.Low) how great those may be: nobody got one, nor a greater one, without it
 // having claimed that table.
 //
+// A member with a floor that the store's table does not have was forgotten, and started again with
+// its file: its floor was given away. So no floor is used after a start before a store that lends has
+// confirmed it, and a store without a table does not take that of a node which waits for this. Ten
+// seconds without an answer are taken for a store that is away. Forgotten is only who has not
+// called since the admin said so, however late the store hears it. With Nodes a part is kept for
+// whoever is not there, so nobody needs to wait.
+//
 // A store that was restarted, failed over, emptied or restored begins a new epoch, with new
 // tokens: nothing that was sent before can be executed in it. It takes the table of the first
 // caller that has a floor, and for a lease time grants only what is claimed. What was lent under
@@ -66,6 +75,7 @@
 // Not guarded against: two primaries at once (min-replicas-to-write 1), also one after the
 // other, where the first comes back without having been started again or made a replica, and is asked first
 // by a node that knows nothing of the second; a state file
-// brought back from a backup, a node started again with its file after it was forgotten, two processes
+// brought back from a backup, a node started again with its file after it was forgotten, while the store is away
+// or knows of no table but such a one, two processes
 // of one node's name, a virtual machine whose CLOCK_BOOTTIME stands still while it is paused.
 package lease

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -106,6 +107,7 @@ type Member struct {
 	id       string
 	table    Table
 	active   bool
+	places   map[string]string // where other members answer; never changed, but replaced
 	leaving  bool
 	left     bool
 	grants   map[subject]*grant
@@ -148,6 +150,7 @@ type file struct {
 	Fleet, Node, ID string
 	Active          bool
 	Table           Table
+	Addresses       map[string]string `json:",omitempty"` // where other members answer, host:port by node
 }
 
 // Open reads the member's state from path. Without that file, or where it is of another
@@ -184,7 +187,7 @@ func begin(path string, text []byte, o Options) *Member {
 	case f.Fleet != o.Fleet || f.Node != o.Node:
 		o.Log.Warn("the state of this member of the fleet is of another one: it counts as a new one", "file", path, "fleet", f.Fleet, "node", f.Node)
 	case f.ID != "" && f.Table.Version != "":
-		m.id, m.table, m.active = f.ID, f.Table, f.Active
+		m.id, m.table, m.active, m.places = f.ID, f.Table, f.Active, f.Addresses
 		m.table.Divisor = max(m.table.Divisor, o.Nodes)
 		m.doubts, m.doubtEnd = m.active && o.Nodes == 0, o.Boot()+Doubt
 	}
@@ -580,7 +583,7 @@ func (m *Member) take(l subject, a Ask, granted int64, sent time.Duration) {
 }
 
 func (m *Member) file() file {
-	return file{m.o.Fleet, m.o.Node, m.id, m.active, m.table}
+	return file{m.o.Fleet, m.o.Node, m.id, m.active, m.table, m.places}
 }
 
 // persist replaces the state file. Where that fails a crash may still bring up the new one, and
@@ -600,6 +603,37 @@ func (m *Member) Ends() (time.Duration, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.ends, m.granted
+}
+
+// Keep has the state file say where other members answer, as at gives it (host:port; "": as
+// before), so that they are found after a restart without a store. Trouble with the file shows when
+// it is next written.
+func (m *Member) Keep(at func(node string) string) {
+	m.turn.Lock()
+	defer m.turn.Unlock()
+	m.mu.Lock()
+	places := make(map[string]string)
+	for _, node := range m.table.Members {
+		if a := cmp.Or(at(node), m.places[node]); a != "" {
+			places[node] = a
+		}
+	}
+	same := m.leaving || m.table.Version == "" || maps.Equal(places, m.places)
+	if !same {
+		m.places = places
+	}
+	f := m.file()
+	m.mu.Unlock()
+	if !same {
+		_ = m.persist(f) // Call tries it again
+	}
+}
+
+// Address is where another member answers, as Keep heard; "": it is not known.
+func (m *Member) Address(node string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.places[node]
 }
 
 // Members are the names of the members, as persisted.
