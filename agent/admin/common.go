@@ -61,7 +61,7 @@ func (b *Backend) cancelInFleet(ctx context.Context, a control.Action, filter co
 	}
 	b.cancelling.Lock() // before FollowCancels sees it
 	defer b.cancelling.Unlock()
-	id, err := log.Issue(order.Cancel, body, time.Time{})
+	id, err := log.Issue(body.Who, order.Cancel, body, time.Time{})
 	if id.Number == 0 {
 		return control.Selected{}, err
 	}

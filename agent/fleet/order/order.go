@@ -126,6 +126,7 @@ type Order struct {
 	Fleet string          `json:"fleet"`
 	ID    ID              `json:"id"`
 	Kind  Kind            `json:"kind"`
+	Who   string          `json:"who,omitempty"`   // a user, a rule, the breaker; "": what was learned of bounces
 	At    time.Time       `json:"at"`              // by the issuer's clock
 	Until time.Time       `json:"until,omitzero"`  // when it ends by itself; zero: when it is lifted
 	Lifts []ID            `json:"lifts,omitempty"` // orders that end with this one
