@@ -27,7 +27,7 @@ const spreadFor = 2 * time.Second
 // Spread implements control.CommonBackend.
 func (b *Backend) Spread(ctx context.Context) control.Spread {
 	if b.exchange == nil {
-		return control.Spread{}
+		return control.Spread{Alone: b.alone}
 	}
 	ctx, done := context.WithTimeout(ctx, spreadFor)
 	defer done()

@@ -68,7 +68,7 @@ type Log struct {
 
 // Open reads the orders that the file keeps. What is damaged in it is left out, which is logged
 // and stays in Trouble: the other nodes send it again, and a pause stands in standing.json
-// meanwhile.
+// meanwhile. With ErrCertificate nothing was read.
 func Open(o Options) (*Log, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -79,7 +79,7 @@ func Open(o Options) (*Log, error) {
 	}
 	var err error
 	if l.signer, err = newSigner(o.Certificate, o.Node); err != nil {
-		return nil, fmt.Errorf("orders of the fleet: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
 	random := make([]byte, 8)
 	if _, err := rand.Read(random); err != nil {

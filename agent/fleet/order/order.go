@@ -164,6 +164,9 @@ func IDOf(line []byte) (ID, bool) {
 	return o.ID, ok
 }
 
+// ErrCertificate says that this node's own certificate cannot sign orders.
+var ErrCertificate = errors.New("orders of the fleet cannot be signed")
+
 // The errors of orders that are not taken.
 var (
 	ErrForged  = errors.New("the signature of an order does not fit")
