@@ -41,7 +41,8 @@ type Fleet struct {
 	TLSCAFile string `toml:"tls_ca_file"`
 	// TLSCertFile and TLSKeyFile are PEM files with this node's certificate, of that authority,
 	// with node among its DNS names, and its key, for root and the agent's group only. It signs
-	// what admins order here, and is shown to other nodes and to the store. Default: none.
+	// what admins order here, and is shown to other nodes and to the store. Without it, or if it
+	// cannot be used, this node shares limits, and neither gives nor takes orders. Default: none.
 	TLSCertFile string `toml:"tls_cert_file"`
 	TLSKeyFile  string `toml:"tls_key_file"`
 	// Listen is "address:port" for other nodes of the fleet, by mutual TLS. Default: "", this
