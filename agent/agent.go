@@ -70,7 +70,8 @@ type Agent struct {
 	fleet *fleet.Fleet // nil: this host is of none
 
 	orders    *orders.Orders
-	exchange  *exchange.Exchange // nil: this node is in no fleet
+	exchange  *exchange.Exchange // nil: this node is in no fleet, or alone
+	alone     string             // why what is ordered on this node of a fleet is for it alone; "": it is not
 	settler   *settle.Settler
 	mover     *move.Mover
 	deliverer *deliver.Deliverer
@@ -178,6 +179,9 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 		return nil, errors.Join(err, writer.Close(), store.Close())
 	}
 	a.exchangeOrders(shared)
+	if shared.alone {
+		a.alone = shared.trouble
+	}
 	if a.bounced, err = suppress.Open(filepath.Join(c.Agent.StateDirectory, suppressFile), log); err != nil {
 		// To mail whom one should not is worse than not to start.
 		return nil, errors.Join(fmt.Errorf("the suppression list: %w", err), writer.Close(), store.Close())
@@ -230,7 +234,7 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 	a.watch = watch.New(watch.Options{
 		Log: log, Version: version, Settings: a.settings, Store: store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
 		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Fleet: a.fleet, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
-		Peers:     func() []string { return append(shared.troubles(), a.peers.trouble()...) },
+		Peers:     func() []string { return slices.Concat(shared.troubles(), a.exchange.Trouble(), a.peers.trouble()) },
 		Transfers: a.mover.Transfers, PeersRefused: func() uint64 { return a.peers.refused() },
 	})
 	return a, nil
@@ -295,7 +299,7 @@ func (a *Agent) ReloadBy(reload func() error) { a.reload = reload }
 func (a *Agent) backend() *admin.Backend {
 	o := admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
-		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Mover: a.mover, Fleet: a.fleet, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
+		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Mover: a.mover, Fleet: a.fleet, Alone: a.alone, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
 	}
 	if a.exchange != nil {
 		o.Exchange = a.exchange

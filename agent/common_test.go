@@ -79,6 +79,10 @@ func TestFleetObeysWhatOneNodeOrders(t *testing.T) {
 	a.pause(control.Filter{User: "hacked"}, "account abused")
 	b.until("the mail of b is parked", func() bool { return b.status().Held == 1 })
 	t.Logf("a pause on one node has parked mail on the other after %s", time.Since(began))
+	who := control.Peer{UID: uint32(os.Getuid())}
+	if l := b.log.Lines("msg=admin", "do=pause", `user\":\"hacked`, fmt.Sprintf("who=%q", who.String()), "node=a"); len(l) != 1 {
+		t.Errorf("the log of the other node does not say who paused: %q", l)
+	}
 	if x, err := a.admin().Spread(t.Context()); err != nil || !slices.Equal(x.Confirmed, []string{"a", "b"}) || len(x.Missing) != 0 || x.Fleet != "f" {
 		t.Errorf("spread: %+v, %v", x, err)
 	}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -104,6 +102,7 @@ type common struct {
 	exchange exchange.Options // but for Log, Fleet, Logger and Position
 	direct   bool             // nodes can call each other
 	trouble  string           // why there is none, where there should be
+	alone    bool             // what is ordered on this node of a fleet is for it alone, by that trouble
 }
 
 // troubles is what an admin must know.
@@ -124,33 +123,34 @@ func openCommon(c *config.Config, log *slog.Logger) (common, error) {
 		log.Warn(text)
 		return common{trouble: text}, nil
 	}
-	if !f.On() || f.TLSCertFile == "" {
+	if !f.On() {
 		return common{}, nil
 	}
-	pair, roots, err := certificate(f)
+	if why := f.Alone(); why != "" {
+		if f.KeyRefused != "" { // else the configuration's notices say so
+			log.Error("the fleet: " + why)
+		}
+		return common{trouble: why, alone: true}, nil
+	}
+	pair, roots, err := filesOf(f).Load()
+	var l *order.Log
+	if err == nil {
+		l, err = order.Open(order.Options{
+			Fleet: f.Name, Node: f.Node, Path: filepath.Join(c.Agent.StateDirectory, ordersFile), Certificate: &pair, Roots: roots, Log: log,
+		})
+		if err != nil && !errors.Is(err, order.ErrCertificate) {
+			return common{}, fmt.Errorf("the fleet: %w", err)
+		}
+	}
 	if err != nil {
 		log.Error("the fleet: nothing is ordered for all nodes from here, and nothing is heard of theirs", "err", err)
-		return common{trouble: "common orders of the fleet are off: " + err.Error()}, nil
+		return common{trouble: "common orders of the fleet are off until millrace-agent is restarted, and what is ordered here is in force here only: " + err.Error(), alone: true}, nil
 	}
-	l, err := order.Open(order.Options{
-		Fleet: f.Name, Node: f.Node, Path: filepath.Join(c.Agent.StateDirectory, ordersFile), Certificate: pair, Roots: roots, Log: log,
-	})
-	if err != nil {
-		return common{}, fmt.Errorf("the fleet: %w", err)
-	}
-	x := exchange.Options{Client: fleet.Client(f)}
+	x := exchange.Options{Client: fleet.Client(f), Plain: fleet.Plain}
 	if f.Listen != "" {
 		x.Address = f.Advertise
 	}
 	return common{log: l, exchange: x, direct: f.Listen != ""}, nil
-}
-
-func certificate(f *config.Fleet) (*tls.Certificate, *x509.CertPool, error) {
-	if f.KeyRefused != "" {
-		return nil, nil, errors.New(f.KeyRefused)
-	}
-	pair, roots, err := filesOf(f).Load()
-	return &pair, roots, err
 }
 
 // filesOf are this node's certificate and the authorities of its fleet.

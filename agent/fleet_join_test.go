@@ -123,25 +123,42 @@ func TestFleetOfItsConfiguration(t *testing.T) {
 	a.until("it is delivered by the other node", func() bool { return len(a.at("far")) == 1 })
 }
 
-// TestFleetWithoutUsableCertificates has a node start on files that are damaged: mail goes on, and
-// /readyz says why nothing is ordered for all from there. A pause of its own still works.
+// TestFleetWithoutUsableCertificates has nodes without certificates, with damaged ones, and with some that
+// the configuration refuses start: mail goes on, and /readyz and whoever orders something are told that
+// it is for that node alone.
 func TestFleetWithoutUsableCertificates(t *testing.T) {
 	t.Parallel()
-	nodes, _ := ofFleet(t, "a", "b")
-	a := nodes["a"]
-	if err := os.WriteFile(a.config.Fleet.TLSCertFile, []byte("no certificate"), 0o644); err != nil {
+	nodes, _ := ofFleet(t, "damaged", "refused", "wrong", "none")
+	damaged := &nodes["damaged"].config.Fleet
+	if err := os.WriteFile(damaged.TLSCertFile, []byte("no certificate"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	a.start()
-	w := strings.Join(a.agent.watch.Warnings(), "\n")
-	for _, want := range []string{"common orders of the fleet are off", "tls_cert_file of [fleet]", filepath.Base(a.config.Fleet.TLSCertFile)} {
-		if !strings.Contains(w, want) {
-			t.Errorf("no %q in the warnings %q", want, w)
+	nodes["refused"].config.Fleet.KeyRefused = "tls_cert_file: it is gone"
+	wrong := &nodes["wrong"].config.Fleet
+	wrong.TLSCAFile, wrong.TLSCertFile, wrong.TLSKeyFile = nodes["refused"].config.Fleet.TLSCAFile, nodes["refused"].config.Fleet.TLSCertFile, nodes["refused"].config.Fleet.TLSKeyFile
+	for name, want := range map[string]string{
+		"damaged": filepath.Base(damaged.TLSCertFile), "refused": "tls_cert_file: it is gone", "wrong": "cannot be signed", "none": "no certificate of the fleet",
+	} {
+		a := nodes[name]
+		a.start()
+		w := strings.Join(a.agent.watch.Warnings(), "\n")
+		x, err := a.admin().Spread(t.Context())
+		if err != nil || x.Fleet != "" {
+			t.Errorf("%s: %+v, %v", name, x, err)
+		}
+		for what, text := range map[string]string{"/readyz": w, "whoever orders": x.Alone} {
+			if !strings.Contains(text, want) || !strings.Contains(text, "here only") || !strings.Contains(text, "; remedy: ") {
+				t.Errorf("%s: %s is told %q", name, what, text)
+			}
+		}
+		if l := a.agent.watch.NotReady(); len(l) > 0 {
+			t.Errorf("%s is not ready: %q", name, l)
+		}
+		if name != "none" && len(a.log.Lines("level=ERROR", "the fleet: ", want)) == 0 {
+			t.Errorf("%s: the log does not say so", name)
 		}
 	}
-	if l := a.agent.watch.NotReady(); len(l) > 0 {
-		t.Errorf("not ready: %q", l)
-	}
+	a := nodes["damaged"]
 	a.pause(control.Filter{Stream: "news"}, "here")
 	a.send(spool.Envelope{Sender: "n@news.test", Stream: "news"}, letter, "bob@far.test")
 	a.until("it waits", func() bool { return a.status().Queued() == 1 })

@@ -53,7 +53,7 @@ var others = map[string][]string{
 	"cmd/millrace-milter":  {"agent/config", "agent/control", "agent/feedback", "agent/fleet/marks", "agent/spool", "cmd/internal/program", "milter", "milter/inlet"},
 	"cmd/millrace-agent":   {"agent", "agent/config", "cmd/internal/program"},
 	"cmd/millrace": {
-		"agent/address", "agent/assess", "agent/config", "agent/control", "agent/daily", "agent/deliver", "agent/feedback", "agent/fleet", "agent/fleet/peer", "agent/outcome", "agent/pools", "agent/postconf", "agent/printable", "agent/route",
+		"agent/address", "agent/assess", "agent/config", "agent/control", "agent/daily", "agent/deliver", "agent/feedback", "agent/fleet", "agent/outcome", "agent/pools", "agent/postconf", "agent/printable", "agent/route",
 		"agent/settings", "agent/spool",
 		"cmd/internal/program", "contrib/inlet", "contrib/sendmail", "milter", "milter/classify",
 	},

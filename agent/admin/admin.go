@@ -63,6 +63,7 @@ type Options struct {
 	Dialogues *dialogue.Board
 	// Exchange carries the orders of Orders.Common; nil if there are none.
 	Exchange Exchange
+	Alone    string       // why there are none on this node of a fleet; "": there are, or it is of none
 	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
 }
 
@@ -89,6 +90,7 @@ type Backend struct {
 	reload    func() error
 
 	exchange   Exchange
+	alone      string     // why what is ordered here is for this node alone
 	cancelling sync.Mutex // one cancel of the fleet at a time
 	learnedMu  sync.Mutex
 	learned    []suppress.Entry // that the fleet is to be told
@@ -100,6 +102,6 @@ var _ control.Backend = (*Backend)(nil)
 func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
-		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, mover: o.Mover, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet, exchange: o.Exchange,
+		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, mover: o.Mover, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet, exchange: o.Exchange, alone: o.Alone,
 	}
 }

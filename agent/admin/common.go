@@ -27,7 +27,7 @@ const spreadFor = 2 * time.Second
 // Spread implements control.CommonBackend.
 func (b *Backend) Spread(ctx context.Context) control.Spread {
 	if b.exchange == nil {
-		return control.Spread{}
+		return control.Spread{Alone: b.alone}
 	}
 	ctx, done := context.WithTimeout(ctx, spreadFor)
 	defer done()
@@ -61,7 +61,7 @@ func (b *Backend) cancelInFleet(ctx context.Context, a control.Action, filter co
 	}
 	b.cancelling.Lock() // before FollowCancels sees it
 	defer b.cancelling.Unlock()
-	id, err := log.Issue(order.Cancel, body, time.Time{})
+	id, err := log.Issue(body.Who, order.Cancel, body, time.Time{})
 	if id.Number == 0 {
 		return control.Selected{}, err
 	}

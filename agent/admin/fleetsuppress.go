@@ -63,11 +63,12 @@ func (b *Backend) shareLearned() {
 	list := b.learned
 	b.learned = nil
 	b.learnedMu.Unlock()
-	b.shareEntries(list)
+	b.shareEntries("", list)
 }
 
-// shareEntries orders entries, in batches. They are on the list of this node already.
-func (b *Backend) shareEntries(list []suppress.Entry) {
+// shareEntries orders entries that somebody has added, or that were learned, in batches. They are on
+// the list of this node already.
+func (b *Backend) shareEntries(who string, list []suppress.Entry) {
 	log := b.orders.Common()
 	for len(list) > 0 {
 		var body []commonEntry
@@ -79,7 +80,7 @@ func (b *Backend) shareEntries(list []suppress.Entry) {
 			body = append(body, commonEntry{e.Address, e.Stream, e.Last.UTC().Truncate(time.Second), e.Bounces, e.Class.String(), e.Late})
 		}
 		list = list[len(body):]
-		id, err := log.Issue(order.Suppress, body, time.Time{})
+		id, err := log.Issue(who, order.Suppress, body, time.Time{})
 		if err == nil {
 			err = log.Done(id)
 		}
@@ -90,7 +91,7 @@ func (b *Backend) shareEntries(list []suppress.Entry) {
 }
 
 // removeInFleet orders a removal. It is done on this node already.
-func (b *Backend) removeInFleet(r commonRemoval) error {
+func (b *Backend) removeInFleet(who string, r commonRemoval) error {
 	log := b.orders.Common()
 	for rest := r.Addresses; len(rest) > 0; {
 		n := min(entriesAtOnce, len(rest))
@@ -103,7 +104,7 @@ func (b *Backend) removeInFleet(r commonRemoval) error {
 		}
 		part := commonRemoval{rest[:n], r.Stream}
 		rest = rest[n:]
-		id, err := log.Issue(order.Unsuppress, part, time.Time{})
+		id, err := log.Issue(who, order.Unsuppress, part, time.Time{})
 		if err == nil {
 			err = log.Done(id)
 		}

@@ -27,6 +27,7 @@ func (b *Backend) Suppressions(ctx context.Context, yield func(*control.Suppress
 func (b *Backend) Suppress(ctx context.Context, next func(*control.Suppression) error) (n int, err error) {
 	now := time.Now()
 	common := b.orders.Common() != nil && !control.IsHere(ctx)
+	who := control.PeerOf(ctx).String()
 	var shared []suppress.Entry
 	var x control.Suppression
 	for {
@@ -48,7 +49,7 @@ func (b *Backend) Suppress(ctx context.Context, next func(*control.Suppression) 
 		b.bounced.Put(e)
 		if common {
 			if shared = append(shared, e); len(shared) == entriesAtOnce {
-				b.shareEntries(shared)
+				b.shareEntries(who, shared)
 				shared = shared[:0]
 			}
 		}
@@ -63,7 +64,7 @@ func (b *Backend) Suppress(ctx context.Context, next func(*control.Suppression) 
 		err = nil
 	}
 	if common {
-		b.shareEntries(shared)
+		b.shareEntries(who, shared)
 	}
 	b.log.Info("suppression list: added", "entries", n)
 	return n, errors.Join(err, b.bounced.Sync())
@@ -77,7 +78,7 @@ func (b *Backend) Unsuppress(ctx context.Context, x control.SuppressionRemoval) 
 	}
 	n, err := b.bounced.Remove(x.Stream, x.Addresses...)
 	if common {
-		err = errors.Join(err, b.removeInFleet(commonRemoval{x.Addresses, x.Stream}))
+		err = errors.Join(err, b.removeInFleet(control.PeerOf(ctx).String(), commonRemoval{x.Addresses, x.Stream}))
 	}
 	b.log.Info("suppression list: removed", "entries", n)
 	return n, err

@@ -85,7 +85,7 @@ func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.
 		return nil, err
 	}
 	if len(common) > 0 {
-		err = errors.Join(err, b.orders.ResumeInFleet(common))
+		err = errors.Join(err, b.orders.ResumeInFleet(ctx, common))
 	}
 	if orders.OfEnvelope(f) {
 		b.orders.ApplyToQueued()

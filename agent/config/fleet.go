@@ -41,7 +41,8 @@ type Fleet struct {
 	TLSCAFile string `toml:"tls_ca_file"`
 	// TLSCertFile and TLSKeyFile are PEM files with this node's certificate, of that authority,
 	// with node among its DNS names, and its key, for root and the agent's group only. It signs
-	// what admins order here, and is shown to other nodes and to the store. Default: none.
+	// what admins order here, and is shown to other nodes and to the store. Without it, or if it
+	// cannot be used, this node shares limits, and neither gives nor takes orders. Default: none.
 	TLSCertFile string `toml:"tls_cert_file"`
 	TLSKeyFile  string `toml:"tls_key_file"`
 	// Listen is "address:port" for other nodes of the fleet, by mutual TLS. Default: "", this
@@ -69,6 +70,22 @@ type FleetStore struct {
 
 // On reports whether this host is of a fleet.
 func (f *Fleet) On() bool { return f.Name != "" }
+
+// Alone says why a node of a fleet neither gives nor takes orders, with its remedy; "": it does, or is
+// of none.
+func (f *Fleet) Alone() string {
+	switch {
+	case !f.On():
+		return ""
+	case f.TLSCAFile == "" || f.TLSCertFile == "":
+		return remedy("this node has no certificate of the fleet: what is ordered on it is in force here only, and orders of other nodes do not reach it",
+			"name tls_ca_file, tls_cert_file and tls_key_file in [fleet], see millrace-fleet(7), and restart millrace-agent")
+	case f.KeyRefused != "":
+		return remedy("this node uses no certificate of the fleet, so what is ordered on it is in force here only, and orders of other nodes do not reach it: "+f.KeyRefused,
+			"mend that (millrace check), and restart millrace-agent")
+	}
+	return ""
+}
 
 // SharedQueue reports whether the fleet shares the sessions of a queue's sites.
 func (c *Config) SharedQueue(q *Queue) bool { return c.Fleet.On() && q.Shared }
@@ -189,8 +206,13 @@ func (l *loader) checkFleetPassword(f *Fleet) {
 }
 
 // checkFleetTLS looks at whether the certificates can be used. A user who may not read them
-// (the milter's, an admin's) has no business with them.
+// (the milter's, an admin's) has no business with them. Files that are missing or damaged must not
+// keep a host from starting: it is a node without certificates then.
 func (l *loader) checkFleetTLS(f *Fleet) {
+	lost := func(key, text, todo string) {
+		f.KeyRefused = key + ": " + text
+		l.refuse("fleet."+key, remedy(f.KeyRefused+"; this node shares limits, and nothing is ordered or shown to other nodes from here", todo+", then restart millrace-agent"))
+	}
 	wrong := func(key, text, todo string) { l.fail("fleet."+key, remedy(key+": "+text, todo)) }
 	for _, file := range []struct{ key, name string }{{"tls_ca_file", f.TLSCAFile}, {"tls_cert_file", f.TLSCertFile}, {"tls_key_file", f.TLSKeyFile}} {
 		if file.name != "" && !filepath.IsAbs(file.name) {
@@ -204,9 +226,9 @@ func (l *loader) checkFleetTLS(f *Fleet) {
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 		case err != nil:
-			wrong("tls_ca_file", fmt.Sprintf("%q cannot be read: %s", f.TLSCAFile, cause(err)), "create it, or correct its name")
+			lost("tls_ca_file", fmt.Sprintf("%q cannot be read: %s", f.TLSCAFile, cause(err)), "create it, or correct its name")
 		case !roots.AppendCertsFromPEM(text):
-			wrong("tls_ca_file", fmt.Sprintf("%q has no certificate", f.TLSCAFile), "put the certificate of the fleet's authority there in PEM")
+			lost("tls_ca_file", fmt.Sprintf("%q has no certificate", f.TLSCAFile), "put the certificate of the fleet's authority there in PEM")
 		}
 	}
 	switch {
@@ -224,16 +246,18 @@ func (l *loader) checkFleetTLS(f *Fleet) {
 	case errors.Is(err, fs.ErrPermission):
 		f.KeyRefused = "tls_key_file: it may not be read by this user"
 		return
+	case f.KeyRefused != "": // told
+		return
 	case err != nil:
-		wrong("tls_cert_file", fmt.Sprintf("certificate and key cannot be used: %v", err), "give two PEM files that belong together, readable by the agent's user")
+		lost("tls_cert_file", fmt.Sprintf("certificate and key cannot be used: %v", err), "give two PEM files that belong together, readable by the agent's user")
 		return
 	}
 	if who := l.exposed(f.TLSKeyFile); who != "" {
 		f.KeyRefused = fmt.Sprintf("tls_key_file: %s can read %q", who, f.TLSKeyFile)
 		l.refuse("fleet.tls_key_file", remedy(f.KeyRefused+", and so pass for this node; it is not used, and nothing is ordered or shown to other nodes from here", ownReaders+"; then get a new key"))
 	}
-	if err := pair.Leaf.VerifyHostname(f.Node); err != nil && f.Node != "" {
-		wrong("tls_cert_file", fmt.Sprintf("%q is not for node %q: %v", f.TLSCertFile, f.Node, err), "get one with this node's name as a DNS name")
+	if err := pair.Leaf.VerifyHostname(f.Node); err != nil && f.Node != "" && f.KeyRefused == "" {
+		lost("tls_cert_file", fmt.Sprintf("%q is not for node %q: %v", f.TLSCertFile, f.Node, err), "get one with this node's name as a DNS name")
 	}
 }
 
@@ -266,6 +290,11 @@ func (l *loader) remarkFleet() {
 			}
 		}
 		return
+	}
+	if f.TLSCAFile == "" || f.TLSCertFile == "" {
+		at := l.place("fleet.name")
+		at.Text = f.Alone()
+		l.notices = append(l.notices, at)
 	}
 	for i, s := range f.Stores {
 		if !s.TLS && !onLoopback(s.Address) {

@@ -47,7 +47,7 @@ func TestFleet(t *testing.T) {
 	c, notices := load(t, text)
 	f := c.Fleet
 	want := []FleetStore{{"store.example.com:6379", true}, {"192.0.2.7:6380", false}, {"[::1]:1", false}}
-	if !f.On() || !slices.Equal(f.Stores, want) || f.Password != "geheim" || f.Advertise != f.Listen || f.Nodes != 3 || f.StoreRefused+f.KeyRefused != "" {
+	if !f.On() || !slices.Equal(f.Stores, want) || f.Password != "geheim" || f.Advertise != f.Listen || f.Nodes != 3 || f.StoreRefused+f.KeyRefused+f.Alone() != "" {
 		t.Errorf("%+v", f)
 	}
 	if !c.SharedQueue(c.Queue("a")) {
@@ -70,8 +70,36 @@ func TestFleet(t *testing.T) {
 	if c, _ := load(t, text); !strings.Contains(c.Fleet.KeyRefused, "everybody can read") || len(c.Refused) != 1 {
 		t.Errorf("a key for all to read: %q, %v", c.Fleet.KeyRefused, c.Refused)
 	}
-	if err := refused(strings.Replace(text, `"mx1"`, `"mx2"`, 1)); err == nil || !strings.Contains(err.Error(), `is not for node "mx2"`) {
-		t.Errorf("another node's certificate: %v", err)
+	if err := os.Chmod(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Files that cannot be used do not keep a host from starting.
+	damaged, gone := write("damaged.pem", "-----BEGIN CERTIFICATE-----\nAA"), filepath.Join(dir, "gone.pem")
+	for what, x := range map[string]struct{ from, to, want string }{
+		"another node's certificate": {`"mx1"`, `"mx2"`, `is not for node "mx2"`},
+		"a certificate that is gone": {"tls_cert_file = \"" + cert, "tls_cert_file = \"" + gone, "no such file"},
+		"a damaged certificate":      {"tls_cert_file = \"" + cert, "tls_cert_file = \"" + damaged, "tls_cert_file: certificate and key cannot be used"},
+		"a key that is gone":         {"tls_key_file = \"" + key, "tls_key_file = \"" + gone, "no such file"},
+		"an authority that is gone":  {"tls_ca_file = \"" + cert, "tls_ca_file = \"" + gone, "tls_ca_file: "},
+		"a damaged authority":        {"tls_ca_file = \"" + cert, "tls_ca_file = \"" + damaged, "has no certificate"},
+	} {
+		c, _ := load(t, strings.Replace(text, x.from, x.to, 1))
+		if !strings.Contains(c.Fleet.KeyRefused, x.want) || len(c.Refused) != 1 || c.Refused[0].Line == 0 || !strings.Contains(c.Refused[0].Text, x.want) || !strings.Contains(c.Refused[0].Text, "; remedy: ") {
+			t.Errorf("%s: %q, %v", what, c.Fleet.KeyRefused, c.Refused)
+		}
+		if a := c.Fleet.Alone(); !strings.Contains(a, x.want) || !strings.Contains(a, "; remedy: ") {
+			t.Errorf("%s: alone: %q", what, a)
+		}
+	}
+	// Nor does a node without certificates, which is told.
+	bare := text
+	for _, line := range strings.SplitAfter(text, "\n") {
+		if strings.HasPrefix(line, "tls_") || strings.HasPrefix(line, "listen") {
+			bare = strings.Replace(bare, line, "", 1)
+		}
+	}
+	if c, notices := load(t, bare); c.Fleet.Alone() == "" || len(notices) != 2 || notices[0].Line == 0 || notices[0].Text != c.Fleet.Alone() {
+		t.Errorf("without certificates: %q, %v", c.Fleet.Alone(), notices)
 	}
 	c, _ = load(t, "[fleet]\nname = \"mail\"\nservers = [\"valkey://127.0.0.1\"]\n")
 	own, err := os.Hostname()

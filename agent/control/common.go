@@ -14,6 +14,9 @@ type Spread struct {
 	Fleet     string   `json:"fleet,omitempty"` // "": there is no fleet
 	Confirmed []string `json:"confirmed,omitempty"`
 	Missing   []string `json:"missing,omitempty"` // nodes that have not said so yet
+	// Alone says why what is ordered on this node of a fleet is for it alone, with the remedy; there
+	// is no Fleet then.
+	Alone string `json:"alone,omitempty"`
 }
 
 // CommonBackend is the part of a Backend about what is ordered for all nodes of a fleet.

@@ -23,7 +23,7 @@ func Check(ctx context.Context, o *config.Fleet) (wrong []string) {
 	if !o.On() {
 		return nil
 	}
-	if o.TLSCertFile != "" && o.KeyRefused == "" {
+	if o.Alone() == "" {
 		f := peer.Files{Fleet: o.Name, Node: o.Node, CA: o.TLSCAFile, Cert: o.TLSCertFile, Key: o.TLSKeyFile}
 		if err := peer.Check(f); err != nil {
 			wrong = append(wrong, err.Error())
@@ -54,10 +54,10 @@ func mayUse(ctx context.Context, c *redis.Client, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerIn)
 	defer cancel()
 	if err := c.Eval(ctx, checkScript, []string{"millrace:{" + name + "}:check"}).Err(); err != nil {
-		return plain(err)
+		return Plain(err)
 	}
 	if err := c.EvalSha(ctx, "0000000000000000000000000000000000000000", []string{"millrace:{" + name + "}:check"}).Err(); err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") {
-		return plain(err)
+		return Plain(err)
 	}
 	// Orders: of a stream that does not exist, and is not made.
 	stream := "millrace:{" + name + "}:check"
@@ -67,7 +67,7 @@ func mayUse(ctx context.Context, c *redis.Client, name string) error {
 		c.XInfoStream(ctx, stream).Err(),
 	} {
 		if redis.HasErrorPrefix(err, "NOPERM") {
-			return plain(err)
+			return Plain(err)
 		}
 	}
 	return nil

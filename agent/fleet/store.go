@@ -52,7 +52,7 @@ func (s *store) Do(ctx context.Context, c *lease.Call) (*lease.Reply, error) {
 			return r, nil
 		}
 	}
-	err = fmt.Errorf("%s: %w", s.server, plain(err))
+	err = fmt.Errorf("%s: %w", s.server, Plain(err))
 	s.close()
 	return nil, err
 }
@@ -71,10 +71,7 @@ func Connect(ctx context.Context, o *config.Fleet) (*redis.Client, string, error
 	if o.StoreRefused != "" {
 		return nil, "", errors.New(o.StoreRefused)
 	}
-	secure, err := storeTLS(o)
-	if err != nil {
-		return nil, "", err
-	}
+	secure := storeTLS(o)
 	silence()
 	var errs []error
 	for _, at := range o.Stores {
@@ -84,7 +81,7 @@ func Connect(ctx context.Context, o *config.Fleet) (*redis.Client, string, error
 			return c, at.Address, nil
 		}
 		c.Close()
-		errs = append(errs, fmt.Errorf("%s: %w", at.Address, plain(err)))
+		errs = append(errs, fmt.Errorf("%s: %w", at.Address, Plain(err)))
 		if ctx.Err() != nil {
 			break
 		}
@@ -136,10 +133,7 @@ func Client(o *config.Fleet) *redis.Client {
 		if o.StoreRefused != "" {
 			return nil, errors.New(o.StoreRefused)
 		}
-		secure, err := storeTLS(o)
-		if err != nil {
-			return nil, err
-		}
+		secure := storeTLS(o)
 		var errs []error
 		for range o.Stores {
 			at := o.Stores[int(first.Load())%len(o.Stores)]
@@ -182,31 +176,30 @@ func isPrimary(ctx context.Context, c interface {
 }
 
 // storeTLS are the authorities that vouch for the store, and the certificate it is shown. Files are
-// read anew for each connection, so that a certificate may be renewed.
-func storeTLS(o *config.Fleet) (*tls.Config, error) {
+// read anew for each connection, so that a certificate may be renewed. One that cannot be read is left
+// out: fewer servers are trusted then, and those without TLS are asked as ever. Others say so.
+func storeTLS(o *config.Fleet) *tls.Config {
 	secure := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.TLSCAFile != "" {
-		text, err := os.ReadFile(o.TLSCAFile)
+		roots, err := x509.SystemCertPool()
 		if err != nil {
-			return nil, err
+			roots = x509.NewCertPool()
 		}
-		if secure.RootCAs, err = x509.SystemCertPool(); err != nil {
-			secure.RootCAs = x509.NewCertPool()
+		if text, err := os.ReadFile(o.TLSCAFile); err == nil {
+			roots.AppendCertsFromPEM(text)
 		}
-		secure.RootCAs.AppendCertsFromPEM(text)
+		secure.RootCAs = roots
 	}
 	if o.TLSCertFile != "" && o.KeyRefused == "" {
-		pair, err := tls.LoadX509KeyPair(o.TLSCertFile, o.TLSKeyFile)
-		if err != nil {
-			return nil, err
+		if pair, err := tls.LoadX509KeyPair(o.TLSCertFile, o.TLSKeyFile); err == nil {
+			secure.Certificates = []tls.Certificate{pair}
 		}
-		secure.Certificates = []tls.Certificate{pair}
 	}
-	return secure, nil
+	return secure
 }
 
-// plain is an error in one line of bounded length: a server may say anything.
-func plain(err error) error {
+// Plain is an error in one line of bounded length, with its remedy: a server may say anything.
+func Plain(err error) error {
 	var refused redis.Error
 	if !errors.As(err, &refused) {
 		return err

@@ -260,6 +260,12 @@ func TestCheckTellsWhatIsWrongWithTheStore(t *testing.T) {
 	if keys := s.do("DBSIZE"); keys != int64(0) {
 		t.Errorf("%v keys are left", keys)
 	}
+	// Files that are gone keep no node from a store without TLS.
+	lost := *o
+	lost.TLSCAFile, lost.TLSCertFile, lost.TLSKeyFile = "/nowhere/ca.pem", "/nowhere/a.pem", "/nowhere/a.key"
+	if wrong := Check(t.Context(), &lost); len(wrong) != 1 || !strings.HasPrefix(wrong[0], "tls_ca_file of [fleet]: ") {
+		t.Errorf("without the files: %q", wrong)
+	}
 	s.do("ACL", "SETUSER", "millrace", "on", ">geheim", "~millrace:*", "-@all", "+hello", "+auth", "+role", "+eval", "+info", "+time")
 	o.User, o.Password = "millrace", "geheim"
 	if wrong := Check(t.Context(), o); len(wrong) != 1 || !strings.Contains(wrong[0], ACLHint) {
@@ -295,8 +301,9 @@ func TestCheckTellsWhatIsWrongWithTheStore(t *testing.T) {
 // A certificate that others refuse is told before the agent is started with it.
 func TestCheckTellsWhatIsWrongWithTheCertificate(t *testing.T) {
 	t.Parallel()
-	issue := func(ca *selfsigned.Authority) (auth, cert, key string) {
-		p, err := ca.Issue(selfsigned.Leaf{DNS: []string{"a"}})
+	issue := func(ca *selfsigned.Authority, leaf selfsigned.Leaf) (auth, cert, key string) {
+		leaf.DNS = []string{"a"}
+		p, err := ca.Issue(leaf)
 		if err == nil {
 			auth, cert, key, err = ca.Write(t.TempDir(), "a", p)
 		}
@@ -312,13 +319,26 @@ func TestCheckTellsWhatIsWrongWithTheCertificate(t *testing.T) {
 		}
 		return ca
 	}
-	auth, cert, key := issue(authority())
+	ca := authority()
+	auth, cert, key := issue(ca, selfsigned.Leaf{})
 	o := &config.Fleet{Name: "mail", Node: "a", TLSCAFile: auth, TLSCertFile: cert, TLSKeyFile: key}
 	if wrong := Check(t.Context(), o); len(wrong) != 1 || !strings.Contains(wrong[0], "servers") {
 		t.Errorf("%q of a good one", wrong)
 	}
-	_, o.TLSCertFile, o.TLSKeyFile = issue(authority())
-	if wrong := Check(t.Context(), o); len(wrong) != 2 || !strings.Contains(wrong[0], "unknown authority") || !strings.Contains(wrong[0], "; remedy: ") {
-		t.Errorf("%q of one of another authority", wrong)
+	now := time.Now()
+	for what, x := range map[string]struct {
+		ca   *selfsigned.Authority
+		leaf selfsigned.Leaf
+		want string
+	}{
+		"another authority": {authority(), selfsigned.Leaf{}, "unknown authority"},
+		"another fleet":     {ca, selfsigned.Leaf{URI: []string{"millrace:web"}}, `of the fleet "web"`},
+		"ends soon":         {ca, selfsigned.Leaf{NotAfter: now.Add(24 * time.Hour)}, " ends at "},
+		"ended":             {ca, selfsigned.Leaf{NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(-24 * time.Hour)}, " has ended at "},
+	} {
+		_, o.TLSCertFile, o.TLSKeyFile = issue(x.ca, x.leaf)
+		if wrong := Check(t.Context(), o); len(wrong) != 2 || !strings.Contains(wrong[0], x.want) || !strings.Contains(wrong[0], "; remedy: ") {
+			t.Errorf("%s: %q", what, wrong)
+		}
 	}
 }

@@ -32,7 +32,7 @@ func (o *Orders) PauseInFleet(ctx context.Context, p control.Pause) (bool, error
 	if !o.isCommon(ctx) {
 		return false, nil
 	}
-	return true, o.issue(order.Pause, p, p.Until, o.CommonPauses(p.Filter))
+	return true, o.issue(p.Who, order.Pause, p, p.Until, o.CommonPauses(p.Filter))
 }
 
 // CommonPauses are the identities of the common pauses of a filter.
@@ -46,8 +46,8 @@ func (o *Orders) CommonPauses(f control.Filter) (ids []order.ID) {
 }
 
 // ResumeInFleet resumes on all nodes: pauses with these identities.
-func (o *Orders) ResumeInFleet(ids []order.ID) error {
-	return o.issue(order.Lift, nil, time.Time{}, ids)
+func (o *Orders) ResumeInFleet(ctx context.Context, ids []order.ID) error {
+	return o.issue(control.PeerOf(ctx).String(), order.Lift, nil, time.Time{}, ids)
 }
 
 // LimitInFleet bounds a site or queue on all nodes, in place of what bounds it; with neither
@@ -78,9 +78,9 @@ func (o *Orders) LimitInFleet(ctx context.Context, l control.Limit) (bool, error
 		}
 	}
 	if ends {
-		return true, o.issue(order.Lift, nil, time.Time{}, before)
+		return true, o.issue(l.Who, order.Lift, nil, time.Time{}, before)
 	}
-	return true, o.issue(order.Limit, l, l.Until, before)
+	return true, o.issue(l.Who, order.Limit, l, l.Until, before)
 }
 
 // PrioritizeInFleet sets a stream's share on all nodes. It is false if that is to be on this node
@@ -96,12 +96,12 @@ func (o *Orders) PrioritizeInFleet(ctx context.Context, p control.Priority) (boo
 			before = append(before, x.ID)
 		}
 	}
-	return true, o.issue(order.Priority, p, time.Time{}, before)
+	return true, o.issue(control.PeerOf(ctx).String(), order.Priority, p, time.Time{}, before)
 }
 
 // issue makes a common order and puts it into force here.
-func (o *Orders) issue(kind order.Kind, body any, until time.Time, lifts []order.ID) error {
-	_, err := o.common.Issue(kind, body, until, lifts...)
+func (o *Orders) issue(who string, kind order.Kind, body any, until time.Time, lifts []order.ID) error {
+	_, err := o.common.Issue(who, kind, body, until, lifts...)
 	if errors.Is(err, order.ErrFull) {
 		return err
 	}

@@ -181,7 +181,7 @@ func (o *Orders) pauseFor(b control.Pause) bool {
 	}
 	b.Since, b.Reason = time.Now(), printable.Shorten(b.Reason, MaxPauseReason)
 	if o.common != nil && b.Until.IsZero() {
-		id, err := o.common.Issue(order.Pause, b, time.Time{})
+		id, err := o.common.Issue(b.Who, order.Pause, b, time.Time{})
 		if err != nil {
 			o.log.Error("paused by "+automatic(b.Who)+", on this node alone", "on", b.Filter.String(), "err", err)
 		}

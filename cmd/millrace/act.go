@@ -208,7 +208,10 @@ func (g *globals) give(ctx context.Context, o control.Action, here bool, done st
 		defer printable.Fprintf(os.Stderr, "\r\x1b[K") // erases the line
 	}
 	n, err := client.Act(ctx, o, progress)
-	if err != nil {
+	switch {
+	case err != nil && n == (control.Selected{}):
+		return err
+	case err != nil:
 		return fmt.Errorf("%w; %s %s until then", err, count(n.Recipients, "recipient"), done)
 	}
 	if o.Verb == control.VerbCancel && o.Filter.ID == "" {

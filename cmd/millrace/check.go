@@ -12,7 +12,6 @@ import (
 	"github.com/millrace/millrace/agent/assess"
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/fleet"
-	"github.com/millrace/millrace/agent/fleet/peer"
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
@@ -115,9 +114,6 @@ func (c *checkCmd) Run(ctx context.Context, g *globals) error {
 	for _, w := range fleet.Check(ctx, &cfg.Fleet) {
 		r.warn(w)
 	}
-	for _, w := range certificates(&cfg.Fleet) {
-		r.warn(w)
-	}
 	if c.DNS {
 		for _, w := range identity(ctx, cfg, resolver(cfg)) {
 			r.warn(w)
@@ -192,16 +188,3 @@ func (r *printer) counts() string {
 func count(n int, what string) string { return printable.Count(n, what) }
 
 func thousands(n int) string { return printable.Thousands(n) }
-
-// certificates says what is wrong with those that this node shows to others of its fleet, or that
-// they end soon. Who may not read them was told so by the configuration.
-func certificates(f *config.Fleet) []string {
-	if !f.On() || f.TLSCertFile == "" || f.TLSCAFile == "" || f.KeyRefused != "" {
-		return nil
-	}
-	err := peer.Check(peer.Files{Fleet: f.Name, Node: f.Node, CA: f.TLSCAFile, Cert: f.TLSCertFile, Key: f.TLSKeyFile})
-	if err == nil {
-		return nil
-	}
-	return []string{err.Error()}
-}

@@ -24,7 +24,8 @@ func (g *globals) clientFor(here bool) (*control.Client, error) {
 	return client, err
 }
 
-// spread says on which nodes of the fleet an order is done. Without a fleet there is nothing to say.
+// spread says on which nodes of the fleet an order is done, as a warning if a node of one has no part
+// in orders. Without a fleet there is nothing to say.
 func (g *globals) spread(ctx context.Context, client *control.Client, here bool, done string) error {
 	_, err := g.spreadTo(ctx, client, here, done)
 	return err
@@ -35,8 +36,12 @@ func (g *globals) spreadTo(ctx context.Context, client *control.Client, here boo
 	if here {
 		return x, nil
 	}
-	if x, err = client.Spread(ctx); err == nil && x.Fleet != "" {
+	switch x, err = client.Spread(ctx); {
+	case err != nil:
+	case x.Fleet != "":
 		printable.Fprintln(os.Stdout, spreadInWords(&x, done))
+	case x.Alone != "":
+		printable.Fprintf(os.Stderr, "millrace: warning: %s on this node only: %s\n", done, x.Alone)
 	}
 	return x, err
 }

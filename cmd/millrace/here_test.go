@@ -52,6 +52,29 @@ func TestCommandsSayOnWhichNodesAnOrderIsDone(t *testing.T) {
 	}
 }
 
+// outOfOrders is an agent in a fleet whose orders it neither gives nor takes.
+type outOfOrders struct{ inFleet }
+
+func (outOfOrders) Spread(context.Context) control.Spread {
+	return control.Spread{Alone: "this node has no certificate; remedy: get one"}
+}
+
+func TestCommandsSayThatAnOrderIsForThisNodeAlone(t *testing.T) {
+	t.Parallel()
+	here := false
+	config := serve(t, outOfOrders{inFleet{backend: messages(), here: &here}})
+	for args, want := range map[string]string{
+		"pause news --queue general --reason why --for 2h":        "millrace: warning: paused on this node only: this node has no certificate; remedy: get one\n",
+		"priority news.example.com 4":                             "millrace: warning: set on this node only: this node has no certificate; remedy: get one\n",
+		"pause news --queue general --reason why --for 2h --here": "",
+	} {
+		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, strings.Fields(args)...)...)
+		if r.code != 0 || r.stdout != "" || r.stderr != want {
+			t.Errorf("millrace %s: exit code %d\n%s\n%s", args, r.code, r.stdout, r.stderr)
+		}
+	}
+}
+
 // Mail of a user may be on other nodes alone: a cancel that finds none here is no failure, and reaches them.
 func TestCancelInAFleetIsForMailOfOtherNodes(t *testing.T) {
 	t.Parallel()

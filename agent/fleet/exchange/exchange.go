@@ -54,6 +54,8 @@ type Options struct {
 	// of its connections, so its pool must have more than one. Run closes it at its end.
 	Client redis.UniversalClient
 	Logger *slog.Logger
+	// Plain puts an error of the store into one line, with its remedy; nil: it stays as it is.
+	Plain func(error) error
 	// Position says how far this node's spool is filled (spool.Position); nil: it is not told, and
 	// no cancel reaches this node.
 	Position func() string
@@ -76,9 +78,12 @@ type Exchange struct {
 	last     string      // id of the entry of the stream that was read last
 	lacking  map[string]lack
 	sending  map[string]bool
-	told     bool      // that the store is away
-	reached  time.Time // when the store last answered
-	direct   time.Time // when reports last went directly
+	state    string         // "": the store does all; else as in answered
+	away     error          // why it did not answer the last call; nil: it did
+	refused  map[call]error // what it last answered to calls that it does not do
+	mayAdd   bool           // it takes orders, so far
+	reached  time.Time      // when the store last answered
+	direct   time.Time      // when reports last went directly
 	starting bool
 }
 
@@ -93,9 +98,12 @@ func New(o Options) *Exchange {
 	if o.now == nil {
 		o.now = time.Now
 	}
-	x := &Exchange{o: o, inStore: make(order.Known), last: begin, lacking: make(map[string]lack), sending: make(map[string]bool), starting: true}
+	if o.Plain == nil {
+		o.Plain = func(err error) error { return err }
+	}
+	x := &Exchange{o: o, inStore: make(order.Known), last: begin, lacking: make(map[string]lack), sending: make(map[string]bool), refused: make(map[call]error), starting: true}
 	if o.Client != nil {
-		x.store = &valkey{client: o.Client, orders: "millrace:{" + o.Fleet + "}:orders", reports: "millrace:{" + o.Fleet + "}:reports"}
+		x.store = &valkey{client: o.Client, orders: "millrace:{" + o.Fleet + "}:orders", reports: "millrace:{" + o.Fleet + "}:reports", check: "millrace:{" + o.Fleet + "}:check"}
 	}
 	return x
 }
@@ -149,12 +157,12 @@ func (x *Exchange) follow(ctx context.Context) error {
 	after := x.last
 	x.mu.Unlock()
 	lines, last, err := x.store.read(ctx, after)
-	if x.answered(ctx, err); err != nil {
+	if x.answered(ctx, callRead, err); err != nil {
 		return err
 	}
 	if len(lines) == 0 {
 		end, err := x.store.end(ctx)
-		if x.answered(ctx, err); err != nil {
+		if x.answered(ctx, callEnd, err); err != nil {
 			return err
 		}
 		if before(end, after) {
@@ -178,23 +186,6 @@ func (x *Exchange) follow(ctx context.Context) error {
 	return nil
 }
 
-// answered notes whether the store answers.
-func (x *Exchange) answered(ctx context.Context, err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	switch {
-	case err == nil:
-		x.reached = x.o.now()
-		if x.told {
-			x.told = false
-			x.o.Logger.Info("fleet: the store answers again; orders are exchanged")
-		}
-	case ctx.Err() == nil && !x.told:
-		x.told = true
-		x.o.Logger.Warn("fleet: the store does not answer: orders reach only nodes that can be called directly until it does", "err", err)
-	}
-}
-
 // turn adds to the stream what it lacks, reports, and sees to what others lack by their reports.
 func (x *Exchange) turn(ctx context.Context) {
 	if x.store == nil {
@@ -203,8 +194,10 @@ func (x *Exchange) turn(ctx context.Context) {
 	}
 	ctx, done := context.WithTimeout(ctx, Every)
 	defer done()
-	if x.publish(ctx) != nil || x.report(ctx) != nil || x.pull(ctx) != nil {
-		return
+	for _, step := range []func(context.Context) error{x.mayAddNow, x.publish, x.report, x.pull} {
+		if step(ctx) != nil && !x.answers() {
+			return // a store that refuses one may do the others
+		}
 	}
 	for node, r := range x.o.Log.Reports() {
 		if lines := x.due(node, r); len(lines) > 0 {
@@ -213,6 +206,18 @@ func (x *Exchange) turn(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// mayAddNow asks a store that does not let this node add, or was not asked yet: an admin must hear of
+// it before there is an order, and of its end when there is none any more.
+func (x *Exchange) mayAddNow(ctx context.Context) error {
+	x.mu.Lock()
+	may := x.mayAdd
+	x.mu.Unlock()
+	if may {
+		return nil
+	}
+	return x.add(ctx, nil)
 }
 
 // publish adds our own orders to the stream that were not seen there.
@@ -232,7 +237,7 @@ func (x *Exchange) publish(ctx context.Context) error {
 
 func (x *Exchange) add(ctx context.Context, lines [][]byte) error {
 	err := x.store.add(ctx, lines)
-	if x.answered(ctx, err); err != nil {
+	if x.answered(ctx, callAdd, err); err != nil {
 		return err
 	}
 	x.mu.Lock()
@@ -249,7 +254,7 @@ func (x *Exchange) report(ctx context.Context) error {
 	line, err := x.ownReport()
 	if err == nil {
 		err = x.store.report(ctx, x.o.Log.Node(), line)
-		x.answered(ctx, err)
+		x.answered(ctx, callReport, err)
 	}
 	return err
 }
@@ -265,7 +270,7 @@ func (x *Exchange) ownReport() ([]byte, error) {
 // pull takes the reports of the others.
 func (x *Exchange) pull(ctx context.Context) error {
 	list, err := x.store.list(ctx)
-	x.answered(ctx, err)
+	x.answered(ctx, callList, err)
 	for _, line := range list {
 		_ = x.o.Log.TakeReport(line) // counted and told
 	}

@@ -66,7 +66,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 
 func (p *peer) pause(t *testing.T, what string) order.ID {
 	t.Helper()
-	id, err := p.log.Issue(order.Pause, what, time.Time{})
+	id, err := p.log.Issue("", order.Pause, what, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestStoreBringsOrdersToAllNodes(t *testing.T) {
 	eventually(t, "the pause of c is everywhere", func() bool { return len(a.pauses()) == 2 && len(b.pauses()) == 2 })
 	c.stop()
 	server.Stop()
-	if _, err := b.log.Issue(order.Lift, nil, time.Time{}, first); err != nil {
+	if _, err := b.log.Issue("", order.Lift, nil, time.Time{}, first); err != nil {
 		t.Fatal(err)
 	}
 	a.pause(t, "two")
@@ -124,8 +124,8 @@ func TestWhatAStoreMakesUpChangesNothing(t *testing.T) {
 	id := a.pause(t, "one")
 	eventually(t, "b has it", func() bool { return len(b.pauses()) == 1 })
 	stranger := must(order.Open(order.Options{Fleet: fleetName, Node: "a", Certificate: other.Node(t, "a"), Roots: other.Roots, Log: slog.New(slog.DiscardHandler)}))
-	must(stranger.Issue(order.Lift, nil, time.Time{}, id))
-	must(stranger.Issue(order.Cancel, "all", time.Time{}))
+	must(stranger.Issue("", order.Lift, nil, time.Time{}, id))
+	must(stranger.Issue("", order.Cancel, "all", time.Time{}))
 	c := server.Client()
 	defer c.Close()
 	orders, reports := "millrace:{f}:orders", "millrace:{f}:reports"

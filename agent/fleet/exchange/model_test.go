@@ -318,7 +318,7 @@ func (s *hostile) read(after string) (lines [][]byte, last string) {
 // forged is an order that no node has issued: by a stranger, or a true one that was changed.
 func (s *hostile) forged() []byte {
 	if len(s.all) == 0 || s.w.rnd.IntN(2) == 0 {
-		id := must(s.w.forge.Issue(order.Lift, nil, time.Time{}, slices.Collect(maps.Keys(s.w.pauses))...))
+		id := must(s.w.forge.Issue("", order.Lift, nil, time.Time{}, slices.Collect(maps.Keys(s.w.pauses))...))
 		for _, x := range s.w.forge.Lacking(&order.Report{}, true, 1000) {
 			if got, _ := order.IDOf(x); got == id {
 				return x
@@ -438,7 +438,7 @@ func (n *member) pause() {
 	if n.w.rnd.IntN(3) == 0 { // in place of one of the same filter
 		lifts = n.on(key)
 	}
-	id := must(n.log.Issue(order.Pause, key, until, lifts...))
+	id := must(n.log.Issue("", order.Pause, key, until, lifts...))
 	n.heard[id], n.w.pauses[id] = true, until
 	if len(lifts) > 0 {
 		n.w.resumes[id] = lifts
@@ -461,7 +461,7 @@ func (n *member) resume() {
 		return
 	}
 	n.w.seen["resume"]++
-	id := must(n.log.Issue(order.Lift, nil, time.Time{}, lifts...))
+	id := must(n.log.Issue("", order.Lift, nil, time.Time{}, lifts...))
 	n.heard[id], n.w.resumes[id] = true, lifts
 }
 
@@ -469,7 +469,7 @@ func (n *member) resume() {
 func (n *member) crash() {
 	n.w.seen["torn"]++
 	n.disk.torn = true
-	if _, err := n.log.Issue(order.Pause, "torn", time.Time{}); err == nil {
+	if _, err := n.log.Issue("", order.Pause, "torn", time.Time{}); err == nil {
 		n.w.t.Errorf("history: written to a disk without power")
 	}
 	n.start()
@@ -485,7 +485,7 @@ func (n *member) cancelAll() {
 	for _, m := range n.w.nodes {
 		arrived[m.name] = m.mail
 	}
-	id := must(n.log.Issue(order.Cancel, reach, time.Time{}))
+	id := must(n.log.Issue("", order.Cancel, reach, time.Time{}))
 	n.heard[id], n.w.cancels[id] = true, cancel{n.w.now, arrived}
 	n.doCancels()
 }

@@ -13,6 +13,7 @@ import (
 
 // store is what the nodes have in common.
 type store interface {
+	// add puts orders into the stream; with none it only shows whether this node may.
 	add(ctx context.Context, lines [][]byte) error
 	// read returns entries of the stream after one of that id, and the id of the last; it waits
 	// for a time if there are none.
@@ -40,9 +41,17 @@ const (
 type valkey struct {
 	client          redis.UniversalClient
 	orders, reports string // keys
+	check           string // a key that does not exist
 }
 
 func (v *valkey) add(ctx context.Context, lines [][]byte) error {
+	if len(lines) == 0 { // of a stream that does not exist, and is not made
+		err := v.client.XAdd(ctx, &redis.XAddArgs{Stream: v.check, NoMkStream: true, Values: []any{field, ""}}).Err()
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		return err
+	}
 	_, err := v.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, line := range lines {
 			p.XAdd(ctx, &redis.XAddArgs{Stream: v.orders, MaxLen: keep, Approx: true, Values: []any{field, line}})

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/millrace/millrace/agent/printable"
 )
 
 // Options are what a Log works with.
@@ -66,7 +68,7 @@ type Log struct {
 
 // Open reads the orders that the file keeps. What is damaged in it is left out, which is logged
 // and stays in Trouble: the other nodes send it again, and a pause stands in standing.json
-// meanwhile.
+// meanwhile. With ErrCertificate nothing was read.
 func Open(o Options) (*Log, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -77,7 +79,7 @@ func Open(o Options) (*Log, error) {
 	}
 	var err error
 	if l.signer, err = newSigner(o.Certificate, o.Node); err != nil {
-		return nil, fmt.Errorf("orders of the fleet: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
 	random := make([]byte, 8)
 	if _, err := rand.Read(random); err != nil {
@@ -104,11 +106,11 @@ func (l *Log) Node() string { return l.o.Node }
 // Fleet is the name of the fleet.
 func (l *Log) Fleet() string { return l.o.Fleet }
 
-// Issue makes an order of this node with a body (nil: none), which lifts others. On return it is
-// durable, and stands; with an error and an ID that is not zero it stands, but may not outlive the
+// Issue makes an order that somebody gave on this node, with a body (nil: none), which lifts others.
+// On return it is durable, and stands; with an error and an ID that is not zero it stands, but may not outlive the
 // process, or is for this node alone, as its certificate is not valid now.
-func (l *Log) Issue(kind Kind, body any, until time.Time, lifts ...ID) (ID, error) {
-	o := Order{Fleet: l.o.Fleet, Kind: kind, At: l.o.Now().UTC(), Until: until.UTC(), Lifts: lifts}
+func (l *Log) Issue(who string, kind Kind, body any, until time.Time, lifts ...ID) (ID, error) {
+	o := Order{Fleet: l.o.Fleet, Kind: kind, Who: who, At: l.o.Now().UTC(), Until: until.UTC(), Lifts: lifts}
 	if until.IsZero() {
 		o.Until = time.Time{}
 	}
@@ -157,21 +159,24 @@ func (l *Log) Issue(kind Kind, body any, until time.Time, lifts ...ID) (ID, erro
 
 // TakeAll takes orders that came from elsewhere, each a Signed in JSON, and returns how many of
 // them are new. They are durable on return; with an error they stand all the same, and may not
-// outlive the process. What cannot be taken is counted (Trouble) and logged once a minute.
+// outlive the process. What cannot be taken is counted (Trouble) and logged once a minute. What
+// changes something here is logged with who ordered it.
 func (l *Log) TakeAll(lines [][]byte) (fresh int, err error) {
 	now := l.o.Now()
 	var text []byte
+	var taken []news
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, line := range lines {
 		k, err := l.read(line, now)
 		if err != nil {
-			l.refuse(err)
+			l.refuse(err, claimed(line))
 			continue
 		}
 		if k == nil {
 			continue
 		}
+		taken = append(taken, l.news(k, taken))
 		l.put(k)
 		fresh++
 		text = append(append(text, orderLine(k.line)...), '\n')
@@ -181,6 +186,7 @@ func (l *Log) TakeAll(lines [][]byte) (fresh int, err error) {
 	}
 	l.bound()
 	err = l.write(text, fresh)
+	l.tell(taken)
 	l.changed()
 	return fresh, err
 }
@@ -441,10 +447,10 @@ func (l *Log) TakeReport(line []byte) error {
 	var s Signed
 	var r Report
 	if len(line) > maxReport || json.Unmarshal(line, &s) != nil || json.Unmarshal(s.Text, &r) != nil || !r.Known.valid() {
-		return l.refused1(ErrFormat)
+		return l.refused1(ErrFormat, r.Node)
 	}
 	if r.Fleet != l.o.Fleet {
-		return l.refused1(ErrForeign)
+		return l.refused1(ErrForeign, r.Node)
 	}
 	l.mu.Lock()
 	old := l.reports[r.Node]
@@ -453,7 +459,7 @@ func (l *Log) TakeReport(line []byte) error {
 		return nil
 	}
 	if err := l.judge.verify(forReport, &s, r.Node, r.At); err != nil {
-		return l.refused1(err)
+		return l.refused1(err, r.Node)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -503,15 +509,22 @@ func (l *Log) changed() {
 	}
 }
 
-func (l *Log) refused1(err error) error {
+func (l *Log) refused1(err error, node string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.refuse(err)
+	l.refuse(err, node)
 	return err
 }
 
-// refuse counts what was not taken, and logs it once a minute. The caller holds mu.
-func (l *Log) refuse(err error) {
+// claimed is the node that an order claims to come from; "" if it does not say.
+func claimed(line []byte) string {
+	id, _ := IDOf(line)
+	return id.Node
+}
+
+// refuse counts what was not taken, and logs it once a minute with the node that it claims to come
+// from. The caller holds mu.
+func (l *Log) refuse(err error, node string) {
 	for _, kind := range []error{ErrForged, ErrForeign, ErrUnknown, ErrFull, ErrFormat} {
 		if errors.Is(err, kind) {
 			l.refused[kind]++
@@ -519,7 +532,8 @@ func (l *Log) refuse(err error) {
 	}
 	if now := l.o.Now(); now.Sub(l.toldAt) >= time.Minute {
 		l.toldAt = now
-		l.o.Log.Warn("fleet: what claims to be an order is not taken; remedy: look who writes to the store", "err", err, "refused", l.sum())
+		l.o.Log.Warn("fleet: what claims to be an order is not taken; remedy: see that millrace check on the node that it names finds its certificate good; if so, look who writes to the store",
+			"node", printable.Shorten(node, maxName), "err", err, "refused", l.sum())
 	}
 }
 

@@ -126,6 +126,7 @@ type Order struct {
 	Fleet string          `json:"fleet"`
 	ID    ID              `json:"id"`
 	Kind  Kind            `json:"kind"`
+	Who   string          `json:"who,omitempty"`   // a user, a rule, the breaker; "": what was learned of bounces
 	At    time.Time       `json:"at"`              // by the issuer's clock
 	Until time.Time       `json:"until,omitzero"`  // when it ends by itself; zero: when it is lifted
 	Lifts []ID            `json:"lifts,omitempty"` // orders that end with this one
@@ -162,6 +163,9 @@ func IDOf(line []byte) (ID, bool) {
 	ok := len(line) <= MaxSize && json.Unmarshal(line, &s) == nil && json.Unmarshal(s.Text, &o) == nil && o.ID.Number > 0
 	return o.ID, ok
 }
+
+// ErrCertificate says that this node's own certificate cannot sign orders.
+var ErrCertificate = errors.New("orders of the fleet cannot be signed")
 
 // The errors of orders that are not taken.
 var (

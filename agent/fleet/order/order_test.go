@@ -32,7 +32,7 @@ func open(t *testing.T, ca *fleetca.CA, c *tls.Certificate, node, path string) *
 
 func issue(t *testing.T, l *Log, kind Kind, body any, lifts ...ID) ID {
 	t.Helper()
-	id, err := l.Issue(kind, body, time.Time{}, lifts...)
+	id, err := l.Issue("", kind, body, time.Time{}, lifts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestFileThatCannotBeWrittenIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.fails = true
-	id, err := l.Issue(Pause, "one", time.Time{})
+	id, err := l.Issue("", Pause, "one", time.Time{})
 	if err == nil || !l.Has(id) || len(l.Trouble()) != 1 {
 		t.Errorf("%v, %v, %v", id, err, l.Trouble())
 	}
@@ -251,7 +251,7 @@ func TestBoundsDropTheOldestAndSaySo(t *testing.T) {
 	if len(l.Pending(Suppress)) != 0 || len(l.orders) != 1 {
 		t.Errorf("%d are kept after their time", len(l.orders))
 	}
-	if _, err := l.Issue(Pause, strings.Repeat("x", MaxBody+1), time.Time{}); err == nil {
+	if _, err := l.Issue("", Pause, strings.Repeat("x", MaxBody+1), time.Time{}); err == nil {
 		t.Error("an order without a bound was made")
 	}
 }
@@ -323,7 +323,7 @@ func TestOrderOfACertificateThatHasEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := l.Issue(Pause, "all", time.Time{})
+	id, err := l.Issue("", Pause, "all", time.Time{})
 	if id.Number == 0 || err == nil || !strings.Contains(err.Error(), "this node alone") || !strings.Contains(err.Error(), "; remedy: ") {
 		t.Errorf("order %v, %v", id, err)
 	}

@@ -97,13 +97,14 @@ func (id *Identity) Trouble() string {
 
 // lasting says that a certificate has ended, or soon will.
 func (c *credentials) lasting(f Files, now time.Time) error {
+	const renew = "put a new one of the same authority in its place, and restart millrace-agent, which signs orders by what it has read at its start"
 	switch end := c.cert.Leaf.NotAfter; {
 	case now.After(end):
-		return fmt.Errorf("tls_cert_file of [fleet]: %s has ended at %s; remedy: put a new one in its place, no restart is needed", f.Cert, end.UTC().Format(time.DateTime))
+		return fmt.Errorf("tls_cert_file of [fleet]: %s has ended at %s; remedy: %s", f.Cert, end.UTC().Format(time.DateTime), renew)
 	case now.Before(c.cert.Leaf.NotBefore):
 		return fmt.Errorf("tls_cert_file of [fleet]: %s is good from %s on only; remedy: look at the clock of this host", f.Cert, c.cert.Leaf.NotBefore.UTC().Format(time.DateTime))
 	case now.Add(soonOver).After(end):
-		return fmt.Errorf("tls_cert_file of [fleet]: %s ends at %s; remedy: put a new one in its place, no restart is needed", f.Cert, end.UTC().Format(time.DateTime))
+		return fmt.Errorf("tls_cert_file of [fleet]: %s ends at %s; remedy: %s", f.Cert, end.UTC().Format(time.DateTime), renew)
 	}
 	return nil
 }
@@ -187,8 +188,22 @@ func read(f Files) (*credentials, error) {
 		}
 		chain = append(chain, x)
 	}
+	at, now := middle(leaf), time.Now()
+	switch {
+	case leaf.NotAfter.Before(leaf.NotBefore):
+		return nil, fmt.Errorf("tls_cert_file of [fleet]: %s is good at no time, as it begins at %s and ends at %s; remedy: get one that ends later than it begins",
+			f.Cert, leaf.NotBefore.UTC().Format(time.DateTime), leaf.NotAfter.UTC().Format(time.DateTime))
+	case !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter):
+		at = now // so that the end of the authority is seen, too
+	}
 	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-		if err := c.holds(chain, use, middle(leaf)); err != nil {
+		err := c.holds(chain, use, at)
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired && !invalid.Cert.Equal(leaf) {
+			return nil, fmt.Errorf("the authority of %s (tls_cert_file of [fleet]), %q, is good from %s to %s only; remedy: renew it, or get one of an authority that is good, and put that into tls_ca_file of all nodes",
+				f.Cert, invalid.Cert.Subject.CommonName, invalid.Cert.NotBefore.UTC().Format(time.DateTime), invalid.Cert.NotAfter.UTC().Format(time.DateTime))
+		}
+		if err != nil {
 			return nil, fmt.Errorf("tls_cert_file of [fleet]: %s: %w; remedy: have tls_ca_file sign it, for the use serverAuth and clientAuth", f.Cert, err)
 		}
 	}

@@ -3,14 +3,17 @@ package peer
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -388,6 +391,17 @@ func TestCertificatesThatCannotBeUsedAreNamed(t *testing.T) {
 	lacking.Key = filepath.Join(t.TempDir(), "none")
 	empty := good
 	empty.CA = good.Key
+	past := *f.ca.TLS.Leaf // the authority with the same key, ended
+	past.NotAfter = time.Now().Add(-time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, &past, &past, past.PublicKey, f.ca.TLS.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := good
+	ended.CA = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ended.CA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	foreign := good
 	foreign.CA = other.files("x", other.issue(selfsigned.Leaf{})).CA
 	for name, x := range map[string]struct {
@@ -401,6 +415,8 @@ func TestCertificatesThatCannotBeUsedAreNamed(t *testing.T) {
 		"another fleet":     {f.files("b", f.issue(selfsigned.Leaf{DNS: []string{"b"}, URI: []string{"millrace:x"}})), `of the fleet "x"`},
 		"no client":         {f.files("b", f.issue(selfsigned.Leaf{DNS: []string{"b"}, Uses: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})), "incompatible key usage"},
 		"ended":             {f.files("b", f.issue(selfsigned.Leaf{DNS: []string{"b"}, NotAfter: time.Now().Add(-time.Hour)})), "has ended"},
+		"good at no time":   {f.files("b", f.issue(selfsigned.Leaf{DNS: []string{"b"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-2 * time.Hour)})), "is good at no time"},
+		"ended authority":   {ended, "renew it"},
 		"not yet":           {f.files("b", f.issue(selfsigned.Leaf{DNS: []string{"b"}, NotBefore: time.Now().Add(time.Hour)})), "clock"},
 	} {
 		err := Check(x.files)
