@@ -68,7 +68,7 @@ lint:
 	$(GO) tool staticcheck ./...
 
 # The tests again with the race detector, in them and in the programs they run. Files with
-# the build constraint !race have what one goroutine does alone: simulations, measurements,
+# the build constraint !race have what one goroutine does alone: simulations, measurements, set-ups of Postfix,
 # shells that call the command. Vetting is make lint's.
 race: deps
 	contrib/lab/deps/install $(RACE_PACKAGES)

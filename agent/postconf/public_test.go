@@ -1,3 +1,5 @@
+//go:build !race
+
 package postconf
 
 import (
@@ -185,13 +187,4 @@ func holds(t *testing.T, c *config.Config, before *Postfix, dir string) {
 			t.Errorf("check is not content: %s", f)
 		}
 	}
-}
-
-func read(t *testing.T, path string) []byte {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
 }

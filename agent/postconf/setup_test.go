@@ -1,3 +1,7 @@
+//go:build !race
+
+// What postconf and diff say is asked one after the other here: the race detector has nothing to see.
+
 package postconf
 
 import (
@@ -15,7 +19,6 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/contrib/lab"
 )
 
 var update = flag.Bool("update", false, "write testdata/setup anew")
@@ -174,79 +177,5 @@ func TestSetupOnAwkwardHosts(t *testing.T) {
 				t.Errorf("after undoing:\n%s\nbefore setting up:\n%s", now, before)
 			}
 		})
-	}
-}
-
-func lines(list []string) string {
-	if len(list) == 0 {
-		return ""
-	}
-	return strings.Join(list, "\n") + "\n"
-}
-
-// marked ends lines that end in a blank, which editors and git do not like.
-func marked(text string) string { return strings.ReplaceAll(text, " \n", "␠\n") }
-
-func keep(files []txtar.File, names ...string) (kept []txtar.File) {
-	for _, f := range files {
-		for _, n := range names {
-			if f.Name == n {
-				kept = append(kept, f)
-			}
-		}
-	}
-	return kept
-}
-
-// write does what Apply does but for asking postfix(1), which looks at queues.
-func write(t *testing.T, p *Plan) {
-	t.Helper()
-	if _, err := p.write(); err != nil {
-		t.Fatal(err)
-	}
-	settled(t, p.Dir)
-}
-
-func edit(t *testing.T, dir, name, more string) {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	text, err := os.ReadFile(path)
-	if err == nil {
-		err = os.WriteFile(path, append(text, more...), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	settled(t, dir)
-}
-
-// shown is the configuration as postconf -n and postconf -Mf show it.
-func shown(t *testing.T, dir string) string {
-	t.Helper()
-	s := &stage{dir: dir, path: []string{"postconf"}}
-	main, err := s.postconf(t.Context(), "-n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	master, err := s.postconf(t.Context(), "-M", "-f")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return main + master
-}
-
-// settled writes the files anew, as old as lab's: see WritePostfixConfig.
-func settled(t *testing.T, dir string) {
-	t.Helper()
-	main, err := os.ReadFile(filepath.Join(dir, "main.cf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	master, err := os.ReadFile(filepath.Join(dir, "master.cf"))
-	if err == nil {
-		err = lab.WritePostfixConfig(dir, string(main), string(master))
-	}
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -100,7 +100,7 @@ func (s *stage) postconf(ctx context.Context, args ...string) (string, error) {
 
 // raw is a parameter of main.cf as it is written there; ok says that it is.
 func (s *stage) raw(ctx context.Context, name string) (value string, ok bool, err error) {
-	out, err := s.postconf(ctx, "-n", name)
+	out, err := ask(ctx, append(s.path[:1:1], "-c", s.dir, "-n", name))
 	if err != nil || strings.TrimSpace(out) == "" {
 		return "", false, err
 	}

@@ -1,9 +1,10 @@
+//go:build !race
+
 package e2e
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -47,22 +48,6 @@ func tables(t *testing.T) string {
 		}
 	}
 	return dir
-}
-
-// check runs "millrace check" against a Postfix, and returns all it says.
-func check(ctx context.Context, t *testing.T, m *lab.Millrace, p *lab.Postfix) (lines []string, code int) {
-	t.Helper()
-	programs, err := lab.Programs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(ctx, filepath.Join(programs, "millrace"), "--config", m.Config(), "check", "--postfix-config", p.Config())
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return strings.Split(strings.TrimSpace(string(out)), "\n"), cmd.ProcessState.ExitCode()
 }
 
 // TestCheckFindsHardStops runs the command against running Postfixes.

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,6 +25,7 @@ import (
 	"github.com/millrace/millrace/contrib/lab/logbuf"
 	"github.com/millrace/millrace/contrib/lab/rig"
 	"github.com/millrace/millrace/contrib/lab/sink"
+	"github.com/millrace/millrace/contrib/lab/sockets"
 	"github.com/millrace/millrace/contrib/lab/tidy"
 )
 
@@ -518,4 +521,31 @@ func field(line, name string) string {
 		}
 	}
 	return ""
+}
+
+// freePort is a TCP address nobody listens on; whoever tries may have it.
+func freePort(t *testing.T) string {
+	t.Helper()
+	f, addr, err := sockets.Reserve("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return addr
+}
+
+// check runs "millrace check" against a Postfix, and returns all it says.
+func check(ctx context.Context, t *testing.T, m *lab.Millrace, p *lab.Postfix) (lines []string, code int) {
+	t.Helper()
+	programs, err := lab.Programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(programs, "millrace"), "--config", m.Config(), "check", "--postfix-config", p.Config())
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n"), cmd.ProcessState.ExitCode()
 }

@@ -1,3 +1,5 @@
+//go:build !race
+
 package e2e
 
 import (
@@ -14,7 +16,6 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/contrib/lab"
 	"github.com/millrace/millrace/contrib/lab/logbuf"
-	"github.com/millrace/millrace/contrib/lab/sockets"
 	"github.com/millrace/millrace/contrib/postfix"
 )
 
@@ -68,17 +69,6 @@ func enterSetup(t *testing.T, extra map[string]string, set map[string]string, ma
 		t.Fatal(err)
 	}
 	return r
-}
-
-// freePort is a TCP address nobody listens on; whoever tries may have it.
-func freePort(t *testing.T) string {
-	t.Helper()
-	f, addr, err := sockets.Reserve("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return addr
 }
 
 // command runs millrace; it may fail.
