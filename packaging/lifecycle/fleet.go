@@ -21,6 +21,7 @@ import (
 const (
 	fleetFile  = "/etc/millrace/conf.d/fleet.toml"
 	fleetFiles = "/etc/millrace/fleet"
+	fleetMarks = "/var/spool/millrace/members"
 	fleetPage  = "/usr/share/man/man7/millrace-fleet.7.gz"
 	secondHome = "/run/millrace-second"
 	secondFile = secondHome + "/millrace.toml"
@@ -107,6 +108,12 @@ func (l *life) join(ctx context.Context) (f *fleet, err error) {
 		return f, err
 	}
 	if err := l.moved(ctx); err != nil {
+		return f, err
+	}
+	if err := until(ctx, "marks of the other node are known", func() (bool, error) {
+		_, err := os.Stat(fleetMarks)
+		return err == nil, nil
+	}); err != nil {
 		return f, err
 	}
 	return f, sandboxed(ctx)
@@ -270,7 +277,7 @@ func (l *life) moved(ctx context.Context) error {
 // sandboxed sees that nothing was denied to the packaged agent, and that what it keeps of the
 // fleet is for its user alone.
 func sandboxed(ctx context.Context) error {
-	for _, path := range []string{"/var/spool/millrace/members", "/var/lib/millrace/fleet.json", "/var/lib/millrace/orders.log"} {
+	for _, path := range []string{fleetMarks, "/var/lib/millrace/fleet.json", "/var/lib/millrace/orders.log"} {
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
