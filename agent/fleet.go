@@ -117,7 +117,7 @@ func (c *common) troubles() []string {
 // common, and the agent starts: what is in force here stays so.
 func openCommon(c *config.Config, log *slog.Logger) (common, error) {
 	f := &c.Fleet
-	if !f.On() && c.Agent.StateDirectory != "" && fleet.HasPart(c.Agent.StateDirectory) {
+	if !f.On() && fleet.HasPart(c.Agent.StateDirectory) {
 		text := "[fleet] is not in the configuration, and this node did not leave its fleet: it keeps to none of the limits that the others count on. " +
 			"Remedy: bring [fleet] back and say millrace fleet leave first; or have another node say millrace fleet forget, and remove fleet.json from state_directory"
 		log.Warn(text)

@@ -104,8 +104,10 @@ type Status struct {
 }
 
 // HasPart says whether this node has a part in a fleet that it did not leave; directory has the
-// state file. Others count on it to keep to that part.
-func HasPart(directory string) bool { return lease.HasPart(filepath.Join(directory, stateFile)) }
+// state file, "" has none. Others count on it to keep to that part.
+func HasPart(directory string) bool {
+	return directory != "" && lease.HasPart(filepath.Join(directory, stateFile))
+}
 
 // Boot is the time since the host was booted, while it slept, too.
 func Boot() time.Duration {

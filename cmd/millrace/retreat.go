@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/postconf"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
@@ -48,6 +49,11 @@ func (c *retreatCmd) Run(ctx context.Context, g *globals) error {
 	cfg, _, err := g.Load()
 	if err != nil {
 		return err
+	}
+	if fleet.HasPart(cfg.Agent.StateDirectory) {
+		// Without the store it cannot leave, and may be removed all the same.
+		(&printer{out: os.Stderr}).say("note: this host is a node of a fleet, and nobody else gets its part of shared limits until it has left; remedy: millrace fleet leave when nothing is queued here, " +
+			"or millrace fleet forget at another node when Millrace is removed")
 	}
 	if c.Check {
 		return c.check(ctx, g, cfg)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -42,5 +44,30 @@ func TestRetreatMindsWhatIsStopped(t *testing.T) {
 	}
 	if s := (control.Status{Waiting: 1, Deferred: 2, Active: 4, Held: 8}); s.Queued() != 15 {
 		t.Errorf("%d of 15 are queued", s.Queued())
+	}
+}
+
+// TestRetreatOfANode: what a node has of shared limits would get to nobody else, which is said; it
+// keeps nobody from removing Millrace, since without the store no node can leave.
+func TestRetreatOfANode(t *testing.T) {
+	t.Parallel()
+	for state, told := range map[string]bool{
+		"": false,
+		`{"Fleet": "mail", "Node": "mx1", "Active": true, "Table": {"Version": "7", "Members": ["mx1", "mx2"], "Divisor": 2, "Low": 2}}`: true,
+		`{"Fleet": "mail", "Node": "mx1", "Table": {"Version": "8"}}`:                                                                    false, // it has left
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "fleet.json"), []byte(state), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "millrace.toml")
+		text := "hostname = \"mail.example.com\"\n[spool]\ndirectory = \"" + dir + "/spool\"\n[agent]\ncontrol = \"unix:" + dir + "/s\"\nstate_directory = \"" + dir + "\"\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := millrace(t, "MAIL_CONFIG="+dir, "--config", path, "retreat", "--check")
+		if r.code != 0 || strings.Contains(r.stderr, "millrace fleet leave") != told {
+			t.Errorf("%s: exit code %d\n%s\n%s", state, r.code, r.stdout, r.stderr)
+		}
 	}
 }

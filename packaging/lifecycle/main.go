@@ -7,10 +7,10 @@
 // leaves the loopback interface; packaging/try makes one. In this order: install; set up, to
 // observe; divert; orders of an admin, with mail that they keep; a blast to slow and
 // limited receivers, in the middle of which the package is upgraded; what was ordered is
-// in force still; programs hand mail in at the inlet, and the hand-back works; an attempt to remove it with mail in the
-// queue, which must fail; retreat; purge. In the end every message has arrived once, the
-// configuration of Postfix is what it was, and of Millrace nothing is left but
-// what the admin made.
+// in force still; programs hand mail in at the inlet; the host becomes a node of a fleet, in
+// which mail is moved, and the hand-back works; an attempt to remove it with mail in the queue,
+// which must fail; retreat; purge. In the end every message has arrived once, the configuration of
+// Postfix is what it was, and of Millrace nothing is left but what the admin made.
 package main
 
 import (
@@ -91,6 +91,7 @@ var providers = []sink.Provider{
 	{Name: "quick", Domains: []string{"quick.test"}, Hosts: 1, HostName: "mx%d.quick.test"},
 	{Name: "paused", Domains: []string{"domain.test", "timed.test", "short.test"}, Hosts: 1, HostName: "mx%d.paused.test"},
 	{Name: "hosts", Domains: []string{"hosts.test"}, Hosts: 2, HostName: "mx%d.hosts.test"},
+	{Name: "fleet", Domains: []string{"fleet.test"}, Hosts: 1, HostName: "mx%d.fleet.test"},
 	{Name: "provider", Domains: []string{"provider.test"}, Hosts: 1, HostName: "mx%d.provider.test"},
 	{Name: "gone", Domains: []string{"gone.test"}, Hosts: 1, HostName: "mx%d.gone.test", Behaviour: sink.Behaviour{Down: true}},
 }
@@ -169,8 +170,18 @@ func (l *life) live(ctx context.Context) error {
 	if err := l.inlet(ctx); err != nil {
 		return err
 	}
-	step("hand back, and lift the orders")
+	step("a node of a fleet, and another one")
+	nodes, err := l.join(ctx)
+	if err != nil {
+		return err
+	}
+	defer nodes.stop()
+	step("hand back, and lift the orders, as a node of the fleet")
 	if err := orders.lift(ctx, l); err != nil {
+		return err
+	}
+	step("leave the fleet")
+	if err := nodes.leave(ctx); err != nil {
 		return err
 	}
 	if n, err := spooled(); err != nil || n == 0 {

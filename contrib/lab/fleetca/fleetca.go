@@ -22,7 +22,7 @@ type CA struct {
 }
 
 // New returns a CA that is valid for ten years around now.
-func New(t *testing.T) *CA {
+func New(t testing.TB) *CA {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -45,7 +45,7 @@ func New(t *testing.T) *CA {
 }
 
 // Node returns a certificate for a node, with an Ed25519 key, valid for four years around now.
-func (c *CA) Node(t *testing.T, name string) *tls.Certificate {
+func (c *CA) Node(t testing.TB, name string) *tls.Certificate {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -55,7 +55,7 @@ func (c *CA) Node(t *testing.T, name string) *tls.Certificate {
 }
 
 // With returns a certificate for a node with this key.
-func (c *CA) With(t *testing.T, name string, key crypto.Signer) *tls.Certificate {
+func (c *CA) With(t testing.TB, name string, key crypto.Signer) *tls.Certificate {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
