@@ -8,8 +8,9 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// lagSteps is how many lags are thinkable: none, and from 75 ms to slots.LagMax in steps of
-// a tenth.
+// lagSteps is how many lags are thinkable: none, and from 19 ms to slots.LagMax in steps that
+// grow from 34 ms to 0.19 s: a slot that is held for one of 0.5 s too long costs a receiver that
+// ends its connections after a second a third of what it allows.
 const lagSteps = 48
 
 // certain is how many votes more than against another one show that there is a lag at all.
@@ -22,7 +23,7 @@ const chance = 1.0 / 3
 // lags are the thinkable ones.
 var lags = func() (l [lagSteps]time.Duration) {
 	for i := range l[1:] {
-		l[i+1] = time.Duration(float64(75*time.Millisecond) * math.Pow(1.1, float64(i)))
+		l[i+1] = time.Duration(float64(slots.LagMax) * math.Pow(float64(i+1)/(lagSteps-1), 1.5))
 	}
 	return l
 }()
