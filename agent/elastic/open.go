@@ -182,7 +182,7 @@ func (s *Site) usable(now time.Time, a *slots.Address) bool {
 
 // enough says whether the sessions suffice for the pace.
 func (s *Site) enough(n int) bool {
-	p := s.pace.Value * float64(s.active())
+	p := s.pace.Value * float64(max(1, s.active()))
 	return p > 0 && s.want >= n && float64(s.want) >= 1+1.5*p*(s.latency+s.connect/10)
 }
 

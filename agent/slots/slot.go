@@ -256,6 +256,7 @@ func (s *Slot) Hangs() {
 func (s *Slot) CameUp(now time.Time) {
 	s.opened(now)
 	s.phase = up
+	s.Address.Pace.Run(now, min(s.Address.Live, 1))
 	s.Address.Live++
 	s.of.Live++
 	s.Address.Answered()
@@ -290,6 +291,7 @@ func (s *Slot) leave(now time.Time) {
 		s.of.Proven--
 		fallthrough
 	case up:
+		s.Address.Pace.Run(now, 1)
 		s.Address.Live--
 		s.of.Live--
 	}
