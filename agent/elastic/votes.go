@@ -13,7 +13,8 @@ import (
 // ends its connections after a second a third of what it allows.
 const lagSteps = 48
 
-// certain is how many votes more than against another one show that there is a lag at all.
+// certain is how many votes more than against another one show that there is a lag at all; where
+// votes are against each, an eighth of those more.
 const certain = 2
 
 // chance is the share of the votes against the worst lag that are against the best one where
@@ -220,7 +221,7 @@ func (l *votes) least() (from, to uint8) {
 			continue
 		}
 		least = against[at]
-		if from = uint8(at); against[0] < least+certain {
+		if from = uint8(at); against[0] < least+certain+least/8 {
 			from = 0
 		}
 		for to = uint8(at); to+1 < lagSteps && against[to+1] < least+0.5; {

@@ -11,7 +11,7 @@ const (
 	paceStep    = 5 * time.Second  // between two steps up
 	paceGain    = 0.02             // of a step; doubles after careful ones
 	paceCareful = 4                // steps: 0.95*1.02^4 is past the rate that was refused
-	paceProof   = 10               // accepted before a step
+	paceProof   = 20               // accepted before a step: a refusal of one in a hundred, where a few steps are between two
 	paceSample  = 12               // answers that tell the share accepted
 	paceFar     = 0.8              // share accepted, below which the pace is far off
 	paceShut    = 1.0 / 30         // messages per second while all are refused

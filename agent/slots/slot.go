@@ -185,6 +185,35 @@ func (a *Address) pop() *Slot {
 	return s
 }
 
+// remove takes out a slot that has ended, wherever it is.
+func (a *Address) remove(s *Slot) {
+	var before *Slot
+	free := true
+	for x := a.first; x != nil; before, x = x, x.next {
+		if free = free && x != a.late; x != s {
+			continue
+		}
+		if free {
+			s.vacant(-1)
+		} else {
+			s.notFree(-1)
+		}
+		if a.late == s {
+			a.late = s.next
+		}
+		if a.last == s {
+			a.last = before
+		}
+		if before == nil {
+			a.first = s.next
+		} else {
+			before.next = s.next
+		}
+		s.next = nil
+		return
+	}
+}
+
 // Drop lets go of the slot that has been vacant longest: somebody else has it.
 func (a *Address) Drop() { a.pop() }
 
@@ -308,11 +337,12 @@ func (s *Slot) End(now time.Time, lag time.Duration) {
 // Void notes the end of a connect that was refused or got no answer: it had no slot. The
 // place it was to take is vacant again, or lags or waits until free.
 func (s *Slot) Void(now, free time.Time) {
+	had := s.phase == proven
 	s.leave(now)
 	a := s.Address
 	a.turned++
 	s.of.turned++
-	if s.After.IsZero() || now.Sub(s.After) > LagMax {
+	if had || s.After.IsZero() || s.Waited() > LagMax {
 		return
 	}
 	s.Ended, s.free = s.After, free
