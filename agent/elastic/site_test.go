@@ -464,28 +464,6 @@ func TestAPlaceGivenUpNoLongerWaits(t *testing.T) {
 	x.dial(t)
 }
 
-// A connect that was begun before slots are free for sure, and refused after, leaves its place
-// waiting for the one more try by which it is given up.
-func TestATryAsLagMaxPassesIsNotTheLast(t *testing.T) {
-	t.Parallel()
-	x := newLimitedHosts(1, 4)
-	x.run(time.Minute)
-	x.s.late.votes = nil
-	x.limit = 3
-	x.s.Ended(x.up[0], x.now)
-	x.up = x.up[1:]
-	x.now = x.now.Add(slots.LagMax - 100*time.Millisecond)
-	slot := x.dial(t)
-	x.now = x.now.Add(200 * time.Millisecond)
-	x.s.Refused(slot, x.now, "421 too many connections")
-	if x.s.Waiting != 1 || x.s.Want() != 4 {
-		t.Fatal(x.s)
-	}
-	if x.run(3 * time.Second); x.s.Want() != 3 {
-		t.Error(x.s)
-	}
-}
-
 // What is refused when nothing has been up for long tells of a door, not of a limit.
 func TestOutageAfterAnIdleTimeIsNoLimit(t *testing.T) {
 	t.Parallel()

@@ -337,12 +337,11 @@ func (s *Slot) End(now time.Time, lag time.Duration) {
 // Void notes the end of a connect that was refused or got no answer: it had no slot. The
 // place it was to take is vacant again, or lags or waits until free.
 func (s *Slot) Void(now, free time.Time) {
-	had := s.phase == proven
 	s.leave(now)
 	a := s.Address
 	a.turned++
 	s.of.turned++
-	if had || s.After.IsZero() || s.Waited() > LagMax {
+	if s.After.IsZero() || now.Sub(s.After) > LagMax {
 		return
 	}
 	s.Ended, s.free = s.After, free
