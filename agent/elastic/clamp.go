@@ -45,7 +45,7 @@ func (s *Site) Clamped(now time.Time) (Clamp, bool) {
 
 // Slow puts a bound of half the present rate on the site.
 func (s *Site) Slow(now, until time.Time, reason string) {
-	s.Clamp(now, Clamp{Sessions: -1, Pace: max(s.pace.Rate(now)/2, paceFloor), Until: until, Reason: reason})
+	s.Clamp(now, Clamp{Sessions: -1, Pace: max(s.pace.Rate(now, s.active())*float64(s.active())/2, paceFloor), Until: until, Reason: reason})
 }
 
 // Lift ends the clamps that were put on for a reason. It is false if there were none.

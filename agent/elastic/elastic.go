@@ -108,18 +108,19 @@
 // what a connect met is not judged there. Votes fade within minutes; the lag that they told
 // stays until others speak against it.
 //
-// While a site is growing or on a plateau every connect counts as growth. A refusal of a
+// While a site is growing or on a plateau every connect counts as growth, but where nothing has been
+// up for slots.LagMax at an address that let us in before: that is a replacement. A refusal of a
 // session's first message is one of its connect; from the first such on a session counts
 // as let in when a message of it was accepted, no longer when it came up. A connect that
 // was begun before the last refusal at its address tells nothing new.
 //
 // Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01
-// each. A round of probes and an early replacement need 1, so that refusals stay near one
-// percent; while wary it is time that a round is paid with. No round begins while an early
-// replacement is under way: one's refusal might be the other's. After growth or a probe was refused the next round
-// also waits until a session has been proven, which shows that the refusal had no
-// consequences (if that is soon, the round comes up to 3 s before its time), or for 30 s: where
-// no session ends meanwhile, that long.
+// each. A round of probes needs 1, so that refusals stay near one percent; while wary it is time
+// that a round is paid with. An early replacement needs none: a few find the lag, and one held for
+// too long costs every session. No round begins while one is under way: one's refusal might be
+// the other's. After growth or a probe was refused the next round also waits until a session has
+// been proven, which shows that the refusal had no consequences (if that is soon, the round comes
+// up to 3 s before its time), or for 30 s: where no session ends meanwhile, that long.
 //
 // Connects under way are bounded by a window, which grows by one with each that is let in
 // and halves with each refusal. Growth has at most two, or an eighth of what is up, under

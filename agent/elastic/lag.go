@@ -59,7 +59,7 @@ func (s *Site) recount() (n int) {
 
 // replaceEarly finds a slot to replace before its lag is over, halfway to what was too soon.
 func (s *Site) replaceEarly(now time.Time, list []Candidate) (best *slots.Address) {
-	if s.refusals.row > 0 || s.late.lag == 0 || s.late.from == s.late.to || s.late.early != nil || s.credit < 1 {
+	if s.refusals.row > 0 || s.late.lag == 0 || s.late.from == s.late.to || s.late.early != nil {
 		return nil
 	}
 	half := lags[(int(s.late.from)+step(s.late.lag))/2]

@@ -109,7 +109,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.probe.streak, s.probe.at = 0, now.Add(s.probe.gap)
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
-	case s.state == bounded && x.Why == slots.Replace:
+	case x.Why == slots.Replace && (s.state == bounded || s.emptied(now)):
 		s.strike(x, now, alone, x.Waited() <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
@@ -156,6 +156,13 @@ func (s *Site) most(now time.Time) {
 	}
 }
 
+// emptied says whether nothing is up, nor was for as long as slots are freed late: what is
+// refused then is not one too many.
+func (s *Site) emptied(now time.Time) bool {
+	last := s.ends[(s.nends-1)%uint32(len(s.ends))] // 0 if none ended yet
+	return s.Live == 0 && now.UnixNano()-last > int64(slots.LagMax)
+}
+
 // others is how many slots other sites hold at the addresses of this one: they count in the
 // limit that a refusal shows, and may be this site's another time.
 func (s *Site) others() int {
@@ -195,7 +202,7 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 		s.probe.trial = 0
 	case lags: // it may not be free yet
 	default:
-		if a.GiveUp(); a.Live == 0 && s.Live > 0 { // its own affair
+		if a.GiveUp(x); a.Live == 0 && s.Live > 0 { // its own affair
 			a.Strikes++
 			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
 		}

@@ -123,6 +123,7 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 	if x.Why == slots.Grow {
 		s.growth.open--
 	}
+	s.pace.Run(now, s.active())
 	x.CameUp(now)
 	if !s.refusals.atMail {
 		s.letIn(x, now)
@@ -212,6 +213,7 @@ func (s *Site) Ended(x *slots.Slot, now time.Time) {
 	s.leave(x)
 	s.ends[s.nends%uint32(len(s.ends))] = now.UnixNano()
 	s.nends++
+	s.pace.Run(now, s.active())
 	x.End(now, s.late.lag)
 	s.late.ended(now, x.Address)
 }

@@ -449,6 +449,42 @@ func TestAPlaceIsGivenUpByItsOwnWait(t *testing.T) {
 	}
 }
 
+// A place that is given up waits for no further try, which would keep others from being replaced.
+func TestAPlaceGivenUpNoLongerWaits(t *testing.T) {
+	t.Parallel()
+	x := replaced(t)
+	x.s.Ended(x.up[0], x.now)
+	x.up = x.up[1:]
+	x.now = x.now.Add(time.Second)
+	x.s.Refused(x.dial(t), x.now, "421 too many connections")
+	if x.s.Waiting != 0 || x.s.Want() != 29 {
+		t.Fatal(x.s)
+	}
+	x.s.Ended(x.up[0], x.now)
+	x.dial(t)
+}
+
+// What is refused when nothing has been up for long tells of a door, not of a limit.
+func TestOutageAfterAnIdleTimeIsNoLimit(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(2, 1000)
+	x.run(10 * time.Second)
+	if x.refused > 0 || x.s.state == bounded {
+		t.Fatal(x.s)
+	}
+	x.end()
+	x.now = x.now.Add(time.Minute)
+	before := x.s.Want()
+	x.limit = 0
+	if x.run(10 * time.Second); x.s.refusals.shut == 0 || x.refused > 10 {
+		t.Errorf("%d refused: %v", x.refused, x.s)
+	}
+	x.limit = 1000
+	if x.run(20 * time.Second); x.s.Want() < before-before/8 || len(x.up) < x.s.Want() {
+		t.Errorf("%d up, %d wanted before: %v", len(x.up), before, x.s)
+	}
+}
+
 func TestRefusalsThatComeTogetherAreOneOfARow(t *testing.T) {
 	t.Parallel()
 	x := replaced(t)

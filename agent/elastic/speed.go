@@ -22,14 +22,13 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	// Evenly filled hosts answer alike whether each has a limit of its own or all have
 	// one together, so the site's pace serves both. One that alone refuses, again and
 	// again, gets a pace of its own.
-	p, n, who := &s.pace, s.active(), "each address"
+	p, n, who := &s.pace, max(1, s.active()), "each address"
 	if a.Pace.Value > 0 || s.fastRow >= ownAffair && n > 1 {
 		p, n, who = &a.Pace, 1, "it alone"
 	}
-	rate := p.Rate(now) / float64(n)
 	if p.TooFast(now, began, n) {
 		a.Reply = reply
-		s.record(now, s.want, fmt.Sprintf("too fast for %s at %.3g messages/s accepted, pace of %s now %.3g/s: %s", a.Key.Host.Addr(), rate, who, p.Value, reply))
+		s.record(now, s.want, fmt.Sprintf("too fast for %s at %.3g messages/s accepted, pace of %s now %.3g/s: %s", a.Key.Host.Addr(), p.Rate(now, n), who, p.Value, reply))
 	}
 	if x.Up() && !x.Proven() { // it was the rate that was refused, not the slot
 		s.prove(x, now)
@@ -100,7 +99,7 @@ func (s *Site) active() (n int) {
 			n++
 		}
 	}
-	return max(1, n)
+	return n
 }
 
 // Paced says whether anything bounds the rate of messages.

@@ -8,11 +8,13 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// lagSteps is how many lags are thinkable: none, and from 75 ms to slots.LagMax in steps of
-// a tenth.
+// lagSteps is how many lags are thinkable: none, and from 19 ms to slots.LagMax in steps that
+// grow from 34 ms to 0.19 s: a slot that is held for one of 0.5 s too long costs a receiver that
+// ends its connections after a second a third of what it allows.
 const lagSteps = 48
 
-// certain is how many votes more than against another one show that there is a lag at all.
+// certain is how many votes more than against another one show that there is a lag at all; where
+// votes are against each, an eighth of those more.
 const certain = 2
 
 // chance is the share of the votes against the worst lag that are against the best one where
@@ -22,7 +24,7 @@ const chance = 1.0 / 3
 // lags are the thinkable ones.
 var lags = func() (l [lagSteps]time.Duration) {
 	for i := range l[1:] {
-		l[i+1] = time.Duration(float64(75*time.Millisecond) * math.Pow(1.1, float64(i)))
+		l[i+1] = time.Duration(float64(slots.LagMax) * math.Pow(float64(i+1)/(lagSteps-1), 1.5))
 	}
 	return l
 }()
@@ -219,7 +221,7 @@ func (l *votes) least() (from, to uint8) {
 			continue
 		}
 		least = against[at]
-		if from = uint8(at); against[0] < least+certain {
+		if from = uint8(at); against[0] < least+certain+least/8 {
 			from = 0
 		}
 		for to = uint8(at); to+1 < lagSteps && against[to+1] < least+0.5; {

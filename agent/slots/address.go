@@ -82,8 +82,10 @@ func (a *Address) Room() int {
 	return 1 << 20
 }
 
-// GiveUp lowers what counts as accepted by a place, but not below what is held.
-func (a *Address) GiveUp() {
+// GiveUp lets go of the place that a refused connect was to take, and lowers what counts as
+// accepted by it, but not below what is held.
+func (a *Address) GiveUp(s *Slot) {
+	a.remove(s)
 	a.Limited, a.Accepted = true, max(1, a.Held(), a.Accepted-1)
 }
 

@@ -11,7 +11,7 @@ const (
 	paceStep    = 5 * time.Second  // between two steps up
 	paceGain    = 0.02             // of a step; doubles after careful ones
 	paceCareful = 4                // steps: 0.95*1.02^4 is past the rate that was refused
-	paceProof   = 10               // accepted before a step
+	paceProof   = 20               // accepted before a step: a refusal of one in a hundred, where a few steps are between two
 	paceSample  = 12               // answers that tell the share accepted
 	paceFar     = 0.8              // share accepted, below which the pace is far off
 	paceShut    = 1.0 / 30         // messages per second while all are refused
@@ -54,13 +54,22 @@ func (b *Bucket) Wait(now time.Time, rate float64) time.Duration {
 // Take takes a message's token; Wait was 0.
 func (b *Bucket) Take() { b.tokens-- }
 
-// Rate is what was accepted in the last seconds, messages per second.
-func (p *Pace) Rate(now time.Time) float64 { return p.meter.Rate(now) }
+// Rate is what was accepted in the last seconds at an address, messages per second in which a
+// session was up there; of n addresses now.
+func (p *Pace) Rate(now time.Time, n int) float64 {
+	p.meter.Run(now, n)
+	return p.meter.Rate()
+}
+
+// Run counts the time until now, in which so many addresses were there; to be called before
+// their number changes.
+func (p *Pace) Run(now time.Time, n int) { p.meter.Run(now, n) }
 
 // Accepted notes a message that was begun at a time, one of so many addresses, and
 // raises the pace when that is due.
 func (p *Pace) Accepted(now, began time.Time, n int) {
-	p.meter.Add(now)
+	p.meter.Run(now, n)
+	p.meter.cur++
 	if p.Value == 0 || began.Before(p.cut) {
 		return
 	}
@@ -87,7 +96,7 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 	p.Value *= 1 + gain
 	p.proof, p.step = 0, now.Add(paceStep)
-	if p.clean > paceCareful && p.Value > 4*p.meter.Rate(now)/float64(n) {
+	if p.clean > paceCareful && p.Value > 4*p.meter.Rate() {
 		*p = Pace{meter: p.meter} // it binds no more
 	}
 }
@@ -102,7 +111,8 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		return false
 	}
 	p.bad++
-	rate, share := p.meter.Rate(now)/float64(n), float64(p.good)/float64(p.good+p.bad)
+	p.meter.Run(now, n)
+	rate, share := p.meter.Rate(), float64(p.good)/float64(p.good+p.bad)
 	switch {
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
@@ -125,10 +135,12 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	return true
 }
 
-// Meter measures accepted messages per second over about meterWindow. The zero value has
-// seen none.
+// Meter measures the accepted messages of a second in which an address was there to take them,
+// over about meterWindow. The zero value has seen none.
 type Meter struct {
-	from time.Time // of the current window
+	at   int64         // up to when time is counted, Unix time in nanoseconds; 0: not yet
+	wall time.Duration // of the current window, in which any address was there
+	sum  time.Duration // over those addresses
 	cur  int
 	prev float64 // messages per second in the window before
 }
@@ -136,33 +148,33 @@ type Meter struct {
 // Few says that too few messages were seen to tell a rate.
 func (m *Meter) Few() bool { return m.cur < 4 && m.prev == 0 }
 
-// Add notes an accepted message.
-func (m *Meter) Add(now time.Time) {
-	m.roll(now)
-	m.cur++
+// Run counts the time until now, in which so many addresses were there.
+func (m *Meter) Run(now time.Time, n int) {
+	d := time.Duration(now.UnixNano() - m.at)
+	if m.at == 0 || d < 0 || d >= 2*meterWindow {
+		*m = Meter{at: now.UnixNano()}
+		return
+	}
+	m.at += int64(d)
+	if n == 0 {
+		return
+	}
+	m.wall += d
+	m.sum += time.Duration(n) * d
+	if m.wall >= meterWindow {
+		m.prev = float64(m.cur) / m.sum.Seconds()
+		m.wall, m.sum, m.cur = 0, 0, 0
+	}
 }
 
-func (m *Meter) roll(now time.Time) {
-	if m.from.IsZero() {
-		m.from = now
-	}
-	switch d := now.Sub(m.from); {
-	case d < meterWindow:
-	case d < 2*meterWindow:
-		m.prev = float64(m.cur) / meterWindow.Seconds()
-		m.from, m.cur = m.from.Add(meterWindow), 0
-	default:
-		*m = Meter{from: now}
-	}
-}
-
-// Rate is the messages per second until now.
-func (m *Meter) Rate(now time.Time) float64 {
-	m.roll(now)
-	d := now.Sub(m.from)
+// Rate is the messages per second at an address until now.
+func (m *Meter) Rate() float64 {
 	if m.prev == 0 { // the first window: what there is of it
-		return float64(m.cur) / max(d, 100*time.Millisecond).Seconds()
+		return float64(m.cur) / max(m.sum, 100*time.Millisecond).Seconds()
 	}
-	share := float64(d) / float64(meterWindow)
-	return m.prev*(1-share) + float64(m.cur)/meterWindow.Seconds()
+	share := float64(m.wall) / float64(meterWindow)
+	if m.sum == 0 {
+		return m.prev
+	}
+	return m.prev*(1-share) + share*float64(m.cur)/m.sum.Seconds()
 }

@@ -185,6 +185,35 @@ func (a *Address) pop() *Slot {
 	return s
 }
 
+// remove takes out a slot that has ended, wherever it is.
+func (a *Address) remove(s *Slot) {
+	var before *Slot
+	free := true
+	for x := a.first; x != nil; before, x = x, x.next {
+		if free = free && x != a.late; x != s {
+			continue
+		}
+		if free {
+			s.vacant(-1)
+		} else {
+			s.notFree(-1)
+		}
+		if a.late == s {
+			a.late = s.next
+		}
+		if a.last == s {
+			a.last = before
+		}
+		if before == nil {
+			a.first = s.next
+		} else {
+			before.next = s.next
+		}
+		s.next = nil
+		return
+	}
+}
+
 // Drop lets go of the slot that has been vacant longest: somebody else has it.
 func (a *Address) Drop() { a.pop() }
 
@@ -256,6 +285,7 @@ func (s *Slot) Hangs() {
 func (s *Slot) CameUp(now time.Time) {
 	s.opened(now)
 	s.phase = up
+	s.Address.Pace.Run(now, min(s.Address.Live, 1))
 	s.Address.Live++
 	s.of.Live++
 	s.Address.Answered()
@@ -290,6 +320,7 @@ func (s *Slot) leave(now time.Time) {
 		s.of.Proven--
 		fallthrough
 	case up:
+		s.Address.Pace.Run(now, 1)
 		s.Address.Live--
 		s.of.Live--
 	}
