@@ -220,7 +220,7 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 		Events:    a.events, JournalError: a.metrics.JournalError, Stop: a.stop,
 	})
 	a.mover, err = move.New(move.Options{
-		Log: log, Spool: dir, Store: store, Writer: writer, Queue: a.queue, Settler: a.settler, Add: a.movedHere, Stop: a.stop,
+		Log: log, Spool: dir, Store: store, Writer: writer, Queue: a.queue, Settler: a.settler, Add: a.movedHere, Room: a.roomForMoved, Stop: a.stop,
 	})
 	if err != nil {
 		// To send what another node may have is worse than not to start.
@@ -483,6 +483,22 @@ func (a *Agent) follow(id spool.ID, e *spool.Envelope, st []spool.State, orphan 
 	a.mail.Active(e, id, len(e.Recipients))
 	a.orders.Add(id, e, st)
 	a.settler.ScheduleWarning(id, e, a.store.LastAlive())
+	return nil
+}
+
+// roomForMoved says why the spool takes no mail of other nodes: by the limits that the milter, which
+// takes the host's own, has of the configuration.
+func (a *Agent) roomForMoved() error {
+	c := &a.settings.Now().Config.Spool
+	free, err := spool.Free(c.Directory)
+	switch n := a.queue.Queued(); {
+	case err != nil:
+		return fmt.Errorf("spool: %w", err)
+	case free < int64(c.MinFree):
+		return fmt.Errorf("%w: %d octets free in %s, min_free is %d", spool.ErrFull, free, c.Directory, int64(c.MinFree))
+	case c.MaxRecipients > 0 && n >= c.MaxRecipients:
+		return fmt.Errorf("%w: %d recipients queued, max_recipients is %d", spool.ErrFull, n, c.MaxRecipients)
+	}
 	return nil
 }
 

@@ -170,6 +170,25 @@ func TestMailMovesToAnotherNode(t *testing.T) {
 	if states, err := a.agent.store.States(id); err == nil {
 		t.Errorf("the origin's journal has %+v", states)
 	}
+	// What a milter would leave with its host is not taken from other nodes either.
+	for key, limit := range map[string]func(*config.Spool){
+		"min_free":       func(s *config.Spool) { s.MinFree = 1 << 60 },
+		"max_recipients": func(s *config.Spool) { s.MinFree, s.MaxRecipients = 0, 1 },
+	} {
+		c := *b.agent.settings.Now().Config
+		limit(&c.Spool)
+		if err := b.agent.Reload(&c); err != nil {
+			t.Fatal(err)
+		}
+		if key == "max_recipients" {
+			b.pause(control.Filter{All: true}, "to be full")
+			b.send(spool.Envelope{Sender: "n@news.test"}, letter, "e@far.test")
+			b.until("it is full", func() bool { return b.status().Queued() == 1 })
+		}
+		if n, err := move("b", control.Filter{All: true}, false); err == nil || !strings.Contains(err.Error(), key) || n.Recipients != 0 {
+			t.Errorf("%s of the target: %+v, %v", key, n, err)
+		}
+	}
 }
 
 // TestMailInATransactionIsNotMoved: it takes its course.

@@ -91,10 +91,11 @@ type Spool struct {
 	// Default: "/var/spool/millrace".
 	Directory string `toml:"directory"`
 	// MinFree is the room in bytes left free on the spool's file system; with
-	// less, the milter leaves mail with the host. Default: "1GiB".
+	// less, the milter leaves mail with the host, and no mail is moved here from other nodes
+	// of a fleet. Default: "1GiB".
 	MinFree Size `toml:"min_free"`
 	// MaxRecipients is how many recipients may be queued in all; above it the
-	// milter leaves mail with the host. The agent may need 200 octets of memory for
+	// milter leaves mail with the host, and none is moved here. The agent may need 200 octets of memory for
 	// each, 256 KiB for each of max_sessions, and 256 MiB: no MemoryMax of its service
 	// should be less, or a full spool keeps it from starting. Its GOMEMLIMIT, unless
 	// you set one, is that. Default: 10000000.

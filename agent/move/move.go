@@ -50,6 +50,9 @@ type Options struct {
 	// Add brings a message into the queue that has come from another node, where it had the id
 	// was. It is called again for no message.
 	Add func(id spool.ID, e *spool.Envelope, states []spool.State, node, was string)
+	// Room says why the spool has no room for mail of other nodes; nil: it has. Writer takes what it can,
+	// as an agent's own reports are written whatever the limits are.
+	Room func() error
 	// Stop ends when work that is under way is to be given up.
 	Stop context.Context
 
@@ -68,15 +71,16 @@ type Mover struct {
 	node   string
 	peer   Peer // nil: no other node can be reached
 	loaded bool
-	out    map[string]*outgoing   // by transfer
-	in     map[inKey]*incoming    // closed ones too: they refuse what comes late
-	kept   map[spool.ID][]keeping // what files said of messages at the start; one may be in several transfers
+	out    map[string]*outgoing     // by transfer
+	in     map[inKey]*incoming      // closed ones too: they refuse what comes late
+	turns  map[string]chan struct{} // of nodes, see enter
+	kept   map[spool.ID][]keeping   // what files said of messages at the start; one may be in several transfers
 }
 
 // keeping is what the file of a transfer from here says of a message.
 type keeping struct {
-	x       *outgoing
-	message message
+	transfer string
+	message  message
 }
 
 // New reads which transfers an earlier agent left open. An error says that one cannot be read.
@@ -86,7 +90,7 @@ func New(o Options) (*Mover, error) {
 	}
 	o.again = cmp.Or(o.again, retryFirst)
 	o.directory = filepath.Join(o.Spool, spool.MovesDirectory)
-	m := &Mover{o: o, out: make(map[string]*outgoing), in: make(map[inKey]*incoming), kept: make(map[spool.ID][]keeping)}
+	m := &Mover{o: o, out: make(map[string]*outgoing), in: make(map[inKey]*incoming), turns: make(map[string]chan struct{}), kept: make(map[spool.ID][]keeping)}
 	all, err := read(o.directory)
 	if err != nil {
 		return nil, fmt.Errorf("mail on its way between nodes: %w", err)
@@ -107,7 +111,7 @@ func New(o Options) (*Mover, error) {
 		m.out[l.Transfer] = x
 		for _, msg := range l.Messages {
 			if id, err := spool.ParseID(msg.ID); err == nil {
-				m.kept[id] = append(m.kept[id], keeping{x, msg})
+				m.kept[id] = append(m.kept[id], keeping{l.Transfer, msg})
 			}
 		}
 	}
@@ -130,8 +134,8 @@ func (m *Mover) Arrived(id spool.ID, e *spool.Envelope, states []spool.State) (_
 		}
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	all := m.kept[id]
+	m.mu.Unlock()
 	if len(all) == 0 {
 		return states, false
 	}
@@ -148,8 +152,8 @@ func (m *Mover) Arrived(id spool.ID, e *spool.Envelope, states []spool.State) (_
 			case !k.message.Back:
 				// Nobody takes it from there before Loaded does: the admin's verbs wait for that.
 				*st = r.state()
-				st.Held, st.Reply = true, marker(k.x.list.Transfer)
-			case st.Held && st.Reply == marker(k.x.list.Transfer):
+				st.Held, st.Reply = true, marker(k.transfer)
+			case st.Held && st.Reply == marker(k.transfer):
 				// It was written down that it stays, and the journal has not heard of it.
 				*st = r.state()
 				if err := m.o.Store.Record(spool.Event{ID: id, Recipient: r.Ordinal, State: *st}); err != nil {
@@ -178,30 +182,28 @@ func (m *Mover) Loaded() {
 	}
 }
 
-// collect takes what is on its way out of the queue, where the start has put it. The caller holds
-// busy.
+// collect takes what is on its way out of the queue, where the start has put it. Once the whole spool
+// has been seen there is nothing more to come. The caller holds busy.
 func (x *outgoing) collect() {
 	m := x.m
-	of := func(e *queue.Entry) bool {
-		return slices.ContainsFunc(m.kept[e.ID], func(k keeping) bool {
-			return k.x == x && !k.message.Back && slices.ContainsFunc(k.message.Recipients, func(r recipient) bool { return r.Ordinal == e.Ordinal })
-		})
-	}
-	m.mu.Lock()
-	kept := len(m.kept)
-	m.mu.Unlock()
-	if kept == 0 {
+	if x.collected {
 		return
 	}
-	m.o.Queue.List(func(page []queue.Entry) bool {
-		chosen := page[:0]
-		m.mu.Lock()
-		for i := range page {
-			if page[i].OnHold && of(&page[i]) {
-				chosen = append(chosen, page[i])
+	x.collected = m.whole() == nil
+	m.mu.Lock()
+	kept := make(map[spool.ID][]recipient)
+	for id, all := range m.kept {
+		for _, k := range all {
+			if k.transfer == x.list.Transfer && !k.message.Back {
+				kept[id] = k.message.Recipients
 			}
 		}
-		m.mu.Unlock()
+	}
+	m.mu.Unlock()
+	m.o.Queue.List(func(page []queue.Entry) bool {
+		chosen := slices.DeleteFunc(page, func(e queue.Entry) bool {
+			return !e.OnHold || !slices.ContainsFunc(kept[e.ID], func(r recipient) bool { return r.Ordinal == e.Ordinal })
+		})
 		jobs := m.o.Queue.Take(chosen)
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -210,20 +212,14 @@ func (x *outgoing) collect() {
 		}
 		return true
 	})
-}
-
-// forget notes that the start is over for what a transfer does not wait for any more: what an
-// earlier agent has moved, and what stays here. The caller holds busy.
-func (x *outgoing) forget() {
-	m := x.m
+	if !x.collected {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for i := range x.list.Messages {
-		id, err := spool.ParseID(x.list.Messages[i].ID)
-		if err != nil || x.taken[id] != nil {
-			continue
-		}
-		rest := slices.DeleteFunc(m.kept[id], func(k keeping) bool { return k.x == x })
+	for id := range m.kept {
+		// A copy: Arrived reads the old one.
+		rest := slices.DeleteFunc(slices.Clone(m.kept[id]), func(k keeping) bool { return k.transfer == x.list.Transfer })
 		if m.kept[id] = rest; len(rest) == 0 {
 			delete(m.kept, id)
 		}

@@ -1,7 +1,9 @@
 package move
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -291,4 +293,87 @@ func TestListThatCannotBeReadStopsTheStart(t *testing.T) {
 	if _, err := os.Stat(left); err == nil {
 		t.Error("what a crash left stays")
 	}
+}
+
+// TestVerdictThatCannotBeWritten: a copy whose verdict fails is durable all the same, and the store
+// finds it as an orphan. So the target has it, and the origin does not send it as well.
+func TestVerdictThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 7, "a", "b")
+	a, b := w.nodes["a"].p, w.nodes["b"].p
+	w.nodes["a"].accept(1, 2)
+	w.until("the mail is queued", func() bool { return len(a.queued()) == 2 })
+	a.mu.Lock()
+	a.at = func(step string) {
+		if step == "O4" && len(b.queued()) == 0 { // the answer is here, and the target's disk has failed
+			w.nodes["b"].kill()
+			w.nodes["b"].start()
+		}
+	}
+	a.mu.Unlock()
+	b.mu.Lock()
+	b.at = func(step string) {
+		if step == "T2" {
+			b.writer.Close()
+		}
+	}
+	b.mu.Unlock()
+	a.move("b", all)
+	w.ledger()
+	if by := w.sent["r1.0@d0.example"]; len(by) != 1 || by[0] != "b" {
+		t.Errorf("sent by %q", by)
+	}
+}
+
+// TestWhatANodeSendsIsBounded: no node can have this one keep more than so many transfers, or read a
+// header that swells in memory.
+func TestWhatANodeSendsIsBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 8, "a", "b")
+	b := w.nodes["b"].p
+	from := lines{w, w.nodes["a"].p}
+	post := func(path, body string) (int, string) {
+		resp, err := from.Do(t.Context(), "b", "POST", path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(text)
+	}
+	for n := range maxTransfers + 20 {
+		if code, text := post(pathConfirm, fmt.Sprintf(`{"v":1,"transfer":"closed-%d","number":1}`, n)); code != 200 {
+			t.Fatal(code, text)
+		}
+	}
+	if n := len(b.mover.in); n != maxTransfers {
+		t.Errorf("%d closed transfers are known", n)
+	}
+	e := spool.EncodeEnvelope(&spool.Envelope{Sender: "x@example.com", Recipients: []spool.Recipient{{Address: "y@example.com"}}})
+	batch := func(name string) (int, string) {
+		h, err := json.Marshal(&header{Version: 1, Transfer: name, Number: 1, Messages: []headerMessage{{message: message{ID: spool.ID(1 << 40).String(), Recipients: make([]recipient, 1)}, Envelope: e}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return post(pathBatch, string(h)+"\n")
+	}
+	for n := range maxTransfers {
+		if code, text := batch(fmt.Sprintf("open-%d", n)); code != 200 {
+			t.Fatal(code, text)
+		}
+	}
+	if code, text := batch("open-more"); code != 503 || !strings.Contains(text, "remedy") {
+		t.Errorf("one more: %d %s", code, text)
+	}
+	if code, text := batch("open-0"); code != 200 {
+		t.Errorf("one of them again: %d %s", code, text)
+	}
+	if code, text := post(pathBatch, `{"v":1,"transfer":"t","number":1,"messages":[0`+strings.Repeat(",0", maxValues+1)+"]}\n"); code != 503 || !strings.Contains(text, "too many values") {
+		t.Errorf("many values: %d %s", code, text)
+	}
+	for _, messages := range []string{`[]`, `[{"id":"M1-0"}]`} {
+		if code, text := post(pathBatch, `{"v":1,"transfer":"closed-1","number":2,"messages":`+messages+"}\n"); code != 503 {
+			t.Errorf("messages %s: %d %s", messages, code, text)
+		}
+	}
+	b.stop() // what is open stays
 }

@@ -21,6 +21,9 @@ type outgoing struct {
 	m    *Mover
 	busy sync.Mutex // held while something is done with it; before Mover.mu
 
+	// collected: what the start has put into the queue is out of it again. Guarded by busy.
+	collected bool
+
 	// Guarded by Mover.mu for who lists it; only the holder of busy changes them.
 	list    list
 	open    bool // the batch of list is not confirmed yet
@@ -57,7 +60,7 @@ func (m *Mover) Begin(ctx context.Context, node, who string) (*Run, error) {
 		return nil, err
 	}
 	now := time.Now()
-	x := &outgoing{m: m, running: true, taken: make(map[spool.ID][]queue.Job), abort: func() {}}
+	x := &outgoing{m: m, collected: true, running: true, taken: make(map[spool.ID][]queue.Job), abort: func() {}}
 	x.list = list{Version: version, Transfer: newTransfer(now), Node: node, Who: who, Began: now.UTC().Truncate(time.Second)}
 	m.mu.Lock()
 	m.out[x.list.Transfer] = x
@@ -95,8 +98,8 @@ func (r *Run) Move(ctx context.Context, jobs []queue.Job, envelope func(spool.ID
 		for len(order) > 0 {
 			id := order[0]
 			e := envelope(id)
-			x, why := r.x.m.messageOf(id, e, byID[id])
-			if why != "" {
+			x, ok := r.x.m.messageOf(id, e, byID[id])
+			if !ok { // a try settles it as damaged, if it is
 				r.x.m.putBack(byID[id])
 				order = order[1:]
 				continue
@@ -121,23 +124,23 @@ func (r *Run) Move(ctx context.Context, jobs []queue.Job, envelope func(spool.ID
 	return n, err
 }
 
-// messageOf describes the recipients of a message that jobs have. why: it cannot be moved.
-func (m *Mover) messageOf(id spool.ID, e *spool.Envelope, jobs []queue.Job) (x message, why string) {
+// messageOf describes the recipients of a message that jobs have; not ok: it cannot be read.
+func (m *Mover) messageOf(id spool.ID, e *spool.Envelope, jobs []queue.Job) (x message, ok bool) {
 	states, err := m.o.Store.States(id)
 	if e == nil || err != nil {
-		return x, "cannot be read"
+		return x, false
 	}
 	x.ID = id.String()
 	for _, job := range jobs {
 		for _, item := range job.Items {
 			if int(item.Ordinal) >= min(len(states), len(e.Recipients)) {
-				return x, "cannot be read"
+				return x, false
 			}
 			x.Recipients = append(x.Recipients, recipientOf(item.Ordinal, &states[item.Ordinal]))
 		}
 	}
 	slices.SortFunc(x.Recipients, func(a, b recipient) int { return cmp.Compare(a.Ordinal, b.Ordinal) })
-	return x, ""
+	return x, true
 }
 
 // putBack gives the queue back what nothing was begun with.
@@ -288,13 +291,8 @@ func (x *outgoing) back() error {
 	}
 	var jobs []queue.Job
 	m.mu.Lock()
-	for id, list := range x.taken {
+	for _, list := range x.taken {
 		jobs = append(jobs, list...)
-		for i := range m.kept[id] {
-			if k := &m.kept[id][i]; k.x == x {
-				k.message = *were[id]
-			}
-		}
 	}
 	x.list, x.taken = next, make(map[spool.ID][]queue.Job)
 	m.mu.Unlock()
@@ -340,7 +338,6 @@ func (x *outgoing) goOn(ctx context.Context) {
 		return
 	}
 	x.collect()
-	x.forget()
 	if x.open {
 		_, err := x.push(ctx)
 		if x.open {
@@ -360,7 +357,6 @@ func (x *outgoing) end() {
 			return // the next try comes
 		}
 	}
-	x.forget()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.out, x.list.Transfer)
@@ -447,11 +443,7 @@ func (x *outgoing) send(ctx context.Context) (has map[spool.ID]spool.ID, refused
 	if len(parts) == 0 {
 		return nil, unread, nil
 	}
-	r, w := io.Pipe()
-	go func() { w.CloseWithError(m.writeBatch(w, &x.list, parts)) }()
-	var a answer
-	err = m.call(ctx, x.list.Node, pathBatch, r, &a)
-	r.CloseWithError(errors.New("the request has ended"))
+	a, err := x.sendBatch(ctx, parts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -473,6 +465,16 @@ func (x *outgoing) send(ctx context.Context) (has map[spool.ID]spool.ID, refused
 		refused = fmt.Errorf("node %s has not taken all", x.list.Node)
 	}
 	return has, refused, nil
+}
+
+// sendBatch writes a batch while it is sent, and reads the answer.
+func (x *outgoing) sendBatch(ctx context.Context, parts []part) (a answer, err error) {
+	r, w := io.Pipe()
+	var writing sync.WaitGroup
+	writing.Go(func() { w.CloseWithError(x.m.writeBatch(w, &x.list, parts)) })
+	defer writing.Wait()
+	defer r.CloseWithError(errors.New("the request has ended")) // so does what writes
+	return a, x.m.call(ctx, x.list.Node, pathBatch, r, &a)
 }
 
 // confirm tells the other node which messages of the batch are moved: O6.

@@ -70,24 +70,11 @@ func (m *Mover) Handler(node func(*http.Request) string) http.Handler {
 		if err := m.whole(); err != nil {
 			return answer{}, err
 		}
-		return answer{}, m.o.Writer.Room()
+		return answer{}, m.o.Room()
 	})
 	handle(pathBatch, m.take)
 	handle(pathConfirm, m.confirmed)
 	return mux
-}
-
-// incomingOf is the transfer of a node, made if there is none.
-func (m *Mover) incomingOf(node, transfer string) *incoming {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k := inKey{node, transfer}
-	in := m.in[k]
-	if in == nil {
-		in = &incoming{list: list{Version: version, Transfer: transfer, Node: node, In: true, Began: time.Now().UTC().Truncate(time.Second)}}
-		m.in[k] = in
-	}
-	return in
 }
 
 // take takes a batch: T1 to T3.
@@ -95,13 +82,20 @@ func (m *Mover) take(node string, r *http.Request) (a answer, err error) {
 	if err := m.whole(); err != nil {
 		return a, err
 	}
+	leave, err := m.enter(r.Context(), node)
+	if err != nil {
+		return a, err
+	}
+	defer leave()
 	body := bufio.NewReaderSize(r.Body, 64<<10)
 	h, err := readHeader(body)
 	if err != nil {
 		return a, err
 	}
-	in := m.incomingOf(node, h.Transfer)
-	in.busy.Lock()
+	in, err := m.lock(inKey{node, h.Transfer})
+	if err != nil {
+		return a, err
+	}
 	defer in.busy.Unlock()
 	if err := m.openBatch(in, &h); err != nil {
 		return a, err
@@ -195,13 +189,19 @@ func (x *exactly) Read(p []byte) (int, error) {
 // openBatch makes durable what is to come: T1. The caller holds in.busy.
 func (m *Mover) openBatch(in *incoming, h *header) error {
 	messages := make([]message, 0, len(h.Messages))
+	seen := make(map[string]bool)
 	for i := range h.Messages {
 		x := &h.Messages[i]
-		e, err := spool.DecodeEnvelope(x.Envelope)
-		if _, bad := spool.ParseID(x.ID); err != nil || bad != nil || x.Size < 0 || len(e.Recipients) != len(x.Recipients) || len(e.Recipients) == 0 {
+		var err error
+		x.env, err = spool.DecodeEnvelope(x.Envelope)
+		if _, bad := spool.ParseID(x.ID); err != nil || bad != nil || x.Size < 0 || len(x.env.Recipients) != len(x.Recipients) || len(x.Recipients) == 0 || seen[x.ID] {
 			return fmt.Errorf("message %q of the batch cannot be read", x.ID)
 		}
+		seen[x.ID] = true
 		messages = append(messages, x.message)
+	}
+	if len(messages) == 0 {
+		return errors.New("the batch has no messages")
 	}
 	switch {
 	case in.open && h.Number == in.list.Number:
@@ -228,10 +228,10 @@ func (m *Mover) openBatch(in *incoming, h *header) error {
 
 // append makes a message durable: T2. It stays out of the queue, see arrived.
 func (m *Mover) append(in *incoming, was spool.ID, x *headerMessage, content io.Reader) (as spool.ID, err error) {
-	e, err := spool.DecodeEnvelope(x.Envelope)
-	if err != nil {
+	if err := m.o.Room(); err != nil {
 		return 0, err
 	}
+	e := x.env
 	e.Moved = mark{in.list.Node, in.list.Transfer, in.list.Number, was}.String()
 	ctx, cancel := context.WithTimeout(m.o.Stop, appendWithin)
 	defer cancel()
@@ -240,9 +240,11 @@ func (m *Mover) append(in *incoming, was spool.ID, x *headerMessage, content io.
 		return 0, err
 	}
 	m.o.step("T2")
-	// Should this fail it is an orphan at the next start, and known by its mark.
+	// A message whose verdict cannot be written is here all the same: the store yields it as an orphan,
+	// at the next start at the latest, and the confirmation waits for that. Were the origin told that it
+	// is not here, both would send it.
 	if err := r.Release(); err != nil {
-		return 0, err
+		m.o.Log.Error("a message of another node is not sent before the agent is started again", "id", r.ID(), "node", in.list.Node, "err", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -297,18 +299,24 @@ func (m *Mover) confirmed(node string, r *http.Request) (a answer, err error) {
 		return a, err
 	}
 	var c confirmation
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxHeader)).Decode(&c); err != nil {
+	if err := json.NewDecoder(io.LimitReader(r.Body, maxAnswer)).Decode(&c); err != nil {
 		return a, err
 	}
 	if err := check(c.Version, c.Transfer, c.Number); err != nil {
 		return a, err
 	}
-	in := m.incomingOf(node, c.Transfer)
-	in.busy.Lock()
+	in, err := m.lock(inKey{node, c.Transfer})
+	if err != nil {
+		return a, err
+	}
 	defer in.busy.Unlock()
 	switch {
 	case in.open && in.list.Number == c.Number:
-		return a, m.release(in, func(id string) bool { return slices.Contains(c.Moved, id) })
+		moved := make(map[string]bool, len(c.Moved))
+		for _, id := range c.Moved {
+			moved[id] = true
+		}
+		return a, m.release(in, moved)
 	case !in.open && in.list.Number <= c.Number:
 		// It was confirmed before, or nothing has ever come of it: it is closed for what hung in a
 		// socket.
@@ -320,9 +328,9 @@ func (m *Mover) confirmed(node string, r *http.Request) (a answer, err error) {
 	return a, errGone
 }
 
-// release makes those messages of the open batch this node's that ours says, and drops the
-// others: T4 to T6. The caller holds in.busy.
-func (m *Mover) release(in *incoming, ours func(was string) bool) error {
+// release makes those messages of the open batch this node's that the origin has moved, and drops
+// the others: T4 to T6. The caller holds in.busy.
+func (m *Mover) release(in *incoming, moved map[string]bool) error {
 	type release struct {
 		*arrival
 		was    string
@@ -338,7 +346,7 @@ func (m *Mover) release(in *incoming, ours func(was string) bool) error {
 		h := in.have[id]
 		m.mu.Unlock()
 		if h == nil {
-			if ours(x.ID) {
+			if moved[x.ID] {
 				// It cannot be: the origin has our answer for it. To go on would lose it in silence.
 				m.o.Log.Error("a message that another node has moved here is not here", "node", in.list.Node, "was", x.ID, "transfer", in.list.Transfer)
 				return fmt.Errorf("%s has not come", x.ID)
@@ -346,7 +354,7 @@ func (m *Mover) release(in *incoming, ours func(was string) bool) error {
 			continue
 		}
 		if in.list.Accepted {
-			if !ours(x.ID) {
+			if !moved[x.ID] {
 				m.o.Log.Error("possible duplicate: a message was accepted here by the admin, and kept by the node that it came from", "id", h.as, "node", in.list.Node, "was", x.ID)
 			}
 			continue
@@ -354,7 +362,7 @@ func (m *Mover) release(in *incoming, ours func(was string) bool) error {
 		if err := m.await(h); err != nil {
 			return err
 		}
-		if !ours(x.ID) {
+		if !moved[x.ID] {
 			events = append(events, cancelled(h.as, h.env, "kept by node "+in.list.Node)...)
 			dropped++
 			continue

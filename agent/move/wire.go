@@ -30,6 +30,11 @@ const (
 	// MaxContent bounds the contents of a batch, in octets: a message of any size that a host MTA
 	// is likely to allow.
 	MaxContent = 1 << 30
+	// maxValues bounds the values of that line, by its commas: an empty recipient has three octets in
+	// it, and takes some 130 here.
+	maxValues = 1 << 20
+	// maxAnswer bounds answers and confirmations, in octets: ids of a batch's messages.
+	maxAnswer = 1 << 20
 	// callWithin is how long a batch may take, and a confirmation.
 	callWithin = 10 * time.Minute
 )
@@ -47,6 +52,8 @@ type headerMessage struct {
 	message
 	Size     int64  `json:"size"`     // octets of content
 	Envelope []byte `json:"envelope"` // spool.EncodeEnvelope, with the recipients that are moved
+
+	env *spool.Envelope // the same at the target, set by openBatch
 }
 
 // confirmation says which messages of a batch are the target's: no others.
@@ -143,6 +150,9 @@ func readHeader(r *bufio.Reader) (h header, err error) {
 			return h, errors.New("the header of the batch is too large")
 		}
 	}
+	if bytes.Count(line, []byte(",")) > maxValues {
+		return h, errors.New("the header of the batch has too many values")
+	}
 	if err := json.Unmarshal(line, &h); err != nil {
 		return h, err
 	}
@@ -195,7 +205,7 @@ func (m *Mover) call(ctx context.Context, node, path string, body io.Reader, out
 		}
 		return fmt.Errorf("node %s: %s: %s", node, resp.Status, said)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxHeader)).Decode(out); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
 		return fmt.Errorf("node %s: %w", node, err)
 	}
 	return nil

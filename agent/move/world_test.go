@@ -60,8 +60,9 @@ type process struct {
 
 	mu    sync.Mutex
 	dead  bool
-	die   string // step at which it dies
-	after int    // and how many of these it survives
+	die   string            // step at which it dies
+	at    func(step string) // called at each
+	after int               // and how many of these it survives
 }
 
 func newWorld(t testing.TB, seed uint64, names ...string) *world {
@@ -89,10 +90,13 @@ func (p *process) step(s string) {
 		}
 		p.after--
 	}
-	dead := p.dead
+	dead, at := p.dead, p.at
 	p.mu.Unlock()
 	if dead {
 		runtime.Goexit()
+	}
+	if at != nil {
+		at(s)
 	}
 }
 
@@ -128,7 +132,7 @@ func (n *node) start() {
 	p.stop = stop
 	p.queue = queue.New(queue.Options{Resolve: func(string) {}, Launch: func(*queue.Session) {}, Relay: "relay:host"})
 	p.mover, err = New(Options{
-		Log: slog.New(slog.DiscardHandler), Spool: n.dir, Store: p.store, Writer: p.writer, Queue: p.queue, Settler: p, Stop: ctx,
+		Log: slog.New(slog.DiscardHandler), Spool: n.dir, Store: p.store, Writer: p.writer, Queue: p.queue, Settler: p, Room: p.writer.Room, Stop: ctx,
 		Add:  func(id spool.ID, e *spool.Envelope, st []spool.State, _, _ string) { p.add(id, e, st) },
 		step: p.step, again: 10 * time.Millisecond,
 	})

@@ -198,7 +198,7 @@ func (w *world) opens() (at time.Time) {
 	w.Queue.mu.Lock()
 	defer w.Queue.mu.Unlock()
 	for _, l := range w.loans {
-		at = l.sites[0].control.Snapshot(time.Now()).Opens
+		at = w.Queue.control(l.sites[0]).Snapshot(time.Now()).Opens
 	}
 	return at
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -510,5 +511,45 @@ func TestBoundKeepsPartOfAQuotaForOthers(t *testing.T) {
 	b.Counted(now.AddDate(0, 0, 1), func(_ Key, day string, limit, n int) { counted[day] = n })
 	if len(counted) != 2 || counted["2026-11-30"] != 0 || counted["2026-11-29"] != 10 {
 		t.Errorf("%v on the next day", counted)
+	}
+}
+
+// TestNobodyWaitsForADiskThatHangs: a file that could not be read is read again without the lock.
+func TestNobodyWaitsForADiskThatHangs(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	path := filepath.Join(t.TempDir(), "quotas.json")
+	if err := os.Mkdir(path, 0o700); err != nil { // it cannot be read
+		t.Fatal(err)
+	}
+	b := open(t, path, now, map[Key]Quota{day: {Limit: 100}})
+	if n, _ := b.Counter(day).Room(now); n != 0 || b.Failed() == nil {
+		t.Fatalf("room for %d, %v", n, b.Failed())
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error)
+	go func() { read <- b.reserve(now) }()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // until reserve has opened it, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.mu.TryLock() {
+		b.mu.Unlock()
+	} else {
+		t.Error("the lock is held while the file is read")
+	}
+	if _, err := f.WriteString(`{"counters":[{"stream":"news","day":true,"spent":[{"day":"` + now.Format(time.DateOnly) + `","n":40}]}]}`); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil || b.List(now)[0].Used != 40 {
+		t.Errorf("%+v, %v", b.List(now), err)
 	}
 }

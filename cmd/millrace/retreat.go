@@ -80,7 +80,7 @@ func (c *retreatCmd) Run(ctx context.Context, g *globals) error {
 
 // empty has the milter divert nothing more, and waits until nothing is queued.
 func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *control.Client) error {
-	left, err := queued(ctx, cfg, client)
+	left, open, err := queued(ctx, cfg, client)
 	if err != nil {
 		return err
 	}
@@ -106,6 +106,9 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 		if left > 0 {
 			return fmt.Errorf("%s queued, and only a running millrace-agent can hand them back: %w", count(left, "recipient"), err)
 		}
+		if open > 0 {
+			return fmt.Errorf("%s open, and only a running millrace-agent can end them: %w", transfers(open), err)
+		}
 		return nil
 	}
 	if err != nil {
@@ -115,16 +118,21 @@ func (c *retreatCmd) empty(ctx context.Context, cfg *config.Config, client *cont
 		return drained(ctx, client)
 	}
 	// A message whose commit was under way when the drain began may be late.
+	told := false
 	for settled := time.Now().Add(milter.DrainSettles); ; {
 		if err := c.giveAway(ctx, client); err != nil {
 			return err
 		}
-		left, err := queued(ctx, cfg, client)
+		left, open, err := queued(ctx, cfg, client)
 		if err != nil {
 			return err
 		}
-		if left == 0 && time.Now().After(settled) {
+		if left == 0 && open == 0 && time.Now().After(settled) {
 			return nil
+		}
+		if left == 0 && open > 0 && !told {
+			told = true
+			printable.Fprintf(os.Stdout, "waiting for %s: millrace move --list\n", transfers(open))
 		}
 		select {
 		case <-time.After(followEvery):
@@ -179,11 +187,14 @@ func nothingStopped(ctx context.Context, client *control.Client) error {
 func (c *retreatCmd) check(ctx context.Context, g *globals, cfg *config.Config) error {
 	client := control.NewClient(cfg.Agent.Control)
 	defer client.Close()
-	left, err := queued(ctx, cfg, client)
+	left, open, err := queued(ctx, cfg, client)
 	if err != nil {
 		return err
 	}
 	var wrong error
+	if open > 0 {
+		wrong = errors.Join(wrong, fmt.Errorf("%s open; remedy: millrace move --list", transfers(open)))
+	}
 	if left > 0 {
 		wrong = errors.Join(wrong, fmt.Errorf("%s queued in %s", count(left, "recipient"), cfg.Spool.Directory))
 	}
@@ -223,33 +234,38 @@ func (c *retreatCmd) check(ctx context.Context, g *globals, cfg *config.Config) 
 	return wrong
 }
 
-// queued counts the recipients that are not done: the agent knows, and without one
-// the spool does.
-func queued(ctx context.Context, cfg *config.Config, client *control.Client) (int, error) {
+// transfers says how many there are.
+func transfers(n int) string { return count(n, "transfer") + " of mail to or from other nodes" }
+
+// queued counts the recipients that are not done, and the transfers that are open, whose mail is
+// nowhere sent without this node. The agent knows, and without one the spool does.
+func queued(ctx context.Context, cfg *config.Config, client *control.Client) (recipients, open int, err error) {
 	st, err := client.Status(ctx)
 	if err == nil && st.Loading {
-		return 0, errors.New("the agent is still reading the spool; try again in a moment")
+		return 0, 0, errors.New("the agent is still reading the spool; try again in a moment")
 	}
 	if err == nil {
-		// What is moved, but not confirmed, is nowhere sent without this node.
 		list, err := client.Transfers(ctx)
 		if errors.Is(err, control.ErrOlder) {
 			err = nil
 		}
-		return st.Queued() + len(list), err
+		return st.Queued(), len(list), err
 	}
 	if !errors.Is(err, control.ErrNotRunning) {
-		return 0, err
+		return 0, 0, err
 	}
 	r, err := spool.OpenReader(cfg.Spool.Directory)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return 0, 0, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer r.Close()
-	open, _ := filepath.Glob(filepath.Join(cfg.Spool.Directory, spool.MovesDirectory, "*.json"))
+	lists, err := filepath.Glob(filepath.Join(cfg.Spool.Directory, spool.MovesDirectory, "*.json"))
+	if err != nil {
+		return 0, 0, err
+	}
 	stats, err := r.Stats()
-	return len(open) + int(stats.Recipients[spool.Queued]+stats.Pending+stats.Damaged), err
+	return int(stats.Recipients[spool.Queued] + stats.Pending + stats.Damaged), len(lists), err
 }

@@ -14,9 +14,11 @@ type stopped struct {
 	backend
 	status   control.Status
 	standing control.StandingOrders
+	open     []control.Transfer
 }
 
 func (b stopped) Status() control.Status           { return b.status }
+func (b stopped) Transfers() []control.Transfer    { return b.open }
 func (b stopped) Standing() control.StandingOrders { return b.standing }
 
 // TestRetreatMindsWhatIsStopped: mail that is held is queued mail, and what an admin
@@ -30,8 +32,9 @@ func TestRetreatMindsWhatIsStopped(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		"held":        {b: stopped{status: control.Status{Held: 3}}, args: "--yes", code: 1, stderr: "3 recipients on hold"},
-		"held, check": {b: stopped{status: control.Status{Held: 3}}, args: "--check", code: 1, stderr: "3 recipients queued"},
+		"held":         {b: stopped{status: control.Status{Held: 3}}, args: "--yes", code: 1, stderr: "3 recipients on hold"},
+		"held, check":  {b: stopped{status: control.Status{Held: 3}}, args: "--check", code: 1, stderr: "3 recipients queued"},
+		"moved, check": {b: stopped{open: []control.Transfer{{ID: "T", Node: "b"}}}, args: "--check", code: 1, stderr: "1 transfer of mail to or from other nodes open; remedy: millrace move --list"},
 		"paused": {b: stopped{status: control.Status{Waiting: 1}, standing: control.StandingOrders{Pauses: []control.Pause{{Reason: "price"}}}},
 			args: "--yes", code: 1, stderr: "1 brake on"},
 		"loading":        {b: stopped{status: control.Status{Loading: true}}, args: "--yes", code: 1, stderr: "still reading the spool"},

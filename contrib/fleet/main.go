@@ -15,7 +15,7 @@
 //
 // Its parts follow each other on the same fleet, while mail flows; [parts] says what each of
 // them claims. Each claim is checked, the figures are in a table at the end, and the program
-// exits with 1 if one of them does not hold. What is not built yet does not hold.
+// exits with 1 if one of them does not hold.
 //
 // It runs as root in the closed room of package lab: nothing can leave the machine, and when it
 // ends, however it ends, programs, networks and files are gone with the room.

@@ -57,27 +57,21 @@ func newNode(m *lab.Machine, dns string, clock, boot time.Duration, ca *selfsign
 		set["fleet.node"] = strconv.Quote(n.name)
 		set["fleet.servers"] = `["` + servers + `"]`
 		set["fleet.listen"] = strconv.Quote(netip.AddrPortFrom(m.Addr, peerPort).String())
-		for _, key := range []string{"ca", "cert", "key"} {
-			set["fleet.tls_"+key+"_file"] = `"` + key + `.pem"`
+		dir, err := os.MkdirTemp("", "certificate-")
+		if err != nil {
+			return nil, err
 		}
-	}
-	dir, err := os.MkdirTemp("", "certificate-")
-	if err != nil {
-		return nil, err
-	}
-	if ca != nil {
 		pair, err := ca.Issue(selfsigned.Leaf{DNS: []string{n.name}})
 		if err != nil {
 			return nil, err
 		}
-		for key, pem := range map[string][]byte{"ca": ca.Cert, "cert": pair.Cert, "key": pair.Key} {
-			path := filepath.Join(dir, key+".pem")
-			if err := os.WriteFile(path, pem, 0o600); err != nil {
-				return nil, err
-			}
-			set["fleet.tls_"+key+"_file"] = strconv.Quote(path)
+		authority, cert, key, err := ca.Write(dir, n.name, pair)
+		if err != nil {
+			return nil, err
 		}
+		set["fleet.tls_ca_file"], set["fleet.tls_cert_file"], set["fleet.tls_key_file"] = strconv.Quote(authority), strconv.Quote(cert), strconv.Quote(key)
 	}
+	var err error
 	if n.programs, err = lab.ProgramsAt(clock); err != nil {
 		return nil, err
 	}

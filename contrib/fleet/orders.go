@@ -35,7 +35,7 @@ func (w *world) pause(ctx context.Context) error {
 	begun := time.Duration(pace*float64(time.Second)) + 100*time.Millisecond
 	for _, n := range w.nodes {
 		late := w.traffic.count(told+within+begun, told+after, func(x *arrival) bool { return x.user == mallory && x.by == n.name })
-		last := w.lastOf(mallory, n.name) - told - begun
+		last := w.traffic.last(func(x *arrival) bool { return x.user == mallory && x.by == n.name }) - told - begun
 		others := w.traffic.count(told+within+begun, told+after, func(x *arrival) bool { return x.user == alice && x.by == n.name })
 		w.claim("pause", late == 0 && others > 0, fmt.Sprintf("node %s begins nothing of his 2 s later", n.name), "%d messages of his later, the last begun %.1f s after the order; %d of others", late, max(0, last.Seconds()), others)
 	}
@@ -54,18 +54,6 @@ func (w *world) pause(ctx context.Context) error {
 	return nil
 }
 
-// lastOf is when the last message of a user's came by a node.
-func (w *world) lastOf(user, by string) time.Duration {
-	w.traffic.mu.Lock()
-	defer w.traffic.mu.Unlock()
-	for i := len(w.traffic.came) - 1; i >= 0; i-- {
-		if x := &w.traffic.came[i]; x.user == user && x.by == by {
-			return x.at
-		}
-	}
-	return 0
-}
-
 // loseNode kills a node and takes its machine off the network; its part is lent to nobody until
 // an admin says that it does not come back. Then the mail of another one moves. At last the lost
 // machine comes back with the spool that it had.
@@ -74,13 +62,13 @@ func (w *world) loseNode(ctx context.Context) error {
 		return err
 	}
 	a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
-	w.crashed += w.traffic.openOf(c.name)
+	w.crashed += w.traffic.connections(c.name, "")
 	w.say("Node c's machine dies: kill -9, and then its cable is out. %s.", w.shares(forty))
 	began := w.traffic.now()
 	c.millrace.Agent.Kill()
 	// The receivers hear the end of its connections: how long they would keep dead ones is their own affair.
-	if _, ok := w.await(ctx, 10*time.Second, func() bool { return w.traffic.openOf(c.name) == 0 }); !ok {
-		return fmt.Errorf("%d connections of a killed node are open", w.traffic.openOf(c.name))
+	if _, ok := w.await(ctx, 10*time.Second, func() bool { return w.traffic.connections(c.name, "") == 0 }); !ok {
+		return fmt.Errorf("%d connections of a killed node are open", w.traffic.connections(c.name, ""))
 	}
 	if err := c.machine.Unplug(ctx); err != nil {
 		return err
@@ -94,51 +82,7 @@ func (w *world) loseNode(ctx context.Context) error {
 		most := r.limit - r.limit/fleetSize
 		w.claim("lose", k <= most && k >= most*9/10, fmt.Sprintf("limit %d: a lost node's floor is lent to nobody", r.limit), "a and b have %d of %d", k, most)
 	}
-	forgot, err := a.command(ctx, "fleet", "forget", c.name)
-	if err != nil {
-		w.claim("lose", false, "millrace fleet forget takes a lost node off", "not built: %v", err)
-	} else {
-		w.say("millrace fleet forget c: %s", forgot)
-		took, ok := w.await(ctx, lease+15*time.Second, func() bool {
-			return w.traffic.connections(a.name, forty.name)+w.traffic.connections(b.name, forty.name) >= forty.limit*9/10
-		})
-		members, _ := a.command(ctx, "fleet")
-		members, _, _ = strings.Cut(members, "\n")
-		w.claim("lose", ok, "then the others have all of it", "%s after %.0f s; a says: %s", w.shares(forty), took.Seconds(), members)
-	}
-
-	before, err := b.queued(ctx)
-	if err != nil {
-		return err
-	}
-	w.halt()
-	w.say("Node b is to be taken out of service: millrace move --to a --all. It has %d recipients.", before)
-	said, err := b.command(ctx, "move", "--to", a.name, "--all", "--yes")
-	if err != nil {
-		w.claim("lose", false, "millrace move brings b's mail to a", "not built: %v", err)
-	} else {
-		w.say("  b: %s", said)
-		empty := func() bool { n, err := b.queued(ctx); return err == nil && n == 0 }
-		_, ok := w.await(ctx, 10*time.Second, empty)
-		for range 3 { // what was in a transaction then, and was put off
-			if ok {
-				break
-			}
-			said, err := b.command(ctx, "move", "--to", a.name, "--all", "--yes")
-			w.say("  b, once more: %s (%v)", said, err)
-			_, ok = w.await(ctx, 5*time.Second, empty)
-		}
-		left, err := b.queued(ctx)
-		if err != nil {
-			return err
-		}
-		moved := w.traffic.now()
-		if err := sleep(ctx, 10*time.Second); err != nil {
-			return err
-		}
-		came := w.traffic.count(moved, w.traffic.now(), func(x *arrival) bool { return x.of == b.name && x.by == a.name })
-		w.claim("lose", ok && before > 0 && came > 0, "millrace move brings b's mail to a, which sends it", "%d recipients moved, %d left at b; a sent %d of them in 10 s", before-left, left, came)
-	}
+	failed := w.replaceNode(ctx, a, b, c)
 	w.limits("lose", began, w.traffic.now(), steady...)
 
 	w.say("Node c's machine comes back, with its disk; as a node that was forgotten, without its fleet.json.")
@@ -152,7 +96,55 @@ func (w *world) loseNode(ctx context.Context) error {
 	if err := c.millrace.Agent.Start(ctx); err != nil {
 		return err
 	}
-	return sleep(ctx, 5*time.Second)
+	return errors.Join(failed, sleep(ctx, 5*time.Second))
+}
+
+// replaceNode has a told that c does not come back, and b's mail moved to a.
+func (w *world) replaceNode(ctx context.Context, a, b, c *node) error {
+	forgot, err := a.command(ctx, "fleet", "forget", c.name)
+	if err != nil {
+		return err
+	}
+	w.say("millrace fleet forget c: %s", forgot)
+	took, ok := w.await(ctx, lease+15*time.Second, func() bool {
+		return w.traffic.connections(a.name, forty.name)+w.traffic.connections(b.name, forty.name) >= forty.limit*9/10
+	})
+	members, _ := a.command(ctx, "fleet")
+	members, _, _ = strings.Cut(members, "\n")
+	w.claim("lose", ok, "then the others have all of it", "%s after %.0f s; a says: %s", w.shares(forty), took.Seconds(), members)
+
+	before, err := b.queued(ctx)
+	if err != nil {
+		return err
+	}
+	w.halt()
+	w.say("Node b is to be taken out of service: millrace move --to a --all. It has %d recipients.", before)
+	said, err := b.command(ctx, "move", "--to", a.name, "--all", "--yes")
+	if err != nil {
+		return err
+	}
+	w.say("  b: %s", said)
+	empty := func() bool { n, err := b.queued(ctx); return err == nil && n == 0 }
+	_, ok = w.await(ctx, 10*time.Second, empty)
+	for range 3 { // what was in a transaction then, and was put off
+		if ok {
+			break
+		}
+		said, err := b.command(ctx, "move", "--to", a.name, "--all", "--yes")
+		w.say("  b, once more: %s (%v)", said, err)
+		_, ok = w.await(ctx, 5*time.Second, empty)
+	}
+	left, err := b.queued(ctx)
+	if err != nil {
+		return err
+	}
+	moved := w.traffic.now()
+	if err := sleep(ctx, 10*time.Second); err != nil {
+		return err
+	}
+	came := w.traffic.count(moved, w.traffic.now(), func(x *arrival) bool { return x.of == b.name && x.by == a.name })
+	w.claim("lose", ok && before > 0 && came > 0, "millrace move brings b's mail to a, which sends it", "%d recipients moved, %d left at b; a sent %d of them in 10 s", before-left, left, came)
+	return nil
 }
 
 // wake has whatever stands still go on.

@@ -49,7 +49,7 @@ func (w *world) share(ctx context.Context) error {
 }
 
 // grow waits until the connections have grown to the limits, or for as long as that may take.
-func (w *world) grow(ctx context.Context, list []receiver) time.Duration {
+func (w *world) grow(ctx context.Context, list []receiver) {
 	took, ok := w.await(ctx, rampUp, func() bool {
 		for _, r := range list {
 			if w.traffic.connections("", r.name) < r.limit*9/10 {
@@ -67,7 +67,6 @@ func (w *world) grow(ctx context.Context, list []receiver) time.Duration {
 	} else {
 		w.say("  after %.0f s still fewer connections than the limits allow: %s", took.Seconds(), strings.Join(b, ", "))
 	}
-	return took
 }
 
 // alone measures one node of no fleet, and lets its mail out.
@@ -132,7 +131,7 @@ func (w *world) demand(ctx context.Context) error {
 	if _, ok := w.await(ctx, rampUp, func() bool { return c.waiting(w.traffic, r.name) == 0 }); !ok {
 		return fmt.Errorf("c's %d messages for %s are not out: %d wait", some, r.name, c.waiting(w.traffic, r.name))
 	}
-	gone := w.traffic.last(c.name, r.name)
+	gone := w.traffic.last(func(x *arrival) bool { return x.of == c.name && x.receiver == r.name })
 	_, ok = w.await(ctx, rampUp, func() bool { return open(a) >= alone })
 	took = w.traffic.now() - gone
 	w.claim("demand", ok && took <= within, "what nobody wants any more goes back within 10 s", "%s after %.1f s", w.shares(r), took.Seconds())

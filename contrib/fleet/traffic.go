@@ -98,13 +98,13 @@ func (t *traffic) message(m *sink.Message) {
 	}
 }
 
-// connections is how many connections a node has open now at a receiver; node "" is all.
+// connections is how many connections a node has open now at a receiver; "" is all of them.
 func (t *traffic) connections(node, receiver string) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
 	for k, v := range t.open {
-		if (node == "" || k[0] == node) && k[1] == receiver {
+		if (node == "" || k[0] == node) && (receiver == "" || k[1] == receiver) {
 			n += v
 		}
 	}
@@ -136,13 +136,13 @@ func (t *traffic) goodput(receiver string, from, to time.Duration) float64 {
 	return float64(t.count(from, to, func(a *arrival) bool { return a.receiver == receiver })) / (to - from).Seconds()
 }
 
-// last is when a message of a node's came last.
-func (t *traffic) last(of, receiver string) time.Duration {
+// last is when the last arrival came for which f holds; 0: none has.
+func (t *traffic) last(f func(*arrival) bool) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := len(t.came) - 1; i >= 0; i-- {
-		if a := &t.came[i]; a.of == of && a.receiver == receiver {
-			return a.at
+		if f(&t.came[i]) {
+			return t.came[i].at
 		}
 	}
 	return 0
@@ -219,19 +219,6 @@ func (t *traffic) peak(receiver string, limit int, from, to time.Duration) peak 
 		}
 	}
 	return p
-}
-
-// openOf is how many connections of a node are open at all receivers.
-func (t *traffic) openOf(node string) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := 0
-	for k, v := range t.open {
-		if k[0] == node {
-			n += v
-		}
-	}
-	return n
 }
 
 // csv lists all connections.

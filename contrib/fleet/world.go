@@ -78,7 +78,6 @@ type world struct {
 	fed     struct {
 		sync.Mutex
 		stop func()
-		on   map[string]bool // by receiver
 		err  error
 	}
 	lone map[string]float64 // goodput of one node
@@ -259,14 +258,14 @@ func (w *world) say(format string, args ...any) {
 
 // shares says what each node has open at a receiver.
 func (w *world) shares(r receiver) string {
-	var b strings.Builder
+	var each []string
 	sum := 0
-	for i, n := range w.nodes {
+	for _, n := range w.nodes {
 		k := w.traffic.connections(n.name, r.name)
 		sum += k
-		fmt.Fprintf(&b, "%s%s %d", [...]string{"", ", "}[min(i, 1)], n.name, k)
+		each = append(each, fmt.Sprintf("%s %d", n.name, k))
 	}
-	return fmt.Sprintf("%s: %s, together %d of %d", r.name, b.String(), sum, r.limit)
+	return fmt.Sprintf("%s: %s, together %d of %d", r.name, strings.Join(each, ", "), sum, r.limit)
 }
 
 // watch waits for a time, and says every 15 s who has how many connections at the receivers.

@@ -58,7 +58,7 @@ func FuzzStatements(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	id, err := from.Issue(Pause, "one", time.Time{})
+	id, err := from.Issue("ann", Pause, "one", time.Time{})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func FuzzStatements(f *testing.F) {
 		if more == (ID{}) {
 			lifts = nil
 		}
-		if _, err := from.Issue(Unsuppress, []string{"x"}, time.Time{}, lifts...); err != nil {
+		if _, err := from.Issue("ann", Unsuppress, []string{"x"}, time.Time{}, lifts...); err != nil {
 			f.Fatal(err)
 		}
 	}
@@ -126,9 +126,9 @@ func FuzzFile(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	id, err1 := l.Issue(Pause, "one", time.Time{})
-	_, err2 := l.Issue(Lift, nil, time.Time{}, id)
-	change, err3 := l.Issue(Suppress, []string{"a@b.example"}, time.Time{})
+	id, err1 := l.Issue("ann", Pause, "one", time.Time{})
+	_, err2 := l.Issue("ann", Lift, nil, time.Time{}, id)
+	change, err3 := l.Issue("ann", Suppress, []string{"a@b.example"}, time.Time{})
 	if err1 != nil || err2 != nil || err3 != nil || l.Done(change) != nil {
 		f.Fatal(err1, err2, err3)
 	}
@@ -143,7 +143,7 @@ func FuzzFile(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := l.Issue(Pause, "two", time.Time{}); err != nil {
+		if _, err := l.Issue("ann", Pause, "two", time.Time{}); err != nil {
 			t.Error(err)
 		}
 		m.stays(t, ca, l)

@@ -1,13 +1,12 @@
 package selfsigned
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
@@ -35,13 +34,18 @@ type Leaf struct {
 	URI                 []string
 	NotBefore, NotAfter time.Time
 	Uses                []x509.ExtKeyUsage // none: server and client
+	Key                 crypto.Signer      // nil: one is made, on P-256
 }
 
-// Issue signs a certificate with a key of its own.
+// Issue signs a certificate.
 func (a *Authority) Issue(l Leaf) (*Pair, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("issued certificate: %w", err)
+	key := l.Key
+	if key == nil {
+		own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("issued certificate: %w", err)
+		}
+		key = own
 	}
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
@@ -67,23 +71,11 @@ func (a *Authority) Issue(l Leaf) (*Pair, error) {
 	if c.ExtKeyUsage == nil {
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, a.TLS.Leaf, &key.PublicKey, a.TLS.PrivateKey)
+	p, err := sign(c, a.TLS.Leaf, a.TLS.PrivateKey.(crypto.Signer), key)
 	if err != nil {
 		return nil, fmt.Errorf("issued certificate: %w", err)
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("issued certificate: %w", err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("issued certificate: %w", err)
-	}
-	return &Pair{
-		TLS:  tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf},
-		Cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		Key:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
-	}, nil
+	return p, nil
 }
 
 // Write puts the pair and the authority's certificate into a directory, as NAME.crt, NAME.key

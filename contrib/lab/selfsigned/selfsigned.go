@@ -4,6 +4,7 @@
 package selfsigned
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -44,17 +45,26 @@ func New(names ...string) (*Pair, error) {
 			c.DNSNames = append(c.DNSNames, name)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	p, err := sign(c, c, key, key)
 	if err != nil {
 		return nil, fmt.Errorf("self-signed certificate: %w", err)
+	}
+	return p, nil
+}
+
+// sign makes a pair of a certificate, signed by who has parent and by, and its key.
+func sign(c, parent *x509.Certificate, by, key crypto.Signer) (*Pair, error) {
+	der, err := x509.CreateCertificate(rand.Reader, c, parent, key.Public(), by)
+	if err != nil {
+		return nil, err
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("self-signed certificate: %w", err)
+		return nil, err
 	}
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("self-signed certificate: %w", err)
+		return nil, err
 	}
 	return &Pair{
 		TLS:  tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf},
