@@ -369,7 +369,9 @@ func TestAddressesOutliveARestart(t *testing.T) {
 func TestLimitsThatDiffer(t *testing.T) {
 	t.Parallel()
 	bubble(t, 12, func(r *receiver, s *twin, nodes []*node) {
+		nodes[1].mu.Lock()
 		nodes[1].to = &receiver{t: t, limit: 10}
+		nodes[1].mu.Unlock()
 		for _, n := range nodes[:2] {
 			n.set(12)
 		}

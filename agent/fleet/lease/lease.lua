@@ -13,10 +13,11 @@ local max, min, floor = math.max, math.min, math.floor
 local pack, unpackm = cmsgpack.pack, cmsgpack.unpack
 local key, c = KEYS[1], cjson.decode(ARGV[1])
 
--- A restart has another run_id, a replica that becomes primary another master_replid.
+-- A restart has another run_id, a replica that becomes primary another master_replid. The number
+-- says of which form the records are: nodes of two forms give each other new epochs, so none lends.
 local run, unique = ARGV[2], ARGV[3]
 if run == '' then
-  run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') ..
+  run = '2' .. string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') ..
     string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
   local now = redis.call('TIME')
   unique = now[1] .. '.' .. now[2]
@@ -341,6 +342,13 @@ local function count(rec, limit, used, claim)
   return grant, pack(unpack(rec))
 end
 
+-- What is of no form that is known counts as lost.
+local function record(raw)
+  local rec = raw and {unpackm(raw)} or {}
+  if type(rec[1]) ~= 'string' then rec = {eid, false} end
+  return rec
+end
+
 local asks = unpackm(ARGV[4])
 for from = 0, #asks - 1, 2500 do
   local to = min(from + 2500, #asks) - 1
@@ -350,7 +358,7 @@ for from = 0, #asks - 1, 2500 do
   for k, field in ipairs(names) do
     local i, raw = from + 5 * k - 5, recs[k]
     local limit, want, claim = asks[i + 3], asks[i + 4], asks[i + 5]
-    local rec = raw and {unpackm(raw)} or {eid, false}
+    local rec = record(raw)
     local grant, text
     if asks[i + 2] then
       grant, text = count(rec, limit, want, claim)
@@ -376,7 +384,7 @@ st.cursor = scan[1]
 for i = 1, #scan[2], 2 do
   local field, raw = scan[2][i], scan[2][i + 1]
   if field ~= '' then
-    local rec = {unpackm(raw)}
+    local rec = record(raw)
     local over = true
     if rec[2] then
       over = rec[1] == eid and rec[2] + DAYS <= now

@@ -180,6 +180,29 @@ func TestScriptKnowsItsServer(t *testing.T) {
 	}
 }
 
+// A record of another form, of a former script or damaged, costs its own limit the lease, not all of them the store.
+func TestRecordOfAnotherFormCountsAsLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	c := &Call{Fleet: "f", Node: "a", ID: "a1", Nodes: 1, N: 1}
+	r, err := s.call(c, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"l:one", "c:2026-11-29:two"} {
+		if _, err := s.do("EVAL", "return redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack({e = 'x', last = 1, m = {}}))", "1", c.Key(), field); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := int64(2); n < 5; n++ {
+		c = &Call{Fleet: "f", Node: "a", ID: "a1", Nodes: 1, Token: r.Token, N: n, Epoch: r.Epoch,
+			Asks: []Ask{{Field: "l:one", Limit: 10, Want: 20}, {Field: "c:2026-11-29:two", Count: true, Limit: 100, Want: 7}}}
+		if r, err = s.call(c, "", ""); err != nil || len(r.Grants) != 2 {
+			t.Fatalf("call %d: %+v, %v", n, r, err)
+		}
+	}
+}
+
 // The script's time with 10,000 limits, of three members that want more than their floors.
 func BenchmarkScript(b *testing.B) {
 	s := startServer(b)
