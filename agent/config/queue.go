@@ -61,7 +61,8 @@ type Queue struct {
 	MaxSessionsTotal int `toml:"max_sessions_total"`
 	// Shared makes max_sessions_total, or where that is not set max_sessions, the limit of all
 	// nodes of the fleet together for each site: as for nodes behind one address or one proxy.
-	// Each has its part of it, and more as its mail needs it. Default: false.
+	// Each has its part of it, and more as its mail needs it, and the same part of
+	// max_message_rate and max_connection_rate. Default: false.
 	Shared bool `toml:"shared"`
 	// Pool is the [[pool]] that mail leaves from, unless its rule or stream names another
 	// one. Default: agent.source_addresses.

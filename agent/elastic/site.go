@@ -39,6 +39,7 @@ func (s state) String() string { return [...]string{"growing", "bounded", "plate
 // does. Its methods must not be called at the same time.
 type Site struct {
 	limits  Limits
+	part    float64  // of limits.MaxRate that is this agent's; 0: all
 	clamps  *clamps  // nil: none were ever put
 	history []Change // the last historySize
 	host    hostRoom

@@ -73,10 +73,22 @@ func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 // rate is how many messages a second a limit or a clamp allows; 0: any number.
 func (s *Site) rate(now time.Time) float64 {
 	if cl, ok := s.Clamped(now); ok {
-		return tighter(s.limits.MaxRate, cl.Pace)
+		return tighter(s.maxRate(), cl.Pace)
+	}
+	return s.maxRate()
+}
+
+// maxRate is the part of the limits' rate that is this agent's.
+func (s *Site) maxRate() float64 {
+	if s.part > 0 {
+		return s.part * s.limits.MaxRate
 	}
 	return s.limits.MaxRate
 }
+
+// Share says which part of the limits' rate this agent may use, where others share them: above 0
+// and at most 1; 0 is all of it.
+func (s *Site) Share(part float64) { s.part = part }
 
 // spaced is what spaces the site's messages at an address.
 func (s *Site) spaced(a *slots.Address) *slots.Bucket {

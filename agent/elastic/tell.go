@@ -26,7 +26,7 @@ type Brief struct {
 // Brief returns the site as it is now, in brief.
 func (s *Site) Brief(now time.Time) Brief {
 	b := Brief{
-		State: s.state.String(), Limits: s.limits, Want: s.want, Held: s.Held(), Hanging: s.Hanging, Lagging: s.Lagging,
+		State: s.state.String(), Limits: Limits{s.limits.MaxSessions, s.maxRate(), s.limits.Why}, Want: s.want, Held: s.Held(), Hanging: s.Hanging, Lagging: s.Lagging,
 		Host: s.host.kept, Called: len(s.addresses), Reply: s.reply, Opens: s.refusals.opens,
 	}
 	switch {
@@ -134,7 +134,7 @@ func (s *Site) Target(now time.Time) Target {
 		all += p
 	}
 	t.Slowed = all > 0
-	t.Pace = tighter(all, s.limits.MaxRate)
+	t.Pace = tighter(all, s.maxRate())
 	if cl, ok := s.Clamped(now); ok {
 		if cl.Sessions >= 0 {
 			t.Sessions = min(t.Sessions, cl.Sessions)

@@ -474,7 +474,8 @@ func (x *outgoing) sendBatch(ctx context.Context, parts []part) (a answer, err e
 	writing.Go(func() { w.CloseWithError(x.m.writeBatch(w, &x.list, parts)) })
 	defer writing.Wait()
 	defer r.CloseWithError(errors.New("the request has ended")) // so does what writes
-	return a, x.m.call(ctx, x.list.Node, pathBatch, r, &a)
+	err = x.m.call(ctx, x.list.Node, pathBatch, r, &a)
+	return a, err
 }
 
 // confirm tells the other node which messages of the batch are moved: O6.

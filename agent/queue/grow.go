@@ -68,7 +68,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 			q.waitForSlot(s)
 			break
 		}
-		if wait := s.connectWait(now); wait > 0 {
+		if wait := s.connectWait(now, q.portion(s)); wait > 0 {
 			q.lookAgain(s, now.Add(wait), now)
 			break
 		}

@@ -109,6 +109,9 @@ func (q *Queue) control(s *site) *elastic.Site {
 	if s.controller == nil {
 		s.controller = elastic.NewSite(time.Now(), q.limitsOf(s.key, s.policy))
 	}
+	if s.loan != nil {
+		s.controller.Share(q.portion(s))
+	}
 	return s.controller
 }
 

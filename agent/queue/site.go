@@ -111,9 +111,10 @@ func (t *tokens) wait(now time.Time, rate, burst float64) time.Duration {
 // take takes a token; wait said that there is one.
 func (t *tokens) take() { t.n-- }
 
-// connectWait says how long it is until the site's queue lets it make another connection.
-func (s *site) connectWait(now time.Time) time.Duration {
-	rate := float64(s.policy.MaxConnectionRate)
+// connectWait says how long it is until the site's queue lets it make another connection, of whose
+// rate this node has a part.
+func (s *site) connectWait(now time.Time, part float64) time.Duration {
+	rate := part * float64(s.policy.MaxConnectionRate)
 	if rate == 0 {
 		s.connects = nil
 		return 0

@@ -150,7 +150,7 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 	if q.lentOut(s) {
 		e.loan = loaned{q.o.Lender.Sessions(s.loan.key, s.loan.limit), s.loan.limit, q.o.Lender.Floor(s.loan.limit)}
 	}
-	if rate := float64(s.policy.MaxConnectionRate); rate > 0 && s.connects != nil && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
+	if rate := q.portion(s) * float64(s.policy.MaxConnectionRate); rate > 0 && s.connects != nil && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
 		e.connectRate = rate
 	}
 	return Site{
