@@ -215,7 +215,7 @@ func (f *Fleet) renew(ctx context.Context, w Work) {
 	sessions, rates := w.Wanted()
 	list := make([]lease.Demand, 0, len(sessions)+len(rates))
 	for _, x := range sessions {
-		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Sessions, Limit: float64(x.Limit), Want: float64(x.Want)})
+		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Sessions, Limit: float64(x.Limit), Want: float64(x.Want), Used: int64(x.Used)})
 	}
 	for _, x := range rates {
 		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Rate, Limit: x.Limit, Want: x.Want})

@@ -59,15 +59,17 @@ func (r *receiver) add(n int) {
 	}
 }
 
-// node is a fleet's node with a queue that has idle sessions alone.
+// node is a fleet's node with a queue of sessions, which are idle, or end with a transaction.
 type node struct {
 	*Fleet
 	to   *receiver
 	stop func()
 
-	mu   sync.Mutex
-	want int
-	open int
+	mu    sync.Mutex
+	want  int
+	open  int
+	slow  time.Duration // of a transaction; 0: there is none
+	going int           // no longer of open, but in a transaction
 }
 
 const key = "queue/general/a.test"
@@ -89,7 +91,7 @@ func newNode(t *testing.T, name, dir string, nodes int, to *receiver, o Options)
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.to.add(-n.open)
-		n.open, n.want = 0, 0
+		n.open, n.want, n.slow = 0, 0, 0
 	})
 	t.Cleanup(n.stop)
 	return n
@@ -100,10 +102,14 @@ func (n *node) work() Work {
 		Wanted: func() ([]queue.Want, []queue.RateWant) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			if n.want <= n.Floor(n.to.limit) {
+			used := n.going
+			if n.slow > 0 {
+				used += n.open
+			}
+			if max(n.want, used) <= n.Floor(n.to.limit) {
 				return nil, nil
 			}
-			return []queue.Want{{Key: key, Limit: n.to.limit, Want: n.want}}, nil
+			return []queue.Want{{Key: key, Limit: n.to.limit, Want: n.want, Used: used}}, nil
 		},
 		Lent:    func(bool) { n.turn() },
 		Counted: func(time.Time, func(Count)) {},
@@ -117,9 +123,20 @@ func (n *node) turn() {
 	defer n.mu.Unlock()
 	may := n.Sessions(key, n.to.limit)
 	for ; n.open > min(may, n.want); n.open-- {
-		n.to.add(-1)
+		if n.slow == 0 {
+			n.to.add(-1)
+			continue
+		}
+		n.going++
+		time.AfterFunc(n.slow, func() {
+			n.mu.Lock()
+			n.going--
+			n.mu.Unlock()
+			n.to.add(-1)
+			n.Ask()
+		})
 	}
-	for ; n.open < min(may, n.want); n.open++ {
+	for ; n.open+n.going < min(may, n.want); n.open++ {
 		n.to.add(1)
 	}
 }
@@ -422,4 +439,44 @@ func TestAsksAreBounded(t *testing.T) {
 			t.Errorf("%d calls in 10 s", n)
 		}
 	})
+}
+
+// A place is lent to the next one when the transaction has ended that holds it: in turns, which
+// come round every two minutes, and where a node joins and the floors of the others shrink.
+func TestNoPlaceIsLentThatATransactionHolds(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{2, 10} {
+		bubble(t, limit, func(r *receiver, s *twin, nodes []*node) {
+			for _, n := range nodes {
+				n.mu.Lock()
+				n.slow = 7 * time.Second
+				n.mu.Unlock()
+				n.set(limit)
+			}
+			used := func(nodes []*node) {
+				t.Helper()
+				had := [3]int{}
+				for range 15 * 60 {
+					wait(time.Second)
+					for i, n := range open(nodes) {
+						had[i] += n
+					}
+				}
+				if sum := had[0] + had[1] + had[2]; sum < limit*15*60*9/10 || min(had[0], had[1], had[2]) < sum/4 {
+					t.Errorf("%v seconds of sessions in a quarter of an hour with %d", had, limit)
+				}
+			}
+			used(nodes)
+			nodes[2].set(0)
+			wait(10 * time.Second)
+			if err := nodes[2].Leave(r.t.Context(), func(bool) { nodes[2].turn() }); err != nil {
+				t.Error(err)
+			}
+			nodes[2].stop()
+			wait(2 * time.Minute)
+			c := newNode(r.t, "c", t.TempDir(), 3, r, Options{Store: s, Boot: nodes[0].o.Boot})
+			c.set(limit)
+			used([]*node{nodes[0], nodes[1], c})
+		})
+	}
 }

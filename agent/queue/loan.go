@@ -34,6 +34,7 @@ type loan struct {
 	sites []*site
 	asks  bool // it is on Queue.borrowing: it wants, or has, more than its floor
 	told  int  // what was wanted when Wanted told
+	over  bool // more was in use then than this node may use; the store is to hear of the end of that
 }
 
 // renewal is how soon a Lender takes other demands.
@@ -43,6 +44,7 @@ const renewal = 5 * time.Second
 type Want struct {
 	Key         string
 	Limit, Want int
+	Used        int // sessions up or opening, but for idle ones
 }
 
 // RateWant is the same of a rate, in messages per second.
@@ -98,6 +100,14 @@ func (l *loan) sessions() (n, going int) {
 	return n, going
 }
 
+// used is how many of them are not idle.
+func (l *loan) used() (n int) {
+	for _, s := range l.sites {
+		n += s.live + s.opening - int(s.ready)
+	}
+	return n
+}
+
 // wants is how many sessions could be used now: those with work, and as many more as there is
 // mail for, but not beyond what the receiver is known to take and one to try whether it takes
 // more; where nothing is known to be up that is one alone. While the receiver lets nobody in for
@@ -129,6 +139,16 @@ func (q *Queue) lentOut(s *site) bool {
 	return n >= q.o.Lender.Sessions(s.loan.key, s.loan.limit)
 }
 
+// portion is this node's of the rates of a site: that which it may use of the sessions. Nodes need no
+// leases of them then, and all of them together keep within the rates, but for turns of limits
+// below the number of nodes. Without a session to use there is a part all the same, as 0 is no bound.
+func (q *Queue) portion(s *site) float64 {
+	if s.loan == nil || s.loan.limit == 0 {
+		return 1
+	}
+	return float64(max(1, q.o.Lender.Sessions(s.loan.key, s.loan.limit))) / float64(s.loan.limit)
+}
+
 // overLoan says whether a site has more sessions than this node may use, without those that
 // are going.
 func (q *Queue) overLoan(s *site) bool {
@@ -139,13 +159,18 @@ func (q *Queue) overLoan(s *site) bool {
 	return n-going > q.o.Lender.Sessions(s.loan.key, s.loan.limit)
 }
 
-// waitForLoan asks for more, and has an idle session of the same limit make room.
-func (q *Queue) waitForLoan(s *site, now time.Time) {
-	l := s.loan
+// enlist has Wanted tell of a limit.
+func (q *Queue) enlist(l *loan) {
 	if !l.asks {
 		l.asks = true
 		q.borrowing = append(q.borrowing, l)
 	}
+}
+
+// waitForLoan asks for more, and has an idle session of the same limit make room.
+func (q *Queue) waitForLoan(s *site, now time.Time) {
+	l := s.loan
+	q.enlist(l)
 	if n := q.wants(l, now); n > l.told && n > q.o.Lender.Floor(l.limit) {
 		l.told = n // at once, and not again before it is told
 		q.o.Lender.Ask()
@@ -164,6 +189,10 @@ func (q *Queue) repay(l *loan) {
 func (q *Queue) roomInLoan(s *site, now time.Time) {
 	if s.loan == nil {
 		return
+	}
+	if s.loan.over && s.loan.used() <= q.o.Lender.Sessions(s.loan.key, s.loan.limit) {
+		s.loan.over = false
+		q.o.Lender.Ask() // others wait for what has ended
 	}
 	for _, x := range s.loan.sites {
 		if x != s && x.wanting.n > 0 && !q.lentOut(x) {
@@ -189,10 +218,11 @@ func (q *Queue) Wanted() (list []Want, rates []RateWant) {
 		for _, l := range page {
 			floor := q.o.Lender.Floor(l.limit)
 			n, _ := l.sessions()
-			l.told = q.wants(l, now)
+			used := l.used()
+			l.told, l.over = q.wants(l, now), used > q.o.Lender.Sessions(l.key, l.limit)
 			switch {
-			case l.told > floor:
-				list = append(list, Want{l.key, l.limit, l.told})
+			case max(l.told, used) > floor:
+				list = append(list, Want{l.key, l.limit, l.told, used})
 				fallthrough
 			case n > floor: // until those that it has more are gone
 				q.borrowing = append(q.borrowing, l)
@@ -225,6 +255,9 @@ func (q *Queue) Lent(all bool) {
 	eachPage(q, list, func(page []*loan) {
 		for _, l := range page {
 			q.repay(l)
+			if n, _ := l.sessions(); n > q.o.Lender.Floor(l.limit) {
+				q.enlist(l)
+			}
 			for _, s := range l.sites {
 				if s.wanting.n > 0 {
 					q.grow(s, now)

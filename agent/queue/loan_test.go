@@ -97,7 +97,7 @@ func TestSessionsStayWithinWhatIsLent(t *testing.T) {
 		if l.asked == 0 {
 			t.Error("nothing more was asked for")
 		}
-		if list, _ := w.Wanted(); !slices.Equal(list, []Want{{"queue/general/a.test", 10, 5}}) { // four are to be had, and one to try
+		if list, _ := w.Wanted(); !slices.Equal(list, []Want{{"queue/general/a.test", 10, 5, 3}}) { // four are to be had, and one to try
 			t.Errorf("wanted: %v", list)
 		}
 		for range 10 { // as the controller doubles
@@ -109,7 +109,14 @@ func TestSessionsStayWithinWhatIsLent(t *testing.T) {
 			t.Errorf("%d sessions where all of 10 are lent", n)
 		}
 		l.lend(w, 1)
+		if list, _ := w.Wanted(); len(list) != 1 || list[0].Used != 10 {
+			t.Errorf("%v, where 10 sessions are in their last transaction", list)
+		}
+		asked := l.asks()
 		pass(w.service) // a transaction
+		if l.asks() == asked {
+			t.Error("the store hears only at the next renewal that they have ended")
+		}
 		if n := w.sessionsNow(); n != 1 {
 			t.Errorf("%d sessions a transaction after all but one were called in", n)
 		}
@@ -300,6 +307,30 @@ func TestRateOfAStreamStaysWithinWhatIsLent(t *testing.T) {
 		pass(20 * time.Second)
 		if n := len(w.delivered()) - before; n < 190 || n > 212 {
 			t.Errorf("%d messages in 20 s at 10/s", n)
+		}
+	})
+}
+
+// Of a shared queue's rates a node has the part that it has of the sessions.
+func TestRatesOfASharedQueueGoByItsSessions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := &lender{may: 5, floor: 3}
+		w := borrower(t, l, func(w *world) { w.policy.MaxMessageRate = 10 })
+		for i := range 2000 {
+			w.add(spool.ID(i+1), "news", "a.test")
+		}
+		pass(10 * time.Second)
+		for _, x := range []struct{ may, least, most int }{{5, 270, 310}, {10, 550, 610}, {1, 50, 75}} {
+			l.lend(w, x.may)
+			before := len(w.delivered())
+			pass(time.Minute)
+			if n := len(w.delivered()) - before; n < x.least || n > x.most {
+				t.Errorf("%d messages in a minute with %d of 10 sessions and 10 messages a second", n, x.may)
+			}
+			if s := w.Sites()[0]; s.Target.Pace != float64(x.may) {
+				t.Errorf("the page says %v messages a second with %d of 10 sessions", s.Target.Pace, x.may)
+			}
 		}
 	})
 }

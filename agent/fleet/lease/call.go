@@ -62,6 +62,8 @@ type Ask struct {
 	Limit int64
 	Want  int64 // what could be used now; of a count what has been used
 	Claim int64 // the member may be using up to this, now and until the reply arrives
+
+	used int64 // of that in use, whatever is granted
 }
 
 // Reply is the store's answer.

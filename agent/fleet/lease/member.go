@@ -45,7 +45,7 @@ type Demand struct {
 	Day   string // of a Count
 	Limit float64
 	Want  float64 // what is in use and what could be besides; not for a Count
-	Used  int64   // of a Count: all that this node has counted on that day, what is under way included
+	Used  int64   // of a Count: all that this node has counted on that day, what is under way included; of Sessions: those up or opening but idle ones, beyond what may be used too
 }
 
 // Options are a member's surroundings.
@@ -420,7 +420,7 @@ func (m *Member) next() *Call {
 func (m *Member) ask(c *Call, now time.Duration) {
 	m.asked = make(map[subject]bool, len(m.wants))
 	c.Asks, c.subjects = make([]Ask, 0, m.asks), make([]subject, 0, m.asks) // about as many as the last time
-	add := func(l subject, lim, want int64) {
+	add := func(l subject, lim, want, used int64) {
 		g := m.grants[l]
 		m.asked[l] = false
 		a := Ask{Field: l.field(), Count: l.kind == Count, Limit: lim, Want: want}
@@ -432,14 +432,20 @@ func (m *Member) ask(c *Call, now time.Duration) {
 				g = nil
 			}
 			own := m.floor(lim)
-			if g == nil && want <= own {
+			// A session that was begun under a greater part ends by itself. Until then the store, which has
+			// counted it since, must not lend its place; unless the lease ended meanwhile, when it may have.
+			if l.kind != Sessions || now >= m.ends {
+				used = 0
+			}
+			if g == nil && want <= own && used <= own {
 				return
 			}
-			a.Claim = own
+			a.Claim = max(own, used)
 			if g != nil && now < g.end {
 				g.granted = min(g.granted, want)
-				a.Claim = max(own, g.granted)
+				a.Claim = max(a.Claim, g.granted)
 			}
+			a.used = used
 		}
 		m.asked[l] = true
 		c.Asks, c.subjects = append(c.Asks, a), append(c.subjects, l)
@@ -449,7 +455,7 @@ func (m *Member) ask(c *Call, now time.Duration) {
 		l := subject{d.Kind, d.Key, d.Day}
 		if _, again := m.asked[l]; !again {
 			lim, want := d.whole()
-			add(l, lim, want)
+			add(l, lim, want, d.Used)
 		}
 	}
 	var rest []subject
@@ -469,7 +475,7 @@ func (m *Member) ask(c *Call, now time.Duration) {
 		if l.kind == Count { // nobody says how much of it was used
 			want = m.grants[l].claim
 		}
-		add(l, m.grants[l].limit, want)
+		add(l, m.grants[l].limit, want, 0)
 	}
 	m.asks = len(c.Asks)
 }
@@ -561,7 +567,7 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 func (m *Member) take(l subject, a Ask, granted int64, sent time.Duration) {
 	g := m.grants[l]
 	if l.kind != Count && granted <= m.floor(a.Limit) {
-		if a.Claim > granted && g != nil {
+		if a.Claim > max(granted, a.used) && g != nil {
 			m.soon = true
 		}
 		delete(m.grants, l)
@@ -577,7 +583,7 @@ func (m *Member) take(l subject, a Ask, granted int64, sent time.Duration) {
 		return
 	}
 	g.end = sent + Lease
-	if granted < a.Claim {
+	if max(granted, a.used) < a.Claim {
 		m.soon = true // so that others have the difference at once
 	}
 }

@@ -65,6 +65,7 @@ type host struct {
 	ticks   int
 	later   []func() // what has come for a process that is stopped
 	wants   []int64  // by key
+	using   []int64  // by key: sessions, which outlive what they were begun under
 	counts  map[string]int64
 	gone    bool // left or forgotten: starts again without its file
 	back    bool // forgotten: starts again with its file
@@ -122,7 +123,7 @@ func (w *world) share(kind Kind, key, day string, limit int64) {
 	s := shared{kind: kind, key: key, day: day, most: limit}
 	for _, h := range w.nodes {
 		s.limits = append(s.limits, limit)
-		h.wants = append(h.wants, 0)
+		h.wants, h.using = append(h.wants, 0), append(h.using, 0)
 	}
 	w.keys = append(w.keys, s)
 }
@@ -132,6 +133,7 @@ func (h *host) start() {
 		h.lose()
 	}
 	h.gone, h.stopped, h.later = false, false, nil
+	clear(h.using)
 	o := Options{Fleet: "f", Node: h.name, Nodes: h.w.fleet, Boot: func() time.Duration {
 		return time.Duration(h.w.now-h.boot) * time.Millisecond
 	}}
@@ -233,6 +235,17 @@ func (h *host) tick(m *Member) {
 				continue
 			}
 			d.Used = h.counts[k.key+k.day]
+		case k.kind == Sessions && !w.calm:
+			may := int64(m.Sessions(k.key, int(k.limits[h.i])))
+			switch (w.now/3000 + int64(3*i+h.i)) % 5 {
+			case 0, 1:
+				h.using[i] = max(h.using[i], may)
+			case 3:
+				h.using[i] /= 2
+			case 4:
+				h.using[i] = min(h.using[i], may)
+			}
+			d.Used = h.using[i]
 		}
 		list = append(list, d)
 	}
