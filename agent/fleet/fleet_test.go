@@ -480,3 +480,31 @@ func TestNoPlaceIsLentThatATransactionHolds(t *testing.T) {
 		})
 	}
 }
+
+// A node that joins has a floor once what the others do above their smaller ones has ended.
+func TestFloorOfANewNodeWaitsForTransactions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		r := &receiver{t: t, limit: 10}
+		var nodes []*node
+		for _, name := range []string{"a", "b", "c"} {
+			n := newNode(t, name, t.TempDir(), 0, r, Options{Store: s, Boot: func() time.Duration { return time.Hour + time.Since(began) }})
+			nodes = append(nodes, n)
+			if name == "a" {
+				if err := n.Bootstrap(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.mu.Lock()
+			n.slow = 40 * time.Second
+			n.mu.Unlock()
+			n.set(10)
+			wait(5 * time.Minute)
+		}
+		if list := open(nodes); list[0]+list[1]+list[2] < 9 || min(list[0], list[1], list[2]) < 3 {
+			t.Errorf("%v sessions of 10", list)
+		}
+	})
+}

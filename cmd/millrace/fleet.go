@@ -90,7 +90,7 @@ func (c *fleetStatus) Run(ctx context.Context, g *globals) error {
 	}
 	switch f.Divisor {
 	case 0:
-		printable.Fprintln(out, "this node has no floor yet: mail for what is shared waits")
+		printable.Fprintln(out, "this node has no floor yet: mail for what is shared waits for what the store lends")
 	case 1:
 		printable.Fprintln(out, "floor of each limit: all of it")
 	default:

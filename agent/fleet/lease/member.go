@@ -106,6 +106,7 @@ type Member struct {
 	mu       sync.Mutex
 	id       string
 	table    Table
+	said     Table // in the last call: table, or one of before it while sessions are up that were begun under its floors
 	active   bool
 	places   map[string]string // where other members answer; never changed, but replaced
 	leaving  bool
@@ -391,8 +392,11 @@ func (m *Member) next() *Call {
 	}
 	now := m.o.Boot()
 	m.n++
+	if !m.active || m.said.Version == "" || m.said.Divisor >= m.table.Divisor || !m.outlived() {
+		m.said = m.table
+	}
 	c := &Call{Fleet: m.o.Fleet, Node: m.o.Node, ID: m.id, Token: m.token, N: m.n, Answered: m.answered, Epoch: m.epoch,
-		Table: m.table, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Doubt: m.waits()}
+		Table: m.said, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Doubt: m.waits()}
 	m.call, m.soon = c, false
 	if f := m.forget; f != nil && now < f.end {
 		c.Forget, c.Off = f.node, f.seq
@@ -413,6 +417,13 @@ func (m *Member) next() *Call {
 	c.sent = m.o.Boot()
 	m.sent = c.sent
 	return c
+}
+
+// outlived says whether sessions are up that were begun under a greater floor than this node has now.
+func (m *Member) outlived() bool {
+	return slices.ContainsFunc(m.wants, func(d Demand) bool {
+		return d.Kind == Sessions && d.Used > m.floor(int64(d.Limit))
+	})
 }
 
 // ask says what this node wants and what it may be using. Where it wants less than it holds, or
@@ -566,6 +577,9 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 
 func (m *Member) take(l subject, a Ask, granted int64, sent time.Duration) {
 	g := m.grants[l]
+	if l.kind != Count && m.said.Divisor < m.table.Divisor {
+		granted = min(granted, m.floor(a.Limit)) // the store took the floor that it was told for this node's
+	}
 	if l.kind != Count && granted <= m.floor(a.Limit) {
 		if a.Claim > max(granted, a.used) && g != nil {
 			m.soon = true
