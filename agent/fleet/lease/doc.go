@@ -37,6 +37,11 @@
 // until the next call, or until a lease has surely passed, and grants no more than the limit
 // less what it counts for all others.
 //
+// A session ends with its transaction, later than what it was begun under. It is claimed until then
+// (Demand.Used), and a table with smaller floors, which are used at once, is claimed when no session
+// is above them. So what a member does that calls is always counted; what it does that was cut off for
+// a lease time is not.
+//
 // Time is witnessed. A call says how long ago, by the node's clock, the reply to an
 // earlier one arrived: that long at least lies between the two executions. Such times are added up for each member
 // by itself, from one answered call to the next, and what was lent before an answered call has
