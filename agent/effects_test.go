@@ -13,8 +13,10 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/outcome"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/spool"
 	"github.com/millrace/millrace/contrib/lab/sink"
@@ -132,6 +134,22 @@ func TestForgetEndsEffectsOfRules(t *testing.T) {
 			t.Errorf("nothing is known of the site: %d, %v", n, err)
 		}
 		s.stop()
+	}
+}
+
+// What is remembered of a relay is forgotten too before mail has come for it again: no file of names has it.
+func TestForgetReachesWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil)
+	a := s.start()
+	const relay = "relay:192.0.2.9:2525"
+	now := time.Now()
+	a.queue.Recall(now, queue.Learned{At: now, Stopped: true, Sites: map[string]elastic.Learned{relay: {At: now, Want: 6, Bound: true}}})
+	if n, err := s.admin().Forget(t.Context(), relay); err != nil || n != 1 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := s.admin().Forget(t.Context(), relay); err == nil {
+		t.Error("what nobody knows is forgotten once more")
 	}
 }
 

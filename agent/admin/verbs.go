@@ -163,7 +163,11 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 	ofQueue := b.isQueue(name)
 	if name != "" && !ofQueue {
-		if name, err = b.site(ctx, name); err != nil {
+		site, err := b.site(ctx, name)
+		switch {
+		case err == nil:
+			name = site
+		case !errors.Is(err, control.ErrUnknown): // else it may be remembered from before the start
 			return 0, err
 		}
 	}

@@ -274,6 +274,9 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 		n, err := client.Forget(ctx, c.Name)
 		if err == nil {
 			printable.Fprintf(os.Stdout, "What was learned of %d sites is forgotten\n", n)
+			if n == 0 {
+				fmt.Println("No site of that queue has had mail since the agent was started; --forget --all drops what is remembered of all receivers")
+			}
 		}
 		return err
 	}
