@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/manners"
@@ -117,6 +118,7 @@ func describeNeed(n route.Need) string {
 func transcribe(ctx context.Context, set *settings.Settings, rt queue.Route, p settings.Host, show func(string)) error {
 	o := set.Options(rt, p, func(what string) { show("-- MTA-STS, testing: " + what) })
 	o.Trace = func(e smtp.TraceEvent) { show(e.From.String() + " " + e.Line) }
+	o.Timeouts.Quit = time.Second // who looks wants to see its reply too
 	c, err := call(ctx, manners.New(), p, o, func(next manners.TLS, err error) {
 		show("-- " + err.Error() + "; trying " + next.String())
 	})
