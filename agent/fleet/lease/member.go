@@ -135,6 +135,7 @@ type Member struct {
 	granted  bool          // there was one
 	why      string
 	soon     bool // the next call has something to say
+	rising   int  // calls to come twice as often, as a demand is new: others first have to hear of it
 	failed   bool // the last one was not answered
 }
 
@@ -287,7 +288,7 @@ func (m *Member) Want(list []Demand) {
 			// A bound that fell did so before this was counted: the count does not pass it any more.
 			g.claim = max(g.granted, want)
 		case want > m.floor(lim) && !m.asked[l]:
-			m.soon = true
+			m.soon, m.rising = true, 4
 		}
 	}
 }
@@ -362,6 +363,9 @@ func (m *Member) Due() time.Duration {
 	case m.soon:
 		return m.sent + min(Interval, Shortest+time.Duration(m.asks)*forEach)
 	}
+	if m.rising > 0 {
+		return m.sent + Interval/2
+	}
 	return m.sent + Interval
 }
 
@@ -397,7 +401,7 @@ func (m *Member) next() *Call {
 	}
 	c := &Call{Fleet: m.o.Fleet, Node: m.o.Node, ID: m.id, Token: m.token, N: m.n, Answered: m.answered, Epoch: m.epoch,
 		Table: m.said, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Doubt: m.waits()}
-	m.call, m.soon = c, false
+	m.call, m.soon, m.rising = c, false, max(0, m.rising-1)
 	if f := m.forget; f != nil && now < f.end {
 		c.Forget, c.Off = f.node, f.seq
 	} else {
