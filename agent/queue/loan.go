@@ -219,7 +219,7 @@ func (q *Queue) Wanted() (list []Want, rates []RateWant) {
 			floor := q.o.Lender.Floor(l.limit)
 			n, _ := l.sessions()
 			used := l.used()
-			l.told, l.over = q.wants(l, now), used > q.o.Lender.Sessions(l.key, l.limit)
+			l.told = q.wants(l, now)
 			switch {
 			case max(l.told, used) > floor:
 				list = append(list, Want{l.key, l.limit, l.told, used})
@@ -255,6 +255,7 @@ func (q *Queue) Lent(all bool) {
 	eachPage(q, list, func(page []*loan) {
 		for _, l := range page {
 			q.repay(l)
+			l.over = l.used() > q.o.Lender.Sessions(l.key, l.limit)
 			if n, _ := l.sessions(); n > q.o.Lender.Floor(l.limit) {
 				q.enlist(l)
 			}

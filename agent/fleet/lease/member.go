@@ -401,7 +401,10 @@ func (m *Member) next() *Call {
 	}
 	c := &Call{Fleet: m.o.Fleet, Node: m.o.Node, ID: m.id, Token: m.token, N: m.n, Answered: m.answered, Epoch: m.epoch,
 		Table: m.said, Active: m.active, Nodes: m.o.Nodes, Leave: m.leaving, Found: m.found, Doubt: m.waits()}
-	m.call, m.soon, m.rising = c, false, max(0, m.rising-1)
+	if !m.soon && m.rising > 0 {
+		m.rising--
+	}
+	m.call, m.soon = c, false
 	if f := m.forget; f != nil && now < f.end {
 		c.Forget, c.Off = f.node, f.seq
 	} else {
