@@ -1,7 +1,6 @@
 package elastic
 
 import (
-	"math"
 	"slices"
 	"time"
 
@@ -177,15 +176,8 @@ func (s *Site) usable(now time.Time, a *slots.Address) bool {
 		return false
 	}
 	// Sessions above one and a half times what its pace needs would only wait.
-	return float64(a.Opening+a.Live) < 1+s.needs(a)
-}
-
-// needs is one and a half times the sessions that the pace of an address needs; any number without one.
-func (s *Site) needs(a *slots.Address) float64 {
-	if p := tighter(a.Pace.Value, s.pace.Value); p > 0 {
-		return 1.5 * p * (s.latency + s.connect/10)
-	}
-	return math.Inf(1)
+	p := tighter(a.Pace.Value, s.pace.Value)
+	return p == 0 || float64(a.Opening+a.Live) < 1+1.5*p*(s.latency+s.connect/10)
 }
 
 // enough says whether the sessions suffice for the pace.
@@ -227,9 +219,6 @@ const often = 3
 // has become vacant, last to one that was refused so often that the address may take none
 // any more, which must keep no other from being tried; else to where fewer slots are held.
 func (s *Site) before(a, b *slots.Address) bool {
-	if x, y := s.served(a), s.served(b); x != y {
-		return y
-	}
 	if s.state == bounded {
 		if x, y := a.Vacant > 0, b.Vacant > 0; x != y {
 			return x
@@ -239,11 +228,6 @@ func (s *Site) before(a, b *slots.Address) bool {
 		}
 	}
 	return a.Held() < b.Held()
-}
-
-// served says whether an address has as many sessions as its pace needs.
-func (s *Site) served(a *slots.Address) bool {
-	return float64(a.Opening+a.Live) >= max(1, s.needs(a))
 }
 
 // Full says whether all the slots are held that the site wants: another connect would
