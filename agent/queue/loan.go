@@ -34,7 +34,7 @@ type loan struct {
 	sites []*site
 	asks  bool // it is on Queue.borrowing: it wants, or has, more than its floor
 	told  int  // what was wanted when Wanted told
-	over  bool // more was in use then than this node may use; the store is to hear of the end of that
+	over  bool // more was in use at the last Lent than this node may use; the store is to hear of the end of that
 }
 
 // renewal is how soon a Lender takes other demands.
