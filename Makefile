@@ -80,11 +80,13 @@ long: deps
 	$(MAKE) fuzz FUZZTIME=5m
 	$(GO) test -tags long -timeout 6h ./...
 
+# Of what a target finds interesting a few executions make it smaller: by default that may take a
+# minute for each, and a target that makes keys then did nothing else in its 10 seconds.
 fuzz:
 	@set -e; for package in $$($(GO) list ./...); do \
 		targets=$$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); \
 		for target in $$targets; do \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
 		done; \
 	done
 
