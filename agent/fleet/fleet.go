@@ -32,8 +32,9 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 )
 
-// ACLHint is what the store's user must be allowed.
-const ACLHint = "ACL SETUSER millrace on >PASSWORD resetkeys ~millrace:* resetchannels -@all +hello +auth +ping +role +info +time +eval +evalsha " +
+// ACLHint is what the store's user must be allowed. It has "nocommands" for -@all, which reads like
+// an address, of which /readyz shows the domain alone.
+const ACLHint = "ACL SETUSER millrace on >PASSWORD resetkeys ~millrace:* resetchannels nocommands +hello +auth +ping +role +info +time +eval +evalsha " +
 	"+hget +hset +hmget +hdel +hscan +hgetall +xadd +xread +xinfo"
 
 // stateFile, in the state directory, keeps which floors this node has.
@@ -414,7 +415,7 @@ func (s *Status) Warnings() (list []string) {
 		case !s.Active:
 			uses = "nothing of what is shared, as it has no part of it yet"
 		}
-		list = append(list, fmt.Sprintf("the store of the fleet %s is away since %s: this node uses %s", s.Fleet, s.Since.Format(time.TimeOnly), uses))
+		list = append(list, fmt.Sprintf("the store of the fleet %s is away since %s (%s): this node uses %s", s.Fleet, s.Since.Format(time.TimeOnly), printable(s.Away.Error()), uses))
 	case s.Why == lease.Recovery:
 		list = append(list, "the store of the fleet "+s.Fleet+" is new or was started anew: for half a minute it lends nothing more")
 	case s.Why == lease.Unknown:

@@ -218,7 +218,7 @@ func TestLeaseEndsWhileTheStoreIsAway(t *testing.T) {
 			t.Errorf("%d sessions of %d while the lease runs", n, before)
 		}
 		st := nodes[0].Status()
-		if w := st.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is away since") || !strings.Contains(w[0], "what it was lent for another ") || st.Runs <= 0 || st.Errors == 0 {
+		if w := st.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is away since") || !strings.Contains(w[0], "("+errAway.Error()+")") || !strings.Contains(w[0], "what it was lent for another ") || st.Runs <= 0 || st.Errors == 0 {
 			t.Errorf("%q, %+v", w, st)
 		}
 		wait(11 * time.Second)
