@@ -237,6 +237,7 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Fleet: a.fleet, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 		Peers:     func() []string { return slices.Concat(shared.troubles(), a.exchange.Trouble(), a.peers.trouble()) },
 		Transfers: a.mover.Transfers, PeersRefused: func() uint64 { return a.peers.refused() },
+		StoreRefuses: func() bool { return len(a.exchange.Trouble()) > 0 },
 	})
 	return a, nil
 }
