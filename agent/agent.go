@@ -63,6 +63,7 @@ type Agent struct {
 	history   *history.History
 	metrics   *metrics.Metrics
 	dns       route.Tally
+	learned   sync.Mutex // what is kept of receivers is collected and written by one at a time
 	lookups   *lookups
 	resolver  *resolver
 	resolvers int // how many domains are looked up at once
@@ -236,6 +237,7 @@ func newAgent(c *config.Config, log *slog.Logger, version string, shared common)
 		Events: a.events, Outcomes: a.outcomes, Webhooks: a.webhooks, Fleet: a.fleet, Quotas: a.quotas, Warmup: a.warmup, History: a.history, Metrics: a.metrics, Assessor: a.assessor, DNS: &a.dns, Relays: a.deliverer.Trouble, Opening: a.opening,
 		Peers:     func() []string { return slices.Concat(shared.troubles(), a.exchange.Trouble(), a.peers.trouble()) },
 		Transfers: a.mover.Transfers, PeersRefused: func() uint64 { return a.peers.refused() },
+		StoreRefuses: func() bool { return len(a.exchange.Trouble()) > 0 },
 	})
 	return a, nil
 }
@@ -300,6 +302,7 @@ func (a *Agent) backend() *admin.Backend {
 	o := admin.Options{
 		Log: a.log, Version: a.version, Settings: a.settings, Store: a.store, Queue: a.queue, Orders: a.orders, Settler: a.settler,
 		Watch: a.watch, History: a.history, Metrics: a.metrics, Bounced: a.bounced, Outcomes: a.outcomes, Breaker: a.breaker, Webhooks: a.webhooks, Mover: a.mover, Fleet: a.fleet, Alone: a.alone, Assessor: a.assessor, Dialogues: &a.dialogues, Reload: a.reload,
+		SaveLearned: func() error { return a.saveLearned(time.Now(), false) },
 	}
 	if a.exchange != nil {
 		o.Exchange = a.exchange

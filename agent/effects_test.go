@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -137,16 +139,29 @@ func TestForgetEndsEffectsOfRules(t *testing.T) {
 	}
 }
 
-// What is remembered of a relay is forgotten too before mail has come for it again: no file of names has it.
+// What is remembered of a relay, and of the sites of a queue, is forgotten too before mail has come for
+// it again: no file of names has the relay. It is durable then.
 func TestForgetReachesWhatIsRemembered(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil)
 	a := s.start()
 	const relay = "relay:192.0.2.9:2525"
 	now := time.Now()
-	a.queue.Recall(now, queue.Learned{At: now, Stopped: true, Sites: map[string]elastic.Learned{relay: {At: now, Want: 6, Bound: true}}})
-	if n, err := s.admin().Forget(t.Context(), relay); err != nil || n != 1 {
-		t.Errorf("%d, %v", n, err)
+	l := queue.LearnedSite{Learned: elastic.Learned{At: now, Want: 6, Bound: true}}
+	ofGeneral := l
+	ofGeneral.Queue = "general"
+	a.queue.Recall(now, queue.Learned{At: now, Stopped: true, Sites: map[string]queue.LearnedSite{relay: l, "old.test": ofGeneral, "other.test": l}})
+	if err := a.saveLearned(now, false); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{relay: 1, "general": 1} {
+		if n, err := s.admin().Forget(t.Context(), name); err != nil || n != want {
+			t.Errorf("%s: %d, %v", name, n, err)
+		}
+	}
+	var kept queue.Learned
+	if b, err := os.ReadFile(a.learnedPath()); err != nil || json.Unmarshal(b, &kept) != nil || len(kept.Sites) != 1 || kept.Sites["other.test"].Want != 6 {
+		t.Errorf("the file has %+v, %v", kept.Sites, err)
 	}
 	if _, err := s.admin().Forget(t.Context(), relay); err == nil {
 		t.Error("what nobody knows is forgotten once more")

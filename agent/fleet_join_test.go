@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/spool"
@@ -102,6 +104,13 @@ func TestFleetOfItsConfiguration(t *testing.T) {
 		t.Errorf("moved %+v: %v", n, err)
 	}
 	a.until("it waits there", func() bool { return a.status().Queued() == 1 && b.status().Queued() == 0 })
+
+	admin := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port})
+	defer admin.Close()
+	if err := admin.Do(t.Context(), "ACL", "SETUSER", "default", "-xread").Err(); err != nil {
+		t.Fatal(err)
+	}
+	a.until("it is counted that the store refuses something", func() bool { return a.agent.watch.State().Fleet.StoreRefuses })
 
 	if err := store.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -75,6 +75,9 @@ func (a *Agent) saveLearned(now time.Time, stopped bool) error {
 	if path == "" {
 		return nil
 	}
+	// What was collected before would else replace what was collected after it.
+	a.learned.Lock()
+	defer a.learned.Unlock()
 	l := a.queue.Learned(now)
 	l.Stopped = stopped
 	// The names first, see sites.Book.Keep.

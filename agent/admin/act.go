@@ -124,6 +124,7 @@ func (b *Backend) pass(ctx context.Context, d *action, sel *orders.Selection, dr
 		done.Active = 0
 		for _, step := range d.steps {
 			b.queue.List(func(page []queue.Entry) bool {
+				sel.Page()
 				chosen := page[:0]
 				for i := range page {
 					e := &page[i]

@@ -65,6 +65,8 @@ type Options struct {
 	Exchange Exchange
 	Alone    string       // why there are none on this node of a fleet; "": there are, or it is of none
 	Reload   func() error // reads the configuration and puts it into force; nil: there is none to read
+	// SaveLearned makes durable what is known of receivers by now.
+	SaveLearned func() error
 }
 
 // Backend serves the control socket. Its methods may be called by many goroutines.
@@ -89,6 +91,8 @@ type Backend struct {
 	fleet     *fleet.Fleet
 	reload    func() error
 
+	saveLearned func() error
+
 	exchange   Exchange
 	alone      string     // why what is ordered here is for this node alone
 	cancelling sync.Mutex // one cancel of the fleet at a time
@@ -103,5 +107,6 @@ func New(o Options) *Backend {
 	return &Backend{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders,
 		settler: o.Settler, watch: o.Watch, history: o.History, metrics: o.Metrics, bounced: o.Bounced, assessor: o.Assessor, outcomes: o.Outcomes, breaker: o.Breaker, webhooks: o.Webhooks, mover: o.Mover, dialogues: o.Dialogues, reload: o.Reload, fleet: o.Fleet, exchange: o.Exchange, alone: o.Alone,
+		saveLearned: o.SaveLearned,
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
-	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/sites"
 )
 
@@ -173,25 +172,30 @@ func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 	}
 	concerns := map[string]bool{name: true} // sites
 	if ofQueue {
-		b.queue.EachSite(func(page []queue.Site) bool {
-			for i := range page {
-				if page[i].Queue == name {
-					concerns[page[i].Name] = true
-				}
-			}
-			return ctx.Err() == nil
-		})
+		for _, site := range b.queue.QueueSites(name) {
+			concerns[site] = true
+		}
 	}
 	var addresses []netip.Addr
 	book := b.settings.Now().Sites
-	for _, x := range book.Find(name) {
-		if x.As == sites.Name {
-			addresses = x.Addresses
+	for site := range concerns {
+		if !book.Has(site) {
+			continue // Find would look at all sites for it
+		}
+		for _, x := range book.Find(site) {
+			if x.As == sites.Name {
+				addresses = append(addresses, x.Addresses...)
+			}
 		}
 	}
 	err = b.orders.Forget(func(site string) bool { return name == "" || concerns[site] }, func() { n = b.queue.Forget(name, addresses...) })
 	if n == 0 && name != "" && !ofQueue && !book.Has(name) {
 		return 0, fmt.Errorf("site or queue %s: %w", name, control.ErrUnknown)
+	}
+	// What rules did is off its file by now, and with it off the sites: a crash before the file of
+	// what was learned is written brings the rest back, which is learned.
+	if saved := b.saveLearned(); err == nil && saved != nil {
+		err = fmt.Errorf("what was learned is forgotten, but cannot be written, and is back if the agent crashes before it can: %w", saved)
 	}
 	return n, err
 }

@@ -120,7 +120,7 @@ type Backend interface {
 	Pause(context.Context, Pause) error
 	Resume(context.Context, Filter) (left []Pause, err error)
 	Limit(context.Context, Limit) error
-	// Forget drops what was learned of a site, of those of a queue, or of all for "".
+	// Forget drops what was learned of a site, of those of a queue, or of all for ""; durable on return.
 	Forget(ctx context.Context, name string) (sites int, err error)
 	Prioritize(context.Context, Priority) error
 	// Act does what a verb says with the selected recipients, and calls tell now and

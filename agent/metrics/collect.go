@@ -55,6 +55,8 @@ type Fleet struct {
 	Calls, Errors       uint64
 	Members             int
 	Lent, Wanting       int            // limits
+	Differing           int            // limits that are smaller on another node, of a few that are told
+	StoreRefuses        bool           // what common orders need
 	OrdersRefused       map[string]int // by reason; nil: no orders are common here
 	PeersRefused        uint64
 	Transfers           int     // open
@@ -234,6 +236,8 @@ func (s *scrape) whole(st *State) {
 		s.gauge(desc("fleet_members", "Nodes of the fleet, as this one knows them; 0: it has no part yet."), float64(x.Members))
 		s.gauge(desc("fleet_lent_limits", "Shared limits of which this node has more than its own part."), float64(x.Lent))
 		s.gauge(desc("fleet_wanting_limits", "Shared limits of which this node could use more than it may."), float64(x.Wanting))
+		s.gauge(desc("fleet_differing_limits", "Shared limits that are smaller on another node, which is what is lent; of the last call, 5 at most."), float64(x.Differing))
+		s.gauge(desc("fleet_store_refuses", "1 while the fleet's store answers, and refuses what orders need, which then reach only nodes that can be called directly."), number(x.StoreRefuses))
 		s.count(desc("fleet_calls_total", "Calls of the fleet's store that were answered."), x.Calls)
 		s.count(desc("fleet_errors_total", "Calls of the fleet's store that were not answered."), x.Errors)
 		refused := desc("fleet_orders_refused_total", "Orders and reports of other nodes that were not taken, by reason: forged, foreign (of another fleet), unknown (a node that is none), full, format.", "reason")

@@ -17,7 +17,14 @@ type Selection struct {
 	Now    time.Time // that ages are measured from
 	last   spool.ID
 	env    *spool.Envelope // of last; nil if it cannot be read
+
+	kept map[spool.ID]*spool.Envelope // those of the page, nil before the first Page
+	room int                          // for so many recipients of further ones
 }
+
+// keptRecipients bounds the envelopes that are kept by the recipients that they name, some 200
+// octets each: a page lists 4,096 recipients, but their messages may have more.
+const keptRecipients = 4 * 4096
 
 // NewSelection returns the selection of a filter at this moment. It is for one goroutine.
 func NewSelection(store *spool.Store, f control.Filter) *Selection {
@@ -70,16 +77,36 @@ func fits(f *control.Filter, env *spool.Envelope) bool {
 		(f.Client == "" || f.Client == env.ClientAddr || f.Client == strings.TrimPrefix(env.ClientAddr, "IPv6:"))
 }
 
+// Page begins a page of the queue. The envelopes that are read from now on are kept to its end,
+// up to a bound: a verb asks for each of them twice, to select recipients and to settle them,
+// and between the two come all others of the page.
+func (s *Selection) Page() {
+	if s.kept == nil {
+		s.kept = make(map[spool.ID]*spool.Envelope)
+	}
+	clear(s.kept)
+	s.room = keptRecipients
+}
+
 // Envelope reads a message's envelope; nil if the spool cannot give it.
 func (s *Selection) Envelope(id spool.ID) *spool.Envelope {
-	if id != s.last {
-		s.last = id
-		var err error
-		if s.env, err = s.store.Envelope(id); err != nil {
-			s.env = nil
-		}
+	if id == s.last {
+		return s.env
 	}
-	return s.env
+	s.last, s.env = id, s.kept[id]
+	if s.env != nil {
+		return s.env
+	}
+	e, err := s.store.Envelope(id)
+	if err != nil {
+		return nil
+	}
+	s.env = e
+	if n := len(e.Recipients); s.kept != nil && n <= s.room {
+		s.kept[id] = e
+		s.room -= n
+	}
+	return e
 }
 
 // SenderDomain is the domain of an entry's sender, in lower case.

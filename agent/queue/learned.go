@@ -13,10 +13,16 @@ import (
 // Learned is what the controllers have learned of sites and addresses, to be kept over a
 // restart.
 type Learned struct {
-	At        time.Time                  `json:"at"`
-	Stopped   bool                       `json:"stopped,omitempty"` // all connections had ended
-	Sites     map[string]elastic.Learned `json:"sites,omitempty"`
-	Addresses []slots.Learned            `json:"addresses,omitempty"`
+	At        time.Time              `json:"at"`
+	Stopped   bool                   `json:"stopped,omitempty"` // all connections had ended
+	Sites     map[string]LearnedSite `json:"sites,omitempty"`
+	Addresses []slots.Learned        `json:"addresses,omitempty"`
+}
+
+// LearnedSite is what is kept of a site.
+type LearnedSite struct {
+	elastic.Learned
+	Queue string `json:"queue,omitempty"` // by whose rules its mail went; "": an earlier version kept it, or no mail has come yet
 }
 
 const (
@@ -35,8 +41,8 @@ const (
 // Learned returns what is to be kept, and frees what is of no more use. It looks at some hundred sites at a time under the
 // mutex.
 func (q *Queue) Learned(now time.Time) Learned {
-	l := Learned{At: now, Sites: make(map[string]elastic.Learned)}
-	each(q, q.recalled, func(name string, x elastic.Learned) {
+	l := Learned{At: now, Sites: make(map[string]LearnedSite)}
+	each(q, q.recalled, func(name string, x LearnedSite) {
 		if lapsed(&x, now) {
 			delete(q.recalled, name)
 		} else {
@@ -62,7 +68,7 @@ func (q *Queue) Learned(now time.Time) Learned {
 		}
 		s.controller.Rest(now)
 		if x, any := s.controller.Learned(now); any {
-			l.Sites[s.key] = x
+			l.Sites[s.key] = LearnedSite{x, s.policy.Name}
 		} else if s.live+s.opening == 0 && s.controller.Spare(now) {
 			s.controller = nil
 		}
@@ -78,7 +84,7 @@ func (q *Queue) Recall(now time.Time, l Learned) {
 	since := now.Sub(l.At)
 	unsure := !l.Stopped && since > -stillCounted && since < stillCounted
 	before := q.recalled // bounds that are among the orders in force
-	q.recalled = make(map[string]elastic.Learned, len(l.Sites))
+	q.recalled = make(map[string]LearnedSite, len(l.Sites))
 	for name, x := range l.Sites {
 		x.Unsure = unsure
 		for _, cl := range before[name].Clamps {
@@ -97,7 +103,7 @@ func (q *Queue) recall(s *site, now time.Time) {
 	if x, ok := q.recalled[s.key]; ok {
 		delete(q.recalled, s.key)
 		if !lapsed(&x, now) {
-			s.controller = elastic.Restore(now, q.limitsOf(s.key, s.policy), x)
+			s.controller = elastic.Restore(now, q.limitsOf(s.key, s.policy), x.Learned)
 		}
 	}
 }
@@ -126,7 +132,7 @@ func (q *Queue) newcomer(s *site, now time.Time) *elastic.Site {
 
 // lapsed says whether what was learned of a site is of no use any more. A bound from outside
 // lasts as long as it was meant to.
-func lapsed(x *elastic.Learned, now time.Time) bool {
+func lapsed(x *LearnedSite, now time.Time) bool {
 	return now.Sub(x.At) >= learnedFor && !slices.ContainsFunc(x.Clamps, func(cl elastic.Clamp) bool { return cl.Until.After(now) })
 }
 
@@ -153,12 +159,28 @@ func (q *Queue) preserve(s *site, now time.Time) {
 		}
 	}
 	if n := len(q.recalled); n < mostRecalled || n < 2*mostRecalled && len(x.Clamps) > 0 {
-		q.recalled[s.key] = x
+		q.recalled[s.key] = LearnedSite{x, s.policy.Name}
 	}
 }
 
+// QueueSites are the names of a queue's sites, and of those without mail that were its when they last
+// had some.
+func (q *Queue) QueueSites(queue string) (names []string) {
+	walk(q, &q.siteByNo, func(s *site) {
+		if s.policy.Name == queue {
+			names = append(names, s.key)
+		}
+	}, always)
+	each(q, q.recalled, func(key string, x LearnedSite) {
+		if x.Queue == queue {
+			names = append(names, key)
+		}
+	}, always)
+	return names
+}
+
 // Forget drops what was learned of a site, and of the addresses where its mail goes and
-// those given; of all sites of a queue, if the name is that of one, and of all sites and
+// those given; of all sites of a queue (QueueSites), if the name is that of one, and of all sites and
 // addresses, if it is "". It returns the number of sites.
 func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 	now := time.Now()
@@ -180,8 +202,8 @@ func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 			q.grow(s, now)
 		}
 	}, always)
-	each(q, q.recalled, func(key string, _ elastic.Learned) {
-		if name == "" || key == name {
+	each(q, q.recalled, func(key string, x LearnedSite) {
+		if name == "" || key == name || x.Queue == name {
 			delete(q.recalled, key)
 			n++
 		}
@@ -189,8 +211,12 @@ func (q *Queue) Forget(name string, addresses ...netip.Addr) (n int) {
 	if name != "" && len(addresses) == 0 {
 		return n
 	}
+	of := make(map[netip.Addr]bool, len(addresses))
+	for _, a := range addresses {
+		of[a] = true
+	}
 	each(q, q.table.All(), func(key slots.Key, a *slots.Address) {
-		if name == "" || slices.Contains(addresses, key.Host.Addr()) {
+		if name == "" || of[key.Host.Addr()] {
 			a.Forget()
 		}
 	}, always)

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -154,10 +155,17 @@ func TestForgetReachesAddressesWithoutMail(t *testing.T) {
 		if n := limited(); n != 2 {
 			t.Fatalf("%d addresses with a limit", n)
 		}
+		if names := slices.Sorted(slices.Values(w.QueueSites(w.policy.Name))); !slices.Equal(names, []string{"a.example", "b.example"}) {
+			t.Errorf("sites of the queue before mail: %q", names)
+		}
 		if n := w.Forget("a.example", spot(1, 0).Addr.Addr()); n != 1 || limited() != 1 {
 			t.Errorf("%d sites are forgotten, %d limits are left", n, limited())
 		}
-		if n := w.Forget(""); n != 1 || limited() != 0 {
+		if n := w.Forget(w.policy.Name, spot(2, 0).Addr.Addr()); n != 1 || limited() != 0 {
+			t.Errorf("%d sites are forgotten, %d limits are left", n, limited())
+		}
+		w.Recall(time.Now(), l)
+		if n := w.Forget(""); n != 2 || limited() != 0 {
 			t.Errorf("%d sites are forgotten, %d limits are left", n, limited())
 		}
 	})
@@ -171,7 +179,7 @@ func TestWhatIsKeptOfSitesIsBounded(t *testing.T) {
 	keep := func(kind string, n int, l elastic.Learned) {
 		l.At = now
 		for i := range n {
-			q.preserve(&site{key: fmt.Sprint(kind, i), controller: elastic.Restore(now, elastic.Limits{MaxSessions: 20}, l)}, now)
+			q.preserve(&site{key: fmt.Sprint(kind, i), policy: &config.Queue{}, controller: elastic.Restore(now, elastic.Limits{MaxSessions: 20}, l)}, now)
 		}
 	}
 	clamp := []elastic.Clamp{{Until: now.Add(time.Hour), Reason: "421 go away"}}

@@ -131,7 +131,7 @@ type Queue struct {
 	siteByNo   slab[*site]
 	table      *slots.Table               // of the addresses
 	crowds     map[*slots.Address][]*site // that wait for a slot there which another site holds
-	recalled   map[string]elastic.Learned // of sites that have had no mail since the start
+	recalled   map[string]LearnedSite     // of sites that have had no mail since the start
 	likeAll    *elastic.Site              // of newcomer
 	strangers  map[*slots.Address]*strangers
 	holders    map[*slots.Address]*site // that began the last connect there, from a source of the pool
@@ -257,7 +257,7 @@ func New(o Options) *Queue {
 		crowds:     make(map[*slots.Address][]*site),
 		strangers:  make(map[*slots.Address]*strangers),
 		holders:    make(map[*slots.Address]*site),
-		recalled:   make(map[string]elastic.Learned),
+		recalled:   make(map[string]LearnedSite),
 		due:        make(map[uint32]*bucket),
 		kick:       make(chan struct{}, 1),
 		drained:    make(chan struct{}),

@@ -14,7 +14,12 @@ func (s *Store) Envelope(id ID) (*Envelope, error) {
 		return nil, err
 	}
 	defer s.leave(seg, id)
-	_, e, err := s.record(seg, seg.file, id)
+	w, err := s.look(seg.file, int64(id.Offset()), envelopeWindow)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", id, err)
+	}
+	defer s.windows.Put(w)
+	_, e, err := s.record(seg, w, id)
 	return e, err
 }
 
@@ -61,7 +66,7 @@ func (s *Store) Message(id ID) (*Envelope, *Content, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := s.look(seg.file, int64(id.Offset()))
+	w, err := s.look(seg.file, int64(id.Offset()), windowSize)
 	if err != nil {
 		s.leave(seg, id)
 		return nil, nil, fmt.Errorf("%s: %w", id, err)
@@ -88,15 +93,19 @@ type window struct {
 // session holds so much while it waits for a receiver, so it must be little.
 const windowSize = 12 << 10
 
-// look reads ahead from an offset on.
-func (s *Store) look(f io.ReaderAt, at int64) (*window, error) {
+// envelopeWindow is what is read ahead for an envelope alone: its record's header and some ten
+// recipients, with one call of the kernel in place of two. A verb asks for hundreds of thousands.
+const envelopeWindow = 1 << 10
+
+// look reads size octets ahead from an offset on, windowSize at most.
+func (s *Store) look(f io.ReaderAt, at int64, size int) (*window, error) {
 	w, ok := s.windows.Get().(*window)
 	if !ok {
 		w = new(window)
 	}
 	w.ReaderAt, w.at = f, at
 	var err error
-	if w.n, err = f.ReadAt(w.b[:], at); err != nil && err != io.EOF {
+	if w.n, err = f.ReadAt(w.b[:size], at); err != nil && err != io.EOF {
 		s.windows.Put(w)
 		return nil, err
 	}

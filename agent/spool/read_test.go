@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
@@ -47,5 +48,24 @@ func TestMessageIsEnvelopeAndContent(t *testing.T) {
 	}
 	if _, _, err := s.Message(MakeID(99, 99)); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a message that is not there: %v", err)
+	}
+}
+
+// TestEnvelopeIsOneRead: an admin's verb may ask for hundreds of thousands of envelopes.
+func TestEnvelopeIsOneRead(t *testing.T) {
+	t.Parallel()
+	dir, ids := sealedSegment(t)
+	files := &readFS{}
+	s := openStore(t, dir, smallStore(t, files))
+	newSeen().load(t, s)
+	for id, want := range ids {
+		files.reads = nil
+		e, err := s.Envelope(id)
+		if err != nil || fmt.Sprintf("%+v", e) != want {
+			t.Errorf("%s: %+v, %v", id, e, err)
+		}
+		if n := len(files.reads); n != 1 && len(want) < envelopeWindow {
+			t.Errorf("%s: %d reads", id, n)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/fleet"
 	"github.com/millrace/millrace/agent/metrics"
 )
 
@@ -44,8 +45,8 @@ func (w *Watch) State() metrics.State {
 		})
 	}
 	if x := w.fleet.Status(); x.Fleet != "" {
-		st.Fleet = metrics.Fleet{On: true, Store: x.Away == nil, Recovery: x.State() == "recovery", Lease: x.Runs, Calls: uint64(x.Calls), Errors: uint64(x.Errors), Members: len(x.Table.Members), Lent: x.Limits, Wanting: x.Waiting}
-		st.Fleet.PeersRefused = w.peersRefused()
+		st.Fleet = fleetOf(&x)
+		st.Fleet.PeersRefused, st.Fleet.StoreRefuses = w.peersRefused(), w.storeRefuses()
 		if common := w.orders.Common(); common != nil {
 			st.Fleet.OrdersRefused = common.Refused()
 		}
@@ -96,4 +97,12 @@ func (w *Watch) Unseen() error {
 		return fmt.Errorf("new mail in the spool has not been seen for %s", looked.Round(time.Second))
 	}
 	return nil
+}
+
+// fleetOf is the leases' part of how this node stands with its fleet.
+func fleetOf(x *fleet.Status) metrics.Fleet {
+	return metrics.Fleet{
+		On: true, Store: x.Away == nil, Recovery: x.State() == "recovery", Lease: x.Runs, Calls: uint64(x.Calls), Errors: uint64(x.Errors),
+		Members: len(x.Table.Members), Lent: x.Limits, Wanting: x.Waiting, Differing: len(x.Less),
+	}
 }

@@ -64,6 +64,8 @@ type Options struct {
 	Transfers func() []control.Transfer
 	// PeersRefused counts who was not let in where other nodes of the fleet are.
 	PeersRefused func() uint64
+	// StoreRefuses says that the fleet's store answers, and does not do what common orders need.
+	StoreRefuses func() bool
 	// Relays is what an admin must know of queues whose relay cannot be verified.
 	Relays func() []string
 	// Opening ends when a stop is asked for: from then on new mail is not looked for.
@@ -93,6 +95,7 @@ type Watch struct {
 	peers        func() []string
 	transfers    func() []control.Transfer
 	peersRefused func() uint64
+	storeRefuses func() bool
 	opening      context.Context
 	web          *web.Handler
 
@@ -110,7 +113,7 @@ type Watch struct {
 func New(o Options) *Watch {
 	w := &Watch{
 		log: o.Log, version: o.Version, settings: o.Settings, store: o.Store, queue: o.Queue, orders: o.Orders, settler: o.Settler,
-		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, fleet: o.Fleet, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, peers: o.Peers, transfers: o.Transfers, peersRefused: o.PeersRefused, opening: o.Opening,
+		events: o.Events, outcomes: o.Outcomes, webhooks: o.Webhooks, fleet: o.Fleet, quotas: o.Quotas, warmup: o.Warmup, history: o.History, metrics: o.Metrics, assessor: o.Assessor, dns: o.DNS, relays: o.Relays, peers: o.Peers, transfers: o.Transfers, peersRefused: o.PeersRefused, storeRefuses: o.StoreRefuses, opening: o.Opening,
 		reloaded: make(chan struct{}, 1),
 	}
 	w.web = web.New(web.Options{

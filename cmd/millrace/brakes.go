@@ -275,7 +275,7 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 		if err == nil {
 			printable.Fprintf(os.Stdout, "What was learned of %d sites is forgotten\n", n)
 			if n == 0 {
-				printable.Fprintln(os.Stdout, "No site of that queue has had mail since the agent was started; --forget --all drops what is remembered of all receivers")
+				printable.Fprintln(os.Stdout, "Nothing is known of a receiver of that queue, unless an earlier version has learned it: --forget --all drops what is remembered of all receivers")
 			}
 		}
 		return err

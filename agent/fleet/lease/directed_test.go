@@ -6,19 +6,6 @@ import (
 	"time"
 )
 
-// exchange has the store execute a member's next call, and the member take the reply.
-func (w *world) exchange(h *host) *Reply {
-	c := h.m.Call()
-	if c == nil {
-		return nil
-	}
-	w.call = w.serial()
-	r := w.store.Do(c)
-	h.m.Done(c, r, nil)
-	w.check()
-	return r
-}
-
 // What the admin said of one life of the store is not said of the next: by then others may
 // have been granted something.
 func TestFoundIsForOneEpoch(t *testing.T) {
@@ -45,7 +32,7 @@ func TestFoundIsForOneEpoch(t *testing.T) {
 	if b.m.floor(10) == 0 {
 		t.Fatal("the second node has no floor: the test shows nothing")
 	}
-	w.storeLoses(&Store{Unique: func() string { return w.call }})
+	w.empty()
 	for range 30 {
 		if r := w.exchange(a); r.Table.Version != "" {
 			t.Fatalf("founded again, with %v", r.Table.Members)
@@ -94,18 +81,14 @@ func TestStateFileIsEitherOne(t *testing.T) {
 // After a member has left, floors grow only when what was lent beside the smaller ones is over.
 func TestFloorsGrowLate(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 3, 20)
+	w := calmWorld(3, 20)
 	w.nodes[0].wants[0] = 20
 	w.run(200_000)
 	c := w.nodes[2]
-	leave, err := c.m.Leave()
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.leave(t)
 	if m := begin(c.name, c.file, Options{Fleet: "f", Node: c.name, Boot: c.boottime}); m.floor(20) != 0 {
 		t.Errorf("a floor of %d after a restart, of a node that has left", m.floor(20))
 	}
-	c.send(c.m, leave)
 	w.nodes[1].cut = true
 	w.run(w.now + 50_000)
 	w.nodes[1].cut = false
@@ -123,19 +106,15 @@ func TestFloorsGrowLate(t *testing.T) {
 // might take that member's table, by which they are smaller.
 func TestFloorsWaitForAll(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 3, 2)
+	w := calmWorld(3, 2)
 	w.run(200_000)
 	a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
 	b.cut = true
 	b.wants[0] = 2
-	leave, err := c.m.Leave()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.send(c.m, leave)
+	c.leave(t)
 	w.run(w.now + 100_000)
 	a.cut, b.cut = true, false
-	w.storeLoses(&Store{Unique: func() string { return w.call }})
+	w.empty()
 	w.run(w.now + 100_000)
 	if u := w.use(); u[1] == 0 {
 		t.Errorf("%v: nothing was lent, the test shows nothing", u)
@@ -146,9 +125,7 @@ func TestFloorsWaitForAll(t *testing.T) {
 // A member that knows a later life of the store than the store does has it begin one.
 func TestStoreOfAFormerEpochBeginsAnew(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 21)
-	w.nodes[0].wants[0] = 21
-	w.run(100_000)
+	w, a, b := lending(t)
 	former, run := w.store, w.store.Run
 	w.storeLoses(w.store.Clone())
 	w.run(w.now + 100_000)
@@ -157,8 +134,8 @@ func TestStoreOfAFormerEpochBeginsAnew(t *testing.T) {
 	}
 	later := w.store.state.epoch.N
 	w.store, w.store.Run = former, run // it was not restarted
-	w.nodes[0].cut = true
-	w.nodes[1].wants[0] = 21
+	a.cut = true
+	b.wants[0] = 21
 	w.run(w.now + 12_000)
 	if n := w.store.state.epoch.N; n <= later {
 		t.Errorf("epoch %d after %d", n, later)
@@ -170,7 +147,7 @@ func TestStoreOfAFormerEpochBeginsAnew(t *testing.T) {
 // member that has noticed nothing.
 func TestOldCopyIsOfAnotherEpoch(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 21)
+	w := calmWorld(2, 21)
 	w.run(100_000)
 	b := w.nodes[1]
 	b.cut = true
@@ -196,16 +173,11 @@ func TestOldCopyIsOfAnotherEpoch(t *testing.T) {
 // not know the others yet would lend it again, beside their floors.
 func TestChangedLimitIsNotClaimed(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 21)
-	w.nodes[0].wants[0] = 21
-	w.run(100_000)
-	if u := w.use(); u[0] != 11 {
-		t.Fatalf("%v: nothing is lent", u)
-	}
+	w, a, _ := lending(t)
 	for i := range w.keys[0].limits {
 		w.keys[0].limits[i] = 20
 	}
-	m := w.nodes[0].m
+	m := a.m
 	if n := m.Sessions("x", 20); n != 10 {
 		t.Errorf("%d in use, want 10, the floor of the new limit", n)
 	}
@@ -221,9 +193,7 @@ func TestChangedLimitIsNotClaimed(t *testing.T) {
 // The table of a member without a floor may not name all that have one.
 func TestTableIsOfAMemberWithAFloor(t *testing.T) {
 	t.Parallel()
-	w := newWorld(5, 3)
-	w.calm = true
-	w.share(Sessions, "x", "", 21)
+	w := stillWorld(3, Sessions, "x", "", 21)
 	a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
 	a.start()
 	w.run(100_000)
@@ -237,7 +207,7 @@ func TestTableIsOfAMemberWithAFloor(t *testing.T) {
 	}
 	a.cut, c.cut, b.cut = true, true, false
 	b.wants[0] = 21
-	w.storeLoses(&Store{Unique: func() string { return w.call }})
+	w.empty()
 	w.run(w.now + 100_000)
 	w.fine(t)
 	a.cut = false
@@ -248,7 +218,7 @@ func TestTableIsOfAMemberWithAFloor(t *testing.T) {
 // Data of before on the same server are noticed by a member whose call they do not have.
 func TestRollbackBeginsAnew(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 21)
+	w := calmWorld(2, 21)
 	w.run(100_000)
 	before := w.store.Clone()
 	w.nodes[0].wants[0] = 21
@@ -266,11 +236,10 @@ func TestRollbackBeginsAnew(t *testing.T) {
 // A lease ends 30 s after the call was sent, however late the reply comes.
 func TestLeaseIsFromTheCall(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 21)
+	w := calmWorld(2, 21)
 	w.run(100_000)
 	h := w.nodes[0]
-	h.cut, w.queue = true, nil // calls are made by hand from here
-	h.m.call = nil
+	w.byHand(h)
 	h.m.Want([]Demand{{Key: "x", Limit: 21, Want: 21}})
 	c := h.m.Call()
 	r := w.store.Do(c)
@@ -288,10 +257,10 @@ func TestLeaseIsFromTheCall(t *testing.T) {
 // Of a count whose bound fell, and of which nobody says what was used, the former bound is claimed.
 func TestFallenBoundIsClaimed(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 1, 21)
+	w := calmWorld(1, 21)
 	w.run(100_000)
 	h := w.nodes[0]
-	w.queue, h.m.call = nil, nil
+	w.byHand(h)
 	reply := func(used, grant int64) *Call {
 		h.m.Want([]Demand{{Key: "q", Kind: Count, Day: "1", Limit: 100, Used: used}})
 		c := h.m.Call()
@@ -309,9 +278,7 @@ func TestFallenBoundIsClaimed(t *testing.T) {
 // A new store lends of counts once all members have called.
 func TestCountsWaitForAll(t *testing.T) {
 	t.Parallel()
-	w := newWorld(3, 3)
-	w.calm = true
-	w.share(Count, "q", "1", 10_000)
+	w := stillWorld(3, Count, "q", "1", 10_000)
 	for _, h := range w.nodes {
 		h.wants[0] = 3
 		h.start()
@@ -319,7 +286,7 @@ func TestCountsWaitForAll(t *testing.T) {
 	w.run(200_000)
 	b := w.nodes[1]
 	b.cut = true
-	w.storeLoses(&Store{Unique: func() string { return w.call }})
+	w.empty()
 	for _, h := range w.nodes {
 		h.wants[0] = 10_000
 	}

@@ -8,6 +8,10 @@
 // (Member.Found), unless all have Options.Nodes: to a store that is empty a new fleet looks
 // like one whose members are all cut off.
 //
+// What a member says in a call, and makes of the answer, is in renew.go; what it may use by that, in
+// use.go; what it persists, in file.go; a limit and the demand for it, in demand.go. The store's side is
+// lease.lua, and store.go the same in Go; call.go is what goes between the two.
+//
 // # What a member may use
 //
 //	                        of a limit L                     of a count of a day

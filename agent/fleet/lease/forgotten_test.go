@@ -20,7 +20,7 @@ func outcome(t *testing.T, said <-chan error) error {
 // trio has three members of which the third is off, and was forgotten; its file is there.
 func trio(t *testing.T) (w *world, c *host) {
 	t.Helper()
-	w = calmWorld(t, 3, 12)
+	w = calmWorld(3, 12)
 	w.run(200_000)
 	c = w.nodes[2]
 	c.stop()
@@ -100,7 +100,7 @@ func TestForgottenNodeAtANewStore(t *testing.T) {
 // that of a node which has not heard that they were given away.
 func TestForgottenNodeInRecovery(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 3, 12)
+	w := calmWorld(3, 12)
 	w.nodes[0].wants[0] = 12
 	w.run(200_000)
 	a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
@@ -127,7 +127,7 @@ func TestForgottenNodeInRecovery(t *testing.T) {
 // seconds without one, have it use them.
 func TestFloorsWaitForTheStore(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 12)
+	w := calmWorld(2, 12)
 	w.run(100_000)
 	c := w.nodes[1]
 	c.stop()
@@ -156,12 +156,12 @@ func TestFloorsWaitForTheStore(t *testing.T) {
 // store hears it.
 func TestLateForget(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 12)
+	w := calmWorld(2, 12)
 	w.run(100_000)
 	a, c := w.nodes[0], w.nodes[1]
 	c.stop()
 	w.run(w.now + 60_000)
-	w.queue, a.m.call = nil, nil // calls are made by hand from here
+	w.byHand(a)
 	said := a.m.Forget("b")
 	late := a.m.Call()
 	c.start()
@@ -191,7 +191,7 @@ func TestLateForget(t *testing.T) {
 // The admin hears that the store has not forgotten a node, and why.
 func TestForgetIsRefused(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 3, 12)
+	w := calmWorld(3, 12)
 	w.run(100_000)
 	said := w.nodes[0].m.Forget("b")
 	w.run(w.now + 5000)
@@ -221,7 +221,7 @@ func TestForgetIsRefused(t *testing.T) {
 // Of a limit that is not the same with all the smaller one is lent, and who has the greater one hears it.
 func TestLimitsThatDiffer(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 20)
+	w := calmWorld(2, 20)
 	w.nodes[0].wants[0], w.nodes[1].wants[0] = 40, 11
 	w.run(100_000)
 	w.keys[0].limits[0] = 40

@@ -2,41 +2,11 @@ package lease
 
 import "testing"
 
-// calmWorld has n nodes and a store that are well, and one limit.
-func calmWorld(t *testing.T, n int, limit int64) *world {
-	t.Helper()
-	w := newWorld(7, n)
-	w.calm = true
-	w.share(Sessions, "x", "", limit)
-	for _, h := range w.nodes {
-		h.start()
-	}
-	return w
-}
-
-func (w *world) use() (list []int64) {
-	for _, h := range w.nodes {
-		use := int64(0)
-		if h.m != nil {
-			use = int64(h.m.Sessions("x", int(w.keys[0].limits[h.i])))
-		}
-		list = append(list, use)
-	}
-	return list
-}
-
-func (w *world) fine(t *testing.T) {
-	t.Helper()
-	if w.wrong != "" {
-		t.Fatal(w.wrong)
-	}
-}
-
 // Demand is followed within 10 s, equal demands have equal shares within one, and what a
 // member had above its floor is lent again once its lease is over.
 func TestDemandIsFollowed(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 3, 20)
+	w := calmWorld(3, 20)
 	w.nodes[0].wants[0] = 20
 	w.run(200_000)
 	if u := w.use(); u[0] != 8 {
@@ -62,7 +32,7 @@ func TestDemandIsFollowed(t *testing.T) {
 // Below one for each, the places go round: each node has one within two minutes for each node.
 func TestTurns(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 3, 2)
+	w := calmWorld(3, 2)
 	for _, h := range w.nodes {
 		h.wants[0] = 2
 	}
@@ -87,12 +57,12 @@ func TestTurns(t *testing.T) {
 // A store that comes back empty lends again after a lease and 10 s.
 func TestEmptyStoreLendsAgain(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 3, 20)
+	w := calmWorld(3, 20)
 	for _, h := range w.nodes {
 		h.wants[0] = 1
 	}
 	w.run(200_000)
-	w.storeLoses(&Store{Unique: func() string { return w.call }})
+	w.empty()
 	w.nodes[0].wants[0] = 20
 	w.run(w.now + 31_000 + 10_000)
 	if u := w.use(); u[0] != 8 {

@@ -545,7 +545,7 @@ func (w *world) trouble() {
 			w.log("as another, with all data")
 		}
 	case 12:
-		w.storeLoses(&Store{Unique: func() string { return w.call }})
+		w.empty()
 		w.log("store empty")
 	case 13:
 		if len(w.copies) > 0 && w.each == nil {

@@ -16,7 +16,7 @@ func TestWhatOthersHoldCounts(t *testing.T) {
 // Who has called within a lease time is not off, whatever the admin says.
 func TestWhoCallsIsNotForgotten(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 2, 20)
+	w := calmWorld(2, 20)
 	w.run(100_000)
 	w.nodes[0].m.Forget("b")
 	w.nodes[1].cut = true

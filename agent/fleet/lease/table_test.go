@@ -2,30 +2,6 @@ package lease
 
 import "testing"
 
-// empty gives the store's place to one that knows nothing.
-func (w *world) empty() { w.storeLoses(&Store{Unique: func() string { return w.call }}) }
-
-func (h *host) leave(t *testing.T) {
-	t.Helper()
-	c, err := h.m.Leave()
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.send(h.m, c)
-}
-
-// pair is a world in which two of three nodes are members.
-func pair(limit int64) (w *world, a, b, c *host) {
-	w = newWorld(9, 3)
-	w.calm = true
-	w.share(Sessions, "x", "", limit)
-	a, b, c = w.nodes[0], w.nodes[1], w.nodes[2]
-	a.start()
-	b.start()
-	w.run(100_000)
-	return w, a, b, c
-}
-
 // What a member has that the table does not name counts until it ends.
 func TestLeaseOfWhoIsNotInTheTableCounts(t *testing.T) {
 	t.Parallel()
@@ -51,7 +27,7 @@ func TestLeaseOfWhoIsNotInTheTableCounts(t *testing.T) {
 // A member that does not know yet that floors grew knows it by how few members there are.
 func TestTableOfBeforeFloorsGrew(t *testing.T) {
 	t.Parallel()
-	w := calmWorld(t, 4, 20)
+	w := calmWorld(4, 20)
 	w.run(200_000)
 	a, b := w.nodes[0], w.nodes[1]
 	w.nodes[2].leave(t)
