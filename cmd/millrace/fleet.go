@@ -82,7 +82,7 @@ func (c *fleetStatus) Run(ctx context.Context, g *globals) error {
 		printable.Fprintf(out, ", lease runs for %.0f s", f.Lease)
 	}
 	printable.Fprintln(out)
-	if f.Away != "" && len(f.Warnings) == 0 { // else they say so
+	if f.Away != "" {
 		printable.Fprintf(out, "%s\n", f.Away)
 	}
 	for _, w := range f.Warnings {
