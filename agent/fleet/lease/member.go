@@ -81,8 +81,11 @@ type Member struct {
 	granted  bool          // there was one
 	why      string
 	soon     bool // the next call has something to say
-	rising   int  // calls to come twice as often, as a demand is new: others first have to hear of it
-	failed   bool // the last one was not answered
+	// waited are limits of which more was wanted than the floor and nothing was lent, as the store
+	// remembers until it is told otherwise.
+	waited map[subject]int64
+	rising int  // calls to come twice as often, as a demand is new: others first have to hear of it
+	failed bool // the last one was not answered
 }
 
 // Found has the calls say, until this node is a member or the store has lost its data again,

@@ -132,6 +132,7 @@ func (m *Member) ask(c *Call, now time.Duration) {
 		g := m.grants[l]
 		m.asked[l] = false
 		a := Ask{Field: l.field(), Count: l.kind == Count, Limit: lim, Want: want}
+		said := true
 		if l.kind == Count {
 			a.Claim = max(g.claim, want)
 		} else {
@@ -146,7 +147,10 @@ func (m *Member) ask(c *Call, now time.Duration) {
 				used = 0
 			}
 			if g == nil && want <= own && used <= own {
-				return
+				if _, told := m.waited[l]; !told {
+					return
+				}
+				said = false // no more than before: a new demand is one
 			}
 			a.Claim = max(own, used)
 			if g != nil && now < g.end {
@@ -155,7 +159,7 @@ func (m *Member) ask(c *Call, now time.Duration) {
 			}
 			a.used = used
 		}
-		m.asked[l] = true
+		m.asked[l] = said
 		c.Asks, c.subjects = append(c.Asks, a), append(c.subjects, l)
 	}
 	for i := range m.wants {
@@ -177,13 +181,24 @@ func (m *Member) ask(c *Call, now time.Duration) {
 		}
 		rest = append(rest, l)
 	}
+	// Who wanted more and was lent nothing says once that it does not any more: until then, or for a
+	// lease time, the store keeps its turn for it.
+	for l := range m.waited {
+		if _, said := m.asked[l]; !said && m.grants[l] == nil {
+			rest = append(rest, l)
+		}
+	}
 	slices.SortFunc(rest, func(a, b subject) int { return cmp.Compare(a.field(), b.field()) })
 	for _, l := range rest {
-		want := int64(0)
-		if l.kind == Count { // nobody says how much of it was used
-			want = m.grants[l].claim
+		g := m.grants[l]
+		switch {
+		case g == nil:
+			add(l, m.waited[l], 0, 0)
+		case l.kind == Count: // nobody says how much of it was used
+			add(l, g.limit, g.claim, 0)
+		default:
+			add(l, g.limit, 0, 0)
 		}
-		add(l, m.grants[l].limit, want, 0)
 	}
 	m.asks = len(c.Asks)
 }
@@ -264,11 +279,16 @@ func (m *Member) Done(c *Call, r *Reply, err error) {
 	}
 	m.table, m.active = f.Table, f.Active
 	m.granted, m.ends, m.less = true, c.sent+Lease, r.Less
+	m.waited = make(map[subject]int64)
 	for i, l := range c.subjects {
 		if i >= len(r.Grants) {
 			break
 		}
-		m.take(l, c.Asks[i], r.Grants[i], c.sent)
+		a := &c.Asks[i]
+		m.take(l, *a, r.Grants[i], c.sent)
+		if l.kind != Count && m.grants[l] == nil && max(a.Want, a.used) > m.floor(a.Limit) {
+			m.waited[l] = a.Limit
+		}
 	}
 }
 
