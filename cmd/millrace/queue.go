@@ -21,11 +21,10 @@ type queueCmd struct {
 }
 
 func (c *queueCmd) Help() string {
-	return `Lists the diverted mail that is not delivered yet, in the layout of mailq(1):
-
-  * behind the id: being delivered now; ! held, or paused
-  the reason of the last failure stands in brackets above its recipients; it begins with
-  "stuck:" where the host MTA itself refused a bounce or mail that was given back
+	return `Lists the diverted mail that is not delivered yet, in the layout of mailq(1). Behind
+an id stands * if the message is being delivered now, ! if it is held or paused. The
+reason of the last failure stands in brackets above its recipients; it begins with
+"stuck:" where the host MTA itself refused a bounce or mail that was given back.
 
 Examples:
   millrace queue

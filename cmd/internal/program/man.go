@@ -3,6 +3,7 @@ package program
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,12 +43,7 @@ func WriteManual(out io.Writer, n *kong.Node, section int) {
 	w.Text(strings.TrimSpace(n.Help + "\n\n" + n.Detail))
 	if len(n.Children) > 0 {
 		w.Head("COMMANDS")
-		for _, leaf := range n.Leaves(true) {
-			w.Sub(leaf.Summary())
-			w.Text(leaf.Help)
-			flags(w, leaf.Flags)
-			w.Text(leaf.Detail)
-		}
+		commands(w, n.Children)
 	}
 	w.Head("FLAGS")
 	flags(w, n.Flags)
@@ -58,9 +54,12 @@ func WriteManual(out io.Writer, n *kong.Node, section int) {
 	w.Term("0", "Done.")
 	w.Term(strconv.Itoa(ExitFailure), "It failed; the reason is on standard error.")
 	w.Term(strconv.Itoa(ExitUsage), "The command line is not understood.")
+	if len(n.Children) > 0 {
+		w.Term(strconv.Itoa(ExitTempFail), "Not all nodes of a fleet answered.")
+	}
 	w.Term(strconv.Itoa(ExitConfig), "The configuration cannot be used.")
 	w.Head("SEE ALSO")
-	w.Text("millrace(1), millrace.toml(5), millrace(7), millrace-agent(8), millrace-milter(8)")
+	w.Text("millrace(1), millrace.toml(5), millrace-events(5), millrace(7), millrace-fleet(7), millrace-agent(8), millrace-milter(8)")
 }
 
 func firstLine(s string) string {
@@ -68,11 +67,48 @@ func firstLine(s string) string {
 	return line
 }
 
-// flags explains those that are not hidden.
+// commands writes verbs, each with what those below it have in common before them.
+func commands(w roff.Writer, list []*kong.Node) {
+	for _, n := range list {
+		if n.Hidden {
+			continue
+		}
+		w.Sub(n.Summary())
+		w.Text(n.Help)
+		for _, arg := range n.Positional {
+			w.Term(arg.Summary(), arg.Help)
+		}
+		flags(w, n.Flags)
+		w.Text(n.Detail)
+		commands(w, n.Children)
+	}
+}
+
+// flags writes those without a group first, as --help does, then those of each group below its title.
 func flags(w roff.Writer, list []*kong.Flag) {
+	title := func(f *kong.Flag) string {
+		if f.Group == nil {
+			return ""
+		}
+		return f.Group.Title
+	}
+	titles := []string{""}
 	for _, f := range list {
-		if !f.Hidden {
-			w.Term(f.String(), f.Help)
+		if t := title(f); !slices.Contains(titles, t) {
+			titles = append(titles, t)
+		}
+	}
+	for _, t := range titles {
+		w.Text(t)
+		for _, f := range list {
+			if f.Hidden || title(f) != t {
+				continue
+			}
+			name := f.String()
+			if f.Tag.Negatable != "" {
+				name = strings.Replace(name, "--", "--[no-]", 1)
+			}
+			w.Term(name, f.Help)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func Version() string {
 // Flags are the flags of every program; a program embeds them in its own.
 type Flags struct {
 	Config   string           `short:"c" default:"${config}" placeholder:"FILE" help:"Configuration file; conf.d/*.toml beside it is read too. Default: ${default}."`
-	LogLevel *slog.Level      `placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error. Default: level of [log], info."`
+	LogLevel *slog.Level      `placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error. Default: that of the configuration, info."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 	Manual   manual           `name:"man" hidden:""`
 }
