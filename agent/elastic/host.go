@@ -13,6 +13,9 @@ const (
 	hostLeast = 0.2
 	// hostLoss is the share of the host's connections that may find no place.
 	hostLoss = 0.01
+	// hostMost is how many thirds of what is wanted may be left to the host: what is known of
+	// the limit may be far too little, and nothing more is learned where nothing is up.
+	hostMost = 2
 	// hostShortest is the time over which a first message is spread.
 	hostShortest = 10 * time.Second
 	// hostGap is the least time between rounds of probes while places are kept free: a
@@ -44,6 +47,13 @@ func (s *Site) hostHolds(now time.Time) int {
 	return int(math.Round(s.host.rate(now) * (s.latency + s.connect/2)))
 }
 
+// hostSurely is how many the host has up at least, but for chance: a probe that was accepted
+// shows that there is room for so many more.
+func (s *Site) hostSurely(now time.Time) int {
+	n := float64(s.hostHolds(now))
+	return int(n - math.Sqrt(n)) // arrivals that do not know of each other spread by the root of their mean
+}
+
 // hostBusy says whether the host likely has a connection up just now.
 func (s *Site) hostBusy(now time.Time) bool {
 	return now.Sub(s.host.last).Seconds() < s.latency+s.connect
@@ -57,7 +67,7 @@ func (s *Site) keep(now time.Time) int {
 	case s.state == plateau:
 		s.host.kept = max(0, s.want-s.growth.less)
 	case s.state == bounded, s.want >= s.limits.MaxSessions:
-		s.host.kept = max(0, min(places(s.host.rate(now)*(s.latency+s.connect/2)), s.want-1))
+		s.host.kept = max(0, min(places(s.host.rate(now)*(s.latency+s.connect/2)), s.want*hostMost/3))
 	}
 	return s.host.kept
 }

@@ -91,7 +91,7 @@ func (s *Site) under() int {
 }
 
 func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.Why) {
-	over := s.Held() >= s.want
+	over := s.Held()+s.hostSurely(now) >= s.want
 	full := s.state == bounded && s.Waiting == 0 && s.Held()+s.Vacant+1 >= min(s.want, s.room(now))
 	switch why {
 	case slots.Grow:

@@ -146,10 +146,10 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 }
 
 // most takes what is held for what is accepted, but for connects that seem to hang: the
-// receiver may not even know of them.
+// receiver may not even know of them. Places that are left to the host count as held by it.
 func (s *Site) most(now time.Time) {
 	if s.state == bounded {
-		if n := max(1, s.Held()+s.others()-s.Hanging+s.Vacant+s.Waiting-s.probe.open+s.hostHolds(now)); n < s.want {
+		if n := max(1, s.Held()+s.others()-s.Hanging+s.Vacant+s.Waiting-s.probe.open+max(s.hostHolds(now), s.host.kept)); n < s.want {
 			s.want = n
 			s.now = level{n: n}
 		}

@@ -180,22 +180,20 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 	if x.Why == slots.Probe {
 		s.probe.open--
 		// Places that are left to the host are not held for long, so that no replacement shows
-		// that a slot won is one: then what is up must be more than what was wanted, and not only
-		// what was under way with those that were refused.
-		if x.Over && (s.host.kept == 0 || s.Live+s.Lagging > s.want) && s.want < s.limits.MaxSessions {
+		// that a slot won is one: then what is up, with the host's, must be more than what was
+		// wanted, which shows it whatever has ended meanwhile.
+		if x.Over && (s.host.kept == 0 || s.Live+s.Lagging+s.hostSurely(now) > s.want) && s.want < s.limits.MaxSessions {
 			s.want++
 			s.probe.trial++
 			s.now = level{n: s.want}
 		}
 		if s.probe.open == 0 && s.probe.round == 0 {
 			switch s.probe.proofs = 0; {
-			case s.probe.refused && s.probe.sound:
+			case s.probe.refused && (s.probe.sound || s.host.kept > 0):
 				s.probe.trial = 0
 			case s.probe.refused:
-			case s.probe.sound || s.probe.trial == 0:
+			case s.probe.sound || s.probe.trial == 0 || s.host.kept > 0:
 				s.confirm(now)
-			case s.host.kept > 0: // not all are held then, so that replacements show nothing
-				s.want, s.probe.trial, s.probe.streak, s.probe.at = s.want-s.probe.trial, 0, 0, now.Add(s.probe.gap)
 			}
 		}
 	}
