@@ -28,7 +28,10 @@
 // was accepted there lately; and the site's, by the number of slots wanted. Evenly filled
 // hosts answer alike whether each has a limit or all have one together, so both are kept,
 // and nothing depends on which it is. The slots that other sites hold at an address count in
-// the limit that a refusal shows, and a site's pace spaces its own messages alone.
+// the limit that a refusal shows, and a site's pace spaces its own messages alone: at the addresses
+// that took its mail or said too fast, and at none that somebody lists among his own and that has
+// taken nothing (whose). The first "too fast" sets the pace to what was accepted, less a twentieth,
+// or to 1/s for all addresses together where that were too few to measure; it takes no slot.
 //
 // Each connect has a purpose (slots.Why): growth, the replacement of a session that has
 // ended, an early replacement (before the lag is over, to learn whether less would do), or
@@ -98,6 +101,11 @@
 //	message too fast      4 in a row      its own affair        the pace of that address is lowered
 //	                      from one only
 //	                      -               the receiver's rate   the pace of all addresses is lowered
+//
+// A connect that gets no answer, a closed port or a timeout, tells nothing of limits: its address is
+// passed by for 30 s, longer each time up to 10 min (slots.OffFor), and others are called. Where none
+// answers and nothing is up one that is off is called before its time: when is up to the caller. A
+// reset after the connection was there, at an address that takes others, is a refusal.
 //
 // How late slots are freed is told by what connects met (votes.go): every connect that was
 // let in or refused at once votes on the lag, unless it was refused when an earlier

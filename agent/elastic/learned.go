@@ -121,8 +121,10 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 // Forget drops what was learned, but not the slots that are held. The addresses' part is
 // slots.Address.Forget.
 func (s *Site) Forget(now time.Time) {
-	for _, a := range s.addresses {
+	for i := range s.addresses {
+		a := &s.addresses[i]
 		a.Forget()
+		a.whose, a.paced = unknown, nil
 	}
 	*s = Site{
 		limits: s.limits, history: s.history, Count: s.Count, addresses: s.addresses, host: s.host,

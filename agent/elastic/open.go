@@ -108,12 +108,29 @@ func (s *Site) begin(now time.Time, x *slots.Slot, a *slots.Address, why slots.W
 	}
 	a.Begin(x, &s.Count, why, now)
 	x.Over, x.Full = over, full
-	if !slices.Contains(s.addresses, a) {
-		if len(s.addresses) >= mostAddresses { // those that DNS no longer names
-			s.addresses = slices.DeleteFunc(s.addresses, func(a *slots.Address) bool { return a.Held()+a.Vacant+a.Waiting == 0 })
+	s.at(a)
+}
+
+// called is an address where a site has, or lately had, slots.
+type called struct {
+	*slots.Address
+	paced *slots.Bucket // by the site's pace; nil without one: others' messages there have a pace of theirs
+	live  int32         // the site's sessions that are up
+	whose whose
+}
+
+// at is what a site knows of an address.
+func (s *Site) at(a *slots.Address) *called {
+	for i := range s.addresses {
+		if s.addresses[i].Address == a {
+			return &s.addresses[i]
 		}
-		s.addresses = append(s.addresses, a)
 	}
+	if len(s.addresses) >= mostAddresses { // those that DNS no longer names
+		s.addresses = slices.DeleteFunc(s.addresses, func(a called) bool { return a.Held()+a.Vacant+a.Waiting == 0 })
+	}
+	s.addresses = append(s.addresses, called{Address: a})
+	return &s.addresses[len(s.addresses)-1]
 }
 
 func (s *Site) sooner(now, t time.Time) {
@@ -146,7 +163,7 @@ func (s *Site) drop() {
 	var oldest *slots.Address
 	for _, a := range s.addresses {
 		if a.Vacant > 0 && (oldest == nil || a.Since().Before(oldest.Since())) {
-			oldest = a
+			oldest = a.Address
 		}
 	}
 	if oldest == nil { // those of another site are among them
@@ -176,7 +193,10 @@ func (s *Site) usable(now time.Time, a *slots.Address) bool {
 		return false
 	}
 	// Sessions above one and a half times what its pace needs would only wait.
-	p := tighter(a.Pace.Value, s.pace.Value)
+	p := a.Pace.Value
+	if s.pace.Value > 0 && s.at(a).whose != others {
+		p = tighter(p, s.pace.Value)
+	}
 	return p == 0 || float64(a.Opening+a.Live) < 1+1.5*p*(s.latency+s.connect/10)
 }
 

@@ -43,7 +43,7 @@ type refusals struct {
 // whether the address answers.
 func (s *Site) Void(x *slots.Slot, now time.Time) {
 	s.run(now)
-	s.leave(x)
+	s.leave(x, now)
 	x.Void(now, now)
 }
 
@@ -55,7 +55,7 @@ func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
 		return
 	}
 	s.run(now)
-	s.leave(x)
+	s.leave(x, now)
 	x.Void(now, now)
 	x.Address.Failed(x.Began, now)
 }
@@ -65,7 +65,7 @@ func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
 func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	s.run(now)
 	a := x.Address
-	s.leave(x)
+	s.leave(x, now)
 	s.refusals.atMail = s.refusals.atMail || x.Up()
 	proven := x.Proven()
 	again := now

@@ -44,8 +44,8 @@ type Site struct {
 	history []Change // the last historySize
 	host    hostRoom
 
-	slots.Count                  // of its own slots
-	addresses   []*slots.Address // where it has, or lately had, slots
+	slots.Count          // of its own slots
+	addresses   []called // where it has, or lately had, slots
 
 	want   int // slots: to be doubled, or what was accepted at most lately
 	window int // connects that may be under way
@@ -54,11 +54,11 @@ type Site struct {
 	nends  uint32
 	turn   uint32 // so that equal addresses take turns
 
-	pace    slots.Pace // of each address
-	bucket  slots.Bucket
-	spacing map[*slots.Address]*slots.Bucket // by the pace, at each address; nil without one: others' messages there have a pace of theirs
-	fast    *slots.Address                   // that said too fast last
-	fastRow uint32                           // times in a row, no other did
+	pace    slots.Pace     // of each address
+	paced   slots.Bucket   // by the pace, of all addresses together
+	bucket  slots.Bucket   // by a limit or a clamp
+	fast    *slots.Address // that said too fast last
+	fastRow uint32         // times in a row, no other did
 
 	state    state
 	growth   growth
@@ -126,6 +126,7 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 	}
 	s.pace.Run(now, s.active())
 	x.CameUp(now)
+	s.at(x.Address).live++
 	if !s.refusals.atMail {
 		s.letIn(x, now)
 		s.window = min(s.window+1, s.limits.MaxSessions)
@@ -141,15 +142,30 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 	smooth(&s.connect, now.Sub(x.Began).Seconds())
 }
 
-// Accepted notes a transaction, begun at a time, that the receiver answered for itself
-// (2xx, or a refusal of the recipient or the content: the server worked).
+// Accepted notes a transaction, begun at a time, of which the receiver took something.
 func (s *Site) Accepted(x *slots.Slot, now, began time.Time) {
+	s.at(x.Address).tie(now, s, ours)
+	s.answered(x, now, began)
+}
+
+// Vain notes a transaction, begun at a time, of which the receiver took nothing, for reasons of
+// the recipients or the content: the server worked.
+func (s *Site) Vain(x *slots.Slot, now, began time.Time) {
+	if at := s.at(x.Address); at.whose == unknown {
+		at.tie(now, s, others)
+	}
+	s.answered(x, now, began)
+}
+
+func (s *Site) answered(x *slots.Slot, now, began time.Time) {
 	s.run(now)
 	d := max(now.Sub(began), 0).Seconds()
 	s.credit = min(saved, s.credit+earn)
 	smooth(&s.latency, d)
 	s.now.add(d)
-	s.pace.Accepted(now, began, s.active())
+	if s.at(x.Address).whose != others {
+		s.pace.Accepted(now, began, s.active())
+	}
 	x.Address.Pace.Accepted(now, began, 1)
 	if !x.Proven() {
 		s.prove(x, now)
@@ -209,16 +225,19 @@ func earlier(a, b time.Time) time.Time {
 // Ended notes the end of a session that was up.
 func (s *Site) Ended(x *slots.Slot, now time.Time) {
 	s.run(now)
-	s.leave(x)
+	s.leave(x, now)
 	s.ends[s.nends%uint32(len(s.ends))] = now.UnixNano()
 	s.nends++
-	s.pace.Run(now, s.active())
 	x.End(now, s.late.lag)
 	s.late.ended(now, x.Address)
 }
 
-// leave takes a slot out of what it was for: it did not come up, or will not be proven.
-func (s *Site) leave(x *slots.Slot) {
+// leave takes a slot out of what it was for: it has ended, or did not come up, or will not be proven.
+func (s *Site) leave(x *slots.Slot, now time.Time) {
+	if x.Up() {
+		s.pace.Run(now, s.active())
+		s.at(x.Address).live--
+	}
 	if x.Why == slots.Grow && !x.Up() {
 		s.growth.open--
 	}

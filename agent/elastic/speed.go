@@ -15,6 +15,7 @@ const ownAffair = 4
 func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	s.run(now)
 	a := x.Address
+	s.at(a).tie(now, s, ours)
 	if s.fast != a {
 		s.fast, s.fastRow = a, 0
 	}
@@ -49,25 +50,62 @@ func (s *Site) Unslow(now time.Time, cause string) {
 // token if that is now.
 func (s *Site) MayBegin(x *slots.Slot, now time.Time) time.Duration {
 	a := x.Address
-	all := tighter(s.pace.Value*float64(s.active()), s.rate(now))
-	wait := s.bucket.Wait(now, all)
-	var spaced *slots.Bucket
-	if s.pace.Value > 0 {
-		// A little more at each than its share, so that all of them together reach theirs.
-		spaced = s.spaced(a)
-		wait = max(wait, spaced.Wait(now, 1.1*s.pace.Value))
-	} else {
-		s.spacing = nil
-	}
-	wait = max(wait, a.Bucket.Wait(now, a.Pace.Value))
+	wait := max(s.bucket.Wait(now, s.rate(now)), a.Bucket.Wait(now, a.Pace.Value), s.paceWait(a, now))
 	if wait == 0 {
 		a.Bucket.Take()
 		s.bucket.Take()
-		if spaced != nil {
-			spaced.Take()
-		}
+		s.paceTake(a)
 	}
 	return wait
+}
+
+// paceWait is how long a message at an address must wait for the site's pace. One at an address that
+// may be the receiver's or another's waits for no message elsewhere: its answer shows which it is.
+func (s *Site) paceWait(a *slots.Address, now time.Time) (wait time.Duration) {
+	at := s.at(a)
+	if s.pace.Value == 0 || at.whose == others {
+		at.paced = nil
+		return 0
+	}
+	all := s.paced.Wait(now, s.pace.Value*float64(s.active()))
+	if at.paced == nil {
+		at.paced = new(slots.Bucket)
+		if at.whose == ours {
+			*at.paced = a.Bucket // of before the pace: it knows when the last message was
+		}
+	}
+	// A little more at each than its share, so that all of them together reach theirs.
+	wait = at.paced.Wait(now, 1.1*s.pace.Value)
+	if at.whose == ours {
+		wait = max(wait, all)
+	}
+	return wait
+}
+
+// paceTake takes the token of a message for which paceWait was 0.
+func (s *Site) paceTake(a *slots.Address) {
+	if at := s.at(a); at.paced != nil {
+		at.paced.Take()
+		s.paced.Take()
+	}
+}
+
+// whose tells whether an address is the receiver's to whose others a site's mail goes, or another's that
+// somebody lists among his own. A pace that one of the receiver's asked for holds at the receiver's.
+type whose uint8
+
+const (
+	unknown whose = iota // it has answered nothing yet
+	ours                 // it took mail of the site, or said too fast
+	others               // it took none
+)
+
+// tie notes whose an address is.
+func (a *called) tie(now time.Time, s *Site, w whose) {
+	if a.whose != w {
+		s.pace.Run(now, s.active()) // before the number of those changes that have the pace
+		a.whose = w
+	}
 }
 
 // rate is how many messages a second a limit or a clamp allows; 0: any number.
@@ -90,24 +128,10 @@ func (s *Site) maxRate() float64 {
 // and at most 1; 0 is all of it.
 func (s *Site) Share(part float64) { s.part = part }
 
-// spaced is what spaces the site's messages at an address.
-func (s *Site) spaced(a *slots.Address) *slots.Bucket {
-	b := s.spacing[a]
-	if b == nil {
-		if s.spacing == nil || len(s.spacing) >= 2*mostAddresses {
-			s.spacing = make(map[*slots.Address]*slots.Bucket)
-		}
-		last := a.Bucket // of before the pace: it knows when the last message was
-		b = &last
-		s.spacing[a] = b
-	}
-	return b
-}
-
-// active is the number of addresses that what is sent is spread over.
+// active is the number of addresses that what has the pace is spread over.
 func (s *Site) active() (n int) {
-	for _, a := range s.addresses {
-		if a.Live > 0 {
+	for i := range s.addresses {
+		if a := &s.addresses[i]; a.live > 0 && a.whose != others {
 			n++
 		}
 	}

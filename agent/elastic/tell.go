@@ -123,7 +123,7 @@ func (s *Site) Target(now time.Time) Target {
 	t := Target{Sessions: max(1, min(s.want, s.limits.MaxSessions)-s.host.kept), Cause: s.history[len(s.history)-1].Cause}
 	each, all := s.pace.Value, 0.0
 	for _, a := range s.addresses {
-		if a.Live == 0 {
+		if a.live == 0 || a.whose == others {
 			continue
 		}
 		p := tighter(each, a.Pace.Value)

@@ -141,7 +141,10 @@ func (l *votes) meet(now time.Time, x *slots.Slot, ends []end, letIn bool) {
 		here = &scope{}
 		l.each[x.Address] = here
 	}
-	began, there := x.Began.UnixNano(), x.Began.Add(now.Sub(x.Began)/2).UnixNano()
+	began, there := x.Began.UnixNano(), x.Began.UnixNano() // in doubt a refusal met a session that has ended meanwhile
+	if letIn {
+		there = x.Began.Add(now.Sub(x.Began) / 2).UnixNano()
+	}
 	var n, all held
 	atAddress, atAll := x.Met()
 	k := 0 // the shortest lag with which the slot was held

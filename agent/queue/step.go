@@ -133,7 +133,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	s.idleSinceUp = true
 	d.idleSinceUp++
 	d.calls = 0
-	q.tell(s, sig, false, now)
+	q.tell(s, sig, false, false, now)
 	if d.waiting > d.opening+d.idleSinceUp {
 		d.site.wanting.push(d)
 	}
@@ -160,8 +160,8 @@ func (q *Queue) tried(s *Session) {
 func spread(most int) int { return most - rand.N(max(1, most/4)) }
 
 // tell hands evidence of a session to its site's controller. own says that a message was
-// too fast for reasons of its stream.
-func (q *Queue) tell(s *Session, sig []elastic.Signal, own bool, now time.Time) {
+// too fast for reasons of its stream, vain that nothing of it was taken.
+func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.Time) {
 	site := s.dest.site
 	control := q.control(site)
 	for i := range sig {
@@ -177,7 +177,11 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own bool, now time.Time) 
 		case elastic.Up:
 			control.CameUp(&s.slot, now)
 		case elastic.Accepted:
-			control.Accepted(&s.slot, now, x.Began)
+			if vain {
+				control.Vain(&s.slot, now, x.Began)
+			} else {
+				control.Accepted(&s.slot, now, x.Began)
+			}
 		case elastic.Refused:
 			s.holds = false
 			if s.onTrial { // beside others of its site that work it is its own affair
@@ -361,7 +365,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 			site.streams().told(s.stream)
 		}
 	}
-	q.tell(s, sig, own, now)
+	q.tell(s, sig, own, tried && !took, now)
 	q.judge(s, done, sig, now)
 	q.serveChanged(now)
 	if slices.ContainsFunc(sig, worked) {

@@ -3,7 +3,6 @@ package queue
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,10 +13,8 @@ import (
 
 // A stranger's domains that list the addresses of others, whose hosts take no mail for them,
 // cost these next to nothing, however much mail there is for them and however many sets of
-// addresses they list. The pace that the stranger's own host asks for is the stranger's. It is the
-// median of five courses that is held to that: in two or three of a hundred, a victim's only
-// connection is held for some ten seconds, time and again, by a session of the stranger's that is not
-// counted as one and has nothing taken. Why is not known yet.
+// addresses they list. The pace that the stranger's own host asks for is the stranger's, and holds
+// nothing up at the others' addresses. That is so in every course: what differs is who comes first.
 func TestDomainsThatListOthersAddressesCostThemLittle(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -33,10 +30,9 @@ func TestDomainsThatListOthersAddressesCostThemLittle(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			const hosts, from, to, courses = 4, 30 * time.Second, 3 * time.Minute, 9
+			const hosts, from, to, courses = 4, 30 * time.Second, 3 * time.Minute, 3
 			// A connection of twenty messages takes 20 ms to be made.
 			most := float64(tt.limit*hosts) * 20 / (20*0.2 + 0.02)
-			var got, own, asked []float64
 			course := func(t *testing.T) {
 				x := &answering{receivers: receiversAt()}
 				for i := range hosts {
@@ -85,34 +81,26 @@ func TestDomainsThatListOthersAddressesCostThemLittle(t *testing.T) {
 				pass(from)
 				before := x.took(hosts)
 				pass(to - from)
-				got = append(got, float64(x.took(hosts)-before)/(to-from).Seconds())
-				own = append(own, float64(x.met(hosts+1).taken))
-				asked = append(asked, float64(x.refusals()))
+				got, own, asked := float64(x.took(hosts)-before)/(to-from).Seconds(), x.met(hosts+1).taken, x.refusals()
+				t.Logf("messages/s of %.1f: %.2f; the stranger: %v asked there, %v accepted by its own", most, got, asked, own)
+				if got < 0.98*most {
+					t.Errorf("%.1f messages/s, possible are %.1f", got, most)
+				}
+				if tt.sites == 0 {
+					return
+				}
+				if float64(own) < to.Seconds()/2 {
+					t.Errorf("the stranger's own host took %v messages, one a second is possible", own)
+				}
+				if asked < 20 { // they are tried there now and then: one may be accepted
+					t.Errorf("%v of the stranger's messages were tried there in %v", asked, to)
+				}
 			}
 			for range courses {
 				synctest.Test(t, course)
 			}
-			t.Logf("messages/s of %.1f: %.1f; the stranger: %v asked there, %v accepted by its own", most, got, asked, own)
-			if n := median(got); n < 0.98*most {
-				t.Errorf("%.1f messages/s, possible are %.1f", n, most)
-			}
-			if tt.sites == 0 {
-				return
-			}
-			if n := median(own); n < to.Seconds()/2 {
-				t.Errorf("the stranger's own host took %v messages, one a second is possible", n)
-			}
-			if n := median(asked); n < 20 { // they are tried there now and then: one may be accepted
-				t.Errorf("%v of the stranger's messages were tried there in %v", n, to)
-			}
 		})
 	}
-}
-
-// median is the middle one of an odd number.
-func median(list []float64) float64 {
-	slices.Sort(list)
-	return list[len(list)/2]
 }
 
 // Who is alone at an address keeps nobody else away there, however little of its mail is

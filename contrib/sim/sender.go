@@ -270,9 +270,9 @@ func (s *sender) send(x *session) {
 			s.site.Accepted(&x.slot, now, began)
 		case later:
 			s.returning = append(s.returning, s.clock.now+r.Greylist)
-			s.site.Accepted(&x.slot, now, began)
+			s.site.Vain(&x.slot, now, began)
 		case refusedRcpt:
-			s.site.Accepted(&x.slot, now, began)
+			s.site.Vain(&x.slot, now, began)
 		case tooFast, tooFastEnd:
 			s.refusedNow(true)
 			s.site.TooFast(&x.slot, now, began, "450 too fast")
