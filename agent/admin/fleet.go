@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/fleet"
 )
 
 // mostLent bounds the limits that are told of: a fleet may have as many as there are sites.
@@ -49,7 +50,7 @@ func (b *Backend) LeaveFleet(ctx context.Context) error {
 	if b.fleet == nil {
 		return errNoFleet
 	}
-	return b.fleet.Leave(ctx, b.queue.Lent)
+	return b.fleet.Leave(ctx, fleet.Work{Wanted: b.queue.Wanted, Lent: b.queue.Lent})
 }
 
 // BootstrapFleet implements control.Backend.

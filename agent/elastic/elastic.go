@@ -129,8 +129,8 @@
 // place, one that was refused three times after all others; refusals that come together count
 // once.
 //
-// The host MTA's own mail has places of the limit, and may be what was refused for
-// (host.go); several sources at one limit share it (sources.go); a Clamp bounds a site
+// The host MTA's own mail has places of the limit, or of a plateau, and may be what was refused
+// for (host.go); several sources at one limit share it (sources.go); a Clamp bounds a site
 // from outside for a time; what was learned is kept over restarts, and what is wanted fades,
 // by half in an hour without mail (learned.go).
 // History, which "millrace why" shows, tells each change of what is wanted, and each probe

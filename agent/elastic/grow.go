@@ -17,6 +17,7 @@ type growth struct {
 	ref     level     // what was measured with fewer sessions
 	flatAt  time.Time // when more sessions were seen to bring nothing
 	flatFor time.Duration
+	less    int // with so many goodput was about the same, when it was seen
 }
 
 // grow doubles the slots wanted while that pays.
@@ -46,9 +47,10 @@ func (s *Site) grow(now time.Time, list []Candidate) {
 		default:
 			s.state, s.growth.flatAt = plateau, now
 			s.growth.flatFor = min(max(2*s.growth.flatFor, flatMin), flatMax)
+			s.growth.less = s.growth.ref.n
 			to := s.want
 			if v == useless {
-				to = s.growth.ref.n
+				to = s.growth.less
 			}
 			s.set(now, to, fmt.Sprintf("%d sessions bring little more than %d: a transaction takes %.3g ms, was %.3g ms", s.want, s.growth.ref.n, 1000*s.now.mean(), 1000*s.growth.ref.mean()))
 			s.growth.ref = level{}

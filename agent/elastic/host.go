@@ -30,7 +30,9 @@ type hostRoom struct {
 }
 
 // HostMail notes messages that the host MTA itself sends to this site. The places that they
-// need are left to it, once the receiver's limit is known.
+// need are left to it, once the receiver's limit is known. On a plateau it is not, but what is up
+// may be all that the receiver allows: we would never be refused, and the host always. There
+// what brought no more goodput is left to it.
 func (s *Site) HostMail(now time.Time, messages int) { s.host.note(now, messages) }
 
 // hostHolds is how many connections the host has up on average: what a refusal found is
@@ -50,10 +52,23 @@ func (s *Site) hostBusy(now time.Time) bool {
 // keep is how many places are left to the host now.
 func (s *Site) keep(now time.Time) int {
 	s.host.kept = 0
-	if s.host.messages > 0 && (s.state == bounded || s.want >= s.limits.MaxSessions) {
-		s.host.keep(now, s.latency+s.connect/2, s.want-1)
+	switch {
+	case !s.host.sends(now):
+	case s.state == plateau:
+		s.host.kept = max(0, s.want-s.growth.less)
+	case s.state == bounded, s.want >= s.limits.MaxSessions:
+		s.host.kept = max(0, min(places(s.host.rate(now)*(s.latency+s.connect/2)), s.want-1))
 	}
 	return s.host.kept
+}
+
+// sends says whether the host has mail of its own.
+func (r *hostRoom) sends(now time.Time) bool {
+	if r.messages == 0 {
+		return false
+	}
+	r.age(now)
+	return r.messages >= hostLeast
 }
 
 func (r *hostRoom) age(now time.Time) {
@@ -77,15 +92,6 @@ func (r *hostRoom) note(now time.Time, messages int) {
 func (r *hostRoom) rate(now time.Time) float64 {
 	seen := max(now.Sub(r.since), hostShortest).Seconds() / hostMemory.Seconds()
 	return r.messages / hostMemory.Seconds() / (1 - math.Exp(-seen))
-}
-
-// keep takes so many places as the host needs where a connection of its has one for so
-// many seconds, at most as many as that.
-func (r *hostRoom) keep(now time.Time, each float64, most int) {
-	r.age(now)
-	if r.messages >= hostLeast {
-		r.kept = max(0, min(places(r.rate(now)*each), most))
-	}
 }
 
 // places is the least number of places at which, with so many busy on average, at

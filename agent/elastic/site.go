@@ -235,8 +235,8 @@ func (s *Site) leave(x *slots.Slot) {
 // Surplus is how many sessions are up beyond what is wanted.
 func (s *Site) Surplus(now time.Time) int {
 	n := s.limits.MaxSessions
-	if kept := s.keep(now); kept > 0 && s.probe.open == 0 && s.probe.round == 0 && s.probe.trial == 0 {
-		n = s.want - kept
+	if kept := s.keep(now); (kept > 0 || s.state == plateau && s.host.sends(now)) && s.probe.open == 0 && s.probe.round == 0 && s.probe.trial == 0 {
+		n = min(n, s.want-kept)
 	}
 	if cl, ok := s.Clamped(now); ok && cl.Sessions >= 0 {
 		n = min(n, cl.Sessions)

@@ -597,6 +597,36 @@ func TestTheHostsConnectionsAreCountedInWhatARefusalFinds(t *testing.T) {
 	}
 }
 
+// Where more sessions bring nothing, what is held may be all that the receiver allows.
+func TestRoomIsLeftToTheHostOnAPlateau(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(1, 1000)
+	for end := x.now.Add(time.Minute); x.s.state != plateau; {
+		if x.now.After(end) {
+			t.Fatal(x.s)
+		}
+		for x.open() {
+		}
+		began := x.now
+		x.now = x.now.Add(siteTick * time.Duration(len(x.up))) // it takes one after the other
+		for _, slot := range x.up {
+			x.s.Accepted(slot, x.now, began)
+		}
+	}
+	if n := x.s.Surplus(x.now); n > 0 {
+		t.Errorf("%d too many without mail of the host: %v", n, x.s)
+	}
+	x.s.HostMail(x.now, 1)
+	for range x.s.Surplus(x.now) {
+		x.s.Ended(x.up[0], x.now)
+		x.up = x.up[1:]
+	}
+	x.open()
+	if got := x.s.Snapshot(x.now); got.Up > 4 || got.Up == 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestHistoryKeepsTheLastChanges(t *testing.T) {
 	t.Parallel()
 	s := NewSite(epoch, Limits{MaxSessions: 1000})

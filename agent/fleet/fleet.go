@@ -13,7 +13,6 @@
 package fleet
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,8 +32,9 @@ import (
 	"github.com/millrace/millrace/agent/queue"
 )
 
-// ACLHint is what the store's user must be allowed.
-const ACLHint = "ACL SETUSER millrace on >PASSWORD resetkeys ~millrace:* resetchannels -@all +hello +auth +ping +role +info +time +eval +evalsha " +
+// ACLHint is what the store's user must be allowed. It has "nocommands" for -@all, which reads like
+// an address, of which /readyz shows the domain alone.
+const ACLHint = "ACL SETUSER millrace on >PASSWORD resetkeys ~millrace:* resetchannels nocommands +hello +auth +ping +role +info +time +eval +evalsha " +
 	"+hget +hset +hmget +hdel +hscan +hgetall +xadd +xread +xinfo"
 
 // stateFile, in the state directory, keeps which floors this node has.
@@ -81,8 +81,10 @@ type Fleet struct {
 	own    *store // the same, if it is a connection
 	kick   chan struct{}
 	asked  atomic.Bool
+	leaves atomic.Bool // nothing of what is shared begins here any more
 
 	turn    sync.Mutex // one call at a time
+	gone    bool       // with turn: the member leaves, as nothing of what is shared is under way
 	divisor int        // with turn: that of the floors when that was last told
 
 	mu     sync.Mutex
@@ -101,6 +103,7 @@ type Status struct {
 	Calls       int64     // answered
 	Errors      int64     // not answered
 	Took        time.Duration
+	Leaves      int // this node was told to leave, and does when so many sessions have ended; 0: it was not, or has
 }
 
 // HasPart says whether this node has a part in a fleet that it did not leave; directory has the
@@ -146,16 +149,26 @@ func Open(o Options) (*Fleet, error) {
 var errNotAsked = errors.New("it was not asked yet")
 
 // Sessions implements queue.Lender, as the next ones do.
-func (f *Fleet) Sessions(key string, limit int) int { return f.member.Sessions(key, limit) }
+func (f *Fleet) Sessions(key string, limit int) int {
+	if f.leaves.Load() {
+		return 0
+	}
+	return f.member.Sessions(key, limit)
+}
 
 // Rate implements queue.Lender.
-func (f *Fleet) Rate(key string, limit float64) float64 { return f.member.Rate(key, limit) }
+func (f *Fleet) Rate(key string, limit float64) float64 {
+	if f.leaves.Load() {
+		return 0
+	}
+	return f.member.Rate(key, limit)
+}
 
 // Floor implements queue.Lender: of a limit that nobody asks for, nothing is lent.
-func (f *Fleet) Floor(limit int) int { return f.member.Sessions("", limit) }
+func (f *Fleet) Floor(limit int) int { return f.Sessions("", limit) }
 
 // FloorRate implements queue.Lender.
-func (f *Fleet) FloorRate(limit float64) float64 { return f.member.Rate("", limit) }
+func (f *Fleet) FloorRate(limit float64) float64 { return f.Rate("", limit) }
 
 // Ask implements queue.Lender: it has the next call made at once.
 func (f *Fleet) Ask() {
@@ -170,8 +183,11 @@ func (f *Fleet) Ask() {
 // Bound is how far this node's own count of a day may go. What is counted by the hour has no
 // loans, day "": each node has its floor.
 func (f *Fleet) Bound(key, day string, limit int) int {
-	if day == "" {
+	switch {
+	case day == "":
 		return f.Floor(limit)
+	case f.leaves.Load():
+		return 0
 	}
 	return f.member.Bound(key, day, limit)
 }
@@ -212,20 +228,19 @@ func (f *Fleet) Run(ctx context.Context, w Work) {
 func (f *Fleet) renew(ctx context.Context, w Work) {
 	f.turn.Lock()
 	defer f.turn.Unlock()
-	sessions, rates := w.Wanted()
-	list := make([]lease.Demand, 0, len(sessions)+len(rates))
-	for _, x := range sessions {
-		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Sessions, Limit: float64(x.Limit), Want: float64(x.Want), Used: int64(x.Used)})
-	}
-	for _, x := range rates {
-		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Rate, Limit: x.Limit, Want: x.Want})
-	}
+	list := f.demands(w)
 	counts := 0
 	w.Counted(time.Now(), func(x Count) {
 		counts++
 		list = append(list, lease.Demand{Key: x.Key, Kind: lease.Count, Day: x.Day, Limit: float64(x.Limit), Used: int64(x.Counted)})
 	})
 	f.member.Want(list)
+	if f.leaves.Load() && !f.gone && underWay(list) == 0 {
+		if err := f.leave(ctx); err != nil {
+			f.o.Log.Error("this node cannot leave the fleet yet, and tries again", "err", err)
+		}
+		return
+	}
 	c := f.member.Call()
 	f.lent(w) // what the call gives up ends before the store hears of it
 	answered := f.call(ctx, c)
@@ -400,11 +415,14 @@ func (s *Status) Warnings() (list []string) {
 		case !s.Active:
 			uses = "nothing of what is shared, as it has no part of it yet"
 		}
-		list = append(list, fmt.Sprintf("the store of the fleet %s is away since %s: this node uses %s", s.Fleet, s.Since.Format(time.TimeOnly), uses))
+		list = append(list, fmt.Sprintf("the store of the fleet %s is away since %s (%s): this node uses %s", s.Fleet, s.Since.Format(time.TimeOnly), printable(s.Away.Error()), uses))
 	case s.Why == lease.Recovery:
 		list = append(list, "the store of the fleet "+s.Fleet+" is new or was started anew: for half a minute it lends nothing more")
 	case s.Why == lease.Unknown:
 		list = append(list, "the store of the fleet "+s.Fleet+" knows no member: if this is a new fleet say so, once and at one node, by millrace fleet bootstrap; else wait for a node that was a member")
+	}
+	if s.Leaves > 0 {
+		list = append(list, fmt.Sprintf("this node leaves the fleet %s, and begins nothing of what is shared: %d sessions were under way when that was said, and it has left when they have ended", s.Fleet, s.Leaves))
 	}
 	if s.Forgot {
 		list = append(list, "this node was forgotten (millrace fleet forget) while it was off: it joins the fleet "+s.Fleet+" anew, and has no part of its own until all others have a smaller one")
@@ -452,26 +470,6 @@ func (f *Fleet) Bootstrap() error {
 	}
 	f.member.Found()
 	f.Ask()
-	return nil
-}
-
-// Leave gives up all of this node's floors and leases, for good; lent has the queue end what is
-// beyond them, before the store hears of it. Without the store's word the others do not have them;
-// until it comes Run repeats it.
-func (f *Fleet) Leave(ctx context.Context, lent func(all bool)) error {
-	f.turn.Lock()
-	defer f.turn.Unlock()
-	c, err := f.member.Leave()
-	if err != nil {
-		return err
-	}
-	lent(true)
-	f.call(ctx, c)
-	f.Ask()
-	s := f.Status()
-	if !s.Left {
-		return cmp.Or(s.Away, errors.New("the store has not taken it yet; this node says so again until it has"))
-	}
 	return nil
 }
 

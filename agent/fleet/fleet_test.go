@@ -218,7 +218,7 @@ func TestLeaseEndsWhileTheStoreIsAway(t *testing.T) {
 			t.Errorf("%d sessions of %d while the lease runs", n, before)
 		}
 		st := nodes[0].Status()
-		if w := st.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is away since") || !strings.Contains(w[0], "what it was lent for another ") || st.Runs <= 0 || st.Errors == 0 {
+		if w := st.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is away since") || !strings.Contains(w[0], "("+errAway.Error()+")") || !strings.Contains(w[0], "what it was lent for another ") || st.Runs <= 0 || st.Errors == 0 {
 			t.Errorf("%q, %+v", w, st)
 		}
 		wait(11 * time.Second)
@@ -409,7 +409,7 @@ func TestNodeLeaves(t *testing.T) {
 			n.set(12)
 		}
 		wait(10 * time.Second)
-		if err := nodes[2].Leave(t.Context(), func(bool) { nodes[2].turn() }); err != nil {
+		if err := nodes[2].Leave(t.Context(), nodes[2].work()); err != nil {
 			t.Fatal(err)
 		}
 		if n := nodes[2].sessions(); n != 0 {
@@ -469,7 +469,7 @@ func TestNoPlaceIsLentThatATransactionHolds(t *testing.T) {
 			used(nodes)
 			nodes[2].set(0)
 			wait(10 * time.Second)
-			if err := nodes[2].Leave(r.t.Context(), func(bool) { nodes[2].turn() }); err != nil {
+			if err := nodes[2].Leave(r.t.Context(), nodes[2].work()); err != nil {
 				t.Error(err)
 			}
 			nodes[2].stop()

@@ -73,7 +73,7 @@ func Connect(ctx context.Context, o *config.Fleet) (*redis.Client, string, error
 	}
 	secure := storeTLS(o)
 	silence()
-	var errs []error
+	var all error
 	for _, at := range o.Stores {
 		c := redis.NewClient(options(o, at, secure))
 		err := isPrimary(ctx, c)
@@ -81,12 +81,20 @@ func Connect(ctx context.Context, o *config.Fleet) (*redis.Client, string, error
 			return c, at.Address, nil
 		}
 		c.Close()
-		errs = append(errs, fmt.Errorf("%s: %w", at.Address, Plain(err)))
+		all = also(all, fmt.Errorf("%s: %w", at.Address, Plain(err)))
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, "", errors.Join(errs...)
+	return nil, "", all
+}
+
+// also adds an error to others, on one line.
+func also(all, err error) error {
+	if all == nil {
+		return err
+	}
+	return fmt.Errorf("%w; %w", all, err)
 }
 
 // silent takes what the client library would write to standard error: its errors are returned, too.
@@ -134,17 +142,17 @@ func Client(o *config.Fleet) *redis.Client {
 			return nil, errors.New(o.StoreRefused)
 		}
 		secure := storeTLS(o)
-		var errs []error
+		var all error
 		for range o.Stores {
 			at := o.Stores[int(first.Load())%len(o.Stores)]
 			conn, err := dial(ctx, at, secure)
 			if err == nil {
 				return conn, nil
 			}
-			errs = append(errs, fmt.Errorf("%s: %w", at.Address, err))
+			all = also(all, fmt.Errorf("%s: %w", at.Address, err))
 			first.Add(1)
 		}
-		return nil, errors.Join(errs...)
+		return nil, all
 	}
 	ropt.OnConnect = func(ctx context.Context, c *redis.Conn) error {
 		err := isPrimary(ctx, c)

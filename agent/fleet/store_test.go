@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/maillog"
 	"github.com/millrace/millrace/agent/fleet/lease"
 	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
@@ -104,6 +105,14 @@ func until(t *testing.T, what string, is func() bool) {
 			t.Fatalf("%s never came", what)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// /readyz leaves out what looks like the local part of an address; the remedy must come whole.
+func TestRemedyHasNothingLikeAnAddress(t *testing.T) {
+	t.Parallel()
+	if shown := maillog.WithoutLocalParts(ACLHint); shown != ACLHint {
+		t.Errorf("an admin is shown %q", shown)
 	}
 }
 

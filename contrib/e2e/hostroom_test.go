@@ -90,6 +90,6 @@ func TestHostKeepsItsRoom(t *testing.T) {
 	}
 	t.Logf("%d of the host's own %d messages were put off", refused, len(list)-known)
 	if refused > (len(list)-known)/4 {
-		t.Errorf("%d of the host's own %d messages were put off", refused, len(list)-known)
+		t.Errorf("%d of the host's own %d messages were put off; why the agent left no room:\n%s", refused, len(list)-known, r.verb("why", "limited.test"))
 	}
 }

@@ -41,9 +41,6 @@ func (x *Exchange) answered(ctx context.Context, c call, err error) {
 	default:
 		x.away = err
 	}
-	if c == callAdd && x.away == nil {
-		x.mayAdd = err == nil
-	}
 	state := ""
 	switch {
 	case x.away != nil:

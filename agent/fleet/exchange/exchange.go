@@ -81,7 +81,6 @@ type Exchange struct {
 	state    string         // "": the store does all; else as in answered
 	away     error          // why it did not answer the last call; nil: it did
 	refused  map[call]error // what it last answered to calls that it does not do
-	mayAdd   bool           // it takes orders, so far
 	reached  time.Time      // when the store last answered
 	direct   time.Time      // when reports last went directly
 	starting bool
@@ -194,7 +193,7 @@ func (x *Exchange) turn(ctx context.Context) {
 	}
 	ctx, done := context.WithTimeout(ctx, Every)
 	defer done()
-	for _, step := range []func(context.Context) error{x.mayAddNow, x.publish, x.report, x.pull} {
+	for _, step := range []func(context.Context) error{x.publish, x.mayAdd, x.report, x.pull} {
 		if step(ctx) != nil && !x.answers() {
 			return // a store that refuses one may do the others
 		}
@@ -208,17 +207,9 @@ func (x *Exchange) turn(ctx context.Context) {
 	}
 }
 
-// mayAddNow asks a store that does not let this node add, or was not asked yet: an admin must hear of
-// it before there is an order, and of its end when there is none any more.
-func (x *Exchange) mayAddNow(ctx context.Context) error {
-	x.mu.Lock()
-	may := x.mayAdd
-	x.mu.Unlock()
-	if may {
-		return nil
-	}
-	return x.add(ctx, nil)
-}
+// mayAdd asks whether the store lets this node add: an admin must hear that it does not before there
+// is an order, and of its end when there is none any more.
+func (x *Exchange) mayAdd(ctx context.Context) error { return x.add(ctx, nil) }
 
 // publish adds our own orders to the stream that were not seen there.
 func (x *Exchange) publish(ctx context.Context) error {

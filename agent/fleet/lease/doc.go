@@ -25,8 +25,8 @@
 //
 // D, the divisor, is one number for all limits, so that floors need no state for each limit
 // and nothing is asked for them. While nodes have different limits by one name, as one was
-// reloaded before the other, the sum may exceed the greatest by less than the number of nodes:
-// that much of what cannot be divided evenly. What is lent is lent of the smallest.
+// reloaded before the other, and for a lease time after, the sum may exceed the greatest by less than
+// the number of nodes: that much of what cannot be divided evenly. What is lent is lent of the smallest.
 //
 // # Why the sum holds
 //

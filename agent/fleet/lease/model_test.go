@@ -49,6 +49,7 @@ type shared struct {
 	day    string
 	limits []int64 // by node
 	most   int64   // ever
+	differ int64   // until when what was lent while they differed may count: a lease longer
 }
 
 type host struct {
@@ -423,7 +424,10 @@ func (w *world) check() {
 		case k.kind == Count:
 			sum += w.retired[k.key+k.day]
 			most = k.most
-		case live > 0 && least < most:
+		case live > 0 && (least < most || w.now < k.differ):
+			if least < most {
+				k.differ = w.now + storeLease
+			}
 			most += live - 1 // that much of what cannot be divided, while they do not agree
 		}
 		if sum > most && w.wrong == "" {
