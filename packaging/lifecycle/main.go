@@ -33,7 +33,7 @@ import (
 )
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute) // five suffice at a load of 35 on two cores, eight did not always
 	defer cancel()
 	if len(os.Args) != 3 {
 		fmt.Fprintln(os.Stderr, "usage: lifecycle FIRST.deb NEXT.deb")
