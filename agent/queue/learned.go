@@ -42,16 +42,16 @@ const (
 // mutex.
 func (q *Queue) Learned(now time.Time) Learned {
 	l := Learned{At: now, Sites: make(map[string]LearnedSite)}
-	each(q, q.recalled, func(name string, x LearnedSite) {
+	q.mu.Lock()
+	recalled, rows := q.recalled, len(q.table.All())
+	q.mu.Unlock()
+	each(q, recalled, func(name string, x LearnedSite) {
 		if lapsed(&x, now) {
-			delete(q.recalled, name)
+			delete(recalled, name)
 		} else {
 			l.Sites[name] = x
 		}
 	}, always)
-	q.mu.Lock()
-	rows := len(q.table.All())
-	q.mu.Unlock()
 	l.Addresses = make([]slots.Learned, 0, rows) // to make room for more takes long
 	each(q, q.table.All(), func(_ slots.Key, a *slots.Address) {
 		a.Look(now) // lets go of sessions that have ended, where no mail has come since
