@@ -14,8 +14,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/millrace/millrace/agent/config"
-	"github.com/millrace/millrace/agent/maillog"
 	"github.com/millrace/millrace/agent/fleet/lease"
+	"github.com/millrace/millrace/agent/maillog"
 	"github.com/millrace/millrace/contrib/lab/selfsigned"
 )
 
