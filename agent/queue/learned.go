@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -42,16 +41,16 @@ const (
 // mutex.
 func (q *Queue) Learned(now time.Time) Learned {
 	l := Learned{At: now, Sites: make(map[string]LearnedSite)}
-	q.mu.Lock()
-	recalled, rows := q.recalled, len(q.table.All())
-	q.mu.Unlock()
-	each(q, recalled, func(name string, x LearnedSite) {
+	each(q, q.recalled, func(name string, x LearnedSite) {
 		if lapsed(&x, now) {
-			delete(recalled, name)
+			delete(q.recalled, name)
 		} else {
 			l.Sites[name] = x
 		}
 	}, always)
+	q.mu.Lock()
+	rows := len(q.table.All())
+	q.mu.Unlock()
 	l.Addresses = make([]slots.Learned, 0, rows) // to make room for more takes long
 	each(q, q.table.All(), func(_ slots.Key, a *slots.Address) {
 		a.Look(now) // lets go of sessions that have ended, where no mail has come since
@@ -83,19 +82,15 @@ func (q *Queue) Recall(now time.Time, l Learned) {
 	q.table.Restore(now, l.Addresses)
 	since := now.Sub(l.At)
 	unsure := !l.Stopped && since > -stillCounted && since < stillCounted
-	before := q.recalled // bounds that are among the orders in force
-	q.recalled = make(map[string]LearnedSite, len(l.Sites))
 	for name, x := range l.Sites {
 		x.Unsure = unsure
-		for _, cl := range before[name].Clamps {
+		for _, cl := range q.recalled[name].Clamps { // bounds that are among the orders in force
 			if !slices.ContainsFunc(x.Clamps, func(c elastic.Clamp) bool { return c.Reason == cl.Reason && c.Until.Equal(cl.Until) }) {
 				x.Clamps = append(x.Clamps, cl)
 			}
 		}
-		delete(before, name)
 		q.recalled[name] = x
 	}
-	maps.Copy(q.recalled, before)
 }
 
 // recall gives a new site the controller that it had, if something is known of it.
