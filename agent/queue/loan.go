@@ -130,13 +130,16 @@ func (q *Queue) wants(l *loan, now time.Time) (n int) {
 	return min(n, l.limit)
 }
 
+// mayUse is how many sessions of a limit this node may use now.
+func (q *Queue) mayUse(l *loan) int { return q.o.Lender.Sessions(l.key, l.limit) }
+
 // lentOut says whether a site's next connect would pass what this node may use.
 func (q *Queue) lentOut(s *site) bool {
 	if s.loan == nil {
 		return false
 	}
 	n, _ := s.loan.sessions()
-	return n >= q.o.Lender.Sessions(s.loan.key, s.loan.limit)
+	return n >= q.mayUse(s.loan)
 }
 
 // portion is this node's of the rates of a site: that which it may use of the sessions. Nodes need no
@@ -146,7 +149,7 @@ func (q *Queue) portion(s *site) float64 {
 	if s.loan == nil || s.loan.limit == 0 {
 		return 1
 	}
-	return float64(max(1, q.o.Lender.Sessions(s.loan.key, s.loan.limit))) / float64(s.loan.limit)
+	return float64(max(1, q.mayUse(s.loan))) / float64(s.loan.limit)
 }
 
 // overLoan says whether a site has more sessions than this node may use, without those that
@@ -156,7 +159,7 @@ func (q *Queue) overLoan(s *site) bool {
 		return false
 	}
 	n, going := s.loan.sessions()
-	return n-going > q.o.Lender.Sessions(s.loan.key, s.loan.limit)
+	return n-going > q.mayUse(s.loan)
 }
 
 // enlist has Wanted tell of a limit.
@@ -190,7 +193,7 @@ func (q *Queue) roomInLoan(s *site, now time.Time) {
 	if s.loan == nil {
 		return
 	}
-	if s.loan.over && s.loan.used() <= q.o.Lender.Sessions(s.loan.key, s.loan.limit) {
+	if s.loan.over && s.loan.used() <= q.mayUse(s.loan) {
 		s.loan.over = false
 		q.o.Lender.Ask() // others wait for what has ended
 	}
@@ -255,7 +258,7 @@ func (q *Queue) Lent(all bool) {
 	eachPage(q, list, func(page []*loan) {
 		for _, l := range page {
 			q.repay(l)
-			l.over = l.used() > q.o.Lender.Sessions(l.key, l.limit)
+			l.over = l.used() > q.mayUse(l)
 			if n, _ := l.sessions(); n > q.o.Lender.Floor(l.limit) {
 				q.enlist(l)
 			}
@@ -333,7 +336,7 @@ func (q *Queue) Loans(most int) (list []Loan, more int) {
 			n, _ := l.sessions()
 			list = append(list, Loan{
 				Key: l.key, Limit: float64(l.limit), Floor: float64(q.o.Lender.Floor(l.limit)),
-				May: float64(q.o.Lender.Sessions(l.key, l.limit)), Want: float64(q.wants(l, now)), Has: n,
+				May: float64(q.mayUse(l)), Want: float64(q.wants(l, now)), Has: n,
 			})
 		}
 	})

@@ -148,7 +148,7 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 		e.total, e.sources = s.policy.MaxSessionsTotal, len(s.ofReceiver())
 	}
 	if q.lentOut(s) {
-		e.loan = loaned{q.o.Lender.Sessions(s.loan.key, s.loan.limit), s.loan.limit, q.o.Lender.Floor(s.loan.limit)}
+		e.loan = loaned{q.mayUse(s.loan), s.loan.limit, q.o.Lender.Floor(s.loan.limit)}
 	}
 	if rate := q.portion(s) * float64(s.policy.MaxConnectionRate); rate > 0 && s.connects != nil && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
 		e.connectRate = rate
