@@ -36,9 +36,7 @@ func TestCallsDoNotGrowWithMessages(t *testing.T) {
 func callsIn10s(t *testing.T, limit, messages int) (n int64) {
 	synctest.Test(t, func(t *testing.T) {
 		const nodes, sites = 10, 100
-		began := time.Now()
-		boot := func() time.Duration { return time.Hour + time.Since(began) }
-		store := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		store, boot := newTwin()
 		f, err := Open(Options{
 			Config: config.Fleet{Name: "mail", Node: "a", Nodes: nodes}, Directory: t.TempDir(), Store: store, Boot: boot, Log: slog.New(slog.DiscardHandler),
 		})

@@ -26,6 +26,12 @@ type twin struct {
 	away map[string]bool // nodes that do not reach it
 }
 
+// newTwin is a store in its first life, and the clock of machines that started an hour ago.
+func newTwin() (s *twin, boot func() time.Duration) {
+	began := time.Now()
+	return &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}, func() time.Duration { return time.Hour + time.Since(began) }
+}
+
 var errAway = errors.New("connection refused")
 
 func (s *twin) Do(ctx context.Context, c *lease.Call) (*lease.Reply, error) {
@@ -158,12 +164,11 @@ func (n *node) sessions() int {
 // bubble has three nodes in a synctest bubble, at a receiver of a limit.
 func bubble(t *testing.T, limit int, test func(*receiver, *twin, []*node)) {
 	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		s, boot := newTwin()
 		r := &receiver{t: t, limit: limit}
 		var nodes []*node
 		for _, name := range []string{"a", "b", "c"} {
-			nodes = append(nodes, newNode(t, name, t.TempDir(), 3, r, Options{Store: s, Boot: func() time.Duration { return time.Hour + time.Since(began) }}))
+			nodes = append(nodes, newNode(t, name, t.TempDir(), 3, r, Options{Store: s, Boot: boot}))
 		}
 		time.Sleep(2 * time.Minute)
 		test(r, s, nodes)
@@ -294,9 +299,7 @@ func TestStoppedNodeKeepsItsFloorUntilItIsForgotten(t *testing.T) {
 func TestNodeThatStartsAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		boot := func() time.Duration { return time.Hour + time.Since(began) }
-		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		s, boot := newTwin()
 		r := &receiver{t: t, limit: 12}
 		dirs := []string{t.TempDir(), t.TempDir()}
 		start := func(i int) *node {
@@ -351,9 +354,8 @@ func TestNodeThatStartsAgain(t *testing.T) {
 func TestAddressesOutliveARestart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
-		o := Options{Store: s, Boot: func() time.Duration { return time.Since(began) + time.Hour }, Log: slog.New(slog.DiscardHandler), Directory: t.TempDir()}
+		s, boot := newTwin()
+		o := Options{Store: s, Boot: boot, Log: slog.New(slog.DiscardHandler), Directory: t.TempDir()}
 		o.Config.Name, o.Config.Node = "mail", "a"
 		known := map[string]string{"b": "192.0.2.2:8892", "x": "192.0.2.9:8892"}
 		run := func() (f *Fleet) {
@@ -485,12 +487,11 @@ func TestNoPlaceIsLentThatATransactionHolds(t *testing.T) {
 func TestFloorOfANewNodeWaitsForTransactions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		s, boot := newTwin()
 		r := &receiver{t: t, limit: 10}
 		var nodes []*node
 		for _, name := range []string{"a", "b", "c"} {
-			n := newNode(t, name, t.TempDir(), 0, r, Options{Store: s, Boot: func() time.Duration { return time.Hour + time.Since(began) }})
+			n := newNode(t, name, t.TempDir(), 0, r, Options{Store: s, Boot: boot})
 			nodes = append(nodes, n)
 			if name == "a" {
 				if err := n.Bootstrap(); err != nil {

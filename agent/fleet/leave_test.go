@@ -5,17 +5,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/millrace/millrace/agent/fleet/lease"
 )
 
 // What was a node's that leaves is not another's before its transactions have ended.
 func TestPlacesOfANodeThatLeavesWaitForItsTransactions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		boot := func() time.Duration { return time.Hour + time.Since(began) }
-		s := &twin{of: lease.Store{Run: "first"}, away: map[string]bool{}}
+		s, boot := newTwin()
 		r := &receiver{t: t, limit: 12}
 		start := func(name string) *node {
 			return newNode(t, name, t.TempDir(), 0, r, Options{Store: s, Boot: boot})
