@@ -717,6 +717,34 @@ func TestTooFastLowersThePaceOfAllAndThenOfTheOneThatAloneSaysSo(t *testing.T) {
 	}
 }
 
+// The first message at an address waits for no pace, as its answer shows whose the address is: that
+// it is too fast tells nothing of the pace.
+func TestFirstMessageAtAnAddressTellsNothingOfThePace(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(2, 10)
+	for x.open() {
+	}
+	if len(x.up) != 2 || x.up[0].Address == x.up[1].Address {
+		t.Fatal(x.s)
+	}
+	x.s.TooFast(x.up[0], x.now, x.now, "450 too fast")
+	for end := x.now.Add(10 * time.Second); x.now.Before(end); x.now = x.now.Add(siteTick) {
+		if x.s.MayBegin(x.up[0], x.now) == 0 {
+			x.s.Accepted(x.up[0], x.now.Add(siteTick/2), x.now)
+		}
+	}
+	pace := x.s.pace.Value
+	if wait := x.s.MayBegin(x.up[1], x.now); pace == 0 || wait != 0 {
+		t.Fatalf("%v at a pace of %.2g/s", wait, pace)
+	}
+	for _, lowers := range []bool{false, true} {
+		x.s.TooFast(x.up[1], x.now, x.now, "450 too fast")
+		if got := x.s.pace.Value; got < pace != lowers {
+			t.Errorf("%.2g/s, was %.2g/s, lowered: want %v", got, pace, lowers)
+		}
+	}
+}
+
 // Whatever happens, no more slots are held than the limits allow, no connect goes to a
 // suspended site, and a site that waits says until when.
 func TestSiteKeepsItsBounds(t *testing.T) {

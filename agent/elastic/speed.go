@@ -15,7 +15,9 @@ const ownAffair = 4
 func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	s.run(now)
 	a := x.Address
-	s.at(a).tie(now, s, ours)
+	at := s.at(a)
+	unspaced := s.pace.Value > 0 && at.whose != ours // it did not wait for the pace, and tells nothing of it
+	at.tie(now, s, ours)
 	if s.fast != a {
 		s.fast, s.fastRow = a, 0
 	}
@@ -27,7 +29,7 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	if a.Pace.Value > 0 || s.fastRow >= ownAffair && n > 1 {
 		p, n, who = &a.Pace, 1, "it alone"
 	}
-	if p.TooFast(now, began, n) {
+	if !unspaced && p.TooFast(now, began, n) {
 		a.Reply = reply
 		s.record(now, s.want, fmt.Sprintf("too fast for %s at %.3g messages/s accepted, pace of %s now %.3g/s: %s", a.Key.Host.Addr(), p.Rate(now, n), who, p.Value, reply))
 	}
