@@ -211,7 +211,9 @@ func (s *scope) compare(n *held, against *[lagSteps]float32, letIn bool) {
 	}
 }
 
-// least are the shortest and the longest of the lags against which least is spoken.
+// least are the shortest and the longest of the lags against which least is spoken. Sessions that
+// end together make a lag look like that and one of their cycles more: of lags apart from each other
+// against which about as little is spoken, the shortest count.
 func (l *votes) least() (from, to uint8) {
 	if l == nil {
 		return 0, 0
@@ -224,10 +226,20 @@ func (l *votes) least() (from, to uint8) {
 			continue
 		}
 		least = against[at]
+		begin := 0
+		for against[begin] > least+least/8 {
+			begin++
+		}
+		at = begin
+		for k := begin; k < lagSteps && against[k] <= least+least/8; k++ {
+			if against[k] < against[at] {
+				at = k
+			}
+		}
 		if from = uint8(at); against[0] < least+certain+least/8 {
 			from = 0
 		}
-		for to = uint8(at); to+1 < lagSteps && against[to+1] < least+0.5; {
+		for to = uint8(at); to+1 < lagSteps && against[to+1] < against[at]+0.5; {
 			to++
 		}
 	}
