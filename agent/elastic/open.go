@@ -193,11 +193,23 @@ func (s *Site) usable(now time.Time, a *slots.Address) bool {
 		return false
 	}
 	// Sessions above one and a half times what its pace needs would only wait.
+	need, paced := s.needs(a)
+	return !paced || float64(a.Opening+a.Live) < 1+1.5*need
+}
+
+// needs is how many sessions the pace of an address keeps busy, if it has one.
+func (s *Site) needs(a *slots.Address) (n float64, paced bool) {
 	p := a.Pace.Value
 	if s.pace.Value > 0 && s.at(a).whose != others {
 		p = tighter(p, s.pace.Value)
 	}
-	return p == 0 || float64(a.Opening+a.Live) < 1+1.5*p*(s.latency+s.connect/10)
+	return p * (s.latency + s.connect/10), p > 0
+}
+
+// sated says whether an address has the sessions that its pace needs.
+func (s *Site) sated(a *slots.Address) bool {
+	need, paced := s.needs(a)
+	return paced && float64(a.Opening+a.Live) >= need
 }
 
 // enough says whether the sessions suffice for the pace.
@@ -235,10 +247,14 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 // have a ban of a second met by a new place with each try.
 const often = 3
 
-// before says whether a connect goes to a rather than to b: at a limit to where a place
-// has become vacant, last to one that was refused so often that the address may take none
-// any more, which must keep no other from being tried; else to where fewer slots are held.
+// before says whether a connect goes to a rather than to b: to where the pace wants more sessions,
+// of which others would only wait; at a limit to where a place has become vacant, last to one that
+// was refused so often that the address may take none any more, which must keep no other from being
+// tried; else to where fewer slots are held.
 func (s *Site) before(a, b *slots.Address) bool {
+	if x, y := s.sated(a), s.sated(b); x != y {
+		return y
+	}
 	if s.state == bounded {
 		if x, y := a.Vacant > 0, b.Vacant > 0; x != y {
 			return x

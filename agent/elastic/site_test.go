@@ -745,6 +745,28 @@ func TestFirstMessageAtAnAddressTellsNothingOfThePace(t *testing.T) {
 	}
 }
 
+// Where few sessions are allowed at all of the addresses, and each has its rate, two at one address
+// send no more than one there.
+func TestPlaceGoesToWhereThePaceIsNotUsedUp(t *testing.T) {
+	t.Parallel()
+	for _, paced := range []bool{false, true} {
+		x := newLimitedHosts(1, 4)
+		x.run(20 * time.Second)
+		full := x.up[0].Address
+		if paced {
+			x.s.TooFast(x.up[0], x.now, x.now, "450 too fast")
+			x.s.pace.Value = 10 // what two and a half sessions send
+		}
+		x.list = append(x.list, Candidate{Address: slots.NewTable(1).Row(slots.Key{Host: netip.MustParseAddrPort("192.0.2.99:25")}, x.now)})
+		x.s.Ended(x.up[3], x.now)
+		slot := &slots.Slot{}
+		a, ok := x.s.Open(x.now.Add(time.Second), slot, x.list)
+		if !ok || len(x.up) != 4 || (a == full) == paced {
+			t.Errorf("paced %t: %v %t, %d were up at %v: %v", paced, a, ok, len(x.up), full.Key, x.s)
+		}
+	}
+}
+
 // Whatever happens, no more slots are held than the limits allow, no connect goes to a
 // suspended site, and a site that waits says until when.
 func TestSiteKeepsItsBounds(t *testing.T) {
