@@ -40,9 +40,9 @@
 //
 // # States
 //
-// A site is growing until the first refusal: the slots wanted are doubled while that pays
-// by goodput. Where it does not pay the site is on a plateau for a while. A refusal makes it
-// bounded: it holds what was accepted, and probes for more in rounds.
+// A site is growing until the first refusal that is not one address's own affair: the slots
+// wanted are doubled while that pays by goodput. Where it does not pay the site is on a plateau for
+// a while. That refusal makes it bounded: it holds what was accepted, and probes for more in rounds.
 //
 // Three conditions qualify the bounded state:
 //
@@ -51,9 +51,10 @@
 //	wary        nothing was let in though nothing was up: refusals are punished (refusals.punish)
 //
 // So is each place that the site wants in one state: under way, up, lagging (ended, but maybe
-// not noticed), vacant, or waiting: refused to a replacement, and tried again 0.2, 0.6 and
-// 1.4 s after its first refusals, 2.8 s after each later one. Until then nobody else is called
-// for it, and no round of probes begins. A place is given up when a replacement is refused that
+// not noticed), vacant (ended a lag ago, and nobody called since), or waiting: refused to a
+// replacement, and tried again there 0.2 s after its first refusal, 0.6 s after the second, 1.4 s
+// after the third and 2.8 s after each later one. Until then nobody else is called for it, and no
+// round of probes begins. A place is given up when a replacement is refused that
 // began after slots are free for sure: by the votes, which may rule out any lag so that the first
 // refusal does it, or after slots.LagMax (6 s) where they rule nothing out. A place that nobody
 // had, as after an idle time or a restart, waits from the start of its first connect.
@@ -61,19 +62,19 @@
 // What evidence does; of the rows that fit, the first counts:
 //
 //	evidence              condition       meaning               action
-//	growth is refused     that address    its own affair        it waits 0.6 s, then longer; the site grows on
-//	                      never let one                         and tries it among the probes once bounded
-//	                      in, others do
+//	growth is refused     that address    its own affair        it waits 0.6 s, then longer, up to 15 min; the
+//	                      never let one                         site grows on, there too after the wait, and tries
+//	                      in, others do                         it among the probes once bounded
 //	                      -               the limit             bounded at what is held, under way, vacant or
 //	                                                            waiting, but the one refused; that address at what
 //	                                                            it accepted, others not; one replacement at a time
 //	                                                            at first; a round of probes after 4 s, first
 //	                                                            where none was refused yet
 //	probe is refused      wary            still the limit       nothing is given up; the wait until the next round
-//	                                                            doubles, 10 to 20 min
+//	                                                            (of one) doubles, 10 to 20 min
 //	                      -               still the limit       the same, 8 to 30 s
-//	probe is proven       no session      the limit is higher   one more is wanted; the next round begins at once
-//	                      ended meanwhile                       and has twice as many
+//	probe is proven       no session      the limit is higher   one more is wanted; when all of the round are
+//	                      ended meanwhile                       proven the next begins at once, with twice as many
 //	                      -               maybe another's place one more is wanted, on trial
 //	replacement accepted  on trial        8 of them: ours       as a probe that is proven
 //	replacement refused   wary; or shut,  punished              a quarter of what is held is given up; wary for
@@ -86,9 +87,9 @@
 //	                      waited less     not free yet          the place waits and is tried again
 //	                      than can be
 //	                      -               one too many, or      one place is given up, at that address and of the
-//	                                      somebody took it      site, which waits 0.6 s, then longer, if none is
-//	                                                            up there but elsewhere; a round of probes within
-//	                                                            4 s
+//	                                      somebody took it      site; the address waits 0.6 s, then longer, if
+//	                                                            none is up there but elsewhere; a round of probes
+//	                                                            within 4 s
 //	early replacement     -               -                     nothing but the votes
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
@@ -126,8 +127,10 @@
 // Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01
 // each. A round of probes needs 1, so that refusals stay near one percent; while wary it is time
 // that a round is paid with. An early replacement needs none: a few find the lag, and one held for
-// too long costs every session. No round begins while one is under way: one's refusal might be
-// the other's. After growth or a probe was refused the next round also waits until a session has
+// too long costs every session. A round is of one probe, or of twice as many as the last one if that
+// came up, at most a quarter of what is wanted and one. It comes up when all of it are proven, by a
+// message that was accepted; where one was refused the slots that others won stay, and it counts as
+// refused. No round begins while one is under way: one's refusal might be the other's. After growth or a probe was refused the next round also waits until a session has
 // been proven, which shows that the refusal had no consequences (if that is soon, the round comes
 // up to 3 s before its time), or for 30 s: where no session ends meanwhile, that long.
 //
