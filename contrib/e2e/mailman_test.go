@@ -1,7 +1,14 @@
+//go:build !race
+
+// Mailman reads what the daemons send elsewhere with the race detector too, and is itself Python.
+
 package e2e
 
 import (
 	"cmp"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -75,14 +82,16 @@ func (m *mailing) score(member string) (score int) {
 	return score
 }
 
-// TestMailmanProcessesTheBounceThatComesHome has the real list software at both
-// ends. Mailman sends to a list, each recipient with a return path of its own
-// (VERP); Postfix lets us divert that; one receiver knows its recipient, the other
-// does not; our report goes home by Postfix, to the return path that Mailman chose,
-// and Mailman reads it and counts it against that member alone.
-func TestMailmanProcessesTheBounceThatComesHome(t *testing.T) {
+// TestMailmanReadsWhatComesHome has the real list software at both ends. Mailman sends to a
+// list, each recipient with a return path of its own (VERP); Postfix lets us divert that; one
+// receiver does not know its recipient, and our report goes home by Postfix, to the return path
+// that Mailman chose; another receiver's report comes back late, and is read in passing. Mailman
+// reads both, and counts each against that member alone.
+func TestMailmanReadsWhatComesHome(t *testing.T) {
 	t.Parallel()
+	const reader, late, gone = "reader@far.test", "late@far.test", "gone@strict.test"
 	postfix, lmtp := hostsLists(t)
+	file := filepath.Join(t.TempDir(), "events.jsonl")
 	r := enter(t, setup{
 		keep: true,
 		providers: []sink.Provider{
@@ -92,24 +101,55 @@ func TestMailmanProcessesTheBounceThatComesHome(t *testing.T) {
 			}},
 		},
 		postfix: postfix,
+		millrace: lab.MillraceOptions{Set: map[string]string{
+			"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
+		}},
 	})
-	list := r.mailing(lmtp, "", "reader@far.test", "gone@strict.test")
+	list := r.mailing(lmtp, "", reader, late, gone)
 	list.post()
-	r.until("a copy at the reader", func() bool { return len(r.all()) == 1 })
-	if a := r.all()[0]; !a.ours() || a.recipient != "reader@far.test" || a.sender != "news-bounces+reader=far.test@"+listDomain {
-		t.Errorf("what arrived was diverted: %v, to %s, with the return path %s", a.ours(), a.recipient, a.sender)
+	r.until("a copy at both", func() bool { return len(r.all()) == 2 })
+	back := func(member string) string {
+		return "news-bounces+" + strings.Replace(member, "@", "=", 1) + "@" + listDomain
 	}
-	r.logLine(r.Millrace.Agent, "to=<gone@strict.test>", "status=bounced", "dsn=5.1.1")
-	r.until("Mailman counts the bounce", func() bool { return list.score("gone@strict.test") == 1 })
-	if n := list.score("reader@far.test"); n != 0 {
-		t.Errorf("the reader, who has the mail, has a bounce score of %d", n)
+	for _, member := range []string{reader, late} {
+		i := slices.IndexFunc(r.all(), func(a arrival) bool { return a.recipient == member })
+		if i < 0 {
+			t.Fatalf("no copy for %s", member)
+		}
+		if a := r.all()[i]; !a.ours() || a.sender != back(member) {
+			t.Errorf("what arrived at %s was diverted: %v, with the return path %s", member, a.ours(), a.sender)
+		}
+	}
+
+	r.logLine(r.Millrace.Agent, "to=<"+gone+">", "status=bounced", "dsn=5.1.1")
+	r.until("Mailman counts the bounce", func() bool { return list.score(gone) == 1 })
+	for _, member := range []string{reader, late} {
+		if n := list.score(member); n != 0 {
+			t.Errorf("%s, who has the mail, has a bounce score of %d", member, n)
+		}
 	}
 	r.rest()
-	home := r.hostLines(1, "postfix/lmtp", "to=<news-bounces+gone=strict.test@"+listDomain+">", "status=sent")
+	home := r.hostLines(1, "postfix/lmtp", "to=<"+back(gone)+">", "status=sent")
 	if len(home) != 1 {
 		t.Errorf("%d reports came home to the return path: %s", len(home), strings.Join(home, "\n"))
 	}
-	if n := len(r.all()); n != 1 {
+
+	copied := r.all()[slices.IndexFunc(r.all(), func(a arrival) bool { return a.recipient == late })]
+	d := dialects(t)[slices.IndexFunc(dialects(t), func(d dialect) bool { return d.name == "exchange.eml" })]
+	r.outsider().sends("<>", []string{"<" + copied.sender + ">"}, d.about(copied, late))
+	r.until("Mailman counts the late bounce", func() bool { return list.score(late) == 1 })
+	r.until("the event", func() bool { return len(r.cameBack(file)) == 1 })
+	if e := r.cameBack(file)[0]; e.Event != "late_bounce" || e.Recipient != late || !*e.Counted || e.Stream != "news."+listDomain {
+		t.Errorf("event %+v", e)
+	}
+	if n, m := list.score(reader), list.score(gone); n != 0 || m != 1 {
+		t.Errorf("the reader has a bounce score of %d, and who was gone before %d", n, m)
+	}
+	stream := "news." + listDomain + " "
+	if got := r.suppressed(); !slices.Equal(got, []string{stream + gone, stream + late}) {
+		t.Errorf("suppressed: %v", got)
+	}
+	if n := len(r.all()); n != 2 {
 		t.Errorf("%d copies arrived", n)
 	}
 }

@@ -221,39 +221,6 @@ func TestReportsAreReadInPassing(t *testing.T) {
 	}
 }
 
-// The list software at the return path gets the report all the same, and counts the bounce as
-// it does without us; and we know which member's copy it was by the mark.
-func TestMailmanStillReadsWhatComesBackLate(t *testing.T) {
-	t.Parallel()
-	postfix, lmtp := hostsLists(t)
-	file := filepath.Join(t.TempDir(), "events.jsonl")
-	r := enter(t, setup{
-		keep:    true,
-		postfix: postfix,
-		millrace: lab.MillraceOptions{Set: map[string]string{
-			"feedback.read": "true", "suppression.mode": `"drop"`, "suppression.after": "1", "events.file": strconv.Quote(file),
-		}},
-	})
-	list := r.mailing(lmtp, "", "reader@far.test", "gone@far.test")
-	list.post()
-	r.until("a copy at both", func() bool { return len(r.all()) == 2 })
-	all := r.all()
-	gone := all[slices.IndexFunc(all, func(a arrival) bool { return a.recipient == "gone@far.test" })]
-	d := dialects(t)[slices.IndexFunc(dialects(t), func(d dialect) bool { return d.name == "exchange.eml" })]
-	r.outsider().sends("<>", []string{"<" + gone.sender + ">"}, d.about(gone, "gone@far.test"))
-	r.until("Mailman counts the bounce", func() bool { return list.score("gone@far.test") == 1 })
-	r.until("the event", func() bool { return len(r.cameBack(file)) == 1 })
-	if e := r.cameBack(file)[0]; e.Event != "late_bounce" || e.Recipient != "gone@far.test" || !*e.Counted || e.Stream != "news."+listDomain {
-		t.Errorf("event %+v", e)
-	}
-	if n := list.score("reader@far.test"); n != 0 {
-		t.Errorf("the reader has a bounce score of %d", n)
-	}
-	if got := r.suppressed(); !slices.Equal(got, []string{"news." + listDomain + " gone@far.test"}) {
-		t.Errorf("suppressed: %v", got)
-	}
-}
-
 // One subscriber's copy changes nothing for others, reports wait while the agent is away, and
 // one may come by a pipe.
 func TestReportsOfOneSubscriberAndOfAPipe(t *testing.T) {
