@@ -24,7 +24,11 @@ func TestMain(m *testing.M) {
 // test reads each state of a host several times over, and starting postconf is what costs.
 var answers sync.Map
 
-// remembered runs postconf once for the same question about the same texts.
+// chosen are the parameters of main.cf that set-up reads one by one.
+var chosen = []string{"smtpd_milters", "non_smtpd_milters", "in_flow_delay"}
+
+// remembered runs postconf once for the same question about the same texts. One run tells all
+// parameters that set-up reads, and for the defaults postconf reads no main.cf.
 func remembered(ctx context.Context, args []string) (string, error) {
 	i := slices.Index(args, "-c")
 	if i < 0 {
@@ -35,7 +39,20 @@ func remembered(ctx context.Context, args []string) (string, error) {
 	for _, text := range args[i+2:] {
 		key.WriteString(text + "\x00")
 	}
-	for _, name := range files {
+	if asked := args[i+2:]; len(asked) == 2 && asked[0] == "-n" && slices.Contains(chosen, asked[1]) {
+		said, err := remembered(ctx, slices.Concat(args[:i+3], chosen))
+		for line := range strings.Lines(said) {
+			if strings.HasPrefix(line, asked[1]+" =") {
+				return line, err
+			}
+		}
+		return "", err
+	}
+	those := files
+	if slices.Contains(args, "-d") {
+		those = []string{"master.cf"}
+	}
+	for _, name := range those {
 		text, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil { // what postconf says of that is of interest
 			return postconf(ctx, args)
