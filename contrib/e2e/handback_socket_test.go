@@ -251,64 +251,6 @@ func (r *room) setupCommand(args ...string) (string, error) {
 	return string(out), err
 }
 
-// A host where mail comes back at the port, as set-ups before the socket have it, goes
-// on so after an upgrade, with a warning; setup, run again, shows the change and makes
-// it, and the agent takes it over while it runs.
-func TestSetupMovesTheHandbackPortToASocket(t *testing.T) {
-	t.Parallel()
-	const port = 10626
-	r := enter(t, setup{
-		postfix:   lab.PostfixOptions{HandbackPort: port},
-		providers: strictAndFar(),
-		furnish: func(m *lab.Millrace) { // a configuration of old: the default
-			text := ""
-			for line := range strings.Lines(read(t, m.Config())) {
-				if !strings.HasPrefix(line, "relay = ") {
-					text += line
-				}
-			}
-			if err := os.WriteFile(m.Config(), []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		},
-	})
-	home := func(id, place string) {
-		t.Helper()
-		r.send("news+"+id+"@lab.test", []string{id + "@strict.test"}, news(id))
-		r.mailbox("news+"+id+"@lab.test", 1)
-		r.logLine(r.Millrace.Agent, "to=<news+"+id+"@lab.test>", "relay=", place, "status=\"handed back\"")
-	}
-	socket := filepath.Join(r.Postfix.Queue(), "public", "millrace")
-	exposed := func() bool {
-		lines, _ := check(r.ctx, t, r.Millrace, r.Postfix)
-		return len(logbuf.Lines(strings.Join(lines, "\n"), "any local user can listen", "remedy: run millrace setup")) == 1
-	}
-	master := filepath.Join(r.Postfix.Config(), "master.cf")
-	before := read(t, master)
-	home("port", "127.0.0.1]:"+strconv.Itoa(port))
-	if !exposed() {
-		t.Error("millrace check does not warn of the port")
-	}
-	out, err := r.setupCommand()
-	if err != nil || !strings.Contains(out, `+relay = "unix:`+socket+`"`) || !strings.Contains(out, "+millrace unix n ") {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if err := r.Millrace.Agent.Reload(); err != nil {
-		t.Fatal(err)
-	}
-	r.until("reloaded", func() bool { return len(logbuf.Lines(read(t, r.Millrace.Agent.Log()), "configuration reloaded")) > 0 })
-	home("socket", "localhost["+socket+"]")
-	if exposed() {
-		t.Error("millrace check warns of a port that is no more")
-	}
-	if out, err := r.setupCommand("--undo"); err != nil || !strings.Contains(out, "afterwards Postfix has no place where mail comes back: while the host's MTA is down") {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if after := read(t, master); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
-}
-
 // An agent whose user is not in the group of public/ is told so by check, by setup before
 // it changes anything, in the log and on /readyz.
 func TestAgentThatIsNotLetInIsTold(t *testing.T) {
