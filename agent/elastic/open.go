@@ -206,10 +206,16 @@ func (s *Site) needs(a *slots.Address) (n float64, paced bool) {
 	return p * (s.latency + s.connect/10), p > 0
 }
 
-// sated says whether an address has the sessions that its pace needs.
+// sated says whether an address has the sessions that its pace needs, or soon has: one more where a
+// slot still lags may be one too many.
 func (s *Site) sated(a *slots.Address) bool {
 	need, paced := s.needs(a)
-	return paced && float64(a.Opening+a.Live) >= need
+	return paced && float64(a.Held()) >= need
+}
+
+// hungry says whether an address would send more with one more session. One that lets none in would not.
+func (s *Site) hungry(a *slots.Address) bool {
+	return !s.sated(a) && a.Strikes < 2
 }
 
 // enough says whether the sessions suffice for the pace.
@@ -252,8 +258,11 @@ const often = 3
 // was refused so often that the address may take none any more, which must keep no other from being
 // tried; else to where fewer slots are held.
 func (s *Site) before(a, b *slots.Address) bool {
-	if x, y := s.sated(a), s.sated(b); x != y {
-		return y
+	switch {
+	case s.sated(a) && s.hungry(b):
+		return false
+	case s.hungry(a) && s.sated(b):
+		return true
 	}
 	if s.state == bounded {
 		if x, y := a.Vacant > 0, b.Vacant > 0; x != y {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -746,10 +747,11 @@ func TestFirstMessageAtAnAddressTellsNothingOfThePace(t *testing.T) {
 }
 
 // Where few sessions are allowed at all of the addresses, and each has its rate, two at one address
-// send no more than one there.
+// send no more than one there. An address that keeps refusing gets no place of another's.
 func TestPlaceGoesToWhereThePaceIsNotUsedUp(t *testing.T) {
 	t.Parallel()
-	for _, paced := range []bool{false, true} {
+	for _, how := range []string{"no pace", "paced", "paced, and the other refuses"} {
+		paced, refuses := how != "no pace", strings.HasSuffix(how, "refuses")
 		x := newLimitedHosts(1, 4)
 		x.run(20 * time.Second)
 		full := x.up[0].Address
@@ -758,11 +760,14 @@ func TestPlaceGoesToWhereThePaceIsNotUsedUp(t *testing.T) {
 			x.s.pace.Value = 10 // what two and a half sessions send
 		}
 		x.list = append(x.list, Candidate{Address: slots.NewTable(1).Row(slots.Key{Host: netip.MustParseAddrPort("192.0.2.99:25")}, x.now)})
+		if refuses {
+			x.list[1].Strikes = 2
+		}
 		x.s.Ended(x.up[3], x.now)
 		slot := &slots.Slot{}
 		a, ok := x.s.Open(x.now.Add(time.Second), slot, x.list)
-		if !ok || len(x.up) != 4 || (a == full) == paced {
-			t.Errorf("paced %t: %v %t, %d were up at %v: %v", paced, a, ok, len(x.up), full.Key, x.s)
+		if !ok || len(x.up) != 4 || (a == full) == (paced && !refuses) {
+			t.Errorf("%s: %v %t, %d were up at %v: %v", how, a, ok, len(x.up), full.Key, x.s)
 		}
 	}
 }

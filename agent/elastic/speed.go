@@ -16,7 +16,7 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	s.run(now)
 	a := x.Address
 	at := s.at(a)
-	unspaced := s.pace.Value > 0 && at.whose != ours // it did not wait for the pace, and tells nothing of it
+	unspaced := s.pace.Value > 0 && a.Pace.Value == 0 && at.whose != ours // it waited for no pace, and tells nothing of it
 	at.tie(now, s, ours)
 	if s.fast != a {
 		s.fast, s.fastRow = a, 0

@@ -212,8 +212,8 @@ func (s *scope) compare(n *held, against *[lagSteps]float32, letIn bool) {
 }
 
 // least are the shortest and the longest of the lags against which least is spoken. Sessions that
-// end together make a lag look like that and one of their cycles more: of lags apart from each other
-// against which about as little is spoken, the shortest count.
+// end together make a lag look like that and one of their cycles more: of lags against which about
+// as little is spoken, and much against those between them, the shortest count.
 func (l *votes) least() (from, to uint8) {
 	if l == nil {
 		return 0, 0
@@ -226,13 +226,13 @@ func (l *votes) least() (from, to uint8) {
 			continue
 		}
 		least = against[at]
-		begin := 0
-		for against[begin] > least+least/8 {
-			begin++
-		}
-		at = begin
-		for k := begin; k < lagSteps && against[k] <= least+least/8; k++ {
-			if against[k] < against[at] {
+		for k, ridge := at, float32(0); k >= 0; k-- {
+			ridge = max(ridge, against[k])
+			switch {
+			case against[k] > least+least/8:
+			case ridge > 2*least+certain: // between it and the last there are some with much against them
+				at, ridge = k, 0
+			case against[k] < against[at]:
 				at = k
 			}
 		}

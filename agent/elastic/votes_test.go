@@ -222,17 +222,18 @@ func TestOfLagsThatFitAlikeTheShortestCounts(t *testing.T) {
 	t.Parallel()
 	for _, x := range []struct {
 		short, long float32 // against the lag, and that with a cycle more
+		others      float32
 		want        uint8
-	}{{71, 71, 25}, {75, 70, 25}, {70, 75, 25}, {90, 70, 43}, {1, 0, 43}} {
+	}{{71, 71, 180, 25}, {75, 70, 180, 25}, {70, 75, 180, 25}, {90, 70, 180, 43}, {75, 70, 120, 43}, {1, 0, 180, 43}} {
 		v := &votes{}
 		for i := range v.against {
 			for k := range v.against[i] {
-				v.against[i][k] = 150
+				v.against[i][k] = x.others
 			}
 			v.against[i][25], v.against[i][43] = x.short, x.long
 		}
 		if from, to := v.least(); from != x.want || to != x.want {
-			t.Errorf("%v and %v against: steps %d to %d, want %d", x.short, x.long, from, to, x.want)
+			t.Errorf("%v, %v and %v against: steps %d to %d, want %d", x.short, x.long, x.others, from, to, x.want)
 		}
 	}
 }

@@ -14,7 +14,8 @@ const (
 	paceProof   = 20               // accepted before a step: a refusal of one in a hundred, where a few steps are between two
 	paceSample  = 12               // answers that tell the share accepted
 	paceFar     = 0.8              // share accepted, below which the pace is far off
-	paceLeast   = 1.0 / 30         // messages per second: a quota that is used up is asked for twice a minute
+	paceShut    = 1.0 / 30         // messages per second while all are refused
+	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
 	meterWindow = 10 * time.Second // long enough for a rate of one message a second
 )
@@ -113,6 +114,7 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	p.bad++
 	p.meter.Run(now, n)
 	rate, share := p.meter.Rate(), float64(p.good)/float64(p.good+p.bad)
+	was := p.Value
 	switch {
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
@@ -120,7 +122,7 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
-		p.Value /= 2
+		p.Value = max(p.Value/2, paceShut)
 	case p.good+p.bad >= paceSample && share < paceFar:
 		p.Value *= paceCutTo * max(share, 0.25)
 		p.Known = p.Value
@@ -130,11 +132,10 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	default:
 		return false
 	}
-	// Each raise takes paceProof messages, and a few an hour never brought back what their refusals took.
-	p.Value = max(p.Value, paceLeast)
+	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
 	p.cut, p.step = now, now.Add(paceStep)
 	p.good, p.bad, p.proof, p.clean = 0, 0, 0, 0
-	return true
+	return p.Value != was
 }
 
 // Meter measures the accepted messages of a second in which an address was there to take them,

@@ -263,6 +263,23 @@ func TestPaceFindsARate(t *testing.T) {
 	}
 }
 
+// Where a receiver for days calls every second of a few messages an hour too fast, no rate is at fault.
+func TestPaceHasALeast(t *testing.T) {
+	t.Parallel()
+	var p Pace
+	for i := range 2000 {
+		now := at(time.Duration(i) * 6 * time.Minute)
+		if i%2 == 0 {
+			p.Accepted(now, now, 1)
+		} else {
+			p.TooFast(now, now, 1)
+		}
+	}
+	if p.Value != paceLeast {
+		t.Errorf("%.3g/s after a week", p.Value)
+	}
+}
+
 func TestWhatIsLearnedAtAddressesIsRestored(t *testing.T) {
 	t.Parallel()
 	k := Key{Source: netip.MustParseAddr("198.51.100.1"), Host: netip.MustParseAddrPort("192.0.2.1:25")}
