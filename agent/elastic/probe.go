@@ -87,17 +87,18 @@ func (s *Site) room(now time.Time) (n int) {
 	return n
 }
 
-// worse says whether b is a better place for a probe: first where fewer slots are held
-// than were accepted, then where none was refused yet, then where that is longest ago.
+// worse says whether b is a better place for a probe: first where fewer slots are held than were
+// accepted, then where none was refused yet, then where that is longest ago. Where one was refused
+// that comes first in no case: slots that lagged may have been counted there that the limit never had.
 func worse(a, b *slots.Address) bool {
 	rank := func(a *slots.Address) int {
 		switch {
+		case a.Limited:
+			return 2
 		case a.Held() < a.Accepted && a.Strikes == 0:
 			return 0
-		case !a.Limited:
-			return 1
 		}
-		return 2
+		return 1
 	}
 	x, y := rank(a), rank(b)
 	switch {

@@ -772,6 +772,25 @@ func TestPlaceGoesToWhereThePaceIsNotUsedUp(t *testing.T) {
 	}
 }
 
+// Slots counted at an address that its limit never had draw no probe after the other to it.
+func TestProbesGoFirstToWhereNoneWasRefused(t *testing.T) {
+	t.Parallel()
+	var hosts [4]slots.Address
+	counted, open, fewer, refused := &hosts[0], &hosts[1], &hosts[2], &hosts[3]
+	counted.Limited, counted.Accepted, counted.Live, counted.Probed = true, 8, 7, at(time.Minute)
+	open.Accepted, open.Live = 8, 8
+	fewer.Accepted, fewer.Live = 8, 7
+	refused.Limited, refused.Accepted, refused.Live = true, 8, 8
+	order := []*slots.Address{fewer, open, refused, counted}
+	for i, a := range order {
+		for _, b := range order[i+1:] {
+			if !worse(b, a) || worse(a, b) {
+				t.Errorf("%d of %d, limited %t, before %d of %d, limited %t: want the other way round", b.Live, b.Accepted, b.Limited, a.Live, a.Accepted, a.Limited)
+			}
+		}
+	}
+}
+
 // Whatever happens, no more slots are held than the limits allow, no connect goes to a
 // suspended site, and a site that waits says until when.
 func TestSiteKeepsItsBounds(t *testing.T) {
