@@ -256,7 +256,7 @@ func TestReadmeGetsTheComparison(t *testing.T) {
 	write(readmePlot, "old")
 	write("README.md", "before\n"+readmeBegin+"old\n"+readmeEnd+"after\n")
 	for range 2 { // what is written can be replaced again
-		if err := writeReadme(dir, readme); err != nil {
+		if err := writeReadme([]string{dir}, readme); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -273,11 +273,37 @@ func TestReadmeGetsTheComparison(t *testing.T) {
 		t.Errorf("the plot is %q, %v", picture, err)
 	}
 
+	more := t.TempDir()
+	further := report{settings: &settings{rounds: 1}, machine: machine{{"cores", "2"}},
+		sections: []section{{compared: []comparison{{"goodput", "1%", "2%", "98%"}}}}}
+	if err := further.write(more); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeReadme([]string{dir, more}, readme); err != nil {
+		t.Fatal(err)
+	}
+	got, err = os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\n| median | 19 s | 1 s | 10 ms |\n| goodput | 1% | 2% | 98% |\n", `3 rounds`, "the rows from 2 on: one round"} {
+		if strings.Count(string(got), want) != 1 {
+			t.Errorf("README of two reports has no %q once:\n%s", want, got)
+		}
+	}
+	further.machine = machine{{"cores", "2"}, {"Millrace", "another"}}
+	if err := further.write(more); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeReadme([]string{dir, more}, readme); err == nil {
+		t.Error("README takes the figures of two commits as of one")
+	}
+
 	r.settings.quick = true
 	if err := r.write(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeReadme(dir, readme); err == nil {
+	if err := writeReadme([]string{dir}, readme); err == nil {
 		t.Error("README takes the figures of a quick run")
 	}
 	write("README.md", "no place\n")
@@ -285,7 +311,7 @@ func TestReadmeGetsTheComparison(t *testing.T) {
 	if err := r.write(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeReadme(dir, readme); err == nil {
+	if err := writeReadme([]string{dir}, readme); err == nil {
 		t.Error("a README without a place for it is taken")
 	}
 }

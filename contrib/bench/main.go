@@ -66,7 +66,7 @@ func main() {
 		os.Exit(2)
 	}
 	if s.readme != "" {
-		if err := writeReadme(s.readme, "README.md"); err != nil {
+		if err := writeReadme(strings.Split(s.readme, ","), "README.md"); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
@@ -120,7 +120,7 @@ func parse(args []string) (*settings, error) {
 	f.BoolVar(&s.quick, "quick", false, "one small round of everything, to see that it works")
 	names := f.String("scenario", "", "comma-separated `names` of the scenarios to run: "+strings.Join(scenarioNames(), ", ")+" (default all)")
 	f.StringVar(&s.directory, "out", "", "write the report, "+reportFile+", its plots and "+resultFile+" into this `directory`")
-	f.StringVar(&s.readme, "readme", "", "measure nothing: put the comparison of the report in this `directory` into README.md")
+	f.StringVar(&s.readme, "readme", "", "measure nothing: put the comparisons of the reports in these comma-separated `directories` into README.md")
 	sizes := f.String("size", "2,8,50,100", "throughput, reports: comma-separated message sizes in `KB`")
 	f.IntVar(&s.messages, "messages", 4000, "throughput, tls, milter, reports, session: `messages` of a round, warm-up not counted")
 	f.IntVar(&s.backlog, "backlog", 20000, "throughput: `messages` in the spool that the agent drains, and of smtp-source; fewer of them above 8 KB")

@@ -15,6 +15,7 @@ type result struct {
 	Quick    bool         `json:"quick"`
 	Machine  machine      `json:"machine"`
 	Compared []comparison `json:"compared"`
+	Further  []result     `json:"-"` // of other runs, that are told of in the same table
 }
 
 func (r *report) result() *result {
@@ -42,21 +43,28 @@ const (
 // readmePlot is where README finds its plot, as seen from README's directory.
 const readmePlot = "contrib/bench/" + latencyPlot + ".svg"
 
-// writeReadme puts the comparison of the report in dir into a README, and the
-// plot beside this program.
-func writeReadme(dir, readme string) error {
-	text, err := os.ReadFile(filepath.Join(dir, resultFile))
-	if err != nil {
-		return err
-	}
+// writeReadme puts the comparisons of the reports in dirs into a README, and the plot of the first
+// beside this program. The reports are of one commit on one machine; a scenario of an hour may have
+// fewer rounds than the others.
+func writeReadme(dirs []string, readme string) error {
 	var x result
-	if err := json.Unmarshal(text, &x); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(dir, resultFile), err)
+	for _, dir := range dirs {
+		r, err := readResult(dir)
+		if err != nil {
+			return err
+		}
+		if len(x.Compared) == 0 {
+			x = r
+			continue
+		}
+		for _, what := range []string{"Millrace", "CPU", "kernel"} {
+			if a, b := x.Machine.value(what), r.Machine.value(what); a != b {
+				return fmt.Errorf("%s: %s is %s, and %s in %s: run it again", filepath.Join(dir, resultFile), what, b, a, dirs[0])
+			}
+		}
+		x.Further = append(x.Further, r)
 	}
-	if x.Quick {
-		return errors.New("the report is of a quick run, whose figures are no measurement")
-	}
-	plot, err := os.ReadFile(filepath.Join(dir, latencyPlot+".svg"))
+	plot, err := os.ReadFile(filepath.Join(dirs[0], latencyPlot+".svg"))
 	if err != nil {
 		return fmt.Errorf("run the scenario blast: %w", err)
 	}
@@ -74,24 +82,48 @@ func writeReadme(dir, readme string) error {
 		os.WriteFile(filepath.Join(filepath.Dir(readme), readmePlot), plot, 0o644))
 }
 
+// readResult reads the result of a report.
+func readResult(dir string) (x result, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, resultFile))
+	if err != nil {
+		return x, err
+	}
+	if err := json.Unmarshal(text, &x); err != nil {
+		return x, fmt.Errorf("%s: %w", filepath.Join(dir, resultFile), err)
+	}
+	if x.Quick {
+		return x, fmt.Errorf("%s is of a quick run, whose figures are no measurement", filepath.Join(dir, resultFile))
+	}
+	return x, nil
+}
+
 // section is what README has.
 func (x *result) section() string {
 	var b strings.Builder
 	t := table{columns: []string{"", asShipped, asTuned, beside}}
-	for _, c := range x.Compared {
-		t.rows = append(t.rows, []string{c.What, c.Default, c.Tuned, c.With})
+	spread := "Medians of " + rounds(x.Rounds) + ", the least and the most in brackets"
+	for _, r := range append([]result{*x}, x.Further...) {
+		for _, c := range r.Compared {
+			t.rows = append(t.rows, []string{c.What, c.Default, c.Tuned, c.With})
+		}
+		if r.Rounds != x.Rounds && len(r.Compared) > 0 {
+			spread += fmt.Sprintf("; the rows from %d on: %s", len(t.rows)-len(r.Compared)+1, rounds(r.Rounds))
+		}
 	}
 	b.WriteString("\n")
 	t.markdown(&b)
-	spread := "One round"
-	if x.Rounds > 1 {
-		spread = fmt.Sprintf("Medians of %d rounds, the least and the most in brackets", x.Rounds)
-	}
 	fmt.Fprintf(&b, "\n%s (*never*: not while it was watched; in the plot, *bulk apart* is tuned with a transport for the bulk alone); %s cores (%s), Linux %s, Postfix %s, spool and queues on %s.\n", spread,
 		x.Machine.value("cores"), x.Machine.value("CPU"), strings.TrimPrefix(x.Machine.value("kernel"), "Linux "),
 		x.Machine.value("Postfix"), x.Machine.value("file system of queues and spool"))
 	fmt.Fprintf(&b, "\n![Share of transactional mail delivered within so many seconds, beside a bulk blast](%s)\n\n", readmePlot)
 	return b.String()
+}
+
+func rounds(n int) string {
+	if n == 1 {
+		return "one round"
+	}
+	return fmt.Sprintf("%d rounds", n)
 }
 
 // value is the machine's entry of a name.
