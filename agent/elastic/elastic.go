@@ -124,15 +124,16 @@
 // as let in when a message of it was accepted, no longer when it came up. A connect that
 // was begun before the last refusal at its address tells nothing new.
 //
-// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01
-// each. A round of probes needs 1, so that refusals stay near one percent; while wary it is time
-// that a round is paid with. An early replacement needs none: a few find the lag, and one held for
-// too long costs every session. A round is of one probe, or of twice as many as the last one if that
-// came up, at most a quarter of what is wanted and one. It comes up when all of it are proven, by a
-// message that was accepted; where one was refused the slots that others won stay, and it counts as
-// refused. No round begins while one is under way: one's refusal might be the other's. After growth or a probe was refused the next round also waits until a session has
-// been proven, which shows that the refusal had no consequences (if that is soon, the round comes
-// up to 3 s before its time), or for 30 s: where no session ends meanwhile, that long.
+// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01 each. A
+// round of probes needs 1, so that refusals stay near one percent; while wary it is time that a round
+// is paid with. An early replacement needs none: a few find the lag, and one held for too long costs
+// every session. A round is of one probe, or of twice as many as the last one if that came up, at
+// most a quarter of what is wanted and one. It comes up when all of it are proven, by a message that
+// was accepted; where one was refused the slots that others won stay, and it counts as refused. No
+// round begins while one is under way: one's refusal might be the other's. After growth or a probe
+// was refused the next round also waits until a session has been proven, which shows that the refusal
+// had no consequences (if that is soon, the round comes up to 3 s before its time), or for 30 s:
+// where no session ends meanwhile, that long.
 //
 // Connects under way are bounded by a window, which grows by one with each that is let in
 // and halves with each refusal. Growth has at most two, or an eighth of what is up, under

@@ -213,11 +213,6 @@ func (s *Site) sated(a *slots.Address) bool {
 	return paced && float64(a.Held()) >= need
 }
 
-// hungry says whether an address would send more with one more session. One that lets none in would not.
-func (s *Site) hungry(a *slots.Address) bool {
-	return !s.sated(a) && a.Strikes < 2
-}
-
 // enough says whether the sessions suffice for the pace.
 func (s *Site) enough(n int) bool {
 	p := s.pace.Value * float64(max(1, s.active()))
@@ -254,14 +249,14 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 const often = 3
 
 // before says whether a connect goes to a rather than to b: to where the pace wants more sessions,
-// of which others would only wait; at a limit to where a place has become vacant, last to one that
+// unless one that lets none in wants them; at a limit to where a place has become vacant, last to one that
 // was refused so often that the address may take none any more, which must keep no other from being
 // tried; else to where fewer slots are held.
 func (s *Site) before(a, b *slots.Address) bool {
-	switch {
-	case s.sated(a) && s.hungry(b):
+	switch x, y := s.sated(a), s.sated(b); {
+	case x && !y && b.Strikes < 2:
 		return false
-	case s.hungry(a) && s.sated(b):
+	case y && !x && a.Strikes < 2:
 		return true
 	}
 	if s.state == bounded {

@@ -87,9 +87,10 @@ func (s *Site) room(now time.Time) (n int) {
 	return n
 }
 
-// worse says whether b is a better place for a probe: first where fewer slots are held than were
-// accepted, then where none was refused yet, then where that is longest ago. Where one was refused
-// that comes first in no case: slots that lagged may have been counted there that the limit never had.
+// worse says whether b is a better place for a probe: first where none was refused yet, of those
+// where fewer slots are held than were accepted; then where a probe is longest ago. Where one was
+// refused nothing follows from what is held: slots that lagged may be counted as accepted there that
+// the limit never had.
 func worse(a, b *slots.Address) bool {
 	rank := func(a *slots.Address) int {
 		switch {

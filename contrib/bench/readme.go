@@ -15,7 +15,6 @@ type result struct {
 	Quick    bool         `json:"quick"`
 	Machine  machine      `json:"machine"`
 	Compared []comparison `json:"compared"`
-	Further  []result     `json:"-"` // of other runs, that are told of in the same table
 }
 
 func (r *report) result() *result {
@@ -47,22 +46,18 @@ const readmePlot = "contrib/bench/" + latencyPlot + ".svg"
 // beside this program. The reports are of one commit on one machine; a scenario of an hour may have
 // fewer rounds than the others.
 func writeReadme(dirs []string, readme string) error {
-	var x result
+	var list []result
 	for _, dir := range dirs {
 		r, err := readResult(dir)
 		if err != nil {
 			return err
 		}
-		if len(x.Compared) == 0 {
-			x = r
-			continue
-		}
+		list = append(list, r)
 		for _, what := range []string{"Millrace", "CPU", "kernel"} {
-			if a, b := x.Machine.value(what), r.Machine.value(what); a != b {
+			if a, b := list[0].Machine.value(what), r.Machine.value(what); a != b {
 				return fmt.Errorf("%s: %s is %s, and %s in %s: run it again", filepath.Join(dir, resultFile), what, b, a, dirs[0])
 			}
 		}
-		x.Further = append(x.Further, r)
 	}
 	plot, err := os.ReadFile(filepath.Join(dirs[0], latencyPlot+".svg"))
 	if err != nil {
@@ -78,7 +73,7 @@ func writeReadme(dirs []string, readme string) error {
 		return fmt.Errorf("%s has no lines %q and %q", readme, strings.TrimSpace(readmeBegin), strings.TrimSpace(readmeEnd))
 	}
 	return errors.Join(
-		os.WriteFile(readme, []byte(before+readmeBegin+x.section()+readmeEnd+after), 0o644),
+		os.WriteFile(readme, []byte(before+readmeBegin+readmeText(list)+readmeEnd+after), 0o644),
 		os.WriteFile(filepath.Join(filepath.Dir(readme), readmePlot), plot, 0o644))
 }
 
@@ -97,12 +92,16 @@ func readResult(dir string) (x result, err error) {
 	return x, nil
 }
 
-// section is what README has.
-func (x *result) section() string {
+// readmeText is what README has of reports; the machine is that of the first.
+func readmeText(list []result) string {
 	var b strings.Builder
 	t := table{columns: []string{"", asShipped, asTuned, beside}}
-	spread := "Medians of " + rounds(x.Rounds) + ", the least and the most in brackets"
-	for _, r := range append([]result{*x}, x.Further...) {
+	x := list[0]
+	spread := "One round"
+	if x.Rounds > 1 {
+		spread = fmt.Sprintf("Medians of %d rounds, the least and the most in brackets", x.Rounds)
+	}
+	for _, r := range list {
 		for _, c := range r.Compared {
 			t.rows = append(t.rows, []string{c.What, c.Default, c.Tuned, c.With})
 		}
