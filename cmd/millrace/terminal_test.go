@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,10 +18,13 @@ import (
 	"github.com/millrace/millrace/contrib/lab"
 )
 
-// terminal is a program in a tmux of its own, 80 columns by 24 lines.
+// terminal is a program in a tmux of its own, 80 columns by 24 lines. One client in control mode
+// (CONTROL MODE in tmux(1)) types and looks: a start of tmux for each would take more CPU than
+// most programs that run in it.
 type terminal struct {
 	t    *testing.T
-	sock string
+	in   io.Writer
+	said *bufio.Reader
 }
 
 // open runs a program there. The program millrace on its PATH is the test binary.
@@ -33,25 +38,64 @@ func open(t *testing.T, env []string, command ...string) *terminal {
 	if err := os.Symlink(exe, filepath.Join(dir, "millrace")); err != nil {
 		t.Fatal(err)
 	}
-	x := &terminal{t: t, sock: filepath.Join(dir, "tmux")}
+	tmux := func(ctx context.Context, args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "tmux", append([]string{"-S", filepath.Join(dir, "tmux")}, args...)...)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+		return cmd
+	}
 	args := []string{"-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24"}
 	args = append(args, "--", "env", asProgram+"=1", "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "TZ=UTC")
-	x.run(slices.Concat(args, env, command)...)
-	t.Cleanup(func() { x.run("kill-server") })
-	return x
+	if out, err := tmux(t.Context(), slices.Concat(args, env, command)...).CombinedOutput(); err != nil {
+		t.Fatalf("tmux: %v\n%s", err, out)
+	}
+	client := tmux(t.Context(), "-C", "attach", "-f", "no-output")
+	in, err := client.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := client.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = tmux(context.Background(), "kill-server").Run() // it is gone when its program is
+		_ = client.Wait()                                   // it ended with the test or the server
+	})
+	return &terminal{t: t, in: in, said: bufio.NewReader(out)}
 }
 
+// run has tmux do a command, and gives what it says.
 func (x *terminal) run(args ...string) string {
 	x.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "tmux", append([]string{"-S", x.sock}, args...)...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
-	out, err := cmd.CombinedOutput()
-	if err != nil && args[0] != "kill-server" { // it is gone when its program is
-		x.t.Fatalf("tmux %q: %v\n%s", args, err, out)
+	for i, arg := range args {
+		args[i] = "'" + strings.ReplaceAll(arg, "'", `'"'"'`) + "'"
 	}
-	return string(out)
+	if _, err := io.WriteString(x.in, strings.Join(args, " ")+"\n"); err != nil {
+		x.t.Fatalf("tmux %q: %v", args, err)
+	}
+	var answer strings.Builder
+	block := "" // what its begin says of itself: time, number, and 1, as the command is ours
+	for {
+		line, err := x.said.ReadString('\n')
+		if err != nil {
+			x.t.Fatalf("tmux %q: %v\n%s%s", args, err, answer.String(), line)
+		}
+		what, of, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch {
+		case block == "" && what == "%begin" && strings.HasSuffix(of, " 1"):
+			block = of
+		case block == "": // of attach itself, or news
+		case what == "%end" && of == block:
+			return answer.String()
+		case what == "%error" && of == block:
+			x.t.Fatalf("tmux %q: %s", args, answer.String())
+		default:
+			answer.WriteString(line)
+		}
+	}
 }
 
 // keys types; names like Tab and Enter are keys.
