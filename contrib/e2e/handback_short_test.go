@@ -3,8 +3,8 @@
 package e2e
 
 // How many messages TestHandBackWhileBothSidesAreKilled hands back, and how many
-// times it kills.
+// times it kills: agent, Postfix, both, and the agent again.
 const (
 	handbacks     = 500
-	handbackKills = 6
+	handbackKills = 4
 )
