@@ -2,13 +2,11 @@ package queue
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -169,34 +167,6 @@ func TestForgetReachesAddressesWithoutMail(t *testing.T) {
 			t.Errorf("%d sites are forgotten, %d limits are left", n, limited())
 		}
 	})
-}
-
-// However many receivers there were, what is kept of them is bounded, and suspensions go
-// last.
-func TestWhatIsKeptOfSitesIsBounded(t *testing.T) {
-	t.Parallel()
-	q, now := New(Options{}), time.Now()
-	keep := func(kind string, n int, l elastic.Learned) {
-		l.At = now
-		for i := range n {
-			q.preserve(&site{key: fmt.Sprint(kind, i), policy: &config.Queue{}, controller: elastic.Restore(now, elastic.Limits{MaxSessions: 20}, l)}, now)
-		}
-	}
-	clamp := []elastic.Clamp{{Until: now.Add(time.Hour), Reason: "421 go away"}}
-	keep("suspended", 100, elastic.Learned{Want: 9, Bound: true, Clamps: clamp})
-	keep("site", mostRecalled+1000, elastic.Learned{Want: 9, Bound: true})
-	if n := len(q.recalled); n > mostRecalled {
-		t.Errorf("%d are kept", n)
-	}
-	keep("more", 2*mostRecalled, elastic.Learned{Want: 9, Bound: true, Clamps: clamp})
-	if n := len(q.recalled); n > 2*mostRecalled {
-		t.Errorf("%d are kept", n)
-	}
-	for i := range 100 {
-		if _, ok := q.recalled[fmt.Sprint("suspended", i)]; !ok {
-			t.Errorf("suspension %d is forgotten", i)
-		}
-	}
 }
 
 // A site of which nothing is known has no controller. One that was refused, is bounded from

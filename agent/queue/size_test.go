@@ -1,3 +1,8 @@
+//go:build !race
+
+// How much memory sites take and what is kept of them is measured by one goroutine; the race
+// detector has nothing to see there, and the memory is its own for the most part.
+
 package queue
 
 import (
@@ -112,6 +117,34 @@ func TestMemoryOfManySites(t *testing.T) {
 		}
 		if len(q.sites) != tt.n {
 			t.Fatalf("%d sites", len(q.sites))
+		}
+	}
+}
+
+// However many receivers there were, what is kept of them is bounded, and suspensions go
+// last.
+func TestWhatIsKeptOfSitesIsBounded(t *testing.T) {
+	t.Parallel()
+	q, now := New(Options{}), time.Now()
+	keep := func(kind string, n int, l elastic.Learned) {
+		l.At = now
+		for i := range n {
+			q.preserve(&site{key: fmt.Sprint(kind, i), policy: &config.Queue{}, controller: elastic.Restore(now, elastic.Limits{MaxSessions: 20}, l)}, now)
+		}
+	}
+	clamp := []elastic.Clamp{{Until: now.Add(time.Hour), Reason: "421 go away"}}
+	keep("suspended", 100, elastic.Learned{Want: 9, Bound: true, Clamps: clamp})
+	keep("site", mostRecalled+1000, elastic.Learned{Want: 9, Bound: true})
+	if n := len(q.recalled); n > mostRecalled {
+		t.Errorf("%d are kept", n)
+	}
+	keep("more", 2*mostRecalled, elastic.Learned{Want: 9, Bound: true, Clamps: clamp})
+	if n := len(q.recalled); n > 2*mostRecalled {
+		t.Errorf("%d are kept", n)
+	}
+	for i := range 100 {
+		if _, ok := q.recalled[fmt.Sprint("suspended", i)]; !ok {
+			t.Errorf("suspension %d is forgotten", i)
 		}
 	}
 }

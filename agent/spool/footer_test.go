@@ -127,7 +127,7 @@ func TestDamagedFooterFallsBackToTheRecords(t *testing.T) {
 		wantEnvelopes(t, got, want)
 		s.Close()
 	}
-	for at := sealed.footer; at < int64(len(whole)); at += 11 {
+	for at := sealed.footer; at < int64(len(whole)); at += 11 * historyShare {
 		b := slices.Clone(whole)
 		b[at] ^= 1
 		try(fmt.Sprint("flip at ", at), b)

@@ -327,7 +327,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	dir := t.TempDir()
 	l := &ledger{facts: make(map[string]int), count: make(map[string]int), more: make(chan struct{}, 1)}
 	procs := []*process{start(t, "writer", dir, l.add), start(t, "writer", dir, l.add), start(t, "agent", dir, l.add)}
-	for kills := 0; kills < killCount; {
+	for kills := 0; kills < killCount/killShare; {
 		word := []string{"acknowledged", "trying", "recorded", "loaded"}[rand.IntN(4)]
 		n := 1 + rand.IntN(100)
 		if word == "loaded" { // early in the life of an agent, or of a writer
