@@ -30,7 +30,8 @@
 // and nothing depends on which it is. The slots that other sites hold at an address count in
 // the limit that a refusal shows, and a site's pace spaces its own messages alone: at the addresses
 // that took its mail or said too fast, and at none that somebody lists among his own and that has
-// taken nothing (whose). The first "too fast" sets the pace to what was accepted, less a twentieth,
+// taken nothing (whose). Some receivers say too fast to a share of the messages whatever the pace: where a
+// pace was lowered again and again without effect, or refuses a few for long, a higher one is tried. The first "too fast" sets the pace to what was accepted, less a twentieth,
 // or to 1/s for all addresses together where that were too few to measure; it takes no slot. Where a
 // message did not wait for the pace, being the first at its address, "too fast" tells nothing of the pace.
 //
@@ -102,12 +103,16 @@
 //	                                                            wanted, too
 //	message too fast      4 in a row      its own affair        the pace of that address is lowered
 //	                      from one only
+//	                      as many at      chance, not the rate  the pace is raised, until more than twice as many
+//	                      3/4 of a pace                         are refused
+//	                      that was
 //	                      -               the receiver's rate   the pace of all addresses is lowered
 //
 // A connect that gets no answer, a closed port or a timeout, tells nothing of limits: its address is
 // passed by for 30 s, longer each time up to 10 min (slots.OffFor), and others are called. Where none
 // answers and nothing is up one that is off is called before its time: when is up to the caller. A
-// reset after the connection was there, at an address that takes others, is a refusal.
+// reset after the connection was there, at an address that takes others, is a refusal; so is a port that
+// is closed while sessions are up there, as Sendmail closes its own at MaxDaemonChildren.
 //
 // How late slots are freed is told by what connects met (votes.go): every connect that was
 // let in or refused at once votes on the lag, unless it was refused when an earlier

@@ -14,6 +14,7 @@ const (
 // growth is the doubling while it pays, until the first refusal.
 type growth struct {
 	open    int       // connects under way that are for it
+	proofs  int       // sessions proven since the slots wanted last changed
 	ref     level     // what was measured with fewer sessions
 	flatAt  time.Time // when more sessions were seen to bring nothing
 	flatFor time.Duration
@@ -22,7 +23,8 @@ type growth struct {
 
 // grow doubles the slots wanted while that pays.
 func (s *Site) grow(now time.Time, list []Candidate) {
-	up := s.Held()-s.Hanging >= s.want-s.want/8 && s.Proven >= (s.Live+1)/2
+	// Sessions that end with their first message are proven no longer when others come up.
+	up := s.Held()-s.Hanging >= s.want-s.want/8 && max(s.Proven, s.growth.proofs) >= (s.Live+1)/2
 	if s.now.last.IsZero() && up {
 		s.now.last = now
 	}

@@ -47,11 +47,15 @@ func (s *Site) Void(x *slots.Slot, now time.Time) {
 	x.Void(now, now)
 }
 
-// Failed notes a connect that got no answer. Where the connection was there, and the address
-// takes others, that is a refusal without a word.
+// Failed notes a connect that got no answer. Where the address takes others that is a refusal without a
+// word, if the connection was there and broke, or if a port that sessions are up at was closed at once.
 func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
-	if connected && x.Address.Accepted > 0 {
+	switch a := x.Address; {
+	case connected && a.Accepted > 0:
 		s.Refused(x, now, "connection reset")
+		return
+	case !connected && a.Live > 0 && now.Sub(x.Began) < slots.HangAfter:
+		s.Refused(x, now, "connection refused")
 		return
 	}
 	s.run(now)

@@ -101,7 +101,7 @@ func (s *Site) SetLimits(now time.Time, l Limits) {
 func (s *Site) set(now time.Time, n int, cause string) {
 	from := s.want
 	s.want = max(1, min(n, s.limits.MaxSessions))
-	s.now = level{n: s.want}
+	s.now, s.growth.proofs = level{n: s.want}, 0
 	s.record(now, from, cause)
 }
 
@@ -180,6 +180,7 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 		s.window = min(s.window+1, s.limits.MaxSessions)
 	}
 	x.Prove()
+	s.growth.proofs++
 	s.letIn(x, now)
 	if s.refusals.doubt { // a refusal had no consequences
 		s.refusals.doubt, s.probe.at = false, earlier(s.probe.at, now.Add(s.probe.gap-gapMin+time.Second))

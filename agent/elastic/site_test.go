@@ -567,6 +567,7 @@ func TestHostsTroubleIsNoLimit(t *testing.T) {
 		x.up = x.up[1:]
 		slot := &slots.Slot{}
 		if _, ok := x.s.Open(x.now, slot, x.list); ok {
+			x.now = x.now.Add(slots.HangAfter)
 			x.s.Failed(slot, x.now, false)
 			failed++
 		}
@@ -577,6 +578,20 @@ func TestHostsTroubleIsNoLimit(t *testing.T) {
 	}
 	if x.s.Want() != 30 || x.s.state != bounded {
 		t.Error(x.s)
+	}
+}
+
+// Sendmail closes its port while MaxDaemonChildren are up: what is up there shows that it is a limit.
+func TestPortThatIsClosedWhileSessionsAreUpIsARefusal(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(2, 6)
+	for x.s.Want() < 8 {
+		x.run(siteTick)
+	}
+	slot := x.dial(t)
+	x.s.Failed(slot, x.now, false)
+	if x.s.state != bounded || !slot.Address.Limited || slot.Address.Down(x.now) {
+		t.Errorf("%v, limited %v, down %v", x.s, slot.Address.Limited, slot.Address.Down(x.now))
 	}
 }
 

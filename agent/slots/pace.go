@@ -16,6 +16,10 @@ const (
 	paceFar     = 0.8              // share accepted, below which the pace is far off
 	paceShut    = 1.0 / 30         // messages per second while all are refused
 	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
+	paceVain    = 0.75             // of a pace that was refused: as many refused at that, too, show that it is not the rate
+	paceTrial   = 1000             // answers at about one pace that refuses a few, until a higher one is tried
+	paceChance  = 4                // refused, beside twice as many as chance refuses, until the rate is thought of again
+	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
 	meterWindow = 10 * time.Second // long enough for a rate of one message a second
 )
@@ -25,11 +29,19 @@ type Pace struct {
 	Value float64 // messages per second at each address; 0: no limit is known
 	Known float64 // what was accepted when it last refused only some; 0: too few to measure
 
-	cut, step time.Time // last lowered; next raised
-	good, bad int       // answers to what was begun since the cut
-	proof     int       // accepted since the last step
-	clean     int       // steps since the cut
-	meter     Meter
+	cut, step int64 // last lowered; next raised; Unix time in nanoseconds
+	good, bad int32 // answers to what was begun since the cut
+	proof     int32 // accepted since the last step
+	clean     int32 // steps since the cut
+
+	// Some receivers answer a share of the messages as if they were too fast, at whatever pace.
+	chance  float64 // that share; 0: none is known
+	from    float64 // the pace at the first of the cuts in a row, none of which it came back from; 0: none
+	refused int32   // messages in that row
+	of      int32   // answers in that row
+	trials  int32   // of a higher pace, at which more were refused
+
+	meter Meter
 }
 
 // Bucket spaces messages.
@@ -71,20 +83,24 @@ func (p *Pace) Run(now time.Time, n int) { p.meter.Run(now, n) }
 func (p *Pace) Accepted(now, began time.Time, n int) {
 	p.meter.Run(now, n)
 	p.meter.cur++
-	if p.Value == 0 || began.Before(p.cut) {
+	if began.UnixNano() < p.cut {
 		return
 	}
 	p.good++
+	p.shed()
+	if p.Value == 0 {
+		return
+	}
 	p.proof++
-	if now.Before(p.step) {
+	if now.UnixNano() < p.step {
 		return
 	}
 	switch {
 	case p.Known == 0: // a guess
-		p.Value, p.step = 2*p.Value, now.Add(time.Second)
+		p.Value, p.step = 2*p.Value, later(now, time.Second)
 		return
 	case p.Value < p.Known: // the way back from a time when all was refused
-		p.Value, p.step = min(max(2*p.Value, p.Known/4), p.Known), now.Add(time.Second)
+		p.Value, p.step = min(max(2*p.Value, p.Known/4), p.Known), later(now, time.Second)
 		return
 	}
 	if p.proof < paceProof {
@@ -96,11 +112,15 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 		gain = min(0.5, paceGain*float64(int(1)<<min(over, 6)))
 	}
 	p.Value *= 1 + gain
-	p.proof, p.step = 0, now.Add(paceStep)
+	p.proof, p.step = 0, later(now, paceStep)
 	if p.clean > paceCareful && p.Value > 4*p.meter.Rate() {
-		*p = Pace{meter: p.meter} // it binds no more
+		*p = Pace{meter: p.meter, chance: p.chance, good: p.good, bad: p.bad} // it binds no more
 	}
 }
+
+// Chance is the share of messages that are refused as too fast whatever the pace, from 0 to 0.2; 0: none
+// is known.
+func (p *Pace) Chance() float64 { return p.chance }
 
 // Forget leaves of a pace only what was accepted.
 func (p *Pace) Forget() { *p = Pace{meter: p.meter} }
@@ -108,13 +128,21 @@ func (p *Pace) Forget() { *p = Pace{meter: p.meter} }
 // TooFast notes a refusal of a message begun at a time, while so many addresses share what
 // is sent, and says whether it lowered the pace.
 func (p *Pace) TooFast(now, began time.Time, n int) bool {
-	if began.Before(p.cut) {
+	if began.UnixNano() < p.cut {
 		return false
 	}
 	p.bad++
 	p.meter.Run(now, n)
+	p.shed()
+	if p.chance > 0 {
+		if float64(p.bad) <= paceChance+2*p.chance*float64(p.good+p.bad) {
+			return false
+		}
+		p.chance = 0
+		p.trials++
+	}
 	rate, share := p.meter.Rate(), float64(p.good)/float64(p.good+p.bad)
-	was := p.Value
+	was, guess := p.Value, p.Known == 0
 	switch {
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
@@ -126,17 +154,51 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	case p.good+p.bad >= paceSample && share < paceFar:
 		p.Value *= paceCutTo * max(share, 0.25)
 		p.Known = p.Value
-	case p.good >= p.bad && now.Sub(p.cut) >= paceCutGap:
+	case p.good >= p.bad && later(now, -paceCutGap) >= p.cut:
 		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
 		p.Known = p.Value
 	default:
 		return false
 	}
+	if was > 0 && !guess {
+		p.judge(was)
+	}
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
-	p.cut, p.step = now, now.Add(paceStep)
+	p.cut, p.step = now.UnixNano(), later(now, paceStep)
 	p.good, p.bad, p.proof, p.clean = 0, 0, 0, 0
+	if p.chance > 0 {
+		p.clean = paceCareful
+	}
 	return p.Value != was
 }
+
+// judge looks at a cut after others that the pace has not come back from. As many refused at a much
+// lower pace show that it is not the rate; as many for long at about the same leave that to a trial.
+func (p *Pace) judge(was float64) {
+	if p.from == 0 || p.clean >= paceCareful {
+		p.from, p.refused, p.of = was, 0, 0
+	}
+	p.refused += p.bad
+	p.of += p.good + p.bad
+	if was > paceVain*p.from && p.of < paceTrial<<min(p.trials, 3) {
+		return
+	}
+	p.from = 0
+	all, last := float64(p.refused)/float64(p.of), float64(p.bad)/float64(p.good+p.bad)
+	if all <= 1-paceFar && last >= all/2 {
+		p.chance = all
+	}
+}
+
+// shed lets older answers count less.
+func (p *Pace) shed() {
+	if (p.chance > 0 || p.Value == 0) && p.good+p.bad > paceWindow {
+		p.good, p.bad = p.good/2, p.bad/2
+	}
+}
+
+// later is a time after another, in nanoseconds of Unix time.
+func later(t time.Time, d time.Duration) int64 { return t.Add(d).UnixNano() }
 
 // Meter measures the accepted messages of a second in which an address was there to take them,
 // over about meterWindow. The zero value has seen none.

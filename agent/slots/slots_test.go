@@ -1,6 +1,7 @@
 package slots
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -260,6 +261,34 @@ func TestPaceFindsARate(t *testing.T) {
 	}
 	if refused > taken/100 {
 		t.Errorf("%d refused, %d taken", refused, taken)
+	}
+}
+
+// A receiver that answers some messages as if they were too fast, whatever the pace, gets about what
+// it would if it had another word for it.
+func TestPaceIsNotLoweredForLongByChance(t *testing.T) {
+	t.Parallel()
+	for _, share := range []float64{0.01, 0.05, 0.12} {
+		rng := rand.New(rand.NewPCG(1, 2))
+		var p Pace
+		var ours Bucket
+		tries, taken := 0, 0
+		for now := time.Duration(0); now < 10*time.Minute; now += 20 * time.Millisecond {
+			tries++
+			if ours.Wait(at(now), p.Value) > 0 {
+				continue
+			}
+			ours.Take()
+			if rng.Float64() < share {
+				p.TooFast(at(now), at(now), 1)
+				continue
+			}
+			taken++
+			p.Accepted(at(now), at(now), 1)
+		}
+		if got := float64(taken) / (float64(tries) * (1 - share)); got < 0.7 {
+			t.Errorf("%.0f%% refused by chance: %.2f of the possible, pace %.3g/s", 100*share, got, p.Value)
+		}
 	}
 }
 

@@ -48,6 +48,8 @@ func connections() (list []Kind) {
 		Kind{Name: "slots freed 3 s late", Receiver: normal(func(r *Receiver) { r.Limit, r.Lag = Always(9), 3*time.Second })},
 		Kind{Name: "slower with load", Receiver: normal(func(r *Receiver) { r.Capacity = 10 })},
 		Kind{Name: "one message at a time", Receiver: normal(func(r *Receiver) { r.Capacity = 1 })},
+		Kind{Name: "1 message a connection", Receiver: normal(func(r *Receiver) { r.Limit, r.PerConnection, r.Close = Always(40), 1, true })},
+		Kind{Name: "port closed while full", Receiver: normal(func(r *Receiver) { r.Hosts, r.Limit, r.PerConnection, r.Closed = 1, Always(10), 10, true })},
 		Kind{Name: "our own ceiling of 7", Sessions: 7, Receiver: normal(func(*Receiver) {})},
 		Kind{Name: PostfixExperiment, Sessions: 20, Receiver: normal(func(r *Receiver) { r.Limit = Always(5) })},
 	)
@@ -68,6 +70,10 @@ func rates() []Kind {
 		// The pace must be right at once, not after a minute.
 		{Name: "300 messages/s, fast", Learning: 2 * time.Second, Length: 20 * time.Second, Receiver: Receiver{RTT: 5 * time.Millisecond, Service: 10 * time.Millisecond, Noise: 0.5, Rate: Always(300)}},
 		{Name: "10 messages/s and host", Receiver: normal(func(r *Receiver) { r.Rate, r.RatePerHost = Always(10), true })},
+		{Name: "1% too fast by chance", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Moody = 0.01 }),
+			Marks: Marks{Refusals: 0.012, Why: "the receiver refuses as many at any rate"}},
+		{Name: "8% too fast by chance", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Moody = 0.08 }),
+			Marks: Marks{Refusals: 0.1, Why: "the receiver refuses as many at any rate"}},
 		{Name: "30 messages/s, 10 connections", Receiver: normal(func(r *Receiver) { r.Rate, r.Limit = Always(30), Always(10) })},
 		{Name: "quota", Length: time.Hour, Lifted: 40 * time.Minute, Receiver: normal(func(r *Receiver) { r.Limit, r.Quota, r.Day = Always(10), 12000, 20*time.Minute })},
 		{Name: "rate lifted", Lifted: 5 * time.Minute, Sessions: 10, Receiver: normal(func(r *Receiver) { r.Rate = Always(10).Then(5*time.Minute, 1e6) })},

@@ -48,6 +48,8 @@ type Receiver struct {
 	Later     float64   // share of recipients answered 4xx at RCPT
 	Drop      float64   // share of messages after whose dot the connection is lost
 	Unspoken  bool      // a connection too many is reset without a word
+	Closed    bool      // the port is closed while there are as many connections as are taken
+	Moody     float64   // share of messages answered as if they were too fast, whatever the rate
 	RateEnds  bool      // a message too fast is answered 421, and the connection ended
 }
 
@@ -190,7 +192,10 @@ func (r *receiver) called(p place) answer {
 	case host >= r.hosts()-r.Full:
 		return refusal
 	case r.LimitAt == AtBanner && r.refuses(p, 1):
-		if r.Unspoken {
+		switch {
+		case r.Closed:
+			return noPort
+		case r.Unspoken:
 			return reset
 		}
 		return refusal
@@ -325,6 +330,9 @@ func (r *receiver) inTime(host int) bool {
 		if r.today >= r.Quota {
 			return false
 		}
+	}
+	if r.Moody > 0 && r.clock.rng.Float64() < r.Moody {
+		return false
 	}
 	if rate, ok := r.Rate.at(now); ok {
 		if !r.RatePerHost {

@@ -13,16 +13,17 @@ import (
 // on. What changes later is told by [Receiver.Changes] and [Receiver.Host]. A test holds
 // both to the same answers.
 //
-// Package sink has no quotas, and its greylisting goes by recipients; one connection too many
-// at the final dot is known there from its connect on. Receivers with those, those with other than two
+// Package sink has no quotas, closes no port for a limit, calls nothing too fast by chance, and its
+// greylisting goes by recipients; one connection too many at the final dot is known there from its
+// connect on. Receivers with those, those with other than two
 // round trips a message, and limits by source address give an error.
 func (r *Receiver) Provider(name string, domains ...string) (sink.Provider, error) {
 	p := sink.Provider{Name: name, Domains: domains}
 	switch {
 	case r.Trips != 2:
 		return p, errors.New("sim: over sockets a message takes two round trips")
-	case r.Quota > 0, r.Greylist > 0, r.LimitAt == AtDot, r.Full > 0:
-		return p, errors.New("sim: not known over sockets: a quota, greylisting, a limit at the dot, full hosts")
+	case r.Quota > 0, r.Greylist > 0, r.LimitAt == AtDot, r.Full > 0, r.Closed, r.Moody > 0:
+		return p, errors.New("sim: not known over sockets: a quota, greylisting, a limit at the dot, full hosts, a port closed at the limit, too fast by chance")
 	}
 	p.Behaviour.RTT = r.RTT // the hosts have the rest
 	for h := range r.hosts() {
