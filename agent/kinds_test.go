@@ -115,6 +115,7 @@ var kinds = []kind{
 		config: func(c *config.Config) { c.General.MaxMessagesPerConnection = 50 }, refused: 60},
 	{name: "slower with load", b: sink.Behaviour{AcceptTime: 40 * time.Millisecond, Capacity: 4}, messages: messages / 2, config: many, check: fewAtOnce},
 	{name: "one message at a time", b: sink.Behaviour{AcceptTime: 10 * time.Millisecond, Capacity: 1}, messages: messages / 2, config: many, check: fewAtOnce},
+	{name: "1 message a connection", b: sink.Behaviour{ProviderConnections: 20, MaxMessages: 1, MaxMessagesClose: true}, refused: 60},
 	// No connection takes the place of another: a busy receiver counts the old one until it
 	// has read its QUIT, which the agent does not wait for longer than smtp's quitWait.
 	{name: "our own ceiling of 7", config: func(c *config.Config) {
@@ -128,6 +129,13 @@ var kinds = []kind{
 	{name: "300 messages/s", like: `\d+ messages?/s(, fast)?`, b: sink.Behaviour{Rate: 300, Burst: 50}, refused: 60},
 	{name: "100 messages/s and host", like: `\d+ messages/s and host`, b: sink.Behaviour{Rate: 100, Burst: 50, RatePerHost: true}, hosts: 4, refused: 120},
 	{name: "300 messages/s, 10 connections", like: `\d+ messages/s, \d+ connections`, b: sink.Behaviour{Rate: 300, Burst: 50, ProviderConnections: 10}, refused: 120},
+	{name: "8% too fast by chance", like: `\d+% too fast by chance`, b: sink.Behaviour{TempShare: 0.08, TempTimes: 1,
+		Say: map[sink.Cause]string{sink.CauseTemp: "450 4.7.1 Too fast, try again later"}},
+		check: func(p *play) {
+			if st := p.far().Provider("far"); st.Refused[sink.CauseTemp] == 0 {
+				p.t.Error("nothing was refused")
+			}
+		}},
 	{name: "quota", b: sink.Behaviour{Rate: 1e-6, Burst: messages / 2,
 		Say: map[sink.Cause]string{sink.CauseRate: "450 4.7.1 You have sent too many messages today"}},
 		script: func(p *play) {
@@ -180,9 +188,10 @@ var kinds = []kind{
 
 // elsewhere are kinds of package sim that another test drives over sockets, or none.
 var elsewhere = map[string]string{
-	`suspension`:          "TestSuspensionThatAReceiverAsksForIsKept",
-	`\d source.*`:         "the receivers here do not tell source addresses apart",
-	`host sends every .*`: "TestHostKeepsItsRoom of contrib/e2e, with a Postfix",
+	`suspension`:             "TestSuspensionThatAReceiverAsksForIsKept",
+	`port closed while full`: "TestPortThatIsClosedWhileSessionsAreUpIsARefusal of agent/elastic: the receivers here close no port for a limit",
+	`\d source.*`:            "the receivers here do not tell source addresses apart",
+	`host sends every .*`:    "TestHostKeepsItsRoom of contrib/e2e, with a Postfix",
 }
 
 // many sessions are allowed.

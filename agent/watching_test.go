@@ -122,8 +122,10 @@ S 220 .*
 - message .*
 C \[\d+ octets of content\]
 - broken off: [^\n]*`)
-	s.until("the connect that fails is shown", func() bool { return strings.Contains(failed.text(), "- session of site down.test") })
-	if got := failed.text(); strings.Contains(got, "far.test") || !strings.Contains(got, "- closed: ") || !strings.Contains(got, "S 550 ") {
+	for _, text := range []string{"- session of site down.test", "- closed: ", "S 550 "} {
+		s.until("what failed is shown", func() bool { return strings.Contains(failed.text(), text) })
+	}
+	if got := failed.text(); strings.Contains(got, "far.test") {
 		t.Errorf("what failed:\n%s", got)
 	}
 	for _, w := range []*watching{to, failed, strict} {

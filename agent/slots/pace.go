@@ -6,18 +6,19 @@ import "time"
 // it 1/e seconds after the pace has exceeded the rate by the part e, so a step is small and
 // is left alone for some seconds.
 const (
-	paceCutTo   = 0.95             // of what was accepted
-	paceCutGap  = 2 * time.Second  // between two cuts of a pace that is nearly right
-	paceStep    = 5 * time.Second  // between two steps up
-	paceGain    = 0.02             // of a step; doubles after careful ones
-	paceCareful = 4                // steps: 0.95*1.02^4 is past the rate that was refused
-	paceProof   = 20               // accepted before a step: a refusal of one in a hundred, where a few steps are between two
-	paceSample  = 12               // answers that tell the share accepted
-	paceFar     = 0.8              // share accepted, below which the pace is far off
-	paceShut    = 1.0 / 30         // messages per second while all are refused
-	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
-	paceVain    = 0.75             // of a pace that was refused: as many refused at that, too, show that it is not the rate
-	paceTrial   = 1000             // answers at about one pace that refuses a few, until a higher one is tried
+	paceCutTo   = 0.95            // of what was accepted
+	paceCutGap  = 2 * time.Second // between two cuts of a pace that is nearly right
+	paceStep    = 5 * time.Second // between two steps up
+	paceGain    = 0.02            // of a step; doubles after careful ones
+	paceCareful = 4               // steps: 0.95*1.02^4 is past the rate that was refused
+	paceProof   = 20              // accepted before a step: a refusal of one in a hundred, where a few steps are between two
+	paceSample  = 12              // answers that tell the share accepted
+	paceFar     = 0.8             // share accepted, below which the pace is far off
+	paceShut    = 1.0 / 30        // messages per second while all are refused
+	paceLeast   = 1.0 / 300       // messages per second, the least: a raise takes paceProof of them
+	paceVain    = 0.75            // of a pace that was refused: as many refused at that, too, show that it is not the rate
+	paceTrial   = 1000            // answers, and paceLong, at about one pace that refuses a few, until a higher one is tried
+	paceLong    = time.Minute
 	paceChance  = 4                // refused, beside twice as many as chance refuses, until the rate is thought of again
 	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
@@ -37,6 +38,7 @@ type Pace struct {
 	// Some receivers answer a share of the messages as if they were too fast, at whatever pace.
 	chance  float64 // that share; 0: none is known
 	from    float64 // the pace at the first of the cuts in a row, none of which it came back from; 0: none
+	since   int64   // that one, Unix time in nanoseconds
 	refused int32   // messages in that row
 	of      int32   // answers in that row
 	trials  int32   // of a higher pace, at which more were refused
@@ -161,7 +163,7 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		return false
 	}
 	if was > 0 && !guess {
-		p.judge(was)
+		p.judge(now, was)
 	}
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
 	p.cut, p.step = now.UnixNano(), later(now, paceStep)
@@ -174,13 +176,14 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 
 // judge looks at a cut after others that the pace has not come back from. As many refused at a much
 // lower pace show that it is not the rate; as many for long at about the same leave that to a trial.
-func (p *Pace) judge(was float64) {
+func (p *Pace) judge(now time.Time, was float64) {
 	if p.from == 0 || p.clean >= paceCareful {
-		p.from, p.refused, p.of = was, 0, 0
+		p.from, p.since, p.refused, p.of = was, now.UnixNano(), 0, 0
 	}
 	p.refused += p.bad
 	p.of += p.good + p.bad
-	if was > paceVain*p.from && p.of < paceTrial<<min(p.trials, 3) {
+	long := p.of >= paceTrial<<min(p.trials, 3) && p.since <= later(now, -paceLong)
+	if was > paceVain*p.from && !long {
 		return
 	}
 	p.from = 0
