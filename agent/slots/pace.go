@@ -6,20 +6,20 @@ import "time"
 // it 1/e seconds after the pace has exceeded the rate by the part e, so a step is small and
 // is left alone for some seconds.
 const (
-	paceCutTo   = 0.95            // of what was accepted
-	paceCutGap  = 2 * time.Second // between two cuts of a pace that is nearly right
-	paceStep    = 5 * time.Second // between two steps up
-	paceGain    = 0.02            // of a step; doubles after careful ones
-	paceCareful = 4               // steps: 0.95*1.02^4 is past the rate that was refused
-	paceProof   = 20              // accepted before a step: a refusal of one in a hundred, where a few steps are between two
-	paceSample  = 12              // answers that tell the share accepted
-	paceFar     = 0.8             // share accepted, below which the pace is far off
-	paceShut    = 1.0 / 30        // messages per second while all are refused
-	paceLeast   = 1.0 / 300       // messages per second, the least: a raise takes paceProof of them
-	paceVain    = 0.75            // of a pace that was refused: as many refused at that, too, show that it is not the rate
-	paceTrial   = 1000            // answers, and paceLong, at about one pace that refuses a few, until a higher one is tried
-	paceLong    = time.Minute
-	paceChance  = 4                // refused, beside twice as many as chance refuses, until the rate is thought of again
+	paceCutTo   = 0.95             // of what was accepted
+	paceCutGap  = 2 * time.Second  // between two cuts of a pace that is nearly right
+	paceStep    = 5 * time.Second  // between two steps up
+	paceGain    = 0.02             // of a step; doubles after careful ones
+	paceCareful = 4                // steps: 0.95*1.02^4 is past the rate that was refused
+	paceProof   = 20               // accepted before a step: a refusal of one in a hundred, where a few steps are between two
+	paceSample  = 12               // answers that tell the share accepted
+	paceFar     = 0.8              // share accepted, below which the pace is far off
+	paceShut    = 1.0 / 30         // messages per second while all are refused
+	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
+	paceVain    = 0.75             // of a pace that was refused: as many refused at that, too, show that it is not the rate
+	paceTrial   = 1000             // answers at about one pace that refuses a few, until a higher one is tried
+	paceLong    = time.Minute      // of these answers, at least
+	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
 	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
 	meterWindow = 10 * time.Second // long enough for a rate of one message a second
@@ -183,7 +183,7 @@ func (p *Pace) judge(now time.Time, was float64) {
 	p.refused += p.bad
 	p.of += p.good + p.bad
 	long := p.of >= paceTrial<<min(p.trials, 3) && p.since <= later(now, -paceLong)
-	if was > paceVain*p.from && !long {
+	if few := p.refused <= paceChance; (few || was > paceVain*p.from) && !long {
 		return
 	}
 	p.from = 0
