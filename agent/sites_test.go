@@ -137,19 +137,44 @@ func TestVerbsTakeADomainAHostOrAnAddress(t *testing.T) {
 	}
 	host := s.net.Stats().Hosts
 	at := host[slices.IndexFunc(host, func(h sink.HostStats) bool { return h.Host == "mx1.far.test" })].Addr
-	for _, text := range []string{"mx1.far.test", at} {
-		for what, err := range map[string]error{
-			"pause": s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{Site: text}}),
-			"limit": s.admin().Limit(t.Context(), control.Limit{Name: text, Sessions: 1, Until: time.Now().Add(time.Hour)}),
-			"queue": s.admin().Messages(t.Context(), control.Filter{Site: text}, func(*control.Message) error { return nil }),
-		} {
-			if err == nil || !strings.Contains(err.Error(), sites[0]) || !strings.Contains(err.Error(), sites[1]) {
-				t.Errorf("%s %s, which two sites have: %v", what, text, err)
+	until := time.Now().Add(time.Hour)
+	for _, text := range []string{"mx1.far.test", at, "far.test", "d3.test"} { // one receiver, called from two addresses
+		if x, err := s.admin().FindSite(t.Context(), text); err != nil || !slices.Equal(x.Several, sites[:2]) || x.Name != "" {
+			t.Errorf("%s is %+v, %v", text, x, err)
+		}
+		s.pause(control.Filter{Site: text, Stream: "sale"}, "by "+text)
+		if err := s.admin().Limit(t.Context(), control.Limit{Name: text, Sessions: 1, Until: until}); err != nil {
+			t.Error(err)
+		}
+		st, err := s.admin().Standing(t.Context())
+		if err != nil || len(st.Pauses) != 3 || len(st.Limits) != 2 {
+			t.Fatalf("%s: %+v, %v", text, st, err)
+		}
+		for i, name := range sites[:2] {
+			if st.Pauses[1+i].Filter.Site != name || st.Limits[i].Name != name {
+				t.Errorf("%s, site %d: %+v %+v", text, i, st.Pauses[1+i], st.Limits[i])
 			}
 		}
+		n := 0
+		if err := s.admin().Messages(t.Context(), control.Filter{Site: text}, func(m *control.Message) error { n += len(m.Recipients); return nil }); err != nil || n != 20 {
+			t.Errorf("%s: %d recipients are listed, %v", text, n, err)
+		}
+		if done, err := s.admin().Act(t.Context(), control.Action{Verb: control.VerbHold, Filter: control.Filter{Site: text}, Dry: true}, nil); err != nil || done.Recipients != 20 {
+			t.Errorf("%s: %+v would be held, %v", text, done, err)
+		}
+		if n, err := s.admin().Forget(t.Context(), text); err != nil || n != 2 {
+			t.Errorf("%s: %d sites are forgotten, %v", text, n, err)
+		}
+		s.resume(control.Filter{Site: text, Stream: "sale"})
+		if err := s.admin().Limit(t.Context(), control.Limit{Name: text}); err != nil {
+			t.Error(err)
+		}
+		if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses) != 1 || len(st.Limits) != 0 {
+			t.Fatalf("%s: %+v, %v", text, st, err)
+		}
 	}
-	if x, err := s.admin().FindSite(t.Context(), at); err != nil || !slices.Equal(x.Several, sites[:2]) || x.Name != "" {
-		t.Errorf("sites at %s: %+v, %v", at, x, err)
+	if _, err := s.admin().Why(t.Context(), at); err == nil || !strings.Contains(err.Error(), sites[0]+", "+sites[1]) {
+		t.Errorf("why %s, of two sites: %v", at, err)
 	}
 	for _, text := range []string{"other.test", "mx1.other.test", sites[2]} {
 		s.pause(control.Filter{Site: text}, "by "+text)
@@ -174,6 +199,44 @@ func TestVerbsTakeADomainAHostOrAnAddress(t *testing.T) {
 		if _, err := s.admin().FindSite(t.Context(), text); err == nil || !strings.Contains(err.Error(), "not known") {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// An address that different receivers have is none of their names.
+func TestVerbsTakeNoAddressOfDifferentReceivers(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.SourceAddresses = []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
+	})
+	s.config.Agent.Resolvers = []string{names(t, func(name string, kind uint16) []string {
+		switch {
+		case kind == dns.TypeMX && strings.HasSuffix(name, ".test"):
+			return []string{"10 mail." + name}
+		case kind == dns.TypeA && name == "mail.one.test":
+			return []string{"127.40.1.1", "127.40.1.2"}
+		case kind == dns.TypeA:
+			return []string{"127.40.1.1"}
+		}
+		return nil
+	})}
+	s.start()
+	s.pause(control.Filter{Stream: "news"}, "for the list")
+	s.send(spool.Envelope{Stream: "news"}, letter, "a@one.test", "a@two.test")
+	s.until("both have their sites", func() bool { return len(s.siteNames()) == 2 })
+	sites := s.siteNames()
+	for what, err := range map[string]error{
+		"pause": s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{Site: "127.40.1.1"}}),
+		"limit": s.admin().Limit(t.Context(), control.Limit{Name: "127.40.1.1", Sessions: 1, Until: time.Now().Add(time.Hour)}),
+		"queue": s.admin().Messages(t.Context(), control.Filter{Site: "127.40.1.1"}, func(*control.Message) error { return nil }),
+	} {
+		want := "127.40.1.1 may mean several sites, of different receivers; remedy: name one of them: " + sites[0] + " (of one.test), " + sites[1] + " (of two.test)"
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, not %s", what, err, want)
+		}
+	}
+	s.pause(control.Filter{Site: "127.40.1.2"}, "one of them has it")
+	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses) != 2 || st.Pauses[1].Filter.Site != sites[0] {
+		t.Errorf("%+v, %v", st, err)
 	}
 }
 

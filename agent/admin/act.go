@@ -107,14 +107,14 @@ func (b *Backend) do(ctx context.Context, d *action, o control.Action, tell func
 		// Half of what is meant would be left out, in silence.
 		return done, errors.New("the spool is still being read; try again in a moment")
 	}
-	filter, err := b.selected(ctx, o.Filter)
+	sel, err := b.selection(ctx, o.Filter)
 	if err != nil {
 		return done, err
 	}
 	if b.isCommonCancel(ctx, o) {
-		return b.cancelInFleet(ctx, o, filter, tell)
+		return b.cancelInFleet(ctx, o, sel, tell)
 	}
-	return b.pass(ctx, d, orders.NewSelection(b.store, filter), o.Dry, tell)
+	return b.pass(ctx, d, sel, o.Dry, tell)
 }
 
 // pass goes over the queue until what is selected was dealt with.

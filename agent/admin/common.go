@@ -50,8 +50,29 @@ func (b *Backend) isCommonCancel(ctx context.Context, a control.Action) bool {
 }
 
 // cancelInFleet orders a cancel, and does it here. What stops it here is made up for by
-// FollowCancels, at the next start too.
-func (b *Backend) cancelInFleet(ctx context.Context, a control.Action, filter control.Filter, tell func(control.Selected)) (control.Selected, error) {
+// FollowCancels, at the next start too. Of a site that has several names, for our addresses, each
+// is an order of its own; their sum counts a message of several once for each.
+func (b *Backend) cancelInFleet(ctx context.Context, a control.Action, sel *orders.Selection, tell func(control.Selected)) (all control.Selected, err error) {
+	filters := []control.Filter{sel.Filter}
+	for i, site := range sel.Sites {
+		filters = append(filters[:i], sel.Filter)
+		filters[i].Site = site
+	}
+	for _, filter := range filters {
+		done, err := b.cancelOneInFleet(ctx, a, filter, func(n control.Selected) { tell(sum(all, n)) })
+		all = sum(all, done)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+func sum(a, b control.Selected) control.Selected {
+	return control.Selected{Messages: a.Messages + b.Messages, Recipients: a.Recipients + b.Recipients, Active: a.Active + b.Active}
+}
+
+func (b *Backend) cancelOneInFleet(ctx context.Context, a control.Action, filter control.Filter, tell func(control.Selected)) (control.Selected, error) {
 	log := b.orders.Common()
 	body := commonCancel{Filter: filter, Reach: map[string]string{log.Node(): b.store.Position().String()}, Who: control.PeerOf(ctx).String()}
 	for node, r := range log.Reports() {

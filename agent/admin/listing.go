@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/spool"
 )
@@ -41,11 +40,10 @@ func (b *Backend) Totals() control.Totals {
 // Messages implements control.Backend. Recipients of one message that stand
 // side by side in the queue make one entry.
 func (b *Backend) Messages(ctx context.Context, f control.Filter, yield func(*control.Message) error) error {
-	f, result := b.selected(ctx, f)
+	sel, result := b.selection(ctx, f)
 	if result != nil {
 		return result
 	}
-	sel := orders.NewSelection(b.store, f)
 	b.queue.List(func(page []queue.Entry) bool {
 		page = slices.DeleteFunc(page, func(e queue.Entry) bool { return !sel.Selects(&e) })
 		for len(page) > 0 {

@@ -6,17 +6,15 @@ import (
 	"slices"
 
 	"github.com/millrace/millrace/agent/control"
-	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 )
 
 // Shape implements control.Backend. Senders count by their domain, as with qshape -s.
 func (b *Backend) Shape(ctx context.Context, by string, f control.Filter) ([]control.Shape, error) {
-	f, err := b.selected(ctx, f)
+	sel, err := b.selection(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	sel := orders.NewSelection(b.store, f)
 	row := map[string]func(*queue.Entry) string{
 		"destination": func(e *queue.Entry) string { return e.Domain },
 		"stream":      func(e *queue.Entry) string { return e.Stream },

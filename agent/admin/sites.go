@@ -1,14 +1,17 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/sites"
 )
@@ -21,39 +24,82 @@ const (
 	lookUpFor = 5 * time.Second
 )
 
-// site is the name of the site that a text means: its name, or a former one, an MX host, an
-// address or a domain. The error lists the sites where several may be meant; it is
+// meant are the sites that a text means: the one of that name, or a former one; or else those of an
+// MX host, an address or a domain, which are one receiver, that has a site for each of our addresses
+// that it is called from. The error lists the sites where they are not one; it is
 // control.ErrUnknown if there is none.
-func (b *Backend) site(ctx context.Context, text string) (string, error) {
-	book := b.settings.Now().Sites
-	if book.Has(text) || b.isRelay(text) {
-		return text, nil
+func (b *Backend) meant(ctx context.Context, text string) (names []string, err error) {
+	list, _, err := b.find(ctx, text)
+	for i := range list {
+		names = append(names, list[i].Name)
 	}
-	found := book.Find(text)
-	if len(found) == 0 || found[0].As == sites.Domain {
-		switch names := b.sitesOfDomain(ctx, text); len(names) {
-		case 0:
-		case 1:
-			return names[0], nil
-		default:
-			return "", severalSites{text, names, names}
-		}
-	}
-	switch len(found) {
-	case 0:
-		return "", fmt.Errorf("site %s: %w", text, control.ErrUnknown)
-	case 1:
-		return found[0].Name, nil
-	}
-	several := severalSites{text: text}
-	for i := range found {
-		several.names = append(several.names, found[i].Name)
-		several.words = append(several.words, inWords(&found[i]))
-	}
-	return "", several
+	return names, err
 }
 
-// severalSites is the error that a text means one of some sites.
+// find is meant, and says whether the text is a domain.
+func (b *Backend) find(ctx context.Context, text string) (found []sites.Info, ofDomain bool, err error) {
+	book := b.settings.Now().Sites
+	if book.Has(text) || b.isRelay(text) {
+		return b.infos([]string{text}), len(b.queue.SitesOf(plainDomain(text))) > 0, nil
+	}
+	found = book.Find(text)
+	if len(found) == 0 || found[0].As == sites.Domain {
+		if names := b.sitesOfDomain(ctx, text); names != nil {
+			found, ofDomain = b.infos(names), true
+		}
+		ofDomain = ofDomain || len(found) > 0
+	}
+	if len(found) == 0 {
+		return nil, false, fmt.Errorf("site %s: %w", text, control.ErrUnknown)
+	}
+	if found[0].As == sites.FormerName {
+		return found[:1], false, nil
+	}
+	if !oneReceiver(found, ofDomain) {
+		several := severalSites{text: text}
+		for i := range found {
+			several.names = append(several.names, found[i].Name)
+			several.words = append(several.words, inWords(&found[i]))
+		}
+		return nil, ofDomain, several
+	}
+	for _, x := range book.Siblings(&found[0]) {
+		if !slices.ContainsFunc(found, func(y sites.Info) bool { return y.Source == x.Source }) {
+			found = append(found, x)
+		}
+	}
+	slices.SortFunc(found, func(x, y sites.Info) int { return cmp.Compare(x.Name, y.Name) })
+	return found, ofDomain, nil
+}
+
+// oneReceiver says whether sites are one receiver, called from several addresses of ours. Those of
+// one domain are, even if the DNS has not said the same to all of them.
+func oneReceiver(list []sites.Info, ofDomain bool) bool {
+	from := make(map[netip.Addr]bool)
+	for i := range list {
+		x := &list[i]
+		if from[x.Source] || i > 0 && !ofDomain && !x.IsSibling(&list[0]) {
+			return false
+		}
+		from[x.Source] = true
+	}
+	return true
+}
+
+// infos is what is known of sites by their names. A relay's is in no Book.
+func (b *Backend) infos(names []string) (list []sites.Info) {
+	book := b.settings.Now().Sites
+	for _, name := range names {
+		if book.Has(name) { // else Find would look at all sites
+			list = append(list, book.Find(name)...)
+			continue
+		}
+		list = append(list, sites.Info{Name: name})
+	}
+	return list
+}
+
+// severalSites is the error that a text means one of some sites, of receivers that differ.
 type severalSites struct {
 	text  string
 	names []string
@@ -61,11 +107,15 @@ type severalSites struct {
 }
 
 func (s severalSites) Error() string {
-	list := s.words
+	return fmt.Sprintf("%s may mean several sites, of different receivers; remedy: name one of them: %s", s.text, listed(s.words))
+}
+
+// listed names some of many.
+func listed(list []string) string {
 	if n := len(list) - mostNamed; n > 0 {
 		list = append(slices.Clone(list[:mostNamed]), fmt.Sprintf("%d more", n))
 	}
-	return fmt.Sprintf("%s may mean several sites; remedy: name one of them: %s", s.text, strings.Join(list, ", "))
+	return strings.Join(list, ", ")
 }
 
 // inWords tells a site from others.
@@ -86,7 +136,7 @@ func (b *Backend) isRelay(name string) bool {
 // sitesOfDomain are the sites that mail for a domain waits for, several if it leaves from several
 // addresses; if none does, that to which it would go, provided that the queue knows it.
 func (b *Backend) sitesOfDomain(ctx context.Context, name string) (found []string) {
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	name = plainDomain(name)
 	if !strings.Contains(name, ".") || strings.ContainsAny(name, " ,;:/@") {
 		return nil
 	}
@@ -102,60 +152,68 @@ func (b *Backend) sitesOfDomain(ctx context.Context, name string) (found []strin
 	return []string{rt.Site}
 }
 
-// siteOf is a filter with the name of the site that it means, for an order that lasts.
-func (b *Backend) siteOf(ctx context.Context, f control.Filter) (control.Filter, error) {
+// plainDomain is a domain as the queue has it.
+func plainDomain(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
+// ofSites is a filter for each site that it means, for an order that lasts.
+func (b *Backend) ofSites(ctx context.Context, f control.Filter) (list []control.Filter, err error) {
 	if f.Site == "" {
-		return f, nil
+		return []control.Filter{f}, nil
 	}
-	name, err := b.keptSite(ctx, f.Site)
-	if err == nil {
-		f.Site = name
+	names, err := b.keptSites(ctx, f.Site)
+	for _, f.Site = range names {
+		list = append(list, f)
 	}
-	return f, err
+	return list, err
 }
 
-// keptSite is site, with a name that is kept over a restart: an order is to be about it.
-func (b *Backend) keptSite(ctx context.Context, text string) (string, error) {
-	name, err := b.site(ctx, text)
+// keptSites is meant, with names that are kept over a restart: an order is to be about them.
+func (b *Backend) keptSites(ctx context.Context, text string) ([]string, error) {
+	names, err := b.meant(ctx, text)
 	if err == nil {
 		err = b.settings.Now().Sites.Save(time.Now(), true)
 	}
-	return name, err
+	return names, err
 }
 
-// selected is a filter with the name of the site that it means, for what is done once. One
+// selection selects what a filter does now, at each site that it means, for what is done once. One
 // that is not known selects nothing.
-func (b *Backend) selected(ctx context.Context, f control.Filter) (control.Filter, error) {
+func (b *Backend) selection(ctx context.Context, f control.Filter) (*orders.Selection, error) {
+	s := orders.NewSelection(b.store, f)
 	if f.Site == "" {
-		return f, nil
+		return s, nil
 	}
-	switch name, err := b.site(ctx, f.Site); {
-	case err == nil:
-		f.Site = name
-	case !errors.Is(err, control.ErrUnknown):
-		return f, err
+	names, err := b.meant(ctx, f.Site)
+	if err != nil && !errors.Is(err, control.ErrUnknown) {
+		return nil, err
 	}
-	return f, nil
+	s.Sites = names
+	return s, nil
 }
 
 // FindSite implements control.Backend.
 func (b *Backend) FindSite(ctx context.Context, text string) (control.SiteFound, error) {
-	name, err := b.site(ctx, text)
+	found, _, err := b.find(ctx, text)
 	if several, ok := errors.AsType[severalSites](err); ok {
 		return control.SiteFound{Several: several.names}, nil
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return control.SiteFound{}, err
+	case len(found) > 1:
+		x := control.SiteFound{}
+		for i := range found {
+			x.Several = append(x.Several, found[i].Name)
+		}
+		return x, nil
 	}
-	x := control.SiteFound{Name: name}
-	for _, s := range b.settings.Now().Sites.Find(name) {
-		x.Hosts, x.Domains = s.Hosts, s.Domains
-		for _, a := range s.Addresses {
-			x.Addresses = append(x.Addresses, a.String())
-		}
-		if s.Source.IsValid() {
-			x.Source = s.Source.String()
-		}
+	s := &found[0]
+	x := control.SiteFound{Name: s.Name, Hosts: s.Hosts, Domains: s.Domains}
+	for _, a := range s.Addresses {
+		x.Addresses = append(x.Addresses, a.String())
+	}
+	if s.Source.IsValid() {
+		x.Source = s.Source.String()
 	}
 	return x, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/fleet/order"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/sites"
 )
@@ -31,49 +32,69 @@ func (b *Backend) Streams() []control.Stream {
 func (b *Backend) Standing() control.StandingOrders { return b.orders.Standing() }
 
 // Pause implements control.Backend. One of the same filter is replaced.
-func (b *Backend) Pause(ctx context.Context, p control.Pause) error {
-	f, err := b.pauseFilter(ctx, p.Filter)
+func (b *Backend) Pause(ctx context.Context, p control.Pause) (failed error) {
+	filters, err := b.pauseFilters(ctx, p.Filter)
 	if err != nil {
 		return err
 	}
-	p.Filter, p.Since, p.Who, p.Order = f, time.Now(), control.PeerOf(ctx).String(), ""
+	p.Since, p.Who, p.Order = time.Now(), control.PeerOf(ctx).String(), ""
 	if p.Reason == "" {
 		p.Reason = "by the admin"
 	}
 	if !p.Until.IsZero() && !p.Until.After(p.Since) {
 		return fmt.Errorf("%s is over already", p.Until.Format(time.RFC3339))
 	}
-	common, err := b.orders.PauseInFleet(ctx, p)
-	if !common {
-		err = b.orders.Change(func(s *control.StandingOrders) error {
-			s.Pauses = append(slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f && x.Order == "" }), p)
+	var here []control.Pause // those of this node alone
+	for _, p.Filter = range filters {
+		common, err := b.orders.PauseInFleet(ctx, p)
+		if err != nil {
+			failed = errors.Join(failed, err)
+		}
+		if !common {
+			here = append(here, p)
+		}
+	}
+	if here != nil {
+		err := b.orders.Change(func(s *control.StandingOrders) error {
+			s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return slices.Contains(filters, x.Filter) && x.Order == "" })
+			s.Pauses = append(s.Pauses, here...)
 			return nil
 		})
+		failed = errors.Join(failed, err)
 	}
-	if orders.OfEnvelope(f) {
+	if orders.OfEnvelope(p.Filter) {
 		b.orders.ApplyToQueued() // it is in force even if it could not be kept
 	}
-	return err
+	return failed
 }
 
 // Resume implements control.Backend. Of a site it also ends what reply rules have done.
 func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.Pause, err error) {
 	f = plainFilter(f)
+	filters := []control.Filter{f}
 	if !slices.ContainsFunc(b.orders.Standing().Pauses, func(x control.Pause) bool { return x.Filter == f }) {
-		if f, err = b.siteOf(ctx, f); err != nil && !errors.Is(err, control.ErrUnknown) {
+		switch list, err := b.ofSites(ctx, f); {
+		case list != nil:
+			filters = list
+		case err != nil && !errors.Is(err, control.ErrUnknown):
 			return nil, err
 		}
 	}
-	common := b.orders.CommonPauses(f)
+	var common []order.ID
+	for i := range filters {
+		common = append(common, b.orders.CommonPauses(filters[i])...)
+	}
 	if len(common) > 0 && control.IsHere(ctx) {
 		return nil, fmt.Errorf("%s is paused in the whole fleet, and cannot be resumed on one node alone; remedy: leave out --here", f)
 	}
 	err = b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Pauses)
-		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return x.Filter == f && x.Order == "" })
+		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return slices.Contains(filters, x.Filter) && x.Order == "" })
 		lifted := 0
 		if f == (control.Filter{Site: f.Site}) && f.Site != "" {
-			lifted = b.orders.LiftEffects(s, f.Site)
+			for i := range filters {
+				lifted += b.orders.LiftEffects(s, filters[i].Site)
+			}
 		}
 		if len(s.Pauses) == n && lifted == 0 && len(common) == 0 {
 			return fmt.Errorf("no brake is on for %s: %w", f, control.ErrUnknown)
@@ -99,23 +120,21 @@ func plainFilter(f control.Filter) control.Filter {
 	return f
 }
 
-// pauseFilter checks what a pause is to be on for.
-func (b *Backend) pauseFilter(ctx context.Context, f control.Filter) (control.Filter, error) {
+// pauseFilters checks what a pause is to be on for: each is one of its own.
+func (b *Backend) pauseFilters(ctx context.Context, f control.Filter) ([]control.Filter, error) {
 	f = plainFilter(f)
 	lanes := f.Queue != "" || f.Site != "" || f.Stream != "" || f.Domain != ""
 	switch {
 	case f.Empty():
-		return f, errors.New("the filter is empty; say all to pause everything")
+		return nil, errors.New("the filter is empty; say all to pause everything")
 	case f.ID != "" || f.Recipient != "" || f.State != "" || f.OlderThan != 0 || f.Text != "":
-		return f, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
+		return nil, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
 	case lanes && orders.OfEnvelope(f):
-		return f, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
+		return nil, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
 	case f.Queue != "" && !b.isQueue(f.Queue):
-		return f, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
-	case f.Site == "":
-		return f, nil
+		return nil, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
 	}
-	return b.siteOf(ctx, f)
+	return b.ofSites(ctx, f)
 }
 
 func (b *Backend) isQueue(name string) bool { return b.settings.Now().IsQueue(name) }
@@ -129,29 +148,41 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 	case !ends && !l.Until.After(time.Now()):
 		return errors.New("a temporary limit needs a time in the future at which it ends")
 	}
+	names := []string{l.Name}
 	if !b.isQueue(l.Name) && !slices.ContainsFunc(b.orders.Standing().Limits, func(x control.Limit) bool { return x.Name == l.Name }) {
-		name, err := b.keptSite(ctx, l.Name)
+		list, err := b.keptSites(ctx, l.Name)
 		switch {
 		case err == nil:
-			l.Name = name
+			names = list
 		case !errors.Is(err, control.ErrUnknown):
 			return err
 		case !ends:
 			return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
 		}
 	}
+	text := l.Name
 	l.Who, l.Order = control.PeerOf(ctx).String(), ""
-	if common, err := b.orders.LimitInFleet(ctx, l); common {
-		return err
+	var here []control.Limit // those of this node alone
+	for _, l.Name = range names {
+		common, err := b.orders.LimitInFleet(ctx, l)
+		if err != nil {
+			return err
+		}
+		if !common {
+			here = append(here, l)
+		}
+	}
+	if here == nil {
+		return nil
 	}
 	return b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Limits)
-		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return x.Name == l.Name && x.Order == "" })
+		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return slices.Contains(names, x.Name) && x.Order == "" })
 		switch {
 		case !ends:
-			s.Limits = append(s.Limits, l)
-		case len(s.Limits) == n:
-			return fmt.Errorf("temporary limit of %s: %w", l.Name, control.ErrUnknown)
+			s.Limits = append(s.Limits, here...)
+		case len(s.Limits) == n && len(here) == len(names):
+			return fmt.Errorf("temporary limit of %s: %w", text, control.ErrUnknown)
 		}
 		return nil
 	})
@@ -161,16 +192,20 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 // suspensions and what else rules did for a receiver's reply: those end, and may come again.
 func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 	ofQueue := b.isQueue(name)
+	names := []string{name}
 	if name != "" && !ofQueue {
-		site, err := b.site(ctx, name)
+		list, err := b.meant(ctx, name)
 		switch {
 		case err == nil:
-			name = site
+			names = list
 		case !errors.Is(err, control.ErrUnknown): // else it may be remembered from before the start
 			return 0, err
 		}
 	}
-	concerns := map[string]bool{name: true} // sites
+	concerns := make(map[string]bool) // sites
+	for _, x := range names {
+		concerns[x] = true
+	}
 	if ofQueue {
 		for _, site := range b.queue.QueueSites(name) {
 			concerns[site] = true
@@ -188,8 +223,12 @@ func (b *Backend) Forget(ctx context.Context, name string) (n int, err error) {
 			}
 		}
 	}
-	err = b.orders.Forget(func(site string) bool { return name == "" || concerns[site] }, func() { n = b.queue.Forget(name, addresses...) })
-	if n == 0 && name != "" && !ofQueue && !book.Has(name) {
+	err = b.orders.Forget(func(site string) bool { return name == "" || concerns[site] }, func() {
+		for _, x := range names {
+			n += b.queue.Forget(x, addresses...)
+		}
+	})
+	if n == 0 && name != "" && !ofQueue && !book.Has(names[0]) {
 		return 0, fmt.Errorf("site or queue %s: %w", name, control.ErrUnknown)
 	}
 	// What rules did is off its file by now, and with it off the sites: a crash before the file of
@@ -230,10 +269,14 @@ func (b *Backend) ReloadConfig(context.Context) error {
 
 // Why implements control.Backend.
 func (b *Backend) Why(site string) ([]control.Change, error) {
-	site, err := b.site(context.Background(), site)
-	if err != nil {
+	names, err := b.meant(context.Background(), site)
+	switch {
+	case err != nil:
 		return nil, err
+	case len(names) > 1:
+		return nil, fmt.Errorf("%s has a site for each of our addresses that it is called from; remedy: name one of them: %s", site, listed(names))
 	}
+	site = names[0]
 	a, ok := b.queue.Explain(site)
 	if !ok {
 		return nil, fmt.Errorf("site %s: %w", site, control.ErrUnknown)

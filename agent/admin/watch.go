@@ -16,7 +16,7 @@ func (b *Backend) Watch(ctx context.Context, q control.WatchQuestion, yield func
 	}
 	var first []control.WatchLine
 	if q.Site != "" {
-		name, err := b.site(ctx, q.Site)
+		names, err := b.meant(ctx, q.Site)
 		switch {
 		case errors.Is(err, control.ErrUnknown): // its first mail may be on its way
 			first = []control.WatchLine{{
@@ -25,7 +25,7 @@ func (b *Backend) Watch(ctx context.Context, q control.WatchQuestion, yield func
 		case err != nil:
 			return err
 		default:
-			q.Site = name
+			q.Sites = names
 		}
 	}
 	w, err := b.dialogues.Watch(q)

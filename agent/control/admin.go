@@ -220,5 +220,8 @@ func refusal(resp *http.Response) error {
 		_, field, _ := strings.Cut(said, unknownField)
 		return fmt.Errorf("the field%s is not known: %w", field, ErrOlder)
 	}
+	if resp.StatusCode == http.StatusUnprocessableEntity && said != "" {
+		return errors.New(said) // the backend's own words
+	}
 	return fmt.Errorf("control socket: %s: %s", resp.Status, said)
 }

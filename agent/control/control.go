@@ -143,8 +143,10 @@ type Backend interface {
 	// none of the name.
 	Why(site string) ([]Change, error)
 	// FindSite finds the site that a text means: a name, a former name, an MX host, an
-	// address or a domain. ErrUnknown if there is none; an error that lists them if there
-	// are several. Wherever a request names a site it may say the same.
+	// address or a domain; of a receiver that is called from several addresses of ours all of
+	// its sites, one for each. ErrUnknown if there is none. Wherever a request names a site it
+	// may say the same, and is then for all of them; where the text means sites of different
+	// receivers it fails, with an error that names them.
 	FindSite(ctx context.Context, text string) (SiteFound, error)
 	// WebLink is the URL that lets one browser see addresses on the status page.
 	WebLink() (string, error)

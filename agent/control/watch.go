@@ -14,10 +14,11 @@ import (
 
 // WatchQuestion says which dialogues are to be watched: those that all of it is true of.
 type WatchQuestion struct {
-	Site      string `json:"site,omitempty"`
-	Recipient string `json:"recipient,omitempty"` // transactions for this address
-	Failed    bool   `json:"failed,omitempty"`    // those in which something was refused, once they are over
-	First     int    `json:"first,omitempty"`     // so many, and no more; 0: all
+	Site      string   `json:"site,omitempty"`
+	Sites     []string `json:"-"`                   // those that Site means, as the agent knows; none: the one of that name
+	Recipient string   `json:"recipient,omitempty"` // transactions for this address
+	Failed    bool     `json:"failed,omitempty"`    // those in which something was refused, once they are over
+	First     int      `json:"first,omitempty"`     // so many, and no more; 0: all
 }
 
 // Whose a WatchLine is.

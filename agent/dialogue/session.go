@@ -111,7 +111,13 @@ func (s *Session) add(l control.WatchLine) {
 }
 
 // of reports whether a watcher has asked for this site.
-func (s *Session) of(w *Watcher) bool { return w.question.Site == "" || w.question.Site == s.site }
+func (s *Session) of(w *Watcher) bool {
+	q := &w.question
+	if len(q.Sites) > 0 {
+		return slices.Contains(q.Sites, s.site)
+	}
+	return q.Site == "" || q.Site == s.site
+}
 
 // view is what a watcher has of the session, nil if it shall have nothing.
 func (s *Session) view(w *Watcher) *view {

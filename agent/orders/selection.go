@@ -1,6 +1,7 @@
 package orders
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 type Selection struct {
 	store  *spool.Store
 	Filter control.Filter
+	Sites  []string  // those that Filter.Site means; none: the one of that name
 	Now    time.Time // that ages are measured from
 	last   spool.ID
 	env    *spool.Envelope // of last; nil if it cannot be read
@@ -38,12 +40,19 @@ func (s *Selection) Selects(e *queue.Entry) bool {
 	return (f.ID == "" || strings.EqualFold(f.ID, e.ID.String())) &&
 		(f.Stream == "" || f.Stream == e.Stream || e.Shared() && s.ofStream(e)) &&
 		(f.Queue == "" || f.Queue == e.Queue) &&
-		(f.Site == "" || f.Site == e.Site) &&
+		(f.Site == "" || s.atSite(e.Site)) &&
 		(f.Domain == "" || strings.EqualFold(f.Domain, e.Domain)) &&
 		(f.State == "" || f.State == e.State) &&
 		(f.OlderThan == 0 || s.Now.Sub(e.Born) >= time.Duration(f.OlderThan)) &&
 		(!OfEnvelope(*f) && f.Recipient == "" || s.inEnvelope(e)) &&
 		(f.Text == "" || s.mentions(e))
+}
+
+func (s *Selection) atSite(name string) bool {
+	if len(s.Sites) == 0 {
+		return s.Filter.Site == name
+	}
+	return slices.Contains(s.Sites, name)
 }
 
 // ofStream says whether a message whose stream shares its name is of the filter's.

@@ -81,6 +81,41 @@ func (b *Book) Find(text string) []Info {
 	return list
 }
 
+// IsSibling says whether two sites are one receiver, called from two addresses of ours: they have
+// the same addresses, or the same name but for the source and, as the DNS may answer with some of
+// many, one address at least.
+func (x *Info) IsSibling(y *Info) bool {
+	if x.Source == y.Source || x.Provider != y.Provider {
+		return false
+	}
+	alike := x.stem() == y.stem()
+	if x.Provider {
+		return alike
+	}
+	return slices.Equal(x.Addresses, y.Addresses) && len(x.Addresses) > 0 ||
+		alike && slices.ContainsFunc(x.Addresses, func(a netip.Addr) bool { return slices.Contains(y.Addresses, a) })
+}
+
+// stem is a name without the source.
+func (x *Info) stem() string { return strings.TrimSuffix(x.Name, ":"+x.Source.String()) }
+
+// Siblings returns the sites of the same receiver that it has for other sources, in no order. It
+// looks at all sites.
+func (b *Book) Siblings(x *Info) (list []Info) {
+	if !x.Source.IsValid() {
+		return nil
+	}
+	b.each(func(s *site) {
+		if !s.source.IsValid() || s.source == x.Source || (s.provider != "") != x.Provider {
+			return
+		}
+		if y := s.info(Name); y.IsSibling(x) {
+			list = append(list, y)
+		}
+	})
+	return list
+}
+
 // called is the site that has one of the names, or had the last.
 func (b *Book) called(names ...string) (Info, bool) {
 	b.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,10 +78,40 @@ func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
 	if c.For > 0 {
 		b.Until = time.Now().Add(time.Duration(c.For))
 	}
+	found := siteFor(ctx, client, f.Site)
 	if err := client.Pause(ctx, b); err != nil {
 		return err
 	}
+	tellSeveral(&found)
 	return g.spread(ctx, client, c.Here, "paused")
+}
+
+// siteFor asks what a text means as a site. It is to tell of an order alone, so that no answer, as
+// of a queue's name, is none.
+func siteFor(ctx context.Context, client *control.Client, text string) control.SiteFound {
+	if text == "" {
+		return control.SiteFound{}
+	}
+	found, err := client.FindSite(ctx, text)
+	if err != nil {
+		return control.SiteFound{}
+	}
+	return found
+}
+
+// namesOf are the sites that were found.
+func namesOf(s *control.SiteFound) []string {
+	if s.Name != "" {
+		return []string{s.Name}
+	}
+	return s.Several
+}
+
+// tellSeveral names the sites that an order was for, if there are several.
+func tellSeveral(s *control.SiteFound) {
+	if len(s.Several) > 0 {
+		printable.Fprintln(os.Stdout, "for all source addresses: "+strings.Join(s.Several, ", "))
+	}
 }
 
 // resumeCmd ends a pause.
@@ -116,13 +147,15 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	found := siteFor(ctx, client, f.Site)
 	left, err := client.Resume(ctx, f)
 	if err != nil {
 		return err
 	}
 	if f == (control.Filter{Site: f.Site}) {
+		names := namesOf(&found)
 		for i := range before.Effects {
-			if e := &before.Effects[i]; e.Site == f.Site {
+			if e := &before.Effects[i]; e.Site == f.Site || slices.Contains(names, e.Site) {
 				printable.Fprintln(os.Stdout, fmt.Sprintf("lifted: site %s %s; the rule may do so again when the receiver says the same", e.Site, e.Does()))
 			}
 		}
@@ -273,19 +306,21 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 	if c.Forget {
 		n, err := client.Forget(ctx, c.Name)
 		if err == nil {
-			printable.Fprintf(os.Stdout, "What was learned of %d sites is forgotten\n", n)
+			printable.Fprintf(os.Stdout, "What was learned of %s is forgotten\n", count(n, "site"))
 			if n == 0 {
 				printable.Fprintln(os.Stdout, "Nothing is known of a receiver of that queue, unless an earlier version has learned it: --forget --all drops what is remembered of all receivers")
 			}
 		}
 		return err
 	}
+	found := siteFor(ctx, client, c.Name)
 	err = client.Limit(ctx, control.Limit{
 		Name: c.Name, Sessions: c.Sessions, Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(c.For)),
 	})
 	if err != nil {
 		return err
 	}
+	tellSeveral(&found)
 	return g.spread(ctx, client, c.Here, "set")
 }
 

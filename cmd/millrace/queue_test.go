@@ -75,6 +75,9 @@ func (b backend) Standing() control.StandingOrders {
 
 // Pause wants one pause, with its end in two hours.
 func (b backend) Pause(_ context.Context, x control.Pause) error {
+	if x.Filter == (control.Filter{Site: "both.example"}) {
+		return nil
+	}
 	if x.Filter != (control.Filter{Queue: "general", Stream: "news"}) || x.Reason != "why" || time.Until(x.Until).Round(time.Minute) != 2*time.Hour {
 		return fmt.Errorf("brake %+v", x)
 	}
@@ -91,7 +94,7 @@ func (b backend) Resume(_ context.Context, f control.Filter) ([]control.Pause, e
 func (b backend) Forget(context.Context, string) (int, error) { return 3, nil }
 
 func (b backend) Limit(_ context.Context, l control.Limit) error {
-	if l.Name != "google" || l.Sessions != 5 || l.Rate != 10 || time.Until(l.Until).Round(time.Minute) != time.Hour {
+	if l.Name != "google" && l.Name != "both.example" || l.Sessions != 5 || l.Rate != 10 || time.Until(l.Until).Round(time.Minute) != time.Hour {
 		return fmt.Errorf("limit %s %d %v", l.Name, l.Sessions, l.Rate)
 	}
 	return nil

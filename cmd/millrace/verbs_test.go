@@ -50,6 +50,8 @@ func TestVerbs(t *testing.T) {
 `},
 		{args: []string{"priority", "news.example.com", "4"}},
 		{args: []string{"pause", "news", "--queue", "general", "--reason", "why", "--for", "2h"}},
+		{args: []string{"pause", "--site", "both.example"}, stdout: "for all source addresses: google, gone, google\n"},
+		{args: []string{"set", "both.example", "--sessions", "5", "--rate", "600/m"}, stdout: "for all source addresses: google, gone, google\n"},
 		{args: []string{"pause", "other"}, code: 1, stderr: "brake"},
 		{args: []string{"pause"}, code: 1, stderr: "say which mail"},
 		{args: []string{"pause", "--all", "--for", "soon"}, code: 64, stderr: "not a length of time"},
