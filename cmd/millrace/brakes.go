@@ -10,12 +10,14 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // pauseFlags say what a brake is on for.
@@ -257,7 +259,7 @@ func printStanding(out io.Writer, s *control.StandingOrders, pause func(*control
 // setCmd limits a site or a queue for a time.
 type setCmd struct {
 	Name     string    `arg:"" optional:"" help:"A queue: each of its sites; or a site, by its name, a domain, an MX host or an address."`
-	Sessions int       `placeholder:"N" help:"At most so many sessions at a time, in place of max_sessions."`
+	Sessions sessions  `placeholder:"N" help:"At most so many sessions at a time, in place of max_sessions."`
 	Rate     perSecond `placeholder:"RATE" help:"At most so many messages, in place of max_message_rate: 10/s, 600/m, 5000/h."`
 	For      age       `default:"1h" placeholder:"TIME" help:"How long: 30m, 2h, 1d. Default: ${default}."`
 	Reset    bool      `help:"End the limits that were set."`
@@ -274,6 +276,19 @@ func (r *perSecond) UnmarshalText(b []byte) error {
 	x, err := config.ParseRate(string(b))
 	*r = perSecond(x)
 	return err
+}
+
+// sessions is a number of sessions that may be asked for. None at all is a pause.
+type sessions int
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (n *sessions) UnmarshalText(b []byte) error {
+	x, err := strconv.ParseUint(string(b), 10, 31)
+	if err != nil || x == 0 {
+		return fmt.Errorf("%q is not a number of sessions from 1 on; remedy: millrace pause is for none at all", b)
+	}
+	*n = sessions(x)
+	return nil
 }
 
 func (c *setCmd) Help() string {
@@ -294,10 +309,14 @@ Examples:
 func (c *setCmd) Run(ctx context.Context, g *globals) error {
 	limits := c.Sessions > 0 || c.Rate > 0
 	switch {
-	case c.Forget && (limits || c.Reset), !c.Forget && c.Reset == limits:
-		return errors.New("say --sessions, --rate or both, or else --reset or --forget")
 	case c.All != (c.Name == ""), c.All && !c.Forget:
-		return errors.New("name a site or a queue, or say --forget --all")
+		return program.Usage("name a site or a queue, or say --forget --all")
+	case c.Forget && (limits || c.Reset):
+		return program.Usage("--forget has no limit to set or to end: leave out --sessions, --rate and --reset, or run it twice")
+	case c.Reset && limits:
+		return program.Usage("--reset ends the limits of a site or queue: leave out --sessions and --rate, or else --reset")
+	case !c.Forget && !c.Reset && !limits:
+		return program.Usage("say --sessions, --rate or both, or else --reset or --forget")
 	}
 	client, err := g.clientFor(c.Here)
 	if err != nil {
@@ -315,7 +334,7 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 	}
 	found := siteFor(ctx, client, c.Name)
 	err = client.Limit(ctx, control.Limit{
-		Name: c.Name, Sessions: c.Sessions, Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(c.For)),
+		Name: c.Name, Sessions: int(c.Sessions), Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(c.For)),
 	})
 	if err != nil {
 		return err
