@@ -195,7 +195,17 @@ func TestVerbsTakeADomainAHostOrAnAddress(t *testing.T) {
 	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses) != 1 || len(st.Limits) != 1 || st.Limits[0].Name != sites[2] {
 		t.Errorf("%+v, %v", st, err)
 	}
-	for _, text := range []string{"nobody.test", "203.0.113.1"} {
+	other := host[slices.IndexFunc(host, func(h sink.HostStats) bool { return h.Host == "mx1.other.test" })].Addr
+	port := s.config.Agent.Port
+	for _, text := range []string{other, fmt.Sprintf("%s:%d", other, port), fmt.Sprintf("[::ffff:%s]:%d", other, port)} {
+		if x, err := s.admin().FindSite(t.Context(), text); err != nil || x.Name != sites[2] {
+			t.Errorf("%s is %+v, %v", text, x, err)
+		}
+	}
+	if x, err := s.admin().FindSite(t.Context(), fmt.Sprintf("%s:%d", at, port)); err != nil || !slices.Equal(x.Several, sites[:2]) {
+		t.Errorf("sites at %s, with a port: %+v, %v", at, x, err)
+	}
+	for _, text := range []string{"nobody.test", "203.0.113.1", fmt.Sprintf("%s:%d", other, port+1), ":25"} {
 		if _, err := s.admin().FindSite(t.Context(), text); err == nil || !strings.Contains(err.Error(), "not known") {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -211,7 +221,9 @@ func TestVerbsTakeNoAddressOfDifferentReceivers(t *testing.T) {
 	s.config.Agent.Resolvers = []string{names(t, func(name string, kind uint16) []string {
 		switch {
 		case kind == dns.TypeMX && strings.HasSuffix(name, ".test"):
-			return []string{"10 mail." + name}
+			return []string{"10 mail." + name, "20 worse." + name}
+		case kind == dns.TypeA && name == "worse.two.test":
+			return []string{"127.40.1.3"}
 		case kind == dns.TypeA && name == "mail.one.test":
 			return []string{"127.40.1.1", "127.40.1.2"}
 		case kind == dns.TypeA:
@@ -237,6 +249,10 @@ func TestVerbsTakeNoAddressOfDifferentReceivers(t *testing.T) {
 	s.pause(control.Filter{Site: "127.40.1.2"}, "one of them has it")
 	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses) != 2 || st.Pauses[1].Filter.Site != sites[0] {
 		t.Errorf("%+v, %v", st, err)
+	}
+	// That of a worse host is one of the addresses, though it does not tell sites apart.
+	if x, err := s.admin().FindSite(t.Context(), "127.40.1.3"); err != nil || x.Name != sites[1] {
+		t.Errorf("the backup's address is %+v, %v", x, err)
 	}
 }
 

@@ -49,6 +49,9 @@ func (b *Backend) find(ctx context.Context, text string) (found []sites.Info, of
 		}
 		ofDomain = ofDomain || len(found) > 0
 	}
+	if len(found) == 0 { // an address with its port, or that of a worse MX host
+		found = b.infos(b.queue.SitesAt(addressOf(text)))
+	}
 	if len(found) == 0 {
 		return nil, false, fmt.Errorf("site %s: %w", text, control.ErrUnknown)
 	}
@@ -150,6 +153,18 @@ func (b *Backend) sitesOfDomain(ctx context.Context, name string) (found []strin
 		return nil
 	}
 	return []string{rt.Site}
+}
+
+// addressOf reads an address as listings have it, or as a literal, with a port or without.
+func addressOf(text string) netip.AddrPort {
+	if a, err := netip.ParseAddrPort(text); err == nil {
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
+	a, err := netip.ParseAddr(strings.TrimPrefix(strings.Trim(strings.ToLower(text), "[]"), "ipv6:"))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Unmap(), 0)
 }
 
 // plainDomain is a domain as the queue has it.

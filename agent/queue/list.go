@@ -1,6 +1,8 @@
 package queue
 
 import (
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -155,6 +157,24 @@ func (q *Queue) SitesOf(name string) (list []string) {
 	})
 	slices.Sort(list)
 	return list
+}
+
+// SitesAt are the sites that have an address of a host, of whatever preference, at a port, or at any
+// for 0, by name.
+func (q *Queue) SitesAt(host netip.AddrPort) []string {
+	if !host.IsValid() {
+		return nil // as that of a socket is
+	}
+	seen := make(map[string]bool)
+	walk(q, &q.destByNo, func(d *destination) {
+		for i := range d.places {
+			x := d.places[i].Key.Host
+			if x.Addr().Unmap() == host.Addr() && (host.Port() == 0 || host.Port() == x.Port()) {
+				seen[d.site.key] = true
+			}
+		}
+	}, always)
+	return slices.Sorted(maps.Keys(seen))
 }
 
 // AtHost returns how many recipients wait for the hand-back relay, of domains too
