@@ -208,22 +208,25 @@ func (b *Backend) selection(ctx context.Context, f control.Filter) (*orders.Sele
 
 // FindSite implements control.Backend.
 func (b *Backend) FindSite(ctx context.Context, text string) (control.SiteFound, error) {
-	found, _, err := b.find(ctx, text)
+	found, ofDomain, err := b.find(ctx, text)
 	if several, ok := errors.AsType[severalSites](err); ok {
 		return control.SiteFound{Several: several.names}, nil
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return control.SiteFound{}, err
-	case len(found) > 1:
-		x := control.SiteFound{}
+	}
+	x := control.SiteFound{}
+	if ofDomain {
+		x.Others = b.others(found, plainDomain(text))
+	}
+	if len(found) > 1 {
 		for i := range found {
 			x.Several = append(x.Several, found[i].Name)
 		}
 		return x, nil
 	}
 	s := &found[0]
-	x := control.SiteFound{Name: s.Name, Hosts: s.Hosts, Domains: s.Domains}
+	x.Name, x.Hosts, x.Domains = s.Name, s.Hosts, s.Domains
 	for _, a := range s.Addresses {
 		x.Addresses = append(x.Addresses, a.String())
 	}
@@ -231,4 +234,18 @@ func (b *Backend) FindSite(ctx context.Context, text string) (control.SiteFound,
 		x.Source = s.Source.String()
 	}
 	return x, nil
+}
+
+// others is how many domains are known to have some sites, beside one.
+func (b *Backend) others(list []sites.Info, domain string) int {
+	all := map[string]bool{domain: true}
+	var names []string
+	for i := range list {
+		names = append(names, list[i].Name)
+		for _, x := range list[i].Domains {
+			all[x] = true
+		}
+	}
+	b.queue.DomainsAt(names, func(x string) { all[x] = true })
+	return len(all) - 1
 }

@@ -42,12 +42,13 @@ type Change struct {
 
 // SiteFound is a site and what is known of it.
 type SiteFound struct {
-	Name      string   `json:"name"`                // "": there are several
-	Several   []string `json:"several,omitempty"`   // their names
-	Source    string   `json:"source,omitempty"`    // address that connections favour
-	Hosts     []string `json:"hosts,omitempty"`     // some, of the best preference
-	Addresses []string `json:"addresses,omitempty"` // of a provider some
-	Domains   []string `json:"domains,omitempty"`   // a few
+	Name      string   `json:"name"`                    // "": there are several
+	Several   []string `json:"several,omitempty"`       // their names
+	Source    string   `json:"source,omitempty"`        // address that connections favour
+	Hosts     []string `json:"hosts,omitempty"`         // some, of the best preference
+	Addresses []string `json:"addresses,omitempty"`     // of a provider some
+	Domains   []string `json:"domains,omitempty"`       // a few
+	Others    int      `json:"other_domains,omitempty"` // of a domain: how many more are known to have the site, or one of the several
 }
 
 // ErrUnknown says that the agent does not know what the request names.

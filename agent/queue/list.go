@@ -177,6 +177,16 @@ func (q *Queue) SitesAt(host netip.AddrPort) []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// DomainsAt calls yield with the domains that have mail that waits or is tried at sites, once for
+// each of our addresses that it leaves from. yield has the mutex held.
+func (q *Queue) DomainsAt(sites []string, yield func(domain string)) {
+	walk(q, &q.domainByNo, func(d *domain) {
+		if d.dest != nil && slices.Contains(sites, d.dest.site.key) {
+			yield(d.domain())
+		}
+	}, always)
+}
+
 // AtHost returns how many recipients wait for the hand-back relay, of domains too
 // whose route it is, and how many more are in a transaction there or deferred.
 func (q *Queue) AtHost() (waiting, others int) {

@@ -129,7 +129,7 @@ func (b backend) Milter(control.MilterReport) (a control.MilterAnswer) { return 
 func (b backend) FindSite(_ context.Context, text string) (control.SiteFound, error) {
 	switch text {
 	case "both.example": // from two addresses, at one of which no mail is left
-		return control.SiteFound{Several: []string{"google", "gone", "google"}}, nil
+		return control.SiteFound{Several: []string{"google", "gone", "google"}, Others: 19}, nil
 	case "google", "gmail.com":
 	default:
 		return control.SiteFound{}, fmt.Errorf("site %s: %w", text, control.ErrUnknown)
