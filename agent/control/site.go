@@ -31,12 +31,13 @@ type Account struct {
 
 // Address is one address of a site, as all sites together use it.
 type Address struct {
-	Address  string    `json:"address"`         // with its port
-	Held     int       `json:"slots_held"`      // connections that the receiver may count
-	Accepted int       `json:"accepted"`        // the most that were held when one more was accepted
-	Limited  bool      `json:"limited"`         // another one was refused
-	Pace     float64   `json:"pace,omitempty"`  // messages per second; 0: no limit of its own is known
-	Down     bool      `json:"down,omitempty"`  // it gives no answer
-	Opens    time.Time `json:"opens,omitzero"`  // no connect before
-	Reply    string    `json:"reply,omitempty"` // the last refusal
+	Address  string    `json:"address"`            // with its port
+	Sessions int       `json:"sessions,omitempty"` // of the site that are up
+	Held     int       `json:"slots_held"`         // connections that the receiver may count
+	Accepted int       `json:"accepted"`           // the most that were held when one more was accepted
+	Limited  bool      `json:"limited"`            // another one was refused
+	Pace     float64   `json:"pace,omitempty"`     // messages per second; 0: no limit of its own is known
+	Down     bool      `json:"down,omitempty"`     // it gives no answer
+	Opens    time.Time `json:"opens,omitzero"`     // no connect before
+	Reply    string    `json:"reply,omitempty"`    // the last refusal
 }

@@ -1,7 +1,9 @@
 package elastic
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -72,12 +74,13 @@ type Snapshot struct {
 	Whose      string  // whose limit holds: "", "the site", "each address"
 	Cause      string  // of the last change
 	Punished   time.Time
-	PerAddress []AddressSnapshot
+	PerAddress []AddressSnapshot // those with sessions first, those without an answer last
 }
 
 // AddressSnapshot is one address of a site.
 type AddressSnapshot struct {
 	Address  netip.AddrPort
+	Up       int // sessions of the site
 	Held     int
 	Accepted int
 	Limited  bool // one more was refused
@@ -85,6 +88,16 @@ type AddressSnapshot struct {
 	Opens    time.Time // no connect before
 	Down     bool      // it gives no answer
 	Reply    string
+}
+
+func (a *AddressSnapshot) rank() int {
+	switch {
+	case a.Up > 0:
+		return 0
+	case a.Down:
+		return 2
+	}
+	return 1
 }
 
 // Snapshot returns the site as it is now.
@@ -98,10 +111,11 @@ func (s *Site) Snapshot(now time.Time) Snapshot {
 	for _, a := range s.addresses {
 		accepted += a.Room()
 		x.PerAddress = append(x.PerAddress, AddressSnapshot{
-			Address: a.Key.Host, Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
+			Address: a.Key.Host, Up: int(a.live), Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
 			Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Reply: a.Reply,
 		})
 	}
+	slices.SortStableFunc(x.PerAddress, func(a, b AddressSnapshot) int { return cmp.Compare(a.rank(), b.rank()) })
 	if s.state == bounded {
 		if x.Whose = "the site"; accepted <= s.want {
 			x.Whose = "each address"

@@ -95,8 +95,15 @@ func printAccount(out io.Writer, a *control.Account) {
 	}
 	const row = "%5v %5v %7v  %v\n"
 	printable.Fprintf(out, row, "HELD", "LIMIT", "PACE", "ADDRESS")
+	silent, more := 0, 0
 	for i := range a.Addresses {
 		x := &a.Addresses[i]
+		if x.Down && x.Sessions == 0 {
+			if silent++; silent > shownOfSite {
+				more++
+				continue
+			}
+		}
 		limit, pace, text := "-", "-", x.Address
 		if x.Limited {
 			limit = fmt.Sprint(x.Accepted)
@@ -114,5 +121,8 @@ func printAccount(out io.Writer, a *control.Account) {
 			text += "  " + x.Reply
 		}
 		printable.Fprintf(out, row, x.Held, limit, pace, text)
+	}
+	if more > 0 {
+		printable.Fprintf(out, "%22sand %d more without an answer\n", "", more)
 	}
 }
