@@ -250,6 +250,14 @@ func (s *Site) leave(x *slots.Slot, now time.Time) {
 	}
 }
 
+// Hasten has one more than was accepted tried now, if the limit is known: an address may answer
+// again, and where all places are taken elsewhere, only such a probe would show it. It does not
+// wait to see whether the last refusal had consequences.
+func (s *Site) Hasten(now time.Time) {
+	s.probe.at, s.refusals.doubt = earlier(s.probe.at, now), false
+	s.credit = max(s.credit, 1)
+}
+
 // Surplus is how many sessions are up beyond what is wanted.
 func (s *Site) Surplus(now time.Time) int {
 	n := s.limits.MaxSessions

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/slots"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -282,6 +283,53 @@ func TestHastenTriesAtOnce(t *testing.T) {
 			t.Errorf("sent %v within a second", got)
 		}
 	})
+}
+
+// An address that was down, and answers again, is called at once, whether the site's other
+// address takes no more or was down as well; and where that has all the sessions that are
+// allowed, with the next that begins.
+func TestHastenCallsAddressesThatWereDown(t *testing.T) {
+	t.Parallel()
+	for name, other := range map[string]receiver{"busy": {messages: 5}, "at its limit": {limit: 4}, "down as well": {silent: time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := receiversAt(receiver{silent: time.Second}, other)
+				w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0), spot(2, 0)) }, func(w *world) { w.service, w.policy.MaxSessions = time.Second, 50 })
+				for i := range 20_000 {
+					w.add(spool.ID(i+1), "s", "a.example")
+				}
+				pass(3 * time.Minute)
+				for !w.passedBy(1, 20*time.Second) {
+					pass(time.Second)
+				}
+				if n := x.met(1).taken; n != 0 {
+					t.Fatalf("%d taken while it was down", n)
+				}
+				x.mu.Lock()
+				for _, r := range x.at {
+					r.silent = 0
+				}
+				x.mu.Unlock()
+				w.Hasten(w.entries(anyEntry))
+				pass(3 * time.Second) // a second to connect, a second for a message
+				if n := x.met(1).taken; n == 0 {
+					t.Error("the address that answers again was not called")
+				}
+				if n := x.met(2).taken; n == 0 {
+					t.Error("the other was not called")
+				}
+			})
+		})
+	}
+}
+
+// passedBy says whether the address is passed by for so long from now on.
+func (w *world) passedBy(n int, d time.Duration) bool {
+	w.Queue.mu.Lock()
+	defer w.Queue.mu.Unlock()
+	l, _ := w.table.Known(slots.Key{Host: spot(n, 0).Addr}).Learned()
+	return time.Now().Add(d).Before(l.Off)
 }
 
 func TestLimitsOfAnAdminCountForAWhile(t *testing.T) {

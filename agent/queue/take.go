@@ -39,12 +39,13 @@ func (q *Queue) listed(e *Entry) *recipient {
 
 // Hasten makes recipients that List showed due now, if nothing else keeps them, and
 // has what keeps them from a connect looked at again: a domain without a route, a
-// destination that was down. What a receiver has asked for stays, and so do pauses.
+// destination or an address of it that was down. What a receiver has asked for stays, and so do pauses.
 // It returns how many will be tried.
 func (q *Queue) Hasten(entries []Entry) (n int) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	var last *destination // entries of one stand together mostly
 	for i := range entries {
 		rec := q.listed(&entries[i])
 		if rec == nil || rec.state != inLane && rec.state != inBucket {
@@ -61,13 +62,31 @@ func (q *Queue) Hasten(entries []Entry) (n int) {
 		}
 		if d := l.domain; d.dest == nil {
 			q.resolve(d)
-		} else if d.dest.holdoff.After(now) {
-			d.dest.holdoff = now
+		} else if d.dest != last {
+			last = d.dest
+			q.retry(last, now)
 		}
 		q.markChanged(l)
 	}
 	q.serveChanged(now)
 	return n
+}
+
+// retry has a destination that was down called again, and each of its addresses. Others that
+// share an address find it to be called again, too, which does them no harm.
+func (q *Queue) retry(d *destination, now time.Time) {
+	if d.holdoff.After(now) {
+		d.holdoff = now
+	}
+	passed := false
+	for i := range d.places {
+		p := &d.places[i]
+		passed = p.Retry(now) || now.Before(p.until) || passed
+		p.until = time.Time{}
+	}
+	if passed {
+		q.control(d.site).Hasten(now)
+	}
 }
 
 // Reroute asks for the route to a domain again, if it has mail.

@@ -118,6 +118,14 @@ func OffFor(times int) time.Duration { return min(offFirst<<min(times-1, 8), off
 // forgotten.
 func (a *Address) Answered() { a.failures, a.until, a.trying = 0, time.Time{}, false }
 
+// Retry ends the time for which connects pass the address by, as an admin wants, and says whether
+// it was on. One connect tries it; if that fails, too, it is passed by for longer than before.
+func (a *Address) Retry(now time.Time) bool {
+	was := now.Before(a.until)
+	a.until = time.Time{}
+	return was
+}
+
 // idle says that nothing is lost with the row but what was learned.
 func (a *Address) idle(now time.Time) bool {
 	a.Look(now)

@@ -21,9 +21,9 @@ type flushCmd struct {
 }
 
 func (c *flushCmd) Help() string {
-	return `Tries deferred mail now, as postqueue -f does, and looks again at receivers that were
-down and at domains that had no way. What is held or paused stays so, and so does
-what a receiver has asked for: millrace why tells.
+	return `Tries deferred mail now, as postqueue -f does: addresses that were down are called
+again at once, and domains that had no way are looked up. What is held or paused stays
+so, and so does what a receiver has asked for: millrace why tells.
 
 Examples:
   millrace flush --all
