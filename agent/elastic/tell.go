@@ -27,6 +27,9 @@ type Brief struct {
 
 // Brief returns the site as it is now, in brief.
 func (s *Site) Brief(now time.Time) Brief {
+	for _, a := range s.addresses { // no connect may have been asked for since its slots became free
+		a.Look(now)
+	}
 	b := Brief{
 		State: s.state.String(), Limits: Limits{s.limits.MaxSessions, s.maxRate(), s.limits.Why}, Want: s.want, Held: s.Held(), Hanging: s.Hanging, Lagging: s.Lagging,
 		Host: s.host.kept, Called: len(s.addresses), Reply: s.reply, Opens: s.refusals.opens,
