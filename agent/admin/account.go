@@ -32,7 +32,7 @@ func account(a *queue.Account, rate float64) *control.Account {
 	}
 	for _, p := range s.PerAddress {
 		x.Addresses = append(x.Addresses, control.Address{
-			Address: p.Address.String(), Sessions: p.Up, Held: p.Held, Accepted: p.Accepted, Limited: p.Limited, Pace: p.Pace, Down: p.Down, Opens: p.Opens, Reply: p.Reply,
+			Address: a.AddressOf(p.Address), Sessions: p.Up, Held: p.Held, Accepted: p.Accepted, Limited: p.Limited, Pace: p.Pace, Down: p.Down, Opens: p.Opens, Reply: p.Reply,
 		})
 	}
 	return x

@@ -28,12 +28,22 @@ type Site struct {
 	Lagging  int           // of these, the last
 	HeldBack HeldBack      // why it gets less than it could
 	Source   netip.Addr    // that its connections favour; zero: the kernel's choice
+	Called   string        // where all its connections go if that is no address: a socket; "" else
+}
+
+// AddressOf is an address of the site in words.
+func (s *Site) AddressOf(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return s.Called
+	}
+	return a.String()
 }
 
 // sums are what is told of a site's destinations together.
 type sums struct {
 	name         string // of the site, as its number may be another's since
 	source       netip.Addr
+	called       string // as Site.Called
 	hosts, ready int
 	reason       string
 	down         down
@@ -105,6 +115,12 @@ func (x *sums) add(d *destination) {
 	if list := d.route.Sources; len(list) > 0 {
 		x.source = list[0]
 	}
+	switch {
+	case d.route.Simulated:
+		x.called = "the receiver inside the agent"
+	case len(d.route.Places) == 0 && d.route.Relay != "":
+		x.called = d.route.Relay
+	}
 	if d.waiting > 0 && d.reason != "" && (x.reason == "" || d.reason < x.reason) {
 		x.reason = d.reason
 	}
@@ -157,7 +173,7 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Limited: s.gated - s.permits, Sessions: s.live, Opening: s.opening,
 		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: int(s.refused),
 		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
-		Source: sum.source,
+		Source: sum.source, Called: sum.called,
 	}, e
 }
 

@@ -78,7 +78,8 @@ const HandbackQueue = "handback"
 const HandbackSessions = 4
 
 // handbackRoute is the route to the host MTA. It takes the general queue's
-// values, but few sessions and a pace of its own.
+// values, but few sessions and a pace of its own. The site is named by the relay in force:
+// the lanes keep the name from the start of the agent, as mail is in them.
 func (s *Settings) handbackRoute() queue.Route {
 	q := s.Config.General
 	q.Name = HandbackQueue
@@ -88,7 +89,7 @@ func (s *Settings) handbackRoute() queue.Route {
 	q.TLS = config.TLSNone // loopback, or the admin's own network
 	q.RelayWrappermode, q.RelayAuth, q.RelayAuthRefused = false, nil, ""
 	relay := s.Config.Handback.Relay
-	return queue.Route{Queue: &q, Relay: relay, Site: s.Relay, Key: queue.RelayDomain(relay), Handback: true}
+	return queue.Route{Queue: &q, Relay: relay, Site: queue.RelayDomain(relay), Key: queue.RelayDomain(relay), Handback: true}
 }
 
 // simulatedRoute is the route to the receiver inside the agent, by a queue's rules, whatever its

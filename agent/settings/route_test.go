@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/agent/config"
+	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/sites"
 	"github.com/millrace/millrace/agent/smtp"
@@ -113,5 +114,17 @@ max_sessions = 3
 	s.Simulated.Wait()
 	if rt, _ := s.Route(t.Context(), "simulated.test", true); rt.Queue.Name != "own" || rt.Queue.MaxSessions != 3 || rt.Queue.MaxRecipientsPerMessage != 1 {
 		t.Errorf("%+v", rt.Queue)
+	}
+}
+
+// After a reload by which the hand-back relay has become another, mail in the lanes of before goes
+// to that, and its site is named so.
+func TestSiteOfTheHandbackIsNamedByTheRelayInForce(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{Handback: config.Handback{Relay: "unix:/run/relay.sock"}}
+	set := &Settings{Config: c, Relay: queue.RelayDomain("127.0.0.1:10626")}
+	rt, err := set.Route(t.Context(), set.Relay, false)
+	if err != nil || rt.Site != "relay:unix:/run/relay.sock" || rt.Relay != c.Handback.Relay {
+		t.Errorf("%+v, %v", rt, err)
 	}
 }

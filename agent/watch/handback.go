@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/elastic"
 	"github.com/millrace/millrace/agent/loop"
 	"github.com/millrace/millrace/agent/postconf"
+	"github.com/millrace/millrace/agent/queue"
 )
 
 // This file is about the way back to the host MTA. A recipient that takes it moves
@@ -145,7 +146,7 @@ func (w *Watch) QueueLoop(ctx context.Context) {
 		if n > most {
 			wait = max(wait, holdFor)
 			h.held = now.Add(wait + queueEvery) // until after the next look
-			w.queue.Clamp(set.Relay, elastic.Clamp{Until: h.held, Reason: h.reason(most)})
+			w.queue.Clamp(queue.RelayDomain(set.Config.Handback.Relay), elastic.Clamp{Until: h.held, Reason: h.reason(most)})
 		}
 		w.hostQueue.Store(h)
 	}

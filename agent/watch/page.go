@@ -111,7 +111,7 @@ func (p *page) Explain(site string) (web.Account, bool) {
 	}
 	for _, b := range s.PerAddress {
 		x.Addresses = append(x.Addresses, web.Address{
-			Address: b.Address.String(), Held: b.Held, Accepted: b.Accepted, Limited: b.Limited, Pace: b.Pace, Down: b.Down, Opens: b.Opens, Reply: b.Reply,
+			Address: a.AddressOf(b.Address), Held: b.Held, Accepted: b.Accepted, Limited: b.Limited, Pace: b.Pace, Down: b.Down, Opens: b.Opens, Reply: b.Reply,
 		})
 	}
 	return x, true
