@@ -160,6 +160,8 @@
 //	place        an address of a destination, and the source for it
 //	slot         a place among the connections that an address takes from us: held from the
 //	             start of a connect until the receiver has noticed the end
+//	down         of an address: its last connect failed, for another reason than too many
+//	             connections, and its equals go first for a time; where all are, the site is dead
 //	source       an address that connections come from
 //	pool         sources, with weights, that a rule, a stream or a queue names
 //	from         what a recipient's mail leaves from: a pool, and once it was tried its sources

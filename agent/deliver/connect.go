@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/agent/dialogue"
@@ -44,7 +47,7 @@ func (d *Deliverer) connect(ctx context.Context, rt queue.Route, at queue.Place,
 	// TLS that does not satisfy this destination may do for the next: the address answers.
 	if attempt.Stage != outcome.TLS {
 		sig = []elastic.Signal{{
-			Kind: decision.Signal, Began: began, Text: attempt.Text,
+			Kind: decision.Signal, Began: began, Text: attempt.Text, How: how(err, &attempt),
 			Wordless:  wordless(&decision),
 			Connected: attempt.Stage == outcome.Connect && (attempt.Fault == outcome.LostConnection || attempt.Fault == outcome.Garbled),
 		}}
@@ -116,6 +119,26 @@ func failure(err error, p settings.Host) outcome.Attempt {
 		at.Fault = outcome.LostConnection
 	}
 	return at
+}
+
+// how says in words of ours alone how a connect failed.
+func how(err error, a *outcome.Attempt) string {
+	var late net.Error
+	switch {
+	case a.Code > 0:
+		return fmt.Sprintf("answered %d", a.Code)
+	case a.Fault == outcome.Garbled:
+		return "spoke no SMTP"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused the connection"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "cannot be reached"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "closed the connection"
+	case a.Fault == outcome.Unreachable, errors.As(err, &late) && late.Timeout():
+		return "no answer"
+	}
+	return "no session came up"
 }
 
 // unanswered describes a connect that was abandoned.

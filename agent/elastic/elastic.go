@@ -178,6 +178,7 @@ type Signal struct {
 	Kind  Kind
 	Text  string    // the reply, to be shown as the cause; may be ""
 	Began time.Time // when the connect (Up, Refused, Failed) or the transaction began
+	How   string    // of a connect: how it failed, in words of ours alone, as in "answered 554"; "" is "no answer"
 
 	Connected bool // of Failed: the connection was there, and broke without a word
 	Wordless  bool // of Refused: a 421 that does not say what is too much

@@ -17,7 +17,7 @@ type Brief struct {
 	Lagging  int       // of these, ended and maybe not noticed
 	Host     int       // places left to the host MTA
 	Called   int       // addresses where it has, or lately had, slots
-	Down     int       // of these, without an answer
+	Down     int       // of these, passed by while there are others: the last connect failed, or one hangs
 	Refusing int       // of these, where none is up and one was refused
 	Reply    string    // the last refusal
 	TooFast  string    // the last reply that said so

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -16,7 +17,7 @@ type Reason string
 // The reasons. They are values of a metric's label and in the JSON of listings.
 const (
 	Suspended  Reason = "suspended"   // a rule about a reply, or the agent for the host MTA, stopped it for a time
-	Dead       Reason = "dead"        // no address answers, or one of several
+	Dead       Reason = "dead"        // no session comes up, at all addresses or at one of several
 	Refused    Reason = "refused"     // more sessions were refused, below its max_sessions
 	Slowed     Reason = "slowed"      // by the pace that the receiver takes, or a rule about a reply
 	Crowded    Reason = "crowded"     // another site has the connections that its address takes
@@ -62,6 +63,7 @@ type loaned struct{ may, limit, floor int }
 // failed, nothing up.
 type down struct {
 	waiting int       // recipients
+	how     string    // it failed, as elastic.Signal has it
 	reason  string    // of the failure
 	next    time.Time // when the first of them is tried again
 }
@@ -90,8 +92,8 @@ const silentFor = time.Minute
 //	crowded        another site has the slots
 //	slowed         a clamp's sessions are all there
 //	slowed, queue_limit   sessions stand ready with mail waiting: the tightest pace
-//	dead, refused, slowed, queue_limit   fewer slots are held than wanted: addresses that give
-//	               no answer or let nobody in, the pace, max_connection_rate
+//	dead, refused, slowed, queue_limit   fewer slots are held than wanted: addresses that are
+//	               down or let nobody in, the pace, max_connection_rate
 //	fleet_limit    what this node may use of a limit that others share is used up
 //	queue_limit    max_sessions_total is reached, or max_sessions slots are wanted
 //	refused        one more than is wanted was refused
@@ -121,7 +123,11 @@ func (e *evidence) judge() HeldBack {
 	case e.ready > 0 && e.target.Pace > 0:
 		return e.paced()
 	case !full && c.Down > 0:
-		return HeldBack{Reason: Dead, How: fmt.Sprintf("%d of %d addresses without an answer", c.Down, c.Called), Reply: e.down.reason}
+		are := "are"
+		if c.Down == 1 {
+			are = "is"
+		}
+		return HeldBack{Reason: Dead, How: fmt.Sprintf("%d of %d addresses %s down", c.Down, c.Called, are), Reply: e.down.reason}
 	case !full && c.Bounded() && c.Refusing > 0:
 		return e.refused(fmt.Sprintf("%d of %d addresses let nobody in", c.Refusing, c.Called))
 	case !full && e.target.Slowed:
@@ -144,7 +150,7 @@ func (e *evidence) judge() HeldBack {
 	}
 	if e.down.waiting > 0 {
 		h := e.dead()
-		h.How = count(e.down.waiting, "recipient waits", "recipients wait") + " for hosts that give no answer"
+		h.How = count(e.down.waiting, "recipient waits", "recipients wait") + " for hosts that are down"
 		return h
 	}
 	return clamped
@@ -216,7 +222,7 @@ func (e *evidence) refused(how string) HeldBack {
 }
 
 func (e *evidence) dead() HeldBack {
-	return HeldBack{Reason: Dead, How: "no answer", Reply: e.down.reason, Next: e.down.next}
+	return HeldBack{Reason: Dead, How: cmp.Or(e.down.how, "no answer"), Reply: e.down.reason, Next: e.down.next}
 }
 
 func (e *evidence) crowded() HeldBack {

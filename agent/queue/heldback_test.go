@@ -71,13 +71,16 @@ func TestWhyASiteIsHeldBack(t *testing.T) {
 		{"dead", none(func(e *evidence) {
 			e.down = down{waiting: 208, reason: "connect to mx[192.0.2.1]: timed out", next: later}
 		}), "dead: no answer (connect to mx[192.0.2.1]: timed out) next 13:00"},
+		{"is dead in words", none(func(e *evidence) {
+			e.down = down{waiting: 208, how: "answered 554", reason: "host mx[192.0.2.1] said: 554 go away"}
+		}), "dead: answered 554 (host mx[192.0.2.1] said: 554 go away)"},
 		{"hangs in its first connect", none(func(e *evidence) { e.opening, e.control.Hanging, e.control.Held = 1, 1, 1 }), "dead: no answer yet"},
 		{"hangs in its transactions", grows(func(e *evidence) { e.answered = now.Add(-2 * time.Minute) }), "dead: 4 sessions are up, and no answer for 2m0s"},
 		{"is slow", grows(func(e *evidence) { e.answered, e.latency = now.Add(-2*time.Minute), 40*time.Second }), ""},
-		{"has one address of three that is dead", grows(func(e *evidence) { e.control.Want, e.control.Down = 6, 1 }), "dead: 1 of 3 addresses without an answer"},
+		{"has one address of three that is dead", grows(func(e *evidence) { e.control.Want, e.control.Down = 6, 1 }), "dead: 1 of 3 addresses is down"},
 		{"has all it wants, and one dead address", grows(func(e *evidence) { e.control.Down = 1 }), ""},
 		{"has dead joiners", grows(func(e *evidence) { e.down = down{waiting: 3, reason: "refused port", next: later} }),
-			"dead: 3 recipients wait for hosts that give no answer (refused port) next 13:00"},
+			"dead: 3 recipients wait for hosts that are down (refused port) next 13:00"},
 		{"lets nobody in", none(func(e *evidence) {
 			e.control.Refusing, e.control.Reply, e.control.Opens = 3, "421 too many", later
 			e.down = down{waiting: 208, reason: "an older failure"}

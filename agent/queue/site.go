@@ -151,6 +151,7 @@ type destination struct {
 	paced    bool      // it is on site.paced
 	holdoff  time.Time // no connect before this
 	reason   string    // why the last connect failed; "" when one is up
+	how      string    // the same in words of ours alone, as elastic.Signal has it
 }
 
 func (d *destination) link() *linked[*destination] { return &d.linked }

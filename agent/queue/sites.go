@@ -127,7 +127,7 @@ func (x *sums) add(d *destination) {
 	if d.waiting > 0 && d.live == 0 && d.failures > 0 {
 		x.down.waiting += d.waiting
 		if x.down.reason == "" || d.reason < x.down.reason {
-			x.down.reason = d.reason
+			x.down.reason, x.down.how = d.reason, d.how
 		}
 		if x.down.next.IsZero() || d.holdoff.Before(x.down.next) {
 			x.down.next = d.holdoff

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/millrace/millrace/agent/elastic"
 )
 
 // What is called by no address is told by its name: a relay's socket, the receiver inside the
@@ -35,6 +37,34 @@ func TestSocketIsToldByItsPath(t *testing.T) {
 			}
 			if len(list) != 1 || list[0] != x.want {
 				t.Errorf("%q, want %q", list, x.want)
+			}
+		})
+	}
+}
+
+// A site of which no session comes up is told to be dead by what happened there.
+func TestDeadSiteIsToldByWhatHappened(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		sig  []elastic.Signal
+		want string
+	}{
+		{[]elastic.Signal{{Kind: elastic.Failed, How: "answered 554"}}, "answered 554"},
+		{[]elastic.Signal{{Kind: elastic.Failed}}, "no answer"},
+		{nil, "no session came up"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(w *world) {
+				w.server = func(w *world, s *Session) {
+					time.Sleep(time.Second)
+					w.Leave(s, nil, x.sig, "why it failed")
+				}
+			})
+			w.add(1, "s", "a.example")
+			pass(time.Minute)
+			a, _ := w.Explain("a.example")
+			if h := a.HeldBack; h.Reason != Dead || h.How != x.want || h.Reply != "why it failed" || h.Next.IsZero() {
+				t.Errorf("%+v, want %s", h, x.want)
 			}
 		})
 	}

@@ -453,6 +453,9 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 			d.pass(s, now)
 		}
 		refused := len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
+		if d.live == 0 {
+			d.how = failedHow(s, sig)
+		}
 		q.failedConnect(d, why, refused && !s.onTrial, now)
 		// One too many beside others of ours: that is our doing.
 		if d.live == 0 && !s.untried && !(refused && d.site.live > 0) {
@@ -515,6 +518,18 @@ func (a *allowance) most(now time.Time) int {
 		return 0
 	}
 	return a.n
+}
+
+// failedHow says how a connect failed, or a session that took nothing, as elastic.Signal has it.
+func failedHow(s *Session, sig []elastic.Signal) string {
+	switch n := len(sig); {
+	case s.up:
+		return "ended the session before any mail"
+	case n == 0: // for want of TLS, say
+		return "no session came up"
+	default:
+		return sig[n-1].How
+	}
 }
 
 // failedConnect notes that a connect failed. With others up, the destination is left alone
