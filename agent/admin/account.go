@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"cmp"
+
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
 )
@@ -34,6 +36,9 @@ func account(a *queue.Account, rate float64) *control.Account {
 		x.Addresses = append(x.Addresses, control.Address{
 			Address: a.AddressOf(p.Address), Sessions: p.Up, Held: p.Held, Accepted: p.Accepted, Limited: p.Limited, Pace: p.Pace, Down: p.Down, Opens: p.Opens, Reply: p.Reply,
 		})
+		if f := p.Failing; f.Times > 0 {
+			x.Addresses[len(x.Addresses)-1].Failing = &control.Failing{Times: f.Times, Since: f.Since, Until: f.Until, How: cmp.Or(f.How, "no answer"), Why: f.Why}
+		}
 	}
 	return x
 }

@@ -37,7 +37,17 @@ type Address struct {
 	Accepted int       `json:"accepted"`           // the most that were held when one more was accepted
 	Limited  bool      `json:"limited"`            // another one was refused
 	Pace     float64   `json:"pace,omitempty"`     // messages per second; 0: no limit of its own is known
-	Down     bool      `json:"down,omitempty"`     // it gives no answer
+	Down     bool      `json:"down,omitempty"`     // it is passed by now while there are others
+	Failing  *Failing  `json:"failing,omitempty"`  // its last connects failed
 	Opens    time.Time `json:"opens,omitzero"`     // no connect before
 	Reply    string    `json:"reply,omitempty"`    // the last refusal
+}
+
+// Failing is what is known of an address that is down.
+type Failing struct {
+	Times int       `json:"times"`           // connects in a row that failed
+	Since time.Time `json:"since,omitzero"`  // the first of them did; zero: before a restart
+	Until time.Time `json:"until,omitzero"`  // others go before it
+	How   string    `json:"how"`             // the last one failed
+	Why   string    `json:"error,omitempty"` // in the words of the error, or of the receiver
 }

@@ -73,3 +73,32 @@ func (h *HeldBack) InWords() string {
 	}
 	return text
 }
+
+// Trouble says in one line that an address is down, since when, until when others go before it,
+// and why; "" if it is not down.
+func (a *Address) Trouble(now time.Time) string {
+	f := a.Failing
+	switch {
+	case f == nil && a.Down:
+		return "no answer yet"
+	case f == nil:
+		return ""
+	}
+	text := "down"
+	if !f.Since.IsZero() {
+		text += " since " + f.Since.Local().Format(time.DateTime)
+	}
+	switch {
+	case f.Until.After(now):
+		text += ", passed by until " + f.Until.Local().Format(time.DateTime)
+	case a.Down:
+		text += ", called now"
+	default:
+		text += ", called next"
+	}
+	text += ": " + f.How
+	if f.Why != "" {
+		text += "; " + f.Why
+	}
+	return text
+}

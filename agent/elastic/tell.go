@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/millrace/millrace/agent/slots"
 )
 
 // Brief is what a listing of all sites tells of each. To make one costs no allocation.
@@ -18,6 +20,8 @@ type Brief struct {
 	Host     int       // places left to the host MTA
 	Called   int       // addresses where it has, or lately had, slots
 	Down     int       // of these, passed by while there are others: the last connect failed, or one hangs
+	Back     time.Time // until when the first of those is passed by; zero: that is not known
+	Failed   string    // how the last connect to one of them failed
 	Refusing int       // of these, where none is up and one was refused
 	Reply    string    // the last refusal
 	TooFast  string    // the last reply that said so
@@ -55,6 +59,9 @@ func (s *Site) Brief(now time.Time) Brief {
 			}
 		case a.Down(now):
 			b.Down++
+			if f := a.Failing(); f.Times > 0 && (b.Back.IsZero() || f.Until.Before(b.Back)) {
+				b.Back, b.Failed = f.Until, f.Why
+			}
 		}
 	}
 	if b.Refusing == b.Called && b.Opens.Before(first) {
@@ -89,7 +96,8 @@ type AddressSnapshot struct {
 	Limited  bool // one more was refused
 	Pace     float64
 	Opens    time.Time // no connect before
-	Down     bool      // it gives no answer
+	Down     bool      // it is passed by now while there are others
+	Failing  slots.Failing
 	Reply    string
 }
 
@@ -103,6 +111,15 @@ func (a *AddressSnapshot) rank() int {
 	return 1
 }
 
+// LookAt returns an address as it is now.
+func LookAt(a *slots.Address, now time.Time) AddressSnapshot {
+	a.Look(now)
+	return AddressSnapshot{
+		Address: a.Key.Host, Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
+		Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Failing: a.Failing(), Reply: a.Reply,
+	}
+}
+
 // Snapshot returns the site as it is now.
 func (s *Site) Snapshot(now time.Time) Snapshot {
 	x := Snapshot{
@@ -113,10 +130,9 @@ func (s *Site) Snapshot(now time.Time) Snapshot {
 	accepted := 0
 	for _, a := range s.addresses {
 		accepted += a.Room()
-		x.PerAddress = append(x.PerAddress, AddressSnapshot{
-			Address: a.Key.Host, Up: int(a.live), Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
-			Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Reply: a.Reply,
-		})
+		here := LookAt(a.Address, now)
+		here.Up = int(a.live)
+		x.PerAddress = append(x.PerAddress, here)
 	}
 	slices.SortStableFunc(x.PerAddress, func(a, b AddressSnapshot) int { return cmp.Compare(a.rank(), b.rank()) })
 	if s.state == bounded {

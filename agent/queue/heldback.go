@@ -127,7 +127,7 @@ func (e *evidence) judge() HeldBack {
 		if c.Down == 1 {
 			are = "is"
 		}
-		return HeldBack{Reason: Dead, How: fmt.Sprintf("%d of %d addresses %s down", c.Down, c.Called, are), Reply: e.down.reason}
+		return HeldBack{Reason: Dead, How: fmt.Sprintf("%d of %d addresses %s down", c.Down, c.Called, are), Reply: cmp.Or(e.down.reason, c.Failed), Next: c.Back}
 	case !full && c.Bounded() && c.Refusing > 0:
 		return e.refused(fmt.Sprintf("%d of %d addresses let nobody in", c.Refusing, c.Called))
 	case !full && e.target.Slowed:

@@ -2,9 +2,11 @@ package queue
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
+	"github.com/millrace/millrace/agent/slots"
 )
 
 // Site is the state of one site, as listings show it.
@@ -47,7 +49,8 @@ type sums struct {
 	hosts, ready int
 	reason       string
 	down         down
-	warmingUp    int // recipients that wait for room at an address that warms up; of one site alone
+	failing      []*slots.Address // that are down, of one site alone
+	warmingUp    int              // recipients that wait for room at an address that warms up; of one site alone
 }
 
 // Sites lists all sites that are known at the moment.
@@ -105,9 +108,24 @@ func (q *Queue) sums(only *site, now time.Time) (all []sums) {
 		x.add(d)
 		if only != nil {
 			x.warmingUp += d.warmingUp(now)
+			x.look(d)
 		}
 	}, always)
 	return all
+}
+
+// mostFailing is how many addresses that are down are told of a site, beside those that its
+// controller knows.
+const mostFailing = 64
+
+// look notes those of a destination's addresses that are down: the controller may not know of them
+// any more, as they have not been called for long.
+func (x *sums) look(d *destination) {
+	for i := range d.places {
+		if a := d.places[i].Address; len(x.failing) < mostFailing && a.Failing().Times > 0 && !slices.Contains(x.failing, a) {
+			x.failing = append(x.failing, a)
+		}
+	}
 }
 
 func (x *sums) add(d *destination) {
@@ -211,5 +229,10 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	a.Site, e = q.look(s, &x, now)
 	a.HeldBack, a.Limits = e.judge(), e.control.Limits
 	a.WarmingUp = x.warmingUp
+	for _, row := range x.failing {
+		if p := elastic.LookAt(row, now); !slices.ContainsFunc(a.Snapshot.PerAddress, func(x elastic.AddressSnapshot) bool { return x.Address == p.Address }) {
+			a.Snapshot.PerAddress = append(a.Snapshot.PerAddress, p)
+		}
+	}
 	return a, true
 }

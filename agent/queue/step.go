@@ -98,6 +98,7 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 			s.holds = false
 			if s.onTrial { // beside others of its site that work it is its own affair
 				control.Failed(&s.slot, now, false)
+				s.slot.Address.Because(x.How, x.Text)
 				break
 			}
 			control.Refused(&s.slot, now, x.Text)
@@ -110,6 +111,7 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 			if !s.up && !s.untried {
 				s.holds = false
 				control.Failed(&s.slot, now, x.Connected)
+				s.slot.Address.Because(x.How, x.Text)
 			}
 		}
 	}

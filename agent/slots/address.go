@@ -59,10 +59,10 @@ type Address struct {
 	Pace   Pace // its own, where it alone refuses
 	Bucket Bucket
 
-	failures int // connects in a row that got no answer
-	noted    time.Time
-	until    time.Time
-	news     time.Time // when the oldest connect under way began, about
+	failing *Failing // connects in a row that got no answer; nil: none
+	noted   time.Time
+	until   time.Time
+	news    time.Time // when the oldest connect under way began, about
 }
 
 const (
@@ -102,12 +102,40 @@ func (a *Address) Busy() bool { return a.trying }
 // was noted saw the same trouble: they do not add to it.
 func (a *Address) Failed(began, now time.Time) {
 	a.trying = false
-	if a.failures > 0 && began.Before(a.noted) {
+	if a.failing != nil && began.Before(a.noted) {
 		return
 	}
-	a.failures++
-	a.noted = now
-	a.until = now.Add(OffFor(a.failures))
+	if a.failing == nil {
+		a.failing = &Failing{Since: now}
+	}
+	a.failing.Times++
+	a.noted, a.failing.How, a.failing.Why = now, "", ""
+	a.until = now.Add(OffFor(a.failing.Times))
+}
+
+// Because keeps how the last connect failed, in words of ours and in those of the error, if it did.
+func (a *Address) Because(how, why string) {
+	if a.failing != nil {
+		a.failing.How, a.failing.Why = how, why
+	}
+}
+
+// Failing is what is known of an address that is down; of one that is not all of it is zero.
+type Failing struct {
+	Times    int       // connects in a row that failed
+	Since    time.Time // the first of them did; zero: before a restart
+	Until    time.Time // others go before it
+	How, Why string    // the last one failed: in words of ours ("": no answer), and those of the error
+}
+
+// Failing returns that.
+func (a *Address) Failing() Failing {
+	if a.failing == nil {
+		return Failing{}
+	}
+	f := *a.failing
+	f.Until = a.until
+	return f
 }
 
 // OffFor is how long others go before an address that has failed so many times in a row:
@@ -116,7 +144,7 @@ func OffFor(times int) time.Duration { return min(offFirst<<min(times-1, 8), off
 
 // Answered notes a connect that was answered, if only by a refusal: failures are
 // forgotten.
-func (a *Address) Answered() { a.failures, a.until, a.trying = 0, time.Time{}, false }
+func (a *Address) Answered() { a.failing, a.until, a.trying = nil, time.Time{}, false }
 
 // Retry ends the time for which connects pass the address by, as an admin wants, and says whether
 // it was on. One connect tries it; if that fails, too, it is passed by for longer than before.
@@ -191,12 +219,16 @@ type Learned struct {
 	Off      time.Time      `json:"off,omitzero"`       // until when others go before it
 	Pace     float64        `json:"pace,omitempty"`
 	Reply    string         `json:"reply,omitempty"`
+	Since    time.Time      `json:"since,omitzero"` // the first of the failures
+	How      string         `json:"how,omitempty"`  // the last one, in words of ours
+	Why      string         `json:"why,omitempty"`  // and in those of the error
 }
 
 // Learned returns what is to be kept of an address; false if nothing is known of it.
 func (a *Address) Learned() (Learned, bool) {
-	any := a.Accepted > 0 || a.Pace.Value > 0 || a.Limited || a.failures > 0
-	return Learned{a.Key.Source, a.Key.Host, a.Accepted, a.Limited, a.Strikes, a.Opens, a.failures, a.until, a.Pace.Value, a.Reply}, any
+	any := a.Accepted > 0 || a.Pace.Value > 0 || a.Limited || a.failing != nil
+	f := a.Failing()
+	return Learned{a.Key.Source, a.Key.Host, a.Accepted, a.Limited, a.Strikes, a.Opens, f.Times, a.until, a.Pace.Value, a.Reply, f.Since, f.How, f.Why}, any
 }
 
 // Restore takes in what was learned before a restart. A clock that has stepped back since
@@ -214,8 +246,9 @@ func (t *Table) Restore(now time.Time, list []Learned) {
 		} else {
 			a.Opens = latest
 		}
-		if a.failures = max(0, l.Failures); a.failures > 0 {
+		if l.Failures > 0 {
 			a.noted, a.until = now, l.Off
+			a.failing = &Failing{Times: l.Failures, Since: l.Since, How: l.How, Why: l.Why}
 			if latest := now.Add(offMost); l.Off.After(latest) {
 				a.until = latest
 			}

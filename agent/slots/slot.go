@@ -258,7 +258,7 @@ func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
 	if a.Opening == 1 {
 		a.news = now
 	}
-	a.trying = a.failures > 0
+	a.trying = a.failing != nil
 }
 
 // Met is how many slots, at the address and of the site, were up when the connect began or

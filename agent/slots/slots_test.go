@@ -1,6 +1,7 @@
 package slots
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -335,5 +336,42 @@ func TestWhatIsLearnedAtAddressesIsRestored(t *testing.T) {
 	opened(b, &Count{}, epoch)
 	if b.Forget(); b.Room() < 1000 || b.Held() != 1 {
 		t.Errorf("forgotten: room %d, held %d", b.Room(), b.Held())
+	}
+}
+
+// What is known of an address that is down outlives a restart, and ends with its first answer.
+func TestFailuresOutliveARestart(t *testing.T) {
+	t.Parallel()
+	key := Key{Host: netip.MustParseAddrPort("192.0.2.1:25")}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	a := NewTable(10).Row(key, now)
+	a.Because("answered 554", "go away") // of an address that is not down: nothing
+	if f := a.Failing(); f != (Failing{}) {
+		t.Errorf("%+v", f)
+	}
+	a.Failed(now, now)
+	a.Failed(now.Add(time.Minute), now.Add(time.Minute))
+	a.Because("answered 554", "go away")
+	l, _ := a.Learned()
+	text, err := json.Marshal(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l = Learned{}
+	if err := json.Unmarshal(text, &l); err != nil {
+		t.Fatal(err)
+	}
+	table := NewTable(10)
+	table.Restore(now.Add(time.Minute), []Learned{l})
+	a = table.Known(key)
+	want := Failing{Times: 2, Since: now, Until: now.Add(2 * time.Minute), How: "answered 554", Why: "go away"}
+	if f := a.Failing(); f != want {
+		t.Errorf("%+v, want %+v", f, want)
+	}
+	if !a.Retry(now.Add(time.Minute)) || a.Down(now.Add(time.Minute)) || a.Failing().Times != 2 {
+		t.Errorf("%+v after a wish to try it now", a.Failing())
+	}
+	if a.Answered(); a.Failing() != (Failing{}) {
+		t.Errorf("%+v after an answer", a.Failing())
 	}
 }

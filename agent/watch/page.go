@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -113,6 +114,10 @@ func (p *page) Explain(site string) (web.Account, bool) {
 		x.Addresses = append(x.Addresses, web.Address{
 			Address: a.AddressOf(b.Address), Held: b.Held, Accepted: b.Accepted, Limited: b.Limited, Pace: b.Pace, Down: b.Down, Opens: b.Opens, Reply: b.Reply,
 		})
+		if f := b.Failing; f.Times > 0 {
+			y := &x.Addresses[len(x.Addresses)-1]
+			y.Failed, y.Error, y.Since, y.Until = cmp.Or(f.How, "no answer"), f.Why, f.Since, f.Until
+		}
 	}
 	return x, true
 }

@@ -204,8 +204,10 @@ func (v *view) addressRow(a *Address) addressRow {
 		row.Pace = amount(a.Pace) + "/s"
 	}
 	switch {
+	case a.Failed != "":
+		row.State = v.trouble(a)
 	case a.Down:
-		row.State = "no answer"
+		row.State = "no answer yet"
 	case a.Opens.After(v.Time):
 		row.State = "refuses; tried again at " + clock(a.Opens, v.Time)
 	case a.Held == 0:
@@ -215,4 +217,25 @@ func (v *view) addressRow(a *Address) addressRow {
 		row.State += ": " + v.text(a.Reply)
 	}
 	return row
+}
+
+// trouble says why an address is down, since when, and until when others go before it.
+func (v *view) trouble(a *Address) string {
+	text := "down"
+	if !a.Since.IsZero() {
+		text += " since " + clock(a.Since, v.Time)
+	}
+	switch {
+	case a.Until.After(v.Time):
+		text += ", passed by until " + clock(a.Until, v.Time)
+	case a.Down:
+		text += ", called now"
+	default:
+		text += ", called next"
+	}
+	text += ": " + v.text(a.Failed)
+	if a.Error != "" {
+		text += "; " + v.text(a.Error)
+	}
+	return text
 }

@@ -112,7 +112,10 @@ type Address struct {
 	Held, Accepted int  // slots
 	Limited        bool // one more than accepted was refused
 	Pace           float64
-	Down           bool
+	Down           bool      // it is passed by now while there are others
+	Failed         string    // how its last connect failed; "": it did not
+	Error          string    // the same in the words of the error, or of the receiver
+	Since, Until   time.Time // it is down, and passed by
 	Opens          time.Time // no connect before
 	Reply          string
 }

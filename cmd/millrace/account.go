@@ -111,8 +111,8 @@ func printAccount(out io.Writer, a *control.Account) {
 		if x.Pace > 0 {
 			pace = rateOf(x.Pace) + "/s"
 		}
-		if x.Down {
-			text += "  no answer"
+		if trouble := x.Trouble(now); trouble != "" {
+			text += "  " + trouble
 		}
 		if x.Opens.After(now) {
 			text += "  no connect before " + x.Opens.Local().Format(time.DateTime)
@@ -123,6 +123,6 @@ func printAccount(out io.Writer, a *control.Account) {
 		printable.Fprintf(out, row, x.Held, limit, pace, text)
 	}
 	if more > 0 {
-		printable.Fprintf(out, "%22sand %d more without an answer\n", "", more)
+		printable.Fprintf(out, "%22sand %d more that are down\n", "", more)
 	}
 }

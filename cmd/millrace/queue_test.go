@@ -149,7 +149,9 @@ func (b backend) Why(site string) ([]control.Change, error) {
 		{At: at, From: 0, To: 2, Cause: "start"},
 		{At: at.Add(time.Minute), From: 20, To: 11, Pace: 12.5, Cause: "refused with 11 up: 421 too many", Now: &control.Account{
 			Site: b.Status().Sites[0], MaxSessions: 20, LimitsBy: "the configuration", Whose: "each address", Lag: 0.4, Reply: "421 too many", Host: 1, Breaker: "streams are held above 5% hard bounces",
-			Addresses: []control.Address{{Address: "192.0.2.25:25", Held: 8, Accepted: 8, Limited: true, Reply: "421 too many"}, {Address: "[2001:db8::25]:25", Down: true, Pace: 2}},
+			Addresses: []control.Address{{Address: "192.0.2.25:25", Held: 8, Accepted: 8, Limited: true, Reply: "421 too many"}, {Address: "[2001:db8::25]:25", Down: true, Pace: 2},
+				{Address: "192.0.2.26:25", Down: true, Failing: &control.Failing{Times: 3, Since: time.Unix(1_700_000_000, 0), Until: time.Unix(1_700_000_240, 0), How: "answered 554", Why: "go away"}},
+				{Address: "192.0.2.27:25", Failing: &control.Failing{Times: 1, How: "refused the connection"}}},
 		}},
 	}, nil
 }

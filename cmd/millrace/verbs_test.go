@@ -27,7 +27,9 @@ refused    421 too many
 breaker    streams are held above 5% hard bounces
  HELD LIMIT    PACE  ADDRESS
     8     8       -  192.0.2.25:25  421 too many
-    0     -  2.00/s  [2001:db8::25]:25  no answer
+    0     -  2.00/s  [2001:db8::25]:25  no answer yet
+    0     -       -  192.0.2.26:25  down since 2023-11-14 22:13:20, called now: answered 554; go away
+    0     -       -  192.0.2.27:25  down, called next: refused the connection
 paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)
 limited: general: at most 5 sessions and 0.5/s until 2023-11-14 23:13:20 (root (uid 0))
 `
