@@ -84,7 +84,7 @@ type Snapshot struct {
 	Whose      string  // whose limit holds: "", "the site", "each address"
 	Cause      string  // of the last change
 	Punished   time.Time
-	PerAddress []AddressSnapshot // those with sessions first, those without an answer last
+	PerAddress []AddressSnapshot // those with sessions first, those that are down last
 }
 
 // AddressSnapshot is one address of a site.

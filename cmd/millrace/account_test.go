@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 )
 
-// Of many addresses without an answer some are shown, and all that have sessions.
+// Of many addresses that are down some are shown, and all that have sessions.
 func TestAccountOfManySilentAddressesIsShort(t *testing.T) {
 	t.Parallel()
 	a := control.Account{Addresses: []control.Address{{Address: "192.0.2.1:25", Sessions: 7, Held: 8}, {Address: "192.0.2.2:25", Sessions: 1, Held: 1, Down: true}}}
@@ -19,7 +19,7 @@ func TestAccountOfManySilentAddressesIsShort(t *testing.T) {
 	printAccount(&b, &a)
 	_, rows, _ := strings.Cut(b.String(), "ADDRESS\n")
 	if lines := strings.Split(rows, "\n"); len(lines) != 10 ||
-		!strings.Contains(lines[0], "192.0.2.1:25") || !strings.Contains(lines[1], "192.0.2.2:25") || lines[8] != strings.Repeat(" ", 22)+"and 60 more without an answer" {
+		!strings.Contains(lines[0], "192.0.2.1:25") || !strings.Contains(lines[1], "192.0.2.2:25") || lines[8] != strings.Repeat(" ", 22)+"and 60 more that are down" {
 		t.Errorf("%s", b.String())
 	}
 }
