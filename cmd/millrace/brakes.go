@@ -51,8 +51,9 @@ type pauseCmd struct {
 func (c *pauseCmd) Help() string {
 	return `Nothing more of it is sent until millrace resume, over restarts too. Transactions under
 way finish; new mail is taken into the spool and waits; nothing expires. What is on its
-way home to the host goes on, unless --queue handback is said. A domain after --site stands for
-the whole site, which other domains may share: the command says how many are known.
+way home to the host goes on, unless --queue handback is said. A domain after --site
+stands for the whole site, which other domains may share: the command says how many are
+known.
 
 A queue, a site, a stream and a domain may be combined, and a sender, a SASL user and
 a client. millrace brakes lists what is paused.

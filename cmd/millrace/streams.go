@@ -174,9 +174,9 @@ With --json "now" is how it stands, in the last line.
 A site is a provider, that is a queue with MX patterns; or else all domains whose best MX
 hosts have the same addresses. Its name is that of the queue, or of the domain that the
 hosts are in: example.net, or example.net-2 if there is more than one. Of several source
-addresses each has a site: example.net:192.0.2.1. Wherever a site is asked for, a domain, an
-MX host or an address, with a port or without, will do; the verb is then for the sites of
-all source addresses.
+addresses each has a site: example.net:192.0.2.1. Wherever a site is asked for, a domain,
+an MX host or an address, with a port or without, will do; the verb is then for the sites
+of all source addresses.
 
 Examples:
   millrace why google
