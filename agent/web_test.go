@@ -55,7 +55,7 @@ func TestStatusPageTellsWhatHappens(t *testing.T) {
 	front := "http://" + s.config.Agent.HTTP.Listen.First()
 	var overview string
 	for _, part := range []string{
-		"2 of 5", "suspended until", "no answer", "no mail server is known yet",
+		"2 of 5", "suspended until", "refused the connection", "no mail server is known yet",
 		"busy-rule: ", "connection refused", "Sale &#34;&lt;b&gt;&#34; &lt;sale.test&gt;", "userunknown", "mail.lab.test",
 	} {
 		s.until("the overview says "+part, func() bool {
