@@ -53,12 +53,11 @@ func (b *Backend) isCommonCancel(ctx context.Context, a control.Action) bool {
 // FollowCancels, at the next start too. Of a site that has several names, for our addresses, each
 // is an order of its own; their sum counts a message of several once for each.
 func (b *Backend) cancelInFleet(ctx context.Context, a control.Action, sel *orders.Selection, tell func(control.Selected)) (all control.Selected, err error) {
-	filters := []control.Filter{sel.Filter}
-	for i, site := range sel.Sites {
-		filters = append(filters[:i], sel.Filter)
-		filters[i].Site = site
+	filter, names := sel.Filter, sel.Sites
+	if len(names) == 0 {
+		names = []string{filter.Site}
 	}
-	for _, filter := range filters {
+	for _, filter.Site = range names {
 		done, err := b.cancelOneInFleet(ctx, a, filter, func(n control.Selected) { tell(sum(all, n)) })
 		all = sum(all, done)
 		if err != nil {
