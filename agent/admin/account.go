@@ -1,8 +1,6 @@
 package admin
 
 import (
-	"cmp"
-
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/queue"
 )
@@ -37,7 +35,7 @@ func account(a *queue.Account, rate float64) *control.Account {
 			Address: a.AddressOf(p.Address), Sessions: p.Up, Held: p.Held, Accepted: p.Accepted, Limited: p.Limited, Pace: p.Pace, Down: p.Down, Opens: p.Opens, Reply: p.Reply,
 		})
 		if f := p.Failing; f.Times > 0 {
-			x.Addresses[len(x.Addresses)-1].Failing = &control.Failing{Times: f.Times, Since: f.Since, Until: f.Until, How: cmp.Or(f.How, "no answer"), Why: f.Why}
+			x.Addresses[len(x.Addresses)-1].Failing = &control.Failing{Times: f.Times, Since: f.Since, Until: f.Until, How: f.How, Why: f.Why}
 		}
 	}
 	return x

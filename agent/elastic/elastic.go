@@ -30,10 +30,11 @@
 // and nothing depends on which it is. The slots that other sites hold at an address count in
 // the limit that a refusal shows, and a site's pace spaces its own messages alone: at the addresses
 // that took its mail or said too fast, and at none that somebody lists among his own and that has
-// taken nothing (whose). Some receivers say too fast to a share of the messages whatever the pace: where a
-// pace was lowered again and again without effect, or refuses a few for long, a higher one is tried. The first "too fast" sets the pace to what was accepted, less a twentieth,
+// taken nothing (whose). The first "too fast" sets the pace to what was accepted, less a twentieth,
 // or to 1/s for all addresses together where that were too few to measure; it takes no slot. Where a
 // message did not wait for the pace, being the first at its address, "too fast" tells nothing of the pace.
+// Some receivers say so to a share of the messages whatever the pace: where one was lowered again and
+// again without effect, or refuses a few for long, a higher one is tried.
 //
 // Each connect has a purpose (slots.Why): growth, the replacement of a session that has
 // ended, an early replacement (before the lag is over, to learn whether less would do), or

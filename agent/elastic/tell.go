@@ -114,9 +114,13 @@ func (a *AddressSnapshot) rank() int {
 // LookAt returns an address as it is now.
 func LookAt(a *slots.Address, now time.Time) AddressSnapshot {
 	a.Look(now)
+	failing := a.Failing()
+	if failing.Times > 0 {
+		failing.How = cmp.Or(failing.How, "no answer")
+	}
 	return AddressSnapshot{
 		Address: a.Key.Host, Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
-		Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Failing: a.Failing(), Reply: a.Reply,
+		Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Failing: failing, Reply: a.Reply,
 	}
 }
 

@@ -162,7 +162,7 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	default:
 		return false
 	}
-	if was > 0 && !guess {
+	if !guess {
 		p.judge(now, was)
 	}
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again

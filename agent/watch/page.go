@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -116,7 +115,7 @@ func (p *page) Explain(site string) (web.Account, bool) {
 		})
 		if f := b.Failing; f.Times > 0 {
 			y := &x.Addresses[len(x.Addresses)-1]
-			y.Failed, y.Error, y.Since, y.Until = cmp.Or(f.How, "no answer"), f.Why, f.Since, f.Until
+			y.Failed, y.Error, y.Since, y.Until = f.How, f.Why, f.Since, f.Until
 		}
 	}
 	return x, true
