@@ -36,7 +36,7 @@ type trouble struct {
 
 	late    map[uint32][]late // by stream: what was deferred in the row
 	lates   int
-	ended   time.Time // when mail was accepted again, or found to be better off elsewhere
+	ended   time.Time // when mail was accepted again, found to be better off elsewhere, or another stream's came
 	revived bool      // that had been tried before
 
 	greylists time.Time // nothing is suspended until then
@@ -186,6 +186,7 @@ func (q *Queue) relent(d *destination, now time.Time) {
 	s := d.site
 	if t := s.trouble; t.on() && t.another(d) {
 		t.until, t.probe, t.row = time.Time{}, nil, 0
+		t.ended, t.revived = now, false
 		q.control(s).Lift(now, t.reason)
 		q.grow(s, now)
 	}

@@ -265,3 +265,30 @@ func TestNewStreamEndsTheSuspensionOfAnother(t *testing.T) {
 		}
 	})
 }
+
+// A suspension that a new stream ends is an end of the trouble as well as that by a probe: what
+// it has deferred is brought forward.
+func TestNewStreamThatEndsASuspensionBringsForward(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		over := false
+		m := &moody{says: func(spool.ID, time.Time) word {
+			if over {
+				return taken250
+			}
+			return trouble451
+		}}
+		w := m.run(t, 50, "a")
+		pass(30 * time.Second)
+		m.mu.Lock()
+		over = true
+		m.mu.Unlock()
+		for i := range 500 {
+			w.add(spool.ID(100_000+i), "b", "far.test")
+		}
+		pass(20 * time.Second)
+		if n, _ := m.taken(); n != 550 {
+			t.Errorf("%d of 550 taken in twenty seconds", n)
+		}
+	})
+}
