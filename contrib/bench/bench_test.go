@@ -184,7 +184,7 @@ func TestFlags(t *testing.T) {
 	if want := []int{2 << 10, 8 << 10, 50 << 10}; !slices.Equal(s.sizes, want) {
 		t.Errorf("sizes %v, want %v", s.sizes, want)
 	}
-	for _, bad := range [][]string{{"-scenario", "nosuch"}, {"-size", "x"}, {"-size", "0"}, {"-rounds", "0"}, {"-window", "0s"}, {"stray"}, {"-nosuch"},
+	for _, bad := range [][]string{{"-scenario", "nosuch"}, {"-size", "x"}, {"-size", "0"}, {"-rounds", "0"}, {"-window", "0s"}, {"-window", "30s"}, {"stray"}, {"-nosuch"},
 		{"-receivers", "11"}, {"-receivers", "x"}, {"-without", "x"}, {"-learn", "0s"}} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%v is accepted", bad)

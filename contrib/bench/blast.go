@@ -66,7 +66,7 @@ func blast(ctx context.Context, b *bench) ([]section, error) {
 	shipped, with := found[0], found[2]
 	s := section{
 		title:    "Bulk blast beside transactional mail",
-		about:    fmt.Sprintf(aboutBlast, b.bulk, hangingDomains, transactionalRate, b.idle, b.window, b.tail(), bulkApart),
+		about:    fmt.Sprintf(aboutBlast, b.bulk, hangingDomains, transactionalRate, b.idle, b.window, b.tail, bulkApart),
 		tables:   []table{latencyTable(b, variants, found), bulkTable(variants, found)},
 		plots:    blastPlots(variants, found),
 		claims:   []claim{transactionalBesideBlast.claim(besideIdle(with, 0.99))},
@@ -157,13 +157,13 @@ func besideIdle(rounds []blastRound, q float64) series {
 func latencyTable(b *bench, variants []variant[blastRound], found [][]blastRound) table {
 	t := table{
 		title:   "Latency of transactional mail, all rounds together",
-		columns: []string{"", "messages", "p50", "p95", "p99", fmt.Sprintf("not within %v", b.tail())},
+		columns: []string{"", "messages", "p50", "p95", "p99", fmt.Sprintf("not within %v", b.tail)},
 	}
 	row := func(name string, samples []time.Duration) {
 		slices.Sort(samples)
 		late := 0
 		for _, d := range samples {
-			if d > b.tail() {
+			if d > b.tail {
 				late++
 			}
 		}

@@ -57,9 +57,6 @@ func blastMix() (bulk, answering []string) {
 	return bulk, answering
 }
 
-// tail is how long every transactional message is watched.
-func (b *bench) tail() time.Duration { return min(time.Minute, b.window/2) }
-
 // firstBeside is the number of the first transactional message beside the
 // blast; idle ones have lower numbers.
 const firstBeside = 1_000_000
@@ -77,7 +74,7 @@ func blastOnce(ctx context.Context, b *bench, w world) (r blastRound, err error)
 	few := &inject.Generator{Seed: 3, Domains: answering, MinSize: 4 << 10, Transactional: 1}
 	many := &inject.Generator{Seed: 4, Domains: bulkMix, MinSize: common, Sender: bulkSender}
 
-	idle := flight{few, 0, b.idle, time.Now().Add(b.idle + b.tail())}
+	idle := flight{few, 0, b.idle, time.Now().Add(b.idle + b.tail)}
 	if r.idle, err = idle.fly(ctx, h, came); err != nil {
 		return r, err
 	}
@@ -93,7 +90,7 @@ func blastOnce(ctx context.Context, b *bench, w world) (r blastRound, err error)
 		in := &inject.Injector{Addr: h.Postfix.SMTPAddr(), Connections: 20, Timeout: b.window}
 		_, _ = in.Run(window, b.bulk, many.Message)
 	})
-	r.beside, err = flight{few, firstBeside, b.window - b.tail(), end}.fly(ctx, h, came)
+	r.beside, err = flight{few, firstBeside, b.window - b.tail, end}.fly(ctx, h, came)
 	var deliverable []string
 	for i := range b.bulk {
 		if !hangs(many.Message(i).Recipients[0]) {

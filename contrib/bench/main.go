@@ -88,6 +88,7 @@ type settings struct {
 	sessions   int
 	bulk       int
 	window     time.Duration
+	tail       time.Duration
 	idle       time.Duration
 	limits     time.Duration
 	outage     time.Duration
@@ -108,7 +109,7 @@ type settings struct {
 
 // quick replaces what the command line does not say.
 var quick = map[string]string{
-	"rounds": "1", "messages": "300", "backlog": "1000", "bulk": "400", "window": "12s", "idle": "4s",
+	"rounds": "1", "messages": "300", "backlog": "1000", "bulk": "400", "window": "12s", "tail": "6s", "idle": "4s",
 	"limits": "6s", "outage": "2s", "recovery": "10s", "odd": "10s",
 	"learn": "2s", "measure": "3s",
 }
@@ -126,7 +127,8 @@ func parse(args []string) (*settings, error) {
 	f.IntVar(&s.backlog, "backlog", 20000, "throughput: `messages` in the spool that the agent drains, and of smtp-source; fewer of them above 8 KB")
 	f.IntVar(&s.sessions, "sessions", 20, "throughput, tls: SMTP `sessions` of the injector, the agent and smtp-source")
 	f.IntVar(&s.bulk, "bulk", 10000, "blast: bulk `messages`")
-	f.DurationVar(&s.window, "window", time.Minute, "blast: `time` a round is watched for; transactional mail is sent in its first half, and all of it watched for another half")
+	f.DurationVar(&s.window, "window", time.Minute, "blast: `time` a round is watched for, at most")
+	f.DurationVar(&s.tail, "tail", 30*time.Second, "blast: `time` that every transactional message is watched for; it is sent until so long before the round's end")
 	f.DurationVar(&s.idle, "idle", 20*time.Second, "blast: `time` that transactional mail is measured alone first")
 	f.DurationVar(&s.limits, "limits", 3*time.Minute, "limits: `time` of a round")
 	f.DurationVar(&s.outage, "outage", time.Minute, "outage: `time` that the receiver is down")
@@ -176,8 +178,8 @@ func parse(args []string) (*settings, error) {
 			return nil, usage(f, "-scenario: no %q; there are %s", name, strings.Join(scenarioNames(), ", "))
 		}
 	}
-	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || min(s.window, s.idle, s.limits, s.outage, s.recovery, s.odd) < time.Second {
-		return nil, usage(f, "counts must be positive, and times at least a second")
+	if min(s.rounds, s.messages, s.backlog, s.sessions, s.bulk) < 1 || min(s.tail, s.window-s.tail, s.idle, s.limits, s.outage, s.recovery, s.odd) < time.Second {
+		return nil, usage(f, "counts must be positive, and times at least a second; -window a second longer than -tail")
 	}
 	return s, nil
 }

@@ -19,7 +19,7 @@ import (
 // its variant says.
 func TestEveryScenarioMeasuresAllVariants(t *testing.T) {
 	var out bytes.Buffer
-	s, err := parse([]string{"-quick", "-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "8s", "-idle", "1s",
+	s, err := parse([]string{"-quick", "-rounds", "1", "-messages", "60", "-backlog", "200", "-bulk", "50", "-window", "44s", "-tail", "40s", "-idle", "1s",
 		"-limits", "3s", "-outage", "1s", "-recovery", "10s", "-sessions", "5", "-size", "8",
 		"-receivers", "2", "-without", "postfix", "-learn", "1s", "-measure", "1s", "-out", t.TempDir()})
 	if err != nil {
