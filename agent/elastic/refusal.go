@@ -113,7 +113,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.probe.streak, s.probe.at = 0, now.Add(s.probe.gap)
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
-	case x.Why == slots.Replace && (s.state == bounded || s.emptied(now)):
+	case x.Why == slots.Replace && (s.state == bounded || s.emptied(now)) && !(s.Live == 0 && s.foreign(a)):
 		s.strike(x, now, alone, x.Waited() <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
@@ -135,7 +135,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		if a.Live == 0 {
 			a.Strikes++
 			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
-			if a.Accepted == 0 && s.Live > 0 { // this host takes none: its own affair
+			if a.Accepted == 0 && s.Live > 0 || s.foreign(a) { // this host takes none: its own affair
 				return
 			}
 		}
@@ -166,6 +166,10 @@ func (s *Site) emptied(now time.Time) bool {
 	last := s.ends[(s.nends-1)%uint32(len(s.ends))] // 0 if none ended yet
 	return s.Live == 0 && now.UnixNano()-last > int64(slots.LagMax)
 }
+
+// foreign says whether nothing was ever taken at an address, and something elsewhere: who joins a
+// provider by the names of his hosts may refuse all.
+func (s *Site) foreign(a *slots.Address) bool { return a.Accepted == 0 && s.latency > 0 }
 
 // others is how many slots other sites hold at the addresses of this one: they count in the
 // limit that a refusal shows, and may be this site's another time.

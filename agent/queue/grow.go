@@ -54,8 +54,8 @@ func (q *Queue) grow(s *site, now time.Time) {
 			q.waitForLoan(s, now)
 			break
 		}
-		if q.overBudget(s) {
-			q.waitForSlot(s)
+		if q.overBudget(d) {
+			q.waitForSlot(d)
 			break
 		}
 		// A site whose controller has no place now must not stand in line: sessions of
@@ -65,7 +65,7 @@ func (q *Queue) grow(s *site, now time.Time) {
 			if q.sessions-q.retiring >= q.o.MaxSessions {
 				q.retireIdle(func(*Session) bool { return true })
 			}
-			q.waitForSlot(s)
+			q.waitForSlot(d)
 			break
 		}
 		if wait := s.connectWait(now, q.portion(s)); wait > 0 {
@@ -97,17 +97,17 @@ func (q *Queue) grow(s *site, now time.Time) {
 }
 
 // first is the destination that is looked at next. They take turns; while nothing of a site
-// is known to work, the one with the most mail comes first: others may have joined a
-// provider by the names of their hosts, and never answer.
+// is known to work, one that has taken mail comes first, then one whose last connect did not hang,
+// and of these the one with the most mail: others may have joined a provider by the names of
+// their hosts, and never answer.
 func (q *Queue) first(s *site, now time.Time) *destination {
 	best := s.wanting.head
 	if s.reachable {
 		return best
 	}
-	free := func(d *destination) bool { return d.opening == 0 && !d.holdoff.After(now) && !q.keptAway(d, now) }
-	d, is := best, free(best)
+	d, is := best, q.free(best, now)
 	for range min(s.wanting.n, pageSize) {
-		if (!is || d.waiting > best.waiting) && free(d) {
+		if (!is || d.hopeful(best)) && q.free(d, now) {
 			best, is = d, true
 		}
 		if d = d.next; d == nil {
@@ -115,6 +115,22 @@ func (q *Queue) first(s *site, now time.Time) *destination {
 		}
 	}
 	return best
+}
+
+// free says whether a first connect of a destination may be made now.
+func (q *Queue) free(d *destination, now time.Time) bool {
+	return d.opening == 0 && !d.holdoff.After(now) && d.another(now) && !q.keptAway(d, now)
+}
+
+// hopeful says whether a connect of one destination promises more than one of another.
+func (d *destination) hopeful(than *destination) bool {
+	switch {
+	case d.proven != than.proven:
+		return d.proven
+	case d.slow != than.slow:
+		return than.slow
+	}
+	return d.waiting > than.waiting
 }
 
 // looks bounds how many destinations of a site are looked at in one turn under the mutex.
@@ -146,7 +162,7 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 	d.site.opening++
 	q.sessions++
 	if !d.site.reachable {
-		q.attempt(s, q.budgetOf(d.site))
+		q.attempt(s, q.budgetOf(d))
 	}
 	q.o.Launch(s)
 	return true

@@ -182,13 +182,7 @@ func TestMailEndsByAFailureAfterItsAge(t *testing.T) {
 		"connects fail": func(w *world) { w.refuse = true },
 		"connects hang": func(w *world) {
 			w.server = func(w *world, s *Session) {
-				time.Sleep(HangAfter)
-				for wait := w.MayKeepConnecting(s); wait > 0; wait = w.MayKeepConnecting(s) {
-					time.Sleep(min(wait, 30*time.Second))
-					if wait > 30*time.Second {
-						break
-					}
-				}
+				w.lasts(s, 30*time.Second)
 				w.Leave(s, nil, nil, "timed out")
 			}
 		},

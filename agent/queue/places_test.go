@@ -337,3 +337,58 @@ func TestProviderIsFoundAmongSilentJoiners(t *testing.T) {
 		})
 	}
 }
+
+// A provider whose mail had ended is found again as well, among joiners that have kept its site
+// busy meanwhile.
+func TestProviderIsFoundAgainAmongJoiners(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		each int      // messages of a joiner
+		bad  receiver // every second one; the others are silent for minutes
+	}{
+		"silent":              {2, receiver{silent: 5 * time.Minute}},
+		"silent, a backlog":   {500, receiver{silent: 5 * time.Minute}},
+		"no host, a backlog":  {500, receiver{silent: 10 * time.Millisecond}},
+		"no host":             {2, receiver{silent: 10 * time.Millisecond}},
+		"refusing":            {2, receiver{limit: -1}},
+		"refusing, a backlog": {500, receiver{limit: -1}},
+		"stalling, a backlog": {500, receiver{stalls: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				x := receiversAt(append([]receiver{{messages: 100}}, make([]receiver, 199)...)...)
+				w := worldOf(t, x, func(w *world, d string) Route {
+					n := 1
+					fmt.Sscanf(d, "j%d", &n)
+					return w.toPlaces("provider", d, spot(n, 0))
+				}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+				for i := range 199 {
+					r := x.at[spot(i+2, 0).Addr]
+					if r.silent = 5 * time.Minute; i%2 == 0 {
+						*r = tt.bad
+					}
+				}
+				for i := range 1000 {
+					w.add(spool.ID(i+1), "s", "well.example")
+				}
+				pass(20 * time.Second)
+				for i := range 199 * tt.each {
+					w.add(spool.ID(100_000+i), "s", fmt.Sprintf("j%d.example", i%199+2))
+				}
+				pass(2 * time.Minute)
+				before := x.met(1).taken
+				if before != 1000 {
+					t.Fatalf("%d of 1000 taken beside the joiners", before)
+				}
+				for i := range 400 {
+					w.add(spool.ID(10_000+i), "s", "well.example")
+				}
+				pass(30 * time.Second) // ten of it at the full rate
+				if n := x.met(1).taken - before; n != 400 {
+					t.Errorf("%d of 400 taken in half a minute", n)
+				}
+			})
+		})
+	}
+}

@@ -12,7 +12,9 @@ import "time"
 // then, it is taken over into the smaller part of that half, kept for those that take
 // long; when that is full, it is abandoned for the sites that wait for their
 // first connect, and the site stands in line for the smaller part. There a connect
-// has patience, and more while no other site waits.
+// has patience, and more while no other site waits. It has none where it has a place that another
+// destination of its site waits for, whose connect did not hang: domains of strangers may have
+// joined a provider by the names of their hosts.
 //
 // With max_sessions = 2000 a new site has its first connect at most HangAfter later
 // for each 750 sites before it, even if these are dead: after 100,000 of them in less
@@ -39,9 +41,9 @@ type connectBudget struct {
 	line ring[*site]
 }
 
-// budgetOf are those among which a site's next connect counts.
-func (q *Queue) budgetOf(s *site) *connectBudget {
-	if s.slow {
+// budgetOf are those among which a destination's next connect counts.
+func (q *Queue) budgetOf(d *destination) *connectBudget {
+	if d.slow {
 		return &q.slow
 	}
 	return &q.quick
@@ -55,15 +57,15 @@ func (q *Queue) most(a *connectBudget) int {
 	return max(1, q.o.MaxSessions/2-q.slow.n)
 }
 
-// overBudget says that the site would have to wait for a place among the attempts,
+// overBudget says that a destination would have to wait for a place among the attempts,
 // whoever made room for it. A second one at the same site must leave half to others.
-func (q *Queue) overBudget(s *site) bool {
-	if s.reachable {
+func (q *Queue) overBudget(d *destination) bool {
+	if d.site.reachable {
 		return false
 	}
-	a := q.budgetOf(s)
+	a := q.budgetOf(d)
 	most := q.most(a)
-	if s.opening > 0 {
+	if d.site.opening > 0 {
 		most /= 2
 	}
 	return a.n >= most
@@ -79,15 +81,15 @@ func (q *Queue) attempt(s *Session, a *connectBudget) {
 	}
 }
 
-// waitForSlot makes a site wait for what it lacks. One that has a connect under way
+// waitForSlot makes a destination's site wait for what it lacks. One that has a connect under way
 // needs no place in line: it is looked at again when that ends or hangs.
-func (q *Queue) waitForSlot(s *site) {
-	line := &q.waitingForSlot
+func (q *Queue) waitForSlot(d *destination) {
+	s, line := d.site, &q.waitingForSlot
 	if !s.reachable {
 		if s.opening > 0 {
 			return
 		}
-		line = &q.budgetOf(s).line
+		line = &q.budgetOf(d).line
 	}
 	if s.line != line {
 		s.leaveLine()
@@ -140,8 +142,8 @@ func (q *Queue) serveLine(s *site, now time.Time) {
 
 // MayKeepConnecting is called by a session whose connect has been under way for HangAfter, and
 // again after each time that it returns: for so long the connect may go on. 0 means
-// that it is to be abandoned, since others need its place: the session leaves, as
-// after any connect that failed.
+// that it is to be abandoned, since others need its place, maybe of its own site: the session
+// leaves, as after any connect that failed.
 func (q *Queue) MayKeepConnecting(s *Session) time.Duration {
 	now := time.Now()
 	q.mu.Lock()
@@ -151,13 +153,23 @@ func (q *Queue) MayKeepConnecting(s *Session) time.Duration {
 		s.hangs = true
 		q.control(site).Hangs(&s.slot)
 	}
-	wait := q.keepConnecting(s)
+	wait := q.keepConnecting(s, now)
 	q.grow(site, now) // another connect in its stead
 	q.grantSlots(now)
 	return wait
 }
 
-func (q *Queue) keepConnecting(s *Session) time.Duration {
+// promising says whether another destination waits at a site where nothing is up, whose connect
+// may be made at once and has not hung.
+func (q *Queue) promising(s *site, now time.Time) bool {
+	if s.wanting.n == 0 {
+		return false
+	}
+	d := q.first(s, now)
+	return !d.slow && q.free(d, now)
+}
+
+func (q *Queue) keepConnecting(s *Session, now time.Time) time.Duration {
 	site := s.dest.site
 	if site.live > 0 && site.reachable {
 		q.attempt(s, nil) // it is one host that hangs: what to do about that is up to the controller
@@ -167,17 +179,23 @@ func (q *Queue) keepConnecting(s *Session) time.Duration {
 			s.untried = s.dest.failures < trialsTold
 			return 0
 		}
+		if !s.onTrial { // it was there before those that work, and is not the only one
+			return HangAfter
+		}
 		return longConnect
 	}
-	site.reachable, site.slow = false, true
+	site.reachable, s.dest.slow = false, true
 	needed := q.sessions >= q.o.MaxSessions && q.quick.line.n+q.waitingForSlot.n > 0
 	switch {
-	case s.mayTakeLong && (needed || q.slow.line.n > 0):
+	case q.control(site).Held() >= site.policy.MaxSessions && q.promising(site, now):
+		s.untried = now.Before(s.patience)
+		return 0
+	case now.Before(s.patience):
+	case !s.patience.IsZero() && (needed || q.slow.line.n > 0):
 		return 0
 	case s.among == &q.slow || q.slow.n < q.most(&q.slow) && !needed:
 		q.attempt(s, &q.slow)
-		s.mayTakeLong = true
-		return longConnect
+		s.patience = now.Add(longConnect)
 	case needed || q.quick.line.n > 0:
 		s.untried = true // it had no patience: it may have been about to answer
 		return 0

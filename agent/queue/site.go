@@ -74,7 +74,6 @@ type site struct {
 	suspended     bool   // has been clamped to no session
 	took          bool   // has taken a message since
 	reachable     bool   // it has worked since the last connect that failed with none up
-	slow          bool   // the last one hung
 	stranger      bool   // it is one where it waits in a crowd
 
 	receiver *receiverSites // nil: there is one source alone
@@ -148,6 +147,7 @@ type destination struct {
 	no       uint32    // in Queue.destByNo
 	failed   uint32    // unix seconds: when the last connect failed; zero when one is up
 	proven   bool      // it has dealt with a transaction since its last connect that failed with none up
+	slow     bool      // its last connect hung, with nothing of its site up
 	paced    bool      // it is on site.paced
 	holdoff  time.Time // no connect before this
 	reason   string    // why the last connect failed; "" when one is up

@@ -26,7 +26,7 @@ func (q *Queue) Opened(s *Session, sig []elastic.Signal) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := s.dest
-	d.site.slow = s.hangs
+	d.slow = s.hangs
 	q.tried(s)
 	if d.site.reachable {
 		q.attempt(s, nil)
