@@ -189,6 +189,7 @@ var kinds = []kind{
 // elsewhere are kinds of package sim that another test drives over sockets, or none.
 var elsewhere = map[string]string{
 	`suspension`:             "TestSuspensionThatAReceiverAsksForIsKept",
+	`silent while full`:      "TestSilenceBesideSessionsThatAreUpIsARefusal of agent/queue: the receivers here answer who is one too many",
 	`port closed while full`: "TestPortThatIsClosedWhileSessionsAreUpIsARefusal of agent/elastic: the receivers here close no port for a limit",
 	`\d source.*`:            "the receivers here do not tell source addresses apart",
 	`host sends every .*`:    "TestHostKeepsItsRoom of contrib/e2e, with a Postfix",

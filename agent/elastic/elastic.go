@@ -10,7 +10,7 @@
 //
 //	a, ok := s.Open(now, &slot, candidates)     // with mail waiting; a says where to dial
 //	s.Wants(now, candidates)                    // says whether Open would begin a connect
-//	s.Hangs(&slot)                              // after slots.HangAfter
+//	s.Hangs(&slot, now)                         // after slots.HangAfter, and now and then
 //	s.CameUp | s.Refused | s.Failed | s.Void    // exactly one of them ends the connect
 //	wait := s.MayBegin(&slot, now)              // before each message; 0: it may
 //	s.Accepted | s.TooFast | s.Refused          // after it; Refused ends the session, too

@@ -10,15 +10,18 @@ import (
 // What a test costs and earns: one more slot, an earlier replacement, a faster pace. Each
 // refusal costs 1.
 const (
-	earn     = 1.0 / 100 // an accepted message: refusals stay below one percent
-	saved    = 2.0       // at most: two tests at a time
-	owed     = -1.0      // at least: 200 messages until the next test
-	gapMin   = 4 * time.Second
-	gapMax   = 30 * time.Second // so that a lifted limit is found within a minute
-	waryMin  = 5 * time.Minute  // where refusals are punished: penalties are mostly forgotten by then
-	waryMax  = 20 * time.Minute
-	waryLong = time.Hour
-	testLong = time.Minute // a round of probes that neither came up nor were refused is over
+	earn   = 1.0 / 100 // an accepted message: refusals stay below one percent
+	saved  = 2.0       // at most: two tests at a time
+	owed   = -1.0      // at least: 200 messages until the next test
+	gapMin = 4 * time.Second
+	gapMax = 30 * time.Second // so that a lifted limit is found within a minute
+	// hangTimes is how many times as long as others at its site a connect takes that hangs: where
+	// these times are random, of a hundred one or two take that long.
+	hangTimes = 4
+	waryMin   = 5 * time.Minute // where refusals are punished: penalties are mostly forgotten by then
+	waryMax   = 20 * time.Minute
+	waryLong  = time.Hour
+	testLong  = time.Minute // a round of probes that neither came up nor were refused is over
 )
 
 // startSessions are the slots wanted at a site about which nothing is known.
@@ -112,8 +115,14 @@ func (s *Site) run(now time.Time) {
 	}
 }
 
-// Hangs notes that a connect has been under way for slots.HangAfter.
-func (s *Site) Hangs(x *slots.Slot) { x.Hangs() }
+// Hangs notes that a connect has been under way for slots.HangAfter, or longer. It says whether the
+// caller is to end it, and to tell that it was refused: hosts that take no more answer nobody, or
+// first when another connection has ended, as a Postfix whose processes are all busy. So it is read
+// where sessions are up, that came up in much less time.
+func (s *Site) Hangs(x *slots.Slot, now time.Time) (refused bool) {
+	x.Hangs()
+	return x.Address.Live > 0 && now.Sub(x.Began).Seconds() >= hangTimes*s.connect
+}
 
 // CameUp notes that greeting and EHLO were answered.
 func (s *Site) CameUp(x *slots.Slot, now time.Time) {

@@ -843,7 +843,7 @@ func TestSiteKeepsItsBounds(t *testing.T) {
 				case 2:
 					x.s.Void(y, x.now)
 				case 3:
-					x.s.Hangs(y)
+					x.s.Hangs(y, x.now)
 					opening = append(opening, y)
 				default:
 					x.s.CameUp(y, x.now)

@@ -24,6 +24,7 @@ type receivers struct {
 type receiver struct {
 	limit    int           // connections; -1: refuses all
 	silent   time.Duration // a connect takes so long and fails
+	mute     bool          // answers none beyond the limit
 	stalls   bool          // answers EHLO, and then closes
 	messages int           // and it ends the connection; 0: never
 
@@ -48,12 +49,14 @@ func (x *receivers) connect(w *world, s *Session) (r *receiver) {
 	r = x.at[s.Place().Addr]
 	r.calls++
 	refuse := r.limit < 0 || r.limit > 0 && r.up >= r.limit
+	silent := r.silent
 	if refuse {
-		r.refused++
-	} else if r.silent == 0 {
+		if r.refused++; r.mute {
+			silent = 5 * time.Minute
+		}
+	} else if silent == 0 {
 		r.up++
 	}
-	silent := r.silent
 	x.mu.Unlock()
 	began := time.Now()
 	leave := func(kind elastic.Kind, why string) {
@@ -391,4 +394,30 @@ func TestProviderIsFoundAgainAmongJoiners(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Hosts that do not answer those beyond their limit are used to that limit, and few connects
+// wait there in vain.
+func TestSilenceBesideSessionsThatAreUpIsARefusal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := receiversAt(receiver{limit: 4, messages: 10, mute: true}, receiver{limit: 4, messages: 10, mute: true})
+		w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0), spot(2, 0)) },
+			func(w *world) { w.o.MaxSessions, w.policy.MaxSessions, w.service = 200, 200, 500*time.Millisecond })
+		for i := range 6000 {
+			w.add(spool.ID(i+1), "s", "a.example")
+		}
+		pass(30 * time.Second)
+		before := x.met(1).taken + x.met(2).taken
+		for range 4 * 60 {
+			pass(time.Second)
+			site := w.Sites()[0]
+			if held := site.Sessions + site.Opening; held > 11 {
+				t.Fatalf("%d sessions at hosts that take 8", held)
+			}
+		}
+		if n := x.met(1).taken + x.met(2).taken - before; n < 4*60*16*9/10 {
+			t.Errorf("%d of %d possible taken in four minutes", n, 4*60*16)
+		}
+	})
 }

@@ -149,9 +149,9 @@ func (q *Queue) MayKeepConnecting(s *Session) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	site := s.dest.site
-	if !s.hangs {
-		s.hangs = true
-		q.control(site).Hangs(&s.slot)
+	s.hangs = true
+	if s.silent = q.control(site).Hangs(&s.slot, now); s.silent {
+		return 0
 	}
 	wait := q.keepConnecting(s, now)
 	q.grow(site, now) // another connect in its stead

@@ -23,6 +23,7 @@ type Session struct {
 	stalls           bool           // its first transaction has taken so long that it gave its slot back
 	hangs            bool           // its connect has been under way for HangAfter
 	patience         time.Time      // until then its connect may take long, whoever else waits; zero: it was promised nothing
+	silent           bool           // that is a refusal
 	retiring         bool           // told to go: counted in Queue.retiring, and what closes after that is our doing
 	moves            bool           // its mail goes to another address
 	second           bool           // a part of its last job went to another address, see Second

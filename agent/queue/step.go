@@ -77,7 +77,7 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 	site := s.dest.site
 	control := q.control(site)
 	for i := range sig {
-		turnedAway(&sig[i], s.slot.Address)
+		turnedAway(&sig[i], s)
 		x := sig[i]
 		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
 			site.refused++

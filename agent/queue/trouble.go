@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
-	"github.com/millrace/millrace/agent/slots"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -379,11 +378,15 @@ func (d *destination) anotherThan(i int, now time.Time) bool {
 	return false
 }
 
-// turnedAway reads a refusal of a connect without words: of one who holds slots there it is
-// about their number, of others it is the host's trouble.
-func turnedAway(x *elastic.Signal, a *slots.Address) {
-	if x.Kind == elastic.Refused && x.Wordless && a.Held() <= 1 {
+// turnedAway reads a connect that failed without words. A refusal: of one who holds slots there it
+// is about their number, of others it is the host's trouble. No answer for long, where sessions are
+// up: it is a refusal.
+func turnedAway(x *elastic.Signal, s *Session) {
+	switch a := s.slot.Address; {
+	case x.Kind == elastic.Refused && x.Wordless && a.Held() <= 1:
 		x.Kind = elastic.Failed
+	case x.Kind == elastic.Failed && s.silent && !s.up:
+		x.Kind, x.Text = elastic.Refused, "no answer beside sessions that are up"
 	}
 }
 

@@ -49,6 +49,7 @@ func connections() (list []Kind) {
 		Kind{Name: "slower with load", Receiver: normal(func(r *Receiver) { r.Capacity = 10 })},
 		Kind{Name: "one message at a time", Receiver: normal(func(r *Receiver) { r.Capacity = 1 })},
 		Kind{Name: "1 message a connection", Receiver: normal(func(r *Receiver) { r.Limit, r.PerConnection, r.Close = Always(40), 1, true })},
+		Kind{Name: "silent while full", Receiver: normal(func(r *Receiver) { r.Hosts, r.Limit, r.PerConnection, r.Silent = 1, Always(10), 10, true })},
 		Kind{Name: "port closed while full", Receiver: normal(func(r *Receiver) { r.Hosts, r.Limit, r.PerConnection, r.Closed = 1, Always(10), 10, true })},
 		Kind{Name: "our own ceiling of 7", Sessions: 7, Receiver: normal(func(*Receiver) {})},
 		Kind{Name: PostfixExperiment, Sessions: 20, Receiver: normal(func(r *Receiver) { r.Limit = Always(5) })},

@@ -49,6 +49,7 @@ type Receiver struct {
 	Drop      float64   // share of messages after whose dot the connection is lost
 	Unspoken  bool      // a connection too many is reset without a word
 	Closed    bool      // the port is closed while there are as many connections as are taken
+	Silent    bool      // a connection too many is not answered
 	Moody     float64   // share of messages answered as if they were too fast, whatever the rate
 	RateEnds  bool      // a message too fast is answered 421, and the connection ended
 }
@@ -195,6 +196,8 @@ func (r *receiver) called(p place) answer {
 		switch {
 		case r.Closed:
 			return noPort
+		case r.Silent:
+			return silence
 		case r.Unspoken:
 			return reset
 		}

@@ -145,10 +145,14 @@ func (s *sender) open(n int) bool {
 	x.host = int(a.Key.Host.Addr().As4()[3]) - 1
 	ended := false
 	s.clock.after(slots.HangAfter, func() {
-		if !ended {
-			s.site.Hangs(&x.slot)
-			s.act()
+		if ended {
+			return
 		}
+		if ended = s.site.Hangs(&x.slot, s.clock.time()); ended {
+			s.refusedNow(false)
+			s.site.Refused(&x.slot, s.clock.time(), "no answer")
+		}
+		s.act()
 	})
 	rtt := s.receiver.RTT
 	s.clock.after(rtt*3/2, func() {
@@ -165,6 +169,9 @@ func (s *sender) open(n int) bool {
 			wait = connectTimeout
 		}
 		s.clock.after(wait, func() {
+			if ended {
+				return
+			}
 			ended = true
 			now := s.clock.time()
 			switch answer {

@@ -22,7 +22,7 @@ func (r *Receiver) Provider(name string, domains ...string) (sink.Provider, erro
 	switch {
 	case r.Trips != 2:
 		return p, errors.New("sim: over sockets a message takes two round trips")
-	case r.Quota > 0, r.Greylist > 0, r.LimitAt == AtDot, r.Full > 0, r.Closed, r.Moody > 0:
+	case r.Quota > 0, r.Greylist > 0, r.LimitAt == AtDot, r.Full > 0, r.Closed, r.Silent, r.Moody > 0:
 		return p, errors.New("sim: not known over sockets: a quota, greylisting, a limit at the dot, full hosts, a port closed at the limit, too fast by chance")
 	}
 	p.Behaviour.RTT = r.RTT // the hosts have the rest
