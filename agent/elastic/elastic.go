@@ -113,7 +113,10 @@
 // passed by for 30 s, longer each time up to 10 min (slots.OffFor), and others are called. Where none
 // answers and nothing is up one that is off is called before its time: when is up to the caller. A
 // reset after the connection was there, at an address that takes others, is a refusal; so is a port that
-// is closed while sessions are up there, as Sendmail closes its own at MaxDaemonChildren.
+// is closed while sessions are up there, as Sendmail closes its own at MaxDaemonChildren; and so is a
+// connect that hangs there, for 2 s at least and four times as long as others of the site take, as
+// at a Postfix whose processes are all busy: it is ended. One that hangs where nothing is up goes on,
+// while another is made in its stead.
 //
 // How late slots are freed is told by what connects met (votes.go): every connect that was
 // let in or refused at once votes on the lag, unless it was refused when an earlier

@@ -115,13 +115,16 @@ func (s *Site) run(now time.Time) {
 	}
 }
 
-// Hangs notes that a connect has been under way for slots.HangAfter, or longer. It says whether the
-// caller is to end it, and to tell that it was refused: hosts that take no more answer nobody, or
-// first when another connection has ended, as a Postfix whose processes are all busy. So it is read
-// where sessions are up, that came up in much less time.
+// Hangs notes that a connect has been under way for slots.HangAfter, or longer: it hangs if it takes
+// much longer than others of the site. It says whether the caller is to end it, and to tell that it
+// was refused: hosts that take no more answer nobody, or first when another connection has ended,
+// as a Postfix whose processes are all busy. So it is read where sessions are up.
 func (s *Site) Hangs(x *slots.Slot, now time.Time) (refused bool) {
+	if now.Sub(x.Began).Seconds() < hangTimes*s.connect {
+		return false
+	}
 	x.Hangs()
-	return x.Address.Live > 0 && now.Sub(x.Began).Seconds() >= hangTimes*s.connect
+	return x.Address.Live > 0
 }
 
 // CameUp notes that greeting and EHLO were answered.
