@@ -468,4 +468,11 @@ func TestVerbsMakeNoSites(t *testing.T) {
 	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses) != 2 || st.Pauses[1].Filter.Site != sites[0] {
 		t.Errorf("%+v, %v", st, err)
 	}
+	changes, err := s.admin().Why(t.Context(), "one.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := changes[len(changes)-1].Now; now.Paused != 1 || len(now.PausedBy) != 2 || now.PausedBy[0].Filter != (control.Filter{Stream: "news"}) || now.PausedBy[1].Filter != (control.Filter{Site: sites[0]}) || now.PausedBy[1].Reason != "by its worse host" {
+		t.Errorf("%+v", now)
+	}
 }

@@ -23,13 +23,15 @@ func heldBack(s *control.Site) string {
 	return h.InWords()
 }
 
-// heldBackSum counts sites by what holds them back, "held back: 2 dead, 1 refused"; "" if
+// heldBackSum counts sites by what holds them back, "held back: 2 dead, 1 refused, 1 paused"; "" if
 // none is.
 func heldBackSum(sites []control.Site) string {
 	n := make(map[string]int)
 	for i := range sites {
 		if h := sites[i].HeldBack; h != nil {
 			n[h.Reason]++
+		} else if sites[i].Paused > 0 {
+			n["paused"]++
 		}
 	}
 	var parts []string
@@ -44,12 +46,20 @@ func heldBackSum(sites []control.Site) string {
 
 // printAccount prints how a site stands.
 func printAccount(out io.Writer, a *control.Account) {
-	held := cmp.Or(heldBack(&a.Site), "no")
-	if a.HeldBack == nil && a.Waiting == 0 {
-		held = "no: nothing waits"
+	held, paused := heldBack(&a.Site), a.PausedInWords()
+	switch {
+	case held == "" && a.Waiting == 0:
+		held = cmp.Or(paused, "no: nothing waits")
+	case held == "":
+		held = cmp.Or(paused, "no")
+	case paused != "":
+		held += "; " + paused
 	}
 	printable.Fprintf(out, "held back  %s\n", held)
 	waiting := count(a.Waiting, "recipient")
+	if a.Paused > 0 {
+		waiting += fmt.Sprintf(", and %d that are paused", a.Paused)
+	}
 	if a.Limited > 0 {
 		waiting += fmt.Sprintf(", %d of them for limits of their streams (millrace streams)", a.Limited)
 	}

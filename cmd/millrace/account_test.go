@@ -23,3 +23,27 @@ func TestAccountOfManySilentAddressesIsShort(t *testing.T) {
 		t.Errorf("%s", b.String())
 	}
 }
+
+// What is paused is never told as nothing that waits.
+func TestAccountOfPausedMailNamesThePauses(t *testing.T) {
+	t.Parallel()
+	by := []control.Pause{{Filter: control.Filter{Domain: "two.test"}, Reason: "wrong price"}, {Filter: control.Filter{All: true}}}
+	for _, x := range []struct {
+		site control.Site
+		want string
+	}{
+		{control.Site{}, "held back  no: nothing waits\nwaiting    no recipients\n"},
+		{control.Site{Paused: 150, PausedBy: by}, "held back  paused: 150 recipients, by a pause of domain two.test (wrong price), of everything\nwaiting    no recipients, and 150 that are paused\n"},
+		{control.Site{Waiting: 3, Paused: 1, PausedBy: by[1:], HeldBack: &control.HeldBack{Reason: "dead", How: "no answer"}}, "held back  dead: no answer; paused: 1 recipient, by a pause of everything\nwaiting    3 recipients, and 1 that are paused\n"},
+	} {
+		var b strings.Builder
+		printAccount(&b, &control.Account{Site: x.site})
+		if got, _, _ := strings.Cut(b.String(), "slots"); got != x.want {
+			t.Errorf("%q, not %q", got, x.want)
+		}
+	}
+	row := siteRow(&control.Site{Name: "a", Paused: 150, PausedBy: by[:1], Cause: "start"}, nil)
+	if row.cause != "paused: 150 recipients, by a pause of domain two.test (wrong price)" || row.backlog != 150 {
+		t.Errorf("in top: %+v", row)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,7 +163,8 @@ type whyCmd struct {
 func (c *whyCmd) Help() string {
 	return `Shows the last changes of how many sessions a site gets and how fast they may send,
 each with the receiver's reply or the measurement behind it, oldest first; then how it
-stands now: what holds it back, and until when; its slots (connections that the receiver
+stands now: what holds it back, and until when, or which pauses keep how many recipients
+of it; its slots (connections that the receiver
 may count) and the limit that was found, as a whole and by address; the address that its
 mail leaves from, with its pool; then what is paused or limited there by hand.
 
@@ -258,7 +260,10 @@ func (c *whyCmd) explain(ctx context.Context, client *control.Client, site contr
 	printStanding(out, standing,
 		func(b *control.Pause) bool {
 			f := b.Filter
-			return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue
+			if now != nil && slices.ContainsFunc(now.PausedBy, func(x control.Pause) bool { return x.Filter == f }) {
+				return true
+			}
+			return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue || f.Domain != "" && slices.Contains(site.Domains, f.Domain)
 		},
 		func(l *control.Limit) bool { return l.Name == site.Name || l.Name == queue })
 	return nil
