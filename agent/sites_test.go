@@ -472,6 +472,12 @@ func TestVerbsMakeNoSites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(changes) != 1 || !changes[0].At.IsZero() {
+		t.Errorf("a question has made a change of a site that was never called: %+v", changes)
+	}
+	if x, err := s.admin().FindSite(t.Context(), "handback"); err == nil && !strings.HasPrefix(x.Name, "relay:") {
+		t.Errorf("handback is %+v", x)
+	}
 	if now := changes[len(changes)-1].Now; now.Paused != 1 || len(now.PausedBy) != 2 || now.PausedBy[0].Filter != (control.Filter{Stream: "news"}) || now.PausedBy[1].Filter != (control.Filter{Site: sites[0]}) || now.PausedBy[1].Reason != "by its worse host" {
 		t.Errorf("%+v", now)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/sites"
 )
 
@@ -39,6 +40,11 @@ func (b *Backend) meant(ctx context.Context, text string) (names []string, err e
 // find is meant, and says whether the text is a domain.
 func (b *Backend) find(ctx context.Context, text string) (found []sites.Info, ofDomain bool, err error) {
 	book := b.settings.Now().Sites
+	if text == settings.HandbackQueue { // as the queue is called, which has one site
+		if names := b.queue.QueueSites(text); len(names) > 0 && b.queue.HasSite(names[0]) {
+			return b.infos(names[:1]), false, nil
+		}
+	}
 	if book.Has(text) || b.isRelay(text) {
 		return b.infos([]string{text}), len(b.queue.SitesOf(plainDomain(text))) > 0, nil
 	}
@@ -135,12 +141,12 @@ func inWords(x *sites.Info) string {
 // isRelay says whether the queue has a site of the name that is a relay's. Those are in no
 // Book.
 func (b *Backend) isRelay(name string) bool {
-	return strings.HasPrefix(name, queue.RelayDomain("")) && b.queue.Why(name) != nil
+	return strings.HasPrefix(name, queue.RelayDomain("")) && b.queue.HasSite(name)
 }
 
 // anyQueued says whether the queue has one of some sites.
 func (b *Backend) anyQueued(list []sites.Info) bool {
-	return slices.ContainsFunc(list, func(x sites.Info) bool { return b.queue.Why(x.Name) != nil })
+	return slices.ContainsFunc(list, func(x sites.Info) bool { return b.queue.HasSite(x.Name) })
 }
 
 // sitesOfDomain are the sites that mail for a domain waits for, several if it leaves from several
@@ -156,7 +162,7 @@ func (b *Backend) sitesOfDomain(ctx context.Context, name string) (found []strin
 	ctx, cancel := context.WithTimeout(ctx, lookUpFor)
 	defer cancel()
 	rt, err := b.settings.Now().Ask(ctx, name)
-	if err != nil || b.queue.Why(rt.Site) == nil {
+	if err != nil || !b.queue.HasSite(rt.Site) {
 		return nil
 	}
 	return []string{rt.Site}

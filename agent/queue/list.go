@@ -146,6 +146,13 @@ func (q *Queue) Reason(name string) string {
 	return reason
 }
 
+// HasSite says whether a site of the name is known.
+func (q *Queue) HasSite(name string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.sites[name] != nil
+}
+
 // SitesOf are the sites at which mail for a domain waits or is tried, by name: one, unless it
 // leaves from several addresses.
 func (q *Queue) SitesOf(name string) (list []string) {

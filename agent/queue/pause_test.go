@@ -415,7 +415,7 @@ func TestSiteTellsWhatIsPaused(t *testing.T) {
 				t.Errorf("%s: %d paused by %+v", s.Name, s.Paused, s.PausedBy)
 			}
 		}
-		if a, ok := w.Explain(name); !ok || a.Paused != 20 || !slices.Equal(a.PausedBy, pauses[:2]) {
+		if a, ok := w.Explain(name); !ok || a.Paused != 20 || !slices.Equal(a.PausedBy, pauses[:2]) || len(a.Changes) != 0 || a.Snapshot.Want == 0 { // and asking makes no change
 			t.Errorf("%v: %d paused by %+v", ok, a.Paused, a.PausedBy)
 		}
 		w.SetPauses(nil)

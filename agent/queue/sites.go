@@ -233,7 +233,7 @@ type Account struct {
 	Snapshot elastic.Snapshot
 	// WarmingUp is how many recipients wait for room at an address that warms up.
 	WarmingUp int
-	Changes   []elastic.Change // the last ones, oldest first, each with the reply or measurement behind it
+	Changes   []elastic.Change // the last ones, oldest first, each with the reply or measurement behind it; none is kept of a site long without mail
 }
 
 // Explain tells all of a site; false if it is not known.
@@ -255,7 +255,12 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	if int(s.no) < len(all) {
 		x = all[s.no]
 	}
-	a := Account{Snapshot: q.control(s).Snapshot(now), Changes: q.control(s).History()}
+	var a Account
+	if s.controller == nil { // and gets none by a question, which would begin its history
+		a.Snapshot = q.newcomer(s, now).Snapshot(now)
+	} else {
+		a.Snapshot, a.Changes = q.control(s).Snapshot(now), s.controller.History()
+	}
 	var e evidence
 	a.Site, e = q.look(s, &x, now)
 	a.HeldBack, a.Limits = e.judge(), e.control.Limits

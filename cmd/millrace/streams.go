@@ -171,9 +171,9 @@ mail leaves from, with its pool; then what is paused or limited there by hand.
 A limit is of "each address" where all of them are at what they accepted, of "the site"
 where together they have less. Both are kept.
 
-With --json "now" is how it stands, in the last line. Where there are several sites, as
-mail leaves from several addresses, the lines of one follow those of the other, each
-with its site as "site".
+With --json "now" is how it stands, in the last line; a line without "at" is no change:
+none is remembered. Where there are several sites, as mail leaves from several addresses,
+the lines of one follow those of the other, each with its site as "site".
 
 A site is a provider, that is a queue with MX patterns; or else all domains whose best MX
 hosts have the same addresses. Its name is that of the queue, or of the domain that the
@@ -314,6 +314,9 @@ const shownOfSite = 6
 // inLine is a change of a site's controller as listings show it.
 func inLine(c *control.Change) string {
 	pace := ""
+	if c.At.IsZero() {
+		return c.Cause
+	}
 	if c.Pace > 0 {
 		pace = fmt.Sprintf(" at most %.3g/s", c.Pace)
 	}
