@@ -103,6 +103,8 @@ func printAccount(out io.Writer, a *control.Account) {
 	if len(a.Addresses) == 0 {
 		return
 	}
+	// Nothing goes before an address where all are down: it is called when the first line says.
+	allDown := a.HeldBack != nil && a.HeldBack.Next.After(now) && !slices.ContainsFunc(a.Addresses, func(x control.Address) bool { return x.Failing == nil })
 	const row = "%5v %5v %7v  %v\n"
 	printable.Fprintf(out, row, "HELD", "LIMIT", "PACE", "ADDRESS")
 	silent, more := 0, 0
@@ -120,6 +122,11 @@ func printAccount(out io.Writer, a *control.Account) {
 		}
 		if x.Pace > 0 {
 			pace = rateOf(x.Pace) + "/s"
+		}
+		if allDown {
+			alone, failing := *x, *x.Failing
+			alone.Down, failing.Until, alone.Failing = false, time.Time{}, &failing
+			x = &alone
 		}
 		if trouble := x.Trouble(now); trouble != "" {
 			text += "  " + trouble

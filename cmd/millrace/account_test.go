@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/agent/control"
 )
@@ -45,5 +46,24 @@ func TestAccountOfPausedMailNamesThePauses(t *testing.T) {
 	row := siteRow(&control.Site{Name: "a", Paused: 150, PausedBy: by[:1], Cause: "start"}, nil)
 	if row.cause != "paused: 150 recipients, by a pause of domain two.test (wrong price)" || row.backlog != 150 {
 		t.Errorf("in top: %+v", row)
+	}
+}
+
+// Where all addresses are down one time is told: that of the next try. Another address would go
+// before those that are passed by.
+func TestAccountOfADeadSiteTellsOneTime(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	a := control.Account{Site: control.Site{Waiting: 1, HeldBack: &control.HeldBack{Reason: "dead", How: "refused the connection", Next: now.Add(time.Minute)}}, Addresses: []control.Address{
+		{Address: "192.0.2.1:25", Down: true, Failing: &control.Failing{Times: 3, Until: now.Add(2 * time.Minute), How: "refused the connection"}}}}
+	var b strings.Builder
+	printAccount(&b, &a)
+	if text := b.String(); strings.Contains(text, "passed by") || !strings.Contains(text, "192.0.2.1:25  down, called next: refused") || !strings.Contains(text, "tried again at") {
+		t.Error(text)
+	}
+	a.Addresses = append(a.Addresses, control.Address{Address: "192.0.2.2:25"})
+	b.Reset()
+	if printAccount(&b, &a); !strings.Contains(b.String(), "192.0.2.1:25  down, passed by until ") {
+		t.Error(b.String())
 	}
 }
