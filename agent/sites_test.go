@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -407,5 +408,77 @@ func TestOrdersHoldForThePartsOfASite(t *testing.T) {
 		}
 		s.stop()
 		s.start()
+	}
+}
+
+// A worse host and its address mean the sites that have it; what nobody knows is an error; and to
+// ask makes no site, so that the second question is answered as the first.
+func TestVerbsMakeNoSites(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) {
+		c.Agent.SourceAddresses = []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
+	})
+	s.config.Agent.Resolvers = []string{names(t, func(name string, kind uint16) []string {
+		switch {
+		case kind == dns.TypeMX && (name == "one.test" || name == "two.test"):
+			return []string{"10 mail." + name, "20 backup." + name}
+		case kind == dns.TypeA && name == "mail.one.test", kind == dns.TypeA && name == "www.one.test":
+			return []string{"127.40.2.1"}
+		case kind == dns.TypeA && name == "mail.two.test":
+			return []string{"127.40.2.2"}
+		case kind == dns.TypeA && name == "backup.two.test":
+			return []string{"127.40.2.4"}
+		case kind == dns.TypeA: // also of what looks like an address
+			return []string{"127.40.2.3"}
+		}
+		return nil
+	})}
+	s.start()
+	s.pause(control.Filter{Stream: "news"}, "for the list")
+	s.send(spool.Envelope{Stream: "news"}, letter, "a@one.test", "a@two.test")
+	s.until("both have their sites", func() bool { return len(s.siteNames()) == 2 })
+	sites := s.siteNames()
+	until := time.Now().Add(time.Hour)
+	for range 2 { // the second time with what the first one has left
+		for text, want := range map[string]string{
+			"backup.one.test": sites[0], "BACKUP.two.test.": sites[1], "127.40.2.3": sites[0], "127.40.2.4": sites[1], "other.one.test": sites[0], "www.one.test": sites[0],
+			"1.2.3.4": "", "127.0.0.2": "", "127.0.0.3:25": "", "127.40.2.5": "", "two.example": sites[0],
+		} {
+			x, err := s.admin().FindSite(t.Context(), text)
+			if x.Name != want || want == "" && (!errors.Is(err, control.ErrUnknown) || x.Several != nil) {
+				t.Errorf("%s is %+v, %v, not %q", text, x, err, want)
+			}
+			if want != "" {
+				continue
+			}
+			for what, err := range map[string]error{
+				"pause": s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{Site: text}}),
+				"limit": s.admin().Limit(t.Context(), control.Limit{Name: text, Sessions: 1, Until: until}),
+			} {
+				if !errors.Is(err, control.ErrUnknown) {
+					t.Errorf("%s %s: %v", what, text, err)
+				}
+			}
+		}
+	}
+	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses) != 1 || len(st.Limits) != 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	s.pause(control.Filter{Site: "backup.one.test"}, "by its worse host")
+	if st, err := s.admin().Standing(t.Context()); err != nil || len(st.Pauses) != 2 || st.Pauses[1].Filter.Site != sites[0] {
+		t.Errorf("%+v, %v", st, err)
+	}
+	changes, err := s.admin().Why(t.Context(), "one.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(changes) != 1 || !changes[0].At.IsZero() {
+		t.Errorf("a question has made a change of a site that was never called: %+v", changes)
+	}
+	if x, err := s.admin().FindSite(t.Context(), "handback"); err == nil && !strings.HasPrefix(x.Name, "relay:") {
+		t.Errorf("handback is %+v", x)
+	}
+	if now := changes[len(changes)-1].Now; now.Paused != 1 || len(now.PausedBy) != 2 || now.PausedBy[0].Filter != (control.Filter{Stream: "news"}) || now.PausedBy[1].Filter != (control.Filter{Site: sites[0]}) || now.PausedBy[1].Reason != "by its worse host" {
+		t.Errorf("%+v", now)
 	}
 }

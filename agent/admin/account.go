@@ -14,6 +14,7 @@ func siteOf(s *queue.Site, rate float64) control.Site {
 		Rate: rate, Latency: s.Latency.Seconds(), Refused: s.Refused,
 		State: s.State, Want: s.Want, Held: s.Held, Lagging: s.Lagging,
 	}
+	x.Paused, x.PausedBy = s.Paused, pausesOf(s.PausedBy)
 	if s.Source.IsValid() {
 		x.Source = s.Source.String()
 	}
@@ -21,6 +22,16 @@ func siteOf(s *queue.Site, rate float64) control.Site {
 		x.HeldBack = &control.HeldBack{Reason: string(h.Reason), How: h.How, Reply: h.Reply, Until: h.Until, Next: h.Next}
 	}
 	return x
+}
+
+// pausesOf are pauses as the socket shows them.
+func pausesOf(list []queue.Pause) (all []control.Pause) {
+	for _, p := range list {
+		f := control.Filter{Queue: p.Queue, Site: p.Site, Stream: p.Stream, Domain: p.Domain}
+		f.All = f.Empty()
+		all = append(all, control.Pause{Filter: f, Reason: p.Reason})
+	}
+	return all
 }
 
 // account is all that is told of a site.

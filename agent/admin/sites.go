@@ -13,6 +13,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
+	"github.com/millrace/millrace/agent/settings"
 	"github.com/millrace/millrace/agent/sites"
 )
 
@@ -39,6 +40,11 @@ func (b *Backend) meant(ctx context.Context, text string) (names []string, err e
 // find is meant, and says whether the text is a domain.
 func (b *Backend) find(ctx context.Context, text string) (found []sites.Info, ofDomain bool, err error) {
 	book := b.settings.Now().Sites
+	if text == settings.HandbackQueue { // as the queue is called, which has one site
+		if names := b.queue.QueueSites(text); len(names) > 0 && b.queue.HasSite(names[0]) {
+			return b.infos(names[:1]), false, nil
+		}
+	}
 	if book.Has(text) || b.isRelay(text) {
 		return b.infos([]string{text}), len(b.queue.SitesOf(plainDomain(text))) > 0, nil
 	}
@@ -49,8 +55,10 @@ func (b *Backend) find(ctx context.Context, text string) (found []sites.Info, of
 		}
 		ofDomain = ofDomain || len(found) > 0
 	}
-	if len(found) == 0 { // an address with its port, or that of a worse MX host
-		found = b.infos(b.queue.SitesAt(addressOf(text)))
+	if !b.anyQueued(found) { // the Book knows hosts and addresses of the best preference, with no port
+		if names := b.sitesAt(ctx, text); names != nil {
+			found = b.infos(names)
+		}
 	}
 	if len(found) == 0 {
 		return nil, false, fmt.Errorf("site %s: %w", text, control.ErrUnknown)
@@ -133,14 +141,19 @@ func inWords(x *sites.Info) string {
 // isRelay says whether the queue has a site of the name that is a relay's. Those are in no
 // Book.
 func (b *Backend) isRelay(name string) bool {
-	return strings.HasPrefix(name, queue.RelayDomain("")) && b.queue.Why(name) != nil
+	return strings.HasPrefix(name, queue.RelayDomain("")) && b.queue.HasSite(name)
+}
+
+// anyQueued says whether the queue has one of some sites.
+func (b *Backend) anyQueued(list []sites.Info) bool {
+	return slices.ContainsFunc(list, func(x sites.Info) bool { return b.queue.HasSite(x.Name) })
 }
 
 // sitesOfDomain are the sites that mail for a domain waits for, several if it leaves from several
 // addresses; if none does, that to which it would go, provided that the queue knows it.
 func (b *Backend) sitesOfDomain(ctx context.Context, name string) (found []string) {
 	name = plainDomain(name)
-	if !strings.Contains(name, ".") || strings.ContainsAny(name, " ,;:/@") {
+	if !isDomain(name) {
 		return nil
 	}
 	if found = b.queue.SitesOf(name); found != nil {
@@ -148,11 +161,45 @@ func (b *Backend) sitesOfDomain(ctx context.Context, name string) (found []strin
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookUpFor)
 	defer cancel()
-	rt, err := b.settings.Now().Route(ctx, name, true)
-	if err != nil || b.queue.Why(rt.Site) == nil {
+	rt, err := b.settings.Now().Ask(ctx, name)
+	if err != nil || !b.queue.HasSite(rt.Site) {
 		return nil
 	}
 	return []string{rt.Site}
+}
+
+// sitesAt are the sites in the queue that have a host or an address, of whatever preference.
+func (b *Backend) sitesAt(ctx context.Context, text string) (names []string) {
+	if at := addressOf(text); at.IsValid() {
+		return b.queue.SitesAt(at)
+	}
+	name := plainDomain(text)
+	if !isDomain(name) {
+		return nil
+	}
+	if names = b.queue.SitesOn(name); len(names) > 0 {
+		return names
+	}
+	// A name with addresses of its own and no MX is a host.
+	ctx, cancel := context.WithTimeout(ctx, lookUpFor)
+	defer cancel()
+	rt, err := b.settings.Now().Ask(ctx, name)
+	if err != nil || rt.Plan == nil || len(rt.Plan.Hosts) != 1 || rt.Plan.Hosts[0].Name != name {
+		return nil
+	}
+	for _, a := range rt.Plan.Hosts[0].Addrs {
+		for _, x := range b.queue.SitesAt(netip.AddrPortFrom(a.Unmap(), 0)) {
+			if !slices.Contains(names, x) {
+				names = append(names, x)
+			}
+		}
+	}
+	return names
+}
+
+// isDomain says whether a text may name a domain or a host: an address does not.
+func isDomain(name string) bool {
+	return strings.Contains(name, ".") && !strings.ContainsAny(name, " ,;:/@") && !addressOf(name).IsValid()
 }
 
 // addressOf reads an address as listings have it, or as a literal, with a port or without.

@@ -285,6 +285,10 @@ func (b *Backend) Why(site string) ([]control.Change, error) {
 	for i, c := range a.Changes {
 		list[i] = control.Change{At: c.At, From: c.From, To: c.To, Pace: c.Pace, Cause: c.Cause}
 	}
+	if len(list) == 0 { // how it stands belongs to the last change
+		n := a.Target.Sessions
+		list = []control.Change{{From: n, To: n, Cause: "no change is remembered"}}
+	}
 	list[len(list)-1].Now = account(&a, b.history.SiteRates(time.Now())[site])
 	list[len(list)-1].Now.Breaker = b.breaker.InWords(a.Queue)
 	list[len(list)-1].Now.Warmup = b.watch.WarmupOf(a.Source, a.Queue, a.WarmingUp)

@@ -31,8 +31,8 @@ type Stream struct {
 // Change is one change of what a site's controller wants, and the reply or
 // measurement behind it.
 type Change struct {
-	At    time.Time `json:"at"`
-	From  int       `json:"from"` // sessions
+	At    time.Time `json:"at,omitzero"` // zero: no change is remembered
+	From  int       `json:"from"`        // sessions
 	To    int       `json:"to"`
 	Pace  float64   `json:"pace,omitempty"` // messages per second; 0: no limit
 	Cause string    `json:"cause"`

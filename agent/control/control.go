@@ -80,6 +80,8 @@ type Site struct {
 	Held     int       `json:"slots_held"`              // connections that the receiver may count
 	Lagging  int       `json:"slots_lagging,omitempty"` // of these, ended and maybe not noticed
 	HeldBack *HeldBack `json:"held_back,omitempty"`     // why it gets less than it could
+	Paused   int       `json:"paused,omitempty"`        // recipients that would be ready, but for pauses; Waiting is without them
+	PausedBy []Pause   `json:"paused_by,omitempty"`     // of the pauses that keep them: one, in an Account all or the first eight; filter and reason
 	Source   string    `json:"source,omitempty"`        // address that its connections favour; "": the system chooses
 }
 

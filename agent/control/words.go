@@ -74,6 +74,26 @@ func (h *HeldBack) InWords() string {
 	return text
 }
 
+// PausedInWords says in one line how many recipients pauses keep at the site, and which pauses:
+// "paused: 150 recipients, by a pause of domain example.com (by the admin)". It is "" if none do.
+func (s *Site) PausedInWords() string {
+	if s.Paused == 0 {
+		return ""
+	}
+	text := "paused: " + printable.Count(s.Paused, "recipient")
+	for i := range s.PausedBy {
+		by := ", by a pause of "
+		if i > 0 {
+			by = ", of "
+		}
+		text += by + s.PausedBy[i].Filter.String()
+		if r := s.PausedBy[i].Reason; r != "" {
+			text += " (" + r + ")"
+		}
+	}
+	return text
+}
+
 // Trouble says in one line that an address is down, since when, until when others go before it,
 // and why; "" if it is not down.
 func (a *Address) Trouble(now time.Time) string {

@@ -45,7 +45,7 @@ func (s *Site) grow(now time.Time, list []Candidate) {
 		case unsure:
 		case pays:
 			s.growth.ref = s.now
-			s.set(now, 2*s.want, fmt.Sprintf("%d sessions: %.3g ms a transaction, doubling", s.growth.ref.n, 1000*s.growth.ref.mean()))
+			s.set(now, 2*s.want, fmt.Sprintf("%d sessions: %.3g s of session time a transaction, idle time included; doubling", s.growth.ref.n, s.growth.ref.mean()))
 		default:
 			s.state, s.growth.flatAt = plateau, now
 			s.growth.flatFor = min(max(2*s.growth.flatFor, flatMin), flatMax)

@@ -111,7 +111,7 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 	}
 	s.reply = l.Reply
 	s.want = max(1, min(cmp.Or(l.Want, startSessions), s.limits.MaxSessions))
-	s.age(now, max(0, now.Sub(l.At)), "without mail")
+	s.age(now, max(0, now.Sub(l.At)), "after that was noted")
 	if l.Unsure {
 		s.window = 1 // one connect shows whether they do
 	}

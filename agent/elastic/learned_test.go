@@ -26,3 +26,12 @@ func TestHistoryTellsAShutDoorFromATimeWithoutMail(t *testing.T) {
 		}
 	}
 }
+
+// What is back after a restart does not say that there was no mail meanwhile.
+func TestHistoryTellsARestartFromATimeWithoutMail(t *testing.T) {
+	t.Parallel()
+	s := Restore(at(22*time.Second), Limits{MaxSessions: 20}, Learned{At: epoch, Want: 15})
+	if all := s.History(); all[len(all)-1].Cause != "22s after that was noted" {
+		t.Errorf("%+v", all)
+	}
+}

@@ -655,6 +655,26 @@ func TestHistoryKeepsTheLastChanges(t *testing.T) {
 	}
 }
 
+// What is measured of a number of sessions is their time, in which they may have had no mail: it is
+// not told as what a transaction takes.
+func TestHistoryTellsSessionTimeInSeconds(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(3, 10)
+	x.run(2 * siteTick)
+	x.now = x.now.Add(25 * time.Second) // without mail
+	x.run(10 * time.Second)
+	found := false
+	for _, c := range x.s.History() {
+		found = found || strings.Contains(c.Cause, " s of session time a transaction, idle time included; doubling")
+		if strings.Contains(c.Cause, "e+") || strings.Contains(c.Cause, "ms a transaction") {
+			t.Errorf("%+v", c)
+		}
+	}
+	if !found {
+		t.Errorf("%+v", x.s.History())
+	}
+}
+
 func TestLimitsAreObeyedAtOnce(t *testing.T) {
 	t.Parallel()
 	x := replaced(t)

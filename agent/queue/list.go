@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/agent/route"
 	"github.com/millrace/millrace/agent/spool"
 )
 
@@ -145,6 +146,13 @@ func (q *Queue) Reason(name string) string {
 	return reason
 }
 
+// HasSite says whether a site of the name is known.
+func (q *Queue) HasSite(name string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.sites[name] != nil
+}
+
 // SitesOf are the sites at which mail for a domain waits or is tried, by name: one, unless it
 // leaves from several addresses.
 func (q *Queue) SitesOf(name string) (list []string) {
@@ -172,6 +180,18 @@ func (q *Queue) SitesAt(host netip.AddrPort) []string {
 			if x.Addr().Unmap() == host.Addr() && (host.Port() == 0 || host.Port() == x.Port()) {
 				seen[d.site.key] = true
 			}
+		}
+	}, always)
+	return slices.Sorted(maps.Keys(seen))
+}
+
+// SitesOn are the sites that have a host of a name, of whatever preference, by name. Domains that
+// share their sessions may call it otherwise: SitesAt its addresses has those, too.
+func (q *Queue) SitesOn(host string) []string {
+	seen := make(map[string]bool)
+	walk(q, &q.destByNo, func(d *destination) {
+		if p := d.route.Plan; p != nil && slices.ContainsFunc(p.Hosts, func(h route.Host) bool { return h.Name == host }) {
+			seen[d.site.key] = true
 		}
 	}, always)
 	return slices.Sorted(maps.Keys(seen))

@@ -392,3 +392,36 @@ func TestPauseHoldsStreamsPastTheLimit(t *testing.T) {
 		}
 	})
 }
+
+// Listings and the account of a site tell how much of its mail is paused, and by which pauses.
+func TestSiteTellsWhatIsPaused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		pauses := []Pause{{Domain: "d.example", Reason: "by domain"}, {Stream: "news", Reason: "by stream"}, {Site: "nobody", Reason: "by site"}}
+		w.SetPauses(pauses)
+		for i := range 10 {
+			w.add(spool.ID(i+1), "news", "d.example")
+			w.add(spool.ID(i+101), "other", "d.example")
+			w.add(spool.ID(i+201), "other", "free.example")
+		}
+		pass(time.Minute)
+		name := w.SitesOf("d.example")[0]
+		for _, s := range w.Sites() {
+			switch want := pauses[:1]; {
+			case s.Name == name && (s.Paused != 20 || s.Waiting != 0 || !slices.Equal(s.PausedBy, want)):
+				t.Errorf("%s is listed with %d paused by %+v, %d waiting", s.Name, s.Paused, s.PausedBy, s.Waiting)
+			case s.Name != name && (s.Paused != 0 || s.PausedBy != nil):
+				t.Errorf("%s: %d paused by %+v", s.Name, s.Paused, s.PausedBy)
+			}
+		}
+		if a, ok := w.Explain(name); !ok || a.Paused != 20 || !slices.Equal(a.PausedBy, pauses[:2]) || len(a.Changes) != 0 || a.Snapshot.Want == 0 { // and asking makes no change
+			t.Errorf("%v: %d paused by %+v", ok, a.Paused, a.PausedBy)
+		}
+		w.SetPauses(nil)
+		pass(time.Minute)
+		if a, ok := w.Explain(name); !ok || a.Paused != 0 || a.PausedBy != nil {
+			t.Errorf("%v: %d paused by %+v", ok, a.Paused, a.PausedBy)
+		}
+	})
+}

@@ -30,6 +30,8 @@ type Site struct {
 	Lagging  int           // of these, the last
 	HeldBack HeldBack      // why it gets less than it could
 	Source   netip.Addr    // that its connections favour; zero: the kernel's choice
+	Paused   int           // recipients that would be ready, but for pauses; Waiting is without them
+	PausedBy []Pause       // one of the pauses that keep them; in an Account all, but mostPauses at most
 	Called   string        // where all its connections go if that is no address: a socket; "" else
 }
 
@@ -50,7 +52,9 @@ type sums struct {
 	reason       string
 	down         down
 	failing      []*slots.Address // that are down, of one site alone
-	warmingUp    int              // recipients that wait for room at an address that warms up; of one site alone
+	paused       int
+	pausedBy     []*Pause
+	warmingUp    int // recipients that wait for room at an address that warms up; of one site alone
 }
 
 // Sites lists all sites that are known at the moment.
@@ -94,7 +98,7 @@ func (q *Queue) EachSite(yield func([]Site) bool) {
 // that is not nil.
 func (q *Queue) sums(only *site, now time.Time) (all []sums) {
 	q.mu.Lock()
-	most := q.siteByNo.used
+	most, pausing := q.siteByNo.used, len(q.pauses) > 0
 	q.mu.Unlock()
 	all = make([]sums, most+1)
 	walk(q, &q.destByNo, func(d *destination) {
@@ -111,8 +115,30 @@ func (q *Queue) sums(only *site, now time.Time) (all []sums) {
 			x.look(d)
 		}
 	}, always)
+	if !pausing {
+		return all
+	}
+	walk(q, &q.laneByNo, func(l *lane) {
+		d := l.domain.dest
+		if !l.paused || l.n == 0 || d == nil || only != nil && d.site != only || d.site.no > most || all[d.site.no].name != d.site.key {
+			return
+		}
+		x := &all[d.site.no]
+		x.paused += l.n
+		for i := range q.pauses {
+			if only == nil && len(x.pausedBy) > 0 || len(x.pausedBy) == mostPauses {
+				break
+			}
+			if b := &q.pauses[i]; q.holds(b, l) && !slices.Contains(x.pausedBy, b) {
+				x.pausedBy = append(x.pausedBy, b)
+			}
+		}
+	}, always)
 	return all
 }
+
+// mostPauses is how many pauses are told of a site.
+const mostPauses = 8
 
 // mostFailing is how many addresses that are down are told of a site, beside those that its
 // controller knows.
@@ -187,7 +213,12 @@ func (q *Queue) look(s *site, sum *sums, now time.Time) (Site, evidence) {
 	if rate := q.portion(s) * float64(s.policy.MaxConnectionRate); rate > 0 && s.connects != nil && s.connects.n+now.Sub(s.connects.filled).Seconds()*rate < 1 {
 		e.connectRate = rate
 	}
+	var pausedBy []Pause
+	for _, b := range sum.pausedBy {
+		pausedBy = append(pausedBy, *b)
+	}
 	return Site{
+		Paused: sum.paused, PausedBy: pausedBy,
 		Name: s.key, Queue: s.policy.Name, Hosts: sum.hosts, Waiting: s.waiting - s.permits + s.gated, Limited: s.gated - s.permits, Sessions: s.live, Opening: s.opening,
 		Ready: e.ready, Reason: sum.reason, Target: e.target, Clamp: e.clamp, Latency: e.latency, Refused: int(s.refused),
 		State: e.control.State, Want: e.control.Want, Held: e.control.Held, Lagging: e.control.Lagging,
@@ -202,7 +233,7 @@ type Account struct {
 	Snapshot elastic.Snapshot
 	// WarmingUp is how many recipients wait for room at an address that warms up.
 	WarmingUp int
-	Changes   []elastic.Change // the last ones, oldest first, each with the reply or measurement behind it
+	Changes   []elastic.Change // the last ones, oldest first, each with the reply or measurement behind it; none is kept of a site long without mail
 }
 
 // Explain tells all of a site; false if it is not known.
@@ -224,7 +255,12 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	if int(s.no) < len(all) {
 		x = all[s.no]
 	}
-	a := Account{Snapshot: q.control(s).Snapshot(now), Changes: q.control(s).History()}
+	var a Account
+	if s.controller == nil { // and gets none by a question, which would begin its history
+		a.Snapshot = q.newcomer(s, now).Snapshot(now)
+	} else {
+		a.Snapshot, a.Changes = q.control(s).Snapshot(now), s.controller.History()
+	}
 	var e evidence
 	a.Site, e = q.look(s, &x, now)
 	a.HeldBack, a.Limits = e.judge(), e.control.Limits

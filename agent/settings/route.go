@@ -31,6 +31,19 @@ func (r Rejected) Enhanced() string { return strings.Fields(r.Reply)[1] }
 // DNS, whose errors are *route.Error, and fetches the domain's MTA-STS policy if need be.
 // Without fetch it does not: where there is none at hand the error is route.ErrFetch.
 func (s *Settings) Route(ctx context.Context, name string, fetch bool) (queue.Route, error) {
+	return s.route(ctx, name, fetch, s.Sites.Site)
+}
+
+// Ask is Route for a question alone, of which the Book of sites learns nothing. Where the
+// domain would get a new site, Route.Site is a name that no site has.
+func (s *Settings) Ask(ctx context.Context, name string) (queue.Route, error) {
+	return s.route(ctx, name, true, s.Sites.Known)
+}
+
+// naming is how the Book names the site of an answer: Book.Site or Book.Known.
+type naming func(time.Time, *sites.Answer) (site, hosts string)
+
+func (s *Settings) route(ctx context.Context, name string, fetch bool, siteOf naming) (queue.Route, error) {
 	if name == s.Relay {
 		return relayed(ctx, s.handbackRoute())
 	}
@@ -54,7 +67,7 @@ func (s *Settings) Route(ctx context.Context, name string, fetch bool) (queue.Ro
 			}
 		}
 		if q.Route.Kind == config.RouteMX {
-			return s.MXRoute(name, q, plan), nil
+			return s.mxRoute(name, q, plan, siteOf), nil
 		}
 	}
 	if q.Route.Kind == config.RouteReject {
@@ -115,6 +128,10 @@ func simulatedRoute(domain string, by *config.Queue) queue.Route {
 // under the old one end when nobody needs them any more. The site has the favoured
 // source alone in its identity, as most of its connections come from there.
 func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue.Route {
+	return s.mxRoute(name, q, plan, s.Sites.Site)
+}
+
+func (s *Settings) mxRoute(name string, q *config.Queue, plan *route.Plan, siteOf naming) queue.Route {
 	domain, text := queue.SplitRouteName(name)
 	settled, narrow := s.settle(text, domain, q)
 	sources, all := sources(settled.Choice, plan), s.SourceAddresses()
@@ -134,8 +151,8 @@ func (s *Settings) MXRoute(name string, q *config.Queue, plan *route.Plan) queue
 		answer.Provider = q.Name
 		answer.Old = q.Name + first
 	}
-	site, hosts := s.Sites.Site(time.Now(), &answer)
-	if site == "" { // no host has an address, which no Resolver answers
+	site, hosts := siteOf(time.Now(), &answer)
+	if site == "" { // a question about a new one; or no host has an address, which no Resolver answers
 		site = answer.Old
 	}
 	receiver := ""

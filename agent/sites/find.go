@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Info is what is known of a site.
@@ -35,6 +36,36 @@ func (b *Book) Has(name string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.names[name] != nil
+}
+
+// Known returns what Site would, of sites that have a name already: a question leaves nothing
+// behind. The name is "" if the answer would make a new site.
+func (b *Book) Known(now time.Time, a *Answer) (name, hosts string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	source := canonical(a.Source)
+	if a.Provider != "" {
+		if s := b.sets[keyOf("provider", source, a.Provider)]; s != nil {
+			name = s.name
+		}
+		return name, ""
+	}
+	for i := range a.Groups {
+		g := &a.Groups[i]
+		if m, ok := b.groups[keyOf("group", source, g.Hosts...)]; ok && (len(g.Addrs) > 0 || age(seconds(now), m.used) <= day) {
+			if s := m.follow(); s != nil {
+				return s.name, ""
+			}
+		}
+		if len(g.Addrs) == 0 {
+			continue
+		}
+		if s := b.sets[setKey(source, union(nil, g.Addrs, 0))]; s != nil {
+			name = s.name
+		}
+		return name, ""
+	}
+	return "", ""
 }
 
 // Find returns the sites that a text may mean, by name: the one that is called so; else

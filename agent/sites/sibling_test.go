@@ -50,3 +50,43 @@ func TestSitesOfOneReceiverAreNamedAlike(t *testing.T) {
 		}
 	}
 }
+
+// A question is answered as by Site where that has a name already, and else with none; the Book
+// stays as it was.
+func TestQuestionsMakeNoSites(t *testing.T) {
+	t.Parallel()
+	b := New()
+	now := time.Now()
+	source := netip.MustParseAddr("192.0.2.1")
+	addrs := func(list ...string) (all []netip.Addr) {
+		for _, x := range list {
+			all = append(all, netip.MustParseAddr(x))
+		}
+		return all
+	}
+	both := []Group{{Hosts: []string{"mx.isp.example"}, Addrs: addrs("198.51.100.1", "198.51.100.2")}, {Hosts: []string{"backup.isp.example"}, Addrs: addrs("198.51.100.3")}}
+	answer := func(provider string, groups ...Group) *Answer {
+		return &Answer{Domain: "d.example", Provider: provider, Source: source, Several: true, Groups: groups}
+	}
+	ask := func(a *Answer, want string) {
+		t.Helper()
+		if got, _ := b.Known(now, a); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+	ask(answer("", both...), "")
+	ask(answer("big", both...), "")
+	if got := b.Find("mx.isp.example"); got != nil {
+		t.Errorf("a question has left %+v", got)
+	}
+	name, _ := b.Site(now, answer("", both...))
+	provider, _ := b.Site(now, answer("big", both...))
+	ask(answer("", both...), name)
+	ask(answer("big", both...), provider)
+	ask(answer("", both[1]), "") // a worse host's set has no name
+	ask(answer("", Group{Hosts: []string{"mx.isp.example"}, Addrs: addrs("198.51.100.2")}), name)
+	ask(answer("", Group{Hosts: []string{"mx.isp.example"}}, both[1]), name)
+	ask(answer("", Group{Hosts: []string{"mail.example"}, Addrs: addrs("198.51.100.2", "198.51.100.1")}), name)
+	ask(answer("", Group{Hosts: []string{"mail.example"}, Addrs: addrs("198.51.100.2")}), "")
+	ask(answer("", Group{Hosts: []string{"mail.example"}}, both[0]), name)
+}

@@ -43,7 +43,12 @@ func (p *page) Snapshot() web.Snapshot {
 			if x.Source.IsValid() {
 				sessions[x.Source.String()] += x.Sessions
 			}
+			pausedBy := ""
+			if len(x.PausedBy) > 0 {
+				pausedBy = x.PausedBy[0].InWords()
+			}
 			s.Sites = append(s.Sites, web.Site{
+				Paused: x.Paused, PausedBy: pausedBy,
 				Name: x.Name, Queue: x.Queue, Waiting: x.Waiting, Limited: x.Limited, Sessions: x.Sessions, Opening: x.Opening,
 				Target: x.Target.Sessions, Pace: x.Target.Pace, Cause: x.Target.Cause, Held: held(&x.HeldBack),
 			})

@@ -194,6 +194,7 @@ func (v *view) figures() []figure {
 func (v *view) empty() (d time.Duration, stuck int, ok bool) {
 	stuck = v.homeless()
 	for _, s := range v.Sites {
+		stuck += s.Paused
 		n := s.Waiting - s.Limited
 		if n <= 0 {
 			continue
@@ -207,11 +208,11 @@ func (v *view) empty() (d time.Duration, stuck int, ok bool) {
 	return d, stuck, ok
 }
 
-// homeless are the recipients that wait at no site.
+// homeless are the recipients that wait at no site, paused or not.
 func (v *view) homeless() int {
 	n := v.Waiting
 	for _, s := range v.Sites {
-		n -= s.Waiting
+		n -= s.Waiting + s.Paused
 	}
 	return max(0, n)
 }

@@ -22,6 +22,12 @@ type hold struct {
 // is left out.
 func (v *view) holds() (list []hold, more string) {
 	held := slices.DeleteFunc(slices.Clone(v.Sites), func(s Site) bool { return s.Held.Reason == "" })
+	for _, s := range v.Sites {
+		if s.Paused > 0 {
+			s.Waiting, s.Held = s.Paused, Held{Reason: "paused", How: "paused", Reply: s.PausedBy}
+			held = append(held, s)
+		}
+	}
 	if n := v.homeless(); n > 0 {
 		held = append(held, Site{Waiting: n}) // of no name
 	}
@@ -76,6 +82,9 @@ func (s Site) why() string {
 	if s.Held.Reason != "" {
 		return s.Held.Reply
 	}
+	if s.Paused > 0 && s.Waiting == 0 {
+		return s.PausedBy
+	}
 	return s.Cause
 }
 
@@ -84,6 +93,8 @@ func (v *view) doing(s Site) string {
 	switch {
 	case s.Held.Reason != "":
 		return v.held(s)
+	case s.Paused > 0 && s.Waiting == 0 && v.rates[s.Name] == 0:
+		return "paused"
 	case s.Sessions == 0 && s.Opening > 0:
 		return "connecting"
 	case s.Waiting == 0 && v.rates[s.Name] == 0:

@@ -78,6 +78,8 @@ type Site struct {
 	Name, Queue       string
 	Waiting           int
 	Limited           int // of those waiting: for limits of their streams
+	Paused            int // recipients that would wait there, but for pauses
+	PausedBy          string
 	Sessions, Opening int
 	Target            int     // sessions that are wanted
 	Pace              float64 // messages a second; 0: no limit

@@ -110,6 +110,26 @@ func TestNobodyIsLeftOutOfWhoHoldsUsBack(t *testing.T) {
 	}
 }
 
+// Paused mail is told with its site and its pause, and is no mail of no site.
+func TestPausedMailIsNamedByItsSite(t *testing.T) {
+	t.Parallel()
+	v := &view{Snapshot: Snapshot{Waiting: 155, Sites: []Site{
+		{Name: "a", Paused: 150, PausedBy: "a pause of site a: wrong price"},
+		{Name: "b", Waiting: 5, Held: Held{Reason: "dead", How: "no answer"}},
+		{Name: "c"},
+	}}}
+	list, more := v.holds()
+	if len(list) != 2 || more != "" || list[0].Name != "a" || list[0].How != "paused" || list[0].Why != "a pause of site a: wrong price" || list[0].Waiting != wait(150) || list[1].Name != "b" {
+		t.Errorf("%+v, %q", list, more)
+	}
+	if got := v.doing(v.Sites[0]) + ": " + v.Sites[0].why(); got != "paused: a pause of site a: wrong price" {
+		t.Error(got)
+	}
+	if _, stuck, ok := v.empty(); stuck != 155 || ok {
+		t.Errorf("%d are stuck, %v", stuck, ok)
+	}
+}
+
 func TestChartsAreDrawnInTheirBox(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)

@@ -23,13 +23,15 @@ func heldBack(s *control.Site) string {
 	return h.InWords()
 }
 
-// heldBackSum counts sites by what holds them back, "held back: 2 dead, 1 refused"; "" if
+// heldBackSum counts sites by what holds them back, "held back: 2 dead, 1 refused, 1 paused"; "" if
 // none is.
 func heldBackSum(sites []control.Site) string {
 	n := make(map[string]int)
 	for i := range sites {
 		if h := sites[i].HeldBack; h != nil {
 			n[h.Reason]++
+		} else if sites[i].Paused > 0 {
+			n["paused"]++
 		}
 	}
 	var parts []string
@@ -44,12 +46,20 @@ func heldBackSum(sites []control.Site) string {
 
 // printAccount prints how a site stands.
 func printAccount(out io.Writer, a *control.Account) {
-	held := cmp.Or(heldBack(&a.Site), "no")
-	if a.HeldBack == nil && a.Waiting == 0 {
-		held = "no: nothing waits"
+	held, paused := heldBack(&a.Site), a.PausedInWords()
+	switch {
+	case held == "" && a.Waiting == 0:
+		held = cmp.Or(paused, "no: nothing waits")
+	case held == "":
+		held = cmp.Or(paused, "no")
+	case paused != "":
+		held += "; " + paused
 	}
 	printable.Fprintf(out, "held back  %s\n", held)
 	waiting := count(a.Waiting, "recipient")
+	if a.Paused > 0 {
+		waiting += fmt.Sprintf(", and %d that are paused", a.Paused)
+	}
 	if a.Limited > 0 {
 		waiting += fmt.Sprintf(", %d of them for limits of their streams (millrace streams)", a.Limited)
 	}
@@ -93,6 +103,8 @@ func printAccount(out io.Writer, a *control.Account) {
 	if len(a.Addresses) == 0 {
 		return
 	}
+	// Nothing goes before an address where all are down: it is called when the first line says.
+	allDown := a.HeldBack != nil && a.HeldBack.Next.After(now) && !slices.ContainsFunc(a.Addresses, func(x control.Address) bool { return x.Failing == nil })
 	const row = "%5v %5v %7v  %v\n"
 	printable.Fprintf(out, row, "HELD", "LIMIT", "PACE", "ADDRESS")
 	silent, more := 0, 0
@@ -110,6 +122,11 @@ func printAccount(out io.Writer, a *control.Account) {
 		}
 		if x.Pace > 0 {
 			pace = rateOf(x.Pace) + "/s"
+		}
+		if allDown {
+			alone, failing := *x, *x.Failing
+			alone.Down, failing.Until, alone.Failing = false, time.Time{}, &failing
+			x = &alone
 		}
 		if trouble := x.Trouble(now); trouble != "" {
 			text += "  " + trouble

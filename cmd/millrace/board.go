@@ -131,7 +131,7 @@ func siteRow(s *control.Site, deferred map[string]int) boardRow {
 	}
 	d := deferred[s.Name]
 	return boardRow{
-		name: s.Name, cause: cmp.Or(heldBack(s), s.Cause), backlog: s.Waiting + d, deferred: d, sessions: s.Sessions, refused: s.Refused, rate: s.Rate, latency: s.Latency,
+		name: s.Name, cause: cmp.Or(heldBack(s), s.PausedInWords(), s.Cause), backlog: s.Waiting + s.Paused + d, deferred: d, sessions: s.Sessions, refused: s.Refused, rate: s.Rate, latency: s.Latency,
 		cells: []string{
 			short(s.Waiting), short(d), fmt.Sprintf("%d/%d", s.Sessions, s.Target), rateOf(s.Rate), latency, short(s.Refused), s.Name,
 		},
@@ -233,7 +233,7 @@ func (b *board) text() string {
 			mark = ">"
 		}
 		cause := r.cause
-		if b.paused(r.name) && b.page == sitesPage {
+		if b.paused(r.name) && b.page == sitesPage && !strings.HasPrefix(cause, "paused: ") {
 			cause = "PAUSED  " + cause
 		}
 		line("%s %s  %s", mark, cells(b.page, r.cells), cause)
@@ -275,7 +275,7 @@ func (b *board) foot(line func(string, ...any)) {
 }
 
 // notice is what the second line says: what is wrong, then what came of the last key,
-// then what is paused as a whole, then who holds us back.
+// then who holds us back, and what is paused as a whole.
 func (b *board) notice() string {
 	switch {
 	case b.lost != nil:
@@ -283,15 +283,18 @@ func (b *board) notice() string {
 	case b.said != "":
 		return b.said
 	}
+	var parts []string
+	if b.news.status != nil {
+		if held := heldBackSum(b.news.status.Sites); held != "" { // first, as a pause may have a long reason
+			parts = append(parts, held)
+		}
+	}
 	if n := len(b.news.standing.Pauses); n == 1 {
-		return "paused: " + b.news.standing.Pauses[0].InWords()
+		parts = append(parts, "paused: "+b.news.standing.Pauses[0].InWords())
 	} else if n > 1 {
-		return fmt.Sprintf("%d pauses are on: millrace brakes", n)
+		parts = append(parts, fmt.Sprintf("%d pauses are on: millrace brakes", n))
 	}
-	if b.news.status == nil {
-		return ""
-	}
-	return heldBackSum(b.news.status.Sites)
+	return strings.Join(parts, "; ")
 }
 
 // explanation shows the changes of a site, the newest ones if not all have room.

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -35,8 +34,11 @@ type pauseFlags struct {
 
 func (f *pauseFlags) filter() (control.Filter, error) {
 	x := control.Filter{All: f.All, Stream: f.Stream, Queue: f.Queue, Site: f.Site, Domain: f.Domain, Sender: f.Sender, User: f.User, Client: f.Client}
-	if x.Empty() {
-		return x, errors.New("say which mail: a stream, --queue, --site, --user ... or --all")
+	switch {
+	case x.Empty():
+		return x, program.Usage("say which mail: a stream, --queue, --site, --user ... or --all")
+	case f.All && x != control.Filter{All: true}:
+		return x, program.Usage("--all is all mail: leave it out, or else what it stands beside")
 	}
 	return x, nil
 }
@@ -266,7 +268,7 @@ type setCmd struct {
 	Name     string    `arg:"" optional:"" help:"A queue: each of its sites; or a site, by its name, a domain, an MX host or an address."`
 	Sessions sessions  `placeholder:"N" help:"At most so many sessions at a time, in place of max_sessions."`
 	Rate     perSecond `placeholder:"RATE" help:"At most so many messages, in place of max_message_rate: 10/s, 600/m, 5000/h."`
-	For      age       `default:"1h" placeholder:"TIME" help:"How long: 30m, 2h, 1d. Default: ${default}."`
+	For      *age      `placeholder:"TIME" help:"How long: 30m, 2h, 1d. Default: 1h."`
 	Reset    bool      `help:"End the limits that were set."`
 	Forget   bool      `help:"Drop what was learned of its receivers: limits, pace, penalties, suspensions."`
 	All      bool      `help:"With --forget: of all sites."`
@@ -312,7 +314,10 @@ Examples:
 }
 
 func (c *setCmd) Run(ctx context.Context, g *globals) error {
-	limits := c.Sessions > 0 || c.Rate > 0
+	limits, lasts := c.Sessions > 0 || c.Rate > 0, age(time.Hour)
+	if c.For != nil {
+		lasts = *c.For
+	}
 	switch {
 	case c.All != (c.Name == ""), c.All && !c.Forget:
 		return program.Usage("name a site or a queue, or say --forget --all")
@@ -320,6 +325,8 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 		return program.Usage("--forget has no limit to set or to end: leave out --sessions, --rate and --reset, or run it twice")
 	case c.Reset && limits:
 		return program.Usage("--reset ends the limits of a site or queue: leave out --sessions and --rate, or else --reset")
+	case c.For != nil && (c.Forget || c.Reset):
+		return program.Usage("--for is how long --sessions and --rate hold: leave it out with --forget and --reset")
 	case !c.Forget && !c.Reset && !limits:
 		return program.Usage("say --sessions, --rate or both, or else --reset or --forget")
 	}
@@ -339,7 +346,7 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 	}
 	found := siteFor(ctx, client, c.Name)
 	err = client.Limit(ctx, control.Limit{
-		Name: c.Name, Sessions: int(c.Sessions), Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(c.For)),
+		Name: c.Name, Sessions: int(c.Sessions), Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(lasts)),
 	})
 	if err != nil {
 		return err

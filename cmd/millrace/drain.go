@@ -12,6 +12,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/cmd/internal/program"
 	"github.com/millrace/millrace/milter"
 )
 
@@ -43,7 +44,7 @@ func (c *drainCmd) Run(ctx context.Context, g *globals) error {
 	}
 	if c.End {
 		if c.Wait {
-			return errors.New("--end and --wait contradict each other")
+			return program.Usage("--end and --wait contradict each other")
 		}
 		if err := spool.EndDrain(cfg.Spool.Directory); err != nil {
 			return rights(err)

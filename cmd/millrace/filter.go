@@ -1,11 +1,11 @@
 package main
 
 import (
-	"errors"
 	"time"
 
 	"github.com/millrace/millrace/agent/config"
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // filterFlags say which queued recipients a verb is about; every verb that has
@@ -47,7 +47,7 @@ func (f *filterFlags) filter() control.Filter {
 func (f *filterFlags) some() (control.Filter, error) {
 	x := f.filter()
 	if x.Empty() {
-		return x, errors.New("say which mail: --stream, --user, --domain ... or --all")
+		return x, program.Usage("say which mail: --stream, --user, --domain ... or --all")
 	}
 	return x, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // handbackCmd gives queued mail back to the host MTA.
@@ -43,7 +44,7 @@ Examples:
 func (c *handbackCmd) Run(ctx context.Context, g *globals) error {
 	f := c.filter()
 	if f.Empty() && !c.Wait {
-		return errors.New("say what to hand back: --stream, --user, --domain ... or --all")
+		return program.Usage("say what to hand back: --stream, --user, --domain ... or --all")
 	}
 	client, err := g.client()
 	if err != nil {
@@ -85,12 +86,15 @@ func consent(yes bool, question, what, not string) error {
 }
 
 // handBack asks the agent to hand back what a filter selects; with all, again until
-// nothing of it is left in a transaction.
+// nothing of it is left in a transaction. Without, it is an error if nothing was selected.
 func handBack(ctx context.Context, client *control.Client, f control.Filter, out io.Writer, all bool) error {
 	for {
 		done, err := client.HandBack(ctx, f)
 		if err != nil {
 			return err
+		}
+		if !all && done.Recipients+done.Active == 0 {
+			return nothing("hand back", f)
 		}
 		printable.Fprintf(out, "%s on the way back to the host\n", count(done.Recipients, "recipient"))
 		if done.Active == 0 {

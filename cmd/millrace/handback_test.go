@@ -17,6 +17,8 @@ func (b backend) HandBack(_ context.Context, f control.Filter) (control.Selected
 	switch f {
 	case control.Filter{Queue: "google"}:
 		return control.Selected{Recipients: 5000}, nil
+	case control.Filter{Queue: "empty"}:
+		return control.Selected{}, nil
 	case control.Filter{All: true}:
 		return control.Selected{Recipients: 7, Active: 1}, nil
 	}
@@ -36,9 +38,10 @@ func TestHandbackVerb(t *testing.T) {
 		stdout string // all of it
 		stderr string // a part
 	}{
-		{args: []string{"handback"}, code: 1, stderr: "say what to hand back"},
+		{args: []string{"handback"}, code: 64, stderr: "say what to hand back"},
 		{args: []string{"handback", "--queue", "google"}, code: 1, stderr: "--yes"},
 		{args: []string{"handback", "--queue", "other", "--yes"}, code: 1, stderr: "other"},
+		{args: []string{"handback", "--queue", "empty", "--yes"}, code: 1, stderr: "nothing to hand back: queue empty"},
 		{args: []string{"handback", "--all", "--yes"}, stdout: "7 recipients on the way back to the host\n" +
 			"1 recipient in transactions under way; run it again for what comes back\n"},
 		{args: []string{"handback", "--queue", "google", "--yes", "--wait"}, stdout: "5,000 recipients on the way back to the host\n" +
@@ -122,7 +125,7 @@ func TestDrainVerb(t *testing.T) {
 	if r := millrace(t, "TZ=UTC", "--config", config, "check", "--no-dns"); !strings.Contains(r.stderr, warning) {
 		t.Errorf("check: %s", r.stderr)
 	}
-	run(1, "contradict", "drain", "--end", "--wait")
+	run(64, "contradict", "drain", "--end", "--wait")
 	draining(true)
 	run(0, "mode is observe", "drain", "--end")
 	draining(false)

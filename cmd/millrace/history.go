@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/spool"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // historyCmd tells what became of mail.
@@ -82,7 +83,7 @@ func (c *historyCmd) Run(ctx context.Context, g *globals) error {
 // question reads the arguments.
 func (c *historyCmd) question(now time.Time) (q control.OutcomeQuestion, err error) {
 	if (c.Text == "") == (c.Stream == nil) {
-		return q, errors.New("name an address, a queue id or a message, or --stream")
+		return q, program.Usage("name an address, a queue id or a message, or --stream")
 	}
 	q.Stream = c.Stream
 	_, notID := spool.ParseID(c.Text)
@@ -102,7 +103,7 @@ func (c *historyCmd) question(now time.Time) (q control.OutcomeQuestion, err err
 	if since != "" {
 		d, err := config.ParseDuration(since)
 		if err != nil {
-			return control.OutcomeQuestion{}, err
+			return control.OutcomeQuestion{}, program.Usage("--since: %w", err)
 		}
 		q.Since = now.Add(-d)
 	}

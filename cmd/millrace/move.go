@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // moveCmd gives queued mail to another node.
@@ -56,7 +56,7 @@ func (c *moveCmd) Run(ctx context.Context, g *globals) error {
 		}
 	}
 	if asked != 1 {
-		return errors.New("say one of --to NODE, --list, --abandon TRANSFER, --accept TRANSFER")
+		return program.Usage("say one of --to NODE, --list, --abandon TRANSFER, --accept TRANSFER")
 	}
 	client, err := g.client()
 	if err != nil {

@@ -41,9 +41,9 @@ func TestMoveVerb(t *testing.T) {
 		stdout string // all of it
 		stderr string // a part
 	}{
-		{args: []string{"move"}, code: 1, stderr: "say one of --to"},
-		{args: []string{"move", "--to", "b", "--list"}, code: 1, stderr: "say one of --to"},
-		{args: []string{"move", "--to", "b"}, code: 1, stderr: "say which mail"},
+		{args: []string{"move"}, code: 64, stderr: "say one of --to"},
+		{args: []string{"move", "--to", "b", "--list"}, code: 64, stderr: "say one of --to"},
+		{args: []string{"move", "--to", "b"}, code: 64, stderr: "say which mail"},
 		{args: []string{"move", "--to", "b", "--user", "joe"}, code: 1, stderr: "--yes"},
 		{args: []string{"move", "--to", "b", "--user", "joe", "--yes"}, stdout: "100,000 recipients of 90,000 messages moved to node b\n" +
 			"1 recipient in transactions under way; run it again for what comes back\n"},

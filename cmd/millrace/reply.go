@@ -18,6 +18,7 @@ import (
 	"github.com/millrace/millrace/agent/outcome"
 	"github.com/millrace/millrace/agent/printable"
 	"github.com/millrace/millrace/agent/settings"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // replyCmd tells how a reply is read.
@@ -62,7 +63,7 @@ type replyAnswer struct {
 
 func (c *replyCmd) Run(ctx context.Context, g *globals) error {
 	if c.Unknown == (len(c.Reply) > 0) {
-		return errors.New("give a reply, or - for standard input, or else --unknown")
+		return program.Usage("give a reply, or - for standard input, or else --unknown")
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,14 +163,17 @@ type whyCmd struct {
 func (c *whyCmd) Help() string {
 	return `Shows the last changes of how many sessions a site gets and how fast they may send,
 each with the receiver's reply or the measurement behind it, oldest first; then how it
-stands now: what holds it back, and until when; its slots (connections that the receiver
+stands now: what holds it back, and until when, or which pauses keep how many recipients
+of it; its slots (connections that the receiver
 may count) and the limit that was found, as a whole and by address; the address that its
 mail leaves from, with its pool; then what is paused or limited there by hand.
 
 A limit is of "each address" where all of them are at what they accepted, of "the site"
 where together they have less. Both are kept.
 
-With --json "now" is how it stands, in the last line.
+With --json "now" is how it stands, in the last line; a line without "at" is no change:
+none is remembered. Where there are several sites, as mail leaves from several addresses,
+the lines of one follow those of the other, each with its site as "site".
 
 A site is a provider, that is a queue with MX patterns; or else all domains whose best MX
 hosts have the same addresses. Its name is that of the queue, or of the domain that the
@@ -192,26 +196,23 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil { // an agent of before an upgrade knows it by this name; else its error is Why's
 		site = control.SiteFound{Name: c.Site}
 	}
-	if c.JSON && len(site.Several) > 0 { // its lines do not name the site: Why's error names the several
-		site = control.SiteFound{Name: c.Site}
-	}
 	standing, err := client.Standing(ctx)
 	if err != nil {
 		return err
 	}
 	if len(site.Several) == 0 {
-		return c.explain(ctx, client, site, &standing)
+		return c.explain(ctx, client, site, &standing, "")
 	}
 	for i, name := range site.Several {
 		site, err := client.FindSite(ctx, name)
 		if errors.Is(err, control.ErrUnknown) {
 			continue // it has ended since
 		}
-		if i > 0 {
+		if i > 0 && !c.JSON {
 			printable.Fprintln(os.Stdout)
 		}
 		if err == nil {
-			err = c.explain(ctx, client, site, &standing)
+			err = c.explain(ctx, client, site, &standing, name)
 		}
 		if err != nil {
 			return err
@@ -220,8 +221,9 @@ func (c *whyCmd) Run(ctx context.Context, g *globals) error {
 	return nil
 }
 
-// explain tells of one site, with the orders that stand.
-func (c *whyCmd) explain(ctx context.Context, client *control.Client, site control.SiteFound, standing *control.StandingOrders) error {
+// explain tells of one site, with the orders that stand. Lines of JSON have the name, "" for none: a
+// site that is told of alone is not named.
+func (c *whyCmd) explain(ctx context.Context, client *control.Client, site control.SiteFound, standing *control.StandingOrders, name string) error {
 	list, err := client.Why(ctx, site.Name)
 	if err != nil {
 		return err
@@ -239,7 +241,10 @@ func (c *whyCmd) explain(ctx context.Context, client *control.Client, site contr
 	}
 	for _, x := range list {
 		if c.JSON {
-			if err := json.NewEncoder(printable.NewJSON(out)).Encode(x); err != nil {
+			if err := json.NewEncoder(printable.NewJSON(out)).Encode(struct {
+				Site string `json:"site,omitempty"`
+				control.Change
+			}{name, x}); err != nil {
 				return err
 			}
 			continue
@@ -258,7 +263,10 @@ func (c *whyCmd) explain(ctx context.Context, client *control.Client, site contr
 	printStanding(out, standing,
 		func(b *control.Pause) bool {
 			f := b.Filter
-			return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue
+			if now != nil && slices.ContainsFunc(now.PausedBy, func(x control.Pause) bool { return x.Filter == f }) {
+				return true
+			}
+			return f.All || f.Site == site.Name || f.Queue != "" && f.Queue == queue || f.Domain != "" && slices.Contains(site.Domains, f.Domain)
 		},
 		func(l *control.Limit) bool { return l.Name == site.Name || l.Name == queue })
 	return nil
@@ -306,6 +314,9 @@ const shownOfSite = 6
 // inLine is a change of a site's controller as listings show it.
 func inLine(c *control.Change) string {
 	pace := ""
+	if c.At.IsZero() {
+		return c.Cause
+	}
 	if c.Pace > 0 {
 		pace = fmt.Sprintf(" at most %.3g/s", c.Pace)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/control"
 	"github.com/millrace/millrace/agent/printable"
+	"github.com/millrace/millrace/cmd/internal/program"
 )
 
 // topCmd watches the agent at work. What it shows is made in board.go, what keys do
@@ -51,7 +52,7 @@ func (c *topCmd) Run(ctx context.Context, g *globals) error {
 		return err
 	}
 	if c.Every <= 0 {
-		return errors.New("--every: say how often, like 2s")
+		return program.Usage("--every: say how often, like 2s")
 	}
 	m := top{agent: client, ctx: ctx, every: c.Every, board: board{width: 80, height: 24}}
 	if c.Streams {

@@ -258,7 +258,7 @@ func TestTopPrintsOnceWithoutATerminal(t *testing.T) {
 	t.Parallel()
 	r := millrace(t, "TERM=dumb", "--config", serve(t, backend(nil)), "top")
 	want := `millrace: 1,200 waiting, 30 deferred, 20 active, 0 held; 8 sessions; 45.2/s
-paused: site google until`
+held back: 1 refused; paused: site google until`
 	if r.code != 0 || !strings.HasPrefix(r.stdout, want) || !strings.Contains(r.stdout, "\n    1100     0    7/8  45.2 123ms     3 google ") || strings.Contains(r.stdout, "\x1b") {
 		t.Errorf("exit code %d:\n%s\n%s", r.code, r.stdout, r.stderr)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -56,7 +57,19 @@ func TestVerbs(t *testing.T) {
 			stdout: "for all source addresses: google, gone, google\nthe whole site is paused, for 19 other domains too; millrace pause --domain both.example is for that one alone\n"},
 		{args: []string{"set", "both.example", "--sessions", "5", "--rate", "600/m"}, stdout: "for all source addresses: google, gone, google\n"},
 		{args: []string{"pause", "other"}, code: 1, stderr: "brake"},
-		{args: []string{"pause"}, code: 1, stderr: "say which mail"},
+		{args: []string{"pause"}, code: 64, stderr: "say which mail"},
+		{args: []string{"resume"}, code: 64, stderr: "say which mail"},
+		{args: []string{"flush"}, code: 64, stderr: "say which mail"},
+		{args: []string{"history"}, code: 64, stderr: "name an address"},
+		{args: []string{"history", "a@example.com", "--since", "then"}, code: 64, stderr: "--since: "},
+		{args: []string{"top", "--every", "0"}, code: 64, stderr: "--every: "},
+		{args: []string{"reply"}, code: 64, stderr: "give a reply"},
+		{args: []string{"move"}, code: 64, stderr: "say one of"},
+		{args: []string{"drain", "--end", "--wait"}, code: 64, stderr: "contradict"},
+		{args: []string{"pause", "--all", "--site", "google"}, code: 64, stderr: "--all is all mail"},
+		{args: []string{"resume", "--all", "news"}, code: 64, stderr: "--all is all mail"},
+		{args: []string{"set", "google", "--forget", "--for", "3h"}, code: 64, stderr: "--for is how long"},
+		{args: []string{"set", "google", "--reset", "--for", "3h"}, code: 64, stderr: "--for is how long"},
 		{args: []string{"pause", "--all", "--for", "soon"}, code: 64, stderr: "not a length of time"},
 		{args: []string{"resume", "--user", "joe"}, stdout: "still paused: site google until 2023-11-14 23:13:20: too fast (ann (uid 1000), 2023-11-14 22:13:20)\n"},
 		{args: []string{"resume", "news"}, code: 1, stderr: "no brake is on for stream news: not known"},
@@ -78,7 +91,7 @@ resumed: stream old list, queue yahoo, which the breaker leaves alone until 2023
 		{args: []string{"set", "google", "--forget", "--all"}, code: 64, stderr: "or say --forget --all"},
 		{args: []string{"set", "--forget", "--all"}, stdout: "What was learned of 3 sites is forgotten\n"},
 		{args: []string{"reload"}, code: 1, stderr: "millrace.toml:7: no such key"},
-		{args: []string{"cancel"}, code: 1, stderr: "say which mail"},
+		{args: []string{"cancel"}, code: 64, stderr: "say which mail"},
 		{args: []string{"cancel", "--user", "joe"}, code: 1,
 			stderr: "This ends 100,000 recipients of 90,000 messages (user joe) for good, without telling their senders. Say --yes"},
 		{args: []string{"cancel", "--user", "nobody"}, code: 1, stderr: "nothing to cancel: user nobody"},
@@ -94,7 +107,6 @@ resumed: stream old list, queue yahoo, which the breaker leaves alone until 2023
 		{args: []string{"requeue", "--state", "lost"}, code: 64, stderr: "must be one of"},
 		{args: []string{"why", "gmail.com"}, stdout: whyGoogle},
 		{args: []string{"why", "both.example"}, stdout: whyGoogle + "\n" + whyGoogle},
-		{args: []string{"why", "both.example", "--json"}, code: 1, stderr: "site both.example: not known"},
 		{args: []string{"watch", "--site", "google"}, stderr: "watching; ^C ends it", stdout: `22:13:20.000     3 -- session of site google
 22:13:20.000     3 C: EHLO mail.example.com
 22:13:20.000     3 S: 250 ?[31mred
@@ -122,6 +134,32 @@ resumed: stream old list, queue yahoo, which the breaker leaves alone until 2023
 		r := millrace(t, "TZ=UTC", append([]string{"--config", config}, x.args...)...)
 		if r.code != x.code || r.stdout != x.stdout && x.code != 64 || !strings.Contains(r.stderr, x.stderr) || x.stderr == "" && r.stderr != "" {
 			t.Errorf("millrace %q: exit code %d\n%s\n%s", x.args, r.code, r.stdout, r.stderr)
+		}
+	}
+}
+
+// The lines of a site that is told of alone do not name it, those of several do; the last of
+// each has how it stands.
+func TestWhyOfSeveralSitesForPrograms(t *testing.T) {
+	t.Parallel()
+	config := serve(t, messages())
+	for text, want := range map[string][]string{"gmail.com": {"", ""}, "both.example": {"google", "google", "google", "google"}} {
+		r := millrace(t, "TZ=UTC", "--config", config, "why", text, "--json")
+		lines := strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
+		if r.code != 0 || len(lines) != len(want) {
+			t.Errorf("%s: exit code %d\n%s\n%s", text, r.code, r.stdout, r.stderr)
+			continue
+		}
+		for i, line := range lines {
+			var x map[string]any
+			if err := json.Unmarshal([]byte(line), &x); err != nil {
+				t.Fatal(err)
+			}
+			site, named := x["site"]
+			_, now := x["now"]
+			if named != (want[i] != "") || named && site != want[i] || now != (i%2 == 1) || x["cause"] == nil {
+				t.Errorf("%s, line %d: %s", text, i, line)
+			}
 		}
 	}
 }
