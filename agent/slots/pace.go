@@ -16,6 +16,7 @@ const (
 	paceFar     = 0.8              // share accepted, below which the pace is far off
 	paceShut    = 1.0 / 30         // messages per second while all are refused
 	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
+	paceIdle    = 4                // times what is accepted: a pace above that holds nothing back, and no answer speaks for a higher one
 	paceVain    = 0.75             // of a pace that was refused: as many refused at that, too, show that it is not the rate
 	paceTrial   = 1000             // answers at about one pace that refuses a few, until a higher one is tried
 	paceLong    = time.Minute      // of these answers, at least
@@ -97,8 +98,14 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	if now.UnixNano() < p.step {
 		return
 	}
+	idle, guess := p.Value > paceIdle*p.meter.rate(time.Second), p.Known == 0
 	switch {
-	case p.Known == 0: // a guess
+	case idle && p.proof >= paceProof && (guess || p.clean > paceCareful):
+		*p = Pace{meter: p.meter, chance: p.chance, good: p.good, bad: p.bad}
+		return
+	case idle && guess:
+		return
+	case guess:
 		p.Value, p.step = 2*p.Value, later(now, time.Second)
 		return
 	case p.Value < p.Known: // the way back from a time when all was refused
@@ -115,9 +122,6 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 	p.Value *= 1 + gain
 	p.proof, p.step = 0, later(now, paceStep)
-	if p.clean > paceCareful && p.Value > 4*p.meter.Rate() {
-		*p = Pace{meter: p.meter, chance: p.chance, good: p.good, bad: p.bad} // it binds no more
-	}
 }
 
 // Chance is the share of messages that are refused as too fast whatever the pace, from 0 to 0.2; 0: none
@@ -236,9 +240,12 @@ func (m *Meter) Run(now time.Time, n int) {
 }
 
 // Rate is the messages per second at an address until now.
-func (m *Meter) Rate() float64 {
+func (m *Meter) Rate() float64 { return m.rate(100 * time.Millisecond) }
+
+// rate is the same, where a first window counts as so long at least.
+func (m *Meter) rate(least time.Duration) float64 {
 	if m.prev == 0 { // the first window: what there is of it
-		return float64(m.cur) / max(m.sum, 100*time.Millisecond).Seconds()
+		return float64(m.cur) / max(m.sum, least).Seconds()
 	}
 	share := float64(m.wall) / float64(meterWindow)
 	if m.sum == 0 {
