@@ -17,9 +17,8 @@ const (
 	paceShut    = 1.0 / 30         // messages per second while all are refused
 	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
 	paceIdle    = 4                // times what is accepted: a pace above that holds nothing back, and no answer speaks for a higher one
-	paceVain    = 0.75             // of a pace that was refused: as many refused at that, too, show that it is not the rate
-	paceTrial   = 1000             // answers at about one pace that refuses a few, until a higher one is tried
-	paceLong    = time.Minute      // of these answers, at least
+	paceTry     = 0.25             // of a step where more may be taken than was thought
+	paceBack    = 0.98             // of a pace that was refused: it has come back from the cut
 	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
 	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
@@ -39,8 +38,7 @@ type Pace struct {
 	// Some receivers answer a share of the messages as if they were too fast, at whatever pace.
 	chance  float64 // that share; 0: none is known
 	from    float64 // the pace at the first of the cuts in a row, none of which it came back from; 0: none
-	since   int64   // that one, Unix time in nanoseconds
-	refused int32   // messages in that row
+	refused int32   // messages in a row of cuts, none of which the pace came back from
 	of      int32   // answers in that row
 	trials  int32   // of a higher pace, at which more were refused
 
@@ -117,7 +115,9 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 	p.clean++
 	gain := paceGain
-	if over := p.clean - paceCareful; over > 0 {
+	if p.chance > 0 {
+		gain = paceTry
+	} else if over := p.clean - paceCareful; over > 0 {
 		gain = min(0.5, paceGain*float64(int(1)<<min(over, 6)))
 	}
 	p.Value *= 1 + gain
@@ -150,9 +150,11 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	rate, share := p.meter.Rate(), float64(p.good)/float64(p.good+p.bad)
 	was, guess := p.Value, p.Known == 0
 	switch {
+	case p.Value == 0 && p.bad == 1 && p.good >= paceProof:
+		return false
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
-		if p.Known = p.Value; p.meter.Few() {
+		if p.Known = p.Value; p.good < paceProof {
 			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
@@ -167,7 +169,7 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		return false
 	}
 	if !guess {
-		p.judge(now, was)
+		p.judge(was)
 	}
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
 	p.cut, p.step = now.UnixNano(), later(now, paceStep)
@@ -178,23 +180,22 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	return p.Value != was
 }
 
-// judge looks at a cut after others that the pace has not come back from. As many refused at a much
-// lower pace show that it is not the rate; as many for long at about the same leave that to a trial.
-func (p *Pace) judge(now time.Time, was float64) {
-	if p.from == 0 || p.clean >= paceCareful {
-		p.from, p.since, p.refused, p.of = was, now.UnixNano(), 0, 0
+// judge looks at a cut of a pace after others that it has not come back from: below what was accepted
+// nothing is refused for the rate. A higher pace shows which it is.
+func (p *Pace) judge(was float64) {
+	if p.from == 0 || was >= paceBack*p.from {
+		p.from, p.refused, p.of = was, 0, 0
+		return
 	}
 	p.refused += p.bad
 	p.of += p.good + p.bad
-	long := p.of >= paceTrial<<min(p.trials, 3) && p.since <= later(now, -paceLong)
-	if few := p.refused <= paceChance; (few || was > paceVain*p.from) && !long {
+	if p.refused < paceChance<<min(p.trials, 6) {
 		return
 	}
-	p.from = 0
-	all, last := float64(p.refused)/float64(p.of), float64(p.bad)/float64(p.good+p.bad)
-	if all <= 1-paceFar && last >= all/2 {
+	if all := float64(p.refused) / float64(p.of); all <= 1-paceFar {
 		p.chance = all
 	}
+	p.from = 0
 }
 
 // shed lets older answers count less.
