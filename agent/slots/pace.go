@@ -17,7 +17,7 @@ const (
 	paceShut    = 1.0 / 30         // messages per second while all are refused
 	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
 	paceIdle    = 4                // times what is accepted: a pace above that holds nothing back, and no answer speaks for a higher one
-	paceTry     = 0.25             // of a step where more may be taken than was thought
+	paceTried   = 5                // accepted before a step where chance is taken to refuse
 	paceBack    = 0.98             // of a pace that was refused: it has come back from the cut
 	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
 	paceWindow  = 200              // answers by which that is judged
@@ -40,6 +40,7 @@ type Pace struct {
 	from    float64 // the pace at the first of the cuts in a row, none of which it came back from; 0: none
 	refused int32   // messages in a row of cuts, none of which the pace came back from
 	of      int32   // answers in that row
+	trial   bool    // a higher pace is tried
 	trials  int32   // of a higher pace, at which more were refused
 
 	meter Meter
@@ -98,10 +99,10 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 	idle, guess := p.Value > paceIdle*p.meter.rate(time.Second), p.Known == 0
 	switch {
-	case idle && p.proof >= paceProof && (guess || p.clean > paceCareful):
+	case idle && p.proof >= paceProof && (guess || p.trial || p.clean > paceCareful):
 		*p = Pace{meter: p.meter, chance: p.chance, good: p.good, bad: p.bad}
 		return
-	case idle && guess:
+	case idle && (guess || p.trial):
 		return
 	case guess:
 		p.Value, p.step = 2*p.Value, later(now, time.Second)
@@ -110,14 +111,16 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 		p.Value, p.step = min(max(2*p.Value, p.Known/4), p.Known), later(now, time.Second)
 		return
 	}
+	if p.trial && p.proof >= paceTried {
+		p.Value, p.proof, p.step = 2*p.Value, 0, later(now, paceCutGap)
+		return
+	}
 	if p.proof < paceProof {
 		return
 	}
 	p.clean++
 	gain := paceGain
-	if p.chance > 0 {
-		gain = paceTry
-	} else if over := p.clean - paceCareful; over > 0 {
+	if over := p.clean - paceCareful; over > 0 {
 		gain = min(0.5, paceGain*float64(int(1)<<min(over, 6)))
 	}
 	p.Value *= 1 + gain
@@ -140,12 +143,8 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	p.bad++
 	p.meter.Run(now, n)
 	p.shed()
-	if p.chance > 0 {
-		if float64(p.bad) <= paceChance+2*p.chance*float64(p.good+p.bad) {
-			return false
-		}
-		p.chance = 0
-		p.trials++
+	if p.chance > 0 && float64(p.bad) <= paceChance+2*p.chance*float64(p.good+p.bad) {
+		return false
 	}
 	rate, share := p.meter.Rate(), float64(p.good)/float64(p.good+p.bad)
 	was, guess := p.Value, p.Known == 0
@@ -157,6 +156,11 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		if p.Known = p.Value; p.good < paceProof {
 			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
+	case p.trial:
+		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
+		p.Known, p.trial, p.from = p.Value, false, 0
+		p.trials++
+		guess = true
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
 		p.Value = max(p.Value/2, paceShut)
 	case p.good+p.bad >= paceSample && share < paceFar:
@@ -174,9 +178,6 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
 	p.cut, p.step = now.UnixNano(), later(now, paceStep)
 	p.good, p.bad, p.proof, p.clean = 0, 0, 0, 0
-	if p.chance > 0 {
-		p.clean = paceCareful
-	}
 	return p.Value != was
 }
 
@@ -193,13 +194,16 @@ func (p *Pace) judge(was float64) {
 		return
 	}
 	if all := float64(p.refused) / float64(p.of); all <= 1-paceFar {
-		p.chance = all
+		p.chance, p.trial = all, true
 	}
 	p.from = 0
 }
 
 // shed lets older answers count less.
 func (p *Pace) shed() {
+	if n := p.good + p.bad; p.chance > 0 && !p.trial && p.chance*float64(n) >= 2*paceChance && float64(p.bad) < p.chance*float64(n)/4 {
+		p.chance = 0
+	}
 	if (p.chance > 0 || p.Value == 0) && p.good+p.bad > paceWindow {
 		p.good, p.bad = p.good/2, p.bad/2
 	}
