@@ -41,7 +41,7 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	if !unspaced && p.TooFast(now, began, n) {
 		a.Reply = reply
 		chance := ""
-		if share := p.Chance(); share > 0 {
+		if share := p.Trial(); share > 0 {
 			chance = fmt.Sprintf(", to be raised, as %.2g%% are refused at any pace", 100*share)
 		}
 		s.record(now, s.want, fmt.Sprintf("too fast for %s at %.3g messages/s accepted, pace of %s now %.3g/s%s: %s", a.Key.Host.Addr(), p.Rate(now, n), who, p.Value, chance, reply))

@@ -19,6 +19,7 @@ const (
 	paceIdle    = 4                // times what is accepted: a pace above that holds nothing back, and no answer speaks for a higher one
 	paceTried   = 5                // accepted before a step where chance is taken to refuse
 	paceBack    = 0.98             // of a pace that was refused: it has come back from the cut
+	paceFew     = 200              // answers for each refused: the way up to a rate costs as many
 	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
 	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
@@ -127,9 +128,14 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	p.proof, p.step = 0, later(now, paceStep)
 }
 
-// Chance is the share of messages that are refused as too fast whatever the pace, from 0 to 0.2; 0: none
-// is known.
-func (p *Pace) Chance() float64 { return p.chance }
+// Trial is the share of messages that seem to be refused as too fast whatever the pace, from 0 to 0.2,
+// while a higher one is tried for that; 0: none is.
+func (p *Pace) Trial() float64 {
+	if p.trial {
+		return p.chance
+	}
+	return 0
+}
 
 // Forget leaves of a pace only what was accepted.
 func (p *Pace) Forget() { *p = Pace{meter: p.meter} }
@@ -190,21 +196,23 @@ func (p *Pace) judge(was float64) {
 	}
 	p.refused += p.bad
 	p.of += p.good + p.bad
-	if p.refused < paceChance<<min(p.trials, 6) {
+	if p.of < paceFew*p.refused && p.refused < paceChance<<min(p.trials, 6) {
 		return
 	}
-	if all := float64(p.refused) / float64(p.of); all <= 1-paceFar {
+	if all := float64(p.refused) / float64(p.of); all <= 1-paceFar && all >= 1.0/paceFew {
 		p.chance, p.trial = all, true
 	}
 	p.from = 0
 }
 
-// shed lets older answers count less.
+// shed lets older answers count less, and chance that is no more be forgotten.
 func (p *Pace) shed() {
-	if n := p.good + p.bad; p.chance > 0 && !p.trial && p.chance*float64(n) >= 2*paceChance && float64(p.bad) < p.chance*float64(n)/4 {
+	n := float64(p.good + p.bad)
+	due := p.chance * n
+	if p.chance > 0 && !p.trial && due >= 2*paceChance && float64(p.bad) < due/4 {
 		p.chance = 0
 	}
-	if (p.chance > 0 || p.Value == 0) && p.good+p.bad > paceWindow {
+	if (p.chance > 0 || p.Value == 0) && n > paceWindow && (p.chance == 0 || due > 3*paceChance) {
 		p.good, p.bad = p.good/2, p.bad/2
 	}
 }
