@@ -20,6 +20,7 @@ const (
 	paceTried   = 5                // accepted before a step where chance is taken to refuse
 	paceBack    = 0.98             // of a pace that was refused: it has come back from the cut
 	paceFew     = 200              // answers for each refused: the way up to a rate costs as many
+	paceVain    = 2                // refused below a pace that was: a higher one is tried; twice as many after each that was too high
 	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
 	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
@@ -196,7 +197,7 @@ func (p *Pace) judge(was float64) {
 	}
 	p.refused += p.bad
 	p.of += p.good + p.bad
-	if p.of < paceFew*p.refused && p.refused < paceChance<<min(p.trials, 6) {
+	if p.of < paceFew*p.refused && p.refused < paceVain<<min(p.trials, 6) {
 		return
 	}
 	if all := float64(p.refused) / float64(p.of); all <= 1-paceFar && all >= 1.0/paceFew {
