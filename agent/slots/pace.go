@@ -166,6 +166,7 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	case p.trial:
 		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
 		p.Known, p.trial, p.from = p.Value, false, 0
+		p.chance /= 2
 		p.trials++
 		guess = true
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
