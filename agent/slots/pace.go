@@ -109,12 +109,13 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	case guess:
 		p.Value, p.step = 2*p.Value, later(now, time.Second)
 		return
+	case p.trial:
+		if p.proof >= paceTried {
+			p.Value, p.proof, p.step = 2*p.Value, 0, later(now, paceCutGap)
+		}
+		return
 	case p.Value < p.Known: // the way back from a time when all was refused
 		p.Value, p.step = min(max(2*p.Value, p.Known/4), p.Known), later(now, time.Second)
-		return
-	}
-	if p.trial && p.proof >= paceTried {
-		p.Value, p.proof, p.step = 2*p.Value, 0, later(now, paceCutGap)
 		return
 	}
 	if p.proof < paceProof {
@@ -156,14 +157,14 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	rate, share := p.meter.Rate(), float64(p.good)/float64(p.good+p.bad)
 	was, guess := p.Value, p.Known == 0
 	switch {
-	case p.Value == 0 && p.bad == 1 && p.good >= paceProof:
+	case p.Value == 0 && p.bad == 1 && p.good >= paceProof: // by chance, maybe: of a rate that is exceeded more come at once
 		return false
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
 		if p.Known = p.Value; p.good < paceProof {
 			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
-	case p.trial:
+	case p.trial: // it is the rate; of the share that seemed to be chance, half may be
 		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
 		p.Known, p.trial, p.from = p.Value, false, 0
 		p.chance /= 2
