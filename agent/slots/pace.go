@@ -19,6 +19,7 @@ const (
 	paceIdle    = 4                // times what is accepted: a pace above that holds nothing back, and no answer speaks for a higher one
 	paceTried   = 5                // accepted before a step where chance is taken to refuse
 	paceBack    = 0.98             // of a pace that was refused: it has come back from the cut
+	paceRate    = 3                // trials that failed, from which on half of the share that seemed to be chance is taken to be
 	paceFew     = 200              // answers for each refused: the way up to a rate costs as many
 	paceVain    = 2                // refused below a pace that was: a higher one is tried; twice as many after each that was too high
 	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
@@ -164,11 +165,14 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		if p.Known = p.Value; p.good < paceProof {
 			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
-	case p.trial: // it is the rate; of the share that seemed to be chance, half may be
+	case p.trial: // it is the rate; that there is chance, too, only more trials make believe
 		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
 		p.Known, p.trial, p.from = p.Value, false, 0
-		p.chance /= 2
-		p.trials++
+		if p.trials++; p.trials < paceRate {
+			p.chance = 0
+		} else {
+			p.chance /= 2
+		}
 		guess = true
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
 		p.Value = max(p.Value/2, paceShut)
