@@ -30,11 +30,14 @@
 // and nothing depends on which it is. The slots that other sites hold at an address count in
 // the limit that a refusal shows, and a site's pace spaces its own messages alone: at the addresses
 // that took its mail or said too fast, and at none that somebody lists among his own and that has
-// taken nothing (whose). The first "too fast" sets the pace to what was accepted, less a twentieth,
-// or to 1/s for all addresses together where that were too few to measure; it takes no slot. Where a
+// taken nothing (whose). "Too fast" sets the pace to what was accepted, less a twentieth, or to 1/s for all
+// addresses together where that is less and fewer than 20 were accepted; one alone after 20 or more
+// may be by chance and sets none. It takes no slot. Where a
 // message did not wait for the pace, being the first at its address, "too fast" tells nothing of the pace.
-// Some receivers say so to a share of the messages whatever the pace: where one was lowered again and
-// again without effect, or refuses a few for long, a higher one is tried.
+// Accepted messages raise the pace again, slowly at first and then ever faster, until it is far above
+// what is sent and ends (package slots has the figures). Some receivers say "too fast" to a share of the
+// messages whatever the pace: where it says so at a pace that is below what was accepted before, a higher
+// one is tried.
 //
 // Each connect has a purpose (slots.Why): growth, the replacement of a session that has
 // ended, an early replacement (before the lag is over, to learn whether less would do), or
@@ -102,11 +105,14 @@
 //	lag                                                         time at first; where it never was so long, what
 //	                                                            was held uncounted when growth was refused is
 //	                                                            wanted, too
-//	message too fast      4 in a row      its own affair        the pace of that address is lowered
+//	message too fast      more in a row   its own affair        the pace of that address is lowered
 //	                      from one only
-//	                      as many at      chance, not the rate  the pace is raised, until more than twice as many
-//	                      3/4 of a pace                         are refused
-//	                      that was
+//	                      than chance
+//	                      has it (alone)
+//	                      at a pace       chance, maybe         a higher pace is tried, until more than twice as
+//	                      below one that                        many are refused
+//	                      was, again and
+//	                      again
 //	                      -               the receiver's rate   the pace of all addresses is lowered
 //
 // A connect that gets no answer, a closed port or a timeout, tells nothing of limits: its address is

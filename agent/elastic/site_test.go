@@ -737,6 +737,10 @@ func TestTooFastLowersThePaceOfAllAndThenOfTheOneThatAloneSaysSo(t *testing.T) {
 	slot := x.up[0]
 	a := slot.Address
 	x.s.TooFast(slot, x.now, x.now, "450 too fast")
+	if x.s.pace.Value != 0 {
+		t.Errorf("%.1f/s after one refused of hundreds", x.s.pace.Value)
+	}
+	x.s.TooFast(slot, x.now, x.now, "450 too fast")
 	first := x.s.pace.Value
 	if first < 36 || first > 40 || a.Pace.Value != 0 || !x.s.Target(x.now).Slowed {
 		t.Fatalf("%.1f/s at each of 3: %v", first, x.s)
@@ -745,8 +749,12 @@ func TestTooFastLowersThePaceOfAllAndThenOfTheOneThatAloneSaysSo(t *testing.T) {
 	if x.s.pace.Value != first {
 		t.Errorf("%.1f/s after a message begun before the cut", x.s.pace.Value)
 	}
-	for range ownAffair {
+	row := 3
+	for ; a.Pace.Value == 0 && row < 20; row++ {
 		x.s.TooFast(slot, x.now, x.now, "450 too fast")
+	}
+	if row < 6 || row > 7 { // 3 to the 5th is above ownAffair
+		t.Errorf("its own affair after %d", row)
 	}
 	if a.Pace.Value == 0 || x.s.pace.Value != first {
 		t.Errorf("%.1f/s there, %.1f/s at each", a.Pace.Value, x.s.pace.Value)

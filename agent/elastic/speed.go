@@ -7,9 +7,18 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// ownAffair is how many messages in a row one address alone refuses as too fast, until it
-// gets a pace of its own.
-const ownAffair = 4
+// ownAffair is how unlikely it must be that the messages refused as too fast are all of one address by
+// chance, until it gets a pace of its own: one in so many.
+const ownAffair = 128
+
+// alone says whether so many refused in a row by one of n addresses are its own affair.
+func alone(row, n int) bool {
+	odds := 1
+	for ; row > 1 && odds < ownAffair; row-- {
+		odds *= n
+	}
+	return odds >= ownAffair
+}
 
 // TooFast notes a message, begun at a time, that was refused for the rate.
 func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
@@ -26,13 +35,13 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	// one together, so the site's pace serves both. One that alone refuses, again and
 	// again, gets a pace of its own.
 	p, n, who := &s.pace, max(1, s.active()), "each address"
-	if a.Pace.Value > 0 || s.fastRow >= ownAffair && n > 1 {
+	if a.Pace.Value > 0 || n > 1 && alone(int(s.fastRow), n) {
 		p, n, who = &a.Pace, 1, "it alone"
 	}
 	if !unspaced && p.TooFast(now, began, n) {
 		a.Reply = reply
 		chance := ""
-		if share := p.Chance(); share > 0 {
+		if share := p.Trial(); share > 0 {
 			chance = fmt.Sprintf(", to be raised, as %.2g%% are refused at any pace", 100*share)
 		}
 		s.record(now, s.want, fmt.Sprintf("too fast for %s at %.3g messages/s accepted, pace of %s now %.3g/s%s: %s", a.Key.Host.Addr(), p.Rate(now, n), who, p.Value, chance, reply))

@@ -7,6 +7,15 @@
 // connect, or its first transaction, came to nothing. Ended slots stay with the row for
 // LagMax: a new connect takes the place of the one that is free first.
 //
+// A Pace is lowered to a twentieth below what was accepted. It is raised again by accepted messages alone:
+// by 2% after 5 s and 20 of them at least, and after four such steps with nothing refused for the rate by 4,
+// 8, 16, 32% and then half. Where it is above four times what is accepted it holds nothing back: it is
+// raised no more, and ends. One that was set after fewer than 20 were accepted is a guess, which doubles
+// each second from 5 s on. The first refusal after 20 accepted sets none. Messages refused at a pace that is
+// below one refused before, and has not come back to it, show that the rate is not at fault: a higher one
+// is tried, twice as high each 2 s, until it holds nothing back or more than twice as many are refused.
+// Two such refusals begin the first trial, twice as many the next after each that failed.
+//
 // Package elastic decides; this package only counts. It does no I/O, reads no clock,
 // starts no goroutine, takes no lock, and allocates nothing but new rows.
 package slots

@@ -16,9 +16,12 @@ const (
 	paceFar     = 0.8              // share accepted, below which the pace is far off
 	paceShut    = 1.0 / 30         // messages per second while all are refused
 	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
-	paceVain    = 0.75             // of a pace that was refused: as many refused at that, too, show that it is not the rate
-	paceTrial   = 1000             // answers at about one pace that refuses a few, until a higher one is tried
-	paceLong    = time.Minute      // of these answers, at least
+	paceIdle    = 4                // times what is accepted: a pace above that holds nothing back, and no answer speaks for a higher one
+	paceTried   = 5                // accepted before a step where chance is taken to refuse
+	paceBack    = 0.98             // of a pace that was refused: it has come back from the cut
+	paceRate    = 3                // trials that failed, from which on half of the share that seemed to be chance is taken to be
+	paceFew     = 200              // answers for each refused: the way up to a rate costs as many
+	paceVain    = 2                // refused below a pace that was: a higher one is tried; twice as many after each that was too high
 	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
 	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
@@ -38,9 +41,9 @@ type Pace struct {
 	// Some receivers answer a share of the messages as if they were too fast, at whatever pace.
 	chance  float64 // that share; 0: none is known
 	from    float64 // the pace at the first of the cuts in a row, none of which it came back from; 0: none
-	since   int64   // that one, Unix time in nanoseconds
-	refused int32   // messages in that row
+	refused int32   // messages in a row of cuts, none of which the pace came back from
 	of      int32   // answers in that row
+	trial   bool    // a higher pace is tried
 	trials  int32   // of a higher pace, at which more were refused
 
 	meter Meter
@@ -97,9 +100,20 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	if now.UnixNano() < p.step {
 		return
 	}
+	idle, guess := p.Value > paceIdle*p.meter.rate(time.Second), p.Known == 0
 	switch {
-	case p.Known == 0: // a guess
+	case idle && p.proof >= paceProof && (guess || p.trial || p.clean > paceCareful):
+		*p = Pace{meter: p.meter, chance: p.chance, good: p.good, bad: p.bad}
+		return
+	case idle && (guess || p.trial):
+		return
+	case guess:
 		p.Value, p.step = 2*p.Value, later(now, time.Second)
+		return
+	case p.trial:
+		if p.proof >= paceTried {
+			p.Value, p.proof, p.step = 2*p.Value, 0, later(now, paceCutGap)
+		}
 		return
 	case p.Value < p.Known: // the way back from a time when all was refused
 		p.Value, p.step = min(max(2*p.Value, p.Known/4), p.Known), later(now, time.Second)
@@ -115,14 +129,16 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 	p.Value *= 1 + gain
 	p.proof, p.step = 0, later(now, paceStep)
-	if p.clean > paceCareful && p.Value > 4*p.meter.Rate() {
-		*p = Pace{meter: p.meter, chance: p.chance, good: p.good, bad: p.bad} // it binds no more
-	}
 }
 
-// Chance is the share of messages that are refused as too fast whatever the pace, from 0 to 0.2; 0: none
-// is known.
-func (p *Pace) Chance() float64 { return p.chance }
+// Trial is the share of messages that seem to be refused as too fast whatever the pace, from 0 to 0.2,
+// while a higher one is tried for that; 0: none is.
+func (p *Pace) Trial() float64 {
+	if p.trial {
+		return p.chance
+	}
+	return 0
+}
 
 // Forget leaves of a pace only what was accepted.
 func (p *Pace) Forget() { *p = Pace{meter: p.meter} }
@@ -136,21 +152,28 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	p.bad++
 	p.meter.Run(now, n)
 	p.shed()
-	if p.chance > 0 {
-		if float64(p.bad) <= paceChance+2*p.chance*float64(p.good+p.bad) {
-			return false
-		}
-		p.chance = 0
-		p.trials++
+	if p.chance > 0 && float64(p.bad) <= paceChance+2*p.chance*float64(p.good+p.bad) {
+		return false
 	}
 	rate, share := p.meter.Rate(), float64(p.good)/float64(p.good+p.bad)
 	was, guess := p.Value, p.Known == 0
 	switch {
+	case p.Value == 0 && p.bad == 1 && p.good >= paceProof: // by chance, maybe: of a rate that is exceeded more come at once
+		return false
 	case p.Value == 0:
 		p.Value = paceCutTo * rate
-		if p.Known = p.Value; p.meter.Few() {
+		if p.Known = p.Value; p.good < paceProof {
 			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
+	case p.trial: // it is the rate; that there is chance, too, only more trials make believe
+		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
+		p.Known, p.trial, p.from = p.Value, false, 0
+		if p.trials++; p.trials < paceRate {
+			p.chance = 0
+		} else {
+			p.chance /= 2
+		}
+		guess = true
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
 		p.Value = max(p.Value/2, paceShut)
 	case p.good+p.bad >= paceSample && share < paceFar:
@@ -163,39 +186,40 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		return false
 	}
 	if !guess {
-		p.judge(now, was)
+		p.judge(was)
 	}
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
 	p.cut, p.step = now.UnixNano(), later(now, paceStep)
 	p.good, p.bad, p.proof, p.clean = 0, 0, 0, 0
-	if p.chance > 0 {
-		p.clean = paceCareful
-	}
 	return p.Value != was
 }
 
-// judge looks at a cut after others that the pace has not come back from. As many refused at a much
-// lower pace show that it is not the rate; as many for long at about the same leave that to a trial.
-func (p *Pace) judge(now time.Time, was float64) {
-	if p.from == 0 || p.clean >= paceCareful {
-		p.from, p.since, p.refused, p.of = was, now.UnixNano(), 0, 0
+// judge looks at a cut of a pace after others that it has not come back from: below what was accepted
+// nothing is refused for the rate. A higher pace shows which it is.
+func (p *Pace) judge(was float64) {
+	if p.from == 0 || was >= paceBack*p.from {
+		p.from, p.refused, p.of = was, 0, 0
+		return
 	}
 	p.refused += p.bad
 	p.of += p.good + p.bad
-	long := p.of >= paceTrial<<min(p.trials, 3) && p.since <= later(now, -paceLong)
-	if few := p.refused <= paceChance; (few || was > paceVain*p.from) && !long {
+	if p.of < paceFew*p.refused && p.refused < paceVain<<min(p.trials, 6) {
 		return
 	}
-	p.from = 0
-	all, last := float64(p.refused)/float64(p.of), float64(p.bad)/float64(p.good+p.bad)
-	if all <= 1-paceFar && last >= all/2 {
-		p.chance = all
+	if all := float64(p.refused) / float64(p.of); all <= 1-paceFar && all >= 1.0/paceFew {
+		p.chance, p.trial = all, true
 	}
+	p.from = 0
 }
 
-// shed lets older answers count less.
+// shed lets older answers count less, and chance that is no more be forgotten.
 func (p *Pace) shed() {
-	if (p.chance > 0 || p.Value == 0) && p.good+p.bad > paceWindow {
+	n := float64(p.good + p.bad)
+	due := p.chance * n
+	if p.chance > 0 && !p.trial && due >= 2*paceChance && float64(p.bad) < due/4 {
+		p.chance = 0
+	}
+	if (p.chance > 0 || p.Value == 0) && n > paceWindow && (p.chance == 0 || due > 3*paceChance) {
 		p.good, p.bad = p.good/2, p.bad/2
 	}
 }
@@ -236,9 +260,12 @@ func (m *Meter) Run(now time.Time, n int) {
 }
 
 // Rate is the messages per second at an address until now.
-func (m *Meter) Rate() float64 {
+func (m *Meter) Rate() float64 { return m.rate(100 * time.Millisecond) }
+
+// rate is the same, where a first window counts as so long at least.
+func (m *Meter) rate(least time.Duration) float64 {
 	if m.prev == 0 { // the first window: what there is of it
-		return float64(m.cur) / max(m.sum, 100*time.Millisecond).Seconds()
+		return float64(m.cur) / max(m.sum, least).Seconds()
 	}
 	share := float64(m.wall) / float64(meterWindow)
 	if m.sum == 0 {

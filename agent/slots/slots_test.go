@@ -293,6 +293,28 @@ func TestPaceIsNotLoweredForLongByChance(t *testing.T) {
 	}
 }
 
+// A pace that is far above what is sent holds nothing back, and nothing that is accepted then speaks for
+// a higher one: a site whose mail a receiver takes a message of every three seconds is not to have
+// thousands a second at once when more comes.
+func TestPaceIsNoMoreThanASmallMultipleOfWhatIsAccepted(t *testing.T) {
+	t.Parallel()
+	for _, every := range []time.Duration{100 * time.Millisecond, time.Second, 3 * time.Second, time.Minute} {
+		var p Pace
+		p.TooFast(at(0), at(0), 1) // the first message; nothing is known of the rate yet
+		most := 0.0
+		for now := every; now < time.Hour; now += every {
+			p.Accepted(at(now), at(now), 1)
+			most = max(most, p.Value)
+		}
+		if bound := 2 * paceIdle * max(1, 1/every.Seconds()); most > bound {
+			t.Errorf("%.3g/s where one in %v was accepted, want at most %.3g/s", most, every, bound)
+		}
+		if p.Value != 0 {
+			t.Errorf("%.3g/s still, an hour after one refusal", p.Value)
+		}
+	}
+}
+
 // Where a receiver for days calls every second of a few messages an hour too fast, no rate is at fault.
 func TestPaceHasALeast(t *testing.T) {
 	t.Parallel()

@@ -75,6 +75,13 @@ func rates() []Kind {
 			Marks: Marks{Refusals: 0.012, Why: "the receiver refuses as many at any rate"}},
 		{Name: "8% too fast by chance", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Moody = 0.08 }),
 			Marks: Marks{Refusals: 0.1, Why: "the receiver refuses as many at any rate"}},
+		{Name: "3% too fast by chance, 2 hosts", Receiver: normal(func(r *Receiver) {
+			r.Hosts, r.Limit, r.Service, r.Moody, r.MoodyLate = 2, Always(8), 300*time.Millisecond, 0.03, true
+		}), Marks: Marks{Refusals: 0.045, Why: "the receiver refuses as many at any rate"}},
+		{Name: "3% too fast by chance, 1 message", Receiver: normal(func(r *Receiver) {
+			r.Hosts, r.Limit, r.Service, r.Moody, r.MoodyLate, r.RateEnds = 1, Always(4), 300*time.Millisecond, 0.03, true, true
+			r.PerConnection, r.Close = 1, true
+		}), Marks: Marks{Refusals: 0.045, Why: "the receiver refuses as many at any rate"}},
 		{Name: "30 messages/s, 10 connections", Receiver: normal(func(r *Receiver) { r.Rate, r.Limit = Always(30), Always(10) })},
 		{Name: "quota", Length: time.Hour, Lifted: 40 * time.Minute, Receiver: normal(func(r *Receiver) { r.Limit, r.Quota, r.Day = Always(10), 12000, 20*time.Minute })},
 		{Name: "rate lifted", Lifted: 5 * time.Minute, Sessions: 10, Receiver: normal(func(r *Receiver) { r.Rate = Always(10).Then(5*time.Minute, 1e6) })},

@@ -26,8 +26,9 @@ const seeds = 3
 var gaveWay = map[string]Marks{
 	"1 message/s":                       {Refusals: 0.027, Why: "the pace is raised in steps of messages, and of one a second few are between two refusals"},
 	"2 of 4 hosts refuse":               {Start: 123, Why: "two hosts that refuse from the start look like a small limit of the site, which grows by probes then: 30 s, not 8"},
-	"1% too fast by chance":             {Goodput: 0.76, Start: 1078, Why: "the rate is thought to be at fault until 1,000 answers at about one pace show that it may not be"},
-	"8% too fast by chance":             {Start: 406, Why: "the same, until a pace of three quarters is refused as often"},
+	"1% too fast by chance":             {Start: 94, Why: "the rate is thought to be at fault until a higher one is tried"},
+	"8% too fast by chance":             {Start: 96, Why: "the same"},
+	"3% too fast by chance, 2 hosts":    {Start: 62, Why: "the same"},
 	"limit of 10, refusal bans 1s":      {Refusals: 0.0031, Why: "whether slots are freed late is tried for 6 s, each time a refusal, before the door counts as shut"},
 	"limit of 10, refusal bans 5s":      {Refusals: 0.003, Why: "the same"},
 	"limit of 20, refusal bans 5s":      {Refusals: 0.0015, Why: "the same"},

@@ -22,6 +22,9 @@ const (
 	Ordinary Population = iota
 	// Hard is Ordinary with punishments, chance, other senders and changes.
 	Hard
+	// Moody receivers refuse a share of the messages as too fast by chance, after the dot, with
+	// and without a rate, at one host or several, and tell a limit of connections in two ways.
+	Moody
 )
 
 // drawn is how long a receiver of a population is met, and from when on goodput counts.
@@ -41,6 +44,26 @@ func (p Population) Draw(seed uint64) Kind {
 
 	k := Kind{Sessions: drawnSessions, Length: drawnLength, Learning: drawnLearning}
 	r := &k.Receiver
+	if p == Moody {
+		r.Hosts, r.Trips = 1+rng.IntN(5), 2
+		n := 1 + rng.IntN(12)
+		for range r.Hosts {
+			r.HostLimit = append(r.HostLimit, n)
+		}
+		r.PerConnection = []int{1, 5, 20, 0}[rng.IntN(4)]
+		r.Close, r.Closed, r.RateEnds = chance(0.5), chance(0.5), chance(0.5)
+		r.RTT, r.Service, r.Noise = seconds(logAmong(0.005, 0.2)), seconds(logAmong(0.010, 1)), rng.Float64()
+		r.Moody, r.MoodyLate = logAmong(0.005, 0.1), true
+		r.RatePerHost = chance(0.5)
+		if part := among(0.3, 1); chance(0.4) {
+			rate := part * float64(n) / r.Transaction().Seconds()
+			if !r.RatePerHost {
+				rate *= float64(r.Hosts)
+			}
+			r.Rate = Always(rate)
+		}
+		return k
+	}
 	r.Hosts = 1 + rng.IntN(10)
 	r.Trips = 2
 	perHost := func(n int) {
@@ -199,6 +222,12 @@ func (m *Met) String() string {
 	}
 	if r.Rate != nil {
 		say(", rate %.1f/s per host %t ends %t", r.Rate[0].Value, r.RatePerHost, r.RateEnds)
+	}
+	if r.Moody > 0 {
+		say(", chance %.1f%% ends %t", 100*r.Moody, r.RateEnds)
+	}
+	if r.Closed {
+		say(", by a closed port")
 	}
 	say(", 4xx %.1f%% drop %.1f%%", 100*r.Later, 100*r.Drop)
 	if r.Slow != nil {

@@ -51,6 +51,7 @@ type Receiver struct {
 	Closed    bool      // the port is closed while there are as many connections as are taken
 	Silent    bool      // a connection too many is not answered
 	Moody     float64   // share of messages answered as if they were too fast, whatever the rate
+	MoodyLate bool      // that is told after the dot, not at MAIL
 	RateEnds  bool      // a message too fast is answered 421, and the connection ended
 }
 
@@ -295,11 +296,8 @@ func (r *receiver) offered(p place, n int, again bool) (reply, time.Duration) {
 		return tooMany, r.RTT
 	case r.Greylist > 0 && !again:
 		return later, r.RTT
-	case !r.inTime(p.host):
-		if r.RateEnds {
-			return tooFastEnd, r.RTT
-		}
-		return tooFast, r.RTT
+	case !r.MoodyLate && r.moody() || !r.inTime(p.host):
+		return r.fast(), r.RTT
 	case r.Later > 0 && r.clock.rng.Float64() < r.Later:
 		return refusedRcpt, r.RTT
 	}
@@ -313,6 +311,10 @@ func (r *receiver) offered(p place, n int, again bool) (reply, time.Duration) {
 		d *= float64(r.working) / float64(r.Capacity)
 	}
 	switch {
+	case r.MoodyLate && r.moody():
+		took := r.trips() + time.Duration(d)
+		r.clock.after(took, r.done)
+		return r.fast(), took
 	case r.Drop > 0 && r.clock.rng.Float64() < r.Drop:
 		return lost, r.trips() + time.Duration(d)
 	case r.Close && n == r.PerConnection:
@@ -322,6 +324,17 @@ func (r *receiver) offered(p place, n int, again bool) (reply, time.Duration) {
 }
 
 func (r *receiver) done() { r.working-- }
+
+// moody draws whether a message is answered as if it were too fast.
+func (r *receiver) moody() bool { return r.Moody > 0 && r.clock.rng.Float64() < r.Moody }
+
+// fast is how a message is refused for the rate.
+func (r *receiver) fast() reply {
+	if r.RateEnds {
+		return tooFastEnd
+	}
+	return tooFast
+}
 
 // inTime counts a message against rate and quota, and says whether both allow it.
 func (r *receiver) inTime(host int) bool {
@@ -333,9 +346,6 @@ func (r *receiver) inTime(host int) bool {
 		if r.today >= r.Quota {
 			return false
 		}
-	}
-	if r.Moody > 0 && r.clock.rng.Float64() < r.Moody {
-		return false
 	}
 	if rate, ok := r.Rate.at(now); ok {
 		if !r.RatePerHost {
