@@ -236,11 +236,7 @@ func TestVerbsTakeNoAddressOfDifferentReceivers(t *testing.T) {
 		}
 		return nil
 	})}
-	s.start()
-	s.pause(control.Filter{Stream: "news"}, "for the list")
-	s.send(spool.Envelope{Stream: "news"}, letter, "a@one.test", "a@two.test")
-	s.until("both have their sites", func() bool { return len(s.siteNames()) == 2 })
-	sites := s.siteNames()
+	sites := s.keepAtTwoSites()
 	for what, err := range map[string]error{
 		"pause": s.admin().Pause(t.Context(), control.Pause{Filter: control.Filter{Site: "127.40.1.1"}}),
 		"limit": s.admin().Limit(t.Context(), control.Limit{Name: "127.40.1.1", Sessions: 1, Until: time.Now().Add(time.Hour)}),
@@ -411,6 +407,16 @@ func TestOrdersHoldForThePartsOfASite(t *testing.T) {
 	}
 }
 
+// keepAtTwoSites starts with paused mail for one.test and two.test, and returns the names of their
+// sites once both have one.
+func (s *stage) keepAtTwoSites() []string {
+	s.start()
+	s.pause(control.Filter{Stream: "news"}, "for the list")
+	s.send(spool.Envelope{Stream: "news"}, letter, "a@one.test", "a@two.test")
+	s.until("both have their sites", func() bool { return len(s.siteNames()) == 2 })
+	return s.siteNames()
+}
+
 // A worse host and its address mean the sites that have it; what nobody knows is an error; and to
 // ask makes no site, so that the second question is answered as the first.
 func TestVerbsMakeNoSites(t *testing.T) {
@@ -433,11 +439,7 @@ func TestVerbsMakeNoSites(t *testing.T) {
 		}
 		return nil
 	})}
-	s.start()
-	s.pause(control.Filter{Stream: "news"}, "for the list")
-	s.send(spool.Envelope{Stream: "news"}, letter, "a@one.test", "a@two.test")
-	s.until("both have their sites", func() bool { return len(s.siteNames()) == 2 })
-	sites := s.siteNames()
+	sites := s.keepAtTwoSites()
 	until := time.Now().Add(time.Hour)
 	for range 2 { // the second time with what the first one has left
 		for text, want := range map[string]string{

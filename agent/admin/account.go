@@ -2,6 +2,7 @@ package admin
 
 import (
 	"github.com/millrace/millrace/agent/control"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 )
 
@@ -27,9 +28,7 @@ func siteOf(s *queue.Site, rate float64) control.Site {
 // pausesOf are pauses as the socket shows them.
 func pausesOf(list []queue.Pause) (all []control.Pause) {
 	for _, p := range list {
-		f := control.Filter{Queue: p.Queue, Site: p.Site, Stream: p.Stream, Domain: p.Domain}
-		f.All = f.Empty()
-		all = append(all, control.Pause{Filter: f, Reason: p.Reason})
+		all = append(all, control.Pause{Filter: orders.FilterOf(&p), Reason: p.Reason})
 	}
 	return all
 }

@@ -253,6 +253,13 @@ func (o *Orders) apply(old, next control.StandingOrders) error {
 	return nil
 }
 
+// FilterOf is what a pause of the queue is on for, as orders have it.
+func FilterOf(p *queue.Pause) control.Filter {
+	f := control.Filter{Queue: p.Queue, Site: p.Site, Stream: p.Stream, Domain: p.Domain}
+	f.All = f.Empty()
+	return f
+}
+
 // Exclusively calls f while no message that was compared is on its way into the queue.
 func (o *Orders) Exclusively(f func()) {
 	o.arrivals.Lock()

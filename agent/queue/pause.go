@@ -15,20 +15,6 @@ type Pause struct {
 	Reason                      string
 }
 
-// InWords names the pause with its reason.
-func (b *Pause) InWords() string {
-	var list []string
-	for _, x := range [...][2]string{{"stream ", b.Stream}, {"queue ", b.Queue}, {"site ", b.Site}, {"domain ", b.Domain}} {
-		if x[1] != "" {
-			list = append(list, x[0]+x[1])
-		}
-	}
-	if list == nil {
-		list = append(list, "everything")
-	}
-	return "a pause of " + strings.Join(list, ", ") + ": " + b.Reason
-}
-
 // holds says whether a pause is on for a lane, which may have no route yet.
 func (q *Queue) holds(b *Pause, l *lane) bool {
 	if l.domain.name == q.o.Relay && b.Queue == "" && b.Site == "" {

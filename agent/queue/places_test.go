@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -246,6 +245,16 @@ func TestSitesAtOneAddressTakeTurns(t *testing.T) {
 	})
 }
 
+// joined is the world of a provider at the first of the receivers, which j2.example, j3.example and so
+// on have joined by the names of their hosts, each with the receiver of its number.
+func joined(t *testing.T, x *receivers) *world {
+	return worldOf(t, x, func(w *world, d string) Route {
+		n := 1
+		fmt.Sscanf(d, "j%d", &n)
+		return w.toPlaces("provider", d, spot(n, 0))
+	}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+}
+
 // Who joins a provider by the names of his hosts takes next to nothing from it while he
 // takes no mail.
 func TestJoinersThatTakeNoMailCostAProviderLittle(t *testing.T) {
@@ -258,13 +267,7 @@ func TestJoinersThatTakeNoMailCostAProviderLittle(t *testing.T) {
 				for i := range 199 {
 					*x.at[spot(i+2, 0).Addr] = bad
 				}
-				w := worldOf(t, x, func(w *world, d string) Route {
-					n := 1
-					if strings.HasPrefix(d, "j") {
-						fmt.Sscanf(d, "j%d", &n)
-					}
-					return w.toPlaces("provider", d, spot(n, 0))
-				}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+				w := joined(t, x)
 				for i := range 40_000 {
 					w.add(spool.ID(i+1), "s", "well.example")
 				}
@@ -315,11 +318,7 @@ func TestProviderIsFoundAmongSilentJoiners(t *testing.T) {
 	for _, limit := range []int{0, 10} { // of the provider; max_sessions is 20
 		synctest.Test(t, func(t *testing.T) {
 			x := receiversAt(append([]receiver{{limit: limit, messages: 100}}, make([]receiver, 199)...)...)
-			w := worldOf(t, x, func(w *world, d string) Route {
-				n := 1
-				fmt.Sscanf(d, "j%d", &n)
-				return w.toPlaces("provider", d, spot(n, 0))
-			}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+			w := joined(t, x)
 			for i := range 199 {
 				x.at[spot(i+2, 0).Addr].silent = 5 * time.Minute
 				w.add(spool.ID(100_000+i), "s", fmt.Sprintf("j%d.example", i+2))
@@ -361,11 +360,7 @@ func TestProviderIsFoundAgainAmongJoiners(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				x := receiversAt(append([]receiver{{messages: 100}}, make([]receiver, 199)...)...)
-				w := worldOf(t, x, func(w *world, d string) Route {
-					n := 1
-					fmt.Sscanf(d, "j%d", &n)
-					return w.toPlaces("provider", d, spot(n, 0))
-				}, func(w *world) { w.o.MaxSessions, w.service = 200, 500*time.Millisecond })
+				w := joined(t, x)
 				for i := range 199 {
 					r := x.at[spot(i+2, 0).Addr]
 					if r.silent = 5 * time.Minute; i%2 == 0 {

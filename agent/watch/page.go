@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/agent/history"
 	"github.com/millrace/millrace/agent/loop"
+	"github.com/millrace/millrace/agent/orders"
 	"github.com/millrace/millrace/agent/queue"
 	"github.com/millrace/millrace/agent/web"
 )
@@ -45,7 +47,8 @@ func (p *page) Snapshot() web.Snapshot {
 			}
 			pausedBy := ""
 			if len(x.PausedBy) > 0 {
-				pausedBy = x.PausedBy[0].InWords()
+				by := &x.PausedBy[0]
+				pausedBy = fmt.Sprintf("a pause of %s: %s", orders.FilterOf(by), by.Reason)
 			}
 			s.Sites = append(s.Sites, web.Site{
 				Paused: x.Paused, PausedBy: pausedBy,
