@@ -62,7 +62,8 @@
 // round of probes begins. A place is given up when a replacement is refused that
 // began after slots are free for sure: by the votes, which may rule out any lag so that the first
 // refusal does it, or after slots.LagMax (6 s) where they rule nothing out. A place that nobody
-// had, as after an idle time or a restart, waits from the start of its first connect.
+// had, as after an idle time or a restart, waits from the start of its first connect; refused at an
+// address with as many up as it accepted, it is one too many there, and waits for nothing.
 //
 // What evidence does; of the rows that fit, the first counts:
 //

@@ -72,6 +72,8 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	s.leave(x, now)
 	s.refusals.atMail = s.refusals.atMail || x.Up()
 	proven := x.Proven()
+	up, _ := x.Met()
+	moved := x.Waited() == 0 && a.Accepted > 0 && up >= a.Accepted // a place of another address: none lags here in its stead
 	again := now
 	switch {
 	case x.Why == slots.Early:
@@ -114,7 +116,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
 	case x.Why == slots.Replace && (s.state == bounded || s.emptied(now)) && !(s.Live == 0 && s.foreign(a)):
-		s.strike(x, now, alone, x.Waited() <= s.late.votes.most())
+		s.strike(x, now, alone, !moved && x.Waited() <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
 		a.Limited, a.Probed = true, now

@@ -465,6 +465,24 @@ func TestAPlaceGivenUpNoLongerWaits(t *testing.T) {
 	x.dial(t)
 }
 
+// A place that an address never had does not wait there for one that lags.
+func TestPlaceMovedToAFullAddressIsGivenUp(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(2, 10)
+	x.run(time.Minute)
+	x.list[1].Limited = false
+	x.s.want, x.s.window = 21, 1
+	slot := x.dial(t)
+	x.now = x.now.Add(100 * time.Millisecond)
+	x.s.Refused(slot, x.now, "421 too many connections")
+	if slot.Why != slots.Replace || slot.Address != x.list[1].Address {
+		t.Fatalf("a %v at %v: %v", slot.Why, slot.Address.Key, x.s)
+	}
+	if a := slot.Address; x.s.Want() != 20 || x.s.Waiting != 0 || !a.Limited || a.Accepted != 10 {
+		t.Errorf("%d accepted there: %v", a.Accepted, x.s)
+	}
+}
+
 // What is refused when nothing has been up for long tells of a door, not of a limit.
 func TestOutageAfterAnIdleTimeIsNoLimit(t *testing.T) {
 	t.Parallel()
