@@ -240,7 +240,8 @@ func TestTroubleOfASiteSpendsNoBacklog(t *testing.T) {
 // suspensions is how often trouble suspended far.test.
 func (s *stage) suspensions() (n int) {
 	for _, site := range s.status().Sites {
-		for _, x := range s.agent.queue.Why(site.Name) {
+		account, _ := s.agent.queue.Explain(site.Name)
+		for _, x := range account.Changes {
 			if strings.Contains(x.Cause, "all mail is deferred") {
 				n++
 			}

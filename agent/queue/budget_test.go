@@ -163,7 +163,7 @@ func TestSuspendedSiteSeesNoConnection(t *testing.T) {
 		if _, _, _, n := w.Counts(); n == 0 {
 			t.Error("no session after the suspension")
 		}
-		if why := w.Why("a.example"); len(why) < 2 {
+		if why := w.changes("a.example"); len(why) < 2 {
 			t.Errorf("history %v", why)
 		}
 	})

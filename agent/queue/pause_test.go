@@ -353,7 +353,7 @@ func TestLimitsOfAnAdminCountForAWhile(t *testing.T) {
 		if n := sent(10 * time.Second); n < 90 || n > 110 {
 			t.Errorf("%d sent in 10 s over one session", n)
 		}
-		if h := w.Why("a.example"); h[len(h)-1].To != 1 || h[len(h)-1].Cause != "max_sessions is 1: set by test" {
+		if h := w.changes("a.example"); h[len(h)-1].To != 1 || h[len(h)-1].Cause != "max_sessions is 1: set by test" {
 			t.Errorf("the history ends with %+v", h[len(h)-1])
 		}
 		w.SetLimits([]Limit{{Name: "general", Sessions: 1}, {Name: "a.example", Rate: 2}}) // its rate from one, its sessions from the other

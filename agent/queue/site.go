@@ -387,17 +387,6 @@ func (q *Queue) HostMail(name string, recipients int) {
 	})
 }
 
-// Why returns the last changes of what the site's controller wants, oldest first,
-// each with the reply or measurement behind it; nil if the site is not known.
-func (q *Queue) Why(name string) []elastic.Change {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if s := q.sites[name]; s != nil {
-		return q.control(s).History()
-	}
-	return nil
-}
-
 // abandon takes one domain from a destination. The last one does not end it:
 // its sessions and what its controller learned serve the next mail. The
 // timer ends it when it has been unused for a while.

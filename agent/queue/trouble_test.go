@@ -160,7 +160,7 @@ func TestOneStreamsTroubleSuspendsNothing(t *testing.T) {
 		if n, _ := m.taken(); n != 500 {
 			t.Errorf("%d of 500 taken in a minute", n)
 		}
-		for _, c := range w.Why("far.test") {
+		for _, c := range w.changes("far.test") {
 			if c.To == 0 {
 				t.Errorf("%+v", c)
 			}

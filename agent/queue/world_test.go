@@ -183,6 +183,12 @@ func (w *world) questions() int {
 	return len(w.asked)
 }
 
+// changes are what Explain tells of the past of a site.
+func (w *world) changes(name string) []elastic.Change {
+	a, _ := w.Explain(name)
+	return a.Changes
+}
+
 func (w *world) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
