@@ -25,6 +25,9 @@ const (
 	// Moody receivers refuse a share of the messages as too fast by chance, after the dot, with
 	// and without a rate, at one host or several, and tell a limit of connections in two ways.
 	Moody
+	// Busy receivers are ordinary ones that refuse every connection for a time, at first or later, or
+	// allow each host so many connections in a minute.
+	Busy
 )
 
 // drawn is how long a receiver of a population is met, and from when on goodput counts.
@@ -98,7 +101,23 @@ func (p Population) Draw(seed uint64) Kind {
 			r.Slow[0] = 4
 		}
 	}
-	if p == Ordinary {
+	switch p {
+	case Ordinary:
+		return k
+	case Busy:
+		if chance(0.3) {
+			r.Calls = int(logAmong(5, 120))
+			return k
+		}
+		at := 0.0
+		if chance(0.5) {
+			at = among(20, 150)
+		}
+		for again := true; again && at < drawnLength.Seconds(); again = chance(0.5) {
+			end := at + logAmong(1, 60)
+			r.Busy = r.Busy.Then(seconds(at), 1).Then(seconds(end), 0)
+			at = end + among(20, 100)
+		}
 		return k
 	}
 
@@ -244,6 +263,12 @@ func (m *Met) String() string {
 	}
 	if r.Scale != nil {
 		say(", x%.2f at %.0f s", r.Scale[1].Value, r.Scale[1].At.Seconds())
+	}
+	for _, b := range r.Busy {
+		say(", busy %.0f from %.0f s", b.Value, b.At.Seconds())
+	}
+	if r.Calls > 0 {
+		say(", %d calls a minute", r.Calls)
 	}
 	if r.Unspoken {
 		say(", by reset")

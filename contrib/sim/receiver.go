@@ -33,6 +33,8 @@ type Receiver struct {
 	Hanging  int           // so many hosts do not answer at all
 	Full     int           // so many hosts refuse every connection for being one too many
 	Down     Course        // not 0: no host answers the port
+	Busy     Course        // not 0: every host refuses every connection
+	Calls    int           // connections in a minute of the clock, on each host; one more is refused
 	Greylist time.Duration // a message that is tried for the first time is answered 4xx at RCPT
 
 	PerConnection int  // messages, then 421 at the next MAIL
@@ -90,7 +92,8 @@ func (r *Receiver) limitOf(n float64, at time.Duration) int {
 // A connection's slot is taken from the greeting on, for 2 round trips more than
 // the messages need, and for the lag.
 func (r *Receiver) Possible(at time.Duration, sessions int) float64 {
-	if down, _ := r.Down.at(at); down != 0 {
+	down, _ := r.Down.at(at)
+	if busy, _ := r.Busy.at(at); down != 0 || busy != 0 {
 		return 0
 	}
 	n := float64(sessions)
@@ -118,6 +121,9 @@ func (r *Receiver) Possible(at time.Duration, sessions int) float64 {
 			limit *= float64(r.hosts() - r.Dead - r.Hanging - r.Full)
 		}
 		rate = min(rate, limit)
+	}
+	if r.Calls > 0 {
+		rate = min(rate, float64(r.Calls*r.hosts())*messages/60)
 	}
 	if r.Quota > 0 {
 		until := time.Duration(float64(r.Quota) / rate * float64(time.Second))
@@ -148,13 +154,15 @@ type receiver struct {
 	offended time.Duration
 	today    int
 	day      time.Duration
+	calls    []int // in this minute, by host
+	minute   time.Duration
 }
 
 // place is where a connection has its slot.
 type place struct{ source, host, backend int }
 
 func newReceiver(r Receiver, c *clock, sources int) *receiver {
-	x := &receiver{Receiver: r, clock: c, slots: make([]int, sources), buckets: make([]bucket, r.hosts())}
+	x := &receiver{Receiver: r, clock: c, slots: make([]int, sources), buckets: make([]bucket, r.hosts()), calls: make([]int, r.hosts())}
 	for range sources {
 		x.byHost = append(x.byHost, make([]int, max(r.hosts(), r.Backends)))
 	}
@@ -186,12 +194,13 @@ const (
 // called says what a host answers to a connect.
 func (r *receiver) called(p place) answer {
 	host := p.host
+	busy, _ := r.Busy.at(r.clock.now)
 	switch down, _ := r.Down.at(r.clock.now); {
 	case down != 0 || host < r.Dead:
 		return noPort
 	case host < r.Dead+r.Hanging:
 		return silence
-	case host >= r.hosts()-r.Full:
+	case host >= r.hosts()-r.Full, busy != 0, r.overCalls(host):
 		return refusal
 	case r.LimitAt == AtBanner && r.refuses(p, 1):
 		switch {
@@ -205,6 +214,16 @@ func (r *receiver) called(p place) answer {
 		return refusal
 	}
 	return yes
+}
+
+// overCalls counts a connect to a host, and says whether it is one too many in this minute.
+func (r *receiver) overCalls(host int) bool {
+	if minute := r.clock.now / time.Minute; minute != r.minute {
+		r.minute = minute
+		clear(r.calls)
+	}
+	r.calls[host]++
+	return r.Calls > 0 && r.calls[host] > r.Calls
 }
 
 // refuses says whether there would be too many with so many more, and punishes that.

@@ -15,15 +15,15 @@ import (
 //
 // Package sink has no quotas, closes no port for a limit, calls nothing too fast by chance, and its
 // greylisting goes by recipients; one connection too many at the final dot is known there from its
-// connect on. Receivers with those, those with other than two
+// connect on; nor does it refuse all for a time, or count connections. Receivers with those, those with other than two
 // round trips a message, and limits by source address give an error.
 func (r *Receiver) Provider(name string, domains ...string) (sink.Provider, error) {
 	p := sink.Provider{Name: name, Domains: domains}
 	switch {
 	case r.Trips != 2:
 		return p, errors.New("sim: over sockets a message takes two round trips")
-	case r.Quota > 0, r.Greylist > 0, r.LimitAt == AtDot, r.Full > 0, r.Closed, r.Silent, r.Moody > 0:
-		return p, errors.New("sim: not known over sockets: a quota, greylisting, a limit at the dot, full hosts, a port closed at the limit, too fast by chance")
+	case r.Quota > 0, r.Greylist > 0, r.LimitAt == AtDot, r.Full > 0, r.Closed, r.Silent, r.Moody > 0, r.Busy != nil, r.Calls > 0:
+		return p, errors.New("sim: not known over sockets: a quota, greylisting, a limit at the dot, full hosts, a port closed at the limit, too fast by chance, connections refused for a time or counted by the minute")
 	}
 	p.Behaviour.RTT = r.RTT // the hosts have the rest
 	for h := range r.hosts() {
