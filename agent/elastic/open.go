@@ -72,13 +72,12 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 			}
 		}
 	}
-	if a := s.replaceEarly(now, list); a != nil {
-		return a, slots.Early
+	if s.probe.open <= s.want/16+kept {
+		if a := s.more(now, list); a != nil { // first, or early replacements that tell nothing would keep it from being tried
+			return a, slots.Probe
+		}
 	}
-	if s.probe.open > s.want/16+kept {
-		return nil, 0
-	}
-	return s.more(now, list), slots.Probe
+	return s.replaceEarly(now, list), slots.Early
 }
 
 // under is how many connects are under way that do not seem to hang: until a message was
