@@ -176,6 +176,15 @@ var kinds = []kind{
 			p.change("far", func(b *sink.Behaviour) { b.ProviderConnections = 8 })
 			p.feed("it is found that more are allowed again", func() bool { return p.open() > 4 })
 		}, refused: 100},
+	{name: "refuses all for a time", like: "refuses all .*", b: sink.Behaviour{ProviderConnections: 8, Say: map[sink.Cause]string{"trouble": "421 4.3.2 too many connections"}},
+		config: func(c *config.Config) { c.General.MaxMessagesPerConnection = 20 },
+		script: func(p *play) {
+			p.arrived(messages / 2)
+			p.change("far", func(b *sink.Behaviour) { b.Trouble = "banner" })
+			p.until("no session is left", func() bool { return p.open() == 0 })
+			p.change("far", func(b *sink.Behaviour) { b.Trouble = "" })
+			p.feed("there are as many sessions as before", func() bool { return p.open() > 5 })
+		}, refused: 100},
 	{name: "421 after 20 messages", like: `421 after \d+ messages`, b: sink.Behaviour{ProviderConnections: 10, MaxMessages: 20}, refused: 45},
 	{name: "close after 20 messages", like: `close after \d+ messages`, b: sink.Behaviour{ProviderConnections: 10, MaxMessages: 20, MaxMessagesClose: true}, refused: 45},
 	{name: "greylisting", b: sink.Behaviour{ProviderConnections: 10, Greylist: 50 * time.Millisecond}, refused: 30,
@@ -188,11 +197,12 @@ var kinds = []kind{
 
 // elsewhere are kinds of package sim that another test drives over sockets, or none.
 var elsewhere = map[string]string{
-	`suspension`:             "TestSuspensionThatAReceiverAsksForIsKept",
-	`silent while full`:      "TestSilenceBesideSessionsThatAreUpIsARefusal of agent/queue: the receivers here answer who is one too many",
-	`port closed while full`: "TestPortThatIsClosedWhileSessionsAreUpIsARefusal of agent/elastic: the receivers here close no port for a limit",
-	`\d source.*`:            "the receivers here do not tell source addresses apart",
-	`host sends every .*`:    "TestHostKeepsItsRoom of contrib/e2e, with a Postfix",
+	`\d+ connections a minute`: "nothing is learned of such a number, and the receivers here do not count it",
+	`suspension`:               "TestSuspensionThatAReceiverAsksForIsKept",
+	`silent while full`:        "TestSilenceBesideSessionsThatAreUpIsARefusal of agent/queue: the receivers here answer who is one too many",
+	`port closed while full`:   "TestPortThatIsClosedWhileSessionsAreUpIsARefusal of agent/elastic: the receivers here close no port for a limit",
+	`\d source.*`:              "the receivers here do not tell source addresses apart",
+	`host sends every .*`:      "TestHostKeepsItsRoom of contrib/e2e, with a Postfix",
 }
 
 // many sessions are allowed.

@@ -53,7 +53,8 @@
 //
 //	on trial    probes won slots that may be others' places (probe.trial)
 //	shut        no slot was free for slots.LagMax (refusals.shut)
-//	wary        nothing was let in though nothing was up: refusals are punished (refusals.punish)
+//	wary        nothing was let in though nothing was up, after one more was refused: refusals are
+//	            punished (refusals.punish)
 //
 // So is each place that the site wants in one state: under way, up, lagging (ended, but maybe
 // not noticed), vacant (ended a lag ago, and nobody called since), or waiting: refused to a
@@ -68,6 +69,9 @@
 // What evidence does; of the rows that fit, the first counts:
 //
 //	evidence              condition       meaning               action
+//	any is refused        nothing is up,  a door, no limit      the site waits as after refused replacements;
+//	                      nor was for 6 s                       that address, if it took none yet, 0.6 s, then
+//	                                                            longer; a growing site grows on afterwards
 //	growth is refused     that address    its own affair        it waits 0.6 s, then longer, up to 15 min; the
 //	                      never let one                         site grows on, there too after the wait, and tries
 //	                      in, others do                         it among the probes once bounded
@@ -84,11 +88,14 @@
 //	                      -               maybe another's place one more is wanted, on trial
 //	replacement accepted  on trial        8 of them: ours       as a probe that is proven
 //	replacement refused   wary; or shut,  punished              a quarter of what is held is given up; wary for
-//	                      nothing is up                         1 h; shut as in the next row
-//	                      shut, or none   lowered, or a ban     what is held is wanted, at least one; shut for
-//	                      let in for 6 s                        15 s, then 1, 4, 15 min; addresses keep what
-//	                      and a quarter                         they accepted
-//	                      missing
+//	                      nothing is up;                        1 h; shut for 15 s, then 1, 4, 15 min
+//	                      and one more
+//	                      was refused
+//	                      shortly before
+//	                      shut, or none   lowered, busy, a ban  what is held is wanted, at least one; shut for
+//	                      let in for 6 s                        15 s, then twice as long each time, up to 4 min;
+//	                      and a quarter                         addresses keep what they accepted; votes on the
+//	                      missing                               lag are forgotten
 //	                      on trial        others' places        what is on trial is given back
 //	                      waited less     not free yet          the place waits and is tried again
 //	                      than can be
@@ -100,8 +107,9 @@
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
 //	many
-//	anything is let in    shut            it is over            what was wanted before, less an eighth; but what
-//	                                                            was held, if no probes came up since the last time
+//	anything is let in    shut            it is over            what was wanted before the first refusal, less an
+//	                                                            eighth; but what was held, if no probes came up
+//	                                                            since the last time
 //	votes for a longer    -               slots lag             each is held so much longer; one replacement at a
 //	lag                                                         time at first; where it never was so long, what
 //	                                                            was held uncounted when growth was refused is
@@ -140,7 +148,8 @@
 // as let in when a message of it was accepted, no longer when it came up. A connect that
 // was begun before the last refusal at its address tells nothing new.
 //
-// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01 each. A
+// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01 each; that of
+// a replacement, which asked for no more than was held, leaves 1. A
 // round of probes needs 1, so that refusals stay near one percent; while wary it is time that a round
 // is paid with. An early replacement needs none: a few find the lag, and one held for too long costs
 // every session. A round is of one probe, or of twice as many as the last one if that came up, at

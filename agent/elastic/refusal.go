@@ -16,6 +16,9 @@ var waits = [...]time.Duration{
 	15 * time.Second, time.Minute, 4 * time.Minute, 15 * time.Minute,
 }
 
+// busyMost is the longest wait at a door that is shut, but not as a punishment.
+const busyMost = 4 * time.Minute
+
 // lagTries is how many of the waits are for slots that are freed late.
 const lagTries = 4
 
@@ -27,6 +30,8 @@ type refusals struct {
 	last     time.Time     // of any kind
 	row      int           // none was let in since the first of them; those that come together are one
 	since    time.Time     // the first of the row
+	held     int           // slots wanted then
+	suspect  bool          // then growth or a probe had been refused, of which they may be the consequence
 	bounded  int64         // when growth was refused, Unix time in nanoseconds
 	counted  time.Duration // the lag with which what was held then is counted
 	shut     int           // times in a row that no slot was free for slots.LagMax
@@ -103,7 +108,11 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	crowd := now.Sub(s.refusals.last).Seconds() <= s.latency
 	alone := !x.Began.Before(s.refusals.last)
 	s.refusals.last = now
-	s.credit = max(owed, s.credit-1)
+	if x.Why == slots.Replace && !proven { // no more was asked for than was held: one test may follow
+		s.credit = min(s.credit, max(1, s.credit-1))
+	} else {
+		s.credit = max(owed, s.credit-1)
+	}
 	switch {
 	case proven && crowd: // as many as had a message under way are refused with the first
 		s.credit--
@@ -115,8 +124,12 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.probe.streak, s.probe.at = 0, now.Add(s.probe.gap)
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
-	case x.Why == slots.Replace && (s.state == bounded || s.emptied(now)) && !(s.Live == 0 && s.foreign(a)):
-		s.strike(x, now, alone, !moved && x.Waited() <= s.late.votes.most())
+	case (x.Why == slots.Replace && s.state == bounded || s.emptied(now)) && !(s.Live == 0 && s.foreign(a)):
+		if a.Live == 0 && x.Why == slots.Grow {
+			a.Strikes++
+			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+		}
+		s.strike(x, now, alone, x.Why == slots.Grow || !moved && x.Waited() <= s.late.votes.most())
 	case x.Why == slots.Probe:
 		s.probe.streak, s.probe.round, s.refusals.doubt, s.probe.refused = 0, 0, true, true
 		a.Limited, a.Probed = true, now
@@ -193,7 +206,7 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 	a, r := x.Address, &s.refusals
 	switch {
 	case r.row == 0:
-		r.row, r.since = 1, now
+		r.row, r.since, r.held, r.suspect = 1, now, s.want, r.doubt
 	case alone: // of a crowd, one tells what all do
 		r.opens = now.Add(wait(r.row, lagTries))
 		r.row++
@@ -226,22 +239,35 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 func (s *Site) close(now time.Time, cause string) {
 	s.refusals.shut++
 	s.refusals.closed = now
-	s.refusals.opens = now.Add(wait(lagTries+s.refusals.shut, len(waits)))
+	s.refusals.opens = now.Add(s.refusals.shutFor())
 	n := s.Held() + s.Vacant - 1
-	if s.refusals.shut > 1 && s.Live == 0 || s.wary(now) { // of what is up, part may be past the limit
+	if s.refusals.suspect && (s.refusals.shut > 1 && s.Live == 0 || s.wary(now)) { // of what is up, part may be past the limit
 		n -= n / 4
 		s.refusals.punish = now.Add(waryLong)
 		s.probe.gap = max(s.probe.gap, waryMin)
 		s.probe.at = now.Add(s.probe.gap)
 		cause = "refusals are punished: " + cause
 	}
+	if s.refusals.shut == 2 { // what was refused were no slots that are freed late
+		s.late.votes, s.late.lag = nil, 0
+	}
 	if s.refusals.shut == 1 {
-		s.refusals.regain = s.want - s.want/8
+		s.refusals.regain = s.refusals.held - s.refusals.held/8
 		if s.refusals.regained { // that was too much
 			s.refusals.regain = n
 		}
 	}
 	s.set(now, n, cause)
+}
+
+// shutFor is how long a door is left alone that was found shut so many times: much longer each time
+// where that may be a punishment, which a try makes longer, and else twice as long, for the receiver
+// has too much to do, or counts what is begun in a minute.
+func (r *refusals) shutFor() time.Duration {
+	if r.suspect {
+		return wait(lagTries+r.shut, len(waits))
+	}
+	return min(waits[lagTries]<<min(r.shut-1, 8), busyMost)
 }
 
 func (s *Site) wary(now time.Time) bool { return now.Before(s.refusals.punish) }

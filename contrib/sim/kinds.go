@@ -51,6 +51,12 @@ func connections() (list []Kind) {
 		Kind{Name: "1 message a connection", Receiver: normal(func(r *Receiver) { r.Limit, r.PerConnection, r.Close = Always(40), 1, true })},
 		Kind{Name: "silent while full", Receiver: normal(func(r *Receiver) { r.Hosts, r.Limit, r.PerConnection, r.Silent = 1, Always(10), 10, true })},
 		Kind{Name: "port closed while full", Receiver: normal(func(r *Receiver) { r.Hosts, r.Limit, r.PerConnection, r.Closed = 1, Always(10), 10, true })},
+		Kind{Name: "refuses all at first", Receiver: normal(func(r *Receiver) { r.Limit, r.Busy = Always(10), Always(1).Then(5*time.Second, 0) })},
+		Kind{Name: "refuses all for 20 s", Lifted: 5*time.Minute + 20*time.Second, Receiver: normal(func(r *Receiver) {
+			r.Limit, r.PerConnection, r.Busy = Always(10), 20, Always(0).Then(5*time.Minute, 1).Then(5*time.Minute+20*time.Second, 0)
+		})},
+		Kind{Name: "20 connections a minute", Receiver: normal(func(r *Receiver) { r.Hosts, r.Limit, r.PerConnection, r.Calls = 2, Always(8), 10, 20 }),
+			Marks: Marks{Goodput: 0.65, Refusals: 0.05, Why: "a number of connections in a minute is met as a door that is shut, and not learned; max_connection_rate is for it"}},
 		Kind{Name: "our own ceiling of 7", Sessions: 7, Receiver: normal(func(*Receiver) {})},
 		Kind{Name: PostfixExperiment, Sessions: 20, Receiver: normal(func(r *Receiver) { r.Limit = Always(5) })},
 	)
