@@ -116,6 +116,8 @@ type called struct {
 	paced *slots.Bucket // by the site's pace; nil without one: others' messages there have a pace of theirs
 	live  int32         // the site's sessions that are up
 	whose whose
+
+	connect float32 // seconds that the last connect took which came up, as long as nothing was taken there
 }
 
 // at is what a site knows of an address.

@@ -59,7 +59,7 @@ func (s *Site) Failed(x *slots.Slot, now time.Time, connected bool) {
 	case connected && a.Accepted > 0:
 		s.Refused(x, now, "connection reset")
 		return
-	case !connected && a.Live > 0 && now.Sub(x.Began) < slots.HangAfter:
+	case !connected && !x.Up() && a.Live > 0 && now.Sub(x.Began) < slots.HangAfter:
 		s.Refused(x, now, "connection refused")
 		return
 	}
@@ -185,6 +185,25 @@ func (s *Site) emptied(now time.Time) bool {
 // foreign says whether nothing was ever taken at an address, and something elsewhere: who joins a
 // provider by the names of his hosts may refuse all.
 func (s *Site) foreign(a *slots.Address) bool { return a.Accepted == 0 && s.latency > 0 }
+
+// Foreign notes a connect, or a session's first transaction, that was refused where nothing was ever taken, and
+// that is its address's own affair: it waits, longer each time, and the site learns nothing.
+func (s *Site) Foreign(x *slots.Slot, now time.Time, reply string) {
+	s.run(now)
+	s.leave(x, now)
+	x.Void(now, now)
+	a := x.Address
+	a.Answered()
+	if a.Reply = reply; s.latency == 0 { // nor was anything taken elsewhere
+		s.reply = reply
+	}
+	if x.Began.Before(a.Cut) { // it met what the last refusal told of
+		return
+	}
+	a.Cut = now
+	a.Strikes++
+	a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+}
 
 // others is how many slots other sites hold at the addresses of this one: they count in the
 // limit that a refusal shows, and may be this site's another time.

@@ -120,7 +120,11 @@ func (s *Site) run(now time.Time) {
 // was refused: hosts that take no more answer nobody, or first when another connection has ended,
 // as a Postfix whose processes are all busy. So it is read where sessions are up.
 func (s *Site) Hangs(x *slots.Slot, now time.Time) (refused bool) {
-	if now.Sub(x.Began).Seconds() < hangTimes*s.connect {
+	others := s.connect
+	if at := s.at(x.Address); at.live > 0 && x.Address.Accepted == 0 {
+		others = max(others, float64(at.connect))
+	}
+	if now.Sub(x.Began).Seconds() < hangTimes*others {
 		return false
 	}
 	x.Hangs()
@@ -151,7 +155,11 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 			s.confirm(now)
 		}
 	}
-	smooth(&s.connect, now.Sub(x.Began).Seconds())
+	if d := now.Sub(x.Began).Seconds(); x.Address.Accepted > 0 {
+		smooth(&s.connect, d)
+	} else { // who joins a provider by the names of his hosts may greet late, and take nothing
+		s.at(x.Address).connect = float32(d)
+	}
 }
 
 // Accepted notes a transaction, begun at a time, of which the receiver took something.
@@ -200,6 +208,9 @@ func (s *Site) prove(x *slots.Slot, now time.Time) {
 	up := a.Live
 	if s.refusals.atMail {
 		up = a.Proven
+	}
+	if a.Accepted == 0 {
+		smooth(&s.connect, float64(s.at(a).connect))
 	}
 	a.Accepted = max(a.Accepted, up+a.Lagging)
 	a.Strikes, a.Opens = 0, time.Time{}

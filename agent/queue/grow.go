@@ -172,6 +172,20 @@ func (q *Queue) launch(d *destination, now time.Time) bool {
 // its site that do.
 func (q *Queue) onTrial(d *destination) bool { return !d.proven && d.site.reachable && d.site.live > 0 }
 
+// mayJoin says whether a destination may be a stranger's who has joined a provider by the names of his hosts,
+// as it has not shown yet that it takes mail.
+func (d *destination) mayJoin() bool {
+	return !d.proven && (d.site.dests > 1 || len(d.route.Queue.MX) > 0)
+}
+
+// isForeign says whether a refusal of the session is foreign to its site: it is of one who may have joined, at
+// an address where nothing was ever taken, be it of a connect or of the first message. A connect that is refused
+// beside a session that is up may be one too many.
+func (s *Session) isForeign() bool {
+	a := s.slot.Address
+	return s.dest.mayJoin() && a.Accepted == 0 && a.Proven == 0 && (a.Live == 0 || s.up)
+}
+
 // trials is how many sessions of a site may be on trial at once, so that those who join a
 // provider by the names of their hosts, and never answer, cost it little.
 func (q *Queue) trials(s *site) int { return max(1, q.control(s).Want()/16) }

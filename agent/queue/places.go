@@ -246,7 +246,7 @@ func (q *Queue) share(poor *site, a *slots.Address, now time.Time) {
 	var richest *slots.Address
 	for _, from := range q.sources {
 		x := q.table.Known(slots.Key{Source: from, Host: a.Key.Host})
-		if x != nil && x != a && (richest == nil || x.Held() > richest.Held()) {
+		if x != nil && x != a && x.Accepted > 0 && (richest == nil || x.Held() > richest.Held()) {
 			richest = x
 		}
 	}

@@ -23,8 +23,10 @@ type receivers struct {
 type receiver struct {
 	limit    int           // connections; -1: refuses all
 	silent   time.Duration // a connect takes so long and fails
+	late     time.Duration // its greeting comes so late
 	mute     bool          // answers none beyond the limit
 	stalls   bool          // answers EHLO, and then closes
+	busy     string        // answers EHLO, and 421 with these words to the first message
 	messages int           // and it ends the connection; 0: never
 
 	up, refused, taken, calls int
@@ -66,7 +68,11 @@ func (x *receivers) connect(w *world, s *Session) (r *receiver) {
 		leave(elastic.Failed, "timed out")
 		return nil
 	}
-	time.Sleep(20 * time.Millisecond)
+	if !w.lasts(s, cmp.Or(r.late, 20*time.Millisecond)) {
+		x.end(r)
+		leave(elastic.Failed, "others wait to be called")
+		return nil
+	}
 	if refuse {
 		leave(elastic.Refused, "421 too many")
 		return nil
@@ -96,7 +102,10 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 			return
 		}
 		x.mu.Lock()
-		stalls, messages := r.stalls, r.messages
+		stalls, busy, messages := r.stalls, r.busy, r.messages
+		if busy != "" {
+			r.refused++
+		}
 		x.mu.Unlock()
 		if stalls {
 			x.end(r)
@@ -104,6 +113,14 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 			return
 		}
 		began = time.Now()
+		if busy != "" {
+			time.Sleep(20 * time.Millisecond)
+			x.end(r)
+			w.Leave(s, deferred(job, busy), []elastic.Signal{
+				{Kind: elastic.Refused, Began: began, Text: busy, Trouble: busy != tooMany}, {Kind: elastic.Lost, Began: began},
+			}, busy)
+			return
+		}
 		state, said := take(job)
 		said.Began = began
 		done, sig = done[:0], append(sig[:0], said)
@@ -116,6 +133,22 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 			return
 		}
 	}
+}
+
+const (
+	tooBusy = "421 4.3.0 too busy"
+	// tooMany tells of connections, and so is no trouble of the receiver.
+	tooMany = "421 4.7.0 Too many concurrent SMTP connections"
+)
+
+// deferred are the outcomes of a job of which all is to be tried again.
+func deferred(job Job, reply string) (done []Settled) {
+	for _, item := range job.Items {
+		tries := uint16(item.Tries + 1)
+		due := time.Now().Add(retries[min(item.Tries, len(retries)-1)])
+		done = append(done, Settled{Handle: item.Handle, State: spool.State{Tries: tries, Due: due, Reply: reply}})
+	}
+	return done
 }
 
 // serve is a session's life at the address that the queue chose.

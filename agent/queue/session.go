@@ -18,6 +18,7 @@ type Session struct {
 	slot             slots.Slot     // of its connection
 	place            int            // of its route's places
 	holds            bool           // the slot
+	foreign          bool           // it was refused, and that is foreign to its site
 	onTrial          bool           // counted in site.trying
 	stranger         bool           // counted in Queue.strangers
 	stalls           bool           // its first transaction has taken so long that it gave its slot back

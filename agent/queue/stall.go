@@ -17,8 +17,7 @@ const stallAfter = 10 * time.Second
 // watchFirst has the session looked at when its first transaction has taken long, if there
 // may be others who wait for its slot.
 func (q *Queue) watchFirst(s *Session) {
-	d := s.dest
-	if s.jobs == 1 && !d.proven && (d.site.dests > 1 || len(d.route.Queue.MX) > 0) {
+	if d := s.dest; s.jobs == 1 && d.mayJoin() {
 		q.schedule(time.Now().Add(stallAfter), s)
 	}
 }

@@ -76,9 +76,7 @@ func spread(most int) int { return most - rand.N(max(1, most/4)) }
 func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.Time) {
 	site := s.dest.site
 	control := q.control(site)
-	for i := range sig {
-		turnedAway(&sig[i], s)
-		x := sig[i]
+	for _, x := range sig {
 		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
 			site.refused++
 		}
@@ -96,12 +94,16 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 			}
 		case elastic.Refused:
 			s.holds = false
-			if s.onTrial { // beside others of its site that work it is its own affair
+			switch {
+			case s.foreign:
+				control.Foreign(&s.slot, now, x.Text)
+			case s.onTrial: // beside others of its site that work it is its own affair
 				control.Failed(&s.slot, now, false)
 				s.slot.Address.Because(x.How, x.Text)
-				break
+				continue
+			default:
+				control.Refused(&s.slot, now, x.Text)
 			}
-			control.Refused(&s.slot, now, x.Text)
 			q.share(site, s.slot.Address, now)
 		case elastic.RateRefused:
 			if !s.onTrial && !own {
@@ -227,6 +229,10 @@ func (q *Queue) unready(s *Session) {
 // not settle goes back to the head of its lane.
 func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
 	tried, took := false, false
+	for i := range sig {
+		turnedAway(&sig[i], s)
+	}
+	s.foreign = s.foreign || slices.ContainsFunc(sig, refused) && s.isForeign()
 	for _, x := range done {
 		q.settle(x, now)
 		tried = tried || x.How != Untried && x.How != FromElsewhere
@@ -240,7 +246,9 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 		s.last = now
 		s.dest.site.answered = seconds(now)
 		d := s.dest
-		d.failures, d.holdoff = 0, time.Time{} // not as soon as it is up: it may take nothing
+		if !s.foreign { // nor as soon as it is up: it may take nothing
+			d.failures, d.holdoff = 0, time.Time{}
+		}
 		if p := &d.places[d.placeOf(s.slot.Address)]; p.Address == s.slot.Address && !s.second {
 			p.times, p.until = 0, time.Time{}
 			p.vain++
@@ -282,7 +290,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	q.tell(s, sig, own, tried && !took, now)
 	q.judge(s, done, sig, now)
 	q.serveChanged(now)
-	if slices.ContainsFunc(sig, worked) {
+	if !s.foreign && slices.ContainsFunc(sig, worked) {
 		s.endTrial()
 		s.dest.proven = true
 		q.attempt(s, nil)
@@ -298,6 +306,8 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 func worked(x elastic.Signal) bool {
 	return x.Kind == elastic.Accepted || x.Kind == elastic.Refused || x.Kind == elastic.RateRefused
 }
+
+func refused(x elastic.Signal) bool { return x.Kind == elastic.Refused }
 
 func settled(done []Settled, h Handle) bool {
 	for i := range done {
@@ -450,17 +460,17 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 	if s.moves && s.tried > 0 {
 		d.pass(s, now)
 	}
-	if !s.up || s.jobs > 0 && s.tried == 0 && !ours {
-		if s.up {
+	if !s.up || s.foreign || s.jobs > 0 && s.tried == 0 && !ours {
+		if s.up && !s.foreign {
 			d.pass(s, now)
 		}
-		refused := len(sig) > 0 && sig[len(sig)-1].Kind == elastic.Refused
+		refused := s.foreign || len(sig) > 0 && refused(sig[len(sig)-1])
 		if d.live == 0 {
 			d.how = failedHow(s, sig)
 		}
 		q.failedConnect(d, why, refused && !s.onTrial, now)
 		// One too many beside others of ours: that is our doing.
-		if d.live == 0 && !s.untried && !(refused && d.site.live > 0) {
+		if d.live == 0 && !s.untried && !(refused && !s.foreign && d.site.live > 0) {
 			d.failed = seconds(now)
 		}
 	}

@@ -98,7 +98,7 @@ func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, now time
 		fast = fast || sig[i].Kind == elastic.RateRefused
 	}
 	switch {
-	case s.dest.route.Handback:
+	case s.dest.route.Handback, s.foreign:
 	case accepted:
 		q.recovered(s, now)
 	case troubled || fast:
