@@ -62,7 +62,7 @@ func (s *Site) wanted(now time.Time, list []Candidate) (*slots.Address, slots.Wh
 		return nil, 0
 	}
 	kept := s.keep(now)
-	if s.Held()-s.Hanging+s.Waiting < s.want-kept-s.probe.open {
+	if s.Held()-s.Hanging+s.Waiting < s.want-kept-max(0, s.probe.open-s.Hanging) {
 		if a := s.choose(now, list); a != nil {
 			switch {
 			case s.state != growing || s.Vacant > 0 || a.Held() < a.Accepted:
@@ -238,7 +238,7 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 		return best
 	}
 	for _, c := range list { // nothing answers: one that is off is tried before its time
-		if !c.Busy() && !now.Before(c.Opens) && c.Held() < c.Room() {
+		if !c.Busy() && !now.Before(c.Opens) && c.Held()-c.Hanging < c.Room() {
 			return c.Address
 		}
 	}

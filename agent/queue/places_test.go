@@ -28,7 +28,10 @@ type receiver struct {
 	stalls   bool          // answers EHLO, and then closes
 	busy     string        // answers EHLO, and 421 with these words to the first message
 	messages int           // and it ends the connection; 0: never
+	each     bool          // the limit is that of each source
+	holds    time.Duration // a connect that is refused has a place for so long
 
+	from                      map[netip.Addr]int // up by source
 	up, refused, taken, calls int
 }
 
@@ -49,14 +52,23 @@ func (x *receivers) connect(w *world, s *Session) (r *receiver) {
 	x.mu.Lock()
 	r = x.at[s.Place().Addr]
 	r.calls++
-	refuse := r.limit < 0 || r.limit > 0 && r.up >= r.limit
+	up := r.up
+	if r.each {
+		up = r.from[s.Place().Source]
+	}
+	refuse := r.limit < 0 || r.limit > 0 && up >= r.limit
 	silent := r.silent
 	if refuse {
 		if r.refused++; r.mute {
 			silent = 5 * time.Minute
 		}
+		if r.holds > 0 {
+			r.count(s, 1)
+			at := r
+			time.AfterFunc(r.holds, func() { x.end(at, s) })
+		}
 	} else if silent == 0 {
-		r.up++
+		r.count(s, 1)
 	}
 	x.mu.Unlock()
 	began := time.Now()
@@ -82,10 +94,18 @@ func (x *receivers) connect(w *world, s *Session) (r *receiver) {
 }
 
 // end gives back the place of a connection.
-func (x *receivers) end(r *receiver) {
+func (x *receivers) end(r *receiver, s *Session) {
 	x.mu.Lock()
-	r.up--
+	r.count(s, -1)
 	x.mu.Unlock()
+}
+
+func (r *receiver) count(s *Session, n int) {
+	if r.from == nil {
+		r.from = make(map[netip.Addr]int)
+	}
+	r.up += n
+	r.from[s.Place().Source] += n
 }
 
 // steps is a session's life once it is up: take is asked what becomes of each transaction, and
@@ -97,7 +117,7 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 	for n := 1; ; n++ {
 		job, err := w.Step(context.Background(), s, done, sig)
 		if err != nil {
-			x.end(r)
+			x.end(r, s)
 			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
 			return
 		}
@@ -108,7 +128,7 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 		}
 		x.mu.Unlock()
 		if stalls {
-			x.end(r)
+			x.end(r, s)
 			w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Lost, Began: began, Text: "closed"}}, "closed")
 			return
 		}
@@ -128,7 +148,7 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 			done = append(done, Settled{Handle: item.Handle, State: state})
 		}
 		if n == messages {
-			x.end(r)
+			x.end(r, s)
 			w.Leave(s, done, append(sig, elastic.Signal{Kind: elastic.Closed, Began: began}), "")
 			return
 		}
@@ -448,4 +468,43 @@ func TestSilenceBesideSessionsThatAreUpIsARefusal(t *testing.T) {
 			t.Errorf("%d of %d possible taken in four minutes", n, 4*60*16)
 		}
 	})
+}
+
+// Where the only connection that a host took hangs, another is made in its stead, though one is all that
+// it ever took, and the host gets few of them while it answers none.
+func TestAnotherConnectIsMadeWhereOneHangsAtALimit(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			x := receiversAt(receiver{limit: limit, messages: 4, mute: true})
+			w := worldOf(t, x, func(w *world, d string) Route { return w.toPlaces(d, d, spot(1, 0)) },
+				func(w *world) { w.o.MaxSessions, w.policy.MaxSessions, w.service = 200, 200, 500*time.Millisecond })
+			for i := range 2000 {
+				w.add(spool.ID(i+1), "s", "a.example")
+			}
+			pass(30 * time.Second)
+			to := func(limit int) {
+				x.mu.Lock()
+				defer x.mu.Unlock()
+				x.at[spot(1, 0).Addr].limit = limit
+			}
+			to(-1)
+			pass(5 * time.Second)
+			to(limit)
+			pass(15 * time.Second)
+			before := x.met(1)
+			pass(time.Minute)
+			if n := x.met(1).taken - before.taken; n < limit*60*2*3/4 {
+				t.Errorf("%d of %d possible taken in a minute, after 5 s of silence", n, limit*60*2)
+			}
+			to(-1)
+			before = x.met(1)
+			pass(4 * time.Minute)
+			t.Logf("%d calls in 4 minutes of silence", x.met(1).calls-before.calls)
+			if n := x.met(1).calls - before.calls; n > 40 {
+				t.Errorf("%d calls in 4 minutes of silence", n)
+			}
+			w.empty()
+		})
+	}
 }
