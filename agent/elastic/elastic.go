@@ -174,7 +174,8 @@
 // once.
 //
 // The host MTA's own mail has places of the limit, or of a plateau, and may be what was refused
-// for (host.go); several sources at one limit share it (sources.go); a Clamp bounds a site
+// for (host.go); several sources at one limit share it, the richest
+// giving those that were refused the places of its sessions that end (sources.go); a Clamp bounds a site
 // from outside for a time; what was learned is kept over restarts, and what is wanted fades,
 // by half in an hour without mail (learned.go).
 // History, which "millrace why" shows, tells each change of what is wanted, and each probe

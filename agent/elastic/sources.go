@@ -7,25 +7,34 @@ import (
 	"github.com/millrace/millrace/agent/slots"
 )
 
-// Yield gives up a slot at an address, once a session there ends, to another of our sources
-// that was refused there with fewer: a receiver that counts all of them together would else
-// be had by whoever came first.
-func (s *Site) Yield(now time.Time, a *slots.Address) {
-	if s.want < 2 || s.state != bounded {
-		return
+// Give passes the place of a session that has just ended to the site of another of our sources, at
+// that one's address of the same host: a receiver that counts all sources together would else be had
+// by whichever came first. One slot less is wanted here then, and one more there, where it is replaced
+// as any that has ended: when it is free, and if it is refused, it waits or is given up as they are. No
+// round of probes of either begins at once. It is false where no limit is known, so that there is
+// nothing to share.
+func (s *Site) Give(now time.Time, x *slots.Slot, to *Site, at *slots.Address) bool {
+	if s.state == growing {
+		return false
 	}
-	if a.Limited && a.Accepted > 1 {
-		a.Accepted--
+	next := now.Add(gapMin)
+	s.set(now, s.want-1, fmt.Sprintf("a slot at %s is left to another of our addresses", at.Key.Host.Addr()))
+	s.probe.at = later(s.probe.at, next)
+	to.run(now)
+	to.at(at)
+	x.Pass(at, &to.Count, now)
+	at.Strikes, at.Opens = min(at.Strikes, 1), earlier(at.Opens, now)
+	to.refusals.opens = earlier(to.refusals.opens, now)
+	to.probe.at = later(to.probe.at, next)
+	if to.state != growing {
+		to.set(now, to.want+1, fmt.Sprintf("a slot at %s is had from another of our addresses", at.Key.Host.Addr()))
 	}
-	s.set(now, s.want-1, fmt.Sprintf("a slot at %s is left to another of our addresses", a.Key.Host.Addr()))
+	return true
 }
 
-// Granted notes that another source has yielded a slot at an address that refused this one:
-// it is free once a session there has ended.
-func (s *Site) Granted(now time.Time, a *slots.Address) {
-	soon := now.Add(gapMin)
-	a.Strikes, a.Opens = min(a.Strikes, 1), earlier(a.Opens, soon)
-	s.refusals.opens = earlier(s.refusals.opens, soon)
-	s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, soon)
-	s.credit = max(s.credit, 1)
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

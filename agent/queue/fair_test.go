@@ -163,10 +163,13 @@ func TestNobodyMakesRoomForASiteThatIsDown(t *testing.T) {
 }
 
 // empty takes out all mail that waits.
-func (w *world) empty() {
+func (w *world) empty() { w.drop(func(Entry) bool { return true }) }
+
+// drop takes out what waits of that.
+func (w *world) drop(fits func(Entry) bool) {
 	var all []Entry
 	w.List(func(page []Entry) bool {
-		all = append(all, page...)
+		all = append(all, slices.DeleteFunc(slices.Clone(page), func(e Entry) bool { return !fits(e) })...)
 		return true
 	})
 	for _, job := range w.Take(all) {

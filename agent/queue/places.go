@@ -47,6 +47,7 @@ func (q *Queue) aim(d *destination, w *Route, now time.Time) {
 				}
 			}
 			d.places[i].Candidate = elastic.Candidate{Address: row, Tier: p.Tier}
+			q.heldBy(row, d.site)
 		}
 		if len(w.Places) == 0 {
 			d.places[0].Address = &slots.Address{Users: 1}
@@ -225,37 +226,6 @@ func (q *Queue) heirAt(s *Session, held int, now time.Time) *site {
 		}
 	}
 	return nil
-}
-
-// heldBy notes that a site begins a connect to an address.
-func (q *Queue) heldBy(a *slots.Address, s *site) {
-	if from := a.Key.Source; from.IsValid() {
-		q.holders[a] = s
-		if !slices.Contains(q.sources, from) {
-			q.sources = append(q.sources, from)
-		}
-	}
-}
-
-// share has the source that holds most slots at an address leave one to a site's, which
-// was refused there with fewer.
-func (q *Queue) share(poor *site, a *slots.Address, now time.Time) {
-	if !a.Key.Source.IsValid() {
-		return
-	}
-	var richest *slots.Address
-	for _, from := range q.sources {
-		x := q.table.Known(slots.Key{Source: from, Host: a.Key.Host})
-		if x != nil && x != a && x.Accepted > 0 && (richest == nil || x.Held() > richest.Held()) {
-			richest = x
-		}
-	}
-	if richest != nil && richest.Held() > a.Held()+1 {
-		if s := q.holders[richest]; s != nil {
-			q.control(s).Yield(now, richest)
-			q.control(poor).Granted(now, a)
-		}
-	}
 }
 
 // hadTurn says whether a session has worked for so long that it makes room for others.

@@ -81,7 +81,9 @@ func (x *receivers) connect(w *world, s *Session) (r *receiver) {
 		return nil
 	}
 	if !w.lasts(s, cmp.Or(r.late, 20*time.Millisecond)) {
-		x.end(r)
+		if !refuse {
+			x.end(r, s)
+		}
 		leave(elastic.Failed, "others wait to be called")
 		return nil
 	}
@@ -135,7 +137,7 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 		began = time.Now()
 		if busy != "" {
 			time.Sleep(20 * time.Millisecond)
-			x.end(r)
+			x.end(r, s)
 			w.Leave(s, deferred(job, busy), []elastic.Signal{
 				{Kind: elastic.Refused, Began: began, Text: busy, Trouble: busy != tooMany}, {Kind: elastic.Lost, Began: began},
 			}, busy)

@@ -134,7 +134,7 @@ type Queue struct {
 	recalled   map[string]LearnedSite     // of sites that have had no mail since the start
 	likeAll    *elastic.Site              // of newcomer
 	strangers  map[*slots.Address]*strangers
-	holders    map[*slots.Address]*site // that began the last connect there, from a source of the pool
+	holders    map[*slots.Address]*site // that goes there from a source of the pool, or began the last connect
 	sources    []netip.Addr             // of these
 	spare      *Session                 // for the next connect
 	scratch    []elastic.Candidate

@@ -75,6 +75,7 @@ type site struct {
 	took          bool   // has taken a message since
 	reachable     bool   // it has worked since the last connect that failed with none up
 	stranger      bool   // it is one where it waits in a crowd
+	claim         claim  // of slots that other sources hold
 
 	receiver *receiverSites // nil: there is one source alone
 	loan     *loan          // nil: its limits are this node's own

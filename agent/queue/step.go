@@ -83,6 +83,7 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 		if !s.holds {
 			continue // the slot was refused: what comes after tells nothing of it
 		}
+		given := s.slot.Given
 		switch x.Kind {
 		case elastic.Up:
 			control.CameUp(&s.slot, now)
@@ -92,6 +93,9 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 			} else {
 				control.Accepted(&s.slot, now, x.Began)
 			}
+			if given && !s.slot.Given {
+				site.claim = claimsAll
+			}
 		case elastic.Refused:
 			s.holds = false
 			switch {
@@ -100,11 +104,10 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 			case s.onTrial: // beside others of its site that work it is its own affair
 				control.Failed(&s.slot, now, false)
 				s.slot.Address.Because(x.How, x.Text)
-				continue
 			default:
 				control.Refused(&s.slot, now, x.Text)
+				s.claims()
 			}
-			q.share(site, s.slot.Address, now)
 		case elastic.RateRefused:
 			if !s.onTrial && !own {
 				control.TooFast(&s.slot, now, x.Began, x.Text)
@@ -447,6 +450,7 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		s.holds = false
 		if s.up {
 			q.control(d.site).Ended(&s.slot, now)
+			q.pass(s, now)
 		} else {
 			q.control(d.site).Void(&s.slot, now)
 			if !s.untried {

@@ -34,6 +34,7 @@ type Slot struct {
 	Over    bool // it is one more than the site wants
 	Full    bool // with it, and those vacant, the site has all that it wants; no place waits
 	Tries   int  // refused replacements of the connection before it
+	Given   bool // its place was another source's, and no transaction was answered there since
 
 	of    *Count // of the site
 	ahead [2]int // slots up and connects under way, at the address and of the site, when it began; and those turned away until then
@@ -214,6 +215,17 @@ func (a *Address) remove(s *Slot) {
 	}
 }
 
+// Pass gives the place of a connection that has ended, and was not replaced, to a site at another
+// source's address of the same host, where it is free when it would have been here.
+func (s *Slot) Pass(to *Address, of *Count, now time.Time) {
+	a := s.Address
+	if a.remove(s); a.Limited && a.Accepted > 1 {
+		a.Accepted--
+	}
+	to.Accepted = max(to.Accepted, to.Held()+to.Waiting+to.Vacant+1)
+	to.add(&Slot{Address: to, Why: s.Why, Ended: s.Ended, Given: true, of: of, phase: over, free: s.free}, now)
+}
+
 // Drop lets go of the slot that has been vacant longest: somebody else has it.
 func (a *Address) Drop() { a.pop() }
 
@@ -249,7 +261,7 @@ func (a *Address) Begin(s *Slot, of *Count, why Why, now time.Time) {
 	}
 	if a.Look(now); a.Vacant > 0 && why != Probe || a.late != nil && why == Early {
 		was := a.pop()
-		s.After, s.Tries = was.Ended, was.Tries
+		s.After, s.Tries, s.Given = was.Ended, was.Tries, was.Given
 	} else if why == Replace { // after an idle time, say: refused, it waits as one that has just ended
 		s.After = now
 	}
@@ -305,7 +317,7 @@ func (s *Slot) opened(now time.Time) {
 
 // Prove notes that a transaction was answered, and that so many slots are accepted.
 func (s *Slot) Prove() {
-	s.phase = proven
+	s.phase, s.Given = proven, false
 	s.Address.Proven++
 	s.of.Proven++
 }
