@@ -200,6 +200,64 @@ func TestTooManyRecipientsGoInTheNextTransaction(t *testing.T) {
 	}
 }
 
+// A receiver that takes so much on one connection and says so without closing it costs no
+// message a try, nor the site its pace: the next connection goes on.
+func TestConnectionThatTakesNoMoreIsFollowedByAnother(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		cause     sink.Cause
+		reply     string
+		behaviour sink.Behaviour
+	}{
+		{sink.CauseRecipients, "452 4.5.3 Too many recipients", sink.Behaviour{SessionRecipients: 5}},
+		{sink.CauseRecipients, "552 5.5.3 Too many recipients", sink.Behaviour{SessionRecipients: 5}},
+		{sink.CauseRecipients, "452 maximum recipients reached", sink.Behaviour{SessionRecipients: 5}},
+		{sink.CauseRecipients, "421 4.5.3 Too many recipients", sink.Behaviour{SessionRecipients: 5}},
+		{sink.CauseMessages, "450 4.7.0 Error: too many messages in this session", sink.Behaviour{MaxMessages: 5}},
+		{sink.CauseMessages, "452 4.3.2 Maximum number of messages per connection exceeded", sink.Behaviour{MaxMessages: 5}},
+	} {
+		t.Run(tt.reply, func(t *testing.T) {
+			t.Parallel()
+			tt.behaviour.Say = map[sink.Cause]string{tt.cause: tt.reply}
+			s := newStage(t, func(c *config.Config) { hours(c); c.General.MaxSessions = 1 }, far(tt.behaviour))
+			s.start()
+			s.sendMany(60, "a")
+			s.until("all delivered", func() bool { return len(s.at("far")) == 60 && s.empty() })
+			st := s.net.Stats()
+			if n := st.Provider("far").Refused[tt.cause]; n > 3 {
+				t.Errorf("%d refused: the number was not learned", n)
+			}
+			if log := s.log.String(); strings.Contains(log, "status=deferred") || strings.Contains(log, "status=bounced") {
+				t.Error("a message was deferred")
+			}
+		})
+	}
+}
+
+// So it is where a message has several recipients: those past the number of the connection go on
+// the next one.
+func TestRecipientsOfAConnectionThatTakesNoMoreGoOnAnother(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, func(c *config.Config) { hours(c); c.General.MaxSessions = 1 }, far(sink.Behaviour{SessionRecipients: 10}))
+	s.start()
+	const messages, recipients = 20, 7
+	for i := range messages {
+		var to []string
+		for j := range recipients {
+			to = append(to, fmt.Sprintf("u%d.%d@far.test", i, j))
+		}
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, to...)
+	}
+	s.until("all delivered", func() bool { return len(s.at("far")) == messages*recipients && s.empty() })
+	if log := s.log.String(); strings.Contains(log, "status=deferred") || strings.Contains(log, "status=bounced") {
+		t.Error("a message was deferred")
+	}
+	st := s.net.Stats()
+	if n := st.Provider("far").Refused[sink.CauseRecipients]; n > messages*recipients/4 {
+		t.Errorf("%d refused: the number was not learned", n)
+	}
+}
+
 // A receiver that takes nothing on a client's first connection gets its mail on the next.
 func TestFirstConnectionThatTakesNothingIsFollowedByAnother(t *testing.T) {
 	t.Parallel()

@@ -28,7 +28,7 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 	if errors.Is(err, context.Canceled) || errors.Is(err, smtp.ErrContent) {
 		at.Born = time.Time{} // cut short by us, it was no try: it does not end what is too old
 	}
-	at.First, at.Shared = first(r), shared(r)
+	at.First, at.Shared, at.Used = first(r), shared(r), r.Used
 	f := settle.Result{Item: item, Reply: res.Reply, AtRcpt: res.Fate == smtp.Refused && res.Stage == smtp.StageRcpt}
 	switch res.Fate {
 	case smtp.NotOffered:
@@ -64,6 +64,11 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 		at.Born = set.BornOf(r.Envelope.Stream, at.Born, now)
 	}
 	f.Decision = set.PolicyOf(r.Route.Queue, r.Envelope.Stream).Decide(now, at)
+	if f.Decision.Signal == elastic.Closed && r.Used {
+		// The connection has had its messages, said in whatever words: it says nothing about
+		// this one. One that has taken none may say so of more than itself.
+		f.Untried = true
+	}
 	if !at.ToHost { // rules are about receivers
 		shown := f.Decision
 		shown.Reason = d.mail.ShownReason(shown.Reason, r.Envelope, item.Ordinal) // it is logged

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -105,6 +106,7 @@ type worker struct {
 	last      time.Time     // when the last transaction ended
 	connected time.Duration // what the connect took; part of the first transaction's delay
 	sent      int
+	used      bool         // a transaction has had a recipient delivered
 	refused   int          // transactions in a row that were deferred, from the first; far below 0 once one was not
 	since     atomic.Int64 // unix nanoseconds: when the transaction began; 0: there is none
 	stalled   *time.Timer  // calls patience
@@ -147,6 +149,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	r := d.settler.Begin(e, job, rt)
 	r.Source = w.conn.LocalAddr()
 	r.Host, r.Names, r.Reuse, r.Connect, r.Transmit = w.peer, w.names, w.sent, w.connected, took
+	r.Used = w.used
 	w.connected = 0
 	if errors.Is(err, spool.ErrDamaged) {
 		return append(w.done, d.settler.Unreadable(job, rt.Queue, e, err)...), sig, err
@@ -182,6 +185,10 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 	if err == nil && (w.refusesAll(x.Trouble) || asked) {
 		err = errElsewhere
 	}
+	if err == nil && w.used && x.Kind == elastic.Closed {
+		err = errElsewhere // left open by the server, which takes no more on it
+	}
+	w.used = w.used || slices.ContainsFunc(r.Results, func(f settle.Result) bool { return f.Decision.Action == outcome.Deliver })
 	if err == nil && w.insistsOnTLS(r.Results) {
 		return w.done, append(sig, closed), errInsists
 	}

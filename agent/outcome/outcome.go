@@ -23,9 +23,10 @@
 // and the words; the status alone; the code alone. What none of the first three knew is
 // marked (NoRule), and Unknown keeps an example. Whatever stands at MAIL or before speaks
 // of us. A reply to RCPT that calls a recipient one too many says so of the message
-// (ClassTooManyRecipients), of a time (ClassRateLimited), or, if it is the first of its
-// transaction, of a time after all. "Mailbox unavailable" to DATA cannot mean an address
-// that RCPT took.
+// (ClassTooManyRecipients) or of a time (ClassRateLimited). If it is the first of its
+// transaction, it does not speak of the message, however it is worded (RFC 5321 section
+// 4.5.3.1.10): on a connection that has taken mail it says so of that (ClassConnections), on a
+// new one of a time after all. "Mailbox unavailable" to DATA cannot mean an address that RCPT took.
 //
 // Hard means that words and status both speak of the recipient's address. Nothing said of
 // our sender, our host, a policy or a quota is hard, nor is a thing unknown that no word
@@ -86,6 +87,7 @@ type Attempt struct {
 	ToHost        bool      // this was the hand-back relay
 	Report        bool      // the message is a DSN of ours
 	First         bool      // of a reply to RCPT: no other recipient of the transaction was accepted before
+	Used          bool      // the connection has taken mail in an earlier transaction
 	Shared        bool      // of a reply to DATA: it is about other recipients too
 	BeforeContent bool      // of a reply to DATA: it is the one to the command itself
 }

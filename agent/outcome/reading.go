@@ -146,10 +146,11 @@ func (t *tables) classify(a *Attempt, enhanced string) sense {
 			x.name = NoRule
 		}
 	}
-	if x.class == ClassTooManyRecipients {
-		// One recipient is not too many for a message: the limit is one in time.
-		if a.First && a.Stage == Rcpt {
-			x.class, x.sig = ClassRateLimited, nil
+	if x.class == ClassTooManyRecipients && a.First && a.Stage == Rcpt {
+		// One recipient is not too many for a message: the limit is one of the connection, which
+		// has had its part, or else one in time.
+		if x.class, x.sig = ClassRateLimited, nil; a.Used {
+			x.class, x.sig = ClassConnections, of(elastic.Closed)
 		}
 	}
 	// The words may be unknown, and say nothing else: then an address that the status

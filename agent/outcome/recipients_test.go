@@ -1,6 +1,39 @@
 package outcome
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/millrace/millrace/agent/elastic"
+)
+
+// The first recipient of a transaction is none too many for its message. On a connection that has
+// taken mail, that is over; on a new one, it is a limit in time.
+func TestFirstRecipientTooManyIsAboutTheConnection(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		code           int
+		enhanced, text string
+		first, used    bool
+		class          Class
+		signal         elastic.Kind
+	}{
+		{452, "4.5.3", "Too many recipients", true, true, ClassConnections, elastic.Closed},
+		{552, "5.5.3", "Too many recipients", true, true, ClassConnections, elastic.Closed},
+		{421, "4.5.3", "Too many recipients", true, true, ClassConnections, elastic.Closed},
+		{452, "", "maximum recipients reached", true, true, ClassConnections, elastic.Closed},
+		{452, "4.5.3", "", true, true, ClassConnections, elastic.Closed},
+		{452, "4.5.3", "Too many recipients", true, false, ClassRateLimited, elastic.RateRefused},
+		{452, "4.5.3", "Too many recipients", false, true, ClassTooManyRecipients, elastic.Accepted},
+		{452, "4.5.3", "Too many recipients in the last hour", true, true, ClassRateLimited, elastic.RateRefused},
+		{450, "4.7.1", "Error: too many recipients from 192.0.2.7", true, true, ClassRateLimited, elastic.RateRefused},
+		{452, "4.3.1", "Insufficient system storage", true, true, ClassSystem, elastic.Accepted},
+	} {
+		d := policy().Decide(born, Attempt{Stage: Rcpt, Code: tt.code, Enhanced: tt.enhanced, Text: tt.text, Born: born, First: tt.first, Used: tt.used})
+		if d.Class != tt.class || d.Signal != tt.signal || d.Action != Retry {
+			t.Errorf("%d %s %s, first %v, used %v: %v, signal %v, action %v", tt.code, tt.enhanced, tt.text, tt.first, tt.used, d.Class, d.Signal, d.Action)
+		}
+	}
+}
 
 func TestRecipientsOfOneMessageAreNotThoseOfAnHour(t *testing.T) {
 	t.Parallel()

@@ -114,6 +114,7 @@ type Settlement struct {
 	Source   netip.Addr    // where the connection came from; zero: there was none, or by a Unix socket
 	Names    settings.HostNames
 	Reuse    int           // transactions on the connection, this one counted
+	Used     bool          // the connection has taken mail in one of those before
 	Connect  time.Duration // 0 on a connection that was up
 	Transmit time.Duration
 	Results  []Result

@@ -34,12 +34,13 @@ type Behaviour struct {
 	Down                bool          `toml:"down,omitempty" help:"no listener: connections are refused by TCP, open ones cut"`
 	Unreachable         bool          `toml:"unreachable,omitempty" help:"as if packets were lost: connects are not answered at all, open connections cut"`
 
-	MaxMessages      int   `toml:"max_messages,omitempty" help:"messages a connection allows, then 421 at MAIL"`
-	MaxMessagesClose bool  `toml:"max_messages_close,omitempty" help:"close after the reply to the last allowed message instead"`
-	MaxRecipients    int   `toml:"max_recipients,omitempty" help:"recipients a message allows, then 452 at RCPT"`
-	MaxSize          int64 `toml:"max_size,omitempty" help:"octets of content allowed, announced by SIZE"`
-	MaxLine          int   `toml:"max_line,omitempty" help:"octets of a content line allowed, CRLF included (RFC 5321: 1000), then 554"`
-	OneDomain        bool  `toml:"one_domain,omitempty" help:"451 for a second recipient domain in a message"`
+	MaxMessages       int   `toml:"max_messages,omitempty" help:"messages a connection allows, then 421 at MAIL; another reply in its place leaves it open"`
+	MaxMessagesClose  bool  `toml:"max_messages_close,omitempty" help:"close after the reply to the last allowed message instead"`
+	MaxRecipients     int   `toml:"max_recipients,omitempty" help:"recipients a message allows, then 452 at RCPT"`
+	SessionRecipients int   `toml:"session_recipients,omitempty" help:"recipients a connection allows, then 452 at RCPT, which leaves it open"`
+	MaxSize           int64 `toml:"max_size,omitempty" help:"octets of content allowed, announced by SIZE"`
+	MaxLine           int   `toml:"max_line,omitempty" help:"octets of a content line allowed, CRLF included (RFC 5321: 1000), then 554"`
+	OneDomain         bool  `toml:"one_domain,omitempty" help:"451 for a second recipient domain in a message"`
 
 	Rate        float64   `toml:"rate,omitempty" help:"messages a second allowed, then 451"`
 	Burst       float64   `toml:"burst,omitempty" help:"messages allowed at once, at least 1"`
@@ -171,7 +172,7 @@ const (
 	CauseGreylist    Cause = "greylist"
 	CauseDomains     Cause = "domains"
 	CauseTLS         Cause = "tls"
-	CauseRecipients  Cause = "recipients" // too many in this message
+	CauseRecipients  Cause = "recipients" // too many in this message, or on this connection
 	CauseScreen      Cause = "screen"
 	CauseTrouble     Cause = "trouble"
 	// These have fixed replies.

@@ -130,7 +130,6 @@ func (s *session) mailFrom(rest []byte) {
 		return
 	case b.MaxMessages > 0 && s.counted(b) >= b.MaxMessages:
 		s.refuse(b, CauseMessages)
-		s.ending = true
 		return
 	}
 	if bad := s.mailArgument(b, args); bad != "" {
@@ -222,7 +221,7 @@ func (s *session) rcptTo(rest []byte) {
 	case s.screened:
 		s.refuse(b, CauseScreen)
 		return
-	case b.MaxRecipients > 0 && len(s.rcpts) >= b.MaxRecipients:
+	case b.MaxRecipients > 0 && len(s.rcpts) >= b.MaxRecipients, b.SessionRecipients > 0 && s.taken >= b.SessionRecipients:
 		s.refuse(b, CauseRecipients)
 		return
 	}
@@ -240,6 +239,7 @@ func (s *session) rcptTo(rest []byte) {
 		s.refuse(b, c)
 		return
 	}
+	s.taken++
 	s.rcpts = append(s.rcpts, recipient{s.store(address), s.store(args)})
 	s.reply("250 2.1.5 Ok")
 }

@@ -209,6 +209,32 @@ func TestMessagesPerConnection(t *testing.T) {
 	c.wants("")
 }
 
+// A limit of a connection may be told by a reply that leaves it open: to all that follows.
+func TestConnectionThatTakesNoMoreIsLeftOpen(t *testing.T) {
+	t.Parallel()
+	n := start(t, Behaviour{SessionRecipients: 2})
+	c := dial(t, n, "mx1")
+	c.mail("1", "u@x.test", "250")
+	c.says("MAIL FROM:<s@x>", "250")
+	c.says("RCPT TO:<u@x.test>", "250")
+	for range 2 {
+		c.says("RCPT TO:<u@x.test>", "452 4.5.3")
+	}
+	c.says("RSET", "250")
+	c.says("MAIL FROM:<s@x>", "250")
+	c.says("RCPT TO:<u@x.test>", "452 4.5.3")
+	if err := n.Change("p", func(b *Behaviour) {
+		*b = Behaviour{MaxMessages: 1, Say: map[Cause]string{CauseMessages: "450 4.7.0 Too many messages in this session"}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c = dial(t, n, "mx1")
+	c.mail("2", "u@x.test", "250")
+	for range 2 {
+		c.says("MAIL FROM:<s@x>", "450 4.7.0 Too many messages")
+	}
+}
+
 func TestRateCountsMessagesOfAllHosts(t *testing.T) {
 	t.Parallel()
 	n := start(t, Behaviour{Rate: 1e-6, Burst: 3}, "a", "b")

@@ -45,6 +45,7 @@ type session struct {
 	helo     string
 	messages int // accepted on this connection
 	tries    int // MAIL commands that were well-formed
+	taken    int // recipients that had 250
 
 	// The transaction.
 	mail     bool
