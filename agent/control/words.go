@@ -113,6 +113,8 @@ func (a *Address) Trouble(now time.Time) string {
 		text += ", passed by until " + f.Until.Local().Format(time.DateTime)
 	case a.Down:
 		text += ", called now"
+	case !f.Until.IsZero():
+		text += ", not called again, due since " + f.Until.Local().Format(time.DateTime)
 	default:
 		text += ", called next"
 	}

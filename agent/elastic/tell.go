@@ -19,10 +19,11 @@ type Brief struct {
 	Lagging  int       // of these, ended and maybe not noticed
 	Host     int       // places left to the host MTA
 	Called   int       // addresses where it has, or lately had, slots
-	Down     int       // of these, passed by while there are others: the last connect failed, or one hangs
+	Down     int       // of these, passed by while there are others: the last connect failed, or one hangs where none was let in before
 	Back     time.Time // until when the first of those is passed by; zero: that is not known
 	Failed   string    // how the last connect to one of them failed
-	Refusing int       // of these, where none is up and one was refused
+	Uncalled int       // of the called, those that are passed by no more, but were not called since they were
+	Refusing int       // of the called, where none is up and one was refused
 	Reply    string    // the last refusal
 	TooFast  string    // the last reply that said so
 	Opens    time.Time // no connect before, anywhere
@@ -57,7 +58,9 @@ func (s *Site) Brief(now time.Time) Brief {
 			if b.Refusing++; first.IsZero() || a.Opens.Before(first) {
 				first = a.Opens
 			}
-		case a.Down(now):
+		case a.Failing().Times > 0 && !a.Down(now):
+			b.Uncalled++
+		case down(a.Address, now):
 			b.Down++
 			if f := a.Failing(); f.Times > 0 && (b.Back.IsZero() || f.Until.Before(b.Back)) {
 				b.Back, b.Failed = f.Until, f.Why
@@ -68,6 +71,12 @@ func (s *Site) Brief(now time.Time) Brief {
 		b.Opens = first
 	}
 	return b
+}
+
+// down says whether an address is told to be down. One that let us in is not while a connect there
+// hangs, as a greeting may take its time, but once it has failed.
+func down(a *slots.Address, now time.Time) bool {
+	return a.Down(now) && (a.Accepted == 0 || a.Failing().Times > 0)
 }
 
 // Bounded says whether one more than is wanted was refused.
@@ -96,7 +105,7 @@ type AddressSnapshot struct {
 	Limited  bool // one more was refused
 	Pace     float64
 	Opens    time.Time // no connect before
-	Down     bool      // it is passed by now while there are others
+	Down     bool      // it is passed by now while there are others: its last connect failed, or one hangs where none was let in before
 	Failing  slots.Failing
 	Reply    string
 }
@@ -120,7 +129,7 @@ func LookAt(a *slots.Address, now time.Time) AddressSnapshot {
 	}
 	return AddressSnapshot{
 		Address: a.Key.Host, Held: a.Held(), Accepted: a.Accepted, Limited: a.Limited,
-		Pace: a.Pace.Value, Opens: a.Opens, Down: a.Down(now), Failing: failing, Reply: a.Reply,
+		Pace: a.Pace.Value, Opens: a.Opens, Down: down(a, now), Failing: failing, Reply: a.Reply,
 	}
 }
 

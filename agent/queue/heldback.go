@@ -18,7 +18,7 @@ type Reason string
 const (
 	Suspended  Reason = "suspended"   // a rule about a reply, or the agent for the host MTA, stopped it for a time
 	Dead       Reason = "dead"        // no session comes up, at all addresses or at one of several
-	Refused    Reason = "refused"     // more sessions were refused, below its max_sessions
+	Refused    Reason = "refused"     // more sessions were refused, below its max_sessions, or ended ones hold their slots still
 	Slowed     Reason = "slowed"      // by the pace that the receiver takes, or a rule about a reply
 	Crowded    Reason = "crowded"     // another site has the connections that its address takes
 	QueueLimit Reason = "queue_limit" // max_sessions, max_message_rate or max_connection_rate of its queue, or an admin's limit
@@ -86,6 +86,8 @@ const silentFor = time.Minute
 //	queue_limit    max_sessions_total
 //	fleet_limit    what this node may use of a limit that others share
 //	queue_limit    max_connection_rate
+//	refused        all slots are those of sessions that have just ended, or one more than is wanted
+//	               was refused
 //	             sessions are up:
 //	dead           none of them had an answer for a minute
 //	agent_limit    it waits in line for another session
@@ -146,7 +148,7 @@ func (e *evidence) judge() HeldBack {
 		}
 		return h
 	case c.Want < c.Limits.MaxSessions && c.Bounded():
-		return e.refused(fmt.Sprintf("takes %s, %d are allowed", count(c.Want, "session", "sessions"), c.Limits.MaxSessions))
+		return e.takes()
 	}
 	if e.down.waiting > 0 {
 		h := e.dead()
@@ -176,8 +178,31 @@ func (e *evidence) nothingUp() HeldBack {
 		return e.onLoan()
 	case e.connectRate > 0:
 		return e.connects()
+	case e.waiting <= e.opening:
+	case c.Bounded() && c.Want < c.Limits.MaxSessions:
+		return e.takes()
+	case c.Lagging > 0 && c.Held-c.Hanging >= c.Want:
+		return e.refused(e.ended())
 	}
 	return HeldBack{}
+}
+
+// takes tells of a limit that was found.
+func (e *evidence) takes() HeldBack {
+	c := &e.control
+	how := fmt.Sprintf("takes %s, %d are allowed", count(c.Want, "session", "sessions"), c.Limits.MaxSessions)
+	if c.Lagging > 0 {
+		how += "; " + e.ended()
+	}
+	if c.Uncalled > 0 {
+		how += fmt.Sprintf("; %d of %d addresses not called since they failed", c.Uncalled, c.Called)
+	}
+	return e.refused(how)
+}
+
+// ended tells of slots that hold their place though their session has ended.
+func (e *evidence) ended() string {
+	return count(e.control.Lagging, "slot is that of a session that has just ended", "slots are those of sessions that have just ended")
 }
 
 // clamped tells of a clamp that is in force.

@@ -90,6 +90,16 @@ func TestWhyASiteIsHeldBack(t *testing.T) {
 		{"was cut from 30 to 7", grows(func(e *evidence) {
 			e.sessions, e.control.State, e.control.Want, e.control.Held, e.control.Next, e.control.Reply = 7, "bounded", 7, 7, later, "421 too many"
 		}), "refused: takes 7 sessions, 30 are allowed (421 too many) next 13:00"},
+		{"waits for slots that are not free yet", none(func(e *evidence) {
+			e.control.Want, e.control.Held, e.control.Lagging, e.control.Next, e.control.Reply = 5, 5, 5, later, "421 too many"
+		}), "refused: takes 5 sessions, 30 are allowed; 5 slots are those of sessions that have just ended (421 too many) next 13:00"},
+		{"waits for a slot that is not free yet, without a limit", none(func(e *evidence) { e.control.Want, e.control.Held, e.control.Lagging = 1, 1, 1 }),
+			"refused: 1 slot is that of a session that has just ended"},
+		{"has just ended a session and makes another", none(func(e *evidence) { e.control.Held, e.control.Lagging, e.opening = 2, 1, 1 }), ""},
+		{"calls again where one is taken", none(func(e *evidence) { e.control.Want, e.control.Held, e.control.Next, e.opening = 1, 1, now, 1 }),
+			"refused: takes 1 session, 30 are allowed"},
+		{"has hosts that are not called since they failed", grows(func(e *evidence) { e.control.Next, e.control.Uncalled = now, 2 }),
+			"refused: takes 4 sessions, 30 are allowed; 2 of 3 addresses not called since they failed"},
 		{"may be tried any moment", grows(func(e *evidence) { e.control.Next = now }), "refused: takes 4 sessions, 30 are allowed"},
 		{"is bounded, and has enough", grows(func(e *evidence) { e.control.Next, e.waiting, e.ready = now, 1, 1 }), ""},
 		{"is refused at one address of three", grows(func(e *evidence) { e.control.Want, e.control.Refusing, e.control.Next = 6, 1, now }),

@@ -241,6 +241,8 @@ func (v *view) trouble(a *Address) string {
 		text += ", passed by until " + clock(a.Until, v.Time)
 	case a.Down:
 		text += ", called now"
+	case !a.Until.IsZero():
+		text += ", not called again, due since " + clock(a.Until, v.Time)
 	default:
 		text += ", called next"
 	}

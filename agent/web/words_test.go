@@ -90,6 +90,17 @@ func TestWhoHoldsUsBack(t *testing.T) {
 	}
 }
 
+// Of an address that failed and was not called again, that is told: it may be well by now.
+func TestAddressThatWasNotCalledSinceItFailed(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	a := Address{Address: "192.0.2.2:25", Failed: "answered 421", Since: now.Add(-2 * time.Minute), Until: now.Add(-90 * time.Second)}
+	v := &view{Snapshot: Snapshot{Time: now}}
+	if got, want := v.addressRow(&a).State, "down since 11:58:00, not called again, due since 11:58:30: answered 421"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // Each site that is held back is named, or counted by its reason.
 func TestNobodyIsLeftOutOfWhoHoldsUsBack(t *testing.T) {
 	t.Parallel()

@@ -49,6 +49,20 @@ func TestAccountOfPausedMailNamesThePauses(t *testing.T) {
 	}
 }
 
+// Of an address that failed and was not called again, that is told: it may be well by now.
+func TestAccountTellsWhoWasNotCalledSinceItFailed(t *testing.T) {
+	t.Parallel()
+	now := time.Now().Truncate(time.Second)
+	a := control.Account{Site: control.Site{Waiting: 1}, Addresses: []control.Address{{Address: "192.0.2.1:25", Held: 1},
+		{Address: "192.0.2.2:25", Failing: &control.Failing{Times: 1, Since: now.Add(-2 * time.Minute), Until: now.Add(-90 * time.Second), How: "answered 421"}}}}
+	var b strings.Builder
+	printAccount(&b, &a)
+	want := "192.0.2.2:25  down since " + now.Add(-2*time.Minute).Format(time.DateTime) + ", not called again, due since " + now.Add(-90*time.Second).Format(time.DateTime) + ": answered 421\n"
+	if text := b.String(); !strings.Contains(text, want) {
+		t.Errorf("%s\nwant %q", text, want)
+	}
+}
+
 // Where all addresses are down one time is told: that of the next try. Another address would go
 // before those that are passed by.
 func TestAccountOfADeadSiteTellsOneTime(t *testing.T) {
