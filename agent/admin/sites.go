@@ -75,6 +75,9 @@ func (b *Backend) find(ctx context.Context, text string) (found []sites.Info, of
 		return nil, ofDomain, several
 	}
 	for _, x := range book.Siblings(&found[0]) {
+		if !x.Source.IsValid() || !found[0].Source.IsValid() {
+			continue // they are not in use at once
+		}
 		if !slices.ContainsFunc(found, func(y sites.Info) bool { return y.Source == x.Source }) {
 			found = append(found, x)
 		}
@@ -217,25 +220,59 @@ func addressOf(text string) netip.AddrPort {
 // plainDomain is a domain as the queue has it.
 func plainDomain(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
-// ofSites is a filter for each site that it means, for an order that lasts.
-func (b *Backend) ofSites(ctx context.Context, f control.Filter) (list []control.Filter, err error) {
+// ofSites is a filter for each site that it means, for an order that lasts, and the receiver that
+// they are of (keptSites).
+func (b *Backend) ofSites(ctx context.Context, f control.Filter) (list []control.Filter, receiver string, err error) {
 	if f.Site == "" {
-		return []control.Filter{f}, nil
+		return []control.Filter{f}, "", nil
 	}
-	names, err := b.keptSites(ctx, f.Site)
+	names, receiver, err := b.keptSites(ctx, f.Site)
 	for _, f.Site = range names {
 		list = append(list, f)
 	}
-	return list, err
+	return list, receiver, err
 }
 
-// keptSites is meant, with names that are kept over a restart: an order is to be about them.
-func (b *Backend) keptSites(ctx context.Context, text string) ([]string, error) {
-	names, err := b.meant(ctx, text)
-	if err == nil {
-		err = b.settings.Now().Sites.Save(time.Now(), true)
+// keptSites is meant, with names that are kept over a restart: an order is to be about them. Unless
+// the text is the name of one source's site, or of a relay's, the order is about a receiver, as the
+// text has it: about all of its sites that are known, in use now or not, and about those to come
+// (control.Pause.Receiver).
+func (b *Backend) keptSites(ctx context.Context, text string) (names []string, receiver string, err error) {
+	found, _, err := b.find(ctx, text)
+	if err != nil {
+		return nil, "", err
 	}
-	return names, err
+	book := b.settings.Now().Sites
+	if x := &found[0]; book.Has(x.Name) && (x.As != sites.FormerName && !strings.EqualFold(strings.TrimSuffix(text, "."), x.Name) || !x.NamesSource()) {
+		receiver = text
+	}
+	for i := range found {
+		names = append(names, found[i].Name)
+		if receiver == "" {
+			continue
+		}
+		for _, x := range book.Siblings(&found[i]) {
+			if !slices.Contains(names, x.Name) {
+				names = append(names, x.Name)
+			}
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return names, receiver, book.Save(time.Now(), true)
+}
+
+// followAll has an order for a receiver hold for those of its sites, too, that have come since they
+// were asked for: before the Book knew of the order.
+func (b *Backend) followAll(names []string) {
+	book := b.settings.Now().Sites
+	for _, name := range names {
+		for _, x := range b.infos([]string{name}) {
+			for _, y := range book.Siblings(&x) {
+				b.orders.Follow(name, y.Name)
+			}
+		}
+	}
 }
 
 // selection selects what a filter does now, at each site that it means, for what is done once. One

@@ -33,10 +33,11 @@ func (b *Backend) Standing() control.StandingOrders { return b.orders.Standing()
 
 // Pause implements control.Backend. One of the same filter is replaced.
 func (b *Backend) Pause(ctx context.Context, p control.Pause) (failed error) {
-	filters, err := b.pauseFilters(ctx, p.Filter)
+	filters, receiver, err := b.pauseFilters(ctx, p.Filter)
 	if err != nil {
 		return err
 	}
+	p.Receiver = receiver
 	p.Since, p.Who, p.Order = time.Now(), control.PeerOf(ctx).String(), ""
 	if p.Reason == "" {
 		p.Reason = "by the admin"
@@ -62,6 +63,11 @@ func (b *Backend) Pause(ctx context.Context, p control.Pause) (failed error) {
 		})
 		failed = errors.Join(failed, err)
 	}
+	if receiver != "" {
+		for i := range filters {
+			b.followAll([]string{filters[i].Site})
+		}
+	}
 	if orders.OfEnvelope(p.Filter) {
 		b.orders.ApplyToQueued() // it is in force even if it could not be kept
 	}
@@ -71,14 +77,9 @@ func (b *Backend) Pause(ctx context.Context, p control.Pause) (failed error) {
 // Resume implements control.Backend. Of a site it also ends what reply rules have done.
 func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.Pause, err error) {
 	f = plainFilter(f)
-	filters := []control.Filter{f}
-	if !slices.ContainsFunc(b.orders.Standing().Pauses, func(x control.Pause) bool { return x.Filter == f }) {
-		switch list, err := b.ofSites(ctx, f); {
-		case list != nil:
-			filters = list
-		case err != nil && !errors.Is(err, control.ErrUnknown):
-			return nil, err
-		}
+	filters, receiver, err := b.resumed(ctx, f)
+	if err != nil {
+		return nil, err
 	}
 	var common []order.ID
 	for i := range filters {
@@ -89,7 +90,19 @@ func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.
 	}
 	err = b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Pauses)
-		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool { return slices.Contains(filters, x.Filter) && x.Order == "" })
+		var ended []control.Pause
+		s.Pauses = slices.DeleteFunc(s.Pauses, func(x control.Pause) bool {
+			if !slices.Contains(filters, x.Filter) || x.Order != "" {
+				return false
+			}
+			ended = append(ended, x)
+			return true
+		})
+		for i := range s.Pauses {
+			if x := &s.Pauses[i]; receiver == "" && slices.ContainsFunc(ended, func(y control.Pause) bool { return orders.SamePause(x, &y) }) {
+				x.Receiver = "" // or the site that is resumed would follow it
+			}
+		}
 		lifted := 0
 		if f == (control.Filter{Site: f.Site}) && f.Site != "" {
 			for i := range filters {
@@ -113,6 +126,38 @@ func (b *Backend) Resume(ctx context.Context, f control.Filter) (left []control.
 	return b.orders.Standing().Pauses, err
 }
 
+// resumed are the filters of the pauses that a filter means: of that itself, and of the sites of a
+// receiver that it names.
+func (b *Backend) resumed(ctx context.Context, f control.Filter) (filters []control.Filter, receiver string, err error) {
+	now := b.orders.Standing().Pauses
+	exact := slices.ContainsFunc(now, func(x control.Pause) bool { return x.Filter == f })
+	filters, receiver, err = b.ofSites(ctx, f)
+	switch {
+	case err != nil && !exact && !errors.Is(err, control.ErrUnknown):
+		return nil, "", err
+	case err != nil || filters == nil:
+		filters, receiver = []control.Filter{f}, ""
+	case exact && !slices.Contains(filters, f):
+		filters = append(filters, f)
+	}
+	if f.Site == "" || exact && err == nil && receiver == "" {
+		return filters, receiver, nil
+	}
+	// Its other sites have them by the order's text, and by that of one that ends, whatever the
+	// DNS says of them by now.
+	for i := range now {
+		x := &now[i]
+		same := x.Filter
+		same.Site = f.Site
+		if x.Receiver != "" && same == f && !slices.Contains(filters, x.Filter) && (x.Receiver == f.Site || receiver != "" && slices.ContainsFunc(now, func(y control.Pause) bool {
+			return slices.Contains(filters, y.Filter) && orders.SamePause(x, &y)
+		})) {
+			filters, receiver = append(filters, x.Filter), f.Site
+		}
+	}
+	return filters, receiver, nil
+}
+
 // plainFilter is a filter in the form that names a pause.
 func plainFilter(f control.Filter) control.Filter {
 	f.Domain, f.Sender = strings.ToLower(f.Domain), strings.ToLower(f.Sender)
@@ -120,19 +165,20 @@ func plainFilter(f control.Filter) control.Filter {
 	return f
 }
 
-// pauseFilters checks what a pause is to be on for: each is one of its own.
-func (b *Backend) pauseFilters(ctx context.Context, f control.Filter) ([]control.Filter, error) {
+// pauseFilters checks what a pause is to be on for: each is one of its own, of the receiver's if
+// there is one.
+func (b *Backend) pauseFilters(ctx context.Context, f control.Filter) (filters []control.Filter, receiver string, err error) {
 	f = plainFilter(f)
 	lanes := f.Queue != "" || f.Site != "" || f.Stream != "" || f.Domain != ""
 	switch {
 	case f.Empty():
-		return nil, errors.New("the filter is empty; say all to pause everything")
+		return nil, "", errors.New("the filter is empty; say all to pause everything")
 	case f.ID != "" || f.Recipient != "" || f.State != "" || f.OlderThan != 0 || f.Text != "":
-		return nil, errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
+		return nil, "", errors.New("a pause is by queue, site, stream and domain, or by sender, user and client; remedy: hold is for single messages and recipients")
 	case lanes && orders.OfEnvelope(f):
-		return nil, errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
+		return nil, "", errors.New("a pause by sender, user or client is for all their mail; remedy: leave out queue, site, stream and domain, or hold what is queued now")
 	case f.Queue != "" && !b.isQueue(f.Queue):
-		return nil, fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
+		return nil, "", fmt.Errorf("queue %s: %w", f.Queue, control.ErrUnknown)
 	}
 	return b.ofSites(ctx, f)
 }
@@ -149,19 +195,27 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 		return errors.New("a temporary limit needs a time in the future at which it ends")
 	}
 	names := []string{l.Name}
-	if !b.isQueue(l.Name) && !slices.ContainsFunc(b.orders.Standing().Limits, func(x control.Limit) bool { return x.Name == l.Name }) {
-		list, err := b.keptSites(ctx, l.Name)
+	l.Who, l.Order, l.Receiver = control.PeerOf(ctx).String(), "", ""
+	if !b.isQueue(l.Name) {
+		now := b.orders.Standing().Limits
+		exact := slices.ContainsFunc(now, func(x control.Limit) bool { return x.Name == l.Name })
+		list, receiver, err := b.keptSites(ctx, l.Name)
 		switch {
 		case err == nil:
-			names = list
+			names, l.Receiver = list, receiver
+		case exact:
 		case !errors.Is(err, control.ErrUnknown):
 			return err
-		case !ends:
+		case !ends && !slices.ContainsFunc(now, func(x control.Limit) bool { return x.Receiver == l.Name }):
 			return fmt.Errorf("site or queue %s: %w", l.Name, control.ErrUnknown)
+		}
+		for i := range now { // its other sites have them by the order's text, whatever the DNS says by now
+			if x := &now[i]; x.Receiver == l.Name && !slices.Contains(names, x.Name) {
+				names, l.Receiver = append(names, x.Name), l.Name
+			}
 		}
 	}
 	text := l.Name
-	l.Who, l.Order = control.PeerOf(ctx).String(), ""
 	var here []control.Limit // those of this node alone
 	for _, l.Name = range names {
 		common, err := b.orders.LimitInFleet(ctx, l)
@@ -172,12 +226,27 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 			here = append(here, l)
 		}
 	}
+	if !ends && l.Receiver != "" {
+		defer b.followAll(names)
+	}
 	if here == nil {
 		return nil
 	}
 	return b.orders.Change(func(s *control.StandingOrders) error {
 		n := len(s.Limits)
-		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool { return slices.Contains(names, x.Name) && x.Order == "" })
+		var ended []control.Limit
+		s.Limits = slices.DeleteFunc(s.Limits, func(x control.Limit) bool {
+			if !slices.Contains(names, x.Name) || x.Order != "" {
+				return false
+			}
+			ended = append(ended, x)
+			return true
+		})
+		for i := range s.Limits {
+			if x := &s.Limits[i]; ends && l.Receiver == "" && slices.ContainsFunc(ended, func(y control.Limit) bool { return orders.SameLimit(x, &y) }) {
+				x.Receiver = "" // or the site whose limit ends would follow it
+			}
+		}
 		switch {
 		case !ends:
 			s.Limits = append(s.Limits, here...)

@@ -18,6 +18,10 @@ type Pause struct {
 	// Order is the identity of a common order of the fleet (package order), which begins with the
 	// node that issued it; "": it is of this node alone.
 	Order string `json:"order,omitempty"`
+	// Receiver is what was asked for, where the pause is for a receiver: beside the filter's site,
+	// which is that of one source address, its sites of all others are paused, each by a Pause of its
+	// own, and so is each that is new. "": for the filter's site alone, or for none.
+	Receiver string `json:"receiver,omitempty"`
 }
 
 // Limit bounds a site, or all sites of a queue, for a time, in place of what the
@@ -27,8 +31,9 @@ type Limit struct {
 	Sessions int       `json:"sessions,omitempty"` // 0: as configured
 	Rate     float64   `json:"rate,omitempty"`     // messages per second; 0: as configured
 	Until    time.Time `json:"until"`
-	Who      string    `json:"who,omitempty"`   // set by the agent
-	Order    string    `json:"order,omitempty"` // as in Pause
+	Who      string    `json:"who,omitempty"`      // set by the agent
+	Order    string    `json:"order,omitempty"`    // as in Pause
+	Receiver string    `json:"receiver,omitempty"` // as in Pause
 }
 
 // StandingOrders is what admins, and rules about replies, have asked for, and what lasts.

@@ -10,7 +10,7 @@ import (
 
 // InWords tells of the pause in a line, as listings and reports have it.
 func (p *Pause) InWords() string {
-	s := p.Filter.String()
+	s := p.Filter.String() + forReceiver(p.Receiver, p.Filter.Site)
 	if !p.Until.IsZero() {
 		s += " until " + p.Until.Local().Format(time.DateTime)
 	}
@@ -26,7 +26,15 @@ func (l *Limit) InWords() string {
 	if l.Rate > 0 {
 		at = append(at, fmt.Sprintf("%.3g/s", l.Rate))
 	}
-	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name, strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who+onNode(l.Order))
+	return fmt.Sprintf("%s: at most %s until %s (%s)", l.Name+forReceiver(l.Receiver, l.Name), strings.Join(at, " and "), l.Until.Local().Format(time.DateTime), l.Who+onNode(l.Order))
+}
+
+// forReceiver tells that an order about a site, called with its source address, is for all of them.
+func forReceiver(receiver, site string) string {
+	if receiver == "" || !strings.Contains(site, ":") {
+		return ""
+	}
+	return ", and for all source addresses"
 }
 
 // onNode tells where a common order was given.

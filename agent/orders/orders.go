@@ -229,7 +229,7 @@ func (o *Orders) apply(old, next control.StandingOrders) error {
 		}
 	}
 	o.Exclusively(func() { o.now.Store(&next) })
-	o.settings.Now().Sites.Pin(siteNames(&next))
+	o.settings.Now().Sites.Pin(siteNames(&next), receiverSites(&next)...)
 	var pauses []queue.Pause
 	for _, b := range next.Pauses {
 		if f := b.Filter; !OfEnvelope(f) {

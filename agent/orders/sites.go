@@ -95,12 +95,18 @@ func (o *Orders) Split(name, also string) {
 	for _, p := range now.Pauses {
 		if p.Filter.Site == name {
 			p.Filter.Site = also
+			if p.Receiver != "" {
+				p.Receiver = also // which is resumed by itself
+			}
 			next.Pauses = append(next.Pauses, p)
 		}
 	}
 	for _, l := range now.Limits {
 		if l.Name == name {
 			l.Name = also
+			if l.Receiver != "" {
+				l.Receiver = also
+			}
 			next.Limits = append(next.Limits, l)
 		}
 	}

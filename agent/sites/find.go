@@ -127,17 +127,17 @@ func (x *Info) IsSibling(y *Info) bool {
 		alike && slices.ContainsFunc(x.Addresses, func(a netip.Addr) bool { return slices.Contains(y.Addresses, a) })
 }
 
+// NamesSource says whether the name is that of one source's site, not what a receiver is called.
+func (x *Info) NamesSource() bool { return x.stem() != x.Name }
+
 // stem is a name without the source.
 func (x *Info) stem() string { return strings.TrimSuffix(x.Name, ":"+x.Source.String()) }
 
-// Siblings returns the sites of the same receiver that it has for other sources, in no order. It
-// looks at all sites.
+// Siblings returns the sites of the same receiver that it has for other sources, in no order, that
+// of the kernel's choice among them. It looks at all sites.
 func (b *Book) Siblings(x *Info) (list []Info) {
-	if !x.Source.IsValid() {
-		return nil
-	}
 	b.each(func(s *site) {
-		if !s.source.IsValid() || s.source == x.Source || (s.provider != "") != x.Provider {
+		if s.source == x.Source || (s.provider != "") != x.Provider {
 			return
 		}
 		if y := s.info(Name); y.IsSibling(x) {

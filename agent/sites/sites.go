@@ -99,11 +99,14 @@ type Book struct {
 	expected map[string]bool
 	sources  map[netip.Addr]bool // that sites have, or had
 	orders   Orders
-	last     uint64 // id
-	left     *site  // lost its name in this look-up, and gets another one
-	of       Group  // of hosts there
-	changed  bool   // since it was saved, for more than times
-	touched  bool   // for times alone
+
+	everywhere map[string]bool // of the pinned, those with orders for all sources
+
+	last    uint64 // id
+	left    *site  // lost its name in this look-up, and gets another one
+	of      Group  // of hosts there
+	changed bool   // since it was saved, for more than times
+	touched bool   // for times alone
 
 	saving  sync.Mutex
 	saved   time.Time
@@ -152,6 +155,9 @@ func New() *Book {
 type Orders interface {
 	Moved(old, name string)  // the site that an earlier version called old
 	Split(name, also string) // also was a part of a site that Pin has named, or has its mail now
+	// Follow: also is a site of the same receiver for another source as one of which Pin was told
+	// that an order holds for all sources.
+	Follow(name, also string)
 }
 
 // Expect says who hears, and which names of earlier versions (Answer.Old) orders have.
@@ -167,13 +173,18 @@ func (b *Book) Expect(old []string, orders Orders) {
 }
 
 // Pin says which names orders are about: no others get them, however long the sites are not
-// looked up, and the sites are not joined to others.
-func (b *Book) Pin(names []string) {
+// looked up, and the sites are not joined to others. Orders about those that are named
+// everywhere, too, hold for the receiver's sites of all sources, whenever these get their first
+// mail.
+func (b *Book) Pin(names []string, everywhere ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.pinned = make(map[string]bool)
+	b.pinned, b.everywhere = make(map[string]bool), make(map[string]bool)
 	for _, name := range names {
 		b.pinned[name] = true
+	}
+	for _, name := range everywhere {
+		b.everywhere[name] = true
 	}
 }
 
@@ -181,7 +192,10 @@ func (b *Book) Pin(names []string) {
 // same for two domains exactly if their hosts of each preference have the same sets. The
 // name is "" if no host has an address.
 func (b *Book) Site(now time.Time, a *Answer) (name, hosts string) {
-	s, name, hosts, was, old := b.look(seconds(now), a)
+	s, name, hosts, was, elsewhere, old := b.look(seconds(now), a)
+	for _, other := range elsewhere {
+		b.orders.Follow(other, name)
+	}
 	if s == nil || !old && was == "" {
 		return name, hosts
 	}
@@ -203,8 +217,9 @@ func (b *Book) Site(now time.Time, a *Answer) (name, hosts string) {
 }
 
 // look is Site. old says that orders have the site's name of an earlier version; was is the
-// name of another site, orders about which are to hold for this one.
-func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, old bool) {
+// name of another site, orders about which are to hold for this one; of those elsewhere, the
+// receiver's for other sources, orders that are for all sources.
+func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, elsewhere []string, old bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if most := 2 * (len(a.Groups) + 1); len(b.sets)+most > b.most || len(b.groups)+most > b.most*groupsPerSite {
@@ -234,7 +249,7 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 		b.left, b.of = nil, Group{}
 	}
 	if best == nil {
-		return nil, "", "", "", false
+		return nil, "", "", "", nil, false
 	}
 	if a.Provider != "" {
 		best = b.provider(now, source, a.Provider, of)
@@ -251,7 +266,34 @@ func (b *Book) look(now uint32, a *Answer) (s *site, name, hosts, was string, ol
 	if !b.pinned[best.was] || b.orders == nil {
 		best.was = ""
 	}
-	return best, best.name, string(list), best.was, b.expected[a.Old]
+	return best, best.name, string(list), best.was, b.elsewhere(best, of), b.expected[a.Old]
+}
+
+// elsewhere are the sites that a site's receiver has for other sources, of those with orders for
+// all sources: by name, sorted. They have the same set, or had an answer with the same hosts, as the
+// DNS may show each source a part of the set.
+func (b *Book) elsewhere(s *site, of *Group) (names []string) {
+	if len(b.everywhere) == 0 || b.orders == nil {
+		return nil
+	}
+	for from := range b.sources {
+		if from == s.source {
+			continue
+		}
+		var found [2]*site
+		if s.provider != "" {
+			found[0] = b.sets[keyOf("provider", from, s.provider)]
+		} else {
+			found = [...]*site{b.sets[setKey(from, s.addrs)], b.member(from, of.Hosts...)}
+		}
+		for _, x := range found {
+			if x != nil && b.everywhere[x.name] && !slices.Contains(names, x.name) {
+				names = append(names, x.name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // until is the name of the site that an answer had until sources were configured, until

@@ -513,14 +513,17 @@ func TestManyUseABook(t *testing.T) {
 // deaf forgets what it is told.
 type deaf struct{}
 
-func (*deaf) Moved(string, string) {}
-func (*deaf) Split(string, string) {}
+func (*deaf) Moved(string, string)  {}
+func (*deaf) Follow(string, string) {}
+func (*deaf) Split(string, string)  {}
 
 // told is what orders are told.
 type told []string
 
 func (t *told) Moved(old, name string)  { *t = append(*t, old+" -> "+name) }
 func (t *told) Split(name, also string) { *t = append(*t, name+" + "+also) }
+
+func (t *told) Follow(name, also string) { *t = append(*t, name+" = "+also) }
 
 // Orders about a site hold on for each part of it when it falls apart.
 func TestOrdersFollowThePartsOfASite(t *testing.T) {
@@ -725,6 +728,43 @@ func TestOrdersHoldWhenSourcesComeAndGo(t *testing.T) {
 	after, _ := w.Site(w.now, &a)
 	if got := strings.Join(heard, "; "); got != before+" + "+after {
 		t.Errorf("%q, and then %q: orders hold for %q", before, after, got)
+	}
+}
+
+// An order for all sources follows to the sites that a receiver gets for others: those of the same
+// hosts, or of the same set; one about a source's site does not.
+func TestOrdersForAllSourcesFollow(t *testing.T) {
+	t.Parallel()
+	for _, provider := range []string{"", "big"} {
+		w := newWorld(t)
+		var heard told
+		w.Expect(nil, &heard)
+		first, second := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
+		site := func(domain, host string, from netip.Addr, list ...string) string {
+			a := w.answer(domain, tier(host, list...))
+			a.Provider, a.Source, a.Several, a.Sources = provider, from, true, []netip.Addr{first, second}
+			name, _ := w.Site(w.now, &a)
+			return name
+		}
+		before := site("a.test", "mx.a.test", first, "192.0.2.1", "192.0.2.2")
+		w.Pin([]string{before})
+		hosts := site("a.test", "mx.a.test", second, "192.0.2.1")
+		if len(heard) > 0 {
+			t.Errorf("an order for one source: %q", heard)
+		}
+		w.Pin([]string{before}, before)
+		if site("a.test", "mx.a.test", second, "192.0.2.1"); strings.Join(heard, "; ") != before+" = "+hosts {
+			t.Errorf("the same hosts: %q", heard)
+		}
+		heard = nil
+		set := site("b.test", "mx.b.test", second, "192.0.2.2", "192.0.2.1")
+		if strings.Join(heard, "; ") != before+" = "+set {
+			t.Errorf("the same set: %q", heard)
+		}
+		heard = nil
+		if site("c.test", "mx.c.test", second, "192.0.2.3"); provider == "" && len(heard) > 0 {
+			t.Errorf("another receiver: %q", heard)
+		}
 	}
 }
 

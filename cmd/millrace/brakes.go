@@ -55,7 +55,8 @@ func (c *pauseCmd) Help() string {
 way finish; new mail is taken into the spool and waits; nothing expires. What is on its
 way home to the host goes on, unless --queue handback is said. A domain after --site
 stands for the whole site, which other domains may share: the command says how many are
-known.
+known. A receiver has a site for each source address: --site is for all of them, known or
+not yet, unless it is the name of one, "example.net:192.0.2.1".
 
 A queue, a site, a stream and a domain may be combined, and a sender, a SASL user and
 a client. millrace brakes lists what is paused.
@@ -88,7 +89,7 @@ func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
 	if err := client.Pause(ctx, b); err != nil {
 		return err
 	}
-	tellSeveral(&found)
+	tellSeveral(&found, f.Site)
 	if found.Others > 0 {
 		printable.Fprintf(os.Stdout, "the whole site is paused, for %s too; millrace pause --domain %s is for that one alone\n", count(found.Others, "other domain"), f.Site)
 	}
@@ -116,10 +117,14 @@ func namesOf(s *control.SiteFound) []string {
 	return s.Several
 }
 
-// tellSeveral names the sites that an order was for, if there are several.
-func tellSeveral(s *control.SiteFound) {
-	if len(s.Several) > 0 {
+// tellSeveral names the sites that an order was for, by what was given, if that was not the name of
+// one source address's.
+func tellSeveral(s *control.SiteFound, given string) {
+	switch {
+	case len(s.Several) > 0:
 		printable.Fprintln(os.Stdout, "for all source addresses: "+strings.Join(s.Several, ", "))
+	case s.Source != "" && s.Name != given && strings.HasSuffix(s.Name, ":"+s.Source):
+		printable.Fprintln(os.Stdout, "for all source addresses: "+s.Name+" so far")
 	}
 }
 
@@ -351,7 +356,7 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	tellSeveral(&found)
+	tellSeveral(&found, c.Name)
 	return g.spread(ctx, client, c.Here, "set")
 }
 
