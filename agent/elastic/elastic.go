@@ -71,8 +71,9 @@
 //
 //	evidence              condition       meaning               action
 //	any is refused        nothing is up,  a door, no limit      the site waits as after refused replacements;
-//	                      nor was for 6 s                       that address, if it took none yet, 0.6 s, then
-//	                                                            longer; a growing site grows on afterwards
+//	                      nor was for 6                         that address, if it took none yet, 0.6 s, then
+//	                      s, nor of                             longer; a growing site grows on afterwards
+//	                      other sites
 //	growth is refused     that address    its own affair        it waits 0.6 s, then longer, up to 15 min; the
 //	                      never let one                         site grows on, there too after the wait, and tries
 //	                      in, others do                         it among the probes once bounded
@@ -108,9 +109,10 @@
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
 //	many
-//	anything is let in    shut            it is over            what was wanted before the first refusal, less an
-//	                                                            eighth; but what was held, if no probes came up
-//	                                                            since the last time
+//	anything is let in    shut            it is over            what was wanted before the first refusal (where
+//	                                                            other sites hold slots there, before the last),
+//	                                                            less an eighth; but what was held, if no probes
+//	                                                            came up since the last time
 //	votes for a longer    -               slots lag             each is held so much longer; one replacement at a
 //	lag                                                         time at first; where it never was so long, what
 //	                                                            was held uncounted when growth was refused is
@@ -154,8 +156,8 @@
 // as let in when a message of it was accepted, no longer when it came up. A connect that
 // was begun before the last refusal at its address tells nothing new.
 //
-// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01 each; that of
-// a replacement, which asked for no more than was held, leaves 1. A
+// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01 each; where
+// nothing is up, and so nothing earned, 1 is left. A
 // round of probes needs 1, so that refusals stay near one percent; while wary it is time that a round
 // is paid with. An early replacement needs none: a few find the lag, and one held for too long costs
 // every session. A round is of one probe, or of twice as many as the last one if that came up, at

@@ -108,7 +108,8 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	crowd := now.Sub(s.refusals.last).Seconds() <= s.latency
 	alone := !x.Began.Before(s.refusals.last)
 	s.refusals.last = now
-	if x.Why == slots.Replace && !proven { // no more was asked for than was held: one test may follow
+	ours := s.others() == 0             // else what others hold may be what was refused for
+	if s.Live == 0 && ours && !proven { // nothing up earns nothing: one test may follow
 		s.credit = min(s.credit, max(1, s.credit-1))
 	} else {
 		s.credit = max(owed, s.credit-1)
@@ -124,8 +125,8 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		s.probe.streak, s.probe.at = 0, now.Add(s.probe.gap)
 		s.set(now, min(s.want, s.Held()), fmt.Sprintf("%s refused a message with %d up: %s", a.Key.Host.Addr(), a.Live+1, reply))
 	case x.Why == slots.Early:
-	case (x.Why == slots.Replace && s.state == bounded || s.emptied(now)) && !(s.Live == 0 && s.foreign(a)):
-		if a.Live == 0 && x.Why == slots.Grow {
+	case (x.Why == slots.Replace && s.state == bounded || s.emptied(now) && (x.Why == slots.Replace || ours)) && !(s.Live == 0 && s.foreign(a)):
+		if x.Why == slots.Grow {
 			a.Strikes++
 			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
 		}
@@ -267,11 +268,15 @@ func (s *Site) close(now time.Time, cause string) {
 		s.probe.at = now.Add(s.probe.gap)
 		cause = "refusals are punished: " + cause
 	}
-	if s.refusals.shut == 2 { // what was refused were no slots that are freed late
+	if s.refusals.shut == 2 && s.others() == 0 { // what was refused were no slots that are freed late
 		s.late.votes, s.late.lag = nil, 0
 	}
 	if s.refusals.shut == 1 {
-		s.refusals.regain = s.refusals.held - s.refusals.held/8
+		before := s.refusals.held
+		if s.others() > 0 {
+			before = s.want
+		}
+		s.refusals.regain = before - before/8
 		if s.refusals.regained { // that was too much
 			s.refusals.regain = n
 		}
