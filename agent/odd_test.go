@@ -181,13 +181,7 @@ func TestTooManyRecipientsGoInTheNextTransaction(t *testing.T) {
 			}))
 			s.start()
 			const messages, recipients = 5, 18
-			for i := range messages {
-				var to []string
-				for j := range recipients {
-					to = append(to, fmt.Sprintf("u%d.%d@far.test", i, j))
-				}
-				s.send(spool.Envelope{Sender: "n@news.test"}, letter, to...)
-			}
+			s.sendWide(messages, recipients)
 			s.until("all delivered", func() bool { return len(s.at("far")) == messages*recipients && s.empty() })
 			st := s.net.Stats()
 			if n := st.Provider("far").Refused[sink.CauseRecipients]; n > recipients {
@@ -197,6 +191,25 @@ func TestTooManyRecipientsGoInTheNextTransaction(t *testing.T) {
 				t.Errorf("%d bounces", n)
 			}
 		})
+	}
+}
+
+// sendWide sends messages with several recipients each.
+func (s *stage) sendWide(messages, recipients int) {
+	for i := range messages {
+		var to []string
+		for j := range recipients {
+			to = append(to, fmt.Sprintf("u%d.%d@far.test", i, j))
+		}
+		s.send(spool.Envelope{Sender: "n@news.test"}, letter, to...)
+	}
+}
+
+// allAtOnce fails the test if a recipient was deferred or returned.
+func (s *stage) allAtOnce() {
+	s.t.Helper()
+	if log := s.log.String(); strings.Contains(log, "status=deferred") || strings.Contains(log, "status=bounced") {
+		s.t.Error("a message was deferred")
 	}
 }
 
@@ -227,9 +240,7 @@ func TestConnectionThatTakesNoMoreIsFollowedByAnother(t *testing.T) {
 			if n := st.Provider("far").Refused[tt.cause]; n > 3 {
 				t.Errorf("%d refused: the number was not learned", n)
 			}
-			if log := s.log.String(); strings.Contains(log, "status=deferred") || strings.Contains(log, "status=bounced") {
-				t.Error("a message was deferred")
-			}
+			s.allAtOnce()
 		})
 	}
 }
@@ -241,17 +252,9 @@ func TestRecipientsOfAConnectionThatTakesNoMoreGoOnAnother(t *testing.T) {
 	s := newStage(t, func(c *config.Config) { hours(c); c.General.MaxSessions = 1 }, far(sink.Behaviour{SessionRecipients: 10}))
 	s.start()
 	const messages, recipients = 20, 7
-	for i := range messages {
-		var to []string
-		for j := range recipients {
-			to = append(to, fmt.Sprintf("u%d.%d@far.test", i, j))
-		}
-		s.send(spool.Envelope{Sender: "n@news.test"}, letter, to...)
-	}
+	s.sendWide(messages, recipients)
 	s.until("all delivered", func() bool { return len(s.at("far")) == messages*recipients && s.empty() })
-	if log := s.log.String(); strings.Contains(log, "status=deferred") || strings.Contains(log, "status=bounced") {
-		t.Error("a message was deferred")
-	}
+	s.allAtOnce()
 	st := s.net.Stats()
 	if n := st.Provider("far").Refused[sink.CauseRecipients]; n > messages*recipients/4 {
 		t.Errorf("%d refused: the number was not learned", n)

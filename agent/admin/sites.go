@@ -262,15 +262,13 @@ func (b *Backend) keptSites(ctx context.Context, text string) (names []string, r
 	return names, receiver, book.Save(time.Now(), true)
 }
 
-// followAll has an order for a receiver hold for those of its sites, too, that have come since they
-// were asked for: before the Book knew of the order.
-func (b *Backend) followAll(names []string) {
+// follow has an order for a receiver, about one of its sites, hold for those of its sites, too, that
+// have come since they were asked for: before the Book knew of the order.
+func (b *Backend) follow(name string) {
 	book := b.settings.Now().Sites
-	for _, name := range names {
-		for _, x := range b.infos([]string{name}) {
-			for _, y := range book.Siblings(&x) {
-				b.orders.Follow(name, y.Name)
-			}
+	for _, x := range b.infos([]string{name}) {
+		for _, y := range book.Siblings(&x) {
+			b.orders.Follow(name, y.Name)
 		}
 	}
 }

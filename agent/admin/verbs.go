@@ -65,7 +65,7 @@ func (b *Backend) Pause(ctx context.Context, p control.Pause) (failed error) {
 	}
 	if receiver != "" {
 		for i := range filters {
-			b.followAll([]string{filters[i].Site})
+			b.follow(filters[i].Site)
 		}
 	}
 	if orders.OfEnvelope(p.Filter) {
@@ -227,7 +227,11 @@ func (b *Backend) Limit(ctx context.Context, l control.Limit) error {
 		}
 	}
 	if !ends && l.Receiver != "" {
-		defer b.followAll(names)
+		defer func() {
+			for _, name := range names {
+				b.follow(name)
+			}
+		}()
 	}
 	if here == nil {
 		return nil

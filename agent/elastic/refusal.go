@@ -127,8 +127,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 	case x.Why == slots.Early:
 	case (x.Why == slots.Replace && s.state == bounded || s.emptied(now) && (x.Why == slots.Replace || ours)) && !(s.Live == 0 && s.foreign(a)):
 		if x.Why == slots.Grow {
-			a.Strikes++
-			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+			leaveAlone(a, now)
 		}
 		s.strike(x, now, alone, x.Why == slots.Grow || !moved && x.Waited() <= s.late.votes.most())
 	case x.Why == slots.Probe:
@@ -149,8 +148,7 @@ func (s *Site) Refused(x *slots.Slot, now time.Time, reply string) {
 		a.Accepted += s.hostHolds(now) / max(1, len(s.addresses))
 		s.refusals.doubt, s.probe.at = true, now.Add(gapMin)
 		if a.Live == 0 {
-			a.Strikes++
-			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+			leaveAlone(a, now)
 			if a.Accepted == 0 && s.Live > 0 || s.foreign(a) { // this host takes none: its own affair
 				return
 			}
@@ -202,8 +200,7 @@ func (s *Site) Foreign(x *slots.Slot, now time.Time, reply string) {
 		return
 	}
 	a.Cut = now
-	a.Strikes++
-	a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+	leaveAlone(a, now)
 }
 
 // others is how many slots other sites hold at the addresses of this one: they count in the
@@ -246,8 +243,7 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 	case lags: // it may not be free yet
 	default:
 		if a.GiveUp(x); a.Live == 0 && s.Live > 0 { // its own affair
-			a.Strikes++
-			a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
+			leaveAlone(a, now)
 		}
 		s.probe.gap, s.probe.at = gapMin, earlier(s.probe.at, now.Add(gapMin)) // it may be had again soon
 		s.set(now, max(s.Held(), s.want-1), cause)
@@ -282,6 +278,12 @@ func (s *Site) close(now time.Time, cause string) {
 		}
 	}
 	s.set(now, n, cause)
+}
+
+// leaveAlone has an address that was refused with none up there wait, longer each time.
+func leaveAlone(a *slots.Address, now time.Time) {
+	a.Strikes++
+	a.Opens = now.Add(wait(a.Strikes+1, len(waits)))
 }
 
 // shutFor is how long a door is left alone that was found shut so many times: much longer each time

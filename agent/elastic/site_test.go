@@ -201,7 +201,7 @@ func TestHostThatTakesNoneAnyMoreCostsTheOthersNothing(t *testing.T) {
 		}
 	}
 	pass(2 * time.Minute)
-	if len(x.up) != 20 || x.refused > 45 {
+	if len(x.up) != 20 || x.refused > 40 {
 		t.Errorf("%d up, %d refused: %v", len(x.up), x.refused, x.s)
 	}
 	if b := x.s.Brief(x.now); b.Refusing != 1 {
