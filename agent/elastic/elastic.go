@@ -15,7 +15,7 @@
 //	s.Foreign                                   // instead of Refused, where nothing was ever taken
 //	wait := s.MayBegin(&slot, now)              // before each message; 0: it may
 //	s.Accepted | s.TooFast | s.Refused          // after it; Refused ends the session, too
-//	s.Ended(&slot, now)                         // however else a session that was up ends
+//	s.Ended(&slot, now)                         // however else a session that was up ends, as by a 421 once it had its messages
 //	s.Surplus(now), s.Next()                    // sessions to retire; when to call Open again
 //	s.Rest(now)                                 // about twice a minute: frees what has faded
 //
@@ -63,20 +63,22 @@
 // after the third and 2.8 s after each later one. Until then nobody else is called for it, and no
 // round of probes begins. A place is given up when a replacement is refused that
 // began after slots are free for sure: by the votes, which may rule out any lag so that the first
-// refusal does it, or after slots.LagMax (6 s) where they rule nothing out. A place that nobody
+// refusal or the second does it, or after slots.LagMax (6 s) where they rule nothing out. A place that nobody
 // had, as after an idle time or a restart, waits from the start of its first connect; refused at an
 // address with as many up as it accepted, it is one too many there, and waits for nothing.
+//
+// Where nothing is up, nor was for 6 s, and no other site holds slots there, a refusal may be a door
+// and tells of no limit: whatever its connect was for it is read as a replacement's (the address that
+// growth went to waits by itself, too), and a growing site grows on afterwards. Else, while a site is
+// growing or on a plateau, any refusal is read as growth's. An address that waits by itself does so for
+// 0.6 s, and after each further refusal for longer: 1.4, 2.8 and 15 s, 1, 4 and 15 min.
 //
 // What evidence does; of the rows that fit, the first counts:
 //
 //	evidence              condition       meaning               action
-//	any is refused        nothing is up,  a door, no limit      the site waits as after refused replacements;
-//	                      nor was for 6                         that address, if it took none yet, 0.6 s, then
-//	                      s, nor of                             longer; a growing site grows on afterwards
-//	                      other sites
-//	growth is refused     that address    its own affair        it waits 0.6 s, then longer, up to 15 min; the
-//	                      never let one                         site grows on, there too after the wait, and tries
-//	                      in, others do                         it among the probes once bounded
+//	growth is refused     that address    its own affair        it waits by itself; the site grows on, there
+//	                      never let one                         too after the wait, and tries it among the
+//	                      in, others do                         probes once bounded
 //	                      -               the limit             bounded at what is held, under way, vacant or
 //	                                                            waiting, but the one refused; that address at what
 //	                                                            it accepted, others not; one replacement at a time
@@ -94,17 +96,17 @@
 //	                      and one more
 //	                      was refused
 //	                      shortly before
-//	                      shut, or none   lowered, busy, a ban  what is held is wanted, at least one; shut for
+//	                      shut; or none   lowered, busy, a ban  what is held is wanted, at least one; shut for
 //	                      let in for 6 s                        15 s, then twice as long each time, up to 4 min;
-//	                      and a quarter                         addresses keep what they accepted; votes on the
-//	                      missing                               lag are forgotten
+//	                      and nothing is                        addresses keep what they accepted; votes on the
+//	                      up or a quarter                       lag are forgotten
+//	                      missing
 //	                      on trial        others' places        what is on trial is given back
 //	                      waited less     not free yet          the place waits and is tried again
 //	                      than can be
 //	                      -               one too many, or      one place is given up, at that address and of the
-//	                                      somebody took it      site; the address waits 0.6 s, then longer, if
-//	                                                            none is up there but elsewhere; a round of probes
-//	                                                            within 4 s
+//	                                      somebody took it      site; the address waits by itself if none is up
+//	                                                            there but elsewhere; a round of probes within 4 s
 //	early replacement     -               -                     nothing but the votes
 //	a later message is    -               what is left fits     bounded at what is still held
 //	refused as one too
@@ -144,19 +146,19 @@
 // How late slots are freed is told by what connects met (votes.go): every connect that was
 // let in or refused at once votes on the lag, unless it was refused when an earlier
 // refusal may have had consequences, or by the host's place. That there is a lag at all
-// takes three votes at least. Where much is spoken against every lag, refusals go by chance (one
-// of several backends answers) or by what others hold, and nothing is ruled out: a place waits
-// as long as it may. Where later messages are refused as one too many, the votes are forgotten:
-// what a connect met is not judged there. Votes fade within minutes; the lag that they told
-// stays until others speak against it.
+// takes three votes at least. Longer ones are ruled out where two votes more are against them than against
+// another: without votes none is, also where no lag was found. Where much is spoken against every one and
+// against none at all, refusals go by chance (one of several backends answers) or by what others hold,
+// and nothing is ruled out: a place waits as long as it may. Where later messages are refused as one
+// too many, the votes are forgotten: what a connect met is not judged there. Votes fade within minutes;
+// the lag that they told stays until others speak against it.
 //
-// While a site is growing or on a plateau every connect counts as growth, but where nothing has been
-// up for slots.LagMax at an address that let us in before: that is a replacement. A refusal of a
-// session's first message is one of its connect; from the first such on a session counts
-// as let in when a message of it was accepted, no longer when it came up. A connect that
-// was begun before the last refusal at its address tells nothing new.
+// A refusal of a session's first message is one of its connect, which then was never let in; from
+// the first such on a session of the site, at whatever address, counts as let in when a message of it was
+// accepted, no longer when it came up. A connect that was begun before the last refusal at its
+// address tells nothing new.
 //
-// Every refusal that tells something costs 1 of a credit that accepted messages earn, 0.01 each; where
+// Each other refusal, of a place that waits too, costs 1 of a credit that accepted messages earn, 0.01 each; where
 // nothing is up, and so nothing earned, 1 is left. A
 // round of probes needs 1, so that refusals stay near one percent; while wary it is time that a round
 // is paid with. An early replacement needs none: a few find the lag, and one held for too long costs
