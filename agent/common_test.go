@@ -83,9 +83,10 @@ func TestFleetObeysWhatOneNodeOrders(t *testing.T) {
 	if l := b.log.Lines("msg=admin", "do=pause", `user\":\"hacked`, fmt.Sprintf("who=%q", who.String()), "node=a"); len(l) != 1 {
 		t.Errorf("the log of the other node does not say who paused: %q", l)
 	}
-	if x, err := a.admin().Spread(t.Context()); err != nil || !slices.Equal(x.Confirmed, []string{"a", "b"}) || len(x.Missing) != 0 || x.Fleet != "f" {
-		t.Errorf("spread: %+v, %v", x, err)
-	}
+	a.until("both have confirmed", func() bool { // b does so after it has obeyed
+		x, err := a.admin().Spread(t.Context())
+		return err == nil && slices.Equal(x.Confirmed, []string{"a", "b"}) && len(x.Missing) == 0 && x.Fleet == "f"
+	})
 	if n := len(a.standing().Pauses); n != 1 {
 		t.Errorf("%d pauses on a, want its own alone", n)
 	}

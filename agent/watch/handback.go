@@ -121,13 +121,16 @@ func (w *Watch) QueueLoop(ctx context.Context) {
 			w.hostQueue.Store(nil)
 			continue
 		}
+		found := host != postconf.HostQueue{} // else postconf is asked first where it is, once
 		began := time.Now()
 		n, err := host.Length(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		now := time.Now()
-		wait = max(wait, lookShare*now.Sub(began))
+		if found {
+			wait = max(wait, lookShare*now.Sub(began))
+		}
 		if err != nil {
 			w.hostQueue.Store(&hostQueue{length: -1})
 			wait = settingsEvery
