@@ -12,7 +12,7 @@
 //	s.Wants(now, candidates)                    // says whether Open would begin a connect
 //	s.Hangs(&slot, now)                         // after slots.HangAfter, and now and then
 //	s.CameUp | s.Refused | s.Failed | s.Void    // exactly one of them ends the connect
-//	s.Foreign                                   // instead of Refused, where nothing was ever taken
+//	s.Foreign                                   // instead of Refused and TooFast, where nothing was ever taken
 //	wait := s.MayBegin(&slot, now)              // before each message; 0: it may
 //	s.Accepted | s.TooFast | s.Refused          // after it; Refused ends the session, too
 //	s.Ended(&slot, now)                         // however else a session that was up ends, as by a 421 once it had its messages
@@ -138,10 +138,10 @@
 // at a Postfix whose processes are all busy: it is ended. One that hangs where nothing is up goes on,
 // while another is made in its stead.
 //
-// Who joins a provider by the names of his hosts may let us in, and refuse the first message. The caller knows
-// who may be such a one, and tells of his refusals by Foreign where nothing was ever taken: the address waits, at
-// first 0.6 s and at last 15 min, and the site learns nothing, for it has lost nothing. Nor does it learn from the
-// time that connects take there.
+// Who joins a provider by the names of his hosts may let us in, and refuse the first message, or call it too
+// fast. The caller knows who may be such a one, and tells of his refusals by Foreign where nothing was ever
+// taken: the address waits, at first 0.6 s and at last 15 min, and the site learns nothing, for it has lost
+// nothing. Nor does it learn from the time that connects take there.
 //
 // How late slots are freed is told by what connects met (votes.go): every connect that was
 // let in or refused at once votes on the lag, unless it was refused when an earlier

@@ -185,8 +185,8 @@ func (s *Site) emptied(now time.Time) bool {
 // provider by the names of his hosts may refuse all.
 func (s *Site) foreign(a *slots.Address) bool { return a.Accepted == 0 && s.latency > 0 }
 
-// Foreign notes a connect, or a session's first transaction, that was refused where nothing was ever taken, and
-// that is its address's own affair: it waits, longer each time, and the site learns nothing.
+// Foreign notes a connect, or a session's first transaction, that was refused, for the rate too, where nothing was
+// ever taken, and that is its address's own affair: it waits, longer each time, and the site learns nothing.
 func (s *Site) Foreign(x *slots.Slot, now time.Time, reply string) {
 	s.run(now)
 	s.leave(x, now)

@@ -13,12 +13,12 @@ import (
 // crews are how many join a provider, and from how many addresses its mail leaves.
 var crews = []struct{ joiners, sources int }{{5, 1}, {199, 1}, {20, 3}}
 
-// A provider's mail, joined by domains whose hosts let us in and answer 421 to the first message, goes
-// on as if they were not there: who never took anything is refused for reasons of his own.
+// A provider's mail, joined by domains whose hosts let us in and take no message for want of room or for
+// the rate, goes on as if they were not there: who never took anything is refused for reasons of his own.
 func TestJoinersThatAreBusyCostAProviderLittle(t *testing.T) {
 	t.Parallel()
 	for _, c := range crews {
-		for _, reply := range []string{tooBusy, tooMany} {
+		for _, reply := range []string{tooBusy, tooMany, rateLimited} {
 			t.Run(fmt.Sprintf("%d joiners, %d sources, %s", c.joiners, c.sources, reply), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
@@ -42,6 +42,8 @@ func TestProviderIsFoundAmongJoinersThatAreBusy(t *testing.T) {
 	for name, bad := range map[string][2]receiver{
 		"busy":                {busy, busy},
 		"too many":            {{busy: tooMany}, {busy: tooMany}},
+		"too fast":            {{busy: rateLimited}, {busy: rateLimited}},
+		"too fast or busy":    {{busy: rateLimited}, busy},
 		"busy or silent":      {busy, silent},
 		"refusing or silent":  {refusing, silent},
 		"refusing or busy":    {refusing, busy},

@@ -26,7 +26,7 @@ type receiver struct {
 	late     time.Duration // its greeting comes so late
 	mute     bool          // answers none beyond the limit
 	stalls   bool          // answers EHLO, and then closes
-	busy     string        // answers EHLO, and 421 with these words to the first message
+	busy     string        // answers EHLO, and with these words to the first message, or rateLimited to each
 	messages int           // and it ends the connection; 0: never
 	each     bool          // the limit is that of each source
 	holds    time.Duration // a connect that is refused has a place for so long
@@ -135,6 +135,11 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 			return
 		}
 		began = time.Now()
+		if busy == rateLimited {
+			time.Sleep(20 * time.Millisecond)
+			done, sig = deferred(job, busy), []elastic.Signal{{Kind: elastic.RateRefused, Began: began, Text: busy}}
+			continue
+		}
 		if busy != "" {
 			time.Sleep(20 * time.Millisecond)
 			x.end(r, s)
@@ -161,6 +166,8 @@ const (
 	tooBusy = "421 4.3.0 too busy"
 	// tooMany tells of connections, and so is no trouble of the receiver.
 	tooMany = "421 4.7.0 Too many concurrent SMTP connections"
+	// rateLimited leaves the session open.
+	rateLimited = "451 4.7.1 rate limit exceeded"
 )
 
 // deferred are the outcomes of a job of which all is to be tried again.

@@ -77,13 +77,18 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 	site := s.dest.site
 	control := q.control(site)
 	for _, x := range sig {
-		if x.Kind == elastic.Refused || x.Kind == elastic.RateRefused {
+		if takesNone(x) {
 			site.refused++
 		}
 		if !s.holds {
 			continue // the slot was refused: what comes after tells nothing of it
 		}
 		given := s.slot.Given
+		if s.foreign && takesNone(x) {
+			s.holds = false
+			control.Foreign(&s.slot, now, x.Text)
+			continue
+		}
 		switch x.Kind {
 		case elastic.Up:
 			control.CameUp(&s.slot, now)
@@ -98,13 +103,10 @@ func (q *Queue) tell(s *Session, sig []elastic.Signal, own, vain bool, now time.
 			}
 		case elastic.Refused:
 			s.holds = false
-			switch {
-			case s.foreign:
-				control.Foreign(&s.slot, now, x.Text)
-			case s.onTrial: // beside others of its site that work it is its own affair
+			if s.onTrial { // beside others of its site that work it is its own affair
 				control.Failed(&s.slot, now, false)
 				s.slot.Address.Because(x.How, x.Text)
-			default:
+			} else {
 				control.Refused(&s.slot, now, x.Text)
 				s.claims()
 			}
@@ -235,7 +237,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	for i := range sig {
 		turnedAway(&sig[i], s)
 	}
-	s.foreign = s.foreign || slices.ContainsFunc(sig, refused) && s.isForeign()
+	s.foreign = s.foreign || slices.ContainsFunc(sig, takesNone) && s.isForeign()
 	for _, x := range done {
 		q.settle(x, now)
 		tried = tried || x.How != Untried && x.How != FromElsewhere
@@ -285,7 +287,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	s.job, s.second = Job{}, false
 	site := s.dest.site
 	own := false
-	if slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }) {
+	if !s.foreign && slices.ContainsFunc(sig, tooFast) {
 		if own = site.streams().ownAffair(s.stream, now); !own {
 			site.streams().told(s.stream)
 		}
@@ -311,6 +313,10 @@ func worked(x elastic.Signal) bool {
 }
 
 func refused(x elastic.Signal) bool { return x.Kind == elastic.Refused }
+
+func tooFast(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }
+
+func takesNone(x elastic.Signal) bool { return refused(x) || tooFast(x) }
 
 func settled(done []Settled, h Handle) bool {
 	for i := range done {
