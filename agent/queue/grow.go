@@ -179,8 +179,8 @@ func (d *destination) mayJoin() bool {
 }
 
 // isForeign says whether a refusal of the session is foreign to its site: it is of one who may have joined, at
-// an address where nothing was ever taken, be it of a connect or of the first message, for its rate too. A connect that is refused
-// beside a session that is up may be one too many.
+// an address where nothing was ever taken, be it of a connect or of the first message, for its rate too. A
+// connect that is refused beside a session that is up may be one too many.
 func (s *Session) isForeign() bool {
 	a := s.slot.Address
 	return s.dest.mayJoin() && a.Accepted == 0 && a.Proven == 0 && (a.Live == 0 || s.up)
