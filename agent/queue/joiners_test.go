@@ -66,6 +66,26 @@ func TestProviderIsFoundAmongJoinersThatAreBusy(t *testing.T) {
 	}
 }
 
+// Who takes one of a message's recipients, and says too fast to the other, works.
+func TestJoinerThatTakesSomeIsNotLeftAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := joinedProvider(t, 1, 1, func(int) receiver { return receiver{busy: rateLimited, partly: true} })
+		const n = 20
+		p.policy.MaxRecipientsPerMessage = 50
+		p.mail(20_000)
+		pass(5 * time.Second)
+		for i := range n {
+			p.add(spool.ID(100_000+i), "s", "j2.example", "j2.example")
+		}
+		pass(time.Minute)
+		if got := p.met(2).taken; got < n {
+			t.Errorf("%d recipients taken of %d messages", got, n)
+		}
+		p.empty()
+	})
+}
+
 // provider is one that others have joined by the names of their hosts. It takes 20 connections, with
 // 29 messages each.
 type provider struct {

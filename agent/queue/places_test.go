@@ -27,6 +27,7 @@ type receiver struct {
 	mute     bool          // answers none beyond the limit
 	stalls   bool          // answers EHLO, and then closes
 	busy     string        // answers EHLO, and with these words to the first message, or rateLimited to each
+	partly   bool          // but the first recipient of each
 	messages int           // and it ends the connection; 0: never
 	each     bool          // the limit is that of each source
 	holds    time.Duration // a connect that is refused has a place for so long
@@ -138,6 +139,12 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 		if busy == rateLimited {
 			time.Sleep(20 * time.Millisecond)
 			done, sig = deferred(job, busy), []elastic.Signal{{Kind: elastic.RateRefused, Began: began, Text: busy}}
+			if r.partly {
+				done[0].State = spool.State{Status: spool.Delivered}
+				x.mu.Lock()
+				r.taken++
+				x.mu.Unlock()
+			}
 			continue
 		}
 		if busy != "" {

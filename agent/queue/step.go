@@ -237,11 +237,11 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 	for i := range sig {
 		turnedAway(&sig[i], s)
 	}
-	s.foreign = s.foreign || slices.ContainsFunc(sig, takesNone) && s.isForeign()
+	s.foreign = s.foreign || slices.ContainsFunc(sig, takesNone) && !slices.ContainsFunc(done, gone) && s.isForeign()
 	for _, x := range done {
 		q.settle(x, now)
 		tried = tried || x.How != Untried && x.How != FromElsewhere
-		if x.State.Status == spool.Delivered || x.State.Status == spool.HandedBack {
+		if gone(x) {
 			took = true
 			s.dest.site.took, s.dest.site.shut = true, 0
 		}
@@ -317,6 +317,11 @@ func refused(x elastic.Signal) bool { return x.Kind == elastic.Refused }
 func tooFast(x elastic.Signal) bool { return x.Kind == elastic.RateRefused }
 
 func takesNone(x elastic.Signal) bool { return refused(x) || tooFast(x) }
+
+// gone says whether the receiver, or the host, has the mail of a recipient now.
+func gone(x Settled) bool {
+	return x.State.Status == spool.Delivered || x.State.Status == spool.HandedBack
+}
 
 func settled(done []Settled, h Handle) bool {
 	for i := range done {
