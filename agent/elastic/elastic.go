@@ -63,9 +63,9 @@
 // after the third and 2.8 s after each later one. Until then nobody else is called for it, and no
 // round of probes begins. A place is given up when a replacement is refused that
 // began after slots are free for sure: by the votes, which may rule out any lag so that the first
-// refusal or the second does it, or after slots.LagMax (6 s) where they rule nothing out. A place that nobody
-// had, as after an idle time or a restart, waits from the start of its first connect; refused at an
-// address with as many up as it accepted, it is one too many there, and waits for nothing.
+// refusal or the second does it, or after slots.LagMax (6 s) where they rule nothing out. A place that
+// nobody had, as after an idle time or a restart, waits from the start of its first connect; refused at
+// an address with as many up as it accepted, it is one too many there, and waits for nothing.
 //
 // Where nothing is up, nor was for 6 s, and no other site holds slots there, a refusal may be a door
 // and tells of no limit: whatever its connect was for it is read as a replacement's (the address that
@@ -158,10 +158,9 @@
 // accepted, no longer when it came up. A connect that was begun before the last refusal at its
 // address tells nothing new.
 //
-// Each other refusal, of a place that waits too, costs 1 of a credit that accepted messages earn, 0.01 each; where
-// nothing is up, and so nothing earned, 1 is left. A
-// round of probes needs 1, so that refusals stay near one percent; while wary it is time that a round
-// is paid with. An early replacement needs none: a few find the lag, and one held for too long costs
+// Each other refusal, of a place that waits too, costs 1 of a credit that accepted messages earn, 0.01
+// each; where nothing is up, and so nothing earned, 1 is left. A round of probes needs 1, so that refusals
+// stay near one percent; while wary it is time that a round is paid with. An early replacement needs none: a few find the lag, and one held for too long costs
 // every session. A round is of one probe, or of twice as many as the last one if that came up, at
 // most a quarter of what is wanted and one. It comes up when all of it are proven, by a message that
 // was accepted; where one was refused the slots that others won stay, and it counts as refused. No

@@ -136,8 +136,10 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 			return
 		}
 		began = time.Now()
-		if busy == rateLimited {
+		if busy != "" {
 			time.Sleep(20 * time.Millisecond)
+		}
+		if busy == rateLimited {
 			done, sig = deferred(job, busy), []elastic.Signal{{Kind: elastic.RateRefused, Began: began, Text: busy}}
 			if r.partly {
 				done[0].State = spool.State{Status: spool.Delivered}
@@ -148,7 +150,6 @@ func (x *receivers) steps(w *world, s *Session, r *receiver, take func(job Job) 
 			continue
 		}
 		if busy != "" {
-			time.Sleep(20 * time.Millisecond)
 			x.end(r, s)
 			w.Leave(s, deferred(job, busy), []elastic.Signal{
 				{Kind: elastic.Refused, Began: began, Text: busy, Trouble: busy != tooMany}, {Kind: elastic.Lost, Began: began},

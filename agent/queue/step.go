@@ -309,7 +309,7 @@ func (q *Queue) finish(s *Session, done []Settled, sig []elastic.Signal, now tim
 
 // worked says whether a receiver dealt with a transaction, whatever its answer was.
 func worked(x elastic.Signal) bool {
-	return x.Kind == elastic.Accepted || x.Kind == elastic.Refused || x.Kind == elastic.RateRefused
+	return x.Kind == elastic.Accepted || takesNone(x)
 }
 
 func refused(x elastic.Signal) bool { return x.Kind == elastic.Refused }

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/agent/elastic"
@@ -89,14 +90,9 @@ func (s *site) mayProbe(now time.Time) bool {
 
 // judge takes in how a transaction of a session ended.
 func (q *Queue) judge(s *Session, done []Settled, sig []elastic.Signal, now time.Time) {
-	accepted, troubled, fast := false, false, false
-	for i := range done {
-		accepted = accepted || done[i].How == Decided && done[i].State.Status == spool.Delivered
-	}
-	for i := range sig {
-		troubled = troubled || sig[i].Trouble
-		fast = fast || sig[i].Kind == elastic.RateRefused
-	}
+	accepted := slices.ContainsFunc(done, func(x Settled) bool { return x.How == Decided && x.State.Status == spool.Delivered })
+	troubled := slices.ContainsFunc(sig, func(x elastic.Signal) bool { return x.Trouble })
+	fast := slices.ContainsFunc(sig, tooFast)
 	switch {
 	case s.dest.route.Handback, s.foreign:
 	case accepted:
