@@ -44,8 +44,8 @@ type Injector struct {
 // Result counts what became of the messages.
 type Result struct {
 	Ledger     *ledger.Ledger
-	Messages   int           // answered with 250
-	Recipients int           // of these messages
+	Messages   int           // answered with 250, for some of their recipients at least; each once
+	Recipients int           // answered with 250
 	Rejected   int           // recipients refused for good, by themselves or with their message
 	Deferred   int           // recipients refused for now and given up
 	Broken     int           // recipients given up since the connection failed
@@ -136,11 +136,13 @@ type worker struct {
 	number uint64
 	conn   *conn
 	digest ledger.Digest
+	took   bool // something of the message that is delivered now
 }
 
 // deliver offers a message until all its recipients are settled.
 func (w *worker) deliver(ctx context.Context, m *Message) {
 	recipients := m.Recipients
+	w.took = false
 	for {
 		left, err := w.offer(ctx, m, recipients)
 		if err != nil {
@@ -188,8 +190,11 @@ func (w *worker) offer(ctx context.Context, m *Message, recipients []string) (le
 	w.count(func(r *Result) {
 		r.Rejected += t.rejected
 		if t.outcome == taken {
-			r.Messages++
+			if !w.took {
+				r.Messages++
+			}
 			r.Recipients += len(t.accepted)
+			w.took = true
 		}
 	})
 	if t.outcome == taken || t.outcome == doubtful {

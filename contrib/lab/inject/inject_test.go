@@ -225,6 +225,19 @@ func TestRefusalsAtEachCommand(t *testing.T) {
 	}
 }
 
+// A message of which a server takes one recipient now and the other later is one message.
+func TestMessageThatIsTakenInTwoPartsCountsOnce(t *testing.T) {
+	t.Parallel()
+	addr := script(t, "250-x\r\n250 PIPELINING\r\n",
+		"250 x\r\n", "250 x\r\n", "451 x\r\n", "354 x\r\n", "250 after dot\r\n",
+		"250 x\r\n", "250 x\r\n", "354 x\r\n", "250 after dot\r\n", "221 x\r\n")
+	m := &Message{Sender: "s@x", Recipients: []string{"a@x", "b@x"}, Content: []byte("X-Lab-ID: 1\r\n\r\n")}
+	r := runInjector(t, &Injector{Addr: addr, Retry: time.Millisecond}, 1, func(int) *Message { return m })
+	if r.Messages != 1 || r.Recipients != 2 || r.Retries != 1 || r.Deferred+r.Broken+r.Rejected != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // The smoke test of speed: no clock decides, but a stall would show.
 func TestManySmallMessages(t *testing.T) {
 	t.Parallel()
