@@ -33,7 +33,8 @@
 // that took its mail or said too fast, and at none that somebody lists among his own and that has
 // taken nothing (whose). "Too fast" sets the pace to what was accepted, less a twentieth, or to 1/s for all
 // addresses together where that is less and fewer than 20 were accepted; one alone after 20 or more
-// may be by chance and sets none. It takes no slot. Where a
+// may be by chance and sets none. It takes no slot. What was accepted is measured over the time in which a
+// session was up, and over gaps of up to slots.LagMax that "too fast" left at an address (back). Where a
 // message did not wait for the pace, being the first at its address, "too fast" tells nothing of the pace.
 // Accepted messages raise the pace again, slowly at first and then ever faster, until it is far above
 // what is sent and ends (package slots has the figures). Some receivers say "too fast" to a share of the
@@ -124,8 +125,8 @@
 //	                      than chance
 //	                      has it (alone)
 //	                      at a pace       chance, maybe         a higher pace is tried, until more than twice as
-//	                      below one that                        many are refused
-//	                      was, again and
+//	                      below one that                        many are refused, or it holds nothing back; if no
+//	                      was, again and                        less is accepted then, the old pace holds again
 //	                      again
 //	                      -               the receiver's rate   the pace of all addresses is lowered
 //

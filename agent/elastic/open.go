@@ -117,6 +117,9 @@ type called struct {
 	live  int32         // the site's sessions that are up
 	whose whose
 
+	slowed bool  // too fast was its last answer
+	left   int64 // and no session is up there since, Unix time in nanoseconds; 0: one is
+
 	connect float32 // seconds that the last connect took which came up, as long as nothing was taken there
 }
 

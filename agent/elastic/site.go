@@ -141,8 +141,10 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 		s.growth.open--
 	}
 	s.pace.Run(now, s.active())
+	at := s.at(x.Address)
+	at.back(now, s)
 	x.CameUp(now)
-	s.at(x.Address).live++
+	at.live++
 	if !s.refusals.atMail {
 		s.letIn(x, now)
 		s.window = min(s.window+1, s.limits.MaxSessions)
@@ -164,7 +166,9 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 
 // Accepted notes a transaction, begun at a time, of which the receiver took something.
 func (s *Site) Accepted(x *slots.Slot, now, began time.Time) {
-	s.at(x.Address).tie(now, s, ours)
+	at := s.at(x.Address)
+	at.tie(now, s, ours)
+	at.slowed = false
 	s.answered(x, now, began)
 }
 
@@ -260,7 +264,10 @@ func (s *Site) Ended(x *slots.Slot, now time.Time) {
 func (s *Site) leave(x *slots.Slot, now time.Time) {
 	if x.Up() {
 		s.pace.Run(now, s.active())
-		s.at(x.Address).live--
+		at := s.at(x.Address)
+		if at.live--; at.live == 0 && at.slowed {
+			at.left = now.UnixNano()
+		}
 	}
 	if x.Why == slots.Grow && !x.Up() {
 		s.growth.open--

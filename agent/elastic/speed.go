@@ -27,6 +27,7 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 	at := s.at(a)
 	unspaced := s.pace.Value > 0 && a.Pace.Value == 0 && at.whose != ours // it waited for no pace, and tells nothing of it
 	at.tie(now, s, ours)
+	at.slowed = true
 	if s.fast != a {
 		s.fast, s.fastRow = a, 0
 	}
@@ -120,6 +121,20 @@ func (a *called) tie(now time.Time, s *Site, w whose) {
 	if a.whose != w {
 		s.pace.Run(now, s.active()) // before the number of those changes that have the pace
 		a.whose = w
+	}
+}
+
+// back counts for the pace the time since the last session at an address ended that had said too fast last,
+// as one comes up again. Where each such answer ends a session, whose place is not free at once, sessions live
+// for as long as a few messages take, and those are no measure of a rate.
+func (a *called) back(now time.Time, s *Site) {
+	if a.live > 0 || a.left == 0 {
+		return
+	}
+	d := time.Duration(now.UnixNano() - a.left)
+	s.pace.Gap(d, s.active())
+	if a.left = 0; a.Live == 0 {
+		a.Pace.Gap(d, 0)
 	}
 }
 

@@ -73,7 +73,7 @@ func (b *Bucket) Wait(now time.Time, rate float64) time.Duration {
 func (b *Bucket) Take() { b.tokens-- }
 
 // Rate is what was accepted in the last seconds at an address, messages per second in which a
-// session was up there; of n addresses now.
+// session was up there or a gap was counted; of n addresses now.
 func (p *Pace) Rate(now time.Time, n int) float64 {
 	p.meter.Run(now, n)
 	return p.meter.Rate()
@@ -82,6 +82,10 @@ func (p *Pace) Rate(now time.Time, n int) float64 {
 // Run counts the time until now, in which so many addresses were there; to be called before
 // their number changes.
 func (p *Pace) Run(now time.Time, n int) { p.meter.Run(now, n) }
+
+// Gap counts for an address, beside so many that were there, the time until now in which nothing was up at
+// it, as it had ended its sessions for the rate. A gap longer than LagMax has other reasons and is not counted.
+func (p *Pace) Gap(d time.Duration, n int) { p.meter.gap(d, n) }
 
 // Accepted notes a message that was begun at a time, one of so many addresses, and
 // raises the pace when that is due.
@@ -102,6 +106,11 @@ func (p *Pace) Accepted(now, began time.Time, n int) {
 	}
 	idle, guess := p.Value > paceIdle*p.meter.rate(time.Second), p.Known == 0
 	switch {
+	case idle && p.trial && p.proof >= paceProof && p.meter.rate(time.Second) < p.Known: // it brought nothing
+		p.failed()
+		p.Value = p.Known
+		p.begin(now)
+		return
 	case idle && p.proof >= paceProof && (guess || p.trial || p.clean > paceCareful):
 		*p = Pace{meter: p.meter, chance: p.chance, good: p.good, bad: p.bad}
 		return
@@ -165,14 +174,10 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		if p.Known = p.Value; p.good < paceProof {
 			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
 		}
-	case p.trial: // it is the rate; that there is chance, too, only more trials make believe
+	case p.trial:
 		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)
-		p.Known, p.trial, p.from = p.Value, false, 0
-		if p.trials++; p.trials < paceRate {
-			p.chance = 0
-		} else {
-			p.chance /= 2
-		}
+		p.Known = p.Value
+		p.failed()
 		guess = true
 	case p.good < 4 && p.bad >= 6: // not the rate is at fault, but a quota is used up
 		p.Value = max(p.Value/2, paceShut)
@@ -189,9 +194,24 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		p.judge(was)
 	}
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
+	p.begin(now)
+	return p.Value != was
+}
+
+// begin has a pace that was lowered judged by what is begun from now on.
+func (p *Pace) begin(now time.Time) {
 	p.cut, p.step = now.UnixNano(), later(now, paceStep)
 	p.good, p.bad, p.proof, p.clean = 0, 0, 0, 0
-	return p.Value != was
+}
+
+// failed ends a trial of a higher pace: the rate is at fault.
+func (p *Pace) failed() {
+	p.trial, p.from = false, 0
+	if p.trials++; p.trials < paceRate { // that there is chance, too, only more trials make believe
+		p.chance = 0
+	} else {
+		p.chance /= 2
+	}
 }
 
 // judge looks at a cut of a pace after others that it has not come back from: below what was accepted
@@ -256,6 +276,16 @@ func (m *Meter) Run(now time.Time, n int) {
 	if m.wall >= meterWindow {
 		m.prev = float64(m.cur) / m.sum.Seconds()
 		m.wall, m.sum, m.cur = 0, 0, 0
+	}
+}
+
+func (m *Meter) gap(d time.Duration, n int) {
+	if d <= 0 || d > LagMax {
+		return
+	}
+	m.sum += d
+	if n == 0 {
+		m.wall += d
 	}
 }
 

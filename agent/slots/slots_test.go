@@ -265,6 +265,42 @@ func TestPaceFindsARate(t *testing.T) {
 	}
 }
 
+// A receiver that ends the session with each message too fast, and has no place for the next one for some
+// seconds, is asked no faster for that: its sessions live for milliseconds.
+func TestPaceFindsARateBehindGaps(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct{ rate, gap float64 }{{1.5, 3.4}, {9, 2}, {20, 3}} {
+		var p Pace
+		var ours, theirs Bucket
+		theirs.tokens = 1
+		taken, refused := 0, 0
+		gap := time.Duration(x.gap * float64(time.Second))
+		for now := time.Duration(0); now < 5*time.Minute; now += 10 * time.Millisecond {
+			if ours.Wait(at(now), p.Value) > 0 {
+				continue
+			}
+			ours.Take()
+			theirs.tokens = min(max(1, x.rate), theirs.tokens+at(now).Sub(theirs.filled).Seconds()*x.rate)
+			theirs.filled = at(now)
+			if theirs.tokens < 1 {
+				refused++
+				p.TooFast(at(now), at(now), 1)
+				p.Run(at(now), 1)
+				now += gap
+				p.Run(at(now), 0)
+				p.Gap(gap, 0)
+				continue
+			}
+			theirs.tokens--
+			taken++
+			p.Accepted(at(now), at(now), 1)
+		}
+		if got := float64(taken) / 300; got < 0.75*x.rate || refused > 20 {
+			t.Errorf("%.2f messages/s of %.3g, %d refused", got, x.rate, refused)
+		}
+	}
+}
+
 // A receiver that answers some messages as if they were too fast, whatever the pace, gets about what
 // it would if it had another word for it.
 func TestPaceIsNotLoweredForLongByChance(t *testing.T) {

@@ -77,6 +77,10 @@ func rates() []Kind {
 		// The pace must be right at once, not after a minute.
 		{Name: "300 messages/s, fast", Learning: 2 * time.Second, Length: 20 * time.Second, Receiver: Receiver{RTT: 5 * time.Millisecond, Service: 10 * time.Millisecond, Noise: 0.5, Rate: Always(300)}},
 		{Name: "10 messages/s and host", Receiver: normal(func(r *Receiver) { r.Rate, r.RatePerHost = Always(10), true })},
+		{Name: "9 messages/s and host, cut, lag 2s", Receiver: Receiver{
+			Hosts: 3, HostLimit: []int{3, 3, 3}, RTT: 10 * time.Millisecond, Service: 25 * time.Millisecond, Noise: 0.5, Lag: 2 * time.Second,
+			Rate: Always(9), RatePerHost: true, RateEnds: true,
+		}, Marks: Marks{Start: 90, Why: "a lag is 44 transaction times, and all places lag after the burst that shows the rate"}},
 		{Name: "1% too fast by chance", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Moody = 0.01 }),
 			Marks: Marks{Refusals: 0.012, Why: "the receiver refuses as many at any rate"}},
 		{Name: "8% too fast by chance", Sessions: 20, Receiver: normal(func(r *Receiver) { r.Moody = 0.08 }),

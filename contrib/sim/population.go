@@ -28,6 +28,9 @@ const (
 	// Busy receivers are ordinary ones that refuse every connection for a time, at first or later, or
 	// allow each host so many connections in a minute.
 	Busy
+	// Throttling receivers are ordinary ones that limit the rate, end the connection of a message too
+	// fast, and free slots late.
+	Throttling
 )
 
 // drawn is how long a receiver of a population is met, and from when on goodput counts.
@@ -86,11 +89,15 @@ func (p Population) Draw(seed uint64) Kind {
 	r.RTT = seconds(logAmong(0.005, 0.2))
 	r.Service = seconds(logAmong(0.010, 1))
 	r.Noise = rng.Float64()
-	if lag := seconds(among(0.2, 5)); chance(0.3) {
+	late, rated, ends := 0.3, 0.2, 0.5
+	if p == Throttling {
+		late, rated, ends = 1, 1, 1
+	}
+	if lag := seconds(among(0.2, 5)); chance(late) {
 		r.Lag = lag
 	}
-	if rate := logAmong(1, 200); chance(0.2) {
-		r.Rate, r.RatePerHost, r.RateEnds = Always(rate), chance(0.5), chance(0.5)
+	if rate := logAmong(1, 200); chance(rated) {
+		r.Rate, r.RatePerHost, r.RateEnds = Always(rate), chance(0.5), chance(ends)
 	}
 	r.Later, r.Drop = among(0, 0.05), among(0, 0.02)
 	if chance(0.2) && r.Hosts > 1 {
@@ -102,7 +109,7 @@ func (p Population) Draw(seed uint64) Kind {
 		}
 	}
 	switch p {
-	case Ordinary:
+	case Ordinary, Throttling:
 		return k
 	case Busy:
 		if chance(0.3) {

@@ -25,7 +25,7 @@ type options struct {
 	List       bool     `help:"Print the names of all kinds and exit."`
 	Seeds      int      `help:"Runs of each kind; the worst counts." default:"5"`
 	First      int      `help:"Seed of the first run: others than those that the controller was tuned with." default:"1"`
-	Population string   `help:"Meet receivers drawn from a population, one for each seed: ordinary, hard, moody, busy; or the ten of the table." enum:",ordinary,hard,moody,busy,table" default:""`
+	Population string   `help:"Meet receivers drawn from a population, one for each seed: ordinary, hard, moody, busy, throttling; or the ten of the table." enum:",ordinary,hard,moody,busy,throttling,table" default:""`
 	Worst      int      `help:"Of a population, tell of so many of the worst." default:"8"`
 	Course     bool     `help:"Tell the run of the first seed second by second."`
 	Markdown   bool     `help:"Print the table as Markdown."`
@@ -100,6 +100,8 @@ func (o *options) meet(out io.Writer) error {
 		p = sim.Moody
 	case "busy":
 		p = sim.Busy
+	case "throttling":
+		p = sim.Throttling
 	}
 	if o.Course {
 		k := p.Draw(uint64(o.First))
