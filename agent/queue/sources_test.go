@@ -114,7 +114,7 @@ func median(list []course) (m course) {
 
 // Sources that a receiver counts together have equal parts of it in minutes 2 to 5, whatever its hosts
 // do to one too many, and the others have all of it when one has no more mail. Where each source has a
-// limit of its own they take nothing from each other. The median of five courses is judged. (Where a
+// limit of its own they take nothing from each other. The median of nine courses is judged. (Where a
 // connect that is refused has a place, it is the others' for two seconds.)
 func TestSourcesHaveEqualPartsOfAReceiver(t *testing.T) {
 	t.Parallel()
@@ -137,7 +137,7 @@ func TestSourcesHaveEqualPartsOfAReceiver(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var list []course
-			for range 5 {
+			for range 9 {
 				synctest.Test(t, func(t *testing.T) {
 					x := receiversAt(slices.Repeat([]receiver{tt.receiver}, tt.hosts)...)
 					w := sourcesOf(t, x, service, 1500, 6000, 6000)
