@@ -62,7 +62,8 @@
 // not noticed), vacant (ended a lag ago, and nobody called since), or waiting: refused to a
 // replacement, and tried again there 0.2 s after its first refusal, 0.6 s after the second, 1.4 s
 // after the third and 2.8 s after each later one. Until then nobody else is called for it, and no
-// round of probes begins. A place is given up when a replacement is refused that
+// round of probes begins. While none was let in since a refusal the place that is vacant longest is tried
+// first, and last the one that was refused four times. A place is given up when a replacement is refused that
 // began after slots are free for sure: by the votes, which may rule out any lag so that the first
 // refusal or the second does it, or after slots.LagMax (6 s) where they rule nothing out. A place that
 // nobody had, as after an idle time or a restart, waits from the start of its first connect; refused at
@@ -100,8 +101,9 @@
 //	                      shut; or none   lowered, busy, a ban  what is held is wanted, at least one; shut for
 //	                      let in for 6 s                        15 s, then twice as long each time, up to 4 min;
 //	                      and nothing is                        addresses keep what they accepted; votes on the
-//	                      up or a quarter                       lag are forgotten
-//	                      missing
+//	                      up, or a quarter                      lag are forgotten
+//	                      missing and this
+//	                      place for 6 s
 //	                      on trial        others' places        what is on trial is given back
 //	                      waited less     not free yet          the place waits and is tried again
 //	                      than can be

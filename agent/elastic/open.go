@@ -248,14 +248,11 @@ func (s *Site) choose(now time.Time, list []Candidate) (best *slots.Address) {
 	return nil
 }
 
-// often is how many refusals of a place show that others are better tried first. Fewer would
-// have a ban of a second met by a new place with each try.
-const often = 3
-
 // before says whether a connect goes to a rather than to b: to where the pace wants more sessions,
 // unless one that lets none in wants them; at a limit to where a place has become vacant, last to one that
-// was refused so often that the address may take none any more, which must keep no other from being
-// tried; else to where fewer slots are held.
+// was refused in each try that is for a slot freed late, as the address may take none any more, which must
+// keep no other from being tried; after a refusal to the place that has waited longest; else to where fewer
+// slots are held.
 func (s *Site) before(a, b *slots.Address) bool {
 	switch x, y := s.sated(a), s.sated(b); {
 	case x && !y && b.Strikes < 2:
@@ -267,8 +264,11 @@ func (s *Site) before(a, b *slots.Address) bool {
 		if x, y := a.Vacant > 0, b.Vacant > 0; x != y {
 			return x
 		}
-		if x, y := a.Tries() >= often, b.Tries() >= often; x != y {
+		if x, y := a.Tries() >= lagTries, b.Tries() >= lagTries; x != y {
 			return y
+		}
+		if s.refusals.row > 0 && a.Vacant > 0 && b.Vacant > 0 {
+			return a.Since().Before(b.Since())
 		}
 	}
 	return a.Held() < b.Held()

@@ -232,8 +232,10 @@ func (s *Site) strike(x *slots.Slot, now time.Time, alone, lags bool) {
 		return // the host's own connection has the place for a moment
 	}
 	cause := fmt.Sprintf("%s refused a replacement with %d up: %s", a.Key.Host.Addr(), a.Live, s.reply)
+	// A place that became vacant a moment ago may lag, whatever became of others before.
+	none := s.Live == 0 || s.Live < s.want-max(2, s.want/4) && x.Waited() > slots.LagMax
 	switch {
-	case s.wary(now) || r.shut > 0 || now.Sub(r.since) > slots.LagMax && (s.Live == 0 || s.Live < s.want-max(2, s.want/4)):
+	case s.wary(now) || r.shut > 0 || none && now.Sub(r.since) > slots.LagMax:
 		s.close(now, cause)
 	case s.probe.trial > 0: // what was won were others' places
 		s.probe.gap = min(2*s.probe.gap, gapMax)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -46,6 +47,9 @@ func connections() (list []Kind) {
 		Kind{Name: "limit told after the dot", Receiver: normal(func(r *Receiver) { r.Limit, r.LimitAt = Always(10), AtDot })},
 		Kind{Name: "slots freed 1 s late", Receiver: normal(func(r *Receiver) { r.Limit, r.Lag = Always(10), time.Second })},
 		Kind{Name: "slots freed 3 s late", Receiver: normal(func(r *Receiver) { r.Limit, r.Lag = Always(9), 3*time.Second })},
+		Kind{Name: "5 hosts of 1, slots freed 4 s late", Receiver: normal(func(r *Receiver) {
+			r.Hosts, r.HostLimit, r.Lag, r.Drop = 5, slices.Repeat([]int{1}, 5), 4500*time.Millisecond, 0.02
+		})},
 		Kind{Name: "slower with load", Receiver: normal(func(r *Receiver) { r.Capacity = 10 })},
 		Kind{Name: "one message at a time", Receiver: normal(func(r *Receiver) { r.Capacity = 1 })},
 		Kind{Name: "1 message a connection", Receiver: normal(func(r *Receiver) { r.Limit, r.PerConnection, r.Close = Always(40), 1, true })},

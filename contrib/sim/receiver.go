@@ -100,6 +100,13 @@ func (r *Receiver) Possible(at time.Duration, sessions int) float64 {
 	if limit, ok := r.Limit.at(at); ok {
 		n = min(n, limit)
 	}
+	if r.HostLimit != nil {
+		all := 0
+		for _, limit := range r.HostLimit {
+			all += limit
+		}
+		n = min(n, float64(all))
+	}
 	service := r.Transaction()
 	if r.Greylist > 0 {
 		service += r.RTT
@@ -111,6 +118,9 @@ func (r *Receiver) Possible(at time.Duration, sessions int) float64 {
 		if !r.Close {
 			life += r.RTT // the refused MAIL
 		}
+	}
+	if r.Drop > 0 {
+		messages = (1 - math.Pow(1-r.Drop, messages)) / r.Drop
 	}
 	rate := n / (service.Seconds() + life.Seconds()/messages)
 	if r.Capacity > 0 && r.Service > 0 {
