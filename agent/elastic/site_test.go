@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +97,40 @@ func (x *limitedHosts) end() {
 		x.s.Ended(slot, x.now)
 	}
 	x.up = nil
+}
+
+// endAt ends the session at the n-th address.
+func (x *limitedHosts) endAt(n int) {
+	x.up = slices.DeleteFunc(x.up, func(slot *slots.Slot) bool {
+		if slot.Address != x.list[n].Address {
+			return false
+		}
+		x.late = append(x.late, lateEnd{slot.Address, x.now})
+		x.s.Ended(slot, x.now)
+		return true
+	})
+}
+
+// Where hosts take one connection each and notice its end late, sessions that break off one after the
+// other do not shut the door to the rest: a place that became vacant a moment ago only lags.
+func TestEndsOneByOneShutNoDoor(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(5, 1)
+	x.run(time.Minute)
+	if len(x.up) != 5 {
+		t.Fatalf("%d up", len(x.up))
+	}
+	x.lag = 4500 * time.Millisecond
+	for round := range 10 {
+		for n, d := range []time.Duration{2 * time.Second, 3 * time.Second, 2 * time.Second} {
+			x.endAt((round + n) % 5)
+			x.run(d)
+		}
+		x.run(8 * time.Second)
+		if len(x.up) != 5 || x.s.refusals.shut > 0 {
+			t.Fatalf("in round %d %d up: %v", round, len(x.up), x.s)
+		}
+	}
 }
 
 func TestSiteFindsWhatEachHostTakes(t *testing.T) {
