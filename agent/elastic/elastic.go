@@ -38,7 +38,7 @@
 // message did not wait for the pace, being the first at its address, "too fast" tells nothing of the pace.
 // Accepted messages raise the pace again, slowly at first and then ever faster, until it is far above
 // what is sent and ends (package slots has the figures). Some receivers say "too fast" to a share of the
-// messages whatever the pace: where it says so at a pace that is below what was accepted before, a higher
+// messages whatever the pace: where it says so at paces below one that it refused before, a higher
 // one is tried.
 //
 // Each connect has a purpose (slots.Why): growth, the replacement of a session that has
@@ -49,7 +49,7 @@
 //
 // A site is growing until the first refusal that is not one address's own affair: the slots
 // wanted are doubled while that pays by goodput. Where it does not pay the site is on a plateau for
-// a while. That refusal makes it bounded: it holds what was accepted, and probes for more in rounds.
+// a while. Such a refusal makes it bounded: it holds what was accepted, and probes for more in rounds.
 //
 // Three conditions qualify the bounded state:
 //
@@ -62,8 +62,7 @@
 // not noticed), vacant (ended a lag ago, and nobody called since), or waiting: refused to a
 // replacement, and tried again there 0.2 s after its first refusal, 0.6 s after the second, 1.4 s
 // after the third and 2.8 s after each later one. Until then nobody else is called for it, and no
-// round of probes begins. While none was let in since a refusal the place that is vacant longest is tried
-// first, and last the one that was refused four times. A place is given up when a replacement is refused that
+// round of probes begins. A place is given up when a replacement is refused that
 // began after slots are free for sure: by the votes, which may rule out any lag so that the first
 // refusal or the second does it, or after slots.LagMax (6 s) where they rule nothing out. A place that
 // nobody had, as after an idle time or a restart, waits from the start of its first connect; refused at
@@ -101,9 +100,10 @@
 //	                      shut; or none   lowered, busy, a ban  what is held is wanted, at least one; shut for
 //	                      let in for 6 s                        15 s, then twice as long each time, up to 4 min;
 //	                      and nothing is                        addresses keep what they accepted; votes on the
-//	                      up, or a quarter                      lag are forgotten
-//	                      missing and this
-//	                      place for 6 s
+//	                      up; or so, a                          lag are forgotten
+//	                      quarter missing,
+//	                      and this place
+//	                      ended 6 s before
 //	                      on trial        others' places        what is on trial is given back
 //	                      waited less     not free yet          the place waits and is tried again
 //	                      than can be
@@ -127,9 +127,9 @@
 //	                      than chance
 //	                      has it (alone)
 //	                      at a pace       chance, maybe         a higher pace is tried, until more than twice as
-//	                      below one that                        many are refused, or it holds nothing back; if no
-//	                      was, again and                        less is accepted then, the old pace holds again
-//	                      again
+//	                      below one that                        many are refused, or it holds nothing back; if
+//	                      was refused,                          less is accepted then, the old pace holds again
+//	                      again and again
 //	                      -               the receiver's rate   the pace of all addresses is lowered
 //
 // A connect that gets no answer, a closed port or a timeout, tells nothing of limits: its address is
@@ -174,10 +174,10 @@
 //
 // Connects under way are bounded by a window, which grows by one with each that is let in
 // and halves with each refusal. Growth has at most two, or an eighth of what is up, under
-// way; an address that gave no answer, one. After a refused replacement one at a time is
-// tried until one is let in, another vacant place at once, and then, wherever, at the waits of a
-// place, one that was refused three times after all others; refusals that come together count
-// once.
+// way; an address that gave no answer, one. After a refused replacement one connect at a time
+// is tried until one is let in: another vacant place at once, and then one after each of the waits
+// above, by how many were refused in a row, at whatever place; refusals that come together count
+// once. The place that is vacant longest comes first, and last one that was refused four times.
 //
 // The host MTA's own mail has places of the limit, or of a plateau, and may be what was refused
 // for (host.go); several sources at one limit share it, the richest

@@ -166,9 +166,7 @@ func (s *Site) CameUp(x *slots.Slot, now time.Time) {
 
 // Accepted notes a transaction, begun at a time, of which the receiver took something.
 func (s *Site) Accepted(x *slots.Slot, now, began time.Time) {
-	at := s.at(x.Address)
-	at.tie(now, s, ours)
-	at.slowed = false
+	s.at(x.Address).tie(now, s, ours)
 	s.answered(x, now, began)
 }
 
@@ -187,7 +185,9 @@ func (s *Site) answered(x *slots.Slot, now, began time.Time) {
 	s.credit = min(saved, s.credit+earn)
 	smooth(&s.latency, d)
 	s.now.add(d)
-	if s.at(x.Address).whose != others {
+	at := s.at(x.Address)
+	at.slowed = false
+	if at.whose != others {
 		s.pace.Accepted(now, began, s.active())
 	}
 	x.Address.Pace.Accepted(now, began, 1)

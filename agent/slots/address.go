@@ -13,8 +13,8 @@
 // raised no more, and ends. One that was set after fewer than 20 were accepted is a guess, which doubles
 // each second from 5 s on. The first refusal after 20 accepted sets none. Messages refused at a pace that is
 // below one refused before, and has not come back to it, show that the rate is not at fault: a higher one
-// is tried, twice as high each 2 s, until it holds nothing back or more than twice as many are refused. It has
-// failed then, or where it holds nothing back and less is accepted than the old pace was set to. Two such
+// is tried, twice as high each 2 s. The trial ends well where the pace holds nothing back; it has failed where
+// a share of more than twice the former one is refused, or less is accepted than at the old pace. Two such
 // refusals begin the first trial, twice as many the next after each that failed.
 //
 // Package elastic decides; this package only counts. It does no I/O, reads no clock,

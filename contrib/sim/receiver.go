@@ -90,7 +90,7 @@ func (r *Receiver) limitOf(n float64, at time.Duration) int {
 // Possible is the goodput, in messages a second, that the receiver's limits
 // allow a sender with one source address and so many sessions that knows them.
 // A connection's slot is taken from the greeting on, for 2 round trips more than
-// the messages need, and for the lag.
+// the messages need, and for the lag; one that is lost ends before its time.
 func (r *Receiver) Possible(at time.Duration, sessions int) float64 {
 	down, _ := r.Down.at(at)
 	if busy, _ := r.Busy.at(at); down != 0 || busy != 0 {
