@@ -54,7 +54,8 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 		at.Stage, at.Fault, at.Text = outcome.Data, outcome.InDoubt, err.Error()
 	case smtp.Refused:
 		// 421 to MAIL on a warm connection is the server's way to end it: so many
-		// messages and no more, or a shutdown. It says nothing about this message.
+		// messages and no more, or a shutdown. It says nothing about this message, unless its
+		// words are about the rate: see below.
 		f.Untried = res.Stage == smtp.StageMail && res.Reply.Code == 421 && r.Reuse > 1
 	case smtp.Accepted:
 		f.Relayed = !res.DSNTaken
@@ -64,6 +65,9 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 		at.Born = set.BornOf(r.Envelope.Stream, at.Born, now)
 	}
 	f.Decision = set.PolicyOf(r.Route.Queue, r.Envelope.Stream).Decide(now, at)
+	if f.Decision.Signal == elastic.RateRefused && res.Fate == smtp.Refused {
+		f.Untried = false // else the connection seems to have had so many messages as it takes
+	}
 	if f.Decision.Signal == elastic.Closed && r.Used {
 		// The connection has had its messages, said in whatever words: it says nothing about
 		// this one. One that has taken none may say so of more than itself.

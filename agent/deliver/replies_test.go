@@ -24,6 +24,7 @@ import (
 func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 	t.Parallel()
 	goodbye := smtp.Reply{Code: 421, Enhanced: "4.4.2", Text: "closing"}
+	slower := smtp.Reply{Code: 421, Enhanced: "4.7.0", Text: "Message rate exceeded, slow down"}
 	for _, test := range []struct {
 		name    string
 		result  smtp.RcptResult
@@ -35,6 +36,7 @@ func TestWarmConnectionThatEndsCountsNoTry(t *testing.T) {
 		{"lost at MAIL of the first", smtp.RcptResult{Stage: smtp.StageMail}, &smtp.Error{Stage: smtp.StageMail, Err: io.EOF}, 1, false},
 		{"421 to RSET", smtp.RcptResult{Stage: smtp.StageReset}, &smtp.Error{Stage: smtp.StageReset, Reply: goodbye}, 2, true},
 		{"421 to MAIL", smtp.RcptResult{Fate: smtp.Refused, Stage: smtp.StageMail, Reply: goodbye}, &smtp.Error{Stage: smtp.StageMail, Reply: goodbye}, 2, true},
+		{"421 to MAIL for the rate", smtp.RcptResult{Fate: smtp.Refused, Stage: smtp.StageMail, Reply: slower}, &smtp.Error{Stage: smtp.StageMail, Reply: slower}, 2, false},
 		{"421 to RCPT", smtp.RcptResult{Fate: smtp.Refused, Stage: smtp.StageRcpt, Reply: goodbye}, &smtp.Error{Stage: smtp.StageRcpt, Reply: goodbye}, 2, false},
 		{"lost in the content", smtp.RcptResult{Stage: smtp.StageContent}, &smtp.Error{Stage: smtp.StageContent, Err: io.EOF}, 2, false},
 		{"in doubt", smtp.RcptResult{Fate: smtp.InDoubt, Stage: smtp.StageMail}, &smtp.Error{Stage: smtp.StageMail, Err: io.EOF}, 2, false},
