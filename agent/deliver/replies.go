@@ -52,11 +52,6 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 		}
 	case smtp.InDoubt:
 		at.Stage, at.Fault, at.Text = outcome.Data, outcome.InDoubt, err.Error()
-	case smtp.Refused:
-		// 421 to MAIL on a warm connection is the server's way to end it: so many
-		// messages and no more, or a shutdown. It says nothing about this message, unless its
-		// words are about the rate: see below.
-		f.Untried = res.Stage == smtp.StageMail && res.Reply.Code == 421 && r.Reuse > 1
 	case smtp.Accepted:
 		f.Relayed = !res.DSNTaken
 	}
@@ -65,8 +60,10 @@ func (d *Deliverer) read(set *settings.Settings, r *settle.Settlement, item queu
 		at.Born = set.BornOf(r.Envelope.Stream, at.Born, now)
 	}
 	f.Decision = set.PolicyOf(r.Route.Queue, r.Envelope.Stream).Decide(now, at)
-	if f.Decision.Signal == elastic.RateRefused && res.Fate == smtp.Refused {
-		f.Untried = false // else the connection seems to have had so many messages as it takes
+	if res.Fate == smtp.Refused && res.Stage == smtp.StageMail && res.Reply.Code == 421 && r.Reuse > 1 && f.Decision.Signal != elastic.RateRefused {
+		// It is the server's way to end a warm connection: so many messages and no more, or a
+		// shutdown. It says nothing about this message, unless it says that it comes too fast.
+		f.Untried = true
 	}
 	if f.Decision.Signal == elastic.Closed && r.Used {
 		// The connection has had its messages, said in whatever words: it says nothing about

@@ -163,8 +163,8 @@
 //
 // Each other refusal, of a place that waits too, costs 1 of a credit that accepted messages earn, 0.01
 // each; where nothing is up, and so nothing earned, 1 is left. A round of probes needs 1, so that refusals
-// stay near one percent; while wary it is time that a round is paid with. An early replacement needs none: a few find the lag, and one held for too long costs
-// every session. A round is of one probe, or of twice as many as the last one if that came up, at
+// stay near one percent; while wary it is time that a round is paid with. An early replacement needs none:
+// a few find the lag, and one held for too long costs every session. A round is of one probe, or of twice as many as the last one if that came up, at
 // most a quarter of what is wanted and one. It comes up when all of it are proven, by a message that
 // was accepted; where one was refused the slots that others won stay, and it counts as refused. No
 // round begins while one is under way: one's refusal might be the other's. After growth or a probe

@@ -267,7 +267,7 @@ func (s *Site) before(a, b *slots.Address) bool {
 		if x, y := a.Tries() >= lagTries, b.Tries() >= lagTries; x != y {
 			return y
 		}
-		if s.refusals.row > 0 && a.Vacant > 0 && b.Vacant > 0 {
+		if s.refusals.row > 0 && a.Vacant > 0 { // as b's is
 			return a.Since().Before(b.Since())
 		}
 	}

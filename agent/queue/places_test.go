@@ -464,7 +464,7 @@ func TestProviderIsFoundAgainAmongJoiners(t *testing.T) {
 
 // Hosts that do not answer those beyond their limit are used to that limit, and few connects
 // wait there in vain. The median of nine courses is judged: where the last session at a host ends as
-// one more waits there, the host is taken to be down for a minute.
+// one more waits there, the host may be out for minutes.
 func TestSilenceBesideSessionsThatAreUpIsARefusal(t *testing.T) {
 	t.Parallel()
 	var taken, most []int

@@ -232,6 +232,17 @@ func TestAConnectThatHangsIsPassedBy(t *testing.T) {
 	}
 }
 
+// takes is a receiver's bucket, which saves up a second's messages.
+func (b *Bucket) takes(now time.Time, rate float64) bool {
+	b.tokens = min(max(1, rate), b.tokens+now.Sub(b.filled).Seconds()*rate)
+	b.filled = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
 // A receiver that takes 10 messages a second has them, and is seldom asked for more.
 func TestPaceFindsARate(t *testing.T) {
 	t.Parallel()
@@ -245,15 +256,11 @@ func TestPaceFindsARate(t *testing.T) {
 			continue
 		}
 		ours.Take()
-		// The receiver saves up a second's messages.
-		theirs.tokens = min(rate, theirs.tokens+at(now).Sub(theirs.filled).Seconds()*rate)
-		theirs.filled = at(now)
-		if theirs.tokens < 1 {
+		if !theirs.takes(at(now), rate) {
 			refused++
 			p.TooFast(at(now), at(now), 1)
 			continue
 		}
-		theirs.tokens--
 		taken++
 		p.Accepted(at(now), at(now), 1)
 	}
@@ -280,9 +287,7 @@ func TestPaceFindsARateBehindGaps(t *testing.T) {
 				continue
 			}
 			ours.Take()
-			theirs.tokens = min(max(1, x.rate), theirs.tokens+at(now).Sub(theirs.filled).Seconds()*x.rate)
-			theirs.filled = at(now)
-			if theirs.tokens < 1 {
+			if !theirs.takes(at(now), x.rate) {
 				refused++
 				p.TooFast(at(now), at(now), 1)
 				p.Run(at(now), 1)
@@ -291,7 +296,6 @@ func TestPaceFindsARateBehindGaps(t *testing.T) {
 				p.Gap(gap, 0)
 				continue
 			}
-			theirs.tokens--
 			taken++
 			p.Accepted(at(now), at(now), 1)
 		}

@@ -145,9 +145,7 @@ func (p Population) Draw(seed uint64) Kind {
 	if r.Limit != nil {
 		limit = r.Limit[0].Value
 	}
-	for h, n := range r.HostLimit {
-		limit += float64(n * max(1, r.Backends*(1-h)))
-	}
+	limit += r.hostLimits()
 	if chance(0.20) && limit > 0 {
 		host := chance(0.5)
 		if host {

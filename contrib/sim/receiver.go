@@ -87,6 +87,14 @@ func (r *Receiver) limitOf(n float64, at time.Duration) int {
 	return max(1, int(n))
 }
 
+// hostLimits is what the hosts, or the backends of one, take together.
+func (r *Receiver) hostLimits() (all float64) {
+	for h, n := range r.HostLimit {
+		all += float64(n * max(1, r.Backends*(1-h)))
+	}
+	return all
+}
+
 // Possible is the goodput, in messages a second, that the receiver's limits
 // allow a sender with one source address and so many sessions that knows them.
 // A connection's slot is taken from the greeting on, for 2 round trips more than
@@ -101,11 +109,7 @@ func (r *Receiver) Possible(at time.Duration, sessions int) float64 {
 		n = min(n, limit)
 	}
 	if r.HostLimit != nil {
-		all := 0
-		for _, limit := range r.HostLimit {
-			all += limit
-		}
-		n = min(n, float64(all))
+		n = min(n, r.hostLimits())
 	}
 	service := r.Transaction()
 	if r.Greylist > 0 {
