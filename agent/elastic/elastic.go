@@ -127,9 +127,10 @@
 //	                      than chance
 //	                      has it (alone)
 //	                      at a pace       chance, maybe         a higher pace is tried, until more than twice as
-//	                      below one that                        many are refused, or it holds nothing back; if
-//	                      was refused,                          less is accepted then, the old pace holds again
-//	                      again and again
+//	                      below what was                        many are refused, or it holds nothing back; if
+//	                      begun when it was                     less is accepted then, the old pace holds again
+//	                      cut, again and
+//	                      again
 //	                      -               the receiver's rate   the pace of all addresses is lowered
 //
 // A connect that gets no answer, a closed port or a timeout, tells nothing of limits: its address is

@@ -18,7 +18,7 @@ const (
 	paceLeast   = 1.0 / 300        // messages per second, the least: a raise takes paceProof of them
 	paceIdle    = 4                // times what is accepted: a pace above that holds nothing back, and no answer speaks for a higher one
 	paceTried   = 5                // accepted before a step where chance is taken to refuse
-	paceBack    = 0.98             // of a pace that was refused: it has come back from the cut
+	paceBack    = 0.98             // of what was begun when a pace was refused: it has come back from the cut
 	paceRate    = 3                // trials that failed, from which on half of the share that seemed to be chance is taken to be
 	paceFew     = 200              // answers for each refused: the way up to a rate costs as many
 	paceVain    = 2                // refused below a pace that was: a higher one is tried; twice as many after each that was too high
@@ -40,9 +40,9 @@ type Pace struct {
 
 	// Some receivers answer a share of the messages as if they were too fast, at whatever pace.
 	chance  float64 // that share; 0: none is known
-	from    float64 // the pace at the first of the cuts in a row, none of which it came back from; 0: none
-	refused int32   // messages in a row of cuts, none of which the pace came back from
-	of      int32   // answers in that row
+	from    float64 // messages per second begun at the first of the cuts in a row, none of which the pace came back from; 0: none
+	refused int32   // messages in that row, the first cut apart
+	of      int32   // answers, likewise
 	trial   bool    // a higher pace is tried
 	trials  int32   // of a higher pace, at which more were refused
 
@@ -191,7 +191,7 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 		return false
 	}
 	if !guess {
-		p.judge(was)
+		p.judge(was, rate/max(share, 0.25))
 	}
 	p.Value = max(p.Value, paceLeast) // a few messages an hour never raised it again
 	p.begin(now)
@@ -214,11 +214,12 @@ func (p *Pace) failed() {
 	}
 }
 
-// judge looks at a cut of a pace after others that it has not come back from: below what was accepted
-// nothing is refused for the rate. A higher pace shows which it is.
-func (p *Pace) judge(was float64) {
+// judge looks at a cut of a pace, beside so many messages per second that were begun: after others that it
+// has not come back from, below what was begun at the first of them, nothing is refused for the rate. A
+// higher pace shows which it is.
+func (p *Pace) judge(was, begun float64) {
 	if p.from == 0 || was >= paceBack*p.from {
-		p.from, p.refused, p.of = was, 0, 0
+		p.from, p.refused, p.of = min(was, begun), 0, 0 // a pace above that held nothing back
 		return
 	}
 	p.refused += p.bad

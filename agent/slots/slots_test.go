@@ -333,6 +333,25 @@ func TestPaceIsNotLoweredForLongByChance(t *testing.T) {
 	}
 }
 
+// What is refused at a pace far above what is begun may be for the rate: it shows no chance.
+func TestPaceThatDoesNotBindShowsNoChance(t *testing.T) {
+	t.Parallel()
+	p := Pace{Value: 40, Known: 40}
+	for now := time.Duration(0); p.Value > 5.2; now += 200 * time.Millisecond {
+		if now >= time.Minute {
+			t.Fatalf("a pace of %.3g/s after a minute", p.Value)
+		}
+		if now%(4*time.Second) == 0 {
+			p.TooFast(at(now), at(now), 1)
+		} else {
+			p.Accepted(at(now), at(now), 1)
+		}
+		if p.Trial() > 0 {
+			t.Fatalf("after %v, at %.3g/s, 5/s accepted, %.1f%% are taken to be refused by chance", now, p.Value, 100*p.Trial())
+		}
+	}
+}
+
 // A pace that is far above what is sent holds nothing back, and nothing that is accepted then speaks for
 // a higher one: a site whose mail a receiver takes a message of every three seconds is not to have
 // thousands a second at once when more comes.
