@@ -38,7 +38,7 @@
 // message did not wait for the pace, being the first at its address, "too fast" tells nothing of the pace.
 // Accepted messages raise the pace again, slowly at first and then ever faster, until it is far above
 // what is sent and ends (package slots has the figures). Some receivers say "too fast" to a share of the
-// messages whatever the pace: where it says so at paces below one that it refused before, a higher
+// messages whatever the pace: where one says so at paces below what was begun when it first did, a higher
 // one is tried.
 //
 // Each connect has a purpose (slots.Why): growth, the replacement of a session that has

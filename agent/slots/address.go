@@ -12,10 +12,10 @@
 // 8, 16, 32% and then half. Where it is above four times what is accepted it holds nothing back: it is
 // raised no more, and ends. One that was set after fewer than 20 were accepted is a guess, which doubles
 // each second from 5 s on. The first refusal after 20 accepted sets none. Messages refused at a pace that is
-// below one refused before, and has not come back to it, show that the rate is not at fault: a higher one
-// is tried, twice as high each 2 s. The trial ends well where the pace holds nothing back; it has failed where
-// a share of more than twice the former one is refused, or less is accepted than at the old pace. Two such
-// refusals begin the first trial, twice as many the next after each that failed.
+// below what was begun when it was first cut, and has not come back to that, show that the rate is not at
+// fault: a higher one is tried, twice as high each 2 s. The trial ends well where the pace holds nothing
+// back; it has failed where a share of more than twice the former one is refused, or less is accepted than
+// at the old pace. Two such refusals begin the first trial, twice as many the next after each that failed.
 //
 // Package elastic decides; this package only counts. It does no I/O, reads no clock,
 // starts no goroutine, takes no lock, and allocates nothing but new rows.

@@ -21,7 +21,7 @@ const (
 	paceBack    = 0.98             // of what was begun when a pace was refused: it has come back from the cut
 	paceRate    = 3                // trials that failed, from which on half of the share that seemed to be chance is taken to be
 	paceFew     = 200              // answers for each refused: the way up to a rate costs as many
-	paceVain    = 2                // refused below a pace that was: a higher one is tried; twice as many after each that was too high
+	paceVain    = 2                // refused at paces below what was begun at the first cut: a higher one is tried; twice as many after each that was too high
 	paceChance  = 4                // refused tell nothing of it; beside twice its share more are not chance
 	paceWindow  = 200              // answers by which that is judged
 	paceStart   = 1.0              // messages per second, when too few were accepted to measure
