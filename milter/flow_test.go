@@ -64,42 +64,46 @@ func TestMessageOverTheLimitStays(t *testing.T) {
 
 func TestLargeMessagesBeyondMaxBodiesStay(t *testing.T) {
 	t.Parallel()
-	ln := pipes.New()
-	s := serveOn(t, limited(0, 2), &fakeSpool{}, ln)
-	begin := func() *rawMTA {
-		m := dial(t, ln)
-		t.Cleanup(func() { m.Close() })
-		m.message("<a@b.example>")
-		m.wants(t, "c")
-		m.lines(chunk)
-		m.lines(chunk) // taken: the first one is with the spool
-		return m
-	}
-	first, second := begin(), begin()
-	third := begin()
-	third.end()
-	third.wants(t, "a")
-	if len(s.log.Lines("verdict=leave", "max_bodies large messages")) != 1 || len(s.log.Lines("level=WARN", "max_bodies=2")) != 1 {
-		t.Error("the log does not say why it stayed")
-	}
-	third.message("<a@b.example>") // a small one has room
-	third.wants(t, "c")
-	third.lines(10)
-	third.end()
-	third.wants(t, "-a")
-	first.end()
-	first.wants(t, "-a")
-	second.Write(appendPacket(nil, 'A')) // gives its place back too
-	second.message("<a@b.example>")
-	second.wants(t, "c")
-	for range 2 {
-		m := begin()
-		m.end()
-		m.wants(t, "-a")
-	}
-	if n := len(s.spool.all()); n != 4 {
-		t.Errorf("%d messages in the spool", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ln := pipes.New()
+		s := serveOn(t, limited(0, 2), &fakeSpool{}, ln)
+		begin := func() *rawMTA {
+			m := dial(t, ln)
+			t.Cleanup(func() { m.Close() })
+			m.message("<a@b.example>")
+			m.wants(t, "c")
+			m.lines(chunk)
+			m.lines(chunk)
+			synctest.Wait() // a piece that was sent is not yet one that has its place
+			return m
+		}
+		first, second := begin(), begin()
+		third := begin()
+		third.end()
+		third.wants(t, "a")
+		if len(s.log.Lines("verdict=leave", "max_bodies large messages")) != 1 || len(s.log.Lines("level=WARN", "max_bodies=2")) != 1 {
+			t.Error("the log does not say why it stayed")
+		}
+		third.message("<a@b.example>") // a small one has room
+		third.wants(t, "c")
+		third.lines(10)
+		third.end()
+		third.wants(t, "-a")
+		first.end()
+		first.wants(t, "-a")
+		second.Write(appendPacket(nil, 'A')) // gives its place back too
+		synctest.Wait()
+		second.message("<a@b.example>")
+		second.wants(t, "c")
+		for range 2 {
+			m := begin()
+			m.end()
+			m.wants(t, "-a")
+		}
+		if n := len(s.spool.all()); n != 4 {
+			t.Errorf("%d messages in the spool", n)
+		}
+	})
 }
 
 // A disk that hangs keeps no client waiting for longer than the verdict's
