@@ -100,6 +100,7 @@ type trouble struct {
 	any     bool // it is not for a reason of theirs, nor for speed
 	host    bool // another host may take them
 	closing bool // it was a 421 that does not say why
+	text    string
 }
 
 // ofSite and ofHost are the classes of deferrals by what they are about. What reads
@@ -135,6 +136,7 @@ func troubleOf(r *settle.Settlement, result smtp.Result, err error) (t trouble) 
 		t.any = t.any && result.Recipients[i].Fate != smtp.InDoubt
 		t.host = t.host && slices.Contains(ofHost, f.Decision.Class)
 		t.closing = t.closing || f.Reply.Code == 421
+		t.text = f.Reply.Text
 	}
 	if !seen {
 		return trouble{}

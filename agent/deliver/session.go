@@ -177,7 +177,7 @@ func (w *worker) transact(ctx context.Context, rt queue.Route, job queue.Job, si
 		w.done, w.events = second.Settle(w.done, w.events[:0])
 	}
 	if moves {
-		return w.done, append(sig, elastic.Signal{Kind: elastic.Lost, Began: began}), err
+		return w.done, append(sig, elastic.Signal{Kind: elastic.Lost, Began: began, Text: trouble.text}), err
 	}
 	x := evidence(&r, began)
 	x.Trouble = trouble.any && second == nil

@@ -25,6 +25,9 @@ const (
 	// MaxCalls is how many addresses are called in a row for one destination that has
 	// nothing up, as Postfix's smtp_mx_address_limit; then it is held off.
 	MaxCalls = 5
+	// passMoment is how long a host is passed by whose first mail went elsewhere: until that is
+	// taken there.
+	passMoment = time.Second
 	// crowdTime is how long a session works before it makes room for those who wait.
 	crowdTime = 10 * time.Second
 )
@@ -116,9 +119,15 @@ func (q *Queue) keptAway(d *destination, now time.Time) bool {
 	return len(d.places) > 0
 }
 
-// pass makes a destination pass by the place of a session for a while.
+// pass makes a destination pass by the place of a session for a while: only for a moment where no
+// more than a message or two went elsewhere, which shows little of a host.
 func (d *destination) pass(s *Session, now time.Time) {
-	if p := &d.places[d.placeOf(s.slot.Address)]; p.Address == s.slot.Address {
+	p := &d.places[d.placeOf(s.slot.Address)]
+	switch {
+	case p.Address != s.slot.Address:
+	case s.moves && !p.took && p.row < troubleRow:
+		p.until = now.Add(passMoment)
+	default:
 		p.times++
 		p.until = now.Add(slots.OffFor(int(p.times)))
 	}

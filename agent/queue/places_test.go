@@ -535,3 +535,70 @@ func TestAnotherConnectIsMadeWhereOneHangsAtALimit(t *testing.T) {
 		})
 	}
 }
+
+// A host whose first message goes elsewhere is called again in a moment; only one whose first
+// few do is passed by, and the account of its site tells until when, and the host's words.
+func TestHostIsNotPassedByForOneMessage(t *testing.T) {
+	t.Parallel()
+	const busy = "4.2.1 mailbox busy"
+	for _, x := range []struct {
+		deferred, least int // its first messages; taken there in 20 s
+		tried           int
+	}{{1, 300, 1}, {1 << 20, 0, 3}} {
+		t.Run(fmt.Sprint(x.deferred), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				hosts := receiversAt(receiver{limit: 3}, receiver{limit: 3})
+				deferred := 0
+				w := newWorld(t, func(w *world) {
+					w.way = func(d string) (Route, bool) { return w.toPlaces(d, d, spot(1, 0), spot(2, 0)), true }
+					w.server = func(w *world, s *Session) {
+						r := hosts.connect(w, s)
+						if r == nil {
+							return
+						}
+						var done []Settled
+						var sig []elastic.Signal
+						for {
+							job, err := w.Step(context.Background(), s, done, sig)
+							if err != nil {
+								hosts.end(r, s)
+								w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Closed}}, "")
+								return
+							}
+							began := time.Now()
+							time.Sleep(100 * time.Millisecond)
+							if r == hosts.at[spot(2, 0).Addr] && deferred < x.deferred && w.Elsewhere(s, false) {
+								deferred++
+								hosts.end(r, s)
+								w.Leave(s, nil, []elastic.Signal{{Kind: elastic.Lost, Began: began, Text: busy}}, busy)
+								return
+							}
+							hosts.mu.Lock()
+							r.taken++
+							hosts.mu.Unlock()
+							done, sig = done[:0], append(sig[:0], elastic.Signal{Kind: elastic.Accepted, Began: began})
+							for _, item := range job.Items {
+								done = append(done, Settled{Handle: item.Handle, State: spool.State{Status: spool.Delivered}})
+							}
+						}
+					}
+				})
+				for i := range 10_000 {
+					w.add(spool.ID(i+1), "s", "a.example")
+				}
+				pass(20 * time.Second)
+				if n := hosts.met(2).taken; n < x.least || deferred != x.tried {
+					t.Errorf("%d taken there, %d went elsewhere", n, deferred)
+				}
+				a, _ := w.Explain("a.example")
+				for _, p := range a.Snapshot.PerAddress {
+					passed := p.Address == spot(2, 0).Addr && x.least == 0
+					if p.Opens.After(time.Now()) != passed || passed && p.Reply != busy {
+						t.Errorf("%+v", p)
+					}
+				}
+			})
+		})
+	}
+}

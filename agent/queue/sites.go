@@ -51,7 +51,8 @@ type sums struct {
 	hosts, ready int
 	reason       string
 	down         down
-	failing      []*slots.Address // that are down, of one site alone
+	failing      []*slots.Address             // that are down, of one site alone
+	passed       map[netip.AddrPort]time.Time // until when all destinations pass an address by, of one site alone; past: they do not
 	paused       int
 	pausedBy     []*Pause
 	warmingUp    int // recipients that wait for room at an address that warms up; of one site alone
@@ -145,11 +146,18 @@ const mostPauses = 8
 const mostFailing = 64
 
 // look notes those of a destination's addresses that are down: the controller may not know of them
-// any more, as they have not been called for long.
+// any more, as they have not been called for long. It never knows of those that are passed by.
 func (x *sums) look(d *destination) {
 	for i := range d.places {
-		if a := d.places[i].Address; len(x.failing) < mostFailing && a.Failing().Times > 0 && !slices.Contains(x.failing, a) {
+		p := &d.places[i]
+		if a := p.Address; len(x.failing) < mostFailing && a.Failing().Times > 0 && !slices.Contains(x.failing, a) {
 			x.failing = append(x.failing, a)
+		}
+		if t, known := x.passed[p.Key.Host]; !known || p.until.Before(t) {
+			if x.passed == nil {
+				x.passed = make(map[netip.AddrPort]time.Time)
+			}
+			x.passed[p.Key.Host] = p.until
 		}
 	}
 }
@@ -265,6 +273,10 @@ func (q *Queue) Explain(name string) (Account, bool) {
 	a.Site, e = q.look(s, &x, now)
 	a.HeldBack, a.Limits = e.judge(), e.control.Limits
 	a.WarmingUp = x.warmingUp
+	for i := range a.Snapshot.PerAddress {
+		p := &a.Snapshot.PerAddress[i]
+		p.Opens = later(p.Opens, x.passed[p.Address])
+	}
 	for _, row := range x.failing {
 		if p := elastic.LookAt(row, now); !slices.ContainsFunc(a.Snapshot.PerAddress, func(x elastic.AddressSnapshot) bool { return x.Address == p.Address }) {
 			a.Snapshot.PerAddress = append(a.Snapshot.PerAddress, p)

@@ -472,8 +472,13 @@ func (q *Queue) Leave(s *Session, done []Settled, sig []elastic.Signal, why stri
 		ours = true // it was one too many: a word about our number, not a failure
 	}
 	q.leftProbe(s, now)
-	if s.moves && s.tried > 0 {
-		d.pass(s, now)
+	if s.moves {
+		if n := len(sig); n > 0 {
+			s.slot.Address.Reply = sig[n-1].Text
+		}
+		if s.tried > 0 {
+			d.pass(s, now)
+		}
 	}
 	if !s.up || s.foreign || s.jobs > 0 && s.tried == 0 && !ours {
 		if s.up && !s.foreign {

@@ -314,7 +314,8 @@ func later(a, b time.Time) time.Time {
 // limit.
 //
 // A host that has taken mail must fail some times in a row; one message does not make all
-// others go elsewhere.
+// others go elsewhere. Of one that has not the first go elsewhere, too, but it is passed by for
+// as long as one that fails only when some did (pass).
 func (q *Queue) Elsewhere(s *Session, closing bool) bool {
 	now := time.Now()
 	q.mu.Lock()
@@ -326,16 +327,12 @@ func (q *Queue) Elsewhere(s *Session, closing bool) bool {
 		return false
 	}
 	x.row++
-	need := 1
-	if x.took {
-		need = troubleRow
-	}
-	if int(x.row) < need || !d.anotherThan(i, now) {
+	if x.took && x.row < troubleRow || !d.anotherThan(i, now) {
 		return false
 	}
-	x.row = 0
-	if need > 1 { // the first ones are deferred: they are as well off there
-		t := d.site.troubles()
+	if x.took {
+		x.row = 0
+		t := d.site.troubles() // the first ones are deferred: they are as well off there
 		t.ended, t.revived = now, false
 	}
 	s.moves = true
