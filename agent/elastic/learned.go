@@ -64,6 +64,7 @@ type Learned struct {
 	Bound  bool          `json:"bound,omitempty"` // one more was refused
 	Lag    time.Duration `json:"lag,omitempty"`
 	Pace   float64       `json:"pace,omitempty"`   // messages per second at each address
+	Rate   float64       `json:"rate,omitempty"`   // accepted lately at each address, messages per second, where no pace is known
 	Punish time.Time     `json:"punish,omitzero"`  // refusals are punished until then
 	Opens  time.Time     `json:"opens,omitzero"`   // no connect before
 	Clamps []Clamp       `json:"clamps,omitempty"` // suspensions and slowdowns, each with its reply
@@ -80,8 +81,11 @@ func (s *Site) Learned(now time.Time) (Learned, bool) {
 		at = now
 	}
 	l := Learned{
-		At: at, Want: s.want, Bound: s.state == bounded, Lag: s.late.lag,
+		At: at, Want: s.unbound(), Bound: s.state == bounded, Lag: s.late.lag,
 		Pace: s.pace.Value, Punish: s.refusals.punish, Opens: s.refusals.opens, Reply: s.reply,
+	}
+	if l.Pace == 0 {
+		l.Rate = s.pace.Rate(now, s.active())
 	}
 	if s.clamps != nil {
 		for _, c := range s.clamps {
@@ -103,14 +107,15 @@ func Restore(now time.Time, limits Limits, l Learned) *Site {
 		s.probe.at = now.Add(gapMin)
 	}
 	s.late.lag = min(max(l.Lag, 0), slots.LagMax)
-	s.pace.Value, s.pace.Known = max(l.Pace, 0), max(l.Pace, 0)
+	s.pace.Value, s.pace.Known = max(l.Pace, 0), max(l.Pace, l.Rate, 0)
 	s.refusals.punish = earlier(l.Punish, now.Add(waryLong))
 	s.refusals.opens = earlier(l.Opens, now.Add(waits[len(waits)-1]))
 	for _, c := range l.Clamps {
 		s.Clamp(now, c)
 	}
 	s.reply = l.Reply
-	s.want = max(1, min(cmp.Or(l.Want, startSessions), s.limits.MaxSessions))
+	s.free = max(1, cmp.Or(l.Want, startSessions))
+	s.want = min(s.free, s.limits.MaxSessions)
 	s.age(now, max(0, now.Sub(l.At)), "after that was noted")
 	if l.Unsure {
 		s.window = 1 // one connect shows whether they do
@@ -126,10 +131,11 @@ func (s *Site) Forget(now time.Time) {
 		a.Forget()
 		a.whose, a.paced = unknown, nil
 	}
+	from := s.want
 	*s = Site{
 		limits: s.limits, history: s.history, Count: s.Count, addresses: s.addresses, host: s.host,
 		want: min(max(startSessions, s.Held()), s.limits.MaxSessions), window: startSessions, credit: saved, probe: probing{gap: gapMin},
 	}
 	s.now = level{n: s.want}
-	s.record(now, 0, "forgotten")
+	s.record(now, from, "forgotten")
 }

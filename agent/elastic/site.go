@@ -42,6 +42,7 @@ func (s state) String() string { return [...]string{"growing", "bounded", "plate
 // does. Its methods must not be called at the same time.
 type Site struct {
 	limits  Limits
+	free    int      // slots wanted when limits were set; counts while limits.MaxSessions is reached
 	part    float64  // of limits.MaxRate that is this agent's; 0: all
 	clamps  *clamps  // nil: none were ever put
 	history []Change // the last historySize
@@ -62,6 +63,7 @@ type Site struct {
 	bucket  slots.Bucket   // by a limit or a clamp
 	fast    *slots.Address // that said too fast last
 	fastRow uint32         // times in a row, no other did
+	tooFast string         // the words
 
 	state    state
 	growth   growth
@@ -86,18 +88,28 @@ func NewSite(now time.Time, l Limits) *Site {
 	return s
 }
 
-// SetLimits changes the configured ceilings, as at a reload.
+// SetLimits changes the configured ceilings, as at a reload. What a lower one cuts off is wanted again
+// when that ends, as a ceiling says nothing of what the receiver takes.
 func (s *Site) SetLimits(now time.Time, l Limits) {
 	l.MaxSessions = max(1, l.MaxSessions)
 	if s.limits == l {
 		return
 	}
+	s.free = s.unbound()
 	s.limits = l
 	rate := ""
 	if l.MaxRate > 0 {
 		rate = fmt.Sprintf(", max_message_rate %.3g/s", l.MaxRate)
 	}
-	s.set(now, s.want, fmt.Sprintf("max_sessions is %d%s: %s", l.MaxSessions, rate, l.Why))
+	s.set(now, s.free, fmt.Sprintf("max_sessions is %d%s: %s", l.MaxSessions, rate, l.Why))
+}
+
+// unbound is the slots that would be wanted without a ceiling.
+func (s *Site) unbound() int {
+	if s.want < s.limits.MaxSessions {
+		return s.want
+	}
+	return max(s.want, s.free)
 }
 
 // set changes the number of slots wanted and begins a new measurement.

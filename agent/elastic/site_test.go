@@ -1083,3 +1083,83 @@ func BenchmarkOpenOf64Candidates(b *testing.B) {
 		}
 	})
 }
+
+// What an admin allows for a time is no limit of the receiver's.
+func TestCeilingThatEndsLeavesNoLimit(t *testing.T) {
+	t.Parallel()
+	limits := func(n int) Limits { return Limits{MaxSessions: n, Why: "a test"} }
+	x := replaced(t)
+	lower := func(n int) {
+		x.s.SetLimits(x.now, limits(n))
+		for x.s.Surplus(x.now) > 0 {
+			x.s.Ended(x.up[0], x.now)
+			x.up = x.up[1:]
+		}
+		x.run(20 * time.Second)
+		if len(x.up) != n {
+			t.Fatalf("%d up of %d", len(x.up), n)
+		}
+	}
+	lower(5)
+	lower(2)
+	l, _ := x.s.Learned(x.now)
+	if y := Restore(x.now, limits(2), l); y.Want() != 2 {
+		t.Errorf("%d wanted", y.Want())
+	} else if y.SetLimits(x.now, limits(200)); y.Want() != 30 {
+		t.Errorf("%d wanted after a restart, and the ceiling", y.Want())
+	}
+	x.s.SetLimits(x.now, limits(200))
+	x.run(2 * time.Second)
+	if len(x.up) != 30 {
+		t.Errorf("%d up of 30: %v", len(x.up), x.s)
+	}
+	lower(10)
+	x.limit = 1
+	x.end()
+	x.run(time.Minute)
+	if n := x.s.Want(); n > 5 {
+		t.Fatalf("%d wanted of 3", n)
+	}
+	x.refused = 0
+	x.s.SetLimits(x.now, limits(200)) // what was learned below it holds
+	if x.run(10 * time.Second); x.refused > 3 {
+		t.Errorf("%d refused: %v", x.refused, x.s)
+	}
+}
+
+// What is held is accepted, whatever was forgotten: a ceiling comes and goes.
+func TestForgottenSiteKeepsItsSlotsOverACeiling(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(2, 5)
+	x.run(time.Minute)
+	x.s.Forget(x.now)
+	x.run(20 * time.Second)
+	for _, a := range x.s.Snapshot(x.now).PerAddress {
+		if a.Accepted != 5 {
+			t.Errorf("%+v", a)
+		}
+	}
+	x.s.SetLimits(x.now, Limits{MaxSessions: 2})
+	for x.s.Surplus(x.now) > 0 {
+		x.s.Ended(x.up[0], x.now)
+		x.up = x.up[1:]
+	}
+	x.run(7 * time.Second)
+	x.s.SetLimits(x.now, Limits{MaxSessions: 200})
+	if x.run(3 * time.Second); len(x.up) != 10 {
+		t.Errorf("%d up of 10: %v", len(x.up), x.s)
+	}
+}
+
+// The words beside a pace are those that asked for it, whatever the address has said since.
+func TestPaceIsToldWithItsOwnWords(t *testing.T) {
+	t.Parallel()
+	x := newLimitedHosts(1, 2)
+	x.run(time.Minute)
+	x.s.TooFast(x.up[0], x.now, x.now, "451 too fast")
+	x.s.Hasten(x.now)
+	x.run(10 * time.Second)
+	if b := x.s.Brief(x.now); b.TooFast != "451 too fast" || b.Reply != "421 too many connections" || x.list[0].Reply != b.Reply {
+		t.Errorf("%q, %q, %q", b.TooFast, b.Reply, x.list[0].Reply)
+	}
+}

@@ -32,6 +32,7 @@ func (s *Site) TooFast(x *slots.Slot, now, began time.Time, reply string) {
 		s.fast, s.fastRow = a, 0
 	}
 	s.fastRow++
+	s.tooFast = reply
 	// Evenly filled hosts answer alike whether each has a limit of its own or all have
 	// one together, so the site's pace serves both. One that alone refuses, again and
 	// again, gets a pace of its own.
@@ -58,7 +59,7 @@ func (s *Site) Unslow(now time.Time, cause string) {
 	for _, a := range s.addresses {
 		a.Pace.Forget()
 	}
-	s.fast = nil
+	s.fast, s.tooFast = nil, ""
 	s.record(now, s.want, cause)
 }
 

@@ -37,7 +37,7 @@ func (s *Site) Brief(now time.Time) Brief {
 	}
 	b := Brief{
 		State: s.state.String(), Limits: Limits{s.limits.MaxSessions, s.maxRate(), s.limits.Why}, Want: s.want, Held: s.Held(), Hanging: s.Hanging, Lagging: s.Lagging,
-		Host: s.host.kept, Called: len(s.addresses), Reply: s.reply, Opens: s.refusals.opens,
+		Host: s.host.kept, Called: len(s.addresses), Reply: s.reply, TooFast: s.tooFast, Opens: s.refusals.opens,
 	}
 	switch {
 	case now.Before(s.refusals.opens) && s.refusals.shut > 0:
@@ -47,9 +47,6 @@ func (s *Site) Brief(now time.Time) Brief {
 	}
 	if s.state == bounded {
 		b.Next = s.probe.at
-	}
-	if s.fast != nil {
-		b.TooFast = s.fast.Reply
 	}
 	var first time.Time // of the refusing addresses that may be called again
 	for _, a := range s.addresses {

@@ -212,9 +212,10 @@ func (t *Table) All() map[Key]*Address { return t.rows }
 // Known returns the row of an address; nil if there is none.
 func (t *Table) Known(k Key) *Address { return t.rows[k.Canonical()] }
 
-// Forget drops what was learned at an address, but not the slots that are held.
+// Forget drops what was learned at an address, but not the slots that are held: those where mail
+// was taken are accepted.
 func (a *Address) Forget() {
-	*a = Address{Key: a.Key, Count: a.Count, ended: a.ended, Users: a.Users, Bucket: a.Bucket, news: a.news}
+	*a = Address{Key: a.Key, Count: a.Count, ended: a.ended, Accepted: a.Proven, Users: a.Users, Bucket: a.Bucket, news: a.news}
 }
 
 // Learned is what was learned at an address, to be kept over a restart.

@@ -31,7 +31,7 @@ const (
 // Pace is the rate that addresses accept, each of them, as far as they have told.
 type Pace struct {
 	Value float64 // messages per second at each address; 0: no limit is known
-	Known float64 // what was accepted when it last refused only some; 0: too few to measure
+	Known float64 // what was accepted when it last refused only some, or before a restart; 0: too few to measure
 
 	cut, step int64 // last lowered; next raised; Unix time in nanoseconds
 	good, bad int32 // answers to what was begun since the cut
@@ -170,9 +170,10 @@ func (p *Pace) TooFast(now, began time.Time, n int) bool {
 	case p.Value == 0 && p.bad == 1 && p.good >= paceProof: // by chance, maybe: of a rate that is exceeded more come at once
 		return false
 	case p.Value == 0:
+		before := paceCutTo * p.Known
 		p.Value = paceCutTo * rate
 		if p.Known = p.Value; p.good < paceProof {
-			p.Value, p.Known = max(p.Value, paceStart/float64(n)), 0
+			p.Value, p.Known = max(p.Value, before, paceStart/float64(n)), 0
 		}
 	case p.trial:
 		p.Value = min(max(paceCutTo*rate, p.Value/2), paceCutTo*p.Value)

@@ -456,3 +456,16 @@ func TestFailuresOutliveARestart(t *testing.T) {
 		t.Errorf("%+v after an answer", a.Failing())
 	}
 }
+
+// After a restart a message that is refused as too fast at once does not undo what was accepted before it.
+func TestPaceBeginsWithWhatWasAcceptedBeforeARestart(t *testing.T) {
+	t.Parallel()
+	p := Pace{Known: 20}
+	if p.TooFast(at(0), at(0), 2); p.Value < 18 || p.Value > 20 {
+		t.Errorf("pace %.3g/s", p.Value)
+	}
+	var none Pace
+	if none.TooFast(at(0), at(0), 2); none.Value != 0.5 {
+		t.Errorf("pace %.3g/s", none.Value)
+	}
+}
