@@ -69,10 +69,11 @@ func printAccount(out io.Writer, a *control.Account) {
 		slots += fmt.Sprintf("; %d left to the host", a.Host)
 	}
 	printable.Fprintf(out, "slots      %s\n", slots)
-	allowed := fmt.Sprintf("%s allowed by %s", count(a.MaxSessions, "session"), a.LimitsBy)
+	allowed := count(a.MaxSessions, "session")
 	if a.MaxRate > 0 {
-		allowed += fmt.Sprintf(", at most %.3g messages/s", a.MaxRate)
+		allowed += fmt.Sprintf(" and %.3g messages/s", a.MaxRate)
 	}
+	allowed += " allowed: " + a.LimitsBy
 	limit := "none was found; " + allowed
 	if a.Whose != "" {
 		limit = fmt.Sprintf("%d, of %s; %s", a.Want, a.Whose, allowed)

@@ -199,11 +199,15 @@ func (b *board) lines() int {
 	return max(1, b.height-6)
 }
 
-// text is the whole screen, in lines no longer than it is wide.
+// text is the whole screen, in lines no longer than it is wide; whole ones where it has all rows.
 func (b *board) text() string {
 	var out strings.Builder
 	line := func(format string, args ...any) {
-		out.WriteString(ansi.Truncate(strings.TrimRight(printable.Sprintf(format, args...), " "), b.width, "+") + "\n")
+		text := strings.TrimRight(printable.Sprintf(format, args...), " ")
+		if b.height > 0 {
+			text = ansi.Truncate(text, b.width, "+")
+		}
+		out.WriteString(text + "\n")
 	}
 	if b.why != "" {
 		b.explanation(line)

@@ -89,7 +89,7 @@ func (c *pauseCmd) Run(ctx context.Context, g *globals) error {
 	if err := client.Pause(ctx, b); err != nil {
 		return err
 	}
-	tellSeveral(&found, f.Site)
+	tellSites(&found, f.Site)
 	if found.Others > 0 {
 		printable.Fprintf(os.Stdout, "the whole site is paused, for %s too; millrace pause --domain %s is for that one alone\n", count(found.Others, "other domain"), f.Site)
 	}
@@ -117,14 +117,16 @@ func namesOf(s *control.SiteFound) []string {
 	return s.Several
 }
 
-// tellSeveral names the sites that an order was for, by what was given, if that was not the name of
-// one source address's.
-func tellSeveral(s *control.SiteFound, given string) {
+// tellSites names the sites that an order was for, by what was given, unless that was the name of
+// the only one.
+func tellSites(s *control.SiteFound, given string) {
 	switch {
 	case len(s.Several) > 0:
 		printable.Fprintln(os.Stdout, "for all source addresses: "+strings.Join(s.Several, ", "))
 	case s.Source != "" && s.Name != given && strings.HasSuffix(s.Name, ":"+s.Source):
 		printable.Fprintln(os.Stdout, "for all source addresses: "+s.Name+" so far")
+	case s.Name != "" && s.Name != given:
+		printable.Fprintln(os.Stdout, "for site "+s.Name)
 	}
 }
 
@@ -166,6 +168,7 @@ func (c *resumeCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	tellSites(&found, f.Site)
 	if f == (control.Filter{Site: f.Site}) {
 		names := namesOf(&found)
 		for i := range before.Effects {
@@ -339,9 +342,11 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+	found := siteFor(ctx, client, c.Name)
 	if c.Forget {
 		n, err := client.Forget(ctx, c.Name)
 		if err == nil {
+			tellSites(&found, c.Name)
 			printable.Fprintf(os.Stdout, "What was learned of %s is forgotten\n", count(n, "site"))
 			if n == 0 {
 				printable.Fprintln(os.Stdout, "Nothing is known of a receiver of that queue, unless an earlier version has learned it: --forget --all drops what is remembered of all receivers")
@@ -349,14 +354,13 @@ func (c *setCmd) Run(ctx context.Context, g *globals) error {
 		}
 		return err
 	}
-	found := siteFor(ctx, client, c.Name)
 	err = client.Limit(ctx, control.Limit{
 		Name: c.Name, Sessions: int(c.Sessions), Rate: float64(c.Rate), Until: time.Now().Add(time.Duration(lasts)),
 	})
 	if err != nil {
 		return err
 	}
-	tellSeveral(&found, c.Name)
+	tellSites(&found, c.Name)
 	return g.spread(ctx, client, c.Here, "set")
 }
 

@@ -21,7 +21,7 @@ const whyGoogle = `google: hosts mx1.google.example; addresses 192.0.2.1, 2001:d
 held back  refused: takes 8 sessions, 20 are allowed; 421 too many
 waiting    1,100 recipients
 slots      8 held of 8 wanted: 7 up, 0 connecting, 0 just ended; 1 left to the host
-limit      8, of each address; 20 sessions allowed by the configuration (bounded)
+limit      8, of each address; 20 sessions allowed: the configuration (bounded)
 lag        a slot is free 0.4 s after its session ended
 pace       at most 50 messages/s
 refused    421 too many
